@@ -1,0 +1,67 @@
+# What one can do here; `make` lists it.
+#
+# Everything stays in this folder: .venv and .venv-engine (Python environments), .build and .syncline (what runs).
+
+PYTHON ?= python3
+NAME ?=
+
+bin := .venv/bin
+environments := .venv/installed .venv-engine/requirements.sha256
+code := $(wildcard layers functions tests bench demo)
+
+export PYTHON
+export SAM_CLI_TELEMETRY := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help run push down test lint format bench sam-local lock clean environments
+
+help: ## List what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
+
+run: environments ## Copy a sample registry to another one on this machine, and show the proof
+	@$(bin)/python -m demo run
+
+push: environments ## Push something new to the sample; its webhook has it copied at once
+	@$(bin)/python -m demo push
+
+down: ## Stop what `make run` started; its content is kept
+	@test ! -x $(bin)/python || $(bin)/python -m demo down
+
+test: environments ## Run the unit and integration tests; what this machine lacks for some is listed at the end
+	@$(bin)/python -m pytest tests/unit tests/integration
+
+lint: environments ## Check style and types
+	@$(bin)/ruff check --quiet $(code)
+	@$(bin)/ruff format --check --quiet $(code)
+	@$(bin)/mypy $(code)
+
+format: environments ## Put the code into its form
+	@$(bin)/ruff check --fix $(code)
+	@$(bin)/ruff format $(code)
+
+bench: environments ## Compare with other tools; NAME=... runs one of the comparisons
+	@$(bin)/python -m bench $(NAME)
+
+sam-local: environments ## Invoke every function in the Lambda image, on Docker
+	@$(bin)/python -m pytest tests/sam
+
+lock: ## Pin the newest versions that requirements/*.in allow
+	@scripts/lock
+
+clean: ## Remove what was built; .syncline and the environments stay
+	@rm -rf .build .aws-sam .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
+
+# The two have nothing to do with each other, so they are installed side by side.
+environments:
+	@$(MAKE) --silent --jobs=2 $(environments)
+
+.venv/installed: .venv/requirements.sha256 pyproject.toml
+	$(bin)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+.venv/requirements.sha256: requirements/tools.txt
+	scripts/environment .venv requirements/tools.txt
+
+.venv-engine/requirements.sha256: requirements/engine.txt
+	scripts/environment .venv-engine requirements/engine.txt

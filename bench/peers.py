@@ -1,0 +1,72 @@
+"""The other tools: Debian's skopeo, and curl."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from bench.measure import NotMadeError
+from tests.standins.programs import ProgramAbsentError, program
+
+_SECONDS: Final = 900
+
+
+def present(*names: str) -> bool:
+    """Whether all these programs are installed."""
+    try:
+        for name in names:
+            program(name)
+    except ProgramAbsentError:
+        return False
+    return True
+
+
+class Skopeo:
+    """``skopeo sync`` from one plain registry to another, with what it remembers of blobs in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="skopeo-", dir=folder))
+
+    def forget(self) -> None:
+        """Let it begin as if it had never seen a blob."""
+        shutil.rmtree(self._folder / "containers", ignore_errors=True)
+
+    def sync(self, source: str, repositories: Sequence[str], target: str) -> float:
+        """Copy all tags of repositories of the host ``source`` to ``target``, a host and a path; the seconds."""
+        file = self._folder / "sync.yaml"
+        images: dict[str, list[str]] = {name: [] for name in repositories}
+        file.write_text(json.dumps({source: {"tls-verify": False, "images": images}}))  # JSON is YAML
+        command = [program("skopeo"), "--insecure-policy", "sync", "--src", "yaml", "--dest", "docker"]
+        command += ["--scoped=false", "--dest-tls-verify=false", str(file), target]
+        # Root's cache would else be that of the whole machine; a user's is found below XDG_DATA_HOME.
+        environ = os.environ | {"_CONTAINERS_ROOTLESS_UID": "1000", "XDG_DATA_HOME": str(self._folder)}
+        return _timed(command, environ)
+
+
+def curl_layer(source: str, target: str, repository: str, digest: str) -> float:
+    """Copy one layer between two plain registries by ``curl | curl``; the seconds from first to last request."""
+    script = """
+set -eo pipefail
+place=$(curl -sf -X POST -o /dev/null -w '%header{location}' "http://$TARGET/v2/$NAME/blobs/uploads/")
+place=$(curl -sf "http://$SOURCE/v2/$NAME/blobs/$DIGEST" |
+    curl -sf -T - -X PATCH -H 'Content-Type: application/octet-stream' -o /dev/null -w '%header{location}' "$place")
+curl -sf -X PUT -o /dev/null "$place&digest=$DIGEST"
+"""
+    variables = {"SOURCE": source, "TARGET": target, "NAME": repository, "DIGEST": digest}
+    return _timed([program("bash"), "-c", script], os.environ | variables)
+
+
+def _timed(command: Sequence[str], environ: dict[str, str]) -> float:
+    began = time.perf_counter()
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=_SECONDS)
+    took = time.perf_counter() - began
+    if done.returncode != 0:
+        raise NotMadeError(f"{command[0]} failed: {done.stderr.strip()[-500:]}")
+    return took

@@ -1,0 +1,117 @@
+"""Where measurements run: a folder of their own, and the functions, deployed to an engine of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Self
+
+from bench.measure import NotMadeError
+from syncline.cli import engine
+from tests.standins.quay import TOKEN
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+
+QUAY_TOKEN: Final = "BENCH_QUAY_TOKEN"
+
+_COMMAND_SECONDS: Final = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A run that went well.
+
+    ``seconds`` are those from its beginning to its end, as recorded; ``command_seconds`` those of the whole command
+    that waited for it. ``moved`` and ``skipped`` count images; ``requests`` were made to source and target.
+    """
+
+    seconds: float
+    command_seconds: float
+    moved: int
+    skipped: int
+    requests: int
+
+
+class Place:
+    """A folder below ``.build``, gone at the end; the engine is started when it is first needed."""
+
+    def __init__(self) -> None:
+        (ROOT / ".build").mkdir(exist_ok=True)
+        self._temporary = tempfile.TemporaryDirectory(prefix="bench-", dir=ROOT / ".build")
+        self.folder = Path(self._temporary.name)
+        self._home = self.folder / "engine"
+        self._syncs = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        engine.down(self._home, say=self.say)
+        self._temporary.cleanup()
+
+    def say(self, words: str) -> None:
+        print(f"  {words}", file=sys.stderr, flush=True)
+
+    @cached_property
+    def functions(self) -> Functions:
+        """The deployed functions; nothing has called them yet."""
+        os.environ[QUAY_TOKEN] = TOKEN  # which the engine inherits, and the functions from it
+        engine.up(self._home, ROOT, port=0, say=self.say)
+        return Functions(self._home)
+
+
+class Functions:
+    """The functions as they are deployed, steered by the command ``syncline``."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._applied = 0
+
+    def apply(self, config: Mapping[str, Any]) -> str:
+        """Make a sync of ``config`` the only one; its name, which no other had: nothing of another is remembered."""
+        self._applied += 1
+        name = f"bench-{self._applied}"
+        file = self._home / "syncs.yaml"
+        file.write_text(json.dumps({"syncs": {name: config}}))  # JSON is YAML
+        self._syncline("apply", str(file))
+        return name
+
+    def run(self, name: str) -> Ran:
+        """Run a sync to its end; raises NotMadeError if not all went well."""
+        began = time.perf_counter()
+        answer = self._syncline("run", name, "--wait")
+        took = time.perf_counter() - began
+        run = answer["run"]
+        counts = run["counts"]
+        return Ran(run["seconds"], took, counts["moved"], counts["skipped"], counts["requests"])
+
+    def processes(self, function: str) -> list[int]:
+        """The processes of a function that are kept warm; none where there is no /proc to ask."""
+        mark = f"{self._home}/tmp/ministack-lambda-syncline-{function}-".encode()
+        found = []
+        for command in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if mark in command.read_bytes():
+                    found.append(int(command.parent.name))
+            except OSError:
+                continue  # it has ended meanwhile
+        return found
+
+    def _syncline(self, *arguments: str) -> dict[str, Any]:
+        command = [sys.executable, "-m", "syncline.cli.main", *arguments, "--home", str(self._home), "--json"]
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("SYNCLINE_")}
+        done = subprocess.run(
+            command, env=environ, cwd=ROOT, capture_output=True, text=True, check=False, timeout=_COMMAND_SECONDS
+        )
+        if done.returncode != 0:
+            raise NotMadeError(f"`syncline {' '.join(arguments)}` said {done.stdout.strip()} {done.stderr.strip()}")
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer

@@ -1,0 +1,93 @@
+"""Programs that stay when the command that started them has ended: remembered by process id and start time.
+
+The start time tells a process from a later one with the same id, so nothing of anybody else's is ever ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+START_LIMIT: Final = 60.0  # seconds
+STOP_LIMIT: Final = 90.0  # an engine with a full registry writes for a while
+
+_LOOK_EVERY: Final = 0.05
+
+
+def start(folder: Path, command: list[str], environment: Mapping[str, str], answers: Callable[[], bool]) -> None:
+    """Run a program whose log and process id are kept in ``folder``; returns when ``answers`` says so.
+
+    Raises RuntimeError with the end of its log if it ends, or does not answer in a minute.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "log"
+    streams = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    # A session of its own: an interrupt at the terminal is for the command, not for what it has started.
+    pid = os.posix_spawn(command[0], command, environment, file_actions=streams, setsid=True)
+    remember(folder, pid)
+    end = time.monotonic() + START_LIMIT
+    while not answers():
+        if running(folder) is None or time.monotonic() > end:
+            stop(folder)
+            _reap(pid)
+            text = log.read_text("utf-8", "replace").strip()
+            raise RuntimeError(f"{folder.name} did not start; {log} ends with: {text[-800:]}")
+        time.sleep(_LOOK_EVERY)
+
+
+def remember(folder: Path, pid: int) -> None:
+    """Keep a process's id, for :func:`running` and :func:`stop`."""
+    (folder / "pid").write_text(f"{pid} {_started(pid)}\n")
+
+
+def running(folder: Path) -> int | None:
+    """The id of the process of ``folder``, if it still runs."""
+    try:
+        pid, started = (folder / "pid").read_text().split()
+    except (FileNotFoundError, ValueError):
+        return None
+    return int(pid) if _started(int(pid)) == started else None
+
+
+def stop(folder: Path) -> bool:
+    """Ask the process of ``folder`` to end and wait until it has; False if there was none."""
+    pid = running(folder)
+    if pid is not None:
+        _signal(pid, signal.SIGTERM)
+        end = time.monotonic() + STOP_LIMIT
+        while running(folder):
+            if time.monotonic() > end:
+                _signal(pid, signal.SIGKILL)
+            _reap(pid)
+            time.sleep(_LOOK_EVERY)
+    (folder / "pid").unlink(missing_ok=True)
+    return pid is not None
+
+
+def _started(pid: int) -> str:
+    """When a process started, in the kernel's clock ticks; empty if there is none, or only what a parent has to reap."""
+    try:
+        # The name in parentheses may hold anything; behind it fields are counted from the third.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _reap(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)

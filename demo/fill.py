@@ -1,0 +1,91 @@
+"""Filling prod: the tags of the catalog that it does not have yet. A tag that is there is left as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from demo.catalog import REPOSITORIES, SIGNED, Repository, made
+from demo.images import Image
+from demo.servers import registry
+from demo.settings import Settings, folder
+from demo.signature import key_pair, sign, tag_for
+from syncline.clients.oci import Registry
+
+
+@dataclass(slots=True)
+class Filled:
+    """What was pushed: ``blobs`` has the size in bytes of each by its digest."""
+
+    tags: int = 0
+    blobs: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.blobs.values())
+
+
+class Pusher:
+    """Pushes images to a registry, each blob once: to other repositories it is mounted."""
+
+    def __init__(self, target: Registry) -> None:
+        self._target = target
+        self._places: dict[str, str] = {}
+        self.done = Filled()
+
+    def push(self, repository: str, tag: str, image: Image) -> None:
+        """One image under one tag."""
+        self._push(repository, tag, image)
+        self.done.tags += 1
+
+    def _push(self, repository: str, reference: str, image: Image) -> None:
+        for child in image.children:
+            self._push(repository, child.digest, child)
+        for digest, data in image.blobs.items():
+            if not self._target.has_blob(repository, digest):
+                self._blob(repository, digest, data)
+        self._target.put_manifest(repository, reference, image.manifest)
+
+    def _blob(self, repository: str, digest: str, data: bytes) -> None:
+        place = self._places.get(digest)
+        if place is None or not self._target.mount_blob(repository, digest, place):
+            self._target.begin_upload(repository).put(digest, data, len(data))
+            self.done.blobs[digest] = len(data)
+        self._places[digest] = repository
+
+
+def fill(settings: Settings, say: Callable[[str], None]) -> Filled:
+    """Push to prod what is missing of the catalog; ``say`` is told before it takes time."""
+    prod = registry("prod", settings)
+    missing = {each: _missing(each, prod) for each in REPOSITORIES}
+    if not any(missing.values()):
+        return Filled()
+    say("making images from the files of this machine")
+    names = sorted({name for each in REPOSITORIES if missing[each] for name in each.layers})
+    with ThreadPoolExecutor() as pool:  # compressing leaves Python's lock alone
+        list(pool.map(made, names))
+    pusher = Pusher(prod)
+    for repository, tags in missing.items():
+        if tags:
+            _push_repository(repository, tags, pusher)
+    return pusher.done
+
+
+def _missing(repository: Repository, prod: Registry) -> set[str]:
+    present = prod.tags(repository.name)
+    missing = set(repository.tags) - set(present)
+    signed = any(tag.endswith(".sig") for tag in present)
+    return missing | {SIGNED[1]} if repository.name == SIGNED[0] and not signed else missing
+
+
+def _push_repository(repository: Repository, missing: set[str], pusher: Pusher) -> None:
+    for image, tags in repository.images():
+        for tag in tags:
+            if tag not in missing:
+                continue
+            pusher.push(repository.name, tag, image)
+            if (repository.name, tag) == SIGNED:
+                key, _ = key_pair(folder())
+                signature = sign(image, f"prod.example/{repository.name}", key)
+                pusher.push(repository.name, tag_for(image.digest), signature)

@@ -1,0 +1,23 @@
+"""The stand-in for Quay as the sample runs it: its passwords come from the settings, not from its arguments."""
+
+from __future__ import annotations
+
+from demo.settings import USER, Settings
+from tests.standins import quay
+
+
+def main() -> None:
+    """Serve until told to end."""
+    settings = Settings.load()
+    quay.main(
+        [
+            *("--registry", settings.url("prod")),
+            *("--user", f"{USER}:{settings.password}"),
+            *("--token", settings.api_token),
+            *("--port", str(settings.ports["quay"])),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

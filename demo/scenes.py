@@ -1,0 +1,181 @@
+"""What a person sees: each scene says what it does, does it with the commands that anybody would type, and shows it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from demo import proof, servers, sync
+from demo import push as pushing
+from demo.catalog import REPOSITORIES, SIGNED
+from demo.fill import fill
+from demo.settings import ROOT, SYNC, USER, Settings, credentials_file, home, is_free
+from syncline.cli import engine as engines
+from syncline.cli.engine import Engine
+from syncline.cli.show import Out, duration, many, size
+from syncline.cli.target import of_engine
+
+_SOME_FAILED: Final = 1
+_LINES_OF_REPORT: Final = 9
+
+out: Final = Out()
+
+
+def run(settings: Settings) -> int:
+    """From nothing to a copy that is proved; a second time, to the news that nothing differs."""
+    began = time.monotonic()
+    settings = _registries(settings)
+    title("Engine: the functions and queues of template.yaml, on this machine")
+    if code := _syncline("up", *_another_port()):
+        return code
+    engine = _engine()
+    sync.put_secrets(settings, engine)
+    title("Sync: everything at prod, to dr")
+    if code := _syncline("apply", _shown(sync.write_syncs(settings))):
+        return code
+    servers.ask_quay(settings, "webhook", sync.hook_address(settings, engine).encode())
+    if of_engine(engine, home()).state.current_run(SYNC):
+        _syncline("status", SYNC, "--wait")  # begun by the schedule, or by a start after an unclean stop
+    code = _syncline("run", SYNC, "--wait")
+    if code not in (0, _SOME_FAILED):
+        return code
+    _syncline("report", SYNC, head=_LINES_OF_REPORT)
+    title("Proof: looked at without Syncline")
+    proved = _proof(settings)
+    title(f"Done in {duration(time.monotonic() - began)}. Where to look next")
+    out.table(_next(settings), indent=2)
+    return code if proved else _SOME_FAILED
+
+
+def push(settings: Settings) -> int:
+    """Something new at prod, and how soon dr has it."""
+    if not servers.are_running() or engines.describe(home()) is None:
+        raise RuntimeError("nothing runs here: make run comes first")
+    pushed = pushing.push(settings)
+    out.line(f"pushed {settings.host('prod')}/{pushing.REPOSITORY}:{pushed.tag}  {pushed.digest[:19]}")
+    seconds = pushing.arrived(settings, pushed)
+    if seconds is None:
+        raise RuntimeError(f"dr does not have it after {pushing.LONGEST_WAIT:.0f} s: see `syncline status`")
+    out.line(f"copied to {settings.host('dr')} {duration(seconds)} later, told by Quay's webhook", "green")
+    return _syncline("status")
+
+
+def down(settings: Settings) -> int:
+    """Stop everything; all content stays."""
+    del settings
+    code = _syncline("down")
+    stopped = servers.stop()
+    out.line(f"stopped {', '.join(stopped)}; their content is kept" if stopped else "no registry was running")
+    return code
+
+
+def title(text: str) -> None:
+    """The beginning of a part."""
+    out.line()
+    out.line(text, "bold")
+
+
+def _registries(settings: Settings) -> Settings:
+    title("Registries: prod, with Quay's API in front, and dr")
+    settings, started = servers.start(settings)
+    what = "docker-registry" if settings.real else "the engine's registry (docker-registry is not installed)"
+    rows = [
+        ("prod", settings.host("prod"), what),
+        ("dr", settings.host("dr"), what),
+        ("quay", settings.host("quay"), "Quay's API, a stand-in"),
+    ]
+    out.table([(*row, "started" if started else "running") for row in rows], indent=2)
+    servers.ask_quay(settings, "webhook")  # of what is pushed here the run below takes care
+    servers.create_repositories([each.name for each in REPOSITORIES], settings)
+    filled = fill(settings, lambda text: out.line(f"  {text}", "dim"))
+    servers.ask_quay(settings, "refresh")
+    there = f"{many(len(REPOSITORIES), 'repository', 'repositories')}, {many(_tags(), 'tag')}"
+    if filled.tags:
+        pushed = f"{many(filled.tags, 'tag')} pushed, {size(filled.bytes)} in {many(len(filled.blobs), 'blob')}"
+        out.line(f"  prod has {there}: {pushed}")
+    else:
+        out.line(f"  prod has {there} already")
+    return settings
+
+
+def _tags() -> int:
+    return sum(len(each.tags) for each in REPOSITORIES) + 1  # and the signature
+
+
+def _proof(settings: Settings) -> bool:
+    found = proof.compare(settings)
+    tags = f"{many(found.tags, 'tag')} of {many(found.repositories, 'repository', 'repositories')}"
+    if found.differing:
+        out.line(f"  {found.witness}: of {tags} these differ: {', '.join(found.differing)}", "red")
+    else:
+        out.line(f"  {found.witness}: {tags} are byte for byte the same at prod and dr", "green")
+    signed = f"{SIGNED[0]}:{SIGNED[1]}"
+    holds = proof.signature_holds(settings)
+    if holds:
+        out.line(f"  the signature of {signed} holds at dr (ECDSA, key {_shown(proof.public_key())})", "green")
+    else:
+        out.line(f"  the signature of {signed} does not hold at dr", "red")
+    return holds and not found.differing
+
+
+def _next(settings: Settings) -> list[tuple[str, str]]:
+    """What one may want now, and the command to type for it."""
+    syncline = _shown(Path(sys.executable).with_name("syncline"))
+    password = f"$(cat {_shown(home() / 'sample' / 'password')})"
+    image = f"{settings.host('dr')}/{SIGNED[0]}:{SIGNED[1]}"
+    docker = f"docker --config {_shown(credentials_file().parent)} run --rm {image}"
+    return [
+        ("each sync and its last run", f"{syncline} status"),
+        ("each image with its digests", f"{syncline} report --full"),
+        ("push something new to prod", "make push"),
+        ("what the functions say", f"less {_shown(home() / 'engine.log')}"),
+        ("what dr has", f"curl -u {USER}:{password} {settings.url('dr')}/v2/_catalog"),
+        *([("run a copy", docker)] if shutil.which("docker") else []),
+        ("stop all this", "make down"),
+    ]
+
+
+def _another_port() -> tuple[str, ...]:
+    """An option for `up` where another program has the port on which the engine would listen."""
+    if engines.describe(home()) is not None:
+        return ()
+    try:
+        port = int(json.loads((home() / "engine.json").read_text())["port"])
+    except FileNotFoundError:
+        port = engines.DEFAULT_PORT
+    return () if is_free(port) else ("--port", "0")
+
+
+def _engine() -> Engine:
+    engine = engines.describe(home())
+    if engine is None:
+        raise RuntimeError("the engine does not run")
+    return engine
+
+
+def _shown(path: Path) -> str:
+    """A path as one would type it here."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def _syncline(*words: str, head: int | None = None) -> int:
+    """Run a command of Syncline's as if it were typed here; its exit code. ``head`` shows its first lines only."""
+    out.line(f"$ syncline {' '.join(words)}" + (f" | head -{head}" if head else ""), "cyan")
+    command = [sys.executable, "-m", "syncline.cli.main", *words]
+    pipe = None if head is None else subprocess.PIPE
+    process = subprocess.Popen(  # noqa: S603 - our own command
+        command, cwd=ROOT, stdout=pipe, text=True
+    )
+    try:
+        shown, _ = process.communicate()
+    except KeyboardInterrupt:
+        process.communicate()  # it was interrupted too, and has something to say
+        raise
+    for line in (shown or "").splitlines()[:head]:
+        out.line(line)
+    return process.returncode

@@ -1,0 +1,153 @@
+"""The sample's servers: two registries, and Quay's API in front of the first.
+
+The registries are Debian's docker-registry with passwords where it is installed. Else the engine's own registry stands
+in, which needs none: an emulator of AWS for each, serving nothing but its ECR.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import boto3
+
+from demo import background
+from demo.settings import ROOT, SERVERS, USER, Settings, folder
+from syncline.cli.deploy import client_arguments
+from syncline.clients.http import Endpoint, Http
+from syncline.clients.oci import Credentials, Registry
+from tests.standins import registry as docker_registry
+from tests.standins.programs import ProgramAbsentError, program
+
+REGISTRIES: Final = ("prod", "dr")
+
+_ENGINE_PYTHON: Final = ROOT / ".venv-engine" / "bin" / "python"
+
+
+def start(settings: Settings) -> tuple[Settings, bool]:
+    """Have all servers running; the settings with the ports they got, and whether they had to be started."""
+    real = _has_docker_registry()
+    if real == settings.real and are_running():
+        return settings, False
+    stop()
+    settings = replace(settings.with_free_ports(), real=real)
+    settings.save()
+    start_registry = _start_docker_registry if real else _start_engine_registry
+    for name in REGISTRIES:
+        start_registry(name, settings)
+    _start_quay(settings)
+    return settings, True
+
+
+def are_running() -> bool:
+    """Whether all servers run."""
+    return all(background.running(_place(name)) for name in SERVERS)
+
+
+def stop() -> list[str]:
+    """End whichever servers run; their names."""
+    return [name for name in reversed(SERVERS) if background.stop(_place(name))]
+
+
+def registry(name: str, settings: Settings) -> Registry:
+    """A client of one of the registries."""
+    credentials = Credentials(USER, settings.password)
+    return Registry(Endpoint("http", settings.host(name)), lambda: credentials, Http())
+
+
+def create_repositories(names: Iterable[str], settings: Settings) -> None:
+    """Have repositories at both registries. docker-registry makes them by itself; ECR wants to be asked."""
+    if settings.real:
+        return
+    for server in REGISTRIES:
+        arguments: dict[str, Any] = client_arguments(settings.url(server))
+        ecr = boto3.client("ecr", **arguments)
+        for name in set(names) - set(registry(server, settings).catalog()):
+            ecr.create_repository(repositoryName=name)
+
+
+def ask_quay(settings: Settings, what: str, body: bytes = b"") -> None:
+    """Steer the stand-in for Quay: ``refresh``, ``webhook`` with an address, ``events`` with a notification."""
+    connection = http.client.HTTPConnection(settings.host("quay"), timeout=60)
+    try:
+        connection.request("POST", f"/-/{what}", body)
+        status = connection.getresponse().status
+    finally:
+        connection.close()
+    if status != 200:
+        raise RuntimeError(f"the stand-in for Quay answered {what} with {status}")
+
+
+def _has_docker_registry() -> bool:
+    try:
+        program("docker-registry")
+    except ProgramAbsentError:
+        return False
+    return True
+
+
+def _place(name: str) -> Path:
+    return folder() / name
+
+
+def _start_docker_registry(name: str, settings: Settings) -> None:
+    server = docker_registry.Registry(
+        auth=docker_registry.Htpasswd({USER: settings.password}),
+        notify=f"{settings.url('quay')}/-/events" if name == "prod" else None,
+        folder=_place(name),
+        port=settings.ports[name],
+    )
+    try:
+        server.start()
+        assert server.pid is not None
+        background.remember(_place(name), server.pid)
+    except BaseException:
+        server.halt()
+        raise
+
+
+def _start_engine_registry(name: str, settings: Settings) -> None:
+    place = _place(name)
+    state = place / "state"
+    state.mkdir(parents=True, exist_ok=True)
+    environment = {
+        **_plain_environment(),
+        "BIND_HOST": "127.0.0.1",
+        "GATEWAY_PORT": str(settings.ports[name]),
+        "SERVICES": "ecr",
+        "PERSIST_STATE": "1",
+        "STATE_DIR": str(state),
+        "TMPDIR": str(state),
+        "IOT_MTLS_ENABLED": "0",
+        "SFTP_ENABLED": "0",
+        # It would otherwise look for containers of its own to remove.
+        "DOCKER_HOST": f"unix://{state}/no-docker.sock",
+    }
+    command = [str(_ENGINE_PYTHON), "-m", "ministack"]
+    background.start(place, command, environment, lambda: _answers(settings.host(name), "/v2/"))
+
+
+def _start_quay(settings: Settings) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "demo.quay_api"]
+    background.start(_place("quay"), command, environment, lambda: _answers(settings.host("quay"), "/-/counts"))
+
+
+def _plain_environment() -> dict[str, str]:
+    return {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+
+
+def _answers(host: str, path: str) -> bool:
+    connection = http.client.HTTPConnection(host, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

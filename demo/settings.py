@@ -1,0 +1,100 @@
+"""Where the sample lives and how its parts are reached; kept in a file that only its owner may read."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import socket
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Final, Self
+
+from tests.standins.registry import free_port
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+USER: Final = "sample"
+SYNC: Final = "prod-to-dr"
+SERVERS: Final = ("prod", "dr", "quay")
+
+_PORTS: Final = {"prod": 5701, "dr": 5702, "quay": 5780}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Ports by server, and the passwords of this sample alone.
+
+    ``real`` says that the registries are docker-registry, not those of the engine.
+    """
+
+    ports: dict[str, int]
+    real: bool = True
+    password: str = field(default_factory=lambda: secrets.token_urlsafe(18), repr=False)
+    api_token: str = field(default_factory=lambda: secrets.token_urlsafe(18), repr=False)
+    hook: str = field(default_factory=lambda: secrets.token_urlsafe(18), repr=False)
+
+    @classmethod
+    def load(cls) -> Self:
+        """Those of the last time, or new ones."""
+        try:
+            return cls(**json.loads(_file().read_text()))
+        except FileNotFoundError:
+            return cls(dict(_PORTS))
+
+    def save(self) -> None:
+        """Keep them, and what other programs want to read of them in forms of their own."""
+        home().mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder().mkdir(exist_ok=True)
+        _write_secret(_file(), json.dumps(asdict(self), indent=2) + "\n")
+        _write_secret(folder() / "password", self.password + "\n")
+        pair = base64.b64encode(f"{USER}:{self.password}".encode()).decode()
+        hosts = {self.host(name): {"auth": pair} for name in ("prod", "dr")}
+        _write_secret(credentials_file(), json.dumps({"auths": hosts}, indent=2) + "\n")
+
+    def with_free_ports(self) -> Settings:
+        """The same, with another port for each that something else has."""
+        return replace(self, ports={name: port if is_free(port) else free_port() for name, port in self.ports.items()})
+
+    def host(self, server: str) -> str:
+        return f"127.0.0.1:{self.ports[server]}"
+
+    def url(self, server: str) -> str:
+        return f"http://{self.host(server)}"
+
+
+def home() -> Path:
+    """Where everything is kept that runs on this machine: ``.syncline``, or ``SYNCLINE_HOME``."""
+    given = os.environ.get("SYNCLINE_HOME")
+    return Path(given).absolute() if given else ROOT / ".syncline"
+
+
+def folder() -> Path:
+    """The sample's part of it."""
+    return home() / "sample"
+
+
+def credentials_file() -> Path:
+    """A file with the credentials for both registries, as docker, podman and skopeo read it."""
+    return folder() / "config.json"
+
+
+def is_free(port: int) -> bool:
+    """Whether a program may listen on a port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Write a file that only its owner may read."""
+    path.touch(mode=0o600)
+    path.write_text(text)
+
+
+def _file() -> Path:
+    return folder() / "settings.json"

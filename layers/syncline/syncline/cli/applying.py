@@ -1,0 +1,103 @@
+"""Making a stack hold the syncs of a file, and remembering them for the day its memory is lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from syncline.cli.context import REMEMBERED
+from syncline.cli.following import begin
+from syncline.cli.schedules import Schedules
+from syncline.config import Sync, load_sync
+from syncline.errors import SynclineError
+from syncline.model import EVERYTHING, Run, Trigger
+
+if TYPE_CHECKING:
+    from syncline.cli.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What an apply did with one sync and with its schedule.
+
+    ``sync`` is None for one that was removed; ``cancelled`` is its run that was under way.
+    """
+
+    name: str
+    change: str
+    schedule: str
+    sync: Sync | None = None
+    cancelled: str | None = None
+
+
+def stored(target: Target) -> dict[str, str]:
+    """The applied syncs by name, each as its JSON."""
+    return {name: target.state.sync_config(name) for name in target.state.sync_names()}
+
+
+def put_syncs(target: Target, syncs: Mapping[str, Sync]) -> list[Applied]:
+    """Make the stack hold just these syncs, with their schedules. What it holds already is not written again."""
+    before = stored(target)
+    changes = {name: _put(target, sync, before.get(name)) for name, sync in syncs.items()}
+    # Schedules go before the syncs they start, so that none starts what is no longer there.
+    schedules = Schedules(target).put(syncs.values())
+    done = [Applied(name, changes[name], schedules.get(name, "none"), sync) for name, sync in syncs.items()]
+    for name in sorted(set(before) - set(syncs)):
+        cancelled = _remove(target, name)
+        done.append(Applied(name, "removed", schedules.get(name, "none"), cancelled=cancelled))
+    return done
+
+
+def _put(target: Target, sync: Sync, before: str | None) -> str:
+    text = sync.model_dump_json()
+    if text == before:
+        return "unchanged"
+    target.state.put_sync(sync.name, text)
+    return "added" if before is None else "changed"
+
+
+def _remove(target: Target, name: str) -> str | None:
+    """Remove a sync; the id of its run if one was under way, which is cancelled."""
+    current = target.state.current_run(name)
+    if current is not None:
+        target.state.cancel_run(name, current.id)
+    target.state.remove_sync(name)
+    return None if current is None else current.id
+
+
+def look_at_everything(target: Target, syncs: Iterable[Sync]) -> list[Run]:
+    """Begin a run of each enabled sync; one that has a run under way is left as it is."""
+    runs = []
+    for sync in syncs:
+        if sync.enabled:
+            try:
+                runs.append(begin(target, sync.name, Trigger.HAND, EVERYTHING))
+            except SynclineError as error:
+                if error.code.name != "ALREADY_RUNNING":
+                    raise
+    return runs
+
+
+def remember(home: Path, syncs: Iterable[Sync]) -> None:
+    """Keep the applied syncs beside the engine, which forgets them when it is not stopped cleanly."""
+    text = json.dumps([json.loads(sync.model_dump_json()) for sync in syncs], indent=2)
+    path = home / REMEMBERED
+    written = path.with_suffix(".new")
+    written.write_text(text, encoding="utf-8")
+    written.replace(path)
+
+
+def remembered(home: Path) -> dict[str, Sync]:
+    """The syncs that were applied last to the engine in ``home``; raises CONFIG_INVALID."""
+    path = home / REMEMBERED
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        syncs = [load_sync(json.dumps(entry)) for entry in entries]
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError):
+        raise SynclineError("CONFIG_INVALID", f"{path} is damaged; run `syncline apply` again") from None
+    return {sync.name: sync for sync in syncs}

@@ -1,0 +1,102 @@
+"""``syncline report``: what a run did, item by item."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from syncline.cli.commands_run import config_of
+from syncline.cli.context import Answer, Context
+from syncline.cli.show import ago, many, number, size
+from syncline.cli.summary import TRIGGERS, as_dict, counted, ending, exit_code, item_lines, rank
+from syncline.errors import CODES, SynclineError
+from syncline.model import Result, Run
+from syncline.state import State
+
+_RUN_ID: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+_FEW: Final = 20
+"""Runs among which the latest one that was no plan is looked for first."""
+_MANY: Final = 1000
+
+
+def report(context: Context, what: str | None, *, full: bool) -> Answer:
+    """Show a run's items, those that need somebody first; raises NO_SUCH_RUN or NO_SUCH_SYNC."""
+    state, out = context.target.state, context.out
+    run = _found(state, what)
+    if not run.over:
+        run = _so_far(state, run)
+    results = sorted(state.results(run.id), key=rank)
+    actions = {code: CODES[code].action for code in sorted({result.code for result in results if result.code})}
+    if not out.as_json:
+        _show(context, run, results, actions, full=full)
+    items = [_as_dict(result) for result in results] if out.as_json else []
+    return Answer({"run": as_dict(run), "items": items, "actions": actions}, exit_code(run))
+
+
+def _show(context: Context, run: Run, results: Sequence[Result], actions: dict[str, str], *, full: bool) -> None:
+    out = context.out
+    kind = "plan" if run.plan else "run"
+    out.line(f"{kind} {run.id} of {run.sync}, {TRIGGERS[run.trigger]}, begun {ago(run.started, context.now())}", "bold")
+    if run.scope.groups is not None:
+        out.line(f"of {many(len(run.scope.groups), 'repository', 'repositories')}: {', '.join(run.scope.groups)}")
+    out.table(item_lines(results, full=full))
+    counts = Counter(result.code for result in results if result.code)
+    for code, action in actions.items():
+        out.line(f"{code} ({number(counts[code])}): {CODES[code].meaning}")
+        out.line(f"→ {action}", "dim")
+    if run.over:
+        out.line(*ending(run))
+    else:
+        out.line(f"under way: {counted(run.counts)} so far", "cyan")
+    sent = f"{size(run.counts.bytes)} sent, " if run.counts.bytes else ""
+    out.line(f"{sent}{many(run.counts.requests, 'request')} to source and target", "dim")
+    if run.counts.failed:
+        out.follow_up(context.command(f"retry {run.sync}"), "tries again what has failed")
+
+
+def _as_dict(result: Result) -> dict[str, Any]:
+    return result.as_dict() | {"action": CODES[result.code].action if result.code else None}
+
+
+def _found(state: State, what: str | None) -> Run:
+    """The run that is meant: by its id, or the latest of a sync or of all."""
+    if what is None:
+        latest = [run for name in state.sync_names() if (run := latest_run(state, name)) is not None]
+        if not latest:
+            raise SynclineError("NO_SUCH_RUN", "there has been no run yet; `syncline run NAME` starts one")
+        return max(latest, key=lambda run: run.started)
+    if _RUN_ID.fullmatch(what):
+        return _by_id(state, what)
+    config_of(state, what)
+    run = latest_run(state, what)
+    if run is None:
+        raise SynclineError("NO_SUCH_RUN", f"{what} has not run yet; `syncline run {what}` starts a run")
+    return run
+
+
+def _by_id(state: State, run_id: str) -> Run:
+    for name in state.sync_names():
+        try:
+            return state.run(name, run_id)
+        except SynclineError as error:
+            if error.code.name != "NO_SUCH_RUN":
+                raise
+    raise SynclineError("NO_SUCH_RUN", f"no sync has a run {run_id}")
+
+
+def latest_run(state: State, name: str) -> Run | None:
+    """A sync's latest run that was no plan, None if there is none."""
+    for limit in (_FEW, _MANY):
+        runs = state.runs(name, limit)
+        found = next((run for run in runs if not run.plan), None)
+        if found is not None or len(runs) < limit:
+            return found
+    return None
+
+
+def _so_far(state: State, run: Run) -> Run:
+    """A run under way with its counters as they stand."""
+    return replace(run, counts=state.progress(run.id).counts)

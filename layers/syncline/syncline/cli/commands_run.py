@@ -1,0 +1,122 @@
+"""``syncline run`` and ``syncline plan``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, Final
+
+from syncline.cli.context import SOME_FAILED, Answer, Context
+from syncline.cli.following import begin, follow, interruptible
+from syncline.cli.show import about, ago, many, size
+from syncline.cli.summary import as_dict, ending, exit_code, item_lines, item_name, rank
+from syncline.errors import SynclineError
+from syncline.model import EVERYTHING, Outcome, Result, Run, Scope, Trigger
+from syncline.state import LOST_AFTER, State
+
+_SHOWN: Final = 5
+"""How many items that did not go well are named at the end of a run; the report names all."""
+
+
+def run(context: Context, name: str, only: Sequence[str] | None, *, wait: bool) -> Answer:
+    """Begin a run. Where one is under way, say so and do nothing: with ``wait`` that is an error, ALREADY_RUNNING.
+
+    Without ``wait`` all is well then, as the sync is at work; with it, 0 is to mean that a look begun by this command
+    ended well.
+    """
+    scope = chosen(context.target.state, name, only)
+    try:
+        begun = begin(context.target, name, Trigger.HAND, scope)
+    except SynclineError as error:
+        current = context.target.state.current_run(name)
+        if error.code.name != "ALREADY_RUNNING" or wait or current is None:
+            raise
+        return _already(context, current)
+    with interruptible(context.target.state, begun):
+        context.out.line(f"run {begun.id} of {name} begun{_of(scope)}")
+    if wait:
+        return ended(context, follow(context, begun), started=True)
+    context.out.follow_up(context.command(f"status {name} --wait"), "follows it")
+    return Answer({"started": True, "run": as_dict(begun)})
+
+
+def _already(context: Context, current: Run) -> Answer:
+    since = ago(current.started, context.now())
+    context.out.line(
+        f"{current.sync} is running already: run {current.id}, begun {since}; nothing was started", "yellow"
+    )
+    context.out.follow_up(context.command(f"status {current.sync} --wait"), "follows it")
+    return Answer({"started": False, "run": as_dict(current)})
+
+
+def _of(scope: Scope) -> str:
+    return "" if scope.groups is None else f", of {many(len(scope.groups), 'repository', 'repositories')}"
+
+
+def ended(context: Context, run: Run, *, started: bool) -> Answer:
+    """Show how a run that was followed ended, and what in it did not go well."""
+    out = context.out
+    value: dict[str, Any] = {"started": started, "run": as_dict(run)}
+    if not run.over:
+        out.line(f"✗ {run.sync}: nothing was heard of run {run.id} for {about(LOST_AFTER)}; it is probably lost", "red")
+        out.follow_up(context.command(f"cancel {run.sync}"), "gives it up")
+        return Answer(value, SOME_FAILED)
+    out.line(*ending(run))
+    if run.counts.failed or run.counts.conflict:
+        bad = sorted(_bad(context.target.state, run), key=rank)
+        for result in bad[:_SHOWN]:
+            out.line(f"  {item_name(result)}: {result.code}: {result.reason}")
+        if len(bad) > _SHOWN:
+            out.line(f"  and {many(len(bad) - _SHOWN, 'other')}")
+        out.follow_up(context.command(f"report {run.id}"), "shows each item and what to do about it")
+    elif run.counts.moved:
+        out.follow_up(context.command(f"report {run.id}"), "shows each item with its digests")
+    return Answer(value, exit_code(run))
+
+
+def _bad(state: State, run: Run) -> list[Result]:
+    return [result for result in state.results(run.id) if result.outcome in (Outcome.FAILED, Outcome.CONFLICT)]
+
+
+def plan(context: Context, name: str, only: Sequence[str] | None) -> Answer:
+    """Look as a run does, and show what it would move. Moves nothing, so it may go on beside a run."""
+    state, out = context.target.state, context.out
+    scope = chosen(state, name, only)
+    over = follow(context, begin(context.target, name, Trigger.HAND, scope, plan=True))
+    results = sorted(state.results(over.id), key=rank)
+    out.table(item_lines(results))
+    out.line(*ending(over))
+    known = sum(result.moved_bytes for result in results)
+    if known:
+        # The listings' sizes: layers that the target has already are counted too.
+        out.line(f"at most {size(known)} would be sent")
+    if over.counts.would_move:
+        out.follow_up(context.command(f"run {name} --wait"), "moves them")
+    return Answer({"run": as_dict(over), "items": [result.as_dict() for result in results]}, exit_code(over))
+
+
+def chosen(state: State, name: str, only: Sequence[str] | None) -> Scope:
+    """The part of a sync that is meant; raises NO_SUCH_SYNC, or USAGE for a repository that is none of its."""
+    config = config_of(state, name)
+    if not only:
+        return EVERYTHING
+    from syncline.config import load_sync  # noqa: PLC0415 - models take long to import
+
+    sync = load_sync(config)
+    for repository in only:
+        if not sync.takes_repository(repository):
+            raise SynclineError("USAGE", f"{repository} is not a repository that {name} keeps true")
+    return Scope.of(sync.target_repository(repository) for repository in only)
+
+
+def config_of(state: State, name: str) -> str:
+    """A sync's configuration (JSON); raises NO_SUCH_SYNC with the name that was probably meant."""
+    try:
+        return state.sync_config(name)
+    except SynclineError as error:
+        if error.code.name != "NO_SUCH_SYNC":
+            raise
+        names = state.sync_names()
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names) or 'none'}"
+        raise SynclineError("NO_SUCH_SYNC", f"{error.what}; {hint}") from None

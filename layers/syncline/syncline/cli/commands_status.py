@@ -1,0 +1,204 @@
+"""``syncline status``: where the syncs stand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from syncline.cli.commands_report import latest_run
+from syncline.cli.commands_run import config_of, ended
+from syncline.cli.context import Answer, Context
+from syncline.cli.following import follow
+from syncline.cli.next_time import next_time
+from syncline.cli.progress import Rate, words
+from syncline.cli.show import Cell, Row, Style, ago, number
+from syncline.cli.summary import TRIGGERS, as_dict, counted, exit_code
+from syncline.cli.target import Target
+from syncline.errors import SynclineError
+from syncline.model import Run, RunStatus, Step, Trigger
+
+_AT_ONCE: Final = 8
+_HISTORY: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where one sync stands; ``config`` is what was applied, ``coming`` the next start by schedule (Unix seconds)."""
+
+    name: str
+    config: Mapping[str, Any]
+    current: Run | None
+    last: Run | None
+    coming: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "kind": self.config.get("kind"),
+            "enabled": self.config.get("enabled", True),
+            "schedule": self.config.get("schedule"),
+            "timezone": self.config.get("timezone"),
+            "next": self.coming,
+            "current": None if self.current is None else as_dict(self.current),
+            "last": None if self.last is None else as_dict(self.last),
+        }
+
+
+def status(context: Context, name: str | None, *, wait: bool) -> Answer:
+    """Show all syncs, or one with its latest runs; with ``wait`` follow the run under way of one."""
+    target = context.target
+    if wait:
+        return _wait(context, name)
+    if name is not None:
+        config_of(target.state, name)
+    names = [name] if name is not None else target.state.sync_names()
+    modified = _modified(target)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        standings = list(pool.map(lambda each: _standing(context, each, modified.get(each)), names))
+        dead = dict(zip(Step, pool.map(target.queues.dead_count, Step), strict=True))
+    if name is None:
+        _show_all(context, standings)
+    else:
+        _show_one(context, standings[0])
+    _show_dead(context, dead)
+    _follow_up(context, standings)
+    value: dict[str, Any] = {"engine": target.where, "syncs": [each.as_dict() for each in standings]}
+    value["dead_letters"] = {step.value: count for step, count in dead.items()}
+    if name is not None:
+        value["runs"] = [as_dict(run) for run in target.state.runs(name, _HISTORY)]
+    return Answer(value)
+
+
+def _wait(context: Context, name: str | None) -> Answer:
+    """Follow the run under way; where there is none any more, tell how the latest one ended."""
+    state = context.target.state
+    if name is None:
+        raise SynclineError("USAGE", "--wait needs the name of a sync")
+    config_of(state, name)
+    current = state.current_run(name)
+    if current is not None and not current.over:
+        return ended(context, follow(context, current), started=False)
+    last = latest_run(state, name)
+    if last is None:
+        raise SynclineError("NO_SUCH_RUN", f"{name} has not run yet; `syncline run {name}` starts a run")
+    context.out.line(f"no run of {name} is under way; the latest one, {ago(last.started, context.now())}:")
+    return ended(context, last, started=False)
+
+
+def _modified(target: Target) -> dict[str, float]:
+    """When each schedule was last changed: a rate counts from then on."""
+    pages = target.scheduler.get_paginator("list_schedules").paginate(GroupName=target.output("ScheduleGroupName"))
+    found = (each for page in pages for each in page["Schedules"])
+    return {each["Name"]: each["LastModificationDate"].timestamp() for each in found}
+
+
+def _standing(context: Context, name: str, modified: float | None) -> Standing:
+    state = context.target.state
+    config = json.loads(state.sync_config(name))
+    current = state.current_run(name)
+    if current is not None:
+        current = replace(current, counts=state.progress(current.id).counts)
+    runs = [run for run in state.runs(name, _HISTORY) if run.over and not run.plan]
+    return Standing(name, config, current, next(iter(runs), None), _coming(context, config, runs, modified))
+
+
+def _coming(context: Context, config: Mapping[str, Any], runs: Sequence[Run], modified: float | None) -> float | None:
+    """When the schedule comes next; None without one, or where it is off or missing."""
+    schedule = config.get("schedule")
+    if not schedule or not config.get("enabled", True) or modified is None:
+        return None
+    scheduled = [run.started for run in runs if run.trigger is Trigger.SCHEDULE]
+    since = max([modified, *scheduled])
+    return next_time(schedule, config.get("timezone"), context.now(), since)
+
+
+def _show_all(context: Context, standings: Sequence[Standing]) -> None:
+    out = context.out
+    out.line(context.target.where, "dim")
+    if not standings:
+        out.line("no syncs have been applied")
+    out.table([_row(context, each) for each in standings], head=("SYNC", "NOW", "NEXT", "LAST RUN"))
+
+
+def _row(context: Context, each: Standing) -> Row:
+    now, style = _now(each)
+    return (Cell(each.name, "bold"), Cell(now, style), _next(context, each), *_last(context, each))
+
+
+def _now(each: Standing) -> tuple[str, Style]:
+    current = each.current
+    if current is None:
+        return ("idle", "") if each.config.get("enabled", True) else ("disabled", "yellow")
+    word = "cancelling" if current.status is RunStatus.CANCELLING else "running"
+    return f"{word}, {', '.join(words(current.counts, Rate()))}", "cyan"
+
+
+def _next(context: Context, each: Standing) -> str:
+    if each.coming is not None:
+        return ago(each.coming, context.now())
+    if each.config.get("schedule") and each.config.get("enabled", True):
+        return "schedule missing"
+    return "-"
+
+
+def _last(context: Context, each: Standing) -> tuple[Cell, ...]:
+    run = each.last
+    if run is None:
+        return (Cell("never", "dim"),)
+    mark, style = _mark(run)
+    return (Cell(f"{mark} {ago(run.started, context.now())}, {TRIGGERS[run.trigger]}: {counted(run.counts)}", style),)
+
+
+def _mark(run: Run) -> tuple[str, Style]:
+    if not run.over:
+        return "…", "cyan"
+    if run.status is RunStatus.CANCELLED:
+        return "○", "yellow"
+    return ("✗", "red") if exit_code(run) else ("✓", "green")
+
+
+def _show_one(context: Context, each: Standing) -> None:
+    out = context.out
+    source, target = (each.config.get(side, {}).get("registry", "?") for side in ("source", "target"))
+    out.line(f"{each.name}: {each.config.get('kind')}, {source} → {target}", "bold")
+    schedule = each.config.get("schedule") or "none"
+    zone = f" {each.config['timezone']}" if each.config.get("timezone") else ""
+    coming = f", next {_next(context, each)}" if each.coming is not None else ""
+    out.line(f"schedule: {schedule}{zone}{coming}" + ("" if each.config.get("enabled", True) else ", disabled"))
+    now, style = _now(each)
+    out.line(f"now: {now}", style)
+    out.table([_run_row(context, run) for run in context.target.state.runs(each.name, _HISTORY)])
+
+
+def _run_row(context: Context, run: Run) -> Row:
+    mark, style = _mark(run)
+    said = "under way" if not run.over else counted(run.counts)
+    kind = "plan" if run.plan else TRIGGERS[run.trigger]
+    return (Cell(mark, style), run.id, ago(run.started, context.now()), kind, said)
+
+
+def _show_dead(context: Context, dead: Mapping[Step, int]) -> None:
+    if any(dead.values()):
+        where = ", ".join(f"{step.value} {number(count)}" for step, count in dead.items() if count)
+        context.out.line(f"dead letters: {where}", "yellow")
+
+
+def _follow_up(context: Context, standings: Sequence[Standing]) -> None:
+    """The one command that is worth typing now."""
+    out = context.out
+    if not standings:
+        out.follow_up(context.command("apply"), "makes the syncs what syncs.yaml says")
+        return
+    running = next((each.name for each in standings if each.current is not None), None)
+    troubled = next((each.last for each in standings if each.last is not None and exit_code(each.last)), None)
+    if running:
+        out.follow_up(context.command(f"status {running} --wait"), "follows the run")
+    elif troubled:
+        out.follow_up(context.command(f"report {troubled.id}"), "shows each item and what to do about it")
+    elif all(each.last is None for each in standings):
+        out.follow_up(context.command(f"plan {standings[0].name}"), "shows what a run would move")
+    else:
+        out.follow_up(context.command(f"run {standings[0].name} --wait"), "looks again now")

@@ -1,0 +1,99 @@
+"""What every command is given, and what it gives back."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from syncline.cli.show import Out
+from syncline.errors import SynclineError
+
+if TYPE_CHECKING:
+    from syncline.cli.target import Target
+    from syncline.model import Run
+
+ALL_WELL: Final = 0
+SOME_FAILED: Final = 1
+NOT_DONE: Final = 2
+INTERRUPTED: Final = 130
+
+REMEMBERED: Final = "applied.json"
+"""In the engine's home: the syncs applied last."""
+_TEMPLATE: Final = "template.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a command ended: the object that ``--json`` prints, and the exit code."""
+
+    value: Mapping[str, Any] = field(default_factory=dict)
+    code: int = ALL_WELL
+
+
+class InterruptedWaitError(Exception):
+    """Ctrl-C while a run was followed; the run goes on unless ``cancelled``."""
+
+    def __init__(self, run: Run, *, cancelled: bool = False) -> None:
+        super().__init__(run.id)
+        self.run = run
+        self.cancelled = cancelled
+
+
+@dataclass(frozen=True)
+class Context:
+    """The options that every command takes, and what follows from them."""
+
+    stack: str | None
+    home_option: Path | None
+    out: Out
+
+    @cached_property
+    def home(self) -> Path:
+        """Where the engine of this machine keeps its state: ``--home``, or ``.syncline`` in the project's folder."""
+        from syncline.cli.engine import home_folder  # noqa: PLC0415 - a stack on AWS does without it
+
+        return self.home_option.absolute() if self.home_option else home_folder(self.project)
+
+    @cached_property
+    def project(self) -> Path:
+        """The folder with the template: this one or the nearest above it, else the one this command is run from."""
+        here = Path.cwd()
+        for folder in (here, *here.parents):
+            if (folder / _TEMPLATE).is_file() and (folder / "layers" / "syncline").is_dir():
+                return folder
+        return Path(__file__).resolve().parents[4]
+
+    @cached_property
+    def target(self) -> Target:
+        """The engine or stack that is meant; raises ENGINE_ABSENT, AWS_DENIED or AWS_UNAVAILABLE."""
+        from syncline.cli.target import on_aws, on_this_machine  # noqa: PLC0415 - boto3 is slow to import
+
+        return on_aws(self.stack) if self.stack else on_this_machine(self.home)
+
+    @property
+    def where(self) -> str:
+        """How messages call what is asked, as far as it is known."""
+        if "target" in self.__dict__:
+            return self.target.where
+        return f"the stack {self.stack}" if self.stack else "the engine on this machine"
+
+    def now(self) -> float:
+        """Unix seconds."""
+        return time.time()
+
+    def only_here(self, command: str) -> None:
+        """Refuse ``--stack`` where a command is about the engine of this machine."""
+        if self.stack:
+            what = f"`{command}` is for the engine on this machine; a stack on AWS is deployed with `sam deploy`"
+            raise SynclineError("USAGE", what)
+
+    def command(self, words: str) -> str:
+        """A command for people to type, with this one's own options as far as it needs them."""
+        stack = f" --stack {self.stack}" if self.stack and self.stack != os.environ.get("SYNCLINE_STACK") else ""
+        home = f" --home {self.home_option}" if self.home_option and "SYNCLINE_HOME" not in os.environ else ""
+        return f"syncline {words}{stack}{home}"

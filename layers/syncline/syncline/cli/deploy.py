@@ -1,0 +1,212 @@
+"""Deploying the template to the engine on this machine, with the same ``sam`` that deploys it to AWS."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from syncline.errors import SynclineError
+
+REGION: Final = "us-east-1"
+STACK: Final = "syncline"
+Say = Callable[[str], None]
+
+_BUCKET: Final = "syncline-artifacts"  # as samconfig.toml names it
+_INPUTS: Final = ("template.yaml", "samconfig.toml", "functions", "layers", "requirements/layer.txt")
+_PROGRAM_SECONDS: Final = 900
+
+
+def client_arguments(endpoint: str) -> dict[str, str]:
+    """Arguments for ``boto3.client`` and ``boto3.resource`` to reach the engine; it asks for no real credentials."""
+    keys = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
+    return {"endpoint_url": endpoint, "region_name": REGION, **keys}
+
+
+def environment(project: Path, log: Path, say: Say) -> Path:
+    """The Python of the engine's environment, ``.venv-engine`` in the project, made or brought up to date if need be.
+
+    Raises ENGINE_FAILED.
+    """
+    folder = project / ".venv-engine"
+    python = folder / "bin" / "python"
+    requirements = project / "requirements" / "engine.txt"
+    wanted = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    stamp = folder / "requirements.sha256"
+    if python.exists() and stamp.exists() and stamp.read_text() == wanted:
+        return python
+    say("installing the engine into .venv-engine")
+    if not python.exists():
+        run([sys.executable, "-m", "venv", str(folder)], project, log)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    run([*pip, "--require-hashes", "-r", str(requirements)], project, log)
+    stamp.write_text(wanted)
+    return python
+
+
+def inputs_key(project: Path, python: Path) -> str:
+    """A digest of all that a deployment is made of."""
+    digest = hashlib.sha256(str(python).encode())
+    for file in _input_files(project):
+        digest.update(f"{file.relative_to(project)}\0{file.stat().st_size}\0".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _input_files(project: Path) -> Iterator[Path]:
+    for name in _INPUTS:
+        root = project / name
+        found = [root] if root.is_file() else sorted(root.rglob("*"))
+        yield from (file for file in found if file.is_file() and "__pycache__" not in file.parts)
+
+
+def deploy(project: Path, home: Path, endpoint: str, python: Path, say: Say) -> dict[str, str]:
+    """Build and deploy the stack; its outputs by name. Raises ENGINE_FAILED naming sam's log file."""
+    log = home / "sam.log"
+    log.unlink(missing_ok=True)
+    runtime = _runtime_of(python)
+    layer = home / "layer" / inputs_key(project, python)[:16]
+    shutil.rmtree(layer, ignore_errors=True)
+    environ = _sam_environment(home, endpoint) | {
+        "SYNCLINE_PYTHON": str(python),
+        "SYNCLINE_LAYER_LINK": str(layer),
+        "PATH": os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)]),
+    }
+    config = ["--config-file", str(project / "samconfig.toml"), "--config-env", "local"]
+    parameters = ["--parameter-overrides", f"LambdaRuntime={runtime}", *_concurrency()]
+    say("building the functions")
+    template = str(project / "template.yaml")
+    build = ["build", "--template-file", template, "--build-dir", str(home / "build")]
+    run([*sam(), *build, *config, *parameters], project, log, environ)
+    say("deploying the stack")
+    clients = _clients(endpoint)
+    with suppress(clients["s3"].exceptions.BucketAlreadyOwnedByYou):
+        clients["s3"].create_bucket(Bucket=_BUCKET)
+    built = ["--template-file", str(home / "build" / "template.yaml"), "--no-progressbar"]
+    run([*sam(), "deploy", *built, *config, *parameters], project, log, environ)
+    _correct_concurrency(clients["lambda"])
+    _drop_other_layers(layer)
+    return _outputs(clients["cloudformation"], endpoint)
+
+
+def _concurrency() -> list[str]:
+    """How many functions run at once: as many as the processors bear, for each starts with half a second of one."""
+    processors = os.cpu_count() or 1
+    return [f"TransferConcurrency={2 * processors}", f"VerifyConcurrency={max(2, processors)}"]
+
+
+def _clients(endpoint: str) -> dict[str, Any]:
+    # An `up` with nothing to do does without boto3.
+    from syncline.cli.local_aws import LOCAL_CONFIG, local_session  # noqa: PLC0415
+
+    arguments = client_arguments(endpoint)
+    endpoint_url = arguments.pop("endpoint_url")
+    session = local_session(**arguments)
+    wanted: tuple[Any, ...] = ("s3", "lambda", "cloudformation")
+    return {name: session.client(name, endpoint_url=endpoint_url, config=LOCAL_CONFIG) for name in wanted}
+
+
+def _correct_concurrency(functions: Any) -> None:
+    """Say the mappings' concurrency again, as numbers.
+
+    A parameter of a template is text. Where one stands below ScalingConfig, ministack 1.5 keeps the text, cannot
+    compare it with a number, and then polls no queue at all.
+    """
+    for mapping in functions.list_event_source_mappings()["EventSourceMappings"]:
+        most = int(mapping["ScalingConfig"]["MaximumConcurrency"])
+        functions.update_event_source_mapping(UUID=mapping["UUID"], ScalingConfig={"MaximumConcurrency": most})
+
+
+def _drop_other_layers(layer: Path) -> None:
+    """Remove what earlier deployments linked to; a function that still runs has it loaded."""
+    for other in layer.parent.iterdir():
+        if other != layer:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _outputs(cloudformation: Any, endpoint: str) -> dict[str, str]:
+    described = cloudformation.describe_stacks(StackName=STACK)["Stacks"][0]
+    outputs = {each["OutputKey"]: each["OutputValue"] for each in described["Outputs"]}
+    # The engine answers a function's URL under its own address too, so that nobody needs to resolve AWS's name for it.
+    identity = outputs["ReceiveUrl"].removeprefix("https://").split(".")[0]
+    return outputs | {"ReceiveUrl": f"{endpoint}/_aws/lambda-url/{identity}/"}
+
+
+def _runtime_of(python: Path) -> str:
+    """Lambda's name for the version of an environment's Python: functions run in it on this machine."""
+    libraries = sorted(each.name for each in (python.parent.parent / "lib").glob("python3.*"))
+    if not libraries:
+        raise SynclineError("ENGINE_FAILED", f"{python} is not in a virtual environment: remove its folder")
+    return libraries[0]
+
+
+def sam() -> list[str]:
+    """The command that runs sam: this environment's, or else the one on the PATH. Raises ENGINE_FAILED."""
+    if importlib.util.find_spec("samcli") is not None:
+        return [sys.executable, "-m", "samcli"]
+    program = shutil.which("sam")
+    if program is None:
+        raise SynclineError("ENGINE_FAILED", "sam is not installed: `pip install aws-sam-cli`")
+    return [program]
+
+
+def _sam_environment(home: Path, endpoint: str) -> dict[str, str]:
+    return (
+        local_environment(os.environ)
+        | sam_settings(home / "sam")
+        | {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_SECRET_ACCESS_KEY": "local",
+            "AWS_DEFAULT_REGION": REGION,
+            "SAM_CLI_POLL_DELAY": "0.2",
+        }
+    )
+
+
+def sam_settings(folder: Path) -> dict[str, str]:
+    """Environment that keeps sam's own requests on this machine, by its files in ``folder``.
+
+    It would report its use, and look for a newer version of itself when it did not lately.
+    """
+    folder.mkdir(exist_ok=True)
+    (folder / "metadata.json").write_text(json.dumps({"telemetryEnabled": False, "lastVersionCheck": time.time()}))
+    return {"SAM_CLI_TELEMETRY": "0", "__SAM_CLI_APP_DIR": str(folder)}
+
+
+def local_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment without what would lead a program elsewhere: to AWS, to other modules, or through a proxy."""
+    kept = {name: value for name, value in environ.items() if not name.startswith(("AWS_", "PYTHON"))}
+    for name in ("no_proxy", "NO_PROXY"):
+        kept[name] = ",".join(filter(None, [environ.get(name), "127.0.0.1,localhost"]))
+    return kept
+
+
+def run(command: list[str], folder: Path, log: Path, environ: Mapping[str, str] | None = None) -> None:
+    """Run a program to its end, its output appended to ``log``; raises ENGINE_FAILED if it fails."""
+    with log.open("a") as output:
+        output.write(f"$ {' '.join(command)}\n")
+        output.flush()
+        try:
+            subprocess.run(  # noqa: S603 - a fixed program, no shell
+                command,
+                cwd=folder,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=True,
+                timeout=_PROGRAM_SECONDS,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            what = f"exit status {error.returncode}" if isinstance(error, subprocess.CalledProcessError) else str(error)
+            raise SynclineError("ENGINE_FAILED", f"{command[0]} failed ({what}); its output is in {log}") from error

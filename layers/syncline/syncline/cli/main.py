@@ -1,0 +1,219 @@
+"""The command ``syncline``: its commands, their options, and how every one of them ends.
+
+What a command does is in a module of its own, imported when it runs: ``--help`` waits for nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from typer.core import TyperGroup
+
+from syncline import __version__
+from syncline.cli import endings
+from syncline.cli.context import NOT_DONE, Answer, Context
+from syncline.cli.show import Out, write
+
+_NAME: Final = typer.Argument(metavar="NAME", help="The sync, as syncs.yaml names it.", show_default=False)
+_ONLY: Final = typer.Option(
+    "--only",
+    metavar="REPOSITORY",
+    help="Look at this repository only, named as at the source; may be given several times.",
+    show_default=False,
+)
+_WAIT: Final = typer.Option("--wait", help="Wait for the end, with progress, and exit by it.", show_default=False)
+
+
+class Commands(TyperGroup):
+    """All commands; wrong use ends like every other error."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        endings.prepare()
+        with endings.usage_told(as_json="--json" in (extra.get("args") or sys.argv)):
+            code = super().main(*args, **extra | {"standalone_mode": False})
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+app = typer.Typer(
+    name="syncline",
+    cls=Commands,
+    help="Keeps copies true: what is at the source is found, moved, proved to have arrived, and reported.",
+    epilog="Exit codes: 0 all well, 1 some items failed or conflict, 2 wrong use or configuration, 130 interrupted.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def _without_command(
+    context: typer.Context,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        write(f"syncline {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        write(context.get_help(), sys.stderr)
+        raise typer.Exit(NOT_DONE)
+
+
+def _shared(
+    *,
+    stack: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SYNCLINE_STACK",
+            metavar="NAME",
+            help="A stack on AWS, with boto3's usual configuration; without it the engine on this machine.",
+        ),
+    ] = None,
+    home: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SYNCLINE_HOME",
+            metavar="FOLDER",
+            help="Where the engine on this machine keeps its state; .syncline in the project when absent.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> Context:
+    """What the options mean that every command takes."""
+    return Context(stack or None, home, Out(as_json=as_json))
+
+
+def command(function: Callable[..., Answer]) -> Callable[..., Answer]:
+    """Make a command of a function whose first parameter is the :class:`Context`, with the shared options added."""
+    _, *own = inspect.signature(function, eval_str=True).parameters.values()
+    shared = inspect.signature(_shared, eval_str=True).parameters
+
+    def invoke(**given: Any) -> None:
+        context = _shared(**{name: given.pop(name) for name in shared})
+        with endings.told(context):
+            answer = function(context, **given)
+            context.out.value(dict(answer.value))
+        raise typer.Exit(answer.code)
+
+    invoke.__signature__ = inspect.Signature([*own, *shared.values()])  # type: ignore[attr-defined]
+    invoke.__annotations__ = {each.name: each.annotation for each in (*own, *shared.values())}
+    app.command(function.__name__, help=function.__doc__)(invoke)
+    return function
+
+
+@command
+def up(
+    context: Context,
+    *,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Where it listens; 0 takes a free one. As before when absent.", min=0, max=65535),
+    ] = None,
+) -> Answer:
+    """Start the engine on this machine."""
+    from syncline.cli import commands_engine  # noqa: PLC0415
+
+    return commands_engine.up(context, port)
+
+
+@command
+def down(context: Context) -> Answer:
+    """Stop that engine; its state is kept."""
+    from syncline.cli import commands_engine  # noqa: PLC0415
+
+    return commands_engine.down(context)
+
+
+@command
+def apply(
+    context: Context,
+    file: Annotated[Path, typer.Argument(help="The file with the syncs.", metavar="FILE")] = Path("syncs.yaml"),
+) -> Answer:
+    """Check syncs.yaml and make the syncs what it says."""
+    from syncline.cli import commands_apply  # noqa: PLC0415
+
+    return commands_apply.apply(context, file)
+
+
+@command
+def plan(context: Context, name: Annotated[str, _NAME], only: Annotated[list[str] | None, _ONLY] = None) -> Answer:
+    """Show what a run would move; move nothing."""
+    from syncline.cli import commands_run  # noqa: PLC0415
+
+    return commands_run.plan(context, name, only)
+
+
+@command
+def run(
+    context: Context,
+    name: Annotated[str, _NAME],
+    *,
+    wait: Annotated[bool, _WAIT] = False,
+    only: Annotated[list[str] | None, _ONLY] = None,
+) -> Answer:
+    """Start a run of a sync."""
+    from syncline.cli import commands_run  # noqa: PLC0415
+
+    return commands_run.run(context, name, only, wait=wait)
+
+
+@command
+def status(
+    context: Context,
+    name: Annotated[str | None, typer.Argument(help="One sync; all when absent.", metavar="NAME")] = None,
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the run under way to its end, and exit by it.")] = False,
+) -> Answer:
+    """Show where the syncs and their runs stand."""
+    from syncline.cli import commands_status  # noqa: PLC0415
+
+    return commands_status.status(context, name, wait=wait)
+
+
+@command
+def report(
+    context: Context,
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            help="A sync (its latest run) or a run; the latest run of all when absent.", metavar="[NAME|RUN]"
+        ),
+    ] = None,
+    *,
+    full: Annotated[bool, typer.Option("--full", help="Show digests in full.")] = False,
+) -> Answer:
+    """Show each item of a run, and what to do."""
+    from syncline.cli import commands_report  # noqa: PLC0415
+
+    return commands_report.report(context, what, full=full)
+
+
+@command
+def retry(context: Context, name: Annotated[str, _NAME], *, wait: Annotated[bool, _WAIT] = False) -> Answer:
+    """Try again what was given up."""
+    from syncline.cli import commands_retry  # noqa: PLC0415
+
+    return commands_retry.retry(context, name, wait=wait)
+
+
+@command
+def cancel(context: Context, name: Annotated[str, _NAME], *, wait: Annotated[bool, _WAIT] = False) -> Answer:
+    """End the run of a sync cleanly."""
+    from syncline.cli import commands_retry  # noqa: PLC0415
+
+    return commands_retry.cancel(context, name, wait=wait)
+
+
+def main() -> None:
+    """The entry point of the package's script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""A run in a few words: what it did, how it ended, and the exit code that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from syncline.cli.context import ALL_WELL, SOME_FAILED
+from syncline.cli.show import Cell, Row, Style, digest, duration, many, number, size
+from syncline.model import Counts, Outcome, Result, Run, RunStatus, Trigger
+
+TRIGGERS: Final = {
+    Trigger.SCHEDULE: "by schedule",
+    Trigger.WEBHOOK: "by webhook",
+    Trigger.EVENT: "by event",
+    Trigger.HAND: "by hand",
+    Trigger.RETRY: "as a retry",
+}
+OUTCOMES: Final[dict[Outcome, tuple[str, Style]]] = {
+    Outcome.FAILED: ("failed", "red"),
+    Outcome.CONFLICT: ("conflict", "yellow"),
+    Outcome.CANCELLED: ("cancelled", "yellow"),
+    Outcome.REMOVED: ("removed", ""),
+    Outcome.WOULD_MOVE: ("would move", "cyan"),
+    Outcome.MOVED: ("moved", "green"),
+    Outcome.SKIPPED: ("equal", "dim"),
+}
+"""In the order in which a report shows them, with the word and the style of each."""
+_RANK: Final = {outcome: rank for rank, outcome in enumerate(OUTCOMES)}
+_WHOLE: Final = "*"
+
+
+def exit_code(run: Run) -> int:
+    """0 where the run is over, or still goes on, without a failure, a conflict or an item left behind."""
+    bad = run.counts.failed or run.counts.conflict or run.status in (RunStatus.CANCELLED, RunStatus.LOST)
+    return SOME_FAILED if bad else ALL_WELL
+
+
+def counted(counts: Counts) -> str:
+    """What a run did: ``41 moved (120.4 MiB), 2,310 equal, 1 conflict``."""
+    said = []
+    if counts.moved:
+        said.append(f"{number(counts.moved)} moved ({size(counts.bytes)})")
+    if counts.would_move:
+        said.append(f"{number(counts.would_move)} would move")
+    said += [f"{number(count)} removed" for count in (counts.removed,) if count]
+    if counts.skipped:
+        said.append(f"{number(counts.skipped)} equal")
+    if counts.conflict:
+        said.append(many(counts.conflict, "conflict"))
+    said += [f"{number(counts.failed)} failed"] if counts.failed else []
+    said += [f"{number(counts.cancelled)} left as they were"] if counts.cancelled else []
+    return ", ".join(said) or "nothing found"
+
+
+def ending(run: Run) -> tuple[str, Style]:
+    """How a run that is over ended, in one line."""
+    took = duration((run.ended or run.started) - run.started)
+    counts = run.counts
+    match run.status:
+        case RunStatus.CANCELLED:
+            return f"○ {run.sync}: cancelled after {took}: {counted(counts)}", "yellow"
+        case RunStatus.LOST:
+            return f"✗ {run.sync}: lost: nothing more was heard of it; {counted(counts)}", "red"
+        case _ if counts.failed or counts.conflict:
+            return f"✗ {run.sync}: {counted(counts)}, in {took}", "red"
+        case _ if counts.moved or counts.removed or counts.would_move:
+            return f"✓ {run.sync}: {counted(counts)}, in {took}", "green"
+        case _:
+            return f"✓ {run.sync}: nothing differed, {many(counts.skipped, 'item')} equal, in {took}", "green"
+
+
+def as_dict(run: Run) -> dict[str, Any]:
+    """The run for JSON, with how long it took (seconds) once it is over."""
+    took = None if run.ended is None else round(run.ended - run.started, 3)
+    return run.as_dict() | {"over": run.over, "seconds": took}
+
+
+def rank(result: Result) -> tuple[int, str, str]:
+    """Sorts results as a report shows them: what needs somebody first, then by name."""
+    return (_RANK[result.outcome], result.group, result.name)
+
+
+def item_name(result: Result) -> str:
+    """The item as people call it; a look that failed as a whole has no item."""
+    if result.group == _WHOLE:
+        return "(the whole look)"
+    return f"{result.group} (all)" if result.name == _WHOLE else f"{result.group}:{result.name}"
+
+
+def item_lines(results: Iterable[Result], *, full: bool = False) -> Iterator[Row | str]:
+    """A report's lines: a row for each item and, below it, why it did not go well."""
+    for result in results:
+        yield item_row(result, full=full)
+        if result.reason:
+            yield f"  {result.reason}"
+
+
+def item_row(result: Result, *, full: bool = False) -> Row:
+    """A line of a report: item, outcome, digests, size or code."""
+    word, style = OUTCOMES[result.outcome]
+    source, target = digest(result.source, full=full), digest(result.target, full=full)
+    same = result.source is not None and result.source == result.target
+    digests = f"{source} on both sides" if same else f"{source} → {target}"
+    if result.source is None and result.target is None:
+        digests = ""
+    return (
+        Cell(word, style),
+        item_name(result),
+        Cell(digests, "dim"),
+        Cell(size(result.moved_bytes) if result.moved_bytes else "", right=True),
+        Cell(result.code or "", style),
+    )

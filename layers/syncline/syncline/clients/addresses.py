@@ -1,0 +1,121 @@
+"""Addresses: taking URLs apart, writing them without secrets, and refusing the places where no copy has business."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urljoin, urlsplit
+
+from syncline.errors import SynclineError
+
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+_REFUSED_NAMES: Final = frozenset(
+    {"metadata", "metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal"}
+)
+_REFUSED_ADDRESSES: Final = frozenset(
+    ipaddress.ip_address(text)
+    for text in (
+        "fd00:ec2::254",  # AWS
+        "fd20:ce::254",  # Google Cloud
+        "100.100.100.200",  # Alibaba Cloud
+        "168.63.129.16",  # Azure
+        "192.0.0.192",  # Oracle Cloud
+    )
+)
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+_SECRET_QUERY: Final = re.compile(r"([?&][^=&\s\"'<>]{1,100}=)[^&\s\"'<>]*")
+_USERINFO: Final = re.compile(r"(://)[^/@\s]*@")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server is. ``host`` is ``name`` or ``name:port``; ``ca`` is PEM text trusted beside the system's roots.
+
+    ``auth_realms`` lists further hosts (without port) that may see this endpoint's credentials as token servers.
+    """
+
+    scheme: str
+    host: str
+    ca: str | None = None
+    auth_realms: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, url: str, *, ca: str | None = None, auth_realms: tuple[str, ...] = ()) -> Endpoint:
+        """``https://host[:port]`` as an endpoint; CONFIG_INVALID for anything more, less or else."""
+        address = Address.parse(url)
+        if address is None or address.target not in ("", "/") or "@" in url:
+            raise SynclineError("CONFIG_INVALID", f"{redacted(url)!r} is not http(s)://host or http(s)://host:port")
+        return cls(address.scheme, address.host, ca, auth_realms)
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self.host}"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An absolute http(s) URL in parts: ``host`` is lower case and without the scheme's own port or any userinfo."""
+
+    scheme: str
+    host: str
+    target: str  # path and query as they were written
+
+    @classmethod
+    def parse(cls, url: str) -> Address | None:
+        """The parts, or None if ``url`` is not an absolute http(s) URL."""
+        try:
+            parts = urlsplit(url)
+            name, port = parts.hostname, parts.port
+        except ValueError:
+            return None
+        if parts.scheme not in DEFAULT_PORTS or not name:
+            return None
+        host = f"[{name}]" if ":" in name else name
+        if _HOST.fullmatch(host) is None:
+            return None
+        if port is not None and port != DEFAULT_PORTS[parts.scheme]:
+            host = f"{host}:{port}"
+        return cls(parts.scheme, host, f"{parts.path}?{parts.query}" if parts.query else parts.path)
+
+    @classmethod
+    def parse_at(cls, base: str, url: str) -> Address | None:
+        """The parts of ``url``, absolute or relative to the URL ``base``, or None if it leads nowhere."""
+        try:
+            return cls.parse(urljoin(base, url))
+        except ValueError:
+            return None
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self.host}{self.target}"
+
+    @property
+    def name(self) -> str:
+        return host_name(self.host)
+
+
+def host_name(host: str) -> str:
+    """``host`` without its port and without the brackets of an IPv6 address."""
+    if host.startswith("["):
+        return host[1 : host.index("]")]
+    return host.partition(":")[0]
+
+
+def is_refused(name: str) -> bool:
+    """Whether a host name or address is link-local or a cloud's metadata service."""
+    bare = name.rstrip(".").lower().partition("%")[0]
+    try:
+        address = ipaddress.ip_address(bare)
+    except ValueError:
+        return bare in _REFUSED_NAMES
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_link_local or address in _REFUSED_ADDRESSES
+
+
+def redacted(url: str) -> str:
+    """``url`` (or a text with URLs in it) without userinfo and without the values of its query."""
+    return _SECRET_QUERY.sub(r"\1…", _USERINFO.sub(r"\1…@", url))

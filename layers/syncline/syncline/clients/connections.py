@@ -1,0 +1,105 @@
+"""Connections: one pool per server for the whole process, shared by threads and by one warm call after another."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterable
+from typing import Any, Final
+
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from syncline.clients.addresses import DEFAULT_PORTS, host_name, is_refused
+from syncline.errors import SynclineError
+
+POOL_SIZE: Final = 32  # connections kept per server; more may be open at once, the surplus is closed after use
+
+
+class _Careful(HTTPConnection):
+    """A connection that checks whom it reached, and sends a streamed body without copying it.
+
+    The name was checked before; the address it resolved to is known only now, before a byte of the request is sent.
+    """
+
+    _stream: Iterable[bytes] | None = None
+
+    def _new_conn(self) -> socket.socket:
+        connection = super()._new_conn()
+        peer = connection.getpeername()[0]
+        if is_refused(peer):
+            connection.close()
+            raise SynclineError("ADDRESS_REFUSED", f"{self.host} resolves to {peer}, where no copy has business")
+        return connection
+
+    def request(
+        self, method: str, url: str, body: Any = None, headers: Any = None, *, chunked: bool = False, **options: Any
+    ) -> None:
+        self._stream = body if chunked else None
+        super().request(method, url, None if chunked else body, headers, chunked=chunked, **options)
+
+    def endheaders(self, message_body: Any = None, *, encode_chunked: bool = False) -> None:
+        # urllib3 would format each chunk with its frame into a third buffer; here the chunk goes out as it is.
+        # After this, urllib3 sends the frame that ends the body.
+        super().endheaders(message_body, encode_chunked=encode_chunked)
+        stream, self._stream = self._stream, None
+        if stream is None:
+            return
+        line_end = b""
+        for chunk in stream:
+            if chunk:
+                self.send(b"%b%x\r\n" % (line_end, len(chunk)))
+                self.send(chunk)
+                line_end = b"\r\n"
+        if line_end:
+            self.send(line_end)
+
+
+class _CarefulTls(_Careful, HTTPSConnection):
+    pass
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Careful
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _CarefulTls
+
+
+_pools: Final[dict[tuple[str, str, str | None], HTTPConnectionPool]] = {}
+_pools_lock: Final = threading.Lock()
+
+
+def pool_for(scheme: str, host: str, ca: str | None) -> HTTPConnectionPool:
+    """The process's pool of connections to ``host``; ADDRESS_REFUSED for a metadata service by name or address."""
+    key = (scheme, host, ca)
+    pool = _pools.get(key)
+    if pool is None:
+        with _pools_lock:
+            pool = _pools.get(key)
+            if pool is None:
+                pool = _pools[key] = _new_pool(scheme, host, ca)
+    return pool
+
+
+def _new_pool(scheme: str, host: str, ca: str | None) -> HTTPConnectionPool:
+    name = host_name(host)
+    if is_refused(name):
+        raise SynclineError("ADDRESS_REFUSED", f"{name} is a link-local or metadata address")
+    port_text = host.rpartition(":")[2] if not host.endswith("]") and ":" in host else ""
+    port = int(port_text) if port_text else DEFAULT_PORTS[scheme]
+    if scheme == "http":
+        return _Pool(name, port, maxsize=POOL_SIZE, block=False)
+    return _TlsPool(name, port, maxsize=POOL_SIZE, block=False, ssl_context=_tls_context(ca))
+
+
+def _tls_context(ca: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if ca is not None:
+        try:
+            context.load_verify_locations(cadata=ca)
+        except (ssl.SSLError, ValueError) as error:
+            raise SynclineError("CONFIG_INVALID", "`ca` is not a certificate in PEM form") from error
+    return context

@@ -1,0 +1,149 @@
+"""What a failed request is called: exceptions and statuses as codes, and the server's own words in one short line."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import ssl
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+import urllib3.exceptions as trouble
+
+from syncline.clients.addresses import redacted
+from syncline.errors import SynclineError
+
+LONGEST_RETRY_AFTER: Final = 3600.0
+_EXCERPT: Final = 200  # characters of the server's words
+_CODES: Final = {
+    401: "UNAUTHORIZED",
+    403: "FORBIDDEN",
+    404: "NOT_FOUND",
+    408: "SERVER_ERROR",  # the server gave up waiting for the request
+    410: "NOT_FOUND",
+    413: "TOO_LARGE",
+    429: "THROTTLED",
+}
+_TROUBLE: Final = (  # the first that fits counts: the later ones are ancestors of earlier ones
+    (trouble.NameResolutionError, "the name is unknown"),
+    (trouble.NewConnectionError, "connection refused, or no way there"),
+    (trouble.ConnectTimeoutError, "no connection in time"),
+    (trouble.TimeoutError, "no answer in time"),
+)
+_SECRET_HEADER: Final = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}")
+_TITLE: Final = re.compile(r"(?is)<title[^>]*>(.*?)</title>")
+_XML_WORDS: Final = re.compile(r"(?s)<(Code|Message)>(.*?)</\1>")
+
+
+def of_status(method: str, url: str, status: int, headers: Mapping[str, str], body: bytes) -> SynclineError:
+    """The error that an answer stands for: a code by its status and the server's words."""
+    if status >= 500:
+        code = "SERVER_ERROR"
+    elif status >= 400:
+        code = _CODES.get(status, "REFUSED")
+    else:
+        code = "BAD_ANSWER"
+    words = excerpt(body)
+    what = f"{method} {redacted(url)} answered {status}"
+    return SynclineError(code, f"{what}: {words}" if words else what, retry_after=retry_after(headers))
+
+
+def of_exception(method: str, url: str, error: Exception) -> SynclineError:
+    """The error that an exception of urllib3 stands for."""
+    where = f"{method} {redacted(url)}"
+    if isinstance(error, trouble.SSLError):
+        cause = error.args[0] if error.args else error
+        if not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            return SynclineError("TLS_FAILED", f"{where}: {_tls_words(cause)}")
+    if isinstance(error, trouble.DecodeError):
+        return SynclineError("BAD_ANSWER", f"{where}: the answer's Content-Encoding is not what its bytes are")
+    words = next((words for kind, words in _TROUBLE if isinstance(error, kind)), None)
+    return SynclineError("UNREACHABLE", f"{where}: {words or f'the connection broke ({_root(error)})'}")
+
+
+def _tls_words(cause: BaseException | str) -> str:
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"the certificate could not be verified ({cause.verify_message})"
+    return f"no TLS connection ({getattr(cause, 'reason', None) or type(cause).__name__})"
+
+
+def _root(error: BaseException) -> str:
+    """The name of the innermost exception; its text may hold addresses, so it stays out."""
+    while True:
+        inner = next((a for a in error.args if isinstance(a, BaseException)), None) or error.__cause__
+        if inner is None or inner is error:
+            return type(error).__name__
+        error = inner
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that ``Retry-After`` asks for (a number or a date), at most an hour; None if it says nothing."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        seconds = float(text[:9])
+    else:
+        try:
+            seconds = parsedate_to_datetime(text).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
+
+
+def error_codes(body: bytes) -> tuple[str, ...]:
+    """The codes of a distribution error body, ``{"errors": [{"code": ...}]}``."""
+    return tuple(code for code, _ in _errors(_json(body)) if code)
+
+
+def speaks_distribution(body: bytes) -> bool:
+    """Whether a refusal comes from a registry itself, not from a proxy or a portal in its place."""
+    return bool(_errors(_json(body)))
+
+
+def excerpt(body: bytes) -> str:
+    """The server's words in one line without secrets: from the protocol's JSON, a page's title or plain text."""
+    value = _json(body)
+    if value is not None:
+        words = "; ".join(": ".join(filter(None, pair)) for pair in _errors(value))
+        return _clean(words or _message(value))
+    text = body[:4096].decode("utf-8", "replace")
+    if text.lstrip()[:1] != "<":
+        return _clean(text)
+    found = _XML_WORDS.findall(text)
+    if found:
+        return _clean(": ".join(words for _, words in found))
+    title = _TITLE.search(text)
+    return _clean(f"{title[1].strip()} (a page in HTML)" if title else "a page in HTML")
+
+
+def _json(body: bytes) -> Any:
+    if body.lstrip()[:1] not in (b"{", b"["):
+        return None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _errors(value: Any) -> list[tuple[str, str]]:
+    listed = value.get("errors") if isinstance(value, dict) else None
+    if not isinstance(listed, list):
+        return []
+    return [(str(e.get("code") or ""), str(e.get("message") or "")) for e in listed if isinstance(e, dict)]
+
+
+def _message(value: Any) -> str:
+    if not isinstance(value, dict):
+        return ""
+    for key in ("error_description", "error_message", "message", "detail", "details", "error"):
+        if isinstance(value.get(key), str):
+            return str(value[key])
+    return ""
+
+
+def _clean(text: str) -> str:
+    line = " ".join(html.unescape(text).split())
+    line = _SECRET_HEADER.sub(r"\1 …", redacted("".join(c for c in line if c.isprintable())))
+    return line if len(line) <= _EXCERPT else line[:_EXCERPT] + "…"

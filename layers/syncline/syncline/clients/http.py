@@ -1,0 +1,260 @@
+"""HTTP for every client: connections kept and shared, limits, patience, and failures as codes.
+
+Redirects are never followed here: a client follows them hop by hop, because it knows which of its headers may go
+where. Proxies and passwords from the environment (``HTTP_PROXY``, ``.netrc``) are not looked at.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+from urllib3 import Timeout
+from urllib3.exceptions import HTTPError
+from urllib3.response import BaseHTTPResponse
+
+from syncline import __version__
+from syncline.clients import failures
+from syncline.clients.addresses import Address, Endpoint, redacted
+from syncline.clients.connections import pool_for
+from syncline.clients.pacing import PACE, Policy
+from syncline.errors import SynclineError
+
+__all__ = ["BODY_LIMIT", "READ_TIMEOUT", "Body", "Endpoint", "Http", "Policy", "Response"]
+
+Body = bytes | Iterable[bytes] | None
+
+CONNECT_TIMEOUT: Final = 5.0
+READ_TIMEOUT: Final = 30.0
+BODY_LIMIT: Final = 8 * 1024 * 1024
+
+_REPEATABLE: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+_AGENT: Final = {"User-Agent": f"syncline/{__version__}"}
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer. ``body`` is whole, unless the request asked for a stream: then :meth:`read` gives the bytes.
+
+    A stream belongs in a ``with`` block: leaving it gives the connection back, or closes it if bytes are left.
+    """
+
+    method: str
+    url: str
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    raw: BaseHTTPResponse
+
+    def header(self, name: str) -> str:
+        """A header's value, or the empty string."""
+        return self.headers.get(name, "")
+
+    def all_headers(self, name: str) -> list[str]:
+        """Every value of a header that may come more than once."""
+        return list(self.raw.headers.getlist(name))
+
+    def error(self) -> SynclineError:
+        """What this answer means as a failure."""
+        return failures.of_status(self.method, self.url, self.status, self.headers, self.body)
+
+    def bad(self, what: str) -> SynclineError:
+        """BAD_ANSWER: the answer breaks the protocol in the way ``what`` says."""
+        return SynclineError("BAD_ANSWER", f"{self.method} {redacted(self.url)}: {what}")
+
+    def json(self) -> Any:
+        """The body as JSON, or BAD_ANSWER."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            raise self.bad("the answer is not JSON") from None
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes of a stream as they came over the wire, empty at its end; UNREACHABLE if cut short."""
+        try:
+            return self.raw.read(size, decode_content=False)
+        except HTTPError as error:
+            raise failures.of_exception(self.method, self.url, error) from error
+
+    def close(self) -> None:
+        """Give the connection back if the stream was read to its end, else close it."""
+        if not self.raw.closed:
+            self.raw.close()
+        self.raw.release_conn()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Http:
+    """Sends requests; safe to use from any number of threads.
+
+    ``policy`` is the patience of requests that do not bring their own; it may be replaced at any time, for example
+    with one that knows the deadline of the call under way.
+    """
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        self.policy = policy or Policy()
+        self._made = 0
+        self._made_lock = threading.Lock()
+
+    @property
+    def requests_made(self) -> int:
+        """Requests sent so far, each try counted."""
+        return self._made
+
+    def request(  # noqa: PLR0913 - each is a fact of the request, and all but two have defaults
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        body: Body = None,
+        *,
+        ca: str | None = None,
+        stream: bool = False,
+        retry: Policy | None = None,
+        timeout: float = READ_TIMEOUT,
+        repeatable: bool | None = None,
+    ) -> Response:
+        """The answer to a request, whatever its status, except 429 and 5xx, which are tried again and then raised.
+
+        ``body`` may be bytes, or an iterable of chunks, sent as it yields: with the ``Content-Length`` of ``headers``
+        if there is one, else in chunked encoding. Such a request is sent once. ``repeatable`` says that doing it twice
+        does no harm; by default so for GET, HEAD, PUT and DELETE. Raises UNREACHABLE, TLS_FAILED, THROTTLED,
+        SERVER_ERROR, ADDRESS_REFUSED, REFUSED for a header that cannot be sent, BAD_ANSWER (over 8 MiB where no stream
+        was asked for).
+        """
+        address = Address.parse(url)
+        if address is None:
+            raise SynclineError("REFUSED", f"{redacted(url)!r} is not an address to send a request to")
+        policy = retry or self.policy
+        streamed = body is not None and not isinstance(body, bytes)
+        repeatable = not streamed and (method in _REPEATABLE if repeatable is None else repeatable)
+        sent = {**_AGENT, **(headers or {})}
+        _check(sent, address)
+        for attempt in itertools.count(1):
+            PACE.wait(address.host, policy)
+            try:
+                response = self._send(_Call(method, address, sent, body, ca, stream, _seconds(timeout, policy)))
+                if response.status < 500 and response.status not in (408, 429):
+                    PACE.ease(address.host)
+                    return response
+                error = response.error()
+            except SynclineError as failure:
+                if streamed:
+                    raise  # it may be the stream's own
+                error = failure
+            throttled = error.code.name == "THROTTLED"
+            pause = policy.pause(attempt, error.retry_after)
+            if throttled:
+                PACE.slow_down(address.host, pause, policy)
+            # What was throttled was not carried out, so it may be sent again whatever it was.
+            may_repeat = not streamed if throttled else repeatable and error.retried
+            if not may_repeat or attempt >= policy.attempts or not policy.bears(pause):
+                raise error
+            if not throttled:  # else PACE waits
+                policy.sleep(pause)
+        raise AssertionError  # the loop has no other end
+
+    def _send(self, call: _Call) -> Response:
+        with self._made_lock:
+            self._made += 1
+        return call.send()
+
+
+def _check(headers: Mapping[str, str], address: Address) -> None:
+    """REFUSED for what http.client would refuse too, but with the value, perhaps a password, in its words."""
+    for name, value in headers.items():
+        if not (value.isascii() and value.isprintable()):
+            what = f"the header {name} for {address.host} has a character that none can carry, such as a line break"
+            raise SynclineError("REFUSED", what)
+
+
+def _seconds(timeout: float, policy: Policy) -> float:
+    if policy.deadline is None:
+        return timeout
+    return max(0.1, min(timeout, policy.deadline - policy.clock()))
+
+
+class _Chunks:
+    """A streamed body that knows whether it was sent to its end."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = chunks
+        self.ended = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._chunks
+        self.ended = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One request as it goes over the wire, once."""
+
+    method: str
+    address: Address
+    headers: dict[str, str]
+    body: Body
+    ca: str | None
+    stream: bool
+    timeout: float
+
+    def send(self) -> Response:
+        pool = pool_for(self.address.scheme, self.address.host, self.ca)
+        body = self.body
+        chunks = None if body is None or isinstance(body, bytes) else _Chunks(body)
+        try:
+            raw = pool.urlopen(
+                self.method,
+                self.address.target or "/",
+                chunks or body,
+                self.headers,
+                retries=False,
+                redirect=False,
+                assert_same_host=False,
+                timeout=Timeout(connect=min(CONNECT_TIMEOUT, self.timeout), read=self.timeout),
+                preload_content=False,
+                chunked=chunks is not None and "Content-Length" not in self.headers,
+            )
+            if self.stream and raw.status < 300:
+                return self._response(raw, b"")
+            content = self._content(raw)
+        except HTTPError as error:
+            raise failures.of_exception(self.method, self.address.url, error) from error
+        if chunks is not None and not chunks.ended and raw.status < 400:  # the connection is broken, not reused
+            where = f"{self.method} {redacted(self.address.url)}"
+            raise SynclineError("BAD_ANSWER", f"{where} was answered before all was sent")
+        return self._response(raw, content)
+
+    def _response(self, raw: BaseHTTPResponse, content: bytes) -> Response:
+        return Response(self.method, self.address.url, raw.status, raw.headers, content, raw)
+
+    def _content(self, raw: BaseHTTPResponse) -> bytes:
+        try:
+            content = raw.read(BODY_LIMIT + 1, decode_content=True)
+        except HTTPError:
+            if raw.status < 400:
+                raise
+            raw.close()  # a refusal is one without its words, too: docker-registry cuts those of a 416 short
+            return b""
+        if len(content) > BODY_LIMIT:
+            raw.close()
+            raise SynclineError(
+                "BAD_ANSWER",
+                f"{self.method} {redacted(self.address.url)}: the answer is larger than {BODY_LIMIT} bytes",
+            )
+        if not raw.closed:
+            raw.drain_conn()
+        raw.release_conn()
+        return content

@@ -1,0 +1,293 @@
+"""A registry by the OCI distribution specification 1.1, and what real registries make of it.
+
+1. Everything lives below ``/v2/<repository>/``; a 401 says how to authenticate (:mod:`syncline.clients.oci_auth`).
+2. ``HEAD manifests/<tag>`` tells a tag's digest; where the header is missing, GET and hash. GET names every manifest
+   type in ``Accept``, else registries convert; the bytes are kept exactly, for their hash is the name.
+3. An image is pushed from the leaves up: blobs, then the manifests that name them, then the index, then the tag.
+   A registry refuses a manifest whose blobs it does not have, so a tag never points at half an image.
+4. A blob that another repository has is mounted: ``POST blobs/uploads/?mount=<digest>&from=<repository>`` answers 201,
+   or 202 when it would rather have the bytes: that began an upload session, which is ended here.
+5. Else ``POST blobs/uploads/`` answers 202 and a ``Location``, relative or absolute, whose query must be kept.
+6. A small blob: one ``PUT <location>?digest=`` with the bytes. A large one: ``PATCH <location>`` with a stream, as
+   often as it takes; each answer has a new ``Location`` and a ``Range``; then an empty ``PUT <location>?digest=``.
+7. ``GET <location>`` tells how far a broken upload got. The registry checks the digest at the end: wrong bytes are 400.
+8. Lists come in pages: ``Link: <...>; rel="next"`` leads on, and fewer entries than asked for are not the end.
+9. A blob may be elsewhere (302 to a store with a signed address): ``Authorization`` never goes along.
+10. docker-registry 2.8 refuses a manifest with 400 while one of its layers settles: the same PUT succeeds soon after.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+from syncline.clients.failures import error_codes, speaks_distribution
+from syncline.clients.http import Endpoint, Http, Response
+from syncline.clients.oci_auth import Credentials
+from syncline.clients.oci_links import next_link, own_target
+from syncline.clients.oci_manifest import MANIFEST_TYPES, Descriptor, Manifest, media_type_of
+from syncline.clients.oci_transport import REDIRECTS, Transport, pull, push
+from syncline.clients.oci_upload import Upload, begin, session_of
+from syncline.clients.reference import digest_of, is_digest, matches, parse_digest, parse_reference
+from syncline.errors import SynclineError
+
+__all__ = ["CHUNK", "MANIFEST_TYPES", "BlobStream", "Credentials", "Descriptor", "Manifest", "Registry", "Upload"]
+
+CHUNK: Final = 1024 * 1024
+SETTLING_ATTEMPTS: Final = 4  # a manifest PUT and three more
+
+_ACCEPT: Final = {"Accept": ", ".join(MANIFEST_TYPES)}
+_CATALOG: Final = ("registry:catalog:*",)
+_SETTLING: Final = frozenset({"DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN"})
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+
+
+class Registry:
+    """One registry; safe to use from any number of threads.
+
+    Beside the codes each method names, all raise those of :meth:`syncline.clients.http.Http.request`, UNAUTHORIZED,
+    FORBIDDEN, REFUSED, and REFERENCE_INVALID before anything is asked for a name that is none.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        credentials: Callable[[], Credentials | None],
+        http: Http,
+        page_size: int = 100,
+        *,
+        renewed: Callable[[], Credentials | None] | None = None,
+    ) -> None:
+        self._transport = Transport(endpoint, credentials, http, renewed)
+        self._page_size = page_size
+
+    @property
+    def host(self) -> str:
+        return self._transport.endpoint.host
+
+    def catalog(self) -> Iterator[str]:
+        """Every repository that the credentials may see, page by page. Raises LISTING_INCOMPLETE on a repetition."""
+        try:
+            for page in self._pages(f"/v2/_catalog?n={self._page_size}", _CATALOG, "repositories"):
+                yield from page
+        except SynclineError as error:
+            if error.code.name not in ("UNAUTHORIZED", "FORBIDDEN", "NOT_FOUND", "REFUSED"):
+                raise
+            code = "UNAUTHORIZED" if error.code.name == "UNAUTHORIZED" else "REFUSED"
+            hint = "many registries do not list their repositories; name them in syncs.yaml"
+            raise SynclineError(code, f"{error.what} ({hint})") from error
+
+    def tags(self, repository: str) -> list[str]:
+        """Every tag of a repository; empty if there is no such repository. Raises LISTING_INCOMPLETE."""
+        target = f"/v2/{repository}/tags/list?n={self._page_size}"
+        return [tag for page in self._pages(target, pull(repository), "tags") for tag in page]
+
+    def manifest_digest(self, repository: str, reference: str) -> str | None:
+        """The digest behind a tag, or None if there is no such tag. Asks by HEAD, and by GET where that fails to tell."""
+        target = f"/v2/{repository}/manifests/{parse_reference(reference)}"
+        answer = self._transport.fetch("HEAD", target, pull(repository), _ACCEPT)
+        if answer.status == 404:
+            return None
+        digest = answer.header("Docker-Content-Digest")
+        if answer.status == 200 and is_digest(digest) and (digest == reference or not is_digest(reference)):
+            return digest
+        if answer.status not in (200, 405):
+            raise answer.error()
+        answer = self._transport.fetch("GET", target, pull(repository), _ACCEPT)
+        if answer.status == 404:
+            return None
+        if answer.status != 200:
+            raise answer.error()
+        return self._proved_digest(answer, reference, f"{self.host}/{repository}")
+
+    def manifest(self, repository: str, reference: str) -> Manifest:
+        """A manifest by tag or digest, its bytes proved.
+
+        Raises NOT_FOUND, DIGEST_MISMATCH, MANIFEST_UNSUPPORTED (schema 1 and unknown types), MANIFEST_INVALID.
+        """
+        target = f"/v2/{repository}/manifests/{parse_reference(reference)}"
+        answer = self._transport.fetch("GET", target, pull(repository), _ACCEPT)
+        if answer.status != 200:
+            raise answer.error()
+        where = f"{self.host}/{repository}"
+        named = f"{where}{'@' if is_digest(reference) else ':'}{reference}"
+        try:
+            media_type = media_type_of(answer.header("Content-Type"), answer.body, named)
+        except SynclineError as error:
+            if error.code.name == "MANIFEST_INVALID":
+                self._proved_digest(answer, reference, where)  # other bytes than those asked for say nothing of these
+            raise
+        return Manifest(self._proved_digest(answer, reference, where), media_type, answer.body)
+
+    def has_blob(self, repository: str, digest: str) -> bool:
+        """Whether the repository has a blob."""
+        answer = self._transport.send("HEAD", self._blob(repository, digest), pull(repository))
+        if answer.status == 404:
+            return False
+        # A redirect says that it is there, and its signed address may be good for GET only.
+        if answer.status == 200 or answer.status in REDIRECTS:
+            return True
+        raise answer.error()
+
+    def open_blob(self, repository: str, digest: str, offset: int = 0) -> BlobStream:
+        """A blob's bytes from ``offset`` on, none if that is its end; unproved: whoever reads them hashes them.
+
+        Raises NOT_FOUND.
+        """
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        answer = self._transport.fetch("GET", self._blob(repository, digest), pull(repository), headers, stream=True)
+        if answer.status == 200:
+            stream = BlobStream(answer, 0, _length(answer))
+            stream.skip(offset)  # the server does not do ranges
+            return stream
+        if answer.status == 416 and answer.header("Content-Range").strip() == f"bytes */{offset}":
+            return BlobStream(answer, offset, offset)
+        if answer.status != 206:
+            raise answer.error()
+        match = _CONTENT_RANGE.fullmatch(answer.header("Content-Range").strip())
+        if match is None or int(match[1]) != offset:
+            answer.close()
+            raise answer.bad(f"the bytes from {offset} on were asked for, others came")
+        return BlobStream(answer, offset, int(match[2]) + 1 if match[3] == "*" else int(match[3]))
+
+    def mount_blob(self, repository: str, digest: str, from_repository: str) -> bool:
+        """Make a blob of another repository of this registry available here; False if the registry would not."""
+        place = f"mount={parse_digest(digest)}&from={quote(from_repository, safe='')}"
+        target = f"/v2/{repository}/blobs/uploads/?{place}"
+        scopes = (*push(repository), *pull(from_repository))
+        try:
+            answer = self._transport.send("POST", target, scopes, repeatable=True)
+        except SynclineError as error:
+            if error.code.name in ("UNAUTHORIZED", "FORBIDDEN"):
+                return False  # no right to read there, perhaps; the upload will tell what is really wrong
+            raise
+        if answer.status == 202:
+            Upload(self._transport, repository, session_of(self._transport, repository, answer)).cancel()
+        return answer.status == 201
+
+    def begin_upload(self, repository: str) -> Upload:
+        """A new upload session."""
+        return begin(self._transport, repository)
+
+    def resume_upload(self, repository: str, state: Mapping[str, Any]) -> Upload:
+        """The upload that :meth:`Upload.state` described; nothing is asked yet. Raises UPLOAD_LOST if it is no state."""
+        target, offset, chunk_min = state.get("target"), state.get("offset"), state.get("chunk_min", 0)
+        if not isinstance(target, str) or not target.startswith("/") or not isinstance(offset, int):
+            raise SynclineError("UPLOAD_LOST", "what was remembered of an upload cannot be read")
+        return Upload(self._transport, repository, target, offset, chunk_min if isinstance(chunk_min, int) else 0)
+
+    def put_manifest(self, repository: str, reference: str, manifest: Manifest) -> None:
+        """Store a manifest's exact bytes under a tag or its digest. Raises DIGEST_MISMATCH, READ_ONLY."""
+        target = f"/v2/{repository}/manifests/{parse_reference(reference)}"
+        headers = {"Content-Type": manifest.media_type}
+        policy = self._transport.http.policy
+        for attempt in range(1, SETTLING_ATTEMPTS + 1):
+            answer = self._transport.send("PUT", target, push(repository), headers, manifest.body)
+            settling = answer.status == 400 and not _SETTLING.isdisjoint(error_codes(answer.body))
+            pause = policy.pause(attempt)
+            if not settling or attempt == SETTLING_ATTEMPTS or not policy.bears(pause):
+                break
+            policy.sleep(pause)
+        if answer.status == 405:
+            raise SynclineError("READ_ONLY", answer.error().what)
+        if answer.status not in (200, 201, 202, 204):
+            raise answer.error()
+        stored = answer.header("Docker-Content-Digest")
+        if stored and stored != manifest.digest and not _other_algorithm(stored, manifest.digest):
+            raise SynclineError(
+                "DIGEST_MISMATCH", f"{self.host}/{repository} stored {stored[:80]!r} where {manifest.digest} was sent"
+            )
+
+    def _blob(self, repository: str, digest: str) -> str:
+        return f"/v2/{repository}/blobs/{parse_digest(digest)}"
+
+    def _proved_digest(self, answer: Response, reference: str, where: str) -> str:
+        """The digest of a manifest's bytes, after they have been held against every digest that was named for them."""
+        named = {reference, answer.header("Docker-Content-Digest")}
+        for digest in filter(is_digest, named):
+            if not matches(digest, answer.body):
+                raise SynclineError("DIGEST_MISMATCH", f"{where} sent other bytes than those of {digest}")
+        return reference if is_digest(reference) else digest_of(answer.body)
+
+    def _pages(self, target: str, scopes: tuple[str, ...], key: str) -> Iterator[list[str]]:
+        """The lists under ``key`` of all pages, without names that came before."""
+        visited, seen = {target}, set[str]()
+        while True:
+            answer = self._transport.fetch("GET", target, scopes, {"Accept": "application/json"})
+            if answer.status == 404 and key == "tags" and speaks_distribution(answer.body):
+                return  # no such repository (NAME_UNKNOWN; some say it otherwise)
+            if answer.status != 200:
+                raise answer.error()
+            value = answer.json()
+            names = (value.get(key) or []) if isinstance(value, dict) else None
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise answer.bad(f"it has no list of {key}")
+            fresh = [name for name in dict.fromkeys(names) if name not in seen]
+            link = next_link(answer.all_headers("Link"))
+            yield fresh
+            if link is None:
+                return
+            target = own_target(self._transport.endpoint, target, link)
+            if target in visited or (names and not fresh):
+                raise SynclineError("LISTING_INCOMPLETE", f"{self.host} repeats a page of its list of {key}")
+            visited.add(target)
+            seen.update(fresh)
+
+
+class BlobStream:
+    """The bytes of a blob as they come. ``size`` is that of the whole blob, None if unknown; ``offset`` the next byte.
+
+    Use it in a ``with`` block.
+    """
+
+    def __init__(self, answer: Response, offset: int, size: int | None) -> None:
+        self._answer = answer
+        self.offset = offset
+        self.size = size
+
+    def read(self, size: int = CHUNK) -> bytes:
+        """Up to ``size`` bytes, empty at the end. Raises UNREACHABLE if the stream ends before the blob does."""
+        if self.offset == self.size:
+            return b""
+        data = self._answer.read(size)
+        self.offset += len(data)
+        if not data and self.size is not None:
+            raise SynclineError(
+                "UNREACHABLE", f"the connection broke after {self.offset} of {self.size} bytes of a blob"
+            )
+        return data
+
+    def skip(self, size: int) -> None:
+        """Read and forget ``size`` bytes. Raises BAD_ANSWER if there are fewer."""
+        end = self.offset + size
+        while self.offset < end:
+            if not self.read(min(CHUNK, end - self.offset)):
+                raise self._answer.bad(f"the blob ends at {self.offset}, before byte {end}")
+
+    def __iter__(self) -> Iterator[bytes]:
+        while data := self.read(CHUNK):
+            yield data
+
+    def close(self) -> None:
+        self._answer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _length(answer: Response) -> int | None:
+    text = answer.header("Content-Length").strip()
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _other_algorithm(one: str, other: str) -> bool:
+    """Whether two digests cannot be compared: the registry names the same bytes by another algorithm."""
+    return is_digest(one) and one.partition(":")[0] != other.partition(":")[0]

@@ -1,0 +1,256 @@
+"""Authorization at a registry: Basic, or Bearer with tokens from the token server that the registry names.
+
+1. A request goes out without ``Authorization`` until the registry has answered one with 401 and ``WWW-Authenticate``.
+2. ``Basic``: the credentials go with each request, to the registry's own host only.
+3. ``Bearer realm, service``: a token for the scope wanted (``repository:org/app:pull``) is fetched from the realm and
+   kept until shortly before its end; without ``expires_in`` the JWT's own ``exp`` counts, without that 60 seconds.
+4. An identity token (``docker login`` with single sign-on) is exchanged at the realm by POST instead of a password.
+5. The registry chooses the realm, so a false one could steal credentials: see :mod:`syncline.clients.realms`.
+6. A 401 to a token that should be good fetches a new one, once; a second 401 is the answer.
+
+https://distribution.github.io/distribution/spec/auth/token/ and RFC 9110 section 11.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from syncline.clients.addresses import Address, Endpoint
+from syncline.clients.challenges import Challenge, parse_challenges
+from syncline.clients.http import Http, Response
+from syncline.clients.realms import is_expected_realm
+from syncline.errors import SynclineError
+from syncline.secrets import register
+
+DEFAULT_LIFE: Final = 60.0  # seconds, where the token server names no time
+LARGEST_MARGIN: Final = 20.0  # a token is renewed this long before its end, or at the last quarter of a short life
+KEPT_TOKENS: Final = 2000
+CLIENT_ID: Final = "syncline"
+
+Scopes = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who we are to a registry: a name and password, or an identity token, or a token used as it is."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+    registry_token: str = field(default="", repr=False)
+
+    @property
+    def basic(self) -> str:
+        pair = f"{self.username}:{self.password}".encode()
+        return f"Basic {base64.b64encode(pair).decode()}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    header: str = field(repr=False)
+    good_until: float  # of the clock of Auth
+
+
+class Auth:
+    """The ``Authorization`` headers for one registry; safe to use from any number of threads.
+
+    ``credentials`` is asked whenever they are needed; ``renewed``, if given, once more where those were refused, so that
+    a changed password is found without a restart.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        credentials: Callable[[], Credentials | None],
+        http: Http,
+        *,
+        renewed: Callable[[], Credentials | None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._endpoint = endpoint
+        self._credentials = credentials
+        self._renewed = renewed or credentials
+        self._refused: str | None = None  # the header of a token that was used as it is
+        self._http = http
+        self._clock = clock
+        self._challenge: Challenge | None = None
+        self._basic: str | None = None
+        self._wanted: dict[Scopes, Scopes] = {}  # what the registry itself asked for beyond the scopes
+        self._tokens: dict[Scopes, _Token] = {}
+        self._flights: dict[Scopes, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def header(self, scopes: Scopes) -> str | None:
+        """What to send with a request that needs ``scopes``; None as long as the registry has not asked for any."""
+        challenge = self._challenge
+        if challenge is None:
+            return None
+        if challenge.scheme == "basic":
+            return self._basic
+        token = self._good_token(scopes)
+        if token is not None:
+            return token.header
+        with self._lock:
+            flight = self._flights.setdefault(scopes, threading.Lock())
+        with flight:  # the first thread fetches, the others find its token
+            token = self._good_token(scopes)
+            if token is None:
+                token = self._fetch(challenge, scopes)
+                self._keep(scopes, token)
+            return token.header
+
+    def renew(self, answer: Response, sent: str | None, scopes: Scopes) -> bool:
+        """After a 401 to a request with the header ``sent``: whether there is something better to send now."""
+        offered = parse_challenges(answer.all_headers("WWW-Authenticate"))
+        challenge = next((c for scheme in ("bearer", "basic") for c in offered if c.scheme == scheme), None)
+        if challenge is None:
+            raise SynclineError("UNAUTHORIZED", f"{self._endpoint.host} answered 401 and names no way to authenticate")
+        if challenge.scheme == "basic":
+            credentials = self._credentials() if sent is None else self._renewed()
+            self._basic = credentials.basic if credentials and credentials.username else None
+            self._challenge = challenge
+            return self._basic is not None and self._basic != sent
+        if sent is not None and challenge.parameters.get("error") == "insufficient_scope":
+            return False
+        beyond = tuple(s for s in challenge.parameters.get("scope", "").split() if not _covered(s, scopes))
+        with self._lock:
+            for key in (scopes, _with_push(scopes)):
+                held = self._tokens.get(key)
+                if held is not None and held.header == sent:  # else another thread has renewed it already
+                    del self._tokens[key]
+            if beyond and len(self._wanted) < KEPT_TOKENS:
+                self._wanted[scopes] = beyond
+        self._challenge = challenge
+        self._refused = sent
+        return True
+
+    def refusal(self, answer: Response, scopes: Scopes) -> SynclineError:
+        """The error for a 401 that no better header helps against."""
+        error = answer.error()
+        wanted = " ".join(scopes) or "this request"
+        offered = parse_challenges(answer.all_headers("WWW-Authenticate"))
+        if any(c.parameters.get("error") == "insufficient_scope" for c in offered):
+            return SynclineError("FORBIDDEN", f"{error.what} (the token granted is not enough for {wanted})")
+        credentials = self._credentials()
+        who = "without credentials" if credentials is None else f"as {credentials.username or 'the holder of a token'}"
+        return SynclineError("UNAUTHORIZED", f"{error.what} (asked {who} for {wanted})")
+
+    def _good_token(self, scopes: Scopes) -> _Token | None:
+        now = self._clock()
+        for key in (scopes, _with_push(scopes)):
+            token = self._tokens.get(key)
+            if token is not None and token.good_until > now:
+                return token
+        return None
+
+    def _keep(self, scopes: Scopes, token: _Token) -> None:
+        register(token.header.removeprefix("Bearer "))
+        with self._lock:
+            if len(self._tokens) >= KEPT_TOKENS:
+                self._tokens = dict(list(self._tokens.items())[KEPT_TOKENS // 2 :])  # the older half goes
+                self._flights = {s: f for s, f in self._flights.items() if s in self._tokens or f.locked()}
+            self._tokens[scopes] = token
+
+    def _fetch(self, challenge: Challenge, scopes: Scopes) -> _Token:
+        credentials = self._credentials()
+        if credentials is not None and self._refused == f"Bearer {credentials.registry_token}":
+            credentials = self._renewed()
+        if credentials is not None and credentials.registry_token:
+            return _Token(f"Bearer {credentials.registry_token}", self._clock() + DEFAULT_LIFE)
+        realm = Address.parse(challenge.parameters.get("realm", ""))
+        if realm is None:
+            raise SynclineError("UNAUTHORIZED", f"{self._endpoint.host} names no usable token server (realm)")
+        if credentials is not None and not is_expected_realm(realm, self._endpoint):
+            raise SynclineError(
+                "UNAUTHORIZED",
+                f"{self._endpoint.host} sends its clients to {realm.scheme}://{realm.host} for tokens, which is not "
+                f"known to belong to it, so the credentials stay here; if it does, list {realm.name} in `auth_realms`",
+            )
+        asked = self._clock()
+        wanted = (*scopes, *self._wanted.get(scopes, ()))
+        service = challenge.parameters.get("service", "")
+        answer = self._ask(realm, service, wanted, credentials)
+        if answer.status == 401 and credentials is not None and (renewed := self._renewed()) != credentials:
+            answer = self._ask(realm, service, wanted, renewed)
+        if answer.status != 200:
+            error = answer.error()
+            raise SynclineError(error.code.name, f"no token for {self._endpoint.host}: {error.what}")
+        return _token(answer, asked)
+
+    def _ask(self, realm: Address, service: str, wanted: Iterable[str], credentials: Credentials | None) -> Response:
+        fields = [("service", service)] if service else []
+        if credentials is not None and credentials.identity_token:
+            fields += [("client_id", CLIENT_ID), ("grant_type", "refresh_token"), ("scope", " ".join(wanted))]
+            fields.append(("refresh_token", credentials.identity_token))
+            headers = {"Content-Type": "application/x-www-form-urlencoded"}
+            body = urlencode(fields).encode()
+            return self._http.request(
+                "POST", realm.url, headers, body, ca=self._endpoint.ca, repeatable=True
+            )  # a token asked for twice is two tokens
+        fields += [("scope", scope) for scope in wanted]
+        headers = {}
+        if credentials is not None and credentials.username:
+            fields.append(("account", credentials.username))
+            headers["Authorization"] = credentials.basic
+        mark = "&" if "?" in realm.target else "?"
+        url = f"{realm.url}{mark}{urlencode(fields)}" if fields else realm.url
+        return self._http.request("GET", url, headers, ca=self._endpoint.ca)
+
+
+def _with_push(scopes: Scopes) -> Scopes:
+    """The scopes with push beside each pull: a token for those does for these."""
+    return tuple(f"{s},push" if s.endswith(":pull") else s for s in scopes)
+
+
+def _covered(scope: str, by: Scopes) -> bool:
+    """Whether ``scope`` asks for nothing that ``by`` does not."""
+    resource, _, actions = scope.rpartition(":")
+    return any(
+        resource == mine.rpartition(":")[0] and set(actions.split(",")) <= set(mine.rpartition(":")[2].split(","))
+        for mine in by
+    )
+
+
+def _token(answer: Response, asked: float) -> _Token:
+    value = answer.json()
+    text = (value.get("token") or value.get("access_token")) if isinstance(value, dict) else None
+    if not isinstance(text, str) or not text.isascii() or not text.isprintable():
+        raise answer.bad("the token server's answer has no token")
+    life = _life(value, text)
+    # Counted from before the request: a slow answer must not make a token look younger than it is.
+    return _Token(f"Bearer {text}", asked + life - min(LARGEST_MARGIN, life / 4))
+
+
+def _life(value: Mapping[str, Any], token: str) -> float:
+    """Seconds the token is good for: what the server says, else the JWT's own end, else 60."""
+    said = value.get("expires_in")
+    if isinstance(said, int | float) and said > 0:
+        return float(said)
+    claims = _claims(token)
+    end = claims.get("exp")
+    if not isinstance(end, int | float):
+        return DEFAULT_LIFE
+    begin = claims.get("iat", claims.get("nbf"))
+    # The difference of the two does not depend on our clock being right.
+    life = end - (begin if isinstance(begin, int | float) else time.time())
+    return max(0.0, float(life))
+
+
+def _claims(token: str) -> dict[str, Any]:
+    """The claims of a JWT, unverified: they only say when to ask for the next one. Empty if it is not a JWT."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return {}
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except (binascii.Error, ValueError, RecursionError):
+        return {}
+    return claims if isinstance(claims, dict) else {}

@@ -1,0 +1,129 @@
+"""Manifests: their media types and what they point to. The bytes are kept as they came and never written anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from syncline.clients.reference import parse_digest
+from syncline.errors import SynclineError
+
+OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
+DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
+MANIFEST_TYPES: Final = (OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST)
+
+_INDEXES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
+_SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1+"
+_FOREIGN: Final = (
+    "application/vnd.docker.image.rootfs.foreign.",
+    "application/vnd.oci.image.layer.nondistributable.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What a manifest says about something it points to; ``size`` in bytes.
+
+    ``foreign`` marks a layer that registries need not have (it is fetched from elsewhere): its absence is no failure.
+    """
+
+    digest: str
+    size: int
+    media_type: str
+    foreign: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest as its registry sent it: ``digest`` is that of ``body``."""
+
+    digest: str
+    media_type: str
+    body: bytes = field(repr=False)
+
+    @property
+    def is_index(self) -> bool:
+        return self.media_type in _INDEXES
+
+    def children(self) -> tuple[Descriptor, ...]:
+        """The manifests an index points to; empty for a manifest that is no index. MANIFEST_INVALID if malformed."""
+        if not self.is_index:
+            return ()
+        return tuple(self._descriptor(entry) for entry in self._list("manifests"))
+
+    def blobs(self) -> tuple[Descriptor, ...]:
+        """Config and layers, each digest once, in order; empty for an index. MANIFEST_INVALID if malformed."""
+        if self.is_index:
+            return ()
+        found = [self._descriptor(self._parsed().get("config"))]
+        found += [self._descriptor(entry) for entry in self._list("layers")]
+        return tuple({blob.digest: blob for blob in found}.values())
+
+    @property
+    def subject(self) -> Descriptor | None:
+        """The manifest this one says something about (a signature's image), if any."""
+        value = self._parsed().get("subject")
+        return None if value is None else self._descriptor(value)
+
+    def _parsed(self) -> dict[str, Any]:
+        try:
+            value = json.loads(self.body)
+        except (ValueError, RecursionError):
+            raise self._invalid("it is not JSON") from None
+        if not isinstance(value, dict):
+            raise self._invalid("it is not a JSON object")
+        return value
+
+    def _list(self, key: str) -> list[Any]:
+        value = self._parsed().get(key)
+        if not isinstance(value, list):
+            raise self._invalid(f"it has no list of {key}")
+        return value
+
+    def _descriptor(self, value: Any) -> Descriptor:
+        if not isinstance(value, dict):
+            raise self._invalid("a descriptor is missing")
+        digest, size, media_type = value.get("digest"), value.get("size"), value.get("mediaType")
+        if not isinstance(digest, str) or not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            raise self._invalid("a descriptor has no digest or no size")
+        try:
+            parse_digest(digest)
+        except SynclineError as error:
+            raise self._invalid(error.what) from None
+        media_type = media_type if isinstance(media_type, str) else ""
+        return Descriptor(digest, size, media_type, bool(value.get("urls")) or media_type.startswith(_FOREIGN))
+
+    def _invalid(self, why: str) -> SynclineError:
+        return SynclineError("MANIFEST_INVALID", f"manifest {self.digest}: {why}")
+
+
+def media_type_of(content_type: str, body: bytes, where: str) -> str:
+    """The media type of a manifest by its header and its own words, which must not contradict each other.
+
+    Raises MANIFEST_UNSUPPORTED for schema 1 and unknown types, MANIFEST_INVALID for a body of two kinds at once (the
+    confusion of CVE-2021-41190) or of another kind than the header says.
+    """
+    said = content_type.partition(";")[0].strip().lower()
+    if said.startswith(_SCHEMA_1):
+        raise SynclineError("MANIFEST_UNSUPPORTED", f"{where} is a manifest of schema 1")
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, Mapping):
+        raise SynclineError("MANIFEST_INVALID", f"{where} is not a JSON object")
+    if value.get("schemaVersion") == 1:
+        raise SynclineError("MANIFEST_UNSUPPORTED", f"{where} is a manifest of schema 1")
+    own = value.get("mediaType")
+    if said in MANIFEST_TYPES and own in MANIFEST_TYPES and said != own:
+        raise SynclineError("MANIFEST_INVALID", f"{where} came as {said} but calls itself {own}")
+    media_type = said if said in MANIFEST_TYPES else own
+    if media_type not in MANIFEST_TYPES:
+        raise SynclineError("MANIFEST_UNSUPPORTED", f"{where} is of type {str(own or said)[:100]!r}")
+    if ("manifests" in value) != (media_type in _INDEXES) or ("layers" in value) == ("manifests" in value):
+        raise SynclineError("MANIFEST_INVALID", f"{where} does not have the fields of {media_type}")
+    return str(media_type)

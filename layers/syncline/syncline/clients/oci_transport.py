@@ -1,0 +1,112 @@
+"""One registry's requests: authorized, and renewed once when a token is not accepted any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from syncline.clients.addresses import Address, Endpoint
+from syncline.clients.http import READ_TIMEOUT, Body, Http, Response
+from syncline.clients.oci_auth import Auth, Credentials, Scopes
+from syncline.clients.reference import parse_repository
+from syncline.errors import SynclineError
+
+LONGEST_REDIRECTION: Final = 5
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+
+
+def pull(repository: str) -> Scopes:
+    """What reading needs. Raises REFERENCE_INVALID: no request is made for what is not a repository's name."""
+    return (f"repository:{parse_repository(repository)}:pull",)
+
+
+def push(repository: str) -> Scopes:
+    """What writing needs. Raises REFERENCE_INVALID."""
+    return (f"repository:{parse_repository(repository)}:pull,push",)
+
+
+class Transport:
+    """Sends a registry's requests; safe to use from any number of threads."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        credentials: Callable[[], Credentials | None],
+        http: Http,
+        renewed: Callable[[], Credentials | None] | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.http = http
+        self._auth = Auth(endpoint, credentials, http, renewed=renewed)
+
+    def send(  # noqa: PLR0913 - each is a fact of the request
+        self,
+        method: str,
+        target: str,
+        scopes: Scopes,
+        headers: Mapping[str, str] | None = None,
+        body: Body = None,
+        *,
+        stream: bool = False,
+        timeout: float = READ_TIMEOUT,
+        repeatable: bool | None = None,
+    ) -> Response:
+        """The answer to a request for ``target`` (path and query), with 401 raised as UNAUTHORIZED or FORBIDDEN.
+
+        A streamed body cannot be sent again, so a 401 to one renews the token and is returned.
+        """
+        url = f"{self.endpoint.url}{target}"
+        replayable = body is None or isinstance(body, bytes)
+        for tries_left in (2, 1, 0):  # to learn what is wanted, and to renew what was refused
+            authorization = self._auth.header(scopes)
+            sent = dict(headers or ())
+            if authorization is not None:
+                sent["Authorization"] = authorization
+            answer = self.http.request(
+                method,
+                url,
+                sent,
+                body,
+                ca=self.endpoint.ca,
+                stream=stream,
+                timeout=timeout,
+                repeatable=repeatable,
+            )
+            if answer.status != 401:
+                return answer
+            if not tries_left or not self._auth.renew(answer, authorization, scopes):
+                raise self._auth.refusal(answer, scopes)
+            if not replayable:
+                return answer
+        raise AssertionError  # the loop has no other end
+
+    def fetch(
+        self,
+        method: str,
+        target: str,
+        scopes: Scopes,
+        headers: Mapping[str, str] | None = None,
+        *,
+        stream: bool = False,
+    ) -> Response:
+        """A GET or HEAD that follows redirects, without ``Authorization`` as soon as they leave the registry."""
+        answer = self.send(method, target, scopes, headers, stream=stream)
+        for _ in range(LONGEST_REDIRECTION):
+            if answer.status not in REDIRECTS:
+                return answer
+            there = self._redirection(answer)
+            if there.scheme == self.endpoint.scheme and there.host.lower() == self.endpoint.host.lower():
+                answer = self.send(method, there.target or "/", scopes, headers, stream=stream)
+            else:
+                answer = self.http.request(method, there.url, headers, ca=self.endpoint.ca, stream=stream)
+        if answer.status not in REDIRECTS:
+            return answer
+        raise answer.bad(f"more than {LONGEST_REDIRECTION} redirects")
+
+    def _redirection(self, answer: Response) -> Address:
+        there = Address.parse_at(answer.url, answer.header("Location"))
+        if there is None:
+            raise answer.bad("it redirects to no address")
+        if answer.url.startswith("https:") and there.scheme != "https":
+            raise SynclineError("REFUSED", f"{self.endpoint.host} redirects to {there.host} without TLS")
+        return there

@@ -1,0 +1,100 @@
+"""Patience: how often and when a request is tried again, and the gap kept to a host that asked for it."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from syncline.errors import SynclineError
+
+FIRST_GAP: Final = 0.05  # seconds between requests to a host after its first 429; doubled by each further one
+LARGEST_GAP: Final = 2.0
+FORGOTTEN_GAP: Final = 0.01  # a gap eased below this is no gap
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How patient to be. Times are in seconds; ``deadline`` is one of ``clock``, None for no end.
+
+    A pause that would be longer than ``cap``, or reach past the deadline, is not slept through: the failure goes to
+    the caller with ``retry_after``, who has better places to wait.
+    """
+
+    attempts: int = 4
+    base: float = 0.25
+    cap: float = 10.0
+    deadline: float | None = None
+    chance: Callable[[], float] = random.random
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+
+    def pause(self, attempt: int, retry_after: float | None = None) -> float:
+        """Seconds to wait after failure number ``attempt`` (from 1): what the server says, else doubling with jitter."""
+        if retry_after is not None:
+            return retry_after
+        # Between half and the whole, so that threads that failed together do not come back together.
+        return min(self.cap, self.base * 2.0 ** (attempt - 1)) * (0.5 + self.chance() / 2)
+
+    def bears(self, pause: float) -> bool:
+        """Whether there is patience and time for a pause."""
+        return pause <= self.cap and (self.deadline is None or self.clock() + pause < self.deadline)
+
+
+@dataclass(slots=True)
+class _Host:
+    start: float  # the earliest time for the next request
+    gap: float
+
+
+class Pace:
+    """When the next request to each throttling host may start; shared by all threads of the process."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[str, _Host] = {}
+        self._lock = threading.Lock()
+
+    def wait(self, name: str, policy: Policy) -> None:
+        """Wait for this host's turn; THROTTLED at once if that is further away than ``policy`` bears."""
+        if name not in self._hosts:  # the usual case costs no lock
+            return
+        with self._lock:
+            host = self._hosts.get(name)
+            if host is None:
+                return
+            now = policy.clock()
+            pause = max(0.0, host.start - now)
+            if not policy.bears(pause):
+                raise SynclineError("THROTTLED", f"{name} asked to be left alone for a while", retry_after=pause)
+            host.start = max(host.start, now) + host.gap
+        if pause:
+            policy.sleep(pause)
+
+    def slow_down(self, name: str, pause: float, policy: Policy) -> None:
+        """After a 429: nothing for ``pause`` seconds, then with a gap between requests."""
+        with self._lock:
+            now = policy.clock()
+            host = self._hosts.get(name)
+            if host is None:
+                self._hosts[name] = _Host(now + pause, FIRST_GAP)
+                return
+            if now >= host.start:  # else it answers a request sent before the pause, and tells nothing new
+                host.gap = min(LARGEST_GAP, host.gap * 2)
+            host.start = max(host.start, now + pause)
+
+    def ease(self, name: str) -> None:
+        """After a success: a smaller gap, in the end none."""
+        if name not in self._hosts:
+            return
+        with self._lock:
+            host = self._hosts.get(name)
+            if host is not None:
+                host.gap *= 0.9
+                if host.gap < FORGOTTEN_GAP:
+                    del self._hosts[name]
+
+
+PACE: Final = Pace()

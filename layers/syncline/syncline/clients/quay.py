@@ -1,0 +1,192 @@
+"""Quay's API: the repositories of a namespace, and the tags of a repository with their digests.
+
+A listing is used instead of asking the registry because 100 tags come with their digests in one answer. The API
+wants an OAuth token; robots and passwords are for the registry alone.
+
+- Repositories come 100 at a time, by age. ``next_page`` is opaque, never the same twice and absent at the end.
+- Quay takes a token it does not know for no token, where anonymous access is on: the list is then empty, with 200.
+  It takes a ``next_page`` it cannot read (it lives two days) for none: page one comes again.
+- Tags come by page number, youngest first. A push or a deletion between two pages shifts the rest.
+
+So a listing is believed only if each page brings something new, and an empty one only if Quay knows the token.
+https://docs.quay.io/api/ and https://github.com/quay/quay/tree/master/endpoints/api (repository.py, tag.py)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from syncline.clients.addresses import Endpoint
+from syncline.clients.http import Http, Response
+from syncline.clients.reference import parse_digest, parse_tag
+from syncline.errors import SynclineError
+
+PAGE: Final = 100  # the most that Quay gives at once
+
+
+@dataclass(frozen=True, slots=True)
+class QuayRepository:
+    """``name`` is ``namespace/name`` as Quay has it, which the distribution specification may not allow (``a--``).
+
+    ``state`` is ``NORMAL``, ``READ_ONLY``, ``MIRROR`` or ``ORG_MIRROR``.
+    """
+
+    name: str
+    state: str
+
+    @property
+    def takes_pushes(self) -> bool:
+        """Whether clients may push to it."""
+        return self.state == "NORMAL"
+
+
+@dataclass(frozen=True, slots=True)
+class QuayTag:
+    """What a tag points at. ``size`` is that of the layers in bytes, None where Quay keeps none (as for an index)."""
+
+    digest: str
+    size: int | None
+    is_list: bool
+
+
+class Quay:
+    """The API of one Quay. ``token`` is called for each request, so it may be renewed meanwhile; None is anonymous.
+
+    Beside what is said below, all methods raise what :class:`Http` raises, UNAUTHORIZED, FORBIDDEN, NOT_FOUND and
+    REFUSED by the answer's status, and BAD_ANSWER for an answer that is not of the API's form.
+    """
+
+    def __init__(self, endpoint: Endpoint, token: Callable[[], str | None], http: Http) -> None:
+        self._endpoint = endpoint
+        self._token = token
+        self._http = http
+
+    def repositories(self, namespace: str) -> Iterator[QuayRepository]:
+        """All repositories of a namespace that the token may see; without a token, the public ones.
+
+        One request for 100. LISTING_INCOMPLETE, at any point of the iteration, if a page repeats another or is
+        missing; UNAUTHORIZED if Quay does not know the token. Nothing at all can mean that the namespace is empty,
+        is misspelt, or that the token's owner is no member of it: whether that can be is for the caller to know.
+        """
+        query = {"namespace": namespace}
+        if self._token() is None:
+            query["public"] = "true"  # never with a token: if that is a bad one, a part would look like the whole
+        seen: set[str] = set()
+        page: str | None = None
+        while True:
+            response = self._get("repository", query if page is None else {**query, "next_page": page})
+            answer = _dict(response, response.json())
+            listed = [_repository(response, entry, namespace) for entry in _list(response, answer, "repositories")]
+            following = answer.get("next_page")
+            if not isinstance(following, str | None):
+                raise response.bad("`next_page` is not text")
+            alone = page is None and following is None
+            self._note(f"the repositories of {namespace!r}", seen, [r.name for r in listed], may_be_empty=alone)
+            yield from listed
+            if following is None:
+                break
+            page = following
+        if not seen:
+            self._check_token(namespace)
+
+    def tags(self, repository: str) -> dict[str, QuayTag]:
+        """The tags of ``namespace/name`` that are alive. One request for 100.
+
+        LISTING_INCOMPLETE if a page repeats a tag of another, as it does when someone pushes meanwhile; NOT_FOUND
+        if there is no such repository, which Quay says only to members of the namespace (others: FORBIDDEN).
+        """
+        found: dict[str, QuayTag] = {}
+        seen: set[str] = set()
+        page = 1
+        while True:
+            query = {"limit": str(PAGE), "page": str(page), "onlyActiveTags": "true"}
+            response = self._get(f"repository/{quote(repository)}/tag/", query)
+            answer = _dict(response, response.json())
+            tags = [_tag(response, entry) for entry in _list(response, answer, "tags")]
+            more = answer.get("has_additional")
+            if not isinstance(more, bool):
+                raise response.bad("`has_additional` is not true or false")
+            alone = page == 1 and not more
+            self._note(f"the tags of {repository!r}", seen, [name for name, _ in tags], may_be_empty=alone)
+            found.update(tags)
+            if not more:
+                return found
+            page += 1
+
+    def _get(self, path: str, query: dict[str, str]) -> Response:
+        headers = {"Accept": "application/json"}
+        token = self._token()
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        response = self._http.request(
+            "GET", f"{self._endpoint.url}/api/v1/{path}?{urlencode(query)}", headers, ca=self._endpoint.ca
+        )
+        if response.status != 200:
+            raise response.error()
+        return response
+
+    def _note(self, listing: str, seen: set[str], names: list[str], *, may_be_empty: bool) -> None:
+        """Note the names of a page; LISTING_INCOMPLETE if it brings none, or one that was there before."""
+        for name in names:
+            if name in seen:
+                raise self._incomplete(listing, f"{name!r} came twice")
+            seen.add(name)
+        if not names and not may_be_empty:
+            raise self._incomplete(listing, "an announced page was empty")
+
+    def _incomplete(self, listing: str, why: str) -> SynclineError:
+        return SynclineError("LISTING_INCOMPLETE", f"{self._endpoint.host} did not list all of {listing}: {why}")
+
+    def _check_token(self, namespace: str) -> None:
+        """UNAUTHORIZED if Quay does not know the token; asked only about an empty listing.
+
+        The listing of the caller's stars is answered 400 where there is no caller, and needs no right otherwise.
+        """
+        if self._token() is None:
+            return
+        try:
+            self._get("repository", {"starred": "true"})
+        except SynclineError as error:
+            if error.code.name not in ("REFUSED", "UNAUTHORIZED", "FORBIDDEN"):
+                raise
+            what = f"{self._endpoint.host} does not know the API token, and so lists nothing of {namespace!r}"
+            raise SynclineError("UNAUTHORIZED", what) from None
+
+
+def _repository(response: Response, entry: Any, namespace: str) -> QuayRepository:
+    value = _dict(response, entry)
+    name, state = value.get("name"), value.get("state")
+    if not isinstance(name, str) or not name or value.get("namespace") != namespace:
+        raise response.bad(f"an entry is not a repository of {namespace!r}")
+    if not isinstance(state, str | None):
+        raise response.bad("a repository's `state` is not text")
+    return QuayRepository(f"{namespace}/{name}", state or "NORMAL")
+
+
+def _tag(response: Response, entry: Any) -> tuple[str, QuayTag]:
+    value = _dict(response, entry)
+    name, digest, size, is_list = (value.get(k) for k in ("name", "manifest_digest", "size", "is_manifest_list"))
+    if not isinstance(name, str) or not isinstance(digest, str):
+        raise response.bad("a tag has no name or no digest")
+    if not isinstance(size, int | None) or not isinstance(is_list, bool | None):
+        raise response.bad(f"the size or kind of the tag {name[:128]!r} is not what it should be")
+    try:
+        return parse_tag(name), QuayTag(parse_digest(digest), size, bool(is_list))
+    except SynclineError as error:
+        raise response.bad(error.what) from None
+
+
+def _dict(response: Response, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise response.bad("something that should be an object is not")
+    return value
+
+
+def _list(response: Response, answer: dict[str, Any], name: str) -> list[Any]:
+    value = answer.get(name)
+    if not isinstance(value, list):
+        raise response.bad(f"`{name}` is not a list")
+    return value

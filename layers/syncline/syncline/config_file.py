@@ -1,0 +1,274 @@
+"""``syncs.yaml`` from its text to models, with the line and column of everything that is wrong in it.
+
+Used by the command only: the functions load what was applied, and PyYAML is not in their layer. The text becomes nodes
+(:mod:`syncline.config_yaml`), each sync's nodes are checked by its model, then against each other; all that is wrong
+is gathered before anything is raised.
+"""
+
+from __future__ import annotations
+
+import itertools
+import ssl
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from syncline.config import KINDS, Sync
+from syncline.config_checks import Finding, conflicts_between, problems_of, warnings_of
+from syncline.config_messages import inner_path, keys_at, message_for, near, resembles, without_echoes
+from syncline.config_values import LONGEST_CA, KeyPath
+from syncline.config_yaml import Node, Place, YamlProblem, compose
+from syncline.errors import SynclineError
+
+LARGEST: Final = 1024 * 1024  # bytes of a syncs.yaml
+_WHERE: Final = frozenset({"name", "source", "target", "select"})  # keys that say where a sync reads and writes
+_SECRETIVE: Final = frozenset({"auth", "api", "webhook", "ca"})  # below these, what stands there is not repeated
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong at a place of the file; line and column count from 1, ``path`` is dotted."""
+
+    line: int
+    column: int
+    path: str
+    message: str
+
+    def text(self, file: str) -> str:
+        where = f"{self.path}: " if self.path else ""
+        return f"{file}:{self.line}:{self.column}: {where}{self.message}"
+
+
+class ConfigInvalid(SynclineError):  # noqa: N818 - named as its code
+    """CONFIG_INVALID with every problem of the file, in the order of its lines."""
+
+    def __init__(self, file: str, problems: Iterable[Problem]) -> None:
+        self.problems = sorted(set(problems), key=lambda p: (p.line, p.column, p.path, p.message))
+        super().__init__("CONFIG_INVALID", "\n".join(problem.text(file) for problem in self.problems))
+
+
+@dataclass(frozen=True, slots=True)
+class SyncsFile:
+    """The syncs by name, in the order of the file, and what is allowed there but probably not meant."""
+
+    syncs: Mapping[str, Sync]
+    warnings: tuple[Problem, ...]
+
+
+def read_syncs(path: Path) -> SyncsFile:
+    """The syncs of a file. Raises ConfigInvalid."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+    except OSError as error:
+        raise SynclineError("CONFIG_INVALID", f"{path} cannot be read: {error.strerror}") from None
+    return parse_syncs(data, name=path.name, folder=path.parent)
+
+
+def parse_syncs(data: bytes, *, name: str = "syncs.yaml", folder: Path = Path()) -> SyncsFile:
+    """The syncs in ``data``; ``name`` is what messages call the file, ``file:`` is relative to ``folder``.
+
+    Raises ConfigInvalid.
+    """
+    try:
+        root, problems = compose(_text(data))
+    except YamlProblem as problem:
+        raise ConfigInvalid(name, [Problem(*problem.place, "", str(problem))]) from None
+    reading = _Reading(root, folder)
+    reading.problems += [Problem(*problem.place, _dotted(problem.path), str(problem)) for problem in problems]
+    syncs = reading.syncs()
+    if reading.problems:
+        raise ConfigInvalid(name, reading.problems)
+    return SyncsFile(syncs, tuple(sorted(reading.warnings, key=lambda w: (w.line, w.column))))
+
+
+def _text(data: bytes) -> str:
+    if len(data) > LARGEST:
+        raise YamlProblem(Place(1, 1), f"the file is larger than {LARGEST} bytes; split it over several stacks")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode("utf-8", "replace").split("\n")
+        place = Place(len(before), len(before[-1]) + 1)
+        raise YamlProblem(place, "the file is not UTF-8 here; save it with that encoding") from None
+
+
+class _Reading:
+    """One pass over the nodes, gathering what is wrong."""
+
+    def __init__(self, root: Node, folder: Path) -> None:
+        self._root = root
+        self._folder = folder
+        self._comparable: list[Sync] = []  # also those with faults that do not touch where they read and write
+        self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
+
+    def syncs(self) -> dict[str, Sync]:
+        entries = self._entries()
+        found = {name: sync for name, node in entries.items() if (sync := self._sync(name, node))}
+        for finding in conflicts_between(self._comparable):
+            self._say(finding.path, finding.message)
+        for name, sync in found.items():
+            for finding in warnings_of(sync):
+                path = ("syncs", name, *finding.path)
+                self.warnings.append(Problem(*self._root.place_of(path), _dotted(path), finding.message))
+        return found
+
+    def _say(self, path: KeyPath, message: str, *, key: bool = False) -> None:
+        place = self._root.place_of(path, key=key)
+        self.problems.append(Problem(*place, _dotted(path), message))
+
+    def _entries(self) -> dict[str, Node]:
+        if not isinstance(self._root.value, dict):
+            self._say((), "the file is not a mapping; begin it with syncs: and put each sync's name below")
+            return {}
+        for key in self._root.value:
+            if key != "syncs":
+                self._say((key,), f"is not a key here; {near(key, ['syncs'])}allowed: syncs", key=True)
+        syncs = self._root.value.get("syncs")
+        if syncs is None and not any(resembles(key, ["syncs"]) for key in self._root.value):
+            self._say((), "the file has no syncs; begin it with syncs: and put each sync's name below")
+        if syncs is not None and not isinstance(syncs.value, dict):
+            self._say(("syncs",), "is not a mapping; put each sync's name below it, or write {} for none")
+        return syncs.value if syncs is not None and isinstance(syncs.value, dict) else {}
+
+    def _sync(self, name: str, node: Node) -> Sync | None:
+        path: KeyPath = ("syncs", name)
+        if not isinstance(node.value, dict):
+            self._say(path, "is not a mapping; put kind, source and target below it", key=True)
+            return None
+        kind = node.value.get("kind")
+        model = KINDS.get(kind.value) if kind is not None and isinstance(kind.value, str) else None
+        if model is None:
+            given = kind.value if kind is not None and isinstance(kind.value, str) else ""
+            wrong = "is missing" if kind is None else "is not a kind"
+            self._say((*path, "kind"), f"{wrong}; {near(given, KINDS)}allowed: {', '.join(KINDS)}")
+            return None
+        if "name" in node.value:
+            self._say((*path, "name"), "is not a key here; the sync's name is the key above it", key=True)
+        data = {key: value.plain() for key, value in node.value.items() if key != "name"} | {"name": name}
+        dropped = self._read_authorities(path, data)
+        return self._validated(path, model, data, dropped)
+
+    def _read_authorities(self, path: KeyPath, data: dict[str, Any]) -> list[KeyPath]:
+        """Put the text of each ``ca: file:…`` in its place; gives the places that failed, with the key removed."""
+        failed = []
+        for inner, part in list(_mappings(data)):
+            value = part.get("ca")
+            if not isinstance(value, str):
+                continue
+            try:
+                if value.startswith("file:"):
+                    part["ca"] = _read_file(self._folder / Path(value.removeprefix("file:")).expanduser())
+                if "-----BEGIN" in part["ca"]:
+                    _check_certificates(part["ca"])
+            except (ValueError, RuntimeError) as error:  # the latter for a ~user that is not there
+                self._say((*path, *inner, "ca"), str(error))
+                del part["ca"]
+                failed.append((*inner, "ca"))
+        return failed
+
+    def _validated(self, path: KeyPath, model: type[Sync], data: dict[str, Any], dropped: list[KeyPath]) -> Sync | None:
+        """The sync, or None when something is wrong with it.
+
+        What is wrong with keys is taken out and the rest tried again, so that what is wrong between keys is told too,
+        as far as it does not depend on a key that was taken out.
+        """
+        whole = not dropped
+        try:
+            sync = model.model_validate(data)
+        except ValidationError as error:
+            whole = False
+            for details in without_echoes(error.errors(include_url=False), model):
+                self._say_details(path, model, details)
+                inner = inner_path(details["loc"])
+                dropped.append(_drop(data, inner[:-1] if details["type"] == "missing" else inner))
+            try:
+                sync = model.model_validate(data)
+            except ValidationError:
+                return None
+        found = [finding for finding in problems_of(sync) if not _depends(finding, dropped)]
+        for finding in found:
+            self._say((*path, *finding.path), finding.message, key=True)
+        if not found and not any(part[0] in _WHERE for part in dropped):
+            self._comparable.append(sync)
+        return sync if whole and not found else None
+
+    def _say_details(self, path: KeyPath, model: type[Sync], details: ErrorDetails) -> None:
+        inner = inner_path(details["loc"])
+        if inner == ("name",):
+            self._say(path, message_for(details, model), key=True)
+        elif details["type"] == "extra_forbidden":
+            allowed = keys_at(model, details["loc"][:-1])
+            key = str(inner[-1])
+            secretive = bool(_SECRETIVE & set(inner[:-1])) and not resembles(key, allowed)
+            place = self._root.place_of((*path, *inner), key=True)
+            said = (*path, *(inner[:-1] if secretive else inner))
+            text = "has a key that is not one" if secretive else "is not a key here"
+            text += f"; {near(key, allowed)}allowed: {', '.join(allowed)}"
+            self.problems.append(Problem(*place, _dotted(said), text))
+        else:
+            self._say((*path, *inner), message_for(details, model))
+
+
+def _dotted(path: KeyPath) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+
+
+def _mappings(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
+    """Every mapping in ``value`` with its path."""
+    if isinstance(value, dict):
+        yield path, value
+        for key, inner in value.items():
+            yield from _mappings(inner, (*path, key))
+
+
+def _drop(data: dict[str, Any], path: KeyPath) -> KeyPath:
+    """Take out what stands at ``path``, or the whole list it is in; gives the path taken out."""
+    keys = [str(part) for part in itertools.takewhile(lambda part: isinstance(part, str), path)]
+    if keys == ["name"]:
+        data["name"] = "name"
+        return ("name",)
+    part = data
+    for key in keys[:-1]:
+        part = part.get(key, {})
+    if keys:
+        part.pop(keys[-1], None)
+    return tuple(keys)
+
+
+def _depends(finding: Finding, dropped: Iterable[KeyPath]) -> bool:
+    """Whether a finding may be there only because of what was taken out."""
+    rests_on = (finding.path, *finding.rests_on)
+    return any(a[: len(b)] == b or b[: len(a)] == a for a in rests_on for b in dropped)
+
+
+def _read_file(path: Path) -> str:
+    """The text of a certificate file. Raises ValueError saying why it cannot be had."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(LONGEST_CA + 1)
+    except OSError as error:
+        raise ValueError(f"file {path} cannot be read: {error.strerror}; write a path relative to syncs.yaml") from None
+    if len(data) > LONGEST_CA:
+        raise ValueError(
+            f"file {path} is larger than {LONGEST_CA} bytes; give only the authority that signed the server"
+        )
+    text = data.decode("utf-8", "replace")
+    if "-----BEGIN CERTIFICATE-----" not in text:
+        raise ValueError(f"file {path} holds no certificate; it must be PEM, with -----BEGIN CERTIFICATE-----")
+    return text
+
+
+def _check_certificates(text: str) -> None:
+    """Raises ValueError where the certificates in ``text`` cannot be read."""
+    if "PRIVATE KEY" in text:
+        raise ValueError("holds a private key; give the authority's certificate only")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError):
+        raise ValueError("is not a certificate that can be read; give it in PEM form, unchanged") from None

@@ -1,0 +1,220 @@
+"""Single values of ``syncs.yaml``: what a host, a repository, a pattern and a reference may look like.
+
+Each check gives its value back or raises ValueError with what is wrong and what is allowed. Values that could be a
+secret are never repeated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Annotated, Any, Final, TypeAlias
+
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, ValidationInfo, WithJsonSchema
+
+from syncline.schedule import check_schedule, check_timezone
+from syncline.secrets import REFERENCE_PATTERN, Reference
+from syncline.select import compile_pattern
+
+KeyPath: TypeAlias = tuple[str | int, ...]
+"""The place of a value: keys of mappings and positions in lists."""
+
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,62}$"
+_PART: Final = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+REPOSITORY_PATTERN: Final = rf"^{_PART}(?:/{_PART})*$"
+ORGANIZATION_PATTERN: Final = rf"^{_PART}$"
+_LONGEST_REPOSITORY: Final = 255
+LONGEST_CA: Final = 128 * 1024  # characters; a sync is one item of the table, and those end at 400 KB
+_HOST: Final = re.compile(
+    r"(?P<name>(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*\.?"
+    r"|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
+)
+STORED: Final = {"stored": True}
+"""The context in which a model is loaded that was checked before."""
+_CERTIFICATE: Final = "-----BEGIN CERTIFICATE-----"
+_LOOPBACK: Final = re.compile(r"localhost|.*\.localhost|127\.[0-9.]+|\[::1\]")
+
+
+def split_host(text: str) -> tuple[str, int | None]:
+    """``host[:port]`` as its name in lower case, without a dot at its end, and its port where it has one.
+
+    Raises ValueError saying why ``text`` is not one.
+    """
+    if "@" in text:
+        raise ValueError("holds a user name or password; write host[:port] here and the credentials under auth")
+    if "://" in text:
+        raise ValueError("has a scheme; write host[:port] only, such as quay.prod.example:8443 (see also plain_http)")
+    if "/" in text:
+        raise ValueError("has a path; write host[:port] only, such as quay.prod.example:8443")
+    match = _HOST.fullmatch(text)
+    if match is None:
+        raise ValueError("is not host[:port]; write for example quay.prod.example:8443")
+    port = int(match["port"]) if match["port"] else None
+    if port is not None and not 1 <= port <= 65535:
+        raise ValueError(f"has port {port}; allowed are 1 to 65535")
+    return match["name"].lower().rstrip("."), port
+
+
+def is_loopback(registry: str) -> bool:
+    """Whether ``host[:port]`` is this machine by its very name."""
+    return _LOOPBACK.fullmatch(split_host(registry)[0]) is not None
+
+
+def _check_host(text: str) -> str:
+    split_host(text)
+    return text
+
+
+def _check_realm(text: str) -> str:
+    if split_host(text)[1] is not None:
+        raise ValueError("has a port; write the host's name alone, such as auth.prod.example")
+    return text
+
+
+def _check_repository(text: str) -> str:
+    if len(text) > _LONGEST_REPOSITORY:
+        raise ValueError(f"is longer than {_LONGEST_REPOSITORY} characters")
+    if re.fullmatch(REPOSITORY_PATTERN, text):
+        return text
+    if text.startswith("/") or text.endswith("/") or "//" in text:
+        raise ValueError("has a / too many; write a path such as team/app")
+    if ":" in text or "@" in text:
+        raise ValueError("has a host, tag or digest; write the repository's path alone, such as team/app")
+    if text != text.lower():
+        raise ValueError("has capitals, which repositories cannot have; write a path such as team/app")
+    raise ValueError("is not a repository; write lower-case parts of a-z 0-9 . _ - between /, such as team/app")
+
+
+def _check_organization(text: str) -> str:
+    if re.fullmatch(ORGANIZATION_PATTERN, text):
+        return text
+    raise ValueError("is not an organization; write its name alone, of a-z 0-9 . _ -, such as payments")
+
+
+def _check_prefix(text: str) -> str:
+    return _check_repository(text) if text else text
+
+
+def _check_name(text: str) -> str:
+    if re.fullmatch(NAME_PATTERN, text):
+        return text
+    raise ValueError("is not a name; use 1 to 63 of a-z 0-9 -, beginning with a letter or digit, such as prod-to-dr")
+
+
+def _check_url(text: str) -> str:
+    scheme, found, rest = text.partition("://")
+    if not found or scheme not in ("https", "http"):
+        raise ValueError("is not an address; write https://host[:port]")
+    if "?" in rest or "#" in rest:
+        raise ValueError("has a query or fragment; write https://host[:port] and the token under token")
+    split_host(rest.removesuffix("/"))
+    return text.removesuffix("/")
+
+
+def _check_timezone(text: str, info: ValidationInfo) -> str:
+    # What is stored was checked: it costs 50 ms, and the functions' machine may have another list or none.
+    return text if info.context == STORED else check_timezone(text)
+
+
+def _check_pattern(text: str) -> str:
+    compile_pattern(text)
+    if not text.startswith("re:") and (odd := re.search(r"[^A-Za-z0-9._/*?\[\]!-]", text)):
+        raise ValueError(
+            f"has the character {odd[0]!r}, which is in no name, so it would match nothing; "
+            "write several patterns in place of {a,b}, and re: before a regular expression"
+        )
+    return text
+
+
+def _check_list(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not values:
+        raise ValueError("is an empty list; name at least one, or leave the key out")
+    twice = sorted(value for value, count in Counter(values).items() if count > 1)
+    if twice:
+        raise ValueError(f"names {', '.join(twice)} twice; write each once")
+    return values
+
+
+def _parse_reference(value: Any) -> Reference:
+    if isinstance(value, Reference):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("is not a reference; write secret:NAME#KEY, ssm:/PATH or env:NAME")  # noqa: TRY004 - pydantic
+    return Reference.parse(value)
+
+
+def _parse_text_or_reference(value: Any) -> str | Reference:
+    if isinstance(value, str) and value and ":" not in value:
+        return value
+    try:
+        return _parse_reference(value)
+    except ValueError:
+        raise ValueError(
+            "is not a user name; write it (it has no colon), or secret:NAME#KEY, ssm:/PATH, env:NAME"
+        ) from None
+
+
+def _parse_ca(value: Any) -> str | Reference:
+    if isinstance(value, str) and "PRIVATE KEY" in value:
+        raise ValueError("holds a private key; give the authority's certificate only")
+    if isinstance(value, str) and _CERTIFICATE in value:
+        if len(value) > LONGEST_CA:
+            raise ValueError(f"is longer than {LONGEST_CA} characters; give only the authority that signed the server")
+        return value
+    try:
+        return _parse_reference(value)
+    except ValueError:
+        raise ValueError(
+            "is not an authority; write file:PATH, secret:NAME, ssm:/PATH, env:NAME or the PEM text"
+        ) from None
+
+
+SecretReference: TypeAlias = Annotated[
+    Reference,
+    PlainValidator(_parse_reference),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": REFERENCE_PATTERN}),
+]
+TextOrReference: TypeAlias = Annotated[
+    str | Reference,
+    PlainValidator(_parse_text_or_reference),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "minLength": 1}),
+]
+Authority: TypeAlias = Annotated[
+    str | Reference,
+    PlainValidator(_parse_ca),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "minLength": 1}),
+]
+Host: TypeAlias = Annotated[
+    str, AfterValidator(_check_host), WithJsonSchema({"type": "string", "pattern": r"^[A-Za-z0-9.:\[\]-]+$"})
+]
+Realm: TypeAlias = Annotated[
+    str, AfterValidator(_check_realm), WithJsonSchema({"type": "string", "pattern": r"^[A-Za-z0-9.:\[\]-]+$"})
+]
+Schedule: TypeAlias = Annotated[
+    str, AfterValidator(check_schedule), WithJsonSchema({"type": "string", "pattern": r"^(rate|cron)\(.+\)$"})
+]
+Timezone: TypeAlias = Annotated[str, AfterValidator(_check_timezone)]
+Pattern: TypeAlias = Annotated[
+    str, AfterValidator(_check_pattern), WithJsonSchema({"type": "string", "maxLength": 200})
+]
+Repository: TypeAlias = Annotated[
+    str,
+    AfterValidator(_check_repository),
+    WithJsonSchema({"type": "string", "pattern": REPOSITORY_PATTERN, "maxLength": _LONGEST_REPOSITORY}),
+]
+Organization: TypeAlias = Annotated[
+    str, AfterValidator(_check_organization), WithJsonSchema({"type": "string", "pattern": ORGANIZATION_PATTERN})
+]
+_NOT_EMPTY: Final = Field(json_schema_extra={"minItems": 1})
+Repositories: TypeAlias = Annotated[tuple[Repository, ...], AfterValidator(_check_list), _NOT_EMPTY]
+Organizations: TypeAlias = Annotated[tuple[Organization, ...], AfterValidator(_check_list), _NOT_EMPTY]
+Name: TypeAlias = Annotated[
+    str, AfterValidator(_check_name), WithJsonSchema({"type": "string", "pattern": NAME_PATTERN})
+]
+Url: TypeAlias = Annotated[str, AfterValidator(_check_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
+Prefix: TypeAlias = Annotated[
+    str, AfterValidator(_check_prefix), WithJsonSchema({"type": "string", "pattern": f"^$|{REPOSITORY_PATTERN}"})
+]

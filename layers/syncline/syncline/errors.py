@@ -1,0 +1,112 @@
+"""Every way to fail, by code: whether trying again can help, and what the operator does about it.
+
+A failure is raised as :class:`SynclineError` where its facts are known; nothing matches an error by its text later.
+``docs/errors.md`` is this table for people, written by ``python -m syncline.errors``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One row of the table: ``retried`` says whether the same request may succeed later."""
+
+    name: str
+    retried: bool
+    meaning: str
+    action: str
+
+
+_ROWS: Final = (
+    # Configuration and use
+    Code("USAGE", False, "The command was called in a way it does not know.", "`syncline COMMAND --help` shows what it takes."),
+    Code("CONFIG_INVALID", False, "syncs.yaml says something Syncline does not understand.", "Correct the line that the message names; `syncline apply` changes nothing until the whole file is right."),
+    Code("SECRET_MISSING", False, "A referenced secret, parameter or environment variable does not exist or is empty.", "Create it where the message says, or correct the reference in syncs.yaml."),
+    Code("SECRET_DENIED", False, "The function's role may not read a referenced secret.", "Give the secret a name below the stack's SecretPrefix, or correct the reference."),
+    Code("NO_SUCH_SYNC", False, "No sync of that name has been applied.", "`syncline status` lists the names; `syncline apply` adds one."),
+    Code("NO_SUCH_RUN", False, "No run of that name or id is known.", "`syncline status` lists the latest runs."),
+    Code("ALREADY_RUNNING", False, "The sync has a run under way, and two never overlap.", "Wait for it (`syncline status`), or end it with `syncline cancel`."),
+    Code("ENGINE_ABSENT", False, "No engine answers: neither a local one nor a stack on AWS.", "`syncline up` starts one on this machine; `--stack NAME` names one on AWS."),
+    Code("ENGINE_FAILED", False, "The engine on this machine did not start or did not take the template.", "Read the end of the log file that the message names."),
+    Code("AWS_DENIED", False, "AWS refused the call: wrong or missing credentials or rights.", "Check `aws sts get-caller-identity` and the rights of that identity."),
+    Code("AWS_UNAVAILABLE", True, "AWS, or the local engine, did not answer or asked to slow down.", "Nothing, if it passes; otherwise check the region, the endpoint and the service's health."),
+    # Any remote server
+    Code("UNREACHABLE", True, "No connection: refused, timed out, reset, or the name is unknown.", "Check the address, DNS and firewall between the functions and the server."),
+    Code("TLS_FAILED", False, "The server's certificate could not be verified.", "Set `ca` of that endpoint to the authority that signed it."),
+    Code("THROTTLED", True, "The server asked to slow down (429).", "Nothing, if it passes; otherwise lower `concurrency` of the sync."),
+    Code("SERVER_ERROR", True, "The server failed (5xx), or a proxy in front of it answered in its place.", "Look at the server's own log at the time given."),
+    Code("UNAUTHORIZED", False, "The server does not accept the credentials (401).", "Renew the credentials in the place `auth` refers to, then `syncline retry`."),
+    Code("FORBIDDEN", False, "The credentials are known but may not do this (403).", "Grant pull at the source, push at the target, for the repository named."),
+    Code("NOT_FOUND", False, "The server does not have what was asked for (404).", "If it was removed meanwhile, nothing; the next look finds out."),
+    Code("BAD_ANSWER", True, "The server's answer is not what the protocol promises: cut short, not JSON, or fields missing.", "If it stays, check that the address is really that server's and not a portal or proxy."),
+    Code("TOO_LARGE", False, "The server refuses the size (413).", "Raise the limit of the server or of the proxy in front of it, then `syncline retry`."),
+    Code("REFUSED", False, "The server refuses the request (4xx).", "The message holds the server's words; correct what it names, then `syncline retry`."),
+    Code("ADDRESS_REFUSED", False, "The address is link-local or a cloud's metadata service, where no copy has business.", "Correct the address in syncs.yaml, or find out why the server redirects there."),
+    # Listings
+    Code("LISTING_INCOMPLETE", True, "A listing repeated itself, broke off, or came back empty where it cannot be.", "Check the API token: Quay answers a bad one with an empty list instead of an error."),
+    # Images
+    Code("REFERENCE_INVALID", False, "A repository, tag or digest is not one by the distribution specification.", "Correct the name that the message quotes."),
+    Code("DIGEST_MISMATCH", True, "The bytes received do not have the digest they were asked for by.", "If it stays, the source is damaged or something between rewrites bytes: pull the image by hand."),
+    Code("MANIFEST_UNSUPPORTED", False, "The manifest is of schema 1, or of a type nobody can copy unchanged.", "Push the image again with a current tool, or exclude the tag."),
+    Code("MANIFEST_INVALID", False, "The manifest is not what its media type promises.", "Push the image again; the manifest at the source is damaged."),
+    Code("TAG_DIFFERS", False, "The target has another image under this tag, and the sync may not overwrite.", "Decide which is right: delete the target's tag, or set `overwrite: true`."),
+    Code("READ_ONLY", False, "The target repository does not take pushes (mirror or read-only state).", "Change the repository's state at the target, or exclude it."),
+    Code("UPLOAD_LOST", True, "The target forgot an upload under way.", "Nothing; the next try starts that layer again."),
+    Code("NOT_ARRIVED", True, "The target was asked again after the transfer and does not have the item, or has another.", "If it stays, look for something else that writes to the target or cleans it."),
+    # The engine itself
+    Code("LEASE_HELD", True, "Another writer works on the same target reference.", "Nothing; it is tried again when that writer is done."),
+    Code("LEASE_LOST", True, "The lease on the target reference ran out or went to another writer.", "Nothing; the work is done again by whoever holds it."),
+    Code("TIME_SHORT", True, "The function's time was over before the item was finished; it goes on where it stands.", "Nothing."),
+    Code("NO_PROGRESS", False, "An item was continued too often without coming to an end.", "Check the speed of source and target; raise the function's timeout."),
+    Code("STEP_DIED", False, "The function died with this item several times: out of memory, killed, or timed out.", "Look at the function's log at the time given, then `syncline retry`."),
+    Code("MESSAGE_INVALID", False, "A message on a queue is not one of Syncline's.", "Find out who else sends to the queue; the message is in the dead-letter queue."),
+    Code("INTERNAL", True, "A defect in Syncline.", "Report it with the log lines of this correlation id."),
+)  # fmt: skip
+
+CODES: Final[dict[str, Code]] = {row.name: row for row in _ROWS}
+
+
+class SynclineError(Exception):
+    """A failure with its code.
+
+    ``what`` is one sentence: what was wrong and where. It never holds a secret: addresses are redacted before they
+    get here. ``retry_after`` is in seconds, where the other side named a time.
+    """
+
+    def __init__(self, code: str, what: str, *, retry_after: float | None = None) -> None:
+        super().__init__(what)
+        self.code = CODES[code]
+        self.what = what
+        self.retry_after = retry_after
+
+    @property
+    def retried(self) -> bool:
+        return self.code.retried
+
+    def __str__(self) -> str:
+        return f"{self.code.name}: {self.what}"
+
+    def __reduce__(self) -> tuple[type[SynclineError], tuple[str, str]]:
+        return (SynclineError, (self.code.name, self.what))
+
+
+def as_markdown() -> str:
+    """The table as a page."""
+    lines = [
+        "# Errors by code",
+        "",
+        "Each failure in a report, a log line or a message of the command carries one of these codes.",
+        "*Tried again* means that Syncline itself tries again, with growing pauses, before the item is given up.",
+        "",
+        "| code | meaning | tried again | what to do |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| `{c.name}` | {c.meaning} | {'yes' if c.retried else 'no'} | {c.action} |" for c in _ROWS]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(as_markdown(), end="")

@@ -1,0 +1,58 @@
+"""Container images: every tag of a source registry under the same digest at a target registry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from syncline.clients.http import Http
+from syncline.config import ImagesSync
+from syncline.kinds.images.copying import Answer, RepositoryCopy
+from syncline.kinds.images.looking import Look, Side
+from syncline.kinds.images.notifications import repositories_in
+from syncline.kinds.images.pieces import Way
+from syncline.kinds.images.places import BlobPlaces
+from syncline.kinds.images.proving import Proof
+from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
+from syncline.model import Item, Scope
+
+__all__ = ["BlobPlaces", "Images", "Side"]
+
+
+class Images:
+    """The kind ``images`` for one sync. A group is a target repository, an item a tag, a fingerprint a digest."""
+
+    def __init__(self, sync: ImagesSync, source: Side, target: Side, http: Http, places: BlobPlaces) -> None:
+        self._sync = sync
+        self._source = source
+        self._target = target
+        self._http = http
+        self._places = places
+
+    def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+        return Look(self._sync, self._source, self._target).pages(scope, cursor, pace)
+
+    def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
+        group = items[0].group
+        source = self._sync.source_repository(group)
+        assert source is not None, "discover names only repositories below the prefix"
+        copy = RepositoryCopy(
+            Way(self._source.registry, source, self._target.registry, group),
+            self._places,
+            pace,
+            overwrite=self._sync.overwrite,
+            concurrency=self._sync.concurrency,
+        )
+        return copy.images(items)
+
+    def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
+        return Proof(self._target.registry).of(items, pace)
+
+    def reference(self, group: str) -> str:
+        return f"{self._target.registry.host}/{group}"
+
+    def hints(self, event: object) -> tuple[str, ...]:
+        names = (name for name in repositories_in(event) if self._sync.takes_repository(name))
+        return tuple(self._sync.target_repository(name) for name in names)
+
+    def requests(self) -> int:
+        return self._http.requests_made

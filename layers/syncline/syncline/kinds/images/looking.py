@@ -1,0 +1,193 @@
+"""Looking: which tags differ between source and target, compared in bulk, one repository at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Final
+
+from syncline.clients.oci import Registry
+from syncline.clients.quay import Quay
+from syncline.config import ImagesSync
+from syncline.errors import SynclineError
+from syncline.kinds.images.copying import conflict
+from syncline.kinds.kind import Failure, Pace, Page
+from syncline.model import Item, Result, Scope
+
+AT_ONCE: Final = 16
+"""Repositories compared at a time."""
+PAGE_TAGS: Final = 500
+"""Tags in a page at most: what follows from it must fit an item of the table."""
+_NORMAL: Final = "NORMAL"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A registry and, where it has one, its own API, which lists tags with their digests."""
+
+    registry: Registry
+    api: Quay | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A tag as a listing shows it; plain registries list neither digest nor size (bytes)."""
+
+    digest: str | None = None
+    size: int | None = None
+
+
+class Look:
+    """One look at a sync's repositories."""
+
+    def __init__(self, sync: ImagesSync, source: Side, target: Side) -> None:
+        self._sync = sync
+        self._source = source
+        self._target = target
+        self._states: dict[str, dict[str, str]] = {}
+
+    def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+        """Pages in the order of repositories and tags, behind the one that ``cursor`` names.
+
+        A cursor is the name of a repository that was looked at, or ``name:tag`` within one.
+        """
+        last, _, tag = (cursor or "").partition(":")
+        names = [name for name in self._repositories(scope) if name > last or (tag and name == last)]
+        self._learn_states(names)
+        ahead: deque[Future[list[Page]]] = deque()
+        waiting = iter(names)
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="look") as pool:
+            try:
+                while not pace.over:
+                    while len(ahead) < 2 * AT_ONCE and (name := next(waiting, None)) is not None:
+                        ahead.append(pool.submit(self._pages_of, name, tag if name == last else ""))
+                    if not ahead:
+                        return
+                    yield from ahead.popleft().result()
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _repositories(self, scope: Scope) -> list[str]:
+        """The source's repositories that belong to the sync and the scope, sorted."""
+        sync = self._sync
+        if scope.groups is not None:
+            # A hint names repositories; they are asked for by name, and what is not there shows in the answer.
+            sources = (sync.source_repository(group) for group in scope.groups)
+            names: Iterable[str] = (name for name in sources if name is not None)
+        elif sync.source.repositories is not None:
+            names = sync.source.repositories
+        elif sync.source.organizations is not None:
+            names = self._organizations(sync.source.organizations)
+        else:
+            names = list(self._source.registry.catalog())
+            if not names:
+                what = f"the catalog of {self._source.registry.host} is listed without a single repository"
+                raise SynclineError("LISTING_INCOMPLETE", what)
+        return sorted({name for name in names if sync.takes_repository(name)})
+
+    def _organizations(self, organizations: Iterable[str]) -> Iterator[str]:
+        assert self._source.api is not None, "the configuration asks for an API with organizations"
+        for organization in organizations:
+            empty = True
+            for repository in self._source.api.repositories(organization):
+                empty = False
+                yield repository.name
+            if empty:
+                what = f"{organization} at {self._source.registry.host} is listed without a single repository"
+                raise SynclineError("LISTING_INCOMPLETE", what)
+
+    def _learn_states(self, names: Iterable[str]) -> None:
+        """Which target repositories exist and take pushes, where one listing for each organization tells."""
+        if self._target.api is None or self._sync.source.organizations is None:
+            return
+        for namespace in {self._sync.target_repository(name).partition("/")[0] for name in names}:
+            try:
+                listed = self._target.api.repositories(namespace)
+                self._states[namespace] = {repository.name: repository.state for repository in listed}
+            except SynclineError as error:
+                # A namespace that is not there yet is no failure: its repositories are asked for one by one.
+                if error.code.name not in ("NOT_FOUND", "FORBIDDEN", "UNAUTHORIZED"):
+                    raise
+
+    def _pages_of(self, name: str, behind: str) -> list[Page]:
+        """What one repository's tags behind the tag ``behind`` come to; of one that cannot be looked at, why."""
+        group = self._sync.target_repository(name)
+        try:
+            return list(self._compare(name, group, behind))
+        except SynclineError as error:
+            return [Page(name, failures=(Failure(Item(group, "*"), error),))]
+
+    def _compare(self, name: str, group: str, behind: str) -> Iterator[Page]:
+        found = self._source_tags(name)
+        wanted = sorted(tag for tag in found if tag > behind and self._sync.takes_tag(tag))
+        present = self._target_tags(group) if wanted else {}
+        for at in range(0, max(len(wanted), 1), PAGE_TAGS):
+            tags = wanted[at : at + PAGE_TAGS]
+            cursor = name if at + PAGE_TAGS >= len(wanted) else f"{name}:{tags[-1]}"
+            page = self._page(name, group, cursor, {tag: (found[tag], present.get(tag)) for tag in tags})
+            yield page if present else _fresh(page)
+
+    def _page(self, name: str, group: str, cursor: str, tags: dict[str, tuple[Tag, Tag | None]]) -> Page:
+        items: list[Item] = []
+        results: list[Result] = []
+        skipped = 0
+        for tag, (there, here) in tags.items():
+            item = Item(group, tag, there.digest, size=there.size)
+            if here is not None:
+                item = self._digests(name, item, here)
+                if item.source is None:
+                    continue  # removed at the source since it was listed
+            if item.target is not None and item.target == item.source:
+                skipped += 1
+            elif item.target is None or self._sync.overwrite:
+                items.append(item)
+            else:
+                results.append(conflict(item))
+        if items and self._state(group) not in (None, _NORMAL):
+            error = SynclineError("READ_ONLY", f"{group} is {self._state(group)} at {self._target.registry.host}")
+            failures = tuple(Failure(item, error) for item in items)
+            return Page(cursor, skipped=skipped, results=tuple(results), failures=failures)
+        return Page(cursor, tuple(items), skipped, tuple(results))
+
+    def _source_tags(self, name: str) -> dict[str, Tag]:
+        """The source's tags; an empty list is believed only when the registry itself confirms it."""
+        tags = self._tags(self._source, name)
+        if not tags and self._source.api is not None and self._source.registry.tags(name):
+            what = f"the API of {self._source.registry.host} lists no tags of {name}, but its registry does"
+            raise SynclineError("LISTING_INCOMPLETE", what)
+        return tags
+
+    def _target_tags(self, group: str) -> dict[str, Tag]:
+        listed = self._states.get(group.partition("/")[0])
+        if listed is not None and listed and group not in listed:
+            return {}
+        return self._tags(self._target, group)
+
+    def _tags(self, side: Side, repository: str) -> dict[str, Tag]:
+        if side.api is None:
+            return {tag: Tag() for tag in side.registry.tags(repository)}
+        try:
+            listed = side.api.tags(repository)
+        except SynclineError as error:
+            # Not there, or not to be seen with this token: the registry's own answer decides.
+            if error.code.name not in ("NOT_FOUND", "FORBIDDEN", "UNAUTHORIZED"):
+                raise
+            return {tag: Tag() for tag in side.registry.tags(repository)}
+        return {name: Tag(tag.digest, tag.size) for name, tag in listed.items()}
+
+    def _state(self, group: str) -> str | None:
+        return self._states.get(group.partition("/")[0], {}).get(group)
+
+    def _digests(self, name: str, item: Item, present: Tag) -> Item:
+        """The item with both digests, asked for where the listings did not show them."""
+        source = item.source or self._source.registry.manifest_digest(name, item.name)
+        target = present.digest or self._target.registry.manifest_digest(item.group, item.name)
+        return Item(item.group, item.name, source, target, item.size)
+
+
+def _fresh(page: Page) -> Page:
+    """The page of a repository that the target has nothing of: its blobs need not be asked for one by one."""
+    return replace(page, items=tuple(replace(item, detail={"fresh": True}) for item in page.items))

@@ -1,0 +1,162 @@
+"""Sending a large blob in pieces, over as many functions as it takes, and through broken connections.
+
+After each piece the upload's state is known to be good: its session at the target, and the hash of what went before.
+Where a connection breaks within a piece, the target is asked how far it got, and the source is read from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from syncline.clients.oci import BlobStream, Descriptor, Registry, Upload
+from syncline.clients.read_ahead import read_ahead
+from syncline.clients.reference import hasher, same
+from syncline.errors import SynclineError
+from syncline.kinds.kind import Pace
+from syncline.running_hash import RunningHash
+
+CHUNK: Final = 1024 * 1024
+"""Bytes read and sent at a time."""
+_MARK: Final = 64 * CHUNK
+"""Bytes after which the hash under way is noted, so that a broken piece is not hashed again from the start."""
+_BREAKS: Final = 5
+"""How many broken connections one call bears, as long as each piece gets further."""
+
+
+class InterruptedUploadError(Exception):
+    """Time was short within a blob; ``state`` takes the upload up again, ``sent`` bytes went out this time."""
+
+    def __init__(self, digest: str, state: dict[str, Any], sent: int) -> None:
+        super().__init__(digest)
+        self.digest = digest
+        self.state = state
+        self.sent = sent
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where a blob comes from and where it goes."""
+
+    source: Registry
+    source_repository: str
+    target: Registry
+    target_repository: str
+
+
+def send_in_pieces(way: Way, blob: Descriptor, stored: dict[str, Any] | None, pace: Pace) -> int:
+    """Send a blob, going on where ``stored`` left it; the bytes sent.
+
+    Raises :class:`InterruptedUploadError` where the time ends first, DIGEST_MISMATCH where the source's bytes are
+    not the blob's, and what the registries answer.
+    """
+    if stored is None:
+        stored = {"marks": []}
+        upload, begun = way.target.begin_upload(way.target_repository), 0
+    else:
+        upload = way.target.resume_upload(way.target_repository, stored["upload"])
+        begun = upload.status()
+    sending = _Sending(way, blob, upload, pace, list(stored["marks"]))
+    reached = sending.through_breaks(begun)
+    if reached < blob.size and pace.over:
+        raise InterruptedUploadError(blob.digest, sending.state(), reached - begun)
+    sending.finish()
+    return reached - begun
+
+
+class _Sending:
+    """An upload under way. ``marks`` are hashes under way, as :class:`RunningHash` stores them.
+
+    Where none can be stored, what went before is read and hashed once more, before the first byte is sent.
+    """
+
+    def __init__(self, way: Way, blob: Descriptor, upload: Upload, pace: Pace, marks: list[Any]) -> None:
+        self._way = way
+        self._blob = blob
+        self._upload = upload
+        self._pace = pace
+        self._marks = marks
+        self._algorithm, _, self._expected = blob.digest.partition(":")
+        self._digest = RunningHash(self._algorithm)
+
+    def through_breaks(self, at: int) -> int:
+        """Send from offset ``at`` for as long as the time allows, through broken connections; the offset reached."""
+        for _ in range(_BREAKS):
+            try:
+                return self._piece(at)
+            except SynclineError as error:
+                if not error.retried or error.code.name == "DIGEST_MISMATCH" or self._pace.over:
+                    raise
+                reached = self._upload.status()
+                if reached <= at:
+                    raise
+                at = reached
+        return self._piece(at)
+
+    def state(self) -> dict[str, Any]:
+        """What takes the upload up again, as JSON values."""
+        return {"upload": self._upload.state(), "marks": self._marks[-1:]}
+
+    def finish(self) -> None:
+        """Close the upload, if the bytes were the blob's."""
+        if self._digest.hexdigest() != self._expected:
+            raise self._other_bytes()
+        self._upload.finish(self._blob.digest)
+
+    def _other_bytes(self) -> SynclineError:
+        self._upload.cancel()
+        what = f"the bytes of {self._way.source_repository}@{self._blob.digest} have another digest or size"
+        return SynclineError("DIGEST_MISMATCH", what)
+
+    def _piece(self, at: int) -> int:
+        latest = max((mark for mark in self._marks if mark[0] <= at), key=lambda mark: int(mark[0]), default=None)
+        self._digest = RunningHash.resume(self._algorithm, latest)
+        way, blob = self._way, self._blob
+        with way.source.open_blob(way.source_repository, blob.digest, self._digest.offset) as stream:
+            if stream.size not in (None, blob.size):
+                raise self._other_bytes()
+            with read_ahead(self._chunks(chunks_of(stream), at)) as chunks:
+                reached = self._upload.write(chunks, blob.size)
+        self._mark()
+        return reached
+
+    def _chunks(self, chunks: Iterator[bytes], at: int) -> Iterator[bytes]:
+        """The chunks from ``at`` on while there is time; those before it are only hashed, however long that takes."""
+        for chunk in chunks:
+            before = self._digest.offset
+            self._digest.update(chunk)
+            if self._digest.offset // _MARK != before // _MARK:
+                self._mark()
+            if self._digest.offset > at:
+                yield chunk[max(0, at - before) :]
+                if self._pace.over:
+                    return
+
+    def _mark(self) -> None:
+        state = self._digest.state()
+        if state is not None:
+            self._marks.append(state)
+            del self._marks[:-4]
+
+
+def chunks_of(stream: BlobStream, limit: int | None = None) -> Iterator[bytes]:
+    """A blob's bytes, a chunk at a time; no more than the chunk in which ``limit`` bytes are passed."""
+    passed = 0
+    while (limit is None or passed <= limit) and (chunk := stream.read(CHUNK)):
+        passed += len(chunk)
+        yield chunk
+
+
+def proved(chunks: Iterator[bytes], digest: str, other: SynclineError) -> Iterator[bytes]:
+    """The same chunks, hashed as they pass; raises ``other`` instead of giving the last one if they are not those."""
+    hash_ = hasher(digest)
+    held = b""
+    for chunk in chunks:
+        hash_.update(chunk)
+        if held:
+            yield held
+        held = chunk
+    if not same(digest, hash_):
+        raise other
+    yield held

@@ -1,0 +1,98 @@
+"""What a kind is: how it discovers, transfers and verifies. Steps drive it; it knows nothing of queues or tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from syncline.errors import SynclineError
+from syncline.model import Item, Result, Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a look: what differs, what is settled already, and where to go on.
+
+    ``skipped`` counts items found equal. ``results`` holds items whose outcome is known without a transfer, such as
+    conflicts. ``failures`` holds what could not be looked at, by target reference. ``cursor`` resumes a look behind
+    this page.
+    """
+
+    cursor: str
+    items: tuple[Item, ...] = ()
+    skipped: int = 0
+    results: tuple[Result, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """The item is at the target, as far as the transfer knows; ``item`` carries its fingerprint as ``source``."""
+
+    item: Item
+    moved_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Time was short: ``item`` carries where it stands."""
+
+    item: Item
+    moved_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The item could not be done; the step decides by the error's code whether to try again."""
+
+    item: Item
+    error: SynclineError
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a step may go on.
+
+    ``left`` gives the seconds left of the function's time, less what ending takes. ``halted`` tells whether the run
+    was cancelled or the right to write was lost, and nothing new may begin.
+    """
+
+    left: Callable[[], float]
+    halted: Callable[[], bool] = field(default=lambda: False)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing new may begin."""
+        return self.left() <= 0 or self.halted()
+
+
+class Kind(Protocol):
+    """One kind, bound to one sync and its clients."""
+
+    def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+        """Look at source and target behind ``cursor`` and yield what differs, page by page, in a fixed order.
+
+        Raises SynclineError where the look as a whole cannot be made. Stops early when ``pace`` is over.
+        """
+        ...
+
+    def transfer(self, items: Sequence[Item], pace: Pace) -> Iterable[Arrived | Later | Result | Failure]:
+        """Bring items of one group to the target and yield exactly one answer for each, in any order."""
+        ...
+
+    def verify(self, items: Sequence[Item], pace: Pace) -> Iterable[Arrived | Later | Failure]:
+        """Ask the target, independently of the transfer, and yield exactly one answer for each item."""
+        ...
+
+    def reference(self, group: str) -> str:
+        """The full name of the target reference a group stands for: it has one writer at a time, whatever the sync."""
+        ...
+
+    def hints(self, event: object) -> tuple[str, ...]:
+        """The groups a notification's decoded body speaks of; raises MESSAGE_INVALID if it is no notification."""
+        ...
+
+    def requests(self) -> int:
+        """How many requests have been made to source and target so far."""
+        ...

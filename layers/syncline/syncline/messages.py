@@ -1,0 +1,281 @@
+"""What travels on the queues; the only room that knows message bodies.
+
+Two things travel: a :class:`Start` asks for a look, a :class:`Batch` is one step's share of a run. What could not be
+done lies in the step's dead-letter queue as a :class:`Dead`, with its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from syncline.errors import CODES, SynclineError
+from syncline.model import EVERYTHING, Item, Scope, Step, Trigger, compact_json
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+VERSION: Final = 1
+MAX_DELAY: Final = 900
+"""The longest delay SQS takes for a message, in seconds."""
+_SEND_BYTES: Final = 240_000
+_SEND_ENTRIES: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Asks for a look at ``scope`` of a sync.
+
+    ``run`` is the run's id where the sender has begun it already; without one the look begins a run or, if one is
+    under way and the scope is not everything, joins it.
+    """
+
+    sync: str
+    trigger: Trigger
+    scope: Scope = EVERYTHING
+    run: str | None = None
+    plan: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step's share of a run: items, or for discover a scope and where in it to go on.
+
+    ``id`` follows from the parent's id, so that the same work done twice has the same id twice. ``attempt`` counts
+    tries of the same items from 1; ``hop`` counts messages from the run's start, and bounds the chain.
+    """
+
+    run: str
+    sync: str
+    step: Step
+    id: str
+    items: tuple[Item, ...] = ()
+    scope: Scope = EVERYTHING
+    cursor: str | None = None
+    attempt: int = 1
+    hop: int = 0
+    plan: bool = False
+
+    def child(self, number: int, **changes: Any) -> Batch:
+        """The ``number``-th batch that follows from this one, equal to it but for ``changes``."""
+        digest = hashlib.blake2b(f"{self.id}/{number}".encode(), digest_size=10).hexdigest()
+        values: dict[str, Any] = {"id": digest, "hop": self.hop + 1} | changes
+        return replace(self, **values)
+
+    @property
+    def group(self) -> str:
+        """The target reference all items belong to."""
+        return self.items[0].group
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """Work given up, with its reason."""
+
+    batch: Batch
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A batch on its way to its step's queue, not to be seen there before ``delay`` seconds have passed."""
+
+    batch: Batch
+    delay: int = 0
+
+    def to_json(self) -> list[Any]:
+        return [self.delay, to_json(self.batch)]
+
+    @classmethod
+    def from_json(cls, value: list[Any]) -> Outgoing:
+        batch = from_json(value[1])
+        assert isinstance(batch, Batch)
+        return cls(batch, value[0])
+
+
+def to_json(message: Start | Batch | Dead) -> dict[str, Any]:
+    """The message as JSON values; what has its default is left out."""
+    match message:
+        case Start():
+            body: dict[str, Any] = {"v": VERSION, "type": "start", "sync": message.sync}
+            body["trigger"] = message.trigger.value
+            body |= {"run": message.run} if message.run else {}
+        case Batch():
+            body = {"v": VERSION, "type": "batch", "run": message.run, "sync": message.sync}
+            body |= {"step": message.step.value, "id": message.id, "attempt": message.attempt, "hop": message.hop}
+            body |= {"cursor": message.cursor} if message.cursor is not None else {}
+            body |= {"items": [item.to_json() for item in message.items]} if message.items else {}
+        case Dead():
+            return {
+                "v": VERSION,
+                "type": "dead",
+                "code": message.code,
+                "reason": message.reason,
+                "batch": to_json(message.batch),
+            }
+    body |= {"groups": list(message.scope.groups)} if message.scope.groups is not None else {}
+    body |= {"plan": True} if message.plan else {}
+    return body
+
+
+def encode(message: Start | Batch | Dead) -> str:
+    """The message as the body of a queue's message."""
+    return compact_json(to_json(message))
+
+
+def from_json(body: Any) -> Start | Batch | Dead:
+    """Read a message; raises MESSAGE_INVALID naming the first thing that is wrong."""
+    try:
+        if body["v"] != VERSION:
+            raise SynclineError("MESSAGE_INVALID", f"message version {body['v']!r}, this Syncline reads {VERSION}")
+        match body["type"]:
+            case "start":
+                return Start(
+                    str(body["sync"]),
+                    Trigger(body["trigger"]),
+                    Scope.of(body.get("groups")),
+                    body.get("run"),
+                    body.get("plan", False),
+                )
+            case "batch":
+                return Batch(
+                    run=str(body["run"]),
+                    sync=str(body["sync"]),
+                    step=Step(body["step"]),
+                    id=str(body["id"]),
+                    items=tuple(Item.from_json(item) for item in body.get("items", ())),
+                    scope=Scope.of(body.get("groups")),
+                    cursor=body.get("cursor"),
+                    attempt=int(body["attempt"]),
+                    hop=int(body["hop"]),
+                    plan=body.get("plan", False),
+                )
+            case "dead":
+                batch = from_json(body["batch"])
+                if not isinstance(batch, Batch) or body["code"] not in CODES:
+                    raise SynclineError("MESSAGE_INVALID", "a dead letter without a batch or with an unknown code")
+                return Dead(batch, body["code"], str(body["reason"]))
+            case other:
+                raise SynclineError("MESSAGE_INVALID", f"unknown message type {other!r}")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise SynclineError("MESSAGE_INVALID", f"{type(error).__name__}: {error}") from None
+
+
+def decode(body: str) -> Start | Batch | Dead:
+    """Read the body of a queue's message; raises MESSAGE_INVALID."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise SynclineError("MESSAGE_INVALID", f"not JSON: {error}") from None
+    return from_json(value)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message found in a dead-letter queue: readable as ``dead``, or (SQS moved it there) as the original."""
+
+    step: Step
+    body: str
+    receipt: str
+
+    def read(self) -> Dead | Batch | Start | None:
+        """What lies there, None if it is nobody's message."""
+        try:
+            return decode(self.body)
+        except SynclineError:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Queues:
+    """The queues of a stack. ``urls`` and ``dead_urls`` hold queue URLs by step; a step may lack those it never uses."""
+
+    sqs: SQSClient
+    urls: Mapping[Step, str]
+    dead_urls: Mapping[Step, str] = field(default_factory=dict)
+
+    def start(self, start: Start, delay: int = 0) -> None:
+        """Ask for a look, in ``delay`` seconds."""
+        self.sqs.send_message(QueueUrl=self.urls[Step.DISCOVER], MessageBody=encode(start), DelaySeconds=delay)
+
+    def send(self, outgoing: Iterable[Outgoing]) -> None:
+        """Send batches to their steps' queues; raises AWS_UNAVAILABLE if SQS takes some of them not at all."""
+        by_step: dict[Step, list[tuple[str, int]]] = {}
+        for each in outgoing:
+            by_step.setdefault(each.batch.step, []).append((encode(each.batch), min(each.delay, MAX_DELAY)))
+        for step, bodies in by_step.items():
+            for chunk in _chunks(bodies):
+                self._send_chunk(self.urls[step], chunk)
+
+    def bury(self, step: Step, bodies: Iterable[str]) -> None:
+        """Put bodies, each an encoded :class:`Dead` or what nobody could read, into the step's dead-letter queue."""
+        for chunk in _chunks([(body, 0) for body in bodies]):
+            self._send_chunk(self.dead_urls[step], chunk)
+
+    def _send_chunk(self, url: str, chunk: Sequence[tuple[str, int]]) -> None:
+        entries = {
+            str(n): {"Id": str(n), "MessageBody": body, "DelaySeconds": delay} for n, (body, delay) in enumerate(chunk)
+        }
+        for _ in range(3):
+            answer = self.sqs.send_message_batch(QueueUrl=url, Entries=list(entries.values()))  # type: ignore[arg-type]
+            failed = answer.get("Failed", [])
+            if not failed:
+                return
+            entries = {failure["Id"]: entries[failure["Id"]] for failure in failed}
+        raise SynclineError("AWS_UNAVAILABLE", f"SQS did not take {len(entries)} messages: {failed[0].get('Message')}")
+
+    def show_again(self, step: Step, receipt: str, seconds: float) -> None:
+        """Let a message that was received be seen again after ``seconds``."""
+        seconds = max(0, min(int(seconds), 43_200))
+        self.sqs.change_message_visibility(QueueUrl=self.urls[step], ReceiptHandle=receipt, VisibilityTimeout=seconds)
+
+    def dead_letters(self, step: Step, *, hidden_for: int = 60) -> Iterator[DeadLetter]:
+        """What lies in a step's dead-letter queue now. Each letter stays unseen by others for ``hidden_for`` seconds."""
+        while True:
+            answer = self.sqs.receive_message(
+                QueueUrl=self.dead_urls[step],
+                MaxNumberOfMessages=10,
+                VisibilityTimeout=hidden_for,
+                WaitTimeSeconds=1,
+            )
+            if not answer.get("Messages"):
+                return
+            for message in answer["Messages"]:
+                yield DeadLetter(step, message["Body"], message["ReceiptHandle"])
+
+    def forget(self, letter: DeadLetter) -> None:
+        """Delete a dead letter."""
+        self.sqs.delete_message(QueueUrl=self.dead_urls[letter.step], ReceiptHandle=letter.receipt)
+
+    def put_back(self, letter: DeadLetter) -> None:
+        """Let a dead letter be seen again at once."""
+        self.sqs.change_message_visibility(
+            QueueUrl=self.dead_urls[letter.step], ReceiptHandle=letter.receipt, VisibilityTimeout=0
+        )
+
+    def dead_count(self, step: Step) -> int:
+        """About how many letters lie in a step's dead-letter queue."""
+        answer = self.sqs.get_queue_attributes(
+            QueueUrl=self.dead_urls[step],
+            AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"],
+        )
+        return sum(int(value) for value in answer["Attributes"].values())
+
+
+def _chunks(bodies: Sequence[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
+    """Bodies in portions that one SendMessageBatch takes: ten at most, and within its size."""
+    chunk: list[tuple[str, int]] = []
+    size = 0
+    for body, delay in bodies:
+        length = len(body.encode())
+        if chunk and (len(chunk) == _SEND_ENTRIES or size + length > _SEND_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append((body, delay))
+        size += length
+    if chunk:
+        yield chunk

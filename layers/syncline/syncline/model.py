@@ -1,0 +1,206 @@
+"""The words of Syncline as types. Nothing here imports anything of Syncline's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import Any, Final
+
+
+class Trigger(StrEnum):
+    """What started a run."""
+
+    SCHEDULE = "schedule"
+    WEBHOOK = "webhook"
+    EVENT = "event"
+    HAND = "hand"
+    RETRY = "retry"
+
+
+class Step(StrEnum):
+    """What a function does to items; also the name of its queue."""
+
+    DISCOVER = "discover"
+    TRANSFER = "transfer"
+    VERIFY = "verify"
+
+
+class Outcome(StrEnum):
+    """How a step ended for an item."""
+
+    MOVED = "moved"
+    SKIPPED = "skipped"
+    REMOVED = "removed"
+    CONFLICT = "conflict"
+    FAILED = "failed"
+    WOULD_MOVE = "would_move"  # only in a plan
+    CANCELLED = "cancelled"  # the run was cancelled before its turn came
+
+
+class RunStatus(StrEnum):
+    """Where a run stands."""
+
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    DONE = "done"
+    CANCELLED = "cancelled"
+    LOST = "lost"  # nothing was heard of it for longer than a message can live unseen
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a look covers: everything, or some groups (for images: repositories as the target names them).
+
+    ``groups`` is ``None`` for everything.
+    """
+
+    groups: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, groups: Iterable[str] | None) -> Scope:
+        return cls(None) if groups is None else cls(tuple(sorted(set(groups))))
+
+    @property
+    def everything(self) -> bool:
+        return self.groups is None
+
+
+EVERYTHING: Final = Scope()
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """The smallest thing that moves by itself.
+
+    ``group`` is the target reference that has one writer at a time (for images the repository) and ``name`` the item
+    in it (the tag). ``source`` and ``target`` are fingerprints as far as the look knew them: ``source`` may be
+    unknown where learning it costs a request, ``target`` is None where the target has nothing. ``size`` is in bytes,
+    if known. ``detail`` is the kind's own, of JSON values: for example where a half-done transfer stands.
+    """
+
+    group: str
+    name: str
+    source: str | None = None
+    target: str | None = None
+    size: int | None = None
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> list[Any]:
+        return [self.group, self.name, self.source, self.target, self.size, dict(self.detail)]
+
+    @classmethod
+    def from_json(cls, value: list[Any]) -> Item:
+        return cls(*value)
+
+    def __str__(self) -> str:
+        return f"{self.group}:{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a step ended for one item, as the report shows it.
+
+    ``source`` and ``target`` are the fingerprints the outcome rests on; ``moved_bytes`` counts what was sent to the
+    target; ``code`` is one of :mod:`syncline.errors` for a conflict or a failure, ``reason`` one plain sentence.
+    """
+
+    group: str
+    name: str
+    outcome: Outcome
+    source: str | None = None
+    target: str | None = None
+    moved_bytes: int = 0
+    code: str | None = None
+    reason: str | None = None
+
+    def to_json(self) -> list[Any]:
+        return [
+            self.group,
+            self.name,
+            self.outcome.value,
+            self.source,
+            self.target,
+            self.moved_bytes,
+            self.code,
+            self.reason,
+        ]
+
+    @classmethod
+    def from_json(cls, value: list[Any]) -> Result:
+        group, name, outcome, source, target, moved_bytes, code, reason = value
+        return cls(group, name, Outcome(outcome), source, target, moved_bytes, code, reason)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result with its field names, for people's JSON."""
+        return {**asdict(self), "outcome": self.outcome.value}
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a run did, in items; ``bytes`` were sent to the target, ``requests`` made to source and target.
+
+    ``queued`` counts the items found to differ, each of which ends as moved, removed, conflict, failed or cancelled.
+    """
+
+    queued: int = 0
+    moved: int = 0
+    skipped: int = 0
+    removed: int = 0
+    conflict: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    would_move: int = 0
+    bytes: int = 0
+    requests: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+    @property
+    def ended(self) -> int:
+        """Queued items that have come to an end."""
+        return self.moved + self.removed + self.cancelled + self.failed + self.conflict
+
+    @classmethod
+    def of(cls, results: Iterable[Result], *, skipped: int = 0, queued: int = 0, requests: int = 0) -> Counts:
+        """Tally results; ``skipped`` adds items that were found equal and have no result of their own."""
+        tally: dict[str, int] = dict.fromkeys((o.value for o in Outcome), 0)
+        moved_bytes = 0
+        for result in results:
+            tally[result.outcome.value] += 1
+            moved_bytes += result.moved_bytes
+        tally["skipped"] += skipped
+        return cls(**tally, queued=queued, bytes=moved_bytes, requests=requests)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a sync. Times are Unix seconds; ``number`` grows by one with each run of a sync."""
+
+    id: str
+    sync: str
+    number: int
+    trigger: Trigger
+    scope: Scope
+    started: float
+    status: RunStatus = RunStatus.RUNNING
+    plan: bool = False
+    ended: float | None = None
+    counts: Counts = field(default_factory=Counts)
+
+    @property
+    def over(self) -> bool:
+        return self.status in (RunStatus.DONE, RunStatus.CANCELLED, RunStatus.LOST)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The run with its field names, for people's JSON."""
+        value = asdict(self)
+        value |= {"trigger": self.trigger.value, "status": self.status.value, "scope": self.scope.groups}
+        return value
+
+
+def compact_json(value: Any) -> str:
+    """JSON without spaces, keys in the order given, non-ASCII kept."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

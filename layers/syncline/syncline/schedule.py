@@ -1,0 +1,188 @@
+"""Schedules as EventBridge Scheduler takes them: ``rate(1 hour)`` or ``cron(0 3 * * ? *)``.
+
+The service itself answers a wrong expression only with "Invalid Schedule Expression", so :func:`check_schedule` says
+before that which field is wrong and what it may hold. It is as strict as the service or stricter: fields of a range
+rise, names are in capitals, one space stands between fields.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+_LONGEST: Final = 256  # characters; the limit of ScheduleExpression
+_RATE: Final = re.compile(r"rate\(([0-9]{1,9}) (minute|hour|day)(s?)\)")
+_CRON: Final = re.compile(r"cron\((.*)\)")
+_MONTHS: Final = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+_DAYS: Final = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
+_LONGEST_MONTH: Final = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """One field of a cron expression: its numbers and their names, its marks (``special``: the whole field is one)."""
+
+    name: str
+    low: int
+    high: int
+    marks: str = ", - * /"
+    names: Mapping[str, int] = field(default_factory=dict)
+    special: re.Pattern[str] | None = None
+
+    @property
+    def allowed(self) -> str:
+        names = f" or {next(iter(self.names))}-{list(self.names)[-1]}" if self.names else ""
+        return f"{self.low}-{self.high}{names}, with {self.marks}"
+
+    def wrong(self, why: str) -> ValueError:
+        return ValueError(f"{self.name}: {why}; allowed are {self.allowed}")
+
+
+# As in the user guide of EventBridge Scheduler, "Cron-based schedules": steps (/) are not for days of the week.
+_FIELDS: Final = (
+    _Field("minutes", 0, 59),
+    _Field("hours", 0, 23),
+    _Field("day of month", 1, 31, ", - * ? / L W", special=re.compile(r"\?|L|([1-9]|[12][0-9]|3[01])W")),
+    _Field("month", 1, 12, names={name: number for number, name in enumerate(_MONTHS, 1)}),
+    _Field(
+        "day of week",
+        1,
+        7,
+        ", - * ? L #",
+        {name: number for number, name in enumerate(_DAYS, 1)},
+        re.compile(rf"\?|L|([1-7]|{'|'.join(_DAYS)})(L|#[1-5])"),
+    ),
+    _Field("year", 1970, 2199),
+)
+
+
+def check_schedule(text: str) -> str:
+    """``text`` itself when it is a schedule.
+
+    Raises ValueError saying which part is wrong and what is allowed there.
+    """
+    if len(text) > _LONGEST:
+        raise ValueError(f"is longer than {_LONGEST} characters")
+    if text.startswith("rate("):
+        _check_rate(text)
+    elif text.startswith("cron("):
+        _check_cron(text)
+    elif text.startswith("at("):
+        raise ValueError("at(...) runs once only; use rate(...) or cron(...), and `syncline run` for a single run")
+    else:
+        raise ValueError("is not a schedule; write rate(1 hour) or cron(0 3 * * ? *)")
+    return text
+
+
+def _check_rate(text: str) -> None:
+    match = _RATE.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            "is not a rate; write rate(VALUE UNIT) with minutes, hours or days, for example rate(15 minutes)"
+        )
+    value, unit, plural = int(match[1]), match[2], match[3]
+    if value < 1 or match[1].startswith("0"):
+        raise ValueError("a rate counts from 1, without leading zeros; for example rate(15 minutes)")
+    if (value == 1) == bool(plural):
+        right = f"rate({value} {unit}{'' if value == 1 else 's'})"
+        raise ValueError(f"EventBridge wants the singular for 1 and the plural for more; write {right}")
+
+
+def _check_cron(text: str) -> None:
+    match = _CRON.fullmatch(text)
+    if match is None:
+        raise ValueError("is not closed; write cron(MINUTES HOURS DAY-OF-MONTH MONTH DAY-OF-WEEK YEAR)")
+    parts = match[1].split(" ")
+    if len(parts) != len(_FIELDS) or not all(parts):
+        given = len(match[1].split())
+        raise ValueError(
+            f"has {given} fields; six are needed, one space between: minutes, hours, day of month, month, day of week, "
+            "year; for example cron(0 3 * * ? *)"
+            if given != len(_FIELDS)
+            else "has more than one space between fields, or one at an end; write exactly one between fields"
+        )
+    _check_day_marks(parts[2], parts[4])
+    values = [_values(rule, part) for rule, part in zip(_FIELDS, parts, strict=True)]
+    _check_day_exists(values[2], values[3])
+
+
+def _check_day_marks(day_of_month: str, day_of_week: str) -> None:
+    if (day_of_month == "?") == (day_of_week == "?"):
+        raise ValueError(
+            "one of day of month and day of week must be ? and the other not; "
+            "for example cron(0 3 * * ? *) for every day or cron(0 3 ? * MON-FRI *)"
+        )
+
+
+def _values(rule: _Field, text: str) -> set[int]:
+    """The numbers that a field names; empty for ``?`` and for marks such as ``L`` whose numbers vary by month."""
+    if rule.special is not None and rule.special.fullmatch(text):
+        return set()
+    if text == "*":
+        return set(range(rule.low, rule.high + 1))
+    return set().union(*(_span(rule, part) for part in text.split(",")))
+
+
+def _span(rule: _Field, text: str) -> set[int]:
+    """The numbers of one part of a list: ``5``, ``1-5``, and ``5``, ``1-5`` and ``*`` with ``/step``."""
+    span, slash, step_text = text.partition("/")
+    if slash and "/" not in rule.marks:
+        raise rule.wrong("steps with / are not for this field")
+    step = _number(rule, step_text, names=False) if slash else 1
+    if step < 1:
+        raise rule.wrong("a step counts from 1")
+    first, dash, last = span.partition("-")
+    if span == "*" and slash:
+        low, high = rule.low, rule.high
+    else:
+        low = _in_range(rule, first)
+        high = _in_range(rule, last) if dash else (rule.high if slash else low)
+    if low > high:
+        raise rule.wrong(f"the range {span} falls; write a range that rises, or two parts with a comma")
+    if slash and step > rule.high - rule.low:
+        raise rule.wrong(f"the step {step} is larger than the field")
+    return set(range(low, high + 1, step))
+
+
+def _in_range(rule: _Field, text: str) -> int:
+    number = _number(rule, text, names=True)
+    if not rule.low <= number <= rule.high:
+        raise rule.wrong(f"{number} is out of range")
+    return number
+
+
+def _number(rule: _Field, text: str, *, names: bool) -> int:
+    if names and text in rule.names:
+        return rule.names[text]
+    if names and text.upper() in rule.names:
+        raise rule.wrong(f"write {text.upper()} in capitals")
+    if not re.fullmatch(r"[0-9]{1,4}", text):
+        raise rule.wrong(f"'{text[:20]}' is not understood" if text else "a value is missing")
+    return int(text)
+
+
+def _check_day_exists(days: set[int], months: set[int]) -> None:
+    """Refuse what never comes, such as 31 February."""
+    longest = max((_LONGEST_MONTH[month - 1] for month in months), default=31)
+    if days and min(days) > longest:
+        raise ValueError(f"day of month: no month named has {min(days)} days, so it would never run")
+
+
+def check_timezone(text: str) -> str:
+    """``text`` itself when it is a time zone of the IANA database, such as ``Asia/Kolkata``.
+
+    Raises ValueError, with a likely spelling where there is one.
+    """
+    import zoneinfo  # noqa: PLC0415 - the functions never need it
+
+    known = zoneinfo.available_timezones()
+    if text in known or not known:  # a machine without the database can tell nothing
+        return text
+    import difflib  # noqa: PLC0415 - only for a message
+
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(text.lower(), by_lower, n=1, cutoff=0.7)
+    hint = f"did you mean {by_lower[near[0]]}?" if near else "write a name such as Asia/Kolkata, Europe/Berlin or UTC"
+    raise ValueError(f"'{text[:40]}' is not a time zone of the IANA database; {hint}")

@@ -1,0 +1,318 @@
+"""Secrets by reference: ``secret:NAME#KEY`` (Secrets Manager), ``ssm:/PATH`` (Parameter Store), ``env:NAME``.
+
+A reference may be stored, sent and logged; its value is fetched as late as possible, kept in memory for a few minutes
+and never written anywhere. :func:`redact` takes every value that was fetched out of a text, in the forms in which it
+may have got there.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import string
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal, cast
+from urllib.parse import quote, quote_plus
+
+from pydantic import BaseModel
+
+from syncline.errors import SynclineError
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+    from mypy_boto3_ssm import SSMClient
+
+_NAME: Final = r"[A-Za-z0-9/_+=.@-]{1,512}"
+_KEY: Final = r"[A-Za-z0-9_.:/@-]{1,128}"
+_PARAMETER: Final = r"(?:/[A-Za-z0-9_.-]+){1,15}"
+_VARIABLE: Final = r"[A-Za-z_][A-Za-z0-9_]{0,127}"
+REFERENCE_PATTERN: Final = rf"^(?:secret:{_NAME}(?:#{_KEY})?|ssm:{_PARAMETER}|env:{_VARIABLE})$"
+
+Scheme = Literal["secret", "ssm", "env"]
+
+_FORMS: Final = {
+    "secret": "is not a secret's name; write secret:NAME or secret:NAME#KEY, with a name of letters, digits and /_+=.@-",
+    "ssm": "is not a parameter's name; write ssm:/PATH, with parts of letters, digits and _.- after each /",
+    "env": "is not a variable's name; write env:NAME, with letters, digits and _",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Where a secret is. ``key`` names one value of a secret that is a JSON object. ``str()`` gives the text back."""
+
+    scheme: Scheme
+    name: str
+    key: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Raises ValueError saying what is wrong, without repeating the text: it may be the secret itself."""
+        scheme, colon, rest = text.partition(":")
+        if not colon or scheme not in _FORMS:
+            raise ValueError(
+                "is not a reference (a secret itself never stands here); "
+                "store it and write secret:NAME#KEY, ssm:/PATH or env:NAME"
+            )
+        if not re.fullmatch(REFERENCE_PATTERN, text):
+            raise ValueError(_FORMS[scheme])
+        name, _, key = rest.partition("#")
+        return cls(cast("Scheme", scheme), name, key or None)
+
+    def __str__(self) -> str:
+        return f"{self.scheme}:{self.name}" + (f"#{self.key}" if self.key else "")
+
+
+def references_in(part: BaseModel, path: str = "") -> list[tuple[str, Reference]]:
+    """Every reference in a sync or a part of it, with its dotted path, such as ``source.auth.password``."""
+    return list(_walk(part, path))
+
+
+def _walk(value: object, path: str) -> Iterator[tuple[str, Reference]]:
+    if isinstance(value, Reference):
+        yield path, value
+    elif isinstance(value, BaseModel):
+        for name, inner in value:
+            yield from _walk(inner, f"{path}.{name}" if path else name)
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What was fetched for one stored secret; ``lock`` lets one thread fetch while the others wait for it."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    text: str = ""
+    error: SynclineError | None = None
+    fetched: float | None = None  # seconds of the clock
+
+
+class Secrets:
+    """The values of references, each fetched once for all threads and kept for ``ttl`` seconds.
+
+    The two factories give a client of boto3 on first need. ``clock`` counts seconds and never goes back.
+    """
+
+    _REST: Final = 5.0  # seconds between two fetches of one secret, however many requests are refused meanwhile
+    _REST_AFTER_ERROR: Final = 1.0  # seconds: those who waited for a fetch that failed do not all repeat it
+
+    def __init__(
+        self,
+        secretsmanager: Callable[[], SecretsManagerClient],
+        ssm: Callable[[], SSMClient],
+        environ: Mapping[str, str] = os.environ,
+        clock: Callable[[], float] = time.monotonic,
+        ttl: float = 300.0,
+    ) -> None:
+        self._secretsmanager = secretsmanager
+        self._ssm = ssm
+        self._environ = environ
+        self._clock = clock
+        self._ttl = ttl
+        self._kept: dict[tuple[str, str], _Kept] = {}
+        self._lock = threading.Lock()
+
+    def resolve(self, reference: Reference) -> str:
+        """The value, without a line end at its end.
+
+        Raises SynclineError SECRET_MISSING, SECRET_DENIED, AWS_DENIED or AWS_UNAVAILABLE, saying where to create it.
+        """
+        return self._value(reference, self._ttl)
+
+    def refresh(self, reference: Reference) -> str:
+        """The value fetched again, for after a refusal (401): it may have been changed.
+
+        Of many threads refused at once one fetches; the others get what it brought. Raises as :meth:`resolve`.
+        """
+        return self._value(reference, self._REST)
+
+    def text(self, value: Reference | str) -> str:
+        """``value`` itself when it is plain text, else what it refers to."""
+        return value if isinstance(value, str) else self.resolve(value)
+
+    def _value(self, reference: Reference, oldest: float) -> str:
+        with self._lock:
+            kept = self._kept.setdefault((reference.scheme, reference.name), _Kept())
+        with kept.lock:
+            oldest = self._REST_AFTER_ERROR if kept.error else oldest
+            if kept.fetched is None or self._clock() - kept.fetched >= oldest:
+                try:
+                    kept.text, kept.error = self._fetch(reference), None
+                except SynclineError as error:
+                    kept.error = error
+                kept.fetched = self._clock()
+            if kept.error:
+                raise SynclineError(kept.error.code.name, kept.error.what)
+            value = _part(reference, kept.text)
+        register(value)
+        return value
+
+    def _fetch(self, reference: Reference) -> str:
+        if reference.scheme == "env":
+            return self._environ.get(reference.name, "")
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - `env:` alone needs no boto
+
+        try:
+            if reference.scheme == "secret":
+                answer = self._secretsmanager().get_secret_value(SecretId=reference.name)
+                text = answer.get("SecretString")
+                return text if text is not None else answer["SecretBinary"].decode()
+            parameter = self._ssm().get_parameter(Name=reference.name, WithDecryption=True)
+            return parameter["Parameter"].get("Value", "")
+        except ClientError as error:
+            raise _refused(reference, error.response.get("Error", {}).get("Code", "")) from None
+        except UnicodeDecodeError:
+            raise SynclineError("SECRET_MISSING", f"{reference} holds bytes, not text; store it as a string") from None
+        except BotoCoreError as error:
+            code = "AWS_DENIED" if "Credentials" in type(error).__name__ else "AWS_UNAVAILABLE"
+            raise SynclineError(code, f"{reference} could not be read ({type(error).__name__})") from None
+
+
+_MISSING_CODES: Final = {"ResourceNotFoundException", "ParameterNotFound", "InvalidRequestException"}
+_DENIED_CODES: Final = {"AccessDeniedException", "AccessDenied", "DecryptionFailure", "InvalidKeyId"}
+_IDENTITY_CODES: Final = {
+    "ExpiredTokenException",
+    "InvalidSignatureException",
+    "UnrecognizedClientException",
+    "InvalidClientTokenId",
+}
+
+
+def _refused(reference: Reference, code: str) -> SynclineError:
+    """The error for an answer of AWS; the service's own words are left out, its code says enough."""
+    if code in _MISSING_CODES:
+        return _missing(reference, "does not exist")
+    if code in _DENIED_CODES:
+        return SynclineError("SECRET_DENIED", f"{reference} may not be read by this function's role ({code})")
+    if code in _IDENTITY_CODES:
+        return SynclineError("AWS_DENIED", f"{reference} could not be read ({code})")
+    return SynclineError("AWS_UNAVAILABLE", f"{reference} could not be read ({code or 'no code'})")
+
+
+def _missing(reference: Reference, why: str) -> SynclineError:
+    if reference.scheme == "env":
+        where = f"set {reference.name} in the environment of the functions (of `syncline up` on one machine)"
+    elif reference.scheme == "ssm":
+        where = f"aws ssm put-parameter --type SecureString --name {reference.name} --value file://FILE"
+    else:
+        where = f"aws secretsmanager create-secret --name {reference.name} --secret-string file://FILE"
+        where += f", where FILE holds a JSON object with the key {reference.key}" if reference.key else ""
+    return SynclineError("SECRET_MISSING", f"{reference} {why}; to create it: {where}")
+
+
+def _part(reference: Reference, text: str) -> str:
+    """What of the stored text the reference names."""
+    value: object = text
+    if reference.key is not None:
+        try:
+            values = json.loads(text)
+        except ValueError:
+            values = None
+        if not isinstance(values, dict):
+            raise _missing(reference, "is not a JSON object, so it has no keys")
+        value = values.get(reference.key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = str(value)
+    if not isinstance(value, str):
+        raise _missing(reference, "has no text under that key")
+    value = value.rstrip("\r\n")
+    if not value:
+        raise _missing(reference, "is empty")
+    if any("\ud800" <= character <= "\udfff" for character in value):  # an environment's bytes that are not UTF-8
+        raise _missing(reference, "is not text in UTF-8")
+    return value
+
+
+class _Redaction:
+    """The forms of the known values, the longest first: one that begins with another must not leave its end behind."""
+
+    _SHORTEST: Final = 4  # characters; shorter values would blot out ordinary text
+    _SHORTEST_ENCODED: Final = 6
+    _MOST: Final = 256  # values; short-lived tokens come and go in a function that stays warm
+
+    def __init__(self) -> None:
+        self.plain: tuple[str, ...] = ()
+        self.encoded: tuple[str, ...] = ()
+        self._forms: dict[str, tuple[set[str], set[str]]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, value: str) -> None:
+        if len(value) < self._SHORTEST or value in self._forms:
+            return
+        with self._lock:
+            encoded = {form for form in _encoded_forms(value) if len(form) >= self._SHORTEST_ENCODED}
+            self._forms[value] = set(_plain_forms(value)), encoded
+            if len(self._forms) > self._MOST:
+                del self._forms[next(iter(self._forms))]
+            self.plain = _longest_first(plain for plain, _ in self._forms.values())
+            self.encoded = _longest_first(encoded for _, encoded in self._forms.values())
+
+
+def _longest_first(forms: Iterable[set[str]]) -> tuple[str, ...]:
+    return tuple(sorted(set().union(*forms), key=len, reverse=True))
+
+
+def _plain_forms(value: str) -> Iterator[str]:
+    """The value, as it stands in a URL, in JSON, and (several lines, such as a key) line by line."""
+    yield value
+    for quoted in (quote(value), quote(value, safe=""), quote_plus(value)):
+        yield quoted
+        yield re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), quoted)
+    yield json.dumps(value)[1:-1]
+    yield json.dumps(value, ensure_ascii=False)[1:-1]
+    yield repr(value)[1:-1]
+    if "\n" in value:
+        yield from (line.strip() for line in value.splitlines() if len(line.strip()) >= 16)
+
+
+def _encoded_forms(value: str) -> Iterator[str]:
+    """The characters that the value alone decides in base64, after any bytes such as ``user:`` of a Basic header."""
+    raw = value.encode()
+    for before in range(3):
+        used = before + len(raw)
+        code = base64.b64encode(b"\0" * before + raw).decode()
+        sure = code[-(-before * 8 // 6) : used * 8 // 6]
+        yield sure
+        yield sure.replace("+", "-").replace("/", "_")
+    yield base64.b64encode(raw).decode()
+
+
+_redaction = _Redaction()
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]*={0,2}")
+_BASE64_LETTERS: Final = string.ascii_letters + string.digits + "+/_-"
+
+
+def register(value: str) -> None:
+    """Make ``value`` known to :func:`redact`: a secret that was not fetched by :class:`Secrets`, such as a token."""
+    _redaction.add(value)
+
+
+def redact(text: str) -> str:
+    """``text`` with ``***`` in place of every known secret of four characters or more.
+
+    Found are the value itself, its URL-quoted and JSON forms, and the base64 word (a Basic header) that holds it.
+    """
+    # A search for each form is faster than one expression of all, whose making costs more than all its uses.
+    for form in _redaction.plain:
+        if form in text:
+            text = text.replace(form, "***")
+    for form in _redaction.encoded:
+        if form in text:
+            text = _without_words(text, form)
+    return text
+
+
+def _without_words(text: str, form: str) -> str:
+    """``text`` without the base64 words that hold ``form``."""
+    pieces: list[str] = []
+    done = 0
+    while (found := text.find(form, done)) >= 0:
+        before = text[done:found]
+        pieces += [before.rstrip(_BASE64_LETTERS), "***"]
+        rest = _BASE64.match(text, found + len(form))
+        done = rest.end() if rest else found + len(form)
+    return "".join([*pieces, text[done:]])

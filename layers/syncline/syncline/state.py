@@ -1,0 +1,500 @@
+"""What Syncline remembers, in one DynamoDB table; the only room that knows keys and expressions.
+
+=====================  ====================  =================================================================
+pk                     sk                    what
+=====================  ====================  =================================================================
+``SYNC#<name>``        ``CONFIG``            the applied sync as JSON
+``SYNC#<name>``        ``CURRENT``           the run under way, if any, and the number of the latest one
+``SYNC#<name>``        ``RUN#<id>``          one run; ids sort by time
+``RUN#<id>#<shard>``   ``COUNTS``            a share of the run's counters
+``RUN#<id>#<shard>``   ``BATCH#<id>``        one batch that came to its end: its results, and what follows from it
+``RUN#<id>#<shard>``   ``JOIN#<id>``         a look that joined the run
+``LEASE#<target>``     ``LEASE``             who may write to a target reference, until when, with a growing fence
+``FACT#<key>``         ``FACT``              what one function learnt and others need not: where a blob is
+=====================  ====================  =================================================================
+
+A batch ends in one transaction: its record is put, if it is not there yet, and its counts are added. So counts are
+right however often a message is delivered. What follows from a batch is stored in its record before it is sent:
+whoever finds the record sends it again, and nothing is lost between the two.
+
+A run is over when every batch that was announced has ended. That is known without a central counter: each shard
+carries a ``balance``, to which announcing a batch adds a hash of its id and ending it subtracts the same; the sum is
+zero only when the two sets are equal, whatever order the shards are read in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Final
+
+from syncline.errors import SynclineError
+from syncline.messages import Batch, Dead, Outgoing, from_json, to_json
+from syncline.model import Counts, Result, Run, RunStatus, Scope, Step, Trigger
+from syncline.table import Database, number, pack, unpack
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.service_resource import Table
+
+SHARDS: Final = 8
+"""Into how many partitions a run's records are spread; one partition takes 1,000 writes a second."""
+RETENTION: Final = 30 * 24 * 3600
+"""Seconds for which runs and their records are kept."""
+LOST_AFTER: Final = 2 * 3600
+"""Seconds without a sign of life after which a run may be taken for lost: longer than any message stays unseen."""
+_TRIES: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write to ``reference`` until ``expires`` (Unix seconds). Of two leases the higher fence is newer."""
+
+    reference: str
+    owner: str
+    fence: int
+    expires: float
+
+
+class LeaseHeldError(SynclineError):
+    """Someone else holds the lease; ``same_owner`` if it is this very batch, delivered twice."""
+
+    def __init__(self, reference: str, seconds_left: float, *, same_owner: bool) -> None:
+        super().__init__("LEASE_HELD", f"{reference} has another writer", retry_after=seconds_left)
+        self.same_owner = same_owner
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """How a batch ended: its results, the batches that follow from it, and the work given up for good."""
+
+    results: tuple[Result, ...]
+    following: tuple[Outgoing, ...] = ()
+    dead: tuple[Dead, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A run's counters as they stand. ``settled`` when no batch is under way; ``heard`` is the latest commit's time."""
+
+    counts: Counts
+    settled: bool
+    heard: float
+
+
+class State:
+    """The table. ``clock`` gives Unix seconds."""
+
+    def __init__(self, table: Table, clock: Callable[[], float] = time.time) -> None:
+        self._db = Database(table)
+        self._clock = clock
+
+    # -- syncs ---------------------------------------------------------------------------------------------------
+
+    def put_sync(self, name: str, config: str) -> None:
+        """Remember a sync's configuration (JSON)."""
+        self._db.put({"pk": f"SYNC#{name}", "sk": "CONFIG", "config": config, "at": number(self._clock())})
+        self._db.put({"pk": "SYNCS", "sk": name})
+
+    def remove_sync(self, name: str) -> None:
+        """Forget a sync's configuration; its runs stay until they expire."""
+        self._db.delete(f"SYNC#{name}", "CONFIG")
+        self._db.delete("SYNCS", name)
+
+    def sync_config(self, name: str) -> str:
+        """A sync's configuration (JSON); raises NO_SUCH_SYNC."""
+        item = self._db.get(f"SYNC#{name}", "CONFIG")
+        if item is None:
+            raise SynclineError("NO_SUCH_SYNC", f"there is no sync named {name!r}")
+        return str(item["config"])
+
+    def sync_names(self) -> list[str]:
+        """The names of all applied syncs, sorted."""
+        return [str(item["sk"]) for item in self._db.query("SYNCS")]
+
+    # -- runs ----------------------------------------------------------------------------------------------------
+
+    def begin_run(
+        self, sync: str, run_id: str, trigger: Trigger, scope: Scope, *, plan: bool = False
+    ) -> tuple[Run, Batch]:
+        """Begin a run and announce its first batch; the same id again gives the same run again.
+
+        A plan moves nothing, so it may run beside anything. Raises ALREADY_RUNNING.
+        """
+        for _ in range(_TRIES):
+            current = self._db.get(f"SYNC#{sync}", "CURRENT") or {}
+            if not plan and current.get("run") not in (None, run_id):
+                self._give_up_if_lost(sync, str(current["run"]))
+            latest = int(current.get("number", 0))
+            run = Run(run_id, sync, latest + 1, trigger, scope, self._clock(), plan=plan)
+            root = first_batch(run)
+            writes = [
+                self._db.put_if(_run_item(run), "attribute_not_exists(pk)"),
+                self._announcement(root.run, root.id),
+            ]
+            if not plan:
+                writes.append(
+                    self._db.update(
+                        f"SYNC#{sync}",
+                        "CURRENT",
+                        "SET #run = :run, #number = :number",
+                        {"run": run_id, "number": latest + 1},
+                        condition="attribute_not_exists(#run) AND "
+                        + ("#number = :before" if current else "attribute_not_exists(#number)"),
+                        extra={":before": latest} if current else {},
+                    )
+                )
+            refused = self._db.transact(writes)
+            if not refused:
+                return run, root
+            if 0 in refused:
+                run = self.run(sync, run_id)
+                return run, first_batch(run)
+        raise SynclineError("ALREADY_RUNNING", f"{sync} is being started by many at once")
+
+    def _give_up_if_lost(self, sync: str, run_id: str) -> None:
+        run = self._known(sync, run_id)
+        if run is None:
+            self._db.update_if(self._free_sync(sync, run_id))
+            return
+        heard = max(self.progress(run_id).heard, run.started)
+        if not run.over and self._clock() - heard < LOST_AFTER:
+            started = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(run.started))
+            raise SynclineError("ALREADY_RUNNING", f"{sync} has run {run_id} under way since {started}")
+        self._end_run(run, RunStatus.LOST, self.progress(run_id).counts, joins=None)
+
+    def join_run(self, sync: str, batch_id: str, scope: Scope) -> Batch | None:
+        """Announce a further look in the run under way; None if none is. The same id joins a run only once."""
+        for _ in range(_TRIES):
+            current = self._db.get(f"SYNC#{sync}", "CURRENT") or {}
+            if not current.get("run"):
+                return None
+            run_id = str(current["run"])
+            batch = Batch(run_id, sync, Step.DISCOVER, batch_id, scope=scope)
+            refused = self._db.transact(
+                [
+                    self._db.put_if(self._record(run_id, batch_id, "JOIN"), "attribute_not_exists(pk)"),
+                    self._db.update(
+                        f"SYNC#{sync}",
+                        f"RUN#{run_id}",
+                        "ADD #joins :joins",
+                        {"joins": 1},
+                        condition="#status = :running",
+                        extra={":running": RunStatus.RUNNING.value},
+                        names=("status",),
+                    ),
+                    self._announcement(run_id, batch_id),
+                ]
+            )
+            if not refused or 0 in refused:
+                return batch
+            run = self._known(sync, run_id)
+            if run is None or run.status is RunStatus.CANCELLING:
+                return None
+        return None
+
+    def run(self, sync: str, run_id: str) -> Run:
+        """A run as it stands, its counts only once it is over; raises NO_SUCH_RUN."""
+        run = self._known(sync, run_id)
+        if run is None:
+            raise SynclineError("NO_SUCH_RUN", f"{sync} has no run {run_id}")
+        return run
+
+    def _known(self, sync: str, run_id: str) -> Run | None:
+        item = self._db.get(f"SYNC#{sync}", f"RUN#{run_id}")
+        return None if item is None else _run_of(item)
+
+    def runs(self, sync: str, limit: int = 10) -> list[Run]:
+        """The latest runs of a sync, newest first."""
+        items = self._db.query(f"SYNC#{sync}", "RUN#", newest_first=True, limit=limit)
+        return [_run_of(item) for item in items]
+
+    def current_run(self, sync: str) -> Run | None:
+        """The run under way, if any."""
+        current = self._db.get(f"SYNC#{sync}", "CURRENT") or {}
+        return self._known(sync, str(current["run"])) if current.get("run") else None
+
+    def cancel_run(self, sync: str, run_id: str) -> Run:
+        """Ask a run to end: what is being written is finished, nothing new is begun."""
+        self._db.update_if(
+            self._db.update(
+                f"SYNC#{sync}",
+                f"RUN#{run_id}",
+                "SET #status = :status",
+                {"status": RunStatus.CANCELLING.value},
+                condition="#status = :running",
+                extra={":running": RunStatus.RUNNING.value},
+            )
+        )
+        run = self.run(sync, run_id)
+        progress = self.progress(run_id)
+        if not run.over and self._clock() - max(progress.heard, run.started) > LOST_AFTER:
+            self._end_run(run, RunStatus.LOST, progress.counts, joins=None)
+            run = self.run(sync, run_id)
+        return run
+
+    def finish_run(self, sync: str, run_id: str) -> Run | None:
+        """End the run if every batch that was announced has ended; the run for the one caller who ended it."""
+        item = self._db.get(f"SYNC#{sync}", f"RUN#{run_id}")
+        if item is None:
+            return None
+        run = _run_of(item)
+        if run.over:
+            return None
+        progress = self.progress(run_id)
+        if not progress.settled:
+            return None
+        cancelled = run.status is RunStatus.CANCELLING
+        status = RunStatus.CANCELLED if cancelled else RunStatus.DONE
+        # A look that joined after the shards were read shows in ``joins``; the run then goes on.
+        if not self._end_run(run, status, progress.counts, joins=int(item.get("joins", 0))):
+            return None
+        return self.run(sync, run_id)
+
+    def _end_run(self, run: Run, status: RunStatus, counts: Counts, *, joins: int | None) -> bool:
+        """Close a run and free its sync; False if it changed meanwhile (``joins`` differs) or was closed already."""
+        condition = "#status IN (:running, :cancelling)"
+        extra: dict[str, Any] = {":running": RunStatus.RUNNING.value, ":cancelling": RunStatus.CANCELLING.value}
+        if joins is not None:
+            condition += " AND (attribute_not_exists(joins) OR joins = :joins)" if not joins else " AND joins = :joins"
+            extra[":joins"] = joins
+        writes = [
+            self._db.update(
+                f"SYNC#{run.sync}",
+                f"RUN#{run.id}",
+                "SET #status = :status, #ended = :ended, #counts = :counts",
+                {"status": status.value, "ended": number(self._clock()), "counts": asdict(counts)},
+                condition=condition,
+                extra=extra,
+            )
+        ]
+        if not run.plan:
+            writes.append(self._free_sync(run.sync, run.id))
+        return not self._db.transact(writes)
+
+    def _free_sync(self, sync: str, run_id: str) -> dict[str, Any]:
+        return self._db.update(
+            f"SYNC#{sync}",
+            "CURRENT",
+            "REMOVE #run",
+            {},
+            condition="#run = :run",
+            extra={":run": run_id},
+            names=("run",),
+        )
+
+    def progress(self, run_id: str) -> Progress:
+        """A run's counters, read from all shards."""
+        keys = [(_shard_key(run_id, shard), "COUNTS") for shard in range(SHARDS)]
+        totals: dict[str, int] = {}
+        heard = 0.0
+        for item in self._db.batch_get(keys):
+            heard = max(heard, float(item.get("at", 0)))
+            for name, value in item.items():
+                if name not in ("pk", "sk", "at", "expires"):
+                    totals[name] = totals.get(name, 0) + int(value)
+        balance = totals.pop("balance", 0)
+        return Progress(Counts(**totals), balance == 0, heard)
+
+    # -- batches -------------------------------------------------------------------------------------------------
+
+    def open_batch(self, batch: Batch) -> tuple[Run | None, BatchRecord | None]:
+        """The run a batch belongs to, None if it is forgotten, and how the batch ended, None if it has not."""
+        run_key = (f"SYNC#{batch.sync}", f"RUN#{batch.run}")
+        record_key = (_shard_key(batch.run, _shard_of(batch.id)), f"BATCH#{batch.id}")
+        found = {(item["pk"], item["sk"]): item for item in self._db.batch_get([run_key, record_key])}
+        run, record = found.get(run_key), found.get(record_key)
+        return None if run is None else _run_of(run), None if record is None else _record_of(record)
+
+    def batch_record(self, run_id: str, batch_id: str) -> BatchRecord | None:
+        """How a batch ended, None if it has not."""
+        item = self._db.get(_shard_key(run_id, _shard_of(batch_id)), f"BATCH#{batch_id}")
+        return None if item is None else _record_of(item)
+
+    def end_batch(self, batch: Batch, record: BatchRecord, counts: Counts, lease: Lease | None = None) -> BatchRecord:
+        """End a batch, exactly once: its record, its counts and its lease, in one transaction.
+
+        Returns what counts from now on: the record given or, where the batch had ended before, that one.
+        Raises LEASE_LOST if the lease went to another writer meanwhile.
+        """
+        shard = _shard_of(batch.id)
+        item = self._record(batch.run, batch.id, "BATCH") | {
+            "results": pack([result.to_json() for result in record.results]),
+            "following": pack([each.to_json() for each in record.following]),
+            "dead": pack([to_json(each) for each in record.dead]),
+        }
+        balance = sum(_hash(each.batch.id) for each in record.following) - _hash(batch.id)
+        writes = [
+            self._db.put_if(item, "attribute_not_exists(pk)"),
+            self._count(batch.run, shard, asdict(counts) | {"balance": balance}),
+        ]
+        if lease is not None:
+            writes.append(self._free(lease))
+        refused = self._db.transact(writes)
+        if 0 in refused:
+            if lease is not None:
+                self.drop_lease(lease)
+            stored = self.batch_record(batch.run, batch.id)
+            assert stored is not None, "the table refused a record that is not there"
+            return stored
+        if refused:
+            raise SynclineError("LEASE_LOST", f"another writer took {lease.reference if lease else 'the lease'}")
+        return record
+
+    def results(self, run_id: str) -> Iterator[Result]:
+        """Every result of a run that has one of its own (items found equal have none), in no order."""
+        for shard in range(SHARDS):
+            for item in self._db.query(_shard_key(run_id, shard), "BATCH#"):
+                yield from _record_of(item).results
+
+    # -- leases --------------------------------------------------------------------------------------------------
+
+    def take_lease(self, reference: str, owner: str, seconds: float) -> Lease:
+        """Take the right to write to ``reference`` for ``seconds``; raises :class:`LeaseHeldError`.
+
+        The holder's function must be over by then: a lease is not prolonged, and nobody takes it before.
+        """
+        now = self._clock()
+        taken = self._db.update_if(
+            self._db.update(
+                f"LEASE#{reference}",
+                "LEASE",
+                "SET #until = :until, #owner = :owner, #expires = :expires ADD #fence :fence",
+                {"until": number(now + seconds), "owner": owner, "expires": int(now) + RETENTION, "fence": 1},
+                condition="attribute_not_exists(pk) OR #until <= :now",
+                extra={":now": number(now)},
+            )
+        )
+        if taken is None:
+            held = self._db.get(f"LEASE#{reference}", "LEASE") or {}
+            left = max(1.0, float(held.get("until", 0)) - now)
+            raise LeaseHeldError(reference, left, same_owner=held.get("owner") == owner)
+        return Lease(reference, owner, int(taken["fence"]), now + seconds)
+
+    def drop_lease(self, lease: Lease) -> None:
+        """Give a lease back early, if it is still this one."""
+        self._db.update_if(self._free(lease))
+
+    # -- facts ---------------------------------------------------------------------------------------------------
+
+    def recall(self, key: str) -> str | None:
+        """A fact that a function noted, None if nothing is known."""
+        item = self._db.get(f"FACT#{key}", "FACT") or {}
+        return str(item["value"]) if "value" in item else None
+
+    def remember(self, key: str, value: str) -> None:
+        """Note a fact for all functions. It makes things fast; losing it makes nothing wrong."""
+        self._db.put({"pk": f"FACT#{key}", "sk": "FACT", "value": value, "expires": int(self._clock()) + RETENTION})
+
+    def forget(self, key: str) -> None:
+        """A fact turned out wrong."""
+        self._db.update_if(self._db.update(f"FACT#{key}", "FACT", "REMOVE #value", {}, names=("value",)))
+
+    def claim(self, key: str, seconds: float) -> bool:
+        """Whether the caller is the one to find out a fact: for ``seconds`` nobody else is told so."""
+        now = self._clock()
+        claimed = self._db.update(
+            f"FACT#{key}",
+            "FACT",
+            "SET #until = :until, #expires = :expires",
+            {"until": number(now + seconds), "expires": int(now) + RETENTION},
+            condition="attribute_not_exists(#until) OR #until <= :now",
+            extra={":now": number(now)},
+        )
+        return self._db.update_if(claimed) is not None
+
+    # -- parts of transactions -----------------------------------------------------------------------------------
+
+    def _free(self, lease: Lease) -> dict[str, Any]:
+        """Give the lease back, on condition that it is still this one."""
+        return self._db.update(
+            f"LEASE#{lease.reference}",
+            "LEASE",
+            "SET #until = :until",
+            {"until": 0},
+            condition="#fence = :fence",
+            extra={":fence": lease.fence},
+            names=("fence",),
+        )
+
+    def _announcement(self, run_id: str, batch_id: str) -> dict[str, Any]:
+        return self._count(run_id, _shard_of(batch_id), {"balance": _hash(batch_id)})
+
+    def _count(self, run_id: str, shard: int, amounts: dict[str, int]) -> dict[str, Any]:
+        """Add amounts to a shard's counters; those that are zero are not sent."""
+        amounts = {name: value for name, value in amounts.items() if value}
+        now = self._clock()
+        return self._db.update(
+            _shard_key(run_id, shard),
+            "COUNTS",
+            "SET #at = :at, #expires = :expires ADD " + ", ".join(f"#{name} :{name}" for name in amounts),
+            {"at": number(now), "expires": int(now) + RETENTION, **amounts},
+        )
+
+    def _record(self, run_id: str, batch_id: str, what: str) -> dict[str, Any]:
+        key = _shard_key(run_id, _shard_of(batch_id))
+        return {"pk": key, "sk": f"{what}#{batch_id}", "expires": int(self._clock()) + RETENTION}
+
+
+def new_run_id(clock: Callable[[], float] = time.time) -> str:
+    """An id for a run that sorts by time and reads as one: ``20261121-101522-3f9c2a7b01``."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(clock()))
+    return f"{stamp}-{random.randbytes(5).hex()}"  # noqa: S311 - an id is no secret
+
+
+def first_batch(run: Run) -> Batch:
+    """The batch a run begins with: a look at its scope."""
+    return Batch(run.id, run.sync, Step.DISCOVER, run.id, scope=run.scope, plan=run.plan)
+
+
+def _shard_key(run_id: str, shard: int) -> str:
+    return f"RUN#{run_id}#{shard}"
+
+
+def _hash(batch_id: str) -> int:
+    """60 bits of a batch's id: the sum of a billion of them still fits a DynamoDB number (38 digits)."""
+    return int.from_bytes(hashlib.blake2b(batch_id.encode(), digest_size=8).digest()) >> 4
+
+
+def _shard_of(batch_id: str) -> int:
+    return _hash(batch_id) % SHARDS
+
+
+def _record_of(item: dict[str, Any]) -> BatchRecord:
+    return BatchRecord(
+        tuple(Result.from_json(each) for each in unpack(item["results"])),
+        tuple(Outgoing.from_json(each) for each in unpack(item["following"])),
+        tuple(dead for dead in map(from_json, unpack(item["dead"])) if isinstance(dead, Dead)),
+    )
+
+
+def _run_item(run: Run) -> dict[str, Any]:
+    item = {
+        "pk": f"SYNC#{run.sync}",
+        "sk": f"RUN#{run.id}",
+        "number": run.number,
+        "trigger": run.trigger.value,
+        "started": number(run.started),
+        "status": run.status.value,
+        "plan": run.plan,
+        "expires": int(run.started) + RETENTION,
+    }
+    return item | ({"groups": list(run.scope.groups)} if run.scope.groups is not None else {})
+
+
+def _run_of(item: dict[str, Any]) -> Run:
+    counts = {f.name: int(item.get("counts", {}).get(f.name, 0)) for f in fields(Counts)}
+    return Run(
+        id=str(item["sk"]).removeprefix("RUN#"),
+        sync=str(item["pk"]).removeprefix("SYNC#"),
+        number=int(item["number"]),
+        trigger=Trigger(item["trigger"]),
+        scope=Scope.of(item.get("groups")),
+        started=float(item["started"]),
+        status=RunStatus(item["status"]),
+        plan=bool(item["plan"]),
+        ended=float(item["ended"]) if "ended" in item else None,
+        counts=Counts(**counts),
+    )

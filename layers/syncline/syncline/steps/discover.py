@@ -1,0 +1,97 @@
+"""Discover: find what differs between source and target, and send only that on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Final
+
+from syncline.errors import SynclineError
+from syncline.kinds.kind import Failure, Page
+from syncline.messages import Batch, Start
+from syncline.model import Item, Outcome, Result, Run, Scope, Step
+from syncline.state import State
+from syncline.steps.engine import ATTEMPTS, Engine, Work, pause
+from syncline.telemetry import logger
+
+GROUP_ITEMS: Final = 100
+"""The most items of one group in one message: the share of one transfer."""
+CHUNK_ITEMS: Final = 60
+"""Items after which a look sends on what it has found, so that transfers begin while it goes on."""
+CHUNK_RESULTS: Final = 400
+"""Results after which a chunk ends: its record must stay within an item of the table."""
+CHUNK_SECONDS: Final = 2.0
+
+
+def begin(state: State, start: Start, run_id: str) -> Batch | None:
+    """The batch a start message leads to: a new run's first, or a further look in the run under way.
+
+    None, with a word in the log, where a run under way makes a full look needless. Raises ALREADY_RUNNING where a
+    look at a part can neither begin nor join.
+    """
+    if start.run is None and not start.scope.everything and not start.plan:
+        joined = state.join_run(start.sync, f"{run_id}-look", start.scope)
+        if joined is not None:
+            return joined
+    try:
+        _, batch = state.begin_run(start.sync, start.run or run_id, start.trigger, start.scope, plan=start.plan)
+    except SynclineError as error:
+        if error.code.name == "ALREADY_RUNNING" and start.scope.everything:
+            logger.warning("not started", extra={"sync": start.sync, "why": str(error)})
+            return None
+        raise
+    return batch
+
+
+def discover(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) -> None:
+    """Compare within the batch's scope; transfers follow for what differs, and another look where time was short."""
+    kind = engine.kind(batch.sync)
+    pace = engine.pace(run, left)
+    work, requests, since = Work(batch), kind.requests(), engine.clock()
+    cursor = batch.cursor
+    for page in kind.discover(batch.scope, batch.cursor, pace):
+        _add(work, page, engine)
+        cursor = page.cursor
+        late = work.queued > 0 and engine.clock() - since > CHUNK_SECONDS
+        if late or work.queued >= CHUNK_ITEMS or len(work.results) >= CHUNK_RESULTS:
+            # What was found bounds this chain; hops are for those that find nothing.
+            rest = work.follow(cursor=cursor, attempt=1, hop=work.batch.hop)
+            work.requests, requests = kind.requests() - requests, kind.requests()
+            if not engine.end(work, held_back=rest):
+                return
+            work, since = Work(rest), engine.clock()
+    if pace.left() <= 0:
+        work.follow(cursor=cursor, attempt=1)
+    work.requests = kind.requests() - requests
+    engine.end(work)
+
+
+def _add(work: Work, page: Page, engine: Engine) -> None:
+    work.skipped += page.skipped
+    work.results += page.results
+    if work.batch.plan:
+        work.results += [_would_move(item) for item in page.items]
+    else:
+        for _, members in groupby(page.items, key=lambda item: item.group):
+            items = tuple(members)
+            for at in range(0, len(items), GROUP_ITEMS):
+                work.follow(step=Step.TRANSFER, items=items[at : at + GROUP_ITEMS], attempt=1)
+            work.queued += len(items)
+    _look_again(work, page.failures, engine)
+
+
+def _look_again(work: Work, failures: Sequence[Failure], engine: Engine) -> None:
+    """Groups that could not be looked at are looked at again later, or given up."""
+    again = [f for f in failures if f.error.retried and work.batch.attempt < ATTEMPTS]
+    for failure in failures:
+        if failure not in again:
+            work.give_up(failure.item, failure.error)
+    if again:
+        asked = max(f.error.retry_after or 0.0 for f in again)
+        scope = Scope.of(f.item.group for f in again)
+        delay = max(asked, pause(work.batch.attempt, engine.rng))
+        work.follow(delay, scope=scope, cursor=None, attempt=work.batch.attempt + 1)
+
+
+def _would_move(item: Item) -> Result:
+    return Result(item.group, item.name, Outcome.WOULD_MOVE, item.source, item.target, item.size or 0)

@@ -1,0 +1,215 @@
+"""What is the same for every step: one message in, one batch ended, whatever is delivered twice, late or half-done.
+
+A step turns a batch into :class:`Work`; :meth:`Engine.end` writes it down in one transaction and then sends what
+follows. Everything that can fail for a while goes round again as a follow-up with a higher attempt and a delay;
+what has failed for good becomes a result, and lies in the dead-letter queue with its reason.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from syncline.errors import SynclineError
+from syncline.kinds.kind import Failure, Kind, Pace
+from syncline.messages import Batch, Dead, Outgoing, Queues, encode
+from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope
+from syncline.state import BatchRecord, Lease, State
+from syncline.telemetry import batch_ended, logger, run_ended
+
+ATTEMPTS: Final = 5
+"""How often an item is tried before it is given up."""
+HOPS: Final = 10_000
+"""How many messages may follow from one another in a run."""
+DEATHS: Final = 5
+"""How often a function may die with a message before the message is given up."""
+WHOLE: Final = "*"
+"""Stands for a group or a name in the result of a look that failed as a whole."""
+_FIRST_PAUSE: Final = 4.0
+_LONGEST_PAUSE: Final = 300.0
+_CANCEL_LOOK: Final = 3.0
+
+
+@dataclass(slots=True)
+class Work:
+    """What a step did with a batch. ``following`` and ``dead`` grow as the step goes along."""
+
+    batch: Batch
+    results: list[Result] = field(default_factory=list)
+    following: list[Outgoing] = field(default_factory=list)
+    dead: list[Dead] = field(default_factory=list)
+    skipped: int = 0
+    queued: int = 0
+    requests: int = 0
+
+    def follow(self, delay: float = 0, **changes: object) -> Batch:
+        """Let a batch follow from this one; see :meth:`Batch.child`."""
+        batch = self.batch.child(len(self.following), **changes)
+        self.following.append(Outgoing(batch, round(delay)))
+        return batch
+
+    def give_up(self, item: Item, error: SynclineError) -> None:
+        """The item has failed for good. A plan leaves no dead letter: it moved nothing, so there is nothing to retry."""
+        reason = error.what
+        self.results.append(
+            Result(item.group, item.name, Outcome.FAILED, item.source, item.target, 0, error.code.name, reason)
+        )
+        if self.batch.plan:
+            return
+        scope = self.batch.scope if item.group == WHOLE else Scope.of((item.group,))
+        batch = replace(self.batch, items=(item,) if self.batch.items else (), scope=scope)
+        self.dead.append(Dead(batch, error.code.name, reason))
+
+    def fail(self, failures: Sequence[Failure], rng: random.Random, **changes: object) -> None:
+        """Try the items of failures again, those that may be and have not been too often; give up the others.
+
+        ``changes`` apply to the batch that tries again.
+        """
+        again: list[Item] = []
+        asked = 0.0
+        for failure in failures:
+            if failure.error.retried and self.batch.attempt < ATTEMPTS:
+                again.append(failure.item)
+                asked = max(asked, failure.error.retry_after or 0.0)
+            else:
+                self.give_up(failure.item, failure.error)
+        if again:
+            changes = {"items": tuple(again), "attempt": self.batch.attempt + 1} | changes
+            self.follow(max(asked, pause(self.batch.attempt, rng)), **changes)
+
+    def counts(self) -> Counts:
+        return Counts.of(self.results, skipped=self.skipped, queued=self.queued, requests=self.requests)
+
+
+def pause(attempt: int, rng: random.Random) -> float:
+    """Seconds to wait after the ``attempt``-th try: doubling, with jitter so that those who failed together part."""
+    return float(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (attempt - 1)) * rng.uniform(0.5, 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What every step works with. ``kind`` gives the kind of a sync by the sync's name.
+
+    ``leaves`` are the runs, by sync and id, of which a batch has ended with nothing following.
+    """
+
+    state: State
+    queues: Queues
+    kind: Callable[[str], Kind]
+    clock: Callable[[], float]
+    rng: random.Random
+    leaves: set[tuple[str, str]] = field(default_factory=set)
+
+    def run_of(self, batch: Batch) -> Run | None:
+        """The run a batch belongs to, None if the batch has nothing to do any more.
+
+        That is so when it ended before; then what follows from it is sent once more, in case that was missed.
+        """
+        run, record = self.state.open_batch(batch)
+        if run is None:
+            # The table remembers runs for a time only, or was lost; a look finds whatever is missing.
+            logger.warning("batch of a forgotten run")
+            return None
+        if record is not None:
+            logger.info("batch had ended before", extra={"batch": batch.id})
+            self._send(batch, record)
+            return None
+        if run.over:
+            logger.info("run is over", extra={"run": run.id, "status": run.status.value})
+            return None
+        return run
+
+    def pace(self, run: Run, left: Callable[[], float], lease: Lease | None = None) -> Pace:
+        """A pace that also ends when the run is cancelled or the lease runs out; looks for the former now and then."""
+        seen = {"cancelled": run.status is RunStatus.CANCELLING, "at": self.clock()}
+
+        def halted() -> bool:
+            now = self.clock()
+            if not seen["cancelled"] and now - seen["at"] > _CANCEL_LOOK:
+                seen["cancelled"] = self.state.run(run.sync, run.id).status is RunStatus.CANCELLING
+                seen["at"] = now
+            return bool(seen["cancelled"]) or (lease is not None and now >= lease.expires)
+
+        return Pace(left, halted)
+
+    def end(self, work: Work, lease: Lease | None = None, *, held_back: Batch | None = None) -> bool:
+        """End a batch with its work, and send what follows but for ``held_back``.
+
+        False if the caller may not go on with what it held back: the batch had ended before, delivered twice, and what
+        followed then is sent instead, or it has gone round too often.
+        """
+        self._bound(work)
+        counts = work.counts()
+        made = BatchRecord(tuple(work.results), tuple(work.following), tuple(work.dead))
+        record = self.state.end_batch(work.batch, made, counts, lease)
+        if record is not made:
+            self._send(work.batch, record)
+            return False
+        about = {"step": work.batch.step.value, "batch": work.batch.id, "attempt": work.batch.attempt}
+        batch_ended(about, made.results, counts)
+        self._send(work.batch, record, held_back)
+        return held_back is None or bool(record.following)
+
+    def cancel(self, batch: Batch) -> None:
+        """End a batch of a cancelled run: its items are left as they are."""
+        work = Work(batch)
+        work.results = [
+            Result(item.group, item.name, Outcome.CANCELLED, item.source, item.target) for item in batch.items
+        ]
+        self.end(work)
+
+    def fail_all(self, batch: Batch, error: SynclineError) -> None:
+        """End a batch none of whose items could be done."""
+        work = Work(batch)
+        if batch.items:
+            work.fail([Failure(item, error) for item in batch.items], self.rng)
+        elif error.retried and batch.attempt < ATTEMPTS:
+            delay = max(error.retry_after or 0, pause(batch.attempt, self.rng))
+            work.follow(delay, attempt=batch.attempt + 1)
+        else:
+            work.give_up(Item(WHOLE, WHOLE), error)
+        self.end(work)
+
+    def give_up_all(self, batch: Batch, error: SynclineError) -> None:
+        """End a batch whose items are not tried again."""
+        work = Work(batch)
+        for item in batch.items or (Item(WHOLE, WHOLE),):
+            work.give_up(item, error)
+        self.end(work)
+
+    def _send(self, batch: Batch, record: BatchRecord, held_back: Batch | None = None) -> None:
+        self.queues.bury(batch.step, [encode(dead) for dead in record.dead])
+        self.queues.send(each for each in record.following if held_back is None or each.batch.id != held_back.id)
+        if not record.following:
+            self.leaves.add((batch.sync, batch.run))
+
+    def finish_runs(self) -> None:
+        """End the runs that may be over: those of which a batch ended since the last call with nothing following.
+
+        A worker calls this once for all its messages. If it dies before, they are delivered again, and so is this.
+        """
+        for sync, run_id in sorted(self.leaves):
+            run = self.state.finish_run(sync, run_id)
+            if run is not None:
+                run_ended(run)
+        self.leaves.clear()
+
+    def _bound(self, work: Work) -> None:
+        """Give up what has gone round too often."""
+        if work.batch.hop < HOPS:
+            return
+        error = SynclineError("NO_PROGRESS", f"more than {HOPS} messages followed from one another")
+        for each in work.following:
+            for item in each.batch.items or (Item(WHOLE, WHOLE),):
+                work.give_up(item, error)
+        work.following.clear()
+
+
+def step_error(error: Exception) -> SynclineError:
+    """Any exception as one of ours; what we did not foresee is INTERNAL, with its traceback in the log."""
+    if isinstance(error, SynclineError):
+        return error
+    logger.exception("unforeseen error")
+    return SynclineError("INTERNAL", f"{type(error).__name__} in Syncline; the log has the rest")

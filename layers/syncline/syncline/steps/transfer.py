@@ -1,0 +1,74 @@
+"""Transfer: bring the items of one group to the target, under a lease on its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from syncline.kinds.kind import Arrived, Failure, Kind, Later, Pace
+from syncline.messages import Batch
+from syncline.model import Item, Outcome, Result, Run, RunStatus, Step
+from syncline.state import LeaseHeldError
+from syncline.steps.engine import Engine, Work
+
+ENDING: Final = 15.0
+"""Seconds of a function's time kept for writing down where it is."""
+WAITING: Final = 20.0
+"""Seconds after which a reference with another writer is tried again, at the latest."""
+
+
+def transfer(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) -> None:
+    """Transfer the batch's items; a verify follows for what arrived, another transfer for what needs more time.
+
+    Raises :class:`LeaseHeldError` where the same batch is being worked on: it was delivered twice.
+    """
+    kind = engine.kind(batch.sync)
+    work = Work(batch)
+    try:
+        # The lease outlives the function's time, so nobody takes it from a writer that is alive.
+        lease = engine.state.take_lease(kind.reference(batch.group), batch.id, left() + ENDING)
+    except LeaseHeldError as held:
+        if held.same_owner:
+            raise
+        # Its writer is often done long before the lease ends.
+        work.follow(min(held.retry_after or 1.0, WAITING * engine.rng.uniform(0.5, 1.0)), items=batch.items)
+        engine.end(work)
+        return
+    before = kind.requests()
+    pace = engine.pace(run, left, lease)
+    try:
+        _carry_out(work, kind, pace, engine)
+    except BaseException:
+        engine.state.drop_lease(lease)
+        raise
+    work.requests = kind.requests() - before
+    engine.end(work, lease)
+
+
+def _carry_out(work: Work, kind: Kind, pace: Pace, engine: Engine) -> None:
+    arrived: list[Item] = []
+    later: list[Item] = []
+    failures: list[Failure] = []
+    for answer in kind.transfer(work.batch.items, pace):
+        match answer:
+            case Arrived(item, moved_bytes):
+                arrived.append(replace(item, detail={"bytes": moved_bytes}))
+            case Later(item):
+                later.append(item)
+            case Failure():
+                failures.append(answer)
+            case Result():
+                work.results.append(answer)
+    if arrived:
+        work.follow(step=Step.VERIFY, items=tuple(arrived))
+    if later and pace.halted() and _is_cancelled(engine, work.batch):
+        work.results += [Result(i.group, i.name, Outcome.CANCELLED, i.source, i.target) for i in later]
+    elif later:
+        work.follow(items=tuple(later))
+    work.fail(failures, engine.rng)
+
+
+def _is_cancelled(engine: Engine, batch: Batch) -> bool:
+    """Whether it is for the run that nothing may go on, and not for the lease alone."""
+    return engine.state.run(batch.sync, batch.run).status is RunStatus.CANCELLING

@@ -1,0 +1,41 @@
+"""Verify: ask the target again, and only then call an item moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from syncline.kinds.kind import Arrived, Failure, Later
+from syncline.messages import Batch
+from syncline.model import Item, Outcome, Result, Run, Step
+from syncline.steps.engine import Engine, Work
+
+
+def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) -> None:
+    """Verify the batch's items; what did not arrive is transferred again, what could not be asked is asked again."""
+    kind = engine.kind(batch.sync)
+    work, before = Work(batch), kind.requests()
+    later: list[Item] = []
+    absent: list[Failure] = []
+    failures: list[Failure] = []
+    for answer in kind.verify(batch.items, engine.pace(run, left)):
+        match answer:
+            case Arrived(item):
+                work.results.append(_moved(item))
+            case Later(item):
+                later.append(item)
+            case Failure(item, error) if error.code.name == "NOT_ARRIVED":
+                absent.append(Failure(replace(item, detail={}), error))
+            case Failure():
+                failures.append(answer)
+    if later:
+        work.follow(items=tuple(later))
+    work.fail(absent, engine.rng, step=Step.TRANSFER)
+    work.fail(failures, engine.rng)
+    work.requests = kind.requests() - before
+    engine.end(work)
+
+
+def _moved(item: Item) -> Result:
+    moved_bytes = int(item.detail.get("bytes", 0))
+    return Result(item.group, item.name, Outcome.MOVED, item.source, item.source, moved_bytes)

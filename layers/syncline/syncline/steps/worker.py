@@ -1,0 +1,134 @@
+"""From a queue to a step: reads each message, carries it out, and tells SQS which ones to show again."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.exceptions import BotoCoreError, ClientError
+
+from syncline.errors import SynclineError
+from syncline.messages import Batch, Start, decode
+from syncline.model import Run, RunStatus, Step
+from syncline.state import LeaseHeldError
+from syncline.steps.discover import begin
+from syncline.steps.engine import DEATHS, Engine, step_error
+from syncline.steps.transfer import ENDING
+from syncline.telemetry import logger
+
+StepFunction = Callable[[Engine, Batch, Run, Callable[[], float]], None]
+_AWS_PAUSE: Final = 30.0
+_RUN_PAUSE: Final = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Carries out one step's messages."""
+
+    step: Step
+    run_step: StepFunction
+    engine: Engine
+
+    def handle(self, event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
+        """An SQS event: every message by itself; those that failed are reported and shown again."""
+        processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
+
+        def left() -> float:
+            return context.get_remaining_time_in_millis() / 1000 - ENDING
+
+        def record_handler(record: SQSRecord) -> None:
+            self._one(record, left)
+
+        answer = process_partial_response(event, record_handler, processor, context)
+        try:
+            self.engine.finish_runs()
+        except (ClientError, BotoCoreError, SynclineError) as error:
+            logger.error("cannot tell whether the run is over", extra={"why": str(error)})
+            records = [SQSRecord(record) for record in event["Records"]]
+            for record in records:
+                self._show_again(record, _AWS_PAUSE, str(error))
+            answer = {"batchItemFailures": [{"itemIdentifier": record.message_id} for record in records]}
+        return answer
+
+    def _one(self, record: SQSRecord, left: Callable[[], float]) -> None:
+        received = int(record.attributes.approximate_receive_count or "1")
+        try:
+            self._message(record, received, left)
+        except LeaseHeldError as held:
+            self._show_again(record, held.retry_after or 1.0, str(held))
+            raise
+        except (ClientError, BotoCoreError, SynclineError) as error:
+            self._show_again(record, _AWS_PAUSE * received, str(error))
+            raise
+
+    def _message(self, record: SQSRecord, received: int, left: Callable[[], float]) -> None:
+        try:
+            message = decode(record.body)
+        except SynclineError as error:
+            logger.error("message is not ours", extra={"why": str(error)})
+            self.engine.queues.bury(self.step, [record.body])
+            return
+        match message:
+            case Start() if self.step is Step.DISCOVER:
+                self._start(message, record, received, left)
+            case Batch() if message.step is self.step:
+                self._batch(message, received, left)
+            case _:
+                logger.error("message is for another step", extra={"sync": getattr(message, "sync", None)})
+                self.engine.queues.bury(self.step, [record.body])
+
+    def _start(self, start: Start, record: SQSRecord, received: int, left: Callable[[], float]) -> None:
+        logger.append_keys(sync=start.sync, run=start.run)
+        try:
+            batch = begin(self.engine.state, start, _run_id(record))
+        except SynclineError as error:
+            if error.code.name != "ALREADY_RUNNING":
+                raise
+            # Sent anew: a message may be shown a few times only, and the run may take longer than that to end.
+            logger.info("the look waits", extra={"why": str(error)})
+            self.engine.queues.start(start, _RUN_PAUSE)
+            return
+        if batch is not None:
+            self._batch(batch, received, left)
+
+    def _batch(self, batch: Batch, received: int, left: Callable[[], float]) -> None:
+        logger.append_keys(sync=batch.sync, run=batch.run, batch=batch.id)
+        engine = self.engine
+        run = engine.run_of(batch)
+        if run is None:
+            return
+        if run.status is RunStatus.CANCELLING:
+            engine.cancel(batch)
+        elif received > DEATHS:
+            what = f"the function died {received - 1} times with this work and never said why"
+            engine.give_up_all(batch, SynclineError("STEP_DIED", what))
+        else:
+            try:
+                self.run_step(engine, batch, run, left)
+            except (ClientError, BotoCoreError, LeaseHeldError):
+                raise
+            except Exception as error:
+                if isinstance(error, SynclineError) and error.code.name == "LEASE_LOST":
+                    raise
+                engine.fail_all(batch, step_error(error))
+
+    def _show_again(self, record: SQSRecord, seconds: float, why: str) -> None:
+        logger.warning("message goes back to its queue", extra={"seconds": round(seconds), "why": why})
+        try:
+            self.engine.queues.show_again(self.step, record.receipt_handle, seconds)
+        except (ClientError, BotoCoreError):
+            logger.warning("the message stays unseen for the queue's visibility timeout")
+
+
+def _run_id(record: SQSRecord) -> str:
+    """An id for the run a message starts; the same message delivered twice gives the same one."""
+    sent = int(record.attributes.sent_timestamp or "0") / 1000
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(sent))
+    return f"{stamp}-{hashlib.blake2b(record.message_id.encode(), digest_size=5).hexdigest()}"

@@ -1,0 +1,144 @@
+"""DynamoDB as :mod:`syncline.state` uses it: reads that page, writes that happen all or not at all."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+import zlib
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import ClientError
+
+from syncline.errors import SynclineError
+from syncline.model import compact_json
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.service_resource import Table
+
+_CONFLICT_TRIES: Final = 12
+
+
+class Database:
+    """One table with the keys ``pk`` and ``sk``, read consistently."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._client = table.meta.client
+
+    def get(self, pk: str, sk: str) -> dict[str, Any] | None:
+        return self._table.get_item(Key={"pk": pk, "sk": sk}, ConsistentRead=True).get("Item")
+
+    def put(self, item: dict[str, Any]) -> None:
+        self._table.put_item(Item=item)
+
+    def delete(self, pk: str, sk: str) -> None:
+        self._table.delete_item(Key={"pk": pk, "sk": sk})
+
+    def batch_get(self, keys: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+        """The items of up to 100 keys that exist, in no order."""
+        wanted = [{"pk": pk, "sk": sk} for pk, sk in keys]
+        request: Any = {self._table.name: {"Keys": wanted, "ConsistentRead": True}}
+        while request:
+            answer = self._client.batch_get_item(RequestItems=request)
+            yield from answer["Responses"].get(self._table.name, [])
+            request = answer.get("UnprocessedKeys")
+
+    def query(
+        self, pk: str, prefix: str = "", *, newest_first: bool = False, limit: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """All items under ``pk`` whose ``sk`` begins with ``prefix``, in the order of ``sk``."""
+        arguments: dict[str, Any] = {
+            "KeyConditionExpression": "pk = :pk" + (" AND begins_with(sk, :prefix)" if prefix else ""),
+            "ExpressionAttributeValues": {":pk": pk} | ({":prefix": prefix} if prefix else {}),
+            "ConsistentRead": True,
+            "ScanIndexForward": not newest_first,
+        }
+        if limit is not None:
+            arguments["Limit"] = limit
+        while True:
+            answer = self._table.query(**arguments)
+            yield from answer["Items"]
+            if "LastEvaluatedKey" not in answer or limit is not None:
+                return
+            arguments["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+    def update_if(self, update: dict[str, Any]) -> dict[str, Any] | None:
+        """Carry out one :meth:`update` by itself; the whole new item, or None if its condition refused it."""
+        arguments = {name: value for name, value in update["Update"].items() if name != "TableName"}
+        try:
+            answer = self._table.update_item(**arguments, ReturnValues="ALL_NEW")
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") == "ConditionalCheckFailedException":
+                return None
+            raise
+        return dict(answer["Attributes"])
+
+    def transact(self, writes: list[dict[str, Any]]) -> set[int]:
+        """Write all or nothing; the positions whose conditions refused it, none if it was written."""
+        for attempt in range(_CONFLICT_TRIES):
+            try:
+                self._client.transact_write_items(TransactItems=writes)  # type: ignore[arg-type]
+            except self._client.exceptions.TransactionCanceledException as error:
+                codes = [reason.get("Code", "None") for reason in error.response.get("CancellationReasons", [])]
+                refused = {n for n, code in enumerate(codes) if code == "ConditionalCheckFailed"}
+                if refused:
+                    return refused
+                # Two batches met on one shard: as short a pause as will part them.
+                time.sleep(random.uniform(0.002, 0.02) * (attempt + 1))  # noqa: S311 - a pause is no secret
+            else:
+                return set()
+        raise SynclineError("AWS_UNAVAILABLE", "DynamoDB refused a transaction many times over for conflicts")
+
+    def put_if(self, item: dict[str, Any], condition: str) -> dict[str, Any]:
+        """A put as a part of a transaction."""
+        return {"Put": {"TableName": self._table.name, "Item": item, "ConditionExpression": condition}}
+
+    def update(  # noqa: PLR0913 - an expression has many parts
+        self,
+        pk: str,
+        sk: str,
+        expression: str,
+        values: dict[str, Any],
+        *,
+        condition: str | None = None,
+        extra: dict[str, Any] | None = None,
+        names: tuple[str, ...] = (),
+    ) -> dict[str, Any]:
+        """An update as a part of a transaction.
+
+        In the expressions ``#name`` and ``:name`` stand for each of ``values``, ``#name`` for each of ``names``, and
+        the keys of ``extra`` for their values.
+        """
+        update: dict[str, Any] = {
+            "TableName": self._table.name,
+            "Key": {"pk": pk, "sk": sk},
+            "UpdateExpression": expression,
+        }
+        given = {f":{name}": value for name, value in values.items()} | (extra or {})
+        if given:
+            update["ExpressionAttributeValues"] = given
+        placeholders = {f"#{name}": name for name in (*values, *names)}
+        if placeholders:
+            update["ExpressionAttributeNames"] = placeholders
+        if condition is not None:
+            update["ConditionExpression"] = condition
+        return {"Update": update}
+
+
+def number(value: float) -> Decimal:
+    """Unix seconds as DynamoDB takes them, to the millisecond."""
+    return Decimal(str(round(value, 3)))
+
+
+def pack(value: list[Any]) -> bytes:
+    """JSON, compressed: DynamoDB bills by the kilobyte, and digests under one another compress well."""
+    return zlib.compress(compact_json(value).encode(), 1)
+
+
+def unpack(value: Any) -> list[Any]:
+    """What :func:`pack` packed, as DynamoDB gives it back."""
+    unpacked: list[Any] = json.loads(zlib.decompress(bytes(value)))
+    return unpacked

@@ -1,0 +1,66 @@
+"""Logs and metrics: structured lines with Powertools, and nothing secret in any of them."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
+from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
+
+from syncline.model import Counts, Result, Run
+from syncline.secrets import redact
+
+
+class RedactingFormatter(LambdaPowertoolsFormatter):
+    """Powertools' JSON lines with every known secret replaced, wherever in the line it stands."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+logger = Logger(logger_formatter=RedactingFormatter(), utc=True)
+metrics = Metrics()
+
+# A call that ended no batch has nothing to count, and that is no reason for a warning.
+warnings.filterwarnings("ignore", message="No application metrics to publish")
+
+_COUNTED = ("moved", "skipped", "removed", "conflict", "failed")
+
+
+def run_ended(run: Run) -> None:
+    """Say how a run ended: one log line, and a metric for each outcome with the sync as its dimension."""
+    counts = run.counts
+    seconds = round((run.ended or run.started) - run.started, 3)
+    fields: dict[str, Any] = {"sync": run.sync, "run": run.id, "status": run.status.value, "number": run.number}
+    fields |= {name: getattr(counts, name) for name in (*_COUNTED, "bytes", "requests")} | {"seconds": seconds}
+    say = logger.warning if counts.failed + counts.conflict else logger.info
+    say("run ended", extra=fields)
+    # Metrics of their own: the dimension is not to spread to what else this call counts.
+    ended = EphemeralMetrics()
+    ended.add_dimension("sync", run.sync)
+    for name in _COUNTED:
+        ended.add_metric(f"Items{name.capitalize()}", MetricUnit.Count, getattr(counts, name))
+    ended.add_metric("BytesMoved", MetricUnit.Bytes, counts.bytes)
+    ended.add_metric("RunSeconds", MetricUnit.Seconds, seconds)
+    ended.flush_metrics()
+
+
+def batch_ended(about: Mapping[str, object], results: Sequence[Result], counts: Counts) -> None:
+    """Say what a batch came to: a line of counts, a line for each item that did not get where it should, metrics.
+
+    ``about`` are fields that tell which batch it was.
+    """
+    for result in results:
+        if result.code is not None:
+            item = f"{result.group}:{result.name}"
+            fields = {"item": item, "outcome": result.outcome.value, "code": result.code, "why": result.reason}
+            logger.warning("item not moved", extra=fields)
+    tally = {name: value for name, value in asdict(counts).items() if value}
+    logger.info("batch ended", extra={**about, **tally})
+    metrics.add_metric("Moved", MetricUnit.Count, counts.moved)
+    metrics.add_metric("Failed", MetricUnit.Count, counts.failed)

@@ -1,0 +1,54 @@
+"""What holds for every test: nothing leaves the machine, and chance can be repeated."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from typing import Final
+
+import hypothesis
+import pytest
+
+_HYPOTHESIS_SEED: Final = "--hypothesis-seed"
+_LOOPBACK: Final = ["127.0.0.0/8", "::1"]
+_NO_SOCKETS_ELSEWHERE: Final = ("unit", "integration")  # folders; elsewhere programs are run that have their own
+_AWS: Final = {
+    "AWS_ACCESS_KEY_ID": "AKIDOFTHETESTS",
+    "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests",
+    "AWS_DEFAULT_REGION": "eu-central-1",
+    "AWS_REGION": "eu-central-1",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+# Before anything is imported that looks at them: no test knows a person's AWS account or proxy.
+for _name in [n for n in os.environ if n.startswith("AWS_") or n.lower().endswith("_proxy")]:
+    del os.environ[_name]
+os.environ.update(_AWS)
+
+hypothesis.settings.register_profile("syncline", print_blob=True, deadline=None)
+hypothesis.settings.load_profile("syncline")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption(_HYPOTHESIS_SEED) is None:
+        config.option.hypothesis_seed = str(random.SystemRandom().getrandbits(32))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"hypothesis seed: {_HYPOTHESIS_SEED}={config.getoption(_HYPOTHESIS_SEED)}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    tests = config.rootpath / "tests"
+    for item in items:
+        if any(item.path.is_relative_to(tests / folder) for folder in _NO_SOCKETS_ELSEWHERE):
+            item.add_marker(pytest.mark.allow_hosts(_LOOPBACK))
+
+
+# Where the tests are started in the background, Ctrl-C is ignored, and so by every program they start: not here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

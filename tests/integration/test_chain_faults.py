@@ -1,0 +1,289 @@
+"""Registries fail in every way they have; what can heal does, and what cannot ends with its code, and alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import pytest
+from moto import mock_aws
+
+from syncline.model import RunStatus
+from tests.integration.chain import Chain, Key, World, small, world
+from tests.standins.oci import Fault, OciRegistry, bad_gateway, throttled
+from tests.standins.oci_store import Store, digest_of
+
+ITEM: Final[Key] = ("team/web", "2.0")
+LAYER: Final = digest_of(b"web 2.0")  # in that item alone
+OFTEN: Final = 4  # as often as one function tries, less often than an item is tried
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[World]:
+    with mock_aws(), world() as made:
+        yield made
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fault of one side; ``code`` is what the item ends with if it stays, None where it comes through all the same."""
+
+    side: str
+    method: str
+    pattern: str
+    fault: Fault
+    code: str | None
+
+    def __str__(self) -> str:
+        facts = [f"{n}={v}" for n in ("status", "take", "cut", "lose_answer", "wrong") if (v := getattr(self.fault, n))]
+        return (
+            f"{self.side} {self.method} {self.pattern.replace(LAYER, '')} {' '.join(facts)} {dict(self.fault.headers)}"
+        )
+
+
+MANIFEST: Final = "/v2/team/web/manifests/2.0"
+UPLOAD: Final = f"/v2/team/web/blobs/uploads/.*{LAYER}"
+BLOB: Final = f"/v2/team/web/blobs/{LAYER}"
+CASES: Final = (
+    Case("source", "GET", MANIFEST, throttled(), "THROTTLED"),
+    Case("source", "GET", MANIFEST, Fault(500), "SERVER_ERROR"),
+    Case("source", "GET", MANIFEST, bad_gateway(), "SERVER_ERROR"),
+    Case("source", "GET", MANIFEST, Fault(cut=20), "UNREACHABLE"),
+    Case("source", "GET", MANIFEST, Fault(wrong=True), "DIGEST_MISMATCH"),
+    Case("source", "GET", MANIFEST, Fault(lose_answer=True), "UNREACHABLE"),
+    Case("source", "GET", BLOB, throttled(), "THROTTLED"),
+    Case("source", "GET", BLOB, Fault(500), "SERVER_ERROR"),
+    Case("source", "GET", BLOB, bad_gateway(), "SERVER_ERROR"),
+    Case("source", "GET", BLOB, Fault(cut=3), "UNREACHABLE"),
+    Case("source", "GET", BLOB, Fault(wrong=True), "DIGEST_MISMATCH"),
+    Case("target", "HEAD", MANIFEST, Fault(500), "SERVER_ERROR"),
+    Case("target", "PUT", UPLOAD, throttled(), "THROTTLED"),
+    Case("target", "PUT", UPLOAD, Fault(500), "SERVER_ERROR"),
+    Case("target", "PUT", UPLOAD, bad_gateway(), "SERVER_ERROR"),
+    Case("target", "PUT", UPLOAD, Fault(take=2), "UNREACHABLE"),
+    Case("target", "PUT", UPLOAD, Fault(lose_answer=True), None),
+    Case("target", "PUT", UPLOAD, Fault(forget_uploads=True), "UPLOAD_LOST"),
+    Case("target", "PUT", MANIFEST, throttled(), "THROTTLED"),
+    Case("target", "PUT", MANIFEST, Fault(500), "SERVER_ERROR"),
+    Case("target", "PUT", MANIFEST, bad_gateway(), "SERVER_ERROR"),
+    Case("target", "PUT", MANIFEST, Fault(take=2), "UNREACHABLE"),
+    Case("target", "PUT", MANIFEST, Fault(lose_answer=True), None),
+    Case("target", "GET", MANIFEST, Fault(502), "SERVER_ERROR"),
+    Case("target", "GET", MANIFEST, Fault(wrong=True), "DIGEST_MISMATCH"),
+    Case("target", "HEAD", "/v2/team/web/blobs/sha256", Fault(500), "SERVER_ERROR"),
+)
+# The whole server asks for it, so while it lasts everything waits.
+WAITS: Final = (
+    Case("source", "GET", MANIFEST, throttled(90), "THROTTLED"),
+    Case("target", "PUT", MANIFEST, throttled(30), "THROTTLED"),
+    Case("target", "PUT", UPLOAD, throttled(3), "THROTTLED"),
+    Case("source", "GET", BLOB, Fault(delay=0.05), None),
+)
+REFUSALS: Final = (
+    Case("source", "GET", MANIFEST, Fault(403), "FORBIDDEN"),
+    Case("source", "GET", BLOB, Fault(404), "NOT_FOUND"),
+    Case("target", "PUT", UPLOAD, Fault(413, {"Content-Type": "text/html"}, b"<html></html>"), "TOO_LARGE"),
+    Case("target", "PUT", MANIFEST, Fault(405), "READ_ONLY"),
+    Case("target", "PUT", MANIFEST, Fault(400, {}, b'{"errors":[{"code":"DENIED"}]}'), "REFUSED"),
+)
+
+
+def pair(chain: Chain) -> Chain:
+    """Two repositories with a layer in common; one has a tag that conflicts."""
+    source = chain.source.store
+    source.add_image("team/app", "1.0", b"the base", b"app 1.0")
+    source.add_image("team/web", "1.0", b"the base", b"web 1.0")
+    source.add_image("team/web", "2.0", b"the base", b"web 2.0")
+    chain.target.store.add_image("team/web", "1.0", b"somebody else's web 1.0")
+    chain.configure()
+    return chain
+
+
+def disturbed(place: World, case: Case, times: int | None) -> Chain:
+    chain = pair(place.chain())
+    registry: OciRegistry = getattr(chain, case.side)
+    registry.fault(case.method, case.pattern, case.fault, times=times)
+    chain.run()
+    return chain
+
+
+# What is answered with a status is tried again by the same function: once is not enough to come to the step.
+@pytest.mark.parametrize("case", [case for case in CASES if not case.fault.status], ids=str)
+def test_what_happens_once_heals(place: World, case: Case) -> None:
+    disturbed(place, case, 1).check()
+
+
+@pytest.mark.parametrize("case", [*CASES, *WAITS], ids=str)
+def test_what_happens_often_heals(place: World, case: Case) -> None:
+    disturbed(place, case, OFTEN).check()
+
+
+@pytest.mark.parametrize("case", [*CASES, *REFUSALS], ids=str)
+def test_what_stays_fails_with_its_code_and_harms_nothing_else(place: World, case: Case) -> None:
+    chain = disturbed(place, case, None)
+    failing = {ITEM: case.code} if case.code else {}
+    if case.pattern == "/v2/team/web/blobs/sha256":
+        assert chain.latest().counts.failed == 1
+    chain.check(failing)
+    chain.source.heal()
+    chain.target.heal()
+    for _, letter in chain.mail.dead():
+        chain.mail.remove(letter)
+    again = chain.run()
+    assert (again.counts.failed, again.counts.moved) == (0, len(failing) if chain.before.get(ITEM) is None else 0)
+    chain.check()
+
+
+@pytest.mark.parametrize("listing", ["_catalog", "team/web/tags/list"])
+@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize(
+    "fault", [throttled(), Fault(500), bad_gateway(), Fault(cut=5)], ids=["429", "500", "502", "cut"]
+)
+def test_a_listing_that_fails_for_a_while_heals(place: World, listing: str, side: str, fault: Fault) -> None:
+    chain = pair(place.chain())
+    registry: OciRegistry = getattr(chain, side)
+    registry.fault("GET", listing, fault, times=OFTEN)
+    chain.run()
+    chain.check()
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_repository_that_cannot_be_listed_fails_alone(place: World, side: str) -> None:
+    chain = pair(place.chain())
+    registry: OciRegistry = getattr(chain, side)
+    registry.fault("GET", "team/web/tags/list", Fault(500), times=None)
+    run = chain.run()
+    assert run.status is RunStatus.DONE
+    assert (run.counts.moved, run.counts.failed) == (1, 1)
+    assert {key: dead.code for key, dead in chain.dead().items()} == {("*", "*"): "SERVER_ERROR"}
+    (dead,) = chain.dead().values()
+    assert dead.batch.scope.groups == ("team/web",)
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (Fault(500), "SERVER_ERROR"),
+        (Fault(401), "UNAUTHORIZED"),
+        (Fault(200, {"Content-Type": "application/json"}, b'{"repositories": []}'), "LISTING_INCOMPLETE"),
+        (Fault(200, {"Content-Type": "application/json"}, b'{"repositories": null}'), "LISTING_INCOMPLETE"),
+        (Fault(200, {"Content-Type": "text/html"}, b"<html>a portal</html>"), "BAD_ANSWER"),
+        (Fault(200, {"Link": '</v2/_catalog?n=100&last=a>; rel="next"'}, b'{"repositories": ["team/app"]}'), "LISTING"),
+    ],
+)
+def test_a_catalog_that_cannot_be_read_fails_the_run_and_is_never_nothing_to_do(
+    place: World, fault: Fault, code: str
+) -> None:
+    chain = small(place.chain())
+    chain.source.fault("GET", "_catalog", fault, times=None)
+    run = chain.run()
+    assert run.status is RunStatus.DONE
+    assert (run.counts.failed, run.counts.moved, run.counts.skipped) == (1, 0, 0)
+    (dead,) = chain.dead().values()
+    assert dead.code.startswith(code)
+    assert dead.batch.scope.everything
+
+
+def test_two_hundred_and_seventy_repositories_over_three_pages_are_all_found(place: World) -> None:
+    chain = place.chain()
+    for number in range(270):
+        chain.source.store.add_image(f"team/app-{number:03}", "1.0", b"a layer")
+    chain.configure()
+    chain.start(plan=True)
+    chain.pump.run()
+    plan = chain.latest()
+    assert plan.counts.would_move == 270
+    assert len(chain.results(plan)) == 270
+    assert len(chain.source.asked("GET", "_catalog")) == 3
+
+
+def test_a_look_goes_on_over_several_functions(place: World) -> None:
+    """Each look at the time that is left takes so long that a function gets through a few repositories only."""
+    chain = place.chain()
+    for number in range(40):
+        chain.source.store.add_image(f"team/app-{number:03}", "1.0", b"a layer")
+        if number % 2:
+            chain.target.store.add_image(f"team/app-{number:03}", "1.0", b"a layer")
+    chain.configure()
+    chain.pump.tick = 30.0
+    chain.start(plan=True)
+    chain.pump.run()
+    assert len(chain.pump.delivered) > 3
+    assert (chain.latest().counts.would_move, chain.latest().counts.skipped) == (20, 20)
+
+
+# -- tokens
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[World]:
+    """Both registries want tokens."""
+    users = {"robot": "robot's password"}
+    with mock_aws(), OciRegistry(users) as source, OciRegistry(users) as target:
+        yield World(source, target)
+
+
+def signed_in(place: World) -> Chain:
+    auth = {"username": "robot", "password": "env:ROBOT"}
+    chain = place.chain()
+    chain.secrets = {"ROBOT": "robot's password"}
+    source = {"registry": chain.source.host, "plain_http": True, "catalog": True, "auth": auth}
+    target = {"registry": chain.target.host, "plain_http": True, "auth": auth}
+    return small(chain, source=source, target=target)
+
+
+EXPIRED: Final = Fault(expire_tokens=True)
+
+
+@pytest.mark.parametrize(
+    ("side", "method", "pattern"),
+    [
+        ("source", "GET", "_catalog"),
+        ("source", "GET", "/tags/list"),
+        ("source", "GET", "/manifests/"),
+        ("source", "GET", "/blobs/"),
+        ("target", "HEAD", "/manifests/"),
+        ("target", "POST", "/blobs/uploads/"),
+        ("target", "PUT", "/blobs/uploads/"),
+        ("target", "PUT", "/manifests/"),
+        ("target", "GET", "/manifests/"),
+    ],
+)
+def test_a_token_may_expire_at_any_request(guarded: World, side: str, method: str, pattern: str) -> None:
+    chain = signed_in(guarded)
+    registry: OciRegistry = getattr(chain, side)
+    for first in (1, 3):
+        registry.fault(method, pattern, EXPIRED, first=first)
+    chain.run()
+    chain.check()
+    chain.check_again()
+
+
+def test_a_wrong_password_fails_with_its_code_and_is_in_no_message(guarded: World) -> None:
+    chain = signed_in(guarded)
+    chain.secrets = {"ROBOT": "another password"}
+    run = chain.run()
+    assert (run.status, run.counts.failed) == (RunStatus.DONE, 1)
+    (dead,) = chain.dead().values()
+    assert dead.code in ("UNAUTHORIZED", "REFUSED")
+    assert "another password" not in "".join(letter.body for _, letter in chain.mail.dead())
+
+
+# -- what is not proved is not stored
+
+
+def test_bytes_that_are_not_the_digests_never_reach_a_registry_that_does_not_check(
+    place: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both for blobs that are held in memory and for those that are streamed."""
+
+    def trusting(self: Store, name: str, session: str, digest: str, data: bytes) -> None:
+        self.repositories[name].blobs[digest] = bytes(self.sessions.pop(session).data) + data
+
+    monkeypatch.setattr(Store, "finish", trusting)
+    for small_size in (0, 4 * 1024 * 1024):
+        monkeypatch.setattr("syncline.kinds.images.copying.SMALL", small_size)
+        chain = disturbed(place, Case("source", "GET", BLOB, Fault(wrong=True), None), None)
+        chain.check({ITEM: "DIGEST_MISMATCH"})
+        assert LAYER not in chain.target.store.repositories["team/web"].blobs

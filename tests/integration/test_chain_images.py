@@ -1,0 +1,285 @@
+"""Images of every shape through the whole chain, byte for byte; and what is no image, with its reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+from moto import mock_aws
+
+from syncline.kinds.images import places
+from syncline.kinds.images.copying import DEEPEST
+from syncline.model import RunStatus
+from tests.integration.chain import Chain, World, small, world
+from tests.standins.oci import Fault
+from tests.standins.oci_store import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Repository, Stored, descriptor, digest_of
+from tests.standins.quay import TOKEN, QuayServer
+
+DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[World]:
+    with mock_aws(), world() as made:
+        yield made
+
+
+@pytest.fixture
+def chain(place: World) -> Chain:
+    chain = place.chain()
+    chain.configure(concurrency=4)
+    return chain
+
+
+def put(chain: Chain, name: str, tag: str, media_type: str, manifest: dict[str, Any], *blobs: bytes) -> str:
+    """A manifest of any form, with its blobs, straight into the source; its digest."""
+    repository = chain.source.store.repositories.setdefault(name, Repository())
+    repository.blobs |= {digest_of(blob): blob for blob in blobs}
+    body = json.dumps(manifest, indent=1).encode()
+    repository.manifests[digest_of(body)] = Stored(media_type, body)
+    repository.tags[tag] = digest_of(body)
+    return digest_of(body)
+
+
+def test_manifests_arrive_byte_for_byte(chain: Chain) -> None:
+    small(chain)
+    chain.run()
+    source, target = chain.source.store.repositories, chain.target.store.repositories
+    for name, repository in source.items():
+        for digest, stored in repository.manifests.items():
+            if (name, digest) not in {
+                (n, d) for (n, t), d in chain.source.store.tags().items() if (n, t) in chain.before
+            }:
+                assert target[name].manifests[digest] == stored
+
+
+def test_an_image_as_docker_pushes_it(chain: Chain) -> None:
+    config, layer = b'{"os": "linux"}', b"a layer"
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": DOCKER_MANIFEST,
+        "config": descriptor("application/vnd.docker.container.image.v1+json", config),
+        "layers": [descriptor("application/vnd.docker.image.rootfs.diff.tar.gzip", layer)],
+    }
+    child = put(chain, "team/docker", "one", DOCKER_MANIFEST, manifest, config, layer)
+    stored = chain.source.store.repositories["team/docker"].manifests[child]
+    entries = [descriptor(DOCKER_MANIFEST, stored.body, platform={"os": "linux", "architecture": "amd64"})]
+    listed = {"schemaVersion": 2, "mediaType": DOCKER_LIST, "manifests": entries}
+    put(chain, "team/docker", "all", DOCKER_LIST, listed)
+    chain.run()
+    chain.check()
+
+
+def test_indexes_within_indexes(chain: Chain) -> None:
+    store = chain.source.store
+    inner = store.add_image("team/deep", None, b"a layer")
+    for _ in range(DEEPEST - 1):
+        inner = store.add_index("team/deep", None, inner)
+    store.add_index("team/deep", "deep", inner)
+    chain.run()
+    chain.check()
+
+
+def test_indexes_nested_without_end_are_refused(chain: Chain) -> None:
+    store = chain.source.store
+    inner = store.add_image("team/deep", "sound", b"a layer")
+    for _ in range(DEEPEST + 2):
+        inner = store.add_index("team/deep", None, inner)
+    store.repositories["team/deep"].tags["deep"] = inner
+    chain.run()
+    chain.check({("team/deep", "deep"): "MANIFEST_INVALID"})
+
+
+def test_parts_named_more_than_once_are_sent_once(chain: Chain) -> None:
+    store = chain.source.store
+    image = store.add_image("team/twice", "1", b"layer", b"layer")
+    store.add_index("team/twice", "2", image, image)
+    chain.run()
+    chain.check()
+    assert len(chain.target.asked("PUT", f"digest={digest_of(b'layer')}")) == 1
+
+
+def test_an_image_without_layers_and_one_with_an_empty_layer(chain: Chain) -> None:
+    chain.source.store.add_image("team/empty", "none")
+    chain.source.store.add_image("team/empty", "nothing", b"")
+    chain.source.store.add_index("team/empty", "index")
+    chain.run()
+    chain.check()
+
+
+def test_a_signature_with_a_subject(chain: Chain) -> None:
+    image = chain.source.store.add_image("team/signed", "1", b"layer")
+    stored = chain.source.store.repositories["team/signed"].manifests[image]
+    chain.source.store.add_image(
+        "team/signed", f"sha256-{image[7:]}", b"signature", subject=descriptor(OCI_MANIFEST, stored.body)
+    )
+    chain.run()
+    chain.check()
+
+
+def test_a_layer_that_lies_elsewhere_is_not_missed(chain: Chain) -> None:
+    config, foreign = b"{}", b"a layer of Windows"
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": descriptor(OCI_CONFIG, config),
+        "layers": [descriptor(OCI_LAYER, foreign, urls=["https://elsewhere.example/layer"])],
+    }
+    put(chain, "team/windows", "1", OCI_MANIFEST, manifest, config)
+    # The strict stand-in wants every blob; real registries let foreign layers be absent.
+    repository = chain.target.store.repositories.setdefault("team/windows", Repository())
+    repository.blobs[digest_of(foreign)] = foreign
+    chain.run()
+    assert chain.latest().counts.moved == 1
+    assert not chain.source.asked("GET", digest_of(foreign))
+
+
+@pytest.mark.parametrize(
+    ("media_type", "body", "code"),
+    [
+        ("application/vnd.docker.distribution.manifest.v1+prettyjws", {"schemaVersion": 1}, "MANIFEST_UNSUPPORTED"),
+        ("application/vnd.example.artifact+json", {"schemaVersion": 2}, "MANIFEST_UNSUPPORTED"),
+        (OCI_MANIFEST, {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "layers": []}, "MANIFEST_INVALID"),
+        (OCI_MANIFEST, {"schemaVersion": 2, "config": {}, "layers": [{"digest": "sha256:zz"}]}, "MANIFEST_INVALID"),
+        (OCI_MANIFEST, {"schemaVersion": 2, "config": {}, "layers": [], "manifests": []}, "MANIFEST_INVALID"),
+    ],
+)
+def test_what_is_no_image_fails_alone_and_at_once(
+    chain: Chain, media_type: str, body: dict[str, Any], code: str
+) -> None:
+    chain.source.store.add_image("team/mixed", "sound", b"layer")
+    put(chain, "team/mixed", "odd", media_type, body)
+    chain.run()
+    chain.check({("team/mixed", "odd"): code})
+    assert len(chain.source.asked("GET", "/manifests/odd")) == 1
+
+
+def test_a_tag_that_differs_moves_where_the_sync_may_overwrite(place: World) -> None:
+    chain = small(place.chain(), overwrite=True)
+    chain.run()
+    assert chain.latest().counts.conflict == 0
+    assert chain.target.store.tags() == chain.source.store.tags()
+
+
+def test_names_at_the_target_have_the_prefix(place: World) -> None:
+    chain = place.chain()
+    target = {"registry": chain.target.host, "plain_http": True, "prefix": "mirror/prod"}
+    chain.configure(target=target)
+    chain.source.store.add_image("team/app", "1", b"layer")
+    chain.run()
+    assert chain.target.store.tags().keys() == {("mirror/prod/team/app", "1")}
+    chain.start("mirror/prod/team/app")
+    chain.clock.sleep(1)
+    chain.pump.run()
+    assert chain.latest().counts.skipped == 1
+
+
+# -- blobs that several repositories share
+
+
+@pytest.mark.parametrize("worth_noting", [0, 1 << 30], ids=["shared memory", "own memory"])
+def test_a_shared_layer_crosses_the_network_once(
+    place: World, monkeypatch: pytest.MonkeyPatch, worth_noting: int
+) -> None:
+    monkeypatch.setattr(places, "WORTH_NOTING", worth_noting)
+    chain = place.chain()
+    chain.configure()
+    for name in ("a", "b", "c"):
+        chain.source.store.add_image(f"team/{name}", "1", b"the base", name.encode())
+    chain.run()
+    chain.check()
+    assert len(chain.target.asked("PUT", f"digest={digest_of(b'the base')}")) == 1
+    assert len(chain.target.asked("POST", "mount=")) == 2
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(405), Fault(401), Fault(403), Fault(404), Fault(202, {"Location": "/v2/team/b/blobs/uploads/x?y=z"})],
+)
+def test_where_mounting_is_refused_the_layer_is_sent(
+    place: World, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    monkeypatch.setattr(places, "WORTH_NOTING", 0)
+    chain = place.chain()
+    chain.configure()
+    for name in ("a", "b", "c"):
+        chain.source.store.add_image(f"team/{name}", "1", b"the base", name.encode())
+    chain.target.fault("POST", "mount=", fault, times=None)
+    chain.run()
+    chain.check()
+    chain.check_again()
+
+
+def test_a_place_that_is_wrong_costs_a_request_only(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "WORTH_NOTING", 0)
+    chain = place.chain()
+    chain.configure()
+    chain.source.store.add_image("team/a", "1", b"the base")
+    key = f"{chain.target.host}@{digest_of(b'the base')}"
+    chain.state.remember(key, "team/removed")
+    chain.run()
+    chain.check()
+    assert chain.state.recall(key) == "team/a"
+
+
+# -- Quay's API
+
+
+def quay_sync(chain: Chain, source: QuayServer, target: QuayServer | None = None) -> None:
+    def api(server: QuayServer) -> dict[str, Any]:
+        return {"api": {"kind": "quay", "url": server.url, "token": "env:QUAY"}}
+
+    chain.secrets = {"QUAY": TOKEN}
+    chain.configure(
+        source={"registry": chain.source.host, "plain_http": True, "organizations": ["team"], **api(source)},
+        target={"registry": chain.target.host, "plain_http": True, **(api(target) if target else {})},
+    )
+
+
+def mirror(chain: Chain, server: QuayServer) -> None:
+    """Let Quay's API know what the source holds."""
+    for name, repository in chain.source.store.repositories.items():
+        server.put(name, dict(repository.tags))
+
+
+def test_all_of_quays_pages_are_read(place: World) -> None:
+    chain = place.chain()
+    for number in range(270):
+        chain.source.store.add_image(f"team/app-{number:03}", "1.0", b"a layer")
+    with QuayServer() as quay:
+        mirror(chain, quay)
+        quay_sync(chain, quay)
+        chain.start(plan=True)
+        chain.pump.run()
+        assert quay.counts["repositories"] == 3
+    assert chain.latest().counts.would_move == 270
+    assert len(chain.results(chain.latest())) == 270
+
+
+def test_between_two_quays_a_run_with_nothing_to_do_asks_no_registry(place: World) -> None:
+    chain = small(place.chain())
+    with QuayServer() as quay, QuayServer() as dr:
+        mirror(chain, quay)
+        quay_sync(chain, quay, dr)
+        chain.run()
+        chain.check()
+        for name, repository in chain.target.store.repositories.items():
+            dr.put(name, dict(repository.tags))
+        asked = len(chain.source.requests) + len(chain.target.requests)
+        chain.check_again()
+        assert len(chain.source.requests) + len(chain.target.requests) == asked
+
+
+def test_a_token_that_quay_does_not_know_is_never_nothing_to_do(place: World) -> None:
+    chain = small(place.chain())
+    with QuayServer() as quay:
+        mirror(chain, quay)
+        quay_sync(chain, quay)
+        chain.secrets = {"QUAY": "another token"}
+        run = chain.run()
+    assert (run.status, run.counts.failed, run.counts.moved) == (RunStatus.DONE, 1, 0)
+    (dead,) = chain.dead().values()
+    assert dead.code in ("UNAUTHORIZED", "LISTING_INCOMPLETE")

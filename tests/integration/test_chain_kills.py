@@ -1,0 +1,124 @@
+"""A step is killed before, within and after each call that has an effect; whatever happens, the run comes out right."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from moto import mock_aws
+
+from syncline.kinds.images import copying, places
+from tests.integration.chain import Chain, World, small, world
+from tests.pump import Duplicates, Manners, When
+
+SHARES: Final = 6  # each test takes every sixth effect, so that a failure is near what it names
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[World]:
+    with mock_aws(), world() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def effects(place: World) -> list[str]:
+    """The effects of an undisturbed run, which is right itself."""
+    chain = _started(place)
+    chain.pump.run()
+    chain.check()
+    effects = list(chain.reaper.effects)
+    chain.check_again()
+    return effects
+
+
+def _started(place: World) -> Chain:
+    chain = small(place.chain())
+    chain.remember()
+    chain.start()
+    chain.reaper.effects.clear()
+    return chain
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
+def test_a_step_killed_at_any_effect(place: World, effects: list[str], when: When, share: int) -> None:
+    assert len(effects) > 35
+    for number in range(1 + share, len(effects) + 1, SHARES):
+        chain = _started(place)
+        chain.reaper.plan = {(number, when)}
+        print(f"killed {when} effect {number}, {effects[number - 1]}")
+        chain.pump.run()
+        chain.check()
+        if number % 4 == 0:
+            chain.check_again()
+
+
+def test_a_step_killed_within_any_streamed_request(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "SMALL", 0)
+    chain = _started(place)
+    chain.reaper.streamed.clear()
+    chain.pump.run()
+    chain.check()
+    streamed = list(chain.reaper.streamed)
+    assert len(streamed) > 5
+    for number in streamed:
+        chain = _started(place)
+        chain.reaper.plan = {(number, When.WITHIN)}
+        print(f"killed within effect {number}")
+        chain.pump.run()
+        chain.check()
+
+
+def test_a_step_killed_around_what_all_functions_remember_together(
+    place: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer common to two repositories is claimed, noted, and mounted; who claimed it may die."""
+    monkeypatch.setattr(places, "WORTH_NOTING", 0)
+
+    def started() -> Chain:
+        chain = place.chain()
+        for name in ("a", "b"):
+            chain.source.store.add_image(f"team/{name}", "1", b"the base")
+        chain.configure()
+        chain.remember()
+        chain.start()
+        chain.reaper.effects.clear()
+        return chain
+
+    chain = started()
+    chain.pump.run()
+    chain.check()
+    effects = list(chain.reaper.effects)
+    numbers = [number for number, effect in enumerate(effects, 1) if effect in ("UpdateItem", "PutItem")]
+    assert len(numbers) >= 6
+    for number in numbers:
+        for when in (When.BEFORE, When.AFTER):
+            chain = started()
+            chain.reaper.plan = {(number, when)}
+            chain.pump.run()
+            chain.check()
+
+
+@settings(max_examples=8, phases=[Phase.explicit, Phase.generate])
+@given(
+    kills=st.sets(st.tuples(st.integers(1, 80), st.sampled_from([When.BEFORE, When.AFTER])), max_size=4),
+    seed=st.integers(0, 2**32),
+    duplicates=st.sampled_from(Duplicates),
+    late=st.sampled_from([0.0, 900.0]),
+    concurrency=st.sampled_from([1, 4]),
+)
+def test_killed_often_while_messages_come_in_disorder(
+    place: World, kills: set[tuple[int, When]], seed: int, duplicates: Duplicates, late: float, concurrency: int
+) -> None:
+    chain = small(place.chain(seed), concurrency=concurrency)
+    chain.pump.manners = Manners(random.Random(seed), True, duplicates, late, True)
+    chain.remember()
+    chain.start()
+    chain.reaper.effects.clear()
+    chain.reaper.plan = kills
+    chain.pump.run()
+    chain.check()

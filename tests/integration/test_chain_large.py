@@ -1,0 +1,287 @@
+"""Large layers: over several functions, through broken connections, forgotten uploads and deaths, and hashed right."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+from moto import mock_aws
+
+from syncline import running_hash
+from syncline.kinds.images import copying, pieces
+from syncline.model import Step
+from tests.integration.chain import SYNC, Chain, Key, World, world
+from tests.pump import Duplicates, Manners, When
+from tests.standins.oci import Fault, OciRegistry
+from tests.standins.oci_store import digest_of
+
+CHUNK: Final = 16 * 1024
+CHUNKS: Final = 24
+LAYER: Final = random.Random(1).randbytes(CHUNK * CHUNKS - 77)
+OTHER: Final = random.Random(2).randbytes(CHUNK * CHUNKS + 5)
+ITEM: Final[Key] = ("team/large", "1.0")
+BLOB: Final = f"/blobs/{digest_of(LAYER)}"
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[World]:
+    with mock_aws(), world() as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large is what has more than four chunks, and chunks are small."""
+    monkeypatch.setattr(copying, "SMALL", 0)
+    monkeypatch.setattr(copying, "WHOLE", CHUNK * 4)
+    monkeypatch.setattr(pieces, "CHUNK", CHUNK)
+    monkeypatch.setattr(pieces, "_MARK", CHUNK * 3)
+
+
+@pytest.fixture(params=[True, False], ids=["openssl", "no openssl"])
+def openssl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """With and without a hash that can be put away."""
+    if not request.param:
+        monkeypatch.setattr(running_hash, "_openssl", lambda: None)
+    return bool(request.param)
+
+
+def large(place: World, *layers: bytes, tick: float = 0.0, **config: object) -> Chain:
+    chain = place.chain()
+    chain.source.store.add_image(*ITEM, *(layers or (LAYER,)))
+    chain.configure(**config)
+    chain.pump.tick = tick
+    return chain
+
+
+def transfers(chain: Chain) -> int:
+    return sum(1 for letter in chain.pump.delivered if letter.step is Step.TRANSFER)
+
+
+def sent(chain: Chain) -> int:
+    """Bytes that the target was sent for large layers."""
+    return sum(len(each.body) for each in chain.target.asked("PATCH"))
+
+
+def test_a_layer_in_one_function(place: World) -> None:
+    chain = large(place)
+    chain.run()
+    chain.check()
+    assert transfers(chain) == 1
+    assert chain.latest().counts.bytes >= len(LAYER)
+    chain.check_again()
+
+
+@pytest.mark.usefixtures("openssl")
+@pytest.mark.parametrize("tick", [25.0, 60.0])
+def test_a_layer_over_several_functions(place: World, tick: float) -> None:
+    chain = large(place, tick=tick)
+    chain.run()
+    chain.check()
+    assert transfers(chain) >= 3
+    assert sent(chain) == len(LAYER), "no byte goes twice"
+    assert len(LAYER) < chain.latest().counts.bytes < len(LAYER) + 1000
+    chain.check_again()
+
+
+def test_what_was_hashed_is_not_read_again(place: World) -> None:
+    chain = large(place, tick=30.0)
+    chain.run()
+    assert transfers(chain) >= 3
+    first, *others = chain.source.asked("GET", BLOB)
+    assert "range" not in first.headers
+    assert all(int(each.headers["range"][6:-1]) > 0 for each in others)
+
+
+@pytest.mark.usefixtures("openssl")
+@pytest.mark.parametrize("forget_before", [1, 3])
+def test_an_upload_that_the_registry_forgot_starts_again(place: World, forget_before: int) -> None:
+    chain = large(place, tick=30.0)
+    delivered: list[Step] = []
+
+    def forget(letter: object) -> None:
+        delivered.append(letter.step)  # type: ignore[attr-defined]
+        if delivered.count(Step.TRANSFER) == forget_before + 1 and delivered[-1] is Step.TRANSFER:
+            chain.target.store.sessions.clear()
+
+    chain.pump.on_delivery = forget
+    chain.run()
+    chain.check()
+    chain.check_again()
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_two_layers_at_once_are_both_taken_up_again(place: World, concurrency: int) -> None:
+    chain = large(place, LAYER, OTHER, tick=20.0, concurrency=concurrency)
+    chain.run()
+    chain.check()
+    assert transfers(chain) >= 3
+    assert sent(chain) == len(LAYER) + len(OTHER), "no byte goes twice"
+    assert len(LAYER) + len(OTHER) < chain.latest().counts.bytes < len(LAYER) + len(OTHER) + 1000
+    chain.check_again()
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_layer_that_two_images_share_is_sent_and_counted_once(place: World, concurrency: int) -> None:
+    chain = large(place, tick=30.0, concurrency=concurrency)
+    chain.source.store.add_image("team/large", "2.0", LAYER, b"and a small one")
+    chain.run()
+    chain.check()
+    assert transfers(chain) >= 3
+    assert sent(chain) == len(LAYER)
+    assert len(LAYER) < chain.latest().counts.bytes < len(LAYER) + 2000
+
+
+def test_the_images_of_an_index_over_several_functions_are_all_counted(place: World) -> None:
+    chain = large(place, tick=25.0)
+    store = chain.source.store
+    children = [store.add_image("team/large", None, layer) for layer in (LAYER, OTHER)]
+    store.repositories["team/large"].tags.clear()
+    store.add_index("team/large", "1.0", *children)
+    chain.run()
+    chain.check()
+    assert transfers(chain) >= 3
+    assert len(LAYER) + len(OTHER) < chain.latest().counts.bytes < len(LAYER) + len(OTHER) + 2000
+
+
+@pytest.mark.parametrize(
+    ("side", "method", "pattern", "fault"),
+    [
+        ("source", "GET", "/blobs/", Fault(cut=CHUNK * 2 + 100)),
+        ("target", "PATCH", "", Fault(take=CHUNK * 2 + 100)),
+        ("target", "PATCH", "", Fault(lose_answer=True)),
+        ("target", "PATCH", "", Fault(500)),
+        ("target", "PATCH", "", Fault(429)),
+        ("target", "PUT", "/blobs/uploads/", Fault(lose_answer=True)),
+        ("target", "PUT", "/blobs/uploads/", Fault(500)),
+        ("target", "PUT", "/blobs/uploads/", Fault(forget_uploads=True)),
+        ("target", "POST", "/blobs/uploads/", Fault(502)),
+        ("target", "GET", "/blobs/uploads/", Fault(500)),
+    ],
+    ids=lambda value: "" if isinstance(value, Fault) else str(value)[:20],
+)
+def test_a_broken_connection_is_gone_through(place: World, side: str, method: str, pattern: str, fault: Fault) -> None:
+    chain = large(place, LAYER[: CHUNK * 12], tick=50.0)
+    registry: OciRegistry = getattr(chain, side)
+    registry.fault(method, pattern, fault, times=3)
+    chain.run()
+    chain.check()
+
+
+@pytest.mark.usefixtures("openssl")
+@pytest.mark.parametrize(("side", "method"), [("source", "GET"), ("target", "PATCH")])
+def test_a_connection_that_breaks_in_every_function(place: World, side: str, method: str) -> None:
+    chain = large(place, tick=30.0)
+    registry: OciRegistry = getattr(chain, side)
+    fault = Fault(cut=CHUNK * 3 + 100) if method == "GET" else Fault(take=CHUNK * 3 + 100)
+    for first in (1, 3, 5):
+        registry.fault(method, "/blobs/", fault, first=first)
+    chain.run()
+    chain.check()
+
+
+def test_a_piece_goes_on_where_the_connection_broke(place: World) -> None:
+    chain = large(place)
+    chain.source.fault("GET", BLOB, Fault(cut=CHUNK * 7 + 100), times=2)
+    chain.run()
+    chain.check()
+    assert sent(chain) < len(LAYER) + 3 * CHUNK
+
+
+def test_a_registry_that_forgets_broken_uploads(place: World) -> None:
+    """As docker-registry 2.8: there is nothing to go on with, and the layer starts again."""
+    chain = large(place)
+    chain.target.forgets_broken = True
+    try:
+        chain.target.fault("PATCH", "", Fault(take=CHUNK * 7), times=2)
+        chain.run()
+    finally:
+        chain.target.forgets_broken = False
+    chain.check()
+
+
+@pytest.mark.parametrize("tick", [0.0, 30.0])
+def test_wrong_bytes_of_a_large_layer_are_found_out(place: World, tick: float) -> None:
+    chain = large(place, tick=tick)
+    chain.source.fault("GET", BLOB, Fault(wrong=True), times=None)
+    chain.run()
+    chain.check({ITEM: "DIGEST_MISMATCH"})
+    assert chain.target.store.sessions == {}, "what was sent is taken back"
+
+
+@pytest.mark.parametrize("tick", [0.0, 30.0])
+@pytest.mark.parametrize("blob", [LAYER[: CHUNK * 9], LAYER + b"and more"], ids=["short", "long"])
+def test_a_layer_of_another_size_than_its_manifest_says_is_found_out(place: World, blob: bytes, tick: float) -> None:
+    """The source's answer is whole in itself; it must not look like a layer that needs more time for ever."""
+    chain = large(place, tick=tick)
+    chain.source.store.repositories["team/large"].blobs[digest_of(LAYER)] = blob
+    chain.run()
+    chain.check({ITEM: "DIGEST_MISMATCH"})
+    assert transfers(chain) < 40
+
+
+def test_a_token_that_expires_within_a_layer(place: World) -> None:
+    users = {"robot": "robot's password"}
+    auth = {"username": "robot", "password": "env:ROBOT"}
+    with OciRegistry(users) as target:
+        guarded = World(place.source, target)
+        for method in ("PATCH", "PUT", "GET"):
+            chain = guarded.chain()
+            chain.secrets = {"ROBOT": "robot's password"}
+            chain.source.store.add_image(*ITEM, LAYER)
+            chain.configure(target={"registry": target.host, "plain_http": True, "auth": auth})
+            chain.pump.tick = 30.0
+            chain.target.fault(method, "/blobs/uploads/", Fault(expire_tokens=True))
+            chain.run()
+            chain.check()
+
+
+def test_a_step_killed_anywhere_in_a_layer_over_several_functions(place: World, openssl: bool) -> None:
+    """Before every second effect and after the others; without OpenSSL the other way round."""
+
+    def started() -> Chain:
+        chain = large(place, LAYER[: CHUNK * 9], tick=70.0)
+        chain.remember()
+        chain.start()
+        chain.reaper.effects.clear()
+        return chain
+
+    chain = started()
+    chain.pump.run()
+    chain.check()
+    effects = list(chain.reaper.effects)
+    assert len([effect for effect in effects if effect.startswith("PATCH")]) >= 3
+    for number, effect in enumerate(effects, 1):
+        when = When.BEFORE if (number % 2 == 0) == openssl else When.AFTER
+        print(f"killed {when} effect {number}, {effect}")
+        chain = started()
+        chain.reaper.plan = {(number, when)}
+        chain.pump.run()
+        chain.check()
+
+
+@pytest.mark.parametrize("duplicates", [Duplicates.AT_ONCE])
+def test_messages_in_disorder_while_a_layer_goes_on(place: World, duplicates: Duplicates) -> None:
+    chain = large(place, LAYER, OTHER, tick=30.0, concurrency=4)
+    chain.pump.manners = Manners(random.Random(7), True, duplicates, 900.0, True)
+    chain.run()
+    chain.check()
+    chain.check_again()
+
+
+def test_cancelling_within_a_layer(place: World) -> None:
+    chain = large(place, tick=30.0)
+
+    def cancel(_letter: object) -> None:
+        if len(chain.pump.delivered) == 2:
+            chain.state.cancel_run(SYNC, chain.latest().id)
+
+    chain.pump.on_delivery = cancel
+    chain.run()
+    assert chain.latest().counts.cancelled == 1
+    assert chain.target.store.digest(*ITEM) is None
+    chain.pump.on_delivery = lambda _letter: None
+    chain.run()
+    chain.check()

@@ -1,0 +1,288 @@
+"""The engine on this machine: the real template, built and deployed by the real sam, with functions of the tests' own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import boto3
+import pytest
+
+from syncline.cli import deploy, engine
+from syncline.cli.engine import Engine
+from syncline.errors import SynclineError
+from tests.standins.programs import needs
+from tests.unit.test_template import OUTPUTS
+
+TOP: Final = Path(__file__).parents[2]
+FUNCTIONS: Final = ("receive", "discover", "transfer", "verify")
+_SECONDS: Final = 30
+_FUNCTION: Final = """
+import json, os, time
+import boto3, pydantic, syncline
+
+def handler(event, context):
+    if "Records" not in event:
+        return {"statusCode": 200, "body": event["rawPath"]}
+    table = boto3.resource("dynamodb").Table(os.environ["SYNCLINE_TABLE"])
+    for record in event["Records"]:
+        message = json.loads(record["body"])
+        table.update_item(
+            Key={"pk": message["key"], "sk": "seen"},
+            UpdateExpression="ADD times :one SET pid = :pid, receives = :receives, package = :package, proof = :proof",
+            ExpressionAttributeValues={
+                ":one": 1,
+                ":pid": os.getpid(),
+                ":receives": int(record["attributes"]["ApproximateReceiveCount"]),
+                ":package": syncline.__file__,
+                ":proof": os.environ.get("PROOF_OF_ENVIRONMENT", ""),
+            },
+        )
+        time.sleep(message.get("seconds", 0))
+    return {"batchItemFailures": []}
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project like this one, but for its functions; what is slow to install is shared with this one."""
+    needs("make")
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("template.yaml", "samconfig.toml"):
+        shutil.copy(TOP / name, folder)
+    for name in ("layers", "requirements"):
+        shutil.copytree(TOP / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (".venv-engine", ".build"):
+        (TOP / name).mkdir(exist_ok=True)
+        (folder / name).symlink_to(TOP / name)
+    for function in FUNCTIONS:
+        code = folder / "functions" / function / "app.py"
+        code.parent.mkdir(parents=True)
+        code.write_text(_FUNCTION)
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "home of an engine"
+    yield folder
+    engine.down(folder)
+
+
+def up(home: Path, project: Path, said: list[str] | None = None) -> Engine:
+    return engine.up(home, project, port=0, say=(said if said is not None else []).append)
+
+
+def client(running: Engine, service: str) -> Any:
+    return boto3.client(service, **running.client_arguments())  # type: ignore[call-overload]
+
+
+def send(running: Engine, queue: str, key: str, **message: Any) -> None:
+    url = running.outputs[f"{queue}QueueUrl"]
+    client(running, "sqs").send_message(QueueUrl=url, MessageBody=json.dumps({"key": key, **message}))
+
+
+def seen(running: Engine, key: str, times: int = 1) -> dict[str, Any]:
+    """What the function wrote of a message, once it got it so often; waits for that."""
+    table = boto3.resource("dynamodb", **running.client_arguments()).Table(running.outputs["TableName"])  # type: ignore[call-overload]
+    item: dict[str, Any] = {}
+
+    def arrived() -> bool:
+        item.update(table.get_item(Key={"pk": key, "sk": "seen"}, ConsistentRead=True).get("Item", {}))
+        return int(item.get("times", 0)) >= times
+
+    assert until(arrived), f"{key} was seen {item.get('times', 0)} times"
+    return item
+
+
+def until(condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + _SECONDS
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def pid_of(home: Path) -> int:
+    return int((home / "pid").read_text())
+
+
+def runs(pid: int) -> bool:
+    """Whether a process runs: it is there and not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def listening(pid: int) -> set[str]:
+    """The addresses, as the kernel writes them, on which a process takes connections."""
+    links = [str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()]
+    inodes = {link[len("socket:[") : -1] for link in links if link.startswith("socket:")}
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                found.add(fields[1])
+    return found
+
+
+def test_the_stack_is_deployed_and_works(home: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROOF_OF_ENVIRONMENT", "as `env:` references need it")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # somebody's other engine
+    said: list[str] = []
+    running = up(home, project, said)
+    assert set(running.outputs) == OUTPUTS
+    assert not running.unclean
+    assert engine.describe(home) == running
+    assert engine.environment_of(home)["PROOF_OF_ENVIRONMENT"]
+    assert listening(pid_of(home)) == {f"0100007F:{running.port:04X}"}
+
+    for queue in ("Discover", "Transfer", "Verify"):
+        send(running, queue, queue)
+        item = seen(running, queue)
+        assert item["proof"] == "as `env:` references need it"
+        assert str(item["package"]).startswith(str(home / "layer"))  # not this environment's, nor the project's
+    with urllib.request.urlopen(f"{running.outputs['ReceiveUrl']}hooks/sync/secret", data=b"{}") as answer:
+        assert answer.read() == b"/hooks/sync/secret"
+
+    assert any("building" in line for line in said)
+    said.clear()
+    began = time.monotonic()
+    assert up(home, project, said) == running
+    assert time.monotonic() - began < 1
+    assert said == []
+
+
+def test_a_change_is_deployed_and_what_was_at_work_is_done_again(home: Path, project: Path, tmp_path: Path) -> None:
+    before = up(home, project)
+    send(before, "Transfer", "slow", seconds=600)
+    seen(before, "slow")
+    changed = tmp_path / "changed"
+    shutil.copytree(project, changed, symlinks=True)
+    code = changed / "functions" / "transfer" / "app.py"
+    code.write_text(code.read_text().replace("seconds", "not-any-more"))
+    after = up(home, changed)
+    assert (after.port, after.outputs) == (before.port, before.outputs)
+    assert seen(after, "slow", times=2)["receives"] == 1
+    queue = after.outputs["TransferQueueUrl"]
+    hidden = "ApproximateNumberOfMessagesNotVisible"
+    sqs = client(after, "sqs")
+    assert until(lambda: sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=[hidden])["Attributes"][hidden] == "0")
+
+
+def test_a_clean_stop_keeps_everything(home: Path, project: Path) -> None:
+    before = up(home, project)
+    send(before, "Discover", "one")
+    seen(before, "one")
+    send(before, "Transfer", "slow", seconds=600)
+    worker = int(seen(before, "slow")["pid"])
+    said: list[str] = []
+    assert engine.down(home, say=said.append)
+    assert said == []
+    assert engine.describe(home) is None
+    assert until(lambda: not runs(worker))
+    assert not engine.down(home)
+
+    # The port is another one, which the addresses of queues hold; so it is deployed again.
+    with socket.create_server(("127.0.0.1", before.port)):
+        after = up(home, project)
+    assert after.port != before.port
+    assert not after.unclean
+    assert seen(after, "one")["times"] == 1
+    assert after.outputs["TableName"] == before.outputs["TableName"]
+    assert seen(after, "slow", times=2)["receives"] == 1  # at once, and not counted as a failure
+    send(after, "Discover", "two")
+    seen(after, "two")
+
+    # The same port, nothing changed: it only starts.
+    engine.down(home)
+    said = []
+    again = engine.up(home, project, say=said.append)
+    assert again == after
+    assert said == [f"starting the engine on 127.0.0.1:{after.port}"]
+    send(again, "Discover", "three")
+    seen(again, "three")
+
+
+def test_an_end_by_force_is_said(home: Path, project: Path) -> None:
+    before = up(home, project)
+    send(before, "Discover", "saved")
+    seen(before, "saved")
+    engine.down(home)
+    before = up(home, project)
+    send(before, "Transfer", "slow", seconds=600)
+    worker = int(seen(before, "slow")["pid"])
+    os.kill(pid_of(home), signal.SIGKILL)
+    assert until(lambda: engine.describe(home) is None)
+    assert runs(worker)
+
+    said: list[str] = []
+    after = up(home, project, said)
+    assert "ended by force" in said[0]
+    assert after.unclean
+    assert until(lambda: not runs(worker))
+    seen(after, "saved")
+    send(after, "Discover", "one")
+    seen(after, "one")
+    assert not up(home, project).unclean
+
+
+def test_a_port_of_another_program_is_left_to_it(home: Path, project: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SynclineError, match=rf"ENGINE_FAILED: port {port} is taken") as caught:
+            engine.up(home, project, port=port, say=lambda _: None)
+        assert caught.value.code.name == "ENGINE_FAILED"
+    assert engine.describe(home) is None
+
+
+def test_a_template_that_cannot_be_built_names_the_log(home: Path, project: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(project, broken, symlinks=True)
+    template = broken / "template.yaml"
+    template.write_text(template.read_text().replace("CodeUri: functions/verify", "CodeUri: functions/absent"))
+    with pytest.raises(SynclineError) as caught:
+        up(home, broken)
+    log = re.search(r"its output is in (.*)", caught.value.what)
+    assert log is not None
+    assert "functions/absent" in Path(log[1]).read_text()
+    running = up(home, project)  # the engine ran already, and the template is whole again
+    assert set(running.outputs) == OUTPUTS
+
+
+def test_the_layer_for_aws_is_complete(project: Path, tmp_path: Path) -> None:
+    """Without the reference that serves the engine: what is in the layer, and boto3, is all there is on Lambda."""
+    python = deploy.environment(project, tmp_path / "log", print)
+    source = project / "layers" / "syncline"
+    environ = os.environ | {"ARTIFACTS_DIR": str(tmp_path), "SYNCLINE_PYTHON": str(python)}
+    command = ["make", "--makefile", str(source / "Makefile"), "build-SynclineLayer"]
+    subprocess.run(command, cwd=source, env=environ, check=True, timeout=300, stdout=subprocess.DEVNULL)
+    layer = tmp_path / "python"
+    rooms = [layer / "syncline" / room for room in ("steps", "kinds", "clients")]
+    files = [file for room in rooms for file in room.rglob("*.py") if file.name != "__init__.py"]
+    modules = [".".join(file.relative_to(layer).with_suffix("").parts) for file in files]
+    modules += ["syncline.wiring", "docker"]  # docker is imported only where a sync uses Docker's credentials
+    runtime = tmp_path / "runtime"
+    runtime.mkdir()
+    for brought in ("boto3", "botocore", "s3transfer", "dateutil", "six.py"):
+        (found,) = python.parent.parent.glob(f"lib/python3.*/site-packages/{brought}")
+        (runtime / brought).symlink_to(found)
+    lines = [f"import sys; sys.path[:0] = [{str(layer)!r}, {str(runtime)!r}]", *(f"import {each}" for each in modules)]
+    lines += [f"import runpy; runpy.run_path({str(TOP / 'functions' / name / 'app.py')!r})" for name in FUNCTIONS]
+    environ = {"SYNCLINE_TABLE": "table", "AWS_DEFAULT_REGION": deploy.REGION}
+    subprocess.run([str(python), "-I", "-S", "-c", "\n".join(lines)], env=environ, check=True, timeout=60)
+    size = sum(file.stat().st_size for file in layer.rglob("*") if file.is_file())
+    assert size < 60 << 20  # of the 250 MiB that Lambda takes, and every cold start pays for it

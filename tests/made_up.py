@@ -1,0 +1,166 @@
+"""Steps without registries: the engine, the table in moto and the pump around a kind made up by a test."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+from moto import mock_aws
+
+from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
+from syncline.messages import Batch, Dead, Queues, Start, decode, encode
+from syncline.model import EVERYTHING, Item, Result, Run, Scope, Step, Trigger
+from syncline.state import State, first_batch
+from syncline.steps.engine import Engine
+from syncline.steps.worker import Worker
+from syncline.wiring import STEPS
+from tests.pump import Clock, Letter, Mail, Manners, Pump, Reaper, guard
+from tests.stack import create_table, dead_url, url
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.service_resource import Table
+
+SYNC: Final = "made-up"
+Answer = Arrived | Later | Result | Failure
+
+
+@dataclass
+class MadeUp:
+    """A kind whose looks, transfers and proofs are what the test says; each item arrives unless it says otherwise."""
+
+    pages: Sequence[Page] = ()
+    look: Callable[[Scope, str | None, Pace], Iterable[Page]] | None = None
+    move: Callable[[Item, Pace], Answer] = lambda item, _pace: Arrived(item, 10)
+    prove: Callable[[Item, Pace], Arrived | Later | Failure] = lambda item, _pace: Arrived(item)
+    moved: list[Item] = field(default_factory=list)
+    proved: list[Item] = field(default_factory=list)
+
+    def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+        if self.look is not None:
+            yield from self.look(scope, cursor, pace)
+            return
+        for page in self.pages:
+            if pace.over:
+                return
+            if cursor is None or page.cursor > cursor:
+                yield page
+
+    def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
+        for item in items:
+            self.moved.append(item)
+            yield self.move(item, pace)
+
+    def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
+        for item in items:
+            self.proved.append(item)
+            yield self.prove(item, pace)
+
+    def reference(self, group: str) -> str:
+        return f"made.up/{group}"
+
+    def hints(self, event: object) -> tuple[str, ...]:
+        return (str(event),)
+
+    def requests(self) -> int:
+        return len(self.moved) + len(self.proved)
+
+
+@dataclass
+class Steps:
+    """The three steps around one kind."""
+
+    table: Table
+    kind: MadeUp = field(default_factory=MadeUp)
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        self.clock, self.reaper, self.lock = Clock(), Reaper(), threading.Lock()
+        self.state = State(self.table, self.clock.time)
+        self.mail = Mail(self.clock)
+        sqs = boto3.client("sqs")
+        self.mail.connect(sqs)
+        for client in (self.table.meta.client, sqs):
+            guard(client, self.reaper, self.lock)
+        urls = {step: url(step) for step in Step}
+        self.queues = Queues(sqs, urls, {step: dead_url(step) for step in Step})
+        self.engine = Engine(
+            self.state, self.queues, lambda _name: self.kind, self.clock.time, random.Random(self.seed)
+        )
+        self.pump = Pump(self.mail, self.clock, self.reaper, self.worker, Manners(random.Random(self.seed)))
+
+    def worker(self, step: Step) -> Worker:
+        return Worker(step, STEPS[step], self.engine)
+
+    def start(self, *groups: str, run: str | None = None, plan: bool = False) -> Letter:
+        """A start message in the queue."""
+        self.queues.start(Start(SYNC, Trigger.HAND, Scope.of(groups) if groups else EVERYTHING, run, plan))
+        return self.mail.letters[-1]
+
+    def run(self) -> Run:
+        """A whole run, pumped to its end."""
+        self.start()
+        self.pump.run()
+        return self.latest()
+
+    def begin(self, run_id: str = "run-1") -> tuple[Run, Batch]:
+        """A run and its first batch, which no message carries."""
+        return self.state.begin_run(SYNC, run_id, Trigger.HAND, EVERYTHING)
+
+    def begin_with(self, batch: Batch) -> Letter:
+        """A run whose look is over, and has led to this batch, which lies in its queue."""
+        from syncline.messages import Outgoing  # noqa: PLC0415
+        from syncline.model import Counts  # noqa: PLC0415
+        from syncline.state import BatchRecord  # noqa: PLC0415
+
+        run, root = self.begin(batch.run)
+        assert root == first_batch(run)
+        self.state.end_batch(root, BatchRecord((), (Outgoing(batch),)), Counts(queued=len(batch.items)))
+        return self.put(batch)
+
+    def put(self, message: Batch | Start | Dead | str, step: Step | None = None, **more: Any) -> Letter:
+        """A message in its queue."""
+        where = step or (message.step if isinstance(message, Batch) else Step.DISCOVER)
+        body = message if isinstance(message, str) else encode(message)
+        now = self.clock.now
+        letter = Letter(f"letter-{len(self.mail.letters)}-{now}", url(where), body, now, now, **more)
+        self.mail.add(letter)
+        return letter
+
+    def latest(self) -> Run:
+        return self.state.runs(SYNC, 1)[0]
+
+    def results(self, run: Run | None = None) -> dict[tuple[str, str], Result]:
+        """A run's results by item; fails where an item has two."""
+        found: dict[tuple[str, str], Result] = {}
+        for result in self.state.results((run or self.latest()).id):
+            assert (result.group, result.name) not in found, result
+            found[result.group, result.name] = result
+        return found
+
+    def dead(self) -> list[Dead]:
+        """What lies in the dead-letter queues, each with its reason."""
+        letters = [decode(letter.body) for _, letter in self.mail.dead()]
+        assert all(isinstance(each, Dead) and each.reason for each in letters), letters
+        return [each for each in letters if isinstance(each, Dead)]
+
+
+@contextmanager
+def steps(kind: MadeUp | None = None) -> Iterator[Steps]:
+    """Steps with a table of their own, in a moto of their own."""
+    with mock_aws():
+        yield Steps(create_table(), kind or MadeUp())
+
+
+def items(*names: str, group: str = "team/app") -> tuple[Item, ...]:
+    """Items that the target does not have."""
+    return tuple(Item(group, name, f"digest of {name}") for name in names)
+
+
+def transfer_of(*names: str, run: str = "run-1", group: str = "team/app", **more: Any) -> Batch:
+    """A transfer of :func:`items`."""
+    return Batch(run, SYNC, Step.TRANSFER, f"batch-{'-'.join(names)}", items(*names, group=group), hop=1, **more)

@@ -1,0 +1,85 @@
+"""A Docker engine with the Lambda image, the template built by `sam build`, and AWS and registries within reach."""
+
+from __future__ import annotations
+
+import os
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from syncline.state import State
+from syncline.wiring import queues_from
+from tests.sam.docker_engine import Engine, running_engine
+from tests.sam.lambda_image import ensure_image
+from tests.sam.stack import REGION, create_stack, session
+from tests.sam.world import BUILD, PARAMETERS, TEMPLATE, TOP, ReachableRegistry, World, run_sam
+from tests.standins.programs import ProgramAbsentError, needs
+
+
+@contextmanager
+def needing(name: str) -> Iterator[None]:
+    """Where what is inside turns out to need a program that is absent, that is said as everywhere."""
+    try:
+        yield
+    except ProgramAbsentError:
+        needs(name)
+        raise
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    with needing("dockerd"), running_engine() as engine:
+        with needing("debootstrap"):
+            ensure_image(engine)
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def environment(engine: Engine) -> dict[str, str]:
+    """For SAM CLI: this engine, this Python, and nothing of what the person has set for AWS, SAM or Syncline."""
+    foreign = ("AWS_", "SAM_CLI_", "SYNCLINE_")
+    own = {name: value for name, value in engine.environment.items() if not name.startswith(foreign)}
+    return own | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "SAM_CLI_TELEMETRY": "0",
+        "SAM_CLI_CONTAINER_CONNECTION_TIMEOUT": "60",
+    }
+
+
+@pytest.fixture(scope="session")
+def built(environment: dict[str, str]) -> Path:
+    """The built template."""
+    command = ["build", "--template", str(TOP / "template.yaml"), "--build-dir", str(BUILD)]
+    run_sam([*command, "--parameter-overrides", *PARAMETERS], environment)
+    return TEMPLATE
+
+
+@pytest.fixture(scope="session")
+def aws(engine: Engine) -> Iterator[str]:
+    """The address of a server that speaks AWS and that containers reach."""
+    server = ThreadedMotoServer(engine.host, 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def world(engine: Engine, environment: dict[str, str], built: Path, aws: str, tmp_path: Path) -> Iterator[World]:
+    needs("docker-registry")
+    with urllib.request.urlopen(urllib.request.Request(f"{aws}/moto-api/reset", method="POST")):
+        stack = create_stack(built, aws)
+    variables = stack.all_variables
+    state = State(session().resource("dynamodb", endpoint_url=aws).Table(variables["SYNCLINE_TABLE"]))
+    queues = queues_from(variables, session().client("sqs", endpoint_url=aws))
+    with ReachableRegistry(engine.host) as source, ReachableRegistry(engine.host) as target:
+        yield World(state, queues, stack, source, target, environment, stack.write(tmp_path / "variables.json"))

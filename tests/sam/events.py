@@ -1,0 +1,190 @@
+"""The events in ``events/``: what each trigger of each function really sends, written from the code's own messages.
+
+``python -m tests.sam.events`` writes them anew. They make one story: an image is pushed, the registry's notification
+reaches `receive`, and each function leaves for the next just the message that its event holds.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import uuid
+from pathlib import Path
+from typing import Any, Final
+
+from syncline.messages import Batch, Start, encode
+from syncline.model import Item, Scope, Step, Trigger, compact_json
+from tests.standins.registry import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, sha256
+
+FOLDER: Final = Path(__file__).parents[2] / "events"
+
+SYNC: Final = "prod-to-dr"
+SECRET: Final = "open-sesame"
+REPOSITORY: Final = "team/app"
+TAG: Final = "v1"
+RUN: Final = "20260105-030000-3f9c2a"
+_SENT: Final = 1767582000000  # milliseconds; 2026-01-05 03:00:00 UTC
+_ACCOUNT: Final = "123456789012"
+_REGION: Final = "us-east-1"
+
+LAYER: Final = b"a layer"
+CONFIG: Final = compact_json(
+    {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [sha256(LAYER)]}}
+).encode()
+MANIFEST: Final = compact_json(
+    {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": {"mediaType": OCI_CONFIG, "digest": sha256(CONFIG), "size": len(CONFIG)},
+        "layers": [{"mediaType": OCI_LAYER, "digest": sha256(LAYER), "size": len(LAYER)}],
+    }
+).encode()
+DIGEST: Final = sha256(MANIFEST)
+
+BY_SCHEDULE: Final = Start(SYNC, Trigger.SCHEDULE)
+BY_WEBHOOK: Final = Start(SYNC, Trigger.WEBHOOK, Scope.of([REPOSITORY]))
+BY_HAND: Final = Start(SYNC, Trigger.HAND, run=RUN)
+LOOK: Final = Batch(RUN, SYNC, Step.DISCOVER, RUN)
+"""The first batch of the run that was begun by hand; the two after it follow from it."""
+TRANSFER: Final = LOOK.child(0, step=Step.TRANSFER, items=(Item(REPOSITORY, TAG, detail={"fresh": True}),))
+VERIFY: Final = TRANSFER.child(
+    0, step=Step.VERIFY, items=(Item(REPOSITORY, TAG, DIGEST, detail={"bytes": len(CONFIG) + len(LAYER)}),)
+)
+
+_QUAY: Final = {
+    "repository": REPOSITORY,
+    "namespace": REPOSITORY.partition("/")[0],
+    "name": REPOSITORY.partition("/")[2],
+    "docker_url": f"quay.prod.example/{REPOSITORY}",
+    "homepage": f"https://quay.prod.example/repository/{REPOSITORY}",
+    "updated_tags": [TAG],
+}
+_DISTRIBUTION: Final = {
+    "events": [
+        {
+            "id": "320678d8-ca14-430f-8bb6-4ca139cd83f7",
+            "timestamp": "2026-01-05T03:00:00.402973972Z",
+            "action": "push",
+            "target": {
+                "mediaType": OCI_MANIFEST,
+                "size": len(MANIFEST),
+                "digest": DIGEST,
+                "length": len(MANIFEST),
+                "repository": REPOSITORY,
+                "url": f"https://registry.prod.example/v2/{REPOSITORY}/manifests/{DIGEST}",
+                "tag": TAG,
+            },
+            "request": {
+                "id": "6df24a34-0959-4923-81ca-14f09767db19",
+                "addr": "203.0.113.11:42961",
+                "host": "registry.prod.example",
+                "method": "PUT",
+                "useragent": "skopeo/1.9.3",
+            },
+            "actor": {"name": "ci"},
+            "source": {"addr": "registry-7d9:5000", "instanceID": "a53db899-3b4b-4a62-a067-8dd013beaca4"},
+        }
+    ]
+}
+
+
+def events() -> dict[str, Any]:
+    """Each event by its path in ``events/``: the folder is the function, the file the trigger."""
+    distribution = {
+        "content-type": "application/vnd.docker.distribution.events.v1+json",
+        "user-agent": "Go-http-client",
+    }
+    quay = {"content-type": "application/json", "user-agent": "python-requests/2.32.3"}
+    return {
+        "receive/quay-push.json": _request(SECRET, _QUAY, quay),
+        "receive/distribution-push.json": _request(SECRET, _DISTRIBUTION, distribution),
+        "receive/wrong-secret.json": _request("wrong", _QUAY, quay),
+        "discover/schedule.json": _queued("discover", BY_SCHEDULE),
+        "discover/webhook.json": _queued("discover", BY_WEBHOOK),
+        "discover/by-hand.json": _queued("discover", BY_HAND),
+        "transfer/queue.json": _queued("transfer", TRANSFER),
+        "verify/queue.json": _queued("verify", VERIFY),
+    }
+
+
+def written(event: Any) -> str:
+    """An event as its file holds it."""
+    return json.dumps(event, indent=2) + "\n"
+
+
+def _request(secret: str, body: Any, headers: dict[str, str]) -> dict[str, Any]:
+    """A POST at a function URL, payload format 2.0; bodies that are neither text nor plain JSON come as base64."""
+    url = "kq5ncyiunxrz3hbjzd6xqvyoze0abcde"
+    domain = f"{url}.lambda-url.{_REGION}.on.aws"
+    path = f"/hooks/{SYNC}/{secret}"
+    encoded = headers["content-type"] != "application/json"
+    text = compact_json(body)
+    return {
+        "version": "2.0",
+        "routeKey": "$default",
+        "rawPath": path,
+        "rawQueryString": "",
+        "headers": {
+            "accept": "*/*",
+            "content-length": str(len(text.encode())),
+            "host": domain,
+            "x-forwarded-for": "203.0.113.10",
+            "x-forwarded-port": "443",
+            "x-forwarded-proto": "https",
+            **headers,
+        },
+        "requestContext": {
+            "accountId": "anonymous",
+            "apiId": url,
+            "domainName": domain,
+            "domainPrefix": url,
+            "http": {
+                "method": "POST",
+                "path": path,
+                "protocol": "HTTP/1.1",
+                "sourceIp": "203.0.113.10",
+                "userAgent": headers["user-agent"],
+            },
+            "requestId": "e1506fd5-9e7b-434f-bd42-4f8fa224b599",
+            "routeKey": "$default",
+            "stage": "$default",
+            "time": "05/Jan/2026:03:00:00 +0000",
+            "timeEpoch": _SENT,
+        },
+        "body": base64.b64encode(text.encode()).decode() if encoded else text,
+        "isBase64Encoded": encoded,
+    }
+
+
+def _queued(queue: str, message: Start | Batch) -> dict[str, Any]:
+    """An SQS event with one message."""
+    body = encode(message)
+    identity = str(uuid.uuid5(uuid.NAMESPACE_URL, body))
+    return {
+        "Records": [
+            {
+                "messageId": identity,
+                "receiptHandle": base64.b64encode(identity.encode()).decode(),
+                "body": body,
+                "attributes": {
+                    "ApproximateReceiveCount": "1",
+                    "SentTimestamp": str(_SENT),
+                    "SenderId": "AIDAIENQZJOLO23YVJ4VO",
+                    "ApproximateFirstReceiveTimestamp": str(_SENT + 4),
+                },
+                "messageAttributes": {},
+                "md5OfBody": hashlib.md5(body.encode(), usedforsecurity=False).hexdigest(),
+                "eventSource": "aws:sqs",
+                "eventSourceARN": f"arn:aws:sqs:{_REGION}:{_ACCOUNT}:syncline-{queue}",
+                "awsRegion": _REGION,
+            }
+        ]
+    }
+
+
+if __name__ == "__main__":
+    for name, event in events().items():
+        path = FOLDER / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(written(event))

@@ -1,0 +1,45 @@
+"""The files in ``events/`` are what the code says, whole, and understood by it. Needs no engine."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from syncline.kinds.images.notifications import repositories_in
+from syncline.messages import Batch, Start, decode
+from tests.sam.events import FOLDER, REPOSITORY, events, written
+
+FILES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.json"))
+FUNCTIONS = sorted(path.parent.name for path in (FOLDER.parent / "functions").glob("*/app.py"))
+
+
+def test_the_files_are_those_that_the_code_writes() -> None:
+    """After a change of messages or triggers: ``python -m tests.sam.events``."""
+    assert {name: (FOLDER / name).read_text() for name in FILES} == {
+        name: written(event) for name, event in events().items()
+    }
+
+
+def test_every_function_has_an_event() -> None:
+    assert sorted({name.partition("/")[0] for name in FILES}) == FUNCTIONS
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_code_reads_it(name: str) -> None:
+    event = json.loads((FOLDER / name).read_text())
+    function = name.partition("/")[0]
+    if function == "receive":
+        assert repositories_in(json.loads(_body(event))) == (REPOSITORY,)
+        return
+    for record in event["Records"]:
+        message = decode(record["body"])
+        assert isinstance(message, Batch | Start)
+        assert (message.step.value if isinstance(message, Batch) else "discover") == function
+
+
+def _body(event: dict[str, Any]) -> str:
+    body: str = event["body"]
+    return base64.b64decode(body).decode() if event["isBase64Encoded"] else body

@@ -1,0 +1,148 @@
+"""Every event in ``events/``, by `sam local invoke` in the Lambda image; each one's effect is looked at from outside.
+
+Collected only when asked for (``pytest tests/sam``): it needs a Docker engine, and takes minutes the first time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import pytest
+
+from syncline.config import ImagesSync
+from syncline.messages import Batch, Outgoing, Start, decode
+from syncline.model import EVERYTHING, Counts, Outcome, RunStatus, Scope, Step, Trigger
+from syncline.state import BatchRecord
+from tests.sam.events import (
+    BY_WEBHOOK,
+    CONFIG,
+    DIGEST,
+    FOLDER,
+    LAYER,
+    LOOK,
+    MANIFEST,
+    REPOSITORY,
+    RUN,
+    SECRET,
+    SYNC,
+    TAG,
+    TRANSFER,
+    VERIFY,
+)
+from tests.sam.stack import session
+from tests.sam.world import World
+from tests.standins.registry import OCI_MANIFEST, Registry
+
+# The first test builds the functions and, where it cannot be pulled, makes the image.
+pytestmark = pytest.mark.timeout(1200)
+
+NOTHING_FAILED: Final[dict[str, list[str]]] = {"batchItemFailures": []}
+
+
+def apply(world: World) -> None:
+    """The sync that the events speak of, with its secret and an image at its source."""
+    sync = {
+        "name": SYNC,
+        "kind": "images",
+        "source": {"registry": world.source.host, "plain_http": True, "repositories": [REPOSITORY]},
+        "target": {"registry": world.target.host, "plain_http": True},
+        "webhook": {"secret": f"secret:syncline/hooks#{SYNC}"},
+    }
+    world.state.put_sync(SYNC, ImagesSync.model_validate(sync).model_dump_json())
+    secrets = session().client("secretsmanager", endpoint_url=world.stack.endpoint)
+    secrets.create_secret(Name="syncline/hooks", SecretString=f'{{"{SYNC}": "{SECRET}"}}')
+    push(world.source)
+
+
+def push(registry: Registry) -> None:
+    for blob in (CONFIG, LAYER):
+        registry.push_blob(REPOSITORY, blob)
+    assert registry.push_manifest(REPOSITORY, TAG, MANIFEST) == DIGEST
+
+
+def waiting(world: World, step: Step) -> list[Start | Batch]:
+    """The messages on a step's queue."""
+    answer = world.queues.sqs.receive_message(QueueUrl=world.queues.urls[step], MaxNumberOfMessages=10)
+    messages = [decode(message["Body"]) for message in answer.get("Messages", ())]
+    return [message for message in messages if isinstance(message, Start | Batch)]
+
+
+def follow(world: World, batch: Batch, following: Batch) -> None:
+    """Let a batch of the run have ended, so that ``following`` is under way."""
+    world.state.end_batch(batch, BatchRecord((), (Outgoing(following),)), Counts())
+
+
+def a_push_is_queued(world: World, event: str) -> None:
+    answer = world.invoke(event)
+    assert (answer["statusCode"], waiting(world, Step.DISCOVER)) == (202, [BY_WEBHOOK])
+
+
+def a_wrong_secret_is_refused(world: World, event: str) -> None:
+    answer = world.invoke(event)
+    assert (answer["statusCode"], waiting(world, Step.DISCOVER)) == (404, [])
+
+
+def a_schedule_begins_a_run(world: World, event: str) -> None:
+    _a_run_begins(world, event, Trigger.SCHEDULE, EVERYTHING)
+
+
+def a_webhook_begins_a_run(world: World, event: str) -> None:
+    _a_run_begins(world, event, Trigger.WEBHOOK, Scope.of([REPOSITORY]))
+
+
+def _a_run_begins(world: World, event: str, trigger: Trigger, scope: Scope) -> None:
+    assert world.invoke(event) == NOTHING_FAILED
+    run = world.state.current_run(SYNC)
+    assert run is not None
+    assert (run.trigger, run.scope) == (trigger, scope)
+    (transfer,) = waiting(world, Step.TRANSFER)
+    assert isinstance(transfer, Batch)
+    assert (transfer.run, transfer.items) == (run.id, TRANSFER.items)
+
+
+def a_run_begun_by_hand_goes_on(world: World, event: str) -> None:
+    world.state.begin_run(SYNC, RUN, Trigger.HAND, EVERYTHING)
+    assert world.invoke(event) == NOTHING_FAILED
+    assert waiting(world, Step.TRANSFER) == [TRANSFER]
+
+
+def an_image_is_transferred(world: World, event: str) -> None:
+    world.state.begin_run(SYNC, RUN, Trigger.HAND, EVERYTHING)
+    follow(world, LOOK, TRANSFER)
+    assert world.invoke(event) == NOTHING_FAILED
+    arrived = world.target.request("GET", f"/v2/{REPOSITORY}/manifests/{TAG}", headers={"Accept": OCI_MANIFEST})
+    assert arrived.body == MANIFEST
+    assert waiting(world, Step.VERIFY) == [VERIFY]
+
+
+def a_verified_image_ends_the_run(world: World, event: str) -> None:
+    world.state.begin_run(SYNC, RUN, Trigger.HAND, EVERYTHING)
+    follow(world, LOOK, TRANSFER)
+    follow(world, TRANSFER, VERIFY)
+    push(world.target)
+    assert world.invoke(event) == NOTHING_FAILED
+    run = world.state.run(SYNC, RUN)
+    assert (run.status, run.counts.moved, run.counts.bytes) == (RunStatus.DONE, 1, len(CONFIG) + len(LAYER))
+    record = world.state.batch_record(RUN, VERIFY.id)
+    assert record is not None
+    (result,) = record.results
+    assert (result.outcome, result.source, result.target) == (Outcome.MOVED, DIGEST, DIGEST)
+
+
+EFFECTS: Final[dict[str, Callable[[World, str], None]]] = {
+    "receive/quay-push.json": a_push_is_queued,
+    "receive/distribution-push.json": a_push_is_queued,
+    "receive/wrong-secret.json": a_wrong_secret_is_refused,
+    "discover/schedule.json": a_schedule_begins_a_run,
+    "discover/webhook.json": a_webhook_begins_a_run,
+    "discover/by-hand.json": a_run_begun_by_hand_goes_on,
+    "transfer/queue.json": an_image_is_transferred,
+    "verify/queue.json": a_verified_image_ends_the_run,
+}
+
+
+@pytest.mark.parametrize("event", sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.json")))
+def test_the_event_has_its_effect(world: World, event: str) -> None:
+    apply(world)
+    EFFECTS[event](world, event)

@@ -1,0 +1,87 @@
+"""What ``template.yaml`` declares, as far as tests in one process need it: the queues' numbers and the table's keys."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+import yaml
+from moto import mock_aws
+
+from syncline.model import Step
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.service_resource import Table
+
+TEMPLATE: Final = Path(__file__).parent.parent / "template.yaml"
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads CloudFormation's tags as plain values."""
+
+
+def _plain(loader: yaml.SafeLoader, _tag: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.ScalarNode):
+        return loader.construct_scalar(node)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    assert isinstance(node, yaml.MappingNode)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_multi_constructor("!", _plain)
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Times in seconds; ``receives`` is how often a message is received before SQS lays it aside."""
+
+    visibility: float
+    receives: int
+    function_timeout: float
+    batch_size: int
+
+
+def _read() -> tuple[dict[Step, Queue], dict[str, Any]]:
+    template = yaml.load(TEMPLATE.read_text(), _Loader)
+    resources = template["Resources"]
+    queues = {}
+    for step in Step:
+        name = step.name.capitalize()
+        queue, function = resources[f"{name}Queue"]["Properties"], resources[f"{name}Function"]["Properties"]
+        receives = queue["RedrivePolicy"]["maxReceiveCount"]
+        batch_size = template["Parameters"][f"{name}BatchSize"]["Default"]
+        queues[step] = Queue(queue["VisibilityTimeout"], receives, function["Timeout"], batch_size)
+    return queues, resources["Table"]["Properties"]
+
+
+QUEUES, _TABLE = _read()
+_numbers: Final = itertools.count(1)
+
+
+def url(step: Step) -> str:
+    return f"https://sqs.eu-central-1.amazonaws.com/123456789012/syncline-{step}"
+
+
+def dead_url(step: Step) -> str:
+    return f"{url(step)}-dead"
+
+
+@contextmanager
+def new_table() -> Iterator[Table]:
+    """The table, empty, in moto; nothing else uses it."""
+    with mock_aws():
+        yield create_table()
+
+
+def create_table() -> Table:
+    """One more table, where moto is at work already."""
+    return boto3.resource("dynamodb").create_table(
+        TableName=f"syncline-{next(_numbers)}",
+        **{name: _TABLE[name] for name in ("AttributeDefinitions", "KeySchema", "BillingMode")},
+    )

@@ -1,0 +1,41 @@
+"""Made-up time, and made-up people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from syncline.clients.http import Policy
+from syncline.clients.oci import Credentials
+
+
+@dataclass
+class Naps:
+    """Time that passes only while somebody sleeps."""
+
+    now: float = 1000.0
+    slept: list[float] = field(default_factory=list)
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(round(seconds, 3))
+        self.now += seconds
+
+    def policy(
+        self, *, attempts: int = 4, base: float = 0.25, cap: float = 10.0, within: float | None = None
+    ) -> Policy:
+        deadline = None if within is None else self.now + within
+        return Policy(attempts, base, cap, deadline, chance=lambda: 1.0, sleep=self.sleep, clock=self.clock)
+
+
+@dataclass
+class Person:
+    """Whoever owns the credentials, which may change at any time."""
+
+    credentials: Credentials | None = None
+    asked: int = 0
+
+    def __call__(self) -> Credentials | None:
+        self.asked += 1
+        return self.credentials

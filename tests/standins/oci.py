@@ -1,0 +1,273 @@
+"""A registry in memory, on a real loopback port: strict as the OCI distribution specification 1.1, with faults to order.
+
+    with OciRegistry() as registry:
+        registry.store.add_image("team/app", "1.0", b"a layer")
+        registry.fault("GET", "/blobs/", Fault(cut=3))               # the next one, once
+        registry.fault("PUT", "/manifests/", throttled(), first=2, times=None)   # from the second one on, for ever
+
+It refuses what real registries let pass: a manifest before its blobs and children, a location without its query, a
+chunk that goes on without a ``Content-Range``, wrong bytes for a digest. Every request is in ``requests``.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import re
+import secrets
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self
+from urllib.parse import parse_qs, quote, urlsplit
+
+from tests.standins.oci_store import TYPES, RefusalError, Session, Store
+from tests.standins.oci_wire import Answer, Asked, Fault, Server, bad_gateway, throttled
+
+__all__ = ["Answer", "Asked", "Fault", "OciRegistry", "bad_gateway", "throttled"]
+
+_UPLOAD: Final = re.compile(r"/v2/(?P<name>.+)/blobs/uploads/(?P<session>[^/]+)?")
+_BLOB: Final = re.compile(r"/v2/(?P<name>.+)/blobs/(?P<digest>[^/]+)")
+_MANIFEST: Final = re.compile(r"/v2/(?P<name>.+)/manifests/(?P<reference>[^/]+)")
+_TAGS: Final = re.compile(r"/v2/(?P<name>.+)/tags/list")
+_BYTES: Final = re.compile(r"bytes=(\d+)-")
+_PAGE: Final = 1000
+
+
+@dataclass(slots=True)
+class _Order:
+    """A fault to come: at the ``first``-th matching request and, of those that follow, ``left`` in all."""
+
+    method: str
+    pattern: re.Pattern[str]
+    fault: Fault
+    first: int
+    left: int | None
+
+
+class OciRegistry:
+    """The registry. ``users`` (name to password) makes it want bearer tokens, which it gives out at ``/token``.
+
+    ``before`` is called with each request's method and target before anything is done with it; ``forgets_broken``
+    makes it forget an upload whose connection broke, as docker-registry 2.8 does.
+    """
+
+    def __init__(self, users: Mapping[str, str] | None = None, *, forgets_broken: bool = False) -> None:
+        self.store = Store()
+        self.users = users
+        self.requests: list[Asked] = []
+        self.before: Callable[[str, str], None] = lambda _method, _target: None
+        self.forgets_broken = forgets_broken
+        self._orders: list[_Order] = []
+        self._tokens: dict[str, tuple[str, ...]] = {}
+        self._lock = threading.Lock()
+        self._server = Server(self)
+        self.host = f"127.0.0.1:{self._server.server_address[1]}"
+        self.url = f"http://{self.host}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.hang_up()
+        self._server.server_close()
+
+    def clear(self) -> None:
+        """Forget everything: content, faults, requests and tokens."""
+        with self._lock:
+            self.store = Store()
+            self.requests.clear()
+            self._orders.clear()
+            self._tokens.clear()
+
+    def fault(self, method: str, pattern: str, fault: Fault, *, first: int = 1, times: int | None = 1) -> None:
+        """Let something go wrong with requests of a method (``*`` for any) whose target has ``pattern`` (a regex)."""
+        with self._lock:
+            self._orders.append(_Order(method, re.compile(pattern), fault, first, times))
+
+    def heal(self) -> None:
+        """No faults from here on."""
+        with self._lock:
+            self._orders.clear()
+
+    def asked(self, method: str, pattern: str = "") -> list[Asked]:
+        """The requests of a method (``*`` for any) whose target has ``pattern`` (a regex)."""
+        return [each for each in self.requests if method in ("*", each.method) and re.search(pattern, each.target)]
+
+    # -- one request ------------------------------------------------------------------------------------------------
+
+    def fault_for(self, method: str, target: str) -> Fault:
+        with self._lock:
+            for order in self._orders:
+                if order.method in ("*", method) and order.pattern.search(target):
+                    order.first -= 1
+                    if order.first <= 0 and order.left != 0:
+                        order.left = None if order.left is None else order.left - 1
+                        return order.fault
+        return Fault()
+
+    def carry_out(self, asked: Asked, fault: Fault) -> Answer:
+        """The answer to a request."""
+        if fault.expire_tokens:
+            self._tokens.clear()
+        if fault.forget_uploads:
+            self.store.sessions.clear()
+        if fault.status:
+            return Answer(fault.status, fault.headers, fault.body)
+        try:
+            if asked.path == "/token":
+                return self._token(asked)
+            self._authorize(asked)
+            with self.store.lock:
+                return self._do(asked)
+        except RefusalError as error:
+            body = json.dumps({"errors": [{"code": error.code, "message": error.message}]}).encode()
+            return Answer(error.status, {"Content-Type": "application/json", **error.headers}, body)
+
+    def broke_off(self, asked: Asked) -> None:
+        """What becomes of a request whose body did not come to its end."""
+        match = _UPLOAD.fullmatch(asked.path)
+        with self.store.lock, contextlib.suppress(RefusalError):
+            if asked.method == "PATCH" and match is not None:
+                session = self._session(asked, match)
+                if self.forgets_broken:
+                    del self.store.sessions[match["session"]]
+                else:
+                    self.store.append(session, asked.headers.get("content-range", ""), None, asked.body)
+
+    def _do(self, asked: Asked) -> Answer:
+        if asked.path == "/v2/":
+            return Answer(200, {}, b"{}")
+        if asked.path == "/v2/_catalog":
+            return self._list(asked, sorted(self.store.repositories), "repositories", {})
+        if match := _TAGS.fullmatch(asked.path):
+            name = match["name"]
+            return self._list(asked, sorted(self.store.repository(name).tags), "tags", {"name": name})
+        if match := _UPLOAD.fullmatch(asked.path):
+            return self._upload(asked, match)
+        if match := _BLOB.fullmatch(asked.path):
+            return self._blob(asked, match)
+        if match := _MANIFEST.fullmatch(asked.path):
+            return self._manifest(asked, match)
+        raise RefusalError(404, "UNSUPPORTED", "no such address")
+
+    def _list(self, asked: Asked, names: list[str], key: str, more: dict[str, Any]) -> Answer:
+        _only(asked, "GET")
+        size, last = int(asked.query("n") or _PAGE), asked.query("last")
+        rest = [name for name in names if name > last]
+        headers = {"Content-Type": "application/json"}
+        if len(rest) > size:
+            link = f"{asked.path}?n={size}&last={quote(rest[size - 1], safe='')}"
+            headers["Link"] = f'<{link}>; rel="next"'
+        return Answer(200, headers, json.dumps({**more, key: rest[:size]}).encode())
+
+    def _blob(self, asked: Asked, match: re.Match[str]) -> Answer:
+        _only(asked, "GET", "HEAD")
+        data = self.store.blob(match["name"], match["digest"])
+        headers = {"Content-Type": "application/octet-stream", "Docker-Content-Digest": match["digest"]}
+        wanted = _BYTES.fullmatch(asked.headers.get("range", ""))
+        if wanted is None:
+            return Answer(200, headers, data)
+        first = int(wanted[1])
+        if first >= len(data):
+            return Answer(416, {"Content-Range": f"bytes */{len(data)}"})
+        return Answer(206, {**headers, "Content-Range": f"bytes {first}-{len(data) - 1}/{len(data)}"}, data[first:])
+
+    def _manifest(self, asked: Asked, match: re.Match[str]) -> Answer:
+        _only(asked, "GET", "HEAD", "PUT")
+        name, reference = match["name"], match["reference"]
+        if asked.method == "PUT":
+            media_type = asked.headers.get("content-type", "")
+            digest = self.store.put_manifest(name, reference, media_type, asked.body)
+            location = f"/v2/{name}/manifests/{digest}"
+            return Answer(201, {"Location": location, "Docker-Content-Digest": digest})
+        digest, stored = self.store.manifest(name, reference)
+        if stored.media_type in TYPES and stored.media_type not in asked.headers.get("accept", ""):
+            raise RefusalError(404, "MANIFEST_UNKNOWN", f"it is of type {stored.media_type}, which is not accepted")
+        return Answer(200, {"Content-Type": stored.media_type, "Docker-Content-Digest": digest}, stored.body)
+
+    def _upload(self, asked: Asked, match: re.Match[str]) -> Answer:
+        name, session = match["name"], match["session"]
+        if session is None:
+            _only(asked, "POST")
+            digest = asked.query("mount")
+            if digest and self.store.mount(name, digest, asked.query("from")):
+                return _created(name, digest)
+            return self._goes_on(202, self.store.begin(name))
+        _only(asked, "GET", "PATCH", "PUT", "DELETE")
+        found = self._session(asked, match)
+        if asked.method == "GET":
+            return self._goes_on(204, session)
+        if asked.method == "DELETE":
+            del self.store.sessions[session]
+            return Answer(204)
+        length = asked.headers.get("content-length")
+        if asked.method == "PATCH":
+            wanted = asked.headers.get("content-range", "")
+            try:
+                self.store.append(found, wanted, None if length is None else int(length), asked.body)
+            except RefusalError as error:
+                error.headers.update(self._goes_on(0, session).headers)
+                raise
+            return self._goes_on(202, session)
+        self.store.finish(name, session, asked.query("digest"), asked.body)
+        return _created(name, asked.query("digest"))
+
+    def _session(self, asked: Asked, match: re.Match[str]) -> Session:
+        return self.store.session(match["name"], match["session"], asked.query("_state"))
+
+    def _goes_on(self, status: int, session: str) -> Answer:
+        size = len(self.store.sessions[session].data)
+        return Answer(status, {"Location": self.store.location(session), "Range": f"0-{max(0, size - 1)}"})
+
+    # -- tokens -----------------------------------------------------------------------------------------------------
+
+    def _token(self, asked: Asked) -> Answer:
+        assert self.users is not None
+        given = asked.headers.get("authorization", "").removeprefix("Basic ")
+        name, _, password = base64.b64decode(given).decode().partition(":")
+        if self.users.get(name) != password:
+            raise RefusalError(401, "UNAUTHORIZED")
+        token = secrets.token_hex(12)
+        self._tokens[token] = tuple(parse_qs(urlsplit(asked.target).query).get("scope", []))
+        return Answer(200, {"Content-Type": "application/json"}, json.dumps({"token": token}).encode())
+
+    def _authorize(self, asked: Asked) -> None:
+        if self.users is None:
+            return
+        granted = self._tokens.get(asked.headers.get("authorization", "").removeprefix("Bearer "))
+        wanted = _wanted(asked)
+        if granted is None or not all(_grants(granted, *each) for each in wanted):
+            scopes = " ".join(f"{resource}:{action}" for resource, action in wanted)
+            challenge = f'Bearer realm="{self.url}/token",service="{self.host}",scope="{scopes}"'
+            raise RefusalError(401, "UNAUTHORIZED", headers={"WWW-Authenticate": challenge})
+
+
+def _wanted(asked: Asked) -> list[tuple[str, str]]:
+    """What a request needs: pairs of a resource and an action."""
+    if asked.path == "/v2/_catalog":
+        return [("registry:catalog", "*")]
+    match = re.fullmatch(r"/v2/(.+)/(?:blobs|manifests|tags)/.*", asked.path)
+    if match is None:
+        return []
+    wanted = [(f"repository:{match[1]}", "pull" if asked.method in ("GET", "HEAD") else "push")]
+    mounted_from = asked.query("from")
+    return [*wanted, (f"repository:{mounted_from}", "pull")] if mounted_from else wanted
+
+
+def _grants(scopes: tuple[str, ...], resource: str, action: str) -> bool:
+    return any(s.rpartition(":")[0] == resource and action in s.rpartition(":")[2].split(",") for s in scopes)
+
+
+def _only(asked: Asked, *methods: str) -> None:
+    if asked.method not in methods:
+        raise RefusalError(405, "UNSUPPORTED", f"{asked.method} here", {"Allow": ", ".join(methods)})
+
+
+def _created(name: str, digest: str) -> Answer:
+    return Answer(201, {"Location": f"/v2/{name}/blobs/{digest}", "Docker-Content-Digest": digest})

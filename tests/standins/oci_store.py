@@ -1,0 +1,271 @@
+"""What the in-memory registry holds, and the rules by which it takes it. Digests are sha256 throughout.
+
+https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
+OCI_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
+OCI_LAYER: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
+TYPES: Final = frozenset(
+    {
+        OCI_INDEX,
+        OCI_MANIFEST,
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    }
+)
+NAME: Final = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
+TAG: Final = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+
+_RANGE: Final = re.compile(r"(\d+)-(\d+)")
+
+
+class RefusalError(Exception):
+    """The registry refuses: a status, one of the specification's codes, and headers for the answer."""
+
+    def __init__(self, status: int, code: str, message: str = "", headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(f"{status} {code} {message}")
+        self.status = status
+        self.code = code
+        self.message = message or code.lower().replace("_", " ")
+        self.headers = dict(headers or {})
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A manifest as it was pushed."""
+
+    media_type: str
+    body: bytes
+
+
+@dataclass(slots=True)
+class Repository:
+    manifests: dict[str, Stored] = field(default_factory=dict)  # by digest
+    tags: dict[str, str] = field(default_factory=dict)
+    blobs: dict[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Session:
+    """An upload under way. ``states`` are the tickets given out in its locations; one of them must come along."""
+
+    repository: str
+    data: bytearray = field(default_factory=bytearray)
+    states: set[str] = field(default_factory=set)
+
+
+def digest_of(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def descriptor(media_type: str, data: bytes, **more: Any) -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": digest_of(data), "size": len(data), **more}
+
+
+class Store:
+    """The content of a registry; every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self.repositories: dict[str, Repository] = {}
+        self.sessions: dict[str, Session] = {}
+        self.lock = threading.RLock()
+        self._tickets = itertools.count(1)
+
+    # -- for tests: content put straight in -----------------------------------------------------------------------
+
+    def add_image(self, name: str, tag: str | None, *layers: bytes, **more: Any) -> str:
+        """An image of these layers, its digest; ``more`` are further fields of its manifest."""
+        repository = self.repositories.setdefault(name, Repository())
+        config = json.dumps({"architecture": "amd64", "os": "linux", "of": [digest_of(layer) for layer in layers]})
+        for blob in (config.encode(), *layers):
+            repository.blobs[digest_of(blob)] = blob
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": descriptor(OCI_CONFIG, config.encode()),
+            "layers": [descriptor(OCI_LAYER, layer) for layer in layers],
+            **more,
+        }
+        return self._add(name, tag, OCI_MANIFEST, manifest)
+
+    def add_index(self, name: str, tag: str | None, *children: str) -> str:
+        """An index of manifests that are there already, its digest."""
+        found = [self.repositories[name].manifests[child] for child in children]
+        entries = [descriptor(each.media_type, each.body) for each in found]
+        return self._add(name, tag, OCI_INDEX, {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
+
+    def digest(self, name: str, tag: str) -> str | None:
+        """What a tag points to; None if it is not there."""
+        repository = self.repositories.get(name)
+        return repository.tags.get(tag) if repository else None
+
+    def tags(self) -> dict[tuple[str, str], str]:
+        """Every tag of every repository with its digest."""
+        return {(n, tag): digest for n, r in self.repositories.items() for tag, digest in r.tags.items()}
+
+    def broken(self) -> list[str]:
+        """Whatever is not whole: tags without a manifest, and parts that are absent or have other bytes."""
+        return [
+            f"{name}:{tag} lacks {part}"
+            for (name, tag), digest in self.tags().items()
+            for part in self._missing(self.repositories[name], digest)
+        ]
+
+    def _add(self, name: str, tag: str | None, media_type: str, manifest: Any) -> str:
+        body = json.dumps(manifest, indent=3).encode()
+        digest = digest_of(body)
+        repository = self.repositories.setdefault(name, Repository())
+        repository.manifests[digest] = Stored(media_type, body)
+        if tag is not None:
+            repository.tags[tag] = digest
+        return digest
+
+    def _missing(self, repository: Repository, digest: str) -> Iterator[str]:
+        stored = repository.manifests.get(digest)
+        if stored is None or digest_of(stored.body) != digest:
+            yield digest
+            return
+        manifest = json.loads(stored.body)
+        for child in manifest.get("manifests", ()):
+            yield from self._missing(repository, child["digest"])
+        for blob in _blobs(manifest):
+            if digest_of(repository.blobs.get(blob["digest"], b"")) != blob["digest"]:
+                yield blob["digest"]
+
+    # -- what requests do -------------------------------------------------------------------------------------------
+
+    def repository(self, name: str) -> Repository:
+        found = self.repositories.get(name)
+        if found is None:
+            raise RefusalError(404, "NAME_UNKNOWN")
+        return found
+
+    def manifest(self, name: str, reference: str) -> tuple[str, Stored]:
+        repository = self.repository(name)
+        digest = reference if ":" in reference else repository.tags.get(reference, "")
+        if digest not in repository.manifests:
+            raise RefusalError(404, "MANIFEST_UNKNOWN")
+        return digest, repository.manifests[digest]
+
+    def blob(self, name: str, digest: str) -> bytes:
+        data = self.repository(name).blobs.get(_valid(digest))
+        if data is None:
+            raise RefusalError(404, "BLOB_UNKNOWN")
+        return data
+
+    def begin(self, name: str) -> str:
+        """A new upload session, its id."""
+        if NAME.fullmatch(name) is None:
+            raise RefusalError(400, "NAME_INVALID")
+        self.repositories.setdefault(name, Repository())
+        session = f"session-{next(self._tickets)}"
+        self.sessions[session] = Session(name)
+        return session
+
+    def mount(self, name: str, digest: str, from_name: str) -> bool:
+        """Whether the blob was there to be mounted, and now is here."""
+        data = self.repositories.get(from_name, Repository()).blobs.get(_valid(digest))
+        if data is None:
+            return False
+        self.repositories.setdefault(name, Repository()).blobs[digest] = data
+        return True
+
+    def location(self, session: str) -> str:
+        """Where to go on with an upload; the query belongs to it."""
+        state = f"ticket-{next(self._tickets)}"
+        self.sessions[session].states.add(state)
+        return f"/v2/{self.sessions[session].repository}/blobs/uploads/{session}?_state={state}"
+
+    def session(self, name: str, session: str, state: str) -> Session:
+        found = self.sessions.get(session)
+        if found is None or found.repository != name:
+            raise RefusalError(404, "BLOB_UPLOAD_UNKNOWN")
+        if state not in found.states:
+            raise RefusalError(400, "BLOB_UPLOAD_INVALID", "the location's query did not come along")
+        return found
+
+    def append(self, session: Session, content_range: str, length: int | None, data: bytes) -> None:
+        """A chunk; 416 where it does not begin at the end of what is there, or does not say so."""
+        if content_range:
+            match = _RANGE.fullmatch(content_range)
+            if match is None:
+                raise RefusalError(400, "BLOB_UPLOAD_INVALID", f"Content-Range: {content_range}")
+            first, last = int(match[1]), int(match[2])
+            if first != len(session.data) or last < first or len(data) > last - first + 1:
+                raise RefusalError(416, "BLOB_UPLOAD_INVALID", f"{content_range} at {len(session.data)}")
+            if length is not None and length != last - first + 1:
+                raise RefusalError(400, "SIZE_INVALID", f"Content-Range: {content_range} for {length} bytes")
+        elif session.data:
+            raise RefusalError(416, "BLOB_UPLOAD_INVALID", "a chunk that goes on must say where")
+        session.data += data
+
+    def finish(self, name: str, session: str, digest: str, data: bytes) -> None:
+        """The end of an upload, with its last bytes; wrong bytes end it too."""
+        content = bytes(self.sessions.pop(session).data) + data
+        if digest_of(content) != _valid(digest):
+            raise RefusalError(400, "DIGEST_INVALID", f"the bytes have {digest_of(content)}")
+        self.repositories[name].blobs[digest] = content
+
+    def put_manifest(self, name: str, reference: str, media_type: str, body: bytes) -> str:
+        """Take a manifest if all that it names is here; its digest."""
+        if NAME.fullmatch(name) is None:
+            raise RefusalError(400, "NAME_INVALID")
+        digest = digest_of(body)
+        if ":" in reference:
+            if _valid(reference) != digest:
+                raise RefusalError(400, "DIGEST_INVALID", f"the manifest has {digest}")
+        elif TAG.fullmatch(reference) is None:
+            raise RefusalError(400, "TAG_INVALID")
+        repository = self.repositories.get(name, Repository())
+        manifest = _manifest(media_type, body)
+        unknown = _unknown(manifest.get("manifests", ()), lambda d: d in repository.manifests)
+        unknown += _unknown(_blobs(manifest), lambda d: d in repository.blobs)
+        if unknown:
+            raise RefusalError(400, "MANIFEST_BLOB_UNKNOWN", " ".join(unknown))
+        for blob in _blobs(manifest):
+            if len(repository.blobs[blob["digest"]]) != blob["size"]:
+                raise RefusalError(400, "SIZE_INVALID", str(blob["digest"]))
+        self.repositories.setdefault(name, repository).manifests[digest] = Stored(media_type, body)
+        if ":" not in reference:
+            repository.tags[reference] = digest
+        return digest
+
+
+def _valid(digest: str) -> str:
+    if DIGEST.fullmatch(digest) is None:
+        raise RefusalError(400, "DIGEST_INVALID", f"{digest!r} is no digest")
+    return digest
+
+
+def _manifest(media_type: str, body: bytes) -> dict[str, Any]:
+    try:
+        manifest = json.loads(body)
+    except ValueError:
+        raise RefusalError(400, "MANIFEST_INVALID", "not JSON") from None
+    if media_type not in TYPES or not isinstance(manifest, dict) or manifest.get("schemaVersion") != 2:
+        raise RefusalError(400, "MANIFEST_INVALID", f"of type {media_type!r}")
+    if manifest.get("mediaType", media_type) != media_type:
+        raise RefusalError(400, "MANIFEST_INVALID", "Content-Type and mediaType differ")
+    return manifest
+
+
+def _blobs(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [manifest["config"], *manifest["layers"]] if "config" in manifest else []
+
+
+def _unknown(entries: Iterable[Mapping[str, Any]], known: Callable[[str], bool]) -> list[str]:
+    return [str(entry["digest"]) for entry in entries if not known(str(entry["digest"]))]

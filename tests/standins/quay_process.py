@@ -1,0 +1,98 @@
+"""The stand-in for Quay as a process of its own, so that what is measured does not share a processor's time with it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final, Self
+
+from tests.standins.quay import TOKEN
+
+_ROOT: Final = Path(__file__).parents[2]
+
+
+class QuayProcess:
+    """Quay's API in front of the registry at ``registry_url``, whose ``user`` is ``name:password`` or empty.
+
+    It knows what the registry held when it started; :meth:`refresh` looks again.
+    """
+
+    def __init__(
+        self, registry_url: str, *, user: str = "", token: str = TOKEN, webhook: str | None = None, port: int = 0
+    ) -> None:
+        self._arguments = ["--registry", registry_url, "--user", user, "--token", token, "--port", str(port)]
+        if webhook is not None:
+            self._arguments += ["--webhook", webhook]
+        self._process: subprocess.Popen[str] | None = None
+        self.url = ""
+
+    def start(self) -> Self:
+        """Run it; returns when it has learnt what the registry holds and answers."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.standins.quay", *self._arguments],
+            cwd=_ROOT,
+            env={**os.environ, "PYTHONPATH": str(_ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().strip()  # empty if it ended
+        if not self.url:
+            self.stop()
+            raise RuntimeError("the stand-in for Quay did not start; what it wrote is above")
+        return self
+
+    def stop(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.terminate()
+            process.communicate()
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id while it runs."""
+        return self._process.pid if self._process else None
+
+    @property
+    def events_url(self) -> str:
+        """Where the registry behind is to send its notifications."""
+        return f"{self.url}/-/events"
+
+    def counts(self, *, reset: bool = False) -> Counter[str]:
+        """Requests so far by kind; ``reset`` sets them to nothing afterwards."""
+        counts = Counter(self._steer("GET", "counts"))
+        if reset:
+            self._steer("DELETE", "counts")
+        return counts
+
+    def refresh(self) -> int:
+        """Learn everything the registry behind holds now; the number of tags."""
+        return int(self._steer("POST", "refresh")["tags"])
+
+    def send_pushes_to(self, url: str) -> None:
+        """Send a notification of every push that the registry tells of to ``url``."""
+        self._steer("POST", "webhook", url.encode())
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _steer(self, method: str, what: str, body: bytes = b"") -> Any:
+        connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=120)
+        try:
+            connection.request(method, f"/-/{what}", body)
+            response = connection.getresponse()
+            value = json.loads(response.read())
+            assert response.status == 200, value
+            return value
+        finally:
+            connection.close()

@@ -1,0 +1,199 @@
+"""A stack for the command to speak to: moto's server, and a home folder that says an engine runs there."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from typer.testing import CliRunner, Result
+
+from syncline.cli.engine import Engine
+from syncline.cli.main import app
+from syncline.cli.target import Target, of_engine
+from syncline.messages import Batch, Dead, Start, decode, encode
+from syncline.model import Counts, Item, Outcome, Run, Scope, Step, Trigger
+from syncline.model import Result as ItemResult
+from syncline.state import BatchRecord, first_batch
+
+ROOT: Final = Path(__file__).resolve().parents[3]
+REGION: Final = "us-east-1"
+ACCOUNT: Final = "123456789012"
+GOOD: Final = "sha256:" + "a" * 64
+OTHER: Final = "sha256:" + "b" * 64
+_RUNS: Final = itertools.count(1)
+SYNCS: Final = """\
+syncs:
+  prod:
+    kind: images
+    schedule: rate(1 hour)
+    source:
+      registry: prod.example
+      repositories: [team/app, team/base]
+    target:
+      registry: dr.example
+      prefix: mirror
+"""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The engine's home and the stack in it."""
+
+    home: Path
+    target: Target
+
+    def run(self, *args: str, env: Mapping[str, str | None] | None = None) -> Result:
+        """The command in this process."""
+        return CliRunner().invoke(app, [*args, "--home", str(self.home)], env=env)
+
+    def json(self, *args: str, code: int = 0, env: Mapping[str, str | None] | None = None) -> dict[str, Any]:
+        """What ``--json`` printed: one object, and nothing on stderr."""
+        result = self.run(*args, "--json", env=env)
+        assert result.exit_code == code, result.output
+        assert result.stderr == ""
+        value: dict[str, Any] = json.loads(result.stdout)
+        return value
+
+    def process(self, *args: str, stdout: int = subprocess.PIPE, env: Mapping[str, str] | None = None) -> Process:
+        """The command in a process of its own."""
+        return command_process(*args, "--home", str(self.home), stdout=stdout, env=env)
+
+    def apply(self, text: str = SYNCS, *options: str) -> Result:
+        file = self.home.parent / "syncs.yaml"
+        file.write_text(text)
+        return self.run("apply", str(file), *options)
+
+    # -- what the functions do ----------------------------------------------------------------------------------------
+
+    def started(self) -> list[Start]:
+        """Takes the start messages from discover's queue."""
+        sqs, url = self.target.queues.sqs, self.target.queues.urls[Step.DISCOVER]
+        found = []
+        while messages := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", []):
+            for message in messages:
+                sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+                start = decode(message["Body"])
+                assert isinstance(start, Start)
+                found.append(start)
+        return found
+
+    def begin(self, sync: str = "prod", *, trigger: Trigger = Trigger.HAND, plan: bool = False, name: str = "") -> Run:
+        """A run under way."""
+        run_id = name or f"20261121-101522-{next(_RUNS):06x}"
+        return self.target.state.begin_run(sync, run_id, trigger, Scope(), plan=plan)[0]
+
+    def finish(self, run: Run, *results: ItemResult, skipped: int = 0) -> Run:
+        """End a run with these results, as its functions would."""
+        counts = Counts.of(results, skipped=skipped, queued=len(results), requests=7)
+        self.target.state.end_batch(first_batch(run), BatchRecord(tuple(results)), counts)
+        over = self.target.state.finish_run(run.sync, run.id)
+        assert over is not None
+        return over
+
+    def bury(self, *groups: str, sync: str = "prod", code: str = "SERVER_ERROR", name: str = "1.0") -> None:
+        """A dead letter of transfer for an item of each group, or without groups of the whole look."""
+        base = Batch("20261120-000000-000000", sync, Step.TRANSFER, "b")
+        batches = [replace(base, items=(Item(group, name, GOOD),)) for group in groups]
+        for batch in batches or [replace(base, step=Step.DISCOVER)]:
+            self.target.queues.bury(batch.step, [encode(Dead(batch, code, "it answered 502"))])
+
+    def dead(self, step: Step = Step.TRANSFER) -> int:
+        return self.target.queues.dead_count(step)
+
+
+def moved(group: str = "mirror/team/app", name: str = "1.0", size: int = 3 * 1024 * 1024) -> ItemResult:
+    return ItemResult(group, name, Outcome.MOVED, GOOD, GOOD, size)
+
+
+def failed(group: str = "mirror/team/base", name: str = "2.0", code: str = "UNAUTHORIZED") -> ItemResult:
+    return ItemResult(group, name, Outcome.FAILED, GOOD, None, 0, code, "dr.example does not accept the credentials")
+
+
+def conflict(group: str = "mirror/team/app", name: str = "latest") -> ItemResult:
+    return ItemResult(group, name, Outcome.CONFLICT, GOOD, OTHER, 0, "TAG_DIFFERS", "the target has another image")
+
+
+@dataclass(frozen=True)
+class Process:
+    """A command under way."""
+
+    popen: subprocess.Popen[str]
+
+    def end(self, seconds: float = 30) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr."""
+        out, err = self.popen.communicate(timeout=seconds)
+        return self.popen.returncode, out or "", err
+
+
+def command_process(*args: str, stdout: int = subprocess.PIPE, env: Mapping[str, str] | None = None) -> Process:
+    environ = os.environ | {"PYTHONPATH": str(ROOT / "layers" / "syncline")} | dict(env or {})
+    environ.pop("COLUMNS", None)
+    popen = subprocess.Popen(
+        [sys.executable, "-m", "syncline.cli.main", *args],
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environ,
+    )
+    return Process(popen)
+
+
+@contextmanager
+def made_stack(port: int, folder: Path) -> Iterator[Stack]:
+    """A stack in a moto server that forgets all others, described by a home folder."""
+    urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/moto-api/reset", method="POST")).close()
+    target = _made(port)
+    home = folder / "home"
+    home.mkdir()
+    lock = os.open(home / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # so an engine that lives is told from one that does not
+    (home / "pid").write_text(str(os.getpid()))
+    (home / "engine.json").write_text(json.dumps({"port": port, "outputs": dict(target.outputs), "key": "key"}))
+    try:
+        yield Stack(home, target)
+    finally:
+        os.close(lock)
+
+
+def _made(port: int) -> Target:
+    """The stack's parts, made anew, under the names that they had in the tests before."""
+    target = _target(port)
+    target.client("dynamodb").create_table(
+        TableName=target.output("TableName"),
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
+        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+    )
+    target.scheduler.create_schedule_group(Name="syncline")
+    for url in (*target.queues.urls.values(), *target.queues.dead_urls.values()):
+        made = target.queues.sqs.create_queue(QueueName=url.rpartition("/")[2])
+        assert made["QueueUrl"] == url
+    return target
+
+
+@cache
+def _target(port: int) -> Target:
+    outputs = {
+        "TableName": "syncline-table",
+        "ScheduleGroupName": "syncline",
+        "SchedulerRoleArn": f"arn:aws:iam::{ACCOUNT}:role/syncline-scheduler",
+        "DiscoverQueueArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:syncline-discover",
+        "ReceiveUrl": f"http://127.0.0.1:{port}/_aws/lambda-url/abc/",
+    }
+    for step in Step:
+        for suffix, output in (("", "Queue"), ("-dead", "DeadLetterQueue")):
+            url = f"http://127.0.0.1:{port}/{ACCOUNT}/syncline-{step.value}{suffix}"
+            outputs[f"{step.name.capitalize()}{output}Url"] = url
+    return of_engine(Engine(port, outputs, "key"), Path("/nowhere"))

@@ -1,0 +1,27 @@
+"""One moto server for the session, and a stack in it for each test."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from tests.unit.cli.cli_stack import Stack, made_stack
+
+
+@pytest.fixture(scope="session")
+def moto_port() -> Iterator[int]:
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # it tells of every request
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()[1]
+    server.stop()
+
+
+@pytest.fixture
+def stack(moto_port: int, tmp_path: Path) -> Iterator[Stack]:
+    with made_stack(moto_port, tmp_path) as made:
+        yield made

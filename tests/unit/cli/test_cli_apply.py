@@ -1,0 +1,174 @@
+"""``apply``: the whole file is checked first, then only what differs is written."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from syncline.cli.applying import remembered
+from syncline.messages import decode
+from syncline.model import RunStatus, Trigger
+from tests.unit.cli.cli_stack import SYNCS, Stack
+
+WITH_SECRETS = (
+    SYNCS.replace("      prefix: mirror\n", "      prefix: mirror\n      auth: {token: 'env:DR_TOKEN'}\n")
+    + "    webhook:\n      secret: secret:syncline/hooks#prod\n"
+)
+
+
+@pytest.fixture
+def with_hook(stack: Stack) -> Stack:
+    stack.target.client("secretsmanager").create_secret(Name="syncline/hooks", SecretString='{"prod": "s3cr3t-hook"}')
+    return stack
+
+
+def schedule(stack: Stack, name: str = "prod") -> Any:
+    return stack.target.scheduler.get_schedule(Name=name, GroupName="syncline")
+
+
+def schedules(stack: Stack) -> list[str]:
+    return [each["Name"] for each in stack.target.scheduler.list_schedules(GroupName="syncline")["Schedules"]]
+
+
+def test_a_sync_is_stored_with_its_schedule(stack: Stack) -> None:
+    result = stack.apply()
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[:2] == ["syncs.yaml: 1 sync", "  prod  added  rate(1 hour), created"]
+    assert "syncline plan prod" in result.stdout.splitlines()[-1]
+    assert json.loads(stack.target.state.sync_config("prod"))["target"]["prefix"] == "mirror"
+    made = schedule(stack)
+    assert made["ScheduleExpression"] == "rate(1 hour)"
+    assert made["ScheduleExpressionTimezone"] == "UTC"
+    assert made["FlexibleTimeWindow"] == {"Mode": "OFF"}
+    assert made["State"] == "ENABLED"
+    assert made["Target"]["Arn"] == stack.target.output("DiscoverQueueArn")
+    assert made["Target"]["RoleArn"] == stack.target.output("SchedulerRoleArn")
+    start: Any = decode(made["Target"]["Input"])
+    assert (start.sync, start.trigger, start.scope.everything, start.run) == ("prod", Trigger.SCHEDULE, True, None)
+
+
+def test_a_second_apply_changes_nothing(stack: Stack) -> None:
+    stack.apply()
+    before = schedule(stack)["LastModificationDate"]
+    value = stack.json("apply", str(stack.home.parent / "syncs.yaml"))
+    assert [(each["change"], each["schedule_change"]) for each in value["syncs"]] == [("unchanged", "unchanged")]
+    assert schedule(stack)["LastModificationDate"] == before
+
+
+def test_what_changed_is_told_and_written(stack: Stack) -> None:
+    stack.apply()
+    result = stack.apply(SYNCS.replace("rate(1 hour)", "cron(0 3 * * ? *)\n    timezone: Asia/Kolkata"))
+    assert "  prod  changed  cron(0 3 * * ? *) Asia/Kolkata, updated" in result.stdout
+    assert schedule(stack)["ScheduleExpressionTimezone"] == "Asia/Kolkata"
+
+
+def test_a_disabled_sync_keeps_its_schedule_switched_off(stack: Stack) -> None:
+    result = stack.apply(SYNCS + "    enabled: false\n")
+    assert "disabled" in result.stdout
+    assert schedule(stack)["State"] == "DISABLED"
+
+
+def test_a_schedule_that_goes_is_deleted_and_others_are_left_alone(stack: Stack) -> None:
+    stack.apply()
+    foreign = {"Arn": "arn:aws:sqs:us-east-1:123456789012:other", "RoleArn": stack.target.output("SchedulerRoleArn")}
+    stack.target.scheduler.create_schedule(
+        Name="foreign",
+        GroupName="syncline",
+        ScheduleExpression="rate(1 day)",
+        FlexibleTimeWindow={"Mode": "OFF"},
+        Target=foreign,  # type: ignore[arg-type]
+    )
+    result = stack.apply(SYNCS.replace("    schedule: rate(1 hour)\n", ""))
+    assert "no schedule any more" in result.stdout
+    assert schedules(stack) == ["foreign"]
+
+
+def test_a_sync_that_left_the_file_is_removed_after_saying_so(stack: Stack) -> None:
+    stack.apply()
+    run = stack.begin()
+    result = stack.apply("syncs: {}\n")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0] == "prod is no longer in syncs.yaml and is removed; what it copied stays"
+    assert "  prod  removed  schedule deleted" in lines
+    assert f"run {run.id} of prod was under way and is cancelled" in lines
+    assert stack.target.state.sync_names() == []
+    assert schedules(stack) == []
+    assert stack.target.state.run("prod", run.id).status is RunStatus.CANCELLING
+
+
+def test_nothing_is_written_where_anything_is_wrong(stack: Stack) -> None:
+    result = stack.apply(SYNCS.replace("rate(1 hour)", "rate(1 hours)").replace("prefix:", "prefx:"))
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert lines[0] == "error CONFIG_INVALID: 2 problems"
+    assert lines[1].startswith("  syncs.yaml:4:15: syncs.prod.schedule: ")
+    assert lines[2].startswith("  syncs.yaml:10:7: syncs.prod.target.prefx: ")
+    assert lines[3].startswith("→ Correct the line")
+    assert stack.target.state.sync_names() == []
+
+
+def test_problems_as_json(stack: Stack) -> None:
+    file = stack.home.parent / "syncs.yaml"
+    file.write_text(SYNCS.replace("rate(1 hour)", "hourly"))
+    error = stack.json("apply", str(file), code=2)["error"]
+    assert error["code"] == "CONFIG_INVALID"
+    assert [(each["line"], each["path"]) for each in error["problems"]] == [(4, "syncs.prod.schedule")]
+
+
+def test_a_file_that_is_not_there(stack: Stack) -> None:
+    result = stack.run("apply", "nowhere.yaml")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[0] == (
+        "error CONFIG_INVALID: nowhere.yaml cannot be read: No such file or directory"
+    )
+
+
+def test_secrets_are_resolved_as_the_functions_will(with_hook: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.cli.engine.environment_of", lambda _: {"DR_TOKEN": "t0k3n-value"})
+    result = with_hook.apply(WITH_SECRETS)
+    assert result.exit_code == 0, result.output
+    address = with_hook.target.output("ReceiveUrl")
+    assert f"  prod  {address}hooks/prod/****" in result.stdout.splitlines()
+    shown = result.output + with_hook.target.state.sync_config("prod") + (with_hook.home / "applied.json").read_text()
+    assert "s3cr3t-hook" not in shown
+    assert "t0k3n-value" not in shown
+
+
+def test_every_secret_that_is_missing_is_told_at_once(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DR_TOKEN", raising=False)
+    result = stack.apply(WITH_SECRETS)
+    assert result.exit_code == 2
+    lines = result.stderr.splitlines()
+    assert lines[0] == "error SECRET_MISSING: 2 problems"
+    assert any("prod.target.auth.token: env:DR_TOKEN is not set; set it" in line for line in lines)
+    assert any("prod.webhook.secret: secret:syncline/hooks#prod does not exist" in line for line in lines)
+    assert stack.target.state.sync_names() == []
+
+
+def test_a_variable_set_after_the_engine_was_started(with_hook: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.cli.engine.environment_of", lambda _: {})
+    monkeypatch.setenv("DR_TOKEN", "t0k3n-value")
+    result = with_hook.apply(WITH_SECRETS)
+    assert result.exit_code == 2
+    assert "set here, but was not when the engine was started; `syncline down` and `syncline up`" in result.stderr
+    assert "t0k3n-value" not in result.output
+
+
+def test_a_variable_that_changed_since_is_a_warning(with_hook: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.cli.engine.environment_of", lambda _: {"DR_TOKEN": "old-value"})
+    monkeypatch.setenv("DR_TOKEN", "new-value")
+    result = with_hook.apply(WITH_SECRETS)
+    assert result.exit_code == 0
+    assert "warning: env:DR_TOKEN is set otherwise here than when the engine was started" in result.stdout
+    assert "-value" not in result.output
+
+
+def test_what_was_applied_is_remembered(stack: Stack) -> None:
+    stack.apply()
+    assert list(remembered(stack.home)) == ["prod"]
+    stack.apply("syncs: {}\n")
+    assert remembered(stack.home) == {}

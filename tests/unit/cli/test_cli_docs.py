@@ -1,0 +1,41 @@
+"""``docs/commands.md`` speaks of the commands that there are."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from syncline.cli.main import app
+from syncline.errors import CODES
+from tests.unit.cli.cli_stack import ROOT
+
+PAGE = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^## (\w+).*?$(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+SHARED = {"--stack", "--home", "--json", "--help"}
+COMMANDS = sorted(getattr(get_command(app), "commands"))  # noqa: B009 - typer does not say that it is a group
+
+
+def test_each_command_has_its_section() -> None:
+    assert sorted(SECTIONS) == COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_option_is_spoken_of(command: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"]).stdout
+    options = set(re.findall(r"^  .*?(--\w+)", shown, re.MULTILINE))
+    assert options >= SHARED
+    assert all(f"`{option}" in SECTIONS[command] for option in options - SHARED)
+
+
+def test_the_shared_options_are_explained() -> None:
+    assert all(f"`{option}" in PAGE for option in SHARED - {"--help"})
+
+
+def test_codes_in_the_examples_exist_and_act_as_shown() -> None:
+    codes = re.findall(r"^error ([A-Z_]+):.*\n(?:  .*\n)*→ (.*)$", PAGE, re.MULTILINE)
+    assert codes
+    for code, action in codes:
+        assert CODES[code].action == action

@@ -1,0 +1,135 @@
+"""``up`` and ``down``: what the command makes of the engine's start, clean or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from syncline.cli import commands_engine
+from syncline.cli.engine import Engine
+from syncline.errors import SynclineError
+from syncline.model import Trigger
+from tests.unit.cli.cli_stack import SYNCS, Stack
+
+Start = Callable[..., None]
+TWO = (
+    SYNCS
+    + SYNCS.removeprefix("syncs:\n").replace("  prod:", "  dev:").replace("mirror", "dev")
+    + "    enabled: false\n"
+)
+
+
+@pytest.fixture
+def starts(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Has ``up`` find the test's stack, after a stop of the kind given."""
+
+    def prepare(*, unclean: bool) -> None:
+        def start(home: Path, project: Path, *, port: int | None, say: Callable[[str], None]) -> Engine:
+            assert home == stack.home
+            assert (project / "template.yaml").is_file()
+            assert port is None
+            say("starting the engine")
+            return Engine(int(str(stack.target.endpoint).rpartition(":")[2]), stack.target.outputs, "key", unclean)
+
+        monkeypatch.setattr(commands_engine, "start", start)
+
+    return prepare
+
+
+def forget(stack: Stack) -> None:
+    """What an unclean stop does: the table and the schedules are as if nothing had been applied."""
+    for name in stack.target.state.sync_names():
+        stack.target.state.remove_sync(name)
+        stack.target.scheduler.delete_schedule(Name=name, GroupName="syncline")
+
+
+def test_up_for_the_first_time(stack: Stack, starts: Start) -> None:
+    starts(unclean=False)
+    result = stack.run("up")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0] == "starting the engine"
+    assert lines[1] == f"the engine is up at {stack.target.endpoint}, its state in {stack.home}"
+    assert lines[2].startswith("→ syncline apply")
+
+
+def test_up_again_after_a_clean_stop(stack: Stack, starts: Start) -> None:
+    stack.apply()
+    starts(unclean=False)
+    value = stack.json("up")
+    assert value == {
+        "endpoint": stack.target.endpoint,
+        "home": str(stack.home),
+        "unclean": False,
+        "restored": [],
+        "runs": [],
+        "warnings": [],
+    }
+    assert stack.started() == []
+
+
+def test_a_variable_that_this_shell_does_not_have_is_told(
+    stack: Stack, starts: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncline.cli.engine.environment_of", lambda _: {"HOOK": "s3cr3t"})
+    assert stack.apply(SYNCS + "    webhook: {secret: 'env:HOOK'}\n").exit_code == 0
+    monkeypatch.setattr("syncline.cli.engine.environment_of", lambda _: {})
+    starts(unclean=False)
+    result = stack.run("up")
+    assert result.exit_code == 0
+    assert "warning: prod.webhook.secret: env:HOOK is not set; set it" in result.stdout
+
+
+@pytest.mark.parametrize("unclean", [True, False])
+def test_what_was_forgotten_is_put_back_and_looked_at(stack: Stack, starts: Start, *, unclean: bool) -> None:
+    """Also where an earlier ``up`` after the unclean stop was itself ended before it came to that."""
+    assert stack.apply(TWO).exit_code == 0
+    forget(stack)
+    starts(unclean=unclean)
+    result = stack.run("up")
+    assert result.exit_code == 0, result.output
+    assert "2 syncs applied again, 1 full look begun: prod, dev" in result.stdout
+    assert "→ syncline status" in result.stdout
+    assert stack.target.state.sync_names() == ["dev", "prod"]
+    assert len(stack.target.scheduler.list_schedules(GroupName="syncline")["Schedules"]) == 2
+    [start] = stack.started()
+    assert (start.sync, start.trigger, start.scope.everything) == ("prod", Trigger.HAND, True)
+
+
+def test_a_run_that_survived_is_left_as_it_is(stack: Stack, starts: Start) -> None:
+    stack.apply()
+    run = stack.begin()
+    starts(unclean=True)
+    assert stack.json("up")["runs"] == []
+    assert stack.target.state.current_run("prod") == stack.target.state.run("prod", run.id)
+
+
+def test_a_damaged_memory_is_told(stack: Stack, starts: Start) -> None:
+    (stack.home / "applied.json").write_text("{")
+    starts(unclean=True)
+    result = stack.run("up")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error CONFIG_INVALID: {stack.home / 'applied.json'} is damaged")
+
+
+def test_an_engine_that_does_not_start(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> Engine:
+        raise SynclineError("ENGINE_FAILED", "the engine did not start; see /x/engine.log")
+
+    monkeypatch.setattr(commands_engine, "start", fails)
+    result = stack.run("up")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error ENGINE_FAILED: the engine did not start; see /x/engine.log\n→ ")
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_down(stack: Stack, monkeypatch: pytest.MonkeyPatch, *, stopped: bool) -> None:
+    monkeypatch.setattr(commands_engine, "stop", lambda home, say: stopped and home == stack.home and say is not None)
+    result = stack.run("down")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[0] == (
+        "the engine is down; its state is kept" if stopped else f"no engine runs in {stack.home}"
+    )
+    assert stack.json("down") == {"stopped": stopped, "home": str(stack.home)}

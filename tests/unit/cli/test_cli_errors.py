@@ -1,0 +1,292 @@
+"""Whatever goes wrong is one clear error with a code, for people and as JSON, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from syncline.cli.main import app
+from tests.standins.scripted_http import Reply, ScriptedServer, json_reply
+from tests.unit.cli.cli_stack import REGION, SYNCS, Stack
+
+_NAMESPACE = 'xmlns="http://cloudformation.amazonaws.com/doc/2010-05-15/"'
+
+
+def refusal(code: str, message: str, status: int = 400) -> Reply:
+    """CloudFormation's way to say no."""
+    error = f"<Error><Type>Sender</Type><Code>{code}</Code><Message>{escape(message)}</Message></Error>"
+    return Reply(status, f"<ErrorResponse {_NAMESPACE}>{error}</ErrorResponse>".encode(), {"Content-Type": "text/xml"})
+
+
+def described(outputs: dict[str, str], parameters: dict[str, str]) -> Reply:
+    """CloudFormation's description of a stack."""
+
+    def members(what: str, values: dict[str, str]) -> str:
+        rows = (
+            f"<member><{what}Key>{key}</{what}Key><{what}Value>{escape(value)}</{what}Value></member>"
+            for key, value in values.items()
+        )
+        return f"<{what}s>{''.join(rows)}</{what}s>"
+
+    stack = f"<StackName>syncline</StackName>{members('Output', outputs)}{members('Parameter', parameters)}"
+    result = f"<DescribeStacksResult><Stacks><member>{stack}</member></Stacks></DescribeStacksResult>"
+    body = f"<DescribeStacksResponse {_NAMESPACE}>{result}</DescribeStacksResponse>"
+    return Reply(200, body.encode(), {"Content-Type": "text/xml"})
+
+
+@pytest.fixture
+def cloudformation(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
+    """Where boto3 finds AWS."""
+    with ScriptedServer() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        yield server
+
+
+def run(*args: str, env: dict[str, str | None] | None = None) -> Result:
+    return CliRunner().invoke(app, args, env=env)
+
+
+def first_line(result: Result) -> str:
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    lines = result.stderr.splitlines()
+    assert lines[-1].startswith("→ ")
+    return lines[0]
+
+
+# -- wrong use ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "what"),
+    [
+        (["frob"], "No such command 'frob'"),
+        (["runn", "prod"], "No such command 'runn'. Did you mean"),
+        (["run"], "Missing argument 'NAME'"),
+        (["run", "prod", "--frob"], "No such option: --frob"),
+        (["status", "a", "b"], "Got unexpected extra argument"),
+        (["up", "--port", "seventy"], "Invalid value for '--port'"),
+        (["up", "--stack", "syncline"], "`syncline up` is for the engine on this machine"),
+        (["down", "--stack", "syncline"], "`syncline down` is for the engine on this machine"),
+    ],
+)
+def test_wrong_use(args: list[str], what: str) -> None:
+    assert first_line(run(*args)).startswith(f"error USAGE: {what}")
+    result = run(*args, "--json")
+    assert result.exit_code == 2
+    assert result.stderr == ""
+    assert json.loads(result.stdout)["error"]["code"] == "USAGE"
+
+
+def test_help_and_version() -> None:
+    assert run("--help").exit_code == 0
+    assert run("run", "--help").exit_code == 0
+    assert run("--version").stdout.startswith("syncline ")
+    bare = run()
+    assert bare.exit_code == 2
+    assert "Commands:" in bare.stderr
+    assert bare.stdout == ""
+
+
+# -- no engine on this machine -----------------------------------------------------------------------------------------
+
+
+def test_no_engine(tmp_path: Path) -> None:
+    for command in (["status"], ["run", "prod"], ["plan", "prod"], ["report"], ["retry", "prod"], ["cancel", "prod"]):
+        result = run(*command, "--home", str(tmp_path / "home"))
+        assert first_line(result) == f"error ENGINE_ABSENT: no engine runs in {tmp_path / 'home'}"
+        assert "`syncline up` starts one" in result.stderr
+
+
+def test_no_engine_as_json(tmp_path: Path) -> None:
+    result = run("status", "--json", "--home", str(tmp_path))
+    assert result.exit_code == 2
+    assert json.loads(result.stdout) == {
+        "error": {
+            "code": "ENGINE_ABSENT",
+            "what": f"no engine runs in {tmp_path}",
+            "action": "`syncline up` starts one on this machine; `--stack NAME` names one on AWS.",
+        }
+    }
+
+
+def test_the_file_is_checked_before_the_engine_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "syncs.yaml").write_text("syncs: []\n")
+    result = run("apply", str(tmp_path / "syncs.yaml"), "--home", str(tmp_path))
+    assert first_line(result).startswith("error CONFIG_INVALID: syncs.yaml:1:1: syncs")
+
+
+def test_an_engine_to_which_nothing_is_deployed(stack: Stack) -> None:
+    (stack.home / "engine.json").write_text('{"port": 1}')
+    assert "nothing is deployed to it yet" in first_line(stack.run("status"))
+
+
+def test_an_engine_that_does_not_answer(stack: Stack) -> None:
+    described = json.loads((stack.home / "engine.json").read_text())
+    (stack.home / "engine.json").write_text(json.dumps(described | {"port": 1}))
+    assert first_line(stack.run("status")).startswith("error ENGINE_ABSENT: the engine at http://127.0.0.1:1 does not")
+
+
+def test_an_engine_of_another_version(stack: Stack) -> None:
+    described = json.loads((stack.home / "engine.json").read_text())
+    (stack.home / "engine.json").write_text(json.dumps(described | {"outputs": {"Other": "x"}}))
+    assert "has no output TableName: it is not Syncline's" in first_line(stack.run("status"))
+
+
+def test_a_table_that_is_gone(stack: Stack) -> None:
+    stack.target.client("dynamodb").delete_table(TableName="syncline-table")
+    assert first_line(stack.run("status")).startswith("error ENGINE_ABSENT: the engine at ")
+
+
+def test_a_profile_for_aws_has_no_part_in_the_engine_of_this_machine(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "not-there")
+    assert stack.run("status").exit_code == 0
+
+
+# -- a stack on AWS ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply", "line"),
+    [
+        (
+            refusal("ValidationError", "Stack with id syncline does not exist"),
+            "error ENGINE_ABSENT: the stack syncline in eu-central-1 does not exist",
+        ),
+        (
+            refusal("AccessDenied", "User: x is not authorized to perform: cloudformation:DescribeStacks", 403),
+            "error AWS_DENIED: the stack syncline in eu-central-1 refuses DescribeStacks (AccessDenied): User: x",
+        ),
+        (
+            refusal("ExpiredToken", "The security token included in the request is expired", 403),
+            "error AWS_DENIED: the stack syncline in eu-central-1 refuses DescribeStacks (ExpiredToken)",
+        ),
+        (
+            refusal("InternalFailure", "try again", 500),
+            "error AWS_UNAVAILABLE: the stack syncline in eu-central-1 refuses DescribeStacks (InternalFailure)",
+        ),
+    ],
+)
+def test_refusals_of_aws(cloudformation: ScriptedServer, reply: Reply, line: str) -> None:
+    cloudformation.on("POST", "/", reply)
+    assert first_line(run("status", "--stack", "syncline")).startswith(line)
+
+
+def test_aws_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert first_line(run("status", "--stack", "syncline")).startswith(
+        "error AWS_UNAVAILABLE: the stack syncline in eu-central-1 does not answer: "
+    )
+
+
+def test_no_credentials(cloudformation: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    assert first_line(run("status", "--stack", "syncline")) == (
+        "error AWS_DENIED: the stack syncline in eu-central-1 cannot be asked: Unable to locate credentials"
+    )
+    assert cloudformation.requests == []
+
+
+def test_no_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_REGION")
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    assert first_line(run("status", "--stack", "syncline")).endswith("no region is set; set AWS_DEFAULT_REGION")
+
+
+def test_a_profile_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "not-there")
+    assert first_line(run("status", "--stack", "syncline")).startswith("error AWS_DENIED: the stack syncline cannot be")
+
+
+def test_a_stack_of_somebody_else(cloudformation: ScriptedServer) -> None:
+    cloudformation.on("POST", "/", described({"BucketName": "x"}, {}))
+    assert "has no output TableName" in first_line(run("status", "--stack", "syncline"))
+
+
+@pytest.fixture
+def on_aws(stack: Stack, cloudformation: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> ScriptedServer:
+    """The stack again, as one on AWS."""
+    cloudformation.on("POST", "/", described(dict(stack.target.outputs), {"SecretPrefix": "syncline/"}))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDFORMATION", cloudformation.url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", cloudformation.url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", str(stack.target.endpoint))
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    return cloudformation
+
+
+def test_the_commands_work_with_a_stack_on_aws(on_aws: ScriptedServer, tmp_path: Path) -> None:
+    (tmp_path / "syncs.yaml").write_text(SYNCS)
+    applied = run("apply", str(tmp_path / "syncs.yaml"), "--stack", "syncline")
+    assert applied.exit_code == 0, applied.output
+    assert "→ syncline plan prod --stack syncline" in applied.stdout
+    begun = run("run", "prod", env={"SYNCLINE_STACK": "syncline"})
+    assert begun.exit_code == 0
+    assert "→ syncline status prod --wait  follows it" in begun.stdout
+    assert "the stack syncline in us-east-1" in run("status", "--stack", "syncline").stdout
+    assert len(on_aws.asked("POST", "/")) == 3
+
+
+def with_auth(path: Path, auth: str) -> str:
+    path.write_text(SYNCS.replace("      prefix: mirror\n", f"      prefix: mirror\n      auth: {{token: '{auth}'}}\n"))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("reference", "line"),
+    [
+        (
+            "secret:other/quay",
+            "SECRET_DENIED: prod.target.auth.token: secret:other/quay may not be read by the functions",
+        ),
+        ("ssm:/other/quay", "SECRET_DENIED: prod.target.auth.token: ssm:/other/quay may not be read by the functions"),
+        ("secret:syncline/quay", "SECRET_MISSING: prod.target.auth.token: secret:syncline/quay does not exist"),
+        ("env:DR_TOKEN", "SECRET_MISSING: prod.target.auth.token: env:DR_TOKEN is not in the functions' environment"),
+    ],
+)
+@pytest.mark.usefixtures("stack")
+def test_secrets_that_the_functions_on_aws_could_not_read(
+    on_aws: ScriptedServer, tmp_path: Path, reference: str, line: str
+) -> None:
+    on_aws.on("GET", "/2015-03-31/functions/syncline-discover/configuration", json_reply({"Environment": {}}))
+    result = run("apply", with_auth(tmp_path / "syncs.yaml", reference), "--stack", "syncline")
+    assert first_line(result).startswith(f"error {line.partition(':')[0]}:")
+    assert line.partition(": ")[2] in result.stderr
+
+
+def test_what_a_person_may_not_read_is_a_warning(on_aws: ScriptedServer, tmp_path: Path) -> None:
+    denied = json_reply({"Message": "not authorized"}, 403, x_amzn_ErrorType="AccessDeniedException")
+    on_aws.on("GET", "/2015-03-31/functions/syncline-discover/configuration", denied)
+    result = run("apply", with_auth(tmp_path / "syncs.yaml", "env:DR_TOKEN"), "--stack", "syncline")
+    assert result.exit_code == 0, result.output
+    assert "warning: env:DR_TOKEN could not be checked" in result.stdout
+
+
+# -- what nobody foresaw -----------------------------------------------------------------------------------------------
+
+
+def test_a_defect_is_told_without_its_traceback(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("syncline.state.State.sync_names", fails)
+    assert first_line(stack.run("status")).startswith("error INTERNAL: ZeroDivisionError: division by zero")
+    assert stack.json("status", code=2)["error"]["code"] == "INTERNAL"
+    assert "Traceback" in stack.run("status", env={"SYNCLINE_DEBUG": "1"}).stderr
+
+
+def test_ctrl_c_outside_of_waiting(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("syncline.state.State.sync_names", interrupted)
+    result = stack.run("status")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
+    assert stack.json("status", code=130) == {"interrupted": True}

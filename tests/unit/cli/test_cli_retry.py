@@ -1,0 +1,186 @@
+"""``retry`` and ``cancel``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from syncline.errors import SynclineError
+from syncline.messages import Batch, Outgoing, Start, decode, encode
+from syncline.model import EVERYTHING, Counts, Item, RunStatus, Scope, Step, Trigger
+from syncline.state import BatchRecord, State, first_batch
+from syncline.steps.engine import Work
+from tests.unit.cli.cli_stack import Stack, moved
+
+
+@pytest.fixture
+def applied(stack: Stack) -> Stack:
+    assert stack.apply().exit_code == 0
+    return stack
+
+
+def bodies(stack: Stack, step: Step) -> list[str]:
+    queue = stack.target.queues.urls[step]
+    found = stack.target.queues.sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10)
+    return [message["Body"] for message in found.get("Messages", [])]
+
+
+def test_nothing_was_given_up(applied: Stack) -> None:
+    result = applied.run("retry", "prod")
+    assert result.exit_code == 0
+    assert result.stdout == "nothing of prod was given up\n"
+    assert applied.target.state.runs("prod") == []
+
+
+def test_what_was_given_up_is_looked_at_again(applied: Stack) -> None:
+    applied.bury("mirror/team/base", "mirror/team/app", "mirror/team/app")
+    result = applied.run("retry", "prod")
+    assert result.exit_code == 0, result.output
+    assert "over mirror/team/app, mirror/team/base, for 3 dead letters" in result.stdout
+    [start] = applied.started()
+    assert start.trigger is Trigger.RETRY
+    assert start.scope == Scope.of(["mirror/team/app", "mirror/team/base"])
+    assert applied.target.state.current_run("prod") == applied.target.state.run("prod", str(start.run))
+    assert applied.dead() == 0
+
+
+def test_a_look_that_was_given_up_as_a_whole_is_done_again_as_a_whole(applied: Stack) -> None:
+    applied.bury("mirror/team/base")
+    applied.bury()
+    assert "over everything" in applied.run("retry", "prod").stdout
+    assert applied.started()[0].scope == EVERYTHING
+    assert applied.dead(Step.DISCOVER) == 0
+
+
+def test_letters_of_others_are_put_back(applied: Stack) -> None:
+    applied.bury("mirror/team/app", sync="dev")
+    applied.target.queues.bury(Step.TRANSFER, ["nobody's message"])
+    applied.bury("mirror/team/base")
+    value = applied.json("retry", "prod")
+    assert value["letters"] == {"retried": 1, "resumed": 0, "left": 2}
+    letters = applied.target.queues.dead_letters(Step.TRANSFER, hidden_for=0)
+    assert {next(letters).body[:10] for _ in range(2)} == {'{"v":1,"ty', "nobody's m"}
+
+
+def test_letters_stay_where_a_run_is_under_way(applied: Stack) -> None:
+    run = applied.begin()
+    applied.bury("mirror/team/base")
+    result = applied.run("retry", "prod")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error ALREADY_RUNNING: prod has run {run.id} under way")
+    assert applied.started() == []
+    assert len(list(_seen(applied))) == 1
+
+
+def test_letters_stay_where_the_run_cannot_be_queued(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    applied.bury("mirror/team/base")
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no network")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("syncline.messages.Queues.start", refuse)
+        assert applied.run("retry", "prod").exit_code == 2
+    assert len(list(_seen(applied))) == 1
+    assert applied.json("retry", "prod")["letters"]["retried"] == 1
+
+
+def _seen(stack: Stack) -> list[str]:
+    """The letters of transfer that can be seen now."""
+    queue = stack.target.queues.dead_urls[Step.TRANSFER]
+    found = stack.target.queues.sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, VisibilityTimeout=0)
+    return [message["Body"] for message in found.get("Messages", [])]
+
+
+def test_work_that_a_run_waits_for_goes_back_to_its_queue(applied: Stack) -> None:
+    """SQS itself moves a message that was received too often; its run never ends without it."""
+    run = applied.begin()
+    batch = first_batch(run).child(0, step=Step.TRANSFER, items=(Item("mirror/team/app", "1.0"),))
+    root = BatchRecord((), (Outgoing(batch),))
+    applied.target.state.end_batch(first_batch(run), root, Counts(queued=1))
+    applied.target.queues.bury(Step.TRANSFER, [encode(batch)])
+    applied.bury("mirror/team/base")
+    result = applied.run("retry", "prod")
+    assert result.exit_code == 0
+    assert "1 message put back: the run under way goes on" in result.stdout
+    assert "1 dead letter of prod left until that run is over" in result.stdout
+    assert [decode(body) for body in bodies(applied, Step.TRANSFER)] == [batch]
+    assert len(_seen(applied)) == 1
+
+
+def test_a_start_that_a_run_waits_for_goes_back_too(applied: Stack) -> None:
+    run = applied.begin()
+    start = Start("prod", Trigger.HAND, run=run.id)
+    applied.target.queues.bury(Step.DISCOVER, [encode(start)])
+    assert applied.json("retry", "prod")["letters"] == {"retried": 0, "resumed": 1, "left": 0}
+    assert applied.started() == [start]
+
+
+def test_a_start_that_never_began_a_run_is_done_again(applied: Stack) -> None:
+    start = Start("prod", Trigger.WEBHOOK, Scope.of(["mirror/team/app"]))
+    applied.target.queues.bury(Step.DISCOVER, [encode(start)])
+    assert applied.json("retry", "prod")["letters"]["retried"] == 1
+    assert applied.started()[0].scope.groups == ("mirror/team/app",)
+
+
+def test_work_of_a_run_that_is_over_is_done_again(applied: Stack) -> None:
+    run = applied.finish(applied.begin(), moved())
+    late = Batch(run.id, "prod", Step.VERIFY, "late", (Item("mirror/team/app", "1.0"),))
+    forgotten = replace(late, run="20250101-000000-000000", items=(Item("mirror/team/base", "1.0"),))
+    applied.target.queues.bury(Step.VERIFY, [encode(late), encode(forgotten)])
+    assert applied.json("retry", "prod")["letters"]["retried"] == 2
+    assert applied.started()[0].scope.groups == ("mirror/team/app", "mirror/team/base")
+
+
+def test_a_plan_leaves_nothing_to_retry(applied: Stack) -> None:
+    run = applied.begin(plan=True)
+    work = Work(first_batch(run))
+    work.give_up(Item("mirror/team/app", "*"), SynclineError("NOT_FOUND", "it is gone"))
+    assert [result.code for result in work.results] == ["NOT_FOUND"]
+    assert work.dead == []
+
+
+def test_many_repositories_are_counted(applied: Stack) -> None:
+    applied.bury(*(f"mirror/team/r{n}" for n in range(8)))
+    assert "mirror/team/r4 and 3 others, for 8 dead letters" in applied.run("retry", "prod").stdout
+
+
+def test_cancelling_what_does_not_run(applied: Stack) -> None:
+    result = applied.run("cancel", "prod")
+    assert (result.exit_code, result.stdout) == (0, "no run of prod is under way\n")
+    assert applied.json("cancel", "prod") == {"cancelled": False, "run": None}
+
+
+def test_cancelling(applied: Stack) -> None:
+    run = applied.begin()
+    result = applied.run("cancel", "prod")
+    assert result.exit_code == 0
+    assert f"run {run.id} of prod is being cancelled" in result.stdout
+    assert applied.target.state.run("prod", run.id).status is RunStatus.CANCELLING
+    assert applied.json("cancel", "prod")["run"]["status"] == "cancelling"
+
+
+def test_cancelling_and_waiting_for_the_end(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = applied.begin()
+    progress = State.progress
+
+    def ends_meanwhile(state: State, run_id: str) -> object:
+        if state.run("prod", run.id).status is RunStatus.CANCELLING and not progress(state, run_id).settled:
+            state.end_batch(first_batch(run), BatchRecord(()), Counts())
+            state.finish_run("prod", run.id)
+        return progress(state, run_id)
+
+    monkeypatch.setattr(State, "progress", ends_meanwhile)
+    result = applied.run("cancel", "prod", "--wait")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("○ prod: cancelled after ")
+
+
+def test_cancelling_a_lost_run_frees_the_sync(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = applied.begin()
+    monkeypatch.setattr("syncline.state.LOST_AFTER", -1)
+    result = applied.run("cancel", "prod")
+    assert result.exit_code == 0
+    assert f"run {run.id} of prod was lost, and is given up; the sync may run again" in result.stdout
+    assert applied.target.state.current_run("prod") is None

@@ -1,0 +1,263 @@
+"""``run`` and ``plan``: beginning, following, and how they end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
+
+from syncline.cli import following
+from syncline.cli.target import Target
+from syncline.messages import Start
+from syncline.model import Outcome, Result, Run, RunStatus, Trigger
+from syncline.state import State
+from tests.unit.cli.cli_stack import GOOD, Stack, conflict, failed, moved
+
+
+@pytest.fixture
+def applied(stack: Stack) -> Stack:
+    assert stack.apply().exit_code == 0
+    return stack
+
+
+@contextmanager
+def functions(stack: Stack, work: Callable[[Run], object]) -> Iterator[list[Start]]:
+    """Someone who takes the next start message and does its run."""
+    seen: list[Start] = []
+
+    def carry_out() -> None:
+        deadline = time.monotonic() + 20
+        while not seen and time.monotonic() < deadline:
+            seen.extend(stack.started())
+        start = seen[0]
+        assert start.run is not None
+        work(stack.target.state.run(start.sync, start.run))
+
+    thread = threading.Thread(target=carry_out)
+    thread.start()
+    yield seen
+    thread.join()
+
+
+def test_a_run_is_begun_and_queued(applied: Stack) -> None:
+    value = applied.json("run", "prod")
+    assert value["started"] is True
+    [start] = applied.started()
+    assert (start.sync, start.run, start.trigger, start.scope.everything) == (
+        "prod",
+        value["run"]["id"],
+        Trigger.HAND,
+        True,
+    )
+    assert value["run"]["status"] == "running"
+    assert applied.target.state.current_run("prod") is not None
+
+
+def test_a_second_start_says_so_and_does_nothing(applied: Stack) -> None:
+    first = applied.json("run", "prod")["run"]["id"]
+    result = applied.run("run", "prod")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[0].startswith(f"prod is running already: run {first}, begun ")
+    assert "nothing was started" in result.stdout
+    assert "syncline status prod --wait" in result.stdout
+    assert applied.json("run", "prod") == {"started": False, "run": applied.json("run", "prod")["run"]}
+    assert [start.run for start in applied.started()] == [first]
+
+
+def test_waiting_for_a_start_that_did_not_happen_is_an_error(applied: Stack) -> None:
+    first = applied.json("run", "prod")["run"]["id"]
+    result = applied.run("run", "prod", "--wait")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[0].startswith(f"error ALREADY_RUNNING: prod has run {first} under way")
+
+
+def test_only_some_repositories(applied: Stack) -> None:
+    result = applied.run("run", "prod", "--only", "team/base", "--only", "team/app")
+    assert ", of 2 repositories" in result.stdout
+    assert applied.started()[0].scope.groups == ("mirror/team/app", "mirror/team/base")
+
+
+def test_a_repository_that_is_none_of_the_syncs(applied: Stack) -> None:
+    result = applied.run("run", "prod", "--only", "team/other")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[0] == "error USAGE: team/other is not a repository that prod keeps true"
+    assert applied.target.state.current_run("prod") is None
+
+
+def test_a_sync_that_does_not_exist(applied: Stack) -> None:
+    for command in ("run", "plan", "retry", "cancel", "status", "report"):
+        result = applied.run(command, "prdo")
+        assert result.exit_code == 2
+        assert result.stderr.splitlines()[0] == (
+            "error NO_SUCH_SYNC: there is no sync named 'prdo'; did you mean prod?"
+        )
+    assert "there are: prod" in applied.run("run", "xyz").stderr
+
+
+def test_a_run_whose_message_cannot_be_sent_is_ended_again(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("syncline.messages.Queues.start", refuse)
+        assert applied.run("run", "prod").exit_code == 130
+    [run] = applied.target.state.runs("prod")
+    assert run.status is RunStatus.CANCELLED
+    assert applied.json("run", "prod")["started"] is True
+
+
+def test_waiting_to_a_good_end(applied: Stack) -> None:
+    with functions(applied, lambda run: applied.finish(run, moved(), skipped=2310)):
+        result = applied.run("run", "prod", "--wait")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("run 20")
+    assert lines[0].endswith(" of prod begun")
+    assert lines[-2].startswith("✓ prod: 1 moved (3.0 MiB), 2,310 equal, in ")
+    assert lines[-1].startswith("→ syncline report 20")
+
+
+def test_nothing_differed(applied: Stack) -> None:
+    with functions(applied, lambda run: applied.finish(run, skipped=810)):
+        result = applied.run("run", "prod", "--wait")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1].startswith("✓ prod: nothing differed, 810 items equal, in ")
+
+
+def test_waiting_to_a_bad_end(applied: Stack) -> None:
+    with functions(applied, lambda run: applied.finish(run, moved(), failed())):
+        result = applied.run("run", "prod", "--wait")
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert lines[1].startswith("✗ prod: 1 moved (3.0 MiB), 1 failed, in ")
+    assert lines[2] == "  mirror/team/base:2.0: UNAUTHORIZED: dr.example does not accept the credentials"
+    assert "syncline report " in lines[3]
+
+
+def test_a_conflict_is_not_all_well(applied: Stack) -> None:
+    with functions(applied, lambda run: applied.finish(run, conflict())):
+        value = applied.json("run", "prod", "--wait", code=1)
+    assert value["started"] is True
+    assert value["run"]["counts"]["conflict"] == 1
+    assert value["run"]["over"] is True
+    assert value["run"]["seconds"] >= 0
+
+
+def test_of_many_failures_a_few_are_named(applied: Stack) -> None:
+    with functions(applied, lambda run: applied.finish(run, *(failed(name=f"{n}.0") for n in range(9)))):
+        result = applied.run("run", "prod", "--wait")
+    assert result.stdout.count("UNAUTHORIZED") == 5
+    assert "  and 4 others" in result.stdout
+
+
+def test_a_run_that_is_cancelled_meanwhile(applied: Stack) -> None:
+    def cancel(run: Run) -> None:
+        applied.target.state.cancel_run("prod", run.id)
+        applied.finish(run, Result("mirror/team/app", "1.0", Outcome.CANCELLED, GOOD))
+
+    with functions(applied, cancel):
+        result = applied.run("run", "prod", "--wait")
+    assert result.exit_code == 1
+    assert "○ prod: cancelled after " in result.stdout
+    assert "1 left as they were" in result.stdout
+
+
+def test_a_run_of_which_nothing_is_heard(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "LOST_AFTER", 0.1)
+    result = applied.run("run", "prod", "--wait")
+    assert result.exit_code == 1
+    assert "nothing was heard of run" in result.stdout
+    assert "syncline cancel prod" in result.stdout
+
+
+def test_a_plan_shows_what_would_move_and_moves_nothing(applied: Stack) -> None:
+    would = Result("mirror/team/app", "1.0", Outcome.WOULD_MOVE, GOOD, None, 3 * 1024 * 1024)
+    with functions(applied, lambda run: applied.finish(run, would, skipped=5)) as starts:
+        result = applied.run("plan", "prod")
+    assert starts[0].plan is True
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["would", "move", "mirror/team/app:1.0", "sha256:aaaaaaaaaaaa", "→", "-", "3.0", "MiB"]
+    assert lines[1].startswith("✓ prod: 1 would move, 5 equal, in ")
+    assert lines[2] == "at most 3.0 MiB would be sent"
+    assert lines[3].startswith("→ syncline run prod --wait")
+    assert applied.target.state.current_run("prod") is None
+
+
+def test_a_plan_with_a_conflict(applied: Stack) -> None:
+    with functions(applied, lambda run: applied.finish(run, conflict())):
+        value = applied.json("plan", "prod", code=1)
+    assert value["run"]["plan"] is True
+    assert [(each["name"], each["outcome"], each["code"]) for each in value["items"]] == [
+        ("latest", "conflict", "TAG_DIFFERS")
+    ]
+
+
+def test_a_plan_goes_beside_a_run(applied: Stack) -> None:
+    under_way = applied.begin()
+    with functions(applied, lambda run: applied.finish(run, skipped=1)):
+        assert applied.run("plan", "prod").exit_code == 0
+    assert not applied.target.state.run("prod", under_way.id).over
+
+
+@pytest.fixture
+def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C at the first pause between two looks."""
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("syncline.cli.following.time.sleep", interrupt)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_as_json(applied: Stack) -> None:
+    value = applied.json("run", "prod", "--wait", code=130)
+    assert (value["interrupted"], value["cancelled"]) == (True, False)
+    assert applied.target.state.run("prod", value["run"]["id"]).status is RunStatus.RUNNING
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_cancels_a_plan(applied: Stack) -> None:
+    result = applied.run("plan", "prod")
+    [run] = applied.target.state.runs("prod")
+    assert result.exit_code == 130
+    assert result.stderr == f"interrupted: the plan {run.id} was cancelled; it had moved nothing\n"
+    assert run.status is RunStatus.CANCELLING
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_while_following(applied: Stack) -> None:
+    run = applied.begin()
+    result = applied.run("status", "prod", "--wait")
+    assert result.exit_code == 130
+    assert f"run {run.id} of prod goes on" in result.stderr
+
+
+def test_what_passes_by_itself_is_waited_for(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    progress, errors = State.progress, [ReadTimeoutError(endpoint_url="http://x")] * 2
+
+    def slow_at_first(state: State, run_id: str) -> object:
+        if errors and threading.current_thread() is threading.main_thread():
+            raise errors.pop()
+        return progress(state, run_id)
+
+    monkeypatch.setattr(State, "progress", slow_at_first)
+    monkeypatch.setattr(Target, "local", property(lambda _: False))
+    with functions(applied, lambda run: applied.finish(run, moved())):
+        assert applied.run("run", "prod", "--wait").exit_code == 0
+
+
+def test_an_engine_that_goes_away_meanwhile(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> None:
+        raise EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
+
+    monkeypatch.setattr(State, "progress", gone)
+    result = applied.run("run", "prod", "--wait")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error ENGINE_ABSENT: the engine at http://127.0.0.1:")
+    assert "; the run goes on\n" in result.stderr

@@ -1,0 +1,136 @@
+"""How things look: pure functions of numbers and texts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from syncline.cli import show
+from syncline.cli.show import Cell, Out
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1536, "1.5 KiB"),
+        (1024**2 - 1, "1.0 MiB"),
+        (1024**2 * 1023.9, "1,023.9 MiB"),
+        (1024**3, "1.0 GiB"),
+        (1024**4 * 5, "5.0 TiB"),
+        (1024**5 * 2, "2,048.0 TiB"),
+    ],
+)
+def test_size(count: float, text: str) -> None:
+    assert show.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0.0 s"),
+        (0.04, "0.0 s"),
+        (0.44, "0.4 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (200, "3 min 20 s"),
+        (3599.7, "1 h"),
+        (7500, "2 h 5 min"),
+        (86_399, "23 h 59 min"),
+        (86_400, "1 d"),
+        (3 * 86_400 + 4 * 3600, "3 d 4 h"),
+        (40 * 86_400, "40 d"),
+    ],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert show.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (3569, "59 min"),
+        (3599, "1 h"),
+        (47 * 3600, "47 h"),
+        (200_000, "2 d"),
+    ],
+)
+def test_about(seconds: float, text: str) -> None:
+    assert show.about(seconds) == text
+
+
+def test_times_are_told_from_now() -> None:
+    assert show.ago(1000.0, 1000.4) == "just now"
+    assert show.ago(1000.0, 1180.0) == "3 min ago"
+    assert show.ago(8200.0, 1000.0) == "in 2 h"
+
+
+def test_numbers() -> None:
+    assert [show.number(n) for n in (0, 0.25, 9.94, 9.96, 12.4, 12345)] == ["0", "0.2", "9.9", "10", "12", "12,345"]
+    assert [show.many(n, "item") for n in (0, 1, 2000)] == ["0 items", "1 item", "2,000 items"]
+    assert show.many(2, "repository", "repositories") == "2 repositories"
+
+
+def test_digests_are_short_unless_asked_for() -> None:
+    digest = "sha256:" + "ab" * 32
+    assert show.digest(digest) == "sha256:abababababab"
+    assert show.digest(digest, full=True) == digest
+    assert show.digest(None) == "-"
+
+
+def test_columns_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        ("a", Cell("1", right=True), "x"),
+        "  a line of its own, as long as it likes",
+        ("long", Cell("22", right=True)),
+    ]
+    Out().table(rows, head=("NAME", "N"))
+    assert capsys.readouterr().out.splitlines() == [
+        "NAME  N",
+        "a      1  x",
+        "  a line of its own, as long as it likes",
+        "long  22",
+    ]
+
+
+def test_an_empty_table_is_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    Out().table([], head=("NAME",))
+    assert capsys.readouterr().out == ""
+
+
+def test_json_is_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Out(as_json=True)
+    out.line("words")
+    out.table([("a", "b")])
+    out.follow_up("syncline status", "shows")
+    out.value({"name": "prüfung"})
+    assert json.loads(capsys.readouterr().out) == {"name": "prüfung"}
+
+
+class Terminal:
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("environ", "painted"),
+    [({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False), ({"TERM": "xterm", "NO_COLOR": "1"}, False)],
+)
+def test_colours_go_to_terminals_only(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], *, painted: bool
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    text = show.painted("x", "red", Terminal())  # type: ignore[arg-type]
+    assert text == ("\x1b[31mx\x1b[0m" if painted else "x")

@@ -1,0 +1,198 @@
+"""``status`` and ``report``."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from syncline.model import Outcome, Result, Trigger
+from tests.unit.cli.cli_stack import GOOD, OTHER, SYNCS, Stack, conflict, failed, moved
+
+TWO = SYNCS + SYNCS.removeprefix("syncs:\n").replace("  prod:", "  dev:").replace(
+    "    schedule: rate(1 hour)\n", ""
+).replace("mirror", "dev")
+
+
+@pytest.fixture
+def applied(stack: Stack) -> Stack:
+    assert stack.apply().exit_code == 0
+    return stack
+
+
+def row(text: str, name: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith(name))
+
+
+def test_status_before_anything_was_applied(stack: Stack) -> None:
+    result = stack.run("status")
+    assert result.exit_code == 0
+    assert "no syncs have been applied" in result.stdout
+    assert "→ syncline apply" in result.stdout
+
+
+def test_status_of_all(stack: Stack) -> None:
+    assert stack.apply(TWO).exit_code == 0
+    stack.finish(stack.begin(), moved(), skipped=3)
+    stack.begin("dev")
+    result = stack.run("status")
+    assert result.exit_code == 0, result.output
+    assert row(result.stdout, "SYNC").split() == ["SYNC", "NOW", "NEXT", "LAST", "RUN"]
+    assert row(result.stdout, "prod").split()[:2] == ["prod", "idle"]
+    assert "✓ " in row(result.stdout, "prod")
+    assert "by hand: 1 moved (3.0 MiB), 3 equal" in row(result.stdout, "prod")
+    assert "in 1 h" in row(result.stdout, "prod")
+    assert "running, looking" in row(result.stdout, "dev")
+    assert row(result.stdout, "dev").endswith("never")
+    assert "→ syncline status dev --wait" in result.stdout
+
+
+def test_status_as_json(applied: Stack) -> None:
+    applied.finish(applied.begin(trigger=Trigger.SCHEDULE), moved())
+    applied.bury("mirror/team/base")
+    value = applied.json("status")
+    [sync] = value["syncs"]
+    assert value["dead_letters"] == {"discover": 0, "transfer": 1, "verify": 0}
+    assert value["engine"] == applied.target.where
+    assert (sync["name"], sync["kind"], sync["enabled"], sync["schedule"]) == ("prod", "images", True, "rate(1 hour)")
+    assert sync["current"] is None
+    assert sync["last"]["counts"]["moved"] == 1
+    assert 3500 < sync["next"] - time.time() <= 3600
+
+
+def test_dead_letters_and_trouble_are_told(applied: Stack) -> None:
+    applied.finish(applied.begin(), failed())
+    applied.bury("mirror/team/base", "mirror/team/app")
+    result = applied.run("status")
+    assert "✗ " in row(result.stdout, "prod")
+    assert "dead letters: transfer 2" in result.stdout
+    assert "→ syncline report 2026" in result.stdout
+
+
+def test_status_of_one_shows_its_latest_runs(applied: Stack) -> None:
+    first = applied.finish(applied.begin(), moved())
+    plan = applied.begin(plan=True)
+    result = applied.run("status", "prod")
+    lines = result.stdout.splitlines()
+    assert lines[0] == "prod: images, prod.example → dr.example"
+    assert lines[1].startswith("schedule: rate(1 hour), next in ")
+    assert lines[2] == "now: idle"
+    assert lines[3].split()[:2] == ["…", plan.id]
+    assert lines[4].split()[:2] == ["✓", first.id]
+
+
+def test_a_plan_is_not_the_last_run(applied: Stack) -> None:
+    run = applied.finish(applied.begin(), moved())
+    applied.finish(applied.begin(plan=True))
+    assert applied.json("status")["syncs"][0]["last"]["id"] == run.id
+    assert applied.json("report")["run"]["id"] == run.id
+
+
+def test_a_disabled_sync(stack: Stack) -> None:
+    stack.apply(SYNCS + "    enabled: false\n")
+    result = stack.run("status")
+    assert row(result.stdout, "prod").split() == ["prod", "disabled", "-", "never"]
+
+
+def test_a_schedule_that_someone_deleted(applied: Stack) -> None:
+    applied.target.scheduler.delete_schedule(Name="prod", GroupName="syncline")
+    assert "schedule missing" in row(applied.run("status").stdout, "prod")
+
+
+def test_a_run_being_cancelled(applied: Stack) -> None:
+    applied.target.state.cancel_run("prod", applied.begin().id)
+    assert "cancelling, looking" in row(applied.run("status").stdout, "prod")
+
+
+def test_following_where_nothing_is_under_way_tells_of_the_latest_run(applied: Stack) -> None:
+    run = applied.finish(applied.begin(), failed())
+    result = applied.run("status", "prod", "--wait")
+    assert result.exit_code == 1
+    assert "no run of prod is under way; the latest one, " in result.stdout
+    assert applied.json("status", "prod", "--wait", code=1)["run"]["id"] == run.id
+
+
+def test_following_needs_a_name_and_a_run(applied: Stack) -> None:
+    assert applied.run("status", "--wait").stderr.startswith("error USAGE: --wait needs the name of a sync")
+    result = applied.run("status", "prod", "--wait")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error NO_SUCH_RUN: prod has not run yet")
+
+
+def test_a_report_names_what_needs_somebody_first(applied: Stack) -> None:
+    run = applied.finish(applied.begin(), moved(), failed(), conflict(), skipped=7)
+    result = applied.run("report")
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith(f"run {run.id} of prod, by hand, begun ")
+    assert lines[1].split() == ["failed", "mirror/team/base:2.0", "sha256:aaaaaaaaaaaa", "→", "-", "UNAUTHORIZED"]
+    assert lines[2] == "  dr.example does not accept the credentials"
+    assert lines[3].split()[:2] == ["conflict", "mirror/team/app:latest"]
+    assert lines[5].split() == [
+        "moved",
+        "mirror/team/app:1.0",
+        "sha256:aaaaaaaaaaaa",
+        "on",
+        "both",
+        "sides",
+        "3.0",
+        "MiB",
+    ]
+    assert "TAG_DIFFERS (1): The target has another image under this tag, and the sync may not overwrite." in lines
+    assert "→ Renew the credentials in the place `auth` refers to, then `syncline retry`." in lines
+    assert lines[-3].startswith("✗ prod: 1 moved (3.0 MiB), 7 equal, 1 conflict, 1 failed, in ")
+    assert lines[-2] == "3.0 MiB sent, 7 requests to source and target"
+    assert lines[-1].startswith("→ syncline retry prod")
+
+
+def test_a_report_with_digests_in_full(applied: Stack) -> None:
+    applied.finish(applied.begin(), conflict())
+    result = applied.run("report", "prod", "--full")
+    assert f"{GOOD} → {OTHER}" in result.stdout
+
+
+def test_a_report_as_json(applied: Stack) -> None:
+    run = applied.finish(applied.begin(), moved(), failed())
+    value = applied.json("report", run.id, code=1)
+    assert value["run"]["id"] == run.id
+    assert [each["outcome"] for each in value["items"]] == ["failed", "moved"]
+    assert value["items"][0]["action"].startswith("Renew the credentials")
+    assert value["items"][1] == {
+        "group": "mirror/team/app",
+        "name": "1.0",
+        "outcome": "moved",
+        "source": GOOD,
+        "target": GOOD,
+        "moved_bytes": 3 * 1024 * 1024,
+        "code": None,
+        "reason": None,
+        "action": None,
+    }
+    assert list(value["actions"]) == ["UNAUTHORIZED"]
+
+
+def test_a_report_of_a_run_under_way(applied: Stack) -> None:
+    applied.begin()
+    result = applied.run("report", "prod")
+    assert result.exit_code == 0
+    assert "under way: nothing found so far" in result.stdout
+
+
+def test_a_look_that_failed_as_a_whole_is_named(applied: Stack) -> None:
+    whole = Result("*", "*", Outcome.FAILED, None, None, 0, "LISTING_INCOMPLETE", "the listing came back empty")
+    part = Result("mirror/team/app", "*", Outcome.FAILED, None, None, 0, "UNREACHABLE", "refused")
+    applied.finish(applied.begin(), whole, part)
+    result = applied.run("report")
+    assert "(the whole look)" in result.stdout
+    assert "mirror/team/app (all)" in result.stdout
+
+
+def test_reports_of_what_there_is_not(applied: Stack) -> None:
+    for words, what in (
+        ([], "there has been no run yet"),
+        (["prod"], "prod has not run yet"),
+        (["20261121-101522-3f9c2a"], "no sync has a run 20261121-101522-3f9c2a"),
+    ):
+        result = applied.run("report", *words)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"error NO_SUCH_RUN: {what}")

@@ -1,0 +1,45 @@
+"""A scripted server, and clients whose pauses take no time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from syncline.clients.http import Endpoint, Http
+from syncline.clients.oci import Registry
+from tests.standins.made_up import Naps, Person
+from tests.standins.scripted_http import ScriptedServer
+
+
+@pytest.fixture
+def naps() -> Naps:
+    return Naps()
+
+
+@pytest.fixture
+def http(naps: Naps) -> Http:
+    return Http(naps.policy())
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as running:
+        yield running
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[ScriptedServer]:
+    """A server on another host than ``server``, by its name."""
+    with ScriptedServer(name="localhost") as running:
+        yield running
+
+
+@pytest.fixture
+def person() -> Person:
+    return Person()
+
+
+@pytest.fixture
+def registry(server: ScriptedServer, person: Person, http: Http) -> Registry:
+    return Registry(Endpoint.parse(server.url), person, http)

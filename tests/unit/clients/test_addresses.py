@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncline.clients.addresses import Address, Endpoint, is_refused, redacted
+from syncline.clients.connections import pool_for
+from syncline.clients.http import Http
+from syncline.errors import SynclineError
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme", "host"),
+    [
+        ("https://registry.example.com", "https", "registry.example.com"),
+        ("https://Registry.Example.com:443/", "https", "registry.example.com"),
+        ("http://127.0.0.1:5000", "http", "127.0.0.1:5000"),
+        ("http://[::1]:5000", "http", "[::1]:5000"),
+    ],
+)
+def test_an_endpoint_is_scheme_and_host(url: str, scheme: str, host: str) -> None:
+    endpoint = Endpoint.parse(url)
+    assert (endpoint.scheme, endpoint.host) == (scheme, host)
+    assert endpoint.url == f"{scheme}://{host}"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "registry.example.com",
+        "ftp://registry.example.com",
+        "https://",
+        "https://registry.example.com/v2",
+        "https://ann:secret@registry.example.com",
+        "https://registry.example.com:port",
+        "https://registry.example.com:99999",
+        "https://[::1",
+        "https://a b",
+        "https://a\\b",
+    ],
+)
+def test_anything_else_is_no_endpoint(url: str) -> None:
+    with pytest.raises(SynclineError) as caught:
+        Endpoint.parse(url)
+    assert caught.value.code.name == "CONFIG_INVALID"
+    assert "secret" not in str(caught.value)
+
+
+@given(st.text())
+def test_any_text_is_an_address_or_none(text: str) -> None:
+    for url in (text, f"https://{text}", f"http://h/{text}"):
+        address = Address.parse(url)
+        assert address is None or (address.scheme in ("http", "https") and address.host)
+
+
+def test_what_is_secret_in_a_url_is_not_shown() -> None:
+    shown = redacted("GET https://ann:secret@h/v2/?X-Amz-Signature=secret&n=2 then https://h/?token=secret'")
+    assert "secret" not in shown
+    assert "X-Amz-Signature=…" in shown
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "169.254.169.254",
+        "169.254.0.1",
+        "fe80::1",
+        "fe80::1%eth0",
+        "FD00:EC2::254",
+        "::ffff:169.254.169.254",
+        "100.100.100.200",
+        "metadata.google.internal",
+        "Metadata.Google.Internal.",
+        "metadata",
+    ],
+)
+def test_metadata_services_are_refused(name: str) -> None:
+    assert is_refused(name)
+    host = f"[{name}]" if ":" in name else name
+    with pytest.raises(SynclineError) as caught:
+        pool_for("http", host, None)
+    assert caught.value.code.name == "ADDRESS_REFUSED"
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "::1", "10.0.0.1", "192.168.1.1", "fd00::1", "registry.example.com", ""])
+def test_private_addresses_are_not_refused(name: str) -> None:
+    assert not is_refused(name)
+
+
+def test_a_metadata_address_gets_no_request(http: Http) -> None:
+    with pytest.raises(SynclineError) as caught:
+        http.request("GET", "http://169.254.169.254/latest/meta-data/?secret=x")
+    assert caught.value.code.name == "ADDRESS_REFUSED"
+    assert not caught.value.retried
+
+
+def test_what_is_no_address_gets_no_request(http: Http) -> None:
+    with pytest.raises(SynclineError) as caught:
+        http.request("GET", "file:///etc/passwd")
+    assert caught.value.code.name == "REFUSED"
+    assert http.requests_made == 0

@@ -1,0 +1,257 @@
+"""Blobs read from a registry that is scripted."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from syncline.clients.http import Endpoint, Http
+from syncline.clients.oci import BlobStream, Credentials, Registry
+from syncline.clients.reference import digest_of, matches
+from syncline.errors import SynclineError
+from tests.standins.certificates import Authority
+from tests.standins.made_up import Person
+from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply
+
+CONTENT = bytes(range(256)) * 40
+DIGEST = digest_of(CONTENT)
+BLOB = f"/v2/org/app/blobs/{DIGEST}"
+TO_PUSH = "/v2/org/app/blobs/uploads/"
+
+
+def ranged(request: Request) -> Reply:
+    """What a server that knows ranges answers."""
+    start = int(request.headers.get("range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+    if start == 0:
+        return Reply(200, CONTENT)
+    if start >= len(CONTENT):
+        # docker-registry's refusal has fewer bytes than it says
+        return Reply(416, b"out of range", {"Content-Range": f"bytes */{len(CONTENT)}"}, length=len(CONTENT))
+    headers = {"Content-Range": f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"}
+    return Reply(206, CONTENT[start:], headers)
+
+
+def read(stream: BlobStream) -> bytes:
+    with stream:
+        return b"".join(stream)
+
+
+def refusal(call: Any, *arguments: Any) -> SynclineError:
+    with pytest.raises(SynclineError) as caught:
+        call(*arguments)
+    return caught.value
+
+
+def test_a_blob_is_read_to_its_end(server: ScriptedServer, registry: Registry) -> None:
+    server.on("GET", BLOB, ranged)
+    with registry.open_blob("org/app", DIGEST) as stream:
+        assert stream.size == len(CONTENT)
+        assert stream.read(100) == CONTENT[:100]
+        assert stream.offset == 100
+        assert b"".join(stream) == CONTENT[100:]
+        assert stream.read() == b""
+    assert "range" not in server.requests[0].headers
+
+
+@pytest.mark.parametrize("offset", [1, 100, len(CONTENT) - 1, len(CONTENT)])
+def test_a_blob_from_an_offset(server: ScriptedServer, registry: Registry, offset: int) -> None:
+    server.on("GET", BLOB, ranged)
+    stream = registry.open_blob("org/app", DIGEST, offset)
+    assert (stream.offset, stream.size) == (offset, len(CONTENT))
+    assert read(stream) == CONTENT[offset:]
+    assert server.requests[0].headers["range"] == f"bytes={offset}-"
+
+
+def test_an_offset_at_a_server_without_ranges(server: ScriptedServer, registry: Registry) -> None:
+    server.on("GET", BLOB, Reply(200, CONTENT), Reply(200, CONTENT[:50]))
+    stream = registry.open_blob("org/app", DIGEST, 100)
+    assert (stream.offset, stream.size) == (100, len(CONTENT))
+    assert read(stream) == CONTENT[100:]
+    assert refusal(registry.open_blob, "org/app", DIGEST, 100).code.name == "BAD_ANSWER"
+
+
+@pytest.mark.parametrize("said", ["bytes 0-5/6", "bytes 99-200/201", "", "lines 100-200/201", "bytes 100-x/201"])
+def test_other_bytes_than_those_asked_for(server: ScriptedServer, registry: Registry, said: str) -> None:
+    server.on("GET", BLOB, Reply(206, CONTENT[:6], {"Content-Range": said}))
+    assert refusal(registry.open_blob, "org/app", DIGEST, 100).code.name == "BAD_ANSWER"
+
+
+def test_a_range_of_an_unknown_whole(server: ScriptedServer, registry: Registry) -> None:
+    server.on("GET", BLOB, Reply(206, CONTENT[100:], {"Content-Range": f"bytes 100-{len(CONTENT) - 1}/*"}))
+    stream = registry.open_blob("org/app", DIGEST, 100)
+    assert stream.size == len(CONTENT)
+    assert read(stream) == CONTENT[100:]
+
+
+def test_a_chunked_blob_has_no_size(server: ScriptedServer, registry: Registry) -> None:
+    server.on("GET", BLOB, Reply(200, CONTENT, chunked=True))
+    stream = registry.open_blob("org/app", DIGEST)
+    assert stream.size is None
+    assert read(stream) == CONTENT
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+def test_a_truncated_blob(server: ScriptedServer, registry: Registry, *, chunked: bool) -> None:
+    server.on("GET", BLOB, Reply(200, CONTENT[:5000], length=len(CONTENT), chunked=chunked))
+    with registry.open_blob("org/app", DIGEST) as stream:
+        error = refusal(lambda: b"".join(stream))
+    assert error.code.name == "UNREACHABLE"
+    assert error.retried
+
+
+def test_a_range_cut_short_though_it_looks_whole(server: ScriptedServer, registry: Registry) -> None:
+    """The length fits what came, but it is less than the range said."""
+    server.on(
+        "GET", BLOB, Reply(206, CONTENT[100:200], {"Content-Range": f"bytes 100-{len(CONTENT) - 1}/{len(CONTENT)}"})
+    )
+    with registry.open_blob("org/app", DIGEST, 100) as stream:
+        error = refusal(lambda: b"".join(stream))
+    assert error.code.name == "UNREACHABLE"
+    assert f"200 of {len(CONTENT)}" in error.what
+
+
+def test_a_blob_of_other_bytes_is_for_the_reader_to_find(server: ScriptedServer, registry: Registry) -> None:
+    server.on("GET", BLOB, Reply(200, b"something else"))
+    assert not matches(DIGEST, read(registry.open_blob("org/app", DIGEST)))
+
+
+def test_a_blob_in_gzip_is_not_unpacked(server: ScriptedServer, registry: Registry) -> None:
+    server.on("GET", BLOB, Reply(200, CONTENT, {"Content-Encoding": "gzip"}))
+    assert read(registry.open_blob("org/app", DIGEST)) == CONTENT
+
+
+def test_a_blob_that_is_not_there(server: ScriptedServer, registry: Registry) -> None:
+    server.on("GET", BLOB, errors_reply(404, "BLOB_UNKNOWN"))
+    assert refusal(registry.open_blob, "org/app", DIGEST).code.name == "NOT_FOUND"
+
+
+def test_a_503_before_the_blob_is_tried_again(server: ScriptedServer, registry: Registry) -> None:
+    server.on("GET", BLOB, Reply(503), Reply(drop=True), Reply(200, CONTENT))
+    assert read(registry.open_blob("org/app", DIGEST)) == CONTENT
+
+
+def test_a_redirect_to_a_store_takes_no_credentials_along(
+    server: ScriptedServer, elsewhere: ScriptedServer, registry: Registry, person: Person
+) -> None:
+    person.credentials = Credentials("ann", "s3cret")
+    wants = Reply(401, headers={"WWW-Authenticate": "Basic"})
+    away = Reply(307, headers={"Location": f"{elsewhere.url}/store/1?sig=a%2Fb"})
+    server.on("GET", BLOB, lambda r: away if "authorization" in r.headers else wants)
+    elsewhere.on("GET", "/store/1?sig=a%2Fb", ranged)
+    assert read(registry.open_blob("org/app", DIGEST)) == CONTENT
+    assert read(registry.open_blob("org/app", DIGEST, 100)) == CONTENT[100:]
+    assert all("authorization" not in request.headers for request in elsewhere.requests)
+    assert elsewhere.requests[1].headers["range"] == "bytes=100-"
+
+
+def test_a_redirect_within_the_registry_keeps_credentials(
+    server: ScriptedServer, registry: Registry, person: Person
+) -> None:
+    person.credentials = Credentials("ann", "s3cret")
+    server.on(
+        "GET", BLOB, Reply(401, headers={"WWW-Authenticate": "Basic"}), Reply(302, headers={"Location": "/other"})
+    )
+    server.on("GET", "/other", Reply(301, headers={"Location": "there?x=y"}))
+    server.on("GET", "/there?x=y", Reply(200, CONTENT))
+    assert read(registry.open_blob("org/app", DIGEST)) == CONTENT
+    assert "authorization" in server.requests[-1].headers
+
+
+def test_a_store_that_fails_is_told_without_its_signature(
+    server: ScriptedServer, elsewhere: ScriptedServer, registry: Registry
+) -> None:
+    server.on("GET", BLOB, Reply(302, headers={"Location": f"{elsewhere.url}/store?X-Amz-Signature=s3cret"}))
+    denied = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
+    elsewhere.on("GET", "/store", Reply(403, denied))
+    error = refusal(registry.open_blob, "org/app", DIGEST)
+    assert error.code.name == "FORBIDDEN"
+    assert "AccessDenied: Request has expired" in error.what
+    assert "s3cret" not in error.what
+
+
+@pytest.mark.parametrize(
+    ("location", "code"),
+    [
+        (BLOB, "BAD_ANSWER"),  # to itself, for ever
+        ("http://169.254.169.254/latest/meta-data/", "ADDRESS_REFUSED"),
+        ("file:///etc/passwd", "BAD_ANSWER"),
+        ("http://[::1/", "BAD_ANSWER"),
+        ("", "BAD_ANSWER"),
+    ],
+)
+def test_redirects_that_lead_nowhere(server: ScriptedServer, registry: Registry, location: str, code: str) -> None:
+    server.on("GET", BLOB, Reply(302, headers={"Location": location}))
+    assert refusal(registry.open_blob, "org/app", DIGEST).code.name == code
+    assert len(server.requests) <= 6
+
+
+def test_a_redirect_away_from_tls_is_refused(server: ScriptedServer, http: Http) -> None:
+    authority = Authority()
+    with ScriptedServer(tls=authority) as secure:
+        registry = Registry(Endpoint.parse(secure.url, ca=authority.pem), lambda: None, http)
+        secure.on("GET", BLOB, Reply(302, headers={"Location": f"{server.url}/store"}))
+        error = refusal(registry.open_blob, "org/app", DIGEST)
+    assert error.code.name == "REFUSED"
+    assert "without TLS" in error.what
+    assert server.requests == []
+
+
+def test_the_authority_of_the_endpoint_counts_for_its_store(http: Http) -> None:
+    authority = Authority()
+    with ScriptedServer(tls=authority) as secure, ScriptedServer(tls=authority, name="localhost") as store:
+        registry = Registry(Endpoint.parse(secure.url, ca=authority.pem), lambda: None, http)
+        secure.on("GET", BLOB, Reply(302, headers={"Location": f"{store.url}/store"}))
+        store.on("GET", "/store", Reply(200, CONTENT))
+        assert read(registry.open_blob("org/app", DIGEST)) == CONTENT
+
+
+def test_whether_a_blob_is_there(server: ScriptedServer, registry: Registry) -> None:
+    server.on(
+        "HEAD",
+        BLOB,
+        Reply(200, CONTENT),
+        Reply(404),
+        Reply(307, headers={"Location": "https://store.example.com"}),
+        Reply(403),
+    )
+    assert [registry.has_blob("org/app", DIGEST) for _ in range(3)] == [True, False, True]
+    assert refusal(registry.has_blob, "org/app", DIGEST).code.name == "FORBIDDEN"
+
+
+def test_a_wrong_digest_is_not_asked_for(server: ScriptedServer, registry: Registry) -> None:
+    for digest in ("sha256:x", "sha256:" + "A" * 64, "sha256:../../../etc/passwd"):
+        assert refusal(registry.has_blob, "org/app", digest).code.name == "REFERENCE_INVALID"
+        assert refusal(registry.open_blob, "org/app", digest).code.name == "REFERENCE_INVALID"
+        assert refusal(registry.mount_blob, "org/app", digest, "org/other").code.name == "REFERENCE_INVALID"
+    assert server.requests == []
+
+
+def test_a_mount_that_is_made(server: ScriptedServer, registry: Registry) -> None:
+    server.on("POST", TO_PUSH, Reply(201))
+    assert registry.mount_blob("org/app", DIGEST, "org/other")
+    assert server.requests[0].target == f"{TO_PUSH}?mount={DIGEST}&from=org%2Fother"
+
+
+def test_a_mount_that_became_an_upload_is_ended(server: ScriptedServer, registry: Registry) -> None:
+    server.on("POST", TO_PUSH, Reply(202, headers={"Location": f"{TO_PUSH}1?_state=x"}))
+    server.on("DELETE", f"{TO_PUSH}1?_state=x", Reply(204), Reply(404), Reply(500))
+    for _ in range(3):
+        assert not registry.mount_blob("org/app", DIGEST, "org/other")
+    assert len(server.asked("DELETE", f"{TO_PUSH}1")) >= 3
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405])
+def test_a_mount_that_is_refused(server: ScriptedServer, registry: Registry, status: int) -> None:
+    server.on("POST", TO_PUSH, Reply(status, headers={"WWW-Authenticate": "Basic"}))
+    assert not registry.mount_blob("org/app", DIGEST, "org/other")
+
+
+def test_a_mount_asks_for_both_repositories(server: ScriptedServer, registry: Registry) -> None:
+    wants = Reply(401, headers={"WWW-Authenticate": f'Bearer realm="{server.url}/token"'})
+    server.on("POST", TO_PUSH, wants, Reply(201))
+    server.on("GET", "/token", Reply(200, json.dumps({"token": "t"}).encode()))
+    assert registry.mount_blob("org/app", DIGEST, "org/other")
+    (token,) = server.asked("GET", "/token")
+    assert token.target == "/token?scope=repository%3Aorg%2Fapp%3Apull%2Cpush&scope=repository%3Aorg%2Fother%3Apull"

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncline.clients import oci_manifest as kinds
+from syncline.clients.oci_manifest import Manifest, media_type_of
+from syncline.clients.reference import digest_of
+from syncline.errors import SynclineError
+
+CONFIG = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest_of(b"config"), "size": 6}
+LAYER = {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest_of(b"layer"), "size": 5}
+IMAGE: dict[str, Any] = {"schemaVersion": 2, "config": CONFIG, "layers": [LAYER]}
+INDEX: dict[str, Any] = {"schemaVersion": 2, "manifests": [{**LAYER, "mediaType": kinds.OCI_MANIFEST}]}
+
+
+def manifest(value: Any, media_type: str = kinds.OCI_MANIFEST) -> Manifest:
+    body = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return Manifest(digest_of(body), media_type, body)
+
+
+def test_an_image_points_to_its_blobs_each_once() -> None:
+    image = manifest({**IMAGE, "layers": [LAYER, LAYER]})
+    assert [b.digest for b in image.blobs()] == [CONFIG["digest"], LAYER["digest"]]
+    assert [b.size for b in image.blobs()] == [6, 5]
+    assert image.children() == ()
+    assert not image.is_index
+
+
+def test_an_index_points_to_manifests() -> None:
+    index = manifest(INDEX, kinds.DOCKER_LIST)
+    assert [c.media_type for c in index.children()] == [kinds.OCI_MANIFEST]
+    assert index.blobs() == ()
+    assert index.is_index
+
+
+def test_a_subject() -> None:
+    assert manifest(IMAGE).subject is None
+    subject = manifest({**IMAGE, "subject": LAYER}).subject
+    assert subject is not None
+    assert subject.digest == LAYER["digest"]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {**LAYER, "urls": ["https://example.com/layer"]},
+        {**LAYER, "mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"},
+        {**LAYER, "mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"},
+    ],
+)
+def test_foreign_layers_are_marked(layer: dict[str, Any]) -> None:
+    config, foreign = manifest({**IMAGE, "layers": [layer]}).blobs()
+    assert (config.foreign, foreign.foreign) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b"[" * 100_000,
+        {},
+        {"config": CONFIG},
+        {"config": CONFIG, "layers": {}},
+        {"config": CONFIG, "layers": ["x"]},
+        {"config": None, "layers": []},
+        {"config": {**CONFIG, "digest": "sha256:../../x"}, "layers": []},
+        {"config": {**CONFIG, "digest": 1}, "layers": []},
+        {"config": {**CONFIG, "size": -1}, "layers": []},
+        {"config": {**CONFIG, "size": "6"}, "layers": []},
+        {"config": {**CONFIG, "size": True}, "layers": []},
+    ],
+)
+def test_malformed_manifests(value: Any) -> None:
+    with pytest.raises(SynclineError) as caught:
+        manifest(value).blobs()
+    assert caught.value.code.name == "MANIFEST_INVALID"
+
+
+@pytest.mark.parametrize("media_type", kinds.MANIFEST_TYPES)
+def test_the_four_types(media_type: str) -> None:
+    value = INDEX if "index" in media_type or "list" in media_type else IMAGE
+    body = json.dumps({**value, "mediaType": media_type}).encode()
+    for said in (media_type, f"{media_type.upper()}; charset=utf-8", "application/json", ""):
+        assert media_type_of(said, body, "here") == media_type
+    assert media_type_of(media_type, json.dumps(value).encode(), "here") == media_type
+
+
+@pytest.mark.parametrize(
+    ("said", "value", "code"),
+    [
+        ("application/vnd.docker.distribution.manifest.v1+prettyjws", {"schemaVersion": 1}, "MANIFEST_UNSUPPORTED"),
+        ("application/vnd.docker.distribution.manifest.v1+json", {"schemaVersion": 1}, "MANIFEST_UNSUPPORTED"),
+        ("application/json", {"schemaVersion": 1, "fsLayers": []}, "MANIFEST_UNSUPPORTED"),
+        ("application/json", IMAGE, "MANIFEST_UNSUPPORTED"),
+        ("text/html", {**IMAGE, "mediaType": "text/html"}, "MANIFEST_UNSUPPORTED"),
+        (kinds.OCI_MANIFEST, [], "MANIFEST_INVALID"),
+        (kinds.OCI_MANIFEST, INDEX, "MANIFEST_INVALID"),
+        (kinds.OCI_INDEX, IMAGE, "MANIFEST_INVALID"),
+        (kinds.OCI_MANIFEST, {**IMAGE, **INDEX}, "MANIFEST_INVALID"),
+        (kinds.OCI_INDEX, {**IMAGE, **INDEX}, "MANIFEST_INVALID"),
+        (kinds.OCI_MANIFEST, {**IMAGE, "mediaType": kinds.DOCKER_MANIFEST}, "MANIFEST_INVALID"),
+    ],
+)
+def test_what_nobody_can_copy_unchanged(said: str, value: Any, code: str) -> None:
+    with pytest.raises(SynclineError) as caught:
+        media_type_of(said, json.dumps(value).encode(), "here")
+    assert caught.value.code.name == code
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["config", "layers", "manifests", "digest", "size", "mediaType", "urls"]), inner
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_any_json_is_a_manifest_or_refused(value: Any) -> None:
+    for media_type in (kinds.OCI_MANIFEST, kinds.OCI_INDEX):
+        try:
+            manifest(value, media_type).blobs()
+            manifest(value, media_type).children()
+        except SynclineError as error:
+            refused = error.code.name
+        else:
+            refused = "MANIFEST_INVALID"
+        assert refused == "MANIFEST_INVALID"

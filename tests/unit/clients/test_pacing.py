@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+
+from syncline.clients.pacing import FIRST_GAP, LARGEST_GAP, Pace
+from syncline.errors import SynclineError
+from tests.standins.made_up import Naps
+
+HOST = "registry.example.com"
+
+
+def gap(pace: Pace, naps: Naps) -> float:
+    """The time between two requests that want to go at once."""
+    pace.wait(HOST, naps.policy(cap=100))
+    start = naps.now
+    pace.wait(HOST, naps.policy(cap=100))
+    return round(naps.now - start, 6)
+
+
+def test_a_host_that_does_not_throttle_is_never_waited_for(naps: Naps) -> None:
+    pace = Pace()
+    pace.slow_down("other.example.com", 5, naps.policy())
+    pace.ease(HOST)
+    pace.wait(HOST, naps.policy())
+    assert naps.slept == []
+
+
+def test_one_burst_of_429_slows_down_once(naps: Naps) -> None:
+    pace = Pace()
+    for _ in range(16):
+        pace.slow_down(HOST, 1.0, naps.policy())
+    assert gap(pace, naps) == FIRST_GAP
+    assert naps.slept[0] == 1.0
+
+
+def test_429_after_429_slows_down_further_to_a_limit(naps: Naps) -> None:
+    pace = Pace()
+    gaps = []
+    for _ in range(8):
+        pace.slow_down(HOST, 1.0, naps.policy())
+        gaps.append(gap(pace, naps))
+        naps.now += 10
+    assert gaps[:3] == [FIRST_GAP, FIRST_GAP * 2, FIRST_GAP * 4]
+    assert gaps[-1] == LARGEST_GAP
+
+
+def test_a_turn_too_far_away_is_not_waited_for(naps: Naps) -> None:
+    pace = Pace()
+    pace.slow_down(HOST, 5.0, naps.policy())
+    for policy in (naps.policy(cap=4.0), naps.policy(within=4.0)):
+        with pytest.raises(SynclineError) as caught:
+            pace.wait(HOST, policy)
+        assert (caught.value.code.name, caught.value.retry_after) == ("THROTTLED", 5.0)
+    assert naps.slept == []
+    pace.wait(HOST, naps.policy())
+    assert naps.slept == [5.0]
+
+
+def test_pauses_double_with_jitter_to_a_cap(naps: Naps) -> None:
+    policy = naps.policy(base=1.0, cap=5.0)
+    assert [policy.pause(attempt) for attempt in (1, 2, 3, 4, 2000 // 2)] == [1.0, 2.0, 4.0, 5.0, 5.0]
+    assert policy.pause(1, retry_after=7.0) == 7.0

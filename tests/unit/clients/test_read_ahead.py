@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from syncline.clients.read_ahead import read_ahead
+from syncline.errors import SynclineError
+
+
+def reader_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.binary(max_size=10), max_size=20), st.integers(1, 5), st.integers(0, 25))
+def test_the_chunks_come_in_their_order(chunks: list[bytes], depth: int, taken: int) -> None:
+    with read_ahead(chunks, depth) as ahead:
+        assert [chunk for _, chunk in zip(range(taken), ahead, strict=False)] == chunks[:taken]
+    assert reader_threads() == []
+
+
+def test_what_the_source_raises_comes_in_its_place() -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"a"
+        yield b"b"
+        raise SynclineError("UNREACHABLE", "the source broke off")
+
+    got = []
+    with pytest.raises(SynclineError, match="broke off"), read_ahead(broken()) as ahead:  # noqa: PT012 - it is about when
+        for chunk in ahead:
+            got.append(chunk)  # noqa: PERF402 - what came before the error counts
+    assert got == [b"a", b"b"]
+    assert reader_threads() == []
+
+
+def test_no_more_is_taken_than_there_is_place_for() -> None:
+    taken = []
+    full = threading.Event()
+
+    def source() -> Iterator[bytes]:
+        for number in range(100):
+            taken.append(number)
+            if len(taken) == 4:
+                full.set()
+            yield bytes([number])
+
+    with read_ahead(source(), depth=3) as ahead:
+        assert full.wait(10)  # three wait, and one is in the reader's hands
+        assert len(taken) == 4
+        assert next(ahead) == b"\0"
+    assert len(taken) <= 7, "on leaving, the reader ends with the chunk it is at"
+    assert reader_threads() == []
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_leaving_frees_a_reader_that_waits(depth: int) -> None:
+    endless = iter(lambda: b"x", b"")
+    for _ in range(200):
+        with pytest.raises(ValueError, match="the sender failed"), read_ahead(endless, depth) as ahead:  # noqa: PT012
+            next(ahead)
+            raise ValueError("the sender failed")
+    assert reader_threads() == []
+
+
+def test_reading_goes_on_while_sending() -> None:
+    """The second chunk is fetched although the first one has not been dealt with."""
+    fetched = threading.Event()
+
+    def source() -> Iterator[bytes]:
+        yield b"first"
+        fetched.set()
+        yield b"second"
+
+    with read_ahead(source()) as ahead:
+        assert next(ahead) == b"first"
+        assert fetched.wait(10)
+        assert list(ahead) == [b"second"]

@@ -1,0 +1,68 @@
+"""What was changed after it was fetched: refused credentials are fetched anew, and work without a restart."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+
+import pytest
+
+from syncline.clients.http import Endpoint, Http
+from syncline.clients.oci import Credentials, Registry
+from syncline.secrets import redact
+from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
+
+DIGEST = "sha256:" + "a" * 64
+FOUND = Reply(200, headers={"Docker-Content-Digest": DIGEST})
+OLD = Credentials("ann", "the old password")
+NEW = Credentials("ann", "the new password")
+
+
+def basic(credentials: Credentials) -> str:
+    return "Basic " + base64.b64encode(f"{credentials.username}:{credentials.password}".encode()).decode()
+
+
+@pytest.fixture
+def registry_with(server: ScriptedServer, http: Http) -> Callable[[Credentials, Credentials], Registry]:
+    def make(first: Credentials, second: Credentials) -> Registry:
+        return Registry(Endpoint.parse(server.url), lambda: first, http, renewed=lambda: second)
+
+    return make
+
+
+def guard(server: ScriptedServer, good: str, challenge: str) -> None:
+    """A manifest that only a request with the header ``good`` gets."""
+    wants = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate=challenge)
+
+    def answer(request: Request) -> Reply:
+        return FOUND if request.headers.get("authorization") == good else wants
+
+    server.on("HEAD", "/v2/org/app/manifests/v1", answer)
+
+
+def test_a_password_for_the_registry(
+    server: ScriptedServer, registry_with: Callable[[Credentials, Credentials], Registry]
+) -> None:
+    guard(server, basic(NEW), 'Basic realm="here"')
+    assert registry_with(OLD, NEW).manifest_digest("org/app", "v1") == DIGEST
+    assert len(server.requests) == 3, "without credentials, with the old ones, with the new ones"
+
+
+def test_a_password_for_the_token_server(
+    server: ScriptedServer, registry_with: Callable[[Credentials, Credentials], Registry]
+) -> None:
+    def give(request: Request) -> Reply:
+        return json_reply({"token": "good-token"}) if request.headers.get("authorization") == basic(NEW) else Reply(401)
+
+    server.on("GET", "/token", give)
+    guard(server, "Bearer good-token", f'Bearer realm="{server.url}/token",service="s"')
+    assert registry_with(OLD, NEW).manifest_digest("org/app", "v1") == DIGEST
+    assert redact("the log says good-token") == "the log says ***", "a token is a secret like any other"
+
+
+def test_a_token_used_as_it_is(
+    server: ScriptedServer, registry_with: Callable[[Credentials, Credentials], Registry]
+) -> None:
+    guard(server, "Bearer new-token", f'Bearer realm="{server.url}/token",service="s"')
+    registry = registry_with(Credentials(registry_token="old-token"), Credentials(registry_token="new-token"))
+    assert registry.manifest_digest("org/app", "v1") == DIGEST

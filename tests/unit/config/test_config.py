@@ -1,0 +1,320 @@
+"""The models as the functions load them, and what is checked between keys and between syncs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from syncline.config import BasicAuth, ImagesSync, TokenAuth, load_sync
+from syncline.config_checks import conflicts_between, problems_of, warnings_of
+from syncline.config_file import parse_syncs
+from syncline.errors import SynclineError
+from syncline.secrets import Reference
+
+PACKAGE = Path(__file__).parents[3] / "layers/syncline"
+
+
+def sync(name: str = "a", *, select: dict[str, Any] | None = None, **ends: dict[str, Any]) -> ImagesSync:
+    source = {"registry": "prod.example", "repositories": ["team/app"]} | ends.get("source", {})
+    source = {key: value for key, value in source.items() if value is not None}
+    target = {"registry": "dr.example"} | ends.get("target", {})
+    parts = {"name": name, "kind": "images", "source": source, "target": target, "select": select or {}}
+    return ImagesSync.model_validate(parts)
+
+
+FULL = b"""syncs:
+  prod-to-dr:
+    kind: images
+    schedule: cron(0 3 * * ? *)
+    timezone: Asia/Kolkata
+    enabled: false
+    webhook: {secret: "secret:syncline/hooks#prod"}
+    source:
+      registry: Quay.prod.example:8443
+      organizations: [payments, web]
+      api: {kind: quay, token: "secret:syncline/quay#api"}
+      auth: {username: "env:U", password: "env:P"}
+      auth_realms: [auth.example.com]
+      ca: secret:ca
+    target:
+      registry: "[::1]:5000"
+      plain_http: true
+      auth: {token: "ssm:/dr/token"}
+      api: {kind: quay, url: "https://quay.dr.example:8443/"}
+      prefix: mirror/prod
+    select:
+      repositories: {include: ["payments/*", "re:^web/.*-prod$"], exclude: ["*/old"]}
+      tags: {include: ["v*"]}
+    overwrite: true
+    concurrency: 32
+"""
+
+
+def test_a_sync_survives_its_json() -> None:
+    full = parse_syncs(FULL).syncs["prod-to-dr"]
+    again = load_sync(full.model_dump_json())
+    assert again == full
+    assert hash(again) == hash(full)
+    assert again.source.auth == BasicAuth(username=Reference("env", "U"), password=Reference("env", "P"))
+    assert again.target.auth == TokenAuth(token=Reference("ssm", "/dr/token"))
+    assert again.webhook is not None
+    assert again.webhook.secret == Reference("secret", "syncline/hooks", "prod")
+
+
+def test_what_is_absent_has_its_default() -> None:
+    plain = sync()
+    assert (plain.schedule, plain.timezone, plain.enabled, plain.webhook) == (None, None, True, None)
+    assert (plain.overwrite, plain.concurrency) == (False, 8)
+    assert (plain.source.auth, plain.source.auth_realms, plain.source.ca) == ("anonymous", (), None)
+    assert plain.select.tags.allows("anything")
+
+
+def test_names_go_from_source_to_target_and_back() -> None:
+    full = parse_syncs(FULL).syncs["prod-to-dr"]
+    assert full.target_repository("web/app") == "mirror/prod/web/app"
+    assert full.source_repository("mirror/prod/web/app") == "web/app"
+    assert full.source_repository("mirror/production/web/app") is None
+    assert full.source_repository("mirror/prod") is None
+    assert sync().target_repository("team/app") == "team/app"
+    assert sync().source_repository("team/app") == "team/app"
+
+
+def test_what_belongs_to_a_sync() -> None:
+    full = parse_syncs(FULL).syncs["prod-to-dr"]
+    names = ["payments/app", "payments/a/b", "payments/old", "web/x-prod", "web/x", "other/app"]
+    assert [name for name in names if full.takes_repository(name)] == ["payments/app", "web/x-prod"]
+    signature = f"sha256-{'a' * 64}.sig"
+    assert [tag for tag in ["v1", "latest", signature] if full.takes_tag(tag)] == ["v1", signature]
+    assert [name for name in ["team/app", "team/base"] if sync().takes_repository(name)] == ["team/app"]
+
+
+def test_the_api_is_at_the_registry_unless_it_says_otherwise() -> None:
+    full = parse_syncs(FULL).syncs["prod-to-dr"]
+    assert full.source.api_url == "https://Quay.prod.example:8443"
+    assert full.target.api_url == "https://quay.dr.example:8443"
+    assert sync().source.api_url is None
+    plain = sync(source={"plain_http": True, "api": {"kind": "quay"}})
+    assert plain.source.api_url == "http://prod.example"
+
+
+def test_models_are_frozen_and_hide_what_they_refuse() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        sync().enabled = False  # type: ignore[misc]
+    with pytest.raises(ValidationError) as raised:
+        sync(source={"auth": {"username": "u", "password": "hunter2"}})
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"kind": "images"}',
+        '{"kind": "files"}',
+        '{"kind": []}',
+        json.dumps(json.loads(sync().model_dump_json()) | {"colour": "red"}),
+    ],
+)
+def test_what_this_version_does_not_understand_is_not_loaded(text: str) -> None:
+    with pytest.raises(SynclineError, match=r"CONFIG_INVALID.*run `syncline apply` again"):
+        load_sync(text)
+
+
+def test_a_time_zone_is_not_looked_up_again_on_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = parse_syncs(FULL).syncs["prod-to-dr"].model_dump_json()
+    monkeypatch.setattr("zoneinfo.available_timezones", lambda: {"UTC"})
+    assert load_sync(text).timezone == "Asia/Kolkata"
+    with pytest.raises(ValidationError):
+        ImagesSync.model_validate_json(text)
+
+
+# One sync
+
+
+def test_a_source_on_the_same_host_at_another_port_is_another_registry() -> None:
+    assert problems_of(sync(target={"registry": "prod.example:8443"})) == []
+
+
+@pytest.mark.parametrize("exclude", ["mirror/dr/**", "mirror/**"])
+def test_copies_below_a_prefix_of_the_source_must_be_kept_out(exclude: str) -> None:
+    ends: dict[str, Any] = {
+        "source": {"repositories": None, "catalog": True},
+        "target": {"registry": "prod.example", "prefix": "mirror/dr"},
+    }
+    assert len(problems_of(sync(**ends))) == 1
+    assert problems_of(sync(**ends, select={"repositories": {"exclude": [exclude]}})) == []
+    assert problems_of(sync(**ends, select={"repositories": {"include": ["team/*"]}})) == []
+
+
+def test_organizations_may_be_copied_into_another_organization() -> None:
+    source = {"repositories": None, "organizations": ["payments"], "api": {"kind": "quay"}}
+    assert problems_of(sync(source=source, target={"registry": "prod.example", "prefix": "mirror"})) == []
+    assert len(problems_of(sync(source=source, target={"registry": "prod.example", "prefix": "payments"}))) == 1
+
+
+# Two syncs
+
+CATALOG = {"repositories": None, "catalog": True}
+PAYMENTS = {"repositories": None, "organizations": ["payments"], "api": {"kind": "quay"}}
+WEB = {"repositories": None, "organizations": ["web"], "api": {"kind": "quay"}}
+ONLY_TEAM = {"repositories": {"include": ["team/*"]}}
+NOT_APP = {"repositories": {"exclude": ["team/app"]}}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "common"),
+    [
+        (sync("a"), sync("b"), "team/app"),
+        (sync("a"), sync("b", target={"registry": "DR.example.:443"}), "team/app"),
+        (sync("a"), sync("b", source={"registry": "elsewhere.example"}), "team/app"),
+        (sync("a"), sync("b", target={"registry": "dr.example:5000"}), None),
+        (sync("a"), sync("b", target={"plain_http": True}), None),
+        (sync("a"), sync("b", target={"prefix": "mirror"}), None),
+        (sync("a"), sync("b", source={"repositories": ["team/base"]}), None),
+        (sync("a"), sync("b", source={"repositories": ["app"]}, target={"prefix": "team"}), "team/app"),
+        (sync("a"), sync("b", source=CATALOG), "team/app"),
+        (sync("a"), sync("b", source=CATALOG, target={"prefix": "team"}), "team/app"),
+        (sync("a"), sync("b", source=CATALOG, target={"prefix": "tea"}), None),
+        (sync("a"), sync("b", source=CATALOG, select=NOT_APP), None),
+        (sync("a"), sync("b", select=NOT_APP), None),
+        (sync("a"), sync("b", source=PAYMENTS), None),
+        (sync("a", source={"repositories": ["web/x", "payments/x"]}), sync("b", source=PAYMENTS), "payments/x"),
+        (sync("a", source=PAYMENTS), sync("b", source=PAYMENTS), "payments/*"),
+        (sync("a", source=PAYMENTS), sync("b", source=WEB), None),
+        (sync("a", source=PAYMENTS), sync("b", source=CATALOG), "payments/*"),
+        (sync("a", source=PAYMENTS), sync("b", source=CATALOG, select=ONLY_TEAM), None),
+        (sync("a", source=CATALOG), sync("b", source=CATALOG, target={"prefix": "x"}), "x/*"),
+        (sync("a", source=CATALOG, target={"prefix": "y"}), sync("b", source=CATALOG, target={"prefix": "x"}), None),
+        (sync("a", source=CATALOG, target={"prefix": "x/y"}), sync("b", source=WEB, target={"prefix": "x"}), None),
+        (
+            sync("a", source=CATALOG, target={"prefix": "x/web"}),
+            sync("b", source=WEB, target={"prefix": "x"}),
+            "x/web/*",
+        ),
+    ],
+)
+def test_two_syncs_that_can_write_one_place(one: ImagesSync, other: ImagesSync, common: str | None) -> None:
+    found = conflicts_between([one, other])
+    assert len(found) == (common is not None)
+    assert len(conflicts_between([other, one])) == len(found)
+    if common is not None:
+        assert found[0].path == ("syncs", "b", "target", "registry")
+        assert f"can write {common} at" in found[0].message
+        assert "the sync a;" in found[0].message
+
+
+def test_each_pair_of_many_is_told() -> None:
+    assert len(conflicts_between([sync(name) for name in "abcd"])) == 6
+
+
+parts = st.sampled_from(["a", "b", "ab"])
+paths = st.lists(parts, min_size=1, max_size=3).map("/".join)
+patterns = st.sampled_from(["*", "a/*", "a/**", "**/b", "ab*", "a*/b", "re:a.*", "[ab]/**", "a/b"])
+sources = st.one_of(
+    st.lists(paths, min_size=1, max_size=3, unique=True).map(lambda names: {"repositories": names}),
+    st.lists(parts, min_size=1, max_size=2, unique=True).map(
+        lambda names: {"repositories": None, "organizations": names, "api": {"kind": "quay"}}
+    ),
+    st.just(CATALOG),
+)
+selects = st.fixed_dictionaries(
+    {"include": st.lists(patterns, max_size=2), "exclude": st.lists(patterns, max_size=1)}
+).map(lambda patterns: {"repositories": patterns})
+syncs = st.builds(
+    lambda source, prefix, select: sync(source=source, target={"prefix": prefix}, select=select),
+    sources,
+    st.just("") | parts,
+    selects,
+)
+
+
+EVERYWHERE = ["/".join(names) for length in (1, 2, 3) for names in itertools.product(("a", "b", "ab"), repeat=length)]
+
+
+@given(syncs, syncs)
+def test_no_two_syncs_that_write_one_repository_are_missed(one: ImagesSync, other: ImagesSync) -> None:
+    def writes(some: ImagesSync, target: str) -> bool:
+        source = some.source_repository(target)
+        return source is not None and some.takes_repository(source)
+
+    if any(writes(one, target) and writes(other, target) for target in EVERYWHERE):
+        assert conflicts_between([one, other])
+
+
+@given(syncs)
+def test_no_sync_that_feeds_on_its_own_copies_is_missed(some: ImagesSync) -> None:
+    target = some.target.model_copy(update={"registry": some.source.registry})
+    fed = some.model_copy(update={"target": target})
+    if any(fed.takes_repository(name) and fed.takes_repository(fed.target_repository(name)) for name in EVERYWHERE):
+        assert problems_of(fed)
+
+
+# Warnings
+
+AUTH = {"auth": {"token": "env:T"}}
+QUAY = {"api": {"kind": "quay", "token": "env:T"}}
+
+
+@pytest.mark.parametrize(
+    ("ends", "path"),
+    [
+        ({"source": AUTH | {"plain_http": True}}, ("source", "plain_http")),
+        ({"target": {"auth": "docker-config", "plain_http": True}}, ("target", "plain_http")),
+        ({"target": QUAY | {"plain_http": True}}, ("target", "api")),
+        ({"source": {"api": {"kind": "quay", "url": "http://quay.example", "token": "env:T"}}}, ("source", "api")),
+        ({"source": {"plain_http": True}}, None),
+        ({"source": AUTH}, None),
+        ({"source": AUTH | {"plain_http": True, "registry": "localhost:5000"}}, None),
+        ({"source": AUTH | QUAY | {"plain_http": True, "registry": "127.0.0.1:5000"}}, None),
+        ({"source": AUTH | {"plain_http": True, "registry": "[::1]:5000"}}, None),
+        ({"source": AUTH | {"plain_http": True, "registry": "127.0.0.1.example"}}, ("source", "plain_http")),
+        ({"select": {"repositories": {"include": ["web/*"]}}}, ("select", "repositories")),
+    ],
+)
+def test_what_is_dangerous_is_warned_about(ends: dict[str, Any], path: tuple[str, ...] | None) -> None:
+    assert [finding.path for finding in warnings_of(sync(**ends))] == ([path] if path else [])
+
+
+def test_warnings_of_a_file_have_their_places() -> None:
+    text = """syncs:
+  a:
+    kind: images
+    timezone: UTC
+    source: {registry: prod.example, repositories: [a]}
+    target: {registry: dr.example, auth: {token: "env:T"}, plain_http: true}
+"""
+    found = [(warning.line, warning.column, warning.path) for warning in parse_syncs(text.encode()).warnings]
+    assert found == [(4, 15, "syncs.a.timezone"), (6, 72, "syncs.a.target.plain_http")]
+
+
+# The functions' import
+
+
+IMPORTS = """
+import sys, time
+from pydantic import BaseModel, Field, ValidationError
+began = time.process_time()
+import syncline.config
+print(round((time.process_time() - began) * 1000))
+print(*(name for name in ("yaml", "boto3", "botocore", "difflib") if name in sys.modules))
+"""
+
+
+def test_the_functions_import_of_it_is_light() -> None:
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE)}
+    done = subprocess.run([sys.executable, "-c", IMPORTS], env=environment, capture_output=True, text=True, check=True)
+    milliseconds, modules = done.stdout.split("\n")[:2]
+    assert int(milliseconds) < 150  # 25 on a quiet machine, with pydantic there already
+    assert modules == ""

@@ -1,0 +1,146 @@
+"""The file itself: its bytes, its YAML, what it shares by aliases, and the files that it names."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from syncline.config_file import LARGEST, ConfigInvalid, parse_syncs, read_syncs
+from syncline.errors import SynclineError
+
+ONE = """syncs:
+  a:
+    kind: images
+    source: {registry: prod.example, %s}
+    target: {registry: dr.example}
+"""
+
+
+def source(inside: str) -> str:
+    return ONE % inside
+
+
+def test_bytes_that_are_not_utf8_are_told_with_their_place() -> None:
+    with pytest.raises(ConfigInvalid) as raised:
+        parse_syncs(b"syncs:\n  caf\xe9: 1\n")
+    (problem,) = raised.value.problems
+    assert (problem.line, problem.column) == (2, 6)
+    assert "UTF-8" in problem.message
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_fine() -> None:
+    text = "\ufeff" + source("repositories: [a]").replace("\n", "\r\n")
+    assert list(parse_syncs(text.encode()).syncs) == ["a"]
+
+
+def test_a_file_too_large_is_refused_unread() -> None:
+    with pytest.raises(ConfigInvalid, match="larger than 1048576 bytes"):
+        parse_syncs(b"#" * (LARGEST + 1))
+
+
+def test_an_alias_bomb_is_refused() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    with pytest.raises(ConfigInvalid, match="more than 100000 values"):
+        parse_syncs("\n".join(lines).encode())
+
+
+def test_a_merge_bomb_is_refused() -> None:
+    lines = ["a0: &a0 {x: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]}"]
+    lines += [f"a{n}: &a{n} {{{', '.join(f'k{i}: *a{n - 1}' for i in range(10))}}}" for n in range(1, 9)]
+    with pytest.raises(ConfigInvalid, match="more than 100000 values"):
+        parse_syncs("\n".join(lines).encode())
+
+
+def test_nesting_beyond_any_stack_is_refused() -> None:
+    with pytest.raises(ConfigInvalid, match="deeper than 20"):
+        parse_syncs(b"[" * 500_000)
+
+
+def test_anchors_and_merges_share_parts_between_syncs() -> None:
+    text = """syncs:
+  a:
+    kind: images
+    source: {registry: prod.example, repositories: [team/app]}
+    target: &dr {registry: dr.example, prefix: a, auth: {token: env:T}}
+  b:
+    kind: images
+    source: {registry: prod.example, repositories: [team/app]}
+    target: {<<: *dr, prefix: b}
+"""
+    syncs = parse_syncs(text.encode()).syncs
+    assert syncs["b"].target.auth == syncs["a"].target.auth
+    assert syncs["b"].target.prefix == "b"
+
+
+def test_a_problem_in_a_shared_part_is_told_where_it_is_written() -> None:
+    text = """syncs:
+  a:
+    kind: images
+    source: {registry: prod.example, repositories: [team/app]}
+    target: &dr {registry: dr.example/x}
+  b:
+    kind: images
+    source: {registry: prod.example, repositories: [team/app]}
+    target: {<<: *dr, prefix: b}
+"""
+    with pytest.raises(ConfigInvalid) as raised:
+        parse_syncs(text.encode())
+    assert [(p.line, p.path) for p in raised.value.problems] == [
+        (5, "syncs.a.target.registry"),
+        (5, "syncs.b.target.registry"),
+    ]
+
+
+def test_words_that_old_yaml_takes_for_truth_are_text() -> None:
+    text = source("repositories: [no, 'on', 2020-01-01, y]")
+    assert parse_syncs(text.encode()).syncs["a"].source.repositories == ("no", "on", "2020-01-01", "y")
+
+
+def certificate() -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "authority")])
+    day = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, day, day + dt.timedelta(days=1))
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def test_the_authority_is_read_beside_the_file(tmp_path: Path) -> None:
+    pem = certificate()
+    (tmp_path / "ca.pem").write_bytes(pem)
+    file = tmp_path / "syncs.yaml"
+    file.write_text(source("repositories: [a], ca: file:ca.pem"))
+    assert read_syncs(file).syncs["a"].source.ca == pem.decode()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "holds no certificate"),
+        (b"-----BEGIN PRIVATE KEY-----\nhunter2", "holds no certificate"),
+        (b"-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----", "holds a private key"),
+        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "is not a certificate"),
+        (b"x" * 200_000, "larger than 131072 bytes"),
+    ],
+)
+def test_an_authority_that_is_none_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "ca.pem").write_bytes(content)
+    with pytest.raises(ConfigInvalid) as raised:
+        parse_syncs(source("repositories: [a], ca: file:ca.pem").encode(), folder=tmp_path)
+    (problem,) = raised.value.problems
+    assert words in problem.message
+    assert "hunter2" not in problem.message
+
+
+def test_a_file_that_is_not_there() -> None:
+    with pytest.raises(SynclineError, match=r"CONFIG_INVALID: .*nowhere.yaml cannot be read"):
+        read_syncs(Path("/nowhere.yaml"))
+
+
+def test_no_syncs_at_all_can_be_said() -> None:
+    assert parse_syncs(b"syncs: {}").syncs == {}

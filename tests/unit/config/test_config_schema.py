@@ -1,0 +1,105 @@
+"""The schema, the reference page and the examples say what the models say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+import yaml
+
+from syncline.config import KINDS, Model
+from syncline.config_file import ConfigInvalid, parse_syncs, read_syncs
+from syncline.config_schema import PAGE_FILE, SCHEMA_FILE, main, page, schema
+
+ROOT = Path(__file__).parents[3]
+EXAMPLES = sorted((ROOT / "examples").glob("images-*.yaml"))
+AGAIN = "run `python -m syncline.config_schema .`"
+
+
+def valid(data: Any) -> bool:
+    return bool(jsonschema.Draft202012Validator(schema()).is_valid(data))
+
+
+def test_the_files_are_current(tmp_path: Path) -> None:
+    main([str(tmp_path)])
+    for name in (SCHEMA_FILE, PAGE_FILE):
+        assert (tmp_path / name).read_text() == (ROOT / name).read_text(), AGAIN
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(schema())
+
+
+def models_in(annotation: Any) -> set[type[Model]]:
+    """Every model that can stand in a sync."""
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        return {annotation}.union(*(models_in(info.annotation) for info in annotation.model_fields.values()))
+    return set().union(*map(models_in, get_args(annotation)))
+
+
+def test_every_key_is_described_on_the_page() -> None:
+    text = page()
+    for model in set().union(*map(models_in, KINDS.values())):
+        for name, info in model.model_fields.items():
+            assert info.description, f"{model.__name__}.{name}"
+            assert name == "name" or f"| `{name}` | {info.description}" in text, f"{model.__name__}.{name}"
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
+def test_an_example_is_right(file: Path) -> None:
+    assert read_syncs(file).warnings == ()
+    assert valid(yaml.safe_load(file.read_text()))
+    named = file.read_text().splitlines()[0].removeprefix("# yaml-language-server: $schema=")
+    assert (file.parent / named).resolve() == ROOT / SCHEMA_FILE
+
+
+def test_the_example_on_the_page_is_right() -> None:
+    (example,) = [block for block in page().split("```") if block.startswith("yaml\nsyncs:")]
+    assert list(parse_syncs(example.removeprefix("yaml\n").encode()).syncs) == ["prod-to-dr"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["colour"], "red"),
+        (["name"], "a"),
+        (["kind"], "files"),
+        (["enabled"], "yes"),
+        (["concurrency"], 33),
+        (["schedule"], "hourly"),
+        (["webhook"], {"secret": "hunter2"}),
+        (["source", "registry"], "https://prod.example"),
+        (["source", "catalog"], True),
+        (["source", "repositories"], []),
+        (["source", "repositories"], ["Team/App"]),
+        (["source", "auth"], "hunter2"),
+        (["source", "auth"], {"username": "u", "password": "hunter2"}),
+        (["source", "auth"], {"username": "u"}),
+        (["source", "auth"], {"username": "u", "password": "env:P", "token": "env:T"}),
+        (["source", "api"], {"kind": "other"}),
+        (["target", "prefix"], "mirror/"),
+        (["target", "catalog"], True),
+        (["select"], {"tags": {"include": "v*"}}),
+    ],
+)
+def test_the_schema_refuses_what_the_models_refuse(path: list[str], value: Any) -> None:
+    source = {"registry": "prod.example", "repositories": ["team/app"]}
+    sync: dict[str, Any] = {"kind": "images", "source": source, "target": {"registry": "dr.example"}}
+    data = {"syncs": {"a": sync}}
+    assert valid(data)
+    part = sync
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    assert not valid(data)
+    with pytest.raises(ConfigInvalid):
+        parse_syncs(json.dumps(data).encode())
+
+
+def test_the_schema_refuses_a_wrong_name() -> None:
+    assert valid({"syncs": {}})
+    assert not valid({"syncs": {"Prod": {}}})
+    assert not valid({"sync": {}})

@@ -1,0 +1,93 @@
+"""The proof, against real registries: it has to fail when something differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from demo import proof
+from demo.catalog import REPOSITORIES, SIGNED
+from demo.fill import Pusher
+from demo.images import Image
+from demo.servers import registry
+from demo.settings import USER, Settings, folder
+from demo.signature import key_pair, sign, tag_for
+from tests.standins.programs import ProgramAbsentError, needs
+from tests.standins.registry import Htpasswd, Registry
+
+pytestmark = pytest.mark.usefixtures("small_layers")
+
+
+@pytest.fixture
+def settings(home: Path) -> Iterator[Settings]:
+    del home
+    needs("docker-registry")
+    auth = Htpasswd({USER: "word"})
+    with Registry(auth=auth) as prod, Registry(auth=auth) as dr:
+        made = Settings({"prod": prod.port, "dr": dr.port, "quay": 0}, password="word")
+        made.save()
+        yield made
+
+
+@pytest.fixture(params=["skopeo", "plain requests"])
+def witness(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Who looks: skopeo, or plain requests where it is not installed."""
+    if request.param == "skopeo":
+        needs("skopeo")
+        return "skopeo inspect --raw"
+
+    def absent(name: str) -> str:
+        raise ProgramAbsentError(name)
+
+    monkeypatch.setattr(proof, "program", absent)
+    return "plain requests"
+
+
+def images(name: str = SIGNED[0]) -> list[Image]:
+    (repository,) = (each for each in REPOSITORIES if each.name == name)
+    return [image for image, _ in repository.images()]
+
+
+def push(settings: Settings, server: str, tags: dict[str, Image]) -> None:
+    pusher = Pusher(registry(server, settings))
+    for tag, image in tags.items():
+        pusher.push(SIGNED[0], tag, image)
+
+
+def test_what_is_the_same_is_the_same(settings: Settings, witness: str) -> None:
+    (index, _), (first, *_) = images("platform/licences"), images()
+    for server in ("prod", "dr"):
+        push(settings, server, {"index": index, "one": first})
+    assert proof.compare(settings) == proof.Proof(witness, 2, 1, ())
+
+
+def test_what_is_absent_or_other_at_dr_is_told(settings: Settings, witness: str) -> None:
+    first, second, third = images()
+    push(settings, "prod", {"one": first, "two": second, "three": third})
+    push(settings, "dr", {"one": first, "two": third, "more": first})
+    found = proof.compare(settings)
+    assert (found.witness, found.tags) == (witness, 3)
+    assert sorted(found.differing) == [f"{SIGNED[0]}:three", f"{SIGNED[0]}:two"]
+
+
+def test_signature_holds_only_for_the_image_it_was_made_for(settings: Settings) -> None:
+    first, second, third = images()
+    key, _ = key_pair(folder())
+    assert not proof.signature_holds(settings)
+    push(settings, "dr", {SIGNED[1]: third})
+    assert not proof.signature_holds(settings)
+    push(settings, "dr", {tag_for(third.digest): sign(third, "prod.example/app", key)})
+    assert proof.signature_holds(settings)
+    push(settings, "dr", {SIGNED[1]: second, tag_for(second.digest): sign(first, "prod.example/app", key)})
+    assert not proof.signature_holds(settings)
+
+
+def test_skopeo_that_cannot_read_prod_says_why(settings: Settings) -> None:
+    needs("skopeo")
+    push(settings, "prod", {"one": images()[0]})
+    replace(settings, password="another").save()
+    with pytest.raises(RuntimeError, match=r"skopeo cannot read docker://.*:one: .*(unauthorized|authentication)"):
+        proof.compare(settings)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from demo.catalog import REPOSITORIES
+from demo.images import Image
+from demo.signature import ANNOTATION, key_pair, sign, signs, tag_for
+from syncline.select import signature_subject
+
+
+@pytest.fixture
+def image(small_layers: None) -> Image:
+    del small_layers
+    return next(REPOSITORIES[0].images())[0]
+
+
+def parts(signature: Image) -> tuple[dict[str, object], bytes]:
+    manifest = json.loads(signature.manifest.body)
+    return manifest, signature.blobs[manifest["layers"][0]["digest"]]
+
+
+def test_signature_holds_for_its_image_alone(image: Image, tmp_path: Path) -> None:
+    key, public = key_pair(tmp_path)
+    manifest, payload = parts(sign(image, "prod.example/app", key))
+    assert signs(manifest, payload, image.digest, public)
+    assert not signs(manifest, payload, "sha256:" + "0" * 64, public)
+
+
+def test_changed_text_does_not_pass(image: Image, tmp_path: Path) -> None:
+    key, public = key_pair(tmp_path)
+    manifest, payload = parts(sign(image, "prod.example/app", key))
+    assert not signs(manifest, payload.replace(b"prod.example", b"prod.evil123"), image.digest, public)
+
+
+def test_another_key_does_not_pass(image: Image, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    manifest, payload = parts(sign(image, "prod.example/app", key_pair(tmp_path)[0]))
+    assert not signs(manifest, payload, image.digest, key_pair(tmp_path / "other")[1])
+
+
+def test_signing_again_with_the_kept_key_changes_nothing(image: Image, tmp_path: Path) -> None:
+    first = sign(image, "prod.example/app", key_pair(tmp_path)[0])
+    assert sign(image, "prod.example/app", key_pair(tmp_path)[0]) == first
+
+
+def test_key_is_for_its_owner_only(tmp_path: Path) -> None:
+    key_pair(tmp_path)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes["sample-signing.key"] == 0o600
+
+
+def test_it_is_stored_as_cosign_stores_it(image: Image, tmp_path: Path) -> None:
+    signature = sign(image, "prod.example/app", key_pair(tmp_path)[0])
+    manifest, payload = parts(signature)
+    layer = json.loads(signature.manifest.body)["layers"][0]
+    assert manifest["mediaType"] == "application/vnd.oci.image.manifest.v1+json"
+    assert layer["mediaType"] == "application/vnd.dev.cosign.simplesigning.v1+json"
+    assert ANNOTATION in layer["annotations"]
+    assert json.loads(payload)["critical"]["type"] == "cosign container image signature"
+    assert signature_subject(tag_for(image.digest)) == image.digest

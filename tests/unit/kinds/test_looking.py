@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncline.clients.oci import Registry
+from syncline.clients.quay import Quay, QuayRepository, QuayTag
+from syncline.config import ImagesSync, load_sync
+from syncline.errors import SynclineError
+from syncline.kinds.images import looking
+from syncline.kinds.images.looking import Look, Side
+from syncline.kinds.kind import Pace, Page
+from syncline.model import EVERYTHING, Item, Outcome, Scope
+
+Content = Mapping[str, Mapping[str, str]]  # repository → tag → digest
+
+
+class MadeUpRegistry:
+    """Lists what it is given, and counts what it is asked."""
+
+    def __init__(self, host: str, content: Content) -> None:
+        self.host = host
+        self.content = content
+        self.asked: list[str] = []
+        self.broken: dict[str, SynclineError] = {}
+
+    def catalog(self) -> Iterator[str]:
+        yield from self.content
+
+    def tags(self, repository: str) -> list[str]:
+        self.asked.append(f"tags {repository}")
+        if repository in self.broken:
+            raise self.broken[repository]
+        return sorted(self.content.get(repository, {}))
+
+    def manifest_digest(self, repository: str, reference: str) -> str | None:
+        self.asked.append(f"digest {repository}:{reference}")
+        return self.content.get(repository, {}).get(reference)
+
+
+class MadeUpApi:
+    """Quay's API in front of a registry; ``states`` are those that are not NORMAL."""
+
+    def __init__(self, content: Content, states: Mapping[str, str] | None = None) -> None:
+        self.content = content
+        self.states = states or {}
+        self.broken: dict[str, SynclineError] = {}
+
+    def repositories(self, namespace: str) -> Iterator[QuayRepository]:
+        if namespace in self.broken:
+            raise self.broken[namespace]
+        for name in self.content:
+            if name.partition("/")[0] == namespace:
+                yield QuayRepository(name, self.states.get(name, "NORMAL"))
+
+    def tags(self, repository: str) -> dict[str, QuayTag]:
+        if repository not in self.content:
+            raise SynclineError("NOT_FOUND", "no such repository")
+        return {tag: QuayTag(digest, 10, False) for tag, digest in self.content[repository].items()}
+
+
+class Bench:
+    """A look between two registries made up."""
+
+    def __init__(self, there: Content, here: Content, *, api: bool = False, **config: Any) -> None:
+        self.source, self.target = MadeUpRegistry("prod.example", there), MadeUpRegistry("dr.example", here)
+        self.source_api = MadeUpApi(there) if api else None
+        self.target_api = MadeUpApi(here) if api else None
+        what: dict[str, Any] = {"organizations": ["team"], "api": {"kind": "quay"}} if api else {"catalog": True}
+        endpoints = {
+            "source": {"registry": "prod.example", **what, **config.pop("source", {})},
+            "target": {"registry": "dr.example", **config.pop("target", {})},
+        }
+        sync = load_sync(json.dumps({"name": "s", "kind": "images", **endpoints, **config}))
+        assert isinstance(sync, ImagesSync)
+        self.sync = sync
+
+    def look(self, scope: Scope = EVERYTHING, cursor: str | None = None, pace: Pace | None = None) -> list[Page]:
+        source = Side(cast("Registry", self.source), cast("Quay | None", self.source_api))
+        target = Side(cast("Registry", self.target), cast("Quay | None", self.target_api))
+        return list(Look(self.sync, source, target).pages(scope, cursor, pace or Pace(lambda: 60.0)))
+
+
+def found(pages: Iterable[Page]) -> list[tuple[str, str]]:
+    return [(item.group, item.name) for page in pages for item in page.items]
+
+
+def test_only_what_differs_is_found() -> None:
+    bench = Bench(
+        {"team/a": {"new": "d1", "same": "d2", "other": "d3"}, "team/b": {"new": "d4"}},
+        {"team/a": {"same": "d2", "other": "d9", "only here": "d5"}},
+    )
+    first, second = bench.look()
+    assert (first.cursor, second.cursor) == ("team/a", "team/b")
+    assert first.items == (Item("team/a", "new"),)
+    assert first.skipped == 1
+    (conflict,) = first.results
+    assert (conflict.outcome, conflict.code, conflict.source, conflict.target) == (
+        Outcome.CONFLICT,
+        "TAG_DIFFERS",
+        "d3",
+        "d9",
+    )
+    assert found([second]) == [("team/b", "new")]
+
+
+def test_where_a_sync_may_overwrite_what_differs_moves() -> None:
+    bench = Bench({"team/a": {"1": "d1"}}, {"team/a": {"1": "d9"}}, overwrite=True)
+    (page,) = bench.look()
+    assert page.items == (Item("team/a", "1", "d1", "d9"),)
+    assert page.results == ()
+
+
+def test_digests_of_listings_are_not_asked_for_again() -> None:
+    content = {f"team/{n}": {str(m): f"d{m}" for m in range(5)} for n in range(8)}
+    bench = Bench(content, {**content, "team/0": {}}, api=True)
+    pages = bench.look()
+    assert sum(page.skipped for page in pages) == 35
+    assert len(found(pages)) == 5
+    assert bench.source.asked == bench.target.asked == []
+
+
+def test_plain_registries_are_asked_only_for_tags_that_both_have() -> None:
+    bench = Bench({"team/a": {"1": "d1", "2": "d2"}}, {"team/a": {"2": "d2"}})
+    bench.look()
+    assert [each for each in bench.source.asked if each.startswith("digest")] == ["digest team/a:2"]
+    assert [each for each in bench.target.asked if each.startswith("digest")] == ["digest team/a:2"]
+
+
+def test_a_repository_that_the_target_lacks_is_marked_as_fresh() -> None:
+    bench = Bench({"team/a": {"1": "d1"}, "team/b": {"1": "d1"}}, {"team/b": {"2": "d2"}})
+    first, second = bench.look()
+    assert [item.detail for item in first.items] == [{"fresh": True}]
+    assert [item.detail for item in second.items] == [{}]
+
+
+def test_names_at_the_target_have_its_prefix() -> None:
+    bench = Bench({"team/a": {"1": "d1"}}, {"mirror/team/a": {"1": "d1"}}, target={"prefix": "mirror"})
+    (page,) = bench.look()
+    assert (page.skipped, page.items) == (1, ())
+    (page,) = bench.look(Scope.of(["mirror/team/a", "elsewhere/team/a", "mirror/team/gone"]))[:1]
+    assert (page.cursor, page.skipped) == ("team/a", 1)
+
+
+def test_a_scope_is_looked_at_without_listing_everything() -> None:
+    bench = Bench({"team/a": {"1": "d1"}, "team/b": {"1": "d1"}}, {}, source={"catalog": True})
+    bench.source.catalog = lambda: pytest.fail("everything is listed")  # type: ignore[method-assign]
+    assert found(bench.look(Scope.of(["team/b"]))) == [("team/b", "1")]
+
+
+def test_a_hint_for_what_the_sync_does_not_take_comes_to_nothing() -> None:
+    bench = Bench({"team/a": {"1": "d1"}, "x/b": {"1": "d"}}, {}, select={"repositories": {"include": ["team/*"]}})
+    assert found(bench.look(Scope.of(["x/b"]))) == []
+    assert found(bench.look()) == [("team/a", "1")]
+
+
+def test_tags_are_selected_and_signatures_follow() -> None:
+    signature = f"sha256-{'0' * 64}.sig"
+    bench = Bench({"team/a": {"v1": "1", "dev": "2", signature: "3"}}, {}, select={"tags": {"include": ["v*"]}})
+    assert found(bench.look()) == [("team/a", signature), ("team/a", "v1")]
+
+
+@given(
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6),
+    page_tags=st.integers(1, 4),
+    at=st.integers(0, 30),
+)
+def test_a_look_can_be_taken_up_behind_any_page(sizes: list[int], page_tags: int, at: int) -> None:
+    content = {f"team/{n}": {f"t{m}": f"d{n}{m}" for m in range(size)} for n, size in enumerate(sizes)}
+    before, looking.PAGE_TAGS = looking.PAGE_TAGS, page_tags  # type: ignore[misc]
+    try:
+        bench = Bench(content, {})
+        pages = bench.look()
+        everything = [(name, tag) for name, tags in content.items() for tag in tags]
+        assert found(pages) == everything
+        assert all(len(page.items) <= page_tags for page in pages)
+        cursor = pages[at % len(pages)].cursor
+        assert found(pages[: at % len(pages) + 1]) + found(bench.look(cursor=cursor)) == everything
+    finally:
+        looking.PAGE_TAGS = before  # type: ignore[misc]
+
+
+def test_a_look_stops_when_the_time_is_over() -> None:
+    content = {f"team/{n:02}": {"1": "d"} for n in range(60)}
+    bench = Bench(content, {})
+    left = iter([1.0] * 5 + [0.0] * 1000)
+    pages = bench.look(pace=Pace(lambda: next(left)))
+    assert [page.cursor for page in pages] == [f"team/{n:02}" for n in range(5)]
+    assert len(bench.source.asked) < 60
+
+
+def test_one_repository_that_cannot_be_read_does_not_stop_the_look() -> None:
+    bench = Bench({"team/a": {"1": "d"}, "team/b": {"1": "d"}, "team/c": {"1": "d"}}, {})
+    bench.source.broken["team/b"] = SynclineError("FORBIDDEN", "no")
+    pages = bench.look()
+    assert found(pages) == [("team/a", "1"), ("team/c", "1")]
+    (failure,) = pages[1].failures
+    assert (failure.item.group, failure.item.name, failure.error.code.name) == ("team/b", "*", "FORBIDDEN")
+
+
+def test_a_tag_removed_at_the_source_since_it_was_listed_is_no_item() -> None:
+    bench = Bench({"team/a": {"1": "d1", "2": "d2"}}, {"team/a": {"1": "d9", "2": "d2"}})
+    bench.source.manifest_digest = lambda _name, tag: None if tag == "1" else "d2"  # type: ignore[method-assign,assignment]
+    (page,) = bench.look()
+    assert (page.items, page.results, page.skipped) == ((), (), 1)
+
+
+def test_a_tag_removed_at_the_target_since_it_was_listed_moves() -> None:
+    bench = Bench({"team/a": {"1": "d1"}}, {"team/a": {"1": "d9"}})
+    bench.target.manifest_digest = lambda _name, _tag: None  # type: ignore[method-assign,assignment]
+    assert found(bench.look()) == [("team/a", "1")]
+
+
+@pytest.mark.parametrize("api", [True, False])
+def test_an_empty_list_of_everything_is_never_nothing_to_do(api: bool) -> None:
+    with pytest.raises(SynclineError, match="LISTING_INCOMPLETE"):
+        Bench({}, {}, api=api).look()
+
+
+def test_one_empty_organization_among_others_is_told() -> None:
+    bench = Bench({"team/a": {"1": "d"}}, {}, api=True, source={"organizations": ["team", "gone"]})
+    with pytest.raises(SynclineError, match=r"LISTING_INCOMPLETE.*gone"):
+        bench.look()
+
+
+def test_an_empty_list_of_tags_must_be_confirmed_by_the_registry() -> None:
+    bench = Bench({"team/a": {"1": "d"}, "team/b": {}}, {}, api=True)
+    assert bench.source_api is not None
+    bench.source_api.content = {"team/a": {}, "team/b": {}}
+    first, second = bench.look()
+    assert [failure.error.code.name for failure in first.failures] == ["LISTING_INCOMPLETE"]
+    assert (second.items, second.failures) == ((), ())
+
+
+def test_where_the_api_knows_nothing_the_registry_decides() -> None:
+    bench = Bench({"team/a": {"1": "d1"}}, {"team/a": {"1": "d1"}}, api=True)
+    assert bench.target_api is not None
+    bench.target_api.content = {}
+    (page,) = bench.look()
+    assert page.skipped == 1
+    assert bench.target.asked == ["tags team/a", "digest team/a:1"]
+
+
+@pytest.mark.parametrize("state", ["READ_ONLY", "MIRROR"])
+def test_a_repository_that_takes_no_pushes_fails_item_by_item(state: str) -> None:
+    bench = Bench({"team/a": {"1": "d1", "2": "d2", "3": "d3"}}, {"team/a": {"1": "d1", "2": "d9"}}, api=True)
+    assert bench.target_api is not None
+    bench.target_api.states = {"team/a": state}
+    (page,) = bench.look()
+    assert (page.items, page.skipped, len(page.results)) == ((), 1, 1)
+    assert [(f.item.name, f.error.code.name) for f in page.failures] == [("3", "READ_ONLY")]
+
+
+@pytest.mark.parametrize("code", ["NOT_FOUND", "FORBIDDEN", "UNAUTHORIZED"])
+def test_a_namespace_that_the_target_does_not_have_yet_is_no_failure(code: str) -> None:
+    bench = Bench({"team/a": {"1": "d1"}}, {}, api=True)
+    assert bench.target_api is not None
+    bench.target_api.broken["team"] = SynclineError(code, "no such namespace")
+    assert found(bench.look()) == [("team/a", "1")]
+
+
+def test_a_target_whose_api_does_not_answer_fails_the_look() -> None:
+    bench = Bench({"team/a": {"1": "d1"}}, {}, api=True)
+    assert bench.target_api is not None
+    bench.target_api.broken["team"] = SynclineError("SERVER_ERROR", "it failed")
+    with pytest.raises(SynclineError, match="SERVER_ERROR"):
+        bench.look()

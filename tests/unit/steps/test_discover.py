@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from syncline.errors import SynclineError
+from syncline.kinds.kind import Failure, Pace, Page
+from syncline.messages import Batch, decode
+from syncline.model import EVERYTHING, Item, Outcome, Result, RunStatus, Scope, Step, Trigger
+from syncline.steps import discover as discover_module
+from syncline.steps import engine as engine_module
+from tests.made_up import SYNC, Steps, items
+from tests.pump import Letter
+
+CHUNK_ITEMS = 4
+CHUNK_RESULTS = 20
+GROUP_ITEMS = 5
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything a tenth of its size, for speed."""
+    for name in ("CHUNK_ITEMS", "CHUNK_RESULTS", "GROUP_ITEMS"):
+        monkeypatch.setattr(discover_module, name, globals()[name])
+
+
+def pages(count: int, each: int = 1) -> list[Page]:
+    """Pages of one group each, of so many items."""
+    groups = [f"team/{number:04}" for number in range(count)]
+    return [Page(group, items(*(f"t{n}" for n in range(each)), group=group)) for group in groups]
+
+
+def test_each_difference_is_moved_once_and_what_is_equal_only_counted(steps: Steps) -> None:
+    steps.kind.pages = [
+        Page("a", items("1", "2", group="a"), skipped=3),
+        Page("b", results=(Result("b", "1", Outcome.CONFLICT, code="TAG_DIFFERS", reason="two images"),)),
+        Page("c", skipped=7),
+    ]
+    run = steps.run()
+    counts = run.counts
+    assert (counts.queued, counts.moved, counts.skipped, counts.conflict, counts.bytes) == (2, 2, 10, 1, 20)
+    assert run.status is RunStatus.DONE
+    assert set(steps.results()) == {("a", "1"), ("a", "2"), ("b", "1")}
+
+
+def test_items_of_one_group_go_into_messages_of_at_most_a_share(steps: Steps) -> None:
+    steps.kind.pages = pages(1, GROUP_ITEMS * 2 + 1)
+    steps.start()
+    steps.pump.deliver(steps.mail.waiting())
+    batches = [decode(letter.body) for letter in steps.mail.waiting()]
+    assert [len(batch.items) for batch in batches if isinstance(batch, Batch)] == [GROUP_ITEMS, GROUP_ITEMS, 1]
+
+
+def test_a_long_look_sends_on_what_it_found_while_it_goes_on(steps: Steps) -> None:
+    sent: list[int] = []
+
+    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        for page in pages(CHUNK_ITEMS * 2 + 3):
+            if cursor is None or page.cursor > cursor:
+                sent.append(len(steps.mail.waiting()))
+                yield page
+
+    steps.kind.look = look
+    run = steps.run()
+    assert run.counts.moved == run.counts.queued == CHUNK_ITEMS * 2 + 3
+    assert sent[CHUNK_ITEMS] == CHUNK_ITEMS + 1  # the transfers of the first chunk, and the start itself
+    assert sent[-1] == CHUNK_ITEMS * 2 + 1
+
+
+def test_a_look_with_many_results_ends_a_chunk_before_its_record_is_too_large(steps: Steps) -> None:
+    steps.kind.pages = [
+        Page(f"{n:04}", results=(Result(f"{n:04}", "t", Outcome.CONFLICT, code="TAG_DIFFERS", reason="two"),))
+        for n in range(CHUNK_RESULTS + 10)
+    ]
+    run = steps.run()
+    assert run.counts.conflict == len(steps.results()) == CHUNK_RESULTS + 10
+
+
+@pytest.mark.parametrize("at", [0, 1, CHUNK_ITEMS, CHUNK_ITEMS * 2 + 1])
+def test_a_look_delivered_twice_at_the_same_time_loses_nothing(steps: Steps, at: int) -> None:
+    """The second delivery begins and ends while the first one is at its ``at``-th page; both find different chunks."""
+    everything = pages(CHUNK_ITEMS * 2 + 6)
+    twice: list[Letter] = []
+
+    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        for number, page in enumerate(everything):
+            if number == at and twice:
+                steps.kind.look = slower
+                steps.pump.deliver([twice.pop()])
+                steps.kind.look = look
+            if cursor is None or page.cursor > cursor:
+                yield page
+
+    def slower(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        """The same pages; time passes, so the chunks are others."""
+        for page in everything:
+            if cursor is None or page.cursor > cursor:
+                steps.clock.sleep(0.7)
+                yield page
+
+    steps.kind.look = look
+    letter = steps.start()
+    twice.append(Letter(letter.id, letter.url, letter.body, letter.sent, letter.due, copied=True))
+    steps.pump.run()
+    run = steps.latest()
+    assert run.status is RunStatus.DONE
+    assert len(steps.results()) == run.counts.moved == run.counts.queued == len(everything)
+
+
+@pytest.mark.parametrize("pages_each", [1, 3])
+def test_a_look_goes_on_over_several_functions(steps: Steps, pages_each: int) -> None:
+    functions: list[int] = []
+
+    def look(_scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+        functions.append(0)
+        for page in pages(8):
+            if cursor is not None and page.cursor <= cursor:
+                continue
+            if pace.over:
+                return
+            functions[-1] += 1
+            steps.clock.sleep(285 / pages_each)
+            yield page
+
+    steps.kind.look = look
+    run = steps.run()
+    assert run.counts.moved == len(steps.results()) == 8
+    assert len(functions) >= 8 / pages_each
+
+
+def test_a_group_that_cannot_be_looked_at_is_looked_at_again_alone(steps: Steps) -> None:
+    scopes: list[tuple[str, ...] | None] = []
+
+    def look(scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        scopes.append(scope.groups)
+        for page in pages(3):
+            if scope.groups is not None and page.cursor not in scope.groups:
+                continue
+            if page.cursor == "team/0001" and len(scopes) < 3:
+                error = SynclineError("SERVER_ERROR", "it failed")
+                yield Page(page.cursor, failures=(Failure(Item(page.cursor, "*"), error),))
+            else:
+                yield page
+
+    steps.kind.look = look
+    run = steps.run()
+    assert scopes == [None, ("team/0001",), ("team/0001",)]
+    assert run.counts.moved == 3
+    assert run.counts.failed == 0
+
+
+@pytest.mark.parametrize(("code", "looks"), [("SERVER_ERROR", engine_module.ATTEMPTS), ("FORBIDDEN", 1)])
+def test_a_group_that_stays_unreadable_is_given_up_with_its_reason(steps: Steps, code: str, looks: int) -> None:
+    asked: list[tuple[str, ...] | None] = []
+
+    def look(scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        asked.append(scope.groups)
+        yield Page("bad", failures=(Failure(Item("bad", "*"), SynclineError(code, "it is so")),))
+        if scope.everything:
+            yield Page("good", items("1", group="good"))
+
+    steps.kind.look = look
+    run = steps.run()
+    assert len(asked) == looks
+    assert (run.counts.moved, run.counts.failed) == (1, 1)
+    (dead,) = steps.dead()
+    assert (dead.code, dead.reason, dead.batch.scope) == (code, "it is so", Scope.of(["bad"]))
+
+
+@pytest.mark.parametrize(("code", "looks"), [("LISTING_INCOMPLETE", engine_module.ATTEMPTS), ("UNAUTHORIZED", 1)])
+def test_a_look_that_fails_as_a_whole_ends_the_run_with_its_reason(steps: Steps, code: str, looks: int) -> None:
+    asked: list[str | None] = []
+
+    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        asked.append(cursor)
+        raise SynclineError(code, "nothing to see")
+        yield
+
+    steps.kind.look = look
+    run = steps.run()
+    assert len(asked) == looks
+    assert run.status is RunStatus.DONE
+    assert run.counts.failed == 1
+    (dead,) = steps.dead()
+    assert (dead.code, dead.batch.scope) == (code, EVERYTHING)
+
+
+def test_a_look_that_breaks_off_after_a_chunk_goes_on_behind_it(steps: Steps) -> None:
+    breaks = iter([True, True])
+
+    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        for number, page in enumerate(pages(CHUNK_ITEMS + 3)):
+            if cursor is None or page.cursor > cursor:
+                if number == CHUNK_ITEMS + 2 and next(breaks, False):
+                    raise SynclineError("UNREACHABLE", "gone")
+                yield page
+
+    steps.kind.look = look
+    run = steps.run()
+    assert run.counts.moved == len(steps.results()) == CHUNK_ITEMS + 3
+    assert run.counts.failed == 0
+
+
+def test_an_unforeseen_error_is_internal_and_has_its_end(steps: Steps) -> None:
+    def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        raise ZeroDivisionError
+        yield
+
+    steps.kind.look = look
+    run = steps.run()
+    assert run.counts.failed == 1
+    assert [dead.code for dead in steps.dead()] == ["INTERNAL"]
+
+
+def test_a_look_of_any_length_is_not_taken_for_one_without_end(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "HOPS", 4)
+    steps.kind.pages = pages(CHUNK_ITEMS * 6)
+    run = steps.run()
+    assert (run.counts.moved, run.counts.failed) == (CHUNK_ITEMS * 6, 0)
+
+
+def test_a_look_that_never_gets_anywhere_is_given_up(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "HOPS", 4)
+
+    def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        steps.clock.sleep(400)
+        return
+        yield
+
+    steps.kind.look = look
+    run = steps.run()
+    assert run.status is RunStatus.DONE
+    assert [dead.code for dead in steps.dead()] == ["NO_PROGRESS"]
+
+
+def test_a_look_that_is_given_up_within_a_chunk_ends_its_run(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "HOPS", 0)
+    steps.kind.pages = pages(CHUNK_ITEMS * 2)
+    run = steps.run()
+    assert run.status is RunStatus.DONE
+    assert {dead.code for dead in steps.dead()} == {"NO_PROGRESS"}
+
+
+def test_a_plan_moves_nothing_beside_a_run(steps: Steps) -> None:
+    steps.begin("under-way")
+    steps.kind.pages = [Page("a", items("1", "2", group="a"), skipped=1)]
+    steps.start(plan=True)
+    steps.pump.run()
+    plan = next(run for run in steps.state.runs(SYNC) if run.plan)
+    assert plan.status is RunStatus.DONE
+    assert (plan.counts.would_move, plan.counts.skipped, plan.counts.moved) == (2, 1, 0)
+    assert steps.kind.moved == []
+    current = steps.state.current_run(SYNC)
+    assert current is not None
+    assert current.id == "under-way"
+
+
+def test_a_plan_of_a_part_does_not_join_the_run_under_way(steps: Steps) -> None:
+    steps.begin("under-way")
+    steps.kind.pages = [Page("a", items("1", group="a"))]
+    steps.start("a", plan=True)
+    steps.pump.run()
+    assert steps.kind.moved == []
+    plan = next(run for run in steps.state.runs(SYNC) if run.plan)
+    assert (plan.counts.would_move, plan.scope) == (1, Scope.of(["a"]))
+
+
+def test_a_second_start_of_everything_says_so_and_does_nothing(steps: Steps) -> None:
+    steps.begin("under-way")
+    steps.kind.pages = pages(1)
+    steps.start()
+    steps.pump.run()
+    assert [run.id for run in steps.state.runs(SYNC)] == ["under-way"]
+    assert steps.kind.moved == []
+
+
+def test_an_event_joins_the_run_under_way_and_the_run_waits_for_it(steps: Steps) -> None:
+    scopes: list[tuple[str, ...] | None] = []
+
+    def look(scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        scopes.append(scope.groups)
+        group = scope.groups[0] if scope.groups else "all"
+        yield Page(group, items("1", group=group))
+
+    steps.kind.look = look
+    steps.start()
+    steps.start("hinted")
+    steps.pump.run()
+    (run,) = steps.state.runs(SYNC)
+    assert scopes == [None, ("hinted",)]
+    assert run.counts.moved == 2
+    assert set(steps.results()) == {("all", "1"), ("hinted", "1")}
+
+
+def test_an_event_begins_a_run_of_its_own_where_none_is_under_way(steps: Steps) -> None:
+    steps.kind.look = lambda scope, _cursor, _pace: [Page("hinted", items("1", group=(scope.groups or ("all",))[0]))]
+    steps.start("hinted")
+    steps.pump.run()
+    (run,) = steps.state.runs(SYNC)
+    assert run.scope == Scope.of(["hinted"])
+    assert run.counts.moved == 1
+
+
+def test_an_event_waits_for_a_run_that_is_being_cancelled(steps: Steps) -> None:
+    """Longer than SQS would show a message again and again: the hint is not laid aside as a dead letter."""
+    steps.begin("20260101-older")
+    steps.state.cancel_run(SYNC, "20260101-older")
+    steps.kind.look = lambda scope, _cursor, _pace: [Page("x", items("1", group=(scope.groups or ("all",))[0]))]
+    steps.start("hinted")
+    deadline = steps.clock.now + 300
+    while steps.clock.now < deadline:
+        (letter,) = steps.mail.waiting()
+        steps.clock.now = max(steps.clock.now, letter.due)
+        steps.pump.deliver([letter])
+    run = steps.state.run(SYNC, "20260101-older")
+    steps.put(Batch("20260101-older", SYNC, Step.DISCOVER, "20260101-older", scope=run.scope))
+    steps.pump.run()
+    assert steps.mail.dead() == []
+    latest = steps.latest()
+    assert (latest.scope, latest.counts.moved) == (Scope.of(["hinted"]), 1)
+
+
+def test_a_run_that_was_begun_by_the_sender_is_carried_out_under_its_id(steps: Steps) -> None:
+    steps.state.begin_run(SYNC, "mine", Trigger.HAND, EVERYTHING)
+    steps.kind.pages = pages(2)
+    steps.start(run="mine")
+    steps.pump.run()
+    (run,) = steps.state.runs(SYNC)
+    assert (run.id, run.status, run.counts.moved) == ("mine", RunStatus.DONE, 2)
+
+
+def test_a_start_that_comes_again_after_its_run_does_nothing(steps: Steps) -> None:
+    steps.kind.pages = pages(2)
+    letter = steps.start()
+    steps.pump.run()
+    steps.mail.add(Letter(letter.id, letter.url, letter.body, letter.sent, steps.clock.now))
+    steps.pump.run()
+    (run,) = steps.state.runs(SYNC)
+    assert run.counts.moved == 2
+    assert len(steps.kind.moved) == 2

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from syncline.config import Sync, load_sync
+from syncline.errors import SynclineError
+from syncline.kinds.images.notifications import repositories_in
+from syncline.messages import Start, decode
+from syncline.model import Scope, Trigger
+from syncline.secrets import Secrets
+from syncline.steps.receive import LARGEST_BODY, Receiver
+from tests.made_up import MadeUp, Steps
+
+SECRET = "the hook's secret"
+BODY = {"repository": "team/app", "updated_tags": ["1.0"]}
+
+
+class Hinting(MadeUp):
+    def hints(self, event: object) -> tuple[str, ...]:
+        return repositories_in(event)
+
+
+def config(name: str, *, webhook: bool = True, enabled: bool = True) -> Sync:
+    values: dict[str, Any] = {"name": name, "kind": "images", "enabled": enabled}
+    values |= {"source": {"registry": "prod.example", "catalog": True}, "target": {"registry": "dr.example"}}
+    values |= {"webhook": {"secret": "env:HOOK"}} if webhook else {}
+    return load_sync(json.dumps(values))
+
+
+SYNCS = {
+    "images": config("images"),
+    "closed": config("closed", webhook=False),
+    "disabled": config("disabled", enabled=False),
+}
+
+
+def find(name: str) -> Sync:
+    if name not in SYNCS:
+        raise SynclineError("NO_SUCH_SYNC", f"there is no sync named {name!r}")
+    return SYNCS[name]
+
+
+@pytest.fixture
+def receiver(steps: Steps) -> Receiver:
+    secrets = Secrets(lambda: pytest.fail("not asked"), lambda: pytest.fail("not asked"), {"HOOK": SECRET})
+    return Receiver(find, lambda _name: Hinting(), secrets, steps.queues)
+
+
+def event(body: Any = BODY, path: str = f"/hooks/images/{SECRET}", method: str = "POST", **more: Any) -> dict[str, Any]:
+    """A function URL's event, payload format 2.0."""
+    text = body if isinstance(body, str) else json.dumps(body)
+    return {
+        "version": "2.0",
+        "rawPath": path,
+        "rawQueryString": "",
+        "headers": {"content-type": "application/json"},
+        "requestContext": {"http": {"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1"}},
+        "body": text,
+        "isBase64Encoded": False,
+        **more,
+    }
+
+
+def ask(receiver: Receiver, **more: Any) -> tuple[int, dict[str, Any]]:
+    answer = receiver.handle(event(**more))
+    return answer["statusCode"], json.loads(answer["body"])
+
+
+def queued(steps: Steps) -> list[Any]:
+    return [decode(letter.body) for letter in steps.mail.waiting()]
+
+
+def test_a_notification_asks_for_a_look_at_its_repository(steps: Steps, receiver: Receiver) -> None:
+    assert ask(receiver) == (202, {"sync": "images", "queued": ["team/app"]})
+    assert queued(steps) == [Start("images", Trigger.WEBHOOK, Scope.of(["team/app"]))]
+
+
+def test_a_body_in_base64_is_decoded_first(steps: Steps, receiver: Receiver) -> None:
+    body = base64.b64encode(json.dumps(BODY).encode()).decode()
+    assert ask(receiver, body=body, isBase64Encoded=True)[0] == 202
+    assert len(queued(steps)) == 1
+
+
+def test_a_notification_that_names_nothing_queues_nothing(steps: Steps, receiver: Receiver) -> None:
+    assert ask(receiver, body={"events": []}) == (202, {"sync": "images", "queued": []})
+    assert queued(steps) == []
+
+
+def test_a_sync_that_is_not_enabled_takes_no_hints(steps: Steps, receiver: Receiver) -> None:
+    status, answer = ask(receiver, path=f"/hooks/disabled/{SECRET}")
+    assert (status, answer["queued"]) == (202, [])
+    assert queued(steps) == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "/hooks",
+        "/hooks/images",
+        "/hooks/images/",
+        "/hooks/images/wrong",
+        f"/hooks/images/{SECRET}x",
+        f"/hooks/images/{SECRET[:-1]}",
+        f"/hooks/images/{SECRET}/more",
+        f"/hooks/unknown/{SECRET}",
+        f"/hooks/closed/{SECRET}",
+        f"/other/images/{SECRET}",
+        "/hooks/images/ünïcode",
+        "/hooks/images/\ud800",
+    ],
+)
+def test_whoever_does_not_know_the_secret_learns_nothing(steps: Steps, receiver: Receiver, path: str) -> None:
+    for method in ("POST", "GET"):
+        assert ask(receiver, path=path, method=method) == (404, {"error": "no such hook"})
+    assert queued(steps) == []
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_notifications_come_by_post(steps: Steps, receiver: Receiver, method: str) -> None:
+    assert ask(receiver, method=method)[0] == 405
+    assert queued(steps) == []
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"body": ""},
+        {"body": "no json"},
+        {"body": "[" * 100_000},
+        {"body": "{}"},
+        {"body": '{"repository": "../../x"}'},
+        {"body": "not base64", "isBase64Encoded": True},
+        {"body": base64.b64encode(b"\xff\xfe\xfd").decode(), "isBase64Encoded": True},
+    ],
+    ids=lambda more: str(more)[:40],
+)
+def test_what_is_no_notification_is_refused(steps: Steps, receiver: Receiver, more: dict[str, Any]) -> None:
+    assert ask(receiver, **more)[0] == 400
+    assert queued(steps) == []
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_the_size_is_looked_at_before_anything_else(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, encoded: bool
+) -> None:
+    monkeypatch.setattr("syncline.steps.receive.json.loads", lambda _: pytest.fail("it was read"))
+    monkeypatch.setattr("syncline.steps.receive.base64.b64decode", lambda *_, **__: pytest.fail("it was decoded"))
+    size = LARGEST_BODY * 4 // 3 + 10 if encoded else LARGEST_BODY + 1
+    answer = receiver.handle(event(body="A" * size, isBase64Encoded=encoded))
+    assert answer["statusCode"] == 413
+
+
+def _aws_fails(*_: object) -> Any:
+    raise ClientError({"Error": {"Code": "InternalServerError", "Message": "secret words"}}, "GetItem")
+
+
+def _secret_is_missing(*_: object) -> Any:
+    raise SynclineError("SECRET_MISSING", "env:HOOK is not set")
+
+
+@pytest.mark.parametrize("failing", [_aws_fails, _secret_is_missing])
+def test_what_is_wrong_on_our_side_may_be_sent_again(steps: Steps, receiver: Receiver, failing: Any) -> None:
+    broken = Receiver(failing, receiver.kind, receiver.secrets, receiver.queues)
+    assert ask(broken) == (503, {"error": "not taken now; send it again"})
+    broken = Receiver(receiver.config, failing, receiver.secrets, receiver.queues)
+    assert ask(broken) == (503, {"error": "not taken now; send it again"})
+    assert queued(steps) == []

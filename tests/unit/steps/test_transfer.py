@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from syncline.errors import SynclineError
+from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.messages import Batch, decode
+from syncline.model import Item, Outcome, Result, RunStatus, Step
+from syncline.steps.engine import ATTEMPTS
+from syncline.steps.transfer import WAITING
+from tests.made_up import SYNC, Answer, Steps, transfer_of
+from tests.pump import Letter
+from tests.stack import QUEUES
+
+
+def copy_of(letter: Letter) -> Letter:
+    return Letter(letter.id, letter.url, letter.body, letter.sent, letter.due, copied=True)
+
+
+def test_what_arrived_is_verified_and_then_moved(steps: Steps) -> None:
+    steps.begin_with(transfer_of("1", "2"))
+    steps.pump.run()
+    run = steps.latest()
+    assert run.status is RunStatus.DONE
+    assert (run.counts.moved, run.counts.bytes) == (2, 20)
+    assert [item.name for item in steps.kind.proved] == ["1", "2"]
+
+
+def test_an_item_is_tried_again_alone_and_the_others_do_not_wait(steps: Steps) -> None:
+    failing = iter([True, True])
+
+    def move(item: Item, _pace: Pace) -> Answer:
+        if item.name == "2" and next(failing, False):
+            return Failure(item, SynclineError("UNREACHABLE", "gone"))
+        return Arrived(item)
+
+    steps.kind.move = move
+    steps.begin_with(transfer_of("1", "2", "3"))
+    steps.pump.run()
+    assert steps.latest().counts.moved == 3
+    assert [item.name for item in steps.kind.moved] == ["1", "2", "3", "2", "2"]
+    assert [item.name for item in steps.kind.proved] == ["1", "3", "2"]
+
+
+@pytest.mark.parametrize(("code", "tries"), [("SERVER_ERROR", ATTEMPTS), ("FORBIDDEN", 1)])
+def test_an_item_that_fails_for_good_lies_in_the_dead_letter_queue_with_its_reason(
+    steps: Steps, code: str, tries: int
+) -> None:
+    steps.kind.move = lambda item, _pace: (
+        Failure(item, SynclineError(code, "it is so")) if item.name == "2" else Arrived(item)
+    )
+    steps.begin_with(transfer_of("1", "2"))
+    steps.pump.run()
+    run = steps.latest()
+    assert run.status is RunStatus.DONE
+    assert (run.counts.moved, run.counts.failed) == (1, 1)
+    result = steps.results()["team/app", "2"]
+    assert (result.outcome, result.code, result.reason) == (Outcome.FAILED, code, "it is so")
+    (dead,) = steps.dead()
+    assert [item.name for item in dead.batch.items] == ["2"]
+    assert (dead.code, dead.reason) == (code, "it is so")
+    assert [item.name for item in steps.kind.moved].count("2") == tries
+
+
+def test_retries_wait_as_long_as_the_server_asks(steps: Steps) -> None:
+    failing = iter([True])
+    error = SynclineError("THROTTLED", "slow down", retry_after=120)
+    steps.kind.move = lambda item, _pace: Failure(item, error) if next(failing, False) else Arrived(item)
+    steps.begin_with(transfer_of("1"))
+    begun = steps.clock.now
+    steps.pump.run()
+    assert steps.clock.now - begun >= 120
+
+
+def test_results_of_the_transfer_itself_stay(steps: Steps) -> None:
+    steps.kind.move = lambda item, _pace: Result(item.group, item.name, Outcome.CONFLICT, code="TAG_DIFFERS")
+    steps.begin_with(transfer_of("1"))
+    steps.pump.run()
+    assert steps.latest().counts.conflict == 1
+    assert steps.kind.proved == []
+
+
+def test_what_needs_more_time_goes_on_where_it_stands(steps: Steps) -> None:
+    def move(item: Item, _pace: Pace) -> Answer:
+        done = int(item.detail.get("done", 0)) + 1
+        return Arrived(item, 30) if done == 4 else Later(replace(item, detail={"done": done}))
+
+    steps.kind.move = move
+    steps.begin_with(transfer_of("1"))
+    steps.pump.run()
+    assert [item.detail for item in steps.kind.moved] == [{}, {"done": 1}, {"done": 2}, {"done": 3}]
+    assert (steps.latest().counts.moved, steps.latest().counts.bytes) == (1, 30)
+
+
+def test_what_never_ends_is_given_up(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.steps.engine.HOPS", 5)
+    steps.kind.move = lambda item, _pace: Later(item)
+    steps.begin_with(transfer_of("1"))
+    steps.pump.run()
+    assert steps.latest().status is RunStatus.DONE
+    assert [dead.code for dead in steps.dead()] == ["NO_PROGRESS"]
+    assert steps.results()["team/app", "1"].code == "NO_PROGRESS"
+
+
+def test_one_reference_has_one_writer(steps: Steps) -> None:
+    """Another batch of the group is delivered while the first one writes: it waits, and not for the whole lease."""
+    steps.begin("run-1")
+    other = transfer_of("2")
+    writing: list[str] = []
+
+    def move(item: Item, _pace: Pace) -> Answer:
+        assert not writing, f"{item.name} is written while {writing} is"
+        writing.append(item.name)
+        if item.name == "1":
+            steps.pump.deliver([steps.put(other)])
+        writing.remove(item.name)
+        return Arrived(item)
+
+    steps.kind.move = move
+    begun = steps.clock.now
+    steps.pump.deliver([steps.put(transfer_of("1"))])
+    assert [item.name for item in steps.kind.moved] == ["1"]
+    steps.pump.run()
+    assert [item.name for item in steps.kind.moved] == ["1", "2"]
+    assert steps.clock.now - begun <= WAITING
+
+
+def test_two_groups_are_written_at_the_same_time(steps: Steps) -> None:
+    steps.begin("run-1")
+    other = transfer_of("2", group="another")
+
+    def move(item: Item, _pace: Pace) -> Answer:
+        if item.name == "1":
+            steps.pump.deliver([steps.put(other)])
+            assert [each.name for each in steps.kind.moved] == ["1", "2"]
+        return Arrived(item)
+
+    steps.kind.move = move
+    steps.pump.deliver([steps.put(transfer_of("1"))])
+    assert len(steps.kind.moved) == 2
+
+
+def test_the_same_message_delivered_while_it_is_worked_on_is_shown_again_later(steps: Steps) -> None:
+    letter = steps.begin_with(transfer_of("1"))
+
+    def move(item: Item, _pace: Pace) -> Answer:
+        if len(steps.kind.moved) == 1:
+            twin = copy_of(letter)
+            steps.mail.add(twin)
+            steps.pump.deliver([twin])
+            assert twin.due == pytest.approx(steps.clock.now + QUEUES[Step.TRANSFER].function_timeout, abs=1)
+        return Arrived(item)
+
+    steps.kind.move = move
+    steps.pump.run()
+    assert len(steps.kind.moved) == 1
+    assert steps.latest().counts.moved == 1
+
+
+def test_a_batch_that_ended_between_two_looks_leaves_no_lease_behind(
+    steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The twin sees the batch open, the first delivery ends it, and only then the twin takes the lease."""
+    letter = steps.begin_with(transfer_of("1"))
+    take_lease = steps.state.take_lease
+
+    def slow_take_lease(_self: object, reference: str, owner: str, seconds: float) -> object:
+        monkeypatch.undo()
+        steps.pump.deliver([letter])
+        return take_lease(reference, owner, seconds)
+
+    monkeypatch.setattr(type(steps.state), "take_lease", slow_take_lease)
+    twin = copy_of(letter)
+    steps.mail.add(twin)
+    steps.pump.deliver([twin])
+    assert len(steps.kind.moved) == 2
+    steps.state.take_lease("made.up/team/app", "somebody else", 1)
+    steps.pump.run()
+    assert steps.latest().counts.moved == 1
+
+
+def test_a_writer_that_lost_its_lease_ends_nothing(steps: Steps) -> None:
+    letter = steps.begin_with(transfer_of("1"))
+
+    def move(item: Item, _pace: Pace) -> Answer:
+        if len(steps.kind.moved) == 1:  # it sleeps for longer than its function may live, and another comes
+            steps.clock.sleep(QUEUES[Step.TRANSFER].function_timeout + 1)
+            twin = copy_of(letter)
+            steps.mail.add(twin)
+            steps.pump.deliver([twin])
+            assert len(steps.kind.moved) == 2
+        return Arrived(item, 10)
+
+    steps.kind.move = move
+    steps.pump.run()
+    assert (steps.latest().counts.moved, steps.latest().counts.bytes) == (1, 10)
+
+
+def test_a_lease_that_ran_out_cancels_nothing(steps: Steps) -> None:
+    """Nothing new is begun under it, but the run goes on: what is left is done under a new one."""
+
+    def move(item: Item, pace: Pace) -> Answer:
+        if len(steps.kind.moved) == 1:
+            steps.clock.sleep(QUEUES[Step.TRANSFER].function_timeout + 1)
+        return Later(item) if pace.halted() else Arrived(item)
+
+    steps.kind.move = move
+    steps.begin_with(transfer_of("1", "2"))
+    steps.pump.run()
+    run = steps.latest()
+    assert (run.status, run.counts.moved, run.counts.cancelled) == (RunStatus.DONE, 2, 0)
+
+
+def test_cancelling_finishes_what_is_written_and_begins_nothing_new(steps: Steps) -> None:
+    def move(item: Item, pace: Pace) -> Answer:
+        if pace.over:
+            return Later(item)
+        steps.state.cancel_run(SYNC, "run-1")
+        steps.clock.sleep(10)
+        return Arrived(item)
+
+    steps.kind.move = move
+    steps.begin_with(transfer_of("1", "2", "3"))
+    steps.pump.run()
+    run = steps.latest()
+    assert run.status is RunStatus.CANCELLED
+    assert run.counts.cancelled == 3
+    assert {result.outcome for result in steps.results().values()} == {Outcome.CANCELLED}
+    assert steps.mail.dead() == []
+
+
+def test_the_lease_is_given_back_when_a_transfer_breaks(steps: Steps) -> None:
+    def move(_item: Item, _pace: Pace) -> Answer:
+        raise ZeroDivisionError
+
+    steps.kind.move = move
+    letter = steps.begin_with(transfer_of("1"))
+    steps.pump.deliver([letter])
+    steps.state.take_lease("made.up/team/app", "somebody else", 1)
+    (follow,) = [decode(each.body) for each in steps.mail.waiting()]
+    assert isinstance(follow, Batch)
+    assert follow.attempt == 2

@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import json
+import random
+import threading
+from typing import Any
+
+import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.exceptions import ClientError
+
+from syncline.errors import SynclineError
+from syncline.kinds.kind import Arrived, Pace
+from syncline.messages import Batch, Dead, Start, encode
+from syncline.model import EVERYTHING, Item, RunStatus, Scope, Step, Trigger
+from syncline.steps.engine import DEATHS
+from tests.made_up import SYNC, Answer, Steps, items, transfer_of
+from tests.pump import Duplicates, KilledError, Letter, Manners
+from tests.stack import QUEUES
+
+
+def die(_item: Item, _pace: Pace) -> Answer:
+    raise KilledError
+
+
+def test_a_function_that_dies_again_and_again_gives_its_work_up(steps: Steps) -> None:
+    steps.kind.move = die
+    steps.begin_with(transfer_of("1", "2"))
+    steps.pump.run()
+    run = steps.latest()
+    assert (run.status, run.counts.failed) == (RunStatus.DONE, 2)
+    assert {dead.code for dead in steps.dead()} == {"STEP_DIED"}
+    assert len(steps.kind.moved) == DEATHS
+    assert f"died {DEATHS} times" in steps.dead()[0].reason
+
+
+def test_a_look_that_dies_again_and_again_ends_the_run(steps: Steps) -> None:
+    def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> list[object]:
+        raise KilledError
+
+    steps.kind.look = look  # type: ignore[assignment]
+    run = steps.run()
+    assert (run.status, run.counts.failed) == (RunStatus.DONE, 1)
+    assert [(dead.code, dead.batch.scope) for dead in steps.dead()] == [("STEP_DIED", EVERYTHING)]
+    assert steps.state.current_run(SYNC) is None
+
+
+@pytest.mark.parametrize(
+    "body", ["", "{}", "[]", "nonsense", '{"v": 2}', '{"v": 1, "type": "what"}', '"text"', "1e999"]
+)
+def test_what_is_no_message_of_ours_goes_to_the_dead_letter_queue_as_it_is(steps: Steps, body: str) -> None:
+    steps.put(body or " ")
+    steps.pump.run()
+    assert [letter.body for _, letter in steps.mail.dead()] == [body or " "]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Batch("r", SYNC, Step.VERIFY, "b", items("1")),
+        Dead(Batch("r", SYNC, Step.TRANSFER, "b", items("1")), "INTERNAL", "why"),
+        Start(SYNC, Trigger.HAND),
+    ],
+)
+def test_a_message_for_another_step_goes_to_the_dead_letter_queue(steps: Steps, message: Batch | Dead | Start) -> None:
+    steps.put(message, Step.TRANSFER)
+    steps.pump.run()
+    assert [letter.body for _, letter in steps.mail.dead()] == [encode(message)]
+    assert steps.state.runs(SYNC) == []
+
+
+def test_a_batch_of_a_run_that_nobody_remembers_does_nothing(steps: Steps) -> None:
+    steps.put(transfer_of("1", run="forgotten"))
+    steps.pump.run()
+    assert steps.kind.moved == []
+
+
+def test_a_batch_of_a_run_that_is_over_does_nothing(steps: Steps) -> None:
+    steps.begin_with(transfer_of("1"))
+    steps.pump.run()
+    steps.put(transfer_of("late"))
+    steps.pump.run()
+    assert [item.name for item in steps.kind.moved] == ["1"]
+
+
+def test_what_followed_is_sent_again_when_a_message_comes_again(steps: Steps) -> None:
+    letter = steps.begin_with(transfer_of("1"))
+    steps.pump.deliver([letter])
+    (verify,) = steps.mail.waiting()
+    steps.mail.remove(verify)  # the function died before it was sent
+    steps.mail.add(Letter(letter.id, letter.url, letter.body, letter.sent, letter.due))
+    steps.pump.run()
+    assert len(steps.kind.moved) == 1
+    assert steps.latest().counts.moved == 1
+
+
+def test_messages_of_one_event_fail_and_succeed_by_themselves(steps: Steps) -> None:
+    steps.begin("run-1")
+    steps.pump.manners = Manners(random.Random(1), batches=True)
+    failing = iter([True])
+
+    def move(item: Item, _pace: Pace) -> Answer:
+        if item.name == "1" and next(failing, False):
+            raise ClientError({"Error": {"Code": "InternalServerError"}}, "PutItem")
+        return Arrived(item)
+
+    steps.kind.move = move
+    first, second = steps.put(transfer_of("1")), steps.put(transfer_of("2", group="another"))
+    steps.pump.deliver([first, second])
+    assert first in steps.mail.waiting()
+    assert second not in steps.mail.waiting()
+    assert first.due < steps.clock.now + QUEUES[Step.TRANSFER].visibility
+    steps.pump.run()
+    assert sorted(item.name for item in steps.kind.proved) == ["1", "2"]
+
+
+def test_cancel_before_the_start_was_seen(steps: Steps) -> None:
+    steps.begin("20260101-mine")
+    steps.state.cancel_run(SYNC, "20260101-mine")
+    steps.kind.look = lambda *_: pytest.fail("nothing is looked at")
+    steps.start(run="20260101-mine")
+    steps.pump.run()
+    assert steps.latest().status is RunStatus.CANCELLED
+    assert steps.state.current_run(SYNC) is None
+
+
+def test_cancel_leaves_items_that_were_queued_as_they_are(steps: Steps) -> None:
+    steps.begin_with(transfer_of("1", "2"))
+    steps.state.cancel_run(SYNC, "run-1")
+    steps.pump.run()
+    run = steps.latest()
+    assert (run.status, run.counts.cancelled, run.counts.moved) == (RunStatus.CANCELLED, 2, 0)
+    assert steps.kind.moved == []
+
+
+def test_cancel_of_a_run_that_is_over_changes_nothing(steps: Steps) -> None:
+    run = steps.run()
+    assert steps.state.cancel_run(SYNC, run.id) == run
+
+
+@pytest.mark.parametrize("step", [Step.TRANSFER, Step.VERIFY])
+def test_two_deliveries_at_the_same_time_have_one_effect(steps: Steps, step: Step) -> None:
+    """Two functions, in threads, are in the middle of the same batch at once."""
+    batch = transfer_of("1", "2", "3") if step is Step.TRANSFER else None
+    both = threading.Barrier(2, timeout=20)
+    steps.begin("run-1")
+    letter = steps.put(batch or Batch("run-1", SYNC, Step.VERIFY, "verify", items("1", "2", "3"), hop=1))
+    twin = Letter(letter.id, letter.url, letter.body, letter.sent, letter.due, copied=True)
+    steps.mail.add(twin)
+
+    def meet(_letter: Letter) -> None:
+        both.wait()
+
+    steps.pump.on_delivery = meet
+    threads = [
+        threading.Thread(target=steps.pump.deliver, args=([each], steps.worker(step))) for each in (letter, twin)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    steps.pump.on_delivery = lambda _letter: None
+    steps.pump.run()
+    assert steps.state.progress("run-1").counts.moved == 3
+    assert len(list(steps.state.results("run-1"))) == 3
+
+
+@pytest.mark.parametrize(("seed", "duplicates"), list(enumerate(Duplicates)))
+def test_disorder_changes_no_count(steps: Steps, seed: int, duplicates: Duplicates) -> None:
+    from syncline.kinds.kind import Failure, Page  # noqa: PLC0415
+
+    rng = random.Random(seed)
+    steps.pump.manners = Manners(rng, True, duplicates, 600.0, True)
+    failures = [SynclineError("UNREACHABLE", "gone")] * 4
+
+    def move(item: Item, _pace: Pace) -> Answer:
+        return Failure(item, failures.pop()) if failures and rng.random() < 0.3 else Arrived(item, 1)
+
+    steps.kind.move = move
+    steps.kind.pages = [Page(f"g{n}", items("1", "2", group=f"g{n}"), skipped=n) for n in range(4)]
+    run = steps.run()
+    assert (run.counts.moved, run.counts.skipped, run.counts.bytes) == (8, 6, 8)
+    assert len(steps.results(run)) == 8
+
+
+class Throttle:
+    """Answers an operation's first requests as DynamoDB does when it is asked too much."""
+
+    def __init__(self, steps: Steps, operation: str, code: str, times: int) -> None:
+        self.left = times
+        self._code = code
+        events: Any = steps.table.meta.client.meta.events
+        events.register_first(f"before-send.dynamodb.{operation}", self._answer)
+
+    def _answer(self, **_: object) -> AWSResponse | None:
+        if not self.left:
+            return None
+        self.left -= 1
+        body = json.dumps({"__type": f"com.amazonaws.dynamodb.v20120810#{self._code}", "message": "slow down"})
+
+        class Raw:
+            def stream(self, **_: object) -> list[bytes]:
+                return [body.encode()]
+
+        status = 500 if self._code == "InternalServerError" else 400
+        return AWSResponse("", status, {"content-type": "application/x-amz-json-1.0"}, Raw())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("operation", "code", "times"),
+    [
+        ("TransactWriteItems", "ProvisionedThroughputExceededException", 1),
+        ("TransactWriteItems", "ThrottlingException", 12),
+        ("TransactWriteItems", "InternalServerError", 12),
+        ("UpdateItem", "ProvisionedThroughputExceededException", 12),
+        ("UpdateItem", "ThrottlingException", 1),
+        ("BatchGetItem", "ThrottlingException", 12),
+    ],
+)
+def test_throttled_calls_heal(
+    steps: Steps, monkeypatch: pytest.MonkeyPatch, operation: str, code: str, times: int
+) -> None:
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.0)
+    monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda *_: 0.0)
+    steps.begin_with(transfer_of("1", "2"))
+    throttle = Throttle(steps, operation, code, times)
+    steps.pump.run()
+    assert throttle.left == 0
+    run = steps.latest()
+    assert (run.status, run.counts.moved, run.counts.failed) == (RunStatus.DONE, 2, 0)
+
+
+@pytest.mark.parametrize("reason", ["TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"])
+@pytest.mark.parametrize("times", [1, 30])
+def test_transactions_in_one_another_s_way_heal(
+    steps: Steps, monkeypatch: pytest.MonkeyPatch, reason: str, times: int
+) -> None:
+    monkeypatch.setattr("syncline.table.time.sleep", lambda _: None)
+    steps.begin_with(transfer_of("1", "2"))
+    left = [times]
+    client: Any = steps.table.meta.client
+    call_it = client._make_api_call
+
+    def call(operation: str, arguments: object) -> object:
+        if operation == "TransactWriteItems" and left[0]:
+            left[0] -= 1
+            error = {"Error": {"Code": "TransactionCanceledException", "Message": ""}}
+            reasons = {"CancellationReasons": [{"Code": "None"}, {"Code": reason}]}
+            raise client.exceptions.TransactionCanceledException(error | reasons, operation)
+        return call_it(operation, arguments)
+
+    client._make_api_call = call
+    steps.pump.run()
+    assert left == [0]
+    run = steps.latest()
+    assert (run.status, run.counts.moved, run.counts.failed) == (RunStatus.DONE, 2, 0)

@@ -1,0 +1,135 @@
+"""Imports run one way: functions → steps → kinds → clients, and anybody may use model, errors and config."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+PACKAGE: Final = ROOT / "layers/syncline/syncline"
+
+# Room by room, what of Syncline's own it may import. A name stands for itself and for all below it.
+CONFIG: Final = (
+    "config",
+    "config_checks",
+    "config_file",
+    "config_messages",
+    "config_schema",
+    "config_values",
+    "config_yaml",
+)
+ROOMS: Final[dict[str, tuple[str, ...]]] = {
+    "model": (),
+    "errors": (),
+    "running_hash": (),
+    "select": ("errors",),
+    "schedule": ("errors",),
+    "secrets": ("errors",),
+    **dict.fromkeys(CONFIG, (*CONFIG, "errors", "model", "schedule", "secrets", "select")),
+    "table": ("errors", "model"),
+    "messages": ("errors", "model"),
+    "state": ("errors", "messages", "model", "table"),
+    "telemetry": ("messages", "model", "secrets"),
+    "clients": ("clients", "errors", "secrets.register"),  # what a token server gives out is a secret too
+    "kinds": ("clients", "config", "errors", "kinds", "model", "running_hash", "select"),
+    # A step knows what a kind is, and no kind by name.
+    "steps": ("config", "errors", "kinds.kind", "messages", "model", "secrets", "state", "steps", "telemetry"),
+    "wiring": ("clients", "config", "kinds", "messages", "model", "secrets", "state", "steps"),
+    "functions": ("model", "telemetry", "wiring"),
+    "cli": ("cli", "clients", *CONFIG, "errors", "messages", "model", "schedule", "secrets", "select", "state"),
+}
+
+# What of others' only these may import, besides `cli` and, for what it makes, `wiring`.
+ONLY: Final[dict[str, tuple[str, ...]]] = {
+    "boto3": ("secrets",),
+    "botocore": ("secrets", "steps", "table"),
+    "boto3.dynamodb": ("state", "table"),
+    "mypy_boto3_dynamodb": ("state", "table"),
+    "mypy_boto3_sqs": ("messages",),
+    "mypy_boto3_secretsmanager": ("secrets",),
+    "mypy_boto3_ssm": ("secrets",),
+    "aws_lambda_powertools": ("functions", "steps", "telemetry"),
+    "urllib3": ("clients",),
+    "docker": ("clients",),
+    "pydantic": (*CONFIG, "secrets"),
+    "yaml": CONFIG,
+}
+
+
+def _files() -> list[Path]:
+    return sorted([*PACKAGE.rglob("*.py"), *(ROOT / "functions").rglob("*.py")])
+
+
+def _room(path: Path) -> str:
+    """The room a file belongs to: its folder, or its own name."""
+    if not path.is_relative_to(PACKAGE):
+        return "functions"
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Every module a file imports, wherever in it, and the names it takes from each."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            assert node.module is not None
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _is_below(name: str, above: str) -> bool:
+    return name == above or name.startswith(f"{above}.")
+
+
+@pytest.mark.parametrize("path", _files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_room_imports_only_from_the_rooms_below_it(path: Path) -> None:
+    room = _room(path)
+    if room == "__init__":
+        assert list(_imports(path)) == []
+        return
+    own = [name.removeprefix("syncline.") for name in _imports(path) if name.startswith("syncline.")]
+    wrong = [n for n in own if n != "__version__" and not any(_is_below(n, a) for a in ROOMS[room])]
+    assert wrong == [], f"{room} must not import {wrong}"
+
+
+@pytest.mark.parametrize("path", _files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_belongs_to_one_room_is_imported_there_only(path: Path) -> None:
+    room = _room(path)
+    if room in ("cli", "wiring"):
+        return
+    wrong = [
+        name
+        for name in _imports(path)
+        for theirs, rooms in ONLY.items()
+        if _is_below(name, theirs) and room not in rooms
+    ]
+    assert wrong == []
+
+
+def test_every_rule_speaks_of_a_room_that_is_there() -> None:
+    rooms = {_room(path) for path in _files()} - {"__init__"}
+    assert rooms == set(ROOMS)
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("syncline.model", ("boto3", "pydantic", "urllib3", "syncline.errors")),
+        ("syncline.clients.oci", ("boto3", "docker", "syncline.config", "syncline.model", "syncline.kinds")),
+        ("syncline.kinds.images", ("boto3", "docker", "aws_lambda_powertools", "syncline.messages", "syncline.state")),
+        ("syncline.wiring", ("docker", "kubernetes", "yaml", "syncline.cli")),
+    ],
+)
+def test_nothing_comes_along_that_was_not_asked_for(module: str, absent: tuple[str, ...]) -> None:
+    program = f"import sys, {module}; print(*sys.modules)"
+    path = f"{PACKAGE.parent}"
+    done = subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": path}, capture_output=True, check=True)
+    loaded = set(done.stdout.decode().split())
+    assert loaded.isdisjoint(absent), loaded & set(absent)

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import boto3
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from moto import mock_aws
+
+from syncline.errors import CODES, SynclineError
+from syncline.messages import Batch, Dead, DeadLetter, Outgoing, Queues, Start, decode, encode, from_json, to_json
+from syncline.model import EVERYTHING, Item, Scope, Step, Trigger
+from tests.pump import LARGEST_MESSAGE
+
+TEXT = st.text(max_size=20)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+PLAIN_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+ITEMS = st.builds(
+    Item,
+    TEXT,
+    TEXT,
+    st.none() | TEXT,
+    st.none() | TEXT,
+    st.none() | st.integers(0),
+    st.dictionaries(TEXT, PLAIN_JSON, max_size=3),
+)
+SCOPES = st.none() | st.lists(TEXT, max_size=3)
+BATCHES = st.builds(
+    Batch,
+    TEXT,
+    TEXT,
+    st.sampled_from(Step),
+    TEXT,
+    st.lists(ITEMS, max_size=3).map(tuple),
+    SCOPES.map(Scope.of),
+    st.none() | TEXT,
+    st.integers(1, 9),
+    st.integers(0, 9),
+    st.booleans(),
+)
+RUN_IDS = st.none() | st.text(min_size=1, max_size=20)
+STARTS = st.builds(Start, TEXT, st.sampled_from(Trigger), SCOPES.map(Scope.of), RUN_IDS, st.booleans())
+DEAD = st.builds(Dead, BATCHES, st.sampled_from(sorted(CODES)), TEXT)
+
+
+@given(BATCHES | STARTS | DEAD)
+def test_a_message_is_read_as_it_was_written(message: Batch | Start | Dead) -> None:
+    assert decode(encode(message)) == message
+
+
+@given(BATCHES, st.integers(0, 900))
+def test_what_follows_is_stored_as_it_was(batch: Batch, delay: int) -> None:
+    outgoing = Outgoing(batch, delay)
+    assert Outgoing.from_json(json.loads(json.dumps(outgoing.to_json()))) == outgoing
+
+
+@given(JSON)
+def test_whatever_comes_is_a_message_or_said_to_be_none(value: Any) -> None:
+    try:
+        decode(json.dumps(value))
+    except SynclineError as error:
+        assert error.code.name == "MESSAGE_INVALID"  # noqa: PT017 - it may also be valid
+
+
+@given(BATCHES | STARTS | DEAD, st.data())
+def test_a_message_with_one_wrong_field_is_a_message_or_said_to_be_none(
+    message: Batch | Start | Dead, data: st.DataObject
+) -> None:
+    body = to_json(message)
+    body[data.draw(st.sampled_from(sorted(body)))] = data.draw(JSON)
+    try:
+        from_json(body)
+    except SynclineError as error:
+        assert error.code.name == "MESSAGE_INVALID"  # noqa: PT017 - it may also be valid
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("no json", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "TypeError"),
+        ('{"v": 7, "type": "start"}', "version 7"),
+        ('{"v": 1, "type": "what"}', "'what'"),
+        ('{"v": 1, "type": "start", "sync": "a"}', "trigger"),
+        ('{"v": 1, "type": "start", "sync": "a", "trigger": "magic"}', "magic"),
+        (
+            '{"v": 1, "type": "batch", "run": "r", "sync": "s", "step": "transfer", "id": "i", "attempt": 1e999}',
+            "infin",
+        ),
+        ('{"v": 1, "type": "dead", "batch": {"v": 1, "type": "start", "sync": "a", "trigger": "hand"}}', "dead letter"),
+    ],
+)
+def test_what_is_wrong_is_named(body: str, why: str) -> None:
+    with pytest.raises(SynclineError, match=why) as error:
+        decode(body)
+    assert error.value.code.name == "MESSAGE_INVALID"
+
+
+def test_a_letter_within_a_letter_without_end_is_no_message() -> None:
+    body: Any = None
+    for _ in range(3000):
+        body = {"v": 1, "type": "dead", "batch": body}
+    with pytest.raises(SynclineError, match="MESSAGE_INVALID"):
+        from_json(body)
+
+
+def test_what_has_its_default_is_left_out() -> None:
+    assert encode(Start("a", Trigger.HAND)) == '{"v":1,"type":"start","sync":"a","trigger":"hand"}'
+    assert "groups" not in encode(Batch("r", "s", Step.VERIFY, "b"))
+
+
+def test_children_have_ids_that_follow_from_their_parents() -> None:
+    batch = Batch("r", "s", Step.DISCOVER, "root", scope=Scope.of(["a"]), hop=3)
+    first, second = batch.child(0, step=Step.TRANSFER), batch.child(1)
+    assert first == batch.child(0, step=Step.TRANSFER)
+    assert len({batch.id, first.id, second.id, first.child(0).id}) == 4
+    assert (first.hop, first.scope, first.step) == (4, batch.scope, Step.TRANSFER)
+    assert batch.child(0, hop=3).hop == 3
+
+
+class Sqs:
+    """SQS that takes what it is told to take."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.failures = failures
+        self.sent: list[tuple[str, dict[str, Any]]] = []
+        self.calls: list[int] = []
+
+    def send_message_batch(self, *, QueueUrl: str, Entries: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: N803
+        self.calls.append(len(Entries))
+        assert len(Entries) <= 10
+        assert sum(len(entry["MessageBody"].encode()) for entry in Entries) <= LARGEST_MESSAGE
+        failed = []
+        for entry in Entries:
+            if self.failures and entry["Id"] in "13":
+                self.failures -= 1
+                failed.append({"Id": entry["Id"], "Message": "not now"})
+            else:
+                self.sent.append((QueueUrl, entry))
+        return {"Failed": failed}
+
+
+def queues(sqs: Sqs) -> Queues:
+    return Queues(sqs, {step: step.value for step in Step}, {step: f"{step}-dead" for step in Step})  # type: ignore[arg-type]
+
+
+def batches(count: int, size: int = 10) -> list[Outgoing]:
+    item = Item("g" * size, "t")
+    return [Outgoing(Batch("r", "s", Step.TRANSFER, f"b{number}", (item,)), number) for number in range(count)]
+
+
+def test_messages_go_ten_at_a_time_to_their_steps_queues() -> None:
+    sqs = Sqs()
+    verify = Outgoing(Batch("r", "s", Step.VERIFY, "v"))
+    queues(sqs).send([verify, *batches(23)])
+    assert sqs.calls == [1, 10, 10, 3]
+    assert [url for url, _ in sqs.sent] == ["verify"] + ["transfer"] * 23
+    assert [entry["DelaySeconds"] for _, entry in sqs.sent] == [0, *range(23)]
+
+
+def test_nothing_to_send_is_no_call() -> None:
+    sqs = Sqs()
+    queues(sqs).send([])
+    queues(sqs).bury(Step.VERIFY, [])
+    assert sqs.calls == []
+
+
+def test_large_messages_go_in_smaller_portions() -> None:
+    sqs = Sqs()
+    queues(sqs).send(batches(9, 100_000))
+    assert sqs.calls == [2, 2, 2, 2, 1]
+
+
+def test_delays_are_what_sqs_takes() -> None:
+    sqs = Sqs()
+    queues(sqs).send([Outgoing(Batch("r", "s", Step.TRANSFER, "b"), 5000)])
+    assert sqs.sent[0][1]["DelaySeconds"] == 900
+
+
+def test_what_sqs_did_not_take_is_sent_again() -> None:
+    sqs = Sqs(failures=4)
+    queues(sqs).send(batches(5))
+    assert sqs.calls == [5, 2, 2]
+    assert sorted(json.loads(entry["MessageBody"])["id"] for _, entry in sqs.sent) == [f"b{n}" for n in range(5)]
+
+
+def test_what_sqs_never_takes_is_a_failure() -> None:
+    with pytest.raises(SynclineError, match=r"AWS_UNAVAILABLE.*not now"):
+        queues(Sqs(failures=100)).send(batches(5))
+
+
+def test_dead_letters_are_read_and_forgotten() -> None:
+    with mock_aws():
+        sqs = boto3.client("sqs")
+        urls = {step: sqs.create_queue(QueueName=f"{step}")["QueueUrl"] for step in Step}
+        dead_urls = {step: sqs.create_queue(QueueName=f"{step}-dead")["QueueUrl"] for step in Step}
+        made = Queues(sqs, urls, dead_urls)
+        dead = Dead(Batch("r", "s", Step.TRANSFER, "b"), "INTERNAL", "why")
+        made.bury(Step.TRANSFER, [encode(dead), "nobody's"])
+        assert made.dead_count(Step.TRANSFER) == 2
+        letters = {letter.body: letter for letter in made.dead_letters(Step.TRANSFER)}
+        assert letters[encode(dead)].read() == dead
+        assert letters["nobody's"].read() is None
+        assert made.dead_count(Step.TRANSFER) == 2
+        made.forget(letters["nobody's"])
+        made.put_back(letters[encode(dead)])
+        (left,) = made.dead_letters(Step.TRANSFER)
+        assert left.body == encode(dead)
+        assert made.dead_count(Step.VERIFY) == 0
+
+
+def test_a_letter_that_sqs_laid_aside_reads_as_the_message_it_was() -> None:
+    start = Start("a", Trigger.SCHEDULE, EVERYTHING)
+    assert DeadLetter(Step.DISCOVER, encode(start), "r").read() == start

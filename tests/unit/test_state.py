@@ -1,0 +1,515 @@
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from syncline.errors import SynclineError
+from syncline.kinds.images.looking import PAGE_TAGS
+from syncline.messages import Batch, Dead, Outgoing
+from syncline.model import EVERYTHING, Counts, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
+from syncline.state import (
+    LOST_AFTER,
+    SHARDS,
+    BatchRecord,
+    LeaseHeldError,
+    Progress,
+    State,
+    _hash,
+    _shard_of,
+    first_batch,
+    new_run_id,
+)
+from syncline.steps.discover import CHUNK_RESULTS
+from syncline.table import pack
+from tests.pump import Clock, Reaper, guard
+from tests.stack import new_table
+
+SYNC = "images"
+LARGEST_ITEM = 400 * 1024
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def state(clock: Clock) -> Iterator[State]:
+    with new_table() as table:
+        guard(table.meta.client, Reaper(), threading.Lock())
+        yield State(table, clock.time)
+
+
+def begin(state: State, run_id: str = "1-run") -> tuple[Run, Batch]:
+    return state.begin_run(SYNC, run_id, Trigger.HAND, EVERYTHING)
+
+
+def end(state: State, batch: Batch, *following: Batch, **counts: int) -> BatchRecord:
+    return state.end_batch(batch, BatchRecord((), tuple(Outgoing(each) for each in following)), Counts(**counts))
+
+
+def result(name: str, **more: str) -> Result:
+    return Result("team/app", name, Outcome.MOVED, **more)  # type: ignore[arg-type]
+
+
+# -- syncs
+
+
+def test_syncs_are_remembered_by_name(state: State) -> None:
+    state.put_sync("b", "{}")
+    state.put_sync("a", '{"x": 1}')
+    assert state.sync_names() == ["a", "b"]
+    assert state.sync_config("a") == '{"x": 1}'
+    state.remove_sync("a")
+    assert state.sync_names() == ["b"]
+    with pytest.raises(SynclineError, match="NO_SUCH_SYNC"):
+        state.sync_config("a")
+
+
+# -- beginning a run
+
+
+def test_the_same_start_twice_is_one_run(state: State) -> None:
+    first, batch = begin(state)
+    again, batch_again = begin(state)
+    assert (first, batch) == (again, batch_again)
+    end(state, batch)
+    assert state.finish_run(SYNC, first.id) is not None
+    over, _ = begin(state)
+    assert (over.id, over.status) == (first.id, RunStatus.DONE)
+    assert state.current_run(SYNC) is None
+
+
+def test_a_second_start_is_refused_and_told_which_run_it_meets(state: State) -> None:
+    begin(state, "1-run")
+    with pytest.raises(SynclineError, match=r"ALREADY_RUNNING.*1-run") as refused:
+        begin(state, "2-run")
+    assert not refused.value.retried
+    assert [run.id for run in state.runs(SYNC)] == ["1-run"]
+
+
+def test_of_many_starts_at_once_one_begins(state: State) -> None:
+    outcomes: list[str] = []
+
+    def start(number: int) -> None:
+        try:
+            outcomes.append(begin(state, f"{number}-run")[0].id)
+        except SynclineError as error:
+            outcomes.append(error.code.name)
+
+    threads = [threading.Thread(target=start, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes.count("ALREADY_RUNNING") == 3
+    current = state.current_run(SYNC)
+    assert current is not None
+    assert current.id in outcomes
+
+
+def test_runs_are_numbered_and_plans_take_no_number(state: State) -> None:
+    for number in (1, 2):
+        run, batch = begin(state, f"{number}-run")
+        assert run.number == number
+        end(state, batch)
+        state.finish_run(SYNC, run.id)
+    plan, _ = state.begin_run(SYNC, "3-plan", Trigger.HAND, EVERYTHING, plan=True)
+    run, _ = begin(state, "4-run")
+    assert (plan.plan, run.number) == (True, 3)
+
+
+def test_a_plan_runs_beside_a_run_and_ends_alone(state: State) -> None:
+    begin(state, "1-run")
+    plan, batch = state.begin_run(SYNC, "2-plan", Trigger.HAND, EVERYTHING, plan=True)
+    end(state, batch, would_move=3)
+    ended = state.finish_run(SYNC, plan.id)
+    assert ended is not None
+    assert (ended.status, ended.counts.would_move) == (RunStatus.DONE, 3)
+    current = state.current_run(SYNC)
+    assert current is not None
+    assert current.id == "1-run"
+
+
+def test_run_ids_sort_by_time(clock: Clock) -> None:
+    first = new_run_id(clock.time)
+    clock.sleep(1)
+    assert first < new_run_id(clock.time)
+
+
+# -- lost runs
+
+
+def test_a_run_nobody_heard_of_for_long_gives_way(state: State, clock: Clock) -> None:
+    begin(state, "1-run")
+    clock.sleep(LOST_AFTER - 1)
+    with pytest.raises(SynclineError, match="ALREADY_RUNNING"):
+        begin(state, "2-run")
+    clock.sleep(1)
+    run, _ = begin(state, "2-run")
+    lost = state.run(SYNC, "1-run")
+    assert (lost.status, run.status) == (RunStatus.LOST, RunStatus.RUNNING)
+
+
+def test_each_batch_that_ends_is_a_sign_of_life(state: State, clock: Clock) -> None:
+    _, batch = begin(state, "1-run")
+    clock.sleep(LOST_AFTER - 1)
+    end(state, batch, batch.child(0))
+    clock.sleep(LOST_AFTER - 1)
+    with pytest.raises(SynclineError, match="ALREADY_RUNNING"):
+        begin(state, "2-run")
+
+
+def test_a_lost_run_that_comes_back_ends_nothing_of_its_successor(state: State, clock: Clock) -> None:
+    _, batch = begin(state, "1-run")
+    clock.sleep(LOST_AFTER)
+    begin(state, "2-run")
+    end(state, batch)
+    assert state.finish_run(SYNC, "1-run") is None
+    current = state.current_run(SYNC)
+    assert current is not None
+    assert current.id == "2-run"
+
+
+def test_a_run_that_was_forgotten_blocks_nothing(state: State) -> None:
+    """Runs expire; one that never ended must not hold its sync for ever."""
+    begin(state, "1-run")
+    state._db.delete(f"SYNC#{SYNC}", "RUN#1-run")
+    assert state.current_run(SYNC) is None
+    assert state.join_run(SYNC, "look", Scope.of(["a"])) is None
+    run, _ = begin(state, "2-run")
+    assert run.status is RunStatus.RUNNING
+    with pytest.raises(SynclineError, match="NO_SUCH_RUN"):
+        state.run(SYNC, "1-run")
+
+
+# -- joining
+
+
+def test_nothing_to_join(state: State) -> None:
+    assert state.join_run(SYNC, "look", Scope.of(["a"])) is None
+
+
+def test_a_look_joins_once_and_the_run_waits_for_it(state: State) -> None:
+    run, batch = begin(state)
+    look = state.join_run(SYNC, "look", Scope.of(["a"]))
+    assert look == Batch(run.id, SYNC, Step.DISCOVER, "look", scope=Scope.of(["a"]))
+    assert state.join_run(SYNC, "look", Scope.of(["a"])) == look
+    end(state, batch)
+    assert state.finish_run(SYNC, run.id) is None
+    end(state, look)
+    assert state.finish_run(SYNC, run.id) is not None
+    assert state.join_run(SYNC, "look", Scope.of(["a"])) is None
+
+
+def test_a_look_that_joins_while_the_run_is_being_ended(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It joins after the shards were read: the run goes on, and the look's own end ends it."""
+    run, batch = begin(state)
+    end(state, batch)
+    looks: list[Batch] = []
+    progress = state.progress
+
+    def progress_then_join(self: State, run_id: str) -> Progress:
+        seen = progress(run_id)
+        monkeypatch.undo()
+        look = self.join_run(SYNC, "look", Scope.of(["a"]))
+        assert look is not None
+        looks.append(look)
+        return seen
+
+    monkeypatch.setattr(State, "progress", progress_then_join)
+    assert state.finish_run(SYNC, run.id) is None
+    assert state.run(SYNC, run.id).status is RunStatus.RUNNING
+    end(state, looks[0])
+    assert state.finish_run(SYNC, run.id) is not None
+
+
+def test_no_look_joins_a_run_that_is_being_cancelled(state: State) -> None:
+    begin(state)
+    state.cancel_run(SYNC, "1-run")
+    assert state.join_run(SYNC, "look", Scope.of(["a"])) is None
+
+
+# -- cancelling
+
+
+def test_a_cancelled_run_ends_cancelled_when_its_batches_have(state: State) -> None:
+    run, batch = begin(state)
+    assert state.cancel_run(SYNC, run.id).status is RunStatus.CANCELLING
+    assert state.cancel_run(SYNC, run.id).status is RunStatus.CANCELLING
+    assert state.finish_run(SYNC, run.id) is None
+    end(state, batch)
+    ended = state.finish_run(SYNC, run.id)
+    assert ended is not None
+    assert ended.status is RunStatus.CANCELLED
+    assert state.current_run(SYNC) is None
+
+
+def test_cancelling_a_run_nobody_heard_of_for_long_ends_it(state: State, clock: Clock) -> None:
+    begin(state)
+    clock.sleep(LOST_AFTER + 1)
+    assert state.cancel_run(SYNC, "1-run").status is RunStatus.LOST
+    assert state.current_run(SYNC) is None
+
+
+def test_cancelling_what_is_no_run(state: State) -> None:
+    with pytest.raises(SynclineError, match="NO_SUCH_RUN"):
+        state.cancel_run(SYNC, "no-run")
+
+
+# -- ending
+
+
+def test_a_run_is_over_once_every_batch_has_ended_and_one_caller_ends_it(state: State) -> None:
+    run, root = begin(state)
+    children = [root.child(number) for number in range(3)]
+    end(state, root, *children, skipped=5, queued=3)
+    for child in children:
+        assert state.finish_run(SYNC, run.id) is None
+        end(state, child, moved=1, bytes=10)
+    ended = state.finish_run(SYNC, run.id)
+    assert ended is not None
+    assert ended.counts == Counts(queued=3, moved=3, skipped=5, bytes=30)
+    assert ended.status is RunStatus.DONE
+    assert state.finish_run(SYNC, run.id) is None
+
+
+def test_a_batch_ends_once_whatever_a_second_delivery_makes_of_it(state: State) -> None:
+    run, root = begin(state)
+    first = BatchRecord((result("1"),), (Outgoing(root.child(0)),), ())
+    second = BatchRecord((result("1"), result("2")), (), (Dead(root, "INTERNAL", "why"),))
+    assert state.end_batch(root, first, Counts(moved=1)) is first
+    assert state.end_batch(root, second, Counts(moved=2, failed=7)) == first
+    assert state.progress(run.id).counts == Counts(moved=1)
+    assert list(state.results(run.id)) == [result("1")]
+    assert not state.progress(run.id).settled
+    end(state, root.child(0))
+    assert state.progress(run.id).settled
+
+
+def test_an_open_batch_is_read_with_its_run(state: State) -> None:
+    run, root = begin(state)
+    assert state.open_batch(root) == (run, None)
+    record = end(state, root)
+    assert state.open_batch(root) == (run, record)
+    assert state.open_batch(replace(root, run="2-run")) == (None, None)
+
+
+def test_what_dynamodb_did_not_get_to_is_asked_for_again(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, root = begin(state)
+    end(state, root, *[root.child(number) for number in range(8)], skipped=3)
+    client = state._db._client
+    ask = client.batch_get_item
+
+    def one_at_a_time(RequestItems: dict[str, Any]) -> Any:  # noqa: N803 - boto3 calls it so
+        ((table, wanted),) = RequestItems.items()
+        answer = ask(RequestItems={table: {**wanted, "Keys": wanted["Keys"][:1]}})
+        rest = wanted["Keys"][1:]
+        return {**answer, "UnprocessedKeys": {table: {**wanted, "Keys": rest}} if rest else {}}
+
+    monkeypatch.setattr(client, "batch_get_item", one_at_a_time)
+    assert state.progress(run.id).counts == Counts(skipped=3)
+    assert not state.progress(run.id).settled
+
+
+def test_results_of_all_shards_are_found(state: State) -> None:
+    run, root = begin(state)
+    children = [root.child(number) for number in range(20)]
+    assert len({_shard_of(child.id) for child in children}) > SHARDS / 2
+    end(state, root, *children)
+    for number, child in enumerate(children):
+        state.end_batch(child, BatchRecord((result(str(number)),)), Counts(moved=1))
+    assert {each.name for each in state.results(run.id)} == {str(number) for number in range(20)}
+    assert state.progress(run.id).counts.moved == 20
+
+
+def test_the_largest_chunk_of_a_look_fits_an_item_of_the_table() -> None:
+    rng = random.Random(1)
+    names = (f"{rng.randbytes(100).hex()}" for _ in range(CHUNK_RESULTS + PAGE_TAGS))
+    results = [
+        Result(
+            f"{rng.randbytes(60).hex()}/{rng.randbytes(60).hex()}",
+            name[:128],
+            Outcome.CONFLICT,
+            f"sha256:{rng.randbytes(32).hex()}",
+            f"sha256:{rng.randbytes(32).hex()}",
+            0,
+            "TAG_DIFFERS",
+            "the target has another image under this tag and is not overwritten",
+        ).to_json()
+        for name in names
+    ]
+    assert len(pack(results)) < LARGEST_ITEM * 0.9
+
+
+# -- the balance
+
+
+class Shards:
+    """What the table's shards hold of a run, at every moment that there was."""
+
+    def __init__(self, root: Batch) -> None:
+        self.moments = [[0] * SHARDS]
+        self.open = {root.id}
+        self._add(root.id, _hash(root.id))
+
+    def end(self, batch: Batch, following: list[Batch]) -> None:
+        self.open.remove(batch.id)
+        self.open |= {each.id for each in following}
+        self._add(batch.id, sum(_hash(each.id) for each in following) - _hash(batch.id))
+
+    def _add(self, batch_id: str, amount: int) -> None:
+        shards = list(self.moments[-1])
+        shards[_shard_of(batch_id)] += amount
+        self.moments.append(shards)
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_however_the_shards_are_read_the_balance_is_zero_only_at_the_end(data: st.DataObject) -> None:
+    """Each shard is read at a moment of its own; what ends between two of these reads must not look like the end."""
+    rng = data.draw(st.randoms(use_true_random=False))
+    root = Batch(f"run-{rng.random()}", SYNC, Step.DISCOVER, f"root-{rng.random()}")
+    shards, waiting, born = Shards(root), [root], 1
+    while waiting:
+        batch = waiting.pop(rng.randrange(len(waiting)))
+        following = [batch.child(number) for number in range(rng.choice((0, 1, 1, 2, 3)) if born < 25 else 0)]
+        born += len(following)
+        shards.end(batch, following)
+        waiting += following
+    last = len(shards.moments) - 1
+    assert sum(shards.moments[last]) == 0
+    for moment in range(1, last):
+        assert sum(shards.moments[moment]) != 0
+    for _ in range(30):
+        # No read comes before the last one began; the first shard's moment is the earliest.
+        first = rng.randrange(1, last) if last > 1 else 1
+        torn = [shards.moments[rng.randint(first, last)][shard] for shard in range(SHARDS)]
+        ended_when_first_was_read = sum(shards.moments[first]) == 0
+        whole = [shards.moments[last][shard] for shard in range(SHARDS)]
+        assert sum(torn) != 0 or ended_when_first_was_read or torn == whole
+
+
+@settings(max_examples=8)
+@given(order=st.permutations(range(6)), duplicates=st.lists(st.integers(0, 5), max_size=6))
+def test_in_any_order_and_doubled_the_run_is_settled_when_the_last_batch_has_ended(
+    order: list[int], duplicates: list[int]
+) -> None:
+    with new_table() as table:
+        state = State(table, Clock().time)
+        run, root = begin(state)
+        children = [root.child(number) for number in range(6)]
+        end(state, root, *children)
+        for left, number in zip(range(5, -1, -1), order, strict=True):
+            end(state, children[number], moved=1)
+            for each in duplicates:
+                if each in order[: 6 - left]:
+                    end(state, children[each], moved=1)
+            assert state.progress(run.id).settled == (left == 0)
+        assert state.progress(run.id).counts == Counts(moved=6)
+
+
+# -- leases
+
+
+def test_a_lease_has_one_holder(state: State) -> None:
+    lease = state.take_lease("dr/app", "a", 60)
+    with pytest.raises(LeaseHeldError) as held:
+        state.take_lease("dr/app", "b", 60)
+    assert (held.value.same_owner, held.value.retry_after, held.value.retried) == (False, 60, True)
+    with pytest.raises(LeaseHeldError) as held:
+        state.take_lease("dr/app", "a", 60)
+    assert held.value.same_owner
+    assert state.take_lease("dr/web", "b", 60).fence == lease.fence
+
+
+def test_a_lease_ends_by_itself_and_the_fence_grows(state: State, clock: Clock) -> None:
+    first = state.take_lease("dr/app", "a", 60)
+    clock.sleep(59.9)
+    with pytest.raises(LeaseHeldError) as held:
+        state.take_lease("dr/app", "b", 60)
+    assert held.value.retry_after == 1.0
+    clock.sleep(0.1)
+    assert state.take_lease("dr/app", "b", 60).fence > first.fence
+
+
+def test_a_lease_given_back_can_be_taken_at_once(state: State) -> None:
+    first = state.take_lease("dr/app", "a", 60)
+    state.drop_lease(first)
+    second = state.take_lease("dr/app", "b", 60)
+    assert second.fence > first.fence
+
+
+def test_nobody_gives_back_the_lease_of_another(state: State, clock: Clock) -> None:
+    old = state.take_lease("dr/app", "a", 60)
+    clock.sleep(61)
+    state.take_lease("dr/app", "b", 60)
+    state.drop_lease(old)
+    with pytest.raises(LeaseHeldError):
+        state.take_lease("dr/app", "c", 60)
+
+
+def test_a_batch_ends_with_its_lease(state: State) -> None:
+    _, root = begin(state)
+    lease = state.take_lease("dr/app", root.id, 60)
+    state.end_batch(root, BatchRecord(()), Counts(moved=1), lease)
+    state.take_lease("dr/app", "b", 60)
+
+
+def test_whoever_lost_the_lease_cannot_end_the_batch(state: State, clock: Clock) -> None:
+    run, root = begin(state)
+    lease = state.take_lease("dr/app", root.id, 60)
+    clock.sleep(61)
+    state.take_lease("dr/app", "b", 60)
+    with pytest.raises(SynclineError, match="LEASE_LOST"):
+        state.end_batch(root, BatchRecord((result("1"),)), Counts(moved=1), lease)
+    assert state.open_batch(root)[1] is None
+    assert state.progress(run.id).counts == Counts()
+
+
+def test_the_lease_of_a_batch_that_had_ended_is_given_back(state: State) -> None:
+    _, root = begin(state)
+    end(state, root)
+    lease = state.take_lease("dr/app", root.id, 60)
+    state.end_batch(root, BatchRecord((result("1"),)), Counts(moved=1), lease)
+    state.take_lease("dr/app", "b", 60)
+
+
+# -- facts
+
+
+def test_a_fact_is_known_until_it_turns_out_wrong(state: State) -> None:
+    assert state.recall("dr@sha256:1") is None
+    state.forget("dr@sha256:1")
+    state.remember("dr@sha256:1", "team/app")
+    assert state.recall("dr@sha256:1") == "team/app"
+    assert state.recall("dr@sha256:2") is None
+    state.forget("dr@sha256:1")
+    assert state.recall("dr@sha256:1") is None
+
+
+def test_of_those_who_claim_a_fact_one_is_told_to_find_it_out(state: State, clock: Clock) -> None:
+    assert state.claim("fact", 10)
+    assert not state.claim("fact", 10)
+    assert state.claim("another", 10)
+    clock.sleep(10)
+    assert state.claim("fact", 10)
+
+
+def test_the_first_batch_is_a_look_at_the_runs_scope() -> None:
+    run = Run("1-run", SYNC, 1, Trigger.EVENT, Scope.of(["a"]), 0.0, plan=True)
+    batch = first_batch(run)
+    assert (batch.step, batch.scope, batch.plan, batch.run, batch.hop) == (
+        Step.DISCOVER,
+        Scope.of(["a"]),
+        True,
+        run.id,
+        0,
+    )

@@ -1,0 +1,91 @@
+"""What the functions say: structured lines, metrics, and never a secret."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from syncline.model import EVERYTHING, Counts, Outcome, Result, Run, RunStatus, Trigger
+from syncline.secrets import register
+from syncline.telemetry import batch_ended, logger, run_ended
+
+PLANTED = "s3cret/with+odd=chars"
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[dict[str, Any]]]:
+    """Takes the lines printed since the last call, as JSON."""
+
+    class Stdout:
+        """Whatever ``sys.stdout`` is when something is written: pytest exchanges it between set-up and test."""
+
+        def write(self, text: str) -> None:
+            sys.stdout.write(text)
+
+        def flush(self) -> None:
+            sys.stdout.flush()
+
+    monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "Syncline")
+    monkeypatch.setattr(logger.registered_handler, "stream", Stdout())
+    return lambda: [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def ended_run(**counts: int) -> Run:
+    return Run(
+        "r1", "prod-to-dr", 7, Trigger.HAND, EVERYTHING, 100.0, RunStatus.DONE, ended=102.5, counts=Counts(**counts)
+    )
+
+
+@pytest.mark.usefixtures("said")
+def test_no_line_holds_a_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    register(PLANTED)
+    logger.info("message %s", PLANTED, extra={"field": PLANTED, "nested": {"deep": [PLANTED]}})
+    try:
+        int(PLANTED)
+    except ValueError:
+        logger.exception("an error whose text and traceback hold it")
+    result = Result("team/app", "v1", Outcome.FAILED, code="UNAUTHORIZED", reason=f"refused {PLANTED}")
+    batch_ended({"step": "transfer", "batch": "b1"}, [result], Counts(failed=1))
+    output = capsys.readouterr().out
+    assert output.count("***") >= 5
+    assert PLANTED not in output
+    assert all(json.loads(line) for line in output.splitlines())
+
+
+def test_the_end_of_a_run(said: Callable[[], list[dict[str, Any]]]) -> None:
+    run_ended(ended_run(moved=3, skipped=4, failed=1, bytes=1000))
+    line, emf = said()
+    assert (line["level"], line["message"], line["sync"], line["seconds"]) == (
+        "WARNING",
+        "run ended",
+        "prod-to-dr",
+        2.5,
+    )
+    assert (emf["sync"], emf["ItemsMoved"], emf["ItemsFailed"], emf["RunSeconds"]) == (
+        "prod-to-dr",
+        [3.0],
+        [1.0],
+        [2.5],
+    )
+    run_ended(ended_run(skipped=4))
+    assert said()[0]["level"] == "INFO"
+
+
+def test_an_item_that_did_not_get_there_has_a_line_of_its_own(said: Callable[[], list[dict[str, Any]]]) -> None:
+    results = [
+        Result("team/app", "v1", Outcome.MOVED, "sha256:a", "sha256:a"),
+        Result("team/app", "v2", Outcome.CONFLICT, "sha256:a", "sha256:b", code="TAG_DIFFERS", reason="differs"),
+    ]
+    batch_ended({"step": "verify", "batch": "b1"}, results, Counts.of(results))
+    first, second = said()
+    assert (first["item"], first["outcome"], first["code"], first["why"]) == (
+        "team/app:v2",
+        "conflict",
+        "TAG_DIFFERS",
+        "differs",
+    )
+    assert (second["message"], second["moved"], second["conflict"]) == ("batch ended", 1, 1)

@@ -1,0 +1,260 @@
+"""The template as written, and as SAM translates it: what neither linter finds is asserted here."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import boto3
+import pytest
+from cfnlint.api import ManualArgs, lint  # type: ignore[import-untyped]
+from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
+from samtranslator.parser.parser import Parser
+from samtranslator.translator.translator import Translator
+
+from syncline.cli import deploy
+from syncline.model import Step
+
+Resources = dict[str, dict[str, Any]]
+
+TOP: Final = Path(__file__).parents[2]
+SOURCE: Final = TOP / "template.yaml"
+STEPS: Final = [step.value.capitalize() for step in Step]
+FUNCTIONS: Final = ["Receive", *STEPS]
+OUTPUTS: Final = {
+    "TableName",
+    "DiscoverQueueUrl",
+    "TransferQueueUrl",
+    "VerifyQueueUrl",
+    "DiscoverDeadLetterQueueUrl",
+    "TransferDeadLetterQueueUrl",
+    "VerifyDeadLetterQueueUrl",
+    "DiscoverQueueArn",
+    "ReceiveUrl",
+    "ScheduleGroupName",
+    "SchedulerRoleArn",
+}
+
+
+@pytest.fixture(scope="module")
+def source() -> dict[str, Any]:
+    parsed: dict[str, Any] = yaml_parse(SOURCE.read_text())
+    return parsed
+
+
+@pytest.fixture(scope="module")
+def translated() -> dict[str, Any]:
+    """The template as CloudFormation takes it, with the code where `sam deploy` would have put it."""
+    template = yaml_parse(SOURCE.read_text())
+    for resource in template["Resources"].values():
+        for name in {"CodeUri", "ContentUri"} & set(resource["Properties"]):
+            resource["Properties"][name] = "s3://bucket/key"
+    session = boto3.Session(region_name=deploy.REGION)
+    result: dict[str, Any] = Translator({}, Parser(), boto_session=session).translate(template, defaults(template))
+    return result
+
+
+@pytest.fixture(scope="module")
+def resources(translated: dict[str, Any]) -> Resources:
+    found: Resources = translated["Resources"]
+    return found
+
+
+def defaults(template: dict[str, Any]) -> dict[str, Any]:
+    return {name: parameter["Default"] for name, parameter in template["Parameters"].items()}
+
+
+def of_type(resources: Resources, kind: str) -> dict[str, dict[str, Any]]:
+    """The properties of all resources of a type, by logical id."""
+    return {name: each["Properties"] for name, each in resources.items() if each["Type"] == kind}
+
+
+def referred(value: Any) -> str:
+    """The logical id that a Ref or GetAtt names."""
+    return str(value["Ref"] if "Ref" in value else value["Fn::GetAtt"][0])
+
+
+def statements(role_or_policy: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    documents = [policy["PolicyDocument"] for policy in role_or_policy.get("Policies", [])]
+    documents += [role_or_policy["PolicyDocument"]] if "PolicyDocument" in role_or_policy else []
+    for document in documents:
+        yield from document["Statement"]
+
+
+def listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def allowed(role: dict[str, Any], action: str) -> set[str]:
+    """The logical ids of the resources that a role may do something with."""
+    found = [each for each in statements(role) if action in listed(each["Action"])]
+    return {referred(resource) for each in found for resource in listed(each["Resource"])}
+
+
+def test_sam_finds_nothing_wrong_with_the_template(tmp_path: Path) -> None:
+    environ = os.environ | deploy.sam_settings(tmp_path / "sam") | {"AWS_DEFAULT_REGION": deploy.REGION}
+    command = [*deploy.sam(), "validate", "--lint", "--template-file", str(SOURCE)]
+    done = subprocess.run(command, cwd=TOP, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_cfn_lint_finds_nothing_wrong_with_the_translated_template(translated: dict[str, Any]) -> None:
+    assert lint(json.dumps(translated), config=ManualArgs(regions=[deploy.REGION])) == []
+
+
+def test_outputs(translated: dict[str, Any]) -> None:
+    assert set(translated["Outputs"]) == OUTPUTS
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_mapping_reports_partial_failures_and_is_bounded(
+    step: str, source: dict[str, Any], resources: Resources
+) -> None:
+    mapping = resources[f"{step}FunctionQueue"]["Properties"]
+    assert referred(mapping["EventSourceArn"]) == f"{step}Queue"
+    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    concurrency = source["Parameters"][referred(mapping["ScalingConfig"]["MaximumConcurrency"])]
+    assert concurrency["Default"] >= concurrency["MinValue"] == 2  # the least that AWS takes
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_message_stays_unseen_for_longer_than_its_function_can_work_on_it(step: str, resources: Resources) -> None:
+    timeout = resources[f"{step}Function"]["Properties"]["Timeout"]
+    window = resources[f"{step}FunctionQueue"]["Properties"]["MaximumBatchingWindowInSeconds"]
+    assert resources[f"{step}Queue"]["Properties"]["VisibilityTimeout"] >= 6 * timeout + window
+
+
+def test_every_queue_has_a_dead_letter_queue_of_its_own(resources: Resources) -> None:
+    queues = of_type(resources, "AWS::SQS::Queue")
+    dead = {name: each for name, each in queues.items() if "RedrivePolicy" not in each}
+    working = {name: each for name, each in queues.items() if name not in dead}
+    used = [referred(each["RedrivePolicy"]["deadLetterTargetArn"]) for each in working.values()]
+    assert sorted(used) == sorted(dead)
+    for each in working.values():
+        assert each["RedrivePolicy"]["maxReceiveCount"] >= 5
+        letters = dead[referred(each["RedrivePolicy"]["deadLetterTargetArn"])]
+        assert letters["MessageRetentionPeriod"] == 14 * 24 * 3600
+        (arn,) = letters["RedriveAllowPolicy"]["sourceQueueArns"]
+        assert arn["Fn::Sub"].endswith(f":{each['QueueName']['Fn::Sub']}")
+
+
+def test_every_queue_is_encrypted_and_spoken_to_over_tls_alone(resources: Resources) -> None:
+    queues = of_type(resources, "AWS::SQS::Queue")
+    assert all(each["SqsManagedSseEnabled"] for each in queues.values())
+    policy = resources["QueuesPolicy"]["Properties"]
+    assert {referred(each) for each in policy["Queues"]} == set(queues)
+    (only_tls,) = statements(policy)
+    assert (only_tls["Effect"], only_tls["Action"]) == ("Deny", "sqs:*")
+    assert only_tls["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+def test_the_table(resources: Resources) -> None:
+    table = resources["Table"]["Properties"]
+    assert [key["AttributeName"] for key in table["KeySchema"]] == ["pk", "sk"]
+    assert table["BillingMode"] == "PAY_PER_REQUEST"
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "expires", "Enabled": True}
+    assert table["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"]
+    assert table["SSESpecification"]["SSEEnabled"]
+
+
+def test_a_wildcard_resource_has_its_reason_beside_it(resources: Resources) -> None:
+    lines = [line for line in SOURCE.read_text().splitlines() if re.search(r"""(Resource:|-)\s*["']?\*""", line)]
+    assert all(re.search(r"#.{20}", line) for line in lines)
+    wild = [
+        each
+        for every in resources.values()
+        for each in statements(every["Properties"])
+        if "*" in listed(each["Resource"])
+    ]
+    assert len(wild) == len(lines)  # SAM has added none
+
+
+def test_every_function_has_a_role_of_its_own(resources: Resources) -> None:
+    functions = of_type(resources, "AWS::Lambda::Function")
+    roles = {name: referred(each["Role"]) for name, each in functions.items()}
+    assert roles == {f"{name}Function": f"{name}Role" for name in FUNCTIONS}
+    assert set(of_type(resources, "AWS::IAM::Role")) == {*roles.values(), "SchedulerRole"}
+    for name in roles.values():
+        assert resources[name]["Properties"]["ManagedPolicyArns"] == [{"Ref": "SecretsPolicy"}]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_may_send_to_the_queues_it_is_told_of_and_to_no_other(name: str, resources: Resources) -> None:
+    variables = resources[f"{name}Function"]["Properties"]["Environment"]["Variables"]
+    told = {
+        referred(value)
+        for key, value in variables.items()
+        if key.startswith("SYNCLINE_") and key.endswith(("_QUEUE", "_DLQ"))
+    }
+    role = resources[f"{name}Role"]["Properties"]
+    assert allowed(role, "sqs:SendMessage") == told
+    assert allowed(role, "sqs:ReceiveMessage") == ({f"{name}Queue"} if name in STEPS else set())
+    assert allowed(role, "dynamodb:GetItem") == {"Table"}
+
+
+def test_the_scheduler_may_ask_for_a_look_and_nothing_else(resources: Resources) -> None:
+    role = resources["SchedulerRole"]["Properties"]
+    (statement,) = statements(role)
+    assert (statement["Action"], referred(statement["Resource"])) == ("sqs:SendMessage", "DiscoverQueue")
+    (trust,) = role["AssumeRolePolicyDocument"]["Statement"]
+    assert set(trust["Condition"]["StringEquals"]) == {"aws:SourceAccount", "aws:SourceArn"}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_has_its_code_its_log_and_its_alarm(name: str, source: dict[str, Any], resources: Resources) -> None:
+    written = source["Resources"][f"{name}Function"]["Properties"]
+    function = resources[f"{name}Function"]["Properties"]
+    module, _, handler = function["Handler"].partition(".")
+    code = ast.parse((TOP / written["CodeUri"] / f"{module}.py").read_text())
+    assert handler in [each.name for each in code.body if isinstance(each, ast.FunctionDef)]
+    log = resources[referred(function["LoggingConfig"]["LogGroup"])]["Properties"]
+    assert referred(log["RetentionInDays"]) == "LogRetentionDays"
+    assert allowed(resources[f"{name}Role"]["Properties"], "logs:PutLogEvents") == {f"{name}Logs"}
+    (dimension,) = resources[f"{name}ErrorsAlarm"]["Properties"]["Dimensions"]
+    assert referred(dimension["Value"]) == f"{name}Function"
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_may_send_to_itself_and_says_when_it_gives_up(step: str, resources: Resources) -> None:
+    assert resources[f"{step}Function"]["Properties"]["RecursiveLoop"] == "Allow"
+    (dimension,) = resources[f"{step}DeadLettersAlarm"]["Properties"]["Dimensions"]
+    assert referred(dimension["Value"]) == f"{step}DeadLetterQueue"
+
+
+def test_the_variables_that_the_code_reads_are_those_that_are_declared(resources: Resources) -> None:
+    functions = of_type(resources, "AWS::Lambda::Function")
+    declared = {name for each in functions.values() for name in each["Environment"]["Variables"]}
+    ours = {name for name in declared if name.startswith("SYNCLINE_")}
+    patterns = set(_variables_read())
+    assert {pattern for pattern in patterns if not any(re.fullmatch(pattern, name) for name in ours)} == set()
+    assert {name for name in ours if not any(re.fullmatch(pattern, name) for pattern in patterns)} == set()
+    # What `sam local invoke` is to set has to be declared, too; AWS itself takes it away where it has no value.
+    assert "AWS_ENDPOINT_URL" in declared
+
+
+def _variables_read() -> Iterator[str]:
+    """Patterns of the environment variables of Syncline's own that are named in what runs in a function."""
+    package = TOP / "layers" / "syncline" / "syncline"
+    files = [file for file in package.rglob("*.py") if not file.is_relative_to(package / "cli")]
+    for file in [*files, *(TOP / "functions").rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            text = _pattern(node)
+            if text is not None and re.fullmatch(r"SYNCLINE_[A-Z_.+]+", text):
+                yield text
+
+
+def _pattern(node: ast.AST) -> str | None:
+    """A string of the source; what an f-string puts in may be anything."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(str(part.value) if isinstance(part, ast.Constant) else ".+" for part in parts)
+        case _:
+            return None
