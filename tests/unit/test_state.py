@@ -310,7 +310,8 @@ def test_what_dynamodb_did_not_get_to_is_asked_for_again(state: State, monkeypat
 
     def one_at_a_time(RequestItems: dict[str, Any]) -> Any:  # noqa: N803 - boto3 calls it so
         ((table, wanted),) = RequestItems.items()
-        answer = ask(RequestItems={table: {**wanted, "Keys": wanted["Keys"][:1]}})
+        one: Any = {table: {**wanted, "Keys": wanted["Keys"][:1]}}
+        answer = ask(RequestItems=one)
         rest = wanted["Keys"][1:]
         return {**answer, "UnprocessedKeys": {table: {**wanted, "Keys": rest}} if rest else {}}
 

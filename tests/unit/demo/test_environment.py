@@ -66,7 +66,7 @@ def test_environment_is_made_of_the_list_with_its_hashes(machine: Machine) -> No
     assert ended.stdout == "Installing list.txt into made\n"
     assert machine.did() == [
         "venv -m venv --clear made",
-        "pip -m pip install --quiet --disable-pip-version-check --require-hashes -r list.txt",
+        "pip -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r list.txt",
     ]
 
 

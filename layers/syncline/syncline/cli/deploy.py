@@ -48,7 +48,7 @@ def environment(project: Path, log: Path, say: Say) -> Path:
     if not python.exists():
         run([sys.executable, "-m", "venv", str(folder)], project, log)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    run([*pip, "--require-hashes", "-r", str(requirements)], project, log)
+    run([*pip, "--require-hashes", "--no-deps", "-r", str(requirements)], project, log)
     stamp.write_text(wanted)
     return python
 
