@@ -47,6 +47,9 @@ _ROWS: Final = (
     Code("ADDRESS_REFUSED", False, "The address is link-local or a cloud's metadata service, where no copy has business.", "Correct the address in syncs.yaml, or find out why the server redirects there."),
     # Listings
     Code("LISTING_INCOMPLETE", True, "A listing repeated itself, broke off, or came back empty where it cannot be.", "Check the API token: Quay answers a bad one with an empty list instead of an error."),
+    # Objects and files
+    Code("BUCKET_ABSENT", False, "The service has no bucket of that name, or not for these credentials.", "Correct `bucket` or `endpoint` in syncs.yaml, or create the bucket."),
+    Code("SOURCE_CHANGED", True, "The object was replaced while it was being read.", "Nothing; it is looked at again."),
     # Images
     Code("REFERENCE_INVALID", False, "A repository, tag or digest is not one by the distribution specification.", "Correct the name that the message quotes."),
     Code("DIGEST_MISMATCH", True, "The bytes received do not have the digest they were asked for by.", "If it stays, the source is damaged or something between rewrites bytes: pull the image by hand."),

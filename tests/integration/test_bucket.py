@@ -1,0 +1,314 @@
+"""The client of buckets against ``rclone serve s3``, and against answers that no good server gives."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from syncline.clients.bucket import PART, Bucket, Head, Keys, part_size
+from syncline.clients.http import Endpoint, Http, Policy
+from syncline.errors import SynclineError
+from tests.standins.rclone import ACCESS, SECRET, Rclone
+from tests.standins.scripted_http import Reply, Request, ScriptedServer
+
+NAMES = ["a b", "a+b", "a%20b", "ä", "a\u0308", "日本/🎈", "a'b\"c<d>&e", "x/" + "n" * 200, "a=1&b=2?c#d", "~tilde!*()"]
+
+
+@pytest.fixture(scope="module")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rclone]:
+    with Rclone(tmp_path_factory.mktemp("s3") / "root", "one", "two", "pages", "names") as server:
+        yield server
+
+
+def bucket(server: Rclone, name: str, *, secret: str = SECRET) -> Bucket:
+    return Bucket(Endpoint.parse(server.url), name, lambda: Keys(ACCESS, secret), Http(Policy(attempts=1)))
+
+
+def scripted(server: ScriptedServer, *keys: Keys | None) -> Bucket:
+    first, *rest = keys or (Keys("AKID", "secret"),)
+    return Bucket(
+        Endpoint.parse(server.url),
+        "b",
+        lambda: first,
+        Http(Policy(attempts=1)),
+        renewed=lambda: rest[0] if rest else first,
+    )
+
+
+def code_of(error: pytest.ExceptionInfo[SynclineError]) -> str:
+    return error.value.code.name
+
+
+class TestAgainstRclone:
+    def test_names_of_every_sort(self, rclone: Rclone) -> None:
+        names = bucket(rclone, "names")
+        for name in NAMES:
+            names.put(name, name.encode())
+        assert [each.key for page in names.pages() for each in page.objects] == sorted(NAMES)
+        for name in NAMES:
+            head, content = names.read(name, 10_000)
+            assert content == name.encode()
+            assert head.etag == hashlib.md5(content, usedforsecurity=False).hexdigest()
+        assert names.delete_many(NAMES) == {}
+        assert [page.objects for page in names.pages()] == [()]
+
+    def test_a_listing_of_many_pages(self, rclone: Rclone) -> None:
+        for number in range(2500):
+            folder = rclone.root / "pages" / f"d{number % 3}"
+            folder.mkdir(exist_ok=True)
+            (folder / f"k{number}").write_bytes(b"x")
+        pages = bucket(rclone, "pages")
+        found = list(pages.pages())
+        keys = [each.key for page in found for each in page.objects]
+        assert [len(page.objects) for page in found] == [1000, 1000, 500]
+        assert len(set(keys)) == 2500
+        assert keys == sorted(keys)
+        below = [each.key for page in pages.pages("d1/") for each in page.objects]
+        assert below == [key for key in keys if key.startswith("d1/")]
+        behind = [each.key for page in pages.pages(after="d1/k2000") for each in page.objects]
+        assert behind == [key for key in keys if key > "d1/k2000"]
+        assert pages.page(delimiter="/").prefixes == ("d0/", "d1/", "d2/")
+
+    def test_an_object_with_its_type_and_metadata(self, rclone: Rclone) -> None:
+        one = bucket(rclone, "one")
+        etag = one.put("kept", b"content", Head("", 7, "text/plain", metadata={"permissions": "rw-r-----"}))
+        head = one.head("kept")
+        assert head is not None
+        assert (head.etag, head.size, head.content_type) == (etag, 7, "text/plain")
+        assert head.metadata["permissions"] == "rw-r-----"
+        assert head.modified > 1_700_000_000
+
+    def test_ranges_and_conditions(self, rclone: Rclone) -> None:
+        one = bucket(rclone, "one")
+        etag = one.put("ranged", b"0123456789")
+        with one.open("ranged", start=2, end=5, etag=etag) as stream:
+            assert (stream.head.size, stream.read(100)) == (3, b"234")
+        with one.open("ranged", start=7) as stream:
+            assert b"".join(stream.chunks(2)) == b"789"
+        with pytest.raises(SynclineError) as error:
+            one.open("ranged", etag="0" * 32)
+        assert code_of(error) == "SOURCE_CHANGED"
+        with pytest.raises(SynclineError) as error:
+            one.read("ranged", 9)
+        assert code_of(error) == "TOO_LARGE"
+
+    def test_what_is_not_there(self, rclone: Rclone) -> None:
+        one = bucket(rclone, "one")
+        assert one.head("absent") is None
+        with pytest.raises(SynclineError) as error:
+            one.open("absent")
+        assert code_of(error) == "NOT_FOUND"
+        one.delete("absent")
+        absent = bucket(rclone, "absent")
+        for ask in (absent.page, lambda: absent.head("x"), lambda: absent.put("x", b"")):
+            with pytest.raises(SynclineError) as error:
+                ask()
+            assert code_of(error) == "BUCKET_ABSENT"
+
+    def test_wrong_keys(self, rclone: Rclone) -> None:
+        with pytest.raises(SynclineError) as error:
+            bucket(rclone, "one", secret="wrong" * 4).page()
+        assert code_of(error) == "UNAUTHORIZED"
+
+    def test_a_large_object_in_parts(self, rclone: Rclone) -> None:
+        content = random.Random(1).randbytes(2 * PART + 12345)
+        two = bucket(rclone, "two")
+        chunks = (content[at : at + 1_000_003] for at in range(0, len(content), 1_000_003))
+        two.put_stream("large", chunks, Head("", len(content), "video/mp4", metadata={"a": "b"}))
+        with two.open("large") as stream:
+            assert b"".join(stream.chunks(65536)) == content
+            assert (stream.head.content_type, stream.head.metadata["a"]) == ("video/mp4", "b")
+
+    def test_an_upload_taken_up_again(self, rclone: Rclone) -> None:
+        content = random.Random(2).randbytes(PART + 99)
+        two = bucket(rclone, "two")
+        begun = two.begin_upload("resumed")
+        begun.put(1, content[:PART])
+        again = two.resume_upload("resumed", begun.number)
+        assert {number: size for number, (_, size) in again.parts().items()} == {1: PART}
+        again.put(2, content[PART:])
+        again.complete()
+        assert two.read("resumed", 2 * PART)[1] == content
+
+    def test_a_stream_that_breaks_leaves_nothing(self, rclone: Rclone) -> None:
+        def chunks() -> Iterator[bytes]:
+            yield bytes(2 * PART)
+            raise SynclineError("UNREACHABLE", "the source went away")
+
+        two = bucket(rclone, "two")
+        with pytest.raises(SynclineError, match="went away"):
+            two.put_stream("broken", chunks())
+        assert two.head("broken") is None
+
+    def test_a_copy_by_the_service(self, rclone: Rclone) -> None:
+        one, two = bucket(rclone, "one"), bucket(rclone, "two")
+        etag = one.put("a b+c", b"to be copied", Head("", 12, "text/css", metadata={"k": "v"}))
+        head = one.head("a b+c")
+        assert head is not None
+        assert two.copy(one, "a b+c", "copied", head) == etag
+        assert two.read("copied", 100)[1] == b"to be copied"
+
+    def test_threads(self, rclone: Rclone) -> None:
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - here alone
+
+        one = bucket(rclone, "one")
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda n: one.put(f"t/{n}", bytes([n]) * n), range(200)))
+            contents = list(pool.map(lambda n: one.read(f"t/{n}", 300)[1], range(200)))
+        assert contents == [bytes([n]) * n for n in range(200)]
+
+
+EMPTY_LIST = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
+
+
+class TestAgainstBadAnswers:
+    def test_every_refusal_has_its_code(self) -> None:
+        with ScriptedServer() as server:
+            for status, code, ours in [
+                (403, "AccessDenied", "FORBIDDEN"),
+                (403, "InvalidAccessKeyId", "UNAUTHORIZED"),
+                (400, "ExpiredToken", "UNAUTHORIZED"),
+                (404, "NoSuchBucket", "BUCKET_ABSENT"),
+                (404, "NoSuchKey", "NOT_FOUND"),
+                (412, "PreconditionFailed", "SOURCE_CHANGED"),
+                (400, "IncompleteBody", "SERVER_ERROR"),
+                (400, "EntityTooLarge", "TOO_LARGE"),
+                (400, "InvalidRequest", "REFUSED"),
+                (429, "TooManyRequests", "THROTTLED"),
+                (503, "SlowDown", "SERVER_ERROR"),
+            ]:
+                reply = Reply(status, f"<Error><Code>{code}</Code></Error>".encode())
+                server.on("PUT", "/b/key", reply)
+                with pytest.raises(SynclineError) as error:
+                    scripted(server).put("key", b"content")
+                assert (code, code_of(error)) == (code, ours)
+                _forget_throttling()
+
+    def test_another_region_is_named(self) -> None:
+        with ScriptedServer() as server:
+            reply = Reply(301, b"<Error><Code>PermanentRedirect</Code></Error>", {"x-amz-bucket-region": "eu-west-3"})
+            server.on("GET", "/b/", reply)
+            with pytest.raises(SynclineError, match="eu-west-3") as error:
+                scripted(server).page()
+        assert code_of(error) == "REFUSED"
+
+    def test_renewed_keys_are_used_at_once(self) -> None:
+        refusal = Reply(403, b"<Error><Code>ExpiredToken</Code></Error>")
+        with ScriptedServer() as server:
+            server.on("GET", "/b/", refusal, Reply(200, EMPTY_LIST))
+            scripted(server, Keys("OLD", "x", "old-token"), Keys("NEW", "y", "new-token")).page()
+            assert [r.headers["x-amz-security-token"] for r in server.requests] == ["old-token", "new-token"]
+
+    def test_keys_that_are_still_the_same_are_not_tried_twice(self) -> None:
+        with ScriptedServer() as server:
+            server.on("GET", "/b/", Reply(403, b"<Error><Code>InvalidAccessKeyId</Code></Error>"))
+            with pytest.raises(SynclineError):
+                scripted(server).page()
+            assert len(server.requests) == 1
+
+    def test_without_keys_nothing_is_signed(self) -> None:
+        with ScriptedServer() as server:
+            server.on("GET", "/b/", Reply(200, EMPTY_LIST))
+            scripted(server, None).page()
+            assert "authorization" not in server.requests[0].headers
+
+    def test_an_object_cut_short(self) -> None:
+        with ScriptedServer() as server:
+            server.on("GET", "/b/key", Reply(200, b"half", {"ETag": '"e"'}, length=8))
+            with scripted(server).open("key") as stream, pytest.raises(SynclineError) as error:
+                list(stream.chunks(100))
+        assert code_of(error) == "UNREACHABLE"
+
+    def test_a_service_that_takes_no_notice_of_the_condition(self) -> None:
+        with ScriptedServer() as server:
+            server.on("GET", "/b/key", Reply(200, b"other", {"ETag": '"other"'}))
+            with pytest.raises(SynclineError) as error:
+                scripted(server).open("key", etag="mine")
+        assert code_of(error) == "SOURCE_CHANGED"
+
+    def test_a_service_that_takes_no_notice_of_the_range(self) -> None:
+        with ScriptedServer() as server:
+            server.on("GET", "/b/key", Reply(200, b"whole", {"ETag": '"e"'}))
+            with pytest.raises(SynclineError) as error:
+                scripted(server).open("key", start=2)
+        assert code_of(error) == "BAD_ANSWER"
+
+    def test_what_is_listed_but_not_found_is_not_gone(self) -> None:
+        listed = b"<Contents><Key>key</Key><Size>1</Size></Contents>"
+        with ScriptedServer() as server:
+            server.on("HEAD", "/b/key", Reply(404))
+            server.on("GET", "/b/", Reply(200, EMPTY_LIST.replace(b"<IsTr", listed + b"<IsTr")))
+            with pytest.raises(SynclineError) as error:
+                scripted(server).head("key")
+        assert code_of(error) == "BAD_ANSWER"
+
+    def test_a_copy_that_fails_after_200(self) -> None:
+        with ScriptedServer() as server:
+            server.on("PUT", "/b/key", Reply(200, b"<Error><Code>InternalError</Code></Error>"))
+            target = scripted(server)
+            with pytest.raises(SynclineError, match="InternalError") as error:
+                target.copy(target, "from", "key", Head("e", 1))
+            asked = server.requests[0].headers
+            assert (asked["x-amz-copy-source"], asked["x-amz-copy-source-if-match"]) == ("/b/from", '"e"')
+        assert code_of(error) == "SERVER_ERROR"
+
+    def test_a_large_copy_goes_in_parts(self) -> None:
+        copied = Reply(200, b"<CopyPartResult><ETag>&quot;p&quot;</ETag></CopyPartResult>")
+        ranges: list[str] = []
+
+        def part(request: Request) -> Reply:
+            ranges.append(request.headers["x-amz-copy-source-range"])
+            return copied
+
+        with ScriptedServer() as server:
+            begun = Reply(200, b"<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>")
+            done = Reply(200, b"<CompleteMultipartUploadResult><ETag>w</ETag></CompleteMultipartUploadResult>")
+            server.on("POST", "/b/key?uploads=", begun).on("PUT", "/b/key", part).on("POST", "/b/key?uploadId=u", done)
+            target = scripted(server)
+            size = 6 * 1024**3
+            assert target.copy(target, "from", "key", Head("e", size, "text/plain")) == "w"
+            assert server.asked("POST", "/b/key?uploads=")[0].headers["content-type"] == "text/plain"
+        firsts = [int(each.removeprefix("bytes=").partition("-")[0]) for each in ranges]
+        lasts = [int(each.partition("-")[2]) for each in ranges]
+        assert firsts == [0, *(last + 1 for last in lasts[:-1])]
+        assert lasts[-1] == size - 1
+
+    def test_what_could_not_be_deleted_is_told_key_by_key(self) -> None:
+        answer = b"<DeleteResult><Error><Key>b</Key><Code>AccessDenied</Code></Error></DeleteResult>"
+        with ScriptedServer() as server:
+            server.on("POST", "/b/", Reply(200, answer)).on("DELETE", "/b/c%01", Reply(204))
+            failed = scripted(server).delete_many(["a", "b", "c\x01"])
+            assert server.asked("POST", "/b/")[0].body.count(b"<Key>") == 2
+            assert len(server.asked("DELETE", "/b/c%01")) == 1
+        assert {key: error.code.name for key, error in failed.items()} == {"b": "FORBIDDEN"}
+
+    def test_a_listing_in_a_circle(self) -> None:
+        body = b"<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken></ListBucketResult>"
+        with ScriptedServer() as server:
+            server.on("GET", "/b/", Reply(200, body))
+            with pytest.raises(SynclineError) as error:
+                list(scripted(server).pages())
+        assert code_of(error) == "LISTING_INCOMPLETE"
+
+    @pytest.mark.parametrize("body", [b"", b"<html>busy</html>", EMPTY_LIST[:30]])
+    def test_what_is_no_listing(self, body: bytes) -> None:
+        with ScriptedServer() as server:
+            server.on("GET", "/b/", Reply(200, body))
+            with pytest.raises(SynclineError) as error:
+                scripted(server).page()
+        assert code_of(error) == "BAD_ANSWER"
+
+
+def test_parts_hold_any_size() -> None:
+    for size in (0, 1, PART, 5 * 1024**4):
+        assert part_size(size) * 10_000 >= size
+        assert part_size(size) >= PART
+
+
+def _forget_throttling() -> None:
+    from syncline.clients.pacing import PACE  # noqa: PLC0415 - here alone
+
+    PACE._hosts.clear()

@@ -1,0 +1,57 @@
+"""``rclone serve s3``: an S3 server that nobody here wrote, over a folder, on a port of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final, Self
+
+ACCESS: Final = "accesskeyofthetests"
+SECRET: Final = "secretkeyofthetests"  # rclone takes none shorter than about this
+_TRIES: Final = 400
+
+
+class Rclone:
+    """Serves the folders below ``root`` as buckets. Use as a context manager."""
+
+    def __init__(self, root: Path, *buckets: str) -> None:
+        self.root = root
+        self.url = ""
+        for bucket in buckets:
+            (root / bucket).mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Self:
+        # Port 0 is not told: rclone says which one it took, but only in its log.
+        self._log = (self.root.parent / f"{self.root.name}.log").open("w+")
+        program = Path(sys.executable).parent / "rclone"
+        arguments = ["serve", "s3", "--addr", "127.0.0.1:0", "--auth-key", f"{ACCESS},{SECRET}"]
+        arguments += ["--dir-cache-time", "1s", "--vfs-cache-mode", "off", "--config", os.devnull, str(self.root)]
+        self._process = subprocess.Popen([program, *arguments], stdout=self._log, stderr=subprocess.STDOUT)
+        try:
+            self.url = self._wait()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(timeout=10)
+        self._log.close()
+
+    def _wait(self) -> str:
+        """The address from the log, once something listens there."""
+        for _ in range(_TRIES):
+            assert self._process.poll() is None, Path(self._log.name).read_text()
+            found = re.search(r"http://127\.0\.0\.1:(\d+)", Path(self._log.name).read_text())
+            if found:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(found[1])), 1):
+                    return found[0]
+            time.sleep(0.025)
+        raise AssertionError(f"rclone did not start: {Path(self._log.name).read_text()}")
