@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,15 +13,20 @@ from typing import TYPE_CHECKING, Any, Final
 import boto3
 from moto import mock_aws
 
+from syncline.config.base import BaseSync
+from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
 from syncline.messages import Batch, Dead, Queues, Start, decode, encode
 from syncline.model import EVERYTHING, Item, Result, Run, Scope, Step, Trigger
 from syncline.state import State, first_batch
 from syncline.steps.engine import Engine
+from syncline.steps.gather import Gatherer
 from syncline.steps.worker import Worker
+from syncline.stores.hearing import Hearing
+from syncline.table import Database
 from syncline.wiring import STEPS
 from tests.pump import Clock, Letter, Mail, Manners, Pump, Reaper, guard
-from tests.stack import create_table, dead_url, url
+from tests.stack import EVENTS, create_table, dead_url, url
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
@@ -39,6 +45,9 @@ class MadeUp:
     prove: Callable[[Item, Pace], Arrived | Later | Failure] = lambda item, _pace: Arrived(item)
     moved: list[Item] = field(default_factory=list)
     proved: list[Item] = field(default_factory=list)
+
+    moves_by: Step = Step.TRANSFER
+    share: int = 100
 
     def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
         if self.look is not None:
@@ -64,7 +73,7 @@ class MadeUp:
         return f"made.up/{group}"
 
     def hints(self, event: object) -> tuple[str, ...]:
-        return (str(event),)
+        return (str(event["group"] if isinstance(event, dict) else event),)
 
     def requests(self) -> int:
         return len(self.moved) + len(self.proved)
@@ -87,19 +96,31 @@ class Steps:
         for client in (self.table.meta.client, sqs):
             guard(client, self.reaper, self.lock)
         urls = {step: url(step) for step in Step}
-        self.queues = Queues(sqs, urls, {step: dead_url(step) for step in Step})
+        self.queues = Queues(sqs, urls, {step: dead_url(step) for step in Step}, EVENTS)
         self.engine = Engine(
             self.state, self.queues, lambda _name: self.kind, self.clock.time, random.Random(self.seed)
         )
+        self.hearing = Hearing(Database(self.table), self.clock.time)
+        self.configs: dict[str, BaseSync] = {}
+        self.gatherer = Gatherer(self.hearing, sources_of, self._config, self.engine.kind, self.queues, self.clock.time)
         self.pump = Pump(self.mail, self.clock, self.reaper, self.worker, Manners(random.Random(self.seed)))
 
+    def _config(self, name: str) -> BaseSync:
+        return self.configs.get(name) or BaseSync(name=name, kind="made-up")
+
     def worker(self, step: Step) -> Worker:
-        return Worker(step, STEPS[step], self.engine)
+        return Worker(step, STEPS[step], self.engine, self.gatherer)
 
     def start(self, *groups: str, run: str | None = None, plan: bool = False) -> Letter:
         """A start message in the queue."""
         self.queues.start(Start(SYNC, Trigger.HAND, Scope.of(groups) if groups else EVERYTHING, run, plan))
         return self.mail.letters[-1]
+
+    def notify(self, *groups: str, source: str = "made.up") -> None:
+        """Events of a source, in the queue for those."""
+        for group in groups:
+            body, now = json.dumps({"source": source, "group": group}), self.clock.now
+            self.mail.add(Letter(f"event-{len(self.mail.letters)}-{group}", EVENTS, body, now, now))
 
     def run(self) -> Run:
         """A whole run, pumped to its end."""
@@ -147,6 +168,14 @@ class Steps:
         letters = [decode(letter.body) for _, letter in self.mail.dead()]
         assert all(isinstance(each, Dead) and each.reason for each in letters), letters
         return [each for each in letters if isinstance(each, Dead)]
+
+
+def sources_of(body: Any) -> tuple[str, ...]:
+    """The sources of a made-up event: ``{"source": NAME, "group": GROUP}``."""
+    try:
+        return (str(body["source"]),)
+    except KeyError:
+        raise SynclineError("MESSAGE_INVALID", "no made-up event") from None
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from syncline.clients.pacing import Policy
 from syncline.model import Step
 from syncline.steps.worker import Worker
 from syncline.telemetry import metrics
-from tests.stack import QUEUES, dead_url, url
+from tests.stack import EVENTS, QUEUES, dead_url, url
 
 LARGEST_MESSAGE: Final = 1024 * 1024
 _EFFECTS: Final = frozenset(
@@ -44,6 +44,7 @@ _EFFECTS: Final = frozenset(
         "ChangeMessageVisibility",
     }
 )
+_DEDUPLICATED: Final = 300.0  # seconds
 _WRITING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 # As template.yaml sets them: metrics are not written without.
@@ -188,10 +189,12 @@ class Letter:
     received: int = 0
     receipt: str = ""
     copied: bool = False
+    order: str | None = None  # the message group, in a FIFO queue
 
     @property
     def step(self) -> Step:
-        return next(step for step in Step if url(step) == self.url)
+        """The function it comes to."""
+        return Step.DISCOVER if self.url == EVENTS else next(step for step in Step if url(step) == self.url)
 
 
 class Mail:
@@ -202,6 +205,7 @@ class Mail:
         self._clock = clock
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
+        self._seen: dict[tuple[str, str, str], float] = {}
 
     def connect(self, sqs: Any) -> None:
         """Take what a client sends to SQS, after botocore has checked and written it."""
@@ -215,7 +219,7 @@ class Mail:
 
     def waiting(self) -> list[Letter]:
         """What lies in the steps' own queues."""
-        return [letter for step in Step for letter in self.lying_in(url(step))]
+        return [letter for queue in (*map(url, Step), EVENTS) for letter in self.lying_in(queue)]
 
     def remove(self, letter: Letter) -> None:
         with self._lock:
@@ -256,7 +260,17 @@ class Mail:
         assert queue in {each(step) for step in Step for each in (url, dead_url)}
         number = f"message-{next(self._numbers):05}"
         now = self._clock.now
-        self.add(Letter(number, queue, entry["MessageBody"], now, now + delay))
+        group, identity = entry.get("MessageGroupId"), entry.get("MessageDeduplicationId")
+        if queue.endswith(".fifo"):
+            assert group, "a FIFO queue takes no message without a group"
+            assert identity, "nor one without an identity"
+            assert "DelaySeconds" not in entry, "a FIFO queue delays no single message"
+            if now - self._seen.get((queue, group, identity), -_DEDUPLICATED) < _DEDUPLICATED:
+                return number
+            self._seen[queue, group, identity] = now
+        else:
+            assert (group, identity) == (None, None)
+        self.add(Letter(number, queue, entry["MessageBody"], now, now + delay, order=group))
         return number
 
 
@@ -321,6 +335,14 @@ class Pump:
             self.deliver(letters)
         raise AssertionError(f"no end after {most} deliveries: {[letter.body for letter in self.mail.waiting()]}")
 
+    def run_until(self, when: float, most: int = 3000) -> None:
+        """Deliver what there is to be seen before ``when``; then it is that time."""
+        for _ in range(most):
+            if not any(letter.due < when for letter in _in_order(self.mail.waiting())):
+                break
+            self.deliver(self._next())
+        self.clock.now = max(self.clock.now, when)
+
     def deliver(self, letters: list[Letter], worker: Worker | None = None) -> None:
         """Give messages of one queue to its function, and do with them what its answer says."""
         step, queue = letters[0].step, QUEUES[letters[0].step]
@@ -359,8 +381,8 @@ class Pump:
         waiting = self.mail.waiting()
         if not waiting:
             return []
-        self.clock.now = max(self.clock.now, min(letter.due for letter in waiting))
-        seen = [letter for letter in waiting if letter.due <= self.clock.now]
+        self.clock.now = max(self.clock.now, min(letter.due for letter in _in_order(waiting)))
+        seen = [letter for letter in _in_order(waiting) if letter.due <= self.clock.now]
         if self.manners.shuffle:
             self.manners.rng.shuffle(seen)
         first = seen[0]
@@ -388,6 +410,12 @@ class Pump:
         for letter in letters:
             self.mail.add(self._copy(letter, 0.0))
         return bool(letters)
+
+
+def _in_order(letters: list[Letter]) -> list[Letter]:
+    """Without those of a FIFO queue that have an earlier one of their group before them."""
+    first: dict[str, str] = {}
+    return [letter for letter in letters if not letter.order or first.setdefault(letter.order, letter.id) == letter.id]
 
 
 def _event(letters: list[Letter]) -> dict[str, Any]:

@@ -61,15 +61,24 @@ def _read() -> tuple[dict[Step, Queue], dict[str, Any]]:
 
 
 QUEUES, _TABLE = _read()
+_HERE: Final = "https://sqs.eu-central-1.amazonaws.com/123456789012/syncline"
 _numbers: Final = itertools.count(1)
 
 
 def url(step: Step) -> str:
-    return f"https://sqs.eu-central-1.amazonaws.com/123456789012/syncline-{step}"
+    return f"{_HERE}-{step}{_order(step)}"
 
 
 def dead_url(step: Step) -> str:
-    return f"{url(step)}-dead"
+    return f"{_HERE}-{step}-dead{_order(step)}"
+
+
+def _order(step: Step) -> str:
+    return ".fifo" if step is Step.COMMIT else ""
+
+
+EVENTS: Final = f"{_HERE}-events"
+"""The queue that sources notify."""
 
 
 @contextmanager

@@ -21,9 +21,13 @@ from syncline.secrets import Secrets
 from syncline.state import State
 from syncline.steps.engine import Engine
 from syncline.steps.worker import Worker
-from syncline.wiring import STEPS, Builder, Syncs
+from syncline.stores.hearing import Hearing
+from syncline.table import Database
+from syncline.wiring import STEPS, gatherer
+from syncline.wiring.parts import Parts
+from syncline.wiring.syncs import Kinds, Syncs
 from tests.pump import Clock, Letter, Mail, Manners, MortalHttp, Pump, Reaper, guard
-from tests.stack import create_table, dead_url, url
+from tests.stack import EVENTS, create_table, dead_url, url
 from tests.standins.oci import OciRegistry
 
 if TYPE_CHECKING:
@@ -65,11 +69,10 @@ class Chain:
     def new_worker(self, step: Step) -> Worker:
         """A step's worker as :mod:`syncline.wiring` makes it in a fresh process, with its HTTP and clock replaced."""
         state = State(self.table, self.clock.time)
-        build = Builder(Secrets(_never, _never, self.secrets), state)
-        build._http = MortalHttp(self.reaper, self.clock)
-        syncs = Syncs(state, build)
+        database, http = Database(self.table), MortalHttp(self.reaper, self.clock)
+        syncs = Syncs(state, Kinds(Parts(Secrets(_never, _never, self.secrets), http, state, database)))
         engine = Engine(state, self.queues, syncs.kind, self.clock.time, random.Random(self.seed))
-        return Worker(step, STEPS[step], engine)
+        return Worker(step, STEPS[step], engine, gatherer(syncs, Hearing(database, self.clock.time), engine))
 
     def start(self, *groups: str, trigger: Trigger = Trigger.HAND, plan: bool = False) -> None:
         """Put a start message into the queue: for everything, or for some repositories."""
@@ -201,7 +204,7 @@ class World:
         mail.connect(sqs)
         for client in (table.meta.client, sqs):
             guard(client, reaper, lock)
-        queues = Queues(sqs, {step: url(step) for step in Step}, {step: dead_url(step) for step in Step})
+        queues = Queues(sqs, {step: url(step) for step in Step}, {step: dead_url(step) for step in Step}, EVENTS)
         return Chain(self.source, self.target, table, mail, clock, reaper, queues, seed=seed)
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from syncline.config import ImagesSync
+from syncline.config.images import ImagesSync
 from syncline.messages import Batch, Outgoing, Start, decode
 from syncline.model import EVERYTHING, Counts, Outcome, RunStatus, Scope, Step, Trigger
 from syncline.state import BatchRecord

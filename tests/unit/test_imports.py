@@ -15,15 +15,6 @@ ROOT: Final = Path(__file__).parents[2]
 PACKAGE: Final = ROOT / "layers/syncline/syncline"
 
 # Room by room, what of Syncline's own it may import. A name stands for itself and for all below it.
-CONFIG: Final = (
-    "config",
-    "config_checks",
-    "config_file",
-    "config_messages",
-    "config_schema",
-    "config_values",
-    "config_yaml",
-)
 ROOMS: Final[dict[str, tuple[str, ...]]] = {
     "model": (),
     "errors": (),
@@ -31,18 +22,55 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
     "select": ("errors",),
     "schedule": ("errors",),
     "secrets": ("errors",),
-    **dict.fromkeys(CONFIG, (*CONFIG, "errors", "model", "schedule", "secrets", "select")),
+    "config": ("config", "errors", "model", "schedule", "secrets", "select"),
     "table": ("errors", "model"),
     "messages": ("errors", "model"),
     "state": ("errors", "messages", "model", "table"),
+    "stores": ("table",),
     "telemetry": ("messages", "model", "secrets"),
     "clients": ("clients", "errors", "secrets.register"),  # what a token server gives out is a secret too
     "kinds": ("clients", "config", "errors", "kinds", "model", "running_hash", "select"),
     # A step knows what a kind is, and no kind by name.
-    "steps": ("config", "errors", "kinds.kind", "messages", "model", "secrets", "state", "steps", "telemetry"),
-    "wiring": ("clients", "config", "kinds", "messages", "model", "secrets", "state", "steps"),
+    "steps": (
+        "config",
+        "errors",
+        "kinds.kind",
+        "messages",
+        "model",
+        "secrets",
+        "state",
+        "steps",
+        "stores",
+        "telemetry",
+    ),
+    "wiring": (
+        "clients",
+        "config",
+        "kinds",
+        "messages",
+        "model",
+        "secrets",
+        "state",
+        "steps",
+        "stores",
+        "table",
+        "wiring",
+    ),
     "functions": ("model", "telemetry", "wiring"),
-    "cli": ("cli", "clients", *CONFIG, "errors", "messages", "model", "schedule", "secrets", "select", "state"),
+    "cli": (
+        "cli",
+        "clients",
+        "config",
+        "errors",
+        "messages",
+        "model",
+        "schedule",
+        "secrets",
+        "select",
+        "state",
+        "stores",
+        "table",
+    ),
 }
 
 # What of others' only these may import, besides `cli` and, for what it makes, `wiring`.
@@ -57,8 +85,8 @@ ONLY: Final[dict[str, tuple[str, ...]]] = {
     "aws_lambda_powertools": ("functions", "steps", "telemetry"),
     "urllib3": ("clients",),
     "docker": ("clients",),
-    "pydantic": (*CONFIG, "secrets"),
-    "yaml": CONFIG,
+    "pydantic": ("config", "secrets"),
+    "yaml": ("config",),
 }
 
 

@@ -197,10 +197,15 @@ def test_nothing_to_join(state: State) -> None:
     assert state.join_run(SYNC, "look", Scope.of(["a"])) is None
 
 
+def test_a_look_does_not_join_the_run_it_began_itself(state: State) -> None:
+    run, _ = begin(state)
+    assert state.join_run(SYNC, run.id, Scope.of(["a"])) is None
+
+
 def test_a_look_joins_once_and_the_run_waits_for_it(state: State) -> None:
     run, batch = begin(state)
     look = state.join_run(SYNC, "look", Scope.of(["a"]))
-    assert look == Batch(run.id, SYNC, Step.DISCOVER, "look", scope=Scope.of(["a"]))
+    assert look == Batch(run.id, SYNC, Step.DISCOVER, "look-look", scope=Scope.of(["a"]))
     assert state.join_run(SYNC, "look", Scope.of(["a"])) == look
     end(state, batch)
     assert state.finish_run(SYNC, run.id) is None

@@ -31,11 +31,14 @@ OUTPUTS: Final = {
     "TableName",
     "DiscoverQueueUrl",
     "TransferQueueUrl",
+    "CommitQueueUrl",
     "VerifyQueueUrl",
     "DiscoverDeadLetterQueueUrl",
     "TransferDeadLetterQueueUrl",
+    "CommitDeadLetterQueueUrl",
     "VerifyDeadLetterQueueUrl",
     "DiscoverQueueArn",
+    "EventsQueueArn",
     "ReceiveUrl",
     "ScheduleGroupName",
     "SchedulerRoleArn",
@@ -123,10 +126,22 @@ def test_a_mapping_reports_partial_failures_and_is_bounded(
     assert concurrency["Default"] >= concurrency["MinValue"] == 2  # the least that AWS takes
 
 
+def test_events_of_buckets_come_to_discover(resources: Resources) -> None:
+    mapping = resources["DiscoverFunctionEvents"]["Properties"]
+    assert referred(mapping["EventSourceArn"]) == "EventsQueue"
+    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    seconds = 6 * resources["DiscoverFunction"]["Properties"]["Timeout"] + mapping["MaximumBatchingWindowInSeconds"]
+    assert resources["EventsQueue"]["Properties"]["VisibilityTimeout"] >= seconds
+    only_tls, *senders = statements(resources["EventsQueuePolicy"]["Properties"])
+    assert only_tls["Effect"] == "Deny"
+    assert {each["Principal"]["Service"] for each in senders} == {"s3.amazonaws.com", "events.amazonaws.com"}
+    assert all(each["Condition"]["StringEquals"].keys() == {"aws:SourceAccount"} for each in senders)
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_a_message_stays_unseen_for_longer_than_its_function_can_work_on_it(step: str, resources: Resources) -> None:
     timeout = resources[f"{step}Function"]["Properties"]["Timeout"]
-    window = resources[f"{step}FunctionQueue"]["Properties"]["MaximumBatchingWindowInSeconds"]
+    window = resources[f"{step}FunctionQueue"]["Properties"].get("MaximumBatchingWindowInSeconds", 0)
     assert resources[f"{step}Queue"]["Properties"]["VisibilityTimeout"] >= 6 * timeout + window
 
 
@@ -148,7 +163,7 @@ def test_every_queue_is_encrypted_and_spoken_to_over_tls_alone(resources: Resour
     queues = of_type(resources, "AWS::SQS::Queue")
     assert all(each["SqsManagedSseEnabled"] for each in queues.values())
     policy = resources["QueuesPolicy"]["Properties"]
-    assert {referred(each) for each in policy["Queues"]} == set(queues)
+    assert {referred(each) for each in policy["Queues"]} == set(queues) - {"EventsQueue"}
     (only_tls,) = statements(policy)
     assert (only_tls["Effect"], only_tls["Action"]) == ("Deny", "sqs:*")
     assert only_tls["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
@@ -193,8 +208,9 @@ def test_a_function_may_send_to_the_queues_it_is_told_of_and_to_no_other(name: s
         if key.startswith("SYNCLINE_") and key.endswith(("_QUEUE", "_DLQ"))
     }
     role = resources[f"{name}Role"]["Properties"]
-    assert allowed(role, "sqs:SendMessage") == told
-    assert allowed(role, "sqs:ReceiveMessage") == ({f"{name}Queue"} if name in STEPS else set())
+    assert allowed(role, "sqs:SendMessage") == told - {"EventsQueue"}
+    received = {f"{name}Queue"} if name in STEPS else set()
+    assert allowed(role, "sqs:ReceiveMessage") == received | ({"EventsQueue"} if name == "Discover" else set())
     assert allowed(role, "dynamodb:GetItem") == {"Table"}
 
 

@@ -1,7 +1,11 @@
 """What travels on the queues; the only room that knows message bodies.
 
 Two things travel: a :class:`Start` asks for a look, a :class:`Batch` is one step's share of a run. What could not be
-done lies in the step's dead-letter queue as a :class:`Dead`, with its reason.
+done lies in the step's dead-letter queue as a :class:`Dead`, with its reason. What others send, such as a bucket's
+notifications, is a :class:`Notice`.
+
+Commits travel on a FIFO queue, one message group for each target reference, so they come one after another and in
+order. Such a queue delays no single message: what is to wait does so on the discover queue, which passes it on.
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ class Start:
     """Asks for a look at ``scope`` of a sync.
 
     ``run`` is the run's id where the sender has begun it already; without one the look begins a run or, if one is
-    under way and the scope is not everything, joins it.
+    under way and the scope is not everything, joins it. ``gathered`` asks for a look at what events have named since
+    the last one.
     """
 
     sync: str
@@ -38,6 +43,14 @@ class Start:
     scope: Scope = EVERYTHING
     run: str | None = None
     plan: bool = False
+    gathered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What somebody else put into a queue, as JSON."""
+
+    body: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +117,7 @@ def to_json(message: Start | Batch | Dead) -> dict[str, Any]:
             body: dict[str, Any] = {"v": VERSION, "type": "start", "sync": message.sync}
             body["trigger"] = message.trigger.value
             body |= {"run": message.run} if message.run else {}
+            body |= {"gathered": True} if message.gathered else {}
         case Batch():
             body = {"v": VERSION, "type": "batch", "run": message.run, "sync": message.sync}
             body |= {"step": message.step.value, "id": message.id, "attempt": message.attempt, "hop": message.hop}
@@ -127,8 +141,10 @@ def encode(message: Start | Batch | Dead) -> str:
     return compact_json(to_json(message))
 
 
-def from_json(body: Any) -> Start | Batch | Dead:
+def from_json(body: Any) -> Start | Batch | Dead | Notice:
     """Read a message; raises MESSAGE_INVALID naming the first thing that is wrong."""
+    if isinstance(body, dict) and "v" not in body:
+        return Notice(body)
     try:
         if body["v"] != VERSION:
             raise SynclineError("MESSAGE_INVALID", f"message version {body['v']!r}, this Syncline reads {VERSION}")
@@ -140,6 +156,7 @@ def from_json(body: Any) -> Start | Batch | Dead:
                     Scope.of(body.get("groups")),
                     body.get("run"),
                     body.get("plan", False),
+                    body.get("gathered", False),
                 )
             case "batch":
                 return Batch(
@@ -165,7 +182,7 @@ def from_json(body: Any) -> Start | Batch | Dead:
         raise SynclineError("MESSAGE_INVALID", f"{type(error).__name__}: {error}") from None
 
 
-def decode(body: str) -> Start | Batch | Dead:
+def decode(body: str) -> Start | Batch | Dead | Notice:
     """Read the body of a queue's message; raises MESSAGE_INVALID."""
     try:
         value = json.loads(body)
@@ -185,18 +202,23 @@ class DeadLetter:
     def read(self) -> Dead | Batch | Start | None:
         """What lies there, None if it is nobody's message."""
         try:
-            return decode(self.body)
+            message = decode(self.body)
         except SynclineError:
             return None
+        return None if isinstance(message, Notice) else message
 
 
 @dataclass(frozen=True, slots=True)
 class Queues:
-    """The queues of a stack. ``urls`` and ``dead_urls`` hold queue URLs by step; a step may lack those it never uses."""
+    """The queues of a stack. ``urls`` and ``dead_urls`` hold queue URLs by step; a step may lack those it never uses.
+
+    ``events`` is the URL of the queue that sources notify.
+    """
 
     sqs: SQSClient
     urls: Mapping[Step, str]
     dead_urls: Mapping[Step, str] = field(default_factory=dict)
+    events: str | None = None
 
     def start(self, start: Start, delay: int = 0) -> None:
         """Ask for a look, in ``delay`` seconds."""
@@ -204,22 +226,29 @@ class Queues:
 
     def send(self, outgoing: Iterable[Outgoing]) -> None:
         """Send batches to their steps' queues; raises AWS_UNAVAILABLE if SQS takes some of them not at all."""
-        by_step: dict[Step, list[tuple[str, int]]] = {}
+        by_step: dict[Step, list[_Body]] = {}
         for each in outgoing:
-            by_step.setdefault(each.batch.step, []).append((encode(each.batch), min(each.delay, MAX_DELAY)))
+            batch, delay = each.batch, min(each.delay, MAX_DELAY)
+            if batch.step is Step.COMMIT and not delay:
+                order = _Order(_short(f"{batch.sync}/{batch.group}"), batch.id)
+                by_step.setdefault(Step.COMMIT, []).append(_Body(encode(batch), 0, order))
+            else:
+                queue = Step.DISCOVER if batch.step is Step.COMMIT else batch.step
+                by_step.setdefault(queue, []).append(_Body(encode(batch), delay))
         for step, bodies in by_step.items():
             for chunk in _chunks(bodies):
                 self._send_chunk(self.urls[step], chunk)
 
     def bury(self, step: Step, bodies: Iterable[str]) -> None:
         """Put bodies, each an encoded :class:`Dead` or what nobody could read, into the step's dead-letter queue."""
-        for chunk in _chunks([(body, 0) for body in bodies]):
+        letters = [
+            _Body(body, 0, _Order(_short(body), _short(body)) if step is Step.COMMIT else None) for body in bodies
+        ]
+        for chunk in _chunks(letters):
             self._send_chunk(self.dead_urls[step], chunk)
 
-    def _send_chunk(self, url: str, chunk: Sequence[tuple[str, int]]) -> None:
-        entries = {
-            str(n): {"Id": str(n), "MessageBody": body, "DelaySeconds": delay} for n, (body, delay) in enumerate(chunk)
-        }
+    def _send_chunk(self, url: str, chunk: Sequence[_Body]) -> None:
+        entries = {str(n): {"Id": str(n), **body.entry()} for n, body in enumerate(chunk)}
         for _ in range(3):
             answer = self.sqs.send_message_batch(QueueUrl=url, Entries=list(entries.values()))  # type: ignore[arg-type]
             failed = answer.get("Failed", [])
@@ -228,10 +257,11 @@ class Queues:
             entries = {failure["Id"]: entries[failure["Id"]] for failure in failed}
         raise SynclineError("AWS_UNAVAILABLE", f"SQS did not take {len(entries)} messages: {failed[0].get('Message')}")
 
-    def show_again(self, step: Step, receipt: str, seconds: float) -> None:
-        """Let a message that was received be seen again after ``seconds``."""
+    def show_again(self, queue: str, receipt: str, seconds: float) -> None:
+        """Let a message that was received from a queue, by its name, be seen again after ``seconds``."""
         seconds = max(0, min(int(seconds), 43_200))
-        self.sqs.change_message_visibility(QueueUrl=self.urls[step], ReceiptHandle=receipt, VisibilityTimeout=seconds)
+        url = next(url for url in (*self.urls.values(), self.events or "") if url.rpartition("/")[2] == queue)
+        self.sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=receipt, VisibilityTimeout=seconds)
 
     def dead_letters(self, step: Step, *, hidden_for: int = 60) -> Iterator[DeadLetter]:
         """What lies in a step's dead-letter queue now. Each letter stays unseen by others for ``hidden_for`` seconds."""
@@ -266,16 +296,44 @@ class Queues:
         return sum(int(value) for value in answer["Attributes"].values())
 
 
-def _chunks(bodies: Sequence[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A FIFO queue's marks: messages of a group come in order, of those with one identity only the first."""
+
+    group: str
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """A message as SendMessageBatch takes it."""
+
+    text: str
+    delay: int
+    order: _Order | None = None
+
+    def entry(self) -> dict[str, Any]:
+        if self.order is None:
+            return {"MessageBody": self.text, "DelaySeconds": self.delay}
+        marks = {"MessageGroupId": self.order.group, "MessageDeduplicationId": self.order.identity}
+        return {"MessageBody": self.text, **marks}
+
+
+def _short(text: str) -> str:
+    """What stands for a text where SQS takes 128 characters."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _chunks(bodies: Sequence[_Body]) -> Iterator[list[_Body]]:
     """Bodies in portions that one SendMessageBatch takes: ten at most, and within its size."""
-    chunk: list[tuple[str, int]] = []
+    chunk: list[_Body] = []
     size = 0
-    for body, delay in bodies:
-        length = len(body.encode())
+    for body in bodies:
+        length = len(body.text.encode())
         if chunk and (len(chunk) == _SEND_ENTRIES or size + length > _SEND_BYTES):
             yield chunk
             chunk, size = [], 0
-        chunk.append((body, delay))
+        chunk.append(body)
         size += length
     if chunk:
         yield chunk

@@ -24,6 +24,7 @@ class Step(StrEnum):
 
     DISCOVER = "discover"
     TRANSFER = "transfer"
+    COMMIT = "commit"
     VERIFY = "verify"
 
 

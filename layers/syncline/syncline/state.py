@@ -165,11 +165,15 @@ class State:
             raise SynclineError("ALREADY_RUNNING", f"{sync} has run {run_id} under way since {started}")
         self._end_run(run, RunStatus.LOST, self.progress(run_id).counts, joins=None)
 
-    def join_run(self, sync: str, batch_id: str, scope: Scope) -> Batch | None:
-        """Announce a further look in the run under way; None if none is. The same id joins a run only once."""
+    def join_run(self, sync: str, own: str, scope: Scope) -> Batch | None:
+        """Announce a further look in the run under way; None if none is, or it is the one that ``own`` names.
+
+        ``own`` is the id that a run of this look's own would have; the same joins a run only once.
+        """
+        batch_id = f"{own}-look"
         for _ in range(_TRIES):
             current = self._db.get(f"SYNC#{sync}", "CURRENT") or {}
-            if not current.get("run"):
+            if current.get("run") in (None, own):
                 return None
             run_id = str(current["run"])
             batch = Batch(run_id, sync, Step.DISCOVER, batch_id, scope=scope)

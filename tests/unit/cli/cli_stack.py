@@ -194,6 +194,7 @@ def _target(port: int) -> Target:
     }
     for step in Step:
         for suffix, output in (("", "Queue"), ("-dead", "DeadLetterQueue")):
-            url = f"http://127.0.0.1:{port}/{ACCOUNT}/syncline-{step.value}{suffix}"
+            fifo = ".fifo" if step is Step.COMMIT else ""
+            url = f"http://127.0.0.1:{port}/{ACCOUNT}/syncline-{step.value}{suffix}{fifo}"
             outputs[f"{step.name.capitalize()}{output}Url"] = url
     return of_engine(Engine(port, outputs, "key"), Path("/nowhere"))

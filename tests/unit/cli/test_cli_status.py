@@ -52,7 +52,7 @@ def test_status_as_json(applied: Stack) -> None:
     applied.bury("mirror/team/base")
     value = applied.json("status")
     [sync] = value["syncs"]
-    assert value["dead_letters"] == {"discover": 0, "transfer": 1, "verify": 0}
+    assert value["dead_letters"] == {"discover": 0, "transfer": 1, "commit": 0, "verify": 0}
     assert value["engine"] == applied.target.where
     assert (sync["name"], sync["kind"], sync["enabled"], sync["schedule"]) == ("prod", "images", True, "rate(1 hour)")
     assert sync["current"] is None

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from syncline.config import BasicAuth, ImagesSync, TokenAuth, load_sync
-from syncline.config_checks import conflicts_between, problems_of, warnings_of
-from syncline.config_file import parse_syncs
+from syncline.config import findings, load_sync
+from syncline.config.file import parse_syncs
+from syncline.config.images import ImagesSync
+from syncline.config.registry import BasicAuth, TokenAuth
 from syncline.errors import SynclineError
 from syncline.secrets import Reference
 
@@ -30,6 +31,10 @@ def sync(name: str = "a", *, select: dict[str, Any] | None = None, **ends: dict[
     target = {"registry": "dr.example"} | ends.get("target", {})
     parts = {"name": name, "kind": "images", "source": source, "target": target, "select": select or {}}
     return ImagesSync.model_validate(parts)
+
+
+def conflicts_between(syncs: list[ImagesSync]) -> list[findings.Finding]:
+    return list(findings.conflicts_between([reach for sync in syncs for reach in sync.reaches()]))
 
 
 FULL = b"""syncs:
@@ -60,9 +65,16 @@ FULL = b"""syncs:
 """
 
 
-def test_a_sync_survives_its_json() -> None:
+def full_sync() -> ImagesSync:
     full = parse_syncs(FULL).syncs["prod-to-dr"]
+    assert isinstance(full, ImagesSync)
+    return full
+
+
+def test_a_sync_survives_its_json() -> None:
+    full = full_sync()
     again = load_sync(full.model_dump_json())
+    assert isinstance(again, ImagesSync)
     assert again == full
     assert hash(again) == hash(full)
     assert again.source.auth == BasicAuth(username=Reference("env", "U"), password=Reference("env", "P"))
@@ -80,7 +92,7 @@ def test_what_is_absent_has_its_default() -> None:
 
 
 def test_names_go_from_source_to_target_and_back() -> None:
-    full = parse_syncs(FULL).syncs["prod-to-dr"]
+    full = full_sync()
     assert full.target_repository("web/app") == "mirror/prod/web/app"
     assert full.source_repository("mirror/prod/web/app") == "web/app"
     assert full.source_repository("mirror/production/web/app") is None
@@ -90,7 +102,7 @@ def test_names_go_from_source_to_target_and_back() -> None:
 
 
 def test_what_belongs_to_a_sync() -> None:
-    full = parse_syncs(FULL).syncs["prod-to-dr"]
+    full = full_sync()
     names = ["payments/app", "payments/a/b", "payments/old", "web/x-prod", "web/x", "other/app"]
     assert [name for name in names if full.takes_repository(name)] == ["payments/app", "web/x-prod"]
     signature = f"sha256-{'a' * 64}.sig"
@@ -99,7 +111,7 @@ def test_what_belongs_to_a_sync() -> None:
 
 
 def test_the_api_is_at_the_registry_unless_it_says_otherwise() -> None:
-    full = parse_syncs(FULL).syncs["prod-to-dr"]
+    full = full_sync()
     assert full.source.api_url == "https://Quay.prod.example:8443"
     assert full.target.api_url == "https://quay.dr.example:8443"
     assert sync().source.api_url is None
@@ -133,7 +145,7 @@ def test_what_this_version_does_not_understand_is_not_loaded(text: str) -> None:
 
 
 def test_a_time_zone_is_not_looked_up_again_on_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = parse_syncs(FULL).syncs["prod-to-dr"].model_dump_json()
+    text = full_sync().model_dump_json()
     monkeypatch.setattr("zoneinfo.available_timezones", lambda: {"UTC"})
     assert load_sync(text).timezone == "Asia/Kolkata"
     with pytest.raises(ValidationError):
@@ -144,7 +156,7 @@ def test_a_time_zone_is_not_looked_up_again_on_load(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_source_on_the_same_host_at_another_port_is_another_registry() -> None:
-    assert problems_of(sync(target={"registry": "prod.example:8443"})) == []
+    assert sync(target={"registry": "prod.example:8443"}).problems() == []
 
 
 @pytest.mark.parametrize("exclude", ["mirror/dr/**", "mirror/**"])
@@ -153,15 +165,15 @@ def test_copies_below_a_prefix_of_the_source_must_be_kept_out(exclude: str) -> N
         "source": {"repositories": None, "catalog": True},
         "target": {"registry": "prod.example", "prefix": "mirror/dr"},
     }
-    assert len(problems_of(sync(**ends))) == 1
-    assert problems_of(sync(**ends, select={"repositories": {"exclude": [exclude]}})) == []
-    assert problems_of(sync(**ends, select={"repositories": {"include": ["team/*"]}})) == []
+    assert len(sync(**ends).problems()) == 1
+    assert sync(**ends, select={"repositories": {"exclude": [exclude]}}).problems() == []
+    assert sync(**ends, select={"repositories": {"include": ["team/*"]}}).problems() == []
 
 
 def test_organizations_may_be_copied_into_another_organization() -> None:
     source = {"repositories": None, "organizations": ["payments"], "api": {"kind": "quay"}}
-    assert problems_of(sync(source=source, target={"registry": "prod.example", "prefix": "mirror"})) == []
-    assert len(problems_of(sync(source=source, target={"registry": "prod.example", "prefix": "payments"}))) == 1
+    assert sync(source=source, target={"registry": "prod.example", "prefix": "mirror"}).problems() == []
+    assert len(sync(source=source, target={"registry": "prod.example", "prefix": "payments"}).problems()) == 1
 
 
 # Two syncs
@@ -250,7 +262,7 @@ def test_no_two_syncs_that_write_one_repository_are_missed(one: ImagesSync, othe
         return source is not None and some.takes_repository(source)
 
     if any(writes(one, target) and writes(other, target) for target in EVERYWHERE):
-        assert conflicts_between([one, other])
+        assert conflicts_between([one, other.model_copy(update={"name": "b"})])
 
 
 @given(syncs)
@@ -258,7 +270,7 @@ def test_no_sync_that_feeds_on_its_own_copies_is_missed(some: ImagesSync) -> Non
     target = some.target.model_copy(update={"registry": some.source.registry})
     fed = some.model_copy(update={"target": target})
     if any(fed.takes_repository(name) and fed.takes_repository(fed.target_repository(name)) for name in EVERYWHERE):
-        assert problems_of(fed)
+        assert fed.problems()
 
 
 # Warnings
@@ -284,7 +296,7 @@ QUAY = {"api": {"kind": "quay", "token": "env:T"}}
     ],
 )
 def test_what_is_dangerous_is_warned_about(ends: dict[str, Any], path: tuple[str, ...] | None) -> None:
-    assert [finding.path for finding in warnings_of(sync(**ends))] == ([path] if path else [])
+    assert [finding.path for finding in sync(**ends).warnings()] == ([path] if path else [])
 
 
 def test_warnings_of_a_file_have_their_places() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncline.config_file import ConfigInvalid, Problem, parse_syncs
+from syncline.config.file import ConfigInvalid, Problem, parse_syncs
 
 # In these texts a § stands before the place where the first problem must be found; it is no part of the file.
 # ONE is a sync with %s where the row's own lines go (two spaces are put before each).

@@ -10,7 +10,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from syncline.config_file import LARGEST, ConfigInvalid, parse_syncs, read_syncs
+from syncline.config import Sync
+from syncline.config.file import LARGEST, ConfigInvalid, parse_syncs, read_syncs
+from syncline.config.images import ImagesSync
 from syncline.errors import SynclineError
 
 ONE = """syncs:
@@ -19,6 +21,11 @@ ONE = """syncs:
     source: {registry: prod.example, %s}
     target: {registry: dr.example}
 """
+
+
+def images(sync: Sync) -> ImagesSync:
+    assert isinstance(sync, ImagesSync)
+    return sync
 
 
 def source(inside: str) -> str:
@@ -74,8 +81,9 @@ def test_anchors_and_merges_share_parts_between_syncs() -> None:
     target: {<<: *dr, prefix: b}
 """
     syncs = parse_syncs(text.encode()).syncs
-    assert syncs["b"].target.auth == syncs["a"].target.auth
-    assert syncs["b"].target.prefix == "b"
+    one, other = (images(syncs[name]) for name in "ab")
+    assert other.target.auth == one.target.auth
+    assert other.target.prefix == "b"
 
 
 def test_a_problem_in_a_shared_part_is_told_where_it_is_written() -> None:
@@ -99,7 +107,7 @@ def test_a_problem_in_a_shared_part_is_told_where_it_is_written() -> None:
 
 def test_words_that_old_yaml_takes_for_truth_are_text() -> None:
     text = source("repositories: [no, 'on', 2020-01-01, y]")
-    assert parse_syncs(text.encode()).syncs["a"].source.repositories == ("no", "on", "2020-01-01", "y")
+    assert images(parse_syncs(text.encode()).syncs["a"]).source.repositories == ("no", "on", "2020-01-01", "y")
 
 
 def certificate() -> bytes:
@@ -115,7 +123,7 @@ def test_the_authority_is_read_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_bytes(pem)
     file = tmp_path / "syncs.yaml"
     file.write_text(source("repositories: [a], ca: file:ca.pem"))
-    assert read_syncs(file).syncs["a"].source.ca == pem.decode()
+    assert images(read_syncs(file).syncs["a"]).source.ca == pem.decode()
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,14 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from syncline.config import KINDS, Model
-from syncline.config_file import ConfigInvalid, parse_syncs, read_syncs
-from syncline.config_schema import PAGE_FILE, SCHEMA_FILE, main, page, schema
+from syncline.config import KINDS, model_of
+from syncline.config.base import Gathering, Model, Removals
+from syncline.config.file import ConfigInvalid, parse_syncs, read_syncs
+from syncline.config.schema import PAGE_FILE, SCHEMA_FILE, main, page, schema
 
 ROOT = Path(__file__).parents[3]
-EXAMPLES = sorted((ROOT / "examples").glob("images-*.yaml"))
-AGAIN = "run `python -m syncline.config_schema .`"
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+AGAIN = "run `python -m syncline.config.schema .`"
 
 
 def valid(data: Any) -> bool:
@@ -42,7 +43,7 @@ def models_in(annotation: Any) -> set[type[Model]]:
 
 def test_every_key_is_described_on_the_page() -> None:
     text = page()
-    for model in set().union(*map(models_in, KINDS.values())):
+    for model in set().union(*map(models_in, [*map(model_of, KINDS), Removals, Gathering])):
         for name, info in model.model_fields.items():
             assert info.description, f"{model.__name__}.{name}"
             assert name == "name" or f"| `{name}` | {info.description}" in text, f"{model.__name__}.{name}"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from moto import mock_aws
 
 from syncline import secrets
-from syncline.config_file import parse_syncs
+from syncline.config.file import parse_syncs
 from syncline.errors import SynclineError
 from syncline.secrets import REFERENCE_PATTERN, Reference, Secrets, references_in
 

@@ -7,7 +7,8 @@ from demo import sync
 from demo.catalog import ORGANIZATIONS
 from demo.settings import Settings, credentials_file, folder, is_free
 from syncline.cli.engine import Engine
-from syncline.config_file import read_syncs
+from syncline.config.file import read_syncs
+from syncline.config.images import ImagesSync
 
 PORTS = {"prod": 1001, "dr": 1002, "quay": 1003}
 
@@ -19,6 +20,7 @@ def test_syncs_yaml_is_one_that_can_be_applied_without_a_warning(home: Path) -> 
     assert list(found.syncs) == ["prod-to-dr"]
     assert not found.warnings
     images = found.syncs["prod-to-dr"]
+    assert isinstance(images, ImagesSync)
     assert images.source.registry == "127.0.0.1:1001"
     assert images.source.organizations == ORGANIZATIONS
     assert images.target.registry == "127.0.0.1:1002"

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from syncline.clients.oci import Registry
 from syncline.clients.quay import Quay, QuayRepository, QuayTag
-from syncline.config import ImagesSync, load_sync
+from syncline.config import load_sync
+from syncline.config.images import ImagesSync
 from syncline.errors import SynclineError
 from syncline.kinds.images import looking
 from syncline.kinds.images.looking import Look, Side

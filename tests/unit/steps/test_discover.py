@@ -15,13 +15,13 @@ from tests.pump import Letter
 
 CHUNK_ITEMS = 4
 CHUNK_RESULTS = 20
-GROUP_ITEMS = 5
+SHARE = 5
 
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything a tenth of its size, for speed."""
-    for name in ("CHUNK_ITEMS", "CHUNK_RESULTS", "GROUP_ITEMS"):
+    for name in ("CHUNK_ITEMS", "CHUNK_RESULTS"):
         monkeypatch.setattr(discover_module, name, globals()[name])
 
 
@@ -45,11 +45,11 @@ def test_each_difference_is_moved_once_and_what_is_equal_only_counted(steps: Ste
 
 
 def test_items_of_one_group_go_into_messages_of_at_most_a_share(steps: Steps) -> None:
-    steps.kind.pages = pages(1, GROUP_ITEMS * 2 + 1)
+    steps.kind.pages, steps.kind.share = pages(1, SHARE * 2 + 1), SHARE
     steps.start()
     steps.pump.deliver(steps.mail.waiting())
     batches = [decode(letter.body) for letter in steps.mail.waiting()]
-    assert [len(batch.items) for batch in batches if isinstance(batch, Batch)] == [GROUP_ITEMS, GROUP_ITEMS, 1]
+    assert [len(batch.items) for batch in batches if isinstance(batch, Batch)] == [SHARE, SHARE, 1]
 
 
 def test_a_long_look_sends_on_what_it_found_while_it_goes_on(steps: Steps) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import json
 from typing import Any
 
@@ -119,6 +121,52 @@ def test_a_sync_that_is_not_enabled_takes_no_hints(steps: Steps, receiver: Recei
 def test_whoever_does_not_know_the_secret_learns_nothing(steps: Steps, receiver: Receiver, path: str) -> None:
     for method in ("POST", "GET"):
         assert ask(receiver, path=path, method=method) == (404, {"error": "no such hook"})
+    assert queued(steps) == []
+
+
+def signature(body: bytes, secret: str = SECRET) -> str:
+    return f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"
+
+
+RAW = json.dumps(BODY).encode()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Hub-Signature-256": signature(RAW)},
+        {"x-hub-signature-256": signature(RAW), "authorization": "Bearer wrong"},
+        {"Authorization": f"Bearer {SECRET}"},
+        {"authorization": f"bearer {SECRET}"},
+    ],
+)
+@pytest.mark.parametrize("encoded", [False, True])
+def test_who_signs_or_bears_the_secret_needs_none_in_the_path(
+    steps: Steps, receiver: Receiver, headers: dict[str, str], encoded: bool
+) -> None:
+    body = base64.b64encode(RAW).decode() if encoded else RAW.decode()
+    assert ask(receiver, body=body, isBase64Encoded=encoded, path="/hooks/images", headers=headers)[0] == 202
+    assert queued(steps) == [Start("images", Trigger.WEBHOOK, Scope.of(["team/app"]))]
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/hooks/images", {}),
+        ("/hooks/images", {"authorization": "Bearer wrong"}),
+        ("/hooks/images", {"authorization": SECRET}),
+        ("/hooks/images", {"x-hub-signature-256": signature(RAW, "wrong")}),
+        ("/hooks/images", {"x-hub-signature-256": signature(RAW + b" ")}),
+        ("/hooks/images", {"x-hub-signature-256": signature(RAW).upper()}),
+        ("/hooks/images", {"x-hub-signature-256": "", "authorization": f"Bearer {SECRET}"}),
+        (f"/hooks/images/{SECRET}", {"x-hub-signature-256": "sha256=forged"}),
+        ("/hooks/closed", {"authorization": f"Bearer {SECRET}"}),
+    ],
+)
+def test_a_forged_notification_is_not_told_why(
+    steps: Steps, receiver: Receiver, path: str, headers: dict[str, str]
+) -> None:
+    assert ask(receiver, path=path, headers=headers) == (404, {"error": "no such hook"})
     assert queued(steps) == []
 
 

@@ -55,6 +55,7 @@ def _put(target: Target, sync: Sync, before: str | None) -> str:
     text = sync.model_dump_json()
     if text == before:
         return "unchanged"
+    target.hearing.subscribe(sync.name, sync.hears())
     target.state.put_sync(sync.name, text)
     return "added" if before is None else "changed"
 
@@ -64,6 +65,7 @@ def _remove(target: Target, name: str) -> str | None:
     current = target.state.current_run(name)
     if current is not None:
         target.state.cancel_run(name, current.id)
+    target.hearing.subscribe(name, ())
     target.state.remove_sync(name)
     return None if current is None else current.id
 

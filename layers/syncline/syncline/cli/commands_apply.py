@@ -12,7 +12,7 @@ from syncline.cli.context import Answer, Context
 from syncline.cli.secret_checks import check_secrets
 from syncline.cli.show import Cell, Row, Style, many
 from syncline.config import Sync
-from syncline.config_file import SyncsFile, read_syncs
+from syncline.config.file import SyncsFile, read_syncs
 
 _STYLES: Final[dict[str, Style]] = {"added": "green", "changed": "yellow", "unchanged": "dim", "removed": "red"}
 _MASK: Final = "****"

@@ -12,6 +12,7 @@ from syncline.cli.context import Answer, Context
 from syncline.cli.following import begin, follow
 from syncline.cli.show import many
 from syncline.cli.summary import as_dict, ending
+from syncline.config import Sync, load_sync
 from syncline.errors import SynclineError
 from syncline.messages import Batch, Dead, DeadLetter, Outgoing, Queues, Start
 from syncline.model import EVERYTHING, Run, RunStatus, Scope, Step, Trigger
@@ -50,8 +51,7 @@ def retry(context: Context, name: str, *, wait: bool) -> Answer:
     A letter is deleted only after what follows from it was queued; whatever comes between, the others are put back.
     """
     state, queues = context.target.state, context.target.queues
-    config_of(state, name)
-    letters = _sorted(state, name, _read(queues))
+    letters = _sorted(state, load_sync(config_of(state, name)), _read(queues))
     kept = [*letters.others, *letters.given_up]
     try:
         _resume(queues, letters)
@@ -73,18 +73,18 @@ def _read(queues: Queues) -> list[DeadLetter]:
         return [letter for letters in found for letter in letters]
 
 
-def _sorted(state: State, name: str, found: Iterable[DeadLetter]) -> Letters:
+def _sorted(state: State, sync: Sync, found: Iterable[DeadLetter]) -> Letters:
     letters = Letters()
     for letter in found:
         message = letter.read()
         work = message.batch if isinstance(message, Dead) else message
-        if message is None or work is None or work.sync != name:
+        if message is None or work is None or work.sync != sync.name:
             letters.others.append(letter)
         elif not isinstance(message, Dead) and _is_awaited(state, message):
             letters.stranded.append((letter, message))
         else:
             letters.given_up.append(letter)
-            letters.scopes.append(_scope(work))
+            letters.scopes.append(_scope(work, sync))
     return letters
 
 
@@ -100,9 +100,9 @@ def _is_awaited(state: State, work: Batch | Start) -> bool:
         raise
 
 
-def _scope(work: Batch | Start) -> Scope:
+def _scope(work: Batch | Start, sync: Sync) -> Scope:
     items = work.items if isinstance(work, Batch) else ()
-    return Scope.of(item.group for item in items) if items else work.scope
+    return Scope.of(sync.look_at(item.group, item.name) for item in items) if items else work.scope
 
 
 def _resume(queues: Queues, letters: Letters) -> None:

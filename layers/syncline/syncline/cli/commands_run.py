@@ -96,17 +96,13 @@ def plan(context: Context, name: str, only: Sequence[str] | None) -> Answer:
 
 
 def chosen(state: State, name: str, only: Sequence[str] | None) -> Scope:
-    """The part of a sync that is meant; raises NO_SUCH_SYNC, or USAGE for a repository that is none of its."""
+    """The part of a sync that is meant; raises NO_SUCH_SYNC, or USAGE for what is none of its."""
     config = config_of(state, name)
     if not only:
         return EVERYTHING
     from syncline.config import load_sync  # noqa: PLC0415 - models take long to import
 
-    sync = load_sync(config)
-    for repository in only:
-        if not sync.takes_repository(repository):
-            raise SynclineError("USAGE", f"{repository} is not a repository that {name} keeps true")
-    return Scope.of(sync.target_repository(repository) for repository in only)
+    return Scope.of(load_sync(config).groups_of(only))
 
 
 def config_of(state: State, name: str) -> str:

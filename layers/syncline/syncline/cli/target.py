@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,8 +20,11 @@ from syncline.errors import SynclineError
 from syncline.messages import Queues
 from syncline.model import Step
 from syncline.state import State
+from syncline.stores.hearing import Hearing
+from syncline.table import Database
 
 if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.service_resource import Table
     from mypy_boto3_scheduler import EventBridgeSchedulerClient
 
     from syncline.cli.engine import Engine
@@ -65,9 +69,17 @@ class Target:
         return {"endpoint_url": self.endpoint, "config": LOCAL_CONFIG if self.local else _CONFIG}
 
     @cached_property
+    def table(self) -> Table:
+        table: Table = self.session.resource("dynamodb", **self._arguments).Table(self.output("TableName"))
+        return table
+
+    @cached_property
     def state(self) -> State:
-        resource = self.session.resource("dynamodb", **self._arguments)
-        return State(resource.Table(self.output("TableName")))
+        return State(self.table)
+
+    @cached_property
+    def hearing(self) -> Hearing:
+        return Hearing(Database(self.table), time.time)
 
     @cached_property
     def queues(self) -> Queues:

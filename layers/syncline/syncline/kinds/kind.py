@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from syncline.errors import SynclineError
-from syncline.model import Item, Result, Scope
+from syncline.model import Item, Result, Scope, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,16 @@ class Pace:
 class Kind(Protocol):
     """One kind, bound to one sync and its clients."""
 
+    @property
+    def moves_by(self) -> Step:
+        """The step that brings its items to the target: TRANSFER, or COMMIT for one after another in order."""
+        ...
+
+    @property
+    def share(self) -> int:
+        """The most items of one group in one message: what one function is to move."""
+        ...
+
     def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
         """Look at source and target behind ``cursor`` and yield what differs, page by page, in a fixed order.
 
@@ -90,7 +100,10 @@ class Kind(Protocol):
         ...
 
     def hints(self, event: object) -> tuple[str, ...]:
-        """The groups a notification's decoded body speaks of; raises MESSAGE_INVALID if it is no notification."""
+        """What to look at by a notification's or an event's decoded body, as groups of a scope.
+
+        Raises MESSAGE_INVALID if it is none.
+        """
         ...
 
     def requests(self) -> int:

@@ -7,15 +7,13 @@ from itertools import groupby
 from typing import Final
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Failure, Page
+from syncline.kinds.kind import Failure, Kind, Page
 from syncline.messages import Batch, Start
-from syncline.model import Item, Outcome, Result, Run, Scope, Step
+from syncline.model import Item, Outcome, Result, Run, Scope
 from syncline.state import State
 from syncline.steps.engine import ATTEMPTS, Engine, Work, pause
 from syncline.telemetry import logger
 
-GROUP_ITEMS: Final = 100
-"""The most items of one group in one message: the share of one transfer."""
 CHUNK_ITEMS: Final = 60
 """Items after which a look sends on what it has found, so that transfers begin while it goes on."""
 CHUNK_RESULTS: Final = 400
@@ -30,7 +28,7 @@ def begin(state: State, start: Start, run_id: str) -> Batch | None:
     look at a part can neither begin nor join.
     """
     if start.run is None and not start.scope.everything and not start.plan:
-        joined = state.join_run(start.sync, f"{run_id}-look", start.scope)
+        joined = state.join_run(start.sync, run_id, start.scope)
         if joined is not None:
             return joined
     try:
@@ -50,7 +48,7 @@ def discover(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
     work, requests, since = Work(batch), kind.requests(), engine.clock()
     cursor = batch.cursor
     for page in kind.discover(batch.scope, batch.cursor, pace):
-        _add(work, page, engine)
+        _add(work, page, kind, engine)
         cursor = page.cursor
         late = work.queued > 0 and engine.clock() - since > CHUNK_SECONDS
         if late or work.queued >= CHUNK_ITEMS or len(work.results) >= CHUNK_RESULTS:
@@ -66,7 +64,7 @@ def discover(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
     engine.end(work)
 
 
-def _add(work: Work, page: Page, engine: Engine) -> None:
+def _add(work: Work, page: Page, kind: Kind, engine: Engine) -> None:
     work.skipped += page.skipped
     work.results += page.results
     if work.batch.plan:
@@ -74,8 +72,8 @@ def _add(work: Work, page: Page, engine: Engine) -> None:
     else:
         for _, members in groupby(page.items, key=lambda item: item.group):
             items = tuple(members)
-            for at in range(0, len(items), GROUP_ITEMS):
-                work.follow(step=Step.TRANSFER, items=items[at : at + GROUP_ITEMS], attempt=1)
+            for at in range(0, len(items), kind.share):
+                work.follow(step=kind.moves_by, items=items[at : at + kind.share], attempt=1)
             work.queued += len(items)
     _look_again(work, page.failures, engine)
 

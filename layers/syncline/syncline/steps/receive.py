@@ -1,9 +1,10 @@
-"""Receive: a registry says that something was pushed, and a look at just that is queued."""
+"""Receive: a source says that something changed there, and a look at just that is queued."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import hmac
 import json
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from syncline.secrets import Secrets
 from syncline.telemetry import logger
 
 LARGEST_BODY: Final = 1024 * 1024
-"""Bytes; no registry's notification comes near it."""
+"""Bytes; no notification comes near it."""
 
 
 class AnswerError(Exception):
@@ -34,7 +35,10 @@ class AnswerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """Takes notifications at ``POST /hooks/<sync>/<secret>``."""
+    """Takes notifications at ``POST /hooks/<sync>/<secret>`` and, with a signature or a bearer token, ``/hooks/<sync>``.
+
+    A signature is GitHub's: ``X-Hub-Signature-256``, the HMAC-SHA256 of the raw body. Bearer tokens are MinIO's.
+    """
 
     config: Callable[[str], Sync]
     kind: Callable[[str], Kind]
@@ -55,10 +59,13 @@ class Receiver:
 
     def _accept(self, event: dict[str, Any]) -> dict[str, Any]:
         request = event["requestContext"]["http"]
-        sync = self._sync(str(event["rawPath"]))
+        sync, given = self._sync(str(event["rawPath"]))
         if request["method"] != "POST":
-            raise AnswerError(405, "notifications come by POST")
-        body = _body(event)
+            raise AnswerError(405, "notifications come by POST") if given is not None else _unknown()
+        raw = _raw(event)
+        if not self._is_proved(sync, given, event, raw):
+            raise _unknown()
+        body = _json(raw)
         try:
             groups = self.kind(sync.name).hints(body)
         except SynclineError as error:
@@ -72,37 +79,57 @@ class Receiver:
         logger.info("notification", extra={"sync": sync.name, "groups": list(groups)})
         return {"sync": sync.name, "queued": list(groups)}
 
-    def _sync(self, path: str) -> Sync:
-        """The sync a path names; an unknown name and a wrong secret are not told apart."""
+    def _sync(self, path: str) -> tuple[Sync, str | None]:
+        """The sync a path names, and the secret in it; an unknown name and a wrong secret are not told apart."""
         parts = path.strip("/").split("/")
-        unknown = AnswerError(404, "no such hook")
-        if len(parts) != 3 or parts[0] != "hooks":
-            raise unknown
+        if len(parts) not in (2, 3) or parts[0] != "hooks":
+            raise _unknown()
         try:
             sync = self.config(parts[1])
         except SynclineError as error:
             if error.code.name == "NO_SUCH_SYNC":
-                raise unknown from None
+                raise _unknown() from None
             raise
         if sync.webhook is None:
-            raise unknown
-        if not self._is_secret(sync, parts[2]):
-            raise unknown
-        return sync
+            raise _unknown()
+        given = parts[2] if len(parts) == 3 else None
+        if given is not None and not _same(self.secrets.resolve(sync.webhook.secret), given):
+            raise _unknown()
+        return sync, given
 
-    def _is_secret(self, sync: Sync, given: str) -> bool:
+    def _is_proved(self, sync: Sync, given: str | None, event: dict[str, Any], raw: bytes) -> bool:
+        """Whether the sender knows the secret: by the path, which was looked at, a signature or a bearer token."""
         assert sync.webhook is not None
+        headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
+        signature, bearer = headers.get("x-hub-signature-256"), headers.get("authorization", "")
         secret = self.secrets.resolve(sync.webhook.secret)
-        return hmac.compare_digest(secret.encode(), given.encode(errors="replace"))
+        if signature is not None:
+            # A signature that is there must hold, wherever else the secret stands.
+            return _same(f"sha256={hmac.new(secret.encode(), raw, hashlib.sha256).hexdigest()}", signature)
+        return given is not None or (bearer[:7].lower() == "bearer " and _same(secret, bearer[7:]))
 
 
-def _body(event: dict[str, Any]) -> Any:
-    """The request's body as JSON; its size is looked at before anything else is done with it."""
+def _unknown() -> AnswerError:
+    return AnswerError(404, "no such hook")
+
+
+def _same(secret: str, given: str) -> bool:
+    return hmac.compare_digest(secret.encode(), given.encode(errors="replace"))
+
+
+def _raw(event: dict[str, Any]) -> bytes:
+    """The request's body; its size is looked at before anything else is done with it."""
     text = event.get("body") or ""
     if len(text) > LARGEST_BODY * (4 / 3 if event.get("isBase64Encoded") else 1):
         raise AnswerError(413, f"more than {LARGEST_BODY} bytes")
     try:
-        raw = base64.b64decode(text, validate=True) if event.get("isBase64Encoded") else text
+        return base64.b64decode(text, validate=True) if event.get("isBase64Encoded") else text.encode()
+    except (ValueError, binascii.Error):
+        raise AnswerError(400, "the body is not base64, as it claims to be") from None
+
+
+def _json(raw: bytes) -> Any:
+    try:
         return json.loads(raw)
-    except (ValueError, binascii.Error, RecursionError):
+    except (ValueError, RecursionError):
         raise AnswerError(400, "the body is not JSON") from None

@@ -1,4 +1,4 @@
-"""Transfer: bring the items of one group to the target, under a lease on its reference."""
+"""Transfer and commit: bring the items of one group to the target, under a lease on its reference."""
 
 from __future__ import annotations
 

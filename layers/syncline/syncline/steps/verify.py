@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from syncline.kinds.kind import Arrived, Failure, Later
 from syncline.messages import Batch
-from syncline.model import Item, Outcome, Result, Run, Step
+from syncline.model import Item, Outcome, Result, Run
 from syncline.steps.engine import Engine, Work
 
 
@@ -30,7 +30,7 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
                 failures.append(answer)
     if later:
         work.follow(items=tuple(later))
-    work.fail(absent, engine.rng, step=Step.TRANSFER)
+    work.fail(absent, engine.rng, step=kind.moves_by)
     work.fail(failures, engine.rng)
     work.requests = kind.requests() - before
     engine.end(work)

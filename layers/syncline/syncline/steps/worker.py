@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
@@ -15,11 +15,12 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import BotoCoreError, ClientError
 
 from syncline.errors import SynclineError
-from syncline.messages import Batch, Start, decode
+from syncline.messages import Batch, Notice, Outgoing, Start, decode
 from syncline.model import Run, RunStatus, Step
 from syncline.state import LeaseHeldError
 from syncline.steps.discover import begin
 from syncline.steps.engine import DEATHS, Engine, step_error
+from syncline.steps.gather import Gatherer, scope_of
 from syncline.steps.transfer import ENDING
 from syncline.telemetry import logger
 
@@ -35,6 +36,7 @@ class Worker:
     step: Step
     run_step: StepFunction
     engine: Engine
+    gatherer: Gatherer
 
     def handle(self, event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
         """An SQS event: every message by itself; those that failed are reported and shown again."""
@@ -43,8 +45,14 @@ class Worker:
         def left() -> float:
             return context.get_remaining_time_in_millis() / 1000 - ENDING
 
+        notices = self._hear([SQSRecord(record) for record in event["Records"]])
+
         def record_handler(record: SQSRecord) -> None:
-            self._one(record, left)
+            if record.message_id not in notices:
+                self._one(record, left)
+            elif (error := notices[record.message_id]) is not None:
+                self._show_again(record, _AWS_PAUSE, str(error))
+                raise error
 
         answer = process_partial_response(event, record_handler, processor, context)
         try:
@@ -56,6 +64,27 @@ class Worker:
                 self._show_again(record, _AWS_PAUSE, str(error))
             answer = {"batchItemFailures": [{"itemIdentifier": record.message_id} for record in records]}
         return answer
+
+    def _hear(self, records: Sequence[SQSRecord]) -> dict[str, Exception | None]:
+        """Take in the events of sources among the messages, all at once; by message, what kept them from being noted."""
+        if self.step is not Step.DISCOVER:
+            return {}
+        notices: list[tuple[SQSRecord, Any]] = []
+        for record in records:
+            try:
+                message = decode(record.body)
+                if isinstance(message, Notice):
+                    self.gatherer.sources(message.body)
+                    notices.append((record, message.body))
+            except SynclineError:
+                continue  # it is told and buried with the other messages
+        if not notices:
+            return {}
+        try:
+            self.gatherer.hear([(record.message_id, body) for record, body in notices])
+        except (ClientError, BotoCoreError, SynclineError) as error:
+            return {record.message_id: error for record, _ in notices}
+        return {record.message_id: None for record, _ in notices}
 
     def _one(self, record: SQSRecord, left: Callable[[], float]) -> None:
         received = int(record.attributes.approximate_receive_count or "1")
@@ -80,23 +109,47 @@ class Worker:
                 self._start(message, record, received, left)
             case Batch() if message.step is self.step:
                 self._batch(message, received, left)
+            case Batch() if self.step is Step.DISCOVER and message.step is Step.COMMIT:
+                self.engine.queues.send([Outgoing(message)])
             case _:
                 logger.error("message is for another step", extra={"sync": getattr(message, "sync", None)})
                 self.engine.queues.bury(self.step, [record.body])
 
     def _start(self, start: Start, record: SQSRecord, received: int, left: Callable[[], float]) -> None:
+        if start.gathered:
+            self._gathered(start, received, left)
+        else:
+            sent = int(record.attributes.sent_timestamp or "0") / 1000
+            self._look(start, _run_id(sent, record.message_id), received, left)
+
+    def _gathered(self, start: Start, received: int, left: Callable[[], float]) -> None:
+        """Look at what events have named, if it is time."""
+        claim = self.gatherer.due(start.sync)
+        if claim is None:
+            logger.info("nothing to look at yet", extra={"sync": start.sync})
+            return
+        look = replace(start, scope=scope_of(claim), gathered=False)
+        # The run is named by what it looks at: done again for the same claim, it is the same run.
+        if self._look(look, _run_id(claim.at, claim.id), received, left, again=start):
+            self.gatherer.settle(start.sync, claim)
+
+    def _look(
+        self, start: Start, run_id: str, received: int, left: Callable[[], float], *, again: Start | None = None
+    ) -> bool:
+        """Begin or join a run and look; False if it is to wait, for which ``again`` (or ``start``) is sent anew."""
         logger.append_keys(sync=start.sync, run=start.run)
         try:
-            batch = begin(self.engine.state, start, _run_id(record))
+            batch = begin(self.engine.state, start, run_id)
         except SynclineError as error:
             if error.code.name != "ALREADY_RUNNING":
                 raise
             # Sent anew: a message may be shown a few times only, and the run may take longer than that to end.
             logger.info("the look waits", extra={"why": str(error)})
-            self.engine.queues.start(start, _RUN_PAUSE)
-            return
+            self.engine.queues.start(again or start, _RUN_PAUSE)
+            return False
         if batch is not None:
             self._batch(batch, received, left)
+        return True
 
     def _batch(self, batch: Batch, received: int, left: Callable[[], float]) -> None:
         logger.append_keys(sync=batch.sync, run=batch.run, batch=batch.id)
@@ -122,13 +175,13 @@ class Worker:
     def _show_again(self, record: SQSRecord, seconds: float, why: str) -> None:
         logger.warning("message goes back to its queue", extra={"seconds": round(seconds), "why": why})
         try:
-            self.engine.queues.show_again(self.step, record.receipt_handle, seconds)
+            queue = str(record.event_source_arn).rpartition(":")[2]
+            self.engine.queues.show_again(queue, record.receipt_handle, seconds)
         except (ClientError, BotoCoreError):
             logger.warning("the message stays unseen for the queue's visibility timeout")
 
 
-def _run_id(record: SQSRecord) -> str:
-    """An id for the run a message starts; the same message delivered twice gives the same one."""
-    sent = int(record.attributes.sent_timestamp or "0") / 1000
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(sent))
-    return f"{stamp}-{hashlib.blake2b(record.message_id.encode(), digest_size=5).hexdigest()}"
+def _run_id(at: float, cause: str) -> str:
+    """An id for the run that ``cause`` starts, known since ``at``; the same delivered twice gives the same one."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(at))
+    return f"{stamp}-{hashlib.blake2b(cause.encode(), digest_size=5).hexdigest()}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from syncline.clients.http import Http
-from syncline.config import ImagesSync
+from syncline.config.images import ImagesSync
 from syncline.kinds.images.copying import Answer, RepositoryCopy
 from syncline.kinds.images.looking import Look, Side
 from syncline.kinds.images.notifications import repositories_in
@@ -13,13 +13,16 @@ from syncline.kinds.images.pieces import Way
 from syncline.kinds.images.places import BlobPlaces
 from syncline.kinds.images.proving import Proof
 from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
-from syncline.model import Item, Scope
+from syncline.model import Item, Scope, Step
 
 __all__ = ["BlobPlaces", "Images", "Side"]
 
 
 class Images:
     """The kind ``images`` for one sync. A group is a target repository, an item a tag, a fingerprint a digest."""
+
+    moves_by = Step.TRANSFER
+    share = 100
 
     def __init__(self, sync: ImagesSync, source: Side, target: Side, http: Http, places: BlobPlaces) -> None:
         self._sync = sync

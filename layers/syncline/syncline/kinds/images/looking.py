@@ -10,7 +10,7 @@ from typing import Final
 
 from syncline.clients.oci import Registry
 from syncline.clients.quay import Quay
-from syncline.config import ImagesSync
+from syncline.config.images import ImagesSync
 from syncline.errors import SynclineError
 from syncline.kinds.images.copying import conflict
 from syncline.kinds.kind import Failure, Pace, Page

@@ -1,7 +1,7 @@
 """``syncs.yaml`` from its text to models, with the line and column of everything that is wrong in it.
 
 Used by the command only: the functions load what was applied, and PyYAML is not in their layer. The text becomes nodes
-(:mod:`syncline.config_yaml`), each sync's nodes are checked by its model, then against each other; all that is wrong
+(:mod:`syncline.config.yaml_nodes`), each sync's nodes are checked by its model, then against each other; all that is wrong
 is gathered before anything is raised.
 """
 
@@ -17,11 +17,11 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from syncline.config import KINDS, Sync
-from syncline.config_checks import Finding, conflicts_between, problems_of, warnings_of
-from syncline.config_messages import inner_path, keys_at, message_for, near, resembles, without_echoes
-from syncline.config_values import LONGEST_CA, KeyPath
-from syncline.config_yaml import Node, Place, YamlProblem, compose
+from syncline.config import KINDS, Sync, model_of
+from syncline.config.findings import Finding, conflicts_between
+from syncline.config.messages import inner_path, keys_at, message_for, near, resembles, without_echoes
+from syncline.config.values import LONGEST_CA, KeyPath
+from syncline.config.yaml_nodes import Node, Place, YamlProblem, compose
 from syncline.errors import SynclineError
 
 LARGEST: Final = 1024 * 1024  # bytes of a syncs.yaml
@@ -110,10 +110,10 @@ class _Reading:
     def syncs(self) -> dict[str, Sync]:
         entries = self._entries()
         found = {name: sync for name, node in entries.items() if (sync := self._sync(name, node))}
-        for finding in conflicts_between(self._comparable):
+        for finding in conflicts_between([reach for sync in self._comparable for reach in sync.reaches()]):
             self._say(finding.path, finding.message)
         for name, sync in found.items():
-            for finding in warnings_of(sync):
+            for finding in sync.warnings():
                 path = ("syncs", name, *finding.path)
                 self.warnings.append(Problem(*self._root.place_of(path), _dotted(path), finding.message))
         return found
@@ -142,12 +142,12 @@ class _Reading:
             self._say(path, "is not a mapping; put kind, source and target below it", key=True)
             return None
         kind = node.value.get("kind")
-        model = KINDS.get(kind.value) if kind is not None and isinstance(kind.value, str) else None
-        if model is None:
-            given = kind.value if kind is not None and isinstance(kind.value, str) else ""
+        given = kind.value if kind is not None and isinstance(kind.value, str) else ""
+        if given not in KINDS:
             wrong = "is missing" if kind is None else "is not a kind"
             self._say((*path, "kind"), f"{wrong}; {near(given, KINDS)}allowed: {', '.join(KINDS)}")
             return None
+        model = model_of(given)
         if "name" in node.value:
             self._say((*path, "name"), "is not a key here; the sync's name is the key above it", key=True)
         data = {key: value.plain() for key, value in node.value.items() if key != "name"} | {"name": name}
@@ -191,7 +191,7 @@ class _Reading:
                 sync = model.model_validate(data)
             except ValidationError:
                 return None
-        found = [finding for finding in problems_of(sync) if not _depends(finding, dropped)]
+        found = [finding for finding in sync.problems() if not _depends(finding, dropped)]
         for finding in found:
             self._say((*path, *finding.path), finding.message, key=True)
         if not found and not any(part[0] in _WHERE for part in dropped):

@@ -1,6 +1,6 @@
 """The JSON Schema of ``syncs.yaml`` for editors, and its reference page, both written from the models.
 
-``python -m syncline.config_schema FOLDER`` writes ``schema/syncs.schema.json`` and ``docs/syncs.yaml.md`` below FOLDER.
+``python -m syncline.config.schema FOLDER`` writes ``schema/syncs.schema.json`` and ``docs/syncs.yaml.md`` below FOLDER.
 """
 
 from __future__ import annotations
@@ -8,24 +8,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from syncline.config import (
-    KINDS,
-    BasicAuth,
-    ImagesSelect,
-    ImagesSource,
-    ImagesSync,
-    ImagesTarget,
-    Model,
-    Patterns,
-    QuayApi,
-    RegistryEndpoint,
-    TokenAuth,
-    Webhook,
-)
-from syncline.config_values import NAME_PATTERN
+from syncline.config import KINDS, model_of
+from syncline.config.base import BaseSync, Gathering, Model, Patterns, Removals, Webhook
+from syncline.config.registry import BasicAuth, RegistryEndpoint, TokenAuth
+from syncline.config.values import NAME_PATTERN
 
 SCHEMA_FILE: Final = "schema/syncs.schema.json"
 PAGE_FILE: Final = "docs/syncs.yaml.md"
@@ -34,13 +24,13 @@ PAGE_FILE: Final = "docs/syncs.yaml.md"
 def schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of the whole file."""
     definitions: dict[str, Any] = {}
-    for model in KINDS.values():
+    for model in map(model_of, KINDS):
         own = model.model_json_schema()
         definitions |= own.pop("$defs", {})
         own["properties"].pop("name")
         own["required"].remove("name")
         definitions[model.__name__] = own
-    kinds = [{"$ref": f"#/$defs/{model.__name__}"} for model in KINDS.values()]
+    kinds = [{"$ref": f"#/$defs/{name}"} for name in KINDS.values()]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Syncline's syncs.yaml",
@@ -73,7 +63,7 @@ _HEAD: Final = """\
 
 What Syncline keeps true. `syncline apply` reads the file, checks all of it, and changes nothing while anything in it is
 wrong; each message names line, column and key, says what is wrong and what is allowed. This page is written from the
-program by `python -m syncline.config_schema .`; so is the JSON Schema, which editors use with this first line:
+program by `python -m syncline.config.schema .`; so is the JSON Schema, which editors use with this first line:
 
 ```yaml
 # yaml-language-server: $schema=schema/syncs.schema.json
@@ -155,38 +145,31 @@ taken whatever `tags` says.
 One of day of month and day of week is `?`, the other is not: `cron(0 3 * * ? *)` is every day at three,
 `cron(30 22 ? * MON-FRI *)` on weekdays at half past ten in the evening, in the sync's `timezone`.
 
-## What is checked beyond single keys
-
-- Exactly one of `repositories`, `organizations` and `catalog: true`; `organizations` with an `api`.
-- A source is not its own target: the same registry, however it is spelled (capitals, default port), needs a `prefix`,
-  and one under which the copies are not found as sources again.
-- No two syncs can write one target repository. Explicit repositories are compared one by one; organizations, prefixes and
-  the beginnings of globs by how names begin, and whatever may meet is refused. Disabled syncs count too.
-- Only warned about: credentials over plain HTTP to another machine, a `timezone` that has no effect, a selection that
-  leaves out everything.
 """
 
-_PARTS: Final[tuple[tuple[str, type[Model], str], ...]] = (
-    ("A sync of images", ImagesSync, ""),
-    ("`source` and `target`: the registry", RegistryEndpoint, ""),
-    ("`source`: which repositories", ImagesSource, ""),
-    ("`target`: where to", ImagesTarget, ""),
-    ("`api`", QuayApi, ""),
+_SHARED: Final[tuple[tuple[str, type[Model], str], ...]] = (
+    ("Parts of every kind: `webhook`", Webhook, ""),
+    ("Parts of several kinds: names by pattern", Patterns, ""),
+    ("Parts of several kinds: a registry", RegistryEndpoint, ""),
     (
         "`auth` with a user name",
         BasicAuth,
         "Besides these two forms `auth` can be the word `docker-config` or `anonymous`.",
     ),
     ("`auth` with a token", TokenAuth, ""),
-    ("`select`", ImagesSelect, ""),
-    ("`select.repositories` and `select.tags`", Patterns, ""),
-    ("`webhook`", Webhook, ""),
+    ("Parts of several kinds: `removals`", Removals, ""),
+    ("Parts of several kinds: `events`", Gathering, ""),
 )
 
 
 def page() -> str:
-    """The reference page: every key of every model."""
-    return "\n".join([_HEAD, *(_section(*part) for part in _PARTS), _TAIL])
+    """The reference page: every key of every model, each where it is declared."""
+    parts = [_HEAD, _section("What every sync has", BaseSync, "")]
+    for kind in KINDS:
+        module = import_module(f"syncline.config.{kind}")
+        parts += [_section(*part) for part in module.PAGE]
+        parts.append(f"### What is checked beyond single keys\n\n{module.CHECKS}")
+    return "\n".join([*parts, *(_section(*part) for part in _SHARED), _TAIL])
 
 
 def _section(title: str, model: type[Model], note: str) -> str:
@@ -196,9 +179,9 @@ def _section(title: str, model: type[Model], note: str) -> str:
 
 
 def _rows(model: type[Model]) -> Iterator[str]:
-    inherited = set(RegistryEndpoint.model_fields) if model is not RegistryEndpoint else set()
     for name, info in model.model_fields.items():
-        if name == "name" or (issubclass(model, RegistryEndpoint) and name in inherited):
+        # `kind` is told by each kind in its own words.
+        if name == "name" or name not in model.__annotations__ or (name == "kind" and model is BaseSync):
             continue
         absent = "an error" if info.is_required() else _default(info.get_default())
         example = f"`{_plain(info.examples[0])}`" if info.examples else ""

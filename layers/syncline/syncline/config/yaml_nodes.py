@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import yaml
 
-from syncline.config_values import KeyPath
+from syncline.config.values import KeyPath
 
 _DEEPEST: Final = 20  # levels
 _MOST_NODES: Final = 100_000  # after aliases are put in their places

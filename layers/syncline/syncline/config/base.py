@@ -1,0 +1,124 @@
+"""What every sync in ``syncs.yaml`` has, whatever its kind; each kind's own model is in the module of its name.
+
+Descriptions and examples are shown to people: ``docs/syncs.yaml.md`` and ``schema/syncs.schema.json`` are written from
+them, by ``python -m syncline.config.schema``. Secrets appear only as :class:`~syncline.secrets.Reference`. No message
+repeats a value that could be one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
+
+from syncline.config.findings import Finding, Reach
+from syncline.config.values import Name, Pattern, Schedule, SecretReference, Timezone
+from syncline.errors import SynclineError
+from syncline.select import allows
+
+
+class Model(BaseModel):
+    """What every part of the configuration is: frozen, and without keys that nobody reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Patterns(Model):
+    """Names by pattern: a glob (`*` does not cross `/`, `**` does), or `re:` and a regular expression of the whole name."""
+
+    include: tuple[Pattern, ...] = Field(
+        (), description="Take names that match one of these; everything when empty.", examples=[["payments/*"]]
+    )
+    exclude: tuple[Pattern, ...] = Field(
+        (), description="Of those, leave out names that match one of these.", examples=[["re:.*-dev"]]
+    )
+
+    def allows(self, name: str) -> bool:
+        return allows(name, self.include, self.exclude)
+
+
+class Removals(Model):
+    """How much may be removed from the target in one run: over either, nothing is, and the run says so."""
+
+    share: Annotated[StrictFloat | StrictInt, Field(ge=0, le=1)] = Field(
+        0.25, description="The largest share of what the target has, from 0 to 1.", examples=[0.1]
+    )
+    count: Annotated[StrictInt, Field(ge=0)] = Field(
+        1000, description="The largest number of items; 0 for none at all.", examples=[100]
+    )
+
+    def allows(self, removals: int, total: int) -> bool:
+        """Whether ``removals`` of the ``total`` items that the target has may go. One always may, unless count is 0."""
+        return removals == 0 or (removals <= self.count and (removals == 1 or removals <= self.share * total))
+
+
+class Webhook(Model):
+    """Lets the source say that something changed there."""
+
+    secret: SecretReference = Field(
+        description="A reference to the secret: the last part of the address `/hooks/<sync>/<secret>`, or, where the "
+        "sender can do better, what it signs with or sends as a bearer token to `/hooks/<sync>`.",
+        examples=["secret:syncline/hooks#prod"],
+    )
+
+
+class Gathering(Model):
+    """How many events become one look."""
+
+    quiet: Annotated[StrictFloat | StrictInt, Field(ge=0, le=900)] = Field(
+        2, description="Seconds without a further event after which a look begins.", examples=[30]
+    )
+    longest: Annotated[StrictFloat | StrictInt, Field(ge=0, le=3600)] = Field(
+        60, description="Seconds after which a look begins although events keep coming.", examples=[300]
+    )
+
+
+class BaseSync(Model):
+    """What every sync has, whatever its kind. ``name`` is its key in the file."""
+
+    name: Name = Field(description="The sync's name.")
+    kind: str = Field(description="What is kept true.")
+    schedule: Schedule | None = Field(
+        None,
+        description="When to look by itself: `rate(…)` or `cron(…)` as EventBridge Scheduler takes them. Absent: only by "
+        "hand and by webhook.",
+        examples=["rate(1 hour)", "cron(0 3 * * ? *)"],
+    )
+    timezone: Timezone | None = Field(
+        None,
+        description="The time zone of a `cron` schedule, by its IANA name; UTC when absent.",
+        examples=["Asia/Kolkata"],
+    )
+    enabled: StrictBool = Field(True, description="Whether the schedule and the webhook start runs.")
+    webhook: Webhook | None = Field(None, description="Lets the source say that something changed there.")
+
+    def problems(self) -> list[Finding]:
+        """What makes this sync impossible, apart from every other sync."""
+        return []
+
+    def warnings(self) -> list[Finding]:
+        """What is allowed and probably not meant, or dangerous."""
+        if self.timezone is not None and not (self.schedule or "").startswith("cron("):
+            return [Finding(("timezone",), "has no effect without a cron schedule")]
+        return []
+
+    def reaches(self) -> list[Reach]:
+        """What it can write, target by target, so that no two syncs write one place."""
+        return []
+
+    def hears(self) -> tuple[str, ...]:
+        """The sources whose events it wants to hear of, such as ``bucket:NAME``."""
+        return ()
+
+    def gathering(self) -> Gathering:
+        """How the events it hears of become looks."""
+        return Gathering()
+
+    def look_at(self, group: str, name: str) -> str:  # noqa: ARG002 - a kind may look at less than a group
+        """The group that a look at one item covers."""
+        return group
+
+    def groups_of(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The groups that names of the source stand for; raises USAGE for one that is none of its."""
+        raise SynclineError("USAGE", f"{self.name} is kept true as a whole: it has no part such as {names[0]}")

@@ -1,0 +1,106 @@
+"""A registry in ``syncs.yaml``: where it is, and who we are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from pydantic import BeforeValidator, Discriminator, Field, StrictBool, Tag
+
+from syncline.config.base import Model
+from syncline.config.findings import Finding, Place
+from syncline.config.values import (
+    Authority,
+    Host,
+    KeyPath,
+    Realm,
+    SecretReference,
+    TextOrReference,
+    is_loopback,
+    split_host,
+)
+
+
+class BasicAuth(Model):
+    """A user name and its password (a robot account and its token)."""
+
+    username: TextOrReference = Field(description="The user name, or a reference to it.", examples=["env:QUAY_USER"])
+    password: SecretReference = Field(
+        description="A reference to the password.", examples=["secret:syncline/quay#password"]
+    )
+
+
+class TokenAuth(Model):
+    """A token that is sent as it is, as a bearer token."""
+
+    token: SecretReference = Field(description="A reference to the token.", examples=["secret:syncline/quay#token"])
+
+
+def _auth_form(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "<word>"
+    if isinstance(value, TokenAuth) or (isinstance(value, dict) and "token" in value):
+        return "<token>"
+    return "<basic>" if value and isinstance(value, BasicAuth | dict) else None
+
+
+_NOT_AUTH: Final = (
+    "is not a form of credentials; write {username: …, password: …}, {token: …}, docker-config or anonymous"
+)
+
+
+def _check_auth_form(value: Any) -> Any:
+    if isinstance(value, dict) and "token" in value and value.keys() & {"username", "password"}:
+        raise ValueError("has a token and a user name or password; write one of the two")
+    if isinstance(value, str) and value not in ("anonymous", "docker-config"):
+        raise ValueError(_NOT_AUTH)
+    return value
+
+
+Auth: TypeAlias = Annotated[
+    Annotated[Literal["anonymous", "docker-config"], Tag("<word>")]
+    | Annotated[BasicAuth, Tag("<basic>")]
+    | Annotated[TokenAuth, Tag("<token>")],
+    Discriminator(_auth_form, custom_error_type="auth_form", custom_error_message=_NOT_AUTH),
+    BeforeValidator(_check_auth_form),
+]
+
+
+class RegistryEndpoint(Model):
+    """A registry and how to speak to it."""
+
+    registry: Host = Field(
+        description="The registry's host and port, without scheme or path.", examples=["quay.prod.example:8443"]
+    )
+    auth: Auth = Field(
+        "anonymous",
+        description="The credentials: a user name and password, a token, `docker-config` (what `docker login` stored, "
+        "with its credential helpers), or `anonymous`.",
+    )
+    auth_realms: tuple[Realm, ...] = Field(
+        (),
+        description="Hosts (without port) besides the registry to which the credentials may be sent in exchange for a token.",
+        examples=[["auth.prod.example"]],
+    )
+    ca: Authority | None = Field(
+        None,
+        description="The authority that signed the registry's certificate, if the system does not know it: `file:PATH` "
+        "(read on apply; relative to syncs.yaml), a reference, or the PEM text itself.",
+        examples=["file:prod-ca.pem"],
+    )
+    plain_http: StrictBool = Field(False, description="Speak HTTP without TLS. Only for networks you trust.")
+
+    @property
+    def place(self) -> Place:
+        """What is the same for two spellings of one registry: host name and port."""
+        name, port = split_host(self.registry)
+        loopback = is_loopback(self.registry)
+        return ("registry", "localhost" if loopback else name, port or (80 if self.plain_http else 443))
+
+    def plain_text_warnings(self, path: KeyPath) -> Iterator[Finding]:
+        """Whether credentials go readable over a network; ``path`` is where the endpoint stands in its sync."""
+        if self.plain_http and self.auth != "anonymous" and not is_loopback(self.registry):
+            yield Finding(
+                (*path, "plain_http"),
+                f"sends the credentials of {self.registry} readable over the network; use TLS and ca",
+            )

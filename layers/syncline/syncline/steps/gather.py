@@ -1,0 +1,90 @@
+"""Gather: events of a source are noted, and after a quiet moment many of them become one look."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from syncline.config import Sync
+from syncline.errors import SynclineError
+from syncline.kinds.kind import Kind
+from syncline.messages import Queues, Start
+from syncline.model import Scope, Trigger
+from syncline.stores.hearing import Claim, Hearing
+from syncline.telemetry import logger
+
+_AGAIN: Final = 1.0
+"""Seconds before what did not fit into one look is looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gatherer:
+    """Notes events and says when they are due. ``sources`` names the sources that an event's body speaks of.
+
+    It raises MESSAGE_INVALID for what is nobody's event.
+    """
+
+    hearing: Hearing
+    sources: Callable[[object], tuple[str, ...]]
+    config: Callable[[str], Sync]
+    kind: Callable[[str], Kind]
+    queues: Queues
+    clock: Callable[[], float]
+
+    def hear(self, bodies: Sequence[tuple[str, Any]]) -> None:
+        """Note what a delivery of events speaks of, for each sync that wants to hear of it, and ask for a look.
+
+        ``bodies`` are the messages by their ids. Raises MESSAGE_INVALID, or why a sync could not be told.
+        """
+        by_sync: dict[str, list[Any]] = {}
+        for _, body in bodies:
+            for source in self.sources(body):
+                for name in self.hearing.subscribers(source):
+                    by_sync.setdefault(name, []).append(body)
+        note_id = hashlib.blake2b("\n".join(sorted(each for each, _ in bodies)).encode(), digest_size=10).hexdigest()
+        failed: SynclineError | None = None
+        for name, heard in by_sync.items():
+            try:
+                self._note(name, note_id, heard)
+            except SynclineError as error:
+                failed = error  # the other syncs hear all the same
+        if failed is not None:
+            raise failed
+
+    def _note(self, name: str, note_id: str, heard: Sequence[Any]) -> None:
+        sync = self.config(name)
+        groups = {group for body in heard for group in self.kind(name).hints(body)} if sync.enabled else set()
+        if groups:
+            self.hearing.note(name, note_id, groups)
+            self.queues.start(self.start(name), round(sync.gathering().quiet))
+            logger.info("events noted", extra={"sync": name, "groups": len(groups)})
+
+    def start(self, sync: str) -> Start:
+        return Start(sync, Trigger.EVENT, gathered=True)
+
+    def due(self, sync: str) -> Claim | None:
+        """What is to be looked at now; None where nothing was heard, or events keep coming and nothing waits too long."""
+        claim = self.hearing.claimed(sync)
+        if claim is not None:
+            return claim
+        notes = self.hearing.notes(sync)
+        if not notes:
+            return None
+        gathering, now = self.config(sync).gathering(), self.clock()
+        # Whoever noted the latest asked for a look of its own, later than this one.
+        if now - notes[-1].at < gathering.quiet - 0.5 and now - notes[0].at < gathering.longest:
+            return None
+        return self.hearing.claim(sync, notes)
+
+    def settle(self, sync: str, claim: Claim) -> None:
+        """The look for a claim was made; another is asked for where there is more."""
+        self.hearing.settle(sync, claim)
+        if self.hearing.notes(sync):
+            self.queues.start(self.start(sync), round(max(_AGAIN, self.config(sync).gathering().quiet)))
+
+
+def scope_of(claim: Claim) -> Scope:
+    """What a claim's look covers."""
+    return Scope.of(claim.groups)

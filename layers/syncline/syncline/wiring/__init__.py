@@ -1,0 +1,103 @@
+"""Where everything is put together: the AWS clients, the table, the queues, and each sync's kind with its clients.
+
+Made once for a process, on first use; what a function does not use it does not pay for. How a kind is put together is
+in the module of its name.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+import boto3
+from botocore.config import Config
+
+from syncline.clients.bucket_events import events_in
+from syncline.clients.http import Http
+from syncline.messages import Queues
+from syncline.model import Step
+from syncline.secrets import Secrets
+from syncline.state import State
+from syncline.steps.discover import discover
+from syncline.steps.engine import Engine
+from syncline.steps.gather import Gatherer
+from syncline.steps.receive import Receiver
+from syncline.steps.transfer import transfer
+from syncline.steps.verify import verify
+from syncline.steps.worker import StepFunction, Worker
+from syncline.stores.hearing import Hearing
+from syncline.table import Database
+from syncline.wiring.parts import Parts
+from syncline.wiring.syncs import Kinds, Syncs
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.service_resource import Table
+    from mypy_boto3_sqs import SQSClient
+
+STEPS: Final[Mapping[Step, StepFunction]] = {
+    Step.DISCOVER: discover,
+    Step.TRANSFER: transfer,
+    Step.COMMIT: transfer,  # the same, one after another: the queue sees to that
+    Step.VERIFY: verify,
+}
+AWS_CONFIG: Final = Config(retries={"mode": "standard", "max_attempts": 6}, connect_timeout=5, read_timeout=20)
+
+
+def queues_from(environ: Mapping[str, str], sqs: SQSClient) -> Queues:
+    """The queues whose URLs the template puts into a function's environment."""
+    urls = {step: environ[name] for step in Step if (name := f"SYNCLINE_{step.name}_QUEUE") in environ}
+    dead_urls = {step: environ[name] for step in Step if (name := f"SYNCLINE_{step.name}_DLQ") in environ}
+    return Queues(sqs, urls, dead_urls, environ.get("SYNCLINE_EVENTS_QUEUE"))
+
+
+@cache
+def _secrets() -> Secrets:
+    return Secrets(
+        lambda: boto3.client("secretsmanager", config=AWS_CONFIG), lambda: boto3.client("ssm", config=AWS_CONFIG)
+    )
+
+
+@cache
+def _table() -> Table:
+    return boto3.resource("dynamodb", config=AWS_CONFIG).Table(os.environ["SYNCLINE_TABLE"])
+
+
+@cache
+def _state() -> State:
+    return State(_table())
+
+
+@cache
+def _queues() -> Queues:
+    return queues_from(os.environ, boto3.client("sqs", config=AWS_CONFIG))
+
+
+@cache
+def _syncs() -> Syncs:
+    return Syncs(_state(), Kinds(Parts(_secrets(), Http(), _state(), Database(_table()))))
+
+
+@cache
+def worker(step: Step) -> Worker:
+    """The worker of a function that is fed by a queue."""
+    engine = Engine(_state(), _queues(), _syncs().kind, time.time, random.Random())  # noqa: S311 - for jitter
+    return Worker(step, STEPS[step], engine, gatherer(_syncs(), Hearing(Database(_table()), time.time), engine))
+
+
+def gatherer(syncs: Syncs, hearing: Hearing, engine: Engine) -> Gatherer:
+    """What takes in the events of sources."""
+    return Gatherer(hearing, _sources, syncs.config, syncs.kind, engine.queues, engine.clock)
+
+
+def _sources(body: object) -> tuple[str, ...]:
+    return tuple(sorted({f"bucket:{event.bucket}" for event in events_in(body)}))
+
+
+@cache
+def receiver() -> Receiver:
+    """What the function behind the function URL does."""
+    return Receiver(_syncs().config, _syncs().kind, _secrets(), _queues())

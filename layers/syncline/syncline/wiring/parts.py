@@ -1,0 +1,24 @@
+"""What the kinds of a process are made of: they share it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from syncline.clients.http import Http
+from syncline.secrets import Reference, Secrets
+from syncline.state import State
+from syncline.table import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Secrets, connections and memory; ``database`` is the table, for the stores that a kind has of its own."""
+
+    secrets: Secrets
+    http: Http
+    state: State
+    database: Database
+
+    def authority(self, ca: str | Reference | None) -> str | None:
+        """The PEM text of a ``ca``; raises why a reference cannot be resolved."""
+        return None if ca is None else self.secrets.text(ca)

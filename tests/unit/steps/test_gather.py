@@ -1,0 +1,194 @@
+"""Events become looks: noted once, looked at together, and lost by nothing that happens on the way."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from syncline.config.base import BaseSync, Gathering
+from syncline.errors import SynclineError
+from syncline.kinds.kind import Pace, Page
+from syncline.model import Run, RunStatus, Scope, Trigger
+from syncline.steps import gather as gather_module
+from syncline.stores.hearing import Claim
+from tests.made_up import SYNC, Steps, items
+from tests.pump import Duplicates, KilledError, Manners, When
+
+
+class Sync(BaseSync):
+    def gathering(self) -> Gathering:
+        return Gathering(quiet=5, longest=20)
+
+
+@pytest.fixture(autouse=True)
+def looked(steps: Steps) -> list[Scope]:
+    """The scopes that were looked at."""
+    scopes: list[Scope] = []
+
+    def look(scope: Scope, _cursor: str | None, _pace: Pace) -> list[Page]:
+        scopes.append(scope)
+        return [Page(group, items(group, group=group)) for group in scope.groups or ()]
+
+    steps.kind.look = look
+    steps.hearing.subscribe(SYNC, ["made.up"])
+    steps.configs[SYNC] = Sync(name=SYNC, kind="made-up")
+    return scopes
+
+
+def runs(steps: Steps) -> list[Run]:
+    return sorted(steps.state.runs(SYNC, 50), key=lambda run: run.number)
+
+
+def test_events_that_come_together_become_one_look(steps: Steps, looked: list[Scope]) -> None:
+    steps.pump.manners.batches = True
+    steps.notify("a", "b", "a", "c")
+    steps.pump.run()
+    assert looked == [Scope.of(["a", "b", "c"])]
+    (run,) = runs(steps)
+    assert (run.trigger, run.status, run.counts.moved) == (Trigger.EVENT, RunStatus.DONE, 3)
+    assert steps.hearing.notes(SYNC) == []
+    assert steps.hearing.claimed(SYNC) is None
+
+
+def test_a_look_waits_for_a_quiet_moment_but_not_for_ever(steps: Steps, looked: list[Scope]) -> None:
+    began = steps.clock.now
+    for number in itertools.count():
+        steps.notify(f"k{number}")
+        steps.pump.run_until(steps.clock.now + 2)
+        if looked:
+            break
+    assert 20 <= steps.clock.now - began <= 30
+    assert len(looked[0].groups or ()) > 5
+
+
+def test_who_has_not_asked_hears_nothing(steps: Steps, looked: list[Scope]) -> None:
+    steps.notify("a", source="elsewhere")
+    steps.pump.run()
+    assert looked == []
+    assert steps.mail.dead() == []
+
+
+def test_a_sync_that_is_off_hears_nothing(steps: Steps, looked: list[Scope]) -> None:
+    steps.configs[SYNC] = Sync(name=SYNC, kind="made-up", enabled=False)
+    steps.notify("a")
+    steps.pump.run()
+    assert looked == []
+
+
+def test_what_is_nobody_s_event_is_laid_aside(steps: Steps, looked: list[Scope]) -> None:
+    steps.put('{"Records": "?"}')
+    steps.pump.run()
+    assert looked == []
+    assert [letter.body for _, letter in steps.mail.dead()] == ['{"Records": "?"}']
+
+
+def test_one_sync_that_cannot_hear_does_not_keep_the_others_from_it(steps: Steps, looked: list[Scope]) -> None:
+    steps.hearing.subscribe("another", ["made.up"])
+    known = steps.gatherer.config
+
+    def config(name: str) -> BaseSync:
+        if name == "another":
+            raise SynclineError("SECRET_MISSING", "it is gone")
+        return known(name)
+
+    object.__setattr__(steps.gatherer, "config", config)
+    steps.notify("a")
+    steps.pump.run()
+    assert set(looked) == {Scope.of(["a"])}
+    assert len(steps.mail.lying_in(gather_events_dead())) == 0
+
+
+def gather_events_dead() -> str:
+    from tests.stack import EVENTS  # noqa: PLC0415
+
+    return EVENTS
+
+
+def test_more_than_one_look_can_cover_is_looked_at_in_turn(
+    steps: Steps, looked: list[Scope], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncline.stores.hearing._LARGEST_CLAIM", 3)
+    steps.notify(*"abcdefg")
+    steps.pump.run()
+    assert sorted(group for scope in looked for group in scope.groups or ()) == list("abcdefg")
+    assert len(looked) > 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_events_doubled_and_in_any_order_lose_nothing(steps: Steps, looked: list[Scope], seed: int) -> None:
+    doubles = list(Duplicates)[seed % 4]
+    steps.pump.manners = Manners(random.Random(seed), shuffle=True, duplicates=doubles, late=7, batches=True)
+    steps.notify(*"abcdefgh")
+    steps.pump.run()
+    assert {group for scope in looked for group in scope.groups or ()} == set("abcdefgh")
+    assert all(run.status is RunStatus.DONE for run in runs(steps))
+    assert steps.state.current_run(SYNC) is None
+    assert steps.hearing.notes(SYNC) == []
+
+
+def effects(steps: Steps) -> int:
+    steps.notify("a", "b")
+    steps.pump.run()
+    return len(steps.reaper.effects)
+
+
+@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
+@pytest.mark.parametrize("number", range(1, 16))
+def test_a_function_killed_at_any_call_loses_nothing(
+    steps: Steps, looked: list[Scope], number: int, when: When
+) -> None:
+    steps.reaper.plan = {(number, when)}
+    count = effects(steps)
+    assert count >= number, f"there are only {count} calls with an effect"
+    assert {group for scope in looked for group in scope.groups or ()} == {"a", "b"}
+    assert all(run.status is RunStatus.DONE for run in runs(steps))
+    assert steps.state.current_run(SYNC) is None
+    assert steps.hearing.notes(SYNC) == []
+    assert steps.hearing.claimed(SYNC) is None
+
+
+def test_a_look_that_dies_is_made_again_under_its_name(steps: Steps, looked: list[Scope]) -> None:
+    steps.notify("a")
+    look = steps.kind.look
+    deaths: list[Scope] = []
+
+    def die_once(scope: Scope, cursor: str | None, pace: Pace) -> object:
+        assert look is not None
+        if not deaths:
+            deaths.append(scope)
+            steps.notify("b")  # heard between death and the second try
+            raise KilledError
+        return look(scope, cursor, pace)
+
+    steps.kind.look = die_once  # type: ignore[assignment]
+    steps.pump.run()
+    assert deaths == [Scope.of(["a"])]
+    assert {group for scope in looked for group in scope.groups or ()} == {"a", "b"}
+    assert all(run.status is RunStatus.DONE for run in runs(steps))
+    assert steps.hearing.notes(SYNC) == []
+
+
+def test_a_claim_is_made_once(steps: Steps) -> None:
+    steps.hearing.note(SYNC, "1", ["a"])
+    notes = steps.hearing.notes(SYNC)
+    first = steps.hearing.claim(SYNC, notes)
+    steps.hearing.note(SYNC, "2", ["b"])
+    assert steps.hearing.claim(SYNC, steps.hearing.notes(SYNC)) == first
+    assert steps.hearing.claimed(SYNC) == first
+    steps.hearing.settle(SYNC, first)
+    assert [note.id for note in steps.hearing.notes(SYNC)] == ["2"]
+
+
+def test_subscriptions_are_just_those_of_the_last_time(steps: Steps) -> None:
+    steps.hearing.subscribe(SYNC, ["one", "two"])
+    steps.hearing.subscribe(SYNC, ["two", "three"])
+    heard = {source: steps.hearing.subscribers(source) for source in ("made.up", "one", "two", "three")}
+    assert heard == {"made.up": [], "one": [], "two": [SYNC], "three": [SYNC]}
+    steps.hearing.subscribe(SYNC, [])
+    assert steps.hearing.subscribers("two") == []
+
+
+def test_a_claim_is_looked_at_as_a_scope() -> None:
+    assert gather_module.scope_of(Claim("c", 1.0, ("b", "a"), ("n",))) == Scope.of(["a", "b"])
