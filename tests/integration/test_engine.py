@@ -25,7 +25,7 @@ from tests.standins.programs import needs
 from tests.unit.test_template import OUTPUTS
 
 TOP: Final = Path(__file__).parents[2]
-FUNCTIONS: Final = ("receive", "discover", "transfer", "verify")
+FUNCTIONS: Final = sorted(path.name for path in (TOP / "functions").iterdir() if path.is_dir())
 _SECONDS: Final = 30
 _FUNCTION: Final = """
 import json, os, time
