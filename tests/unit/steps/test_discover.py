@@ -150,6 +150,28 @@ def test_a_group_that_cannot_be_looked_at_is_looked_at_again_alone(steps: Steps)
     assert run.counts.failed == 0
 
 
+def test_a_registry_that_is_down_causes_few_looks_and_small_records(steps: Steps) -> None:
+    """One look again for many groups, and never more of them than a record of the table holds."""
+    names = [f"team/{n:04}" for n in range(CHUNK_RESULTS * 2 + 5)]
+    scopes: list[tuple[str, ...] | None] = []
+
+    def look(scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        scopes.append(scope.groups)
+        for name in scope.groups or names:
+            if cursor is not None and name <= cursor:
+                continue
+            if scope.everything:
+                yield Page(name, failures=(Failure(Item(name, "*"), SynclineError("UNREACHABLE", "down")),))
+            else:
+                yield Page(name, items("1", group=name))
+
+    steps.kind.look = look
+    run = steps.run()
+    assert (run.counts.moved, run.counts.failed) == (len(names), 0)
+    again = [groups for groups in scopes if groups is not None]
+    assert [len(groups) for groups in again] == [CHUNK_RESULTS, CHUNK_RESULTS, 5]
+
+
 @pytest.mark.parametrize(("code", "looks"), [("SERVER_ERROR", engine_module.ATTEMPTS), ("FORBIDDEN", 1)])
 def test_a_group_that_stays_unreadable_is_given_up_with_its_reason(steps: Steps, code: str, looks: int) -> None:
     asked: list[tuple[str, ...] | None] = []
@@ -273,6 +295,21 @@ def test_a_second_start_of_everything_says_so_and_does_nothing(steps: Steps) -> 
     steps.pump.run()
     assert [run.id for run in steps.state.runs(SYNC)] == ["under-way"]
     assert steps.kind.moved == []
+
+
+def test_a_full_look_waits_for_a_run_that_looks_at_a_part_only(steps: Steps) -> None:
+    """A registry that is pushed to all the time must not have its scheduled look passed over every time."""
+    steps.state.begin_run(SYNC, "20260101-part", Trigger.WEBHOOK, Scope.of(["a"]))
+    steps.kind.look = lambda scope, _cursor, _pace: [
+        Page(group, items("1", group=group)) for group in scope.groups or ("a", "b")
+    ]
+    steps.start()
+    steps.pump.deliver(steps.mail.waiting())
+    assert steps.kind.moved == []
+    steps.put(Batch("20260101-part", SYNC, Step.DISCOVER, "20260101-part", scope=Scope.of(["a"])))
+    steps.pump.run()
+    latest = steps.latest()
+    assert (latest.scope, latest.status, latest.counts.queued) == (EVERYTHING, RunStatus.DONE, 2)
 
 
 def test_an_event_joins_the_run_under_way_and_the_run_waits_for_it(steps: Steps) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Failure, Kind, Page
 from syncline.messages import Batch, Start
-from syncline.model import Item, Outcome, Result, Run, Scope
+from syncline.model import Item, Outcome, Result, Run, RunStatus, Scope
 from syncline.state import State
 from syncline.steps.engine import ATTEMPTS, Engine, Work, pause
 from syncline.telemetry import logger
@@ -17,15 +17,16 @@ from syncline.telemetry import logger
 CHUNK_ITEMS: Final = 60
 """Items after which a look sends on what it has found, so that transfers begin while it goes on."""
 CHUNK_RESULTS: Final = 400
-"""Results after which a chunk ends: its record must stay within an item of the table."""
+"""Results, and groups to be looked at again, after which a chunk ends: its record must fit an item of the table."""
 CHUNK_SECONDS: Final = 2.0
 
 
 def begin(state: State, start: Start, run_id: str) -> Batch | None:
     """The batch a start message leads to: a new run's first, or a further look in the run under way.
 
-    None, with a word in the log, where a run under way makes a full look needless. Raises ALREADY_RUNNING where a
-    look at a part can neither begin nor join.
+    None, with a word in the log, where a run under way makes a full look needless: it looks at everything itself.
+    Raises ALREADY_RUNNING where the look can neither begin nor join and has to wait: a full one for the end of a look
+    at a part, else a registry that is pushed to all the time would have its schedule passed over again and again.
     """
     if start.run is None and not start.scope.everything and not start.plan:
         joined = state.join_run(start.sync, run_id, start.scope)
@@ -34,11 +35,17 @@ def begin(state: State, start: Start, run_id: str) -> Batch | None:
     try:
         _, batch = state.begin_run(start.sync, start.run or run_id, start.trigger, start.scope, plan=start.plan)
     except SynclineError as error:
-        if error.code.name == "ALREADY_RUNNING" and start.scope.everything:
+        if error.code.name == "ALREADY_RUNNING" and start.scope.everything and _looks_at_everything(state, start.sync):
             logger.warning("not started", extra={"sync": start.sync, "why": str(error)})
             return None
         raise
     return batch
+
+
+def _looks_at_everything(state: State, sync: str) -> bool:
+    """Whether the run under way makes another full look needless."""
+    current = state.current_run(sync)
+    return current is not None and current.status is RunStatus.RUNNING and current.scope.everything
 
 
 def discover(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) -> None:
@@ -47,24 +54,28 @@ def discover(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
     pace = engine.pace(run, left)
     work, requests, since = Work(batch), kind.requests(), engine.clock()
     cursor = batch.cursor
+    again: list[Failure] = []
     for page in kind.discover(batch.scope, batch.cursor, pace):
-        _add(work, page, kind, engine)
+        again += _add(work, page, kind)
         cursor = page.cursor
         late = work.queued > 0 and engine.clock() - since > CHUNK_SECONDS
-        if late or work.queued >= CHUNK_ITEMS or len(work.results) >= CHUNK_RESULTS:
+        if late or work.queued >= CHUNK_ITEMS or len(work.results) + len(again) >= CHUNK_RESULTS:
+            _look_again(work, again, engine)
             # What was found bounds this chain; hops are for those that find nothing.
             rest = work.follow(cursor=cursor, attempt=1, hop=work.batch.hop)
             work.requests, requests = kind.requests() - requests, kind.requests()
             if not engine.end(work, held_back=rest):
                 return
-            work, since = Work(rest), engine.clock()
+            work, since, again = Work(rest), engine.clock(), []
+    _look_again(work, again, engine)
     if pace.left() <= 0:
         work.follow(cursor=cursor, attempt=1)
     work.requests = kind.requests() - requests
     engine.end(work)
 
 
-def _add(work: Work, page: Page, kind: Kind, engine: Engine) -> None:
+def _add(work: Work, page: Page, kind: Kind) -> list[Failure]:
+    """Add what a page shows; of what could not be looked at, that which is worth another look."""
     work.skipped += page.skipped
     work.results += page.results
     if work.batch.plan:
@@ -75,18 +86,18 @@ def _add(work: Work, page: Page, kind: Kind, engine: Engine) -> None:
             for at in range(0, len(items), kind.share):
                 work.follow(step=kind.moves_by, items=items[at : at + kind.share], attempt=1)
             work.queued += len(items)
-    _look_again(work, page.failures, engine)
+    again = [f for f in page.failures if f.error.retried and work.batch.attempt < ATTEMPTS]
+    for failure in page.failures:
+        if failure not in again:
+            work.give_up(failure.item, failure.error)
+    return again
 
 
 def _look_again(work: Work, failures: Sequence[Failure], engine: Engine) -> None:
-    """Groups that could not be looked at are looked at again later, or given up."""
-    again = [f for f in failures if f.error.retried and work.batch.attempt < ATTEMPTS]
-    for failure in failures:
-        if failure not in again:
-            work.give_up(failure.item, failure.error)
-    if again:
-        asked = max(f.error.retry_after or 0.0 for f in again)
-        scope = Scope.of(f.item.group for f in again)
+    """Let one look follow at all groups that could not be looked at: a registry that is down would cause one each."""
+    if failures:
+        asked = max(f.error.retry_after or 0.0 for f in failures)
+        scope = Scope.of(f.item.group for f in failures)
         delay = max(asked, pause(work.batch.attempt, engine.rng))
         work.follow(delay, scope=scope, cursor=None, attempt=work.batch.attempt + 1)
 
