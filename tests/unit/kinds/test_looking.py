@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
@@ -81,10 +82,13 @@ class Bench:
         assert isinstance(sync, ImagesSync)
         self.sync = sync
 
-    def look(self, scope: Scope = EVERYTHING, cursor: str | None = None, pace: Pace | None = None) -> list[Page]:
+    def look(self, scope: Scope = EVERYTHING, cursor: str | None = None) -> list[Page]:
+        return list(self.pages(scope, cursor, Pace(lambda: 60.0)))
+
+    def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
         source = Side(cast("Registry", self.source), cast("Quay | None", self.source_api))
         target = Side(cast("Registry", self.target), cast("Quay | None", self.target_api))
-        return list(Look(self.sync, source, target).pages(scope, cursor, pace or Pace(lambda: 60.0)))
+        return Look(self.sync, source, target).pages(scope, cursor, pace)
 
 
 def found(pages: Iterable[Page]) -> list[tuple[str, str]]:
@@ -189,10 +193,42 @@ def test_a_look_can_be_taken_up_behind_any_page(sizes: list[int], page_tags: int
 def test_a_look_stops_when_the_time_is_over() -> None:
     content = {f"team/{n:02}": {"1": "d"} for n in range(60)}
     bench = Bench(content, {})
-    left = iter([1.0] * 5 + [0.0] * 1000)
-    pages = bench.look(pace=Pace(lambda: next(left)))
-    assert [page.cursor for page in pages] == [f"team/{n:02}" for n in range(5)]
+    cursors: list[str] = []
+    for page in bench.pages(EVERYTHING, None, Pace(lambda: 60.0 if len(cursors) < 5 else 0.0)):
+        cursors.append(page.cursor)
+    assert cursors == [f"team/{n:02}" for n in range(5)]
     assert len(bench.source.asked) < 60
+
+
+def test_a_repository_with_more_tags_than_a_function_has_time_for_is_left_between_two_pages() -> None:
+    tags = {f"t{n:04}": f"d{n}" for n in range(looking.PAGE_TAGS * 3)}
+    bench = Bench({"team/a": tags, "team/b": {"1": "d"}}, {"team/a": tags})
+
+    def asked() -> int:
+        return sum(each.startswith("digest") for each in bench.source.asked)
+
+    cursor, skipped, functions = None, 0, []
+    while cursor != "team/b":
+        bench.source.asked.clear()
+        for page in bench.pages(EVERYTHING, cursor, Pace(lambda: 60.0 if asked() <= looking.PAGE_TAGS else 0.0)):
+            cursor, skipped = page.cursor, skipped + page.skipped
+        functions.append(asked())
+    assert skipped == len(tags)
+    assert functions == [looking.PAGE_TAGS * 2, looking.PAGE_TAGS]
+
+
+def test_digests_of_one_repository_are_asked_for_side_by_side() -> None:
+    tags = {f"t{n}": f"d{n}" for n in range(8)}
+    bench = Bench({"team/a": tags}, {"team/a": tags})
+    together = threading.Barrier(8, timeout=10)
+
+    def manifest_digest(_repository: str, reference: str) -> str:
+        together.wait()
+        return tags[reference]
+
+    bench.source.manifest_digest = manifest_digest  # type: ignore[method-assign,assignment]
+    (page,) = bench.look()
+    assert page.skipped == 8
 
 
 def test_one_repository_that_cannot_be_read_does_not_stop_the_look() -> None:

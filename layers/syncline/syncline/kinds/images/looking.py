@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from syncline.clients.oci import Registry
@@ -18,8 +19,8 @@ from syncline.model import Item, Result, Scope
 
 AT_ONCE: Final = 16
 """Repositories compared at a time."""
-PAGE_TAGS: Final = 500
-"""Tags in a page at most: what follows from it must fit an item of the table."""
+PAGE_TAGS: Final = 100
+"""Tags in a page at most: the share of one transfer, and what is asked for between two looks at the time left."""
 _NORMAL: Final = "NORMAL"
 
 
@@ -47,6 +48,7 @@ class Look:
         self._source = source
         self._target = target
         self._states: dict[str, dict[str, str]] = {}
+        self._asking = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="ask")
 
     def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
         """Pages in the order of repositories and tags, behind the one that ``cursor`` names.
@@ -58,11 +60,12 @@ class Look:
         self._learn_states(names)
         ahead: deque[Future[list[Page]]] = deque()
         waiting = iter(names)
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="look") as pool:
+        # Repositories wait for digests and digests wait for nobody, so the two pools cannot block one another.
+        with self._asking, ThreadPoolExecutor(AT_ONCE, thread_name_prefix="look") as pool:
             try:
                 while not pace.over:
                     while len(ahead) < 2 * AT_ONCE and (name := next(waiting, None)) is not None:
-                        ahead.append(pool.submit(self._pages_of, name, tag if name == last else ""))
+                        ahead.append(pool.submit(self._pages_of, name, tag if name == last else "", pace))
                     if not ahead:
                         return
                     yield from ahead.popleft().result()
@@ -112,13 +115,21 @@ class Look:
                 if error.code.name not in ("NOT_FOUND", "FORBIDDEN", "UNAUTHORIZED"):
                     raise
 
-    def _pages_of(self, name: str, behind: str) -> list[Page]:
-        """What one repository's tags behind the tag ``behind`` come to; of one that cannot be looked at, why."""
+    def _pages_of(self, name: str, behind: str, pace: Pace) -> list[Page]:
+        """What one repository's tags behind the tag ``behind`` come to; of one that cannot be looked at, why.
+
+        Fewer pages where the time ends: a repository may have more tags than one function can ask for.
+        """
         group = self._sync.target_repository(name)
+        pages: list[Page] = []
         try:
-            return list(self._compare(name, group, behind))
+            for page in self._compare(name, group, behind):
+                pages.append(page)
+                if pace.over:
+                    break
         except SynclineError as error:
             return [Page(name, failures=(Failure(Item(group, "*"), error),))]
+        return pages
 
     def _compare(self, name: str, group: str, behind: str) -> Iterator[Page]:
         found = self._source_tags(name)
@@ -134,12 +145,9 @@ class Look:
         items: list[Item] = []
         results: list[Result] = []
         skipped = 0
-        for tag, (there, here) in tags.items():
-            item = Item(group, tag, there.digest, size=there.size)
-            if here is not None:
-                item = self._digests(name, item, here)
-                if item.source is None:
-                    continue  # removed at the source since it was listed
+        for item in self._with_digests(name, group, tags):
+            if item.source is None and tags[item.name][1] is not None:
+                continue  # removed at the source since it was listed
             if item.target is not None and item.target == item.source:
                 skipped += 1
             elif item.target is None or self._sync.overwrite:
@@ -181,11 +189,21 @@ class Look:
     def _state(self, group: str) -> str | None:
         return self._states.get(group.partition("/")[0], {}).get(group)
 
-    def _digests(self, name: str, item: Item, present: Tag) -> Item:
-        """The item with both digests, asked for where the listings did not show them."""
-        source = item.source or self._source.registry.manifest_digest(name, item.name)
-        target = present.digest or self._target.registry.manifest_digest(item.group, item.name)
-        return Item(item.group, item.name, source, target, item.size)
+    def _with_digests(self, name: str, group: str, tags: dict[str, tuple[Tag, Tag | None]]) -> list[Item]:
+        """The tags as items, with both digests where the target has the tag: asked for if the listings show none."""
+        both = [tag for tag, (_, here) in tags.items() if here is not None]
+        there = self._digests(self._source.registry, name, {tag: tags[tag][0] for tag in both})
+        here = self._digests(self._target.registry, group, {tag: tags[tag][1] or Tag() for tag in both})
+        return [
+            Item(group, tag, there.get(tag, listed.digest), here.get(tag), listed.size)
+            for tag, (listed, _) in tags.items()
+        ]
+
+    def _digests(self, registry: Registry, repository: str, tags: dict[str, Tag]) -> dict[str, str | None]:
+        """The digest of each tag, several asked for at a time; None of one that is not there any more."""
+        unknown = [tag for tag, listed in tags.items() if listed.digest is None]
+        asked = dict(zip(unknown, self._asking.map(partial(registry.manifest_digest, repository), unknown), strict=True))
+        return {tag: listed.digest or asked[tag] for tag, listed in tags.items()}
 
 
 def _fresh(page: Page) -> Page:
