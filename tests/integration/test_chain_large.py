@@ -10,6 +10,7 @@ import pytest
 from moto import mock_aws
 
 from syncline import running_hash
+from syncline.kinds import images
 from syncline.kinds.images import copying, pieces
 from syncline.model import Step
 from tests.integration.chain import SYNC, Chain, Key, World, world
@@ -33,7 +34,8 @@ def place() -> Iterator[World]:
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large is what has more than four chunks, and chunks are small."""
+    """Large is what has more than four chunks, and chunks are small. Time passes in large steps, so its end is late."""
+    monkeypatch.setattr(images, "LAST_WORDS", 100.0)
     monkeypatch.setattr(copying, "SMALL", 0)
     monkeypatch.setattr(copying, "WHOLE", CHUNK * 4)
     monkeypatch.setattr(pieces, "CHUNK", CHUNK)
@@ -75,7 +77,7 @@ def test_a_layer_in_one_function(place: World) -> None:
 
 
 @pytest.mark.usefixtures("openssl")
-@pytest.mark.parametrize("tick", [25.0, 60.0])
+@pytest.mark.parametrize("tick", [25.0, 40.0])
 def test_a_layer_over_several_functions(place: World, tick: float) -> None:
     chain = large(place, tick=tick)
     chain.run()
@@ -120,6 +122,18 @@ def test_two_layers_at_once_are_both_taken_up_again(place: World, concurrency: i
     assert transfers(chain) >= 3
     assert sent(chain) == len(LAYER) + len(OTHER), "no byte goes twice"
     assert len(LAYER) + len(OTHER) < chain.latest().counts.bytes < len(LAYER) + len(OTHER) + 1000
+    chain.check_again()
+
+
+def test_many_small_layers_over_several_functions(place: World) -> None:
+    """None is begun when the time is over, however small: together they may take longer than a function has."""
+    layers = [b"%d" % number * 100 for number in range(12)]
+    chain = large(place, *layers, tick=15.0)
+    chain.run()
+    chain.check()
+    assert transfers(chain) >= 2
+    puts = [each for each in chain.target.asked("PUT") if "/blobs/uploads/" in each.path]
+    assert len(puts) == len(layers) + 1, "and none goes twice"
     chain.check_again()
 
 
@@ -242,7 +256,7 @@ def test_a_step_killed_anywhere_in_a_layer_over_several_functions(place: World, 
     """Before every second effect and after the others; without OpenSSL the other way round."""
 
     def started() -> Chain:
-        chain = large(place, LAYER[: CHUNK * 9], tick=70.0)
+        chain = large(place, LAYER[: CHUNK * 7], tick=40.0)
         chain.remember()
         chain.start()
         chain.reaper.effects.clear()

@@ -11,7 +11,7 @@ from email.utils import formatdate
 import pytest
 
 from syncline.clients import connections
-from syncline.clients.http import BODY_LIMIT, Http
+from syncline.clients.http import BODY_LIMIT, Http, Policy
 from syncline.errors import SynclineError
 from tests.standins.certificates import Authority
 from tests.standins.made_up import Naps
@@ -182,6 +182,42 @@ def test_the_deadline_ends_patience(server: ScriptedServer, http: Http, naps: Na
     http.policy = naps.policy(within=0.1)
     failed(http, "GET", f"{server.url}/a")
     assert naps.slept == [0.25, 0.5, 1.0]
+
+
+def test_after_the_deadline_nothing_is_sent(server: ScriptedServer, http: Http, naps: Naps) -> None:
+    server.on("GET", "/a", OK)
+    http.policy = naps.policy()
+    http.end_within(5.0)
+    assert http.request("GET", f"{server.url}/a").status == 200
+    naps.now += 5.0
+    assert failed(http, "GET", f"{server.url}/a").code.name == "TIME_SHORT"
+    assert len(server.requests) == 1
+    http.end_within(5.0)
+    assert http.request("GET", f"{server.url}/a").status == 200
+
+
+@pytest.mark.parametrize("body", [None, b"x", [b"one", b"two"]])
+def test_no_server_is_waited_for_beyond_the_deadline(server: ScriptedServer, body: bytes | list[bytes] | None) -> None:
+    """Also where the deadline comes near only while a body is sent."""
+    now = [1000.0]
+
+    def chunks() -> Iterator[bytes]:
+        for chunk in body or ():
+            now[0] += 30.0
+            yield bytes(chunk)
+
+    http = Http(Policy(clock=lambda: now[0]))
+    http.end_within(60.05 if isinstance(body, list) else 0.05)
+    server.on("PUT", "/a", Reply(201, delay=1.0))
+    error = failed(http, "PUT", f"{server.url}/a", body=chunks() if isinstance(body, list) else body, timeout=60.0)
+    assert error.code.name == "UNREACHABLE"  # by its own clock the deadline is still to come
+
+
+def test_what_the_deadline_broke_off_is_said_so(server: ScriptedServer) -> None:
+    http = Http()
+    http.end_within(0.05)
+    server.on("GET", "/a", Reply(200, delay=1.0))
+    assert failed(http, "GET", f"{server.url}/a").code.name == "TIME_SHORT"
 
 
 def test_bytes_are_put_again_but_posted_once(server: ScriptedServer, http: Http) -> None:

@@ -5,16 +5,42 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from syncline.clients.addresses import DEFAULT_PORTS, host_name, is_refused
 from syncline.errors import SynclineError
 
+SHORTEST_WAIT: Final = 0.1  # seconds that a server is given however little time is left
 POOL_SIZE: Final = 32  # connections kept per server; more may be open at once, the surplus is closed after use
+
+
+class Patience(Timeout):
+    """How long one wait for a server may take: ``most`` seconds, and not past ``deadline`` (of ``clock``).
+
+    urllib3 asks a timeout once, when the request begins; sending a body may take long, and what is left is less then.
+    While a body is sent urllib3 would go by the time for connecting: a registry that stores what it got meanwhile may
+    well need longer than that before it takes more.
+    """
+
+    def __init__(self, connect: float, most: float, deadline: float | None, clock: Callable[[], float]) -> None:
+        super().__init__(connect=connect, read=most)
+        self._first = connect
+        self._most = most
+        self._deadline = deadline
+        self._clock = clock
+
+    def clone(self) -> Patience:
+        return Patience(self._first, self._most, self._deadline, self._clock)
+
+    @property
+    def read_timeout(self) -> float:
+        if self._deadline is None:
+            return self._most
+        return max(SHORTEST_WAIT, min(self._most, self._deadline - self._clock()))
 
 
 class _Careful(HTTPConnection):
@@ -23,6 +49,7 @@ class _Careful(HTTPConnection):
     The name was checked before; the address it resolved to is known only now, before a byte of the request is sent.
     """
 
+    patience: Patience | None = None
     _stream: Iterable[bytes] | None = None
 
     def _new_conn(self) -> socket.socket:
@@ -43,28 +70,41 @@ class _Careful(HTTPConnection):
         # urllib3 would format each chunk with its frame into a third buffer; here the chunk goes out as it is.
         # After this, urllib3 sends the frame that ends the body.
         super().endheaders(message_body, encode_chunked=encode_chunked)
+        self._wait_no_longer()
         stream, self._stream = self._stream, None
         if stream is None:
             return
         line_end = b""
         for chunk in stream:
             if chunk:
+                self._wait_no_longer()
                 self.send(b"%b%x\r\n" % (line_end, len(chunk)))
                 self.send(chunk)
                 line_end = b"\r\n"
         if line_end:
             self.send(line_end)
 
+    def _wait_no_longer(self) -> None:
+        if self.patience is not None and self.sock is not None:
+            self.sock.settimeout(self.patience.read_timeout)
+
 
 class _CarefulTls(_Careful, HTTPSConnection):
     pass
 
 
-class _Pool(HTTPConnectionPool):
+class _PatientPool(HTTPConnectionPool):
+    def _make_request(self, conn: Any, *arguments: Any, **options: Any) -> Any:  # type: ignore[override] - all pass by
+        timeout = options.get("timeout")
+        conn.patience = timeout if isinstance(timeout, Patience) else None
+        return super()._make_request(conn, *arguments, **options)
+
+
+class _Pool(_PatientPool):
     ConnectionCls = _Careful
 
 
-class _TlsPool(HTTPSConnectionPool):
+class _TlsPool(_PatientPool, HTTPSConnectionPool):
     ConnectionCls = _CarefulTls
 
 

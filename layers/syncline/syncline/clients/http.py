@@ -10,18 +10,17 @@ import itertools
 import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Self
 
-from urllib3 import Timeout
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
 from syncline import __version__
 from syncline.clients import failures
 from syncline.clients.addresses import Address, Endpoint, redacted
-from syncline.clients.connections import pool_for
+from syncline.clients.connections import Patience, pool_for
 from syncline.clients.pacing import PACE, Policy
 from syncline.errors import SynclineError
 
@@ -99,8 +98,7 @@ class Response:
 class Http:
     """Sends requests; safe to use from any number of threads.
 
-    ``policy`` is the patience of requests that do not bring their own; it may be replaced at any time, for example
-    with one that knows the deadline of the call under way.
+    ``policy`` is the patience of requests that do not bring their own; it may be replaced at any time.
     """
 
     def __init__(self, policy: Policy | None = None) -> None:
@@ -112,6 +110,10 @@ class Http:
     def requests_made(self) -> int:
         """Requests sent so far, each try counted."""
         return self._made
+
+    def end_within(self, seconds: float) -> None:
+        """Let no request wait for longer than ``seconds`` from now: who asks for one later gets TIME_SHORT at once."""
+        self.policy = replace(self.policy, deadline=self.policy.clock() + seconds)
 
     def request(  # noqa: PLR0913 - each is a fact of the request, and all but two have defaults
         self,
@@ -132,7 +134,7 @@ class Http:
         if there is one, else in chunked encoding. Such a request is sent once. ``repeatable`` says that doing it twice
         does no harm; by default so for GET, HEAD, PUT and DELETE. Raises UNREACHABLE, TLS_FAILED, THROTTLED,
         SERVER_ERROR, ADDRESS_REFUSED, REFUSED for a header that cannot be sent, BAD_ANSWER (over 8 MiB where no stream
-        was asked for).
+        was asked for), TIME_SHORT where the policy's deadline is past.
         """
         address = Address.parse(url)
         if address is None:
@@ -143,17 +145,18 @@ class Http:
         sent = {**_AGENT, **(headers or {})}
         _check(sent, address)
         for attempt in itertools.count(1):
-            PACE.wait(address.host, policy)
+            self._wait(address, policy)
             try:
-                response = self._send(_Call(method, address, sent, body, ca, stream, _seconds(timeout, policy)))
+                patience = Patience(CONNECT_TIMEOUT, timeout, policy.deadline, policy.clock)
+                response = self._send(_Call(method, address, sent, body, ca, stream, patience))
                 if response.status < 500 and response.status not in (408, 429):
                     PACE.ease(address.host)
                     return response
                 error = response.error()
             except SynclineError as failure:
+                error = _late(failure, policy)
                 if streamed:
-                    raise  # it may be the stream's own
-                error = failure
+                    raise error from None  # it may be the stream's own
             throttled = error.code.name == "THROTTLED"
             pause = policy.pause(attempt, error.retry_after)
             if throttled:
@@ -166,10 +169,23 @@ class Http:
                 policy.sleep(pause)
         raise AssertionError  # the loop has no other end
 
+    def _wait(self, address: Address, policy: Policy) -> None:
+        """Wait for the host's turn; THROTTLED or TIME_SHORT where that is not to be waited for."""
+        PACE.wait(address.host, policy)
+        if policy.over:
+            raise SynclineError("TIME_SHORT", f"nothing more was asked of {address.host}: the function's time is over")
+
     def _send(self, call: _Call) -> Response:
         with self._made_lock:
             self._made += 1
         return call.send()
+
+
+def _late(failure: SynclineError, policy: Policy) -> SynclineError:
+    """The failure, or that the time was over, where that is why a server was not waited for any longer."""
+    if policy.over and failure.code.name == "UNREACHABLE":
+        return SynclineError("TIME_SHORT", f"{failure.what} (the function's time was over)")
+    return failure
 
 
 def _check(headers: Mapping[str, str], address: Address) -> None:
@@ -178,12 +194,6 @@ def _check(headers: Mapping[str, str], address: Address) -> None:
         if not (value.isascii() and value.isprintable()):
             what = f"the header {name} for {address.host} has a character that none can carry, such as a line break"
             raise SynclineError("REFUSED", what)
-
-
-def _seconds(timeout: float, policy: Policy) -> float:
-    if policy.deadline is None:
-        return timeout
-    return max(0.1, min(timeout, policy.deadline - policy.clock()))
 
 
 class _Chunks:
@@ -208,7 +218,7 @@ class _Call:
     body: Body
     ca: str | None
     stream: bool
-    timeout: float
+    patience: Patience
 
     def send(self) -> Response:
         pool = pool_for(self.address.scheme, self.address.host, self.ca)
@@ -223,7 +233,7 @@ class _Call:
                 retries=False,
                 redirect=False,
                 assert_same_host=False,
-                timeout=Timeout(connect=min(CONNECT_TIMEOUT, self.timeout), read=self.timeout),
+                timeout=self.patience,
                 preload_content=False,
                 chunked=chunks is not None and "Content-Length" not in self.headers,
             )

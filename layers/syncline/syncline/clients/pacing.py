@@ -39,6 +39,11 @@ class Policy:
         # Between half and the whole, so that threads that failed together do not come back together.
         return min(self.cap, self.base * 2.0 ** (attempt - 1)) * (0.5 + self.chance() / 2)
 
+    @property
+    def over(self) -> bool:
+        """Whether the deadline is past."""
+        return self.deadline is not None and self.clock() >= self.deadline
+
     def bears(self, pause: float) -> bool:
         """Whether there is patience and time for a pause."""
         return pause <= self.cap and (self.deadline is None or self.clock() + pause < self.deadline)

@@ -114,7 +114,8 @@ class Engine:
             return None
         if record is not None:
             logger.info("batch had ended before", extra={"batch": batch.id})
-            self._send(batch, record)
+            # Of a run that is over everything has ended: sent again, it would only come back to be sent again.
+            self._send(batch, replace(record, following=()) if run.over else record)
             return None
         if run.over:
             logger.info("run is over", extra={"run": run.id, "status": run.status.value})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from syncline.clients.http import Http
 from syncline.config.images import ImagesSync
@@ -16,6 +17,10 @@ from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
 from syncline.model import Item, Scope, Step
 
 __all__ = ["BlobPlaces", "Images", "Side"]
+
+LAST_WORDS: Final = 5.0
+"""Seconds for which a request may still be under way when the time is over: a server that hangs must not be the end of
+the function, and what is under way is to come to its end if it can."""
 
 
 class Images:
@@ -32,9 +37,11 @@ class Images:
         self._places = places
 
     def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+        self._http.end_within(pace.left() + LAST_WORDS)
         return Look(self._sync, self._source, self._target).pages(scope, cursor, pace)
 
     def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
+        self._http.end_within(pace.left() + LAST_WORDS)
         group = items[0].group
         source = self._sync.source_repository(group)
         assert source is not None, "discover names only repositories below the prefix"
@@ -48,6 +55,7 @@ class Images:
         return copy.images(items)
 
     def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
+        self._http.end_within(pace.left() + LAST_WORDS)
         return Proof(self._target.registry).of(items, pace)
 
     def reference(self, group: str) -> str:

@@ -25,6 +25,8 @@ SMALL: Final = 4 * 1024 * 1024
 """Bytes up to which a blob is held in memory, so that it can be sent again without being read again."""
 WHOLE: Final = 32 * 1024 * 1024
 """Bytes up to which a blob is sent in one request; a larger one goes in pieces that can be taken up later."""
+SLOWEST: Final = 1024 * 1024
+"""Bytes a second that are counted on when a blob is to be sent in one request before the time ends."""
 DEEPEST: Final = 8
 """How many indexes may be nested in one another."""
 _STARTS_AGAIN: Final = frozenset({"UPLOAD_LOST", "DIGEST_MISMATCH"})
@@ -32,9 +34,13 @@ _STARTS_AGAIN: Final = frozenset({"UPLOAD_LOST", "DIGEST_MISMATCH"})
 
 
 class _Share:
-    """What copying one image has come to: the bytes sent for it, and by digest the uploads to be taken up again."""
+    """What copying one image has come to: the bytes sent for it, and by digest the uploads to be taken up again.
+
+    ``late`` if time was short for a part of it.
+    """
 
     def __init__(self, item: Item) -> None:
+        self.late = False
         self.sent = int(item.detail.get("bytes", 0))
         self.uploads: dict[str, Any] = dict(item.detail.get("uploads", {}))
 
@@ -48,8 +54,9 @@ class _Share:
         try:
             sent = copy.result()
         except InterruptedUploadError as interrupted:
-            sent = interrupted.sent
-            self.uploads[digest] = interrupted.state
+            self.late, sent = True, interrupted.sent
+            if interrupted.state is not None:
+                self.uploads[digest] = interrupted.state
         except SynclineError as error:
             if error.code.name in _STARTS_AGAIN:
                 self.uploads.pop(digest, None)
@@ -99,9 +106,12 @@ class RepositoryCopy:
         share = _Share(item)
         if self._pace.over:
             return Later(share.on(item), share.sent)
+        before = share.sent
         try:
             return self._copy(item, share, blobs)
         except SynclineError as error:
+            if error.code.name == "TIME_SHORT" and share.sent > before:
+                return Later(share.on(item), share.sent)  # it got further, so it is no try that failed
             return Failure(share.on(item), error)
 
     def _copy(self, item: Item, share: _Share, blobs: ThreadPoolExecutor) -> Answer:
@@ -131,7 +141,7 @@ class RepositoryCopy:
         errors = [share.settle(part.digest, copy, mine=mine) for part, (copy, mine) in zip(parts, waiting, strict=True)]
         for error in filter(None, errors):
             raise error
-        return all(part.digest not in share.uploads for part in parts)
+        return not share.late
 
     def _copy_child(self, child: Descriptor, share: _Share, blobs: ThreadPoolExecutor, depth: int) -> bool:
         if self._target.manifest_digest(self._to, child.digest) == child.digest:
@@ -154,6 +164,8 @@ class RepositoryCopy:
 
     def _copy_blob(self, blob: Descriptor, upload: Any) -> int:
         """Bring a blob to the target; the bytes sent, none if it was there or could be mounted."""
+        if self._pace.over:
+            raise InterruptedUploadError(blob.digest, upload, 0)
         host = self._target.host
         if upload is None:
             # In a repository that had no tag a moment ago there is nothing to ask for.
@@ -167,7 +179,7 @@ class RepositoryCopy:
                 self._places.forget(host, blob)
         if blob.foreign and upload is None and not self._source.has_blob(self._from, blob.digest):
             return 0  # it lies elsewhere by design, and clients fetch it from there
-        if upload is None and blob.size <= WHOLE:
+        if upload is None and blob.size <= min(WHOLE, max(SMALL, int(self._pace.left() * SLOWEST))):
             sent = self._send_whole(blob)
         else:
             sent = send_in_pieces(self._way, blob, upload, self._pace)

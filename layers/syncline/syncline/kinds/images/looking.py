@@ -202,7 +202,9 @@ class Look:
     def _digests(self, registry: Registry, repository: str, tags: dict[str, Tag]) -> dict[str, str | None]:
         """The digest of each tag, several asked for at a time; None of one that is not there any more."""
         unknown = [tag for tag, listed in tags.items() if listed.digest is None]
-        asked = dict(zip(unknown, self._asking.map(partial(registry.manifest_digest, repository), unknown), strict=True))
+        asked = dict(
+            zip(unknown, self._asking.map(partial(registry.manifest_digest, repository), unknown), strict=True)
+        )
         return {tag: listed.digest or asked[tag] for tag, listed in tags.items()}
 
 

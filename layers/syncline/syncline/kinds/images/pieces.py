@@ -26,9 +26,9 @@ _BREAKS: Final = 5
 
 
 class InterruptedUploadError(Exception):
-    """Time was short within a blob; ``state`` takes the upload up again, ``sent`` bytes went out this time."""
+    """Time was short for a blob; ``state`` takes the upload up again, None if none was begun; ``sent`` bytes went out."""
 
-    def __init__(self, digest: str, state: dict[str, Any], sent: int) -> None:
+    def __init__(self, digest: str, state: dict[str, Any] | None, sent: int) -> None:
         super().__init__(digest)
         self.digest = digest
         self.state = state
