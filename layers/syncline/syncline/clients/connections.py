@@ -94,7 +94,7 @@ class _CarefulTls(_Careful, HTTPSConnection):
 
 
 class _PatientPool(HTTPConnectionPool):
-    def _make_request(self, conn: Any, *arguments: Any, **options: Any) -> Any:  # type: ignore[override] - all pass by
+    def _make_request(self, conn: Any, *arguments: Any, **options: Any) -> Any:
         timeout = options.get("timeout")
         conn.patience = timeout if isinstance(timeout, Patience) else None
         return super()._make_request(conn, *arguments, **options)
