@@ -35,7 +35,7 @@ _ROWS: Final = (
     Code("AWS_UNAVAILABLE", True, "AWS, or the local engine, did not answer or asked to slow down.", "Nothing, if it passes; otherwise check the region, the endpoint and the service's health."),
     # Any remote server
     Code("UNREACHABLE", True, "No connection: refused, timed out, reset, or the name is unknown.", "Check the address, DNS and firewall between the functions and the server."),
-    Code("TLS_FAILED", False, "The server's certificate could not be verified.", "Set `ca` of that endpoint to the authority that signed it."),
+    Code("TLS_FAILED", False, "The server's certificate could not be verified, or it speaks no TLS there.", "Set `ca` of that endpoint to the authority that signed the certificate, or follow what the message says."),
     Code("THROTTLED", True, "The server asked to slow down (429).", "Nothing, if it passes; otherwise lower `concurrency` of the sync."),
     Code("SERVER_ERROR", True, "The server failed (5xx), or a proxy in front of it answered in its place.", "Look at the server's own log at the time given."),
     Code("UNAUTHORIZED", False, "The server does not accept the credentials (401).", "Renew the credentials in the place `auth` refers to, then `syncline retry`."),

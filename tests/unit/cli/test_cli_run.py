@@ -128,6 +128,14 @@ def test_nothing_differed(applied: Stack) -> None:
     assert result.stdout.splitlines()[-1].startswith("✓ prod: nothing differed, 810 items equal, in ")
 
 
+def test_nothing_there_is_not_called_equal(applied: Stack) -> None:
+    """A repository that was misspelt must not look like one that is all well."""
+    with functions(applied, applied.finish):
+        result = applied.run("run", "prod", "--wait")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1].startswith("✓ prod: nothing found: the source has nothing there, in ")
+
+
 def test_waiting_to_a_bad_end(applied: Stack) -> None:
     with functions(applied, lambda run: applied.finish(run, moved(), failed())):
         result = applied.run("run", "prod", "--wait")

@@ -360,9 +360,22 @@ def test_a_certificate_of_another_name_is_refused(http: Http) -> None:
     assert error.code.name in ("TLS_FAILED", "UNREACHABLE")
 
 
-def test_tls_to_a_server_without_it(server: ScriptedServer, http: Http) -> None:
-    error = failed(http, "GET", f"https://{server.host}/a", timeout=2.0)
-    assert error.code.name in ("TLS_FAILED", "UNREACHABLE")
+def test_tls_to_a_server_without_it(http: Http) -> None:
+    def answer(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection, contextlib.suppress(ConnectionError):
+            connection.recv(1)
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(4096):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
+        answered = pool.submit(answer, listening)
+        error = failed(http, "GET", f"https://127.0.0.1:{listening.getsockname()[1]}/a", timeout=5.0)
+        answered.result()
+    assert error.code.name == "TLS_FAILED"
+    assert "`plain_http: true`" in error.what
 
 
 @pytest.mark.parametrize("value", ["Bearer s3cret\n", "Bearer s3cret\r\nX: y", "Bearer s3cr\u00e9t"])

@@ -6,7 +6,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item, Outcome, RunStatus
 from syncline.steps.engine import ATTEMPTS
-from tests.made_up import Steps, transfer_of
+from tests.made_up import SYNC, Steps, transfer_of
 
 NOT_THERE = SynclineError("NOT_ARRIVED", "it is not there")
 
@@ -27,6 +27,21 @@ def test_what_did_not_arrive_is_transferred_again(steps: Steps) -> None:
     steps.pump.run()
     assert len(steps.kind.moved) == 2
     assert steps.latest().counts.moved == 1
+
+
+@pytest.mark.parametrize("error", [NOT_THERE, SynclineError("UNREACHABLE", "gone")])
+def test_of_a_cancelled_run_nothing_is_transferred_or_asked_again(steps: Steps, error: SynclineError) -> None:
+    def move(item: Item, _pace: Pace) -> Arrived:
+        steps.state.cancel_run(SYNC, "run-1")
+        return Arrived(item)
+
+    steps.kind.move = move
+    steps.kind.prove = lambda item, _pace: Failure(item, error)
+    steps.begin_with(transfer_of("1"))
+    steps.pump.run()
+    run = steps.latest()
+    assert (run.status, run.counts.cancelled, run.counts.failed) == (RunStatus.CANCELLED, 1, 0)
+    assert (len(steps.kind.moved), len(steps.kind.proved)) == (1, 1)
 
 
 def test_what_cannot_be_asked_is_asked_again_and_not_transferred(steps: Steps) -> None:

@@ -66,6 +66,8 @@ def ending(run: Run) -> tuple[str, Style]:
             return f"✗ {run.sync}: {counted(counts)}, in {took}", "red"
         case _ if counts.moved or counts.removed or counts.would_move:
             return f"✓ {run.sync}: {counted(counts)}, in {took}", "green"
+        case _ if not counts.skipped:
+            return f"✓ {run.sync}: nothing found: the source has nothing there, in {took}", "yellow"
         case _:
             return f"✓ {run.sync}: nothing differed, {many(counts.skipped, 'item')} equal, in {took}", "green"
 

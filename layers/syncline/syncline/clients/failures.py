@@ -67,6 +67,8 @@ def of_exception(method: str, url: str, error: Exception) -> SynclineError:
 def _tls_words(cause: BaseException | str) -> str:
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"the certificate could not be verified ({cause.verify_message})"
+    if getattr(cause, "reason", None) in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
+        return "the server answers without TLS there; where that is meant, the sync says `plain_http: true`"
     return f"no TLS connection ({getattr(cause, 'reason', None) or type(cause).__name__})"
 
 

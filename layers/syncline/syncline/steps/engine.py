@@ -156,9 +156,7 @@ class Engine:
     def cancel(self, batch: Batch) -> None:
         """End a batch of a cancelled run: its items are left as they are."""
         work = Work(batch)
-        work.results = [
-            Result(item.group, item.name, Outcome.CANCELLED, item.source, item.target) for item in batch.items
-        ]
+        work.results = [cancelled(item) for item in batch.items]
         self.end(work)
 
     def fail_all(self, batch: Batch, error: SynclineError) -> None:
@@ -206,6 +204,11 @@ class Engine:
             for item in each.batch.items or (Item(WHOLE, WHOLE),):
                 work.give_up(item, error)
         work.following.clear()
+
+
+def cancelled(item: Item) -> Result:
+    """The item is left as it is, for the run is being cancelled."""
+    return Result(item.group, item.name, Outcome.CANCELLED, item.source, item.target)
 
 
 def step_error(error: Exception) -> SynclineError:

@@ -8,9 +8,9 @@ from typing import Final
 
 from syncline.kinds.kind import Arrived, Failure, Kind, Later, Pace
 from syncline.messages import Batch
-from syncline.model import Item, Outcome, Result, Run, RunStatus, Step
+from syncline.model import Item, Result, Run, RunStatus, Step
 from syncline.state import LeaseHeldError
-from syncline.steps.engine import Engine, Work
+from syncline.steps.engine import Engine, Work, cancelled
 
 ENDING: Final = 15.0
 """Seconds of a function's time kept for writing down where it is."""
@@ -63,7 +63,7 @@ def _carry_out(work: Work, kind: Kind, pace: Pace, engine: Engine) -> None:
     if arrived:
         work.follow(step=Step.VERIFY, items=tuple(arrived))
     if later and pace.halted() and _is_cancelled(engine, work.batch):
-        work.results += [Result(i.group, i.name, Outcome.CANCELLED, i.source, i.target) for i in later]
+        work.results += [cancelled(item) for item in later]
     elif later:
         work.follow(items=tuple(later))
     work.fail(failures, engine.rng)

@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from syncline.kinds.kind import Arrived, Failure, Later
+from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.messages import Batch
-from syncline.model import Item, Outcome, Result, Run
-from syncline.steps.engine import Engine, Work
+from syncline.model import Item, Outcome, Result, Run, RunStatus
+from syncline.steps.engine import Engine, Work, cancelled
 
 
 def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) -> None:
-    """Verify the batch's items; what did not arrive is transferred again, what could not be asked is asked again."""
+    """Verify the batch's items; what did not arrive is transferred again, what could not be asked is asked again.
+
+    That goes for a run that is being cancelled too: what was written is proved, so that the report is true. What then
+    is not proved stays as it is.
+    """
     kind = engine.kind(batch.sync)
     work, before = Work(batch), kind.requests()
     later: list[Item] = []
     absent: list[Failure] = []
     failures: list[Failure] = []
-    for answer in kind.verify(batch.items, engine.pace(run, left)):
+    for answer in kind.verify(batch.items, Pace(left)):
         match answer:
             case Arrived(item):
                 work.results.append(_moved(item))
@@ -30,8 +34,11 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
                 failures.append(answer)
     if later:
         work.follow(items=tuple(later))
-    work.fail(absent, engine.rng, step=kind.moves_by)
-    work.fail(failures, engine.rng)
+    if run.status is RunStatus.CANCELLING:
+        work.results += [cancelled(failure.item) for failure in (*absent, *failures)]
+    else:
+        work.fail(absent, engine.rng, step=kind.moves_by)
+        work.fail(failures, engine.rng)
     work.requests = kind.requests() - before
     engine.end(work)
 

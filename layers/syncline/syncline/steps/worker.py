@@ -157,7 +157,7 @@ class Worker:
         run = engine.run_of(batch)
         if run is None:
             return
-        if run.status is RunStatus.CANCELLING:
+        if run.status is RunStatus.CANCELLING and batch.step is not Step.VERIFY:
             engine.cancel(batch)
         elif received > DEATHS:
             what = f"the function died {received - 1} times with this work and never said why"
