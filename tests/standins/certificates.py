@@ -36,11 +36,12 @@ class Authority:
         """The authority's certificate, to be trusted."""
         return as_pem(self._certificate)
 
-    def write_server_files(self, folder: Path) -> tuple[Path, Path]:
-        """A certificate for the loopback addresses and its key, as files in ``folder``."""
+    def write_server_files(self, folder: Path, name: str | None = None) -> tuple[Path, Path]:
+        """A certificate and its key, as files in ``folder``: for the loopback addresses, or for ``name`` alone."""
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(key.public_key(), "localhost", self._certificate.subject, self._key.public_key())
-        certificate = builder.add_extension(_LOOPBACK, critical=False).sign(self._key, hashes.SHA256())
+        builder = _builder(key.public_key(), name or "localhost", self._certificate.subject, self._key.public_key())
+        names = _LOOPBACK if name is None else x509.SubjectAlternativeName([x509.DNSName(name)])
+        certificate = builder.add_extension(names, critical=False).sign(self._key, hashes.SHA256())
         certificate_file, key_file = folder / "server.pem", folder / "server.key"
         certificate_file.write_text(as_pem(certificate))
         key_file.write_bytes(
