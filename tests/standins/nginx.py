@@ -25,10 +25,10 @@ from typing import Any, Final, Self
 
 from syncline.clients.instances import Instance
 from tests.standins.certificates import Authority
-from tests.standins.programs import program
+from tests.standins.programs import ProgramAbsentError, program
 
 HOST: Final = "gateway.example"
-MODULES: Final = Path("/usr/share/nginx/modules")  # "load_module modules/…" as Debian's own files have it
+MODULES: Final = Path("/usr/lib/nginx/modules")
 _LUA: Final = Path(__file__).parent / "zone_sync.lua"
 _CONFIG: Final = """
 load_module {modules}/ndk_http_module.so;
@@ -156,7 +156,7 @@ class Gateway:
         known = self._certificate(folder / "known", self.authority)
         unknown = self._certificate(folder / "unknown", Authority("Authority of nobody")) if strangers else known
         common = {
-            "modules": _modules(folder),
+            "modules": _modules(),
             "lua": lua,
             "port": self.port,
             "sync_port": self.sync_port,
@@ -252,9 +252,9 @@ def _free_ports() -> tuple[int, int]:
         return first, second
 
 
-def _modules(folder: Path) -> Path:
-    """Where Debian has the modules; ``nginx -p`` would look for them below its own folder."""
-    for place in (Path("/usr/lib/nginx/modules"), MODULES):
-        if (place / "ngx_http_lua_module.so").exists():
-            return place
-    raise FileNotFoundError(f"no Lua module for nginx: apt-get install libnginx-mod-http-lua ({folder})")
+def _modules() -> Path:
+    """Where Debian has the modules; without a full path nginx would look for them below its own folder."""
+    program("nginx")
+    if not (MODULES / "ngx_http_lua_module.so").exists():
+        raise ProgramAbsentError("nginx has no Lua module: apt-get install libnginx-mod-http-lua")
+    return MODULES

@@ -15,7 +15,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from syncline.clients.instances import is_probed
@@ -62,9 +62,9 @@ class Exchange:
 class _Pool:
     """The connections to one replica."""
 
-    idle: deque[Connection]  # the most recently used last
-    waiting: deque[Exchange]
-    open: int = 0
+    idle: deque[Connection] = field(default_factory=deque)  # the most recently used last
+    waiting: deque[Exchange] = field(default_factory=deque)
+    open: set[Connection] = field(default_factory=set)
 
 
 class Replicas:
@@ -96,7 +96,7 @@ class Replicas:
             return exchange
         pool = self._pools.get(address)
         if pool is None:
-            pool = self._pools[address] = _Pool(deque(), deque())
+            pool = self._pools[address] = _Pool()
             if self._sweeper is None:
                 self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
         self._start(pool, exchange)
@@ -105,17 +105,22 @@ class Replicas:
     @property
     def connections(self) -> int:
         """How many are open now."""
-        return sum(pool.open for pool in self._pools.values())
+        return sum(len(pool.open) for pool in self._pools.values())
+
+    @property
+    def busy(self) -> int:
+        """How many of them have a request under way."""
+        return sum(not connection.resting for pool in self._pools.values() for connection in pool.open)
 
     def close(self) -> None:
-        """Close what is idle, and everything else as soon as its request is done."""
+        """Close every connection; of requests that are still under way nobody hears any more."""
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
         for pool in self._pools.values():
-            while pool.idle:
-                self._drop(pool, pool.idle.pop())
-        self._pools = {address: pool for address, pool in self._pools.items() if pool.open}
+            for connection in pool.open:
+                connection.close()
+        self._pools = {}
 
     def _start(self, pool: _Pool, exchange: Exchange) -> None:
         now = self._loop.time()
@@ -125,14 +130,14 @@ class Replicas:
                 self._send(pool, connection, exchange, reused=True)
                 return
             self._drop(pool, connection)
-        if pool.open >= LARGEST_POOL:
+        if len(pool.open) >= LARGEST_POOL:
             pool.waiting.append(exchange)
             return
         self._connect(pool, exchange)
 
     def _connect(self, pool: _Pool, exchange: Exchange) -> None:
-        pool.open += 1
         connection = Connection(self._loop, exchange.address, self._tls, self._server_name)
+        pool.open.add(connection)
         connection.open(self._connect_timeout)
         self._send(pool, connection, exchange, reused=False)
 
@@ -156,13 +161,13 @@ class Replicas:
                 connection.when_lost(lambda: self._lost(pool, connection))
                 pool.idle.append(connection)
             else:
-                pool.open -= 1
+                pool.open.discard(connection)
             self._next(pool)
 
         connection.exchange(exchange.request, answered, rested)
 
     def _next(self, pool: _Pool) -> None:
-        while pool.waiting and (pool.idle or pool.open < LARGEST_POOL):
+        while pool.waiting and (pool.idle or len(pool.open) < LARGEST_POOL):
             exchange = pool.waiting.popleft()
             if not exchange.cancelled:
                 self._start(pool, exchange)
@@ -170,12 +175,12 @@ class Replicas:
     def _lost(self, pool: _Pool, connection: Connection) -> None:
         """A connection that rested was closed by the other side."""
         pool.idle.remove(connection)
-        pool.open -= 1
+        pool.open.discard(connection)
 
     def _drop(self, pool: _Pool, connection: Connection) -> None:
         connection.when_lost(None)
         connection.close()
-        pool.open -= 1
+        pool.open.discard(connection)
 
     def _sweep(self) -> None:
         oldest = self._loop.time() - LONGEST_IDLE

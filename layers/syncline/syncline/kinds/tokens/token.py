@@ -27,7 +27,7 @@ def problem_of(token: str) -> str | None:
 
 def short_hash(token: str) -> str:
     """What stands for the token in answers, logs and metrics: the first 8 hex digits of its SHA-256."""
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def expiry_of(token: str) -> float | None:
