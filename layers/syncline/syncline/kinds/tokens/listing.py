@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from syncline.clients.instances import Instance
@@ -39,14 +39,31 @@ class Listing:
 class Listings(Protocol):
     """Where listings are remembered, each under the name of its sync."""
 
-    def listing(self, sync: str) -> Listing:
-        """The latest; an empty one for a sync that has never been listed."""
+    def all(self) -> Mapping[str, Listing]:
+        """The latest of every sync that has one."""
         ...
 
-    def listed(self, sync: str, instances: Sequence[Instance]) -> None:
-        """Remember a list that was read whole."""
+    def listed(self, sync: str, instances: Sequence[Instance], seen: float) -> None:
+        """Remember a list that was read whole, asked for at ``seen`` (Unix seconds)."""
         ...
 
     def not_listed(self, sync: str, code: str) -> None:
         """Remember that a look failed; the list from before stays, with its age."""
         ...
+
+
+class MemoryListings:
+    """Listings of one process, for a service that looks and answers in one."""
+
+    def __init__(self) -> None:
+        self._all: dict[str, Listing] = {}
+
+    def all(self) -> Mapping[str, Listing]:
+        return self._all
+
+    def listed(self, sync: str, instances: Sequence[Instance], seen: float) -> None:
+        self._all = {**self._all, sync: Listing(tuple(instances), seen)}
+
+    def not_listed(self, sync: str, code: str) -> None:
+        before = self._all.get(sync, Listing())
+        self._all = {**self._all, sync: replace(before, failed=code)}
