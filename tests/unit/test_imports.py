@@ -43,17 +43,32 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
         "stores",
         "telemetry",
     ),
+    # Tokens as a service: it knows their kind, and nothing of tables.
+    "service": (
+        "clients",
+        "config",
+        "errors",
+        "kinds.kind",
+        "kinds.tokens",
+        "model",
+        "secrets",
+        "service",
+        "telemetry",
+    ),
     "wiring": (
         "clients",
         "config",
+        "errors",
         "kinds",
         "messages",
         "model",
         "secrets",
+        "service",
         "state",
         "steps",
         "stores",
         "table",
+        "telemetry",
         "wiring",
     ),
     "functions": ("model", "telemetry", "wiring"),
@@ -76,17 +91,18 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
 # What of others' only these may import, besides `cli` and, for what it makes, `wiring`.
 ONLY: Final[dict[str, tuple[str, ...]]] = {
     "boto3": ("secrets",),
-    "botocore": ("secrets", "steps", "table"),
+    "botocore": ("clients", "secrets", "steps", "table"),
     "boto3.dynamodb": ("state", "table"),
     "mypy_boto3_dynamodb": ("state", "table"),
     "mypy_boto3_sqs": ("messages",),
     "mypy_boto3_secretsmanager": ("secrets",),
     "mypy_boto3_ssm": ("secrets",),
-    "aws_lambda_powertools": ("functions", "steps", "telemetry"),
+    "aws_lambda_powertools": ("functions", "service", "steps", "telemetry"),
+    "kubernetes": ("clients",),
     "urllib3": ("clients",),
     "docker": ("clients",),
     "pydantic": ("config", "secrets"),
-    "yaml": ("config",),
+    "yaml": ("clients", "config"),  # a client's is the kubeconfig
 }
 
 
@@ -152,7 +168,9 @@ def test_every_rule_speaks_of_a_room_that_is_there() -> None:
         ("syncline.model", ("boto3", "pydantic", "urllib3", "syncline.errors")),
         ("syncline.clients.oci", ("boto3", "docker", "syncline.config", "syncline.model", "syncline.kinds")),
         ("syncline.kinds.images", ("boto3", "docker", "aws_lambda_powertools", "syncline.messages", "syncline.state")),
-        ("syncline.wiring", ("docker", "kubernetes", "yaml", "syncline.cli")),
+        ("syncline.wiring", ("docker", "kubernetes", "yaml", "syncline.cli", "syncline.service")),
+        ("syncline.wiring.tokens", ("docker", "kubernetes", "yaml", "prometheus_client", "syncline.clients.cluster")),
+        ("syncline.clients.cluster", ("kubernetes", "yaml", "boto3")),
     ],
 )
 def test_nothing_comes_along_that_was_not_asked_for(module: str, absent: tuple[str, ...]) -> None:

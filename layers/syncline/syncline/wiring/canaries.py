@@ -12,6 +12,7 @@ from syncline.kinds.tokens.canary import Canary, Sighting
 from syncline.kinds.tokens.listing import Listing, Listings
 from syncline.kinds.tokens.probing import Prober
 from syncline.secrets import Secrets
+from syncline.service.counting import Counts
 from syncline.service.loop import Loop
 from syncline.telemetry import logger
 from syncline.wiring.tokens import canary_of, rules_of
