@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
-from syncline.kinds.tokens.canary import Outcome, Sighting
 from syncline.kinds.tokens.verdict import Finding, Known
-from syncline.service.scraping import Scraped
+
+if TYPE_CHECKING:  # a probe counts neither
+    from syncline.kinds.tokens.canary import Sighting
+    from syncline.service.scraping import Scraped
 
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds; a store that tells its peers every second is between 0 and 1 most of the time."""
@@ -44,6 +46,8 @@ class CloudWatchCounts:
             metrics.flush_metrics()
 
     def sighted(self, sync: str, sightings: Iterable[Sighting]) -> None:
+        from syncline.kinds.tokens.canary import Outcome  # noqa: PLC0415 - a probe does not need it
+
         found = list(sightings)
         metrics = _of(sync)
         metrics.add_metric("CanaryFailed", MetricUnit.Count, sum(each.bad for each in found))

@@ -38,10 +38,6 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
     from mypy_boto3_sqs import SQSClient
 
-    from syncline.wiring.canaries import Canaries
-    from syncline.wiring.scraping import Scraping
-    from syncline.wiring.tokens import ProbeFunction, StoredListings, StoredSyncs
-
 STEPS: Final[Mapping[Step, StepFunction]] = {
     Step.DISCOVER: discover,
     Step.TRANSFER: transfer,
@@ -105,43 +101,3 @@ def _sources(body: object) -> tuple[str, ...]:
 def receiver() -> Receiver:
     """What the function behind the function URL does."""
     return Receiver(_syncs().config, _syncs().kind, _secrets(), _queues())
-
-
-# -- tokens: what it takes is imported where it is asked for, so that no other function pays for it --------------------
-
-
-@cache
-def prober() -> ProbeFunction:
-    """What the function behind the probe's URL does."""
-    from syncline.service.counting import CloudWatchCounts  # noqa: PLC0415
-    from syncline.wiring.tokens import ProbeFunction  # noqa: PLC0415
-
-    syncs, listings = _tokens()
-    return ProbeFunction(syncs, listings, _secrets(), CloudWatchCounts())
-
-
-@cache
-def scraper() -> Scraping:
-    """What the function `scrape` does."""
-    from syncline.service.counting import CloudWatchCounts  # noqa: PLC0415
-    from syncline.wiring.scraping import Scraping  # noqa: PLC0415
-
-    syncs, listings = _tokens()
-    return Scraping(syncs, listings, _secrets(), time.time, CloudWatchCounts())
-
-
-@cache
-def canaries() -> Canaries:
-    """What the function `canary` does."""
-    from syncline.service.counting import CloudWatchCounts  # noqa: PLC0415
-    from syncline.wiring.canaries import Canaries  # noqa: PLC0415
-
-    syncs, listings = _tokens()
-    return Canaries(syncs, listings, _secrets(), CloudWatchCounts())
-
-
-def _tokens() -> tuple[StoredSyncs, StoredListings]:
-    from syncline.stores.instances import InstanceLists  # noqa: PLC0415
-    from syncline.wiring.tokens import StoredListings, StoredSyncs  # noqa: PLC0415
-
-    return StoredSyncs(_state()), StoredListings(InstanceLists(Database(_table()), time.time))

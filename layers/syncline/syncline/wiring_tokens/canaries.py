@@ -6,16 +6,16 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
-from syncline.config.tokens import TokensSync
+from syncline.config.tokens import Request, TokensSync
 from syncline.errors import SynclineError
-from syncline.kinds.tokens.canary import Canary, Sighting
+from syncline.kinds.tokens.canary import Call, Canary, CanaryRules, Sighting
 from syncline.kinds.tokens.listing import Listing, Listings
 from syncline.kinds.tokens.probing import Prober
 from syncline.secrets import Secrets
 from syncline.service.counting import Counts
 from syncline.service.loop import Loop
 from syncline.telemetry import logger
-from syncline.wiring.tokens import canary_of, rules_of
+from syncline.wiring_tokens.parts import rules_of
 
 
 class Canaries:
@@ -79,3 +79,22 @@ async def _all(rounds: Mapping[str, tuple[Canary, Listing]]) -> dict[str, list[S
             fields = {"sync": name, "instance": each.instance, "check": each.check.value, "seconds": each.seconds}
             say("canary", extra={**fields, "outcome": each.outcome.value, "why": each.reason})
     return dict(zip(rounds, found, strict=True))
+
+
+def canary_of(sync: TokensSync, secrets: Secrets, prober: Prober) -> Canary | None:
+    """The canary of a sync that has one; raises why a reference cannot be resolved."""
+    if sync.canary is None:
+        return None
+    rules = CanaryRules(
+        _call(sync.canary.write),
+        _call(sync.canary.read),
+        _call(sync.canary.delete),
+        {name: secrets.resolve(reference) for name, reference in sync.canary.headers.items()},
+        sync.canary.long_value,
+        sync.canary.watch_deletes,
+    )
+    return Canary(rules, sync.check.host, sync.sync_interval, prober.rules.patience, prober.replicas)
+
+
+def _call(request: Request) -> Call:
+    return Call(request.method, request.path, request.body)

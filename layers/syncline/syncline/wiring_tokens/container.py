@@ -1,6 +1,6 @@
 """Tokens in a container: probe, scrape and canaries in one process, for where a function cannot reach pods.
 
-``python -m syncline.wiring.container`` reads ``syncs.yaml`` (``CONTAINER_SYNCS``, by default in /etc/syncline), lists
+``python -m syncline.wiring_tokens.container`` reads ``syncs.yaml`` (``CONTAINER_SYNCS``, by default in /etc/syncline), lists
 the instances at once and then every so often, and answers on one port:
 
 ===================  ==========================================================
@@ -38,9 +38,9 @@ from syncline.service.directory import Directory
 from syncline.service.loop import Loop
 from syncline.service.server import Server
 from syncline.telemetry import logger
-from syncline.wiring.canaries import Canaries
-from syncline.wiring.scraping import Scraping
-from syncline.wiring.tokens import rules_of
+from syncline.wiring_tokens.canaries import Canaries
+from syncline.wiring_tokens.parts import rules_of
+from syncline.wiring_tokens.scraping import Scraping
 
 FILE: Final = "/etc/syncline/syncs.yaml"
 _TEXT: Final = {"content-type": "text/plain; charset=utf-8", "cache-control": "no-store"}
