@@ -274,7 +274,7 @@ def test_connections_are_kept_and_one_that_was_closed_meanwhile_costs_nothing(pa
         known = listing(pair.listed)
         for _ in range(5):
             assert (await prober.finding("kept", "gateway-000", known)).verdict is Known.SYNCED
-            while prober.replicas.busy:  # the origin's answer is not waited for
+            while prober.replicas.busy:  # noqa: ASYNC110 - the origin's answer is not waited for
                 await asyncio.sleep(0.001)
         assert prober.replicas.connections == 2
         pair.instances[1].kill()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import urllib3.exceptions
 
 from syncline.clients import failures
-from syncline.clients.cluster_login import Login
+from syncline.clients.cluster_login import Login, client_package
 from syncline.clients.instances import Instance
 from syncline.clients.pacing import Policy
 from syncline.errors import SynclineError
@@ -120,10 +120,9 @@ class Cluster:
             attempt += 1
 
     def _ask(self, source: Source, token: str, *, renewed: bool) -> dict[str, Any]:
-        from kubernetes.client import ApiClient, ApiException, CoreV1Api, DiscoveryV1Api  # noqa: PLC0415 - slow to import
-
+        kubernetes = client_package()
         if self._api is None or renewed:
-            self._api = ApiClient(self._login.configuration(renewed=renewed))
+            self._api = kubernetes.ApiClient(self._login.configuration(renewed=renewed))
         options: dict[str, Any] = {"limit": PAGE, "_request_timeout": _TIMEOUTS, "_preload_content": False}
         if token:
             options["_continue"] = token
@@ -131,18 +130,18 @@ class Cluster:
         answer: Any  # with these options it is urllib3's response
         try:
             if isinstance(source, ServiceSource):
-                answer = DiscoveryV1Api(self._api).list_namespaced_endpoint_slice(
+                answer = kubernetes.DiscoveryV1Api(self._api).list_namespaced_endpoint_slice(
                     source.namespace, label_selector=f"kubernetes.io/service-name={source.service}", **options
                 )
             else:
-                answer = CoreV1Api(self._api).list_namespaced_pod(
+                answer = kubernetes.CoreV1Api(self._api).list_namespaced_pod(
                     source.namespace, label_selector=source.labels, **options
                 )
             body = answer.read(LARGEST_PAGE + 1, decode_content=True)
         except urllib3.exceptions.HTTPError as error:
             cause = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason else error
             raise failures.of_exception("GET", where, cause) from None
-        except ApiException as error:
+        except kubernetes.ApiException as error:
             if error.status == 410:
                 raise _ExpiredError from None
             said = error.body.encode() if isinstance(error.body, str) else error.body or b""

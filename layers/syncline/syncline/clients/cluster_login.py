@@ -7,9 +7,11 @@ large, slow to import, and on Lambda in a layer that the function ``scrape`` alo
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from syncline.clients.addresses import redacted
@@ -18,6 +20,7 @@ from syncline.errors import SynclineError
 if TYPE_CHECKING:
     from kubernetes.client import Configuration
 
+_importing: Final = threading.Lock()
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -32,10 +35,17 @@ class Login(Protocol):
         ...
 
 
-def _plain() -> Configuration:
-    from kubernetes.client import Configuration  # noqa: PLC0415 - slow to import
+def client_package() -> ModuleType:
+    """The package's client, imported on first use, by one thread: its modules import one another in rings."""
+    with _importing:
+        import kubernetes.client  # noqa: PLC0415 - slow to import
+        import kubernetes.config  # noqa: PLC0415
 
-    configuration = Configuration()
+        return kubernetes.client
+
+
+def _plain() -> Configuration:
+    configuration: Configuration = client_package().Configuration()
     # Patience is the caller's, and a proxy of the environment's has no business with a cluster's API.
     configuration.retries = 0
     configuration.proxy = None
@@ -51,10 +61,10 @@ class InCluster:
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     def configuration(self, *, renewed: bool) -> Configuration:  # noqa: ARG002 - always as fresh as the file
+        configuration = _plain()
         from kubernetes.config.config_exception import ConfigException  # noqa: PLC0415
         from kubernetes.config.incluster_config import InClusterConfigLoader  # noqa: PLC0415
 
-        configuration = _plain()
         loader = InClusterConfigLoader(  # type: ignore[no-untyped-call]
             token_filename=str(self.folder / "token"),
             cert_filename=str(self.folder / "ca.crt"),
@@ -80,6 +90,7 @@ class Kubeconfig:
     context: str | None = None
 
     def configuration(self, *, renewed: bool) -> Configuration:  # noqa: ARG002 - the text's owner renews it
+        configuration = _plain()
         import yaml  # noqa: PLC0415 - comes with the kubernetes package
         from kubernetes.config.config_exception import ConfigException  # noqa: PLC0415
         from kubernetes.config.kube_config import load_kube_config_from_dict  # noqa: PLC0415
@@ -91,7 +102,6 @@ class Kubeconfig:
         if not isinstance(content, dict):
             raise SynclineError("CONFIG_INVALID", "the kubeconfig is not YAML with keys")
         _refuse_programs(content)
-        configuration = _plain()
         try:
             load_kube_config_from_dict(  # type: ignore[no-untyped-call]
                 content, context=self.context, client_configuration=configuration
