@@ -34,12 +34,25 @@ class Question:
     patience: Patience
 
 
+@dataclass(slots=True)
+class Crowd:
+    """How many instances are being asked just now, by all questions together."""
+
+    asked: int = 0
+
+
 class Asking:
     """A question under way, in the loop's thread. ``chance`` gives numbers between 0 and 1 for the jitter."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, replicas: Replicas, question: Question, chance: random.Random
+        self,
+        loop: asyncio.AbstractEventLoop,
+        replicas: Replicas,
+        question: Question,
+        chance: random.Random,
+        crowd: Crowd,
     ) -> None:
+        self._crowd = crowd
         self._loop = loop
         self._replicas = replicas
         self._question = question
@@ -63,6 +76,7 @@ class Asking:
         if question.origin is not None:
             self._control = _Asked(self, question.origin, control=True)
         timer = self._loop.call_later(question.patience.deadline, self._over)
+        self._crowd.asked += self._pending
         try:
             for one in self._asked:
                 one.ask()
@@ -72,6 +86,7 @@ class Asking:
             return await self._finding
         finally:
             timer.cancel()
+            self._crowd.asked -= self._pending
             for one in self._everybody():
                 one.stop()
 
@@ -85,7 +100,7 @@ class Asking:
         return self._question.patience
 
     def delay(self, attempt: int) -> float | None:
-        return self.patience.delay(attempt, self.elapsed, self._chance.random())
+        return self.patience.delay(attempt, self.elapsed, self._chance.random(), self._crowd.asked)
 
     def send(self, one: _Asked) -> Exchange:
         address = (one.instance.address, one.instance.port)
@@ -98,6 +113,7 @@ class Asking:
         """One has said its last word."""
         if one is not self._control:
             self._pending -= 1
+            self._crowd.asked -= 1
             self._yes += one.seen.state is State.YES
         self._look(over=False)
 

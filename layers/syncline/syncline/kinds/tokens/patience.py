@@ -12,6 +12,8 @@ _GRACE: Final = 0.5  # seconds between the last retry and the hard deadline: an 
 _FIRST_DELAY: Final = 0.05  # share of the interval
 _LONGEST_DELAY: Final = 0.25  # share of the interval
 _GROWTH: Final = 1.6
+_SHORTEST_DELAY: Final = 0.02  # seconds; more often would tell nothing that somebody waiting for a login notices
+_ASKS_PER_SECOND: Final = 2000.0  # about what one process may ask of all instances together and still answer at once
 _JITTER: Final = 0.25  # a delay is this share shorter or longer, so that questions do not come in waves
 
 
@@ -35,14 +37,18 @@ class Patience:
             max(0.02, interval * _LONGEST_DELAY),
         )
 
-    def delay(self, attempt: int, elapsed: float, chance: float) -> float | None:
+    def delay(self, attempt: int, elapsed: float, chance: float, crowd: int | None = None) -> float | None:
         """Seconds to wait after ``attempt`` questions (from 1); None when the retries are over.
 
-        ``chance`` is between 0 and 1. The last question comes when ``retry_for`` ends, not before: what arrives late
-        is still seen.
+        ``chance`` is between 0 and 1. ``crowd`` is how many instances are being asked just now, by whomever: the
+        fewer, the more often each. The last question comes when ``retry_for`` ends, not before: what arrives late is
+        still seen.
         """
         if elapsed >= self.retry_for:
             return None
+        longest = self.longest_delay
+        if crowd is not None:
+            longest = min(longest, max(_SHORTEST_DELAY, crowd / _ASKS_PER_SECOND))
         # The exponent is bounded: long before that the longest delay is reached.
-        wanted = min(self.first_delay * _GROWTH ** min(attempt - 1, 30), self.longest_delay)
+        wanted = min(self.first_delay * _GROWTH ** min(attempt - 1, 30), longest)
         return min(wanted * (1 + _JITTER * (2 * chance - 1)), self.retry_for - elapsed)

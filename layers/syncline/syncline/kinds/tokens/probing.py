@@ -13,7 +13,7 @@ from typing import Final
 
 from syncline import __version__
 from syncline.clients.replicas import Replicas
-from syncline.kinds.tokens.asking import Asking, Question
+from syncline.kinds.tokens.asking import Asking, Crowd, Question
 from syncline.kinds.tokens.listing import Listing
 from syncline.kinds.tokens.patience import Patience
 from syncline.kinds.tokens.token import expiry_of, problem_of
@@ -52,6 +52,7 @@ class Prober:
         self.rules = rules
         self._loop = loop
         self._clock = clock
+        self._crowd = Crowd()
         self._chance = chance or random.Random()  # noqa: S311 - for jitter
         tls = None if rules.plain_http else ssl.create_default_context(cadata=rules.ca)
         self.replicas = Replicas(loop, tls, rules.server_name or rules.host.partition(":")[0])
@@ -67,7 +68,7 @@ class Prober:
         others = [one for one in listing.instances if one.serves and one is not known]
         request = self._head + token.encode() + b"\r\n\r\n"
         question = Question(request, others, known, self.rules.quorum, self.rules.patience)
-        return await Asking(self._loop, self.replicas, question, self._chance).finding()
+        return await Asking(self._loop, self.replicas, question, self._chance, self._crowd).finding()
 
     def _without_asking(self, token: str, listing: Listing) -> Reason | None:
         problem = problem_of(token)
