@@ -68,6 +68,9 @@ http {{
             zone.take(zone.body())
         }} }}
         location /keys/ {{ client_max_body_size 1m; content_by_lua_block {{ require("zone_sync").keys() }} }}
+        location = /all {{ content_by_lua_block {{
+            ngx.print(table.concat(ngx.shared.zone:get_keys(0), "\\n"))
+        }} }}
     }}
 }}
 """
@@ -215,6 +218,10 @@ class Gateway:
 
     def has(self, number: int, key: str) -> bool:
         return self._say(number, "GET", f"/keys/{key}")[0] == 200
+
+    def keys(self, instance: Nginx) -> bytes:
+        """The names of all keys that an instance has, one a line."""
+        return self._say(self.instances.index(instance), "GET", "/all")[1]
 
     def first_yes(self, number: int, token: str) -> float:
         """When an instance said for the first time that it has a token; Unix seconds."""

@@ -67,7 +67,13 @@ class Directory:
         elif self._reading.acquire(blocking=False):
             threading.Thread(target=self._read_beside, name="directory", daemon=True).start()
 
+    @property
+    def reading(self) -> bool:
+        """Whether it is being read anew just now."""
+        return self._reading.locked()
+
     def close(self) -> None:
+        """Close every connection; to be called in the probers' loop."""
         for _, prober in self._probers.values():
             prober.close()
 

@@ -15,6 +15,7 @@ class Loop:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
     @property
@@ -22,7 +23,8 @@ class Loop:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="loop", daemon=True).start()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="loop", daemon=True)
+                self._thread.start()
             return self._loop
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -41,5 +43,7 @@ class Loop:
         """End the thread; what was under way is given up."""
         with self._lock:
             loop, self._loop = self._loop, None
-        if loop is not None:
+        if loop is not None and self._thread is not None:
             loop.call_soon_threadsafe(loop.stop)
+            self._thread.join()
+            loop.close()

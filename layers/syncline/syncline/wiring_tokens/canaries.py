@@ -57,6 +57,11 @@ class Canaries:
             self._counts.sighted(name, sightings)
         return flown
 
+    def close(self) -> None:
+        """Close every connection."""
+        for _, prober, _ in self._made.values():
+            self._loop.call(prober.close)
+
     def _canary(self, sync: TokensSync) -> Canary:
         made = self._made.get(sync.name)
         if made is not None and made[0] == sync:
