@@ -78,6 +78,7 @@ class KubernetesApi:
         *,
         eks: Mapping[str, str] | None = None,
         eks_cluster: str = "",
+        host: str = "127.0.0.1",
     ) -> None:
         self.authority = Authority("Authority of the cluster")
         self.grants = dict(grants)
@@ -90,11 +91,12 @@ class KubernetesApi:
         self._scripted: deque[bytes] = deque()
         self._after: Callable[[], None] | None = None
         self._lock = threading.Lock()
-        self._server = LeanServer(self._answer, tls=self.authority.server_context())
+        self._server = LeanServer(self._answer, host=host, tls=self.authority.server_context(host))
+        self._host = host
 
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self._server.port}"
+        return f"https://{self._host}:{self._server.port}"
 
     @property
     def port(self) -> int:

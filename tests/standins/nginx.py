@@ -131,7 +131,7 @@ class Gateway:
     """A number of instances that replicate to each other every ``interval`` seconds.
 
     ``settings`` has what is particular to some, by number. Those in ``strangers`` have a certificate that nobody
-    trusts. The first is usually the origin.
+    trusts. The first is usually the origin. ``address`` is that of an only instance, where loopback will not do.
     """
 
     def __init__(
@@ -142,7 +142,9 @@ class Gateway:
         settings: Mapping[int, Mapping[str, Any]] | None = None,
         strangers: Collection[int] = (),
         keepalive: float = 75,
+        address: str | None = None,
     ) -> None:
+        assert address is None or count == 1, "one address is one instance"
         self.authority = Authority()
         self.interval = interval
         self._stack = contextlib.ExitStack()
@@ -154,7 +156,7 @@ class Gateway:
         # 127.0.0.0/8 is one host; a block of its own, so that two tests at a time do not meet.
         block = random.SystemRandom().randrange(2, 250)
         net = random.SystemRandom().randrange(16, 250)
-        addresses = [f"127.{block}.{net}.{number + 1}" for number in range(count)]
+        addresses = [address or f"127.{block}.{net}.{number + 1}" for number in range(count)]
         (folder / "peers").write_text("".join(f"{address}\n" for address in addresses))
         known = self._certificate(folder / "known", self.authority)
         unknown = self._certificate(folder / "unknown", Authority("Authority of nobody")) if strangers else known
