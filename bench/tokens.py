@@ -13,14 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from bench.measure import NotMadeError, Row
-from bench.place import Place
+from bench.place import QUAY_TOKEN, Place
 from bench.token_peers import PlainClient
 from syncline.kinds.tokens.patience import Patience
 from tests.container import Container, cluster_of, sync_of
 from tests.standins.nginx import Gateway
 from tests.standins.programs import program
+from tests.standins.quay import TOKEN as QUAY_TOKEN_VALUE
 
 _ROOT: Final = Path(__file__).parents[1]
 _RUNS: Final = 120
@@ -88,10 +90,48 @@ def start(_place: Place) -> list[Row]:
     return [Row("tokens.start", "ms", took[1:], None, 350, "import and initialisation of the function probe")]
 
 
+def url(place: Place) -> list[Row]:
+    """20 replicas that all have the token, asked for through the function URL of the engine on this machine."""
+    program("nginx")
+    with (
+        Gateway(20, interval=1) as gateway,
+        cluster_of(gateway, QUAY_TOKEN_VALUE) as api,
+        _served(gateway) as container,
+    ):
+        sync = sync_of(gateway, api)
+        sync["sources"]["prod"]["auth"] = {"token": f"env:{QUAY_TOKEN}"}
+        name = place.functions.apply(sync)
+        if place.functions.invoke("scrape") != {name: 20}:
+            raise NotMadeError("the instances could not be listed")
+        parts = urlsplit(place.functions.output("ProbeUrl"))
+        address = f"{parts.path.rstrip('/')}/v1/synced"
+        function = _Asker(parts.port or 80, address)
+        server = _Asker(container.port)
+        took: tuple[list[float], list[float]] = ([], [])
+        for number in range(_WARM + _RUNS):
+            gateway.put_everywhere(f"url-{number}")
+            both = ((took[0], function), (took[1], server))
+            for values, ask in both if number % 2 == 0 else both[::-1]:
+                began = time.perf_counter()
+                if (said := ask(f"url-{number}")) != "Synced":
+                    raise NotMadeError(f"a verdict was {said}")
+                if number >= _WARM:
+                    values.append(1000 * (time.perf_counter() - began))
+    more = [_percentile(took[0], percent) - _percentile(took[1], percent) for percent in (50, 99)]
+    note = "a whole verdict at the function URL; the peer is the container's process"
+    return [
+        Row("tokens.url.p50", "ms", [_percentile(took[0], 50)], [_percentile(took[1], 50)], None, note),
+        Row("tokens.url.p99", "ms", [_percentile(took[0], 99)], [_percentile(took[1], 99)]),
+        Row("tokens.url.more.p50", "ms", [more[0]], None, 10, "more than at the container's process"),
+        Row("tokens.url.more.p99", "ms", [more[1]], None, 10, "more than at the container's process"),
+    ]
+
+
 MEASUREMENTS: Final[Mapping[str, Callable[[Place], Sequence[Row]]]] = {
     "20": twenty,
     "100": hundred,
     "wrong": wrong,
+    "url": url,
     "start": start,
 }
 
@@ -107,16 +147,17 @@ def _served(gateway: Gateway, **more: Any) -> Iterator[Container]:
 
 
 class _Asker:
-    """Asks the container's process over connections that are kept, one for each thread."""
+    """Asks for verdicts over connections that are kept, one for each thread."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, path: str = "/v1/synced") -> None:
         self._port = port
+        self._path = path
         self._idle: list[http.client.HTTPConnection] = []
 
     def __call__(self, token: str) -> str:
         connection = self._idle.pop() if self._idle else http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         headers = {"X-Auth-Token": token, "X-Nginx-Origin": "gateway-000"}
-        connection.request("GET", "/v1/synced", headers=headers)
+        connection.request("GET", self._path, headers=headers)
         answer = connection.getresponse()
         answer.read()
         self._idle.append(connection)

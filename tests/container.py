@@ -147,8 +147,8 @@ class Container:
 
 
 @contextlib.contextmanager
-def cluster_of(gateway: Gateway) -> Iterator[KubernetesApi]:
+def cluster_of(gateway: Gateway, token: str = TOKEN) -> Iterator[KubernetesApi]:
     """The Kubernetes stand-in, listing a gateway."""
-    with KubernetesApi(GRANTS) as api:
+    with KubernetesApi({token: GRANTS[TOKEN]}) as api:
         api.put("endpointslices", "gateway", slices_of(gateway.listed, gateway.port))
         yield api

@@ -38,7 +38,9 @@ class CloudWatchCounts:
         metrics.flush_metrics()
 
     def scraped(self, results: Iterable[Scraped]) -> None:
-        for each in results:
+        found = list(results)
+        _all("ScrapesFailed", sum(each.failed is not None for each in found))
+        for each in found:
             metrics = _of(each.sync)
             metrics.add_metric("ScrapeFailed", MetricUnit.Count, int(each.failed is not None))
             if each.failed is None:
@@ -49,6 +51,7 @@ class CloudWatchCounts:
         from syncline.kinds.tokens.canary import Outcome  # noqa: PLC0415 - a probe does not need it
 
         found = list(sightings)
+        _all("CanariesFailed", sum(each.bad for each in found))
         metrics = _of(sync)
         metrics.add_metric("CanaryFailed", MetricUnit.Count, sum(each.bad for each in found))
         metrics.flush_metrics()
@@ -63,6 +66,13 @@ class CloudWatchCounts:
                     f"Canary{outcome.value.capitalize()}", MetricUnit.Count, int(each.outcome is outcome)
                 )
             metrics.flush_metrics()
+
+
+def _all(name: str, count: int) -> None:
+    """Over all syncs: an alarm cannot name a dimension that is not there yet."""
+    metrics = EphemeralMetrics()
+    metrics.add_metric(name, MetricUnit.Count, count)
+    metrics.flush_metrics()
 
 
 def _of(sync: str) -> EphemeralMetrics:

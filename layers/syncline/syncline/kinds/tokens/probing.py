@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from syncline import __version__
+from syncline.clients.addresses import host_name
 from syncline.clients.replicas import Replicas
 from syncline.kinds.tokens.asking import Asking, Crowd, Question
 from syncline.kinds.tokens.listing import Listing
@@ -55,7 +56,7 @@ class Prober:
         self._crowd = Crowd()
         self._chance = chance or random.Random()  # noqa: S311 - for jitter
         tls = None if rules.plain_http else ssl.create_default_context(cadata=rules.ca)
-        self.replicas = Replicas(loop, tls, rules.server_name or rules.host.partition(":")[0])
+        self.replicas = Replicas(loop, tls, rules.server_name or host_name(rules.host))
         head = f"Host: {rules.host}\r\nUser-Agent: syncline/{__version__}\r\nAccept: */*\r\nCookie: {rules.cookie}="
         self._head = f"GET {rules.path} HTTP/1.1\r\n{head}".encode()
 
