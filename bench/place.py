@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from bench.measure import NotMadeError
-from syncline.cli import engine
+from syncline.cli import deploy, engine
+from syncline.cli.local_aws import LOCAL_CONFIG, local_session
 from tests.standins.quay import TOKEN
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -92,6 +93,21 @@ class Functions:
         run = answer["run"]
         counts = run["counts"]
         return Ran(run["seconds"], took, counts["moved"], counts["skipped"], counts["requests"])
+
+    def output(self, name: str) -> str:
+        """An output of the stack, such as a function's address."""
+        running = engine.describe(self._home)
+        assert running is not None
+        return running.outputs[name]
+
+    def invoke(self, function: str) -> Any:
+        """What a function answers to a schedule."""
+        running = engine.describe(self._home)
+        assert running is not None
+        session = local_session(**deploy.client_arguments(running.endpoint))
+        client = session.client("lambda", endpoint_url=running.endpoint, config=LOCAL_CONFIG)
+        answer = client.invoke(FunctionName=f"{deploy.STACK}-{function}", Payload=b"{}")
+        return json.loads(answer["Payload"].read())
 
     def processes(self, function: str) -> list[int]:
         """The processes of a function that are kept warm; none where there is no /proc to ask."""

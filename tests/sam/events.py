@@ -24,6 +24,9 @@ SECRET: Final = "open-sesame"
 REPOSITORY: Final = "team/app"
 TAG: Final = "v1"
 RUN: Final = "20260105-030000-3f9c2a"
+GATEWAY: Final = "gateway"
+SESSION: Final = "a-session-token"
+ORIGIN: Final = "gateway-000"
 _SENT: Final = 1767582000000  # milliseconds; 2026-01-05 03:00:00 UTC
 _ACCOUNT: Final = "123456789012"
 _REGION: Final = "us-east-1"
@@ -105,12 +108,43 @@ def events() -> dict[str, Any]:
         "discover/by-hand.json": _queued("discover", BY_HAND),
         "transfer/queue.json": _queued("transfer", TRANSFER),
         "verify/queue.json": _queued("verify", VERIFY),
+        "probe/synced.json": _asked("/v1/synced", {"x-auth-token": SESSION, "x-nginx-origin": ORIGIN}),
+        "probe/no-headers.json": _asked("/v1/synced", {}),
+        "probe/openapi.json": _asked("/openapi.json", {}),
+        "scrape/schedule.json": _scheduled("scrape"),
+        "canary/schedule.json": _scheduled("canary"),
     }
 
 
 def written(event: Any) -> str:
     """An event as its file holds it."""
     return json.dumps(event, indent=2) + "\n"
+
+
+def _scheduled(function: str) -> dict[str, Any]:
+    """What EventBridge Scheduler sends where no input was written for it."""
+    return {
+        "version": "0",
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, function)),
+        "detail-type": "Scheduled Event",
+        "source": "aws.scheduler",
+        "account": _ACCOUNT,
+        "time": "2026-01-05T03:00:00Z",
+        "region": _REGION,
+        "resources": [f"arn:aws:scheduler:{_REGION}:{_ACCOUNT}:schedule/default/syncline-{function}"],
+        "detail": "{}",
+    }
+
+
+def _asked(path: str, headers: dict[str, str]) -> dict[str, Any]:
+    """A GET at a function URL, payload format 2.0."""
+    event = _request("", "", {"content-type": "application/json", "user-agent": "nginx"})
+    event["rawPath"] = event["requestContext"]["http"]["path"] = path
+    event["requestContext"]["http"]["method"] = "GET"
+    kept = {name: value for name, value in event["headers"].items() if not name.startswith("content-")}
+    event["headers"] = {**kept, **headers}
+    del event["body"]
+    return event
 
 
 def _request(secret: str, body: Any, headers: dict[str, str]) -> dict[str, Any]:

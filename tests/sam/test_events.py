@@ -10,6 +10,8 @@ import pytest
 
 from syncline.kinds.images.notifications import repositories_in
 from syncline.messages import Batch, Start, decode
+from syncline.service.contract import PATH
+from syncline.service.function_url import request_of
 from tests.sam.events import FOLDER, REPOSITORY, events, written
 
 FILES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.json"))
@@ -33,6 +35,14 @@ def test_the_code_reads_it(name: str) -> None:
     function = name.partition("/")[0]
     if function == "receive":
         assert repositories_in(json.loads(_body(event))) == (REPOSITORY,)
+        return
+    if function == "probe":
+        request = request_of(event)
+        assert request.method == "GET"
+        assert request.path in (PATH, "/openapi.json")
+        return
+    if function in ("scrape", "canary"):
+        assert event["source"] == "aws.scheduler"  # and nothing of it is read
         return
     for record in event["Records"]:
         message = decode(record["body"])

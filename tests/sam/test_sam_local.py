@@ -5,26 +5,38 @@ Collected only when asked for (``pytest tests/sam``): it needs a Docker engine, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+import gzip
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import pytest
 
 from syncline.config.images import ImagesSync
+from syncline.config.tokens import TokensSync
 from syncline.messages import Batch, Outgoing, Start, decode
 from syncline.model import EVERYTHING, Counts, Outcome, RunStatus, Scope, Step, Trigger
+from syncline.service.document import document
 from syncline.state import BatchRecord
+from syncline.stores.instances import InstanceLists
+from syncline.table import Database
+from tests.container import CANARY, GRANTS, TOKEN, slices_of, sync_of
 from tests.sam.events import (
     BY_WEBHOOK,
     CONFIG,
     DIGEST,
     FOLDER,
+    GATEWAY,
     LAYER,
     LOOK,
     MANIFEST,
     REPOSITORY,
     RUN,
     SECRET,
+    SESSION,
     SYNC,
     TAG,
     TRANSFER,
@@ -32,6 +44,9 @@ from tests.sam.events import (
 )
 from tests.sam.stack import session
 from tests.sam.world import World
+from tests.standins.kubernetes import KubernetesApi
+from tests.standins.nginx import Gateway
+from tests.standins.programs import needs
 from tests.standins.registry import OCI_MANIFEST, Registry
 
 # The first test builds the functions and, where it cannot be pulled, makes the image.
@@ -130,6 +145,63 @@ def a_verified_image_ends_the_run(world: World, event: str) -> None:
     assert (result.outcome, result.source, result.target) == (Outcome.MOVED, DIGEST, DIGEST)
 
 
+@contextmanager
+def a_gateway(world: World) -> Iterator[tuple[Gateway, KubernetesApi]]:
+    """A gateway of one instance and the cluster it is in, both where containers reach them, and the sync of them."""
+    needs("nginx")
+    host = world.source.host.partition(":")[0]
+    with Gateway(1, address=host) as gateway, KubernetesApi(GRANTS, host=host) as api:
+        api.put("endpointslices", "gateway", slices_of(gateway.listed, gateway.port))
+        sync = sync_of(gateway, api, canary=CANARY)
+        sync["sources"]["prod"]["auth"] = {"token": "secret:syncline/gateway#cluster-token"}
+        world.state.put_sync(GATEWAY, TokensSync.model_validate({"name": GATEWAY, **sync}).model_dump_json())
+        secrets = session().client("secretsmanager", endpoint_url=world.stack.endpoint)
+        secrets.create_secret(Name="syncline/gateway", SecretString=f'{{"cluster-token": "{TOKEN}"}}')
+        gateway.put(0, SESSION)
+        yield gateway, api
+
+
+def instances_are_listed(world: World, event: str) -> None:
+    with a_gateway(world) as (gateway, _):
+        assert world.invoke(event) == {GATEWAY: 1}
+        record = _lists(world).all()[GATEWAY]
+        assert [each["name"] for each in record.instances] == [each.name for each in gateway.listed]
+        assert (record.seen is not None, record.failed) == (True, None)
+
+
+def a_verdict_is_given(world: World, event: str) -> None:
+    with a_gateway(world) as (gateway, _):
+        _lists(world).put(GATEWAY, [each.as_json() for each in gateway.listed], time.time())
+        answer = world.invoke(event)
+        assert (answer["statusCode"], answer["headers"]["X-Token-Status"]) == (200, "Synced")
+        assert json.loads(answer["body"])["reason"] == "only_instance"
+
+
+def headers_are_missed(world: World, event: str) -> None:
+    answer = world.invoke(event)
+    assert (answer["statusCode"], answer["headers"]["X-Token-Reason"]) == (400, "token_missing")
+
+
+def the_document_is_shown(world: World, event: str) -> None:
+    answer = world.invoke(event)
+    assert json.loads(gzip.decompress(base64.b64decode(answer["body"]))) == document()
+
+
+def canaries_are_flown(world: World, event: str) -> None:
+    with a_gateway(world) as (gateway, _):
+        _lists(world).put(GATEWAY, [each.as_json() for each in gateway.listed], time.time())
+        assert world.invoke(event) == {GATEWAY: {"seen": 0, "bad": 0}}  # an only instance has nobody to agree with
+
+
+def _lists(world: World) -> InstanceLists:
+    table = (
+        session()
+        .resource("dynamodb", endpoint_url=world.stack.endpoint)
+        .Table(world.stack.all_variables["SYNCLINE_TABLE"])
+    )
+    return InstanceLists(Database(table), time.time)
+
+
 EFFECTS: Final[dict[str, Callable[[World, str], None]]] = {
     "receive/quay-push.json": a_push_is_queued,
     "receive/distribution-push.json": a_push_is_queued,
@@ -139,6 +211,11 @@ EFFECTS: Final[dict[str, Callable[[World, str], None]]] = {
     "discover/by-hand.json": a_run_begun_by_hand_goes_on,
     "transfer/queue.json": an_image_is_transferred,
     "verify/queue.json": a_verified_image_ends_the_run,
+    "probe/synced.json": a_verdict_is_given,
+    "probe/no-headers.json": headers_are_missed,
+    "probe/openapi.json": the_document_is_shown,
+    "scrape/schedule.json": instances_are_listed,
+    "canary/schedule.json": canaries_are_flown,
 }
 
 

@@ -36,11 +36,12 @@ class Authority:
         """The authority's certificate, to be trusted."""
         return as_pem(self._certificate)
 
-    def write_server_files(self, folder: Path) -> tuple[Path, Path]:
-        """A certificate for the loopback addresses and its key, as files in ``folder``."""
+    def write_server_files(self, folder: Path, name: str | None = None) -> tuple[Path, Path]:
+        """A certificate and its key, as files in ``folder``: for the loopback addresses, or for the name or address alone."""
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(key.public_key(), "localhost", self._certificate.subject, self._key.public_key())
-        certificate = builder.add_extension(_LOOPBACK, critical=False).sign(self._key, hashes.SHA256())
+        builder = _builder(key.public_key(), name or "localhost", self._certificate.subject, self._key.public_key())
+        names = _LOOPBACK if name is None else x509.SubjectAlternativeName([_general_name(name)])
+        certificate = builder.add_extension(names, critical=False).sign(self._key, hashes.SHA256())
         certificate_file, key_file = folder / "server.pem", folder / "server.key"
         certificate_file.write_text(as_pem(certificate))
         key_file.write_bytes(
@@ -50,16 +51,23 @@ class Authority:
         )
         return certificate_file, key_file
 
-    def server_context(self) -> ssl.SSLContext:
-        """For a server in this process."""
+    def server_context(self, name: str | None = None) -> ssl.SSLContext:
+        """For a server in this process, on loopback or called ``name``."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         with tempfile.TemporaryDirectory() as folder:
-            context.load_cert_chain(*self.write_server_files(Path(folder)))
+            context.load_cert_chain(*self.write_server_files(Path(folder), name))
         return context
 
     def client_context(self) -> ssl.SSLContext:
         """For a client that trusts this authority alone."""
         return ssl.create_default_context(cadata=self.pem)
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def self_signed(key: PrivateKey, name: str, *, authority: bool = False) -> x509.Certificate:

@@ -51,9 +51,12 @@ _PHRASES: Final = frozenset(int(s) for s in HTTPStatus)
 
 
 class LeanServer:
-    """Serves ``handle`` on a loopback port in a thread of its own. ``handle`` runs in that thread, one call at a time."""
+    """Serves ``handle`` on a port in a thread of its own. ``handle`` runs in that thread, one call at a time."""
 
-    def __init__(self, handle: Handler, *, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, handle: Handler, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._host = host
         self.port = port
         self._handle = handle
         self._tls = tls
@@ -63,7 +66,7 @@ class LeanServer:
     def start(self) -> None:
         """Listen; :attr:`port` is the port from here on."""
         loop = self._loop = asyncio.new_event_loop()
-        starting = loop.create_server(self._connection, "127.0.0.1", self.port, ssl=self._tls, backlog=512)
+        starting = loop.create_server(self._connection, self._host, self.port, ssl=self._tls, backlog=512)
         server = loop.run_until_complete(starting)
         self.port = server.sockets[0].getsockname()[1]
         self._thread = threading.Thread(target=self._serve, args=(loop, server), name="lean-http", daemon=True)

@@ -6,7 +6,11 @@ import os
 import shutil
 from typing import Final
 
-PACKAGES: Final = {"docker": "docker.io", "dockerd": "docker.io"}  # where it is not named like the program
+PACKAGES: Final = {
+    "docker": "docker.io",
+    "dockerd": "docker.io",
+    "nginx": "nginx libnginx-mod-http-lua",
+}  # where it is not named like the program
 
 
 class ProgramAbsentError(RuntimeError):

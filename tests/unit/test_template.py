@@ -26,7 +26,8 @@ Resources = dict[str, dict[str, Any]]
 TOP: Final = Path(__file__).parents[2]
 SOURCE: Final = TOP / "template.yaml"
 STEPS: Final = [step.value.capitalize() for step in Step]
-FUNCTIONS: Final = ["Receive", *STEPS]
+TOKENS: Final = ["Scrape", "Probe", "Canary"]
+FUNCTIONS: Final = ["Receive", *STEPS, *TOKENS]
 OUTPUTS: Final = {
     "TableName",
     "DiscoverQueueUrl",
@@ -40,6 +41,7 @@ OUTPUTS: Final = {
     "DiscoverQueueArn",
     "EventsQueueArn",
     "ReceiveUrl",
+    "ProbeUrl",
     "ScheduleGroupName",
     "SchedulerRoleArn",
 }
@@ -194,7 +196,7 @@ def test_every_function_has_a_role_of_its_own(resources: Resources) -> None:
     functions = of_type(resources, "AWS::Lambda::Function")
     roles = {name: referred(each["Role"]) for name, each in functions.items()}
     assert roles == {f"{name}Function": f"{name}Role" for name in FUNCTIONS}
-    assert set(of_type(resources, "AWS::IAM::Role")) == {*roles.values(), "SchedulerRole"}
+    assert set(of_type(resources, "AWS::IAM::Role")) == {*roles.values(), "SchedulerRole", "TokensSchedulerRole"}
     for name in roles.values():
         assert resources[name]["Properties"]["ManagedPolicyArns"] == [{"Ref": "SecretsPolicy"}]
 
@@ -220,6 +222,37 @@ def test_the_scheduler_may_ask_for_a_look_and_nothing_else(resources: Resources)
     assert (statement["Action"], referred(statement["Resource"])) == ("sqs:SendMessage", "DiscoverQueue")
     (trust,) = role["AssumeRolePolicyDocument"]["Statement"]
     assert set(trust["Condition"]["StringEquals"]) == {"aws:SourceAccount", "aws:SourceArn"}
+
+
+@pytest.mark.parametrize(("name", "parameter"), [("Scrape", "ScrapeSchedule"), ("Canary", "CanarySchedule")])
+def test_a_schedule_invokes_its_function_and_may_invoke_no_other(
+    name: str, parameter: str, resources: Resources
+) -> None:
+    schedule = resources[f"{name}FunctionSchedule"]["Properties"]
+    assert referred(schedule["ScheduleExpression"]) == parameter
+    assert referred(schedule["Target"]["Arn"]) == f"{name}Function"
+    assert referred(schedule["Target"]["RoleArn"]) == "TokensSchedulerRole"
+    assert allowed(resources["TokensSchedulerRole"]["Properties"], "lambda:InvokeFunction") == {
+        "ScrapeFunction",
+        "CanaryFunction",
+    }
+
+
+def test_only_the_scrape_has_the_kubernetes_package(source: dict[str, Any]) -> None:
+    own = {name: each["Properties"].get("Layers", []) for name, each in source["Resources"].items()}
+    assert [name for name, layers in own.items() if layers] == ["ScrapeFunction"]
+
+
+def test_tokens_are_read_by_the_probe_and_written_by_the_scrape(resources: Resources) -> None:
+    writes = ("dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem", "dynamodb:TransactWriteItems")
+    may = {name: [w for w in writes if allowed(resources[f"{name}Role"]["Properties"], w)] for name in TOKENS}
+    assert may == {"Scrape": ["dynamodb:UpdateItem"], "Probe": [], "Canary": []}
+
+
+def test_the_probe_is_for_signed_requests_unless_one_says_otherwise(source: dict[str, Any]) -> None:
+    url = source["Resources"]["ProbeFunction"]["Properties"]["FunctionUrlConfig"]
+    assert referred(url["AuthType"]) == "ProbeAuth"
+    assert source["Parameters"]["ProbeAuth"]["Default"] == "AWS_IAM"
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -79,6 +79,9 @@ def _walk(value: object, path: str) -> Iterator[tuple[str, Reference]]:
     elif isinstance(value, BaseModel):
         for name, inner in value:
             yield from _walk(inner, f"{path}.{name}" if path else name)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _walk(inner, f"{path}.{key}")
 
 
 @dataclass(slots=True)

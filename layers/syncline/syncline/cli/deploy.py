@@ -22,7 +22,15 @@ STACK: Final = "syncline"
 Say = Callable[[str], None]
 
 _BUCKET: Final = "syncline-artifacts"  # as samconfig.toml names it
-_INPUTS: Final = ("template.yaml", "samconfig.toml", "functions", "layers", "requirements/layer.txt")
+_INPUTS: Final = (
+    "template.yaml",
+    "samconfig.toml",
+    "functions",
+    "layers",
+    "requirements/layer.txt",
+    "requirements/kubernetes.txt",
+)
+_FUNCTION_URLS: Final = ("ReceiveUrl", "ProbeUrl")
 _PROGRAM_SECONDS: Final = 900
 
 
@@ -137,8 +145,8 @@ def _outputs(cloudformation: Any, endpoint: str) -> dict[str, str]:
     described = cloudformation.describe_stacks(StackName=STACK)["Stacks"][0]
     outputs = {each["OutputKey"]: each["OutputValue"] for each in described["Outputs"]}
     # The engine answers a function's URL under its own address too, so that nobody needs to resolve AWS's name for it.
-    identity = outputs["ReceiveUrl"].removeprefix("https://").split(".")[0]
-    return outputs | {"ReceiveUrl": f"{endpoint}/_aws/lambda-url/{identity}/"}
+    urls = {name: url.removeprefix("https://").split(".")[0] for name, url in outputs.items() if name in _FUNCTION_URLS}
+    return outputs | {name: f"{endpoint}/_aws/lambda-url/{identity}/" for name, identity in urls.items()}
 
 
 def _runtime_of(python: Path) -> str:

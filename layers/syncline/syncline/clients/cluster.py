@@ -1,0 +1,228 @@
+"""Lists the instances of a service in a Kubernetes cluster, by its EndpointSlices or by the labels of its pods.
+
+A listing comes in pages: each but the last has ``metadata.continue``, which the next request brings back with the
+same selector and limit. A page asked for too late is answered 410; then the list begins anew, for half of an old list
+and half of a new one is no list. Of an EndpointSlice's endpoint, ``ready`` absent means ready and ``terminating``
+absent means not (Kubernetes API, discovery.k8s.io/v1). One endpoint may be in two slices for a moment.
+
+Answers are read as plain JSON: the package's typed models take ten times as long.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import urllib3.exceptions
+
+from syncline.clients import failures
+from syncline.clients.cluster_login import Login, client_package
+from syncline.clients.instances import Instance
+from syncline.clients.pacing import Policy
+from syncline.errors import SynclineError
+
+if TYPE_CHECKING:
+    from kubernetes.client import ApiClient
+
+PAGE: Final = 500
+LARGEST_PAGE: Final = 32 * 1024 * 1024  # bytes
+_MOST_PAGES: Final = 100
+_MOST_BEGINNINGS: Final = 3  # a list that expires three times over will not come together
+_TIMEOUTS: Final = (5.0, 20.0)  # seconds to connect, and to wait for bytes
+_FAMILIES: Final = ("IPv4", "IPv6")  # of a service with both, the first is asked; names (FQDN) are no instances
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSource:
+    """The EndpointSlices of a service. ``port`` is a number, one of their names, or None where they have just one."""
+
+    namespace: str
+    service: str
+    port: int | str | None = None
+
+    @property
+    def place(self) -> str:
+        return f"{self.namespace}/{self.service}"
+
+
+@dataclass(frozen=True, slots=True)
+class PodsSource:
+    """Pods by a label selector, as ``kubectl -l`` takes it."""
+
+    namespace: str
+    labels: str
+    port: int
+
+    @property
+    def place(self) -> str:
+        return f"{self.namespace}/{self.labels}"
+
+
+Source: TypeAlias = ServiceSource | PodsSource
+
+
+class _ExpiredError(Exception):
+    """410: the continuation is too old."""
+
+
+class Cluster:
+    """One cluster's API. ``policy`` is how patient to be with 429 and 5xx."""
+
+    def __init__(self, login: Login, policy: Policy | None = None) -> None:
+        self._login = login
+        self._policy = policy or Policy()
+        self._api: ApiClient | None = None
+
+    def instances(self, source: Source) -> tuple[Instance, ...]:
+        """Every instance of a source, by name, whether it serves or not; the whole list or an error.
+
+        Raises UNAUTHORIZED, FORBIDDEN, THROTTLED, SERVER_ERROR, UNREACHABLE, TLS_FAILED, BAD_ANSWER,
+        LISTING_INCOMPLETE, CONFIG_INVALID.
+        """
+        for _ in range(_MOST_BEGINNINGS):
+            try:
+                items = list(self._items(source))
+            except _ExpiredError:
+                continue
+            return _instances(source, items)
+        raise SynclineError("LISTING_INCOMPLETE", f"the list of {source.place} expired while it was read")
+
+    def _items(self, source: Source) -> Iterator[Mapping[str, Any]]:
+        seen: set[str] = set()
+        token = ""
+        while True:
+            page = self._page(source, token)
+            yield from page["items"]
+            token = page["metadata"].get("continue") or ""
+            if not token:
+                return
+            if token in seen or len(seen) >= _MOST_PAGES:
+                raise SynclineError("LISTING_INCOMPLETE", f"the list of {source.place} repeats itself")
+            seen.add(token)
+
+    def _page(self, source: Source, token: str) -> dict[str, Any]:
+        """One page, after as many tries as there is patience for."""
+        attempt, renew, renewed = 1, False, False
+        while True:
+            try:
+                return self._ask(source, token, renewed=renew)
+            except SynclineError as error:
+                renew = error.code.name == "UNAUTHORIZED" and not renewed
+                if renew:
+                    renewed = True  # once: the token may have run out meanwhile
+                    continue
+                pause = self._policy.pause(attempt, error.retry_after)
+                if not error.retried or attempt >= self._policy.attempts or not self._policy.bears(pause):
+                    raise
+            self._policy.sleep(pause)
+            attempt += 1
+
+    def _ask(self, source: Source, token: str, *, renewed: bool) -> dict[str, Any]:
+        kubernetes = client_package()
+        if self._api is None or renewed:
+            self._api = kubernetes.ApiClient(self._login.configuration(renewed=renewed))
+        options: dict[str, Any] = {"limit": PAGE, "_request_timeout": _TIMEOUTS, "_preload_content": False}
+        if token:
+            options["_continue"] = token
+        where = f"{self._api.configuration.host} ({source.place})"
+        answer: Any  # with these options it is urllib3's response
+        try:
+            if isinstance(source, ServiceSource):
+                answer = kubernetes.DiscoveryV1Api(self._api).list_namespaced_endpoint_slice(
+                    source.namespace, label_selector=f"kubernetes.io/service-name={source.service}", **options
+                )
+            else:
+                answer = kubernetes.CoreV1Api(self._api).list_namespaced_pod(
+                    source.namespace, label_selector=source.labels, **options
+                )
+            body = answer.read(LARGEST_PAGE + 1, decode_content=True)
+        except urllib3.exceptions.HTTPError as error:
+            cause = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason else error
+            raise failures.of_exception("GET", where, cause) from None
+        except kubernetes.ApiException as error:
+            if error.status == 410:
+                raise _ExpiredError from None
+            said = error.body.encode() if isinstance(error.body, str) else error.body or b""
+            raise failures.of_status("GET", where, error.status or 0, error.headers or {}, said) from None
+        return _checked_page(where, body)
+
+
+def _checked_page(where: str, body: bytes) -> dict[str, Any]:
+    if len(body) > LARGEST_PAGE:
+        raise SynclineError("BAD_ANSWER", f"GET {where}: the answer is larger than {LARGEST_PAGE} bytes")
+    try:
+        page = json.loads(body)
+    except (ValueError, RecursionError):
+        page = None
+    if not isinstance(page, dict) or not isinstance(page.get("metadata"), dict) or "items" not in page:
+        raise SynclineError("BAD_ANSWER", f"GET {where}: the answer is no list")
+    page["items"] = page["items"] or []  # Go writes an empty list as null, too
+    return page
+
+
+def _instances(source: Source, items: Iterable[Mapping[str, Any]]) -> tuple[Instance, ...]:
+    found: dict[str, Instance] = {}
+    try:
+        listed = _endpoints(source, items) if isinstance(source, ServiceSource) else _pods(source, items)
+        for instance in listed:
+            known = found.get(instance.name)
+            # Twice in a list while it moves from one slice to another: it serves if either says so.
+            if known is None or (instance.serves and not known.serves):
+                found[instance.name] = instance
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        what = f"the list of {source.place} has an entry that is none ({type(error).__name__})"
+        raise SynclineError("BAD_ANSWER", what) from None
+    return tuple(found[name] for name in sorted(found))
+
+
+def _endpoints(source: ServiceSource, items: Iterable[Mapping[str, Any]]) -> Iterator[Instance]:
+    slices = list(items)
+    there = {each["addressType"] for each in slices if each.get("endpoints")}
+    family = next((family for family in _FAMILIES if family in there), None)
+    for each in slices:
+        if each["addressType"] != family or not each.get("endpoints"):
+            continue
+        port = _port(source, each.get("ports") or [])
+        for endpoint in each["endpoints"]:
+            address = endpoint["addresses"][0]  # the others are not to be used (discovery.k8s.io/v1, Endpoint)
+            target = endpoint.get("targetRef") or {}
+            name = target.get("name") if target.get("kind") == "Pod" else endpoint.get("hostname")
+            conditions = endpoint.get("conditions") or {}
+            yield Instance(
+                str(name or address),
+                str(address),
+                port,
+                ready=conditions.get("ready") is not False,
+                terminating=conditions.get("terminating") is True,
+                place=source.place,
+            )
+
+
+def _port(source: ServiceSource, ports: list[Mapping[str, Any]]) -> int:
+    if isinstance(source.port, int):
+        return source.port
+    matching = [each["port"] for each in ports if source.port is None or each.get("name") == source.port]
+    if len(matching) != 1 or not isinstance(matching[0], int):
+        wanted = "just one port" if source.port is None else f"a port named {source.port}"
+        raise SynclineError("CONFIG_INVALID", f"the service {source.place} does not have {wanted}; name one in `port`")
+    return matching[0]
+
+
+def _pods(source: PodsSource, items: Iterable[Mapping[str, Any]]) -> Iterator[Instance]:
+    for pod in items:
+        metadata, status = pod["metadata"], pod.get("status") or {}
+        address = status.get("podIP")
+        if not address or status.get("phase") in ("Succeeded", "Failed"):
+            continue  # not started yet, or over: no longer an instance of anything
+        conditions = status.get("conditions") or []
+        ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+        yield Instance(
+            str(metadata["name"]),
+            str(address),
+            source.port,
+            ready=ready,
+            terminating=metadata.get("deletionTimestamp") is not None,
+            place=source.place,
+        )

@@ -1,0 +1,211 @@
+"""One question to many instances: each is asked until it has the token, is given up, or the time is over.
+
+200 means that an instance has the token, 401 that it has not yet: it is asked again after a delay with jitter, until
+the retries are over. Anything else gets one more try, for a connection may break for no reason; then the instance
+counts as one that does not have it. The origin is asked too, as a control: 401 there, twice, means that the token
+itself is bad, whatever the others say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from syncline.clients.instances import Instance
+from syncline.clients.replicas import Answer, Exchange, Replicas
+from syncline.kinds.tokens.patience import Patience
+from syncline.kinds.tokens.verdict import Finding, Known, Quorum, Reason, Seen, State, judge
+
+_TRIES_AFTER_TROUBLE: Final = 2
+_TRIES_OF_ORIGIN: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """``others`` are asked and counted; ``origin``, if it is listed, only confirms that the token is good."""
+
+    request: bytes
+    others: Sequence[Instance]
+    origin: Instance | None
+    quorum: Quorum
+    patience: Patience
+
+
+@dataclass(slots=True)
+class Crowd:
+    """How many instances are being asked just now, by all questions together."""
+
+    asked: int = 0
+
+
+class Asking:
+    """A question under way, in the loop's thread. ``chance`` gives numbers between 0 and 1 for the jitter."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        replicas: Replicas,
+        question: Question,
+        chance: random.Random,
+        crowd: Crowd,
+    ) -> None:
+        self._crowd = crowd
+        self._loop = loop
+        self._replicas = replicas
+        self._question = question
+        self._chance = chance
+        self._began = 0.0
+        self._needed = question.quorum.needed(len(question.others))
+        self._yes = 0
+        self._pending = len(question.others)
+        self._control: _Asked | None = None
+        self._asked: list[_Asked] = []
+        self._finding: asyncio.Future[Finding] = loop.create_future()
+
+    async def finding(self) -> Finding:
+        """Ask, and say what came of it; never later than the hard deadline and the loop's next turn."""
+        self._began = self._loop.time()
+        question = self._question
+        # The order is another one each time, so that no instance is always the first or the last to be asked.
+        order = list(question.others)
+        self._chance.shuffle(order)
+        self._asked = [_Asked(self, instance) for instance in order]
+        if question.origin is not None:
+            self._control = _Asked(self, question.origin, control=True)
+        timer = self._loop.call_later(question.patience.deadline, self._over)
+        self._crowd.asked += self._pending
+        try:
+            for one in self._asked:
+                one.ask()
+            if self._control is not None:
+                self._control.ask()
+            self._look(over=False)
+            return await self._finding
+        finally:
+            timer.cancel()
+            self._crowd.asked -= self._pending
+            for one in self._everybody():
+                one.stop()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the question's beginning."""
+        return self._loop.time() - self._began
+
+    @property
+    def patience(self) -> Patience:
+        return self._question.patience
+
+    def delay(self, attempt: int) -> float | None:
+        return self.patience.delay(attempt, self.elapsed, self._chance.random(), self._crowd.asked)
+
+    def send(self, one: _Asked) -> Exchange:
+        address = (one.instance.address, one.instance.port)
+        return self._replicas.ask(address, self._question.request, one.answered)
+
+    def later(self, seconds: float, one: _Asked) -> asyncio.TimerHandle:
+        return self._loop.call_later(seconds, one.ask)
+
+    def settled(self, one: _Asked) -> None:
+        """One has said its last word."""
+        if one is not self._control:
+            self._pending -= 1
+            self._crowd.asked -= 1
+            self._yes += one.seen.state is State.YES
+        self._look(over=False)
+
+    def _look(self, *, over: bool) -> None:
+        """End, if all is known that is needed."""
+        if self._finding.done():
+            return
+        control = self._control
+        if control is not None and control.seen.state is State.NO:
+            self._end(Known.NOT_SYNCED, Reason.ORIGIN_REFUSES)
+            return
+        enough = bool(self._asked) and self._yes >= self._needed
+        waits_for_origin = not self._asked and control is not None and control.seen.state is State.PENDING
+        if over or enough or (self._pending == 0 and not waits_for_origin):
+            seen = [one.seen for one in self._asked]
+            origin = None if control is None else control.seen
+            self._end(*judge(seen, self._needed, over=over, origin_listed=control is not None, origin=origin))
+
+    def _end(self, verdict: Known, reason: Reason) -> None:
+        seen = tuple(sorted((one.seen for one in self._asked), key=lambda one: one.name))
+        origin = None if self._control is None else self._control.seen
+        self._finding.set_result(Finding(verdict, reason, seen, origin, self._needed, self.elapsed * 1000))
+
+    def _over(self) -> None:
+        self._look(over=True)
+
+    def _everybody(self) -> list[_Asked]:
+        return self._asked if self._control is None else [*self._asked, self._control]
+
+
+class _Asked:
+    """One instance, and what it has said so far."""
+
+    __slots__ = ("_asking", "_control", "_exchange", "_stopped", "_timer", "_troubles", "instance", "seen")
+
+    def __init__(self, asking: Asking, instance: Instance, *, control: bool = False) -> None:
+        self.instance = instance
+        self.seen = Seen(instance.name, instance.where)
+        self._asking = asking
+        self._control = control
+        self._exchange: Exchange | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._troubles = 0
+        self._stopped = False
+
+    def ask(self) -> None:
+        self._timer = None
+        self.seen.attempts += 1
+        exchange = self._asking.send(self)
+        # It may have been answered already, and even asked again.
+        if self.seen.state is State.PENDING and self._timer is None and not self._stopped:
+            self._exchange = exchange
+
+    def answered(self, answer: Answer) -> None:
+        self._exchange = None
+        seen = self.seen
+        seen.last_status = answer.status if answer.status is not None else seen.last_status
+        if answer.status == 200:
+            seen.first_yes, seen.reason = round(self._asking.elapsed * 1000, 3), ""
+            self._settle(State.YES)
+            return
+        if answer.status == 401:
+            seen.reason = "asked for a login (401)"
+            delay = self._asking.delay(seen.attempts)
+            if delay is None or (self._control and seen.attempts >= _TRIES_OF_ORIGIN):
+                self._settle(State.NO)
+            else:
+                self._timer = self._asking.later(delay, self)
+            return
+        seen.reason = _trouble(answer)
+        self._troubles += 1
+        delay = self._asking.delay(self._troubles)
+        if delay is None or self._troubles >= _TRIES_AFTER_TROUBLE:
+            self._settle(State.FAILED)
+        else:
+            self._timer = self._asking.later(delay, self)
+
+    def stop(self) -> None:
+        """Ask no more."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._exchange is not None:
+            self._exchange.cancel()
+            self._exchange = None
+
+    def _settle(self, state: State) -> None:
+        self.seen.state = state
+        self._asking.settled(self)
+
+
+def _trouble(answer: Answer) -> str:
+    if answer.trouble is None:
+        return f"answered {answer.status}"
+    return f"{answer.trouble.value}: {answer.words}" if answer.words else answer.trouble.value

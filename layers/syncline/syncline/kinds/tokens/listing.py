@@ -1,0 +1,69 @@
+"""The instances as they were last listed, and whether that is still worth anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from syncline.clients.instances import Instance
+from syncline.kinds.tokens.verdict import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """``seen`` is when the list was read whole (Unix seconds); None if it never was.
+
+    ``failed`` is the code of the failure when the latest look did not succeed; ``instances`` are then older.
+    """
+
+    instances: tuple[Instance, ...] = ()
+    seen: float | None = None
+    failed: str | None = None
+
+    def problem(self, now: float, oldest: float) -> Reason | None:
+        """Why nothing can be said by this list; ``oldest`` is the age in seconds at which it is no longer believed."""
+        if self.seen is None:
+            return Reason.LIST_MISSING if self.failed is None else Reason.LIST_FAILED
+        # A clock that was set back makes a list look as if it came from the future: that is no better than an old one.
+        if not -oldest <= now - self.seen <= oldest:
+            return Reason.LIST_STALE if self.failed is None else Reason.LIST_FAILED
+        return None if any(instance.serves for instance in self.instances) else Reason.LIST_EMPTY
+
+    def called(self, origin: str) -> Instance | None:
+        """The instance that ``origin`` means, whether it serves or not; one that serves is preferred."""
+        found = [instance for instance in self.instances if instance.is_called(origin)]
+        return max(found, key=lambda instance: instance.serves, default=None)
+
+
+class Listings(Protocol):
+    """Where listings are remembered, each under the name of its sync."""
+
+    def all(self) -> Mapping[str, Listing]:
+        """The latest of every sync that has one."""
+        ...
+
+    def listed(self, sync: str, instances: Sequence[Instance], seen: float) -> None:
+        """Remember a list that was read whole, asked for at ``seen`` (Unix seconds)."""
+        ...
+
+    def not_listed(self, sync: str, code: str) -> None:
+        """Remember that a look failed; the list from before stays, with its age."""
+        ...
+
+
+class MemoryListings:
+    """Listings of one process, for a service that looks and answers in one."""
+
+    def __init__(self) -> None:
+        self._all: dict[str, Listing] = {}
+
+    def all(self) -> Mapping[str, Listing]:
+        return self._all
+
+    def listed(self, sync: str, instances: Sequence[Instance], seen: float) -> None:
+        self._all = {**self._all, sync: Listing(tuple(instances), seen)}
+
+    def not_listed(self, sync: str, code: str) -> None:
+        before = self._all.get(sync, Listing())
+        self._all = {**self._all, sync: replace(before, failed=code)}

@@ -1,0 +1,93 @@
+"""Verdicts on tokens: what can be said without asking, and the question to the instances where it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from syncline import __version__
+from syncline.clients.addresses import host_name
+from syncline.clients.replicas import Replicas
+from syncline.kinds.tokens.asking import Asking, Crowd, Question
+from syncline.kinds.tokens.listing import Listing
+from syncline.kinds.tokens.patience import Patience
+from syncline.kinds.tokens.token import expiry_of, problem_of
+from syncline.kinds.tokens.verdict import Finding, Known, Quorum, Reason
+
+LONGEST_ORIGIN: Final = 253
+"""Characters: a pod's name, or an address with a port."""
+_ORIGIN: Final = re.compile(r"[A-Za-z0-9._:\[\]-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How a sync's instances are asked. ``ca`` is PEM text, None for the system's roots; times are in seconds."""
+
+    path: str
+    host: str
+    cookie: str
+    quorum: Quorum
+    patience: Patience
+    stale_after: float
+    server_name: str | None = None
+    ca: str | None = None
+    plain_http: bool = False
+
+
+class Prober:
+    """Gives verdicts for one sync. Lives on one event loop; ``clock`` gives Unix seconds."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float] = time.time,
+        chance: random.Random | None = None,
+    ) -> None:
+        self.rules = rules
+        self._loop = loop
+        self._clock = clock
+        self._crowd = Crowd()
+        self._chance = chance or random.Random()  # noqa: S311 - for jitter
+        tls = None if rules.plain_http else ssl.create_default_context(cadata=rules.ca)
+        self.replicas = Replicas(loop, tls, rules.server_name or host_name(rules.host))
+        head = f"Host: {rules.host}\r\nUser-Agent: syncline/{__version__}\r\nAccept: */*\r\nCookie: {rules.cookie}="
+        self._head = f"GET {rules.path} HTTP/1.1\r\n{head}".encode()
+
+    async def finding(self, token: str, origin: str, listing: Listing) -> Finding:
+        """The verdict on a token, from the view of the instance that has just written it."""
+        at_hand = self._without_asking(token, listing)
+        if at_hand is not None:
+            return Finding(Known.UNKNOWN if at_hand is not Reason.TOKEN_EXPIRED else Known.NOT_SYNCED, at_hand)
+        known = listing.called(origin)
+        others = [one for one in listing.instances if one.serves and one is not known]
+        request = self._head + token.encode() + b"\r\n\r\n"
+        question = Question(request, others, known, self.rules.quorum, self.rules.patience)
+        return await Asking(self._loop, self.replicas, question, self._chance, self._crowd).finding()
+
+    def _without_asking(self, token: str, listing: Listing) -> Reason | None:
+        problem = problem_of(token)
+        if problem is not None:
+            return Reason(problem)
+        expiry = expiry_of(token)
+        now = self._clock()
+        if expiry is not None and expiry <= now:
+            return Reason.TOKEN_EXPIRED
+        return listing.problem(now, self.rules.stale_after)
+
+    def close(self) -> None:
+        """Give connections back; what is under way ends by itself."""
+        self.replicas.close()
+
+
+def origin_problem(origin: str) -> Reason | None:
+    """Why an origin cannot be looked for."""
+    if not origin:
+        return Reason.ORIGIN_MISSING
+    return None if len(origin) <= LONGEST_ORIGIN and _ORIGIN.fullmatch(origin) else Reason.ORIGIN_INVALID

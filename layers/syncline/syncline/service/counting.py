@@ -1,0 +1,133 @@
+"""What is counted of verdicts, lists and canaries: for CloudWatch on Lambda, for Prometheus in a container."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, Protocol
+
+from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
+
+from syncline.kinds.tokens.verdict import Finding, Known
+
+if TYPE_CHECKING:  # a probe counts neither
+    from syncline.kinds.tokens.canary import Sighting
+    from syncline.service.scraping import Scraped
+
+BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Seconds; a store that tells its peers every second is between 0 and 1 most of the time."""
+
+
+class Counts(Protocol):
+    """Whoever counts."""
+
+    def verdict(self, sync: str, finding: Finding) -> None: ...
+
+    def scraped(self, results: Iterable[Scraped]) -> None: ...
+
+    def sighted(self, sync: str, sightings: Iterable[Sighting]) -> None: ...
+
+
+class CloudWatchCounts:
+    """Metrics in the log's embedded format; CloudWatch makes percentiles of the values that come in one line."""
+
+    def verdict(self, sync: str, finding: Finding) -> None:
+        metrics = _of(sync)
+        metrics.add_metric("VerdictMilliseconds", MetricUnit.Milliseconds, finding.milliseconds)
+        for known in Known:
+            metrics.add_metric(f"Verdict{known.value}", MetricUnit.Count, int(finding.verdict is known))
+        metrics.flush_metrics()
+
+    def scraped(self, results: Iterable[Scraped]) -> None:
+        found = list(results)
+        _all("ScrapesFailed", sum(each.failed is not None for each in found))
+        for each in found:
+            metrics = _of(each.sync)
+            metrics.add_metric("ScrapeFailed", MetricUnit.Count, int(each.failed is not None))
+            if each.failed is None:
+                metrics.add_metric("InstancesServing", MetricUnit.Count, each.serving)
+            metrics.flush_metrics()
+
+    def sighted(self, sync: str, sightings: Iterable[Sighting]) -> None:
+        from syncline.kinds.tokens.canary import Outcome  # noqa: PLC0415 - a probe does not need it
+
+        found = list(sightings)
+        _all("CanariesFailed", sum(each.bad for each in found))
+        metrics = _of(sync)
+        metrics.add_metric("CanaryFailed", MetricUnit.Count, sum(each.bad for each in found))
+        metrics.flush_metrics()
+        for each in found:
+            metrics = _of(sync)
+            metrics.add_dimension("instance", each.instance)
+            metrics.add_dimension("check", each.check.value)
+            if each.seconds is not None:
+                metrics.add_metric("CanarySeconds", MetricUnit.Seconds, each.seconds)
+            for outcome in Outcome:
+                metrics.add_metric(
+                    f"Canary{outcome.value.capitalize()}", MetricUnit.Count, int(each.outcome is outcome)
+                )
+            metrics.flush_metrics()
+
+
+def _all(name: str, count: int) -> None:
+    """Over all syncs: an alarm cannot name a dimension that is not there yet."""
+    metrics = EphemeralMetrics()
+    metrics.add_metric(name, MetricUnit.Count, count)
+    metrics.flush_metrics()
+
+
+def _of(sync: str) -> EphemeralMetrics:
+    # Metrics of their own: the dimension is not to spread to what else a call counts.
+    metrics = EphemeralMetrics()
+    metrics.add_dimension("sync", sync)
+    return metrics
+
+
+class PrometheusCounts:
+    """Metrics that a container shows at ``/metrics``."""
+
+    def __init__(self) -> None:
+        # Not needed on Lambda, where each millisecond of a start counts.
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram  # noqa: PLC0415
+
+        self.registry = CollectorRegistry()
+        verdicts, results = ("sync", "verdict", "reason"), ("sync", "instance", "check")
+        self._verdicts = Counter("syncline_verdicts", "Verdicts given.", verdicts, registry=self.registry)
+        self._seconds = Histogram(
+            "syncline_verdict_seconds", "Time until a verdict.", ("sync",), registry=self.registry, buckets=BUCKETS
+        )
+        self._instances = Gauge(
+            "syncline_instances", "Instances that get requests now.", ("sync",), registry=self.registry
+        )
+        self._scrapes = Counter("syncline_scrapes", "Looks at the clusters.", ("sync", "code"), registry=self.registry)
+        self._canaries = Counter(
+            "syncline_canaries", "Canaries by how they went.", (*results, "outcome"), registry=self.registry
+        )
+        self._canary_seconds = Histogram(
+            "syncline_canary_seconds",
+            "Time until an instance agreed with the one written through.",
+            results,
+            registry=self.registry,
+            buckets=BUCKETS,
+        )
+
+    def verdict(self, sync: str, finding: Finding) -> None:
+        self._verdicts.labels(sync, finding.verdict.value, finding.reason.value).inc()
+        self._seconds.labels(sync).observe(finding.milliseconds / 1000)
+
+    def scraped(self, results: Iterable[Scraped]) -> None:
+        for each in results:
+            self._scrapes.labels(each.sync, each.failed or "").inc()
+            if each.failed is None:
+                self._instances.labels(each.sync).set(each.serving)
+
+    def sighted(self, sync: str, sightings: Iterable[Sighting]) -> None:
+        for each in sightings:
+            self._canaries.labels(sync, each.instance, each.check.value, each.outcome.value).inc()
+            if each.seconds is not None:
+                self._canary_seconds.labels(sync, each.instance, each.check.value).observe(each.seconds)
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus' text format."""
+        from prometheus_client import generate_latest  # noqa: PLC0415
+
+        return generate_latest(self.registry)

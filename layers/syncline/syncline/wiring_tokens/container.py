@@ -1,0 +1,179 @@
+"""Tokens in a container: probe, scrape and canaries in one process, for where a function cannot reach pods.
+
+``python -m syncline.wiring_tokens.container`` reads ``syncs.yaml`` (``CONTAINER_SYNCS``, by default in /etc/syncline), lists
+the instances at once and then every so often, and answers on one port:
+
+===================  ==========================================================
+``/v1/synced``       the contract, as at the function URL
+``/swagger``         the page to try it, ``/openapi.json`` its document
+``/metrics``         Prometheus
+``/healthz``         200 while the process lives
+``/readyz``          200 once every sync has a list that can be believed
+===================  ==========================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn
+
+from syncline.config.file import read_syncs
+from syncline.config.tokens import TokensSync
+from syncline.errors import SynclineError
+from syncline.kinds.tokens.listing import MemoryListings
+from syncline.kinds.tokens.probing import Prober
+from syncline.secrets import Secrets
+from syncline.service.api import Answer, ProbeApi, Request
+from syncline.service.counting import PrometheusCounts
+from syncline.service.directory import Directory
+from syncline.service.loop import Loop
+from syncline.service.server import Server
+from syncline.telemetry import logger
+from syncline.wiring_tokens.canaries import Canaries
+from syncline.wiring_tokens.parts import rules_of
+from syncline.wiring_tokens.scraping import Scraping
+
+FILE: Final = "/etc/syncline/syncs.yaml"
+_TEXT: Final = {"content-type": "text/plain; charset=utf-8", "cache-control": "no-store"}
+_METRICS: Final = {"content-type": "text/plain; version=0.0.4; charset=utf-8", "cache-control": "no-store"}
+_DRAIN: Final = 5.0  # seconds for which answers under way may go on once we are told to end
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """``scrape_every`` and ``canary_every`` are in seconds; 0 flies no canaries."""
+
+    syncs: Path
+    host: str
+    port: int
+    scrape_every: float
+    canary_every: float
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> Settings:
+        """From the environment; raises CONFIG_INVALID."""
+        try:
+            return cls(
+                Path(environ.get("CONTAINER_SYNCS", FILE)),
+                environ.get("CONTAINER_HOST", "0.0.0.0"),  # noqa: S104 - a pod's own network
+                int(environ.get("CONTAINER_PORT", "8080")),
+                max(1.0, float(environ.get("CONTAINER_SCRAPE_EVERY", "10"))),
+                max(0.0, float(environ.get("CONTAINER_CANARY_EVERY", "60"))),
+            )
+        except ValueError as error:
+            raise SynclineError("CONFIG_INVALID", f"the container's environment has no number: {error}") from None
+
+
+class Container:
+    """Everything the process does. Made and run in the loop's own thread."""
+
+    def __init__(self, settings: Settings, secrets: Secrets) -> None:
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self.counts = PrometheusCounts()
+        self.listings = MemoryListings()
+        syncs = read_syncs(settings.syncs).syncs.values()
+        self._syncs = {sync.name: sync for sync in syncs if isinstance(sync, TokensSync) and sync.enabled}
+        if not self._syncs:
+            raise SynclineError("CONFIG_INVALID", f"{settings.syncs} has no enabled sync of the kind tokens")
+        self.directory = Directory(
+            lambda: self._syncs,
+            self.listings,
+            lambda sync: Prober(rules_of(sync, secrets), self._loop),
+            live=True,
+        )
+        self.directory.refresh()
+        self._scraping = Scraping(lambda: self._syncs, self.listings, secrets, time.time, self.counts)
+        self._canaries = Canaries(lambda: self._syncs, self.listings, secrets, self.counts, Loop())
+        self.server = Server(ProbeApi(self.directory, self.counts), self._page)
+
+    async def serve(self, until: asyncio.Event) -> None:
+        """Serve until the event is set."""
+        port = await self.server.start(self._settings.host, self._settings.port)
+        logger.info("serving", extra={"port": port, "syncs": sorted(self._syncs)})
+        rounds = [asyncio.create_task(self._every(self._settings.scrape_every, self._scraping.scrape))]
+        if self._settings.canary_every:
+            rounds.append(asyncio.create_task(self._every(self._settings.canary_every, self._canaries.fly)))
+        await until.wait()
+        for each in rounds:
+            each.cancel()
+        await self.server.stop(_DRAIN)
+        self.directory.close()
+
+    async def _every(self, seconds: float, work: object) -> NoReturn:
+        """Do ``work`` in a thread, so that verdicts go on, and again so many seconds after it began."""
+        assert callable(work)
+        while True:
+            began = self._loop.time()
+            try:
+                await asyncio.to_thread(work)
+            except Exception as error:  # noqa: BLE001 - the next round may do better, and lists age meanwhile
+                logger.error("round failed", extra={"error": type(error).__name__})
+            gc.freeze()  # what is there by now stays; a full collection over it would hold up a verdict
+            await asyncio.sleep(max(0.1, seconds - (self._loop.time() - began)))
+
+    def _page(self, request: Request) -> Answer | None:
+        match request.path:
+            case "/metrics":
+                return Answer(200, self.counts.text(), _METRICS)
+            case "/healthz":
+                return Answer(200, b"alive\n", _TEXT)
+            case "/readyz":
+                return self._ready()
+            case _:
+                return None
+
+    def _ready(self) -> Answer:
+        entries = self.directory.entries()
+        problems = {
+            entry.sync: problem.value
+            for entry in entries
+            if (problem := entry.listing.problem(time.time(), entry.prober.rules.stale_after)) is not None
+        }
+        missing = self._syncs.keys() - {entry.sync for entry in entries}
+        problems |= dict.fromkeys(missing, "not_configured")
+        text = "".join(f"{sync}: {problem}\n" for sync, problem in sorted(problems.items())) or "ready\n"
+        return Answer(503 if problems else 200, text.encode(), _TEXT)
+
+
+def _more_files() -> None:
+    """Every connection is a file: let the process have as many as it may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _run(settings: Settings) -> None:
+    until = asyncio.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(each, until.set)
+    await Container(settings, _secrets()).serve(until)
+
+
+def _secrets() -> Secrets:
+    import boto3  # noqa: PLC0415 - only where a secret is AWS's
+
+    return Secrets(lambda: boto3.client("secretsmanager"), lambda: boto3.client("ssm"))
+
+
+def main() -> int:
+    """Serve until SIGTERM; 2 for a configuration that cannot be used."""
+    _more_files()
+    try:
+        asyncio.run(_run(Settings.of(os.environ)))
+    except SynclineError as error:
+        logger.error("not started", extra={"code": error.code.name, "why": error.what})
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

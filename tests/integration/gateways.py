@@ -1,0 +1,88 @@
+"""What the tests with real nginx instances share: rules, verdicts, and servers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from syncline.clients.instances import Instance
+from syncline.kinds.tokens.listing import Listing
+from syncline.kinds.tokens.patience import Patience
+from syncline.kinds.tokens.probing import Prober, Rules
+from syncline.kinds.tokens.verdict import Finding, Quorum
+from tests.standins.nginx import HOST, Gateway
+
+ALL: Final = Quorum()
+
+
+def rules(gateway: Gateway, *, quorum: Quorum = ALL, patience: Patience | None = None, path: str = "/check") -> Rules:
+    """How a gateway of the tests is asked."""
+    waits = patience or Patience.of(gateway.interval)
+    return Rules(path, HOST, "auth_token", quorum, waits, stale_after=60, ca=gateway.authority.pem)
+
+
+def listing(instances: Sequence[Instance], age: float = 0.0) -> Listing:
+    return Listing(tuple(instances), time.time() - age)
+
+
+def verdict(
+    how: Rules, instances: Sequence[Instance], token: str, origin: str | None = None, times: int = 1
+) -> Finding:
+    """The last of so many verdicts in a row, from the view of the first instance unless another is named."""
+    return verdicts(how, instances, [token] * times, origin)[-1]
+
+
+def verdicts(
+    how: Rules, instances: Sequence[Instance], tokens: Sequence[str], origin: str | None = None
+) -> list[Finding]:
+    async def ask() -> list[Finding]:
+        prober = Prober(how, asyncio.get_running_loop(), chance=random.Random(7))
+        try:
+            known = listing(instances)
+            return [await prober.finding(token, origin or instances[0].name, known) for token in tokens]
+        finally:
+            prober.close()
+
+    return asyncio.run(ask())
+
+
+@contextlib.contextmanager
+def misbehaving(
+    address: str, port: int, context: ssl.SSLContext, behave: Callable[[ssl.SSLSocket], None]
+) -> Iterator[None]:
+    """A TLS server that does with each connection what ``behave`` says, in a thread of its own."""
+    with socket.create_server((address, port), backlog=64) as server:
+        over = threading.Event()
+
+        def serve() -> None:
+            while not over.is_set():
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                threading.Thread(target=_served, args=(context, connection, behave), daemon=True).start()
+
+        threading.Thread(target=serve, daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+            server.shutdown(socket.SHUT_RDWR)
+
+
+def _served(context: ssl.SSLContext, connection: socket.socket, behave: Callable[[ssl.SSLSocket], None]) -> None:
+    with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as tls:
+        request = b""
+        while b"\r\n\r\n" not in request:
+            data = tls.recv(65536)
+            if not data:
+                return
+            request += data
+        behave(tls)

@@ -1,0 +1,301 @@
+"""The container's process with real nginx instances: the contract, its document, metrics, canaries, and bad input."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+
+from syncline.service.document import document
+from tests.container import CANARY, Container, cluster_of, slices_of, sync_of
+from tests.standins.kubernetes import KubernetesApi
+from tests.standins.nginx import Gateway
+from tests.standins.programs import needs
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[Gateway]:
+    """Five instances, of which the last never hears of its peers' keys."""
+    needs("nginx")
+    with Gateway(5, interval=0.1, settings={4: {"deaf": "true"}}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def api(gateway: Gateway) -> Iterator[KubernetesApi]:
+    with cluster_of(gateway) as running:
+        running.put("endpointslices", "gateway", slices_of(gateway.listed[:4], gateway.port))
+        yield running
+
+
+@pytest.fixture(scope="module")
+def container(gateway: Gateway, api: KubernetesApi) -> Iterator[Container]:
+    with Container({"gateway": sync_of(gateway, api)}) as running:
+        running.wait_until_ready()
+        yield running
+
+
+def _is_documented(said: Any, path: str = "/v1/synced") -> None:
+    """Hold an answer to the document: its status, its headers' words, its body's shape."""
+    whole = document()
+    response = whole["paths"][path]["get"]["responses"][str(said.status)]
+    for name, header in response["headers"].items():
+        assert said.headers[name] in header["schema"]["enum"], name
+    schema = {"$ref": "#/components/schemas/Body", "components": whole["components"]}
+    jsonschema.Draft4Validator(_nullable(schema)).validate(said.json)
+
+
+def _nullable(value: Any) -> Any:
+    """OpenAPI 3.0's ``nullable`` in the words of JSON Schema."""
+    if isinstance(value, list):
+        return [_nullable(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    inner = {key: _nullable(each) for key, each in value.items() if key != "nullable"}
+    return {"anyOf": [inner, {"type": "null"}]} if value.get("nullable") is True else inner
+
+
+def test_a_verdict_has_its_word_its_reason_and_each_instance(container: Container, gateway: Gateway) -> None:
+    gateway.put(0, "said")
+    said = container.synced("said", "gateway-000")
+    assert (said.status, said.headers["X-Token-Status"]) == (200, "Synced")
+    _is_documented(said)
+    body = said.json
+    assert (body["reason"], body["asked"], body["needed"], body["synced"]) == ("all_agree", 3, 3, 3)
+    assert [each["name"] for each in body["instances"]] == ["gateway-001", "gateway-002", "gateway-003"]
+    assert all(each["verdict"] == "has_it" and each["attempts"] >= 1 for each in body["instances"])
+    assert body["origin"]["verdict"] == "has_it"
+    assert body["list"]["serving"] == 4
+
+
+def test_a_token_stands_nowhere_but_as_a_short_hash(container: Container, gateway: Gateway) -> None:
+    token = "very-secret-session-token-of-a-person"
+    gateway.put(0, token)
+    for name in (token, f"{token}-unknown"):
+        said = container.synced(name, "gateway-000")
+        assert token not in said.body.decode() + json.dumps(dict(said.headers))
+        assert said.json["token"]
+    bad = container.synced(f"{token} {token}", "gateway-000")
+    assert token not in bad.body.decode()
+    container.get(f"/v1/synced/{token}?t={token}")
+    assert token not in container.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "reason"),
+    [
+        ({}, 400, "token_missing"),
+        ({"X-Auth-Token": "", "X-Nginx-Origin": "gateway-000"}, 400, "token_missing"),
+        ({"X-Auth-Token": "t"}, 400, "origin_missing"),
+        ({"X-Auth-Token": "t", "X-Nginx-Origin": "a b"}, 400, "origin_invalid"),
+        ({"X-Auth-Token": "t", "X-Nginx-Origin": "o" * 300}, 400, "origin_invalid"),
+        ({"X-Auth-Token": "a;b=c", "X-Nginx-Origin": "gateway-000"}, 400, "token_invalid"),
+        ({"X-Auth-Token": b"\xff\xfe\x80", "X-Nginx-Origin": "gateway-000"}, 400, "token_invalid"),
+        ({"X-Auth-Token": "t" * 16385, "X-Nginx-Origin": "gateway-000"}, 431, "token_too_long"),
+        ({"X-Auth-Token": "t" * 100_000, "X-Nginx-Origin": "gateway-000"}, 431, "token_too_long"),
+    ],
+)
+def test_bad_headers_get_a_verdict_and_a_reason(
+    container: Container, headers: dict[str, Any], status: int, reason: str
+) -> None:
+    said = container.get("/v1/synced", headers)
+    assert (said.status, said.headers["X-Token-Status"], said.headers["X-Token-Reason"]) == (
+        status,
+        "NotSynced",
+        reason,
+    )
+    assert said.json["verdict"] == "Unknown"
+    _is_documented(said)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /v1/synced HTTP/1.1\r\nX-Auth-Token: a\0b\r\nX-Nginx-Origin: gateway-000\r\n\r\n",
+        b"GET /v1/synced HTTP/1.1\r\nX-Auth Token: ab\r\n\r\n",
+        b"GET /v1/synced HTTP/1.1\r\nHost: x\r\n" + b"X-Auth-Token: " + b"a" * 40_000,
+    ],
+)
+def test_what_breaks_the_protocol_on_the_contracts_path_gets_one_too(container: Container, sent: bytes) -> None:
+    answer = _exchange(container, sent)
+    head = answer.partition(b"\r\n\r\n")[0]
+    assert head.split(b" ")[1] in (b"400", b"431")
+    assert b"X-Token-Status: NotSynced" in head
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"400"),
+        (b"GET nowhere HTTP/1.1\r\n\r\n", b"400"),
+        (b"POST /v1/synced HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", b"411"),
+        (b"POST /v1/synced HTTP/1.1\r\nContent-Length: 999999999\r\n\r\n", b"413"),
+        (b"POST /v1/synced HTTP/1.1\r\nContent-Length: 2\r\nConnection: close\r\n\r\nab", b"405"),
+        (b"GET /v2/other HTTP/1.1\r\nConnection: close\r\n\r\n", b"404"),
+    ],
+)
+def test_what_is_no_request_is_refused(container: Container, sent: bytes, status: bytes) -> None:
+    assert _exchange(container, sent).split(b" ")[1] == status
+
+
+def _exchange(container: Container, sent: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", container.port), 10) as connection:
+        connection.sendall(sent)
+        answer = b""
+        while data := connection.recv(65536):
+            answer += data
+        return answer
+
+
+def test_requests_behind_one_another_are_answered_in_order(container: Container) -> None:
+    paths = ("/healthz", "/nowhere", "/v1/synced", "/healthz")
+    sent = b"".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in paths)
+    answer = _exchange(container, sent + b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n")
+    assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404", b"400", b"200", b"200"]
+
+
+def test_an_unknown_sync_and_a_named_one(container: Container, gateway: Gateway) -> None:
+    gateway.put(0, "named")
+    said = container.synced("named", "gateway-000", "/v1/synced/gateway")
+    assert (said.status, said.headers["X-Token-Status"]) == (200, "Synced")
+    said = container.synced("named", "gateway-000", "/v1/synced/other")
+    assert (said.status, said.headers["X-Token-Status"], said.json["reason"]) == (404, "NotSynced", "no_such_sync")
+    _is_documented(said, "/v1/synced/{sync}")
+
+
+def test_the_page_shows_the_document_and_asks_nobody_else(container: Container) -> None:
+    page = container.get("/swagger/")
+    assert page.status == 200
+    assert b"http" not in page.body.replace(b"text/html", b"")
+    for name in ("swagger-ui.min.css", "swagger-ui-bundle.min.js", "start.js"):
+        assert name.encode() in page.body
+        asset = container.get(f"/swagger/{name}")
+        assert (asset.status, len(asset.body) > 100) == (200, True)
+    assert container.get("/swagger/../app.py").status == 404
+    for path in ("/openapi.json", "/swagger/swagger.json"):
+        assert container.get(path).json == document()
+    packed = container.get("/openapi.json", {"Accept-Encoding": "gzip"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert container.get("/openapi.json", method="HEAD").body == b""
+
+
+def test_the_contract_holds_whatever_is_asked(container: Container, tmp_path: Path) -> None:
+    """Schemathesis makes up requests, right ones and wrong ones, from the document that the container itself shows."""
+    # That a header is too long is said with a status of its own, which schemathesis does not expect by itself.
+    rejections = "[checks.negative_data_rejection]\nexpected-statuses = [400, 404, 405, 431]\n"
+    (tmp_path / "schemathesis.toml").write_text(rejections)
+    address = f"http://127.0.0.1:{container.port}/openapi.json"
+    command = [sys.executable, "-m", "schemathesis.cli", "run", address, "--checks", "all", "--max-examples", "20"]
+    command += ["--seed", "4", "--generation-database", "none", "--no-color"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_metrics_count_verdicts_and_lists(container: Container, gateway: Gateway) -> None:
+    gateway.put(0, "counted")
+    before = _metric(container, 'syncline_verdicts_total{reason="all_agree",sync="gateway",verdict="Synced"}')
+    container.synced("counted", "gateway-000")
+    assert (
+        _metric(container, 'syncline_verdicts_total{reason="all_agree",sync="gateway",verdict="Synced"}') == before + 1
+    )
+    assert _metric(container, 'syncline_instances{sync="gateway"}') == 4
+    assert _metric(container, 'syncline_scrapes_total{code="",sync="gateway"}') >= 1
+
+
+def _metric(container: Container, name: str) -> float:
+    lines = container.get("/metrics").body.decode().splitlines()
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")), 0.0)
+
+
+def test_many_at_a_time_and_not_one_wrong_answer(container: Container, gateway: Gateway) -> None:
+    chance = random.Random(5)
+    truth = {}
+    for serial in range(20):
+        lacking = set(chance.sample([1, 2, 3], chance.choice((0, 0, 1, 2, 3))))
+        gateway.put_everywhere(f"many-{serial}", but=lacking)
+        yes = 3 - len(lacking)
+        truth[f"many-{serial}"] = "Synced" if yes == 3 else "Partialy" if yes == 2 else "NotSynced"
+    asked = [chance.choice(list(truth)) for _ in range(200)]
+    with ThreadPoolExecutor(25) as pool:
+        said = list(pool.map(lambda token: container.synced(token, "gateway-000"), asked))
+    assert [each.headers["X-Token-Status"] for each in said] == [truth[token] for token in asked]
+
+
+def test_lists_that_cannot_be_believed_give_no_verdict_and_no_readiness(gateway: Gateway) -> None:
+    with cluster_of(gateway) as api:
+        api.grants = {}
+        with Container({"gateway": sync_of(gateway, api, stale_after=5)}, scrape_every=1) as container:
+            _wait_for(lambda: container.synced("t", "gateway-000").json["reason"] == "list_failed")
+            said = container.synced("t", "gateway-000")
+            assert (said.status, said.headers["X-Token-Status"], said.json["verdict"]) == (200, "NotSynced", "Unknown")
+            assert said.json["list"]["failed"] == "UNAUTHORIZED"
+            assert container.get("/readyz").status == 503
+            assert container.get("/healthz").status == 200
+            assert container.stop() == 0
+
+
+def _wait_for(holds: Any, limit: float = 20.0) -> None:
+    end = time.monotonic() + limit
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_list_follows_the_cluster_and_two_gateways_are_told_apart_by_the_origin(
+    gateway: Gateway, api: KubernetesApi
+) -> None:
+    api.put(
+        "endpointslices",
+        "gateway",
+        slices_of(gateway.listed[:2], gateway.port),
+        slices_of(gateway.listed[2:3], gateway.port, "other"),
+    )
+    one, other = sync_of(gateway, api), sync_of(gateway, api)
+    other["sources"] = {"prod": {**other["sources"]["prod"], "service": "other"}}
+    with Container({"one": one, "other": other}, scrape_every=1) as container:
+        container.wait_until_ready()
+        gateway.put_everywhere("told-apart")
+        said = {origin: container.synced("told-apart", origin).json for origin in ("gateway-001", "gateway-002", "x")}
+        assert [(each["sync"], each["reason"]) for each in said.values()] == [
+            ("one", "all_agree"),
+            ("other", "only_instance"),
+            (None, "origin_not_listed"),
+        ]
+        assert container.synced("told-apart", "x").headers["X-Token-Status"] == "NotSynced"
+        api.put(
+            "endpointslices",
+            "gateway",
+            slices_of(gateway.listed[:2], gateway.port),
+            slices_of(gateway.listed[1:4], gateway.port, "other"),
+        )
+        _wait_for(lambda: container.synced("told-apart", "gateway-003").json["asked"] == 2)
+        assert container.synced("told-apart", "gateway-001").json["reason"] == "origin_ambiguous"
+    api.put("endpointslices", "gateway", slices_of(gateway.listed[:4], gateway.port))
+
+
+def test_canaries_tell_what_travels_and_what_is_lost(gateway: Gateway) -> None:
+    with cluster_of(gateway) as api:  # the deaf instance among them
+        sync = sync_of(gateway, api, canary={**CANARY, "long_value": 6000})
+        with Container({"gateway": sync}, canary_every=0.5) as container:
+            name = 'syncline_canaries_total{{check="{}",instance="{}",outcome="{}",sync="gateway"}}'
+            _wait_for(lambda: _metric(container, name.format("write", "gateway-004", "never")) >= 1)
+            _wait_for(lambda: _metric(container, name.format("write", "gateway-002", "arrived")) >= 1)
+            _wait_for(lambda: _metric(container, name.format("delete", "gateway-002", "kept")) >= 1)
+            _wait_for(lambda: _metric(container, name.format("long", "gateway-002", "never")) >= 1)
+            seconds = 'syncline_canary_seconds_sum{check="write",instance="gateway-002",sync="gateway"}'
+            assert 0 < _metric(container, seconds) < 60
+
+
+def test_a_configuration_that_cannot_be_used_is_said_and_ends_it() -> None:
+    with pytest.raises(AssertionError, match="CONFIG_INVALID"), Container({"gateway": {"kind": "tokens"}}):
+        pass

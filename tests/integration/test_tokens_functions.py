@@ -1,0 +1,232 @@
+"""The functions scrape, probe and canary through the table, with real nginx instances."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from syncline.config.tokens import TokensSync
+from syncline.kinds.tokens.canary import Check, Outcome, Sighting
+from syncline.kinds.tokens.listing import MemoryListings
+from syncline.kinds.tokens.verdict import Finding
+from syncline.secrets import Secrets
+from syncline.service.directory import FRESH, USABLE, Directory
+from syncline.service.document import document
+from syncline.service.scraping import Scraped
+from syncline.state import State
+from syncline.stores.instances import InstanceLists
+from syncline.table import Database
+from syncline.wiring_tokens.canaries import Canaries
+from syncline.wiring_tokens.parts import StoredListings, StoredSyncs
+from syncline.wiring_tokens.probing import ProbeFunction
+from syncline.wiring_tokens.scraping import Scraping
+from tests.container import CANARY, TOKEN, cluster_of, sync_of
+from tests.stack import new_table
+from tests.standins.kubernetes import KubernetesApi
+from tests.standins.nginx import Gateway
+from tests.standins.programs import needs
+
+
+class Counted:
+    """Remembers what was counted."""
+
+    def __init__(self) -> None:
+        self.verdicts: list[str] = []
+        self.scrapes: list[Scraped] = []
+        self.sightings: list[Sighting] = []
+
+    def verdict(self, sync: str, finding: Finding) -> None:
+        self.verdicts.append(f"{sync} {finding.verdict.value}")
+
+    def scraped(self, results: Any) -> None:
+        self.scrapes += results
+
+    def sighted(self, sync: str, sightings: Any) -> None:
+        assert sync == "gateway"
+        self.sightings += sightings
+
+
+@dataclass
+class Stack:
+    """The three functions' insides on one table."""
+
+    gateway: Gateway
+    api: KubernetesApi
+    state: State
+    lists: InstanceLists
+    scraping: Scraping
+    probe: ProbeFunction
+    canaries: Canaries
+    counted: Counted
+
+    def apply(self, **more: Any) -> None:
+        sync = {"name": "gateway", **sync_of(self.gateway, self.api, **more)}
+        self.state.put_sync("gateway", TokensSync.model_validate(sync).model_dump_json())
+
+    def ask(self, token: str, origin: str = "gateway-000") -> tuple[int, str, dict[str, Any]]:
+        answer = self.probe.handle(event("/v1/synced", {"x-auth-token": token, "x-nginx-origin": origin}))
+        return answer["statusCode"], answer["headers"]["X-Token-Status"], json.loads(answer["body"])
+
+
+def event(path: str, headers: dict[str, str], method: str = "GET") -> dict[str, Any]:
+    return {"rawPath": path, "headers": headers, "requestContext": {"http": {"method": method}}}
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[Gateway]:
+    needs("nginx")
+    with Gateway(3) as running:
+        yield running
+
+
+@pytest.fixture
+def stack(gateway: Gateway) -> Iterator[Stack]:
+    with cluster_of(gateway) as api, new_table() as table:
+        state, lists, counted = State(table), InstanceLists(Database(table), time.time), Counted()
+        syncs, listings = StoredSyncs(state), StoredListings(lists)
+        secrets = Secrets(_nobody, _nobody, {"CLUSTER_TOKEN": TOKEN})
+        probe = ProbeFunction(syncs, listings, secrets, counted)
+        canaries = Canaries(syncs, listings, secrets, counted, probe.loop)
+        scraping = Scraping(syncs, listings, secrets, time.time, counted)
+        made = Stack(gateway, api, state, lists, scraping, probe, canaries, counted)
+        made.apply(canary=CANARY)
+        yield made
+        probe.loop.call(probe.directory.close)
+        canaries.close()
+        probe.loop.stop()
+
+
+def _nobody() -> Any:
+    raise AssertionError("AWS is not asked for secrets here")
+
+
+def test_what_scrape_lists_probe_asks(stack: Stack) -> None:
+    assert stack.scraping.scrape() == [Scraped("gateway", 3, 3)]
+    stack.gateway.put(0, "through-the-table")
+    status, word, body = stack.ask("through-the-table")
+    assert (status, word, body["asked"], body["list"]["serving"]) == (200, "Synced", 2, 3)
+    assert stack.counted.verdicts == ["gateway Synced"]
+
+
+def test_before_the_first_scrape_nothing_is_known(stack: Stack) -> None:
+    status, word, body = stack.ask("anything")
+    assert (status, word, body["verdict"], body["reason"]) == (200, "NotSynced", "Unknown", "list_missing")
+
+
+def test_a_failed_scrape_keeps_the_list_from_before_and_says_so(stack: Stack) -> None:
+    stack.scraping.scrape()
+    stack.api.grants = {}
+    assert stack.scraping.scrape() == [Scraped("gateway", failed="UNAUTHORIZED")]
+    stack.gateway.put(0, "failed-scrape")
+    _, word, body = stack.ask("failed-scrape")
+    assert (word, body["list"]["failed"]) == ("Synced", "UNAUTHORIZED")
+    record = stack.lists.all()["gateway"]
+    assert (len(record.instances), record.failed) == (3, "UNAUTHORIZED")
+
+
+def test_one_source_that_fails_fails_the_list(stack: Stack) -> None:
+    stack.scraping.scrape()
+    sync = sync_of(stack.gateway, stack.api)
+    sync["sources"]["more"] = {**sync["sources"]["prod"], "namespace": "elsewhere"}
+    stack.apply(sources=sync["sources"])
+    assert stack.scraping.scrape() == [Scraped("gateway", failed="FORBIDDEN")]
+
+
+def test_a_secret_that_is_missing_fails_its_list_alone(stack: Stack) -> None:
+    sync = sync_of(stack.gateway, stack.api)
+    sync["sources"]["prod"]["auth"] = {"token": "env:NOT_THERE"}
+    broken = TokensSync.model_validate({"name": "broken", **sync})
+    stack.state.put_sync("broken", broken.model_dump_json())
+    assert [(each.sync, each.failed) for each in stack.scraping.scrape()] == [
+        ("broken", "SECRET_MISSING"),
+        ("gateway", None),
+    ]
+
+
+def test_a_disabled_sync_and_one_of_another_kind_are_left_alone(stack: Stack) -> None:
+    stack.apply(enabled=False)
+    stack.state.put_sync("images", '{"name":"images","kind":"images"}')
+    assert stack.scraping.scrape() == []
+    assert stack.ask("t")[2]["reason"] == "not_configured"
+
+
+def test_an_older_list_does_not_replace_a_newer_one(stack: Stack) -> None:
+    newer = [each.as_json() for each in stack.gateway.listed]
+    assert stack.lists.put("gateway", newer, 2000.0)
+    assert not stack.lists.put("gateway", [], 1999.0)
+    assert len(stack.lists.all()["gateway"].instances) == 3
+
+
+def test_canaries_fly_over_the_stored_list(stack: Stack) -> None:
+    assert stack.canaries.fly() == {}  # there is no list yet
+    stack.scraping.scrape()
+    flown = stack.canaries.fly()["gateway"]
+    assert {(each.check, each.outcome) for each in flown} == {
+        (Check.WRITE, Outcome.ARRIVED),
+        (Check.DELETE, Outcome.KEPT),
+    }
+    assert stack.counted.sightings == flown
+    assert all(each.seconds is not None for each in flown if each.check is Check.WRITE)
+    again = stack.canaries.fly()["gateway"]
+    assert {each.instance for each in flown} != {each.instance for each in again}  # another one was written through
+
+
+def test_a_canary_leaves_nothing_behind(stack: Stack) -> None:
+    stack.scraping.scrape()
+    stack.canaries.fly()
+    for each in stack.gateway.instances:
+        assert b"syncline-canary" not in stack.gateway.keys(each)
+
+
+def test_a_write_that_is_refused_is_a_failure_and_no_loss(stack: Stack) -> None:
+    stack.apply(canary={**CANARY, "write": {"method": "POST", "path": "/keys/{key}"}})
+    stack.scraping.scrape()
+    (sighting,) = stack.canaries.fly()["gateway"]
+    assert (sighting.outcome, sighting.bad) == (Outcome.FAILED, True)
+    assert sighting.reason == "the write failed: answered 405"
+
+
+def test_the_page_comes_through_a_function_url(stack: Stack) -> None:
+    answer = stack.probe.handle(event("/openapi.json", {}))
+    assert answer["headers"]["content-encoding"] == "gzip"
+    assert json.loads(gzip.decompress(base64.b64decode(answer["body"]))) == document()
+    assert stack.probe.handle(event("/v1/synced", {}, "POST"))["statusCode"] == 405
+
+
+def test_what_was_read_is_used_while_it_is_read_anew() -> None:
+    now = [100.0]
+    read: list[float] = []
+
+    def syncs() -> dict[str, TokensSync]:
+        read.append(now[0])
+        if len(read) == 2:
+            raise OSError
+        return {}
+
+    directory = Directory(syncs, MemoryListings(), lambda _: pytest.fail("none is made"), clock=lambda: now[0])
+    directory.refresh()
+    directory.refresh()
+    assert read == [100.0]
+    now[0] += FRESH  # beside, and it fails: what is there is used on
+    directory.refresh()
+    _until(lambda: len(read) == 2 and not directory.reading)
+    directory.refresh()
+    _until(lambda: len(read) == 3 and not directory.reading)
+    now[0] += USABLE
+    directory.refresh()
+    assert len(read) == 4
+    assert directory.entries() == []
+
+
+def _until(holds: Any, limit: float = 10.0) -> None:
+    end = time.monotonic() + limit
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.005)

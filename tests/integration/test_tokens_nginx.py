@@ -1,0 +1,332 @@
+"""Verdicts on real nginx instances with real TLS, of which some misbehave; what is true of them is known."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import pytest
+
+from syncline.clients.instances import Instance
+from syncline.kinds.tokens.patience import Patience
+from syncline.kinds.tokens.probing import Prober
+from syncline.kinds.tokens.verdict import Known, Quorum, Reason, State
+from tests.integration.gateways import ALL, listing, misbehaving, rules, verdict, verdicts
+from tests.standins.nginx import HOST, Gateway
+from tests.standins.programs import needs
+
+SHORT: Final = Patience(retry_for=0.3, deadline=0.6, first_delay=0.01, longest_delay=0.05)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Gateway]:
+    needs("nginx")
+    with Gateway(2) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def ten() -> Iterator[Gateway]:
+    """Ten, of which the sixth is slow, the seventh never syncs, and the eighth has a certificate nobody trusts."""
+    needs("nginx")
+    with Gateway(10, settings={5: {"delay": 0.25}, 6: {"deaf": "true"}}, strangers={7}) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def hundred() -> Iterator[Gateway]:
+    needs("nginx")
+    with Gateway(100, interval=0.25) as gateway:
+        yield gateway
+
+
+def _good(gateway: Gateway) -> list[Instance]:
+    """The instances of the ten that do as they should."""
+    return [one for number, one in enumerate(gateway.listed) if number not in (5, 6, 7)]
+
+
+def test_a_token_written_through_one_of_two_is_synced_once_it_has_travelled(pair: Gateway) -> None:
+    pair.put(0, "travels")
+    found = verdict(rules(pair), pair.listed, "travels")
+    assert (found.verdict, found.reason, found.yes, found.needed) == (Known.SYNCED, Reason.ALL_AGREE, 1, 1)
+    seen = found.seen[0]
+    assert (seen.name, seen.state, seen.last_status, seen.reason) == ("gateway-001", State.YES, 200, "")
+    assert seen.first_yes is not None
+    assert seen.first_yes <= found.milliseconds
+
+
+def test_a_token_nobody_has_is_refused_by_its_origin_and_that_is_said_at_once(pair: Gateway) -> None:
+    began = time.monotonic()
+    found = verdict(rules(pair, patience=Patience(30, 40, 0.01, 0.05)), pair.listed, "unknown")
+    assert (found.verdict, found.reason) == (Known.NOT_SYNCED, Reason.ORIGIN_REFUSES)
+    assert found.origin is not None
+    assert (found.origin.state, found.origin.last_status, found.origin.attempts) == (State.NO, 401, 2)
+    assert time.monotonic() - began < 20
+
+
+def test_the_verdict_waits_for_the_last_of_a_hundred(hundred: Gateway) -> None:
+    hundred.put(3, "for-all")
+    found = verdict(rules(hundred), hundred.listed, "for-all", "gateway-003")
+    assert (found.verdict, found.yes, len(found.seen)) == (Known.SYNCED, 99, 99)
+    assert found.origin is not None
+    assert found.origin.state is State.YES
+
+
+def test_one_of_a_hundred_without_the_token_is_not_rounded_away(hundred: Gateway) -> None:
+    hundred.put_everywhere("but-one", but={57})
+    found = verdict(rules(hundred, patience=SHORT), hundred.listed, "but-one")
+    assert (found.verdict, found.reason, found.yes) == (Known.PARTIALLY, Reason.SOME_DO_NOT, 98)
+    lacking = [seen for seen in found.seen if seen.state is not State.YES]
+    assert [(seen.name, seen.state, seen.last_status) for seen in lacking] == [("gateway-057", State.NO, 401)]
+    assert lacking[0].attempts > 3
+
+
+def test_a_slow_instance_is_waited_for(ten: Gateway) -> None:
+    ten.put_everywhere("slow")
+    there = [*_good(ten), ten.listed[5]]
+    found = verdict(rules(ten, patience=Patience(2, 3, 0.01, 0.05)), there, "slow")
+    assert found.verdict is Known.SYNCED
+    assert found.milliseconds >= 250
+
+
+def test_an_instance_that_is_slower_than_the_deadline_makes_it_a_timeout(ten: Gateway) -> None:
+    ten.put_everywhere("too-slow")
+    there = [*_good(ten), ten.listed[5]]
+    found = verdict(rules(ten, patience=Patience(0.05, 0.15, 0.01, 0.05)), there, "too-slow")
+    assert (found.verdict, found.reason) == (Known.TIMEOUT, Reason.NOT_IN_TIME)
+    assert [seen.name for seen in found.seen if seen.state is State.PENDING] == ["gateway-005"]
+
+
+def test_one_that_never_syncs_leaves_the_rest_in_part(ten: Gateway) -> None:
+    ten.put(0, "not-heard")
+    for number in (1, 2, 3, 4, 8, 9):
+        while not ten.has(number, "not-heard"):
+            time.sleep(0.01)
+    found = verdict(rules(ten, patience=SHORT), [*_good(ten), ten.listed[6]], "not-heard")
+    assert (found.verdict, found.yes, len(found.seen)) == (Known.PARTIALLY, 6, 7)
+    assert [seen.name for seen in found.seen if seen.state is State.NO] == ["gateway-006"]
+
+
+def test_a_wrong_certificate_is_never_asked_for_the_token(ten: Gateway) -> None:
+    ten.put_everywhere("stranger")
+    found = verdict(rules(ten), [*_good(ten), ten.listed[7]], "stranger")
+    assert found.verdict is Known.PARTIALLY
+    (bad,) = (seen for seen in found.seen if seen.state is State.FAILED)
+    assert (bad.name, bad.last_status) == ("gateway-007", None)
+    assert bad.reason.startswith("tls_failed: the certificate could not be verified")
+    # The certificate of its own authority is for the gateway's name, and for no other.
+    there = rules(ten)
+    elsewhere = type(there)(there.path, "other.example", "auth_token", ALL, SHORT, stale_after=60, ca=ten.authority.pem)
+    assert verdict(elsewhere, _good(ten), "stranger").verdict is Known.NOT_SYNCED
+
+
+def test_a_refused_connection_and_a_stopped_process_are_no_agreement(ten: Gateway) -> None:
+    ten.put_everywhere("stopped")
+    nobody = Instance("nobody", "127.1.1.1", ten.port)
+    found = verdict(rules(ten), [*_good(ten), nobody], "stopped")
+    assert found.verdict is Known.PARTIALLY
+    (bad,) = (seen for seen in found.seen if seen.state is State.FAILED)
+    assert (bad.name, bad.attempts, bad.reason) == ("nobody", 2, "unreachable: Connection refused")
+    stopped = ten.instances[9]
+    stopped.pause()
+    try:
+        began = time.monotonic()
+        found = verdict(rules(ten, patience=SHORT), _good(ten), "stopped")
+        assert (found.verdict, found.reason) == (Known.TIMEOUT, Reason.NOT_IN_TIME)
+        assert time.monotonic() - began < 5
+    finally:
+        stopped.resume()
+
+
+@pytest.mark.parametrize(
+    ("quorum", "expected", "reason"),
+    [
+        (Quorum("all"), Known.PARTIALLY, Reason.SOME_DO_NOT),
+        (Quorum("majority"), Known.SYNCED, Reason.QUORUM_AGREES),
+        (Quorum("count", 5), Known.SYNCED, Reason.QUORUM_AGREES),
+        (Quorum("count", 6), Known.PARTIALLY, Reason.SOME_DO_NOT),
+        (Quorum("count", 70), Known.PARTIALLY, Reason.SOME_DO_NOT),
+    ],
+)
+def test_a_quorum_is_enough_where_it_is_asked_for(
+    ten: Gateway, quorum: Quorum, expected: Known, reason: Reason
+) -> None:
+    token = f"quorum-{quorum.rule}-{quorum.count}"
+    ten.put_everywhere(token, but={9})  # so five of the six others have it
+    found = verdict(rules(ten, quorum=quorum, patience=SHORT), _good(ten), token)
+    assert (found.verdict, found.reason, len(found.seen)) == (expected, reason, 6)
+
+
+def test_an_origin_that_is_not_listed_caps_the_verdict(pair: Gateway) -> None:
+    pair.put_everywhere("no-origin")
+    found = verdict(rules(pair), pair.listed, "no-origin", "gateway-999")
+    assert (found.verdict, found.reason, found.yes) == (Known.PARTIALLY, Reason.ORIGIN_NOT_LISTED, 2)
+    assert found.origin is None
+
+
+def test_the_origin_may_be_called_by_its_address(pair: Gateway) -> None:
+    pair.put_everywhere("by-address")
+    one = pair.listed[1]
+    for origin in (one.name, one.address, one.where):
+        found = verdict(rules(pair), pair.listed, "by-address", origin)
+        assert (found.verdict, [seen.name for seen in found.seen]) == (Known.SYNCED, ["gateway-000"])
+
+
+def test_an_only_instance_speaks_for_itself(pair: Gateway) -> None:
+    pair.put(0, "alone")
+    found = verdict(rules(pair), pair.listed[:1], "alone")
+    assert (found.verdict, found.reason, found.seen) == (Known.SYNCED, Reason.ONLY_INSTANCE, ())
+    refused = verdict(rules(pair), pair.listed[:1], "alone-unknown")
+    assert (refused.verdict, refused.reason) == (Known.NOT_SYNCED, Reason.ORIGIN_REFUSES)
+    absent = verdict(rules(pair, patience=SHORT), [Instance("nobody", "127.1.1.1", pair.port)], "alone")
+    assert (absent.verdict, absent.reason) == (Known.UNKNOWN, Reason.ORIGIN_SILENT)
+    needed = verdict(rules(pair, quorum=Quorum("count", 1)), pair.listed[:1], "alone")
+    assert needed.verdict is Known.NOT_SYNCED
+
+
+@pytest.mark.parametrize("path", ["/moved", "/broken", "/nowhere"])
+def test_any_other_answer_is_no_agreement_and_no_redirect_is_followed(pair: Gateway, path: str) -> None:
+    found = verdict(rules(pair, path=path), pair.listed, "anything")
+    assert (found.verdict, found.seen[0].state, found.seen[0].attempts) == (Known.NOT_SYNCED, State.FAILED, 2)
+    assert found.seen[0].reason == f"answered {found.seen[0].last_status}"
+
+
+def test_a_token_of_16_kib_gets_a_verdict_and_a_reason(pair: Gateway) -> None:
+    found = verdict(rules(pair, patience=SHORT), pair.listed, "t" * 16384)
+    assert found.verdict is Known.NOT_SYNCED
+    assert found.seen[0].state is State.FAILED
+    assert found.seen[0].reason in ("answered 400", "cut_short: closed within the answer")
+    assert verdict(rules(pair), pair.listed, "t" * 16385).reason is Reason.TOKEN_TOO_LONG
+
+
+def _garbage(tls: ssl.SSLSocket) -> None:
+    tls.sendall(b"\x00\x01\x02 not http at all\r\n\r\n")
+
+
+def _drip(tls: ssl.SSLSocket) -> None:
+    for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" * 10:
+        tls.sendall(bytes([byte]))
+        time.sleep(0.2)
+
+
+def _flood(tls: ssl.SSLSocket) -> None:
+    while True:
+        tls.sendall(b"x" * 16384)
+
+
+def _hang_up(tls: ssl.SSLSocket) -> None:
+    tls.sendall(b"HTTP/1.1 20")
+
+
+def _dripping_body(tls: ssl.SSLSocket) -> None:
+    tls.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    for _ in range(100):
+        tls.sendall(b"x")
+        time.sleep(0.2)
+
+
+def _endless_head(tls: ssl.SSLSocket) -> None:
+    tls.sendall(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        tls.sendall(b"X-More: " + b"y" * 1000 + b"\r\n")
+
+
+@pytest.mark.parametrize(
+    ("behave", "state", "reason"),
+    [
+        (_garbage, State.FAILED, "garbage: not HTTP"),
+        (_flood, State.FAILED, "garbage: not HTTP"),
+        (_endless_head, State.FAILED, "garbage: the head is too long"),
+        (_hang_up, State.FAILED, "cut_short: closed within the answer"),
+        (_drip, State.PENDING, ""),
+        (_dripping_body, State.YES, ""),
+    ],
+)
+def test_whatever_an_instance_sends_there_is_a_verdict_in_bounded_time(
+    pair: Gateway,
+    behave: Callable[[ssl.SSLSocket], None],
+    state: State,
+    reason: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*pair.authority.write_server_files(tmp_path_factory.mktemp("tls"), HOST))
+    pair.put_everywhere("misbehaves")
+    other = Instance("misbehaves", f"127.201.{random.SystemRandom().randrange(1, 250)}.1", pair.port)
+    with misbehaving(other.address, other.port, context, behave):
+        began = time.monotonic()
+        found = verdict(rules(pair, patience=SHORT), [*pair.listed, other], "misbehaves")
+        assert time.monotonic() - began < 5
+    (seen,) = (seen for seen in found.seen if seen.name == "misbehaves")
+    assert (seen.state, seen.reason) == (state, reason)
+    expected = {State.FAILED: Known.NOT_SYNCED, State.PENDING: Known.TIMEOUT, State.YES: Known.SYNCED}
+    assert found.verdict is expected[state]
+
+
+def test_connections_are_kept_and_one_that_was_closed_meanwhile_costs_nothing(pair: Gateway) -> None:
+    async def ask() -> None:
+        loop = asyncio.get_running_loop()
+        prober = Prober(rules(pair), loop)
+        known = listing(pair.listed)
+        for _ in range(5):
+            assert (await prober.finding("kept", "gateway-000", known)).verdict is Known.SYNCED
+            while prober.replicas.busy:  # noqa: ASYNC110 - the origin's answer is not waited for
+                await asyncio.sleep(0.001)
+        assert prober.replicas.connections == 2
+        pair.instances[1].kill()
+        pair.instances[1].start()
+        await loop.run_in_executor(None, pair.instances[1].wait, pair.port)
+        await loop.run_in_executor(None, pair.put, 1, "kept")
+        found = await prober.finding("kept", "gateway-000", known)
+        assert (found.verdict, found.seen[0].attempts) == (Known.SYNCED, 1)
+        prober.close()
+
+    pair.put_everywhere("kept")
+    asyncio.run(ask())
+
+
+def test_fifty_at_a_time_and_not_one_wrong_answer(ten: Gateway) -> None:
+    """Of each token it is known which instances have it; a verdict must say just that."""
+    chance = random.Random(20)
+    there = _good(ten)
+    numbers = [0, 1, 2, 3, 4, 8, 9]
+    truth: dict[str, int] = {}
+    for serial in range(60):
+        token = f"truth-{serial:02d}"
+        lacking = set(chance.sample(numbers[1:], chance.choice((0, 0, 1, 2, 3, 4, 6))))
+        ten.put_everywhere(token, but={*lacking, 5, 6, 7})
+        truth[token] = len(numbers) - 1 - len(lacking)
+    asked = [chance.choice(list(truth)) for _ in range(1500)]
+    wrong: list[tuple[str, Known, int]] = []
+
+    async def ask() -> None:
+        prober = Prober(rules(ten, patience=Patience(0.05, 20, 0.02, 0.05)), asyncio.get_running_loop())
+        known, left = listing(there), iter(asked)
+
+        async def one_of_fifty() -> None:
+            for token in left:
+                found = await prober.finding(token, "gateway-000", known)
+                yes = truth[token]
+                expected = Known.SYNCED if yes == 6 else Known.PARTIALLY if yes > 3 else Known.NOT_SYNCED
+                if (found.verdict, found.yes) != (expected, yes):
+                    wrong.append((token, found.verdict, found.yes))
+
+        await asyncio.gather(*(one_of_fifty() for _ in range(50)))
+        prober.close()
+
+    asyncio.run(ask())
+    assert wrong == []
+
+
+def test_what_is_said_without_asking(pair: Gateway) -> None:
+    expired = "e30.eyJleHAiOjF9.c2ln"  # {"exp": 1}
+    assert [found.reason for found in verdicts(rules(pair), pair.listed, [expired, "", "a b", "a\r\nX: y"])] == [
+        Reason.TOKEN_EXPIRED,
+        Reason.TOKEN_MISSING,
+        Reason.TOKEN_INVALID,
+        Reason.TOKEN_INVALID,
+    ]

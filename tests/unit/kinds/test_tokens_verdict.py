@@ -1,0 +1,203 @@
+"""Verdicts as they follow from what was seen: never better than that."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncline.clients.instances import Instance, is_probed
+from syncline.kinds.tokens.listing import Listing, MemoryListings
+from syncline.kinds.tokens.patience import FEWEST_INTERVALS, Patience
+from syncline.kinds.tokens.probing import origin_problem
+from syncline.kinds.tokens.token import LONGEST_TOKEN, expiry_of, problem_of, short_hash
+from syncline.kinds.tokens.verdict import Known, Quorum, Reason, Seen, State, Verdict, judge
+
+states = st.lists(st.sampled_from(State), min_size=1, max_size=120)
+quorums = st.one_of(
+    st.just(Quorum()), st.just(Quorum("majority")), st.integers(1, 130).map(lambda count: Quorum("count", count))
+)
+
+
+def seen(each: list[State]) -> list[Seen]:
+    return [Seen(f"i-{number}", "10.0.0.1:1", state) for number, state in enumerate(each)]
+
+
+@given(states, quorums, st.booleans(), st.booleans())
+def test_a_verdict_is_never_better_than_what_was_seen(
+    each: list[State], quorum: Quorum, over: bool, listed: bool
+) -> None:
+    needed = quorum.needed(len(each))
+    verdict, _ = judge(seen(each), needed, over=over, origin_listed=listed, origin=None)
+    yes = each.count(State.YES)
+    if verdict is Known.SYNCED:
+        assert yes >= needed
+        assert listed
+        if quorum.rule == "all":
+            assert yes == len(each)
+    if verdict is Known.PARTIALLY:
+        assert 2 * yes > len(each) or (yes >= needed and not listed)
+    if verdict is Known.TIMEOUT:
+        assert over
+        assert State.PENDING in each
+    if verdict is Known.NOT_SYNCED:
+        assert 2 * yes <= len(each)
+    assert verdict is not Known.UNKNOWN
+
+
+@given(states.filter(lambda each: State.PENDING not in each))
+def test_one_that_lacks_it_is_never_rounded_away(each: list[State]) -> None:
+    verdict, _ = judge(seen(each), len(each), over=False, origin_listed=True, origin=None)
+    assert (verdict is Known.SYNCED) == (set(each) == {State.YES})
+
+
+def test_exactly_half_is_not_more_than_half() -> None:
+    half = seen([State.YES, State.NO])
+    assert judge(half, 2, over=False, origin_listed=True, origin=None) == (Known.NOT_SYNCED, Reason.TOO_FEW)
+
+
+def test_the_words_are_those_that_clients_know() -> None:
+    assert [each.value for each in Verdict] == ["Synced", "Partialy", "NotSynced", "Timeout"]
+    assert Known.UNKNOWN.header is Verdict.NOT_SYNCED
+    assert [known.header.value for known in Known][:4] == [each.value for each in Verdict]
+
+
+@given(st.floats(0.01, 600), st.floats(0, 1), st.integers(0, 100_000) | st.none())
+def test_retries_last_two_intervals_at_least_and_end_with_a_question(
+    interval: float, chance: float, crowd: int | None
+) -> None:
+    patience = Patience.of(interval)
+    assert patience.retry_for >= FEWEST_INTERVALS * interval
+    assert patience.deadline > patience.retry_for
+    elapsed, attempt = 0.0, 0
+    while (delay := patience.delay(attempt := attempt + 1, elapsed, chance, crowd)) is not None:
+        assert 0 < delay <= patience.retry_for
+        elapsed += delay
+        assert attempt < 100_000
+    assert elapsed == pytest.approx(patience.retry_for)
+
+
+def test_the_fewer_are_asked_the_more_often() -> None:
+    patience = Patience.of(1)
+    assert patience.delay(9, 0, 0.5, 10) == 0.02
+    assert patience.delay(9, 0, 0.5, 100) == 0.05
+    assert patience.delay(9, 0, 0.5, 5000) == patience.delay(9, 0, 0.5) == 0.25
+
+
+def jwt(claims: object) -> str:
+    text = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    return f"e30.{text}.c2ln"
+
+
+@pytest.mark.parametrize(
+    ("token", "expiry"),
+    [
+        (jwt({"exp": 1767582000}), 1767582000.0),
+        (jwt({"exp": 1767582000.5}), 1767582000.5),
+        (jwt({"sub": "x"}), None),
+        (jwt({"exp": "soon"}), None),
+        (jwt({"exp": True}), None),
+        (jwt({"exp": 10**400}), None),
+        (jwt([1]), None),
+        ("opaque", None),
+        ("a.b", None),
+        ("a.!!!.c", None),
+        ("a." + base64.urlsafe_b64encode(b"[" * 5000).decode() + ".c", None),
+    ],
+)
+def test_an_expiry_is_that_of_a_jwt_or_none(token: str, expiry: float | None) -> None:
+    assert expiry_of(token) == expiry
+
+
+@pytest.mark.parametrize(
+    ("token", "problem"),
+    [
+        ("abc.def-_~", None),
+        ("t" * LONGEST_TOKEN, None),
+        ("", "token_missing"),
+        ("t" * (LONGEST_TOKEN + 1), "token_too_long"),
+        *((bad, "token_invalid") for bad in ("a b", "a;b", "a,b", 'a"b', "a\\b", "a\r\nb", "a\0", "ü", "\ud800")),
+    ],
+)
+def test_only_what_a_cookie_can_hold_is_asked_about(token: str, problem: str | None) -> None:
+    assert problem_of(token) == problem
+    assert len(short_hash(token)) == 8
+
+
+@pytest.mark.parametrize(
+    ("origin", "problem"),
+    [
+        ("gateway-7d9f-abcde", None),
+        ("10.1.2.3:8443", None),
+        ("[fd00::1]:8443", None),
+        ("", Reason.ORIGIN_MISSING),
+        ("a b", Reason.ORIGIN_INVALID),
+        ("a\n", Reason.ORIGIN_INVALID),
+        ("o" * 254, Reason.ORIGIN_INVALID),
+    ],
+)
+def test_an_origin_is_a_name_or_an_address(origin: str, problem: Reason | None) -> None:
+    assert origin_problem(origin) is problem
+
+
+ONE = Instance("one", "10.0.0.1", 8443)
+
+
+@pytest.mark.parametrize(
+    ("listing", "problem"),
+    [
+        (Listing(), Reason.LIST_MISSING),
+        (Listing(failed="FORBIDDEN"), Reason.LIST_FAILED),
+        (Listing((ONE,), 1000), None),
+        (Listing((ONE,), 1000, "THROTTLED"), None),
+        (Listing((ONE,), 939), Reason.LIST_STALE),
+        (Listing((ONE,), 939, "THROTTLED"), Reason.LIST_FAILED),
+        (Listing((ONE,), 1061), Reason.LIST_STALE),
+        (Listing((), 1000), Reason.LIST_EMPTY),
+        (Listing((Instance("a", "10.0.0.1", 1, ready=False),), 1000), Reason.LIST_EMPTY),
+        (Listing((Instance("a", "10.0.0.1", 1, terminating=True),), 1000), Reason.LIST_EMPTY),
+    ],
+)
+def test_a_list_is_believed_while_it_is_fresh_and_has_somebody_in_it(listing: Listing, problem: Reason | None) -> None:
+    assert listing.problem(1000, 60) is problem
+
+
+def test_a_failed_look_keeps_the_list_and_its_age() -> None:
+    lists = MemoryListings()
+    lists.not_listed("gateway", "FORBIDDEN")
+    assert lists.all()["gateway"] == Listing(failed="FORBIDDEN")
+    lists.listed("gateway", [ONE], 7.0)
+    lists.not_listed("gateway", "THROTTLED")
+    assert lists.all()["gateway"] == Listing((ONE,), 7.0, "THROTTLED")
+
+
+@pytest.mark.parametrize(
+    ("address", "probed"),
+    [
+        ("10.1.2.3", True),
+        ("127.0.0.1", True),
+        ("fd00::1", True),
+        ("2001:db8::1", True),
+        ("169.254.169.254", False),
+        ("fe80::1", False),
+        ("::ffff:169.254.169.254", False),
+        ("fd00:ec2::254", False),
+        ("224.0.0.1", False),
+        ("0.0.0.0", False),
+        ("240.0.0.1", False),
+        ("gateway.example", False),
+        ("", False),
+    ],
+)
+def test_a_probe_goes_to_addresses_of_pods_alone(address: str, probed: bool) -> None:
+    assert is_probed(address) is probed
+
+
+def test_an_instance_survives_being_stored() -> None:
+    one = Instance("one", "fd00::1", 8443, ready=False, terminating=True, place="gateway/nginx")
+    assert Instance.from_json(json.loads(json.dumps(one.as_json()))) == one
+    assert time.time() > 0
