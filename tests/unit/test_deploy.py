@@ -25,7 +25,7 @@ MODELS: Final = {
     "Service": "V1Service",
     "Deployment": "V1Deployment",
 }
-_API: Final = kubernetes.client.ApiClient()  # turns models into JSON; it asks nobody
+_API: Final[Any] = kubernetes.client.ApiClient()  # turns models into JSON; it asks nobody
 SETTINGS: Final = (
     (),
     ("--set", "namespaces={gateway,edge}", "--set", "lists.pods=true", "--set", "replicas=3"),
