@@ -104,8 +104,9 @@ class Functions:
         """What a function answers to a schedule."""
         running = engine.describe(self._home)
         assert running is not None
-        session = local_session(**deploy.client_arguments(running.endpoint))
-        client = session.client("lambda", endpoint_url=running.endpoint, config=LOCAL_CONFIG)
+        arguments = deploy.client_arguments(running.endpoint)
+        endpoint = arguments.pop("endpoint_url")
+        client = local_session(**arguments).client("lambda", endpoint_url=endpoint, config=LOCAL_CONFIG)
         answer = client.invoke(FunctionName=f"{deploy.STACK}-{function}", Payload=b"{}")
         return json.loads(answer["Payload"].read())
 
