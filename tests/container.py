@@ -49,7 +49,9 @@ def sync_of(gateway: Gateway, api: KubernetesApi, **more: Any) -> dict[str, Any]
         "auth": {"token": "env:CLUSTER_TOKEN"},
     }
     check = {"host": HOST, "ca": gateway.authority.pem}
-    return {"kind": "tokens", "sources": {"prod": source}, "check": check, "sync_interval": gateway.interval, **more}
+    # The machine may be busy with other things: no test here is about the deadline.
+    sync = {"kind": "tokens", "sources": {"prod": source}, "check": check, "sync_interval": gateway.interval}
+    return {**sync, "deadline": 30, **more}
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ def _nullable(value: Any) -> Any:
 
 
 def test_a_verdict_has_its_word_its_reason_and_each_instance(container: Container, gateway: Gateway) -> None:
-    gateway.put(0, "said")
+    gateway.put_everywhere("said", but={4})
     said = container.synced("said", "gateway-000")
     assert (said.status, said.headers["X-Token-Status"]) == (200, "Synced")
     _is_documented(said)
@@ -165,7 +165,7 @@ def test_requests_behind_one_another_are_answered_in_order(container: Container)
 
 
 def test_an_unknown_sync_and_a_named_one(container: Container, gateway: Gateway) -> None:
-    gateway.put(0, "named")
+    gateway.put_everywhere("named", but={4})
     said = container.synced("named", "gateway-000", "/v1/synced/gateway")
     assert (said.status, said.headers["X-Token-Status"]) == (200, "Synced")
     said = container.synced("named", "gateway-000", "/v1/synced/other")
@@ -202,7 +202,7 @@ def test_the_contract_holds_whatever_is_asked(container: Container, tmp_path: Pa
 
 
 def test_metrics_count_verdicts_and_lists(container: Container, gateway: Gateway) -> None:
-    gateway.put(0, "counted")
+    gateway.put_everywhere("counted", but={4})
     before = _metric(container, 'syncline_verdicts_total{reason="all_agree",sync="gateway",verdict="Synced"}')
     container.synced("counted", "gateway-000")
     assert (
@@ -285,7 +285,7 @@ def test_a_list_follows_the_cluster_and_two_gateways_are_told_apart_by_the_origi
 
 def test_canaries_tell_what_travels_and_what_is_lost(gateway: Gateway) -> None:
     with cluster_of(gateway) as api:  # the deaf instance among them
-        sync = sync_of(gateway, api, canary={**CANARY, "long_value": 6000})
+        sync = sync_of(gateway, api, canary={**CANARY, "long_value": 6000}, retry_for=1)
         with Container({"gateway": sync}, canary_every=0.5) as container:
             name = 'syncline_canaries_total{{check="{}",instance="{}",outcome="{}",sync="gateway"}}'
             _wait_for(lambda: _metric(container, name.format("write", "gateway-004", "never")) >= 1)

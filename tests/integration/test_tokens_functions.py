@@ -96,7 +96,7 @@ def stack(gateway: Gateway) -> Iterator[Stack]:
         canaries = Canaries(syncs, listings, secrets, counted, probe.loop)
         scraping = Scraping(syncs, listings, secrets, time.time, counted)
         made = Stack(gateway, api, state, lists, scraping, probe, canaries, counted)
-        made.apply(canary=CANARY)
+        made.apply(canary=CANARY, retry_for=1)
         yield made
         probe.loop.call(probe.directory.close)
         canaries.close()
@@ -109,7 +109,7 @@ def _nobody() -> Any:
 
 def test_what_scrape_lists_probe_asks(stack: Stack) -> None:
     assert stack.scraping.scrape() == [Scraped("gateway", 3, 3)]
-    stack.gateway.put(0, "through-the-table")
+    stack.gateway.put_everywhere("through-the-table")
     status, word, body = stack.ask("through-the-table")
     assert (status, word, body["asked"], body["list"]["serving"]) == (200, "Synced", 2, 3)
     assert stack.counted.verdicts == ["gateway Synced"]
@@ -124,7 +124,7 @@ def test_a_failed_scrape_keeps_the_list_from_before_and_says_so(stack: Stack) ->
     stack.scraping.scrape()
     stack.api.grants = {}
     assert stack.scraping.scrape() == [Scraped("gateway", failed="UNAUTHORIZED")]
-    stack.gateway.put(0, "failed-scrape")
+    stack.gateway.put_everywhere("failed-scrape")
     _, word, body = stack.ask("failed-scrape")
     assert (word, body["list"]["failed"]) == ("Synced", "UNAUTHORIZED")
     record = stack.lists.all()["gateway"]

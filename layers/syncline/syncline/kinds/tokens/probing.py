@@ -22,6 +22,7 @@ from syncline.kinds.tokens.verdict import Finding, Known, Quorum, Reason
 
 LONGEST_ORIGIN: Final = 253
 """Characters: a pod's name, or an address with a port."""
+_CONNECTING: Final = 1.0  # seconds that a connection may take at least, TLS included; half the deadline if that is more
 _ORIGIN: Final = re.compile(r"[A-Za-z0-9._:\[\]-]+")
 
 
@@ -56,7 +57,8 @@ class Prober:
         self._crowd = Crowd()
         self._chance = chance or random.Random()  # noqa: S311 - for jitter
         tls = None if rules.plain_http else ssl.create_default_context(cadata=rules.ca)
-        self.replicas = Replicas(loop, tls, rules.server_name or host_name(rules.host))
+        connecting = max(_CONNECTING, rules.patience.deadline / 2)
+        self.replicas = Replicas(loop, tls, rules.server_name or host_name(rules.host), connecting)
         head = f"Host: {rules.host}\r\nUser-Agent: syncline/{__version__}\r\nAccept: */*\r\nCookie: {rules.cookie}="
         self._head = f"GET {rules.path} HTTP/1.1\r\n{head}".encode()
 
