@@ -12,11 +12,11 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Final
+from typing import Final, Protocol
 
 from syncline.kinds.tokens.verdict import Finding, Known, Reason
 from syncline.model import compact_json
-from syncline.service.api import Answer, ProbeApi, Request
+from syncline.service.api import Answer, Request
 from syncline.service.contract import PATH, REASON_HEADER, STATUS_HEADER, body_of
 
 LARGEST_HEAD: Final = 32 * 1024
@@ -28,14 +28,22 @@ _LINE: Final = re.compile(rb"([A-Z]{1,20}) (/[!-~]*) HTTP/1\.([01])\r?\Z")
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*\r?\Z", re.DOTALL)
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
+
+class Api(Protocol):
+    """Whoever answers requests; never raises."""
+
+    async def answer(self, request: Request) -> Answer: ...
+
+
 More = Callable[[Request], Answer | None]
 """What else is served besides the API: a page, or None."""
 
 
 class Server:
-    """``more`` is asked before the API. ``api`` and ``more`` run in the loop."""
+    """``more`` is asked before the API; both run in the loop. ``patience`` is for a request's head, in seconds."""
 
-    def __init__(self, api: ProbeApi, more: More) -> None:
+    def __init__(self, api: Api, more: More, patience: float = _HEAD_SECONDS) -> None:
+        self.patience = patience
         self._api = api
         self._more = more
         self._server: asyncio.Server | None = None
@@ -89,7 +97,7 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._server.opened(self)
-        self._wait(_HEAD_SECONDS)
+        self._wait(self._server.patience)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self._server.closed(self)
@@ -128,7 +136,7 @@ class _Connection(asyncio.Protocol):
             return
         if end < 0:
             if self._buffer:
-                self._wait(_HEAD_SECONDS, again=False)
+                self._wait(self._server.patience, again=False)
             return
         head, self._buffer = self._buffer[:end], self._buffer[end + gap :]
         lines = head.split(b"\n")
