@@ -8,9 +8,10 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.config import Config
 
 from syncline.config.tokens import TokensSync
 from syncline.kinds.tokens.canary import Check, Outcome, Sighting
@@ -24,6 +25,7 @@ from syncline.state import State
 from syncline.stores.instances import InstanceLists
 from syncline.table import Database
 from syncline.wiring_tokens.canaries import Canaries
+from syncline.wiring_tokens.lean_table import lean_table
 from syncline.wiring_tokens.parts import StoredListings, StoredSyncs
 from syncline.wiring_tokens.probing import ProbeFunction
 from syncline.wiring_tokens.scraping import Scraping
@@ -32,6 +34,9 @@ from tests.stack import new_table
 from tests.standins.kubernetes import KubernetesApi
 from tests.standins.nginx import Gateway
 from tests.standins.programs import needs
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.service_resource import Table
 
 
 class Counted:
@@ -65,6 +70,7 @@ class Stack:
     probe: ProbeFunction
     canaries: Canaries
     counted: Counted
+    table: Table
 
     def apply(self, **more: Any) -> None:
         sync = {"name": "gateway", **sync_of(self.gateway, self.api, **more)}
@@ -95,7 +101,7 @@ def stack(gateway: Gateway) -> Iterator[Stack]:
         probe = ProbeFunction(syncs, listings, secrets, counted)
         canaries = Canaries(syncs, listings, secrets, counted, probe.loop)
         scraping = Scraping(syncs, listings, secrets, time.time, counted)
-        made = Stack(gateway, api, state, lists, scraping, probe, canaries, counted)
+        made = Stack(gateway, api, state, lists, scraping, probe, canaries, counted, table)
         made.apply(canary=CANARY, retry_for=1)
         yield made
         probe.loop.call(probe.directory.close)
@@ -198,6 +204,20 @@ def test_the_page_comes_through_a_function_url(stack: Stack) -> None:
     assert answer["headers"]["content-encoding"] == "gzip"
     assert json.loads(gzip.decompress(base64.b64decode(answer["body"]))) == document()
     assert stack.probe.handle(event("/v1/synced", {}, "POST"))["statusCode"] == 405
+
+
+def test_a_table_read_without_boto3_gives_the_same(stack: Stack) -> None:
+    stack.scraping.scrape()
+    for number in range(3):
+        stack.state.put_sync(f"more-{number}", '{"kind":"images"}')
+    table = lean_table(stack.table.name, Config())
+    assert Database(table).get("SYNC#gateway", "CONFIG") == Database(stack.table).get("SYNC#gateway", "CONFIG")
+    assert Database(table).get("SYNC#nobody", "CONFIG") is None
+    lists, state = InstanceLists(Database(table), time.time), State(table)
+    assert lists.all() == stack.lists.all()
+    assert state.sync_names() == stack.state.sync_names() == ["gateway", "more-0", "more-1", "more-2"]
+    stack.lists.fail("gateway", "FORBIDDEN")
+    assert lists.all()["gateway"].failed == "FORBIDDEN"
 
 
 def test_what_was_read_is_used_while_it_is_read_anew() -> None:

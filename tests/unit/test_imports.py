@@ -182,7 +182,15 @@ def test_every_rule_speaks_of_a_room_that_is_there() -> None:
         ("syncline.wiring", ("docker", "kubernetes", "yaml", "syncline.cli", "syncline.service")),
         (
             "syncline.wiring_tokens.probing",
-            ("docker", "kubernetes", "yaml", "prometheus_client", "syncline.clients.cluster", "syncline.steps"),
+            (
+                "boto3",
+                "docker",
+                "kubernetes",
+                "yaml",
+                "prometheus_client",
+                "syncline.clients.cluster",
+                "syncline.steps",
+            ),
         ),
         ("syncline.clients.cluster", ("kubernetes", "yaml", "boto3")),
     ],

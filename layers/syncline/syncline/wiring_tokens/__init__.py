@@ -11,7 +11,6 @@ import time
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-import boto3
 from botocore.config import Config
 
 from syncline.secrets import Secrets
@@ -35,9 +34,12 @@ _AWS_CONFIG: Final = Config(retries={"mode": "standard", "max_attempts": 3}, con
 @cache
 def prober() -> ProbeFunction:
     """What the function behind the probe's URL does."""
+    from syncline.wiring_tokens.lean_table import lean_table  # noqa: PLC0415 - it only reads
     from syncline.wiring_tokens.probing import ProbeFunction  # noqa: PLC0415 - the others do not need it
 
-    return ProbeFunction(StoredSyncs(State(_table())), _listings(), _secrets(), CloudWatchCounts())
+    table = lean_table(os.environ["SYNCLINE_TABLE"], _AWS_CONFIG)
+    listings = StoredListings(InstanceLists(Database(table), time.time))
+    return ProbeFunction(StoredSyncs(State(table)), listings, _secrets(), CloudWatchCounts())
 
 
 @cache
@@ -62,6 +64,8 @@ def _listings() -> StoredListings:
 
 @cache
 def _table() -> Table:
+    import boto3  # noqa: PLC0415 - a probe does without
+
     return boto3.resource("dynamodb", config=_AWS_CONFIG).Table(os.environ["SYNCLINE_TABLE"])
 
 
@@ -71,4 +75,6 @@ def _secrets() -> Secrets:
 
 
 def _client(name: Any) -> Any:
+    import boto3  # noqa: PLC0415 - only where a secret is AWS's
+
     return boto3.client(name, config=_AWS_CONFIG)
