@@ -145,6 +145,12 @@ def test_one_source_that_fails_fails_the_list(stack: Stack) -> None:
     assert stack.scraping.scrape() == [Scraped("gateway", failed="FORBIDDEN")]
 
 
+def test_what_two_sources_list_is_one_instance(stack: Stack) -> None:
+    sync = sync_of(stack.gateway, stack.api)
+    stack.apply(sources={**sync["sources"], "again": sync["sources"]["prod"]})
+    assert stack.scraping.scrape() == [Scraped("gateway", 3, 3)]
+
+
 def test_a_secret_that_is_missing_fails_its_list_alone(stack: Stack) -> None:
     sync = sync_of(stack.gateway, stack.api)
     sync["sources"]["prod"]["auth"] = {"token": "env:NOT_THERE"}

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias, cast
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, StrictBool, StrictFloat, StrictInt, Tag
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainValidator,
+    StrictBool,
+    StrictInt,
+    Tag,
+    WithJsonSchema,
+)
 
 from syncline.config.base import BaseSync, Model
 from syncline.config.findings import Finding
@@ -21,6 +31,10 @@ _SELECTOR: Final = re.compile(
 )
 _TARGET: Final = re.compile(r"/[!-~]{0,1000}")
 _LEAST_INTERVALS: Final = 2
+_LONGEST_SECONDS: Final = 3600
+_LARGEST_QUORUM: Final = 10_000
+_GRACE: Final = 0.5  # seconds from the end of the retries to the deadline
+_LONGEST_ON_LAMBDA: Final = 25.0  # seconds; the function's timeout is 30
 
 
 def _check_dns_label(text: str) -> str:
@@ -54,12 +68,57 @@ def _check_headers(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _check_port(value: Any) -> int | str:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65535:
+        return value
+    if isinstance(value, str) and _DNS_LABEL.fullmatch(value):
+        return value
+    raise ValueError("is not a port; write a number from 1 to 65535, or the name of one of the service's ports")
+
+
+def _check_seconds(value: Any) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _LONGEST_SECONDS:
+        return value
+    raise ValueError(f"is not a time; write seconds as a number over 0, at most {_LONGEST_SECONDS}")
+
+
+def _check_quorum(value: Any) -> int | Literal["all", "majority"]:
+    if value in ("all", "majority"):
+        return cast('Literal["all", "majority"]', value)
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _LARGEST_QUORUM:
+        return value
+    raise ValueError(f"is not a quorum; write all, majority, or a number from 1 to {_LARGEST_QUORUM}")
+
+
 KubernetesName: TypeAlias = Annotated[str, AfterValidator(_check_dns_label)]
 Labels: TypeAlias = Annotated[str, AfterValidator(_check_labels)]
 Path: TypeAlias = Annotated[str, AfterValidator(_check_path)]
 CookieName: TypeAlias = Annotated[str, AfterValidator(_check_cookie)]
-Port: TypeAlias = Annotated[StrictInt, Field(ge=1, le=65535)]
-Seconds: TypeAlias = Annotated[StrictFloat | StrictInt, Field(gt=0, le=3600)]
+# One validator for each, not a union: a union's faults are told once for each of its members.
+Port: TypeAlias = Annotated[
+    int | str,
+    PlainValidator(_check_port),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": 65535},
+                {"type": "string", "pattern": f"^{_DNS_LABEL.pattern}$"},
+            ]
+        }
+    ),
+]
+Seconds: TypeAlias = Annotated[
+    float,
+    PlainValidator(_check_seconds),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": _LONGEST_SECONDS}),
+]
+Quorum: TypeAlias = Annotated[
+    int | Literal["all", "majority"],
+    PlainValidator(_check_quorum),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 1, "maximum": _LARGEST_QUORUM}, {"enum": ["all", "majority"]}]}
+    ),
+]
 
 
 class KubeconfigLogin(Model):
@@ -147,7 +206,7 @@ class InstancesSource(Model):
     labels: Labels | None = Field(
         None, description="In place of a service: the labels of the pods.", examples=["app=nginx"]
     )
-    port: Port | KubernetesName | None = Field(
+    port: Port | None = Field(
         None,
         description="The port of the instances: a number, or the name of one of the service's ports; needed with "
         "`labels`, and for a service with several ports.",
@@ -223,12 +282,12 @@ class TokensSync(BaseSync):
         "absent.",
         examples=[3],
     )
-    quorum: Annotated[StrictInt, Field(ge=1, le=10000)] | Literal["all", "majority"] = Field(
+    quorum: Quorum = Field(
         "all",
         description="How many of the instances besides the origin must have the token: `all`, `majority`, or a number.",
         examples=["majority"],
     )
-    stale_after: Annotated[StrictFloat | StrictInt, Field(ge=5, le=86400)] = Field(
+    stale_after: Seconds = Field(
         180, description="The age in seconds at which a list of instances is no longer believed.", examples=[60]
     )
     canary: Canary | None = Field(None, description="Keys that are written to see whether and how fast they travel.")
@@ -240,7 +299,16 @@ class TokensSync(BaseSync):
         found = super().warnings()
         if self.check.plain_http:
             found.append(Finding(("check", "plain_http"), "sends tokens readable over the network; use TLS and ca"))
+        lasts = self.deadline if self.deadline is not None else self._retries_last + _GRACE
+        if lasts > _LONGEST_ON_LAMBDA:
+            key = "deadline" if self.deadline is not None else "sync_interval"
+            what = f"lets a verdict take {lasts:g} seconds; on AWS the function probe ends after {_LONGEST_ON_LAMBDA + 5:g}"
+            found.append(Finding((key,), what))
         return found
+
+    @property
+    def _retries_last(self) -> float:
+        return self.retry_for if self.retry_for is not None else 2.5 * self.sync_interval
 
     def _schedule_problems(self) -> Iterator[Finding]:
         for key in ("schedule", "webhook"):
@@ -266,7 +334,7 @@ class TokensSync(BaseSync):
         if self.retry_for is not None and self.retry_for < least:
             what = f"is shorter than two sync intervals ({least:g} seconds), in which a token may still be under way"
             yield Finding(("retry_for",), what, (("sync_interval",),))
-        lasts = self.retry_for if self.retry_for is not None else 2.5 * self.sync_interval
+        lasts = self._retries_last
         if self.deadline is not None and self.deadline <= lasts:
             what = f"comes before the retries end (after {lasts:g} seconds); write a larger one, or another retry_for"
             yield Finding(("deadline",), what, (("sync_interval",), ("retry_for",)))
@@ -289,5 +357,5 @@ CHECKS: Final = """\
   names the `api`; otherwise neither `api` nor `ca`.
 - `retry_for` is at least two `sync_interval`s, and `deadline` is longer than `retry_for`.
 - There is no `schedule` and no `webhook`: instances are listed as often as the stack's `ScrapeSchedule` says.
-- Only warned about: `plain_http`.
+- Only warned about: `plain_http`; a `deadline` that outlasts the function `probe`, which a container does not have.
 """

@@ -1,0 +1,106 @@
+"""What a sync of tokens may say, and what is told where it says something else."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import pytest
+
+from syncline.config.file import ConfigInvalid, parse_syncs
+from syncline.config.tokens import TokensSync
+from syncline.secrets import references_in
+
+SOURCE: Final = {"namespace": "gateway", "service": "nginx"}
+CHECK: Final = {"host": "api.example"}
+CALL: Final = {"method": "GET", "path": "/keys/{key}"}
+
+
+def parsed(**more: Any) -> TokensSync:
+    sync = {"kind": "tokens", "sources": {"prod": SOURCE}, "check": CHECK, **more}
+    found = parse_syncs(json.dumps({"syncs": {"gateway": sync}}).encode()).syncs["gateway"]
+    assert isinstance(found, TokensSync)
+    return found
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"sources": {"a": SOURCE, "b": {"namespace": "edge", "labels": "app=nginx,tier!=test", "port": 8443}}},
+        {"sources": {"a": {**SOURCE, "auth": {"kubeconfig": "secret:syncline/kube", "context": "prod"}}}},
+        {"sources": {"a": {**SOURCE, "auth": {"token": "env:TOKEN"}, "api": "https://api.example:6443"}}},
+        {"sources": {"a": {**SOURCE, "auth": {"eks": "prod"}, "api": "https://x.eks.amazonaws.com"}}},
+        {"quorum": "majority", "sync_interval": 0.5, "retry_for": 1, "deadline": 1.2},
+        {"quorum": 3, "stale_after": 60},
+    ],
+)
+def test_right_ones(more: dict[str, Any]) -> None:
+    sync = parsed(**more)
+    assert TokensSync.model_validate_json(sync.model_dump_json()) == sync
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"sources": {}}, "sources"),
+        ({"sources": {"a": {"namespace": "gateway"}}}, "exactly one of service and labels"),
+        ({"sources": {"a": {**SOURCE, "labels": "app=nginx", "port": 1}}}, "exactly one of service and labels"),
+        ({"sources": {"a": {"namespace": "gateway", "labels": "app=nginx"}}}, "write a number under port"),
+        ({"sources": {"a": {"namespace": "gateway", "labels": "app", "port": 1}}}, "is not a label selector"),
+        ({"sources": {"a": {**SOURCE, "namespace": "Gateway"}}}, "is not a name of Kubernetes'"),
+        ({"sources": {"a": {**SOURCE, "auth": {"token": "env:T"}}}}, "write https://host[:port] under api"),
+        ({"sources": {"a": {**SOURCE, "api": "https://api.example"}}}, "leave them out"),
+        ({"sources": {"a": {**SOURCE, "auth": "kubeconfig"}}}, "is not a way to log in"),
+        ({"sources": {"a": {**SOURCE, "auth": {"token": "env:T", "eks": "prod"}}}}, "two ways to log in"),
+        ({"sources": {"a": {**SOURCE, "auth": {"token": "eyJhbGciOi"}}}}, "is not a reference"),
+        ({"check": {**CHECK, "path": "check"}}, "is not a path"),
+        ({"check": {**CHECK, "path": "/a b"}}, "is not a path"),
+        ({"check": {**CHECK, "path": "/a\r\nX: y"}}, "is not a path"),
+        ({"check": {**CHECK, "cookie": "a=b"}}, "is not a cookie's name"),
+        ({"retry_for": 1.9}, "shorter than two sync intervals"),
+        ({"deadline": 2.5}, "comes before the retries end"),
+        ({"quorum": "most"}, "is not a quorum"),
+        ({"quorum": 0}, "is not a quorum"),
+        ({"quorum": True}, "is not a quorum"),
+        ({"sync_interval": "1s"}, "is not a time"),
+        ({"sync_interval": 0}, "is not a time"),
+        ({"stale_after": True}, "is not a time"),
+        ({"sources": {"a": {**SOURCE, "port": 0}}}, "is not a port"),
+        ({"sources": {"a": {**SOURCE, "port": "HTTPS"}}}, "is not a port"),
+        ({"schedule": "rate(1 hour)"}, "has no use here"),
+        ({"webhook": {"secret": "env:HOOK"}}, "has no use here"),
+        (
+            {"canary": {"write": CALL, "read": CALL, "delete": CALL, "headers": {"Host": "env:H"}}},
+            "has a name that is no header of its own",
+        ),
+    ],
+)
+def test_wrong_ones_are_told(more: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigInvalid) as caught:
+        parsed(**more)
+    assert said in caught.value.what
+    assert "eyJhbGciOi" not in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"check": {**CHECK, "plain_http": True}}, "readable over the network"),
+        ({"sync_interval": 10}, "lets a verdict take 25.5 seconds"),
+        ({"deadline": 26}, "lets a verdict take 26 seconds"),
+    ],
+)
+def test_what_is_only_warned_about(more: dict[str, Any], said: str) -> None:
+    (warning,) = parsed(**more).warnings()
+    assert said in warning.message
+
+
+def test_every_secret_is_found_wherever_it_stands() -> None:
+    canary = {"write": CALL, "read": CALL, "delete": CALL, "headers": {"X-Api-Key": "secret:syncline/gateway#canary"}}
+    source = {**SOURCE, "auth": {"token": "env:TOKEN"}, "api": "https://api.example:6443"}
+    found = dict(references_in(parsed(sources={"prod": source}, canary=canary)))
+    assert {path: str(reference) for path, reference in found.items()} == {
+        "sources.prod.auth.token": "env:TOKEN",
+        "canary.headers.X-Api-Key": "secret:syncline/gateway#canary",
+    }
