@@ -89,12 +89,18 @@ def before_1_10(image: Image, created: str = "2015-11-10T10:00:00Z") -> bytes:
     for number, content in enumerate(image.layers):
         about: dict[str, Any] = {"id": sha(f"{number}{image.name}".encode())}
         about |= {"parent": parent} if parent else {}
-        about |= {"created": created, "container_config": {"Cmd": ["/bin/sh", "-c", f"#(nop) ADD <layer {number}> & /"]}}
+        about |= {
+            "created": created,
+            "container_config": {"Cmd": ["/bin/sh", "-c", f"#(nop) ADD <layer {number}> & /"]},
+        }
         about |= {"docker_version": "1.9.1", "architecture": image.architecture, "os": "linux"}
         about |= {"config": {"Env": ["PATH=/bin"]}, "Size": len(content)}
         parent = about["id"]
         entries.append((f"{parent}/", folder()))
-        entries += [(f"{parent}/VERSION", b"1.0"), (f"{parent}/json", json.dumps(about, separators=(",", ":")).encode())]
+        entries += [
+            (f"{parent}/VERSION", b"1.0"),
+            (f"{parent}/json", json.dumps(about, separators=(",", ":")).encode()),
+        ]
         entries.append((f"{parent}/layer.tar", content))
     repository, _, tag = image.name.rpartition(":")
     return tar([*entries, ("repositories", json.dumps({repository: {tag: parent}}).encode() + b"\n")])
@@ -133,12 +139,14 @@ def since_25(*images: Image) -> bytes:
         for content in (*image.layers, image.config):
             blobs[sha(content)] = content
         layers = [_descriptor(OCI_LAYER, content) for content in image.layers]
-        manifest = _json({
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "config": _descriptor(OCI_CONFIG, image.config),
-            "layers": layers,
-        })
+        manifest = _json(
+            {
+                "schemaVersion": 2,
+                "mediaType": OCI_MANIFEST,
+                "config": _descriptor(OCI_CONFIG, image.config),
+                "layers": layers,
+            }
+        )
         blobs[sha(manifest)] = manifest
         names = {
             "io.containerd.image.name": f"docker.io/library/{image.name}",
@@ -147,12 +155,14 @@ def since_25(*images: Image) -> bytes:
         index.append({**_descriptor(OCI_MANIFEST, manifest), "annotations": names})
         paths = [f"blobs/sha256/{sha(content)}" for content in image.layers]
         sources = {f"sha256:{sha(c)}": _descriptor(OCI_LAYER, c) for c in image.layers}
-        saved.append({
-            "Config": f"blobs/sha256/{image.id}",
-            "RepoTags": [image.name],
-            "Layers": paths,
-            "LayerSources": sources,
-        })
+        saved.append(
+            {
+                "Config": f"blobs/sha256/{image.id}",
+                "RepoTags": [image.name],
+                "Layers": paths,
+                "LayerSources": sources,
+            }
+        )
     return layout(blobs, index, {"manifest.json": _json(saved)})
 
 
@@ -163,22 +173,26 @@ def containerd(images: Sequence[Image], *, absent: Sequence[str] = ()) -> bytes:
     saved: list[dict[str, Any]] = []
     for image in images:
         packed = [gzip.compress(content, 6, mtime=0) for content in image.layers]
-        manifest = _json({
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "config": _descriptor(OCI_CONFIG, image.config),
-            "layers": [_descriptor(f"{OCI_LAYER}+gzip", content) for content in packed],
-        })
+        manifest = _json(
+            {
+                "schemaVersion": 2,
+                "mediaType": OCI_MANIFEST,
+                "config": _descriptor(OCI_CONFIG, image.config),
+                "layers": [_descriptor(f"{OCI_LAYER}+gzip", content) for content in packed],
+            }
+        )
         platform = {"architecture": image.architecture, "os": "linux"}
         children.append({**_descriptor(OCI_MANIFEST, manifest), "platform": platform})
         statement = b'{"_type":"https://in-toto.io/Statement/v0.1","subject":"%s"}' % image.architecture.encode()
         about = Image([statement], image.name, "unknown")
-        note = _json({
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "config": _descriptor(OCI_CONFIG, about.config),
-            "layers": [_descriptor("application/vnd.in-toto+json", statement)],
-        })
+        note = _json(
+            {
+                "schemaVersion": 2,
+                "mediaType": OCI_MANIFEST,
+                "config": _descriptor(OCI_CONFIG, about.config),
+                "layers": [_descriptor("application/vnd.in-toto+json", statement)],
+            }
+        )
         annotations = {
             "vnd.docker.reference.digest": f"sha256:{sha(manifest)}",
             "vnd.docker.reference.type": "attestation-manifest",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from tests.unit.kinds.artifacts.conftest import REPOSITORY, Pushing
 BASE = saved.layer({"etc/os-release": b"NAME=made up\n", "bin/sh": b"\x7fELF" * 300})
 TOP = saved.layer({"app": b"the app"})
 IMAGE = saved.Image([BASE, TOP])
-LARGE = random.Random(7).randbytes(SEGMENT * 5 + 12345)  # noqa: S311 - content that does not pack
+LARGE = random.Random(7).randbytes(SEGMENT * 5 + 12345)
 
 
 def layers_of(pushing: Pushing, manifest: dict[str, Any], repository: str = REPOSITORY) -> list[bytes]:
@@ -34,7 +35,9 @@ ARCHIVES = {
     "25": saved.since_25(IMAGE),
     "25 with another image": saved.since_25(saved.Image([BASE], "other:v1"), IMAGE),
     "24 with another image": saved.until_24(saved.Image([BASE], "other:v1"), IMAGE),
-    "24 by another path": saved.until_24(saved.Image([TOP], "app:v2"), saved.Image(IMAGE.layers, "registry.example:5000/team/app:v1")),
+    "24 by another path": saved.until_24(
+        saved.Image([TOP], "app:v2"), saved.Image(IMAGE.layers, "registry.example:5000/team/app:v1")
+    ),
     "the same layer twice": saved.until_24(saved.Image([BASE, TOP, BASE])),
 }
 
@@ -150,7 +153,9 @@ def test_before_1_10(pushing: Pushing) -> None:
     written = pushing.image(saved.before_1_10(IMAGE))
     config = json.loads(pushing.blob(written.fingerprint))
     assert config["rootfs"] == {"type": "layers", "diff_ids": IMAGE.diff_ids}
-    assert [entry["created_by"] for entry in config["history"]] == [f"/bin/sh -c #(nop) ADD <layer {n}> & /" for n in (0, 1)]
+    assert [entry["created_by"] for entry in config["history"]] == [
+        f"/bin/sh -c #(nop) ADD <layer {n}> & /" for n in (0, 1)
+    ]
     assert layers_of(pushing, json.loads(pushing.manifest().body)) == [BASE, TOP]
 
 
@@ -163,8 +168,8 @@ class TestInterruptions:
         progress, rounds = Progress(), 0
         while True:
             rounds += 1
-            clock = iter([1.0] * (4 + rounds))
-            pushing.left = lambda clock=clock: next(clock, -1.0)
+            looks = iter([1.0] * (4 + rounds))
+            pushing.left = partial(next, looks, -1.0)
             stored = json.loads(json.dumps(progress.to_json()))
             progress = Progress.of(stored)
             written = pushing.attempt(archive, progress=progress)
