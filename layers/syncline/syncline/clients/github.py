@@ -58,6 +58,11 @@ class WorkflowRun:
     updated: float
     url: str
 
+    @property
+    def mark(self) -> str:
+        """What tells this attempt from all others: number and attempt."""
+        return f"{self.id}.{self.attempt}"
+
 
 @dataclass(frozen=True, slots=True)
 class Artifact:

@@ -1,0 +1,67 @@
+"""How a sync of artifacts is put together."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from syncline.clients.addresses import Address, Endpoint
+from syncline.clients.github import GitHub, Tokens
+from syncline.clients.github_auth import App, AppTokens, GivenToken
+from syncline.clients.gitlab import GitLab
+from syncline.clients.http import Http
+from syncline.config import Sync
+from syncline.config.artifacts import ArtifactsSource, ArtifactsSync, ArtifactsTarget, GitHubApp, GitHubToken
+from syncline.errors import SynclineError
+from syncline.kinds.artifacts import Artifacts, Target
+from syncline.secrets import Secrets
+from syncline.wiring.images import registry_at
+
+if TYPE_CHECKING:
+    from syncline.kinds.kind import Kind
+    from syncline.wiring.parts import Parts
+
+
+class Builder:
+    """Makes the kind of a sync."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def __call__(self, sync: Sync) -> Kind:
+        assert isinstance(sync, ArtifactsSync)
+        parts = self._parts
+        github = github_at(sync.source, parts.secrets, parts.http)
+        return Artifacts(sync, github, target_at(sync.target, parts), parts.http, memory=parts.state, now=time.time)
+
+
+def target_at(place: ArtifactsTarget, parts: Parts) -> Target:
+    """The registry and, where the sync names it, GitLab's API."""
+    api = None
+    if place.api is not None:
+        token, secrets = place.api.token, parts.secrets
+        endpoint = Endpoint.parse(place.api.url, ca=parts.authority(place.ca))
+        api = GitLab(endpoint, place.project, lambda: secrets.resolve(token), parts.http, place.api.token_kind)
+    return Target(registry_at(place, parts), api)
+
+
+def github_at(source: ArtifactsSource, secrets: Secrets, http: Http) -> GitHub:
+    """The client of GitHub's API; who we are there is asked for when it is needed."""
+    address = Address.parse(source.url)
+    if address is None:
+        raise SynclineError("CONFIG_INVALID", "`source.url` is not an address")
+    ca = None if source.ca is None else secrets.text(source.ca)
+    endpoint = Endpoint(address.scheme, address.host, ca)
+    prefix = address.target.rstrip("/")
+    return GitHub(endpoint, _tokens(source, endpoint, secrets, http, prefix), http, prefix)
+
+
+def _tokens(source: ArtifactsSource, endpoint: Endpoint, secrets: Secrets, http: Http, prefix: str) -> Tokens:
+    match source.auth:
+        case GitHubToken(token=token):
+            return GivenToken(lambda: secrets.resolve(token), lambda: secrets.refresh(token))
+        case GitHubApp(app=name, key=key, installation=installation):
+            app = App(name, lambda: secrets.resolve(key), source.repository, installation)
+            return AppTokens(endpoint, app, http, prefix)
+        case _:
+            return GivenToken(lambda: None)
