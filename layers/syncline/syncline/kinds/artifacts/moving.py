@@ -71,11 +71,17 @@ class Moving:
         written = push.image(found.open, found.where, wanted, progress)
         if written is None or pace.halted():
             return Later(_with(item, progress, push))
-        if present is None or fingerprint_of(self.registry.manifest(item.group, item.name)) != written.fingerprint:
+        digest = written.manifest.digest
+        if present is not None and self._is(item, written.fingerprint):
+            digest = present  # the same image, its layers packed otherwise
+        # Noted before it is done: whoever finds the tag there afterwards knows whose it is.
+        self.pushed.note(item.group, item.name, PushNote(run, digest, written.fingerprint))
+        if digest != present:
             self.registry.put_manifest(item.group, item.name, written.manifest)
-            present = written.manifest.digest
-        self.pushed.note(item.group, item.name, PushNote(run, present, written.fingerprint))
         return self._arrived(item, written.fingerprint, push)
+
+    def _is(self, item: Item, fingerprint: str) -> bool:
+        return fingerprint_of(self.registry.manifest(item.group, item.name)) == fingerprint
 
     def _find(self, run: str, image: str, tag: str) -> Found:
         number = int(run.partition(".")[0])
