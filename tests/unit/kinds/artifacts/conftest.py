@@ -12,7 +12,8 @@ from syncline.clients.oci import Manifest, Registry
 from syncline.kinds.artifacts.archive.feed import LIMITS, Limits
 from syncline.kinds.artifacts.layers import KnownLayers, OwnMemory
 from syncline.kinds.artifacts.manifests import Written
-from syncline.kinds.artifacts.pushing import Progress, Push, Wanted
+from syncline.kinds.artifacts.passing import Progress, Wanted
+from syncline.kinds.artifacts.pushing import Push
 from syncline.kinds.kind import Pace
 from tests.standins.oci import OciRegistry
 

@@ -14,7 +14,7 @@ import zstandard
 from syncline.clients.reference import digest_of
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.packing import SEGMENT
-from syncline.kinds.artifacts.pushing import Progress, Wanted
+from syncline.kinds.artifacts.passing import Progress, Wanted
 from syncline.kinds.artifacts.sending import PIECE
 from tests.standins import saved
 from tests.standins.oci import Fault

@@ -13,10 +13,11 @@ from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import Build, Builds
 from syncline.kinds.artifacts.finding import Found, candidates, find
 from syncline.kinds.artifacts.layers import KnownLayers
+from syncline.kinds.artifacts.passing import Progress, Wanted
 from syncline.kinds.artifacts.proving import fingerprint_of, proved
 from syncline.kinds.artifacts.pushed import Push as PushNote
 from syncline.kinds.artifacts.pushed import Pushed
-from syncline.kinds.artifacts.pushing import Progress, Push, Wanted
+from syncline.kinds.artifacts.pushing import Push
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item, Outcome, Result
 
