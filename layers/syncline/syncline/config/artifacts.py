@@ -192,6 +192,15 @@ class Build(Model):
                 return values["image"], original
         return None
 
+    def repositories(self) -> tuple[str, ...]:
+        """The repositories below the project that images can go to, as far as the mapping alone tells."""
+        found = {
+            form.to.text.rpartition(":")[0].replace("{image}", rule.name)
+            for form in self.mapping
+            for rule in self.images
+        }
+        return tuple(sorted(name for name in found if "{" not in name))
+
     def is_archive(self, file: str, image: str, tag: str) -> bool:
         """Whether a file, by its name, is an image's own archive."""
         return fnmatchcase(file.rpartition("/")[2], self.archive.fill({"image": image, "tag": tag}))

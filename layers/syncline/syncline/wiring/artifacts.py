@@ -15,7 +15,7 @@ from syncline.config.artifacts import ArtifactsSource, ArtifactsSync, ArtifactsT
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts import Artifacts, Target
 from syncline.secrets import Secrets
-from syncline.wiring.images import registry_at
+from syncline.wiring.registries import registry_at
 
 if TYPE_CHECKING:
     from syncline.kinds.kind import Kind
@@ -30,19 +30,18 @@ class Builder:
 
     def __call__(self, sync: Sync) -> Kind:
         assert isinstance(sync, ArtifactsSync)
-        parts = self._parts
-        github = github_at(sync.source, parts.secrets, parts.http)
-        return Artifacts(sync, github, target_at(sync.target, parts), parts.http, memory=parts.state, now=time.time)
+        secrets, http, state = self._parts.secrets, self._parts.http, self._parts.state
+        target = Target(registry_at(sync.target, secrets, http), gitlab_at(sync.target, secrets, http))
+        return Artifacts(sync, github_at(sync.source, secrets, http), target, http, memory=state, now=time.time)
 
 
-def target_at(place: ArtifactsTarget, parts: Parts) -> Target:
-    """The registry and, where the sync names it, GitLab's API."""
-    api = None
-    if place.api is not None:
-        token, secrets = place.api.token, parts.secrets
-        endpoint = Endpoint.parse(place.api.url, ca=parts.authority(place.ca))
-        api = GitLab(endpoint, place.project, lambda: secrets.resolve(token), parts.http, place.api.token_kind)
-    return Target(registry_at(place, parts), api)
+def gitlab_at(place: ArtifactsTarget, secrets: Secrets, http: Http) -> GitLab | None:
+    """GitLab's API, where the sync names it."""
+    if place.api is None:
+        return None
+    token = place.api.token
+    endpoint = Endpoint.parse(place.api.url, ca=None if place.ca is None else secrets.text(place.ca))
+    return GitLab(endpoint, place.project, lambda: secrets.resolve(token), http, place.api.token_kind)
 
 
 def github_at(source: ArtifactsSource, secrets: Secrets, http: Http) -> GitHub:

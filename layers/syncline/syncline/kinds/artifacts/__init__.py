@@ -28,7 +28,7 @@ class Artifacts:
     """
 
     moves_by = Step.TRANSFER
-    share = 1
+    share = 20  # one after another; messages of their own would only wait for the one that has the repository
 
     def __init__(  # noqa: PLR0913 - each is handed in
         self,
