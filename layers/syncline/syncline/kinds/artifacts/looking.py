@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Literal
 
 from syncline.clients.github import WorkflowRun
 from syncline.clients.gitlab import GitLab
@@ -71,25 +71,28 @@ class Look:
         self._tags = TagLists(target)
 
     def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
-        """A page for each run, from the youngest on, behind the one that ``cursor`` names; the last one for aliases."""
-        runs = self._builds.runs(self._now())
-        newest: dict[str, Place] = {}
-        behind = cursor is None
-        for build in self._builds.youngest(self._with_named(runs, scope)):
-            mark = str(build.run.id)
-            places = () if isinstance(build, Flawed) else tuple(p for p in build.places if not self._is_gone(build, p))
-            for place in places:
-                newest.setdefault(place.repository, place)
-            if not behind:
-                behind = mark == cursor
-                continue
+        """A page for what cannot be understood, then one for each repository, behind the one that ``cursor`` names.
+
+        What belongs to one repository comes together, for there is one writer to it. Reading logs takes its time; what
+        was read is remembered, so a look that begins again gets further.
+        """
+        wanted: dict[str, list[tuple[Build, Place]]] = {}
+        flawed: list[Page] = []
+        for build in self._builds.youngest(self._with_named(self._builds.runs(self._now()), scope)):
             if pace.over:
                 return
-            page = self._flawed(build, scope) if isinstance(build, Flawed) else self._page(build, scope)
-            if page is not None:
-                yield page
-        if cursor != "aliases" and not pace.over:
-            yield Page("aliases", tuple(self._aliases(newest, scope)))
+            if isinstance(build, Flawed):
+                flawed += self._flawed(build, scope)
+                continue
+            for place in build.places:
+                wanted.setdefault(place.repository, []).append((build, place))
+        if cursor is None:
+            yield Page("", results=_all(flawed, "results"), failures=_all(flawed, "failures"))
+        for repository in sorted(wanted):
+            if pace.over:
+                return
+            if repository > (cursor or ""):
+                yield self._page(repository, wanted[repository], scope)
 
     def _with_named(self, runs: list[WorkflowRun], scope: Scope) -> list[WorkflowRun]:
         """The runs looked at, and those that the scope names though they are older."""
@@ -106,56 +109,58 @@ class Look:
                 runs = sorted([*runs, run], key=lambda run: (run.created, run.id), reverse=True)
         return runs
 
-    def _page(self, build: Build, scope: Scope) -> Page | None:
+    def _page(self, repository: str, wanted: Sequence[tuple[Build, Place]], scope: Scope) -> Page:
+        """What one repository lacks, the youngest build first, and its aliases where they point elsewhere."""
         items: list[Item] = []
         results: list[Result] = []
         skipped = 0
-        for place in build.places:
+        newest: Place | None = None
+        for build, place in wanted:
+            is_there = place.tag in self._tags.of(repository)
+            gone = None if is_there else self._pushed.why_gone(build.run, place)
+            if gone is None:
+                newest = newest or place
             if not _covers(scope, build, place):
                 continue
-            if place.tag in self._tags.of(place.repository) and not self._is_older(build, place):
+            if is_there and not self._is_older(build, place):
                 skipped += 1
-                continue
-            gone = self._pushed.why_gone(build.run, place)
             # Whoever names it wants it tried; only what has expired is beyond that.
-            if gone is not None and (scope.everything or gone[0] == "ARTIFACT_EXPIRED"):
-                code, reason = gone
-                results.append(Result(place.repository, place.tag, Outcome.SKIPPED, code=code, reason=reason))
+            elif gone is not None and (scope.everything or gone[0] == "ARTIFACT_EXPIRED"):
+                results.append(Result(repository, place.tag, Outcome.SKIPPED, code=gone[0], reason=gone[1]))
             else:
                 items.append(item_of(build, place))
-        if not items and not results and not skipped:
-            return None
-        return Page(str(build.run.id), tuple(items), skipped, tuple(results))
+        if scope.everything and newest is not None and newest.tag in self._tags.of(repository):
+            items += self._aliases(newest)
+        return Page(repository, tuple(items), skipped, tuple(results))
 
-    def _flawed(self, flawed: Flawed, scope: Scope) -> Page | None:
+    def _flawed(self, flawed: Flawed, scope: Scope) -> list[Page]:
         group = f"{RUN}{flawed.run.id}"
         if scope.groups is not None and group not in scope.groups:
-            return None
+            return []
         if flawed.fresh:
-            return Page(str(flawed.run.id), failures=(Failure(Item(group, "*"), flawed.error),))
+            return [Page("", failures=(Failure(Item(group, "*"), flawed.error),))]
         # It was reported when it was found, and will not change: no failure at every look.
         code, reason = flawed.error.code.name, flawed.error.what
-        return Page(str(flawed.run.id), results=(Result(group, "*", Outcome.SKIPPED, code=code, reason=reason),))
+        return [Page("", results=(Result(group, "*", Outcome.SKIPPED, code=code, reason=reason),))]
 
     def _is_older(self, build: Build, place: Place) -> bool:
         """Whether the tag that is there came from an earlier run of the same image tag, and may be replaced."""
         return self._sync.overwrite and self._pushed.run_of(place) not in (None, build.run.mark)
 
-    def _is_gone(self, build: Build, place: Place) -> bool:
-        return place.tag not in self._tags.of(place.repository) and self._pushed.why_gone(build.run, place) is not None
-
-    def _aliases(self, newest: dict[str, Place], scope: Scope) -> Iterator[Item]:
-        """The aliases that do not point at the youngest build, where that is there; else its transfer sees to them."""
-        if not self._sync.aliases or not scope.everything:
+    def _aliases(self, newest: Place) -> Iterator[Item]:
+        """The aliases that do not point at the youngest build; where that is not there yet, its transfer sees to them."""
+        if not self._sync.aliases:
             return
-        for repository, place in sorted(newest.items()):
-            if place.tag not in self._tags.of(repository):
-                continue
-            digest = self._target.registry.manifest_digest(repository, place.tag)
-            for alias in self._sync.aliases:
-                present = self._target.registry.manifest_digest(repository, alias)
-                if digest is not None and present != digest:
-                    yield Item(repository, alias, target=present, detail={"alias": True})
+        registry = self._target.registry
+        digest = registry.manifest_digest(newest.repository, newest.tag)
+        for alias in self._sync.aliases:
+            present = registry.manifest_digest(newest.repository, alias)
+            if digest is not None and present != digest:
+                yield Item(newest.repository, alias, target=present, detail={"alias": True})
+
+
+def _all(pages: Sequence[Page], what: Literal["results", "failures"]) -> tuple[Any, ...]:
+    return tuple(each for page in pages for each in getattr(page, what))
 
 
 def item_of(build: Build, place: Place) -> Item:
