@@ -11,6 +11,7 @@ from typing import Any
 from syncline.clients.reference import digest_of
 from syncline.kinds.artifacts.archive.feed import invalid
 from syncline.kinds.artifacts.archive.images import chosen, images_in
+from syncline.kinds.artifacts.archive.legacy import with_layers
 from syncline.kinds.artifacts.archive.unpacking import unpacked
 from syncline.kinds.artifacts.layers import Layer
 from syncline.kinds.artifacts.passing import NothingKnown, Pass, Progress, Wanted, contradiction
@@ -38,14 +39,12 @@ def examined(archive: Iterable[bytes], where: str, wanted: Wanted) -> Examined:
     wrong = progress.contradicting(image)
     if wrong:
         raise contradiction(wrong, where)
+    layers = tuple(progress.done[path].diff_id for path in image.layers if path in progress.done)
     if image.is_index:
         assert image.manifest is not None
-        fingerprint = image.manifest.digest
-    else:
-        fingerprint = digest_of(image.config)
-    return Examined(
-        fingerprint, tuple(progress.done[p].diff_id for p in image.layers if p in progress.done), image.names
-    )
+        return Examined(image.manifest.digest, layers, image.names)
+    config = with_layers(image.config, layers) if image.legacy else image.config
+    return Examined(digest_of(config), layers, image.names)
 
 
 class _Hasher:
