@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -48,6 +48,28 @@ class Skopeo:
         # Root's cache would else be that of the whole machine; a user's is found below XDG_DATA_HOME.
         environ = os.environ | {"_CONTAINERS_ROOTLESS_UID": "1000", "XDG_DATA_HOME": str(self._folder)}
         return _timed(command, environ)
+
+    def copy_archives(self, names: Mapping[str, str]) -> float:
+        """Copy archives of `docker save`, by their paths, each to a name at a plain registry; the seconds."""
+        environ = os.environ | {"_CONTAINERS_ROOTLESS_UID": "1000", "XDG_DATA_HOME": str(self._folder)}
+        copy = [program("skopeo"), "--insecure-policy", "copy", "--dest-tls-verify=false"]
+        commands = ([*copy, f"docker-archive:{path}", f"docker://{name}"] for path, name in names.items())
+        return sum(_timed(command, environ) for command in commands)
+
+
+class Docker:
+    """The program ``docker`` with an engine of its own."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = dict(environment)
+
+    def run(self, *arguments: str) -> float:
+        """One command; the seconds."""
+        return _timed([program("docker"), *arguments], self._environment)
+
+    def forget(self) -> None:
+        """Remove all images, so that the next load and push begin with nothing."""
+        self.run("system", "prune", "--all", "--force")
 
 
 def curl_layer(source: str, target: str, repository: str, digest: str) -> float:

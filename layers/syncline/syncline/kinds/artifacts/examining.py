@@ -36,7 +36,7 @@ def examined(archive: Iterable[bytes], where: str, wanted: Wanted) -> Examined:
     contents = Pass(_Hasher(), NothingKnown(), "", _FOR_EVER, wanted, progress, where).over(archive)
     assert contents is not None, "there was all the time in the world"
     image = chosen(images_in(contents), wanted.image, wanted.tag, where)
-    wrong = progress.contradicting(image)
+    wrong = progress.contradicting(image, contents)
     if wrong:
         raise contradiction(wrong, where)
     layers = tuple(progress.done[path].diff_id for path in image.layers if path in progress.done)

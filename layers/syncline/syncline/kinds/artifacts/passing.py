@@ -50,13 +50,17 @@ class Progress:
         done = {name: layer.to_json() for name, layer in self.done.items()}
         return {"done": done, "guessed": sorted(self.guessed), "open": self.open}
 
-    def contradicting(self, image: SavedImage) -> list[str]:
-        """The layers that do not hold what the image's config says.
+    def contradicting(self, image: SavedImage, contents: Contents) -> list[str]:
+        """The layers that are none, or do not hold what the image's config says.
 
         Of a packed blob that the registry had already, its digest is enough.
         """
-        found = ((path, self.done.get(path), said) for path, said in image.promises().items())
-        return [path for path, layer, said in found if layer is not None and layer.diff_id and said != {layer.diff_id}]
+        wrong: list[str] = []
+        for path, said in image.promises().items():
+            layer = self.done.get(path)
+            if (layer is None and path not in contents.texts) or (layer and layer.diff_id and said != {layer.diff_id}):
+                wrong.append(path)
+        return wrong
 
 
 class Taker(Protocol):

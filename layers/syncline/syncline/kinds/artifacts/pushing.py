@@ -66,7 +66,7 @@ class Push:
                     if contents is None:
                         return None
                     image = chosen(images_in(contents), wanted.image, wanted.tag, where)
-                    wrong = progress.contradicting(image)
+                    wrong = progress.contradicting(image, contents)
                     if not wrong:
                         return written(image, progress.done, contents, sender)
                     if not trust or not progress.guessed.issuperset(wrong):

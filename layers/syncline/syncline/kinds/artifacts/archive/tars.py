@@ -113,7 +113,9 @@ class Tar:
         said = own.get("size")
         if said is not None:
             size = int(said) if said.isascii() and said.isdigit() and len(said) < 20 else None
-        if size is None or size > self._limits.size:
+        if size is not None and size > self._limits.size:
+            raise refused(f"{self._name} has a member of {size} bytes")
+        if size is None:
             raise invalid(f"{self._name} has a member whose size is no size")
         return size
 
