@@ -55,12 +55,16 @@ def skopeo(place: Place) -> list[Row]:
     made = _bundle(place)
     peer = Skopeo(place.folder) if present("skopeo") else None
 
+    copying: list[float] = []
+
     def theirs_once() -> float:
         assert peer is not None
         peer.forget()
         with _empty_registry(place) as target:
             names = {str(path): f"{target.host}/{_PROJECT}/{name}:v1" for name, path in made.archives.items()}
-            return peer.copy_archives(names)
+            unpacked, copied = peer.copy_archives(names)
+            copying.append(copied)
+            return unpacked + copied
 
     with _github(made) as github:
         _first(place, github)  # starts the functions' processes, and has the files in memory
@@ -71,7 +75,8 @@ def skopeo(place: Place) -> list[Row]:
     peaks = [peak for _, peak in ran if peak is not None]
     note = "the largest resident set of a transfer function's process, all of Python's included"
     return [
-        Row("artifacts.skopeo", "s", firsts, theirs, 0.5, "the functions were warm"),
+        Row("artifacts.skopeo", "s", firsts, theirs, 0.5, "the peer is `gzip -d` and `skopeo copy`"),
+        Row("artifacts.skopeo.copy", "s", firsts, copying if peer else [], None, "the peer is `skopeo copy` alone"),
         Row("artifacts.again", "s", again, [first], 0.1, "the same build once more; the peer is its first time"),
         Row("artifacts.known", "s", known, [first], None, "another build of the same images, read to its end"),
         *([Row("artifacts.memory", "MiB", peaks, None, _MOST_MEMORY, note)] if peaks else []),

@@ -222,10 +222,10 @@ def daemon(  # noqa: PLR0913 - each is an option
     verbose: Annotated[bool, _VERBOSE] = False,
 ) -> Answer:
     """Keep the registry up to date, streaming."""
-    from syncline.cli.artifacts import daemon as work  # noqa: PLC0415
+    from syncline.cli.artifacts import watching  # noqa: PLC0415
 
     del downloads_dir, skip_login, force_push, retag_as_latest, verbose
-    return work.daemon(setup, out, interval, once=once)
+    return watching.daemon(setup, out, interval, once=once)
 
 
 @_command("retag")
