@@ -159,7 +159,8 @@ class Build(Model):
         description="Where they go; the first form that fits counts."
     )
     archive: TemplateText = Field(
-        Template("{image}-{tag}.tar*"),
+        "{image}-{tag}.tar*",
+        validate_default=True,
         description="The file of an image in the artifact, by its name; `*` is any characters. One archive for all images "
         "needs no such name.",
         examples=["{image}-{tag}.tar.gz"],
