@@ -12,7 +12,6 @@ from syncline.clients.gitlab import GitLab
 from syncline.clients.http import Http
 from syncline.config import Sync
 from syncline.config.artifacts import ArtifactsSource, ArtifactsSync, ArtifactsTarget, GitHubApp, GitHubToken
-from syncline.errors import SynclineError
 from syncline.kinds.artifacts import Artifacts, Target
 from syncline.secrets import Secrets
 from syncline.wiring.registries import registry_at
@@ -47,8 +46,7 @@ def gitlab_at(place: ArtifactsTarget, secrets: Secrets, http: Http) -> GitLab | 
 def github_at(source: ArtifactsSource, secrets: Secrets, http: Http) -> GitHub:
     """The client of GitHub's API; who we are there is asked for when it is needed."""
     address = Address.parse(source.url)
-    if address is None:
-        raise SynclineError("CONFIG_INVALID", "`source.url` is not an address")
+    assert address is not None, "the configuration has checked it"
     ca = None if source.ca is None else secrets.text(source.ca)
     endpoint = Endpoint(address.scheme, address.host, ca)
     prefix = address.target.rstrip("/")
