@@ -57,7 +57,7 @@ VERIFY: Final = TRANSFER.child(
 )
 
 BUILDS: Final = "presto-images"
-WORKFLOW_RUN: Final = {
+WORKFLOW_RUN: Final[dict[str, Any]] = {
     "action": "completed",
     "workflow_run": {
         "id": 20918273645,
