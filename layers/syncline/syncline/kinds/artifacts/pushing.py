@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from syncline.clients.oci import Registry
+from syncline.clients.read_ahead import read_ahead
 from syncline.kinds.artifacts.archive.feed import LIMITS, Limits
 from syncline.kinds.artifacts.archive.images import chosen, images_in
 from syncline.kinds.artifacts.layers import KnownLayers
@@ -62,7 +63,9 @@ class Push:
                         self._limits,
                         trust,
                     )
-                    contents = passed.over(archive())
+                    # Downloading and taking the zip apart is a thread's work of its own, beside unpacking what is in it.
+                    with read_ahead(archive()) as chunks:
+                        contents = passed.over(chunks)
                     if contents is None:
                         return None
                     image = chosen(images_in(contents), wanted.image, wanted.tag, where)
