@@ -112,16 +112,22 @@ def until_24(*images: Image) -> bytes:
     manifest: list[dict[str, Any]] = []
     repositories: dict[str, dict[str, str]] = {}
     first: dict[str, str] = {}
+    written: set[str] = set()
     for image in images:
         paths = []
         top = ""
         for number, content in enumerate(image.layers):
-            top = sha(f"{image.name} {number}".encode())
+            # Named by the layer and all below it; the uppermost by the image's config, too.
+            is_top = number == len(image.layers) - 1
+            top = sha(f"{top} {sha(content)} {image.id + image.name if is_top else ''}".encode())
+            paths.append(f"{top}/layer.tar")
+            if top in written:
+                continue
+            written.add(top)
             entries += [(f"{top}/", folder()), (f"{top}/VERSION", b"1.0")]
             entries.append((f"{top}/json", json.dumps({"id": top, "created": "1970-01-01T00:00:00Z"}).encode()))
             same = first.setdefault(sha(content), top)
             entries.append((f"{top}/layer.tar", content if same == top else link(f"../{same}/layer.tar")))
-            paths.append(f"{top}/layer.tar")
         entries.append((f"{image.id}.json", image.config))
         manifest.append({"Config": f"{image.id}.json", "RepoTags": [image.name], "Layers": paths})
         repository, _, tag = image.name.rpartition(":")

@@ -12,11 +12,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from syncline.clients.oci import Registry
 from syncline.clients.reference import is_digest
 from syncline.kinds.images.places import Memory
+
+T = TypeVar("T")
 
 _SLOWEST: Final = 20 * 1024 * 1024
 """Bytes of a layer a second at which somebody else's work is worth waiting for."""
@@ -50,29 +52,47 @@ class KnownLayers:
         ``size`` is that of its content in bytes. Waits for somebody else who is sending it, but not when ``over``.
         """
         key = self._key(diff_id)
-        longest = min(_LONGEST_WAIT, 1 + size / _SLOWEST)
-        waited = 0.0
-        while True:
+
+        def there() -> Layer | None:
             noted = self._recall(diff_id)
-            if noted is not None:
-                layer, place = noted
-                if self._is_there(repository, layer, place):
-                    return layer
-                self._memory.forget(key)
-            if size < _WORTH_CLAIMING or self._memory.claim(key, longest) or waited >= longest or over():
+            if noted is None:
                 return None
-            pause = random.uniform(0.05, 0.15)  # noqa: S311 - a pause is no secret
-            self._sleep(pause)
-            waited += pause
+            if self._is_there(repository, *noted):
+                return noted[0]
+            self._memory.forget(key)
+            return None
+
+        return self._awaited(key, size, there, over)
 
     def note(self, repository: str, layer: Layer) -> None:
         """The layer is in ``repository``."""
         self._memory.remember(self._key(layer.diff_id), f"{layer.digest} {layer.size} {repository}")
 
-    def guess(self, path: str, size: int) -> str | None:
-        """The diff_id that an archive's member had when one of that name and size was last seen."""
-        noted = self._memory.recall(self._path_key(path, size))
-        return noted if noted is not None and is_digest(noted) else None
+    def guess(self, path: str, size: int, over: Callable[[], bool]) -> str | None:
+        """The diff_id that an archive's member had when one of that name and size was last seen.
+
+        Docker names equal layers of equal parents alike in all its archives. Waits for somebody else who is finding
+        out, but not when ``over``.
+        """
+        key = self._path_key(path, size)
+
+        def noted() -> str | None:
+            found = self._memory.recall(key)
+            return found if found is not None and is_digest(found) else None
+
+        return self._awaited(key, size, noted, over)
+
+    def _awaited(self, key: str, size: int, look: Callable[[], T | None], over: Callable[[], bool]) -> T | None:
+        """What ``look`` finds, now or once somebody else has noted it; None if the caller is the one to find out."""
+        longest = min(_LONGEST_WAIT, 1 + size / _SLOWEST)
+        waited = 0.0
+        while (found := look()) is None:
+            if size < _WORTH_CLAIMING or self._memory.claim(key, longest) or waited >= longest or over():
+                return None
+            pause = random.uniform(0.05, 0.15)  # noqa: S311 - a pause is no secret
+            self._sleep(pause)
+            waited += pause
+        return found
 
     def note_guess(self, path: str, size: int, diff_id: str | None) -> None:
         """What a member turned out to be; None where a guess was wrong."""

@@ -80,7 +80,7 @@ class Known(Protocol):
 
     def note(self, repository: str, layer: Layer) -> None: ...
 
-    def guess(self, path: str, size: int) -> str | None: ...
+    def guess(self, path: str, size: int, over: Callable[[], bool]) -> str | None: ...
 
     def note_guess(self, path: str, size: int, diff_id: str | None) -> None: ...
 
@@ -94,7 +94,7 @@ class NothingKnown:
     def note(self, repository: str, layer: Layer) -> None:
         """Nothing."""
 
-    def guess(self, path: str, size: int) -> str | None:
+    def guess(self, path: str, size: int, over: Callable[[], bool]) -> str | None:
         """No guess."""
 
     def note_guess(self, path: str, size: int, diff_id: str | None) -> None:
@@ -209,7 +209,7 @@ class Pass:
 
     def _guess(self, member: Member) -> str | None:
         named = _NAMED_BY_CONTENT.fullmatch(member.name)
-        return f"sha256:{named[1]}" if named else self.known.guess(member.name, member.size)
+        return f"sha256:{named[1]}" if named else self.known.guess(member.name, member.size, self._is_over)
 
     def _is_over(self) -> bool:
         return self.pace.over
