@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import subprocess
 import tarfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ import pytest
 from tests.sam.docker_engine import Engine
 from tests.standins import saved
 from tests.standins.pairs import USERS
-from tests.standins.programs import needs, program
+from tests.standins.programs import needs
 from tests.standins.pushed_archives import Place
 from tests.standins.registry import Htpasswd, Registry
 
@@ -24,7 +23,6 @@ APP = 'FROM syncline.test/base:v1\nCOPY app /app\nENV GREETING=\'<hello> & "worl
 
 @pytest.fixture(scope="module")
 def engine(bare_engine: Engine) -> Engine:
-    needs("docker")
     build(bare_engine)
     return bare_engine
 
@@ -52,10 +50,24 @@ def context(dockerfile: str) -> io.BytesIO:
     return buffer
 
 
-def docker(engine: Engine, *arguments: str, given: bytes | None = None) -> bytes:
-    command = [program("docker"), *arguments]
-    done = subprocess.run(command, env=engine.environment, input=given, capture_output=True, check=True, timeout=120)
-    return done.stdout
+def identity_of(engine: Engine, name: str) -> str:
+    return str(engine.client.images.get(name).id)
+
+
+def load(engine: Engine, archive: bytes) -> None:
+    """`docker load`; the SDK stumbles over what the engine says of old archives."""
+    api = engine.client.api
+    answer = api.post(f"{api.base_url}/v{api.api_version}/images/load", data=archive)
+    assert answer.status_code == 200, answer.text
+    assert b"errorDetail" not in answer.content, answer.text
+
+
+def saved_by(engine: Engine, *names: str) -> bytes:
+    """What `docker save` of these names writes."""
+    api = engine.client.api
+    return bytes(
+        api.get(f"{api.base_url}/v{api.api_version}/images/get", params=[("names", name) for name in names]).content
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,17 +84,18 @@ def place(registry: Registry) -> Place:
 
 @pytest.mark.parametrize("also", [(), ("syncline.test/base:v1",)])
 def test_what_docker_saves_is_what_docker_pulls(engine: Engine, place: Place, also: tuple[str, ...]) -> None:
-    identity = docker(engine, "image", "inspect", "--format={{.Id}}", "syncline.test/app:v1").decode().strip()
-    archive = docker(engine, "save", "syncline.test/app:v1", *also)
+    identity = identity_of(engine, "syncline.test/app:v1")
+    archive = saved_by(engine, "syncline.test/app:v1", *also)
     assert place.push(gzip.compress(archive, 1)) == identity
-    name = f"{place.registry.host}/{place.repository}:v1"
-    docker(engine, "login", "--username=ann", f"--password={USERS['ann']}", place.registry.host)
-    docker(engine, "rmi", "--force", "syncline.test/app:v1", "syncline.test/base:v1")
+    name = f"{place.registry.host}/{place.repository}"
+    for each in ("app", "base"):
+        engine.client.images.remove(f"syncline.test/{each}:v1", force=True)
     try:
-        docker(engine, "pull", name)
-        assert docker(engine, "image", "inspect", "--format={{.Id}}", name).decode().strip() == identity
-        copied = docker(engine, "save", name)
-        assert place.push(copied) == identity, "and what was pulled can be saved and pushed again"
+        engine.client.images.pull(name, "v1", auth_config={"username": "ann", "password": USERS["ann"]})
+        assert identity_of(engine, f"{name}:v1") == identity
+        assert place.push(saved_by(engine, f"{name}:v1")) == identity, (
+            "and what was pulled can be saved and pushed again"
+        )
     finally:
         build(engine)
 
@@ -90,8 +103,8 @@ def test_what_docker_saves_is_what_docker_pulls(engine: Engine, place: Place, al
 def test_an_archive_from_before_1_10_becomes_what_docker_load_makes_of_it(engine: Engine, place: Place) -> None:
     image = saved.Image([saved.layer({"a": b"one"}), saved.layer({"b": b"two"})], "syncline.test/legacy:v1")
     archive = saved.before_1_10(image)
-    docker(engine, "load", given=archive)
-    identity = docker(engine, "image", "inspect", "--format={{.Id}}", image.name).decode().strip()
+    load(engine, archive)
+    identity = identity_of(engine, image.name)
     assert place.push(archive) == identity
 
 
@@ -101,6 +114,6 @@ def test_docker_loads_the_archives_made_up_here_as_the_same_image(
 ) -> None:
     """They stand for versions that cannot be had: this one at least takes them for what they are."""
     image = saved.Image([saved.layer({"a": b"one"}), saved.layer({"b": b"two"})], "syncline.test/made-up:v1")
-    docker(engine, "load", given=form(image))
-    identity = docker(engine, "image", "inspect", "--format={{.Id}}", image.name).decode().strip()
+    load(engine, form(image))
+    identity = identity_of(engine, image.name)
     assert place.push(form(image)) == identity == f"sha256:{image.id}"
