@@ -22,9 +22,12 @@ APP = 'FROM syncline.test/base:v1\nCOPY app /app\nENV GREETING=\'<hello> & "worl
 
 
 @pytest.fixture(scope="module")
-def engine(bare_engine: Engine) -> Engine:
+def engine(bare_engine: Engine) -> Iterator[Engine]:
     build(bare_engine)
-    return bare_engine
+    yield bare_engine
+    for image in bare_engine.client.images.list():
+        if any(tag.startswith("syncline.test/") for tag in image.tags):
+            bare_engine.client.images.remove(str(image.id), force=True)
 
 
 def build(engine: Engine) -> None:
