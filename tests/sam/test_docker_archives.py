@@ -25,9 +25,9 @@ APP = 'FROM syncline.test/base:v1\nCOPY app /app\nENV GREETING=\'<hello> & "worl
 def engine(bare_engine: Engine) -> Iterator[Engine]:
     build(bare_engine)
     yield bare_engine
-    for image in bare_engine.client.images.list():
-        if any(tag.startswith("syncline.test/") for tag in image.tags):
-            bare_engine.client.images.remove(str(image.id), force=True)
+    for name in [tag for image in bare_engine.client.images.list() for tag in image.tags]:
+        if name.startswith("syncline.test/"):
+            bare_engine.client.images.remove(name, force=True)
 
 
 def build(engine: Engine) -> None:
