@@ -153,7 +153,7 @@ class Pass:
             else:
                 self.sizes[member.name] = member.size
                 self._file(tar, member)
-                self._raise_early()
+                self._take_done()
         return True
 
     def _file(self, tar: Tar, member: Member) -> None:
@@ -214,33 +214,36 @@ class Pass:
     def _is_over(self) -> bool:
         return self.pace.over
 
-    def _raise_early(self) -> None:
-        for running in self._running.values():
-            if running.done():
-                running.result()
+    def _take_done(self) -> None:
+        """Note the layers that have arrived, for whoever waits for them; raises the error of one that has not."""
+        for name, running in list(self._running.items()):
+            if running.done() and isinstance(result := running.result(), Layer):
+                del self._running[name]
+                self._arrived(name, result)
 
     def _settle(self, *, quietly: bool) -> bool:
         """Wait for all layers; whether all arrived. Raises the first error, once all have ended."""
         errors: list[SynclineError] = []
         whole = True
         for name, running in self._running.items():
-            self.progress.open.pop(name, None)
             try:
                 result = running.result()
             except SynclineError as error:
                 errors.append(error)
                 continue
-            if isinstance(result, Interrupted):
-                whole = False
-                if result.state is not None:
-                    self.progress.open[name] = result.state
+            if isinstance(result, Layer):
+                self._arrived(name, result)
                 continue
-            self._note(name, result)
+            whole = False
+            self.progress.open.pop(name, None)
+            if result.state is not None:
+                self.progress.open[name] = result.state
         if errors and not quietly:
             raise errors[0]
         return whole
 
-    def _note(self, name: str, layer: Layer) -> None:
+    def _arrived(self, name: str, layer: Layer) -> None:
+        self.progress.open.pop(name, None)
         self.progress.done[name] = layer
         key = self._noted_as.get(name)
         if key is None:
