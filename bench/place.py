@@ -17,11 +17,13 @@ from typing import Any, Final, Self
 from bench.measure import NotMadeError
 from syncline.cli import deploy, engine
 from syncline.cli.local_aws import LOCAL_CONFIG, local_session
+from tests.standins import github
 from tests.standins.quay import TOKEN
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 
 QUAY_TOKEN: Final = "BENCH_QUAY_TOKEN"
+GITHUB_TOKEN: Final = "BENCH_GITHUB_TOKEN"
 
 _COMMAND_SECONDS: Final = 600
 
@@ -64,6 +66,7 @@ class Place:
     @cached_property
     def functions(self) -> Functions:
         """The deployed functions; nothing has called them yet."""
+        os.environ[GITHUB_TOKEN] = github.TOKEN
         os.environ[QUAY_TOKEN] = TOKEN  # which the engine inherits, and the functions from it
         engine.up(self._home, ROOT, port=0, say=self.say)
         return Functions(self._home)

@@ -32,11 +32,18 @@ def needing(name: str) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def engine() -> Iterator[Engine]:
+def bare_engine() -> Iterator[Engine]:
+    """An engine with whatever it has."""
     with needing("dockerd"), running_engine() as engine:
-        with needing("debootstrap"):
-            ensure_image(engine)
         yield engine
+
+
+@pytest.fixture(scope="session")
+def engine(bare_engine: Engine) -> Engine:
+    """The engine, with the Lambda image."""
+    with needing("debootstrap"):
+        ensure_image(bare_engine)
+    return bare_engine
 
 
 @pytest.fixture(scope="session")

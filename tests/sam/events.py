@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 import uuid
 from pathlib import Path
@@ -55,6 +56,23 @@ VERIFY: Final = TRANSFER.child(
     0, step=Step.VERIFY, items=(Item(REPOSITORY, TAG, DIGEST, detail={"bytes": len(CONFIG) + len(LAYER)}),)
 )
 
+BUILDS: Final = "presto-images"
+WORKFLOW_RUN: Final[dict[str, Any]] = {
+    "action": "completed",
+    "workflow_run": {
+        "id": 20918273645,
+        "run_attempt": 1,
+        "event": "workflow_dispatch",
+        "status": "completed",
+        "conclusion": "success",
+        "path": ".github/workflows/presto-build-images.yml",
+        "head_branch": "main",
+        "head_sha": "92865fbce0d2a056af5334a0afecc1f36853b657",
+    },
+    "workflow": {"path": ".github/workflows/presto-build-images.yml"},
+    "repository": {"full_name": "rapidsai/velox-testing"},
+}
+
 _QUAY: Final = {
     "repository": REPOSITORY,
     "namespace": REPOSITORY.partition("/")[0],
@@ -99,10 +117,19 @@ def events() -> dict[str, Any]:
         "user-agent": "Go-http-client",
     }
     quay = {"content-type": "application/json", "user-agent": "python-requests/2.32.3"}
+    signed = hmac.new(SECRET.encode(), compact_json(WORKFLOW_RUN).encode(), hashlib.sha256).hexdigest()
+    github = {
+        "content-type": "application/json",
+        "user-agent": "GitHub-Hookshot/044aadd",
+        "x-github-event": "workflow_run",
+        "x-github-delivery": "72d3162e-cc78-11e3-81ab-4c9367dc0958",
+        "x-hub-signature-256": f"sha256={signed}",
+    }
     return {
         "receive/quay-push.json": _request(SECRET, _QUAY, quay),
         "receive/distribution-push.json": _request(SECRET, _DISTRIBUTION, distribution),
         "receive/wrong-secret.json": _request("wrong", _QUAY, quay),
+        "receive/github-workflow-run.json": _request(None, WORKFLOW_RUN, github, BUILDS),
         "discover/schedule.json": _queued("discover", BY_SCHEDULE),
         "discover/webhook.json": _queued("discover", BY_WEBHOOK),
         "discover/by-hand.json": _queued("discover", BY_HAND),
@@ -147,11 +174,14 @@ def _asked(path: str, headers: dict[str, str]) -> dict[str, Any]:
     return event
 
 
-def _request(secret: str, body: Any, headers: dict[str, str]) -> dict[str, Any]:
-    """A POST at a function URL, payload format 2.0; bodies that are neither text nor plain JSON come as base64."""
+def _request(secret: str | None, body: Any, headers: dict[str, str], sync: str = SYNC) -> dict[str, Any]:
+    """A POST at a function URL, payload format 2.0; bodies that are neither text nor plain JSON come as base64.
+
+    Without a secret in its path it is signed.
+    """
     url = "kq5ncyiunxrz3hbjzd6xqvyoze0abcde"
     domain = f"{url}.lambda-url.{_REGION}.on.aws"
-    path = f"/hooks/{SYNC}/{secret}"
+    path = f"/hooks/{sync}" if secret is None else f"/hooks/{sync}/{secret}"
     encoded = headers["content-type"] != "application/json"
     text = compact_json(body)
     return {

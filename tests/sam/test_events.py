@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from syncline.config.artifacts import ArtifactsSync
+from syncline.config.file import read_syncs
+from syncline.kinds.artifacts.notifications import runs_in
 from syncline.kinds.images.notifications import repositories_in
 from syncline.messages import Batch, Start, decode
 from syncline.service.contract import PATH
 from syncline.service.function_url import request_of
-from tests.sam.events import FOLDER, REPOSITORY, events, written
+from tests.sam.events import BUILDS, FOLDER, REPOSITORY, WORKFLOW_RUN, events, written
 
 FILES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.json"))
 FUNCTIONS = sorted(path.parent.name for path in (FOLDER.parent / "functions").glob("*/app.py"))
@@ -33,6 +36,12 @@ def test_every_function_has_an_event() -> None:
 def test_the_code_reads_it(name: str) -> None:
     event = json.loads((FOLDER / name).read_text())
     function = name.partition("/")[0]
+    if name.startswith("receive/github"):
+        (sync,) = read_syncs(FOLDER.parent / "examples/artifacts-presto.yaml").syncs.values()
+        assert isinstance(sync, ArtifactsSync)
+        assert sync.name == BUILDS
+        assert runs_in(json.loads(_body(event)), sync.source) == (f"run:{WORKFLOW_RUN['workflow_run']['id']}",)
+        return
     if function == "receive":
         assert repositories_in(json.loads(_body(event))) == (REPOSITORY,)
         return

@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from typing import Final
 
 import pytest
+import yaml
 
+from syncline.config import load_sync
 from syncline.config.images import ImagesSync
 from syncline.config.tokens import TokensSync
 from syncline.messages import Batch, Outgoing, Start, decode
@@ -25,6 +27,7 @@ from syncline.stores.instances import InstanceLists
 from syncline.table import Database
 from tests.container import CANARY, GRANTS, TOKEN, slices_of, sync_of
 from tests.sam.events import (
+    BUILDS,
     BY_WEBHOOK,
     CONFIG,
     DIGEST,
@@ -41,9 +44,10 @@ from tests.sam.events import (
     TAG,
     TRANSFER,
     VERIFY,
+    WORKFLOW_RUN,
 )
 from tests.sam.stack import session
-from tests.sam.world import World
+from tests.sam.world import TOP, World
 from tests.standins.kubernetes import KubernetesApi
 from tests.standins.nginx import Gateway
 from tests.standins.programs import needs
@@ -52,6 +56,7 @@ from tests.standins.registry import OCI_MANIFEST, Registry
 # The first test builds the functions and, where it cannot be pulled, makes the image.
 pytestmark = pytest.mark.timeout(1200)
 
+WEBHOOK_SECRET: Final = f"secret:syncline/hooks#{SYNC}"
 NOTHING_FAILED: Final[dict[str, list[str]]] = {"batchItemFailures": []}
 
 
@@ -62,7 +67,7 @@ def apply(world: World) -> None:
         "kind": "images",
         "source": {"registry": world.source.host, "plain_http": True, "repositories": [REPOSITORY]},
         "target": {"registry": world.target.host, "plain_http": True},
-        "webhook": {"secret": f"secret:syncline/hooks#{SYNC}"},
+        "webhook": {"secret": WEBHOOK_SECRET},
     }
     world.state.put_sync(SYNC, ImagesSync.model_validate(sync).model_dump_json())
     secrets = session().client("secretsmanager", endpoint_url=world.stack.endpoint)
@@ -91,6 +96,16 @@ def follow(world: World, batch: Batch, following: Batch) -> None:
 def a_push_is_queued(world: World, event: str) -> None:
     answer = world.invoke(event)
     assert (answer["statusCode"], waiting(world, Step.DISCOVER)) == (202, [BY_WEBHOOK])
+
+
+def a_build_is_queued(world: World, event: str) -> None:
+    """GitHub signs the body with the secret instead of sending it."""
+    values = yaml.safe_load((TOP / "examples/artifacts-presto.yaml").read_text())["syncs"][BUILDS]
+    values |= {"name": BUILDS, "webhook": {"secret": WEBHOOK_SECRET}}
+    world.state.put_sync(BUILDS, load_sync(json.dumps(values)).model_dump_json())
+    answer = world.invoke(event)
+    look = Start(BUILDS, Trigger.WEBHOOK, Scope.of([f"run:{WORKFLOW_RUN['workflow_run']['id']}"]))
+    assert (answer["statusCode"], waiting(world, Step.DISCOVER)) == (202, [look])
 
 
 def a_wrong_secret_is_refused(world: World, event: str) -> None:
@@ -205,6 +220,7 @@ def _lists(world: World) -> InstanceLists:
 EFFECTS: Final[dict[str, Callable[[World, str], None]]] = {
     "receive/quay-push.json": a_push_is_queued,
     "receive/distribution-push.json": a_push_is_queued,
+    "receive/github-workflow-run.json": a_build_is_queued,
     "receive/wrong-secret.json": a_wrong_secret_is_refused,
     "discover/schedule.json": a_schedule_begins_a_run,
     "discover/webhook.json": a_webhook_begins_a_run,

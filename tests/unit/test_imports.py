@@ -88,6 +88,8 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
         "clients",
         "config",
         "errors",
+        "kinds.artifacts",  # whose commands need no engine
+        "kinds.kind",
         "messages",
         "model",
         "schedule",
@@ -96,6 +98,8 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
         "state",
         "stores",
         "table",
+        "wiring.artifacts",
+        "wiring.registries",
     ),
 }
 

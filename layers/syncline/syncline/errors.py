@@ -59,6 +59,12 @@ _ROWS: Final = (
     Code("READ_ONLY", False, "The target repository does not take pushes (mirror or read-only state).", "Change the repository's state at the target, or exclude it."),
     Code("UPLOAD_LOST", True, "The target forgot an upload under way.", "Nothing; the next try starts that layer again."),
     Code("NOT_ARRIVED", True, "The target was asked again after the transfer and does not have the item, or has another.", "If it stays, look for something else that writes to the target or cleans it."),
+    # Artifacts
+    Code("ARTIFACT_EXPIRED", False, "The build's artifact is past its retention, and GitHub has removed it (410).", "Run the build again; raise its `retention-days`, or let the sync look more often."),
+    Code("ARCHIVE_INVALID", False, "An archive is damaged, cut short, or contradicts itself: a layer is not what its config says, a directory lies.", "Run the build again; the message names the part that is wrong."),
+    Code("ARCHIVE_REFUSED", False, "An archive holds what no image's has: paths that lead out of it, devices, too many members, far too much when unpacked.", "Look at what made the archive; nothing of it was tagged."),
+    Code("IMAGE_ABSENT", False, "A build's artifacts do not hold an image that its metadata announces.", "Compare the names in the message with `archive` and `images` of the sync."),
+    Code("METADATA_INVALID", False, "A run's logs have no metadata block, several that differ, or that of another build.", "Compare the block that the build prints with `metadata` of the sync."),
     # The engine itself
     Code("LEASE_HELD", True, "Another writer works on the same target reference.", "Nothing; it is tried again when that writer is done."),
     Code("LEASE_LOST", True, "The lease on the target reference ran out or went to another writer.", "Nothing; the work is done again by whoever holds it."),

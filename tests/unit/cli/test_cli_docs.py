@@ -15,11 +15,23 @@ from tests.unit.cli.cli_stack import ROOT
 PAGE = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (\w+).*?$(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 SHARED = {"--stack", "--home", "--json", "--help"}
-COMMANDS = sorted(getattr(get_command(app), "commands"))  # noqa: B009 - typer does not say that it is a group
+ALL = getattr(get_command(app), "commands")  # noqa: B009 - typer does not say that it is a group
+COMMANDS = sorted(name for name, command in ALL.items() if not hasattr(command, "commands"))
+GROUPS = {name: sorted(command.commands) for name, command in ALL.items() if hasattr(command, "commands")}
 
 
 def test_each_command_has_its_section() -> None:
-    assert sorted(SECTIONS) == COMMANDS
+    assert sorted(SECTIONS) == sorted(ALL)
+
+
+@pytest.mark.parametrize(("group", "command"), [(group, each) for group, names in GROUPS.items() for each in names])
+def test_each_option_of_a_groups_command_is_spoken_of_on_its_page(group: str, command: str) -> None:
+    page = (ROOT / "docs" / f"{group}.md").read_text(encoding="utf-8")
+    assert f"`{command}" in page
+    shown = CliRunner().invoke(app, [group, command, "--help"], env={"COLUMNS": "200"}).stdout
+    options = set(re.findall(r"(--[a-z][a-z-]+)", shown)) - {"--help"}
+    assert options
+    assert not [option for option in options if f"`{option}" not in page]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

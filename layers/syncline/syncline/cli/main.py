@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from syncline import __version__
 from syncline.cli import endings
+from syncline.cli.artifacts import artifacts
 from syncline.cli.context import NOT_DONE, Answer, Context
 from syncline.cli.show import Out, write
 
@@ -208,6 +209,9 @@ def cancel(context: Context, name: Annotated[str, _NAME], *, wait: Annotated[boo
     from syncline.cli import commands_retry  # noqa: PLC0415
 
     return commands_retry.cancel(context, name, wait=wait)
+
+
+app.add_typer(artifacts)
 
 
 def main() -> None:

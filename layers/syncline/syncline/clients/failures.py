@@ -82,9 +82,16 @@ def _root(error: BaseException) -> str:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that ``Retry-After`` asks for (a number or a date), at most an hour; None if it says nothing."""
+    """Seconds that an answer asks to wait, at most an hour; None if it says nothing.
+
+    It says so in ``Retry-After`` (a number or a date), or as GitHub and others do where nothing is left: by the Unix
+    time at which there will be.
+    """
     text = headers.get("Retry-After", "").strip()
-    if text.isascii() and text.isdigit():
+    reset = headers.get("X-RateLimit-Reset", "").strip()
+    if not text and headers.get("X-RateLimit-Remaining", "").strip() == "0" and reset.isascii() and reset.isdigit():
+        seconds = float(reset[:12]) - time.time() + 1
+    elif text.isascii() and text.isdigit():
         seconds = float(text[:9])
     else:
         try:

@@ -1,0 +1,91 @@
+"""A bundle of images as a build leaves it: four archives of `docker save | gzip` in a zip, half of their layers in common."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from isal import igzip
+
+from bench.content import MIB
+from tests.standins import saved
+
+NAMES: Final = ("presto-coordinator", "presto-java-worker", "presto-native-worker-cpu", "presto-native-worker-gpu")
+TAG: Final = "presto-1-linux-amd64"
+LAYERS: Final = 4  # of each image, two of them common to all
+LAYER: Final = 128 * MIB
+_BLOCK: Final = 64 * 1024
+_RANDOM: Final = 0.25  # the share of blocks that nothing makes smaller, as in images with packed files
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """``archives`` are the files by image; sizes in bytes."""
+
+    folder: Path
+    zip: Path
+    archives: dict[str, Path]
+    unpacked: int
+    packed: int
+
+
+def make(folder: Path) -> Bundle:
+    """Write the bundle: 2 GiB when unpacked."""
+    folder.mkdir()
+    pool = _pool()
+    common = [_layer(f"common-{number}", pool) for number in range(LAYERS // 2)]
+    archives: dict[str, Path] = {}
+    unpacked = 0
+    for name in NAMES:
+        layers = [*common, *(_layer(f"{name}-{number}", pool) for number in range(LAYERS // 2))]
+        path = folder / f"{name}-{TAG}.tar.gz"
+        archive = saved.until_24(saved.Image(layers, f"{name}:{TAG}"))
+        unpacked += sum(map(len, layers))
+        with igzip.open(path, "wb", compresslevel=2) as file:  # type: ignore[no-untyped-call]
+            file.write(archive)
+        archives[name] = path
+    bundle = folder / "images.zip"
+    with zipfile.ZipFile(bundle, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        for path in archives.values():
+            file.write(path, path.name)
+    return Bundle(folder, bundle, archives, unpacked, bundle.stat().st_size)
+
+
+def block() -> dict[str, str]:
+    """What the build says of itself."""
+    flags = dict.fromkeys(("Build native CPU", "Build native GPU", "Build Java worker"), "true")
+    return {"Presto ref": "1", "Velox ref": "1", "Target platform": "linux/amd64", "Image tag": TAG, **flags}
+
+
+def sample(size: int) -> bytes:
+    """As many bytes of a layer."""
+    return _layer("sample", _pool())[:size]
+
+
+def _pool() -> list[bytes]:
+    """Blocks of programs and texts: those of this very Python and its packages."""
+    root = Path(json.__file__).parents[1]
+    blocks: list[bytes] = []
+    for path in sorted([*root.rglob("*.py"), *root.rglob("*.so"), *root.rglob("*.pyc")]):
+        data = path.read_bytes()
+        blocks += [data[at : at + _BLOCK] for at in range(0, len(data) - _BLOCK, _BLOCK)]
+        if len(blocks) >= 1024:
+            break
+    return blocks or [gzip.compress(bytes(_BLOCK))]
+
+
+def _layer(name: str, pool: Sequence[bytes]) -> bytes:
+    numbers = random.Random(name)
+    parts: list[bytes] = []
+    size = 0
+    while size < LAYER:
+        part = numbers.randbytes(_BLOCK) if numbers.random() < _RANDOM else numbers.choice(pool)
+        parts.append(part)
+        size += len(part)
+    return saved.layer({f"opt/{name}": b"".join(parts)[:LAYER]})

@@ -1,0 +1,101 @@
+"""``gh-list``, ``gitlab-list`` and ``xref``: what builds there are, what the registry has, and what one of them lacks."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from syncline.cli.artifacts.setup import Setup
+from syncline.cli.context import SOME_FAILED, Answer
+from syncline.cli.show import Out, size
+from syncline.kinds.artifacts.builds import Build, Flawed, Place
+
+
+def gh_list(setup: Setup, out: Out) -> Answer:
+    """The runs looked at, each with what it says of itself."""
+    shown: list[dict[str, Any]] = []
+    for run in setup.builds.runs(time.time()):
+        build = setup.builds.build(run)
+        when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(run.created))
+        out.line(f"run {run.id}  {when}  {run.branch}  {run.event}  {run.url}", "bold")
+        about: dict[str, Any] = {"run": run.id, "created": run.created, "branch": run.branch, "event": run.event}
+        if isinstance(build, Flawed):
+            out.line(f"  {build.error}", "yellow")
+            shown.append({**about, "code": build.error.code.name, "reason": build.error.what})
+            continue
+        out.table([(f"{key}:", value) for key, value in build.block.items()], indent=2)
+        out.line(f"  images: {', '.join(place.image for place in build.places)}")
+        shown.append({**about, "metadata": dict(build.block), "images": [place.image for place in build.places]})
+    return Answer({"runs": shown})
+
+
+def gitlab_list(setup: Setup, out: Out) -> Answer:
+    """The registry's repositories with all their tags and, where GitLab says, their sizes and ages."""
+    tags, api = setup.tags, setup.target.api
+    shown: list[dict[str, Any]] = []
+    for repository in _repositories(setup):
+        out.line(repository, "bold")
+        found = []
+        for tag in sorted(tags.of(repository)):
+            details = None if api is None else api.tag(tags.repositories()[repository], tag)
+            row: dict[str, Any] = {"tag": tag}
+            if details is not None:
+                row |= {"digest": details.digest or "", "size": details.size, "created": details.created or ""}
+            found.append(row)
+        out.table([_cells(row) for row in found], indent=2)
+        shown.append({"repository": repository, "tags": found})
+    return Answer({"repositories": shown})
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    known = row.get("size")
+    return (row["tag"], size(known) if known is not None else "", row.get("created", ""), row.get("digest", "")[:19])
+
+
+def xref(setup: Setup, out: Out, *, list_extra: bool) -> Answer:
+    """Which images of builds the registry lacks; with ``list_extra`` also which of its tags no build looked at made."""
+    tags = setup.tags
+    builds = setup.youngest(time.time())
+    good = [build for build in builds if isinstance(build, Build)]
+    missing = [(build, place) for build in good for place in build.places if place.tag not in tags.of(place.repository)]
+    out.line(f"missing at {setup.target.registry.host}: {len(missing)}", "bold")
+    out.table([(str(place), f"from {build.tag}", f"run {build.run.id}") for build, place in missing], indent=2)
+    value: dict[str, Any] = {"missing": [_missing(build, place) for build, place in missing]}
+    if list_extra:
+        extra = _extra(setup, good)
+        out.line(f"of no build looked at: {len(extra)}", "bold")
+        out.table([(name,) for name in extra], indent=2)
+        value["extra"] = extra
+    flawed = [build for build in builds if isinstance(build, Flawed)]
+    for each in flawed:
+        out.line(f"run {each.run.id}: {each.error}", "yellow")
+    value["flawed"] = [{"run": f.run.id, "code": f.error.code.name, "reason": f.error.what} for f in flawed]
+    return Answer(value, SOME_FAILED if flawed else 0)
+
+
+def _missing(build: Build, place: Place) -> dict[str, Any]:
+    return {"image_tag": build.tag, "run": build.run.id, "image": place.image, "target": str(place)}
+
+
+def _extra(setup: Setup, builds: list[Build]) -> list[str]:
+    """Tags that could be a build's, by the mapping, and are none's; aliases are no build's."""
+    made = {str(place) for build in builds for place in build.places}
+    tags, sync = setup.tags, setup.sync
+    left_out = {*sync.aliases, "latest"}
+    return [
+        f"{repository}:{tag}"
+        for repository in _repositories(setup)
+        for tag in sorted(tags.of(repository) - left_out)
+        if f"{repository}:{tag}" not in made
+        and sync.build.origin(repository.removeprefix(f"{sync.target.project}/"), tag) is not None
+    ]
+
+
+def _repositories(setup: Setup) -> list[str]:
+    """The project's repositories; without GitLab's API those that the mapping can lead to."""
+    if setup.target.api is not None:
+        return sorted(setup.tags.repositories())
+    build, project = setup.sync.build, setup.sync.target.project
+    return sorted(
+        {f"{project}/{repository}" for repository in build.repositories() if setup.tags.of(f"{project}/{repository}")}
+    )

@@ -1,0 +1,165 @@
+"""What the commands about artifacts work with: a sync of that kind, with what the options say in place of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from syncline.clients.http import Http
+from syncline.config.artifacts import ArtifactsSync
+from syncline.config.file import read_syncs
+from syncline.config.values import STORED
+from syncline.errors import SynclineError
+from syncline.kinds.artifacts.builds import Build, Builds, Flawed
+from syncline.kinds.artifacts.layers import OwnMemory
+from syncline.kinds.artifacts.looking import TagLists, Target
+from syncline.secrets import Secrets
+from syncline.wiring.artifacts import github_at, gitlab_at
+from syncline.wiring.registries import registry_at
+
+if TYPE_CHECKING:
+    from syncline.clients.github import GitHub
+
+_GITHUB: Final = "SYNCLINE_GIVEN_GITHUB_TOKEN"
+_GITLAB: Final = "SYNCLINE_GIVEN_GITLAB_TOKEN"
+_USER: Final = "SYNCLINE_GIVEN_REGISTRY_USERNAME"
+_PASSWORD: Final = "SYNCLINE_GIVEN_REGISTRY_PASSWORD"  # noqa: S105 - the name of a variable
+_USUAL_USER: Final = "gitlab-ci-token"
+"""GitLab takes any name beside a token that says who it is; a job's needs this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line and the environment say; None where they say nothing."""
+
+    config: Path
+    sync: str | None = None
+    repo: str | None = None
+    workflow: str | None = None
+    branch: str | None = None
+    limit: int | None = None
+    gh_token: str | None = None
+    gitlab_host: str | None = None
+    gitlab_project: str | None = None
+    gitlab_token: str | None = None
+    registry: str | None = None
+    registry_username: str | None = None
+    registry_password: str | None = None
+    aliases: tuple[str, ...] = ()
+    overwrite: bool = False
+
+
+@dataclass
+class Setup:
+    """The sync, and clients for both its ends. What is remembered is remembered for this process alone."""
+
+    options: Options
+    http: Http = field(default_factory=Http)
+    memory: OwnMemory = field(default_factory=OwnMemory)
+
+    @cached_property
+    def sync(self) -> ArtifactsSync:
+        """The sync; raises CONFIG_INVALID, or USAGE where the file has none or several of the kind."""
+        options = self.options
+        values = _with(_chosen(options.config, options.sync).model_dump(mode="json"), options)
+        return ArtifactsSync.model_validate(values, context=STORED)
+
+    @cached_property
+    def secrets(self) -> Secrets:
+        """What the options gave, and what the environment has; secrets on AWS are for the functions."""
+        options = self.options
+        given = {
+            _GITHUB: options.gh_token,
+            _GITLAB: options.gitlab_token,
+            _USER: options.registry_username or _USUAL_USER,
+            _PASSWORD: options.registry_password or options.gitlab_token,
+        }
+        return Secrets(_on_aws, _on_aws, {**os.environ, **{name: text for name, text in given.items() if text}})
+
+    @cached_property
+    def github(self) -> GitHub:
+        return github_at(self.sync.source, self.secrets, self.http)
+
+    @cached_property
+    def target(self) -> Target:
+        sync = self.sync
+        registry = registry_at(sync.target, self.secrets, self.http)
+        return Target(registry, gitlab_at(sync.target, self.secrets, self.http))
+
+    @cached_property
+    def builds(self) -> Builds:
+        return Builds(self.sync, self.github, self.memory)
+
+    @property
+    def tags(self) -> TagLists:
+        """The registry's tags as they are now."""
+        return TagLists(self.target)
+
+    def youngest(self, now: float) -> list[Build | Flawed]:
+        """A build for each image tag, the youngest first, and runs that cannot be understood."""
+        return list(self.builds.youngest(self.builds.runs(now)))
+
+    def build(self, tag: str, now: float) -> Build:
+        """The youngest build of an image tag. Raises NOT_FOUND."""
+        known: list[str] = []
+        for build in self.youngest(now):
+            if isinstance(build, Build):
+                if build.tag == tag:
+                    return build
+                known.append(build.tag)
+        what = f"none of the {self.sync.source.limit} runs looked at made {tag!r}; they made {', '.join(known)[:500] or 'none'}"
+        raise SynclineError("NOT_FOUND", what)
+
+
+def _chosen(file: Path, name: str | None) -> ArtifactsSync:
+    if not file.is_file():
+        what = f"there is no {file}; `--config` names a file with a sync of artifacts, such as examples/artifacts-presto.yaml"
+        raise SynclineError("USAGE", what)
+    found = {sync.name: sync for sync in read_syncs(file).syncs.values() if isinstance(sync, ArtifactsSync)}
+    if name is not None and name in found:
+        return found[name]
+    if name is None and len(found) == 1:
+        return next(iter(found.values()))
+    names = ", ".join(found) or "none"
+    raise SynclineError("USAGE", f"{file.name} has these syncs of artifacts: {names}; `--sync` names one of them")
+
+
+def _with(values: dict[str, Any], options: Options) -> dict[str, Any]:
+    """A sync's values with those that the options give in their place."""
+    source, target = values["source"], values["target"]
+    _put(source, repository=options.repo, workflow=options.workflow, branch=options.branch, limit=options.limit)
+    if options.gh_token:
+        source["auth"] = {"token": f"env:{_GITHUB}"}
+    _put(target, registry=options.registry, project=options.gitlab_project)
+    if options.gitlab_host:
+        url = options.gitlab_host if "://" in options.gitlab_host else f"https://{options.gitlab_host}"
+        target["api"] = {"token": f"env:{_GITLAB}", **(target["api"] or {}), "url": url}
+    if options.gitlab_token and target["api"]:
+        target["api"] |= {"token": f"env:{_GITLAB}"}
+    if options.registry_password or options.gitlab_token:
+        user = None if options.registry_username else _user_of(target["auth"])
+        target["auth"] = {"username": user or f"env:{_USER}", "password": f"env:{_PASSWORD}"}
+    return {
+        **values,
+        "aliases": options.aliases or values["aliases"],
+        "overwrite": options.overwrite or values["overwrite"],
+    }
+
+
+def _put(values: dict[str, Any], **given: object) -> None:
+    values.update({name: value for name, value in given.items() if value is not None})
+
+
+def _user_of(auth: Any) -> str | None:
+    """A user name that stands in the file, or where the environment has one."""
+    name = auth.get("username") if isinstance(auth, Mapping) else None
+    return name if isinstance(name, str) and (":" not in name or name.startswith("env:")) else None
+
+
+def _on_aws() -> NoReturn:
+    what = "this command reads secrets from the environment (`env:NAME`) or its options, not from AWS"
+    raise SynclineError("SECRET_MISSING", what)

@@ -1,0 +1,196 @@
+"""``download``, ``prepare``, ``push``, ``clean`` and ``retag``: the way step by step, by the code of the automatic one."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from syncline.cli.artifacts.files import METADATA, PLAN, Folder, LocalFile, download
+from syncline.cli.artifacts.setup import Setup
+from syncline.cli.context import SOME_FAILED, Answer
+from syncline.cli.show import Out, size
+from syncline.clients.reference import parse_repository, parse_tag
+from syncline.errors import SynclineError
+from syncline.kinds.artifacts.builds import Place
+from syncline.kinds.artifacts.examining import examined
+from syncline.kinds.artifacts.finding import Found, candidates, find
+from syncline.kinds.artifacts.layers import KnownLayers
+from syncline.kinds.artifacts.passing import Progress, Wanted
+from syncline.kinds.artifacts.proving import fingerprint_of, proved
+from syncline.kinds.artifacts.pushing import Push
+from syncline.kinds.kind import Failure, Pace
+from syncline.model import Item
+
+_FOR_EVER: Final = Pace(lambda: 3600.0)
+_AT_ONCE: Final = 2
+"""Images pushed at a time: what one waits for is time for the other."""
+
+
+def fetch(setup: Setup, out: Out, tag: str, output: Path, *, force: bool) -> Answer:
+    """``download``: the artifacts of the youngest run of an image tag, and what it says of itself."""
+    folder = Folder.of(output, tag)
+    build = setup.build(tag, time.time())
+    if force:
+        folder.remove()
+    folder.path.mkdir(parents=True, exist_ok=True)
+    found = setup.github.artifacts(setup.sync.source.repository, build.run.id)
+    kept: list[dict[str, Any]] = []
+    for artifact in candidates(found, setup.sync.build, f"run {build.run.id}"):
+        path = folder.path / f"{artifact.id}.zip"
+        if path.is_file():
+            out.line(f"{artifact.name} is there already")
+        else:
+            came = download(setup.github.content(setup.sync.source.repository, artifact), path, artifact.digest)
+            out.line(f"{artifact.name}: {size(came)}")
+        about = {"id": artifact.id, "name": artifact.name, "file": path.name, "digest": artifact.digest}
+        kept.append({**about, "size": path.stat().st_size})
+    places = [{"image": place.image, "repository": place.repository, "tag": place.tag} for place in build.places]
+    run = {"id": build.run.id, "attempt": build.run.attempt, "url": build.run.url, "created": build.run.created}
+    value = {"image_tag": tag, "run": run, "metadata": dict(build.block), "artifacts": kept, "images": places}
+    folder.write(METADATA, value)
+    out.follow_up(f"syncline artifacts prepare {tag}", "verifies it")
+    return Answer(value)
+
+
+def prepare(setup: Setup, out: Out, tag: str, downloads: Path, *, clean: bool) -> Answer:
+    """``prepare``: verify every expected image in what was downloaded, and write the plan of what goes where."""
+    folder = Folder.of(downloads, tag)
+    if clean:
+        folder.remove(PLAN)
+    about = folder.read(METADATA, f"syncline artifacts download {tag}")
+    images: list[dict[str, Any]] = []
+    for entry in about["images"]:
+        place = Place(entry["image"], entry["repository"], entry["tag"])
+        found = _found(setup, folder, about, place, tag)
+        image = examined(found.open(), found.where, _wanted(setup, place, tag))
+        target = {"image": place.image, "repository": place.repository, "tag": place.tag}
+        images.append({**target, "archive": found.where, "config": image.fingerprint, "layers": list(image.layers)})
+        out.line(f"{place.image}: {image.fingerprint[:19]}, {len(image.layers)} layers → {place}")
+    plan = {"image_tag": tag, "registry": setup.target.registry.host, "images": images}
+    folder.write(PLAN, plan)
+    out.follow_up(f"syncline artifacts push {tag}", "brings them to the registry")
+    return Answer(plan)
+
+
+@dataclass(frozen=True, slots=True)
+class Pushing:
+    """How ``push`` goes about it."""
+
+    force: bool = False
+    aliases: tuple[str, ...] = ()
+    verbose: bool = False
+
+
+def push(setup: Setup, out: Out, tag: str, downloads: Path, how: Pushing) -> Answer:
+    """``push``: bring what was prepared to the registry; tags that are there are left alone unless forced."""
+    folder = Folder.of(downloads, tag)
+    about = folder.read(METADATA, f"syncline artifacts download {tag}")
+    plan = folder.read(PLAN, f"syncline artifacts prepare {tag}")
+    known = KnownLayers(setup.memory, setup.target.registry)
+
+    def one(entry: dict[str, Any]) -> dict[str, Any]:
+        place = Place(entry["image"], _moved(setup, entry["repository"]), entry["tag"])
+        try:
+            return {"target": str(place), **_push(setup, known, folder, about, place, entry, how)}
+        except SynclineError as error:
+            return {"target": str(place), "outcome": "failed", "code": error.code.name, "reason": error.what}
+
+    results = []
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="push") as pool:
+        for result in pool.map(one, plan["images"]):
+            results.append(result)
+            _tell(out, result, verbose=how.verbose)
+    failed = any(result["outcome"] == "failed" for result in results)
+    return Answer({"image_tag": tag, "images": results}, SOME_FAILED if failed else 0)
+
+
+def _push(  # noqa: PLR0913, PLR0917 - each is a fact of the push
+    setup: Setup,
+    known: KnownLayers,
+    folder: Folder,
+    about: dict[str, Any],
+    place: Place,
+    entry: dict[str, Any],
+    how: Pushing,
+) -> dict[str, Any]:
+    registry = setup.target.registry
+    present = registry.manifest_digest(place.repository, place.tag)
+    if present is not None and not how.force:
+        return {"outcome": "skipped", "digest": present}
+    tag = str(about["image_tag"])
+    found = _found(setup, folder, about, place, tag)
+    pushing = Push(registry, place.repository, known, _FOR_EVER)
+    written = pushing.image(found.open, found.where, _wanted(setup, place, tag), Progress())
+    assert written is not None, "there is all the time in the world"
+    if written.fingerprint != entry["config"]:
+        raise SynclineError("ARCHIVE_INVALID", f"{found.where} is no longer what was prepared; prepare it again")
+    for name in (place.tag, *how.aliases):
+        registry.put_manifest(place.repository, name, written.manifest)
+        item = Item(place.repository, name, written.fingerprint)
+        for answer in proved(registry, [item], _FOR_EVER):
+            if isinstance(answer, Failure):
+                raise answer.error
+    return {"outcome": "moved", "digest": written.manifest.digest, "config": written.fingerprint, "bytes": pushing.sent}
+
+
+def _tell(out: Out, result: dict[str, Any], *, verbose: bool) -> None:
+    words = result.get("reason") or (size(result["bytes"]) if "bytes" in result else "is there already")
+    out.line(f"{result['outcome']}  {result['target']}  {words}", "red" if result["outcome"] == "failed" else "")
+    if verbose and "digest" in result:
+        out.table([(key, str(result[key])) for key in ("digest", "config") if key in result], indent=2)
+
+
+def clean(out: Out, tag: str, downloads: Path) -> Answer:
+    """``clean``: remove what was downloaded for an image tag, and what was made of it."""
+    folder = Folder.of(downloads, tag)
+    removed = folder.remove()
+    out.line(f"{folder.path} {'is removed' if removed else 'was not there'}")
+    return Answer({"image_tag": tag, "removed": removed})
+
+
+def retag(setup: Setup, out: Out, source: str, destination: str) -> Answer:
+    """``retag``: put the manifest of one tag under another, of the same repository; no layer moves."""
+    registry = setup.target.registry
+    (repository, tag), (other, alias) = (_reference(setup, text) for text in (source, destination))
+    if repository != other:
+        raise SynclineError(
+            "USAGE", f"{source} and {destination} are not of one repository, so layers would have to move"
+        )
+    manifest = registry.manifest(repository, tag)
+    registry.put_manifest(repository, alias, manifest)
+    out.line(f"{repository}:{alias} is {manifest.digest}, as {tag}")
+    return Answer({"target": f"{repository}:{alias}", "digest": manifest.digest, "config": fingerprint_of(manifest)})
+
+
+def _reference(setup: Setup, text: str) -> tuple[str, str]:
+    """Repository and tag of ``x86/app:tag``, below the project unless it begins with it."""
+    name, colon, tag = text.removeprefix(f"{setup.target.registry.host}/").rpartition(":")
+    if not colon:
+        raise SynclineError("USAGE", f"{text!r} has no tag; write repository:tag")
+    project = setup.sync.target.project
+    repository = name if name == project or name.startswith(f"{project}/") else f"{project}/{name}"
+    return parse_repository(repository), parse_tag(tag)
+
+
+def _moved(setup: Setup, repository: str) -> str:
+    """A repository of the plan, below the project that is meant now (``--registry-project``)."""
+    project = setup.sync.target.project
+    if repository.startswith(f"{project}/"):
+        return repository
+    for below in setup.sync.build.repositories():
+        if repository.endswith(f"/{below}"):
+            return f"{project}/{below}"
+    return repository
+
+
+def _found(setup: Setup, folder: Folder, about: dict[str, Any], place: Place, tag: str) -> Found:
+    files = [LocalFile(folder.path / Path(str(entry["file"])).name) for entry in about["artifacts"]]
+    return find(files, setup.sync.build, place.image, tag)
+
+
+def _wanted(setup: Setup, place: Place, tag: str) -> Wanted:
+    rules = setup.sync.build
+    return Wanted(place.image, tag, lambda name: rules.is_archive(name, place.image, tag))

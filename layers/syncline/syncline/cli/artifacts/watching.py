@@ -1,0 +1,100 @@
+"""``daemon``: look, move, prove, and look again, streamed, in this process: the steps of the functions without queues."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from typing import Any, Final
+
+from syncline.cli.artifacts.setup import Setup
+from syncline.cli.context import SOME_FAILED, Answer
+from syncline.cli.show import Out, Style, size
+from syncline.errors import SynclineError
+from syncline.kinds.artifacts import Artifacts
+from syncline.kinds.kind import Failure, Pace
+from syncline.model import EVERYTHING, Item, Outcome, Result
+
+_FOR_EVER: Final = Pace(lambda: 3600.0)
+_ATTEMPTS: Final = 3
+_AT_ONCE: Final = 2
+
+
+def daemon(
+    setup: Setup, out: Out, interval: float, *, once: bool, sleep: Callable[[float], None] = time.sleep
+) -> Answer:
+    """Keep the registry up to date, looking every ``interval`` seconds; once only, its answer is that of the look."""
+    kind = Artifacts(setup.sync, setup.github, setup.target, setup.http, memory=setup.memory, now=time.time)
+    while True:
+        try:
+            results = look(kind)
+        except SynclineError as error:
+            if once or not error.retried:
+                raise
+            out.line(str(error), "red")
+            results = []
+        for result in results:
+            _tell(out, result)
+        out.line(
+            f"{time.strftime('%H:%M:%S')}  {_count(results, Outcome.MOVED)} moved, {_count(results, Outcome.FAILED)} failed"
+        )
+        if once:
+            value: dict[str, Any] = {"results": [result.as_dict() for result in results]}
+            return Answer(value, SOME_FAILED if _count(results, Outcome.FAILED) else 0)
+        sleep(interval)
+
+
+def look(kind: Artifacts) -> list[Result]:
+    """One look, and all that follows from it; how each image ended."""
+    results: list[Result] = []
+    items: list[Item] = []
+    for page in kind.discover(EVERYTHING, None, _FOR_EVER):
+        items += page.items
+        results += page.results
+        results += [_failed(failure) for failure in page.failures]
+    ordered = sorted(items, key=lambda item: item.group)
+    groups = [list(members) for _, members in groupby(ordered, key=lambda item: item.group)]
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="group") as pool:
+        for found in pool.map(lambda group: [_moved(kind, item) for item in group], groups):
+            results += found
+    return results
+
+
+def _moved(kind: Artifacts, item: Item) -> Result:
+    attempts = 0
+    while True:
+        attempts += 1
+        ended = _tried(kind, item)
+        if isinstance(ended, Result):
+            return ended
+        if not ended.error.retried or attempts == _ATTEMPTS:
+            return _failed(ended)
+        item = ended.item
+
+
+def _tried(kind: Artifacts, item: Item) -> Result | Failure:
+    for answer in kind.transfer([item], _FOR_EVER):
+        if isinstance(answer, Failure | Result):
+            return answer
+        for proof in kind.verify([answer.item], _FOR_EVER):
+            if isinstance(proof, Failure):
+                return Failure(item, proof.error)
+            source = answer.item.source
+            return Result(item.group, item.name, Outcome.MOVED, source, source, answer.moved_bytes)
+    raise AssertionError  # every item has an answer
+
+
+def _failed(failure: Failure) -> Result:
+    item, error = failure.item, failure.error
+    return Result(item.group, item.name, Outcome.FAILED, item.source, item.target, 0, error.code.name, error.what)
+
+
+def _count(results: list[Result], outcome: Outcome) -> int:
+    return sum(result.outcome is outcome for result in results)
+
+
+def _tell(out: Out, result: Result) -> None:
+    words = result.reason or size(result.moved_bytes)
+    styles: dict[Outcome, Style] = {Outcome.FAILED: "red", Outcome.SKIPPED: "dim"}
+    out.line(f"{result.outcome.value}  {result.group}:{result.name}  {words}", styles.get(result.outcome, ""))

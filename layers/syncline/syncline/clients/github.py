@@ -1,0 +1,342 @@
+"""GitHub's API as far as builds need it: workflow runs, their artifacts and their logs.
+
+1. ``GET /repos/{o}/{r}/actions/workflows/{file}/runs`` lists runs, the youngest first, at most 100 a page and, where it
+   is filtered, 1,000 in all; ``Link: rel="next"`` leads on. Runs that begin meanwhile push others to the next page.
+2. ``GET .../runs/{id}/artifacts`` lists what a run left; ``digest`` is absent for old ones, ``expired`` says the content
+   is gone, and its download then answers 410.
+3. Downloads answer 302 with an address that is good for one minute and for everybody who has it. The store behind it
+   gives ranges from an offset on, not the last bytes; ``Authorization`` must not go there. Reading goes on for longer.
+4. Logs are a zip, too, one file for each job.
+5. A token is sent as a bearer. An App signs a JWT (RS256, ten minutes at most) and gets an installation's token for it.
+6. Too many requests: 403 or 429, with ``Retry-After`` or with ``X-RateLimit-Remaining: 0`` and the time of its reset.
+
+https://docs.github.com/en/rest/actions and https://github.com/github/rest-api-description
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Protocol
+from urllib.parse import quote, urlencode
+
+from syncline.clients.addresses import Address, Endpoint
+from syncline.clients.failures import retry_after
+from syncline.clients.http import Http, Response
+from syncline.clients.oci_links import next_link, own_target
+from syncline.errors import SynclineError
+
+PAGE: Final = 100  # the most that GitHub gives at once
+VERSION: Final = "2022-11-28"
+CHUNK: Final = 1024 * 1024
+
+_URL_LIFE: Final = 50.0  # seconds of the minute that an address is good for
+_BREAKS: Final = 5
+_STALE: Final = frozenset({401, 403, 404, 410})  # what stores say of an address whose time is over
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowRun:
+    """One run. Times are Unix seconds: when its latest attempt began, and when something last changed."""
+
+    id: int
+    attempt: int
+    number: int
+    branch: str
+    sha: str
+    event: str
+    status: str
+    conclusion: str
+    path: str
+    created: float
+    started: float
+    updated: float
+    url: str
+
+    @property
+    def mark(self) -> str:
+        """What tells this attempt from all others: number and attempt."""
+        return f"{self.id}.{self.attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What a run left. ``size`` is that of the download in bytes, ``digest`` its sha256 where GitHub knows it."""
+
+    id: int
+    name: str
+    size: int
+    expired: bool
+    digest: str | None
+    created: str
+
+
+class Tokens(Protocol):
+    """Who we are at GitHub."""
+
+    def token(self) -> str | None:
+        """A token that is good now; None is anonymous."""
+        ...
+
+    def renew(self) -> bool:
+        """GitHub refused the token: whether another one will be given from here on."""
+        ...
+
+
+class GitHub:
+    """The API at one place; safe to use from any number of threads. ``prefix`` is ``/api/v3`` at GitHub Enterprise.
+
+    Beside what is said below, all methods raise what :class:`Http` raises, THROTTLED with the time to wait,
+    UNAUTHORIZED, FORBIDDEN, NOT_FOUND and REFUSED by the answer's status, and BAD_ANSWER.
+    """
+
+    def __init__(self, endpoint: Endpoint, tokens: Tokens, http: Http, prefix: str = "") -> None:
+        self.endpoint = endpoint
+        self.http = http
+        self._tokens = tokens
+        self._prefix = prefix
+
+    def runs(self, repository: str, workflow: str, **filters: str | None) -> Iterator[WorkflowRun]:
+        """Runs of a workflow (its file's name), the youngest first; each once. ``filters`` as in the API."""
+        query = {key: value for key, value in filters.items() if value}
+        file = workflow.rpartition("/")[2]
+        path = f"{_repository(repository)}/actions/workflows/{quote(file, safe='')}/runs"
+        seen: set[int] = set()
+        for response, entry in self._pages(path, "workflow_runs", query):
+            run = _run(response, entry)
+            if run.id not in seen:
+                seen.add(run.id)
+                yield run
+
+    def run(self, repository: str, run_id: int) -> WorkflowRun:
+        response = self.get(f"{_repository(repository)}/actions/runs/{run_id}")
+        return _run(response, response.json())
+
+    def artifacts(self, repository: str, run_id: int) -> list[Artifact]:
+        """Everything a run left, expired or not."""
+        path = f"{_repository(repository)}/actions/runs/{run_id}/artifacts"
+        found = [_artifact(response, entry) for response, entry in self._pages(path, "artifacts", {})]
+        return list({artifact.id: artifact for artifact in found}.values())
+
+    def content(self, repository: str, artifact: Artifact) -> RemoteFile:
+        """An artifact's download, as it is stored. Reading it raises ARTIFACT_EXPIRED where that is so."""
+        path = f"{_repository(repository)}/actions/artifacts/{artifact.id}/zip"
+        return RemoteFile(self, path, f"artifact {artifact.name} ({artifact.id})")
+
+    def logs(self, repository: str, run: WorkflowRun) -> RemoteFile:
+        """The zip of a run's logs, of its latest attempt. Reading it raises ARTIFACT_EXPIRED where they are gone."""
+        path = f"{_repository(repository)}/actions/runs/{run.id}/attempts/{run.attempt}/logs"
+        return RemoteFile(self, path, f"logs of run {run.id}")
+
+    def get(self, path: str) -> Response:
+        response = self.send("GET", f"{self._prefix}{path}")
+        if response.status != 200:
+            raise response.error()
+        return response
+
+    def send(self, method: str, target: str) -> Response:
+        """The answer to a request; what says to slow down is raised as THROTTLED, a token refused twice UNAUTHORIZED."""
+        for tries_left in (1, 0):
+            token = self._tokens.token()
+            headers = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": VERSION}
+            if token is not None:
+                headers["Authorization"] = f"Bearer {token}"
+            response = self.http.request(method, f"{self.endpoint.url}{target}", headers, ca=self.endpoint.ca)
+            if response.status == 403 and (pause := retry_after(response.headers)) is not None:
+                raise SynclineError("THROTTLED", response.error().what, retry_after=pause)
+            if response.status != 401 or not tries_left or not self._tokens.renew():
+                break
+        if response.status == 401:
+            raise response.error()
+        return response
+
+    def download_target(self, path: str) -> str:
+        return f"{self._prefix}{path}"
+
+    def _pages(self, path: str, key: str, query: Mapping[str, str]) -> Iterator[tuple[Response, Any]]:
+        """The entries under ``key`` of all pages. Raises LISTING_INCOMPLETE where a page comes again."""
+        target = f"{self._prefix}{path}?{urlencode({**query, 'per_page': str(PAGE)})}"
+        visited = {target}
+        while True:
+            response = self.send("GET", target)
+            if response.status != 200:
+                raise response.error()
+            answer = response.json()
+            entries = answer.get(key) if isinstance(answer, dict) else None
+            if not isinstance(entries, list):
+                raise response.bad(f"it has no list of {key}")
+            yield from ((response, entry) for entry in entries)
+            link = next_link(response.all_headers("Link"))
+            if link is None:
+                return
+            target = own_target(self.endpoint, target, link)
+            if target in visited:
+                raise SynclineError("LISTING_INCOMPLETE", f"{self.endpoint.host} repeats a page of its {key}")
+            visited.add(target)
+
+
+class RemoteFile:
+    """A download that can be read from anywhere, behind addresses that are renewed as they end; one thread at a time."""
+
+    def __init__(self, github: GitHub, path: str, name: str) -> None:
+        self._github = github
+        self._target = github.download_target(path)
+        self._url = ""
+        self._until = 0.0
+        self._size: int | None = None
+        self.name = name
+
+    @property
+    def size(self) -> int:
+        """Bytes in all, as the store says."""
+        if self._size is None:
+            self._stream(0, 1).close()
+        assert self._size is not None, "every answer tells it"
+        return self._size
+
+    @contextmanager
+    def open(self, start: int, end: int) -> Iterator[Iterator[bytes]]:
+        """The bytes from ``start`` up to ``end``, through connections that break. Raises UNREACHABLE at last."""
+        opened: list[Response] = []
+        try:
+            yield self._chunks(start, end, opened)
+        finally:
+            for response in opened:
+                response.close()
+
+    def _chunks(self, at: int, end: int, opened: list[Response]) -> Iterator[bytes]:
+        breaks = 0
+        while at < end:
+            begun = at
+            try:
+                opened.append(self._stream(at, end))
+                while at < end and (chunk := opened[-1].read(min(CHUNK, end - at))):
+                    at += len(chunk)
+                    yield chunk
+            except SynclineError as error:
+                if not error.retried or error.code.name == "THROTTLED":
+                    raise
+                # Where each connection gets further, patience is renewed.
+                breaks = 0 if at > begun else breaks + 1
+                if breaks >= _BREAKS:
+                    raise
+            else:
+                breaks += at == begun
+                if breaks >= _BREAKS:
+                    raise SynclineError("UNREACHABLE", f"{self.name} breaks off after {at} bytes")
+            if opened:
+                opened.pop().close()
+
+    def _stream(self, start: int, end: int) -> Response:
+        """A response that gives the bytes from ``start`` on."""
+        for tries_left in (1, 0):
+            fresh = self._renew_if_old()
+            headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+            response = self._github.http.request("GET", self._url, headers, ca=self._github.endpoint.ca, stream=True)
+            if response.status in (200, 206):
+                return self._at(response, start)
+            self._until = 0.0
+            if response.status not in _STALE or fresh or not tries_left:
+                raise response.error()
+        raise AssertionError  # the loop has no other end
+
+    def _at(self, response: Response, start: int) -> Response:
+        """The response standing at ``start``; notes the size it tells, which must not change."""
+        size: int | None
+        if response.status == 206:
+            match = _CONTENT_RANGE.fullmatch(response.header("Content-Range").strip())
+            size = int(match[3]) if match is not None and int(match[1]) == start else None
+        else:
+            text = response.header("Content-Length")
+            size = int(text) if text.isascii() and text.isdigit() else None
+        if size is None or (self._size is not None and size != self._size):
+            response.close()
+            raise response.bad("it gives other bytes than those asked for")
+        self._size = size
+        left = start if response.status == 200 else 0
+        while left and (skipped := response.read(min(CHUNK, left))):  # a store that does not do ranges
+            left -= len(skipped)
+        return response
+
+    def _renew_if_old(self) -> bool:
+        """Ask for an address where there is none that is good; whether that was so."""
+        clock = self._github.http.policy.clock
+        if clock() < self._until:
+            return False
+        asked = clock()
+        response = self._github.send("GET", self._target)
+        if response.status == 410:
+            raise SynclineError("ARTIFACT_EXPIRED", f"{self.name} has expired")
+        if response.status not in _REDIRECTS:
+            raise response.error() if response.status != 200 else response.bad("it does not say where the content is")
+        there = Address.parse_at(response.url, response.header("Location"))
+        if there is None:
+            raise response.bad("it redirects to no address")
+        if response.url.startswith("https:") and there.scheme != "https":
+            raise SynclineError("REFUSED", f"{self._github.endpoint.host} redirects to {there.host} without TLS")
+        self._url, self._until = there.url, asked + _URL_LIFE
+        return True
+
+
+def _repository(name: str) -> str:
+    return f"/repos/{quote(name)}"
+
+
+def _run(response: Response, entry: Any) -> WorkflowRun:
+    value = _dict(response, entry)
+    started = value.get("run_started_at") or value.get("created_at")
+    return WorkflowRun(
+        id=_whole(response, value, "id"),
+        attempt=int(value.get("run_attempt") or 1),
+        number=int(value.get("run_number") or 0),
+        branch=str(value.get("head_branch") or ""),
+        sha=str(value.get("head_sha") or ""),
+        event=str(value.get("event") or ""),
+        status=str(value.get("status") or ""),
+        conclusion=str(value.get("conclusion") or ""),
+        path=str(value.get("path") or "").partition("@")[0],
+        created=_time(response, value.get("created_at")),
+        started=_time(response, started),
+        updated=_time(response, value.get("updated_at")),
+        url=str(value.get("html_url") or ""),
+    )
+
+
+def _artifact(response: Response, entry: Any) -> Artifact:
+    value = _dict(response, entry)
+    digest, name = value.get("digest"), value.get("name")
+    if not isinstance(name, str) or not isinstance(value.get("expired"), bool):
+        raise response.bad("an artifact has no name, or does not say whether it has expired")
+    return Artifact(
+        _whole(response, value, "id"),
+        name,
+        _whole(response, value, "size_in_bytes"),
+        bool(value["expired"]),
+        digest if isinstance(digest, str) else None,
+        str(value.get("created_at") or ""),
+    )
+
+
+def _dict(response: Response, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise response.bad("something that should be an object is not")
+    return value
+
+
+def _whole(response: Response, value: Mapping[str, Any], key: str) -> int:
+    number = value.get(key)
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        raise response.bad(f"`{key}` is no number")
+    return number
+
+
+def _time(response: Response, text: Any) -> float:
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except ValueError:
+        raise response.bad("a time is none") from None

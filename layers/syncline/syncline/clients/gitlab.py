@@ -1,0 +1,131 @@
+"""GitLab's API for its container registry: the repositories of a project, and their tags.
+
+- ``GET /projects/:id/registry/repositories`` and ``.../repositories/:id/tags`` come 100 a page; ``Link: rel="next"``
+  leads on, and counts (``X-Total``) are left out of long lists. Tags are listed without digests.
+- ``GET .../tags/:name`` has digest, size and age of one tag.
+- Personal, project and group tokens come in ``PRIVATE-TOKEN``, a job's in ``JOB-TOKEN``. Deploy tokens are good for the
+  registry itself only: with them, tags are asked of the registry.
+
+https://docs.gitlab.com/api/container_registry/ and its OpenAPI description in the project's source (doc/api/openapi)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+from urllib.parse import quote
+
+from syncline.clients.addresses import Endpoint
+from syncline.clients.failures import retry_after
+from syncline.clients.http import Http, Response
+from syncline.clients.oci_links import next_link, own_target
+from syncline.errors import SynclineError
+
+PAGE: Final = 100  # the most that GitLab gives at once
+TokenKind = Literal["personal", "job", "oauth"]
+_HEADERS: Final[dict[str, str]] = {"personal": "PRIVATE-TOKEN", "job": "JOB-TOKEN"}
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryRepository:
+    """``path`` is the repository's whole name at the registry; ``name`` what follows the project's own path."""
+
+    id: int
+    name: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class TagDetails:
+    """``size`` is that of the layers in bytes; None, as the others, where GitLab does not say."""
+
+    digest: str | None
+    size: int | None
+    created: str | None
+
+
+class GitLab:
+    """The API of one GitLab, for one project (its path or number); safe to use from any number of threads.
+
+    ``token`` is called for each request, so it may be renewed meanwhile. All methods raise what :class:`Http` raises,
+    THROTTLED, UNAUTHORIZED, FORBIDDEN, NOT_FOUND and REFUSED by the answer's status, and BAD_ANSWER.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        project: str,
+        token: Callable[[], str | None],
+        http: Http,
+        kind: TokenKind = "personal",
+    ) -> None:
+        self._endpoint = endpoint
+        self._base = f"/api/v4/projects/{quote(project, safe='')}/registry/repositories"
+        self._token = token
+        self._http = http
+        self._kind = kind
+
+    @property
+    def host(self) -> str:
+        return self._endpoint.host
+
+    def repositories(self) -> Iterator[RegistryRepository]:
+        """Every repository of the project; one request for 100. Raises LISTING_INCOMPLETE where a page comes again."""
+        for response, entry in self._pages(self._base):
+            number, path, name = entry.get("id"), entry.get("path"), entry.get("name")
+            if not isinstance(number, int) or not isinstance(path, str) or not isinstance(name, str):
+                raise response.bad("a repository has no id, no name or no path")
+            yield RegistryRepository(number, name, path)
+
+    def tags(self, repository: int) -> Iterator[str]:
+        """The names of all tags of a repository, by its number; one request for 100. Raises LISTING_INCOMPLETE."""
+        for response, entry in self._pages(f"{self._base}/{repository}/tags"):
+            name = entry.get("name")
+            if not isinstance(name, str):
+                raise response.bad("a tag has no name")
+            yield name
+
+    def tag(self, repository: int, name: str) -> TagDetails:
+        """What GitLab knows of one tag."""
+        response = self._get(f"{self._base}/{repository}/tags/{quote(name, safe='')}")
+        value = response.json()
+        if not isinstance(value, dict):
+            raise response.bad("a tag is no object")
+        digest, size, created = value.get("digest"), value.get("total_size"), value.get("created_at")
+        return TagDetails(
+            digest if isinstance(digest, str) else None,
+            size if isinstance(size, int) else None,
+            created if isinstance(created, str) else None,
+        )
+
+    def _pages(self, path: str) -> Iterator[tuple[Response, dict[str, Any]]]:
+        target = f"{path}?per_page={PAGE}"
+        visited = {target}
+        while True:
+            response = self._get(target)
+            entries = response.json()
+            if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+                raise response.bad("it is no list")
+            yield from ((response, entry) for entry in entries)
+            link = next_link(response.all_headers("Link"))
+            if link is None:
+                return
+            target = own_target(self._endpoint, target, link)
+            if target in visited:
+                raise SynclineError("LISTING_INCOMPLETE", f"{self._endpoint.host} repeats a page of a list")
+            visited.add(target)
+
+    def _get(self, target: str) -> Response:
+        headers = {"Accept": "application/json"}
+        token = self._token()
+        if token is not None and self._kind == "oauth":
+            headers["Authorization"] = f"Bearer {token}"
+        elif token is not None:
+            headers[_HEADERS[self._kind]] = token
+        response = self._http.request("GET", f"{self._endpoint.url}{target}", headers, ca=self._endpoint.ca)
+        if response.status == 403 and (pause := retry_after(response.headers)) is not None:
+            raise SynclineError("THROTTLED", response.error().what, retry_after=pause)
+        if response.status != 200:
+            raise response.error()
+        return response

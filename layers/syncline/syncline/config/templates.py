@@ -1,0 +1,93 @@
+"""Names made of other names: ``x86/{image}:{tag}``, and the way back.
+
+A place in braces stands for a value, ``{Presto ref:.12}`` for its first twelve characters; a ``/`` in a value becomes
+``-``, since values end up in tags. Nothing else is understood: a template never runs anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Final, TypeAlias
+
+from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+
+__all__ = ["Template", "TemplateText"]
+
+_PLACE: Final = re.compile(r"\{([A-Za-z][A-Za-z0-9 _-]*)(?::\.([0-9]{1,3}))?\}")
+_LONGEST: Final = 300
+
+
+class Template:
+    """A text with places. Raises ValueError where it is none."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.names = frozenset(match[1] for match in _PLACE.finditer(text))
+        rest = _PLACE.sub("", text)
+        if not text or len(text) > _LONGEST:
+            raise ValueError(f"is empty or longer than {_LONGEST} characters")
+        if "{" in rest or "}" in rest:
+            raise ValueError("has a brace that holds no name; write {image}, {tag} or {Some key:.12}")
+
+    def fill(self, values: Mapping[str, str]) -> str:
+        """The text with its values; raises KeyError for one that is not there."""
+
+        def value(match: re.Match[str]) -> str:
+            text = values[match[1]].replace("/", "-")
+            return text[: int(match[2])] if match[2] else text
+
+        return _PLACE.sub(value, self.text)
+
+    def match(self, text: str) -> dict[str, str] | None:
+        """The values that make this text; None if none do. A value has no ``/``, ``:`` or white space."""
+        found = self._pattern.fullmatch(text)
+        if found is None:
+            return None
+        values = dict(zip(self._groups, found.groups(), strict=True))
+        return values if self.fill(values) == text else None
+
+    @cached_property
+    def _groups(self) -> list[str]:
+        return list(dict.fromkeys(match[1] for match in _PLACE.finditer(self.text)))
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        parts: list[str] = []
+        at = 0
+        seen: list[str] = []
+        for match in _PLACE.finditer(self.text):
+            parts.append(re.escape(self.text[at : match.start()]))
+            if match[1] in seen:
+                parts.append(f"(?:\\{seen.index(match[1]) + 1})")
+            else:
+                seen.append(match[1])
+                parts.append(r"([^/:\s]+)")
+            at = match.end()
+        return re.compile("".join([*parts, re.escape(self.text[at:])]))
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Template) and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+def _parsed(value: Any) -> Template:
+    if isinstance(value, Template):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("is no text with places such as {image} in it")  # noqa: TRY004 - pydantic
+    return Template(value)
+
+
+TemplateText: TypeAlias = Annotated[
+    Template,
+    PlainValidator(_parsed),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": _LONGEST}),
+]

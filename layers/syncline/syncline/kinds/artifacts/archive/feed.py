@@ -1,0 +1,127 @@
+"""A stream of chunks, read by sizes; and what every archive is held to, so that none can take all memory or time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from syncline.errors import SynclineError
+
+CHUNK: Final = 1024 * 1024
+"""Bytes that pass at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an archive may be: ``members`` in one listing, ``size`` in bytes unpacked, ``text`` bytes of one JSON file.
+
+    ``ratio`` is how many times its own size an archive may unpack to, looked at once it has given ``free`` bytes: long
+    runs of zeros are ordinary in small amounts.
+    """
+
+    members: int = 20_000
+    size: int = 1 << 40
+    text: int = 8 * 1024 * 1024
+    ratio: int = 200
+    free: int = 1 << 30
+
+
+LIMITS: Final = Limits()
+
+
+class Source(Protocol):
+    """Bytes that can be read from anywhere; ``size`` of them."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        ...
+
+    def open(self, start: int, end: int) -> AbstractContextManager[Iterator[bytes]]:
+        """The bytes from ``start`` up to ``end`` in chunks. Raises UNREACHABLE if they break off."""
+        ...
+
+
+def invalid(what: str) -> SynclineError:
+    """The archive is damaged, or contradicts itself."""
+    return SynclineError("ARCHIVE_INVALID", what)
+
+
+def refused(what: str) -> SynclineError:
+    """The archive holds what none of ours needs."""
+    return SynclineError("ARCHIVE_REFUSED", what)
+
+
+class Feed:
+    """Chunks read by sizes. ``at`` counts the bytes given so far; ``cut`` makes the error of an early end."""
+
+    def __init__(self, chunks: Iterable[bytes], cut: Callable[[], SynclineError]) -> None:
+        self._chunks = iter(chunks)
+        self._cut = cut
+        self._held: bytes | memoryview = b""
+        self.at = 0
+
+    def some(self, most: int) -> bytes | memoryview:
+        """Up to ``most`` bytes, none only at the end."""
+        while not self._held:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return b""
+            self._held = chunk
+        if len(self._held) <= most:
+            given, self._held = self._held, b""
+        else:
+            view = memoryview(self._held)
+            given, self._held = view[:most], view[most:]
+        self.at += len(given)
+        return given
+
+    def peek(self, size: int) -> bytes:
+        """The next ``size`` bytes, fewer at the end, which stay where they are."""
+        parts: list[bytes | memoryview] = []
+        missing = size
+        while missing > 0 and (part := self.some(missing)):
+            parts.append(part)
+            missing -= len(part)
+        seen = b"".join(parts)
+        self.give_back(seen)
+        return seen
+
+    def give_back(self, data: bytes) -> None:
+        """Put bytes that were given too many in front again."""
+        if data:
+            self.at -= len(data)
+            self._held = b"".join((data, self._held)) if self._held else data
+
+    def take(self, size: int) -> bytes:
+        """Exactly ``size`` bytes."""
+        first = self.some(size)
+        if len(first) == size:
+            return bytes(first)
+        parts = [first]
+        missing = size - len(first)
+        while missing:
+            part = self.some(missing)
+            if not part:
+                raise self._cut()
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
+
+    def pieces(self, size: int) -> Iterator[bytes | memoryview]:
+        """Exactly ``size`` bytes as they come."""
+        while size:
+            piece = self.some(size)
+            if not piece:
+                raise self._cut()
+            size -= len(piece)
+            yield piece
+
+    def skip(self, size: int) -> None:
+        for _ in self.pieces(size):
+            pass

@@ -1,0 +1,211 @@
+"""A zip archive read by ranges: its directory at the end, then the members that are wanted, and no other byte.
+
+PKWARE's APPNOTE 6.3.10: the end record (4.3.16) points to the directory (4.3.12), or with zip64 its locator (4.3.15)
+and record (4.3.14) do; each entry points to a local header (4.3.7) with the content behind it. What the two headers
+of a member say must agree, and members must not lie over one another: that is how a small zip claims to be a huge one.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from isal import isal_zlib
+
+from syncline.kinds.artifacts.archive.feed import LIMITS, Limits, Source, invalid, refused
+from syncline.kinds.artifacts.archive.unpacking import inflated
+
+MAGIC: Final = b"PK\x03\x04"
+EMPTY: Final = b"PK\x05\x06"
+STORED, DEFLATED = 0, 8
+
+_END: Final = struct.Struct("<4s4H2LH")
+_END64: Final = struct.Struct("<4sQ2H2L4Q")
+_LOCATOR: Final = struct.Struct("<4sLQL")
+_ENTRY: Final = struct.Struct("<4s6H3L5H2L")
+_LOCAL: Final = struct.Struct("<4s5H3L2H")
+_TAIL: Final = _END.size + 65535 + _LOCATOR.size
+_LARGEST_DIRECTORY: Final = 16 * 1024 * 1024
+_FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
+_ENCRYPTED, _DESCRIPTOR, _UTF8 = 0x1, 0x8, 0x800
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A member as the directory has it; sizes in bytes, ``at`` is where its local header is."""
+
+    name: str
+    method: int
+    flags: int
+    crc: int
+    packed: int
+    size: int
+    at: int
+
+
+class Zip:
+    """A zip archive. Raises ARCHIVE_INVALID, ARCHIVE_REFUSED, and what reading the source raises."""
+
+    def __init__(self, source: Source, limits: Limits = LIMITS) -> None:
+        self._source = source
+        self._limits = limits
+        self.entries = self._directory()
+
+    def open(self, entry: Entry) -> Iterator[bytes]:
+        """A member's content, unpacked and held against its size and checksum."""
+        name = f"{self._source.name}, {entry.name}"
+        chunks = self._packed(entry)
+        if entry.method == DEFLATED:
+            chunks = inflated(chunks, name, self._limits)
+        return _checked(chunks, entry, name)
+
+    def _read(self, start: int, size: int) -> bytes:
+        if start < 0 or start + size > self._source.size:
+            raise invalid(f"{self._source.name} points outside itself")
+        with self._source.open(start, start + size) as chunks:
+            return b"".join(chunks)
+
+    def _directory(self) -> tuple[Entry, ...]:
+        length = self._source.size
+        start = max(0, length - _TAIL)
+        tail = self._read(start, length - start)
+        at = self._end_record(tail)
+        _, disk, first_disk, here, count, size, offset, _ = _END.unpack_from(tail, at)
+        end = start + at
+        if _FULL16 in (here, count) or _FULL32 in (size, offset):
+            found = self._zip64(tail, at)
+            if found is not None:
+                disk, first_disk, here, count, size, offset, end = found
+        if disk or first_disk or here != count:
+            raise refused(f"{self._source.name} is a part of a zip in several parts")
+        if count > self._limits.members or size > _LARGEST_DIRECTORY:
+            raise refused(f"{self._source.name} lists {count} members in {size} bytes")
+        if offset + size > end:
+            raise invalid(f"{self._source.name}: the directory does not lie before its end")
+        table = tail[offset - start : offset - start + size] if offset >= start else self._read(offset, size)
+        return self._without_overlaps(self._entries(table, count, offset), offset)
+
+    def _end_record(self, tail: bytes) -> int:
+        """Where the end record is: the last one whose comment reaches to the very end."""
+        at = tail.rfind(EMPTY)
+        while at >= 0:
+            if at + _END.size <= len(tail) and at + _END.size + _END.unpack_from(tail, at)[7] == len(tail):
+                return at
+            at = tail.rfind(EMPTY, 0, at)
+        raise invalid(f"{self._source.name} is not a whole zip: it has no directory at its end")
+
+    def _zip64(self, tail: bytes, at: int) -> tuple[int, int, int, int, int, int, int] | None:
+        place = at - _LOCATOR.size
+        if place < 0 or tail[place : place + 4] != b"PK\x06\x07":
+            return None
+        _, disk, record, disks = _LOCATOR.unpack_from(tail, place)
+        data = self._read(record, _END64.size)
+        if data[:4] != b"PK\x06\x06" or disk or disks > 1:
+            raise invalid(f"{self._source.name}: its zip64 record is not where it is said to be")
+        _, _, _, _, this, first, here, count, size, offset = _END64.unpack(data)
+        return this, first, here, count, size, offset, record
+
+    def _entries(self, table: bytes, count: int, limit: int) -> Iterator[Entry]:
+        at = 0
+        for _ in range(count):
+            if at + _ENTRY.size > len(table) or table[at : at + 4] != b"PK\x01\x02":
+                raise invalid(f"{self._source.name}: its directory is damaged")
+            row = _ENTRY.unpack_from(table, at)
+            flags, method, crc, packed, size = row[3], row[4], row[7], row[8], row[9]
+            name_size, extra_size, comment_size, disk, offset = row[10], row[11], row[12], row[13], row[16]
+            at += _ENTRY.size
+            raw, extra = table[at : at + name_size], table[at + name_size : at + name_size + extra_size]
+            at += name_size + extra_size + comment_size
+            size, packed, offset = self._wide(extra, size, packed, offset)
+            name = raw.decode("utf-8" if flags & _UTF8 else "cp437", "replace")
+            self._check_name(name)
+            if flags & _ENCRYPTED:
+                raise refused(f"{self._source.name}: {name!r} is encrypted")
+            if disk not in (0, _FULL16):
+                raise refused(f"{self._source.name} is a part of a zip in several parts")
+            if offset >= limit or packed > limit or size > self._limits.size:
+                raise invalid(f"{self._source.name}: {name!r} does not fit into it")
+            if size > self._limits.free and size > self._limits.ratio * packed:
+                raise refused(f"{self._source.name}: {name!r} unpacks to more than {self._limits.ratio} times its size")
+            yield Entry(name, method, flags, crc, packed, size, offset)
+        if at != len(table):
+            raise invalid(f"{self._source.name}: its directory has more in it than it says")
+
+    def _wide(self, extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:
+        """The three numbers, those that do not fit their fields taken from the zip64 extra field (4.5.3)."""
+        wide = _extra(extra, 1)
+        numbers: list[int] = []
+        at = 0
+        for value in (size, packed, offset):
+            if value == _FULL32 and wide is not None:
+                if at + 8 > len(wide):
+                    raise invalid(f"{self._source.name}: a zip64 field is too short")
+                numbers.append(int.from_bytes(wide[at : at + 8], "little"))
+                at += 8
+            else:
+                numbers.append(value)
+        return numbers[0], numbers[1], numbers[2]
+
+    def _check_name(self, name: str) -> None:
+        parts = name.replace("\\", "/").split("/")
+        if not name or name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in name:
+            raise refused(f"{self._source.name} has a member that leads out of it: {name[:160]!r}")
+
+    def _without_overlaps(self, found: Iterator[Entry], limit: int) -> tuple[Entry, ...]:
+        entries = tuple(found)
+        names = {entry.name for entry in entries}
+        if len(names) != len(entries):
+            raise refused(f"{self._source.name} has two members of one name")
+        end = 0
+        for entry in sorted(entries, key=lambda entry: entry.at):
+            if entry.at < end:
+                raise refused(f"{self._source.name}: {entry.name!r} lies over another member")
+            end = entry.at + _LOCAL.size + entry.packed
+        if end > limit:
+            raise invalid(f"{self._source.name}: a member lies over the directory")
+        return entries
+
+    def _packed(self, entry: Entry) -> Iterator[bytes]:
+        """A member's bytes as they are stored, after its local header was held against the directory."""
+        if entry.method not in (STORED, DEFLATED):
+            raise refused(f"{self._source.name}: {entry.name!r} is packed by method {entry.method}")
+        head = self._read(entry.at, _LOCAL.size)
+        magic, _, flags, method, _, _, crc, packed, size, name_size, extra_size = _LOCAL.unpack(head)
+        rest = self._read(entry.at + _LOCAL.size, name_size + extra_size)
+        name = rest[:name_size].decode("utf-8" if flags & _UTF8 else "cp437", "replace")
+        if magic != MAGIC or name != entry.name or method != entry.method or flags & _ENCRYPTED:
+            raise invalid(f"{self._source.name}: the directory and the member {entry.name!r} contradict each other")
+        if not flags & _DESCRIPTOR:
+            size, packed, _ = self._wide(rest[name_size:], size, packed, 0)
+            if (crc, packed, size) != (entry.crc, entry.packed, entry.size):
+                raise invalid(f"{self._source.name}: the directory and the member {entry.name!r} contradict each other")
+        start = entry.at + _LOCAL.size + name_size + extra_size
+        if start + entry.packed > self._source.size:
+            raise invalid(f"{self._source.name}: {entry.name!r} does not fit into it")
+        with self._source.open(start, start + entry.packed) as chunks:
+            yield from chunks
+
+
+def _checked(chunks: Iterator[bytes], entry: Entry, name: str) -> Iterator[bytes]:
+    crc = size = 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > entry.size:
+            raise invalid(f"{name} is larger than the directory says")
+        crc = isal_zlib.crc32(chunk, crc)
+        yield chunk
+    if (size, crc) != (entry.size, entry.crc):
+        raise invalid(f"{name} is not what the directory says: its size or checksum is another")
+
+
+def _extra(extra: bytes, wanted: int) -> bytes | None:
+    """An extra field's content by its number (4.5.1)."""
+    at = 0
+    while at + 4 <= len(extra):
+        number, size = struct.unpack_from("<HH", extra, at)
+        if number == wanted:
+            return extra[at + 4 : at + 4 + size]
+        at += 4 + size
+    return None

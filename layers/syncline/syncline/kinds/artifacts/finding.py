@@ -1,0 +1,82 @@
+"""Where an artifact has an image: a file of its own in the zip, one archive for all, or the download itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Final
+
+from syncline.clients.github import Artifact
+from syncline.config.artifacts import Build
+from syncline.errors import SynclineError
+from syncline.kinds.artifacts.archive.feed import Source
+from syncline.kinds.artifacts.archive.zips import EMPTY, MAGIC, Entry, Zip
+
+_ENDINGS: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.zstd")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An archive that can be opened as often as need be; ``size`` is that of what is read, in bytes."""
+
+    where: str
+    size: int
+    open: Callable[[], Iterable[bytes]]
+
+
+def candidates(artifacts: Sequence[Artifact], rules: Build, where: str) -> list[Artifact]:
+    """The artifacts that may hold images, the youngest first. Raises ARTIFACT_EXPIRED, IMAGE_ABSENT."""
+    fitting = [artifact for artifact in artifacts if fnmatchcase(artifact.name, rules.artifact)]
+    if not fitting:
+        names = ", ".join(sorted(artifact.name for artifact in artifacts))[:300] or "none at all"
+        raise SynclineError("IMAGE_ABSENT", f"{where} left no artifact {rules.artifact!r}; it left {names}")
+    alive = [artifact for artifact in fitting if not artifact.expired]
+    if not alive:
+        raise SynclineError("ARTIFACT_EXPIRED", f"{where}: its artifact {fitting[0].name} has expired")
+    return sorted(alive, key=lambda artifact: (artifact.created, artifact.id), reverse=True)
+
+
+def find(sources: Iterable[Source], rules: Build, image: str, tag: str) -> Found:
+    """The archive that has an image of a build. Raises IMAGE_ABSENT, and what reading the downloads raises."""
+    seen: list[str] = []
+    # One that is named like the image is looked into first: each costs a few requests.
+    for source in sorted(sources, key=lambda source: image not in source.name):
+        found = _in(source, rules, image, tag, seen)
+        if found is not None:
+            return found
+    what = ", ".join(seen)[:400] or "nothing"
+    raise SynclineError("IMAGE_ABSENT", f"no artifact has an archive for {image}; they have {what}")
+
+
+def _in(source: Source, rules: Build, image: str, tag: str, seen: list[str]) -> Found | None:
+    """The archive of an image in one download; the names that are there are added to ``seen``."""
+    if not is_zip(source):
+        return Found(source.name, source.size, lambda: _whole(source))
+    archive = Zip(source)
+    entries = [entry for entry in archive.entries if not entry.name.endswith("/")]
+    seen += [entry.name for entry in entries]
+    own = [entry for entry in entries if rules.is_archive(entry.name, image, tag)]
+    others = [entry for entry in entries if entry.name.lower().endswith(_ENDINGS)]
+    # Its own file; or else one that is not another image's, and alone.
+    shared = [e for e in others if not any(rules.is_archive(e.name, rule.name, tag) for rule in rules.images)]
+    for entry in (*own[:1], *(shared if len(shared) == 1 else ())):
+        return Found(f"{source.name}, {entry.name}", entry.packed, _opening(archive, entry))
+    return None
+
+
+def is_zip(source: Source) -> bool:
+    """Whether a download is a zip, by its first bytes: GitHub gives newer artifacts as they are, if told to."""
+    if source.size < len(MAGIC):
+        return False
+    with source.open(0, len(MAGIC)) as chunks:
+        return b"".join(chunks) in (MAGIC, EMPTY)
+
+
+def _opening(archive: Zip, entry: Entry) -> Callable[[], Iterable[bytes]]:
+    return lambda: archive.open(entry)
+
+
+def _whole(source: Source) -> Iterator[bytes]:
+    with source.open(0, source.size) as chunks:
+        yield from chunks

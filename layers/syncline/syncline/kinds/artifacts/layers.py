@@ -1,0 +1,150 @@
+"""Which layers a registry has: by their content (diff_id), so that a layer known there costs one question.
+
+A layer's digest depends on how it was packed, so its name at the registry cannot be told from the archive. Who has
+sent one notes under its diff_id what it became; who claims one sends it, the others wait a little for it. A note that
+turns out wrong costs one request; losing all of them costs time only.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from syncline.clients.oci import Registry
+from syncline.clients.reference import is_digest
+from syncline.kinds.images.places import Memory
+
+T = TypeVar("T")
+
+_SLOWEST: Final = 20 * 1024 * 1024
+"""Bytes of a layer a second at which somebody else's work is worth waiting for."""
+_LONGEST_WAIT: Final = 120.0
+_WORTH_CLAIMING: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer at a registry: its content's digest, and the digest and size in bytes of what the registry keeps."""
+
+    diff_id: str
+    digest: str
+    size: int
+
+    def to_json(self) -> list[str | int]:
+        return [self.diff_id, self.digest, self.size]
+
+
+class KnownLayers:
+    """The layers of one registry; safe to use from any number of threads."""
+
+    def __init__(self, memory: Memory, registry: Registry, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._memory = memory
+        self._registry = registry
+        self._sleep = sleep
+
+    def find(self, repository: str, diff_id: str, size: int, over: Callable[[], bool]) -> Layer | None:
+        """The layer, if ``repository`` has it or could be given it; None if the caller is to send it.
+
+        ``size`` is that of its content in bytes. Waits for somebody else who is sending it, but not when ``over``.
+        """
+        key = self._key(diff_id)
+
+        def there() -> Layer | None:
+            noted = self._recall(diff_id)
+            if noted is None:
+                return None
+            if self._is_there(repository, *noted):
+                return noted[0]
+            self._memory.forget(key)
+            return None
+
+        return self._awaited(key, size, there, over)
+
+    def note(self, repository: str, layer: Layer) -> None:
+        """The layer is in ``repository``."""
+        self._memory.remember(self._key(layer.diff_id), f"{layer.digest} {layer.size} {repository}")
+
+    def guess(self, path: str, size: int, over: Callable[[], bool]) -> str | None:
+        """The diff_id that an archive's member had when one of that name and size was last seen.
+
+        Docker names equal layers of equal parents alike in all its archives. Waits for somebody else who is finding
+        out, but not when ``over``.
+        """
+        key = self._path_key(path, size)
+
+        def noted() -> str | None:
+            found = self._memory.recall(key)
+            return found if found is not None and is_digest(found) else None
+
+        return self._awaited(key, size, noted, over)
+
+    def _awaited(self, key: str, size: int, look: Callable[[], T | None], over: Callable[[], bool]) -> T | None:
+        """What ``look`` finds, now or once somebody else has noted it; None if the caller is the one to find out."""
+        longest = min(_LONGEST_WAIT, 1 + size / _SLOWEST)
+        waited = 0.0
+        while (found := look()) is None:
+            if size < _WORTH_CLAIMING or self._memory.claim(key, longest) or waited >= longest or over():
+                return None
+            pause = random.uniform(0.05, 0.15)  # noqa: S311 - a pause is no secret
+            self._sleep(pause)
+            waited += pause
+        return found
+
+    def note_guess(self, path: str, size: int, diff_id: str | None) -> None:
+        """What a member turned out to be; None where a guess was wrong."""
+        if diff_id is None:
+            self._memory.forget(self._path_key(path, size))
+        else:
+            self._memory.remember(self._path_key(path, size), diff_id)
+
+    def _is_there(self, repository: str, layer: Layer, place: str) -> bool:
+        if self._registry.has_blob(repository, layer.digest):
+            return True
+        return place != repository and self._registry.mount_blob(repository, layer.digest, place)
+
+    def _recall(self, diff_id: str) -> tuple[Layer, str] | None:
+        digest, _, rest = (self._memory.recall(self._key(diff_id)) or "").partition(" ")
+        size, _, place = rest.partition(" ")
+        if not is_digest(digest) or not size.isdigit() or not place:
+            return None
+        return Layer(diff_id, digest, int(size)), place
+
+    def _key(self, diff_id: str) -> str:
+        return f"layer@{self._registry.host}@{diff_id}"
+
+    def _path_key(self, path: str, size: int) -> str:
+        return f"member@{size}@{path}"
+
+
+class OwnMemory:
+    """What one process remembers for itself, where there is no table; see :class:`Memory`."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._facts: dict[str, str] = {}
+        self._claims: dict[str, float] = {}
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    def recall(self, key: str) -> str | None:
+        return self._facts.get(key)
+
+    def remember(self, key: str, value: str) -> None:
+        with self._lock:
+            self._facts[key] = value
+            self._claims.pop(key, None)
+
+    def forget(self, key: str) -> None:
+        with self._lock:
+            self._facts.pop(key, None)
+
+    def claim(self, key: str, seconds: float) -> bool:
+        with self._lock:
+            now = self._clock()
+            if self._claims.get(key, now) > now:
+                return False
+            self._claims[key] = now + seconds
+            return True

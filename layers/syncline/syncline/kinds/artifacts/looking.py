@@ -1,0 +1,175 @@
+"""Looking: which images of builds the registry lacks, by the builds' own words and all pages of its tags."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from syncline.clients.github import WorkflowRun
+from syncline.clients.gitlab import GitLab
+from syncline.clients.oci import Registry
+from syncline.config.artifacts import ArtifactsSync
+from syncline.errors import SynclineError
+from syncline.kinds.artifacts.builds import Build, Builds, Flawed, Place
+from syncline.kinds.artifacts.pushed import Pushed
+from syncline.kinds.kind import Failure, Pace, Page
+from syncline.model import Item, Outcome, Result, Scope
+
+RUN: Final = "run:"
+"""Before a run's number, in a scope and as the group of a run that cannot be understood."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A project's registry, and GitLab's API where there is one."""
+
+    registry: Registry
+    api: GitLab | None
+
+
+class TagLists:
+    """The tags of repositories, each list asked for once; with GitLab's API only of those that are there."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._lists: dict[str, frozenset[str]] = {}
+        self._numbers: dict[str, int] | None = None
+
+    def of(self, repository: str) -> frozenset[str]:
+        found = self._lists.get(repository)
+        if found is None:
+            found = self._lists[repository] = frozenset(self._ask(repository))
+        return found
+
+    def repositories(self) -> dict[str, int]:
+        """All repositories of the project with their numbers; needs the API."""
+        assert self._target.api is not None, "without it nobody lists them"
+        if self._numbers is None:
+            self._numbers = {found.path: found.id for found in self._target.api.repositories()}
+        return self._numbers
+
+    def _ask(self, repository: str) -> list[str]:
+        if self._target.api is None:
+            return self._target.registry.tags(repository)
+        number = self.repositories().get(repository)
+        return [] if number is None else list(self._target.api.tags(number))
+
+
+class Look:
+    """One look at a sync's builds."""
+
+    def __init__(
+        self, sync: ArtifactsSync, builds: Builds, target: Target, pushed: Pushed, now: Callable[[], float] = time.time
+    ) -> None:
+        self._sync = sync
+        self._builds = builds
+        self._target = target
+        self._pushed = pushed
+        self._now = now
+        self._tags = TagLists(target)
+
+    def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+        """A page for what cannot be understood, then one for each repository, behind the one that ``cursor`` names.
+
+        What belongs to one repository comes together, for there is one writer to it. Reading logs takes its time; what
+        was read is remembered, so a look that begins again gets further.
+        """
+        wanted: dict[str, list[tuple[Build, Place]]] = {}
+        flawed: list[Page] = []
+        for build in self._builds.youngest(self._with_named(self._builds.runs(self._now()), scope)):
+            if pace.over:
+                return
+            if isinstance(build, Flawed):
+                flawed += self._flawed(build, scope)
+                continue
+            for place in build.places:
+                wanted.setdefault(place.repository, []).append((build, place))
+        if cursor is None:
+            yield Page("", results=_all(flawed, "results"), failures=_all(flawed, "failures"))
+        for repository in sorted(wanted):
+            if pace.over:
+                return
+            if repository > (cursor or ""):
+                yield self._page(repository, wanted[repository], scope)
+
+    def _with_named(self, runs: list[WorkflowRun], scope: Scope) -> list[WorkflowRun]:
+        """The runs looked at, and those that the scope names though they are older."""
+        known = {run.id for run in runs}
+        numbers = {int(g.removeprefix(RUN)) for g in scope.groups or () if g.startswith(RUN) and g[4:].isdigit()}
+        for number in sorted(numbers - known, reverse=True):
+            try:
+                run = self._builds.run(number)
+            except SynclineError as error:
+                if error.code.name != "NOT_FOUND":
+                    raise
+                continue
+            if self._builds.takes(run):
+                runs = sorted([*runs, run], key=lambda run: (run.created, run.id), reverse=True)
+        return runs
+
+    def _page(self, repository: str, wanted: Sequence[tuple[Build, Place]], scope: Scope) -> Page:
+        """What one repository lacks, the youngest build first, and its aliases where they point elsewhere."""
+        items: list[Item] = []
+        results: list[Result] = []
+        skipped = 0
+        newest: Place | None = None
+        for build, place in wanted:
+            is_there = place.tag in self._tags.of(repository)
+            gone = None if is_there else self._pushed.why_gone(build.run, place)
+            if gone is None:
+                newest = newest or place
+            if not _covers(scope, build, place):
+                continue
+            if is_there and not self._is_older(build, place):
+                skipped += 1
+            # Whoever names it wants it tried; only what has expired is beyond that.
+            elif gone is not None and (scope.everything or gone[0] == "ARTIFACT_EXPIRED"):
+                results.append(Result(repository, place.tag, Outcome.SKIPPED, code=gone[0], reason=gone[1]))
+            else:
+                items.append(item_of(build, place))
+        if scope.everything and newest is not None and newest.tag in self._tags.of(repository):
+            items += self._aliases(newest)
+        return Page(repository, tuple(items), skipped, tuple(results))
+
+    def _flawed(self, flawed: Flawed, scope: Scope) -> list[Page]:
+        group = f"{RUN}{flawed.run.id}"
+        if scope.groups is not None and group not in scope.groups:
+            return []
+        if flawed.fresh:
+            return [Page("", failures=(Failure(Item(group, "*"), flawed.error),))]
+        # It was reported when it was found, and will not change: no failure at every look.
+        code, reason = flawed.error.code.name, flawed.error.what
+        return [Page("", results=(Result(group, "*", Outcome.SKIPPED, code=code, reason=reason),))]
+
+    def _is_older(self, build: Build, place: Place) -> bool:
+        """Whether the tag that is there came from an earlier run of the same image tag, and may be replaced."""
+        return self._sync.overwrite and self._pushed.run_of(place) not in (None, build.run.mark)
+
+    def _aliases(self, newest: Place) -> Iterator[Item]:
+        """The aliases that do not point at the youngest build; where that is not there yet, its transfer sees to them."""
+        if not self._sync.aliases:
+            return
+        registry = self._target.registry
+        digest = registry.manifest_digest(newest.repository, newest.tag)
+        for alias in self._sync.aliases:
+            present = registry.manifest_digest(newest.repository, alias)
+            if digest is not None and present != digest:
+                yield Item(newest.repository, alias, target=present, detail={"alias": True})
+
+
+def _all(pages: Sequence[Page], what: Literal["results", "failures"]) -> tuple[Any, ...]:
+    return tuple(each for page in pages for each in getattr(page, what))
+
+
+def item_of(build: Build, place: Place) -> Item:
+    """The item that an image of a build is."""
+    return Item(place.repository, place.tag, detail={"run": build.run.mark, "image": place.image, "tag": build.tag})
+
+
+def _covers(scope: Scope, build: Build, place: Place) -> bool:
+    if scope.groups is None:
+        return True
+    named = {f"{RUN}{build.run.id}", build.tag, place.repository, str(place)}
+    return not named.isdisjoint(scope.groups)

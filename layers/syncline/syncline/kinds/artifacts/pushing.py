@@ -1,0 +1,84 @@
+"""From an archive to a registry in one pass: layers go out as they are met, manifests once all is known.
+
+Some archives name their layers only at their end. So each layer is sent when it comes, under the digest of what it
+became; what the archive says of it is held against that afterwards. Until its manifest is put no tag shows any of it,
+and a registry removes in time what no manifest names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from syncline.clients.oci import Registry
+from syncline.clients.read_ahead import read_ahead
+from syncline.kinds.artifacts.archive.feed import LIMITS, Limits
+from syncline.kinds.artifacts.archive.images import chosen, images_in
+from syncline.kinds.artifacts.layers import KnownLayers
+from syncline.kinds.artifacts.manifests import Written, written
+from syncline.kinds.artifacts.passing import Pass, Progress, Wanted, contradiction
+from syncline.kinds.artifacts.sending import Sender
+from syncline.kinds.kind import Pace
+
+
+class Push:
+    """Brings images to one repository. ``sent`` counts the bytes that went out."""
+
+    def __init__(  # noqa: PLR0913 - each is handed in, and all but four have defaults
+        self,
+        registry: Registry,
+        repository: str,
+        known: KnownLayers,
+        pace: Pace,
+        *,
+        processors: int | None = None,
+        limits: Limits = LIMITS,
+    ) -> None:
+        self._registry = registry
+        self._repository = repository
+        self._known = known
+        self._pace = pace
+        self._processors = processors
+        self._limits = limits
+        self.sent = 0
+
+    def image(
+        self, archive: Callable[[], Iterable[bytes]], where: str, wanted: Wanted, progress: Progress
+    ) -> Written | None:
+        """Bring all of an image but its tag to the repository; None where time was short, ``progress`` being the rest.
+
+        ``archive`` opens the archive anew each time. Raises ARCHIVE_INVALID, ARCHIVE_REFUSED, IMAGE_ABSENT, and what
+        reading it and the registry raise; ``progress`` then tells what need not be done again.
+        """
+        for trust in (True, False):
+            with Sender(self._registry, self._repository, self._pace, self._processors) as sender:
+                try:
+                    passed = Pass(
+                        sender,
+                        self._known,
+                        self._repository,
+                        self._pace,
+                        wanted,
+                        progress,
+                        where,
+                        self._limits,
+                        trust,
+                    )
+                    # Downloading and taking the zip apart is a thread's work of its own, beside unpacking what is in it.
+                    with read_ahead(archive()) as chunks:
+                        contents = passed.over(chunks)
+                    if contents is None:
+                        return None
+                    image = chosen(images_in(contents), wanted.image, wanted.tag, where)
+                    wrong = progress.contradicting(image, contents)
+                    if not wrong:
+                        return written(image, progress.done, contents, sender)
+                    if not trust or not progress.guessed.issuperset(wrong):
+                        raise contradiction(wrong, where)
+                    # A member was taken for what one of its name and size was before, and is another now.
+                    for path in progress.guessed:
+                        progress.done.pop(path)
+                        self._known.note_guess(path, passed.sizes[path], None)
+                    progress.guessed.clear()
+                finally:
+                    self.sent += sender.sent
+        raise AssertionError  # the second pass guesses nothing

@@ -1,0 +1,64 @@
+"""How a sync of artifacts is put together."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from syncline.clients.addresses import Address, Endpoint
+from syncline.clients.github import GitHub, Tokens
+from syncline.clients.github_auth import App, AppTokens, GivenToken
+from syncline.clients.gitlab import GitLab
+from syncline.clients.http import Http
+from syncline.config import Sync
+from syncline.config.artifacts import ArtifactsSource, ArtifactsSync, ArtifactsTarget, GitHubApp, GitHubToken
+from syncline.kinds.artifacts import Artifacts, Target
+from syncline.secrets import Secrets
+from syncline.wiring.registries import registry_at
+
+if TYPE_CHECKING:
+    from syncline.kinds.kind import Kind
+    from syncline.wiring.parts import Parts
+
+
+class Builder:
+    """Makes the kind of a sync."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def __call__(self, sync: Sync) -> Kind:
+        assert isinstance(sync, ArtifactsSync)
+        secrets, http, state = self._parts.secrets, self._parts.http, self._parts.state
+        target = Target(registry_at(sync.target, secrets, http), gitlab_at(sync.target, secrets, http))
+        return Artifacts(sync, github_at(sync.source, secrets, http), target, http, memory=state, now=time.time)
+
+
+def gitlab_at(place: ArtifactsTarget, secrets: Secrets, http: Http) -> GitLab | None:
+    """GitLab's API, where the sync names it."""
+    if place.api is None:
+        return None
+    token = place.api.token
+    endpoint = Endpoint.parse(place.api.url, ca=None if place.ca is None else secrets.text(place.ca))
+    return GitLab(endpoint, place.project, lambda: secrets.resolve(token), http, place.api.token_kind)
+
+
+def github_at(source: ArtifactsSource, secrets: Secrets, http: Http) -> GitHub:
+    """The client of GitHub's API; who we are there is asked for when it is needed."""
+    address = Address.parse(source.url)
+    assert address is not None, "the configuration has checked it"
+    ca = None if source.ca is None else secrets.text(source.ca)
+    endpoint = Endpoint(address.scheme, address.host, ca)
+    prefix = address.target.rstrip("/")
+    return GitHub(endpoint, _tokens(source, endpoint, secrets, http, prefix), http, prefix)
+
+
+def _tokens(source: ArtifactsSource, endpoint: Endpoint, secrets: Secrets, http: Http, prefix: str) -> Tokens:
+    match source.auth:
+        case GitHubToken(token=token):
+            return GivenToken(lambda: secrets.resolve(token), lambda: secrets.refresh(token))
+        case GitHubApp(app=name, key=key, installation=installation):
+            app = App(name, lambda: secrets.resolve(key), source.repository, installation)
+            return AppTokens(endpoint, app, http, prefix)
+        case _:
+            return GivenToken(lambda: None)

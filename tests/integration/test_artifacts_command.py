@@ -1,0 +1,254 @@
+"""`syncline artifacts` from GitHub's and GitLab's stand-ins to a real registry that wants tokens, step by step and at once."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from syncline.cli.main import app
+from syncline.clients.oci import MANIFEST_TYPES
+from tests.integration.artifacts_chain import EXAMPLE, block, build, expected, image, log
+from tests.standins import saved
+from tests.standins.github import TOKEN, GitHubServer, Stored, zipped
+from tests.standins.gitlab import TOKEN as GITLAB_TOKEN
+from tests.standins.gitlab import GitLabServer, behind
+from tests.standins.pairs import TOKEN_USERS, TokenRegistryPair
+from tests.standins.registry import Registry
+
+TAG = "presto-1-linux-amd64"
+COORDINATOR = "x86/presto-coordinator"
+
+
+@dataclass
+class Command:
+    """The command with its options for the servers here; ``environ`` is what a person has set."""
+
+    folder: Path
+    project: str
+    registry: Registry
+    environ: dict[str, str]
+
+    def __call__(self, *arguments: str, code: int = 0, given: str | None = None) -> dict[str, Any]:
+        """Run it; the object it printed. ``given`` answers questions, and then nothing is read."""
+        as_json = ["--json"] if given is None else []
+        done = CliRunner().invoke(app, ["artifacts", *arguments, *as_json], env=self.environ, input=given)
+        assert done.exit_code == code, (done.output, done.exception)
+        assert TOKEN not in done.output
+        return dict(json.loads(done.stdout)) if given is None and done.stdout else {}
+
+    def config_digest(self, repository: str, tag: str) -> str | None:
+        path = f"/v2/{self.project}/{repository}/manifests/{tag}"
+        accept = {"Accept": ", ".join(MANIFEST_TYPES)}
+        rights = (
+            self.registry.auth.authorization(f"repository:{self.project}/{repository}:pull")
+            if self.registry.auth
+            else ""
+        )
+        answer = self.registry.request("GET", path, None, {**accept, "Authorization": rights})
+        return str(json.loads(answer.body)["config"]["digest"]) if answer.status == 200 else None
+
+
+@pytest.fixture
+def github() -> Iterator[GitHubServer]:
+    with GitHubServer("rapidsai/velox-testing") as server:
+        server.runs = [build(1, TAG, java=True)]
+        yield server
+
+
+@pytest.fixture
+def command(
+    github: GitHubServer,
+    token_registry_pair: TokenRegistryPair,
+    namespace: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Command]:
+    monkeypatch.chdir(tmp_path)
+    project, registry = f"{namespace}/images", token_registry_pair.dr
+    values = yaml.safe_load(EXAMPLE.read_text())
+    sync = values["syncs"]["presto-images"]
+    sync.pop("aliases")
+    with GitLabServer(behind(registry, project), project) as gitlab:
+        sync["source"] |= {"url": github.url}
+        sync["target"] |= {"registry": registry.host, "plain_http": True, "project": project}
+        sync["target"]["api"]["url"] = gitlab.url
+        (tmp_path / "syncs.yaml").write_text(yaml.safe_dump(values))
+        environ = {
+            "GITHUB_TOKEN": TOKEN,
+            "GITLAB_TOKEN": GITLAB_TOKEN,
+            "GITLAB_REGISTRY_USERNAME": "writer",
+            "CI_REGISTRY_PASSWORD": TOKEN_USERS["writer"].password,
+        }
+        yield Command(tmp_path, project, registry, environ)
+
+
+def images(**flags: bool) -> Mapping[str, str]:
+    """The config digests of the build's images by their repositories."""
+    return {f"x86/{name}": f"sha256:{image(name, TAG).id}" for name in expected(block(TAG, **flags))}
+
+
+def test_step_by_step(command: Command) -> None:
+    wanted = images(java=True)
+    listed = command("gh-list", "--limit", "10")
+    assert [run["metadata"]["Image tag"] for run in listed["runs"]] == [TAG]
+    assert command("gitlab-list") == {"repositories": []}
+    missing = command("xref")["missing"]
+    assert [each["target"] for each in missing] == [f"{command.project}/{name}:presto-1" for name in wanted]
+    about = command("download", TAG, "--output-dir", "kept")
+    assert (command.folder / "kept" / TAG / about["artifacts"][0]["file"]).is_file()
+    plan = command("prepare", TAG, "--downloads-dir", "kept")
+    assert {f"x86/{each['image']}": each["config"] for each in plan["images"]} == wanted
+    assert command.config_digest(COORDINATOR, "presto-1") is None, "nothing was pushed so far"
+    pushed = command("push", TAG, "--downloads-dir", "kept", "--yes", "--retag-as-latest", "--skip-login", "--verbose")
+    assert {each["outcome"] for each in pushed["images"]} == {"moved"}
+    for repository, digest in wanted.items():
+        assert command.config_digest(repository, "presto-1") == digest
+        assert command.config_digest(repository, "latest") == digest
+    again = command("push", TAG, "--downloads-dir", "kept", "--yes")
+    assert {each["outcome"] for each in again["images"]} == {"skipped"}
+    forced = command("push", TAG, "--downloads-dir", "kept", "--yes", "--force")
+    assert {each["outcome"] for each in forced["images"]} == {"moved"}
+    assert command("xref") == {"missing": [], "flawed": []}
+    command("clean", TAG, "--downloads-dir", "kept", given="y\n")
+    assert not (command.folder / "kept" / TAG).exists()
+
+
+def test_tags_of_no_build(command: Command, github: GitHubServer) -> None:
+    command("daemon", "--once")
+    github.runs = [build(2, "presto-2-linux-amd64")]
+    found = command("xref", "--list-extra")
+    assert f"{command.project}/{COORDINATOR}:presto-1" in found["extra"]
+    assert len(found["missing"]) == 2
+
+
+def test_at_once(command: Command) -> None:
+    first = command("daemon", "--once", "--retag-as-latest", "--interval", "900")
+    assert {result["outcome"] for result in first["results"]} == {"moved"}
+    for repository, digest in images(java=True).items():
+        assert command.config_digest(repository, "presto-1") == command.config_digest(repository, "latest") == digest
+    assert command("daemon", "--once", "--retag-as-latest")["results"] == []
+
+
+def test_retag_moves_no_layer(command: Command) -> None:
+    command("daemon", "--once")
+    done = command("retag", f"{COORDINATOR}:presto-1", f"{command.project}/{COORDINATOR}:stable")
+    assert command.config_digest(COORDINATOR, "stable") == done["config"]
+    error = command("retag", f"{COORDINATOR}:presto-1", "x86/presto-java-worker:stable", code=2)["error"]
+    assert error["code"] == "USAGE"
+
+
+def test_tokens_that_end_while_layers_are_sent(
+    command: Command, github: GitHubServer, token_registry_pair: TokenRegistryPair
+) -> None:
+    """A layer of several pieces, and tokens that are good for a moment: each piece may find its token over."""
+    large = saved.layer({"large": random.Random(3).randbytes(40 << 20)})
+    each = image("presto-coordinator", TAG, large)
+    github.runs = [build(1, TAG, [each, image("presto-native-worker-cpu", TAG)])]
+    token_registry_pair.dr_tokens.lifetime, token_registry_pair.dr_tokens.exact_expiry = 1, True
+    done = command("daemon", "--once")
+    assert {result["outcome"] for result in done["results"]} == {"moved"}
+    token_registry_pair.dr_tokens.lifetime = 300
+    assert command.config_digest(COORDINATOR, "presto-1") == f"sha256:{each.id}"
+
+
+@pytest.mark.parametrize("wrong", ["CI_REGISTRY_PASSWORD", "GITHUB_TOKEN"])
+def test_a_wrong_password_is_told_and_leaves_nothing(command: Command, wrong: str) -> None:
+    command.environ[wrong] = "not-the-secret"
+    code = 1 if wrong == "CI_REGISTRY_PASSWORD" else 2
+    told = json.dumps(command("daemon", "--once", code=code))
+    assert "UNAUTHORIZED" in told
+    assert "not-the-secret" not in told
+
+
+class TestWhatGoesWrong:
+    def test_steps_in_the_wrong_order(self, command: Command) -> None:
+        assert command("prepare", TAG, code=2)["error"]["code"] == "USAGE"
+        assert command("push", TAG, "--yes", code=2)["error"]["code"] == "USAGE"
+
+    def test_a_tag_that_no_run_made(self, command: Command) -> None:
+        assert command("download", "other", code=2)["error"]["code"] == "NOT_FOUND"
+
+    @pytest.mark.parametrize("tag", ["../../etc", "a/b", ""])
+    def test_a_tag_that_is_none_leads_nowhere(self, command: Command, tag: str) -> None:
+        assert command("clean", tag, "--yes", code=2)["error"]["code"] == "REFERENCE_INVALID"
+
+    def test_a_download_that_was_damaged_since(self, command: Command) -> None:
+        file = command.folder / "downloads" / TAG / command("download", TAG)["artifacts"][0]["file"]
+        data = bytearray(file.read_bytes())
+        data[len(data) // 3] ^= 1
+        file.write_bytes(data)
+        assert command("prepare", TAG, code=2)["error"]["code"] == "ARCHIVE_INVALID"
+
+    def test_a_download_that_broke_off_is_gone_on_with(self, command: Command, github: GitHubServer) -> None:
+        (artifact,) = github.runs[0].artifacts
+        assert isinstance(artifact.content, bytes)
+        folder = command.folder / "downloads" / TAG
+        folder.mkdir(parents=True)
+        (folder / f"{artifact.id}.zip.part").write_bytes(artifact.content[:1000])
+        command("download", TAG)
+        assert (folder / f"{artifact.id}.zip").read_bytes() == artifact.content
+        assert min(start for kind, start, _ in github.ranges if kind == "artifact" and start) == 1000
+
+    def test_other_bytes_than_github_has(self, command: Command, github: GitHubServer) -> None:
+        (artifact,) = github.runs[0].artifacts
+        folder = command.folder / "downloads" / TAG
+        folder.mkdir(parents=True)
+        (folder / f"{artifact.id}.zip.part").write_bytes(b"something else")
+        assert command("download", TAG, code=2)["error"]["code"] == "DIGEST_MISMATCH"
+        command("download", TAG)
+
+    def test_no_configuration(self, command: Command) -> None:
+        (command.folder / "syncs.yaml").unlink()
+        assert command("gh-list", code=2)["error"]["code"] == "USAGE"
+
+    def test_an_artifact_that_is_no_zip(self, command: Command, github: GitHubServer) -> None:
+        """One archive for all images, as GitHub gives it where nothing was zipped."""
+        names = expected(block(TAG, java=True))
+        archive = saved.since_25(*(image(name, TAG) for name in names))
+        github.runs[0].artifacts = [Stored(5, "all", gzip.compress(archive))]
+        assert {r["outcome"] for r in command("daemon", "--once")["results"]} == {"moved"}
+        for repository, digest in images(java=True).items():
+            assert command.config_digest(repository, "presto-1") == digest
+
+    def test_several_artifacts(self, command: Command, github: GitHubServer) -> None:
+        names = expected(block(TAG, java=True))
+        github.runs[0].artifacts = [
+            Stored(n, f"one-{name}", zipped({f"{name}-{TAG}.tar": saved.until_24(image(name, TAG))}))
+            for n, name in enumerate(names)
+        ]
+        assert {r["outcome"] for r in command("daemon", "--once")["results"]} == {"moved"}
+
+    def test_one_image_that_fails_stops_no_other(self, command: Command, github: GitHubServer) -> None:
+        bad = image("presto-coordinator", TAG)
+        files = {f"presto-coordinator-{TAG}.tar.gz": gzip.compress(saved.since_25(bad))[:-20]}
+        files |= {
+            f"{n}-{TAG}.tar.gz": gzip.compress(saved.since_25(image(n, TAG)))
+            for n in expected(block(TAG, java=True))[1:]
+        }
+        github.runs[0].artifacts = [Stored(5, "images", zipped(files))]
+        results = command("daemon", "--once", code=1)["results"]
+        assert sorted(r["outcome"] for r in results) == ["failed", "moved", "moved"]
+        assert command.config_digest(COORDINATOR, "presto-1") is None
+
+
+def test_a_run_that_says_nothing_is_told(command: Command, github: GitHubServer) -> None:
+    github.runs.append(build(2, "presto-2-linux-amd64"))
+    github.runs[1].logs = {"0_build.txt": log({"Other": "key"})}
+    found = command("xref", code=1)
+    assert [each["code"] for each in found["flawed"]] == ["METADATA_INVALID"]
+
+
+def test_nobody_is_pushed_without_being_asked(command: Command) -> None:
+    command("download", TAG)
+    command("prepare", TAG)
+    command("push", TAG, given="n\n", code=2)
+    assert command.config_digest(COORDINATOR, "presto-1") is None

@@ -1,0 +1,252 @@
+"""From a build at GitHub to its images at the registry, through every step, whatever is killed, doubled or late."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from moto import mock_aws
+
+from syncline.messages import Start
+from syncline.model import Outcome, Scope, Trigger
+from tests.integration.artifacts_chain import (
+    PROJECT,
+    ArtifactsChain,
+    ArtifactsWorld,
+    artifacts_world,
+    block,
+    build,
+    expected,
+    image,
+    log,
+)
+from tests.integration.chain import SYNC
+from tests.pump import Duplicates, Manners, When
+from tests.standins import saved
+from tests.standins.github import json_answer, zipped
+from tests.standins.oci import Fault
+
+OLD, NEW, ARM = "presto-1-linux-amd64", "presto-2-linux-amd64", "presto-2-linux-arm64"
+SHARES = 4
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[ArtifactsWorld]:
+    with mock_aws(), artifacts_world() as made:
+        yield made
+
+
+def images(*tags: str, **flags: bool) -> dict[tuple[str, str], saved.Image]:
+    """The images that builds of these tags left, where they belong at GitLab."""
+    found = {}
+    for tag in tags:
+        folder = "arm" if tag.endswith("arm64") else "x86"
+        for name in expected(block(tag, **flags)):
+            found[f"{folder}/{name}", tag.removesuffix("-linux-amd64").removesuffix("-linux-arm64")] = image(name, tag)
+    return found
+
+
+def started(place: ArtifactsWorld, seed: int = 1) -> ArtifactsChain:
+    chain = place.chain([build(1, OLD), build(2, NEW), build(3, ARM)], seed)
+    chain.remember()
+    chain.start()
+    chain.reaper.effects.clear()
+    return chain
+
+
+def check(chain: ArtifactsChain) -> None:
+    chain.check_images(images(OLD, NEW, ARM))
+    for repository, tag in (("x86/presto-coordinator", NEW), ("arm/presto-coordinator", ARM)):
+        newest = f"sha256:{image('presto-coordinator', tag).id}"
+        assert chain.config_digest(f"{PROJECT}/{repository}", "latest") == newest
+
+
+def test_everything_arrives_and_a_second_look_finds_nothing(place: ArtifactsWorld) -> None:
+    chain = started(place)
+    chain.pump.run()
+    check(chain)
+    assert chain.latest().counts.moved == 6
+    place.github.requests.clear()
+    writes = len(chain.reaper.effects)
+    second = chain.run()
+    assert (second.counts.moved, second.counts.skipped, second.counts.queued) == (0, 6, 0)
+    assert [target.partition("?")[0].rpartition("/")[2] for _, target in place.github.requests] == ["runs"]
+    assert not [effect for effect in chain.reaper.effects[writes:] if "/v2/" in effect]
+
+
+def test_a_webhook_looks_at_its_run_alone(place: ArtifactsWorld) -> None:
+    chain = place.chain([build(1, OLD), build(2, NEW)])
+    chain.clock.sleep(1)
+    chain.queues.start(Start(SYNC, Trigger.WEBHOOK, Scope.of(["run:2"])))
+    chain.pump.run()
+    chain.check_images(images(NEW))
+
+
+@pytest.mark.parametrize(
+    "name", [OLD, f"{PROJECT}/x86/presto-coordinator", f"{PROJECT}/x86/presto-coordinator:presto-1"]
+)
+def test_a_part_by_its_name(place: ArtifactsWorld, name: str) -> None:
+    chain = place.chain([build(1, OLD), build(2, ARM)])
+    chain.run(name)
+    wanted = images(OLD)
+    if name != OLD:
+        del wanted["x86/presto-native-worker-cpu", "presto-1"]
+    chain.check_images(wanted)
+
+
+def test_the_most_recent_run_of_a_tag_wins(place: ArtifactsWorld) -> None:
+    other = [image("presto-coordinator", OLD, b""), image("presto-native-worker-cpu", OLD, b"")]
+    chain = place.chain([build(1, OLD, other), build(2, OLD)])
+    chain.run()
+    chain.check_images(images(OLD))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_tag_that_was_built_again(place: ArtifactsWorld, overwrite: bool) -> None:
+    before = [
+        image("presto-coordinator", OLD, saved.layer({"a": b"1"})),
+        image("presto-native-worker-cpu", OLD, saved.layer({"b": b"1"})),
+    ]
+    chain = place.chain([build(1, OLD, before)], overwrite=overwrite)
+    chain.run()
+    place.github.runs.append(build(2, OLD))
+    chain.run()
+    named = {(f"x86/{each.name.partition(':')[0]}", "presto-1"): each for each in before}
+    chain.check_images(images(OLD) if overwrite else named)
+    assert chain.latest().counts.moved == (2 if overwrite else 0)
+    assert chain.run().counts.moved == 0
+
+
+def test_an_alias_follows_the_youngest_build_and_is_mended(place: ArtifactsWorld) -> None:
+    chain = place.chain([build(2, NEW)])
+    chain.run()
+    place.github.runs.append(build(1, OLD))  # an older one that comes later
+    chain.run()
+    repository = f"{PROJECT}/x86/presto-coordinator"
+    newest = chain.config_digest(repository, "presto-2")
+    assert chain.config_digest(repository, "latest") == newest
+    tags = chain.target.store.repositories[repository].tags
+    tags["latest"] = tags["presto-1"]
+    mended = chain.run()
+    assert chain.config_digest(repository, "latest") == newest
+    assert mended.counts.moved == 1
+
+
+class TestWhatGoesWrong:
+    def test_an_expired_artifact_is_reported_once_as_a_failure(self, place: ArtifactsWorld) -> None:
+        runs = [build(1, OLD), build(2, NEW)]
+        runs[0].artifacts[0].expired = True
+        chain = place.chain(runs)
+        first = chain.run()
+        codes = {r.code for r in chain.results(first).values() if r.outcome is Outcome.FAILED}
+        assert codes == {"ARTIFACT_EXPIRED"}
+        assert (first.counts.moved, first.counts.failed) == (2, 2)
+        second = chain.run()
+        results = list(chain.results(second).values())
+        assert {(r.outcome, r.code) for r in results} == {(Outcome.SKIPPED, "ARTIFACT_EXPIRED")}
+
+    @pytest.mark.parametrize(
+        ("logs", "words"),
+        [
+            ({"0_build.txt": "\ufeffnothing here\n"}, "no block"),
+            ({"0_build.txt": log(block(OLD)), "1_more.txt": log(block(NEW))}, "2 blocks that differ"),
+            ({"0_build.txt": log(block(OLD)).replace("-linux-amd64", "-beos-ppc")}, "no form of `mapping`"),
+            ({"0_build.txt": log(block(OLD)).replace("presto-1-", "presto/1-")}, "no form of `mapping`"),
+        ],
+    )
+    def test_metadata_that_cannot_be_used(self, place: ArtifactsWorld, logs: dict[str, str], words: str) -> None:
+        flawed = build(1, OLD)
+        flawed.logs = logs
+        chain = place.chain([flawed, build(2, NEW)])
+        first = chain.run()
+        (failed,) = [r for r in chain.results(first).values() if r.outcome is Outcome.FAILED]
+        assert failed.group == "run:1"
+        assert failed.code == "METADATA_INVALID"
+        assert words in (failed.reason or "")
+        assert first.counts.moved == 2
+        assert chain.run().counts.failed == 0
+
+    @pytest.mark.parametrize(
+        ("files", "code"),
+        [
+            ({"other.txt": b"no archive"}, "IMAGE_ABSENT"),
+            ({f"presto-coordinator-{OLD}.tar.gz": b"\x1f\x8b\x08\x00 not gzip at all"}, "ARCHIVE_INVALID"),
+            ({f"presto-coordinator-{OLD}.tar.gz": saved.tar([("../etc/passwd", b"root")])}, "ARCHIVE_REFUSED"),
+        ],
+    )
+    def test_an_artifact_that_cannot_be_used(self, place: ArtifactsWorld, files: dict[str, bytes], code: str) -> None:
+        flawed = build(1, OLD)
+        flawed.artifacts[0].content = zipped(files)
+        chain = place.chain([flawed, build(2, NEW)])
+        run = chain.run(f"{PROJECT}/x86/presto-coordinator")
+        failed = {r.code for r in chain.results(run).values() if r.outcome is Outcome.FAILED}
+        assert failed == {code}
+        assert run.counts.moved == 1
+        assert not [tag for repository, tag in chain.target.store.tags() if tag == "presto-1"]
+        assert not chain.target.store.broken()
+
+    def test_a_tag_that_gitlab_refuses(self, place: ArtifactsWorld) -> None:
+        chain = place.chain([build(1, OLD), build(2, NEW)])
+        denied = Fault(
+            403, {"Content-Type": "application/json"}, b'{"errors": [{"code": "DENIED", "message": "protected tag"}]}'
+        )
+        place.target.fault("PUT", "/manifests/presto-1$", denied, times=None)
+        run = chain.run()
+        results = chain.results(run).values()
+        assert {r.code for r in results if r.outcome is Outcome.FAILED} == {"FORBIDDEN"}
+        assert {r.name for r in results if r.outcome is Outcome.MOVED} == {"presto-2"}
+        assert not [tag for _, tag in chain.target.store.tags() if tag == "presto-1"]
+        assert not chain.target.store.broken()
+
+    def test_connections_of_the_store_that_break(self, place: ArtifactsWorld) -> None:
+        chain = started(place)
+        place.github.cut = [100, 10**9, 10, 300, 5, 10**9, 7]
+        chain.pump.run()
+        check(chain)
+
+    def test_a_limit_at_github_is_waited_for(self, place: ArtifactsWorld) -> None:
+        chain = started(place)
+        answers = [json_answer(403, {"message": "secondary limit"}, Retry_After="60")] * 3
+        place.github.before = lambda _method, _target: answers.pop() if answers else None
+        chain.pump.run()
+        check(chain)
+
+
+@pytest.fixture(scope="module")
+def effects(place: ArtifactsWorld) -> list[str]:
+    chain = started(place)
+    chain.pump.run()
+    check(chain)
+    return list(chain.reaper.effects)
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
+def test_a_step_killed_at_any_effect(place: ArtifactsWorld, effects: list[str], when: When, share: int) -> None:
+    assert len(effects) > 60
+    for number in range(1 + share, len(effects) + 1, SHARES * 3):  # every third one, to stay within minutes
+        chain = started(place)
+        chain.reaper.plan = {(number, when)}
+        print(f"killed {when} effect {number}, {effects[number - 1]}")
+        chain.pump.run()
+        check(chain)
+
+
+@settings(max_examples=6, phases=[Phase.explicit, Phase.generate])
+@given(
+    kills=st.sets(st.tuples(st.integers(1, 120), st.sampled_from([When.BEFORE, When.AFTER])), max_size=4),
+    seed=st.integers(0, 2**32),
+    duplicates=st.sampled_from(Duplicates),
+    late=st.sampled_from([0.0, 900.0]),
+)
+def test_killed_often_while_messages_come_in_disorder(
+    place: ArtifactsWorld, kills: set[tuple[int, When]], seed: int, duplicates: Duplicates, late: float
+) -> None:
+    chain = started(place, seed)
+    chain.pump.manners = Manners(random.Random(seed), True, duplicates, late, True)
+    chain.reaper.plan = set(kills)
+    chain.pump.run()
+    check(chain)

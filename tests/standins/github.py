@@ -1,0 +1,463 @@
+"""GitHub's API as far as builds need it, and the store that its downloads redirect to.
+
+Written from GitHub's published OpenAPI description (api.github.com, 2022-11-28) and documentation; strict about what a
+client could get wrong:
+
+- every request needs a ``User-Agent`` (403 without) and, where it is named, a known ``X-GitHub-Api-Version`` (400);
+- a wrong token is 401, a right one without the repository 404; anonymous callers see public repositories, but no logs
+  and no downloads (401, 403);
+- runs of a workflow by its number or its file's name, not by its path; ``per_page`` is 100 at most; filtered lists end
+  after 1,000; ``Link`` is absolute; the youngest run comes first;
+- a download answers 302 with an address that is good for one minute; an expired artifact's 410;
+- the store is another host. It refuses ``Authorization`` (400), addresses that are too old (403, in XML), and knows
+  ranges that begin at an offset only: one from the end is ignored and all is sent;
+- an App's JWT must be signed by its key, with RS256, begin in the past and live for at most ten minutes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import io
+import json
+import re
+import secrets
+import socket
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+URL_LIFE: Final = 60.0
+MOST_FILTERED: Final = 1000
+TOKEN: Final = "github-token-of-the-tests"
+VERSIONS: Final = frozenset({"2022-11-28", "2026-03-10"})
+FILTERS: Final = frozenset(
+    {
+        "actor",
+        "branch",
+        "event",
+        "status",
+        "per_page",
+        "page",
+        "created",
+        "exclude_pull_requests",
+        "check_suite_id",
+        "head_sha",
+    }
+)
+
+
+@dataclass
+class Stored:
+    """An artifact: its bytes, or a file that holds them."""
+
+    id: int
+    name: str
+    content: bytes | Path
+    expired: bool = False
+    with_digest: bool = True
+
+    @property
+    def size(self) -> int:
+        return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
+
+    def shown(self, url: str, run: Run) -> dict[str, Any]:
+        digest = None
+        if self.with_digest and isinstance(self.content, bytes):
+            digest = f"sha256:{hashlib.sha256(self.content).hexdigest()}"
+        return {
+            "id": self.id,
+            "node_id": f"A_{self.id}",
+            "name": self.name,
+            "size_in_bytes": self.size,
+            "url": f"{url}/actions/artifacts/{self.id}",
+            "archive_download_url": f"{url}/actions/artifacts/{self.id}/zip",
+            "expired": self.expired,
+            "digest": digest,
+            "created_at": iso(run.updated),
+            "expires_at": iso(run.updated + 90 * 86400),
+            "updated_at": iso(run.updated),
+            "workflow_run": {"id": run.id, "head_branch": run.branch, "head_sha": run.sha},
+        }
+
+
+@dataclass
+class Run:
+    """A workflow run; times in Unix seconds."""
+
+    id: int
+    logs: Mapping[str, str | bytes] | bytes
+    artifacts: list[Stored] = field(default_factory=list)
+    workflow: str = "build.yml"
+    branch: str = "main"
+    event: str = "workflow_dispatch"
+    status: str = "completed"
+    conclusion: str | None = "success"
+    created: float = 1_700_000_000.0
+    updated: float = 1_700_003_600.0
+    attempt: int = 1
+    sha: str = "5" * 40
+    logs_gone: bool = False
+
+    def shown(self, url: str, number: int) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "name": "Build images",
+            "node_id": f"WFR_{self.id}",
+            "head_branch": self.branch,
+            "head_sha": self.sha,
+            "path": f".github/workflows/{self.workflow}",
+            "run_number": number,
+            "run_attempt": self.attempt,
+            "event": self.event,
+            "status": self.status,
+            "conclusion": self.conclusion,
+            "workflow_id": 161335,
+            "url": f"{url}/actions/runs/{self.id}",
+            "html_url": f"https://github.example/runs/{self.id}",
+            "created_at": iso(self.created),
+            "updated_at": iso(self.updated),
+            "run_started_at": iso(self.created),
+        }
+
+    @property
+    def logs_zip(self) -> bytes:
+        return self.logs if isinstance(self.logs, bytes) else zipped(self.logs)
+
+
+def iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def zipped(files: Mapping[str, str | bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method, compresslevel=1) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class AppKey:
+    """An App that is installed, with its key in PEM form."""
+
+    id: str
+    installation: int
+    pem: str
+    public: rsa.RSAPublicKey
+
+    @classmethod
+    def make(cls, app: str = "1234", installation: int = 42) -> AppKey:
+        key = rsa.generate_private_key(65537, 2048)
+        pem = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+        )
+        return cls(app, installation, pem.decode(), key.public_key())
+
+
+@dataclass
+class Answer:
+    status: int
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class RefusalError(Exception):
+    """An answer other than the one hoped for."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+def _refusal(status: int, message: str) -> RefusalError:
+    return RefusalError(json_answer(status, {"message": message}))
+
+
+def json_answer(status: int, value: Any, **headers: str) -> Answer:
+    named = {name.replace("_", "-"): text for name, text in headers.items()}
+    return Answer(status, json.dumps(value).encode(), {"Content-Type": "application/json; charset=utf-8", **named})
+
+
+class GitHubServer:
+    """One GitHub with one repository. ``runs`` may be changed at any time; ``skew`` is added to its clock.
+
+    ``requests`` has method and target of every request to the API, ``ranges`` the bytes asked of the store. ``before``
+    is called with each request to the API and may give an answer of its own. ``cut`` breaks the next so many answers
+    of the store off in the middle; ``does_ranges`` may be switched off.
+    """
+
+    def __init__(
+        self, repository: str = "team/builds", *, tokens: tuple[str, ...] = (TOKEN,), app: AppKey | None = None
+    ) -> None:
+        self.repository = repository
+        self.runs: list[Run] = []
+        self.tokens = set(tokens)
+        self.app = app
+        self.skew = 0.0
+        self.requests: list[tuple[str, str]] = []
+        self.ranges: list[tuple[str, int, int]] = []
+        self.before: Callable[[str, str], Answer | None] = lambda _method, _target: None
+        self.cut: list[int] = []
+        self.does_ranges = True
+        self._secret = secrets.token_bytes(16)
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.owner = self
+        self.port: int = self._server.server_address[1]
+        self.host = f"127.0.0.1:{self.port}"
+        self.url = f"http://{self.host}"
+        self.store_url = f"http://localhost:{self.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def now(self) -> float:
+        return time.time() + self.skew
+
+    # -- the API ----------------------------------------------------------------------------------------------------
+
+    def answer(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
+        self.requests.append((method, target))
+        try:
+            return self.before(method, target) or self._answer(method, target, headers)
+        except RefusalError as refusal:
+            return refusal.answer
+
+    def _answer(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
+        if not headers.get("User-Agent"):
+            raise _refusal(403, "Request forbidden by administrative rules. Please set a User-Agent header")
+        version = headers.get("X-GitHub-Api-Version")
+        if version is not None and version not in VERSIONS:
+            raise _refusal(400, f'Version "{version}" is not supported')
+        parts = urlsplit(target)
+        path, query = unquote(parts.path), parse_qs(parts.query, keep_blank_values=True)
+        authorization = headers.get("Authorization", "")
+        if path.startswith("/app/") or path == f"/repos/{self.repository}/installation":
+            return self._as_app(method, path, authorization)
+        scheme, _, token = authorization.partition(" ")
+        if authorization and (scheme.lower() not in ("bearer", "token") or token not in self.tokens):
+            raise _refusal(401, "Bad credentials")
+        prefix = f"/repos/{self.repository}/actions/"
+        if method != "GET" or not path.startswith(prefix):
+            raise _refusal(404, "Not Found")
+        return self._actions(path.removeprefix(prefix), query, target, known=bool(authorization))
+
+    def _actions(self, path: str, query: Mapping[str, list[str]], target: str, *, known: bool) -> Answer:
+        url = f"{self.url}/repos/{self.repository}"
+        if match := re.fullmatch(r"workflows/([^/]+)/runs", path):
+            return self._page("workflow_runs", self._listed(match[1], query), query, target)
+        if match := re.fullmatch(r"artifacts/(\d+)/zip", path):
+            artifact = next((each for run in self.runs for each in run.artifacts if each.id == int(match[1])), None)
+            return self._download(artifact, f"/store/artifact/{match[1]}", known=known)
+        match = re.fullmatch(r"runs/(\d+)(/artifacts|(?:/attempts/(\d+))?/logs)?", path)
+        run = self._run(int(match[1])) if match else None
+        if match is None or run is None or int(match[3] or 1) > run.attempt:
+            raise _refusal(404, "Not Found")
+        if match[2] is None:
+            return json_answer(200, run.shown(url, 1))
+        if match[2] == "/artifacts":
+            return self._page("artifacts", [each.shown(url, run) for each in run.artifacts], query, target)
+        if run.logs_gone:
+            raise _refusal(410, "Server Error: Logs have expired")
+        return self._download(Stored(0, "logs", b""), f"/store/logs/{run.id}", known=known)
+
+    def _listed(self, workflow: str, query: Mapping[str, list[str]]) -> list[dict[str, Any]]:
+        unknown = set(query) - FILTERS
+        assert not unknown, f"the API does not know {unknown}"
+        if not any(workflow in (run.workflow, "161335") for run in self.runs):
+            raise _refusal(404, "Not Found")
+        youngest = sorted(self.runs, key=lambda run: (run.created, run.id), reverse=True)
+        runs = [run for run in youngest if workflow in (run.workflow, "161335") and _fits(run, query)]
+        if set(query) - {"per_page", "page"}:
+            runs = runs[:MOST_FILTERED]
+        url = f"{self.url}/repos/{self.repository}"
+        return [run.shown(url, self.runs.index(run) + 1) for run in runs]
+
+    def _page(self, key: str, entries: list[dict[str, Any]], query: Mapping[str, list[str]], target: str) -> Answer:
+        size = min(100, max(1, int(query.get("per_page", ["30"])[0])))
+        page = max(1, int(query.get("page", ["1"])[0]))
+        answer = json_answer(200, {"total_count": len(entries), key: entries[(page - 1) * size : page * size]})
+        if page * size < len(entries):
+            rest = {name: values[0] for name, values in query.items() if name != "page"}
+            there = f"{self.url}{urlsplit(target).path}?{urlencode({**rest, 'page': page + 1})}"
+            answer.headers["Link"] = f'<{there}>; rel="next", <{there}>; rel="last"'
+        return answer
+
+    def _download(self, artifact: Stored | None, path: str, *, known: bool) -> Answer:
+        if artifact is None:
+            raise _refusal(404, "Not Found")
+        if not known:
+            raise _refusal(401, "Requires authentication")
+        if artifact.expired:
+            raise _refusal(410, "Artifact has expired")
+        until = self.now() + URL_LIFE
+        there = f"{self.store_url}{path}?se={until:.3f}&sig={self._signature(path, until)}"
+        return Answer(302, b"", {"Location": there})
+
+    def _signature(self, path: str, until: float) -> str:
+        return hmac.new(self._secret, f"{path} {until:.3f}".encode(), "sha256").hexdigest()
+
+    def _run(self, number: int) -> Run | None:
+        return next((run for run in self.runs if run.id == number), None)
+
+    def _as_app(self, method: str, path: str, authorization: str) -> Answer:
+        app = self.app
+        if app is None or not self._is_app(app, authorization):
+            raise _refusal(401, "A JSON web token could not be decoded")
+        if method == "GET" and path == f"/repos/{self.repository}/installation":
+            return json_answer(200, {"id": app.installation, "app_id": int(app.id)})
+        if method == "POST" and path == f"/app/installations/{app.installation}/access_tokens":
+            token = f"ghs_{secrets.token_hex(18)}"
+            self.tokens.add(token)
+            return json_answer(
+                201, {"token": token, "expires_at": iso(self.now() + 3600), "permissions": {"actions": "read"}}
+            )
+        return json_answer(404, {"message": "Not Found"})
+
+    def _is_app(self, app: AppKey, authorization: str) -> bool:
+        scheme, _, text = authorization.partition(" ")
+        parts = text.split(".")
+        if scheme != "Bearer" or len(parts) != 3:
+            return False
+        head, claims = (json.loads(_decoded(part)) for part in parts[:2])
+        try:
+            app.public.verify(_decoded(parts[2]), ".".join(parts[:2]).encode(), padding.PKCS1v15(), hashes.SHA256())
+        except InvalidSignature:
+            return False
+        times: bool = claims["iat"] <= self.now() < claims["exp"] <= self.now() + 600
+        return bool(head["alg"] == "RS256" and claims["iss"] == app.id and times)
+
+    # -- the store --------------------------------------------------------------------------------------------------
+
+    def stored(self, target: str, headers: Mapping[str, str]) -> Answer | tuple[bytes | Path, int, int, int]:
+        """What the store answers: a refusal, or content with the range asked for and its whole size."""
+        parts = urlsplit(target)
+        query = parse_qs(parts.query)
+        if "Authorization" in headers:
+            return _xml(400, "InvalidAuthenticationInfo")
+        until, signature = float(query.get("se", ["0"])[0]), query.get("sig", [""])[0]
+        if self.now() > until or not hmac.compare_digest(signature, self._signature(parts.path, until)):
+            return _xml(403, "AuthenticationFailed")
+        _, _, kind, number = parts.path.split("/")
+        content: bytes | Path
+        if kind == "logs":
+            run = self._run(int(number))
+            assert run is not None
+            content = run.logs_zip
+        else:
+            content = next(each for run in self.runs for each in run.artifacts if each.id == int(number)).content
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("Range", ""))
+        if match is None or not self.does_ranges:
+            return content, 0, size, size
+        start, end = int(match[1]), min(size, int(match[2]) + 1 if match[2] else size)
+        if start >= size:
+            return _xml(416, "InvalidRange")
+        self.ranges.append((kind, start, end))
+        return content, start, end, size
+
+
+def _fits(run: Run, query: Mapping[str, list[str]]) -> bool:
+    wanted = {name: values[0] for name, values in query.items()}
+    status = wanted.get("status")
+    created = wanted.get("created", "")
+    if created:
+        assert created.startswith(">="), created
+        limit = datetime.fromisoformat(created[2:]).timestamp()
+        if run.created < limit:
+            return False
+    return (
+        (status is None or status in (run.status, run.conclusion))
+        and wanted.get("branch", run.branch) == run.branch
+        and wanted.get("event", run.event) == run.event
+        and wanted.get("head_sha", run.sha) == run.sha
+    )
+
+
+def _xml(status: int, code: str) -> Answer:
+    body = f'<?xml version="1.0" encoding="utf-8"?><Error><Code>{code}</Code><Message>refused</Message></Error>'
+    return Answer(status, body.encode(), {"Content-Type": "application/xml"})
+
+
+def _decoded(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    owner: GitHubServer
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that breaks off is part of the play."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self._answer()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
+        """Nothing is logged."""
+
+    def _answer(self) -> None:
+        owner = self.server.owner
+        if self.path.startswith("/store/"):
+            found = owner.stored(self.path, dict(self.headers.items()))
+            if isinstance(found, tuple):
+                self._content(*found)
+                return
+            answer = found
+        else:
+            answer = owner.answer(self.command, self.path, dict(self.headers.items()))
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(answer.body)))
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    def _content(self, content: bytes | Path, start: int, end: int, size: int) -> None:
+        partial = "Range" in self.headers and self.server.owner.does_ranges
+        self.send_response(206 if partial else 200)
+        if partial:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
+        self.send_header("Content-Length", str(end - start))
+        self.end_headers()
+        cut = self.server.owner.cut
+        stop = start + min(end - start, cut.pop(0)) if cut else end
+        if isinstance(content, bytes):
+            self.wfile.write(content[start:stop])
+        else:
+            with content.open("rb") as file:
+                self.wfile.flush()
+                if stop > start:
+                    self.connection.sendfile(file, start, stop - start)
+        if stop != end:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,178 @@
+"""GitLab's container registry API for one project, in front of a registry or of tags made up by a test.
+
+Written from GitLab's published API (https://docs.gitlab.com/api/container_registry/) and its OpenAPI description:
+
+- ``PRIVATE-TOKEN`` for personal, project and group tokens, ``JOB-TOKEN`` for jobs, ``Authorization: Bearer`` for OAuth;
+  a deploy token is none of these (401). Without a token a private project is 404;
+- lists come 20 a page, 100 at most; ``Link`` is absolute and has ``first``, ``next`` and ``last``; ``X-Total`` is left
+  out above 10,000; tags are listed by name, without digests;
+- a project is named by its number or by its path with ``%2F``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Final, Protocol, Self
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
+
+from tests.standins.github import Answer, RefusalError, json_answer
+from tests.standins.registry import Registry
+
+TOKEN: Final = "glpat-of-the-tests"
+JOB_TOKEN: Final = "glcbt-of-the-tests"
+PROJECT_ID: Final = 4711
+
+Tags = Mapping[str, Mapping[str, str]]
+
+
+class Content(Protocol):
+    """What the registry behind holds: repositories, with their tags and digests."""
+
+    def __call__(self) -> Tags: ...
+
+
+def behind(registry: Registry, project: str) -> Content:
+    """The repositories of a real registry that belong to a project."""
+
+    def tags() -> Tags:
+        found: dict[str, dict[str, str]] = {}
+        names = json.loads(registry.authorized("GET", "/v2/_catalog?n=1000").body)["repositories"] or []
+        for name in names:
+            if name == project or name.startswith(f"{project}/"):
+                listed = registry.request("GET", f"/v2/{name}/tags/list?n=10000", None, _rights(registry, name))
+                found[name] = dict.fromkeys(
+                    (json.loads(listed.body).get("tags") or []) if listed.status == 200 else [], ""
+                )
+        return found
+
+    return tags
+
+
+def _rights(registry: Registry, name: str) -> dict[str, str]:
+    return {"Authorization": registry.auth.authorization(f"repository:{name}:pull")} if registry.auth else {}
+
+
+def _refusal(status: int, message: str) -> RefusalError:
+    return RefusalError(json_answer(status, {"message": message}))
+
+
+class GitLabServer:
+    """One GitLab with one project. ``requests`` has every target asked; ``before`` may answer in its place."""
+
+    def __init__(self, content: Content, project: str = "group/project", *, public: bool = False) -> None:
+        self.content = content
+        self.project = project
+        self.public = public
+        self.requests: list[str] = []
+        self.before: Callable[[str], Answer | None] = lambda _target: None
+        self._ids: dict[str, int] = {}
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.owner = self
+        self.host = f"127.0.0.1:{self._server.server_address[1]}"
+        self.url = f"http://{self.host}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def answer(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
+        self.requests.append(target)
+        try:
+            return self.before(target) or self._answer(method, target, headers)
+        except RefusalError as refusal:
+            return refusal.answer
+
+    def _answer(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
+        known = self._known(headers)
+        parts = urlsplit(target)
+        match = re.fullmatch(r"/api/v4/projects/([^/]+)/registry/repositories(?:/(\d+)/tags(?:/([^/]+))?)?", parts.path)
+        if match is None or method != "GET":
+            raise _refusal(404, "404 Not Found")
+        if unquote(match[1]) not in (self.project, str(PROJECT_ID)) or not (known or self.public):
+            raise _refusal(404, "404 Project Not Found")
+        tags = self.content()
+        query = parse_qs(parts.query)
+        if match[2] is None:
+            return self._page([self._repository(path) for path in sorted(tags)], query, parts.path)
+        path = next((path for path in tags if self._id(path) == int(match[2])), None)
+        if path is None:
+            raise _refusal(404, "404 Container Repository Not Found")
+        if match[3] is None:
+            return self._page([self._tag(path, name) for name in sorted(tags[path])], query, parts.path)
+        name = unquote(match[3])
+        if name not in tags[path]:
+            raise _refusal(404, "404 Tag Not Found")
+        details = {"digest": tags[path][name], "total_size": 350224384, "created_at": "2026-01-06T16:49:51.272+00:00"}
+        return json_answer(200, {**self._tag(path, name), **details, "revision": "2" * 64, "short_revision": "2" * 9})
+
+    def _known(self, headers: Mapping[str, str]) -> bool:
+        """Whether the caller says who it is; a wrong token is refused."""
+        given = {name: headers[name] for name in ("PRIVATE-TOKEN", "JOB-TOKEN", "Authorization") if name in headers}
+        good = {"PRIVATE-TOKEN": TOKEN, "JOB-TOKEN": JOB_TOKEN, "Authorization": f"Bearer {TOKEN}"}
+        if any(good[name] != value for name, value in given.items()):
+            raise _refusal(401, "401 Unauthorized")
+        return bool(given)
+
+    def _id(self, path: str) -> int:
+        return self._ids.setdefault(path, len(self._ids) + 1)
+
+    def _repository(self, path: str) -> dict[str, Any]:
+        return {
+            "id": self._id(path),
+            "name": path.removeprefix(self.project).lstrip("/"),
+            "path": path,
+            "project_id": PROJECT_ID,
+            "location": f"registry.example/{path}",
+            "created_at": "2026-01-07T21:50:18.000Z",
+            "cleanup_policy_started_at": None,
+            "status": None,
+        }
+
+    def _tag(self, path: str, name: str) -> dict[str, Any]:
+        return {"name": name, "path": f"{path}:{name}", "location": f"registry.example/{path}:{name}"}
+
+    def _page(self, entries: list[dict[str, Any]], query: Mapping[str, list[str]], path: str) -> Answer:
+        size = min(100, max(1, int(query.get("per_page", ["20"])[0])))
+        page = max(1, int(query.get("page", ["1"])[0]))
+        last = max(1, -(-len(entries) // size))
+        links = {"first": 1, "last": last, **({"next": page + 1} if page < last else {})}
+        text = ", ".join(
+            f'<{self.url}{path}?{urlencode({"page": number, "per_page": size})}>; rel="{name}"'
+            for name, number in links.items()
+        )
+        answer = json_answer(200, entries[(page - 1) * size : page * size])
+        answer.headers["Link"] = text
+        return answer
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    owner: GitLabServer
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        answer = self.server.owner.answer("GET", self.path, dict(self.headers.items()))
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(answer.body)))
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
+        """Nothing is logged."""

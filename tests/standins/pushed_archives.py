@@ -1,0 +1,36 @@
+"""Archives pushed to a repository of a real registry, as the kind does it."""
+
+from __future__ import annotations
+
+from syncline.clients.http import Endpoint, Http
+from syncline.clients.oci import Registry as Client
+from syncline.clients.oci_auth import Credentials
+from syncline.kinds.artifacts.examining import examined
+from syncline.kinds.artifacts.layers import KnownLayers, OwnMemory
+from syncline.kinds.artifacts.passing import Progress, Wanted
+from syncline.kinds.artifacts.pushing import Push
+from syncline.kinds.kind import Pace
+from tests.standins.pairs import USERS
+from tests.standins.registry import Registry
+
+PACE = Pace(lambda: 60.0)
+
+
+class Place:
+    """A repository at a real registry, and pushes to it."""
+
+    def __init__(self, registry: Registry, repository: str) -> None:
+        self.registry = registry
+        self.repository = repository
+        endpoint = Endpoint.parse(registry.url)
+        self.client = Client(endpoint, lambda: Credentials("ann", USERS["ann"]), Http())
+        self.memory = OwnMemory()
+
+    def push(self, archive: bytes, image: str = "app") -> str:
+        """Push and tag an image of an archive; its fingerprint, which examining the archive gives, too."""
+        push = Push(self.client, self.repository, KnownLayers(self.memory, self.client), PACE)
+        written = push.image(lambda: [archive], "archive", Wanted(image, "v1"), Progress())
+        assert written is not None
+        self.client.put_manifest(self.repository, "v1", written.manifest)
+        assert examined([archive], "archive", Wanted(image, "v1")).fingerprint == written.fingerprint
+        return written.fingerprint

@@ -1,0 +1,295 @@
+"""The client of GitHub's API against the stand-in for it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from syncline.clients.github import GitHub, WorkflowRun
+from syncline.clients.github_auth import App, AppTokens, GivenToken, signed
+from syncline.clients.http import Endpoint, Http
+from syncline.errors import SynclineError
+from tests.standins.github import TOKEN, Answer, AppKey, GitHubServer, Run, Stored, json_answer
+from tests.standins.made_up import Naps
+
+REPOSITORY = "team/builds"
+CONTENT = bytes(range(256)) * 20_000
+
+
+@pytest.fixture(scope="module")
+def app() -> AppKey:
+    return AppKey.make()
+
+
+@pytest.fixture
+def server(app: AppKey) -> Iterator[GitHubServer]:
+    with GitHubServer(REPOSITORY, app=app) as server:
+        yield server
+
+
+def client(server: GitHubServer, token: str | None = TOKEN, naps: Naps | None = None) -> GitHub:
+    http = Http((naps or Naps()).policy(attempts=2))
+    return GitHub(Endpoint.parse(server.url), GivenToken(lambda: token), http)
+
+
+def runs(github: GitHub, workflow: str = "build.yml", **filters: str | None) -> list[WorkflowRun]:
+    return list(github.runs(REPOSITORY, workflow, **filters))
+
+
+def code_of(error: pytest.ExceptionInfo[SynclineError]) -> str:
+    return error.value.code.name
+
+
+class TestListings:
+    def test_270_runs_come_in_three_requests_the_youngest_first(self, server: GitHubServer) -> None:
+        server.runs = [Run(number, {}, created=1.7e9 + number) for number in range(1, 271)]
+        found = runs(client(server))
+        assert [run.id for run in found] == list(range(270, 0, -1))
+        assert len(server.requests) == 3
+
+    def test_a_run_that_begins_between_two_pages_hides_none_and_doubles_none(self, server: GitHubServer) -> None:
+        server.runs = [Run(number, {}, created=1.7e9 + number) for number in range(1, 251)]
+        listing = client(server).runs(REPOSITORY, "build.yml")
+        first = next(listing).id
+        server.runs.append(Run(999, {}, created=1.8e9))
+        assert [first, *(run.id for run in listing)] == list(range(250, 0, -1))
+
+    def test_filters_are_the_servers(self, server: GitHubServer) -> None:
+        server.runs = [
+            Run(1, {}),
+            Run(2, {}, conclusion="failure"),
+            Run(3, {}, branch="other"),
+            Run(4, {}, event="push"),
+            Run(5, {}, created=1.6e9),
+            Run(6, {}, status="in_progress", conclusion=None),
+        ]
+        wanted = {
+            "status": "success",
+            "branch": "main",
+            "event": "workflow_dispatch",
+            "created": ">=2023-01-01T00:00:00+00:00",
+        }
+        assert [run.id for run in runs(client(server), **wanted)] == [1]
+
+    def test_a_workflow_by_its_path(self, server: GitHubServer) -> None:
+        server.runs = [Run(1, {})]
+        assert [run.path for run in runs(client(server), ".github/workflows/build.yml")] == [
+            ".github/workflows/build.yml"
+        ]
+
+    def test_no_such_workflow(self, server: GitHubServer) -> None:
+        with pytest.raises(SynclineError) as error:
+            runs(client(server), "other.yml")
+        assert code_of(error) == "NOT_FOUND"
+
+    def test_artifacts_of_all_pages(self, server: GitHubServer) -> None:
+        kept = [Stored(number, f"images-{number}", b"zip", expired=number % 2 == 0) for number in range(130)]
+        server.runs = [Run(1, {}, kept)]
+        found = client(server).artifacts(REPOSITORY, 1)
+        assert [(each.id, each.expired) for each in found] == [(each.id, each.expired) for each in kept]
+
+    @pytest.mark.parametrize(
+        "answer", [b"<html>", b"[]", b'{"workflow_runs": {}}', b'{"workflow_runs": [{"id": "1"}]}']
+    )
+    def test_answers_of_another_form(self, server: GitHubServer, answer: bytes) -> None:
+        server.before = lambda _method, _target: Answer(200, answer)
+        with pytest.raises(SynclineError) as error:
+            runs(client(server))
+        assert code_of(error) == "BAD_ANSWER"
+
+    def test_a_page_that_comes_again(self, server: GitHubServer) -> None:
+        there = f"{server.url}/repos/{REPOSITORY}/actions/workflows/build.yml/runs?per_page=100"
+        answer = json_answer(200, {"workflow_runs": []}, Link=f'<{there}>; rel="next"')
+        server.before = lambda _method, _target: answer
+        with pytest.raises(SynclineError) as error:
+            runs(client(server))
+        assert code_of(error) == "LISTING_INCOMPLETE"
+
+
+class TestDownloads:
+    @pytest.fixture(autouse=True)
+    def artifact(self, server: GitHubServer) -> Stored:
+        artifact = Stored(7, "images", CONTENT)
+        server.runs = [Run(1, {"1_build.txt": "a line"}, [artifact])]
+        return artifact
+
+    def read(self, github: GitHub, start: int = 0, end: int = len(CONTENT)) -> bytes:
+        content = github.content(REPOSITORY, github.artifacts(REPOSITORY, 1)[0])
+        assert content.size == len(CONTENT)
+        with content.open(start, end) as chunks:
+            return b"".join(chunks)
+
+    @pytest.mark.parametrize(("start", "end"), [(0, len(CONTENT)), (5, 6), (1_000_000, len(CONTENT)), (9, 9)])
+    def test_a_range(self, server: GitHubServer, start: int, end: int) -> None:
+        assert self.read(client(server), start, end) == CONTENT[start:end]
+
+    def test_a_store_that_does_no_ranges(self, server: GitHubServer) -> None:
+        server.does_ranges = False
+        assert self.read(client(server), 1_000_000, 1_000_010) == CONTENT[1_000_000:1_000_010]
+
+    def test_connections_that_break_are_gone_on_with(self, server: GitHubServer) -> None:
+        server.cut = [1, 1_000_000, 2_500_000]
+        assert self.read(client(server)) == CONTENT
+        starts = [start for _, start, _ in server.ranges]
+        assert starts == sorted(starts)
+        assert len(starts) == 4
+
+    def test_a_connection_that_never_gets_further(self, server: GitHubServer) -> None:
+        server.cut = [1] + [0] * 20
+        with pytest.raises(SynclineError) as error:
+            self.read(client(server))
+        assert code_of(error) == "UNREACHABLE"
+
+    def test_an_address_is_asked_for_again_when_its_minute_is_over(self, server: GitHubServer) -> None:
+        naps = Naps()
+        github = client(server, naps=naps)
+        content = github.content(REPOSITORY, github.artifacts(REPOSITORY, 1)[0])
+        for at in range(4):
+            with content.open(at, at + 2) as chunks:
+                assert b"".join(chunks) == CONTENT[at : at + 2]
+            server.skew += 61
+            naps.now += 61
+        asked = [target for _, target in server.requests if target.endswith("/zip")]
+        assert len(asked) == 4
+
+    def test_an_address_that_the_store_refuses_is_asked_for_again(self, server: GitHubServer) -> None:
+        """Clocks differ: what we take for good may be over."""
+        github = client(server)
+        content = github.content(REPOSITORY, github.artifacts(REPOSITORY, 1)[0])
+        assert content.size == len(CONTENT)
+        server.skew += 61
+        with content.open(0, 10) as chunks:
+            assert b"".join(chunks) == CONTENT[:10]
+
+    def test_no_authorization_goes_to_the_store(self, server: GitHubServer) -> None:
+        assert self.read(client(server), 0, 1) == CONTENT[:1]  # the store refuses it
+
+    def test_an_expired_artifact(self, server: GitHubServer, artifact: Stored) -> None:
+        artifact.expired = True
+        with pytest.raises(SynclineError, match="images") as error:
+            self.read(client(server))
+        assert code_of(error) == "ARTIFACT_EXPIRED"
+
+    def test_an_artifact_that_expires_while_it_is_read(self, server: GitHubServer, artifact: Stored) -> None:
+        naps = Naps()
+        github = client(server, naps=naps)
+        content = github.content(REPOSITORY, github.artifacts(REPOSITORY, 1)[0])
+        assert content.size
+        artifact.expired = True
+        naps.now += 61
+        with pytest.raises(SynclineError) as error, content.open(0, 5) as chunks:
+            list(chunks)
+        assert code_of(error) == "ARTIFACT_EXPIRED"
+
+    def test_content_that_changes_its_size(self, server: GitHubServer, artifact: Stored) -> None:
+        github = client(server)
+        content = github.content(REPOSITORY, github.artifacts(REPOSITORY, 1)[0])
+        assert content.size
+        artifact.content = CONTENT + b"more"
+        with pytest.raises(SynclineError) as error, content.open(0, 5) as chunks:
+            list(chunks)
+        assert code_of(error) == "BAD_ANSWER"
+
+    def test_logs(self, server: GitHubServer) -> None:
+        github = client(server)
+        logs = github.logs(REPOSITORY, github.run(REPOSITORY, 1))
+        with logs.open(0, 2) as chunks:
+            assert b"".join(chunks) == b"PK"
+
+    def test_no_error_tells_an_addresss_signature(self, server: GitHubServer) -> None:
+        github = client(server)
+        content = github.content(REPOSITORY, github.artifacts(REPOSITORY, 1)[0])
+        with pytest.raises(SynclineError) as error, content.open(len(CONTENT) + 5, len(CONTENT) + 9) as chunks:
+            list(chunks)
+        assert "416" in error.value.what
+        assert "sig=…" in error.value.what
+
+
+class TestPatience:
+    def test_a_secondary_limit(self, server: GitHubServer) -> None:
+        server.before = lambda _m, _t: json_answer(403, {"message": "secondary rate limit"}, Retry_After="77")
+        with pytest.raises(SynclineError) as error:
+            runs(client(server))
+        assert (code_of(error), error.value.retry_after) == ("THROTTLED", 77)
+
+    @pytest.mark.parametrize("status", [403, 429])
+    def test_a_primary_limit_lasts_until_its_reset(self, server: GitHubServer, status: int) -> None:
+        reset = str(int(time.time()) + 600)
+        answer = json_answer(status, {"message": "limit"}, X_RateLimit_Remaining="0", X_RateLimit_Reset=reset)
+        server.before = lambda _m, _t: answer
+        with pytest.raises(SynclineError) as error:
+            runs(client(server))
+        assert code_of(error) == "THROTTLED"
+        assert error.value.retry_after == pytest.approx(600, abs=5)
+
+    def test_what_is_merely_forbidden(self, server: GitHubServer) -> None:
+        server.before = lambda _m, _t: json_answer(403, {"message": "no"}, X_RateLimit_Remaining="4000")
+        with pytest.raises(SynclineError) as error:
+            runs(client(server))
+        assert code_of(error) == "FORBIDDEN"
+
+
+class TestWhoWeAre:
+    def test_a_wrong_token(self, server: GitHubServer) -> None:
+        with pytest.raises(SynclineError) as error:
+            runs(client(server, "very-wrong-token"))
+        assert code_of(error) == "UNAUTHORIZED"
+        assert "very-wrong" not in str(error.value)
+
+    def test_a_token_that_was_renewed_meanwhile(self, server: GitHubServer) -> None:
+        server.runs = [Run(1, {})]
+        tokens = GivenToken(lambda: "old", lambda: TOKEN)
+        assert len(runs(GitHub(Endpoint.parse(server.url), tokens, Http()))) == 1
+
+    @pytest.mark.parametrize("installation", [None, 42])
+    def test_an_app(self, server: GitHubServer, app: AppKey, installation: int | None) -> None:
+        server.runs = [Run(1, {})]
+        endpoint, http = Endpoint.parse(server.url), Http()
+        tokens = AppTokens(endpoint, App(app.id, lambda: app.pem, REPOSITORY, installation), http)
+        github = GitHub(endpoint, tokens, http)
+        assert len(runs(github)) == len(runs(github)) == 1
+        asked = [target for method, target in server.requests if method == "POST"]
+        assert asked == ["/app/installations/42/access_tokens"]
+
+    def test_an_apps_token_is_renewed_before_its_end_and_when_refused(self, server: GitHubServer, app: AppKey) -> None:
+        server.runs = [Run(1, {})]
+        naps = Naps(now=time.time())
+        endpoint, http = Endpoint.parse(server.url), Http()
+        tokens = AppTokens(endpoint, App(app.id, lambda: app.pem, REPOSITORY, 42), http, clock=naps.clock)
+        github = GitHub(endpoint, tokens, http)
+        runs(github)
+        naps.now += 3500
+        server.skew += 3500
+        runs(github)
+        server.tokens.clear()
+        runs(github)
+        assert len([1 for method, _ in server.requests if method == "POST"]) == 3
+
+    def test_another_apps_key(self, server: GitHubServer) -> None:
+        other = AppKey.make()
+        tokens = AppTokens(Endpoint.parse(server.url), App("1234", lambda: other.pem, REPOSITORY, 42), Http())
+        with pytest.raises(SynclineError) as error:
+            tokens.token()
+        assert code_of(error) == "UNAUTHORIZED"
+
+    @pytest.mark.parametrize("key", ["", "no key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----"])
+    def test_what_is_no_key(self, key: str) -> None:
+        with pytest.raises(SynclineError) as error:
+            signed("1", key, 0)
+        assert code_of(error) == "SECRET_MISSING"
+
+
+def test_enterprise_has_its_api_below_a_path(server: GitHubServer) -> None:
+    asked: list[str] = []
+
+    def before(_method: str, target: str) -> Answer:
+        asked.append(target)
+        return Answer(200, json.dumps({"artifacts": []}).encode())
+
+    server.before = before
+    github = GitHub(Endpoint.parse(server.url), GivenToken(lambda: None), Http(), "/api/v3")
+    assert github.artifacts(REPOSITORY, 1) == []
+    assert asked == [f"/api/v3/repos/{REPOSITORY}/actions/runs/1/artifacts?per_page=100"]

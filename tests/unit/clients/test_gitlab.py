@@ -1,0 +1,92 @@
+"""The client of GitLab's registry API against the stand-in for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from syncline.clients.gitlab import GitLab, RegistryRepository, TagDetails, TokenKind
+from syncline.clients.http import Endpoint, Http, Policy
+from syncline.errors import SynclineError
+from tests.standins.github import Answer, json_answer
+from tests.standins.gitlab import JOB_TOKEN, PROJECT_ID, TOKEN, GitLabServer
+
+PROJECT = "group/project"
+DIGEST = "sha256:" + "ab" * 32
+TAGS: dict[str, dict[str, str]] = {}
+
+
+@pytest.fixture
+def server() -> Iterator[GitLabServer]:
+    TAGS.clear()
+    with GitLabServer(lambda: TAGS, PROJECT) as server:
+        yield server
+
+
+def client(server: GitLabServer, token: str | None = TOKEN, project: str = PROJECT) -> GitLab:
+    kind: TokenKind = "job" if token == JOB_TOKEN else "personal"
+    return GitLab(Endpoint.parse(server.url), project, lambda: token, Http(Policy(attempts=1)), kind)
+
+
+def test_270_repositories_come_in_three_requests(server: GitLabServer) -> None:
+    TAGS.update({f"{PROJECT}/x86/app-{number:03}": {} for number in range(270)})
+    found = list(client(server).repositories())
+    assert [r.path for r in found] == sorted(TAGS)
+    assert found[0] == RegistryRepository(found[0].id, "x86/app-000", f"{PROJECT}/x86/app-000")
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("count", [0, 1, 100, 101, 350])
+def test_tags_of_all_pages(server: GitLabServer, count: int) -> None:
+    TAGS[f"{PROJECT}/app"] = {f"v{number:03}": DIGEST for number in range(count)}
+    gitlab = client(server)
+    (repository,) = gitlab.repositories()
+    assert list(gitlab.tags(repository.id)) == sorted(TAGS[f"{PROJECT}/app"])
+
+
+def test_one_tag(server: GitLabServer) -> None:
+    TAGS[f"{PROJECT}/app"] = {"v1": DIGEST}
+    gitlab = client(server)
+    (repository,) = gitlab.repositories()
+    details = gitlab.tag(repository.id, "v1")
+    assert details == TagDetails(DIGEST, 350224384, "2026-01-06T16:49:51.272+00:00")
+
+
+def test_a_project_by_its_number_and_a_jobs_token(server: GitLabServer) -> None:
+    TAGS[PROJECT] = {}
+    assert [r.path for r in client(server, JOB_TOKEN, str(PROJECT_ID)).repositories()] == [PROJECT]
+
+
+@pytest.mark.parametrize(("token", "code"), [("wrong-token", "UNAUTHORIZED"), (None, "NOT_FOUND")])
+def test_who_may_not(server: GitLabServer, token: str | None, code: str) -> None:
+    with pytest.raises(SynclineError) as error:
+        list(client(server, token).repositories())
+    assert error.value.code.name == code
+    assert "wrong-token" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (Answer(200, b"<html>"), "BAD_ANSWER"),
+        (json_answer(200, {}), "BAD_ANSWER"),
+        (json_answer(200, [{"id": 1}]), "BAD_ANSWER"),
+        (json_answer(200, [1]), "BAD_ANSWER"),
+        (json_answer(429, {}, Retry_After="30"), "THROTTLED"),
+        (Answer(502, b"<html>bad gateway</html>"), "SERVER_ERROR"),
+    ],
+)
+def test_other_answers(server: GitLabServer, answer: Answer, code: str) -> None:
+    server.before = lambda _target: answer
+    with pytest.raises(SynclineError) as error:
+        list(client(server).repositories())
+    assert error.value.code.name == code
+
+
+def test_a_page_that_comes_again(server: GitLabServer) -> None:
+    target = "/api/v4/projects/group%2Fproject/registry/repositories?per_page=100"
+    server.before = lambda _target: json_answer(200, [], Link=f'<{server.url}{target}>; rel="next"')
+    with pytest.raises(SynclineError) as error:
+        list(client(server).repositories())
+    assert error.value.code.name == "LISTING_INCOMPLETE"

@@ -1,0 +1,408 @@
+"""Archives that are damaged, that lie, or that hold what no image's has: one error with its code, nothing tagged."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import struct
+import tarfile
+import tracemalloc
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from syncline.errors import SynclineError
+from syncline.kinds.artifacts.archive.feed import Feed, Limits, invalid
+from syncline.kinds.artifacts.archive.tars import Tar
+from syncline.kinds.artifacts.archive.unpacking import unpacked
+from syncline.kinds.artifacts.archive.zips import Zip
+from syncline.kinds.artifacts.examining import examined
+from syncline.kinds.artifacts.passing import Wanted
+from tests.standins import saved
+from tests.unit.kinds.artifacts.conftest import Pushing
+
+IMAGE = saved.Image([saved.layer({"a": b"one" * 1000}), saved.layer({"b": b"two"})])
+WANTED = Wanted("app", "v1")
+SMALL = Limits(members=50, size=1 << 22, text=1 << 16, ratio=100, free=1 << 20)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes in memory as a source."""
+
+    data: bytes
+    name: str = "artifact"
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    @contextmanager
+    def open(self, start: int, end: int) -> Iterator[Iterator[bytes]]:
+        assert 0 <= start <= end <= len(self.data)
+        yield iter([self.data[start:end]])
+
+
+def code_of(raises: Callable[[], object]) -> str:
+    with pytest.raises(SynclineError) as error:
+        raises()
+    assert len(str(error.value)) < 700
+    return error.value.code.name
+
+
+def zipped(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def read(data: bytes, limits: Limits = SMALL) -> dict[str, bytes]:
+    archive = Zip(Held(data), limits)
+    return {entry.name: b"".join(archive.open(entry)) for entry in archive.entries}
+
+
+FILES = {"a.tar": b"one" * 10_000, "empty": b"", "ä.tar": b"two"}
+
+
+def tried(read_: Callable[[], object]) -> tuple[object, str]:
+    """What reading came to, or the code of its failure."""
+    try:
+        return read_(), ""
+    except SynclineError as error:
+        return None, error.code.name
+
+
+class TestZip:
+    @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+    def test_what_is_in_it(self, method: int) -> None:
+        assert read(zipped(FILES, method)) == FILES
+
+    def test_written_as_a_stream(self) -> None:
+        """As upload-artifact writes it: sizes and checksum stand behind each member."""
+
+        class Unseekable(io.BytesIO):
+            def seekable(self) -> bool:
+                return False
+
+            def seek(self, *_: object) -> int:
+                raise io.UnsupportedOperation
+
+        buffer = Unseekable()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in FILES.items():
+                archive.writestr(name, content)
+        assert read(buffer.getvalue()) == FILES
+
+    def test_zip64(self) -> None:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive, archive.open("a.tar", "w", force_zip64=True) as member:
+            member.write(b"one")
+        assert read(buffer.getvalue()) == {"a.tar": b"one"}
+
+    def test_zip64_in_its_directory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)
+        files = {f"{number}.tar": b"x" * 300 for number in range(3)}
+        data = zipped(files, zipfile.ZIP_STORED)
+        assert b"PK\x06\x06" in data
+        assert read(data) == files
+
+    def test_a_comment_that_looks_like_an_end(self) -> None:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("a.tar", b"one")
+            archive.comment = b"PK\x05\x06" + bytes(30)
+        assert read(buffer.getvalue()) == {"a.tar": b"one"}
+
+    @pytest.mark.parametrize("cut", [1, 10, 22, 60, 200])
+    def test_cut_short(self, cut: int) -> None:
+        data = zipped(FILES)
+        assert code_of(lambda: read(data[:-cut])) == "ARCHIVE_INVALID"
+
+    @pytest.mark.parametrize("name", ["../a.tar", "/a.tar", "a/../../b", "..\\a", "C:\\a", "C:a"])
+    def test_names_that_lead_out(self, name: str) -> None:
+        assert code_of(lambda: read(zipped({name: b"one"}))) == "ARCHIVE_REFUSED"
+
+    def test_two_members_of_one_name(self) -> None:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("a.tar", b"one")
+            with pytest.warns(UserWarning, match="Duplicate"):
+                archive.writestr("a.tar", b"two")
+        assert code_of(lambda: read(buffer.getvalue())) == "ARCHIVE_REFUSED"
+
+    def test_members_that_lie_over_one_another(self) -> None:
+        """A small file with a directory of many members, all of them the same bytes: a bomb without recursion."""
+        data = bytearray(zipped({"a.tar": b"x" * 1000, "b.tar": b"y" * 1000}, zipfile.ZIP_STORED))
+        second = data.rfind(b"PK\x01\x02")
+        data[second + 42 : second + 46] = (5).to_bytes(4, "little")
+        assert code_of(lambda: read(bytes(data))) == "ARCHIVE_REFUSED"
+
+    @pytest.mark.parametrize(
+        ("at", "value"),
+        [
+            (20, struct.pack("<L", 5)),  # the packed size
+            (24, struct.pack("<L", 10**6)),  # the size
+            (16, b"\0\0\0\0"),  # the checksum
+            (42, struct.pack("<L", 77)),  # where the member is
+            (42, struct.pack("<L", 0xFFFFFF00)),
+            (10, struct.pack("<H", 0)),  # the method
+            (20, struct.pack("<L", 0xFFFFFFF0)),
+        ],
+    )
+    def test_a_directory_that_lies(self, at: int, value: bytes) -> None:
+        data = bytearray(zipped({"a.tar": bytes(range(256)) * 40}))
+        start = data.rfind(b"PK\x01\x02")
+        data[start + at : start + at + len(value)] = value
+        assert code_of(lambda: read(bytes(data))) in ("ARCHIVE_INVALID", "ARCHIVE_REFUSED")
+
+    def test_what_is_packed_in_ways_that_nobody_uses(self) -> None:
+        assert code_of(lambda: read(zipped({"a": b"one" * 100}, zipfile.ZIP_BZIP2))) == "ARCHIVE_REFUSED"
+
+    def test_encrypted(self) -> None:
+        data = bytearray(zipped({"a": b"one"}))
+        data[data.rfind(b"PK\x01\x02") + 8] |= 1
+        assert code_of(lambda: read(bytes(data))) == "ARCHIVE_REFUSED"
+
+    def test_a_bomb_takes_neither_memory_nor_time(self) -> None:
+        data = zipped({"a.tar": bytes(1 << 26)})
+        tracemalloc.start()
+        assert code_of(lambda: read(data, replace(SMALL, size=1 << 40))) == "ARCHIVE_REFUSED"
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        tracemalloc.stop()
+
+    def test_a_bomb_whose_directory_says_little(self) -> None:
+        data = bytearray(zipped({"a.tar": bytes(1 << 26)}))
+        start = data.rfind(b"PK\x01\x02")
+        data[start + 24 : start + 28] = struct.pack("<L", 1000)
+        local = data.find(b"PK\x03\x04")
+        data[local + 22 : local + 26] = struct.pack("<L", 1000)
+        assert code_of(lambda: read(bytes(data), replace(SMALL, size=1 << 40))) == "ARCHIVE_INVALID"
+
+    def test_too_many_members(self) -> None:
+        assert code_of(lambda: read(zipped({str(n): b"" for n in range(60)}))) == "ARCHIVE_REFUSED"
+
+    @given(data=st.binary(max_size=300))
+    def test_any_bytes(self, data: bytes) -> None:
+        assert code_of(lambda: read(data)) == "ARCHIVE_INVALID"
+
+    @given(at=st.integers(0, 10**6), value=st.integers(0, 255))
+    @settings(max_examples=300)
+    def test_any_byte_changed_is_noticed_or_does_not_matter(self, at: int, value: int) -> None:
+        data = bytearray(zipped({"a.tar": b"content " * 20}))
+        data[at % len(data)] = value
+        found, code = tried(lambda: list(read(bytes(data)).values()))
+        assert found in ([b"content " * 20], []) if not code else code in ("ARCHIVE_INVALID", "ARCHIVE_REFUSED")
+
+
+def members(data: bytes, limits: Limits = SMALL) -> dict[str, bytes]:
+    archive = Tar([data], "archive", limits)
+    return {member.name: b"".join(archive.content()) or member.link.encode() for member in archive}
+
+
+class TestTar:
+    @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+    def test_forms(self, form: int) -> None:
+        name = "a/" * 60 + "name" if form == tarfile.USTAR_FORMAT else "ä/" * 200 + "name"
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
+            info = tarfile.TarInfo(name)
+            info.size = 1000
+            archive.addfile(info, io.BytesIO(b"x" * 1000))
+            info = saved.link("other")
+            info.name = "b/link"
+            archive.addfile(info)
+        assert members(buffer.getvalue()) == {name: b"x" * 1000, "b/link": b"b/other"}
+
+    @given(sizes=st.lists(st.integers(0, 2000), max_size=8), chunk=st.integers(1, 3000))
+    def test_any_sizes_in_any_chunks(self, sizes: list[int], chunk: int) -> None:
+        files = {f"{number}": bytes([number]) * size for number, size in enumerate(sizes)}
+        data = saved.tar(files.items())
+        archive = Tar((data[at : at + chunk] for at in range(0, len(data), chunk)), "archive")
+        assert {member.name: b"".join(archive.content()) for member in archive} == files
+
+    @pytest.mark.parametrize("name", ["../a", "/etc/passwd", "a/../../b", "a/../b", "a\\b"])
+    def test_names_that_lead_out(self, name: str) -> None:
+        assert code_of(lambda: members(saved.tar([(name, b"x")]))) == "ARCHIVE_REFUSED"
+
+    @pytest.mark.parametrize("target", ["../../a", "/etc/passwd", "../.."])
+    @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+    def test_links_that_lead_out(self, target: str, kind: bytes) -> None:
+        assert code_of(lambda: members(saved.tar([("a/b", saved.link(target, kind))]))) == "ARCHIVE_REFUSED"
+
+    @pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, b"Z"])
+    def test_what_is_no_file(self, kind: bytes) -> None:
+        assert code_of(lambda: members(saved.tar([("a", saved.link("", kind))]))) == "ARCHIVE_REFUSED"
+
+    @pytest.mark.parametrize("size", [b"\xff" * 12, b"\x80" + b"\xff" * 11, b"-0000000001\0", b"9" * 11 + b"\0"])
+    def test_sizes_that_are_none(self, size: bytes) -> None:
+        """Among them the negative one that makes Python's own reader loop for ever."""
+        data = bytearray(saved.tar([("a", b"x")]))
+        data[124:136] = size
+        data[148:156] = b"%06o\0 " % (sum(data[:148]) + 256 + sum(data[156:512]))
+        assert code_of(lambda: members(bytes(data))) in ("ARCHIVE_INVALID", "ARCHIVE_REFUSED")
+
+    @pytest.mark.parametrize("record", [b"20 size=-1\n", b"12 size=x1y\n", b"999 size=1\n", b"x", b"5 a=b", b"0 \n"])
+    def test_pax_headers_that_are_none(self, record: bytes) -> None:
+        info = tarfile.TarInfo("pax")
+        info.type = tarfile.XHDTYPE
+        info.size = len(record)
+        header = info.tobuf(tarfile.USTAR_FORMAT)
+        data = header + record.ljust(512, b"\0") + saved.tar([("a", b"x")])
+        assert code_of(lambda: members(data)) == "ARCHIVE_INVALID"
+
+    def test_a_header_of_any_size_takes_no_memory(self) -> None:
+        info = tarfile.TarInfo("././@LongLink")
+        info.type = tarfile.GNUTYPE_LONGNAME
+        info.size = 1 << 33
+        assert (
+            code_of(lambda: members(info.tobuf(tarfile.GNU_FORMAT), replace(SMALL, size=1 << 40))) == "ARCHIVE_REFUSED"
+        )
+
+    def test_ten_million_members_are_not_read(self) -> None:
+        one = tarfile.TarInfo("a").tobuf(tarfile.USTAR_FORMAT)
+        read_ = 0
+
+        def chunks() -> Iterator[bytes]:
+            nonlocal read_
+            for _ in range(10_000_000):
+                read_ += 1
+                yield one
+
+        assert code_of(lambda: [member.name for member in Tar(chunks(), "archive")]) == "ARCHIVE_REFUSED"
+        assert read_ <= 20_002
+
+    @pytest.mark.parametrize("cut", [1, 511, 512, 1024, 1025, 3000])
+    def test_cut_short(self, cut: int) -> None:
+        data = saved.tar([("a", b"x" * 3000)])
+        data = data[: data.rstrip(b"\0").__len__() // 512 * 512 + 512]
+        assert code_of(lambda: members(data[:-cut])) == "ARCHIVE_INVALID"
+
+    @given(data=st.binary(min_size=1, max_size=2000))
+    def test_any_bytes(self, data: bytes) -> None:
+        _, code = tried(lambda: members(data))
+        assert not any(data[:512]) if not code else code in ("ARCHIVE_INVALID", "ARCHIVE_REFUSED")
+
+
+class TestUnpacking:
+    def test_gzip_cut_short(self) -> None:
+        data = gzip.compress(b"content " * 10_000)
+        for cut in (1, 4, 8, 9, len(data) // 2):
+            assert code_of(lambda cut=cut: list(unpacked([data[:-cut]], "it"))) == "ARCHIVE_INVALID"  # type: ignore[misc]
+
+    def test_gzip_with_a_wrong_checksum_or_more_behind_it(self) -> None:
+        data = bytearray(gzip.compress(b"content " * 10_000))
+        assert code_of(lambda: list(unpacked([bytes(data) + b"more"], "it"))) == "ARCHIVE_INVALID"
+        data[-6] ^= 1
+        assert code_of(lambda: list(unpacked([bytes(data)], "it"))) == "ARCHIVE_INVALID"
+
+    def test_zstd_that_is_damaged(self) -> None:
+        data = bytearray(zstandard.ZstdCompressor(write_checksum=True).compress(bytes(range(256)) * 100))
+        data[-1] ^= 255
+        assert code_of(lambda: list(unpacked([bytes(data)], "it"))) == "ARCHIVE_INVALID"
+
+    @pytest.mark.parametrize("packed", [gzip.compress(bytes(1 << 28)), zstandard.compress(bytes(1 << 28))])
+    def test_bombs(self, packed: bytes) -> None:
+        tracemalloc.start()
+        assert code_of(lambda: [None for _ in unpacked([packed], "it", SMALL)]) == "ARCHIVE_REFUSED"
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+        tracemalloc.stop()
+
+    def test_a_feed_gives_sizes(self) -> None:
+        feed = Feed([b"abc", b"", b"defgh"], lambda: invalid("cut"))
+        assert (feed.peek(4), feed.take(2), bytes(feed.some(2)), feed.take(3), feed.at) == (
+            b"abcd",
+            b"ab",
+            b"cd",
+            b"efg",
+            7,
+        )
+        feed.skip(1)
+        assert not feed.some(1)
+        assert code_of(lambda: feed.take(1)) == "ARCHIVE_INVALID"
+
+
+def broken(change: Callable[[dict[str, bytes]], object]) -> bytes:
+    """A saved image with something about its members changed."""
+    files: dict[str, bytes] = {}
+    with tarfile.open(fileobj=io.BytesIO(saved.until_24(IMAGE))) as archive:
+        for member in archive:
+            content = archive.extractfile(member) if member.isfile() else None
+            if content is not None:
+                files[member.name] = content.read()
+    change(files)
+    return saved.tar(files.items())
+
+
+def _edit(name: str, text: bytes) -> Callable[[dict[str, bytes]], object]:
+    return lambda files: files.update({name: text})
+
+
+CONFIG = f"{IMAGE.id}.json"
+BAD: dict[str, tuple[bytes, str]] = {
+    "nothing": (saved.tar([]), "ARCHIVE_INVALID"),
+    "no manifest": (broken(lambda f: (f.pop("manifest.json"), f.pop("repositories"))), "ARCHIVE_INVALID"),
+    "a manifest that is no JSON": (broken(_edit("manifest.json", b"[{")), "ARCHIVE_INVALID"),
+    "a manifest of another form": (broken(_edit("manifest.json", b'[{"Config": 1}]')), "ARCHIVE_INVALID"),
+    "a config of another content": (broken(_edit(CONFIG, IMAGE.config + b" ")), "ARCHIVE_INVALID"),
+    "no config": (broken(lambda f: f.pop(CONFIG)), "ARCHIVE_INVALID"),
+    "two manifests": (
+        saved.tar([("manifest.json", b"[]"), ("./manifest.json", b"[]")]),
+        "ARCHIVE_REFUSED",
+    ),
+    "a layer that is none": (
+        broken(lambda f: f.update({n: b"text" for n in f if n.endswith("layer.tar")})),
+        "ARCHIVE_INVALID",
+    ),
+    "a layer of another content": (
+        saved.until_24(IMAGE).replace(b"oneone", b"ONEone", 1),
+        "ARCHIVE_INVALID",
+    ),
+    "a blob of another content": (saved.since_25(IMAGE).replace(b"oneone", b"ONEone", 1), "ARCHIVE_INVALID"),
+    "fewer layers than the config says": (
+        saved.until_24(saved.Image(IMAGE.layers)).replace(
+            json.dumps(IMAGE.diff_ids)[1:-1].encode(), json.dumps(IMAGE.diff_ids[:1] * 2)[1:-1].encode()
+        ),
+        "ARCHIVE_INVALID",
+    ),
+    "another image": (
+        saved.since_25(saved.Image(IMAGE.layers, "a:1"), saved.Image(IMAGE.layers[:1], "b:1")),
+        "IMAGE_ABSENT",
+    ),
+    "an index without its images": (
+        saved.layout({}, [{"mediaType": saved.OCI_MANIFEST, "digest": "sha256:" + "0" * 64, "size": 1}]),
+        "ARCHIVE_INVALID",
+    ),
+    "an index with a digest that is none": (saved.layout({}, [{"digest": "../../etc/passwd"}]), "ARCHIVE_INVALID"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_is_no_image_is_told_and_leaves_no_manifest(pushing: Pushing, what: str) -> None:
+    archive, code = BAD[what]
+    assert code_of(lambda: pushing.attempt(gzip.compress(archive))) == code
+    assert code_of(lambda: examined([archive], "archive", WANTED)) == code
+    assert not [asked for asked in pushing.server.requests if asked.method == "PUT" and "/manifests/" in asked.target]
+
+
+def test_a_bomb_within_an_image(pushing: Pushing) -> None:
+    archive = gzip.compress(saved.since_25(saved.Image([saved.layer({"zeros": bytes(1 << 23)})])))
+    assert code_of(lambda: pushing.attempt(archive, limits=SMALL)) == "ARCHIVE_REFUSED"
+
+
+@given(at=st.integers(0, 10**6), value=st.integers(0, 255))
+@settings(max_examples=60)
+def test_any_byte_changed_in_an_image(at: int, value: int) -> None:
+    data = bytearray(saved.since_25(IMAGE))
+    data[at % len(data)] = value
+    found, code = tried(lambda: examined([bytes(data)], "archive", WANTED).fingerprint)
+    told = ("ARCHIVE_INVALID", "ARCHIVE_REFUSED", "IMAGE_ABSENT", "MANIFEST_INVALID")
+    assert found == f"sha256:{IMAGE.id}" if not code else code in told

@@ -1,0 +1,202 @@
+"""From an archive of any age to a registry: the image that arrives is the one that was saved."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from functools import partial
+from typing import Any
+
+import pytest
+import zstandard
+
+from syncline.clients.reference import digest_of
+from syncline.errors import SynclineError
+from syncline.kinds.artifacts.packing import SEGMENT
+from syncline.kinds.artifacts.passing import Progress, Wanted
+from syncline.kinds.artifacts.sending import PIECE
+from tests.standins import saved
+from tests.standins.oci import Fault
+from tests.unit.kinds.artifacts.conftest import REPOSITORY, Pushing
+
+BASE = saved.layer({"etc/os-release": b"NAME=made up\n", "bin/sh": b"\x7fELF" * 300})
+TOP = saved.layer({"app": b"the app"})
+IMAGE = saved.Image([BASE, TOP])
+LARGE = random.Random(7).randbytes(SEGMENT * 5 + 12345)
+
+
+def layers_of(pushing: Pushing, manifest: dict[str, Any], repository: str = REPOSITORY) -> list[bytes]:
+    return [gzip.decompress(pushing.blob(layer["digest"], repository)) for layer in manifest["layers"]]
+
+
+ARCHIVES = {
+    "1.10 to 24": saved.until_24(IMAGE),
+    "25": saved.since_25(IMAGE),
+    "25 with another image": saved.since_25(saved.Image([BASE], "other:v1"), IMAGE),
+    "24 with another image": saved.until_24(saved.Image([BASE], "other:v1"), IMAGE),
+    "24 by another path": saved.until_24(
+        saved.Image([TOP], "app:v2"), saved.Image(IMAGE.layers, "registry.example:5000/team/app:v1")
+    ),
+    "the same layer twice": saved.until_24(saved.Image([BASE, TOP, BASE])),
+}
+
+
+@pytest.mark.parametrize("form", ["as it is", "gzip", "gzip in parts", "zstd"])
+@pytest.mark.parametrize("age", ARCHIVES)
+def test_the_config_and_the_layers_arrive_as_they_were_saved(pushing: Pushing, age: str, form: str) -> None:
+    archive = ARCHIVES[age]
+    half = len(archive) // 2
+    packed = {
+        "as it is": archive,
+        "gzip": gzip.compress(archive),
+        "gzip in parts": gzip.compress(archive[:half]) + gzip.compress(archive[half:]) + bytes(100),
+        "zstd": zstandard.compress(archive),
+    }[form]
+    image = saved.Image([BASE, TOP, BASE]) if age == "the same layer twice" else IMAGE
+    written = pushing.image(packed)
+    manifest = json.loads(pushing.manifest().body)
+    assert written.fingerprint == manifest["config"]["digest"] == f"sha256:{image.id}"
+    assert pushing.blob(manifest["config"]["digest"]) == image.config
+    assert layers_of(pushing, manifest) == list(image.layers)
+
+
+def test_layers_have_the_same_digests_every_time(pushing: Pushing) -> None:
+    image = saved.Image([saved.layer({"large": LARGE}), TOP])
+    first = pushing.image(saved.since_25(image)).manifest
+    again = Pushing(pushing.server)  # which remembers nothing
+    assert again.image(saved.until_24(image), repository="other/one").manifest.body != first.body
+    layers = [json.loads(m.body)["layers"] for m in (first, again.manifest(repository="other/one"))]
+    assert [x["digest"] for x in layers[0]] == [x["digest"] for x in layers[1]]
+
+
+def test_a_known_layer_costs_one_question(pushing: Pushing) -> None:
+    pushing.image(saved.since_25(IMAGE))
+    pushing.server.requests.clear()
+    pushing.image(saved.since_25(IMAGE))
+    asked = [(a.method, a.target.partition("/blobs/")[2]) for a in pushing.server.requests if "/blobs/" in a.target]
+    layers = [layer["digest"] for layer in json.loads(pushing.manifest().body)["layers"]]
+    assert sorted(asked) == sorted(("HEAD", digest) for digest in [*layers, f"sha256:{IMAGE.id}"])
+
+
+def test_a_layer_that_another_repository_has_is_mounted(pushing: Pushing) -> None:
+    pushing.image(saved.since_25(IMAGE))
+    pushing.server.requests.clear()
+    pushing.image(saved.since_25(IMAGE), repository="group/project/arm/app")
+    sent = [a for a in pushing.server.requests if a.method in ("PATCH", "PUT") and "/blobs/" in a.target]
+    assert len(sent) == 1, "the config alone"
+
+
+def test_a_layer_that_was_removed_meanwhile_is_sent_again(pushing: Pushing) -> None:
+    written = pushing.image(saved.since_25(IMAGE))
+    layer = json.loads(written.manifest.body)["layers"][0]["digest"]
+    del pushing.server.store.repositories[REPOSITORY].blobs[layer]
+    pushing.image(saved.since_25(IMAGE))
+    assert layers_of(pushing, json.loads(pushing.manifest().body)) == [BASE, TOP]
+
+
+def test_an_older_archive_is_not_packed_again(pushing: Pushing) -> None:
+    """Its layers are not named by their content, but by what they were when the archive was last seen."""
+    pushing.image(saved.until_24(IMAGE))
+    pushing.server.requests.clear()
+    pushing.image(saved.until_24(IMAGE))
+    assert not [a for a in pushing.server.requests if a.method in ("PATCH", "POST")]
+
+
+def test_a_name_that_now_stands_for_something_else_is_noticed(pushing: Pushing) -> None:
+    """The same folder names and sizes, other bytes: the guess is not believed."""
+    pushing.image(saved.until_24(IMAGE))
+    other = saved.Image([BASE, saved.layer({"app": b"an app!"})])
+    assert len(other.layers[1]) == len(TOP)
+    written = pushing.image(saved.until_24(other))
+    assert layers_of(pushing, json.loads(written.manifest.body)) == list(other.layers)
+
+
+def test_an_archive_within_an_archive(pushing: Pushing) -> None:
+    inner = gzip.compress(saved.since_25(IMAGE))
+    outer = saved.tar([("readme.txt", b"hello"), ("out/other-v1.tar.gz", b"no archive"), ("out/app-v1.tar.gz", inner)])
+    written = pushing.image(outer, Wanted("app", "v1", lambda name: name.endswith("app-v1.tar.gz")))
+    assert written.fingerprint == f"sha256:{IMAGE.id}"
+
+
+class TestSeveralPlatforms:
+    BOTH = (IMAGE, saved.Image([saved.layer({"app": b"for arm"})], architecture="arm64"))
+
+    def test_an_index_arrives_as_it_is(self, pushing: Pushing) -> None:
+        written = pushing.image(saved.containerd(self.BOTH))
+        assert written.fingerprint == written.manifest.digest == pushing.manifest().digest
+        for child in pushing.manifest().children():
+            manifest = pushing.manifest(child.digest)
+            assert manifest.digest == child.digest
+            for blob in manifest.blobs():
+                assert digest_of(pushing.blob(blob.digest)) == blob.digest
+
+    def test_of_which_the_archive_has_one(self, pushing: Pushing) -> None:
+        written = pushing.image(saved.containerd(self.BOTH, absent=["arm64"]))
+        assert written.fingerprint == f"sha256:{IMAGE.id}"
+
+    def test_of_which_the_archive_has_two_of_three(self, pushing: Pushing) -> None:
+        images = (*self.BOTH, saved.Image([TOP], architecture="riscv64"))
+        written = pushing.image(saved.containerd(images, absent=["riscv64"]))
+        assert written.manifest.is_index
+        assert len(written.manifest.children()) == 4
+
+    def test_packed_layers_are_looked_into(self, pushing: Pushing) -> None:
+        lying = saved.Image([TOP])
+        archive = saved.containerd([lying]).replace(saved.sha(TOP).encode(), saved.sha(BASE).encode())
+        with pytest.raises(SynclineError) as error:
+            pushing.attempt(archive)
+        assert error.value.code.name == "ARCHIVE_INVALID"
+
+
+def test_before_1_10(pushing: Pushing) -> None:
+    written = pushing.image(saved.before_1_10(IMAGE))
+    config = json.loads(pushing.blob(written.fingerprint))
+    assert config["rootfs"] == {"type": "layers", "diff_ids": IMAGE.diff_ids}
+    assert [entry["created_by"] for entry in config["history"]] == [
+        f"/bin/sh -c #(nop) ADD <layer {n}> & /" for n in (0, 1)
+    ]
+    assert layers_of(pushing, json.loads(pushing.manifest().body)) == [BASE, TOP]
+
+
+class TestInterruptions:
+    IMAGE = saved.Image([saved.layer({"large": LARGE, "more": LARGE[::-1]}), TOP])
+
+    def test_time_runs_out_at_any_point(self, pushing: Pushing) -> None:
+        """What was sent is only read again, each time gets further, and the image is the same in the end."""
+        archive = saved.until_24(self.IMAGE)
+        progress, rounds = Progress(), 0
+        while True:
+            rounds += 1
+            looks = iter([1.0] * (4 + rounds))
+            pushing.left = partial(next, looks, -1.0)
+            stored = json.loads(json.dumps(progress.to_json()))
+            progress = Progress.of(stored)
+            written = pushing.attempt(archive, progress=progress)
+            if written is not None:
+                break
+            assert rounds < 60
+        assert rounds > 3
+        assert written.fingerprint == f"sha256:{self.IMAGE.id}"
+        layers = json.loads(written.manifest.body)["layers"]
+        pushing.left = lambda: 60.0
+        whole = Pushing(pushing.server).image(archive, repository="other/one")
+        assert layers == json.loads(whole.manifest.body)["layers"]
+        assert layers_of(pushing, json.loads(written.manifest.body)) == list(self.IMAGE.layers)
+        began = [a for a in pushing.server.requests if a.method == "POST" and REPOSITORY in a.target]
+        assert len(began) <= 4, "an upload is gone on with, not begun again"
+
+    @pytest.mark.parametrize("forgets", [False, True])
+    def test_a_connection_that_breaks(self, pushing: Pushing, forgets: bool) -> None:
+        pushing.server.forgets_broken = forgets
+        pushing.server.fault("PATCH", "/uploads/", Fault(take=PIECE // 3), first=2)
+        archive = saved.since_25(self.IMAGE)
+        progress = Progress()
+        if forgets:
+            with pytest.raises(SynclineError) as error:
+                pushing.attempt(archive, progress=progress)
+            assert error.value.code.name == "UPLOAD_LOST"
+            assert error.value.retried
+        written = pushing.attempt(archive, progress=progress)
+        assert written is not None
+        assert written.fingerprint == f"sha256:{self.IMAGE.id}"

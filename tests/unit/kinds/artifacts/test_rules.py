@@ -1,0 +1,247 @@
+"""What a build says of itself, told from all that only looks like it; and where its images go, both ways."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncline.config.artifacts import ArtifactsSync, Build, Metadata
+from syncline.config.file import read_syncs
+from syncline.config.templates import Template
+from syncline.errors import SynclineError
+from syncline.kinds.artifacts.metadata import block_of, blocks_in, lines_of
+from syncline.kinds.artifacts.notifications import runs_in
+
+ROOT = Path(__file__).parents[4]
+AT = "2026-01-06T16:49:51.1234567Z "
+RULES = Metadata(
+    keys=("Image tag", "Target platform", "Generated at", "Commit"), required=("Image tag", "Commit"), tag="Image tag"
+)
+VALUES = {"Image tag": "app-1", "Target platform": "linux/amd64", "Commit": "12345678"}
+BEGAN, ENDED = 1_767_700_000.0, 1_767_720_000.0
+EXAMPLES = json.loads((ROOT / "tests/fixtures/octokit-workflow-run.json").read_text())
+
+
+def example() -> ArtifactsSync:
+    (sync,) = read_syncs(ROOT / "examples/artifacts-presto.yaml").syncs.values()
+    assert isinstance(sync, ArtifactsSync)
+    return sync
+
+
+def found(text: str, rules: Metadata = RULES) -> list[dict[str, str]]:
+    return list(blocks_in(lines_of([text.encode()]), rules))
+
+
+def lines(values: dict[str, str] = VALUES, before: str = AT) -> str:
+    return "".join(f"{before}{key}: {value}\n" for key, value in values.items())
+
+
+class TestBlocks:
+    def test_as_a_log_has_it(self) -> None:
+        assert found("\ufeff" + lines()) == [VALUES]
+
+    def test_with_colours_and_indented(self) -> None:
+        assert found(lines({f"\x1b[36;1m  {key}": f"\x1b[0;32m{value}\x1b[0m" for key, value in VALUES.items()})) == [
+            VALUES
+        ]
+
+    def test_windows_line_ends(self) -> None:
+        assert found(lines().replace("\n", "\r\n")) == [VALUES]
+
+    def test_the_script_that_makes_it_is_not_it(self) -> None:
+        script = "".join(f"{AT}\x1b[36;1m{key}: $VALUE\x1b[0m\n" for key in VALUES)
+        echoed = f"{AT}##[group]Run cat <<END\n{lines(dict.fromkeys(VALUES, 'fixed'))}{AT}##[endgroup]\n"
+        assert found(script + echoed + lines()) == [VALUES]
+
+    @pytest.mark.parametrize("value", ["${TAG}", "$TAG", "$(make tag)", "`make tag`", "${{ inputs.tag }}", ""])
+    def test_variables_are_no_values(self, value: str) -> None:
+        assert found(lines({**VALUES, "Image tag": value})) == []
+
+    def test_lines_between_its_own(self) -> None:
+        between = f"{AT}something else\n" * 3
+        assert found(between.join(lines({key: value}) for key, value in VALUES.items())) == [VALUES]
+
+    def test_two_keys_far_apart_are_no_block(self) -> None:
+        far = f"{AT}something else\n" * 30
+        assert found(far.join(lines({key: value}) for key, value in VALUES.items())) == []
+
+    def test_one_behind_the_other(self) -> None:
+        other = {**VALUES, "Image tag": "app-2"}
+        assert found(lines() + lines(other)) == [VALUES, other]
+
+    def test_a_part_of_one(self) -> None:
+        assert found(lines({"Image tag": "app-1"})) == []
+
+    def test_a_line_of_any_length_takes_no_memory(self) -> None:
+        chunks = [b"x" * (1 << 20)] * 20
+        assert sum(map(len, lines_of(chunks))) <= 1 << 17
+
+    @given(cut=st.integers(1, 200))
+    def test_chunks_of_any_size(self, cut: int) -> None:
+        data = lines().encode()
+        chunks = [data[at : at + cut] for at in range(0, len(data), cut)]
+        assert list(blocks_in(lines_of(chunks), RULES)) == [VALUES]
+
+
+def code_and_words(*blocks: dict[str, str], rules: Metadata = RULES) -> tuple[str, str]:
+    with pytest.raises(SynclineError) as error:
+        block_of(blocks, rules, BEGAN, ENDED, "logs of run 7")
+    return error.value.code.name, error.value.what
+
+
+class TestTheOneBlock:
+    def test_twice_the_same(self) -> None:
+        assert block_of([VALUES, dict(VALUES)], RULES, BEGAN, ENDED, "logs") == VALUES
+
+    def test_none(self) -> None:
+        assert code_and_words() == ("METADATA_INVALID", "the logs of run 7 have no block with Image tag, Commit")
+
+    def test_two_that_differ(self) -> None:
+        code, words = code_and_words(VALUES, {**VALUES, "Image tag": "app-2"})
+        assert (code, "app-1, app-2" in words) == ("METADATA_INVALID", True)
+
+    @pytest.mark.parametrize(
+        ("at", "own"),
+        [
+            ("2026-01-06T12:00:00Z", True),
+            ("2026-01-06 12:00:00", True),
+            ("2026-01-06T12:00:00+00:00", True),
+            ("2025-12-31T12:00:00Z", False),
+            ("2026-02-06T12:00:00Z", False),
+            ("some day", False),
+        ],
+    )
+    def test_of_another_build_by_its_time(self, at: str, *, own: bool) -> None:
+        rules = RULES.model_copy(update={"time": "Generated at"})
+        block = {**VALUES, "Generated at": at}
+        if own:
+            assert block_of([block], rules, BEGAN, ENDED, "logs") == block
+        else:
+            assert code_and_words(block, rules=rules)[0] == "METADATA_INVALID"
+            assert code_and_words(VALUES, rules=rules)[0] == "METADATA_INVALID"
+
+    def test_of_another_build_by_its_tag(self) -> None:
+        rules = RULES.model_copy(update={"check": Template("app-{Commit:.4}-{Target platform}")})
+        own = {**VALUES, "Image tag": "app-1234-linux-amd64"}
+        assert block_of([VALUES, own], rules, BEGAN, ENDED, "logs") == own
+        assert code_and_words(VALUES, rules=rules)[0] == "METADATA_INVALID"
+
+
+class TestMapping:
+    BUILD: Build = example().build
+
+    @pytest.mark.parametrize(
+        ("tag", "place"),
+        [
+            ("presto-1-velox-2-linux-amd64", ("x86/presto-coordinator", "presto-1-velox-2")),
+            ("presto-1-velox-2-linux-arm64", ("arm/presto-coordinator", "presto-1-velox-2")),
+            ("linux-amd64-linux-arm64", ("arm/presto-coordinator", "linux-amd64")),
+            ("-linux-amd64", None),
+            ("presto-1", None),
+            ("a/b-linux-amd64", None),
+            ("a:b-linux-amd64", None),
+            ("a\n-linux-amd64", None),
+        ],
+    )
+    def test_there(self, tag: str, place: tuple[str, str] | None) -> None:
+        assert self.BUILD.place("presto-coordinator", tag) == place
+
+    @given(tag=st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,40}", fullmatch=True), arm=st.booleans())
+    def test_and_back(self, tag: str, *, arm: bool) -> None:
+        name = f"{tag}-linux-{'arm64' if arm else 'amd64'}"
+        there = self.BUILD.place("presto-java-worker", name)
+        assert there is not None
+        assert self.BUILD.origin(*there) == ("presto-java-worker", name)
+
+    @pytest.mark.parametrize(
+        "repository", ["x86/other", "presto-coordinator", "x86/presto-coordinator/more", "mips/presto-coordinator"]
+    )
+    def test_what_no_build_made(self, repository: str) -> None:
+        assert self.BUILD.origin(repository, "presto-1") is None
+
+    def test_images_by_the_block(self) -> None:
+        said = {"Build native CPU": "True", "Build native GPU": "false", "Build Java worker": "true"}
+        assert self.BUILD.expected(said) == ("presto-coordinator", "presto-java-worker", "presto-native-worker-cpu")
+        assert self.BUILD.expected({}) == ("presto-coordinator",)
+
+    def test_archives_by_their_names(self) -> None:
+        is_archive = self.BUILD.is_archive
+        assert is_archive("presto-coordinator-t1.tar.gz", "presto-coordinator", "t1")
+        assert is_archive("out/presto-coordinator-t1.tar", "presto-coordinator", "t1")
+        assert not is_archive("presto-coordinator-t10.tar.gz", "presto-coordinator", "t1")
+        assert not is_archive("my-presto-coordinator-t1.tar.gz", "presto-coordinator", "t1")
+
+
+@pytest.mark.parametrize("text", ["", "{", "a}", "{}", "{a.b}", "{a!r}", "{a:10}", "{0}", "{" + "a" * 300 + "}"])
+def test_templates_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match=r"brace|empty"):
+        Template(text)
+
+
+def test_problems_are_told_with_their_place() -> None:
+    values = example().model_dump(mode="json")
+    values["build"]["metadata"]["tag"] = "Tag"
+    values["build"]["images"][1]["when"] = {"Absent": "true"}
+    values["build"]["mapping"][0]["to"] = "a/b/c/{other}"
+    sync = ArtifactsSync.model_validate(values)
+    paths = {".".join(map(str, problem.path)) for problem in sync.problems()}
+    assert paths == {"build.metadata.tag", "build.images.1.when", "build.mapping.0.to"}
+
+
+def test_two_syncs_that_write_one_project_are_found() -> None:
+    one = example()
+    reach = one.model_copy(update={"name": "other"}).reaches()[0]
+    assert reach.common_with(one.reaches()[0]) is not None
+    apart = one.model_copy(update={"name": "apart", "target": one.target.model_copy(update={"project": "a/b"})})
+    assert apart.reaches()[0].common_with(one.reaches()[0]) is None
+
+
+class TestWebhooks:
+    SOURCE = example().source.model_copy(update={"repository": "octo-org/octo-repo", "workflow": "test.yml"})
+
+    def test_githubs_own_examples(self) -> None:
+        assert [runs_in(body, self.SOURCE) for body in EXAMPLES] == [(), ("run:289782451",), ("run:289782451",), (), ()]
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"repository": "octo-org/other"}, {"workflow": "other.yml"}, {"workflow": ".github/workflows/tests.yml"}],
+    )
+    def test_of_others(self, change: dict[str, str]) -> None:
+        assert [runs_in(body, self.SOURCE.model_copy(update=change)) for body in EXAMPLES] == [()] * 5
+
+    def test_a_ping_and_other_events(self) -> None:
+        assert runs_in({"zen": "Speak like a human.", "hook_id": 1}, self.SOURCE) == ()
+        assert (
+            runs_in({"action": "opened", "repository": {"full_name": "octo-org/octo-repo"}, "issue": {}}, self.SOURCE)
+            == ()
+        )
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            None,
+            [],
+            "text",
+            {},
+            {"repository": 1},
+            {"repository": {}, "workflow_run": {}},
+            {"repository": {}, "workflow_run": 1},
+        ],
+    )
+    def test_what_is_no_delivery(self, body: Any) -> None:
+        with pytest.raises(SynclineError) as error:
+            runs_in(body, self.SOURCE)
+        assert error.value.code.name == "MESSAGE_INVALID"
+
+    @pytest.mark.parametrize("number", ["1", True, -1, None, 1.5])
+    def test_a_run_whose_number_is_none(self, number: Any) -> None:
+        body = json.loads(json.dumps(EXAMPLES[1]))
+        body["workflow_run"]["id"] = number
+        with pytest.raises(SynclineError) as error:
+            runs_in(body, self.SOURCE)
+        assert error.value.code.name == "MESSAGE_INVALID"
