@@ -71,7 +71,6 @@ _ROWS: Final = (
     Code("PATH_REFUSED", False, "The key cannot be a path in a git tree, or would be dangerous or unreadable somewhere when checked out.", "Rename the object at its source, or exclude it."),
     Code("PATH_COLLIDES", False, "Two keys are the same path on some systems, or one is a folder of the other.", "Rename one of the two objects; the one that was there first is kept."),
     Code("SECRETS_UNSEEN", False, "The object is too large to be searched for Kubernetes Secrets, and the sync keeps those out.", "Split the object, exclude it, or set `secrets: keep`."),
-    Code("SOURCE_CHANGED", True, "The object changed while it was read.", "Nothing; the next try reads what is there then."),
     # The engine itself
     Code("LEASE_HELD", True, "Another writer works on the same target reference.", "Nothing; it is tried again when that writer is done."),
     Code("LEASE_LOST", True, "The lease on the target reference ran out or went to another writer.", "Nothing; the work is done again by whoever holds it."),
