@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from syncline.clients.git import Git, program
+from syncline.clients.git import Git, Running, program
 from syncline.clients.git_access import Access, Means, Remote, means, private_folder
 from syncline.clients.git_failures import disk_full, failure_of
 from syncline.clients.git_objects import (
     EMPTY_TREE,
     FILE,
+    FOLDER,
     Commit,
     Entry,
     blob_hash,
@@ -158,48 +159,46 @@ class Branch:
 
     def files(self, path: bytes, oid: str) -> Iterator[tuple[bytes, Entry]]:
         """Every file below the folder ``path``, whose tree is ``oid``, by its full path; in the order of bytes."""
-        self._load([oid], self._depth)
-        stack = [(path, oid)]
-        while stack:
-            path, oid = stack.pop()
-            entries = self._trees.pop(oid)  # read once and maybe many: not to be kept
-            inner = [e.oid for e in entries.values() if e.is_folder]
-            self._load(inner, self._depth)
-            for name, entry in reversed(entries.items()):
-                if entry.is_folder:
-                    stack.append((path + b"/" + name, entry.oid))
-            yield from ((path + b"/" + name, e) for name, e in entries.items() if not e.is_folder)
+        self.fetch_trees([oid])
+        # Read once and maybe very many: not to be kept.
+        with self._git.start("cat-file", "--batch") as running:
+            stack: list[tuple[bytes, Entry]] = [(path, Entry(FOLDER, oid))]
+            while stack:
+                path, entry = stack.pop()
+                if not entry.is_folder:
+                    yield path, entry
+                    continue
+                inner = list(_read_tree(running, entry.oid))
+                stack += [(path + b"/" + name if path else name, each) for name, each in reversed(inner)]
+
+    def fetch_trees(self, oids: Sequence[str]) -> None:
+        """Have these trees here with all that is below them; one request for those that are not."""
+        absent = [oid for oid in dict.fromkeys(oids) if oid not in self._whole and oid != EMPTY_TREE]
+        if absent:
+            self._git.run(
+                "fetch",
+                "--quiet",
+                "--filter=blob:none",
+                "--no-tags",
+                "--no-write-fetch-head",
+                "--stdin",
+                "origin",
+                feed="".join(f"{oid}\n" for oid in absent).encode(),
+            )
+            self._whole.update(absent)
 
     def _load(self, oids: Iterable[str], level: int) -> None:
         """Have these trees, of this level below the root, read."""
         new = [oid for oid in dict.fromkeys(oids) if oid not in self._trees]
-        absent = [oid for oid in new if level >= self._depth and oid not in self._whole and oid != EMPTY_TREE]
-        if absent:
-            self._fetch_trees(absent)
+        if level >= self._depth:
+            self.fetch_trees(new)
         if not new:
             return
         with self._git.start("cat-file", "--batch") as running:
             for oid in new:
-                running.write(f"{oid}\n".encode())
-                _, kind, size = running.line().split(b" ")
-                raw = running.read_exactly(int(size) + 1)[:-1]
-                assert kind == b"tree", kind
-                self._trees[oid] = entries = dict(tree_entries(raw))
+                self._trees[oid] = entries = dict(_read_tree(running, oid))
                 if oid in self._whole:
                     self._whole.update(e.oid for e in entries.values() if e.is_folder)
-
-    def _fetch_trees(self, oids: Sequence[str]) -> None:
-        self._git.run(
-            "fetch",
-            "--quiet",
-            "--filter=blob:none",
-            "--no-tags",
-            "--no-write-fetch-head",
-            "--stdin",
-            "origin",
-            feed="".join(f"{oid}\n" for oid in oids).encode(),
-        )
-        self._whole.update(oids)
 
     @contextlib.contextmanager
     def blobs(self, oids: Sequence[str]) -> Iterator[Iterator[Blob]]:
@@ -297,6 +296,10 @@ class Branch:
             )
         return done.out.decode().strip()
 
+    def landed(self, commit: str) -> None:
+        """A commit that was pushed is the tip from now on."""
+        self.tip = self._commit(commit)
+
     def push(self, commit: str) -> None:
         """Make ``commit`` the branch's last, if the branch still is what was fetched.
 
@@ -355,6 +358,13 @@ def _initialise(bare: Path, url: str, depth: int) -> None:
         f'[remote "origin"]\n\turl = "{escaped}"\n\tpromisor = true\n\tpartialclonefilter = tree:{depth}\n',
         encoding="utf-8",
     )
+
+
+def _read_tree(running: Running, oid: str) -> Iterator[tuple[bytes, Entry]]:
+    running.write(f"{oid}\n".encode())
+    _, kind, size = running.line().split(b" ")
+    assert kind == b"tree", kind
+    return tree_entries(running.read_exactly(int(size) + 1)[:-1])
 
 
 def _pieces(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
