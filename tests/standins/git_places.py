@@ -128,7 +128,10 @@ def sshd(folder: Path) -> Iterator[Sshd]:
                 assert server.poll() is None, "sshd did not start"
                 assert time.monotonic() < end, "sshd does not answer"
                 time.sleep(0.02)
-        user = os.environ.get("USER") or subprocess.run(["id", "-un"], capture_output=True, check=True).stdout.decode().strip()
+        user = (
+            os.environ.get("USER")
+            or subprocess.run(["id", "-un"], capture_output=True, check=True).stdout.decode().strip()
+        )
         known = f"[127.0.0.1]:{port} {host}"
         yield Sshd(port, (folder / "user").read_text(), known, user)
     finally:

@@ -59,6 +59,7 @@ _ROWS: Final = (
     Code("READ_ONLY", False, "The target repository does not take pushes (mirror or read-only state).", "Change the repository's state at the target, or exclude it."),
     Code("UPLOAD_LOST", True, "The target forgot an upload under way.", "Nothing; the next try starts that layer again."),
     Code("NOT_ARRIVED", True, "The target was asked again after the transfer and does not have the item, or has another.", "If it stays, look for something else that writes to the target or cleans it."),
+    Code("REMOVALS_CAPPED", False, "More would be removed from the target than the sync's `removals` allow.", "Look whether the source lost what it should have; if the removals are meant, raise `removals` for one run."),
     # Git
     Code("GIT_ABSENT", False, "There is no git program where the function looks for it.", "Deploy with the git layer, or set `SYNCLINE_GIT` to a program of version 2.39 or later."),
     Code("GIT_FAILED", True, "The git program failed in a way that has no code of its own; the message holds its words.", "Read the words; if it stays, try the same command by hand with `GIT_TRACE=1`."),

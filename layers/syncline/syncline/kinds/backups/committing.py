@@ -214,17 +214,12 @@ class _Work:
         by_cluster: dict[str, list[Change]] = defaultdict(list)
         for change in changes:
             by_cluster[self._cluster(change.path)].append(change)
-        counts = self._count(None)
-        now = {
-            cluster: (counts[cluster].files if cluster in counts else 0) + Tally.of(changed).grown
-            for cluster, changed in by_cluster.items()
-        }
-        total = sum(count.files for cluster, count in counts.items() if cluster not in now) + sum(now.values())
-        self._files = {cluster: count.files for cluster, count in counts.items()} | now
+        tallies = {cluster: Tally.of(changed) for cluster, changed in by_cluster.items()}
+        self._files = {cluster: count.files for cluster, count in self._count(None).items()}
+        for cluster, tally in tallies.items():
+            self._files[cluster] = self._files.get(cluster, 0) + tally.grown
         seconds = self._clock()
-        message = message_of(
-            sync=self._rules.sync, batch=self._batch, seconds=seconds, changed=now, total=total, changes=changes
-        )
+        message = message_of(self._rules.sync, self._batch, seconds, self._files, tallies)
         who = self._rules.signature
         new = NewCommit(message, who.author, who.committer, int(seconds), who.signing_key())
         return self._branch.commit(new, {change.path.encode(): change.after for change in changes})

@@ -254,10 +254,33 @@ class _Comparing:
             yield Page(mark, skipped=len(current)), len(current)
             return
         there = self._files(cluster, tree)
-        names, items, results, skipped = Names(), [], [], 0
+        found = self._by_file(listing, current, there)
+        gone = [
+            Item(group, self._layout.key_of(path), None, blob, None, {"remove": True})
+            for path, blob in there.items()
+            if self._layout.takes(self._layout.key_of(path))
+        ]
+        files = found.skipped + len(gone) + sum(item.target is not None for item in found.items)
+        if gone:
+            self._look.plan_removals(cluster, files, gone)
+        # Only the last page is behind the cluster: what goes on from one before it sees the cluster again.
+        before = str(self._done)
+        for at in range(0, len(found.items), PAGE_ITEMS):
+            yield Page(before, found.items[at : at + PAGE_ITEMS]), 0
+        for at in range(0, len(found.results), PAGE_ITEMS):
+            yield Page(before, results=found.results[at : at + PAGE_ITEMS]), 0
+        yield Page(mark, skipped=found.skipped), files
+
+    def _by_file(self, listing: Listing, current: dict[str, Known], there: dict[str, str]) -> Page:
+        """A cluster file by file; what the listing has leaves ``there``."""
+        group = self._layout.branch_of(listing.cluster)
+        names = Names()
         for path in there:
             if self._layout.key_of(path) in listing.objects:
                 names.add(path)
+        items: list[Item] = []
+        results: list[Result] = []
+        skipped = 0
         for key in sorted(listing.objects, key=str.encode):
             etag, size = listing.objects[key]
             path = self._layout.path_of(key)
@@ -269,21 +292,7 @@ class _Comparing:
                 skipped += 1
             else:
                 items.append(Item(group, key, etag, here, size))
-        gone = [
-            Item(group, self._layout.key_of(path), None, blob, None, {"remove": True})
-            for path, blob in there.items()
-            if self._layout.takes(self._layout.key_of(path))
-        ]
-        files = skipped + len(gone) + sum(item.target is not None for item in items)
-        if gone:
-            self._look.plan_removals(cluster, files, gone)
-        # Only the last page is behind the cluster: what goes on from one before it sees the cluster again.
-        before = str(self._done)
-        for at in range(0, len(items), PAGE_ITEMS):
-            yield Page(before, tuple(items[at : at + PAGE_ITEMS])), 0
-        for at in range(0, len(results), PAGE_ITEMS):
-            yield Page(before, results=tuple(results[at : at + PAGE_ITEMS])), 0
-        yield Page(mark, skipped=skipped), files
+        return Page("", tuple(items), skipped, tuple(results))
 
     def _tree_of(self, cluster: str, current: dict[str, Known]) -> str:
         """The id of the tree that these objects make."""
@@ -307,4 +316,3 @@ def _refused(item: Item, error: SynclineError) -> Result:
 def _capped(items: Sequence[Item], how_many: str) -> list[Result]:
     error = SynclineError("REMOVALS_CAPPED", f"{how_many} would be removed, more than the sync allows")
     return [_refused(item, error) for item in items]
-

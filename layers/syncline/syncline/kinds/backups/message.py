@@ -37,6 +37,9 @@ class Tally:
             modified += change.before is not None and change.after is not None
         return cls(new, modified, deleted)
 
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.new + other.new, self.modified + other.modified, self.deleted + other.deleted)
+
     @property
     def grown(self) -> int:
         """By how many files the tree grows."""
@@ -46,13 +49,11 @@ class Tally:
         return f"{self.new} new, {self.modified} modified, {self.deleted} deleted"
 
 
-def message_of(
-    *, sync: str, batch: str, seconds: float, changed: Mapping[str, int], total: int, changes: Iterable[Change]
-) -> str:
-    """The message. ``changed`` gives the files that each changed cluster has now, ``total`` those of all clusters."""
+def message_of(sync: str, batch: str, seconds: float, files: Mapping[str, int], changes: Mapping[str, Tally]) -> str:
+    """The message. ``files`` gives the files that each cluster has now, ``changes`` what changed in some of them."""
     lines = [f"Automated backup sync - {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(seconds))} UTC", ""]
-    lines += [f"Clusters processed: {len(changed)}"]
-    lines += [f"- {cluster}: {files} files" for cluster, files in sorted(changed.items())]
-    lines += ["", f"Total files: {total}", f"Changes: {Tally.of(changes)}", ""]
+    lines += [f"Clusters processed: {len(changes)}"]
+    lines += [f"- {cluster}: {files[cluster]} files" for cluster in sorted(changes)]
+    lines += ["", f"Total files: {sum(files.values())}", f"Changes: {sum(changes.values(), Tally())}", ""]
     lines += [f"Syncline-Sync: {sync}", f"{BATCH}: {batch}", ""]
     return "\n".join(lines)

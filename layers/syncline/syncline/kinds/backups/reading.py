@@ -55,9 +55,7 @@ class Reader:
     at_once: int
     path_of: Callable[[str], str]
 
-    def read(
-        self, items: Sequence[Item], store: LargeStore, over: Callable[[], bool]
-    ) -> Iterator[Content]:
+    def read(self, items: Sequence[Item], store: LargeStore, over: Callable[[], bool]) -> Iterator[Content]:
         """An answer for each item, in order; those after the time was over are left out.
 
         Small objects are read by threads, a window of them ahead; large ones are stored by the caller's thread.
@@ -137,4 +135,3 @@ class _Large:
     """An object to be stored as a stream."""
 
     item: Item
-

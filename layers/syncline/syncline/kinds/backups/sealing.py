@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -110,7 +111,7 @@ def _parts(data: bytes) -> list[bytes]:
         return [data]
     starts = [match.start() for match in _DOCUMENT.finditer(data)]
     edges = sorted({0, *starts, len(data)})
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def _is_secret(part: bytes) -> bool:
@@ -131,7 +132,7 @@ def _values(part: bytes) -> Iterator[Any]:
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        yield from yaml.load_all(part, Loader=loader)  # noqa: S506 - one of the two safe loaders
+        yield from yaml.load_all(part, Loader=loader)
     except (yaml.YAMLError, ValueError, RecursionError):
         # Not YAML, or with tags of its own: a line that says so decides.
         yield {"kind": "Secret"} if re.search(rb"(?m)^\s*-?\s*[\"']?kind[\"']?\s*:\s*[\"']?Secret", part) else None
