@@ -30,7 +30,7 @@ class GitHttp:
     sent: int = 0
     requests: list[str] = field(default_factory=list)
     lose_pushes: int = 0  # how many answers to pushes are lost from now on
-    before_push: list[Callable[[], None]] = field(default_factory=list)  # each is called once, before a push's POST
+    before_push: list[Callable[[], object]] = field(default_factory=list)  # each is called once, before a push's POST
     answer_with: int | None = None  # a status that every request gets
     url: str = ""
 
@@ -129,7 +129,9 @@ class _Handler(BaseHTTPRequestHandler):
             "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
         }
         command = [program("git"), "http-backend"]
-        return subprocess.run(command, input=body, env=environment, stdout=subprocess.PIPE, check=True).stdout
+        return subprocess.run(
+            command, input=body, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+        ).stdout
 
     def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
         self.send_response(status)

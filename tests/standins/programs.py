@@ -10,6 +10,7 @@ PACKAGES: Final = {
     "docker": "docker.io",
     "dockerd": "docker.io",
     "nginx": "nginx libnginx-mod-http-lua",
+    "sshd": "openssh-server",
 }  # where it is not named like the program
 
 

@@ -128,7 +128,7 @@ class Git:
                 running.write(feed)
             out = running.read()
         done = running.ended(out)
-        if done.status not in accept:
+        if done.status not in accept or running.late:
             raise running.error(done)
         return done
 
@@ -173,7 +173,7 @@ class Running:
         self.name = name
         self._process = cast("subprocess.Popen[bytes]", process.proc)
         self._wrapper = process  # kills the process when it is collected
-        self._late = False
+        self.late = False
         self._err = bytearray()
         self._drain = threading.Thread(target=self._read_errors, daemon=True)
         self._drain.start()
@@ -229,7 +229,7 @@ class Running:
 
     def error(self, done: Done) -> SynclineError:
         """The code that an end with a failure has."""
-        if self._late:
+        if self.late:
             return SynclineError("TIME_SHORT", f"git {self.name} was not done in time and was ended")
         return failure_of(self.name, done.status, done.err)
 
@@ -259,5 +259,5 @@ class Running:
             del self._err[:-_WORDS]
 
     def _expire(self) -> None:
-        self._late = True
+        self.late = True
         self.kill()

@@ -22,7 +22,7 @@ _NOISE: Final = re.compile(r"(?m)^(hint: .*|warning: .*|remote:\s*|\*+|@+|To .*|
 _WORDS: Final = tuple(
     (re.compile(pattern, re.IGNORECASE), code)
     for pattern, code in (
-        (r"no space left on device|disk quota exceeded|unable to create temporary file: file too large", "DISK_FULL"),
+        (r"no space left on device|out of disk ?space|sha1 file .* write error|disk quota exceeded|unable to create temporary file: file too large", "DISK_FULL"),
         (r"host key verification failed|remote host identification has changed|no matching host key", "HOST_KEY_REFUSED"),
         (r"certificate (problem|verif|is not trusted|subject name)|unable to get local issuer", "TLS_FAILED"),
         (r"stale info|fetch first|non-fast-forward|incorrect old value|cannot lock ref|failed to update ref", "BRANCH_MOVED"),
@@ -31,6 +31,7 @@ _WORDS: Final = tuple(
         (r"returned error: 413|HTTP 413", "OVER_LIMIT"),
         (r"GH006|GH013|protected branch|rule violations|hook declined|not allowed to (force )?push", "BRANCH_PROTECTED"),
         (r"deny updating a hidden ref|denyCurrentBranch|branch is currently checked out", "BRANCH_PROTECTED"),
+        (r"not our ref|unadvertised object|bad object|no such remote ref", "NOT_FOUND"),
         (r"returned error: 401|authentication failed|could not read (username|password)", "UNAUTHORIZED"),
         (r"permission denied \(|invalid format|error in libcrypto|incorrect passphrase", "UNAUTHORIZED"),
         (r"returned error: 403|access denied|write access to repository not granted|read.only", "FORBIDDEN"),

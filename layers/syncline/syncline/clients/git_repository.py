@@ -116,10 +116,7 @@ class Branch:
             accept=(0, 1, 128),
         )
         if done.status:
-            error = failure_of("fetch", done.status, done.err)
-            if error.code.name == "GIT_FAILED":
-                error = SynclineError("NOT_FOUND", f"the repository has no commit {oid}")
-            raise error
+            raise failure_of("fetch", done.status, done.err)
         self.tip = self._commit(_TIP)
         return self.tip
 
