@@ -97,7 +97,7 @@ class World:
 
     def commit(self, items: list[Item], batch: str | None = None) -> list[Answer]:
         self.batches += 1
-        return list(self.kind().commit(batch or f"batch{self.batches}", items, Pace(lambda: 100.0)))
+        return list(self.kind().transfer(items, Pace(lambda: 100.0, work=batch or f"batch{self.batches}")))
 
     def run(self, *groups: str) -> dict[str, Result]:
         """A look, commits and their proof; the result of each key that has one, and of those equal a count at ``""``."""

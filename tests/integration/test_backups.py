@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,9 @@ from tests.standins.git_places import make_bare
 TOKEN = "a-token-of-the-tests"
 FILES = {f"{c}/n{n}/f{f}.yaml": f"{c} {n} {f}\n".encode() for c in ("east", "west") for n in range(3) for f in range(4)}
 SECRET = b"kind: Secret\ndata: {password: aHVudGVyMg==}\n"
+
+
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +126,6 @@ BAD = {
     "east/.GIT/config": "PATH_REFUSED",
     "east/n/git~1": "PATH_REFUSED",
     "east/n/dots.": "PATH_REFUSED",
-    "east/n/a\nb": "PATH_REFUSED",
     "east/" + "d/" * 300 + "x": "PATH_REFUSED",
     "east/n/a/b": "PATH_COLLIDES",
     "east/n/README": "moved",
@@ -171,7 +174,9 @@ def test_what_was_there_first_is_kept(world: World) -> None:
 def test_objects_over_the_limit_and_large_ones_within(world: World) -> None:
     small = world.but(largest=3_000_000)
     large = os.urandom(2_900_000)
-    small.put({"east/n/large.bin": large, "east/n/larger.bin": os.urandom(3_000_001), "east/n/x": b"x", "east/n/0": b""})
+    small.put(
+        {"east/n/large.bin": large, "east/n/larger.bin": os.urandom(3_000_001), "east/n/x": b"x", "east/n/0": b""}
+    )
     codes = {"east/n/large.bin": "moved", "east/n/larger.bin": "OVER_LIMIT", "east/n/x": "moved", "east/n/0": "moved"}
     assert small.codes(small.run()) == codes
     assert small.bare.files() == {"east/n/large.bin": large, "east/n/x": b"x", "east/n/0": b""}
@@ -208,7 +213,13 @@ def test_secrets_are_encrypted_before_they_are_hashed(world: World) -> None:
 
 def test_too_large_to_be_searched_for_secrets(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncline.kinds.backups.reading.LARGEST", 3_000_000)
-    world.put({"east/n/dump.yaml": b"x" * 3_000_001, "east/n/dump.bin": b"y" * 3_000_001, "east/n/list.json": b" " * 2_500_000})
+    world.put(
+        {
+            "east/n/dump.yaml": b"x" * 3_000_001,
+            "east/n/dump.bin": b"y" * 3_000_001,
+            "east/n/list.json": b" " * 2_500_000,
+        }
+    )
     codes = {"east/n/dump.yaml": "SECRETS_UNSEEN", "east/n/dump.bin": "moved", "east/n/list.json": "moved"}
     assert world.codes(world.run()) == codes
 
@@ -323,7 +334,9 @@ def test_a_function_killed_after_its_push_commits_nothing_twice(world: World) ->
     again = world.commit(items, batch="the-batch")
     assert len(world.bare.commits()) == 1
     for answers in (first, again):
-        assert {answer.item.source for answer in answers if isinstance(answer, Arrived)} == set(map(blob_id, FILES.values()))
+        assert {answer.item.source for answer in answers if isinstance(answer, Arrived)} == set(
+            map(blob_id, FILES.values())
+        )
     other = world.commit(items, batch="another")
     assert {a.outcome for a in other if isinstance(a, Result)} == {Outcome.SKIPPED}
 
@@ -339,7 +352,9 @@ def test_a_lost_answer_is_no_doubled_commit(world: World, server: GitHttp) -> No
 def test_short_time_leaves_the_rest_for_later(world: World) -> None:
     world.put(FILES)
     seen = iter([False] * 20 + [True] * 100)
-    answers = list(world.kind().commit("b", [Item("main", key) for key in FILES], Pace(lambda: 60.0, lambda: next(seen, True))))
+    answers = list(
+        world.kind().transfer([Item("main", key) for key in FILES], Pace(lambda: 60.0, lambda: next(seen, True), "b"))
+    )
     later = [answer.item.name for answer in answers if isinstance(answer, Later)]
     assert len(answers) == len(FILES)
     assert later

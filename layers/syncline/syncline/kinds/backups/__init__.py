@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from syncline.clients.bucket import Bucket
+from syncline.clients.bucket_events import events_in
 from syncline.clients.git_repository import Branch, Place, open_branch
 from syncline.clients.http import Http
 from syncline.kinds.backups.committing import Answer, Committer, Rules, Signature
 from syncline.kinds.backups.layout import Layout
-from syncline.kinds.backups.looking import Look
+from syncline.kinds.backups.looking import SHARE, Look
 from syncline.kinds.backups.memory import Memory
 from syncline.kinds.backups.proving import Proof
 from syncline.kinds.backups.reading import Reader
 from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
-from syncline.model import Item, Scope
+from syncline.model import Item, Scope, Step
 
 __all__ = ["Backups", "Layout", "Reader", "Rules", "Signature"]
 
@@ -27,6 +28,9 @@ class Backups:
     A group is a branch, an item a key of the bucket, a fingerprint the id of a blob. ``place`` gives the repository
     with its credentials as they are now.
     """
+
+    moves_by = Step.COMMIT
+    share = SHARE
 
     def __init__(  # noqa: PLR0913, PLR0917 - each is a part of the kind
         self, rules: Rules, bucket: Bucket, reader: Reader, memory: Memory, place: Callable[[], Place], http: Http
@@ -43,14 +47,19 @@ class Backups:
     def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
         return Look(self._rules, self._bucket, self._memory, self._open).pages(scope, cursor, pace)
 
-    def commit(self, batch: str, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
-        return self._committer.commit(batch, items, pace)
+    def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
+        return self._committer.commit(items, pace)
 
     def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
         return Proof(self._rules.layout, self._open).of(items, pace)
 
     def reference(self, group: str) -> str:
         return self._rules.reference(group)
+
+    def hints(self, event: object) -> tuple[str, ...]:
+        """The keys that a bucket's notification names and that belong to the sync."""
+        named = {each.key for each in events_in(event) if each.bucket == self._bucket.name}
+        return tuple(sorted(key for key in named if self._rules.layout.takes(key)))
 
     def requests(self) -> int:
         """Requests to the bucket, and one for each time the repository was opened."""

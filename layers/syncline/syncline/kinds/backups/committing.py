@@ -74,25 +74,25 @@ class Committer:
         self._open = open_
         self._clock = clock
 
-    def commit(self, batch: str, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
-        """One answer for each item, all of one branch; ``batch`` is the same when the same work is done again."""
+    def commit(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
+        """One answer for each item, all of one branch."""
         with self._open(items[0].group, pace) as branch:
             branch.fetch()
-            work = _Work(self, branch, batch, items, pace)
+            work = _Work(self, branch, items, pace)
             yield from work.answers()
 
 
 class _Work:
     """One batch on one branch."""
 
-    def __init__(self, owner: Committer, branch: Branch, batch: str, items: Sequence[Item], pace: Pace) -> None:
+    def __init__(self, owner: Committer, branch: Branch, items: Sequence[Item], pace: Pace) -> None:
         self._rules = owner._rules  # noqa: SLF001 - two halves of one thing
         self._layout = self._rules.layout
         self._reader = owner._reader  # noqa: SLF001
         self._memory = owner._memory  # noqa: SLF001
         self._clock = owner._clock  # noqa: SLF001
         self._branch = branch
-        self._batch = batch
+        self._batch = pace.work
         self._items = items
         self._pace = pace
         self._contents: dict[str, Content] = {}  # by path
@@ -274,7 +274,7 @@ class _Work:
         if not changed:
             return Result(item.group, item.name, Outcome.SKIPPED, content.blob or source, content.blob)
         if content.blob is None:
-            return Arrived(Item(item.group, item.name, None, item.target, 0, {"removed": True}))
+            return Arrived(Item(item.group, item.name, None, item.target, 0))
         return Arrived(Item(item.group, item.name, content.blob, item.target, content.size), content.size)
 
 

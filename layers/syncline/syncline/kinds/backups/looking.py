@@ -28,7 +28,11 @@ from syncline.model import Item, Outcome, Result, Scope
 
 AT_ONCE: Final = 4
 """Clusters listed at a time."""
-PAGE_ITEMS: Final = 500
+SHARE: Final = 2000
+"""Items in one message, and so in one commit, at most."""
+SIZE: Final = 150_000
+"""Characters of the names in one message: it is kept in an item of the table, too."""
+RESULTS: Final = 400
 
 
 @dataclass(slots=True)
@@ -54,6 +58,55 @@ class Mark:
 
     def __str__(self) -> str:
         return json.dumps([self.after, self.removed, self.total])
+
+
+class _Portions:
+    """Collects what clusters come to into pages, each as large as one commit may be: so one look is few commits.
+
+    A page's cursor is behind the last cluster all of which is in it or before it.
+    """
+
+    def __init__(self) -> None:
+        self._items: list[Item] = []
+        self._results: list[Result] = []
+        self._failures: list[Failure] = []
+        self._skipped = 0
+
+    def add(self, page: Page, mark: Mark) -> Iterator[Page]:
+        """Take a page in; pages that are full come out, with ``mark`` as their cursor."""
+        self._items += page.items
+        self._results += page.results
+        self._failures += page.failures
+        self._skipped += page.skipped
+        while len(self._results) >= RESULTS:
+            yield self._page(mark, 0)
+        while (count := self._full()) is not None:
+            yield self._page(mark, count)
+
+    def rest(self, mark: Mark) -> Iterator[Page]:
+        """The last page."""
+        yield self._page(mark, len(self._items))
+
+    def _full(self) -> int | None:
+        """How many items make a page, None if there are too few."""
+        size = 0
+        for count, item in enumerate(self._items, 1):
+            size += len(item.name) + len(item.group)
+            if count == SHARE or size >= SIZE:
+                return count
+        return None
+
+    def _page(self, mark: Mark, items: int) -> Page:
+        page = Page(
+            str(mark),
+            tuple(self._items[:items]),
+            self._skipped,
+            tuple(self._results[:RESULTS]),
+            tuple(self._failures),
+        )
+        del self._items[:items], self._results[:RESULTS]
+        self._failures, self._skipped = [], 0
+        return page
 
 
 class Look:
@@ -86,33 +139,37 @@ class Look:
             if self._layout.takes(key) and (cluster := self._layout.cluster_of(key)) is not None
         ]
         items.sort(key=lambda item: (item.group, item.name))
-        for at in range(0, len(items), PAGE_ITEMS):
-            yield Page(str(Mark()), tuple(items[at : at + PAGE_ITEMS]))
+        portions = _Portions()
+        yield from portions.add(Page("", tuple(items)), Mark())
+        yield from portions.rest(Mark())
 
     # -- a full look ---------------------------------------------------------------------------------------------
 
     def _clusters(self, only: list[str] | None, mark: Mark, pace: Pace) -> Iterator[Page]:
         listed, loose = self._listed_clusters()
+        portions = _Portions()
         if only is None and not mark.after:
-            yield from self._loose(loose)
+            yield from portions.add(Page("", results=tuple(self._loose(loose))), mark)
         if self._layout.branch_per_cluster:
             found = listed if only is None else [c for c in only if c in listed]
-            branches = {self._layout.branch_of(cluster): [cluster] for cluster in found}
+            branches = {self._layout.branch_of(cluster): [cluster] for cluster in found if cluster > mark.after}
         else:
             branches = {self._layout.branch: listed if only is None else only}
         self._total = mark.total
-        for name in sorted(branches):
+        for name in sorted(branches, key=lambda name: branches[name][:1]):
             if pace.over:
                 break
             with self._open(name, pace) as branch:
                 branch.fetch()
-                comparing = _Comparing(self, branch, self._tree_clusters(branch), mark.after)
+                comparing = _Comparing(self, branch, self._tree_clusters(branch))
                 clusters = self._wanted(branches[name], comparing, only, listed)
-                for page, files in comparing.pages([c for c in clusters if c > mark.after], pace):
+                for cluster, page, files in comparing.pages([c for c in clusters if c > mark.after], pace):
+                    yield from portions.add(page, mark)
                     self._total += files
-                    mark = Mark(json.loads(page.cursor)[0], mark.removed, self._total)
-                    yield Page(str(mark), page.items, page.skipped, page.results, page.failures)
-        yield from self._removal_pages(mark)
+                    mark = Mark(cluster, mark.removed, self._total)
+        removals, results = self._removals_allowed(mark)
+        yield from portions.add(Page("", tuple(removals), results=tuple(results)), mark)
+        yield from portions.rest(Mark(mark.after, mark.removed + len(removals), self._total))
 
     def _wanted(self, listed: list[str], comparing: _Comparing, only: list[str] | None, all_: list[str]) -> list[str]:
         """The clusters to compare: those of the bucket, and those that only the branch still has."""
@@ -134,16 +191,10 @@ class Look:
             loose += [each.key for each in page.objects if not each.key.endswith("/")]
         return sorted(c for c in clusters if c and self._layout.takes_cluster(c)), loose
 
-    def _loose(self, keys: Sequence[str]) -> Iterator[Page]:
-        results = [
-            _refused(
-                Item(self._layout.branch, key),
-                SynclineError("PATH_REFUSED", f"{shown(key)} does not lie in the folder of a cluster"),
-            )
-            for key in keys
-        ]
-        for at in range(0, len(results), PAGE_ITEMS):
-            yield Page(str(Mark()), results=tuple(results[at : at + PAGE_ITEMS]))
+    def _loose(self, keys: Sequence[str]) -> Iterator[Result]:
+        for key in keys:
+            error = SynclineError("PATH_REFUSED", f"{shown(key)} does not lie in the folder of a cluster")
+            yield _refused(Item(self._layout.branch, key), error)
 
     def _tree_clusters(self, branch: Branch) -> dict[str, Entry]:
         root = self._layout.folder.encode()
@@ -166,7 +217,8 @@ class Look:
         """Note what is gone from a cluster that has ``files`` files at the target; it is sent on at the end."""
         self._removals.append((cluster, files, items))
 
-    def _removal_pages(self, mark: Mark) -> Iterator[Page]:
+    def _removals_allowed(self, mark: Mark) -> tuple[list[Item], list[Result]]:
+        """What may be removed, and the results of what may not: too much of one cluster, or of all."""
         caps = self._rules.caps
         allowed: list[Item] = []
         results: list[Result] = []
@@ -178,12 +230,7 @@ class Look:
         if not caps.allows(mark.removed + len(allowed), self._total):
             results += _capped(allowed, f"{mark.removed + len(allowed)} of {self._total} files")
             allowed = []
-        mark = Mark(mark.after, mark.removed + len(allowed), self._total)
-        allowed.sort(key=lambda item: item.group)
-        for at in range(0, len(results), PAGE_ITEMS):
-            yield Page(str(mark), results=tuple(results[at : at + PAGE_ITEMS]))
-        for at in range(0, len(allowed), PAGE_ITEMS):
-            yield Page(str(mark), tuple(allowed[at : at + PAGE_ITEMS]))
+        return sorted(allowed, key=lambda item: item.group), results
 
     @property
     def rules(self) -> Rules:
@@ -197,15 +244,14 @@ class Look:
 class _Comparing:
     """Compares clusters of one branch with their listings."""
 
-    def __init__(self, look: Look, branch: Branch, trees: dict[str, Entry], after: str) -> None:
+    def __init__(self, look: Look, branch: Branch, trees: dict[str, Entry]) -> None:
         self._look = look
         self._layout = look.rules.layout
         self._branch = branch
-        self._done = Mark(after)
         self.trees = trees
 
-    def pages(self, clusters: Sequence[str], pace: Pace) -> Iterator[tuple[Page, int]]:
-        """Pages in the order of clusters, each with the number of files the target had of what it is about."""
+    def pages(self, clusters: Sequence[str], pace: Pace) -> Iterator[tuple[str, Page, int]]:
+        """For each cluster in order what it comes to, and how many files of it the target had."""
         taken: dict[str, str] = {folded(cluster): cluster for cluster in self.trees}
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="look") as pool:
             ahead: list[Future[tuple[Listing, dict[str, Known]]]] = []
@@ -219,10 +265,9 @@ class _Comparing:
                     listing, known = ahead.pop(0).result()
                     other = taken.setdefault(folded(listing.cluster), listing.cluster)
                     if other != listing.cluster:
-                        yield self._refuse_all(listing, other), 0
+                        yield listing.cluster, self._refuse_all(listing, other), 0
                     else:
-                        yield from self._compare(listing, known)
-                    self._done = Mark(listing.cluster)
+                        yield listing.cluster, *self._compare(listing, known)
             finally:
                 for future in ahead:
                     future.cancel()
@@ -236,14 +281,13 @@ class _Comparing:
         what = f"the cluster {listing.cluster!r} is the same as {other!r} on some systems"
         error = SynclineError("PATH_COLLIDES", what)
         group = self._layout.branch_of(listing.cluster)
-        return Page(str(Mark(listing.cluster)), results=tuple(_refused(Item(group, k), error) for k in listing.objects))
+        return Page("", results=tuple(_refused(Item(group, k), error) for k in listing.objects))
 
-    def _compare(self, listing: Listing, known: dict[str, Known]) -> Iterator[tuple[Page, int]]:
-        cluster, mark = listing.cluster, str(Mark(listing.cluster))
+    def _compare(self, listing: Listing, known: dict[str, Known]) -> tuple[Page, int]:
+        cluster = listing.cluster
         group = self._layout.branch_of(cluster)
         if listing.error is not None:
-            yield Page(mark, failures=(Failure(Item(f"{cluster}/", "*"), listing.error),)), 0
-            return
+            return Page("", failures=(Failure(Item(f"{cluster}/", "*"), listing.error),)), 0
         current = {
             key: was for key, (etag, _) in listing.objects.items() if (was := known.get(key)) and was.etag == etag
         }
@@ -251,8 +295,7 @@ class _Comparing:
             self._look.memory.settle(self._look.rules.place, cluster, current)
         tree = self.trees.get(cluster)
         if len(current) == len(listing.objects) and tree is not None and self._tree_of(cluster, current) == tree.oid:
-            yield Page(mark, skipped=len(current)), len(current)
-            return
+            return Page("", skipped=len(current)), len(current)
         there = self._files(cluster, tree)
         found = self._by_file(listing, current, there)
         gone = [
@@ -263,13 +306,7 @@ class _Comparing:
         files = found.skipped + len(gone) + sum(item.target is not None for item in found.items)
         if gone:
             self._look.plan_removals(cluster, files, gone)
-        # Only the last page is behind the cluster: what goes on from one before it sees the cluster again.
-        before = str(self._done)
-        for at in range(0, len(found.items), PAGE_ITEMS):
-            yield Page(before, found.items[at : at + PAGE_ITEMS]), 0
-        for at in range(0, len(found.results), PAGE_ITEMS):
-            yield Page(before, results=found.results[at : at + PAGE_ITEMS]), 0
-        yield Page(mark, skipped=found.skipped), files
+        return found, files
 
     def _by_file(self, listing: Listing, current: dict[str, Known], there: dict[str, str]) -> Page:
         """A cluster file by file; what the listing has leaves ``there``."""
