@@ -26,7 +26,7 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
     "table": ("errors", "model"),
     "messages": ("errors", "model"),
     "state": ("errors", "messages", "model", "table"),
-    "stores": ("table",),
+    "stores": ("kinds.backups.memory", "table"),  # what a kind asks to be remembered
     "telemetry": ("messages", "model", "secrets"),
     "clients": ("clients", "errors", "secrets.register"),  # what a token server gives out is a secret too
     "kinds": ("clients", "config", "errors", "kinds", "model", "running_hash", "select"),
@@ -113,7 +113,7 @@ ONLY: Final[dict[str, tuple[str, ...]]] = {
     "urllib3": ("clients",),
     "docker": ("clients",),
     "pydantic": ("config", "secrets"),
-    "yaml": ("clients", "config"),  # a client's is the kubeconfig
+    "yaml": ("clients", "config", "kinds"),  # a client's is the kubeconfig, a kind's what it backs up
 }
 
 

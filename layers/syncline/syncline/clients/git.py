@@ -8,11 +8,13 @@ machine's or a person's configuration counts, no hook runs, nothing is ever chec
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 PROGRAM_VARIABLE: Final = "SYNCLINE_GIT"
 LAYER: Final = "/opt/git/bin/git"
+_PASSING: Final = ("UNREACHABLE", "SERVER_ERROR", "THROTTLED")
 _LONGEST: Final = 600.0  # seconds for one command, where no deadline is nearer
 _WORDS: Final = 16_384  # bytes kept of what a command says on its standard error
 _SETTINGS: Final = (
@@ -100,6 +103,23 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class Patience:
+    """How often in all something is tried, with ``delay`` seconds before the second time and then twice as long."""
+
+    attempts: int = 1
+    delay: float = 5.0
+    sleep: Callable[[float], None] = time.sleep
+
+    def bears(self, error: SynclineError, attempt: int, left: float) -> bool:
+        """Whether to try again after the ``attempt``-th failure, with ``left`` seconds left; waits before it says so."""
+        pause = self.delay * 2 ** (attempt - 1)
+        if error.code.name not in _PASSING or attempt >= self.attempts or pause >= left:
+            return False
+        self.sleep(pause)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
 class Git:
     """Runs git in the bare repository ``folder``.
 
@@ -114,6 +134,17 @@ class Git:
     variables: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     left: Callable[[], float] = lambda: _LONGEST
+    patience: Patience = field(default_factory=Patience)
+
+    def ask(self, *arguments: str, feed: bytes | None = None, accept: tuple[int, ...] = (0,)) -> Done:
+        """Run a command that only asks the server, again where its failure may pass."""
+        for attempt in itertools.count(1):
+            try:
+                return self.run(*arguments, feed=feed, accept=accept)
+            except SynclineError as error:
+                if not self.patience.bears(error, attempt, self.left()):
+                    raise
+        raise AssertionError  # the loop has no other end
 
     def run(
         self,

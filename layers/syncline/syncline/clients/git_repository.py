@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from syncline.clients.git import Git, Running, program
+from syncline.clients.git import Git, Patience, Running, program
 from syncline.clients.git_access import Access, Means, Remote, means, private_folder
 from syncline.clients.git_failures import disk_full, failure_of
 from syncline.clients.git_objects import (
@@ -86,7 +87,7 @@ class Branch:
 
         Raises REPOSITORY_ABSENT, UNAUTHORIZED, FORBIDDEN, HOST_KEY_REFUSED, TLS_FAILED, UNREACHABLE and their like.
         """
-        done = self._git.run(
+        done = self._git.ask(
             "fetch",
             "--quiet",
             "--depth=1",
@@ -104,7 +105,7 @@ class Branch:
 
     def fetch_commit(self, oid: str) -> Commit:
         """Any commit of the remote by its full id, instead of the branch's last; NOT_FOUND if there is none."""
-        done = self._git.run(
+        done = self._git.ask(
             "fetch",
             "--quiet",
             "--depth=1",
@@ -122,7 +123,7 @@ class Branch:
 
     def ask(self) -> str | None:
         """What the branch is at the server now: the id of its last commit."""
-        out = self._git.run("ls-remote", "--quiet", "--refs", "origin", self._ref).out
+        out = self._git.ask("ls-remote", "--quiet", "--refs", "origin", self._ref).out
         return out.split(b"\t")[0].decode() if out else None
 
     def _commit(self, name: str) -> Commit:
@@ -172,7 +173,7 @@ class Branch:
         """Have these trees here with all that is below them; one request for those that are not."""
         absent = [oid for oid in dict.fromkeys(oids) if oid not in self._whole and oid != EMPTY_TREE]
         if absent:
-            self._git.run(
+            self._git.ask(
                 "fetch",
                 "--quiet",
                 "--filter=blob:none",
@@ -200,7 +201,7 @@ class Branch:
     @contextlib.contextmanager
     def blobs(self, oids: Sequence[str]) -> Iterator[Iterator[Blob]]:
         """The content of blobs, in this order, fetched in one request; each is to be read before the next."""
-        self._git.run(
+        self._git.ask(
             "fetch",
             "--quiet",
             "--filter=blob:none",
@@ -303,20 +304,23 @@ class Branch:
         Raises BRANCH_MOVED if it is not, BRANCH_PROTECTED, OVER_LIMIT, FORBIDDEN and their like where the server
         refuses. An answer that was lost is no failure: the branch itself is looked at.
         """
+        for attempt in itertools.count(1):
+            error = self._push(commit)
+            if error is None or (now := self.ask()) == commit:
+                return
+            if now != (self.tip.oid if self.tip else None):
+                raise SynclineError("BRANCH_MOVED", f"{self.name} is {now or 'gone'} since it was looked at")
+            if not self._git.patience.bears(error, attempt, self._git.left()):
+                raise error
+
+    def _push(self, commit: str) -> SynclineError | None:
         lease = f"--force-with-lease={self._ref}:{self.tip.oid if self.tip else ''}"
         done = self._git.run(
             "push", "--porcelain", "--quiet", lease, "origin", f"{commit}:{self._ref}", accept=tuple(range(-64, 256))
         )
         if done.status == 0:
-            return
-        words = f"{done.err}\n{done.out.decode('utf-8', 'replace')}"
-        error = failure_of("push", done.status, words)
-        now = self.ask()
-        if now == commit:
-            return
-        if now != (self.tip.oid if self.tip else None):
-            error = SynclineError("BRANCH_MOVED", f"{self.name} is {now or 'gone'} since it was looked at")
-        raise error
+            return None
+        return failure_of("push", done.status, f"{done.err}\n{done.out.decode('utf-8', 'replace')}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +330,7 @@ class Place:
     remote: Remote
     access: Access = None
     ca: str | None = None
+    patience: Patience = field(default_factory=Patience)
 
 
 @contextlib.contextmanager
@@ -340,7 +345,7 @@ def open_branch(place: Place, branch: str, *, depth: int, left: Callable[[], flo
         with disk_full():
             # Written, not run: `git init` and two times `git config` would take longer than the fetch.
             _initialise(bare, place.remote.url, depth)
-        git = Git(bare, (place.remote.protocol,), by.settings, by.variables, by.environment, left)
+        git = Git(bare, (place.remote.protocol,), by.settings, by.variables, by.environment, left, place.patience)
         yield Branch(git, branch, depth)
 
 
