@@ -8,6 +8,7 @@ time, whatever was lost in between.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -92,7 +93,7 @@ class _Work:
         self._memory = owner._memory  # noqa: SLF001
         self._clock = owner._clock  # noqa: SLF001
         self._branch = branch
-        self._batch = pace.work
+        self._batch = _name_of(pace.work, items)
         self._items = items
         self._pace = pace
         self._contents: dict[str, Content] = {}  # by path
@@ -276,6 +277,12 @@ class _Work:
         if content.blob is None:
             return Arrived(Item(item.group, item.name, None, item.target, 0))
         return Arrived(Item(item.group, item.name, content.blob, item.target, content.size), content.size)
+
+
+def _name_of(run: str, items: Sequence[Item]) -> str:
+    """A name for this work: the same when a run does the same once more, whatever became of it the first time."""
+    names = "\0".join(sorted(item.name for item in items))
+    return f"{run}-{hashlib.blake2b(names.encode(), digest_size=5).hexdigest()}"
 
 
 def _blob_at(there: Mapping[bytes, Mapping[bytes, Entry]], path: str) -> str | None:
