@@ -61,7 +61,7 @@ _ROWS: Final = (
     Code("NOT_ARRIVED", True, "The target was asked again after the transfer and does not have the item, or has another.", "If it stays, look for something else that writes to the target or cleans it."),
     Code("REMOVALS_CAPPED", False, "More would be removed from the target than the sync's `removals` allow.", "Look whether the source lost what it should have; if the removals are meant, raise `removals` for one run."),
     # Git
-    Code("GIT_ABSENT", False, "There is no git program where the function looks for it.", "Deploy with the git layer, or set `SYNCLINE_GIT` to a program of version 2.39 or later."),
+    Code("GIT_ABSENT", False, "There is no git program where the function looks for it.", "Deploy with the git layer, or set `GIT_PYTHON_GIT_EXECUTABLE` to a program of version 2.39 or later."),
     Code("GIT_FAILED", True, "The git program failed in a way that has no code of its own; the message holds its words.", "Read the words; if it stays, try the same command by hand with `GIT_TRACE=1`."),
     Code("REPOSITORY_ABSENT", False, "The git repository does not exist, or these credentials may not even see it.", "Create it (an empty one will do), or correct `repository` and `auth` in syncs.yaml."),
     Code("HOST_KEY_REFUSED", False, "The SSH server's host key is unknown, or is not the one in `known_hosts`.", "Ask the server's people for the key's fingerprint by another way; then put the new line into `known_hosts`."),

@@ -27,7 +27,7 @@ from syncline.errors import SynclineError
 if TYPE_CHECKING:
     from git.cmd import Git as GitPython
 
-PROGRAM_VARIABLE: Final = "SYNCLINE_GIT"
+PROGRAM_VARIABLE: Final = "GIT_PYTHON_GIT_EXECUTABLE"
 LAYER: Final = "/opt/git/bin/git"
 _PASSING: Final = ("UNREACHABLE", "SERVER_ERROR", "THROTTLED")
 _LONGEST: Final = 600.0  # seconds for one command, where no deadline is nearer
@@ -77,7 +77,7 @@ _ENVIRONMENT: Final = {
 
 @cache
 def program() -> str:
-    """The path of the git program: the variable ``SYNCLINE_GIT``, the layer's, or the machine's; else GIT_ABSENT."""
+    """The path of the git program: the variable ``GIT_PYTHON_GIT_EXECUTABLE``, the layer's, or the machine's; else GIT_ABSENT."""
     named = os.environ.get(PROGRAM_VARIABLE) or (LAYER if Path(LAYER).exists() else shutil.which("git"))
     if named is None or not Path(named).exists():
         raise SynclineError("GIT_ABSENT", f"no git program at {named or LAYER}")

@@ -27,7 +27,7 @@ from syncline.secrets import register
 
 _SCP: Final = re.compile(r"(?:(?P<user>[A-Za-z0-9._-]+)@)?(?P<host>[A-Za-z0-9.-]+):(?P<path>[^/\s][^\s]*)")
 _SSH_USER: Final = re.compile(r"[A-Za-z0-9._-]+")
-_HEADER: Final = "SYNCLINE_GIT_HEADER"
+_HEADER: Final = "GIT_AUTHORIZATION"
 _ROOTS: Final = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 
 
