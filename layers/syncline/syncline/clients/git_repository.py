@@ -156,8 +156,11 @@ class Branch:
         return {} if oid is None else self._trees[oid]
 
     def files(self, path: bytes, oid: str) -> Iterator[tuple[bytes, Entry]]:
-        """Every file below the folder ``path``, whose tree is ``oid``, by its full path; in the order of bytes."""
-        self.fetch_trees([oid])
+        """Every file below the folder ``path`` by its full path; in the order of bytes.
+
+        ``oid`` is its tree, one of the levels that come with the first fetch.
+        """
+        self.fetch_below([oid])
         # Read once and maybe very many: not to be kept.
         with self._git.start("cat-file", "--batch") as running:
             stack: list[tuple[bytes, Entry]] = [(path, Entry(FOLDER, oid))]
@@ -169,7 +172,17 @@ class Branch:
                 inner = list(_read_tree(running, entry.oid))
                 stack += [(path + b"/" + name if path else name, each) for name, each in reversed(inner)]
 
-    def fetch_trees(self, oids: Sequence[str]) -> None:
+    def fetch_below(self, oids: Sequence[str]) -> None:
+        """Have all that is below these trees here, which are here themselves; one request for what is not.
+
+        Git takes what is here for whole, and would then fetch each tree below by itself.
+        """
+        here = [oid for oid in oids if oid not in self._whole]
+        self._load(here, 0)
+        self._fetch_trees([e.oid for oid in here for e in self._trees[oid].values() if e.is_folder])
+        self._whole.update(here)
+
+    def _fetch_trees(self, oids: Sequence[str]) -> None:
         """Have these trees here with all that is below them; one request for those that are not."""
         absent = [oid for oid in dict.fromkeys(oids) if oid not in self._whole and oid != EMPTY_TREE]
         if absent:
@@ -189,7 +202,7 @@ class Branch:
         """Have these trees, of this level below the root, read."""
         new = [oid for oid in dict.fromkeys(oids) if oid not in self._trees]
         if level >= self._depth:
-            self.fetch_trees(new)
+            self._fetch_trees(new)
         if not new:
             return
         with self._git.start("cat-file", "--batch") as running:

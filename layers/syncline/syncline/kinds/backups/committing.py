@@ -234,7 +234,7 @@ class _Work:
             self._remembered = self._memory.counts(self._reference)
         counts = {c: n for c, n in self._remembered.items() if trees.get(c) == n.tree}
         new = {cluster: oid for cluster, oid in trees.items() if cluster not in counts}
-        self._branch.fetch_trees(list(new.values()))
+        self._branch.fetch_below(list(new.values()))
         for cluster, oid in new.items():
             counts[cluster] = Count(oid, sum(1 for _ in self._branch.files(b"", oid)))
         self._remembered |= counts
