@@ -30,7 +30,7 @@ _INPUTS: Final = (
     "requirements/layer.txt",
     "requirements/kubernetes.txt",
 )
-_FUNCTION_URLS: Final = ("ReceiveUrl", "ProbeUrl")
+_FUNCTION_URLS: Final = ("ReceiveUrl", "ConsoleUrl", "ProbeUrl")
 _PROGRAM_SECONDS: Final = 900
 
 

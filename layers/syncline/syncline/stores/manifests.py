@@ -5,7 +5,7 @@ pk                          sk                what
 ==========================  ================  =====================================================================
 ``KNOWN#<place>#<cluster>``  ``BASE#<number>``  objects of a cluster, as the last look put them together
 ``KNOWN#<place>#<cluster>``  ``PART#<batch>``   objects that one commit read since
-``FILES#<branch>``           ``CLUSTERS``       each cluster's tree and how many files it has
+``FILES#<repository>``       ``BRANCH#<name>``  each cluster's tree and how many files it has
 ==========================  ================  =====================================================================
 
 A commit writes one small item for each cluster it touches, whatever the size of the cluster. A look reads them all, and
@@ -78,7 +78,7 @@ class Manifests:
 
     def counts(self, reference: str) -> dict[str, Count]:
         """How many files each cluster of a branch had."""
-        item = self._db.get(f"FILES#{_short(reference)}", "CLUSTERS")
+        item = self._db.get(*_branch(reference))
         return {} if item is None else {name: Count(tree, files) for name, tree, files in unpack(item["clusters"])}
 
     def keep_counts(self, reference: str, counts: Mapping[str, Count]) -> None:
@@ -89,8 +89,19 @@ class Manifests:
             if size > _SIZE:
                 break
             rows.append([name, count.tree, count.files])
-        item = {"pk": f"FILES#{_short(reference)}", "sk": "CLUSTERS", "clusters": pack(rows)}
-        self._db.put(item | {"expires": int(self._clock()) + KEPT})
+        pk, sk = _branch(reference)
+        self._db.put({"pk": pk, "sk": sk, "clusters": pack(rows), "expires": int(self._clock()) + KEPT})
+
+    def clusters_of(self, repository: str) -> int:
+        """How many clusters a repository has, in all branches that were committed to."""
+        items = self._db.query(f"FILES#{_short(repository)}")
+        return len({name for item in items for name, _, _ in unpack(item["clusters"])})
+
+
+def _branch(reference: str) -> tuple[str, str]:
+    """The keys of a branch, given as ``repository#branch``."""
+    repository, _, name = reference.rpartition("#")
+    return f"FILES#{_short(repository)}", f"BRANCH#{name}"
 
 
 def _pk(place: str, cluster: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from syncline.clients.git import Patience
 from syncline.clients.git_access import Access, KeyAccess, Remote, TokenAccess
@@ -14,6 +15,7 @@ from syncline.kinds.backups import Backups, Layout, Reader, Rules, Signature
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.kind import Kind
 from syncline.stores.manifests import Manifests
+from syncline.telemetry import operation
 from syncline.wiring.buckets import bucket_at
 from syncline.wiring.parts import Parts
 
@@ -42,6 +44,7 @@ class Builder:
             layout,
             sync.removals,
             self._signature(sync),
+            partial(operation, sync.name),
         )
         reader = Reader(bucket, sealer, sync.commit.largest * _MEGABYTE, sync.concurrency, layout.path_of)
         return Backups(rules, bucket, reader, self._memory, lambda: place_of(sync, self._parts), self._parts.http)

@@ -31,6 +31,8 @@ REPLAYS: Final = 8
 """How often the changes are put on a new tip before the branch is left to the others for a while."""
 
 Answer = Arrived | Later | Result | Failure
+Say = Callable[[str, dict[str, object], dict[str, float]], None]
+"""Tells of an operation: its name, its data, and what of it is measured."""
 Open = Callable[[str, Pace], AbstractContextManager[Branch]]
 """Opens a branch by its name."""
 
@@ -60,6 +62,7 @@ class Rules:
     layout: Layout
     caps: Caps
     signature: Signature
+    say: Say = lambda _name, _data, _gauges: None
 
 
 class Committer:
@@ -208,8 +211,17 @@ class _Work:
             else:
                 self._branch.landed(commit)
                 self._keep_counts()
+                self._tell(commit, changes, replay)
                 return changed
         raise AssertionError  # the loop has no other end
+
+    def _tell(self, commit: str, changes: list[Change], replays: int) -> None:
+        tally = Tally.of(changes)
+        data: dict[str, object] = {"git_branch": self._branch.name, "git_commit": commit, "batch": self._batch}
+        data |= {"files_new": tally.new, "files_modified": tally.modified, "files_deleted": tally.deleted}
+        data |= {"files_changed": len(changes), "files_downloaded": len(self._contents), "replays": replays}
+        data |= {"clusters_processed": len({self._cluster(change.path) for change in changes})}
+        self._rules.say("git_push", data, {"ClustersBackedUp": float(len(self._files))})
 
     def _commit(self, changes: list[Change]) -> str:
         by_cluster: dict[str, list[Change]] = defaultdict(list)
