@@ -89,6 +89,7 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
         "clients",
         "config",
         "errors",
+        "kinds.backups",  # restores on the person's machine
         "messages",
         "model",
         "schedule",
@@ -97,6 +98,7 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
         "state",
         "stores",
         "table",
+        "wiring",
     ),
 }
 

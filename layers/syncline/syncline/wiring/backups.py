@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from pathlib import Path
 
+from syncline.clients.folders import Folder
 from syncline.clients.git import Patience
 from syncline.clients.git_access import Access, KeyAccess, Remote, TokenAccess
 from syncline.clients.git_repository import Person, Place
 from syncline.config import Sync
-from syncline.config.backups import BackupsSync, Encrypt, GitKey, GitTarget, GitToken
+from syncline.config.backups import BackupsSync, BucketTarget, DirectoryTarget, Encrypt, GitKey, GitTarget, GitToken
 from syncline.config.backups import Person as ConfiguredPerson
 from syncline.kinds.backups import Backups, Layout, Reader, Rules, Signature
+from syncline.kinds.backups.downloading import Downloads
 from syncline.kinds.backups.sealing import Rule, Sealer
+from syncline.kinds.backups.stores import BucketStore, Store
 from syncline.kinds.kind import Kind
 from syncline.stores.manifests import Manifests
 from syncline.telemetry import operation
@@ -31,11 +35,15 @@ class Builder:
 
     def __call__(self, sync: Sync) -> Kind:
         assert isinstance(sync, BackupsSync)
-        target = sync.target
-        assert isinstance(target, GitTarget)
-        layout = layout_of(sync)
-        bucket = bucket_at(sync.source, self._parts)
-        sealer = sealer_of(sync, self._parts)
+        target, layout = sync.target, layout_of(sync)
+        bucket, sealer = bucket_at(sync.source, self._parts), sealer_of(sync, self._parts)
+        largest = sync.commit.largest * _MEGABYTE
+        say, signature = partial(operation, sync.name), self._signature(sync)
+        if not isinstance(target, GitTarget):
+            store = store_of(target, self._parts)
+            place = f"{bucket}#{sealer.name}>{store}"
+            rules = Rules(sync.name, place, str, layout, sync.removals, signature, say)
+            return Downloads(rules, bucket, sealer, store, self._memory, self._parts.http, largest)
         repository = target.repository
         rules = Rules(
             sync.name,
@@ -43,16 +51,23 @@ class Builder:
             lambda branch: f"{repository}#{branch}",
             layout,
             sync.removals,
-            self._signature(sync),
-            partial(operation, sync.name),
+            signature,
+            say,
         )
-        reader = Reader(bucket, sealer, sync.commit.largest * _MEGABYTE, sync.concurrency, layout.path_of)
+        reader = Reader(bucket, sealer, largest, sync.concurrency, layout.path_of)
         return Backups(rules, bucket, reader, self._memory, lambda: place_of(sync, self._parts), self._parts.http)
 
     def _signature(self, sync: BackupsSync) -> Signature:
         author, secrets, key = sync.commit.author, self._parts.secrets, sync.commit.signing_key
         committer = sync.commit.committer or author
         return Signature(_person(author), _person(committer), lambda: None if key is None else secrets.resolve(key))
+
+
+def store_of(target: DirectoryTarget | BucketTarget, parts: Parts) -> Store:
+    """Where downloads go."""
+    if isinstance(target, DirectoryTarget):
+        return Folder(Path(target.directory))
+    return BucketStore(bucket_at(target, parts), target.prefix)
 
 
 def layout_of(sync: BackupsSync) -> Layout:
