@@ -49,7 +49,8 @@ class Bare:
         return self.git("rev-parse", ref).strip()
 
     def files(self, branch: str = "main") -> dict[str, bytes]:
-        """Every file of a branch with its content."""
+        """Every file of a branch with its content, as of one moment."""
+        branch = self.git("rev-parse", f"refs/heads/{branch}").strip()
         names = [n for n in self.git("ls-tree", "-r", "-z", "--name-only", branch).split("\0") if n]
         return {name: self.show(name, branch) for name in names}
 
