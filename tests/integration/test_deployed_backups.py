@@ -103,7 +103,7 @@ def test_objects_become_commits_and_come_back(
     # Seen from outside.
     url = deployed.engine.outputs["ConsoleUrl"]
     health = Http().request("GET", f"{url}health")
-    assert (health.status, health.json()["status"]) == (200, "ok")
+    assert (health.status, health.json().get("status")) == (200, "ok"), health.body
     families = text_string_to_metric_families(Http().request("GET", f"{url}metrics").body.decode())
     samples = {each.name: each.value for family in families for each in family.samples}
     assert samples["git_sync_clusters_backed_up"] == 3
