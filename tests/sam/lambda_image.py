@@ -21,6 +21,7 @@ from typing import Final
 from docker.errors import APIError, ImageNotFound
 
 from tests.sam.docker_engine import Engine, connect
+from tests.standins.debian import mirror, proxies
 from tests.standins.programs import program
 
 RUNTIME: Final = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -112,9 +113,8 @@ def _debian(root: Path) -> None:
         raise RuntimeError(f"the engine cannot pull {IMAGE}, and only root can make an image like it")
     command = [program("debootstrap"), "--variant=minbase", "--include=ca-certificates,python3"]
     # In mounts of its own: what debootstrap mounts is gone with it, however it ends.
-    command = ["unshare", "--mount", "--fork", "--kill-child", *command, _RELEASES[RUNTIME], str(root), _mirror()]
-    proxies = {f"{scheme}_proxy": _apt(f"Acquire::{scheme}::Proxy") for scheme in ("http", "https")}
-    _run(command, {**os.environ, **{name: value for name, value in proxies.items() if value not in ("", "DIRECT")}})
+    command = ["unshare", "--mount", "--fork", "--kill-child", *command, _RELEASES[RUNTIME], str(root), mirror()]
+    _run(command, {**os.environ, **proxies()})
     for each in _NEEDLESS:
         shutil.rmtree(root / each, ignore_errors=True)
 
@@ -128,22 +128,6 @@ def _runtime(root: Path) -> None:
     bootstrap.write_text(_BOOTSTRAP)
     bootstrap.chmod(0o755)
     (root / "var" / "task").mkdir(exist_ok=True)
-
-
-def _mirror() -> str:
-    """Where this machine's apt gets its own Debian release from; RuntimeError if it is no Debian."""
-    release = platform.freedesktop_os_release()
-    wanted = f"/dists/{release.get('VERSION_CODENAME')}/InRelease"
-    if release.get("ID") == "debian":
-        for line in _run(["apt-get", "--print-uris", "update"]).splitlines():
-            address = line.partition("'")[2].partition("'")[0]
-            if address.endswith(wanted):
-                return address.removesuffix(wanted)
-    raise RuntimeError(f"{IMAGE} can neither be pulled nor made: this machine's apt knows no mirror of Debian")
-
-
-def _apt(setting: str) -> str:
-    return _run(["apt-config", "dump", "--format", "%v%n", setting]).strip()
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None, output: int = subprocess.PIPE) -> str:

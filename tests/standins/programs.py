@@ -10,6 +10,7 @@ PACKAGES: Final = {
     "docker": "docker.io",
     "dockerd": "docker.io",
     "nginx": "nginx libnginx-mod-http-lua",
+    "sshd": "openssh-server",
 }  # where it is not named like the program
 
 
@@ -28,12 +29,22 @@ def program(name: str) -> str:
 
 def needs(*names: str) -> None:
     """In a test or fixture: skip if a program is absent. Where CI=true that is a failure, since CI has them all."""
-    import pytest  # noqa: PLC0415 - the servers are also run outside of tests
-
     for name in names:
         try:
             program(name)
         except ProgramAbsentError as absent:
-            if os.environ.get("CI") == "true":
-                pytest.fail(str(absent), pytrace=False)
-            pytest.skip(str(absent))
+            _leave_out(str(absent))
+
+
+def needs_root(to_do: str) -> None:
+    """The same where only root may do something."""
+    if os.geteuid() != 0:
+        _leave_out(f"only root may {to_do}")
+
+
+def _leave_out(why: str) -> None:
+    import pytest  # noqa: PLC0415 - the servers are also run outside of tests
+
+    if os.environ.get("CI") == "true":
+        pytest.fail(why, pytrace=False)
+    pytest.skip(why)

@@ -25,8 +25,8 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
     "config": ("config", "errors", "model", "schedule", "secrets", "select"),
     "table": ("errors", "model"),
     "messages": ("errors", "model"),
-    "state": ("errors", "messages", "model", "table"),
-    "stores": ("table",),
+    "state": ("errors", "messages", "model", "stores.totals", "table"),
+    "stores": ("kinds.backups.memory", "stores", "table"),  # what a kind asks to be remembered
     "telemetry": ("messages", "model", "secrets"),
     "clients": ("clients", "errors", "secrets.register"),  # what a token server gives out is a secret too
     "kinds": ("clients", "config", "errors", "kinds", "model", "running_hash", "select"),
@@ -67,6 +67,7 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
         "steps",
         "stores",
         "table",
+        "telemetry",
         "wiring",
     ),
     "wiring_tokens": (
@@ -90,6 +91,7 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
         "errors",
         "kinds.artifacts",  # whose commands need no engine
         "kinds.kind",
+        "kinds.backups",  # restores on the person's machine
         "messages",
         "model",
         "schedule",
@@ -98,8 +100,7 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
         "state",
         "stores",
         "table",
-        "wiring.artifacts",
-        "wiring.registries",
+        "wiring",
     ),
 }
 
@@ -114,10 +115,11 @@ ONLY: Final[dict[str, tuple[str, ...]]] = {
     "mypy_boto3_ssm": ("secrets",),
     "aws_lambda_powertools": ("functions", "service", "steps", "telemetry"),
     "kubernetes": ("clients",),
+    "prometheus_client": ("steps",),
     "urllib3": ("clients",),
     "docker": ("clients",),
     "pydantic": ("config", "secrets"),
-    "yaml": ("clients", "config"),  # a client's is the kubeconfig
+    "yaml": ("clients", "config", "kinds"),  # a client's is the kubeconfig, a kind's what it backs up
 }
 
 

@@ -27,7 +27,7 @@ TOP: Final = Path(__file__).parents[2]
 SOURCE: Final = TOP / "template.yaml"
 STEPS: Final = [step.value.capitalize() for step in Step]
 TOKENS: Final = ["Scrape", "Probe", "Canary"]
-FUNCTIONS: Final = ["Receive", *STEPS, *TOKENS]
+FUNCTIONS: Final = ["Receive", "Console", *STEPS, *TOKENS]
 OUTPUTS: Final = {
     "TableName",
     "DiscoverQueueUrl",
@@ -40,6 +40,7 @@ OUTPUTS: Final = {
     "VerifyDeadLetterQueueUrl",
     "DiscoverQueueArn",
     "EventsQueueArn",
+    "ConsoleUrl",
     "ReceiveUrl",
     "ProbeUrl",
     "ScheduleGroupName",

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Final
 from syncline.errors import SynclineError
 from syncline.messages import Batch, Dead, Outgoing, from_json, to_json
 from syncline.model import Counts, Result, Run, RunStatus, Scope, Step, Trigger
+from syncline.stores.totals import addition
 from syncline.table import Database, number, pack, unpack
 
 if TYPE_CHECKING:
@@ -276,7 +277,14 @@ class State:
         ]
         if not run.plan:
             writes.append(self._free_sync(run.sync, run.id))
+            writes.append(self._total(run, status, counts))
         return not self._db.transact(writes)
+
+    def _total(self, run: Run, status: RunStatus, counts: Counts) -> dict[str, Any]:
+        now = self._clock()
+        succeeded = status is RunStatus.DONE and not counts.failed
+        tally = {name: getattr(counts, name) for name in ("moved", "skipped", "removed", "conflict", "failed", "bytes")}
+        return addition(self._db, run.sync, max(0.0, now - run.started), tally, now if succeeded else None)
 
     def _free_sync(self, sync: str, run_id: str) -> dict[str, Any]:
         return self._db.update(

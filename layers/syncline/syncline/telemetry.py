@@ -47,7 +47,21 @@ def run_ended(run: Run) -> None:
         ended.add_metric(f"Items{name.capitalize()}", MetricUnit.Count, getattr(counts, name))
     ended.add_metric("BytesMoved", MetricUnit.Bytes, counts.bytes)
     ended.add_metric("RunSeconds", MetricUnit.Seconds, seconds)
+    ended.add_metric("RunsFailed", MetricUnit.Count, int(counts.failed > 0))
+    if not counts.failed and run.ended is not None:
+        ended.add_metric("LastSuccess", MetricUnit.Seconds, run.ended)  # Unix time
     ended.flush_metrics()
+
+
+def operation(sync: str, name: str, data: Mapping[str, Any], gauges: Mapping[str, float]) -> None:
+    """Say what a kind did beyond items: one log line with the ``operation`` and its ``data``, and metrics by sync."""
+    logger.info(name.replace("_", " "), extra={"sync": sync, "operation": name, "data": dict(data)})
+    if gauges:
+        said = EphemeralMetrics()
+        said.add_dimension("sync", sync)
+        for metric, value in gauges.items():
+            said.add_metric(metric, MetricUnit.Count, value)
+        said.flush_metrics()
 
 
 def batch_ended(about: Mapping[str, object], results: Sequence[Result], counts: Counts) -> None:

@@ -204,6 +204,21 @@ def retry(context: Context, name: Annotated[str, _NAME], *, wait: Annotated[bool
 
 
 @command
+def restore(
+    context: Context,
+    name: Annotated[str, _NAME],
+    part: Annotated[str, typer.Argument(help="A cluster, or CLUSTER/NAMESPACE.", metavar="PART")],
+    *,
+    to: Annotated[str, typer.Option("--to", help="A folder, or s3://BUCKET/PREFIX where the backups come from.")],
+    at: Annotated[str | None, typer.Option("--at", help="As of this commit; the latest when absent.")] = None,
+) -> Answer:
+    """Write backups from git back to a folder or bucket."""
+    from syncline.cli import commands_restore  # noqa: PLC0415
+
+    return commands_restore.restore(context, name, part, to, at)
+
+
+@command
 def cancel(context: Context, name: Annotated[str, _NAME], *, wait: Annotated[bool, _WAIT] = False) -> Answer:
     """End the run of a sync cleanly."""
     from syncline.cli import commands_retry  # noqa: PLC0415

@@ -18,7 +18,12 @@ from syncline.errors import SynclineError
 
 __all__ = ["KINDS", "Sync", "load_sync", "model_of"]
 
-KINDS: Final[dict[str, str]] = {"images": "ImagesSync", "artifacts": "ArtifactsSync", "tokens": "TokensSync"}
+KINDS: Final[dict[str, str]] = {
+    "images": "ImagesSync",
+    "backups": "BackupsSync",
+    "artifacts": "ArtifactsSync",
+    "tokens": "TokensSync",
+}
 """Each kind, and the name of its model in the module named like the kind."""
 
 

@@ -55,11 +55,13 @@ class Pace:
     """How long a step may go on.
 
     ``left`` gives the seconds left of the function's time, less what ending takes. ``halted`` tells whether the run
-    was cancelled or the right to write was lost, and nothing new may begin.
+    was cancelled or the right to write was lost, and nothing new may begin. ``work`` names the run: it is
+    the same when the same is done again, because a function died over it.
     """
 
     left: Callable[[], float]
     halted: Callable[[], bool] = field(default=lambda: False)
+    work: str = ""
 
     @property
     def over(self) -> bool:

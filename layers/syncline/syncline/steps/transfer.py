@@ -36,7 +36,7 @@ def transfer(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
         engine.end(work)
         return
     before = kind.requests()
-    pace = engine.pace(run, left, lease)
+    pace = replace(engine.pace(run, left, lease), work=run.id)
     try:
         _carry_out(work, kind, pace, engine)
     except BaseException:

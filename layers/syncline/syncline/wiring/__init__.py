@@ -55,7 +55,8 @@ def queues_from(environ: Mapping[str, str], sqs: SQSClient) -> Queues:
 
 
 @cache
-def _secrets() -> Secrets:
+def secrets() -> Secrets:
+    """The values of references."""
     return Secrets(
         lambda: boto3.client("secretsmanager", config=AWS_CONFIG), lambda: boto3.client("ssm", config=AWS_CONFIG)
     )
@@ -67,8 +68,15 @@ def _table() -> Table:
 
 
 @cache
-def _state() -> State:
+def state() -> State:
+    """The table, as far as it is of runs."""
     return State(_table())
+
+
+@cache
+def database() -> Database:
+    """The table, for what is not of runs."""
+    return Database(_table())
 
 
 @cache
@@ -78,13 +86,13 @@ def _queues() -> Queues:
 
 @cache
 def _syncs() -> Syncs:
-    return Syncs(_state(), Kinds(Parts(_secrets(), Http(), _state(), Database(_table()))))
+    return Syncs(state(), Kinds(Parts(secrets(), Http(), state(), Database(_table()))))
 
 
 @cache
 def worker(step: Step) -> Worker:
     """The worker of a function that is fed by a queue."""
-    engine = Engine(_state(), _queues(), _syncs().kind, time.time, random.Random())  # noqa: S311 - for jitter
+    engine = Engine(state(), _queues(), _syncs().kind, time.time, random.Random())  # noqa: S311 - for jitter
     return Worker(step, STEPS[step], engine, gatherer(_syncs(), Hearing(Database(_table()), time.time), engine))
 
 
@@ -100,4 +108,4 @@ def _sources(body: object) -> tuple[str, ...]:
 @cache
 def receiver() -> Receiver:
     """What the function behind the function URL does."""
-    return Receiver(_syncs().config, _syncs().kind, _secrets(), _queues())
+    return Receiver(_syncs().config, _syncs().kind, secrets(), _queues())

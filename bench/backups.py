@@ -1,0 +1,207 @@
+"""Backups from a bucket into git, against what the scripts did that we replace, and against rclone with git.
+
+The same 40 changes (23 new, 15 modified, 2 deleted) in a bucket of 100,000 files in 60 clusters, over smart HTTP on the
+loopback interface. The seed's way downloads every object, clones, adds, commits and pushes, each time anew; `rclone
+sync` keeps its working copy from one time to the next, which a function cannot. Ours is told by the bucket's events
+which keys to look at; a look at everything is measured too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from bench.backups_place import BUCKET, Filled, disk, filled
+from bench.measure import Row
+from bench.place import Place
+from tests.backups_world import Kept
+from tests.standins.git_places import ENVIRONMENT
+from tests.standins.rclone import ACCESS, SECRET
+
+FILES: Final = 100_000
+MANY: Final = 1_000_000
+_ROUNDS: Final = 3
+_RCLONE: Final = Path(sys.executable).parent / "rclone"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What one way took, once."""
+
+    seconds: float
+    from_bucket: float
+    from_git: float
+    to_git: float
+    mebibytes: float
+    disk: float
+
+
+def at_100k(place: Place) -> Sequence[Row]:
+    """All three ways, and ours with a look at everything."""
+    with ExitStack() as stack:
+        world = filled(stack, place.folder / "backups", FILES)
+        folder = place.folder / "ways"
+        memory = _memory(world, folder)
+        _rclone(world, folder / "kept", first=True)
+        ours, seed, synced, full = [], [], [], []
+        for _ in range(_ROUNDS):
+            changed = world.change()
+            ours.append(_taken(world, folder, lambda c=changed: _ours(world, memory, c)))  # type: ignore[misc]
+            _next(world)
+            seed.append(_taken(world, folder, partial(_seed, world, folder / "seed")))
+            _next(world)
+            for step in (["fetch", "--quiet"], ["reset", "--quiet", "--hard", "origin/main"]):
+                subprocess.run(["git", "-C", str(folder / "kept"), *step], check=True)
+            synced.append(_taken(world, folder, partial(_rclone, world, folder / "kept")))
+            _next(world)
+            full.append(_taken(world, folder, partial(_ours, world, memory, None)))
+            # What is now on the branch is what the next round begins with.
+            world.bare.git("update-ref", "refs/heads/before", "refs/heads/main")
+        return [
+            *_rows("seed", ours, seed, {"seconds": 1 / 20, "from_bucket": 0.01}),
+            *_rows("rclone", ours, synced, {}),
+            *_rows("everything against rclone", full, synced, {}),
+            Row("backups.memory", "MiB", [each.mebibytes for each in ours], None, 200),
+            Row("backups.disk", "KiB", [each.disk / 1024 for each in ours]),
+        ]
+
+
+def at_1m(place: Place) -> Sequence[Row]:
+    """Ours at both sizes: the cost is that of the change."""
+    figures: dict[int, list[Taken]] = {}
+    for files in (FILES, MANY):
+        with ExitStack() as stack:
+            world = filled(stack, place.folder / f"backups-{files}", files)
+            folder = place.folder / f"ways-{files}"
+            memory = _memory(world, folder, look=False)
+            for _ in range(_ROUNDS):
+                changed = world.change()
+                take = _taken(world, folder, partial(_ours, world, memory, changed))
+                figures.setdefault(files, []).append(take)
+                world.bare.git("update-ref", "refs/heads/before", "refs/heads/main")
+    return _rows("100000 files", figures[MANY], figures[FILES], dict.fromkeys(_UNITS, 1.5))
+
+
+_UNITS: Final = {
+    "seconds": ("s", 1.0),
+    "from_bucket": ("KiB", 1024.0),
+    "from_git": ("KiB", 1024.0),
+    "to_git": ("KiB", 1024.0),
+    "mebibytes": ("MiB", 1.0),
+    "disk": ("KiB", 1024.0),
+}
+
+
+def _rows(against: str, ours: Sequence[Taken], peer: Sequence[Taken], aims: Mapping[str, float]) -> list[Row]:
+    return [
+        Row(
+            f"backups.{name} ({against})",
+            unit,
+            [getattr(each, name) / per for each in ours],
+            [getattr(each, name) / per for each in peer],
+            aims.get(name),
+        )
+        for name, (unit, per) in _UNITS.items()
+    ]
+
+
+def _next(world: Filled) -> None:
+    """The branch as it was before, for the next way."""
+    world.reset()
+
+
+def _taken(world: Filled, folder: Path, way: Callable[[], tuple[float, float, float]]) -> Taken:
+    """Go one way and count what passes by; a way gives its seconds, MiB and bytes on disk."""
+    del folder
+    world.http.received = world.http.sent = 0
+    before = world.sent_by_bucket()
+    seconds, mebibytes, on_disk = way()
+    passed = world.sent_by_bucket() - before
+    return Taken(seconds, passed, world.http.sent, world.http.received, mebibytes, on_disk)
+
+
+def _memory(world: Filled, folder: Path, *, look: bool = True) -> Path:
+    """What ours remembers when it begins: what a first look, which reads everything, has noted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "memory"
+    kept = Kept()
+    kept.counted["repository#main"] = dict(world.counts)
+    path.write_bytes(pickle.dumps(kept))
+    if look:
+        _ours(world, path, None)
+    return path
+
+
+def _ours(world: Filled, memory: Path, keys: Sequence[str] | None) -> tuple[float, float, float]:
+    asked = {"s3": world.s3.url, "repository": world.repository, "keys": keys, "memory": str(memory), "keep": True}
+    command = [sys.executable, "-m", "bench.backups_ours", json.dumps(asked)]
+    environment = {**os.environ, "PYTHONPATH": "layers/syncline"}
+    done = subprocess.run(command, capture_output=True, check=True, env=environment)
+    answer = json.loads(done.stdout.splitlines()[-1])
+    return answer["seconds"], answer["mebibytes"], answer["disk"]
+
+
+def _seed(world: Filled, folder: Path) -> tuple[float, float, float]:
+    """Download all, clone, copy, add, commit, push, and nothing kept."""
+    clone, down = folder / "clone", folder / "clone" / "down"
+    steps = [
+        ["git", "clone", "--quiet", world.repository, str(clone)],
+        _copy(world, "copy", down),
+        ["sh", "-c", f"cd {clone} && ls | grep -v '^down$' | xargs rm -rf && mv down/* . && rmdir down"],
+        *_commit(clone),
+    ]
+    taken = _measured(steps, folder)
+    subprocess.run(["rm", "-rf", str(folder)], check=True)
+    return taken
+
+
+def _rclone(world: Filled, folder: Path, *, first: bool = False) -> tuple[float, float, float]:
+    """A working copy that is kept: `rclone sync` into it, add, commit, push."""
+    if first:
+        subprocess.run(["git", "clone", "--quiet", world.repository, str(folder)], check=True)
+    steps = [] if first else [["git", "-C", str(folder), "pull", "--quiet", "--no-rebase"]]
+    return _measured([*steps, [*_copy(world, "sync", folder), "--exclude", "/.git/**"], *_commit(folder)], folder)
+
+
+def _copy(world: Filled, how: str, to: Path) -> list[str]:
+    where = f":s3,provider=Rclone,access_key_id={ACCESS},secret_access_key={SECRET},endpoint='{world.s3.url}':{BUCKET}"
+    return [str(_RCLONE), how, where, str(to), "--transfers", "10", "--config", os.devnull, "--use-server-modtime"]
+
+
+def _commit(folder: Path) -> list[list[str]]:
+    git = ["git", "-C", str(folder)]
+    return [
+        [*git, "add", "-A"],
+        [*git, "commit", "--quiet", "--allow-empty", "-m", "backup"],
+        [*git, "push", "--quiet"],
+    ]
+
+
+def _measured(steps: Sequence[Sequence[str]], folder: Path) -> tuple[float, float, float]:
+    """Seconds, the largest resident set of a step (MiB), and bytes on disk at the end."""
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **ENVIRONMENT}
+    largest = 0.0
+    began = time.perf_counter()
+    for step in steps:
+        process = subprocess.Popen(step, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        words = process.stderr.read()
+        process.stderr.close()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0, words.decode()[-2000:]
+        largest = max(largest, usage.ru_maxrss / 1024)
+    return time.perf_counter() - began, largest, disk(folder)
+
+
+MEASUREMENTS: Final = {"100k": at_100k, "1m": at_1m}

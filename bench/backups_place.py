@@ -1,0 +1,127 @@
+"""A backup bucket of any size on a real S3 server, the repository that has it, and what is changed between rounds.
+
+Contents follow from their keys, so nothing has to be kept in memory: a few lines of YAML, 300 to 4,000 bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from syncline.clients.git_objects import blob_id, quoted, tree_id
+from syncline.kinds.backups.memory import Count
+from tests.standins.git_http import GitHttp, git_http
+from tests.standins.git_places import Bare, make_bare
+from tests.standins.rclone import Rclone
+
+CLUSTERS: Final = 60
+NAMESPACES: Final = 25
+NEW: Final = 23
+MODIFIED: Final = 15
+DELETED: Final = 2
+BUCKET: Final = "cluster-backups"
+
+
+def content(key: str, version: int = 0) -> bytes:
+    """What an object holds."""
+    digest = hashlib.sha256(f"{key}#{version}".encode()).hexdigest()
+    lines = [f"apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {key}\n  uid: {digest}\ndata:\n"]
+    lines += [f"  key-{n}: value of {digest[n % 32 :]}\n" for n in range(2 + int(digest[:2], 16) // 6)]
+    return "".join(lines).encode()
+
+
+def keys(files: int) -> Iterator[str]:
+    """The keys of a bucket of so many files."""
+    for number in range(files):
+        cluster, rest = number % CLUSTERS, number // CLUSTERS
+        yield f"cluster-{cluster:02}/namespace-{rest % NAMESPACES:02}/resource-{rest // NAMESPACES:05}.yaml"
+
+
+@dataclass
+class Filled:
+    """Bucket and repository with the same files. ``version`` counts the rounds of changes."""
+
+    folder: Path
+    files: int
+    bare: Bare
+    http: GitHttp
+    s3: Rclone
+    counts: dict[str, Count] = field(default_factory=dict)
+    version: int = 0
+
+    @property
+    def repository(self) -> str:
+        return f"{self.http.url}/r.git"
+
+    def path(self, key: str) -> Path:
+        return self.s3.root / BUCKET / key
+
+    def change(self) -> list[str]:
+        """Change the bucket as the comparison says: the keys of what is new, modified and deleted."""
+        self.version += 1
+        spread = [key for n, key in enumerate(keys(self.files)) if n % (self.files // 100) == self.version % 7]
+        # Those that a round before has deleted are not changed again.
+        there = [key for key in spread if self.path(key).exists()]
+        modified, deleted = there[:MODIFIED], there[-DELETED:]
+        new = [f"{key.rpartition('/')[0]}/new-{self.version}-{n}.yaml" for n, key in enumerate(there[20 : 20 + NEW])]
+        for key in (*modified, *new):
+            self.path(key).write_bytes(content(key, self.version))
+        for key in deleted:
+            self.path(key).unlink()
+        return [*new, *modified, *deleted]
+
+    def sent_by_bucket(self) -> int:
+        """Bytes that the S3 server's process has written so far, nearly all of them to its clients."""
+        counters = Path(f"/proc/{self.s3._process.pid}/io").read_text().splitlines()  # noqa: SLF001
+        return int(dict(line.split(": ") for line in counters)["wchar"])
+
+    def reset(self) -> None:
+        """Take the branch back to what it was, so that the next way does the same work."""
+        self.bare.git("update-ref", "refs/heads/main", "refs/heads/before")
+
+
+def filled(stack: ExitStack, folder: Path, files: int) -> Filled:
+    """A bucket and a repository of so many files, for as long as ``stack`` lives."""
+    folder.mkdir(parents=True)
+    root = folder / "s3"
+    bare = make_bare(folder / "git" / "r.git")
+    for cluster in range(CLUSTERS):
+        for namespace in range(NAMESPACES):
+            (root / BUCKET / f"cluster-{cluster:02}/namespace-{namespace:02}").mkdir(parents=True)
+    blobs: dict[str, list[tuple[bytes, str]]] = {}
+    command = ["git", "-C", str(bare.path), "fast-import", "--quiet", "--depth=0"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as git:
+        assert git.stdin is not None
+        git.stdin.write(b"commit refs/heads/main\ncommitter x <x@example.com> 1752358018 +0000\ndata 6\nfilled\n")
+        for key in keys(files):
+            data = content(key)
+            (root / BUCKET / key).write_bytes(data)
+            git.stdin.write(b"M 100644 inline " + quoted(key.encode()) + b"\ndata %d\n" % len(data) + data + b"\n")
+            name, _, rest = key.partition("/")
+            blobs.setdefault(name, []).append((rest.encode(), blob_id(data)))
+        git.stdin.close()
+    assert git.returncode == 0
+    bare.git("update-ref", "refs/heads/before", "refs/heads/main")
+    counts = {cluster: Count(tree_id(entries), len(entries)) for cluster, entries in blobs.items()}
+    http = stack.enter_context(git_http(bare.path.parent))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    return Filled(folder, files, bare, http, stack.enter_context(Rclone(root)), counts)
+
+
+def disk(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += (Path(place) / name).lstat().st_size
+            except FileNotFoundError:  # gone while we look
+                continue
+    return total

@@ -1,0 +1,14 @@
+"""The function `console`: what can be seen of Syncline from outside, at its function URL."""
+
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from syncline.telemetry import logger
+from syncline.wiring.console import console
+
+
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  # noqa: ARG001 - Lambda passes it
+    """A function URL's request (payload format 2.0); the response."""
+    return console().handle(event)

@@ -1,0 +1,121 @@
+"""Git's objects as bytes: ids of blobs and trees, entries of trees, commits. Pure: nothing here runs a program."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from syncline.errors import SynclineError
+
+FILE: Final = b"100644"
+FOLDER: Final = b"40000"
+EMPTY_TREE: Final = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+
+_BRANCH: Final = re.compile(
+    r"(?![/.]|.*(?:[/.]\.|//|@\{|\\|\.lock(?:/|$)))[^\x00-\x20\x7f~^:?*\[\\-][^\x00-\x20\x7f~^:?*\[\\]*(?<![/.])"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a tree says of one name: ``mode`` as git writes it, ``oid`` in hex."""
+
+    mode: bytes
+    oid: str
+
+    @property
+    def is_folder(self) -> bool:
+        return self.mode == FOLDER
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A commit: its id, its tree's, and its message."""
+
+    oid: str
+    tree: str
+    message: str
+
+    def trailer(self, name: str) -> str | None:
+        """The last value of a trailer such as ``Syncline-Batch``."""
+        found = re.findall(rf"(?m)^{re.escape(name)}: (.+)$", self.message)
+        return str(found[-1]) if found else None
+
+
+def branch_ref(name: str) -> str:
+    """The full name of a branch; CONFIG_INVALID if git would not take the name (``git check-ref-format``)."""
+    if not name.isprintable() or not _BRANCH.fullmatch(name) or len(name.encode()) > 200 or name == "HEAD":
+        raise SynclineError("CONFIG_INVALID", f"{name!r} cannot be the name of a branch")
+    return f"refs/heads/{name}"
+
+
+def blob_hash(size: int) -> hashlib._Hash:
+    """A hash that becomes the id of a blob once its ``size`` bytes have been added."""
+    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+
+
+def blob_id(data: bytes) -> str:
+    digest = blob_hash(len(data))
+    digest.update(data)
+    return digest.hexdigest()
+
+
+def tree_entries(raw: bytes) -> Iterator[tuple[bytes, Entry]]:
+    """Names and entries of a tree object, in git's order."""
+    at, end = 0, len(raw)
+    while at < end:
+        space = raw.index(b" ", at)
+        zero = raw.index(b"\0", space)
+        yield raw[space + 1 : zero], Entry(raw[at:space], raw[zero + 1 : zero + 21].hex())
+        at = zero + 21
+
+
+def tree_id(files: Iterable[tuple[bytes, str]]) -> str:
+    """The id of the tree that has exactly these files: paths and the ids of their blobs. Their order does not matter.
+
+    Paths are not checked: one that is a file and a folder at once gives the id of no tree that git would make.
+    """
+    root: dict[bytes, object] = {}
+    for path, oid in files:
+        *folders, name = path.split(b"/")
+        here = root
+        for folder in folders:
+            inner = here.setdefault(folder, {})
+            if not isinstance(inner, dict):
+                inner = here[folder] = {}
+            here = inner
+        here[name] = oid
+    return _hash_tree(root)
+
+
+def _hash_tree(folder: Mapping[bytes, object]) -> str:
+    rows = []
+    for name, what in folder.items():
+        if isinstance(what, dict):
+            rows.append((name + b"/", FOLDER + b" " + name + b"\0" + bytes.fromhex(_hash_tree(what))))
+        else:
+            rows.append((name, FILE + b" " + name + b"\0" + bytes.fromhex(str(what))))
+    rows.sort()
+    body = b"".join(row for _, row in rows)
+    return hashlib.sha1(b"tree %d\0" % len(body) + body, usedforsecurity=False).hexdigest()
+
+
+def read_commit(oid: str, raw: bytes) -> Commit:
+    """A commit from its bytes."""
+    head, _, message = raw.partition(b"\n\n")
+    tree = head.partition(b"\n")[0].removeprefix(b"tree ").decode()
+    return Commit(oid, tree, message.decode("utf-8", "replace"))
+
+
+def quoted(path: bytes) -> bytes:
+    """A path as fast-import reads it whatever bytes are in it."""
+    out = bytearray(b'"')
+    for byte in path:
+        if byte < 0x20 or byte == 0x7F:
+            out += b"\\%03o" % byte
+        else:
+            out += b"\\" + bytes([byte]) if byte in b'"\\' else bytes([byte])
+    return bytes(out + b'"')

@@ -1,0 +1,401 @@
+"""A branch of a remote repository, worked on without its content: no clone, no checkout, no index.
+
+A bare, shallow, filtered fetch brings the branch's last commit and the upper levels of its tree; lower ones follow for
+those folders that are asked for, all of a level in one request. New blobs and the commit are made with
+``fast-import`` and pushed under a lease on what the branch was: the update of the ref at the server is the only thing
+that counts. Whatever a push answers, or does not, the server is asked what the branch is now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from syncline.clients.git import Git, Patience, Running, program
+from syncline.clients.git_access import Access, Means, Remote, means, private_folder
+from syncline.clients.git_failures import disk_full, failure_of
+from syncline.clients.git_objects import (
+    EMPTY_TREE,
+    FILE,
+    FOLDER,
+    Commit,
+    Entry,
+    blob_hash,
+    branch_ref,
+    quoted,
+    read_commit,
+    tree_entries,
+)
+from syncline.errors import SynclineError
+
+_TIP: Final = "refs/syncline/tip"
+_NEW: Final = "refs/syncline/new"
+_ABSENT: Final = "couldn't find remote ref"
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """An author or committer."""
+
+    name: str
+    email: str
+
+    def at(self, seconds: int) -> bytes:
+        return f"{self.name} <{self.email}> {seconds} +0000".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class NewCommit:
+    """A commit to make: ``time`` in Unix seconds; ``signing_key`` is an SSH private key."""
+
+    message: str
+    author: Person
+    committer: Person
+    time: int
+    signing_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Content for a blob: its ``size`` in bytes and its chunks, which have exactly that many."""
+
+    size: int
+    chunks: Iterable[bytes]
+
+
+class Branch:
+    """One branch at one remote; made by :func:`open_branch`. Not for several threads at once."""
+
+    def __init__(self, git: Git, branch: str, depth: int) -> None:
+        self._git = git
+        self._ref = branch_ref(branch)
+        self._depth = depth
+        self._whole: set[str] = set()  # trees that are here with all below them
+        self._trees: dict[str, dict[bytes, Entry]] = {}
+        self.name = branch
+        self.tip: Commit | None = None
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def fetch(self) -> Commit | None:
+        """The branch's last commit as it is now, with the trees of the upper ``depth`` levels; None if there is none.
+
+        Raises REPOSITORY_ABSENT, UNAUTHORIZED, FORBIDDEN, HOST_KEY_REFUSED, TLS_FAILED, UNREACHABLE and their like.
+        """
+        done = self._git.ask(
+            "fetch",
+            "--quiet",
+            "--depth=1",
+            f"--filter=tree:{self._depth}",
+            "--no-tags",
+            "--no-write-fetch-head",
+            "origin",
+            f"+{self._ref}:{_TIP}",
+            accept=(0, 128),
+        )
+        if done.status and _ABSENT not in done.err:
+            raise failure_of("fetch", done.status, done.err)
+        self.tip = None if done.status else self._commit(_TIP)
+        return self.tip
+
+    def fetch_commit(self, oid: str) -> Commit:
+        """Any commit of the remote by its full id, instead of the branch's last; NOT_FOUND if there is none."""
+        done = self._git.ask(
+            "fetch",
+            "--quiet",
+            "--depth=1",
+            f"--filter=tree:{self._depth}",
+            "--no-tags",
+            "--no-write-fetch-head",
+            "origin",
+            f"+{oid}:{_TIP}",
+            accept=(0, 1, 128),
+        )
+        if done.status:
+            raise failure_of("fetch", done.status, done.err)
+        self.tip = self._commit(_TIP)
+        return self.tip
+
+    def ask(self) -> str | None:
+        """What the branch is at the server now: the id of its last commit."""
+        out = self._git.ask("ls-remote", "--quiet", "--refs", "origin", self._ref).out
+        return out.split(b"\t")[0].decode() if out else None
+
+    def _commit(self, name: str) -> Commit:
+        with self._git.start("cat-file", "--batch") as running:
+            running.write(f"{name}\n".encode())
+            oid, _, size = running.line().split(b" ")
+            raw = running.read_exactly(int(size))
+            return read_commit(oid.decode(), raw)
+
+    def folders(self, paths: Iterable[bytes]) -> dict[bytes, dict[bytes, Entry]]:
+        """The entries of folders of the branch's tree, by their paths; the root is ``b""``. What is no folder is empty.
+
+        Missing trees are fetched, one request for each level.
+        """
+        wanted = {tuple(path.split(b"/")) if path else () for path in paths}
+        oids: dict[tuple[bytes, ...], str | None] = {(): self.tip.tree if self.tip else None}
+        deepest = max((len(path) for path in wanted), default=0)
+        for level in range(deepest + 1):
+            here = {path[:level] for path in wanted if len(path) >= level}
+            found = {path: oid for path in here if (oid := oids.get(path)) is not None}
+            self._load(found.values(), level)
+            below = {path[: level + 1] for path in wanted if len(path) > level}
+            for path in below:
+                parent = found.get(path[:-1])
+                entry = self._trees[parent].get(path[-1]) if parent is not None else None
+                oids[path] = entry.oid if entry is not None and entry.is_folder else None
+        return {b"/".join(path): self._entries(oids.get(path)) for path in wanted}
+
+    def _entries(self, oid: str | None) -> dict[bytes, Entry]:
+        return {} if oid is None else self._trees[oid]
+
+    def files(self, path: bytes, oid: str) -> Iterator[tuple[bytes, Entry]]:
+        """Every file below the folder ``path`` by its full path; in the order of bytes.
+
+        ``oid`` is its tree, one of the levels that come with the first fetch.
+        """
+        self.fetch_below([oid])
+        # Read once and maybe very many: not to be kept.
+        with self._git.start("cat-file", "--batch") as running:
+            stack: list[tuple[bytes, Entry]] = [(path, Entry(FOLDER, oid))]
+            while stack:
+                path, entry = stack.pop()
+                if not entry.is_folder:
+                    yield path, entry
+                    continue
+                inner = list(_read_tree(running, entry.oid))
+                stack += [(path + b"/" + name if path else name, each) for name, each in reversed(inner)]
+
+    def fetch_below(self, oids: Sequence[str]) -> None:
+        """Have all that is below these trees here, which are here themselves; one request for what is not.
+
+        Git takes what is here for whole, and would then fetch each tree below by itself.
+        """
+        here = [oid for oid in oids if oid not in self._whole]
+        self._load(here, 0)
+        self._fetch_trees([e.oid for oid in here for e in self._trees[oid].values() if e.is_folder])
+        self._whole.update(here)
+
+    def _fetch_trees(self, oids: Sequence[str]) -> None:
+        """Have these trees here with all that is below them; one request for those that are not."""
+        absent = [oid for oid in dict.fromkeys(oids) if oid not in self._whole and oid != EMPTY_TREE]
+        if absent:
+            self._git.ask(
+                "fetch",
+                "--quiet",
+                "--filter=blob:none",
+                "--no-tags",
+                "--no-write-fetch-head",
+                "--stdin",
+                "origin",
+                feed="".join(f"{oid}\n" for oid in absent).encode(),
+            )
+            self._whole.update(absent)
+
+    def _load(self, oids: Iterable[str], level: int) -> None:
+        """Have these trees, of this level below the root, read."""
+        new = [oid for oid in dict.fromkeys(oids) if oid not in self._trees]
+        if level >= self._depth:
+            self._fetch_trees(new)
+        if not new:
+            return
+        with self._git.start("cat-file", "--batch") as running:
+            for oid in new:
+                self._trees[oid] = entries = dict(_read_tree(running, oid))
+                if oid in self._whole:
+                    self._whole.update(e.oid for e in entries.values() if e.is_folder)
+
+    @contextlib.contextmanager
+    def blobs(self, oids: Sequence[str]) -> Iterator[Iterator[Blob]]:
+        """The content of blobs, in this order, fetched in one request; each is to be read before the next."""
+        self._git.ask(
+            "fetch",
+            "--quiet",
+            "--filter=blob:none",
+            "--no-tags",
+            "--no-write-fetch-head",
+            "--stdin",
+            "origin",
+            feed="".join(f"{oid}\n" for oid in dict.fromkeys(oids)).encode(),
+        )
+        with self._git.start("cat-file", "--batch") as running:
+
+            def each() -> Iterator[Blob]:
+                for oid in oids:
+                    running.write(f"{oid}\n".encode())
+                    _, _, size = running.line().split(b" ")
+                    yield Blob(int(size), _pieces(running.read_exactly, int(size)))
+                    running.read_exactly(1)
+
+            yield each()
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def store(self, blobs: Iterable[bytes]) -> None:
+        """Keep these blobs in one pack here, for the commit that names them."""
+        with self._git.start("fast-import", "--quiet", "--done") as running:
+            for data in blobs:
+                running.write_all((b"blob\ndata %d\n" % len(data), data, b"\n"))
+            running.write_all((b"done\n",))
+            done = running.ended()
+            if done.status:
+                raise running.error(done)
+
+    def store_stream(self, blob: Blob) -> str:
+        """Keep one large blob here, in a pack of its own and without holding it in memory; its id.
+
+        Raises what the chunks raise, and SOURCE_CHANGED where they are more or fewer than the size; then nothing of
+        it is kept.
+        """
+        digest = blob_hash(blob.size)
+        with self._git.start("fast-import", "--quiet", "--done") as running:
+            running.write_all((b"blob\ndata %d\n" % blob.size,))
+            running.write_all(_counted(blob, digest))
+            running.write_all((b"\ndone\n",))
+            done = running.ended()
+            if done.status:
+                raise running.error(done)
+        return digest.hexdigest()
+
+    def commit(self, new: NewCommit, changes: Mapping[bytes, str | None]) -> str:
+        """Make a commit on the tip; the id of it. ``changes`` maps paths to ids of blobs, or None to remove them."""
+        message = new.message.encode()
+        with self._git.start("fast-import", "--quiet", "--done", "--force") as running:
+            head = [b"reset " + _NEW.encode(), b"", b"commit " + _NEW.encode()]
+            head += [b"author " + new.author.at(new.time), b"committer " + new.committer.at(new.time)]
+            head += [b"data %d" % len(message), message]
+            head += [b"from " + self.tip.oid.encode()] if self.tip else []
+            running.write_all((b"\n".join(head) + b"\n",))
+            # Removals first: a folder may take the place of a file.
+            running.write_all(b"D " + quoted(path) + b"\n" for path, oid in changes.items() if oid is None)
+            running.write_all(
+                b"M " + FILE + b" " + oid.encode() + b" " + quoted(path) + b"\n"
+                for path, oid in changes.items()
+                if oid is not None
+            )
+            running.write_all((b"\ndone\n",))
+            done = running.ended()
+            if done.status:
+                raise running.error(done)
+        made = self._commit(_NEW)
+        return made.oid if new.signing_key is None else self._signed(made.tree, new)
+
+    def _signed(self, tree: str, new: NewCommit) -> str:
+        """The same commit with a signature, which fast-import cannot make."""
+        people = {
+            f"GIT_{role}_{part}": value
+            for role, person in (("AUTHOR", new.author), ("COMMITTER", new.committer))
+            for part, value in (("NAME", person.name), ("EMAIL", person.email), ("DATE", f"{new.time} +0000"))
+        }
+        with private_folder() as folder:
+            key = folder / "signing"
+            with disk_full():
+                key.touch(mode=0o600)
+                key.write_text(f"{str(new.signing_key).rstrip()}\n", encoding="utf-8")
+            beside = Path(program()).parent / "ssh-keygen"
+            settings = ["-c", "gpg.format=ssh", "-c", f"user.signingKey={key}"]
+            settings += ["-c", f"gpg.ssh.program={beside}"] if beside.exists() else []
+            parent = ["-p", self.tip.oid] if self.tip else []
+            done = self._git.run(
+                *settings, "commit-tree", tree, *parent, "-S", "-F", "-", feed=new.message.encode(), extra=people
+            )
+        return done.out.decode().strip()
+
+    def landed(self, commit: str) -> None:
+        """A commit that was pushed is the tip from now on."""
+        self.tip = self._commit(commit)
+
+    def push(self, commit: str) -> None:
+        """Make ``commit`` the branch's last, if the branch still is what was fetched.
+
+        Raises BRANCH_MOVED if it is not, BRANCH_PROTECTED, OVER_LIMIT, FORBIDDEN and their like where the server
+        refuses. An answer that was lost is no failure: the branch itself is looked at.
+        """
+        for attempt in itertools.count(1):
+            error = self._push(commit)
+            if error is None or (now := self.ask()) == commit:
+                return
+            if now != (self.tip.oid if self.tip else None):
+                raise SynclineError("BRANCH_MOVED", f"{self.name} is {now or 'gone'} since it was looked at")
+            if not self._git.patience.bears(error, attempt, self._git.left()):
+                raise error
+
+    def _push(self, commit: str) -> SynclineError | None:
+        lease = f"--force-with-lease={self._ref}:{self.tip.oid if self.tip else ''}"
+        done = self._git.run(
+            "push", "--porcelain", "--quiet", lease, "origin", f"{commit}:{self._ref}", accept=tuple(range(-64, 256))
+        )
+        if done.status == 0:
+            return None
+        return failure_of("push", done.status, f"{done.err}\n{done.out.decode('utf-8', 'replace')}")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A repository and how to get at it; ``ca`` is PEM text trusted beside the system's roots."""
+
+    remote: Remote
+    access: Access = None
+    ca: str | None = None
+    patience: Patience = field(default_factory=Patience)
+
+
+@contextlib.contextmanager
+def open_branch(place: Place, branch: str, *, depth: int, left: Callable[[], float]) -> Iterator[Branch]:
+    """A branch to work on, in a private folder that is gone afterwards with all in it.
+
+    ``depth`` is how many levels of the tree come with the first fetch. ``left`` gives the seconds that are left.
+    """
+    with private_folder() as folder:
+        by: Means = means(place.remote, place.access, place.ca, folder)
+        bare = folder / "bare"
+        with disk_full():
+            # Written, not run: `git init` and two times `git config` would take longer than the fetch.
+            _initialise(bare, place.remote.url, depth)
+        git = Git(bare, (place.remote.protocol,), by.settings, by.variables, by.environment, left, place.patience)
+        yield Branch(git, branch, depth)
+
+
+def _initialise(bare: Path, url: str, depth: int) -> None:
+    for name in ("objects/pack", "refs/heads", "refs/syncline", "info"):
+        (bare / name).mkdir(parents=True)
+    (bare / "HEAD").write_text("ref: refs/heads/none\n", encoding="utf-8")
+    escaped = url.replace("\\", "\\\\").replace('"', '\\"')
+    (bare / "config").write_text(
+        "[core]\n\trepositoryformatversion = 1\n\tbare = true\n"
+        "[extensions]\n\tpartialClone = origin\n"
+        f'[remote "origin"]\n\turl = "{escaped}"\n\tpromisor = true\n\tpartialclonefilter = tree:{depth}\n',
+        encoding="utf-8",
+    )
+
+
+def _read_tree(running: Running, oid: str) -> Iterator[tuple[bytes, Entry]]:
+    running.write(f"{oid}\n".encode())
+    _, kind, size = running.line().split(b" ")
+    assert kind == b"tree", kind
+    return tree_entries(running.read_exactly(int(size) + 1)[:-1])
+
+
+def _pieces(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
+    while size:
+        piece = read(min(size, 1 << 20))
+        size -= len(piece)
+        yield piece
+
+
+def _counted(blob: Blob, digest: hashlib._Hash) -> Iterator[bytes]:
+    passed = 0
+    for chunk in blob.chunks:
+        passed += len(chunk)
+        if passed > blob.size:
+            break
+        digest.update(chunk)
+        yield chunk
+    if passed != blob.size:
+        raise SynclineError("SOURCE_CHANGED", "the object's bytes are not as many as were announced")

@@ -1,0 +1,304 @@
+"""Committing: many changed objects become one commit on a branch, or none if nothing has changed after all.
+
+The branch's last commit is fetched with the folders that matter; each object is read and hashed, and what the tree has
+already is dropped. What is left is committed and pushed under a lease. If somebody else pushed meanwhile, the same
+changes are put on what the branch is then, if they are still any. So doing all this twice changes nothing the second
+time, whatever was lost in between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from syncline.clients.git_objects import Entry
+from syncline.clients.git_repository import Branch, NewCommit, Person
+from syncline.errors import SynclineError
+from syncline.kinds.backups.layout import Layout
+from syncline.kinds.backups.memory import Count, Known, Memory
+from syncline.kinds.backups.message import BATCH, Change, Tally, message_of
+from syncline.kinds.backups.paths import Names, refusal
+from syncline.kinds.backups.reading import Content, Reader
+from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.model import Item, Outcome, Result
+
+REPLAYS: Final = 8
+"""How often the changes are put on a new tip before the branch is left to the others for a while."""
+
+Answer = Arrived | Later | Result | Failure
+Say = Callable[[str, dict[str, object], dict[str, float]], None]
+"""Tells of an operation: its name, its data, and what of it is measured."""
+Open = Callable[[str, Pace], AbstractContextManager[Branch]]
+"""Opens a branch by its name."""
+
+
+class Caps(Protocol):
+    """How much may be removed: :class:`syncline.config.base.Removals`."""
+
+    def allows(self, removals: int, total: int) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Who commits. ``signing_key`` gives an SSH private key, None for commits without a signature."""
+
+    author: Person
+    committer: Person
+    signing_key: Callable[[], str | None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What of a sync's configuration decides on a commit. ``place`` names what is read and how, for the memory."""
+
+    sync: str
+    place: str
+    reference: Callable[[str], str]
+    layout: Layout
+    caps: Caps
+    signature: Signature
+    say: Say = lambda _name, _data, _gauges: None
+
+
+class Committer:
+    """Makes the commits of one sync."""
+
+    def __init__(
+        self, rules: Rules, reader: Reader, memory: Memory, open_: Open, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._rules = rules
+        self._layout = rules.layout
+        self._reader = reader
+        self._memory = memory
+        self._open = open_
+        self._clock = clock
+
+    def commit(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
+        """One answer for each item, all of one branch."""
+        with self._open(items[0].group, pace) as branch:
+            branch.fetch()
+            work = _Work(self, branch, items, pace)
+            yield from work.answers()
+
+
+class _Work:
+    """One batch on one branch."""
+
+    def __init__(self, owner: Committer, branch: Branch, items: Sequence[Item], pace: Pace) -> None:
+        self._rules = owner._rules  # noqa: SLF001 - two halves of one thing
+        self._layout = self._rules.layout
+        self._reader = owner._reader  # noqa: SLF001
+        self._memory = owner._memory  # noqa: SLF001
+        self._clock = owner._clock  # noqa: SLF001
+        self._branch = branch
+        self._batch = _name_of(pace.work, items)
+        self._items = items
+        self._pace = pace
+        self._contents: dict[str, Content] = {}  # by path
+        self._done: list[Answer] = []
+        self._remembered: dict[str, Count] | None = None
+        self._files: dict[str, int] = {}
+
+    def answers(self) -> Iterator[Answer]:
+        there = self._entries(self._layout.path_of(item.name) for item in self._items)
+        self._read_all(there)
+        changes = self._changes(there)
+        changes = self._capped(changes)
+        # A push that nobody answered, of a function that died: what it changed is not to change any more.
+        ours = not changes and self._branch.tip is not None and self._branch.tip.trailer(BATCH) == self._batch
+        landed = self._land(changes)
+        self._note()
+        yield from self._done
+        for path, content in self._contents.items():
+            yield self._answer(content, changed=path in landed or ours)
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def _entries(self, paths: Iterator[str]) -> dict[bytes, dict[bytes, Entry]]:
+        """The folders on the way to these paths, as the tip has them."""
+        wanted = {b""}
+        for path in paths:
+            raw = path.encode()
+            at = raw.find(b"/")
+            while at >= 0:
+                wanted.add(raw[:at])
+                at = raw.find(b"/", at + 1)
+        return self._branch.folders(wanted)
+
+    def _read_all(self, there: Mapping[bytes, Mapping[bytes, Entry]]) -> None:
+        """Read every item that can be a path, and keep here what the tree does not have."""
+        names = Names()
+        for folder, entries in there.items():
+            for name, entry in entries.items():
+                path = (folder + b"/" + name if folder else name).decode("utf-8", "replace")
+                names.add_entry(path, is_folder=entry.is_folder)
+        wanted: list[Item] = []
+        for item in sorted(self._items, key=lambda each: each.name.encode()):
+            error = refusal(self._layout.path_of(item.name), names)
+            if error is None:
+                wanted.append(item)
+            else:
+                self._done.append(Failure(item, error))
+        read: set[str] = set()
+        self._branch.store(self._new_blobs(wanted, there, read))
+        self._done += [Later(item) for item in wanted if item.name not in read]
+
+    def _new_blobs(
+        self, items: Sequence[Item], there: Mapping[bytes, Mapping[bytes, Entry]], read: set[str]
+    ) -> Iterator[bytes]:
+        stored: set[str] = set()
+        for content in self._reader.read(items, self._branch.store_stream, lambda: self._pace.over):
+            read.add(content.item.name)
+            if content.error is not None:
+                self._done.append(Failure(content.item, content.error))
+                continue
+            path = self._layout.path_of(content.item.name)
+            if content.data is not None and content.blob != _blob_at(there, path) and content.blob not in stored:
+                stored.add(str(content.blob))
+                yield content.data
+            self._contents[path] = replace(content, data=None)
+
+    # -- changing ------------------------------------------------------------------------------------------------
+
+    def _changes(self, there: Mapping[bytes, Mapping[bytes, Entry]]) -> list[Change]:
+        """What differs between the contents and the tip. Items that are gone at both ends are no change."""
+        changes = []
+        for path, content in self._contents.items():
+            before = _blob_at(there, path)
+            if before != content.blob:
+                changes.append(Change(path, before, content.blob))
+        return changes
+
+    def _capped(self, changes: list[Change]) -> list[Change]:
+        """The changes without removals of which there are too many; those items fail."""
+        removals: dict[str, list[Change]] = defaultdict(list)
+        for change in changes:
+            if change.after is None:
+                removals[self._cluster(change.path)].append(change)
+        refused: set[str] = set()
+        if removals:
+            counts = self._count(removals)
+            for cluster, gone in removals.items():
+                files = counts[cluster].files
+                if not self._rules.caps.allows(len(gone), files):
+                    what = f"{len(gone)} of the {files} files of {cluster} would be removed, more than the sync allows"
+                    error = SynclineError("REMOVALS_CAPPED", what)
+                    for change in gone:
+                        refused.add(change.path)
+                        self._done.append(Failure(self._contents.pop(change.path).item, error))
+        return [change for change in changes if change.path not in refused]
+
+    def _land(self, changes: list[Change]) -> set[str]:
+        """Commit and push, on whatever the branch is by then; the paths that were changed."""
+        changed: set[str] = set()
+        for replay in range(REPLAYS):
+            changed |= {change.path for change in changes}
+            if not changes:
+                return changed
+            commit = self._commit(changes)
+            try:
+                self._branch.push(commit)
+            except SynclineError as error:
+                if error.code.name != "BRANCH_MOVED" or replay == REPLAYS - 1 or self._pace.over:
+                    raise
+                self._branch.fetch()
+                changes = self._changes(self._entries(iter(self._contents)))
+            else:
+                self._branch.landed(commit)
+                self._keep_counts()
+                self._tell(commit, changes, replay)
+                return changed
+        raise AssertionError  # the loop has no other end
+
+    def _tell(self, commit: str, changes: list[Change], replays: int) -> None:
+        tally = Tally.of(changes)
+        data: dict[str, object] = {"git_branch": self._branch.name, "git_commit": commit, "batch": self._batch}
+        data |= {"files_new": tally.new, "files_modified": tally.modified, "files_deleted": tally.deleted}
+        data |= {"files_changed": len(changes), "files_downloaded": len(self._contents), "replays": replays}
+        data |= {"clusters_processed": len({self._cluster(change.path) for change in changes})}
+        self._rules.say("git_push", data, {"ClustersBackedUp": float(len(self._files))})
+
+    def _commit(self, changes: list[Change]) -> str:
+        by_cluster: dict[str, list[Change]] = defaultdict(list)
+        for change in changes:
+            by_cluster[self._cluster(change.path)].append(change)
+        tallies = {cluster: Tally.of(changed) for cluster, changed in by_cluster.items()}
+        self._files = {cluster: count.files for cluster, count in self._count(None).items()}
+        for cluster, tally in tallies.items():
+            self._files[cluster] = self._files.get(cluster, 0) + tally.grown
+        seconds = self._clock()
+        message = message_of(self._rules.sync, self._batch, seconds, self._files, tallies)
+        who = self._rules.signature
+        new = NewCommit(message, who.author, who.committer, int(seconds), who.signing_key())
+        return self._branch.commit(new, {change.path.encode(): change.after for change in changes})
+
+    # -- counting ------------------------------------------------------------------------------------------------
+
+    def _count(self, clusters: Mapping[str, object] | None) -> dict[str, Count]:
+        """How many files each cluster has at the tip, or some have: remembered for the tree it was, else counted."""
+        trees = {c: oid for c, oid in self._trees().items() if clusters is None or c in clusters}
+        if self._remembered is None:
+            self._remembered = self._memory.counts(self._reference)
+        counts = {c: n for c, n in self._remembered.items() if trees.get(c) == n.tree}
+        new = {cluster: oid for cluster, oid in trees.items() if cluster not in counts}
+        self._branch.fetch_below(list(new.values()))
+        for cluster, oid in new.items():
+            counts[cluster] = Count(oid, sum(1 for _ in self._branch.files(b"", oid)))
+        self._remembered |= counts
+        return counts
+
+    def _trees(self) -> dict[str, str]:
+        """The clusters that the tip has, and the ids of their trees."""
+        root = self._layout.folder.encode()
+        entries = self._branch.folders([root])[root]
+        return {name.decode("utf-8", "replace"): entry.oid for name, entry in entries.items() if entry.is_folder}
+
+    def _keep_counts(self) -> None:
+        trees = self._trees()
+        counts = {cluster: Count(trees[cluster], files) for cluster, files in self._files.items() if cluster in trees}
+        self._memory.keep_counts(self._reference, counts)
+
+    @property
+    def _reference(self) -> str:
+        return self._rules.reference(self._branch.name)
+
+    def _cluster(self, path: str) -> str:
+        return self._layout.cluster_of(self._layout.key_of(path)) or ""
+
+    # -- telling -------------------------------------------------------------------------------------------------
+
+    def _note(self) -> None:
+        """Let the next full look know what was read, so that it reads nothing."""
+        learned: dict[str, dict[str, Known]] = defaultdict(dict)
+        for path, content in self._contents.items():
+            if content.known is not None:
+                learned[self._cluster(path)][content.item.name] = content.known
+        for cluster, known in learned.items():
+            self._memory.note(self._rules.place, cluster, self._batch, known)
+
+    def _answer(self, content: Content, *, changed: bool) -> Answer:
+        item = content.item
+        source = content.known.etag if content.known is not None else None
+        if not changed:
+            return Result(item.group, item.name, Outcome.SKIPPED, content.blob or source, content.blob)
+        if content.blob is None:
+            return Arrived(Item(item.group, item.name, None, item.target, 0))
+        return Arrived(Item(item.group, item.name, content.blob, item.target, content.size), content.size)
+
+
+def _name_of(run: str, items: Sequence[Item]) -> str:
+    """A name for this work: the same when a run does the same once more, whatever became of it the first time."""
+    names = "\0".join(sorted(item.name for item in items))
+    return f"{run}-{hashlib.blake2b(names.encode(), digest_size=5).hexdigest()}"
+
+
+def _blob_at(there: Mapping[bytes, Mapping[bytes, Entry]], path: str) -> str | None:
+    """The blob that a tree has at a path; None if there is none, or something else."""
+    folder, _, name = path.encode().rpartition(b"/")
+    entry = there.get(folder, {}).get(name)
+    return entry.oid if entry is not None and not entry.is_folder else None

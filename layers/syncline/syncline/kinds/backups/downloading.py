@@ -1,0 +1,191 @@
+"""Download only: the bucket's objects in a folder or a second bucket, for those who have no repository (yet)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from syncline.clients.bucket import Bucket
+from syncline.clients.bucket_events import events_in
+from syncline.clients.http import Http
+from syncline.errors import SynclineError
+from syncline.kinds.backups.committing import Rules
+from syncline.kinds.backups.memory import Known, Memory
+from syncline.kinds.backups.paths import Names, refusal, shown
+from syncline.kinds.backups.sealing import LARGEST, Sealer
+from syncline.kinds.backups.stores import Store
+from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
+from syncline.model import Item, Outcome, Result, Scope, Step
+
+SHARE: Final = 200
+_CHUNK: Final = 1 << 18
+_GONE: Final = {"remove": True}
+
+Answer = Arrived | Later | Result | Failure
+
+
+class Downloads:
+    """The kind ``backups`` for a sync without a repository. A group is a cluster, a fingerprint the store's own.
+
+    What the memory keeps of an object is the fingerprint that the store gave it, "" where it was left out.
+    """
+
+    moves_by = Step.TRANSFER
+    share = SHARE
+
+    def __init__(  # noqa: PLR0913, PLR0917 - each is a part of the kind
+        self, rules: Rules, bucket: Bucket, sealer: Sealer, store: Store, memory: Memory, http: Http, largest: int
+    ) -> None:
+        self._rules = rules
+        self._layout = rules.layout
+        self._bucket = bucket
+        self._sealer = sealer
+        self._store = store
+        self._memory = memory
+        self._http = http
+        self._largest = largest
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+        layout = self._layout
+        if scope.groups is not None:
+            keys = [key for key in scope.groups if layout.takes(key)]
+            items = tuple(Item(layout.cluster_of(key) or "", key) for key in keys)
+            if items:
+                yield Page("", items)
+            clusters = [group.partition("/")[0] for group in scope.groups if group.endswith("/")]
+        else:
+            clusters = self._clusters()
+        for cluster in sorted(set(clusters)):
+            if cluster <= (cursor or ""):
+                continue
+            if pace.over:
+                return
+            yield self._compare(cluster)
+
+    def _clusters(self) -> list[str]:
+        prefix = self._layout.prefix
+        pages = list(self._bucket.pages(prefix, delimiter="/"))
+        listed = [each[len(prefix) : -1] for page in pages for each in page.prefixes]
+        there = self._store.tops()
+        if there and not listed:
+            raise SynclineError("LISTING_INCOMPLETE", f"{self._bucket} is listed without a single cluster")
+        return [cluster for cluster in {*listed, *there} if self._layout.takes_cluster(cluster)]
+
+    def _compare(self, cluster: str) -> Page:
+        layout = self._layout
+        listed = {
+            each.key: each
+            for page in self._bucket.pages(f"{layout.prefix}{cluster}/")
+            for each in page.objects
+            if layout.takes(each.key)
+        }
+        known, there = self._memory.known(self._rules.place, cluster), dict(self._store.listing(cluster))
+        names, items, results, skipped = Names(), [], [], 0
+        for key in sorted(listed, key=str.encode):
+            path, was = layout.path_of(key), known.get(key)
+            here = there.pop(path, None)
+            error = refusal(path, names)
+            if error is not None:
+                results.append(_failed(Item(cluster, key), error))
+            elif was is not None and was.etag == listed[key].etag and was.blob == (here or ""):
+                skipped += 1
+            else:
+                items.append(Item(cluster, key, listed[key].etag, here, listed[key].size))
+        gone = [Item(cluster, layout.key_of(p), None, mark, None, _GONE) for p, mark in there.items()]
+        gone = [item for item in gone if layout.takes(item.name)]
+        files = skipped + len(gone) + sum(item.target is not None for item in items)
+        if self._rules.caps.allows(len(gone), files):
+            items += gone
+        else:
+            what = f"{len(gone)} of the {files} files of {cluster} would be removed, more than the sync allows"
+            results += [_failed(item, SynclineError("REMOVALS_CAPPED", what)) for item in gone]
+        return Page(cluster, tuple(items), skipped, tuple(results))
+
+    # -- moving --------------------------------------------------------------------------------------------------
+
+    def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
+        learned: dict[str, Known] = {}
+        with ThreadPoolExecutor(8, thread_name_prefix="download") as pool:
+            for answer, known in pool.map(lambda item: self._one(item, pace), items):
+                if known is not None:
+                    learned[answer.item.name if not isinstance(answer, Result) else answer.name] = known
+                yield answer
+        if learned:
+            self._memory.note(self._rules.place, items[0].group, f"{pace.work}-{items[0].name}"[:200], learned)
+
+    def _one(self, item: Item, pace: Pace) -> tuple[Answer, Known | None]:
+        if pace.over:
+            return Later(item), None
+        try:
+            return self._copy(item)
+        except SynclineError as error:
+            return Failure(item, error), None
+
+    def _copy(self, item: Item) -> tuple[Answer, Known | None]:
+        path = self._layout.path_of(item.name)
+        refused = refusal(path, Names())
+        if refused is not None:
+            raise refused
+        try:
+            stream = self._bucket.open(item.name)
+        except SynclineError as error:
+            if error.code.name != "NOT_FOUND" or self._bucket.head(item.name) is not None:
+                raise
+            return self._removed(item, path), None
+        with stream:
+            head = stream.head
+            if head.size > self._largest:
+                raise SynclineError("OVER_LIMIT", f"{shown(item.name)} has {head.size} bytes, over {self._largest}")
+            chunks = stream.chunks(_CHUNK)
+            if self._sealer.looks_into(path):
+                if head.size > LARGEST:
+                    raise SynclineError("SECRETS_UNSEEN", f"{shown(item.name)} has {head.size} bytes")
+                data = self._sealer.sealed(path, b"".join(chunks))
+                if data is None:
+                    return self._removed(item, path), Known(head.etag, "")
+                chunks = iter([data])
+            mark = self._store.write(path, chunks)
+        return Arrived(Item(item.group, item.name, mark, item.target, head.size), head.size), Known(head.etag, mark)
+
+    def _removed(self, item: Item, path: str) -> Result:
+        """It is not at the source, or left out: so it is not to be at the target either."""
+        before = self._store.fingerprint(path)
+        if before is None:
+            return Result(item.group, item.name, Outcome.SKIPPED)
+        self._store.remove(path)
+        return Result(item.group, item.name, Outcome.REMOVED, None, None)
+
+    def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
+        for item in items:
+            if pace.over:
+                yield Later(item)
+                continue
+            try:
+                now = self._store.fingerprint(self._layout.path_of(item.name))
+            except SynclineError as error:
+                yield Failure(item, error)
+                continue
+            if now == item.source:
+                yield Arrived(item)
+            else:
+                what = f"{shown(item.name)} at {self._store} is {now or 'absent'}, not {item.source}"
+                yield Failure(item, SynclineError("NOT_ARRIVED", what))
+
+    def reference(self, group: str) -> str:
+        return f"{self._store}#{group}"
+
+    def hints(self, event: object) -> tuple[str, ...]:
+        """The keys that a bucket's notification names and that belong to the sync."""
+        named = {each.key for each in events_in(event) if each.bucket == self._bucket.name}
+        return tuple(sorted(key for key in named if self._layout.takes(key)))
+
+    def requests(self) -> int:
+        return self._http.requests_made
+
+
+def _failed(item: Item, error: SynclineError) -> Result:
+    code, why = error.code.name, error.what
+    return Result(item.group, item.name, Outcome.FAILED, item.source, item.target, 0, code, why)

@@ -1,0 +1,355 @@
+"""Looking: which objects of the bucket differ from the branch, cluster by cluster.
+
+A full look lists the bucket and asks nothing of single objects. From the memory it takes which blob each listed object
+became, and computes the tree that a cluster then has; where the branch has that very tree, the whole cluster is equal.
+Only the others are compared file by file. What was hinted at is not looked at here at all: it goes on, and is read.
+
+Removals are planned over all clusters, checked against the caps, and only then sent on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+
+from syncline.clients.bucket import Bucket
+from syncline.clients.git_objects import Entry, tree_id
+from syncline.clients.git_repository import Branch
+from syncline.errors import SynclineError
+from syncline.kinds.backups.committing import Open, Rules
+from syncline.kinds.backups.layout import Layout
+from syncline.kinds.backups.memory import Known, Memory
+from syncline.kinds.backups.paths import Names, folded, refusal, shown
+from syncline.kinds.kind import Failure, Pace, Page
+from syncline.model import Item, Outcome, Result, Scope
+
+AT_ONCE: Final = 4
+"""Clusters listed at a time."""
+SHARE: Final = 2000
+"""Items in one message, and so in one commit, at most."""
+SIZE: Final = 150_000
+"""Characters of the names in one message: it is kept in an item of the table, too."""
+RESULTS: Final = 400
+
+
+@dataclass(slots=True)
+class Listing:
+    """A cluster as the bucket lists it: keys with ETag and size (bytes), and what cannot be a path."""
+
+    cluster: str
+    objects: dict[str, tuple[str, int]] = field(default_factory=dict)
+    error: SynclineError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where a look goes on: behind a cluster, with what was removed and seen up to there, for the caps."""
+
+    after: str = ""
+    removed: int = 0
+    total: int = 0
+
+    @classmethod
+    def parse(cls, cursor: str | None) -> Mark:
+        return cls() if cursor is None else cls(*json.loads(cursor))
+
+    def __str__(self) -> str:
+        return json.dumps([self.after, self.removed, self.total])
+
+
+class _Portions:
+    """Collects what clusters come to into pages, each as large as one commit may be: so one look is few commits.
+
+    A page's cursor is behind the last cluster all of which is in it or before it.
+    """
+
+    def __init__(self) -> None:
+        self._items: list[Item] = []
+        self._results: list[Result] = []
+        self._failures: list[Failure] = []
+        self._skipped = 0
+
+    def add(self, page: Page, mark: Mark) -> Iterator[Page]:
+        """Take a page in; pages that are full come out, with ``mark`` as their cursor."""
+        self._items += page.items
+        self._results += page.results
+        self._failures += page.failures
+        self._skipped += page.skipped
+        while len(self._results) >= RESULTS:
+            yield self._page(mark, 0)
+        while (count := self._full()) is not None:
+            yield self._page(mark, count)
+
+    def rest(self, mark: Mark) -> Iterator[Page]:
+        """The last page."""
+        yield self._page(mark, len(self._items))
+
+    def _full(self) -> int | None:
+        """How many items make a page, None if there are too few."""
+        size = 0
+        for count, item in enumerate(self._items, 1):
+            size += len(item.name) + len(item.group)
+            if count == SHARE or size >= SIZE:
+                return count
+        return None
+
+    def _page(self, mark: Mark, items: int) -> Page:
+        page = Page(
+            str(mark),
+            tuple(self._items[:items]),
+            self._skipped,
+            tuple(self._results[:RESULTS]),
+            tuple(self._failures),
+        )
+        del self._items[:items], self._results[:RESULTS]
+        self._failures, self._skipped = [], 0
+        return page
+
+
+class Look:
+    """One look of one sync."""
+
+    def __init__(self, rules: Rules, bucket: Bucket, memory: Memory, open_: Open) -> None:
+        self._rules = rules
+        self._layout: Layout = rules.layout
+        self._bucket = bucket
+        self._memory = memory
+        self._open = open_
+        self._removals: list[tuple[str, int, list[Item]]] = []  # cluster, its files at the target, what is gone
+        self._total = 0
+
+    def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+        """What differs; a cursor is a :class:`Mark`."""
+        if scope.groups is not None:
+            keys = [group for group in scope.groups if not group.endswith("/")]
+            yield from self._hinted(keys)
+            prefixes = [group for group in scope.groups if group.endswith("/")]
+            if prefixes:
+                yield from self._clusters(sorted({p.partition("/")[0] for p in prefixes}), Mark.parse(cursor), pace)
+            return
+        yield from self._clusters(None, Mark.parse(cursor), pace)
+
+    def _hinted(self, keys: Sequence[str]) -> Iterator[Page]:
+        items = [
+            Item(self._layout.branch_of(cluster), key)
+            for key in keys
+            if self._layout.takes(key) and (cluster := self._layout.cluster_of(key)) is not None
+        ]
+        items.sort(key=lambda item: (item.group, item.name))
+        portions = _Portions()
+        yield from portions.add(Page("", tuple(items)), Mark())
+        yield from portions.rest(Mark())
+
+    # -- a full look ---------------------------------------------------------------------------------------------
+
+    def _clusters(self, only: list[str] | None, mark: Mark, pace: Pace) -> Iterator[Page]:
+        listed, loose = self._listed_clusters()
+        portions = _Portions()
+        if only is None and not mark.after:
+            yield from portions.add(Page("", results=tuple(self._loose(loose))), mark)
+        if self._layout.branch_per_cluster:
+            found = listed if only is None else [c for c in only if c in listed]
+            branches = {self._layout.branch_of(cluster): [cluster] for cluster in found if cluster > mark.after}
+        else:
+            branches = {self._layout.branch: listed if only is None else only}
+        self._total = mark.total
+        for name in sorted(branches, key=lambda name: branches[name][:1]):
+            if pace.over:
+                break
+            with self._open(name, pace) as branch:
+                branch.fetch()
+                comparing = _Comparing(self, branch, self._tree_clusters(branch))
+                clusters = self._wanted(branches[name], comparing, only, listed)
+                for cluster, page, files in comparing.pages([c for c in clusters if c > mark.after], pace):
+                    yield from portions.add(page, mark)
+                    self._total += files
+                    mark = Mark(cluster, mark.removed, self._total)
+        removals, results = self._removals_allowed(mark)
+        yield from portions.add(Page("", tuple(removals), results=tuple(results)), mark)
+        yield from portions.rest(Mark(mark.after, mark.removed + len(removals), self._total))
+
+    def _wanted(self, listed: list[str], comparing: _Comparing, only: list[str] | None, all_: list[str]) -> list[str]:
+        """The clusters to compare: those of the bucket, and those that only the branch still has."""
+        if self._layout.branch_per_cluster:
+            return listed
+        there = [c for c in comparing.trees if self._layout.takes_cluster(c)]
+        if not all_ and there:
+            what = f"{self._bucket} is listed without a single cluster, while the branch has {len(there)}"
+            raise SynclineError("LISTING_INCOMPLETE", what)
+        return sorted({*listed, *(c for c in there if only is None or c in only)})
+
+    def _listed_clusters(self) -> tuple[list[str], list[str]]:
+        """The clusters that the bucket has objects of, and the keys that lie in none."""
+        clusters: list[str] = []
+        loose: list[str] = []
+        prefix = self._layout.prefix
+        for page in self._bucket.pages(prefix, delimiter="/"):
+            clusters += [p[len(prefix) : -1] for p in page.prefixes]
+            loose += [each.key for each in page.objects if not each.key.endswith("/")]
+        return sorted(c for c in clusters if c and self._layout.takes_cluster(c)), loose
+
+    def _loose(self, keys: Sequence[str]) -> Iterator[Result]:
+        for key in keys:
+            error = SynclineError("PATH_REFUSED", f"{shown(key)} does not lie in the folder of a cluster")
+            yield _refused(Item(self._layout.branch, key), error)
+
+    def _tree_clusters(self, branch: Branch) -> dict[str, Entry]:
+        root = self._layout.folder.encode()
+        entries = branch.folders([root])[root]
+        return {name.decode("utf-8", "replace"): e for name, e in entries.items() if e.is_folder}
+
+    def listing(self, cluster: str) -> Listing:
+        """All objects of a cluster that belong to the sync."""
+        found = Listing(cluster)
+        try:
+            for page in self._bucket.pages(f"{self._layout.prefix}{cluster}/"):
+                for each in page.objects:
+                    if self._layout.takes(each.key):
+                        found.objects[each.key] = (each.etag, each.size)
+        except SynclineError as error:
+            found.error = error
+        return found
+
+    def plan_removals(self, cluster: str, files: int, items: list[Item]) -> None:
+        """Note what is gone from a cluster that has ``files`` files at the target; it is sent on at the end."""
+        self._removals.append((cluster, files, items))
+
+    def _removals_allowed(self, mark: Mark) -> tuple[list[Item], list[Result]]:
+        """What may be removed, and the results of what may not: too much of one cluster, or of all."""
+        caps = self._rules.caps
+        allowed: list[Item] = []
+        results: list[Result] = []
+        for cluster, files, items in self._removals:
+            if caps.allows(len(items), files):
+                allowed += items
+            else:
+                results += _capped(items, f"{len(items)} of the {files} files of {cluster}")
+        if not caps.allows(mark.removed + len(allowed), self._total):
+            results += _capped(allowed, f"{mark.removed + len(allowed)} of {self._total} files")
+            allowed = []
+        return sorted(allowed, key=lambda item: item.group), results
+
+    @property
+    def rules(self) -> Rules:
+        return self._rules
+
+    @property
+    def memory(self) -> Memory:
+        return self._memory
+
+
+class _Comparing:
+    """Compares clusters of one branch with their listings."""
+
+    def __init__(self, look: Look, branch: Branch, trees: dict[str, Entry]) -> None:
+        self._look = look
+        self._layout = look.rules.layout
+        self._branch = branch
+        self.trees = trees
+
+    def pages(self, clusters: Sequence[str], pace: Pace) -> Iterator[tuple[str, Page, int]]:
+        """For each cluster in order what it comes to, and how many files of it the target had."""
+        taken: dict[str, str] = {folded(cluster): cluster for cluster in self.trees}
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="look") as pool:
+            ahead: list[Future[tuple[Listing, dict[str, Known]]]] = []
+            waiting = iter(clusters)
+            try:
+                while not pace.over:
+                    while len(ahead) < AT_ONCE and (cluster := next(waiting, None)) is not None:
+                        ahead.append(pool.submit(self._gather, cluster))
+                    if not ahead:
+                        return
+                    listing, known = ahead.pop(0).result()
+                    other = taken.setdefault(folded(listing.cluster), listing.cluster)
+                    if other != listing.cluster:
+                        yield listing.cluster, self._refuse_all(listing, other), 0
+                    else:
+                        yield listing.cluster, *self._compare(listing, known)
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _gather(self, cluster: str) -> tuple[Listing, dict[str, Known]]:
+        listing = self._look.listing(cluster)
+        known = {} if listing.error else self._look.memory.known(self._look.rules.place, cluster)
+        return listing, known
+
+    def _refuse_all(self, listing: Listing, other: str) -> Page:
+        what = f"the cluster {listing.cluster!r} is the same as {other!r} on some systems"
+        error = SynclineError("PATH_COLLIDES", what)
+        group = self._layout.branch_of(listing.cluster)
+        return Page("", results=tuple(_refused(Item(group, k), error) for k in listing.objects))
+
+    def _compare(self, listing: Listing, known: dict[str, Known]) -> tuple[Page, int]:
+        cluster = listing.cluster
+        group = self._layout.branch_of(cluster)
+        if listing.error is not None:
+            return Page("", failures=(Failure(Item(f"{cluster}/", "*"), listing.error),)), 0
+        current = {
+            key: was for key, (etag, _) in listing.objects.items() if (was := known.get(key)) and was.etag == etag
+        }
+        if len(current) != len(known):
+            self._look.memory.settle(self._look.rules.place, cluster, current)
+        tree = self.trees.get(cluster)
+        if len(current) == len(listing.objects) and tree is not None and self._tree_of(cluster, current) == tree.oid:
+            return Page("", skipped=len(current)), len(current)
+        there = self._files(cluster, tree)
+        found = self._by_file(listing, current, there)
+        gone = [
+            Item(group, self._layout.key_of(path), None, blob, None, {"remove": True})
+            for path, blob in there.items()
+            if self._layout.takes(self._layout.key_of(path))
+        ]
+        files = found.skipped + len(gone) + sum(item.target is not None for item in found.items)
+        if gone:
+            self._look.plan_removals(cluster, files, gone)
+        return found, files
+
+    def _by_file(self, listing: Listing, current: dict[str, Known], there: dict[str, str]) -> Page:
+        """A cluster file by file; what the listing has leaves ``there``."""
+        group = self._layout.branch_of(listing.cluster)
+        names = Names()
+        for path in there:
+            if self._layout.key_of(path) in listing.objects:
+                names.add(path)
+        items: list[Item] = []
+        results: list[Result] = []
+        skipped = 0
+        for key in sorted(listing.objects, key=str.encode):
+            etag, size = listing.objects[key]
+            path = self._layout.path_of(key)
+            here, was = there.pop(path, None), current.get(key)
+            error = refusal(path, names)
+            if error is not None:
+                results.append(_refused(Item(group, key, etag, here, size), error))
+            elif was is not None and was.blob == (here or ""):
+                skipped += 1
+            else:
+                items.append(Item(group, key, etag, here, size))
+        return Page("", tuple(items), skipped, tuple(results))
+
+    def _tree_of(self, cluster: str, current: dict[str, Known]) -> str:
+        """The id of the tree that these objects make."""
+        skip = len(self._layout.prefix) + len(cluster) + 1
+        return tree_id((key[skip:].encode(), was.blob) for key, was in current.items() if was.blob)
+
+    def _files(self, cluster: str, tree: Entry | None) -> dict[str, str]:
+        """The files that the branch has of a cluster: paths and blobs."""
+        if tree is None:
+            return {}
+        path = self._layout.cluster_path(cluster).encode()
+        found = self._branch.files(path, tree.oid)
+        return {path.decode("utf-8", "surrogateescape"): entry.oid for path, entry in found}
+
+
+def _refused(item: Item, error: SynclineError) -> Result:
+    code, why = error.code.name, error.what
+    return Result(item.group, item.name, Outcome.FAILED, item.source, item.target, 0, code, why)
+
+
+def _capped(items: Sequence[Item], how_many: str) -> list[Result]:
+    error = SynclineError("REMOVALS_CAPPED", f"{how_many} would be removed, more than the sync allows")
+    return [_refused(item, error) for item in items]

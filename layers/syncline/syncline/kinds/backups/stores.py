@@ -1,0 +1,69 @@
+"""Places for files beside git: a folder or a bucket, for downloads and for what is restored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from syncline.clients.bucket import Bucket
+from syncline.clients.git_objects import blob_hash
+
+
+class Store(Protocol):
+    """Files by their paths. A fingerprint says whether a file is still the one that was written."""
+
+    def write(self, path: str, chunks: Iterable[bytes]) -> str:
+        """Put a file, whole or not at all; its fingerprint."""
+        ...
+
+    def fingerprint(self, path: str) -> str | None:
+        """What the place itself says of a file now; None if it is not there."""
+        ...
+
+    def listing(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """Every file below a folder with its fingerprint."""
+        ...
+
+    def tops(self) -> list[str]:
+        """The folders at the top."""
+        ...
+
+    def remove(self, path: str) -> None: ...
+
+
+class BucketStore:
+    """A bucket below ``prefix``, which ends with a slash or is empty. A fingerprint is the ETag."""
+
+    def __init__(self, bucket: Bucket, prefix: str) -> None:
+        self._bucket = bucket
+        self._prefix = prefix
+
+    def __str__(self) -> str:
+        return f"{self._bucket}/{self._prefix}"
+
+    def write(self, path: str, chunks: Iterable[bytes]) -> str:
+        return self._bucket.put_stream(self._prefix + path, chunks)
+
+    def fingerprint(self, path: str) -> str | None:
+        head = self._bucket.head(self._prefix + path)
+        return None if head is None else head.etag
+
+    def listing(self, prefix: str) -> Iterator[tuple[str, str]]:
+        for page in self._bucket.pages(f"{self._prefix}{prefix}/"):
+            for each in page.objects:
+                yield each.key[len(self._prefix) :], each.etag
+
+    def tops(self) -> list[str]:
+        pages = self._bucket.pages(self._prefix, delimiter="/")
+        return sorted(prefix[len(self._prefix) : -1] for page in pages for prefix in page.prefixes)
+
+    def remove(self, path: str) -> None:
+        self._bucket.delete(self._prefix + path)
+
+    def content_id(self, path: str) -> str:
+        """The id that git gives what an object holds, read once more."""
+        with self._bucket.open(self._prefix + path) as stream:
+            digest = blob_hash(stream.head.size)
+            for chunk in stream.chunks(1 << 18):
+                digest.update(chunk)
+        return digest.hexdigest()

@@ -1,0 +1,62 @@
+"""What all runs of a sync came to, for counters that only grow: added in the very transaction that ends a run.
+
+One item a sync, ``SYNC#<name>`` / ``TOTALS``. Runs themselves are forgotten after a while; these are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from syncline.table import Database, number
+
+BUCKETS: Final = (1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+"""Seconds: the bounds of the histogram of runs' durations."""
+_OVER: Final = len(BUCKETS)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """``durations`` counts runs by the first of ``BUCKETS`` that they were within, those over all of them last.
+
+    ``seconds`` is the sum of their durations, ``failed`` counts runs with failures, ``items`` results by outcome,
+    ``last_success`` is Unix seconds of the last run without failures, 0 if there was none.
+    """
+
+    durations: tuple[int, ...]
+    seconds: float
+    failed: int
+    items: Mapping[str, int]
+    bytes: int
+    last_success: float
+
+
+def addition(
+    database: Database, sync: str, seconds: float, counts: Mapping[str, int], succeeded: float | None
+) -> dict[str, Any]:
+    """What one run adds, as a part of a transaction; ``succeeded`` is when it did, in Unix seconds."""
+    place = next((n for n, bound in enumerate(BUCKETS) if seconds <= bound), _OVER)
+    amounts: dict[str, Any] = {f"duration{place}": 1, "seconds": number(seconds)}
+    amounts |= {name: amount for name, amount in counts.items() if amount}
+    if succeeded is None:
+        amounts["failedRuns"] = 1
+    success = {} if succeeded is None else {"lastSuccess": number(succeeded)}
+    expression = "ADD " + ", ".join(f"#{name} :{name}" for name in amounts)
+    if success:
+        expression = f"SET #lastSuccess = :lastSuccess {expression}"
+    return database.update(f"SYNC#{sync}", "TOTALS", expression, amounts | success)
+
+
+def totals_of(database: Database, sync: str) -> Totals:
+    """What a sync's runs came to."""
+    item = database.get(f"SYNC#{sync}", "TOTALS") or {}
+    outcomes = ("moved", "skipped", "removed", "conflict", "failed")
+    return Totals(
+        tuple(int(item.get(f"duration{n}", 0)) for n in range(_OVER + 1)),
+        float(item.get("seconds", 0)),
+        int(item.get("failedRuns", 0)),
+        {outcome: int(item.get(outcome, 0)) for outcome in outcomes},
+        int(item.get("bytes", 0)),
+        float(item.get("lastSuccess", 0)),
+    )

@@ -1,0 +1,113 @@
+"""How a sync of backups is put together."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+
+from syncline.clients.folders import Folder
+from syncline.clients.git import Patience
+from syncline.clients.git_access import Access, KeyAccess, Remote, TokenAccess
+from syncline.clients.git_repository import Person, Place
+from syncline.config import Sync
+from syncline.config.backups import BackupsSync, BucketTarget, DirectoryTarget, Encrypt, GitKey, GitTarget, GitToken
+from syncline.config.backups import Person as ConfiguredPerson
+from syncline.kinds.backups import Backups, Layout, Reader, Rules, Signature
+from syncline.kinds.backups.downloading import Downloads
+from syncline.kinds.backups.sealing import Rule, Sealer
+from syncline.kinds.backups.stores import BucketStore, Store
+from syncline.kinds.kind import Kind
+from syncline.stores.manifests import Manifests
+from syncline.telemetry import operation
+from syncline.wiring.buckets import bucket_at
+from syncline.wiring.parts import Parts
+
+_MEGABYTE = 1_000_000
+
+
+class Builder:
+    """Makes the kind of a sync. All of a process's kinds share connections."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._memory = Manifests(parts.database, time.time)
+
+    def __call__(self, sync: Sync) -> Kind:
+        assert isinstance(sync, BackupsSync)
+        target, layout = sync.target, layout_of(sync)
+        bucket, sealer = bucket_at(sync.source, self._parts), sealer_of(sync, self._parts)
+        largest = sync.commit.largest * _MEGABYTE
+        say, signature = partial(operation, sync.name), self._signature(sync)
+        if not isinstance(target, GitTarget):
+            store = store_of(target, self._parts)
+            place = f"{bucket}#{sealer.name}>{store}"
+            rules = Rules(sync.name, place, str, layout, sync.removals, signature, say)
+            return Downloads(rules, bucket, sealer, store, self._memory, self._parts.http, largest)
+        repository = target.repository
+        rules = Rules(
+            sync.name,
+            f"{bucket}#{sealer.name}",
+            lambda branch: f"{repository}#{branch}",
+            layout,
+            sync.removals,
+            signature,
+            say,
+        )
+        reader = Reader(bucket, sealer, largest, sync.concurrency, layout.path_of)
+        return Backups(rules, bucket, reader, self._memory, lambda: place_of(sync, self._parts), self._parts.http)
+
+    def _signature(self, sync: BackupsSync) -> Signature:
+        author, secrets, key = sync.commit.author, self._parts.secrets, sync.commit.signing_key
+        committer = sync.commit.committer or author
+        return Signature(_person(author), _person(committer), lambda: None if key is None else secrets.resolve(key))
+
+
+def store_of(target: DirectoryTarget | BucketTarget, parts: Parts) -> Store:
+    """Where downloads go."""
+    if isinstance(target, DirectoryTarget):
+        return Folder(Path(target.directory))
+    return BucketStore(bucket_at(target, parts), target.prefix)
+
+
+def layout_of(sync: BackupsSync) -> Layout:
+    """Where the sync's things lie."""
+    target, select = sync.target, sync.select
+    return Layout(
+        sync.source.prefix,
+        target.folder if isinstance(target, GitTarget) else "",
+        target.branch if isinstance(target, GitTarget) else "",
+        (select.clusters.include, select.clusters.exclude),
+        (select.namespaces.include, select.namespaces.exclude),
+        (select.objects.include, select.objects.exclude),
+    )
+
+
+def sealer_of(sync: BackupsSync, parts: Parts) -> Sealer:
+    """What the sync does with Secrets; raises why its key cannot be had."""
+    match sync.secrets:
+        case Encrypt(encrypt=key):
+            return Sealer(Rule.ENCRYPT, parts.secrets.resolve(key))
+        case rule:
+            return Sealer(Rule(rule))
+
+
+def place_of(sync: BackupsSync, parts: Parts) -> Place:
+    """The repository with its credentials as they are now; raises why they cannot be had."""
+    target = sync.target
+    assert isinstance(target, GitTarget)
+    secrets = parts.secrets
+    access: Access
+    match target.auth:
+        case GitToken(token=token, username=username):
+            access = TokenAccess(secrets.resolve(token), secrets.text(username))
+        case GitKey(ssh_key=key, known_hosts=known):
+            access = KeyAccess(secrets.resolve(key), secrets.text(known))
+        case None:
+            access = None
+    patience = Patience(sync.retry.attempts, sync.retry.delay)
+    return Place(Remote.parse(target.repository), access, parts.authority(target.ca), patience)
+
+
+def _person(person: ConfiguredPerson) -> Person:
+    return Person(person.name, person.email)

@@ -1,0 +1,49 @@
+"""How the console is put together."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from functools import cache
+
+from syncline.config import Sync
+from syncline.secrets import Reference, Secrets
+from syncline.state import State
+from syncline.steps.console import Console, Figures
+from syncline.stores.manifests import Manifests
+from syncline.stores.totals import totals_of
+from syncline.table import Database
+
+
+def console_of(state: State, database: Database, secrets: Secrets, token: str) -> Console:
+    """The console over a table; ``token`` is a reference to what requests have to bring, empty for nothing."""
+
+    def figures() -> Iterator[Figures]:
+        from syncline.config import load_sync  # noqa: PLC0415 - each kind's model when it is there
+
+        for name in state.sync_names():
+            sync = load_sync(state.sync_config(name))
+            totals, running = totals_of(database, name), state.current_run(name) is not None
+            yield Figures(name, sync.kind, totals, running, _clusters(sync, database))
+
+    return Console(figures, lambda: secrets.resolve(Reference.parse(token)) if token else None)
+
+
+def _clusters(sync: Sync, database: Database) -> int | None:
+    if sync.kind != "backups":
+        return None
+    from syncline.config.backups import BackupsSync, GitTarget  # noqa: PLC0415
+
+    assert isinstance(sync, BackupsSync)
+    if not isinstance(sync.target, GitTarget):
+        return None
+    return Manifests(database, time.time).clusters_of(sync.target.repository)
+
+
+@cache
+def console() -> Console:
+    """What the function behind the function URL does."""
+    from syncline.wiring import database, secrets, state  # noqa: PLC0415
+
+    return console_of(state(), database(), secrets(), os.environ.get("SYNCLINE_CONSOLE_TOKEN", ""))

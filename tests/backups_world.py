@@ -1,0 +1,162 @@
+"""A bucket on an S3 server, a bare repository, and the kind between them, for the tests of backups."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from moto.server import ThreadedMotoServer
+
+from syncline.clients.bucket import Bucket, Keys
+from syncline.clients.git_access import Access, Remote
+from syncline.clients.git_repository import Person, Place
+from syncline.clients.http import Endpoint, Http
+from syncline.kinds.backups import Backups, Layout, Reader, Rules, Signature
+from syncline.kinds.backups.committing import Answer
+from syncline.kinds.backups.memory import Count, Known
+from syncline.kinds.backups.sealing import Rule, Sealer
+from syncline.kinds.kind import Arrived, Failure, Pace, Page
+from syncline.model import EVERYTHING, Item, Outcome, Result, Scope
+from tests.standins.git_places import Bare
+
+BOT: Final = Person("Backup Bot", "backup@example.com")
+
+
+class Kept:
+    """The memory of :mod:`syncline.kinds.backups.memory` in a dictionary."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], dict[str, Known]] = {}
+        self.counted: dict[str, dict[str, Count]] = {}
+
+    def known(self, place: str, cluster: str) -> dict[str, Known]:
+        return dict(self.objects.get((place, cluster), {}))
+
+    def note(self, place: str, cluster: str, part: str, known: Mapping[str, Known]) -> None:
+        assert part
+        self.objects.setdefault((place, cluster), {}).update(known)
+
+    def settle(self, place: str, cluster: str, known: Mapping[str, Known]) -> None:
+        self.objects[place, cluster] = dict(known)
+
+    def counts(self, reference: str) -> dict[str, Count]:
+        return dict(self.counted.get(reference, {}))
+
+    def keep_counts(self, reference: str, counts: Mapping[str, Count]) -> None:
+        self.counted[reference] = dict(counts)
+
+
+@dataclass(frozen=True)
+class Caps:
+    share: float = 0.5
+    count: int = 1000
+
+    def allows(self, removals: int, total: int) -> bool:
+        return removals == 0 or (removals <= self.count and (removals == 1 or removals <= self.share * total))
+
+
+@dataclass
+class World:
+    """``objects`` are put and deleted through the bucket's client; ``url`` is the repository's address for the kind."""
+
+    bucket: Bucket
+    bare: Bare
+    url: str
+    access: Access = None
+    http: Http = field(default_factory=Http)
+    memory: Kept = field(default_factory=Kept)
+    layout: Layout = field(default_factory=Layout)
+    sealer: Sealer = field(default_factory=lambda: Sealer(Rule.LEAVE_OUT))
+    caps: Caps = field(default_factory=Caps)
+    largest: int = 100 * 1024 * 1024
+    signing_key: str | None = None
+    batches: int = 0
+
+    def kind(self) -> Backups:
+        signature = Signature(BOT, BOT, lambda: self.signing_key)
+        place = f"{self.bucket}#{self.sealer.name}"
+        rules = Rules("backups", place, lambda group: f"{self.url}#{group}", self.layout, self.caps, signature)
+        reader = Reader(self.bucket, self.sealer, self.largest, 8, self.layout.path_of)
+        remote = Remote.parse(self.url)
+        return Backups(rules, self.bucket, reader, self.memory, lambda: Place(remote, self.access), self.http)
+
+    def put(self, objects: Mapping[str, bytes]) -> None:
+        for key, data in objects.items():
+            self.bucket.put(key, data)
+
+    def delete(self, *keys: str) -> None:
+        for key in keys:
+            self.bucket.delete(key)
+
+    def look(self, *groups: str) -> list[Page]:
+        scope = Scope.of(groups) if groups else EVERYTHING
+        return list(self.kind().discover(scope, None, Pace(lambda: 100.0)))
+
+    def commit(self, items: list[Item], batch: str | None = None) -> list[Answer]:
+        self.batches += 1
+        return list(self.kind().transfer(items, Pace(lambda: 100.0, work=batch or f"batch{self.batches}")))
+
+    def run(self, *groups: str) -> dict[str, Result]:
+        """A look, commits and their proof; the result of each key that has one, and of those equal a count at ``""``."""
+        pages = self.look(*groups)
+        results = {result.name: result for page in pages for result in page.results}
+        for page in pages:
+            assert not page.failures, page.failures
+        items = [item for page in pages for item in page.items]
+        arrived: list[Item] = []
+        for group in sorted({item.group for item in items}):
+            for answer in self.commit([item for item in items if item.group == group]):
+                match answer:
+                    case Arrived(item):
+                        arrived.append(item)
+                    case Failure(item, error):
+                        results[item.name] = _failed(item, error.code.name, error.what)
+                    case Result():
+                        results[answer.name] = answer
+                    case other:
+                        raise AssertionError(other)
+        for proof in self.kind().verify(arrived, Pace(lambda: 100.0)):
+            assert isinstance(proof, Arrived), proof
+            item = proof.item
+            outcome = Outcome.REMOVED if item.source is None else Outcome.MOVED
+            results[item.name] = Result(item.group, item.name, outcome, item.source, item.source)
+        return results
+
+    def codes(self, results: Mapping[str, Result]) -> dict[str, str]:
+        """The code, or else the outcome, of each result."""
+        return {name: result.code or result.outcome.value for name, result in results.items()}
+
+    def skipped(self) -> int:
+        """How many objects a full look finds equal, with nothing else."""
+        pages = self.look()
+        assert not [item for page in pages for item in page.items], pages
+        return sum(page.skipped for page in pages)
+
+    def but(self, **changes: Any) -> World:
+        return dataclasses.replace(self, **changes)
+
+
+def _failed(item: Item, code: str, reason: str) -> Result:
+    return Result(item.group, item.name, Outcome.FAILED, item.source, item.target, 0, code, reason)
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """An S3 server that takes any key; its address."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+def make_bucket(url: str, name: str, http: Http) -> Bucket:
+    """A new bucket."""
+    bucket = Bucket(Endpoint.parse(url), name, lambda: Keys("AKIDOFTHETESTS", "secret-of-the-tests"), http)
+    bucket.put("", b"")  # PUT of the bucket itself
+    return bucket

@@ -1,0 +1,392 @@
+"""The kind between a bucket and a repository, with git itself as the witness of what came of it."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from syncline.clients.git_access import TokenAccess
+from syncline.clients.git_objects import blob_id
+from syncline.clients.http import Http
+from syncline.errors import SynclineError
+from syncline.kinds.backups import Layout
+from syncline.kinds.backups.sealing import Rule, Sealer, unseal
+from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.model import EVERYTHING, Item, Outcome, Result
+from tests.backups_world import Caps, Kept, World, make_bucket, s3_server
+from tests.standins.git_http import GitHttp, git_http
+from tests.standins.git_places import make_bare
+
+TOKEN = "a-token-of-the-tests"
+FILES = {f"{c}/n{n}/f{f}.yaml": f"{c} {n} {f}\n".encode() for c in ("east", "west") for n in range(3) for f in range(4)}
+SECRET = b"kind: Secret\ndata: {password: aHVudGVyMg==}\n"
+
+
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[GitHttp]:
+    with git_http(tmp_path / "srv", {"x-access-token": TOKEN}) as server:
+        yield server
+
+
+@pytest.fixture
+def world(s3: str, server: GitHttp, tmp_path: Path) -> World:
+    http = Http()
+    bare = make_bare(tmp_path / "srv" / "r.git")
+    bucket = make_bucket(s3, tmp_path.name.replace("_", "-")[:50].lower() + "-b", http)
+    return World(bucket, bare, server.url + "/r.git", TokenAccess(TOKEN), http)
+
+
+def test_the_branch_becomes_what_the_bucket_is(world: World) -> None:
+    world.put(FILES)
+    assert set(world.codes(world.run()).values()) == {"moved"}
+    assert world.bare.files() == FILES
+    assert world.skipped() == len(FILES)
+    message = world.bare.git("log", "-1", "--format=%B", "main")
+    assert "Clusters processed: 2\n- east: 12 files\n- west: 12 files\n\nTotal files: 24\n" in message
+    assert "Changes: 24 new, 0 modified, 0 deleted" in message
+
+    world.put({"east/n0/new.yaml": b"new", "west/n1/f1.yaml": b"changed", "north/n0/f0.yaml": b"first"})
+    world.delete("west/n2/f2.yaml")
+    results = world.codes(world.run())
+    moved = dict.fromkeys(["east/n0/new.yaml", "west/n1/f1.yaml", "north/n0/f0.yaml"], "moved")
+    assert results == moved | {"west/n2/f2.yaml": "removed"}
+    message = world.bare.git("log", "-1", "--format=%B", "main")
+    assert "- east: 13 files\n- north: 1 files\n- west: 11 files\n\nTotal files: 25\n" in message
+    assert "Changes: 2 new, 1 modified, 1 deleted" in message
+    assert len(world.bare.commits()) == 2, "many changes are one commit"
+    assert world.bare.git("log", "-1", "--format=%an|%ce", "main").strip() == "Backup Bot|backup@example.com"
+    world.bare.check()
+
+
+def test_a_look_with_nothing_to_do_reads_no_object_and_commits_nothing(world: World, server: GitHttp) -> None:
+    world.put(FILES)
+    world.run()
+    requests, commits = world.http.requests_made, world.bare.commits()
+    server.requests.clear()
+    assert world.run() == {}
+    assert world.http.requests_made - requests <= 3, "a listing of clusters and one of each cluster"
+    assert len(server.requests) <= 3
+    assert world.bare.commits() == commits
+
+
+def test_a_look_that_remembers_nothing_reads_but_commits_nothing(world: World) -> None:
+    world.put(FILES)
+    world.run()
+    commits = world.bare.commits()
+    again = world.but(memory=Kept())
+    assert set(again.codes(again.run()).values()) == {"skipped"}
+    assert world.bare.commits() == commits, "an empty commit is never made"
+    assert again.skipped() == len(FILES)
+
+
+def test_an_event_costs_what_it_speaks_of(world: World) -> None:
+    world.put(FILES)
+    world.run()
+    world.put({"east/n0/f0.yaml": b"changed"})
+    world.delete("east/n1/f1.yaml")
+    requests = world.http.requests_made
+    hinted = ("east/n0/f0.yaml", "east/n1/f1.yaml", "east/n2/f2.yaml", "east/n0/never-was.yaml", "loose", "east/n0/")
+    results = world.codes(world.run(*(h for h in hinted if not h.endswith("/"))))
+    assert results == {
+        "east/n0/f0.yaml": "moved",
+        "east/n1/f1.yaml": "removed",
+        "east/n2/f2.yaml": "skipped",
+        "east/n0/never-was.yaml": "skipped",
+    }
+    assert world.http.requests_made - requests <= 4 + 4, "four reads, and two looks at each that is not there"
+    assert "1 modified, 1 deleted" in world.bare.git("log", "-1", "--format=%B", "main")
+    assert world.skipped() == len(FILES) - 1
+
+
+def test_a_part_is_looked_at_by_its_prefix(world: World) -> None:
+    world.put(FILES)
+    assert set(world.run("east/")) == {key for key in FILES if key.startswith("east/")}
+    assert set(world.run()) == {key for key in FILES if key.startswith("west/")}
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+BAD = {
+    "east/n/../x": "PATH_REFUSED",
+    "east/.git/config": "PATH_REFUSED",
+    "east/.GIT/config": "PATH_REFUSED",
+    "east/n/git~1": "PATH_REFUSED",
+    "east/n/dots.": "PATH_REFUSED",
+    "east/" + "d/" * 300 + "x": "PATH_REFUSED",
+    "east/n/a/b": "PATH_COLLIDES",
+    "east/n/README": "moved",
+    "east/n/readme": "PATH_COLLIDES",
+    "east/n/e\u0301": "moved",
+    "east/n/\u00e9": "PATH_COLLIDES",
+    "loose": "PATH_REFUSED",
+    "EAST/n/x": "moved",
+}
+
+
+@pytest.mark.parametrize("hinted", [False, True], ids=["look", "events"])
+def test_bad_keys_are_refused_one_by_one_and_the_rest_is_committed(world: World, hinted: bool) -> None:
+    expected = BAD | {"east/n/a": "moved"}
+    world.put(dict.fromkeys(expected, b"x"))
+    results = world.codes(world.run(*expected)) if hinted else world.codes(world.run())
+    if hinted:
+        del expected["loose"]
+    # Of two clusters that are one on some systems the first is kept, and with it all it has.
+    clash = {key: "PATH_COLLIDES" for key in expected if key.startswith("east/") and expected[key] == "moved"}
+    got = {key: value for key, value in results.items() if value != "PATH_COLLIDES"}
+    assert got.keys() <= {key for key, value in expected.items() if value != "PATH_COLLIDES"}
+    assert results.keys() == expected.keys()
+    assert results["EAST/n/x"] == "moved"
+    assert {results[key] for key in clash} == {"PATH_COLLIDES"}
+    world.bare.check()
+    assert world.bare.files() == {"EAST/n/x": b"x"}
+
+
+def test_bad_keys_within_a_cluster(world: World) -> None:
+    expected = {key: value for key, value in BAD.items() if key.startswith("east/")} | {"east/n/a": "moved"}
+    world.put(dict.fromkeys(expected, b"x"))
+    assert world.codes(world.run()) == expected
+    assert set(world.bare.files()) == {key for key, value in expected.items() if value == "moved"}
+    world.bare.check()
+
+
+def test_what_was_there_first_is_kept(world: World) -> None:
+    world.put({"east/n/readme": b"first"})
+    world.run()
+    world.put({"east/n/README": b"second", "east/n/readme/x": b"third"})
+    assert set(world.codes(world.run()).values()) == {"PATH_COLLIDES"}
+    assert world.bare.files() == {"east/n/readme": b"first"}
+
+
+def test_objects_over_the_limit_and_large_ones_within(world: World) -> None:
+    small = world.but(largest=3_000_000)
+    large = os.urandom(2_900_000)
+    small.put(
+        {"east/n/large.bin": large, "east/n/larger.bin": os.urandom(3_000_001), "east/n/x": b"x", "east/n/0": b""}
+    )
+    codes = {"east/n/large.bin": "moved", "east/n/larger.bin": "OVER_LIMIT", "east/n/x": "moved", "east/n/0": "moved"}
+    assert small.codes(small.run()) == codes
+    assert small.bare.files() == {"east/n/large.bin": large, "east/n/x": b"x", "east/n/0": b""}
+    small.bare.check()
+
+
+# -- secrets -----------------------------------------------------------------------------------------------------------
+
+
+def test_secrets_are_left_out_and_one_that_was_kept_goes(world: World) -> None:
+    world.put(FILES | {"east/n0/secret.yaml": SECRET})
+    kept = world.but(sealer=Sealer(Rule.KEEP))
+    kept.run()
+    assert world.bare.files()["east/n0/secret.yaml"] == SECRET
+    assert world.codes(world.run())["east/n0/secret.yaml"] == "removed"
+    assert world.bare.files() == FILES
+    assert world.run() == {}
+    assert world.skipped() == len(FILES) + 1
+
+
+def test_secrets_are_encrypted_before_they_are_hashed(world: World) -> None:
+    key = base64.b64encode(os.urandom(64)).decode()
+    sealing = world.but(sealer=Sealer(Rule.ENCRYPT, key))
+    sealing.put(FILES | {"east/n0/secret.yaml": SECRET})
+    sealing.run()
+    sealed = sealing.bare.files()["east/n0/secret.yaml"]
+    assert b"password" not in sealed
+    assert unseal(key, "east/n0/secret.yaml", sealed) == SECRET
+    commits = sealing.bare.commits()
+    forgetful = sealing.but(memory=Kept())
+    forgetful.run()
+    assert sealing.bare.commits() == commits, "the same Secret is the same blob"
+
+
+def test_too_large_to_be_searched_for_secrets(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.kinds.backups.reading.LARGEST", 3_000_000)
+    world.put(
+        {
+            "east/n/dump.yaml": b"x" * 3_000_001,
+            "east/n/dump.bin": b"y" * 3_000_001,
+            "east/n/list.json": b" " * 2_500_000,
+        }
+    )
+    codes = {"east/n/dump.yaml": "SECRETS_UNSEEN", "east/n/dump.bin": "moved", "east/n/list.json": "moved"}
+    assert world.codes(world.run()) == codes
+
+
+# -- removals ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_that_vanished_is_kept(world: World) -> None:
+    world.put(FILES)
+    world.run()
+    world.delete(*(key for key in FILES if key.startswith("west/")))
+    world.put({"east/n0/new.yaml": b"new"})
+    results = world.codes(world.run())
+    assert results.pop("east/n0/new.yaml") == "moved"
+    assert set(results.values()) == {"REMOVALS_CAPPED"}
+    assert set(world.bare.files()) == {*FILES, "east/n0/new.yaml"}
+    allowed = world.but(caps=Caps(share=1.0))
+    assert set(allowed.codes(allowed.run()).values()) == {"removed"}
+    assert not [path for path in world.bare.files() if path.startswith("west/")]
+
+
+def test_many_events_of_removals_are_capped_too(world: World) -> None:
+    world.put(FILES)
+    world.run()
+    gone = [key for key in FILES if key.startswith("west/")][:7]
+    world.delete(*gone)
+    assert set(world.codes(world.run(*gone)).values()) == {"REMOVALS_CAPPED"}
+    assert set(world.codes(world.run(*gone[:3])).values()) == {"removed"}
+    assert len(world.bare.files()) == len(FILES) - 3
+
+
+def test_an_empty_bucket_is_not_believed(world: World) -> None:
+    world.put(FILES)
+    world.run()
+    world.delete(*FILES)
+    with pytest.raises(SynclineError) as caught:
+        world.but(caps=Caps(share=1.0)).look()
+    assert caught.value.code.name == "LISTING_INCOMPLETE"
+
+
+def test_what_is_not_the_syncs_is_left_alone(world: World) -> None:
+    world.bare.fill({"README.md": b"hello", "docs/x.md": b"x", "b/other/n/x": b"other", "b/east/n/x.log": b"a log"})
+    here = world.but(layout=Layout(folder="b", clusters=(("east", "west"), ()), objects=((), ("**/*.log",))))
+    here.put(FILES | {"north/n0/x": b"not taken"})
+    here.run()
+    kept = {"README.md": b"hello", "docs/x.md": b"x", "b/other/n/x": b"other", "b/east/n/x.log": b"a log"}
+    assert here.bare.files() == kept | {f"b/{key}": data for key, data in FILES.items()}
+    assert here.run() == {}
+
+
+def test_a_branch_for_each_cluster(world: World) -> None:
+    each = world.but(layout=Layout(branch="backups/{cluster}"))
+    each.put(FILES)
+    each.run()
+    for cluster in ("east", "west"):
+        expected = {key: data for key, data in FILES.items() if key.startswith(cluster)}
+        assert each.bare.files(f"backups/{cluster}") == expected
+    each.put({"west/n0/f0.yaml": b"changed"})
+    each.run()
+    assert (len(each.bare.commits("backups/east")), len(each.bare.commits("backups/west"))) == (1, 2)
+    assert each.skipped() == len(FILES)
+
+
+# -- other writers, and breaks -----------------------------------------------------------------------------------------
+
+
+def test_somebody_else_pushes_at_the_same_time(world: World, server: GitHttp) -> None:
+    world.put(FILES)
+    world.run()
+    world.put({"east/n0/f0.yaml": b"mine"})
+    others = iter(range(10))
+    server.before_push = [lambda: world.bare.fill({f"theirs/n/x{next(others)}": b"theirs"})] * 6
+    assert world.codes(world.run("east/n0/f0.yaml")) == {"east/n0/f0.yaml": "moved"}
+    files = world.bare.files()
+    assert files["east/n0/f0.yaml"] == b"mine"
+    assert sum(path.startswith("theirs/") for path in files) >= 1, "theirs is kept"
+    world.bare.check()
+
+
+def test_somebody_else_makes_the_very_change(world: World, server: GitHttp) -> None:
+    world.put(FILES)
+    world.run()
+    world.put({"east/n0/f0.yaml": b"mine"})
+    server.before_push = [lambda: world.bare.fill({"east/n0/f0.yaml": b"mine"}, message="theirs")]
+    world.run("east/n0/f0.yaml")
+    assert world.bare.commits()[0] == "theirs", "nothing was left to commit"
+
+
+def test_somebody_else_changed_what_is_ours(world: World) -> None:
+    world.put(FILES)
+    world.run()
+    world.bare.fill({"east/n0/f0.yaml": b"tampered", "east/n0/planted.yaml": b"planted"})
+    assert world.codes(world.run()) == {"east/n0/f0.yaml": "moved", "east/n0/planted.yaml": "removed"}
+    assert world.bare.files() == FILES
+
+
+def test_others_who_never_stop_are_told(world: World, server: GitHttp) -> None:
+    world.put(FILES)
+    others = iter(range(100))
+    server.before_push = [lambda: world.bare.fill({f"theirs/n/x{next(others)}": b"theirs"})] * 40
+    items = [Item("main", key) for key in FILES]
+    with pytest.raises(SynclineError) as caught:
+        world.commit(items)
+    assert caught.value.code.name == "BRANCH_MOVED"
+    assert caught.value.retried
+
+
+def test_a_function_killed_after_its_push_commits_nothing_twice(world: World) -> None:
+    world.put(FILES)
+    items = [Item("main", key) for key in FILES]
+    first = world.commit(items, batch="the-batch")
+    again = world.commit(items, batch="the-batch")
+    assert len(world.bare.commits()) == 1
+    for answers in (first, again):
+        assert {answer.item.source for answer in answers if isinstance(answer, Arrived)} == set(
+            map(blob_id, FILES.values())
+        )
+    other = world.commit(items, batch="another")
+    assert {a.outcome for a in other if isinstance(a, Result)} == {Outcome.SKIPPED}
+
+
+def test_a_lost_answer_is_no_doubled_commit(world: World, server: GitHttp) -> None:
+    world.put(FILES)
+    server.lose_pushes = 1
+    assert set(world.codes(world.run()).values()) == {"moved"}
+    assert len(world.bare.commits()) == 1
+    assert world.skipped() == len(FILES)
+
+
+def test_short_time_leaves_the_rest_for_later(world: World) -> None:
+    world.put(FILES)
+    seen = iter([False] * 20 + [True] * 100)
+    answers = list(
+        world.kind().transfer([Item("main", key) for key in FILES], Pace(lambda: 60.0, lambda: next(seen, True), "b"))
+    )
+    later = [answer.item.name for answer in answers if isinstance(answer, Later)]
+    assert len(answers) == len(FILES)
+    assert later
+    assert set(world.bare.files()) == set(FILES) - set(later)
+
+
+def test_what_did_not_arrive_is_told_by_verify(world: World) -> None:
+    world.put({"east/n/x": b"x"})
+    (arrived,) = world.commit([Item("main", "east/n/x")])
+    assert isinstance(arrived, Arrived)
+    world.bare.fill({"east/n/x": b"tampered"})
+    pace = Pace(lambda: 60.0)
+    (answer,) = world.kind().verify([arrived.item], pace)
+    assert isinstance(answer, Failure)
+    assert answer.error.code.name == "NOT_ARRIVED"
+    (gone,) = world.kind().verify([Item("main", "east/n/x", None)], pace)
+    assert isinstance(gone, Failure)
+    (absent,) = world.kind().verify([Item("main", "east/n/never", None)], pace)
+    assert isinstance(absent, Arrived)
+
+
+def test_a_look_goes_on_where_it_stopped(world: World) -> None:
+    files = {f"c{c}/n/f{f}": b"x%d" % c for c in range(6) for f in range(3)}
+    world.put(files)
+    found: list[str] = []
+    cursor, rounds = None, 0
+    while rounds < 20:
+        halts = iter([False] * 3 + [True] * 100)
+        pages = list(world.kind().discover(EVERYTHING, cursor, Pace(lambda: 60.0, lambda h=halts: next(h, True))))  # type: ignore[misc]
+        if not pages:
+            break
+        found += [item.name for page in pages for item in page.items]
+        cursor, rounds = pages[-1].cursor, rounds + 1
+    assert rounds > 1
+    assert sorted(found) == sorted(files)

@@ -1,0 +1,227 @@
+"""What was committed comes back as it was, at any commit; and downloads for those who have no repository."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from syncline.clients.folders import Folder
+from syncline.clients.git_access import Remote
+from syncline.clients.git_repository import Place, open_branch
+from syncline.clients.http import Http
+from syncline.errors import SynclineError
+from syncline.kinds.backups import Layout, Rules, Signature
+from syncline.kinds.backups.downloading import Downloads
+from syncline.kinds.backups.restoring import Restored, restore
+from syncline.kinds.backups.sealing import Rule, Sealer
+from syncline.kinds.backups.stores import BucketStore
+from syncline.kinds.kind import Arrived, Failure, Pace
+from syncline.model import EVERYTHING, Outcome, Result, Scope
+from tests.backups_world import BOT, Caps, Kept, World, make_bucket, s3_server
+from tests.standins.git_places import make_bare
+
+FILES = {
+    f"{c}/{n}/f{f}.yaml": f"{c} {n} {f}\n".encode() for c in ("east", "west") for n in ("a", "b") for f in range(3)
+}
+FILES |= {"east/a/deep/er/x": b"", "east/a/large.bin": os.urandom(3_000_000)}
+SECRET = b"kind: Secret\ndata: {password: aHVudGVyMg==}\n"
+KEY = base64.b64encode(bytes(range(64))).decode()
+PACE = Pace(lambda: 60.0, work="run")
+
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture
+def world(s3: str, tmp_path: Path) -> World:
+    http = Http()
+    bare = make_bare(tmp_path / "srv" / "r.git")
+    name = tmp_path.name.replace("_", "-")[:50].lower()
+    world = World(make_bucket(s3, f"{name}-b", http), bare, f"file://{bare.path}", None, http)
+    return world.but(layout=Layout(folder="clusterbackup"))
+
+
+def back(world: World, part: str, place: object, at: str | None = None, key: str | None = None) -> Restored:
+    remote = Place(Remote.parse(world.url))
+    with open_branch(remote, "main", depth=world.layout.depth, left=lambda: 60.0) as branch:
+        return restore(branch, world.layout, part, place, at=at, key=key)  # type: ignore[arg-type]
+
+
+def below(part: str, files: dict[str, bytes]) -> dict[str, bytes]:
+    return {path: data for path, data in files.items() if path.startswith(f"{part}/")}
+
+
+def in_folder(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("part", ["east", "east/a", "west/b"])
+def test_a_part_comes_back_into_a_folder(world: World, tmp_path: Path, part: str) -> None:
+    world.put(FILES)
+    world.run()
+    restored = back(world, part, Folder(tmp_path / "back"))
+    assert in_folder(tmp_path / "back") == below(part, FILES)
+    assert restored.files == len(below(part, FILES))
+    assert restored.commit == world.bare.git("rev-parse", "main").strip()
+
+
+def test_a_part_comes_back_into_a_bucket(world: World, s3: str) -> None:
+    world.put(FILES)
+    world.run()
+    bucket = make_bucket(s3, f"{world.bucket.name}-back", Http())
+    back(world, "east", BucketStore(bucket, "again/"))
+    found = {each.key: bucket.read(each.key, 4_000_000)[1] for page in bucket.pages("") for each in page.objects}
+    assert found == {f"again/{path}": data for path, data in below("east", FILES).items()}
+
+
+def test_as_of_an_earlier_commit(world: World, tmp_path: Path) -> None:
+    world.put(FILES)
+    world.run()
+    first = world.bare.git("rev-parse", "main").strip()
+    world.put({"east/a/f0.yaml": b"changed"})
+    world.delete("east/b/f1.yaml")
+    world.run()
+    back(world, "east", Folder(tmp_path / "then"), at=first)
+    back(world, "east", Folder(tmp_path / "now"))
+    assert in_folder(tmp_path / "then") == below("east", FILES)
+    now = below("east", FILES) | {"east/a/f0.yaml": b"changed"}
+    assert in_folder(tmp_path / "now") == {path: data for path, data in now.items() if path != "east/b/f1.yaml"}
+
+
+def test_secrets_come_back_with_the_key(world: World, tmp_path: Path) -> None:
+    sealing = world.but(sealer=Sealer(Rule.ENCRYPT, KEY))
+    sealing.put(FILES | {"east/a/secret.yaml": SECRET})
+    sealing.run()
+    restored = back(sealing, "east", Folder(tmp_path / "back"), key=KEY)
+    assert in_folder(tmp_path / "back")["east/a/secret.yaml"] == SECRET
+    assert restored.decrypted == 1
+    back(sealing, "east", Folder(tmp_path / "sealed"))
+    assert b"hunter" not in in_folder(tmp_path / "sealed")["east/a/secret.yaml"]
+    with pytest.raises(SynclineError, match="another key"):
+        back(sealing, "east", Folder(tmp_path / "wrong"), key=base64.b64encode(bytes(64)).decode())
+
+
+@pytest.mark.parametrize(("part", "at"), [("north", None), ("east/z", None), ("east", "1" * 40)])
+def test_what_is_not_there_cannot_be_restored(world: World, tmp_path: Path, part: str, at: str | None) -> None:
+    world.put(FILES)
+    world.run()
+    with pytest.raises(SynclineError) as caught:
+        back(world, part, Folder(tmp_path / "back"), at=at)
+    assert caught.value.code.name == "NOT_FOUND"
+
+
+def test_what_would_leave_the_folder_is_refused(world: World, tmp_path: Path) -> None:
+    world.bare.fill({"clusterbackup/east/n/x\\y": b"planted"})
+    with pytest.raises(SynclineError) as caught:
+        back(world, "east", Folder(tmp_path / "back"))
+    assert caught.value.code.name == "PATH_REFUSED"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "east").symlink_to(tmp_path / "out")
+    with pytest.raises(OSError, match="leads out"):
+        Folder(tmp_path / "linked").write("east/x", [b"x"])
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_place_that_does_not_keep_what_it_took_is_told(world: World, tmp_path: Path) -> None:
+    class Forgetful(Folder):
+        def content_id(self, path: str) -> str:
+            (tmp_path / "back" / path).write_bytes(b"something else")
+            return super().content_id(path)
+
+    world.put(FILES)
+    world.run()
+    with pytest.raises(SynclineError) as caught:
+        back(world, "west", Forgetful(tmp_path / "back"))
+    assert caught.value.code.name == "DIGEST_MISMATCH"
+
+
+# -- downloads ---------------------------------------------------------------------------------------------------------
+
+
+class Download:
+    """The kind without a repository."""
+
+    def __init__(self, world: World, store: Folder | BucketStore, caps: Caps | None = None) -> None:
+        signature = Signature(BOT, BOT)
+        rules = Rules("downloads", str(store), str, Layout(), caps or Caps(), signature)
+        sealer, memory = Sealer(Rule.LEAVE_OUT), Kept()
+        self.kind = Downloads(rules, world.bucket, sealer, store, memory, world.http, 100_000_000)
+
+    def run(self, *groups: str) -> dict[str, str]:
+        scope = Scope.of(groups) if groups else EVERYTHING
+        pages = list(self.kind.discover(scope, None, PACE))
+        done = {result.name: result.code or "" for page in pages for result in page.results}
+        for item in [item for page in pages for item in page.items]:
+            for answer in self.kind.transfer([item], PACE):
+                match answer:
+                    case Arrived(arrived):
+                        (proof,) = self.kind.verify([arrived], PACE)
+                        assert isinstance(proof, Arrived)
+                        done[item.name] = Outcome.MOVED.value
+                    case Result():
+                        done[item.name] = answer.outcome.value
+                    case Failure():
+                        done[item.name] = answer.error.code.name
+        self.skipped = sum(page.skipped for page in pages)
+        return done
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def store(request: pytest.FixtureRequest, s3: str, world: World, tmp_path: Path) -> Folder | BucketStore:
+    if request.param == "folder":
+        return Folder(tmp_path / "download")
+    return BucketStore(make_bucket(s3, f"{world.bucket.name}-second", Http()), "copy/")
+
+
+def content(store: Folder | BucketStore) -> dict[str, str]:
+    return {path: store.content_id(path) for top in store.tops() for path, _ in store.listing(top)}
+
+
+def test_downloads_follow_the_bucket(world: World, store: Folder | BucketStore) -> None:
+    from syncline.clients.git_objects import blob_id  # noqa: PLC0415
+
+    world.put(FILES | {"east/a/secret.yaml": SECRET, "east/.git/config": b"x"})
+    download = Download(world, store)
+    first = download.run()
+    assert first.pop("east/.git/config") == "PATH_REFUSED"
+    assert first.pop("east/a/secret.yaml") == "skipped"
+    assert first == dict.fromkeys(FILES, "moved")
+    assert content(store) == {path: blob_id(data) for path, data in FILES.items()}
+    assert download.run() == {"east/.git/config": "PATH_REFUSED"}
+    assert download.skipped == len(FILES) + 1
+    world.put({"west/a/f0.yaml": b"changed"})
+    world.delete("west/b/f1.yaml")
+    assert download.run("west/a/f0.yaml", "west/b/f1.yaml") == {"west/a/f0.yaml": "moved", "west/b/f1.yaml": "removed"}
+    assert download.run() == {"east/.git/config": "PATH_REFUSED"}
+
+
+def test_a_cluster_that_vanished_is_kept_in_downloads_too(world: World, tmp_path: Path) -> None:
+    world.put(FILES)
+    download = Download(world, Folder(tmp_path / "download"))
+    download.run()
+    world.delete(*below("west", FILES))
+    assert set(download.run().values()) == {"REMOVALS_CAPPED"}
+    assert in_folder(tmp_path / "download") == FILES
+    world.delete(*below("east", FILES))
+    with pytest.raises(SynclineError, match="without a single cluster"):
+        download.run()
+
+
+def test_a_download_that_was_changed_is_put_right(world: World, tmp_path: Path) -> None:
+    world.put(FILES)
+    download = Download(world, Folder(tmp_path / "download"))
+    download.run()
+    (tmp_path / "download/east/a/f0.yaml").write_bytes(b"tampered")
+    assert download.run() == {"east/a/f0.yaml": "moved"}
+    assert in_folder(tmp_path / "download") == FILES

@@ -1,0 +1,317 @@
+"""The whole chain from a bucket to a branch: events become commits, whatever is killed, doubled or out of order."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import boto3
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from moto import mock_aws
+
+from syncline.clients.git_repository import Branch
+from syncline.clients.http import Http
+from syncline.clients.pacing import PACE
+from syncline.config import load_sync
+from syncline.errors import SynclineError
+from syncline.messages import Queues, Start
+from syncline.model import Outcome, Result, Run, RunStatus, Scope, Step, Trigger
+from syncline.secrets import Secrets
+from syncline.state import State
+from syncline.steps.engine import Engine
+from syncline.steps.worker import Worker
+from syncline.stores.hearing import Hearing
+from syncline.table import Database
+from syncline.wiring import STEPS, gatherer
+from syncline.wiring.parts import Parts
+from syncline.wiring.syncs import Kinds, Syncs
+from tests.backups_world import make_bucket, s3_server
+from tests.pump import Clock, Duplicates, Letter, Mail, Manners, MortalHttp, Pump, Reaper, When, guard
+from tests.stack import EVENTS, create_table, dead_url, url
+from tests.standins.git_places import Bare, make_bare
+
+SYNC: Final = "clusters"
+FILES: Final = {f"{c}/n/f{f}.yaml": f"{c} {f}\n".encode() for c in ("east", "west") for f in range(4)}
+CHANGED: Final = {"east/n/f0.yaml": b"changed", "north/n/new.yaml": b"new"}
+KEYS: Final = {"access_key": "AKIDOFTHETESTS", "secret_key": "env:S3_SECRET"}
+HEARD: Final = 6  # effects of hearing the three events: a note of each, and a message that asks for a look
+GONE: Final = "west/n/f3.yaml"
+AFTER: Final = {key: data for key, data in (FILES | CHANGED).items() if key != GONE}
+
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+
+
+@dataclass
+class Chain:
+    """Bucket, branch, table, queues and functions."""
+
+    s3: str
+    bare: Bare
+    name: str
+    seed: int = 1
+    clock: Clock = field(default_factory=Clock)
+    reaper: Reaper = field(default_factory=Reaper)
+
+    def __post_init__(self) -> None:
+        self.bucket = make_bucket(self.s3, self.name, Http())
+        self.table, sqs, self.mail = create_table(), boto3.client("sqs"), Mail(self.clock)
+        self.mail.connect(sqs)
+        lock = threading.Lock()
+        for client in (self.table.meta.client, sqs):
+            guard(client, self.reaper, lock)
+        self.queues = Queues(sqs, {step: url(step) for step in Step}, {step: dead_url(step) for step in Step}, EVENTS)
+        self.state = State(self.table, self.clock.time)
+        self.pump = Pump(self.mail, self.clock, self.reaper, self.new_worker, Manners(random.Random(self.seed)))
+        PACE._hosts.clear()  # it remembers times of the last chain's clock
+
+    def configure(self, **more: Any) -> None:
+        target = {"repository": f"file://{self.bare.path}"} | more.pop("target", {})
+        source = {"bucket": self.name, "endpoint": self.s3, "auth": KEYS}
+        config = {
+            "name": SYNC,
+            "kind": "backups",
+            "source": source,
+            "target": target,
+            "removals": {"share": 0.5},
+            **more,
+        }
+        sync = load_sync(json.dumps(config))
+        self.state.put_sync(SYNC, sync.model_dump_json())
+        Hearing(Database(self.table), self.clock.time).subscribe(SYNC, sync.hears())
+
+    def new_worker(self, step: Step) -> Worker:
+        state = State(self.table, self.clock.time)
+        database, http = Database(self.table), MortalHttp(self.reaper, self.clock)
+        syncs = Syncs(
+            state, Kinds(Parts(Secrets(_never, _never, {"S3_SECRET": "secret-of-the-tests"}), http, state, database))
+        )
+        engine = Engine(state, self.queues, syncs.kind, self.clock.time, random.Random(self.seed))
+        return Worker(step, STEPS[step], engine, gatherer(syncs, Hearing(database, self.clock.time), engine))
+
+    def put(self, objects: Mapping[str, bytes]) -> None:
+        for key, data in objects.items():
+            self.bucket.put(key, data)
+
+    def notify(self, *keys: str, name: str = "ObjectCreated:Put") -> None:
+        """An event for each key, in a message of its own, as S3 sends them."""
+        for key in keys:
+            about = {"bucket": {"name": self.name}, "object": {"key": key, "size": 1, "eTag": "x", "sequencer": "01"}}
+            record = {"eventVersion": "2.1", "eventSource": "aws:s3", "eventName": name, "s3": about}
+            number = f"event-{len(self.mail.letters)}-{key}"
+            self.mail.add(Letter(number, EVENTS, json.dumps({"Records": [record]}), self.clock.now, self.clock.now))
+
+    def start(self, *groups: str, plan: bool = False) -> None:
+        self.clock.sleep(1)  # the ids of runs sort by seconds
+        self.queues.start(Start(SYNC, Trigger.HAND, Scope.of(groups or None), plan=plan))
+
+    def run(self, *groups: str) -> Run:
+        self.start(*groups)
+        self.pump.run()
+        return self.latest()
+
+    def latest(self) -> Run:
+        return max(self.state.runs(SYNC, 20), key=lambda run: run.number)
+
+    def results(self, run: Run) -> dict[str, Result]:
+        return {result.name: result for result in self.state.results(run.id)}
+
+    def check(self, expected: Mapping[str, bytes], most_commits: int) -> None:
+        """What must hold after anything: the branch is what the bucket is, by few commits, and nothing is left over."""
+        assert self.bare.files() == expected
+        assert len(self.bare.commits()) <= most_commits
+        assert not self.mail.waiting()
+        assert not self.mail.dead()
+        for run in self.state.runs(SYNC, 20):
+            assert run.status is RunStatus.DONE, run
+            assert self.state.progress(run.id).settled
+            counts = run.counts
+            assert counts.failed == counts.conflict == 0
+        self.bare.check()
+
+    def check_again(self) -> None:
+        """A full look finds nothing to do."""
+        self.reaper.plan = set()
+        commits = self.bare.commits()
+        counts = self.run().counts
+        assert (counts.queued, counts.skipped) == (0, len(self.bare.files()))
+        assert self.bare.commits() == commits
+
+
+def _never() -> Any:
+    raise AssertionError("no secret is asked for")
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with mock_aws(), s3_server() as address:
+        yield address
+
+
+Make = Any
+
+
+@pytest.fixture
+def make(s3: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Makes chains, each with a bucket and a repository of its own; a push is an effect like a call of AWS."""
+    push = Branch._push
+    reapers: list[Reaper] = []
+
+    def mortal(branch: Branch, commit: str) -> SynclineError | None:
+        with reapers[-1].call("git push", effect=True):
+            return push(branch, commit)
+
+    monkeypatch.setattr(Branch, "_push", mortal)
+
+    def new(seed: int = 1, **config: Any) -> Chain:
+        folder: Path = tmp_path_factory.mktemp("chain")
+        chain = Chain(s3, make_bare(folder / "r.git"), f"b{random.Random().randbytes(8).hex()}", seed)
+        reapers.append(chain.reaper)
+        chain.configure(**config)
+        chain.put(FILES)
+        return chain
+
+    return new
+
+
+def changed(chain: Chain) -> Chain:
+    """Filled once; then some objects changed, with their events on the way."""
+    chain.run()
+    chain.put(CHANGED)
+    chain.bucket.delete(GONE)
+    chain.reaper.effects.clear()
+    chain.notify(*CHANGED)
+    chain.notify(GONE, name="ObjectRemoved:Delete")
+    return chain
+
+
+def test_a_full_look_becomes_one_commit(make: Make) -> None:
+    chain = make()
+    run = chain.run()
+    assert (run.counts.moved, run.counts.queued) == (len(FILES), len(FILES))
+    chain.check(FILES, 1)
+    chain.check_again()
+
+
+def test_events_become_one_commit(make: Make) -> None:
+    chain = changed(make())
+    chain.pump.run()
+    run = chain.latest()
+    assert run.trigger is Trigger.EVENT
+    assert (run.counts.moved, run.counts.removed, run.counts.failed) == (2, 1, 0)
+    outcomes = {name: result.outcome for name, result in chain.results(run).items()}
+    assert outcomes == dict.fromkeys(CHANGED, Outcome.MOVED) | {GONE: Outcome.REMOVED}
+    chain.check(AFTER, 2)
+    chain.check_again()
+
+
+def test_events_of_what_is_not_so_cost_a_look(make: Make) -> None:
+    chain = make()
+    chain.run()
+    chain.notify("east/n/f0.yaml", "east/n/never.yaml", name="ObjectRemoved:Delete")
+    chain.notify("elsewhere", "east/n/")
+    chain.pump.run()
+    assert chain.latest().counts.skipped == 2
+    chain.check(FILES, 1)
+
+
+def test_a_plan_changes_nothing(make: Make) -> None:
+    chain = make()
+    chain.start(plan=True)
+    chain.pump.run()
+    assert chain.latest().counts.would_move == len(FILES)
+    with pytest.raises(Exception, match="main"):
+        chain.bare.commits()
+
+
+def test_a_refused_key_fails_alone_and_is_not_tried_again(make: Make) -> None:
+    chain = make()
+    chain.put({"east/.git/config": b"x"})
+    run = chain.run()
+    assert (run.counts.moved, run.counts.failed) == (len(FILES), 1)
+    assert chain.results(run)["east/.git/config"].code == "PATH_REFUSED"
+    assert chain.bare.files() == FILES
+
+
+def test_a_server_that_is_not_there_is_tried_again_and_given_up(make: Make) -> None:
+    chain = make(target={"repository": "http://127.0.0.1:1/r.git"}, retry={"attempts": 1})
+    run = chain.run()
+    assert run.counts.failed == 1
+    (result,) = chain.state.results(run.id)
+    assert result.code == "UNREACHABLE"
+    assert len(chain.mail.dead()) == 1
+
+
+def test_time_that_is_short_makes_more_functions_and_one_truth(make: Make) -> None:
+    chain = make()
+    chain.pump.tick = 12.0
+    chain.run()
+    chain.pump.tick = 0.0
+    assert chain.bare.files() == FILES
+    counts = chain.latest().counts
+    assert (counts.moved, counts.failed) == (len(FILES), 0)
+
+
+@pytest.fixture(scope="module")
+def effects(s3: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The effects of an undisturbed delivery of events."""
+    chain = Chain(s3, make_bare(tmp_path_factory.mktemp("effects") / "r.git"), "undisturbed")
+    push = Branch._push
+
+    def counted(branch: Branch, commit: str) -> SynclineError | None:
+        with chain.reaper.call("git push", effect=True):
+            return push(branch, commit)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Branch, "_push", counted)
+        chain.configure()
+        chain.put(FILES)
+        changed(chain).pump.run()
+    chain.check(AFTER, 2)
+    return list(chain.reaper.effects)
+
+
+@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
+def test_a_step_killed_at_any_effect(make: Make, effects: list[str], when: When) -> None:
+    assert "git push" in effects
+    numbers = set(range(1 + (when is When.AFTER), len(effects) + 1, 3)) | {effects.index("git push") + 1}
+    for number in sorted(numbers):
+        chain = changed(make())
+        chain.reaper.plan = {(number, when)}
+        print(f"killed {when} effect {number}, {effects[number - 1]}")
+        chain.pump.run()
+        # Events whose function died come again later than the others, and are a commit of their own then.
+        chain.check(AFTER, 2 if number > HEARD else 3)
+        done = [result.outcome for run in chain.state.runs(SYNC) for result in chain.state.results(run.id)]
+        assert done.count(Outcome.REMOVED) == 1
+        if effects[number - 1] == "git push":
+            chain.check_again()
+
+
+@settings(max_examples=4, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
+@given(
+    kills=st.sets(st.tuples(st.integers(1, 40), st.sampled_from([When.BEFORE, When.AFTER])), max_size=4),
+    seed=st.integers(0, 2**32),
+    duplicates=st.sampled_from(Duplicates),
+    late=st.sampled_from([0.0, 900.0]),
+)
+def test_killed_often_while_messages_come_in_disorder(
+    make: Make, kills: set[tuple[int, When]], seed: int, duplicates: Duplicates, late: float
+) -> None:
+    chain = changed(make(seed))
+    chain.pump.manners = Manners(random.Random(seed), True, duplicates, late, True)
+    chain.reaper.plan = kills
+    chain.pump.run()
+    assert chain.bare.files() == AFTER
+    chain.bare.check()
+    # One commit for the change, and one more at most where events came apart from one another.
+    assert len(chain.bare.commits()) <= 1 + len(CHANGED) + 1
+    chain.pump.manners = Manners(random.Random(seed))
+    chain.check_again()

@@ -1,0 +1,110 @@
+"""What git, curl, ssh and the hosts say, and the code each of it has."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from syncline.clients.git_access import Remote
+from syncline.clients.git_failures import disk_full, failure_of
+from syncline.errors import SynclineError
+
+SAID = [
+    ("fatal: repository 'https://host/x.git/' not found", "REPOSITORY_ABSENT"),
+    ("fatal: '/srv/x.git' does not appear to be a git repository", "REPOSITORY_ABSENT"),
+    ("remote: Repository not found.\nfatal: repository 'https://github.com/a/b/' not found", "REPOSITORY_ABSENT"),
+    ("fatal: Authentication failed for 'https://host/x.git/'", "UNAUTHORIZED"),
+    ("fatal: could not read Username for 'https://host': terminal prompts disabled", "UNAUTHORIZED"),
+    ("git@host: Permission denied (publickey).\nfatal: Could not read from remote repository.", "UNAUTHORIZED"),
+    ("fatal: unable to access 'https://host/': The requested URL returned error: 403", "FORBIDDEN"),
+    ("fatal: unable to access 'https://host/': The requested URL returned error: 429", "THROTTLED"),
+    ("fatal: unable to access 'https://host/': The requested URL returned error: 502", "SERVER_ERROR"),
+    ("fatal: unable to access 'https://host/': The requested URL returned error: 302", "REFUSED"),
+    ("error: RPC failed; HTTP 413 curl 22 The requested URL returned error: 413", "OVER_LIMIT"),
+    ("@@@\n@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.", "HOST_KEY_REFUSED"),
+    ("No ED25519 host key is known for host.\nHost key verification failed.", "HOST_KEY_REFUSED"),
+    ("fatal: unable to access 'https://host/': Could not resolve host: host", "UNREACHABLE"),
+    ("fatal: unable to access 'https://h/': Failed to connect to h port 443: Connection refused", "UNREACHABLE"),
+    ("ssh: connect to host h port 22: Connection refused\nfatal: Could not read", "UNREACHABLE"),
+    ("fatal: the remote end hung up unexpectedly", "UNREACHABLE"),
+    ("server certificate verification failed. CAfile: none CRLfile: none", "TLS_FAILED"),
+    ("!\tx:refs/heads/main\t[rejected] (stale info)", "BRANCH_MOVED"),
+    ("! [remote rejected] x -> main (cannot lock ref 'refs/heads/main': is at 1 but expected 2)", "BRANCH_MOVED"),
+    ("! [remote rejected] x -> main (pre-receive hook declined)", "BRANCH_PROTECTED"),
+    ("remote: error: GH006: Protected branch update failed for refs/heads/main.", "BRANCH_PROTECTED"),
+    ("remote: GitLab: You are not allowed to push code to protected branches on this project.", "BRANCH_PROTECTED"),
+    (
+        "remote: error: GH001: Large files detected.\n ! [remote rejected] x -> main (pre-receive hook declined)",
+        "OVER_LIMIT",
+    ),
+    ("fatal: pack exceeds maximum allowed size (2.00 GiB)", "OVER_LIMIT"),
+    ("fatal: write error: No space left on device", "DISK_FULL"),
+    ("fatal: transport 'file' not allowed", "REFUSED"),
+    ("fatal: something that nobody has foreseen", "GIT_FAILED"),
+]
+
+
+@pytest.mark.parametrize(("said", "code"), SAID)
+def test_words_have_a_code(said: str, code: str) -> None:
+    error = failure_of("push", 1, said)
+    assert error.code.name == code
+    assert "\n" not in error.what
+
+
+def test_the_end_by_a_signal_and_long_words() -> None:
+    error = failure_of("fetch", -9, "https://user:password@host/x said " + "w" * 1000)
+    assert "signal 9" in error.what
+    assert "password" not in error.what
+    assert len(error.what) < 400
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_has_a_code(number: int) -> None:
+    with pytest.raises(SynclineError) as caught, disk_full():
+        raise OSError(number, "no room")
+    assert caught.value.code.name == "DISK_FULL"
+    with pytest.raises(PermissionError), disk_full():
+        raise PermissionError
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "protocol"),
+    [
+        ("https://github.com/org/b.git", "https://github.com/org/b.git", "https"),
+        ("https://host:8443/b", "https://host:8443/b", "https"),
+        ("git@github.com:org/b.git", "ssh://git@github.com/org/b.git", "ssh"),
+        ("ssh://git@host:2222/org/b.git", "ssh://git@host:2222/org/b.git", "ssh"),
+        ("file:///srv/b.git", "file:///srv/b.git", "file"),
+    ],
+)
+def test_an_address(text: str, url: str, protocol: str) -> None:
+    remote = Remote.parse(text)
+    assert (remote.url, remote.protocol) == (url, protocol)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "b.git",
+        "/srv/b.git",
+        "-oProxyCommand=x:y",
+        "ssh://-oProxyCommand=x/y",
+        "ext::sh -c x",
+        "https://user:hunter2@host/b",
+        "https://token-hunter2@host/b",
+        "https://host/b?x=hunter2",
+        "https://host",
+        "git://host/b",
+        "https://host/a b",
+        "https://169.254.169.254/b",
+        "https://host:port/b",
+        "ssh://a b@host/x",
+    ],
+)
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(SynclineError) as caught:
+        Remote.parse(text)
+    assert caught.value.code.name in ("CONFIG_INVALID", "ADDRESS_REFUSED")
+    assert "hunter2" not in str(caught.value)

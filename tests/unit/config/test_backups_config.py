@@ -1,0 +1,146 @@
+"""Syncs of backups: what is taken, what is refused and why, and that no secret is repeated."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from syncline.config.backups import BackupsSync, BucketTarget, DirectoryTarget, GitKey, GitTarget
+from syncline.config.findings import conflicts_between
+from syncline.errors import SynclineError
+from syncline.wiring.backups import layout_of
+
+GIT = {"repository": "https://git.example/org/backups.git"}
+KEY = {"ssh_key": "secret:syncline/key", "known_hosts": "host ssh-ed25519 AAAA\n# a word\n"}
+
+
+def sync(name: str = "clusters", **more: Any) -> BackupsSync:
+    config = {"name": name, "kind": "backups", "source": {"bucket": "cluster-backups"}, "target": GIT, **more}
+    return BackupsSync.model_validate_json(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("target", "model"),
+    [
+        (GIT, GitTarget),
+        ({"repository": "git@host:org/b.git", "auth": KEY}, GitTarget),
+        ({"repository": "ssh://git@host:2222/b.git", "branch": "backups/{cluster}", "auth": KEY}, GitTarget),
+        ({"directory": "/mnt/backups"}, DirectoryTarget),
+        ({"bucket": "second-bucket", "prefix": "copy"}, BucketTarget),
+    ],
+)
+def test_the_forms_of_a_target(target: dict[str, Any], model: type[Any]) -> None:
+    made = sync(target=target)
+    assert isinstance(made.target, model)
+    assert made.problems() == []
+    assert BackupsSync.model_validate_json(made.model_dump_json()) == made
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"target": {}},
+        {"target": {"repository": "https://ann:hunter2@git.example/b.git"}},
+        {"target": {"repository": "/srv/b.git"}},
+        {"target": {"repository": "ext::sh -c hunter2"}},
+        {"target": GIT | {"branch": "-x"}},
+        {"target": GIT | {"branch": "a..b"}},
+        {"target": GIT | {"branch": "x/{namespace}"}},
+        {"target": GIT | {"branch": "HEAD"}},
+        {"target": GIT | {"folder": "../x"}},
+        {"target": GIT | {"folder": "a/.git/b"}},
+        {"target": GIT | {"auth": {"token": "hunter2"}}},
+        {"target": GIT | {"auth": {"ssh_key": "secret:x", "known_hosts": "hunter2"}}},
+        {"target": {"directory": "relative"}},
+        {"target": {"directory": "/a/../b"}},
+        {"source": {"bucket": "UPPER"}},
+        {"source": {"bucket": "b-b", "prefix": "/x"}},
+        {"source": {"bucket": "b-b", "auth": "hunter2"}},
+        {"secrets": "hunter2"},
+        {"secrets": {"encrypt": "hunter2"}},
+        {"commit": {"author": {"name": "a <b", "email": "a@b.example"}}},
+        {"commit": {"author": {"name": "a", "email": "nobody"}}},
+        {"commit": {"largest": 0}},
+        {"concurrency": 0},
+    ],
+    ids=str,
+)
+def test_what_is_refused_and_never_repeated(more: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        sync(**more)
+    for error in caught.value.errors(include_input=False, include_url=False):
+        assert "hunter2" not in error["msg"]
+
+
+@pytest.mark.parametrize(
+    ("target", "where"),
+    [
+        ({"repository": "git@host:org/b.git"}, ("target",)),
+        ({"repository": "git@host:org/b.git", "auth": {"token": "secret:x"}}, ("target",)),
+        (GIT | {"auth": KEY}, ("target", "auth")),
+        ({"repository": "file:///srv/b.git", "auth": {"token": "secret:x"}}, ("target", "auth")),
+        ({"bucket": "cluster-backups"}, ("target", "bucket")),
+        ({"bucket": "cluster-backups", "prefix": "copy"}, ("target", "bucket")),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_together(target: dict[str, Any], where: tuple[str, ...]) -> None:
+    assert [finding.path for finding in sync(target=target).problems()] == [where]
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "meet"),
+    [
+        (GIT, {"repository": "git@git.example:org/backups"}, True),
+        (GIT, GIT | {"branch": "other"}, False),
+        (GIT, GIT | {"folder": "elsewhere"}, False),
+        (GIT | {"branch": "b/{cluster}"}, GIT | {"branch": "b/east"}, True),
+        ({"directory": "/mnt/a"}, {"directory": "/mnt/a/b"}, True),
+        ({"directory": "/mnt/a"}, {"directory": "/mnt/ab"}, False),
+        ({"bucket": "x-x", "prefix": "a"}, {"bucket": "x-x", "prefix": "a/b"}, True),
+        ({"bucket": "x-x", "prefix": "a"}, {"bucket": "y-y", "prefix": "a"}, False),
+    ],
+    ids=str,
+)
+def test_two_syncs_never_write_one_place(one: dict[str, Any], two: dict[str, Any], meet: bool) -> None:
+    reaches = [
+        *sync(
+            "one", target=one | ({"auth": KEY} if str(one.get("repository", "")).startswith("git@") else {})
+        ).reaches(),
+        *sync(
+            "two", target=two | ({"auth": KEY} if str(two.get("repository", "")).startswith("git@") else {})
+        ).reaches(),
+    ]
+    assert bool(list(conflicts_between(reaches))) is meet
+
+
+def test_warnings() -> None:
+    plain = sync(
+        source={"bucket": "b-b", "endpoint": "http://minio.example:9000"},
+        target={"repository": "http://git.example/b.git"},
+        secrets="keep",
+    )
+    assert [finding.path[0] for finding in plain.warnings()] == ["source", "target", "secrets"]
+    assert sync().warnings() == []
+
+
+def test_parts_of_a_sync() -> None:
+    made = sync(select={"clusters": {"include": ["prod-*"]}}, source={"bucket": "b-b", "prefix": "x"})
+    assert made.groups_of(["prod-a"]) == ("prod-a/",)
+    with pytest.raises(SynclineError):
+        made.groups_of(["dev"])
+    assert made.hears() == ("bucket:b-b",)
+    assert made.look_at("main", "x/prod-a/n/y") == "x/prod-a/n/y"
+    assert layout_of(made).takes("x/prod-a/n/y")
+    assert not layout_of(made).takes("x/dev/n/y")
+
+
+def test_known_hosts_by_reference_or_text() -> None:
+    for known in ("secret:syncline/hosts", KEY["known_hosts"]):
+        made = sync(target={"repository": "git@host:b.git", "auth": KEY | {"known_hosts": known}})
+        assert isinstance(made.target, GitTarget)
+        assert isinstance(made.target.auth, GitKey)
+        assert str(made.target.auth.known_hosts) == known

@@ -1,0 +1,137 @@
+"""Which keys can be paths of a git tree: bad ones are refused one by one, good ones are paths that git itself takes."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncline.kinds.backups.paths import Names, folded, problem_of, shown, sorted_out
+
+BAD = [
+    "",
+    "../x",
+    "c/../x",
+    "c/./x",
+    "/x",
+    "c//x",
+    "c/x/",
+    "c/.git/config",
+    "c/.GIT/config",
+    "c/.Git",
+    "c/git~1/x",
+    "c/GIT~2",
+    "c/.git /x",
+    "c/.git./x",
+    "c/.git::$INDEX_ALLOCATION/x",
+    "c/.git:stream",
+    "c/.g\u200cit/x",
+    "c/\ufeff.git",
+    "c/.gitmodules",
+    "c/.GITMODULES",
+    "c/gi7eba~1",
+    "c/.gitattributes",
+    "c/x.",
+    "c/x ",
+    "c/x./y",
+    "c/...",
+    "c/x\ny",
+    "c/x\ry",
+    "c/x\0y",
+    "c/x\x7fy",
+    "c/x\u2028y",
+    "c/x\\y",
+    "/".join(["d"] * 301),
+    "c/" + "n" * 256,
+    "c/" + "ü" * 128,
+    "/".join(["n" * 200] * 21),
+]
+GOOD = [
+    "c/n/x.yaml",
+    "c/n/system:controller:node.yaml",
+    "c/n/.gitignore",
+    "c/n/a b.yaml",
+    "c/n/git/config",
+    "c/n/gitmodules",
+    "c/n/日本.yaml",
+    'c/n/"quoted".yaml',
+    "c/-x",
+    "c/n/" + "n" * 255,
+    "/".join(["d"] * 101),
+]
+
+
+@pytest.mark.parametrize("key", BAD, ids=ascii)
+def test_a_key_that_cannot_be_a_path_is_refused_with_a_reason(key: str) -> None:
+    assert problem_of(key)
+    good, refused = sorted_out([key, "c/n/good.yaml"], Names())
+    assert good == ["c/n/good.yaml"], "the rest is taken"
+    assert refused[key].code.name == "PATH_REFUSED"
+    assert "\n" not in refused[key].what
+
+
+@pytest.mark.parametrize("key", GOOD, ids=ascii)
+def test_a_key_that_can_be_a_path_is_taken(key: str) -> None:
+    assert problem_of(key) is None
+
+
+@pytest.mark.parametrize(
+    ("there", "key"),
+    [
+        ("c/a", "c/a/b"),
+        ("c/a/b", "c/a"),
+        ("c/readme", "c/README"),
+        ("c/Straße", "c/STRASSE"),
+        ("c/\u00e9", "c/e\u0301"),
+        ("c/N/x", "c/n/y"),
+        ("C/x", "c/y"),
+        ("c/A/b", "c/a"),
+        ("c/a", "c/A/b"),
+        ("c/x", "c/x\u200d"),
+    ],
+    ids=ascii,
+)
+def test_of_two_keys_that_are_one_somewhere_the_second_is_refused(there: str, key: str) -> None:
+    names = Names()
+    names.add(there)
+    good, refused = sorted_out([key, "else/other"], names)
+    assert good == ["else/other"]
+    assert refused[key].code.name == "PATH_COLLIDES"
+    assert shown(there) in refused[key].what or shown(there.rpartition("/")[0] + "/") in refused[key].what
+
+
+def test_a_path_that_was_given_free_can_be_taken_again() -> None:
+    names = Names()
+    names.add("c/a")
+    assert names.take("c/A") == "c/a"
+    names.drop("c/a")
+    assert names.take("c/A") is None
+    assert names.take("c/A") is None, "the same path twice is no collision"
+
+
+parts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12) | st.sampled_from(
+    [".git", ".GIT", "git~1", ".", "..", "a", "A", "b", "é", "e\u0301", ".gitmodules", "x.", "CON"]
+)
+keys = st.lists(parts, min_size=1, max_size=5).map("/".join)
+
+
+@given(st.lists(keys, max_size=8))
+def test_what_is_taken_never_escapes_hides_or_collides(given_keys: list[str]) -> None:
+    good, refused = sorted_out(given_keys, Names())
+    assert set(good) | refused.keys() == set(given_keys)
+    assert not set(good) & refused.keys()
+    seen: dict[str, tuple[str, bool]] = {}
+    for path in set(good):
+        names = path.split("/")
+        assert not {"", ".", ".."} & set(names)
+        for name in names:
+            normal = unicodedata.normalize("NFKC", name).casefold()
+            assert normal.strip("\u200b\u200c\u200d\ufeff").rstrip(". ") != ".git"
+            assert "\n" not in name
+            assert "\\" not in name
+        for at in range(1, len(names) + 1):
+            part = "/".join(names[:at])
+            is_file = at == len(names)
+            assert seen.setdefault(folded(part), (part, is_file)) == (part, is_file)

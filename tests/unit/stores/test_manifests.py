@@ -1,0 +1,93 @@
+"""What backups remember: parts come in any order, are put together, and never grow without end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from syncline.kinds.backups.memory import Count, Known
+from syncline.stores.manifests import KEPT, PARTS, Manifests
+from syncline.table import Database
+from tests.stack import new_table
+
+
+class Clock:
+    now = 1_752_358_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def database() -> Iterator[Database]:
+    with new_table() as table:
+        yield Database(table)
+
+
+def rows(database: Database, pk: str) -> list[str]:
+    return [str(item["sk"]) for item in database.query(pk)]
+
+
+def known(*names: str) -> dict[str, Known]:
+    return {name: Known(f"etag of {name}", "b" * 40) for name in names}
+
+
+def test_what_was_noted_is_known(database: Database) -> None:
+    store = Manifests(database, Clock())
+    assert store.known("place", "east") == {}
+    store.note("place", "east", "one", known("a", "b"))
+    store.note("place", "east", "one", known("a", "b"))
+    store.note("place", "east", "two", {"b": Known("newer", "")})
+    assert store.known("place", "east") == known("a") | {"b": Known("newer", "")}
+    assert store.known("place", "west") == store.known("other", "east") == {}
+
+
+def test_a_look_settles_what_is_known(database: Database) -> None:
+    store = Manifests(database, Clock())
+    store.note("place", "east", "one", known("a", "b"))
+    store.settle("place", "east", known("a"))
+    assert store.known("place", "east") == known("a")
+    store.note("place", "east", "two", known("c"))
+    assert store.known("place", "east") == known("a", "c")
+
+
+def test_many_parts_are_put_together(database: Database) -> None:
+    store = Manifests(database, Clock())
+    for number in range(PARTS):
+        store.note("place", "east", f"part{number}", known(f"key{number}"))
+    (pk,) = {str(item["pk"]) for item in database._table.scan()["Items"]}
+    assert len(rows(database, pk)) == PARTS
+    everything = store.known("place", "east")
+    assert rows(database, pk) == ["BASE#000000"]
+    assert store.known("place", "east") == everything == known(*(f"key{n}" for n in range(PARTS)))
+
+
+def test_large_clusters_take_several_items(database: Database) -> None:
+    store = Manifests(database, Clock())
+    many = {f"{n:05}{'k' * 800}": Known(f"{n:032x}", f"{n:040x}") for n in range(1500)}
+    store.settle("place", "east", many)
+    assert store.known("place", "east") == many
+    store.settle("place", "east", known("a"))
+    assert store.known("place", "east") == known("a")
+
+
+def test_what_is_still_used_is_not_forgotten(database: Database) -> None:
+    clock = Clock()
+    store = Manifests(database, clock)
+    store.settle("place", "east", known("a"))
+    clock.now += KEPT * 0.6
+    store.known("place", "east")
+    (item,) = database._table.scan()["Items"]
+    assert float(str(item["expires"])) >= clock.now + KEPT - 1
+
+
+def test_counts_of_branches(database: Database) -> None:
+    store = Manifests(database, Clock())
+    assert store.counts("repository#main") == {}
+    store.keep_counts("repository#main", {"east": Count("t1", 5), "west": Count("t2", 0)})
+    store.keep_counts("repository#b/north", {"north": Count("t3", 1)})
+    assert store.counts("repository#main") == {"east": Count("t1", 5), "west": Count("t2", 0)}
+    assert store.clusters_of("repository") == 3
+    store.keep_counts("repository#main", {"c" * 1000 + str(n): Count("t", 1) for n in range(1000)})
+    assert 0 < len(store.counts("repository#main")) < 1000, "one item holds no more"
