@@ -20,7 +20,7 @@ from bench.measure import NotMadeError, Row
 from bench.place import Place
 from tests.standins.programs import ProgramAbsentError
 
-KINDS: Final = ("images", "tokens")
+KINDS: Final = ("images", "files", "tokens")
 
 Measurement = Callable[[Place], Sequence[Row]]
 

@@ -101,8 +101,10 @@ class FileManagerServer:
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        for _turn in range(5):  # a connection that is being accepted must be made while the server is open
+            self._loop.run_until_complete(asyncio.sleep(0))
         self._server.close()
-        for _ in range(1000):  # a connection may be about to be made; each takes a few turns to take its leave
+        for _turn in range(1000):  # each takes a few turns to take its leave
             for connection in tuple(self.connections):
                 connection.abort()
             self._loop.run_until_complete(asyncio.sleep(0.001))

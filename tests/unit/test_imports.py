@@ -96,6 +96,10 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
         "state",
         "stores",
         "table",
+        # the state of files, which it writes and reads
+        "kinds.files",
+        "wiring.buckets",
+        "wiring.parts",
     ),
 }
 

@@ -115,7 +115,7 @@ class FileManager:
         return None if response is None else _saved(response, "get", path)
 
     def save(self, operation: str, path: str, content: Content) -> Saved:
-        """Send a file's bytes; ``operation`` is ``create`` or ``update``. Raises TOO_LARGE where it is refused so."""
+        """Send a file's bytes; ``operation`` is ``create`` or ``update``. Raises TOO_LARGE, or FILE_DIFFERS where one is there."""
         fields = {
             "operation": operation,
             "file_path": path,
@@ -132,20 +132,33 @@ class FileManager:
             headers["Content-Length"] = str(len(head) + content.size + len(tail))
             body = _framed(head, content.chunks, content.size, tail)
         patience = READ_TIMEOUT + content.size / _SLOWEST
-        response = self._send("POST", "/saveToDisk", headers, body, timeout=patience)
+        again = isinstance(content.chunks, bytes)  # the same bytes under the same path: once or twice is the same
+        response = self._send("POST", "/saveToDisk", headers, body, repeatable=again, timeout=patience)
+        if response.status == 409:
+            raise SynclineError("FILE_DIFFERS", response.error().what)
         saved = _saved(_good(response), operation, path)
         if saved.size not in (None, content.size):
             raise response.bad(f"{saved.size} bytes were saved of {content.size}")
         return saved
 
     def rename(self, path: str, new_path: str) -> Saved:
-        """Give a file another name, or another folder; NOT_FOUND if there is none under ``path``."""
+        """Give a file another name, or another folder.
+
+        NOT_FOUND if there is none under ``path``, FILE_DIFFERS if there is one under ``new_path``.
+        """
         operation = "rename" if path.rpartition("/")[0] == new_path.rpartition("/")[0] else "move"
         fields = {"operation": operation, "file_path": path, "new_path": new_path}
         # Done twice it would find nothing to rename, so a lost answer is for the caller, who looks.
-        response = self._form("/saveToDisk", fields, repeatable=False)
-        assert response is not None
-        return _saved(response, operation, path)
+        response = self._send(
+            "POST",
+            "/saveToDisk",
+            {"Content-Type": _FORM},
+            urlencode(fields, quote_via=quote).encode(),
+            repeatable=False,
+        )
+        if response.status == 409:
+            raise SynclineError("FILE_DIFFERS", response.error().what)
+        return _saved(_good(response), operation, path)
 
     def delete(self, path: str) -> None:
         """Delete a file; one that is not there is no failure."""
@@ -198,12 +211,10 @@ class FileManager:
 
     # -- requests ------------------------------------------------------------------------------------------------
 
-    def _form(
-        self, path: str, fields: Mapping[str, str], *, absent: bool = False, repeatable: bool = True
-    ) -> Response | None:
+    def _form(self, path: str, fields: Mapping[str, str], *, absent: bool = False) -> Response | None:
         """The good answer to a form; None for a 404 where ``absent`` says that this is one, too."""
         body = urlencode(fields, quote_via=quote).encode()
-        response = self._send("POST", path, {"Content-Type": _FORM}, body, repeatable=repeatable)
+        response = self._send("POST", path, {"Content-Type": _FORM}, body, repeatable=True)
         # A 404 in HTML is a proxy's, or a wrong address, and says nothing of the file.
         if absent and response.status == 404 and isinstance(_json(response), dict):
             return None

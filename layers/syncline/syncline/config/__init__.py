@@ -18,7 +18,7 @@ from syncline.errors import SynclineError
 
 __all__ = ["KINDS", "Sync", "load_sync", "model_of"]
 
-KINDS: Final[dict[str, str]] = {"images": "ImagesSync", "tokens": "TokensSync"}
+KINDS: Final[dict[str, str]] = {"images": "ImagesSync", "files": "FilesSync", "tokens": "TokensSync"}
 """Each kind, and the name of its model in the module named like the kind."""
 
 

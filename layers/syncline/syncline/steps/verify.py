@@ -45,4 +45,6 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
 
 def _moved(item: Item) -> Result:
     moved_bytes = int(item.detail.get("bytes", 0))
-    return Result(item.group, item.name, Outcome.MOVED, item.source, item.source, moved_bytes)
+    # Whatever has arrived has a fingerprint: what has none is what the target was to have no more.
+    outcome = Outcome.REMOVED if item.source is None else Outcome.MOVED
+    return Result(item.group, item.name, outcome, item.source, item.source, moved_bytes)

@@ -1,0 +1,136 @@
+"""A bucket in ``syncs.yaml``: where it is, and who we are there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, StrictBool, Tag, WithJsonSchema
+
+from syncline.config.base import Model
+from syncline.config.findings import Finding, Place
+from syncline.config.values import (
+    Authority,
+    KeyPath,
+    SecretReference,
+    TextOrReference,
+    Url,
+    is_loopback,
+    split_host,
+)
+
+_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_REGION: Final = re.compile(r"[a-z0-9-]{1,40}")
+
+
+def _check_bucket(text: str) -> str:
+    if _BUCKET.fullmatch(text) and ".." not in text:
+        return text
+    raise ValueError("is not a bucket; write its name alone, of 3 to 63 a-z 0-9 . -, such as cluster-backups")
+
+
+def _check_region(text: str) -> str:
+    if _REGION.fullmatch(text):
+        return text
+    raise ValueError("is not a region; write one such as eu-central-1")
+
+
+def _check_key_prefix(text: str) -> str:
+    if text.startswith("/") or "//" in text:
+        raise ValueError("has a / too many; write it without one at its beginning, such as backups/")
+    if not text.isprintable() or len(text.encode()) > 900:
+        raise ValueError("is not the beginning of keys")
+    return text if not text or text.endswith("/") else f"{text}/"
+
+
+BucketName: TypeAlias = Annotated[
+    str, AfterValidator(_check_bucket), WithJsonSchema({"type": "string", "pattern": f"^{_BUCKET.pattern}$"})
+]
+Region: TypeAlias = Annotated[
+    str, AfterValidator(_check_region), WithJsonSchema({"type": "string", "pattern": f"^{_REGION.pattern}$"})
+]
+KeyPrefix: TypeAlias = Annotated[str, AfterValidator(_check_key_prefix), WithJsonSchema({"type": "string"})]
+
+
+class AccessKey(Model):
+    """A pair of keys, as S3 and MinIO give them out."""
+
+    access_key: TextOrReference = Field(
+        description="The access key, or a reference to it.", examples=["secret:syncline/minio#access"]
+    )
+    secret_key: SecretReference = Field(
+        description="A reference to the secret key.", examples=["secret:syncline/minio#secret"]
+    )
+
+
+_NOT_AUTH: Final = "is not a form of credentials; write {access_key: …, secret_key: …}, role or anonymous"
+
+
+def _auth_form(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "<word>"
+    return "<keys>" if value and isinstance(value, AccessKey | dict) else None
+
+
+def _check_auth(value: Any) -> Any:
+    if isinstance(value, str) and value not in ("role", "anonymous"):
+        raise ValueError(_NOT_AUTH)
+    return value
+
+
+BucketAuth: TypeAlias = Annotated[
+    Annotated[Literal["role", "anonymous"], Tag("<word>")] | Annotated[AccessKey, Tag("<keys>")],
+    Discriminator(_auth_form, custom_error_type="auth_form", custom_error_message=_NOT_AUTH),
+    BeforeValidator(_check_auth),
+]
+
+
+class BucketEndpoint(Model):
+    """A bucket of AWS, MinIO or another service that speaks S3."""
+
+    bucket: BucketName = Field(description="The bucket's name.", examples=["cluster-backups"])
+    endpoint: Url | None = Field(
+        None, description="Where the service is; AWS in `region` when absent.", examples=["https://minio.example:9000"]
+    )
+    region: Region = Field("us-east-1", description="The region requests are signed for.", examples=["eu-central-1"])
+    path_style: StrictBool | None = Field(
+        None,
+        description="Whether the bucket stands in the path and not in the host's name; so with an `endpoint` when absent.",
+    )
+    prefix: KeyPrefix = Field("", description="Only keys that begin so; ends with a slash.", examples=["backups/"])
+    auth: BucketAuth = Field(
+        "role",
+        description="The credentials: a pair of keys, `role` (what the function itself may do on AWS) or `anonymous`.",
+    )
+    ca: Authority | None = Field(
+        None,
+        description="The authority that signed the service's certificate, if the system does not know it: `file:PATH`, a "
+        "reference, or the PEM text itself.",
+        examples=["file:minio-ca.pem"],
+    )
+
+    @property
+    def url(self) -> str:
+        """The service's address without the bucket."""
+        return self.endpoint or f"https://s3.{self.region}.amazonaws.com"
+
+    @property
+    def in_path(self) -> bool:
+        """Whether the bucket stands in the path."""
+        return self.endpoint is not None if self.path_style is None else self.path_style
+
+    @property
+    def place(self) -> Place:
+        """What is the same for two spellings of one bucket."""
+        host = self.url.partition("://")[2]
+        name, port = split_host(host)
+        return ("bucket", "localhost" if is_loopback(host) else name, port or 0, self.bucket)
+
+    def plain_text_warnings(self, path: KeyPath) -> Iterator[Finding]:
+        """Whether objects go readable over a network; ``path`` is where the endpoint stands in its sync."""
+        scheme, _, host = self.url.partition("://")
+        if scheme == "http" and not is_loopback(host):
+            yield Finding(
+                (*path, "endpoint"), f"sends objects of {self.bucket} readable over the network; use https and ca"
+            )
