@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from moto import mock_aws
 
+from syncline.kinds.files import looking
 from syncline.model import Outcome
 from tests.integration.files_chain import SYNC, FilesChain, FilesWorld, record
 from tests.standins.file_manager_wire import Answer, json_answer
@@ -77,6 +78,29 @@ class TestLooks:
         # This server lists what was just written with a time that may be another one a moment later.
         assert (again.counts.skipped + again.counts.moved, again.counts.bytes) == (1010, 0)
         assert again.counts.moved < 10
+
+    @pytest.mark.parametrize("tick", [0.0, 12.0])
+    def test_in_many_windows_over_many_functions(
+        self, chain: FilesChain, monkeypatch: pytest.MonkeyPatch, tick: float
+    ) -> None:
+        monkeypatch.setattr(looking, "WINDOW", 7)
+        monkeypatch.setattr(looking, "PAGE_BYTES", 200)
+        chain.configure(removals={"share": 0.5})
+        keys = [f"{'de'[n % 2]}/{n:03}" for n in range(30)]
+        for key in keys:
+            chain.put(key, key.encode())
+        chain.pump.tick = tick
+        assert chain.run().counts.moved == 30
+        chain.check()
+        for key in keys[::3]:
+            chain.bucket.delete(key)
+        for key in keys[1::6]:
+            chain.put(key, b"changed")
+        run = chain.run()
+        chain.check()
+        assert (run.counts.removed, run.counts.moved, run.counts.failed) == (10, 5, 0)
+        chain.pump.tick = 0.0
+        assert chain.run().counts.skipped == 20
 
     def test_a_plan_moves_nothing(self, chain: FilesChain) -> None:
         fill(chain)
