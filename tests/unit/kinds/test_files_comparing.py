@@ -112,6 +112,7 @@ def test_a_cursor_travels(cursor: Cursor) -> None:
         mode=st.none() | st.just("rw-r--r--"),
         told=st.text(max_size=3),
         internal_id=st.text(max_size=3),
+        modified=st.none() | st.integers(0),
         made=st.none() | st.builds(Record, st.text(max_size=3), st.integers(0), st.integers(0)),
     )
 )

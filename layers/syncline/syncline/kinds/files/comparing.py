@@ -127,5 +127,6 @@ def items_of(
         if change.key in renames:
             items.append(Task("rename", origin=renames[change.key]).on(item))
         else:
-            items.append(Task(internal_id=record.internal_id if record is not None else "").on(item))
+            number = record.internal_id if record is not None else ""
+            items.append(Task(internal_id=number, modified=int(listed.modified)).on(item))
     return sorted(items, key=lambda item: (item.group, item.name))

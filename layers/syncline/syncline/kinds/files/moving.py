@@ -73,21 +73,21 @@ class Moving:
         if there is not None and not ours and not self._sync.overwrite:
             return conflict(item, there.etag)
         try:
-            head, now, sent = self._sent(item, path, replaces=there is not None)
+            head, now, sent = self._sent(item, path, _seen(item, task), replaces=there is not None)
         except SynclineError as error:
             if error.code.name == "NOT_FOUND" and self._source.head(item.name) is None:
                 return _skipped(item)
             raise
         return self._arrived(item, head, now.internal_id, self._permitted(item.name, path, head), sent)
 
-    def _sent(self, item: Item, path: str, *, replaces: bool) -> tuple[Head, There, int]:
+    def _sent(self, item: Item, path: str, seen: Head | None, *, replaces: bool) -> tuple[Head, There, int]:
         """The object's bytes sent; where the sync may overwrite, whether a file was there is learnt by trying."""
         try:
-            return self._place.put(path, self._source, item.name, item.source, replaces=replaces)
+            return self._place.put(path, self._source, item.name, seen, replaces=replaces)
         except SynclineError as error:
             if error.code.name != "FILE_DIFFERS" or not self._sync.overwrite:
                 raise
-        return self._place.put(path, self._source, item.name, item.source, replaces=True)
+        return self._place.put(path, self._source, item.name, seen, replaces=True)
 
     def _rename(self, item: Item, task: Task) -> Answer:
         """Rename at the target what was copied and deleted at the source; where that is not so any more, send it."""
@@ -165,6 +165,13 @@ def conflict(item: Item, etag: str | None) -> Result:
     """The target has another file, and the sync may not overwrite it."""
     what = "the target has another file under this path, and overwrite is not set"
     return Result(item.group, item.name, Outcome.CONFLICT, item.source, etag, code="FILE_DIFFERS", reason=what)
+
+
+def _seen(item: Item, task: Task) -> Head | None:
+    """The object as the look saw it, None if it is not known."""
+    if not item.source or item.size is None or task.modified is None:
+        return None
+    return Head(item.source, item.size, modified=float(task.modified))
 
 
 def _skipped(item: Item) -> Result:

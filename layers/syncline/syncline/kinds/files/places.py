@@ -44,8 +44,11 @@ class Place(Protocol):
 
     def stat(self, path: str) -> There | None: ...
 
-    def put(self, path: str, source: Bucket, key: str, etag: str | None, *, replaces: bool) -> tuple[Head, There, int]:
-        """Bring an object there: what it was, what is there now, and the bytes sent through here."""
+    def put(self, path: str, source: Bucket, key: str, seen: Head | None, *, replaces: bool) -> tuple[Head, There, int]:
+        """Bring an object there: what it was, what is there now, and the bytes sent through here.
+
+        ``seen`` is what a look saw of it; what it is now counts.
+        """
         ...
 
     def rename(self, path: str, new_path: str) -> None:
@@ -86,9 +89,9 @@ class FileManagerPlace:
         etag = saved.metadata.get("etag")
         return There(etag if isinstance(etag, str) else None, saved.size, saved.internal_id)
 
-    def put(self, path: str, source: Bucket, key: str, etag: str | None, *, replaces: bool) -> tuple[Head, There, int]:
+    def put(self, path: str, source: Bucket, key: str, seen: Head | None, *, replaces: bool) -> tuple[Head, There, int]:
         operation = "update" if replaces else "create"
-        with opened(source, key, etag) as stream:
+        with opened(source, key, seen) as stream:
             head = stream.head
             about = {"etag": head.etag, "key": key, "modified": int(head.modified), "version": head.version}
             if head.size <= HELD:
@@ -136,16 +139,11 @@ class BucketPlace:
         head = self._bucket.head(path, surely=False)
         return None if head is None else There(head.metadata.get(_MARK, head.etag), head.size)
 
-    def put(self, path: str, source: Bucket, key: str, etag: str | None, *, replaces: bool) -> tuple[Head, There, int]:  # noqa: ARG002 - a bucket does not tell the two apart
+    def put(self, path: str, source: Bucket, key: str, seen: Head | None, *, replaces: bool) -> tuple[Head, There, int]:  # noqa: ARG002 - a bucket does not tell the two apart
         if self._near:
-            head = source.head(key)
-            if head is None:
-                raise SynclineError("NOT_FOUND", f"{key!r} is not in {source}")
-            # Copies of objects that were uploaded in parts have an ETag of their own.
-            like = _marked(head) if "-" in head.etag else None
-            self._bucket.copy(source, key, path, head, like)
+            head = self._copied(path, source, key, seen)
             return head, There(head.etag, head.size), 0
-        with opened(source, key, etag) as stream:
+        with opened(source, key, seen) as stream:
             head = stream.head
             like = _marked(head)
             if head.size <= PART:
@@ -155,6 +153,23 @@ class BucketPlace:
                     self._bucket.put_stream(path, chunks, like)
         unchanged(source, key, head)
         return head, There(head.etag, head.size), head.size
+
+    def _copied(self, path: str, source: Bucket, key: str, seen: Head | None) -> Head:
+        """Let the service copy: what was seen, if it is still that, else what is there now."""
+        # Copies of objects that were uploaded in parts have an ETag of their own, so theirs is noted.
+        if seen is not None and "-" not in seen.etag:
+            try:
+                self._bucket.copy(source, key, path, seen)
+            except SynclineError as error:
+                if error.code.name != "SOURCE_CHANGED":
+                    raise
+            else:
+                return seen
+        head = source.head(key)
+        if head is None:
+            raise SynclineError("NOT_FOUND", f"{key!r} is not in {source}")
+        self._bucket.copy(source, key, path, head, _marked(head) if "-" in head.etag else None)
+        return head
 
     def rename(self, path: str, new_path: str) -> None:
         head = self._bucket.head(path)
@@ -176,12 +191,12 @@ class BucketPlace:
         self._bucket.page(limit=1)
 
 
-def opened(source: Bucket, key: str, etag: str | None) -> ObjectStream:
-    """An object as it is now, most likely the one with ``etag``: that is asked for first."""
+def opened(source: Bucket, key: str, seen: Head | None) -> ObjectStream:
+    """An object as it is now, most likely the one that was seen: that is asked for first."""
     try:
-        return source.open(key, etag=etag)
+        return source.open(key, etag=None if seen is None else seen.etag)
     except SynclineError as error:
-        if etag is None or error.code.name != "SOURCE_CHANGED":
+        if seen is None or error.code.name != "SOURCE_CHANGED":
             raise
     return source.open(key)
 

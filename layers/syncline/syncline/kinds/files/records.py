@@ -62,7 +62,8 @@ class Task:
     """What an item's ``detail`` says is to be done.
 
     ``what`` is ``put``, ``remove``, ``rename`` (from the key ``origin``) or ``permit`` (to ``mode``, as an event of
-    the time ``told`` says). ``internal_id`` is what the target is known to have. After a transfer ``made`` is the
+    the time ``told`` says). ``internal_id`` is what the target is known to have, ``modified`` (Unix
+    seconds) what the object was when it was looked at. After a transfer ``made`` is the
     record of it.
     """
 
@@ -71,6 +72,7 @@ class Task:
     mode: str | None = None
     told: str = ""
     internal_id: str = ""
+    modified: int | None = None
     made: Record | None = None
 
     @classmethod
@@ -83,6 +85,7 @@ class Task:
             detail.get("mode"),
             detail.get("told", ""),
             detail.get("id", ""),
+            detail.get("at"),
             None if made is None else Record(*made),
         )
 
@@ -93,6 +96,7 @@ class Task:
         detail |= {"mode": self.mode} if self.mode is not None else {}
         detail |= {"told": self.told} if self.told else {}
         detail |= {"id": self.internal_id} if self.internal_id else {}
+        detail |= {"at": self.modified} if self.modified is not None else {}
         detail |= {"made": json.loads(self.made.to_text())} if self.made is not None else {}
         return replace(item, detail=detail)
 
