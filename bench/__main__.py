@@ -20,7 +20,7 @@ from bench.measure import NotMadeError, Row
 from bench.place import Place
 from tests.standins.programs import ProgramAbsentError
 
-KINDS: Final = ("images", "backups", "artifacts", "tokens")
+KINDS: Final = ("images", "files", "backups", "artifacts", "tokens")
 
 Measurement = Callable[[Place], Sequence[Row]]
 

@@ -19,6 +19,7 @@ from syncline.cli import deploy, engine
 from syncline.cli.local_aws import LOCAL_CONFIG, local_session
 from tests.standins import github
 from tests.standins.quay import TOKEN
+from tests.standins.rclone import ACCESS, SECRET
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 
@@ -66,8 +67,9 @@ class Place:
     @cached_property
     def functions(self) -> Functions:
         """The deployed functions; nothing has called them yet."""
-        os.environ[GITHUB_TOKEN] = github.TOKEN
-        os.environ[QUAY_TOKEN] = TOKEN  # which the engine inherits, and the functions from it
+        # What the engine inherits, and the functions from it; none of it opens anything but servers of ours.
+        os.environ |= {GITHUB_TOKEN: github.TOKEN, QUAY_TOKEN: TOKEN}
+        os.environ |= {"BENCH_S3_ACCESS": ACCESS, "BENCH_S3_SECRET": SECRET}
         engine.up(self._home, ROOT, port=0, say=self.say)
         return Functions(self._home)
 

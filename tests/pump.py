@@ -36,6 +36,7 @@ LARGEST_MESSAGE: Final = 1024 * 1024
 _EFFECTS: Final = frozenset(
     {
         "TransactWriteItems",
+        "BatchWriteItem",
         "UpdateItem",
         "PutItem",
         "DeleteItem",
@@ -118,9 +119,13 @@ class Reaper:
 
 
 class MortalHttp(Http):
-    """HTTP of a step that can be killed; it waits by the pump's clock."""
+    """HTTP of a step that can be killed; it waits by the pump's clock.
 
-    def __init__(self, reaper: Reaper, clock: Clock) -> None:
+    Requests that write below a path that begins as one of ``effects`` count as calls with an effect.
+    """
+
+    def __init__(self, reaper: Reaper, clock: Clock, effects: tuple[str, ...] = ("/v2/",)) -> None:
+        self._effects = effects
         super().__init__(Policy(chance=lambda: 0.5, sleep=clock.sleep, clock=clock.time))
         self._reaper = reaper
 
@@ -128,7 +133,7 @@ class MortalHttp(Http):
         streamed = call.body is not None and not isinstance(call.body, bytes)
         self._reaper.breathe()
         number = 0
-        if call.method in _WRITING and call.address.target.startswith("/v2/"):
+        if call.method in _WRITING and call.address.target.startswith(self._effects):
             number = self._reaper.count(f"{call.method} {call.address.target}", streamed=streamed)
         self._reaper.pass_by(number, When.BEFORE)
         response = super()._send(replace(call, body=self._mortal(call.body, number)) if streamed else call)

@@ -23,6 +23,7 @@ class Rclone:
     def __init__(self, root: Path, *buckets: str) -> None:
         self.root = root
         self.url = ""
+        root.mkdir(parents=True, exist_ok=True)
         for bucket in buckets:
             (root / bucket).mkdir(parents=True, exist_ok=True)
 

@@ -100,6 +100,7 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
         "state",
         "stores",
         "table",
+        "kinds.files",  # whose state it writes and reads
         "wiring",
     ),
 }

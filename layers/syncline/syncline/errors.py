@@ -50,6 +50,9 @@ _ROWS: Final = (
     # Objects and files
     Code("BUCKET_ABSENT", False, "The service has no bucket of that name, or not for these credentials.", "Correct `bucket` or `endpoint` in syncs.yaml, or create the bucket."),
     Code("SOURCE_CHANGED", True, "The object was replaced while it was being read.", "Nothing; it is looked at again."),
+    Code("FILE_DIFFERS", False, "The target has another file under this path, and the sync may not overwrite.", "Decide which is right: delete the target's file, or set `overwrite: true`."),
+    Code("PATH_REFUSED", False, "The key makes no path that the target can have: it has `..`, an empty part or a control character.", "Give the object another key, or exclude it."),
+    Code("REMOVALS_CAPPED", False, "More would be removed from the target than the sync's `removals` allow.", "Look whether the source lost what it should have; if the removals are meant, raise `removals` for one run."),
     # Images
     Code("REFERENCE_INVALID", False, "A repository, tag or digest is not one by the distribution specification.", "Correct the name that the message quotes."),
     Code("DIGEST_MISMATCH", True, "The bytes received do not have the digest they were asked for by.", "If it stays, the source is damaged or something between rewrites bytes: pull the image by hand."),

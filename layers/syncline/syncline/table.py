@@ -65,6 +65,36 @@ class Database:
                 return
             arguments["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
+    def query_behind(self, pk: str, after: str, portion: int) -> Iterator[dict[str, Any]]:
+        """All items under ``pk`` whose ``sk`` comes after ``after``, in its order, ``portion`` of them in a call."""
+        arguments: dict[str, Any] = {
+            "KeyConditionExpression": "pk = :pk AND sk > :after" if after else "pk = :pk",
+            "ExpressionAttributeValues": {":pk": pk} | ({":after": after} if after else {}),
+            "ConsistentRead": True,
+            "Limit": portion,
+        }
+        while True:
+            answer = self._table.query(**arguments)
+            yield from answer["Items"]
+            if "LastEvaluatedKey" not in answer:
+                return
+            arguments["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+    def batch_write(self, puts: list[dict[str, Any]], deletes: list[tuple[str, str]]) -> None:
+        """Write without conditions, 25 items in a call; raises AWS_UNAVAILABLE if some are not taken time and again."""
+        requests: list[Any] = [{"PutRequest": {"Item": item}} for item in puts]
+        requests += [{"DeleteRequest": {"Key": {"pk": pk, "sk": sk}}} for pk, sk in deletes]
+        for at in range(0, len(requests), 25):
+            left = requests[at : at + 25]
+            for attempt in range(_CONFLICT_TRIES):
+                answer = self._client.batch_write_item(RequestItems={self._table.name: left})
+                left = answer.get("UnprocessedItems", {}).get(self._table.name, [])
+                if not left:
+                    break
+                time.sleep(random.uniform(0.05, 0.1) * 2 ** min(attempt, 5))  # noqa: S311 - a pause is no secret
+            else:
+                raise SynclineError("AWS_UNAVAILABLE", f"DynamoDB did not take {len(left)} items, time and again")
+
     def update_if(self, update: dict[str, Any]) -> dict[str, Any] | None:
         """Carry out one :meth:`update` by itself; the whole new item, or None if its condition refused it."""
         arguments = {name: value for name, value in update["Update"].items() if name != "TableName"}

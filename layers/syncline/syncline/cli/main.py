@@ -226,6 +226,35 @@ def cancel(context: Context, name: Annotated[str, _NAME], *, wait: Annotated[boo
     return commands_retry.cancel(context, name, wait=wait)
 
 
+@command
+def check(context: Context, name: Annotated[str, _NAME]) -> Answer:
+    """Ask whether all that a sync of files needs answers."""
+    from syncline.cli import commands_check  # noqa: PLC0415
+
+    return commands_check.check(context, name)
+
+
+@command
+def state(  # noqa: PLR0913 - each is an argument of the command
+    context: Context,
+    action: Annotated[str, typer.Argument(help="export, diff or import.", metavar="ACTION")],
+    name: Annotated[str, _NAME],
+    file: Annotated[
+        Path | None, typer.Argument(help="The sheet (CSV): to write, the older one, or to read.", metavar="[FILE]")
+    ] = None,
+    newer: Annotated[
+        Path | None,
+        typer.Argument(help="For diff: the newer sheet; the state as it is when absent.", metavar="[NEWER]"),
+    ] = None,
+    *,
+    reports: Annotated[bool, typer.Option("--reports", help="Write to the sync's bucket for reports.")] = False,
+) -> Answer:
+    """Write, compare or take in what is remembered of a sync's files."""
+    from syncline.cli import commands_state  # noqa: PLC0415
+
+    return commands_state.state(context, action, name, file, newer, reports=reports)
+
+
 app.add_typer(artifacts)
 
 

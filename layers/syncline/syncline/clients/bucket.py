@@ -162,14 +162,14 @@ class Bucket:
             page = self.page(prefix, delimiter=delimiter, token=page.token)
             yield page
 
-    def head(self, key: str, *, version: str | None = None) -> Head | None:
+    def head(self, key: str, *, version: str | None = None, surely: bool = True) -> Head | None:
         """What an object is; None where it is not there.
 
-        A bare 404 is not believed: a bucket that is gone answers the same. It is asked once more, by a listing, which
-        raises BUCKET_ABSENT then, or BAD_ANSWER where it lists what cannot be read.
+        ``surely`` does not believe a bare 404, since a bucket that is gone answers the same: it is asked once more, by
+        a listing, which raises BUCKET_ABSENT then, or BAD_ANSWER where it lists what cannot be read.
         """
         response = self._send("HEAD", key, _version(version))
-        if response.status == 404 and version is None:
+        if response.status == 404 and version is None and surely:
             if any(each.key == key for each in self.page(key, limit=1).objects):
                 raise response.bad("the object is listed, but not found")
             return None
@@ -267,14 +267,17 @@ class Bucket:
         """An upload begun before, by its id."""
         return Upload(self, key, number)
 
-    def copy(self, source: Bucket, source_key: str, key: str, head: Head) -> str:
+    def copy(self, source: Bucket, source_key: str, key: str, head: Head, like: Head | None = None) -> str:
         """Copy an object of the same service, if it is still the one that ``head`` tells of; the copy's ETag.
 
-        Raises SOURCE_CHANGED, NOT_FOUND, FORBIDDEN.
+        Type and metadata are copied, or those of ``like``. Raises SOURCE_CHANGED, NOT_FOUND, FORBIDDEN.
         """
         headers = source.copy_source(source_key, head)
+        if like is not None:
+            headers |= {"x-amz-metadata-directive": "REPLACE", **_attributes(like)}
         if head.size > LARGEST_COPY:
-            upload = self.begin_upload(key, head)
+            headers = source.copy_source(source_key, head)
+            upload = self.begin_upload(key, like or head)
             try:
                 etags = {
                     number: upload.copy(number, headers, start, min(start + _COPY_PART, head.size))

@@ -20,6 +20,7 @@ __all__ = ["KINDS", "Sync", "load_sync", "model_of"]
 
 KINDS: Final[dict[str, str]] = {
     "images": "ImagesSync",
+    "files": "FilesSync",
     "backups": "BackupsSync",
     "artifacts": "ArtifactsSync",
     "tokens": "TokensSync",

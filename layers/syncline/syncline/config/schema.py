@@ -69,8 +69,10 @@ program by `python -m syncline.config.schema .`; so is the JSON Schema, which ed
 # yaml-language-server: $schema=schema/syncs.schema.json
 ```
 
-Files to start from: [images-quay-to-dr.yaml](../examples/images-quay-to-dr.yaml) and
-[images-explicit.yaml](../examples/images-explicit.yaml). A file has one key, `syncs`; below it stands each sync by its
+Files to start from: [images-quay-to-dr.yaml](../examples/images-quay-to-dr.yaml),
+[images-explicit.yaml](../examples/images-explicit.yaml),
+[files-bucket-to-manager.yaml](../examples/files-bucket-to-manager.yaml) and
+[files-mirror.yaml](../examples/files-mirror.yaml). A file has one key, `syncs`; below it stands each sync by its
 name (1 to 63 of `a-z 0-9 -`, beginning with a letter or digit):
 
 ```yaml

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from syncline.errors import SynclineError
-from syncline.model import Item, Result, Scope, Step
+from syncline.model import Item, Result, Run, Scope, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,4 +110,16 @@ class Kind(Protocol):
 
     def requests(self) -> int:
         """How many requests have been made to source and target so far."""
+        ...
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A kind that tells others how its runs ended."""
+
+    def ended(self, run: Run, results: Iterable[Result]) -> None:
+        """The run is over; ``results`` are those of items that have one of their own.
+
+        Called once, or not at all where the function dies just then. What it raises is logged and changes nothing.
+        """
         ...

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Failure, Kind, Pace
+from syncline.kinds.kind import Failure, Kind, Pace, Telling
 from syncline.messages import Batch, Dead, Outgoing, Queues, encode
 from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope
 from syncline.state import BatchRecord, Lease, State
@@ -193,7 +193,19 @@ class Engine:
             run = self.state.finish_run(sync, run_id)
             if run is not None:
                 run_ended(run)
+                self._tell(run)
         self.leaves.clear()
+
+    def _tell(self, run: Run) -> None:
+        """Let a kind that tells of its runs do so; the run is over whether it can or not."""
+        if run.plan:
+            return
+        try:
+            kind = self.kind(run.sync)
+            if isinstance(kind, Telling):
+                kind.ended(run, self.state.results(run.id))
+        except SynclineError as error:
+            logger.warning("the end of the run could not be told", extra={"run": run.id, "why": str(error)})
 
     def _bound(self, work: Work) -> None:
         """Give up what has gone round too often."""

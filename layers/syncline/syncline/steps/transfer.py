@@ -53,7 +53,7 @@ def _carry_out(work: Work, kind: Kind, pace: Pace, engine: Engine) -> None:
     for answer in kind.transfer(work.batch.items, pace):
         match answer:
             case Arrived(item, moved_bytes):
-                arrived.append(replace(item, detail={"bytes": moved_bytes}))
+                arrived.append(replace(item, detail={**item.detail, "bytes": moved_bytes}))
             case Later(item):
                 later.append(item)
             case Failure():

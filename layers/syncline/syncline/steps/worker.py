@@ -131,6 +131,8 @@ class Worker:
         look = replace(start, scope=scope_of(claim), gathered=False)
         # The run is named by what it looks at: done again for the same claim, it is the same run.
         if self._look(look, _run_id(claim.at, claim.id), received, left, again=start):
+            # First the run: a function that dies with the claim forgotten would leave it open, as nobody comes back to it.
+            self.engine.finish_runs()
             self.gatherer.settle(start.sync, claim)
 
     def _look(

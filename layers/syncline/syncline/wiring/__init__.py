@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import boto3
 from botocore.config import Config
 
-from syncline.clients.bucket_events import events_in
+from syncline.clients.bucket_events import events_in, is_notification
 from syncline.clients.http import Http
 from syncline.messages import Queues
 from syncline.model import Step
@@ -102,6 +102,12 @@ def gatherer(syncs: Syncs, hearing: Hearing, engine: Engine) -> Gatherer:
 
 
 def _sources(body: object) -> tuple[str, ...]:
+    """The sources an event's body speaks of: buckets, or the file manager that it names under ``service``."""
+    if isinstance(body, dict) and isinstance(body.get("service"), str) and not is_notification(body):
+        from syncline.kinds.files.hints import manager_events_in  # noqa: PLC0415 - only where such events come
+
+        manager_events_in(body)
+        return (f"files:{body['service'].rstrip('/')}",)
     return tuple(sorted({f"bucket:{event.bucket}" for event in events_in(body)}))
 
 

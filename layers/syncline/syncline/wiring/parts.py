@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from syncline.clients.http import Http
@@ -12,12 +14,16 @@ from syncline.table import Database
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Secrets, connections and memory; ``database`` is the table, for the stores that a kind has of its own."""
+    """Secrets, connections and memory; ``database`` is the table, for the stores that a kind has of its own.
+
+    ``clock`` gives Unix seconds.
+    """
 
     secrets: Secrets
     http: Http
     state: State
     database: Database
+    clock: Callable[[], float] = time.time
 
     def authority(self, ca: str | Reference | None) -> str | None:
         """The PEM text of a ``ca``; raises why a reference cannot be resolved."""

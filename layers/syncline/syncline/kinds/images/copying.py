@@ -117,7 +117,7 @@ class RepositoryCopy:
     def _copy(self, item: Item, share: _Share, blobs: ThreadPoolExecutor) -> Answer:
         # By its name: the tag may have moved since it was looked at, and an old digest must not undo a newer one.
         manifest = self._source.manifest(self._from, item.name)
-        item = replace(item, source=manifest.digest)
+        item = replace(item, source=manifest.digest, detail={})
         present = self._target.manifest_digest(self._to, item.name)
         if present == manifest.digest:
             return Arrived(item, share.sent)

@@ -1,0 +1,239 @@
+"""The kind ``files``: the deployed functions, against the seed's way of doing it, curl, and rclone."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from bench import memory
+from bench.measure import NotMadeError, Row
+from bench.place import ROOT, Place
+from syncline.clients.bucket import Bucket, Keys
+from syncline.clients.http import Endpoint, Http
+from tests.standins.rclone import ACCESS, SECRET, Rclone
+
+_SMALL: Final = 10_000
+_SMALL_BYTES: Final = 4096
+_DELAY: Final = 0.02  # seconds that the file manager takes for a request
+_AT_ONCE: Final = 96
+_SAMPLE: Final = 300
+"""Objects that the seed's way is measured with: each takes the same time, so the rest is multiplied."""
+_LARGE_BYTES: Final = 5 * 1024**3
+_MOST_MEMORY: Final = 150  # MiB
+
+
+def small(place: Place) -> list[Row]:
+    """10,000 objects of 4 KiB to a file manager that takes 20 ms for a request; the seed sends one after the other."""
+    with _source(place, _SMALL) as rclone, _manager(_DELAY) as manager:
+        name = place.functions.apply(
+            _sync(rclone, {"file_manager": manager.url, "requests": _AT_ONCE, "overwrite": True})
+        )
+        ran = place.functions.run(name)
+        if ran.moved != _SMALL:
+            raise NotMadeError(f"{ran.moved} files were moved")
+        seen = manager.seen()
+        peer = _one_after_another(rclone, manager.url)
+        again = place.functions.run(name)
+    note = f"the seed's way measured with {_SAMPLE} objects, multiplied; at most {seen['peak']} of {_AT_ONCE} requests at a time"
+    return [
+        Row("files.small", "s", [ran.seconds], [peer], 0.05, note),
+        Row("files.small.peak", "requests", [seen["peak"]], aim=_AT_ONCE),
+        Row("files.small.requests", "requests", [ran.requests]),
+        Row("files.small.again", "s", [again.seconds], note=f"nothing to do: {again.requests} requests"),
+    ]
+
+
+def large(place: Place) -> list[Row]:
+    """One object of 5 GiB, against ``curl | curl``."""
+    with _sparse(place, _LARGE_BYTES) as rclone, _manager(0.0) as manager:
+        peer = _curl(rclone, manager.url)
+        name = place.functions.apply(_sync(rclone, {"file_manager": manager.url, "overwrite": True}))
+        with memory.peak(lambda: place.functions.processes("transfer")) as peak:
+            ran = place.functions.run(name)
+        if ran.moved != 1:
+            raise NotMadeError("the large object was not moved")
+    rows = [Row("files.large", "s", [ran.seconds], [peer], 1.15)]
+    if peak.mebibytes is not None:
+        rows.append(Row("files.large.memory", "MiB", [peak.mebibytes], aim=_MOST_MEMORY))
+    return rows
+
+
+def mirror(place: Place) -> list[Row]:
+    """10,000 objects from bucket to bucket, against ``rclone sync`` on the same servers."""
+    with _source(place, _SMALL) as rclone:
+        target = {**_endpoint(rclone, "target"), "requests": 32}
+        sync = {"kind": "files", "source": _endpoint(rclone, "source"), "target": target, "overwrite": True}
+        name = place.functions.apply(sync)
+        ran = place.functions.run(name)
+        if ran.moved != _SMALL:
+            raise NotMadeError(f"{ran.moved} objects were moved")
+        peer = _rclone_sync(rclone, place.folder)
+    return [
+        Row("files.mirror", "s", [ran.seconds], [peer], 1.0),
+        Row(
+            "files.mirror.requests",
+            "requests",
+            [ran.requests],
+            note="proved one by one afterwards, which rclone does not",
+        ),
+    ]
+
+
+def changes(place: Place) -> list[Row]:
+    """100 events with 1,000 and with 1,000,000 records in state: the calls they cause."""
+    del place  # in a process of its own, so that every call is counted
+    rows = []
+    counted: dict[int, Mapping[str, int]] = {}
+    for records in (1_000, 1_000_000):
+        command = [sys.executable, "-m", "bench.files_calls", str(records)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1800)
+        if done.returncode != 0:
+            raise NotMadeError(done.stderr.strip()[-500:])
+        counted[records] = {k: int(v) for k, v in (line.split() for line in done.stdout.splitlines())}
+    for what, calls in counted[1_000_000].items():
+        rows.append(Row(f"files.changes.{what}", "calls", [calls], [counted[1_000][what]], 1.0))
+    return rows
+
+
+MEASUREMENTS: Final[Mapping[str, Callable[[Place], Sequence[Row]]]] = {
+    "small": small,
+    "large": large,
+    "mirror": mirror,
+    "changes": changes,
+}
+
+
+class _Manager:
+    """The file manager's stand-in in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        self.url = process.stdout.readline().strip()
+
+    def seen(self) -> dict[str, Any]:
+        seen: dict[str, Any] = Http().request("GET", f"{self.url}/_seen").json()
+        return seen
+
+
+@contextmanager
+def _manager(delay: float) -> Iterator[_Manager]:
+    command = [sys.executable, "-m", "tests.standins.file_manager", str(delay)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield _Manager(process)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+@contextmanager
+def _source(place: Place, count: int) -> Iterator[Rclone]:
+    """A real S3 server with small objects, which were there before it began."""
+    with tempfile.TemporaryDirectory(dir=place.folder) as folder:
+        rng = random.Random(1)
+        for number in range(count):
+            path = Path(folder, "root", "source", f"d{number % 20:02}", f"file-{number:05}.bin")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(rng.randbytes(_SMALL_BYTES))
+        with Rclone(Path(folder, "root"), "source", "target", "peer") as rclone:
+            yield rclone
+
+
+@contextmanager
+def _sparse(place: Place, size: int) -> Iterator[Rclone]:
+    with tempfile.TemporaryDirectory(dir=place.folder) as folder:
+        path = Path(folder, "root", "source", "large.bin")
+        path.parent.mkdir(parents=True)
+        with path.open("wb") as file:
+            file.truncate(size)
+        with Rclone(Path(folder, "root"), "source") as rclone:
+            yield rclone
+
+
+def _endpoint(rclone: Rclone, bucket: str) -> dict[str, Any]:
+    # Keys of the tests, and of no other server: they may stand in the engine's environment.
+    auth = {"access_key": "env:BENCH_S3_ACCESS", "secret_key": "env:BENCH_S3_SECRET"}
+    return {"bucket": bucket, "endpoint": rclone.url, "auth": auth}
+
+
+def _sync(rclone: Rclone, target: Mapping[str, Any]) -> dict[str, Any]:
+    overwrite = {"overwrite": True} if "overwrite" in target else {}
+    bare = {name: value for name, value in target.items() if name != "overwrite"}
+    return {"kind": "files", "source": _endpoint(rclone, "source"), "target": bare, **overwrite}
+
+
+def _one_after_another(rclone: Rclone, url: str) -> float:
+    """The seed's way: read an object whole, set its permissions, save it; the next. Seconds for all objects."""
+    bucket = Bucket(Endpoint.parse(rclone.url), "source", lambda: Keys(ACCESS, SECRET), Http())
+    http = Http()
+    keys = [each.key for each in bucket.page(limit=_SAMPLE).objects]
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    began = time.perf_counter()
+    for key in keys:
+        _, content = bucket.read(key, 1 << 20)
+        boundary = "seed"
+        head = "".join(
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+            for name, value in (("operation", "create"), ("file_path", f"seed/{key}"))
+        )
+        head += f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
+        body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
+        kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        saved = http.request("POST", f"{url}/saveToDisk", kind, body)
+        permitted = http.request(
+            "POST", f"{url}/updatePermissions", form, f"file_path=seed/{key}&permissions=rw-r--r--".encode()
+        )
+        if (saved.status, permitted.status) != (200, 200):
+            raise NotMadeError(f"the seed's way was answered {saved.status} and {permitted.status}")
+    return (time.perf_counter() - began) / len(keys) * _SMALL
+
+
+def _curl(rclone: Rclone, url: str) -> float:
+    script = """
+set -eo pipefail
+curl -sf --aws-sigv4 aws:amz:us-east-1:s3 --user "$KEYS" "$SOURCE" |
+    curl -sf -o /dev/null -F operation=create -F file_path=curl.bin -F 'file=@-;filename=f' "$TARGET/saveToDisk"
+"""
+    variables = {"KEYS": f"{ACCESS}:{SECRET}", "SOURCE": f"{rclone.url}/source/large.bin", "TARGET": url}
+    began = time.perf_counter()
+    done = subprocess.run(
+        ["bash", "-c", script], env=os.environ | variables, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise NotMadeError(f"curl failed: {done.stderr.strip()[-300:]}")
+    return time.perf_counter() - began
+
+
+def _rclone_sync(rclone: Rclone, folder: Path) -> float:
+    """``rclone sync`` from bucket to bucket of the same server; the seconds."""
+    config = folder / "rclone.conf"
+    config.write_text(
+        f"[here]\ntype = s3\nprovider = Rclone\nendpoint = {rclone.url}\n"
+        f"access_key_id = {ACCESS}\nsecret_access_key = {SECRET}\n"
+    )
+    program = str(Path(sys.executable).parent / "rclone")
+    command = [
+        program,
+        "sync",
+        "here:source",
+        "here:peer",
+        "--config",
+        str(config),
+        "--transfers",
+        "32",
+        "--checkers",
+        "32",
+    ]
+    began = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800)
+    if done.returncode != 0:
+        raise NotMadeError(f"rclone failed: {done.stderr.strip()[-300:]}")
+    return time.perf_counter() - began

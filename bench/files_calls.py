@@ -1,0 +1,91 @@
+"""``python -m bench.files_calls RECORDS``: the calls that 100 events cause with so many records in state, one a line.
+
+The steps run in this process, so that every call is counted; the table is that of a real engine, the bucket is rclone's,
+and the file manager is the stand-in. Messages go through the tests' own pump.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import boto3
+
+from syncline.cli import engine
+from syncline.cli.target import of_engine
+from syncline.kinds.files.records import Record
+from syncline.messages import Queues
+from syncline.model import Step
+from tests.integration.files_chain import FilesChain, record
+from tests.pump import Clock, Mail, Reaper
+from tests.stack import EVENTS, dead_url, url
+from tests.standins.file_manager import FileManagerServer
+from tests.standins.rclone import Rclone
+
+_ROOT: Final = Path(__file__).resolve().parents[1]
+_EVENTS: Final = 100
+_PORTION: Final = 1000
+_WRITERS: Final = 4
+
+
+def main(records: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder, "engine")
+        target = of_engine(engine.up(home, _ROOT, port=0, say=_say), home)
+        try:
+            for what, count in sorted(_calls(Path(folder), target.table, records).items()):
+                print(what, count)
+        finally:
+            engine.down(home, say=_say)
+
+
+def _calls(folder: Path, table: Any, records: int) -> Counter[str]:
+    clock, counted = Clock(), Counter[str]()
+    mail = Mail(clock)
+    sqs = boto3.client("sqs", region_name="eu-central-1", aws_access_key_id="x", aws_secret_access_key="x")
+    mail.connect(sqs)
+    queues = Queues(sqs, {step: url(step) for step in Step}, {step: dead_url(step) for step in Step}, EVENTS)
+    with Rclone(folder / "root") as rclone, FileManagerServer(token="token-of-the-tests") as manager:
+        chain = FilesChain(rclone, "source", manager, table, mail, clock, Reaper(), queues)
+        chain.make_bucket("source")
+        chain.configure()
+        _fill(chain, records)
+        for number in range(_EVENTS):
+            chain.put(f"changed-{number:03}", b"%d" % number)
+        chain.requests.clear()
+        chain.pump.manners.batches = True
+        lock = threading.Lock()
+
+        def count(**_: Any) -> None:
+            with lock:
+                counted["dynamodb"] += 1
+
+        table.meta.client.meta.events.register("before-call.dynamodb", count)
+        chain.hear(*(record("source", f"changed-{number:03}") for number in range(_EVENTS)))
+        assert len(manager.files) == _EVENTS
+        counted["api"] = sum(manager.operations.values())
+        counted["s3"] = sum(http.requests_made for http in chain.requests) - counted["api"]
+    return counted
+
+
+def _fill(chain: FilesChain, records: int) -> None:
+    text = Record("0" * 32, 4096, 1_790_000_000, "text/plain", "rw-r--r--", "id-1").to_text()
+
+    def write(start: int) -> None:
+        chain.records.write({f"file-{number:07}": text for number in range(start, min(start + _PORTION, records))})
+
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        list(pool.map(write, range(0, records, _PORTION)))
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,67 @@
+"""``syncline check``: whether everything a sync of files needs answers as it should. It changes nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from syncline.cli.commands_run import config_of
+from syncline.cli.context import SOME_FAILED, Answer, Context
+from syncline.clients.file_manager import FileManager
+from syncline.clients.http import Http
+from syncline.config import load_sync
+from syncline.config.files import FileManagerTarget, FilesSync
+from syncline.errors import SynclineError
+from syncline.secrets import Secrets
+from syncline.table import Database
+from syncline.wiring.buckets import bucket_at
+from syncline.wiring.parts import Parts
+
+
+def check(context: Context, name: str) -> Answer:
+    """Ask source, target and reports of a sync, each by itself; exit 1 where one does not answer.
+
+    Raises NO_SUCH_SYNC, or USAGE for a sync that is not of files.
+    """
+    target = context.target
+    sync = load_sync(config_of(target.state, name))
+    if not isinstance(sync, FilesSync):
+        raise SynclineError(
+            "USAGE", f"{name} is a sync of {sync.kind}; `syncline plan {name}` shows whether all answers"
+        )
+    secrets = Secrets(lambda: target.client("secretsmanager"), lambda: target.client("ssm"), target.environ or {})
+    parts = Parts(secrets, Http(), target.state, Database(target.table))
+    asked: dict[str, Callable[[], object]] = {
+        "source": lambda: bucket_at(sync.source, parts).page(sync.source.prefix, limit=1),
+        "target": lambda: _target(sync, parts),
+    }
+    if (reports := sync.reports) is not None:
+        asked["reports"] = lambda: bucket_at(reports, parts).page(reports.prefix, limit=1)
+    told: dict[str, str] = {}
+    for what, ask in asked.items():
+        try:
+            ask()
+        except SynclineError as error:
+            told[what] = str(error)
+            context.out.line(f"{what}: {error}", "red")
+            context.out.line(f"→ {error.code.action}", "dim")
+        else:
+            told[what] = "answers"
+            context.out.line(f"{what}: answers")
+    return Answer({"checked": told}, SOME_FAILED if any(each != "answers" for each in told.values()) else 0)
+
+
+def _target(sync: FilesSync, parts: Parts) -> None:
+    if not isinstance(sync.target, FileManagerTarget):
+        bucket_at(sync.target, parts).page(sync.target.prefix, limit=1)
+        return
+    target, secrets = sync.target, parts.secrets
+    token = target.token
+    manager = FileManager(
+        target.file_manager,
+        lambda: None if token is None else secrets.resolve(token),
+        parts.http,
+        threading.Lock(),
+        ca=parts.authority(target.ca),
+    )
+    manager.check()

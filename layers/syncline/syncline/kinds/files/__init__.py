@@ -1,0 +1,183 @@
+"""Files: every object of a bucket, with its permissions, at a file manager or in another bucket."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from syncline.clients.bucket import Bucket
+from syncline.clients.file_manager import FileManager
+from syncline.clients.http import Http
+from syncline.config.files import FilesSync
+from syncline.errors import SynclineError
+from syncline.kinds.files import sheets
+from syncline.kinds.files.hints import Hints, groups_in, groups_of, hints_of
+from syncline.kinds.files.looking import Cursor, Look
+from syncline.kinds.files.moving import Answer, Moving
+from syncline.kinds.files.places import Place
+from syncline.kinds.files.proving import Proving
+from syncline.kinds.files.records import Record, Records
+from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
+from syncline.model import Item, Outcome, Result, Run, Scope, Step
+
+THREADS: Final = 16
+"""Requests at the target at a time in one function; several functions share what the sync allows."""
+LAST_WORDS: Final = 5.0
+"""Seconds for which a request may still be under way when the time is over."""
+WAITING: Final = 20.0
+"""Seconds for which a function waits for its turn at the target."""
+
+TELLING: Final = 20.0
+"""Seconds that telling of a run may take."""
+
+Turn = Callable[[str, int, float], AbstractContextManager[object] | None]
+"""Takes one of so many turns at a place for so many seconds; None if all are taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What the kind works with: ``shard`` gives the group of a key, ``manager`` the API whose events are asked for.
+
+    ``told`` is the API that is told how runs ended, ``reports`` the bucket that their changes are written to.
+    """
+
+    records: Records
+    http: Http
+    turn: Turn
+    shard: Callable[[str], str]
+    manager: FileManager | None = None
+    sleep: Callable[[float], None] = time.sleep
+    told: FileManager | None = None
+    reports: Bucket | None = None
+
+
+class Files:
+    """The kind ``files`` for one sync. A group is a share of the keys, an item a key, a fingerprint an ETag."""
+
+    moves_by = Step.TRANSFER
+    share = 1000
+
+    def __init__(self, sync: FilesSync, source: Bucket, place: Place, means: Means) -> None:
+        self._sync = sync
+        self._source = source
+        self._place = place
+        self._means = means
+
+    def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+        self._means.http.end_within(pace.left() + LAST_WORDS)
+        told = Hints()
+        if scope.everything and cursor is None:
+            told, page = self._told()
+            if page is not None:
+                yield page
+        yield from Look(self._sync, self._source, self._place, self._means.records, self._means.shard).pages(
+            scope, cursor, pace, told
+        )
+
+    def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
+        self._means.http.end_within(pace.left() + LAST_WORDS)
+        turn = self._wait(pace)
+        if turn is None:
+            yield from (Later(item) for item in items)
+            return
+        with turn:
+            yield from Moving(self._sync, self._source, self._place, pace, self._threads()).items(items)
+
+    def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
+        self._means.http.end_within(pace.left() + LAST_WORDS)
+        turn = self._wait(pace)
+        if turn is None:
+            yield from (Later(item) for item in items)
+            return
+        with turn:
+            yield from Proving(self._sync, self._place, self._means.records, pace, self._threads()).items(items)
+
+    def reference(self, group: str) -> str:
+        return f"{self._place.name}/{self._sync.target.prefix}#{group}"
+
+    def hints(self, event: object) -> tuple[str, ...]:
+        return groups_in(self._sync, event)
+
+    def requests(self) -> int:
+        return self._means.http.requests_made
+
+    def ended(self, run: Run, results: Iterable[Result]) -> None:
+        """Send the run's statistics to the file manager, and write what it changed into the reports bucket."""
+        means = self._means
+        if means.told is None and means.reports is None:
+            return
+        means.http.end_within(TELLING)
+        told = list(results)
+        if means.told is not None:
+            means.told.report(summary(run, told))
+        if means.reports is not None and self._sync.reports is not None:
+            key = f"{self._sync.reports.prefix}{run.sync}/{run.id}-differences.csv"
+            lines = sheets.differences_written(self._changed(told))
+            means.reports.put_stream(key, (line.encode() for line in lines), sheets.HEAD)
+
+    def _changed(self, results: Sequence[Result]) -> Iterator[tuple[str, sheets.Row]]:
+        """What a run changed, as rows with their operation; what was saved as it is remembered now."""
+        saved = [each.name for each in results if each.outcome is Outcome.MOVED]
+        for at in range(0, len(saved), 100):
+            for key, text in sorted(self._means.records.get(saved[at : at + 100]).items()):
+                yield "save", sheets.row_of(self._sync.path_of(key), Record.of_text(text))
+        for each in results:
+            if each.outcome is Outcome.REMOVED:
+                yield "delete", sheets.Row(self._sync.path_of(each.name), "", "", "", "", "")
+
+    def _threads(self) -> int:
+        return min(THREADS, self._sync.target.requests)
+
+    def _wait(self, pace: Pace) -> AbstractContextManager[object] | None:
+        """A turn at the target, so that all functions together make no more requests than the sync allows."""
+        turns = max(1, self._sync.target.requests // self._threads())
+        waited = 0.0
+        while not pace.over:
+            # The turn outlives the function, so that nobody takes it from one that is still at work.
+            turn = self._means.turn(self._place.name, turns, pace.left() + 30)
+            if turn is not None or waited >= WAITING:
+                return turn
+            self._means.sleep(0.25)
+            waited += 0.25
+        return None
+
+    def _told(self) -> tuple[Hints, Page | None]:
+        """What the file manager's own events speak of, if they are asked for; malformed ones as failures."""
+        if self._means.manager is None:
+            return Hints(), None
+        try:
+            events, malformed = self._means.manager.events()
+        except SynclineError as error:
+            # The look itself finds whatever they would have told.
+            return Hints(), Page(Cursor().to_text(), failures=(Failure(Item("*", "events"), _told_off(error)),))
+        failures = tuple(Failure(Item("*", f"event {n}"), error) for n, error in enumerate(malformed))
+        page = Page(Cursor().to_text(), failures=failures) if failures else None
+        return hints_of(groups_of(self._sync, events)), page
+
+
+def _told_off(error: SynclineError) -> SynclineError:
+    return SynclineError("BAD_ANSWER", error.what) if error.retried else error
+
+
+def summary(run: Run, results: Iterable[Result]) -> dict[str, Any]:
+    """A run's statistics, as ``/reportResults`` takes them: operations, records, duration, errors by reason."""
+    counts = run.counts
+    errors = Counter(each.code for each in results if each.code is not None)
+    return {
+        "run": run.id,
+        "sync": run.sync,
+        "trigger": run.trigger.value,
+        "status": run.status.value,
+        "started": run.started,
+        "duration": round((run.ended or run.started) - run.started, 3),
+        "operations": {"saved": counts.moved, "deleted": counts.removed, "unchanged": counts.skipped},
+        "records": counts.moved + counts.skipped,
+        "bytes": counts.bytes,
+        "failed": counts.failed,
+        "conflicts": counts.conflict,
+        "errors": dict(sorted(errors.items())),
+    }

@@ -1,0 +1,86 @@
+"""A bucket's listing, read ahead: while one page is compared, the next ones are fetched."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
+
+from syncline.clients.bucket import Bucket, ListPage
+from syncline.clients.s3_xml import Listed
+
+SHARDS: Final = 6
+"""Parts of a bucket that are listed at a time, where folders part it."""
+_PAGES: Final = 3
+"""Pages that are fetched ahead of a part."""
+_WORTH: Final = 2
+"""Folders from which on it is worth listing them side by side."""
+
+
+def listed_ahead(bucket: Bucket, prefix: str, after: str) -> Generator[Listed]:
+    """All objects below ``prefix`` and behind ``after``, in order.
+
+    A bucket that fits into one page costs one request. A larger one is parted by its folders, of which several are
+    listed at a time; if it has none, or too many, its pages come one after another, one ahead.
+    """
+    first = bucket.page(prefix, after=after)
+    if first.token is None:
+        yield from first.objects
+        return
+    # Asked for from the start: services differ in which folders lie behind a key within one of them.
+    tops = bucket.page(prefix, delimiter="/")
+    with ThreadPoolExecutor(SHARDS, thread_name_prefix="list") as pool:
+        if tops.token is not None or len(tops.prefixes) < _WORTH:
+            yield from _one_after_another(bucket, prefix, first, pool)
+        else:
+            yield from _side_by_side(bucket, tops, after, pool)
+
+
+def _one_after_another(bucket: Bucket, prefix: str, first: ListPage, pool: ThreadPoolExecutor) -> Generator[Listed]:
+    page = first
+    while page.token is not None:
+        following = pool.submit(bucket.page, prefix, token=page.token)
+        yield from page.objects
+        page = following.result()
+    yield from page.objects
+
+
+def _side_by_side(bucket: Bucket, tops: ListPage, after: str, pool: ThreadPoolExecutor) -> Generator[Listed]:
+    """Objects at the top and the contents of folders, as they sort."""
+    parts: list[tuple[str, Listed | None]] = [(each.key, each) for each in tops.objects if each.key > after]
+    parts += [(each, None) for each in tops.prefixes if each > after or after.startswith(each)]
+    parts.sort(key=lambda part: part[0].encode())
+    ahead: deque[tuple[str, Future[list[ListPage]]]] = deque()
+    waiting = iter([name for name, listed in parts if listed is None])
+
+    def fill() -> None:
+        while len(ahead) < SHARDS and (name := next(waiting, None)) is not None:
+            ahead.append((name, pool.submit(_some_pages, bucket, name, after if after.startswith(name) else "", None)))
+
+    try:
+        for _, listed in parts:
+            if listed is not None:
+                yield listed
+                continue
+            fill()
+            name, future = ahead.popleft()
+            pages = future.result()
+            while pages:
+                token = pages[-1].token
+                following = pool.submit(_some_pages, bucket, name, "", token) if token is not None else None
+                fill()
+                for page in pages:
+                    yield from page.objects
+                pages = following.result() if following is not None else []
+    finally:
+        for _, future in ahead:
+            future.cancel()
+
+
+def _some_pages(bucket: Bucket, prefix: str, after: str, token: str | None) -> list[ListPage]:
+    """A few pages of a part of the listing."""
+    pages = [bucket.page(prefix, after=after, token=token)]
+    while pages[-1].token is not None and len(pages) < _PAGES:
+        pages.append(bucket.page(prefix, token=pages[-1].token))
+    return pages

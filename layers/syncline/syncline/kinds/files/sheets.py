@@ -1,0 +1,119 @@
+"""The state of files as CSV, in the columns of the service that Syncline replaces: written, read and compared."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from syncline.clients.bucket import Head
+from syncline.clients.s3_xml import Listed
+from syncline.errors import SynclineError
+from syncline.kinds.files.records import Record
+
+COLUMNS: Final = ("file_path", "permissions", "size", "file_type", "last_modified", "internal_id")
+DIFFERENCES: Final = ("operation", *COLUMNS)
+HEAD: Final = Head("", 0, "text/csv; charset=utf-8")
+"""The type of a sheet in a bucket."""
+_LATER: Final = 1.0
+"""Seconds by which times of two origins may differ for the same object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One file, as the sheet has it: all texts."""
+
+    file_path: str
+    permissions: str
+    size: str
+    file_type: str
+    last_modified: str
+    internal_id: str
+
+    def cells(self) -> tuple[str, ...]:
+        return (
+            self.file_path,
+            self.permissions,
+            self.size,
+            self.file_type,
+            self.last_modified,
+            self.internal_id,
+        )
+
+
+def row_of(path: str, record: Record) -> Row:
+    """A record as a row."""
+    when = dt.datetime.fromtimestamp(record.modified, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Row(path, record.mode or "", str(record.size), record.file_type, when, record.internal_id)
+
+
+def written(rows: Iterable[Row]) -> Iterator[str]:
+    """A sheet, line by line, its head first."""
+    yield _line(COLUMNS)
+    for row in rows:
+        yield _line(row.cells())
+
+
+def read(lines: Iterable[str]) -> Iterator[Row]:
+    """The rows of a sheet; USAGE where it is none, naming the line."""
+    reader = csv.reader(lines)
+    head = next(reader, None)
+    if head is None or tuple(cell.strip() for cell in head) != COLUMNS:
+        raise SynclineError("USAGE", f"the sheet has not the columns {','.join(COLUMNS)}")
+    for cells in reader:
+        if not cells:
+            continue
+        if len(cells) != len(COLUMNS) or not cells[0] or not (cells[2].isascii() and cells[2].isdigit()):
+            raise SynclineError("USAGE", f"line {reader.line_num} of the sheet is not a file")
+        yield Row(*cells)
+
+
+def differences(old: Mapping[str, Row], new: Iterable[Row]) -> Iterator[tuple[str, Row]]:
+    """What happened between two sheets: ``create``, ``update``, ``change_permission`` and ``delete``, with the row."""
+    left = dict(old)
+    for row in new:
+        before = left.pop(row.file_path, None)
+        if before is None:
+            yield "create", row
+        elif (before.size, before.last_modified, before.internal_id) != (row.size, row.last_modified, row.internal_id):
+            yield "update", row
+        elif before.permissions != row.permissions:
+            yield "change_permission", row
+    for row in left.values():
+        yield "delete", row
+
+
+def differences_written(found: Iterable[tuple[str, Row]]) -> Iterator[str]:
+    """Differences as a sheet, line by line, its head first."""
+    yield _line(DIFFERENCES)
+    for operation, row in found:
+        yield _line((operation, *row.cells()))
+
+
+def record_of(row: Row, listed: Listed) -> Record | None:
+    """The record that a row of the replaced service's state comes to; None where the object is another by now.
+
+    It knew no ETags: an object of the same size that has not been changed since is the one it had sent.
+    """
+    if int(row.size) != listed.size:
+        return None
+    if row.last_modified:
+        try:
+            when = dt.datetime.fromisoformat(row.last_modified)
+        except ValueError:
+            return None
+        when = when if when.tzinfo else when.replace(tzinfo=dt.UTC)
+        if listed.modified > when.timestamp() + _LATER:
+            return None
+    return Record(
+        listed.etag, listed.size, int(listed.modified), row.file_type, row.permissions or None, row.internal_id
+    )
+
+
+def _line(cells: Iterable[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerow(cells)
+    return text.getvalue()

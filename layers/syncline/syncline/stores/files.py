@@ -1,0 +1,75 @@
+"""What is remembered of every file that is at a target.
+
+=========================  =========  =====================================================================
+pk                         sk         what
+=========================  =========  =====================================================================
+``FILES#<sync>#<shard>``   the key    one file, as a JSON text of the kind's own
+=========================  =========  =====================================================================
+
+A bucket of any size is spread over 16 partitions by a hash of the key: together they take 16,000 writes a second. The
+sort key is the object's key itself, which may be as long as DynamoDB allows for one (1,024 bytes), so the records of
+all partitions merged come in the order of a bucket's listing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from syncline.table import Database
+
+SHARDS: Final = 16
+_PORTION: Final = 400
+"""Records read of a partition at a time: few are held when all are merged."""
+
+
+def shard_of(key: str) -> int:
+    """The partition of a key."""
+    return hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=2).digest()[0] % SHARDS
+
+
+class FileRecords:
+    """The records of one sync: values by key, each a text."""
+
+    def __init__(self, database: Database, sync: str) -> None:
+        self._db = database
+        self._sync = sync
+
+    def get(self, keys: Iterable[str]) -> dict[str, str]:
+        """The values of the keys that have one; a call for each 100."""
+        wanted = [(self._pk(shard_of(key)), key) for key in keys]
+        found: dict[str, str] = {}
+        for at in range(0, len(wanted), 100):
+            found |= {str(item["sk"]): str(item["v"]) for item in self._db.batch_get(wanted[at : at + 100])}
+        return found
+
+    def behind(self, after: str, prefix: str = "") -> Iterator[tuple[str, str]]:
+        """Keys behind ``after`` that begin with ``prefix``, with their values, in the order of their bytes."""
+        streams = (self._partition(shard, after, prefix) for shard in range(SHARDS))
+        for _, key, value in heapq.merge(*streams):
+            yield key, value
+
+    def write(self, changes: Mapping[str, str | None]) -> None:
+        """Put values, and delete those that are None; 25 in a call."""
+        puts = [{"pk": self._pk(shard_of(key)), "sk": key, "v": v} for key, v in changes.items() if v is not None]
+        deletes = [(self._pk(shard_of(key)), key) for key, value in changes.items() if value is None]
+        self._db.batch_write(puts, deletes)
+
+    def _partition(self, shard: int, after: str, prefix: str) -> Iterator[tuple[bytes, str, str]]:
+        for item in self._db.query_behind(self._pk(shard), max(after, _just_before(prefix)), _PORTION):
+            key = str(item["sk"])
+            if not key.startswith(prefix):
+                if key < prefix:
+                    continue
+                return
+            yield key.encode(), key, str(item["v"])
+
+    def _pk(self, shard: int) -> str:
+        return f"FILES#{self._sync}#{shard:02}"
+
+
+def _just_before(prefix: str) -> str:
+    """A text before all that begin with ``prefix`` and behind all else before it, near enough: what it lets in is skipped."""
+    return prefix[:-1] + chr(ord(prefix[-1]) - 1) + "\U0010ffff" if prefix and ord(prefix[-1]) > 1 else ""

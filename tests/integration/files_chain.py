@@ -1,0 +1,206 @@
+"""The whole step chain from a real S3 server to a file manager, and what must be true of it after anything that happens."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+
+from syncline.clients.bucket import Bucket, Head, Keys
+from syncline.clients.http import Endpoint, Http
+from syncline.clients.pacing import PACE
+from syncline.config import load_sync
+from syncline.messages import Dead, Queues, Start, decode
+from syncline.model import EVERYTHING, Result, Run, RunStatus, Scope, Step, Trigger
+from syncline.secrets import Secrets
+from syncline.state import State
+from syncline.steps.engine import Engine
+from syncline.steps.worker import Worker
+from syncline.stores.files import FileRecords
+from syncline.stores.hearing import Hearing
+from syncline.table import Database
+from syncline.wiring import STEPS, gatherer
+from syncline.wiring.parts import Parts
+from syncline.wiring.syncs import Kinds, Syncs
+from tests.pump import Clock, Letter, Mail, Manners, MortalHttp, Pump, Reaper, guard
+from tests.stack import EVENTS, create_table, dead_url, url
+from tests.standins.file_manager import FileManagerServer
+from tests.standins.rclone import ACCESS, SECRET, Rclone
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.service_resource import Table
+
+SYNC: Final = "shop-files"
+MODE: Final = "rw-r--r--"
+_EFFECTS: Final = ("/saveToDisk", "/updatePermissions", "/reportResults", "/target")
+_SECRETS: Final = {"S3_ACCESS": ACCESS, "S3_SECRET": SECRET, "FILES_TOKEN": "token-of-the-tests"}
+
+
+@dataclass
+class FilesChain:
+    """Bucket, file manager, table, queues and functions."""
+
+    rclone: Rclone
+    name: str
+    manager: FileManagerServer
+    table: Table
+    mail: Mail
+    clock: Clock
+    reaper: Reaper
+    queues: Queues
+    seed: int = 1
+    pump: Pump = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.state = State(self.table, self.clock.time)
+        self.database = Database(self.table)
+        self.records = FileRecords(self.database, SYNC)
+        self.pump = Pump(self.mail, self.clock, self.reaper, self.new_worker, Manners(random.Random(self.seed)))
+        self.bucket = self.bucket_called(self.name)
+        self.requests: list[Http] = []
+
+    def bucket_called(self, name: str) -> Bucket:
+        """A client of the tests' own."""
+        return Bucket(Endpoint.parse(self.rclone.url), name, lambda: Keys(ACCESS, SECRET), Http())
+
+    def make_bucket(self, name: str) -> None:
+        # By the server itself: what appears in its folder by itself it sees only after a while.
+        self.bucket_called(name)._ask("PUT", "", {})
+
+    def endpoint(self, name: str) -> dict[str, Any]:
+        auth = {"access_key": "env:S3_ACCESS", "secret_key": "env:S3_SECRET"}
+        return {"bucket": name, "endpoint": self.rclone.url, "auth": auth}
+
+    def configure(self, **more: Any) -> None:
+        """Apply a sync of the whole bucket to the file manager; ``more`` are further fields of its configuration."""
+        target = {"file_manager": self.manager.url, "token": "env:FILES_TOKEN", "prefix": "/data/", "requests": 4}
+        source = self.endpoint(self.name)
+        config = {"name": SYNC, "kind": "files", "source": source, "target": target, **more}
+        sync = load_sync(json.dumps(config))
+        self.state.put_sync(SYNC, sync.model_dump_json())
+        Hearing(self.database, self.clock.time).subscribe(SYNC, sync.hears())
+
+    def new_worker(self, step: Step) -> Worker:
+        """A step's worker as :mod:`syncline.wiring` makes it in a fresh process, with its HTTP and clock replaced."""
+        state, http = State(self.table, self.clock.time), MortalHttp(self.reaper, self.clock, _EFFECTS)
+        self.requests.append(http)
+        parts = Parts(Secrets(_never, _never, _SECRETS), http, state, self.database, self.clock.time)
+        syncs = Syncs(state, Kinds(parts))
+        engine = Engine(state, self.queues, syncs.kind, self.clock.time, random.Random(self.seed))
+        return Worker(step, STEPS[step], engine, gatherer(syncs, Hearing(self.database, self.clock.time), engine))
+
+    def put(self, key: str, content: bytes, **metadata: str) -> str:
+        """Put an object; its ETag."""
+        return self.bucket.put(key, content, Head("", len(content), "text/plain", metadata=metadata))
+
+    def start(self, *groups: str, trigger: Trigger = Trigger.HAND, plan: bool = False) -> None:
+        self.queues.start(Start(SYNC, trigger, Scope.of(groups) if groups else EVERYTHING, plan=plan))
+
+    def run(self, *groups: str) -> Run:
+        """A whole run, pumped to its end."""
+        self.clock.sleep(1)
+        self.start(*groups)
+        self.pump.run()
+        return self.latest()
+
+    def notify(self, *bodies: Any) -> None:
+        """Put notifications into the events queue."""
+        for number, body in enumerate(bodies):
+            now = self.clock.now
+            self.mail.add(Letter(f"event-{number}-{now}", EVENTS, json.dumps(body), now, now))
+
+    def hear(self, *bodies: Any) -> Run:
+        """Notifications, and the run that comes of them."""
+        self.notify(*bodies)
+        self.pump.run()
+        return self.latest()
+
+    def latest(self) -> Run:
+        return max(self.state.runs(SYNC, 20), key=lambda run: run.number)
+
+    def results(self, run: Run) -> dict[str, Result]:
+        """The results of a run by key; fails where a key has two."""
+        found: dict[str, Result] = {}
+        for result in self.state.results(run.id):
+            assert result.name not in found, f"{result.name} ended twice: {found[result.name]} and {result}"
+            found[result.name] = result
+        return found
+
+    def dead(self) -> list[Dead]:
+        found: list[Dead] = []
+        for _, letter in self.mail.dead():
+            dead = decode(letter.body)
+            assert isinstance(dead, Dead), f"laid aside without a reason: {letter.body}"
+            found.append(dead)
+        return found
+
+    def objects(self) -> dict[str, bytes]:
+        """What the bucket holds."""
+        return {
+            each.key: self.bucket.read(each.key, 1 << 30)[1] for page in self.bucket.pages() for each in page.objects
+        }
+
+    def check(self, *, besides: Mapping[str, bytes] | None = None, modes: Mapping[str, str] | None = None) -> Run:
+        """Every byte and permission is at the file manager, every record is right, and the run is over.
+
+        ``besides`` are paths that the file manager has of its own; ``modes`` permissions that are not the usual ones.
+        """
+        run = self.latest()
+        assert run.status is RunStatus.DONE, run
+        assert self.state.current_run(SYNC) is None
+        progress = self.state.progress(run.id)
+        assert progress.settled
+        assert progress.counts == run.counts
+        assert not self.mail.waiting()
+        wanted = {f"/data/{key}": content for key, content in self.objects().items()}
+        assert {path: file.content for path, file in self.manager.files.items()} == wanted | dict(besides or {})
+        for path in wanted:
+            assert self.manager.files[path].permissions == (modes or {}).get(path, MODE), path
+        assert {key for key, _ in self.records.behind("")} == {path.removeprefix("/data/") for path in wanted}
+        return run
+
+
+def _never() -> Any:
+    raise AssertionError("no secret is asked for elsewhere")
+
+
+class FilesWorld:
+    """A real S3 server and moto, used by one chain after another; each gets a bucket, a table and a manager of its own."""
+
+    def __init__(self, rclone: Rclone) -> None:
+        self.rclone = rclone
+        self._table: Table | None = None
+        self._number = 0
+
+    @contextmanager
+    def chain(self, seed: int = 1) -> Iterator[FilesChain]:
+        self._number += 1
+        name = f"source{self._number:05}"
+        PACE._hosts.clear()
+        if self._table is not None:
+            self._table.delete()
+        clock, reaper, lock = Clock(), Reaper(), threading.Lock()
+        table, sqs, mail = create_table(), boto3.client("sqs"), Mail(clock)
+        self._table = table
+        mail.connect(sqs)
+        for client in (table.meta.client, sqs):
+            guard(client, reaper, lock)
+        queues = Queues(sqs, {step: url(step) for step in Step}, {step: dead_url(step) for step in Step}, EVENTS)
+        with FileManagerServer(token=_SECRETS["FILES_TOKEN"]) as manager:
+            chain = FilesChain(self.rclone, name, manager, table, mail, clock, reaper, queues, seed)
+            chain.make_bucket(name)
+            yield chain
+
+
+def record(bucket: str, key: str, name: str = "ObjectCreated:Put") -> dict[str, Any]:
+    """A notification as S3 sends it."""
+    from urllib.parse import quote_plus  # noqa: PLC0415 - here alone
+
+    about = {"bucket": {"name": bucket}, "object": {"key": quote_plus(key), "sequencer": "0055AED6DCD90281E5"}}
+    return {"Records": [{"eventVersion": "2.1", "eventSource": "aws:s3", "eventName": name, "s3": about}]}

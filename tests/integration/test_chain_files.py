@@ -1,0 +1,409 @@
+"""Files from a real S3 server to the file manager, through the chain of steps: looks, events, renames, removals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from moto import mock_aws
+
+from syncline.kinds.files import looking
+from syncline.model import Outcome
+from tests.integration.files_chain import SYNC, FilesChain, FilesWorld, record
+from tests.standins.file_manager_wire import Answer, json_answer
+from tests.standins.rclone import Rclone
+
+NAMES = ["a", "b/c", "b c", "b+c", "b%20c", "ä", "a\u0308", "日本/🎈", "d/" + "n" * 200, "empty"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FilesWorld]:
+    with mock_aws(), Rclone(tmp_path_factory.mktemp("files") / "root") as rclone:
+        yield FilesWorld(rclone)
+
+
+@pytest.fixture
+def chain(world: FilesWorld) -> Iterator[FilesChain]:
+    with world.chain() as chain:
+        yield chain
+
+
+def fill(chain: FilesChain, **config: Any) -> None:
+    chain.configure(**config)
+    for name in NAMES:
+        chain.put(name, name.encode() * 3 if name != "empty" else b"")
+
+
+class TestLooks:
+    def test_the_first_one_brings_everything_and_the_second_nothing(self, chain: FilesChain) -> None:
+        fill(chain)
+        run = chain.run()
+        chain.check()
+        assert (run.counts.moved, run.counts.queued) == (len(NAMES), len(NAMES))
+        asked = dict(chain.manager.operations)
+        again = chain.run()
+        chain.check()
+        assert (again.counts.skipped, again.counts.moved, again.counts.queued) == (len(NAMES), 0, 0)
+        assert chain.manager.operations == asked
+        assert again.counts.requests == 1  # the listing
+
+    def test_what_changed_and_nothing_else(self, chain: FilesChain) -> None:
+        fill(chain)
+        chain.run()
+        chain.put("a", b"something else")
+        received = chain.manager.received
+        run = chain.run()
+        chain.check()
+        assert (run.counts.moved, run.counts.skipped) == (1, len(NAMES) - 1)
+        assert chain.manager.received == received + len(b"something else")
+
+    def test_permissions_by_metadata(self, chain: FilesChain) -> None:
+        fill(chain)
+        chain.put("secret", b"x", permissions="rw-------")
+        chain.put("octal", b"x", mode="0100640")
+        chain.run()
+        chain.check(modes={"/data/secret": "rw-------", "/data/octal": "rw-r-----"})
+
+    def test_many_in_pages(self, chain: FilesChain) -> None:
+        chain.configure()
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda n: chain.bucket.put(f"d{n % 3}/f{n}", b"%d" % n), range(1010)))
+        run = chain.run()
+        chain.check()
+        assert run.counts.moved == 1010
+        again = chain.run()
+        # This server lists what was just written with a time that may be another one a moment later.
+        assert (again.counts.skipped + again.counts.moved, again.counts.bytes) == (1010, 0)
+        assert again.counts.moved < 10
+
+    @pytest.mark.parametrize("tick", [0.0, 12.0])
+    def test_in_many_windows_over_many_functions(
+        self, chain: FilesChain, monkeypatch: pytest.MonkeyPatch, tick: float
+    ) -> None:
+        monkeypatch.setattr(looking, "WINDOW", 7)
+        monkeypatch.setattr(looking, "PAGE_BYTES", 200)
+        chain.configure(removals={"share": 0.5})
+        keys = [f"{'de'[n % 2]}/{n:03}" for n in range(30)]
+        for key in keys:
+            chain.put(key, key.encode())
+        chain.pump.tick = tick
+        assert chain.run().counts.moved == 30
+        chain.check()
+        for key in keys[::3]:
+            chain.bucket.delete(key)
+        for key in keys[1::6]:
+            chain.put(key, b"changed")
+        run = chain.run()
+        chain.check()
+        assert (run.counts.removed, run.counts.moved, run.counts.failed) == (10, 5, 0)
+        chain.pump.tick = 0.0
+        assert chain.run().counts.skipped == 20
+
+    def test_a_plan_moves_nothing(self, chain: FilesChain) -> None:
+        fill(chain)
+        chain.start(plan=True)
+        chain.pump.run()
+        assert chain.latest().counts.would_move == len(NAMES)
+        assert chain.manager.files == {}
+
+    def test_a_lost_table_costs_no_second_upload(self, chain: FilesChain) -> None:
+        fill(chain)
+        chain.run()
+        received = chain.manager.received
+        chain.records.write(dict.fromkeys(NAMES))
+        run = chain.run()
+        chain.check()
+        assert (run.counts.moved, run.counts.bytes) == (len(NAMES), 0)
+        assert chain.manager.received == received
+
+    def test_a_large_file_is_streamed(self, chain: FilesChain) -> None:
+        chain.configure()
+        chain.put("large", b"0123456789abcdef" * (200 * 1024))
+        chain.run()
+        chain.check()
+
+
+class TestConflicts:
+    def test_a_file_that_came_from_elsewhere_is_left_alone(self, chain: FilesChain) -> None:
+        fill(chain)
+        chain.manager.put("/data/a", b"somebody else's")
+        run = chain.run()
+        result = chain.results(run)["a"]
+        assert (result.outcome, result.code) == (Outcome.CONFLICT, "FILE_DIFFERS")
+        assert chain.manager.files["/data/a"].content == b"somebody else's"
+        assert run.counts.moved == len(NAMES) - 1
+
+    def test_unless_it_may_be_overwritten(self, chain: FilesChain) -> None:
+        fill(chain, overwrite=True)
+        chain.manager.put("/data/a", b"somebody else's")
+        chain.run()
+        chain.check()
+
+
+class TestRemovals:
+    def test_without_leave_nothing_is_removed(self, chain: FilesChain) -> None:
+        fill(chain)
+        chain.run()
+        chain.bucket.delete("a")
+        run = chain.run()
+        assert run.counts.removed == 0
+        assert "/data/a" in chain.manager.files
+
+    def test_what_is_gone_goes(self, chain: FilesChain) -> None:
+        fill(chain, removals={})
+        chain.run()
+        chain.bucket.delete("a")
+        run = chain.run()
+        chain.check()
+        assert (run.counts.removed, run.counts.skipped) == (1, len(NAMES) - 1)
+
+    def test_too_much_is_not(self, chain: FilesChain) -> None:
+        fill(chain, removals={"share": 0.2})
+        chain.run()
+        for name in NAMES[:3]:
+            chain.bucket.delete(name)
+        chain.put("new", b"is moved all the same")
+        run = chain.run()
+        assert chain.results(run)["*"].code == "REMOVALS_CAPPED"
+        assert (run.counts.removed, run.counts.moved) == (0, 1)
+        assert len(chain.manager.files) == len(NAMES) + 1
+        assert [dead.code for dead in chain.dead()] == ["REMOVALS_CAPPED"]
+
+    def test_an_empty_bucket_removes_nothing(self, chain: FilesChain) -> None:
+        chain.configure(removals={"share": 1.0})
+        chain.put("only", b"x")
+        chain.run()
+        chain.bucket.delete("only")
+        run = chain.run()
+        assert chain.results(run)["*"].code == "REMOVALS_CAPPED"
+        assert "/data/only" in chain.manager.files
+
+    def test_a_file_that_is_back_is_not_removed(self, chain: FilesChain) -> None:
+        fill(chain, removals={})
+        chain.run()
+        chain.bucket.delete("a")
+        chain.start()
+        chain.pump.deliver(chain.mail.waiting()[:1])  # the look
+        chain.put("a", b"is back")
+        chain.pump.run()
+        chain.check()
+
+
+class TestRenames:
+    def test_no_byte_is_sent_again(self, chain: FilesChain) -> None:
+        fill(chain, removals={})
+        chain.run()
+        received, number = chain.manager.received, chain.manager.files["/data/b/c"].internal_id
+        chain.put("moved/c", b"b/c" * 3)
+        chain.bucket.delete("b/c")
+        run = chain.run()
+        chain.check()
+        assert chain.manager.received == received
+        assert chain.manager.files["/data/moved/c"].internal_id == number
+        assert (run.counts.moved, run.counts.removed, run.counts.bytes) == (1, 0, 0)
+
+    def test_what_is_ambiguous_is_created_and_deleted(self, chain: FilesChain) -> None:
+        fill(chain, removals={"share": 0.9})
+        chain.run()
+        for name in ("one", "two"):
+            chain.put(name, b"b/c" * 3)
+        chain.bucket.delete("b/c")
+        run = chain.run()
+        chain.check()
+        assert (run.counts.moved, run.counts.removed) == (2, 1)
+        assert chain.manager.operations["rename"] + chain.manager.operations["move"] == 0
+
+    def test_by_events_in_either_order(self, chain: FilesChain) -> None:
+        fill(chain, removals={})
+        chain.run()
+        received = chain.manager.received
+        chain.put("z", b"aaa")
+        chain.bucket.delete("a")
+        chain.hear(record(chain.name, "a", "ObjectRemoved:Delete"), record(chain.name, "z", "ObjectCreated:Copy"))
+        chain.check()
+        assert chain.manager.received == received
+        assert chain.manager.operations["rename"] == 1
+
+
+class TestEvents:
+    def test_an_event_moves_its_key_and_looks_at_no_other(self, chain: FilesChain) -> None:
+        fill(chain)
+        run = chain.hear(record(chain.name, "b c"))
+        assert set(chain.manager.files) == {"/data/b c"}
+        assert run.counts.moved == 1
+        chain.run()
+        chain.check()
+
+    def test_lost_doubled_late_and_forged(self, chain: FilesChain) -> None:
+        fill(chain, removals={})
+        chain.run()
+        chain.bucket.delete("a")
+        gone, made = record(chain.name, "a", "ObjectRemoved:Delete"), record(chain.name, "a")
+        chain.hear(gone, gone)
+        chain.check()
+        chain.hear(made)  # late: the key is looked at, and there is nothing
+        chain.check()
+        chain.hear(record(chain.name, "b c", "ObjectRemoved:Delete"))  # forged: it is there
+        chain.check()
+        chain.put("lost", b"nobody said a word")
+        chain.run()
+        chain.check()
+
+    def test_of_another_bucket_or_malformed(self, chain: FilesChain) -> None:
+        fill(chain)
+        chain.notify(record("elsewhere", "a"), {"Records": [{"eventVersion": "9"}]}, record(chain.name, "a"))
+        chain.pump.run()
+        assert set(chain.manager.files) == {"/data/a"}
+
+    def test_the_file_managers_own_events(self, chain: FilesChain) -> None:
+        target = {"file_manager": chain.manager.url, "token": "env:FILES_TOKEN", "prefix": "/data/", "events": True}
+        fill(chain, target=target)
+        chain.run()
+        told = {"event_type": "change_permission", "file_path": "/data/a", "timestamp": "2026-11-25T01:00:00Z"}
+        chain.manager.events = [
+            told | {"metadata": {"new_permissions": "rwxr-x---"}},
+            told | {"metadata": {"new_permissions": "r--------"}, "timestamp": "2026-11-24T01:00:00Z"},
+            {"event_type": "create", "file_path": "/elsewhere/b"},
+            {"event_type": "explode"},
+        ]
+        chain.run()
+        chain.check(modes={"/data/a": "rwxr-x---"})
+        asked = chain.manager.operations["permissions"]
+        run = chain.run()  # they come again and again
+        chain.check(modes={"/data/a": "rwxr-x---"})
+        assert chain.manager.operations["permissions"] == asked
+        assert [r.code for r in chain.results(run).values()] == ["MESSAGE_INVALID"]
+
+    def test_the_file_managers_events_from_a_queue(self, chain: FilesChain) -> None:
+        fill(chain)
+        event: dict[str, Any] = {"event_type": "create", "file_path": "/data/b c", "new_path": None, "metadata": {}}
+        chain.hear({"service": chain.manager.url, "events": [event]})
+        assert set(chain.manager.files) == {"/data/b c"}
+        chain.hear({"service": chain.manager.url, **event, "file_path": "/data/a"})
+        assert set(chain.manager.files) == {"/data/b c", "/data/a"}
+        chain.notify({"service": chain.manager.url, "events": [{"event_type": "explode"}]}, {"service": "elsewhere"})
+        chain.pump.run()
+        assert len(chain.manager.files) == 2
+
+
+class TestTelling:
+    def test_each_run_is_reported(self, chain: FilesChain) -> None:
+        chain.make_bucket("reports")
+        target = {"file_manager": chain.manager.url, "token": "env:FILES_TOKEN", "prefix": "/data/", "report": True}
+        fill(chain, target=target, removals={}, reports={**chain.endpoint("reports"), "prefix": "csv/"})
+        chain.manager.put("/data/a", b"somebody else's")
+        run = chain.run()
+        report = chain.manager.reports[-1]
+        assert report["operations"] == {"saved": len(NAMES) - 1, "deleted": 0, "unchanged": 0}
+        assert (report["run"], report["errors"], report["conflicts"]) == (run.id, {"FILE_DIFFERS": 1}, 1)
+        chain.bucket.delete("b c")
+        run = chain.run()
+        assert chain.manager.reports[-1]["operations"]["deleted"] == 1
+        key = f"csv/{SYNC}/{run.id}-differences.csv"
+        lines = chain.bucket_called("reports").read(key, 1 << 20)[1].decode().splitlines()
+        assert lines[0] == "operation,file_path,permissions,size,file_type,last_modified,internal_id"
+        assert lines[1:] == ["delete,/data/b c,,,,,"]
+
+    def test_a_report_that_cannot_be_sent_ends_no_run(self, chain: FilesChain) -> None:
+        target = {"file_manager": chain.manager.url, "token": "env:FILES_TOKEN", "prefix": "/data/", "report": True}
+        fill(chain, target=target)
+        chain.manager.misbehave("report", Answer(500, b"<html>", "text/html"), times=99)
+        chain.run()
+        chain.check()
+
+
+class TestFailures:
+    @pytest.mark.parametrize(
+        ("answer", "code", "times"),
+        [
+            (json_answer({"error": "too large"}, 413), "TOO_LARGE", 1),
+            (Answer(200, b"<html>portal</html>", "text/html"), "BAD_ANSWER", 99),
+            (Answer(200, b'{"internal_id": "id'), "BAD_ANSWER", 99),
+            (Answer(503, b"<html>busy</html>", "text/html"), "SERVER_ERROR", 99),
+        ],
+    )
+    def test_one_file_fails_and_the_others_do_not(
+        self, chain: FilesChain, answer: Answer, code: str, times: int
+    ) -> None:
+        fill(chain)
+        chain.manager.misbehave("create", answer, "/data/b c", times)
+        run = chain.run()
+        assert chain.results(run)["b c"].code == code
+        assert (run.counts.moved, run.counts.failed) == (len(NAMES) - 1, 1)
+        assert [dead.code for dead in chain.dead()] == [code]
+
+    def test_what_passes_is_tried_again(self, chain: FilesChain) -> None:
+        fill(chain)
+        chain.manager.misbehave("create", Answer(200, b"", drop=True), times=5)
+        chain.manager.misbehave("permissions", Answer(429, b"{}", headers=(("Retry-After", "2"),)), times=3)
+        chain.manager.misbehave("get", Answer(200, b"<html>", "text/html"), times=3)
+        chain.run()
+        chain.check()
+
+    def test_keys_that_make_no_path(self, chain: FilesChain) -> None:
+        fill(chain)
+        chain.put("tab\there", b"x")
+        run = chain.run()
+        assert chain.results(run)["tab\there"].code == "PATH_REFUSED"
+        assert run.counts.moved == len(NAMES)
+
+    def test_the_api_is_never_asked_by_more_than_it_bears(self, chain: FilesChain) -> None:
+        fill(chain)
+        chain.manager.delay = 0.005
+        chain.run()
+        chain.check()
+        assert 2 <= chain.manager.peak <= 4
+
+    def test_an_object_replaced_while_it_streams(self, chain: FilesChain) -> None:
+        chain.configure()
+        chain.put("large", b"old" * (1 << 20))
+        replaced: list[str] = []
+
+        def replace(path: str) -> None:
+            if not replaced:
+                replaced.append(path)
+                chain.put("large", b"new" * (1 << 20) + b"!")
+
+        chain.manager.on_save = replace
+        chain.run()
+        chain.check()
+        assert replaced
+
+
+class TestToAnotherBucket:
+    @pytest.mark.parametrize("same_service", [True, False])
+    def test_every_byte_arrives(self, chain: FilesChain, *, same_service: bool) -> None:
+        chain.make_bucket(f"target-{str(same_service).lower()}")
+        prefix = f"{chain.name}/"
+        target = {
+            **chain.endpoint(f"target-{str(same_service).lower()}"),
+            "prefix": prefix,
+            "same_service": same_service,
+        }
+        fill(chain, target=target, removals={})
+        run = chain.run()
+        assert run.counts.moved == len(NAMES)
+        assert (run.counts.bytes == 0) == same_service
+        there = chain.bucket_called(f"target-{str(same_service).lower()}")
+
+        def found() -> dict[str, bytes]:
+            return {
+                o.key.removeprefix(prefix): there.read(o.key, 1 << 20)[1]
+                for p in there.pages(prefix)
+                for o in p.objects
+            }
+
+        assert found() == chain.objects()
+        chain.bucket.delete("a")
+        chain.put("b/c", b"changed")
+        chain.run()
+        assert found() == chain.objects()
+        assert chain.run().counts.queued == 0
+
+
+def test_the_sync_has_its_name(chain: FilesChain) -> None:
+    chain.configure()
+    assert json.loads(chain.state.sync_config(SYNC))["kind"] == "files"

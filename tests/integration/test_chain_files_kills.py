@@ -1,0 +1,84 @@
+"""Files: whatever call a function dies at, whatever comes twice, late or out of order, every byte is right in the end."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from moto import mock_aws
+
+from tests.integration.files_chain import FilesChain, FilesWorld, record
+from tests.pump import Duplicates, Manners, When
+from tests.standins.rclone import Rclone
+
+KILLS = 12
+SEEDS = 6
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FilesWorld]:
+    with mock_aws(), Rclone(tmp_path_factory.mktemp("kills") / "root") as rclone:
+        yield FilesWorld(rclone)
+
+
+def prepared(chain: FilesChain) -> FilesChain:
+    """A sync with all there is to do: new, changed, renamed, removed, large and equal files, and an event beside."""
+    chain.configure(removals={"share": 0.9})
+    for name in ("equal", "changed", "renamed", "removed"):
+        chain.put(name, name.encode())
+    chain.run()
+    chain.check()
+    chain.put("changed", b"changed by now")
+    chain.put("under/another-name", b"renamed")
+    chain.bucket.delete("renamed")
+    chain.bucket.delete("removed")
+    chain.put("new", b"new", permissions="rw-------")
+    chain.put("large", b"0123456789abcdef" * (100 * 1024))
+    chain.reaper.effects.clear()
+    chain.start()
+    chain.notify(record(chain.name, "changed"), record(chain.name, "removed", "ObjectRemoved:Delete"))
+    return chain
+
+
+def check(chain: FilesChain) -> None:
+    chain.check(modes={"/data/new": "rw-------"})
+    assert not chain.dead()
+    # A further run has nothing to do but what was left of the records of the dead.
+    received = chain.manager.received
+    chain.run()
+    chain.check(modes={"/data/new": "rw-------"})
+    assert chain.manager.received == received
+
+
+def _effects(world: FilesWorld) -> int:
+    with world.chain() as chain:
+        prepared(chain).pump.run()
+        check(chain)
+        return len(chain.reaper.effects)
+
+
+def test_killed_at_any_call(world: FilesWorld) -> None:
+    effects = _effects(world)
+    points = [(number, when) for number in range(1, effects + 1) for when in (When.BEFORE, When.AFTER)]
+    seed = random.SystemRandom().getrandbits(32)
+    for number, when in random.Random(seed).sample(points, KILLS):
+        with world.chain() as chain:
+            prepared(chain)
+            chain.reaper.plan = {(number, when)}
+            try:
+                chain.pump.run()
+                check(chain)
+            except BaseException:
+                print(f"killed {when} effect {number} of {effects}, seed {seed}")
+                raise
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_out_of_order_twice_and_late(world: FilesWorld, seed: int) -> None:
+    with world.chain(seed) as chain:
+        prepared(chain)
+        duplicates = [Duplicates.AT_ONCE, Duplicates.LATER, Duplicates.AT_THE_END][seed % 3]
+        chain.pump.manners = Manners(random.Random(seed), shuffle=True, duplicates=duplicates, late=30.0, batches=True)
+        chain.pump.run()
+        check(chain)

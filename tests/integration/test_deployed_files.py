@@ -1,0 +1,170 @@
+"""The real thing: a bucket's own notifications, through the deployed functions, to a file manager; and the command."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import boto3
+import pytest
+
+from syncline.cli import engine
+from syncline.cli.engine import Engine
+from tests.standins.file_manager import FileManagerServer
+
+TOP: Final = Path(__file__).parents[2]
+TOKEN: Final = "token-of-the-tests"
+BUCKET: Final = "shop-files"
+_SECONDS: Final = 90
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """The stack on an engine of its own, the command beside it, and a client of its S3."""
+
+    home: Path
+    engine: Engine
+    s3: Any
+
+    def syncline(self, *arguments: str, exits: int = 0) -> Any:
+        """What the command says in JSON; fails where it exits otherwise than with ``exits``."""
+        command = [sys.executable, "-m", "syncline.cli.main", *arguments, "--home", str(self.home), "--json"]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+        assert done.returncode == exits, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    home = tmp_path_factory.mktemp("home")
+    running = engine.up(home, TOP, port=0, say=print)
+    arguments = running.client_arguments()
+    secrets = boto3.client("secretsmanager", **arguments)  # type: ignore[call-overload]
+    keys = {"access": arguments["aws_access_key_id"], "secret": arguments["aws_secret_access_key"], "token": TOKEN}
+    secrets.create_secret(Name="syncline/files", SecretString=json.dumps(keys))
+    yield Deployed(home, running, boto3.client("s3", **arguments))  # type: ignore[call-overload]
+    engine.down(home)
+
+
+@pytest.fixture
+def manager() -> Iterator[FileManagerServer]:
+    with FileManagerServer(token=TOKEN) as server:
+        yield server
+
+
+def wait(what: Callable[[], bool]) -> None:
+    """Wait for a condition; fails where it does not come true in time."""
+    deadline = time.monotonic() + _SECONDS
+    while not what():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.1)
+
+
+def listen(deployed: Deployed) -> None:
+    """Let the bucket notify the events queue, as the setup page says."""
+    deployed.s3.create_bucket(Bucket=BUCKET)
+    deployed.s3.create_bucket(Bucket="reports")
+    queue = {
+        "QueueArn": deployed.engine.outputs["EventsQueueArn"],
+        "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"],
+    }
+    deployed.s3.put_bucket_notification_configuration(
+        Bucket=BUCKET, NotificationConfiguration={"QueueConfigurations": [queue]}
+    )
+
+
+def endpoint(deployed: Deployed, bucket: str) -> dict[str, Any]:
+    url = deployed.engine.client_arguments()["endpoint_url"]
+    auth = {"access_key": "secret:syncline/files#access", "secret_key": "secret:syncline/files#secret"}
+    return {"bucket": bucket, "endpoint": url, "auth": auth}
+
+
+def test_from_notifications_to_files(deployed: Deployed, manager: FileManagerServer, tmp_path: Path) -> None:
+    listen(deployed)
+    target = {"file_manager": manager.url, "token": "secret:syncline/files#token", "prefix": "/data/", "requests": 16}
+    sync = {
+        "kind": "files",
+        "source": endpoint(deployed, BUCKET),
+        "target": target,
+        "removals": {},
+        "events": {"quiet": 1, "longest": 5},
+        "reports": endpoint(deployed, "reports"),
+    }
+    file = tmp_path / "syncs.yaml"
+    file.write_text(json.dumps({"syncs": {"shop": sync}}))  # JSON is YAML
+    deployed.syncline("apply", str(file))
+
+    checked = deployed.syncline("check", "shop")["checked"]
+    assert checked == {"source": "answers", "target": "answers", "reports": "answers"}
+
+    contents = {f"d{n % 3}/file {n}+ä.txt": b"%d" % n * n for n in range(40)}
+    for key, content in contents.items():
+        deployed.s3.put_object(Bucket=BUCKET, Key=key, Body=content, Metadata={"permissions": "rw-r-----"})
+
+    def arrived() -> bool:
+        found = {path: (each.content, each.permissions) for path, each in manager.files.items()}
+        return found == {f"/data/{key}": (content, "rw-r-----") for key, content in contents.items()}
+
+    wait(arrived)  # by events alone
+    wait(lambda: deployed.syncline("status", "shop")["syncs"][0]["current"] is None)
+
+    received = manager.received
+    ran = deployed.syncline("run", "shop", "--wait")
+    assert (ran["run"]["counts"]["skipped"], ran["run"]["counts"]["queued"]) == (40, 0)
+
+    sheet = tmp_path / "state.csv"
+    assert deployed.syncline("state", "export", "shop", str(sheet))["files"] == 40
+    with sheet.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert {row["file_path"] for row in rows} == set(manager.files)
+    assert {row["internal_id"] for row in rows} == {each.internal_id for each in manager.files.values()}
+
+    old, new = "d1/file 1+ä.txt", "elsewhere/1.txt"
+    deployed.s3.copy_object(Bucket=BUCKET, Key=new, CopySource={"Bucket": BUCKET, "Key": old})
+    deployed.s3.delete_object(Bucket=BUCKET, Key=old)
+    contents[new] = contents.pop(old)
+    wait(arrived)
+    assert manager.received == received, "a rename sends no bytes"
+    wait(lambda: deployed.syncline("status", "shop")["syncs"][0]["current"] is None)
+
+    found = deployed.syncline("state", "diff", "shop", str(sheet), "--reports")
+    assert found["differences"] == {"create": 1, "delete": 1}
+    listed = deployed.s3.list_objects_v2(Bucket="reports")["Contents"]
+    assert [found["written"].endswith(each["Key"]) for each in listed] == [True]
+
+
+def test_moving_over_without_a_second_upload(deployed: Deployed, manager: FileManagerServer, tmp_path: Path) -> None:
+    """What the replaced service had sent is taken in from its own sheet."""
+    deployed.s3.create_bucket(Bucket="before")
+    rows = ["file_path,permissions,size,file_type,last_modified,internal_id"]
+    for number in range(5):
+        content = b"%d" % number * 9
+        deployed.s3.put_object(Bucket="before", Key=f"{number}.txt", Body=content)
+        stored = manager.put(f"{number}.txt", content)
+        rows.append(f"{number}.txt,rw-r--r--,{len(content)},text/plain,2099-01-01T00:00:00Z,{stored.internal_id}")
+    sheet = tmp_path / "seed.csv"
+    sheet.write_text("\n".join(rows) + "\n")
+    target = {"file_manager": manager.url, "token": "secret:syncline/files#token"}
+    sync = {"kind": "files", "source": endpoint(deployed, "before"), "target": target}
+    file = tmp_path / "syncs.yaml"
+    file.write_text(json.dumps({"syncs": {"moved-over": sync}}))
+    deployed.syncline("apply", str(file))
+
+    assert deployed.syncline("state", "import", "moved-over", str(sheet)) == {"taken": 5, "changed": 0, "gone": 0}
+    ran = deployed.syncline("run", "moved-over", "--wait")
+    assert ran["run"]["counts"]["skipped"] == 5
+    assert manager.received == 0
+
+    deployed.s3.put_object(Bucket="before", Key="3.txt", Body=b"changed since")
+    ran = deployed.syncline("run", "moved-over", "--wait")
+    assert (ran["run"]["counts"]["moved"], ran["run"]["counts"]["conflict"]) == (1, 0)
+    assert manager.files["3.txt"].content == b"changed since"

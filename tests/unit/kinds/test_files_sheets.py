@@ -1,0 +1,97 @@
+"""The state of files as CSV: what is written is read again, and compared."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncline.clients.s3_xml import Grants, Listed
+from syncline.errors import SynclineError
+from syncline.kinds.files import sheets
+from syncline.kinds.files.records import Record, mode_of_grants, mode_of_metadata, path_problem
+from syncline.kinds.files.sheets import Row
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=20)
+ROWS = st.builds(
+    Row,
+    file_path=TEXT,
+    permissions=st.sampled_from(["rw-r--r--", ""]),
+    size=st.integers(0, 1 << 50).map(str),
+    file_type=st.just("text/plain"),
+    last_modified=st.just("2026-11-25T01:02:03Z"),
+    internal_id=TEXT,
+)
+SHEETS = st.lists(ROWS, unique_by=lambda row: row.file_path)
+
+
+@given(SHEETS)
+def test_what_is_written_is_read(rows: list[Row]) -> None:
+    assert list(sheets.read(io.StringIO("".join(sheets.written(rows)), newline=""))) == rows
+
+
+@given(SHEETS, SHEETS)
+def test_differences_lead_from_one_to_the_other(old: list[Row], new: list[Row]) -> None:
+    state = {row.file_path: row for row in old}
+    for operation, row in sheets.differences(dict(state), new):
+        assert (operation == "create") == (row.file_path not in state)
+        if operation == "delete":
+            del state[row.file_path]
+        else:
+            state[row.file_path] = row
+    assert state == {row.file_path: row for row in new}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a,b\n", ",".join(sheets.COLUMNS) + "\na,b\n", ",".join(sheets.COLUMNS) + "\na,rw-r--r--,many,t,m,i\n"],
+)
+def test_what_is_no_sheet(text: str) -> None:
+    with pytest.raises(SynclineError) as error:
+        list(sheets.read(text.splitlines(keepends=True)))
+    assert error.value.code.name == "USAGE"
+
+
+def test_only_what_is_still_the_same_is_taken_in() -> None:
+    row = Row("/a", "rw-r--r--", "5", "text/plain", "1970-01-01T00:01:40Z", "id-7")
+    assert sheets.record_of(row, Listed("a", "e", 5, 100.5)) == Record("e", 5, 100, "text/plain", "rw-r--r--", "id-7")
+    assert sheets.record_of(row, Listed("a", "e", 6, 100.0)) is None
+    assert sheets.record_of(row, Listed("a", "e", 5, 200.0)) is None
+    assert sheets.record_of(Row("/a", "", "5", "", "never", "i"), Listed("a", "e", 5, 1.0)) is None
+    assert sheets.row_of("/a", Record("e", 5, 100, "text/plain", "rw-r--r--", "id-7")) == row
+
+
+@pytest.mark.parametrize(
+    ("metadata", "mode"),
+    [
+        ({"permissions": "rw-r-----"}, "rw-r-----"),
+        ({"mode": "0640"}, "rw-r-----"),
+        ({"mode": "100755"}, "rwxr-xr-x"),
+        ({"mode": "33188"}, "rw-r--r--"),
+        ({"mode": "755"}, "rwxr-xr-x"),
+        ({"mode": "rwx"}, None),
+        ({"mode": "99999999"}, None),
+        ({"permissions": "everything"}, None),
+        ({}, None),
+    ],
+)
+def test_permissions_by_metadata(metadata: dict[str, str], mode: str | None) -> None:
+    assert mode_of_metadata(metadata) == mode
+
+
+def test_permissions_by_an_access_list() -> None:
+    grants = Grants("me", frozenset({"FULL_CONTROL"}), frozenset({"READ", "WRITE"}), frozenset({"READ"}))
+    assert mode_of_grants(grants) == "rw-rw-r--"
+    assert mode_of_grants(Grants("me", frozenset(), frozenset(), frozenset({"READ_ACP"}))) == "---------"
+
+
+@pytest.mark.parametrize("path", ["../up", "a/../b", "a/./b", "a//b", "a\tb", "a\nb", "a\x7fb", "."])
+def test_paths_that_could_do_harm(path: str) -> None:
+    assert path_problem(path) is not None
+
+
+@pytest.mark.parametrize("path", ["/data/a b", "a..b", "..a", "ä/a\u0308", "日本"])
+def test_paths_that_could_not(path: str) -> None:
+    assert path_problem(path) is None
