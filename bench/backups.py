@@ -21,10 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from bench.backups_place import BUCKET, Filled, disk, filled
+from bench.backups_place import BUCKET, Filled, Watch, disk, filled
 from bench.measure import Row
 from bench.place import Place
-from tests.backups_world import Kept
+from tests.backups_memory import Kept
 from tests.standins.git_places import ENVIRONMENT
 from tests.standins.rclone import ACCESS, SECRET
 
@@ -188,19 +188,19 @@ def _commit(folder: Path) -> list[list[str]]:
 
 
 def _measured(steps: Sequence[Sequence[str]], folder: Path) -> tuple[float, float, float]:
-    """Seconds, the largest resident set of a step (MiB), and bytes on disk at the end."""
+    """Seconds, the most that a step held in memory (MiB), and bytes on disk at the end."""
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **ENVIRONMENT}
     largest = 0.0
     began = time.perf_counter()
     for step in steps:
         process = subprocess.Popen(step, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         assert process.stderr is not None
-        words = process.stderr.read()
+        with Watch(process.pid) as watch:
+            words = process.stderr.read()
+            process.wait()
         process.stderr.close()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0, words.decode()[-2000:]
-        largest = max(largest, usage.ru_maxrss / 1024)
+        largest = max(largest, watch.memory / 2**20)
     return time.perf_counter() - began, largest, disk(folder)
 
 

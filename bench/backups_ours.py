@@ -1,7 +1,7 @@
 """Our way, in a process of its own: ``python -m bench.backups_ours JSON`` looks, commits and proves once.
 
-Prints what it took as JSON: seconds from a warm start (modules imported), the largest resident set of it and of any
-program it ran (MiB), and the most that lay on disk (bytes).
+Prints what it took as JSON: seconds from a warm start (modules imported), the most that it and the programs it ran
+held in memory together (MiB), and the most that lay on disk (bytes).
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import resource
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from bench.backups_place import BUCKET, disk
+from bench.backups_place import BUCKET, Watch
 from syncline.clients.bucket import Bucket, Keys
 from syncline.clients.git_access import Remote
 from syncline.clients.git_repository import Person, Place
@@ -27,7 +25,7 @@ from syncline.kinds.backups import Backups, Layout, Reader, Rules, Signature
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.kind import Arrived, Pace
 from syncline.model import EVERYTHING, Scope
-from tests.backups_world import Kept
+from tests.backups_memory import Kept
 from tests.standins.rclone import ACCESS, SECRET
 
 
@@ -43,29 +41,19 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     kind = Backups(rules, bucket, reader, memory, lambda: Place(remote), http)
     with tempfile.TemporaryDirectory() as folder:
         tempfile.tempdir = folder
-        most, over = [0], threading.Event()
-
-        def watch() -> None:
-            while not over.wait(0.01):
-                most[0] = max(most[0], disk(Path(folder)))
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        began = time.perf_counter()
         scope = EVERYTHING if asked["keys"] is None else Scope.of(asked["keys"])
         pace = Pace(lambda: 600.0, work="bench")
-        items = [item for page in kind.discover(scope, None, pace) for item in page.items]
-        answers = list(kind.transfer(items, pace)) if items else []
-        proofs = list(kind.verify([a.item for a in answers if isinstance(a, Arrived)], pace))
-        seconds = time.perf_counter() - began
-        over.set()
-        watcher.join()
+        with Watch(os.getpid(), Path(folder)) as watch:
+            began = time.perf_counter()
+            items = [item for page in kind.discover(scope, None, pace) for item in page.items]
+            answers = list(kind.transfer(items, pace)) if items else []
+            proofs = list(kind.verify([a.item for a in answers if isinstance(a, Arrived)], pace))
+            seconds = time.perf_counter() - began
         tempfile.tempdir = None
     assert all(isinstance(proof, Arrived) for proof in proofs)
     if asked["keep"]:
         memory_file.write_bytes(pickle.dumps(memory))
-    largest = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return {"seconds": seconds, "mebibytes": largest / 1024, "disk": most[0], "changed": len(proofs)}
+    return {"seconds": seconds, "mebibytes": watch.memory / 2**20, "disk": watch.disk, "changed": len(proofs)}
 
 
 if __name__ == "__main__":

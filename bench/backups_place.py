@@ -9,11 +9,12 @@ import hashlib
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from syncline.clients.git_objects import blob_id, quoted, tree_id
 from syncline.kinds.backups.memory import Count
@@ -26,6 +27,7 @@ NAMESPACES: Final = 25
 NEW: Final = 23
 MODIFIED: Final = 15
 DELETED: Final = 2
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 BUCKET: Final = "cluster-backups"
 
 
@@ -125,3 +127,42 @@ def disk(folder: Path) -> int:
             except FileNotFoundError:  # gone while we look
                 continue
     return total
+
+
+def resident(pid: int) -> int:
+    """Bytes that a process and all it started hold in memory now, shared ones counted for each."""
+    total = 0
+    waiting = [pid]
+    while waiting:
+        each = waiting.pop()
+        try:
+            total += int(Path(f"/proc/{each}/statm").read_text().split()[1]) * _PAGE
+            waiting += map(int, Path(f"/proc/{each}/task/{each}/children").read_text().split())
+        except (FileNotFoundError, ProcessLookupError):  # it has ended
+            continue
+    return total
+
+
+class Watch:
+    """The most that a process and what it started held in memory, looked at every few milliseconds."""
+
+    def __init__(self, pid: int, folder: Path | None = None) -> None:
+        self.memory = self.disk = 0
+        self._pid = pid
+        self._folder = folder
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(0.01):
+            self.memory = max(self.memory, resident(self._pid))
+            if self._folder is not None:
+                self.disk = max(self.disk, disk(self._folder))

@@ -16,37 +16,13 @@ from syncline.clients.git_repository import Person, Place
 from syncline.clients.http import Endpoint, Http
 from syncline.kinds.backups import Backups, Layout, Reader, Rules, Signature
 from syncline.kinds.backups.committing import Answer
-from syncline.kinds.backups.memory import Count, Known
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.kind import Arrived, Failure, Pace, Page
 from syncline.model import EVERYTHING, Item, Outcome, Result, Scope
+from tests.backups_memory import Kept
 from tests.standins.git_places import Bare
 
 BOT: Final = Person("Backup Bot", "backup@example.com")
-
-
-class Kept:
-    """The memory of :mod:`syncline.kinds.backups.memory` in a dictionary."""
-
-    def __init__(self) -> None:
-        self.objects: dict[tuple[str, str], dict[str, Known]] = {}
-        self.counted: dict[str, dict[str, Count]] = {}
-
-    def known(self, place: str, cluster: str) -> dict[str, Known]:
-        return dict(self.objects.get((place, cluster), {}))
-
-    def note(self, place: str, cluster: str, part: str, known: Mapping[str, Known]) -> None:
-        assert part
-        self.objects.setdefault((place, cluster), {}).update(known)
-
-    def settle(self, place: str, cluster: str, known: Mapping[str, Known]) -> None:
-        self.objects[place, cluster] = dict(known)
-
-    def counts(self, reference: str) -> dict[str, Count]:
-        return dict(self.counted.get(reference, {}))
-
-    def keep_counts(self, reference: str, counts: Mapping[str, Count]) -> None:
-        self.counted[reference] = dict(counts)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from syncline.kinds.backups import Layout
 from syncline.kinds.backups.sealing import Rule, Sealer, unseal
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import EVERYTHING, Item, Outcome, Result
-from tests.backups_world import Caps, Kept, World, make_bucket, s3_server
+from tests.backups_memory import Kept
+from tests.backups_world import Caps, World, make_bucket, s3_server
 from tests.standins.git_http import GitHttp, git_http
 from tests.standins.git_places import make_bare
 

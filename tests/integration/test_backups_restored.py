@@ -22,7 +22,8 @@ from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore
 from syncline.kinds.kind import Arrived, Failure, Pace
 from syncline.model import EVERYTHING, Outcome, Result, Scope
-from tests.backups_world import BOT, Caps, Kept, World, make_bucket, s3_server
+from tests.backups_memory import Kept
+from tests.backups_world import BOT, Caps, World, make_bucket, s3_server
 from tests.standins.git_places import make_bare
 
 FILES = {

@@ -114,4 +114,4 @@ def test_objects_become_commits_and_come_back(
     restored = deployed.syncline("restore", "clusters", "east", "--to", str(tmp_path / "back"))["restored"]
     assert restored["files"] == 5
     assert (tmp_path / "back/east/n/f0.yaml").read_bytes() == b"changed"
-    deployed.syncline("restore", "clusters", "nowhere", "--to", str(tmp_path / "none"), exits=1)
+    deployed.syncline("restore", "clusters", "nowhere", "--to", str(tmp_path / "none"), exits=2)
