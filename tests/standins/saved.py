@@ -172,6 +172,20 @@ def since_25(*images: Image) -> bytes:
     return layout(blobs, index, {"manifest.json": _json(saved)})
 
 
+def layout_of(image: Image, backwards: bool) -> bytes:
+    """As :func:`since_25`, but for the order of its members: that of the layers, or the other way round."""
+    whole = since_25(image)
+    names = [f"blobs/sha256/{sha(content)}" for content in image.layers]
+    with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
+        files: dict[str, bytes] = {}
+        for member in archive:
+            content = archive.extractfile(member) if member.isfile() else None
+            if content is not None:
+                files[member.name] = content.read()
+    first = [(name, files.pop(name)) for name in (reversed(names) if backwards else names)]
+    return tar([*first, *files.items()])
+
+
 def containerd(images: Sequence[Image], *, absent: Sequence[str] = ()) -> bytes:
     """As Docker with containerd's store writes an image of several platforms, those in ``absent`` without content."""
     blobs: dict[str, bytes] = {}

@@ -41,9 +41,10 @@ class Pushing:
         repository: str = REPOSITORY,
         limits: Limits = LIMITS,
         chunk: int = 1 << 16,
+        naps: Callable[[float], None] = lambda _: None,
     ) -> Written | None:
         registry = self.registry
-        known = KnownLayers(self.memory, registry, lambda _: None)
+        known = KnownLayers(self.memory, registry, naps)
         push = Push(registry, repository, known, Pace(self.left), processors=2, limits=limits)
         chunks = [archive[at : at + chunk] for at in range(0, len(archive), chunk)]
         return push.image(lambda: iter(chunks), "archive", wanted or Wanted("app", "v1"), progress or Progress())

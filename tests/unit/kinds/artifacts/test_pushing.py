@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -13,6 +15,7 @@ import zstandard
 
 from syncline.clients.reference import digest_of
 from syncline.errors import SynclineError
+from syncline.kinds.artifacts import layers
 from syncline.kinds.artifacts.packing import SEGMENT
 from syncline.kinds.artifacts.passing import Progress, Wanted
 from syncline.kinds.artifacts.sending import PIECE
@@ -110,6 +113,26 @@ def test_a_name_that_now_stands_for_something_else_is_noticed(pushing: Pushing) 
     assert len(other.layers[1]) == len(TOP)
     written = pushing.image(saved.until_24(other))
     assert layers_of(pushing, json.loads(written.manifest.body)) == list(other.layers)
+
+
+def test_two_pushes_that_wait_for_one_another_get_on(pushing: Pushing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is sending what the other needs next; neither waits until the other has come to its end."""
+    monkeypatch.setattr(layers, "_WORTH_CLAIMING", 0)
+    monkeypatch.setattr(layers, "_LONGEST_WAIT", 2000.0)
+    monkeypatch.setattr(layers, "_SLOWEST", 1)
+    both = [saved.layer({name: name.encode() * 1000}) for name in ("one", "two")]
+    waited: list[float] = []
+
+    def nap(seconds: float) -> None:
+        waited.append(seconds)
+        time.sleep(seconds / 100)
+
+    with ThreadPoolExecutor(2) as pool:
+        orders = (saved.layout_of(saved.Image(both), reverse) for reverse in (False, True))
+        running = [pool.submit(pushing.attempt, archive, naps=nap) for archive in orders]
+        assert all(each.result() is not None for each in running)
+    assert sum(waited) < 2000, "nobody waited as long as one waits for the dead"
+    assert len(pushing.server.asked("PUT", "/blobs/")) <= 4, "each layer once, and the config"
 
 
 def test_an_archive_within_an_archive(pushing: Pushing) -> None:

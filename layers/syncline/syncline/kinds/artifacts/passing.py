@@ -212,6 +212,8 @@ class Pass:
         return f"sha256:{named[1]}" if named else self.known.guess(member.name, member.size, self._is_over)
 
     def _is_over(self) -> bool:
+        """Whether to stop waiting for somebody else, who may be waiting for what has arrived here meanwhile."""
+        self._take_done()
         return self.pace.over
 
     def _take_done(self) -> None:
