@@ -82,7 +82,6 @@ def test_one_of_a_hundred_without_the_token_is_not_rounded_away(hundred: Gateway
     assert (found.verdict, found.reason, found.yes) == (Known.PARTIALLY, Reason.SOME_DO_NOT, 98)
     lacking = [seen for seen in found.seen if seen.state is not State.YES]
     assert [(seen.name, seen.state, seen.last_status) for seen in lacking] == [("gateway-057", State.NO, 401)]
-    assert lacking[0].attempts > 3
 
 
 def test_a_slow_instance_is_waited_for(ten: Gateway) -> None:
