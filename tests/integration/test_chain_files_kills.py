@@ -42,6 +42,7 @@ def prepared(chain: FilesChain) -> FilesChain:
 
 
 def check(chain: FilesChain) -> None:
+    chain.reaper.plan = set()  # where fewer calls were made than in the run that was counted
     chain.check(modes={"/data/new": "rw-------"})
     assert not chain.dead()
     # A further run has nothing to do but what was left of the records of the dead.
