@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import kubernetes.client
@@ -142,10 +141,16 @@ def test_the_image_has_what_the_chart_expects_of_it() -> None:
     assert "--require-hashes" in text
 
 
-def test_the_container_has_what_both_layers_have() -> None:
-    def pinned(name: str) -> set[str]:
+def test_the_container_runs_with_the_versions_that_the_functions_have() -> None:
+    def pinned(name: str) -> dict[str, str]:
         lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
-        return {line.split(" ")[0] for line in lines if "==" in line and not line.startswith((" ", "#"))}
+        pairs = [line.split(" ")[0].split("==") for line in lines if "==" in line and not line.startswith((" ", "#"))]
+        return {package: version.split(";")[0] for package, version in pairs}
 
-    assert pinned("layer") | pinned("kubernetes") <= pinned("container")
-    assert Path(CHART).is_dir()
+    container = pinned("container")
+    assert pinned("kubernetes").keys() <= container.keys()
+    for name in ("kubernetes", "layer", "tools"):
+        others = pinned(name)
+        assert {package: others[package] for package in container.keys() & others.keys()} == {
+            package: version for package, version in container.items() if package in others
+        }
