@@ -116,7 +116,7 @@ ONLY: Final[dict[str, tuple[str, ...]]] = {
     "mypy_boto3_ssm": ("secrets",),
     "aws_lambda_powertools": ("functions", "service", "steps", "telemetry"),
     "kubernetes": ("clients",),
-    "prometheus_client": ("steps",),
+    "prometheus_client": ("service", "steps"),
     "urllib3": ("clients",),
     "docker": ("clients",),
     "pydantic": ("config", "secrets"),
