@@ -51,7 +51,7 @@ _ROWS: Final = (
     Code("BUCKET_ABSENT", False, "The service has no bucket of that name, or not for these credentials.", "Correct `bucket` or `endpoint` in syncs.yaml, or create the bucket."),
     Code("SOURCE_CHANGED", True, "The object was replaced while it was being read.", "Nothing; it is looked at again."),
     Code("FILE_DIFFERS", False, "The target has another file under this path, and the sync may not overwrite.", "Decide which is right: delete the target's file, or set `overwrite: true`."),
-    Code("PATH_REFUSED", False, "The key makes no path that the target can have: it has `..`, an empty part or a control character.", "Give the object another key, or exclude it."),
+    Code("PATH_REFUSED", False, "The key makes no path that the target can have, or one that would be dangerous or unreadable there: it has `..`, an empty part, a control character, or a name that git reserves.", "Rename the object at its source, or exclude it."),
     Code("REMOVALS_CAPPED", False, "More would be removed from the target than the sync's `removals` allow.", "Look whether the source lost what it should have; if the removals are meant, raise `removals` for one run."),
     # Images
     Code("REFERENCE_INVALID", False, "A repository, tag or digest is not one by the distribution specification.", "Correct the name that the message quotes."),
@@ -68,7 +68,6 @@ _ROWS: Final = (
     Code("ARCHIVE_REFUSED", False, "An archive holds what no image's has: paths that lead out of it, devices, too many members, far too much when unpacked.", "Look at what made the archive; nothing of it was tagged."),
     Code("IMAGE_ABSENT", False, "A build's artifacts do not hold an image that its metadata announces.", "Compare the names in the message with `archive` and `images` of the sync."),
     Code("METADATA_INVALID", False, "A run's logs have no metadata block, several that differ, or that of another build.", "Compare the block that the build prints with `metadata` of the sync."),
-    Code("REMOVALS_CAPPED", False, "More would be removed from the target than the sync's `removals` allow.", "Look whether the source lost what it should have; if the removals are meant, raise `removals` for one run."),
     # Git
     Code("GIT_ABSENT", False, "There is no git program where the function looks for it.", "Deploy with the git layer, or set `GIT_PYTHON_GIT_EXECUTABLE` to a program of version 2.39 or later."),
     Code("GIT_FAILED", True, "The git program failed in a way that has no code of its own; the message holds its words.", "Read the words; if it stays, try the same command by hand with `GIT_TRACE=1`."),
@@ -78,7 +77,6 @@ _ROWS: Final = (
     Code("BRANCH_MOVED", True, "Someone else pushed to the branch again and again while the commit was made.", "Nothing, if it passes; otherwise find out who else writes to the branch, or give each cluster a branch."),
     Code("OVER_LIMIT", False, "The object is larger than the limit of the git server or of the sync (`largest`).", "Exclude it, or raise `largest` if the server takes larger files."),
     Code("DISK_FULL", True, "The function's temporary space is full.", "Raise the function's ephemeral storage; it needs room for one commit's new files."),
-    Code("PATH_REFUSED", False, "The key cannot be a path in a git tree, or would be dangerous or unreadable somewhere when checked out.", "Rename the object at its source, or exclude it."),
     Code("PATH_COLLIDES", False, "Two keys are the same path on some systems, or one is a folder of the other.", "Rename one of the two objects; the one that was there first is kept."),
     Code("SECRETS_UNSEEN", False, "The object is too large to be searched for Kubernetes Secrets, and the sync keeps those out.", "Split the object, exclude it, or set `secrets: keep`."),
     # The engine itself
@@ -92,6 +90,7 @@ _ROWS: Final = (
 )  # fmt: skip
 
 CODES: Final[dict[str, Code]] = {row.name: row for row in _ROWS}
+assert len(CODES) == len(_ROWS), "a code has two rows"
 
 
 class SynclineError(Exception):
