@@ -199,7 +199,9 @@ def test_every_function_has_a_role_of_its_own(resources: Resources) -> None:
     assert roles == {f"{name}Function": f"{name}Role" for name in FUNCTIONS}
     assert set(of_type(resources, "AWS::IAM::Role")) == {*roles.values(), "SchedulerRole", "TokensSchedulerRole"}
     for name in roles.values():
-        assert resources[name]["Properties"]["ManagedPolicyArns"] == [{"Ref": "SecretsPolicy"}]
+        managed = [each["Ref"] for each in resources[name]["Properties"]["ManagedPolicyArns"]]
+        moves = name.removesuffix("Role") in STEPS  # what moves items may be let at buckets
+        assert managed == ["SecretsPolicy", *(["BucketsPolicy"] if moves else [])]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -240,8 +242,17 @@ def test_a_schedule_invokes_its_function_and_may_invoke_no_other(
 
 
 def test_only_the_scrape_has_the_kubernetes_package(source: dict[str, Any]) -> None:
+    assert with_layer(source, "KubernetesLayer") == ["ScrapeFunction"]
+
+
+def test_the_steps_that_backups_go_through_have_the_git_program(source: dict[str, Any]) -> None:
+    assert with_layer(source, "GitLayer") == ["DiscoverFunction", "CommitFunction", "VerifyFunction"]
+
+
+def with_layer(source: dict[str, Any], layer: str) -> list[str]:
+    """The functions that have a layer besides the one of all."""
     own = {name: each["Properties"].get("Layers", []) for name, each in source["Resources"].items()}
-    assert [name for name, layers in own.items() if "KubernetesLayer" in map(referred, layers)] == ["ScrapeFunction"]
+    return [name for name, layers in own.items() if {"Ref": layer} in layers]
 
 
 def test_tokens_are_read_by_the_probe_and_written_by_the_scrape(resources: Resources) -> None:
