@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, quote, urlsplit
 
-from tests.standins.oci_store import TYPES, RefusalError, Session, Store
+from tests.standins.oci_store import OCI_INDEX, TYPES, RefusalError, Session, Store, subject_of
 from tests.standins.oci_wire import Answer, Asked, Fault, Server, bad_gateway, throttled
 
 __all__ = ["Answer", "Asked", "Fault", "OciRegistry", "bad_gateway", "throttled"]
@@ -31,6 +31,7 @@ _UPLOAD: Final = re.compile(r"/v2/(?P<name>.+)/blobs/uploads/(?P<session>[^/]+)?
 _BLOB: Final = re.compile(r"/v2/(?P<name>.+)/blobs/(?P<digest>[^/]+)")
 _MANIFEST: Final = re.compile(r"/v2/(?P<name>.+)/manifests/(?P<reference>[^/]+)")
 _TAGS: Final = re.compile(r"/v2/(?P<name>.+)/tags/list")
+_REFERRERS: Final = re.compile(r"/v2/(?P<name>.+)/referrers/(?P<digest>[^/]+)")
 _BYTES: Final = re.compile(r"bytes=(\d+)-")
 _PAGE: Final = 1000
 
@@ -50,7 +51,8 @@ class OciRegistry:
     """The registry. ``users`` (name to password) makes it want bearer tokens, which it gives out at ``/token``.
 
     ``before`` is called with each request's method and target before anything is done with it; ``forgets_broken``
-    makes it forget an upload whose connection broke, as docker-registry 2.8 does.
+    makes it forget an upload whose connection broke, as docker-registry 2.8 does. ``lists_referrers`` set to False takes
+    the referrers API away, as it is there; ``referrers_page`` is how many that API lists at a time.
     """
 
     def __init__(self, users: Mapping[str, str] | None = None, *, forgets_broken: bool = False) -> None:
@@ -59,6 +61,8 @@ class OciRegistry:
         self.requests: list[Asked] = []
         self.before: Callable[[str, str], None] = lambda _method, _target: None
         self.forgets_broken = forgets_broken
+        self.lists_referrers = True
+        self.referrers_page = _PAGE
         self._orders: list[_Order] = []
         self._tokens: dict[str, tuple[str, ...]] = {}
         self._lock = threading.Lock()
@@ -81,6 +85,7 @@ class OciRegistry:
         """Forget everything: content, faults, requests and tokens."""
         with self._lock:
             self.store = Store()
+            self.lists_referrers, self.referrers_page = True, _PAGE
             self.requests.clear()
             self._orders.clear()
             self._tokens.clear()
@@ -145,16 +150,17 @@ class OciRegistry:
             return Answer(200, {}, b"{}")
         if asked.path == "/v2/_catalog":
             return self._list(asked, sorted(self.store.repositories), "repositories", {})
-        if match := _TAGS.fullmatch(asked.path):
-            name = match["name"]
-            return self._list(asked, sorted(self.store.repository(name).tags), "tags", {"name": name})
-        if match := _UPLOAD.fullmatch(asked.path):
-            return self._upload(asked, match)
-        if match := _BLOB.fullmatch(asked.path):
-            return self._blob(asked, match)
-        if match := _MANIFEST.fullmatch(asked.path):
-            return self._manifest(asked, match)
-        raise RefusalError(404, "UNSUPPORTED", "no such address")
+        places = [(_TAGS, self._tags), (_UPLOAD, self._upload), (_BLOB, self._blob), (_MANIFEST, self._manifest)]
+        if self.lists_referrers:
+            places.append((_REFERRERS, self._referrers))
+        for pattern, does in places:
+            if match := pattern.fullmatch(asked.path):
+                return does(asked, match)
+        return Answer(404, {"Content-Type": "text/plain"}, b"404 page not found\n")
+
+    def _tags(self, asked: Asked, match: re.Match[str]) -> Answer:
+        name = match["name"]
+        return self._list(asked, sorted(self.store.repository(name).tags), "tags", {"name": name})
 
     def _list(self, asked: Asked, names: list[str], key: str, more: dict[str, Any]) -> Answer:
         _only(asked, "GET")
@@ -165,6 +171,17 @@ class OciRegistry:
             link = f"{asked.path}?n={size}&last={quote(rest[size - 1], safe='')}"
             headers["Link"] = f'<{link}>; rel="next"'
         return Answer(200, headers, json.dumps({**more, key: rest[:size]}).encode())
+
+    def _referrers(self, asked: Asked, match: re.Match[str]) -> Answer:
+        """An empty list of what is not there, as the specification wants it; pages are of the registry's own making."""
+        _only(asked, "GET")
+        entries = self.store.referrers(match["name"], match["digest"])
+        at = int(asked.query("at") or 0)
+        headers = {"Content-Type": OCI_INDEX}
+        if len(entries) > at + self.referrers_page:
+            headers["Link"] = f'<{asked.path}?at={at + self.referrers_page}>; rel="next"'
+        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries[at : at + self.referrers_page]}
+        return Answer(200, headers, json.dumps(index).encode())
 
     def _blob(self, asked: Asked, match: re.Match[str]) -> Answer:
         _only(asked, "GET", "HEAD")
@@ -185,7 +202,9 @@ class OciRegistry:
             media_type = asked.headers.get("content-type", "")
             digest = self.store.put_manifest(name, reference, media_type, asked.body)
             location = f"/v2/{name}/manifests/{digest}"
-            return Answer(201, {"Location": location, "Docker-Content-Digest": digest})
+            subject = subject_of(asked.body)
+            listed = {"OCI-Subject": subject} if subject and self.lists_referrers else {}
+            return Answer(201, {"Location": location, "Docker-Content-Digest": digest, **listed})
         digest, stored = self.store.manifest(name, reference)
         if stored.media_type in TYPES and stored.media_type not in asked.headers.get("accept", ""):
             raise RefusalError(404, "MANIFEST_UNKNOWN", f"it is of type {stored.media_type}, which is not accepted")
@@ -252,7 +271,7 @@ def _wanted(asked: Asked) -> list[tuple[str, str]]:
     """What a request needs: pairs of a resource and an action."""
     if asked.path == "/v2/_catalog":
         return [("registry:catalog", "*")]
-    match = re.fullmatch(r"/v2/(.+)/(?:blobs|manifests|tags)/.*", asked.path)
+    match = re.fullmatch(r"/v2/(.+)/(?:blobs|manifests|tags|referrers)/.*", asked.path)
     if match is None:
         return []
     wanted = [(f"repository:{match[1]}", "pull" if asked.method in ("GET", "HEAD") else "push")]

@@ -161,6 +161,12 @@ class Store:
             raise RefusalError(404, "MANIFEST_UNKNOWN")
         return digest, repository.manifests[digest]
 
+    def referrers(self, name: str, digest: str) -> list[dict[str, Any]]:
+        """Descriptors of the manifests that have that subject, as the referrers API lists them."""
+        _valid(digest)
+        repository = self.repositories.get(name, Repository())
+        return [_listing(each) for each in repository.manifests.values() if subject_of(each.body) == digest]
+
     def blob(self, name: str, digest: str) -> bytes:
         data = self.repository(name).blobs.get(_valid(digest))
         if data is None:
@@ -236,6 +242,8 @@ class Store:
         unknown += _unknown(_blobs(manifest), lambda d: d in repository.blobs)
         if unknown:
             raise RefusalError(400, "MANIFEST_BLOB_UNKNOWN", " ".join(unknown))
+        if "subject" in manifest and DIGEST.fullmatch(str(manifest["subject"].get("digest"))) is None:
+            raise RefusalError(400, "MANIFEST_INVALID", "the subject is no descriptor")
         for blob in _blobs(manifest):
             if len(repository.blobs[blob["digest"]]) != blob["size"]:
                 raise RefusalError(400, "SIZE_INVALID", str(blob["digest"]))
@@ -243,6 +251,18 @@ class Store:
         if ":" not in reference:
             repository.tags[reference] = digest
         return digest
+
+
+def subject_of(body: bytes) -> str:
+    """The digest of the manifest that this one refers to, empty if there is none; it need not be there."""
+    return str((json.loads(body).get("subject") or {}).get("digest", ""))
+
+
+def _listing(stored: Stored) -> dict[str, Any]:
+    manifest = json.loads(stored.body)
+    kind = manifest.get("artifactType") or manifest.get("config", {}).get("mediaType")
+    more = {"artifactType": kind, "annotations": manifest.get("annotations")}
+    return descriptor(stored.media_type, stored.body, **{name: said for name, said in more.items() if said})
 
 
 def _valid(digest: str) -> str:

@@ -216,6 +216,12 @@ class TestTags:
             client(server).tags("org/app")
         assert code_of(error) == "LISTING_INCOMPLETE"
 
+    def test_a_server_without_that_api_is_a_wrong_address(self, server: QuayServer) -> None:
+        server.say_next("repositories", 404, b"404 page not found")
+        with pytest.raises(SynclineError, match=r"Quay's API is not at http://.*: correct `api.url`") as error:
+            list(client(server).repositories("org"))
+        assert code_of(error) == "NOT_FOUND"
+
     @pytest.mark.parametrize(
         ("token", "repository", "code"),
         [

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.clients.oci import Registry
+from syncline.clients.oci_manifest import OCI_MANIFEST, Descriptor, Manifest
 from syncline.clients.quay import Quay, QuayRepository, QuayTag
 from syncline.config import load_sync
 from syncline.config.images import ImagesSync
@@ -43,6 +44,14 @@ class MadeUpRegistry:
     def manifest_digest(self, repository: str, reference: str) -> str | None:
         self.asked.append(f"digest {repository}:{reference}")
         return self.content.get(repository, {}).get(reference)
+
+    def manifest(self, repository: str, reference: str) -> Manifest:
+        self.asked.append(f"manifest {repository}@{reference}")
+        return Manifest(reference, OCI_MANIFEST, b"{}")
+
+    def referrers(self, repository: str, digest: str) -> tuple[Descriptor, ...]:
+        self.asked.append(f"referrers {repository}@{digest}")
+        return ()
 
 
 class MadeUpApi:
@@ -142,6 +151,16 @@ def test_a_repository_that_the_target_lacks_is_marked_as_fresh() -> None:
     first, second = bench.look()
     assert [item.detail for item in first.items] == [{"fresh": True}]
     assert [item.detail for item in second.items] == [{}]
+
+
+@pytest.mark.parametrize(("referrers", "scheduled", "named"), [("with-images", 0, 2), ("always", 2, 2), ("none", 0, 0)])
+def test_a_scheduled_look_asks_for_no_referrers_of_what_is_equal(referrers: str, scheduled: int, named: int) -> None:
+    content = {"team/a": {"1": "d1", "latest": "d1", "2": "d2"}}
+    for scope, wanted in ((EVERYTHING, scheduled), (Scope.of(["team/a"]), named)):
+        bench = Bench(content, content, referrers=referrers)
+        assert sum(page.skipped for page in bench.look(scope)) == 3
+        assert len([each for each in bench.source.asked if each.startswith("referrers")]) == wanted
+        assert not [each for each in bench.target.asked if each.startswith("referrers")], "the source has none"
 
 
 def test_names_at_the_target_have_its_prefix() -> None:

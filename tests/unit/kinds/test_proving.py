@@ -10,10 +10,11 @@ from syncline.clients.http import Http
 from syncline.clients.oci import Registry
 from syncline.clients.pacing import Policy
 from syncline.kinds.images.proving import Proof
+from syncline.kinds.images.referrers import Compared, Referrers
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item
 from tests.standins.oci import Fault, OciRegistry
-from tests.standins.oci_store import Store, digest_of
+from tests.standins.oci_store import OCI_MANIFEST, Store, descriptor, digest_of
 
 GROUP = "team/app"
 TIME = Pace(lambda: 60.0)
@@ -122,3 +123,21 @@ def test_what_there_is_no_time_for_is_left_for_later(registry: OciRegistry, proo
     digest = registry.store.add_image(GROUP, "1", b"one")
     assert prove(proof, Item(GROUP, "1", digest), pace=Pace(lambda: 0.0)) == ["later"]
     assert registry.requests == []
+
+
+@pytest.mark.parametrize("lost", ["listing", "layer", "nothing"])
+def test_what_refers_to_an_image_is_proved_with_it(registry: OciRegistry, lost: str) -> None:
+    """The source has a signature; the target is asked whether it lists it, and for its parts."""
+    client = Registry(Endpoint("http", registry.host), lambda: None, Http(Policy(sleep=lambda _: None)))
+    proof = Proof(client, lambda group: Compared(Referrers(client, "source/app"), Referrers(client, group)))
+    for name in ("source/app", GROUP):
+        digest = registry.store.add_image(name, "1", b"one")
+        subject = descriptor(OCI_MANIFEST, registry.store.repositories[name].manifests[digest].body)
+        signature = registry.store.add_image(name, None, b"signed", subject=subject)
+    here = registry.store.repositories[GROUP]
+    if lost == "listing":
+        del here.manifests[signature]
+    elif lost == "layer":
+        del here.blobs[digest_of(b"signed")]
+    wanted = "arrived" if lost == "nothing" else "NOT_ARRIVED"
+    assert prove(proof, Item(GROUP, "1", digest)) == [wanted]

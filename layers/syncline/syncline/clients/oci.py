@@ -13,12 +13,14 @@
 7. ``GET <location>`` tells how far a broken upload got. The registry checks the digest at the end: wrong bytes are 400.
 8. Lists come in pages: ``Link: <...>; rel="next"`` leads on, and fewer entries than asked for are not the end.
 9. A blob may be elsewhere (302 to a store with a signed address): ``Authorization`` never goes along.
-10. docker-registry 2.8 refuses a manifest with 400 while one of its layers settles: the same PUT succeeds soon after.
+10. What refers to a manifest is listed by an API of its own or under a tag (:mod:`syncline.clients.oci_referrers`).
+11. docker-registry 2.8 refuses a manifest with 400 while one of its layers settles: the same PUT succeeds soon after.
 """
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
@@ -28,7 +30,8 @@ from syncline.clients.failures import error_codes, speaks_distribution
 from syncline.clients.http import Endpoint, Http, Response
 from syncline.clients.oci_auth import Credentials
 from syncline.clients.oci_links import next_link, own_target
-from syncline.clients.oci_manifest import MANIFEST_TYPES, Descriptor, Manifest, media_type_of
+from syncline.clients.oci_manifest import MANIFEST_TYPES, OCI_INDEX, Descriptor, Manifest, media_type_of
+from syncline.clients.oci_referrers import ABSENT, list_tag, listed
 from syncline.clients.oci_transport import REDIRECTS, Transport, pull, push
 from syncline.clients.oci_upload import Upload, begin, session_of
 from syncline.clients.reference import digest_of, is_digest, matches, parse_digest, parse_reference
@@ -38,6 +41,8 @@ __all__ = ["CHUNK", "MANIFEST_TYPES", "BlobStream", "Credentials", "Descriptor",
 
 CHUNK: Final = 1024 * 1024
 SETTLING_ATTEMPTS: Final = 4  # a manifest PUT and three more
+NO_API: Final = 60.0
+"""Seconds for which a registry that has no referrers API is not asked for it again."""
 
 _ACCEPT: Final = {"Accept": ", ".join(MANIFEST_TYPES)}
 _CATALOG: Final = ("registry:catalog:*",)
@@ -63,6 +68,7 @@ class Registry:
     ) -> None:
         self._transport = Transport(endpoint, credentials, http, renewed)
         self._page_size = page_size
+        self._no_referrers_until = 0.0
 
     @property
     def host(self) -> str:
@@ -179,8 +185,48 @@ class Registry:
             raise SynclineError("UPLOAD_LOST", "what was remembered of an upload cannot be read")
         return Upload(self._transport, repository, target, offset, chunk_min if isinstance(chunk_min, int) else 0)
 
-    def put_manifest(self, repository: str, reference: str, manifest: Manifest) -> None:
-        """Store a manifest's exact bytes under a tag or its digest. Raises DIGEST_MISMATCH, READ_ONLY."""
+    def referrers(self, repository: str, digest: str) -> tuple[Descriptor, ...]:
+        """What the repository has that names a manifest as its subject, by the API or by the tag that lists it.
+
+        Raises LISTING_INCOMPLETE, and BAD_ANSWER where that is no list.
+        """
+        found: dict[str, Descriptor] = {}
+        target = f"/v2/{repository}/referrers/{parse_digest(digest)}"
+        visited = {target}
+        while time.monotonic() >= self._no_referrers_until:
+            answer = self._transport.fetch("GET", target, pull(repository), {"Accept": OCI_INDEX})
+            if answer.status in ABSENT and len(visited) == 1:
+                if not speaks_distribution(answer.body):  # else it may be the repository that it does not know
+                    self._no_referrers_until = time.monotonic() + NO_API
+                break
+            if answer.status != 200:
+                raise answer.error()
+            try:
+                found |= {each.digest: each for each in listed(answer.body)}
+            except SynclineError as error:
+                raise answer.bad(f"it is no list of referrers ({error.what})") from None
+            link = next_link(answer.all_headers("Link"))
+            if link is None:
+                return tuple(found.values())
+            target = own_target(self._transport.endpoint, target, link)
+            if target in visited:
+                raise SynclineError("LISTING_INCOMPLETE", f"{self.host} repeats a page of its list of referrers")
+            visited.add(target)
+        return self._listed_by_tag(repository, digest)
+
+    def _listed_by_tag(self, repository: str, digest: str) -> tuple[Descriptor, ...]:
+        try:
+            return self.manifest(repository, list_tag(digest)).children()
+        except SynclineError as error:
+            if error.code.name == "NOT_FOUND":
+                return ()
+            raise
+
+    def put_manifest(self, repository: str, reference: str, manifest: Manifest) -> bool:
+        """Store a manifest's exact bytes under a tag or its digest. Raises DIGEST_MISMATCH, READ_ONLY.
+
+        False if it has a subject and the registry does not say that it lists it there.
+        """
         target = f"/v2/{repository}/manifests/{parse_reference(reference)}"
         headers = {"Content-Type": manifest.media_type}
         policy = self._transport.http.policy
@@ -200,6 +246,8 @@ class Registry:
             raise SynclineError(
                 "DIGEST_MISMATCH", f"{self.host}/{repository} stored {stored[:80]!r} where {manifest.digest} was sent"
             )
+        subject = manifest.subject
+        return subject is None or answer.header("OCI-Subject") == subject.digest
 
     def _blob(self, repository: str, digest: str) -> str:
         return f"/v2/{repository}/blobs/{parse_digest(digest)}"

@@ -16,7 +16,7 @@ DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 MANIFEST_TYPES: Final = (OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST)
 
-_INDEXES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
+INDEX_TYPES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
 _SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1+"
 _FOREIGN: Final = (
     "application/vnd.docker.image.rootfs.foreign.",
@@ -47,7 +47,7 @@ class Manifest:
 
     @property
     def is_index(self) -> bool:
-        return self.media_type in _INDEXES
+        return self.media_type in INDEX_TYPES
 
     def children(self) -> tuple[Descriptor, ...]:
         """The manifests an index points to; empty for a manifest that is no index. MANIFEST_INVALID if malformed."""
@@ -68,6 +68,20 @@ class Manifest:
         """The manifest this one says something about (a signature's image), if any."""
         value = self._parsed().get("subject")
         return None if value is None else self._descriptor(value)
+
+    def entries(self) -> list[dict[str, Any]]:
+        """What an index says of each manifest it points to, as it is written there. MANIFEST_INVALID if malformed."""
+        self.children()
+        return list(self._list("manifests"))
+
+    def as_entry(self) -> dict[str, Any]:
+        """What an index of referrers says of this manifest."""
+        value = self._parsed()
+        config = value.get("config")
+        kind = value.get("artifactType") or (config.get("mediaType") if isinstance(config, dict) else None)
+        more = {"artifactType": kind, "annotations": value.get("annotations")}
+        entry = {"mediaType": self.media_type, "digest": self.digest, "size": len(self.body)}
+        return {**entry, **{name: said for name, said in more.items() if said}}
 
     def _parsed(self) -> dict[str, Any]:
         try:
@@ -124,6 +138,6 @@ def media_type_of(content_type: str, body: bytes, where: str) -> str:
     media_type = said if said in MANIFEST_TYPES else own
     if media_type not in MANIFEST_TYPES:
         raise SynclineError("MANIFEST_UNSUPPORTED", f"{where} is of type {str(own or said)[:100]!r}")
-    if ("manifests" in value) != (media_type in _INDEXES) or ("layers" in value) == ("manifests" in value):
+    if ("manifests" in value) != (media_type in INDEX_TYPES) or ("layers" in value) == ("manifests" in value):
         raise SynclineError("MANIFEST_INVALID", f"{where} does not have the fields of {media_type}")
     return str(media_type)

@@ -77,7 +77,7 @@ class Quay:
         seen: set[str] = set()
         page: str | None = None
         while True:
-            response = self._get("repository", query if page is None else {**query, "next_page": page})
+            response = self._page(query if page is None else {**query, "next_page": page})
             answer = _dict(response, response.json())
             listed = [_repository(response, entry, namespace) for entry in _list(response, answer, "repositories")]
             following = answer.get("next_page")
@@ -115,6 +115,16 @@ class Quay:
             if not more:
                 return found
             page += 1
+
+    def _page(self, query: dict[str, str]) -> Response:
+        """A page of a namespace's repositories. A namespace that is not there is listed empty, so 404 means no API."""
+        try:
+            return self._get("repository", query)
+        except SynclineError as error:
+            if error.code.name != "NOT_FOUND":
+                raise
+            what = f"{error.what}; Quay's API is not at {self._endpoint.url}: correct `api.url` or `registry`"
+            raise SynclineError("NOT_FOUND", what) from None
 
     def _get(self, path: str, query: dict[str, str]) -> Response:
         headers = {"Accept": "application/json"}

@@ -103,7 +103,7 @@ class ImagesSelect(Model):
     """Which of the source's images are kept true."""
 
     repositories: Patterns = Field(Patterns(), description="Repositories, as the source names them.")
-    tags: Patterns = Field(Patterns(), description="Tags. Signatures and attestations always follow their images.")
+    tags: Patterns = Field(Patterns(), description="Tags. Those of signatures are always taken; see `referrers`.")
 
 
 class ImagesSync(BaseSync):
@@ -116,6 +116,12 @@ class ImagesSync(BaseSync):
     overwrite: StrictBool = Field(
         False,
         description="Whether a tag that differs at the target is replaced. When false it is a `conflict` in the report.",
+    )
+    referrers: Literal["with-images", "always", "none"] = Field(
+        "with-images",
+        description="When signatures, attestations and SBOMs are looked for that have no tag and only name their image "
+        "(`subject`): `with-images` when an image moves, and when a push notification or `--only` names its repository; "
+        "`always` also for images that are equal on both sides, at some requests for each tag and run; `none` never.",
     )
     concurrency: Annotated[StrictInt, Field(ge=1, le=32)] = Field(
         8, description="Images in flight in one function at a time, 1 to 32."

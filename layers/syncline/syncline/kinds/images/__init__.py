@@ -13,6 +13,7 @@ from syncline.kinds.images.notifications import repositories_in
 from syncline.kinds.images.pieces import Way
 from syncline.kinds.images.places import BlobPlaces
 from syncline.kinds.images.proving import Proof
+from syncline.kinds.images.referrers import Compared, Referrers
 from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
 from syncline.model import Item, Scope, Step
 
@@ -45,18 +46,19 @@ class Images:
         group = items[0].group
         source = self._sync.source_repository(group)
         assert source is not None, "discover names only repositories below the prefix"
-        copy = RepositoryCopy(
-            Way(self._source.registry, source, self._target.registry, group),
-            self._places,
-            pace,
-            overwrite=self._sync.overwrite,
-            concurrency=self._sync.concurrency,
-        )
+        way = Way(self._source.registry, source, self._target.registry, group)
+        copy = RepositoryCopy(way, self._places, pace, self._sync)
         return copy.images(items)
 
     def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
         self._http.end_within(pace.left() + LAST_WORDS)
-        return Proof(self._target.registry).of(items, pace)
+        referrers = None if self._sync.referrers == "none" else self._referrers
+        return Proof(self._target.registry, referrers).of(items, pace)
+
+    def _referrers(self, group: str) -> Compared:
+        source = self._sync.source_repository(group)
+        assert source is not None, "discover names only repositories below the prefix"
+        return Compared(Referrers(self._source.registry, source), Referrers(self._target.registry, group))
 
     def reference(self, group: str) -> str:
         return f"{self._target.registry.host}/{group}"

@@ -13,9 +13,11 @@ from dataclasses import replace
 from typing import Any, Final
 
 from syncline.clients.oci import Descriptor, Manifest
+from syncline.config.images import ImagesSync
 from syncline.errors import SynclineError
 from syncline.kinds.images.pieces import InterruptedUploadError, Way, chunks_of, proved, send_in_pieces
 from syncline.kinds.images.places import BlobPlaces
+from syncline.kinds.images.referrers import DEEPEST, Compared, Lists, Referrers, is_list
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item, Outcome, Result
 
@@ -27,8 +29,6 @@ WHOLE: Final = 32 * 1024 * 1024
 """Bytes up to which a blob is sent in one request; a larger one goes in pieces that can be taken up later."""
 SLOWEST: Final = 1024 * 1024
 """Bytes a second that are counted on when a blob is to be sent in one request before the time ends."""
-DEEPEST: Final = 8
-"""How many indexes may be nested in one another."""
 _STARTS_AGAIN: Final = frozenset({"UPLOAD_LOST", "DIGEST_MISMATCH"})
 """After these nothing is left of an upload that could be taken up again."""
 
@@ -70,22 +70,18 @@ class _Share:
 class RepositoryCopy:
     """Copies images from one repository to another, each blob and child manifest once."""
 
-    def __init__(
-        self,
-        way: Way,
-        places: BlobPlaces,
-        pace: Pace,
-        *,
-        overwrite: bool,
-        concurrency: int,
-    ) -> None:
+    def __init__(self, way: Way, places: BlobPlaces, pace: Pace, sync: ImagesSync) -> None:
         self._way = way
         self._source, self._from = way.source, way.source_repository
         self._target, self._to = way.target, way.target_repository
         self._places = places
         self._pace = pace
-        self._overwrite = overwrite
-        self._concurrency = concurrency
+        self._overwrite = sync.overwrite
+        self._concurrency = sync.concurrency
+        self._lists = Lists(self._target, self._to)
+        self._referrers: Compared | None = None
+        if sync.referrers != "none":
+            self._referrers = Compared(Referrers(self._source, self._from), Referrers(self._target, self._to))
         self._fresh = False
         self._blobs: dict[str, Future[int]] = {}
         self._lock = threading.Lock()
@@ -119,14 +115,47 @@ class RepositoryCopy:
         manifest = self._source.manifest(self._from, item.name)
         item = replace(item, source=manifest.digest, detail={})
         present = self._target.manifest_digest(self._to, item.name)
-        if present == manifest.digest:
-            return Arrived(item, share.sent)
-        if present is not None and not self._overwrite:
+        if is_list(item.name) and manifest.is_index:
+            listed = self._copy_list(item, manifest, share, blobs)
+            if listed is not None:
+                return listed
+        if present not in (None, manifest.digest) and not self._overwrite:
             return conflict(replace(item, target=present))
+        there = present == manifest.digest or self._copy_parts(manifest, share, blobs, depth=0)
+        # What refers to an image comes before its tag: who waits for the tag finds the signature.
+        if not there or not self._copy_referrers(manifest, share, blobs) or self._pace.halted():
+            return Later(share.on(item), share.sent)
+        if present != manifest.digest:
+            self._put(item.name, manifest)
+        return Arrived(item, share.sent)
+
+    def _copy_list(self, item: Item, manifest: Manifest, share: _Share, blobs: ThreadPoolExecutor) -> Answer | None:
+        """Bring a tag that lists referrers, and these; None where the target has something else under that name."""
         if not self._copy_parts(manifest, share, blobs, depth=0) or self._pace.halted():
             return Later(share.on(item), share.sent)
-        self._target.put_manifest(self._to, item.name, manifest)
-        return Arrived(item, share.sent)
+        digest = self._lists.merge(item.name, manifest)
+        return None if digest is None else Arrived(replace(item, source=digest), share.sent)
+
+    def _copy_referrers(self, manifest: Manifest, share: _Share, blobs: ThreadPoolExecutor) -> bool:
+        """Bring all that refers to an image and that the target does not list; False where time was short."""
+        if self._referrers is None:
+            return True
+        for _, referrer, listed in self._referrers.of(manifest):
+            if listed:
+                continue
+            if self._pace.over or not self._copy_parts(referrer, share, blobs, depth=0):
+                return False
+            self._put(referrer.digest, referrer)
+        return True
+
+    def _put(self, reference: str, manifest: Manifest) -> None:
+        """Store a manifest, and list it at its subject where the target does not do that itself."""
+        subject = manifest.subject
+        if subject is not None and not self._target.put_manifest(self._to, manifest.digest, manifest):
+            self._lists.add(subject.digest, manifest)
+        # Under its tag at last: one who finds it there must find it listed too.
+        if subject is None or reference != manifest.digest:
+            self._target.put_manifest(self._to, reference, manifest)
 
     def _copy_parts(self, manifest: Manifest, share: _Share, blobs: ThreadPoolExecutor, depth: int) -> bool:
         """Bring all that a manifest names to the target; False where time was short."""
@@ -149,7 +178,7 @@ class RepositoryCopy:
         manifest = self._source.manifest(self._from, child.digest)
         if not self._copy_parts(manifest, share, blobs, depth):
             return False
-        self._target.put_manifest(self._to, child.digest, manifest)
+        self._put(child.digest, manifest)
         return True
 
     def _blob(self, blob: Descriptor, upload: Any, blobs: ThreadPoolExecutor) -> tuple[Future[int], bool]:

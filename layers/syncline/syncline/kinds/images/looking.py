@@ -14,6 +14,7 @@ from syncline.clients.quay import Quay
 from syncline.config.images import ImagesSync
 from syncline.errors import SynclineError
 from syncline.kinds.images.copying import conflict
+from syncline.kinds.images.referrers import Compared, Referrers, grows, is_list
 from syncline.kinds.kind import Failure, Pace, Page
 from syncline.model import Item, Result, Scope
 
@@ -48,6 +49,7 @@ class Look:
         self._source = source
         self._target = target
         self._states: dict[str, dict[str, str]] = {}
+        self._with_referrers = sync.referrers == "always"
         self._asking = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="ask")
 
     def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
@@ -55,6 +57,7 @@ class Look:
 
         A cursor is the name of a repository that was looked at, or ``name:tag`` within one.
         """
+        self._with_referrers |= scope.groups is not None and self._sync.referrers == "with-images"
         last, _, tag = (cursor or "").partition(":")
         names = [name for name in self._repositories(scope) if name > last or (tag and name == last)]
         self._learn_states(names)
@@ -145,12 +148,18 @@ class Look:
         items: list[Item] = []
         results: list[Result] = []
         skipped = 0
-        for item in self._with_digests(name, group, tags):
+        compared = self._with_digests(name, group, tags)
+        incomplete, complete = (
+            self._lacking_referrers(name, group, compared),
+            self._complete_lists(name, group, compared),
+        )
+        for item in compared:
             if item.source is None and tags[item.name][1] is not None:
                 continue  # removed at the source since it was listed
-            if item.target is not None and item.target == item.source:
+            equal = item.target is not None and item.target == item.source
+            if (equal and item.name not in incomplete) or complete.get(item.name):
                 skipped += 1
-            elif item.target is None or self._sync.overwrite:
+            elif equal or item.target is None or self._sync.overwrite or item.name in complete:
                 items.append(item)
             else:
                 results.append(conflict(item))
@@ -159,6 +168,44 @@ class Look:
             failures = tuple(Failure(item, error) for item in items)
             return Page(cursor, skipped=skipped, results=tuple(results), failures=failures)
         return Page(cursor, tuple(items), skipped, tuple(results))
+
+    def _lacking_referrers(self, name: str, group: str, items: Iterable[Item]) -> set[str]:
+        """The tags, equal on both sides, of images whose referrers the target does not all list, if that is asked."""
+        if not self._with_referrers:
+            return set()
+        source = self._source.registry
+        compared = Compared(Referrers(source, name), Referrers(self._target.registry, group))
+
+        def lacks(digest: str) -> bool:
+            try:
+                return not all(listed for _, _, listed in compared.of(source.manifest(name, digest)))
+            except SynclineError as error:
+                # What is no image has no referrers that could be copied. Anything else is the transfer's to say, of
+                # this image alone.
+                return error.code.name not in ("MANIFEST_UNSUPPORTED", "MANIFEST_INVALID", "NOT_FOUND")
+
+        equal = {
+            i.name: i.source for i in items if i.source is not None and i.source == i.target and not is_list(i.name)
+        }
+        digests = set(equal.values())
+        lacking = dict(zip(digests, self._asking.map(lacks, digests), strict=True))
+        return {tag for tag, digest in equal.items() if lacking[digest]}
+
+    def _complete_lists(self, name: str, group: str, items: Iterable[Item]) -> dict[str, bool]:
+        """Of the tags that list referrers and differ, whether the target's has all that the source's has, and more."""
+        lists = [i for i in items if is_list(i.name) and i.source and i.target and i.source != i.target]
+
+        def compare(item: Item) -> bool | None:
+            try:
+                theirs = self._source.registry.manifest(name, str(item.source))
+                return grows(theirs, self._target.registry.manifest(group, str(item.target)))
+            except SynclineError as error:
+                if error.retried:
+                    raise
+                return None
+
+        found = zip(lists, self._asking.map(compare, lists), strict=True)
+        return {item.name: not more for item, more in found if more is not None}
 
     def _source_tags(self, name: str) -> dict[str, Tag]:
         """The source's tags; an empty list is believed only when the registry itself confirms it."""

@@ -1,14 +1,15 @@
-"""Proving: the target is asked again for every image, and for everything the image is made of."""
+"""Proving: the target is asked again for every image, for everything it is made of, and for what refers to it."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Final
 
-from syncline.clients.oci import Registry
+from syncline.clients.oci import Manifest, Registry
 from syncline.errors import SynclineError
+from syncline.kinds.images.referrers import Compared, is_list
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item
 
@@ -19,8 +20,10 @@ AT_ONCE: Final = 8
 class Proof:
     """Asks one target registry. What has been found in a repository is not asked for twice."""
 
-    def __init__(self, target: Registry) -> None:
+    def __init__(self, target: Registry, referrers: Callable[[str], Compared] | None = None) -> None:
+        """``referrers`` gives for a target repository what refers to its images at the source, to be there too."""
         self._target = target
+        self._referrers = referrers
         self._found: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
@@ -34,12 +37,25 @@ class Proof:
         if pace.over:
             return Later(item)
         try:
-            self._prove(item.group, item.name, str(item.source))
+            self._prove_referrers(item, self._prove(item.group, item.name, str(item.source)))
         except SynclineError as error:
             return Failure(item, error)
         return Arrived(item)
 
-    def _prove(self, repository: str, reference: str, digest: str) -> None:
+    def _prove_referrers(self, item: Item, manifest: Manifest) -> None:
+        if self._referrers is None or is_list(item.name):
+            return
+        for subject, referrer, listed in self._referrers(item.group).of(manifest):
+            if not listed:
+                what = (
+                    f"{item.group}@{referrer.digest}, which refers to {subject}, is not listed at {self._target.host}"
+                )
+                raise _absent(what)
+            if self._is_new(item.group, referrer.digest):
+                self._prove(item.group, referrer.digest, referrer.digest)
+                self._remember(item.group, referrer.digest)
+
+    def _prove(self, repository: str, reference: str, digest: str) -> Manifest:
         try:
             # The manifest's own bytes are hashed; what a header says of them is not relied on.
             manifest = self._target.manifest(repository, reference)
@@ -60,6 +76,7 @@ class Proof:
                 if not self._target.has_blob(repository, blob.digest):
                     raise _absent(f"{repository}@{blob.digest}, a part of {reference}, is not at {self._target.host}")
                 self._remember(repository, blob.digest)
+        return manifest
 
     def _is_new(self, repository: str, digest: str) -> bool:
         return (repository, digest) not in self._found

@@ -1,0 +1,170 @@
+"""What refers to images, to and from Debian's docker-registry, which has no referrers API; witnessed by skopeo."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import pytest
+
+from syncline.clients.http import Endpoint, Http, Policy
+from syncline.clients.oci import Credentials, Registry
+from syncline.config import load_sync
+from syncline.config.images import ImagesSync
+from syncline.kinds.images import BlobPlaces, Images, Side
+from syncline.kinds.kind import Arrived, Pace
+from syncline.model import EVERYTHING, Scope
+from tests.standins.oci import OciRegistry
+from tests.standins.oci_store import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, descriptor, digest_of
+from tests.standins.pairs import USERS, RegistryPair
+from tests.standins.registry import Registry as Server
+
+Skopeo = Callable[..., bytes]
+TIME: Final = Pace(lambda: 60.0)
+CREDS: Final = f"ann:{USERS['ann']}"
+
+
+class Forgetful:
+    """A memory that functions do not share."""
+
+    def recall(self, _key: str) -> None:
+        return None
+
+    def remember(self, key: str, value: str) -> None: ...
+
+    def forget(self, key: str) -> None: ...
+
+    def claim(self, _key: str, _seconds: float) -> bool:
+        return True
+
+
+@pytest.fixture
+def modern() -> Iterator[OciRegistry]:
+    """A registry that lists referrers by the API."""
+    with OciRegistry() as registry:
+        yield registry
+
+
+def side(server: Server | OciRegistry, http: Http) -> Side:
+    ann = Credentials("ann", USERS["ann"]) if isinstance(server, Server) else None
+    return Side(Registry(Endpoint("http", server.host), lambda: ann, http), None)
+
+
+def copy(
+    source: Server | OciRegistry, target: Server | OciRegistry, *repositories: str, named: bool = False
+) -> list[str]:
+    """Discover, transfer and verify, as the steps do; the tags that moved."""
+    ends = {
+        "source": {"registry": source.host, "plain_http": True, "repositories": list(repositories)},
+        "target": {"registry": target.host, "plain_http": True},
+    }
+    sync = load_sync(json.dumps({"name": "s", "kind": "images", **ends}))
+    assert isinstance(sync, ImagesSync)
+    http = Http(Policy(attempts=3, base=0.02))
+    kind = Images(sync, side(source, http), side(target, http), http, BlobPlaces(Forgetful()))
+    scope = Scope.of(repositories) if named else EVERYTHING
+    pages = list(kind.discover(scope, None, TIME))
+    assert not [each for page in pages for each in (*page.failures, *page.results)]
+    items = [item for page in pages for item in page.items]
+    if not items:
+        return []
+    arrived = [answer.item for answer in kind.transfer(items, TIME) if isinstance(answer, Arrived)]
+    assert len(arrived) == len(items)
+    proved = [answer for answer in kind.verify(arrived, TIME) if isinstance(answer, Arrived)]
+    assert len(proved) == len(items)
+    return sorted(item.name for item in items)
+
+
+def signature(server: Server, repository: str, subject: str, what: bytes) -> tuple[str, dict[str, Any]]:
+    """A signature of an image, pushed by its digest; that, and what a list says of it."""
+    image = raw(server, repository, subject)
+    config = b"{}"
+    server.push_blob(repository, config)
+    server.push_blob(repository, what)
+    body = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "artifactType": "application/vnd.example.signature",
+            "config": descriptor(OCI_CONFIG, config),
+            "layers": [descriptor("application/vnd.example.signature", what)],
+            "subject": descriptor(OCI_MANIFEST, image),
+        },
+        indent=2,
+    ).encode()
+    entry = descriptor(OCI_MANIFEST, body, artifactType="application/vnd.example.signature")
+    return server.push_manifest(repository, digest_of(body), body), entry
+
+
+def raw(server: Server, repository: str, reference: str) -> bytes:
+    accept = {"Accept": f"{OCI_MANIFEST}, {OCI_INDEX}"}
+    return server.authorized("GET", f"/v2/{repository}/manifests/{reference}", headers=accept).body
+
+
+def push_list(server: Server, repository: str, subject: str, *entries: dict[str, Any]) -> str:
+    body = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}, indent=1).encode()
+    return server.push_manifest(repository, subject.replace(":", "-"), body, OCI_INDEX)
+
+
+def seen(skopeo: Skopeo, server: Server, reference: str) -> bytes:
+    return skopeo("inspect", "--raw", "--tls-verify=false", "--creds", CREDS, f"docker://{server.host}/{reference}")
+
+
+def test_between_two_that_list_under_tags(registry_pair: RegistryPair, namespace: str, skopeo: Skopeo) -> None:
+    name, prod, dr = f"{namespace}/app", registry_pair.prod, registry_pair.dr
+    image = prod.push_image(name, "1.0")
+    (first, one), (second, two) = (signature(prod, name, image, what) for what in (b"first", b"second"))
+    tag = image.replace(":", "-")
+    listed = push_list(prod, name, image, one)
+    assert copy(prod, dr, name) == ["1.0", tag]
+    assert digest_of(seen(skopeo, dr, f"{name}:{tag}")) == listed
+    assert digest_of(seen(skopeo, dr, f"{name}@{first}")) == first
+    assert copy(prod, dr, name) == []
+
+    listed = push_list(prod, name, image, one, two)  # the list has grown, and nothing is overwritten elsewhere
+    assert copy(prod, dr, name) == [tag]
+    assert digest_of(seen(skopeo, dr, f"{name}:{tag}")) == listed
+    assert digest_of(seen(skopeo, dr, f"{name}@{second}")) == second
+
+    own, mine = signature(dr, name, image, b"of the target")
+    push_list(dr, name, image, two, mine)  # somebody has taken one away and added one of the target's
+    assert copy(prod, dr, name) == [tag]
+    now = json.loads(seen(skopeo, dr, f"{name}:{tag}"))["manifests"]
+    assert {entry["digest"] for entry in now} == {first, second, own}
+    assert copy(prod, dr, name) == []
+
+
+def test_from_one_with_the_api(
+    modern: OciRegistry, registry_pair: RegistryPair, namespace: str, skopeo: Skopeo
+) -> None:
+    name, dr, store = f"{namespace}/app", registry_pair.dr, modern.store
+    image = store.add_image(name, "1.0", b"a layer")
+    subject = descriptor(OCI_MANIFEST, store.repositories[name].manifests[image].body)
+    made = [store.add_image(name, None, what, subject=subject, artifactType="application/x") for what in (b"1", b"2")]
+    inner = descriptor(OCI_MANIFEST, store.repositories[name].manifests[made[0]].body)
+    witness = store.add_image(name, None, b"3", subject=inner, annotations={"by": "a notary"})
+    assert copy(modern, dr, name) == ["1.0"]
+    entries = json.loads(seen(skopeo, dr, f"{name}:{image.replace(':', '-')}"))["manifests"]
+    assert {entry["digest"] for entry in entries} == set(made)
+    (entry,) = json.loads(seen(skopeo, dr, f"{name}:{made[0].replace(':', '-')}"))["manifests"]
+    assert entry == store.referrers(name, made[0])[0]
+    assert digest_of(seen(skopeo, dr, f"{name}@{witness}")) == witness
+
+    late = store.add_image(name, None, b"4", subject=subject)
+    assert copy(modern, dr, name) == []
+    assert copy(modern, dr, name, named=True) == ["1.0"]
+    entries = json.loads(seen(skopeo, dr, f"{name}:{image.replace(':', '-')}"))["manifests"]
+    assert {entry["digest"] for entry in entries} == {*made, late}
+    assert copy(modern, dr, name, named=True) == []
+
+
+def test_to_one_with_the_api(modern: OciRegistry, registry_pair: RegistryPair, namespace: str) -> None:
+    name, prod = f"{namespace}/app", registry_pair.prod
+    image = prod.push_image(name, "1.0")
+    made, entry = signature(prod, name, image, b"a signature")
+    push_list(prod, name, image, entry)
+    assert copy(prod, modern, name) == ["1.0", image.replace(":", "-")]
+    assert modern.store.referrers(name, image) == [entry]
+    assert modern.store.repositories[name].manifests[made].body == raw(prod, name, made)
+    assert copy(prod, modern, name, named=True) == []
