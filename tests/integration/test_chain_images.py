@@ -10,7 +10,7 @@ import pytest
 from moto import mock_aws
 
 from syncline.kinds.images import places
-from syncline.kinds.images.copying import DEEPEST
+from syncline.kinds.images.referrers import DEEPEST
 from syncline.model import RunStatus
 from tests.integration.chain import Chain, World, small, world
 from tests.standins.oci import Fault
