@@ -219,10 +219,10 @@ def test_a_place_that_is_wrong_costs_a_request_only(place: World, monkeypatch: p
     chain.configure()
     chain.source.store.add_image("team/a", "1", b"the base")
     key = f"{chain.target.host}@{digest_of(b'the base')}"
-    chain.state.remember(key, "team/removed")
+    chain.state.facts.remember(key, "team/removed")
     chain.run()
     chain.check()
-    assert chain.state.recall(key) == "team/a"
+    assert chain.state.facts.recall(key) == "team/a"
 
 
 # -- Quay's API

@@ -488,27 +488,6 @@ def test_the_lease_of_a_batch_that_had_ended_is_given_back(state: State) -> None
     state.take_lease("dr/app", "b", 60)
 
 
-# -- facts
-
-
-def test_a_fact_is_known_until_it_turns_out_wrong(state: State) -> None:
-    assert state.recall("dr@sha256:1") is None
-    state.forget("dr@sha256:1")
-    state.remember("dr@sha256:1", "team/app")
-    assert state.recall("dr@sha256:1") == "team/app"
-    assert state.recall("dr@sha256:2") is None
-    state.forget("dr@sha256:1")
-    assert state.recall("dr@sha256:1") is None
-
-
-def test_of_those_who_claim_a_fact_one_is_told_to_find_it_out(state: State, clock: Clock) -> None:
-    assert state.claim("fact", 10)
-    assert not state.claim("fact", 10)
-    assert state.claim("another", 10)
-    clock.sleep(10)
-    assert state.claim("fact", 10)
-
-
 def test_the_first_batch_is_a_look_at_the_runs_scope() -> None:
     run = Run("1-run", SYNC, 1, Trigger.EVENT, Scope.of(["a"]), 0.0, plan=True)
     batch = first_batch(run)

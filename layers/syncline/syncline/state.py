@@ -1,4 +1,4 @@
-"""What Syncline remembers, in one DynamoDB table; the only room that knows keys and expressions.
+"""What Syncline remembers of runs, in one DynamoDB table; with `stores`, the only room that knows keys and expressions.
 
 =====================  ====================  =================================================================
 pk                     sk                    what
@@ -10,7 +10,6 @@ pk                     sk                    what
 ``RUN#<id>#<shard>``   ``BATCH#<id>``        one batch that came to its end: its results, and what follows from it
 ``RUN#<id>#<shard>``   ``JOIN#<id>``         a look that joined the run
 ``LEASE#<target>``     ``LEASE``             who may write to a target reference, until when, with a growing fence
-``FACT#<key>``         ``FACT``              what one function learnt and others need not: where a blob is
 =====================  ====================  =================================================================
 
 A batch ends in one transaction: its record is put, if it is not there yet, and its counts are added. So counts are
@@ -34,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Final
 from syncline.errors import SynclineError
 from syncline.messages import Batch, Dead, Outgoing, from_json, to_json
 from syncline.model import Counts, Result, Run, RunStatus, Scope, Step, Trigger
+from syncline.stores.facts import Facts
 from syncline.stores.totals import addition
 from syncline.table import Database, number, pack, unpack
 
@@ -91,6 +91,7 @@ class State:
     def __init__(self, table: Table, clock: Callable[[], float] = time.time) -> None:
         self._db = Database(table)
         self._clock = clock
+        self.facts = Facts(self._db, clock)
 
     # -- syncs ---------------------------------------------------------------------------------------------------
 
@@ -388,34 +389,6 @@ class State:
     def drop_lease(self, lease: Lease) -> None:
         """Give a lease back early, if it is still this one."""
         self._db.update_if(self._free(lease))
-
-    # -- facts ---------------------------------------------------------------------------------------------------
-
-    def recall(self, key: str) -> str | None:
-        """A fact that a function noted, None if nothing is known."""
-        item = self._db.get(f"FACT#{key}", "FACT") or {}
-        return str(item["value"]) if "value" in item else None
-
-    def remember(self, key: str, value: str) -> None:
-        """Note a fact for all functions. It makes things fast; losing it makes nothing wrong."""
-        self._db.put({"pk": f"FACT#{key}", "sk": "FACT", "value": value, "expires": int(self._clock()) + RETENTION})
-
-    def forget(self, key: str) -> None:
-        """A fact turned out wrong."""
-        self._db.update_if(self._db.update(f"FACT#{key}", "FACT", "REMOVE #value", {}, names=("value",)))
-
-    def claim(self, key: str, seconds: float) -> bool:
-        """Whether the caller is the one to find out a fact: for ``seconds`` nobody else is told so."""
-        now = self._clock()
-        claimed = self._db.update(
-            f"FACT#{key}",
-            "FACT",
-            "SET #until = :until, #expires = :expires",
-            {"until": number(now + seconds), "expires": int(now) + RETENTION},
-            condition="attribute_not_exists(#until) OR #until <= :now",
-            extra={":now": number(now)},
-        )
-        return self._db.update_if(claimed) is not None
 
     # -- parts of transactions -----------------------------------------------------------------------------------
 

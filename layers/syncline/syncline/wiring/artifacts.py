@@ -29,9 +29,9 @@ class Builder:
 
     def __call__(self, sync: Sync) -> Kind:
         assert isinstance(sync, ArtifactsSync)
-        secrets, http, state = self._parts.secrets, self._parts.http, self._parts.state
+        secrets, http, facts = self._parts.secrets, self._parts.http, self._parts.state.facts
         target = Target(registry_at(sync.target, secrets, http), gitlab_at(sync.target, secrets, http))
-        return Artifacts(sync, github_at(sync.source, secrets, http), target, http, memory=state, now=time.time)
+        return Artifacts(sync, github_at(sync.source, secrets, http), target, http, memory=facts, now=time.time)
 
 
 def gitlab_at(place: ArtifactsTarget, secrets: Secrets, http: Http) -> GitLab | None:

@@ -17,7 +17,7 @@ class Builder:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._places = BlobPlaces(parts.state)
+        self._places = BlobPlaces(parts.state.facts)
 
     def __call__(self, sync: Sync) -> Kind:
         assert isinstance(sync, ImagesSync)
