@@ -25,7 +25,7 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
     "config": ("config", "errors", "model", "schedule", "secrets", "select"),
     "table": ("errors", "model"),
     "messages": ("errors", "model"),
-    "state": ("errors", "messages", "model", "stores.totals", "table"),
+    "state": ("errors", "messages", "model", "stores.facts", "stores.totals", "table"),
     "stores": ("kinds.backups.memory", "stores", "table"),  # what a kind asks to be remembered
     "telemetry": ("messages", "model", "secrets"),
     "clients": ("clients", "errors", "secrets.register"),  # what a token server gives out is a secret too

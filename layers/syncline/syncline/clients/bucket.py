@@ -16,13 +16,13 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import quote
 
 from syncline.clients import s3_xml
+from syncline.clients.bucket_head import Head, attributes_of, etag_of, head_of
 from syncline.clients.http import Body, Endpoint, Http, Response
 from syncline.clients.s3_xml import Grants, Listed, ListPage, NotXmlError
 from syncline.clients.sigv4 import EMPTY, Keys, Request, Signer
@@ -41,7 +41,6 @@ LONGEST_KEY: Final = 1024
 
 _MOST_PARTS: Final = 10_000
 _COPY_PART: Final = 512 * 1024 * 1024
-_META: Final = "x-amz-meta-"
 _SAFE: Final = "-._~"
 _CODES: Final = {
     "NoSuchBucket": "BUCKET_ABSENT",
@@ -63,18 +62,6 @@ _CODES: Final = {
     "XAmzContentSHA256Mismatch": "BAD_ANSWER",
 }
 """Codes of the protocol that say more than the status they come with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What an object is. ``etag`` without quotes, ``size`` in bytes, ``modified`` in Unix seconds (0 if not said)."""
-
-    etag: str
-    size: int
-    content_type: str = "application/octet-stream"
-    modified: float = 0.0
-    version: str | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +164,7 @@ class Bucket:
             return None
         if response.status != 200:
             raise self._error(response)
-        return _head(response)
+        return head_of(response)
 
     def open(
         self,
@@ -200,7 +187,7 @@ class Bucket:
         response = self._send("GET", key, _version(version), headers, stream=True)
         if response.status not in (200, 206):
             raise self._error(response)
-        head = _head(response)
+        head = head_of(response)
         # rclone says 200 to a range, too; what the bytes are is said by Content-Range alone.
         if ranged and not response.header("Content-Range").startswith(f"bytes {start}-"):
             response.close()
@@ -230,9 +217,9 @@ class Bucket:
 
     def put(self, key: str, content: bytes, like: Head | None = None) -> str:
         """Put an object in one request, with the type and metadata of ``like``; its ETag."""
-        headers = _attributes(like)
+        headers = attributes_of(like)
         response = self._ask("PUT", key, {}, headers, content)
-        return _etag(response)
+        return etag_of(response)
 
     def put_stream(self, key: str, chunks: Iterable[bytes], like: Head | None = None) -> str:
         """Put an object of any size from chunks of any size, holding one part at a time; its ETag.
@@ -254,7 +241,7 @@ class Bucket:
 
     def begin_upload(self, key: str, like: Head | None = None) -> Upload:
         """Begin a multipart upload, with the type and metadata of ``like``."""
-        response = self._ask("POST", key, {"uploads": ""}, _attributes(like))
+        response = self._ask("POST", key, {"uploads": ""}, attributes_of(like))
         try:
             number = s3_xml.parse(response.body).findtext("UploadId")
         except NotXmlError as error:
@@ -274,7 +261,7 @@ class Bucket:
         """
         headers = source.copy_source(source_key, head)
         if like is not None:
-            headers |= {"x-amz-metadata-directive": "REPLACE", **_attributes(like)}
+            headers |= {"x-amz-metadata-directive": "REPLACE", **attributes_of(like)}
         if head.size > LARGEST_COPY:
             headers = source.copy_source(source_key, head)
             upload = self.begin_upload(key, like or head)
@@ -416,7 +403,7 @@ class Upload:
 
     def put(self, part: int, content: bytes) -> str:
         """Put part number ``part``, counted from 1, once or again; its ETag."""
-        return _etag(self.bucket._ask("PUT", self.key, self._query(part), None, content))  # noqa: SLF001 - its own
+        return etag_of(self.bucket._ask("PUT", self.key, self._query(part), None, content))  # noqa: SLF001 - its own
 
     def copy(self, part: int, source: Mapping[str, str], start: int, end: int) -> str:
         """Copy bytes ``start`` to before ``end`` of a ``source`` (:meth:`Bucket.copy_source`) as a part; its ETag."""
@@ -477,51 +464,6 @@ def _quoted(text: str) -> str:
 
 def _version(version: str | None) -> dict[str, str]:
     return {} if version is None else {"versionId": version}
-
-
-def _etag(response: Response) -> str:
-    return response.header("ETag").strip('"')
-
-
-def _head(response: Response) -> Head:
-    length = response.header("Content-Length")
-    if not (length.isascii() and length.isdigit()):
-        response.close()
-        raise response.bad("an object without a length")
-    try:
-        modified = parsedate_to_datetime(response.header("Last-Modified")).timestamp()
-    except (ValueError, OverflowError):
-        modified = 0.0
-    version = response.header("x-amz-version-id")
-    metadata = {
-        name.lower().removeprefix(_META): value
-        for name, value in response.headers.items()
-        if name.lower().startswith(_META)
-    }
-    return Head(
-        _etag(response),
-        int(length),
-        response.header("Content-Type") or "application/octet-stream",
-        modified,
-        None if version in ("", "null") else version,
-        metadata,
-    )
-
-
-def _attributes(like: Head | None) -> dict[str, str]:
-    """The headers that give an object the type and metadata of another."""
-    if like is None:
-        return {}
-    metadata = {f"{_META}{name}": _sendable(value) for name, value in like.metadata.items()}
-    return {"Content-Type": _sendable(like.content_type), **metadata}
-
-
-def _sendable(value: str) -> str:
-    """A header's value as S3 itself gives one that is not ASCII (RFC 2047)."""
-    if value.isascii() and value.isprintable():
-        return value
-    raw = value.encode("latin-1", "replace")  # as it was read from the wire
-    return f"=?UTF-8?B?{base64.b64encode(raw).decode()}?="
 
 
 def _parts(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
