@@ -31,6 +31,7 @@ _INPUTS: Final = (
     "requirements/kubernetes.txt",
 )
 _FUNCTION_URLS: Final = ("ReceiveUrl", "ConsoleUrl", "ProbeUrl")
+_OPEN: Final = ("ConsoleAuth=NONE", "ProbeAuth=NONE")  # only this machine reaches their addresses
 _PROGRAM_SECONDS: Final = 900
 
 
@@ -91,7 +92,7 @@ def deploy(project: Path, home: Path, endpoint: str, python: Path, say: Say) -> 
     }
     config = ["--config-file", str(project / "samconfig.toml"), "--config-env", "local"]
     # Nobody signs requests to an engine that only this machine reaches.
-    parameters = ["--parameter-overrides", f"LambdaRuntime={runtime}", "ConsoleAuth=NONE", *_concurrency()]
+    parameters = ["--parameter-overrides", f"LambdaRuntime={runtime}", *_OPEN, *_concurrency()]
     say("building the functions")
     template = str(project / "template.yaml")
     build = ["build", "--template-file", template, "--build-dir", str(home / "build")]
