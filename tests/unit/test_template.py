@@ -319,3 +319,16 @@ def _pattern(node: ast.AST) -> str | None:
             return "".join(str(part.value) if isinstance(part, ast.Constant) else ".+" for part in parts)
         case _:
             return None
+
+
+@pytest.mark.parametrize("name", ["Probe", "Console"])
+def test_an_address_for_everybody_is_open_only_where_that_is_said(name: str, source: dict[str, Any]) -> None:
+    permissions = {
+        each["Properties"]["Action"]: each
+        for each in source["Resources"].values()
+        if each["Type"] == "AWS::Lambda::Permission"
+        and referred(each["Properties"]["FunctionName"]) == f"{name}Function"
+    }
+    assert set(permissions) == {"lambda:InvokeFunctionUrl", "lambda:InvokeFunction"}
+    assert {each["Condition"] for each in permissions.values()} == {f"{name}IsPublic"}
+    assert permissions["lambda:InvokeFunction"]["Properties"]["InvokedViaFunctionUrl"] is True
