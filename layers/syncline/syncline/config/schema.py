@@ -130,6 +130,24 @@ choices may end in several places, as `.*` does before a `-` and `[^-]*` does no
 Tags that carry signatures, attestations and lists of referrers (`sha256-<hex>`, also with `.sig`, `.att`, `.sbom`) are
 taken whatever `tags` says.
 
+## Signatures without a tag
+
+Signatures, attestations and SBOMs of OCI 1.1 (cosign 3, notation, oras) have no tag: their manifest names the image as
+its `subject`. With an image come all that refer to it, to the images of an index and to one another, and they are at the
+target, and listed there, before the image's tag is. The source is asked by its referrers API, or, where it has none, for
+the tag `sha256-<hex>` that lists them. At a target without that API Syncline keeps that tag itself: a list takes what the
+source's has and loses nothing that the target's own has, whatever `overwrite` says.
+
+What is signed after it was copied has a tag that is equal on both sides, and asking for referrers of each such tag would
+make every scheduled run dear. So `referrers: with-images`, which is what a sync does that says nothing, looks at them
+again only when a push notification or `syncline run --only` names the repository. A registry that notifies of each push
+has signatures copied at once, by some requests for each of the repository's tags. Without notifications say
+`referrers: always`, if images are signed later than they are copied. Where the source has no referrers API any look finds
+them, for its list is a tag.
+
+Left out are manifests of types that are no image's (the old `application/vnd.oci.artifact.manifest.v1+json`) and what a
+list names but the source does not have. Referrers of more than eight levels fail their image with `MANIFEST_INVALID`.
+
 ## Schedules
 
 `rate(VALUE UNIT)` with a whole number and `minutes`, `hours` or `days`; the singular for 1: `rate(1 hour)`,
