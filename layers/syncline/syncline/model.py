@@ -50,6 +50,10 @@ class RunStatus(StrEnum):
     LOST = "lost"  # nothing was heard of it for longer than a message can live unseen
 
 
+RUNLESS: Final = frozenset({"tokens"})
+"""Kinds that have no runs: they answer who asks."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """What a look covers: everything, or some groups (for images: repositories as the target names them).

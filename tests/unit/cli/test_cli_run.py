@@ -88,6 +88,26 @@ def test_a_repository_that_is_none_of_the_syncs(applied: Stack) -> None:
     assert applied.target.state.current_run("prod") is None
 
 
+TOKENS = """\
+syncs:
+  gateway:
+    kind: tokens
+    sources: {one: {namespace: gateway, service: nginx}}
+    check: {host: api.example}
+"""
+
+
+def test_a_sync_without_runs_says_so_and_begins_none(stack: Stack) -> None:
+    result = stack.apply(TOKENS)
+    assert (result.exit_code, "syncline plan" in result.output) == (0, False)
+    for command in ("run", "plan"):
+        result = stack.run(command, "gateway")
+        assert result.exit_code == 2
+        assert result.stderr.startswith("error USAGE: gateway is a sync of tokens, which has no runs")
+    assert stack.target.state.runs("gateway") == []
+    assert stack.started() == []
+
+
 def test_a_sync_that_does_not_exist(applied: Stack) -> None:
     for command in ("run", "plan", "retry", "cancel", "status", "report"):
         result = applied.run(command, "prdo")

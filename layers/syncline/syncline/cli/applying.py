@@ -13,7 +13,7 @@ from syncline.cli.following import begin
 from syncline.cli.schedules import Schedules
 from syncline.config import Sync, load_sync
 from syncline.errors import SynclineError
-from syncline.model import EVERYTHING, Run, Trigger
+from syncline.model import EVERYTHING, RUNLESS, Run, Trigger
 
 if TYPE_CHECKING:
     from syncline.cli.target import Target
@@ -71,10 +71,10 @@ def _remove(target: Target, name: str) -> str | None:
 
 
 def look_at_everything(target: Target, syncs: Iterable[Sync]) -> list[Run]:
-    """Begin a run of each enabled sync; one that has a run under way is left as it is."""
+    """Begin a run of each enabled sync that has runs; one that has a run under way is left as it is."""
     runs = []
     for sync in syncs:
-        if sync.enabled:
+        if sync.enabled and sync.kind not in RUNLESS:
             try:
                 runs.append(begin(target, sync.name, Trigger.HAND, EVERYTHING))
             except SynclineError as error:

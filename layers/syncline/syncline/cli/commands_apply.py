@@ -13,6 +13,7 @@ from syncline.cli.secret_checks import check_secrets
 from syncline.cli.show import Cell, Row, Style, many
 from syncline.config import Sync
 from syncline.config.file import SyncsFile, read_syncs
+from syncline.model import RUNLESS
 
 _STYLES: Final[dict[str, Style]] = {"added": "green", "changed": "yellow", "unchanged": "dim", "removed": "red"}
 _MASK: Final = "****"
@@ -56,7 +57,8 @@ def _show(context: Context, file: Path, done: Sequence[Applied], address: str) -
     for each in done:
         if each.cancelled:
             out.line(f"run {each.cancelled} of {each.name} was under way and is cancelled", "yellow")
-    added = next((each.name for each in done if each.change in ("added", "changed")), None)
+    new = [each for each in done if each.sync is not None and each.change in ("added", "changed")]
+    added = next((each.name for each in new if each.sync is not None and each.sync.kind not in RUNLESS), None)
     if added:
         out.follow_up(context.command(f"plan {added}"), "shows what a run would move")
     else:

@@ -26,9 +26,7 @@ def check(context: Context, name: str) -> Answer:
     target = context.target
     sync = load_sync(config_of(target.state, name))
     if not isinstance(sync, FilesSync):
-        raise SynclineError(
-            "USAGE", f"{name} is a sync of {sync.kind}; `syncline plan {name}` shows whether all answers"
-        )
+        raise SynclineError("USAGE", f"{name} is a sync of {sync.kind}; `check` is for one of files")
     secrets = Secrets(lambda: target.client("secretsmanager"), lambda: target.client("ssm"), target.environ or {})
     parts = Parts(secrets, Http(), target.state, Database(target.table))
     asked: dict[str, Callable[[], object]] = {

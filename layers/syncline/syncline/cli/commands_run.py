@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from syncline.cli.following import begin, follow, interruptible
 from syncline.cli.show import about, ago, many, size
 from syncline.cli.summary import as_dict, ending, exit_code, item_lines, item_name, rank
 from syncline.errors import SynclineError
-from syncline.model import EVERYTHING, Outcome, Result, Run, Scope, Trigger
+from syncline.model import EVERYTHING, RUNLESS, Outcome, Result, Run, Scope, Trigger
 from syncline.state import LOST_AFTER, State
 
 _SHOWN: Final = 5
@@ -96,8 +97,12 @@ def plan(context: Context, name: str, only: Sequence[str] | None) -> Answer:
 
 
 def chosen(state: State, name: str, only: Sequence[str] | None) -> Scope:
-    """The part of a sync that is meant; raises NO_SUCH_SYNC, or USAGE for what is none of its."""
+    """The part of a sync that is meant; raises NO_SUCH_SYNC, or USAGE for what is none of its or a sync without runs."""
     config = config_of(state, name)
+    kind = json.loads(config)["kind"]
+    if kind in RUNLESS:
+        what = f"{name} is a sync of {kind}, which has no runs: its instances are listed by a schedule, and GET /v1/synced asks"
+        raise SynclineError("USAGE", what)
     if not only:
         return EVERYTHING
     from syncline.config import load_sync  # noqa: PLC0415 - models take long to import
