@@ -73,6 +73,11 @@ WORKFLOW_RUN: Final[dict[str, Any]] = {
     "repository": {"full_name": "rapidsai/velox-testing"},
 }
 
+CLUSTERS: Final = "cluster-backups"
+BACKUP: Final = "production-east/default/app.yaml"
+COMMIT_LOOK: Final = Batch(RUN, CLUSTERS, Step.DISCOVER, RUN)
+COMMIT: Final = COMMIT_LOOK.child(0, step=Step.COMMIT, items=(Item("main", BACKUP),))
+
 _QUAY: Final = {
     "repository": REPOSITORY,
     "namespace": REPOSITORY.partition("/")[0],
@@ -135,6 +140,9 @@ def events() -> dict[str, Any]:
         "discover/by-hand.json": _queued("discover", BY_HAND),
         "transfer/queue.json": _queued("transfer", TRANSFER),
         "verify/queue.json": _queued("verify", VERIFY),
+        "commit/queue.json": _queued("commit.fifo", COMMIT),
+        "console/health.json": _asked("/health", {}),
+        "console/metrics.json": _asked("/metrics", {}),
         "probe/synced.json": _asked("/v1/synced", {"x-auth-token": SESSION, "x-nginx-origin": ORIGIN}),
         "probe/no-headers.json": _asked("/v1/synced", {}),
         "probe/openapi.json": _asked("/openapi.json", {}),

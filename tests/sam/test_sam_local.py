@@ -16,6 +16,7 @@ from typing import Final
 import pytest
 import yaml
 
+from syncline.clients.git_objects import blob_id
 from syncline.config import load_sync
 from syncline.config.images import ImagesSync
 from syncline.config.tokens import TokensSync
@@ -27,8 +28,12 @@ from syncline.stores.instances import InstanceLists
 from syncline.table import Database
 from tests.container import CANARY, GRANTS, TOKEN, slices_of, sync_of
 from tests.sam.events import (
+    BACKUP,
     BUILDS,
     BY_WEBHOOK,
+    CLUSTERS,
+    COMMIT,
+    COMMIT_LOOK,
     CONFIG,
     DIGEST,
     FOLDER,
@@ -48,6 +53,8 @@ from tests.sam.events import (
 )
 from tests.sam.stack import session
 from tests.sam.world import TOP, World
+from tests.standins.git_http import git_http
+from tests.standins.git_places import make_bare
 from tests.standins.kubernetes import KubernetesApi
 from tests.standins.nginx import Gateway
 from tests.standins.programs import needs
@@ -217,6 +224,44 @@ def _lists(world: World) -> InstanceLists:
     return InstanceLists(Database(table), time.time)
 
 
+def an_object_is_committed(world: World, event: str) -> None:
+    """By the git program of the layer, which is not this image's."""
+    s3 = session().client("s3", endpoint_url=world.stack.endpoint)
+    s3.create_bucket(Bucket=CLUSTERS)
+    s3.put_object(Bucket=CLUSTERS, Key=BACKUP, Body=b"kind: Deployment\n")
+    bare = make_bare(world.variables.parent / "srv" / "r.git")
+    host = world.source.host.partition(":")[0]
+    secrets = session().client("secretsmanager", endpoint_url=world.stack.endpoint)
+    secrets.create_secret(Name="syncline/git", SecretString='{"token": "a-git-token", "key": "a-secret-key"}')
+    with git_http(bare.path.parent, {"x-access-token": "a-git-token"}, host) as server:
+        keys = {"access_key": "AKIDOFTHETESTS", "secret_key": "secret:syncline/git#key"}
+        sync = {
+            "name": CLUSTERS,
+            "kind": "backups",
+            "source": {"bucket": CLUSTERS, "endpoint": world.stack.endpoint, "auth": keys},
+            "target": {"repository": f"{server.url}/r.git", "auth": {"token": "secret:syncline/git#token"}},
+        }
+        world.state.put_sync(CLUSTERS, load_sync(json.dumps(sync)).model_dump_json())
+        world.state.begin_run(CLUSTERS, RUN, Trigger.EVENT, Scope.of([BACKUP]))
+        follow(world, COMMIT_LOOK, COMMIT)
+        assert world.invoke(event) == NOTHING_FAILED
+    assert bare.files() == {BACKUP: b"kind: Deployment\n"}
+    (verify,) = waiting(world, Step.VERIFY)
+    assert isinstance(verify, Batch)
+    assert verify.items[0].source == blob_id(b"kind: Deployment\n")
+
+
+def all_is_well(world: World, event: str) -> None:
+    answer = world.invoke(event)
+    assert (answer["statusCode"], json.loads(answer["body"])["status"]) == (200, "ok")
+
+
+def figures_are_shown(world: World, event: str) -> None:
+    answer = world.invoke(event)
+    assert answer["statusCode"] == 200
+    assert f'syncline_running{{kind="images",sync="{SYNC}"}} 0.0' in answer["body"]
+
+
 EFFECTS: Final[dict[str, Callable[[World, str], None]]] = {
     "receive/quay-push.json": a_push_is_queued,
     "receive/distribution-push.json": a_push_is_queued,
@@ -227,6 +272,9 @@ EFFECTS: Final[dict[str, Callable[[World, str], None]]] = {
     "discover/by-hand.json": a_run_begun_by_hand_goes_on,
     "transfer/queue.json": an_image_is_transferred,
     "verify/queue.json": a_verified_image_ends_the_run,
+    "commit/queue.json": an_object_is_committed,
+    "console/health.json": all_is_well,
+    "console/metrics.json": figures_are_shown,
     "probe/synced.json": a_verdict_is_given,
     "probe/no-headers.json": headers_are_missed,
     "probe/openapi.json": the_document_is_shown,

@@ -43,16 +43,16 @@ class GitHttp:
 
 
 @contextmanager
-def git_http(root: Path, users: dict[str, str] | None = None) -> Iterator[GitHttp]:
-    """The server on a free port of the loopback interface, until the block ends."""
+def git_http(root: Path, users: dict[str, str] | None = None, host: str = "127.0.0.1") -> Iterator[GitHttp]:
+    """The server on a free port, of the loopback interface where nothing else is said, until the block ends."""
     state = GitHttp(root, users or {})
 
     class Handler(_Handler):
         server_state = state
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer((host, 0), Handler)
     server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    state.url = f"http://{host}:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
