@@ -278,14 +278,9 @@ class State:
         ]
         if not run.plan:
             writes.append(self._free_sync(run.sync, run.id))
-            writes.append(self._total(run, status, counts))
+            now, good = self._clock(), status is RunStatus.DONE and not counts.failed
+            writes.append(addition(self._db, run.sync, now - run.started, asdict(counts), now if good else None))
         return not self._db.transact(writes)
-
-    def _total(self, run: Run, status: RunStatus, counts: Counts) -> dict[str, Any]:
-        now = self._clock()
-        succeeded = status is RunStatus.DONE and not counts.failed
-        tally = {name: getattr(counts, name) for name in ("moved", "skipped", "removed", "conflict", "failed", "bytes")}
-        return addition(self._db, run.sync, max(0.0, now - run.started), tally, now if succeeded else None)
 
     def _free_sync(self, sync: str, run_id: str) -> dict[str, Any]:
         return self._db.update(

@@ -13,6 +13,7 @@ from syncline.table import Database, number
 
 BUCKETS: Final = (1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 """Seconds: the bounds of the histogram of runs' durations."""
+_OUTCOMES: Final = ("moved", "skipped", "removed", "conflict", "failed")
 _OVER: Final = len(BUCKETS)
 
 
@@ -36,9 +37,10 @@ def addition(
     database: Database, sync: str, seconds: float, counts: Mapping[str, int], succeeded: float | None
 ) -> dict[str, Any]:
     """What one run adds, as a part of a transaction; ``succeeded`` is when it did, in Unix seconds."""
+    seconds = max(0.0, seconds)
     place = next((n for n, bound in enumerate(BUCKETS) if seconds <= bound), _OVER)
     amounts: dict[str, Any] = {f"duration{place}": 1, "seconds": number(seconds)}
-    amounts |= {name: amount for name, amount in counts.items() if amount}
+    amounts |= {name: counts[name] for name in (*_OUTCOMES, "bytes") if counts[name]}
     if succeeded is None:
         amounts["failedRuns"] = 1
     success = {} if succeeded is None else {"lastSuccess": number(succeeded)}
@@ -51,12 +53,11 @@ def addition(
 def totals_of(database: Database, sync: str) -> Totals:
     """What a sync's runs came to."""
     item = database.get(f"SYNC#{sync}", "TOTALS") or {}
-    outcomes = ("moved", "skipped", "removed", "conflict", "failed")
     return Totals(
         tuple(int(item.get(f"duration{n}", 0)) for n in range(_OVER + 1)),
         float(item.get("seconds", 0)),
         int(item.get("failedRuns", 0)),
-        {outcome: int(item.get(outcome, 0)) for outcome in outcomes},
+        {outcome: int(item.get(outcome, 0)) for outcome in _OUTCOMES},
         int(item.get("bytes", 0)),
         float(item.get("lastSuccess", 0)),
     )
