@@ -1,7 +1,8 @@
 """The events in ``events/``: what each trigger of each function really sends, written from the code's own messages.
 
 ``python -m tests.sam.events`` writes them anew. They make one story: an image is pushed, the registry's notification
-reaches `receive`, and each function leaves for the next just the message that its event holds.
+reaches `receive`, and each function leaves for the next just the message that its event holds. Beside it stands what
+buckets send, and what a commit is made from.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import uuid
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote_plus
 
 from syncline.messages import Batch, Start, encode
 from syncline.model import Item, Scope, Step, Trigger, compact_json
@@ -73,6 +75,73 @@ WORKFLOW_RUN: Final[dict[str, Any]] = {
     "repository": {"full_name": "rapidsai/velox-testing"},
 }
 
+FILES: Final = "shop-files"
+FILES_BUCKET: Final = "shop"
+FILES_KEY: Final = "orders/2026 01/1+1 ä.pdf"
+_ETAG: Final = "d41d8cd98f00b204e9800998ecf8427e"
+_S3: Final = {
+    "s3SchemaVersion": "1.0",
+    "configurationId": "syncline",
+    "bucket": {
+        "name": FILES_BUCKET,
+        "ownerIdentity": {"principalId": "A3NL1KOZZKExample"},
+        "arn": f"arn:aws:s3:::{FILES_BUCKET}",
+    },
+    "object": {"key": quote_plus(FILES_KEY), "size": 0, "eTag": _ETAG, "sequencer": "0055AED6DCD90281E5"},
+}
+_OF_BUCKET: Final = {
+    "Records": [
+        {
+            "eventVersion": "2.1",
+            "eventSource": "aws:s3",
+            "awsRegion": _REGION,
+            "eventTime": "2026-01-05T03:00:00.000Z",
+            "eventName": "ObjectCreated:Put",
+            "userIdentity": {"principalId": "AWS:AIDAIENQZJOLO23YVJ4VO"},
+            "requestParameters": {"sourceIPAddress": "203.0.113.12"},
+            "responseElements": {"x-amz-request-id": "C3D13FE58DE4C810"},
+            "s3": _S3,
+        }
+    ]
+}
+_OF_BUS: Final = {
+    "version": "0",
+    "id": "17793124-05d4-b198-2fde-7ededc63b103",
+    "detail-type": "Object Created",
+    "source": "aws.s3",
+    "account": _ACCOUNT,
+    "time": "2026-01-05T03:00:00Z",
+    "region": _REGION,
+    "resources": [f"arn:aws:s3:::{FILES_BUCKET}"],
+    "detail": {
+        "version": "0",
+        "bucket": {"name": FILES_BUCKET},
+        "object": {"key": FILES_KEY, "size": 0, "etag": _ETAG, "sequencer": "55aed6dcd90281e5"},
+        "request-id": "C3D13FE58DE4C810",
+        "requester": _ACCOUNT,
+        "source-ip-address": "203.0.113.12",
+        "reason": "PutObject",
+    },
+}
+_OF_MINIO: Final = {
+    "EventName": "s3:ObjectCreated:Put",
+    "Key": f"{FILES_BUCKET}/{FILES_KEY}",
+    "Records": [
+        {
+            "eventVersion": "2.0",
+            "eventSource": "minio:s3",
+            "awsRegion": "",
+            "eventTime": "2026-01-05T03:00:00.000Z",
+            "eventName": "s3:ObjectCreated:Put",
+            "userIdentity": {"principalId": "shop"},
+            "requestParameters": {"principalId": "shop", "region": "", "sourceIPAddress": "203.0.113.12"},
+            "responseElements": {"x-amz-request-id": "1887A0B3F4B4E9C1", "x-minio-origin-endpoint": "https://minio"},
+            "s3": _S3,
+            "source": {"host": "203.0.113.12", "port": "", "userAgent": "MinIO (linux; amd64) minio-go/v7.0.66"},
+        }
+    ],
+}
+
 CLUSTERS: Final = "cluster-backups"
 BACKUP: Final = "production-east/default/app.yaml"
 COMMIT_LOOK: Final = Batch(RUN, CLUSTERS, Step.DISCOVER, RUN)
@@ -130,17 +199,25 @@ def events() -> dict[str, Any]:
         "x-github-delivery": "72d3162e-cc78-11e3-81ab-4c9367dc0958",
         "x-hub-signature-256": f"sha256={signed}",
     }
+    minio = {
+        "content-type": "application/json",
+        "user-agent": "MinIO (linux; amd64) MinIO/DEVELOPMENT.2025-04-22T22-12-26Z",
+        "authorization": f"Bearer {SECRET}",
+    }
     return {
         "receive/quay-push.json": _request(SECRET, _QUAY, quay),
         "receive/distribution-push.json": _request(SECRET, _DISTRIBUTION, distribution),
         "receive/wrong-secret.json": _request("wrong", _QUAY, quay),
         "receive/github-workflow-run.json": _request(None, WORKFLOW_RUN, github, BUILDS),
+        "receive/minio.json": _request(None, _OF_MINIO, minio, FILES),
         "discover/schedule.json": _queued("discover", BY_SCHEDULE),
         "discover/webhook.json": _queued("discover", BY_WEBHOOK),
         "discover/by-hand.json": _queued("discover", BY_HAND),
+        "discover/bucket.json": _queued("events", _OF_BUCKET),
+        "discover/bucket-eventbridge.json": _queued("events", _OF_BUS),
         "transfer/queue.json": _queued("transfer", TRANSFER),
         "verify/queue.json": _queued("verify", VERIFY),
-        "commit/queue.json": _queued("commit.fifo", COMMIT),
+        "commit/queue.json": _in_order("commit.fifo", COMMIT),
         "console/health.json": _asked("/health", {}),
         "console/metrics.json": _asked("/metrics", {}),
         "probe/synced.json": _asked("/v1/synced", {"x-auth-token": SESSION, "x-nginx-origin": ORIGIN}),
@@ -185,7 +262,7 @@ def _asked(path: str, headers: dict[str, str]) -> dict[str, Any]:
 def _request(secret: str | None, body: Any, headers: dict[str, str], sync: str = SYNC) -> dict[str, Any]:
     """A POST at a function URL, payload format 2.0; bodies that are neither text nor plain JSON come as base64.
 
-    Without a secret in its path it is signed.
+    Without a secret in its path its headers prove who sends it.
     """
     url = "kq5ncyiunxrz3hbjzd6xqvyoze0abcde"
     domain = f"{url}.lambda-url.{_REGION}.on.aws"
@@ -229,9 +306,17 @@ def _request(secret: str | None, body: Any, headers: dict[str, str], sync: str =
     }
 
 
-def _queued(queue: str, message: Start | Batch) -> dict[str, Any]:
+def _in_order(queue: str, batch: Batch) -> dict[str, Any]:
+    """An SQS event with one message of a FIFO queue."""
+    event = _queued(queue, batch)
+    marks = {"SequenceNumber": "18849496460467696128", "MessageGroupId": f"{batch.sync}/{batch.group}"}
+    event["Records"][0]["attributes"] |= marks | {"MessageDeduplicationId": batch.id}
+    return event
+
+
+def _queued(queue: str, message: Start | Batch | dict[str, Any]) -> dict[str, Any]:
     """An SQS event with one message."""
-    body = encode(message)
+    body = compact_json(message) if isinstance(message, dict) else encode(message)
     identity = str(uuid.uuid5(uuid.NAMESPACE_URL, body))
     return {
         "Records": [

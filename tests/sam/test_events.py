@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
+from syncline.clients.bucket_events import events_in
 from syncline.config.artifacts import ArtifactsSync
 from syncline.config.file import read_syncs
 from syncline.kinds.artifacts.notifications import runs_in
 from syncline.kinds.images.notifications import repositories_in
-from syncline.messages import Batch, Start, decode
+from syncline.messages import Batch, Notice, Start, decode
 from syncline.service.contract import PATH
 from syncline.service.function_url import request_of
-from tests.sam.events import BUILDS, FOLDER, REPOSITORY, WORKFLOW_RUN, events, written
+from tests.sam.events import BUILDS, FILES_BUCKET, FILES_KEY, FOLDER, REPOSITORY, WORKFLOW_RUN, events, written
 
 FILES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.json"))
 FUNCTIONS = sorted(path.parent.name for path in (FOLDER.parent / "functions").glob("*/app.py"))
@@ -42,6 +43,9 @@ def test_the_code_reads_it(name: str) -> None:
         assert sync.name == BUILDS
         assert runs_in(json.loads(_body(event)), sync.source) == (f"run:{WORKFLOW_RUN['workflow_run']['id']}",)
         return
+    if name == "receive/minio.json":
+        _names_the_file(json.loads(_body(event)))
+        return
     if function == "receive":
         assert repositories_in(json.loads(_body(event))) == (REPOSITORY,)
         return
@@ -58,8 +62,16 @@ def test_the_code_reads_it(name: str) -> None:
         return
     for record in event["Records"]:
         message = decode(record["body"])
+        if isinstance(message, Notice):
+            _names_the_file(message.body)
+            continue
         assert isinstance(message, Batch | Start)
         assert (message.step.value if isinstance(message, Batch) else "discover") == function
+
+
+def _names_the_file(body: Any) -> None:
+    (told,) = events_in(body)
+    assert (told.bucket, told.key, told.name) == (FILES_BUCKET, FILES_KEY, "ObjectCreated:Put")
 
 
 def _body(event: dict[str, Any]) -> str:

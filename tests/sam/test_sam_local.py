@@ -17,13 +17,14 @@ import pytest
 import yaml
 
 from syncline.clients.git_objects import blob_id
-from syncline.config import load_sync
+from syncline.config import Sync, load_sync
 from syncline.config.images import ImagesSync
 from syncline.config.tokens import TokensSync
 from syncline.messages import Batch, Outgoing, Start, decode
 from syncline.model import EVERYTHING, Counts, Outcome, RunStatus, Scope, Step, Trigger
 from syncline.service.document import document
 from syncline.state import BatchRecord
+from syncline.stores.hearing import Hearing
 from syncline.stores.instances import InstanceLists
 from syncline.table import Database
 from tests.container import CANARY, GRANTS, TOKEN, slices_of, sync_of
@@ -36,6 +37,9 @@ from tests.sam.events import (
     COMMIT_LOOK,
     CONFIG,
     DIGEST,
+    FILES,
+    FILES_BUCKET,
+    FILES_KEY,
     FOLDER,
     GATEWAY,
     LAYER,
@@ -113,6 +117,38 @@ def a_build_is_queued(world: World, event: str) -> None:
     answer = world.invoke(event)
     look = Start(BUILDS, Trigger.WEBHOOK, Scope.of([f"run:{WORKFLOW_RUN['workflow_run']['id']}"]))
     assert (answer["statusCode"], waiting(world, Step.DISCOVER)) == (202, [look])
+
+
+def _files(world: World) -> Sync:
+    """A sync of files that hears of its bucket; events are looked at after no time, so that messages are seen at once."""
+    values = {
+        "name": FILES,
+        "kind": "files",
+        "source": {"bucket": FILES_BUCKET, "endpoint": world.stack.endpoint, "auth": "role"},
+        "target": {"file_manager": f"http://{world.target.host}"},
+        "webhook": {"secret": WEBHOOK_SECRET},
+        "events": {"quiet": 0},
+    }
+    sync = load_sync(json.dumps(values))
+    world.state.put_sync(FILES, sync.model_dump_json())
+    return sync
+
+
+def a_file_is_looked_at(world: World, event: str) -> None:
+    """MinIO brings the secret as a bearer token."""
+    _files(world)
+    answer = world.invoke(event)
+    look = Start(FILES, Trigger.WEBHOOK, Scope.of([f"key:{FILES_KEY}"]))
+    assert (answer["statusCode"], waiting(world, Step.DISCOVER)) == (202, [look])
+
+
+def a_bucket_is_heard(world: World, event: str) -> None:
+    hearing = Hearing(_database(world), time.time)
+    hearing.subscribe(FILES, _files(world).hears())
+    assert world.invoke(event) == NOTHING_FAILED
+    (note,) = hearing.notes(FILES)
+    assert note.groups == (f"key:{FILES_KEY}",)
+    assert waiting(world, Step.DISCOVER) == [Start(FILES, Trigger.EVENT, gathered=True)]
 
 
 def a_wrong_secret_is_refused(world: World, event: str) -> None:
@@ -215,13 +251,13 @@ def canaries_are_flown(world: World, event: str) -> None:
         assert world.invoke(event) == {GATEWAY: {"seen": 0, "bad": 0}}  # an only instance has nobody to agree with
 
 
+def _database(world: World) -> Database:
+    tables = session().resource("dynamodb", endpoint_url=world.stack.endpoint)
+    return Database(tables.Table(world.stack.all_variables["SYNCLINE_TABLE"]))
+
+
 def _lists(world: World) -> InstanceLists:
-    table = (
-        session()
-        .resource("dynamodb", endpoint_url=world.stack.endpoint)
-        .Table(world.stack.all_variables["SYNCLINE_TABLE"])
-    )
-    return InstanceLists(Database(table), time.time)
+    return InstanceLists(_database(world), time.time)
 
 
 def an_object_is_committed(world: World, event: str) -> None:
@@ -266,10 +302,13 @@ EFFECTS: Final[dict[str, Callable[[World, str], None]]] = {
     "receive/quay-push.json": a_push_is_queued,
     "receive/distribution-push.json": a_push_is_queued,
     "receive/github-workflow-run.json": a_build_is_queued,
+    "receive/minio.json": a_file_is_looked_at,
     "receive/wrong-secret.json": a_wrong_secret_is_refused,
     "discover/schedule.json": a_schedule_begins_a_run,
     "discover/webhook.json": a_webhook_begins_a_run,
     "discover/by-hand.json": a_run_begun_by_hand_goes_on,
+    "discover/bucket.json": a_bucket_is_heard,
+    "discover/bucket-eventbridge.json": a_bucket_is_heard,
     "transfer/queue.json": an_image_is_transferred,
     "verify/queue.json": a_verified_image_ends_the_run,
     "commit/queue.json": an_object_is_committed,
