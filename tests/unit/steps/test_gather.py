@@ -84,6 +84,24 @@ def test_what_is_nobody_s_event_is_laid_aside(steps: Steps, looked: list[Scope])
     assert [letter.body for _, letter in steps.mail.dead()] == ['{"Records": "?"}']
 
 
+def test_an_event_that_its_sync_cannot_read_is_laid_aside_alone(steps: Steps, looked: list[Scope]) -> None:
+    steps.hearing.subscribe("another", ["made.up"])
+    hints = steps.kind.hints
+
+    def strict(event: object) -> tuple[str, ...]:
+        if isinstance(event, dict) and event["group"] == "b":
+            raise SynclineError("MESSAGE_INVALID", "not like that")
+        return hints(event)
+
+    object.__setattr__(steps.kind, "hints", strict)
+    steps.pump.manners.batches = True
+    steps.notify("a", "b", "c")
+    steps.pump.run()
+    assert looked == [Scope.of(["a", "c"])] * 2, "one look for each sync"
+    (dead,) = (letter for _, letter in steps.mail.dead())
+    assert dead.body == '{"source": "made.up", "group": "b"}'
+
+
 def test_one_sync_that_cannot_hear_does_not_keep_the_others_from_it(steps: Steps, looked: list[Scope]) -> None:
     steps.hearing.subscribe("another", ["made.up"])
     known = steps.gatherer.config

@@ -33,33 +33,48 @@ class Gatherer:
     queues: Queues
     clock: Callable[[], float]
 
-    def hear(self, bodies: Sequence[tuple[str, Any]]) -> None:
+    def hear(self, bodies: Sequence[tuple[str, Any]]) -> set[str]:
         """Note what a delivery of events speaks of, for each sync that wants to hear of it, and ask for a look.
 
-        ``bodies`` are the messages by their ids. Raises MESSAGE_INVALID, or why a sync could not be told.
+        ``bodies`` are the messages by their ids. Answers with those that a sync which hears of their source cannot
+        read; raises MESSAGE_INVALID for what is of no source, or why a sync could not be told.
         """
-        by_sync: dict[str, list[Any]] = {}
-        for _, body in bodies:
+        by_sync: dict[str, list[tuple[str, Any]]] = {}
+        for message, body in bodies:
             for source in self.sources(body):
                 for name in self.hearing.subscribers(source):
-                    by_sync.setdefault(name, []).append(body)
+                    by_sync.setdefault(name, []).append((message, body))
         note_id = hashlib.blake2b("\n".join(sorted(each for each, _ in bodies)).encode(), digest_size=10).hexdigest()
         failed: SynclineError | None = None
+        refused: set[str] = set()
         for name, heard in by_sync.items():
             try:
-                self._note(name, note_id, heard)
+                refused |= self._note(name, note_id, heard)
             except SynclineError as error:
                 failed = error  # the other syncs hear all the same
         if failed is not None:
             raise failed
+        return refused
 
-    def _note(self, name: str, note_id: str, heard: Sequence[Any]) -> None:
+    def _note(self, name: str, note_id: str, heard: Sequence[tuple[str, Any]]) -> set[str]:
+        """Note what a sync hears; the messages that it cannot read."""
         sync = self.config(name)
-        groups = {group for body in heard for group in self.kind(name).hints(body)} if sync.enabled else set()
+        if not sync.enabled:
+            return set()
+        kind, groups, refused = self.kind(name), set[str](), set[str]()
+        for message, body in heard:
+            try:
+                groups |= set(kind.hints(body))
+            except SynclineError as error:
+                if error.code.name != "MESSAGE_INVALID":
+                    raise
+                logger.error("event cannot be read", extra={"sync": name, "why": str(error)})
+                refused.add(message)
         if groups:
             self.hearing.note(name, note_id, groups)
             self.queues.start(self.start(name), round(sync.gathering().quiet))
             logger.info("events noted", extra={"sync": name, "groups": len(groups)})
+        return refused
 
     def start(self, sync: str) -> Start:
         return Start(sync, Trigger.EVENT, gathered=True)

@@ -66,7 +66,10 @@ class Worker:
         return answer
 
     def _hear(self, records: Sequence[SQSRecord]) -> dict[str, Exception | None]:
-        """Take in the events of sources among the messages, all at once; by message, what kept them from being noted."""
+        """Take in the events of sources among the messages, all at once; by message, what kept them from being noted.
+
+        Those that nobody can read are none of them.
+        """
         if self.step is not Step.DISCOVER:
             return {}
         notices: list[tuple[SQSRecord, Any]] = []
@@ -81,10 +84,10 @@ class Worker:
         if not notices:
             return {}
         try:
-            self.gatherer.hear([(record.message_id, body) for record, body in notices])
+            refused = self.gatherer.hear([(record.message_id, body) for record, body in notices])
         except (ClientError, BotoCoreError, SynclineError) as error:
             return {record.message_id: error for record, _ in notices}
-        return {record.message_id: None for record, _ in notices}
+        return {record.message_id: None for record, _ in notices if record.message_id not in refused}
 
     def _one(self, record: SQSRecord, left: Callable[[], float]) -> None:
         received = int(record.attributes.approximate_receive_count or "1")
@@ -111,6 +114,9 @@ class Worker:
                 self._batch(message, received, left)
             case Batch() if self.step is Step.DISCOVER and message.step is Step.COMMIT:
                 self.engine.queues.send([Outgoing(message)])
+            case Notice():
+                logger.error("event cannot be read by those who hear of it")
+                self.engine.queues.bury(self.step, [record.body])
             case _:
                 logger.error("message is for another step", extra={"sync": getattr(message, "sync", None)})
                 self.engine.queues.bury(self.step, [record.body])
