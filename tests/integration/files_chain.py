@@ -198,9 +198,11 @@ class FilesWorld:
             yield chain
 
 
-def record(bucket: str, key: str, name: str = "ObjectCreated:Put") -> dict[str, Any]:
+def record(
+    bucket: str, key: str, name: str = "ObjectCreated:Put", sequencer: str = "0055AED6DCD90281E5"
+) -> dict[str, Any]:
     """A notification as S3 sends it."""
     from urllib.parse import quote_plus  # noqa: PLC0415 - here alone
 
-    about = {"bucket": {"name": bucket}, "object": {"key": quote_plus(key), "sequencer": "0055AED6DCD90281E5"}}
+    about = {"bucket": {"name": bucket}, "object": {"key": quote_plus(key), "sequencer": sequencer}}
     return {"Records": [{"eventVersion": "2.1", "eventSource": "aws:s3", "eventName": name, "s3": about}]}

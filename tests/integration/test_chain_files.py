@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,9 +12,11 @@ from typing import Any
 import pytest
 from moto import mock_aws
 
-from syncline.kinds.files import looking
+from syncline.kinds import files
+from syncline.kinds.files import looking, sheets
 from syncline.model import Outcome
 from tests.integration.files_chain import SYNC, FilesChain, FilesWorld, record
+from tests.pump import Duplicates, Manners, MortalHttp
 from tests.standins.file_manager_wire import Answer, json_answer
 from tests.standins.rclone import Rclone
 
@@ -252,6 +256,42 @@ class TestEvents:
         chain.run()
         chain.check()
 
+    @pytest.mark.parametrize("seed", range(2))
+    def test_creations_and_deletions_late_doubled_and_in_any_order(self, chain: FilesChain, seed: int) -> None:
+        chain.configure(removals={})
+        dice, told, there = random.Random(seed), list[dict[str, Any]](), set[str]()
+        for number in range(24):
+            key = dice.choice("abcd")
+            if key in there:
+                chain.bucket.delete(key)
+            else:
+                chain.put(key, b"the %d" % number)
+            there ^= {key}
+            name = "ObjectCreated:Put" if key in there else "ObjectRemoved:Delete"
+            told.append(record(chain.name, key, name, f"{number:016X}"))
+            if number % 8 == 7:  # whatever was told so far, but not all of it
+                chain.hear(*dice.sample(told, 6))
+        chain.pump.manners = Manners(dice, shuffle=True, duplicates=Duplicates.LATER, late=7)
+        chain.hear(*dice.sample(told, len(told)))
+        chain.check()
+        assert set(chain.manager.files) == {f"/data/{key}" for key in there}
+
+        done = chain.manager.operations - Counter(get=1 << 20)
+        chain.hear(*reversed(told))  # all of them once more, the creations of what is gone last
+        chain.check()
+        assert chain.manager.operations - Counter(get=1 << 20) == done
+
+    def test_a_creation_told_while_the_deletion_is_carried_out(self, chain: FilesChain) -> None:
+        fill(chain, removals={})
+        chain.run()
+        chain.bucket.delete("a")
+        chain.notify(record(chain.name, "a", "ObjectRemoved:Delete", "02"))
+        chain.pump.run_until(chain.clock.now + 2.5)  # it is looked at
+        chain.notify(record(chain.name, "a", sequencer="01"))
+        chain.pump.run()
+        chain.check()
+        assert "/data/a" not in chain.manager.files
+
     def test_of_another_bucket_or_malformed(self, chain: FilesChain) -> None:
         fill(chain)
         chain.notify(record("elsewhere", "a"), {"Records": [{"eventVersion": "9"}]}, record(chain.name, "a"))
@@ -306,6 +346,35 @@ class TestTelling:
         lines = chain.bucket_called("reports").read(key, 1 << 20)[1].decode().splitlines()
         assert lines[0] == "operation,file_path,permissions,size,file_type,last_modified,internal_id"
         assert lines[1:] == ["delete,/data/b c,,,,,"]
+
+    def test_the_state_before_and_after_each_run_that_changed_something(self, chain: FilesChain) -> None:
+        bucket = chain.bucket_called("reports-full")
+        chain.make_bucket("reports-full")
+        fill(chain, removals={}, reports={**chain.endpoint("reports-full"), "full": True})
+
+        def paths(name: str) -> set[str]:
+            lines = bucket.read(f"{SYNC}/{name}.csv", 1 << 20)[1].decode().splitlines()
+            return {row.file_path for row in sheets.read(lines)}
+
+        chain.run()
+        everything = {f"/data/{name}" for name in NAMES}
+        assert paths("new") == everything
+        assert bucket.head(f"{SYNC}/old.csv") is None
+        chain.bucket.delete("b c")
+        chain.hear(record(chain.name, "b c", "ObjectRemoved:Delete"))
+        chain.run()  # changes nothing, and so are the sheets
+        assert (paths("old"), paths("new")) == (everything, everything - {"/data/b c"})
+
+    def test_a_state_too_large_for_the_time_stays_as_it_was(
+        self, chain: FilesChain, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chain.make_bucket("reports-late")
+        monkeypatch.setattr(files, "TELLING", -1.0)
+        monkeypatch.setattr(MortalHttp, "end_within", lambda *_: None)
+        fill(chain, reports={**chain.endpoint("reports-late"), "full": True})
+        chain.run()
+        chain.check()
+        assert chain.bucket_called("reports-late").head(f"{SYNC}/new.csv") is None
 
     def test_a_report_that_cannot_be_sent_ends_no_run(self, chain: FilesChain) -> None:
         target = {"file_manager": chain.manager.url, "token": "env:FILES_TOKEN", "prefix": "/data/", "report": True}

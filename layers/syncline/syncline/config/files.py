@@ -103,6 +103,16 @@ class BucketTarget(BucketEndpoint):
     )
 
 
+class Reports(BucketEndpoint):
+    """A bucket for sheets (CSV)."""
+
+    full: StrictBool = Field(
+        False,
+        description="Whether each run that changed something also writes the state of all files (`new.csv`), and keeps "
+        "the one before (`old.csv`). It reads every record; the differences alone read those of what changed.",
+    )
+
+
 class PermissionsRule(Model):
     """Where a file's permissions come from; a file manager is told them, a bucket knows none."""
 
@@ -146,7 +156,7 @@ class FilesSync(BaseSync):
         None, description="Lets what is gone from the source be removed from the target, within limits. Absent: never."
     )
     events: Gathering = Field(Gathering(), description="How many events of the bucket become one look.")
-    reports: BucketEndpoint | None = Field(
+    reports: Reports | None = Field(
         None, description="A bucket for the lists of differences (CSV) of each run, and those asked for by hand."
     )
 
@@ -215,6 +225,7 @@ class FilesSync(BaseSync):
 PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
     ("A sync of files", FilesSync, ""),
     ("Files, `source`, and `target` where it is a bucket", BucketEndpoint, ""),
+    ("Files, `reports`, besides", Reports, ""),
     ("Files, `target` where it is a bucket, besides", BucketTarget, ""),
     ("Files, `target` where it is a file manager", FileManagerTarget, ""),
     ("Files, `permissions`", PermissionsRule, ""),

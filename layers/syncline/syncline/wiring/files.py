@@ -48,6 +48,7 @@ class Builder:
             parts.http.policy.sleep,
             told=manager if isinstance(target, FileManagerTarget) and target.report else None,
             reports=None if sync.reports is None else bucket_at(sync.reports, parts),
+            clock=parts.clock,
         )
         return Files(sync, source, place, means)
 

@@ -53,6 +53,7 @@ class Means:
     sleep: Callable[[float], None] = time.sleep
     told: FileManager | None = None
     reports: Bucket | None = None
+    clock: Callable[[], float] = time.monotonic
 
 
 class Files:
@@ -115,9 +116,32 @@ class Files:
         if means.told is not None:
             means.told.report(summary(run, told))
         if means.reports is not None and self._sync.reports is not None:
-            key = f"{self._sync.reports.prefix}{run.sync}/{run.id}-differences.csv"
+            folder = f"{self._sync.reports.prefix}{run.sync}/"
             lines = sheets.differences_written(self._changed(told))
-            means.reports.put_stream(key, (line.encode() for line in lines), sheets.HEAD)
+            means.reports.put_stream(
+                f"{folder}{run.id}-differences.csv", (line.encode() for line in lines), sheets.HEAD
+            )
+            if self._sync.reports.full and (run.counts.moved or run.counts.removed):
+                self._write_state(means.reports, folder)
+
+    def _write_state(self, reports: Bucket, folder: str) -> None:
+        """Write the state of all files as ``new.csv``; what that was before becomes ``old.csv``.
+
+        Raises TIME_SHORT where there are too many for the time; then the sheet of before stays.
+        """
+        new = f"{folder}new.csv"
+        before = reports.head(new)
+        if before is not None:
+            reports.copy(reports, new, f"{folder}old.csv", before)
+        lines = sheets.written(self._rows(self._means.clock() + TELLING))
+        reports.put_stream(new, (line.encode() for line in lines), sheets.HEAD)
+
+    def _rows(self, until: float) -> Iterator[sheets.Row]:
+        for number, (key, text) in enumerate(self._means.records.behind("")):
+            if number % 1000 == 0 and self._means.clock() > until:
+                what = f"after {number} files; `syncline state export --reports` writes them all"
+                raise SynclineError("TIME_SHORT", f"no time to write the state {what}")
+            yield sheets.row_of(self._sync.path_of(key), Record.of_text(text))
 
     def _changed(self, results: Sequence[Result]) -> Iterator[tuple[str, sheets.Row]]:
         """What a run changed, as rows with their operation; what was saved as it is remembered now."""
