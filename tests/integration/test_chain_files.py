@@ -17,6 +17,7 @@ from syncline.kinds.files import looking, sheets
 from syncline.model import Outcome
 from tests.integration.files_chain import SYNC, FilesChain, FilesWorld, record
 from tests.pump import Duplicates, Manners, MortalHttp
+from tests.standins.certificates import Authority
 from tests.standins.file_manager_wire import Answer, json_answer
 from tests.standins.rclone import Rclone
 
@@ -122,6 +123,19 @@ class TestLooks:
         chain.check()
         assert (run.counts.moved, run.counts.bytes) == (len(NAMES), 0)
         assert chain.manager.received == received
+
+    def test_from_a_service_whose_authority_is_its_own(self, chain: FilesChain) -> None:
+        fill(chain)
+        authority = Authority()
+        with Rclone(chain.rclone.root, authority=authority) as secure:
+            assert secure.url.startswith("https://")
+            source = {**chain.endpoint(chain.name), "endpoint": secure.url}
+            chain.configure(source=source)
+            assert chain.results(chain.run())["*"].code == "TLS_FAILED"
+            assert chain.manager.files == {}
+            chain.configure(source={**source, "ca": authority.pem})
+            chain.run()
+            chain.check()
 
     def test_a_large_file_is_streamed(self, chain: FilesChain) -> None:
         chain.configure()

@@ -12,27 +12,37 @@ import time
 from pathlib import Path
 from typing import Final, Self
 
+from tests.standins.certificates import Authority
+
 ACCESS: Final = "accesskeyofthetests"
 SECRET: Final = "secretkeyofthetests"  # rclone takes none shorter than about this
 _TRIES: Final = 400
 
 
 class Rclone:
-    """Serves the folders below ``root`` as buckets. Use as a context manager."""
+    """Serves the folders below ``root`` as buckets. Use as a context manager.
 
-    def __init__(self, root: Path, *buckets: str) -> None:
+    With an ``authority`` it speaks TLS, with a certificate that was signed by it.
+    """
+
+    def __init__(self, root: Path, *buckets: str, authority: Authority | None = None) -> None:
         self.root = root
         self.url = ""
+        self._authority = authority
         root.mkdir(parents=True, exist_ok=True)
         for bucket in buckets:
             (root / bucket).mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
         # Port 0 is not told: rclone says which one it took, but only in its log.
-        self._log = (self.root.parent / f"{self.root.name}.log").open("w+")
+        name = self.root.name if self._authority is None else f"{self.root.name}-tls"
+        self._log = (self.root.parent / f"{name}.log").open("w+")
         program = Path(sys.executable).parent / "rclone"
         arguments = ["serve", "s3", "--addr", "127.0.0.1:0", "--auth-key", f"{ACCESS},{SECRET}"]
         arguments += ["--dir-cache-time", "1s", "--vfs-cache-mode", "off", "--config", os.devnull, str(self.root)]
+        if self._authority is not None:
+            certificate, key = self._authority.write_server_files(self.root.parent)
+            arguments += ["--cert", str(certificate), "--key", str(key)]
         self._process = subprocess.Popen([program, *arguments], stdout=self._log, stderr=subprocess.STDOUT)
         try:
             self.url = self._wait()
@@ -50,7 +60,7 @@ class Rclone:
         """The address from the log, once something listens there."""
         for _ in range(_TRIES):
             assert self._process.poll() is None, Path(self._log.name).read_text()
-            found = re.search(r"http://127\.0\.0\.1:(\d+)", Path(self._log.name).read_text())
+            found = re.search(r"https?://127\.0\.0\.1:(\d+)", Path(self._log.name).read_text())
             if found:
                 with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(found[1])), 1):
                     return found[0]
