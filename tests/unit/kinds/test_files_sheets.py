@@ -84,6 +84,7 @@ def test_permissions_by_metadata(metadata: dict[str, str], mode: str | None) -> 
 def test_permissions_by_an_access_list() -> None:
     grants = Grants("me", frozenset({"FULL_CONTROL"}), frozenset({"READ", "WRITE"}), frozenset({"READ"}))
     assert mode_of_grants(grants) == "rw-rw-r--"
+    assert mode_of_grants(Grants("me", frozenset({"FULL_CONTROL"}), frozenset(), frozenset({"READ"}))) == "rw-r--r--"
     assert mode_of_grants(Grants("me", frozenset(), frozenset(), frozenset({"READ_ACP"}))) == "---------"
 
 

@@ -102,14 +102,18 @@ class Task:
 
 
 def mode_of_grants(grants: Grants) -> str:
-    """An access list as a file's permissions: the owner, whoever else has an account, everybody."""
+    """An access list as a file's permissions: the owner, whoever else has an account, everybody.
+
+    What everybody may do the others may, too: of a file's three, only the first that fits somebody counts.
+    """
 
     def bits(may: frozenset[str]) -> str:
         read = bool(may & {"READ", "FULL_CONTROL"})
         write = bool(may & {"WRITE", "FULL_CONTROL"})
         return f"{'r' if read else '-'}{'w' if write else '-'}-"
 
-    return bits(grants.of_owner) + bits(grants.of_known) + bits(grants.of_all)
+    of_all = grants.of_all
+    return bits(grants.of_owner | of_all) + bits(grants.of_known | of_all) + bits(of_all)
 
 
 def mode_of_metadata(metadata: Mapping[str, str]) -> str | None:
