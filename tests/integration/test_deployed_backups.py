@@ -84,7 +84,9 @@ def test_objects_become_commits_and_come_back(
         },
     )
     counts = deployed.syncline("run", "clusters", "--wait")["run"]["counts"]
-    assert counts["moved"] + counts["skipped"] == len(FILES)
+    # Events of the same objects may have joined the run: each look then accounts for all that it found.
+    assert (counts["moved"] + counts["skipped"]) % len(FILES) == 0
+    assert (counts["moved"] > 0, counts["failed"], counts["conflict"]) == (True, 0, 0)
     assert bare.files() == FILES
     before = len(bare.commits())
 
