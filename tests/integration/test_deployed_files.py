@@ -18,10 +18,12 @@ import pytest
 
 from syncline.cli import engine
 from syncline.cli.engine import Engine
+from syncline.clients.http import Http
 from tests.standins.file_manager import FileManagerServer
 
 TOP: Final = Path(__file__).parents[2]
 TOKEN: Final = "token-of-the-tests"
+HOOK: Final = "hook-of-the-tests"
 BUCKET: Final = "shop-files"
 _SECONDS: Final = 90
 
@@ -49,8 +51,8 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     running = engine.up(home, TOP, port=0, say=print)
     arguments = running.client_arguments()
     secrets = boto3.client("secretsmanager", **arguments)  # type: ignore[call-overload]
-    keys = {"access": arguments["aws_access_key_id"], "secret": arguments["aws_secret_access_key"], "token": TOKEN}
-    secrets.create_secret(Name="syncline/files", SecretString=json.dumps(keys))
+    keys = {"access": arguments["aws_access_key_id"], "secret": arguments["aws_secret_access_key"]}
+    secrets.create_secret(Name="syncline/files", SecretString=json.dumps({**keys, "token": TOKEN, "hook": HOOK}))
     yield Deployed(home, running, boto3.client("s3", **arguments))  # type: ignore[call-overload]
     engine.down(home)
 
@@ -141,6 +143,56 @@ def test_from_notifications_to_files(deployed: Deployed, manager: FileManagerSer
     listed = [each["Key"] for each in deployed.s3.list_objects_v2(Bucket="reports")["Contents"]]
     assert sum(found["written"] == f"s3://reports/{key}" for key in listed) == 1
     assert len(listed) > 1, "each run writes what it changed"
+
+
+def test_what_minio_and_eventbridge_tell_with_access_lists(
+    deployed: Deployed, manager: FileManagerServer, tmp_path: Path
+) -> None:
+    """A bucket that notifies no queue: MinIO posts to the webhook, EventBridge puts its own form into the events queue."""
+    deployed.s3.create_bucket(Bucket="told", ObjectOwnership="ObjectWriter")
+    sync = {
+        "kind": "files",
+        "source": endpoint(deployed, "told"),
+        "target": {"file_manager": manager.url, "token": "secret:syncline/files#token", "prefix": "/data/"},
+        "permissions": {"source": "acl"},
+        "webhook": {"secret": "secret:syncline/files#hook"},
+        "events": {"quiet": 1, "longest": 5},
+    }
+    file = tmp_path / "syncs.yaml"
+    file.write_text(json.dumps({"syncs": {"told": sync}}))
+    deployed.syncline("apply", str(file))
+    sqs = boto3.client("sqs", **deployed.engine.client_arguments())  # type: ignore[call-overload]
+    events = sqs.get_queue_url(QueueName=deployed.engine.outputs["EventsQueueArn"].rpartition(":")[2])["QueueUrl"]
+
+    def arrived() -> dict[str, tuple[bytes | None, str]]:
+        return {path: (each.content, each.permissions) for path, each in manager.files.items()}
+
+    def by_minio(secret: str) -> int:
+        about = {"bucket": {"name": "told"}, "object": {"key": "by+minio%2B1", "sequencer": "1887A0B3F4B4E9C1"}}
+        record = {"eventVersion": "2.0", "eventSource": "minio:s3", "eventName": "s3:ObjectCreated:Put", "s3": about}
+        hook = f"{deployed.engine.outputs['ReceiveUrl']}hooks/told"
+        headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
+        return Http().request("POST", hook, headers, json.dumps({"Records": [record]}).encode()).status
+
+    def by_eventbridge(kind: str, reason: str) -> None:
+        detail = {"bucket": {"name": "told"}, "object": {"key": "by bus"}, "reason": reason}
+        body = {"version": "0", "detail-type": kind, "source": "aws.s3", "detail": detail}
+        sqs.send_message(QueueUrl=events, MessageBody=json.dumps(body))
+
+    deployed.s3.put_object(Bucket="told", Key="by minio+1", Body=b"one", ACL="private")
+    deployed.s3.put_object(Bucket="told", Key="by bus", Body=b"two", ACL="public-read")
+    assert by_minio("another") == 404
+    assert by_minio(HOOK) == 202
+    wait(lambda: arrived() == {"/data/by minio+1": (b"one", "rw-------")})
+    by_eventbridge("Object Created", "PutObject")
+    wait(lambda: arrived().get("/data/by bus") == (b"two", "rw-r--r--"))
+
+    received = manager.received
+    deployed.s3.put_object_acl(Bucket="told", Key="by bus", ACL="private")
+    wait(lambda: deployed.syncline("status", "told")["syncs"][0]["current"] is None)
+    by_eventbridge("Object ACL Updated", "")
+    wait(lambda: arrived()["/data/by bus"] == (b"two", "rw-------"))
+    assert manager.received == received, "new permissions send no bytes"
 
 
 def test_moving_over_without_a_second_upload(deployed: Deployed, manager: FileManagerServer, tmp_path: Path) -> None:
