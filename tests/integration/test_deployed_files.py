@@ -99,7 +99,7 @@ def test_from_notifications_to_files(deployed: Deployed, manager: FileManagerSer
         "target": target,
         "removals": {},
         "events": {"quiet": 1, "longest": 5},
-        "reports": endpoint(deployed, "reports"),
+        "reports": {**endpoint(deployed, "reports"), "full": True},
     }
     file = tmp_path / "syncs.yaml"
     file.write_text(json.dumps({"syncs": {"shop": sync}}))  # JSON is YAML
@@ -142,7 +142,10 @@ def test_from_notifications_to_files(deployed: Deployed, manager: FileManagerSer
     assert found["differences"] == {"create": 1, "delete": 1}
     listed = [each["Key"] for each in deployed.s3.list_objects_v2(Bucket="reports")["Contents"]]
     assert sum(found["written"] == f"s3://reports/{key}" for key in listed) == 1
-    assert len(listed) > 1, "each run writes what it changed"
+    assert sum(key.endswith("-differences.csv") for key in listed) > 1, "each run writes what it changed"
+    assert {"shop/old.csv", "shop/new.csv"} <= set(listed)
+    state = deployed.s3.get_object(Bucket="reports", Key="shop/new.csv")["Body"].read().decode()
+    assert {row["file_path"] for row in csv.DictReader(state.splitlines())} == set(manager.files)
 
 
 def test_what_minio_and_eventbridge_tell_with_access_lists(
