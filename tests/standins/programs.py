@@ -42,9 +42,17 @@ def needs_root(to_do: str) -> None:
         _leave_out(f"only root may {to_do}")
 
 
-def _leave_out(why: str) -> None:
+def wants(path: str | None, how: str) -> str:
+    """The same for a program that CI may lack, too; ``how`` says how to get it."""
+    if path is None:
+        _leave_out(how, ci_has_it=False)
+    assert path is not None
+    return path
+
+
+def _leave_out(why: str, *, ci_has_it: bool = True) -> None:
     import pytest  # noqa: PLC0415 - the servers are also run outside of tests
 
-    if os.environ.get("CI") == "true":
+    if ci_has_it and os.environ.get("CI") == "true":
         pytest.fail(why, pytrace=False)
     pytest.skip(why)

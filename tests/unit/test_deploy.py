@@ -6,7 +6,6 @@ import importlib.util
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from typing import Any, Final
 
 import kubernetes.client
@@ -15,6 +14,7 @@ import yaml
 
 from syncline.config.file import parse_syncs
 from tests.manifests import CHART, FILE, NAMESPACE, RELEASE, ROOT, first_line, helm, rendered
+from tests.standins.programs import wants
 
 MODELS: Final = {
     "ServiceAccount": "V1ServiceAccount",
@@ -34,10 +34,10 @@ SETTINGS: Final = (
 )
 
 
-def _programs() -> Iterator[str]:
-    program = helm()
-    if program is not None:
-        yield program
+@pytest.fixture(scope="module")
+def program() -> str:
+    """Helm."""
+    return wants(helm(), "program helm is not installed: `scripts/helm` builds it where there is Go")
 
 
 def _documents(text: str) -> list[dict[str, Any]]:
@@ -106,7 +106,6 @@ def test_its_configuration_is_one() -> None:
     assert parsed.warnings == ()
 
 
-@pytest.mark.parametrize("program", list(_programs()))
 def test_helm_lints_the_chart_and_renders_the_manifests(program: str) -> None:
     done = subprocess.run([program, "lint", "--strict", str(CHART)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
@@ -114,7 +113,6 @@ def test_helm_lints_the_chart_and_renders_the_manifests(program: str) -> None:
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-@pytest.mark.parametrize("program", list(_programs()))
 def test_whatever_is_set_helm_renders_what_kubernetes_takes(program: str, settings: tuple[str, ...]) -> None:
     found = _check(rendered(program, *settings))
     namespaces = 2 if "namespaces={gateway,edge}" in settings else 1
@@ -122,7 +120,6 @@ def test_whatever_is_set_helm_renders_what_kubernetes_takes(program: str, settin
     assert len(found["Deployment"]) == 1
 
 
-@pytest.mark.parametrize("program", list(_programs()))
 def test_helm_refuses_values_that_are_none(program: str) -> None:
     for wrong in ("replicas=many", "syncs=", "lists.secrets=true", "scrapeEverySeconds=0"):
         with pytest.raises(subprocess.CalledProcessError):
