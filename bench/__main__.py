@@ -1,7 +1,8 @@
 """``python -m bench [NAME]``: run the measurements whose name is NAME or begins with ``NAME.``; all without one.
 
 A kind's measurements are in a module named after it. ``MEASUREMENTS`` there maps what follows the kind in a name to a
-function that makes the measurement. Whether an aim is met is shown, and never changes the exit code: time is not
+function that makes the measurement; ``LONG`` names those that take an hour, which are made only when asked for by
+their name. Whether an aim is met is shown, and never changes the exit code: time is not
 asserted. The exit code is 1 where a measurement could not be made for another reason than a program that is absent.
 """
 
@@ -28,7 +29,9 @@ Measurement = Callable[[Place], Sequence[Row]]
 def main(arguments: Sequence[str]) -> int:
     wanted = arguments[0] if arguments else ""
     chosen = [
-        (name, measure) for name, measure in _measurements() if f"{name}.".startswith(f"{wanted}." if wanted else "")
+        (name, measure)
+        for name, measure, long in _measurements()
+        if name == wanted or (not long and f"{name}.".startswith(f"{wanted}." if wanted else ""))
     ]
     if not chosen or len(arguments) > 1:
         print(f"usage: python -m bench [NAME]; NAME is one of {', '.join(_names())}", file=sys.stderr)
@@ -56,15 +59,16 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def _measurements() -> Iterator[tuple[str, Measurement]]:
+def _measurements() -> Iterator[tuple[str, Measurement, bool]]:
+    """Name, function, and whether it takes long."""
     for kind in KINDS:
         module = importlib.import_module(f"bench.{kind}")
         for name, measure in module.MEASUREMENTS.items():
-            yield f"{kind}.{name}", measure
+            yield f"{kind}.{name}", measure, name in getattr(module, "LONG", ())
 
 
 def _names() -> list[str]:
-    return [*KINDS, *(name for name, _ in _measurements())]
+    return [*KINDS, *(name for name, _, _ in _measurements())]
 
 
 if __name__ == "__main__":

@@ -205,3 +205,4 @@ def _measured(steps: Sequence[Sequence[str]], folder: Path) -> tuple[float, floa
 
 
 MEASUREMENTS: Final = {"100k": at_100k, "1m": at_1m}
+LONG: Final = ("1m",)
