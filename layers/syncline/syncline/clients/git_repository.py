@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from syncline.clients.git import Git, Patience, Running, program
+from syncline.clients.git import Done, Git, Patience, Running, program
 from syncline.clients.git_access import Access, Means, Remote, means, private_folder
 from syncline.clients.git_failures import disk_full, failure_of
 from syncline.clients.git_objects import (
@@ -87,25 +87,15 @@ class Branch:
 
         Raises REPOSITORY_ABSENT, UNAUTHORIZED, FORBIDDEN, HOST_KEY_REFUSED, TLS_FAILED, UNREACHABLE and their like.
         """
-        done = self._git.ask(
-            "fetch",
-            "--quiet",
-            "--depth=1",
-            f"--filter=tree:{self._depth}",
-            "--no-tags",
-            "--no-write-fetch-head",
-            "origin",
-            f"+{self._ref}:{_TIP}",
-            accept=(0, 128),
-        )
+        done = self._fetch_tip(self._ref, accept=(0, 128))
         if done.status and _ABSENT not in done.err:
             raise failure_of("fetch", done.status, done.err)
         self.tip = None if done.status else self._commit(_TIP)
         return self.tip
 
-    def fetch_commit(self, oid: str) -> Commit:
-        """Any commit of the remote by its full id, instead of the branch's last; NOT_FOUND if there is none."""
-        done = self._git.ask(
+    def _fetch_tip(self, what: str, accept: tuple[int, ...]) -> Done:
+        """Fetch one commit and the trees of its upper levels, and note it as the tip."""
+        return self._git.ask(
             "fetch",
             "--quiet",
             "--depth=1",
@@ -113,9 +103,13 @@ class Branch:
             "--no-tags",
             "--no-write-fetch-head",
             "origin",
-            f"+{oid}:{_TIP}",
-            accept=(0, 1, 128),
+            f"+{what}:{_TIP}",
+            accept=accept,
         )
+
+    def fetch_commit(self, oid: str) -> Commit:
+        """Any commit of the remote by its full id, instead of the branch's last; NOT_FOUND if there is none."""
+        done = self._fetch_tip(oid, accept=(0, 1, 128))
         if done.status:
             raise failure_of("fetch", done.status, done.err)
         self.tip = self._commit(_TIP)
