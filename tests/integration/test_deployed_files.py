@@ -98,7 +98,7 @@ def test_from_notifications_to_files(deployed: Deployed, manager: FileManagerSer
         "source": endpoint(deployed, BUCKET),
         "target": target,
         "removals": {},
-        "events": {"quiet": 1, "longest": 5},
+        "events": {"quiet": 3, "longest": 20},  # a busy machine may be seconds between a copy and its delete
         "reports": {**endpoint(deployed, "reports"), "full": True},
     }
     file = tmp_path / "syncs.yaml"
