@@ -26,7 +26,7 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
     "table": ("errors", "model"),
     "messages": ("errors", "model"),
     "state": ("errors", "messages", "model", "stores.facts", "stores.totals", "table"),
-    "stores": ("kinds.backups.memory", "stores", "table"),  # what a kind asks to be remembered
+    "stores": ("kinds.backups.memory", "model", "stores", "table"),  # what a kind asks to be remembered
     "telemetry": ("messages", "model", "secrets"),
     "clients": ("clients", "errors", "secrets.register"),  # what a token server gives out is a secret too
     "kinds": ("clients", "config", "errors", "kinds", "model", "running_hash", "select"),

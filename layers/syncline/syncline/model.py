@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Final
@@ -52,6 +52,8 @@ class RunStatus(StrEnum):
 
 RUNLESS: Final = frozenset({"tokens"})
 """Kinds that have no runs: they answer who asks."""
+LARGEST_SCOPE: Final = 100_000
+"""Bytes of names, as JSON, that one look may cover: its run is an item of the table, its batch a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,33 @@ class Scope:
     @property
     def everything(self) -> bool:
         return self.groups is None
+
+    @property
+    def fits(self) -> bool:
+        """Whether one look may cover it."""
+        return self.groups is None or sum(map(json_bytes, self.groups)) <= LARGEST_SCOPE
+
+    def parts(self) -> Iterator[Scope]:
+        """The same as scopes that one look each may cover; none where there is nothing to look at."""
+        if self.groups is None:
+            yield self
+        else:
+            yield from map(Scope, portions(self.groups))
+
+
+def portions(names: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """Names, in their order, in portions that one look each may cover."""
+    portion: list[str] = []
+    size = 0
+    for name in names:
+        more = json_bytes(name)
+        if portion and size + more > LARGEST_SCOPE:
+            yield tuple(portion)
+            portion, size = [], 0
+        portion.append(name)
+        size += more
+    if portion:
+        yield tuple(portion)
 
 
 EVERYTHING: Final = Scope()
@@ -204,6 +233,11 @@ class Run:
         value = asdict(self)
         value |= {"trigger": self.trigger.value, "status": self.status.value, "scope": self.scope.groups}
         return value
+
+
+def json_bytes(name: str) -> int:
+    """What a name takes in a list of JSON."""
+    return len(compact_json(name).encode()) + 1
 
 
 def compact_json(value: Any) -> str:

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from syncline.cli.commands_retry import Letters
 from syncline.errors import SynclineError
-from syncline.messages import Batch, Outgoing, Start, decode, encode
+from syncline.messages import Batch, DeadLetter, Outgoing, Start, decode, encode
 from syncline.model import EVERYTHING, Counts, Item, RunStatus, Scope, Step, Trigger
 from syncline.state import BatchRecord, State, first_batch
 from syncline.steps.engine import Work
@@ -144,6 +145,29 @@ def test_a_plan_leaves_nothing_to_retry(applied: Stack) -> None:
 def test_many_repositories_are_counted(applied: Stack) -> None:
     applied.bury(*(f"mirror/team/r{n}" for n in range(8)))
     assert "mirror/team/r4 and 3 others, for 8 dead letters" in applied.run("retry", "prod").stdout
+
+
+def test_more_than_one_run_takes_is_left_for_the_next(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.cli.commands_retry.LARGEST_SCOPE", 60)
+    applied.bury(*(f"mirror/team/r{n}" for n in range(8)))
+    result = applied.run("retry", "prod")
+    assert result.exit_code == 0, result.output
+    assert "5 dead letters of prod left: more than one run takes; `syncline retry prod" in result.stdout
+    [first] = applied.started()
+    assert len(_seen(applied)) == 5
+    run = applied.finish(applied.target.state.run("prod", str(first.run)))
+    assert run.over
+    assert applied.json("retry", "prod")["letters"] == {"retried": 3, "resumed": 0, "left": 2}
+
+
+def test_thousands_of_dead_letters_make_a_run_that_can_be_written_down(applied: Stack) -> None:
+    letters = Letters()
+    groups = [f"mirror/team/{'long-' * 40}{n:05}" for n in range(5000)]
+    letters.take([(DeadLetter(Step.TRANSFER, "", group), Scope.of([group])) for group in groups])
+    assert len(letters.given_up) + len(letters.beyond) == len(groups)
+    run, _ = applied.target.state.begin_run("prod", "20261121-101522-ffffff", Trigger.RETRY, letters.scope)
+    assert applied.target.state.run("prod", run.id).scope == letters.scope
+    assert letters.scope.fits
 
 
 def test_cancelling_what_does_not_run(applied: Stack) -> None:

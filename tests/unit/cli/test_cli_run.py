@@ -88,6 +88,14 @@ def test_a_repository_that_is_none_of_the_syncs(applied: Stack) -> None:
     assert applied.target.state.current_run("prod") is None
 
 
+def test_more_than_one_look_takes_is_refused(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.model.LARGEST_SCOPE", 30)
+    result = applied.run("plan", "prod", "--only", "team/app", "--only", "team/base")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error USAGE: --only names 2 at once, which is more than one look takes")
+    assert applied.target.state.runs("prod") == []
+
+
 TOKENS = """\
 syncs:
   gateway:

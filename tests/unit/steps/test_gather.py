@@ -127,10 +127,23 @@ def gather_events_dead() -> str:
 def test_more_than_one_look_can_cover_is_looked_at_in_turn(
     steps: Steps, looked: list[Scope], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("syncline.stores.hearing._LARGEST_CLAIM", 3)
+    monkeypatch.setattr("syncline.stores.hearing.LARGEST_SCOPE", 12)
     steps.notify(*"abcdefg")
     steps.pump.run()
     assert sorted(group for scope in looked for group in scope.groups or ()) == list("abcdefg")
+    assert len(looked) > 1
+
+
+def test_one_delivery_of_more_than_an_item_of_the_table_holds_is_looked_at_in_turn(
+    steps: Steps, looked: list[Scope]
+) -> None:
+    names = [f"{number:06}{'ä' * 400}" for number in range(600)]
+    steps.hearing.note(SYNC, "one", names)
+    steps.queues.start(steps.gatherer.start(SYNC))
+    steps.clock.sleep(10)
+    steps.pump.run()
+    assert [group for scope in looked for group in scope.groups or ()] == names
+    assert all(scope.fits for scope in looked)
     assert len(looked) > 1
 
 

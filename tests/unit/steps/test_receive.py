@@ -194,6 +194,18 @@ def test_what_is_no_notification_is_refused(steps: Steps, receiver: Receiver, mo
     assert queued(steps) == []
 
 
+def test_a_notification_of_thousands_of_repositories_becomes_looks_that_fit(steps: Steps, receiver: Receiver) -> None:
+    names = [f"team/{'service-' * 8}{number:05}" for number in range(4000)]
+    media_type = "application/vnd.oci.image.manifest.v1+json"
+    events = [{"action": "push", "target": {"mediaType": media_type, "repository": name}} for name in names]
+    assert ask(receiver, body={"events": events})[0] == 202
+    starts = queued(steps)
+    assert [group for start in starts for group in start.scope.groups] == names
+    assert all(start.scope.fits for start in starts)
+    assert max(len(letter.body.encode()) for letter in steps.mail.waiting()) < 256 * 1024
+    assert len(starts) < 10
+
+
 @pytest.mark.parametrize("encoded", [False, True])
 def test_the_size_is_looked_at_before_anything_else(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, encoded: bool

@@ -11,7 +11,7 @@ from typing import Any, Final
 from syncline.cli.commands_run import config_of
 from syncline.cli.context import Answer, Context
 from syncline.cli.show import ago, many, number, size
-from syncline.cli.summary import TRIGGERS, as_dict, counted, ending, exit_code, item_lines, rank
+from syncline.cli.summary import TRIGGERS, as_dict, counted, ending, exit_code, item_lines, named, rank
 from syncline.errors import CODES, SynclineError
 from syncline.model import Result, Run
 from syncline.state import State
@@ -41,7 +41,7 @@ def _show(context: Context, run: Run, results: Sequence[Result], actions: dict[s
     kind = "plan" if run.plan else "run"
     out.line(f"{kind} {run.id} of {run.sync}, {TRIGGERS[run.trigger]}, begun {ago(run.started, context.now())}", "bold")
     if run.scope.groups is not None:
-        out.line(f"of {many(len(run.scope.groups), 'repository', 'repositories')}: {', '.join(run.scope.groups)}")
+        out.line(f"of {many(len(run.scope.groups), 'repository', 'repositories')}: {named(run.scope)}")
     out.table(item_lines(results, full=full))
     counts = Counter(result.code for result in results if result.code)
     for code, action in actions.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,38 +11,50 @@ from syncline.cli.commands_run import config_of, ended
 from syncline.cli.context import Answer, Context
 from syncline.cli.following import begin, follow
 from syncline.cli.show import many
-from syncline.cli.summary import as_dict, ending
+from syncline.cli.summary import as_dict, ending, named
 from syncline.config import Sync, load_sync
 from syncline.errors import SynclineError
 from syncline.messages import Batch, Dead, DeadLetter, Outgoing, Queues, Start
-from syncline.model import EVERYTHING, Run, RunStatus, Scope, Step, Trigger
+from syncline.model import EVERYTHING, LARGEST_SCOPE, Run, RunStatus, Scope, Step, Trigger, json_bytes
 from syncline.state import State
 
+NOTHING: Final = Scope(())
 _HIDDEN: Final = 120
 """Seconds for which a letter that was read is ours: long enough for some thousand of them."""
-_NAMED: Final = 5
-"""How many repositories are named on a line; the others are counted."""
 
 
 @dataclass(slots=True)
 class Letters:
     """What lies in the dead-letter queues, sorted for one sync.
 
-    ``given_up`` is to be looked at again, within ``scopes``. ``stranded`` is work that a run still waits for, as no
-    function came to its end with it: it goes back to its queue. ``others`` are of other syncs, or nobody's.
+    ``given_up`` is to be looked at again, within ``scope``. ``beyond`` is too, but is more than one look may cover.
+    ``stranded`` is work that a run still waits for, as no function came to its end with it: it goes back to its queue.
+    ``others`` are of other syncs, or nobody's.
     """
 
     given_up: list[DeadLetter] = field(default_factory=list)
-    scopes: list[Scope] = field(default_factory=list)
+    scope: Scope = NOTHING
+    beyond: list[DeadLetter] = field(default_factory=list)
     stranded: list[tuple[DeadLetter, Batch | Start]] = field(default_factory=list)
     others: list[DeadLetter] = field(default_factory=list)
 
-    @property
-    def scope(self) -> Scope:
-        """All that was given up; everything, if a look at everything was among it."""
-        if any(scope.everything for scope in self.scopes):
-            return EVERYTHING
-        return Scope.of(group for scope in self.scopes for group in scope.groups or ())
+    def take(self, given_up: Sequence[tuple[DeadLetter, Scope]]) -> None:
+        """Sort out what was given up, each with its scope: everything, if a look at everything was among it."""
+        if any(scope.everything for _, scope in given_up):
+            self.given_up, self.scope = [letter for letter, _ in given_up], EVERYTHING
+            return
+        groups: set[str] = set()
+        size = 0
+        for letter, scope in given_up:
+            new = set(scope.groups or ()) - groups
+            more = sum(map(json_bytes, new))
+            if groups and size + more > LARGEST_SCOPE:
+                self.beyond.append(letter)
+            else:
+                self.given_up.append(letter)
+                groups |= new
+                size += more
+        self.scope = Scope.of(groups)
 
 
 def retry(context: Context, name: str, *, wait: bool) -> Answer:
@@ -52,12 +64,12 @@ def retry(context: Context, name: str, *, wait: bool) -> Answer:
     """
     state, queues = context.target.state, context.target.queues
     letters = _sorted(state, load_sync(config_of(state, name)), _read(queues))
-    kept = [*letters.others, *letters.given_up]
+    kept = [*letters.others, *letters.beyond, *letters.given_up]
     try:
         _resume(queues, letters)
         run = _begin(context, name, letters)
         if run is not None:
-            kept = letters.others
+            kept = [*letters.others, *letters.beyond]
             for letter in letters.given_up:
                 queues.forget(letter)
     finally:
@@ -75,6 +87,7 @@ def _read(queues: Queues) -> list[DeadLetter]:
 
 def _sorted(state: State, sync: Sync, found: Iterable[DeadLetter]) -> Letters:
     letters = Letters()
+    given_up: list[tuple[DeadLetter, Scope]] = []
     for letter in found:
         message = letter.read()
         work = message.batch if isinstance(message, Dead) else message
@@ -83,8 +96,8 @@ def _sorted(state: State, sync: Sync, found: Iterable[DeadLetter]) -> Letters:
         elif not isinstance(message, Dead) and _is_awaited(state, message):
             letters.stranded.append((letter, message))
         else:
-            letters.given_up.append(letter)
-            letters.scopes.append(_scope(work, sync))
+            given_up.append((letter, _scope(work, sync)))
+    letters.take(given_up)
     return letters
 
 
@@ -129,16 +142,21 @@ def _begin(context: Context, name: str, letters: Letters) -> Run | None:
 
 def _tell(context: Context, name: str, letters: Letters, run: Run | None, *, wait: bool) -> Answer:
     out, retried = context.out, letters.given_up if run is not None else []
-    left = len(letters.others) + len(letters.given_up) - len(retried)
+    left = len(letters.others) + len(letters.beyond) + len(letters.given_up) - len(retried)
     told: dict[str, Any] = {"retried": len(retried), "resumed": len(letters.stranded), "left": left}
     if letters.stranded:
         out.line(f"{many(len(letters.stranded), 'message')} put back: the run under way goes on")
     if run is not None:
-        out.line(f"run {run.id} of {name} begun over {_named(letters.scope)}, for {many(len(retried), 'dead letter')}")
+        out.line(f"run {run.id} of {name} begun over {named(letters.scope)}, for {many(len(retried), 'dead letter')}")
     elif not letters.stranded:
         out.line(f"nothing of {name} was given up")
     if len(letters.given_up) > len(retried):
         out.line(f"{many(len(letters.given_up), 'dead letter')} of {name} left until that run is over", "yellow")
+    if letters.beyond:
+        more = many(len(letters.beyond), "dead letter")
+        out.line(
+            f"{more} of {name} left: more than one run takes; `{context.command(f'retry {name}')}` again", "yellow"
+        )
     if letters.others:
         out.line(f"{many(len(letters.others), 'dead letter')} of other syncs left alone", "dim")
     followed = run or (context.target.state.current_run(name) if letters.stranded else None)
@@ -149,13 +167,6 @@ def _tell(context: Context, name: str, letters: Letters, run: Run | None, *, wai
         return Answer({**answer.value, "letters": told}, answer.code)
     out.follow_up(context.command(f"status {name} --wait"), "follows it")
     return Answer({"started": run is not None, "run": as_dict(followed), "letters": told})
-
-
-def _named(scope: Scope) -> str:
-    if scope.groups is None:
-        return "everything"
-    more = len(scope.groups) - _NAMED
-    return ", ".join(scope.groups[:_NAMED]) + (f" and {many(more, 'other')}" if more > 0 else "")
 
 
 def cancel(context: Context, name: str, *, wait: bool) -> Answer:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from syncline.cli.context import SOME_FAILED, Answer, Context
 from syncline.cli.following import begin, follow, interruptible
-from syncline.cli.show import about, ago, many, size
+from syncline.cli.show import about, ago, many, number, size
 from syncline.cli.summary import as_dict, ending, exit_code, item_lines, item_name, rank
 from syncline.errors import SynclineError
 from syncline.model import EVERYTHING, RUNLESS, Outcome, Result, Run, Scope, Trigger
@@ -107,7 +107,11 @@ def chosen(state: State, name: str, only: Sequence[str] | None) -> Scope:
         return EVERYTHING
     from syncline.config import load_sync  # noqa: PLC0415 - models take long to import
 
-    return Scope.of(load_sync(config).groups_of(only))
+    scope = Scope.of(load_sync(config).groups_of(only))
+    if not scope.fits:
+        what = f"--only names {number(len(only))} at once, which is more than one look takes; name fewer, or all by leaving it out"
+        raise SynclineError("USAGE", what)
+    return scope
 
 
 def config_of(state: State, name: str) -> str:

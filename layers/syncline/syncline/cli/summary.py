@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from syncline.cli.context import ALL_WELL, SOME_FAILED
 from syncline.cli.show import Cell, Row, Style, digest, duration, many, number, size
-from syncline.model import Counts, Outcome, Result, Run, RunStatus, Trigger
+from syncline.model import Counts, Outcome, Result, Run, RunStatus, Scope, Trigger
 
 TRIGGERS: Final = {
     Trigger.SCHEDULE: "by schedule",
@@ -28,6 +28,8 @@ OUTCOMES: Final[dict[Outcome, tuple[str, Style]]] = {
 """In the order in which a report shows them, with the word and the style of each."""
 _RANK: Final = {outcome: rank for rank, outcome in enumerate(OUTCOMES)}
 _WHOLE: Final = "*"
+_NAMED: Final = 5
+"""How many repositories are named on a line; the others are counted."""
 
 
 def exit_code(run: Run) -> int:
@@ -51,6 +53,14 @@ def counted(counts: Counts) -> str:
     said += [f"{number(counts.failed)} failed"] if counts.failed else []
     said += [f"{number(counts.cancelled)} left as they were"] if counts.cancelled else []
     return ", ".join(said) or "nothing found"
+
+
+def named(scope: Scope) -> str:
+    """What a look covers, on one line."""
+    if scope.groups is None:
+        return "everything"
+    more = len(scope.groups) - _NAMED
+    return ", ".join(scope.groups[:_NAMED]) + (f" and {many(more, 'other')}" if more > 0 else "")
 
 
 def ending(run: Run) -> tuple[str, Style]:

@@ -23,6 +23,8 @@ from syncline.telemetry import logger
 
 LARGEST_BODY: Final = 1024 * 1024
 """Bytes; no notification comes near it."""
+_NAMED: Final = 10
+"""How many of the things to look at a log line names."""
 
 
 class AnswerError(Exception):
@@ -74,9 +76,10 @@ class Receiver:
             raise AnswerError(400, error.what) from None
         if not sync.enabled:
             return {"sync": sync.name, "queued": [], "why": "the sync is not enabled"}
-        if groups:
-            self.queues.start(Start(sync.name, Trigger.WEBHOOK, Scope.of(groups)))
-        logger.info("notification", extra={"sync": sync.name, "groups": list(groups)})
+        # Many more than a look may cover become several looks, which join one run.
+        for part in Scope.of(groups).parts():
+            self.queues.start(Start(sync.name, Trigger.WEBHOOK, part))
+        logger.info("notification", extra={"sync": sync.name, "groups": len(groups), "first": list(groups[:_NAMED])})
         return {"sync": sync.name, "queued": list(groups)}
 
     def _sync(self, path: str) -> tuple[Sync, str | None]:

@@ -20,12 +20,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from syncline.model import LARGEST_SCOPE, json_bytes, portions
 from syncline.table import Database, number, pack, unpack
 
 KEPT: Final = 7 * 24 * 3600
 """Seconds for which a note that nobody looked at is kept: a scheduled look has healed it by then."""
-_LARGEST_CLAIM: Final = 100_000
-"""Characters of names that one look may cover: its run is an item of the table, its batch a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +73,14 @@ class Hearing:
         return [str(item["sk"]) for item in self._db.query(f"HEARS#{source}")]
 
     def note(self, sync: str, note_id: str, groups: Iterable[str]) -> None:
-        """Keep what a delivery named; the same ``note_id`` again is the same note."""
+        """Keep what a delivery named; the same ``note_id`` again is the same note.
+
+        What is more than a look may cover becomes several notes.
+        """
         now = self._clock()
-        item = {"pk": f"HEARD#{sync}", "sk": f"NOTE#{note_id}", "groups": pack(sorted(set(groups)))}
-        self._db.put(item | {"at": number(now), "expires": int(now) + KEPT})
+        for part, names in enumerate(portions(sorted(set(groups)))):
+            item = {"pk": f"HEARD#{sync}", "sk": f"NOTE#{note_id}" + (f"-{part}" if part else "")}
+            self._db.put(item | {"groups": pack(list(names)), "at": number(now), "expires": int(now) + KEPT})
 
     def notes(self, sync: str) -> list[Note]:
         """What has been heard and not been looked at, oldest first."""
@@ -102,8 +105,8 @@ class Hearing:
         size = 0
         for note in notes:
             more = set(note.groups) - groups
-            size += sum(len(group) for group in more)
-            if taken and size > _LARGEST_CLAIM:
+            size += sum(map(json_bytes, more))
+            if taken and size > LARGEST_SCOPE:
                 break
             groups |= more
             taken.append(note.id)
