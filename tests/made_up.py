@@ -45,6 +45,7 @@ class MadeUp:
     prove: Callable[[Item, Pace], Arrived | Later | Failure] = lambda item, _pace: Arrived(item)
     moved: list[Item] = field(default_factory=list)
     proved: list[Item] = field(default_factory=list)
+    more_requests: int = 0
 
     moves_by: Step = Step.TRANSFER
     share: int = 100
@@ -76,7 +77,7 @@ class MadeUp:
         return (str(event["group"] if isinstance(event, dict) else event),)
 
     def requests(self) -> int:
-        return len(self.moved) + len(self.proved)
+        return len(self.moved) + len(self.proved) + self.more_requests
 
 
 @dataclass

@@ -47,6 +47,7 @@ BATCHES = st.builds(
     st.integers(1, 9),
     st.integers(0, 9),
     st.booleans(),
+    st.integers(0, 9),
 )
 RUN_IDS = st.none() | st.text(min_size=1, max_size=20)
 STARTS = st.builds(Start, TEXT, st.sampled_from(Trigger), SCOPES.map(Scope.of), RUN_IDS, st.booleans())

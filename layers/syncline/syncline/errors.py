@@ -83,7 +83,7 @@ _ROWS: Final = (
     Code("LEASE_HELD", True, "Another writer works on the same target reference.", "Nothing; it is tried again when that writer is done."),
     Code("LEASE_LOST", True, "The lease on the target reference ran out or went to another writer.", "Nothing; the work is done again by whoever holds it."),
     Code("TIME_SHORT", True, "The function's time was over before the item was finished; it goes on where it stands.", "Nothing."),
-    Code("NO_PROGRESS", False, "An item was continued too often without coming to an end.", "Check the speed of source and target; raise the function's timeout."),
+    Code("NO_PROGRESS", False, "A look or an item was continued time and again without getting any further.", "Check the speed of source and target, and whether the target keeps uploads; raise the function's timeout, then `syncline retry`."),
     Code("STEP_DIED", False, "The function died with this item several times: out of memory, killed, or timed out.", "Look at the function's log at the time given, then `syncline retry`."),
     Code("MESSAGE_INVALID", False, "A message on a queue is not one of Syncline's.", "Find out who else sends to the queue; the message is in the dead-letter queue."),
     Code("INTERNAL", True, "A defect in Syncline.", "Report it with the log lines of this correlation id."),

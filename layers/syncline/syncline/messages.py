@@ -58,7 +58,8 @@ class Batch:
     """One step's share of a run: items, or for discover a scope and where in it to go on.
 
     ``id`` follows from the parent's id, so that the same work done twice has the same id twice. ``attempt`` counts
-    tries of the same items from 1; ``hop`` counts messages from the run's start, and bounds the chain.
+    tries of the same items from 1; ``hop`` counts messages from the run's start, and ``idle`` those just before this
+    one that got no further: both bound the chain.
     """
 
     run: str
@@ -71,11 +72,12 @@ class Batch:
     attempt: int = 1
     hop: int = 0
     plan: bool = False
+    idle: int = 0
 
     def child(self, number: int, **changes: Any) -> Batch:
         """The ``number``-th batch that follows from this one, equal to it but for ``changes``."""
         digest = hashlib.blake2b(f"{self.id}/{number}".encode(), digest_size=10).hexdigest()
-        values: dict[str, Any] = {"id": digest, "hop": self.hop + 1} | changes
+        values: dict[str, Any] = {"id": digest, "hop": self.hop + 1, "idle": 0} | changes
         return replace(self, **values)
 
     @property
@@ -121,6 +123,7 @@ def to_json(message: Start | Batch | Dead) -> dict[str, Any]:
         case Batch():
             body = {"v": VERSION, "type": "batch", "run": message.run, "sync": message.sync}
             body |= {"step": message.step.value, "id": message.id, "attempt": message.attempt, "hop": message.hop}
+            body |= {"idle": message.idle} if message.idle else {}
             body |= {"cursor": message.cursor} if message.cursor is not None else {}
             body |= {"items": [item.to_json() for item in message.items]} if message.items else {}
         case Dead():
@@ -170,6 +173,7 @@ def from_json(body: Any) -> Start | Batch | Dead | Notice:
                     attempt=int(body["attempt"]),
                     hop=int(body["hop"]),
                     plan=body.get("plan", False),
+                    idle=int(body.get("idle", 0)),
                 )
             case "dead":
                 batch = from_json(body["batch"])

@@ -256,6 +256,71 @@ def test_a_look_that_never_gets_anywhere_is_given_up(steps: Steps, monkeypatch: 
     assert [dead.code for dead in steps.dead()] == ["NO_PROGRESS"]
 
 
+def test_a_look_that_stays_where_it_is_is_given_up_soon(steps: Steps) -> None:
+    looks: list[str | None] = []
+
+    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        looks.append(cursor)
+        if cursor is None:
+            yield Page("team/0001", items("1", group="team/0001"))
+        steps.clock.sleep(400)
+
+    steps.kind.look = look
+    run = steps.run()
+    assert looks == [None, *["team/0001"] * engine_module.IDLE]
+    assert (run.status, run.counts.moved, run.counts.failed) == (RunStatus.DONE, 1, 1)
+    (dead,) = steps.dead()
+    assert (dead.code, dead.batch.scope) == ("NO_PROGRESS", EVERYTHING)
+    assert dead.reason == "10 functions one after another got no further behind team/0001"
+
+
+def test_a_look_that_gets_further_now_and_then_is_not_given_up(steps: Steps) -> None:
+    looks = iter(range(1000))
+
+    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        reached = int(cursor or 0)
+        if next(looks) % engine_module.IDLE == 0:
+            yield Page(str(reached + 1), items("1", group=f"team/{reached}"))
+        if reached < 4:
+            steps.clock.sleep(400)
+
+    steps.kind.look = look
+    run = steps.run()
+    assert (run.counts.moved, run.counts.failed) == (4, 0)
+
+
+def test_a_look_that_fails_and_stays_where_it_is_in_turn_is_given_up_too(steps: Steps) -> None:
+    looks = iter(range(100))
+
+    def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        steps.clock.sleep(400)
+        if next(looks) % 2:
+            raise SynclineError("SERVER_ERROR", "it failed")
+        yield from ()
+
+    steps.kind.look = look
+    assert steps.run().counts.failed == 1
+    assert next(looks) < 12
+
+
+@pytest.mark.parametrize("pages_before", [0, CHUNK_ITEMS, CHUNK_ITEMS + 1])
+def test_the_requests_of_a_look_that_failed_are_counted(steps: Steps, pages_before: int) -> None:
+    made = iter(range(1, 1000))
+
+    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        for page in pages(pages_before):
+            if cursor is None or page.cursor > cursor:
+                steps.kind.more_requests = next(made)
+                yield page
+        steps.kind.more_requests = next(made)
+        raise SynclineError("UNAUTHORIZED", "no")
+
+    steps.kind.look = look
+    run = steps.run()
+    assert (run.counts.failed, run.counts.moved) == (1, pages_before // CHUNK_ITEMS * CHUNK_ITEMS)
+    assert run.counts.requests == next(made) - 1 + 2 * run.counts.moved
+
+
 def test_a_look_that_is_given_up_within_a_chunk_ends_its_run(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "HOPS", 0)
     steps.kind.pages = pages(CHUNK_ITEMS * 2)

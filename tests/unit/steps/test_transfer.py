@@ -8,7 +8,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.messages import Batch, decode
 from syncline.model import Item, Outcome, Result, RunStatus, Step
-from syncline.steps.engine import ATTEMPTS
+from syncline.steps.engine import ATTEMPTS, IDLE
 from syncline.steps.transfer import WAITING
 from tests.made_up import SYNC, Answer, Steps, transfer_of
 from tests.pump import Letter
@@ -101,6 +101,56 @@ def test_what_never_ends_is_given_up(steps: Steps, monkeypatch: pytest.MonkeyPat
     steps.pump.run()
     assert steps.latest().status is RunStatus.DONE
     assert [dead.code for dead in steps.dead()] == ["NO_PROGRESS"]
+    assert steps.results()["team/app", "1"].code == "NO_PROGRESS"
+
+
+@pytest.mark.parametrize("way", ["same", "sent in vain", "by the kind's word"])
+def test_what_gets_no_further_is_given_up_soon(steps: Steps, way: str) -> None:
+    def move(item: Item, _pace: Pace) -> Answer:
+        sent = len(steps.kind.moved)
+        match way:
+            case "same":
+                return Later(item)
+            case "sent in vain":
+                return Later(replace(item, detail={"bytes": sent}))
+            case _:
+                return Later(replace(item, detail={"session": sent}), stuck=True)
+
+    steps.kind.move = move
+    steps.begin_with(transfer_of("1"))
+    steps.pump.run()
+    assert len(steps.kind.moved) == IDLE
+    assert steps.results()["team/app", "1"].code == "NO_PROGRESS"
+
+
+def test_one_that_gets_further_is_enough_for_all_of_a_batch(steps: Steps) -> None:
+    def move(item: Item, _pace: Pace) -> Answer:
+        done = int(item.detail.get("done", 0)) + (item.name == "1")
+        return (
+            Arrived(item)
+            if done == IDLE + 3 or len(steps.kind.moved) > 2 * IDLE + 6
+            else Later(replace(item, detail={"done": done}))
+        )
+
+    steps.kind.move = move
+    steps.begin_with(transfer_of("1", "2"))
+    steps.pump.run()
+    assert (steps.latest().counts.moved, steps.latest().counts.failed) == (2, 0)
+
+
+def test_whoever_waits_for_another_writer_is_not_given_up(steps: Steps) -> None:
+    steps.begin_with(transfer_of("1"))
+    steps.state.take_lease("made.up/team/app", "another", 900)
+    steps.pump.run()
+    assert len(steps.pump.delivered) > IDLE + 2
+    assert (steps.latest().counts.moved, steps.latest().counts.failed) == (1, 0)
+
+
+def test_a_proof_that_is_never_begun_is_given_up(steps: Steps) -> None:
+    steps.kind.prove = lambda item, _pace: Later(item)
+    steps.begin_with(transfer_of("1"))
+    steps.pump.run()
+    assert len(steps.kind.proved) == IDLE
     assert steps.results()["team/app", "1"].code == "NO_PROGRESS"
 
 

@@ -36,10 +36,10 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Time was short: ``item`` carries where it stands."""
+    """Time was short: ``item`` carries where it stands. ``stuck`` if that is no further than before, by the kind's word."""
 
     item: Item
-    moved_bytes: int = 0
+    stuck: bool = False
 
 
 @dataclass(frozen=True, slots=True)

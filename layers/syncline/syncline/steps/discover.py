@@ -55,21 +55,29 @@ def discover(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
     work, requests, since = Work(batch), kind.requests(), engine.clock()
     cursor = batch.cursor
     again: list[Failure] = []
-    for page in kind.discover(batch.scope, batch.cursor, pace):
-        again += _add(work, page, kind)
-        cursor = page.cursor
-        late = work.queued > 0 and engine.clock() - since > CHUNK_SECONDS
-        if late or work.queued >= CHUNK_ITEMS or len(work.results) + len(again) >= CHUNK_RESULTS:
-            _look_again(work, again, engine)
-            # What was found bounds this chain; hops are for those that find nothing.
-            rest = work.follow(cursor=cursor, attempt=1, hop=work.batch.hop)
-            work.requests, requests = kind.requests() - requests, kind.requests()
-            if not engine.end(work, held_back=rest):
-                return
-            work, since, again = Work(rest), engine.clock(), []
+    try:
+        for page in kind.discover(batch.scope, batch.cursor, pace):
+            again += _add(work, page, kind)
+            cursor = page.cursor
+            late = work.queued > 0 and engine.clock() - since > CHUNK_SECONDS
+            if late or work.queued >= CHUNK_ITEMS or len(work.results) + len(again) >= CHUNK_RESULTS:
+                _look_again(work, again, engine)
+                # What was found bounds this chain; hops are for those that find nothing.
+                rest = work.follow(cursor=cursor, attempt=1, hop=work.batch.hop)
+                work.requests, requests = kind.requests() - requests, kind.requests()
+                if not engine.end(work, held_back=rest):
+                    return
+                work, since, again = Work(rest), engine.clock(), []
+    except SynclineError as error:
+        # What was found since the last chunk is found again.
+        engine.fail_all(work.batch, error, kind.requests() - requests)
+        return
     _look_again(work, again, engine)
     if pace.left() <= 0:
-        work.follow(cursor=cursor, attempt=1)
+        if cursor == work.batch.cursor:
+            work.follow(idle=work.batch.idle + 1)
+        else:
+            work.follow(cursor=cursor, attempt=1)
     work.requests = kind.requests() - requests
     engine.end(work)
 

@@ -23,6 +23,8 @@ ATTEMPTS: Final = 5
 """How often an item is tried before it is given up."""
 HOPS: Final = 10_000
 """How many messages may follow from one another in a run."""
+IDLE: Final = 10
+"""How many messages one after another may get no further: no name further in a look, nothing more of any item."""
 DEATHS: Final = 5
 """How often a function may die with a message before the message is given up."""
 WHOLE: Final = "*"
@@ -151,7 +153,7 @@ class Engine:
         about = {"step": work.batch.step.value, "batch": work.batch.id, "attempt": work.batch.attempt}
         batch_ended(about, made.results, counts)
         self._send(work.batch, record, held_back)
-        return held_back is None or bool(record.following)
+        return held_back is None or any(each.batch is held_back for each in record.following)
 
     def cancel(self, batch: Batch) -> None:
         """End a batch of a cancelled run: its items are left as they are."""
@@ -159,9 +161,9 @@ class Engine:
         work.results = [cancelled(item) for item in batch.items]
         self.end(work)
 
-    def fail_all(self, batch: Batch, error: SynclineError) -> None:
-        """End a batch none of whose items could be done."""
-        work = Work(batch)
+    def fail_all(self, batch: Batch, error: SynclineError, requests: int = 0) -> None:
+        """End a batch none of whose items could be done; ``requests`` were made to find that out."""
+        work = Work(batch, requests=requests)
         if batch.items:
             work.fail([Failure(item, error) for item in batch.items], self.rng)
         elif error.retried and batch.attempt < ATTEMPTS:
@@ -208,14 +210,25 @@ class Engine:
             logger.warning("the end of the run could not be told", extra={"run": run.id, "why": str(error)})
 
     def _bound(self, work: Work) -> None:
-        """Give up what has gone round too often."""
-        if work.batch.hop < HOPS:
-            return
-        error = SynclineError("NO_PROGRESS", f"more than {HOPS} messages followed from one another")
-        for each in work.following:
+        """Give up what has gone round too often, or without getting anywhere."""
+        following, work.following = work.following, []
+        for each in following:
+            why = _endless(work.batch, each.batch)
+            if why is None:
+                work.following.append(each)
+                continue
             for item in each.batch.items or (Item(WHOLE, WHOLE),):
-                work.give_up(item, error)
-        work.following.clear()
+                work.give_up(item, SynclineError("NO_PROGRESS", why))
+
+
+def _endless(batch: Batch, following: Batch) -> str | None:
+    """Why what follows from a batch is taken to have no end, if it is."""
+    if batch.hop >= HOPS:
+        return f"more than {HOPS} messages followed from one another"
+    if following.idle < IDLE:
+        return None
+    where = f"behind {following.cursor}" if following.cursor else "with what it was given"
+    return f"{IDLE} functions one after another got no further {where}"
 
 
 def cancelled(item: Item) -> Result:

@@ -31,7 +31,7 @@ def transfer(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
     except LeaseHeldError as held:
         if held.same_owner:
             raise
-        # Its writer is often done long before the lease ends.
+        # Its writer is often done long before the lease ends. Whoever waits its turn is not idle.
         work.follow(min(held.retry_after or 1.0, WAITING * engine.rng.uniform(0.5, 1.0)), items=batch.items)
         engine.end(work)
         return
@@ -50,12 +50,15 @@ def _carry_out(work: Work, kind: Kind, pace: Pace, engine: Engine) -> None:
     arrived: list[Item] = []
     later: list[Item] = []
     failures: list[Failure] = []
+    before = [_standing(item) for item in work.batch.items]
+    further = False
     for answer in kind.transfer(work.batch.items, pace):
         match answer:
             case Arrived(item, moved_bytes):
                 arrived.append(replace(item, detail={**item.detail, "bytes": moved_bytes}))
-            case Later(item):
+            case Later(item, stuck):
                 later.append(item)
+                further |= not stuck and _standing(item) not in before
             case Failure():
                 failures.append(answer)
             case Result():
@@ -65,8 +68,14 @@ def _carry_out(work: Work, kind: Kind, pace: Pace, engine: Engine) -> None:
     if later and pace.halted() and _is_cancelled(engine, work.batch):
         work.results += [cancelled(item) for item in later]
     elif later:
-        work.follow(items=tuple(later))
+        idle = not further and len(later) == len(work.batch.items)
+        work.follow(items=tuple(later), idle=work.batch.idle + 1 if idle else 0)
     work.fail(failures, engine.rng)
+
+
+def _standing(item: Item) -> Item:
+    """Where an item stands. How much was sent for it is no part of that: it may be sent in vain again and again."""
+    return replace(item, detail={name: value for name, value in item.detail.items() if name != "bytes"})
 
 
 def _is_cancelled(engine: Engine, batch: Batch) -> bool:

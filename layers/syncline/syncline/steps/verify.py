@@ -33,7 +33,7 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
             case Failure():
                 failures.append(answer)
     if later:
-        work.follow(items=tuple(later))
+        work.follow(items=tuple(later), idle=batch.idle + 1 if len(later) == len(batch.items) else 0)
     if run.status is RunStatus.CANCELLING:
         work.results += [cancelled(failure.item) for failure in (*absent, *failures)]
     else:

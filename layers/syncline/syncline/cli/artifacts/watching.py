@@ -13,7 +13,7 @@ from syncline.cli.context import SOME_FAILED, Answer
 from syncline.cli.show import Out, Style, size
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts import Artifacts
-from syncline.kinds.kind import Failure, Pace
+from syncline.kinds.kind import Arrived, Failure, Pace
 from syncline.model import EVERYTHING, Item, Outcome, Result
 
 _FOR_EVER: Final = Pace(lambda: 3600.0)
@@ -80,8 +80,8 @@ def _tried(kind: Artifacts, item: Item) -> Result | Failure:
         for proof in kind.verify([answer.item], _FOR_EVER):
             if isinstance(proof, Failure):
                 return Failure(item, proof.error)
-            source = answer.item.source
-            return Result(item.group, item.name, Outcome.MOVED, source, source, answer.moved_bytes)
+            source, sent = answer.item.source, answer.moved_bytes if isinstance(answer, Arrived) else 0
+            return Result(item.group, item.name, Outcome.MOVED, source, source, sent)
     raise AssertionError  # every item has an answer
 
 

@@ -36,11 +36,12 @@ _STARTS_AGAIN: Final = frozenset({"UPLOAD_LOST", "DIGEST_MISMATCH"})
 class _Share:
     """What copying one image has come to: the bytes sent for it, and by digest the uploads to be taken up again.
 
-    ``late`` if time was short for a part of it.
+    ``late`` if time was short for a part of it; ``further`` if more of it is at the target than before.
     """
 
     def __init__(self, item: Item) -> None:
         self.late = False
+        self.further = False
         self.sent = int(item.detail.get("bytes", 0))
         self.uploads: dict[str, Any] = dict(item.detail.get("uploads", {}))
 
@@ -56,6 +57,7 @@ class _Share:
         except InterruptedUploadError as interrupted:
             self.late, sent = True, interrupted.sent
             if interrupted.state is not None:
+                self.further |= _offset(interrupted.state) > _offset(self.uploads.get(digest))
                 self.uploads[digest] = interrupted.state
         except SynclineError as error:
             if error.code.name in _STARTS_AGAIN:
@@ -63,8 +65,14 @@ class _Share:
             return error
         else:
             self.uploads.pop(digest, None)
+            self.further |= sent > 0
         self.sent += sent if mine else 0
         return None
+
+
+def _offset(upload: dict[str, Any] | None) -> int:
+    """How many bytes of a blob the target has, by the state of its upload."""
+    return 0 if upload is None else int(upload["upload"]["offset"])
 
 
 class RepositoryCopy:
@@ -101,13 +109,13 @@ class RepositoryCopy:
     def _answer(self, item: Item, blobs: ThreadPoolExecutor) -> Answer:
         share = _Share(item)
         if self._pace.over:
-            return Later(share.on(item), share.sent)
+            return Later(share.on(item))
         before = share.sent
         try:
             return self._copy(item, share, blobs)
         except SynclineError as error:
             if error.code.name == "TIME_SHORT" and share.sent > before:
-                return Later(share.on(item), share.sent)  # it got further, so it is no try that failed
+                return Later(share.on(item), not share.further)  # bytes went out, so it is no try that failed
             return Failure(share.on(item), error)
 
     def _copy(self, item: Item, share: _Share, blobs: ThreadPoolExecutor) -> Answer:
@@ -124,7 +132,7 @@ class RepositoryCopy:
         there = present == manifest.digest or self._copy_parts(manifest, share, blobs, depth=0)
         # What refers to an image comes before its tag: who waits for the tag finds the signature.
         if not there or not self._copy_referrers(manifest, share, blobs) or self._pace.halted():
-            return Later(share.on(item), share.sent)
+            return Later(share.on(item), not share.further)
         if present != manifest.digest:
             self._put(item.name, manifest)
         return Arrived(item, share.sent)
@@ -132,7 +140,7 @@ class RepositoryCopy:
     def _copy_list(self, item: Item, manifest: Manifest, share: _Share, blobs: ThreadPoolExecutor) -> Answer | None:
         """Bring a tag that lists referrers, and these; None where the target has something else under that name."""
         if not self._copy_parts(manifest, share, blobs, depth=0) or self._pace.halted():
-            return Later(share.on(item), share.sent)
+            return Later(share.on(item), not share.further)
         digest = self._lists.merge(item.name, manifest)
         return None if digest is None else Arrived(replace(item, source=digest), share.sent)
 
@@ -146,6 +154,7 @@ class RepositoryCopy:
             if self._pace.over or not self._copy_parts(referrer, share, blobs, depth=0):
                 return False
             self._put(referrer.digest, referrer)
+            share.further = True
         return True
 
     def _put(self, reference: str, manifest: Manifest) -> None:
@@ -179,6 +188,7 @@ class RepositoryCopy:
         if not self._copy_parts(manifest, share, blobs, depth):
             return False
         self._put(child.digest, manifest)
+        share.further = True
         return True
 
     def _blob(self, blob: Descriptor, upload: Any, blobs: ThreadPoolExecutor) -> tuple[Future[int], bool]:
