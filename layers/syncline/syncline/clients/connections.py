@@ -51,6 +51,7 @@ class _Careful(HTTPConnection):
     """
 
     patience: Patience | None = None
+    _bodiless = False
     _stream: Iterable[bytes] | None = None
     _head: bytes | None = None
 
@@ -65,6 +66,7 @@ class _Careful(HTTPConnection):
     def request(
         self, method: str, url: str, body: Any = None, headers: Any = None, *, chunked: bool = False, **options: Any
     ) -> None:
+        self._bodiless = body is None
         self._stream = body if chunked else None
         # On a connection that is there, a small body goes out with its head: 20 % less time for small requests.
         joined = isinstance(body, bytes) and 0 < len(body) <= JOINED and not chunked and self.sock is not None
@@ -82,6 +84,8 @@ class _Careful(HTTPConnection):
         # urllib3 would format each chunk with its frame into a third buffer; here the chunk goes out as it is.
         # After this, urllib3 sends the frame that ends the body.
         super().endheaders(message_body, encode_chunked=encode_chunked)
+        if self._bodiless:
+            return
         self._wait_no_longer()
         stream, self._stream = self._stream, None
         if stream is None:

@@ -102,8 +102,7 @@ class Quay:
         seen: set[str] = set()
         page = 1
         while True:
-            query = {"limit": str(PAGE), "page": str(page), "onlyActiveTags": "true"}
-            response = self._get(f"repository/{quote(repository)}/tag/", query)
+            response = self._get(f"repository/{quote(repository)}/tag/?limit={PAGE}&page={page}&onlyActiveTags=true")
             answer = _dict(response, response.json())
             tags = [_tag(response, entry) for entry in _list(response, answer, "tags")]
             more = answer.get("has_additional")
@@ -119,21 +118,19 @@ class Quay:
     def _page(self, query: dict[str, str]) -> Response:
         """A page of a namespace's repositories. A namespace that is not there is listed empty, so 404 means no API."""
         try:
-            return self._get("repository", query)
+            return self._get(f"repository?{urlencode(query)}")
         except SynclineError as error:
             if error.code.name != "NOT_FOUND":
                 raise
             what = f"{error.what}; Quay's API is not at {self._endpoint.url}: correct `api.url` or `registry`"
             raise SynclineError("NOT_FOUND", what) from None
 
-    def _get(self, path: str, query: dict[str, str]) -> Response:
+    def _get(self, target: str) -> Response:
         headers = {"Accept": "application/json"}
         token = self._token()
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        response = self._http.request(
-            "GET", f"{self._endpoint.url}/api/v1/{path}?{urlencode(query)}", headers, ca=self._endpoint.ca
-        )
+        response = self._http.request("GET", f"{self._endpoint.url}/api/v1/{target}", headers, ca=self._endpoint.ca)
         if response.status != 200:
             raise response.error()
         return response
@@ -158,7 +155,7 @@ class Quay:
         if self._token() is None:
             return
         try:
-            self._get("repository", {"starred": "true"})
+            self._get("repository?starred=true")
         except SynclineError as error:
             if error.code.name not in ("REFUSED", "UNAUTHORIZED", "FORBIDDEN"):
                 raise

@@ -59,12 +59,14 @@ class Look:
         """
         self._with_referrers |= scope.groups is not None and self._sync.referrers == "with-images"
         last, _, tag = (cursor or "").partition(":")
-        names = [name for name in self._repositories(scope) if name > last or (tag and name == last)]
-        self._learn_states(names)
         ahead: deque[Future[list[Page]]] = deque()
-        waiting = iter(names)
         # Repositories wait for digests and digests wait for nobody, so the two pools cannot block one another.
         with self._asking, ThreadPoolExecutor(AT_ONCE, thread_name_prefix="look") as pool:
+            # One side lists its repositories while the other does.
+            states = pool.submit(self._target_states)
+            names = [name for name in self._repositories(scope) if name > last or (tag and name == last)]
+            self._states = states.result()
+            waiting = iter(names)
             try:
                 while not pace.over:
                     while len(ahead) < 2 * AT_ONCE and (name := next(waiting, None)) is not None:
@@ -105,18 +107,21 @@ class Look:
                 what = f"{organization} at {self._source.registry.host} is listed without a single repository"
                 raise SynclineError("LISTING_INCOMPLETE", what)
 
-    def _learn_states(self, names: Iterable[str]) -> None:
+    def _target_states(self) -> dict[str, dict[str, str]]:
         """Which target repositories exist and take pushes, where one listing for each organization tells."""
+        states: dict[str, dict[str, str]] = {}
         if self._target.api is None or self._sync.source.organizations is None:
-            return
-        for namespace in {self._sync.target_repository(name).partition("/")[0] for name in names}:
+            return states
+        organizations = self._sync.source.organizations
+        for namespace in {self._sync.target_repository(f"{name}/any").partition("/")[0] for name in organizations}:
             try:
                 listed = self._target.api.repositories(namespace)
-                self._states[namespace] = {repository.name: repository.state for repository in listed}
+                states[namespace] = {repository.name: repository.state for repository in listed}
             except SynclineError as error:
                 # A namespace that is not there yet is no failure: its repositories are asked for one by one.
                 if error.code.name not in ("NOT_FOUND", "FORBIDDEN", "UNAUTHORIZED"):
                     raise
+        return states
 
     def _pages_of(self, name: str, behind: str, pace: Pace) -> list[Page]:
         """What one repository's tags behind the tag ``behind`` come to; of one that cannot be looked at, why.
