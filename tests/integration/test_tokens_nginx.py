@@ -100,6 +100,33 @@ def test_an_instance_that_is_slower_than_the_deadline_makes_it_a_timeout(ten: Ga
     assert "gateway-005" in [seen.name for seen in found.seen if seen.state is State.PENDING]
 
 
+def test_an_origin_that_refuses_late_is_heard_although_all_others_agree(ten: Gateway) -> None:
+    """It has just been logged out of, say, and stores do not always tell their peers of that."""
+    slow = ten.listed[5]
+    there = [*_good(ten), slow]
+    ten.put_everywhere("taken-back", but={5})
+    found = verdict(rules(ten, patience=LONG), there, "taken-back", slow.name)
+    assert (found.verdict, found.reason, found.yes) == (Known.NOT_SYNCED, Reason.ORIGIN_REFUSES, len(there) - 1)
+    ten.put_everywhere("not-taken-back")
+    found = verdict(rules(ten, patience=LONG), there, "not-taken-back", slow.name)
+    assert (found.verdict, found.reason) == (Known.SYNCED, Reason.ALL_AGREE)
+    assert found.origin is not None
+    assert (found.origin.state, found.origin.last_status) == (State.YES, 200)
+
+
+def test_an_origin_that_says_nothing_is_waited_for_and_counts_for_nothing(ten: Gateway) -> None:
+    ten.put_everywhere("silent-origin")
+    silent = ten.instances[9]
+    silent.pause()
+    try:
+        found = verdict(rules(ten, patience=Patience(0.3, 3, 0.01, 0.05)), _good(ten), "silent-origin", silent.name)
+    finally:
+        silent.resume()
+    assert (found.verdict, found.reason) == (Known.SYNCED, Reason.ALL_AGREE)
+    assert found.origin is not None
+    assert (found.origin.state, found.origin.reason) == (State.FAILED, "unreachable: no connection in time")
+
+
 def test_one_that_never_syncs_leaves_the_rest_in_part(ten: Gateway) -> None:
     ten.put(0, "not-heard")
     for number in (1, 2, 3, 4, 8, 9):
@@ -274,7 +301,7 @@ def test_connections_are_kept_and_one_that_was_closed_meanwhile_costs_nothing(pa
         known = listing(pair.listed)
         for _ in range(5):
             assert (await prober.finding("kept", "gateway-000", known)).verdict is Known.SYNCED
-            while prober.replicas.busy:  # noqa: ASYNC110 - the origin's answer is not waited for
+            while prober.replicas.busy:  # noqa: ASYNC110 - what is left of an answer is read after its head
                 await asyncio.sleep(0.001)
         assert prober.replicas.connections == 2
         pair.instances[1].kill()
