@@ -130,7 +130,7 @@ def test_the_image_has_what_the_chart_expects_of_it() -> None:
     text = (ROOT / "deploy" / "Dockerfile").read_text()
     copied = [match[1] for match in re.finditer(r"^COPY (?!--from)(\S+) ", text, re.MULTILINE)]
     assert all((ROOT / each).exists() for each in copied)
-    ignored = (ROOT / "deploy" / "Dockerfile.dockerignore").read_text().splitlines()
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert {f"!{each}" for each in copied} <= set(ignored)
     (entry,) = re.findall(r"^ENTRYPOINT (.+)$", text, re.MULTILINE)
     assert importlib.util.find_spec(json.loads(entry)[-1]) is not None
