@@ -70,8 +70,11 @@ class Said:
 class Container:
     """Runs ``python -m syncline.wiring_tokens.container`` on a free port with syncs as ``syncs.yaml`` has them."""
 
-    def __init__(self, syncs: Mapping[str, Any], *, canary_every: float = 0, scrape_every: float = 1) -> None:
+    def __init__(
+        self, syncs: Mapping[str, Any], *, canary_every: float = 0, scrape_every: float = 1, token: str = TOKEN
+    ) -> None:
         self._syncs = syncs
+        self._token = token
         self._settings = {"CONTAINER_HOST": "127.0.0.1", "CONTAINER_PORT": "0"}
         self._settings |= {"CONTAINER_CANARY_EVERY": str(canary_every), "CONTAINER_SCRAPE_EVERY": str(scrape_every)}
         self._stack = contextlib.ExitStack()
@@ -99,7 +102,7 @@ class Container:
     def _command(self, syncs: Path, settings: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
         """The process to start, and its environment."""
         environ = {**os.environ, **settings, "PYTHONPATH": str(LAYER), "CONTAINER_SYNCS": str(syncs)}
-        environ |= {"CLUSTER_TOKEN": TOKEN, "POWERTOOLS_SERVICE_NAME": "tokens"}
+        environ |= {"CLUSTER_TOKEN": self._token, "POWERTOOLS_SERVICE_NAME": "tokens"}
         return [sys.executable, "-m", "syncline.wiring_tokens.container"], environ
 
     def stop(self) -> int:

@@ -152,7 +152,7 @@ class Gateway:
         lua = folder / "lua"
         lua.mkdir()
         (lua / _LUA.name).write_bytes(_LUA.read_bytes())
-        self.port, self.sync_port = _free_ports()
+        self.port, self.sync_port = free_ports(2)
         # 127.0.0.0/8 is one host; a block of its own, so that two tests at a time do not meet.
         block = random.SystemRandom().randrange(2, 250)
         net = random.SystemRandom().randrange(16, 250)
@@ -252,13 +252,13 @@ class Gateway:
         return authority.write_server_files(folder, HOST)
 
 
-def _free_ports() -> tuple[int, int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on."""
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
             each.bind(("127.0.0.1", 0))
-        first, second = (int(each.getsockname()[1]) for each in sockets)
-        return first, second
+        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def _modules() -> Path:
