@@ -143,7 +143,7 @@ class Container:
         return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")), 0.0)
 
     def wait_until_ready(self) -> None:
-        wait_for(lambda: self.get("/readyz").status == 200)
+        wait_for(lambda: self.get("/ready").status == 200)
 
     def _wait_for_port(self, limit: float = 60.0) -> int:
         end = time.monotonic() + limit

@@ -157,9 +157,9 @@ def _exchange(container: Container, sent: bytes) -> bytes:
 
 
 def test_requests_behind_one_another_are_answered_in_order(container: Container) -> None:
-    paths = ("/healthz", "/nowhere", "/v1/synced", "/healthz")
+    paths = ("/health", "/nowhere", "/v1/synced", "/health")
     sent = b"".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in paths)
-    answer = _exchange(container, sent + b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n")
+    answer = _exchange(container, sent + b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n")
     assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404", b"400", b"200", b"200"]
 
 
@@ -172,20 +172,29 @@ def test_an_unknown_sync_and_a_named_one(container: Container, gateway: Gateway)
     _is_documented(said, "/v1/synced/{sync}")
 
 
-def test_the_page_shows_the_document_and_asks_nobody_else(container: Container) -> None:
-    page = container.get("/swagger/")
+def test_the_page_is_where_syncer_has_it_and_asks_nobody_else(container: Container) -> None:
+    for path in ("/", "/swagger-ui"):
+        moved = container.get(path)
+        assert (moved.status, moved.headers["location"], moved.body) == (302, "swagger-ui/index.html", b"")
+    page = container.get("/swagger-ui/index.html")
     assert page.status == 200
     assert b"http" not in page.body.replace(b"text/html", b"")
+    assert container.get("/swagger-ui/").body == page.body
     for name in ("swagger-ui.min.css", "swagger-ui-bundle.min.js", "start.js"):
-        assert name.encode() in page.body
-        asset = container.get(f"/swagger/{name}")
+        assert f'"{name}"'.encode() in page.body
+        asset = container.get(f"/swagger-ui/{name}")
         assert (asset.status, len(asset.body) > 100) == (200, True)
-    assert container.get("/swagger/../app.py").status == 404
-    for path in ("/openapi.json", "/swagger/swagger.json"):
+    assert container.get("/swagger-ui/../app.py").status == 404
+    for path in ("/openapi.json", "/swagger-ui/openapi.json"):
         assert container.get(path).json == document()
     packed = container.get("/openapi.json", {"Accept-Encoding": "gzip"})
     assert packed.headers["content-encoding"] == "gzip"
     assert container.get("/openapi.json", method="HEAD").body == b""
+
+
+def test_its_health_is_told_as_syncer_tells_it(container: Container) -> None:
+    said = container.get("/health")
+    assert (said.status, said.json, said.headers["cache-control"]) == (200, {"status": "Up"}, "no-store")
 
 
 def test_the_contract_holds_whatever_is_asked(container: Container, tmp_path: Path) -> None:
@@ -231,8 +240,8 @@ def test_lists_that_cannot_be_believed_give_no_verdict_and_no_readiness(gateway:
             said = container.synced("t", "gateway-000")
             assert (said.status, said.headers["X-Token-Status"], said.json["verdict"]) == (200, "NotSynced", "Unknown")
             assert said.json["list"]["failed"] == "UNAUTHORIZED"
-            assert container.get("/readyz").status == 503
-            assert container.get("/healthz").status == 200
+            assert container.get("/ready").status == 503
+            assert container.get("/health").status == 200
             assert container.stop() == 0
 
 

@@ -161,12 +161,12 @@ def test_it_gives_verdicts_on_what_its_service_account_lists(pod: Pod, gateway: 
     assert (said.status, said.headers["X-Token-Status"], said.json["synced"]) == (200, "Synced", 2)
     refused = pod.synced("nowhere", "gateway-000")
     assert (refused.headers["X-Token-Status"], refused.json["reason"]) == ("NotSynced", "origin_refuses")
-    assert (pod.get("/healthz").status, pod.get("/readyz").status) == (200, 200)
+    assert (pod.get("/health").status, pod.get("/ready").status) == (200, 200)
 
 
 def test_it_shows_its_figures_and_its_document(pod: Pod, gateway: Gateway) -> None:
     assert pod.get("/openapi.json").json == document()
-    assert pod.get("/swagger/swagger-ui-bundle.min.js").status == 200
+    assert pod.get("/swagger-ui/swagger-ui-bundle.min.js").status == 200
     canaries = 'syncline_canaries_total{check="write",instance="gateway-001",outcome="arrived",sync="gateway"}'
     wait_for(lambda: pod.figure(canaries) >= 1)
     assert pod.figure('syncline_instances{sync="gateway"}') == len(gateway.instances)
@@ -177,6 +177,16 @@ def test_it_is_nobody_and_can_write_nowhere(pod: Pod) -> None:
     code, said = pod.runs("touch", "/opt/syncline/mark")
     assert (code, "Read-only file system" in said) == (1, True)
     assert pod.runs("/opt/syncline/bin/python", "-c", "import pip")[0] == 1
+
+
+def test_it_runs_as_any_user(bare_engine: Engine, image: str) -> None:
+    """As on OpenShift, which gives each namespace users of its own: here far enough to miss its configuration."""
+    command = [program("docker"), "run", "--rm", "--read-only", "--network", "none", "--user", "1000660000:0", image]
+    done = subprocess.run(
+        command, env=bare_engine.environment, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "/etc/syncline/syncs.yaml" in done.stdout
 
 
 def test_it_ends_when_it_is_told_to(pod: Pod) -> None:

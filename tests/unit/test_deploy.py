@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from syncline.config.file import parse_syncs
-from tests.manifests import CHART, FILE, NAMESPACE, RELEASE, ROOT, first_line, helm, rendered
+from tests.manifests import CHART, FILE, NAMESPACE, RELEASE, ROOT, SETTINGS, first_line, helm, rendered
 from tests.standins.programs import wants
 
 MODELS: Final = {
@@ -25,13 +25,6 @@ MODELS: Final = {
     "Deployment": "V1Deployment",
 }
 _API: Final[Any] = kubernetes.client.ApiClient()  # turns models into JSON; it asks nobody
-SETTINGS: Final = (
-    (),
-    ("--set", "namespaces={gateway,edge}", "--set", "lists.pods=true", "--set", "replicas=3"),
-    ("--set", "lists.endpointslices=false,lists.pods=true", "--set", "serviceAccount.name=own"),
-    ("--set", "env[0].name=A", "--set", "env[0].value=b", "--set", "imagePullSecrets[0].name=pull"),
-    ("--set", "podAnnotations=null", "--set", "nodeSelector.disk=ssd", "--set", "image.tag=2.0"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +89,7 @@ def test_the_pod_is_nobody_and_writes_nowhere() -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     probes = [container[name]["httpGet"]["path"] for name in ("startupProbe", "livenessProbe", "readinessProbe")]
-    assert probes == ["/healthz", "/healthz", "/readyz"]
+    assert probes == ["/health", "/health", "/ready"]
 
 
 def test_its_configuration_is_one() -> None:
@@ -118,6 +111,14 @@ def test_whatever_is_set_helm_renders_what_kubernetes_takes(program: str, settin
     namespaces = 2 if "namespaces={gateway,edge}" in settings else 1
     assert len(found["Role"]) == len(found["RoleBinding"]) == namespaces
     assert len(found["Deployment"]) == 1
+
+
+def test_on_openshift_the_user_is_the_namespaces_own(program: str) -> None:
+    (deployment,) = _check(rendered(program, "--api-versions", "security.openshift.io/v1"))["Deployment"]
+    assert deployment["spec"]["template"]["spec"]["securityContext"] == {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
 
 
 def test_helm_refuses_values_that_are_none(program: str) -> None:
