@@ -17,7 +17,7 @@ from syncline.clients.cluster import Cluster, PodsSource, ServiceSource, _Expire
 from syncline.clients.cluster_login import BearerToken, InCluster, Kubeconfig
 from syncline.errors import SynclineError
 from tests.container import Container, sync_of, wait_for
-from tests.manifests import FILE, NAMESPACE, RELEASE
+from tests.manifests import FILE, NAMESPACE, RELEASE, SETTINGS, helm, rendered
 from tests.standins.kube_apiserver import ADMIN, KubeApiserver, kube_apiserver, list_path
 from tests.standins.kubernetes import KubernetesApi, endpoint, endpoint_slice, pod
 from tests.standins.made_up import Naps
@@ -62,6 +62,15 @@ def _code(cluster: Cluster, source: ServiceSource | PodsSource) -> str:
     with pytest.raises(SynclineError) as caught:
         cluster.instances(source)
     return caught.value.code.name
+
+
+def test_whatever_is_set_the_api_takes_what_helm_renders(api: KubeApiserver) -> None:
+    program = wants(helm(), "program helm is not installed: `scripts/helm` builds it where there is Go")
+    for settings in SETTINGS:
+        for each in yaml.safe_load_all(rendered(program, *settings)):
+            if each is not None and each["metadata"]["namespace"] == NAMESPACE:
+                each["metadata"]["name"] += "-tried"
+                api.create(each, dry=True)
 
 
 def test_the_role_lets_its_account_list_and_do_nothing_else(api: KubeApiserver, token: str) -> None:

@@ -229,6 +229,15 @@ def test_a_token_of_16_kib_gets_a_verdict_and_a_reason(pair: Gateway) -> None:
     assert verdict(rules(pair), pair.listed, "t" * 16385).reason is Reason.TOKEN_TOO_LONG
 
 
+def test_a_token_of_16_kib_is_synced_where_instances_take_one() -> None:
+    needs("nginx")
+    token = "t" * 16384
+    with Gateway(2, settings={each: {"buffers": "4 32k"} for each in range(2)}) as gateway:
+        gateway.put_everywhere(token)
+        found = verdict(rules(gateway), gateway.listed, token)
+    assert (found.verdict, found.reason) == (Known.SYNCED, Reason.ALL_AGREE)
+
+
 def _garbage(tls: ssl.SSLSocket) -> None:
     tls.sendall(b"\x00\x01\x02 not http at all\r\n\r\n")
 

@@ -89,10 +89,11 @@ class KubeApiserver:
             said = answer.read()
             return answer.status, json.loads(said) if said.startswith(b"{") else said
 
-    def create(self, value: Mapping[str, Any]) -> dict[str, Any]:
-        """Create an object as it stands: a key that the API does not know is a failure."""
+    def create(self, value: Mapping[str, Any], *, dry: bool = False) -> dict[str, Any]:
+        """Create an object as it stands: a key that the API does not know is a failure. ``dry`` only checks it."""
         path = _PATHS[value["kind"]].format(value["metadata"].get("namespace", ""))
-        status, said = self.request("POST", f"{path}?fieldValidation=Strict", value)
+        more = "&dryRun=All" if dry else ""
+        status, said = self.request("POST", f"{path}?fieldValidation=Strict{more}", value)
         assert status == 201, said
         assert isinstance(said, dict)
         return said

@@ -7,8 +7,8 @@ What a client has to know of it:
 
 - ``limit`` cuts a list into pages; ``metadata.continue`` of one is the ``continue`` of the next request, which must
   have the same selector. One that is too old, or from before a compaction, is answered 410 with reason ``Expired``.
-- With an unknown bearer token, and without one where anonymous requests are off: 401. With one that may not list the resource in the namespace: 403,
-  whether the namespace exists or not. A namespace without such objects has an empty list.
+- With an unknown bearer token, and without one where anonymous requests are off: 401. With one that may not list the
+  resource in the namespace: 403, whether the namespace exists or not. A namespace without such objects has an empty list.
 - Errors are ``Status`` objects. 429 brings ``Retry-After``.
 """
 

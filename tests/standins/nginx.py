@@ -42,6 +42,7 @@ http {{
     access_log off;
     client_body_temp_path temp_body; proxy_temp_path temp_proxy; fastcgi_temp_path temp_fastcgi;
     uwsgi_temp_path temp_uwsgi; scgi_temp_path temp_scgi;
+    large_client_header_buffers {buffers};
     lua_shared_dict zone 4m;
     lua_shared_dict changes 1m;
     lua_package_path "{lua}/?.lua;;";
@@ -77,14 +78,17 @@ http {{
 
 
 class Nginx:
-    """One instance. ``delay`` (seconds) makes its answers slow; one that is ``deaf`` never hears of its peers' keys."""
+    """One instance. ``delay`` (seconds) makes its answers slow; one that is ``deaf`` never hears of its peers' keys.
+
+    ``buffers`` bounds the heads of requests; nginx's own default are four of 8 KiB.
+    """
 
     def __init__(self, folder: Path, name: str, address: str, settings: Mapping[str, Any]) -> None:
         self.name = name
         self.address = address
         self._folder = folder / name
         self._folder.mkdir()
-        self._settings = {"delay": 0, "deaf": "false", "keepalive": 75, **settings}
+        self._settings = {"delay": 0, "deaf": "false", "keepalive": 75, "buffers": "4 8k", **settings}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -267,6 +267,19 @@ def _kubeconfig(api: KubernetesApi, user: dict[str, Any]) -> str:
     )
 
 
+def test_the_kubeconfig_that_oc_login_leaves_logs_in(api: KubernetesApi, naps: Naps) -> None:
+    """Its names have slashes and colons, and its token is that of a person."""
+    api.put("endpointslices", "gateway", *_slices(1))
+    context, cluster = "gateway/api-ocp-example:6443/ann@example", "api-ocp-example:6443"
+    config = yaml.safe_load(_kubeconfig(api, {"token": "good"}))
+    config["clusters"][0]["name"] = cluster
+    config["users"][0]["name"] = f"ann@example/{cluster}"
+    named = {"cluster": cluster, "namespace": "gateway", "user": f"ann@example/{cluster}"}
+    config |= {"contexts": [{"name": context, "context": named}], "current-context": context, "preferences": {}}
+    text = yaml.safe_dump(config)
+    assert len(Cluster(Kubeconfig(lambda: text), naps.policy()).instances(SERVICE)) == 1
+
+
 def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
