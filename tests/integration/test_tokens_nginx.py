@@ -14,7 +14,7 @@ import pytest
 from syncline.clients.instances import Instance
 from syncline.kinds.tokens.patience import Patience
 from syncline.kinds.tokens.probing import Prober
-from syncline.kinds.tokens.verdict import Known, Quorum, Reason, State
+from syncline.kinds.tokens.verdict import Finding, Known, Quorum, Reason, State
 from tests.integration.gateways import ALL, listing, misbehaving, rules, verdict, verdicts
 from tests.standins.nginx import HOST, Gateway
 from tests.standins.programs import needs
@@ -330,14 +330,15 @@ def test_fifty_at_a_time_and_not_one_wrong_answer(ten: Gateway) -> None:
     chance = random.Random(20)
     there = _good(ten)
     numbers = [0, 1, 2, 3, 4, 8, 9]
-    truth: dict[str, int] = {}
+    truth: dict[str, int | None] = {}  # how many besides the origin have it; None where the origin does not
     for serial in range(60):
         token = f"truth-{serial:02d}"
         lacking = set(chance.sample(numbers[1:], chance.choice((0, 0, 1, 2, 3, 4, 6))))
-        ten.put_everywhere(token, but={*lacking, 5, 6, 7})
-        truth[token] = len(numbers) - 1 - len(lacking)
+        refused = serial % 6 == 5
+        ten.put_everywhere(token, but={*lacking, 5, 6, 7, *((0,) if refused else ())})
+        truth[token] = None if refused else len(numbers) - 1 - len(lacking)
     asked = [chance.choice(list(truth)) for _ in range(1500)]
-    wrong: list[tuple[str, Known, int]] = []
+    wrong: list[tuple[str, Finding]] = []
 
     async def ask() -> None:
         prober = Prober(rules(ten, patience=Patience(0.05, 20, 0.02, 0.05)), asyncio.get_running_loop())
@@ -347,9 +348,13 @@ def test_fifty_at_a_time_and_not_one_wrong_answer(ten: Gateway) -> None:
             for token in left:
                 found = await prober.finding(token, "gateway-000", known)
                 yes = truth[token]
-                expected = Known.SYNCED if yes == 6 else Known.PARTIALLY if yes > 3 else Known.NOT_SYNCED
-                if (found.verdict, found.yes) != (expected, yes):
-                    wrong.append((token, found.verdict, found.yes))
+                if yes is None:
+                    right = (found.verdict, found.reason) == (Known.NOT_SYNCED, Reason.ORIGIN_REFUSES)
+                else:
+                    expected = Known.SYNCED if yes == 6 else Known.PARTIALLY if yes > 3 else Known.NOT_SYNCED
+                    right = (found.verdict, found.yes) == (expected, yes)
+                if not right:
+                    wrong.append((token, found))
 
         await asyncio.gather(*(one_of_fifty() for _ in range(50)))
         prober.close()
