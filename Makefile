@@ -42,7 +42,7 @@ format: environments ## Put the code into its form
 bench: environments ## Compare with other tools; NAME=... runs one of the comparisons
 	@$(bin)/python -m bench $(NAME)
 
-sam-local: environments ## Invoke every function in the Lambda image, on Docker
+sam-local: environments ## Invoke every function in the Lambda image, and build and run the container's, on Docker
 	@$(bin)/python -m pytest tests/sam
 
 lock: ## Pin the newest versions that requirements/*.in allow

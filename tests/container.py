@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -70,9 +70,13 @@ class Said:
 class Container:
     """Runs ``python -m syncline.wiring_tokens.container`` on a free port with syncs as ``syncs.yaml`` has them."""
 
-    def __init__(self, syncs: Mapping[str, Any], *, canary_every: float = 0, scrape_every: float = 1) -> None:
+    def __init__(
+        self, syncs: Mapping[str, Any], *, canary_every: float = 0, scrape_every: float = 1, token: str = TOKEN
+    ) -> None:
         self._syncs = syncs
-        self._every = {"CONTAINER_CANARY_EVERY": str(canary_every), "CONTAINER_SCRAPE_EVERY": str(scrape_every)}
+        self._token = token
+        self._settings = {"CONTAINER_HOST": "127.0.0.1", "CONTAINER_PORT": "0"}
+        self._settings |= {"CONTAINER_CANARY_EVERY": str(canary_every), "CONTAINER_SCRAPE_EVERY": str(scrape_every)}
         self._stack = contextlib.ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
@@ -82,11 +86,8 @@ class Container:
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="container-")))
         (folder / "syncs.yaml").write_text(yaml.safe_dump({"syncs": dict(self._syncs)}))
         self.log = folder / "log"
-        environ = os.environ | self._every
-        environ |= {"PYTHONPATH": str(LAYER), "CONTAINER_SYNCS": str(folder / "syncs.yaml"), "CONTAINER_PORT": "0"}
-        environ |= {"CONTAINER_HOST": "127.0.0.1", "CLUSTER_TOKEN": TOKEN, "POWERTOOLS_SERVICE_NAME": "tokens"}
+        command, environ = self._command(folder / "syncs.yaml", self._settings)
         out = self._stack.enter_context(self.log.open("wb"))
-        command = [sys.executable, "-m", "syncline.wiring_tokens.container"]
         self._process = subprocess.Popen(command, env=environ, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
         with contextlib.ExitStack() as failing:
             failing.callback(self.__exit__)
@@ -97,6 +98,12 @@ class Container:
     def __exit__(self, *_: object) -> None:
         self.stop()
         self._stack.close()
+
+    def _command(self, syncs: Path, settings: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+        """The process to start, and its environment."""
+        environ = {**os.environ, **settings, "PYTHONPATH": str(LAYER), "CONTAINER_SYNCS": str(syncs)}
+        environ |= {"CLUSTER_TOKEN": self._token, "POWERTOOLS_SERVICE_NAME": "tokens"}
+        return [sys.executable, "-m", "syncline.wiring_tokens.container"], environ
 
     def stop(self) -> int:
         """Tell it to end as Kubernetes does; its exit code."""
@@ -130,13 +137,15 @@ class Container:
     def synced(self, token: str, origin: str, path: str = "/v1/synced") -> Said:
         return self.get(path, {"X-Auth-Token": token, "X-Nginx-Origin": origin})
 
-    def wait_until_ready(self, limit: float = 30.0) -> None:
-        end = time.monotonic() + limit
-        while (said := self.get("/readyz")).status != 200:
-            assert time.monotonic() < end, said.body
-            time.sleep(0.02)
+    def figure(self, name: str) -> float:
+        """What ``/metrics`` says of a metric with its labels; 0 where it is not there."""
+        lines = self.get("/metrics").body.decode().splitlines()
+        return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")), 0.0)
 
-    def _wait_for_port(self, limit: float = 30.0) -> int:
+    def wait_until_ready(self) -> None:
+        wait_for(lambda: self.get("/ready").status == 200)
+
+    def _wait_for_port(self, limit: float = 60.0) -> int:
         end = time.monotonic() + limit
         while time.monotonic() < end:
             assert self._process is not None
@@ -146,6 +155,14 @@ class Container:
             assert self._process.poll() is None, self.log.read_text()
             time.sleep(0.02)
         raise AssertionError(self.log.read_text())
+
+
+def wait_for(holds: Callable[[], bool], limit: float = 60.0) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + limit
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 @contextlib.contextmanager

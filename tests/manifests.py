@@ -20,6 +20,14 @@ FILE: Final = ROOT / "deploy" / "manifests" / "tokens.yaml"
 NAMESPACE: Final = "gateway"
 RELEASE: Final = "syncline-tokens"
 KUBERNETES: Final = "1.33.0"
+SETTINGS: Final = (
+    (),
+    ("--set", "namespaces={gateway,edge}", "--set", "lists.pods=true", "--set", "replicas=3"),
+    ("--set", "lists.endpointslices=false,lists.pods=true", "--set", "serviceAccount.name=own"),
+    ("--set", "env[0].name=A", "--set", "env[0].value=b", "--set", "imagePullSecrets[0].name=pull"),
+    ("--set", "podAnnotations=null", "--set", "nodeSelector.disk=ssd", "--set", "image.tag=2.0"),
+)
+"""What somebody may set; helm is tried with each."""
 
 
 def helm() -> str | None:

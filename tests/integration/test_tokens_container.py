@@ -7,7 +7,6 @@ import random
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +16,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from syncline.service.document import document
-from tests.container import CANARY, Container, cluster_of, slices_of, sync_of
+from tests.container import CANARY, Container, cluster_of, slices_of, sync_of, wait_for
 from tests.standins.kubernetes import KubernetesApi
 from tests.standins.nginx import Gateway
 from tests.standins.programs import needs
@@ -74,7 +73,7 @@ def test_a_verdict_has_its_word_its_reason_and_each_instance(container: Containe
     assert (body["reason"], body["asked"], body["needed"], body["synced"]) == ("all_agree", 3, 3, 3)
     assert [each["name"] for each in body["instances"]] == ["gateway-001", "gateway-002", "gateway-003"]
     assert all(each["verdict"] == "has_it" and each["attempts"] >= 1 for each in body["instances"])
-    assert body["origin"]["verdict"] in ("has_it", "no_answer")  # once all others agree nobody waits for it
+    assert (body["origin"]["name"], body["origin"]["verdict"]) == ("gateway-000", "has_it")
     assert body["list"]["serving"] == 4
 
 
@@ -158,9 +157,9 @@ def _exchange(container: Container, sent: bytes) -> bytes:
 
 
 def test_requests_behind_one_another_are_answered_in_order(container: Container) -> None:
-    paths = ("/healthz", "/nowhere", "/v1/synced", "/healthz")
+    paths = ("/health", "/nowhere", "/v1/synced", "/health")
     sent = b"".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in paths)
-    answer = _exchange(container, sent + b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n")
+    answer = _exchange(container, sent + b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n")
     assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404", b"400", b"200", b"200"]
 
 
@@ -173,20 +172,29 @@ def test_an_unknown_sync_and_a_named_one(container: Container, gateway: Gateway)
     _is_documented(said, "/v1/synced/{sync}")
 
 
-def test_the_page_shows_the_document_and_asks_nobody_else(container: Container) -> None:
-    page = container.get("/swagger/")
+def test_the_page_is_where_syncer_has_it_and_asks_nobody_else(container: Container) -> None:
+    for path in ("/", "/swagger-ui"):
+        moved = container.get(path)
+        assert (moved.status, moved.headers["location"], moved.body) == (302, "swagger-ui/index.html", b"")
+    page = container.get("/swagger-ui/index.html")
     assert page.status == 200
     assert b"http" not in page.body.replace(b"text/html", b"")
+    assert container.get("/swagger-ui/").body == page.body
     for name in ("swagger-ui.min.css", "swagger-ui-bundle.min.js", "start.js"):
-        assert name.encode() in page.body
-        asset = container.get(f"/swagger/{name}")
+        assert f'"{name}"'.encode() in page.body
+        asset = container.get(f"/swagger-ui/{name}")
         assert (asset.status, len(asset.body) > 100) == (200, True)
-    assert container.get("/swagger/../app.py").status == 404
-    for path in ("/openapi.json", "/swagger/swagger.json"):
+    assert container.get("/swagger-ui/../app.py").status == 404
+    for path in ("/openapi.json", "/swagger-ui/openapi.json"):
         assert container.get(path).json == document()
     packed = container.get("/openapi.json", {"Accept-Encoding": "gzip"})
     assert packed.headers["content-encoding"] == "gzip"
     assert container.get("/openapi.json", method="HEAD").body == b""
+
+
+def test_its_health_is_told_as_syncer_tells_it(container: Container) -> None:
+    said = container.get("/health")
+    assert (said.status, said.json, said.headers["cache-control"]) == (200, {"status": "Up"}, "no-store")
 
 
 def test_the_contract_holds_whatever_is_asked(container: Container, tmp_path: Path) -> None:
@@ -203,18 +211,11 @@ def test_the_contract_holds_whatever_is_asked(container: Container, tmp_path: Pa
 
 def test_metrics_count_verdicts_and_lists(container: Container, gateway: Gateway) -> None:
     gateway.put_everywhere("counted", but={4})
-    before = _metric(container, 'syncline_verdicts_total{reason="all_agree",sync="gateway",verdict="Synced"}')
+    before = container.figure('syncline_verdicts_total{reason="all_agree",sync="gateway",verdict="Synced"}')
     container.synced("counted", "gateway-000")
-    assert (
-        _metric(container, 'syncline_verdicts_total{reason="all_agree",sync="gateway",verdict="Synced"}') == before + 1
-    )
-    assert _metric(container, 'syncline_instances{sync="gateway"}') == 4
-    assert _metric(container, 'syncline_scrapes_total{code="",sync="gateway"}') >= 1
-
-
-def _metric(container: Container, name: str) -> float:
-    lines = container.get("/metrics").body.decode().splitlines()
-    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")), 0.0)
+    assert container.figure('syncline_verdicts_total{reason="all_agree",sync="gateway",verdict="Synced"}') == before + 1
+    assert container.figure('syncline_instances{sync="gateway"}') == 4
+    assert container.figure('syncline_scrapes_total{code="",sync="gateway"}') >= 1
 
 
 def test_many_at_a_time_and_not_one_wrong_answer(container: Container, gateway: Gateway) -> None:
@@ -235,20 +236,13 @@ def test_lists_that_cannot_be_believed_give_no_verdict_and_no_readiness(gateway:
     with cluster_of(gateway) as api:
         api.grants = {}
         with Container({"gateway": sync_of(gateway, api, stale_after=5)}, scrape_every=1) as container:
-            _wait_for(lambda: container.synced("t", "gateway-000").json["reason"] == "list_failed")
+            wait_for(lambda: container.synced("t", "gateway-000").json["reason"] == "list_failed")
             said = container.synced("t", "gateway-000")
             assert (said.status, said.headers["X-Token-Status"], said.json["verdict"]) == (200, "NotSynced", "Unknown")
             assert said.json["list"]["failed"] == "UNAUTHORIZED"
-            assert container.get("/readyz").status == 503
-            assert container.get("/healthz").status == 200
+            assert container.get("/ready").status == 503
+            assert container.get("/health").status == 200
             assert container.stop() == 0
-
-
-def _wait_for(holds: Any, limit: float = 20.0) -> None:
-    end = time.monotonic() + limit
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_a_list_follows_the_cluster_and_two_gateways_are_told_apart_by_the_origin(
@@ -278,7 +272,7 @@ def test_a_list_follows_the_cluster_and_two_gateways_are_told_apart_by_the_origi
             slices_of(gateway.listed[:2], gateway.port),
             slices_of(gateway.listed[1:4], gateway.port, "other"),
         )
-        _wait_for(lambda: container.synced("told-apart", "gateway-003").json["asked"] == 2)
+        wait_for(lambda: container.synced("told-apart", "gateway-003").json["asked"] == 2)
         assert container.synced("told-apart", "gateway-001").json["reason"] == "origin_ambiguous"
     api.put("endpointslices", "gateway", slices_of(gateway.listed[:4], gateway.port))
 
@@ -288,12 +282,12 @@ def test_canaries_tell_what_travels_and_what_is_lost(gateway: Gateway) -> None:
         sync = sync_of(gateway, api, canary={**CANARY, "long_value": 6000}, retry_for=1)
         with Container({"gateway": sync}, canary_every=0.5) as container:
             name = 'syncline_canaries_total{{check="{}",instance="{}",outcome="{}",sync="gateway"}}'
-            _wait_for(lambda: _metric(container, name.format("write", "gateway-004", "never")) >= 1)
-            _wait_for(lambda: _metric(container, name.format("write", "gateway-002", "arrived")) >= 1)
-            _wait_for(lambda: _metric(container, name.format("delete", "gateway-002", "kept")) >= 1)
-            _wait_for(lambda: _metric(container, name.format("long", "gateway-002", "never")) >= 1)
+            wait_for(lambda: container.figure(name.format("write", "gateway-004", "never")) >= 1)
+            wait_for(lambda: container.figure(name.format("write", "gateway-002", "arrived")) >= 1)
+            wait_for(lambda: container.figure(name.format("delete", "gateway-002", "kept")) >= 1)
+            wait_for(lambda: container.figure(name.format("long", "gateway-002", "never")) >= 1)
             seconds = 'syncline_canary_seconds_sum{check="write",instance="gateway-002",sync="gateway"}'
-            assert 0 < _metric(container, seconds) < 60
+            assert 0 < container.figure(seconds) < 60
 
 
 def test_a_configuration_that_cannot_be_used_is_said_and_ends_it() -> None:

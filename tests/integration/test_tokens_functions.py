@@ -29,7 +29,7 @@ from syncline.wiring_tokens.lean_table import lean_table
 from syncline.wiring_tokens.parts import StoredListings, StoredSyncs
 from syncline.wiring_tokens.probing import ProbeFunction
 from syncline.wiring_tokens.scraping import Scraping
-from tests.container import CANARY, TOKEN, cluster_of, sync_of
+from tests.container import CANARY, TOKEN, cluster_of, slices_of, sync_of
 from tests.stack import new_table
 from tests.standins.kubernetes import KubernetesApi
 from tests.standins.nginx import Gateway
@@ -97,7 +97,7 @@ def stack(gateway: Gateway) -> Iterator[Stack]:
     with cluster_of(gateway) as api, new_table() as table:
         state, lists, counted = State(table), InstanceLists(Database(table), time.time), Counted()
         syncs, listings = StoredSyncs(state), StoredListings(lists)
-        secrets = Secrets(_nobody, _nobody, {"CLUSTER_TOKEN": TOKEN})
+        secrets = Secrets(_nobody, _nobody, {"CLUSTER_TOKEN": TOKEN, "OTHER_TOKEN": "token-of-the-other"})
         probe = ProbeFunction(syncs, listings, secrets, counted)
         canaries = Canaries(syncs, listings, secrets, counted, probe.loop)
         scraping = Scraping(syncs, listings, secrets, time.time, counted)
@@ -143,6 +143,40 @@ def test_one_source_that_fails_fails_the_list(stack: Stack) -> None:
     sync["sources"]["more"] = {**sync["sources"]["prod"], "namespace": "elsewhere"}
     stack.apply(sources=sync["sources"])
     assert stack.scraping.scrape() == [Scraped("gateway", failed="FORBIDDEN")]
+
+
+def test_two_clusters_and_their_services_are_one_gateway(stack: Stack) -> None:
+    with KubernetesApi({"token-of-the-other": frozenset({("endpointslices", "edge")})}) as other:
+        last = slices_of(stack.gateway.listed[2:], stack.gateway.port, "edge-nginx")
+        other.put("endpointslices", "edge", last)
+        stack.api.put("endpointslices", "gateway", slices_of(stack.gateway.listed[:2], stack.gateway.port))
+        here = sync_of(stack.gateway, stack.api)["sources"]["prod"]
+        there = {**here, "namespace": "edge", "service": "edge-nginx", "api": other.url, "ca": other.authority.pem}
+        stack.apply(sources={"prod": here, "edge": {**there, "auth": {"token": "env:OTHER_TOKEN"}}})
+        assert stack.scraping.scrape() == [Scraped("gateway", 3, 3)]
+        stack.gateway.put_everywhere("in-both", but={2})
+        assert stack.ask("in-both")[2]["reason"] == "too_few"
+        other.grants = {}  # without one of the two there is no list
+        assert stack.scraping.scrape() == [Scraped("gateway", failed="UNAUTHORIZED")]
+
+
+@pytest.mark.parametrize(
+    ("age", "instances", "reason"), [(181, 3, "list_stale"), (1, 0, "list_empty"), (-181, 3, "list_stale")]
+)
+def test_a_list_that_cannot_be_believed_is_an_unknown_and_never_synced(
+    stack: Stack, age: float, instances: int, reason: str
+) -> None:
+    stack.gateway.put_everywhere("not-believed")
+    listed = [each.as_json() for each in stack.gateway.listed[:instances]]
+    stack.lists.put("gateway", listed, time.time() - age)
+    status, word, body = stack.ask("not-believed")
+    assert (status, word, body["verdict"], body["reason"], body["instances"]) == (
+        200,
+        "NotSynced",
+        "Unknown",
+        reason,
+        [],
+    )
 
 
 def test_what_two_sources_list_is_one_instance(stack: Stack) -> None:
@@ -203,6 +237,25 @@ def test_a_write_that_is_refused_is_a_failure_and_no_loss(stack: Stack) -> None:
     (sighting,) = stack.canaries.fly()["gateway"]
     assert (sighting.outcome, sighting.bad) == (Outcome.FAILED, True)
     assert sighting.reason == "the write failed: answered 405"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "reason"),
+    [
+        ({}, 400, "token_missing"),
+        ({"x-auth-token": "", "x-nginx-origin": "gateway-000"}, 400, "token_missing"),
+        ({"x-auth-token": "t", "x-nginx-origin": ""}, 400, "origin_missing"),
+        ({"x-auth-token": "ÿþ€", "x-nginx-origin": "gateway-000"}, 400, "token_invalid"),
+        ({"x-auth-token": "t", "x-nginx-origin": "\u0000"}, 400, "origin_invalid"),
+        ({"x-auth-token": "t" * 16385, "x-nginx-origin": "gateway-000"}, 431, "token_too_long"),
+    ],
+)
+def test_bad_headers_get_a_verdict_and_a_reason_at_the_function_url_too(
+    stack: Stack, headers: dict[str, str], status: int, reason: str
+) -> None:
+    answer = stack.probe.handle(event("/v1/synced", headers))
+    said = answer["headers"]
+    assert (answer["statusCode"], said["X-Token-Status"], said["X-Token-Reason"]) == (status, "NotSynced", reason)
 
 
 def test_the_page_comes_through_a_function_url(stack: Stack) -> None:

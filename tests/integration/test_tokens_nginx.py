@@ -14,7 +14,7 @@ import pytest
 from syncline.clients.instances import Instance
 from syncline.kinds.tokens.patience import Patience
 from syncline.kinds.tokens.probing import Prober
-from syncline.kinds.tokens.verdict import Known, Quorum, Reason, State
+from syncline.kinds.tokens.verdict import Finding, Known, Quorum, Reason, State
 from tests.integration.gateways import ALL, listing, misbehaving, rules, verdict, verdicts
 from tests.standins.nginx import HOST, Gateway
 from tests.standins.programs import needs
@@ -98,6 +98,33 @@ def test_an_instance_that_is_slower_than_the_deadline_makes_it_a_timeout(ten: Ga
     found = verdict(rules(ten, patience=Patience(0.05, 0.15, 0.01, 0.05)), there, "too-slow")
     assert (found.verdict, found.reason) == (Known.TIMEOUT, Reason.NOT_IN_TIME)
     assert "gateway-005" in [seen.name for seen in found.seen if seen.state is State.PENDING]
+
+
+def test_an_origin_that_refuses_late_is_heard_although_all_others_agree(ten: Gateway) -> None:
+    """It has just been logged out of, say, and stores do not always tell their peers of that."""
+    slow = ten.listed[5]
+    there = [*_good(ten), slow]
+    ten.put_everywhere("taken-back", but={5})
+    found = verdict(rules(ten, patience=LONG), there, "taken-back", slow.name)
+    assert (found.verdict, found.reason, found.yes) == (Known.NOT_SYNCED, Reason.ORIGIN_REFUSES, len(there) - 1)
+    ten.put_everywhere("not-taken-back")
+    found = verdict(rules(ten, patience=LONG), there, "not-taken-back", slow.name)
+    assert (found.verdict, found.reason) == (Known.SYNCED, Reason.ALL_AGREE)
+    assert found.origin is not None
+    assert (found.origin.state, found.origin.last_status) == (State.YES, 200)
+
+
+def test_an_origin_that_says_nothing_is_waited_for_and_counts_for_nothing(ten: Gateway) -> None:
+    ten.put_everywhere("silent-origin")
+    silent = ten.instances[9]
+    silent.pause()
+    try:
+        found = verdict(rules(ten, patience=Patience(0.3, 3, 0.01, 0.05)), _good(ten), "silent-origin", silent.name)
+    finally:
+        silent.resume()
+    assert (found.verdict, found.reason) == (Known.SYNCED, Reason.ALL_AGREE)
+    assert found.origin is not None
+    assert (found.origin.state, found.origin.reason) == (State.FAILED, "unreachable: no connection in time")
 
 
 def test_one_that_never_syncs_leaves_the_rest_in_part(ten: Gateway) -> None:
@@ -202,6 +229,15 @@ def test_a_token_of_16_kib_gets_a_verdict_and_a_reason(pair: Gateway) -> None:
     assert verdict(rules(pair), pair.listed, "t" * 16385).reason is Reason.TOKEN_TOO_LONG
 
 
+def test_a_token_of_16_kib_is_synced_where_instances_take_one() -> None:
+    needs("nginx")
+    token = "t" * 16384
+    with Gateway(2, settings={each: {"buffers": "4 32k"} for each in range(2)}) as gateway:
+        gateway.put_everywhere(token)
+        found = verdict(rules(gateway), gateway.listed, token)
+    assert (found.verdict, found.reason) == (Known.SYNCED, Reason.ALL_AGREE)
+
+
 def _garbage(tls: ssl.SSLSocket) -> None:
     tls.sendall(b"\x00\x01\x02 not http at all\r\n\r\n")
 
@@ -274,7 +310,7 @@ def test_connections_are_kept_and_one_that_was_closed_meanwhile_costs_nothing(pa
         known = listing(pair.listed)
         for _ in range(5):
             assert (await prober.finding("kept", "gateway-000", known)).verdict is Known.SYNCED
-            while prober.replicas.busy:  # noqa: ASYNC110 - the origin's answer is not waited for
+            while prober.replicas.busy:  # noqa: ASYNC110 - what is left of an answer is read after its head
                 await asyncio.sleep(0.001)
         assert prober.replicas.connections == 2
         pair.instances[1].kill()
@@ -294,14 +330,15 @@ def test_fifty_at_a_time_and_not_one_wrong_answer(ten: Gateway) -> None:
     chance = random.Random(20)
     there = _good(ten)
     numbers = [0, 1, 2, 3, 4, 8, 9]
-    truth: dict[str, int] = {}
+    truth: dict[str, int | None] = {}  # how many besides the origin have it; None where the origin does not
     for serial in range(60):
         token = f"truth-{serial:02d}"
         lacking = set(chance.sample(numbers[1:], chance.choice((0, 0, 1, 2, 3, 4, 6))))
-        ten.put_everywhere(token, but={*lacking, 5, 6, 7})
-        truth[token] = len(numbers) - 1 - len(lacking)
+        refused = serial % 6 == 5
+        ten.put_everywhere(token, but={*lacking, 5, 6, 7, *((0,) if refused else ())})
+        truth[token] = None if refused else len(numbers) - 1 - len(lacking)
     asked = [chance.choice(list(truth)) for _ in range(1500)]
-    wrong: list[tuple[str, Known, int]] = []
+    wrong: list[tuple[str, Finding]] = []
 
     async def ask() -> None:
         prober = Prober(rules(ten, patience=Patience(0.05, 20, 0.02, 0.05)), asyncio.get_running_loop())
@@ -311,9 +348,13 @@ def test_fifty_at_a_time_and_not_one_wrong_answer(ten: Gateway) -> None:
             for token in left:
                 found = await prober.finding(token, "gateway-000", known)
                 yes = truth[token]
-                expected = Known.SYNCED if yes == 6 else Known.PARTIALLY if yes > 3 else Known.NOT_SYNCED
-                if (found.verdict, found.yes) != (expected, yes):
-                    wrong.append((token, found.verdict, found.yes))
+                if yes is None:
+                    right = (found.verdict, found.reason) == (Known.NOT_SYNCED, Reason.ORIGIN_REFUSES)
+                else:
+                    expected = Known.SYNCED if yes == 6 else Known.PARTIALLY if yes > 3 else Known.NOT_SYNCED
+                    right = (found.verdict, found.yes) == (expected, yes)
+                if not right:
+                    wrong.append((token, found))
 
         await asyncio.gather(*(one_of_fifty() for _ in range(50)))
         prober.close()

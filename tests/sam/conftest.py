@@ -6,7 +6,6 @@ import os
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,7 @@ from tests.sam.docker_engine import Engine, running_engine
 from tests.sam.lambda_image import ensure_image
 from tests.sam.stack import REGION, create_stack, session
 from tests.sam.world import BUILD, PARAMETERS, TEMPLATE, TOP, ReachableRegistry, World, run_sam
-from tests.standins.programs import ProgramAbsentError, needs
-
-
-@contextmanager
-def needing(name: str) -> Iterator[None]:
-    """Where what is inside turns out to need a program that is absent, that is said as everywhere."""
-    try:
-        yield
-    except ProgramAbsentError:
-        needs(name)
-        raise
+from tests.standins.programs import needing, needs
 
 
 @pytest.fixture(scope="session")

@@ -109,7 +109,18 @@ def _listens(address: str) -> bool:
 def _own(dockerd: str, folder: Path) -> Iterator[Engine]:
     address = f"unix://{folder}/docker.sock"
     log = folder / "dockerd.log"
-    command = [dockerd, "--host", address, "--pidfile", f"{folder}/docker.pid", "--config-file", f"{folder}/none.json"]
+    # In mounts of its own: of a container on the host's network one would be left that the folder could not go with.
+    command = [
+        "unshare",
+        "--mount",
+        dockerd,
+        "--host",
+        address,
+        "--pidfile",
+        f"{folder}/docker.pid",
+        "--config-file",
+        f"{folder}/none.json",
+    ]
     command += ["--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec"]
     command += ["--iptables=false", "--ip6tables=false", "--ip-masq=false", "--ip-forward=false"]
     (folder / "none.json").write_text("{}")

@@ -56,7 +56,7 @@ def ensure_image(engine: Engine) -> str:
         return "pulled before"
     if made_by == recipe:
         return "made before"
-    if _pull(engine):
+    if pull(engine, IMAGE):
         return "pulled"
     archive = _cache() / f"{RUNTIME}-{ARCHITECTURE}-{recipe}.tar.gz"
     kept = archive.exists()
@@ -68,14 +68,14 @@ def ensure_image(engine: Engine) -> str:
     return "made before and kept" if kept else "made"
 
 
-def _pull(engine: Engine) -> bool:
-    """Pull the real image, if the engine reaches its registry within a few seconds."""
+def pull(engine: Engine, image: str) -> bool:
+    """Pull an image, if the engine reaches its registry within a few seconds."""
     with closing(connect(engine.address, _LOOK_SECONDS)) as client:
         try:
-            client.images.get_registry_data(IMAGE)
+            client.images.get_registry_data(image)
         except (APIError, OSError):
             return False
-    engine.client.images.pull(IMAGE)
+    engine.client.images.pull(image)
     return True
 
 
@@ -106,12 +106,12 @@ def _make(archive: Path) -> None:
 
 
 def _debian(root: Path) -> None:
-    """A small Debian with Python, from the mirror this machine's apt uses."""
+    """A small Debian with Python, whose venv the container's image needs, from the mirror this machine's apt uses."""
     if RUNTIME not in _RELEASES:
         raise RuntimeError(f"no Debian release has {RUNTIME}; a Lambda image can be made for {', '.join(_RELEASES)}")
     if os.geteuid() != 0:
         raise RuntimeError(f"the engine cannot pull {IMAGE}, and only root can make an image like it")
-    command = [program("debootstrap"), "--variant=minbase", "--include=ca-certificates,python3"]
+    command = [program("debootstrap"), "--variant=minbase", "--include=ca-certificates,python3,python3-venv"]
     # In mounts of its own: what debootstrap mounts is gone with it, however it ends.
     command = ["unshare", "--mount", "--fork", "--kill-child", *command, _RELEASES[RUNTIME], str(root), mirror()]
     _run(command, {**os.environ, **proxies()})

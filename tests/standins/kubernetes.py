@@ -1,13 +1,14 @@
 """The Kubernetes API as far as listings of EndpointSlices and pods need it, on loopback with real TLS.
 
 Written from Kubernetes' OpenAPI description (``/openapi/v3``: ``api/v1``, ``apis/discovery.k8s.io/v1``) and the API
-conventions; objects are checked against the models that the kubernetes package generates from that description.
+conventions; objects are checked against the models that the kubernetes package generates from that description, and
+its answers, in ``tests/integration/test_kubernetes_api.py``, against those of a real kube-apiserver where there is one.
 What a client has to know of it:
 
 - ``limit`` cuts a list into pages; ``metadata.continue`` of one is the ``continue`` of the next request, which must
   have the same selector. One that is too old, or from before a compaction, is answered 410 with reason ``Expired``.
-- Without a bearer token, or with an unknown one: 401. With one that may not list the resource in the namespace: 403,
-  whether the namespace exists or not. A namespace without such objects has an empty list.
+- With an unknown bearer token, and without one where anonymous requests are off: 401. With one that may not list the
+  resource in the namespace: 403, whether the namespace exists or not. A namespace without such objects has an empty list.
 - Errors are ``Status`` objects. 429 brings ``Retry-After``.
 """
 
@@ -199,7 +200,8 @@ class KubernetesApi:
         if len(page) < len(rest):
             value = {"rv": version, "start": page[-1]["metadata"]["name"], "query": [resource, namespace, selector]}
             metadata["continue"] = base64.urlsafe_b64encode(json.dumps(value).encode()).decode()
-            metadata["remainingItemCount"] = len(rest) - len(page)
+            if not selector:  # with one the API does not count
+                metadata["remainingItemCount"] = len(rest) - len(page)
         kind, version_of_api = _KINDS[resource]
         content = {"kind": kind, "apiVersion": version_of_api, "metadata": metadata, "items": page or None}
         return reply(200, json.dumps(content).encode())

@@ -42,6 +42,7 @@ http {{
     access_log off;
     client_body_temp_path temp_body; proxy_temp_path temp_proxy; fastcgi_temp_path temp_fastcgi;
     uwsgi_temp_path temp_uwsgi; scgi_temp_path temp_scgi;
+    large_client_header_buffers {buffers};
     lua_shared_dict zone 4m;
     lua_shared_dict changes 1m;
     lua_package_path "{lua}/?.lua;;";
@@ -77,14 +78,17 @@ http {{
 
 
 class Nginx:
-    """One instance. ``delay`` (seconds) makes its answers slow; one that is ``deaf`` never hears of its peers' keys."""
+    """One instance. ``delay`` (seconds) makes its answers slow; one that is ``deaf`` never hears of its peers' keys.
+
+    ``buffers`` bounds the heads of requests; nginx's own default are four of 8 KiB.
+    """
 
     def __init__(self, folder: Path, name: str, address: str, settings: Mapping[str, Any]) -> None:
         self.name = name
         self.address = address
         self._folder = folder / name
         self._folder.mkdir()
-        self._settings = {"delay": 0, "deaf": "false", "keepalive": 75, **settings}
+        self._settings = {"delay": 0, "deaf": "false", "keepalive": 75, "buffers": "4 8k", **settings}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -152,7 +156,7 @@ class Gateway:
         lua = folder / "lua"
         lua.mkdir()
         (lua / _LUA.name).write_bytes(_LUA.read_bytes())
-        self.port, self.sync_port = _free_ports()
+        self.port, self.sync_port = free_ports(2)
         # 127.0.0.0/8 is one host; a block of its own, so that two tests at a time do not meet.
         block = random.SystemRandom().randrange(2, 250)
         net = random.SystemRandom().randrange(16, 250)
@@ -252,13 +256,13 @@ class Gateway:
         return authority.write_server_files(folder, HOST)
 
 
-def _free_ports() -> tuple[int, int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on."""
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
             each.bind(("127.0.0.1", 0))
-        first, second = (int(each.getsockname()[1]) for each in sockets)
-        return first, second
+        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def _modules() -> Path:

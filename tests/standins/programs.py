@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 PACKAGES: Final = {
@@ -34,6 +36,16 @@ def needs(*names: str) -> None:
             program(name)
         except ProgramAbsentError as absent:
             _leave_out(str(absent))
+
+
+@contextmanager
+def needing(name: str) -> Iterator[None]:
+    """Where what is inside turns out to need a program that is absent, that is said as everywhere."""
+    try:
+        yield
+    except ProgramAbsentError:
+        needs(name)
+        raise
 
 
 def needs_root(to_do: str) -> None:

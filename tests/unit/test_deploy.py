@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from syncline.config.file import parse_syncs
-from tests.manifests import CHART, FILE, NAMESPACE, RELEASE, ROOT, first_line, helm, rendered
+from tests.manifests import CHART, FILE, NAMESPACE, RELEASE, ROOT, SETTINGS, first_line, helm, rendered
 from tests.standins.programs import wants
 
 MODELS: Final = {
@@ -25,13 +25,6 @@ MODELS: Final = {
     "Deployment": "V1Deployment",
 }
 _API: Final[Any] = kubernetes.client.ApiClient()  # turns models into JSON; it asks nobody
-SETTINGS: Final = (
-    (),
-    ("--set", "namespaces={gateway,edge}", "--set", "lists.pods=true", "--set", "replicas=3"),
-    ("--set", "lists.endpointslices=false,lists.pods=true", "--set", "serviceAccount.name=own"),
-    ("--set", "env[0].name=A", "--set", "env[0].value=b", "--set", "imagePullSecrets[0].name=pull"),
-    ("--set", "podAnnotations=null", "--set", "nodeSelector.disk=ssd", "--set", "image.tag=2.0"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +89,7 @@ def test_the_pod_is_nobody_and_writes_nowhere() -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     probes = [container[name]["httpGet"]["path"] for name in ("startupProbe", "livenessProbe", "readinessProbe")]
-    assert probes == ["/healthz", "/healthz", "/readyz"]
+    assert probes == ["/health", "/health", "/ready"]
 
 
 def test_its_configuration_is_one() -> None:
@@ -120,6 +113,14 @@ def test_whatever_is_set_helm_renders_what_kubernetes_takes(program: str, settin
     assert len(found["Deployment"]) == 1
 
 
+def test_on_openshift_the_user_is_the_namespaces_own(program: str) -> None:
+    (deployment,) = _check(rendered(program, "--api-versions", "security.openshift.io/v1"))["Deployment"]
+    assert deployment["spec"]["template"]["spec"]["securityContext"] == {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
 def test_helm_refuses_values_that_are_none(program: str) -> None:
     for wrong in ("replicas=many", "syncs=", "lists.secrets=true", "scrapeEverySeconds=0"):
         with pytest.raises(subprocess.CalledProcessError):
@@ -130,7 +131,7 @@ def test_the_image_has_what_the_chart_expects_of_it() -> None:
     text = (ROOT / "deploy" / "Dockerfile").read_text()
     copied = [match[1] for match in re.finditer(r"^COPY (?!--from)(\S+) ", text, re.MULTILINE)]
     assert all((ROOT / each).exists() for each in copied)
-    ignored = (ROOT / "deploy" / "Dockerfile.dockerignore").read_text().splitlines()
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert {f"!{each}" for each in copied} <= set(ignored)
     (entry,) = re.findall(r"^ENTRYPOINT (.+)$", text, re.MULTILINE)
     assert importlib.util.find_spec(json.loads(entry)[-1]) is not None

@@ -250,21 +250,36 @@ def test_inside_the_cluster_the_service_account_logs_in_and_its_token_is_read_ag
 
 
 def _kubeconfig(api: KubernetesApi, user: dict[str, Any]) -> str:
-    return yaml.safe_dump(
-        {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "other",
-            "clusters": [
-                {"name": "c", "cluster": {"server": api.url, "certificate-authority-data": _base64(api.authority.pem)}}
-            ],
-            "users": [{"name": "u", "user": user}, {"name": "nobody", "user": {"token": "wrong"}}],
-            "contexts": [
-                {"name": "good", "context": {"cluster": "c", "user": "u"}},
-                {"name": "other", "context": {"cluster": "c", "user": "nobody"}},
-            ],
-        }
-    )
+    return yaml.safe_dump(_kubeconfig_content(api, user))
+
+
+def _kubeconfig_content(api: KubernetesApi, user: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "other",
+        "clusters": [
+            {"name": "c", "cluster": {"server": api.url, "certificate-authority-data": _base64(api.authority.pem)}}
+        ],
+        "users": [{"name": "u", "user": user}, {"name": "nobody", "user": {"token": "wrong"}}],
+        "contexts": [
+            {"name": "good", "context": {"cluster": "c", "user": "u"}},
+            {"name": "other", "context": {"cluster": "c", "user": "nobody"}},
+        ],
+    }
+
+
+def test_the_kubeconfig_that_oc_login_leaves_logs_in(api: KubernetesApi, naps: Naps) -> None:
+    """Its names have slashes and colons, and its token is that of a person."""
+    api.put("endpointslices", "gateway", *_slices(1))
+    context, cluster = "gateway/api-ocp-example:6443/ann@example", "api-ocp-example:6443"
+    config = _kubeconfig_content(api, {"token": "good"})
+    config["clusters"][0]["name"] = cluster
+    config["users"][0]["name"] = f"ann@example/{cluster}"
+    named = {"cluster": cluster, "namespace": "gateway", "user": f"ann@example/{cluster}"}
+    config |= {"contexts": [{"name": context, "context": named}], "current-context": context, "preferences": {}}
+    text = yaml.safe_dump(config)
+    assert len(Cluster(Kubeconfig(lambda: text), naps.policy()).instances(SERVICE)) == 1
 
 
 def _base64(text: str) -> str:

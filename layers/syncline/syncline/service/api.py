@@ -22,11 +22,12 @@ from syncline.service.contract import (
     TOKEN_HEADER,
     body_of,
 )
-from syncline.service.pages import page
+from syncline.service.pages import START, page
 from syncline.telemetry import logger
 
 _TOKEN: Final = TOKEN_HEADER.lower()
 _ORIGIN: Final = ORIGIN_HEADER.lower()
+_JSON: Final[Mapping[str, str]] = {"content-type": "application/json", "cache-control": "no-store"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +86,7 @@ class ProbeApi:
             if request.method != "GET":
                 return _plain(405, "verdicts are asked for with GET", allow="GET")
             return await self._synced(request, path[len(PATH) + 1 :])
-        if request.method not in ("GET", "HEAD"):
-            return _plain(405, "there is nothing here to write to", allow="GET, HEAD")
-        shown = page(path)
-        if shown is None:
-            return _plain(404, "no such page")
-        headers = {"content-type": shown[0], "cache-control": "max-age=300", "x-content-type-options": "nosniff"}
-        return Answer(200, shown[1], headers, packed=True)
+        return _shown(request)
 
     async def _synced(self, request: Request, sync: str) -> Answer:
         token, origin = request.headers.get(_TOKEN, ""), request.headers.get(_ORIGIN, "")
@@ -148,15 +143,24 @@ class ProbeApi:
         say = logger.info if finding.verdict is Known.SYNCED else logger.warning
         say("verdict", extra=fields)
         body = body_of(sync, token_hash, finding, None if entry is None else entry.listing)
-        headers = {
-            STATUS_HEADER: finding.verdict.header.value,
-            REASON_HEADER: reason.value,
-            "content-type": "application/json",
-            "cache-control": "no-store",
-        }
+        headers = {STATUS_HEADER: finding.verdict.header.value, REASON_HEADER: reason.value, **_JSON}
         return Answer(STATUSES.get(reason, 200), json.dumps(body, separators=(",", ":")).encode(), headers)
 
 
+def _shown(request: Request) -> Answer:
+    """What there is besides verdicts: the page, its document, and whether this process lives."""
+    if request.method not in ("GET", "HEAD"):
+        return _plain(405, "there is nothing here to write to", allow="GET, HEAD")
+    if request.path == "/health":
+        return Answer(200, b'{"status":"Up"}', _JSON)
+    if request.path in ("/", "/swagger-ui"):
+        return Answer(302, b"", {"location": START})
+    shown = page(request.path)
+    if shown is None:
+        return _plain(404, "no such page")
+    headers = {"content-type": shown[0], "cache-control": "max-age=300", "x-content-type-options": "nosniff"}
+    return Answer(200, shown[1], headers, packed=True)
+
+
 def _plain(status: int, why: str, **headers: str) -> Answer:
-    content = json.dumps({"error": why}).encode()
-    return Answer(status, content, {"content-type": "application/json", "cache-control": "no-store", **headers})
+    return Answer(status, json.dumps({"error": why}).encode(), {**_JSON, **headers})

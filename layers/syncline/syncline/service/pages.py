@@ -1,4 +1,7 @@
-"""The page on which the contract can be tried: Swagger UI from the files that Powertools brings, from nowhere else."""
+"""The page on which the contract can be tried: Swagger UI from the files that Powertools brings, from nowhere else.
+
+It is where Syncer has it: at ``/swagger-ui/index.html``, with its files beside it.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,21 @@ from typing import Final
 
 from syncline.service.document import document
 
+START: Final = "swagger-ui/index.html"
+"""Where the page is, from ``/`` and ``/swagger-ui``."""
+_PLACE: Final = "/swagger-ui/"
 _PAGE: Final = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Syncline: tokens</title>
-<link rel="stylesheet" href="{base}swagger-ui.min.css">
+<link rel="stylesheet" href="swagger-ui.min.css">
 </head>
 <body>
 <div id="swagger-ui"></div>
-<script src="{base}swagger-ui-bundle.min.js"></script>
-<script src="{base}start.js"></script>
+<script src="swagger-ui-bundle.min.js"></script>
+<script src="start.js"></script>
 </body>
 </html>
 """
@@ -42,14 +48,13 @@ Page = tuple[str, bytes]
 @cache
 def page(path: str) -> Page | None:
     """What is shown at ``path``; None for a path that has no page."""
-    if path in ("/openapi.json", "/swagger.json", "/swagger/swagger.json", "/openapi3.json"):
+    if path in ("/openapi.json", f"{_PLACE}openapi.json"):
         return "application/json", _packed(json.dumps(document()).encode())
-    if path in ("/swagger", "/swagger/", "/swagger/index.html"):
-        base = "swagger/" if path == "/swagger" else ""
-        return "text/html; charset=utf-8", _packed(_PAGE.format(base=base).encode())
-    name = path.removeprefix("/swagger/")
+    name = path.removeprefix(_PLACE)
     if name == path:
         return None
+    if name in ("", "index.html"):
+        return "text/html; charset=utf-8", _packed(_PAGE.encode())
     if name == "start.js":
         return "text/javascript; charset=utf-8", _packed(_START.encode())
     if name not in _FILES:

@@ -5,10 +5,10 @@ the instances at once and then every so often, and answers on one port:
 
 ===================  ==========================================================
 ``/v1/synced``       the contract, as at the function URL
-``/swagger``         the page to try it, ``/openapi.json`` its document
+``/swagger-ui/``     the page to try it, ``/openapi.json`` its document
 ``/metrics``         Prometheus
-``/healthz``         200 while the process lives
-``/readyz``          200 once every sync has a list that can be believed
+``/health``          200 while the process lives
+``/ready``           200 once every sync has a list that can be believed
 ===================  ==========================================================
 """
 
@@ -125,9 +125,7 @@ class Container:
         match request.path:
             case "/metrics":
                 return Answer(200, self.counts.text(), _METRICS)
-            case "/healthz":
-                return Answer(200, b"alive\n", _TEXT)
-            case "/readyz":
+            case "/ready":
                 return self._ready()
             case _:
                 return None

@@ -3,7 +3,8 @@
 200 means that an instance has the token, 401 that it has not yet: it is asked again after a delay with jitter, until
 the retries are over. Anything else gets one more try, for a connection may break for no reason; then the instance
 counts as one that does not have it. The origin is asked too, as a control: 401 there, twice, means that the token
-itself is bad, whatever the others say.
+itself is bad, whatever the others say. So its word is waited for like theirs: else the same truth would be one verdict
+or another, by who answers first.
 """
 
 from __future__ import annotations
@@ -78,10 +79,8 @@ class Asking:
         timer = self._loop.call_later(question.patience.deadline, self._over)
         self._crowd.asked += self._pending
         try:
-            for one in self._asked:
+            for one in self._everybody():
                 one.ask()
-            if self._control is not None:
-                self._control.ask()
             self._look(over=False)
             return await self._finding
         finally:
@@ -126,8 +125,8 @@ class Asking:
             self._end(Known.NOT_SYNCED, Reason.ORIGIN_REFUSES)
             return
         enough = bool(self._asked) and self._yes >= self._needed
-        waits_for_origin = not self._asked and control is not None and control.seen.state is State.PENDING
-        if over or enough or (self._pending == 0 and not waits_for_origin):
+        waits_for_origin = control is not None and control.seen.state is State.PENDING
+        if over or ((enough or self._pending == 0) and not waits_for_origin):
             seen = [one.seen for one in self._asked]
             origin = None if control is None else control.seen
             self._end(*judge(seen, self._needed, over=over, origin_listed=control is not None, origin=origin))
@@ -141,7 +140,8 @@ class Asking:
         self._look(over=True)
 
     def _everybody(self) -> list[_Asked]:
-        return self._asked if self._control is None else [*self._asked, self._control]
+        """The origin before the others, so that it is seldom the last to answer."""
+        return self._asked if self._control is None else [self._control, *self._asked]
 
 
 class _Asked:

@@ -1,0 +1,194 @@
+"""The container's image, built by `docker build` from deploy/Dockerfile and run as the chart's pod runs it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from syncline.service.document import document
+from tests.container import CANARY, TOKEN, Container, cluster_of, sync_of, wait_for
+from tests.manifests import FILE
+from tests.sam.docker_engine import Engine
+from tests.sam.lambda_image import IMAGE, ensure_image, pull
+from tests.sam.world import TOP
+from tests.standins.kubernetes import KubernetesApi
+from tests.standins.nginx import Gateway
+from tests.standins.programs import needing, needs, program
+
+# The base, where it cannot be pulled, is made by debootstrap.
+pytestmark = pytest.mark.timeout(1200)
+
+DOCKERFILE: Final = TOP / "deploy" / "Dockerfile"
+ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+SECONDS: Final = 600
+
+
+@pytest.fixture(scope="module")
+def base(bare_engine: Engine) -> str:
+    """What the Dockerfile builds on: its own default, or the Debian with Python that the Lambda image was made of."""
+    (default,) = re.findall(r"^ARG PYTHON=(\S+)$", DOCKERFILE.read_text(), re.MULTILINE)
+    if pull(bare_engine, default):
+        return str(default)
+    with needing("debootstrap"):
+        ensure_image(bare_engine)
+    return IMAGE
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An index (PEP 503) on loopback with what the image needs, for a build that may have no other network."""
+    files, folder = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("index")
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:"]
+    requirements = str(TOP / "requirements" / "container.txt")
+    subprocess.run([*pip, "--dest", str(files), "--requirement", requirements], check=True, timeout=SECONDS)
+    for wheel in files.iterdir():
+        project = folder / re.sub(r"[-_.]+", "-", wheel.name.partition("-")[0]).lower()
+        project.mkdir(exist_ok=True)
+        shutil.move(wheel, project)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def image(bare_engine: Engine, base: str, index: str) -> Iterator[str]:
+    needs("docker")
+    name = f"syncline.test/tokens:{uuid.uuid4().hex[:12]}"
+    command = [program("docker"), "build", "--file", str(DOCKERFILE), "--tag", name, "--network", "host"]
+    command += ["--build-arg", f"PYTHON={base}", "--build-arg", f"PIP_INDEX_URL={index}", str(TOP)]
+    done = subprocess.run(
+        command, env=bare_engine.environment, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield name
+    bare_engine.client.images.remove(name, force=True)
+
+
+class Pod(Container):
+    """The image in Docker, on the host's network, with what the chart's Deployment says of its pod and nothing more."""
+
+    def __init__(self, engine: Engine, image: str, account: Path, api: KubernetesApi, sync: Mapping[str, Any]) -> None:
+        super().__init__({"gateway": sync}, canary_every=0.5)
+        self.name = f"syncline-test-{uuid.uuid4().hex[:12]}"
+        self._engine = engine
+        self._image = image
+        self._account = account
+        self._cluster = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(api.port)}
+
+    def _command(self, syncs: Path, settings: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+        syncs.parent.chmod(0o755)  # a pod's user is another one
+        command = [program("docker"), "run", "--rm", "--name", self.name, "--network", "host"]
+        command += self._as_the_chart_says(syncs.parent)
+        command += ["--volume", f"{self._account}:{ACCOUNT}:ro"]
+        for name, value in {**settings, **self._cluster}.items():
+            command += ["--env", f"{name}={value}"]
+        return [*command, self._image], self._engine.environment
+
+    def _as_the_chart_says(self, config: Path) -> list[str]:
+        (deployment,) = (
+            each for each in yaml.safe_load_all(FILE.read_text()) if each is not None and each["kind"] == "Deployment"
+        )
+        pod = deployment["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        who, may = pod["securityContext"], container["securityContext"]
+        options = ["--user", f"{who['runAsUser']}:{who['runAsGroup']}"]
+        options += [f"--cap-drop={each}" for each in may["capabilities"]["drop"]]
+        options += ["--read-only"] if may["readOnlyRootFilesystem"] else []
+        options += [] if may["allowPrivilegeEscalation"] else ["--security-opt", "no-new-privileges"]
+        options += ["--memory", container["resources"]["limits"]["memory"].removesuffix("i").lower()]
+        volumes = {each["name"]: each for each in pod["volumes"]}
+        for mount in container["volumeMounts"]:
+            volume = volumes[mount["name"]]
+            if "emptyDir" in volume:
+                size = volume["emptyDir"]["sizeLimit"].removesuffix("i").lower()
+                options += ["--tmpfs", f"{mount['mountPath']}:size={size}"]
+            else:
+                options += ["--volume", f"{config}:{mount['mountPath']}:ro"]
+        return options
+
+    def runs(self, *command: str) -> tuple[int, str]:
+        """A command in the container: its exit code and what it says."""
+        whole = [program("docker"), "exec", self.name, *command]
+        done = subprocess.run(
+            whole, env=self._engine.environment, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[Gateway]:
+    needs("nginx")
+    with Gateway(3, interval=0.1) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def pod(bare_engine: Engine, image: str, gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
+    with cluster_of(gateway) as api:
+        account = tmp_path_factory.mktemp("account")
+        (account / "ca.crt").write_text(api.authority.pem)
+        (account / "token").write_text(TOKEN)
+        for each in (account, account.parent, account.parent.parent):
+            each.chmod(0o755)
+        sync = sync_of(gateway, api, canary=CANARY)
+        sync["sources"] = {"here": {"namespace": "gateway", "service": "nginx", "port": "https"}}
+        with Pod(bare_engine, image, account, api, sync) as running:
+            running.wait_until_ready()
+            yield running
+
+
+def test_it_gives_verdicts_on_what_its_service_account_lists(pod: Pod, gateway: Gateway) -> None:
+    gateway.put(0, "everywhere")
+    said = pod.synced("everywhere", "gateway-000")
+    assert (said.status, said.headers["X-Token-Status"], said.json["synced"]) == (200, "Synced", 2)
+    refused = pod.synced("nowhere", "gateway-000")
+    assert (refused.headers["X-Token-Status"], refused.json["reason"]) == ("NotSynced", "origin_refuses")
+    assert (pod.get("/health").status, pod.get("/ready").status) == (200, 200)
+
+
+def test_it_shows_its_figures_and_its_document(pod: Pod, gateway: Gateway) -> None:
+    assert pod.get("/openapi.json").json == document()
+    assert pod.get("/swagger-ui/swagger-ui-bundle.min.js").status == 200
+    canaries = 'syncline_canaries_total{check="write",instance="gateway-001",outcome="arrived",sync="gateway"}'
+    wait_for(lambda: pod.figure(canaries) >= 1)
+    assert pod.figure('syncline_instances{sync="gateway"}') == len(gateway.instances)
+
+
+def test_it_is_nobody_and_can_write_nowhere(pod: Pod) -> None:
+    assert pod.runs("id", "-u") == (0, "65532\n")
+    code, said = pod.runs("touch", "/opt/syncline/mark")
+    assert (code, "Read-only file system" in said) == (1, True)
+    assert pod.runs("/opt/syncline/bin/python", "-c", "import pip")[0] == 1
+
+
+def test_it_runs_as_any_user(bare_engine: Engine, image: str) -> None:
+    """As on OpenShift, which gives each namespace users of its own: here far enough to miss its configuration."""
+    command = [program("docker"), "run", "--rm", "--read-only", "--network", "none", "--user", "1000660000:0", image]
+    done = subprocess.run(
+        command, env=bare_engine.environment, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "/etc/syncline/syncs.yaml" in done.stdout
+
+
+def test_it_ends_when_it_is_told_to(pod: Pod) -> None:
+    """The last test here."""
+    assert pod.stop() == 0
