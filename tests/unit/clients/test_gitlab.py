@@ -9,8 +9,8 @@ import pytest
 from syncline.clients.gitlab import GitLab, RegistryRepository, TagDetails, TokenKind
 from syncline.clients.http import Endpoint, Http, Policy
 from syncline.errors import SynclineError
-from tests.standins.github import Answer, json_answer
 from tests.standins.gitlab import JOB_TOKEN, PROJECT_ID, TOKEN, GitLabServer
+from tests.standins.serving import Answer, json_answer
 
 PROJECT = "group/project"
 DIGEST = "sha256:" + "ab" * 32
@@ -78,7 +78,7 @@ def test_who_may_not(server: GitLabServer, token: str | None, code: str) -> None
     ],
 )
 def test_other_answers(server: GitLabServer, answer: Answer, code: str) -> None:
-    server.before = lambda _target: answer
+    server.before = lambda _method, _target: answer
     with pytest.raises(SynclineError) as error:
         list(client(server).repositories())
     assert error.value.code.name == code
@@ -86,7 +86,7 @@ def test_other_answers(server: GitLabServer, answer: Answer, code: str) -> None:
 
 def test_a_page_that_comes_again(server: GitLabServer) -> None:
     target = "/api/v4/projects/group%2Fproject/registry/repositories?per_page=100"
-    server.before = lambda _target: json_answer(200, [], Link=f'<{server.url}{target}>; rel="next"')
+    server.before = lambda _method, _target: json_answer(200, [], Link=f'<{server.url}{target}>; rel="next"')
     with pytest.raises(SynclineError) as error:
         list(client(server).repositories())
     assert error.value.code.name == "LISTING_INCOMPLETE"
