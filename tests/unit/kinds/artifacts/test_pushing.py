@@ -185,9 +185,11 @@ def test_before_1_10(pushing: Pushing) -> None:
 class TestInterruptions:
     IMAGE = saved.Image([saved.layer({"large": LARGE, "more": LARGE[::-1]}), TOP])
 
-    def test_time_runs_out_at_any_point(self, pushing: Pushing) -> None:
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_time_runs_out_at_any_point(self, pushing: Pushing, packed: bool) -> None:
         """What was sent is only read again, each time gets further, and the image is the same in the end."""
-        archive = saved.until_24(self.IMAGE)
+        other = saved.Image([TOP], architecture="arm64")
+        archive = saved.containerd([self.IMAGE, other], absent=["arm64"]) if packed else saved.until_24(self.IMAGE)
         progress, rounds = Progress(), 0
         while True:
             rounds += 1
@@ -208,6 +210,8 @@ class TestInterruptions:
         assert layers_of(pushing, json.loads(written.manifest.body)) == list(self.IMAGE.layers)
         began = [a for a in pushing.server.requests if a.method == "POST" and REPOSITORY in a.target]
         assert len(began) <= 4, "an upload is gone on with, not begun again"
+        sent = sum(len(a.body) for a in pushing.server.requests if a.method == "PATCH" and REPOSITORY in a.target)
+        assert sent <= sum(layer["size"] for layer in layers), "no piece is sent twice"
 
     @pytest.mark.parametrize("forgets", [False, True])
     def test_a_connection_that_breaks(self, pushing: Pushing, forgets: bool) -> None:
