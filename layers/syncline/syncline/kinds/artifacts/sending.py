@@ -252,7 +252,7 @@ class _Transfer(ABC):
             self._upload.cancel()
 
     def _send_piece(self) -> None:
-        piece = b"".join(self._pieces)
+        parts, size = self._pieces, self._held
         self._pieces, self._held = [], 0
         if self._upload is None:
             self._upload = self.sender.registry.begin_upload(self.sender.repository)
@@ -260,19 +260,19 @@ class _Transfer(ABC):
         for tries_left in range(_BREAKS, -1, -1):
             at = self._upload.offset - start
             try:
-                self._upload.write([piece[at:]], start + len(piece))
+                self._upload.write([b"".join(parts)[at:]] if at else parts, start + size, size - at)
             except SynclineError as error:
                 # A session whose token ended in the middle says UPLOAD_LOST too, and is asked with a new one.
                 if not error.retried or not tries_left or self.sender.pace.over:
                     raise
                 reached = self._upload.status()
-                if not start <= reached <= start + len(piece):
+                if not start <= reached <= start + size:
                     raise SynclineError("UPLOAD_LOST", "the registry has less of a layer than it confirmed") from error
-                if reached == start + len(piece):
+                if reached == start + size:
                     break
             else:
                 break
-        self.sender.count(len(piece))
+        self.sender.count(size)
 
 
 class _Packed(_Transfer):
