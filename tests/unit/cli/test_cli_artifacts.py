@@ -21,8 +21,10 @@ from syncline.errors import SynclineError
 from syncline.kinds.artifacts import Artifacts
 
 EXAMPLE = Path(__file__).parents[3] / "examples/artifacts-presto.yaml"
-VARIABLES = ("GH_TOKEN", "GITHUB_TOKEN", "GITLAB_TOKEN", "GITLAB_REGISTRY_USERNAME", "GITLAB_REGISTRY_PASSWORD")
-VARIABLES += ("CI_REGISTRY_USER", "CI_REGISTRY_PASSWORD")
+VARIABLES = (
+    *("GH_TOKEN", "GITHUB_TOKEN", "GITLAB_TOKEN"),
+    *("GITLAB_REGISTRY_USERNAME", "GITLAB_REGISTRY_PASSWORD", "CI_REGISTRY_USER", "CI_REGISTRY_PASSWORD"),
+)
 
 
 def meant(monkeypatch: pytest.MonkeyPatch, *arguments: str, **environ: str) -> Setup:
@@ -140,7 +142,7 @@ class TestTheFile:
 
     @pytest.mark.parametrize("name", [None, "third"])
     def test_which_of_them_is_not_guessed(self, two: Path, name: str | None) -> None:
-        with pytest.raises(SynclineError, match="presto-images, other-images|other-images, presto-images") as error:
+        with pytest.raises(SynclineError, match=r"presto-images, other-images|other-images, presto-images") as error:
             _ = Setup(Options(two, name)).sync
         assert error.value.code.name == "USAGE"
 

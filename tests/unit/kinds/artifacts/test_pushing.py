@@ -15,7 +15,7 @@ import zstandard
 
 from syncline.clients.reference import digest_of
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts import layers
+from syncline.kinds.artifacts import layers, sending
 from syncline.kinds.artifacts.packing import SEGMENT
 from syncline.kinds.artifacts.passing import Progress, Wanted
 from syncline.kinds.artifacts.sending import PIECE
@@ -180,6 +180,15 @@ def test_before_1_10(pushing: Pushing) -> None:
         f"/bin/sh -c #(nop) ADD <layer {n}> & /" for n in (0, 1)
     ]
     assert layers_of(pushing, json.loads(pushing.manifest().body)) == [BASE, TOP]
+
+
+def test_freed_memory_is_given_back_now_and_then(pushing: Pushing, monkeypatch: pytest.MonkeyPatch) -> None:
+    trimmed: list[None] = []
+    monkeypatch.setattr(sending, "TRIMMED_AFTER", 2)
+    monkeypatch.setattr(sending, "trim", lambda: trimmed.append(None))
+    pushing.image(saved.since_25(saved.Image([saved.layer({"large": LARGE})])))
+    assert len(trimmed) == 3, "after every other one of six segments"
+    sending.trim()
 
 
 class TestInterruptions:
