@@ -58,6 +58,13 @@ def test_a_project_by_its_number_and_a_jobs_token(server: GitLabServer) -> None:
     assert [r.path for r in client(server, JOB_TOKEN, str(PROJECT_ID)).repositories()] == [PROJECT]
 
 
+@pytest.mark.parametrize(("token", "kind"), [(TOKEN, "personal"), (TOKEN, "oauth"), (JOB_TOKEN, "job")])
+def test_each_kind_of_token_has_its_own_header(server: GitLabServer, token: str, kind: TokenKind) -> None:
+    TAGS[PROJECT] = {}
+    gitlab = GitLab(Endpoint.parse(server.url), PROJECT, lambda: token, Http(Policy(attempts=1)), kind)
+    assert [r.path for r in gitlab.repositories()] == [PROJECT]
+
+
 @pytest.mark.parametrize(("token", "code"), [("wrong-token", "UNAUTHORIZED"), (None, "NOT_FOUND")])
 def test_who_may_not(server: GitLabServer, token: str | None, code: str) -> None:
     with pytest.raises(SynclineError) as error:
