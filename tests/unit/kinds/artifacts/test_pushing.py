@@ -15,7 +15,8 @@ import zstandard
 
 from syncline.clients.reference import digest_of
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts import layers, sending
+from syncline.kinds.artifacts import layers
+from syncline.kinds.artifacts import pushing as module
 from syncline.kinds.artifacts.packing import SEGMENT
 from syncline.kinds.artifacts.passing import Progress, Wanted
 from syncline.kinds.artifacts.sending import PIECE
@@ -184,11 +185,11 @@ def test_before_1_10(pushing: Pushing) -> None:
 
 def test_freed_memory_is_given_back_now_and_then(pushing: Pushing, monkeypatch: pytest.MonkeyPatch) -> None:
     trimmed: list[None] = []
-    monkeypatch.setattr(sending, "TRIMMED_AFTER", 2)
-    monkeypatch.setattr(sending, "trim", lambda: trimmed.append(None))
-    pushing.image(saved.since_25(saved.Image([saved.layer({"large": LARGE})])))
-    assert len(trimmed) == 3, "after every other one of six segments"
-    sending.trim()
+    monkeypatch.setattr(module, "TRIMMED_AFTER", 2)
+    monkeypatch.setattr(module, "trim", lambda: trimmed.append(None))
+    archive = saved.since_25(IMAGE)
+    pushing.attempt(archive, chunk=len(archive) // 5 + 1)
+    assert len(trimmed) == 3, "before every other one of five chunks"
 
 
 class TestInterruptions:

@@ -9,8 +9,6 @@ dozen segments and a few pieces, whatever the sizes of layers.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import hashlib
 import os
 import queue
@@ -40,8 +38,6 @@ _BREAKS: Final = 4
 """How many failures one piece bears."""
 _SEGMENTS: Final = 8
 """Segments in memory beside one for each processor."""
-TRIMMED_AFTER: Final = 64
-"""Segments after which what was freed is given back to the system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +61,6 @@ class Sender(AbstractContextManager["Sender"]):
         self._uploads = ThreadPoolExecutor(UPLOADS, thread_name_prefix="layer")
         self._failed = threading.Event()
         self._lock = threading.Lock()
-        self._read = 0
 
     def __enter__(self) -> Self:
         return self
@@ -111,9 +106,6 @@ class Sender(AbstractContextManager["Sender"]):
                     break
                 self.room.acquire()
                 transfer.give(segment)
-                self._read += 1
-                if self._read % TRIMMED_AFTER == 0:
-                    trim()
             else:
                 whole = True
         finally:
@@ -125,16 +117,6 @@ class Sender(AbstractContextManager["Sender"]):
             return transfer.run()
         finally:
             transfer.drain()
-
-
-def trim() -> None:
-    """Give freed memory back to the system, where the C library can.
-
-    Buffers of many sizes and ages leave glibc's heaps full of gaps: an image of 5 GiB took 300 to 490 MiB without this,
-    of which 150 were in use. Done rarely, it costs nothing that could be measured.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _segments(content: Iterable[bytes | memoryview]) -> Iterator[bytes]:
