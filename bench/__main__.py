@@ -1,8 +1,8 @@
 """``python -m bench [NAME]``: run the measurements whose name is NAME or begins with ``NAME.``; all without one.
 
 A kind's measurements are in a module named after it. ``MEASUREMENTS`` there maps what follows the kind in a name to a
-function that makes the measurement; ``LONG`` names those that take an hour, which are made only when asked for by
-their name. Whether an aim is met is shown, and never changes the exit code: time is not
+function that makes the measurement; ``LONG`` names those that take an hour or much of the disk, which are made only
+when asked for by their name. Whether an aim is met is shown, and never changes the exit code: time is not
 asserted. The exit code is 1 where a measurement could not be made for another reason than a program that is absent.
 """
 

@@ -139,6 +139,24 @@ def test_at_once(command: Command) -> None:
     assert command("daemon", "--once", "--retag-as-latest")["results"] == []
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_tag_that_was_built_again_is_replaced_where_that_is_wanted(
+    command: Command, github: GitHubServer, at_once: bool
+) -> None:
+    """Nothing is remembered from one command to the next: whose the tags are that are there, the image tells."""
+    command("daemon", "--once")
+    other = [image(name, TAG, saved.layer({name: b"built again"})) for name in expected(block(TAG, java=True))]
+    github.runs.append(build(2, TAG, other, java=True))
+    assert command("daemon", "--once")["results"] == []
+    if at_once:
+        assert {r["outcome"] for r in command("daemon", "--once", "--force-push")["results"]} == {"moved"}
+    else:
+        command("download", TAG)
+        command("prepare", TAG)
+        command("push", TAG, "--yes", "--force")
+    assert command.config_digest(COORDINATOR, "presto-1") == f"sha256:{other[0].id}"
+
+
 def test_retag_moves_no_layer(command: Command) -> None:
     command("daemon", "--once")
     done = command("retag", f"{COORDINATOR}:presto-1", f"{command.project}/{COORDINATOR}:stable")
@@ -206,6 +224,21 @@ class TestWhatGoesWrong:
         (folder / f"{artifact.id}.zip.part").write_bytes(b"something else")
         assert command("download", TAG, code=2)["error"]["code"] == "DIGEST_MISMATCH"
         command("download", TAG)
+
+    def test_what_is_there_is_downloaded_and_planned_again_where_that_is_wanted(self, command: Command) -> None:
+        file = command.folder / "downloads" / TAG / command("download", TAG)["artifacts"][0]["file"]
+        plan = command.folder / "downloads" / TAG / "upload-plan.json"
+        command("prepare", TAG)
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1])
+        assert command("prepare", TAG, "--clean", code=2)["error"]["code"] == "ARCHIVE_INVALID"
+        assert not plan.exists(), "no plan of an earlier day is left to be pushed by"
+        command("download", TAG)
+        assert file.read_bytes() == whole[:-1], "what is there is left alone"
+        command("download", TAG, "--force")
+        assert file.read_bytes() == whole
+        command("prepare", TAG)
+        assert plan.exists()
 
     def test_no_configuration(self, command: Command) -> None:
         (command.folder / "syncs.yaml").unlink()

@@ -26,8 +26,9 @@ from tests.integration.artifacts_chain import (
 from tests.integration.chain import SYNC
 from tests.pump import Duplicates, Manners, When
 from tests.standins import saved
-from tests.standins.github import json_answer, zipped
+from tests.standins.github import zipped
 from tests.standins.oci import Fault
+from tests.standins.serving import json_answer
 
 OLD, NEW, ARM = "presto-1-linux-amd64", "presto-2-linux-amd64", "presto-2-linux-arm64"
 SHARES = 4

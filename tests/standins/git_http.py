@@ -9,15 +9,15 @@ from __future__ import annotations
 import base64
 import os
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 from tests.standins.programs import program
+from tests.standins.serving import Server
 
 
 @dataclass
@@ -50,17 +50,13 @@ def git_http(root: Path, users: dict[str, str] | None = None, host: str = "127.0
     class Handler(_Handler):
         server_state = state
 
-    server = ThreadingHTTPServer((host, 0), Handler)
-    server.daemon_threads = True
-    state.url = f"http://{host}:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
+    server = Server(Handler, host)
+    state.url = f"http://{host}:{server.port}"
+    server.start()
     try:
         yield state
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        server.stop()
 
 
 class _Handler(BaseHTTPRequestHandler):

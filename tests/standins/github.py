@@ -1,7 +1,7 @@
 """GitHub's API as far as builds need it, and the store that its downloads redirect to.
 
-Written from GitHub's published OpenAPI description (api.github.com, 2022-11-28) and documentation; strict about what a
-client could get wrong:
+Held against GitHub's published OpenAPI description (see :mod:`tests.standins.openapi`); what a client could get wrong
+beside it is from GitHub's documentation:
 
 - every request needs a ``User-Agent`` (403 without) and, where it is named, a known ``X-GitHub-Api-Version`` (400);
 - a wrong token is 401, a right one without the repository 404; anonymous callers see public repositories, but no logs
@@ -23,40 +23,29 @@ import io
 import json
 import re
 import secrets
-import socket
-import threading
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from tests.standins.openapi.cut import ERROR
+from tests.standins.openapi.description import Description
+from tests.standins.serving import Answer, ApiServer, Part, json_answer, refusal
+
 URL_LIFE: Final = 60.0
 MOST_FILTERED: Final = 1000
 TOKEN: Final = "github-token-of-the-tests"
 VERSIONS: Final = frozenset({"2022-11-28", "2026-03-10"})
-FILTERS: Final = frozenset(
-    {
-        "actor",
-        "branch",
-        "event",
-        "status",
-        "per_page",
-        "page",
-        "created",
-        "exclude_pull_requests",
-        "check_suite_id",
-        "head_sha",
-    }
-)
+WORKFLOW_ID: Final = 161335
+DESCRIPTION: Final = Description("github.json", ERROR)
 
 
 @dataclass
@@ -78,17 +67,15 @@ class Stored:
         if self.with_digest and isinstance(self.content, bytes):
             digest = f"sha256:{hashlib.sha256(self.content).hexdigest()}"
         return {
+            **DESCRIPTION.least("artifact"),
             "id": self.id,
-            "node_id": f"A_{self.id}",
             "name": self.name,
             "size_in_bytes": self.size,
-            "url": f"{url}/actions/artifacts/{self.id}",
             "archive_download_url": f"{url}/actions/artifacts/{self.id}/zip",
             "expired": self.expired,
             "digest": digest,
             "created_at": iso(run.updated),
             "expires_at": iso(run.updated + 90 * 86400),
-            "updated_at": iso(run.updated),
             "workflow_run": {"id": run.id, "head_branch": run.branch, "head_sha": run.sha},
         }
 
@@ -113,9 +100,8 @@ class Run:
 
     def shown(self, url: str, number: int) -> dict[str, Any]:
         return {
+            **DESCRIPTION.least("workflow-run"),
             "id": self.id,
-            "name": "Build images",
-            "node_id": f"WFR_{self.id}",
             "head_branch": self.branch,
             "head_sha": self.sha,
             "path": f".github/workflows/{self.workflow}",
@@ -124,7 +110,7 @@ class Run:
             "event": self.event,
             "status": self.status,
             "conclusion": self.conclusion,
-            "workflow_id": 161335,
+            "workflow_id": WORKFLOW_ID,
             "url": f"{url}/actions/runs/{self.id}",
             "html_url": f"https://github.example/runs/{self.id}",
             "created_at": iso(self.created),
@@ -167,87 +153,51 @@ class AppKey:
         return cls(app, installation, pem.decode(), key.public_key())
 
 
-@dataclass
-class Answer:
-    status: int
-    body: bytes = b""
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-class RefusalError(Exception):
-    """An answer other than the one hoped for."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__()
-        self.answer = answer
-
-
-def _refusal(status: int, message: str) -> RefusalError:
-    return RefusalError(json_answer(status, {"message": message}))
-
-
-def json_answer(status: int, value: Any, **headers: str) -> Answer:
-    named = {name.replace("_", "-"): text for name, text in headers.items()}
-    return Answer(status, json.dumps(value).encode(), {"Content-Type": "application/json; charset=utf-8", **named})
-
-
-class GitHubServer:
+class GitHubServer(ApiServer):
     """One GitHub with one repository. ``runs`` may be changed at any time; ``skew`` is added to its clock.
 
-    ``requests`` has method and target of every request to the API, ``ranges`` the bytes asked of the store. ``before``
-    is called with each request to the API and may give an answer of its own. ``cut`` breaks the next so many answers
-    of the store off in the middle; ``does_ranges`` may be switched off.
+    ``ranges`` has the bytes asked of the store. ``cut`` breaks the next so many answers of the store off in the middle;
+    ``does_ranges`` may be switched off. ``prefix`` is where GitHub Enterprise has its API.
     """
 
     def __init__(
-        self, repository: str = "team/builds", *, tokens: tuple[str, ...] = (TOKEN,), app: AppKey | None = None
+        self,
+        repository: str = "team/builds",
+        *,
+        tokens: tuple[str, ...] = (TOKEN,),
+        app: AppKey | None = None,
+        prefix: str = "",
     ) -> None:
+        super().__init__(DESCRIPTION)
         self.repository = repository
         self.runs: list[Run] = []
         self.tokens = set(tokens)
         self.app = app
         self.skew = 0.0
-        self.requests: list[tuple[str, str]] = []
         self.ranges: list[tuple[str, int, int]] = []
-        self.before: Callable[[str, str], Answer | None] = lambda _method, _target: None
         self.cut: list[int] = []
         self.does_ranges = True
+        self._prefix = prefix
         self._secret = secrets.token_bytes(16)
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.owner = self
-        self.port: int = self._server.server_address[1]
-        self.host = f"127.0.0.1:{self.port}"
-        self.url = f"http://{self.host}"
         self.store_url = f"http://localhost:{self.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self.repository_url = f"{self.url}{prefix}/repos/{repository}"
 
     def now(self) -> float:
         return time.time() + self.skew
 
+    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        if target.startswith("/store/"):
+            return self._stored(target, headers)
+        return super().answer(method, target.removeprefix(self._prefix), headers, body)
+
     # -- the API ----------------------------------------------------------------------------------------------------
 
-    def answer(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
-        self.requests.append((method, target))
-        try:
-            return self.before(method, target) or self._answer(method, target, headers)
-        except RefusalError as refusal:
-            return refusal.answer
-
-    def _answer(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
+    def own_answer(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
         if not headers.get("User-Agent"):
-            raise _refusal(403, "Request forbidden by administrative rules. Please set a User-Agent header")
+            raise refusal(403, "Request forbidden by administrative rules. Please set a User-Agent header")
         version = headers.get("X-GitHub-Api-Version")
         if version is not None and version not in VERSIONS:
-            raise _refusal(400, f'Version "{version}" is not supported')
+            raise refusal(400, f'Version "{version}" is not supported')
         parts = urlsplit(target)
         path, query = unquote(parts.path), parse_qs(parts.query, keep_blank_values=True)
         authorization = headers.get("Authorization", "")
@@ -255,14 +205,14 @@ class GitHubServer:
             return self._as_app(method, path, authorization)
         scheme, _, token = authorization.partition(" ")
         if authorization and (scheme.lower() not in ("bearer", "token") or token not in self.tokens):
-            raise _refusal(401, "Bad credentials")
+            raise refusal(401, "Bad credentials")
         prefix = f"/repos/{self.repository}/actions/"
         if method != "GET" or not path.startswith(prefix):
-            raise _refusal(404, "Not Found")
+            raise refusal(404, "Not Found")
         return self._actions(path.removeprefix(prefix), query, target, known=bool(authorization))
 
     def _actions(self, path: str, query: Mapping[str, list[str]], target: str, *, known: bool) -> Answer:
-        url = f"{self.url}/repos/{self.repository}"
+        url = self.repository_url
         if match := re.fullmatch(r"workflows/([^/]+)/runs", path):
             return self._page("workflow_runs", self._listed(match[1], query), query, target)
         if match := re.fullmatch(r"artifacts/(\d+)/zip", path):
@@ -271,26 +221,23 @@ class GitHubServer:
         match = re.fullmatch(r"runs/(\d+)(/artifacts|(?:/attempts/(\d+))?/logs)?", path)
         run = self._run(int(match[1])) if match else None
         if match is None or run is None or int(match[3] or 1) > run.attempt:
-            raise _refusal(404, "Not Found")
+            raise refusal(404, "Not Found")
         if match[2] is None:
             return json_answer(200, run.shown(url, 1))
         if match[2] == "/artifacts":
             return self._page("artifacts", [each.shown(url, run) for each in run.artifacts], query, target)
         if run.logs_gone:
-            raise _refusal(410, "Server Error: Logs have expired")
+            raise refusal(404, "Not Found")
         return self._download(Stored(0, "logs", b""), f"/store/logs/{run.id}", known=known)
 
     def _listed(self, workflow: str, query: Mapping[str, list[str]]) -> list[dict[str, Any]]:
-        unknown = set(query) - FILTERS
-        assert not unknown, f"the API does not know {unknown}"
-        if not any(workflow in (run.workflow, "161335") for run in self.runs):
-            raise _refusal(404, "Not Found")
+        if not any(workflow in (run.workflow, str(WORKFLOW_ID)) for run in self.runs):
+            raise refusal(404, "Not Found")
         youngest = sorted(self.runs, key=lambda run: (run.created, run.id), reverse=True)
-        runs = [run for run in youngest if workflow in (run.workflow, "161335") and _fits(run, query)]
+        runs = [run for run in youngest if workflow in (run.workflow, str(WORKFLOW_ID)) and _fits(run, query)]
         if set(query) - {"per_page", "page"}:
             runs = runs[:MOST_FILTERED]
-        url = f"{self.url}/repos/{self.repository}"
-        return [run.shown(url, self.runs.index(run) + 1) for run in runs]
+        return [run.shown(self.repository_url, self.runs.index(run) + 1) for run in runs]
 
     def _page(self, key: str, entries: list[dict[str, Any]], query: Mapping[str, list[str]], target: str) -> Answer:
         size = min(100, max(1, int(query.get("per_page", ["30"])[0])))
@@ -298,17 +245,17 @@ class GitHubServer:
         answer = json_answer(200, {"total_count": len(entries), key: entries[(page - 1) * size : page * size]})
         if page * size < len(entries):
             rest = {name: values[0] for name, values in query.items() if name != "page"}
-            there = f"{self.url}{urlsplit(target).path}?{urlencode({**rest, 'page': page + 1})}"
+            there = f"{self.url}{self._prefix}{urlsplit(target).path}?{urlencode({**rest, 'page': page + 1})}"
             answer.headers["Link"] = f'<{there}>; rel="next", <{there}>; rel="last"'
         return answer
 
     def _download(self, artifact: Stored | None, path: str, *, known: bool) -> Answer:
         if artifact is None:
-            raise _refusal(404, "Not Found")
+            raise refusal(404, "Not Found")
         if not known:
-            raise _refusal(401, "Requires authentication")
+            raise refusal(401, "Requires authentication")
         if artifact.expired:
-            raise _refusal(410, "Artifact has expired")
+            raise refusal(410, "Artifact has expired")
         until = self.now() + URL_LIFE
         there = f"{self.store_url}{path}?se={until:.3f}&sig={self._signature(path, until)}"
         return Answer(302, b"", {"Location": there})
@@ -322,9 +269,10 @@ class GitHubServer:
     def _as_app(self, method: str, path: str, authorization: str) -> Answer:
         app = self.app
         if app is None or not self._is_app(app, authorization):
-            raise _refusal(401, "A JSON web token could not be decoded")
+            raise refusal(401, "A JSON web token could not be decoded")
         if method == "GET" and path == f"/repos/{self.repository}/installation":
-            return json_answer(200, {"id": app.installation, "app_id": int(app.id)})
+            about = {**DESCRIPTION.least("installation"), "id": app.installation, "app_id": int(app.id)}
+            return json_answer(200, about)
         if method == "POST" and path == f"/app/installations/{app.installation}/access_tokens":
             token = f"ghs_{secrets.token_hex(18)}"
             self.tokens.add(token)
@@ -348,8 +296,8 @@ class GitHubServer:
 
     # -- the store --------------------------------------------------------------------------------------------------
 
-    def stored(self, target: str, headers: Mapping[str, str]) -> Answer | tuple[bytes | Path, int, int, int]:
-        """What the store answers: a refusal, or content with the range asked for and its whole size."""
+    def _stored(self, target: str, headers: Mapping[str, str]) -> Answer:
+        """What the store answers: a refusal, or content from the offset that is asked for."""
         parts = urlsplit(target)
         query = parse_qs(parts.query)
         if "Authorization" in headers:
@@ -366,14 +314,14 @@ class GitHubServer:
         else:
             content = next(each for run in self.runs for each in run.artifacts if each.id == int(number)).content
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
-        match = re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("Range", ""))
-        if match is None or not self.does_ranges:
-            return content, 0, size, size
-        start, end = int(match[1]), min(size, int(match[2]) + 1 if match[2] else size)
-        if start >= size:
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("Range", "")) if self.does_ranges else None
+        start, end = (int(match[1]), min(size, int(match[2]) + 1 if match[2] else size)) if match else (0, size)
+        if match and start >= size:
             return _xml(416, "InvalidRange")
         self.ranges.append((kind, start, end))
-        return content, start, end, size
+        body = content[start:end] if isinstance(content, bytes) else Part(content, start, end)
+        said = {"Content-Range": f"bytes {start}-{end - 1}/{size}"} if match else {}
+        return Answer(206 if match else 200, body, said, cut=self.cut.pop(0) if self.cut else None)
 
 
 def _fits(run: Run, query: Mapping[str, list[str]]) -> bool:
@@ -400,64 +348,3 @@ def _xml(status: int, code: str) -> Answer:
 
 def _decoded(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    owner: GitHubServer
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that breaks off is part of the play."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Server
-    disable_nagle_algorithm = True
-
-    def do_GET(self) -> None:
-        self._answer()
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        self._answer()
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
-        """Nothing is logged."""
-
-    def _answer(self) -> None:
-        owner = self.server.owner
-        if self.path.startswith("/store/"):
-            found = owner.stored(self.path, dict(self.headers.items()))
-            if isinstance(found, tuple):
-                self._content(*found)
-                return
-            answer = found
-        else:
-            answer = owner.answer(self.command, self.path, dict(self.headers.items()))
-        self.send_response(answer.status)
-        for name, value in answer.headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(answer.body)))
-        self.end_headers()
-        self.wfile.write(answer.body)
-
-    def _content(self, content: bytes | Path, start: int, end: int, size: int) -> None:
-        partial = "Range" in self.headers and self.server.owner.does_ranges
-        self.send_response(206 if partial else 200)
-        if partial:
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
-        self.send_header("Content-Length", str(end - start))
-        self.end_headers()
-        cut = self.server.owner.cut
-        stop = start + min(end - start, cut.pop(0)) if cut else end
-        if isinstance(content, bytes):
-            self.wfile.write(content[start:stop])
-        else:
-            with content.open("rb") as file:
-                self.wfile.flush()
-                if stop > start:
-                    self.connection.sendfile(file, start, stop - start)
-        if stop != end:
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)

@@ -1,6 +1,7 @@
 """GitLab's container registry API for one project, in front of a registry or of tags made up by a test.
 
-Written from GitLab's published API (https://docs.gitlab.com/api/container_registry/) and its OpenAPI description:
+Held against what GitLab describes of its API (see :mod:`tests.standins.openapi`); beside it, from its documentation
+(https://docs.gitlab.com/api/container_registry/):
 
 - ``PRIVATE-TOKEN`` for personal, project and group tokens, ``JOB-TOKEN`` for jobs, ``Authorization: Bearer`` for OAuth;
   a deploy token is none of these (401). Without a token a private project is 404;
@@ -13,18 +14,18 @@ from __future__ import annotations
 
 import json
 import re
-import threading
-from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Final, Protocol, Self
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
-from tests.standins.github import Answer, RefusalError, json_answer
+from tests.standins.openapi.description import Description
 from tests.standins.registry import Registry
+from tests.standins.serving import Answer, ApiServer, json_answer, refusal
 
 TOKEN: Final = "glpat-of-the-tests"
 JOB_TOKEN: Final = "glcbt-of-the-tests"
 PROJECT_ID: Final = 4711
+DESCRIPTION: Final = Description("gitlab.json")
 
 Tags = Mapping[str, Mapping[str, str]]
 
@@ -56,62 +57,36 @@ def _rights(registry: Registry, name: str) -> dict[str, str]:
     return {"Authorization": registry.auth.authorization(f"repository:{name}:pull")} if registry.auth else {}
 
 
-def _refusal(status: int, message: str) -> RefusalError:
-    return RefusalError(json_answer(status, {"message": message}))
-
-
-class GitLabServer:
-    """One GitLab with one project. ``requests`` has every target asked; ``before`` may answer in its place."""
+class GitLabServer(ApiServer):
+    """One GitLab with one project."""
 
     def __init__(self, content: Content, project: str = "group/project", *, public: bool = False) -> None:
+        super().__init__(DESCRIPTION)
         self.content = content
         self.project = project
         self.public = public
-        self.requests: list[str] = []
-        self.before: Callable[[str], Answer | None] = lambda _target: None
         self._ids: dict[str, int] = {}
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.owner = self
-        self.host = f"127.0.0.1:{self._server.server_address[1]}"
-        self.url = f"http://{self.host}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    def answer(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
-        self.requests.append(target)
-        try:
-            return self.before(target) or self._answer(method, target, headers)
-        except RefusalError as refusal:
-            return refusal.answer
-
-    def _answer(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
+    def own_answer(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
         known = self._known(headers)
         parts = urlsplit(target)
         match = re.fullmatch(r"/api/v4/projects/([^/]+)/registry/repositories(?:/(\d+)/tags(?:/([^/]+))?)?", parts.path)
         if match is None or method != "GET":
-            raise _refusal(404, "404 Not Found")
+            raise refusal(404, "404 Not Found")
         if unquote(match[1]) not in (self.project, str(PROJECT_ID)) or not (known or self.public):
-            raise _refusal(404, "404 Project Not Found")
+            raise refusal(404, "404 Project Not Found")
         tags = self.content()
         query = parse_qs(parts.query)
         if match[2] is None:
             return self._page([self._repository(path) for path in sorted(tags)], query, parts.path)
         path = next((path for path in tags if self._id(path) == int(match[2])), None)
         if path is None:
-            raise _refusal(404, "404 Container Repository Not Found")
+            raise refusal(404, "404 Container Repository Not Found")
         if match[3] is None:
             return self._page([self._tag(path, name) for name in sorted(tags[path])], query, parts.path)
         name = unquote(match[3])
         if name not in tags[path]:
-            raise _refusal(404, "404 Tag Not Found")
+            raise refusal(404, "404 Tag Not Found")
         details = {"digest": tags[path][name], "total_size": 350224384, "created_at": "2026-01-06T16:49:51.272+00:00"}
         return json_answer(200, {**self._tag(path, name), **details, "revision": "2" * 64, "short_revision": "2" * 9})
 
@@ -120,7 +95,7 @@ class GitLabServer:
         given = {name: headers[name] for name in ("PRIVATE-TOKEN", "JOB-TOKEN", "Authorization") if name in headers}
         good = {"PRIVATE-TOKEN": TOKEN, "JOB-TOKEN": JOB_TOKEN, "Authorization": f"Bearer {TOKEN}"}
         if any(good[name] != value for name, value in given.items()):
-            raise _refusal(401, "401 Unauthorized")
+            raise refusal(401, "401 Unauthorized")
         return bool(given)
 
     def _id(self, path: str) -> int:
@@ -153,26 +128,3 @@ class GitLabServer:
         answer = json_answer(200, entries[(page - 1) * size : page * size])
         answer.headers["Link"] = text
         return answer
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    owner: GitLabServer
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Server
-    disable_nagle_algorithm = True
-
-    def do_GET(self) -> None:
-        answer = self.server.owner.answer("GET", self.path, dict(self.headers.items()))
-        self.send_response(answer.status)
-        for name, value in answer.headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(answer.body)))
-        self.end_headers()
-        self.wfile.write(answer.body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
-        """Nothing is logged."""

@@ -67,19 +67,15 @@ class OciRegistry:
         self._tokens: dict[str, tuple[str, ...]] = {}
         self._lock = threading.Lock()
         self._server = Server(self)
-        self.host = f"127.0.0.1:{self._server.server_address[1]}"
+        self.host = f"127.0.0.1:{self._server.port}"
         self.url = f"http://{self.host}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._server.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.hang_up()
-        self._server.server_close()
+        self._server.stop()
 
     def clear(self) -> None:
         """Forget everything: content, faults, requests and tokens."""

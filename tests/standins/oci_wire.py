@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import socketserver
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
 
+from tests.standins import serving
 from tests.standins.scripted_http import PHRASES
 
 Headers = Mapping[str, str]
@@ -90,28 +89,10 @@ class Site(Protocol):
     def broke_off(self, asked: Asked) -> None: ...
 
 
-class Server(socketserver.ThreadingTCPServer):
-    daemon_threads = True
-    allow_reuse_address = True
-    request_queue_size = 128
-
+class Server(serving.Server):
     def __init__(self, site: Site) -> None:
         self.site = site
-        self._open: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", 0), _Connection)
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        self._open.add(request)
-        try:
-            with contextlib.suppress(OSError):  # a client that goes away is part of the play
-                super().finish_request(request, client_address)
-        finally:
-            self._open.discard(request)
-
-    def hang_up(self) -> None:
-        for connection in list(self._open):
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+        super().__init__(_Connection)
 
 
 class _Connection(socketserver.StreamRequestHandler):

@@ -10,7 +10,6 @@ with 501 and makes the test fail when the server closes.
 from __future__ import annotations
 
 import json
-import socket
 import socketserver
 import ssl
 import sys
@@ -23,6 +22,7 @@ from io import BufferedIOBase
 from typing import Any, Final, Self
 
 from tests.standins.certificates import Authority
+from tests.standins.serving import Server
 
 WHOLE: Final = 1 << 60
 PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
@@ -93,10 +93,9 @@ class ScriptedServer:
         self._lock = threading.Lock()
         self._recorded = threading.Condition()
         self._server = _Server(self, tls.server_context() if tls else None)
-        self.port: int = self._server.server_address[1]
+        self.port = self._server.port
         self.host = f"{name}:{self.port}"
         self.url = f"{'https' if tls else 'http'}://{self.host}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     def on(self, method: str, path: str, *replies: Scripted) -> Self:
         """Script the replies to a path; one that holds a ``?`` is for that exact query alone."""
@@ -133,14 +132,10 @@ class ScriptedServer:
         return reply if isinstance(reply, Reply) else reply(request)
 
     def close(self) -> None:
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-        self._server.hang_up()
-        self._server.server_close()
+        self._server.stop()
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._server.start()
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -149,16 +144,11 @@ class ScriptedServer:
             assert not self.unscripted, f"not scripted: {self.unscripted}"
 
 
-class _Server(socketserver.ThreadingTCPServer):
-    daemon_threads = True
-    allow_reuse_address = True
-    request_queue_size = 64
-
+class _Server(Server):
     def __init__(self, owner: ScriptedServer, tls: ssl.SSLContext | None) -> None:
         self.owner = owner
         self._tls = tls
-        self._open: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", 0), _Connection)
+        super().__init__(_Connection)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         if self._tls is not None:
@@ -166,25 +156,12 @@ class _Server(socketserver.ThreadingTCPServer):
                 request = self._tls.wrap_socket(request, server_side=True)
             except OSError:
                 return  # the client did not like the certificate
-        self._open.add(request)
-        try:
+        with request:
             super().finish_request(request, client_address)
-        finally:
-            self._open.discard(request)
-            request.close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver calls it so
-        """A connection that the client breaks off is part of the play; a mistake in a script is not."""
-        error = sys.exc_info()[1]
-        if not isinstance(error, OSError):
-            self.owner.unscripted.append(repr(error))
-
-    def hang_up(self) -> None:
-        for connection in list(self._open):
-            try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue
+        """A mistake in a script is no part of the play."""
+        self.owner.unscripted.append(repr(sys.exc_info()[1]))
 
 
 class _Connection(socketserver.StreamRequestHandler):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 
@@ -12,8 +11,9 @@ from syncline.clients.github import GitHub, WorkflowRun
 from syncline.clients.github_auth import App, AppTokens, GivenToken, signed
 from syncline.clients.http import Endpoint, Http
 from syncline.errors import SynclineError
-from tests.standins.github import TOKEN, Answer, AppKey, GitHubServer, Run, Stored, json_answer
+from tests.standins.github import TOKEN, AppKey, GitHubServer, Run, Stored
 from tests.standins.made_up import Naps
+from tests.standins.serving import Answer, json_answer
 
 REPOSITORY = "team/builds"
 CONTENT = bytes(range(256)) * 20_000
@@ -199,6 +199,17 @@ class TestDownloads:
         with logs.open(0, 2) as chunks:
             assert b"".join(chunks) == b"PK"
 
+    @pytest.mark.parametrize("status", [404, 410])
+    def test_logs_that_are_gone(self, server: GitHubServer, status: int) -> None:
+        github = client(server)
+        logs = github.logs(REPOSITORY, github.run(REPOSITORY, 1))
+        server.runs[0].logs_gone = True
+        if status != 404:
+            server.before = lambda _method, _target: json_answer(status, {"message": "Server Error"})
+        with pytest.raises(SynclineError, match="logs of run 1") as error:
+            assert logs.size
+        assert code_of(error) == "ARTIFACT_EXPIRED"
+
     def test_no_error_tells_an_addresss_signature(self, server: GitHubServer) -> None:
         github = client(server)
         content = github.content(REPOSITORY, github.artifacts(REPOSITORY, 1)[0])
@@ -282,14 +293,11 @@ class TestWhoWeAre:
         assert code_of(error) == "SECRET_MISSING"
 
 
-def test_enterprise_has_its_api_below_a_path(server: GitHubServer) -> None:
-    asked: list[str] = []
-
-    def before(_method: str, target: str) -> Answer:
-        asked.append(target)
-        return Answer(200, json.dumps({"artifacts": []}).encode())
-
-    server.before = before
-    github = GitHub(Endpoint.parse(server.url), GivenToken(lambda: None), Http(), "/api/v3")
-    assert github.artifacts(REPOSITORY, 1) == []
-    assert asked == [f"/api/v3/repos/{REPOSITORY}/actions/runs/1/artifacts?per_page=100"]
+def test_enterprise_has_its_api_below_a_path() -> None:
+    with GitHubServer(REPOSITORY, prefix="/api/v3") as server:
+        server.runs = [Run(1, {}, [Stored(number, f"images-{number}", CONTENT) for number in range(101)])]
+        github = GitHub(Endpoint.parse(server.url), GivenToken(lambda: TOKEN), Http(), "/api/v3")
+        artifacts = github.artifacts(REPOSITORY, 1)
+        assert len(artifacts) == 101
+        with github.content(REPOSITORY, artifacts[100]).open(0, 5) as chunks:
+            assert b"".join(chunks) == CONTENT[:5]

@@ -9,8 +9,8 @@ import pytest
 from syncline.clients.gitlab import GitLab, RegistryRepository, TagDetails, TokenKind
 from syncline.clients.http import Endpoint, Http, Policy
 from syncline.errors import SynclineError
-from tests.standins.github import Answer, json_answer
 from tests.standins.gitlab import JOB_TOKEN, PROJECT_ID, TOKEN, GitLabServer
+from tests.standins.serving import Answer, json_answer
 
 PROJECT = "group/project"
 DIGEST = "sha256:" + "ab" * 32
@@ -58,6 +58,13 @@ def test_a_project_by_its_number_and_a_jobs_token(server: GitLabServer) -> None:
     assert [r.path for r in client(server, JOB_TOKEN, str(PROJECT_ID)).repositories()] == [PROJECT]
 
 
+@pytest.mark.parametrize(("token", "kind"), [(TOKEN, "personal"), (TOKEN, "oauth"), (JOB_TOKEN, "job")])
+def test_each_kind_of_token_has_its_own_header(server: GitLabServer, token: str, kind: TokenKind) -> None:
+    TAGS[PROJECT] = {}
+    gitlab = GitLab(Endpoint.parse(server.url), PROJECT, lambda: token, Http(Policy(attempts=1)), kind)
+    assert [r.path for r in gitlab.repositories()] == [PROJECT]
+
+
 @pytest.mark.parametrize(("token", "code"), [("wrong-token", "UNAUTHORIZED"), (None, "NOT_FOUND")])
 def test_who_may_not(server: GitLabServer, token: str | None, code: str) -> None:
     with pytest.raises(SynclineError) as error:
@@ -78,7 +85,7 @@ def test_who_may_not(server: GitLabServer, token: str | None, code: str) -> None
     ],
 )
 def test_other_answers(server: GitLabServer, answer: Answer, code: str) -> None:
-    server.before = lambda _target: answer
+    server.before = lambda _method, _target: answer
     with pytest.raises(SynclineError) as error:
         list(client(server).repositories())
     assert error.value.code.name == code
@@ -86,7 +93,7 @@ def test_other_answers(server: GitLabServer, answer: Answer, code: str) -> None:
 
 def test_a_page_that_comes_again(server: GitLabServer) -> None:
     target = "/api/v4/projects/group%2Fproject/registry/repositories?per_page=100"
-    server.before = lambda _target: json_answer(200, [], Link=f'<{server.url}{target}>; rel="next"')
+    server.before = lambda _method, _target: json_answer(200, [], Link=f'<{server.url}{target}>; rel="next"')
     with pytest.raises(SynclineError) as error:
         list(client(server).repositories())
     assert error.value.code.name == "LISTING_INCOMPLETE"

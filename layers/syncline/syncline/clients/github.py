@@ -131,7 +131,8 @@ class GitHub:
     def logs(self, repository: str, run: WorkflowRun) -> RemoteFile:
         """The zip of a run's logs, of its latest attempt. Reading it raises ARTIFACT_EXPIRED where they are gone."""
         path = f"{_repository(repository)}/actions/runs/{run.id}/attempts/{run.attempt}/logs"
-        return RemoteFile(self, path, f"logs of run {run.id}")
+        # Which of the two says that they are gone GitHub's description leaves open; the run itself has just been seen.
+        return RemoteFile(self, path, f"logs of run {run.id}", frozenset({404, 410}))
 
     def get(self, path: str) -> Response:
         response = self.send("GET", f"{self._prefix}{path}")
@@ -181,10 +182,14 @@ class GitHub:
 
 
 class RemoteFile:
-    """A download that can be read from anywhere, behind addresses that are renewed as they end; one thread at a time."""
+    """A download that can be read from anywhere, behind addresses that are renewed as they end; one thread at a time.
 
-    def __init__(self, github: GitHub, path: str, name: str) -> None:
+    ``gone`` are the statuses by which GitHub says that there is nothing to download any more.
+    """
+
+    def __init__(self, github: GitHub, path: str, name: str, gone: frozenset[int] = frozenset({410})) -> None:
         self._github = github
+        self._gone = gone
         self._target = github.download_target(path)
         self._url = ""
         self._until = 0.0
@@ -270,7 +275,7 @@ class RemoteFile:
             return False
         asked = clock()
         response = self._github.send("GET", self._target)
-        if response.status == 410:
+        if response.status in self._gone:
             raise SynclineError("ARTIFACT_EXPIRED", f"{self.name} has expired")
         if response.status not in _REDIRECTS:
             raise response.error() if response.status != 200 else response.bad("it does not say where the content is")

@@ -37,16 +37,16 @@ class Upload:
         self.offset = offset
         self.chunk_min = chunk_min  # bytes that each write but the last must have (OCI-Chunk-Min-Length)
 
-    def write(self, chunks: Iterable[bytes], total: int | None = None) -> int:
-        """Send what ``chunks`` yields in one streaming PATCH; the new offset.
+    def write(self, chunks: Iterable[bytes], total: int | None = None, size: int | None = None) -> int:
+        """Send what ``chunks`` yields in one PATCH; the new offset. It is streamed where ``size`` is not told.
 
         ``total`` is the size of the whole blob, where known: with it, a write that goes on at an offset says so
         (``Content-Range``), which Quay needs; its end is the most that may come, not a promise. Raises UPLOAD_LOST,
         and whatever ``chunks`` raises.
         """
-        headers = dict(OCTETS)
+        headers = OCTETS if size is None else {**OCTETS, "Content-Length": str(size)}
         if self.offset and total is not None and total > self.offset:
-            headers["Content-Range"] = f"{self.offset}-{total - 1}"
+            headers = {**headers, "Content-Range": f"{self.offset}-{total - 1}"}
         stream = _Replay(chunks)
         answer = self._stream("PATCH", self._target, headers, stream)
         if answer.status not in (202, 204, 201):

@@ -16,6 +16,7 @@ import zstandard
 from syncline.clients.reference import digest_of
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts import layers
+from syncline.kinds.artifacts import pushing as module
 from syncline.kinds.artifacts.packing import SEGMENT
 from syncline.kinds.artifacts.passing import Progress, Wanted
 from syncline.kinds.artifacts.sending import PIECE
@@ -182,12 +183,23 @@ def test_before_1_10(pushing: Pushing) -> None:
     assert layers_of(pushing, json.loads(pushing.manifest().body)) == [BASE, TOP]
 
 
+def test_freed_memory_is_given_back_now_and_then(pushing: Pushing, monkeypatch: pytest.MonkeyPatch) -> None:
+    trimmed: list[None] = []
+    monkeypatch.setattr(module, "TRIMMED_AFTER", 2)
+    monkeypatch.setattr(module, "trim", lambda: trimmed.append(None))
+    archive = saved.since_25(IMAGE)
+    pushing.attempt(archive, chunk=len(archive) // 5 + 1)
+    assert len(trimmed) == 3, "before every other one of five chunks"
+
+
 class TestInterruptions:
     IMAGE = saved.Image([saved.layer({"large": LARGE, "more": LARGE[::-1]}), TOP])
 
-    def test_time_runs_out_at_any_point(self, pushing: Pushing) -> None:
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_time_runs_out_at_any_point(self, pushing: Pushing, packed: bool) -> None:
         """What was sent is only read again, each time gets further, and the image is the same in the end."""
-        archive = saved.until_24(self.IMAGE)
+        other = saved.Image([TOP], architecture="arm64")
+        archive = saved.containerd([self.IMAGE, other], absent=["arm64"]) if packed else saved.until_24(self.IMAGE)
         progress, rounds = Progress(), 0
         while True:
             rounds += 1
@@ -208,6 +220,8 @@ class TestInterruptions:
         assert layers_of(pushing, json.loads(written.manifest.body)) == list(self.IMAGE.layers)
         began = [a for a in pushing.server.requests if a.method == "POST" and REPOSITORY in a.target]
         assert len(began) <= 4, "an upload is gone on with, not begun again"
+        sent = sum(len(a.body) for a in pushing.server.requests if a.method == "PATCH" and REPOSITORY in a.target)
+        assert sent <= sum(layer["size"] for layer in layers), "no piece is sent twice"
 
     @pytest.mark.parametrize("forgets", [False, True])
     def test_a_connection_that_breaks(self, pushing: Pushing, forgets: bool) -> None:

@@ -59,7 +59,10 @@ class _Hasher:
             raise invalid(f"a layer that the archive calls {diff_id} has the content {layer.diff_id}")
         return _done(layer)
 
-    def blob(self, content: Iterable[bytes | memoryview], digest: str) -> Future[Layer | Interrupted]:
+    def blob(
+        self, content: Iterable[bytes | memoryview], digest: str, stored: dict[str, Any] | None
+    ) -> Future[Layer | Interrupted]:
+        del stored
         packed = hashlib.sha256()
 
         def passing() -> Iterator[bytes]:

@@ -144,8 +144,11 @@ class Look:
         return [Page("", results=(Result(group, "*", Outcome.SKIPPED, code=code, reason=reason),))]
 
     def _is_older(self, build: Build, place: Place) -> bool:
-        """Whether the tag that is there came from an earlier run of the same image tag, and may be replaced."""
-        return self._sync.overwrite and self._pushed.run_of(place) not in (None, build.run.mark)
+        """Whether the tag that is there came from another run of the same image tag, and may be replaced.
+
+        One that nobody remembers is looked into: where it is the same image, it is left as it is.
+        """
+        return self._sync.overwrite and self._pushed.run_of(place) != build.run.mark
 
     def _aliases(self, newest: Place) -> Iterator[Item]:
         """The aliases that do not point at the youngest build; where that is not there yet, its transfer sees to them."""

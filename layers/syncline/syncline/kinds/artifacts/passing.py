@@ -70,7 +70,9 @@ class Taker(Protocol):
         self, content: Iterable[bytes | memoryview], diff_id: str | None, stored: dict[str, Any] | None
     ) -> Future[Layer | Interrupted]: ...
 
-    def blob(self, content: Iterable[bytes | memoryview], digest: str) -> Future[Layer | Interrupted]: ...
+    def blob(
+        self, content: Iterable[bytes | memoryview], digest: str, stored: dict[str, Any] | None
+    ) -> Future[Layer | Interrupted]: ...
 
 
 class Known(Protocol):
@@ -186,10 +188,10 @@ class Pass:
             self.progress.done[member.name] = Layer("", layer.digest, layer.size) if form else layer
             return
         self._noted_as[member.name] = digest
+        stored = self.progress.open.get(member.name)
         if form:
-            self._running[member.name] = self.taker.blob(tar.content(), digest)
+            self._running[member.name] = self.taker.blob(tar.content(), digest, stored)
         else:
-            stored = self.progress.open.get(member.name)
             self._running[member.name] = self.taker.layer(tar.content(), digest, stored)
 
     def _layer(self, tar: Tar, member: Member, form: str) -> None:

@@ -7,7 +7,10 @@ and a registry removes in time what no manifest names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import ctypes
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 from syncline.clients.oci import Registry
 from syncline.clients.read_ahead import read_ahead
@@ -18,6 +21,9 @@ from syncline.kinds.artifacts.manifests import Written, written
 from syncline.kinds.artifacts.passing import Pass, Progress, Wanted, contradiction
 from syncline.kinds.artifacts.sending import Sender
 from syncline.kinds.kind import Pace
+
+TRIMMED_AFTER: Final = 64
+"""Chunks of an archive after which what was freed is given back to the system."""
 
 
 class Push:
@@ -64,7 +70,7 @@ class Push:
                         trust,
                     )
                     # Downloading and taking the zip apart is a thread's work of its own, beside unpacking what is in it.
-                    with read_ahead(archive()) as chunks:
+                    with read_ahead(_trimmed(archive())) as chunks:
                         contents = passed.over(chunks)
                     if contents is None:
                         return None
@@ -82,3 +88,21 @@ class Push:
                 finally:
                     self.sent += sender.sent
         raise AssertionError  # the second pass guesses nothing
+
+
+def _trimmed(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same chunks, freed memory being given back to the system now and then.
+
+    Buffers of many sizes and ages leave glibc's heaps full of gaps: an image of 5 GiB took 300 to 490 MiB without this,
+    of which 150 were in use. Done rarely, it costs nothing that could be measured.
+    """
+    for number, chunk in enumerate(chunks):
+        if number % TRIMMED_AFTER == 0:
+            trim()
+        yield chunk
+
+
+def trim() -> None:
+    """Give freed memory back, where the C library can."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

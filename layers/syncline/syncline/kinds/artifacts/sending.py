@@ -83,9 +83,11 @@ class Sender(AbstractContextManager["Sender"]):
         """
         return self._send(_Packed(self, diff_id, stored), content)
 
-    def blob(self, content: Iterable[bytes | memoryview], digest: str) -> Future[Layer | Interrupted]:
-        """Send a blob as it is; its ``diff_id`` is the digest of what it holds when unpacked."""
-        return self._send(_AsItIs(self, digest), content)
+    def blob(
+        self, content: Iterable[bytes | memoryview], digest: str, stored: dict[str, Any] | None
+    ) -> Future[Layer | Interrupted]:
+        """Send a blob as it is, going on where ``stored`` left it; its ``diff_id`` is the digest of what is packed in it."""
+        return self._send(_AsItIs(self, digest, stored), content)
 
     def put(self, content: bytes) -> str:
         """Send a small blob; its digest."""
@@ -133,9 +135,12 @@ def _segments(content: Iterable[bytes | memoryview]) -> Iterator[bytes]:
 
 
 class _Transfer(ABC):
-    """One layer on its way: segments go in at one end, and a thread of its own takes them at the other."""
+    """One layer on its way: segments go in at one end, and a thread of its own takes them at the other.
 
-    def __init__(self, sender: Sender) -> None:
+    ``raw`` counts the bytes taken, the first ``behind`` of which the registry has from an earlier try.
+    """
+
+    def __init__(self, sender: Sender, stored: dict[str, Any] | None) -> None:
         self.sender = sender
         self._queue: queue.SimpleQueue[tuple[bytes, Future[bytes] | None] | bool] = queue.SimpleQueue()
         self._ended: bool | None = None
@@ -144,6 +149,12 @@ class _Transfer(ABC):
         self._held = 0
         self.size = 0
         self.hash = RunningHash("sha256")
+        self.raw = 0
+        self.behind = 0
+        self._kept: dict[str, Any] | None = None
+        # Known before the first segment comes, so that none is packed that the registry has.
+        if stored is not None and self._taken_up(stored):
+            self.behind = int(stored["raw"])
 
     def give(self, segment: bytes) -> None:
         self._queue.put((segment, self.packing(segment)))
@@ -181,16 +192,15 @@ class _Transfer(ABC):
         self.sender.room.release()
         return given
 
-    def add(self, data: bytes) -> bool:
-        """Take bytes to be sent; whether a piece went out, so that the registry has all taken so far."""
+    def add(self, data: bytes) -> None:
+        """Take bytes to be sent: what became of all that was taken so far."""
         self.hash.update(data)
         self.size += len(data)
         self._pieces.append(data)
         self._held += len(data)
-        if self._held < PIECE:
-            return False
-        self._send_piece()
-        return True
+        if self._held >= PIECE:
+            self._send_piece()
+            self._keep()
 
     def finish(self, check: Callable[[], None]) -> str:
         """End the blob, if ``check`` does not raise; its digest."""
@@ -208,10 +218,16 @@ class _Transfer(ABC):
         self._upload.finish(digest)
         return digest
 
-    def resume(self, upload: dict[str, Any], hash_state: list[Any], size: int) -> bool:
+    def interrupted(self) -> Interrupted:
+        """Time was short: what takes the upload up again, as far as the registry has it."""
+        if self._kept is None:
+            self.cancel()
+        return Interrupted(self._kept)
+
+    def _taken_up(self, stored: dict[str, Any]) -> bool:
         """Go on with an upload, if the registry has exactly what went before."""
-        running = RunningHash.resume("sha256", hash_state)
-        resumed = self.sender.registry.resume_upload(self.sender.repository, upload)
+        running, size = RunningHash.resume("sha256", stored["hash"]), int(stored["size"])
+        resumed = self.sender.registry.resume_upload(self.sender.repository, stored["upload"])
         try:
             reached = resumed.status()
         except SynclineError as error:
@@ -222,21 +238,21 @@ class _Transfer(ABC):
             resumed.cancel()
             return False
         self._upload, self.hash, self.size = resumed, running, size
+        self._kept = {**stored, "upload": resumed.state()}
         return True
 
-    def state(self) -> dict[str, Any] | None:
-        """What takes the upload up again after a piece, None where that cannot be."""
+    def _keep(self) -> None:
+        """Note where the registry is after a piece, unless the hash cannot be put away."""
         hash_state = self.hash.state()
-        if self._upload is None or hash_state is None:
-            return None
-        return {"upload": self._upload.state(), "hash": hash_state, "size": self.size}
+        if self._upload is not None and hash_state is not None:
+            self._kept = {"upload": self._upload.state(), "hash": hash_state, "size": self.size, "raw": self.raw}
 
     def cancel(self) -> None:
         if self._upload is not None:
             self._upload.cancel()
 
     def _send_piece(self) -> None:
-        piece = b"".join(self._pieces)
+        parts, size = self._pieces, self._held
         self._pieces, self._held = [], 0
         if self._upload is None:
             self._upload = self.sender.registry.begin_upload(self.sender.repository)
@@ -244,55 +260,49 @@ class _Transfer(ABC):
         for tries_left in range(_BREAKS, -1, -1):
             at = self._upload.offset - start
             try:
-                self._upload.write([piece[at:]], start + len(piece))
+                self._upload.write([b"".join(parts)[at:]] if at else parts, start + size, size - at)
             except SynclineError as error:
                 # A session whose token ended in the middle says UPLOAD_LOST too, and is asked with a new one.
                 if not error.retried or not tries_left or self.sender.pace.over:
                     raise
                 reached = self._upload.status()
-                if not start <= reached <= start + len(piece):
+                if not start <= reached <= start + size:
                     raise SynclineError("UPLOAD_LOST", "the registry has less of a layer than it confirmed") from error
-                if reached == start + len(piece):
+                if reached == start + size:
                     break
             else:
                 break
-        self.sender.count(len(piece))
+        self.sender.count(size)
 
 
 class _Packed(_Transfer):
     """A layer that is packed on the way."""
 
     def __init__(self, sender: Sender, diff_id: str | None, stored: dict[str, Any] | None) -> None:
-        super().__init__(sender)
+        super().__init__(sender, stored)
         self._expected = diff_id
-        self._stored = stored
-        # Known before the first segment comes, so that none is packed that the registry has.
-        self._behind = int(stored["raw"]) if stored is not None and self._taken_up(stored) else 0
         self._given = 0
-        self._raw = 0
         self._crc = 0
         self._diff = hashlib.sha256()
 
     def packing(self, segment: bytes) -> Future[bytes] | None:
         self._given += len(segment)
-        if self._given <= self._behind:
+        if self._given <= self.behind:
             return None
         return self.sender.packers.submit(packed_segment, segment)
 
     def run(self) -> Layer | Interrupted:
-        state = self._stored if self._behind else None
-        if not self._behind:
+        if not self.behind:
             self.add(HEADER)
         for segment, packed in self.taken():
             self._diff.update(segment)
             self._crc = checksum(segment, self._crc)
-            self._raw += len(segment)
-            if packed is not None and self.add(packed.result()):
-                kept = self.state()
-                state = None if kept is None else {**kept, "raw": self._raw}
+            self.raw += len(segment)
+            if packed is not None:
+                self.add(packed.result())
         if not self.whole:
-            return Interrupted(state)
-        self.add(trailer(self._crc, self._raw))
+            return self.interrupted()
+        self.add(trailer(self._crc, self.raw))
         digest = self.finish(self._check)
         return Layer(self._diff_id, digest, self.size)
 
@@ -306,15 +316,12 @@ class _Packed(_Transfer):
             what = f"a layer that the archive calls {self._expected} has the content {self._diff_id}"
             raise SynclineError("ARCHIVE_INVALID", what)
 
-    def _taken_up(self, stored: dict[str, Any]) -> bool:
-        return self.resume(stored["upload"], stored["hash"], int(stored["size"]))
-
 
 class _AsItIs(_Transfer):
     """A blob that is packed already; beside being sent it is unpacked, to learn what it holds."""
 
-    def __init__(self, sender: Sender, digest: str) -> None:
-        super().__init__(sender)
+    def __init__(self, sender: Sender, digest: str, stored: dict[str, Any] | None) -> None:
+        super().__init__(sender, stored)
         self._digest = digest
         self._diff = hashlib.sha256()
 
@@ -329,12 +336,13 @@ class _AsItIs(_Transfer):
             try:
                 for segment, _ in self.taken():
                     waiting.put(segment)
-                    self.add(segment)
+                    self.raw += len(segment)
+                    if self.raw > self.behind:
+                        self.add(segment)
             finally:
                 waiting.put(None)
             if not self.whole:
-                self.cancel()
-                return Interrupted(None)
+                return self.interrupted()
             diff_id = unpacked_hash.result()
         digest = self.finish(self._check)
         return Layer(diff_id, digest, self.size)

@@ -1,0 +1,190 @@
+"""What each option and each variable of `syncline artifacts` means; what the commands do is tested with servers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from syncline.cli.artifacts import listing, watching
+from syncline.cli.artifacts.setup import Options, Setup
+from syncline.cli.context import Answer
+from syncline.cli.main import app
+from syncline.cli.show import Out
+from syncline.config.artifacts import GitHubToken
+from syncline.config.registry import BasicAuth
+from syncline.errors import SynclineError
+from syncline.kinds.artifacts import Artifacts
+
+EXAMPLE = Path(__file__).parents[3] / "examples/artifacts-presto.yaml"
+VARIABLES = (
+    *("GH_TOKEN", "GITHUB_TOKEN", "GITLAB_TOKEN"),
+    *("GITLAB_REGISTRY_USERNAME", "GITLAB_REGISTRY_PASSWORD", "CI_REGISTRY_USER", "CI_REGISTRY_PASSWORD"),
+)
+
+
+def meant(monkeypatch: pytest.MonkeyPatch, *arguments: str, **environ: str) -> Setup:
+    """What a command works with when it is called so."""
+    found: list[Setup] = []
+
+    def gh_list(setup: Setup, _out: Out) -> Answer:
+        found.append(setup)
+        assert setup.sync
+        return Answer()
+
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(listing, "gh_list", gh_list)
+    done = CliRunner().invoke(app, ["artifacts", "gh-list", "--json", "--config", str(EXAMPLE), *arguments])
+    assert done.exit_code == 0, done.output
+    return found[0]
+
+
+def secrets(setup: Setup) -> dict[str, str]:
+    """The secrets that come from options and environment, by who they are for."""
+    found: dict[str, str] = {}
+    source, target = setup.sync.source, setup.sync.target
+    resolve = setup.secrets.resolve
+    if isinstance(source.auth, GitHubToken) and str(source.auth.token).startswith("env:"):
+        found["github"] = resolve(source.auth.token)
+    if target.api is not None and str(target.api.token).startswith("env:"):
+        found["gitlab"] = resolve(target.api.token)
+    if isinstance(target.auth, BasicAuth) and str(target.auth.password).startswith("env:"):
+        name = target.auth.username
+        found["registry"] = f"{name if isinstance(name, str) else resolve(name)}:{resolve(target.auth.password)}"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place", "value"),
+    [
+        ((), "source.repository", "rapidsai/velox-testing"),
+        (("--repo", "other/builds"), "source.repository", "other/builds"),
+        (("--workflow", ".github/workflows/nightly.yml"), "source.workflow", ".github/workflows/nightly.yml"),
+        (("--workflow", "nightly.yml"), "source.workflow", "nightly.yml"),
+        (("--branch", "feature/x"), "source.branch", "feature/x"),
+        (("--limit", "7"), "source.limit", 7),
+        (("--gitlab-host", "gitlab.other"), "target.api.url", "https://gitlab.other"),
+        (("--gitlab-host", "http://127.0.0.1:8080"), "target.api.url", "http://127.0.0.1:8080"),
+        (("--gitlab-project", "a/b"), "target.project", "a/b"),
+        (("--registry-project", "a/b"), "target.project", "a/b"),
+        (("--registry", "registry.other:5005"), "target.registry", "registry.other:5005"),
+    ],
+)
+def test_an_option_takes_the_place_of_the_file(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], place: str, value: object
+) -> None:
+    found: Any = meant(monkeypatch, *arguments).sync.model_dump(mode="json")
+    for key in place.split("."):
+        found = found[key]
+    assert found == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "given"),
+    [
+        ((), {}, {}),
+        (("--gh-token", "one"), {"GH_TOKEN": "two"}, {"github": "one"}),
+        ((), {"GH_TOKEN": "two", "GITHUB_TOKEN": "three"}, {"github": "two"}),
+        ((), {"GITHUB_TOKEN": "three"}, {"github": "three"}),
+        (("--gitlab-token", "one"), {"GITLAB_TOKEN": "two"}, {"gitlab": "one", "registry": "gitlab-ci-token:one"}),
+        ((), {"GITLAB_TOKEN": "two"}, {"gitlab": "two", "registry": "gitlab-ci-token:two"}),
+        (
+            ("--registry-username", "ann", "--registry-password", "one"),
+            {"GITLAB_REGISTRY_USERNAME": "bob", "GITLAB_REGISTRY_PASSWORD": "two"},
+            {"registry": "ann:one"},
+        ),
+        (
+            (),
+            {
+                "GITLAB_REGISTRY_USERNAME": "bob",
+                "CI_REGISTRY_USER": "job",
+                "GITLAB_REGISTRY_PASSWORD": "two",
+                "CI_REGISTRY_PASSWORD": "three",
+            },
+            {"registry": "bob:two"},
+        ),
+        ((), {"CI_REGISTRY_USER": "job", "CI_REGISTRY_PASSWORD": "three"}, {"registry": "job:three"}),
+        (
+            (),
+            {"GITLAB_TOKEN": "two", "CI_REGISTRY_USER": "job", "CI_REGISTRY_PASSWORD": "three"},
+            {"gitlab": "two", "registry": "job:three"},
+        ),
+        (("--registry-username", "ann"), {"GITLAB_TOKEN": "two"}, {"gitlab": "two", "registry": "ann:two"}),
+    ],
+)
+def test_secrets_come_from_options_before_the_environment(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], environ: dict[str, str], given: dict[str, str]
+) -> None:
+    assert secrets(meant(monkeypatch, *arguments, **environ)) == given
+
+
+class TestTheFile:
+    @pytest.fixture
+    def two(self, tmp_path: Path) -> Path:
+        values = json.loads(json.dumps(yaml.safe_load(EXAMPLE.read_text())))
+        other = json.loads(json.dumps(values["syncs"]["presto-images"]))
+        other["target"]["project"] = "group/other"
+        values["syncs"]["other-images"] = other
+        file = tmp_path / "two.yaml"
+        file.write_text(yaml.safe_dump(values))
+        return file
+
+    def test_one_of_several_syncs(self, monkeypatch: pytest.MonkeyPatch, two: Path) -> None:
+        setup = meant(monkeypatch, "--config", str(two), "--sync", "other-images")
+        assert setup.sync.target.project == "group/other"
+
+    @pytest.mark.parametrize("name", [None, "third"])
+    def test_which_of_them_is_not_guessed(self, two: Path, name: str | None) -> None:
+        with pytest.raises(SynclineError, match=r"presto-images, other-images|other-images, presto-images") as error:
+            _ = Setup(Options(two, name)).sync
+        assert error.value.code.name == "USAGE"
+
+
+@pytest.mark.parametrize("arguments", [("--limit", "0"), ("--limit", "many"), ("--repo",), ("--quiet",)])
+def test_options_that_are_none(arguments: tuple[str, ...]) -> None:
+    assert CliRunner().invoke(app, ["artifacts", "gh-list", *arguments]).exit_code == 2
+
+
+@pytest.mark.parametrize("command", [("clean",), ("push",)])
+def test_a_command_without_its_image_tag(command: tuple[str, ...]) -> None:
+    assert CliRunner().invoke(app, ["artifacts", *command, "--yes"]).exit_code == 2
+
+
+class _EnoughError(Exception):
+    pass
+
+
+def test_the_daemon_looks_again_after_its_interval_whatever_came_of_the_last_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = iter(["UNREACHABLE", "", "THROTTLED"])
+    naps: list[float] = []
+
+    def look(_kind: Artifacts) -> list[Any]:
+        code = next(answers, None)
+        if code is None:
+            raise _EnoughError
+        if code:
+            raise SynclineError(code, "nobody is there")
+        return []
+
+    monkeypatch.setattr(watching, "look", look)
+    with pytest.raises(_EnoughError):
+        watching.daemon(Setup(Options(EXAMPLE)), Out(as_json=True), 900, once=False, sleep=naps.append)
+    assert naps == [900, 900, 900]
+
+
+def test_the_daemon_ends_where_looking_again_would_come_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(_kind: Artifacts) -> list[Any]:
+        raise SynclineError("UNAUTHORIZED", "the token is wrong")
+
+    monkeypatch.setattr(watching, "look", look)
+    with pytest.raises(SynclineError, match="the token is wrong"):
+        watching.daemon(Setup(Options(EXAMPLE)), Out(as_json=True), 900, once=False, sleep=lambda _: None)

@@ -1,0 +1,128 @@
+"""What GitHub and GitLab promise in their descriptions is enough for the clients, and the stand-ins are held to it."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from syncline.clients.github import GitHub
+from syncline.clients.github_auth import App, AppTokens, GivenToken
+from syncline.clients.gitlab import GitLab, TagDetails
+from syncline.clients.http import Endpoint, Http
+from syncline.errors import SynclineError
+from tests.standins import github, gitlab
+from tests.standins.github import AppKey, GitHubServer
+from tests.standins.gitlab import GitLabServer
+from tests.standins.openapi.description import Description
+from tests.standins.serving import json_answer
+
+REPOSITORY = "team/builds"
+RUNS = f"/repos/{REPOSITORY}/actions/workflows/build.yml/runs"
+RUN = f"/repos/{REPOSITORY}/actions/runs/7"
+ZIP = f"/repos/{REPOSITORY}/actions/artifacts/1/zip"
+TAGS = "/api/v4/projects/group%2Fproject/registry/repositories/3/tags"
+LEAST = github.DESCRIPTION.least("workflow-run")
+
+
+class TestTheLeastThatIsPromised:
+    @pytest.fixture
+    def server(self) -> Iterator[GitHubServer]:
+        with GitHubServer(REPOSITORY) as server:
+            yield server
+
+    def client(self, server: GitHubServer) -> GitHub:
+        return GitHub(Endpoint.parse(server.url), GivenToken(lambda: None), Http())
+
+    def test_a_run(self, server: GitHubServer) -> None:
+        server.before = lambda _method, _target: json_answer(200, LEAST)
+        run = self.client(server).run(REPOSITORY, 7)
+        assert (run.attempt, run.branch, run.conclusion, run.started) == (1, "", "", run.created)
+
+    def test_artifacts(self, server: GitHubServer) -> None:
+        value = {"total_count": 1, "artifacts": [github.DESCRIPTION.least("artifact")]}
+        server.before = lambda _method, _target: json_answer(200, value)
+        (artifact,) = self.client(server).artifacts(REPOSITORY, 7)
+        assert (artifact.digest, artifact.created) == (None, "")
+
+    def test_a_token(self, server: GitHubServer) -> None:
+        value = {**github.DESCRIPTION.least("installation-token"), "expires_at": "2026-01-01T00:00:00Z"}
+        server.before = lambda _method, _target: json_answer(201, value)
+        app = AppKey.make()
+        tokens = AppTokens(Endpoint.parse(server.url), App(app.id, lambda: app.pem, REPOSITORY, 42), Http())
+        assert tokens.token() == value["token"]
+
+    def test_a_tag(self) -> None:
+        """GitLab promises no single field: of what is told beside a tag, any may be missing, its name may not."""
+        with GitLabServer(dict) as server:
+            client = GitLab(Endpoint.parse(server.url), "group/project", lambda: None, Http())
+            server.before = lambda _method, _target: json_answer(200, {})
+            assert client.tag(3, "v1") == TagDetails(None, None, None)
+            server.before = lambda _method, _target: json_answer(200, [{}])
+            with pytest.raises(SynclineError) as error:
+                list(client.tags(3))
+            assert error.value.code.name == "BAD_ANSWER"
+
+
+@pytest.mark.parametrize(
+    ("description", "method", "target", "body", "words"),
+    [
+        (github.DESCRIPTION, "GET", f"{RUNS}?status=success&per_page=100&created=%3E%3D2026-01-01", b"", ""),
+        (github.DESCRIPTION, "GET", f"{RUNS}?since=yesterday", b"", "no parameter 'since'"),
+        (github.DESCRIPTION, "GET", f"{RUNS}?status=good", b"", "'good' is not one of"),
+        (github.DESCRIPTION, "GET", f"{RUNS}?per_page=all", b"", "'all' is not of type 'integer'"),
+        (github.DESCRIPTION, "DELETE", RUN, b"", "no such operation"),
+        (github.DESCRIPTION, "GET", f"{RUN}/artefacts", b"", "no such operation"),
+        (github.DESCRIPTION, "GET", RUN, b"{}", "takes no body"),
+        (
+            github.DESCRIPTION,
+            "POST",
+            "/app/installations/4/access_tokens",
+            b'{"repositories": 1}',
+            "not of type 'array'",
+        ),
+        (gitlab.DESCRIPTION, "GET", f"{TAGS}?per_page=100&page=2", b"", ""),
+        (gitlab.DESCRIPTION, "GET", f"{TAGS}?size=100", b"", "no parameter 'size'"),
+        (gitlab.DESCRIPTION, "GET", f"{TAGS.replace('/3/', '/three/')}", b"", "'three' is not of type 'integer'"),
+    ],
+)
+def test_a_request(description: Description, method: str, target: str, body: bytes, words: str) -> None:
+    told = list(description.against_request(method, target, body))
+    assert (len(told) == 1 and words in told[0]) if words else not told, told
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "headers", "value", "words"),
+    [
+        (RUN, 200, {}, LEAST, ""),
+        (RUN, 200, {}, {**LEAST, "id": "7"}, "'7' is not of type 'integer'"),
+        (RUN, 200, {}, {**LEAST, "created_at": "yesterday"}, "is not a 'date-time'"),
+        (RUN, 200, {}, {**LEAST, "made_up": 1}, "'made_up' was unexpected"),
+        (RUN, 200, {}, {key: LEAST[key] for key in LEAST if key != "event"}, "'event' is a required property"),
+        (RUN, 204, {}, {}, "no such answer"),
+        (RUN, 404, {}, {"message": "Not Found"}, ""),
+        (RUN, 404, {}, {"message": ["Not Found"]}, "is not of type 'string'"),
+        (ZIP, 302, {"Location": "https://there"}, None, ""),
+        (ZIP, 302, {}, None, "the header Location is missing"),
+        (ZIP, 302, {"Location": "https://there"}, {}, "it has no body"),
+        (TAGS, 200, {}, [{"name": "v1", "digest": "sha256:0"}], "'digest' was unexpected"),
+    ],
+)
+def test_an_answer(target: str, status: int, headers: Mapping[str, str], value: Any, words: str) -> None:
+    description = gitlab.DESCRIPTION if target == TAGS else github.DESCRIPTION
+    body = b"" if value is None else json.dumps(value).encode()
+    told = list(description.against_answer("GET", target, status, headers, body))
+    assert (len(told) == 1 and words in told[0]) if words else not told, told
+
+
+def test_a_request_that_is_not_described_fails_the_test_that_made_it() -> None:
+    def play() -> None:
+        with GitHubServer(REPOSITORY) as server:
+            server.before = lambda _method, _target: json_answer(200, {})
+            urllib.request.urlopen(f"{server.url}{RUNS}?since=yesterday").close()
+
+    with pytest.raises(AssertionError, match="no parameter 'since'"):
+        play()
