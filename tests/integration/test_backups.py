@@ -113,6 +113,24 @@ def test_an_event_costs_what_it_speaks_of(world: World) -> None:
     assert world.skipped() == len(FILES) - 1
 
 
+def test_a_change_costs_the_folders_that_it_touches_whatever_else_there_is(world: World, server: GitHttp) -> None:
+    """And a folder travels to the server as what changed in it."""
+    long_names = {f"c00/n0/{n:03}-{os.urandom(40).hex()}": b"%d" % n for n in range(500)}
+    beside = {f"c{c:02}/n{n}/{os.urandom(40).hex()}": b"%d" % n for c in range(1, 40) for n in range(20)}
+    world.bare.fill(long_names | beside)
+    world.put({"c00/n1/new.yaml": b"new", "c00/n0/other.yaml": b"other"})
+    world.run("c00/n1/new.yaml")  # counts the files of each cluster
+    for key, from_git, requests in (("c00/n1/new.yaml", 5_000, 3 + 2 + 2), ("c00/n0/other.yaml", 50_000, 3 + 2 + 2)):
+        world.put({key: b"changed"})
+        server.requests.clear()
+        server.sent = server.received = 0
+        assert world.codes(world.run(key)) == {key: "moved"}
+        assert server.sent < 2 * from_git, "once to commit, and once to prove"
+        assert server.received < 5_000
+        assert len(server.requests) == 2 * requests + 2
+    world.bare.check()
+
+
 def test_a_part_is_looked_at_by_its_prefix(world: World) -> None:
     world.put(FILES)
     assert set(world.run("east/")) == {key for key in FILES if key.startswith("east/")}

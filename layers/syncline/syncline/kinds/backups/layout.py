@@ -68,5 +68,5 @@ class Layout:
 
     @property
     def depth(self) -> int:
-        """Levels of the tree down to the clusters' own, the root counted."""
-        return 2 + (self.folder.count("/") + 1 if self.folder else 0)
+        """Levels of the tree down to the folder that has the clusters, the root counted."""
+        return 1 + (self.folder.count("/") + 1 if self.folder else 0)
