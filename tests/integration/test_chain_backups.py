@@ -134,6 +134,7 @@ class Chain:
             assert self.state.progress(run.id).settled
             counts = run.counts
             assert counts.failed == counts.conflict == 0
+            assert counts.queued == counts.ended
         self.bare.check()
 
     def check_again(self) -> None:
@@ -220,6 +221,36 @@ def test_events_of_what_is_not_so_cost_a_look(make: Make) -> None:
     chain.pump.run()
     assert chain.latest().counts.skipped == 2
     chain.check(FILES, 1)
+
+
+def test_two_looks_at_the_same_count_once_what_is_committed_once(make: Make) -> None:
+    chain = make()
+    chain.start(*FILES)
+    chain.queues.start(Start(SYNC, Trigger.HAND, Scope.of(FILES)))
+    chain.pump.run()
+    (run,) = chain.state.runs(SYNC)
+    counts = run.counts
+    assert (counts.moved, counts.skipped, counts.queued) == (len(FILES), len(FILES), len(FILES))
+    chain.check(FILES, 1)
+
+
+def test_a_look_killed_at_any_effect_removes_what_is_gone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.kinds.backups.looking.SHARE", 1)
+    monkeypatch.setattr("syncline.steps.discover.CHUNK_ITEMS", 1)
+    gone, number, effects = "east/n/f1.yaml", 2, 2
+    while number <= effects:
+        chain = make(number)
+        chain.run()
+        chain.put({"north/n/new.yaml": b"new", "south/n/new.yaml": b"new", "west/n/f0.yaml": b"changed"})
+        chain.bucket.delete(gone)
+        chain.reaper.effects.clear()
+        chain.reaper.plan = {(number, When.AFTER)}
+        run = chain.run()
+        effects = len(chain.reaper.effects)
+        assert gone not in chain.bare.files(), f"killed after effect {number}"
+        assert (run.counts.removed, run.counts.moved) == (1, 3), f"killed after effect {number}"
+        chain.check(chain.bare.files(), len(FILES) + 4)
+        number += 3
 
 
 def test_a_plan_changes_nothing(make: Make) -> None:
