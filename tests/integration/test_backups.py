@@ -14,7 +14,7 @@ from syncline.clients.git_access import TokenAccess
 from syncline.clients.git_objects import blob_id
 from syncline.clients.http import Http
 from syncline.errors import SynclineError
-from syncline.kinds.backups import Layout
+from syncline.kinds.backups import Layout, looking
 from syncline.kinds.backups.sealing import Rule, Sealer, unseal
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import EVERYTHING, Item, Outcome, Result
@@ -268,6 +268,41 @@ def test_many_events_of_removals_are_capped_too(world: World) -> None:
     assert set(world.codes(world.run(*gone)).values()) == {"REMOVALS_CAPPED"}
     assert set(world.codes(world.run(*gone[:3])).values()) == {"removed"}
     assert len(world.bare.files()) == len(FILES) - 3
+
+
+def test_removals_of_many_clusters_are_capped_together(world: World) -> None:
+    world.put(FILES)
+    world.run()
+    gone = [key for key in FILES if "/n0/" in key][:8]
+    world.delete(*gone)
+    few = world.but(caps=Caps(count=7))
+    assert set(few.codes(few.run(*gone)).values()) == {"REMOVALS_CAPPED"}, "told by events"
+    assert set(few.codes(few.run()).values()) == {"REMOVALS_CAPPED"}, "found by a look"
+    assert world.bare.files() == FILES
+    assert set(world.codes(world.run(*gone)).values()) == {"removed"}
+
+
+@pytest.mark.parametrize("caps", [Caps(), Caps(count=0)], ids=["allowed", "capped"])
+def test_planned_removals_outlive_a_function(world: World, caps: Caps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever page is the last that was sent on before a look's function died: the next one goes on from there."""
+    world.put(FILES)
+    world.run()
+    gone = {"east/n0/f0.yaml", "east/n0/f1.yaml", "north/n0/f0.yaml"}
+    world.bare.fill({"north/n0/f0.yaml": b"x", "north/n0/f1.yaml": b"x"})
+    world.put({"north/n0/f1.yaml": b"x"} | {f"{c}/n9/f{n}": b"new" for c in ("middle", "west") for n in range(3)})
+    world.delete(*gone)
+    monkeypatch.setattr(looking, "SHARE", 2)
+    here = world.but(caps=caps)
+    undisturbed = here.look()
+    assert len(undisturbed) >= 4
+    for sent in range(1, len(undisturbed)):
+        again = here.kind().discover(EVERYTHING, undisturbed[sent - 1].cursor, Pace(lambda: 100.0))
+        pages = [*undisturbed[:sent], *again]
+        assert {item.name for page in pages for item in page.items if item.detail} == (
+            set() if caps.count == 0 else gone
+        )
+        capped = [result.name for page in pages for result in page.results]
+        assert sorted(capped) == (sorted(gone) if caps.count == 0 else [])
 
 
 def test_an_empty_bucket_is_not_believed(world: World) -> None:

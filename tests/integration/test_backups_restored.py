@@ -219,6 +219,38 @@ def test_a_cluster_that_vanished_is_kept_in_downloads_too(world: World, tmp_path
         download.run()
 
 
+def test_removals_that_events_tell_of_are_capped_in_downloads_too(world: World, store: Folder | BucketStore) -> None:
+    world.put(FILES)
+    Download(world, store).run()
+    there, west, east = content(store), below("west", FILES), below("east", FILES)
+    world.delete(*west, next(iter(east)))
+    codes = Download(world, store).run(*west, next(iter(east)))
+    assert codes.pop(next(iter(east))) == "removed", "of its cluster it was no more than allowed"
+    assert codes == dict.fromkeys(west, "REMOVALS_CAPPED")
+    assert content(store).keys() == there.keys() - {next(iter(east))}
+
+    within = [*list(west)[:3], *list(east)[1:4]]
+    world.delete(*within)
+    assert set(Download(world, store, Caps(count=5)).run(*within).values()) == {"REMOVALS_CAPPED"}, "of all together"
+    assert set(Download(world, store, Caps(count=6)).run(*within).values()) == {"removed"}
+    assert content(store).keys() == there.keys() - {*within, next(iter(east))}
+
+
+def test_what_goes_while_it_is_downloaded_waits_for_a_look_that_counts_it(world: World, tmp_path: Path) -> None:
+    world.put(FILES)
+    download = Download(world, Folder(tmp_path / "download"))
+    download.run()
+    key = next(iter(FILES))
+    world.put({key: b"changed"})
+    (page,) = [page for page in download.kind.discover(Scope.of([key]), None, PACE) if page.items]
+    world.delete(key)
+    (answer,) = download.kind.transfer(page.items, PACE)
+    assert isinstance(answer, Result)
+    assert answer.outcome is Outcome.SKIPPED
+    assert in_folder(tmp_path / "download") == FILES
+    assert download.run(key) == {key: "removed"}
+
+
 def test_a_download_that_was_changed_is_put_right(world: World, tmp_path: Path) -> None:
     world.put(FILES)
     download = Download(world, Folder(tmp_path / "download"))
