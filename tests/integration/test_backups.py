@@ -337,6 +337,30 @@ def test_a_branch_for_each_cluster(world: World) -> None:
     assert each.skipped() == len(FILES)
 
 
+def test_the_branch_of_a_cluster_that_vanished(world: World) -> None:
+    each = world.but(layout=Layout(branch="backups/{cluster}"))
+    each.put(FILES)
+    world.bare.fill({"north/n/x": b"of somebody else"}, "other/north")
+    world.bare.fill({"README.md": b"no cluster is in it"}, "backups/about")
+    each.run()
+    west = {key: data for key, data in FILES.items() if key.startswith("west/")}
+    each.delete(*west)
+    assert each.codes(each.run()) == dict.fromkeys(west, "REMOVALS_CAPPED")
+    assert each.bare.files("backups/west") == west
+
+    allowed = each.but(caps=Caps(share=1.0))
+    assert allowed.codes(allowed.run()) == dict.fromkeys(west, "removed")
+    assert each.bare.files("backups/west") == {}
+    assert len(each.bare.commits("backups/west")) == 2, "what it was stays in its history"
+    assert each.skipped() == len(FILES) - len(west), "and nothing more becomes of it"
+    world.bare.check()
+
+    each.delete(*FILES)
+    with pytest.raises(SynclineError) as caught:
+        allowed.look()
+    assert caught.value.code.name == "LISTING_INCOMPLETE"
+
+
 # -- other writers, and breaks -----------------------------------------------------------------------------------------
 
 

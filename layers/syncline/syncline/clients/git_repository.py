@@ -123,6 +123,11 @@ class Branch:
         out = self._git.ask("ls-remote", "--quiet", "--refs", "origin", self._ref).out
         return out.split(b"\t")[0].decode() if out else None
 
+    def heads(self, pattern: str) -> list[str]:
+        """The names of all branches at the server that a pattern with ``*`` in it fits."""
+        out = self._git.ask("ls-remote", "--quiet", "--heads", "origin", f"refs/heads/{pattern}").out
+        return [line.partition(b"\trefs/heads/")[2].decode("utf-8", "replace") for line in out.splitlines()]
+
     def _commit(self, name: str) -> Commit:
         with self._git.start("cat-file", "--batch") as running:
             running.write(f"{name}\n".encode())

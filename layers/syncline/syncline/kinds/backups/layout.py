@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -62,6 +63,12 @@ class Layout:
 
     def branch_of(self, cluster: str) -> str:
         return self.branch.replace(CLUSTER, cluster)
+
+    def cluster_of_branch(self, name: str) -> str | None:
+        """The cluster whose branch has this name, where each has one of its own."""
+        first, *others = map(re.escape, self.branch.split(CLUSTER))
+        found = re.fullmatch(first + "([^/]+)" + r"\1".join(others), name)
+        return found[1] if found else None
 
     def cluster_path(self, cluster: str) -> str:
         return self.path_of(f"{self.prefix}{cluster}")

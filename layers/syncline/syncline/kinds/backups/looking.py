@@ -134,7 +134,8 @@ class Look:
         if only is None and not mark.after:
             yield from portions.add(Page("", results=tuple(self._loose(loose))), mark)
         if self._layout.branch_per_cluster:
-            wanted = listed if only is None else [c for c in only if c in listed]
+            all_ = {*listed, *self._branched(listed, pace)}
+            wanted = all_ if only is None else all_ & {*only}
             branches = {self._layout.branch_of(cluster): [cluster] for cluster in wanted}
         else:
             branches = {self._layout.branch: listed if only is None else only}
@@ -159,11 +160,23 @@ class Look:
         """The clusters to compare: those of the bucket, and those that only the branch still has."""
         if self._layout.branch_per_cluster:
             return listed
-        there = [c for c in comparing.trees if self._layout.takes_cluster(c)]
-        if not all_ and there:
-            what = f"{self._bucket} is listed without a single cluster, while the branch has {len(there)}"
-            raise SynclineError("LISTING_INCOMPLETE", what)
+        there = self._believed(all_, list(comparing.trees))
         return sorted({*listed, *(c for c in there if only is None or c in only)})
+
+    def _branched(self, listed: list[str], pace: Pace) -> list[str]:
+        """The clusters that have a branch of their own: that of one that vanished is looked at, too."""
+        with self._open(self._layout.branch, pace) as branch:
+            names = branch.heads(self._layout.branch_of("*"))
+        found = (self._layout.cluster_of_branch(name) for name in names)
+        return self._believed(listed, [cluster for cluster in found if cluster is not None])
+
+    def _believed(self, listed: list[str], there: list[str]) -> list[str]:
+        """The sync's clusters among those that the target has; LISTING_INCOMPLETE where the bucket seems to have none."""
+        there = [cluster for cluster in there if self._layout.takes_cluster(cluster)]
+        if not listed and there:
+            what = f"{self._bucket} is listed without a single cluster, while the target has {len(there)}"
+            raise SynclineError("LISTING_INCOMPLETE", what)
+        return there
 
     def _listed_clusters(self) -> tuple[list[str], list[str]]:
         """The clusters that the bucket has objects of, and the keys that lie in none."""
