@@ -156,7 +156,8 @@ class Download:
     def __init__(self, world: World, store: Folder | BucketStore, caps: Caps | None = None) -> None:
         signature = Signature(BOT, BOT)
         rules = Rules("downloads", str(store), str, Layout(), caps or Caps(), signature)
-        sealer, memory = Sealer(Rule.LEAVE_OUT), Kept()
+        sealer, self.memory = Sealer(Rule.LEAVE_OUT), Kept()
+        memory = self.memory
         self.kind = Downloads(rules, world.bucket, sealer, store, memory, world.http, 100_000_000)
 
     def run(self, *groups: str) -> dict[str, str]:
@@ -201,6 +202,7 @@ def test_downloads_follow_the_bucket(world: World, store: Folder | BucketStore) 
     assert content(store) == {path: blob_id(data) for path, data in FILES.items()}
     assert download.run() == {"east/.git/config": "PATH_REFUSED"}
     assert download.skipped == len(FILES) + 1
+    assert download.memory.counts("downloads#").keys() == {"east", "west"}
     world.put({"west/a/f0.yaml": b"changed"})
     world.delete("west/b/f1.yaml")
     assert download.run("west/a/f0.yaml", "west/b/f1.yaml") == {"west/a/f0.yaml": "moved", "west/b/f1.yaml": "removed"}

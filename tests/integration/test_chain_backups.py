@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import random
@@ -30,6 +31,7 @@ from syncline.steps.engine import Engine
 from syncline.steps.worker import Worker
 from syncline.stores.hearing import Hearing
 from syncline.table import Database
+from syncline.telemetry import logger
 from syncline.wiring import STEPS, gatherer
 from syncline.wiring.parts import Parts
 from syncline.wiring.syncs import Kinds, Syncs
@@ -211,6 +213,26 @@ def test_events_become_one_commit(make: Make) -> None:
     assert outcomes == dict.fromkeys(CHANGED, Outcome.MOVED) | {GONE: Outcome.REMOVED}
     chain.check(AFTER, 2)
     chain.check_again()
+
+
+def test_what_a_run_came_to_is_said_in_git_syncs_words(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(logger.registered_handler, "stream", written)
+    chain = make()
+    chain.run()
+    chain.put(CHANGED)
+    run = chain.run()
+    lines = map(json.loads, written.getvalue().splitlines())
+    said = {line["operation"]: line["data"] for line in lines if "operation" in line}
+    assert said["git_push"]["git_commit"] == chain.bare.git("rev-parse", "main").strip()
+    assert (said["git_push"]["files_new"], said["git_push"]["files_modified"]) == (1, 1)
+    expected = {"clusters_processed": 2, "files_downloaded": 2, "files_changed": 2, "files_unchanged": len(FILES) - 1}
+    assert run.ended is not None
+    took = round(1000 * (run.ended - run.started), 1)
+    assert said["sync_complete"] == expected | {"files_failed": 0, "duration_ms": took}
+    chain.put({"east/.git/config": b"x"})
+    chain.run()
+    assert '"operation":"sync_failed"' in written.getvalue()
 
 
 def test_events_of_what_is_not_so_cost_a_look(make: Make) -> None:

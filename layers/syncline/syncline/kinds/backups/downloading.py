@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final
@@ -12,13 +12,14 @@ from syncline.clients.bucket_events import events_in
 from syncline.clients.http import Http
 from syncline.errors import SynclineError
 from syncline.kinds.backups.committing import Rules
-from syncline.kinds.backups.memory import Known, Memory
+from syncline.kinds.backups.memory import Count, Known, Memory
 from syncline.kinds.backups.paths import Names, refusal, shown
 from syncline.kinds.backups.planning import Compared, Mark, planned, refused
 from syncline.kinds.backups.sealing import LARGEST, Sealer
 from syncline.kinds.backups.stores import Store
+from syncline.kinds.backups.telling import tell
 from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
-from syncline.model import Item, Outcome, Result, Scope, Step
+from syncline.model import Item, Outcome, Result, Run, Scope, Step
 
 SHARE: Final = 200
 AT_ONCE: Final = 8
@@ -83,7 +84,10 @@ class Downloads:
         there = self._store.tops()
         if there and not listed:
             raise SynclineError("LISTING_INCOMPLETE", f"{self._bucket} is listed without a single cluster")
-        return [cluster for cluster in {*listed, *there} if self._layout.takes_cluster(cluster)]
+        takes = self._layout.takes_cluster
+        # For the metrics: they ask for no more than how many clusters there are.
+        self._memory.keep_counts(f"{self._rules.sync}#", {c: Count("", 0) for c in listed if takes(c)})
+        return [cluster for cluster in {*listed, *there} if takes(cluster)]
 
     def _compare(self, cluster: str) -> Compared:
         layout = self._layout
@@ -199,6 +203,9 @@ class Downloads:
             else:
                 what = f"{shown(item.name)} at {self._store} is {now or 'absent'}, not {item.source}"
                 yield Failure(item, SynclineError("NOT_ARRIVED", what))
+
+    def ended(self, run: Run, results: Iterable[Result]) -> None:
+        tell(self._rules, run, results)
 
     def reference(self, group: str) -> str:
         return f"{self._store}#{group}"
