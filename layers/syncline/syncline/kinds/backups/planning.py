@@ -73,21 +73,22 @@ def planned(compare: Compare, caps: Caps, mark: Mark, pace: Pace) -> Iterator[Fo
     """What clusters come to, and behind the last of them what may be removed."""
     start, known = mark, dict[str, tuple[Item, ...]]()
     for each in compare(lambda cluster: cluster > start.after):
-        allowed, refused = _of_cluster(each, caps)
+        allowed, results = _of_cluster(each, caps)
         pending = (*mark.pending, each.cluster) if allowed else mark.pending
         behind = Mark(each.cluster, mark.gone + len(allowed), mark.total + each.files, pending)
-        yield Found(replace(each.page, results=(*each.page.results, *refused)), mark, behind)
+        yield Found(replace(each.page, results=(*each.page.results, *results)), mark, behind)
         known |= {each.cluster: allowed} if allowed else {}
         mark = behind
     if pace.over:
         return
-    too_many = None if caps.allows(mark.gone, mark.total) else f"{mark.gone} of {mark.total} files"
-    for cluster, allowed, refused in _removals(compare, caps, mark, known):
+    within = caps.allows(mark.gone, mark.total)
+    for cluster, allowed, results in _removals(compare, caps, mark, known):
         behind = replace(mark, pending=tuple(name for name in mark.pending if name != cluster))
-        page = Page("", allowed, results=refused)
-        yield Found(
-            page if too_many is None else Page("", results=(*refused, *capped(allowed, too_many))), mark, behind
-        )
+        if within:
+            yield Found(Page("", allowed, results=results), mark, behind)
+        else:
+            over = _capped(allowed, f"{mark.gone} of {mark.total} files")
+            yield Found(Page("", results=(*results, *over)), mark, behind)
         mark = behind
 
 
@@ -106,10 +107,10 @@ def _of_cluster(each: Compared, caps: Caps) -> tuple[tuple[Item, ...], tuple[Res
     """What may be removed of a cluster, and the results of what may not."""
     if caps.allows(len(each.gone), each.files):
         return each.gone, ()
-    return (), tuple(capped(each.gone, f"{len(each.gone)} of the {each.files} files of {each.cluster}"))
+    return (), tuple(_capped(each.gone, f"{len(each.gone)} of the {each.files} files of {each.cluster}"))
 
 
-def capped(items: Sequence[Item], how_many: str) -> Iterator[Result]:
+def _capped(items: Sequence[Item], how_many: str) -> Iterator[Result]:
     error = too_many(how_many)
     return (refused(item, error) for item in items)
 
