@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from bench.backups_place import BUCKET, Filled, Watch, disk, filled
+from bench.backups_place import BUCKET, CLUSTERS, Filled, Watch, disk, filled
 from bench.measure import Row
 from bench.place import Place
 from tests.backups_memory import Kept
@@ -36,14 +36,19 @@ _RCLONE: Final = Path(sys.executable).parent / "rclone"
 
 @dataclass(frozen=True)
 class Taken:
-    """What one way took, once."""
+    """What one way took, once: of its ``seconds`` the ``server`` of git was at work in some."""
 
     seconds: float
+    server: float
     from_bucket: float
     from_git: float
     to_git: float
     mebibytes: float
     disk: float
+
+    @property
+    def own(self) -> float:
+        return self.seconds - self.server
 
 
 def at_100k(place: Place) -> Sequence[Row]:
@@ -68,20 +73,30 @@ def at_100k(place: Place) -> Sequence[Row]:
             # What is now on the branch is what the next round begins with.
             world.bare.git("update-ref", "refs/heads/before", "refs/heads/main")
         return [
-            *_rows("seed", ours, seed, {"seconds": 1 / 20, "from_bucket": 0.01}),
-            *_rows("rclone", ours, synced, {}),
-            *_rows("everything against rclone", full, synced, {}),
-            Row("backups.memory", "MiB", [each.mebibytes for each in ours], None, 200),
-            Row("backups.disk", "KiB", [each.disk / 1024 for each in ours]),
+            *_rows("100k", " (seed)", _UNITS, ours, seed, {"seconds": 1 / 20, "from_bucket": 0.01}),
+            *_rows("100k", " (rclone)", _UNITS, ours, synced, {}),
+            *_rows("100k", " (everything against rclone)", _UNITS, full, synced, {}),
+            Row("backups.100k.memory", "MiB", [each.mebibytes for each in ours], None, 200),
+            Row("backups.100k.disk", "KiB", [each.disk / 1024 for each in ours]),
         ]
 
 
 def at_1m(place: Place) -> Sequence[Row]:
-    """Ours at both sizes: the cost is that of the change."""
+    """Ours in a repository ten times as large because it has ten times as many clusters."""
+    return _grown(place, "1m", 10 * CLUSTERS)
+
+
+def at_1m_wide(place: Place) -> Sequence[Row]:
+    """Ours where as many clusters have folders ten times as large; a commit reads each folder that it touches."""
+    return _grown(place, "1m.wide", CLUSTERS)
+
+
+def _grown(place: Place, name: str, clusters: int) -> list[Row]:
+    """The same change at both sizes: the cost is to be that of the change."""
     figures: dict[int, list[Taken]] = {}
-    for files in (FILES, MANY):
+    for files, many in ((FILES, CLUSTERS), (MANY, clusters)):
         with ExitStack() as stack:
-            world = filled(stack, place.folder / f"backups-{files}", files)
+            world = filled(stack, place.folder / f"backups-{files}", files, many)
             folder = place.folder / f"ways-{files}"
             memory = _memory(world, folder, look=False)
             for _ in range(_ROUNDS):
@@ -89,7 +104,9 @@ def at_1m(place: Place) -> Sequence[Row]:
                 take = _taken(world, folder, partial(_ours, world, memory, changed))
                 figures.setdefault(files, []).append(take)
                 world.bare.git("update-ref", "refs/heads/before", "refs/heads/main")
-    return _rows("100000 files", figures[MANY], figures[FILES], dict.fromkeys(_UNITS, 1.5))
+    units = _UNITS | {"own": ("s", 1.0), "server": ("s", 1.0)}
+    aims = dict.fromkeys(_UNITS, 1.5)
+    return _rows(name, "", units, figures[MANY], figures[FILES], aims)
 
 
 _UNITS: Final = {
@@ -102,16 +119,23 @@ _UNITS: Final = {
 }
 
 
-def _rows(against: str, ours: Sequence[Taken], peer: Sequence[Taken], aims: Mapping[str, float]) -> list[Row]:
+def _rows(  # noqa: PLR0913, PLR0917 - each is a part of the rows
+    measurement: str,
+    against: str,
+    units: Mapping[str, tuple[str, float]],
+    ours: Sequence[Taken],
+    peer: Sequence[Taken],
+    aims: Mapping[str, float],
+) -> list[Row]:
     return [
         Row(
-            f"backups.{name} ({against})",
+            f"backups.{measurement}.{name}{against}",
             unit,
             [getattr(each, name) / per for each in ours],
             [getattr(each, name) / per for each in peer],
             aims.get(name),
         )
-        for name, (unit, per) in _UNITS.items()
+        for name, (unit, per) in units.items()
     ]
 
 
@@ -124,10 +148,11 @@ def _taken(world: Filled, folder: Path, way: Callable[[], tuple[float, float, fl
     """Go one way and count what passes by; a way gives its seconds, MiB and bytes on disk."""
     del folder
     world.http.received = world.http.sent = 0
+    world.http.seconds = 0.0
     before = world.sent_by_bucket()
     seconds, mebibytes, on_disk = way()
     passed = world.sent_by_bucket() - before
-    return Taken(seconds, passed, world.http.sent, world.http.received, mebibytes, on_disk)
+    return Taken(seconds, world.http.seconds, passed, world.http.sent, world.http.received, mebibytes, on_disk)
 
 
 def _memory(world: Filled, folder: Path, *, look: bool = True) -> Path:
@@ -204,5 +229,5 @@ def _measured(steps: Sequence[Sequence[str]], folder: Path) -> tuple[float, floa
     return time.perf_counter() - began, largest, disk(folder)
 
 
-MEASUREMENTS: Final = {"100k": at_100k, "1m": at_1m}
-LONG: Final = ("1m",)
+MEASUREMENTS: Final = {"100k": at_100k, "1m": at_1m, "1m.wide": at_1m_wide}
+LONG: Final = ("1m", "1m.wide")

@@ -39,11 +39,11 @@ def content(key: str, version: int = 0) -> bytes:
     return "".join(lines).encode()
 
 
-def keys(files: int) -> Iterator[str]:
-    """The keys of a bucket of so many files."""
+def keys(files: int, clusters: int) -> Iterator[str]:
+    """The keys of a bucket of so many files in so many clusters."""
     for number in range(files):
-        cluster, rest = number % CLUSTERS, number // CLUSTERS
-        yield f"cluster-{cluster:02}/namespace-{rest % NAMESPACES:02}/resource-{rest // NAMESPACES:05}.yaml"
+        cluster, rest = number % clusters, number // clusters
+        yield f"cluster-{cluster:03}/namespace-{rest % NAMESPACES:02}/resource-{rest // NAMESPACES:05}.yaml"
 
 
 @dataclass
@@ -52,6 +52,7 @@ class Filled:
 
     folder: Path
     files: int
+    clusters: int
     bare: Bare
     http: GitHttp
     s3: Rclone
@@ -68,7 +69,9 @@ class Filled:
     def change(self) -> list[str]:
         """Change the bucket as the comparison says: the keys of what is new, modified and deleted."""
         self.version += 1
-        spread = [key for n, key in enumerate(keys(self.files)) if n % (self.files // 100) == self.version % 7]
+        spread = [
+            key for n, key in enumerate(keys(self.files, self.clusters)) if n % (self.files // 100) == self.version % 7
+        ]
         # Those that a round before has deleted are not changed again.
         there = [key for key in spread if self.path(key).exists()]
         modified, deleted = there[:MODIFIED], there[-DELETED:]
@@ -89,20 +92,20 @@ class Filled:
         self.bare.git("update-ref", "refs/heads/main", "refs/heads/before")
 
 
-def filled(stack: ExitStack, folder: Path, files: int) -> Filled:
+def filled(stack: ExitStack, folder: Path, files: int, clusters: int = CLUSTERS) -> Filled:
     """A bucket and a repository of so many files, for as long as ``stack`` lives."""
     folder.mkdir(parents=True)
     root = folder / "s3"
     bare = make_bare(folder / "git" / "r.git")
-    for cluster in range(CLUSTERS):
+    for cluster in range(clusters):
         for namespace in range(NAMESPACES):
-            (root / BUCKET / f"cluster-{cluster:02}/namespace-{namespace:02}").mkdir(parents=True)
+            (root / BUCKET / f"cluster-{cluster:03}/namespace-{namespace:02}").mkdir(parents=True)
     blobs: dict[str, list[tuple[bytes, str]]] = {}
     command = ["git", "-C", str(bare.path), "fast-import", "--quiet", "--depth=0"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as git:
         assert git.stdin is not None
         git.stdin.write(b"commit refs/heads/main\ncommitter x <x@example.com> 1752358018 +0000\ndata 6\nfilled\n")
-        for key in keys(files):
+        for key in keys(files, clusters):
             data = content(key)
             (root / BUCKET / key).write_bytes(data)
             git.stdin.write(b"M 100644 inline " + quoted(key.encode()) + b"\ndata %d\n" % len(data) + data + b"\n")
@@ -114,7 +117,7 @@ def filled(stack: ExitStack, folder: Path, files: int) -> Filled:
     counts = {cluster: Count(tree_id(entries), len(entries)) for cluster, entries in blobs.items()}
     http = stack.enter_context(git_http(bare.path.parent))
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
-    return Filled(folder, files, bare, http, stack.enter_context(Rclone(root)), counts)
+    return Filled(folder, files, clusters, bare, http, stack.enter_context(Rclone(root)), counts)
 
 
 def disk(folder: Path) -> int:

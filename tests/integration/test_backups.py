@@ -14,7 +14,7 @@ from syncline.clients.git_access import TokenAccess
 from syncline.clients.git_objects import blob_id
 from syncline.clients.http import Http
 from syncline.errors import SynclineError
-from syncline.kinds.backups import Layout
+from syncline.kinds.backups import Layout, looking
 from syncline.kinds.backups.sealing import Rule, Sealer, unseal
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import EVERYTHING, Item, Outcome, Result
@@ -111,6 +111,24 @@ def test_an_event_costs_what_it_speaks_of(world: World) -> None:
     assert world.http.requests_made - requests <= 4 + 4, "four reads, and two looks at each that is not there"
     assert "1 modified, 1 deleted" in world.bare.git("log", "-1", "--format=%B", "main")
     assert world.skipped() == len(FILES) - 1
+
+
+def test_a_change_costs_the_folders_that_it_touches_whatever_else_there_is(world: World, server: GitHttp) -> None:
+    """And a folder travels to the server as what changed in it."""
+    long_names = {f"c00/n0/{n:03}-{os.urandom(40).hex()}": b"%d" % n for n in range(500)}
+    beside = {f"c{c:02}/n{n}/{os.urandom(40).hex()}": b"%d" % n for c in range(1, 40) for n in range(20)}
+    world.bare.fill(long_names | beside)
+    world.put({"c00/n1/new.yaml": b"new", "c00/n0/other.yaml": b"other"})
+    world.run("c00/n1/new.yaml")  # counts the files of each cluster
+    for key, from_git, requests in (("c00/n1/new.yaml", 5_000, 3 + 2 + 2), ("c00/n0/other.yaml", 50_000, 3 + 2 + 2)):
+        world.put({key: b"changed"})
+        server.requests.clear()
+        server.sent = server.received = 0
+        assert world.codes(world.run(key)) == {key: "moved"}
+        assert server.sent < 2 * from_git, "once to commit, and once to prove"
+        assert server.received < 5_000
+        assert len(server.requests) == 2 * requests + 2
+    world.bare.check()
 
 
 def test_a_part_is_looked_at_by_its_prefix(world: World) -> None:
@@ -252,6 +270,41 @@ def test_many_events_of_removals_are_capped_too(world: World) -> None:
     assert len(world.bare.files()) == len(FILES) - 3
 
 
+def test_removals_of_many_clusters_are_capped_together(world: World) -> None:
+    world.put(FILES)
+    world.run()
+    gone = [key for key in FILES if "/n0/" in key][:8]
+    world.delete(*gone)
+    few = world.but(caps=Caps(count=7))
+    assert set(few.codes(few.run(*gone)).values()) == {"REMOVALS_CAPPED"}, "told by events"
+    assert set(few.codes(few.run()).values()) == {"REMOVALS_CAPPED"}, "found by a look"
+    assert world.bare.files() == FILES
+    assert set(world.codes(world.run(*gone)).values()) == {"removed"}
+
+
+@pytest.mark.parametrize("caps", [Caps(), Caps(count=0)], ids=["allowed", "capped"])
+def test_planned_removals_outlive_a_function(world: World, caps: Caps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever page is the last that was sent on before a look's function died: the next one goes on from there."""
+    world.put(FILES)
+    world.run()
+    gone = {"east/n0/f0.yaml", "east/n0/f1.yaml", "north/n0/f0.yaml"}
+    world.bare.fill({"north/n0/f0.yaml": b"x", "north/n0/f1.yaml": b"x"})
+    world.put({"north/n0/f1.yaml": b"x"} | {f"{c}/n9/f{n}": b"new" for c in ("middle", "west") for n in range(3)})
+    world.delete(*gone)
+    monkeypatch.setattr(looking, "SHARE", 2)
+    here = world.but(caps=caps)
+    undisturbed = here.look()
+    assert len(undisturbed) >= 4
+    for sent in range(1, len(undisturbed)):
+        again = here.kind().discover(EVERYTHING, undisturbed[sent - 1].cursor, Pace(lambda: 100.0))
+        pages = [*undisturbed[:sent], *again]
+        assert {item.name for page in pages for item in page.items if item.detail} == (
+            set() if caps.count == 0 else gone
+        )
+        capped = [result.name for page in pages for result in page.results]
+        assert sorted(capped) == (sorted(gone) if caps.count == 0 else [])
+
+
 def test_an_empty_bucket_is_not_believed(world: World) -> None:
     world.put(FILES)
     world.run()
@@ -282,6 +335,30 @@ def test_a_branch_for_each_cluster(world: World) -> None:
     each.run()
     assert (len(each.bare.commits("backups/east")), len(each.bare.commits("backups/west"))) == (1, 2)
     assert each.skipped() == len(FILES)
+
+
+def test_the_branch_of_a_cluster_that_vanished(world: World) -> None:
+    each = world.but(layout=Layout(branch="backups/{cluster}"))
+    each.put(FILES)
+    world.bare.fill({"north/n/x": b"of somebody else"}, "other/north")
+    world.bare.fill({"README.md": b"no cluster is in it"}, "backups/about")
+    each.run()
+    west = {key: data for key, data in FILES.items() if key.startswith("west/")}
+    each.delete(*west)
+    assert each.codes(each.run()) == dict.fromkeys(west, "REMOVALS_CAPPED")
+    assert each.bare.files("backups/west") == west
+
+    allowed = each.but(caps=Caps(share=1.0))
+    assert allowed.codes(allowed.run()) == dict.fromkeys(west, "removed")
+    assert each.bare.files("backups/west") == {}
+    assert len(each.bare.commits("backups/west")) == 2, "what it was stays in its history"
+    assert each.skipped() == len(FILES) - len(west), "and nothing more becomes of it"
+    world.bare.check()
+
+    each.delete(*FILES)
+    with pytest.raises(SynclineError) as caught:
+        allowed.look()
+    assert caught.value.code.name == "LISTING_INCOMPLETE"
 
 
 # -- other writers, and breaks -----------------------------------------------------------------------------------------

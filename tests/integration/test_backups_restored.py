@@ -156,7 +156,8 @@ class Download:
     def __init__(self, world: World, store: Folder | BucketStore, caps: Caps | None = None) -> None:
         signature = Signature(BOT, BOT)
         rules = Rules("downloads", str(store), str, Layout(), caps or Caps(), signature)
-        sealer, memory = Sealer(Rule.LEAVE_OUT), Kept()
+        sealer, self.memory = Sealer(Rule.LEAVE_OUT), Kept()
+        memory = self.memory
         self.kind = Downloads(rules, world.bucket, sealer, store, memory, world.http, 100_000_000)
 
     def run(self, *groups: str) -> dict[str, str]:
@@ -201,6 +202,7 @@ def test_downloads_follow_the_bucket(world: World, store: Folder | BucketStore) 
     assert content(store) == {path: blob_id(data) for path, data in FILES.items()}
     assert download.run() == {"east/.git/config": "PATH_REFUSED"}
     assert download.skipped == len(FILES) + 1
+    assert download.memory.counts("downloads#").keys() == {"east", "west"}
     world.put({"west/a/f0.yaml": b"changed"})
     world.delete("west/b/f1.yaml")
     assert download.run("west/a/f0.yaml", "west/b/f1.yaml") == {"west/a/f0.yaml": "moved", "west/b/f1.yaml": "removed"}
@@ -217,6 +219,38 @@ def test_a_cluster_that_vanished_is_kept_in_downloads_too(world: World, tmp_path
     world.delete(*below("east", FILES))
     with pytest.raises(SynclineError, match="without a single cluster"):
         download.run()
+
+
+def test_removals_that_events_tell_of_are_capped_in_downloads_too(world: World, store: Folder | BucketStore) -> None:
+    world.put(FILES)
+    Download(world, store).run()
+    there, west, east = content(store), below("west", FILES), below("east", FILES)
+    world.delete(*west, next(iter(east)))
+    codes = Download(world, store).run(*west, next(iter(east)))
+    assert codes.pop(next(iter(east))) == "removed", "of its cluster it was no more than allowed"
+    assert codes == dict.fromkeys(west, "REMOVALS_CAPPED")
+    assert content(store).keys() == there.keys() - {next(iter(east))}
+
+    within = [*list(west)[:3], *list(east)[1:4]]
+    world.delete(*within)
+    assert set(Download(world, store, Caps(count=5)).run(*within).values()) == {"REMOVALS_CAPPED"}, "of all together"
+    assert set(Download(world, store, Caps(count=6)).run(*within).values()) == {"removed"}
+    assert content(store).keys() == there.keys() - {*within, next(iter(east))}
+
+
+def test_what_goes_while_it_is_downloaded_waits_for_a_look_that_counts_it(world: World, tmp_path: Path) -> None:
+    world.put(FILES)
+    download = Download(world, Folder(tmp_path / "download"))
+    download.run()
+    key = next(iter(FILES))
+    world.put({key: b"changed"})
+    (page,) = [page for page in download.kind.discover(Scope.of([key]), None, PACE) if page.items]
+    world.delete(key)
+    (answer,) = download.kind.transfer(page.items, PACE)
+    assert isinstance(answer, Result)
+    assert answer.outcome is Outcome.SKIPPED
+    assert in_folder(tmp_path / "download") == FILES
+    assert download.run(key) == {key: "removed"}
 
 
 def test_a_download_that_was_changed_is_put_right(world: World, tmp_path: Path) -> None:

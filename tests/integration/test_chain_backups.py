@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import random
@@ -30,6 +31,7 @@ from syncline.steps.engine import Engine
 from syncline.steps.worker import Worker
 from syncline.stores.hearing import Hearing
 from syncline.table import Database
+from syncline.telemetry import logger
 from syncline.wiring import STEPS, gatherer
 from syncline.wiring.parts import Parts
 from syncline.wiring.syncs import Kinds, Syncs
@@ -134,6 +136,7 @@ class Chain:
             assert self.state.progress(run.id).settled
             counts = run.counts
             assert counts.failed == counts.conflict == 0
+            assert counts.queued == counts.ended
         self.bare.check()
 
     def check_again(self) -> None:
@@ -212,6 +215,26 @@ def test_events_become_one_commit(make: Make) -> None:
     chain.check_again()
 
 
+def test_what_a_run_came_to_is_said_in_git_syncs_words(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(logger.registered_handler, "stream", written)
+    chain = make()
+    chain.run()
+    chain.put(CHANGED)
+    run = chain.run()
+    lines = map(json.loads, written.getvalue().splitlines())
+    said = {line["operation"]: line["data"] for line in lines if "operation" in line}
+    assert said["git_push"]["git_commit"] == chain.bare.git("rev-parse", "main").strip()
+    assert (said["git_push"]["files_new"], said["git_push"]["files_modified"]) == (1, 1)
+    expected = {"clusters_processed": 2, "files_downloaded": 2, "files_changed": 2, "files_unchanged": len(FILES) - 1}
+    assert run.ended is not None
+    took = round(1000 * (run.ended - run.started), 1)
+    assert said["sync_complete"] == expected | {"files_failed": 0, "duration_ms": took}
+    chain.put({"east/.git/config": b"x"})
+    chain.run()
+    assert '"operation":"sync_failed"' in written.getvalue()
+
+
 def test_events_of_what_is_not_so_cost_a_look(make: Make) -> None:
     chain = make()
     chain.run()
@@ -220,6 +243,36 @@ def test_events_of_what_is_not_so_cost_a_look(make: Make) -> None:
     chain.pump.run()
     assert chain.latest().counts.skipped == 2
     chain.check(FILES, 1)
+
+
+def test_two_looks_at_the_same_count_once_what_is_committed_once(make: Make) -> None:
+    chain = make()
+    chain.start(*FILES)
+    chain.queues.start(Start(SYNC, Trigger.HAND, Scope.of(FILES)))
+    chain.pump.run()
+    (run,) = chain.state.runs(SYNC)
+    counts = run.counts
+    assert (counts.moved, counts.skipped, counts.queued) == (len(FILES), len(FILES), len(FILES))
+    chain.check(FILES, 1)
+
+
+def test_a_look_killed_at_any_effect_removes_what_is_gone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.kinds.backups.looking.SHARE", 1)
+    monkeypatch.setattr("syncline.steps.discover.CHUNK_ITEMS", 1)
+    gone, number, effects = "east/n/f1.yaml", 2, 2
+    while number <= effects:
+        chain = make(number)
+        chain.run()
+        chain.put({"north/n/new.yaml": b"new", "south/n/new.yaml": b"new", "west/n/f0.yaml": b"changed"})
+        chain.bucket.delete(gone)
+        chain.reaper.effects.clear()
+        chain.reaper.plan = {(number, When.AFTER)}
+        run = chain.run()
+        effects = len(chain.reaper.effects)
+        assert gone not in chain.bare.files(), f"killed after effect {number}"
+        assert (run.counts.removed, run.counts.moved) == (1, 3), f"killed after effect {number}"
+        chain.check(chain.bare.files(), len(FILES) + 4)
+        number += 3
 
 
 def test_a_plan_changes_nothing(make: Make) -> None:

@@ -7,11 +7,13 @@ import resource
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from syncline.clients.git import Patience
 from syncline.clients.git_access import Access, KeyAccess, Remote, TokenAccess
 from syncline.clients.git_objects import blob_id
 from syncline.clients.git_repository import Blob, Branch, NewCommit, Person, Place, open_branch
@@ -210,6 +212,27 @@ def test_a_wrong_token(http: GitHttp, access: Access) -> None:
 def test_a_server_that_answers_otherwise(http: GitHttp, status: int, name: str) -> None:
     http.answer_with = status
     assert code(lambda: change(place(http.url + "/r.git", TokenAccess(TOKEN)))).code.name == name
+
+
+def test_a_failure_that_may_pass_is_tried_again_after_growing_pauses(http: GitHttp, bare: Bare) -> None:
+    tip, naps = bare.fill(FILES), list[float]()
+    http.answer_with = 503
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        http.answer_with = 503 if len(naps) < 3 else None
+
+    at = place(http.url + "/r.git", TokenAccess(TOKEN))
+    fetched = work(replace(at, patience=Patience(4, 5.0, nap))).fetch()
+    assert fetched is not None
+    assert (fetched.oid, naps) == (tip, [5.0, 10.0, 20.0])
+    http.answer_with = 503
+    naps.clear()
+    assert code(work(replace(at, patience=Patience(2, 5.0, nap))).fetch).code.name == "SERVER_ERROR"
+    assert naps == [5.0]
+    http.answer_with = 403
+    assert code(work(replace(at, patience=Patience(2, 5.0, nap))).fetch).code.name == "FORBIDDEN"
+    assert naps == [5.0], "what does not pass is not waited for"
 
 
 def test_no_server() -> None:

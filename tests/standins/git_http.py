@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ class GitHttp:
     users: dict[str, str] = field(default_factory=dict)
     received: int = 0
     sent: int = 0
+    seconds: float = 0.0  # in which git itself was at work here
     requests: list[str] = field(default_factory=list)
     lose_pushes: int = 0  # how many answers to pushes are lost from now on
     before_push: list[Callable[[], object]] = field(default_factory=list)  # each is called once, before a push's POST
@@ -125,9 +127,12 @@ class _Handler(BaseHTTPRequestHandler):
             "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
         }
         command = [program("git"), "http-backend"]
-        return subprocess.run(
+        began = time.perf_counter()
+        done = subprocess.run(
             command, input=body, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
-        ).stdout
+        )
+        self.server_state.seconds += time.perf_counter() - began
+        return done.stdout
 
     def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
         self.send_response(status)

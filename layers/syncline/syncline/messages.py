@@ -59,7 +59,8 @@ class Batch:
 
     ``id`` follows from the parent's id, so that the same work done twice has the same id twice. ``attempt`` counts
     tries of the same items from 1; ``hop`` counts messages from the run's start, and ``idle`` those just before this
-    one that got no further: both bound the chain.
+    one that got no further: both bound the chain. ``begun`` is the id of the batch whose work is carried on here, None
+    for work of its own.
     """
 
     run: str
@@ -73,12 +74,19 @@ class Batch:
     hop: int = 0
     plan: bool = False
     idle: int = 0
+    begun: str | None = None
 
     def child(self, number: int, **changes: Any) -> Batch:
         """The ``number``-th batch that follows from this one, equal to it but for ``changes``."""
         digest = hashlib.blake2b(f"{self.id}/{number}".encode(), digest_size=10).hexdigest()
-        values: dict[str, Any] = {"id": digest, "hop": self.hop + 1, "idle": 0} | changes
+        begun = self.origin if changes.get("step", self.step) is self.step else None
+        values: dict[str, Any] = {"id": digest, "hop": self.hop + 1, "idle": 0, "begun": begun} | changes
         return replace(self, **values)
+
+    @property
+    def origin(self) -> str:
+        """The id of the batch that the work began with: the same however often it is tried and continued."""
+        return self.begun or self.id
 
     @property
     def group(self) -> str:
@@ -124,6 +132,7 @@ def to_json(message: Start | Batch | Dead) -> dict[str, Any]:
             body = {"v": VERSION, "type": "batch", "run": message.run, "sync": message.sync}
             body |= {"step": message.step.value, "id": message.id, "attempt": message.attempt, "hop": message.hop}
             body |= {"idle": message.idle} if message.idle else {}
+            body |= {"begun": message.begun} if message.begun is not None else {}
             body |= {"cursor": message.cursor} if message.cursor is not None else {}
             body |= {"items": [item.to_json() for item in message.items]} if message.items else {}
         case Dead():
@@ -174,6 +183,7 @@ def from_json(body: Any) -> Start | Batch | Dead | Notice:
                     hop=int(body["hop"]),
                     plan=body.get("plan", False),
                     idle=int(body.get("idle", 0)),
+                    begun=body.get("begun"),
                 )
             case "dead":
                 batch = from_json(body["batch"])

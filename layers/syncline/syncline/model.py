@@ -175,7 +175,8 @@ class Result:
 class Counts:
     """What a run did, in items; ``bytes`` were sent to the target, ``requests`` made to source and target.
 
-    ``queued`` counts the items found to differ, each of which ends as moved, removed, conflict, failed or cancelled.
+    ``queued`` counts the items found to differ, each of which ends as moved, removed, conflict, failed or cancelled. One
+    that turns out to be equal after all is skipped, and counts as queued no more.
     """
 
     queued: int = 0

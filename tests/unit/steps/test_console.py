@@ -106,6 +106,13 @@ def test_the_figures_of_git_sync(table: Table) -> None:
     assert samples(table)["syncline_running", ""] == 1
 
 
+def test_clusters_of_downloads_are_counted_too(table: Table) -> None:
+    sync = load_sync(json.dumps(BACKUPS | {"target": {"directory": "/mnt/backups"}}))
+    State(table).put_sync("clusters", sync.model_dump_json())
+    Manifests(Database(table), time.time).keep_counts("clusters#", dict.fromkeys(("east", "west"), Count("", 0)))
+    assert samples(table)["git_sync_clusters_backed_up", ""] == 2
+
+
 def test_a_plan_counts_nothing(table: Table) -> None:
     clock = Clock()
     state = State(table, clock)

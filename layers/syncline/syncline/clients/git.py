@@ -47,7 +47,7 @@ _SETTINGS: Final = (
     "http.lowSpeedTime=60",
     "http.proxy=",
     "pack.threads=1",
-    "pack.window=0",  # a thin pack would fetch old blobs to compare with
+    "pack.window=1",  # a folder is sent as what changed in it; files next to one another are of one name, at best
     "protocol.version=2",
     "protocol.allow=never",
     "submodule.recurse=false",
@@ -137,10 +137,13 @@ class Git:
     patience: Patience = field(default_factory=Patience)
 
     def ask(self, *arguments: str, feed: bytes | None = None, accept: tuple[int, ...] = (0,)) -> Done:
-        """Run a command that only asks the server, again where its failure may pass."""
+        """Run a command that only asks the server, again where its failure may pass, be its status in ``accept`` or not."""
         for attempt in itertools.count(1):
             try:
-                return self.run(*arguments, feed=feed, accept=accept)
+                done = self.run(*arguments, feed=feed, accept=accept)
+                error = failure_of(arguments[0], done.status, done.err) if done.status else None
+                if error is None or not self.patience.bears(error, attempt, self.left()):
+                    return done
             except SynclineError as error:
                 if not self.patience.bears(error, attempt, self.left()):
                     raise

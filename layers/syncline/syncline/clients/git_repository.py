@@ -1,7 +1,7 @@
 """A branch of a remote repository, worked on without its content: no clone, no checkout, no index.
 
-A bare, shallow, filtered fetch brings the branch's last commit and the upper levels of its tree; lower ones follow for
-those folders that are asked for, all of a level in one request. New blobs and the commit are made with
+A bare, shallow, filtered fetch brings the branch's last commit and the top of its tree; of what lies below only those
+folders follow that are asked for, all of a level in one request. New blobs and the commit are made with
 ``fast-import`` and pushed under a lease on what the branch was: the update of the ref at the server is the only thing
 that counts. Whatever a push answers, or does not, the server is asked what the branch is now.
 """
@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +36,7 @@ from syncline.errors import SynclineError
 _TIP: Final = "refs/syncline/tip"
 _NEW: Final = "refs/syncline/new"
 _ABSENT: Final = "couldn't find remote ref"
+_PARTIAL: Final = ("remote.origin.promisor=true", "remote.origin.partialclonefilter=blob:none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,9 @@ class Branch:
     """One branch at one remote; made by :func:`open_branch`. Not for several threads at once."""
 
     def __init__(self, git: Git, branch: str, depth: int) -> None:
-        self._git = git
+        self._git = replace(git, settings=(*git.settings, *_PARTIAL))
+        # What is not here it then does without, instead of fetching old blobs to compare new ones with.
+        self._pushing = git
         self._ref = branch_ref(branch)
         self._depth = depth
         self._whole: set[str] = set()  # trees that are here with all below them
@@ -120,6 +123,11 @@ class Branch:
         out = self._git.ask("ls-remote", "--quiet", "--refs", "origin", self._ref).out
         return out.split(b"\t")[0].decode() if out else None
 
+    def heads(self, pattern: str) -> list[str]:
+        """The names of all branches at the server that a pattern with ``*`` in it fits."""
+        out = self._git.ask("ls-remote", "--quiet", "--heads", "origin", f"refs/heads/{pattern}").out
+        return [line.partition(b"\trefs/heads/")[2].decode("utf-8", "replace") for line in out.splitlines()]
+
     def _commit(self, name: str) -> Commit:
         with self._git.start("cat-file", "--batch") as running:
             running.write(f"{name}\n".encode())
@@ -152,7 +160,7 @@ class Branch:
     def files(self, path: bytes, oid: str) -> Iterator[tuple[bytes, Entry]]:
         """Every file below the folder ``path`` by its full path; in the order of bytes.
 
-        ``oid`` is its tree, one of the levels that come with the first fetch.
+        ``oid`` is its tree.
         """
         self.fetch_below([oid])
         # Read once and maybe very many: not to be kept.
@@ -167,36 +175,43 @@ class Branch:
                 stack += [(path + b"/" + name if path else name, each) for name, each in reversed(inner)]
 
     def fetch_below(self, oids: Sequence[str]) -> None:
-        """Have all that is below these trees here, which are here themselves; one request for what is not.
+        """Have these trees here with all that is below them; one request for what is not.
 
-        Git takes what is here for whole, and would then fetch each tree below by itself.
+        Git takes a tree that is here for whole, and would then fetch each below it by itself.
         """
-        here = [oid for oid in oids if oid not in self._whole]
-        self._load(here, 0)
-        self._fetch_trees([e.oid for oid in here for e in self._trees[oid].values() if e.is_folder])
-        self._whole.update(here)
+        absent = [each for oid in dict.fromkeys(oids) for each in self._absent(oid)]
+        self._fetch_objects(absent, "blob:none")
+        self._whole.update((*oids, *absent))
 
-    def _fetch_trees(self, oids: Sequence[str]) -> None:
-        """Have these trees here with all that is below them; one request for those that are not."""
-        absent = [oid for oid in dict.fromkeys(oids) if oid not in self._whole and oid != EMPTY_TREE]
-        if absent:
+    def _absent(self, oid: str) -> Iterator[str]:
+        """The trees at or below this one that are not here yet, the uppermost of them."""
+        if oid not in self._trees:
+            yield from () if oid in self._whole else (oid,)
+            return
+        for entry in self._trees[oid].values():
+            if entry.is_folder:
+                yield from self._absent(entry.oid)
+
+    def _fetch_objects(self, oids: Iterable[str], filter_: str) -> None:
+        """Fetch objects by their ids, in one request."""
+        wanted = [oid for oid in dict.fromkeys(oids) if oid != EMPTY_TREE]
+        if wanted:
             self._git.ask(
                 "fetch",
                 "--quiet",
-                "--filter=blob:none",
+                f"--filter={filter_}",
                 "--no-tags",
                 "--no-write-fetch-head",
                 "--stdin",
                 "origin",
-                feed="".join(f"{oid}\n" for oid in absent).encode(),
+                feed="".join(f"{oid}\n" for oid in wanted).encode(),
             )
-            self._whole.update(absent)
 
     def _load(self, oids: Iterable[str], level: int) -> None:
         """Have these trees, of this level below the root, read."""
         new = [oid for oid in dict.fromkeys(oids) if oid not in self._trees]
         if level >= self._depth:
-            self._fetch_trees(new)
+            self._fetch_objects((oid for oid in new if oid not in self._whole), "tree:0")
         if not new:
             return
         with self._git.start("cat-file", "--batch") as running:
@@ -208,16 +223,7 @@ class Branch:
     @contextlib.contextmanager
     def blobs(self, oids: Sequence[str]) -> Iterator[Iterator[Blob]]:
         """The content of blobs, in this order, fetched in one request; each is to be read before the next."""
-        self._git.ask(
-            "fetch",
-            "--quiet",
-            "--filter=blob:none",
-            "--no-tags",
-            "--no-write-fetch-head",
-            "--stdin",
-            "origin",
-            feed="".join(f"{oid}\n" for oid in dict.fromkeys(oids)).encode(),
-        )
+        self._fetch_objects(oids, "blob:none")
         with self._git.start("cat-file", "--batch") as running:
 
             def each() -> Iterator[Blob]:
@@ -322,7 +328,7 @@ class Branch:
 
     def _push(self, commit: str) -> SynclineError | None:
         lease = f"--force-with-lease={self._ref}:{self.tip.oid if self.tip else ''}"
-        done = self._git.run(
+        done = self._pushing.run(
             "push", "--porcelain", "--quiet", lease, "origin", f"{commit}:{self._ref}", accept=tuple(range(-64, 256))
         )
         if done.status == 0:
@@ -351,20 +357,18 @@ def open_branch(place: Place, branch: str, *, depth: int, left: Callable[[], flo
         bare = folder / "bare"
         with disk_full():
             # Written, not run: `git init` and two times `git config` would take longer than the fetch.
-            _initialise(bare, place.remote.url, depth)
+            _initialise(bare, place.remote.url)
         git = Git(bare, (place.remote.protocol,), by.settings, by.variables, by.environment, left, place.patience)
         yield Branch(git, branch, depth)
 
 
-def _initialise(bare: Path, url: str, depth: int) -> None:
+def _initialise(bare: Path, url: str) -> None:
     for name in ("objects/pack", "refs/heads", "refs/syncline", "info"):
         (bare / name).mkdir(parents=True)
     (bare / "HEAD").write_text("ref: refs/heads/none\n", encoding="utf-8")
     escaped = url.replace("\\", "\\\\").replace('"', '\\"')
     (bare / "config").write_text(
-        "[core]\n\trepositoryformatversion = 1\n\tbare = true\n"
-        "[extensions]\n\tpartialClone = origin\n"
-        f'[remote "origin"]\n\turl = "{escaped}"\n\tpromisor = true\n\tpartialclonefilter = tree:{depth}\n',
+        f'[core]\n\trepositoryformatversion = 0\n\tbare = true\n[remote "origin"]\n\turl = "{escaped}"\n',
         encoding="utf-8",
     )
 

@@ -55,8 +55,8 @@ class Pace:
     """How long a step may go on.
 
     ``left`` gives the seconds left of the function's time, less what ending takes. ``halted`` tells whether the run
-    was cancelled or the right to write was lost, and nothing new may begin. ``work`` names the run: it is
-    the same when the same is done again, because a function died over it.
+    was cancelled or the right to write was lost, and nothing new may begin. ``work`` names the work: it is
+    the same when the same is done again, because a function died over it or something failed.
     """
 
     left: Callable[[], float]

@@ -15,7 +15,7 @@ from typing import Final
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Failure, Kind, Pace, Telling
 from syncline.messages import Batch, Dead, Outgoing, Queues, encode
-from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope
+from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step
 from syncline.state import BatchRecord, Lease, State
 from syncline.telemetry import batch_ended, logger, run_ended
 
@@ -82,7 +82,9 @@ class Work:
             self.follow(max(asked, pause(self.batch.attempt, rng)), **changes)
 
     def counts(self) -> Counts:
-        return Counts.of(self.results, skipped=self.skipped, queued=self.queued, requests=self.requests)
+        looked = self.batch.step is Step.DISCOVER
+        equal = 0 if looked else sum(result.outcome is Outcome.SKIPPED for result in self.results)
+        return Counts.of(self.results, skipped=self.skipped, queued=self.queued - equal, requests=self.requests)
 
 
 def pause(attempt: int, rng: random.Random) -> float:

@@ -36,7 +36,7 @@ def transfer(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
         engine.end(work)
         return
     before = kind.requests()
-    pace = replace(engine.pace(run, left, lease), work=run.id)
+    pace = replace(engine.pace(run, left, lease), work=f"{run.id}-{batch.origin}")
     try:
         _carry_out(work, kind, pace, engine)
     except BaseException:

@@ -93,7 +93,7 @@ class Manifests:
         self._db.put({"pk": pk, "sk": sk, "clusters": pack(rows), "expires": int(self._clock()) + KEPT})
 
     def clusters_of(self, repository: str) -> int:
-        """How many clusters a repository has, in all branches that were committed to."""
+        """How many clusters a repository has, in all branches that were committed to; or a sync without one."""
         items = self._db.query(f"FILES#{_short(repository)}")
         return len({name for item in items for name, _, _ in unpack(item["clusters"])})
 

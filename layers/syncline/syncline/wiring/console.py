@@ -36,9 +36,8 @@ def _clusters(sync: Sync, database: Database) -> int | None:
     from syncline.config.backups import BackupsSync, GitTarget  # noqa: PLC0415
 
     assert isinstance(sync, BackupsSync)
-    if not isinstance(sync.target, GitTarget):
-        return None
-    return Manifests(database, time.time).clusters_of(sync.target.repository)
+    where = sync.target.repository if isinstance(sync.target, GitTarget) else sync.name
+    return Manifests(database, time.time).clusters_of(where)
 
 
 @cache

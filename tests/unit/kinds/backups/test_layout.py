@@ -25,12 +25,26 @@ def test_a_key_has_a_path_and_a_branch(layout: Layout, key: str, path: str, bran
     assert layout.key_of(path) == key
     assert layout.branch_of(cluster) == branch
     assert path.startswith(layout.cluster_path(cluster) + "/")
-    assert layout.depth == layout.cluster_path(cluster).count("/") + 2
+    assert layout.depth == layout.cluster_path(cluster).count("/") + 1
 
 
 @pytest.mark.parametrize("key", ["loose", "b/", "b/east", "b/east/", "b//x", "other/east/n/x", "b/east/n/"])
 def test_what_lies_in_no_cluster_is_not_taken(key: str) -> None:
     assert not Layout(prefix="b/").takes(key)
+
+
+@pytest.mark.parametrize(
+    ("branch", "name", "cluster"),
+    [
+        ("backups/{cluster}", "backups/east.1", "east.1"),
+        ("backups/{cluster}", "backups/east/1", None),
+        ("backups/{cluster}", "backups.east", None),
+        ("{cluster}/of-{cluster}", "east/of-east", "east"),
+        ("{cluster}/of-{cluster}", "east/of-west", None),
+    ],
+)
+def test_a_branch_has_a_cluster(branch: str, name: str, cluster: str | None) -> None:
+    assert Layout(branch=branch).cluster_of_branch(name) == cluster
 
 
 def test_clusters_namespaces_and_objects_are_selected() -> None:

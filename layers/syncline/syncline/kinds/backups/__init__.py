@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from syncline.clients.bucket import Bucket
@@ -16,8 +16,9 @@ from syncline.kinds.backups.looking import SHARE, Look
 from syncline.kinds.backups.memory import Memory
 from syncline.kinds.backups.proving import Proof
 from syncline.kinds.backups.reading import Reader
+from syncline.kinds.backups.telling import tell
 from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
-from syncline.model import Item, Scope, Step
+from syncline.model import Item, Result, Run, Scope, Step
 
 __all__ = ["Backups", "Layout", "Reader", "Rules", "Signature"]
 
@@ -52,6 +53,9 @@ class Backups:
 
     def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
         return Proof(self._rules.layout, self._open).of(items, pace)
+
+    def ended(self, run: Run, results: Iterable[Result]) -> None:
+        tell(self._rules, run, results)
 
     def reference(self, group: str) -> str:
         return self._rules.reference(group)

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 from syncline.clients.git_objects import Entry
 from syncline.clients.git_repository import Branch, NewCommit, Person
@@ -23,6 +23,7 @@ from syncline.kinds.backups.layout import Layout
 from syncline.kinds.backups.memory import Count, Known, Memory
 from syncline.kinds.backups.message import BATCH, Change, Tally, message_of
 from syncline.kinds.backups.paths import Names, refusal
+from syncline.kinds.backups.planning import Caps, too_many
 from syncline.kinds.backups.reading import Content, Reader
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item, Outcome, Result
@@ -35,12 +36,6 @@ Say = Callable[[str, dict[str, object], dict[str, float]], None]
 """Tells of an operation: its name, its data, and what of it is measured."""
 Open = Callable[[str, Pace], AbstractContextManager[Branch]]
 """Opens a branch by its name."""
-
-
-class Caps(Protocol):
-    """How much may be removed: :class:`syncline.config.base.Removals`."""
-
-    def allows(self, removals: int, total: int) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,23 +170,24 @@ class _Work:
         return changes
 
     def _capped(self, changes: list[Change]) -> list[Change]:
-        """The changes without removals of which there are too many; those items fail."""
+        """The changes without removals of which there are too many, of one cluster or of all; those items fail."""
         removals: dict[str, list[Change]] = defaultdict(list)
         for change in changes:
             if change.after is None:
                 removals[self._cluster(change.path)].append(change)
-        refused: set[str] = set()
-        if removals:
-            counts = self._count(removals)
-            for cluster, gone in removals.items():
-                files = counts[cluster].files
-                if not self._rules.caps.allows(len(gone), files):
-                    what = f"{len(gone)} of the {files} files of {cluster} would be removed, more than the sync allows"
-                    error = SynclineError("REMOVALS_CAPPED", what)
-                    for change in gone:
-                        refused.add(change.path)
-                        self._done.append(Failure(self._contents.pop(change.path).item, error))
-        return [change for change in changes if change.path not in refused]
+        if not removals:
+            return changes
+        allows, files = self._rules.caps.allows, {c: count.files for c, count in self._count(None).items()}
+        for cluster, gone in list(removals.items()):
+            if not allows(len(gone), files[cluster]):
+                changes = self._refuse(changes, removals.pop(cluster), f"the {files[cluster]} files of {cluster}")
+        all_, total = [change for gone in removals.values() for change in gone], sum(files.values())
+        return changes if allows(len(all_), total) else self._refuse(changes, all_, f"{total} files")
+
+    def _refuse(self, changes: list[Change], removals: list[Change], of: str) -> list[Change]:
+        error = too_many(f"{len(removals)} of {of}")
+        self._done += [Failure(self._contents.pop(change.path).item, error) for change in removals]
+        return [change for change in changes if change.path in self._contents]
 
     def _land(self, changes: list[Change]) -> set[str]:
         """Commit and push, on whatever the branch is by then; the paths that were changed."""
@@ -291,10 +287,10 @@ class _Work:
         return Arrived(Item(item.group, item.name, content.blob, item.target, content.size), content.size)
 
 
-def _name_of(run: str, items: Sequence[Item]) -> str:
-    """A name for this work: the same when a run does the same once more, whatever became of it the first time."""
+def _name_of(work: str, items: Sequence[Item]) -> str:
+    """A name for these items of a work: the same when they are tried once more, whatever became of it the first time."""
     names = "\0".join(sorted(item.name for item in items))
-    return f"{run}-{hashlib.blake2b(names.encode(), digest_size=5).hexdigest()}"
+    return f"{work}-{hashlib.blake2b(names.encode(), digest_size=5).hexdigest()}"
 
 
 def _blob_at(there: Mapping[bytes, Mapping[bytes, Entry]], path: str) -> str | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Final
 
 from syncline.clients.bucket import Bucket
@@ -11,14 +12,18 @@ from syncline.clients.bucket_events import events_in
 from syncline.clients.http import Http
 from syncline.errors import SynclineError
 from syncline.kinds.backups.committing import Rules
-from syncline.kinds.backups.memory import Known, Memory
+from syncline.kinds.backups.memory import Count, Known, Memory
 from syncline.kinds.backups.paths import Names, refusal, shown
+from syncline.kinds.backups.planning import Compared, Mark, planned, refused
 from syncline.kinds.backups.sealing import LARGEST, Sealer
 from syncline.kinds.backups.stores import Store
+from syncline.kinds.backups.telling import tell
 from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
-from syncline.model import Item, Outcome, Result, Scope, Step
+from syncline.model import Item, Outcome, Result, Run, Scope, Step
 
 SHARE: Final = 200
+AT_ONCE: Final = 8
+"""Objects asked for, or copied, at a time."""
 _CHUNK: Final = 1 << 18
 _GONE: Final = {"remove": True}
 
@@ -49,21 +54,28 @@ class Downloads:
     # -- looking -------------------------------------------------------------------------------------------------
 
     def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
-        layout = self._layout
-        if scope.groups is not None:
-            keys = [key for key in scope.groups if layout.takes(key)]
-            items = tuple(Item(layout.cluster_of(key) or "", key) for key in keys)
-            if items:
-                yield Page("", items)
-            clusters = [group.partition("/")[0] for group in scope.groups if group.endswith("/")]
-        else:
-            clusters = self._clusters()
-        for cluster in sorted(set(clusters)):
-            if cluster <= (cursor or ""):
-                continue
-            if pace.over:
-                return
-            yield self._compare(cluster)
+        named = self._named(scope)
+
+        def compare(takes: Callable[[str], bool]) -> Iterator[Compared]:
+            for cluster in sorted(filter(takes, named)):
+                if pace.over:
+                    return
+                keys = named[cluster]
+                yield self._compare(cluster) if keys is None else self._look_at(cluster, keys)
+
+        for found in planned(compare, self._rules.caps, Mark.parse(cursor), pace):
+            yield replace(found.page, cursor=str(found.behind))
+
+    def _named(self, scope: Scope) -> dict[str, list[str] | None]:
+        """The clusters to look at, and in each the keys to look at; None for all."""
+        if scope.groups is None:
+            return dict.fromkeys(self._clusters())
+        named: dict[str, list[str] | None] = {}
+        for key in filter(self._layout.takes, scope.groups):
+            keys = named.setdefault(self._layout.cluster_of(key) or "", [])
+            assert keys is not None
+            keys.append(key)
+        return named | dict.fromkeys(g.partition("/")[0] for g in scope.groups if g.endswith("/"))
 
     def _clusters(self) -> list[str]:
         prefix = self._layout.prefix
@@ -72,9 +84,12 @@ class Downloads:
         there = self._store.tops()
         if there and not listed:
             raise SynclineError("LISTING_INCOMPLETE", f"{self._bucket} is listed without a single cluster")
-        return [cluster for cluster in {*listed, *there} if self._layout.takes_cluster(cluster)]
+        takes = self._layout.takes_cluster
+        # For the metrics: they ask for no more than how many clusters there are.
+        self._memory.keep_counts(f"{self._rules.sync}#", {c: Count("", 0) for c in listed if takes(c)})
+        return [cluster for cluster in {*listed, *there} if takes(cluster)]
 
-    def _compare(self, cluster: str) -> Page:
+    def _compare(self, cluster: str) -> Compared:
         layout = self._layout
         listed = {
             each.key: each
@@ -89,26 +104,37 @@ class Downloads:
             here = there.pop(path, None)
             error = refusal(path, names)
             if error is not None:
-                results.append(_failed(Item(cluster, key), error))
+                results.append(refused(Item(cluster, key), error))
             elif was is not None and was.etag == listed[key].etag and was.blob == (here or ""):
                 skipped += 1
             else:
                 items.append(Item(cluster, key, listed[key].etag, here, listed[key].size))
-        gone = [Item(cluster, layout.key_of(p), None, mark, None, _GONE) for p, mark in there.items()]
-        gone = [item for item in gone if layout.takes(item.name)]
+        gone = tuple(each for p, mark in there.items() if layout.takes((each := self._gone(cluster, p, mark)).name))
         files = skipped + len(gone) + sum(item.target is not None for item in items)
-        if self._rules.caps.allows(len(gone), files):
-            items += gone
-        else:
-            what = f"{len(gone)} of the {files} files of {cluster} would be removed, more than the sync allows"
-            results += [_failed(item, SynclineError("REMOVALS_CAPPED", what)) for item in gone]
-        return Page(cluster, tuple(items), skipped, tuple(results))
+        return Compared(cluster, Page("", tuple(items), skipped, tuple(results)), files, gone)
+
+    def _look_at(self, cluster: str, keys: Sequence[str]) -> Compared:
+        """Some keys of a cluster: what the bucket has goes on and is read, what it has not is gone."""
+        errors = {key: error for key in keys if (error := refusal(self._layout.path_of(key), Names())) is not None}
+        good = [key for key in keys if key not in errors]
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="look") as pool:
+            heads = dict(zip(good, pool.map(self._bucket.head, good), strict=True))
+        items = tuple(Item(cluster, key, head.etag, None, head.size) for key, head in heads.items() if head is not None)
+        absent = [self._layout.path_of(key) for key in good if heads[key] is None]
+        there = [(path, mark) for path in absent if (mark := self._store.fingerprint(path)) is not None]
+        results = tuple(refused(Item(cluster, key), error) for key, error in errors.items())
+        page = Page("", items, len(absent) - len(there), results)
+        files = sum(1 for _ in self._store.listing(cluster)) if there else 0
+        return Compared(cluster, page, files, tuple(self._gone(cluster, path, mark) for path, mark in there))
+
+    def _gone(self, cluster: str, path: str, mark: str) -> Item:
+        return Item(cluster, self._layout.key_of(path), None, mark, None, _GONE)
 
     # -- moving --------------------------------------------------------------------------------------------------
 
     def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
         learned: dict[str, Known] = {}
-        with ThreadPoolExecutor(8, thread_name_prefix="download") as pool:
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="download") as pool:
             for answer, known in pool.map(lambda item: self._one(item, pace), items):
                 if known is not None:
                     learned[answer.item.name if not isinstance(answer, Result) else answer.name] = known
@@ -126,14 +152,18 @@ class Downloads:
 
     def _copy(self, item: Item) -> tuple[Answer, Known | None]:
         path = self._layout.path_of(item.name)
-        refused = refusal(path, Names())
-        if refused is not None:
-            raise refused
+        problem = refusal(path, Names())
+        if problem is not None:
+            raise problem
         try:
             stream = self._bucket.open(item.name)
         except SynclineError as error:
             if error.code.name != "NOT_FOUND" or self._bucket.head(item.name) is not None:
                 raise
+            if item.detail != _GONE:
+                # Only what was counted with all that is gone may be removed.
+                why = "went since it was looked at; another look removes it"
+                return Result(item.group, item.name, Outcome.SKIPPED, reason=why), None
             return self._removed(item, path), None
         with stream:
             head = stream.head
@@ -174,6 +204,9 @@ class Downloads:
                 what = f"{shown(item.name)} at {self._store} is {now or 'absent'}, not {item.source}"
                 yield Failure(item, SynclineError("NOT_ARRIVED", what))
 
+    def ended(self, run: Run, results: Iterable[Result]) -> None:
+        tell(self._rules, run, results)
+
     def reference(self, group: str) -> str:
         return f"{self._store}#{group}"
 
@@ -184,8 +217,3 @@ class Downloads:
 
     def requests(self) -> int:
         return self._http.requests_made
-
-
-def _failed(item: Item, error: SynclineError) -> Result:
-    code, why = error.code.name, error.what
-    return Result(item.group, item.name, Outcome.FAILED, item.source, item.target, 0, code, why)

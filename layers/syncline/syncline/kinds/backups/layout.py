@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -63,10 +64,16 @@ class Layout:
     def branch_of(self, cluster: str) -> str:
         return self.branch.replace(CLUSTER, cluster)
 
+    def cluster_of_branch(self, name: str) -> str | None:
+        """The cluster whose branch has this name, where each has one of its own."""
+        first, *others = map(re.escape, self.branch.split(CLUSTER))
+        found = re.fullmatch(first + "([^/]+)" + r"\1".join(others), name)
+        return found[1] if found else None
+
     def cluster_path(self, cluster: str) -> str:
         return self.path_of(f"{self.prefix}{cluster}")
 
     @property
     def depth(self) -> int:
-        """Levels of the tree down to the clusters' own, the root counted."""
-        return 2 + (self.folder.count("/") + 1 if self.folder else 0)
+        """Levels of the tree down to the folder that has the clusters, the root counted."""
+        return 1 + (self.folder.count("/") + 1 if self.folder else 0)

@@ -4,13 +4,12 @@ A full look lists the bucket and asks nothing of single objects. From the memory
 became, and computes the tree that a cluster then has; where the branch has that very tree, the whole cluster is equal.
 Only the others are compared file by file. What was hinted at is not looked at here at all: it goes on, and is read.
 
-Removals are planned over all clusters, checked against the caps, and only then sent on.
+What is gone is planned over all clusters (:mod:`.planning`), and only then sent on.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
@@ -23,8 +22,9 @@ from syncline.kinds.backups.committing import Open, Rules
 from syncline.kinds.backups.layout import Layout
 from syncline.kinds.backups.memory import Known, Memory
 from syncline.kinds.backups.paths import Names, folded, refusal, shown
+from syncline.kinds.backups.planning import Compared, Mark, planned, refused
 from syncline.kinds.kind import Failure, Pace, Page
-from syncline.model import Item, Outcome, Result, Scope
+from syncline.model import Item, Result, Scope
 
 AT_ONCE: Final = 4
 """Clusters listed at a time."""
@@ -44,22 +44,6 @@ class Listing:
     error: SynclineError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """Where a look goes on: behind a cluster, with what was removed and seen up to there, for the caps."""
-
-    after: str = ""
-    removed: int = 0
-    total: int = 0
-
-    @classmethod
-    def parse(cls, cursor: str | None) -> Mark:
-        return cls() if cursor is None else cls(*json.loads(cursor))
-
-    def __str__(self) -> str:
-        return json.dumps([self.after, self.removed, self.total])
-
-
 class _Portions:
     """Collects what clusters come to into pages, each as large as one commit may be: so one look is few commits.
 
@@ -75,13 +59,14 @@ class _Portions:
     def add(self, page: Page, mark: Mark) -> Iterator[Page]:
         """Take a page in; pages that are full come out, with ``mark`` as their cursor."""
         self._items += page.items
+        while (count := self._full()) is not None:
+            yield self._page(mark, count)
+        # Only now: a page that goes out with some items only is one that may be come back to.
         self._results += page.results
         self._failures += page.failures
         self._skipped += page.skipped
         while len(self._results) >= RESULTS:
             yield self._page(mark, 0)
-        while (count := self._full()) is not None:
-            yield self._page(mark, count)
 
     def rest(self, mark: Mark) -> Iterator[Page]:
         """The last page."""
@@ -118,8 +103,6 @@ class Look:
         self._bucket = bucket
         self._memory = memory
         self._open = open_
-        self._removals: list[tuple[str, int, list[Item]]] = []  # cluster, its files at the target, what is gone
-        self._total = 0
 
     def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
         """What differs; a cursor is a :class:`Mark`."""
@@ -151,35 +134,49 @@ class Look:
         if only is None and not mark.after:
             yield from portions.add(Page("", results=tuple(self._loose(loose))), mark)
         if self._layout.branch_per_cluster:
-            found = listed if only is None else [c for c in only if c in listed]
-            branches = {self._layout.branch_of(cluster): [cluster] for cluster in found if cluster > mark.after}
+            all_ = {*listed, *self._branched(listed, pace)}
+            wanted = all_ if only is None else all_ & {*only}
+            branches = {self._layout.branch_of(cluster): [cluster] for cluster in wanted}
         else:
             branches = {self._layout.branch: listed if only is None else only}
-        self._total = mark.total
-        for name in sorted(branches, key=lambda name: branches[name][:1]):
-            if pace.over:
-                break
-            with self._open(name, pace) as branch:
-                branch.fetch()
-                comparing = _Comparing(self, branch, self._tree_clusters(branch))
-                clusters = self._wanted(branches[name], comparing, only, listed)
-                for cluster, page, files in comparing.pages([c for c in clusters if c > mark.after], pace):
-                    yield from portions.add(page, mark)
-                    self._total += files
-                    mark = Mark(cluster, mark.removed, self._total)
-        removals, results = self._removals_allowed(mark)
-        yield from portions.add(Page("", tuple(removals), results=tuple(results)), mark)
-        yield from portions.rest(Mark(mark.after, mark.removed + len(removals), self._total))
+
+        def compare(takes: Callable[[str], bool]) -> Iterator[Compared]:
+            for name in sorted(branches, key=lambda name: branches[name][:1]):
+                if pace.over:
+                    return
+                if not self._layout.branch_per_cluster or any(map(takes, branches[name])):
+                    with self._open(name, pace) as branch:
+                        branch.fetch()
+                        comparing = _Comparing(self, branch, self._tree_clusters(branch))
+                        clusters = self._wanted(branches[name], comparing, only, listed)
+                        yield from comparing.pages([c for c in clusters if takes(c)], pace)
+
+        for found in planned(compare, self._rules.caps, mark, pace):
+            yield from portions.add(found.page, found.before)
+            mark = found.behind
+        yield from portions.rest(mark)
 
     def _wanted(self, listed: list[str], comparing: _Comparing, only: list[str] | None, all_: list[str]) -> list[str]:
         """The clusters to compare: those of the bucket, and those that only the branch still has."""
         if self._layout.branch_per_cluster:
             return listed
-        there = [c for c in comparing.trees if self._layout.takes_cluster(c)]
-        if not all_ and there:
-            what = f"{self._bucket} is listed without a single cluster, while the branch has {len(there)}"
-            raise SynclineError("LISTING_INCOMPLETE", what)
+        there = self._believed(all_, list(comparing.trees))
         return sorted({*listed, *(c for c in there if only is None or c in only)})
+
+    def _branched(self, listed: list[str], pace: Pace) -> list[str]:
+        """The clusters that have a branch of their own: that of one that vanished is looked at, too."""
+        with self._open(self._layout.branch, pace) as branch:
+            names = branch.heads(self._layout.branch_of("*"))
+        found = (self._layout.cluster_of_branch(name) for name in names)
+        return self._believed(listed, [cluster for cluster in found if cluster is not None])
+
+    def _believed(self, listed: list[str], there: list[str]) -> list[str]:
+        """The sync's clusters among those that the target has; LISTING_INCOMPLETE where the bucket seems to have none."""
+        there = [cluster for cluster in there if self._layout.takes_cluster(cluster)]
+        if not listed and there:
+            what = f"{self._bucket} is listed without a single cluster, while the target has {len(there)}"
+            raise SynclineError("LISTING_INCOMPLETE", what)
+        return there
 
     def _listed_clusters(self) -> tuple[list[str], list[str]]:
         """The clusters that the bucket has objects of, and the keys that lie in none."""
@@ -194,7 +191,7 @@ class Look:
     def _loose(self, keys: Sequence[str]) -> Iterator[Result]:
         for key in keys:
             error = SynclineError("PATH_REFUSED", f"{shown(key)} does not lie in the folder of a cluster")
-            yield _refused(Item(self._layout.branch, key), error)
+            yield refused(Item(self._layout.branch, key), error)
 
     def _tree_clusters(self, branch: Branch) -> dict[str, Entry]:
         root = self._layout.folder.encode()
@@ -212,25 +209,6 @@ class Look:
         except SynclineError as error:
             found.error = error
         return found
-
-    def plan_removals(self, cluster: str, files: int, items: list[Item]) -> None:
-        """Note what is gone from a cluster that has ``files`` files at the target; it is sent on at the end."""
-        self._removals.append((cluster, files, items))
-
-    def _removals_allowed(self, mark: Mark) -> tuple[list[Item], list[Result]]:
-        """What may be removed, and the results of what may not: too much of one cluster, or of all."""
-        caps = self._rules.caps
-        allowed: list[Item] = []
-        results: list[Result] = []
-        for cluster, files, items in self._removals:
-            if caps.allows(len(items), files):
-                allowed += items
-            else:
-                results += _capped(items, f"{len(items)} of the {files} files of {cluster}")
-        if not caps.allows(mark.removed + len(allowed), self._total):
-            results += _capped(allowed, f"{mark.removed + len(allowed)} of {self._total} files")
-            allowed = []
-        return sorted(allowed, key=lambda item: item.group), results
 
     @property
     def rules(self) -> Rules:
@@ -250,8 +228,8 @@ class _Comparing:
         self._branch = branch
         self.trees = trees
 
-    def pages(self, clusters: Sequence[str], pace: Pace) -> Iterator[tuple[str, Page, int]]:
-        """For each cluster in order what it comes to, and how many files of it the target had."""
+    def pages(self, clusters: Sequence[str], pace: Pace) -> Iterator[Compared]:
+        """What each cluster comes to, in order."""
         taken: dict[str, str] = {folded(cluster): cluster for cluster in self.trees}
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="look") as pool:
             ahead: list[Future[tuple[Listing, dict[str, Known]]]] = []
@@ -265,9 +243,9 @@ class _Comparing:
                     listing, known = ahead.pop(0).result()
                     other = taken.setdefault(folded(listing.cluster), listing.cluster)
                     if other != listing.cluster:
-                        yield listing.cluster, self._refuse_all(listing, other), 0
+                        yield Compared(listing.cluster, self._refuse_all(listing, other))
                     else:
-                        yield listing.cluster, *self._compare(listing, known)
+                        yield self._compare(listing, known)
             finally:
                 for future in ahead:
                     future.cancel()
@@ -281,13 +259,13 @@ class _Comparing:
         what = f"the cluster {listing.cluster!r} is the same as {other!r} on some systems"
         error = SynclineError("PATH_COLLIDES", what)
         group = self._layout.branch_of(listing.cluster)
-        return Page("", results=tuple(_refused(Item(group, k), error) for k in listing.objects))
+        return Page("", results=tuple(refused(Item(group, k), error) for k in listing.objects))
 
-    def _compare(self, listing: Listing, known: dict[str, Known]) -> tuple[Page, int]:
+    def _compare(self, listing: Listing, known: dict[str, Known]) -> Compared:
         cluster = listing.cluster
         group = self._layout.branch_of(cluster)
         if listing.error is not None:
-            return Page("", failures=(Failure(Item(f"{cluster}/", "*"), listing.error),)), 0
+            return Compared(cluster, Page("", failures=(Failure(Item(f"{cluster}/", "*"), listing.error),)))
         current = {
             key: was for key, (etag, _) in listing.objects.items() if (was := known.get(key)) and was.etag == etag
         }
@@ -295,18 +273,16 @@ class _Comparing:
             self._look.memory.settle(self._look.rules.place, cluster, current)
         tree = self.trees.get(cluster)
         if len(current) == len(listing.objects) and tree is not None and self._tree_of(cluster, current) == tree.oid:
-            return Page("", skipped=len(current)), len(current)
+            return Compared(cluster, Page("", skipped=len(current)), len(current))
         there = self._files(cluster, tree)
         found = self._by_file(listing, current, there)
-        gone = [
+        gone = tuple(
             Item(group, self._layout.key_of(path), None, blob, None, {"remove": True})
             for path, blob in there.items()
             if self._layout.takes(self._layout.key_of(path))
-        ]
+        )
         files = found.skipped + len(gone) + sum(item.target is not None for item in found.items)
-        if gone:
-            self._look.plan_removals(cluster, files, gone)
-        return found, files
+        return Compared(cluster, found, files, gone)
 
     def _by_file(self, listing: Listing, current: dict[str, Known], there: dict[str, str]) -> Page:
         """A cluster file by file; what the listing has leaves ``there``."""
@@ -324,7 +300,7 @@ class _Comparing:
             here, was = there.pop(path, None), current.get(key)
             error = refusal(path, names)
             if error is not None:
-                results.append(_refused(Item(group, key, etag, here, size), error))
+                results.append(refused(Item(group, key, etag, here, size), error))
             elif was is not None and was.blob == (here or ""):
                 skipped += 1
             else:
@@ -343,13 +319,3 @@ class _Comparing:
         path = self._layout.cluster_path(cluster).encode()
         found = self._branch.files(path, tree.oid)
         return {path.decode("utf-8", "surrogateescape"): entry.oid for path, entry in found}
-
-
-def _refused(item: Item, error: SynclineError) -> Result:
-    code, why = error.code.name, error.what
-    return Result(item.group, item.name, Outcome.FAILED, item.source, item.target, 0, code, why)
-
-
-def _capped(items: Sequence[Item], how_many: str) -> list[Result]:
-    error = SynclineError("REMOVALS_CAPPED", f"{how_many} would be removed, more than the sync allows")
-    return [_refused(item, error) for item in items]
