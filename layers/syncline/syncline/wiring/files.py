@@ -40,7 +40,7 @@ class Builder:
             place = BucketPlace(bucket_at(target, parts), near=is_near(sync, target))
         listens = isinstance(target, FileManagerTarget) and target.events
         means = Means(
-            FileRecords(parts.database, sync.name),
+            FileRecords(parts.database, sync.name, parts.clock),
             parts.http,
             self._turn,
             group_of,

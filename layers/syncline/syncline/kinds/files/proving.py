@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from syncline.config.files import FilesSync
 from syncline.errors import SynclineError
 from syncline.kinds.files.places import Place
-from syncline.kinds.files.records import Records, Task
+from syncline.kinds.files.records import Gone, Records, Task
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item
 
@@ -27,13 +27,14 @@ class Proving:
         """An answer for each item. What is proved is remembered before it is answered."""
         answers: list[Arrived | Later | Failure] = []
         changes: dict[str, str | None] = {}
+        gone: dict[str, str] = {}
         with ThreadPoolExecutor(min(self._threads, len(items)), thread_name_prefix="prove") as pool:
             for each in as_completed([pool.submit(self._answer, item) for item in items]):
                 answer = each.result()
                 answers.append(answer)
                 if isinstance(answer, Arrived):
-                    changes |= _remembered(answer.item)
-        self._records.write(changes)
+                    _remember(answer.item, changes, gone)
+        self._records.write(changes, gone)
         yield from answers
 
     def _answer(self, item: Item) -> Arrived | Later | Failure:
@@ -62,12 +63,17 @@ class Proving:
             raise _absent(f"{path!r} at {self._place.name} has permissions {mode}, not {made.mode}")
 
 
-def _remembered(item: Item) -> dict[str, str | None]:
+def _remember(item: Item, changes: dict[str, str | None], gone: dict[str, str]) -> None:
+    """Add what is to be written about an item: its record, or what is kept of a file that is gone, if anything is."""
     task = Task.of(item)
-    if task.what == "remove":
-        return {item.name: None}
-    assert task.made is not None
-    return {item.name: task.made.to_text()} | ({task.origin: None} if task.origin is not None else {})
+    removed, kept = (item.name, Gone(task.seq, task.was)) if task.what == "remove" else (task.origin, Gone(task.gone))
+    if task.what != "remove":
+        assert task.made is not None
+        changes[item.name] = task.made.to_text()
+    if removed is not None and (kept.seq or kept.was):
+        gone[removed] = kept.to_text()
+    elif removed is not None:
+        changes[removed] = None
 
 
 def _absent(what: str) -> SynclineError:
