@@ -114,6 +114,20 @@ class TestOrder:
         assert set(chain.manager.files) == {f"/data/{key}" for key in there}
 
 
+def test_a_rename_that_cannot_be_made_forgets_no_file(chain: FilesChain) -> None:
+    chain.configure(removals={"share": 0.9}, overwrite=True)
+    chain.put("a", b"content")
+    chain.put("b", b"is there all the time")
+    chain.run()
+    chain.manager.put("/data/z", b"somebody else's, in the way")
+    chain.put("z", b"content")
+    chain.bucket.delete("a")
+    chain.run()
+    assert chain.manager.files["/data/z"].content == b"content"
+    chain.run()  # the file under the old name is still known, and is removed
+    chain.check()
+
+
 class TestSheets:
     def test_what_a_run_changed_before_after_and_between(self, chain: FilesChain) -> None:
         bucket = chain.bucket_called(f"{chain.name}-reports")
