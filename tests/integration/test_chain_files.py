@@ -486,6 +486,17 @@ class TestToAnotherBucket:
         assert found() == chain.objects()
         assert chain.run().counts.queued == 0
 
+    def test_a_listing_proves_what_one_service_copied(self, chain: FilesChain) -> None:
+        chain.make_bucket("target-listed")
+        target = {**chain.endpoint("target-listed"), "prefix": f"{chain.name}/"}
+        chain.configure(target=target, overwrite=True)
+        for number in range(40):
+            chain.put(f"d{number % 2}/f{number}", b"%d" % number)
+        run = chain.run()
+        assert run.counts.moved == 40
+        assert run.counts.requests == 40 + 3  # the copies, a listing of the source, and one of each folder
+        assert set(chain.results(run)) == {key for key, _ in chain.records.behind("")}
+
 
 def test_the_sync_has_its_name(chain: FilesChain) -> None:
     chain.configure()

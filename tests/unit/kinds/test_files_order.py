@@ -86,6 +86,9 @@ class World:
         self.there[path] = There(head.etag, head.size)
         return head, self.there[path], head.size
 
+    def listed(self, paths: list[str]) -> dict[str, There]:  # noqa: ARG002 - as the real one
+        return {}
+
     def rename(self, path: str, new_path: str) -> None:
         self.there[new_path] = self.there.pop(path)
 

@@ -21,7 +21,7 @@ from syncline.kinds.files.moving import Answer, Moving
 from syncline.kinds.files.places import Place
 from syncline.kinds.files.proving import Proving
 from syncline.kinds.files.records import Gone, Record, Records, Was
-from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
+from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page, glances
 from syncline.model import Item, Outcome, Result, Run, Scope, Step
 
 THREADS: Final = 16
@@ -180,14 +180,14 @@ class Files:
     def _wait(self, pace: Pace) -> AbstractContextManager[object] | None:
         """A turn at the target, so that all functions together make no more requests than the sync allows."""
         turns = max(1, self._sync.target.requests // self._threads())
-        waited = 0.0
-        while not pace.over:
+        for pause in (*glances(WAITING), None):
+            if pace.over:
+                break
             # The turn outlives the function, so that nobody takes it from one that is still at work.
             turn = self._means.turn(self._place.name, turns, pace.left() + 30)
-            if turn is not None or waited >= WAITING:
+            if turn is not None or pause is None:
                 return turn
-            self._means.sleep(0.25)
-            waited += 0.25
+            self._means.sleep(pause)
         return None
 
     def _told(self) -> tuple[Hints, Page | None]:

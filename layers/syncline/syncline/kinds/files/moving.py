@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from typing import Final
 
@@ -12,6 +11,7 @@ from syncline.config.files import FilesSync
 from syncline.errors import SynclineError
 from syncline.kinds.files.places import Place, There
 from syncline.kinds.files.records import Record, Task, mode_of_grants, mode_of_metadata
+from syncline.kinds.files.side_by_side import side_by_side
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item, Outcome, Result
 
@@ -30,10 +30,8 @@ class Moving:
         self._threads = threads
 
     def items(self, items: Sequence[Item]) -> Iterator[Answer]:
-        """An answer for each item, as it ends."""
-        with ThreadPoolExecutor(min(self._threads, len(items)), thread_name_prefix="file") as pool:
-            for each in as_completed([pool.submit(self._answer, item) for item in items]):
-                yield each.result()
+        """An answer for each item, in no order."""
+        yield from side_by_side(self._answer, items, self._threads)
 
     def _answer(self, item: Item) -> Answer:
         if self._pace.over:
