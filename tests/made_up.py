@@ -99,7 +99,12 @@ class Steps:
         urls = {step: url(step) for step in Step}
         self.queues = Queues(sqs, urls, {step: dead_url(step) for step in Step}, EVENTS)
         self.engine = Engine(
-            self.state, self.queues, lambda _name: self.kind, self.clock.time, random.Random(self.seed)
+            self.state,
+            self.queues,
+            lambda _name: self.kind,
+            self.clock.time,
+            random.Random(self.seed),
+            self.clock.sleep,
         )
         self.hearing = Hearing(Database(self.table), self.clock.time)
         self.configs: dict[str, BaseSync] = {}

@@ -15,7 +15,7 @@ from moto import mock_aws
 from syncline.kinds import files
 from syncline.kinds.files import looking, sheets
 from syncline.model import Outcome
-from tests.integration.files_chain import SYNC, FilesChain, FilesWorld, record
+from tests.integration.files_chain import MODE, SYNC, FilesChain, FilesWorld, record
 from tests.pump import Duplicates, Manners, MortalHttp
 from tests.standins.certificates import Authority
 from tests.standins.file_manager_wire import Answer, json_answer
@@ -359,7 +359,7 @@ class TestTelling:
         key = f"csv/{SYNC}/{run.id}-differences.csv"
         lines = chain.bucket_called("reports").read(key, 1 << 20)[1].decode().splitlines()
         assert lines[0] == "operation,file_path,permissions,size,file_type,last_modified,internal_id"
-        assert lines[1:] == ["delete,/data/b c,,,,,"]
+        assert [line.split(",")[:5] for line in lines[1:]] == [["delete", "/data/b c", MODE, "9", "text/plain"]]
 
     def test_the_state_before_and_after_each_run_that_changed_something(self, chain: FilesChain) -> None:
         bucket = chain.bucket_called("reports-full")
@@ -485,6 +485,17 @@ class TestToAnotherBucket:
         chain.run()
         assert found() == chain.objects()
         assert chain.run().counts.queued == 0
+
+    def test_a_listing_proves_what_one_service_copied(self, chain: FilesChain) -> None:
+        chain.make_bucket("target-listed")
+        target = {**chain.endpoint("target-listed"), "prefix": f"{chain.name}/"}
+        chain.configure(target=target, overwrite=True)
+        for number in range(40):
+            chain.put(f"d{number % 2}/f{number}", b"%d" % number)
+        run = chain.run()
+        assert run.counts.moved == 40
+        assert run.counts.requests == 40 + 3  # the copies, a listing of the source, and one of each folder
+        assert set(chain.results(run)) == {key for key, _ in chain.records.behind("")}
 
 
 def test_the_sync_has_its_name(chain: FilesChain) -> None:

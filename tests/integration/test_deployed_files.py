@@ -95,7 +95,7 @@ def test_from_notifications_to_files(deployed: Deployed, manager: FileManagerSer
     target = {"file_manager": manager.url, "token": "secret:syncline/files#token", "prefix": "/data/", "requests": 16}
     sync = {
         "kind": "files",
-        "source": endpoint(deployed, BUCKET),
+        "source": {**endpoint(deployed, BUCKET), "sequencers": True},
         "target": target,
         "removals": {},
         "events": {"quiet": 3, "longest": 20},  # a busy machine may be seconds between a copy and its delete
@@ -143,6 +143,10 @@ def test_from_notifications_to_files(deployed: Deployed, manager: FileManagerSer
     listed = [each["Key"] for each in deployed.s3.list_objects_v2(Bucket="reports")["Contents"]]
     assert sum(found["written"] == f"s3://reports/{key}" for key in listed) == 1
     assert sum(key.endswith("-differences.csv") for key in listed) > 1, "each run writes what it changed"
+    renamed = max(key for key in listed if key.endswith("-before.csv")).removesuffix("-before.csv")
+    for what, paths in (("before", [f"/data/{old}"]), ("after", [f"/data/{new}"])):
+        text = deployed.s3.get_object(Bucket="reports", Key=f"{renamed}-{what}.csv")["Body"].read().decode()
+        assert [row["file_path"] for row in csv.DictReader(text.splitlines())] == paths
     assert {"shop/old.csv", "shop/new.csv"} <= set(listed)
     state = deployed.s3.get_object(Bucket="reports", Key="shop/new.csv")["Body"].read().decode()
     assert {row["file_path"] for row in csv.DictReader(state.splitlines())} == set(manager.files)

@@ -50,7 +50,10 @@ BATCHES = st.builds(
     st.integers(0, 9),
 )
 RUN_IDS = st.none() | st.text(min_size=1, max_size=20)
-STARTS = st.builds(Start, TEXT, st.sampled_from(Trigger), SCOPES.map(Scope.of), RUN_IDS, st.booleans())
+HEARD = st.none() | st.dictionaries(TEXT, PLAIN_JSON, max_size=3)
+STARTS = st.builds(
+    Start, TEXT, st.sampled_from(Trigger), SCOPES.map(Scope.of), RUN_IDS, st.booleans(), st.booleans(), HEARD
+)
 DEAD = st.builds(Dead, BATCHES, st.sampled_from(sorted(CODES)), TEXT)
 
 

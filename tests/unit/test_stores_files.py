@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from moto import mock_aws
 
-from syncline.stores.files import SHARDS, FileRecords, shard_of
+from syncline.stores.files import KEPT, SHARDS, FileRecords, shard_of
 from syncline.stores.slots import Slots
 from syncline.table import Database
 from tests.pump import Clock
@@ -40,6 +40,20 @@ class TestRecords:
         records.write({"a": "2", "a/b": None, "never": None})
         assert records.get(["a", "a/b", "ä", "absent"]) == {"a": "2", "ä": "1"}
         assert len(records.get([*KEYS, *(f"absent{n}" for n in range(100))])) == len(KEYS) - 1
+
+    def test_what_is_kept_of_a_file_that_is_gone_is_no_file(self, database: Database) -> None:
+        clock = Clock()
+        records = FileRecords(database, "one", clock.time)
+        records.write({"a": "1", "b": "1", "c": "1"})
+        records.write({"a": "2", "c": None}, {"b": "kept"})
+        assert records.known(["a", "b", "c"]) == ({"a": "2"}, {"b": "kept"})
+        assert records.get(["a", "b", "c"]) == {"a": "2"}
+        assert list(records.behind("")) == [("a", "2")]
+        item = database.get(f"FILES#one#{shard_of('b'):02}", "b")
+        assert item is not None
+        assert item["expires"] == int(clock.now) + KEPT
+        records.write({"b": "again"})
+        assert records.known(["b"]) == ({"b": "again"}, {})
 
     def test_all_partitions_are_used(self) -> None:
         counts = [0] * SHARDS

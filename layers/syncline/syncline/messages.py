@@ -35,7 +35,7 @@ class Start:
 
     ``run`` is the run's id where the sender has begun it already; without one the look begins a run or, if one is
     under way and the scope is not everything, joins it. ``gathered`` asks for a look at what events have named since
-    the last one.
+    the last one; ``heard`` is an event's body that is to be noted before, for this sync alone.
     """
 
     sync: str
@@ -44,6 +44,7 @@ class Start:
     run: str | None = None
     plan: bool = False
     gathered: bool = False
+    heard: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ def to_json(message: Start | Batch | Dead) -> dict[str, Any]:
             body["trigger"] = message.trigger.value
             body |= {"run": message.run} if message.run else {}
             body |= {"gathered": True} if message.gathered else {}
+            body |= {"heard": message.heard} if message.heard is not None else {}
         case Batch():
             body = {"v": VERSION, "type": "batch", "run": message.run, "sync": message.sync}
             body |= {"step": message.step.value, "id": message.id, "attempt": message.attempt, "hop": message.hop}
@@ -169,6 +171,7 @@ def from_json(body: Any) -> Start | Batch | Dead | Notice:
                     body.get("run"),
                     body.get("plan", False),
                     body.get("gathered", False),
+                    body.get("heard"),
                 )
             case "batch":
                 return Batch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,10 +13,12 @@ from syncline.clients.s3_xml import Listed
 from syncline.errors import SynclineError
 from syncline.kinds.files.comparing import Change, Pass, items_of, renames_among
 from syncline.kinds.files.looking import Cursor
-from syncline.kinds.files.records import Record, Task
+from syncline.kinds.files.records import Gone, Record, Task, Was
 from syncline.model import Item
 
 KEYS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=6)
+RECORDS = st.builds(Record, st.text(max_size=3), st.integers(0), st.integers(0))
+WAS = st.builds(Was, KEYS, RECORDS)
 OBJECTS = st.dictionaries(KEYS, st.tuples(st.sampled_from(["e", "f", "g"]), st.integers(0, 3)), max_size=12)
 
 
@@ -78,7 +81,7 @@ def test_every_change_is_one_item(
 ) -> None:
     _, changes = run(listing, records)
     renames = renames_among(changes) if removes else {}
-    items = items_of(changes, renames, lambda key: key[:1], removes=removes)
+    items = items_of(changes, renames, lambda key: key[:1], removes=removes, tells=removes)
     assert items == sorted(items, key=lambda item: (item.group, item.name))
     done: dict[str, str] = {item.name: Task.of(item).what for item in items}
     assert len(done) == len(items)
@@ -113,9 +116,24 @@ def test_a_cursor_travels(cursor: Cursor) -> None:
         told=st.text(max_size=3),
         internal_id=st.text(max_size=3),
         modified=st.none() | st.integers(0),
-        made=st.none() | st.builds(Record, st.text(max_size=3), st.integers(0), st.integers(0)),
+        seq=st.text(max_size=3),
+        gone=st.text(max_size=3),
+        was=st.none() | WAS,
+        made=st.none() | st.builds(replace, RECORDS, seq=st.text(max_size=3), was=st.none() | WAS),
     )
 )
 def test_a_task_travels_in_an_item(task: Task) -> None:
     item = Item.from_json(task.on(Item("g", "n")).to_json())
     assert Task.of(item) == task
+
+
+@given(st.builds(replace, RECORDS, seq=st.text(max_size=3), was=st.none() | WAS), st.none() | WAS)
+def test_what_is_remembered_is_read_again(record: Record, was: Was | None) -> None:
+    assert Record.of_text(record.to_text()) == record
+    assert Gone.of_text(Gone(record.seq, was).to_text()) == Gone(record.seq, was)
+
+
+def test_a_record_of_before_is_read() -> None:
+    assert Record.of_text('["e",1,2,"text/plain","rw-r--r--","id",""]') == Record(
+        "e", 1, 2, "text/plain", "rw-r--r--", "id"
+    )

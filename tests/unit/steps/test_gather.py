@@ -9,12 +9,14 @@ import pytest
 
 from syncline.config.base import BaseSync, Gathering
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Pace, Page
+from syncline.kinds.kind import Kind, Pace, Page
+from syncline.messages import Start, decode
 from syncline.model import Run, RunStatus, Scope, Trigger
 from syncline.steps import gather as gather_module
 from syncline.stores.hearing import Claim
 from tests.made_up import SYNC, Steps, items
 from tests.pump import Duplicates, KilledError, Manners, When
+from tests.stack import EVENTS
 
 
 class Sync(BaseSync):
@@ -102,26 +104,79 @@ def test_an_event_that_its_sync_cannot_read_is_laid_aside_alone(steps: Steps, lo
     assert dead.body == '{"source": "made.up", "group": "b"}'
 
 
-def test_one_sync_that_cannot_hear_does_not_keep_the_others_from_it(steps: Steps, looked: list[Scope]) -> None:
+@pytest.fixture
+def missing(steps: Steps) -> set[str]:
+    """The syncs of which a secret is missing; at first it is one of two that hear of the same source."""
+    gone, kind = {"another"}, steps.engine.kind
+    steps.hearing.subscribe("another", ["made.up"])
+
+    def kind_of(name: str) -> Kind:
+        if name in gone:
+            raise SynclineError("SECRET_MISSING", "it is gone")
+        return kind(name)
+
+    object.__setattr__(steps.gatherer, "kind", kind_of)
+    return gone
+
+
+def test_who_cannot_be_told_keeps_nobody_waiting_and_hears_later(
+    steps: Steps, looked: list[Scope], missing: set[str]
+) -> None:
+    steps.pump.manners.batches = True
+    steps.notify("a", "b")
+    steps.pump.run_until(steps.clock.now + 100)
+    assert looked == [Scope.of(["a", "b"])], "once, for the sync that could be told"
+    assert not [letter for letter in steps.mail.waiting() if letter.url == EVENTS]
+    missing.clear()
+    steps.pump.run()
+    assert looked[0] == Scope.of(["a", "b"])
+    assert {group for scope in looked[1:] for group in scope.groups or ()} == {"a", "b"}
+    assert {run.sync for run in steps.state.runs("another", 9)} == {"another"}
+    assert len(runs(steps)) == 1
+    assert steps.mail.dead() == []
+
+
+def test_who_can_never_be_told_leaves_its_events_in_the_dead_letters_of_its_looks(
+    steps: Steps, looked: list[Scope], missing: set[str]
+) -> None:
+    steps.notify("a")
+    steps.pump.run()
+    assert missing
+    assert looked == [Scope.of(["a"])]
+    (body,) = (letter.body for _, letter in steps.mail.dead())
+    assert decode(body) == Start("another", Trigger.EVENT, gathered=True, heard={"source": "made.up", "group": "a"})
+
+
+def test_what_a_sync_could_not_be_told_and_cannot_read_is_laid_aside(
+    steps: Steps, looked: list[Scope], missing: set[str]
+) -> None:
+    steps.notify("a")
+    steps.pump.run_until(steps.clock.now + 20)
+    assert looked == [Scope.of(["a"])]
+
+    def strict(_event: object) -> tuple[str, ...]:
+        raise SynclineError("MESSAGE_INVALID", "not like that")
+
+    object.__setattr__(steps.kind, "hints", strict)
+    missing.clear()
+    steps.pump.run()
+    assert len(steps.mail.dead()) == 1
+
+
+def test_a_sync_that_is_no_more_hears_nothing(steps: Steps, looked: list[Scope]) -> None:
     steps.hearing.subscribe("another", ["made.up"])
     known = steps.gatherer.config
 
     def config(name: str) -> BaseSync:
         if name == "another":
-            raise SynclineError("SECRET_MISSING", "it is gone")
+            raise SynclineError("NO_SUCH_SYNC", "it is gone")
         return known(name)
 
     object.__setattr__(steps.gatherer, "config", config)
     steps.notify("a")
     steps.pump.run()
-    assert set(looked) == {Scope.of(["a"])}
-    assert len(steps.mail.lying_in(gather_events_dead())) == 0
-
-
-def gather_events_dead() -> str:
-    from tests.stack import EVENTS  # noqa: PLC0415
-
-    return EVENTS
+    assert looked == [Scope.of(["a"])]
+    assert steps.mail.dead() == []
 
 
 def test_more_than_one_look_can_cover_is_looked_at_in_turn(

@@ -64,7 +64,7 @@ class _State:
         self._sync = sync
         target = context.target
         database = Database(target.table)
-        self._records = FileRecords(database, sync.name)
+        self._records = FileRecords(database, sync.name, context.now)
         # References to variables are those of the functions, not of this person's shell.
         secrets = Secrets(lambda: target.client("secretsmanager"), lambda: target.client("ssm"), target.environ or {})
         self._parts = Parts(secrets, Http(), target.state, database)

@@ -5,7 +5,7 @@ S3 sends ``{"Records": [...]}`` to a queue or a function, with keys encoded as i
 sends the form of S3, with ``s3:`` before the event's name, to a webhook. SNS puts any of these into a text.
 
 Each may come twice, late, in any order, or from somebody else: an event is a hint to look at the key, and nothing it
-says is taken for true.
+says is taken for true, but for its order where the service is known to tell that.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ __all__ = ["ObjectEvent", "events_in", "is_notification", "surely_older"]
 
 _LONGEST_KEY: Final = 1024  # bytes
 _HEX: Final = frozenset(string.hexdigits)
+_LONGEST_SEQUENCER: Final = 32
+"""Characters; those of S3 have 16 to 18."""
 _BUS_NAMES: Final = {
     "Object Created": "ObjectCreated",
     "Object Deleted": "ObjectRemoved",
@@ -54,6 +56,12 @@ class ObjectEvent:
     etag: str | None = None
     size: int | None = None
     version: str | None = None
+
+    @property
+    def order(self) -> str | None:
+        """The sequencer, where it tells the order for certain: of what was made or removed, and in the form of S3."""
+        ordered = self.name.startswith(("ObjectCreated:", "ObjectRemoved:"))
+        return self.sequencer if ordered and _is_number(self.sequencer) else None
 
     @property
     def is_removal(self) -> bool:
@@ -92,11 +100,15 @@ def surely_older(one: str | None, other: str | None) -> bool:
     AWS has said that the shorter is to be padded on the right, and also on the left; EventBridge drops leading zeros
     and writes small letters. It is certain only if all of these readings agree.
     """
-    if not one or not other or not (_HEX.issuperset(one) and _HEX.issuperset(other)):
+    if one is None or other is None or not (_is_number(one) and _is_number(other)):
         return False
     left, right = one.lower().lstrip("0"), other.lower().lstrip("0")
     width = max(len(left), len(right))
     return left.rjust(width, "0") <= right.rjust(width, "0") and left.ljust(width, "0") <= right.ljust(width, "0")
+
+
+def _is_number(sequencer: str | None) -> bool:
+    return sequencer is not None and 0 < len(sequencer) <= _LONGEST_SEQUENCER and _HEX.issuperset(sequencer)
 
 
 def _events(body: Any, *, wrapped: bool) -> Iterator[ObjectEvent]:

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Final
 
 from syncline.clients.http import Response
@@ -36,24 +37,24 @@ def head_of(response: Response) -> Head:
     if not (length.isascii() and length.isdigit()):
         response.close()
         raise response.bad("an object without a length")
-    try:
-        modified = parsedate_to_datetime(response.header("Last-Modified")).timestamp()
-    except (ValueError, OverflowError):
-        modified = 0.0
     version = response.header("x-amz-version-id")
-    metadata = {
-        name.lower().removeprefix(_META): value
-        for name, value in response.headers.items()
-        if name.lower().startswith(_META)
-    }
     return Head(
         etag_of(response),
         int(length),
         response.header("Content-Type") or "application/octet-stream",
-        modified,
+        _unix_time(response.header("Last-Modified")),
         None if version in ("", "null") else version,
-        metadata,
+        response.headers.starting(_META),
     )
+
+
+@lru_cache(maxsize=1024)  # many objects are of the same second
+def _unix_time(text: str) -> float:
+    """Unix seconds of an HTTP date, 0 where it is none."""
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def attributes_of(like: Head | None) -> dict[str, str]:

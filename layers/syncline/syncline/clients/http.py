@@ -15,10 +15,9 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from urllib3.exceptions import HTTPError
-from urllib3.response import BaseHTTPResponse
 
 from syncline import __version__
-from syncline.clients import failures
+from syncline.clients import failures, wire
 from syncline.clients.addresses import Address, Endpoint, redacted
 from syncline.clients.connections import Patience, pool_for
 from syncline.clients.pacing import PACE, Policy
@@ -28,12 +27,11 @@ __all__ = ["BODY_LIMIT", "READ_TIMEOUT", "Body", "Endpoint", "Http", "Policy", "
 
 Body = bytes | Iterable[bytes] | None
 
-CONNECT_TIMEOUT: Final = 5.0
 READ_TIMEOUT: Final = 30.0
 BODY_LIMIT: Final = 8 * 1024 * 1024
 
 _REPEATABLE: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
-_AGENT: Final = {"User-Agent": f"syncline/{__version__}"}
+_ALWAYS: Final = {"Accept-Encoding": "identity", "User-Agent": f"syncline/{__version__}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +44,17 @@ class Response:
     method: str
     url: str
     status: int
-    headers: Mapping[str, str]
+    headers: wire.Headers
     body: bytes
-    raw: BaseHTTPResponse
+    raw: wire.Incoming
 
     def header(self, name: str) -> str:
         """A header's value, or the empty string."""
-        return self.headers.get(name, "")
+        return self.headers.said(name)
 
     def all_headers(self, name: str) -> list[str]:
         """Every value of a header that may come more than once."""
-        return list(self.raw.headers.getlist(name))
+        return self.headers.all(name)
 
     def error(self) -> SynclineError:
         """What this answer means as a failure."""
@@ -76,15 +74,13 @@ class Response:
     def read(self, size: int) -> bytes:
         """Up to ``size`` bytes of a stream as they came over the wire, empty at its end; UNREACHABLE if cut short."""
         try:
-            return self.raw.read(size, decode_content=False)
+            return self.raw.read(size)
         except HTTPError as error:
             raise failures.of_exception(self.method, self.url, error) from error
 
     def close(self) -> None:
-        """Give the connection back if the stream was read to its end, else close it."""
-        if not self.raw.closed:
-            self.raw.close()
-        self.raw.release_conn()
+        """Close the connection, unless the stream was read to its end: then it was given back."""
+        self.raw.close()
 
     def __enter__(self) -> Self:
         return self
@@ -142,12 +138,12 @@ class Http:
         policy = retry or self.policy
         streamed = body is not None and not isinstance(body, bytes)
         repeatable = not streamed and (method in _REPEATABLE if repeatable is None else repeatable)
-        sent = {**_AGENT, **(headers or {})}
+        sent = {"Host": address.host, **_ALWAYS, **(headers or {})}
         _check(sent, address)
         for attempt in itertools.count(1):
             self._wait(address, policy)
             try:
-                patience = Patience(CONNECT_TIMEOUT, timeout, policy.deadline, policy.clock)
+                patience = Patience(timeout, policy.deadline, policy.clock)
                 response = self._send(_Call(method, address, sent, body, ca, stream, patience))
                 if response.status < 500 and response.status not in (408, 429):
                     PACE.ease(address.host)
@@ -225,46 +221,33 @@ class _Call:
         body = self.body
         chunks = None if body is None or isinstance(body, bytes) else _Chunks(body)
         try:
-            raw = pool.urlopen(
-                self.method,
-                self.address.target or "/",
-                chunks or body,
-                self.headers,
-                retries=False,
-                redirect=False,
-                assert_same_host=False,
-                timeout=self.patience,
-                preload_content=False,
-                chunked=chunks is not None and "Content-Length" not in self.headers,
-            )
-            if self.stream and raw.status < 300:
-                return self._response(raw, b"")
-            content = self._content(raw)
+            request = wire.Outgoing(self.method, self.address.target, self.headers, chunks or body)
+            answer = wire.ask(pool, request, self.patience)
+            if self.stream and answer.status < 300:
+                return self._response(answer, b"")
+            content = self._content(answer)
         except HTTPError as error:
             raise failures.of_exception(self.method, self.address.url, error) from error
-        if chunks is not None and not chunks.ended and raw.status < 400:  # the connection is broken, not reused
+        if chunks is not None and not chunks.ended and answer.status < 400:
             where = f"{self.method} {redacted(self.address.url)}"
             raise SynclineError("BAD_ANSWER", f"{where} was answered before all was sent")
-        return self._response(raw, content)
+        return self._response(answer, content)
 
-    def _response(self, raw: BaseHTTPResponse, content: bytes) -> Response:
-        return Response(self.method, self.address.url, raw.status, raw.headers, content, raw)
+    def _response(self, answer: wire.Incoming, content: bytes) -> Response:
+        return Response(self.method, self.address.url, answer.status, answer.headers, content, answer)
 
-    def _content(self, raw: BaseHTTPResponse) -> bytes:
+    def _content(self, answer: wire.Incoming) -> bytes:
         try:
-            content = raw.read(BODY_LIMIT + 1, decode_content=True)
+            content = answer.whole(BODY_LIMIT)
         except HTTPError:
-            if raw.status < 400:
+            answer.close()
+            if answer.status < 400:
                 raise
-            raw.close()  # a refusal is one without its words, too: docker-registry cuts those of a 416 short
-            return b""
+            return b""  # a refusal is one without its words, too: docker-registry cuts those of a 416 short
         if len(content) > BODY_LIMIT:
-            raw.close()
+            answer.close()
             raise SynclineError(
                 "BAD_ANSWER",
                 f"{self.method} {redacted(self.address.url)}: the answer is larger than {BODY_LIMIT} bytes",
             )
-        if not raw.closed:
-            raw.drain_conn()
-        raw.release_conn()
         return content

@@ -92,6 +92,22 @@ class FileManagerTarget(Model):
             yield Finding((*path, "file_manager"), "sends files readable over the network; use https and ca")
 
 
+class Source(BucketEndpoint):
+    """The bucket that files come from."""
+
+    sequencers: StrictBool | None = Field(
+        None,
+        description="Whether the service numbers the events of a key in their order (`sequencer`), so that one which is "
+        "older than what is known costs no request. When absent only AWS is believed: others number by the clocks of "
+        "their machines, or not at all.",
+    )
+
+    @property
+    def sequenced(self) -> bool:
+        """Whether the order of its events is known."""
+        return self.endpoint is None if self.sequencers is None else self.sequencers
+
+
 class BucketTarget(BucketEndpoint):
     """Another bucket. Where both are of one service, and it may read the source, it copies by itself."""
 
@@ -109,7 +125,7 @@ class Reports(BucketEndpoint):
     full: StrictBool = Field(
         False,
         description="Whether each run that changed something also writes the state of all files (`new.csv`), and keeps "
-        "the one before (`old.csv`). It reads every record; the differences alone read those of what changed.",
+        "the one before (`old.csv`). It reads every record; the sheets of a run read those of what changed.",
     )
 
 
@@ -144,7 +160,7 @@ class FilesSync(BaseSync):
     """The objects of a bucket, kept true in a file manager or another bucket."""
 
     kind: Literal["files"] = Field(description="What is kept true: `files`.", examples=["files"])
-    source: BucketEndpoint = Field(description="The bucket that files come from.")
+    source: Source = Field(description="The bucket that files come from.")
     target: Target = Field(description="Where files go: a file manager, or another bucket.")
     select: Patterns = Field(Patterns(), description="Which keys, as the source names them, without its prefix.")
     permissions: PermissionsRule = Field(PermissionsRule(), description="Where permissions come from.")
@@ -157,7 +173,9 @@ class FilesSync(BaseSync):
     )
     events: Gathering = Field(Gathering(), description="How many events of the bucket become one look.")
     reports: Reports | None = Field(
-        None, description="A bucket for the lists of differences (CSV) of each run, and those asked for by hand."
+        None,
+        description="A bucket for the sheets (CSV) of each run, of what it changed before, after and between, and for "
+        "those asked for by hand.",
     )
 
     def path_of(self, key: str) -> str:
@@ -225,6 +243,7 @@ class FilesSync(BaseSync):
 PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
     ("A sync of files", FilesSync, ""),
     ("Files, `source`, and `target` where it is a bucket", BucketEndpoint, ""),
+    ("Files, `source`, besides", Source, ""),
     ("Files, `reports`, besides", Reports, ""),
     ("Files, `target` where it is a bucket, besides", BucketTarget, ""),
     ("Files, `target` where it is a file manager", FileManagerTarget, ""),

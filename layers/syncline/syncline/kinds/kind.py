@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from syncline.errors import SynclineError
 from syncline.model import Item, Result, Run, Scope, Step
+
+_FIRST_GLANCE: Final = 0.03
+_LONGEST_GLANCE: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,15 @@ class Pace:
     def over(self) -> bool:
         """Whether nothing new may begin."""
         return self.left() <= 0 or self.halted()
+
+
+def glances(seconds: float) -> Iterator[float]:
+    """Pauses between looks at whether something has become free: short ones first, ``seconds`` together."""
+    pause = _FIRST_GLANCE
+    while seconds > 0:
+        yield min(pause, seconds)
+        seconds -= pause
+        pause = min(_LONGEST_GLANCE, pause * 1.5)
 
 
 class Kind(Protocol):

@@ -8,6 +8,7 @@ what has failed for good becomes a result, and lies in the dead-letter queue wit
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -104,6 +105,7 @@ class Engine:
     kind: Callable[[str], Kind]
     clock: Callable[[], float]
     rng: random.Random
+    sleep: Callable[[float], None] = time.sleep
     leaves: set[tuple[str, str]] = field(default_factory=set)
 
     def run_of(self, batch: Batch) -> Run | None:

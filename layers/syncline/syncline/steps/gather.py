@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from syncline.config import Sync
@@ -17,6 +17,8 @@ from syncline.telemetry import logger
 
 _AGAIN: Final = 1.0
 """Seconds before what did not fit into one look is looked at."""
+_PUT_OFF: Final = 30
+"""Seconds before an event is told once more to a sync that could not be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,27 +39,28 @@ class Gatherer:
         """Note what a delivery of events speaks of, for each sync that wants to hear of it, and ask for a look.
 
         ``bodies`` are the messages by their ids. Answers with those that a sync which hears of their source cannot
-        read; raises MESSAGE_INVALID for what is of no source, or why a sync could not be told.
+        read; raises MESSAGE_INVALID for what is of no source. A sync that cannot be told, as a secret of it is
+        missing, is told later by messages of its own: nobody else waits for it, or hears the same twice.
         """
         by_sync: dict[str, list[tuple[str, Any]]] = {}
         for message, body in bodies:
             for source in self.sources(body):
                 for name in self.hearing.subscribers(source):
                     by_sync.setdefault(name, []).append((message, body))
-        note_id = hashlib.blake2b("\n".join(sorted(each for each, _ in bodies)).encode(), digest_size=10).hexdigest()
-        failed: SynclineError | None = None
         refused: set[str] = set()
         for name, heard in by_sync.items():
             try:
-                refused |= self._note(name, note_id, heard)
+                refused |= self.note(name, heard)
             except SynclineError as error:
-                failed = error  # the other syncs hear all the same
-        if failed is not None:
-            raise failed
+                logger.error("a sync cannot be told of events", extra={"sync": name, "why": str(error)})
+                if error.code.name != "NO_SUCH_SYNC":
+                    for _, body in heard:
+                        self.queues.start(replace(self.start(name), heard=body), _PUT_OFF)
         return refused
 
-    def _note(self, name: str, note_id: str, heard: Sequence[tuple[str, Any]]) -> set[str]:
-        """Note what a sync hears; the messages that it cannot read."""
+    def note(self, name: str, heard: Sequence[tuple[str, Any]]) -> set[str]:
+        """Note what a sync hears; the messages that it cannot read. Raises why it cannot be told."""
+        note_id = hashlib.blake2b("\n".join(sorted(each for each, _ in heard)).encode(), digest_size=10).hexdigest()
         sync = self.config(name)
         if not sync.enabled:
             return set()

@@ -6,16 +6,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from syncline.kinds.kind import Arrived, Failure, Kind, Later, Pace
+from syncline.kinds.kind import Arrived, Failure, Kind, Later, Pace, glances
 from syncline.messages import Batch
 from syncline.model import Item, Result, Run, RunStatus, Step
-from syncline.state import LeaseHeldError
+from syncline.state import Lease, LeaseHeldError
 from syncline.steps.engine import Engine, Work, cancelled
 
 ENDING: Final = 15.0
 """Seconds of a function's time kept for writing down where it is."""
 WAITING: Final = 20.0
 """Seconds after which a reference with another writer is tried again, at the latest."""
+GLANCING: Final = 3.0
+"""Seconds for which the function itself waits for a reference: most writers are done by then."""
 
 
 def transfer(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) -> None:
@@ -26,13 +28,14 @@ def transfer(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
     kind = engine.kind(batch.sync)
     work = Work(batch)
     try:
-        # The lease outlives the function's time, so nobody takes it from a writer that is alive.
-        lease = engine.state.take_lease(kind.reference(batch.group), batch.id, left() + ENDING)
+        lease = _lease(engine, batch, kind, left)
     except LeaseHeldError as held:
         if held.same_owner:
             raise
-        # Its writer is often done long before the lease ends. Whoever waits its turn is not idle.
-        work.follow(min(held.retry_after or 1.0, WAITING * engine.rng.uniform(0.5, 1.0)), items=batch.items)
+        # Its writer is often done long before the lease ends; the longer this goes on, the longer the pauses.
+        # Whoever waits its turn is not idle.
+        longest = min(WAITING, 2.0 ** min(batch.hop, 10)) * engine.rng.uniform(0.5, 1.0)
+        work.follow(min(held.retry_after or 1.0, longest), items=batch.items)
         engine.end(work)
         return
     before = kind.requests()
@@ -44,6 +47,20 @@ def transfer(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
         raise
     work.requests = kind.requests() - before
     engine.end(work, lease)
+
+
+def _lease(engine: Engine, batch: Batch, kind: Kind, left: Callable[[], float]) -> Lease:
+    """The right to write to the batch's reference, waited for a little where another has it."""
+    reference = kind.reference(batch.group)
+    for pause in (*glances(GLANCING), None):
+        try:
+            # The lease outlives the function's time, so nobody takes it from a writer that is alive.
+            return engine.state.take_lease(reference, batch.id, left() + ENDING)
+        except LeaseHeldError as held:
+            if held.same_owner or pause is None or left() <= 0:
+                raise
+        engine.sleep(pause)
+    raise AssertionError  # the last round returns or raises
 
 
 def _carry_out(work: Work, kind: Kind, pace: Pace, engine: Engine) -> None:

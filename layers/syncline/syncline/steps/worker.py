@@ -122,7 +122,10 @@ class Worker:
                 self.engine.queues.bury(self.step, [record.body])
 
     def _start(self, start: Start, record: SQSRecord, received: int, left: Callable[[], float]) -> None:
-        if start.gathered:
+        if start.heard is not None:
+            if self.gatherer.note(start.sync, [(record.message_id, start.heard)]):
+                self.engine.queues.bury(self.step, [record.body])
+        elif start.gathered:
             self._gathered(start, received, left)
         else:
             sent = int(record.attributes.sent_timestamp or "0") / 1000

@@ -11,7 +11,7 @@ from syncline.clients.file_manager import FileManager
 from syncline.config import Sync
 from syncline.config.files import BucketTarget, FileManagerTarget, FilesSync
 from syncline.kinds.files import THREADS, Files, Means
-from syncline.kinds.files.places import BucketPlace, FileManagerPlace, Place
+from syncline.kinds.files.places import BucketPlace, FileManagerPlace, Place, folder_of
 from syncline.kinds.kind import Kind
 from syncline.stores.files import FileRecords, shard_of
 from syncline.stores.slots import Slot, Slots
@@ -31,19 +31,20 @@ class Builder:
         parts, target = self._parts, sync.target
         source = bucket_at(sync.source, parts)
         manager: FileManager | None = None
+        near = isinstance(target, BucketTarget) and is_near(sync, target)
         place: Place
         if isinstance(target, FileManagerTarget):
             manager = manager_at(target, parts)
             rule = sync.permissions
             place = FileManagerPlace(manager, target.file_manager, rule.owner, rule.group)
         else:
-            place = BucketPlace(bucket_at(target, parts), near=is_near(sync, target))
+            place = BucketPlace(bucket_at(target, parts), near=near)
         listens = isinstance(target, FileManagerTarget) and target.events
         means = Means(
-            FileRecords(parts.database, sync.name),
+            FileRecords(parts.database, sync.name, parts.clock),
             parts.http,
             self._turn,
-            group_of,
+            folder_group_of if near else group_of,
             manager if listens else None,
             parts.http.policy.sleep,
             told=manager if isinstance(target, FileManagerTarget) and target.report else None,
@@ -85,3 +86,11 @@ def is_near(sync: FilesSync, target: BucketTarget) -> bool:
 def group_of(key: str) -> str:
     """The group of a key: the partition that its record is in."""
     return f"{shard_of(key):02}"
+
+
+def folder_group_of(key: str) -> str:
+    """The group of a key where the service copies by itself: that of its folder.
+
+    Files of one folder stand together in the target's listing, a page of which then proves hundreds of them.
+    """
+    return f"{shard_of(folder_of(key)):02}"

@@ -20,8 +20,8 @@ from syncline.kinds.files.looking import Cursor, Look
 from syncline.kinds.files.moving import Answer, Moving
 from syncline.kinds.files.places import Place
 from syncline.kinds.files.proving import Proving
-from syncline.kinds.files.records import Record, Records
-from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
+from syncline.kinds.files.records import Gone, Record, Records, Was
+from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page, glances
 from syncline.model import Item, Outcome, Result, Run, Scope, Step
 
 THREADS: Final = 16
@@ -117,12 +117,22 @@ class Files:
             means.told.report(summary(run, told))
         if means.reports is not None and self._sync.reports is not None:
             folder = f"{self._sync.reports.prefix}{run.sync}/"
-            lines = sheets.differences_written(self._changed(told))
-            means.reports.put_stream(
-                f"{folder}{run.id}-differences.csv", (line.encode() for line in lines), sheets.HEAD
-            )
+            self._write_changes(means.reports, f"{folder}{run.id}", told)
             if self._sync.reports.full and (run.counts.moved or run.counts.removed):
                 self._write_state(means.reports, folder)
+
+    def _write_changes(self, reports: Bucket, name: str, results: Sequence[Result]) -> None:
+        """Write what a run changed: the files it touched as they were and as they are, and the differences.
+
+        Raises TIME_SHORT where there are too many for the time.
+        """
+        pairs = list(self._changed(results, self._means.clock() + TELLING))
+        wanted = {"differences": sheets.differences_written(each for pair in pairs for each in sheets.change(*pair))}
+        if pairs:
+            wanted["before"] = sheets.written(old for old, _ in pairs if old is not None and old.size)
+            wanted["after"] = sheets.written(new for _, new in pairs if new is not None)
+        for what, lines in wanted.items():
+            reports.put_stream(f"{name}-{what}.csv", (line.encode() for line in lines), sheets.HEAD)
 
     def _write_state(self, reports: Bucket, folder: str) -> None:
         """Write the state of all files as ``new.csv``; what that was before becomes ``old.csv``.
@@ -143,15 +153,26 @@ class Files:
                 raise SynclineError("TIME_SHORT", f"no time to write the state {what}")
             yield sheets.row_of(self._sync.path_of(key), Record.of_text(text))
 
-    def _changed(self, results: Sequence[Result]) -> Iterator[tuple[str, sheets.Row]]:
-        """What a run changed, as rows with their operation; what was saved as it is remembered now."""
-        saved = [each.name for each in results if each.outcome is Outcome.MOVED]
-        for at in range(0, len(saved), 100):
-            for key, text in sorted(self._means.records.get(saved[at : at + 100]).items()):
-                yield "save", sheets.row_of(self._sync.path_of(key), Record.of_text(text))
-        for each in results:
-            if each.outcome is Outcome.REMOVED:
-                yield "delete", sheets.Row(self._sync.path_of(each.name), "", "", "", "", "")
+    def _changed(
+        self, results: Sequence[Result], until: float
+    ) -> Iterator[tuple[sheets.Row | None, sheets.Row | None]]:
+        """What a run changed, each file before and after; after is as it is remembered now."""
+        ends = {each.name: each.outcome for each in results if each.outcome in (Outcome.MOVED, Outcome.REMOVED)}
+        keys = sorted(ends)
+        for at in range(0, len(keys), 100):
+            if self._means.clock() > until:
+                raise SynclineError("TIME_SHORT", f"no time to write what the run changed, after {at} files")
+            files, gone = self._means.records.known(keys[at : at + 100])
+            for key in keys[at : at + 100]:
+                if key in files:
+                    record = Record.of_text(files[key])
+                    yield self._row_before(record.was), sheets.row_of(self._sync.path_of(key), record)
+                elif ends[key] is Outcome.REMOVED:
+                    was = Gone.of_text(gone[key]).was if key in gone else None
+                    yield self._row_before(was) or sheets.Row(self._sync.path_of(key), "", "", "", "", ""), None
+
+    def _row_before(self, was: Was | None) -> sheets.Row | None:
+        return None if was is None else sheets.row_of(self._sync.path_of(was.key), was.record)
 
     def _threads(self) -> int:
         return min(THREADS, self._sync.target.requests)
@@ -159,14 +180,14 @@ class Files:
     def _wait(self, pace: Pace) -> AbstractContextManager[object] | None:
         """A turn at the target, so that all functions together make no more requests than the sync allows."""
         turns = max(1, self._sync.target.requests // self._threads())
-        waited = 0.0
-        while not pace.over:
+        for pause in (*glances(WAITING), None):
+            if pace.over:
+                break
             # The turn outlives the function, so that nobody takes it from one that is still at work.
             turn = self._means.turn(self._place.name, turns, pace.left() + 30)
-            if turn is not None or waited >= WAITING:
+            if turn is not None or pause is None:
                 return turn
-            self._means.sleep(0.25)
-            waited += 0.25
+            self._means.sleep(pause)
         return None
 
     def _told(self) -> tuple[Hints, Page | None]:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from syncline.clients.s3_xml import Listed
 from syncline.errors import SynclineError
-from syncline.kinds.files.records import Record, Task
+from syncline.kinds.files.records import Record, Task, Was
 from syncline.model import Item
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A key whose object and record differ: new without ``record``, gone without ``listed``."""
+    """A key whose object and record differ: new without ``record``, gone without ``listed``.
+
+    ``seq`` is the sequencer of the latest event before it was looked at, "" where none is known.
+    """
 
     key: str
     listed: Listed | None
     record: Record | None
+    seq: str = ""
+
+    @property
+    def was(self) -> Was | None:
+        """What was known of it."""
+        return None if self.record is None else Was(self.key, self.record)
 
 
 @dataclass(slots=True)
@@ -109,24 +118,32 @@ def renames_among(changes: Sequence[Change]) -> dict[str, str]:
 
 
 def items_of(
-    changes: Iterable[Change], renames: Mapping[str, str], shard: Callable[[str], str], *, removes: bool
+    changes: Sequence[Change], renames: Mapping[str, str], shard: Callable[[str], str], *, removes: bool, tells: bool
 ) -> list[Item]:
-    """What is to be done about changes; removals only if ``removes``. In the order of groups and keys."""
+    """What is to be done about changes; removals only if ``removes``. In the order of groups and keys.
+
+    Where the sync ``tells`` what it changed, an item carries what was known before.
+    """
     origins = set(renames.values())
+    old = {change.key: change for change in changes if change.key in origins}
     items: list[Item] = []
     for change in changes:
         group, record, listed = shard(change.key), change.record, change.listed
         known = record.etag if record is not None else None
+        was = change.was if tells else None
         if listed is None:
             assert record is not None
             if removes and change.key not in origins:
                 item = Item(group, change.key, None, known, record.size)
-                items.append(Task("remove", internal_id=record.internal_id).on(item))
+                items.append(Task("remove", internal_id=record.internal_id, seq=change.seq, was=was).on(item))
             continue
         item = Item(group, change.key, listed.etag, known, listed.size)
         if change.key in renames:
-            items.append(Task("rename", origin=renames[change.key]).on(item))
+            origin = old[renames[change.key]]
+            was = origin.was if tells else None
+            items.append(Task("rename", origin=origin.key, seq=change.seq, gone=origin.seq, was=was).on(item))
         else:
             number = record.internal_id if record is not None else ""
-            items.append(Task(internal_id=number, modified=int(listed.modified)).on(item))
+            task = Task(internal_id=number, modified=int(listed.modified), seq=change.seq, was=was)
+            items.append(task.on(item))
     return sorted(items, key=lambda item: (item.group, item.name))

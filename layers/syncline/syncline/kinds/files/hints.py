@@ -1,4 +1,7 @@
-"""What events say is to be looked at, as groups of a scope: keys, beginnings of keys, and permissions that were told."""
+"""What events say is to be looked at, as groups of a scope: keys, beginnings of keys, and permissions that were told.
+
+A key that an event of a bucket names goes with the event's sequencer, where that tells the order of its events.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,42 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from syncline.clients.bucket_events import events_in, is_notification
+from syncline.clients.bucket_events import ObjectEvent, events_in, is_notification, surely_older
 from syncline.clients.file_manager import FileEvent, event_of
 from syncline.config.files import KEY, PREFIX, FilesSync
 from syncline.errors import SynclineError
 from syncline.model import compact_json
 
 _MODE: Final = "mode:"
+_EVENT: Final = "event:"
 
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """A scope, taken apart. ``modes`` are permissions by key, each with the time of its event."""
+    """A scope, taken apart. ``modes`` are permissions by key, each with the time of its event.
+
+    ``keys`` are to be looked at in any case, those of ``events`` if one of their sequencers is not known yet.
+    """
 
     keys: frozenset[str] = frozenset()
     prefixes: tuple[str, ...] = ()
     modes: dict[str, tuple[str, str]] = field(default_factory=dict)
+    events: dict[str, list[str]] = field(default_factory=dict)
+
+    def all_keys(self) -> set[str]:
+        return {*self.keys, *self.events}
+
+    def are_known(self, key: str, seq: str) -> bool:
+        """Whether all that is told of a key is surely older than, or is, what was looked at with ``seq``."""
+        return key not in self.keys and all(surely_older(each, seq) for each in self.events[key])
+
+    def latest(self, key: str) -> str:
+        """The newest sequencer told of a key, "" if there is none; whichever is in doubt, all of them lie behind us."""
+        newest = ""
+        for each in self.events.get(key, ()):
+            if not newest or surely_older(newest, each):
+                newest = each
+        return newest
 
 
 def groups_in(sync: FilesSync, body: Any) -> tuple[str, ...]:
@@ -34,13 +57,17 @@ def groups_in(sync: FilesSync, body: Any) -> tuple[str, ...]:
         return tuple(
             sorted(
                 {
-                    f"{KEY}{event.key}"
+                    f"{KEY}{event.key}" if (order := _order(sync, event)) is None else f"{_EVENT}{order}:{event.key}"
                     for event in events_in(body)
                     if event.bucket == sync.source.bucket and sync.takes(event.key)
                 }
             )
         )
     return groups_of(sync, manager_events_in(body))
+
+
+def _order(sync: FilesSync, event: ObjectEvent) -> str | None:
+    return event.order if sync.source.sequenced else None
 
 
 def manager_events_in(body: Any) -> list[FileEvent]:
@@ -71,14 +98,19 @@ def hints_of(groups: Iterable[str]) -> Hints:
     keys: set[str] = set()
     prefixes: list[str] = []
     modes: dict[str, tuple[str, str]] = {}
+    events: dict[str, list[str]] = {}
     for group in groups:
         if group.startswith(KEY):
             keys.add(group.removeprefix(KEY))
         elif group.startswith(PREFIX):
             prefixes.append(group.removeprefix(PREFIX))
+        elif group.startswith(_EVENT):
+            order, _, key = group.removeprefix(_EVENT).partition(":")
+            events.setdefault(key, []).append(order)
         elif group.startswith(_MODE):
             key, mode, told = json.loads(group.removeprefix(_MODE))
             modes[key] = max(modes.get(key, ("", "")), (told, mode))
         else:
             raise SynclineError("MESSAGE_INVALID", "a scope of files names keys, prefixes or permissions")
-    return Hints(frozenset(keys), tuple(sorted(prefixes)), {key: (mode, told) for key, (told, mode) in modes.items()})
+    latest = {key: (mode, told) for key, (told, mode) in modes.items()}
+    return Hints(frozenset(keys), tuple(sorted(prefixes)), latest, events)

@@ -9,7 +9,7 @@ else by a second pass. Where a function's time ends, the cursor says how far the
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -22,7 +22,7 @@ from syncline.kinds.files.ahead import listed_ahead
 from syncline.kinds.files.comparing import Change, Pass, Tally, items_of, renames_among
 from syncline.kinds.files.hints import Hints, hints_of
 from syncline.kinds.files.places import Place
-from syncline.kinds.files.records import Record, Records, Task, mode_of_grants
+from syncline.kinds.files.records import Gone, Record, Records, Task, Was, mode_of_grants
 from syncline.kinds.kind import Failure, Pace, Page
 from syncline.model import Item, Scope, compact_json
 
@@ -102,7 +102,7 @@ class Look:
             removes, failure = self._removals(reached.tally, whole=whole and ended, gone=cursor.gone)
             changes = [c for c in window if c.listed is None] if cursor.gone else window
             renames = renames_among(changes) if self._sync.removals is not None and removes else {}
-            items = items_of(changes, renames, self._shard, removes=removes)
+            items = self._items(changes, renames, removes=removes)
             here = replace(cursor, upto=None if ended else reached.after, whole=whole)
             yield from self._sent_on(items, here, reached, failure if ended else None)
             if not ended:
@@ -179,18 +179,25 @@ class Look:
     # -- what events have named ----------------------------------------------------------------------------------
 
     def _named(self, hints: Hints, cursor: str | None) -> Iterator[Page]:
-        """Keys one by one: each is asked for at the source, and compared with its record."""
-        keys = sorted(key for key in hints.keys if self._sync.takes(key))
+        """Keys one by one: each is asked for at the source, and compared with its record.
+
+        Not so one of which only events tell that came before what is remembered of it.
+        """
+        keys = sorted(key for key in hints.all_keys() if self._sync.takes(key))
         if not keys:
             return
-        records = {key: Record.of_text(text) for key, text in self._records.get(keys).items()}
-        with ThreadPoolExecutor(min(AT_ONCE, len(keys)), thread_name_prefix="look") as pool:
-            found = list(pool.map(lambda key: self._asked(key, records.get(key), hints), keys))
+        texts, gone = self._records.known(keys)
+        records = {key: Record.of_text(text) for key, text in texts.items()}
+        seqs = {key: record.seq for key, record in records.items()}
+        seqs |= {key: Gone.of_text(text).seq for key, text in gone.items()}
+        asked = [key for key in keys if not hints.are_known(key, seqs.get(key, ""))]
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="look") as pool:
+            found = list(pool.map(lambda key: self._asked(key, records.get(key), hints), asked))
         failures = [each for each in found if isinstance(each, Failure)]
         permits = [each for each in found if isinstance(each, Item)]
         changes = [each for each in found if isinstance(each, Change)]
         items = sorted([*permits, *self._decided(changes, failures)], key=lambda item: (item.group, item.name))
-        equal = sum(each is None for each in found)
+        equal = sum(each is None for each in found) + len(keys) - len(asked)
         for portion in _portions(items):
             good, refused = self._refused(portion)
             yield Page(cursor or Cursor().to_text(), tuple(good), failures=tuple(refused))
@@ -215,17 +222,21 @@ class Look:
             failures.append(
                 _capped(f"{gone} files are said to be gone from {self._source}, more than may be removed at once")
             )
-        return items_of(changes, renames, self._shard, removes=removes)
+        return self._items(changes, renames, removes=removes)
+
+    def _items(self, changes: Sequence[Change], renames: Mapping[str, str], *, removes: bool) -> list[Item]:
+        tells = self._sync.reports is not None
+        return items_of(changes, renames, self._shard, removes=removes, tells=tells)
 
     def _asked(self, key: str, record: Record | None, hints: Hints) -> Change | Item | Failure | None:
         """What the truth about one key comes to: a change, permissions to be set, why it is not known, or nothing."""
         try:
             head = self._source.head(key)
             if head is None:
-                return None if record is None else Change(key, None, record)
+                return None if record is None else Change(key, None, record, hints.latest(key))
             listed = Listed(key, head.etag, head.size, head.modified)
             if record is None or not record.is_of(listed):
-                return Change(key, listed, record)
+                return Change(key, listed, record, hints.latest(key))
             return self._permission(key, record, hints)
         except SynclineError as error:
             return Failure(Item(f"{KEY}{key}", key), error)
@@ -233,15 +244,16 @@ class Look:
     def _permission(self, key: str, record: Record, hints: Hints) -> Item | None:
         """The item that sets permissions an event told, or that an access list has now; None if they are so."""
         item = Item(self._shard(key), key, record.etag, record.etag, record.size)
+        seq, was = hints.latest(key) or record.seq, Was(key, record) if self._sync.reports is not None else None
         if key in hints.modes:
             mode, told = hints.modes[key]
             if mode == record.mode or (record.told and told <= record.told):
                 return None
-            return Task("permit", mode=mode, told=told, made=record).on(item)
+            return Task("permit", mode=mode, told=told, seq=seq, was=was, made=record).on(item)
         if self._sync.permissions.source == "acl" and record.mode is not None and not record.told:
             # An access list changes without the object: it is read again when an event names the key.
             mode = mode_of_grants(self._source.grants(key))
-            return None if mode == record.mode else Task("permit", mode=mode, made=record).on(item)
+            return None if mode == record.mode else Task("permit", mode=mode, seq=seq, was=was, made=record).on(item)
         return None
 
 
@@ -260,7 +272,8 @@ def _portions(items: Sequence[Item]) -> Iterator[list[Item]]:
     size = 0
     for item in items:
         portion.append(item)
-        size += len(item.name.encode(errors="surrogatepass")) + 60
+        name = len(item.name.encode(errors="surrogatepass"))
+        size += name + 60 + (name + 200 if "was" in item.detail else 0)
         if size >= PAGE_BYTES:
             yield portion
             portion, size = [], 0

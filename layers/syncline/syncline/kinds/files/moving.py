@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from typing import Final
 
@@ -12,6 +11,7 @@ from syncline.config.files import FilesSync
 from syncline.errors import SynclineError
 from syncline.kinds.files.places import Place, There
 from syncline.kinds.files.records import Record, Task, mode_of_grants, mode_of_metadata
+from syncline.kinds.files.side_by_side import side_by_side
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item, Outcome, Result
 
@@ -30,10 +30,8 @@ class Moving:
         self._threads = threads
 
     def items(self, items: Sequence[Item]) -> Iterator[Answer]:
-        """An answer for each item, as it ends."""
-        with ThreadPoolExecutor(min(self._threads, len(items)), thread_name_prefix="file") as pool:
-            for each in as_completed([pool.submit(self._answer, item) for item in items]):
-                yield each.result()
+        """An answer for each item, in no order."""
+        yield from side_by_side(self._answer, items, self._threads)
 
     def _answer(self, item: Item) -> Answer:
         if self._pace.over:
@@ -66,7 +64,7 @@ class Moving:
             if head is None:
                 return _skipped(item)
             if head.etag == there.etag:
-                return self._arrived(item, head, there.internal_id, self._permitted(item.name, path, head), 0)
+                return self._arrived(item, task, head, there.internal_id, 0)
         ours = there is not None and (
             there.etag is not None or (task.internal_id and task.internal_id == there.internal_id)
         )
@@ -78,7 +76,7 @@ class Moving:
             if error.code.name == "NOT_FOUND" and self._source.head(item.name) is None:
                 return _skipped(item)
             raise
-        return self._arrived(item, head, now.internal_id, self._permitted(item.name, path, head), sent)
+        return self._arrived(item, task, head, now.internal_id, sent)
 
     def _sent(self, item: Item, path: str, seen: Head | None, *, replaces: bool) -> tuple[Head, There, int]:
         """The object's bytes sent; where the sync may overwrite, whether a file was there is learnt by trying."""
@@ -105,16 +103,18 @@ class Moving:
                     if error.code.name not in ("NOT_FOUND", "FILE_DIFFERS"):
                         raise
                 else:
-                    return self._arrived(item, head, there.internal_id, self._permitted(item.name, path, head), 0)
+                    return self._arrived(item, task, head, there.internal_id, 0)
         now = self._place.stat(path)
-        if now is not None and now.etag == head.etag and now.size == head.size:  # renamed by a try that died
-            return self._arrived(item, head, now.internal_id, self._permitted(item.name, path, head), 0)
-        return self._put(item, replace(task, origin=None))
+        same = now is not None and now.etag == head.etag and now.size == head.size
+        if now is not None and same and self._place.stat(old) is None:  # renamed by a try that died
+            return self._arrived(item, task, head, now.internal_id, 0)
+        # What is at the old path is not forgotten: it is still there, and a later look removes it or finds it equal.
+        return self._put(item, replace(task, origin=None, gone="", was=None))
 
     def _remove(self, item: Item, task: Task) -> Answer:
         """Remove at the target what is gone from the source, if it is what came from there."""
         if self._source.head(item.name) is not None:
-            return self._put(replace(item, source=None), Task(internal_id=task.internal_id))
+            return self._put(replace(item, source=None), replace(task, what="put"))
         path = self._sync.path_of(item.name)
         there = self._place.stat(path)
         if there is not None:
@@ -122,7 +122,7 @@ class Moving:
             if there.etag != item.target and not same_id and not self._sync.overwrite:
                 return conflict(item, there.etag)
             self._place.remove(path)
-        return Arrived(replace(item, source=None, detail={"do": "remove"}))
+        return Arrived(Task("remove", seq=task.seq, was=task.was).on(replace(item, source=None)))
 
     def _permit(self, item: Item, task: Task) -> Answer:
         """Set the permissions that an event told."""
@@ -132,22 +132,22 @@ class Moving:
             mode = self._place.permit(path, task.mode)
         except SynclineError as error:
             if error.code.name == "NOT_FOUND":
-                return self._put(item, Task())
+                return self._put(item, replace(task, what="put"))
             raise
         assert task.made is not None
-        made = replace(task.made, mode=mode, told=task.told)
+        made = replace(task.made, mode=mode, told=task.told, seq=task.seq, was=task.was)
         return Arrived(Task("permit", made=made).on(item))
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
-    def _permitted(self, key: str, path: str, head: Head) -> str | None:
-        """Set the permissions that the source tells; what they are then."""
-        return self._place.permit(path, wanted_mode(self._sync, self._source, key, head))
-
-    def _arrived(self, item: Item, head: Head, internal_id: str, mode: str | None, sent: int) -> Arrived:
-        made = Record(head.etag, head.size, int(head.modified), head.content_type, mode, internal_id)
-        task = Task(what="put", origin=Task.of(item).origin, made=made)
-        return Arrived(task.on(replace(item, source=head.etag, size=head.size)), sent)
+    def _arrived(self, item: Item, task: Task, head: Head, internal_id: str, sent: int) -> Arrived:
+        """Set the permissions that the source tells; what the file is then."""
+        mode = wanted_mode(self._sync, self._source, item.name, head)
+        set_mode = self._place.permit(self._sync.path_of(item.name), mode)
+        about = (head.etag, head.size, int(head.modified), head.content_type, set_mode, internal_id)
+        made = Record(*about, seq=task.seq, was=task.was)
+        done = Task(what="put", origin=task.origin, gone=task.gone, made=made)
+        return Arrived(done.on(replace(item, source=head.etag, size=head.size)), sent)
 
 
 def wanted_mode(sync: FilesSync, source: Bucket, key: str, head: Head) -> str:

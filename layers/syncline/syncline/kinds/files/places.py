@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby, takewhile
 from typing import Final, Protocol
 
 from syncline.clients.bucket import PART, Bucket, Head, ObjectStream
@@ -17,6 +19,10 @@ CHUNK: Final = 1024 * 1024
 """Bytes read and sent at a time."""
 HELD: Final = 1024 * 1024
 """Bytes up to which a file is held, so that it can be sent again without being read again."""
+_WORTH_LISTING: Final = 16
+"""Paths of one folder from which on they are listed; to some services a listing costs as much as a dozen questions."""
+_SPARSE: Final = 16
+"""A page of a listing of which no more than one in so many objects was asked for is the last one."""
 _MARK: Final = "syncline-etag"
 """Metadata of a copy whose own ETag cannot be that of its source."""
 
@@ -43,6 +49,13 @@ class Place(Protocol):
         ...
 
     def stat(self, path: str) -> There | None: ...
+
+    def listed(self, paths: Sequence[str]) -> Mapping[str, There]:
+        """What is there under paths that are in order, as far as listings tell in fewer requests than :meth:`stat`.
+
+        A path that is missing from it may be there all the same.
+        """
+        ...
 
     def put(self, path: str, source: Bucket, key: str, seen: Head | None, *, replaces: bool) -> tuple[Head, There, int]:
         """Bring an object there: what it was, what is there now, and the bytes sent through here.
@@ -88,6 +101,9 @@ class FileManagerPlace:
             return None
         etag = saved.metadata.get("etag")
         return There(etag if isinstance(etag, str) else None, saved.size, saved.internal_id)
+
+    def listed(self, paths: Sequence[str]) -> Mapping[str, There]:  # noqa: ARG002 - it lists nothing
+        return {}
 
     def put(self, path: str, source: Bucket, key: str, seen: Head | None, *, replaces: bool) -> tuple[Head, There, int]:
         operation = "update" if replaces else "create"
@@ -139,6 +155,28 @@ class BucketPlace:
         head = self._bucket.head(path, surely=False)
         return None if head is None else There(head.metadata.get(_MARK, head.etag), head.size)
 
+    def listed(self, paths: Sequence[str]) -> Mapping[str, There]:
+        found: dict[str, There] = {}
+        for _, folder in groupby(paths, key=folder_of):
+            members = list(folder)
+            if len(members) >= _WORTH_LISTING:
+                found |= self._listed(members)
+        return found
+
+    def _listed(self, paths: Sequence[str]) -> dict[str, There]:
+        """What is there under paths of one folder, page by page as long as they stand close together."""
+        prefix, after, found = _common(paths[0], paths[-1]), paths[0][:-1], dict[str, There]()
+        wanted, at = set(paths), 0
+        while at < len(paths):
+            page = self._bucket.page(prefix, after=after)
+            shown = {each.key: There(each.etag, each.size) for each in page.objects if each.key in wanted}
+            found |= shown
+            if page.token is None or len(shown) * _SPARSE <= len(page.objects):
+                break
+            at = bisect_right(paths, page.objects[-1].key)
+            after = paths[at - 1]
+        return found
+
     def put(self, path: str, source: Bucket, key: str, seen: Head | None, *, replaces: bool) -> tuple[Head, There, int]:  # noqa: ARG002 - a bucket does not tell the two apart
         if self._near:
             head = self._copied(path, source, key, seen)
@@ -189,6 +227,17 @@ class BucketPlace:
 
     def check(self) -> None:
         self._bucket.page(limit=1)
+
+
+def folder_of(path: str) -> str:
+    """The folder that a path is in, with its slash."""
+    return path[: path.rfind("/") + 1]
+
+
+def _common(one: str, other: str) -> str:
+    """What both begin with."""
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return "".join(mine for mine, _ in same)
 
 
 def opened(source: Bucket, key: str, seen: Head | None) -> ObjectStream:

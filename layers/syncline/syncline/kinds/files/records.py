@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -21,9 +21,11 @@ class Records(Protocol):
 
     def get(self, keys: Iterable[str]) -> dict[str, str]: ...
 
+    def known(self, keys: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]: ...
+
     def behind(self, after: str, prefix: str = "") -> Iterator[tuple[str, str]]: ...
 
-    def write(self, changes: Mapping[str, str | None]) -> None: ...
+    def write(self, changes: Mapping[str, str | None], gone: Mapping[str, str]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,10 @@ class Record:
     ``etag``, ``size`` (bytes) and ``modified`` (whole Unix seconds) are those of the object it was made from; an
     imported record has the ETag that was listed when it was imported. ``mode`` is None where the target knows no
     permissions; ``told`` is the time of the latest event that changed them, as its service writes it.
+
+    ``seq`` is the sequencer of an event after which the object was looked at and found to be this: no event that is
+    surely older has anything to tell. It is "" where a full look found the object. ``was`` is the record before this
+    one, and the key it had, kept where runs are to write what they changed.
     """
 
     etag: str
@@ -42,19 +48,59 @@ class Record:
     mode: str | None = None
     internal_id: str = ""
     told: str = ""
+    seq: str = ""
+    was: Was | None = None
+
+    def to_json(self) -> list[Any]:
+        more = [self.seq, None if self.was is None else self.was.to_json()] if self.seq or self.was else []
+        return [self.etag, self.size, self.modified, self.file_type, self.mode, self.internal_id, self.told, *more]
+
+    @classmethod
+    def from_json(cls, value: Sequence[Any]) -> Record:
+        record = cls(*value[:8])
+        return record if len(value) < 9 or value[8] is None else replace(record, was=Was.from_json(value[8]))
 
     def to_text(self) -> str:
-        return compact_json(
-            [self.etag, self.size, self.modified, self.file_type, self.mode, self.internal_id, self.told]
-        )
+        return compact_json(self.to_json())
 
     @classmethod
     def of_text(cls, text: str) -> Record:
-        return cls(*json.loads(text))
+        return cls.from_json(json.loads(text))
 
     def is_of(self, listed: Listed) -> bool:
         """Whether the file is the object as it is listed now."""
         return (self.etag, self.size, self.modified) == (listed.etag, listed.size, int(listed.modified))
+
+
+@dataclass(frozen=True, slots=True)
+class Was:
+    """A record before a run changed it, and the key it had."""
+
+    key: str
+    record: Record
+
+    def to_json(self) -> list[Any]:
+        return [self.key, *replace(self.record, seq="", was=None).to_json()]
+
+    @classmethod
+    def from_json(cls, value: Sequence[Any]) -> Was:
+        return cls(value[0], Record.from_json(value[1:]))
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """What is kept of a file that was removed: ``seq`` and ``was`` as in :class:`Record`."""
+
+    seq: str = ""
+    was: Was | None = None
+
+    def to_text(self) -> str:
+        return compact_json([self.seq, None if self.was is None else self.was.to_json()])
+
+    @classmethod
+    def of_text(cls, text: str) -> Gone:
+        seq, was = json.loads(text)
+        return cls(seq, None if was is None else Was.from_json(was))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +109,8 @@ class Task:
 
     ``what`` is ``put``, ``remove``, ``rename`` (from the key ``origin``) or ``permit`` (to ``mode``, as an event of
     the time ``told`` says). ``internal_id`` is what the target is known to have, ``modified`` (Unix
-    seconds) what the object was when it was looked at. After a transfer ``made`` is the
-    record of it.
+    seconds) what the object was when it was looked at. ``seq`` and ``was`` go into what is remembered, ``gone`` is the
+    ``seq`` for the ``origin`` of a rename. After a transfer ``made`` is the record of it.
     """
 
     what: str = "put"
@@ -73,12 +119,15 @@ class Task:
     told: str = ""
     internal_id: str = ""
     modified: int | None = None
+    seq: str = ""
+    gone: str = ""
+    was: Was | None = None
     made: Record | None = None
 
     @classmethod
     def of(cls, item: Item) -> Task:
         detail = item.detail
-        made = detail.get("made")
+        made, was = detail.get("made"), detail.get("was")
         return cls(
             detail.get("do", "put"),
             detail.get("from"),
@@ -86,7 +135,10 @@ class Task:
             detail.get("told", ""),
             detail.get("id", ""),
             detail.get("at"),
-            None if made is None else Record(*made),
+            detail.get("seq", ""),
+            detail.get("gone", ""),
+            None if was is None else Was.from_json(was),
+            None if made is None else Record.from_json(made),
         )
 
     def on(self, item: Item) -> Item:
@@ -97,7 +149,10 @@ class Task:
         detail |= {"told": self.told} if self.told else {}
         detail |= {"id": self.internal_id} if self.internal_id else {}
         detail |= {"at": self.modified} if self.modified is not None else {}
-        detail |= {"made": json.loads(self.made.to_text())} if self.made is not None else {}
+        detail |= {"seq": self.seq} if self.seq else {}
+        detail |= {"gone": self.gone} if self.gone else {}
+        detail |= {"was": self.was.to_json()} if self.was is not None else {}
+        detail |= {"made": self.made.to_json()} if self.made is not None else {}
         return replace(item, detail=detail)
 
 

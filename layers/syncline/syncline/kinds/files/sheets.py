@@ -78,12 +78,26 @@ def differences(old: Mapping[str, Row], new: Iterable[Row]) -> Iterator[tuple[st
         before = left.pop(row.file_path, None)
         if before is None:
             yield "create", row
-        elif (before.size, before.last_modified, before.internal_id) != (row.size, row.last_modified, row.internal_id):
-            yield "update", row
-        elif before.permissions != row.permissions:
-            yield "change_permission", row
+        elif (what := _between(before, row)) is not None:
+            yield what, row
     for row in left.values():
         yield "delete", row
+
+
+def change(old: Row | None, new: Row | None) -> Iterator[tuple[str, Row]]:
+    """What happened to one file that was surely touched, as :func:`differences` has it; by another path it is two."""
+    if new is not None:
+        same = old is not None and old.file_path == new.file_path
+        yield (_between(old, new) or "update") if old is not None and same else "create", new
+    if old is not None and (new is None or old.file_path != new.file_path):
+        yield "delete", old
+
+
+def _between(old: Row, new: Row) -> str | None:
+    """What happened to a file that stayed at its path, None where its rows tell nothing."""
+    if (old.size, old.last_modified, old.internal_id) != (new.size, new.last_modified, new.internal_id):
+        return "update"
+    return "change_permission" if old.permissions != new.permissions else None
 
 
 def differences_written(found: Iterable[tuple[str, Row]]) -> Iterator[str]:

@@ -1,0 +1,199 @@
+"""What events and sheets tell of files, through the whole chain: their order, and what each run changed."""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from moto import mock_aws
+
+from syncline.kinds.files import sheets
+from syncline.stores.files import shard_of
+from tests.integration.files_chain import MODE, SYNC, FilesChain, FilesWorld, record
+from tests.pump import Duplicates, Manners
+from tests.standins.rclone import Rclone
+
+REMOVED = "ObjectRemoved:Delete"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FilesWorld]:
+    with mock_aws(), Rclone(tmp_path_factory.mktemp("files") / "root") as rclone:
+        yield FilesWorld(rclone)
+
+
+@pytest.fixture
+def chain(world: FilesWorld) -> Iterator[FilesChain]:
+    with world.chain() as chain:
+        yield chain
+
+
+def ordered(chain: FilesChain, **more: Any) -> None:
+    """A sync that believes the order of its bucket's events."""
+    chain.configure(source={**chain.endpoint(chain.name), "sequencers": True}, removals={}, **more)
+
+
+class TestOrder:
+    def test_a_late_creation_costs_no_request_and_raises_nothing(self, chain: FilesChain) -> None:
+        ordered(chain)
+        for key in "ab":
+            chain.put(key, b"x")
+            chain.hear(record(chain.name, key, sequencer="0A"))
+        chain.bucket.delete("a")
+        assert chain.hear(record(chain.name, "a", REMOVED, "0B")).counts.removed == 1
+        chain.check()  # the records, too, are those of files alone
+        run = chain.hear(record(chain.name, "a", sequencer="0A"))
+        assert (run.counts.requests, run.counts.queued) == (0, 0)
+        chain.check()
+        run = chain.run()
+        assert (run.counts.skipped, run.counts.queued) == (1, 0)
+
+        chain.database.delete(f"FILES#{SYNC}#{shard_of('a'):02}", "a")  # its time was over
+        run = chain.hear(record(chain.name, "a", sequencer="0A"))
+        # It is asked for, and a bare 404 is made sure of.
+        assert (run.counts.requests, run.counts.queued) == (2, 0)
+        chain.check()
+
+    def test_a_deletion_by_a_marker(self, chain: FilesChain) -> None:
+        ordered(chain)
+        chain.put("a", b"x")
+        chain.hear(record(chain.name, "a", sequencer="0A"))
+        chain.bucket.delete("a")
+        chain.hear(record(chain.name, "a", "ObjectRemoved:DeleteMarkerCreated", "0B"))
+        chain.check()
+        assert chain.hear(record(chain.name, "a", sequencer="0A")).counts.requests == 0
+        chain.put("a", b"again")
+        chain.hear(record(chain.name, "a", sequencer="0C"))
+        chain.check()
+
+    def test_a_rename_keeps_the_order_of_both_keys(self, chain: FilesChain) -> None:
+        ordered(chain)
+        chain.put("a", b"content")
+        chain.hear(record(chain.name, "a", sequencer="0A"))
+        chain.put("b", b"content")
+        chain.bucket.delete("a")
+        told = [record(chain.name, "b", "ObjectCreated:Copy", "0B"), record(chain.name, "a", REMOVED, "0C")]
+        chain.pump.manners.batches = True
+        chain.hear(*told)
+        chain.check()
+        assert chain.manager.operations["rename"] == 1
+        assert chain.hear(record(chain.name, "a", sequencer="0A"), *told).counts.requests == 0
+
+    def test_a_full_look_forgets_a_number_that_proved_wrong(self, chain: FilesChain) -> None:
+        ordered(chain)
+        chain.put("a", b"x")
+        chain.hear(record(chain.name, "a", sequencer="F" * 18))
+        chain.put("a", b"other")
+        assert chain.hear(record(chain.name, "a", sequencer="0B")).counts.requests == 0
+        chain.run()
+        chain.check()
+        chain.put("a", b"and another")
+        chain.hear(record(chain.name, "a", sequencer="0C"))
+        chain.check()
+
+    @pytest.mark.parametrize("seed", range(2))
+    def test_late_doubled_and_in_any_order(self, chain: FilesChain, seed: int) -> None:
+        ordered(chain)
+        dice, told, there = random.Random(seed), list[dict[str, Any]](), set[str]()
+        for number in range(1, 25):
+            key = dice.choice("abcd")
+            if key in there:
+                chain.bucket.delete(key)
+            else:
+                chain.put(key, b"the %d" % number)
+            there ^= {key}
+            told.append(record(chain.name, key, "ObjectCreated:Put" if key in there else REMOVED, f"00{number:014X}"))
+            if number % 8 == 0:
+                chain.hear(*dice.sample(told, 6))
+        chain.pump.manners = Manners(dice, shuffle=True, duplicates=Duplicates.LATER, late=7)
+        chain.hear(*dice.sample(told, len(told)))
+        chain.check()
+        assert set(chain.manager.files) == {f"/data/{key}" for key in there}
+
+
+def test_a_rename_that_cannot_be_made_forgets_no_file(chain: FilesChain) -> None:
+    chain.configure(removals={"share": 0.9}, overwrite=True)
+    chain.put("a", b"content")
+    chain.put("b", b"is there all the time")
+    chain.run()
+    chain.manager.put("/data/z", b"somebody else's, in the way")
+    chain.put("z", b"content")
+    chain.bucket.delete("a")
+    chain.run()
+    assert chain.manager.files["/data/z"].content == b"content"
+    chain.run()  # the file under the old name is still known, and is removed
+    chain.check()
+
+
+class TestSheets:
+    def test_what_a_run_changed_before_after_and_between(self, chain: FilesChain) -> None:
+        bucket = chain.bucket_called(f"{chain.name}-reports")
+        chain.make_bucket(f"{chain.name}-reports")
+        chain.configure(removals={"share": 0.9}, reports=chain.endpoint(f"{chain.name}-reports"))
+
+        def sheet(run: str, what: str) -> dict[str, list[str]]:
+            """Rows by path, without times and numbers."""
+            lines = bucket.read(f"{SYNC}/{run}-{what}.csv", 1 << 20)[1].decode().splitlines()
+            head, *rows = csv.reader(lines)
+            at = head.index("file_path")
+            assert head == list(sheets.DIFFERENCES if at else sheets.COLUMNS)
+            return {row[at]: [*row[:at], *row[at + 1 : at + 4]] for row in rows}
+
+        for key, content in (("same", b"1"), ("changed", b"22"), ("gone", b"333"), ("old name", b"4444")):
+            chain.put(key, content)
+        run = chain.run().id
+        first = sheet(run, "after")
+        assert len(first) == 4
+        assert sheet(run, "before") == {}
+        assert sheet(run, "differences") == {path: ["create", *row] for path, row in first.items()}
+
+        chain.put("changed", b"another")
+        chain.put("new", b"55555")
+        chain.put("new name", b"4444")
+        chain.bucket.delete("gone")
+        chain.bucket.delete("old name")
+        run = chain.run().id
+        chain.check()
+
+        def row(size: int) -> list[str]:
+            return [MODE, str(size), "text/plain"]
+
+        assert sheet(run, "before") == {
+            "/data/changed": row(2),
+            "/data/gone": row(3),
+            "/data/old name": row(4),
+        }
+        assert sheet(run, "after") == {"/data/changed": row(7), "/data/new": row(5), "/data/new name": row(4)}
+        assert sheet(run, "differences") == {
+            "/data/changed": ["update", *row(7)],
+            "/data/new": ["create", *row(5)],
+            "/data/new name": ["create", *row(4)],
+            "/data/gone": ["delete", *row(3)],
+            "/data/old name": ["delete", *row(4)],
+        }
+
+        run = chain.run().id  # changes nothing
+        assert sheet(run, "differences") == {}
+        assert bucket.head(f"{SYNC}/{run}-before.csv") is None
+        assert bucket.head(f"{SYNC}/{run}-after.csv") is None
+
+    def test_what_an_event_changed(self, chain: FilesChain) -> None:
+        bucket = chain.bucket_called(f"{chain.name}-reports")
+        chain.make_bucket(f"{chain.name}-reports")
+        ordered(chain, reports=chain.endpoint(f"{chain.name}-reports"))
+        chain.put("a", b"1")
+        chain.put("b", b"1")
+        chain.run()
+        chain.put("a", b"22")
+        run = chain.hear(record(chain.name, "a", sequencer="0A")).id
+        lines = {
+            what: bucket.read(f"{SYNC}/{run}-{what}.csv", 1 << 20)[1].decode().splitlines()
+            for what in ("before", "after", "differences")
+        }
+        assert [len(each) for each in lines.values()] == [2, 2, 2]
+        assert lines["before"][1].startswith("/data/a,rw-r--r--,1,")
+        assert lines["after"][1].startswith("/data/a,rw-r--r--,2,")
+        assert lines["differences"][1] == f"update,{lines['after'][1]}"
