@@ -43,10 +43,11 @@ class Record:
     internal_id: str = ""
     told: str = ""
 
+    def to_json(self) -> list[Any]:
+        return [self.etag, self.size, self.modified, self.file_type, self.mode, self.internal_id, self.told]
+
     def to_text(self) -> str:
-        return compact_json(
-            [self.etag, self.size, self.modified, self.file_type, self.mode, self.internal_id, self.told]
-        )
+        return compact_json(self.to_json())
 
     @classmethod
     def of_text(cls, text: str) -> Record:
@@ -97,7 +98,7 @@ class Task:
         detail |= {"told": self.told} if self.told else {}
         detail |= {"id": self.internal_id} if self.internal_id else {}
         detail |= {"at": self.modified} if self.modified is not None else {}
-        detail |= {"made": json.loads(self.made.to_text())} if self.made is not None else {}
+        detail |= {"made": self.made.to_json()} if self.made is not None else {}
         return replace(item, detail=detail)
 
 
