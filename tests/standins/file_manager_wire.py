@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
@@ -67,6 +68,12 @@ class Form:
             raise Refusal(422, f"fields that are needed: {sorted(lacking)}")
 
 
+@lru_cache(maxsize=1024)  # the same for every file
+def _names_in(head: bytes) -> dict[str, str]:
+    """What the fields of a part's head name."""
+    return dict(re.findall(r'(\w+)="([^"]*)"', head.decode()))
+
+
 class _Multipart:
     """A multipart form as it comes. The file must be its last part, so that it need not be held."""
 
@@ -89,7 +96,7 @@ class _Multipart:
             head = bytes(self._buffer[:end])
             if not head.startswith(self._delimiter + b"\r\n"):
                 raise Refusal(400, "no part begins here")
-            names = dict(re.findall(r'(\w+)="([^"]*)"', head.decode()))
+            names = _names_in(head[len(self._delimiter) :])
             if "filename" in names:
                 if names.get("name") != "file":
                     raise Refusal(422, "a file of another name")

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from syncline.clients.file_manager import FileManager
 from syncline.config import Sync
 from syncline.config.files import BucketTarget, FileManagerTarget, FilesSync
-from syncline.kinds.files import THREADS, Files, Means
+from syncline.kinds.files import Files, Means, threads_for
 from syncline.kinds.files.places import BucketPlace, FileManagerPlace, Place, folder_of
 from syncline.kinds.kind import Kind
 from syncline.stores.files import FileRecords, shard_of
@@ -72,7 +72,7 @@ def manager_at(target: FileManagerTarget, parts: Parts) -> FileManager:
         target.file_manager,
         lambda: None if token is None else secrets.resolve(token),
         parts.http,
-        threading.BoundedSemaphore(min(THREADS, target.requests)),
+        threading.BoundedSemaphore(threads_for(target.requests)),
         ca=parts.authority(target.ca),
         renewed=lambda: None if token is None else secrets.refresh(token),
     )

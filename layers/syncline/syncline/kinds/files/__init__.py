@@ -24,7 +24,8 @@ from syncline.kinds.files.records import Gone, Record, Records, Was
 from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page, glances
 from syncline.model import Item, Outcome, Result, Run, Scope, Step
 
-THREADS: Final = 16
+FEWEST_THREADS: Final = 16
+MOST_THREADS: Final = 32
 """Requests at the target at a time in one function; several functions share what the sync allows."""
 LAST_WORDS: Final = 5.0
 """Seconds for which a request may still be under way when the time is over."""
@@ -175,7 +176,7 @@ class Files:
         return None if was is None else sheets.row_of(self._sync.path_of(was.key), was.record)
 
     def _threads(self) -> int:
-        return min(THREADS, self._sync.target.requests)
+        return threads_for(self._sync.target.requests)
 
     def _wait(self, pace: Pace) -> AbstractContextManager[object] | None:
         """A turn at the target, so that all functions together make no more requests than the sync allows."""
@@ -202,6 +203,11 @@ class Files:
         failures = tuple(Failure(Item("*", f"event {n}"), error) for n, error in enumerate(malformed))
         page = Page(Cursor().to_text(), failures=failures) if failures else None
         return hints_of(groups_of(self._sync, events)), page
+
+
+def threads_for(requests: int) -> int:
+    """How many of the requests at a time one function makes: so many that three of them make use of all."""
+    return min(requests, MOST_THREADS, max(FEWEST_THREADS, requests // 3))
 
 
 def _told_off(error: SynclineError) -> SynclineError:
