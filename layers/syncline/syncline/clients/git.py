@@ -110,10 +110,10 @@ class Patience:
     delay: float = 5.0
     sleep: Callable[[float], None] = time.sleep
 
-    def bears(self, error: SynclineError, attempt: int, left: float) -> bool:
-        """Whether to try again after the ``attempt``-th failure, with ``left`` seconds left; waits before it says so."""
+    def bears(self, error: SynclineError, attempt: int, left: Callable[[], float]) -> bool:
+        """Whether to try again after the ``attempt``-th failure, while seconds are ``left``; waits before it says so."""
         pause = self.delay * 2 ** (attempt - 1)
-        if error.code.name not in _PASSING or attempt >= self.attempts or pause >= left:
+        if error.code.name not in _PASSING or attempt >= self.attempts or pause >= left():
             return False
         self.sleep(pause)
         return True
@@ -142,10 +142,10 @@ class Git:
             try:
                 done = self.run(*arguments, feed=feed, accept=accept)
                 error = failure_of(arguments[0], done.status, done.err) if done.status else None
-                if error is None or not self.patience.bears(error, attempt, self.left()):
+                if error is None or not self.patience.bears(error, attempt, self.left):
                     return done
             except SynclineError as error:
-                if not self.patience.bears(error, attempt, self.left()):
+                if not self.patience.bears(error, attempt, self.left):
                     raise
         raise AssertionError  # the loop has no other end
 

@@ -323,7 +323,7 @@ class Branch:
                 return
             if now != (self.tip.oid if self.tip else None):
                 raise SynclineError("BRANCH_MOVED", f"{self.name} is {now or 'gone'} since it was looked at")
-            if not self._git.patience.bears(error, attempt, self._git.left()):
+            if not self._git.patience.bears(error, attempt, self._git.left):
                 raise error
 
     def _push(self, commit: str) -> SynclineError | None:
