@@ -149,6 +149,19 @@ def test_a_layer_that_two_images_share_is_sent_and_counted_once(place: World, co
     assert len(LAYER) < chain.latest().counts.bytes < len(LAYER) + 2000
 
 
+def test_an_image_that_came_too_late_does_not_begin_a_shared_layer_anew(
+    place: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One image knows how far the layer is; the other, whose turn never came, is asked for first by the next function."""
+    monkeypatch.setattr(copying, "as_completed", lambda running: reversed(list(running)))
+    chain = large(place, tick=30.0, concurrency=1)
+    chain.source.store.add_image("team/large", "2.0", LAYER, b"and a small one")
+    chain.run()
+    chain.check()
+    assert transfers(chain) >= 3
+    assert len(LAYER) <= sent(chain) < len(LAYER) + 2000
+
+
 def test_the_images_of_an_index_over_several_functions_are_all_counted(place: World) -> None:
     chain = large(place, tick=25.0)
     store = chain.source.store

@@ -66,7 +66,7 @@ def test_the_words_are_those_that_clients_know() -> None:
     assert [known.header.value for known in Known][:4] == [each.value for each in Verdict]
 
 
-@given(st.floats(0.01, 600), st.floats(0, 1), st.integers(0, 100_000) | st.none())
+@given(st.floats(0.01, 60), st.floats(0, 1), st.integers(0, 100_000) | st.none())
 def test_retries_last_two_intervals_at_least_and_end_with_a_question(
     interval: float, chance: float, crowd: int | None
 ) -> None:

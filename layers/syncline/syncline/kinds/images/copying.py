@@ -92,11 +92,16 @@ class RepositoryCopy:
             self._referrers = Compared(Referrers(self._source, self._from), Referrers(self._target, self._to))
         self._fresh = False
         self._blobs: dict[str, Future[int]] = {}
+        self._uploads: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
 
     def images(self, items: Sequence[Item]) -> Iterator[Answer]:
         """Copy the items, several at a time, and yield an answer for each as it ends."""
         self._fresh = all(item.detail.get("fresh") for item in items)
+        # An image whose turn never came does not know how far another one has brought a layer of both.
+        for digest, upload in (each for item in items for each in item.detail.get("uploads", {}).items()):
+            if _offset(upload) >= _offset(self._uploads.get(digest)):
+                self._uploads[digest] = upload
         # Images wait for blobs and blobs wait for nobody, so the two pools cannot block one another.
         with (
             ThreadPoolExecutor(self._concurrency, thread_name_prefix="image") as images,
@@ -174,7 +179,7 @@ class RepositoryCopy:
             if self._pace.over or not self._copy_child(child, share, blobs, depth + 1):
                 return False
         parts = manifest.blobs()
-        waiting = [self._blob(blob, share.uploads.get(blob.digest), blobs) for blob in parts]
+        waiting = [self._blob(blob, blobs) for blob in parts]
         # All are waited for before an error of one is raised: no upload goes on behind the answer.
         errors = [share.settle(part.digest, copy, mine=mine) for part, (copy, mine) in zip(parts, waiting, strict=True)]
         for error in filter(None, errors):
@@ -191,14 +196,18 @@ class RepositoryCopy:
         share.further = True
         return True
 
-    def _blob(self, blob: Descriptor, upload: Any, blobs: ThreadPoolExecutor) -> tuple[Future[int], bool]:
+    def _blob(self, blob: Descriptor, blobs: ThreadPoolExecutor) -> tuple[Future[int], bool]:
         """The copy of a blob, begun by whoever asks first; the flag tells whether that is the caller."""
         with self._lock:
             running = self._blobs.get(blob.digest)
-            # One that failed is begun again for the next image that needs it; one for which time was short is not.
-            if running is not None and not (running.done() and isinstance(running.exception(), SynclineError)):
-                return running, False
-            mine = self._blobs[blob.digest] = blobs.submit(self._copy_blob, blob, upload)
+            if running is not None:
+                error = running.exception() if running.done() else None
+                # One that failed is begun again for the next image that needs it; one for which time was short is not.
+                if not isinstance(error, SynclineError):
+                    return running, False
+                if error.code.name in _STARTS_AGAIN:
+                    self._uploads.pop(blob.digest, None)
+            mine = self._blobs[blob.digest] = blobs.submit(self._copy_blob, blob, self._uploads.get(blob.digest))
             return mine, True
 
     def _copy_blob(self, blob: Descriptor, upload: Any) -> int:
