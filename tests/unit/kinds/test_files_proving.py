@@ -54,7 +54,8 @@ class _Records:
     def __init__(self) -> None:
         self.values: dict[str, str | None] = {}
 
-    def write(self, changes: Mapping[str, str | None]) -> None:
+    def write(self, changes: Mapping[str, str | None], gone: Mapping[str, str]) -> None:
+        assert not gone, "no event came with a sequencer, and no run's rows are kept"
         self.values |= changes
 
 
