@@ -13,6 +13,7 @@ from tests.pump import Duplicates, Manners, When
 from tests.standins.rclone import Rclone
 
 KILLS = 12
+SEED = 4246237352  # among its kills is one of a function that holds turns at the target, for which others then wait
 SEEDS = 6
 
 
@@ -62,8 +63,7 @@ def _effects(world: FilesWorld) -> int:
 def test_killed_at_any_call(world: FilesWorld) -> None:
     effects = _effects(world)
     points = [(number, when) for number in range(1, effects + 1) for when in (When.BEFORE, When.AFTER)]
-    seed = random.SystemRandom().getrandbits(32)
-    for number, when in random.Random(seed).sample(points, KILLS):
+    for number, when in random.Random(SEED).sample(points, KILLS):
         with world.chain() as chain:
             prepared(chain)
             chain.reaper.plan = {(number, when)}
@@ -71,7 +71,7 @@ def test_killed_at_any_call(world: FilesWorld) -> None:
                 chain.pump.run()
                 check(chain)
             except BaseException:
-                print(f"killed {when} effect {number} of {effects}, seed {seed}")
+                print(f"killed {when} effect {number} of {effects}, seed {SEED}")
                 raise
 
 

@@ -146,6 +146,21 @@ def test_whoever_waits_for_another_writer_is_not_given_up(steps: Steps) -> None:
     assert (steps.latest().counts.moved, steps.latest().counts.failed) == (1, 0)
 
 
+def test_whoever_waits_for_a_turn_is_not_given_up(steps: Steps) -> None:
+    waits = dict.fromkeys(("move", "prove"), IDLE + 2)
+
+    def waited(what: str) -> bool:
+        waits[what] -= 1
+        return waits[what] < 0
+
+    steps.kind.move = lambda item, _pace: Arrived(item, 1) if waited("move") else Later(item, waiting=True)
+    steps.kind.prove = lambda item, _pace: Arrived(item, 0) if waited("prove") else Later(item, waiting=True)
+    steps.begin_with(transfer_of("1"))
+    steps.pump.run()
+    assert waits == {"move": -1, "prove": -1}
+    assert (steps.latest().counts.moved, steps.latest().counts.failed) == (1, 0)
+
+
 def test_a_proof_that_is_never_begun_is_given_up(steps: Steps) -> None:
     steps.kind.prove = lambda item, _pace: Later(item)
     steps.begin_with(transfer_of("1"))

@@ -39,10 +39,14 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Time was short: ``item`` carries where it stands. ``stuck`` if that is no further than before, by the kind's word."""
+    """Time was short: ``item`` carries where it stands. ``stuck`` if that is no further than before, by the kind's word.
+
+    ``waiting`` if it was not begun, as others had all the turns: they get further.
+    """
 
     item: Item
     stuck: bool = False
+    waiting: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,9 +73,9 @@ def _carry_out(work: Work, kind: Kind, pace: Pace, engine: Engine) -> None:
         match answer:
             case Arrived(item, moved_bytes):
                 arrived.append(replace(item, detail={**item.detail, "bytes": moved_bytes}))
-            case Later(item, stuck):
+            case Later(item, stuck, waiting):
                 later.append(item)
-                further |= not stuck and _standing(item) not in before
+                further |= waiting or (not stuck and _standing(item) not in before)
             case Failure():
                 failures.append(answer)
             case Result():

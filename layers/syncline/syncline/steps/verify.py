@@ -22,18 +22,21 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
     later: list[Item] = []
     absent: list[Failure] = []
     failures: list[Failure] = []
+    waiting = False
     for answer in kind.verify(batch.items, Pace(left)):
         match answer:
             case Arrived(item):
                 work.results.append(_moved(item))
             case Later(item):
                 later.append(item)
+                waiting |= answer.waiting
             case Failure(item, error) if error.code.name == "NOT_ARRIVED":
                 absent.append(Failure(replace(item, detail={}), error))
             case Failure():
                 failures.append(answer)
     if later:
-        work.follow(items=tuple(later), idle=batch.idle + 1 if len(later) == len(batch.items) else 0)
+        idle = not waiting and len(later) == len(batch.items)
+        work.follow(items=tuple(later), idle=batch.idle + 1 if idle else 0)
     if run.status is RunStatus.CANCELLING:
         work.results += [cancelled(failure.item) for failure in (*absent, *failures)]
     else:

@@ -84,7 +84,7 @@ class Files:
         self._means.http.end_within(pace.left() + LAST_WORDS)
         turn = self._wait(pace)
         if turn is None:
-            yield from (Later(item) for item in items)
+            yield from (Later(item, waiting=True) for item in items)
             return
         with turn:
             yield from Moving(self._sync, self._source, self._place, pace, self._threads()).items(items)
@@ -93,7 +93,7 @@ class Files:
         self._means.http.end_within(pace.left() + LAST_WORDS)
         turn = self._wait(pace)
         if turn is None:
-            yield from (Later(item) for item in items)
+            yield from (Later(item, waiting=True) for item in items)
             return
         with turn:
             yield from Proving(self._sync, self._place, self._means.records, pace, self._threads()).items(items)
