@@ -60,9 +60,11 @@ class MadeUpApi:
     def __init__(self, content: Content, states: Mapping[str, str] | None = None) -> None:
         self.content = content
         self.states = states or {}
+        self.listed: list[str] = []
         self.broken: dict[str, SynclineError] = {}
 
     def repositories(self, namespace: str) -> Iterator[QuayRepository]:
+        self.listed.append(namespace)
         if namespace in self.broken:
             raise self.broken[namespace]
         for name in self.content:
@@ -102,6 +104,15 @@ class Bench:
 
 def found(pages: Iterable[Page]) -> list[tuple[str, str]]:
     return [(item.group, item.name) for page in pages for item in page.items]
+
+
+def test_a_push_has_no_other_organization_listed_than_its_own() -> None:
+    content = {"team/a": {"1": "d1"}, "other/b": {"1": "d2"}}
+    bench = Bench(content, content, api=True, source={"organizations": ["team", "other", "third"]})
+    assert bench.source_api is not None
+    assert bench.target_api is not None
+    bench.look(Scope.of(["team/a"]))
+    assert (bench.source_api.listed, bench.target_api.listed) == ([], ["team"])
 
 
 def test_only_what_differs_is_found() -> None:

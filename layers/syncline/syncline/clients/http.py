@@ -185,7 +185,7 @@ def _late(failure: SynclineError, policy: Policy) -> SynclineError:
 
 
 def _check(headers: Mapping[str, str], address: Address) -> None:
-    """REFUSED for what http.client would refuse too, but with the value, perhaps a password, in its words."""
+    """REFUSED for what no header can carry; its value, perhaps a password, is not told."""
     for name, value in headers.items():
         if not (value.isascii() and value.isprintable()):
             what = f"the header {name} for {address.host} has a character that none can carry, such as a line break"

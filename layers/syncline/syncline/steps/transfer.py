@@ -67,7 +67,7 @@ def _carry_out(work: Work, kind: Kind, pace: Pace, engine: Engine) -> None:
     arrived: list[Item] = []
     later: list[Item] = []
     failures: list[Failure] = []
-    before = [_standing(item) for item in work.batch.items]
+    before = {(item.group, item.name): item for item in work.batch.items}
     further = False
     for answer in kind.transfer(work.batch.items, pace):
         match answer:
@@ -75,7 +75,7 @@ def _carry_out(work: Work, kind: Kind, pace: Pace, engine: Engine) -> None:
                 arrived.append(replace(item, detail={**item.detail, "bytes": moved_bytes}))
             case Later(item, stuck, waiting):
                 later.append(item)
-                further |= waiting or (not stuck and _standing(item) not in before)
+                further = further or waiting or (not stuck and _is_further(item, before[item.group, item.name]))
             case Failure():
                 failures.append(answer)
             case Result():
@@ -90,9 +90,10 @@ def _carry_out(work: Work, kind: Kind, pace: Pace, engine: Engine) -> None:
     work.fail(failures, engine.rng)
 
 
-def _standing(item: Item) -> Item:
-    """Where an item stands. How much was sent for it is no part of that: it may be sent in vain again and again."""
-    return replace(item, detail={name: value for name, value in item.detail.items() if name != "bytes"})
+def _is_further(item: Item, before: Item) -> bool:
+    """Whether an item stands elsewhere than before. How much was sent for it tells nothing: it may be sent in vain."""
+    sent = {"bytes": item.detail.get("bytes")}
+    return replace(item, detail={**item.detail, **sent}) != replace(before, detail={**before.detail, **sent})
 
 
 def _is_cancelled(engine: Engine, batch: Batch) -> bool:

@@ -63,7 +63,7 @@ class Look:
         # Repositories wait for digests and digests wait for nobody, so the two pools cannot block one another.
         with self._asking, ThreadPoolExecutor(AT_ONCE, thread_name_prefix="look") as pool:
             # One side lists its repositories while the other does.
-            states = pool.submit(self._target_states)
+            states = pool.submit(self._target_states, scope)
             names = [name for name in self._repositories(scope) if name > last or (tag and name == last)]
             self._states = states.result()
             waiting = iter(names)
@@ -107,13 +107,15 @@ class Look:
                 what = f"{organization} at {self._source.registry.host} is listed without a single repository"
                 raise SynclineError("LISTING_INCOMPLETE", what)
 
-    def _target_states(self) -> dict[str, dict[str, str]]:
+    def _target_states(self, scope: Scope) -> dict[str, dict[str, str]]:
         """Which target repositories exist and take pushes, where one listing for each organization tells."""
         states: dict[str, dict[str, str]] = {}
         if self._target.api is None or self._sync.source.organizations is None:
             return states
-        organizations = self._sync.source.organizations
-        for namespace in {self._sync.target_repository(f"{name}/any").partition("/")[0] for name in organizations}:
+        groups = scope.groups
+        if groups is None:
+            groups = tuple(self._sync.target_repository(f"{name}/any") for name in self._sync.source.organizations)
+        for namespace in {group.partition("/")[0] for group in groups}:
             try:
                 listed = self._target.api.repositories(namespace)
                 states[namespace] = {repository.name: repository.state for repository in listed}
