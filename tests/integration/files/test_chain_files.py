@@ -5,35 +5,21 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from moto import mock_aws
 
 from syncline.kinds import files
 from syncline.kinds.files import looking, sheets
 from syncline.model import Outcome
-from tests.integration.files_chain import MODE, SYNC, FilesChain, FilesWorld, record
+from tests.integration.files_chain import MODE, SYNC, FilesChain, record
 from tests.pump import Duplicates, Manners, MortalHttp
 from tests.standins.certificates import Authority
 from tests.standins.file_manager_wire import Answer, json_answer
 from tests.standins.rclone import Rclone
 
 NAMES = ["a", "b/c", "b c", "b+c", "b%20c", "ä", "a\u0308", "日本/🎈", "d/" + "n" * 200, "empty"]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FilesWorld]:
-    with mock_aws(), Rclone(tmp_path_factory.mktemp("files") / "root") as rclone:
-        yield FilesWorld(rclone)
-
-
-@pytest.fixture
-def chain(world: FilesWorld) -> Iterator[FilesChain]:
-    with world.chain() as chain:
-        yield chain
 
 
 def fill(chain: FilesChain, **config: Any) -> None:

@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import csv
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from moto import mock_aws
 
 from syncline.kinds.files import sheets
 from syncline.stores.files import shard_of
-from tests.integration.files_chain import MODE, SYNC, FilesChain, FilesWorld, record
+from tests.integration.files_chain import MODE, SYNC, FilesChain, record
 from tests.pump import Duplicates, Manners
-from tests.standins.rclone import Rclone
 
 REMOVED = "ObjectRemoved:Delete"
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FilesWorld]:
-    with mock_aws(), Rclone(tmp_path_factory.mktemp("files") / "root") as rclone:
-        yield FilesWorld(rclone)
-
-
-@pytest.fixture
-def chain(world: FilesWorld) -> Iterator[FilesChain]:
-    with world.chain() as chain:
-        yield chain
 
 
 def ordered(chain: FilesChain, **more: Any) -> None:

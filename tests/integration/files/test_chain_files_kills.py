@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
-from moto import mock_aws
 
 from tests.integration.files_chain import FilesChain, FilesWorld, record
 from tests.pump import Duplicates, Manners, When
-from tests.standins.rclone import Rclone
 
 KILLS = 12
 SEED = 4246237352  # among its kills is one of a function that holds turns at the target, for which others then wait
 SEEDS = 6
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FilesWorld]:
-    with mock_aws(), Rclone(tmp_path_factory.mktemp("kills") / "root") as rclone:
-        yield FilesWorld(rclone)
 
 
 def prepared(chain: FilesChain) -> FilesChain:
