@@ -16,6 +16,7 @@ import boto3
 import pytest
 
 from syncline.cli import engine
+from syncline.cli.deploy import STACK
 from syncline.cli.engine import Engine
 from tests.standins.pairs import RegistryPair, TokenRegistryPair
 from tests.standins.registry import Htpasswd, Registry, basic, sha256
@@ -40,9 +41,26 @@ class Deployed:
 
     def syncline(self, *arguments: str, exits: int = 0) -> Any:
         """What the command says in JSON; fails where it exits otherwise than with ``exits``."""
-        command = [sys.executable, "-m", "syncline.cli.main", *arguments, "--home", str(self.home), "--json"]
+        return self._said([*arguments, "--home", str(self.home)], {}, exits)
+
+    def by_name(self, *arguments: str, exits: int = 0) -> Any:
+        """The same of a command that knows the stack by its name alone, and AWS by what the environment says."""
+        about = self.engine.client_arguments()
+        variables = {
+            "AWS_ENDPOINT_URL": about["endpoint_url"],
+            "AWS_DEFAULT_REGION": about["region_name"],
+            "AWS_ACCESS_KEY_ID": about["aws_access_key_id"],
+            "AWS_SECRET_ACCESS_KEY": about["aws_secret_access_key"],
+        }
+        return self._said([*arguments, "--stack", STACK], variables, exits)
+
+    @staticmethod
+    def _said(arguments: Sequence[str], variables: dict[str, str], exits: int) -> Any:
+        command = [sys.executable, "-m", "syncline.cli.main", *arguments, "--json"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=120, env=environment | variables, check=False
+        )
         assert done.returncode == exits, done.stdout + done.stderr
         return json.loads(done.stdout)
 
@@ -133,6 +151,27 @@ def test_between_registries_with_passwords(
     assert (conflict["counts"]["conflict"], conflict["counts"]["moved"]) == (1, 0)
     kept = skopeo("inspect", "--raw", "--tls-verify=false", "--creds", creds, f"docker://{dr.host}/{namespace}/base:1")
     assert sha256(kept) == digests[f"{namespace}/base:1"], "what differs is left alone"
+
+
+def test_a_stack_is_driven_by_its_name(
+    deployed: Deployed, registry_pair: RegistryPair, namespace: str, tmp_path: Path
+) -> None:
+    prod, dr = registry_pair.prod, registry_pair.dr
+    digests = fill(prod, namespace)
+    ann = ("ann", "syncline/ann")
+    repositories = [f"{namespace}/team/app", f"{namespace}/base"]
+    file = tmp_path / "syncs.yaml"
+    file.write_text(json.dumps({"syncs": {"by-name": sync(prod, dr, ann, ann, repositories=repositories)}}))
+    deployed.by_name("apply", str(file))
+    assert deployed.by_name("plan", "by-name")["run"]["counts"]["would_move"] == len(digests)
+    ran = deployed.by_name("run", "by-name", "--wait")["run"]
+    assert (ran["counts"]["moved"], ran["counts"]["failed"]) == (len(digests), 0)
+    [status] = deployed.by_name("status", "by-name")["syncs"]
+    assert (status["current"], status["last"]["id"]) == (None, ran["id"])
+    assert {item["name"] for item in deployed.by_name("report", "by-name", "--full")["items"]} >= {"1", "2", "multi"}
+    assert deployed.by_name("retry", "by-name")["letters"]["retried"] == 0
+    deployed.by_name("cancel", "by-name")
+    assert deployed.syncline("status", "by-name")["syncs"][0]["last"]["id"] == ran["id"], "it is the same stack"
 
 
 def test_between_registries_with_tokens(
