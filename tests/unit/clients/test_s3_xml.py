@@ -51,19 +51,104 @@ def test_a_page_that_breaks_off_is_no_end() -> None:
         (listing(""), "complete"),
         (listing("<IsTruncated>false</IsTruncated><Contents><Key>a</Key></Contents>"), "no size"),
         (listing("<IsTruncated>false</IsTruncated><Contents><Size>1</Size></Contents>"), "no key"),
-        (listing("<IsTruncated>false</IsTruncated><Contents><Key>a</Key><Size>x</Size></Contents>"), "not one"),
+        (listing("<IsTruncated>false</IsTruncated><Contents><Key>a</Key><Size>x</Size></Contents>"), "invalid object"),
         (
             listing(
                 "<IsTruncated>false</IsTruncated>"
                 "<Contents><Key>a</Key><Size>1</Size><LastModified>never</LastModified></Contents>"
             ),
-            "not one",
+            "invalid object",
         ),
     ],
 )
 def test_what_is_no_page(body: bytes, words: str) -> None:
     with pytest.raises(NotXmlError, match=words):
         s3_xml.list_page(body)
+
+
+ROWS = (
+    (
+        "<Contents><Key>a+b%2Bc/%C3%BC</Key><LastModified>2024-05-01T10:00:00.000Z</LastModified>"
+        "<ETag>&quot;0123-4&quot;</ETag><ChecksumAlgorithm>CRC64NVME</ChecksumAlgorithm>"
+        "<ChecksumType>FULL_OBJECT</ChecksumType><Size>7</Size><Owner><ID>me</ID><DisplayName>Me</DisplayName></Owner>"
+        "<StorageClass>STANDARD</StorageClass></Contents>"
+    ),
+    (
+        "\n <Contents>\n  <Key>b</Key>\n <LastModified>2024-05-01T10:00:00Z</LastModified>\n <ETag>ab</ETag>\n"
+        "<Size>0</Size>\n <StorageClass>STANDARD</StorageClass>\n </Contents>\n"
+    ),
+    "<Contents><Key>c</Key><LastModified></LastModified><ETag></ETag><Size>12345678901</Size></Contents>",
+)
+PAGE = listing(
+    f"<Name>b</Name><IsTruncated>false</IsTruncated>{''.join(ROWS)}<EncodingType>url</EncodingType>"
+    "<CommonPrefixes><Prefix>x%2F</Prefix></CommonPrefixes>"
+)
+
+
+def test_the_usual_page_is_read_without_a_tree_of_its_objects() -> None:
+    plain = s3_xml._plain_page(PAGE)
+    assert plain is not None
+    assert plain[1] == s3_xml._page(PAGE)[1]
+    assert plain[1][0] == Listed("a b+c/ü", "0123-4", 7, 1714557600.0)
+    assert [each.size for each in plain[1]] == [7, 0, 12345678901]
+    assert s3_xml.list_page(PAGE).prefixes == ("x/",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "keys"),
+    [
+        (b"<Key>b", b"<Key><![CDATA[b]]>", ["a b+c/ü", "b", "c"]),
+        (b"<Key>b</Key>", b"<Key>b&amp;</Key>", ["a b+c/ü", "b&", "c"]),
+        (b"<Key>b</Key>", "<Key>ü</Key>".encode(), ["a b+c/ü", "ü", "c"]),
+        (b"<Contents><Key>c", b"<!--<Contents>--><Contents><Key>c", ["a b+c/ü", "b", "c"]),
+        (b"<Contents><Key>c", b'<Contents a=""><Key>c', ["a b+c/ü", "b", "c"]),
+        (b"<Contents><Key>c", b"<CommonPrefixes/><Contents><Key>c", ["a b+c/ü", "b", "c"]),
+        (b"<Contents><Key>c</Key>", b"<Contents><Size>1</Size><Key>c</Key>", ["a b+c/ü", "b", "c"]),
+        (b"<Name>b</Name>", b"<?name <Contents> ?>", ["a b+c/ü", "b", "c"]),
+        (b"<Name>b</Name><", b"<Name>b</Name><Wrapped><", None),
+        (b"<Size>0</Size>", b"<Size>-1</Size>", None),
+        (b"<Size>0</Size>", "<Size>٣</Size>".encode(), None),
+        (b"<Key>b</Key>", b"<Key></Key>", None),
+        (b"<Key>b</Key>", b"<Key>&b;</Key>", None),
+        (b"<Key>b</Key>", b"<Key>b\x01</Key>", None),
+        (b"<StorageClass>STANDARD</StorageClass></Contents>", b"<StorageClass>STANDARD</Contents>", None),
+        (b"<LastModified></LastModified>", b"<LastModified>never</LastModified>", None),
+    ],
+)
+def test_a_page_that_is_not_the_usual_one(old: bytes, new: bytes, keys: list[str] | None) -> None:
+    body = PAGE.replace(old, new)
+    assert body != PAGE
+    assert s3_xml._plain_page(body) is None
+    if keys is None:
+        with pytest.raises(NotXmlError):
+            s3_xml.list_page(body)
+    else:
+        assert [each.key for each in s3_xml.list_page(body).objects] == keys
+
+
+def test_objects_that_are_not_at_the_top_are_none() -> None:
+    assert s3_xml.list_page(listing(f"<IsTruncated>false</IsTruncated><W>{ROWS[2]}</W>")).objects == ()
+
+
+def test_a_page_in_another_encoding() -> None:
+    body = PAGE.decode().replace("version='1.0'", "version='1.0' encoding='iso-8859-1'").replace("<Key>b<", "<Key>ü<")
+    assert [each.key for each in s3_xml.list_page(body.encode("latin-1")).objects] == ["a b+c/ü", "ü", "c"]
+
+
+@given(
+    st.integers(0, len(PAGE)),
+    st.integers(0, 60),
+    st.sampled_from([b"", b"<", b"&", b"</Contents>", b"<Contents>", ROWS[2].encode()]),
+)
+def test_a_damaged_page_is_never_read_in_two_ways(at: int, cut: int, put: bytes) -> None:
+    body = PAGE[:at] + put + PAGE[at + cut :]
+    plain = s3_xml._plain_page(body)
+    if plain is not None:
+        top, objects = s3_xml._page(body)
+        assert objects == plain[1]
+        assert [each.tag for each in top if each.tag != "Contents"] == [
+            each.tag for each in plain[0] if each.tag != "Contents"
+        ]
 
 
 def test_entities_that_swell_are_refused() -> None:
