@@ -1,0 +1,149 @@
+"""The head of an object: read from an answer, sent with a request, and compared by its fingerprint."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncline.clients import wire
+from syncline.clients.bucket_head import ABSENT, Condition, Head, attributes_of, fingerprint, head_of
+from syncline.clients.http import Response
+from syncline.errors import SynclineError
+
+OWN = {
+    "cache-control": "no-store",
+    "content-disposition": 'attachment; filename="a.txt"',
+    "content-encoding": "gzip",
+    "content-language": "de, en",
+    "expires": "Thu, 01 Dec 2033 16:00:00 GMT",
+    "x-amz-website-redirect-location": "/elsewhere",
+}
+
+
+class _Raw:
+    def close(self) -> None:
+        """There is no connection."""
+
+
+def answer(fields: dict[str, str], length: str = "7") -> Response:
+    """Return an answer with header ``fields`` as they come over the wire: bytes decoded as Latin-1."""
+    listed = [(name.lower(), value.encode().decode("latin-1")) for name, value in fields.items()]
+    headers = wire.Headers([("content-length", length), *listed])
+    return Response("HEAD", "http://h/b/k", 200, headers, b"", cast("wire.Incoming", _Raw()))
+
+
+def sent(head: Head) -> Head:
+    """Return the head of an object that was written with the attributes of ``head``, on a server that keeps bytes."""
+    return head_of(answer({name.lower(): value for name, value in attributes_of(head).items()}))
+
+
+def test_own_headers_are_read_and_sent() -> None:
+    named = {name.title(): value for name, value in OWN.items()}
+    head = head_of(answer({**named, "Content-Type": "text/plain", "Accept-Ranges": "bytes", "Server": "s"}))
+    assert head.headers == OWN
+    assert attributes_of(head) == {"Content-Type": "text/plain", **OWN}
+    assert attributes_of(None) == {}
+
+
+def test_headers_that_are_absent_are_not_sent() -> None:
+    head = head_of(answer({"Cache-Control": ""}))
+    assert (head.headers, head.content_type) == ({}, "application/octet-stream")
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("aws-chunked", {}),
+        ("aws-chunked,gzip", {"content-encoding": "gzip"}),
+        ("gzip, AWS-Chunked", {"content-encoding": "gzip"}),
+        ("br, gzip", {"content-encoding": "br, gzip"}),
+    ],
+)
+def test_the_transfer_is_no_encoding_of_the_object(said: str, kept: dict[str, str]) -> None:
+    assert head_of(answer({"Content-Encoding": said})).headers == kept
+
+
+@pytest.mark.parametrize("length", ["", "-1", "x", "٣"])
+def test_an_object_without_a_length(length: str) -> None:
+    with pytest.raises(SynclineError) as error:
+        head_of(answer({}, length))
+    assert error.value.code.name == "BAD_ANSWER"
+
+
+@pytest.mark.parametrize(
+    ("said", "sends"),
+    [
+        ("plain", "plain"),
+        ("=?UTF-8?Q?f=C3=BCr?=", "=?UTF-8?Q?f=C3=BCr?="),
+        ("a =?UTF-8?B?w7w=?= b", "a =?UTF-8?B?w7w=?= b"),
+        ("für", "=?UTF-8?B?ZsO8cg==?="),
+        ("日本", "=?UTF-8?B?5pel5pys?="),
+        ("=?not a word?=", "=?not a word?="),
+    ],
+)
+def test_metadata_arrives_unchanged(said: str, sends: str) -> None:
+    head = head_of(answer({"x-amz-meta-note": said}))
+    assert attributes_of(head)["x-amz-meta-note"] == sends
+    copy = sent(head)
+    assert attributes_of(copy)["x-amz-meta-note"] == sends
+    assert fingerprint(copy) == fingerprint(head)
+
+
+def test_metadata_in_latin_1() -> None:
+    head = Head("e", 7, metadata={"note": b"f\xfcr".decode("latin-1")})
+    assert attributes_of(head)["x-amz-meta-note"] == "=?UTF-8?B?ZsO8cg==?="
+    assert fingerprint(sent(head)) == fingerprint(head)
+
+
+def test_a_text_has_one_fingerprint_in_each_form() -> None:
+    forms = [
+        "für",
+        "=?UTF-8?Q?f=C3=BCr?=",
+        "=?utf-8?b?ZsO8cg==?=",
+        "=?ISO-8859-1?Q?f=FCr?=",
+        "=?UTF-8?Q?f?= =?UTF-8?Q?=C3=BCr?=",
+    ]
+    assert len({fingerprint(head_of(answer({"x-amz-meta-note": form}))) for form in forms}) == 1
+
+
+def test_a_fingerprint_is_of_what_is_the_objects_own() -> None:
+    head = Head("e", 7, "text/plain", 5.0, None, {"a": "1", "b": "2"}, OWN)
+    same = Head("other", 9, "text/plain", 6.0, "v", {"B": "2", "A": "1"}, dict(reversed(OWN.items())))
+    assert fingerprint(head) == fingerprint(same)
+    assert len(fingerprint(head)) == 12
+    others = [
+        Head("e", 7, "text/html", 5.0, None, head.metadata, OWN),
+        Head("e", 7, "text/plain", 5.0, None, {"a": "12", "b": ""}, OWN),
+        Head("e", 7, "text/plain", 5.0, None, {"a": "1"}, OWN),
+        Head("e", 7, "text/plain", 5.0, None, {**head.metadata, "cache-control": "no-store"}, OWN),
+        *(
+            Head("e", 7, "text/plain", 5.0, None, head.metadata, {n: v for n, v in OWN.items() if n != left_out})
+            for left_out in OWN
+        ),
+    ]
+    assert len({fingerprint(each) for each in (head, *others)}) == 1 + len(others)
+
+
+def test_the_type_that_servers_give_by_default_is_none() -> None:
+    types = ["application/octet-stream", "binary/octet-stream", ""]
+    assert len({fingerprint(Head("e", 7, each)) for each in types}) == 1
+
+
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z0-9-]{1,8}", fullmatch=True),
+        st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp", "Zs"]), min_size=1)
+        | st.from_regex(r"=\?(utf-8|latin-1|x)\?[bq]\?[ -~]{0,9}\?=", fullmatch=True).map(lambda text: text.strip()),
+    )
+)
+def test_a_copy_has_the_fingerprint_of_its_source(metadata: dict[str, str]) -> None:
+    source = head_of(answer({f"x-amz-meta-{name}": value for name, value in metadata.items()}))
+    assert fingerprint(sent(source)) == fingerprint(source)
+
+
+def test_conditions() -> None:
+    assert ABSENT.headers == {"If-None-Match": "*"}
+    assert Condition("e").headers == {"If-Match": '"e"'}
