@@ -44,6 +44,7 @@ Hook = Callable[[str, str, str, Mapping[str, str]], Answer | None]
 _OPERATIONS: Final[dict[tuple[str, bool, frozenset[str]], str]] = {
     ("GET", False, frozenset({"list-type"})): "ListObjectsV2",
     ("HEAD", False, frozenset()): "HeadBucket",
+    ("PUT", False, frozenset()): "CreateBucket",
     ("POST", False, frozenset({"delete"})): "DeleteObjects",
     ("GET", True, frozenset()): "GetObject",
     ("GET", True, frozenset({"acl"})): "GetObjectAcl",
@@ -233,6 +234,9 @@ class S3Server:
         return name
 
     def _answer(self, asked: Asked) -> Answer:
+        if asked.operation == "CreateBucket":
+            self.objects.setdefault(asked.bucket, {})
+            return 200, {}, b""
         if asked.bucket not in self.objects:
             raise _RefusedError(404, "NoSuchBucket")
         self._check_conditions(asked)

@@ -1,0 +1,388 @@
+"""The client of buckets: headers, conditional writes and uploads that another process continues."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+
+import boto3
+import pytest
+from botocore.config import Config
+from moto.server import ThreadedMotoServer
+
+from syncline.clients import bucket as bucket_module
+from syncline.clients.bucket import (
+    ABSENT,
+    PART,
+    Bucket,
+    Condition,
+    Head,
+    Keys,
+    Upload,
+    copy_part_size,
+    fingerprint,
+    part_size,
+)
+from syncline.clients.http import Endpoint, Http, Policy
+from syncline.errors import SynclineError
+from tests.standins.rclone import Rclone
+from tests.standins.s3 import ACCESS, SECRET, S3Server
+from tests.standins.s3_store import md5
+
+HEADERS = {
+    "cache-control": "max-age=60",
+    "content-disposition": 'attachment; filename="a.txt"',
+    "content-encoding": "gzip",
+    "content-language": "de",
+    "expires": "Thu, 01 Dec 2033 16:00:00 GMT",
+}
+LIKE = Head("", 7, "text/plain", metadata={"owner": "me", "note": "=?UTF-8?Q?f=C3=BCr?="}, headers=HEADERS)
+QUICK = Policy(attempts=3, sleep=lambda _seconds: None)
+
+
+@pytest.fixture
+def server() -> Iterator[S3Server]:
+    with S3Server("one", "two") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[str]:
+    running = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    url = f"http://{host}:{port}"
+    client = boto3.client(
+        "s3",
+        endpoint_url=url,
+        region_name="us-east-1",
+        aws_access_key_id=ACCESS,
+        aws_secret_access_key=SECRET,
+        config=Config(s3={"addressing_style": "path"}),
+    )
+    for name in ("one", "two"):
+        client.create_bucket(Bucket=name)
+    client.close()
+    yield url
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with Rclone(tmp_path_factory.mktemp("s3") / "root", "one", "two") as running:
+        yield running.url
+
+
+def at(url: str, name: str, policy: Policy | None = None) -> Bucket:
+    return Bucket(Endpoint.parse(url), name, lambda: Keys(ACCESS, SECRET), Http(policy or Policy(attempts=1)))
+
+
+def head_of(bucket: Bucket, key: str) -> Head:
+    head = bucket.head(key)
+    assert head is not None
+    return head
+
+
+class TestHeaders:
+    def test_every_way_of_writing_keeps_them(self, server: S3Server) -> None:
+        one, two = at(server.url, "one"), at(server.url, "two")
+        server.smallest_part = 1
+        one.put("put", b"content", LIKE)
+        one.put_stream("streamed", [bytes(PART), b"end"], LIKE)
+        source = head_of(one, "put")
+        two.copy(one, "put", "copied", source)
+        two.copy(one, "put", "copied like", source, LIKE)
+        upload = two.begin_upload("uploaded", source)
+        upload.complete({1: upload.copy(1, one.copy_source("put", source), 0, 7)})
+        written = [source, head_of(one, "streamed"), *(head_of(two, k) for k in ("copied", "copied like", "uploaded"))]
+        for head in written:
+            assert (head.content_type, head.headers, head.metadata) == ("text/plain", LIKE.headers, LIKE.metadata)
+            assert fingerprint(head) == fingerprint(LIKE)
+
+    def test_a_large_copy_keeps_them(self, server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(bucket_module, "LARGEST_COPY", 10)
+        one, two = at(server.url, "one"), at(server.url, "two")
+        one.put("key", b"more than ten bytes", LIKE)
+        two.copy(one, "key", "key", head_of(one, "key"))
+        assert server.counts["UploadPartCopy"] == 1
+        assert fingerprint(head_of(two, "key")) == fingerprint(LIKE)
+        assert server.objects["two"]["key"].content == b"more than ten bytes"
+
+    def test_a_redirect_that_the_service_does_not_copy(self, server: S3Server) -> None:
+        one, two = at(server.url, "one"), at(server.url, "two")
+        one.put("key", b"", Head("", 0, headers={"x-amz-website-redirect-location": "/there"}))
+        two.copy(one, "key", "key", head_of(one, "key"))
+        assert server.objects["two"]["key"].headers["x-amz-website-redirect-location"] == "/there"
+
+    def test_an_object_without_a_type(self, server: S3Server) -> None:
+        server.default_type = None
+        server.put("one", "key", b"")
+        server.default_type = "binary/octet-stream"
+        source = head_of(at(server.url, "one"), "key")
+        at(server.url, "two").put("key", b"", source)
+        server.put("two", "other", b"", {"content-type": "binary/octet-stream"})
+        assert (
+            len({fingerprint(source), *(fingerprint(head_of(at(server.url, "two"), k)) for k in ("key", "other"))}) == 1
+        )
+
+    def test_against_moto(self, moto: str) -> None:
+        one, two = at(moto, "one"), at(moto, "two")
+        one.put("key", b"content", LIKE)
+        source = head_of(one, "key")
+        assert fingerprint(source) == fingerprint(LIKE)
+        two.copy(one, "key", "copied", source)
+        two.copy(one, "key", "copied like", source, source)
+        assert {fingerprint(head_of(two, key)) for key in ("copied", "copied like")} == {fingerprint(source)}
+
+    def test_against_rclone(self, rclone: str) -> None:
+        one = at(rclone, "one")
+        one.put("key", b"content", LIKE)
+        source = head_of(one, "key")
+        # rclone does not keep Expires.
+        assert source.headers == {name: value for name, value in HEADERS.items() if name != "expires"}
+        at(rclone, "two").put("key", b"content", source)
+        assert fingerprint(head_of(at(rclone, "two"), "key")) == fingerprint(source)
+
+
+class TestConditions:
+    def write(self, how: str, server: S3Server, condition: Condition) -> str | None:
+        """Write an object under ``key`` in one of the ways that take a condition."""
+        one, two = at(server.url, "one"), at(server.url, "two")
+        if how == "put":
+            return two.put("key", b"new", condition=condition)
+        if how == "put_stream":
+            return two.put_stream("key", [b"new"], condition=condition)
+        if how == "put_stream in parts":
+            return two.put_stream("key", [bytes(PART), b"new"], condition=condition)
+        if how == "copy":
+            one.put("key", b"new")
+            return two.copy(one, "key", "key", head_of(one, "key"), condition=condition)
+        if how == "complete":
+            upload = two.begin_upload("key")
+            return upload.complete({1: upload.put(1, b"new")}, condition=condition)
+        two.delete("key", condition=condition)
+        return None
+
+    WRITES = ("put", "put_stream", "put_stream in parts", "copy", "complete")
+
+    @pytest.mark.parametrize("how", WRITES)
+    def test_absent(self, server: S3Server, how: str) -> None:
+        assert self.write(how, server, ABSENT) == server.objects["two"]["key"].etag
+        mine = server.put("two", "key", b"somebody else's")
+        with pytest.raises(SynclineError) as error:
+            self.write(how, server, ABSENT)
+        assert error.value.code.name == "TARGET_CHANGED"
+        assert not error.value.retried
+        assert server.objects["two"]["key"] is mine
+
+    @pytest.mark.parametrize("how", [*WRITES, "delete"])
+    def test_unchanged(self, server: S3Server, how: str) -> None:
+        old = server.put("two", "key", b"old")
+        etag = self.write(how, server, Condition(old.etag))
+        there = server.objects["two"].get("key")
+        assert etag == (there.etag if there else None)
+        mine = server.put("two", "key", b"somebody else's")
+        with pytest.raises(SynclineError) as error:
+            self.write(how, server, Condition(old.etag))
+        assert error.value.code.name == "TARGET_CHANGED"
+        assert server.objects["two"]["key"] is mine
+
+    @pytest.mark.parametrize("how", WRITES)
+    def test_what_was_to_be_replaced_is_gone(self, server: S3Server, how: str) -> None:
+        with pytest.raises(SynclineError) as error:
+            self.write(how, server, Condition("0" * 32))
+        assert error.value.code.name == "TARGET_CHANGED"
+        assert server.objects["two"] == {}
+
+    def test_what_was_to_be_deleted_is_gone(self, server: S3Server) -> None:
+        at(server.url, "two").delete("key", condition=Condition("0" * 32))
+
+    def test_a_stream_in_parts_that_is_refused_leaves_no_upload(self, server: S3Server) -> None:
+        server.put("two", "key", b"")
+        with pytest.raises(SynclineError):
+            self.write("put_stream in parts", server, ABSENT)
+        assert server.uploads == {}
+
+    def test_a_missing_bucket_is_no_change_of_the_target(self, server: S3Server) -> None:
+        with pytest.raises(SynclineError) as error:
+            at(server.url, "none").put("key", b"", condition=Condition("0" * 32))
+        assert error.value.code.name == "BUCKET_ABSENT"
+
+    def test_a_lost_upload_is_no_change_of_the_target(self, server: S3Server) -> None:
+        server.put("two", "key", b"old")
+        with pytest.raises(SynclineError) as error:
+            Upload(at(server.url, "two"), "key", "lost").complete({1: "e"}, condition=Condition(md5(b"old")))
+        assert error.value.code.name == "UPLOAD_LOST"
+
+    @pytest.mark.parametrize("condition", [ABSENT, Condition("0" * 32), None])
+    def test_a_copy_whose_source_changed(self, server: S3Server, condition: Condition | None) -> None:
+        one, two = at(server.url, "one"), at(server.url, "two")
+        server.put("one", "key", b"old")
+        head = head_of(one, "key")
+        server.put("one", "key", b"new")
+        with pytest.raises(SynclineError) as error:
+            two.copy(one, "key", "key", head, condition=condition)
+        assert error.value.code.name == "SOURCE_CHANGED"
+
+    @pytest.mark.parametrize("condition", [ABSENT, Condition("0" * 32), None])
+    def test_a_copy_whose_source_is_gone(self, server: S3Server, condition: Condition | None) -> None:
+        one, two = at(server.url, "one"), at(server.url, "two")
+        server.put("one", "key", b"old")
+        head = head_of(one, "key")
+        del server.objects["one"]["key"]
+        with pytest.raises(SynclineError) as error:
+            two.copy(one, "key", "key", head, condition=condition)
+        assert error.value.code.name == "NOT_FOUND"
+
+    def test_a_copy_that_is_refused_after_200(self, server: S3Server) -> None:
+        body = b"<Error><Code>PreconditionFailed</Code></Error>"
+        server.put("one", "key", b"old")
+        one, two = at(server.url, "one"), at(server.url, "two")
+        head = head_of(one, "key")
+        server.hook = lambda method, _bucket, _key, _query: (200, {}, body) if method == "PUT" else None
+        with pytest.raises(SynclineError) as error:
+            two.copy(one, "key", "key", head, condition=ABSENT)
+        assert error.value.code.name == "TARGET_CHANGED"
+
+    @pytest.mark.parametrize("code", ["ConditionalRequestConflict", "OperationAborted"])
+    def test_a_conflict_of_two_writes_is_tried_again_later(self, server: S3Server, code: str) -> None:
+        server.hook = lambda *_: (409, {}, f"<Error><Code>{code}</Code></Error>".encode())
+        with pytest.raises(SynclineError) as error:
+            at(server.url, "two").put("key", b"", condition=ABSENT)
+        assert error.value.code.name == "SERVER_ERROR"
+        assert error.value.retried
+
+    @pytest.mark.parametrize("how", ["put", "copy"])
+    def test_a_lost_answer_meets_its_own_object(self, server: S3Server, how: str) -> None:
+        lost: list[str] = []
+
+        def lose(method: str, bucket: str, _key: str, _query: Mapping[str, str]) -> bool:
+            if (method, bucket) == ("PUT", "two") and not lost:
+                lost.append(method)
+                return True
+            return False
+
+        server.lose = lose
+        server.put("one", "key", b"new")
+        one, two = at(server.url, "one"), at(server.url, "two", QUICK)
+        head = head_of(one, "key")
+        writes = {
+            "put": lambda: two.put("key", b"new", condition=ABSENT),
+            "copy": lambda: two.copy(one, "key", "key", head, condition=ABSENT),
+        }
+        with pytest.raises(SynclineError) as error:
+            writes[how]()
+        assert error.value.code.name == "TARGET_CHANGED"
+        assert head_of(two, "key").etag == md5(b"new")
+        assert server.counts["PutObject"] + server.counts["CopyObject"] == 2
+
+
+class TestSupport:
+    def asked(self, url: str) -> tuple[bool, bool]:
+        """Return whether a service honours conditions of puts and of copies."""
+        one, two = at(url, "one"), at(url, "two")
+        one.put("asked", b"content", LIKE)
+        put = one.put_again_is_refused("asked", b"content", LIKE)
+        head = head_of(one, "asked")
+        two.copy(one, "asked", "asked", head)
+        copy = two.copy_again_is_refused(one, "asked", "asked", head)
+        assert two.read("asked", 100)[1] == b"content"
+        return put, copy
+
+    def test_a_service_that_honours_conditions(self, server: S3Server) -> None:
+        assert self.asked(server.url) == (True, True)
+
+    def test_a_service_that_ignores_them(self, server: S3Server) -> None:
+        server.honours_conditions = False
+        assert self.asked(server.url) == (False, False)
+        assert fingerprint(head_of(at(server.url, "two"), "asked")) == fingerprint(LIKE)
+
+    def test_moto_honours_those_of_puts(self, moto: str) -> None:
+        assert self.asked(moto) == (True, False)
+        two = at(moto, "two")
+        with pytest.raises(SynclineError) as error:
+            two.delete("asked", condition=Condition("0" * 32))
+        assert error.value.code.name == "TARGET_CHANGED"
+        two.delete("asked", condition=Condition(head_of(two, "asked").etag))
+        assert two.head("asked") is None
+        with pytest.raises(SynclineError) as error:
+            two.put("asked", b"", condition=Condition("0" * 32))
+        assert error.value.code.name == "TARGET_CHANGED"
+
+    def test_rclone_ignores_them(self, rclone: str) -> None:
+        assert self.asked(rclone) == (False, False)
+
+    def test_a_failure_is_no_answer(self, server: S3Server) -> None:
+        server.hook = lambda *_: (403, {}, b"<Error><Code>AccessDenied</Code></Error>")
+        with pytest.raises(SynclineError) as error:
+            at(server.url, "one").put_again_is_refused("key", b"", None)
+        assert error.value.code.name == "FORBIDDEN"
+
+
+class TestUploads:
+    def test_one_is_continued_by_another_process(self, server: S3Server) -> None:
+        content = random.Random(3).randbytes(2 * PART + 5)
+        length = part_size(len(content))
+        server.parts_page = 1
+        begun = at(server.url, "two").begin_upload("key", LIKE)
+        assert begun.parts() == {}
+        assert begun.next_part({}, len(content), length) == (1, 0)
+        begun.put(1, content[:length])
+        begun.put(2, content[length : length + 1])  # the part was cut short, and is put again
+        upload = at(server.url, "two").resume_upload("key", begun.number)
+        parts = upload.parts()
+        numbers: list[int] = []
+        while (following := upload.next_part(parts, len(content), length))[1] < len(content):
+            number, start = following
+            piece = content[start : start + length]
+            parts[number] = (upload.put(number, piece), len(piece))
+            numbers.append(number)
+        assert numbers == [2, 3]
+        upload.complete({number: etag for number, (etag, _) in parts.items()}, condition=ABSENT)
+        assert server.objects["two"]["key"].content == content
+        assert fingerprint(head_of(at(server.url, "two"), "key")) == fingerprint(LIKE)
+
+    def test_a_copy_is_continued_by_another_process(self, server: S3Server) -> None:
+        content = random.Random(4).randbytes(25)
+        server.smallest_part = 10
+        server.put("one", "key", content, {"content-type": "text/plain"})
+        one, two = at(server.url, "one"), at(server.url, "two")
+        head = head_of(one, "key")
+        number = two.begin_upload("key", head).number
+        for _ in range(3):
+            upload = at(server.url, "two").resume_upload("key", number)
+            part, start = upload.next_part(upload.parts(), head.size, 10)
+            upload.copy(part, one.copy_source("key", head), start, min(start + 10, head.size))
+        assert upload.next_part(upload.parts(), head.size, 10) == (4, 25)
+        upload.complete()
+        assert server.objects["two"]["key"].content == content
+
+    def test_a_part_of_a_source_that_changed(self, server: S3Server) -> None:
+        server.put("one", "key", b"old")
+        one, two = at(server.url, "one"), at(server.url, "two")
+        head = head_of(one, "key")
+        server.put("one", "key", b"new")
+        upload = two.begin_upload("key", head)
+        with pytest.raises(SynclineError) as error:
+            upload.copy(1, one.copy_source("key", head), 0, 3)
+        assert error.value.code.name == "SOURCE_CHANGED"
+
+    def test_a_forgotten_upload(self, server: S3Server) -> None:
+        upload = at(server.url, "two").resume_upload("key", "forgotten")
+        for ask in (upload.parts, lambda: upload.put(1, b""), lambda: upload.complete({1: "e"})):
+            with pytest.raises(SynclineError) as error:
+                ask()
+            assert error.value.code.name == "UPLOAD_LOST"
+        upload.abort()
+
+    def test_parts_out_of_order_and_of_wrong_sizes(self) -> None:
+        parts = {1: ("a", 10), 3: ("c", 5)}
+        assert Upload.next_part(parts, 25, 10) == (2, 10)
+        assert Upload.next_part({**parts, 2: ("b", 10)}, 25, 10) == (4, 25)
+        assert Upload.next_part({**parts, 2: ("b", 9)}, 25, 10) == (2, 10)
+        assert Upload.next_part({1: ("a", 10), 2: ("b", 5)}, 20, 10) == (2, 10)
+
+    def test_parts_of_a_copy_hold_any_size(self) -> None:
+        for size in (0, 1, 6 * 1024**3, 5 * 1024**4):
+            assert copy_part_size(size) * 10_000 >= size
+            assert copy_part_size(size) <= 5 * 1024**3
