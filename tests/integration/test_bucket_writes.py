@@ -367,6 +367,14 @@ class TestUploads:
             upload.copy(1, one.copy_source("key", head), 0, 3)
         assert error.value.code.name == "SOURCE_CHANGED"
 
+    @pytest.mark.parametrize("marker", ["", "<NextPartNumberMarker>0</NextPartNumberMarker>"])
+    def test_a_list_of_parts_that_breaks_off(self, server: S3Server, marker: str) -> None:
+        body = f"<ListPartsResult><IsTruncated>true</IsTruncated>{marker}</ListPartsResult>".encode()
+        server.hook = lambda *_: (200, {}, body)
+        with pytest.raises(SynclineError) as error:
+            at(server.url, "two").resume_upload("key", "u").parts()
+        assert error.value.code.name == "LISTING_INCOMPLETE"
+
     def test_a_forgotten_upload(self, server: S3Server) -> None:
         upload = at(server.url, "two").resume_upload("key", "forgotten")
         for ask in (upload.parts, lambda: upload.put(1, b""), lambda: upload.complete({1: "e"})):

@@ -520,7 +520,10 @@ class Upload:
         return self.bucket._etag_within(response, "CopyPartResult")  # noqa: SLF001 - its own
 
     def parts(self) -> dict[int, tuple[str, int]]:
-        """Return the parts that are there, number to ETag and size in bytes; UPLOAD_LOST if the service forgot the upload."""
+        """Return the parts that are there, number to ETag and size in bytes; UPLOAD_LOST if the service forgot the upload.
+
+        Raises LISTING_INCOMPLETE if the list is truncated and does not continue.
+        """
         found: dict[int, tuple[str, int]] = {}
         marker = "0"
         while True:
@@ -534,8 +537,12 @@ class Upload:
             except (NotXmlError, ValueError) as error:
                 raise response.bad(f"not a list of parts: {error}") from None
             following = top.findtext("NextPartNumberMarker") or ""
-            if top.findtext("IsTruncated") != "true" or following in ("", marker):
+            if top.findtext("IsTruncated") != "true":
                 return found
+            if following in ("", marker):
+                raise SynclineError(
+                    "LISTING_INCOMPLETE", f"the parts of {self.key!r} in {self.bucket} are listed without an end"
+                )
             marker = following
 
     @staticmethod
