@@ -126,6 +126,23 @@ def test_runs_are_numbered_and_plans_take_no_number(state: State) -> None:
     assert (plan.plan, run.number) == (True, 3)
 
 
+def test_what_was_left_out_is_stored_and_may_be_absent(state: State) -> None:
+    """A run that was stored before the count existed is read as one that left out nothing."""
+    run, batch = begin(state)
+    end(state, batch, left_out=3)
+    assert state.progress(run.id).counts.left_out == 3
+    ended = state.finish_run(SYNC, run.id)
+    assert ended is not None
+    assert ended.counts.left_out == 3
+    table = state._db._table
+    table.update_item(
+        Key={"pk": f"SYNC#{SYNC}", "sk": f"RUN#{run.id}"},
+        UpdateExpression="REMOVE #counts.#name",
+        ExpressionAttributeNames={"#counts": "counts", "#name": "left_out"},
+    )
+    assert state.run(SYNC, run.id).counts == Counts()
+
+
 def test_a_plan_runs_beside_a_run_and_ends_alone(state: State) -> None:
     begin(state, "1-run")
     plan, batch = state.begin_run(SYNC, "2-plan", Trigger.HAND, EVERYTHING, plan=True)

@@ -71,8 +71,9 @@ def test_the_end_of_a_run(said: Callable[[], list[dict[str, Any]]]) -> None:
         [1.0],
         [2.5],
     )
-    run_ended(ended_run(skipped=4))
-    assert said()[0]["level"] == "INFO"
+    run_ended(ended_run(skipped=4, left_out=2))
+    line, emf = said()
+    assert (line["level"], line["left_out"], emf["ItemsLeftOut"], emf["RunsFailed"]) == ("INFO", 2, [2.0], [0.0])
 
 
 def test_an_item_that_did_not_get_there_has_a_line_of_its_own(said: Callable[[], list[dict[str, Any]]]) -> None:

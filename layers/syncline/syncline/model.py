@@ -33,6 +33,7 @@ class Outcome(StrEnum):
 
     MOVED = "moved"
     SKIPPED = "skipped"
+    LEFT_OUT = "left_out"  # by the selection, or the target cannot hold a counterpart
     REMOVED = "removed"
     CONFLICT = "conflict"
     FAILED = "failed"
@@ -176,12 +177,16 @@ class Counts:
     """What a run did, in items; ``bytes`` were sent to the target, ``requests`` made to source and target.
 
     ``queued`` counts the items found to differ, each of which ends as moved, removed, conflict, failed or cancelled. One
-    that turns out to be equal after all is skipped, and counts as queued no more.
+    that turns out to be equal after all is skipped, and counts as queued no more; likewise one that is left out.
+
+    ``left_out`` counts what the selection excludes, and keys of which the target cannot hold a counterpart. It is never
+    a failure.
     """
 
     queued: int = 0
     moved: int = 0
     skipped: int = 0
+    left_out: int = 0
     removed: int = 0
     conflict: int = 0
     failed: int = 0
@@ -199,14 +204,17 @@ class Counts:
         return self.moved + self.removed + self.cancelled + self.failed + self.conflict
 
     @classmethod
-    def of(cls, results: Iterable[Result], *, skipped: int = 0, queued: int = 0, requests: int = 0) -> Counts:
-        """Tally results; ``skipped`` adds items that were found equal and have no result of their own."""
+    def of(
+        cls, results: Iterable[Result], *, skipped: int = 0, left_out: int = 0, queued: int = 0, requests: int = 0
+    ) -> Counts:
+        """Tally results; ``skipped`` and ``left_out`` add items that have no result of their own."""
         tally: dict[str, int] = dict.fromkeys((o.value for o in Outcome), 0)
         moved_bytes = 0
         for result in results:
             tally[result.outcome.value] += 1
             moved_bytes += result.moved_bytes
         tally["skipped"] += skipped
+        tally["left_out"] += left_out
         return cls(**tally, queued=queued, bytes=moved_bytes, requests=requests)
 
 

@@ -29,7 +29,7 @@ metrics = Metrics()
 # A call that ended no batch has nothing to count, and that is no reason for a warning.
 warnings.filterwarnings("ignore", message="No application metrics to publish")
 
-_COUNTED = ("moved", "skipped", "removed", "conflict", "failed")
+_COUNTED = ("moved", "skipped", "left_out", "removed", "conflict", "failed")
 
 
 def run_ended(run: Run) -> None:
@@ -44,7 +44,8 @@ def run_ended(run: Run) -> None:
     ended = EphemeralMetrics()
     ended.add_dimension("sync", run.sync)
     for name in _COUNTED:
-        ended.add_metric(f"Items{name.capitalize()}", MetricUnit.Count, getattr(counts, name))
+        words = name.title().replace("_", "")
+        ended.add_metric(f"Items{words}", MetricUnit.Count, getattr(counts, name))
     ended.add_metric("BytesMoved", MetricUnit.Bytes, counts.bytes)
     ended.add_metric("RunSeconds", MetricUnit.Seconds, seconds)
     ended.add_metric("RunsFailed", MetricUnit.Count, int(counts.failed > 0))

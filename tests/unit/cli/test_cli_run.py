@@ -164,6 +164,30 @@ def test_nothing_there_is_not_called_equal(applied: Stack) -> None:
     assert result.stdout.splitlines()[-1].startswith("✓ prod: nothing found: the source has nothing there, in ")
 
 
+def test_a_source_of_which_all_is_left_out_is_not_called_empty(applied: Stack) -> None:
+    with functions(applied, lambda run: applied.finish(run, left_out=3)):
+        result = applied.run("run", "prod", "--wait")
+    assert result.exit_code == 0
+    expected = "✓ prod: the selection left out everything that was found (3 items), in "
+    assert result.stdout.splitlines()[-1].startswith(expected)
+
+
+def test_what_was_left_out_is_told_beside_what_is_equal(applied: Stack) -> None:
+    with functions(applied, lambda run: applied.finish(run, skipped=2, left_out=3)):
+        result = applied.run("run", "prod", "--wait")
+    assert result.stdout.splitlines()[-1].startswith("✓ prod: nothing differed, 2 items equal, 3 left out, in ")
+    with functions(applied, lambda run: applied.finish(run, moved(), left_out=3)):
+        value = applied.json("run", "prod", "--wait")
+    assert value["run"]["counts"]["left_out"] == 3
+    left_out = Result("mirror/team/app", "2.0", Outcome.LEFT_OUT, reason="the target has no such names")
+    with functions(applied, lambda run: applied.finish(run, moved(), left_out)):
+        result = applied.run("run", "prod", "--wait")
+    assert "✓ prod: 1 moved (3.0 MiB), 1 left out, in " in result.stdout
+    lines = applied.run("report", "prod").stdout.splitlines()
+    assert ["left", "out", "mirror/team/app:2.0"] in [line.split() for line in lines]
+    assert "  the target has no such names" in lines
+
+
 def test_waiting_to_a_bad_end(applied: Stack) -> None:
     with functions(applied, lambda run: applied.finish(run, moved(), failed())):
         result = applied.run("run", "prod", "--wait")

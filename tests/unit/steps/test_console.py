@@ -85,7 +85,7 @@ def test_the_figures_of_git_sync(table: Table) -> None:
     state.put_sync("clusters", load_sync(json.dumps(BACKUPS)).model_dump_json())
     counts = {name: Count("t", 1) for name in ("east", "west", "north")}
     Manifests(Database(table), time.time).keep_counts(f"{REPOSITORY}#main", counts)
-    run(state, clock, Counts(queued=40, moved=38, removed=2, skipped=5, bytes=1000), 3.0)
+    run(state, clock, Counts(queued=40, moved=38, removed=2, skipped=5, left_out=7, bytes=1000), 3.0)
     succeeded = clock.now
     run(state, clock, Counts(queued=2, moved=1, failed=1), 4000.0)
     found = samples(table)
@@ -100,6 +100,7 @@ def test_the_figures_of_git_sync(table: Table) -> None:
     assert found["git_sync_last_success_timestamp", ""] == succeeded
     assert found["git_sync_clusters_backed_up", ""] == 3
     assert found["syncline_items_total", "skipped"] == 5
+    assert found["syncline_items_total", "left_out"] == 7
     assert found["syncline_moved_bytes_total", ""] == 1000
     assert found["syncline_running", ""] == 0
     state.begin_run("clusters", "under-way", Trigger.HAND, Scope())

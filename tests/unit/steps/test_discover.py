@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -42,6 +43,23 @@ def test_each_difference_is_moved_once_and_what_is_equal_only_counted(steps: Ste
     assert (counts.queued, counts.moved, counts.skipped, counts.conflict, counts.bytes) == (2, 2, 10, 1, 20)
     assert run.status is RunStatus.DONE
     assert set(steps.results()) == {("a", "1"), ("a", "2"), ("b", "1")}
+
+
+def test_what_is_left_out_is_counted_apart_and_is_no_failure(steps: Steps) -> None:
+    steps.kind.pages = [
+        Page("a", items("1", group="a"), skipped=1, left_out=2),
+        Page("b", results=(Result("b", "1", Outcome.LEFT_OUT, reason="not selected"),), left_out=3),
+    ]
+    run = steps.run()
+    counts = run.counts
+    assert (counts.left_out, counts.skipped, counts.queued, counts.moved, counts.failed) == (6, 1, 1, 1, 0)
+    assert run.status is RunStatus.DONE
+    assert steps.results()["b", "1"].outcome is Outcome.LEFT_OUT
+
+
+def test_what_is_left_out_in_each_chunk_is_counted_once(steps: Steps) -> None:
+    steps.kind.pages = [replace(page, left_out=1) for page in pages(CHUNK_ITEMS * 2 + 3)]
+    assert steps.run().counts.left_out == CHUNK_ITEMS * 2 + 3
 
 
 def test_items_of_one_group_go_into_messages_of_at_most_a_share(steps: Steps) -> None:

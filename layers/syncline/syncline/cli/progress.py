@@ -101,6 +101,8 @@ def _looking(counts: Counts) -> list[str]:
         said.append(f"{number(counts.would_move)} would move")
     if counts.skipped:
         said.append(f"{number(counts.skipped)} equal so far")
+    if counts.left_out:
+        said.append(f"{number(counts.left_out)} left out")
     return said
 
 

@@ -23,6 +23,7 @@ OUTCOMES: Final[dict[Outcome, tuple[str, Style]]] = {
     Outcome.REMOVED: ("removed", ""),
     Outcome.WOULD_MOVE: ("would move", "cyan"),
     Outcome.MOVED: ("moved", "green"),
+    Outcome.LEFT_OUT: ("left out", "dim"),
     Outcome.SKIPPED: ("equal", "dim"),
 }
 """In the order in which a report shows them, with the word and the style of each."""
@@ -39,7 +40,7 @@ def exit_code(run: Run) -> int:
 
 
 def counted(counts: Counts) -> str:
-    """What a run did: ``41 moved (120.4 MiB), 2,310 equal, 1 conflict``."""
+    """Return the counts of a run in words: ``41 moved (120.4 MiB), 2,310 equal, 3 left out, 1 conflict``."""
     said = []
     if counts.moved:
         said.append(f"{number(counts.moved)} moved ({size(counts.bytes)})")
@@ -48,6 +49,8 @@ def counted(counts: Counts) -> str:
     said += [f"{number(count)} removed" for count in (counts.removed,) if count]
     if counts.skipped:
         said.append(f"{number(counts.skipped)} equal")
+    if counts.left_out:
+        said.append(f"{number(counts.left_out)} left out")
     if counts.conflict:
         said.append(many(counts.conflict, "conflict"))
     said += [f"{number(counts.failed)} failed"] if counts.failed else []
@@ -76,10 +79,19 @@ def ending(run: Run) -> tuple[str, Style]:
             return f"✗ {run.sync}: {counted(counts)}, in {took}", "red"
         case _ if counts.moved or counts.removed or counts.would_move:
             return f"✓ {run.sync}: {counted(counts)}, in {took}", "green"
-        case _ if not counts.skipped:
-            return f"✓ {run.sync}: nothing found: the source has nothing there, in {took}", "yellow"
         case _:
-            return f"✓ {run.sync}: nothing differed, {many(counts.skipped, 'item')} equal, in {took}", "green"
+            said, style = _without_change(counts)
+            return f"✓ {run.sync}: {said}, in {took}", style
+
+
+def _without_change(counts: Counts) -> tuple[str, Style]:
+    """Describe a run that changed nothing and had no failure."""
+    if counts.skipped:
+        left_out = f", {number(counts.left_out)} left out" if counts.left_out else ""
+        return f"nothing differed, {many(counts.skipped, 'item')} equal{left_out}", "green"
+    if counts.left_out:
+        return f"the selection left out everything that was found ({many(counts.left_out, 'item')})", "yellow"
+    return "nothing found: the source has nothing there", "yellow"
 
 
 def as_dict(run: Run) -> dict[str, Any]:

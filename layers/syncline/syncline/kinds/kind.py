@@ -17,9 +17,10 @@ _LONGEST_GLANCE: Final = 0.5
 class Page:
     """A part of a look: what differs, what is settled already, and where to go on.
 
-    ``skipped`` counts items found equal. ``results`` holds items whose outcome is known without a transfer, such as
-    conflicts. ``failures`` holds what could not be looked at, by target reference. ``cursor`` resumes a look behind
-    this page.
+    ``skipped`` counts items found equal, ``left_out`` those that the selection excludes or that the target cannot hold;
+    neither has a result of its own. ``results`` holds items whose outcome is known without a transfer, such as
+    conflicts. ``failures`` holds what could not be scanned, by target reference. ``cursor`` resumes a scan behind this
+    page.
     """
 
     cursor: str
@@ -27,6 +28,7 @@ class Page:
     skipped: int = 0
     results: tuple[Result, ...] = ()
     failures: tuple[Failure, ...] = ()
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,7 @@ def discover(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
 def _add(work: Work, page: Page, kind: Kind) -> list[Failure]:
     """Add what a page shows; of what could not be looked at, that which is worth another look."""
     work.skipped += page.skipped
+    work.left_out += page.left_out
     work.results += page.results
     if work.batch.plan:
         work.results += [_would_move(item) for item in page.items]

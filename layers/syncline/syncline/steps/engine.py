@@ -30,6 +30,8 @@ DEATHS: Final = 5
 """How often a function may die with a message before the message is given up."""
 WHOLE: Final = "*"
 """Stands for a group or a name in the result of a look that failed as a whole."""
+_UNQUEUED: Final = frozenset({Outcome.SKIPPED, Outcome.LEFT_OUT})
+"""Outcomes of a transfer after which an item counts as queued no more: there was nothing to do for it."""
 _FIRST_PAUSE: Final = 4.0
 _LONGEST_PAUSE: Final = 300.0
 _CANCEL_LOOK: Final = 3.0
@@ -44,6 +46,7 @@ class Work:
     following: list[Outgoing] = field(default_factory=list)
     dead: list[Dead] = field(default_factory=list)
     skipped: int = 0
+    left_out: int = 0
     queued: int = 0
     requests: int = 0
 
@@ -83,9 +86,15 @@ class Work:
             self.follow(max(asked, pause(self.batch.attempt, rng)), **changes)
 
     def counts(self) -> Counts:
-        looked = self.batch.step is Step.DISCOVER
-        equal = 0 if looked else sum(result.outcome is Outcome.SKIPPED for result in self.results)
-        return Counts.of(self.results, skipped=self.skipped, queued=self.queued - equal, requests=self.requests)
+        # Items that discover settles were never queued.
+        settled = 0 if self.batch.step is Step.DISCOVER else sum(each.outcome in _UNQUEUED for each in self.results)
+        return Counts.of(
+            self.results,
+            skipped=self.skipped,
+            left_out=self.left_out,
+            queued=self.queued - settled,
+            requests=self.requests,
+        )
 
 
 def pause(attempt: int, rng: random.Random) -> float:
