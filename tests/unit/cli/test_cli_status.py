@@ -7,6 +7,7 @@ import time
 import pytest
 
 from syncline.model import Outcome, Result, Trigger
+from syncline.state import new_run_id
 from tests.unit.cli.cli_stack import GOOD, OTHER, SYNCS, Stack, conflict, failed, moved
 
 TWO = SYNCS + SYNCS.removeprefix("syncs:\n").replace("  prod:", "  dev:").replace(
@@ -169,6 +170,13 @@ def test_a_report_as_json(applied: Stack) -> None:
         "action": None,
     }
     assert list(value["actions"]) == ["UNAUTHORIZED"]
+
+
+def test_a_report_by_the_id_that_a_run_really_has(applied: Stack) -> None:
+    """Also of a run that is not the latest: the ID is not taken for the name of a sync."""
+    run = applied.finish(applied.begin(name=new_run_id(lambda: 1_790_000_000.0)), moved())
+    applied.finish(applied.begin(), failed())
+    assert applied.json("report", run.id)["run"]["id"] == run.id
 
 
 def test_a_report_of_a_run_under_way(applied: Stack) -> None:

@@ -16,7 +16,7 @@ from syncline.errors import CODES, SynclineError
 from syncline.model import Result, Run
 from syncline.state import State
 
-_RUN_ID: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+_RUN_ID: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6,}")
 _FEW: Final = 20
 """Runs among which the latest one that was no plan is looked for first."""
 _MANY: Final = 1000
