@@ -143,6 +143,16 @@ def test_what_was_left_out_is_stored_and_may_be_absent(state: State) -> None:
     assert state.run(SYNC, run.id).counts == Counts()
 
 
+@pytest.mark.parametrize("allowed", [None, 0, 400])
+def test_the_removals_allowed_for_a_run_are_stored_with_it(state: State, allowed: int | None) -> None:
+    run, root = state.begin_run(SYNC, "1-run", Trigger.HAND, EVERYTHING, allow_removals=allowed)
+    assert run.allow_removals == allowed
+    assert state.run(SYNC, run.id) == run
+    # Discover begins the run by its id alone.
+    assert begin(state, "1-run") == (run, root)
+    assert state.open_batch(root)[0] == run
+
+
 def test_a_plan_runs_beside_a_run_and_ends_alone(state: State) -> None:
     begin(state, "1-run")
     plan, batch = state.begin_run(SYNC, "2-plan", Trigger.HAND, EVERYTHING, plan=True)

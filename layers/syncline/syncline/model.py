@@ -220,7 +220,11 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One execution of a sync. Times are Unix seconds; ``number`` grows by one with each run of a sync."""
+    """One execution of a sync. Times are Unix seconds; ``number`` grows by one with each run of a sync.
+
+    ``allow_removals`` is the number of removals that the operator allowed for this run in place of the sync's limits,
+    None where the limits hold.
+    """
 
     id: str
     sync: str
@@ -232,6 +236,7 @@ class Run:
     plan: bool = False
     ended: float | None = None
     counts: Counts = field(default_factory=Counts)
+    allow_removals: int | None = None
 
     @property
     def over(self) -> bool:

@@ -118,10 +118,17 @@ class State:
 
     # -- runs ----------------------------------------------------------------------------------------------------
 
-    def begin_run(
-        self, sync: str, run_id: str, trigger: Trigger, scope: Scope, *, plan: bool = False
+    def begin_run(  # noqa: PLR0913 - each is a fact of the run
+        self,
+        sync: str,
+        run_id: str,
+        trigger: Trigger,
+        scope: Scope,
+        *,
+        plan: bool = False,
+        allow_removals: int | None = None,
     ) -> tuple[Run, Batch]:
-        """Begin a run and announce its first batch; the same id again gives the same run again.
+        """Begin a run and announce its first batch; the same id again returns the run as it was stored.
 
         A plan moves nothing, so it may run beside anything. Raises ALREADY_RUNNING.
         """
@@ -130,7 +137,16 @@ class State:
             if not plan and current.get("run") not in (None, run_id):
                 self._give_up_if_lost(sync, str(current["run"]))
             latest = int(current.get("number", 0))
-            run = Run(run_id, sync, latest + 1, trigger, scope, self._clock(), plan=plan)
+            run = Run(
+                run_id,
+                sync,
+                latest + 1,
+                trigger,
+                scope,
+                self._clock(),
+                plan=plan,
+                allow_removals=allow_removals,
+            )
             root = first_batch(run)
             writes = [
                 self._db.put_if(_run_item(run), "attribute_not_exists(pk)"),
@@ -451,7 +467,7 @@ def _record_of(item: dict[str, Any]) -> BatchRecord:
 
 
 def _run_item(run: Run) -> dict[str, Any]:
-    item = {
+    item: dict[str, Any] = {
         "pk": f"SYNC#{run.sync}",
         "sk": f"RUN#{run.id}",
         "number": run.number,
@@ -461,7 +477,11 @@ def _run_item(run: Run) -> dict[str, Any]:
         "plan": run.plan,
         "expires": int(run.started) + RETENTION,
     }
-    return item | ({"groups": list(run.scope.groups)} if run.scope.groups is not None else {})
+    if run.scope.groups is not None:
+        item["groups"] = list(run.scope.groups)
+    if run.allow_removals is not None:
+        item["allow_removals"] = run.allow_removals
+    return item
 
 
 def _run_of(item: dict[str, Any]) -> Run:
@@ -477,4 +497,5 @@ def _run_of(item: dict[str, Any]) -> Run:
         plan=bool(item["plan"]),
         ended=float(item["ended"]) if "ended" in item else None,
         counts=Counts(**counts),
+        allow_removals=int(item["allow_removals"]) if "allow_removals" in item else None,
     )

@@ -4,14 +4,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Failure, Pace, Page
+from syncline.kinds.kind import Arrived, Failure, Pace, Page
 from syncline.messages import Batch, decode
 from syncline.model import EVERYTHING, Item, Outcome, Result, RunStatus, Scope, Step, Trigger
 from syncline.steps import discover as discover_module
 from syncline.steps import engine as engine_module
-from tests.made_up import SYNC, Steps, items
+from tests.made_up import SYNC, Answer, Steps, items
 from tests.pump import Letter
 
 CHUNK_ITEMS = 4
@@ -60,6 +61,87 @@ def test_what_is_left_out_is_counted_apart_and_is_no_failure(steps: Steps) -> No
 def test_what_is_left_out_in_each_chunk_is_counted_once(steps: Steps) -> None:
     steps.kind.pages = [replace(page, left_out=1) for page in pages(CHUNK_ITEMS * 2 + 3)]
     assert steps.run().counts.left_out == CHUNK_ITEMS * 2 + 3
+
+
+def test_a_scan_knows_its_batch_and_whether_it_is_the_first_of_its_run(steps: Steps) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    def look(scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+        if scope.groups is None and cursor is None:
+            steps.start("team/0001")  # joins the run while its first scan is under way
+        for page in pages(CHUNK_ITEMS + 2):
+            if (scope.groups is None or page.cursor in scope.groups) and (cursor is None or page.cursor > cursor):
+                seen.append((pace.work, pace.joined))
+                yield page
+
+    steps.kind.look = look
+    run = steps.run()
+    own, joined = seen[: CHUNK_ITEMS + 2], seen[CHUNK_ITEMS + 2 :]
+    assert own[:CHUNK_ITEMS] == [(run.id, False)] * CHUNK_ITEMS
+    # Sent on what it had found, so there are items in flight, and it goes on as another batch.
+    assert len(set(own[CHUNK_ITEMS:])) == 1
+    assert (own[-1][0] != run.id, own[-1][1]) == (True, True)
+    [(work, late)] = joined
+    assert (work.endswith("-look"), late) == (True, True)
+
+
+def test_a_batch_that_is_delivered_again_is_the_same_work(steps: Steps) -> None:
+    """The function dies after it has sent on a chunk: the rest, which comes by message, is the work that it began."""
+    first: list[tuple[str, str, bool]] = []
+    second: list[tuple[str, str, bool]] = []
+    seen = first
+
+    def look(_scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+        for page in pages(CHUNK_ITEMS + 2):
+            if cursor is None or page.cursor > cursor:
+                seen.append((page.cursor, pace.work, pace.joined))
+                if seen is first and len(seen) == CHUNK_ITEMS + 2:
+                    raise EndpointConnectionError(endpoint_url="made.up")  # the message goes back to its queue
+                yield page
+
+    steps.kind.look = look
+    steps.start()
+    steps.pump.deliver(steps.mail.waiting())
+    assert len(first) == CHUNK_ITEMS + 2
+    seen = second
+    steps.pump.run()
+    assert second == first[CHUNK_ITEMS:]
+    assert steps.latest().counts.moved == CHUNK_ITEMS + 2
+
+
+def test_a_scan_that_is_tried_again_is_not_the_first_of_its_run(steps: Steps) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    def look(_scope: Scope, _cursor: str | None, pace: Pace) -> Iterator[Page]:
+        seen.append((pace.work, pace.joined))
+        if len(seen) == 1:
+            raise SynclineError("UNREACHABLE", "gone")
+        yield from pages(1)
+
+    steps.kind.look = look
+    run = steps.run()
+    assert seen[0] == (run.id, False)
+    assert (seen[1][0] != run.id, seen[1][1]) == (True, True)
+
+
+@pytest.mark.parametrize("allowed", [None, 0, 400])
+def test_steps_are_told_of_the_removals_allowed_for_the_run(steps: Steps, allowed: int | None) -> None:
+    seen: list[int | None] = []
+
+    def look(_scope: Scope, _cursor: str | None, pace: Pace) -> Iterator[Page]:
+        seen.append(pace.allow_removals)
+        yield from pages(1)
+
+    def move(item: Item, pace: Pace) -> Answer:
+        seen.append(pace.allow_removals)
+        return Arrived(item)
+
+    steps.kind.look, steps.kind.move = look, move
+    steps.state.begin_run(SYNC, "by-hand", Trigger.HAND, EVERYTHING, allow_removals=allowed)
+    steps.start(run="by-hand")
+    steps.pump.run()
+    assert seen == [allowed, allowed]
+    assert steps.latest().allow_removals == allowed
 
 
 def test_items_of_one_group_go_into_messages_of_at_most_a_share(steps: Steps) -> None:

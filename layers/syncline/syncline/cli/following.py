@@ -32,13 +32,21 @@ _PLAIN_EVERY: Final = 5.0
 _PLAIN_QUIET_EVERY: Final = 30.0
 
 
-def begin(target: Target, sync: str, trigger: Trigger, scope: Scope, *, plan: bool = False) -> Run:
-    """Begin a run and ask discover for its first look; raises ALREADY_RUNNING.
+def begin(  # noqa: PLR0913 - each is a fact of the run
+    target: Target,
+    sync: str,
+    trigger: Trigger,
+    scope: Scope,
+    *,
+    plan: bool = False,
+    allow_removals: int | None = None,
+) -> Run:
+    """Begin a run and ask discover for its first scan; raises ALREADY_RUNNING.
 
-    Where the asking fails, the run is ended again: nobody would ever work on it.
+    If the message cannot be sent, the run is ended again, since nothing would ever work on it.
     """
     state = target.state
-    run, root = state.begin_run(sync, new_run_id(), trigger, scope, plan=plan)
+    run, root = state.begin_run(sync, new_run_id(), trigger, scope, plan=plan, allow_removals=allow_removals)
     try:
         target.queues.start(Start(sync, trigger, scope, run=run.id, plan=plan))
     except BaseException:

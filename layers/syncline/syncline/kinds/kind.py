@@ -59,18 +59,27 @@ class Failure:
     error: SynclineError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pace:
-    """How long a step may go on.
+    """How long a step may go on, and under which conditions.
 
     ``left`` gives the seconds left of the function's time, less what ending takes. ``halted`` tells whether the run
-    was cancelled or the right to write was lost, and nothing new may begin. ``work`` names the work: it is
-    the same when the same is done again, because a function died over it or something failed.
+    was cancelled or the right to write was lost, and nothing new may begin. ``allow_removals`` is the number of
+    removals that the operator allowed for this run in place of the sync's limits, None where the limits hold.
+
+    ``work`` names the work. For a transfer it is the same when the same items are tried again or continued. For a scan
+    it is the ID of the batch being worked on, the same when the message is delivered again. A scan that sends on what
+    it has found continues as the next batch, and ``work`` changes with it: read it when it is needed, not once.
+
+    ``joined`` is set for each scan but the first of a run: other items of the sync may be in flight. It is no promise
+    the other way round, as further scans may join the run while the first one goes on.
     """
 
     left: Callable[[], float]
     halted: Callable[[], bool] = field(default=lambda: False)
     work: str = ""
+    joined: bool = False
+    allow_removals: int | None = None
 
     @property
     def over(self) -> bool:

@@ -49,9 +49,10 @@ def _looks_at_everything(state: State, sync: str) -> bool:
 
 
 def discover(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) -> None:
-    """Compare within the batch's scope; transfers follow for what differs, and another look where time was short."""
+    """Compare within the batch's scope; transfers follow for what differs, and another scan where time was short."""
     kind = engine.kind(batch.sync)
-    pace = engine.pace(run, left)
+    pace = engine.pace(run, left, batch.id)
+    pace.joined = batch.id != run.id
     work, requests, since = Work(batch), kind.requests(), engine.clock()
     cursor = batch.cursor
     again: list[Failure] = []
@@ -68,6 +69,8 @@ def discover(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
                 if not engine.end(work, held_back=rest):
                     return
                 work, since, again = Work(rest), engine.clock(), []
+                # As if the rest had come by a message, which it does where the function dies now.
+                pace.work, pace.joined = rest.id, True
     except SynclineError as error:
         # What was found since the last chunk is found again.
         engine.fail_all(work.batch, error, kind.requests() - requests)

@@ -137,8 +137,11 @@ class Engine:
             return None
         return run
 
-    def pace(self, run: Run, left: Callable[[], float], lease: Lease | None = None) -> Pace:
-        """A pace that also ends when the run is cancelled or the lease runs out; looks for the former now and then."""
+    def pace(self, run: Run, left: Callable[[], float], work: str, lease: Lease | None = None) -> Pace:
+        """Return a pace that also ends when the run is cancelled or the lease runs out.
+
+        It reads the run's status every few seconds.
+        """
         seen = {"cancelled": run.status is RunStatus.CANCELLING, "at": self.clock()}
 
         def halted() -> bool:
@@ -148,7 +151,7 @@ class Engine:
                 seen["at"] = now
             return bool(seen["cancelled"]) or (lease is not None and now >= lease.expires)
 
-        return Pace(left, halted)
+        return Pace(left, halted, work, allow_removals=run.allow_removals)
 
     def end(self, work: Work, lease: Lease | None = None, *, held_back: Batch | None = None) -> bool:
         """End a batch with its work, and send what follows but for ``held_back``.

@@ -39,7 +39,7 @@ def transfer(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
         engine.end(work)
         return
     before = kind.requests()
-    pace = replace(engine.pace(run, left, lease), work=f"{run.id}-{batch.origin}")
+    pace = engine.pace(run, left, f"{run.id}-{batch.origin}", lease)
     try:
         _carry_out(work, kind, pace, engine)
     except BaseException:
