@@ -53,7 +53,7 @@ _ROWS: Final = (
     Code("FILE_DIFFERS", False, "The target has another file under this path, and the sync may not overwrite.", "Decide which is right: delete the target's file, or set `overwrite: true`."),
     Code("TARGET_CHANGED", False, "Somebody else created or replaced the target's object after it was checked and before it was written.", "Decide which is right: delete the target's object, or set `overwrite: true`."),
     Code("PATH_REFUSED", False, "The key makes no path that the target can have, or one that would be dangerous or unreadable there: it has `..`, an empty part, a control character, or a name that git reserves.", "Rename the object at its source, or exclude it."),
-    Code("REMOVALS_CAPPED", False, "More would be removed from the target than the sync's `removals` allow.", "Look whether the source lost what it should have; if the removals are meant, raise `removals` for one run."),
+    Code("REMOVALS_CAPPED", False, "More would be removed from the target than the sync's `removals` allow.", "Check whether the source lost what it should have. If the removals are meant, allow them for one run: `syncline run NAME --allow-removals N`."),
     # Images
     Code("REFERENCE_INVALID", False, "A repository, tag or digest is not one by the distribution specification.", "Correct the name that the message quotes."),
     Code("DIGEST_MISMATCH", True, "The bytes received do not have the digest they were asked for by.", "If it stays, the source is damaged or something between rewrites bytes: pull the image by hand."),

@@ -15,7 +15,7 @@ from syncline.cli.target import Target
 from syncline.messages import Start
 from syncline.model import Outcome, Result, Run, RunStatus, Trigger
 from syncline.state import State
-from tests.unit.cli.cli_stack import GOOD, Stack, conflict, failed, moved
+from tests.unit.cli.cli_stack import GOOD, SYNCS, Stack, conflict, failed, moved
 
 
 @pytest.fixture
@@ -103,6 +103,55 @@ syncs:
     sources: {one: {namespace: gateway, service: nginx}}
     check: {host: api.example}
 """
+
+
+FILES = """\
+syncs:
+  shop-files:
+    kind: files
+    source: {bucket: shop}
+    target: {bucket: shop-copy}
+    removals: {count: 10}
+"""
+
+
+@pytest.mark.parametrize("count", [0, 400])
+def test_removals_are_allowed_for_one_run(stack: Stack, count: int) -> None:
+    assert stack.apply(FILES).exit_code == 0
+    result = stack.run("run", "shop-files", "--allow-removals", str(count))
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[0].endswith(f" of shop-files begun, with up to {count} removals allowed")
+    [start] = stack.started()
+    assert start.run is not None
+    assert stack.target.state.run("shop-files", start.run).allow_removals == count
+
+
+def test_a_run_without_the_option_keeps_to_the_limits(stack: Stack) -> None:
+    assert stack.apply(FILES).exit_code == 0
+    assert stack.json("run", "shop-files")["run"]["allow_removals"] is None
+
+
+def test_removals_are_not_silently_forbidden_where_a_run_is_under_way(stack: Stack) -> None:
+    assert stack.apply(FILES).exit_code == 0
+    first = stack.json("run", "shop-files")["run"]["id"]
+    result = stack.run("run", "shop-files", "--allow-removals", "400")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error ALREADY_RUNNING: shop-files has run {first} under way")
+
+
+def test_a_sync_that_removes_nothing_has_no_limits_to_lift(stack: Stack) -> None:
+    assert stack.apply(SYNCS + FILES.removeprefix("syncs:\n").replace("    removals: {count: 10}\n", "")).exit_code == 0
+    for name, what in (
+        ("prod", "prod is a sync of images, which never removes anything; leave out --allow-removals"),
+        (
+            "shop-files",
+            "shop-files has no `removals` in syncs.yaml, so it removes nothing; set them, then `syncline apply`",
+        ),
+    ):
+        result = stack.run("run", name, "--allow-removals", "1")
+        assert (result.exit_code, result.stderr.splitlines()[0]) == (2, f"error USAGE: {what}")
+    assert stack.started() == []
+    assert stack.run("run", "prod", "--allow-removals", "-1").exit_code == 2
 
 
 def test_a_sync_without_runs_says_so_and_begins_none(stack: Stack) -> None:

@@ -19,26 +19,45 @@ _SHOWN: Final = 5
 """How many items that did not go well are named at the end of a run; the report names all."""
 
 
-def run(context: Context, name: str, only: Sequence[str] | None, *, wait: bool) -> Answer:
-    """Begin a run. Where one is under way, say so and do nothing: with ``wait`` that is an error, ALREADY_RUNNING.
+def run(
+    context: Context, name: str, only: Sequence[str] | None, *, wait: bool, allow_removals: int | None = None
+) -> Answer:
+    """Begin a run. Where one is under way, say so and do nothing.
 
-    Without ``wait`` all is well then, as the sync is at work; with it, 0 is to mean that a look begun by this command
-    ended well.
+    With ``wait`` or ``allow_removals`` that is an error, ALREADY_RUNNING: exit code 0 promises that the scan begun by
+    this command ended well, or that the removals are allowed. Otherwise all is well, as the sync is at work.
     """
-    scope = chosen(context.target.state, name, only)
+    state = context.target.state
+    scope = chosen(state, name, only)
+    if allow_removals is not None:
+        _check_removals(config_of(state, name))
     try:
-        begun = begin(context.target, name, Trigger.HAND, scope)
+        begun = begin(context.target, name, Trigger.HAND, scope, allow_removals=allow_removals)
     except SynclineError as error:
-        current = context.target.state.current_run(name)
-        if error.code.name != "ALREADY_RUNNING" or wait or current is None:
+        current = state.current_run(name)
+        if error.code.name != "ALREADY_RUNNING" or wait or allow_removals is not None or current is None:
             raise
         return _already(context, current)
-    with interruptible(context.target.state, begun):
-        context.out.line(f"run {begun.id} of {name} begun{_of(scope)}")
+    allowed = "" if allow_removals is None else f", with up to {many(allow_removals, 'removal')} allowed"
+    with interruptible(state, begun):
+        context.out.line(f"run {begun.id} of {name} begun{_of(scope)}{allowed}")
     if wait:
         return ended(context, follow(context, begun), started=True)
     context.out.follow_up(context.command(f"status {name} --wait"), "follows it")
     return Answer({"started": True, "run": as_dict(begun)})
+
+
+def _check_removals(config: str) -> None:
+    """Raise USAGE if a sync never removes anything, so that there are no limits to lift."""
+    from syncline.config import load_sync  # noqa: PLC0415 - models take long to import
+
+    sync = load_sync(config)
+    if "removals" not in type(sync).model_fields:
+        what = f"{sync.name} is a sync of {sync.kind}, which never removes anything; leave out --allow-removals"
+        raise SynclineError("USAGE", what)
+    if getattr(sync, "removals", None) is None:
+        what = f"{sync.name} has no `removals` in syncs.yaml, so it removes nothing; set them, then `syncline apply`"
+        raise SynclineError("USAGE", what)
 
 
 def _already(context: Context, current: Run) -> Answer:

@@ -27,6 +27,13 @@ _ONLY: Final = typer.Option(
     help="Look at this repository only, named as at the source; may be given several times.",
     show_default=False,
 )
+_ALLOW_REMOVALS: Final = typer.Option(
+    "--allow-removals",
+    metavar="N",
+    min=0,
+    help="Allow up to N removals in this run, whatever the sync's limits.",
+    show_default=False,
+)
 _WAIT: Final = typer.Option("--wait", help="Wait for the end, with progress, and exit by it.", show_default=False)
 
 
@@ -157,11 +164,12 @@ def run(
     *,
     wait: Annotated[bool, _WAIT] = False,
     only: Annotated[list[str] | None, _ONLY] = None,
+    allow_removals: Annotated[int | None, _ALLOW_REMOVALS] = None,
 ) -> Answer:
     """Start a run of a sync."""
     from syncline.cli import commands_run  # noqa: PLC0415
 
-    return commands_run.run(context, name, only, wait=wait)
+    return commands_run.run(context, name, only, wait=wait, allow_removals=allow_removals)
 
 
 @command
