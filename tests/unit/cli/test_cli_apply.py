@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from syncline.cli.applying import remembered
+from syncline.config.files import BucketTarget, FilesSync
 from syncline.messages import decode
 from syncline.model import RunStatus, Trigger
 from tests.unit.cli.cli_stack import SYNCS, Stack
@@ -83,6 +84,57 @@ def test_a_schedule_that_goes_is_deleted_and_others_are_left_alone(stack: Stack)
     result = stack.apply(SYNCS.replace("    schedule: rate(1 hour)\n", ""))
     assert "no schedule any more" in result.stdout
     assert schedules(stack) == ["foreign"]
+
+
+FILES = """\
+syncs:
+  shop-files:
+    kind: files
+    source: {bucket: shop}
+    target: {bucket: shop-copy}
+"""
+CHANGED = (
+    "shop-files: the target changed; nothing is assumed to be there. The next run compares everything with the new "
+    "target. What was copied to the old target stays there."
+)
+
+
+@pytest.fixture
+def with_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files whose records belong to a bucket and a prefix in it."""
+
+    def target_id(sync: FilesSync) -> str:
+        assert isinstance(sync.target, BucketTarget)
+        return f"{sync.target.bucket}/{sync.target.prefix}"
+
+    monkeypatch.setattr(FilesSync, "target_id", target_id)
+
+
+@pytest.mark.usefixtures("with_identity")
+@pytest.mark.parametrize("target", ["{bucket: elsewhere}", "{bucket: shop-copy, prefix: below/}"])
+def test_a_changed_target_is_told_with_what_it_means(stack: Stack, target: str) -> None:
+    changed = FILES.replace("{bucket: shop-copy}", target)
+    assert "the target changed" not in stack.apply(FILES).stdout
+    lines = stack.apply(changed).stdout.splitlines()
+    assert lines.count(CHANGED) == 1
+    value = stack.json("apply", str(stack.home.parent / "syncs.yaml"))
+    assert [(each["change"], each["target_changed"]) for each in value["syncs"]] == [("unchanged", False)]
+    (stack.home.parent / "syncs.yaml").write_text(FILES)
+    value = stack.json("apply", str(stack.home.parent / "syncs.yaml"))
+    assert [(each["change"], each["target_changed"]) for each in value["syncs"]] == [("changed", True)]
+
+
+@pytest.mark.usefixtures("with_identity")
+def test_what_leaves_the_target_as_it_is_says_nothing_of_it(stack: Stack) -> None:
+    stack.apply(FILES)
+    result = stack.apply(FILES + "    overwrite: true\n")
+    assert ("changed" in result.stdout, CHANGED in result.stdout) == (True, False)
+    # Of a configuration that an older version stored, and of a kind without such records.
+    stack.target.state.put_sync("shop-files", '{"kind": "files", "name": "shop-files", "gone": 1}')
+    assert CHANGED not in stack.apply(FILES).stdout
+    stack.apply()
+    result = stack.apply(SYNCS.replace("dr.example", "other.example"))
+    assert ("prod  changed" in result.stdout, "the target changed" in result.stdout) == (True, False)
 
 
 def test_a_sync_that_left_the_file_is_removed_after_saying_so(stack: Stack) -> None:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Applied:
     """What an apply did with one sync and with its schedule.
 
-    ``sync`` is None for one that was removed; ``cancelled`` is its run that was under way.
+    ``sync`` is None for one that was removed; ``cancelled`` is its run that was under way. ``target_changed`` is set if
+    the sync now writes to another target, of which its records say nothing.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Applied:
     schedule: str
     sync: Sync | None = None
     cancelled: str | None = None
+    target_changed: bool = False
 
 
 def stored(target: Target) -> dict[str, str]:
@@ -44,7 +46,16 @@ def put_syncs(target: Target, syncs: Mapping[str, Sync]) -> list[Applied]:
     changes = {name: _put(target, sync, before.get(name)) for name, sync in syncs.items()}
     # Schedules go before the syncs they start, so that none starts what is no longer there.
     schedules = Schedules(target).put(syncs.values())
-    done = [Applied(name, changes[name], schedules.get(name, "none"), sync) for name, sync in syncs.items()]
+    done = [
+        Applied(
+            name,
+            changes[name],
+            schedules.get(name, "none"),
+            sync,
+            target_changed=changes[name] == "changed" and _is_elsewhere(before[name], sync),
+        )
+        for name, sync in syncs.items()
+    ]
     for name in sorted(set(before) - set(syncs)):
         cancelled = _remove(target, name)
         done.append(Applied(name, "removed", schedules.get(name, "none"), cancelled=cancelled))
@@ -58,6 +69,19 @@ def _put(target: Target, sync: Sync, before: str | None) -> str:
     target.hearing.subscribe(sync.name, sync.hears())
     target.state.put_sync(sync.name, text)
     return "added" if before is None else "changed"
+
+
+def _is_elsewhere(before: str, sync: Sync) -> bool:
+    """Return True if the sync, applied before as the JSON ``before``, now has another target.
+
+    A sync that was of another kind has no records. Of a configuration that this version cannot read, nothing is said:
+    records carry their target's identity, so the next run is right either way.
+    """
+    try:
+        old = load_sync(before)
+    except SynclineError:
+        return False
+    return old.kind == sync.kind and old.target_id() != sync.target_id()
 
 
 def _remove(target: Target, name: str) -> str | None:

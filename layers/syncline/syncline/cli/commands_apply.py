@@ -55,6 +55,12 @@ def _show(context: Context, file: Path, done: Sequence[Applied], address: str) -
         out.line(f"webhooks ({_MASK} stands for the secret):")
         out.table([(name, str(hook)) for name, hook in hooks], indent=2)
     for each in done:
+        if each.target_changed:
+            out.line(
+                f"{each.name}: the target changed; nothing is assumed to be there. The next run compares everything "
+                "with the new target. What was copied to the old target stays there.",
+                "yellow",
+            )
         if each.cancelled:
             out.line(f"run {each.cancelled} of {each.name} was under way and is cancelled", "yellow")
     new = [each for each in done if each.sync is not None and each.change in ("added", "changed")]
@@ -95,4 +101,5 @@ def _as_dict(each: Applied, address: str) -> dict[str, Any]:
         "enabled": sync.enabled if sync else False,
         "webhook": webhook(sync, address),
         "cancelled_run": each.cancelled,
+        "target_changed": each.target_changed,
     }

@@ -107,6 +107,10 @@ class BaseSync(Model):
         """What it can write, target by target, so that no two syncs write one place."""
         return []
 
+    def target_id(self) -> str | None:
+        """Return what identifies the target that records belong to, None for a kind without such records."""
+        return None
+
     def hears(self) -> tuple[str, ...]:
         """The sources whose events it wants to hear of, such as ``bucket:NAME``."""
         return ()
