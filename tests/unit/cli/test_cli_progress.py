@@ -84,10 +84,10 @@ def test_a_course_keeps_no_more_than_its_window(steps: list[tuple[float, int]]) 
 @pytest.mark.parametrize(
     ("counts", "speed", "said"),
     [
-        (Counts(), Rate(), "looking"),
-        (Counts(skipped=2310, conflict=1), Rate(), "looking, 2,310 equal so far, 1 conflict"),
-        (Counts(would_move=12), Rate(), "looking, 12 would move"),
-        (Counts(skipped=3, left_out=2), Rate(), "looking, 3 equal so far, 2 left out"),
+        (Counts(), Rate(), "scanning"),
+        (Counts(skipped=2310, conflict=1), Rate(), "scanning, 2,310 equal so far, 1 conflict"),
+        (Counts(would_move=12), Rate(), "scanning, 12 would move"),
+        (Counts(skipped=3, left_out=2), Rate(), "scanning, 3 equal so far, 2 left out"),
         (Counts(queued=1), Rate(), "0 of 1 item"),
         (
             Counts(queued=120, moved=40, failed=1, conflict=2),

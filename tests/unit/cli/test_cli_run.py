@@ -92,7 +92,7 @@ def test_more_than_one_look_takes_is_refused(applied: Stack, monkeypatch: pytest
     monkeypatch.setattr("syncline.model.LARGEST_SCOPE", 30)
     result = applied.run("plan", "prod", "--only", "team/app", "--only", "team/base")
     assert result.exit_code == 2
-    assert result.stderr.startswith("error USAGE: --only names 2 at once, which is more than one look takes")
+    assert result.stderr.startswith("error USAGE: --only names 2 at once, which is more than one scan takes")
     assert applied.target.state.runs("prod") == []
 
 

@@ -43,7 +43,7 @@ def test_status_of_all(stack: Stack) -> None:
     assert "✓ " in row(result.stdout, "prod")
     assert "by hand: 1 moved (3.0 MiB), 3 equal" in row(result.stdout, "prod")
     assert "in 1 h" in row(result.stdout, "prod")
-    assert "running, looking" in row(result.stdout, "dev")
+    assert "running, scanning" in row(result.stdout, "dev")
     assert row(result.stdout, "dev").endswith("never")
     assert "→ syncline status dev --wait" in result.stdout
 
@@ -102,7 +102,7 @@ def test_a_schedule_that_someone_deleted(applied: Stack) -> None:
 
 def test_a_run_being_cancelled(applied: Stack) -> None:
     applied.target.state.cancel_run("prod", applied.begin().id)
-    assert "cancelling, looking" in row(applied.run("status").stdout, "prod")
+    assert "cancelling, scanning" in row(applied.run("status").stdout, "prod")
 
 
 def test_following_where_nothing_is_under_way_tells_of_the_latest_run(applied: Stack) -> None:
@@ -191,7 +191,7 @@ def test_a_look_that_failed_as_a_whole_is_named(applied: Stack) -> None:
     part = Result("mirror/team/app", "*", Outcome.FAILED, None, None, 0, "UNREACHABLE", "refused")
     applied.finish(applied.begin(), whole, part)
     result = applied.run("report")
-    assert "(the whole look)" in result.stdout
+    assert "(the whole scan)" in result.stdout
     assert "mirror/team/app (all)" in result.stdout
 
 

@@ -152,7 +152,7 @@ def test_ctrl_c_leaves_the_run_alone_and_says_how_to_follow_it(applied: Stack) -
 def test_ctrl_c_puts_the_terminal_in_order(applied: Stack) -> None:
     terminal = Terminal()
     process = applied.process("run", "prod", "--wait", stdout=terminal.slave, env=TERMINAL)
-    terminal.wait_for("looking")
+    terminal.wait_for("scanning")
     process.popen.send_signal(signal.SIGINT)
     assert process.end()[0] == 130
     shown = terminal.end()

@@ -128,7 +128,7 @@ def chosen(state: State, name: str, only: Sequence[str] | None) -> Scope:
 
     scope = Scope.of(load_sync(config).groups_of(only))
     if not scope.fits:
-        what = f"--only names {number(len(only))} at once, which is more than one look takes; name fewer, or all by leaving it out"
+        what = f"--only names {number(len(only))} at once, which is more than one scan takes; name fewer, or all by leaving it out"
         raise SynclineError("USAGE", what)
     return scope
 

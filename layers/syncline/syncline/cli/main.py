@@ -24,7 +24,7 @@ _NAME: Final = typer.Argument(metavar="NAME", help="The sync, as syncs.yaml name
 _ONLY: Final = typer.Option(
     "--only",
     metavar="REPOSITORY",
-    help="Look at this repository only, named as at the source; may be given several times.",
+    help="Scan only this repository, named as at the source; may be given several times.",
     show_default=False,
 )
 _ALLOW_REMOVALS: Final = typer.Option(
@@ -50,7 +50,7 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="syncline",
     cls=Commands,
-    help="Keeps copies true: what is at the source is found, moved, proved to have arrived, and reported.",
+    help="Sync container images, files, backups, artifacts and tokens between systems, and verify every copy.",
     epilog="Exit codes: 0 all well, 1 some items failed or conflict, 2 wrong use or configuration, 130 interrupted.",
     add_completion=False,
     rich_markup_mode=None,
@@ -121,7 +121,7 @@ def up(
     *,
     port: Annotated[
         int | None,
-        typer.Option(help="Where it listens; 0 takes a free one. As before when absent.", min=0, max=65535),
+        typer.Option(help="Port to listen on (0 picks a free one). Defaults to the previous port.", min=0, max=65535),
     ] = None,
 ) -> Answer:
     """Start the engine on this machine."""

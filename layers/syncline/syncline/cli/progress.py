@@ -41,7 +41,7 @@ def rate(first: Sample, last: Sample) -> Rate:
 
 
 def done(counts: Counts) -> int:
-    """How many of the items on their way have come to an end. Conflicts are not among them: the look finds most."""
+    """How many of the items on their way have come to an end. Conflicts are not among them: the scan finds most."""
     return counts.moved + counts.removed + counts.failed + counts.cancelled
 
 
@@ -87,7 +87,7 @@ class Course:
 
 def words(counts: Counts, speed: Rate) -> list[str]:
     """A run's progress in pieces of text, the most telling first."""
-    said = _moving(counts, speed) if total(counts) else _looking(counts)
+    said = _moving(counts, speed) if total(counts) else _scanning(counts)
     if counts.failed:
         said.append(f"{number(counts.failed)} failed")
     if counts.conflict:
@@ -95,8 +95,8 @@ def words(counts: Counts, speed: Rate) -> list[str]:
     return said
 
 
-def _looking(counts: Counts) -> list[str]:
-    said = ["looking"]
+def _scanning(counts: Counts) -> list[str]:
+    said = ["scanning"]
     if counts.would_move:
         said.append(f"{number(counts.would_move)} would move")
     if counts.skipped:

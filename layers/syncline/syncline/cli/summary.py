@@ -108,7 +108,7 @@ def rank(result: Result) -> tuple[int, str, str]:
 def item_name(result: Result) -> str:
     """The item as people call it; a look that failed as a whole has no item."""
     if result.group == _WHOLE:
-        return "(the whole look)"
+        return "(the whole scan)"
     return f"{result.group} (all)" if result.name == _WHOLE else f"{result.group}:{result.name}"
 
 
