@@ -8,6 +8,8 @@ import pytest
 
 from syncline.cli import show
 from syncline.cli.show import Cell, Out
+from syncline.cli.summary import item_lines, item_name
+from syncline.model import Outcome, Result
 
 
 @pytest.mark.parametrize(
@@ -134,3 +136,14 @@ def test_colours_go_to_terminals_only(
         monkeypatch.setenv(name, value)
     text = show.painted("x", "red", Terminal())  # type: ignore[arg-type]
     assert text == ("\x1b[31mx\x1b[0m" if painted else "x")
+
+
+def test_a_name_neither_colours_a_terminal_nor_forges_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    result = Result("07", "x\x1b[31mred\nmoved  07:y\u2028", Outcome.MOVED, "e", "e")
+    out = Out()
+    out.table(item_lines([result]))
+    out.line(f"  {item_name(result)}: {result.outcome}")
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert len(shown.splitlines()) == 2
+    assert "07:x\\x1b[31mred\\x0amoved  07:y\\u2028" in shown

@@ -10,12 +10,16 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any, Final, Literal
 
 Style = Literal["", "bold", "dim", "red", "green", "yellow", "cyan"]
 
 _ANSI: Final[dict[Style, str]] = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {
+    code: f"\\u{code:04x}" for code in (0x2028, 0x2029)
+}
+_BREAKING: Final = _CONTROLS | {ord("\n"): "\n"}
 _SHORT_DIGEST: Final = 12  # hex digits; as many as git and docker show
 
 
@@ -50,13 +54,13 @@ class Out:
     def line(self, text: str = "", style: Style = "") -> None:
         """A line for people."""
         if not self.as_json:
-            write(painted(text, style, sys.stdout))
+            write(painted(text.translate(_BREAKING), style, sys.stdout))
 
     def table(self, rows: Iterable[Row | str], *, indent: int = 0, head: Sequence[str] = ()) -> None:
         """Rows with their columns aligned, under a head if there are rows; a string is a line of its own."""
         if self.as_json:
             return
-        lines = [row if isinstance(row, str) else [_cell(each) for each in row] for row in rows]
+        lines = [visible(row) if isinstance(row, str) else [_cell(each) for each in row] for row in rows]
         if head and lines:
             lines.insert(0, [Cell(word, "dim") for word in head])
         widths = _widths(line for line in lines if not isinstance(line, str))
@@ -87,8 +91,13 @@ def write_json(value: dict[str, Any]) -> None:
     write(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def visible(text: str) -> str:
+    """Return the text with control characters written out: a name could colour a terminal or forge lines with them."""
+    return text.translate(_CONTROLS)
+
+
 def _cell(value: Cell | str) -> Cell:
-    return value if isinstance(value, Cell) else Cell(value)
+    return replace(value, text=visible(value.text)) if isinstance(value, Cell) else Cell(visible(value))
 
 
 def _widths(rows: Iterable[Sequence[Cell]]) -> list[int]:

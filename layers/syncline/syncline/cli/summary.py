@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from syncline.cli.context import ALL_WELL, SOME_FAILED
-from syncline.cli.show import Cell, Row, Style, digest, duration, many, number, size
+from syncline.cli.show import Cell, Row, Style, digest, duration, many, number, size, visible
 from syncline.model import Counts, Outcome, Result, Run, RunStatus, Scope, Trigger
 
 TRIGGERS: Final = {
@@ -109,7 +109,8 @@ def item_name(result: Result) -> str:
     """The item as people call it; a look that failed as a whole has no item."""
     if result.group == _WHOLE:
         return "(the whole scan)"
-    return f"{result.group} (all)" if result.name == _WHOLE else f"{result.group}:{result.name}"
+    name = f"{result.group} (all)" if result.name == _WHOLE else f"{result.group}:{result.name}"
+    return visible(name)
 
 
 def item_lines(results: Iterable[Result], *, full: bool = False) -> Iterator[Row | str]:
