@@ -74,13 +74,14 @@ def _calls(folder: Path, table: Any, records: int) -> Counter[str]:
 
 
 def _fill(chain: FilesChain, records: int) -> None:
-    text = Record("0" * 32, 4096, 1_790_000_000, "text/plain", "rw-r--r--", "id-1").to_text()
+    record = Record("0" * 32, 4096, 1_790_000_000, "id-1|4096||", mode="rw-r--r--", internal_id="id-1").to_row()
 
     def write(start: int) -> None:
-        chain.records.write({f"file-{number:07}": text for number in range(start, min(start + _PORTION, records))})
+        chain.records.write({f"file-{number:07}": record for number in range(start, min(start + _PORTION, records))})
 
     with ThreadPoolExecutor(_WRITERS) as pool:
         list(pool.map(write, range(0, records, _PORTION)))
+    chain.records.compact()  # as a full scan leaves them
 
 
 def _say(words: str) -> None:

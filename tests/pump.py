@@ -81,12 +81,16 @@ class Clock:
 
 
 class Reaper:
-    """Counts the calls with an effect, from 1, and kills at those that ``plan`` names."""
+    """Counts the calls with an effect, from 1, and kills at those that ``plan`` names.
+
+    ``on_call`` is called before each call, whether it has an effect or not: another function may do something then.
+    """
 
     def __init__(self) -> None:
         self.plan: set[tuple[int, When]] = set()
         self.effects: list[str] = []
         self.streamed: list[int] = []
+        self.on_call: Callable[[], None] = lambda: None
         self.dead = False
         self._lock = threading.Lock()
 
@@ -112,6 +116,7 @@ class Reaper:
     def call(self, name: str, *, effect: bool) -> Iterator[None]:
         """Around a call of AWS or of a registry."""
         self.breathe()
+        self.on_call()
         number = self.count(name) if effect else 0
         self.pass_by(number, When.BEFORE)
         yield
@@ -132,6 +137,7 @@ class MortalHttp(Http):
     def _send(self, call: Any) -> Response:
         streamed = call.body is not None and not isinstance(call.body, bytes)
         self._reaper.breathe()
+        self._reaper.on_call()
         number = 0
         if call.method in _WRITING and call.address.target.startswith(self._effects):
             number = self._reaper.count(f"{call.method} {call.address.target}", streamed=streamed)

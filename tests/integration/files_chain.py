@@ -16,6 +16,7 @@ from syncline.clients.bucket import Bucket, Head, Keys
 from syncline.clients.http import Endpoint, Http
 from syncline.clients.pacing import PACE
 from syncline.config import load_sync
+from syncline.config.files import FilesSync
 from syncline.messages import Dead, Queues, Start, decode
 from syncline.model import EVERYTHING, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.secrets import Secrets
@@ -32,6 +33,7 @@ from tests.pump import Clock, Letter, Mail, Manners, MortalHttp, Pump, Reaper, g
 from tests.stack import EVENTS, create_table, dead_url, url
 from tests.standins.file_manager import FileManagerServer
 from tests.standins.rclone import ACCESS, SECRET, Rclone
+from tests.standins.s3 import S3Server
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
@@ -46,7 +48,7 @@ _SECRETS: Final = {"S3_ACCESS": ACCESS, "S3_SECRET": SECRET, "FILES_TOKEN": "tok
 class FilesChain:
     """Bucket, file manager, table, queues and functions."""
 
-    rclone: Rclone
+    rclone: Rclone | S3Server
     name: str
     manager: FileManagerServer
     table: Table
@@ -55,36 +57,62 @@ class FilesChain:
     reaper: Reaper
     queues: Queues
     seed: int = 1
+    url: str = ""
+    """The address of the source's service; rclone's if empty."""
+    sync: str = SYNC
+    """The name of the sync that is configured, run and reported next."""
     pump: Pump = field(init=False)
 
     def __post_init__(self) -> None:
+        self.url = self.url or self.rclone.url
         self.state = State(self.table, self.clock.time)
         self.database = Database(self.table)
-        self.records = FileRecords(self.database, SYNC)
         self.pump = Pump(self.mail, self.clock, self.reaper, self.new_worker, Manners(random.Random(self.seed)))
         self.bucket = self.bucket_called(self.name)
         self.requests: list[Http] = []
 
     def bucket_called(self, name: str) -> Bucket:
         """A client of the tests' own."""
-        return Bucket(Endpoint.parse(self.rclone.url), name, lambda: Keys(ACCESS, SECRET), Http())
+        return Bucket(Endpoint.parse(self.url), name, lambda: Keys(ACCESS, SECRET), Http())
 
     def make_bucket(self, name: str) -> None:
+        if isinstance(self.rclone, S3Server):
+            self.rclone.objects.setdefault(name, {})
+            return
         # By the server itself: what appears in its folder by itself it sees only after a while.
         self.bucket_called(name)._ask("PUT", "", {})
 
-    def endpoint(self, name: str) -> dict[str, Any]:
+    def endpoint(self, name: str, url: str = "") -> dict[str, Any]:
+        """Return the configuration of a bucket, by default of the source's service."""
         auth = {"access_key": "env:S3_ACCESS", "secret_key": "env:S3_SECRET"}
-        return {"bucket": name, "endpoint": self.rclone.url, "auth": auth}
+        return {"bucket": name, "endpoint": url or self.url, "auth": auth}
 
     def configure(self, **more: Any) -> None:
-        """Apply a sync of the whole bucket to the file manager; ``more`` are further fields of its configuration."""
+        """Apply a sync of the whole bucket to the file manager; ``more`` are fields to add or replace."""
         target = {"file_manager": self.manager.url, "token": "env:FILES_TOKEN", "prefix": "/data/", "requests": 4}
         source = self.endpoint(self.name)
-        config = {"name": SYNC, "kind": "files", "source": source, "target": target, **more}
-        sync = load_sync(json.dumps(config))
-        self.state.put_sync(SYNC, sync.model_dump_json())
-        Hearing(self.database, self.clock.time).subscribe(SYNC, sync.hears())
+        config = {"name": self.sync, "kind": "files", "source": source, "target": target, **more}
+        self._applied = load_sync(json.dumps(config))
+        self._apply()
+
+    def _apply(self) -> None:
+        sync = self._applied
+        self.state.put_sync(sync.name, sync.model_dump_json())
+        Hearing(self.database, self.clock.time).subscribe(sync.name, sync.hears())
+
+    @property
+    def records(self) -> FileRecords:
+        """The records of the configured sync at its target."""
+        assert isinstance(self._applied, FilesSync)
+        return FileRecords(self.database, self.sync, self._applied.target_id(), self.clock.time)
+
+    def lose_table(self) -> None:
+        """Delete every item of the table, and apply the latest configuration again."""
+        keys = [{"pk": item["pk"], "sk": item["sk"]} for item in self.table.scan()["Items"]]
+        with self.table.batch_writer() as batch:
+            for key in keys:
+                batch.delete_item(Key=key)
+        self._apply()
 
     def new_worker(self, step: Step) -> Worker:
         """A step's worker as :mod:`syncline.wiring` makes it in a fresh process, with its HTTP and clock replaced."""
@@ -100,7 +128,7 @@ class FilesChain:
         return self.bucket.put(key, content, Head("", len(content), "text/plain", metadata=metadata))
 
     def start(self, *groups: str, trigger: Trigger = Trigger.HAND, plan: bool = False) -> None:
-        self.queues.start(Start(SYNC, trigger, Scope.of(groups) if groups else EVERYTHING, plan=plan))
+        self.queues.start(Start(self.sync, trigger, Scope.of(groups) if groups else EVERYTHING, plan=plan))
 
     def run(self, *groups: str) -> Run:
         """A whole run, pumped to its end."""
@@ -115,6 +143,11 @@ class FilesChain:
             now = self.clock.now
             self.mail.add(Letter(f"event-{number}-{now}", EVENTS, json.dumps(body), now, now))
 
+    def listen(self, **more: Any) -> None:
+        """Apply the sync as `configure` does, with a target whose own events are asked for in every full scan."""
+        target = {"file_manager": self.manager.url, "token": "env:FILES_TOKEN", "prefix": "/data/", "requests": 4}
+        self.configure(target={**target, "events": True}, **more)
+
     def hear(self, *bodies: Any) -> Run:
         """Notifications, and the run that comes of them."""
         self.notify(*bodies)
@@ -122,7 +155,7 @@ class FilesChain:
         return self.latest()
 
     def latest(self) -> Run:
-        return max(self.state.runs(SYNC, 20), key=lambda run: run.number)
+        return max(self.state.runs(self.sync, 20), key=lambda run: run.number)
 
     def results(self, run: Run) -> dict[str, Result]:
         """The results of a run by key; fails where a key has two."""
@@ -131,6 +164,11 @@ class FilesChain:
             assert result.name not in found, f"{result.name} ended twice: {found[result.name]} and {result}"
             found[result.name] = result
         return found
+
+    def ended(self, run: Run, key: str) -> str:
+        """Return how a key ended in a run: its code, else its outcome, and "equal" where the run has no result of it."""
+        result = self.results(run).get(key)
+        return "equal" if result is None else result.code or result.outcome.value
 
     def dead(self) -> list[Dead]:
         found: list[Dead] = []
@@ -162,8 +200,12 @@ class FilesChain:
         assert {path: file.content for path, file in self.manager.files.items()} == wanted | dict(besides or {})
         for path in wanted:
             assert self.manager.files[path].permissions == (modes or {}).get(path, MODE), path
-        assert {key for key, _ in self.records.behind("")} == {path.removeprefix("/data/") for path in wanted}
+        assert self.known() == {path.removeprefix("/data/") for path in wanted}
         return run
+
+    def known(self) -> set[str]:
+        """Return the keys of the files that the sync's records count as being at the target."""
+        return {key for key, _ in self.records.scan()}
 
 
 def _never() -> Any:
@@ -173,13 +215,14 @@ def _never() -> Any:
 class FilesWorld:
     """A real S3 server and moto, used by one chain after another; each gets a bucket, a table and a manager of its own."""
 
-    def __init__(self, rclone: Rclone) -> None:
+    def __init__(self, rclone: Rclone | S3Server) -> None:
         self.rclone = rclone
         self._table: Table | None = None
         self._number = 0
 
     @contextmanager
-    def chain(self, seed: int = 1) -> Iterator[FilesChain]:
+    def chain(self, seed: int = 1, service: str = "") -> Iterator[FilesChain]:
+        """A new chain; ``service`` is the address of the source service, if it is not rclone."""
         self._number += 1
         name = f"source{self._number:05}"
         PACE._hosts.clear()
@@ -193,7 +236,7 @@ class FilesWorld:
             guard(client, reaper, lock)
         queues = Queues(sqs, {step: url(step) for step in Step}, {step: dead_url(step) for step in Step}, EVENTS)
         with FileManagerServer(token=_SECRETS["FILES_TOKEN"]) as manager:
-            chain = FilesChain(self.rclone, name, manager, table, mail, clock, reaper, queues, seed)
+            chain = FilesChain(self.rclone, name, manager, table, mail, clock, reaper, queues, seed, service)
             chain.make_bucket(name)
             yield chain
 

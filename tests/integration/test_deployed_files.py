@@ -219,7 +219,12 @@ def test_moving_over_without_a_second_upload(deployed: Deployed, manager: FileMa
     file.write_text(json.dumps({"syncs": {"moved-over": sync}}))
     deployed.syncline("apply", str(file))
 
-    assert deployed.syncline("state", "import", "moved-over", str(sheet)) == {"taken": 5, "changed": 0, "gone": 0}
+    assert deployed.syncline("state", "import", "moved-over", str(sheet)) == {
+        "taken": 5,
+        "absent": 0,
+        "changed": 0,
+        "gone": 0,
+    }
     ran = deployed.syncline("run", "moved-over", "--wait")
     assert ran["run"]["counts"]["skipped"] == 5
     assert manager.received == 0

@@ -5,8 +5,12 @@
         assert server.files["a/b.txt"].content == b"..."
 
 It is stricter than it must be: what exists is not created, what does not exist is not updated or renamed, and a form
-must hold the fields of its operation and no others. ``misbehave`` scripts what goes wrong. ``delay`` seconds pass
-before each answer; ``peak`` is how many requests were under way at a time.
+must hold the fields of its operation and no others. ``misbehave`` scripts what goes wrong, ``lose`` the answers that are
+lost after the request was carried out. ``on_received`` is called with the size of each piece of a file as it comes, and
+may raise ConnectionAbortedError to close the connection. ``delay`` seconds pass before each answer; ``peak`` is how many requests were
+under way at a time. With ``strict_modes`` it takes no permissions but those of the contract: nine of ``rwx-`` in their
+places, without special bits. ``normalise`` maps a path to the name that its file is stored under, as a file system does
+that ignores case (``str.lower``) or Unicode forms.
 
 As a program of its own it prints its address: ``python -m tests.standins.file_manager DELAY``; ``GET /_seen`` tells
 what it has seen.
@@ -18,6 +22,7 @@ import asyncio
 import hashlib
 import itertools
 import json
+import re
 import sys
 import threading
 from collections import Counter
@@ -30,6 +35,7 @@ from tests.standins.file_manager_wire import Answer, Connection, Form, Refusal, 
 
 KEPT: Final = 16 * 1024 * 1024
 """Bytes up to which a file's content is kept; of a larger one its sum."""
+_STRICT_MODE: Final = re.compile(r"(?:[r-][w-][x-]){3}")
 _FIELDS: Final = {
     "create": ({"file", "size", "file_type", "metadata"}, {"file"}),
     "update": ({"file", "size", "file_type", "metadata"}, {"file"}),
@@ -64,16 +70,22 @@ class _Play:
     path: str | None
     answer: Answer
     times: int
+    carried_out: bool = False
 
 
 @dataclass
 class FileManagerServer:
-    """Use as a context manager. ``operations`` counts what was asked, by operation, refusals included."""
+    """Use as a context manager. ``operations`` counts requests by operation, refusals included.
+
+    ``asked`` lists the operation and the path of each request that names a file, in order of arrival.
+    """
 
     token: str | None = None
     delay: float = 0.0
     files: dict[str, Stored] = field(default_factory=dict)
     operations: Counter[str] = field(default_factory=Counter)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    normalise: Callable[[str], str] = lambda path: path
     reports: list[dict[str, Any]] = field(default_factory=list)
     events: list[Any] = field(default_factory=list)
     under_way: int = 0
@@ -82,12 +94,19 @@ class FileManagerServer:
     url: str = ""
     connections: set[Connection] = field(default_factory=set)
     on_save: Callable[[str], None] = lambda _path: None
+    on_received: Callable[[int], None] = lambda _size: None
+    strict_modes: bool = False
     _plays: list[_Play] = field(default_factory=list)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def misbehave(self, operation: str, answer: Answer, path: str | None = None, times: int = 1) -> None:
         """Answer requests of ``operation`` (``permissions``, ``events``, ``report``, ``health`` too) so instead."""
         self._plays.append(_Play(operation, path, answer, times))
+
+    def lose(self, operation: str, path: str | None = None, times: int = 1, answer: Answer | None = None) -> None:
+        """Carry out requests of ``operation``, then close the connection without an answer, or send ``answer``."""
+        lost = answer or Answer(200, b"", drop=True)
+        self._plays.append(_Play(operation, path, lost, times, carried_out=True))
 
     def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()
@@ -130,9 +149,13 @@ class FileManagerServer:
         try:
             name, path = self._names(method, parts.path, form)
             self.operations[name] += 1
+            if path is not None:
+                self.asked.append((name, path))
             for play in self._plays:
                 if play.operation == name and play.path in (None, path) and play.times:
                     play.times -= 1
+                    if play.carried_out:
+                        self._carry_out(name, path, form, parts.query, body)  # a refusal is answered as such
                     return play.answer
             return self._carry_out(name, path, form, parts.query, body)
         except Refusal as refusal:
@@ -188,9 +211,9 @@ class FileManagerServer:
         form.only({"file_path", "permissions", "owner", "group"}, set())
         stored = self._stored(path)
         given = {name: form.one(name) for name in ("permissions", "owner", "group") if name in form.fields}
-        if "permissions" in given and (len(given["permissions"]) != 9 or set(given["permissions"]) - set("rwxst-")):
+        if "permissions" in given and not self._takes(given["permissions"]):
             raise Refusal(422, "permissions look like rw-r--r--")
-        stored = self.files[path] = replace(
+        stored = self.files[self.normalise(path)] = replace(
             stored,
             permissions=given.get("permissions", stored.permissions),
             owner=given.get("owner", stored.owner),
@@ -198,6 +221,11 @@ class FileManagerServer:
         )
         about = {"permissions": stored.permissions, "owner": stored.owner, "group": stored.group}
         return json_answer({"file_path": path, **about, "last_updated": "2026-11-25T00:00:00Z"})
+
+    def _takes(self, mode: str) -> bool:
+        if self.strict_modes:
+            return _STRICT_MODE.fullmatch(mode) is not None
+        return len(mode) == 9 and not set(mode) - set("rwxst-")
 
     def _operation(self, operation: str, path: str, form: Form) -> Answer:
         if operation not in _FIELDS:
@@ -211,20 +239,20 @@ class FileManagerServer:
                 self.on_save(path)
             case "rename" | "move":
                 stored, new_path = self._stored(path), form.one("new_path")
-                if new_path in self.files:
+                if self.normalise(new_path) in self.files:
                     raise Refusal(409, "there is a file of that name")
-                self.files[new_path] = self.files.pop(path)
+                self.files[self.normalise(new_path)] = self.files.pop(self.normalise(path))
                 answer["new_path"] = new_path
             case "delete":
                 stored = self._stored(path)
-                del self.files[path]
+                del self.files[self.normalise(path)]
             case _:
                 stored = self._stored(path)
         about = {"internal_id": stored.internal_id, "size": stored.size, "metadata": stored.metadata}
         return json_answer({**answer, **about, "saved_at": "2026-11-25T00:00:00Z"})
 
     def _save(self, operation: str, path: str, form: Form) -> Stored:
-        before = self.files.get(path)
+        before = self.files.get(self.normalise(path))
         if before is not None and operation == "create":
             raise Refusal(409, "the file exists")
         if before is None and operation == "update":
@@ -240,20 +268,22 @@ class FileManagerServer:
         stored = Stored(number, form.size, form.sum, content, kind, metadata)
         if before is not None:
             stored = replace(stored, permissions=before.permissions, owner=before.owner, group=before.group)
-        self.files[path] = stored
+        self.files[self.normalise(path)] = stored
         self.received += form.size
         return stored
 
     def _stored(self, path: str) -> Stored:
-        stored = self.files.get(path)
+        stored = self.files.get(self.normalise(path))
         if stored is None:
             raise Refusal(404, "no such file")
         return stored
 
     def put(self, path: str, content: bytes, metadata: str = "{}", permissions: str = "rw-r--r--") -> Stored:
-        """Have a file from the start."""
+        """Store a file, as somebody other than Syncline does: one that replaces another keeps its number."""
         digest = hashlib.sha256(content).hexdigest()
-        stored = Stored(f"id-{next(self._numbers)}", len(content), digest, content, "", metadata, permissions)
+        before = self.files.get(path)
+        number = before.internal_id if before else f"id-{next(self._numbers)}"
+        stored = Stored(number, len(content), digest, content, "", metadata, permissions)
         self.files[path] = stored
         return stored
 

@@ -217,6 +217,11 @@ class Connection(asyncio.Protocol):
         mine = memoryview(data)[: self._left]
         self._buffer += data[len(mine) :]
         self._left -= len(mine)
+        try:
+            self._server.on_received(len(mine))
+        except ConnectionAbortedError:
+            self._transport.abort()
+            return
         if self._refusal is None:
             try:
                 self._multipart.feed(mine)

@@ -115,7 +115,8 @@ class S3Server:
 
     ``honours_conditions``: False to ignore ``If-Match`` and ``If-None-Match`` of writes, as many servers do.
     ``normalise``: makes one object of all keys with the same normalised form. The first name stays, or the
-    normalised form is the name if ``keeps_names`` is False.
+    normalised form is the name if ``keeps_names`` is False. ``normalised_buckets``: the buckets it applies to, None for
+    all.
     ``default_type``: the Content-Type of an object put without one; None for none.
     ``clock``: gives the Unix seconds of new objects. ``listing_skew``: seconds that a listing states the times later
     than HEAD does. ``smallest_part``: bytes of every part but the last. ``largest_page`` and ``parts_page``: entries
@@ -143,6 +144,7 @@ class S3Server:
         self.requests: list[Asked] = []
         self.honours_conditions = honours_conditions
         self.normalise = normalise
+        self.normalised_buckets: set[str] | None = None
         self.keeps_names = keeps_names
         self.default_type = default_type
         self.clock = clock
@@ -284,7 +286,7 @@ class S3Server:
 
     def _name(self, bucket: str, key: str) -> str:
         """Return the name under which a key is stored, or would be."""
-        if self.normalise is None:
+        if self.normalise is None or bucket not in (self.normalised_buckets or self.objects):
             return key
         wanted = self.normalise(key)
         there = next((each for each in self.objects[bucket] if self.normalise(each) == wanted), None)

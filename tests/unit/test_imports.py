@@ -19,6 +19,7 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
     "model": (),
     "errors": (),
     "running_hash": (),
+    "ownership": (),
     "select": ("errors",),
     "schedule": ("errors",),
     "secrets": ("errors",),
@@ -26,10 +27,11 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
     "table": ("errors", "model"),
     "messages": ("errors", "model"),
     "state": ("errors", "messages", "model", "stores.facts", "stores.totals", "table"),
-    "stores": ("kinds.backups.memory", "model", "stores", "table"),  # what a kind asks to be remembered
+    # What a kind asks to be remembered.
+    "stores": ("errors", "kinds.backups.memory", "model", "ownership", "stores", "table"),
     "telemetry": ("messages", "model", "secrets"),
     "clients": ("clients", "errors", "secrets.register"),  # what a token server gives out is a secret too
-    "kinds": ("clients", "config", "errors", "kinds", "model", "running_hash", "select"),
+    "kinds": ("clients", "config", "errors", "kinds", "model", "ownership", "running_hash", "select"),
     # A step knows what a kind is, and no kind by name.
     "steps": (
         "config",

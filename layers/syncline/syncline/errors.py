@@ -51,6 +51,7 @@ _ROWS: Final = (
     Code("BUCKET_ABSENT", False, "The service has no bucket of that name, or not for these credentials.", "Correct `bucket` or `endpoint` in syncs.yaml, or create the bucket."),
     Code("SOURCE_CHANGED", True, "The object was replaced while it was being read.", "Nothing; it is looked at again."),
     Code("FILE_DIFFERS", False, "The target has another file under this path, and the sync may not overwrite.", "Decide which is right: delete the target's file, or set `overwrite: true`."),
+    Code("FILE_TOO_SLOW", False, "The file would take longer than one function has, and the target's API takes a file in one request only.", "Raise the timeout of the transfer function as the message says, exclude the file, or speed up the target; then `syncline retry`."),
     Code("TARGET_CHANGED", False, "Somebody else created or replaced the target's object after it was checked and before it was written.", "Decide which is right: delete the target's object, or set `overwrite: true`."),
     Code("PATH_REFUSED", False, "The key makes no path that the target can have, or one that would be dangerous or unreadable there: it has `..`, an empty part, a control character, or a name that git reserves.", "Rename the object at its source, or exclude it."),
     Code("REMOVALS_CAPPED", False, "More would be removed from the target than the sync's `removals` allow.", "Check whether the source lost what it should have. If the removals are meant, allow them for one run: `syncline run NAME --allow-removals N`."),

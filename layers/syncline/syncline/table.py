@@ -65,20 +65,49 @@ class Database:
                 return
             arguments["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
-    def query_behind(self, pk: str, after: str, portion: int) -> Iterator[dict[str, Any]]:
-        """All items under ``pk`` whose ``sk`` comes after ``after``, in its order, ``portion`` of them in a call."""
-        arguments: dict[str, Any] = {
-            "KeyConditionExpression": "pk = :pk AND sk > :after" if after else "pk = :pk",
-            "ExpressionAttributeValues": {":pk": pk} | ({":after": after} if after else {}),
-            "ConsistentRead": True,
-            "Limit": portion,
-        }
+    def query_until(self, pk: str, last: str) -> Iterator[dict[str, Any]]:
+        """Yield the items under `pk` whose `sk` is at most `last`, in the order of `sk`."""
+        yield from self._pages(
+            KeyConditionExpression="pk = :pk AND sk <= :last", ExpressionAttributeValues={":pk": pk, ":last": last}
+        )
+
+    def sort_keys(self, pk: str, prefix: str) -> Iterator[str]:
+        """Yield the sort keys under `pk` that begin with `prefix` ("" for all), in order, without the items' content."""
+        condition = "pk = :pk" + (" AND begins_with(sk, :prefix)" if prefix else "")
+        values = {":pk": pk} | ({":prefix": prefix} if prefix else {})
+        for item in self._pages(
+            KeyConditionExpression=condition, ExpressionAttributeValues=values, ProjectionExpression="sk"
+        ):
+            yield str(item["sk"])
+
+    def _pages(self, **arguments: Any) -> Iterator[dict[str, Any]]:
+        """Yield the items of all pages of a consistent query."""
+        arguments["ConsistentRead"] = True
         while True:
             answer = self._table.query(**arguments)
             yield from answer["Items"]
             if "LastEvaluatedKey" not in answer:
                 return
             arguments["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+    def replace(self, item: dict[str, Any], version: str | None) -> bool:
+        """Put an item in place of the one whose `version` is the given one, or of none if it is None.
+
+        Return False if the condition failed. That can be the effect of this very call: boto3 repeats a call whose
+        answer was lost. A caller to whom this matters reads the item and looks for its own version.
+        """
+        condition = "attribute_not_exists(pk)" if version is None else "#version = :version"
+        arguments: dict[str, Any] = {"Item": item, "ConditionExpression": condition}
+        if version is not None:
+            arguments["ExpressionAttributeNames"] = {"#version": "version"}
+            arguments["ExpressionAttributeValues"] = {":version": version}
+        try:
+            self._table.put_item(**arguments)
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") == "ConditionalCheckFailedException":
+                return False
+            raise
+        return True
 
     def batch_write(self, puts: list[dict[str, Any]], deletes: list[tuple[str, str]]) -> None:
         """Write without conditions, 25 items in a call; raises AWS_UNAVAILABLE if some are not taken time and again."""

@@ -1,4 +1,4 @@
-"""What the tests of files' chain share: a real S3 server for a module, and a chain of its own for each test."""
+"""What the tests of files' chain share: real and strict S3 servers, and a chain of its own for each test."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import pytest
 from moto import mock_aws
 
+from tests.integration.files.targets import COPIED, TARGET, TARGETS, Pair
 from tests.integration.files_chain import FilesChain, FilesWorld
 from tests.standins.rclone import Rclone
+from tests.standins.s3 import S3Server
 
 
 @pytest.fixture(scope="module")
@@ -20,4 +22,30 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FilesWorld]:
 @pytest.fixture
 def chain(world: FilesWorld) -> Iterator[FilesChain]:
     with world.chain() as chain:
+        yield chain
+
+
+@pytest.fixture(params=TARGETS)
+def pair(request: pytest.FixtureRequest, world: FilesWorld) -> Iterator[Pair]:
+    """A chain from a strict S3 server to each sort of target."""
+    with S3Server() as here, S3Server(TARGET) as other, world.chain(service=here.url) as chain:
+        there = here if request.param == COPIED else other
+        here.objects.setdefault(TARGET, {})
+        here.clock = other.clock = chain.clock.time
+        yield Pair(chain, request.param, here, there)
+
+
+@pytest.fixture(scope="module")
+def strict_server() -> Iterator[S3Server]:
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def strict(strict_server: S3Server) -> Iterator[FilesChain]:
+    """A chain from the strict S3 server, which is in this process: objects are put without a request."""
+    with mock_aws(), FilesWorld(strict_server).chain() as chain:
+        strict_server.objects[chain.name] = {}
+        strict_server.clock = chain.clock.time
+        strict_server.hook = lambda _method, _bucket, _key, _query: None
         yield chain

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from syncline.kinds import files
-from syncline.kinds.files import looking, sheets
+from syncline.kinds.files import discover, items, sheets
 from syncline.model import Outcome
 from tests.integration.files_chain import MODE, SYNC, FilesChain, record
 from tests.pump import Duplicates, Manners, MortalHttp
@@ -22,9 +23,9 @@ from tests.standins.rclone import Rclone
 NAMES = ["a", "b/c", "b c", "b+c", "b%20c", "ä", "a\u0308", "日本/🎈", "d/" + "n" * 200, "empty"]
 
 
-def fill(chain: FilesChain, **config: Any) -> None:
+def fill(chain: FilesChain, names: Sequence[str] = NAMES, **config: Any) -> None:
     chain.configure(**config)
-    for name in NAMES:
+    for name in names:
         chain.put(name, name.encode() * 3 if name != "empty" else b"")
 
 
@@ -74,8 +75,8 @@ class TestLooks:
     def test_in_many_windows_over_many_functions(
         self, chain: FilesChain, monkeypatch: pytest.MonkeyPatch, tick: float
     ) -> None:
-        monkeypatch.setattr(looking, "WINDOW", 7)
-        monkeypatch.setattr(looking, "PAGE_BYTES", 200)
+        monkeypatch.setattr(discover, "WINDOW", 7)
+        monkeypatch.setattr(items, "PAGE_BYTES", 200)
         chain.configure(removals={"share": 0.5})
         keys = [f"{'de'[n % 2]}/{n:03}" for n in range(30)]
         for key in keys:
@@ -107,12 +108,13 @@ class TestLooks:
         chain.records.write(dict.fromkeys(NAMES))
         run = chain.run()
         chain.check()
-        assert (run.counts.moved, run.counts.bytes) == (len(NAMES), 0)
+        assert (run.counts.moved, run.counts.skipped, run.counts.bytes) == (0, len(NAMES), 0)
         assert chain.manager.received == received
 
     def test_from_a_service_whose_authority_is_its_own(self, chain: FilesChain) -> None:
         fill(chain)
         authority = Authority()
+        assert isinstance(chain.rclone, Rclone)
         with Rclone(chain.rclone.root, authority=authority) as secure:
             assert secure.url.startswith("https://")
             source = {**chain.endpoint(chain.name), "endpoint": secure.url}
@@ -258,7 +260,7 @@ class TestEvents:
 
     @pytest.mark.parametrize("seed", range(2))
     def test_creations_and_deletions_late_doubled_and_in_any_order(self, chain: FilesChain, seed: int) -> None:
-        chain.configure(removals={})
+        chain.configure(removals={"share": 1})
         dice, told, there = random.Random(seed), list[dict[str, Any]](), set[str]()
         for number in range(24):
             key = dice.choice("abcd")
@@ -276,10 +278,11 @@ class TestEvents:
         chain.check()
         assert set(chain.manager.files) == {f"/data/{key}" for key in there}
 
-        done = chain.manager.operations - Counter(get=1 << 20)
+        reads = Counter(get=1 << 20, permissions=1 << 20)
+        done = chain.manager.operations - reads
         chain.hear(*reversed(told))  # all of them once more, the creations of what is gone last
         chain.check()
-        assert chain.manager.operations - Counter(get=1 << 20) == done
+        assert chain.manager.operations - reads == done
 
     def test_a_creation_told_while_the_deletion_is_carried_out(self, chain: FilesChain) -> None:
         fill(chain, removals={})
@@ -314,7 +317,7 @@ class TestEvents:
         asked = chain.manager.operations["permissions"]
         run = chain.run()  # they come again and again
         chain.check(modes={"/data/a": "rwxr-x---"})
-        assert chain.manager.operations["permissions"] == asked
+        assert chain.manager.operations["permissions"] == asked + 1  # read, and not set again
         assert [r.code for r in chain.results(run).values()] == ["MESSAGE_INVALID"]
 
     def test_the_file_managers_events_from_a_queue(self, chain: FilesChain) -> None:
@@ -369,7 +372,7 @@ class TestTelling:
         self, chain: FilesChain, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         chain.make_bucket("reports-late")
-        monkeypatch.setattr(files, "TELLING", -1.0)
+        monkeypatch.setattr(files, "REPORTING", -1.0)
         monkeypatch.setattr(MortalHttp, "end_within", lambda *_: None)
         fill(chain, reports={**chain.endpoint("reports-late"), "full": True})
         chain.run()
@@ -452,9 +455,11 @@ class TestToAnotherBucket:
             "prefix": prefix,
             "same_service": same_service,
         }
-        fill(chain, target=target, removals={})
+        # rclone finds an object under the other Unicode form of its name, so it cannot be told to have both.
+        names = [name for name in NAMES if name != "a\u0308"]
+        fill(chain, names, target=target, removals={})
         run = chain.run()
-        assert run.counts.moved == len(NAMES)
+        assert run.counts.moved == len(names)
         assert (run.counts.bytes == 0) == same_service
         there = chain.bucket_called(f"target-{str(same_service).lower()}")
 
@@ -480,8 +485,8 @@ class TestToAnotherBucket:
             chain.put(f"d{number % 2}/f{number}", b"%d" % number)
         run = chain.run()
         assert run.counts.moved == 40
-        assert run.counts.requests == 40 + 3  # the copies, a listing of the source, and one of each folder
-        assert set(chain.results(run)) == {key for key, _ in chain.records.behind("")}
+        assert run.counts.requests == 40 + 4  # the copies, a listing of each side, and one of each folder
+        assert set(chain.results(run)) == {key for key, _ in chain.records.scan()}
 
 
 def test_the_sync_has_its_name(chain: FilesChain) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from syncline.kinds.files import sheets
-from syncline.stores.files import shard_of
 from tests.integration.files_chain import MODE, SYNC, FilesChain, record
 from tests.pump import Duplicates, Manners
 
@@ -18,7 +17,7 @@ REMOVED = "ObjectRemoved:Delete"
 
 def ordered(chain: FilesChain, **more: Any) -> None:
     """A sync that believes the order of its bucket's events."""
-    chain.configure(source={**chain.endpoint(chain.name), "sequencers": True}, removals={}, **more)
+    chain.configure(source={**chain.endpoint(chain.name), "sequencers": True}, removals={"share": 1}, **more)
 
 
 class TestOrder:
@@ -36,10 +35,10 @@ class TestOrder:
         run = chain.run()
         assert (run.counts.skipped, run.counts.queued) == (1, 0)
 
-        chain.database.delete(f"FILES#{SYNC}#{shard_of('a'):02}", "a")  # its time was over
+        chain.records.write({"a": None})  # its time was over
         run = chain.hear(record(chain.name, "a", sequencer="0A"))
-        # It is asked for, and a bare 404 is made sure of.
-        assert (run.counts.requests, run.counts.queued) == (2, 0)
+        # It is read at both sides, and a bare 404 of the source is made sure of.
+        assert (run.counts.requests, run.counts.queued) == (3, 0)
         chain.check()
 
     def test_a_deletion_by_a_marker(self, chain: FilesChain) -> None:

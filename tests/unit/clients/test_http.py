@@ -38,7 +38,7 @@ def test_connections_are_kept(server: ScriptedServer, http: Http) -> None:
     assert server.requests[0].headers["accept-encoding"] == "identity"
 
 
-@pytest.mark.parametrize("status", [200, 204, 301, 304, 400, 401, 403, 404, 409, 416, 418])
+@pytest.mark.parametrize("status", [200, 204, 301, 304, 400, 401, 403, 404, 409, 416, 418, 501])
 def test_every_other_answer_is_handed_over_at_once(server: ScriptedServer, http: Http, status: int) -> None:
     server.on("GET", "/a", Reply(status))
     assert http.request("GET", f"{server.url}/a").status == status
@@ -100,6 +100,23 @@ def test_500_is_tried_again_with_growing_pauses(server: ScriptedServer, http: Ht
     assert http.requests_made == 3
 
 
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_a_server_error_is_raised_after_the_last_attempt(server: ScriptedServer, http: Http, status: int) -> None:
+    server.on("GET", "/a", Reply(status))
+    assert failed(http, "GET", f"{server.url}/a").code.name == "SERVER_ERROR"
+    assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "POST", "DELETE"])
+def test_501_is_a_refusal_and_is_not_repeated(server: ScriptedServer, http: Http, naps: Naps, method: str) -> None:
+    server.on(method, "/a", Reply(501, b"<Error><Code>NotImplemented</Code><Message>A header</Message></Error>"), OK)
+    answer = http.request(method, f"{server.url}/a", body=None if method == "GET" else b"x", repeatable=True)
+    assert answer.status == 501
+    assert (len(server.requests), naps.slept) == (1, [])
+    assert answer.error().code.name == "REFUSED"
+    assert answer.error().what == f"{method} {server.url}/a answered 501: NotImplemented: A header"
+
+
 def test_502_in_html_is_told_in_a_few_words(server: ScriptedServer, http: Http) -> None:
     page = b"<html><head><title>502 Bad Gateway</title></head><body><script>x()</script></body></html>"
     server.on("GET", "/a", Reply(502, page, {"Content-Type": "text/html"}))
@@ -119,6 +136,7 @@ def test_502_in_html_is_told_in_a_few_words(server: ScriptedServer, http: Http) 
         (410, "NOT_FOUND"),
         (413, "TOO_LARGE"),
         (418, "REFUSED"),
+        (501, "REFUSED"),
     ],
 )
 def test_statuses_have_codes(server: ScriptedServer, http: Http, status: int, code: str) -> None:

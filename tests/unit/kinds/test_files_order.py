@@ -1,4 +1,4 @@
-"""The order of events: whatever is told late, twice and in any order, what is remembered becomes true, and no key is deaf."""
+"""The order of events: late, doubled and in any order, they make target and records right, and no key goes deaf."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from syncline.clients.bucket import Head, ListPage
 from syncline.clients.s3_xml import Listed
 from syncline.config import load_sync
 from syncline.config.files import FilesSync
-from syncline.kinds.files.hints import Hints, groups_in, hints_of
-from syncline.kinds.files.looking import Look
-from syncline.kinds.files.moving import Moving
-from syncline.kinds.files.places import There
-from syncline.kinds.files.proving import Proving
-from syncline.kinds.files.records import Gone, Record
+from syncline.kinds.files.discover import Memory, Scan
+from syncline.kinds.files.events import Hints, groups_in, hints_of
+from syncline.kinds.files.records import Gone, Record, Row
+from syncline.kinds.files.targets import Put, TargetFile, Written, file_of
+from syncline.kinds.files.transfer import Transfer
+from syncline.kinds.files.verify import Verify
 from syncline.kinds.kind import Arrived, Pace
 from syncline.model import EVERYTHING, Scope, compact_json
+from syncline.ownership import Grant, Limits
 
 CONFIG: dict[str, Any] = {
     "name": "shop-files",
@@ -43,9 +44,9 @@ class World:
     """A bucket, its target and what is remembered, all in memory; it is the source, the place and the records in one."""
 
     objects: dict[str, Head] = field(default_factory=dict)
-    there: dict[str, There] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)
-    gone: dict[str, str] = field(default_factory=dict)
+    there: dict[str, TargetFile] = field(default_factory=dict)
+    files: dict[str, Row] = field(default_factory=dict)
+    gone: dict[str, Row] = field(default_factory=dict)
     heads: list[str] = field(default_factory=list)
     told: list[dict[str, Any]] = field(default_factory=list)
     number: int = 0
@@ -75,64 +76,101 @@ class World:
 
     # -- the target
 
-    def refuses(self, path: str) -> str | None:  # noqa: ARG002 - as the real one
+    is_listed = True
+
+    def creates_safely(self, size: int | None) -> bool:  # noqa: ARG002 - as the real one
+        return False
+
+    def refuses(self, path: str, size: int | None) -> str | None:  # noqa: ARG002 - as the real one
         return None
 
-    def stat(self, path: str) -> There | None:
+    def leaves_out(self, path: str, size: int | None) -> bool:  # noqa: ARG002 - as the real one
+        return False
+
+    def listing(self, prefix: str, after: str) -> Any:  # noqa: ARG002 - as the real one
+        yield from (Listed(path, f.version, f.size or 0, 0.0) for path, f in sorted(self.there.items()) if path > after)
+
+    def stat(self, path: str) -> TargetFile | None:
         return self.there.get(path)
 
-    def put(self, path: str, source: World, key: str, seen: Head | None, *, replaces: bool) -> Any:  # noqa: ARG002 - as the real one
-        head = source.objects[key]
-        self.there[path] = There(head.etag, head.size)
-        return head, self.there[path], head.size
+    def put(self, put: Put) -> Written:
+        head = self.objects[put.key]
+        self.there[put.path] = file_of(head.etag, head.size)
+        return Written(head, self.there[put.path], head.size)
 
-    def listed(self, paths: list[str]) -> dict[str, There]:  # noqa: ARG002 - as the real one
+    def listed(self, paths: list[str]) -> dict[str, TargetFile]:  # noqa: ARG002 - as the real one
         return {}
 
-    def rename(self, path: str, new_path: str) -> None:
+    def rename(self, path: str, new_path: str, there: TargetFile) -> str:
         self.there[new_path] = self.there.pop(path)
+        return there.version
 
-    def remove(self, path: str) -> None:
-        del self.there[path]
+    def remove(self, path: str, there: TargetFile) -> None:
+        assert self.there.pop(path) == there
 
     def permit(self, path: str, mode: str) -> None:  # noqa: ARG002 - as the real one
         return None
 
-    # -- what is remembered
+    # -- the memory
 
-    def known(self, keys: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-        return {k: self.files[k] for k in keys if k in self.files}, {k: self.gone[k] for k in keys if k in self.gone}
+    def known(self, names: Any) -> tuple[dict[str, Row], dict[str, Row]]:
+        names = list(names)
+        return {k: self.files[k] for k in names if k in self.files}, {k: self.gone[k] for k in names if k in self.gone}
 
-    def behind(self, after: str, prefix: str = "") -> Any:  # noqa: ARG002 - as the real one
-        return iter(sorted(self.files.items()))
+    def scan(self, after: str = "", prefix: str = "") -> Any:  # noqa: ARG002 - as the real one
+        return iter([each for each in sorted(self.files.items()) if each[0] > after])
 
-    def write(self, changes: dict[str, str | None], gone: dict[str, str]) -> None:
-        for key in {*changes, *gone}:
-            self.files.pop(key, None)
-            self.gone.pop(key, None)
-        self.files |= {key: text for key, text in changes.items() if text is not None}
-        self.gone |= gone
+    def write(self, changes: dict[str, Row | None], gone: dict[str, Row] | None = None) -> None:
+        for name in {*changes, *(gone or {})}:
+            self.files.pop(name, None)
+            self.gone.pop(name, None)
+        self.files |= {name: row for name, row in changes.items() if row is not None}
+        self.gone |= gone or {}
+
+    def compact(self) -> int:
+        return len(self.files)
+
+    def count(self) -> int:
+        return len(self.files)
+
+    def reserve(self, _limits: Limits, wanted: int, total: Any, _name: str, **_: object) -> Grant:
+        return Grant(True, 0, total(), 0.0, wanted)
+
+    def recall(self, key: str) -> str | None:  # noqa: ARG002 - no fact is known
+        return None
+
+    def remember(self, key: str, value: str, seconds: float = 0.0) -> None:
+        pass
 
     # -- a run
 
-    def look(self, sync: FilesSync, *bodies: dict[str, Any], everything: bool = False) -> int:
-        """Look at what events tell, or at everything, and do what follows; how many keys were asked for by the look."""
+    def scan_pages(self, sync: FilesSync, scope: Scope) -> list[Any]:
         world: Any = self
-        scope = EVERYTHING if everything else Scope.of(group for body in bodies for group in groups_in(sync, body))
+
+        memory = Memory(world, world, world, lambda: 0.0)
+        return list(
+            Scan(sync, world, world, memory, lambda key: key, Hints()).pages(scope, None, Pace(lambda: 60.0, work="w"))
+        )
+
+    def look(self, sync: FilesSync, *bodies: dict[str, Any], everything: bool = False) -> int:
+        """Scan the keys of events, or everything, and do what follows; return the number of keys read by the scan."""
+        world: Any = self
+        scope = EVERYTHING if everything else Scope.of(g for body in bodies for g in groups_in(sync, body, 0.0))
         before = len(self.heads)
-        pages = list(Look(sync, world, world, world, lambda key: key).pages(scope, None, Pace(lambda: 60.0), Hints()))
+        pages = self.scan_pages(sync, scope)
         asked = len(self.heads) - before
         capped = [failure.error.code.name for page in pages for failure in page.failures]
-        assert set(capped) <= {"REMOVALS_CAPPED"}, "a full look that finds nothing at all removes nothing"
+        assert set(capped) <= {"REMOVALS_CAPPED"}, "a full scan that finds nothing at all removes nothing"
         for item in [item for page in pages for item in page.items]:
-            for answer in Moving(sync, world, world, Pace(lambda: 60.0), 1).items([item]):
+            pace = Pace(lambda: 60.0)
+            for answer in Transfer(sync, world, world, world, pace, 1).items([item]):
                 if isinstance(answer, Arrived):
-                    assert list(Proving(sync, world, world, Pace(lambda: 60.0), 1).items([answer.item]))
+                    assert Verify(sync, world, world, pace, 1).items([answer.item])
         return asked
 
     def is_true(self) -> bool:
         """Whether target and memory are what the bucket is."""
-        records = {key: Record.of_text(text).etag for key, text in self.files.items()}
+        records = {key: Record.of_row(row).etag for key, row in self.files.items()}
         objects = {key: head.etag for key, head in self.objects.items()}
         return records == objects == {key: there.etag for key, there in self.there.items()}
 
@@ -190,7 +228,7 @@ def test_a_creation_after_a_recorded_deletion_costs_no_request_as_long_as_that_i
     world.look(sync, *world.told)
     world.change("a", removes=True)
     world.look(sync, world.told[1])
-    assert Gone.of_text(world.gone["a"]).seq
+    assert Gone.of_row(world.gone["a"]).seq
     assert world.look(sync, world.told[0]) == 0
     world.gone.clear()  # its time was over
     assert world.look(sync, world.told[0]) == 1
@@ -243,7 +281,7 @@ class TestDeafness:
         world, sync = self.deaf()
         world.look(sync, everything=True)
         assert world.is_true()
-        assert Record.of_text(world.files["a"]).seq == ""
+        assert Record.of_row(world.files["a"]).seq == ""
         world.change("a", removes=False)
         assert world.look(sync, world.told[-1]) == 1
         assert world.is_true()
@@ -263,28 +301,26 @@ class TestDeafness:
 
     def test_a_look_by_hand_is_always_made(self) -> None:
         world, sync = self.deaf()
-        any_world: Any = world
-        look = Look(sync, any_world, any_world, any_world, lambda key: key)
-        pages = list(look.pages(Scope.of(sync.groups_of(["a"])), None, Pace(lambda: 60.0), Hints()))
+        pages = world.scan_pages(sync, Scope.of(sync.groups_of(["a"])))
         assert [item.name for page in pages for item in page.items] == ["a"]
 
 
 @pytest.mark.parametrize("odd", [None, "", "xyz", "12 34", "F" * 33])
 def test_what_is_no_sequencer_is_looked_at_and_not_recorded(odd: str | None) -> None:
-    assert groups_in(sync_of(), event("a", sequencer=odd)) == ("key:a",)
+    assert groups_in(sync_of(), event("a", sequencer=odd), 0.0) == ("key:a",)
 
 
 @pytest.mark.parametrize("name", ["ObjectAcl:Put", "ObjectTagging:Put", "LifecycleExpiration:Delete", "ObjectMelted"])
 def test_only_what_makes_or_removes_is_in_an_order(name: str) -> None:
-    assert groups_in(sync_of(), event("a", name, "01")) == ("key:a",)
+    assert groups_in(sync_of(), event("a", name, "01"), 0.0) == ("key:a",)
 
 
 def test_only_who_numbers_in_order_is_believed() -> None:
     elsewhere = {"endpoint": "https://minio.example:9000", "auth": "anonymous"}
-    assert groups_in(sync_of(), event("a:b", sequencer="0A")) == ("event:0A:a:b",)
-    assert groups_in(sync_of(sequencers=False), event("a", sequencer="0A")) == ("key:a",)
-    assert groups_in(sync_of(**elsewhere), event("a", sequencer="0A")) == ("key:a",)
-    assert groups_in(sync_of(**elsewhere, sequencers=True), event("a", sequencer="0A")) == ("event:0A:a",)
+    assert groups_in(sync_of(), event("a:b", sequencer="0A"), 0.0) == ("event:0A:a:b",)
+    assert groups_in(sync_of(sequencers=False), event("a", sequencer="0A"), 0.0) == ("key:a",)
+    assert groups_in(sync_of(**elsewhere), event("a", sequencer="0A"), 0.0) == ("key:a",)
+    assert groups_in(sync_of(**elsewhere, sequencers=True), event("a", sequencer="0A"), 0.0) == ("event:0A:a",)
 
 
 @given(

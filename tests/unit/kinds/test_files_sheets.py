@@ -13,6 +13,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.files import sheets
 from syncline.kinds.files.records import Record, mode_of_grants, mode_of_metadata, path_problem
 from syncline.kinds.files.sheets import Row
+from syncline.kinds.files.targets import TargetFile
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=20)
 ROWS = st.builds(
@@ -54,13 +55,17 @@ def test_what_is_no_sheet(text: str) -> None:
     assert error.value.code.name == "USAGE"
 
 
-def test_only_what_is_still_the_same_is_taken_in() -> None:
+def test_a_row_counts_only_if_source_and_target_confirm_it() -> None:
     row = Row("/a", "rw-r--r--", "5", "text/plain", "1970-01-01T00:01:40Z", "id-7")
-    assert sheets.record_of(row, Listed("a", "e", 5, 100.5)) == Record("e", 5, 100, "text/plain", "rw-r--r--", "id-7")
-    assert sheets.record_of(row, Listed("a", "e", 6, 100.0)) is None
-    assert sheets.record_of(row, Listed("a", "e", 5, 200.0)) is None
-    assert sheets.record_of(Row("/a", "", "5", "", "never", "i"), Listed("a", "e", 5, 1.0)) is None
-    assert sheets.row_of("/a", Record("e", 5, 100, "text/plain", "rw-r--r--", "id-7")) == row
+    there = TargetFile("id-7|5||", None, 5, "id-7")
+    record = Record("e", 5, 100, "id-7|5||", file_type="text/plain", mode="rw-r--r--", internal_id="id-7")
+    assert sheets.record_of(row, Listed("a", "e", 5, 100.5), there) == record
+    assert sheets.row_of("/a", record) == row
+    assert sheets.record_of(row, Listed("a", "e", 6, 100.0), there) is None
+    assert sheets.record_of(row, Listed("a", "e", 5, 200.0), there) is None
+    assert sheets.record_of(row, Listed("a", "e", 5, 100.0), TargetFile("id-7|6||", None, 6, "id-7")) is None
+    assert sheets.record_of(row, Listed("a", "e", 5, 100.0), TargetFile("id-8|5||", None, 5, "id-8")) is None
+    assert sheets.record_of(Row("/a", "", "5", "", "never", "id-7"), Listed("a", "e", 5, 1.0), there) is None
 
 
 @pytest.mark.parametrize(
@@ -74,6 +79,9 @@ def test_only_what_is_still_the_same_is_taken_in() -> None:
         ({"mode": "rwx"}, None),
         ({"mode": "99999999"}, None),
         ({"permissions": "everything"}, None),
+        ({"permissions": "<script>"}, None),
+        ({"permissions": "rwsr-Sr-t"}, "rwxr--r-x"),
+        ({"mode": "104755"}, "rwxr-xr-x"),
         ({}, None),
     ],
 )

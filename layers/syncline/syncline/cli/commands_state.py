@@ -1,26 +1,31 @@
-"""``syncline state``: what is remembered of a sync's files, as CSV: out, in, and compared."""
+"""``syncline state``: export, import and compare the records of a sync's files, as CSV."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from syncline.cli.commands_run import config_of
 from syncline.cli.context import Answer, Context
 from syncline.cli.show import many
+from syncline.clients.bucket import Bucket
 from syncline.clients.http import Http
+from syncline.clients.s3_xml import Listed
 from syncline.config import load_sync
 from syncline.config.files import FilesSync
 from syncline.errors import SynclineError
-from syncline.kinds.files import sheets
+from syncline.kinds.files import sheets, threads_for
+from syncline.kinds.files.parallel import in_parallel
 from syncline.kinds.files.records import Record
+from syncline.kinds.files.targets import Target, TargetFile
 from syncline.secrets import Secrets
-from syncline.stores.files import FileRecords
 from syncline.table import Database
 from syncline.wiring.buckets import bucket_at
+from syncline.wiring.files import records_of, target_at
 from syncline.wiring.parts import Parts
 
 ACTIONS: Final = ("export", "diff", "import")
@@ -64,10 +69,10 @@ class _State:
         self._sync = sync
         target = context.target
         database = Database(target.table)
-        self._records = FileRecords(database, sync.name, context.now)
         # References to variables are those of the functions, not of this person's shell.
         secrets = Secrets(lambda: target.client("secretsmanager"), lambda: target.client("ssm"), target.environ or {})
-        self._parts = Parts(secrets, Http(), target.state, database)
+        self._parts = Parts(secrets, Http(), target.state, database, context.now)
+        self._records = records_of(sync, self._parts)
 
     def export(self, file: Path | None, *, reports: bool) -> Answer:
         """Write the state as it is now."""
@@ -94,34 +99,48 @@ class _State:
         return Answer({"differences": counts, "written": where})
 
     def take_in(self, file: Path) -> Answer:
-        """Remember what the replaced service had sent, as far as the objects are still the same."""
+        """Record the files that the replaced service sent, as far as source and target still have them.
+
+        Every row is compared with the object and with the target's file: a row alone proves nothing.
+        """
         rows = {key: row for row in _read(file) if (key := self._sync.key_of(row.file_path)) is not None}
         bucket = bucket_at(self._sync.source, self._parts)
-        taken = other = 0
-        waiting: dict[str, str | None] = {}
+        read = _Target(self._sync, target_at(self._sync, self._parts))
+        taken = changed = absent = 0
+        for portion in self._portions(rows, bucket):
+            found: dict[str, list[Any] | None] = {}
+            for row, listed, there in read.files(portion):
+                record = None if there is None else sheets.record_of(row, listed, there)
+                if record is not None and record.mode is None:
+                    record = replace(record, mode=read.target.mode(self._sync.path_of(listed.key)))
+                if record is not None:
+                    found[self._sync.name_of(listed.key)] = record.to_row()
+                absent += there is None
+                changed += there is not None and record is None
+            self._records.write(found)
+            taken += len(found)
+        out, target = self._context.out, read.target.name
+        out.line(f"{many(taken, 'file')} of {self._sync.name} taken in; they are not sent again")
+        if absent or changed or rows:
+            words = f"{absent} not at {target}, {changed} changed on either side, {len(rows)} no longer at the source"
+            out.line(f"{words}: the next run compares them", "yellow")
+        return Answer({"taken": taken, "absent": absent, "changed": changed, "gone": len(rows)})
+
+    def _portions(self, rows: dict[str, sheets.Row], bucket: Bucket) -> Iterator[list[tuple[sheets.Row, Listed]]]:
+        """Yield rows with their objects, and take them out of ``rows``."""
+        portion: list[tuple[sheets.Row, Listed]] = []
         for listed in chain.from_iterable(page.objects for page in bucket.pages(self._sync.source.prefix)):
             row = rows.pop(listed.key, None)
-            record = None if row is None else sheets.record_of(row, listed)
-            if record is None:
-                other += row is not None
-                continue
-            waiting[listed.key] = record.to_text()
-            taken += 1
-            if len(waiting) >= _PORTION:
-                self._records.write(waiting)
-                waiting = {}
-        self._records.write(waiting)
-        out = self._context.out
-        out.line(f"{many(taken, 'file')} of {self._sync.name} taken in; they are not sent again")
-        if other or rows:
-            out.line(
-                f"{other} changed since, {len(rows)} no longer at the source: the next run looks at them", "yellow"
-            )
-        return Answer({"taken": taken, "changed": other, "gone": len(rows)})
+            if row is not None:
+                portion.append((row, listed))
+            if len(portion) >= _PORTION:
+                yield portion
+                portion = []
+        yield portion
 
     def _rows(self) -> Iterator[sheets.Row]:
-        for key, text in self._records.behind(""):
-            yield sheets.row_of(self._sync.path_of(key), Record.of_text(text))
+        for name, row in self._records.scan():
+            yield sheets.row_of(self._sync.target.prefix + name, Record.of_row(row))
 
     def _write(self, what: str, lines: Iterator[str], file: Path | None, *, reports: bool) -> str:
         """Write lines to a file or the reports bucket; where they are."""
@@ -140,6 +159,25 @@ class _State:
         except OSError as error:
             raise SynclineError("USAGE", f"{path} cannot be written: {error.strerror}") from None
         return str(path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """The target of a sync, read for many files at a time."""
+
+    sync: FilesSync
+    target: Target
+
+    def files(self, portion: Sequence[tuple[sheets.Row, Listed]]) -> list[tuple[sheets.Row, Listed, TargetFile | None]]:
+        """Return rows and objects with the target's files, read in bulk where the target can be listed."""
+        paths = {listed.key: self.sync.path_of(listed.key) for _, listed in portion}
+        shown = self.target.listed(sorted(paths.values()))
+
+        def read(each: tuple[sheets.Row, Listed]) -> tuple[sheets.Row, Listed, TargetFile | None]:
+            path = paths[each[1].key]
+            return (*each, shown.get(path) or self.target.stat(path))
+
+        return in_parallel(read, portion, threads_for(self.sync.target.requests))
 
 
 class _Counted:

@@ -38,9 +38,13 @@ _TITLE: Final = re.compile(r"(?is)<title[^>]*>(.*?)</title>")
 _XML_WORDS: Final = re.compile(r"(?s)<(Code|Message)>(.*?)</\1>")
 
 
+NOT_IMPLEMENTED: Final = 501
+"""The server does not know what the request asks for: a refusal, and no failure that passes."""
+
+
 def of_status(method: str, url: str, status: int, headers: Mapping[str, str], body: bytes) -> SynclineError:
     """The error that an answer stands for: a code by its status and the server's words."""
-    if status >= 500:
+    if status >= 500 and status != NOT_IMPLEMENTED:
         code = "SERVER_ERROR"
     elif status >= 400:
         code = _CODES.get(status, "REFUSED")

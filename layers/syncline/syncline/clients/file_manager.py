@@ -13,6 +13,7 @@ allows.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -26,6 +27,8 @@ from syncline.errors import SynclineError
 
 __all__ = ["EVENT_TYPES", "FileEvent", "FileManager", "Permissions", "Saved"]
 
+_MODE: Final = re.compile(r"[r-][w-][xsS-][r-][w-][xsS-][r-][w-][xtT-]")
+_PLAIN: Final = str.maketrans("sStT", "x-x-")
 EVENT_TYPES: Final = frozenset({"create", "delete", "rename", "move", "change_permission"})
 MOST_EVENTS: Final = 100
 """Events that one listing gives at most."""
@@ -248,6 +251,11 @@ class FileManager:
         return response
 
 
+def checked_mode(text: str) -> str | None:
+    """Return permissions of the form ``rw-r--r--`` without special bits (setuid and the like), or None if invalid."""
+    return text.translate(_PLAIN) if _MODE.fullmatch(text) else None
+
+
 def event_of(value: Any) -> FileEvent:
     """An event from its decoded JSON; raises MESSAGE_INVALID, naming what is wrong."""
     if not isinstance(value, dict):
@@ -260,6 +268,10 @@ def event_of(value: Any) -> FileEvent:
         (not isinstance(path, str) or not path, "without a path"),
         (kind in ("rename", "move") and (not isinstance(new_path, str) or not new_path), "without a new path"),
         (kind == "change_permission" and not isinstance(permissions, str), "without new permissions"),
+        (
+            kind == "change_permission" and checked_mode(str(permissions)) is None,
+            f"with permissions {str(permissions)[:40]!r}, which are not of the form rw-r--r--",
+        ),
     )
     for is_so, words in wrong:
         if is_so:
@@ -269,7 +281,7 @@ def event_of(value: Any) -> FileEvent:
         str(kind),
         str(path),
         str(new_path) if moves else None,
-        permissions if kind == "change_permission" else None,
+        checked_mode(str(permissions)) if kind == "change_permission" else None,
         str(value.get("timestamp") or ""),
     )
 

@@ -124,7 +124,7 @@ class Http:
         timeout: float = READ_TIMEOUT,
         repeatable: bool | None = None,
     ) -> Response:
-        """The answer to a request, whatever its status, except 429 and 5xx, which are tried again and then raised.
+        """Return the answer to a request, whatever its status; 408, 429 and 5xx but 501 are tried again, then raised.
 
         ``body`` may be bytes, or an iterable of chunks, sent as it yields: with the ``Content-Length`` of ``headers``
         if there is one, else in chunked encoding. Such a request is sent once. ``repeatable`` says that doing it twice
@@ -145,7 +145,9 @@ class Http:
             try:
                 patience = Patience(timeout, policy.deadline, policy.clock)
                 response = self._send(_Call(method, address, sent, body, ca, stream, patience))
-                if response.status < 500 and response.status not in (408, 429):
+                if response.status not in (408, 429) and (
+                    response.status < 500 or response.status == failures.NOT_IMPLEMENTED
+                ):
                     PACE.ease(address.host)
                     return response
                 error = response.error()

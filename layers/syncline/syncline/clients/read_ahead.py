@@ -1,4 +1,4 @@
-"""Reading ahead: the next chunks are fetched and hashed while the last ones are being sent."""
+"""Reading ahead: the next chunks are fetched by a thread of its own while the last ones are being used."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 DEPTH: Final = 4  # chunks that wait between reader and sender, beside the one in the hands of each
 
 
 @contextmanager
-def read_ahead(chunks: Iterable[bytes], depth: int = DEPTH) -> Iterator[Iterator[bytes]]:
+def read_ahead(chunks: Iterable[T], depth: int = DEPTH) -> Iterator[Iterator[T]]:
     """The same chunks, taken from ``chunks`` by a thread of its own that is up to ``depth`` of them ahead.
 
         with open_blob(...) as stream, read_ahead(hashed(stream)) as ahead:
@@ -22,7 +24,7 @@ def read_ahead(chunks: Iterable[bytes], depth: int = DEPTH) -> Iterator[Iterator
     taken in advance are dropped, so whatever is to be sent completely must end in ``chunks`` itself. Worth its thread
     from a few MiB on (1 GiB from registry to registry on two cores: 4.9 s without, 4.2 s with it).
     """
-    waiting: queue.Queue[bytes | BaseException | None] = queue.Queue(depth)
+    waiting: queue.Queue[T | BaseException | None] = queue.Queue(depth)
     left = threading.Event()
     reader = threading.Thread(target=_read, args=(chunks, waiting, left), name="read-ahead", daemon=True)
     reader.start()
@@ -36,7 +38,7 @@ def read_ahead(chunks: Iterable[bytes], depth: int = DEPTH) -> Iterator[Iterator
         reader.join()
 
 
-def _read(chunks: Iterable[bytes], waiting: queue.Queue[bytes | BaseException | None], left: threading.Event) -> None:
+def _read(chunks: Iterable[T], waiting: queue.Queue[T | BaseException | None], left: threading.Event) -> None:
     end = None
     try:
         for chunk in chunks:
@@ -49,7 +51,7 @@ def _read(chunks: Iterable[bytes], waiting: queue.Queue[bytes | BaseException | 
         waiting.put(end)
 
 
-def _taken(waiting: queue.Queue[bytes | BaseException | None]) -> Iterator[bytes]:
+def _taken(waiting: queue.Queue[T | BaseException | None]) -> Iterator[T]:
     while (chunk := waiting.get()) is not None:
         if isinstance(chunk, BaseException):
             raise chunk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Final, Literal, TypeAlias
@@ -16,7 +17,9 @@ from syncline.errors import SynclineError
 
 KEY: Final = "key:"
 PREFIX: Final = "prefix:"
-_MODE: Final = re.compile(r"[r-][w-][xsS-][r-][w-][xsS-][r-][w-][xtT-]")
+_MODE: Final = re.compile(r"([r-][w-][x-]){3}")
+_DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([smhd])")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _ADDRESS: Final = re.compile(r"(https?)://([^/?#@]+)(/[^?#\s]*)?")
 
 
@@ -42,6 +45,22 @@ def _check_path(text: str) -> str:
     raise ValueError("is not the beginning of paths; write one such as /data/, or leave it out")
 
 
+def _check_duration(text: str) -> str:
+    if _DURATION.fullmatch(text):
+        return text
+    raise ValueError("is not a duration; write a whole number and s, m, h or d, such as 12h or 7d")
+
+
+def seconds_of(duration: str) -> float:
+    """Return the seconds of a checked duration."""
+    match = _DURATION.fullmatch(duration)
+    assert match is not None
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+Duration: TypeAlias = Annotated[
+    str, AfterValidator(_check_duration), WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$"})
+]
 Mode: TypeAlias = Annotated[
     str, AfterValidator(_check_mode), WithJsonSchema({"type": "string", "pattern": f"^{_MODE.pattern}$"})
 ]
@@ -65,19 +84,19 @@ class FileManagerTarget(Model):
         examples=["file:files-ca.pem"],
     )
     prefix: PathStart = Field(
-        "", description="What is put before each key to make it a path.", examples=["/data/customer/"]
+        "", description="The text put before each key to make it a path.", examples=["/data/customer/"]
     )
     requests: AtOnce = Field(
         32, description="Requests at the API at a time, over all functions together.", examples=[64]
     )
     events: StrictBool = Field(
-        False, description="Whether a full look begins with what the API tells in `/pubSubFullList`."
+        False, description="Read the API's own events (`/pubSubFullList`) at the beginning of each full scan."
     )
-    report: StrictBool = Field(False, description="Whether each run's results go to `/reportResults`.")
+    report: StrictBool = Field(False, description="Send the results of each run to `/reportResults`.")
 
     @property
     def place(self) -> Place:
-        """What is the same for two spellings of one API."""
+        """An identity that is the same for two spellings of one API."""
         match = _ADDRESS.fullmatch(self.file_manager)
         assert match is not None
         name, port = split_host(match[2])
@@ -85,7 +104,7 @@ class FileManagerTarget(Model):
         return ("file manager", "localhost" if loopback else name, port or match[1], match[3] or "")
 
     def plain_text_warnings(self, path: KeyPath) -> Iterator[Finding]:
-        """Whether files go readable over a network."""
+        """Yield a warning if files go over a network without encryption."""
         match = _ADDRESS.fullmatch(self.file_manager)
         assert match is not None
         if match[1] == "http" and not is_loopback(match[2]):
@@ -97,14 +116,14 @@ class Source(BucketEndpoint):
 
     sequencers: StrictBool | None = Field(
         None,
-        description="Whether the service numbers the events of a key in their order (`sequencer`), so that one which is "
-        "older than what is known costs no request. When absent only AWS is believed: others number by the clocks of "
-        "their machines, or not at all.",
+        description="The service numbers the events of a key in their order (`sequencer`), so that one which is older than "
+        "the record costs no request. When absent, only AWS is believed: others number by the clocks of their machines, or "
+        "not at all.",
     )
 
     @property
     def sequenced(self) -> bool:
-        """Whether the order of its events is known."""
+        """True if the order of the bucket's events is known."""
         return self.endpoint is None if self.sequencers is None else self.sequencers
 
 
@@ -156,44 +175,82 @@ Target: TypeAlias = Annotated[
 ]
 
 
-class FilesSync(BaseSync):
-    """The objects of a bucket, kept true in a file manager or another bucket."""
+class WindowedRemovals(Removals):
+    """Limits on removals from the target within a window of time, whatever triggered the scans in it."""
 
-    kind: Literal["files"] = Field(description="What is kept true: `files`.", examples=["files"])
+    per: Duration = Field(
+        "24h",
+        description="The window. It begins with a removal; `share` is that of the files that are ours and selected then, and of those "
+        "that come later.",
+        examples=["7d"],
+    )
+
+    @property
+    def window(self) -> float:
+        """The length of the window in seconds."""
+        return seconds_of(self.per)
+
+
+class FilesSync(BaseSync):
+    """The objects of a bucket, kept in sync in a file manager or another bucket."""
+
+    kind: Literal["files"] = Field(description="The kind of the sync: `files`.", examples=["files"])
     source: Source = Field(description="The bucket that files come from.")
     target: Target = Field(description="Where files go: a file manager, or another bucket.")
     select: Patterns = Field(Patterns(), description="Which keys, as the source names them, without its prefix.")
     permissions: PermissionsRule = Field(PermissionsRule(), description="Where permissions come from.")
     overwrite: StrictBool = Field(
         False,
-        description="Whether a file at the target that did not come from here is replaced. When false it is a `conflict`.",
+        description="Replace files at the target that did not come from here. When false each is a `conflict`.",
     )
-    removals: Removals | None = Field(
-        None, description="Lets what is gone from the source be removed from the target, within limits. Absent: never."
+    removals: WindowedRemovals | None = Field(
+        None,
+        description="Removes files from the target that are gone from the source, within limits. Absent: never removes.",
     )
-    events: Gathering = Field(Gathering(), description="How many events of the bucket become one look.")
+    recheck: Duration = Field(
+        "7d",
+        description="The time within which every file is read again at the target: a share of them in each full scan. "
+        "A target bucket is listed in every full scan besides; a file manager cannot be listed.",
+        examples=["1d"],
+    )
+    events: Gathering = Field(Gathering(), description="When events of the bucket become one scan.")
     reports: Reports | None = Field(
         None,
         description="A bucket for the sheets (CSV) of each run, of what it changed before, after and between, and for "
         "those asked for by hand.",
     )
 
+    def name_of(self, key: str) -> str:
+        """Return the name of a key: the key without the source's prefix."""
+        return key.removeprefix(self.source.prefix)
+
     def path_of(self, key: str) -> str:
-        """The target's path for a key of the source."""
-        return self.target.prefix + key.removeprefix(self.source.prefix)
+        """Return the target's path for a key of the source."""
+        return self.target.prefix + self.name_of(key)
 
     def key_of(self, path: str) -> str | None:
-        """The source's key for a path of the target, None for one that is none of this sync's."""
+        """Return the source's key for a path of the target, None if the path does not belong to this sync."""
         if not path.startswith(self.target.prefix):
             return None
         key = self.source.prefix + path.removeprefix(self.target.prefix)
         return key if self.takes(key) else None
 
     def takes(self, key: str) -> bool:
-        """Whether a key of the source belongs to this sync. What only stands for a folder does not."""
-        if not key.startswith(self.source.prefix) or key.endswith("/"):
-            return False
-        return self.select.allows(key.removeprefix(self.source.prefix))
+        """Return True if the sync selects the key."""
+        return key.startswith(self.source.prefix) and self.select.allows(self.name_of(key))
+
+    @property
+    def selects(self) -> bool:
+        """True if the sync has a selection of its own; else it takes every key below its prefix."""
+        return bool(self.select.include or self.select.exclude)
+
+    @property
+    def recheck_seconds(self) -> float:
+        return seconds_of(self.recheck)
+
+    def target_id(self) -> str:
+        """Return a short text that is the same for one target, however it is spelt."""
+        return hashlib.blake2b(repr((self.target.place, self.target.prefix)).encode(), digest_size=6).hexdigest()
 
     def problems(self) -> list[Finding]:
         source, target = self.source, self.target
@@ -236,7 +293,10 @@ class FilesSync(BaseSync):
     def groups_of(self, names: Sequence[str]) -> tuple[str, ...]:
         for name in names:
             if not name.startswith(self.source.prefix) or not (name.endswith("/") or self.takes(name)):
-                raise SynclineError("USAGE", f"{name} is not a key that {self.name} keeps true")
+                raise SynclineError(
+                    "USAGE",
+                    f"{name} is not a key that {self.name} takes; keys begin with {self.source.prefix!r} and match `select`",
+                )
         return tuple(f"{PREFIX if name.endswith('/') else KEY}{name}" for name in names)
 
 
@@ -248,6 +308,7 @@ PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
     ("Files, `target` where it is a bucket, besides", BucketTarget, ""),
     ("Files, `target` where it is a file manager", FileManagerTarget, ""),
     ("Files, `permissions`", PermissionsRule, ""),
+    ("Files, `removals`, besides", WindowedRemovals, ""),
     ("`auth` of a bucket", AccessKey, "Besides this form `auth` can be the word `role` or `anonymous`."),
 )
 """The sections of the reference page: title, model, a note."""

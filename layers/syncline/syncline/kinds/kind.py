@@ -53,10 +53,14 @@ class Later:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The item could not be done; the step decides by the error's code whether to try again."""
+    """The item could not be done; the step decides by the error's code whether to try again.
+
+    ``again`` is the item as it is transferred again if it has not arrived; without one its detail is dropped.
+    """
 
     item: Item
     error: SynclineError
+    again: Item | None = None
 
 
 @dataclass(slots=True)
@@ -65,7 +69,8 @@ class Pace:
 
     ``left`` gives the seconds left of the function's time, less what ending takes. ``halted`` tells whether the run
     was cancelled or the right to write was lost, and nothing new may begin. ``allow_removals`` is the number of
-    removals that the operator allowed for this run in place of the sync's limits, None where the limits hold.
+    removals that the operator allowed for this run in place of the sync's limits, None where the limits hold. ``run`` is
+    the run's ID, and ``plan`` says that the run only plans: nothing may be written, not even to the table.
 
     ``work`` names the work. For a transfer it is the same when the same items are tried again or continued. For a scan
     it is the ID of the batch being worked on, the same when the message is delivered again. A scan that sends on what
@@ -80,6 +85,8 @@ class Pace:
     work: str = ""
     joined: bool = False
     allow_removals: int | None = None
+    run: str = ""
+    plan: bool = False
 
     @property
     def over(self) -> bool:

@@ -151,7 +151,7 @@ class Engine:
                 seen["at"] = now
             return bool(seen["cancelled"]) or (lease is not None and now >= lease.expires)
 
-        return Pace(left, halted, work, allow_removals=run.allow_removals)
+        return Pace(left, halted, work, allow_removals=run.allow_removals, run=run.id, plan=run.plan)
 
     def end(self, work: Work, lease: Lease | None = None, *, held_back: Batch | None = None) -> bool:
         """End a batch with its work, and send what follows but for ``held_back``.

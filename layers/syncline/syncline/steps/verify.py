@@ -31,7 +31,7 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
                 later.append(item)
                 waiting |= answer.waiting
             case Failure(item, error) if error.code.name == "NOT_ARRIVED":
-                absent.append(Failure(replace(item, detail={}), error))
+                absent.append(Failure(answer.again or replace(item, detail={}), error))
             case Failure():
                 failures.append(answer)
     if later:

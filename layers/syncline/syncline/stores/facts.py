@@ -32,9 +32,9 @@ class Facts:
         item = self._db.get(f"FACT#{key}", "FACT") or {}
         return str(item["value"]) if "value" in item else None
 
-    def remember(self, key: str, value: str) -> None:
-        """Note a fact for all functions. It makes things fast; losing it makes nothing wrong."""
-        self._db.put({"pk": f"FACT#{key}", "sk": "FACT", "value": value, "expires": int(self._clock()) + RETENTION})
+    def remember(self, key: str, value: str, seconds: float = RETENTION) -> None:
+        """Keep a fact for all functions, for ``seconds``. It makes things fast; losing it makes nothing wrong."""
+        self._db.put({"pk": f"FACT#{key}", "sk": "FACT", "value": value, "expires": int(self._clock() + seconds)})
 
     def forget(self, key: str) -> None:
         """A fact turned out wrong."""

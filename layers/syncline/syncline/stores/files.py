@@ -1,96 +1,651 @@
-"""What is remembered of every file that is at a target.
+"""Records of the files at a target, packed: thousands in one item.
 
-=========================  =========  =====================================================================
-pk                         sk         what
-=========================  =========  =====================================================================
-``FILES#<sync>#<shard>``   the key    one file (``v``), or what is kept of one that is gone (``gone``), each as
-                                      a JSON text of the kind's own
-=========================  =========  =====================================================================
+=======================================  =============  ===========================================================
+pk                                       sk             content
+=======================================  =============  ===========================================================
+``FILES#<sync>#<target>#<partition>``    ``C#<id>``     change: the rows of one write
+``FILES#<sync>#<target>#<partition>``    ``D``          directory: the segments in order, and the changes merged
+``FILES#<sync>#<target>#<partition>``    ``I#<id>``     intent: a compaction has begun and not cleaned up yet
+``FILES#<sync>#<target>#<partition>``    ``S#<id>#<n>`` segment: a range of sorted records, never modified
+=======================================  =============  ===========================================================
 
-A bucket of any size is spread over 16 partitions by a hash of the key: together they take 16,000 writes a second. The
-sort key is the object's key itself, which may be as long as DynamoDB allows for one (1,024 bytes), so the records of
-all partitions merged come in the order of a bucket's listing.
+The files are spread over 16 partitions by a hash of their names. A reader queries a partition from its start to the
+directory, gets the segments it needs in batches, and overlays the changes, the later id winning. An id begins with
+the time. Every process makes its ids later than all it has read, so that clocks that differ do no harm to a writer
+that has read what it changes.
+
+A compaction merges the changes of a partition into new segments and replaces only the segments the changes fall into:
+
+1. It reads the changes and the directory, and puts an intent.
+2. It writes the new segments.
+3. It replaces the directory, on condition that the directory still has the version read in step 1. The new directory
+   names the new segments and the changes merged into them.
+4. It deletes the merged changes and the replaced segments, then the intent.
+
+A crash at any point is harmless. Before step 3 nothing refers to the new segments. After it, readers ignore the merged
+changes, because the directory lists them. The intent leads a later compaction to the segments left behind: it replaces
+the directory first, which makes the condition of the dead compaction fail for good, and then deletes them. A reader
+that misses a segment was overtaken by a compaction and reads the directory again: it reads changes before the
+directory, so it never misses a change that it does not find in a segment.
 """
 
 from __future__ import annotations
 
 import hashlib
 import heapq
+import json
+import math
+import secrets
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final
+import unicodedata
+import zlib
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
 
-from syncline.table import Database
+from syncline.errors import SynclineError
+from syncline.table import Database, number
 
 SHARDS: Final = 16
 KEPT: Final = 14 * 24 * 3600
-"""Seconds for which something is kept of a file that is gone: no queue holds an event about it for longer."""
-_PORTION: Final = 400
-"""Records read of a partition at a time: few are held when all are merged."""
+"""Seconds for which a row is kept for a file that is gone: no queue holds an event about it for longer."""
+
+_SEGMENT_ROWS: Final = 2000
+_SEGMENT_BYTES: Final = 250_000
+"""Limit of a segment's JSON. It leaves room to DynamoDB's 400 KB, even if nothing can be compressed."""
+_FILL: Final = 0.9
+"""Weight of the pieces that a heavier segment is split into: room for the rows that come later."""
+_FULL: Final = 1 + 1e-6  # weights are sums of fractions
+_SMALL: Final = 0.25
+"""A rewritten segment below this weight is merged with the next one."""
+_AHEAD: Final = 4
+"""Segments read in one call. Each is unpacked only when its turn comes."""
+_TIDY_EVERY: Final = 16
+_TIDY_BYTES: Final = 1_000_000
+_TRIES: Final = 10
+_ABANDONED: Final = 3600
+"""Seconds after which a compaction is known to be dead: no function runs for as long."""
+_CLEARED: Final = 24 * 3600
+"""Seconds for which the empty directory of a partition that was cleared stays."""
+_REMEMBERED: Final = 64
+"""Changes named as merged after they are gone, in case the call that wrote one is repeated late."""
+_CHANGE: Final = "C#"
+_DIRECTORY: Final = "D"
+_INTENT: Final = "I#"
+_SEGMENT: Final = "S#"
+_BEFORE_SEGMENTS: Final = "J"
+_MICROSECONDS: Final = 16
+
+Row = list[Any]
+"""A JSON value of the kind's own. It is never looked into here."""
+
+_dumps: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def shard_of(key: str) -> int:
-    """The partition of a key."""
-    return hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=2).digest()[0] % SHARDS
+def shard_of(name: str) -> int:
+    """Return the partition of a name. Names that differ only in case or Unicode form share one."""
+    if name.isascii():
+        folded = name.lower()
+    else:
+        folded = unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+    return hashlib.blake2b(folded.encode(errors="surrogatepass"), digest_size=2).digest()[0] % SHARDS
+
+
+class _Gone(NamedTuple):
+    """A row kept until a time (Unix seconds) for a file that is gone."""
+
+    until: int
+    row: Row
+
+
+_Entry = Row | _Gone
+
+
+class _Segment(NamedTuple):
+    """A segment as the directory names it.
+
+    `low` is its lowest name, `files` its number of files. `weight` is the part of the limits that it uses. `until` is
+    the time of the last row kept for a file that is gone, 0 without one.
+    """
+
+    sk: str
+    low: str
+    files: int
+    weight: float
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Intent:
+    """A compaction that began at a time (Unix seconds) and may replace the segments `replaced`."""
+
+    id: str
+    begun: float
+    replaced: list[str]
+
+    @property
+    def sk(self) -> str:
+        return _INTENT + self.id
+
+    @property
+    def prefix(self) -> str:
+        """The beginning of the sort keys of the segments it writes."""
+        return f"{_SEGMENT}{self.id}#"
+
+    def item(self, pk: str) -> dict[str, Any]:
+        return {"pk": pk, "sk": self.sk, "begun": number(self.begun), "data": _pack(self.replaced)}
+
+    @classmethod
+    def of(cls, item: Mapping[str, Any]) -> _Intent:
+        return cls(str(item["sk"]).removeprefix(_INTENT), float(item["begun"]), _unpack(item))
+
+
+class _ReplacedError(Exception):
+    """A segment is absent: a compaction has replaced it since the directory was read."""
+
+
+class _Ids:
+    """Source of the ids of changes: each is later than every id this process has made or read."""
+
+    def __init__(self) -> None:
+        self._latest = 0
+        self._lock = threading.Lock()
+
+    def next(self, now: float) -> str:
+        with self._lock:
+            self._latest = max(self._latest + 1, int(now * 1_000_000))
+            return f"{self._latest:0{_MICROSECONDS}}{secrets.token_hex(4)}"
+
+    def read(self, change: str) -> None:
+        with self._lock:
+            self._latest = max(self._latest, int(change[:_MICROSECONDS]))
+
+
+_IDS: Final = _Ids()
+
+
+@dataclass(slots=True)
+class _Piece:
+    """Records in the course of being packed into one item. The fields hold JSON."""
+
+    low: str
+    names: list[bytes] = field(default_factory=list)
+    rows: list[bytes] = field(default_factory=list)
+    gone: list[bytes] = field(default_factory=list)
+    removed: list[bytes] = field(default_factory=list)
+    weight: float = 0
+    until: int = 0
+
+    def add(self, key: bytes, row: bytes, entry: _Entry | None, weight: float) -> None:
+        """Add a record: its name and row as JSON, and the record itself."""
+        if entry is None:
+            self.removed.append(key)
+        elif isinstance(entry, _Gone):
+            self.gone.append(b"[%b,%d,%b]" % (key, entry.until, row))
+            self.until = max(self.until, entry.until)
+        else:
+            self.names.append(key)
+            self.rows.append(row)
+        self.weight += weight
+
+    def pack(self) -> bytes:
+        lists = [b"[" + b",".join(texts) + b"]" for texts in (self.names, self.rows, self.gone, self.removed)]
+        return zlib.compress(b"[" + b",".join(lists) + b"]", 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """The records of one item, unpacked: `rows` of the sorted `names`, rows of files that are `gone`, names `removed`."""
+
+    names: list[str]
+    rows: list[Row]
+    gone: dict[str, _Gone]
+    removed: list[str]
+
+    @classmethod
+    def of(cls, item: Mapping[str, Any]) -> _Contents:
+        names, rows, gone, removed = _unpack(item)
+        return cls(names, rows, {name: _Gone(until, row) for name, until, row in gone}, removed)
+
+    def find(self, name: str) -> _Entry | None:
+        at = bisect_left(self.names, name)
+        if at < len(self.names) and self.names[at] == name:
+            return self.rows[at]
+        return self.gone.get(name)
+
+    def entries(self) -> dict[str, _Entry]:
+        return {**dict(zip(self.names, self.rows, strict=True)), **self.gone}
+
+
+_EMPTY: Final = _Contents([], [], {}, [])
+
+
+@dataclass(slots=True)
+class _Partition:
+    """A partition as one query shows it, without its segments.
+
+    `overlay` has the entries of the changes that are not merged yet, None for a name that was removed. `pending` and
+    `merged` are the ids of the changes that are there, `recent` those that the directory lists as merged. `size` is in
+    bytes, of the pending changes.
+    """
+
+    shard: int
+    pk: str
+    overlay: dict[str, _Entry | None] = field(default_factory=dict)
+    pending: list[str] = field(default_factory=list)
+    merged: list[str] = field(default_factory=list)
+    recent: list[str] = field(default_factory=list)
+    size: int = 0
+    version: str | None = None
+    segments: list[_Segment] = field(default_factory=list)
+    intents: list[_Intent] = field(default_factory=list)
+    lows: list[str] = field(default_factory=list)
+
+    def segment_of(self, name: str) -> int:
+        """Return the index of the segment whose range holds the name. The first one's range has no lower end."""
+        return max(0, bisect_right(self.lows, name) - 1)
+
+    def by_segment(self) -> dict[int, dict[str, _Entry | None]]:
+        """Return the overlay, divided into the ranges of the segments."""
+        changes: dict[int, dict[str, _Entry | None]] = defaultdict(dict)
+        for name, entry in self.overlay.items():
+            changes[self.segment_of(name)][name] = entry
+        return changes
 
 
 class FileRecords:
-    """The records of one sync: values by key, each a text. ``clock`` gives Unix seconds."""
+    """The records of the files that one sync has at one target: rows by name.
 
-    def __init__(self, database: Database, sync: str, clock: Callable[[], float] = time.time) -> None:
+    `target` identifies the target by a short hexadecimal text. Another target has records of its own. `clock` returns
+    Unix seconds, and `shard` the partition of a name. `segment_rows` limits the records of a segment.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what tests change has defaults
+        self,
+        database: Database,
+        sync: str,
+        target: str,
+        clock: Callable[[], float] = time.time,
+        shard: Callable[[str], int] = shard_of,
+        segment_rows: int = _SEGMENT_ROWS,
+    ) -> None:
         self._db = database
         self._sync = sync
+        self._target = target
         self._clock = clock
+        self._shard = shard
+        self._segment_rows = segment_rows
 
-    def get(self, keys: Iterable[str]) -> dict[str, str]:
-        """The values of the keys that have one; a call for each 100."""
-        return self.known(keys)[0]
+    def known(self, names: Iterable[str]) -> tuple[dict[str, Row], dict[str, Row]]:
+        """Return the rows of the names that have one, and the rows kept for those that are gone."""
+        now = self._clock()
+        files: dict[str, Row] = {}
+        gone: dict[str, Row] = {}
 
-    def known(self, keys: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
-        """The values of keys, and what is kept of those that are gone; a call for each 100."""
-        wanted = [(self._pk(shard_of(key)), key) for key in keys]
-        found: dict[str, str] = {}
-        gone: dict[str, str] = {}
-        for at in range(0, len(wanted), 100):
-            for item in self._db.batch_get(wanted[at : at + 100]):
-                if "v" in item:
-                    found[str(item["sk"])] = str(item["v"])
-                else:
-                    gone[str(item["sk"])] = str(item["gone"])
-        return found, gone
+        def found(name: str, entry: _Entry | None) -> None:
+            if isinstance(entry, _Gone):
+                if entry.until > now:
+                    gone[name] = entry.row
+            elif entry is not None:
+                files[name] = entry
 
-    def behind(self, after: str, prefix: str = "") -> Iterator[tuple[str, str]]:
-        """Keys behind ``after`` that begin with ``prefix``, with their values, in the order of their bytes."""
-        streams = (self._partition(shard, after, prefix) for shard in range(SHARDS))
-        for _, key, value in heapq.merge(*streams):
-            yield key, value
+        left = set(names)
+        for _ in range(_TRIES):
+            in_segments = self._found_in_changes(left, found)
+            keys = list(in_segments)
+            for at in range(0, len(keys), 100):
+                for item in self._db.batch_get(keys[at : at + 100]):
+                    contents = _Contents.of(item)
+                    for name in in_segments.pop((str(item["pk"]), str(item["sk"]))):
+                        found(name, contents.find(name))
+            if not in_segments:
+                return files, gone
+            left = {name for absent in in_segments.values() for name in absent}
+        raise self._damaged(keys[0][0])
 
-    def write(self, changes: Mapping[str, str | None], gone: Mapping[str, str] | None = None) -> None:
-        """Put values, and delete those that are None; 25 in a call. ``gone`` is kept of others in place of a value."""
-        gone = gone or {}
-        changes = {key: value for key, value in changes.items() if key not in gone}
-        expires = int(self._clock()) + KEPT
-        values: dict[str, dict[str, Any]] = {key: {"v": value} for key, value in changes.items() if value is not None}
-        values |= {key: {"gone": text, "expires": expires} for key, text in gone.items()}
-        puts = [{"pk": self._pk(shard_of(key)), "sk": key, **value} for key, value in values.items()]
-        deletes = [(self._pk(shard_of(key)), key) for key, value in changes.items() if value is None]
-        self._db.batch_write(puts, deletes)
+    def _found_in_changes(
+        self, names: Iterable[str], found: Callable[[str, _Entry | None], None]
+    ) -> dict[tuple[str, str], list[str]]:
+        """Report the names that the changes know, and return the keys of the segments for the others."""
+        shards: dict[int, list[str]] = defaultdict(list)
+        for name in names:
+            shards[self._shard(name)].append(name)
+        in_segments: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for shard, group in shards.items():
+            partition = self._read(shard)
+            for name in group:
+                if name in partition.overlay:
+                    found(name, partition.overlay[name])
+                elif partition.segments:
+                    segment = partition.segments[partition.segment_of(name)]
+                    in_segments[partition.pk, segment.sk].append(name)
+        return in_segments
 
-    def _partition(self, shard: int, after: str, prefix: str) -> Iterator[tuple[bytes, str, str]]:
-        for item in self._db.query_behind(self._pk(shard), max(after, _just_before(prefix)), _PORTION):
-            key = str(item["sk"])
-            if "v" not in item:
-                continue
-            if not key.startswith(prefix):
-                if key < prefix:
-                    continue
+    def scan(self, after: str = "", prefix: str = "") -> Iterator[tuple[str, Row]]:
+        """Yield the files whose names are greater than `after` and begin with `prefix`, with their rows.
+
+        They come in the order of their names' code points, which is that of their UTF-8 bytes. What is written while
+        the scan goes on may be seen or not.
+        """
+        # No name is in two partitions, so two rows are never compared.
+        return heapq.merge(*(self._scan(shard, after, prefix) for shard in range(SHARDS)))
+
+    def _scan(self, shard: int, after: str, prefix: str) -> Iterator[tuple[str, Row]]:
+        tries = _TRIES
+        while tries:
+            partition = self._read(shard)
+            changes = partition.by_segment()
+            wanted = _in_range(partition.lows, after, prefix)
+            try:
+                for index, contents in zip(wanted, self._contents(partition, wanted), strict=True):
+                    names, rows = _overlaid(contents, changes.get(index))
+                    first, last = _bounds(names, after, prefix)
+                    if first < last:
+                        yield from zip(names[first:last], rows[first:last], strict=True)
+                        after = names[last - 1]
+                        tries = _TRIES
+            except _ReplacedError:
+                tries -= 1
+            else:
                 return
-            yield key.encode(), key, str(item["v"])
+        raise self._damaged(self._pk(shard))
+
+    def write(self, changes: Mapping[str, Row | None], gone: Mapping[str, Row] | None = None) -> None:
+        """Record the rows of files. None removes a name; `gone` does so too, and keeps a row for it for 14 days.
+
+        The rows of one partition are written together, unless they exceed the size of an item.
+        """
+        until = int(self._clock()) + KEPT
+        entries: dict[str, _Entry | None] = {
+            **changes,
+            **{name: _Gone(until, row) for name, row in (gone or {}).items()},
+        }
+        shards: dict[int, dict[str, _Entry | None]] = defaultdict(dict)
+        for name, entry in entries.items():
+            shards[self._shard(name)][name] = entry
+        puts = []
+        tidy = set()
+        for shard, group in sorted(shards.items()):
+            pk = self._pk(shard)
+            for piece in self._pieces(group):
+                change = _IDS.next(self._clock())
+                puts.append({"pk": pk, "sk": _CHANGE + change, "data": piece.pack()})
+                if zlib.crc32(f"{pk}{change[:_MICROSECONDS]}".encode()) % _TIDY_EVERY == 0:
+                    tidy.add(shard)
+        self._db.batch_write(puts, [])
+        for shard in sorted(tidy):
+            partition = self._read(shard, _BEFORE_SEGMENTS)
+            # Changes scattered over many segments rewrite them all, so more of them have to come together first.
+            many = len(partition.pending) >= len(partition.segments) or partition.size > _TIDY_BYTES
+            if len(partition.pending) > _TIDY_EVERY and many:
+                self._compact(partition)  # whoever overtakes it does the same work
+
+    def compact(self) -> int:
+        """Merge all changes into segments. Return the number of files recorded."""
+        return sum(self._compact_shard(shard) for shard in range(SHARDS))
+
+    def _compact_shard(self, shard: int) -> int:
+        for _ in range(_TRIES):
+            files = self._compact(self._read(shard, _BEFORE_SEGMENTS))
+            if files is not None:
+                return files
+        return self._count(shard)  # others compact it all the time, so it needs no compaction
+
+    def count(self) -> int:
+        """Return the number of files recorded. Segments are read only where changes fall into them."""
+        return sum(self._count(shard) for shard in range(SHARDS))
+
+    def _count(self, shard: int) -> int:
+        for _ in range(_TRIES):
+            partition = self._read(shard)
+            count = sum(segment.files for segment in partition.segments)
+            changes = partition.by_segment()
+            try:
+                for index, contents in zip(changes, self._contents(partition, list(changes)), strict=True):
+                    for name, entry in changes[index].items():
+                        before = contents.find(name)
+                        count += _is_file(entry) - _is_file(before)
+            except _ReplacedError:
+                continue
+            return count
+        raise self._damaged(self._pk(shard))
+
+    def clear(self) -> None:
+        """Delete all records of this target.
+
+        An empty directory stays for a day: a compaction that is under way must not bring records back.
+        """
+        for shard in range(SHARDS):
+            pk = self._pk(shard)
+            keys = list(self._db.sort_keys(pk, ""))
+            if not keys:
+                continue
+            changes = [sk.removeprefix(_CHANGE) for sk in keys if sk.startswith(_CHANGE)]
+            empty = _directory(pk, [], changes)
+            self._db.put(empty)
+            # Once more, for a compaction that ended meanwhile. One that ends later fails and cleans up by itself.
+            self._delete(pk, [sk for sk in self._db.sort_keys(pk, "") if sk != _DIRECTORY])
+            # Only now: the directory must outlive the changes that it lists.
+            self._db.replace({**empty, "expires": int(self._clock()) + _CLEARED}, empty["version"])
+
+    def _read(self, shard: int, last: str = _DIRECTORY) -> _Partition:
+        """Read a partition up to its directory, or with the intents behind it."""
+        partition = _Partition(shard, self._pk(shard))
+        changes: dict[str, Any] = {}
+        for item in self._db.query_until(partition.pk, last):
+            sk = str(item["sk"])
+            if sk.startswith(_CHANGE):
+                changes[sk.removeprefix(_CHANGE)] = item
+            elif sk == _DIRECTORY:
+                segments, partition.recent = _unpack(item)
+                partition.segments = [_Segment(*segment) for segment in segments]
+                partition.lows = [segment.low for segment in partition.segments]
+                partition.version = str(item["version"])
+            else:
+                partition.intents.append(_Intent.of(item))
+        merged = set(partition.recent)
+        for change, item in changes.items():
+            if change in merged:
+                partition.merged.append(change)
+                continue
+            _IDS.read(change)
+            contents = _Contents.of(item)
+            partition.pending.append(change)
+            partition.size += len(bytes(item["data"]))
+            partition.overlay.update(contents.entries())
+            partition.overlay.update(dict.fromkeys(contents.removed))
+        return partition
+
+    def _contents(self, partition: _Partition, wanted: Sequence[int]) -> Iterator[_Contents]:
+        """Yield the contents of segments by index, a few in a call. A partition without segments has an empty one."""
+        if not partition.segments:
+            yield from (_EMPTY for _ in wanted)
+            return
+        for at in range(0, len(wanted), _AHEAD):
+            keys = [(partition.pk, partition.segments[index].sk) for index in wanted[at : at + _AHEAD]]
+            items = {str(item["sk"]): item for item in self._db.batch_get(keys)}
+            for _, sk in keys:
+                if sk not in items:
+                    raise _ReplacedError
+                yield _Contents.of(items.pop(sk))
+
+    def _pieces(self, entries: Mapping[str, _Entry | None]) -> list[_Piece]:
+        """Encode records into pieces that fit an item each, of about the same weight, in the order of names."""
+        names = sorted(entries)
+        records = []
+        for name in names:
+            entry = entries[name]
+            records.append((_json(name), _json(entry.row if isinstance(entry, _Gone) else entry)))
+        least = 1 / self._segment_rows
+        weights = [max(least, (len(key) + len(row)) / _SEGMENT_BYTES) for key, row in records]
+        total = sum(weights)
+        count = 1 if total <= _FULL else math.ceil(total / _FILL)
+        pieces: list[_Piece] = []
+        passed = 0.0
+        for name, (key, row), weight in zip(names, records, weights, strict=True):
+            if not pieces or pieces[-1].weight + weight > _FULL or passed * count >= total * len(pieces):
+                pieces.append(_Piece(name))
+            pieces[-1].add(key, row, entries[name], weight)
+            passed += weight
+        return pieces
+
+    def _compact(self, partition: _Partition) -> int | None:
+        """Merge the changes of a partition. Return its number of files, None if another compaction came first."""
+        pk, now = partition.pk, self._clock()
+        seen = dict.fromkeys([*partition.merged, *partition.pending])
+        changes = [_CHANGE + change for change in seen]
+        dead = [intent for intent in partition.intents if intent.begun < now - _ABANDONED]
+        expired = {n for n, segment in enumerate(partition.segments) if 0 < segment.until <= now}
+        if not partition.pending and not dead and not expired:
+            self._delete(pk, changes)
+            return sum(segment.files for segment in partition.segments)
+        intent = _Intent(secrets.token_hex(8), now, [segment.sk for segment in partition.segments])
+        self._db.put(intent.item(pk))
+        segments: list[_Segment] = []
+        written: list[str] = []
+        try:
+            self._rewrite(partition, expired, intent, segments, written)
+            recent = [change for change in partition.recent if change not in seen][-_REMEMBERED:]
+            won = self._db.replace(_directory(pk, segments, [*recent, *seen]), partition.version)
+        except _ReplacedError:
+            won = False
+        if won:
+            named = {segment.sk for segment in segments}
+            garbage = {*intent.replaced, *written}
+            for other in dead:
+                garbage.update(other.replaced, self._db.sort_keys(pk, other.prefix))
+            self._delete(pk, [*changes, *sorted(garbage - named)])
+            self._delete(pk, [other.sk for other in (*dead, intent)])
+            return sum(segment.files for segment in segments)
+        # boto3 repeats a call whose answer was lost. The repeated one fails even if the first one succeeded, so the
+        # directory of now may name the new segments. If it does not, none ever will.
+        named = {segment.sk for segment in self._read(partition.shard).segments}
+        self._delete(pk, sorted({*intent.replaced, *written} - named))
+        self._delete(pk, [intent.sk])
+        return None
+
+    def _rewrite(
+        self,
+        partition: _Partition,
+        expired: set[int],
+        intent: _Intent,
+        segments: list[_Segment],
+        written: list[str],
+    ) -> None:
+        """Write the segments that changes or `expired` rows fall into anew.
+
+        Add all segments of the new directory to `segments`, and the keys of the new ones to `written`.
+        """
+        items: list[dict[str, Any]] = []
+        for part in self._merged(partition, expired):
+            if isinstance(part, _Segment):
+                segments.append(part)
+                continue
+            sk = f"{intent.prefix}{len(written):05}"
+            written.append(sk)
+            segments.append(_Segment(sk, part.low, len(part.names), round(part.weight, 4), part.until))
+            items.append({"pk": partition.pk, "sk": sk, "data": part.pack()})
+            if len(items) == _AHEAD:
+                self._db.batch_write(items, [])
+                items = []
+        self._db.batch_write(items, [])
+
+    def _merged(self, partition: _Partition, expired: set[int]) -> Iterator[_Segment | _Piece]:
+        """Yield the segments that stay as they are, and the contents of new ones between them, in order."""
+        now = self._clock()
+        changes = partition.by_segment()
+        touched = sorted(changes.keys() | expired)
+        ahead = self._contents(partition, touched)
+        small: dict[str, _Entry] = {}
+        for index in range(max(len(partition.segments), len(touched))):
+            if index in changes or index in expired:
+                contents = next(ahead)
+            elif small:
+                contents = next(self._contents(partition, [index]))
+            else:
+                yield partition.segments[index]
+                continue
+            entries = {**small, **contents.entries(), **changes.get(index, {})}
+            left = {
+                name: entry
+                for name, entry in entries.items()
+                if entry is not None and not (isinstance(entry, _Gone) and entry.until <= now)
+            }
+            pieces = self._pieces(left)
+            small = {}
+            if pieces and pieces[-1].weight < _SMALL:
+                low = pieces.pop().low
+                small = {name: entry for name, entry in left.items() if name >= low}
+            yield from pieces
+        yield from self._pieces(small)
+
+    def _delete(self, pk: str, sort_keys: Iterable[str]) -> None:
+        self._db.batch_write([], [(pk, sk) for sk in sort_keys])
 
     def _pk(self, shard: int) -> str:
-        return f"FILES#{self._sync}#{shard:02}"
+        return f"FILES#{self._sync}#{self._target}#{shard:02}"
+
+    def _damaged(self, pk: str) -> SynclineError:
+        return SynclineError(
+            "INTERNAL",
+            f"the records of sync {self._sync} are damaged: the directory of {pk} names segments that are absent; "
+            "delete the items of this partition, and the next full scan records its files again",
+        )
 
 
-def _just_before(prefix: str) -> str:
-    """A text before all that begin with ``prefix`` and behind all else before it, near enough: what it lets in is skipped."""
-    return prefix[:-1] + chr(ord(prefix[-1]) - 1) + "\U0010ffff" if prefix and ord(prefix[-1]) > 1 else ""
+def _directory(pk: str, segments: Sequence[_Segment], merged: Sequence[str]) -> dict[str, Any]:
+    """Return the item of a directory, with a version of its own."""
+    return {"pk": pk, "sk": _DIRECTORY, "version": secrets.token_hex(8), "data": _pack([segments, merged])}
+
+
+def _pack(value: Any) -> bytes:
+    return zlib.compress(_json(value), 1)
+
+
+def _unpack(item: Mapping[str, Any]) -> Any:
+    return json.loads(zlib.decompress(bytes(item["data"])).decode(errors="surrogatepass"))
+
+
+def _json(value: Any) -> bytes:
+    # A lone surrogate has no UTF-8, and JSON's escapes would make one character of two.
+    return _dumps(value).encode(errors="surrogatepass")
+
+
+def _is_file(entry: _Entry | None) -> bool:
+    return entry is not None and not isinstance(entry, _Gone)
+
+
+def _overlaid(contents: _Contents, changes: Mapping[str, _Entry | None] | None) -> tuple[list[str], list[Row]]:
+    """Return the names and rows of a segment's files after changes."""
+    if not changes:
+        return contents.names, contents.rows
+    files: dict[str, Row] = dict(zip(contents.names, contents.rows, strict=True))
+    for name, entry in changes.items():
+        if entry is None or isinstance(entry, _Gone):
+            files.pop(name, None)
+        else:
+            files[name] = entry
+    names = sorted(files)
+    return names, [files[name] for name in names]
+
+
+def _bounds(names: Sequence[str], after: str, prefix: str) -> tuple[int, int]:
+    """Return the bounds of the sorted names that are greater than `after` and begin with `prefix`."""
+    first = bisect_right(names, after) if after >= prefix else bisect_left(names, prefix)
+    return first, _end(names, first, prefix)
+
+
+def _in_range(lows: Sequence[str], after: str, prefix: str) -> range:
+    """Return the indexes of the segments that can hold such names; of the only range if there is no segment."""
+    first = max(0, bisect_right(lows, max(after, prefix)) - 1)
+    return range(first, max(first + 1, _end(lows, first + 1, prefix)))
+
+
+def _end(names: Sequence[str], first: int, prefix: str) -> int:
+    """Return the index of the first name from `first` on that lacks the prefix; those before are not less than it."""
+    if not prefix:
+        return len(names)
+    return bisect_left(names, True, min(first, len(names)), key=lambda name: not name.startswith(prefix))

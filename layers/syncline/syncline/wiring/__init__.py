@@ -109,7 +109,7 @@ def gatherer(syncs: Syncs, hearing: Hearing, engine: Engine) -> Gatherer:
 def _sources(body: object) -> tuple[str, ...]:
     """The sources an event's body speaks of: buckets, or the file manager that it names under ``service``."""
     if isinstance(body, dict) and isinstance(body.get("service"), str) and not is_notification(body):
-        from syncline.kinds.files.hints import manager_events_in  # noqa: PLC0415 - only where such events come
+        from syncline.kinds.files.events import manager_events_in  # noqa: PLC0415 - only where such events come
 
         manager_events_in(body)
         return (f"files:{body['service'].rstrip('/')}",)

@@ -1,4 +1,4 @@
-"""How a sync of files is put together."""
+"""Builds the kind of a sync of files."""
 
 from __future__ import annotations
 
@@ -9,18 +9,24 @@ from contextlib import AbstractContextManager, contextmanager
 
 from syncline.clients.file_manager import FileManager
 from syncline.config import Sync
-from syncline.config.files import BucketTarget, FileManagerTarget, FilesSync
+from syncline.config.files import BucketTarget as BucketConfig
+from syncline.config.files import FileManagerTarget as FileManagerConfig
+from syncline.config.files import FilesSync
 from syncline.kinds.files import Files, Means, threads_for
-from syncline.kinds.files.places import BucketPlace, FileManagerPlace, Place, folder_of
+from syncline.kinds.files.bucket_target import BucketTarget
+from syncline.kinds.files.discover import Memory
+from syncline.kinds.files.manager_target import FileManagerTarget
+from syncline.kinds.files.targets import Target, folder_of
 from syncline.kinds.kind import Kind
 from syncline.stores.files import FileRecords, shard_of
+from syncline.stores.removals import RemovalWindows
 from syncline.stores.slots import Slot, Slots
 from syncline.wiring.buckets import bucket_at
 from syncline.wiring.parts import Parts
 
 
 class Builder:
-    """Makes the kind of a sync. All of a process's kinds share connections and the turns at their targets."""
+    """Builds the kind of a sync. All kinds of a process share connections and the turns at their targets."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -28,30 +34,25 @@ class Builder:
 
     def __call__(self, sync: Sync) -> Kind:
         assert isinstance(sync, FilesSync)
-        parts, target = self._parts, sync.target
-        source = bucket_at(sync.source, parts)
-        manager: FileManager | None = None
-        near = isinstance(target, BucketTarget) and is_near(sync, target)
-        place: Place
-        if isinstance(target, FileManagerTarget):
-            manager = manager_at(target, parts)
-            rule = sync.permissions
-            place = FileManagerPlace(manager, target.file_manager, rule.owner, rule.group)
-        else:
-            place = BucketPlace(bucket_at(target, parts), near=near)
-        listens = isinstance(target, FileManagerTarget) and target.events
+        parts, config = self._parts, sync.target
+        memory = Memory(
+            records_of(sync, parts),
+            parts.state.facts,
+            RemovalWindows(parts.database, sync.name, parts.clock),
+            parts.clock,
+        )
+        manager = manager_at(config, parts) if isinstance(config, FileManagerConfig) else None
         means = Means(
-            FileRecords(parts.database, sync.name, parts.clock),
+            memory,
             parts.http,
             self._turn,
-            folder_group_of if near else group_of,
-            manager if listens else None,
+            folder_group_of if is_near(sync) else group_of,
+            manager if isinstance(config, FileManagerConfig) and config.events else None,
             parts.http.policy.sleep,
-            told=manager if isinstance(target, FileManagerTarget) and target.report else None,
+            told=manager if isinstance(config, FileManagerConfig) and config.report else None,
             reports=None if sync.reports is None else bucket_at(sync.reports, parts),
-            clock=parts.clock,
         )
-        return Files(sync, source, place, means)
+        return Files(sync, bucket_at(sync.source, parts), target_at(sync, parts, manager), means)
 
     def _turn(self, place: str, turns: int, seconds: float) -> AbstractContextManager[object] | None:
         slot = self._slots.take(place, turns, seconds)
@@ -65,32 +66,48 @@ class Builder:
             self._slots.give_back(slot)
 
 
-def manager_at(target: FileManagerTarget, parts: Parts) -> FileManager:
-    """The client of a file manager; its token is asked for when it is needed, and again when it is refused."""
-    token, secrets = target.token, parts.secrets
+def records_of(sync: FilesSync, parts: Parts) -> FileRecords:
+    """Return the records of a sync's files at its target."""
+    return FileRecords(parts.database, sync.name, sync.target_id(), parts.clock)
+
+
+def target_at(sync: FilesSync, parts: Parts, manager: FileManager | None = None) -> Target:
+    """Return the target of a sync; ``manager`` is the client of its file manager, if there is one already."""
+    config = sync.target
+    if isinstance(config, FileManagerConfig):
+        rule = sync.permissions
+        client = manager or manager_at(config, parts)
+        return FileManagerTarget(client, config.file_manager, rule.owner, rule.group, parts.http.policy.clock)
+    return BucketTarget(bucket_at(config, parts), near=is_near(sync), facts=parts.state.facts)
+
+
+def manager_at(config: FileManagerConfig, parts: Parts) -> FileManager:
+    """Return the client of a file manager; its token is resolved when it is needed, and again when it is refused."""
+    token, secrets = config.token, parts.secrets
     return FileManager(
-        target.file_manager,
+        config.file_manager,
         lambda: None if token is None else secrets.resolve(token),
         parts.http,
-        threading.BoundedSemaphore(threads_for(target.requests)),
-        ca=parts.authority(target.ca),
+        threading.BoundedSemaphore(threads_for(config.requests)),
+        ca=parts.authority(config.ca),
         renewed=lambda: None if token is None else secrets.refresh(token),
     )
 
 
-def is_near(sync: FilesSync, target: BucketTarget) -> bool:
-    """Whether the service can copy by itself."""
-    return target.same_service and sync.source.place[:-1] == target.place[:-1]
+def is_near(sync: FilesSync) -> bool:
+    """Return True if the service can copy from source to target by itself."""
+    target = sync.target
+    return isinstance(target, BucketConfig) and target.same_service and sync.source.place[:-1] == target.place[:-1]
 
 
-def group_of(key: str) -> str:
-    """The group of a key: the partition that its record is in."""
-    return f"{shard_of(key):02}"
+def group_of(name: str) -> str:
+    """Return the group of a name: the partition that its record is in."""
+    return f"{shard_of(name):02}"
 
 
-def folder_group_of(key: str) -> str:
-    """The group of a key where the service copies by itself: that of its folder.
+def folder_group_of(name: str) -> str:
+    """Return the group of a name where the service copies by itself: that of its folder.
 
-    Files of one folder stand together in the target's listing, a page of which then proves hundreds of them.
+    Files of one folder stand together in the target's listing, a page of which then verifies hundreds of them.
     """
-    return f"{shard_of(folder_of(key)):02}"
+    return f"{shard_of(folder_of(name)):02}"

@@ -15,12 +15,12 @@ from syncline.clients.http import Http
 from syncline.config.files import FilesSync
 from syncline.errors import SynclineError
 from syncline.kinds.files import sheets
-from syncline.kinds.files.hints import Hints, groups_in, groups_of, hints_of
-from syncline.kinds.files.looking import Cursor, Look
-from syncline.kinds.files.moving import Answer, Moving
-from syncline.kinds.files.places import Place
-from syncline.kinds.files.proving import Proving
-from syncline.kinds.files.records import Gone, Record, Records, Was
+from syncline.kinds.files.discover import Cursor, Memory, Scan
+from syncline.kinds.files.events import Hints, groups_in, groups_of, hints_of
+from syncline.kinds.files.records import Gone, Record, Was
+from syncline.kinds.files.targets import Target
+from syncline.kinds.files.transfer import Answer, Transfer
+from syncline.kinds.files.verify import Verify
 from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page, glances
 from syncline.model import Item, Outcome, Result, Run, Scope, Step
 
@@ -31,30 +31,28 @@ LAST_WORDS: Final = 5.0
 """Seconds for which a request may still be under way when the time is over."""
 WAITING: Final = 20.0
 """Seconds for which a function waits for its turn at the target."""
-
-TELLING: Final = 20.0
-"""Seconds that telling of a run may take."""
+REPORTING: Final = 20.0
+"""Seconds that the report of a run may take."""
 
 Turn = Callable[[str, int, float], AbstractContextManager[object] | None]
-"""Takes one of so many turns at a place for so many seconds; None if all are taken."""
+"""Takes one of so many turns at a target for so many seconds; None if all are taken."""
 
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What the kind works with: ``shard`` gives the group of a key, ``manager`` the API whose events are asked for.
+    """The parts of the kind: ``group_of`` gives the group of a name, ``manager`` the API whose events are asked for.
 
     ``told`` is the API that is told how runs ended, ``reports`` the bucket that their changes are written to.
     """
 
-    records: Records
+    memory: Memory
     http: Http
     turn: Turn
-    shard: Callable[[str], str]
+    group_of: Callable[[str], str]
     manager: FileManager | None = None
     sleep: Callable[[float], None] = time.sleep
     told: FileManager | None = None
     reports: Bucket | None = None
-    clock: Callable[[], float] = time.monotonic
 
 
 class Files:
@@ -63,22 +61,21 @@ class Files:
     moves_by = Step.TRANSFER
     share = 1000
 
-    def __init__(self, sync: FilesSync, source: Bucket, place: Place, means: Means) -> None:
+    def __init__(self, sync: FilesSync, source: Bucket, target: Target, means: Means) -> None:
         self._sync = sync
         self._source = source
-        self._place = place
+        self._target = target
         self._means = means
 
     def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
         self._means.http.end_within(pace.left() + LAST_WORDS)
         told = Hints()
-        if scope.everything and cursor is None:
-            told, page = self._told()
-            if page is not None:
-                yield page
-        yield from Look(self._sync, self._source, self._place, self._means.records, self._means.shard).pages(
-            scope, cursor, pace, told
-        )
+        if scope.everything:
+            told, failures = self._told()
+            if failures and cursor is None:
+                yield Page(Cursor().to_text(), failures=failures)
+        scan = Scan(self._sync, self._source, self._target, self._means.memory, self._means.group_of, told)
+        yield from scan.pages(scope, cursor, pace)
 
     def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
         self._means.http.end_within(pace.left() + LAST_WORDS)
@@ -87,7 +84,9 @@ class Files:
             yield from (Later(item, waiting=True) for item in items)
             return
         with turn:
-            yield from Moving(self._sync, self._source, self._place, pace, self._threads()).items(items)
+            records = self._means.memory.records
+            transfer = Transfer(self._sync, self._source, self._target, records, pace, self._threads())
+            yield from transfer.items(items)
 
     def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
         self._means.http.end_within(pace.left() + LAST_WORDS)
@@ -96,13 +95,14 @@ class Files:
             yield from (Later(item, waiting=True) for item in items)
             return
         with turn:
-            yield from Proving(self._sync, self._place, self._means.records, pace, self._threads()).items(items)
+            records = self._means.memory.records
+            yield from Verify(self._sync, self._target, records, pace, self._threads()).items(items)
 
     def reference(self, group: str) -> str:
-        return f"{self._place.name}/{self._sync.target.prefix}#{group}"
+        return f"{self._target.name}/{self._sync.target.prefix}#{group}"
 
     def hints(self, event: object) -> tuple[str, ...]:
-        return groups_in(self._sync, event)
+        return groups_in(self._sync, event, self._means.memory.clock())
 
     def requests(self) -> int:
         return self._means.http.requests_made
@@ -112,7 +112,7 @@ class Files:
         means = self._means
         if means.told is None and means.reports is None:
             return
-        means.http.end_within(TELLING)
+        means.http.end_within(REPORTING)
         told = list(results)
         if means.told is not None:
             means.told.report(summary(run, told))
@@ -127,7 +127,7 @@ class Files:
 
         Raises TIME_SHORT where there are too many for the time.
         """
-        pairs = list(self._changed(results, self._means.clock() + TELLING))
+        pairs = list(self._changed(results, self._means.memory.clock() + REPORTING))
         wanted = {"differences": sheets.differences_written(each for pair in pairs for each in sheets.change(*pair))}
         if pairs:
             wanted["before"] = sheets.written(old for old, _ in pairs if old is not None and old.size)
@@ -144,36 +144,37 @@ class Files:
         before = reports.head(new)
         if before is not None:
             reports.copy(reports, new, f"{folder}old.csv", before)
-        lines = sheets.written(self._rows(self._means.clock() + TELLING))
+        lines = sheets.written(self._rows(self._means.memory.clock() + REPORTING))
         reports.put_stream(new, (line.encode() for line in lines), sheets.HEAD)
 
     def _rows(self, until: float) -> Iterator[sheets.Row]:
-        for number, (key, text) in enumerate(self._means.records.behind("")):
-            if number % 1000 == 0 and self._means.clock() > until:
+        for number, (name, row) in enumerate(self._means.memory.records.scan()):
+            if number % 1000 == 0 and self._means.memory.clock() > until:
                 what = f"after {number} files; `syncline state export --reports` writes them all"
                 raise SynclineError("TIME_SHORT", f"no time to write the state {what}")
-            yield sheets.row_of(self._sync.path_of(key), Record.of_text(text))
+            yield sheets.row_of(self._sync.target.prefix + name, Record.of_row(row))
 
     def _changed(
         self, results: Sequence[Result], until: float
     ) -> Iterator[tuple[sheets.Row | None, sheets.Row | None]]:
-        """What a run changed, each file before and after; after is as it is remembered now."""
-        ends = {each.name: each.outcome for each in results if each.outcome in (Outcome.MOVED, Outcome.REMOVED)}
-        keys = sorted(ends)
-        for at in range(0, len(keys), 100):
-            if self._means.clock() > until:
+        """Yield each file that a run changed, before and after; after is as it is recorded now."""
+        wanted = (Outcome.MOVED, Outcome.REMOVED)
+        ends = {self._sync.name_of(each.name): each.outcome for each in results if each.outcome in wanted}
+        start, names = self._sync.target.prefix, sorted(ends)
+        for at in range(0, len(names), 100):
+            if self._means.memory.clock() > until:
                 raise SynclineError("TIME_SHORT", f"no time to write what the run changed, after {at} files")
-            files, gone = self._means.records.known(keys[at : at + 100])
-            for key in keys[at : at + 100]:
-                if key in files:
-                    record = Record.of_text(files[key])
-                    yield self._row_before(record.was), sheets.row_of(self._sync.path_of(key), record)
-                elif ends[key] is Outcome.REMOVED:
-                    was = Gone.of_text(gone[key]).was if key in gone else None
-                    yield self._row_before(was) or sheets.Row(self._sync.path_of(key), "", "", "", "", ""), None
+            files, gone = self._means.memory.records.known(names[at : at + 100])
+            for name in names[at : at + 100]:
+                if name in files:
+                    record = Record.of_row(files[name])
+                    yield self._row_before(record.was), sheets.row_of(start + name, record)
+                elif ends[name] is Outcome.REMOVED:
+                    was = Gone.of_row(gone[name]).was if name in gone else None
+                    yield self._row_before(was) or sheets.Row(start + name, "", "", "", "", ""), None
 
     def _row_before(self, was: Was | None) -> sheets.Row | None:
-        return None if was is None else sheets.row_of(self._sync.path_of(was.key), was.record)
+        return None if was is None else sheets.row_of(self._sync.target.prefix + was.name, was.record)
 
     def _threads(self) -> int:
         return threads_for(self._sync.target.requests)
@@ -185,32 +186,32 @@ class Files:
             if pace.over:
                 break
             # The turn outlives the function, so that nobody takes it from one that is still at work.
-            turn = self._means.turn(self._place.name, turns, pace.left() + 30)
+            turn = self._means.turn(self._target.name, turns, pace.left() + 30)
             if turn is not None or pause is None:
                 return turn
             self._means.sleep(pause)
         return None
 
-    def _told(self) -> tuple[Hints, Page | None]:
-        """What the file manager's own events speak of, if they are asked for; malformed ones as failures."""
+    def _told(self) -> tuple[Hints, tuple[Failure, ...]]:
+        """Return what the file manager's own events name, if they are asked for, and failures for malformed ones."""
         if self._means.manager is None:
-            return Hints(), None
+            return Hints(), ()
         try:
             events, malformed = self._means.manager.events()
         except SynclineError as error:
-            # The look itself finds whatever they would have told.
-            return Hints(), Page(Cursor().to_text(), failures=(Failure(Item("*", "events"), _told_off(error)),))
+            # The scan finds most of what they would have told.
+            return Hints(), (Failure(Item("*", "events"), _final(error)),)
         failures = tuple(Failure(Item("*", f"event {n}"), error) for n, error in enumerate(malformed))
-        page = Page(Cursor().to_text(), failures=failures) if failures else None
-        return hints_of(groups_of(self._sync, events)), page
+        return hints_of(groups_of(self._sync, events, self._means.memory.clock())), failures
 
 
 def threads_for(requests: int) -> int:
-    """How many of the requests at a time one function makes: so many that three of them make use of all."""
+    """Return the requests at a time of one function: so many that three functions make use of all that are allowed."""
     return min(requests, MOST_THREADS, max(FEWEST_THREADS, requests // 3))
 
 
-def _told_off(error: SynclineError) -> SynclineError:
+def _final(error: SynclineError) -> SynclineError:
+    """Return the error as one for which the scan is not repeated."""
     return SynclineError("BAD_ANSWER", error.what) if error.retried else error
 
 

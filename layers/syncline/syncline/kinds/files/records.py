@@ -1,165 +1,227 @@
-"""What is remembered of a file at the target, and what its permissions are by its source."""
+"""Records of the files at the target, the tasks that items carry, and the permissions that a source states."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-from syncline.clients.s3_xml import Grants, Listed
-from syncline.model import Item, compact_json
+from syncline.clients.file_manager import checked_mode
+from syncline.clients.s3_xml import Grants
+from syncline.model import Item
 
-_MODE: Final = re.compile(r"[r-][w-][xsS-][r-][w-][xsS-][r-][w-][xtT-]")
+Row = list[Any]
+ETAG, SIZE, MODIFIED, TARGET, VERIFIED, HEADERS = range(6)
+"""Positions in a row that a scan reads without building a :class:`Record`."""
+COLLIDES: Final = "/"
+"""The version recorded for a key whose path the target takes for that of another key."""
+UNSTATED: Final = "?"
+"""The version of a file after a write that the target answered without stating one."""
+
 _BITS: Final = "rwxrwxrwx"
-_FILE_TYPE_BITS: Final = 0o7777
+_PERMISSION_BITS: Final = 0o777
 
 
 class Records(Protocol):
-    """What a kind of files remembers: texts by key; see :class:`syncline.stores.files.FileRecords`."""
+    """The records of a sync's files by name (the key without the source's prefix).
 
-    def get(self, keys: Iterable[str]) -> dict[str, str]: ...
+    See :class:`syncline.stores.files.FileRecords`.
+    """
 
-    def known(self, keys: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]: ...
+    def known(self, names: Iterable[str]) -> tuple[dict[str, Row], dict[str, Row]]: ...
 
-    def behind(self, after: str, prefix: str = "") -> Iterator[tuple[str, str]]: ...
+    def scan(self, after: str = "", prefix: str = "") -> Iterator[tuple[str, Row]]: ...
 
-    def write(self, changes: Mapping[str, str | None], gone: Mapping[str, str]) -> None: ...
+    def write(self, changes: Mapping[str, Row | None], gone: Mapping[str, Row] | None = None) -> None: ...
+
+    def compact(self) -> int: ...
+
+    def count(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A file that was proved to be at the target.
+    """A file that we brought to the target or found equal there.
 
-    ``etag``, ``size`` (bytes) and ``modified`` (whole Unix seconds) are those of the object it was made from; an
-    imported record has the ETag that was listed when it was imported. ``mode`` is None where the target knows no
-    permissions; ``told`` is the time of the latest event that changed them, as its service writes it.
+    ``etag``, ``size`` (bytes) and ``modified`` (whole Unix seconds, as the listing states it) are those of the source's
+    object. ``target`` is the version of the target's file: while the target still has that version, the file is ours.
+    ``verified`` is False between a transfer and its verification. ``headers`` is the fingerprint of the object's own
+    headers, "" if it is not known. ``mode`` is None where the target knows no permissions; ``told`` is the time (Unix
+    seconds) of the event that set them, 0 if that event had none, and None if no event did.
 
-    ``seq`` is the sequencer of an event after which the object was looked at and found to be this: no event that is
-    surely older has anything to tell. It is "" where a full look found the object. ``was`` is the record before this
-    one, and the key it had, kept where runs are to write what they changed.
+    ``seq`` is the sequencer of an event after which the object was read and found to be this: no event that is
+    certainly older has anything to tell. ``was`` is the record before this one, kept where runs report their changes.
+    ``kept`` is the fingerprint of the headers that the target kept, where it does not keep all of them.
     """
 
     etag: str
     size: int
     modified: int
+    target: str
+    verified: bool = True
+    headers: str = ""
     file_type: str = "application/octet-stream"
     mode: str | None = None
     internal_id: str = ""
-    told: str = ""
+    told: float | None = None
     seq: str = ""
     was: Was | None = None
+    kept: str = ""
 
-    def to_json(self) -> list[Any]:
-        more = [self.seq, None if self.was is None else self.was.to_json()] if self.seq or self.was else []
-        return [self.etag, self.size, self.modified, self.file_type, self.mode, self.internal_id, self.told, *more]
+    def to_row(self) -> Row:
+        """Return the record as a row; trailing fields that have their default are left out."""
+        row: Row = [
+            self.etag,
+            self.size,
+            self.modified,
+            "" if self.target == self.etag else self.target,
+            int(self.verified),
+            self.headers,
+            self.file_type,
+            self.mode,
+            self.internal_id,
+            self.told,
+            self.seq,
+            None if self.was is None else self.was.to_json(),
+            self.kept,
+        ]
+        while len(row) > HEADERS and row[-1] == _DEFAULTS[len(row) - 1]:
+            row.pop()
+        return row
 
     @classmethod
-    def from_json(cls, value: Sequence[Any]) -> Record:
-        record = cls(*value[:8])
-        return record if len(value) < 9 or value[8] is None else replace(record, was=Was.from_json(value[8]))
+    def of_row(cls, row: Sequence[Any]) -> Record:
+        """Return the record of a row."""
+        fields: Row = [*row, *_DEFAULTS[len(row) :]]
+        etag, size, modified, target, verified, headers, file_type, mode, internal_id, told, seq, was, kept = fields
+        before = None if was is None else Was.from_json(was)
+        about = (etag, size, modified, target or etag, bool(verified), headers, file_type, mode, internal_id)
+        return cls(*about, told, seq, before, kept)
 
-    def to_text(self) -> str:
-        return compact_json(self.to_json())
+    def is_of(self, etag: str, size: int) -> bool:
+        """Return True if the file was made from this version of the object, whatever time is stated for it."""
+        return (self.etag, self.size) == (etag, size)
 
-    @classmethod
-    def of_text(cls, text: str) -> Record:
-        return cls.from_json(json.loads(text))
 
-    def is_of(self, listed: Listed) -> bool:
-        """Whether the file is the object as it is listed now."""
-        return (self.etag, self.size, self.modified) == (listed.etag, listed.size, int(listed.modified))
+_DEFAULTS: Final[Row] = [None, None, None, None, None, "", "application/octet-stream", None, "", None, "", None, ""]
 
 
 @dataclass(frozen=True, slots=True)
 class Was:
-    """A record before a run changed it, and the key it had."""
+    """A record before a run changed it, and the name that it had."""
 
-    key: str
+    name: str
     record: Record
 
     def to_json(self) -> list[Any]:
-        return [self.key, *replace(self.record, seq="", was=None).to_json()]
+        return [self.name, replace(self.record, seq="", was=None).to_row()]
 
     @classmethod
     def from_json(cls, value: Sequence[Any]) -> Was:
-        return cls(value[0], Record.from_json(value[1:]))
+        return cls(value[0], Record.of_row(value[1]))
 
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """What is kept of a file that was removed: ``seq`` and ``was`` as in :class:`Record`."""
+    """The memory of a file that was removed: ``seq`` and ``was`` as in :class:`Record`."""
 
     seq: str = ""
     was: Was | None = None
 
-    def to_text(self) -> str:
-        return compact_json([self.seq, None if self.was is None else self.was.to_json()])
+    def to_row(self) -> Row:
+        return [self.seq, None if self.was is None else self.was.to_json()]
 
     @classmethod
-    def of_text(cls, text: str) -> Gone:
-        seq, was = json.loads(text)
+    def of_row(cls, row: Sequence[Any]) -> Gone:
+        seq, was = row
         return cls(seq, None if was is None else Was.from_json(was))
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What an item's ``detail`` says is to be done.
+    """The ``detail`` of an item: the work to do, and how far it has come.
 
-    ``what`` is ``put``, ``remove``, ``rename`` (from the key ``origin``) or ``permit`` (to ``mode``, as an event of
-    the time ``told`` says). ``internal_id`` is what the target is known to have, ``modified`` (Unix
-    seconds) what the object was when it was looked at. ``seq`` and ``was`` go into what is remembered, ``gone`` is the
-    ``seq`` for the ``origin`` of a rename. After a transfer ``made`` is the record of it.
+    ``what`` is ``put``, ``remove``, ``confirm`` (a conflict with a file whose object is gone), ``rename`` (from the key
+    ``origin``) or ``permit``. ``ours`` is the version of the
+    target's file that is ours, "" for none; ``origin_ours`` is the same for the origin of a rename. ``mode`` and
+    ``told`` are permissions that an event set. ``modified`` (Unix seconds) is the time that the scan saw. ``seq`` and
+    ``was`` go into the new record, ``gone`` is the ``seq`` for the origin of a rename. ``made`` is the new record after
+    a transfer. ``parts`` counts the parts of a multipart upload that are done.
+    ``alone`` is True for a file that needs a function to itself. ``compared`` counts the bytes found equal so far, of
+    the two versions (source, target) that ``versions`` names.
     """
 
     what: str = "put"
     origin: str | None = None
+    ours: str = ""
+    origin_ours: str = ""
     mode: str | None = None
-    told: str = ""
-    internal_id: str = ""
+    told: float | None = None
     modified: int | None = None
     seq: str = ""
     gone: str = ""
     was: Was | None = None
     made: Record | None = None
+    parts: int = 0
+    alone: bool = False
+    compared: int = 0
+    versions: tuple[str, str] | None = None
 
     @classmethod
     def of(cls, item: Item) -> Task:
+        """Return the task of an item."""
         detail = item.detail
-        made, was = detail.get("made"), detail.get("was")
+        made, was, versions = detail.get("made"), detail.get("was"), detail.get("versions")
         return cls(
             detail.get("do", "put"),
             detail.get("from"),
+            detail.get("ours", ""),
+            detail.get("origin_ours", ""),
             detail.get("mode"),
-            detail.get("told", ""),
-            detail.get("id", ""),
+            detail.get("told"),
             detail.get("at"),
             detail.get("seq", ""),
             detail.get("gone", ""),
             None if was is None else Was.from_json(was),
-            None if made is None else Record.from_json(made),
+            None if made is None else Record.of_row(made),
+            detail.get("parts", 0),
+            detail.get("alone", False),
+            detail.get("compared", 0),
+            None if versions is None else (versions[0], versions[1]),
         )
 
     def on(self, item: Item) -> Item:
-        """The item with this as its detail; what has its default is left out."""
-        detail: dict[str, Any] = {} if self.what == "put" else {"do": self.what}
-        detail |= {"from": self.origin} if self.origin is not None else {}
-        detail |= {"mode": self.mode} if self.mode is not None else {}
-        detail |= {"told": self.told} if self.told else {}
-        detail |= {"id": self.internal_id} if self.internal_id else {}
+        """Return the item with this task as its detail; fields that have their default are left out."""
+        fields: dict[str, Any] = {
+            "do": "" if self.what == "put" else self.what,
+            "from": self.origin,
+            "ours": self.ours,
+            "origin_ours": self.origin_ours,
+            "mode": self.mode,
+            "seq": self.seq,
+            "gone": self.gone,
+            "was": None if self.was is None else self.was.to_json(),
+            "made": None if self.made is None else self.made.to_row(),
+            "parts": self.parts,
+            "alone": self.alone,
+            "compared": self.compared,
+            "versions": None if self.versions is None else list(self.versions),
+        }
+        detail = {name: value for name, value in fields.items() if value}
+        detail |= {"told": self.told} if self.told is not None else {}
         detail |= {"at": self.modified} if self.modified is not None else {}
-        detail |= {"seq": self.seq} if self.seq else {}
-        detail |= {"gone": self.gone} if self.gone else {}
-        detail |= {"was": self.was.to_json()} if self.was is not None else {}
-        detail |= {"made": self.made.to_json()} if self.made is not None else {}
         return replace(item, detail=detail)
+
+    def again(self) -> Task:
+        """Return the task as it is tried again, without what a transfer made."""
+        made = self.made if self.what == "permit" else None
+        return replace(self, made=made, parts=0, compared=0, versions=None)
 
 
 def mode_of_grants(grants: Grants) -> str:
-    """An access list as a file's permissions: the owner, whoever else has an account, everybody.
+    """Return an access list as a file's permissions: the owner, everybody with an account, everybody.
 
-    What everybody may do the others may, too: of a file's three, only the first that fits somebody counts.
+    Permissions for everybody hold for the other two as well, since only the first of a file's three that fits counts.
     """
 
     def bits(may: frozenset[str]) -> str:
@@ -172,23 +234,23 @@ def mode_of_grants(grants: Grants) -> str:
 
 
 def mode_of_metadata(metadata: Mapping[str, str]) -> str | None:
-    """What an object's metadata tells of permissions, None if nothing.
+    """Return the permissions that an object's metadata states, None if it states none.
 
-    ``permissions`` in nine characters, or ``mode`` as a number: octal as rclone writes it, or decimal as s3fs does.
+    ``permissions`` has nine characters; ``mode`` is a number, octal as rclone writes it or decimal as s3fs does.
     """
-    text = metadata.get("permissions", "")
-    if _MODE.fullmatch(text):
-        return text
+    mode = checked_mode(metadata.get("permissions", ""))
+    if mode is not None:
+        return mode
     text = metadata.get("mode", "")
     if not (text.isascii() and text.isdigit()) or len(text) > 7:
         return None
-    octal = set(text) <= set("01234567") and (text.startswith(("0", "100")) or len(text) <= 4)
-    number = int(text, 8 if octal else 10) & _FILE_TYPE_BITS
+    octal = set(text) <= set("01234567") and (text.startswith(("0", "10")) or len(text) <= 4)
+    number = int(text, 8 if octal else 10) & _PERMISSION_BITS
     return "".join(bit if number >> (8 - place) & 1 else "-" for place, bit in enumerate(_BITS))
 
 
 def path_problem(path: str) -> str | None:
-    """Why a path could do harm where paths lead to files, None if it could not."""
+    """Return the reason why a path could do harm where paths lead to files, None if it could not."""
     if any(ord(character) < 32 or ord(character) == 127 for character in path):
         return "has a control character"
     parts = path.removeprefix("/").split("/")

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from syncline.clients.bucket import Head
+from syncline.clients.file_manager import checked_mode
 from syncline.clients.s3_xml import Listed
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import Record
+from syncline.kinds.files.targets import TargetFile
 
 COLUMNS: Final = ("file_path", "permissions", "size", "file_type", "last_modified", "internal_id")
 DIFFERENCES: Final = ("operation", *COLUMNS)
@@ -45,20 +47,20 @@ class Row:
 
 
 def row_of(path: str, record: Record) -> Row:
-    """A record as a row."""
+    """Return a record as a row."""
     when = dt.datetime.fromtimestamp(record.modified, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return Row(path, record.mode or "", str(record.size), record.file_type, when, record.internal_id)
 
 
 def written(rows: Iterable[Row]) -> Iterator[str]:
-    """A sheet, line by line, its head first."""
+    """Yield a sheet line by line, its head first."""
     yield _line(COLUMNS)
     for row in rows:
         yield _line(row.cells())
 
 
 def read(lines: Iterable[str]) -> Iterator[Row]:
-    """The rows of a sheet; USAGE where it is none, naming the line."""
+    """Yield the rows of a sheet; raises USAGE with the line where it is none."""
     reader = csv.reader(lines)
     head = next(reader, None)
     if head is None or tuple(cell.strip() for cell in head) != COLUMNS:
@@ -72,7 +74,7 @@ def read(lines: Iterable[str]) -> Iterator[Row]:
 
 
 def differences(old: Mapping[str, Row], new: Iterable[Row]) -> Iterator[tuple[str, Row]]:
-    """What happened between two sheets: ``create``, ``update``, ``change_permission`` and ``delete``, with the row."""
+    """Yield the differences between two sheets: ``create``, ``update``, ``change_permission`` and ``delete``, with the row."""
     left = dict(old)
     for row in new:
         before = left.pop(row.file_path, None)
@@ -85,7 +87,7 @@ def differences(old: Mapping[str, Row], new: Iterable[Row]) -> Iterator[tuple[st
 
 
 def change(old: Row | None, new: Row | None) -> Iterator[tuple[str, Row]]:
-    """What happened to one file that was surely touched, as :func:`differences` has it; by another path it is two."""
+    """Yield the differences of one file that was surely touched; under another path it is two."""
     if new is not None:
         same = old is not None and old.file_path == new.file_path
         yield (_between(old, new) or "update") if old is not None and same else "create", new
@@ -94,25 +96,30 @@ def change(old: Row | None, new: Row | None) -> Iterator[tuple[str, Row]]:
 
 
 def _between(old: Row, new: Row) -> str | None:
-    """What happened to a file that stayed at its path, None where its rows tell nothing."""
+    """Return the difference of a file that stayed at its path, None if its rows are the same."""
     if (old.size, old.last_modified, old.internal_id) != (new.size, new.last_modified, new.internal_id):
         return "update"
     return "change_permission" if old.permissions != new.permissions else None
 
 
 def differences_written(found: Iterable[tuple[str, Row]]) -> Iterator[str]:
-    """Differences as a sheet, line by line, its head first."""
+    """Yield differences as a sheet line by line, its head first."""
     yield _line(DIFFERENCES)
     for operation, row in found:
         yield _line((operation, *row.cells()))
 
 
-def record_of(row: Row, listed: Listed) -> Record | None:
-    """The record that a row of the replaced service's state comes to; None where the object is another by now.
+def record_of(row: Row, listed: Listed, there: TargetFile) -> Record | None:
+    """Return the record that a row of the replaced service's state leads to, None if either side has another file now.
 
-    It knew no ETags: an object of the same size that has not been changed since is the one it had sent.
+    That service knew no ETags: an object of the same size that has not changed since is the one that it sent, and a file
+    of that size, and of that internal ID where the row has one, is the one that it wrote.
     """
-    if int(row.size) != listed.size:
+    if int(row.size) != listed.size or there.size != listed.size:
+        return None
+    if there.etag is not None and there.etag != listed.etag:
+        return None  # the next run compares the bytes
+    if row.internal_id and there.internal_id and row.internal_id != there.internal_id:
         return None
     if row.last_modified:
         try:
@@ -123,7 +130,13 @@ def record_of(row: Row, listed: Listed) -> Record | None:
         if listed.modified > when.timestamp() + _LATER:
             return None
     return Record(
-        listed.etag, listed.size, int(listed.modified), row.file_type, row.permissions or None, row.internal_id
+        listed.etag,
+        listed.size,
+        int(listed.modified),
+        there.version,
+        file_type=row.file_type,
+        mode=checked_mode(row.permissions),
+        internal_id=there.internal_id,
     )
 
 

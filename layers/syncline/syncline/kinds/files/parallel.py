@@ -1,4 +1,4 @@
-"""Doing the same to many things at a time."""
+"""The same work on many things at a time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def side_by_side(work: Callable[[T], R], things: Sequence[T], threads: int) -> list[R]:
-    """What ``work`` comes to for each of ``things``, in no order, by up to ``threads`` of them at a time.
+def in_parallel(work: Callable[[T], R], things: Sequence[T], threads: int) -> list[R]:
+    """Return the results of ``work`` for all ``things``, in no order, by up to ``threads`` threads.
 
-    What it raises ends all: no thread begins another thing, and it is raised here. A future for each thing would cost
-    as much as half a request does.
+    An exception ends all: no thread begins another thing, and it is raised here. Plain threads are used, since a future
+    for each thing would cost as much as half a request.
     """
     waiting, done, failed = iter(things), list[R](), list[BaseException]()
 

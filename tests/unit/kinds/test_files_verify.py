@@ -1,4 +1,4 @@
-"""Files proved by the target's listing, and those that it does not prove."""
+"""Files that the target's listing verifies, and those that it does not."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from syncline.clients.bucket import Head, Listed, ListPage
 from syncline.config import load_sync
 from syncline.config.files import FilesSync
 from syncline.errors import SynclineError
-from syncline.kinds.files.places import BucketPlace
-from syncline.kinds.files.proving import Proving
-from syncline.kinds.files.records import Record, Task
+from syncline.kinds.files.bucket_target import BucketTarget
+from syncline.kinds.files.records import Record, Row, Task
+from syncline.kinds.files.verify import Verify
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item, compact_json
 from syncline.wiring.files import folder_group_of
@@ -52,11 +52,19 @@ class _Bucket:
 
 class _Records:
     def __init__(self) -> None:
-        self.values: dict[str, str | None] = {}
+        self.values: dict[str, Row | None] = {}
 
-    def write(self, changes: Mapping[str, str | None], gone: Mapping[str, str]) -> None:
+    def write(self, changes: Mapping[str, Row | None], gone: Mapping[str, Row]) -> None:
         assert not gone, "no event came with a sequencer, and no run's rows are kept"
         self.values |= changes
+
+
+class _Facts:
+    def recall(self, key: str) -> str | None:  # noqa: ARG002 - nothing is known
+        return None
+
+    def remember(self, key: str, value: str) -> None:
+        raise AssertionError(f"verify learns nothing: {key} {value}")
 
 
 def _sync() -> FilesSync:
@@ -69,50 +77,50 @@ def _sync() -> FilesSync:
 
 
 def _made(key: str, etag: str = "e", size: int = 4, **task: Any) -> Item:
-    return Task(made=Record(etag, size, 0), **task).on(Item("00", key, etag, None, size))
+    return Task(made=Record(etag, size, 0, etag), **task).on(Item("00", key, etag, None, size))
 
 
-def _proved(
+def _verified(
     bucket: _Bucket, items: Sequence[Item], pace: Pace | None = None
 ) -> tuple[dict[str, Arrived | Later | Failure], _Records]:
     records = _Records()
-    place = BucketPlace(bucket, near=True)  # type: ignore[arg-type]
-    proving = Proving(_sync(), place, records, pace or Pace(lambda: 60.0), 4)  # type: ignore[arg-type]
-    answers = list(proving.items(items))
+    target = BucketTarget(bucket, near=True, facts=_Facts())  # type: ignore[arg-type]
+    verify = Verify(_sync(), target, records, pace or Pace(lambda: 60.0), 4)  # type: ignore[arg-type]
+    answers = verify.items(items)
     assert len(answers) == len(items)
     return {answer.item.name: answer for answer in answers}, records
 
 
-def test_a_page_proves_what_stands_together() -> None:
+def test_a_page_verifies_files_that_stand_together() -> None:
     keys = [f"d{number % 2}/f{number:04}" for number in range(500)]
     bucket = _Bucket({key: Head("e", 4) for key in keys})
-    answers, records = _proved(bucket, [_made(key) for key in keys])
+    answers, records = _verified(bucket, [_made(key) for key in keys])
     assert all(isinstance(answer, Arrived) for answer in answers.values())
     assert records.values.keys() == set(keys)
     assert (bucket.pages, bucket.heads) == (6, [])
 
 
-def test_what_a_listing_does_not_prove_is_asked_for() -> None:
-    """Another ETag, another size, a mark that no listing shows, a listing that lags, and what is not there."""
+def test_the_rest_is_read_one_by_one() -> None:
+    """Another ETag, another size, metadata that claims an ETag, a listing that lags, and a file that is not there."""
     keys = [f"f{number:02}" for number in range(40)]
     objects = {key: Head("e", 4) for key in keys}
     objects |= {"f01": Head("other", 4), "f02": Head("e", 5)}
     objects["f03"] = Head("parts-2", 4, metadata={"syncline-etag": "e"})
     del objects["f04"]
     bucket = _Bucket(objects, unlisted=["f05"])
-    answers, records = _proved(bucket, [_made(key) for key in keys])
+    answers, records = _verified(bucket, [_made(key) for key in keys])
     failed = {name for name, answer in answers.items() if isinstance(answer, Failure)}
-    assert failed == {"f01", "f02", "f04"}
+    assert failed == {"f01", "f02", "f03", "f04"}
     assert records.values.keys() == set(keys) - failed
     assert sorted(bucket.heads) == ["f01", "f02", "f03", "f04", "f05"]
 
 
-def test_removals_and_permissions_are_asked_for_one_by_one() -> None:
+def test_removals_and_permissions_are_read_one_by_one() -> None:
     keys = [f"f{number:02}" for number in range(40)]
     bucket = _Bucket({key: Head("e", 4) for key in keys[20:]})
     removed = [Item("00", key, None, "e", 4, {"do": "remove"}) for key in keys[:20]]
     told = [_made(key, what="permit", mode="rw-r--r--") for key in keys[20:]]
-    answers, records = _proved(bucket, [*removed, *told])
+    answers, records = _verified(bucket, [*removed, *told])
     assert all(isinstance(answer, Arrived) for answer in answers.values())
     assert (bucket.pages, sorted(bucket.heads)) == (0, keys)
     assert [records.values[key] for key in keys[:20]] == [None] * 20
@@ -121,7 +129,7 @@ def test_removals_and_permissions_are_asked_for_one_by_one() -> None:
 def test_a_renamed_file_takes_its_old_record_along() -> None:
     keys = [f"f{number:02}" for number in range(20)]
     bucket = _Bucket({key: Head("e", 4) for key in keys})
-    answers, records = _proved(bucket, [_made(key, origin=f"old-{key}") for key in keys])
+    answers, records = _verified(bucket, [_made(key, origin=f"old-{key}") for key in keys])
     assert all(isinstance(answer, Arrived) for answer in answers.values())
     assert records.values["old-f00"] is None
     assert records.values["f00"] is not None
@@ -132,7 +140,7 @@ def test_a_renamed_file_takes_its_old_record_along() -> None:
 def test_few_in_a_folder_are_not_listed(few: int) -> None:
     keys = [f"d/f{number:02}" for number in range(few)]
     bucket = _Bucket({key: Head("e", 4) for key in keys})
-    _proved(bucket, [_made(key) for key in keys])
+    _verified(bucket, [_made(key) for key in keys])
     assert (bucket.pages, len(bucket.heads)) == (0, few)
 
 
@@ -140,24 +148,24 @@ def test_where_keys_stand_far_apart_one_page_shows_it() -> None:
     everything = [f"f{number:05}" for number in range(4000)]
     keys = everything[::100]
     bucket = _Bucket({key: Head("e", 4) for key in everything})
-    answers, _ = _proved(bucket, [_made(key) for key in keys])
+    answers, _ = _verified(bucket, [_made(key) for key in keys])
     assert all(isinstance(answer, Arrived) for answer in answers.values())
     assert (bucket.pages, len(bucket.heads)) == (1, 39)
 
 
-def test_a_listing_that_is_refused_costs_no_proof() -> None:
+def test_a_refused_listing_costs_no_verification() -> None:
     keys = [f"f{number:02}" for number in range(20)]
     bucket = _Bucket({key: Head("e", 4) for key in keys})
     bucket.listing_fails = True
-    answers, _ = _proved(bucket, [_made(key) for key in keys])
+    answers, _ = _verified(bucket, [_made(key) for key in keys])
     assert all(isinstance(answer, Arrived) for answer in answers.values())
     assert len(bucket.heads) == 20
 
 
-def test_nothing_is_asked_when_time_is_over() -> None:
+def test_nothing_is_read_when_time_is_over() -> None:
     keys = [f"f{number:02}" for number in range(20)]
     bucket = _Bucket({key: Head("e", 4) for key in keys})
-    answers, records = _proved(bucket, [_made(key) for key in keys], Pace(lambda: 0.0))
+    answers, records = _verified(bucket, [_made(key) for key in keys], Pace(lambda: 0.0))
     assert all(isinstance(answer, Later) for answer in answers.values())
     assert (bucket.pages, bucket.heads, records.values) == (0, [], {})
 
@@ -165,3 +173,14 @@ def test_nothing_is_asked_when_time_is_over() -> None:
 def test_files_of_one_folder_are_of_one_group() -> None:
     assert folder_group_of("a/b/c") == folder_group_of("a/b/d") != folder_group_of("a/e")
     assert len({folder_group_of(f"{number}/x") for number in range(500)}) == 16
+
+
+def test_two_keys_that_the_target_makes_one_are_named() -> None:
+    bucket = _Bucket({"photos/A.jpg": Head("second", 4)})
+    answers, records = _verified(bucket, [_made("photos/A.jpg", "second"), _made("photos/a.jpg", "first")])
+    assert isinstance(answers["photos/A.jpg"], Arrived)
+    failure = answers["photos/a.jpg"]
+    assert isinstance(failure, Failure)
+    assert failure.error.code.name == "PATH_COLLIDES"
+    assert "'photos/A.jpg'" in failure.error.what
+    assert records.values.keys() == {"photos/A.jpg"}

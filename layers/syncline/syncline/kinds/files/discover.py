@@ -1,0 +1,596 @@
+"""Discover: a whole bucket against the target and our records, or just the keys that events have named.
+
+A full scan reads the source's listing, the target's listing (if it has one) and the records in one pass. Changes are
+gathered up to a window, so that renames are recognised and messages are full; each window is sent on in pages. Whatever
+is gone is known only at the end of the listing, and is removed only within the sync's limits: at once if all changes fit
+into one window, else by a second pass. Where a function's time ends, the cursor says how far the scan has come.
+
+A scan of named keys reads each key at the source and at the target.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from enum import Enum
+from itertools import chain, islice
+from typing import Final, Protocol, TypeVar
+
+from syncline.clients.bucket import Bucket, fingerprint
+from syncline.clients.read_ahead import read_ahead
+from syncline.clients.s3_xml import Listed
+from syncline.config.files import KEY, FilesSync
+from syncline.errors import SynclineError
+from syncline.kinds.files.compare import Change, Check, Pass, Tally, TargetListing, Turns, renames_among
+from syncline.kinds.files.events import Hints, hints_of
+from syncline.kinds.files.items import Items, place_of, portions
+from syncline.kinds.files.listing import listed_ahead
+from syncline.kinds.files.parallel import in_parallel
+from syncline.kinds.files.records import Gone, Record, Records, Row, Task
+from syncline.kinds.files.targets import Facts, Target, TargetFile, collides, other_name
+from syncline.kinds.kind import Failure, Pace, Page
+from syncline.model import Item, Scope, compact_json
+from syncline.ownership import Action, Grant, Limits, decide
+
+T = TypeVar("T")
+
+WINDOW: Final = 20_000
+"""Changes gathered before they are sent on."""
+CHECKS: Final = 1_000
+"""Files that have to be read, gathered before they are."""
+ADOPTED: Final = 5_000
+"""Records gathered before they are written."""
+FAILURES: Final = 100
+"""Failures in a page: its record must fit an item of the table."""
+AT_ONCE: Final = 16
+"""Keys read at a time."""
+_CHUNK: Final = 1_000
+"""Names read ahead at a time."""
+_ALWAYS: Final = 10 * 365 * 86_400.0
+"""Seconds for which the time of the last full scan is kept."""
+_RUN_WINDOW: Final = 30 * 86_400.0
+"""Seconds that the window of a run with removals of its own is kept: longer than any run."""
+
+
+class Removals(Protocol):
+    """The windows of removals of a sync; see :class:`syncline.stores.removals.RemovalWindows`."""
+
+    def reserve(  # noqa: PLR0913 - the facts of one request
+        self,
+        limits: Limits,
+        wanted: int,
+        total: Callable[[], int],
+        name: str,
+        *,
+        by: str = "",
+        own: bool = False,
+        keep: bool = True,
+    ) -> Grant: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The place of a scan: in the pass ``removing`` or the first one, behind the name ``after``.
+
+    A window that was being sent on reaches to ``upto`` (None: to the end of the listing), and its pages are out as far
+    as ``sent`` (group and key). ``whole`` says that this window is all there was. ``began`` is the time of the scan's
+    start, ``since`` that of the last full one before it (Unix seconds). ``granted`` removals may be sent on.
+    """
+
+    removing: bool = False
+    after: str = ""
+    tally: Tally = field(default_factory=Tally)
+    upto: str | None = None
+    sent: tuple[str, str] | None = None
+    whole: bool = False
+    began: float = 0.0
+    since: float | None = None
+    granted: int = 0
+
+    def to_text(self) -> str:
+        return compact_json({name: value for name, value in asdict(self).items() if value is not None})
+
+    @classmethod
+    def of_text(cls, text: str | None) -> Cursor:
+        if text is None:
+            return cls()
+        value = json.loads(text)
+        value["tally"] = Tally(**value["tally"])
+        sent = value.get("sent")
+        return cls(**value | {"sent": None if sent is None else (sent[0], sent[1])})
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The memory of a sync: records, facts, and windows of removals. ``clock`` gives Unix seconds."""
+
+    records: Records
+    facts: Facts
+    removals: Removals
+    clock: Callable[[], float]
+
+
+class Scan:
+    """One scan of a sync's bucket.
+
+    ``group_of`` gives the group of a name. ``told`` comes from the target's own events: a full scan reads the keys that
+    it names at the target, too.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of the kind
+        self,
+        sync: FilesSync,
+        source: Bucket,
+        target: Target,
+        memory: Memory,
+        group_of: Callable[[str], str],
+        told: Hints,
+    ) -> None:
+        self._sync = sync
+        self._source = source
+        self._target = target
+        self._memory = memory
+        self._records = memory.records
+        self._items = Items(sync, source, target, group_of)
+        self._told = told
+        self._told_names = frozenset(sync.name_of(key) for key in told.keys)
+
+    def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+        """Yield pages of what differs."""
+        if scope.groups is None:
+            if cursor is None and not pace.plan:
+                self._records.compact()
+            yield from self._full("", Cursor.of_text(cursor), pace, whole=True)
+            return
+        hints = hints_of(scope.groups)
+        at = json.loads(cursor) if cursor else {}
+        if "prefix" not in at:
+            yield from self._named(hints, cursor, pace)
+        for prefix in hints.prefixes:
+            if prefix < at.get("prefix", ""):
+                continue
+            inner = Cursor.of_text(at["at"]) if at.get("prefix") == prefix else Cursor()
+            for page in self._full(self._sync.name_of(prefix), inner, pace, whole=False):
+                yield replace(page, cursor=compact_json({"prefix": prefix, "at": page.cursor}))
+
+    # -- everything ----------------------------------------------------------------------------------------------
+
+    def _full(self, prefix: str, cursor: Cursor, pace: Pace, *, whole: bool) -> Iterator[Page]:
+        """Scan all names that begin with ``prefix``; ``whole`` says that these are all names of the sync."""
+        cursor = cursor if cursor.began else self._begun(cursor, whole=whole)
+        while not pace.over:
+            window = self._window(prefix, cursor, pace)
+            ended, reached = window.ended, window.at
+            if cursor.upto is None and not ended and window.is_empty and reached == cursor.after:
+                return  # time was over before anything was met
+            at_once = cursor.whole or (cursor.after == "" and not cursor.removing and ended)
+            renames = {} if cursor.removing else self._renames(window.changes)
+            tally = _with_renames(window, renames)
+            granted, capped = self._granted(cursor, tally, pace, prefix, whole=whole) if ended else (0, None)
+            removing = cursor.removing or at_once
+            budget = cursor.granted if cursor.removing and not ended else granted
+            here = replace(cursor, upto=None if ended else reached, whole=at_once, granted=budget if removing else 0)
+            first = window.page(() if capped is None else (capped,))
+            # The second pass is for removals alone: all else was sent on by the first one.
+            changes = [c for c in window.changes if c.action is Action.REMOVE or not cursor.removing]
+            found = [*self._items.found(changes, renames), *window.checked.items]
+            here = yield from self._sent_on(found, here, Page("") if cursor.removing else first)
+            if not ended:
+                cursor = replace(here, after=reached, tally=tally, upto=None, sent=None, whole=False)
+            elif removing or not granted:
+                if whole and not pace.plan:
+                    self._memory.facts.remember(self._fact, str(cursor.began), _ALWAYS)
+                return
+            else:
+                cursor = Cursor(True, began=cursor.began, since=cursor.since, tally=tally, granted=granted)
+            yield Page(cursor.to_text())
+
+    def _begun(self, cursor: Cursor, *, whole: bool) -> Cursor:
+        """Return the cursor of a scan that begins now."""
+        began = self._memory.clock()
+        last = self._memory.facts.recall(self._fact) if whole else None
+        return replace(cursor, began=began, since=None if last is None else float(last))
+
+    @property
+    def _fact(self) -> str:
+        return f"files-scan:{self._sync.name}:{self._sync.target_id()}"
+
+    def _window(self, prefix: str, cursor: Cursor, pace: Pace) -> _Window:
+        """Return the changes behind the cursor, up to a window's end or the listing's own."""
+        sync, starts = self._sync, (self._sync.source.prefix, self._sync.target.prefix)
+        turns = None
+        if cursor.since is not None and not cursor.removing:
+            turns = Turns(cursor.since, cursor.began, sync.recheck_seconds)
+        with ExitStack() as stack:
+            # All three are read at the same time, each by a thread of its own.
+            def ahead(items: Iterator[T]) -> Iterator[T]:
+                return chain.from_iterable(stack.enter_context(read_ahead(_chunks(items))))
+
+            def opened(after: str) -> Iterator[Listed]:
+                return ahead(self._target.listing(starts[1] + prefix, _behind(starts[1], after)))
+
+            source = ahead(listed_ahead(self._source, starts[0] + prefix, _behind(starts[0], cursor.after)))
+            other = TargetListing(opened, starts[1], cursor.after) if self._target.is_listed else None
+            records = ahead(self._recorded(cursor.after, prefix))
+            going = Pass(
+                source,
+                other,
+                records,
+                starts,
+                sync.takes if sync.selects else None,
+                lambda name, size: self._target.leaves_out(starts[1] + name, size),
+                turns,
+                self._told_names,
+                sync.overwrite,
+                cursor.upto,
+                replace(cursor.tally),
+                cursor.after,
+            )
+            window = _Window(going)
+            for change in going.changes():
+                if change is not None:
+                    window.changes.append(change)
+                if len(going.checks) >= CHECKS or len(going.adopted) >= ADOPTED:
+                    self._settle(window, cursor, pace)
+                if len(window.changes) >= WINDOW or (change is None and pace.over):
+                    break
+            else:
+                window.ended = cursor.upto is None
+                going.at = going.at if cursor.upto is None else cursor.upto
+        self._settle(window, cursor, pace)
+        return window
+
+    def _settle(self, window: _Window, cursor: Cursor, pace: Pace) -> None:
+        """Read the files that have to be read so far, and write the records that are right now."""
+        going, checked = window.going, window.checked
+        if not cursor.removing:
+            for name, answer in in_parallel(self._check, going.checks, AT_ONCE):
+                if isinstance(answer, Item):
+                    checked.items.append(answer)
+                elif isinstance(answer, Failure):
+                    checked.failures.append(answer)
+                elif answer is not None:
+                    going.adopted[name] = answer
+            if going.adopted and not pace.plan:
+                self._records.write(going.adopted)
+        going.checks.clear()
+        going.adopted.clear()
+
+    def _recorded(self, after: str, prefix: str) -> Iterator[tuple[str, Row]]:
+        """Yield the records behind ``after``; the object whose key is the source's prefix itself has an empty name."""
+        if not after and not prefix and self._sync.source.prefix:
+            yield from self._records.known([""])[0].items()
+        yield from self._records.scan(after, prefix)
+
+    def _granted(
+        self, cursor: Cursor, tally: Tally, pace: Pace, prefix: str, *, whole: bool
+    ) -> tuple[int, Failure | None]:
+        """Return the removals that may be sent on at the listing's end, and a failure where the limits forbid them."""
+        empty = not tally.listed and (whole or not self._source.page(limit=1).objects)
+        if cursor.removing or cursor.whole:  # they were granted before
+            return (0 if empty else cursor.granted), None
+        if self._sync.removals is None or not tally.gone:
+            return 0, None
+        if empty:
+            what = f"{self._source} is listed without a single object, and the target has {tally.ours} of its files"
+            return 0, _capped(f"{what}; nothing is removed after an empty listing")
+        if tally.renamed and cursor.after:
+            # Renames of this scan are still under way, and their old names look gone: the next scan knows.
+            return 0, None
+        total = (lambda: tally.ours) if whole else self._total
+        return self._reserved(tally.gone, total, pace, f"{prefix}/{tally.digest}")
+
+    def _reserved(self, gone: int, total: Callable[[], int], pace: Pace, name: str) -> tuple[int, Failure | None]:
+        """Reserve all of ``gone`` removals or none of them."""
+        rule = self._sync.removals
+        assert rule is not None
+        reserve, keep = self._memory.removals.reserve, not pace.plan
+        if pace.allow_removals is not None:
+            limits = Limits(1.0, pace.allow_removals, _RUN_WINDOW)
+            grant = reserve(limits, gone, lambda: sys.maxsize, name, by=pace.run, own=True, keep=keep)
+            allowed = f"this run may remove {pace.allow_removals}, and {grant.used} were reserved"
+        else:
+            limits = Limits(float(rule.share), rule.count, rule.window)
+            grant = reserve(limits, gone, total, name, by=pace.run, keep=keep)
+            allowed = f"the limit is {grant.most} of {grant.total} per {rule.per}, and {grant.used} were reserved"
+        if grant.allowed:
+            return gone, None
+        what = f"files gone from {self._source}: {gone}; {allowed}, so none is removed now"
+        return 0, _capped(f"{what}. If they are meant: syncline run {self._sync.name} --allow-removals {gone}")
+
+    def _sent_on(self, items: Sequence[Item], here: Cursor, first: Page) -> Generator[Page, None, Cursor]:
+        """Yield items in pages, and return the cursor behind them; the first page carries the counts of ``first``.
+
+        No more removals are sent on than the cursor grants.
+        """
+        waiting = [item for item in sorted(items, key=place_of) if here.sent is None or place_of(item) > here.sent]
+        if here.sent is None and first != Page(""):
+            for at in range(0, len(first.failures), FAILURES):
+                failures = first.failures[at : at + FAILURES]
+                yield Page(here.to_text(), failures=failures)
+            yield Page(here.to_text(), skipped=first.skipped, left_out=first.left_out)
+        for portion in portions(waiting):
+            sent: list[Item] = []
+            for item in portion:
+                if Task.of(item).what != "remove":
+                    sent.append(item)
+                elif here.granted:
+                    here = replace(here, granted=here.granted - 1)
+                    sent.append(item)
+            good, refused = self._refused(sent)
+            here = replace(here, sent=place_of(portion[-1]))
+            yield Page(here.to_text(), tuple(good), failures=tuple(refused))
+        return here
+
+    def _refused(self, items: Sequence[Item]) -> tuple[list[Item], list[Failure]]:
+        """Part items from those whose paths the target cannot have."""
+        good: list[Item] = []
+        refused: list[Failure] = []
+        for item in items:
+            why = self._target.refuses(self._sync.path_of(item.name), item.size)
+            if why is None or Task.of(item).what == "remove":
+                good.append(item)
+            else:
+                error = SynclineError("PATH_REFUSED", f"the key {item.name!r} makes a path that {why}")
+                refused.append(Failure(replace(item, group=f"{KEY}{item.name}"), error))
+        return good, refused
+
+    # -- files that are read -------------------------------------------------------------------------------------
+
+    def _check(self, check: Check) -> tuple[str, Item | Failure | Row | None]:
+        try:
+            return check.name, self._check_one(check)
+        except SynclineError as error:
+            return check.name, Failure(Item(f"{KEY}{check.key}", check.key), error)
+
+    def _check_one(self, check: Check) -> Item | Row | None:
+        """Return the item that brings the file over again, the record that is right now, or None if nothing changed."""
+        record, listed = check.record, check.listed
+        head = self._source.head(check.key)
+        if head is None or head.etag != listed.etag:
+            return None  # it changed since it was listed: the next scan compares it
+        headers = fingerprint(head)
+        there = self._target.stat(self._sync.path_of(check.key))
+        if there is None or there.version != record.target:
+            action = Action.CREATE if there is None else Action.REPLACE
+            return self._items.of(Change(check.key, check.name, action, listed, record))
+        differs = bool(record.headers) and record.headers != headers
+        if differs or there.headers not in (None, headers, record.kept):
+            return self._items.of(Change(check.key, check.name, Action.REPLACE, listed, record))
+        if (item := self._items.permission(check.key, record, self._told)) is not None:
+            return item
+        now = replace(record, headers=headers, modified=int(listed.modified)).to_row()
+        return None if now == record.to_row() else now
+
+    # -- named keys ----------------------------------------------------------------------------------------------
+
+    def _named(self, hints: Hints, cursor: str | None, pace: Pace) -> Iterator[Page]:
+        """Read keys one by one at source and target, and compare both with their records.
+
+        Left aside is a key of which events alone tell that certainly came before what is recorded of it.
+        """
+        keys = sorted(key for key in hints.all_keys() if self._sync.takes(key))
+        if not keys:
+            return
+        names = {key: self._sync.name_of(key) for key in keys}
+        rows, gone = self._records.known(names.values())
+        records = {key: Record.of_row(rows[name]) for key, name in names.items() if name in rows}
+        seqs = {key: record.seq for key, record in records.items()}
+        seqs |= {key: Gone.of_row(gone[name]).seq for key, name in names.items() if name in gone}
+        asked = [key for key in keys if not hints.are_known(key, seqs.get(key, ""))]
+        read = in_parallel(lambda key: self._read(key, records.get(key), hints, pace), asked, AT_ONCE)
+        failures = [each for each in read if isinstance(each, Failure)]
+        changes = sorted((each for each in read if isinstance(each, Change)), key=lambda change: change.key)
+        adopted = {change.name: record.to_row() for change in changes if (record := _adopted(change)) is not None}
+        if not pace.plan:
+            self._records.write(adopted)
+        renames = self._renames(changes)
+        decided = self._decided(changes, renames, pace, failures)
+        found = [*(each for each in read if isinstance(each, Item)), *self._items.found(decided, renames)]
+        equal = len(keys) - len(asked) + sum(each is None for each in read) + len(adopted)
+        first = Page("", skipped=equal, failures=tuple(failures), left_out=read.count(_LEFT_OUT))
+        at = cursor or Cursor().to_text()
+        here = Cursor(granted=len(changes))  # what may not be removed was taken out before
+        for page in self._sent_on(found, here, first):
+            yield replace(page, cursor=at)
+
+    def _decided(
+        self, changes: Sequence[Change], renames: Mapping[str, str], pace: Pace, failures: list[Failure]
+    ) -> list[Change]:
+        """Return the changes to carry out: removals only within the limits."""
+        origins = set(renames.values())
+        # A key without record or file is that of an item under way: a transfer decides.
+        counted = [c for c in changes if c.record is not None or c.there is not None]
+        removed = [c for c in counted if c.action is Action.REMOVE and c.key not in origins]
+        keeps = {id(change) for change in removed}
+        if removed and self._sync.removals is not None:
+            name = _digest([change.name for change in removed])
+            granted, capped = self._reserved(len(removed), self._total, pace, name)
+            if granted:
+                keeps = set()
+            elif capped is not None:
+                # Scanned again by a retry are the keys that were not removed, and no others.
+                failures += [replace(capped, item=Item(f"{KEY}{c.key}", c.key, target=_etag(c))) for c in removed]
+        return [c for c in changes if c.action is not Action.ADOPT and id(c) not in keeps]
+
+    def _total(self) -> int:
+        """Return the number of files that are ours and selected."""
+        if not self._sync.selects:
+            return self._records.count()
+        return sum(self._sync.takes(self._sync.source.prefix + name) for name, _ in self._records.scan())
+
+    def _read(self, key: str, record: Record | None, hints: Hints, pace: Pace) -> Read:
+        """Return the change of one key, the item that sets its permissions, its failure, or None if it is equal."""
+        name, seq = self._sync.name_of(key), hints.latest(key)
+        try:
+            head = self._source.head(key)
+            # The transfer that removes a recorded file reads the target itself.
+            known_gone = head is None and record is not None
+            there = None if known_gone else self._target.stat(self._sync.path_of(key))
+            if head is None:
+                return self._read_gone(Change(key, name, Action.REMOVE, None, record, None, seq), there, pace)
+            listed = Listed(key, head.etag, head.size, head.modified)
+            if self._target.leaves_out(self._sync.path_of(key), head.size):
+                return _LEFT_OUT
+            change = Change(key, name, Action.CREATE, listed, record, _as_listed(key, there), seq)
+            headers = fingerprint(head)
+            known = "" if record is None else record.target
+            ours = there is not None and (there.written or there.version == known)
+            same = there is not None and there.equals(head.etag, head.size)
+            action = decide(
+                at_source=True,
+                at_target=there is not None,
+                ours=ours,
+                current=record is not None and record.verified and record.is_of(head.etag, head.size),
+                same=same,
+                overwrite=self._sync.overwrite,
+            )
+            kept = "" if record is None else record.kept
+            if (
+                action in (Action.EQUAL, Action.ADOPT)
+                and there is not None
+                and there.headers not in (None, headers, kept)
+            ):
+                action = Action.REPLACE if ours or self._sync.overwrite else Action.CONFLICT
+            if action is Action.EQUAL and record is not None and record.headers not in ("", headers):
+                action = Action.REPLACE
+            if action is Action.EQUAL and record is not None:
+                return self._items.permission(key, record, hints)
+            if action is Action.CONFLICT and there is not None:
+                self._check_name(key, there)
+            if action is Action.ADOPT and self._target.is_listed:
+                return replace(change, action=action)
+            # A file manager's file gets its permissions as well, by a transfer.
+            return replace(change, action=Action.CREATE if action is Action.ADOPT else action)
+        except SynclineError as error:
+            return Failure(Item(f"{KEY}{key}", key), error)
+
+    def _check_name(self, key: str, there: TargetFile) -> None:
+        """Raise PATH_COLLIDES if the target's file is that of another key."""
+        path = self._sync.path_of(key)
+        if (other := other_name(self._target, path, there)) is not None:
+            raise collides(self._target, path, other)
+
+    def _read_gone(self, change: Change, there: TargetFile | None, pace: Pace) -> Change | None:
+        """Return the change of a key that is gone from the source, None if there is nothing to do about it.
+
+        While other items of the sync are under way, the target may get the file any moment: a transfer, which comes
+        after them, then decides by what is there.
+        """
+        record = change.record
+        if self._sync.removals is None or (record is None and not pace.joined):
+            return None
+        return replace(change, there=_as_listed(change.key, there))
+
+    def _renames(self, changes: Sequence[Change]) -> dict[str, str]:
+        """Return the renames among changes. None leads to a path that is taken: its origin is removed like any other."""
+        if self._sync.removals is None:
+            return {}
+        renames = renames_among(changes)
+        if self._target.is_listed:
+            return renames
+
+        def free(pair: tuple[str, str]) -> tuple[str, str] | None:
+            try:
+                return pair if self._target.stat(self._sync.path_of(pair[0])) is None else None
+            except SynclineError:
+                return None  # its transfer gives the reason
+
+        return dict(filter(None, in_parallel(free, list(renames.items()), AT_ONCE)))
+
+
+class _LeftOut(Enum):
+    """The answer for a key that the target needs no file for."""
+
+    LEFT_OUT = "left out"
+
+
+_LEFT_OUT: Final = _LeftOut.LEFT_OUT
+Read = Change | Item | Failure | _LeftOut | None
+
+
+@dataclass(slots=True)
+class _Checked:
+    """Files that were read: those to bring over again, and those that could not be read."""
+
+    items: list[Item] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Window:
+    """A part of a scan: its changes, and whether the listings came to their ends there."""
+
+    going: Pass
+    changes: list[Change] = field(default_factory=list)
+    checked: _Checked = field(default_factory=_Checked)
+    ended: bool = False
+
+    @property
+    def at(self) -> str:
+        """The name that the window reaches to."""
+        return self.going.at
+
+    @property
+    def tally(self) -> Tally:
+        return self.going.tally
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.changes and not self.checked.items and not self.checked.failures
+
+    def page(self, more: tuple[Failure, ...]) -> Page:
+        """Return the window's counts and failures as a page."""
+        failures = (*self.checked.failures, *more)
+        equal = self.going.equal - len(self.checked.items) - len(self.checked.failures)
+        return Page("", skipped=equal, failures=failures, left_out=self.going.left_out)
+
+
+def _with_renames(window: _Window, renames: Mapping[str, str]) -> Tally:
+    """Return the tally of a window whose renames are no removals."""
+    tally, origins = window.tally, set(renames.values())
+    gone = [c.name for c in window.changes if c.action is Action.REMOVE and c.key not in origins]
+    digest = _digest([tally.digest, *gone]) if gone else tally.digest
+    count = tally.gone - len(renames)
+    return replace(tally, gone=count, renamed=tally.renamed + len(renames), digest=digest)
+
+
+def _digest(names: Sequence[str]) -> str:
+    """Return a short text that stands for names: the same removals asked for again are reserved once."""
+    text = "\0".join(names).encode(errors="surrogatepass")
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+def _chunks(items: Iterator[T]) -> Iterator[list[T]]:
+    """Yield the items in lists, so that handing them from thread to thread costs little."""
+    while chunk := list(islice(items, _CHUNK)):
+        yield chunk
+
+
+def _behind(start: str, after: str) -> str:
+    return start + after if after else ""
+
+
+def _etag(change: Change) -> str | None:
+    return None if change.record is None else change.record.etag
+
+
+def _as_listed(key: str, there: TargetFile | None) -> Listed | None:
+    """Return the target's file in the form of a listing."""
+    return None if there is None else Listed(key, there.etag or there.version, there.size or 0, 0.0)
+
+
+def _adopted(change: Change) -> Record | None:
+    """Return the record of a file that was found equal at the target without being ours."""
+    listed, there = change.listed, change.there
+    if change.action is not Action.ADOPT or listed is None or there is None:
+        return None
+    return Record(listed.etag, listed.size, int(listed.modified), there.etag, seq=change.seq)
+
+
+def _capped(what: str) -> Failure:
+    return Failure(Item("*", "*"), SynclineError("REMOVALS_CAPPED", what))

@@ -1,0 +1,145 @@
+"""Events as scopes: keys, prefixes of keys, and permissions that events set.
+
+A key that a bucket's event names goes with the event's sequencer, where that tells the order of its events. A permission
+goes with the time that its event states, and with the order in which it came.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from syncline.clients.bucket_events import ObjectEvent, events_in, is_notification, surely_older
+from syncline.clients.file_manager import FileEvent, event_of
+from syncline.config.files import KEY, PREFIX, FilesSync
+from syncline.errors import SynclineError
+from syncline.model import compact_json
+
+_MODE: Final = "mode:"
+_EVENT: Final = "event:"
+_MILLISECONDS: Final = 1e11
+"""Numbers from which on a time is in milliseconds: as seconds it would lie in the year 5138."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """A scope, taken apart.
+
+    ``modes`` are permissions by key, each with the time of its event in Unix seconds, None if it stated none. ``keys``
+    are read in any case, those of ``events`` if one of their sequencers is not known yet.
+    """
+
+    keys: frozenset[str] = frozenset()
+    prefixes: tuple[str, ...] = ()
+    modes: dict[str, tuple[str, float | None]] = field(default_factory=dict)
+    events: dict[str, list[str]] = field(default_factory=dict)
+
+    def all_keys(self) -> set[str]:
+        return {*self.keys, *self.events}
+
+    def are_known(self, key: str, seq: str) -> bool:
+        """Return True if all events of a key are certainly older than ``seq``, or are that event."""
+        return key not in self.keys and all(surely_older(each, seq) for each in self.events[key])
+
+    def latest(self, key: str) -> str:
+        """Return the newest sequencer of a key's events, "" if there is none."""
+        newest = ""
+        for each in self.events.get(key, ()):
+            if not newest or surely_older(newest, each):
+                newest = each
+        return newest
+
+
+def groups_in(sync: FilesSync, body: Any, now: float) -> tuple[str, ...]:
+    """Return the groups that a notification's decoded body names; raises MESSAGE_INVALID if it is none.
+
+    Accepted are a bucket's notifications, and events of the file manager: one, or a list under ``events``. ``now`` is
+    the time at which they came, in Unix seconds.
+    """
+    if is_notification(body):
+        return tuple(
+            sorted(
+                {
+                    f"{KEY}{event.key}" if (order := _order(sync, event)) is None else f"{_EVENT}{order}:{event.key}"
+                    for event in events_in(body)
+                    if event.bucket == sync.source.bucket and sync.takes(event.key)
+                }
+            )
+        )
+    return groups_of(sync, manager_events_in(body), now)
+
+
+def _order(sync: FilesSync, event: ObjectEvent) -> str | None:
+    return event.order if sync.source.sequenced else None
+
+
+def manager_events_in(body: Any) -> list[FileEvent]:
+    """Return the file manager's events in a decoded body; raises MESSAGE_INVALID if it holds none."""
+    if isinstance(body, dict) and isinstance(body.get("events"), list):
+        return [event_of(each) for each in body["events"]]
+    return [event_of(body)]
+
+
+def groups_of(sync: FilesSync, events: Iterable[FileEvent], now: float) -> tuple[str, ...]:
+    """Return the groups that events of the file manager name; paths outside this sync are passed over."""
+    return tuple(sorted(set(_groups(sync, events, now))))
+
+
+def _groups(sync: FilesSync, events: Iterable[FileEvent], now: float) -> Iterator[str]:
+    for number, event in enumerate(events):
+        for path in (event.path, event.new_path):
+            key = None if path is None else sync.key_of(path)
+            if key is None:
+                continue
+            yield f"{KEY}{key}"
+            if event.permissions is not None:
+                told = instant(event.timestamp)
+                yield f"{_MODE}{compact_json([key, event.permissions, told, now, number])}"
+
+
+def hints_of(groups: Iterable[str]) -> Hints:
+    """Take a scope's groups apart; of the permissions for one key the latest count. Raises MESSAGE_INVALID."""
+    keys: set[str] = set()
+    prefixes: list[str] = []
+    told: list[tuple[float, int, str, str, float | None]] = []
+    events: dict[str, list[str]] = {}
+    for group in groups:
+        if group.startswith(KEY):
+            keys.add(group.removeprefix(KEY))
+        elif group.startswith(PREFIX):
+            prefixes.append(group.removeprefix(PREFIX))
+        elif group.startswith(_EVENT):
+            order, _, key = group.removeprefix(_EVENT).partition(":")
+            events.setdefault(key, []).append(order)
+        elif group.startswith(_MODE):
+            key, mode, at, came, number = json.loads(group.removeprefix(_MODE))
+            told.append((came, number, key, mode, at))
+        else:
+            raise SynclineError("MESSAGE_INVALID", "a scope of files names keys, prefixes or permissions")
+    modes: dict[str, tuple[str, float | None]] = {}
+    for _, _, key, mode, at in sorted(told, key=lambda each: each[:2]):
+        before = modes.get(key, ("", None))[1]
+        if before is None or at is None or at >= before:
+            modes[key] = (mode, at)
+    return Hints(frozenset(keys), tuple(sorted(prefixes)), modes, events)
+
+
+def instant(text: str) -> float | None:
+    """Return an event's time in Unix seconds: ISO 8601 (UTC without a zone), or seconds or milliseconds as a number."""
+    try:
+        number = float(text)
+    except ValueError:
+        pass
+    else:
+        if not 0 <= number < math.inf:
+            return None
+        return number / 1000 if number >= _MILLISECONDS else number
+    try:
+        when = dt.datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (when if when.tzinfo else when.replace(tzinfo=dt.UTC)).timestamp()

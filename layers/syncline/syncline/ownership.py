@@ -1,0 +1,81 @@
+"""Ownership of items at a target, and limits on removals: decided here for every kind.
+
+An item at the target is *ours* if its version is the one that we verified last, or if evidence at the target shows that
+we wrote it. Everything else is foreign: it is never overwritten (unless the sync says ``overwrite``) and never removed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+
+
+class Action(StrEnum):
+    """The action that makes the target agree with the source."""
+
+    NOTHING = "nothing"
+    """Neither side has the item, or the target has a foreign one that the source does not have."""
+    EQUAL = "equal"
+    ADOPT = "adopt"
+    """The target's item equals the source's, although we did not know it: from now on it is ours."""
+    CREATE = "create"
+    REPLACE = "replace"
+    REMOVE = "remove"
+    CONFLICT = "conflict"
+
+
+def decide(  # noqa: PLR0913 - the facts of one item, each by its name
+    *, at_source: bool, at_target: bool, ours: bool = False, current: bool = False, same: bool = False, overwrite: bool
+) -> Action:
+    """Return the action for one item.
+
+    ``ours`` says that the target's item is ours, ``current`` that it was made from the source's present version, and
+    ``same`` that both sides are equal by their own fingerprints.
+    """
+    if not at_source:
+        return Action.REMOVE if at_target and ours else Action.NOTHING
+    if not at_target:
+        return Action.CREATE
+    if ours and current:
+        return Action.EQUAL
+    if same:
+        return Action.ADOPT
+    return Action.REPLACE if ours or overwrite else Action.CONFLICT
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits on the removals in a window of `per` seconds.
+
+    At most `count` items may be removed, and at most the part `share` (0 to 1) of the items that are ours and selected
+    when the window begins. One item may be removed whatever the share is, unless `count` is 0.
+    """
+
+    share: float
+    count: int
+    per: float
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The answer to a request for removals.
+
+    `used` is the number of removals reserved in the window before, `total` the number of items that are ours and
+    selected at its beginning, and `most` the number of removals that it allows in all. `until` is its end in Unix
+    seconds; where no window runs, the time of the answer.
+    """
+
+    allowed: bool
+    used: int
+    total: int
+    until: float
+    most: int
+
+
+def allowance(limits: Limits, total: int, used: int) -> int:
+    """Return how many more items may be removed in a window that began with `total` items, `used` of them removed."""
+    # 0.29 * 100 is 28.999999999999996 in binary: the share is meant as it is written.
+    share = int(Decimal(repr(limits.share)) * total)
+    most = min(limits.count, max(1, share))
+    return max(0, most - used)

@@ -1,0 +1,139 @@
+"""Windows of removals: how many items a sync has removed lately, whatever triggered its scans.
+
+=================  ============  ======================================================================
+pk                 sk            content
+=================  ============  ======================================================================
+``SYNC#<sync>``    ``REMOVALS``  the latest window: its end, items, removals reserved, and by which names;
+                                 ``REMOVALS#<run>`` for a run whose limits are its own
+=================  ============  ======================================================================
+
+A window begins with the first reservation after the last window has ended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from syncline.errors import SynclineError
+from syncline.ownership import Grant, Limits, allowance
+from syncline.table import Database, number, pack, unpack
+
+_SK: Final = "REMOVALS"
+_TRIES: Final = 30
+_MOST_NAMES: Final = 2000
+"""Names kept of a window, so that the item stays small. The removals of older ones still count."""
+_KEPT: Final = 24 * 3600
+
+
+@dataclass(slots=True)
+class _Window:
+    """A window. `names` has the removals reserved under each name, and how many were reserved before the first.
+
+    `by` is the run that reserved last, and `settled` the removals reserved by the runs before it, which are over.
+    """
+
+    until: float
+    total: int
+    used: int = 0
+    by: str = ""
+    settled: int = 0
+    names: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, item: Mapping[str, Any]) -> _Window:
+        names = {name: (reserved, before) for name, reserved, before in unpack(item["names"])}
+        about = (float(item["until"]), int(item["total"]), int(item["used"]), str(item["by"]), int(item["settled"]))
+        return cls(*about, names)
+
+    def reserve(self, name: str, wanted: int) -> None:
+        reserved, before = self.names.get(name, (0, self.used))
+        self.used += wanted - reserved
+        self.names[name] = (wanted, before)
+        while len(self.names) > _MOST_NAMES:
+            del self.names[next(iter(self.names))]
+
+    def item(self, sync: str, sk: str, version: int) -> dict[str, Any]:
+        return {
+            "pk": f"SYNC#{sync}",
+            "sk": sk,
+            "version": str(version),
+            "until": number(self.until),
+            "total": self.total,
+            "used": self.used,
+            "by": self.by,
+            "settled": self.settled,
+            "names": pack([[name, reserved, before] for name, (reserved, before) in self.names.items()]),
+            "expires": math.ceil(self.until) + _KEPT,
+        }
+
+
+class RemovalWindows:
+    """The windows of removals of one sync. `clock` returns Unix seconds."""
+
+    def __init__(self, database: Database, sync: str, clock: Callable[[], float]) -> None:
+        self._db = database
+        self._sync = sync
+        self._clock = clock
+
+    def reserve(  # noqa: PLR0913 - the facts of one request
+        self,
+        limits: Limits,
+        wanted: int,
+        total: Callable[[], int],
+        name: str,
+        *,
+        by: str = "",
+        own: bool = False,
+        keep: bool = True,
+    ) -> Grant:
+        """Reserve `wanted` removals in the window that now runs, all or none.
+
+        `by` is the ID of the run that asks; with `own` its limits are its own, and so is its window. With `keep` False
+        nothing is reserved: the answer says what a request would get.
+
+        `total` returns the number of items that are ours and selected. It is called at most once: if no window runs, or
+        if the window would refuse. Items that were added since the window began count as well: its share is that of the
+        items now and of those that runs before this one have removed. A refusal reserves nothing and begins no window. A repeated `name` gets the answer that it got in this window,
+        and reserves only what it wants beyond what it has.
+        """
+        if wanted < 0:
+            raise ValueError(f"cannot reserve {wanted} removals")
+        key = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=6).hexdigest()
+        sk = f"{_SK}#{by}" if own else _SK
+        items: int | None = None
+        for attempt in range(_TRIES):
+            item = self._db.get(f"SYNC#{self._sync}", sk)
+            now = self._clock()
+            window = None if item is None else _Window.of(item)
+            running = window is not None and window.until > now
+            if window is None or not running:
+                items = total() if items is None else items
+                window = _Window(now + limits.per, items)
+            reserved, before = window.names.get(key, (0, window.used))
+            more = max(0, wanted - reserved)
+            if window.by != by:
+                window.by, window.settled = by, window.used
+            if more > allowance(limits, window.total, window.used):
+                items = total() if items is None else items
+                window.total = max(window.total, items + window.settled)
+            allowed = more <= allowance(limits, window.total, window.used)
+            written = allowed and more > 0
+            until = window.until if running or written else now
+            grant = Grant(allowed, before, window.total, until, most=allowance(limits, window.total, 0))
+            if not written or not keep:
+                return grant
+            window.reserve(key, wanted)
+            version = None if item is None else str(item["version"])
+            if self._db.replace(window.item(self._sync, sk, int(version or 0) + 1), version):
+                return grant
+            # Another function was faster, or boto3 repeated a call that had succeeded: then the name is found there.
+            time.sleep(random.uniform(0.002, 0.02) * (attempt + 1))  # noqa: S311 - a pause is no secret
+        raise SynclineError(
+            "AWS_UNAVAILABLE", f"removals of sync {self._sync} were reserved by others {_TRIES} times; run it again"
+        )

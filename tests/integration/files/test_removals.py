@@ -1,0 +1,249 @@
+"""Files: removal limits hold for a sync and a window of time, whatever triggered the scans; renames are no removals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import pytest
+
+from syncline.messages import Start
+from syncline.model import EVERYTHING, Run, Trigger
+from tests.integration.files_chain import SYNC, FilesChain, record
+from tests.pump import Duplicates, When
+
+HOUR: Final = 3600.0
+ALL: Final = 100
+LIMITS: Final = {"share": 0.25, "count": 100}
+ALLOWED: Final = 25
+
+
+def filled(chain: FilesChain, limits: dict[str, Any] = LIMITS, count: int = ALL, **config: Any) -> FilesChain:
+    chain.configure(removals=limits, **config)
+    _put(chain, {f"d/{number:04}": b"the %d" % number for number in range(count)})
+    chain.run()
+    assert len(chain.manager.files) == count
+    return chain
+
+
+def _put(chain: FilesChain, objects: dict[str, bytes]) -> None:
+    for key, content in objects.items():
+        chain.bucket.put(key, content)
+
+
+def deleted(chain: FilesChain, numbers: Iterable[int]) -> list[str]:
+    keys = [f"d/{number:04}" for number in numbers]
+    for key in keys:
+        chain.bucket.delete(key)
+    return keys
+
+
+def tell(chain: FilesChain, keys: Iterable[str]) -> Run:
+    """Tell of deletions by events, all of them in one scan."""
+    body = [each for key in keys for each in record(chain.name, key, "ObjectRemoved:Delete")["Records"]]
+    chain.clock.sleep(1)
+    return chain.hear(*({"Records": body[at : at + 10]} for at in range(0, len(body), 10)))
+
+
+def gone(chain: FilesChain, before: int = ALL) -> int:
+    return before - len(chain.manager.files)
+
+
+def codes(chain: FilesChain, run: Run) -> set[str | None]:
+    return {result.code for result in chain.results(run).values() if result.code}
+
+
+def test_of_events_in_portions(strict: FilesChain) -> None:
+    """Of 300 files 250 are deleted: the count allows 100 and the share 75."""
+    chain = filled(strict, count=300)
+    keys = deleted(chain, range(250))
+    for at in range(0, 250, 50):
+        run = tell(chain, keys[at : at + 50])
+        assert gone(chain, 300) <= 75
+    assert codes(chain, run) == {"REMOVALS_CAPPED"}
+    run = chain.run()
+    assert codes(chain, run) == {"REMOVALS_CAPPED"}
+    assert 50 <= gone(chain, 300) <= 75
+    chain.clock.sleep(22 * HOUR)
+    chain.run()
+    assert gone(chain, 300) <= 75
+
+
+def test_of_the_count(strict: FilesChain) -> None:
+    chain = filled(strict, {"share": 0.5, "count": 20})
+    keys = deleted(chain, range(40))
+    for at in range(0, 40, 10):
+        run = tell(chain, keys[at : at + 10])
+    assert codes(chain, run) == {"REMOVALS_CAPPED"}
+    assert gone(chain) == 20
+
+
+def test_of_full_scans_and_events_together(strict: FilesChain) -> None:
+    chain = filled(strict)
+    deleted(chain, range(20))
+    assert chain.run().counts.removed == 20
+    keys = deleted(chain, range(20, 40))
+    run = tell(chain, keys)
+    assert gone(chain) <= ALLOWED
+    assert codes(chain, run) == {"REMOVALS_CAPPED"}
+    chain.run()
+    assert gone(chain) <= ALLOWED
+
+
+def test_after_the_window_more_may_go(strict: FilesChain) -> None:
+    """The share is that of the files at the new window's start."""
+    chain = filled(strict)
+    keys = deleted(chain, range(20))
+    tell(chain, keys)
+    assert gone(chain) == 20
+    keys = deleted(chain, range(20, 40))
+    run = tell(chain, keys)
+    assert codes(chain, run) == {"REMOVALS_CAPPED"}
+    assert gone(chain) <= ALLOWED
+    chain.clock.sleep(25 * HOUR)
+    run = chain.run()
+    assert not codes(chain, run)
+    chain.check()
+
+
+def test_a_window_of_another_length(strict: FilesChain) -> None:
+    chain = filled(strict, LIMITS | {"per": "2h"})
+    deleted(chain, range(20))
+    assert chain.run().counts.removed == 20
+    deleted(chain, range(20, 40))
+    chain.clock.sleep(HOUR)
+    assert codes(chain, chain.run()) == {"REMOVALS_CAPPED"}
+    chain.clock.sleep(1.5 * HOUR)
+    chain.run()
+    chain.check()
+
+
+def test_the_window_is_a_day_if_nothing_is_said(strict: FilesChain) -> None:
+    chain = filled(strict, {"share": 0.25, "count": 100})
+    deleted(chain, range(20))
+    chain.run()
+    deleted(chain, range(20, 35))
+    chain.clock.sleep(22 * HOUR)
+    assert codes(chain, chain.run()) == {"REMOVALS_CAPPED"}
+    chain.clock.sleep(3 * HOUR)
+    chain.run()
+    chain.check()
+
+
+def test_excluded_files_are_no_part_of_the_total(strict: FilesChain) -> None:
+    """Of 40 files 30 were excluded since: a quarter of ten is two, not ten."""
+    chain = filled(strict, count=40)
+    chain.configure(removals=LIMITS, select={"exclude": [f"d/00{tens}*" for tens in (1, 2, 3)]})
+    keys = deleted(chain, range(6))
+    run = tell(chain, keys)
+    assert codes(chain, run) == {"REMOVALS_CAPPED"}
+    assert gone(chain, 40) <= 2
+    chain.run()
+    assert gone(chain, 40) <= 2
+
+
+@pytest.mark.parametrize("duplicates", [Duplicates.AT_ONCE, Duplicates.LATER, Duplicates.AT_THE_END])
+def test_a_message_delivered_twice_is_counted_once(strict: FilesChain, duplicates: Duplicates) -> None:
+    chain = filled(strict)
+    chain.pump.manners.duplicates = duplicates
+    keys = deleted(chain, range(15))
+    tell(chain, keys)
+    assert gone(chain) == 15
+    keys = deleted(chain, range(15, ALLOWED))
+    run = tell(chain, keys)
+    assert not codes(chain, run)
+    chain.check()
+
+
+def test_a_killed_function_uses_the_allowance_once(strict: FilesChain) -> None:
+    """Killed before and after several of its calls, the same scan removes what it may, and the rest may still go."""
+    chain = filled(strict)
+    chain.reaper.effects.clear()
+    chain.reaper.plan = {(number, when) for number in range(8, 60, 9) for when in (When.BEFORE, When.AFTER)}
+    tell(chain, deleted(chain, range(15)))
+    assert gone(chain) == 15
+    assert len(chain.reaper.effects) > 20
+    chain.reaper.plan = set()
+    run = tell(chain, deleted(chain, range(15, ALLOWED)))
+    assert not codes(chain, run)
+    assert gone(chain) == ALLOWED
+
+
+def test_a_run_may_be_allowed_more(strict: FilesChain) -> None:
+    chain = filled(strict)
+    deleted(chain, range(80))
+    assert codes(chain, chain.run()) == {"REMOVALS_CAPPED"}
+    run = _run_allowing(chain, 40)
+    assert codes(chain, run) == {"REMOVALS_CAPPED"}
+    assert gone(chain) <= 40
+    run = _run_allowing(chain, 80)
+    assert not codes(chain, run)
+    assert gone(chain) == 80
+    chain.check()
+    chain.bucket.delete("d/0099")
+    assert codes(chain, chain.run()) <= {"REMOVALS_CAPPED"}
+    assert gone(chain) <= 81
+
+
+def _run_allowing(chain: FilesChain, removals: int) -> Run:
+    """A run begun as the command begins it with `--allow-removals`."""
+    chain.clock.sleep(1)
+    begin: Any = chain.state.begin_run  # its keyword is not there yet
+    run_id = f"allowing-{removals}"
+    begin(SYNC, run_id, Trigger.HAND, EVERYTHING, allow_removals=removals)
+    chain.queues.start(Start(SYNC, Trigger.HAND, run=run_id))
+    chain.pump.run()
+    return chain.latest()
+
+
+class TestRenamesFirst:
+    def test_a_renamed_folder(self, strict: FilesChain) -> None:
+        chain = strict
+        chain.configure(removals={})
+        _put(chain, {f"old/{number:03}": b"content of %d" % number for number in range(400)})
+        _put(chain, {f"other/{number:03}": b"other of %d" % number for number in range(600)})
+        chain.run()
+        received, before = chain.manager.received, chain.manager.operations.copy()
+        for number in range(400):
+            chain.bucket.put(f"new/{number:03}", b"content of %d" % number)
+            chain.bucket.delete(f"old/{number:03}")
+        run = chain.run()
+        assert not codes(chain, run)
+        chain.check()
+        done = chain.manager.operations - before
+        assert (done["create"], done["update"], done["delete"]) == (0, 0, 0)
+        assert done["rename"] + done["move"] == 400
+        assert (chain.manager.received, run.counts.bytes) == (received, 0)
+
+    def test_by_events(self, strict: FilesChain) -> None:
+        """They use nothing of the allowance."""
+        chain = filled(strict, LIMITS | {"count": 10}, count=100)
+        received = chain.manager.received
+        told = []
+        for number in range(30):
+            chain.bucket.put(f"moved/{number:04}", b"the %d" % number)
+            chain.bucket.delete(f"d/{number:04}")
+            told += record(chain.name, f"moved/{number:04}")["Records"]
+            told += record(chain.name, f"d/{number:04}", "ObjectRemoved:Delete")["Records"]
+        run = chain.hear({"Records": told})
+        assert not codes(chain, run)
+        chain.check()
+        assert chain.manager.received == received
+        tell(chain, deleted(chain, range(30, 40)))
+        chain.check()
+
+    def test_beside_removals_beyond_the_limits(self, strict: FilesChain) -> None:
+        """The renames are made all the same, and what is only gone stays."""
+        chain = filled(strict, LIMITS | {"count": 10}, count=100)
+        for number in range(30):
+            chain.bucket.put(f"moved/{number:04}", b"the %d" % number)
+            chain.bucket.delete(f"d/{number:04}")
+        deleted(chain, range(30, 60))
+        received = chain.manager.received
+        run = chain.run()
+        assert codes(chain, run) == {"REMOVALS_CAPPED"}
+        assert chain.manager.received == received
+        moved = {path for path in chain.manager.files if path.startswith("/data/moved/")}
+        assert len(moved) == 30
+        assert not any(f"/data/d/{number:04}" in chain.manager.files for number in range(30))
+        assert gone(chain, 100) <= 10

@@ -1,0 +1,140 @@
+"""Files: what `syncline state import` takes in has been seen at the target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, cast
+
+import pytest
+
+from syncline.cli import commands_state
+from syncline.cli.context import Context
+from syncline.cli.show import Out
+from syncline.cli.target import Target
+from syncline.kinds.files import sheets
+from tests.integration.files_chain import _SECRETS, MODE, SYNC, FilesChain
+
+CONTENT: Final = {f"{number:02}": b"%d" % number * (number + 1) for number in range(30)}
+
+
+class Stack:
+    """The stack that the command speaks to: the chain's own state and table."""
+
+    where = "the stack of the tests"
+    environ: Final = _SECRETS
+
+    def __init__(self, chain: FilesChain) -> None:
+        self.state, self.table, self.queues = chain.state, chain.table, chain.queues
+
+    def client(self, service: str) -> Any:
+        raise AssertionError(f"nothing is asked of {service}")
+
+
+def import_sheet(chain: FilesChain, folder: Path, rows: list[sheets.Row]) -> Mapping[str, Any]:
+    """Run `syncline state import`; what it prints with --json."""
+    sheet = folder / "state.csv"
+    sheet.write_text("".join(sheets.written(rows)))
+    return command(chain, "import", sheet)
+
+
+def command(chain: FilesChain, action: str, sheet: Path) -> Mapping[str, Any]:
+    context = Context(None, None, Out(as_json=True))
+    context.__dict__["target"] = cast("Target", Stack(chain))
+    return commands_state.state(context, action, SYNC, sheet, None, reports=False).value
+
+
+def exported_modes(chain: FilesChain, folder: Path) -> dict[str, str]:
+    """Permissions by path, as `syncline state export` writes them."""
+    command(chain, "export", folder / "exported.csv")
+    with (folder / "exported.csv").open(newline="") as lines:
+        return {each.file_path: each.permissions for each in sheets.read(lines)}
+
+
+def row(chain: FilesChain, key: str, **changes: str) -> sheets.Row:
+    """A row of the replaced service's sheet for a file that it had sent."""
+    stored = chain.manager.files.get(f"/data/{key}")
+    number = "" if stored is None else stored.internal_id
+    size = str(len(CONTENT[key]))
+    return replace(sheets.Row(f"/data/{key}", MODE, size, "text/plain", "2099-01-01T00:00:00Z", number), **changes)
+
+
+@pytest.fixture
+def filled(chain: FilesChain) -> FilesChain:
+    chain.configure()
+    for key, content in CONTENT.items():
+        chain.put(key, content)
+    return chain
+
+
+def test_into_an_empty_file_manager_nothing_is_taken_in(filled: FilesChain, tmp_path: Path) -> None:
+    rows = [row(filled, key, internal_id=f"id-{key}") for key in CONTENT]
+    assert import_sheet(filled, tmp_path, rows)["taken"] == 0
+    assert filled.known() == set()
+    run = filled.run()
+    assert (run.counts.moved, run.counts.skipped) == (len(CONTENT), 0)
+    filled.check()
+
+
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_what_the_target_has_is_taken_in_and_not_sent_again(
+    filled: FilesChain, tmp_path: Path, *, with_ids: bool
+) -> None:
+    for key, content in CONTENT.items():
+        filled.manager.put(f"/data/{key}", content)
+    rows = [row(filled, key, **({} if with_ids else {"internal_id": ""})) for key in CONTENT]
+    assert import_sheet(filled, tmp_path, rows)["taken"] == len(CONTENT)
+    run = filled.run()
+    assert (run.counts.skipped, run.counts.queued) == (len(CONTENT), 0)
+    assert filled.manager.received == 0
+    filled.check()
+
+
+def test_of_several_those_that_the_target_has(filled: FilesChain, tmp_path: Path) -> None:
+    """One is absent, one of another size, and one was replaced since the sheet was written: its id is another."""
+    for key, content in CONTENT.items():
+        filled.manager.put(f"/data/{key}", content)
+    rows = [row(filled, key) for key in CONTENT]
+    del filled.manager.files["/data/05"]
+    filled.manager.put("/data/06", b"longer than what the sheet says of it")
+    del filled.manager.files["/data/07"]
+    filled.manager.put("/data/07", CONTENT["07"].replace(b"7", b"8"))
+    foreign = {key: filled.manager.files[f"/data/{key}"] for key in ("06", "07")}
+    assert import_sheet(filled, tmp_path, rows)["taken"] == len(CONTENT) - 3
+
+    run = filled.run()
+    assert filled.manager.files["/data/05"].content == CONTENT["05"]
+    assert {key: filled.ended(run, key) for key in ("05", "06", "07")} == {
+        "05": "moved",
+        "06": "FILE_DIFFERS",
+        "07": "FILE_DIFFERS",
+    }
+    assert {key: filled.manager.files[f"/data/{key}"] for key in foreign} == foreign
+    assert run.counts.skipped == len(CONTENT) - 3
+
+
+def test_an_imported_file_may_be_replaced_when_its_object_changes(filled: FilesChain, tmp_path: Path) -> None:
+    """It was verified, so it is ours."""
+    for key, content in CONTENT.items():
+        filled.manager.put(f"/data/{key}", content)
+    import_sheet(filled, tmp_path, [row(filled, key) for key in CONTENT])
+    filled.put("03", b"changed since")
+    run = filled.run()
+    assert (run.counts.moved, run.counts.conflict) == (1, 0)
+    filled.check()
+
+
+@pytest.mark.parametrize("mode", ["777", "<script>", "rwsr-xr-xx"])
+def test_permissions_that_are_none_are_not_taken_from_a_sheet(filled: FilesChain, tmp_path: Path, mode: str) -> None:
+    """The row is refused as such, or the file's permissions are read at the target; they are never stored."""
+    filled.manager.strict_modes = True
+    for key, content in CONTENT.items():
+        filled.manager.put(f"/data/{key}", content)
+    rows = [row(filled, key, **({"permissions": mode} if key == "03" else {})) for key in CONTENT]
+    import_sheet(filled, tmp_path, rows)
+    assert set(exported_modes(filled, tmp_path).values()) == {MODE}
+    filled.put("03", b"changed since")
+    run = filled.run()
+    assert run.counts.failed == 0
+    filled.check()

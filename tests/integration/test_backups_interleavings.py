@@ -1,0 +1,148 @@
+"""Backups: two scans and one object, in every order. In the end the branch is as the bucket is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+from moto import mock_aws
+
+from syncline.messages import Start
+from syncline.model import RunStatus, Scope, Trigger
+from tests.backups_world import s3_server
+from tests.integration.test_chain_backups import SYNC, Chain
+from tests.interleaving import Schedule, at_call, deliver, deliver_meanwhile, every_schedule
+from tests.standins.git_places import make_bare
+
+KEY: Final = "east/n/subject.yaml"
+KEPT: Final = {"east/n/kept.yaml": b"kept\n", "west/n/kept.yaml": b"kept, too\n"}
+MOST: Final = 600
+TOGETHER: Final = 8
+"""A full scan checks every eighth schedule: it takes as long as the schedule itself."""
+
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with mock_aws(), s3_server() as address:
+        yield address
+
+
+@dataclass
+class Subjects:
+    """Makes a chain for each schedule; what happens to its object happens by these methods."""
+
+    s3: str
+    folder: Path
+    chain: Chain | None = None
+    number: int = 0
+    wanted: bytes | None = None
+    scope: str = KEY
+    """What is scanned when something happened: the object alone, or its whole cluster."""
+
+    def new(self, *, synced: bool) -> Chain:
+        self.number += 1
+        bare = make_bare(self.folder / f"{self.number}.git")
+        chain = self.chain = Chain(self.s3, bare, f"{self.folder.name.replace('_', '-')}-{self.number}")
+        chain.configure(removals={"share": 1.0})
+        chain.put(KEPT | ({KEY: b"of old"} if synced else {}))
+        if synced:
+            chain.run()
+        else:
+            bare.fill(KEPT)  # a run that finds all equal would take longer
+        return chain
+
+    def put(self) -> None:
+        self._change(b"the first")
+
+    def put_again(self) -> None:
+        self._change(b"the second, which is longer")
+
+    def delete(self) -> None:
+        self._change(None)
+
+    def _change(self, content: bytes | None) -> None:
+        chain = self.chain
+        assert chain is not None
+        if content is None:
+            chain.bucket.delete(KEY)
+        else:
+            chain.bucket.put(KEY, content)
+        self.wanted = content
+        chain.queues.start(Start(SYNC, Trigger.WEBHOOK, Scope.of([self.scope])))
+
+    def check(self, why: object) -> None:
+        chain = self.chain
+        assert chain is not None
+        assert chain.bare.files() == KEPT | ({} if self.wanted is None else {KEY: self.wanted}), f"at rest after {why}"
+        assert not chain.mail.letters, f"{chain.mail.letters} after {why}"
+        assert chain.state.current_run(SYNC) is None, f"a run is not over after {why}"
+        for run in chain.state.runs(SYNC, 20):
+            assert run.status is RunStatus.DONE, f"{run} after {why}"
+            assert (run.counts.failed, run.counts.conflict) == (0, 0), f"{run} after {why}"
+        if self.number % TOGETHER == 0:
+            chain.check_again()
+
+
+@pytest.fixture
+def subjects(s3: str, tmp_path: Path) -> Subjects:
+    folder = tmp_path / f"r{abs(hash(tmp_path.name)) % 10**9}"
+    folder.mkdir()
+    return Subjects(s3, folder)
+
+
+def in_every_order(subjects: Subjects, synced: bool, acts: Sequence[Callable[[], None]]) -> int:
+    schedule: Schedule
+    count = 0
+    for schedule in every_schedule(MOST):
+        chain = subjects.new(synced=synced)
+        deliver(chain.pump, schedule, acts)
+        subjects.check(schedule)
+        count += 1
+    print(f"{count} schedules")
+    return count
+
+
+@pytest.mark.parametrize("scope", [KEY, "east/"])
+def test_a_creation_and_a_deletion(subjects: Subjects, scope: str) -> None:
+    subjects.scope = scope
+    assert in_every_order(subjects, False, [subjects.put, subjects.delete]) > 10
+
+
+def test_an_update_and_a_deletion(subjects: Subjects) -> None:
+    assert in_every_order(subjects, True, [subjects.put_again, subjects.delete]) > 10
+
+
+def test_a_deletion_and_a_creation(subjects: Subjects) -> None:
+    assert in_every_order(subjects, True, [subjects.delete, subjects.put]) > 10
+
+
+@pytest.mark.parametrize(("act", "meanwhile", "stride"), [("delete", 9, 4), ("delete", 0, 7), ("put_again", 1, 7)])
+def test_at_any_call_of_the_functions_that_commit(subjects: Subjects, act: str, meanwhile: int, stride: int) -> None:
+    """The object changes before a call to the table, a queue or the bucket.
+
+    So many functions of the scan that this leads to end before the call is made; the others come later.
+    """
+    number = 1
+
+    def change() -> None:
+        getattr(subjects, act)()
+        assert subjects.chain is not None
+        deliver_meanwhile(subjects.chain.pump, meanwhile)
+
+    while True:
+        chain = subjects.new(synced=False)
+        subjects.put()
+        with at_call(chain.reaper, number, change) as made:
+            chain.pump.run()
+        if made[0] < number:
+            break
+        subjects.check(f"{act} before call {number}")
+        number += stride
+    assert number > 10
+    print(f"{number} calls")

@@ -1,0 +1,272 @@
+"""Comparison of listings with records: what must be true of any three of them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any, Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from syncline.clients.s3_xml import Listed
+from syncline.errors import SynclineError
+from syncline.kinds.files.compare import Change, Pass, Tally, TargetListing, Turns, renames_among
+from syncline.kinds.files.discover import Cursor
+from syncline.kinds.files.records import Gone, Record, Task, Was
+from syncline.model import Item
+from syncline.ownership import Action
+
+KEYS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=6)
+VERSIONS = st.tuples(st.sampled_from(["e", "f", "g"]), st.integers(0, 3))
+OBJECTS = st.dictionaries(KEYS, VERSIONS, max_size=12)
+RECORDED = st.dictionaries(KEYS, st.tuples(VERSIONS, st.sampled_from(["e", "f", "x"]), st.booleans()), max_size=12)
+RECORDS = st.builds(
+    Record,
+    st.text(max_size=3),
+    st.integers(0),
+    st.integers(0),
+    st.text(min_size=1, max_size=3),
+    verified=st.booleans(),
+    headers=st.text(max_size=2),
+    mode=st.none() | st.just("rw-r--r--"),
+    told=st.none() | st.floats(0, 1e9),
+    internal_id=st.text(max_size=2),
+)
+WAS = st.builds(Was, KEYS, RECORDS.map(lambda record: replace(record, was=None)))
+Objects = dict[str, tuple[str, int]]
+Recorded = dict[str, tuple[tuple[str, int], str, bool]]
+
+
+def listing(files: list[Listed], start: str = "") -> TargetListing:
+    """Return a target's listing; it is opened anew behind a name like a real one."""
+
+    def opened(after: str) -> Generator[Listed]:
+        yield from (each for each in files if not after or each.key > start + after)
+
+    return TargetListing(opened, start, "")
+
+
+def run(source: Objects, target: Objects | None, records: Recorded, **more: Any) -> tuple[Pass, list[Change]]:
+    known = (
+        (name, Record(*records[name][0], 7, records[name][1], verified=records[name][2]).to_row())
+        for name in sorted(records)
+    )
+    going = Pass(
+        (Listed(f"s/{name}", *source[name], 7.5) for name in sorted(source)),
+        None if target is None else listing([Listed(f"t/{name}", *target[name], 1.0) for name in sorted(target)], "t/"),
+        known,
+        ("s/", "t/"),
+        more.get("takes"),
+        more.get("leaves_out", lambda _name, _size: False),
+        more.get("turns"),
+        more.get("told", frozenset()),
+        more.get("overwrite", False),
+    )
+    return going, [change for change in going.changes() if change is not None]
+
+
+def action_for(source: Objects, target: Objects, records: Recorded, name: str) -> Action:
+    """Return the action by the rules, written down independently of the code."""
+    here, there, known = source.get(name), target.get(name), records.get(name)
+    ours = there is not None and known is not None and known[1] == there[0]
+    if here is None:
+        if known is None or there is None:
+            return Action.NOTHING
+        return Action.REMOVE if ours else Action.CONFLICT
+    if there is None:
+        return Action.CREATE
+    if ours and known is not None and known[0] == here:
+        return Action.EQUAL
+    if there == here:
+        return Action.ADOPT
+    return Action.REPLACE if ours else Action.CONFLICT
+
+
+@given(OBJECTS, OBJECTS, RECORDED)
+def test_every_name_gets_the_action_of_the_rules(source: Objects, target: Objects, records: Recorded) -> None:
+    going, changes = run(source, target, records)
+    wanted = {name: action_for(source, target, records, name) for name in source.keys() | records.keys()}
+    settled = (Action.EQUAL, Action.ADOPT)
+    gone = {name for name in records if name not in source and name not in target}
+    wanted = {name: action for name, action in wanted.items() if name not in gone}
+    assert {change.name: change.action for change in changes} == {n: a for n, a in wanted.items() if a not in settled}
+    assert [change.name for change in changes] == sorted(change.name for change in changes)
+    assert going.equal == sum(action in settled for action in wanted.values())
+    adopted = {name for name, action in wanted.items() if action is Action.ADOPT}
+    unverified = {name for name, action in wanted.items() if action is Action.EQUAL and not records[name][2]}
+    dropped = {name for name in gone if records[name][2]}
+    assert going.adopted.keys() == adopted | unverified | dropped
+    for name, row in going.adopted.items():
+        if name in dropped:
+            assert row is None
+            continue
+        assert row is not None
+        record = Record.of_row(row)
+        assert (record.etag, record.size, record.verified) == (*source[name], True)
+        assert record.target == target[name][0]
+    assert going.tally.listed == len(source)
+    assert going.tally.ours == len(records) - len(gone)
+    assert going.tally.gone == sum(action is Action.REMOVE for action in wanted.values())
+
+
+@given(OBJECTS, RECORDED)
+def test_a_target_that_is_not_listed_is_believed_to_have_what_was_verified(source: Objects, records: Recorded) -> None:
+    going, changes = run(source, None, records)
+    equal = {n for n in source if n in records and records[n][0] == source[n] and records[n][2]}
+    gone = records.keys() - source.keys()
+    assert going.equal == len(equal)
+    assert {c.name for c in changes if c.action is Action.CREATE} == source.keys() - equal
+    assert {c.name for c in changes if c.action is Action.REMOVE} == gone
+    assert not going.adopted
+
+
+@given(OBJECTS, OBJECTS, RECORDED)
+def test_unselected_names_stay_as_they_are(source: Objects, target: Objects, records: Recorded) -> None:
+    going, changes = run(source, target, records, takes=lambda _key: False)
+    assert changes == []
+    assert going.tally.gone == 0
+    assert going.left_out == len(source)
+
+
+@given(OBJECTS, OBJECTS)
+def test_a_second_pass_over_equal_sides_has_nothing_to_do(source: Objects, target: Objects) -> None:
+    target |= source
+    going, _ = run(source, target, {})
+    records = {name: ((r := Record.of_row(row)).etag, r.size) for name, row in going.adopted.items() if row}
+    assert records == source
+    again, changes = run(source, target, {name: (version, version[0], True) for name, version in records.items()})
+    assert (changes, again.adopted, again.checks, again.equal) == ([], {}, [], len(source))
+
+
+def test_another_stated_time_is_checked_and_no_difference() -> None:
+    record = ("a", Record("e", 1, 6, "e").to_row())
+    source, target = [Listed("a", "e", 1, 7.0)], [Listed("a", "e", 1, 0.0)]
+    going = Pass(
+        iter(source), listing(target), iter([record]), ("", ""), None, lambda *_: False, None, frozenset(), False
+    )
+    assert [change for change in going.changes() if change is not None] == []
+    assert [check.name for check in going.checks] == ["a"]
+    assert going.equal == 1
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_listing_out_of_order_is_not_believed(side: str) -> None:
+    wrong = [Listed("b", "e", 1, 0), Listed("a", "e", 1, 0), Listed("c", "e", 1, 0)]
+    right = sorted(wrong, key=lambda each: each.key)
+    source, target = (wrong, right) if side == "source" else (right, wrong)
+    going = Pass(iter(source), listing(target), iter([]), ("", ""), None, lambda *_: False, None, frozenset(), False)
+    with pytest.raises(SynclineError) as error:
+        list(going.changes())
+    assert error.value.code.name == "LISTING_INCOMPLETE"
+
+
+@given(OBJECTS, RECORDED)
+def test_renames_are_never_ambiguous(source: Objects, records: Recorded) -> None:
+    _, changes = run(source, None, records)
+    renames = renames_among(changes)
+    assert len(set(renames.values())) == len(renames)
+    for new, old in ((new[2:], old[2:]) for new, old in renames.items()):
+        assert source[new] == records[old][0]
+        assert new not in records
+        assert old not in source
+        assert source[new][1] > 0
+        same_new = [k for k, v in source.items() if v == source[new] and k not in records]
+        same_old = [k for k, v in records.items() if v[0] == records[old][0] and k not in source]
+        assert (len(same_new), len(same_old)) == (1, 1)
+
+
+class TestTurns:
+    NAMES: Final = [f"photos/{number:05}.jpg" for number in range(300)]
+
+    @settings(max_examples=30)
+    @given(st.lists(st.floats(0.05, 0.6), min_size=1, max_size=12), st.floats(0, 1e9))
+    def test_every_name_has_its_turn_once_in_a_period(self, steps: list[float], begin: float) -> None:
+        """Whatever the times of the scans are, no two in a row skip a name, and none reads it twice in a period."""
+        period, now, had = 1000.0, begin, dict.fromkeys(self.NAMES, 0)
+        while now < begin + period:
+            for step in steps:
+                following = min(now + step * period, begin + period)
+                turns = Turns(now, following, period)
+                for name in self.NAMES:
+                    had[name] += turns.has(name)
+                now = following
+        # Rounding may give a name at the very edge of two scans to both or to neither.
+        assert sum(count != 1 for count in had.values()) <= len(steps) * 2
+
+    def test_the_share_grows_with_the_time_since_the_last_scan(self) -> None:
+        hourly = Turns(0.0, 3600.0, 7 * 86400.0)
+        assert sum(map(hourly.has, self.NAMES)) <= 6  # 300 / 168 is 2
+        assert sum(map(Turns(0.0, 1e7, 7 * 86400.0).has, self.NAMES)) == len(self.NAMES)
+        assert sum(map(Turns(5.0, 5.0, 100.0).has, self.NAMES)) == 0
+
+
+@given(
+    st.builds(
+        Cursor,
+        removing=st.booleans(),
+        after=KEYS,
+        tally=st.builds(Tally, st.integers(0), st.integers(0), st.integers(0), st.integers(0), st.text(max_size=3)),
+        upto=st.none() | KEYS,
+        sent=st.none() | st.tuples(KEYS, KEYS),
+        whole=st.booleans(),
+        began=st.floats(0, 1e10),
+        since=st.none() | st.floats(0, 1e10),
+        granted=st.integers(0),
+    )
+)
+def test_a_cursor_survives_its_message(cursor: Cursor) -> None:
+    assert Cursor.of_text(cursor.to_text()) == cursor
+
+
+@given(
+    st.builds(
+        Task,
+        what=st.sampled_from(["put", "remove", "rename", "permit"]),
+        origin=st.none() | KEYS,
+        ours=st.text(max_size=3),
+        origin_ours=st.text(max_size=3),
+        mode=st.none() | st.just("rw-r--r--"),
+        told=st.none() | st.floats(0, 1e9),
+        modified=st.none() | st.integers(0),
+        seq=st.text(max_size=3),
+        gone=st.text(max_size=3),
+        was=st.none() | WAS,
+        made=st.none() | st.builds(replace, RECORDS, seq=st.text(max_size=3), was=st.none() | WAS),
+        parts=st.integers(0),
+        alone=st.booleans(),
+        compared=st.integers(0),
+    )
+)
+def test_a_task_survives_its_item(task: Task) -> None:
+    item = Item.from_json(task.on(Item("g", "n")).to_json())
+    assert Task.of(item) == task
+
+
+@given(st.builds(replace, RECORDS, seq=st.text(max_size=3), was=st.none() | WAS), st.none() | WAS)
+def test_records_survive_their_rows(record: Record, was: Was | None) -> None:
+    read = Record.of_row(record.to_row())
+    assert read == record
+    assert Gone.of_row(Gone(record.seq, was).to_row()) == Gone(record.seq, was)
+
+
+def test_files_of_others_are_not_read_past_one_by_one() -> None:
+    """The listing is opened anew behind them, wherever they stand."""
+    others = [Listed(f"a/{number:06}", "x", 1, 0.0) for number in range(9000)]
+    files = [*others, Listed("b", "e", 1, 7.0), Listed("c", "x", 1, 0.0)]
+    read, opened = 0, list[str]()
+
+    def open_behind(after: str) -> Generator[Listed]:
+        nonlocal read
+        opened.append(after)
+        for each in files:
+            if not after or each.key > after:
+                read += 1
+                yield each
+
+    found = TargetListing(open_behind, "", "")
+    assert found.find("b") == files[-2]
+    assert found.find("bb") is None
+    assert len(opened) == 2
+    assert read <= 2003

@@ -1,0 +1,249 @@
+"""Events as scopes: their times, their order, and the permissions that they set."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncline.clients.file_manager import FileEvent
+from syncline.config import load_sync
+from syncline.config.files import FilesSync
+from syncline.errors import SynclineError
+from syncline.kinds.files.events import groups_in, groups_of, hints_of, instant, manager_events_in
+from syncline.model import compact_json
+
+NOON = 1_764_072_000.0
+"""2025-11-25T12:00:00Z in Unix seconds."""
+NOW = NOON + 60
+EARLIER, LATER = "2025-11-25T12:00:00Z", "2025-11-25T12:00:01Z"
+ONE, TWO, THREE = "rw-r--r--", "rw-rw----", "rwx------"
+
+
+def sync_of(**more: Any) -> FilesSync:
+    source = {"bucket": "photos", "prefix": "in/"}
+    target = {"file_manager": "https://files.example/api", "prefix": "/data/"}
+    sync = load_sync(compact_json({"name": "shop", "kind": "files", "source": source, "target": target, **more}))
+    assert isinstance(sync, FilesSync)
+    return sync
+
+
+def told(mode: str | None, timestamp: str = "", path: str = "/data/a") -> FileEvent:
+    return FileEvent("change_permission", path, None, mode, timestamp)
+
+
+def body(kind: str = "change_permission", path: Any = "/data/a", **about: Any) -> dict[str, Any]:
+    """Return an event as the file manager sends it."""
+    mode = about.pop("mode", ONE)
+    return {"event_type": kind, "file_path": path, "metadata": {"new_permissions": mode}, "timestamp": "", **about}
+
+
+def refusal(value: Any) -> str:
+    with pytest.raises(SynclineError) as caught:
+        groups_in(sync_of(), value, NOW)
+    assert caught.value.code.name == "MESSAGE_INVALID"
+    return caught.value.what
+
+
+class TestInstant:
+    @pytest.mark.parametrize(
+        ("text", "seconds"),
+        [
+            ("2025-11-25T12:00:00Z", NOON),
+            ("2025-11-25T12:00:00+00:00", NOON),
+            ("2025-11-25T14:00:00+02:00", NOON),
+            ("2025-11-25T06:30:00-05:30", NOON),
+            ("20251125T120000Z", NOON),
+            ("2025-11-25 12:00:00Z", NOON),
+            ("2025-11-25T12:00:00", NOON),
+            ("2025-11-25", NOON - 12 * 3600),
+            ("2025-11-25T12:00:00.25Z", NOON + 0.25),
+            ("2025-11-25T12:00:00.250000123Z", NOON + 0.25),
+            ("2025-11-25T12:00:00,5", NOON + 0.5),
+            ("1764072000", NOON),
+            ("1764072000.5", NOON + 0.5),
+            ("1764072000000", NOON),
+            ("1764072000500", NOON + 0.5),
+            ("0", 0.0),
+            ("1969-12-31T23:59:59Z", -1.0),
+        ],
+    )
+    def test_times_are_read(self, text: str, seconds: float) -> None:
+        assert instant(text) == pytest.approx(seconds, abs=1e-6)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "yesterday",
+            "2025-11-25T25:00:00Z",
+            "2025-02-30T12:00:00Z",
+            "Tue, 25 Nov 2025 12:00:00 GMT",
+            "nan",
+            "inf",
+            "-inf",
+            "1e999",
+            "-1",
+            "-1764072000",
+            "0x10",
+            "\ud800",
+        ],
+    )
+    def test_anything_else_is_no_time(self, text: str) -> None:
+        assert instant(text) is None
+
+    @given(st.text())
+    def test_no_text_is_an_error(self, text: str) -> None:
+        seconds = instant(text)
+        assert seconds is None or math.isfinite(seconds)
+
+    @given(st.datetimes(dt.datetime(1970, 1, 1), dt.datetime(2999, 1, 1), timezones=st.timezones()))  # noqa: DTZ001 - hypothesis adds the zone
+    def test_all_forms_of_one_time_are_the_same(self, when: dt.datetime) -> None:
+        when = when.astimezone(dt.UTC)
+        seconds = when.timestamp()
+        naive = when.replace(tzinfo=None)
+        assert instant(when.isoformat()) == instant(naive.isoformat()) == pytest.approx(seconds)
+        assert instant(repr(seconds)) == pytest.approx(seconds)
+
+
+class TestOrder:
+    """Of the permissions that are set for one key the latest count: by their times, else as they came."""
+
+    @staticmethod
+    def mode_after(*events: FileEvent) -> tuple[str, float | None]:
+        return hints_of(groups_of(sync_of(), events, NOW)).modes["in/a"]
+
+    def test_timed_events_count_by_their_times(self) -> None:
+        events = [told(ONE, EARLIER), told(TWO, LATER)]
+        for order in itertools.permutations(events):
+            assert self.mode_after(*order) == (TWO, NOON + 1)
+
+    def test_untimed_ones_count_as_they_came(self) -> None:
+        for modes in itertools.permutations([ONE, TWO, THREE]):
+            assert self.mode_after(*map(told, modes)) == (modes[-1], None)
+
+    def test_more_than_nine_of_them_too(self) -> None:
+        modes = [ONE, TWO] * 10 + [THREE]
+        assert self.mode_after(*map(told, modes)) == (THREE, None)
+
+    def test_an_untimed_event_counts_after_a_timed_one_and_before_another(self) -> None:
+        assert self.mode_after(told(ONE, LATER), told(TWO)) == (TWO, None)
+        assert self.mode_after(told(TWO), told(ONE, EARLIER)) == (ONE, NOON)
+
+    def test_of_two_events_of_one_time_the_second_counts(self) -> None:
+        assert self.mode_after(told(ONE, EARLIER), told(TWO, EARLIER)) == (TWO, NOON)
+        assert self.mode_after(told(TWO, EARLIER), told(ONE, "1764072000")) == (ONE, NOON)
+
+    def test_a_time_that_is_none_is_no_time(self) -> None:
+        assert self.mode_after(told(ONE, LATER), told(TWO, "nan")) == (TWO, None)
+
+    def test_notifications_count_in_the_order_in_which_they_came(self) -> None:
+        """The order in which a scope names its groups means nothing."""
+        sync = sync_of()
+        groups = {
+            *groups_of(sync, [told(TWO)], NOW + 10),
+            *groups_of(sync, [told(THREE), told(ONE)], NOW + 9),
+        }
+        for order in itertools.permutations(groups):
+            assert hints_of(order).modes == {"in/a": (TWO, None)}
+
+    def test_keys_do_not_meet(self) -> None:
+        events = [told(ONE, LATER), told(TWO, EARLIER, "/data/b"), told(THREE, path="/elsewhere/a")]
+        hints = hints_of(groups_of(sync_of(), events, NOW))
+        assert hints.modes == {"in/a": (ONE, NOON + 1), "in/b": (TWO, NOON)}
+        assert hints.keys == {"in/a", "in/b"}
+
+    @given(
+        st.lists(st.tuples(st.sampled_from([ONE, TWO, THREE]), st.integers(0, 5)), min_size=1, max_size=6), st.data()
+    )
+    def test_no_order_of_timed_events_matters(self, events: Sequence[tuple[str, int]], data: st.DataObject) -> None:
+        """Unless two of them have one time."""
+        times = {seconds: mode for mode, seconds in events}
+        shuffled = data.draw(st.permutations(list(times.items())))
+        last = max(times)
+        assert self.mode_after(*(told(mode, str(1000 + at)) for at, mode in shuffled)) == (times[last], 1000.0 + last)
+
+
+class TestGroups:
+    def test_a_rename_names_both_keys(self) -> None:
+        event = FileEvent("rename", "/data/a", "/data/b", None, "")
+        assert groups_of(sync_of(), [event], NOW) == ("key:in/a", "key:in/b")
+
+    def test_paths_outside_the_sync_are_passed_over(self) -> None:
+        sync = sync_of(select={"exclude": ["*.tmp"]})
+        events = [FileEvent("create", path, None, None, "") for path in ("/data/a", "/other/a", "/data/b.tmp")]
+        assert groups_of(sync, events, NOW) == ("key:in/a",)
+
+    def test_a_scope_of_another_kind_is_refused(self) -> None:
+        with pytest.raises(SynclineError) as caught:
+            hints_of(["team/app"])
+        assert caught.value.code.name == "MESSAGE_INVALID"
+
+    @given(st.text(min_size=1), st.sampled_from([ONE, TWO]))
+    def test_any_key_travels(self, name: str, mode: str) -> None:
+        hints = hints_of(groups_of(sync_of(), [told(mode, path=f"/data/{name}")], NOW))
+        assert hints.keys == {f"in/{name}"}
+        assert hints.modes == {f"in/{name}": (mode, None)}
+
+
+class TestModes:
+    @pytest.mark.parametrize(
+        ("mode", "plain"),
+        [
+            ("rwxr-xr-x", "rwxr-xr-x"),
+            ("rwsr-xr-x", "rwxr-xr-x"),
+            ("rwSr--r--", "rw-r--r--"),
+            ("rwxrwsr-x", "rwxrwxr-x"),
+            ("rw-r-Sr--", "rw-r--r--"),
+            ("rwxrwxrwt", "rwxrwxrwx"),
+            ("rwxrwxrwT", "rwxrwxrw-"),
+        ],
+    )
+    def test_special_bits_are_dropped(self, mode: str, plain: str) -> None:
+        groups = groups_in(sync_of(), body(mode=mode), NOW)
+        assert hints_of(groups).modes == {"in/a": (plain, None)}
+
+    @pytest.mark.parametrize(
+        "mode",
+        [
+            "rw-r--r-",
+            "rw-r--r---",
+            "-rw-r--r--",
+            "0644",
+            "rwtr--r--",
+            "rw-r--r-s",
+            "wr-r--r--",
+            "RW-R--R--",
+            "",
+            "rw-r--r--\n",
+        ],
+    )
+    def test_others_are_refused(self, mode: str) -> None:
+        assert "not of the form rw-r--r--" in refusal(body(mode=mode))
+        assert "not of the form rw-r--r--" in refusal({"events": [body(), body(mode=mode)]})
+
+    @pytest.mark.parametrize("mode", [None, 644, ["rw-r--r--"]])
+    def test_permissions_must_be_text(self, mode: Any) -> None:
+        assert "without new permissions" in refusal(body(mode=mode))
+
+    @pytest.mark.parametrize("kind", ["create", "delete"])
+    def test_only_a_change_of_permissions_sets_them(self, kind: str) -> None:
+        assert groups_in(sync_of(), body(kind), NOW) == ("key:in/a",)
+
+    @pytest.mark.parametrize(
+        "value",
+        [None, 7, [], "text", {}, {"events": {}}, body("melt"), body(path=""), body("move"), body(metadata=None)],
+    )
+    def test_what_is_no_event_is_refused(self, value: Any) -> None:
+        assert refusal(value).startswith("an event of the file manager")
+
+    def test_one_event_or_a_list(self) -> None:
+        assert len(manager_events_in(body())) == 1
+        assert len(manager_events_in({"events": [body(), body("create")]})) == 2
+        assert groups_in(sync_of(), {"events": []}, NOW) == ()

@@ -1,0 +1,269 @@
+"""Windows of removals: limits that hold whatever triggered a scan, and whoever asks at the same time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncline.errors import SynclineError
+from syncline.ownership import Grant, Limits, allowance
+from syncline.stores import removals
+from syncline.stores.removals import RemovalWindows
+from syncline.table import Database
+from tests.pump import Clock
+from tests.stack import new_table
+
+DAY: Final = 24 * 3600.0
+LIMITS: Final = Limits(0.1, 250, DAY)
+
+
+class OvertakenDatabase(Database):
+    """Calls `hook` once before each conditional write, and can repeat the write as boto3 does when an answer is lost."""
+
+    def __init__(self, table: Any) -> None:
+        super().__init__(table)
+        self.hook: Callable[[], object] | None = None
+        self.answer_lost = False
+
+    def replace(self, item: dict[str, Any], version: str | None) -> bool:
+        hook, self.hook = self.hook, None
+        if hook is not None:
+            hook()
+        if self.answer_lost:
+            self.answer_lost = False
+            assert super().replace(item, version)
+        return super().replace(item, version)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def database() -> Iterator[OvertakenDatabase]:
+    with new_table() as table:
+        yield OvertakenDatabase(table)
+
+
+@pytest.fixture
+def windows(database: OvertakenDatabase, clock: Clock) -> RemovalWindows:
+    return RemovalWindows(database, "one", clock.time)
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between tries, none of which is waited for."""
+    waited: list[float] = []
+    monkeypatch.setattr("syncline.stores.removals.time.sleep", waited.append)
+    return waited
+
+
+class Total:
+    """The number of items that are ours, and how often it was asked for."""
+
+    def __init__(self, items: int) -> None:
+        self.items = items
+        self.asked = 0
+
+    def __call__(self) -> int:
+        self.asked += 1
+        return self.items
+
+
+def test_a_window_holds_for_all_scans_until_it_ends(windows: RemovalWindows, clock: Clock) -> None:
+    total, end = Total(1000), clock.now + DAY
+    assert windows.reserve(LIMITS, 60, total, "scan 1") == Grant(True, 0, 1000, end, 100)
+    total.items = 940
+    assert windows.reserve(LIMITS, 41, total, "scan 2") == Grant(False, 60, 1000, end, 100)
+    assert windows.reserve(LIMITS, 40, total, "scan 3") == Grant(True, 60, 1000, end, 100)
+    clock.sleep(DAY - 1)
+    assert windows.reserve(LIMITS, 1, total, "scan 4") == Grant(False, 100, 1000, end, 100)
+    clock.sleep(1)
+    total.items = 10_000
+    assert windows.reserve(LIMITS, 250, total, "scan 4") == Grant(True, 0, 10_000, end + DAY, 250)
+
+
+def test_a_refusal_begins_no_window(windows: RemovalWindows, database: OvertakenDatabase, clock: Clock) -> None:
+    assert windows.reserve(LIMITS, 11, lambda: 100, "a") == Grant(False, 0, 100, clock.now, 10)
+    assert windows.reserve(LIMITS, 0, lambda: 100, "a") == Grant(True, 0, 100, clock.now, 10)
+    assert windows.reserve(Limits(1, 0, DAY), 1, lambda: 100, "a") == Grant(False, 0, 100, clock.now, 0)
+    assert database.get("SYNC#one", "REMOVALS") is None
+    clock.sleep(100)
+    assert windows.reserve(LIMITS, 20, lambda: 200, "a") == Grant(True, 0, 200, clock.now + DAY, 20)
+
+
+def test_syncs_have_windows_of_their_own(windows: RemovalWindows, database: OvertakenDatabase, clock: Clock) -> None:
+    assert windows.reserve(LIMITS, 10, lambda: 100, "a").allowed
+    assert RemovalWindows(database, "two", clock.time).reserve(LIMITS, 10, lambda: 100, "a").allowed
+
+
+def test_a_repeated_name_reserves_once(windows: RemovalWindows, clock: Clock) -> None:
+    windows.reserve(LIMITS, 30, lambda: 1000, "first")
+    answer = windows.reserve(LIMITS, 50, lambda: 1000, "again")
+    assert answer == Grant(True, 30, 1000, clock.now + DAY, 100)
+    windows.reserve(LIMITS, 20, lambda: 1000, "last")
+    assert windows.reserve(LIMITS, 50, lambda: 1000, "again") == answer
+    assert windows.reserve(LIMITS, 7, lambda: 1000, "again") == answer  # it has removed the others already
+    assert windows.reserve(LIMITS, 1, lambda: 1000, "more") == Grant(False, 100, 1000, clock.now + DAY, 100)
+
+
+def test_a_repeated_name_that_wants_more_reserves_the_difference(windows: RemovalWindows) -> None:
+    windows.reserve(LIMITS, 50, lambda: 1000, "a")
+    assert windows.reserve(LIMITS, 90, lambda: 1000, "a").allowed
+    assert not windows.reserve(LIMITS, 101, lambda: 1000, "a").allowed
+    assert not windows.reserve(LIMITS, 11, lambda: 1000, "b").allowed
+    assert windows.reserve(LIMITS, 10, lambda: 1000, "b") == windows.reserve(LIMITS, 10, lambda: 1000, "b")
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_two_functions_at_once_stay_within_the_limit(
+    windows: RemovalWindows, database: OvertakenDatabase, clock: Clock, running: bool
+) -> None:
+    if running:
+        windows.reserve(LIMITS, 1, lambda: 1000, "before")
+    other, answers, total = RemovalWindows(Database(database._table), "one", clock.time), [], Total(1000)
+    database.hook = lambda: answers.append(other.reserve(LIMITS, 60, lambda: 1000, "other"))
+    answers.append(windows.reserve(LIMITS, 60, total, "this"))
+    assert [answer.allowed for answer in answers] == [True, False]
+    assert answers[1].used == 60 + running
+    assert total.asked == 1
+    database.hook = lambda: other.reserve(LIMITS, 10, lambda: 1000, "third")
+    assert windows.reserve(LIMITS, 20, lambda: 1000, "this") == Grant(True, 70 + running, 1000, answers[0].until, 100)
+
+
+def test_the_same_name_at_once_reserves_once(
+    windows: RemovalWindows, database: OvertakenDatabase, clock: Clock
+) -> None:
+    other, answers = RemovalWindows(Database(database._table), "one", clock.time), []
+    database.hook = lambda: answers.append(other.reserve(LIMITS, 60, lambda: 1000, "same"))
+    answers.append(windows.reserve(LIMITS, 60, lambda: 1000, "same"))
+    assert answers == [Grant(True, 0, 1000, clock.now + DAY, 100)] * 2
+    assert windows.reserve(LIMITS, 40, lambda: 1000, "next").used == 60
+
+
+def test_a_write_whose_answer_was_lost_reserves_once(windows: RemovalWindows, database: OvertakenDatabase) -> None:
+    database.answer_lost = True
+    assert windows.reserve(LIMITS, 60, lambda: 1000, "a").used == 0
+    assert windows.reserve(LIMITS, 40, lambda: 1000, "b").used == 60
+
+
+def test_one_that_is_always_overtaken_gives_up_with_a_code(
+    windows: RemovalWindows, database: OvertakenDatabase, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
+) -> None:
+    total = Total(1000)
+    monkeypatch.setattr(database, "replace", lambda _item, _version: False)
+    with pytest.raises(SynclineError, match="AWS_UNAVAILABLE: removals of sync one"):
+        windows.reserve(LIMITS, 1, total, "a")
+    assert total.asked == 1
+    assert len(pauses) == 30
+    assert max(pauses) < 1
+
+
+def test_names_are_bounded_and_their_removals_still_count(
+    windows: RemovalWindows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removals, "_MOST_NAMES", 3)
+    for number in range(6):
+        assert windows.reserve(LIMITS, 10, lambda: 1000, f"scan {number}").used == 10 * number
+    assert windows.reserve(LIMITS, 10, lambda: 1000, "scan 3").used == 30
+    assert not windows.reserve(LIMITS, 41, lambda: 1000, "more").allowed
+
+
+def test_a_negative_number_is_refused(windows: RemovalWindows) -> None:
+    with pytest.raises(ValueError, match="-1"):
+        windows.reserve(LIMITS, -1, lambda: 1000, "a")
+
+
+class TestAllowance:
+    @pytest.mark.parametrize(
+        ("share", "count", "total", "used", "expected"),
+        [
+            (0.1, 250, 300, 0, 30),
+            (0.29, 250, 100, 0, 29),  # 28.999999999999996 in binary
+            (0.1, 250, 10_000, 0, 250),
+            (0.1, 250, 9, 0, 1),
+            (0.1, 250, 0, 0, 1),
+            (0.0, 250, 1000, 0, 1),
+            (0.1, 250, 9, 1, 0),
+            (1.0, 0, 1000, 0, 0),
+            (1, 10, 1000, 4, 6),
+            (0.1, 250, 300, 31, 0),
+            (1e-7, 250, 10_000_000, 0, 1),
+        ],
+    )
+    def test_it_is_the_lesser_of_share_and_count(
+        self, share: float, count: int, total: int, used: int, expected: int
+    ) -> None:
+        assert allowance(Limits(share, count, DAY), total, used) == expected
+
+    @given(
+        st.floats(0, 1, allow_subnormal=False),
+        st.integers(0, 10**9),
+        st.integers(0, 10**12),
+        st.integers(0, 10**9),
+    )
+    def test_it_never_exceeds_a_limit(self, share: float, count: int, total: int, used: int) -> None:
+        limits = Limits(share, count, DAY)
+        most = allowance(limits, total, 0)
+        assert (most >= 1) == (count >= 1)
+        assert most <= count
+        assert most <= max(1.0, share * total * (1 + 1e-12))
+        assert allowance(limits, total, used) == max(0, most - used)
+        assert allowance(limits, total + 1, 0) >= most
+
+    @given(st.integers(0, 100), st.integers(0, 10**9))
+    def test_a_share_in_percent_is_exact(self, percent: int, total: int) -> None:
+        assert allowance(Limits(percent / 100, 10**12, DAY), total, 0) == max(1, percent * total // 100)
+
+
+def test_reservations_in_any_order_stay_within_the_limit(database: OvertakenDatabase) -> None:
+    numbers = itertools.count()
+
+    @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 5)), max_size=12))
+    def check(requests: list[tuple[int, int]]) -> None:
+        windows = RemovalWindows(database, f"sync{next(numbers)}", Clock().time)
+        reserved: dict[int, int] = {}
+        for wanted, name in requests:
+            grant = windows.reserve(LIMITS, wanted, lambda: 500, str(name))
+            more = max(0, wanted - reserved.get(name, 0))
+            assert grant.allowed == (more == 0 or sum(reserved.values()) + more <= 50)
+            if grant.allowed and wanted:
+                reserved[name] = max(wanted, reserved.get(name, 0))
+        assert sum(reserved.values()) <= 50
+
+    check()
+
+
+def test_a_run_with_limits_of_its_own_has_its_own_window(windows: RemovalWindows) -> None:
+    assert windows.reserve(Limits(0.5, 10, 3600.0), 5, lambda: 10, "scan-1").allowed
+    assert not windows.reserve(Limits(0.5, 10, 3600.0), 1, lambda: 10, "scan-2").allowed
+    own = Limits(1.0, 8, 3600.0)
+    assert windows.reserve(own, 6, lambda: 100, "scan-3", by="20261129-101522-3f9c2a7b01", own=True).allowed
+    assert not windows.reserve(own, 3, lambda: 100, "scan-4", by="20261129-101522-3f9c2a7b01", own=True).allowed
+    assert windows.reserve(own, 8, lambda: 100, "scan-5", by="20261129-101523-0123456789", own=True).allowed
+
+
+def test_a_plan_reserves_nothing(windows: RemovalWindows) -> None:
+    limits = Limits(0.5, 10, 3600.0)
+    assert windows.reserve(limits, 5, lambda: 10, "plan", keep=False).allowed
+    assert not windows.reserve(limits, 6, lambda: 10, "plan", keep=False).allowed
+    assert windows.reserve(limits, 5, lambda: 10, "scan").allowed
+
+
+def test_items_added_since_count_and_nothing_erodes(windows: RemovalWindows) -> None:
+    """Neither portions nor further runs get more of the same items; items that came since are items like others."""
+    half = Limits(0.5, 1000, DAY)
+    assert windows.reserve(half, 50, lambda: 100, "scan-1", by="run-1").allowed
+    for number in range(2, 6):
+        refused = windows.reserve(half, 1, lambda: 50, f"scan-{number}", by=f"run-{number}")
+        assert not refused.allowed
+        assert refused.most == 50
+    # Those of its own run may not be gone yet, so they are not added to what is there.
+    assert not windows.reserve(half, 1, lambda: 100, "scan-6", by="run-1").allowed
+    assert windows.reserve(half, 50, lambda: 150, "scan-7", by="run-7").allowed

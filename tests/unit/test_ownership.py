@@ -1,0 +1,46 @@
+"""The table of ownership: what is foreign is neither overwritten nor removed."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from syncline.ownership import Action, decide
+
+CASES = [
+    dict(zip(("at_source", "at_target", "ours", "current", "same", "overwrite"), flags, strict=True))
+    for flags in itertools.product((False, True), repeat=6)
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_foreign_items_stay(case: dict[str, bool]) -> None:
+    action = decide(**case)
+    if case["at_target"] and not case["ours"]:
+        assert action is not Action.REMOVE
+        if not case["overwrite"]:
+            assert action is not Action.REPLACE
+    if not case["at_source"]:
+        assert action in (Action.REMOVE, Action.NOTHING)
+    if not case["at_target"]:
+        assert action in (Action.CREATE, Action.NOTHING)
+
+
+@pytest.mark.parametrize(
+    ("flags", "action"),
+    [
+        ({"at_source": True, "at_target": False}, Action.CREATE),
+        ({"at_source": True, "at_target": True, "ours": True, "current": True}, Action.EQUAL),
+        ({"at_source": True, "at_target": True, "ours": True}, Action.REPLACE),
+        ({"at_source": True, "at_target": True, "ours": True, "same": True}, Action.ADOPT),
+        ({"at_source": True, "at_target": True, "same": True}, Action.ADOPT),
+        ({"at_source": True, "at_target": True, "current": True}, Action.CONFLICT),
+        ({"at_source": True, "at_target": True}, Action.CONFLICT),
+        ({"at_source": False, "at_target": True, "ours": True}, Action.REMOVE),
+        ({"at_source": False, "at_target": True}, Action.NOTHING),
+        ({"at_source": False, "at_target": False, "ours": True}, Action.NOTHING),
+    ],
+)
+def test_the_actions(flags: dict[str, bool], action: Action) -> None:
+    assert decide(**{"overwrite": False, **flags}) is action
