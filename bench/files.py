@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from bench import memory
+from bench import files_idle, memory
+from bench.file_manager import manager
 from bench.measure import NotMadeError, Row
-from bench.place import ROOT, Place, Ran
+from bench.peers import RcloneClient
+from bench.place import ROOT, Place, Ran, bucket
 from syncline.clients.bucket import Bucket, Keys
 from syncline.clients.http import Endpoint, Http
 from tests.standins.rclone import ACCESS, SECRET, Rclone
@@ -33,15 +35,15 @@ _MOST_MEMORY: Final = 150  # MiB
 
 def small(place: Place) -> list[Row]:
     """10,000 objects of 4 KiB to a file manager that takes 20 ms for a request; the seed sends one after the other."""
-    with _source(place, _SMALL) as rclone, _manager(_DELAY) as manager:
+    with _source(place, _SMALL) as rclone, manager(_DELAY) as target:
         name = place.functions.apply(
-            _sync(rclone, {"file_manager": manager.url, "requests": _AT_ONCE, "overwrite": True})
+            _sync(rclone, {"file_manager": target.url, "requests": _AT_ONCE, "overwrite": True})
         )
         ran = place.functions.run(name)
         if ran.moved != _SMALL:
             raise NotMadeError(f"{ran.moved} files were moved")
-        seen = manager.seen()
-        peer = _one_after_another(rclone, manager.url)
+        seen = target.seen()
+        peer = _one_after_another(rclone, target.url)
         again = place.functions.run(name)
     note = f"the seed's way measured with {_SAMPLE} objects, multiplied; at most {seen['peak']} of {_AT_ONCE} requests at a time"
     return [
@@ -54,9 +56,9 @@ def small(place: Place) -> list[Row]:
 
 def large(place: Place) -> list[Row]:
     """One object of 5 GiB, against ``curl | curl``."""
-    with _sparse(place, _LARGE_BYTES) as rclone, _manager(0.0) as manager:
-        peer = _curl(rclone, manager.url)
-        name = place.functions.apply(_sync(rclone, {"file_manager": manager.url, "overwrite": True}))
+    with _sparse(place, _LARGE_BYTES) as rclone, manager(0.0) as target:
+        peer = _curl(rclone, target.url)
+        name = place.functions.apply(_sync(rclone, {"file_manager": target.url, "overwrite": True}))
         with memory.peak(lambda: place.functions.processes("transfer")) as peak:
             ran = place.functions.run(name)
         if ran.moved != 1:
@@ -71,7 +73,7 @@ def mirror(place: Place) -> list[Row]:
     """10,000 objects from bucket to bucket, against ``rclone sync`` on the same servers."""
     with _source(place, _SMALL) as rclone:
         first = _mirrored(place, rclone, "first")
-        peer = _rclone_sync(rclone, place.folder)
+        peer = RcloneClient(place.folder, here=rclone.url).sync("here:source", "here:peer")
         ran = _mirrored(place, rclone, "target")
     return [
         Row("files.mirror", "s", [ran.seconds], [peer], 1.0),
@@ -85,10 +87,10 @@ def mirror(place: Place) -> list[Row]:
     ]
 
 
-def _mirrored(place: Place, rclone: Rclone, bucket: str) -> Ran:
+def _mirrored(place: Place, rclone: Rclone, name: str) -> Ran:
     """A run into an empty bucket of the same server."""
-    target = {**_endpoint(rclone, bucket), "requests": 32}
-    sync = {"kind": "files", "source": _endpoint(rclone, "source"), "target": target, "overwrite": True}
+    target = {**bucket(rclone.url, name), "requests": 32}
+    sync = {"kind": "files", "source": bucket(rclone.url, "source"), "target": target, "overwrite": True}
     ran = place.functions.run(place.functions.apply(sync))
     if ran.moved != _SMALL:
         raise NotMadeError(f"{ran.moved} objects were moved")
@@ -116,30 +118,8 @@ MEASUREMENTS: Final[Mapping[str, Callable[[Place], Sequence[Row]]]] = {
     "large": large,
     "mirror": mirror,
     "changes": changes,
+    **files_idle.MEASUREMENTS,
 }
-
-
-class _Manager:
-    """The file manager's stand-in in a process of its own."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        self.url = process.stdout.readline().strip()
-
-    def seen(self) -> dict[str, Any]:
-        seen: dict[str, Any] = Http().request("GET", f"{self.url}/_seen").json()
-        return seen
-
-
-@contextmanager
-def _manager(delay: float) -> Iterator[_Manager]:
-    command = [sys.executable, "-m", "tests.standins.file_manager", str(delay)]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield _Manager(process)
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
 
 
 @contextmanager
@@ -166,16 +146,10 @@ def _sparse(place: Place, size: int) -> Iterator[Rclone]:
             yield rclone
 
 
-def _endpoint(rclone: Rclone, bucket: str) -> dict[str, Any]:
-    # Keys of the tests, and of no other server: they may stand in the engine's environment.
-    auth = {"access_key": "env:BENCH_S3_ACCESS", "secret_key": "env:BENCH_S3_SECRET"}
-    return {"bucket": bucket, "endpoint": rclone.url, "auth": auth}
-
-
 def _sync(rclone: Rclone, target: Mapping[str, Any]) -> dict[str, Any]:
     overwrite = {"overwrite": True} if "overwrite" in target else {}
     bare = {name: value for name, value in target.items() if name != "overwrite"}
-    return {"kind": "files", "source": _endpoint(rclone, "source"), "target": bare, **overwrite}
+    return {"kind": "files", "source": bucket(rclone.url, "source"), "target": bare, **overwrite}
 
 
 def _one_after_another(rclone: Rclone, url: str) -> float:
@@ -232,31 +206,4 @@ set -eo pipefail
     )
     if done.returncode != 0:
         raise NotMadeError(f"curl failed: {done.stderr.strip()[-300:]}")
-    return time.perf_counter() - began
-
-
-def _rclone_sync(rclone: Rclone, folder: Path) -> float:
-    """``rclone sync`` from bucket to bucket of the same server; the seconds."""
-    config = folder / "rclone.conf"
-    config.write_text(
-        f"[here]\ntype = s3\nprovider = Rclone\nendpoint = {rclone.url}\n"
-        f"access_key_id = {ACCESS}\nsecret_access_key = {SECRET}\n"
-    )
-    program = str(Path(sys.executable).parent / "rclone")
-    command = [
-        program,
-        "sync",
-        "here:source",
-        "here:peer",
-        "--config",
-        str(config),
-        "--transfers",
-        "32",
-        "--checkers",
-        "32",
-    ]
-    began = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800)
-    if done.returncode != 0:
-        raise NotMadeError(f"rclone failed: {done.stderr.strip()[-300:]}")
     return time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""The other tools: Debian's skopeo, and curl."""
+"""The other tools: Debian's skopeo, rclone, Docker, and curl."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Final
 
 from bench.measure import NotMadeError
 from tests.standins.programs import ProgramAbsentError, program
+from tests.standins.rclone import ACCESS, SECRET
 
 _SECONDS: Final = 900
 
@@ -64,6 +66,32 @@ class Skopeo:
             copying += _timed([*copy, f"docker-archive:{plain}", f"docker://{name}"], environ)
             plain.unlink()
         return unpacking, copying
+
+
+class RcloneClient:
+    """The command ``rclone``, with a remote for each S3 server of the tests: its name, and the server's address."""
+
+    def __init__(self, folder: Path, **servers: str) -> None:
+        config = Path(tempfile.mkdtemp(prefix="rclone-", dir=folder)) / "rclone.conf"
+        keys = f"access_key_id = {ACCESS}\nsecret_access_key = {SECRET}\n"
+        remotes = (f"[{name}]\ntype = s3\nprovider = Rclone\nendpoint = {url}\n{keys}" for name, url in servers.items())
+        config.write_text("\n".join(remotes))
+        self._command = [str(Path(sys.executable).parent / "rclone"), "--config", str(config)]
+
+    def sync(self, source: str, target: str, *options: str) -> float:
+        """Make the bucket ``target`` equal to ``source`` with 32 transfers and checks at a time; return the seconds."""
+        return self._run("sync", source, target, "--transfers", "32", "--checkers", "32", *options)
+
+    def list(self, bucket: str, *options: str) -> float:
+        """List all keys of a bucket; return the seconds."""
+        return self._run("lsf", "-R", bucket, *options)
+
+    def check(self, source: str, target: str) -> None:
+        """Compare the checksums of two buckets; raise NotMadeError if they differ."""
+        self._run("check", "--checksum", source, target, "--checkers", "32")
+
+    def _run(self, *arguments: str) -> float:
+        return _timed([*self._command, *arguments], dict(os.environ))
 
 
 class Docker:

@@ -26,7 +26,14 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 QUAY_TOKEN: Final = "BENCH_QUAY_TOKEN"
 GITHUB_TOKEN: Final = "BENCH_GITHUB_TOKEN"
 
-_COMMAND_SECONDS: Final = 600
+_COMMAND_SECONDS: Final = 1800
+
+
+def bucket(url: str, name: str) -> dict[str, str | dict[str, str]]:
+    """Return the configuration of a bucket on one of the tests' S3 servers."""
+    # Keys of the tests, and of no other server: they may stand in the engine's environment.
+    auth = {"access_key": "env:BENCH_S3_ACCESS", "secret_key": "env:BENCH_S3_SECRET"}
+    return {"bucket": name, "endpoint": url, "auth": auth}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +41,7 @@ class Ran:
     """A run that went well.
 
     ``seconds`` are those from its beginning to its end, as recorded; ``command_seconds`` those of the whole command
-    that waited for it. ``moved`` and ``skipped`` count images; ``requests`` were made to source and target.
+    that waited for it. ``moved`` and ``skipped`` count items; ``requests`` were made to source and target.
     """
 
     seconds: float
