@@ -24,7 +24,7 @@ from syncline.kinds.files.verify import Verify
 from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page, glances
 from syncline.model import Item, Outcome, Result, Run, Scope, Step
 
-FEWEST_THREADS: Final = 16
+FEWEST_THREADS: Final = 8
 MOST_THREADS: Final = 32
 """Requests at the target at a time in one function; several functions share what the sync allows."""
 LAST_WORDS: Final = 5.0
