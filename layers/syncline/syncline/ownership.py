@@ -6,9 +6,11 @@ we wrote it. Everything else is foreign: it is never overwritten (unless the syn
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from typing import Protocol
 
 
 class Action(StrEnum):
@@ -58,6 +60,27 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class RemovalRequest:
+    """A request for `count` removals, all or none of them, in the window of a sync that now runs.
+
+    A repeated `name` gets the answer that it got in this window, and reserves only what it wants beyond what it has.
+    `run` is the ID of the run that asks; with `own` the limits are this run's own, and so is its window. With `keep`
+    False nothing is reserved: the answer says what a request would get. Raises ValueError if `count` is negative.
+    """
+
+    limits: Limits
+    count: int
+    name: str
+    run: str = ""
+    own: bool = False
+    keep: bool = True
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ValueError(f"cannot reserve {self.count} removals")
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """The answer to a request for removals.
 
@@ -79,3 +102,11 @@ def allowance(limits: Limits, total: int, used: int) -> int:
     share = int(Decimal(repr(limits.share)) * total)
     most = min(limits.count, max(1, share))
     return max(0, most - used)
+
+
+class Windows(Protocol):
+    """The windows of removals of one sync; see :class:`syncline.stores.removals.RemovalWindows`."""
+
+    def reserve(self, request: RemovalRequest, total: Callable[[], int]) -> Grant:
+        """Reserve removals. `total` returns the number of items that are ours and selected; it may be slow."""
+        ...

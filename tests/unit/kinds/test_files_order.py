@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ from syncline.kinds.files.transfer import Transfer
 from syncline.kinds.files.verify import Verify
 from syncline.kinds.kind import Arrived, Pace
 from syncline.model import EVERYTHING, Scope, compact_json
-from syncline.ownership import Grant, Limits
+from syncline.ownership import Grant, RemovalRequest
 
 CONFIG: dict[str, Any] = {
     "name": "shop-files",
@@ -133,8 +134,8 @@ class World:
     def count(self) -> int:
         return len(self.files)
 
-    def reserve(self, _limits: Limits, wanted: int, total: Any, _name: str, **_: object) -> Grant:
-        return Grant(True, 0, total(), 0.0, wanted)
+    def reserve(self, request: RemovalRequest, total: Callable[[], int]) -> Grant:
+        return Grant(True, 0, total(), 0.0, request.count)
 
     def recall(self, key: str) -> str | None:  # noqa: ARG002 - no fact is known
         return None

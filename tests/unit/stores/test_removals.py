@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.errors import SynclineError
-from syncline.ownership import Grant, Limits, allowance
+from syncline.ownership import Grant, Limits, RemovalRequest, allowance
 from syncline.stores import removals
 from syncline.stores.removals import RemovalWindows
 from syncline.table import Database
@@ -78,47 +78,53 @@ class Total:
 
 def test_a_window_holds_for_all_scans_until_it_ends(windows: RemovalWindows, clock: Clock) -> None:
     total, end = Total(1000), clock.now + DAY
-    assert windows.reserve(LIMITS, 60, total, "scan 1") == Grant(True, 0, 1000, end, 100)
+    assert windows.reserve(RemovalRequest(LIMITS, 60, "scan 1"), total) == Grant(True, 0, 1000, end, 100)
     total.items = 940
-    assert windows.reserve(LIMITS, 41, total, "scan 2") == Grant(False, 60, 1000, end, 100)
-    assert windows.reserve(LIMITS, 40, total, "scan 3") == Grant(True, 60, 1000, end, 100)
+    assert windows.reserve(RemovalRequest(LIMITS, 41, "scan 2"), total) == Grant(False, 60, 1000, end, 100)
+    assert windows.reserve(RemovalRequest(LIMITS, 40, "scan 3"), total) == Grant(True, 60, 1000, end, 100)
     clock.sleep(DAY - 1)
-    assert windows.reserve(LIMITS, 1, total, "scan 4") == Grant(False, 100, 1000, end, 100)
+    assert windows.reserve(RemovalRequest(LIMITS, 1, "scan 4"), total) == Grant(False, 100, 1000, end, 100)
     clock.sleep(1)
     total.items = 10_000
-    assert windows.reserve(LIMITS, 250, total, "scan 4") == Grant(True, 0, 10_000, end + DAY, 250)
+    assert windows.reserve(RemovalRequest(LIMITS, 250, "scan 4"), total) == Grant(True, 0, 10_000, end + DAY, 250)
 
 
 def test_a_refusal_begins_no_window(windows: RemovalWindows, database: OvertakenDatabase, clock: Clock) -> None:
-    assert windows.reserve(LIMITS, 11, lambda: 100, "a") == Grant(False, 0, 100, clock.now, 10)
-    assert windows.reserve(LIMITS, 0, lambda: 100, "a") == Grant(True, 0, 100, clock.now, 10)
-    assert windows.reserve(Limits(1, 0, DAY), 1, lambda: 100, "a") == Grant(False, 0, 100, clock.now, 0)
+    assert windows.reserve(RemovalRequest(LIMITS, 11, "a"), lambda: 100) == Grant(False, 0, 100, clock.now, 10)
+    assert windows.reserve(RemovalRequest(LIMITS, 0, "a"), lambda: 100) == Grant(True, 0, 100, clock.now, 10)
+    assert windows.reserve(RemovalRequest(Limits(1, 0, DAY), 1, "a"), lambda: 100) == Grant(False, 0, 100, clock.now, 0)
     assert database.get("SYNC#one", "REMOVALS") is None
     clock.sleep(100)
-    assert windows.reserve(LIMITS, 20, lambda: 200, "a") == Grant(True, 0, 200, clock.now + DAY, 20)
+    assert windows.reserve(RemovalRequest(LIMITS, 20, "a"), lambda: 200) == Grant(True, 0, 200, clock.now + DAY, 20)
 
 
 def test_syncs_have_windows_of_their_own(windows: RemovalWindows, database: OvertakenDatabase, clock: Clock) -> None:
-    assert windows.reserve(LIMITS, 10, lambda: 100, "a").allowed
-    assert RemovalWindows(database, "two", clock.time).reserve(LIMITS, 10, lambda: 100, "a").allowed
+    assert windows.reserve(RemovalRequest(LIMITS, 10, "a"), lambda: 100).allowed
+    assert RemovalWindows(database, "two", clock.time).reserve(RemovalRequest(LIMITS, 10, "a"), lambda: 100).allowed
 
 
 def test_a_repeated_name_reserves_once(windows: RemovalWindows, clock: Clock) -> None:
-    windows.reserve(LIMITS, 30, lambda: 1000, "first")
-    answer = windows.reserve(LIMITS, 50, lambda: 1000, "again")
+    windows.reserve(RemovalRequest(LIMITS, 30, "first"), lambda: 1000)
+    answer = windows.reserve(RemovalRequest(LIMITS, 50, "again"), lambda: 1000)
     assert answer == Grant(True, 30, 1000, clock.now + DAY, 100)
-    windows.reserve(LIMITS, 20, lambda: 1000, "last")
-    assert windows.reserve(LIMITS, 50, lambda: 1000, "again") == answer
-    assert windows.reserve(LIMITS, 7, lambda: 1000, "again") == answer  # it has removed the others already
-    assert windows.reserve(LIMITS, 1, lambda: 1000, "more") == Grant(False, 100, 1000, clock.now + DAY, 100)
+    windows.reserve(RemovalRequest(LIMITS, 20, "last"), lambda: 1000)
+    assert windows.reserve(RemovalRequest(LIMITS, 50, "again"), lambda: 1000) == answer
+    assert (
+        windows.reserve(RemovalRequest(LIMITS, 7, "again"), lambda: 1000) == answer
+    )  # it has removed the others already
+    assert windows.reserve(RemovalRequest(LIMITS, 1, "more"), lambda: 1000) == Grant(
+        False, 100, 1000, clock.now + DAY, 100
+    )
 
 
 def test_a_repeated_name_that_wants_more_reserves_the_difference(windows: RemovalWindows) -> None:
-    windows.reserve(LIMITS, 50, lambda: 1000, "a")
-    assert windows.reserve(LIMITS, 90, lambda: 1000, "a").allowed
-    assert not windows.reserve(LIMITS, 101, lambda: 1000, "a").allowed
-    assert not windows.reserve(LIMITS, 11, lambda: 1000, "b").allowed
-    assert windows.reserve(LIMITS, 10, lambda: 1000, "b") == windows.reserve(LIMITS, 10, lambda: 1000, "b")
+    windows.reserve(RemovalRequest(LIMITS, 50, "a"), lambda: 1000)
+    assert windows.reserve(RemovalRequest(LIMITS, 90, "a"), lambda: 1000).allowed
+    assert not windows.reserve(RemovalRequest(LIMITS, 101, "a"), lambda: 1000).allowed
+    assert not windows.reserve(RemovalRequest(LIMITS, 11, "b"), lambda: 1000).allowed
+    assert windows.reserve(RemovalRequest(LIMITS, 10, "b"), lambda: 1000) == windows.reserve(
+        RemovalRequest(LIMITS, 10, "b"), lambda: 1000
+    )
 
 
 @pytest.mark.parametrize("running", [False, True])
@@ -126,31 +132,33 @@ def test_two_functions_at_once_stay_within_the_limit(
     windows: RemovalWindows, database: OvertakenDatabase, clock: Clock, running: bool
 ) -> None:
     if running:
-        windows.reserve(LIMITS, 1, lambda: 1000, "before")
+        windows.reserve(RemovalRequest(LIMITS, 1, "before"), lambda: 1000)
     other, answers, total = RemovalWindows(Database(database._table), "one", clock.time), [], Total(1000)
-    database.hook = lambda: answers.append(other.reserve(LIMITS, 60, lambda: 1000, "other"))
-    answers.append(windows.reserve(LIMITS, 60, total, "this"))
+    database.hook = lambda: answers.append(other.reserve(RemovalRequest(LIMITS, 60, "other"), lambda: 1000))
+    answers.append(windows.reserve(RemovalRequest(LIMITS, 60, "this"), total))
     assert [answer.allowed for answer in answers] == [True, False]
     assert answers[1].used == 60 + running
     assert total.asked == 1
-    database.hook = lambda: other.reserve(LIMITS, 10, lambda: 1000, "third")
-    assert windows.reserve(LIMITS, 20, lambda: 1000, "this") == Grant(True, 70 + running, 1000, answers[0].until, 100)
+    database.hook = lambda: other.reserve(RemovalRequest(LIMITS, 10, "third"), lambda: 1000)
+    assert windows.reserve(RemovalRequest(LIMITS, 20, "this"), lambda: 1000) == Grant(
+        True, 70 + running, 1000, answers[0].until, 100
+    )
 
 
 def test_the_same_name_at_once_reserves_once(
     windows: RemovalWindows, database: OvertakenDatabase, clock: Clock
 ) -> None:
     other, answers = RemovalWindows(Database(database._table), "one", clock.time), []
-    database.hook = lambda: answers.append(other.reserve(LIMITS, 60, lambda: 1000, "same"))
-    answers.append(windows.reserve(LIMITS, 60, lambda: 1000, "same"))
+    database.hook = lambda: answers.append(other.reserve(RemovalRequest(LIMITS, 60, "same"), lambda: 1000))
+    answers.append(windows.reserve(RemovalRequest(LIMITS, 60, "same"), lambda: 1000))
     assert answers == [Grant(True, 0, 1000, clock.now + DAY, 100)] * 2
-    assert windows.reserve(LIMITS, 40, lambda: 1000, "next").used == 60
+    assert windows.reserve(RemovalRequest(LIMITS, 40, "next"), lambda: 1000).used == 60
 
 
 def test_a_write_whose_answer_was_lost_reserves_once(windows: RemovalWindows, database: OvertakenDatabase) -> None:
     database.answer_lost = True
-    assert windows.reserve(LIMITS, 60, lambda: 1000, "a").used == 0
-    assert windows.reserve(LIMITS, 40, lambda: 1000, "b").used == 60
+    assert windows.reserve(RemovalRequest(LIMITS, 60, "a"), lambda: 1000).used == 0
+    assert windows.reserve(RemovalRequest(LIMITS, 40, "b"), lambda: 1000).used == 60
 
 
 def test_one_that_is_always_overtaken_gives_up_with_a_code(
@@ -159,7 +167,7 @@ def test_one_that_is_always_overtaken_gives_up_with_a_code(
     total = Total(1000)
     monkeypatch.setattr(database, "replace", lambda _item, _version: False)
     with pytest.raises(SynclineError, match="AWS_UNAVAILABLE: removals of sync one"):
-        windows.reserve(LIMITS, 1, total, "a")
+        windows.reserve(RemovalRequest(LIMITS, 1, "a"), total)
     assert total.asked == 1
     assert len(pauses) == 30
     assert max(pauses) < 1
@@ -170,14 +178,14 @@ def test_names_are_bounded_and_their_removals_still_count(
 ) -> None:
     monkeypatch.setattr(removals, "_MOST_NAMES", 3)
     for number in range(6):
-        assert windows.reserve(LIMITS, 10, lambda: 1000, f"scan {number}").used == 10 * number
-    assert windows.reserve(LIMITS, 10, lambda: 1000, "scan 3").used == 30
-    assert not windows.reserve(LIMITS, 41, lambda: 1000, "more").allowed
+        assert windows.reserve(RemovalRequest(LIMITS, 10, f"scan {number}"), lambda: 1000).used == 10 * number
+    assert windows.reserve(RemovalRequest(LIMITS, 10, "scan 3"), lambda: 1000).used == 30
+    assert not windows.reserve(RemovalRequest(LIMITS, 41, "more"), lambda: 1000).allowed
 
 
 def test_a_negative_number_is_refused(windows: RemovalWindows) -> None:
     with pytest.raises(ValueError, match="-1"):
-        windows.reserve(LIMITS, -1, lambda: 1000, "a")
+        windows.reserve(RemovalRequest(LIMITS, -1, "a"), lambda: 1000)
 
 
 class TestAllowance:
@@ -230,7 +238,7 @@ def test_reservations_in_any_order_stay_within_the_limit(database: OvertakenData
         windows = RemovalWindows(database, f"sync{next(numbers)}", Clock().time)
         reserved: dict[int, int] = {}
         for wanted, name in requests:
-            grant = windows.reserve(LIMITS, wanted, lambda: 500, str(name))
+            grant = windows.reserve(RemovalRequest(LIMITS, wanted, str(name)), lambda: 500)
             more = max(0, wanted - reserved.get(name, 0))
             assert grant.allowed == (more == 0 or sum(reserved.values()) + more <= 50)
             if grant.allowed and wanted:
@@ -241,29 +249,35 @@ def test_reservations_in_any_order_stay_within_the_limit(database: OvertakenData
 
 
 def test_a_run_with_limits_of_its_own_has_its_own_window(windows: RemovalWindows) -> None:
-    assert windows.reserve(Limits(0.5, 10, 3600.0), 5, lambda: 10, "scan-1").allowed
-    assert not windows.reserve(Limits(0.5, 10, 3600.0), 1, lambda: 10, "scan-2").allowed
+    assert windows.reserve(RemovalRequest(Limits(0.5, 10, 3600.0), 5, "scan-1"), lambda: 10).allowed
+    assert not windows.reserve(RemovalRequest(Limits(0.5, 10, 3600.0), 1, "scan-2"), lambda: 10).allowed
     own = Limits(1.0, 8, 3600.0)
-    assert windows.reserve(own, 6, lambda: 100, "scan-3", by="20261129-101522-3f9c2a7b01", own=True).allowed
-    assert not windows.reserve(own, 3, lambda: 100, "scan-4", by="20261129-101522-3f9c2a7b01", own=True).allowed
-    assert windows.reserve(own, 8, lambda: 100, "scan-5", by="20261129-101523-0123456789", own=True).allowed
+    assert windows.reserve(
+        RemovalRequest(own, 6, "scan-3", run="20261129-101522-3f9c2a7b01", own=True), lambda: 100
+    ).allowed
+    assert not windows.reserve(
+        RemovalRequest(own, 3, "scan-4", run="20261129-101522-3f9c2a7b01", own=True), lambda: 100
+    ).allowed
+    assert windows.reserve(
+        RemovalRequest(own, 8, "scan-5", run="20261129-101523-0123456789", own=True), lambda: 100
+    ).allowed
 
 
 def test_a_plan_reserves_nothing(windows: RemovalWindows) -> None:
     limits = Limits(0.5, 10, 3600.0)
-    assert windows.reserve(limits, 5, lambda: 10, "plan", keep=False).allowed
-    assert not windows.reserve(limits, 6, lambda: 10, "plan", keep=False).allowed
-    assert windows.reserve(limits, 5, lambda: 10, "scan").allowed
+    assert windows.reserve(RemovalRequest(limits, 5, "plan", keep=False), lambda: 10).allowed
+    assert not windows.reserve(RemovalRequest(limits, 6, "plan", keep=False), lambda: 10).allowed
+    assert windows.reserve(RemovalRequest(limits, 5, "scan"), lambda: 10).allowed
 
 
 def test_items_added_since_count_and_nothing_erodes(windows: RemovalWindows) -> None:
     """Neither portions nor further runs get more of the same items; items that came since are items like others."""
     half = Limits(0.5, 1000, DAY)
-    assert windows.reserve(half, 50, lambda: 100, "scan-1", by="run-1").allowed
+    assert windows.reserve(RemovalRequest(half, 50, "scan-1", run="run-1"), lambda: 100).allowed
     for number in range(2, 6):
-        refused = windows.reserve(half, 1, lambda: 50, f"scan-{number}", by=f"run-{number}")
+        refused = windows.reserve(RemovalRequest(half, 1, f"scan-{number}", run=f"run-{number}"), lambda: 50)
         assert not refused.allowed
         assert refused.most == 50
     # Those of its own run may not be gone yet, so they are not added to what is there.
-    assert not windows.reserve(half, 1, lambda: 100, "scan-6", by="run-1").allowed
-    assert windows.reserve(half, 50, lambda: 150, "scan-7", by="run-7").allowed
+    assert not windows.reserve(RemovalRequest(half, 1, "scan-6", run="run-1"), lambda: 100).allowed
+    assert windows.reserve(RemovalRequest(half, 50, "scan-7", run="run-7"), lambda: 150).allowed

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from syncline.errors import SynclineError
-from syncline.ownership import Grant, Limits, allowance
+from syncline.ownership import Grant, RemovalRequest, allowance
 from syncline.table import Database, number, pack, unpack
 
 _SK: Final = "REMOVALS"
@@ -81,31 +81,16 @@ class RemovalWindows:
         self._sync = sync
         self._clock = clock
 
-    def reserve(  # noqa: PLR0913 - the facts of one request
-        self,
-        limits: Limits,
-        wanted: int,
-        total: Callable[[], int],
-        name: str,
-        *,
-        by: str = "",
-        own: bool = False,
-        keep: bool = True,
-    ) -> Grant:
-        """Reserve `wanted` removals in the window that now runs, all or none.
-
-        `by` is the ID of the run that asks; with `own` its limits are its own, and so is its window. With `keep` False
-        nothing is reserved: the answer says what a request would get.
+    def reserve(self, request: RemovalRequest, total: Callable[[], int]) -> Grant:
+        """Answer a request for removals in the window that now runs.
 
         `total` returns the number of items that are ours and selected. It is called at most once: if no window runs, or
         if the window would refuse. Items that were added since the window began count as well: its share is that of the
-        items now and of those that runs before this one have removed. A refusal reserves nothing and begins no window. A repeated `name` gets the answer that it got in this window,
-        and reserves only what it wants beyond what it has.
+        items now and of those that runs before this one have removed. A refusal reserves nothing and begins no window.
         """
-        if wanted < 0:
-            raise ValueError(f"cannot reserve {wanted} removals")
-        key = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=6).hexdigest()
-        sk = f"{_SK}#{by}" if own else _SK
+        limits = request.limits
+        key = hashlib.blake2b(request.name.encode(errors="surrogatepass"), digest_size=6).hexdigest()
+        sk = f"{_SK}#{request.run}" if request.own else _SK
         items: int | None = None
         for attempt in range(_TRIES):
             item = self._db.get(f"SYNC#{self._sync}", sk)
@@ -116,9 +101,9 @@ class RemovalWindows:
                 items = total() if items is None else items
                 window = _Window(now + limits.per, items)
             reserved, before = window.names.get(key, (0, window.used))
-            more = max(0, wanted - reserved)
-            if window.by != by:
-                window.by, window.settled = by, window.used
+            more = max(0, request.count - reserved)
+            if window.by != request.run:
+                window.by, window.settled = request.run, window.used
             if more > allowance(limits, window.total, window.used):
                 items = total() if items is None else items
                 window.total = max(window.total, items + window.settled)
@@ -126,9 +111,9 @@ class RemovalWindows:
             written = allowed and more > 0
             until = window.until if running or written else now
             grant = Grant(allowed, before, window.total, until, most=allowance(limits, window.total, 0))
-            if not written or not keep:
+            if not written or not request.keep:
                 return grant
-            window.reserve(key, wanted)
+            window.reserve(key, request.count)
             version = None if item is None else str(item["version"])
             if self._db.replace(window.item(self._sync, sk, int(version or 0) + 1), version):
                 return grant

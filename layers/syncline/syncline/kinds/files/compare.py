@@ -134,9 +134,8 @@ class Pass:
 
     ``starts`` are the prefixes of source and target, which names do not have. ``target`` is None where the target
     cannot be listed. ``takes`` is None where every name is selected. ``leaves_out`` tells of an object's name and size
-    whether the target needs no such thing. ``told`` are names that have to be read at the target in any case.
-    The pass ends behind ``upto``. ``adopted`` has records to write, None for
-    those to drop.
+    whether the target needs no such thing. ``told`` are names that have to be read at the target in any case. The pass
+    ends behind ``upto``. ``adopted`` has records to write, None for those to drop.
     """
 
     source: Iterator[Listed]

@@ -16,25 +16,25 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from enum import Enum
 from itertools import chain, islice
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
-from syncline.clients.bucket import Bucket, fingerprint
+from syncline.clients.bucket import Bucket
 from syncline.clients.read_ahead import read_ahead
 from syncline.clients.s3_xml import Listed
 from syncline.config.files import KEY, FilesSync
 from syncline.errors import SynclineError
-from syncline.kinds.files.compare import Change, Check, Pass, Tally, TargetListing, Turns, renames_among
+from syncline.kinds.files.compare import Change, Pass, Tally, TargetListing, Turns, renames_among
 from syncline.kinds.files.events import Hints, hints_of
 from syncline.kinds.files.items import Items, place_of, portions
 from syncline.kinds.files.listing import listed_ahead
 from syncline.kinds.files.parallel import in_parallel
+from syncline.kinds.files.reading import LEFT_OUT, Reader, adopted_by
 from syncline.kinds.files.records import Gone, Record, Records, Row, Task
-from syncline.kinds.files.targets import Facts, Target, TargetFile, collides, other_name
+from syncline.kinds.files.targets import Facts, Target
 from syncline.kinds.kind import Failure, Pace, Page
 from syncline.model import Item, Scope, compact_json
-from syncline.ownership import Action, Grant, Limits, decide
+from syncline.ownership import Action, Limits, RemovalRequest, Windows
 
 T = TypeVar("T")
 
@@ -54,22 +54,6 @@ _ALWAYS: Final = 10 * 365 * 86_400.0
 """Seconds for which the time of the last full scan is kept."""
 _RUN_WINDOW: Final = 30 * 86_400.0
 """Seconds that the window of a run with removals of its own is kept: longer than any run."""
-
-
-class Removals(Protocol):
-    """The windows of removals of a sync; see :class:`syncline.stores.removals.RemovalWindows`."""
-
-    def reserve(  # noqa: PLR0913 - the facts of one request
-        self,
-        limits: Limits,
-        wanted: int,
-        total: Callable[[], int],
-        name: str,
-        *,
-        by: str = "",
-        own: bool = False,
-        keep: bool = True,
-    ) -> Grant: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +94,7 @@ class Memory:
 
     records: Records
     facts: Facts
-    removals: Removals
+    removals: Windows
     clock: Callable[[], float]
 
 
@@ -136,6 +120,7 @@ class Scan:
         self._memory = memory
         self._records = memory.records
         self._items = Items(sync, source, target, group_of)
+        self._reader = Reader(sync, source, target, self._items)
         self._told = told
         self._told_names = frozenset(sync.name_of(key) for key in told.keys)
 
@@ -248,7 +233,7 @@ class Scan:
         """Read the files that have to be read so far, and write the records that are right now."""
         going, checked = window.going, window.checked
         if not cursor.removing:
-            for name, answer in in_parallel(self._check, going.checks, AT_ONCE):
+            for name, answer in in_parallel(lambda check: self._reader.check(check, self._told), going.checks, AT_ONCE):
                 if isinstance(answer, Item):
                     checked.items.append(answer)
                 elif isinstance(answer, Failure):
@@ -288,17 +273,14 @@ class Scan:
         """Reserve all of ``gone`` removals or none of them."""
         rule = self._sync.removals
         assert rule is not None
-        reserve, keep = self._memory.removals.reserve, not pace.plan
-        if pace.allow_removals is not None:
-            limits = Limits(1.0, pace.allow_removals, _RUN_WINDOW)
-            grant = reserve(limits, gone, lambda: sys.maxsize, name, by=pace.run, own=True, keep=keep)
-            allowed = f"this run may remove {pace.allow_removals}, and {grant.used} were reserved"
-        else:
-            limits = Limits(float(rule.share), rule.count, rule.window)
-            grant = reserve(limits, gone, total, name, by=pace.run, keep=keep)
-            allowed = f"the limit is {grant.most} of {grant.total} per {rule.per}, and {grant.used} were reserved"
+        own = pace.allow_removals
+        limits = Limits(float(rule.share), rule.count, rule.window) if own is None else Limits(1.0, own, _RUN_WINDOW)
+        request = RemovalRequest(limits, gone, name, pace.run, own is not None, keep=not pace.plan)
+        grant = self._memory.removals.reserve(request, total if own is None else lambda: sys.maxsize)
         if grant.allowed:
             return gone, None
+        limit = f"the limit is {grant.most} of {grant.total} per {rule.per}"
+        allowed = f"{limit if own is None else f'this run may remove {own}'}, and {grant.used} were reserved"
         what = f"files gone from {self._source}: {gone}; {allowed}, so none is removed now"
         return 0, _capped(f"{what}. If they are meant: syncline run {self._sync.name} --allow-removals {gone}")
 
@@ -339,33 +321,6 @@ class Scan:
                 refused.append(Failure(replace(item, group=f"{KEY}{item.name}"), error))
         return good, refused
 
-    # -- files that are read -------------------------------------------------------------------------------------
-
-    def _check(self, check: Check) -> tuple[str, Item | Failure | Row | None]:
-        try:
-            return check.name, self._check_one(check)
-        except SynclineError as error:
-            return check.name, Failure(Item(f"{KEY}{check.key}", check.key), error)
-
-    def _check_one(self, check: Check) -> Item | Row | None:
-        """Return the item that brings the file over again, the record that is right now, or None if nothing changed."""
-        record, listed = check.record, check.listed
-        head = self._source.head(check.key)
-        if head is None or head.etag != listed.etag:
-            return None  # it changed since it was listed: the next scan compares it
-        headers = fingerprint(head)
-        there = self._target.stat(self._sync.path_of(check.key))
-        if there is None or there.version != record.target:
-            action = Action.CREATE if there is None else Action.REPLACE
-            return self._items.of(Change(check.key, check.name, action, listed, record))
-        differs = bool(record.headers) and record.headers != headers
-        if differs or there.headers not in (None, headers, record.kept):
-            return self._items.of(Change(check.key, check.name, Action.REPLACE, listed, record))
-        if (item := self._items.permission(check.key, record, self._told)) is not None:
-            return item
-        now = replace(record, headers=headers, modified=int(listed.modified)).to_row()
-        return None if now == record.to_row() else now
-
     # -- named keys ----------------------------------------------------------------------------------------------
 
     def _named(self, hints: Hints, cursor: str | None, pace: Pace) -> Iterator[Page]:
@@ -382,17 +337,17 @@ class Scan:
         seqs = {key: record.seq for key, record in records.items()}
         seqs |= {key: Gone.of_row(gone[name]).seq for key, name in names.items() if name in gone}
         asked = [key for key in keys if not hints.are_known(key, seqs.get(key, ""))]
-        read = in_parallel(lambda key: self._read(key, records.get(key), hints, pace), asked, AT_ONCE)
+        read = in_parallel(lambda key: self._reader.read(key, records.get(key), hints, pace), asked, AT_ONCE)
         failures = [each for each in read if isinstance(each, Failure)]
         changes = sorted((each for each in read if isinstance(each, Change)), key=lambda change: change.key)
-        adopted = {change.name: record.to_row() for change in changes if (record := _adopted(change)) is not None}
+        adopted = {change.name: record.to_row() for change in changes if (record := adopted_by(change)) is not None}
         if not pace.plan:
             self._records.write(adopted)
         renames = self._renames(changes)
         decided = self._decided(changes, renames, pace, failures)
         found = [*(each for each in read if isinstance(each, Item)), *self._items.found(decided, renames)]
         equal = len(keys) - len(asked) + sum(each is None for each in read) + len(adopted)
-        first = Page("", skipped=equal, failures=tuple(failures), left_out=read.count(_LEFT_OUT))
+        first = Page("", skipped=equal, failures=tuple(failures), left_out=read.count(LEFT_OUT))
         at = cursor or Cursor().to_text()
         here = Cursor(granted=len(changes))  # what may not be removed was taken out before
         for page in self._sent_on(found, here, first):
@@ -423,69 +378,6 @@ class Scan:
             return self._records.count()
         return sum(self._sync.takes(self._sync.source.prefix + name) for name, _ in self._records.scan())
 
-    def _read(self, key: str, record: Record | None, hints: Hints, pace: Pace) -> Read:
-        """Return the change of one key, the item that sets its permissions, its failure, or None if it is equal."""
-        name, seq = self._sync.name_of(key), hints.latest(key)
-        try:
-            head = self._source.head(key)
-            # The transfer that removes a recorded file reads the target itself.
-            known_gone = head is None and record is not None
-            there = None if known_gone else self._target.stat(self._sync.path_of(key))
-            if head is None:
-                return self._read_gone(Change(key, name, Action.REMOVE, None, record, None, seq), there, pace)
-            listed = Listed(key, head.etag, head.size, head.modified)
-            if self._target.leaves_out(self._sync.path_of(key), head.size):
-                return _LEFT_OUT
-            change = Change(key, name, Action.CREATE, listed, record, _as_listed(key, there), seq)
-            headers = fingerprint(head)
-            known = "" if record is None else record.target
-            ours = there is not None and (there.written or there.version == known)
-            same = there is not None and there.equals(head.etag, head.size)
-            action = decide(
-                at_source=True,
-                at_target=there is not None,
-                ours=ours,
-                current=record is not None and record.verified and record.is_of(head.etag, head.size),
-                same=same,
-                overwrite=self._sync.overwrite,
-            )
-            kept = "" if record is None else record.kept
-            if (
-                action in (Action.EQUAL, Action.ADOPT)
-                and there is not None
-                and there.headers not in (None, headers, kept)
-            ):
-                action = Action.REPLACE if ours or self._sync.overwrite else Action.CONFLICT
-            if action is Action.EQUAL and record is not None and record.headers not in ("", headers):
-                action = Action.REPLACE
-            if action is Action.EQUAL and record is not None:
-                return self._items.permission(key, record, hints)
-            if action is Action.CONFLICT and there is not None:
-                self._check_name(key, there)
-            if action is Action.ADOPT and self._target.is_listed:
-                return replace(change, action=action)
-            # A file manager's file gets its permissions as well, by a transfer.
-            return replace(change, action=Action.CREATE if action is Action.ADOPT else action)
-        except SynclineError as error:
-            return Failure(Item(f"{KEY}{key}", key), error)
-
-    def _check_name(self, key: str, there: TargetFile) -> None:
-        """Raise PATH_COLLIDES if the target's file is that of another key."""
-        path = self._sync.path_of(key)
-        if (other := other_name(self._target, path, there)) is not None:
-            raise collides(self._target, path, other)
-
-    def _read_gone(self, change: Change, there: TargetFile | None, pace: Pace) -> Change | None:
-        """Return the change of a key that is gone from the source, None if there is nothing to do about it.
-
-        While other items of the sync are under way, the target may get the file any moment: a transfer, which comes
-        after them, then decides by what is there.
-        """
-        record = change.record
-        if self._sync.removals is None or (record is None and not pace.joined):
-            return None
-        return replace(change, there=_as_listed(change.key, there))
-
     def _renames(self, changes: Sequence[Change]) -> dict[str, str]:
         """Return the renames among changes. None leads to a path that is taken: its origin is removed like any other."""
         if self._sync.removals is None:
@@ -501,16 +393,6 @@ class Scan:
                 return None  # its transfer gives the reason
 
         return dict(filter(None, in_parallel(free, list(renames.items()), AT_ONCE)))
-
-
-class _LeftOut(Enum):
-    """The answer for a key that the target needs no file for."""
-
-    LEFT_OUT = "left out"
-
-
-_LEFT_OUT: Final = _LeftOut.LEFT_OUT
-Read = Change | Item | Failure | _LeftOut | None
 
 
 @dataclass(slots=True)
@@ -577,19 +459,6 @@ def _behind(start: str, after: str) -> str:
 
 def _etag(change: Change) -> str | None:
     return None if change.record is None else change.record.etag
-
-
-def _as_listed(key: str, there: TargetFile | None) -> Listed | None:
-    """Return the target's file in the form of a listing."""
-    return None if there is None else Listed(key, there.etag or there.version, there.size or 0, 0.0)
-
-
-def _adopted(change: Change) -> Record | None:
-    """Return the record of a file that was found equal at the target without being ours."""
-    listed, there = change.listed, change.there
-    if change.action is not Action.ADOPT or listed is None or there is None:
-        return None
-    return Record(listed.etag, listed.size, int(listed.modified), there.etag, seq=change.seq)
 
 
 def _capped(what: str) -> Failure:

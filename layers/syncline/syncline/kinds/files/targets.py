@@ -34,7 +34,7 @@ class TargetFile:
     ``version`` differs when somebody replaced the file. ``etag`` is that of the source's object that the file was made
     from, as far as the target tells, else None. ``written`` is True if a mark shows that we wrote it under this path.
     ``run`` is the ID of the run that wrote it, and ``path`` the path that it was written under, where the target tells.
-    headers, None if it was not asked for or the target has none.
+    ``headers`` is the fingerprint of its own headers, None if it was not asked for or the target has none.
     """
 
     version: str
