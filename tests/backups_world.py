@@ -49,6 +49,7 @@ class World:
     caps: Caps = field(default_factory=Caps)
     largest: int = 100 * 1024 * 1024
     signing_key: str | None = None
+    allow_removals: int | None = None
     batches: int = 0
 
     def kind(self) -> Backups:
@@ -69,11 +70,13 @@ class World:
 
     def look(self, *groups: str) -> list[Page]:
         scope = Scope.of(groups) if groups else EVERYTHING
-        return list(self.kind().discover(scope, None, Pace(lambda: 100.0)))
+        pace = Pace(lambda: 100.0, allow_removals=self.allow_removals)
+        return list(self.kind().discover(scope, None, pace))
 
     def commit(self, items: list[Item], batch: str | None = None) -> list[Answer]:
         self.batches += 1
-        return list(self.kind().transfer(items, Pace(lambda: 100.0, work=batch or f"batch{self.batches}")))
+        work = batch or f"batch{self.batches}"
+        return list(self.kind().transfer(items, Pace(lambda: 100.0, work=work, allow_removals=self.allow_removals)))
 
     def run(self, *groups: str) -> dict[str, Result]:
         """A look, commits and their proof; the result of each key that has one, and of those equal a count at ``""``."""

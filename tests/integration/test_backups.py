@@ -282,6 +282,21 @@ def test_removals_of_many_clusters_are_capped_together(world: World) -> None:
     assert set(world.codes(world.run(*gone)).values()) == {"removed"}
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["events", "full scan"])
+def test_removals_that_a_run_allows(world: World, *, told: bool) -> None:
+    world.put(FILES)
+    world.run()
+    gone = [key for key in FILES if key.startswith("west/")]
+    world.delete(*gone)
+    scope = gone if told else ()
+    few = world.but(allow_removals=len(gone) - 1)
+    assert set(few.codes(few.run(*scope)).values()) == {"REMOVALS_CAPPED"}
+    assert world.bare.files() == FILES
+    run = world.but(allow_removals=len(gone), caps=Caps(count=0))
+    assert run.codes(run.run(*scope)) == dict.fromkeys(gone, "removed")
+    assert world.bare.files() == {key: data for key, data in FILES.items() if key not in gone}
+
+
 @pytest.mark.parametrize("caps", [Caps(), Caps(count=0)], ids=["allowed", "capped"])
 def test_planned_removals_outlive_a_function(world: World, caps: Caps, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever page is the last that was sent on before a look's function died: the next one goes on from there."""

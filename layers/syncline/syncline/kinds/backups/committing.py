@@ -23,7 +23,7 @@ from syncline.kinds.backups.layout import Layout
 from syncline.kinds.backups.memory import Count, Known, Memory
 from syncline.kinds.backups.message import BATCH, Change, Tally, message_of
 from syncline.kinds.backups.paths import Names, refusal
-from syncline.kinds.backups.planning import Caps, too_many
+from syncline.kinds.backups.planning import Caps, caps_of, too_many
 from syncline.kinds.backups.reading import Content, Reader
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item, Outcome, Result
@@ -177,7 +177,8 @@ class _Work:
                 removals[self._cluster(change.path)].append(change)
         if not removals:
             return changes
-        allows, files = self._rules.caps.allows, {c: count.files for c, count in self._count(None).items()}
+        allows = caps_of(self._pace, self._rules.caps).allows
+        files = {c: count.files for c, count in self._count(None).items()}
         for cluster, gone in list(removals.items()):
             if not allows(len(gone), files[cluster]):
                 changes = self._refuse(changes, removals.pop(cluster), f"the {files[cluster]} files of {cluster}")

@@ -17,9 +17,24 @@ from syncline.model import Item, Outcome, Result, compact_json
 
 
 class Caps(Protocol):
-    """How much may be removed: :class:`syncline.config.base.Removals`."""
+    """Limits on removals: :class:`syncline.config.base.Removals`."""
 
     def allows(self, removals: int, total: int) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _OfRun:
+    """Limits that an operator set for one run in place of the sync's: up to ``most`` removals."""
+
+    most: int
+
+    def allows(self, removals: int, total: int) -> bool:  # noqa: ARG002 - only the number counts
+        return removals <= self.most
+
+
+def caps_of(pace: Pace, caps: Caps) -> Caps:
+    """Return the limits of a run: its own, or those of its sync."""
+    return caps if pace.allow_removals is None else _OfRun(pace.allow_removals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +87,7 @@ Compare = Callable[[Callable[[str], bool]], Iterator[Compared]]
 def planned(compare: Compare, caps: Caps, mark: Mark, pace: Pace) -> Iterator[Found]:
     """What clusters come to, and behind the last of them what may be removed."""
     start, known = mark, dict[str, tuple[Item, ...]]()
+    caps = caps_of(pace, caps)
     for each in compare(lambda cluster: cluster > start.after):
         allowed, results = _of_cluster(each, caps)
         pending = (*mark.pending, each.cluster) if allowed else mark.pending
