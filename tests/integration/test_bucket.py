@@ -52,7 +52,8 @@ class TestAgainstRclone:
             head, content = names.read(name, 10_000)
             assert content == name.encode()
             assert head.etag == hashlib.md5(content, usedforsecurity=False).hexdigest()
-        assert names.delete_many(NAMES) == {}
+        for name in NAMES:
+            names.delete(name)
         assert [page.objects for page in names.pages()] == [()]
 
     def test_a_listing_of_many_pages(self, rclone: Rclone) -> None:
@@ -277,15 +278,6 @@ class TestAgainstBadAnswers:
         lasts = [int(each.partition("-")[2]) for each in ranges]
         assert firsts == [0, *(last + 1 for last in lasts[:-1])]
         assert lasts[-1] == size - 1
-
-    def test_what_could_not_be_deleted_is_told_key_by_key(self) -> None:
-        answer = b"<DeleteResult><Error><Key>b</Key><Code>AccessDenied</Code></Error></DeleteResult>"
-        with ScriptedServer() as server:
-            server.on("POST", "/b/", Reply(200, answer)).on("DELETE", "/b/c%01", Reply(204))
-            failed = scripted(server).delete_many(["a", "b", "c\x01"])
-            assert server.asked("POST", "/b/")[0].body.count(b"<Key>") == 2
-            assert len(server.asked("DELETE", "/b/c%01")) == 1
-        assert {key: error.code.name for key, error in failed.items()} == {"b": "FORBIDDEN"}
 
     def test_a_listing_in_a_circle(self) -> None:
         body = b"<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken></ListBucketResult>"

@@ -326,19 +326,15 @@ class TestUploads:
         server.parts_page = 1
         begun = at(server.url, "two").begin_upload("key", LIKE)
         assert begun.parts() == {}
-        assert begun.next_part({}, len(content), length) == (1, 0)
         begun.put(1, content[:length])
         begun.put(2, content[length : length + 1])  # the part was cut short, and is put again
         upload = at(server.url, "two").resume_upload("key", begun.number)
-        parts = upload.parts()
-        numbers: list[int] = []
-        while (following := upload.next_part(parts, len(content), length))[1] < len(content):
-            number, start = following
-            piece = content[start : start + length]
-            parts[number] = (upload.put(number, piece), len(piece))
-            numbers.append(number)
-        assert numbers == [2, 3]
-        upload.complete({number: etag for number, (etag, _) in parts.items()}, condition=ABSENT)
+        stored = upload.parts()
+        assert stored == {1: (md5(content[:length]), length), 2: (md5(content[length : length + 1]), 1)}
+        etags = {1: stored[1][0]}
+        for number in (2, 3):
+            etags[number] = upload.put(number, content[(number - 1) * length : number * length])
+        upload.complete(etags, condition=ABSENT)
         assert server.objects["two"]["key"].content == content
         assert fingerprint(head_of(at(server.url, "two"), "key")) == fingerprint(LIKE)
 
@@ -349,11 +345,10 @@ class TestUploads:
         one, two = at(server.url, "one"), at(server.url, "two")
         head = head_of(one, "key")
         number = two.begin_upload("key", head).number
-        for _ in range(3):
+        for part, (start, end) in enumerate([(0, 10), (10, 20), (20, 25)], 1):
             upload = at(server.url, "two").resume_upload("key", number)
-            part, start = upload.next_part(upload.parts(), head.size, 10)
-            upload.copy(part, one.copy_source("key", head), start, min(start + 10, head.size))
-        assert upload.next_part(upload.parts(), head.size, 10) == (4, 25)
+            assert list(upload.parts()) == list(range(1, part))
+            upload.copy(part, one.copy_source("key", head), start, end)
         upload.complete()
         assert server.objects["two"]["key"].content == content
 
@@ -382,13 +377,6 @@ class TestUploads:
                 ask()
             assert error.value.code.name == "UPLOAD_LOST"
         upload.abort()
-
-    def test_parts_out_of_order_and_of_wrong_sizes(self) -> None:
-        parts = {1: ("a", 10), 3: ("c", 5)}
-        assert Upload.next_part(parts, 25, 10) == (2, 10)
-        assert Upload.next_part({**parts, 2: ("b", 10)}, 25, 10) == (4, 25)
-        assert Upload.next_part({**parts, 2: ("b", 9)}, 25, 10) == (2, 10)
-        assert Upload.next_part({1: ("a", 10), 2: ("b", 5)}, 20, 10) == (2, 10)
 
     def test_parts_of_a_copy_hold_any_size(self) -> None:
         for size in (0, 1, 6 * 1024**3, 5 * 1024**4):

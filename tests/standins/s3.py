@@ -13,7 +13,6 @@ verified: ``rclone serve s3`` does that.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 import socketserver
@@ -45,7 +44,6 @@ _OPERATIONS: Final[dict[tuple[str, bool, frozenset[str]], str]] = {
     ("GET", False, frozenset({"list-type"})): "ListObjectsV2",
     ("HEAD", False, frozenset()): "HeadBucket",
     ("PUT", False, frozenset()): "CreateBucket",
-    ("POST", False, frozenset({"delete"})): "DeleteObjects",
     ("GET", True, frozenset()): "GetObject",
     ("GET", True, frozenset({"acl"})): "GetObjectAcl",
     ("HEAD", True, frozenset()): "HeadObject",
@@ -245,7 +243,6 @@ class S3Server:
         handlers: dict[str, Callable[[Asked], Answer]] = {
             "ListObjectsV2": self._list,
             "HeadBucket": lambda _: (200, {}, b""),
-            "DeleteObjects": self._delete_many,
             "GetObject": self._get,
             "HeadObject": self._get,
             "GetObjectAcl": lambda each: _xml(store.access_list(self._existing(each.bucket, each.key).acl)),
@@ -375,16 +372,6 @@ class S3Server:
         self.objects[asked.bucket].pop(self._name(asked.bucket, asked.key), None)
         return 204, {}, b""
 
-    def _delete_many(self, asked: Asked) -> Answer:
-        if "content-md5" not in asked.headers:
-            raise _RefusedError(400, "InvalidRequest", "no Content-MD5")
-        keys = [each.findtext("Key") or "" for each in _parsed(asked.body, "Delete").iterfind("Object")]
-        if not keys or len(keys) > 1000 or "" in keys:
-            raise _RefusedError(400, "MalformedXML", f"{len(keys)} keys")
-        for key in keys:
-            self.objects[asked.bucket].pop(self._name(asked.bucket, key), None)
-        return _xml(store.answer("DeleteResult", ""))
-
     # -- multipart uploads ---------------------------------------------------------------------------------------
 
     def _upload(self, asked: Asked) -> StoredUpload:
@@ -473,9 +460,6 @@ def _check(asked: Asked) -> None:
         raise _RefusedError(501, "NotImplemented", f"{sorted(unknown)}")
     if headers.get("x-amz-content-sha256") != hashlib.sha256(asked.body).hexdigest():
         raise _RefusedError(400, "XAmzContentSHA256Mismatch")
-    md5 = headers.get("content-md5")
-    if md5 not in (None, base64.b64encode(hashlib.md5(asked.body, usedforsecurity=False).digest()).decode()):
-        raise _RefusedError(400, "BadDigest")
     if not all(value.isascii() and value.isprintable() for value in headers.values()):
         raise _RefusedError(400, "InvalidRequest", "a header that is not ASCII")
     if len(asked.key.encode()) > 1024:

@@ -24,7 +24,7 @@ PARTS: Final = [b"0123456789", b"abcdef"]
 """Parts of a small object whose ETag is not the MD5 of its bytes, ``…-2``."""
 LARGE_PARTS: Final = [b"0123456789abcdef" * (PART // 16), b"and the rest"]
 """Parts of an object that goes through the function in several requests."""
-_WRITES: Final = frozenset({"PutObject", "CopyObject", "CreateMultipartUpload", "DeleteObject", "DeleteObjects"})
+_WRITES: Final = frozenset({"PutObject", "CopyObject", "CreateMultipartUpload", "DeleteObject"})
 
 
 @dataclass

@@ -158,19 +158,6 @@ def test_entities_that_swell_are_refused() -> None:
         s3_xml.parse(body)
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1).filter(s3_xml.writable), min_size=1))
-def test_a_deletion_names_every_key(keys: list[str]) -> None:
-    named = [each.text for each in s3_xml.parse(s3_xml.deletion(keys), "Delete").iterfind("Object/Key")]
-    assert named == keys
-
-
-@given(st.text(st.characters(codec="utf-8"), min_size=1))
-def test_what_cannot_be_written_is_known(key: str) -> None:
-    if not s3_xml.writable(key):
-        with pytest.raises(NotXmlError):
-            s3_xml.parse(s3_xml.deletion([key]))
-
-
 def test_grants() -> None:
     def grant(who: str, what: str) -> str:
         return f"<Grant><Grantee>{who}</Grantee><Permission>{what}</Permission></Grant>"

@@ -14,9 +14,8 @@ server on the same two cores.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -51,10 +50,6 @@ PART: Final = 8 * 1024 * 1024
 """Bytes of a part of a large object, unless the object is so large that 10,000 of them do not hold it."""
 LARGEST_COPY: Final = 5 * 1024**3
 """Bytes up to which one request copies an object; a larger one is copied in parts."""
-DELETIONS: Final = 1000
-"""Keys in one DeleteObjects."""
-LONGEST_KEY: Final = 1024
-"""Bytes of a key in UTF-8."""
 
 _MOST_PARTS: Final = 10_000
 _COPY_PART: Final = 512 * 1024 * 1024
@@ -367,30 +362,6 @@ class Bucket:
         if error.code.name != "NOT_FOUND":
             raise error
 
-    def delete_many(self, keys: Sequence[str]) -> dict[str, SynclineError]:
-        """Delete objects, 1,000 in a request; return those that could not be deleted, each with its reason."""
-        failed: dict[str, SynclineError] = {}
-        listed = [key for key in keys if s3_xml.writable(key)]
-        for at in range(0, len(listed), DELETIONS):
-            body = s3_xml.deletion(listed[at : at + DELETIONS])
-            sums = {"Content-MD5": base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()}
-            response = self._ask("POST", "", {"delete": ""}, sums, body, repeatable=True)
-            try:
-                left = s3_xml.not_deleted(response.body)
-            except NotXmlError as error:
-                raise response.bad(str(error)) from None
-            failed |= {
-                key: SynclineError(_CODES.get(code, "FORBIDDEN" if code == "AccessDenied" else "REFUSED"), code)
-                for key, code in left.items()
-            }
-        for key in keys:
-            if not s3_xml.writable(key):
-                try:
-                    self.delete(key)
-                except SynclineError as error:
-                    failed[key] = error
-        return failed
-
     # -- requests ------------------------------------------------------------------------------------------------
 
     def _ask(  # noqa: PLR0913 - as the request has it
@@ -401,13 +372,12 @@ class Bucket:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         *,
-        repeatable: bool | None = None,
         condition: Condition | None = None,
     ) -> Response:
         """Return the answer if its status is 200; raise the error that it means otherwise."""
         if condition is not None:
             headers = {**(headers or {}), **condition.headers}
-        response = self._send(method, key, query, headers, body, repeatable=repeatable)
+        response = self._send(method, key, query, headers, body)
         if response.status != 200:
             raise self._error(response, condition)
         return response
@@ -421,7 +391,6 @@ class Bucket:
         body: bytes | None = None,
         *,
         stream: bool = False,
-        repeatable: bool | None = None,
     ) -> Response:
         path = f"{self._root}/{_path(key)}"
         text = "&".join(f"{_quoted(name)}={_quoted(value)}" for name, value in sorted((query or {}).items()))
@@ -434,9 +403,7 @@ class Bucket:
             signed = dict(headers or {})
             if who is not None:
                 signed = self._signer.headers(who, asked, signed, payload)
-            return self._http.request(
-                method, url, signed, sent, ca=self.endpoint.ca, stream=stream, repeatable=repeatable
-            )
+            return self._http.request(method, url, signed, sent, ca=self.endpoint.ca, stream=stream)
 
         who = self._keys()
         response = signed_by(who)
@@ -498,8 +465,8 @@ def _replaced(bucket: Bucket, key: str) -> SynclineError:
 class Upload:
     """A multipart upload under way.
 
-    Another process continues it: :meth:`Bucket.resume_upload` with the key and ``number``, :meth:`parts`, then for each
-    :meth:`next_part` a :meth:`put` or :meth:`copy`, and :meth:`complete`.
+    Another process can continue it: it calls :meth:`Bucket.resume_upload` with the key and ``number``, lists the stored
+    parts with :meth:`parts`, sends the missing ones with :meth:`put` or :meth:`copy`, and calls :meth:`complete`.
     """
 
     bucket: Bucket
@@ -544,18 +511,6 @@ class Upload:
                     "LISTING_INCOMPLETE", f"the parts of {self.key!r} in {self.bucket} are listed without an end"
                 )
             marker = following
-
-    @staticmethod
-    def next_part(parts: Mapping[int, tuple[str, int]], size: int, part_size: int) -> tuple[int, int]:
-        """Return the number of the first missing part of an object of ``size`` bytes, and where it starts.
-
-        ``parts`` is as :meth:`parts` returns it; a part of another length than ``part_size`` (the last one: the rest)
-        counts as missing. Once no part is missing, the start is ``size``.
-        """
-        for number, start in enumerate(range(0, size, part_size), 1):
-            if number not in parts or parts[number][1] != min(part_size, size - start):
-                return number, start
-        return -(-size // part_size) + 1, size
 
     def complete(self, etags: Mapping[int, str] | None = None, *, condition: Condition | None = None) -> str:
         """Make the object of its parts and return its ETag; without ``etags`` the parts are listed first.

@@ -14,7 +14,6 @@ from xml.sax.saxutils import escape
 
 from syncline.errors import SynclineError
 
-_UNWRITABLE: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ALL_USERS: Final = "http://acs.amazonaws.com/groups/global/AllUsers"
 
 _UTF_8: Final = re.compile(
@@ -175,23 +174,6 @@ def error_code(body: bytes) -> str:
         return parse(body, "Error").findtext("Code") or ""
     except NotXmlError:
         return ""
-
-
-def deletion(keys: Iterable[str]) -> bytes:
-    """Return the body of a DeleteObjects request."""
-    objects = "".join(f"<Object><Key>{escape(key, {chr(13): '&#13;'})}</Key></Object>" for key in keys)
-    return f"<Delete><Quiet>true</Quiet>{objects}</Delete>".encode()
-
-
-def writable(key: str) -> bool:
-    """Return True if XML 1.0 can represent ``key``: it has no form for most control characters."""
-    return _UNWRITABLE.search(key) is None
-
-
-def not_deleted(body: bytes) -> dict[str, str]:
-    """Return the keys that DeleteObjects did not delete, with the error code of each."""
-    errors = parse(body, "DeleteResult").iterfind("Error")
-    return {each.findtext("Key") or "": each.findtext("Code") or "" for each in errors}
 
 
 def completion(parts: Iterable[tuple[int, str]]) -> bytes:
