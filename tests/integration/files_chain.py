@@ -79,8 +79,8 @@ class FilesChain:
         if isinstance(self.rclone, S3Server):
             self.rclone.objects.setdefault(name, {})
             return
-        # By the server itself: what appears in its folder by itself it sees only after a while.
-        self.bucket_called(name)._ask("PUT", "", {})
+        # rclone notices a folder made beside it only after a while, so ask it to create the bucket: PUT without a key.
+        self.bucket_called(name).put("", b"")
 
     def endpoint(self, name: str, url: str = "") -> dict[str, Any]:
         """Return the configuration of a bucket, by default of the source's service."""

@@ -18,7 +18,6 @@ from syncline.clients.bucket import (
     Condition,
     Head,
     Keys,
-    Upload,
     copy_part_size,
     fingerprint,
     part_size,
@@ -211,7 +210,7 @@ class TestConditions:
     def test_a_lost_upload_is_no_change_of_the_target(self, server: S3Server) -> None:
         server.put("two", "key", b"old")
         with pytest.raises(SynclineError) as error:
-            Upload(at(server.url, "two"), "key", "lost").complete({1: "e"}, condition=Condition(md5(b"old")))
+            at(server.url, "two").resume_upload("key", "lost").complete({1: "e"}, condition=Condition(md5(b"old")))
         assert error.value.code.name == "UPLOAD_LOST"
 
     @pytest.mark.parametrize("condition", [ABSENT, Condition("0" * 32), None])

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from syncline.clients import bucket as bucket_client
+from syncline.clients import bucket_upload
 from syncline.kinds.files import bucket_target
 from syncline.model import Step
 from tests.integration.files_chain import SYNC, FilesChain
@@ -149,7 +149,7 @@ class TestWithinTheService:
     ) -> None:
         """As objects beyond 5 GiB are: the limits are smaller here."""
         monkeypatch.setattr(bucket_target, "LARGEST_COPY", 16 * MIB)
-        monkeypatch.setattr(bucket_client, "_COPY_PART", 8 * MIB)
+        monkeypatch.setattr(bucket_upload, "_COPY_PART", 8 * MIB)
         monkeypatch.setattr(strict_server, "largest_copy", 16 * MIB)
         to_bucket(strict, strict_server)
         slow(strict, strict_server)

@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 
 import pytest
 
-from syncline.clients import bucket as bucket_module
+from syncline.clients import bucket_upload
 from syncline.clients.bucket import ABSENT, Bucket, Head, Keys
 from syncline.clients.file_manager import Content, FileManager, Saved
 from syncline.clients.http import Endpoint, Http, Policy
@@ -117,8 +117,8 @@ def buckets() -> Iterator[Buckets]:
 @pytest.fixture
 def small_parts(buckets: Buckets, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make objects of more than 2 KiB large ones, and their parts 1 KiB; one copy takes at most 2 KiB."""
-    monkeypatch.setattr(bucket_module, "PART", SMALL)
-    monkeypatch.setattr(bucket_module, "_COPY_PART", SMALL)
+    monkeypatch.setattr(bucket_upload, "PART", SMALL)
+    monkeypatch.setattr(bucket_upload, "_COPY_PART", SMALL)
     monkeypatch.setattr(bucket_target, "PART", SMALL)
     monkeypatch.setattr(bucket_target, "LARGEST_COPY", 2 * SMALL)
     buckets.server.smallest_part = 1
@@ -280,7 +280,7 @@ class TestUploads:
 
     def test_parts_of_another_length_are_sent_again(self, buckets: Buckets, monkeypatch: pytest.MonkeyPatch) -> None:
         """Parts that a service copies are larger than those that are sent, and a sync may change from one to the other."""
-        monkeypatch.setattr(bucket_module, "_COPY_PART", 2 * SMALL)
+        monkeypatch.setattr(bucket_upload, "_COPY_PART", 2 * SMALL)
         self.begun(buckets, near=True)
         assert isinstance(buckets.target(near=False).put(buckets.put("a")), Written)
         assert buckets.objects == {"a": SEVERAL}

@@ -69,7 +69,7 @@ class NotXmlError(ValueError):
 def parse(body: bytes, root: str | None = None) -> ET.Element:
     """Return the root element with all namespaces removed; NotXmlError unless its name is ``root``."""
     try:
-        # The HTTP room caps the body at 8 MiB, and expat refuses entities that swell.
+        # Http limits the body to 8 MiB, and expat limits the expansion of entities.
         top = ET.fromstring(body)  # noqa: S314
     except ET.ParseError as error:
         raise NotXmlError("the answer is not XML") from error
@@ -123,8 +123,8 @@ def _plain_page(body: bytes) -> tuple[ET.Element, tuple[Listed, ...]] | None:
     """Return the same as :func:`_page`, without its objects in the tree; None if the page is not plain enough.
 
     Building the tree takes most of the time of a page. The usual page is in UTF-8 and has its ``Contents`` one after
-    the other, without entities, comments or attributes in them: a regular expression reads exactly that, to the last
-    byte, and the tree is made of what is before and behind. Any other page is left to :func:`_page`.
+    the other, without entities, comments or attributes in them. A regular expression reads exactly that, to the last
+    byte, and the tree is built from the text before and after. Any other page is left to :func:`_page`.
     """
     first, end = body.find(b"<Contents>"), body.rfind(_CONTENTS_END) + len(_CONTENTS_END)
     if not 0 <= first < end or (b"!" in body and b"<!" in body) or not _UTF_8.match(body):
@@ -167,7 +167,7 @@ def unix_time(text: str) -> float:
 
 
 def error_code(body: bytes) -> str:
-    """Return the code of an ``Error`` document, the empty string if the body is none."""
+    """Return the code of an ``Error`` document, the empty string if the body is no such document."""
     if not body:
         return ""
     try:

@@ -1,0 +1,176 @@
+"""Requests to one bucket of an S3-compatible service: their addresses, signatures and errors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Final
+from urllib.parse import quote
+
+from syncline.clients import s3_xml
+from syncline.clients.bucket_head import Condition
+from syncline.clients.http import Body, Endpoint, Http, Response
+from syncline.clients.s3_xml import NotXmlError
+from syncline.clients.sigv4 import EMPTY, Keys, Request, Signer
+from syncline.errors import SynclineError
+
+_SAFE: Final = "-._~"
+_CODES: Final = {
+    "NoSuchBucket": "BUCKET_ABSENT",
+    "NoSuchKey": "NOT_FOUND",
+    "NoSuchVersion": "NOT_FOUND",
+    "NoSuchUpload": "UPLOAD_LOST",
+    "PreconditionFailed": "SOURCE_CHANGED",
+    "ConditionalRequestConflict": "SERVER_ERROR",
+    "OperationAborted": "SERVER_ERROR",
+    "SignatureDoesNotMatch": "UNAUTHORIZED",
+    "InvalidAccessKeyId": "UNAUTHORIZED",
+    "ExpiredToken": "UNAUTHORIZED",
+    "InvalidToken": "UNAUTHORIZED",
+    "RequestTimeTooSkewed": "UNAUTHORIZED",
+    "EntityTooLarge": "TOO_LARGE",
+    "IncompleteBody": "SERVER_ERROR",
+    "RequestTimeout": "SERVER_ERROR",
+    "InternalError": "SERVER_ERROR",
+    "SlowDown": "THROTTLED",
+    "BadDigest": "BAD_ANSWER",
+    "XAmzContentSHA256Mismatch": "BAD_ANSWER",
+}
+"""Our code for each error code of the protocol that is more specific than the HTTP status it comes with."""
+
+
+class BucketRequests:
+    """Sends signed requests to one bucket. Safe for concurrent use by threads.
+
+    ``keys`` returns the keys to sign with, None to send requests unsigned. ``renewed`` is called for other keys if the
+    service refuses them. With ``path_style`` the bucket is named in the path, otherwise in the host name.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is a property of the bucket
+        self,
+        endpoint: Endpoint,
+        bucket: str,
+        keys: Callable[[], Keys | None],
+        http: Http,
+        *,
+        path_style: bool,
+        renewed: Callable[[], Keys | None],
+        signer: Signer,
+    ) -> None:
+        self._endpoint = endpoint
+        self._bucket = bucket
+        self._host = endpoint.host if path_style else f"{bucket}.{endpoint.host}"
+        self._root = f"/{quoted(bucket)}" if path_style else ""
+        self._keys = keys
+        self._renewed = renewed
+        self._http = http
+        self._signer = signer
+
+    def __str__(self) -> str:
+        return f"{self._endpoint.host}/{self._bucket}"
+
+    def ask(  # noqa: PLR0913 - the parts of a request
+        self,
+        method: str,
+        key: str,
+        query: Mapping[str, str],
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        *,
+        condition: Condition | None = None,
+    ) -> Response:
+        """Send a request and return its answer of 200; raise the :meth:`error` of any other answer.
+
+        An empty ``key`` addresses the bucket itself.
+        """
+        if condition is not None:
+            headers = {**(headers or {}), **condition.headers}
+        response = self.send(method, key, query, headers, body)
+        if response.status != 200:
+            raise self.error(response, condition)
+        return response
+
+    def send(  # noqa: PLR0913 - the parts of a request
+        self,
+        method: str,
+        key: str,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        *,
+        stream: bool = False,
+    ) -> Response:
+        """Send a request and return its answer, whatever the status.
+
+        If the service refuses the keys and there are new ones, the request is sent once more, signed with those.
+        """
+        path = f"{self._root}/{quoted_key(key)}"
+        text = "&".join(f"{quoted(name)}={quoted(value)}" for name, value in sorted((query or {}).items()))
+        url = f"{self._endpoint.scheme}://{self._host}{path}{'?' if text else ''}{text}"
+        payload = EMPTY if body is None else hashlib.sha256(body).hexdigest()
+        asked = Request(method, self._host, path, text)
+        sent: Body = body if body is not None or method not in ("PUT", "POST") else b""
+
+        def signed_by(who: Keys | None) -> Response:
+            signed = dict(headers or {})
+            if who is not None:
+                signed = self._signer.headers(who, asked, signed, payload)
+            return self._http.request(method, url, signed, sent, ca=self._endpoint.ca, stream=stream)
+
+        who = self._keys()
+        response = signed_by(who)
+        if response.status in (400, 401, 403) and self.error(response).code.name == "UNAUTHORIZED":
+            renewed = self._renewed()
+            if renewed != who:
+                response = signed_by(renewed)
+        return response
+
+    def error(self, response: Response, condition: Condition | None = None) -> SynclineError:
+        """Return the error for an answer that refuses a request with ``condition``.
+
+        An error code in the body that is more specific than the status takes precedence.
+        """
+        error = response.error()
+        code = s3_xml.error_code(response.body)
+        name = _CODES.get(code)
+        if response.status == 412:
+            name = _name_of("PreconditionFailed", condition)
+        elif response.status == 404 and code in ("", "NoSuchKey"):
+            name = _name_of("NoSuchKey", condition)
+        elif name is None and response.status in (301, 307, 400) and response.header("x-amz-bucket-region"):
+            what = f"the bucket {self} is in the region {response.header('x-amz-bucket-region')}"
+            return SynclineError("REFUSED", what)
+        return error if name is None else SynclineError(name, error.what, retry_after=error.retry_after)
+
+    def etag_within(self, response: Response, root: str, condition: Condition | None = None) -> str:
+        """Return the ETag in the body of an answer of 200, an XML document named ``root``.
+
+        CopyObject, UploadPartCopy and CompleteMultipartUpload can fail after the status was sent. The body is an error
+        document then, and its error is raised.
+        """
+        try:
+            etag = s3_xml.parse(response.body, root).findtext("ETag")
+        except NotXmlError as error:
+            code = s3_xml.error_code(response.body)
+            if code:
+                what = f"{response.method} of {self} failed after it had begun: {code}"
+                raise SynclineError(_name_of(code, condition) or "SERVER_ERROR", what) from None
+            raise response.bad(str(error)) from None
+        return (etag or "").strip('"')
+
+
+def quoted(text: str) -> str:
+    """Return ``text`` percent-encoded as signatures require it: all but letters, digits and ``-._~``."""
+    return quote(text, safe=_SAFE)
+
+
+def quoted_key(key: str) -> str:
+    """Return ``key`` percent-encoded for a path: like :func:`quoted`, with its slashes unchanged."""
+    return quote(key, safe=f"/{_SAFE}")
+
+
+def _name_of(code: str, condition: Condition | None) -> str | None:
+    """Return our code for the service's in an answer to a request with ``condition``, None if there is no such code."""
+    refused = code == "PreconditionFailed" and condition is not None
+    gone = code == "NoSuchKey" and condition is not None and condition.etag is not None
+    return "TARGET_CHANGED" if refused or gone else _CODES.get(code)
