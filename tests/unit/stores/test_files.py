@@ -15,7 +15,8 @@ from moto import mock_aws
 
 from syncline.errors import SynclineError
 from syncline.stores import files
-from syncline.stores.files import KEPT, SHARDS, FileRecords, Row, shard_of
+from syncline.stores.files import KEPT, SHARDS, FileRecords, shard_of
+from syncline.stores.packing import Row, unpack
 from syncline.table import Database
 from tests.pump import Clock
 from tests.stack import create_table
@@ -135,7 +136,7 @@ def items_of(database: Database) -> list[tuple[str, str]]:
 
 def directory_of(database: Database, pk: str) -> list[Any]:
     item = Database(database._table).get(pk, "D")
-    segments: list[Any] = [] if item is None else files._unpack(item)[0]
+    segments: list[Any] = [] if item is None else unpack(item["data"])[0]
     return segments
 
 
@@ -234,7 +235,7 @@ class TestRecords:
                 read()
 
 
-class TestPacking:
+class TestPartitions:
     def test_names_of_1024_bytes_stay_far_below_the_size_of_an_item(
         self, database: SteppedDatabase, clock: Clock
     ) -> None:

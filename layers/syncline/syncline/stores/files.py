@@ -1,22 +1,26 @@
-"""Records of the files at a target, packed: thousands in one item.
+"""Records of the files at a target, in partitions of sorted segments.
 
 =======================================  =============  ===========================================================
-pk                                       sk             content
+pk                                       sk             ``data``
 =======================================  =============  ===========================================================
-``FILES#<sync>#<target>#<partition>``    ``C#<id>``     change: the rows of one write
+``FILES#<sync>#<target>#<partition>``    ``C#<id>``     change: the records of one write
 ``FILES#<sync>#<target>#<partition>``    ``D``          directory: the segments in order, and the changes merged
-``FILES#<sync>#<target>#<partition>``    ``I#<id>``     intent: a compaction has begun and not cleaned up yet
-``FILES#<sync>#<target>#<partition>``    ``S#<id>#<n>`` segment: a range of sorted records, never modified
+``FILES#<sync>#<target>#<partition>``    ``I#<id>``     intent of a compaction: the segments that it may replace
+``FILES#<sync>#<target>#<partition>``    ``S#<id>#<n>`` segment: a range of records, never modified
 =======================================  =============  ===========================================================
+
+:mod:`syncline.stores.packing` states the format of ``data``. The directory also has a ``version``, which each
+replacement changes. The id of a segment is that of the intent of the compaction that wrote it.
 
 The files are spread over 16 partitions by a hash of their names. A reader queries a partition from its start to the
-directory, gets the segments it needs in batches, and overlays the changes, the later id winning. An id begins with
-the time. Every process makes its ids later than all it has read, so that clocks that differ do no harm to a writer
-that has read what it changes.
+directory, gets the segments it needs in batches, and overlays the changes, the later id winning. The id of a change
+begins with the time. Every process makes its ids later than those of all unmerged changes it has read, so a writer
+overrides what it has read even if its clock is behind.
 
-A compaction merges the changes of a partition into new segments and replaces only the segments the changes fall into:
+A compaction merges the changes of a partition into new segments. It replaces only the segments that changes or expired
+rows fall into, and the next one where too few records are left:
 
-1. It reads the changes and the directory, and puts an intent.
+1. It reads the changes, the directory and the intents, and puts an intent of its own.
 2. It writes the new segments.
 3. It replaces the directory, on condition that the directory still has the version read in step 1. The new directory
    names the new segments and the changes merged into them.
@@ -25,16 +29,15 @@ A compaction merges the changes of a partition into new segments and replaces on
 A crash at any point is harmless. Before step 3 nothing refers to the new segments. After it, readers ignore the merged
 changes, because the directory lists them. The intent leads a later compaction to the segments left behind: it replaces
 the directory first, which makes the condition of the dead compaction fail for good, and then deletes them. A reader
-that misses a segment was overtaken by a compaction and reads the directory again: it reads changes before the
-directory, so it never misses a change that it does not find in a segment.
+that misses a segment was overtaken by a compaction and reads the partition again. It reads the changes before the
+directory, so a change that it does not find has been merged into a segment that the directory names.
 """
 
 from __future__ import annotations
 
 import hashlib
 import heapq
-import json
-import math
+import itertools
 import secrets
 import threading
 import time
@@ -47,18 +50,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from syncline.errors import SynclineError
+from syncline.stores.packing import SEGMENT_ROWS, Contents, Entry, Gone, Piece, Row, is_file, pack, pieces, unpack
 from syncline.table import Database, number
 
 SHARDS: Final = 16
 KEPT: Final = 14 * 24 * 3600
 """Seconds for which a row is kept for a file that is gone: no queue holds an event about it for longer."""
 
-_SEGMENT_ROWS: Final = 2000
-_SEGMENT_BYTES: Final = 250_000
-"""Limit of a segment's JSON. It leaves room to DynamoDB's 400 KB, even if nothing can be compressed."""
-_FILL: Final = 0.9
-"""Weight of the pieces that a heavier segment is split into: room for the rows that come later."""
-_FULL: Final = 1 + 1e-6  # weights are sums of fractions
 _SMALL: Final = 0.25
 """A rewritten segment below this weight is merged with the next one."""
 _AHEAD: Final = 4
@@ -79,11 +77,6 @@ _SEGMENT: Final = "S#"
 _BEFORE_SEGMENTS: Final = "J"
 _MICROSECONDS: Final = 16
 
-Row = list[Any]
-"""A JSON value of the kind's own. It is never looked into here."""
-
-_dumps: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
 
 def shard_of(name: str) -> int:
     """Return the partition of a name. Names that differ only in case or Unicode form share one."""
@@ -92,16 +85,6 @@ def shard_of(name: str) -> int:
     else:
         folded = unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
     return hashlib.blake2b(folded.encode(errors="surrogatepass"), digest_size=2).digest()[0] % SHARDS
-
-
-class _Gone(NamedTuple):
-    """A row kept until a time (Unix seconds) for a file that is gone."""
-
-    until: int
-    row: Row
-
-
-_Entry = Row | _Gone
 
 
 class _Segment(NamedTuple):
@@ -136,11 +119,11 @@ class _Intent:
         return f"{_SEGMENT}{self.id}#"
 
     def item(self, pk: str) -> dict[str, Any]:
-        return {"pk": pk, "sk": self.sk, "begun": number(self.begun), "data": _pack(self.replaced)}
+        return {"pk": pk, "sk": self.sk, "begun": number(self.begun), "data": pack(self.replaced)}
 
     @classmethod
     def of(cls, item: Mapping[str, Any]) -> _Intent:
-        return cls(str(item["sk"]).removeprefix(_INTENT), float(item["begun"]), _unpack(item))
+        return cls(str(item["sk"]).removeprefix(_INTENT), float(item["begun"]), unpack(item["data"]))
 
 
 class _ReplacedError(Exception):
@@ -148,7 +131,7 @@ class _ReplacedError(Exception):
 
 
 class _Ids:
-    """Source of the ids of changes: each is later than every id this process has made or read."""
+    """Source of the ids of changes. Each is later than all that this process has made or read."""
 
     def __init__(self) -> None:
         self._latest = 0
@@ -168,62 +151,6 @@ _IDS: Final = _Ids()
 
 
 @dataclass(slots=True)
-class _Piece:
-    """Records in the course of being packed into one item. The fields hold JSON."""
-
-    low: str
-    names: list[bytes] = field(default_factory=list)
-    rows: list[bytes] = field(default_factory=list)
-    gone: list[bytes] = field(default_factory=list)
-    removed: list[bytes] = field(default_factory=list)
-    weight: float = 0
-    until: int = 0
-
-    def add(self, key: bytes, row: bytes, entry: _Entry | None, weight: float) -> None:
-        """Add a record: its name and row as JSON, and the record itself."""
-        if entry is None:
-            self.removed.append(key)
-        elif isinstance(entry, _Gone):
-            self.gone.append(b"[%b,%d,%b]" % (key, entry.until, row))
-            self.until = max(self.until, entry.until)
-        else:
-            self.names.append(key)
-            self.rows.append(row)
-        self.weight += weight
-
-    def pack(self) -> bytes:
-        lists = [b"[" + b",".join(texts) + b"]" for texts in (self.names, self.rows, self.gone, self.removed)]
-        return zlib.compress(b"[" + b",".join(lists) + b"]", 1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Contents:
-    """The records of one item, unpacked: `rows` of the sorted `names`, rows of files that are `gone`, names `removed`."""
-
-    names: list[str]
-    rows: list[Row]
-    gone: dict[str, _Gone]
-    removed: list[str]
-
-    @classmethod
-    def of(cls, item: Mapping[str, Any]) -> _Contents:
-        names, rows, gone, removed = _unpack(item)
-        return cls(names, rows, {name: _Gone(until, row) for name, until, row in gone}, removed)
-
-    def find(self, name: str) -> _Entry | None:
-        at = bisect_left(self.names, name)
-        if at < len(self.names) and self.names[at] == name:
-            return self.rows[at]
-        return self.gone.get(name)
-
-    def entries(self) -> dict[str, _Entry]:
-        return {**dict(zip(self.names, self.rows, strict=True)), **self.gone}
-
-
-_EMPTY: Final = _Contents([], [], {}, [])
-
-
-@dataclass(slots=True)
 class _Partition:
     """A partition as one query shows it, without its segments.
 
@@ -234,7 +161,7 @@ class _Partition:
 
     shard: int
     pk: str
-    overlay: dict[str, _Entry | None] = field(default_factory=dict)
+    overlay: dict[str, Entry | None] = field(default_factory=dict)
     pending: list[str] = field(default_factory=list)
     merged: list[str] = field(default_factory=list)
     recent: list[str] = field(default_factory=list)
@@ -248,9 +175,9 @@ class _Partition:
         """Return the index of the segment whose range holds the name. The first one's range has no lower end."""
         return max(0, bisect_right(self.lows, name) - 1)
 
-    def by_segment(self) -> dict[int, dict[str, _Entry | None]]:
+    def by_segment(self) -> dict[int, dict[str, Entry | None]]:
         """Return the overlay, divided into the ranges of the segments."""
-        changes: dict[int, dict[str, _Entry | None]] = defaultdict(dict)
+        changes: dict[int, dict[str, Entry | None]] = defaultdict(dict)
         for name, entry in self.overlay.items():
             changes[self.segment_of(name)][name] = entry
         return changes
@@ -260,7 +187,7 @@ class FileRecords:
     """The records of the files that one sync has at one target: rows by name.
 
     `target` identifies the target by a short hexadecimal text. Another target has records of its own. `clock` returns
-    Unix seconds, and `shard` the partition of a name. `segment_rows` limits the records of a segment.
+    Unix seconds, and `shard` the partition of a name. `segment_rows` limits the records of an item.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what tests change has defaults
@@ -270,7 +197,7 @@ class FileRecords:
         target: str,
         clock: Callable[[], float] = time.time,
         shard: Callable[[str], int] = shard_of,
-        segment_rows: int = _SEGMENT_ROWS,
+        segment_rows: int = SEGMENT_ROWS,
     ) -> None:
         self._db = database
         self._sync = sync
@@ -282,34 +209,29 @@ class FileRecords:
     def known(self, names: Iterable[str]) -> tuple[dict[str, Row], dict[str, Row]]:
         """Return the rows of the names that have one, and the rows kept for those that are gone."""
         now = self._clock()
-        files: dict[str, Row] = {}
-        gone: dict[str, Row] = {}
+        entries = self._entries(set(names))
+        files = {name: entry for name, entry in entries.items() if is_file(entry)}
+        gone = {name: entry.row for name, entry in entries.items() if isinstance(entry, Gone) and entry.until > now}
+        return files, gone
 
-        def found(name: str, entry: _Entry | None) -> None:
-            if isinstance(entry, _Gone):
-                if entry.until > now:
-                    gone[name] = entry.row
-            elif entry is not None:
-                files[name] = entry
-
-        left = set(names)
+    def _entries(self, names: set[str]) -> dict[str, Entry | None]:
+        """Return the entries of names. A name without an entry has None or is absent."""
+        entries: dict[str, Entry | None] = {}
         for _ in range(_TRIES):
-            in_segments = self._found_in_changes(left, found)
+            in_segments = self._enter_changes(names, entries)
             keys = list(in_segments)
             for at in range(0, len(keys), 100):
                 for item in self._db.batch_get(keys[at : at + 100]):
-                    contents = _Contents.of(item)
+                    contents = Contents.of(item["data"])
                     for name in in_segments.pop((str(item["pk"]), str(item["sk"]))):
-                        found(name, contents.find(name))
+                        entries[name] = contents.find(name)
             if not in_segments:
-                return files, gone
-            left = {name for absent in in_segments.values() for name in absent}
-        raise self._damaged(keys[0][0])
+                return entries
+            names = {name for absent in in_segments.values() for name in absent}
+        raise self._damaged(min(in_segments)[0])
 
-    def _found_in_changes(
-        self, names: Iterable[str], found: Callable[[str, _Entry | None], None]
-    ) -> dict[tuple[str, str], list[str]]:
-        """Report the names that the changes know, and return the keys of the segments for the others."""
+    def _enter_changes(self, names: set[str], entries: dict[str, Entry | None]) -> dict[tuple[str, str], list[str]]:
+        """Add the entries that are in changes to `entries`. Return the other names by the key of their segment."""
         shards: dict[int, list[str]] = defaultdict(list)
         for name in names:
             shards[self._shard(name)].append(name)
@@ -318,7 +240,7 @@ class FileRecords:
             partition = self._read(shard)
             for name in group:
                 if name in partition.overlay:
-                    found(name, partition.overlay[name])
+                    entries[name] = partition.overlay[name]
                 elif partition.segments:
                     segment = partition.segments[partition.segment_of(name)]
                     in_segments[partition.pk, segment.sk].append(name)
@@ -341,7 +263,7 @@ class FileRecords:
             wanted = _in_range(partition.lows, after, prefix)
             try:
                 for index, contents in zip(wanted, self._contents(partition, wanted), strict=True):
-                    names, rows = _overlaid(contents, changes.get(index))
+                    names, rows = contents.files(changes.get(index, {}))
                     first, last = _bounds(names, after, prefix)
                     if first < last:
                         yield from zip(names[first:last], rows[first:last], strict=True)
@@ -359,18 +281,15 @@ class FileRecords:
         The rows of one partition are written together, unless they exceed the size of an item.
         """
         until = int(self._clock()) + KEPT
-        entries: dict[str, _Entry | None] = {
-            **changes,
-            **{name: _Gone(until, row) for name, row in (gone or {}).items()},
-        }
-        shards: dict[int, dict[str, _Entry | None]] = defaultdict(dict)
-        for name, entry in entries.items():
+        kept = {name: Gone(until, row) for name, row in (gone or {}).items()}
+        shards: dict[int, dict[str, Entry | None]] = defaultdict(dict)
+        for name, entry in {**changes, **kept}.items():
             shards[self._shard(name)][name] = entry
         puts = []
         tidy = set()
         for shard, group in sorted(shards.items()):
             pk = self._pk(shard)
-            for piece in self._pieces(group):
+            for piece in pieces(group, self._segment_rows):
                 change = _IDS.next(self._clock())
                 puts.append({"pk": pk, "sk": _CHANGE + change, "data": piece.pack()})
                 if zlib.crc32(f"{pk}{change[:_MICROSECONDS]}".encode()) % _TIDY_EVERY == 0:
@@ -406,8 +325,7 @@ class FileRecords:
             try:
                 for index, contents in zip(changes, self._contents(partition, list(changes)), strict=True):
                     for name, entry in changes[index].items():
-                        before = contents.find(name)
-                        count += _is_file(entry) - _is_file(before)
+                        count += is_file(entry) - is_file(contents.find(name))
             except _ReplacedError:
                 continue
             return count
@@ -440,7 +358,7 @@ class FileRecords:
             if sk.startswith(_CHANGE):
                 changes[sk.removeprefix(_CHANGE)] = item
             elif sk == _DIRECTORY:
-                segments, partition.recent = _unpack(item)
+                segments, partition.recent = unpack(item["data"])
                 partition.segments = [_Segment(*segment) for segment in segments]
                 partition.lows = [segment.low for segment in partition.segments]
                 partition.version = str(item["version"])
@@ -452,17 +370,17 @@ class FileRecords:
                 partition.merged.append(change)
                 continue
             _IDS.read(change)
-            contents = _Contents.of(item)
+            contents = Contents.of(item["data"])
             partition.pending.append(change)
             partition.size += len(bytes(item["data"]))
             partition.overlay.update(contents.entries())
             partition.overlay.update(dict.fromkeys(contents.removed))
         return partition
 
-    def _contents(self, partition: _Partition, wanted: Sequence[int]) -> Iterator[_Contents]:
+    def _contents(self, partition: _Partition, wanted: Sequence[int]) -> Iterator[Contents]:
         """Yield the contents of segments by index, a few in a call. A partition without segments has an empty one."""
         if not partition.segments:
-            yield from (_EMPTY for _ in wanted)
+            yield from (Contents([], [], {}, []) for _ in wanted)
             return
         for at in range(0, len(wanted), _AHEAD):
             keys = [(partition.pk, partition.segments[index].sk) for index in wanted[at : at + _AHEAD]]
@@ -470,27 +388,7 @@ class FileRecords:
             for _, sk in keys:
                 if sk not in items:
                     raise _ReplacedError
-                yield _Contents.of(items.pop(sk))
-
-    def _pieces(self, entries: Mapping[str, _Entry | None]) -> list[_Piece]:
-        """Encode records into pieces that fit an item each, of about the same weight, in the order of names."""
-        names = sorted(entries)
-        records = []
-        for name in names:
-            entry = entries[name]
-            records.append((_json(name), _json(entry.row if isinstance(entry, _Gone) else entry)))
-        least = 1 / self._segment_rows
-        weights = [max(least, (len(key) + len(row)) / _SEGMENT_BYTES) for key, row in records]
-        total = sum(weights)
-        count = 1 if total <= _FULL else math.ceil(total / _FILL)
-        pieces: list[_Piece] = []
-        passed = 0.0
-        for name, (key, row), weight in zip(names, records, weights, strict=True):
-            if not pieces or pieces[-1].weight + weight > _FULL or passed * count >= total * len(pieces):
-                pieces.append(_Piece(name))
-            pieces[-1].add(key, row, entries[name], weight)
-            passed += weight
-        return pieces
+                yield Contents.of(items.pop(sk)["data"])
 
     def _compact(self, partition: _Partition) -> int | None:
         """Merge the changes of a partition. Return its number of files, None if another compaction came first."""
@@ -505,47 +403,33 @@ class FileRecords:
         intent = _Intent(secrets.token_hex(8), now, [segment.sk for segment in partition.segments])
         self._db.put(intent.item(pk))
         segments: list[_Segment] = []
-        written: list[str] = []
         try:
-            self._rewrite(partition, expired, intent, segments, written)
+            self._rewrite(partition, expired, intent, segments)
             recent = [change for change in partition.recent if change not in seen][-_REMEMBERED:]
             won = self._db.replace(_directory(pk, segments, [*recent, *seen]), partition.version)
         except _ReplacedError:
             won = False
-        if won:
-            named = {segment.sk for segment in segments}
-            garbage = {*intent.replaced, *written}
-            for other in dead:
-                garbage.update(other.replaced, self._db.sort_keys(pk, other.prefix))
-            self._delete(pk, [*changes, *sorted(garbage - named)])
-            self._delete(pk, [other.sk for other in (*dead, intent)])
-            return sum(segment.files for segment in segments)
-        # boto3 repeats a call whose answer was lost. The repeated one fails even if the first one succeeded, so the
-        # directory of now may name the new segments. If it does not, none ever will.
-        named = {segment.sk for segment in self._read(partition.shard).segments}
-        self._delete(pk, sorted({*intent.replaced, *written} - named))
-        self._delete(pk, [intent.sk])
-        return None
+        garbage = {*intent.replaced, *(segment.sk for segment in segments)}
+        if not won:
+            # boto3 repeats a call whose answer was lost. The repeated call fails even if the first one succeeded, so
+            # the current directory may name the new segments. If it does not, no directory ever will.
+            segments = self._read(partition.shard).segments
+            changes, dead = [], []
+        for other in dead:
+            garbage.update(other.replaced, self._db.sort_keys(pk, other.prefix))
+        self._delete(pk, [*changes, *sorted(garbage - {segment.sk for segment in segments})])
+        self._delete(pk, [other.sk for other in (*dead, intent)])
+        return sum(segment.files for segment in segments) if won else None
 
-    def _rewrite(
-        self,
-        partition: _Partition,
-        expired: set[int],
-        intent: _Intent,
-        segments: list[_Segment],
-        written: list[str],
-    ) -> None:
-        """Write the segments that changes or `expired` rows fall into anew.
-
-        Add all segments of the new directory to `segments`, and the keys of the new ones to `written`.
-        """
+    def _rewrite(self, partition: _Partition, expired: set[int], intent: _Intent, segments: list[_Segment]) -> None:
+        """Write new segments for changes and `expired` rows. Add the segments of the new directory to `segments`."""
         items: list[dict[str, Any]] = []
+        numbers = itertools.count()
         for part in self._merged(partition, expired):
             if isinstance(part, _Segment):
                 segments.append(part)
                 continue
-            sk = f"{intent.prefix}{len(written):05}"
-            written.append(sk)
+            sk = f"{intent.prefix}{next(numbers):05}"
             segments.append(_Segment(sk, part.low, len(part.names), round(part.weight, 4), part.until))
             items.append({"pk": partition.pk, "sk": sk, "data": part.pack()})
             if len(items) == _AHEAD:
@@ -553,15 +437,15 @@ class FileRecords:
                 items = []
         self._db.batch_write(items, [])
 
-    def _merged(self, partition: _Partition, expired: set[int]) -> Iterator[_Segment | _Piece]:
+    def _merged(self, partition: _Partition, expired: set[int]) -> Iterator[_Segment | Piece]:
         """Yield the segments that stay as they are, and the contents of new ones between them, in order."""
         now = self._clock()
         changes = partition.by_segment()
-        touched = sorted(changes.keys() | expired)
-        ahead = self._contents(partition, touched)
-        small: dict[str, _Entry] = {}
+        touched = changes.keys() | expired
+        ahead = self._contents(partition, sorted(touched))
+        small: dict[str, Entry] = {}
         for index in range(max(len(partition.segments), len(touched))):
-            if index in changes or index in expired:
+            if index in touched:
                 contents = next(ahead)
             elif small:
                 contents = next(self._contents(partition, [index]))
@@ -572,15 +456,15 @@ class FileRecords:
             left = {
                 name: entry
                 for name, entry in entries.items()
-                if entry is not None and not (isinstance(entry, _Gone) and entry.until <= now)
+                if entry is not None and not (isinstance(entry, Gone) and entry.until <= now)
             }
-            pieces = self._pieces(left)
+            new = pieces(left, self._segment_rows)
             small = {}
-            if pieces and pieces[-1].weight < _SMALL:
-                low = pieces.pop().low
+            if new and new[-1].weight < _SMALL:
+                low = new.pop().low
                 small = {name: entry for name, entry in left.items() if name >= low}
-            yield from pieces
-        yield from self._pieces(small)
+            yield from new
+        yield from pieces(small, self._segment_rows)
 
     def _delete(self, pk: str, sort_keys: Iterable[str]) -> None:
         self._db.batch_write([], [(pk, sk) for sk in sort_keys])
@@ -598,38 +482,7 @@ class FileRecords:
 
 def _directory(pk: str, segments: Sequence[_Segment], merged: Sequence[str]) -> dict[str, Any]:
     """Return the item of a directory, with a version of its own."""
-    return {"pk": pk, "sk": _DIRECTORY, "version": secrets.token_hex(8), "data": _pack([segments, merged])}
-
-
-def _pack(value: Any) -> bytes:
-    return zlib.compress(_json(value), 1)
-
-
-def _unpack(item: Mapping[str, Any]) -> Any:
-    return json.loads(zlib.decompress(bytes(item["data"])).decode(errors="surrogatepass"))
-
-
-def _json(value: Any) -> bytes:
-    # A lone surrogate has no UTF-8, and JSON's escapes would make one character of two.
-    return _dumps(value).encode(errors="surrogatepass")
-
-
-def _is_file(entry: _Entry | None) -> bool:
-    return entry is not None and not isinstance(entry, _Gone)
-
-
-def _overlaid(contents: _Contents, changes: Mapping[str, _Entry | None] | None) -> tuple[list[str], list[Row]]:
-    """Return the names and rows of a segment's files after changes."""
-    if not changes:
-        return contents.names, contents.rows
-    files: dict[str, Row] = dict(zip(contents.names, contents.rows, strict=True))
-    for name, entry in changes.items():
-        if entry is None or isinstance(entry, _Gone):
-            files.pop(name, None)
-        else:
-            files[name] = entry
-    names = sorted(files)
-    return names, [files[name] for name in names]
+    return {"pk": pk, "sk": _DIRECTORY, "version": secrets.token_hex(8), "data": pack([segments, merged])}
 
 
 def _bounds(names: Sequence[str], after: str, prefix: str) -> tuple[int, int]:
@@ -639,13 +492,11 @@ def _bounds(names: Sequence[str], after: str, prefix: str) -> tuple[int, int]:
 
 
 def _in_range(lows: Sequence[str], after: str, prefix: str) -> range:
-    """Return the indexes of the segments that can hold such names; of the only range if there is no segment."""
+    """Return the indexes of the segments that can hold such names. There is one index even without segments."""
     first = max(0, bisect_right(lows, max(after, prefix)) - 1)
-    return range(first, max(first + 1, _end(lows, first + 1, prefix)))
+    return range(first, _end(lows, first + 1, prefix))
 
 
 def _end(names: Sequence[str], first: int, prefix: str) -> int:
-    """Return the index of the first name from `first` on that lacks the prefix; those before are not less than it."""
-    if not prefix:
-        return len(names)
-    return bisect_left(names, True, min(first, len(names)), key=lambda name: not name.startswith(prefix))
+    """Return the index of the first name from `first` on that lacks the prefix. None of them is less than `prefix`."""
+    return bisect_left(names, True, first, key=lambda name: not name.startswith(prefix))
