@@ -260,7 +260,9 @@ class FileRecords:
         while tries:
             partition = self._read(shard)
             changes = partition.by_segment()
-            wanted = _in_range(partition.lows, after, prefix)
+            start, end = _bounds(partition.lows, after, prefix)
+            # The segment before the first lowest name can hold such names too.
+            wanted = range(max(0, start - 1), max(1, end))
             try:
                 for index, contents in zip(wanted, self._contents(partition, wanted), strict=True):
                     names, rows = contents.files(changes.get(index, {}))
@@ -488,15 +490,5 @@ def _directory(pk: str, segments: Sequence[_Segment], merged: Sequence[str]) -> 
 def _bounds(names: Sequence[str], after: str, prefix: str) -> tuple[int, int]:
     """Return the bounds of the sorted names that are greater than `after` and begin with `prefix`."""
     first = bisect_right(names, after) if after >= prefix else bisect_left(names, prefix)
-    return first, _end(names, first, prefix)
-
-
-def _in_range(lows: Sequence[str], after: str, prefix: str) -> range:
-    """Return the indexes of the segments that can hold such names. There is one index even without segments."""
-    first = max(0, bisect_right(lows, max(after, prefix)) - 1)
-    return range(first, _end(lows, first + 1, prefix))
-
-
-def _end(names: Sequence[str], first: int, prefix: str) -> int:
-    """Return the index of the first name from `first` on that lacks the prefix. None of them is less than `prefix`."""
-    return bisect_left(names, True, first, key=lambda name: not name.startswith(prefix))
+    # From `first` on, the names that begin with the prefix come before all others.
+    return first, bisect_left(names, True, first, key=lambda name: not name.startswith(prefix))
