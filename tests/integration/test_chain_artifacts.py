@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from moto import mock_aws
 
 from syncline.messages import Start
-from syncline.model import Outcome, Scope, Trigger
+from syncline.model import Outcome, Scope, Step, Trigger
 from tests.integration.artifacts_chain import (
     PROJECT,
     ArtifactsChain,
@@ -24,7 +24,7 @@ from tests.integration.artifacts_chain import (
     log,
 )
 from tests.integration.chain import SYNC
-from tests.pump import Duplicates, Manners, When
+from tests.pump import Duplicates, Letter, Manners, When
 from tests.standins import saved
 from tests.standins.github import zipped
 from tests.standins.oci import Fault
@@ -137,6 +137,22 @@ def test_an_alias_follows_the_youngest_build_and_is_mended(place: ArtifactsWorld
 
 
 class TestWhatGoesWrong:
+    @pytest.mark.parametrize("aliases", [[], ["latest"]])
+    def test_a_tag_that_is_gone_before_it_is_verified(self, place: ArtifactsWorld, aliases: list[str]) -> None:
+        chain = place.chain([build(1, OLD)], aliases=aliases)
+        lost: list[Step] = []
+
+        def lose(letter: Letter) -> None:
+            if letter.step is Step.VERIFY and not lost:
+                lost.append(letter.step)
+                chain.target.store.repositories[f"{PROJECT}/x86/presto-coordinator"].tags.clear()
+
+        chain.pump.on_delivery = lose
+        run = chain.run()
+        assert (run.counts.moved, run.counts.failed) == (2, 0)
+        assert lost
+        chain.check_images(images(OLD))
+
     def test_an_expired_artifact_is_reported_once_as_a_failure(self, place: ArtifactsWorld) -> None:
         runs = [build(1, OLD), build(2, NEW)]
         runs[0].artifacts[0].expired = True

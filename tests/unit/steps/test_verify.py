@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from syncline.errors import SynclineError
@@ -27,6 +29,14 @@ def test_what_did_not_arrive_is_transferred_again(steps: Steps) -> None:
     steps.pump.run()
     assert len(steps.kind.moved) == 2
     assert steps.latest().counts.moved == 1
+
+
+def test_what_did_not_arrive_is_transferred_again_with_its_detail(steps: Steps) -> None:
+    steps.kind.move = lambda item, _pace: Arrived(replace(item, detail={"run": "1.1"}))
+    steps.kind.prove = lambda item, _pace: Failure(item, NOT_THERE) if len(steps.kind.proved) == 1 else Arrived(item)
+    steps.begin_with(transfer_of("1"))
+    steps.pump.run()
+    assert [item.detail.get("run") for item in steps.kind.moved] == [None, "1.1"]
 
 
 @pytest.mark.parametrize("error", [NOT_THERE, SynclineError("UNREACHABLE", "gone")])

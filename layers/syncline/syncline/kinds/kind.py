@@ -33,7 +33,10 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """The item is at the target, as far as the transfer knows; ``item`` carries its fingerprint as ``source``."""
+    """The item is at the target, as far as the transfer knows; ``item`` carries its fingerprint as ``source``.
+
+    If verify does not find it there, the item is transferred again as it is here, so its detail holds no progress.
+    """
 
     item: Item
     moved_bytes: int = 0
@@ -53,14 +56,10 @@ class Later:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The item could not be done; the step decides by the error's code whether to try again.
-
-    ``again`` is the item as it is transferred again if it has not arrived; without one its detail is dropped.
-    """
+    """The item could not be done; the step decides by the error's code whether to try again, with the item as it is here."""
 
     item: Item
     error: SynclineError
-    again: Item | None = None
 
 
 @dataclass(slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.messages import Batch
@@ -30,8 +29,8 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
             case Later(item):
                 later.append(item)
                 waiting |= answer.waiting
-            case Failure(item, error) if error.code.name == "NOT_ARRIVED":
-                absent.append(Failure(answer.again or replace(item, detail={}), error))
+            case Failure(error=error) if error.code.name == "NOT_ARRIVED":
+                absent.append(answer)
             case Failure():
                 failures.append(answer)
     if later:

@@ -92,7 +92,7 @@ class Moving:
         return find(sources, self.sync.build, image, tag)
 
     def _arrived(self, item: Item, fingerprint: str, push: Push) -> Answer:
-        moved = replace(item, source=fingerprint)
+        moved = replace(item, source=fingerprint, detail=_build_of(item))
         if self.sync.aliases:
             # Nothing is to point at what is not wholly there, so it is proved before, as it will be after.
             for answer in proved(self.registry, [moved], Pace(lambda: 1.0)):
@@ -134,6 +134,10 @@ class Moving:
 
 def _with(item: Item, progress: Progress, push: Push) -> Item:
     """The item with where it stands."""
-    kept: dict[str, Any] = {key: item.detail[key] for key in ("run", "image", "tag")}
     sent = push.sent + int(item.detail.get("bytes", 0))
-    return replace(item, detail={**kept, **progress.to_json(), "bytes": sent})
+    return replace(item, detail={**_build_of(item), **progress.to_json(), "bytes": sent})
+
+
+def _build_of(item: Item) -> dict[str, Any]:
+    """Return the part of an item's detail that says which image of which build it is."""
+    return {key: item.detail[key] for key in ("run", "image", "tag")}

@@ -212,11 +212,6 @@ class Task:
         detail |= {"at": self.modified} if self.modified is not None else {}
         return replace(item, detail=detail)
 
-    def again(self) -> Task:
-        """Return the task as it is tried again, without what a transfer made."""
-        made = self.made if self.what == "permit" else None
-        return replace(self, made=made, parts=0, compared=0, versions=None)
-
 
 def mode_of_grants(grants: Grants) -> str:
     """Return an access list as a file's permissions: the owner, everybody with an account, everybody.

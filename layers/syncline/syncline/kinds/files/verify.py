@@ -68,7 +68,7 @@ class Verify:
         try:
             return asked, _arrived(asked, self._read(item, task, asked))
         except SynclineError as error:
-            return asked, Failure(item, error, task.again().on(item))
+            return asked, Failure(item, error)
 
     def _read(self, item: Item, task: Task, asked: _Asked) -> TargetFile | None:
         """Return the target's file if it is as it has to be; raises NOT_ARRIVED or PATH_COLLIDES."""
