@@ -1,0 +1,231 @@
+"""Transfer of files that exist: permissions, renames and removals."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import pytest
+
+from syncline.errors import SynclineError
+from syncline.kinds.files.records import Record, Task
+from syncline.kinds.files.targets import TargetFile, file_of
+from syncline.kinds.kind import Arrived
+from syncline.model import Item, Outcome, Result
+from tests.unit.kinds.files_transfer_world import SORTS, Make, World, bucket, manager, outcome, task_of
+
+TOLD: Final = "rwx------"
+"""Permissions that an event set."""
+
+
+class TestPermissions:
+    def test_the_source_states_them(self) -> None:
+        world = manager()
+        world.source.put("a", b"content", "e1", metadata={"mode": "0640"})
+        assert isinstance(world.answer(world.item()), Arrived)
+        assert world.target.modes == {"a": "rw-r-----"}
+
+    def test_those_that_an_event_set_are_kept(self) -> None:
+        world = manager()
+        world.source.put("a", b"content", "e2", metadata={"mode": "0640"})
+        world.target.holds("a", b"before", TargetFile("v", "e1", 6, "id", True, "a", "run-1"))
+        assert isinstance(world.answer(world.item(target="e1", ours="v", mode=TOLD, told=7.0)), Arrived)
+        assert world.target.modes == {"a": TOLD}
+        record = world.record()
+        assert record is not None
+        assert (record.mode, record.told) == (TOLD, 7.0)
+
+    @pytest.mark.parametrize("there", ["rw-r--r--", TOLD])
+    def test_an_equal_file_gets_them_if_it_has_others(self, there: str) -> None:
+        world = manager()
+        world.source.put("a", b"content", "e1")
+        world.target.holds("a", b"content", TargetFile("v", "e1", 7, "id", True, "a", "run-1"))
+        assert world.target.modes is not None
+        world.target.modes["a"] = there
+        answer = world.answer(world.item(mode=TOLD, told=7.0))
+        if there == TOLD:
+            assert outcome(answer) is Outcome.SKIPPED
+            assert world.target.calls == []
+        else:
+            assert isinstance(answer, Arrived), "verify reads them again"
+            assert world.target.calls == [("permit", "a")]
+        assert world.target.modes == {"a": TOLD}
+        record = world.record()
+        assert record is not None
+        assert (record.mode, record.told, record.verified) == (TOLD, 7.0, there == TOLD)
+
+    def permit(self, world: World) -> Item:
+        world.source.put("a", b"content", "e1")
+        made = Record("e1", 7, 0, "v", mode="rw-r--r--")
+        return world.item(target="e1", what="permit", mode=TOLD, told=7.0, seq="0A", made=made)
+
+    def test_an_event_alone(self) -> None:
+        world = manager()
+        item = self.permit(world)
+        world.target.holds("a", b"content", TargetFile("v", "e1", 7, "id", True, "a", "run-1"))
+        answer = world.answer(item)
+        made = task_of(answer).made
+        assert made == Record("e1", 7, 0, "v", mode=TOLD, told=7.0, seq="0A")
+        assert world.target.calls == [("permit", "a")]
+
+    def test_an_event_about_a_file_that_is_gone(self) -> None:
+        world = manager()
+        item = self.permit(world)
+        world.target.fails["a"] = SynclineError("NOT_FOUND", "no such file")
+
+        def meanwhile() -> None:
+            if world.target.calls:
+                world.target.fails.clear()
+
+        world.target.meanwhile = meanwhile
+        answer = world.answer(item)
+        assert isinstance(answer, Arrived)
+        assert world.target.calls == [("permit", "a"), ("put", "a"), ("permit", "a")]
+        assert world.target.modes == {"a": TOLD}
+
+
+class TestRename:
+    def world(self, make: Make) -> tuple[World, Item]:
+        """Return a world in which ``old`` became ``a`` at the source, and the item that renames it."""
+        world = make()
+        world.source.put("a", b"content", "e1")
+        there = file_of("e1", 7) if world.target.is_listed else TargetFile("v", "e1", 7, "id", True, "old", "run-1")
+        world.target.holds("old", b"content", there)
+        return world, world.item(what="rename", origin="old", origin_ours=there.version, gone="0B")
+
+    @SORTS
+    def test_the_file_is_renamed(self, make: Make) -> None:
+        world, item = self.world(make)
+        answer = world.answer(item)
+        assert isinstance(answer, Arrived)
+        assert answer.moved_bytes == 0
+        assert world.target.contents == {"a": b"content"}
+        assert ("put", "a") not in world.target.calls
+        task = task_of(answer)
+        assert (task.what, task.origin, task.gone) == ("rename", "old", "0B")
+        assert task.made is not None
+        assert task.made.target == item.detail["origin_ours"]
+
+    @SORTS
+    def test_so_it_is_if_the_answer_was_lost(self, make: Make) -> None:
+        world, item = self.world(make)
+        world.target.holds("a", b"content", world.target.files.pop("old"))
+        answer = world.answer(item)
+        assert task_of(answer).what == "rename"
+        assert not {call for call, _ in world.target.calls} & {"put", "rename"}
+
+    @SORTS
+    def test_a_foreign_file_under_the_new_path_is_a_conflict(self, make: Make) -> None:
+        world, item = self.world(make)
+        theirs = world.target.holds("a", b"theirs", TargetFile("t", None, 6))
+        assert outcome(world.answer(item)) is Outcome.CONFLICT
+        assert world.target.files["a"] == theirs
+        assert "old" in world.target.files, "it is still ours, and a later scan removes it"
+
+    @SORTS
+    @pytest.mark.parametrize("refusal", ["TARGET_CHANGED", "FILE_DIFFERS", "NOT_FOUND"])
+    def test_a_refused_rename_sends_the_object(self, make: Make, refusal: str) -> None:
+        world, item = self.world(make)
+        world.target.fails["old"] = SynclineError(refusal, "no")
+        answer = world.answer(item)
+        assert isinstance(answer, Arrived)
+        assert ("put", "a") in world.target.calls
+        assert (task_of(answer).what, task_of(answer).origin) == ("put", None), "the old record stays"
+
+    @SORTS
+    @pytest.mark.parametrize("case", ["foreign", "gone", "back", "changed"])
+    def test_the_object_is_sent_where_a_rename_is_not_right_any_more(self, make: Make, case: str) -> None:
+        world, item = self.world(make)
+        if case == "foreign":
+            world.target.holds("old", b"CONTENT", TargetFile("t", None, 7))
+        elif case == "gone":
+            del world.target.files["old"]
+        elif case == "back":
+            world.source.put("old", b"content", "e1")
+        else:
+            world.source.put("a", b"content 2", "e2")
+        answer = world.answer(item)
+        assert isinstance(answer, Arrived)
+        assert "rename" not in {call for call, _ in world.target.calls}
+        assert world.target.contents["a"] == world.source.objects["a"][1]
+        assert task_of(answer).what == "put"
+
+    def test_an_object_that_is_gone_is_left(self) -> None:
+        world, item = self.world(bucket)
+        world.source.objects.clear()
+        assert outcome(world.answer(item)) is Outcome.SKIPPED
+        assert world.target.calls == []
+
+
+class TestRemove:
+    ITEM: Final = Item("g", "a", None, "e1", 7)
+
+    def item(self, what: str = "remove") -> Item:
+        return Task(what=what, ours="v").on(self.ITEM)
+
+    def world(self, make: Make, version: str = "v", **about: Any) -> World:
+        """Return a world whose target has a file that the source does not have; the record is about version ``v``."""
+        world = make(removals={})
+        world.target.holds("a", b"content", TargetFile(version, None, 7, **about))
+        world.records.rows["a"] = Record("e1", 7, 0, "v").to_row()
+        return world
+
+    @SORTS
+    def test_our_file_is_removed(self, make: Make) -> None:
+        world = self.world(make)
+        answer = world.answer(self.item())
+        assert isinstance(answer, Arrived)
+        assert (task_of(answer).what, answer.item.source) == ("remove", None)
+        assert world.target.files == {}
+        assert world.record() is not None, "the record goes when the removal is verified"
+
+    @SORTS
+    def test_a_foreign_file_is_not(self, make: Make) -> None:
+        world = self.world(make)
+        world.records.rows.clear()
+        answer = world.answer(self.item())
+        assert isinstance(answer, Result)
+        assert (answer.outcome, answer.reason) == (Outcome.SKIPPED, "it is not ours")
+        assert world.target.calls == []
+
+    @SORTS
+    @pytest.mark.parametrize("what", ["remove", "confirm"])
+    def test_a_file_that_somebody_replaced_is_a_conflict(self, make: Make, what: str) -> None:
+        world = self.world(make, "t")
+        assert outcome(world.answer(self.item(what))) is Outcome.CONFLICT
+        assert world.target.calls == []
+
+    def test_so_is_one_that_is_replaced_just_then(self) -> None:
+        world = self.world(bucket)
+        world.target.meanwhile = lambda: world.target.files.update(a=TargetFile("t", None, 7))
+        assert outcome(world.answer(self.item())) is Outcome.CONFLICT
+        assert world.target.files["a"].version == "t"
+
+    def test_the_mark_of_a_file_shows_that_it_is_ours(self) -> None:
+        world = self.world(manager, "t", written=True)
+        world.records.rows.clear()
+        assert isinstance(world.answer(self.item()), Arrived)
+        assert world.target.files == {}
+
+    @SORTS
+    @pytest.mark.parametrize("what", ["remove", "confirm"])
+    def test_a_file_that_is_gone_already(self, make: Make, what: str) -> None:
+        world = self.world(make)
+        world.target.files.clear()
+        assert task_of(world.answer(self.item(what))).what == "remove"
+        assert world.target.calls == []
+
+    @SORTS
+    @pytest.mark.parametrize("what", ["remove", "confirm"])
+    def test_an_object_that_came_back_is_sent(self, make: Make, what: str) -> None:
+        world = self.world(make)
+        world.source.put("a", b"content 2", "e2")
+        assert isinstance(world.answer(self.item(what)), Arrived)
+        assert world.target.contents == {"a": b"content 2"}
+
+    @SORTS
+    def test_confirm_removes_nothing(self, make: Make) -> None:
+        """The file is ours after all; no removal was granted, so the next scan asks for one."""
+        world = self.world(make)
+        assert outcome(world.answer(self.item("confirm"))) is Outcome.SKIPPED
+        assert world.target.calls == []
+        assert "a" in world.target.files

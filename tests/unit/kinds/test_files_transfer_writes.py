@@ -1,0 +1,146 @@
+"""Transfer of files: objects that are written, what is recorded, and files that need a function to themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from syncline.errors import SynclineError
+from syncline.kinds.files.records import Record
+from syncline.kinds.files.targets import TargetFile
+from syncline.kinds.kind import Arrived, Later
+from syncline.model import Outcome, Result
+from tests.unit.kinds.files_transfer_world import SORTS, Make, bucket, code, manager, outcome, task_of
+
+
+class TestPut:
+    @SORTS
+    def test_a_new_file_is_recorded_before_it_is_verified(self, make: Make) -> None:
+        world = make()
+        world.source.put("a", b"content", "e1", content_type="text/plain", modified=5.5)
+        answer = world.answer(world.item())
+        assert isinstance(answer, Arrived)
+        assert answer.moved_bytes == 7
+        record = world.record()
+        assert record is not None
+        assert (record.etag, record.size, record.modified, record.file_type) == ("e1", 7, 5, "text/plain")
+        assert (record.target, record.verified) == (world.target.files["a"].version, False)
+        made = task_of(answer).made
+        assert made == replace(record, verified=True)
+
+    @SORTS
+    def test_a_foreign_file_is_a_conflict(self, make: Make) -> None:
+        world = make()
+        world.source.put("a", b"content", "e1")
+        theirs = world.target.holds("a", b"theirs", TargetFile("v", None, 6))
+        answer = world.answer(world.item())
+        assert isinstance(answer, Result)
+        assert (answer.outcome, answer.code) == (Outcome.CONFLICT, "FILE_DIFFERS")
+        assert (answer.source, answer.target) == ("e1", "v")
+        assert world.target.files == {"a": theirs}
+        assert not world.records.rows
+
+    @pytest.mark.parametrize("make", [lambda: bucket(conditional=True), manager], ids=["conditional", "manager"])
+    def test_so_is_one_that_comes_between_the_read_and_the_write(self, make: Make) -> None:
+        world = make()
+        world.source.put("a", b"content", "e1")
+
+        def meanwhile() -> None:
+            world.target.files.setdefault("a", TargetFile("v", None, 6))
+
+        world.target.meanwhile = meanwhile
+        assert outcome(world.answer(world.item())) is Outcome.CONFLICT
+        assert world.target.files["a"].version == "v"
+        assert not world.records.rows
+
+    @SORTS
+    @pytest.mark.parametrize("known", [False, True])
+    def test_a_sync_that_may_overwrite_does(self, make: Make, *, known: bool) -> None:
+        """Also if the scan did not know of the file: a file manager is told to update it then."""
+        world = make(overwrite=True)
+        world.source.put("a", b"content", "e1")
+        world.target.holds("a", b"theirs", TargetFile("v", None, 6))
+        assert isinstance(world.answer(world.item(target="v" if known else None)), Arrived)
+        assert world.target.contents == {"a": b"content"}
+
+    @SORTS
+    def test_our_own_file_is_replaced(self, make: Make) -> None:
+        world = make()
+        world.source.put("a", b"content", "e2")
+        world.target.holds("a", b"before", TargetFile("v", "v", 6))
+        assert isinstance(world.answer(world.item(target="v", ours="v")), Arrived)
+        assert world.target.contents == {"a": b"content"}
+
+    @SORTS
+    def test_so_is_one_that_another_item_wrote_since_the_scan(self, make: Make) -> None:
+        world = make()
+        world.source.put("a", b"content", "e3")
+        world.target.holds("a", b"between", TargetFile("v2", "v2", 7))
+        world.records.rows["a"] = Record("e2", 7, 0, "v2").to_row()
+        assert isinstance(world.answer(world.item(target="v1", ours="v1")), Arrived)
+        assert world.target.contents == {"a": b"content"}
+
+    @SORTS
+    def test_an_object_that_is_gone_is_left(self, make: Make) -> None:
+        world = make()
+        world.source.put("a", b"content", "e1")
+        item = world.item()
+        world.source.objects.clear()
+        answer = world.answer(item)
+        assert isinstance(answer, Result)
+        assert (answer.outcome, answer.reason) == (Outcome.SKIPPED, "it is no longer at the source")
+        assert not world.records.rows
+
+    def test_an_upload_that_is_not_finished_goes_on_later(self) -> None:
+        world = bucket()
+        world.source.put("a", b"content", "e1")
+        world.target.unfinished = True
+        answer = world.answer(world.item())
+        assert isinstance(answer, Later)
+        assert task_of(answer).parts == 3
+        assert not world.records.rows
+
+    def test_nothing_is_begun_when_time_is_over(self) -> None:
+        world = bucket()
+        world.left = lambda: 0.0
+        for key in "ab":
+            world.source.put(key, b"content", "e1")
+        answers = world.carry_out([world.item("a"), world.item("b")])
+        assert answers == {key: Later(world.item(key)) for key in "ab"}
+        assert world.target.calls == []
+
+
+class TestAlone:
+    """A file for which a shared function is too slow gets one to itself."""
+
+    def test_a_slow_file_among_others_waits_for_its_own_function(self) -> None:
+        world = manager()
+        for key in "ab":
+            world.source.put(key, b"content", "e1")
+        world.target.fails["a"] = SynclineError("FILE_TOO_SLOW", "slow")
+        answers = world.carry_out([world.item("a"), world.item("b")])
+        assert isinstance(answers["b"], Arrived)
+        later = answers["a"]
+        assert isinstance(later, Later)
+        assert (later.waiting, task_of(later).alone) == (True, True)
+
+    def test_they_come_one_at_a_time_and_before_others(self) -> None:
+        world = manager()
+        for key in "abc":
+            world.source.put(key, b"content", "e1")
+        items = [world.item("c"), world.item("a", alone=True), world.item("b", alone=True)]
+        answers = world.carry_out(items)
+        assert isinstance(answers["a"], Arrived)
+        assert not task_of(answers["a"]).alone
+        assert answers["b"] == Later(items[2], waiting=True)
+        assert answers["c"] == Later(items[0], waiting=True)
+        assert list(world.target.files) == ["a"]
+
+    @pytest.mark.parametrize("alone", [False, True])
+    def test_one_that_had_a_function_to_itself_is_too_slow(self, *, alone: bool) -> None:
+        world = manager()
+        world.source.put("a", b"content", "e1")
+        world.target.fails["a"] = SynclineError("FILE_TOO_SLOW", "slow")
+        assert code(world.answer(world.item(alone=alone))) == "FILE_TOO_SLOW"
+        assert not world.records.rows
