@@ -1,0 +1,27 @@
+"""Clients and errors of the services that the tests of targets share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import pytest
+
+from syncline.clients.bucket import Bucket, Keys
+from syncline.clients.http import Endpoint, Http, Policy
+from syncline.errors import SynclineError
+from tests.standins.s3 import ACCESS, SECRET, S3Server
+
+QUICK: Final = Policy(attempts=2, sleep=lambda _seconds: None)
+"""Two attempts without a pause."""
+
+
+def bucket_of(server: S3Server, name: str) -> Bucket:
+    return Bucket(Endpoint.parse(server.url), name, lambda: Keys(ACCESS, SECRET), Http(QUICK))
+
+
+def failed(work: Callable[[], object]) -> str:
+    """Return the code of the error that ``work`` raises."""
+    with pytest.raises(SynclineError) as caught:
+        work()
+    return caught.value.code.name

@@ -1,0 +1,246 @@
+"""A file manager as a target of files: marks, and files that are too slow to send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import pytest
+
+from syncline.clients.bucket import Head
+from syncline.clients.file_manager import Content, FileManager, Saved
+from syncline.clients.http import Http
+from syncline.errors import SynclineError
+from syncline.kinds.files.manager_target import HELD, FileManagerTarget
+from syncline.kinds.files.targets import CHUNK, Put, TargetFile, Unfinished, Written
+from tests.standins.file_manager import FileManagerServer
+from tests.standins.s3 import S3Server
+from tests.standins.s3_store import md5
+from tests.unit.kinds.files_services import QUICK, bucket_of, failed
+
+ROOT: Final = "/data/"
+NAME: Final = "https://files.example/api"
+
+
+@dataclass
+class Files:
+    """A source bucket and a file manager."""
+
+    s3: S3Server
+    server: FileManagerServer
+
+    def target(self, name: str = NAME) -> FileManagerTarget:
+        client = FileManager(self.server.url, lambda: None, Http(QUICK), nullcontext())
+        return FileManagerTarget(client, name, None, None)
+
+    def written(self, key: str, content: bytes, there: TargetFile | None = None) -> Written:
+        """Bring an object to the file manager."""
+        self.s3.put("source", key, content)
+        put = Put(ROOT + key, bucket_of(self.s3, "source"), key, None, there, True, lambda: 60.0, "run-1")
+        done = self.target().put(put)
+        assert isinstance(done, Written)
+        return done
+
+    def stat(self, path: str, name: str = NAME) -> TargetFile:
+        there = self.target(name).stat(path)
+        assert there is not None
+        return there
+
+
+@pytest.fixture
+def files() -> Iterator[Files]:
+    with S3Server("source") as s3, FileManagerServer() as server:
+        yield Files(s3, server)
+
+
+class TestMark:
+    """The mark in a file's metadata is bound to path, size, ETag and address."""
+
+    def test_a_file_that_we_wrote_shows_it(self, files: Files) -> None:
+        done = files.written("a", b"content")
+        there = files.stat(f"{ROOT}a")
+        assert there == done.file
+        assert there.written
+        assert (there.etag, there.size, there.path, there.run) == (md5(b"content"), 7, f"{ROOT}a", "run-1")
+        assert there.equals(md5(b"content"), 7)
+
+    def test_a_file_too_large_to_be_held_shows_it_too(self, files: Files) -> None:
+        content = bytes(HELD + 1)
+        done = files.written("a", content)
+        assert done.sent == len(content)
+        assert files.stat(f"{ROOT}a") == done.file
+        assert done.file.written
+
+    def test_a_renamed_file_equals_but_is_not_written_there(self, files: Files) -> None:
+        done = files.written("a", b"content")
+        version = files.target().rename(f"{ROOT}a", f"{ROOT}b", done.file)
+        there = files.stat(f"{ROOT}b")
+        assert there.version == version
+        assert (there.written, there.path) == (False, f"{ROOT}a")
+        assert there.equals(md5(b"content"), 7)
+
+    def test_a_copy_is_another_file(self, files: Files) -> None:
+        done = files.written("a", b"content")
+        ours = files.server.files[f"{ROOT}a"]
+        files.server.put(f"{ROOT}b", b"content", ours.metadata)
+        there = files.stat(f"{ROOT}b")
+        assert not there.written
+        assert there.version != done.file.version
+
+    @pytest.mark.parametrize("content", [b"content and more", b""])
+    def test_a_file_of_another_size_tells_nothing(self, files: Files, content: bytes) -> None:
+        done = files.written("a", b"content")
+        files.server.put(f"{ROOT}a", content, files.server.files[f"{ROOT}a"].metadata)
+        there = files.stat(f"{ROOT}a")
+        assert (there.written, there.etag, there.path, there.run) == (False, None, None, None)
+        assert there.version != done.file.version
+
+    @pytest.mark.parametrize(
+        "forged",
+        [
+            '{"etag": "%s", "path": "/data/a", "size": 7}',
+            '{"etag": "%s", "path": "/data/a", "size": 7, "mark": "0123456789abcdef"}',
+            '{"etag": "%s", "path": "/data/a", "size": 7, "mark": null}',
+            '{"etag": ["%s"], "path": "/data/a", "mark": {}}',
+            '{"etag": "%s", "path": 7, "size": true, "mark": true}',
+            "{}",
+        ],
+    )
+    def test_a_forged_one_tells_nothing(self, files: Files, forged: str) -> None:
+        files.server.put(f"{ROOT}a", b"content", forged.replace("%s", md5(b"content")))
+        there = files.stat(f"{ROOT}a")
+        assert not there.written
+        assert not there.equals(md5(b"content"), 7)
+
+    def test_the_mark_of_one_etag_is_none_of_another(self, files: Files) -> None:
+        files.written("a", b"content")
+        ours = files.server.files[f"{ROOT}a"].metadata
+        files.server.put(f"{ROOT}a", b"CONTENT", ours.replace(md5(b"content"), md5(b"CONTENT")))
+        assert not files.stat(f"{ROOT}a").equals(md5(b"CONTENT"), 7)
+
+    def test_the_mark_of_another_file_manager_is_none(self, files: Files) -> None:
+        files.written("a", b"content")
+        there = files.stat(f"{ROOT}a", "https://other.example/api")
+        assert (there.written, there.etag) == (False, None)
+
+    def test_every_replacement_has_another_version(self, files: Files) -> None:
+        """The file manager keeps a file's ID when the file is replaced."""
+        done = files.written("a", b"content")
+        versions = [done.file.version]
+        versions.append(files.written("a", b"CONTENT", done.file).file.version)
+        for content, metadata in [(b"CONTENT", "{}"), (b"theirs", "{}"), (b"THEIRS!", '{"etag": "x"}')]:
+            files.server.put(f"{ROOT}a", content, metadata)
+            versions.append(files.stat(f"{ROOT}a").version)
+        del files.server.files[f"{ROOT}a"]
+        files.server.put(f"{ROOT}a", b"THEIRS!", '{"etag": "x"}')
+        versions.append(files.stat(f"{ROOT}a").version)
+        assert len(set(versions)) == len(versions)
+
+
+class _Stream:
+    """An object that comes a chunk at a time; ``tick`` is called before each."""
+
+    def __init__(self, head: Head, tick: Callable[[], None]) -> None:
+        self.head = head
+        self._tick = tick
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        for at in range(0, self.head.size, size):
+            self._tick()
+            yield bytes(min(size, self.head.size - at))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class _Source:
+    """A bucket with one object; reading a chunk of it takes ``seconds`` of the clock ``now``."""
+
+    def __init__(self, size: int, seconds: float) -> None:
+        self.now = 1000.0
+        self.opened = 0
+        self._object = Head("etag", size)
+        self._seconds = seconds
+
+    def _tick(self) -> None:
+        self.now += self._seconds
+
+    def open(self, key: str, *, etag: str | None = None) -> _Stream:  # noqa: ARG002 - it has one object
+        self.opened += 1
+        return _Stream(self._object, self._tick)
+
+    def head(self, key: str) -> Head:  # noqa: ARG002 - it has one object
+        return self._object
+
+
+@dataclass
+class _Client:
+    """A file manager that takes all bytes. ``ends`` is raised after the first so many chunks, if it is set."""
+
+    taken: int = 0
+    ends: SynclineError | None = None
+    after: int = 0
+
+    def save(self, operation: str, path: str, content: Content) -> Saved:
+        assert operation == "create"
+        chunks: Iterable[bytes] = [content.chunks] if isinstance(content.chunks, bytes) else content.chunks
+        for number, chunk in enumerate(chunks, 1):
+            self.taken += len(chunk)
+            if self.ends is not None and number == self.after:
+                raise self.ends
+        return Saved("id-1", path, content.size)
+
+
+class TestTooSlow:
+    """A file that one function cannot send is given up as soon as that is certain."""
+
+    def put(self, source: _Source, client: Any, ends: float, seen: Head | None = None) -> Written | Unfinished:
+        """Put the source's object by a function that ends at the time ``ends``."""
+        bucket: Any = source
+        target = FileManagerTarget(client, NAME, None, None, lambda: source.now)
+        return target.put(Put(f"{ROOT}a", bucket, "a", seen, None, True, lambda: ends - source.now))
+
+    def test_an_absurd_size_at_once(self) -> None:
+        source, client = _Source(8 * CHUNK, 0.0), _Client()
+        with pytest.raises(SynclineError) as caught:
+            self.put(source, client, 1900.0, Head("etag", 2**50))
+        assert caught.value.code.name == "FILE_TOO_SLOW"
+        assert "over the 900 of a Lambda function" in caught.value.what
+        assert (source.opened, client.taken) == (0, 0)
+
+    def test_a_file_that_arrives_in_time(self) -> None:
+        client = _Client()
+        done = self.put(_Source(8 * CHUNK, 2.0), client, 1000.0 + 16.0)
+        assert isinstance(done, Written)
+        assert client.taken == done.sent == 8 * CHUNK
+
+    def test_a_file_that_will_not(self) -> None:
+        """After 6 seconds 3 of 8 MiB are read, so that 10 more are needed. The advice is for bytes known to be sent."""
+        client = _Client()
+        with pytest.raises(SynclineError) as caught:
+            self.put(_Source(8 * CHUNK, 2.0), client, 1000.0 + 15.9)
+        assert caught.value.code.name == "FILE_TOO_SLOW"
+        assert f"'a' has {8 * CHUNK} bytes and would take about 96 seconds" in caught.value.what
+        assert "set the timeout of the transfer function to 180 seconds or more" in caught.value.what
+        assert client.taken <= 2 * CHUNK
+
+    def test_nothing_is_estimated_in_the_first_seconds(self) -> None:
+        done = self.put(_Source(4 * CHUNK, 1.2), _Client(), 1000.0 + 0.1)
+        assert isinstance(done, Written), "four chunks in 4.8 seconds"
+
+    def test_nothing_is_estimated_before_a_chunk_is_sent(self) -> None:
+        done = self.put(_Source(2 * CHUNK, 6.0), _Client(), 1000.0 + 12.0)
+        assert isinstance(done, Written), "a slow beginning says nothing about the rest"
+
+    def test_time_that_ends_while_the_file_is_sent(self) -> None:
+        client = _Client(ends=SynclineError("TIME_SHORT", "over"), after=2)
+        assert failed(lambda: self.put(_Source(8 * CHUNK, 0.0), client, 1900.0)) == "FILE_TOO_SLOW"
+
+    def test_any_other_failure_is_what_it_is(self) -> None:
+        client = _Client(ends=SynclineError("FORBIDDEN", "no"), after=2)
+        assert failed(lambda: self.put(_Source(8 * CHUNK, 0.0), client, 1900.0)) == "FORBIDDEN"
