@@ -196,6 +196,12 @@ def items(*names: str, group: str = "team/app") -> tuple[Item, ...]:
     return tuple(Item(group, name, f"digest of {name}") for name in names)
 
 
+def pages(count: int, each: int = 1) -> list[Page]:
+    """Return pages of one group each, with ``each`` items."""
+    groups = [f"team/{number:04}" for number in range(count)]
+    return [Page(group, items(*(f"t{n}" for n in range(each)), group=group)) for group in groups]
+
+
 def transfer_of(*names: str, run: str = "run-1", group: str = "team/app", **more: Any) -> Batch:
     """A transfer of :func:`items`."""
     return Batch(run, SYNC, Step.TRANSFER, f"batch-{'-'.join(names)}", items(*names, group=group), hop=1, **more)

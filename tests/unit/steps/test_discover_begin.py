@@ -1,0 +1,127 @@
+"""Discover: plans, and starts that begin a run, join one, wait for one or are needless."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from syncline.kinds.kind import Pace, Page
+from syncline.messages import Batch
+from syncline.model import EVERYTHING, RunStatus, Scope, Step, Trigger
+from tests.made_up import SYNC, Steps, items, pages
+from tests.pump import Letter
+
+
+def test_a_plan_moves_nothing_beside_a_run(steps: Steps) -> None:
+    steps.begin("under-way")
+    steps.kind.pages = [Page("a", items("1", "2", group="a"), skipped=1)]
+    steps.start(plan=True)
+    steps.pump.run()
+    plan = next(run for run in steps.state.runs(SYNC) if run.plan)
+    assert plan.status is RunStatus.DONE
+    assert (plan.counts.would_move, plan.counts.skipped, plan.counts.moved) == (2, 1, 0)
+    assert steps.kind.moved == []
+    current = steps.state.current_run(SYNC)
+    assert current is not None
+    assert current.id == "under-way"
+
+
+def test_a_plan_of_a_part_does_not_join_the_run_under_way(steps: Steps) -> None:
+    steps.begin("under-way")
+    steps.kind.pages = [Page("a", items("1", group="a"))]
+    steps.start("a", plan=True)
+    steps.pump.run()
+    assert steps.kind.moved == []
+    plan = next(run for run in steps.state.runs(SYNC) if run.plan)
+    assert (plan.counts.would_move, plan.scope) == (1, Scope.of(["a"]))
+
+
+def test_a_second_start_of_everything_says_so_and_does_nothing(steps: Steps) -> None:
+    steps.begin("under-way")
+    steps.kind.pages = pages(1)
+    steps.start()
+    steps.pump.run()
+    assert [run.id for run in steps.state.runs(SYNC)] == ["under-way"]
+    assert steps.kind.moved == []
+
+
+def test_a_full_look_waits_for_a_run_that_looks_at_a_part_only(steps: Steps) -> None:
+    """A registry that is pushed to all the time must not have its scheduled look passed over every time."""
+    steps.state.begin_run(SYNC, "20260101-part", Trigger.WEBHOOK, Scope.of(["a"]))
+    steps.kind.look = lambda scope, _cursor, _pace: [
+        Page(group, items("1", group=group)) for group in scope.groups or ("a", "b")
+    ]
+    steps.start()
+    steps.pump.deliver(steps.mail.waiting())
+    assert steps.kind.moved == []
+    steps.put(Batch("20260101-part", SYNC, Step.DISCOVER, "20260101-part", scope=Scope.of(["a"])))
+    steps.pump.run()
+    latest = steps.latest()
+    assert (latest.scope, latest.status, latest.counts.queued) == (EVERYTHING, RunStatus.DONE, 2)
+
+
+def test_an_event_joins_the_run_under_way_and_the_run_waits_for_it(steps: Steps) -> None:
+    scopes: list[tuple[str, ...] | None] = []
+
+    def look(scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        scopes.append(scope.groups)
+        group = scope.groups[0] if scope.groups else "all"
+        yield Page(group, items("1", group=group))
+
+    steps.kind.look = look
+    steps.start()
+    steps.start("hinted")
+    steps.pump.run()
+    (run,) = steps.state.runs(SYNC)
+    assert scopes == [None, ("hinted",)]
+    assert run.counts.moved == 2
+    assert set(steps.results()) == {("all", "1"), ("hinted", "1")}
+
+
+def test_an_event_begins_a_run_of_its_own_where_none_is_under_way(steps: Steps) -> None:
+    steps.kind.look = lambda scope, _cursor, _pace: [Page("hinted", items("1", group=(scope.groups or ("all",))[0]))]
+    steps.start("hinted")
+    steps.pump.run()
+    (run,) = steps.state.runs(SYNC)
+    assert run.scope == Scope.of(["hinted"])
+    assert run.counts.moved == 1
+
+
+def test_an_event_waits_for_a_run_that_is_being_cancelled(steps: Steps) -> None:
+    """Longer than SQS would show a message again and again: the hint is not laid aside as a dead letter."""
+    steps.begin("20260101-older")
+    steps.state.cancel_run(SYNC, "20260101-older")
+    steps.kind.look = lambda scope, _cursor, _pace: [Page("x", items("1", group=(scope.groups or ("all",))[0]))]
+    steps.start("hinted")
+    deadline = steps.clock.now + 300
+    while steps.clock.now < deadline:
+        (letter,) = steps.mail.waiting()
+        steps.clock.now = max(steps.clock.now, letter.due)
+        steps.pump.deliver([letter])
+    run = steps.state.run(SYNC, "20260101-older")
+    steps.put(Batch("20260101-older", SYNC, Step.DISCOVER, "20260101-older", scope=run.scope))
+    steps.pump.run()
+    assert steps.mail.dead() == []
+    latest = steps.latest()
+    assert (latest.scope, latest.counts.moved) == (Scope.of(["hinted"]), 1)
+
+
+def test_a_run_that_was_begun_by_the_sender_is_carried_out_under_its_id(steps: Steps) -> None:
+    steps.state.begin_run(SYNC, "mine", Trigger.HAND, EVERYTHING)
+    steps.kind.pages = pages(2)
+    steps.start(run="mine")
+    steps.pump.run()
+    (run,) = steps.state.runs(SYNC)
+    assert (run.id, run.status, run.counts.moved) == ("mine", RunStatus.DONE, 2)
+
+
+def test_a_start_that_comes_again_after_its_run_does_nothing(steps: Steps) -> None:
+    steps.kind.pages = pages(2)
+    letter = steps.start()
+    steps.pump.run()
+    again = Letter(letter.id, letter.url, letter.body, letter.sent, steps.clock.now)
+    steps.mail.add(again)
+    steps.pump.deliver([again])
+    assert steps.mail.waiting() == [], "what followed has all ended, and is not sent again"
+    (run,) = steps.state.runs(SYNC)
+    assert run.counts.moved == 2
+    assert len(steps.kind.moved) == 2

@@ -1,0 +1,216 @@
+"""Discover: scans that fail, in part or as a whole, and scans that get nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from syncline.errors import SynclineError
+from syncline.kinds.kind import Failure, Pace, Page
+from syncline.model import EVERYTHING, Item, RunStatus, Scope
+from syncline.steps import engine as engine_module
+from tests.made_up import Steps, items, pages
+from tests.unit.steps.conftest import CHUNK_ITEMS, CHUNK_RESULTS
+
+pytestmark = pytest.mark.usefixtures("small_chunks")
+
+
+def test_a_group_that_cannot_be_looked_at_is_looked_at_again_alone(steps: Steps) -> None:
+    scopes: list[tuple[str, ...] | None] = []
+
+    def look(scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        scopes.append(scope.groups)
+        for page in pages(3):
+            if scope.groups is not None and page.cursor not in scope.groups:
+                continue
+            if page.cursor == "team/0001" and len(scopes) < 3:
+                error = SynclineError("SERVER_ERROR", "it failed")
+                yield Page(page.cursor, failures=(Failure(Item(page.cursor, "*"), error),))
+            else:
+                yield page
+
+    steps.kind.look = look
+    run = steps.run()
+    assert scopes == [None, ("team/0001",), ("team/0001",)]
+    assert run.counts.moved == 3
+    assert run.counts.failed == 0
+
+
+def test_a_registry_that_is_down_causes_few_looks_and_small_records(steps: Steps) -> None:
+    """One look again for many groups, and never more of them than a record of the table holds."""
+    names = [f"team/{n:04}" for n in range(CHUNK_RESULTS * 2 + 5)]
+    scopes: list[tuple[str, ...] | None] = []
+
+    def look(scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        scopes.append(scope.groups)
+        for name in scope.groups or names:
+            if cursor is not None and name <= cursor:
+                continue
+            if scope.everything:
+                yield Page(name, failures=(Failure(Item(name, "*"), SynclineError("UNREACHABLE", "down")),))
+            else:
+                yield Page(name, items("1", group=name))
+
+    steps.kind.look = look
+    run = steps.run()
+    assert (run.counts.moved, run.counts.failed) == (len(names), 0)
+    again = [groups for groups in scopes if groups is not None]
+    assert [len(groups) for groups in again] == [CHUNK_RESULTS, CHUNK_RESULTS, 5]
+
+
+@pytest.mark.parametrize(("code", "looks"), [("SERVER_ERROR", engine_module.ATTEMPTS), ("FORBIDDEN", 1)])
+def test_a_group_that_stays_unreadable_is_given_up_with_its_reason(steps: Steps, code: str, looks: int) -> None:
+    asked: list[tuple[str, ...] | None] = []
+
+    def look(scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        asked.append(scope.groups)
+        yield Page("bad", failures=(Failure(Item("bad", "*"), SynclineError(code, "it is so")),))
+        if scope.everything:
+            yield Page("good", items("1", group="good"))
+
+    steps.kind.look = look
+    run = steps.run()
+    assert len(asked) == looks
+    assert (run.counts.moved, run.counts.failed) == (1, 1)
+    (dead,) = steps.dead()
+    assert (dead.code, dead.reason, dead.batch.scope) == (code, "it is so", Scope.of(["bad"]))
+
+
+@pytest.mark.parametrize(("code", "looks"), [("LISTING_INCOMPLETE", engine_module.ATTEMPTS), ("UNAUTHORIZED", 1)])
+def test_a_look_that_fails_as_a_whole_ends_the_run_with_its_reason(steps: Steps, code: str, looks: int) -> None:
+    asked: list[str | None] = []
+
+    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        asked.append(cursor)
+        raise SynclineError(code, "nothing to see")
+        yield
+
+    steps.kind.look = look
+    run = steps.run()
+    assert len(asked) == looks
+    assert run.status is RunStatus.DONE
+    assert run.counts.failed == 1
+    (dead,) = steps.dead()
+    assert (dead.code, dead.batch.scope) == (code, EVERYTHING)
+
+
+def test_a_look_that_breaks_off_after_a_chunk_goes_on_behind_it(steps: Steps) -> None:
+    breaks = iter([True, True])
+
+    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        for number, page in enumerate(pages(CHUNK_ITEMS + 3)):
+            if cursor is None or page.cursor > cursor:
+                if number == CHUNK_ITEMS + 2 and next(breaks, False):
+                    raise SynclineError("UNREACHABLE", "gone")
+                yield page
+
+    steps.kind.look = look
+    run = steps.run()
+    assert run.counts.moved == len(steps.results()) == CHUNK_ITEMS + 3
+    assert run.counts.failed == 0
+
+
+def test_an_unforeseen_error_is_internal_and_has_its_end(steps: Steps) -> None:
+    def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        raise ZeroDivisionError
+        yield
+
+    steps.kind.look = look
+    run = steps.run()
+    assert run.counts.failed == 1
+    assert [dead.code for dead in steps.dead()] == ["INTERNAL"]
+
+
+def test_a_look_of_any_length_is_not_taken_for_one_without_end(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "HOPS", 4)
+    steps.kind.pages = pages(CHUNK_ITEMS * 6)
+    run = steps.run()
+    assert (run.counts.moved, run.counts.failed) == (CHUNK_ITEMS * 6, 0)
+
+
+def test_a_look_that_never_gets_anywhere_is_given_up(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "HOPS", 4)
+
+    def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        steps.clock.sleep(400)
+        return
+        yield
+
+    steps.kind.look = look
+    run = steps.run()
+    assert run.status is RunStatus.DONE
+    assert [dead.code for dead in steps.dead()] == ["NO_PROGRESS"]
+
+
+def test_a_look_that_stays_where_it_is_is_given_up_soon(steps: Steps) -> None:
+    looks: list[str | None] = []
+
+    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        looks.append(cursor)
+        if cursor is None:
+            yield Page("team/0001", items("1", group="team/0001"))
+        steps.clock.sleep(400)
+
+    steps.kind.look = look
+    run = steps.run()
+    assert looks == [None, *["team/0001"] * engine_module.IDLE]
+    assert (run.status, run.counts.moved, run.counts.failed) == (RunStatus.DONE, 1, 1)
+    (dead,) = steps.dead()
+    assert (dead.code, dead.batch.scope) == ("NO_PROGRESS", EVERYTHING)
+    assert dead.reason == "10 functions one after another got no further behind team/0001"
+
+
+def test_a_look_that_gets_further_now_and_then_is_not_given_up(steps: Steps) -> None:
+    looks = iter(range(1000))
+
+    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        reached = int(cursor or 0)
+        if next(looks) % engine_module.IDLE == 0:
+            yield Page(str(reached + 1), items("1", group=f"team/{reached}"))
+        if reached < 4:
+            steps.clock.sleep(400)
+
+    steps.kind.look = look
+    run = steps.run()
+    assert (run.counts.moved, run.counts.failed) == (4, 0)
+
+
+def test_a_look_that_fails_and_stays_where_it_is_in_turn_is_given_up_too(steps: Steps) -> None:
+    looks = iter(range(100))
+
+    def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        steps.clock.sleep(400)
+        if next(looks) % 2:
+            raise SynclineError("SERVER_ERROR", "it failed")
+        yield from ()
+
+    steps.kind.look = look
+    assert steps.run().counts.failed == 1
+    assert next(looks) < 12
+
+
+@pytest.mark.parametrize("pages_before", [0, CHUNK_ITEMS, CHUNK_ITEMS + 1])
+def test_the_requests_of_a_look_that_failed_are_counted(steps: Steps, pages_before: int) -> None:
+    made = iter(range(1, 1000))
+
+    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        for page in pages(pages_before):
+            if cursor is None or page.cursor > cursor:
+                steps.kind.more_requests = next(made)
+                yield page
+        steps.kind.more_requests = next(made)
+        raise SynclineError("UNAUTHORIZED", "no")
+
+    steps.kind.look = look
+    run = steps.run()
+    assert (run.counts.failed, run.counts.moved) == (1, pages_before // CHUNK_ITEMS * CHUNK_ITEMS)
+    assert run.counts.requests == next(made) - 1 + 2 * run.counts.moved
+
+
+def test_a_look_that_is_given_up_within_a_chunk_ends_its_run(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "HOPS", 0)
+    steps.kind.pages = pages(CHUNK_ITEMS * 2)
+    run = steps.run()
+    assert run.status is RunStatus.DONE
+    assert {dead.code for dead in steps.dead()} == {"NO_PROGRESS"}
