@@ -13,99 +13,40 @@ verified: ``rclone serve s3`` does that.
 
 from __future__ import annotations
 
-import hashlib
 import re
-import socketserver
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from http import HTTPStatus
 from itertools import count
 from typing import Final, Self
 from urllib.parse import parse_qsl, unquote
-from xml.etree import ElementTree as ET
-from xml.sax.saxutils import escape
 
 from tests.standins import s3_store as store
 from tests.standins.s3_store import StoredObject, StoredUpload
-from tests.standins.serving import Server
+from tests.standins.s3_wire import (
+    ACCESS,
+    SECRET,
+    Answer,
+    Asked,
+    RefusalError,
+    Server,
+    acl_of,
+    byte_range,
+    check,
+    operation_of,
+    parsed,
+    refusal,
+    xml,
+)
 
 __all__ = ["ACCESS", "SECRET", "Answer", "Asked", "S3Server", "StoredObject", "StoredUpload"]
 
-ACCESS: Final = "accesskeyofthetests"
-SECRET: Final = "secretkeyofthetests"
-
-Answer = tuple[int, Mapping[str, str], bytes]
 Hook = Callable[[str, str, str, Mapping[str, str]], Answer | None]
 
-_OPERATIONS: Final[dict[tuple[str, bool, frozenset[str]], str]] = {
-    ("GET", False, frozenset({"list-type"})): "ListObjectsV2",
-    ("HEAD", False, frozenset()): "HeadBucket",
-    ("PUT", False, frozenset()): "CreateBucket",
-    ("GET", True, frozenset()): "GetObject",
-    ("GET", True, frozenset({"acl"})): "GetObjectAcl",
-    ("HEAD", True, frozenset()): "HeadObject",
-    ("PUT", True, frozenset()): "PutObject",
-    ("DELETE", True, frozenset()): "DeleteObject",
-    ("POST", True, frozenset({"uploads"})): "CreateMultipartUpload",
-    ("PUT", True, frozenset({"partNumber", "uploadId"})): "UploadPart",
-    ("GET", True, frozenset({"uploadId"})): "ListParts",
-    ("POST", True, frozenset({"uploadId"})): "CompleteMultipartUpload",
-    ("DELETE", True, frozenset({"uploadId"})): "AbortMultipartUpload",
-}
-_OPTIONAL: Final = {
-    "ListObjectsV2": {
-        "prefix",
-        "delimiter",
-        "max-keys",
-        "start-after",
-        "continuation-token",
-        "encoding-type",
-        "fetch-owner",
-    },
-    "ListParts": {"part-number-marker", "max-parts"},
-}
-_AMZ_HEADERS: Final = frozenset(
-    {
-        "x-amz-content-sha256",
-        "x-amz-date",
-        "x-amz-security-token",
-        "x-amz-acl",
-        "x-amz-website-redirect-location",
-        "x-amz-copy-source",
-        "x-amz-copy-source-if-match",
-        "x-amz-copy-source-range",
-        "x-amz-metadata-directive",
-    }
-)
 _CONDITIONAL: Final = frozenset(
     {"PutObject", "CopyObject", "CompleteMultipartUpload", "DeleteObject", "GetObject", "HeadObject"}
 )
-_LARGEST_HEAD: Final = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request as it came. ``target`` is path and query on the wire; header names are in lower case."""
-
-    operation: str
-    method: str
-    target: str
-    bucket: str
-    key: str
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-    body: bytes = field(repr=False)
-
-
-class _RefusedError(Exception):
-    def __init__(self, status: int, code: str, message: str = "") -> None:
-        super().__init__(f"{status} {code}: {message}")
-        self.status = status
-        self.code = code
-        self.message = message
 
 
 class S3Server:
@@ -156,7 +97,7 @@ class S3Server:
         self.defects: list[str] = []
         self._upload_numbers = count(1)
         self._lock = threading.Lock()
-        self._server = _Server(self)
+        self._server = Server(self)
         self.port = self._server.port
         self.url = f"http://127.0.0.1:{self.port}"
 
@@ -197,23 +138,21 @@ class S3Server:
         bucket, key = unquote(bucket), unquote(key)
         query = dict(parse_qsl(text, keep_blank_values=True))
         try:
-            asked = Asked(
-                self._operation(method, key, query, headers), method, target, bucket, key, query, headers, body
-            )
-        except _RefusedError as refused:
+            asked = Asked(operation_of(method, key, query, headers), method, target, bucket, key, query, headers, body)
+        except RefusalError as refused:
             asked = Asked("", method, target, bucket, key, query, headers, body)
             self._note(asked)
-            return _refusal(refused, method)
+            return refusal(refused, method)
         self._note(asked)
         hooked = self.hook(method, bucket, key, query)
         if hooked is not None:
             return hooked
         try:
-            _check(asked)
+            check(asked)
             with self._lock:
                 answered = self._answer(asked)
-        except _RefusedError as refused:
-            answered = _refusal(refused, method)
+        except RefusalError as refused:
+            answered = refusal(refused, method)
         return None if self.lose(method, bucket, key, query) else answered
 
     def _note(self, asked: Asked) -> None:
@@ -221,31 +160,19 @@ class S3Server:
             self.requests.append(asked)
             self.counts[asked.operation or "Unknown"] += 1
 
-    def _operation(self, method: str, key: str, query: Mapping[str, str], headers: Mapping[str, str]) -> str:
-        optional = {name for names in _OPTIONAL.values() for name in names}
-        name = _OPERATIONS.get((method, key != "", frozenset(query) - optional))
-        if name is None or not set(query) & optional <= _OPTIONAL.get(name, set()):
-            raise _RefusedError(501, "NotImplemented", f"{method} with the query {sorted(query)}")
-        if "x-amz-copy-source" in headers:
-            copies = {"PutObject": "CopyObject", "UploadPart": "UploadPartCopy"}
-            if name not in copies:
-                raise _RefusedError(400, "InvalidRequest", "a copy source where nothing is copied")
-            return copies[name]
-        return name
-
     def _answer(self, asked: Asked) -> Answer:
         if asked.operation == "CreateBucket":
             self.objects.setdefault(asked.bucket, {})
             return 200, {}, b""
         if asked.bucket not in self.objects:
-            raise _RefusedError(404, "NoSuchBucket")
+            raise RefusalError(404, "NoSuchBucket")
         self._check_conditions(asked)
         handlers: dict[str, Callable[[Asked], Answer]] = {
             "ListObjectsV2": self._list,
             "HeadBucket": lambda _: (200, {}, b""),
             "GetObject": self._get,
             "HeadObject": self._get,
-            "GetObjectAcl": lambda each: _xml(store.access_list(self._existing(each.bucket, each.key).acl)),
+            "GetObjectAcl": lambda each: xml(store.access_list(self._existing(each.bucket, each.key).acl)),
             "PutObject": self._put,
             "CopyObject": self._copy,
             "DeleteObject": self._delete,
@@ -264,20 +191,20 @@ class S3Server:
             return
         writes = asked.operation not in ("GetObject", "HeadObject")
         if asked.operation not in _CONDITIONAL or (writes and none_match not in (None, "*")):
-            raise _RefusedError(501, "NotImplemented", "a condition that this operation does not have")
+            raise RefusalError(501, "NotImplemented", "a condition that this operation does not have")
         if match is not None and (none_match is not None or not re.fullmatch(r'"[^"]+"|\*', match)):
-            raise _RefusedError(400, "InvalidRequest", f"If-Match: {match}")
+            raise RefusalError(400, "InvalidRequest", f"If-Match: {match}")
         if none_match is not None and asked.operation == "DeleteObject":
-            raise _RefusedError(501, "NotImplemented", "If-None-Match of a deletion")
+            raise RefusalError(501, "NotImplemented", "If-None-Match of a deletion")
         if writes and not self.honours_conditions:
             return
         there = self.objects[asked.bucket].get(self._name(asked.bucket, asked.key))
         if none_match is not None and there is not None and none_match in ("*", f'"{there.etag}"'):
-            raise _RefusedError(412 if writes else 304, "PreconditionFailed")
+            raise RefusalError(412 if writes else 304, "PreconditionFailed")
         if match is not None and there is None:
-            raise _RefusedError(404, "NoSuchKey")
+            raise RefusalError(404, "NoSuchKey")
         if match is not None and there is not None and match not in ("*", f'"{there.etag}"'):
-            raise _RefusedError(412, "PreconditionFailed")
+            raise RefusalError(412, "PreconditionFailed")
 
     # -- objects -------------------------------------------------------------------------------------------------
 
@@ -294,20 +221,20 @@ class S3Server:
 
     def _existing(self, bucket: str, key: str) -> StoredObject:
         if bucket not in self.objects:
-            raise _RefusedError(404, "NoSuchBucket")
+            raise RefusalError(404, "NoSuchBucket")
         stored = self.objects[bucket].get(self._name(bucket, key))
         if stored is None:
-            raise _RefusedError(404, "NoSuchKey")
+            raise RefusalError(404, "NoSuchKey")
         return stored
 
     def _list(self, asked: Asked) -> Answer:
         if asked.query["list-type"] != "2":
-            raise _RefusedError(501, "NotImplemented", "a listing that is not version 2")
+            raise RefusalError(501, "NotImplemented", "a listing that is not version 2")
         objects = self.objects[asked.bucket]
         body = store.listing(objects, asked.bucket, asked.query, self.listing_skew, self.largest_page)
         if body is None:
-            raise _RefusedError(400, "InvalidArgument", "a parameter of the listing")
-        return _xml(body)
+            raise RefusalError(400, "InvalidArgument", "a parameter of the listing")
+        return xml(body)
 
     def _get(self, asked: Asked) -> Answer:
         stored = self._existing(asked.bucket, asked.key)
@@ -316,11 +243,11 @@ class S3Server:
         asked_range = asked.headers.get("range")
         if asked_range is None:
             return 200, headers, content
-        start, end = _range(asked_range, size)
+        start, end = byte_range(asked_range, size)
         return 206, {**headers, "Content-Range": f"bytes {start}-{end - 1}/{size}"}, content[start:end]
 
     def _put(self, asked: Asked) -> Answer:
-        stored = StoredObject(asked.body, *self._attributes(asked), modified=self.clock(), acl=_acl(asked))
+        stored = StoredObject(asked.body, *self._attributes(asked), modified=self.clock(), acl=acl_of(asked))
         self._store(asked.bucket, asked.key, stored)
         return 200, {"ETag": f'"{stored.etag}"'}, b""
 
@@ -332,7 +259,7 @@ class S3Server:
             name.removeprefix(store.META): value for name, value in asked.headers.items() if name.startswith(store.META)
         }
         if sum(len(name) + len(value) for name, value in metadata.items()) > 2048:
-            raise _RefusedError(400, "MetadataTooLarge")
+            raise RefusalError(400, "MetadataTooLarge")
         return headers, metadata
 
     def _source(self, asked: Asked) -> StoredObject:
@@ -340,18 +267,18 @@ class S3Server:
         stored = self._existing(bucket, key)
         match = asked.headers.get("x-amz-copy-source-if-match")
         if match not in (None, f'"{stored.etag}"'):
-            raise _RefusedError(412, "PreconditionFailed")
+            raise RefusalError(412, "PreconditionFailed")
         return stored
 
     def _copy(self, asked: Asked) -> Answer:
         if asked.body:
-            raise _RefusedError(400, "InvalidRequest", "a copy with a body")
+            raise RefusalError(400, "InvalidRequest", "a copy with a body")
         source = self._source(asked)
         if len(source.content) > self.largest_copy:
-            raise _RefusedError(400, "InvalidRequest", "the source is too large for one copy")
+            raise RefusalError(400, "InvalidRequest", "the source is too large for one copy")
         directive = asked.headers.get("x-amz-metadata-directive", "COPY")
         if directive not in ("COPY", "REPLACE"):
-            raise _RefusedError(400, "InvalidArgument", f"x-amz-metadata-directive: {directive}")
+            raise RefusalError(400, "InvalidArgument", f"x-amz-metadata-directive: {directive}")
         own, metadata = self._attributes(asked)
         if directive == "COPY":
             redirect = "x-amz-website-redirect-location"  # never copied
@@ -359,14 +286,14 @@ class S3Server:
             own |= {redirect: asked.headers[redirect]} if redirect in asked.headers else {}
             metadata = dict(source.metadata)
             if source is self.objects[asked.bucket].get(self._name(asked.bucket, asked.key)):
-                raise _RefusedError(400, "InvalidRequest", "a copy onto itself that changes nothing")
-        stored = StoredObject(source.content, own, metadata, modified=self.clock(), acl=_acl(asked))
+                raise RefusalError(400, "InvalidRequest", "a copy onto itself that changes nothing")
+        stored = StoredObject(source.content, own, metadata, modified=self.clock(), acl=acl_of(asked))
         self._store(asked.bucket, asked.key, stored)
         return self._copied("CopyObjectResult", stored.etag)
 
     def _copied(self, root: str, etag: str) -> Answer:
         changed = store.iso_time(self.clock())
-        return _xml(store.answer(root, f"<ETag>&quot;{etag}&quot;</ETag><LastModified>{changed}</LastModified>"))
+        return xml(store.answer(root, f"<ETag>&quot;{etag}&quot;</ETag><LastModified>{changed}</LastModified>"))
 
     def _delete(self, asked: Asked) -> Answer:
         self.objects[asked.bucket].pop(self._name(asked.bucket, asked.key), None)
@@ -377,18 +304,18 @@ class S3Server:
     def _upload(self, asked: Asked) -> StoredUpload:
         upload = self.uploads.get(asked.query["uploadId"])
         if upload is None or (upload.bucket, upload.key) != (asked.bucket, asked.key):
-            raise _RefusedError(404, "NoSuchUpload")
+            raise RefusalError(404, "NoSuchUpload")
         return upload
 
     def _begin(self, asked: Asked) -> Answer:
         number = f"upload-{next(self._upload_numbers)}"
-        self.uploads[number] = StoredUpload(asked.bucket, asked.key, *self._attributes(asked), _acl(asked))
-        return _xml(store.answer("InitiateMultipartUploadResult", f"<UploadId>{number}</UploadId>"))
+        self.uploads[number] = StoredUpload(asked.bucket, asked.key, *self._attributes(asked), acl_of(asked))
+        return xml(store.answer("InitiateMultipartUploadResult", f"<UploadId>{number}</UploadId>"))
 
     def _add_part(self, asked: Asked, content: bytes) -> str:
         number = asked.query["partNumber"]
         if not re.fullmatch(r"[1-9][0-9]{0,4}", number) or int(number) > 10_000:
-            raise _RefusedError(400, "InvalidArgument", f"partNumber={number}")
+            raise RefusalError(400, "InvalidArgument", f"partNumber={number}")
         self._upload(asked).parts[int(number)] = content
         return store.md5(content)
 
@@ -397,13 +324,13 @@ class S3Server:
 
     def _copy_part(self, asked: Asked) -> Answer:
         if asked.body:
-            raise _RefusedError(400, "InvalidRequest", "a copy with a body")
+            raise RefusalError(400, "InvalidRequest", "a copy with a body")
         content = self._source(asked).content
         asked_range = asked.headers.get("x-amz-copy-source-range")
         if asked_range is not None:
             first_last = re.fullmatch(r"bytes=([0-9]+)-([0-9]+)", asked_range)
             if first_last is None or not int(first_last[1]) <= int(first_last[2]) < len(content):
-                raise _RefusedError(400, "InvalidArgument", f"{asked_range} of {len(content)} bytes")
+                raise RefusalError(400, "InvalidArgument", f"{asked_range} of {len(content)} bytes")
             content = content[int(first_last[1]) : int(first_last[2]) + 1]
         return self._copied("CopyPartResult", self._add_part(asked, content))
 
@@ -411,147 +338,32 @@ class S3Server:
         upload = self._upload(asked)
         marker, limit = (asked.query.get(n, d) for n, d in (("part-number-marker", "0"), ("max-parts", "1000")))
         if not (marker.isdigit() and limit.isdigit()):
-            raise _RefusedError(400, "InvalidArgument", f"part-number-marker={marker}, max-parts={limit}")
+            raise RefusalError(400, "InvalidArgument", f"part-number-marker={marker}, max-parts={limit}")
         limit_here = min(int(limit), self.parts_page)
-        return _xml(store.parts_page(upload, asked.query["uploadId"], int(marker), limit_here, self.clock()))
+        return xml(store.parts_page(upload, asked.query["uploadId"], int(marker), limit_here, self.clock()))
 
     def _complete(self, asked: Asked) -> Answer:
         upload = self._upload(asked)
         named = [
             (int(each.findtext("PartNumber") or "0"), (each.findtext("ETag") or "").strip('"'))
-            for each in _parsed(asked.body, "CompleteMultipartUpload").iterfind("Part")
+            for each in parsed(asked.body, "CompleteMultipartUpload").iterfind("Part")
         ]
         numbers = [number for number, _ in named]
         if not named:
-            raise _RefusedError(400, "MalformedXML", "no parts")
+            raise RefusalError(400, "MalformedXML", "no parts")
         if numbers != sorted(set(numbers)):
-            raise _RefusedError(400, "InvalidPartOrder")
+            raise RefusalError(400, "InvalidPartOrder")
         for number, etag in named:
             if number not in upload.parts or store.md5(upload.parts[number]) != etag:
-                raise _RefusedError(400, "InvalidPart", f"part {number}")
+                raise RefusalError(400, "InvalidPart", f"part {number}")
         if any(len(upload.parts[number]) < self.smallest_part for number in numbers[:-1]):
-            raise _RefusedError(400, "EntityTooSmall")
+            raise RefusalError(400, "EntityTooSmall")
         stored = upload.completed(numbers, self.clock())
         self._store(asked.bucket, asked.key, stored)
         del self.uploads[asked.query["uploadId"]]
-        return _xml(store.answer("CompleteMultipartUploadResult", f"<ETag>&quot;{stored.etag}&quot;</ETag>"))
+        return xml(store.answer("CompleteMultipartUploadResult", f"<ETag>&quot;{stored.etag}&quot;</ETag>"))
 
     def _abort(self, asked: Asked) -> Answer:
         self._upload(asked)
         del self.uploads[asked.query["uploadId"]]
         return 204, {}, b""
-
-
-def _check(asked: Asked) -> None:
-    """Refuse a request that no client may send: not signed as it says, or with headers that are not known."""
-    headers = asked.headers
-    form = r"AWS4-HMAC-SHA256 Credential=([^/]+)/\d{8}/[^/]+/s3/aws4_request, SignedHeaders=([a-z0-9;-]+), Signature=[0-9a-f]{64}"
-    signed = re.fullmatch(form, headers.get("authorization", ""))
-    if signed is None:
-        raise _RefusedError(403, "AccessDenied", "the request is not signed")
-    if signed[1] != ACCESS:
-        raise _RefusedError(403, "InvalidAccessKeyId")
-    amz = {name for name in headers if name.startswith("x-amz-")}
-    unsigned = ({"host", *amz} | ({"if-match", "if-none-match"} & set(headers))) - set(signed[2].split(";"))
-    if unsigned:
-        raise _RefusedError(403, "AccessDenied", f"not signed: {sorted(unsigned)}")
-    unknown = {name for name in amz - _AMZ_HEADERS if not name.startswith(store.META)}
-    if unknown:
-        raise _RefusedError(501, "NotImplemented", f"{sorted(unknown)}")
-    if headers.get("x-amz-content-sha256") != hashlib.sha256(asked.body).hexdigest():
-        raise _RefusedError(400, "XAmzContentSHA256Mismatch")
-    if not all(value.isascii() and value.isprintable() for value in headers.values()):
-        raise _RefusedError(400, "InvalidRequest", "a header that is not ASCII")
-    if len(asked.key.encode()) > 1024:
-        raise _RefusedError(400, "KeyTooLongError")
-
-
-def _range(text: str, size: int) -> tuple[int, int]:
-    """Return the first byte of a range and the one behind its last."""
-    found = re.fullmatch(r"bytes=([0-9]+)-([0-9]*)", text)
-    if found is None or (found[2] and int(found[2]) < int(found[1])):
-        raise _RefusedError(400, "InvalidArgument", f"Range: {text}")
-    if int(found[1]) >= size:
-        raise _RefusedError(416, "InvalidRange", f"{text} of {size} bytes")
-    return int(found[1]), min(size, int(found[2]) + 1) if found[2] else size
-
-
-def _acl(asked: Asked) -> str:
-    acl = asked.headers.get(store.ACL_HEADER, "private")
-    if acl not in ("private", "public-read"):
-        raise _RefusedError(501, "NotImplemented", f"x-amz-acl: {acl}")
-    return acl
-
-
-def _parsed(body: bytes, root: str) -> ET.Element:
-    try:
-        top = ET.fromstring(body)
-    except ET.ParseError:
-        raise _RefusedError(400, "MalformedXML") from None
-    for each in top.iter():
-        each.tag = each.tag.rpartition("}")[2]
-    if top.tag != root:
-        raise _RefusedError(400, "MalformedXML", top.tag)
-    return top
-
-
-def _xml(body: bytes) -> Answer:
-    return 200, {"Content-Type": "application/xml"}, body
-
-
-def _refusal(refused: _RefusedError, method: str) -> Answer:
-    if method == "HEAD" or refused.status == 304:
-        return refused.status, {}, b""
-    inner = f"<Code>{refused.code}</Code><Message>{escape(refused.message)}</Message>"
-    return refused.status, {"Content-Type": "application/xml"}, f"<Error>{inner}</Error>".encode()
-
-
-class _Server(Server):
-    def __init__(self, owner: S3Server) -> None:
-        self.owner = owner
-        super().__init__(_Connection)
-
-    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - socketserver calls it so
-        """Keep a defect of the stand-in, or of a test's hook, for the end of the test."""
-        import traceback  # noqa: PLC0415 - for defects alone
-
-        self.owner.defects.append(traceback.format_exc())
-
-
-class _Connection(socketserver.StreamRequestHandler):
-    server: _Server
-    disable_nagle_algorithm = True
-
-    def handle(self) -> None:
-        while self._answer_one():
-            pass
-
-    def _answer_one(self) -> bool:
-        line = self.rfile.readline(_LARGEST_HEAD).decode("latin-1").split()
-        if len(line) != 3 or line[2] != "HTTP/1.1":
-            return False
-        headers: dict[str, str] = {}
-        while (text := self.rfile.readline(_LARGEST_HEAD).decode("latin-1").strip()) != "":
-            name, _, value = text.partition(":")
-            headers[name.lower()] = value.strip()
-        length = headers.get("content-length", "0" if line[0] not in ("PUT", "POST") else "")
-        if not length.isdigit():
-            self._send(line[0], (411, {"Connection": "close"}, b"<Error><Code>MissingContentLength</Code></Error>"))
-            return False
-        body = self.rfile.read(int(length))
-        if len(body) < int(length):
-            return False
-        answer = self.server.owner.answer(line[0], line[1], headers, body)
-        if answer is None:
-            return False
-        self._send(line[0], answer)
-        return True
-
-    def _send(self, method: str, answer: Answer) -> None:
-        status, headers, body = answer
-        given = {name.lower() for name in headers}
-        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {headers[name]}" for name in headers)]
-        if status not in (204, 304) and "content-length" not in given:
-            lines.append(f"Content-Length: {len(body)}")
-        head = "\r\n".join((*lines, "", "")).encode("latin-1")
-        self.wfile.write(head if method == "HEAD" else head + body)
