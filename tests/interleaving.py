@@ -93,8 +93,26 @@ def deliver_meanwhile(pump: Pump, most: int) -> None:
         pump.deliver(seen[:1], pump.new_worker(seen[0].step))
 
 
+def at_every_call(begin: Callable[[], Pump], act: Act, check: Callable[[int], None], stride: int) -> int:
+    """Do ``act`` before a call that any function makes: the first one, then, begun anew, each ``stride``-th after it.
+
+    ``begin`` makes what is to be delivered, and ``check`` looks at the result by the number of the call. Return the
+    number at which no call was left.
+    """
+    number = 1
+    while True:
+        pump = begin()
+        with _at_call(pump.reaper, number, act) as made:
+            pump.run()
+        if made[0] < number:
+            print(f"{number} calls")
+            return number
+        check(number)
+        number += stride
+
+
 @contextmanager
-def at_call(reaper: Reaper, number: int, act: Act) -> Iterator[list[int]]:
+def _at_call(reaper: Reaper, number: int, act: Act) -> Iterator[list[int]]:
     """Do ``act`` before the ``number``-th call, from 1, that any function makes within the block.
 
     The list that is given holds the number of calls so far. Calls that ``act`` leads to are not counted.

@@ -15,7 +15,8 @@ from syncline.messages import Start
 from syncline.model import RunStatus, Scope, Trigger
 from tests.backups_world import s3_server
 from tests.integration.test_chain_backups import SYNC, Chain
-from tests.interleaving import Schedule, at_call, deliver, deliver_meanwhile, every_schedule
+from tests.interleaving import Schedule, at_every_call, deliver, deliver_meanwhile, every_schedule
+from tests.pump import Pump
 from tests.standins.git_places import make_bare
 
 KEY: Final = "east/n/subject.yaml"
@@ -128,21 +129,15 @@ def test_at_any_call_of_the_functions_that_commit(subjects: Subjects, act: str, 
 
     So many functions of the scan that this leads to end before the call is made; the others come later.
     """
-    number = 1
+
+    def begin() -> Pump:
+        chain = subjects.new(synced=False)
+        subjects.put()
+        return chain.pump
 
     def change() -> None:
         getattr(subjects, act)()
         assert subjects.chain is not None
         deliver_meanwhile(subjects.chain.pump, meanwhile)
 
-    while True:
-        chain = subjects.new(synced=False)
-        subjects.put()
-        with at_call(chain.reaper, number, change) as made:
-            chain.pump.run()
-        if made[0] < number:
-            break
-        subjects.check(f"{act} before call {number}")
-        number += stride
-    assert number > 10
-    print(f"{number} calls")
+    assert at_every_call(begin, change, lambda number: subjects.check(f"{act} before call {number}"), stride) > 10

@@ -13,7 +13,8 @@ from moto.dynamodb.models import dynamodb_backends
 from syncline.messages import Start
 from syncline.model import RunStatus, Scope, Trigger
 from tests.integration.files_chain import MODE, SYNC, FilesChain, record
-from tests.interleaving import Schedule, at_call, deliver, deliver_meanwhile, every_schedule
+from tests.interleaving import Schedule, at_every_call, deliver, deliver_meanwhile, every_schedule
+from tests.pump import Pump
 
 KEPT: Final = {f"kept/{number}": b"%d" % number for number in range(4)}
 DAYS: Final = 2 * 24 * 3600.0
@@ -171,25 +172,18 @@ def test_at_any_call_of_the_functions_that_copy(subject: Subject, act: str, mean
 
     So many functions of the scan that this leads to end before the call is made; the others come later.
     """
-    chain, number = subject.chain, 1
+    pump = subject.chain.pump
+
+    def begin() -> Pump:
+        subject.new_key()
+        subject.put()
+        return pump
 
     def change() -> None:
         getattr(subject, act)()
-        deliver_meanwhile(chain.pump, meanwhile)
+        deliver_meanwhile(pump, meanwhile)
 
-    while True:
-        subject.new_key()
-        chain.put(subject.key, b"the first")
-        subject.contents[subject.key] = b"the first"
-        subject.tell()
-        with at_call(chain.reaper, number, change) as made:
-            chain.pump.run()
-        if made[0] < number:
-            break
-        subject.check(f"{act} before call {number}")
-        number += stride
-    assert number > 20
-    print(f"{number} calls")
+    assert at_every_call(begin, change, lambda number: subject.check(f"{act} before call {number}"), stride) > 20
     subject.check_all()
 
 
