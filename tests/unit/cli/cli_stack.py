@@ -44,6 +44,13 @@ syncs:
       registry: dr.example
       prefix: mirror
 """
+FILES: Final = """\
+syncs:
+  shop-files:
+    kind: files
+    source: {bucket: shop}
+    target: {bucket: shop-copy}
+"""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from syncline.cli.applying import remembered
 from syncline.config.files import BucketTarget, FilesSync
 from syncline.messages import decode
 from syncline.model import RunStatus, Trigger
-from tests.unit.cli.cli_stack import SYNCS, Stack
+from tests.unit.cli.cli_stack import FILES, SYNCS, Stack
 
 WITH_SECRETS = (
     SYNCS.replace("      prefix: mirror\n", "      prefix: mirror\n      auth: {token: 'env:DR_TOKEN'}\n")
@@ -86,13 +86,6 @@ def test_a_schedule_that_goes_is_deleted_and_others_are_left_alone(stack: Stack)
     assert schedules(stack) == ["foreign"]
 
 
-FILES = """\
-syncs:
-  shop-files:
-    kind: files
-    source: {bucket: shop}
-    target: {bucket: shop-copy}
-"""
 CHANGED = (
     "shop-files: the target changed; nothing is assumed to be there. The next run compares everything with the new "
     "target. What was copied to the old target stays there."

@@ -15,7 +15,7 @@ from syncline.cli.target import Target
 from syncline.messages import Start
 from syncline.model import Outcome, Result, Run, RunStatus, Trigger
 from syncline.state import State
-from tests.unit.cli.cli_stack import GOOD, SYNCS, Stack, conflict, failed, moved
+from tests.unit.cli.cli_stack import FILES, GOOD, SYNCS, Stack, conflict, failed, moved
 
 
 @pytest.fixture
@@ -104,20 +104,12 @@ syncs:
     check: {host: api.example}
 """
 
-
-FILES = """\
-syncs:
-  shop-files:
-    kind: files
-    source: {bucket: shop}
-    target: {bucket: shop-copy}
-    removals: {count: 10}
-"""
+REMOVING = FILES + "    removals: {count: 10}\n"
 
 
 @pytest.mark.parametrize("count", [0, 400])
 def test_removals_are_allowed_for_one_run(stack: Stack, count: int) -> None:
-    assert stack.apply(FILES).exit_code == 0
+    assert stack.apply(REMOVING).exit_code == 0
     result = stack.run("run", "shop-files", "--allow-removals", str(count))
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[0].endswith(f" of shop-files begun, with up to {count} removals allowed")
@@ -127,12 +119,12 @@ def test_removals_are_allowed_for_one_run(stack: Stack, count: int) -> None:
 
 
 def test_a_run_without_the_option_keeps_to_the_limits(stack: Stack) -> None:
-    assert stack.apply(FILES).exit_code == 0
+    assert stack.apply(REMOVING).exit_code == 0
     assert stack.json("run", "shop-files")["run"]["allow_removals"] is None
 
 
 def test_removals_are_not_silently_forbidden_where_a_run_is_under_way(stack: Stack) -> None:
-    assert stack.apply(FILES).exit_code == 0
+    assert stack.apply(REMOVING).exit_code == 0
     first = stack.json("run", "shop-files")["run"]["id"]
     result = stack.run("run", "shop-files", "--allow-removals", "400")
     assert result.exit_code == 2
@@ -140,7 +132,7 @@ def test_removals_are_not_silently_forbidden_where_a_run_is_under_way(stack: Sta
 
 
 def test_a_sync_that_removes_nothing_has_no_limits_to_lift(stack: Stack) -> None:
-    assert stack.apply(SYNCS + FILES.removeprefix("syncs:\n").replace("    removals: {count: 10}\n", "")).exit_code == 0
+    assert stack.apply(SYNCS + FILES.removeprefix("syncs:\n")).exit_code == 0
     for name, what in (
         ("prod", "prod is a sync of images, which never removes anything; leave out --allow-removals"),
         (
