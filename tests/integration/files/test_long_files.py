@@ -41,15 +41,12 @@ def target() -> Iterator[S3Server]:
         yield server
 
 
-def to_bucket(chain: FilesChain, server: S3Server, **more: object) -> None:
+def to_slow_bucket(chain: FilesChain, server: S3Server, **more: object) -> None:
+    """Sync to an empty bucket where time passes for each part: by its bytes, or as for 8 MiB if it is copied."""
     server.objects["target"] = {}
     server.uploads.clear()
     auth = {"access_key": "env:S3_ACCESS", "secret_key": "env:S3_SECRET"}
     chain.configure(target={"bucket": "target", "endpoint": server.url, "auth": auth, **more})
-
-
-def slow(chain: FilesChain, server: S3Server) -> None:
-    """Let time pass for each part: by its bytes, or a part's time where the server copies it."""
 
     def hook(method: str, bucket: str, _key: str, query: Mapping[str, str]) -> None:
         if method == "PUT" and bucket == "target" and "partNumber" in query:
@@ -57,6 +54,13 @@ def slow(chain: FilesChain, server: S3Server) -> None:
             chain.clock.sleep(size / SPEED)
 
     server.hook = hook
+
+
+def put_all(chain: FilesChain, server: S3Server, large: bytes) -> None:
+    """Put a large object at the source, and small ones."""
+    server.put(chain.name, "large", large)
+    for key, content in SMALL.items():
+        chain.put(key, content)
 
 
 def transfers(chain: FilesChain) -> int:
@@ -76,11 +80,8 @@ def check(chain: FilesChain, server: S3Server, content: bytes) -> None:
 
 class TestThroughTheFunction:
     def test_each_byte_is_sent_about_once(self, strict: FilesChain, strict_server: S3Server, target: S3Server) -> None:
-        to_bucket(strict, target)
-        slow(strict, target)
-        strict_server.put(strict.name, "large", LARGE)
-        for key, content in SMALL.items():
-            strict.put(key, content)
+        to_slow_bucket(strict, target)
+        put_all(strict, strict_server, LARGE)
         strict.run()
         check(strict, target, LARGE)
         assert transfers(strict) >= 3
@@ -92,11 +93,8 @@ class TestThroughTheFunction:
     def test_a_killed_function_costs_no_more_than_it_had_sent(
         self, strict: FilesChain, strict_server: S3Server, target: S3Server
     ) -> None:
-        to_bucket(strict, target)
-        slow(strict, target)
-        strict_server.put(strict.name, "large", LARGE)
-        for key, content in SMALL.items():
-            strict.put(key, content)
+        to_slow_bucket(strict, target)
+        put_all(strict, strict_server, LARGE)
         parts = [number for number in range(1, 60) if number % 14 == 0]
         strict.reaper.plan = {(number, When.AFTER) for number in parts}
         strict.run()
@@ -107,11 +105,8 @@ class TestThroughTheFunction:
         self, strict: FilesChain, strict_server: S3Server, target: S3Server
     ) -> None:
         """The parts of the old one are given up: the result is never a mixture."""
-        to_bucket(strict, target, requests=8)
-        slow(strict, target)
-        strict_server.put(strict.name, "large", LARGE)
-        for key, content in SMALL.items():
-            strict.put(key, content)
+        to_slow_bucket(strict, target, requests=8)
+        put_all(strict, strict_server, LARGE)
         other = LARGE[::-1]
 
         def replace_it(_letter: object) -> None:
@@ -125,11 +120,8 @@ class TestThroughTheFunction:
     def test_an_upload_that_the_target_forgot_is_begun_anew(
         self, strict: FilesChain, strict_server: S3Server, target: S3Server
     ) -> None:
-        to_bucket(strict, target)
-        slow(strict, target)
-        strict_server.put(strict.name, "large", LARGE)
-        for key, content in SMALL.items():
-            strict.put(key, content)
+        to_slow_bucket(strict, target)
+        put_all(strict, strict_server, LARGE)
         forgotten: list[str] = []
 
         def forget(_letter: object) -> None:
@@ -151,11 +143,8 @@ class TestWithinTheService:
         monkeypatch.setattr(bucket_target, "LARGEST_COPY", 16 * MIB)
         monkeypatch.setattr(bucket_upload, "_COPY_PART", 8 * MIB)
         monkeypatch.setattr(strict_server, "largest_copy", 16 * MIB)
-        to_bucket(strict, strict_server)
-        slow(strict, strict_server)
-        strict_server.put(strict.name, "large", LARGE)
-        for key, content in SMALL.items():
-            strict.put(key, content)
+        to_slow_bucket(strict, strict_server)
+        put_all(strict, strict_server, LARGE)
         before = strict_server.counts.copy()
         strict.run()
         check(strict, strict_server, LARGE)
@@ -183,9 +172,7 @@ class TestToAFileManager:
     def test_a_file_that_cannot_fit_fails_at_once(self, strict: FilesChain, strict_server: S3Server) -> None:
         """No byte of it is sent or read, and the others are moved."""
         strict.configure()
-        strict_server.put(strict.name, "large", Huge(b"never read"))
-        for key, content in SMALL.items():
-            strict.put(key, content)
+        put_all(strict, strict_server, Huge(b"never read"))
         before = strict_server.counts["GetObject"]
         strict_server.hook = lambda method, _bucket, key, _query: (
             (403, {}, b"") if (method, key) == ("GET", "large") else None
@@ -210,9 +197,7 @@ class TestToAFileManager:
         The connection ends where the function's time does.
         """
         strict.configure()
-        strict_server.put(strict.name, "large", LARGE[: 24 * MIB])
-        for key, content in SMALL.items():
-            strict.put(key, content)
+        put_all(strict, strict_server, LARGE[: 24 * MIB])
         began: list[float] = []
 
         def receive(size: int) -> None:
