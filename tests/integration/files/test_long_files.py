@@ -11,6 +11,7 @@ from typing import Final
 import pytest
 
 from syncline.clients import bucket_upload
+from syncline.clients.bucket import PART
 from syncline.kinds.files import bucket_target
 from syncline.model import Step
 from tests.integration.files_chain import SYNC, FilesChain
@@ -100,6 +101,12 @@ class TestThroughTheFunction:
         strict.run()
         strict.reaper.plan = set()
         check(strict, target, LARGE)
+        killed = [effect for number, effect in enumerate(strict.reaper.effects, 1) if number in parts]
+        killed_parts = [effect for effect in killed if "partNumber" in effect]
+        assert killed_parts, killed
+        assert target.counts["CreateMultipartUpload"] == 1
+        sent = sum(len(each.body) for each in target.asked("UploadPart"))
+        assert len(LARGE) <= sent <= len(LARGE) + len(killed_parts) * PART
 
     def test_an_object_replaced_in_between_is_begun_anew(
         self, strict: FilesChain, strict_server: S3Server, target: S3Server
