@@ -156,12 +156,18 @@ def test_a_long_look_sends_on_what_it_found_while_it_goes_on(steps: Steps) -> No
 
 
 def test_a_look_with_many_results_ends_a_chunk_before_its_record_is_too_large(steps: Steps) -> None:
-    steps.kind.pages = [
-        Page(f"{n:04}", results=(Result(f"{n:04}", "t", Outcome.CONFLICT, code="TAG_DIFFERS", reason="two"),))
-        for n in range(CHUNK_RESULTS + 10)
-    ]
+    recorded: list[int] = []
+
+    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        for name in (f"{n:04}" for n in range(CHUNK_RESULTS + 10)):
+            if cursor is None or name > cursor:
+                recorded.append(len(steps.results()))
+                yield Page(name, results=(Result(name, "t", Outcome.CONFLICT, code="TAG_DIFFERS", reason="two"),))
+
+    steps.kind.look = look
     run = steps.run()
     assert run.counts.conflict == len(steps.results()) == CHUNK_RESULTS + 10
+    assert recorded == [0] * CHUNK_RESULTS + [CHUNK_RESULTS] * 10
 
 
 @pytest.mark.parametrize("at", [0, 1, CHUNK_ITEMS, CHUNK_ITEMS * 2 + 1])
