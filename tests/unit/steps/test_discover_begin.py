@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Iterator
+
+import pytest
 
 from syncline.kinds.kind import Pace, Page
 from syncline.messages import Batch
 from syncline.model import EVERYTHING, RunStatus, Scope, Step, Trigger
+from syncline.telemetry import logger
 from tests.made_up import SYNC, Steps, items, pages
 from tests.pump import Letter
 
@@ -35,11 +40,17 @@ def test_a_plan_of_a_part_does_not_join_the_run_under_way(steps: Steps) -> None:
     assert (plan.counts.would_move, plan.scope) == (1, Scope.of(["a"]))
 
 
-def test_a_second_start_of_everything_says_so_and_does_nothing(steps: Steps) -> None:
+def test_a_second_start_of_everything_says_so_and_does_nothing(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = io.StringIO()
+    monkeypatch.setattr(logger.registered_handler, "stream", log)
     steps.begin("under-way")
     steps.kind.pages = pages(1)
     steps.start()
     steps.pump.run()
+    [said] = [line for line in map(json.loads, log.getvalue().splitlines()) if line["message"] == "not started"]
+    assert (said["level"], said["sync"]) == ("WARNING", SYNC)
+    assert "under-way" in said["why"]
+    assert steps.mail.waiting() == []
     assert [run.id for run in steps.state.runs(SYNC)] == ["under-way"]
     assert steps.kind.moved == []
 
