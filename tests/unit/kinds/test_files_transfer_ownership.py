@@ -99,13 +99,19 @@ class TestCompared:
         world.target.holds("a", theirs, file_of("parts-2", len(theirs)))
         return world
 
-    def interrupted(self, theirs: bytes) -> tuple[World, Item]:
-        """Return a comparison for which time ended after the first chunk, and the item that goes on with it."""
+    def interrupted(
+        self, theirs: bytes, *, conditional: bool = False, target: str | None = "parts-2"
+    ) -> tuple[World, Item]:
+        """Return a comparison for which time ended after the first chunk, and the item that goes on with it.
+
+        ``target`` is the version of the target's file that the scan saw.
+        """
         world = self.world(theirs)
+        world.target.conditional = conditional
         left = [60.0]
         world.source.on_read = lambda: left.__setitem__(0, 0.0)
         world.left = lambda: left[0]
-        answer = world.answer(world.item(target="parts-2"))
+        answer = world.answer(world.item(target=target))
         assert isinstance(answer, Later)
         assert not answer.stuck
         assert task_of(answer).compared == CHUNK
@@ -170,11 +176,18 @@ class TestCompared:
         assert outcome(world.answer(item)) is Outcome.CONFLICT
         assert not world.records.rows
 
-    def test_a_conditional_target_is_compared_after_the_refusal_and_goes_on_without_another(self) -> None:
-        world, item = self.interrupted(TWO_CHUNKS)
-        world.target.conditional = True
+    def test_a_conditional_target_is_compared_without_a_write(self) -> None:
+        world, item = self.interrupted(TWO_CHUNKS, conditional=True)
         assert outcome(world.answer(item)) is Outcome.SKIPPED
         assert world.target.calls == []
+
+    def test_a_conditional_target_whose_file_the_scan_did_not_see_is_compared_after_the_refusal(self) -> None:
+        world, item = self.interrupted(TWO_CHUNKS, conditional=True, target=None)
+        assert world.target.calls == [("put", "a")]
+        assert outcome(world.answer(item)) is Outcome.SKIPPED
+        assert world.source.opened == world.target.opened == [CHUNK]
+        assert world.target.contents == {"a": TWO_CHUNKS}
+        assert world.target.files["a"].version == "parts-2"
 
 
 class TestCollisions:
