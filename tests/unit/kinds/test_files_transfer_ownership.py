@@ -185,6 +185,7 @@ class TestCompared:
         world, item = self.interrupted(TWO_CHUNKS, conditional=True, target=None)
         assert world.target.calls == [("put", "a")]
         assert outcome(world.answer(item)) is Outcome.SKIPPED
+        assert world.target.calls == [("put", "a")], "it is known by now that the target has a file"
         assert world.source.opened == world.target.opened == [CHUNK]
         assert world.target.contents == {"a": TWO_CHUNKS}
         assert world.target.files["a"].version == "parts-2"

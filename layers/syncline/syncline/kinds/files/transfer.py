@@ -138,7 +138,7 @@ class Transfer:
         Nothing is read for a new file that may be overwritten, or that the target itself refuses if it has one by then.
         """
         path, alike = self._sync.path_of(item.name), item.name in self._alike
-        new = item.target is None and not task.ours and not alike
+        new = item.target is None and not task.ours and not task.compared and not alike
         if new and (self._sync.overwrite or self._target.creates_safely(item.size)):
             return None, None
         there = self._target.stat(path)
