@@ -137,16 +137,8 @@ class State:
             if not plan and current.get("run") not in (None, run_id):
                 self._give_up_if_lost(sync, str(current["run"]))
             latest = int(current.get("number", 0))
-            run = Run(
-                run_id,
-                sync,
-                latest + 1,
-                trigger,
-                scope,
-                self._clock(),
-                plan=plan,
-                allow_removals=allow_removals,
-            )
+            started = self._clock()
+            run = Run(run_id, sync, latest + 1, trigger, scope, started, plan=plan, allow_removals=allow_removals)
             root = first_batch(run)
             writes = [
                 self._db.put_if(_run_item(run), "attribute_not_exists(pk)"),
