@@ -8,7 +8,7 @@ import pytest
 
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import Record
-from syncline.kinds.files.targets import TargetFile
+from syncline.kinds.files.targets import TargetFile, file_of
 from syncline.kinds.kind import Arrived, Later
 from syncline.model import Outcome, Result
 from tests.unit.kinds.files_transfer_world import SORTS, Make, bucket, code, manager, outcome, task_of
@@ -80,6 +80,36 @@ class TestPut:
         world.records.rows["a"] = Record("e2", 7, 0, "v2").to_row()
         assert isinstance(world.answer(world.item(target="v1", ours="v1")), Arrived)
         assert world.target.contents == {"a": b"content"}
+
+    def test_so_is_one_whose_mark_shows_that_we_wrote_it(self) -> None:
+        """No record says so: the function died before it wrote one, or the table was lost."""
+        world = manager()
+        world.source.put("a", b"content", "e2")
+        world.target.holds("a", b"before", TargetFile("v", "e1", 6, "id", True, "a", "run-1"))
+        assert isinstance(world.answer(world.item()), Arrived)
+        assert world.target.contents == {"a": b"content"}
+
+    @SORTS
+    def test_so_is_one_that_has_the_version_this_item_was_to_bring(self, make: Make) -> None:
+        """A function wrote it and died before it recorded it; the object was replaced since."""
+        world = make()
+        world.source.put("a", b"content", "e1")
+        item = world.item()
+        world.target.holds("a", b"content", file_of("e1", 7))
+        world.source.put("a", b"content 2", "e2")
+        assert isinstance(world.answer(item), Arrived)
+        assert world.target.contents == {"a": b"content 2"}
+
+    @pytest.mark.parametrize(("etag", "modified"), [("e1", 7), ("e2", 5)])
+    def test_the_time_of_an_unchanged_object_is_that_of_the_listing(self, etag: str, modified: int) -> None:
+        """Some services state another time in answer to a read; the next scan compares the listed one."""
+        world = bucket()
+        world.source.put("a", b"content", "e1", modified=7.5)
+        item = world.item()
+        world.source.put("a", b"content", etag, modified=5.5)
+        made = task_of(world.answer(item)).made
+        assert made is not None
+        assert made.modified == modified
 
     @SORTS
     def test_an_object_that_is_gone_is_left(self, make: Make) -> None:
