@@ -82,8 +82,8 @@ class _Target:
     ``conditional``: honour the conditions of writes. ``modes``: permissions by path, None for a target without them.
     ``calls``: each change that was asked for, in order. ``meanwhile`` is called before each change. ``fails``: the error
     of every change to a path. ``loses``: errors, each raised after a change was made, as if its answer were lost.
-    ``unfinished``: end each put early. ``gives_bytes``: False for an API without reads. ``same``: paths with the same
-    value name one file.
+    ``unfinished``: end each put early. ``keeps``: the fingerprint of the headers of every file that is put, None if the
+    target has none. ``gives_bytes``: False for an API without reads. ``same``: paths with the same value name one file.
     """
 
     is_listed: bool = True
@@ -96,6 +96,7 @@ class _Target:
     loses: list[SynclineError] = field(default_factory=list)
     fails: dict[str, SynclineError] = field(default_factory=dict)
     unfinished: bool = False
+    keeps: str | None = None
     gives_bytes: bool = True
     same: Callable[[str], str] = lambda path: path
     opened: list[int] = field(default_factory=list)
@@ -150,7 +151,7 @@ class _Target:
         if self.unfinished:
             return Unfinished(3)
         head, content = source.objects[put.key]
-        made = file_of(head.etag, head.size)
+        made = file_of(head.etag, head.size, self.keeps)
         if not self.is_listed:
             made = TargetFile(f"v-{len(self.calls)}", head.etag, head.size, "id", True, put.path, put.run)
         self.holds(self._named(put.path), content, made)

@@ -7,6 +7,7 @@ from typing import Final
 
 import pytest
 
+from syncline.clients.bucket import fingerprint
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import COLLIDES, Record, Task
 from syncline.kinds.files.targets import CHUNK, TargetFile, file_of
@@ -80,6 +81,17 @@ class TestEqual:
         assert record is not None
         assert record.target == world.target.files["a"].version
 
+    def test_an_answer_that_was_lost_for_an_object_that_came_back(self) -> None:
+        """The scan saw the same file, and an earlier try removed it: the file there now is still our own work."""
+        world = bucket(conditional=True, removals={})
+        world.source.put("a", b"content", "e1")
+        world.target.loses = [SynclineError("TARGET_CHANGED", "taken")]
+        answer = world.answer(Task(what="remove", ours="e1").on(Item("g", "a", None, "e1", 7)))
+        assert isinstance(answer, Arrived), "verify reads it"
+        record = world.record()
+        assert record is not None
+        assert not record.verified
+
     @pytest.mark.parametrize("overwrite", [False, True])
     def test_equal_bytes_with_other_headers(self, *, overwrite: bool) -> None:
         world = bucket(overwrite=overwrite)
@@ -88,6 +100,20 @@ class TestEqual:
         answer = world.answer(replace(world.item(target="e1"), source="e0"))
         assert isinstance(answer, Arrived) if overwrite else outcome(answer) is Outcome.CONFLICT
         assert world.target.calls == ([("put", "a")] if overwrite else [])
+
+    @pytest.mark.parametrize("keeps", ["none", "all", "others"])
+    def test_our_own_file_with_other_headers_is_written_again(self, keeps: str) -> None:
+        """The headers that the target kept are recorded where they are others: else every scan would write again."""
+        world = bucket()
+        wanted = fingerprint(world.source.put("a", b"content", "e1", content_type="text/plain"))
+        world.target.keeps = {"none": None, "all": wanted, "others": "other headers"}[keeps]
+        world.target.holds("a", b"content", file_of("e1", 7, "other headers"))
+        answer = world.answer(replace(world.item(target="e1", ours="e1"), source="e0"))
+        assert isinstance(answer, Arrived)
+        assert world.target.calls == [("put", "a")]
+        record = world.record()
+        assert record is not None
+        assert (record.headers, record.kept) == (wanted, "other headers" if keeps == "others" else "")
 
 
 class TestCompared:
