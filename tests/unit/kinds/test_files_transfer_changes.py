@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
 
 from syncline.errors import SynclineError
-from syncline.kinds.files.records import Record, Task
+from syncline.kinds.files.records import Record, Task, Was
 from syncline.kinds.files.targets import TargetFile, file_of
 from syncline.kinds.kind import Arrived
 from syncline.model import Item, Outcome, Result
@@ -113,6 +114,16 @@ class TestRename:
         assert task_of(answer).what == "rename"
         assert not {call for call, _ in world.target.calls} & {"put", "rename"}
 
+    @pytest.mark.parametrize("conditional", [False, True])
+    def test_a_copy_of_the_file_under_the_new_path_is_no_rename(self, *, conditional: bool) -> None:
+        """The record of the old path stays as long as its file does."""
+        world, item = self.world(lambda: bucket(conditional=conditional))
+        world.target.holds("a", b"content", world.target.files["old"])
+        answer = world.answer(item)
+        assert isinstance(answer, Arrived)
+        assert (task_of(answer).what, task_of(answer).origin) == ("put", None)
+        assert "old" in world.target.files
+
     @SORTS
     def test_a_foreign_file_under_the_new_path_is_a_conflict(self, make: Make) -> None:
         world, item = self.world(make)
@@ -130,6 +141,16 @@ class TestRename:
         assert isinstance(answer, Arrived)
         assert ("put", "a") in world.target.calls
         assert (task_of(answer).what, task_of(answer).origin) == ("put", None), "the old record stays"
+
+    def test_after_a_refused_rename_the_file_is_a_new_one(self) -> None:
+        """So the run reports no earlier name or version of it."""
+        world, item = self.world(bucket)
+        was = Was("old", Record("e1", 7, 0, "e1"))
+        item = replace(Task.of(item), was=was).on(item)
+        world.target.fails["old"] = SynclineError("TARGET_CHANGED", "no")
+        made = task_of(world.answer(item)).made
+        assert made is not None
+        assert made.was is None
 
     @SORTS
     @pytest.mark.parametrize("case", ["foreign", "gone", "back", "changed"])
@@ -200,9 +221,26 @@ class TestRemove:
         assert outcome(world.answer(self.item())) is Outcome.CONFLICT
         assert world.target.files["a"].version == "t"
 
+    @SORTS
+    def test_a_replaced_file_is_foreign_from_then_on(self, make: Make) -> None:
+        """The conflict is reported once: without a record no scan asks about the file again."""
+        world = self.world(make, "t")
+        answer = world.answer(self.item())
+        assert isinstance(answer, Result)
+        assert (answer.code, answer.target) == ("FILE_DIFFERS", "t")
+        assert "replaced at the target and its object is gone from the source" in (answer.reason or "")
+        assert world.record() is None
+
     def test_the_mark_of_a_file_shows_that_it_is_ours(self) -> None:
         world = self.world(manager, "t", written=True)
         world.records.rows.clear()
+        assert isinstance(world.answer(self.item()), Arrived)
+        assert world.target.files == {}
+
+    def test_so_does_the_version_that_the_scan_saw(self) -> None:
+        world = self.world(bucket)
+        world.records.rows.clear()
+        world.target.holds("a", b"content", file_of("e1", 7))
         assert isinstance(world.answer(self.item()), Arrived)
         assert world.target.files == {}
 
