@@ -16,8 +16,8 @@ QUICK: Final = Policy(attempts=2, sleep=lambda _seconds: None)
 """Two attempts without a pause."""
 
 
-def bucket_of(server: S3Server, name: str) -> Bucket:
-    return Bucket(Endpoint.parse(server.url), name, lambda: Keys(ACCESS, SECRET), Http(QUICK))
+def bucket_of(server: S3Server, name: str, http: Http | None = None) -> Bucket:
+    return Bucket(Endpoint.parse(server.url), name, lambda: Keys(ACCESS, SECRET), http or Http(QUICK))
 
 
 def failed(work: Callable[[], object]) -> str:

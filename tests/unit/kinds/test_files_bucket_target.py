@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import pytest
 
 from syncline.clients import bucket_upload
-from syncline.clients.bucket import ABSENT
+from syncline.clients.bucket import ABSENT, Head
+from syncline.clients.http import Http
 from syncline.kinds.files import bucket_target
 from syncline.kinds.files.bucket_target import PART_SECONDS, BucketTarget
 from syncline.kinds.files.records import UNSTATED
 from syncline.kinds.files.targets import Put, TargetFile, Unfinished, Written, file_of
 from tests.standins.s3 import Answer, Asked, S3Server
 from tests.standins.s3_store import md5
-from tests.unit.kinds.files_services import bucket_of, failed
+from tests.unit.kinds.files_services import QUICK, bucket_of, failed
 
 SMALL: Final = 1024
 """Bytes of a part in tests with uploads."""
@@ -50,9 +51,9 @@ class Buckets:
     server: S3Server
     facts: Facts = field(default_factory=Facts)
 
-    def target(self, *, near: bool) -> BucketTarget:
+    def target(self, *, near: bool, http: Http | None = None) -> BucketTarget:
         """Return the target as another function has it: only facts are shared."""
-        return BucketTarget(bucket_of(self.server, "target"), near=near, facts=self.facts)
+        return BucketTarget(bucket_of(self.server, "target", http), near=near, facts=self.facts)
 
     def put(
         self,
@@ -181,6 +182,16 @@ class TestConditions:
         assert [is_conditional(each) for each in buckets.writes()] == [True, False, False]
         assert not buckets.server.uploads
 
+    @pytest.mark.usefixtures("small_parts")
+    @SORTS
+    def test_only_an_object_of_one_request_is_created_safely(self, buckets: Buckets, *, near: bool) -> None:
+        """Of an upload in parts only the last request is refused, after all bytes were sent."""
+        buckets.server.put("source", "a", b"a")
+        target = buckets.target(near=near)
+        target.put(buckets.put("a"))
+        largest = 2 * SMALL if near else SMALL
+        assert [target.creates_safely(size) for size in (largest, largest + 1, None)] == [True, False, False]
+
     def test_a_refusal_for_another_reason_teaches_nothing(self, buckets: Buckets) -> None:
         buckets.server.put("source", "a", b"a")
         buckets.server.hook = lambda method, *_: (400, {}, b"no") if method == "PUT" else None
@@ -243,6 +254,21 @@ class TestUploads:
         assert {upload for upload, _ in self.parts(buckets)} == {number}
 
     @SORTS
+    def test_a_request_for_which_there_is_no_time_is_no_failure(self, buckets: Buckets, *, near: bool) -> None:
+        buckets.server.put("source", "a", SEVERAL)
+        http = Http(QUICK)
+
+        def left() -> float:
+            if len(self.parts(buckets)) == 2:
+                http.end_within(0.0)
+            return 60.0
+
+        assert buckets.target(near=near, http=http).put(buckets.put("a", left=left)) == Unfinished(2)
+        (number,) = buckets.server.uploads
+        assert isinstance(buckets.target(near=near).put(buckets.put("a")), Written)
+        assert self.parts(buckets) == [(number, str(part)) for part in range(1, 6)]
+
+    @SORTS
     def test_a_replaced_object_is_sent_from_its_beginning(self, buckets: Buckets, *, near: bool) -> None:
         number = self.begun(buckets, near=near)
         buckets.server.put("source", "a", SEVERAL[::-1])
@@ -300,6 +326,30 @@ class TestUploads:
         assert not buckets.server.uploads
 
 
+class TestReplaced:
+    """Objects that are replaced at the source."""
+
+    @SORTS
+    def test_an_object_replaced_since_the_scan_is_brought_as_it_is_now(self, buckets: Buckets, *, near: bool) -> None:
+        buckets.server.put("source", "a", b"now")
+        done = buckets.target(near=near).put(replace(buckets.put("a"), seen=Head(md5(b"then"), 4)))
+        assert isinstance(done, Written)
+        assert (done.head.etag, done.head.size) == (md5(b"now"), 3)
+        assert buckets.objects == {"a": b"now"}
+
+    @SORTS
+    def test_one_replaced_while_it_is_written_is_tried_again(self, buckets: Buckets, *, near: bool) -> None:
+        """Some services give the bytes of both objects to one read; a copy is refused."""
+        buckets.server.put("source", "a", b"first")
+
+        def hook(method: str, _bucket: str, _key: str, _query: Mapping[str, str]) -> None:
+            if method == "PUT":
+                buckets.server.put("source", "a", b"second")
+
+        buckets.server.hook = hook
+        assert failed(lambda: buckets.target(near=near).put(buckets.put("a"))) == "SOURCE_CHANGED"
+
+
 @SORTS
 class TestRenameAndRemove:
     def stat(self, target: BucketTarget, path: str) -> TargetFile:
@@ -354,6 +404,19 @@ class TestRenameAndRemove:
         target.remove("b", self.stat(target, "b"))
         assert buckets.objects == {}
         assert target.creates_safely(1)
+
+    @pytest.mark.parametrize("known", [False, True])
+    def test_a_rename_works_where_copies_know_no_conditions(self, buckets: Buckets, *, near: bool, known: bool) -> None:
+        """It teaches nothing about other writes, and is done although another write was refused on its condition."""
+        buckets.server.put("source", "a", b"mine")
+        target = buckets.target(near=near)
+        target.put(buckets.put("a", guarded=known))
+        learnt = list(buckets.facts.learnt)
+        assert len(learnt) == known
+        buckets.refuse_conditions(of=("PUT",))
+        target.rename("a", "b", self.stat(target, "a"))
+        assert buckets.objects == {"b": b"mine"}
+        assert buckets.facts.learnt == learnt
 
 
 def test_a_service_that_states_no_etag_has_a_version_all_the_same() -> None:
