@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -72,6 +74,20 @@ class TestMark:
         assert done.sent == len(content)
         assert files.stat(f"{ROOT}a") == done.file
         assert done.file.written
+
+    def test_a_large_file_whose_object_was_replaced_meanwhile_did_not_arrive(self, files: Files) -> None:
+        """The file manager may have bytes of both objects, and the mark would say that it has those of one."""
+
+        def replaced(_path: str) -> None:
+            files.s3.put("source", "a", b"later")
+
+        files.server.on_save = replaced
+        assert failed(lambda: files.written("a", bytes(HELD + 1))) == "SOURCE_CHANGED"
+
+    def test_the_metadata_state_the_checksum_of_a_file_that_is_held(self, files: Files) -> None:
+        files.written("a", b"content")
+        metadata = json.loads(files.server.files[f"{ROOT}a"].metadata)
+        assert metadata["sha256"] == hashlib.sha256(b"content").hexdigest()
 
     def test_a_renamed_file_equals_but_is_not_written_there(self, files: Files) -> None:
         done = files.written("a", b"content")
