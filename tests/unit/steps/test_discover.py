@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import groupby
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
@@ -12,12 +14,15 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Pace, Page
 from syncline.messages import Batch, decode
 from syncline.model import EVERYTHING, Item, Outcome, Result, RunStatus, Scope, Trigger
+from syncline.steps.discover import CHUNK_SECONDS
 from tests.made_up import SYNC, Answer, Steps, items, pages
 from tests.pump import Letter
 from tests.unit.steps.conftest import CHUNK_ITEMS, CHUNK_RESULTS
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
 SHARE = 5
+SLOW = CHUNK_SECONDS / 3 + 0.1
+"""Seconds for a page, three of which end a chunk."""
 
 
 def test_each_difference_is_moved_once_and_what_is_equal_only_counted(steps: Steps) -> None:
@@ -170,32 +175,55 @@ def test_a_look_with_many_results_ends_a_chunk_before_its_record_is_too_large(st
     assert recorded == [0] * CHUNK_RESULTS + [CHUNK_RESULTS] * 10
 
 
+@pytest.mark.parametrize("differs", [False, True])
+def test_a_slow_scan_sends_on_what_it_found_after_some_seconds(steps: Steps, *, differs: bool) -> None:
+    works: list[str] = []
+
+    def look(_scope: Scope, _cursor: str | None, pace: Pace) -> Iterator[Page]:
+        for page in pages(6):
+            steps.clock.sleep(SLOW)
+            works.append(pace.work)
+            yield page if differs else Page(page.cursor, skipped=1)
+
+    steps.kind.look = look
+    steps.run()
+    chunks = [len(list(pages_of)) for _, pages_of in groupby(works)]
+    assert chunks == ([3, 3] if differs else [6]), "without a difference there is nothing to send on"
+
+
 @pytest.mark.parametrize("at", [0, 1, CHUNK_ITEMS, CHUNK_ITEMS * 2 + 1])
 def test_a_look_delivered_twice_at_the_same_time_loses_nothing(steps: Steps, at: int) -> None:
     """The second delivery begins and ends while the first one is at its ``at``-th page; both find different chunks."""
     everything = pages(CHUNK_ITEMS * 2 + 6)
-    twice: list[Letter] = []
+    letter = steps.start()
+    twice = [Letter(letter.id, letter.url, letter.body, letter.sent, letter.due, copied=True)]
+    first: Counter[str] = Counter()
+    second: Counter[str] = Counter()
 
-    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(_scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
         for number, page in enumerate(everything):
             if number == at and twice:
                 steps.kind.look = slower
                 steps.pump.deliver([twice.pop()])
+                while rest := [each for each in steps.mail.lying_in(letter.url) if each is not letter]:
+                    steps.pump.deliver(rest[:1])
                 steps.kind.look = look
             if cursor is None or page.cursor > cursor:
+                first[pace.work] += 1
                 yield page
 
-    def slower(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def slower(_scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
         """The same pages; time passes, so the chunks are others."""
         for page in everything:
             if cursor is None or page.cursor > cursor:
-                steps.clock.sleep(0.7)
+                steps.clock.sleep(SLOW)
+                second[pace.work] += 1
                 yield page
 
     steps.kind.look = look
-    letter = steps.start()
-    twice.append(Letter(letter.id, letter.url, letter.body, letter.sent, letter.due, copied=True))
     steps.pump.run()
+    # Both have the same clock: the time of the second one ends the chunk of the first one at its next page.
+    assert [(first[work], second[work]) for work in first if work in second] == [(at % CHUNK_ITEMS + 1, 3)]
     run = steps.latest()
     assert run.status is RunStatus.DONE
     assert len(steps.results()) == run.counts.moved == run.counts.queued == len(everything)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Failure, Pace, Page
+from syncline.kinds.kind import Arrived, Failure, Pace, Page
 from syncline.model import EVERYTHING, Item, RunStatus, Scope
 from syncline.steps import engine as engine_module
-from tests.made_up import Steps, items, pages
+from tests.made_up import Answer, Steps, items, pages
 from tests.unit.steps.conftest import CHUNK_ITEMS, CHUNK_RESULTS
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
@@ -109,6 +110,69 @@ def test_a_look_that_breaks_off_after_a_chunk_goes_on_behind_it(steps: Steps) ->
     run = steps.run()
     assert run.counts.moved == len(steps.results()) == CHUNK_ITEMS + 3
     assert run.counts.failed == 0
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_look_that_got_further_may_fail_as_often_again(steps: Steps, *, slow: bool) -> None:
+    """It goes on after a chunk, or in another function after its time."""
+    everything = pages(CHUNK_ITEMS + 1)
+    fails = Counter(
+        {page.cursor: engine_module.ATTEMPTS - 1 for page in (everything[0], everything[1 if slow else -1])}
+    )
+
+    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        for page in everything:
+            if cursor is None or page.cursor > cursor:
+                if fails[page.cursor]:
+                    fails[page.cursor] -= 1
+                    raise SynclineError("UNREACHABLE", "gone")
+                yield page
+                if slow:
+                    steps.clock.sleep(400)
+                    return
+
+    steps.kind.look = look
+    run = steps.run()
+    assert (run.counts.moved, run.counts.failed) == (len(everything), 0)
+    assert not fails.total()
+
+
+def test_items_have_all_their_tries_whatever_the_look_took(steps: Steps) -> None:
+    looks, moves = iter(range(1, 100)), iter(range(1, 100))
+
+    def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        if next(looks) < engine_module.ATTEMPTS:
+            raise SynclineError("UNREACHABLE", "gone")
+        yield from pages(1)
+
+    def move(item: Item, _pace: Pace) -> Answer:
+        if next(moves) < engine_module.ATTEMPTS:
+            return Failure(item, SynclineError("UNREACHABLE", "gone"))
+        return Arrived(item)
+
+    steps.kind.look, steps.kind.move = look, move
+    run = steps.run()
+    assert (run.counts.moved, run.counts.failed) == (1, 0)
+
+
+def test_a_group_is_looked_at_again_without_the_cursor_of_the_scan(steps: Steps) -> None:
+    """A cursor is a place in the scope it was given for."""
+    everything = pages(CHUNK_ITEMS + 1)
+    unreadable = everything[-1].cursor
+    again: list[str | None] = []
+
+    def look(scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        if scope.groups is not None:
+            again.append(cursor)
+            yield everything[-1]
+            return
+        yield from (page for page in everything[:-1] if cursor is None or page.cursor > cursor)
+        yield Page(unreadable, failures=(Failure(Item(unreadable, "*"), SynclineError("UNREACHABLE", "gone")),))
+
+    steps.kind.look = look
+    run = steps.run()
+    assert again == [None]
+    assert (run.counts.moved, run.counts.failed) == (len(everything), 0)
 
 
 def test_an_unforeseen_error_is_internal_and_has_its_end(steps: Steps) -> None:
