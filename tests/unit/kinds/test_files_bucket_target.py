@@ -229,6 +229,19 @@ class TestUploads:
         assert buckets.objects == {}
         return number
 
+    @SORTS
+    def test_an_object_that_became_large_since_the_scan_is_sent_in_parts(
+        self, buckets: Buckets, monkeypatch: pytest.MonkeyPatch, *, near: bool
+    ) -> None:
+        monkeypatch.setattr("syncline.clients.bucket.LARGEST_COPY", 2 * SMALL)
+        buckets.server.put("source", "a", SEVERAL)
+        seen = Head(md5(b"small"), 5)
+        put = replace(buckets.put("a", left=self.for_parts(2)), seen=seen)
+        assert buckets.target(near=near).put(put) == Unfinished(2)
+        assert isinstance(buckets.target(near=near).put(replace(buckets.put("a"), seen=seen)), Written)
+        assert buckets.objects == {"a": SEVERAL}
+        assert len(self.parts(buckets)) == len(set(self.parts(buckets))), "no part was sent twice"
+
     def parts(self, buckets: Buckets) -> list[tuple[str, str]]:
         """Return the ID of the upload and the number of each part that was sent or copied."""
         asked = [each for each in buckets.server.requests if each.operation in ("UploadPart", "UploadPartCopy")]

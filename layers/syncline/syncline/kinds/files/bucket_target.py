@@ -99,12 +99,6 @@ class BucketTarget:
             self._learn(lambda: False)
         return done
 
-    def _copy_one(self, put: Put, head: Head) -> str:
-        def copy(condition: Condition | None) -> str:
-            return self._bucket.copy(put.source, put.key, put.path, head, condition=condition)
-
-        return self._on(put.condition, copy)
-
     def refuses(self, path: str, size: int | None) -> str | None:  # noqa: ARG002 - a path alone decides
         if not path:
             return "is empty"
@@ -221,25 +215,22 @@ class BucketTarget:
 
     def _copied(self, put: Put) -> Written | Unfinished:
         """Let the service copy the object as it was seen, or else as it is now."""
-        head = put.seen
-        if head is None or head.size > LARGEST_COPY:
-            head = put.source.head(put.key)
-            if head is None:
-                raise SynclineError("NOT_FOUND", f"{put.key!r} is not in {put.source}")
-            if head.size > LARGEST_COPY:
-                return self._in_parts(put, head)
-        try:
-            etag = self._copy_one(put, head)
-        except SynclineError as error:
-            if error.code.name != "SOURCE_CHANGED" or put.seen is None:
-                raise
-            head = put.source.head(put.key)
-            if head is None:
-                raise SynclineError("NOT_FOUND", f"{put.key!r} is not in {put.source}") from None
-            etag = self._copy_one(put, head)
+        if put.seen is not None and put.seen.size <= LARGEST_COPY:
+            try:
+                return self._copied_as(put, put.seen)
+            except SynclineError as error:
+                if error.code.name != "SOURCE_CHANGED":
+                    raise
+        head = put.source.head(put.key)
+        if head is None:
+            raise SynclineError("NOT_FOUND", f"{put.key!r} is not in {put.source}")
+        return self._in_parts(put, head) if head.size > LARGEST_COPY else self._copied_as(put, head)
+
+    def _copied_as(self, put: Put, head: Head) -> Written:
+        """Let the service copy the object in one request, if it is still the one of ``head``."""
+        etag = self._on(put.condition, lambda at: self._bucket.copy(put.source, put.key, put.path, head, condition=at))
         if put.guarded:
-            seen = head
-            self._learn(lambda: self._bucket.copy_again_is_refused(put.source, put.key, put.path, seen))
+            self._learn(lambda: self._bucket.copy_again_is_refused(put.source, put.key, put.path, head))
         return Written(head, file_of(etag, head.size))
 
     def rename(self, path: str, new_path: str, there: TargetFile) -> str:

@@ -273,7 +273,7 @@ class Transfer:
         elif there is not None and there.version == task.origin_ours and self._target.stat(old) is None:
             return self._arrived(item, task, Written(head, there))  # renamed by a try whose answer was lost
         # The file at the old path is not forgotten: a later scan removes it or finds it equal.
-        return self._put(item, replace(task, what="put", origin=None, gone="", was=None))
+        return self._put(item, replace(task, what="put", origin=None, was=None))
 
     def _remove(self, item: Item, task: Task) -> Answer:
         """Remove at the target what is gone from the source, if it is ours."""
