@@ -12,7 +12,7 @@ from syncline.clients.bucket import PART, Bucket, Head, Keys, part_size
 from syncline.clients.http import Endpoint, Http, Policy
 from syncline.errors import SynclineError
 from tests.standins.rclone import ACCESS, SECRET, Rclone
-from tests.standins.scripted_http import Reply, Request, ScriptedServer
+from tests.standins.scripted_http import Reply, ScriptedServer
 
 NAMES = ["a b", "a+b", "a%20b", "ä", "a\u0308", "日本/🎈", "a'b\"c<d>&e", "x/" + "n" * 200, "a=1&b=2?c#d", "~tilde!*()"]
 
@@ -257,27 +257,6 @@ class TestAgainstBadAnswers:
             asked = server.requests[0].headers
             assert (asked["x-amz-copy-source"], asked["x-amz-copy-source-if-match"]) == ("/b/from", '"e"')
         assert code_of(error) == "SERVER_ERROR"
-
-    def test_a_large_copy_goes_in_parts(self) -> None:
-        copied = Reply(200, b"<CopyPartResult><ETag>&quot;p&quot;</ETag></CopyPartResult>")
-        ranges: list[str] = []
-
-        def part(request: Request) -> Reply:
-            ranges.append(request.headers["x-amz-copy-source-range"])
-            return copied
-
-        with ScriptedServer() as server:
-            begun = Reply(200, b"<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>")
-            done = Reply(200, b"<CompleteMultipartUploadResult><ETag>w</ETag></CompleteMultipartUploadResult>")
-            server.on("POST", "/b/key?uploads=", begun).on("PUT", "/b/key", part).on("POST", "/b/key?uploadId=u", done)
-            target = scripted(server)
-            size = 6 * 1024**3
-            assert target.copy(target, "from", "key", Head("e", size, "text/plain")) == "w"
-            assert server.asked("POST", "/b/key?uploads=")[0].headers["content-type"] == "text/plain"
-        firsts = [int(each.removeprefix("bytes=").partition("-")[0]) for each in ranges]
-        lasts = [int(each.partition("-")[2]) for each in ranges]
-        assert firsts == [0, *(last + 1 for last in lasts[:-1])]
-        assert lasts[-1] == size - 1
 
     def test_a_listing_in_a_circle(self) -> None:
         body = b"<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken></ListBucketResult>"

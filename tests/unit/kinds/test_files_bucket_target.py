@@ -230,10 +230,7 @@ class TestUploads:
         return number
 
     @SORTS
-    def test_an_object_that_became_large_since_the_scan_is_sent_in_parts(
-        self, buckets: Buckets, monkeypatch: pytest.MonkeyPatch, *, near: bool
-    ) -> None:
-        monkeypatch.setattr("syncline.clients.bucket.LARGEST_COPY", 2 * SMALL)
+    def test_an_object_that_became_large_since_the_scan_is_sent_in_parts(self, buckets: Buckets, *, near: bool) -> None:
         buckets.server.put("source", "a", SEVERAL)
         seen = Head(md5(b"small"), 5)
         put = replace(buckets.put("a", left=self.for_parts(2)), seen=seen)

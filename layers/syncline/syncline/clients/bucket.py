@@ -14,7 +14,7 @@ with boto3, with the server on the same two cores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -249,29 +249,15 @@ class Bucket:
         """Return the upload with the ID ``number``, which :meth:`begin_upload` began; sends no request."""
         return Upload(self._requests, key, number)
 
-    def copy(  # noqa: PLR0913 - each is a property of the copy
-        self,
-        source: Bucket,
-        source_key: str,
-        key: str,
-        head: Head,
-        like: Head | None = None,
-        *,
-        condition: Condition | None = None,
-    ) -> str:
+    def copy(self, source: Bucket, source_key: str, key: str, head: Head, *, condition: Condition | None = None) -> str:
         """Copy an object within the service if it is still the one of ``head``; return the copy's ETag.
 
-        Type, headers and metadata are copied, or taken from ``like``. An object of more than :data:`LARGEST_COPY` bytes
-        is copied in parts of :func:`copy_part_size`, all in this call. A caller with less time uses
-        :meth:`begin_upload` and :meth:`Upload.copy`. Raises SOURCE_CHANGED, NOT_FOUND, FORBIDDEN, and TARGET_CHANGED
-        if ``condition`` does not hold.
+        Type, headers and metadata are copied. An object of more than :data:`LARGEST_COPY` bytes is refused: it takes
+        :meth:`begin_upload` and :meth:`Upload.copy`. Raises SOURCE_CHANGED, NOT_FOUND, FORBIDDEN, REFUSED, and
+        TARGET_CHANGED if ``condition`` does not hold.
         """
         headers = source.copy_source(source_key, head)
-        if head.size > LARGEST_COPY:
-            return self._copy_parts(headers, key, head, like or head, condition)
-        if like is not None:
-            headers |= {"x-amz-metadata-directive": "REPLACE", **attributes_of(like)}
-        elif REDIRECT in head.headers:
+        if REDIRECT in head.headers:
             headers[REDIRECT] = attributes_of(head)[REDIRECT]
         try:
             response = self._requests.ask("PUT", key, {}, headers, condition=condition)
@@ -287,21 +273,6 @@ class Bucket:
                 ) from None
             if there.etag != head.etag:
                 raise _replaced(source, source_key) from None
-            raise
-
-    def _copy_parts(
-        self, source: Mapping[str, str], key: str, head: Head, like: Head, condition: Condition | None
-    ) -> str:
-        upload = self.begin_upload(key, like)
-        length = copy_part_size(head.size)
-        try:
-            etags = {
-                number: upload.copy(number, source, start, min(start + length, head.size))
-                for number, start in enumerate(range(0, head.size, length), 1)
-            }
-            return upload.complete(etags, condition=condition)
-        except BaseException:
-            upload.abort()
             raise
 
     def copy_source(self, key: str, head: Head) -> dict[str, str]:
@@ -320,11 +291,9 @@ class Bucket:
         """
         return _is_refused(lambda: self.put(key, content, like, condition=ABSENT))
 
-    def copy_again_is_refused(
-        self, source: Bucket, source_key: str, key: str, head: Head, like: Head | None = None
-    ) -> bool:
-        """Return True if the service honours conditions of copies; see :meth:`put_again_is_refused`."""
-        return _is_refused(lambda: self.copy(source, source_key, key, head, like, condition=ABSENT))
+    def copy_again_is_refused(self, source: Bucket, source_key: str, key: str, head: Head) -> bool:
+        """Return True if the service honours conditions of a copy: the same as :meth:`put_again_is_refused`."""
+        return _is_refused(lambda: self.copy(source, source_key, key, head, condition=ABSENT))
 
     def delete(self, key: str, *, condition: Condition | None = None) -> None:
         """Delete an object. Do nothing if it does not exist.
