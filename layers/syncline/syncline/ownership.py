@@ -107,6 +107,12 @@ def allowance(limits: Limits, total: int, used: int) -> int:
 class Windows(Protocol):
     """The windows of removals of one sync; see :class:`syncline.stores.removals.RemovalWindows`."""
 
-    def reserve(self, request: RemovalRequest, total: Callable[[], int]) -> Grant:
-        """Reserve removals. `total` returns the number of items that are ours and selected; it may be slow."""
+    def reserve(
+        self, request: RemovalRequest, total: Callable[[], int], removed: Callable[[], int] = lambda: 0
+    ) -> Grant:
+        """Reserve removals.
+
+        `total` returns the number of items that are ours and selected, and `removed` the number of those that the run
+        has removed so far, which are no longer among them. Both may be slow.
+        """
         ...

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Final
 
 import pytest
 
 from syncline.messages import Start
-from syncline.model import EVERYTHING, Run, Trigger
+from syncline.model import EVERYTHING, Run, Scope, Step, Trigger
 from tests.integration.files_chain import SYNC, FilesChain, record
-from tests.pump import Duplicates, When
+from tests.pump import Duplicates, Letter, When
 
 HOUR: Final = 3600.0
 ALL: Final = 100
@@ -247,3 +248,42 @@ class TestRenamesFirst:
         assert len(moved) == 30
         assert not any(f"/data/d/{number:04}" in chain.manager.files for number in range(30))
         assert gone(chain, 100) <= 10
+
+
+def test_files_that_come_and_go_during_one_run(strict: FilesChain) -> None:
+    """Each generation is created and deleted while a message of the run before is under way, so that its scans join it."""
+    chain = strict
+    chain.configure(removals={"share": 1, "count": 100})
+    generations = [[f"d/{generation}/{number}" for number in range(4)] for generation in range(3)]
+
+    def scan(keys: list[str]) -> None:
+        chain.queues.start(Start(SYNC, Trigger.WEBHOOK, Scope.of([f"key:{key}" for key in keys])))
+
+    def create(keys: list[str]) -> None:
+        _put(chain, dict.fromkeys(keys, b"a file of a generation"))
+        scan(keys)
+
+    def delete(keys: list[str]) -> None:
+        for key in keys:
+            chain.bucket.delete(key)
+        scan(keys)
+
+    acts = [partial(act, keys) for keys in generations for act in (create, delete)]
+
+    acts.pop(0)()
+    seen = [0]
+
+    def go_on(letter: Letter) -> None:
+        """Do the next thing as soon as the last one has reached the target and is being verified."""
+        files = len(chain.manager.files)
+        if letter.step is Step.VERIFY and acts and files != seen[-1]:
+            seen.append(files)
+            acts.pop(0)()
+
+    chain.pump.on_delivery = go_on
+    chain.pump.run()
+    assert not acts
+    run = chain.latest()
+    assert run.number == 1, "all scans joined the first run"
+    assert (run.counts.removed, run.counts.failed) == (12, 0)
+    assert not chain.manager.files

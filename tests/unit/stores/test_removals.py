@@ -281,3 +281,22 @@ def test_items_added_since_count_and_nothing_erodes(windows: RemovalWindows) -> 
     # Those of its own run may not be gone yet, so they are not added to what is there.
     assert not windows.reserve(RemovalRequest(half, 1, "scan-6", run="run-1"), lambda: 100).allowed
     assert windows.reserve(RemovalRequest(half, 50, "scan-7", run="run-7"), lambda: 150).allowed
+
+
+def test_items_that_come_and_go_during_one_run(windows: RemovalWindows) -> None:
+    """What the run itself has removed counts among the items of the window, as soon as it is gone."""
+    run, limits = "20260921-141320-72f07e70b9", Limits(1.0, 100, DAY)
+    assert windows.reserve(RemovalRequest(limits, 4, "scan-1", run), lambda: 4).allowed
+    more = RemovalRequest(limits, 4, "scan-2", run)
+    assert not windows.reserve(more, lambda: 4, lambda: 0).allowed, "these may be the same four"
+    assert windows.reserve(more, lambda: 4, lambda: 4) == Grant(True, 4, 8, windows._clock() + DAY, 8)
+    assert not windows.reserve(RemovalRequest(limits, 1, "scan-3", run), lambda: 0, lambda: 8).allowed
+
+
+def test_what_a_run_removed_before_the_window_does_not_count(windows: RemovalWindows, clock: Clock) -> None:
+    run, half = "20260921-141320-72f07e70b9", Limits(0.5, 100, DAY)
+    assert windows.reserve(RemovalRequest(half, 50, "scan-1", run), lambda: 100).allowed
+    clock.sleep(DAY + 1)
+    assert not windows.reserve(RemovalRequest(half, 26, "scan-2", run), lambda: 50, lambda: 50).allowed
+    assert windows.reserve(RemovalRequest(half, 25, "scan-2", run), lambda: 50, lambda: 50).allowed
+    assert not windows.reserve(RemovalRequest(half, 1, "scan-3", run), lambda: 25, lambda: 75).allowed

@@ -151,7 +151,15 @@ class Engine:
                 seen["at"] = now
             return bool(seen["cancelled"]) or (lease is not None and now >= lease.expires)
 
-        return Pace(left, halted, work, allow_removals=run.allow_removals, run=run.id, plan=run.plan)
+        return Pace(
+            left,
+            halted,
+            work,
+            allow_removals=run.allow_removals,
+            run=run.id,
+            plan=run.plan,
+            removed=lambda: self.state.progress(run.id).counts.removed,
+        )
 
     def end(self, work: Work, lease: Lease | None = None, *, held_back: Batch | None = None) -> bool:
         """End a batch with its work, and send what follows but for ``held_back``.

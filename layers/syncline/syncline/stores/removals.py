@@ -18,6 +18,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 
 from syncline.errors import SynclineError
@@ -35,7 +36,8 @@ _KEPT: Final = 24 * 3600
 class _Window:
     """A window. `names` has the removals reserved under each name, and how many were reserved before the first.
 
-    `by` is the run that reserved last, and `settled` the removals reserved by the runs before it, which are over.
+    `by` is the run that reserved last, and `settled` the removals reserved by the runs before it, which are over, less
+    what it had removed itself when the window began.
     """
 
     until: float
@@ -81,32 +83,40 @@ class RemovalWindows:
         self._sync = sync
         self._clock = clock
 
-    def reserve(self, request: RemovalRequest, total: Callable[[], int]) -> Grant:
+    def reserve(
+        self, request: RemovalRequest, total: Callable[[], int], removed: Callable[[], int] = lambda: 0
+    ) -> Grant:
         """Answer a request for removals in the window that now runs.
 
-        `total` returns the number of items that are ours and selected. It is called at most once: if no window runs, or
-        if the window would refuse. Items that were added since the window began count as well: its share is that of the
-        items now and of those that runs before this one have removed. A refusal reserves nothing and begins no window.
+        `total` returns the number of items that are ours and selected, and `removed` the number that this run has
+        removed so far. Both are called at most once: if no window runs, or if the window would refuse. Items that were
+        added since the window began count as well: its share is that of the items now and of those that were removed
+        in it. A refusal reserves nothing and begins no window.
         """
         limits = request.limits
         key = hashlib.blake2b(request.name.encode(errors="surrogatepass"), digest_size=6).hexdigest()
         sk = f"{_SK}#{request.run}" if request.own else _SK
-        items: int | None = None
+
+        @cache
+        def items() -> tuple[int, int]:
+            """Return the removals of this run and the items that are left; the first are never among the second."""
+            return removed(), total()
+
         for attempt in range(_TRIES):
             item = self._db.get(f"SYNC#{self._sync}", sk)
             now = self._clock()
             window = None if item is None else _Window.of(item)
             running = window is not None and window.until > now
             if window is None or not running:
-                items = total() if items is None else items
-                window = _Window(now + limits.per, items)
+                before_it, left = items()
+                window = _Window(now + limits.per, left, by=request.run, settled=-before_it)
             reserved, before = window.names.get(key, (0, window.used))
             more = max(0, request.count - reserved)
             if window.by != request.run:
                 window.by, window.settled = request.run, window.used
             if more > allowance(limits, window.total, window.used):
-                items = total() if items is None else items
-                window.total = max(window.total, items + window.settled)
+                by_run, left = items()
+                window.total = max(window.total, left + window.settled + by_run)
             allowed = more <= allowance(limits, window.total, window.used)
             written = allowed and more > 0
             until = window.until if running or written else now

@@ -266,17 +266,20 @@ class Scan:
         if tally.renamed and cursor.after:
             # Renames of this scan are still under way, and their old names look gone: the next scan knows.
             return 0, None
-        total = (lambda: tally.ours) if whole else self._total
-        return self._reserved(tally.gone, total, pace, f"{prefix}/{tally.digest}")
+        return self._reserved(tally.gone, tally.ours if whole else None, pace, f"{prefix}/{tally.digest}")
 
-    def _reserved(self, gone: int, total: Callable[[], int], pace: Pace, name: str) -> tuple[int, Failure | None]:
-        """Reserve all of ``gone`` removals or none of them."""
+    def _reserved(self, gone: int, ours: int | None, pace: Pace, name: str) -> tuple[int, Failure | None]:
+        """Reserve all of ``gone`` removals or none of them. ``ours`` is our number of files, None if it is to be counted."""
         rule = self._sync.removals
         assert rule is not None
         own = pace.allow_removals
         limits = Limits(float(rule.share), rule.count, rule.window) if own is None else Limits(1.0, own, _RUN_WINDOW)
         request = RemovalRequest(limits, gone, name, pace.run, own is not None, keep=not pace.plan)
-        grant = self._memory.removals.reserve(request, total if own is None else lambda: sys.maxsize)
+        if own is not None:
+            ours = sys.maxsize
+        # A full scan counts while files are being removed, so those that its run has removed may be among its files.
+        count, removed = (self._total, pace.removed) if ours is None else ((lambda: ours), (lambda: 0))
+        grant = self._memory.removals.reserve(request, count, removed)
         if grant.allowed:
             return gone, None
         limit = f"the limit is {grant.most} of {grant.total} per {rule.per}"
@@ -364,7 +367,7 @@ class Scan:
         keeps = {id(change) for change in removed}
         if removed and self._sync.removals is not None:
             name = _digest([change.name for change in removed])
-            granted, capped = self._reserved(len(removed), self._total, pace, name)
+            granted, capped = self._reserved(len(removed), None, pace, name)
             if granted:
                 keeps = set()
             elif capped is not None:
