@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from syncline.clients.http import Endpoint, Http
-from syncline.clients.oci import BlobStream, Credentials, Registry
+from syncline.clients.oci import BlobStream, Credentials, Descriptor, Registry
 from syncline.clients.reference import digest_of, matches
 from syncline.errors import SynclineError
 from tests.standins.certificates import Authority
@@ -218,6 +218,47 @@ def test_whether_a_blob_is_there(server: ScriptedServer, registry: Registry) -> 
     )
     assert [registry.has_blob("org/app", DIGEST) for _ in range(3)] == [True, False, True]
     assert refusal(registry.has_blob, "org/app", DIGEST).code.name == "FORBIDDEN"
+
+
+WHOLE = Descriptor(DIGEST, len(CONTENT), "")
+
+
+@pytest.mark.parametrize("size", [0, 10, len(CONTENT), len(CONTENT) + 1])
+def test_the_size_of_a_blob(server: ScriptedServer, registry: Registry, size: int) -> None:
+    stored = (CONTENT + b"?")[:size]
+    server.on("HEAD", BLOB, Reply(200, stored))
+    server.on("GET", BLOB, Reply(200, stored))
+    assert registry.blob_size("org/app", WHOLE) == size
+    assert len(server.asked("GET", BLOB)) == (size != len(CONTENT)), "only an odd size is asked for twice"
+
+
+def test_the_size_of_a_blob_that_is_not_there(server: ScriptedServer, registry: Registry) -> None:
+    server.on("HEAD", BLOB, Reply(404), Reply(200, b"short"), Reply(403))
+    server.on("GET", BLOB, Reply(404))
+    assert registry.blob_size("org/app", WHOLE) is None
+    assert registry.blob_size("org/app", WHOLE) is None, "it went between the two requests"
+    assert refusal(registry.blob_size, "org/app", WHOLE).code.name == "FORBIDDEN"
+
+
+def test_a_wrong_answer_to_head_is_not_believed(server: ScriptedServer, registry: Registry) -> None:
+    server.on("HEAD", BLOB, Reply(200, b""))
+    server.on("GET", BLOB, Reply(200, CONTENT))
+    assert registry.blob_size("org/app", WHOLE) == len(CONTENT)
+
+
+def test_the_size_of_a_blob_in_a_store(server: ScriptedServer, elsewhere: ScriptedServer, registry: Registry) -> None:
+    server.on("HEAD", BLOB, Reply(307, headers={"Location": f"{elsewhere.url}/store"}))
+    server.on("GET", BLOB, Reply(307, headers={"Location": f"{elsewhere.url}/store"}))
+    elsewhere.on("HEAD", "/store", Reply(200, CONTENT), Reply(200, b"short"), Reply(403))
+    elsewhere.on("GET", "/store", Reply(200, b"short"))
+    sizes = [registry.blob_size("org/app", WHOLE) for _ in range(3)]
+    assert sizes == [len(CONTENT), 5, len(CONTENT)], "an address may be good for GET only"
+
+
+def test_a_store_that_cannot_be_reached_is_asked_once(server: ScriptedServer, registry: Registry) -> None:
+    server.on("HEAD", BLOB, Reply(307, headers={"Location": "http://127.0.0.1:1/store"}))
+    assert [registry.blob_size("org/app", WHOLE) for _ in range(3)] == [len(CONTENT)] * 3
+    assert len(server.asked("HEAD", BLOB)) == 4
 
 
 def test_a_wrong_digest_is_not_asked_for(server: ScriptedServer, registry: Registry) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import pickle
 from typing import Any
 
 import pytest
 
-from syncline.clients.oci import MANIFEST_TYPES, Manifest, Registry
+from syncline.clients.oci import MANIFEST_TYPES, Manifest, Registry, TagTakenError
 from syncline.clients.oci_manifest import OCI_INDEX, OCI_MANIFEST
 from syncline.clients.reference import digest_of
 from syncline.errors import SynclineError
@@ -19,6 +21,9 @@ MANIFESTS = "/v2/org/app/manifests/"
 BODY = json.dumps({"schemaVersion": 2, "config": {}, "layers": []}, indent=3).encode()
 DIGEST = digest_of(BODY)
 OTHER = digest_of(b"other")
+WRONG = digest_of(b"wrong")
+OTHER_ALGORITHM = f"sha512:{hashlib.sha512(BODY).hexdigest()}"
+WRONG_512 = "sha512:" + "0" * 128
 ANSWER = Reply(200, BODY, {"Content-Type": OCI_MANIFEST, "Docker-Content-Digest": DIGEST})
 
 
@@ -218,9 +223,78 @@ def test_a_manifest_that_is_not_taken(server: ScriptedServer, registry: Registry
     assert len(server.requests) == 1
 
 
-def test_a_digest_of_another_algorithm_cannot_be_compared(server: ScriptedServer, registry: Registry) -> None:
-    server.on("PUT", f"{MANIFESTS}v1", Reply(201, headers={"Docker-Content-Digest": "sha512:" + "0" * 128}))
+def test_a_digest_of_another_algorithm_is_compared_by_the_bytes(server: ScriptedServer, registry: Registry) -> None:
+    right, wrong = (Reply(201, headers={"Docker-Content-Digest": digest}) for digest in (OTHER_ALGORITHM, WRONG_512))
+    server.on("PUT", f"{MANIFESTS}v1", right, wrong)
     registry.put_manifest("org/app", "v1", Manifest(DIGEST, OCI_MANIFEST, BODY))
+    assert refusal(registry.put_manifest, "org/app", "v1", Manifest(DIGEST, OCI_MANIFEST, BODY)).code.name == (
+        "DIGEST_MISMATCH"
+    )
+
+
+# -- a tag, put where nobody else has put another
+
+
+def shows(digest: str | None) -> Reply:
+    """A tag with a digest, or none."""
+    return Reply(404) if digest is None else Reply(200, headers={"Docker-Content-Digest": digest})
+
+
+@pytest.mark.parametrize("named", [DIGEST, OTHER_ALGORITHM])
+def test_a_tag_that_is_right_already_is_not_put(server: ScriptedServer, registry: Registry, named: str) -> None:
+    server.on("HEAD", f"{MANIFESTS}v1", shows(named))
+    assert registry.put_tag("org/app", "v1", Manifest(DIGEST, OCI_MANIFEST, BODY), None) is None
+    assert [request.method for request in server.requests] == ["HEAD"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "before", "overwrite"),
+    [(None, None, False), (OTHER, OTHER, False), (OTHER, None, False), (None, OTHER, True)],
+)
+def test_a_tag_is_put_and_what_it_replaced_is_returned(
+    server: ScriptedServer, registry: Registry, seen: str | None, before: str | None, *, overwrite: bool
+) -> None:
+    server.on("HEAD", f"{MANIFESTS}v1", shows(before), shows(DIGEST))
+    server.on("PUT", f"{MANIFESTS}v1", Reply(201))
+    manifest = Manifest(DIGEST, OCI_MANIFEST, BODY)
+    assert registry.put_tag("org/app", "v1", manifest, seen, overwrite=overwrite) == before
+    assert [request.method for request in server.requests] == ["HEAD", "PUT", "HEAD"]
+
+
+@pytest.mark.parametrize("seen", [None, WRONG])
+def test_a_tag_that_somebody_else_put_meanwhile_stays(
+    server: ScriptedServer, registry: Registry, seen: str | None
+) -> None:
+    server.on("HEAD", f"{MANIFESTS}v1", shows(OTHER))
+    error = refusal(registry.put_tag, "org/app", "v1", Manifest(DIGEST, OCI_MANIFEST, BODY), seen)
+    assert isinstance(error, TagTakenError)
+    assert (error.code.name, error.digest) == ("TAG_DIFFERS", OTHER)
+    assert OTHER in error.what
+    assert DIGEST in error.what
+    assert not server.asked("PUT", f"{MANIFESTS}v1")
+
+
+def test_a_tag_that_somebody_else_put_right_after_us_is_named(server: ScriptedServer, registry: Registry) -> None:
+    server.on("HEAD", f"{MANIFESTS}v1", shows(None), shows(OTHER))
+    server.on("PUT", f"{MANIFESTS}v1", Reply(201))
+    error = refusal(registry.put_tag, "org/app", "v1", Manifest(DIGEST, OCI_MANIFEST, BODY), None)
+    assert error.code.name == "TAG_DIFFERS"
+    assert OTHER in error.what
+    assert DIGEST in error.what
+
+
+@pytest.mark.parametrize("before", [None, OTHER])
+def test_a_tag_that_is_shown_late_is_left_to_the_verification(
+    server: ScriptedServer, registry: Registry, before: str | None
+) -> None:
+    server.on("HEAD", f"{MANIFESTS}v1", shows(before))
+    server.on("PUT", f"{MANIFESTS}v1", Reply(201))
+    assert registry.put_tag("org/app", "v1", Manifest(DIGEST, OCI_MANIFEST, BODY), before) == before
+
+
+def test_the_error_of_a_taken_tag_can_be_pickled() -> None:
+    error = pickle.loads(pickle.dumps(TagTakenError(OTHER, "taken")))
+    assert (error.digest, error.what, error.code.name) == (OTHER, "taken", "TAG_DIFFERS")
 
 
 @pytest.mark.parametrize("name", ["", "Org/app", "../x", "org/app?x=", "org/app/../other", "org//app"])

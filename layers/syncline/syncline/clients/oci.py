@@ -37,7 +37,17 @@ from syncline.clients.oci_upload import Upload, begin, session_of
 from syncline.clients.reference import digest_of, is_digest, matches, parse_digest, parse_reference
 from syncline.errors import SynclineError
 
-__all__ = ["CHUNK", "MANIFEST_TYPES", "BlobStream", "Credentials", "Descriptor", "Manifest", "Registry", "Upload"]
+__all__ = [
+    "CHUNK",
+    "MANIFEST_TYPES",
+    "BlobStream",
+    "Credentials",
+    "Descriptor",
+    "Manifest",
+    "Registry",
+    "TagTakenError",
+    "Upload",
+]
 
 CHUNK: Final = 1024 * 1024
 SETTLING_ATTEMPTS: Final = 4  # a manifest PUT and three more
@@ -48,6 +58,17 @@ _ACCEPT: Final = {"Accept": ", ".join(MANIFEST_TYPES)}
 _CATALOG: Final = ("registry:catalog:*",)
 _SETTLING: Final = frozenset({"DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN"})
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+
+
+class TagTakenError(SynclineError):
+    """TAG_DIFFERS: somebody else put another manifest under a tag while we were about to; `digest` is theirs."""
+
+    def __init__(self, digest: str, what: str) -> None:
+        super().__init__("TAG_DIFFERS", what)
+        self.digest = digest
+
+    def __reduce__(self) -> tuple[type[TagTakenError], tuple[str, str]]:
+        return (TagTakenError, (self.digest, self.what))
 
 
 class Registry:
@@ -69,6 +90,7 @@ class Registry:
         self._transport = Transport(endpoint, credentials, http, renewed)
         self._page_size = page_size
         self._no_referrers_until = 0.0
+        self._asks_store = True
 
     @property
     def host(self) -> str:
@@ -137,6 +159,42 @@ class Registry:
         if answer.status == 200 or answer.status in REDIRECTS:
             return True
         raise answer.error()
+
+    def blob_size(self, repository: str, blob: Descriptor) -> int | None:
+        """Return the size in bytes of the blob that the repository has, or None if it has none.
+
+        A registry that does not tell the size is taken to have all of the blob.
+        """
+        answer = self._transport.send("HEAD", self._blob(repository, blob.digest), pull(repository))
+        if answer.status == 404:
+            return None
+        if answer.status == 200:
+            told = _length(answer)
+        elif answer.status in REDIRECTS:
+            told = self._size_elsewhere(repository, blob.digest)
+        else:
+            raise answer.error()
+        if told in (None, blob.size):
+            return blob.size
+        # Some registries and proxies answer HEAD with the length of an empty body, so GET decides.
+        try:
+            with self.open_blob(repository, blob.digest) as stream:
+                return blob.size if stream.size is None else stream.size
+        except SynclineError as error:
+            if error.code.name == "NOT_FOUND":
+                return None
+            raise
+
+    def _size_elsewhere(self, repository: str, digest: str) -> int | None:
+        """Return the size that the store behind the registry tells, or None if it tells none or cannot be reached."""
+        if self._asks_store:
+            try:
+                answer = self._transport.fetch("HEAD", self._blob(repository, digest), pull(repository))
+            except SynclineError:
+                self._asks_store = False  # a function may reach the registry alone
+            else:
+                return _length(answer) if answer.status == 200 else None
+        return None
 
     def open_blob(self, repository: str, digest: str, offset: int = 0) -> BlobStream:
         """A blob's bytes from ``offset`` on, none if that is its end; unproved: whoever reads them hashes them.
@@ -242,12 +300,35 @@ class Registry:
         if answer.status not in (200, 201, 202, 204):
             raise answer.error()
         stored = answer.header("Docker-Content-Digest")
-        if stored and stored != manifest.digest and not _other_algorithm(stored, manifest.digest):
+        if stored and not manifest.has_digest(stored):
             raise SynclineError(
                 "DIGEST_MISMATCH", f"{self.host}/{repository} stored {stored[:80]!r} where {manifest.digest} was sent"
             )
         subject = manifest.subject
         return subject is None or answer.header("OCI-Subject") == subject.digest
+
+    def put_tag(
+        self, repository: str, tag: str, manifest: Manifest, seen: str | None, *, overwrite: bool = False
+    ) -> str | None:
+        """Put a manifest under a tag that had the digest `seen`, None for no such tag, and return what it replaced.
+
+        A tag is not replaced if its digest is no longer `seen`, except with `overwrite`. Registries have no conditional
+        PUT, so the tag is asked for directly before it and after it. Raises TagTakenError if somebody else's manifest is
+        there at one of these times, and what :meth:`put_manifest` raises.
+        """
+        before = self.manifest_digest(repository, tag)
+        if before is not None and manifest.has_digest(before):
+            return None
+        named = f"{self.host}/{repository}:{tag}"
+        if before != seen and before is not None and not overwrite:
+            what = f"{named} became {before} while {manifest.digest} was copied, and is left as it is"
+            raise TagTakenError(before, what)
+        self.put_manifest(repository, tag, manifest)
+        after = self.manifest_digest(repository, tag)
+        # A registry may show the old tag for a moment. The verification that follows asks again.
+        if after is not None and after != before and not manifest.has_digest(after):
+            raise TagTakenError(after, f"{named} became {after} directly after {manifest.digest} was put there")
+        return before
 
     def _blob(self, repository: str, digest: str) -> str:
         return f"/v2/{repository}/blobs/{parse_digest(digest)}"
@@ -334,8 +415,3 @@ class BlobStream:
 def _length(answer: Response) -> int | None:
     text = answer.header("Content-Length").strip()
     return int(text) if text.isascii() and text.isdigit() else None
-
-
-def _other_algorithm(one: str, other: str) -> bool:
-    """Whether two digests cannot be compared: the registry names the same bytes by another algorithm."""
-    return is_digest(one) and one.partition(":")[0] != other.partition(":")[0]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from syncline.clients.reference import parse_digest
+from syncline.clients.reference import is_digest, matches, parse_digest
 from syncline.errors import SynclineError
 
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
@@ -48,6 +48,10 @@ class Manifest:
     @property
     def is_index(self) -> bool:
         return self.media_type in INDEX_TYPES
+
+    def has_digest(self, digest: str) -> bool:
+        """Return True if the bytes have the digest, whatever its algorithm."""
+        return digest == self.digest or (is_digest(digest) and matches(digest, self.body))
 
     def children(self) -> tuple[Descriptor, ...]:
         """The manifests an index points to; empty for a manifest that is no index. MANIFEST_INVALID if malformed."""
