@@ -129,7 +129,7 @@ def test_what_would_leave_the_folder_is_refused(world: World, tmp_path: Path) ->
     (tmp_path / "out").mkdir()
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "east").symlink_to(tmp_path / "out")
-    with pytest.raises(OSError, match="leads out"):
+    with pytest.raises(SynclineError, match="symbolic link"):
         Folder(tmp_path / "linked").write("east/x", [b"x"])
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -164,6 +164,7 @@ class Download:
         scope = Scope.of(groups) if groups else EVERYTHING
         pages = list(self.kind.discover(scope, None, PACE))
         done = {result.name: result.code or "" for page in pages for result in page.results}
+        done |= {f"{f.item.group}{f.item.name}": f.error.code.name for page in pages for f in page.failures}
         for item in [item for page in pages for item in page.items]:
             for answer in self.kind.transfer([item], PACE):
                 match answer:
@@ -260,3 +261,31 @@ def test_a_download_that_was_changed_is_put_right(world: World, tmp_path: Path) 
     (tmp_path / "download/east/a/f0.yaml").write_bytes(b"tampered")
     assert download.run() == {"east/a/f0.yaml": "moved"}
     assert in_folder(tmp_path / "download") == FILES
+
+
+def test_an_event_removes_nothing_behind_a_link(world: World, tmp_path: Path) -> None:
+    outside, target = tmp_path / "outside", tmp_path / "download"
+    outside.mkdir()
+    (outside / "precious.txt").write_bytes(b"precious")
+    (target / "c0").mkdir(parents=True)
+    (target / "c0" / "ln").symlink_to(outside)
+    world.put({"c0/f": b"ours"})
+    download = Download(world, Folder(target))
+    assert download.run() == {"c0/f": "moved"}
+    assert download.run("c0/ln/precious.txt") == {}
+    world.put({"c0/ln/precious.txt": b"ours", "c0/ln/new.txt": b"ours", "c0/g": b"ours"})
+    refused = {"c0/ln/precious.txt": "LINK_REFUSED", "c0/ln/new.txt": "LINK_REFUSED"}
+    assert download.run() == {**refused, "c0/g": "moved"}
+    assert in_folder(outside) == {"precious.txt": b"precious"}
+
+
+def test_a_cluster_whose_folder_is_a_link_fails_alone(world: World, tmp_path: Path) -> None:
+    outside, target = tmp_path / "outside", tmp_path / "download"
+    outside.mkdir()
+    target.mkdir()
+    (target / "east").symlink_to(outside)
+    world.put(FILES)
+    download = Download(world, Folder(target))
+    codes = download.run()
+    assert codes == {"east/*": "LINK_REFUSED"} | dict.fromkeys(below("west", FILES), "moved")
+    assert in_folder(outside) == {}

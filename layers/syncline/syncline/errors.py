@@ -53,6 +53,8 @@ _ROWS: Final = (
     Code("FILE_DIFFERS", False, "The target has another file under this path, and the sync may not overwrite.", "Decide which is right: delete the target's file, or set `overwrite: true`."),
     Code("FILE_TOO_SLOW", False, "The file would take longer than one function has, and the target's API takes a file in one request only.", "Raise the timeout of the transfer function as the message says, exclude the file, or speed up the target; then `syncline retry`."),
     Code("TARGET_CHANGED", False, "Somebody else created or replaced the target's object after it was checked and before it was written.", "Decide which is right: delete the target's object, or set `overwrite: true`."),
+    Code("LINK_REFUSED", False, "A symbolic link stands in the target's folder where a folder or file is expected. Links below the target's root are never followed.", "Replace the link with what it points to, or make that place the target of a sync of its own."),
+    Code("FILE_REFUSED", False, "This machine refuses to read or write a file: missing rights, a read-only file system, a name that is too long.", "The message holds the system's reason; correct it (most often the owner or mode of the folder), then try again."),
     Code("PATH_REFUSED", False, "The key makes no path that the target can have, or one that would be dangerous or unreadable there: it has `..`, an empty part, a control character, or a name that git reserves.", "Rename the object at its source, or exclude it."),
     Code("REMOVALS_CAPPED", False, "More would be removed from the target than the sync's `removals` allow.", "Check whether the source lost what it should have. If the removals are meant, allow them for one run: `syncline run NAME --allow-removals N`."),
     # Images

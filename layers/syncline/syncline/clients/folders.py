@@ -1,89 +1,106 @@
-"""A folder of this machine as a place for files: written whole or not at all, and never outside of it."""
+"""A folder of this machine as a target for files, with the IDs that git gives their content as fingerprints."""
 
 from __future__ import annotations
 
-import os
-import tempfile
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
-from syncline.clients.git_failures import disk_full
+from syncline.clients.directory import Directory
 from syncline.clients.git_objects import blob_hash
+from syncline.errors import SynclineError
 
 _CHUNK: Final = 1 << 20
-_TEMPORARY: Final = ".syncline-"
 
 
 class Folder:
-    """Files below ``root``, by paths that have been checked. A fingerprint is the id that git gives the content."""
+    """Files below `root`. No link below it is followed: see :class:`syncline.clients.directory.Directory`.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    Only regular files count as files. What stands in the place of one (a link, a pipe) is left as it is, unless
+    `replaces` is set: then it is replaced itself.
+    """
+
+    def __init__(self, root: Path, *, replaces: bool = False) -> None:
+        self._directory = Directory(root)
+        self._replaces = replaces
 
     def __str__(self) -> str:
-        return str(self._root)
+        return str(self._directory.root)
 
     def write(self, path: str, chunks: Iterable[bytes]) -> str:
-        """Put a file; its fingerprint. Links on the way are not followed. Raises DISK_FULL, what the chunks raise."""
-        target = self._root / path
-        with disk_full():
-            self._make(target.parent)
-            number, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=target.parent)
-            try:
-                with os.fdopen(number, "wb") as file:
-                    for chunk in chunks:
-                        file.write(chunk)
-                    size = file.tell()
-                os.replace(name, target)  # noqa: PTH105 - as it is called everywhere
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
-        return _hash(target, size)
+        """Write a file, whole or not at all, and return its fingerprint. Raises what the directory and the chunks raise."""
+        self._check(path)
+        with self._directory.replace(path) as file:
+            for chunk in chunks:
+                file.write(chunk)
+        with self._directory.open(path) as written:
+            return _hash(written)
 
-    def _make(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not folder.resolve().is_relative_to(self._root.resolve()):
-            raise OSError(f"{folder} leads out of {self._root}")
+    def mode(self, path: str) -> int | None:
+        """Return the kind and mode (`st_mode`) of what is at `path`, or None if nothing is.
+
+        Nothing is at a path that has a link or a file in the place of a folder.
+        """
+        try:
+            status = self._directory.stat(path)
+        except SynclineError as error:
+            if error.code.name not in {"LINK_REFUSED", "PATH_COLLIDES"}:
+                raise
+            return None
+        return None if status is None else status.st_mode
 
     def fingerprint(self, path: str) -> str | None:
-        """What a file holds now; None if it is not there."""
-        target = self._root / path
-        if target.is_symlink() or not target.is_file():
+        """Return the fingerprint of the file at `path`, read once more, or None if no regular file is there."""
+        mode = self.mode(path)
+        if mode is None or not stat.S_ISREG(mode):
             return None
-        return _hash(target, target.stat().st_size)
+        try:
+            with self._directory.open(path) as file:
+                return _hash(file)
+        except FileNotFoundError:
+            return None
 
     def content_id(self, path: str) -> str:
-        """The id that git gives what a file holds, read once more; "" if it is not there."""
+        """Return the ID that git gives what a file holds, or "" if no regular file is there."""
         return self.fingerprint(path) or ""
 
     def listing(self, prefix: str) -> Iterator[tuple[str, str]]:
-        """Every file below a folder with its fingerprint."""
-        for place, folders, names in os.walk(self._root / prefix):
-            folders.sort()
-            for name in sorted(names):
-                path = Path(place) / name
-                found = None if name.startswith(_TEMPORARY) else self.fingerprint(str(path.relative_to(self._root)))
-                if found is not None:
-                    yield path.relative_to(self._root).as_posix(), found
+        """Yield every file below a folder with its fingerprint. Names that are not UTF-8 are left out: none is ours."""
+        for path, status in self._directory.walk(prefix):
+            found = self.fingerprint(path) if stat.S_ISREG(status.st_mode) and _is_text(path) else None
+            if found is not None:
+                yield path, found
 
     def tops(self) -> list[str]:
-        """The folders that lie directly in it."""
-        return sorted(each.name for each in self._root.iterdir() if each.is_dir()) if self._root.is_dir() else []
+        """Return the names of the folders that lie directly in it."""
+        return [name for name in self._directory.folders() if _is_text(name)]
 
     def remove(self, path: str) -> None:
         """Remove a file, and the folders that are empty then."""
-        target = self._root / path
-        target.unlink(missing_ok=True)
-        for folder in target.parents:
-            if folder == self._root or not folder.is_dir() or any(folder.iterdir()):
-                return
-            folder.rmdir()
+        self._check(path)
+        self._directory.remove(path)
+
+    def _check(self, path: str) -> None:
+        """Raise LINK_REFUSED or PATH_COLLIDES if something at `path` is to stay that is no regular file."""
+        mode = None if self._replaces else self.mode(path)
+        if mode is not None and not stat.S_ISREG(mode):
+            code = "LINK_REFUSED" if stat.S_ISLNK(mode) else "PATH_COLLIDES"
+            raise SynclineError(code, f"{path!a} in {self} is not a regular file")
 
 
-def _hash(path: Path, size: int) -> str:
-    digest = blob_hash(size)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+def _hash(file: BinaryIO) -> str:
+    digest = blob_hash(file.seek(0, 2))
+    file.seek(0)
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
     return digest.hexdigest()
+
+
+def _is_text(name: str) -> bool:
+    """Return True if a name of this machine is UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -97,7 +97,11 @@ class Downloads:
             for each in page.objects
             if layout.takes(each.key)
         }
-        known, there = self._memory.known(self._rules.place, cluster), dict(self._store.listing(cluster))
+        try:
+            there = dict(self._store.listing(cluster))
+        except SynclineError as failed:
+            return Compared(cluster, Page("", failures=(Failure(Item(f"{cluster}/", "*"), failed),)))
+        known = self._memory.known(self._rules.place, cluster)
         names, items, results, skipped = Names(), [], [], 0
         for key in sorted(listed, key=str.encode):
             path, was = layout.path_of(key), known.get(key)

@@ -1,0 +1,239 @@
+"""A directory of this machine whose symbolic links are never followed.
+
+Every path is opened one component at a time, each relative to the descriptor of its parent and with ``O_NOFOLLOW``. A
+folder that somebody replaces by a link between two calls is therefore refused, not entered. Only the root itself may
+be a link: the operator named it. Files are written to a new file in the same folder and renamed into place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from syncline.errors import SynclineError
+
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_TEMPORARY: Final = re.compile(r"\.syncline-[0-9a-f]{16}")
+_PRIVATE: Final = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """Files below `root`, by paths relative to it that have `/` between their names.
+
+    Every method raises PATH_REFUSED for a path that has an empty name, `.` or `..` in it, LINK_REFUSED if a link stands
+    where a folder or the file is expected, PATH_COLLIDES if a file stands where a folder is expected or the reverse,
+    DISK_FULL, and FILE_REFUSED with the system's reason for everything else but a file that does not exist.
+    """
+
+    root: Path
+
+    def stat(self, path: str) -> os.stat_result | None:
+        """Return the status of what stands at `path`, a link itself included, or None if nothing does."""
+        with contextlib.suppress(FileNotFoundError), self._coded(path), self._parent(path) as (parent, name):
+            return os.stat(name, dir_fd=parent, follow_symlinks=False)
+        return None
+
+    def link(self, path: str) -> str:
+        """Return the text of the link at `path`."""
+        with self._coded(path), self._parent(path) as (parent, name):
+            return os.readlink(name, dir_fd=parent)
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a regular file for reading. Raises FileNotFoundError."""
+        with self._coded(path), self._parent(path) as (parent, name):
+            # Without O_NONBLOCK a pipe would wait for somebody who writes to it.
+            return self._file(parent, name, os.O_RDONLY | os.O_NONBLOCK, "rb", path)
+
+    def append(self, path: str, *, mode: int = _PRIVATE) -> BinaryIO:
+        """Open a regular file for reading and for writing at its end. It is made if it does not exist."""
+        with self._coded(path), self._parent(path, make=True) as (parent, name):
+            return self._file(parent, name, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, "a+b", path, mode)
+
+    @contextlib.contextmanager
+    def replace(self, path: str, *, mode: int = _PRIVATE) -> Iterator[BinaryIO]:
+        """Give a new file to write to, and put it in the place of the file or link at `path` when the block ends.
+
+        Missing folders are made. If the block raises, what stood at `path` stays.
+        """
+        with self._coded(path), self._parent(path, make=True) as (parent, name):
+            temporary = f".syncline-{secrets.token_hex(8)}"
+            number = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=parent)
+            try:
+                with os.fdopen(number, "w+b") as file:
+                    yield file
+                self._rename(parent, temporary, parent, name, path)
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=parent)
+                raise
+
+    def rename(self, old: str, new: str) -> None:
+        """Put the file `old` in the place of the file or link `new`. Missing folders are made."""
+        with (
+            self._coded(new),
+            self._parent(old) as (parent, name),
+            self._parent(new, make=True) as (other, new_name),
+        ):
+            self._rename(parent, name, other, new_name, new)
+
+    def remove(self, path: str) -> bool:
+        """Remove a file or link, and every folder above it that is empty then. Return False if there is none."""
+        names = _names(path)
+        try:
+            with self._coded(path), self._parent(path) as (parent, name):
+                try:
+                    os.unlink(name, dir_fd=parent)
+                except (IsADirectoryError, PermissionError):
+                    if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                        raise
+                    raise SynclineError("PATH_COLLIDES", f"{self._shown(path)} is a folder, not a file") from None
+        except FileNotFoundError:
+            return False
+        for count in range(len(names) - 1, 0, -1):
+            try:
+                with self._parent("/".join(names[:count])) as (parent, name):
+                    os.rmdir(name, dir_fd=parent)
+            except (OSError, SynclineError):
+                break  # it is not empty, or somebody else was here
+        return True
+
+    def remove_tree(self, path: str) -> bool:
+        """Remove a folder with all that is below it; links in it are removed, not followed. Return False if there is none."""
+        try:
+            with self._coded(path), self._parent(path) as (parent, name):
+                os.close(self._folder(parent, name, path))
+                shutil.rmtree(name, dir_fd=parent)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def walk(self, path: str = "") -> Iterator[tuple[str, os.stat_result]]:
+        """Yield the path and status of all below the folder `path` that is not a folder, links themselves included.
+
+        Nothing is yielded if there is no such folder. Unfinished files of :meth:`replace` are left out.
+        """
+        waiting = [path]
+        while waiting:
+            here = waiting.pop()
+            below: list[str] = []
+            for name, status in self._entries(here):
+                inner = f"{here}/{name}" if here else name
+                if stat.S_ISDIR(status.st_mode):
+                    below.append(inner)
+                elif not _TEMPORARY.fullmatch(name):
+                    yield inner, status
+            waiting += reversed(below)
+
+    def folders(self) -> list[str]:
+        """Return the names of the folders that lie directly in the root."""
+        return [name for name, status in self._entries("") if stat.S_ISDIR(status.st_mode)]
+
+    # -- descriptors ---------------------------------------------------------------------------------------------
+
+    def _entries(self, path: str) -> list[tuple[str, os.stat_result]]:
+        """Return names and statuses of a folder in order; nothing if there is none."""
+        found: list[tuple[str, os.stat_result]] = []
+        names = _names(path) if path else []
+        with contextlib.suppress(FileNotFoundError), self._coded(path), self._opened(names, path) as folder:
+            for name in sorted(os.listdir(folder)):  # noqa: PTH208 - a path has no descriptor
+                with contextlib.suppress(FileNotFoundError):  # it went meanwhile
+                    found.append((name, os.stat(name, dir_fd=folder, follow_symlinks=False)))
+        return found
+
+    @contextlib.contextmanager
+    def _coded(self, path: str) -> Iterator[None]:
+        """Give the system's failures within the block a code, but for a file that does not exist."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            what = f"{self._shown(path)}: {error.strerror or error}"
+            raise SynclineError("DISK_FULL" if full else "FILE_REFUSED", what) from error
+
+    @contextlib.contextmanager
+    def _parent(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """Open the folder that `path` lies in; its descriptor and the last name of the path."""
+        *names, last = _names(path)
+        with self._opened(names, path, make=make) as folder:
+            yield folder, last
+
+    @contextlib.contextmanager
+    def _opened(self, names: list[str], path: str, *, make: bool = False) -> Iterator[int]:
+        if make:
+            self.root.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.root, _FOLDER)
+        try:
+            for name in names:
+                if make:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(name, dir_fd=folder)
+                below = self._folder(folder, name, path)
+                os.close(folder)
+                folder = below
+            yield folder
+        finally:
+            os.close(folder)
+
+    def _folder(self, parent: int, name: str, path: str) -> int:
+        try:
+            return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+            if _is_link(parent, name):
+                raise self._refused(path, name) from None
+            raise SynclineError("PATH_COLLIDES", f"{self._shown(path)}: {name!r} is a file, not a folder") from None
+
+    def _file(  # noqa: PLR0913, PLR0917 - the arguments of `open` and what an error names
+        self, parent: int, name: str, flags: int, kind: str, path: str, mode: int = 0
+    ) -> BinaryIO:
+        try:
+            number = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=parent)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise self._refused(path, name) from None
+            if error.errno in (errno.EISDIR, errno.ENXIO):
+                raise SynclineError("PATH_COLLIDES", f"{self._shown(path)} is not a regular file") from None
+            raise
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            os.close(number)
+            raise SynclineError("PATH_COLLIDES", f"{self._shown(path)} is not a regular file")
+        return os.fdopen(number, kind)  # type: ignore[return-value]
+
+    def _rename(self, parent: int, name: str, other: int, new_name: str, path: str) -> None:
+        try:
+            os.rename(name, new_name, src_dir_fd=parent, dst_dir_fd=other)
+        except (IsADirectoryError, NotADirectoryError, FileExistsError):
+            raise SynclineError("PATH_COLLIDES", f"{self._shown(path)} is a folder, not a file") from None
+
+    def _refused(self, path: str, name: str) -> SynclineError:
+        return SynclineError("LINK_REFUSED", f"{self._shown(path)}: {name!r} is a symbolic link")
+
+    def _shown(self, path: str) -> str:
+        return f"{path!a} in {self.root}"
+
+
+def _names(path: str) -> list[str]:
+    names = path.split("/")
+    if any(name in ("", ".", "..") or "\0" in name for name in names):
+        raise SynclineError("PATH_REFUSED", f"{path!a} is not a path below a folder")
+    return names
+
+
+def _is_link(parent: int, name: str) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
