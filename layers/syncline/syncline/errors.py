@@ -78,6 +78,8 @@ _ROWS: Final = (
     Code("REPOSITORY_ABSENT", False, "The git repository does not exist, or these credentials may not even see it.", "Create it (an empty one will do), or correct `repository` and `auth` in syncs.yaml."),
     Code("HOST_KEY_REFUSED", False, "The SSH server's host key is unknown, or is not the one in `known_hosts`.", "Ask the server's people for the key's fingerprint by another way; then put the new line into `known_hosts`."),
     Code("BRANCH_PROTECTED", False, "The server refuses pushes to the branch: protection, a rule or a hook.", "Let the bot's account push to the branch, or write to another one."),
+    Code("BRANCH_INVALID", False, "The branch of a cluster would have a name that git does not take: `..`, a space, `~^:?*[`, `.lock` at the end, over 200 bytes.", "Rename the cluster's folder in the bucket, exclude it by `select.clusters`, or use one branch for all clusters."),
+    Code("BRANCH_BLOCKED", False, "The repository has a branch whose name makes this branch impossible: git keeps `bk` and `bk/east` in one place, and only one of them can exist.", "Rename or delete the branch that the message names, or set another `branch`."),
     Code("BRANCH_MOVED", True, "Someone else pushed to the branch again and again while the commit was made.", "Nothing, if it passes; otherwise find out who else writes to the branch, or give each cluster a branch."),
     Code("OVER_LIMIT", False, "The object is larger than the limit of the git server or of the sync (`largest`).", "Exclude it, or raise `largest` if the server takes larger files."),
     Code("DISK_FULL", True, "The function's temporary space is full.", "Raise the function's ephemeral storage; it needs room for one commit's new files."),

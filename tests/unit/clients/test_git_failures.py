@@ -30,6 +30,11 @@ SAID = [
     ("fatal: the remote end hung up unexpectedly", "UNREACHABLE"),
     ("server certificate verification failed. CAfile: none CRLfile: none", "TLS_FAILED"),
     ("!\tx:refs/heads/main\t[rejected] (stale info)", "BRANCH_MOVED"),
+    (
+        "error: cannot lock ref 'refs/heads/bk/c': 'refs/heads/bk' exists; cannot create 'refs/heads/bk/c'",
+        "BRANCH_BLOCKED",
+    ),
+    ("! [remote rejected] x -> bk/c (directory file conflict)", "BRANCH_BLOCKED"),
     ("! [remote rejected] x -> main (cannot lock ref 'refs/heads/main': is at 1 but expected 2)", "BRANCH_MOVED"),
     ("! [remote rejected] x -> main (pre-receive hook declined)", "BRANCH_PROTECTED"),
     ("remote: error: GH006: Protected branch update failed for refs/heads/main.", "BRANCH_PROTECTED"),

@@ -52,7 +52,7 @@ BAD_NAMES += ["a.lock", "a.lock/b", "a@{b", "a.", "a\nb", "HEAD", "x" * 201, "a\
 def test_a_branch_that_git_would_not_take(name: str) -> None:
     with pytest.raises(SynclineError) as caught:
         branch_ref(name)
-    assert caught.value.code.name == "CONFIG_INVALID"
+    assert caught.value.code.name == "BRANCH_INVALID"
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1, max_size=10))

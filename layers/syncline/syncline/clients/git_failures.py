@@ -25,6 +25,7 @@ _WORDS: Final = tuple(
         (r"no space left on device|out of disk ?space|sha1 file .* write error|disk quota exceeded|unable to create temporary file: file too large", "DISK_FULL"),
         (r"host key verification failed|remote host identification has changed|no matching host key", "HOST_KEY_REFUSED"),
         (r"certificate (problem|verif|is not trusted|subject name)|unable to get local issuer", "TLS_FAILED"),
+        (r"exists; cannot create|directory[/ ]file conflict", "BRANCH_BLOCKED"),
         (r"stale info|fetch first|non-fast-forward|incorrect old value|cannot lock ref|failed to update ref", "BRANCH_MOVED"),
         (r"reference already exists|remote ref updated since checkout", "BRANCH_MOVED"),
         (r"GH001|exceeds .{0,40}(file )?size limit|maximum allowed size|larger than .{0,40}(limit|allowed)", "OVER_LIMIT"),

@@ -30,6 +30,16 @@ class Entry:
     def is_folder(self) -> bool:
         return self.mode == FOLDER
 
+    @property
+    def fingerprint(self) -> str | None:
+        """The blob's ID if this is an ordinary file; with the mode before it if it is not; None for a folder.
+
+        So an executable file, a symbolic link and a submodule are never equal to a file, whatever is in them.
+        """
+        if self.is_folder:
+            return None
+        return self.oid if self.mode == FILE else f"{self.mode.decode('ascii', 'replace')}:{self.oid}"
+
 
 @dataclass(frozen=True, slots=True)
 class Commit:
@@ -45,10 +55,18 @@ class Commit:
         return str(found[-1]) if found else None
 
 
+def unfit_branch(name: str) -> SynclineError | None:
+    """Return BRANCH_INVALID if git does not take a name for a branch (``git check-ref-format``), else None."""
+    if name.isprintable() and _BRANCH.fullmatch(name) and len(name.encode()) <= 200 and name != "HEAD":
+        return None
+    return SynclineError("BRANCH_INVALID", f"{name!r} cannot be the name of a branch")
+
+
 def branch_ref(name: str) -> str:
-    """The full name of a branch; CONFIG_INVALID if git would not take the name (``git check-ref-format``)."""
-    if not name.isprintable() or not _BRANCH.fullmatch(name) or len(name.encode()) > 200 or name == "HEAD":
-        raise SynclineError("CONFIG_INVALID", f"{name!r} cannot be the name of a branch")
+    """Return the full name of a branch. Raises BRANCH_INVALID."""
+    error = unfit_branch(name)
+    if error is not None:
+        raise error
     return f"refs/heads/{name}"
 
 
@@ -108,6 +126,14 @@ def read_commit(oid: str, raw: bytes) -> Commit:
     head, _, message = raw.partition(b"\n\n")
     tree = head.partition(b"\n")[0].removeprefix(b"tree ").decode()
     return Commit(oid, tree, message.decode("utf-8", "replace"))
+
+
+def text_of(name: bytes) -> str | None:
+    """Return a name or path as text, or None if it is not UTF-8. Only somebody else can have made such a name."""
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def quoted(path: bytes) -> bytes:

@@ -29,7 +29,9 @@ from syncline.clients.git_objects import (
     branch_ref,
     quoted,
     read_commit,
+    text_of,
     tree_entries,
+    unfit_branch,
 )
 from syncline.errors import SynclineError
 
@@ -124,9 +126,26 @@ class Branch:
         return out.split(b"\t")[0].decode() if out else None
 
     def heads(self, pattern: str) -> list[str]:
-        """The names of all branches at the server that a pattern with ``*`` in it fits."""
-        out = self._git.ask("ls-remote", "--quiet", "--heads", "origin", f"refs/heads/{pattern}").out
-        return [line.partition(b"\trefs/heads/")[2].decode("utf-8", "replace") for line in out.splitlines()]
+        """Return the names of all branches at the server that a pattern with ``*`` in it fits and that could be ours."""
+        return [name for name in self._heads(pattern) if unfit_branch(name) is None]
+
+    def check_free(self) -> None:
+        """Raise BRANCH_BLOCKED if this branch cannot be made because of another's name. It costs one request."""
+        parts = self.name.split("/")
+        above = ["/".join(parts[:count]) for count in range(1, len(parts))]
+        # A pattern also fits the ends of longer names.
+        found = [
+            name for name in self._heads(*above, f"{self.name}/*") if name in above or name.startswith(f"{self.name}/")
+        ]
+        if found:
+            raise SynclineError("BRANCH_BLOCKED", f"{self.name!r} cannot be made while there is a branch {found[0]!r}")
+
+    def _heads(self, *patterns: str) -> list[str]:
+        """Return the names of the branches that a pattern fits. Names that are not UTF-8 are left out: none is ours."""
+        refs = (f"refs/heads/{pattern}" for pattern in patterns)
+        out = self._git.ask("ls-remote", "--quiet", "--heads", "origin", *refs).out
+        names = (line.partition(b"\trefs/heads/")[2] for line in out.splitlines())
+        return [text for name in names if (text := text_of(name)) is not None]
 
     def _commit(self, name: str) -> Commit:
         with self._git.start("cat-file", "--batch") as running:

@@ -16,13 +16,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from syncline.clients.git_objects import Entry
+from syncline.clients.git_objects import Entry, text_of
 from syncline.clients.git_repository import Branch, NewCommit, Person
 from syncline.errors import SynclineError
 from syncline.kinds.backups.layout import Layout
 from syncline.kinds.backups.memory import Count, Known, Memory
 from syncline.kinds.backups.message import BATCH, Change, Tally, message_of
-from syncline.kinds.backups.paths import Names, refusal
+from syncline.kinds.backups.paths import Names, collision, unfit
 from syncline.kinds.backups.planning import Caps, caps_of, too_many
 from syncline.kinds.backups.reading import Content, Reader
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
@@ -76,7 +76,8 @@ class Committer:
     def commit(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
         """One answer for each item, all of one branch."""
         with self._open(items[0].group, pace) as branch:
-            branch.fetch()
+            if branch.fetch() is None:
+                branch.check_free()
             work = _Work(self, branch, items, pace)
             yield from work.answers()
 
@@ -127,14 +128,9 @@ class _Work:
 
     def _read_all(self, there: Mapping[bytes, Mapping[bytes, Entry]]) -> None:
         """Read every item that can be a path, and keep here what the tree does not have."""
-        names = Names()
-        for folder, entries in there.items():
-            for name, entry in entries.items():
-                path = (folder + b"/" + name if folder else name).decode("utf-8", "replace")
-                names.add_entry(path, is_folder=entry.is_folder)
         wanted: list[Item] = []
         for item in sorted(self._items, key=lambda each: each.name.encode()):
-            error = refusal(self._layout.path_of(item.name), names)
+            error = unfit(self._layout.path_of(item.name))
             if error is None:
                 wanted.append(item)
             else:
@@ -147,16 +143,48 @@ class _Work:
         self, items: Sequence[Item], there: Mapping[bytes, Mapping[bytes, Entry]], read: set[str]
     ) -> Iterator[bytes]:
         stored: set[str] = set()
+        names = self._names(there)
         for content in self._reader.read(items, self._branch.store_stream, lambda: self._pace.over):
             read.add(content.item.name)
             if content.error is not None:
                 self._done.append(Failure(content.item, content.error))
                 continue
             path = self._layout.path_of(content.item.name)
+            error = None if content.blob is None else self._collision(path, names, there)
+            if error is not None:
+                self._done.append(Failure(content.item, error))
+                continue
             if content.data is not None and content.blob != _blob_at(there, path) and content.blob not in stored:
                 stored.add(str(content.blob))
                 yield content.data
             self._contents[path] = replace(content, data=None)
+
+    def _names(self, there: Mapping[bytes, Mapping[bytes, Entry]]) -> Names:
+        names = Names()
+        for folder, entries in there.items():
+            for name, entry in entries.items():
+                path = text_of(folder + b"/" + name if folder else name)
+                if path is not None:
+                    names.add_entry(path, is_folder=entry.is_folder)
+        return names
+
+    def _collision(self, path: str, names: Names, there: Mapping[bytes, Mapping[bytes, Entry]]) -> SynclineError | None:
+        """Take a path, or return why it cannot be taken.
+
+        What is not a folder but stands in the place of one, below the cluster's own folder, gives way to it if the
+        bucket does not have it.
+        """
+        cluster = self._layout.cluster_path(self._cluster(path))
+        for at in (at for at, letter in enumerate(path) if letter == "/" and at > len(cluster)):
+            if _blob_at(there, path[:at]) is not None and not self._at_source(path[:at]):
+                names.drop(path[:at])
+        return collision(path, names)
+
+    def _at_source(self, path: str) -> bool:
+        content = self._contents.get(path)
+        if content is not None:
+            return content.blob is not None
+        return self._reader.bucket.head(self._layout.key_of(path)) is not None
 
     # -- changing ------------------------------------------------------------------------------------------------
 
@@ -253,7 +281,8 @@ class _Work:
         """The clusters that the tip has, and the ids of their trees."""
         root = self._layout.folder.encode()
         entries = self._branch.folders([root])[root]
-        return {name.decode("utf-8", "replace"): entry.oid for name, entry in entries.items() if entry.is_folder}
+        named = ((text_of(name), entry) for name, entry in entries.items() if entry.is_folder)
+        return {name: entry.oid for name, entry in named if name is not None}
 
     def _keep_counts(self) -> None:
         trees = self._trees()
@@ -295,7 +324,7 @@ def _name_of(work: str, items: Sequence[Item]) -> str:
 
 
 def _blob_at(there: Mapping[bytes, Mapping[bytes, Entry]], path: str) -> str | None:
-    """The blob that a tree has at a path; None if there is none, or something else."""
+    """Return the fingerprint of what a tree has at a path, or None if there is nothing or a folder."""
     folder, _, name = path.encode().rpartition(b"/")
     entry = there.get(folder, {}).get(name)
-    return entry.oid if entry is not None and not entry.is_folder else None
+    return None if entry is None else entry.fingerprint

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from syncline.clients.bucket import Bucket
-from syncline.clients.git_objects import Entry, tree_id
+from syncline.clients.git_objects import Entry, text_of, tree_id, unfit_branch
 from syncline.clients.git_repository import Branch
 from syncline.errors import SynclineError
 from syncline.kinds.backups.committing import Open, Rules
@@ -122,8 +122,10 @@ class Look:
             if self._layout.takes(key) and (cluster := self._layout.cluster_of(key)) is not None
         ]
         items.sort(key=lambda item: (item.group, item.name))
+        odd = {item.group: error for item in items if (error := unfit_branch(item.group)) is not None}
+        results = tuple(refused(item, odd[item.group]) for item in items if item.group in odd)
         portions = _Portions()
-        yield from portions.add(Page("", tuple(items)), Mark())
+        yield from portions.add(Page("", tuple(item for item in items if item.group not in odd), 0, results), Mark())
         yield from portions.rest(Mark())
 
     # -- a full look ---------------------------------------------------------------------------------------------
@@ -135,8 +137,12 @@ class Look:
             yield from portions.add(Page("", results=tuple(self._loose(loose))), mark)
         if self._layout.branch_per_cluster:
             all_ = {*listed, *self._branched(listed, pace)}
-            wanted = all_ if only is None else all_ & {*only}
+            wanted = sorted(all_ if only is None else all_ & {*only})
             branches = {self._layout.branch_of(cluster): [cluster] for cluster in wanted}
+            odd = {name: error for name in branches if (error := unfit_branch(name)) is not None}
+            failures = tuple(Failure(Item(f"{branches.pop(name)[0]}/", "*"), error) for name, error in odd.items())
+            if not mark.after:
+                yield from portions.add(Page("", failures=failures), mark)
         else:
             branches = {self._layout.branch: listed if only is None else only}
 
@@ -196,7 +202,8 @@ class Look:
     def _tree_clusters(self, branch: Branch) -> dict[str, Entry]:
         root = self._layout.folder.encode()
         entries = branch.folders([root])[root]
-        return {name.decode("utf-8", "replace"): e for name, e in entries.items() if e.is_folder}
+        named = ((text_of(name), entry) for name, entry in entries.items() if entry.is_folder)
+        return {name: entry for name, entry in named if name is not None}
 
     def listing(self, cluster: str) -> Listing:
         """All objects of a cluster that belong to the sync."""
@@ -313,9 +320,9 @@ class _Comparing:
         return tree_id((key[skip:].encode(), was.blob) for key, was in current.items() if was.blob)
 
     def _files(self, cluster: str, tree: Entry | None) -> dict[str, str]:
-        """The files that the branch has of a cluster: paths and blobs."""
+        """The files that the branch has of a cluster, with their fingerprints. Names that are not UTF-8 are nobody's."""
         if tree is None:
             return {}
         path = self._layout.cluster_path(cluster).encode()
-        found = self._branch.files(path, tree.oid)
-        return {path.decode("utf-8", "surrogateescape"): entry.oid for path, entry in found}
+        named = ((text_of(path), entry.fingerprint) for path, entry in self._branch.files(path, tree.oid))
+        return {path: mark for path, mark in named if path is not None and mark is not None}

@@ -130,14 +130,25 @@ def sorted_out(keys: Iterable[str], there: Names) -> tuple[list[str], dict[str, 
 
 
 def refusal(key: str, there: Names) -> SynclineError | None:
-    """Why a key may not be taken beside those that are ``there``; else it is taken, and None."""
+    """Take a key beside those that are `there`, or return why it cannot be taken."""
+    return unfit(key) or collision(key, there)
+
+
+def unfit(key: str) -> SynclineError | None:
+    """Return why a key cannot be a path, or None if it can."""
     problem = problem_of(key)
-    if problem is not None:
-        return SynclineError("PATH_REFUSED", f"{shown(key)} {problem}")
+    return None if problem is None else SynclineError("PATH_REFUSED", f"{shown(key)} {problem}")
+
+
+def collision(key: str, there: Names) -> SynclineError | None:
+    """Take a key beside those that are `there`, or return what it collides with."""
     other = there.take(key)
-    if other is not None:
-        return SynclineError("PATH_COLLIDES", f"{shown(key)} is the same as {shown(other)} on some systems")
-    return None
+    if other is None:
+        return None
+    if key.startswith(f"{other}/") or other == f"{key}/":
+        what = f"{shown(other)} is there, and one path cannot be a file and a folder"
+        return SynclineError("PATH_COLLIDES", f"{shown(key)} cannot be beside it: {what}")
+    return SynclineError("PATH_COLLIDES", f"{shown(key)} is the same as {shown(other)} on some systems")
 
 
 def shown(key: str) -> str:

@@ -48,5 +48,5 @@ class Proof:
             for name, path in paths.items():
                 folder, _, last = path.rpartition(b"/")
                 entry = folders[folder].get(last)
-                found[name] = entry.oid if entry is not None and not entry.is_folder else None
+                found[name] = None if entry is None else entry.fingerprint
             return found

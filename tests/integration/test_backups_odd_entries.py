@@ -1,0 +1,175 @@
+"""One odd entry of a branch or bucket costs that entry alone, and what somebody made of ours is put right."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from syncline.clients.http import Http
+from syncline.errors import SynclineError
+from syncline.kinds.backups import Layout
+from syncline.kinds.kind import Pace
+from syncline.model import EVERYTHING, Scope
+from tests.backups_world import World, make_bucket, s3_server
+from tests.standins.git_places import Bare, make_bare
+
+FILES = {f"{c}/n{n}/f{f}": f"{c} {n} {f}\n".encode() for c in ("east", "west") for n in range(2) for f in range(2)}
+PLANTED = b"planted"
+COMMIT = b"0123456789" * 4
+
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture
+def world(s3: str, tmp_path: Path) -> World:
+    http = Http()
+    bare = make_bare(tmp_path / "srv" / "r.git")
+    name = tmp_path.name.replace("_", "-")[:50].lower()
+    world = World(make_bucket(s3, f"{name}-b", http), bare, f"file://{bare.path}", None, http)
+    world.put(FILES)
+    return world.but(layout=Layout(folder="clusterbackup"))
+
+
+def plant(bare: Bare, *commands: bytes, branch: str = "main") -> None:
+    """Make somebody else's commit of these commands of fast-import. A path may be any bytes."""
+    ref = f"refs/heads/{branch}"
+    there = bare.git("for-each-ref", "--format=%(objectname)", ref).strip()
+    lines = [b"commit " + ref.encode(), b"committer else <else@example.com> 1750000000 +0000", b"data 7", b"planted"]
+    lines += [b"from " + there.encode()] if there else []
+    bare.git("fast-import", "--quiet", feed=b"\n".join([*lines, *commands]) + b"\n")
+
+
+def file(path: bytes, data: bytes = PLANTED, mode: bytes = b"100644") -> bytes:
+    return b"M %s inline %s\ndata %d\n%s" % (mode, path, len(data), data)
+
+
+def submodule(path: bytes) -> bytes:
+    return b"M 160000 %s %s" % (COMMIT, path)
+
+
+def entry(bare: Bare, path: str, branch: str = "main") -> str:
+    """Return mode and content of a path of the branch."""
+    mode, _, oid, _ = bare.git("ls-tree", branch, path).split(maxsplit=3)
+    return f"{mode} {bare.git('cat-file', 'blob', oid)}"
+
+
+def discover(world: World, *groups: str) -> dict[str, str]:
+    """Return the codes that a scan gives, of results and of failures."""
+    scope = Scope.of(groups) if groups else EVERYTHING
+    pages = list(world.kind().discover(scope, None, Pace(lambda: 100.0)))
+    codes = {f"{f.item.group}{f.item.name}": f.error.code.name for page in pages for f in page.failures}
+    return codes | {result.name: result.code or "" for page in pages for result in page.results}
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [b"clusterbackup/east/n0/\xff", b"clusterbackup/\xff/n0/f", b"\xff"])
+def test_a_name_that_is_not_utf_8_costs_nothing_else(world: World, path: bytes) -> None:
+    world.run()
+    plant(world.bare, file(path))
+    world.put({"east/n0/new": b"new", "west/n0/f0": b"changed"})
+    world.delete("east/n0/f1")
+    assert world.codes(world.run()) == {"east/n0/new": "moved", "west/n0/f0": "moved", "east/n0/f1": "removed"}
+    assert world.codes(world.run()) == {}
+    assert world.bare.git("log", "-1", "--format=", "--name-only", "--all", "--", ":(glob)**").count("\\377") == 0
+    listed = world.bare.git("ls-tree", "-r", "--name-only", "main")
+    assert listed.count("\\377") == 1, "it is nobody's business"
+
+
+@pytest.mark.parametrize("name", ["bad..name", "a b", "x.lock", "c~1"])
+def test_a_cluster_that_cannot_be_a_branch_fails_alone(world: World, name: str) -> None:
+    world = world.but(layout=Layout(branch="bk/{cluster}"))
+    world.put({f"{name}/n0/f0": b"x"})
+    assert discover(world) == {f"{name}/*": "BRANCH_INVALID"}
+    pages = world.look()
+    assert {item.name for page in pages for item in page.items} == set(FILES)
+    assert discover(world, f"{name}/") == {f"{name}/*": "BRANCH_INVALID"}
+    hinted = world.run(f"{name}/n0/f0", "east/n0/f0")
+    assert world.codes(hinted) == {f"{name}/n0/f0": "BRANCH_INVALID", "east/n0/f0": "moved"}
+
+
+def test_a_branch_of_somebody_else_that_could_not_be_ours_is_nobodys_cluster(world: World) -> None:
+    world = world.but(layout=Layout(branch="bk/{cluster}"))
+    world.run()
+    plant(world.bare, file(b"-x/n0/f"), branch="bk/" + 220 * "x")
+    assert world.codes(world.run()) == {}
+
+
+@pytest.mark.parametrize(("other", "template"), [("bk", "bk/{cluster}"), ("bk/east/old", "bk/{cluster}")])
+def test_a_branch_in_the_way_of_ours_is_told_at_once(world: World, other: str, template: str) -> None:
+    world = world.but(layout=Layout(branch=template))
+    plant(world.bare, file(b"f"), branch=other)
+    items = [item for page in world.look() for item in page.items if item.group == "bk/east"]
+    begun = time.monotonic()
+    with pytest.raises(SynclineError, match=f"'{other}'") as caught:
+        world.commit(items)
+    assert caught.value.code.name == "BRANCH_BLOCKED"
+    assert not caught.value.retried
+    assert time.monotonic() - begun < 5
+
+
+# -- modes and things in the place of ours -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [b"100755", b"120000", b"160000"])
+@pytest.mark.parametrize("remembers", [True, False])
+@pytest.mark.parametrize("groups", [(), ("east/n0/f0",)])
+def test_a_mode_that_somebody_changed_is_put_right(
+    world: World, mode: bytes, remembers: bool, groups: tuple[str, ...]
+) -> None:
+    world.run()
+    path = "clusterbackup/east/n0/f0"
+    thing = submodule(path.encode()) if mode == b"160000" else file(path.encode(), FILES["east/n0/f0"], mode)
+    plant(world.bare, thing)
+    again = world if remembers else world.but(memory=type(world.memory)())
+    assert world.codes(again.run(*groups))["east/n0/f0"] == "moved"
+    assert entry(world.bare, path) == f"100644 {FILES['east/n0/f0'].decode()}"
+    assert set(world.codes(world.run()).values()) <= {"skipped"}
+
+
+@pytest.mark.parametrize(
+    "thing", [file(b"clusterbackup/east/n0"), submodule(b"clusterbackup/east/n0")], ids=["file", "submodule"]
+)
+@pytest.mark.parametrize("groups", [(), ("east/n0/f0", "east/n0/f1")])
+def test_what_stands_in_the_place_of_our_folder_is_replaced(
+    world: World, thing: bytes, groups: tuple[str, ...]
+) -> None:
+    world.run()
+    plant(world.bare, b"D clusterbackup/east/n0", thing)
+    codes = world.codes(world.run(*groups))
+    assert codes["east/n0/f0"] == codes["east/n0/f1"] == "moved"
+    assert world.bare.files() == {f"clusterbackup/{path}": data for path, data in FILES.items()}
+    assert set(world.codes(world.run()).values()) <= {"skipped"}
+
+
+@pytest.mark.parametrize("place", [b"clusterbackup", b"clusterbackup/east"])
+def test_what_stands_in_the_place_of_a_clusters_folder_stays(world: World, place: bytes) -> None:
+    plant(world.bare, file(place))
+    codes = world.codes(world.run())
+    blocked = {key for key in FILES if place == b"clusterbackup" or key.startswith("east/")}
+    assert codes == {key: "PATH_COLLIDES" if key in blocked else "moved" for key in FILES}
+    assert world.bare.show(place.decode()) == PLANTED
+
+
+def test_an_object_in_the_place_of_a_folder_stays_if_the_bucket_has_it(world: World) -> None:
+    world.put({"east/both": b"file"})
+    world.run()
+    world.put({"east/both/inner": b"inner"})
+    assert world.codes(world.run("east/both/inner")) == {"east/both/inner": "PATH_COLLIDES"}
+    assert world.codes(world.run()) == {"east/both/inner": "PATH_COLLIDES"}
+    assert world.bare.show("clusterbackup/east/both") == b"file"
+    world.delete("east/both")
+    assert world.codes(world.run())["east/both/inner"] == "moved"
+    assert world.bare.show("clusterbackup/east/both/inner") == b"inner"
+    assert world.codes(world.run()) == {}
