@@ -180,6 +180,8 @@ def _sync(github: GitHubServer, target: Registry) -> dict[str, Any]:
     sync = yaml.safe_load((ROOT / "examples/artifacts-presto.yaml").read_text())["syncs"]["presto-images"]
     for key in ("schedule", "webhook", "aliases"):
         del sync[key]
+    for key in ("time", "check"):  # the made-up build has neither
+        del sync["build"]["metadata"][key]
     sync["source"] |= {"url": github.url, "repository": github.repository, "auth": {"token": f"env:{GITHUB_TOKEN}"}}
     sync["target"] = {"registry": target.host, "plain_http": True, "project": _PROJECT}
     return dict(sync)

@@ -136,6 +136,7 @@ def config(github: GitHubServer, registry: str, **more: Any) -> dict[str, Any]:
     values = yaml.safe_load(EXAMPLE.read_text())["syncs"]["presto-images"]
     values["source"] |= {"url": github.url, "repository": github.repository, "auth": {"token": "env:GITHUB_TOKEN"}}
     values["target"] = {"registry": registry, "plain_http": True, "project": PROJECT}
+    values["build"]["metadata"].pop("check")  # the tags here are shorter
     values |= {"name": SYNC, **more}
     values.pop("webhook"), values.pop("schedule")
     return dict(values)

@@ -113,8 +113,9 @@ class Metadata(Model):
     )
     check: TemplateText | None = Field(
         None,
-        description="What the image tag must be, from the block's other values: `{Some key:.12}` is a value's first 12 "
-        "characters, a `/` in it becomes `-`.",
+        description="The image tag that the block's other values make; a block with another tag is that of another build. "
+        "`{Some key:.12}` is a value's first 12 characters. Case does not count, nor which characters other than "
+        "letters, digits, `_` and `.` stand between, or how many.",
         examples=["app-{Commit:.12}-{Target platform}"],
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from hypothesis import given
@@ -62,13 +62,46 @@ class TestBlocks:
     def test_variables_are_no_values(self, value: str) -> None:
         assert found(lines({**VALUES, "Image tag": value})) == []
 
-    def test_lines_between_its_own(self) -> None:
-        between = f"{AT}something else\n" * 3
+    def test_empty_lines_a_trace_and_unknown_keys_between_its_lines(self) -> None:
+        between = f"{AT}\n{AT}+ echo 'Image tag: app-0'\n{AT}Runner : large\n"
         assert found(between.join(lines({key: value}) for key, value in VALUES.items())) == [VALUES]
+
+    def test_other_output_between_its_lines(self) -> None:
+        between = f"{AT}#12 DONE 0.3s\n"
+        assert found(between.join(lines({key: value}) for key, value in VALUES.items())) == []
 
     def test_two_keys_far_apart_are_no_block(self) -> None:
         far = f"{AT}something else\n" * 30
         assert found(far.join(lines({key: value}) for key, value in VALUES.items())) == []
+
+    @pytest.mark.parametrize(
+        "between",
+        [
+            "",
+            f"{AT}Digest: sha256:12\n",
+            f"{AT}Pulling from team/app\n",
+            f"{AT}##[group]Run cat <<END\n{AT}Image tag: $TAG\n{AT}##[endgroup]\n",
+        ],
+        ids=["nothing", "another key", "other output", "another step"],
+    )
+    @pytest.mark.parametrize("before", [True, False])
+    def test_a_stray_line_beside_it(self, between: str, *, before: bool) -> None:
+        stray, own = lines({"Image tag": "app-0"}), dict(reversed(VALUES.items()))
+        if between:  # else nothing tells which of the two tags is the block's
+            text = stray + between + lines(own) if before else lines(own) + between + stray
+            assert found(text) == [own]
+        middle = {"Commit": "12345678", "Image tag": "app-1", "Target platform": "linux/amd64"}
+        text = stray + between + lines(middle) if before else lines(middle) + between + stray
+        assert found(text) == [middle]
+
+    def test_a_stray_line_is_no_part_of_what_has_no_such_line(self) -> None:
+        rest = {"Target platform": "linux/amd64", "Commit": "12345678"}
+        assert found(lines({"Image tag": "app-0"}) + f"{AT}Pulling from team/app\n" + lines(rest)) == []
+
+    def test_lines_that_can_be_read_in_two_ways(self) -> None:
+        """Both readings count, so that the run is refused where they differ."""
+        first, second = {"Image tag": "app-1", "Commit": "1"}, {"Image tag": "app-2", "Commit": "1"}
+        assert found(lines(first) + lines({"Image tag": "app-2"})) == [first, second]
 
     def test_one_behind_the_other(self) -> None:
         other = {**VALUES, "Image tag": "app-2"}
@@ -130,6 +163,52 @@ class TestTheOneBlock:
         own = {**VALUES, "Image tag": "app-1234-linux-amd64"}
         assert block_of([VALUES, own], rules, BEGAN, ENDED, "logs") == own
         assert code_and_words(VALUES, rules=rules)[0] == "METADATA_INVALID"
+
+    def test_the_check_reads_tags_as_builds_write_them(self) -> None:
+        """Builds make tags of refs in lower case, every other character and a line's end becoming ``-``."""
+        rules = RULES.model_copy(update={"check": Template("app-{Commit:.6}-{Target platform}")})
+        own = {**VALUES, "Commit": "Main", "Image tag": "app-main--linux-amd64"}
+        assert block_of([own], rules, BEGAN, ENDED, "logs") == own
+        other = {**own, "Image tag": "app-maine--linux-amd64"}
+        assert code_and_words(other, rules=rules)[0] == "METADATA_INVALID"
+
+
+class TestTheExample:
+    """Its rules against the block that its workflow prints, with a stray line in another step of the same job."""
+
+    BLOCK: Final = {
+        "Presto repository": "prestodb/presto",
+        "Presto ref": "master",
+        "Velox repository": "facebookincubator/velox",
+        "Velox ref": "0123456789abcdef0123",
+        "Target platform": "linux/amd64",
+        "Worker bundle mode": "all_native",
+        "Build native CPU": "true",
+        "Build native GPU": "true",
+        "Build Java worker": "false",
+        "Image tag": "presto-master--velox-0123456789ab-linux-amd64",
+        "Registry push": "false",
+        "Generated at": "2026-01-06T16:49:51Z",
+    }
+
+    def read(self, text: str) -> dict[str, str]:
+        rules = example().build.metadata
+        return block_of(found(text, rules), rules, BEGAN, ENDED, "logs")
+
+    @pytest.mark.parametrize("between", ["", f"{AT}#12 DONE 0.3s\n", f"{AT}Digest: sha256:12\n"])
+    def test_a_stray_line_in_front(self, between: str) -> None:
+        stray = f"{AT}Image tag: presto-old-velox-old-linux-amd64\n"
+        assert self.read(stray + between + lines(self.BLOCK)) == self.BLOCK
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [("Generated at", "2025-01-06T16:49:51Z"), ("Image tag", "presto-other-velox-0123456789ab-linux-amd64")],
+    )
+    def test_the_block_of_another_build(self, key: str, value: str) -> None:
+        with pytest.raises(SynclineError) as error:
+            self.read(lines({**self.BLOCK, key: value}))
+        assert error.value.code.name == "METADATA_INVALID"
+        assert self.read(lines({**self.BLOCK, key: value}) + f"{AT}Done\n" + lines(self.BLOCK)) == self.BLOCK
 
 
 class TestMapping:
