@@ -116,6 +116,43 @@ def test_a_name_that_now_stands_for_something_else_is_noticed(pushing: Pushing) 
     assert layers_of(pushing, json.loads(written.manifest.body)) == list(other.layers)
 
 
+@pytest.mark.parametrize("age", ["1.10 to 24", "25", "containerd"])
+def test_a_damaged_layer_is_noticed_though_the_registry_has_it(pushing: Pushing, age: str) -> None:
+    write = {"1.10 to 24": saved.until_24, "25": saved.since_25, "containerd": lambda image: saved.containerd([image])}
+    archive = write[age](IMAGE)
+    pushing.image(archive)
+    stored = gzip.compress(BASE, 6, mtime=0) if age == "containerd" else BASE
+    at = archive.index(stored) + len(stored) // 2
+    damaged = archive[:at] + bytes([archive[at] ^ 1]) + archive[at + 1 :]
+    pushing.server.requests.clear()
+    with pytest.raises(SynclineError) as error:
+        pushing.attempt(damaged)
+    assert error.value.code.name == "ARCHIVE_INVALID"
+    assert not pushing.server.asked("PUT", "/manifests/")
+    pushing.server.requests.clear()
+    pushing.image(archive)
+    sent = pushing.server.asked("PATCH") + pushing.server.asked("POST")
+    assert not sent or age == "1.10 to 24", "the good layer is known still"
+
+
+def test_time_ends_while_a_known_layer_is_read(pushing: Pushing) -> None:
+    archive = saved.since_25(IMAGE)
+    pushing.image(archive)
+    for calls in range(1, 200):
+        looks = iter([1.0] * calls)
+        pushing.left = partial(next, looks, -1.0)
+        progress = Progress()
+        written = pushing.attempt(archive, progress=progress, chunk=512)
+        if written is not None:
+            break
+        pushing.left = lambda: 60.0
+        rest = pushing.attempt(archive, progress=progress)
+        assert rest is not None
+        assert rest.fingerprint == f"sha256:{IMAGE.id}"
+    assert written is not None
+    assert calls > 3
+
+
 def test_two_pushes_that_wait_for_one_another_get_on(pushing: Pushing, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is sending what the other needs next; neither waits until the other has come to its end."""
     monkeypatch.setattr(layers, "_WORTH_CLAIMING", 0)

@@ -14,7 +14,7 @@ from syncline.kinds.artifacts.archive.images import chosen, images_in
 from syncline.kinds.artifacts.archive.legacy import with_layers
 from syncline.kinds.artifacts.archive.unpacking import unpacked
 from syncline.kinds.artifacts.layers import Layer
-from syncline.kinds.artifacts.passing import NothingKnown, Pass, Progress, Wanted, contradiction
+from syncline.kinds.artifacts.passing import NothingKnown, Pass, Progress, Wanted
 from syncline.kinds.artifacts.sending import Interrupted
 from syncline.kinds.kind import Pace
 
@@ -35,10 +35,7 @@ def examined(archive: Iterable[bytes], where: str, wanted: Wanted) -> Examined:
     progress = Progress()
     contents = Pass(_Hasher(), NothingKnown(), "", _FOR_EVER, wanted, progress, where).over(archive)
     assert contents is not None, "there was all the time in the world"
-    image = chosen(images_in(contents), wanted.image, wanted.tag, where)
-    wrong = progress.contradicting(image, contents)
-    if wrong:
-        raise contradiction(wrong, where)
+    image = progress.settled(chosen(images_in(contents), wanted.image, wanted.tag, where), contents)
     layers = tuple(progress.done[path].diff_id for path in image.layers if path in progress.done)
     if image.is_index:
         assert image.manifest is not None

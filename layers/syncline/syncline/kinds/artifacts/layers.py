@@ -46,27 +46,27 @@ class KnownLayers:
         self._registry = registry
         self._sleep = sleep
 
-    def find(self, repository: str, diff_id: str, size: int, over: Callable[[], bool]) -> Layer | None:
-        """The layer, if ``repository`` has it or could be given it; None if the caller is to send it.
+    def find(self, repository: str, key: str, size: int, over: Callable[[], bool]) -> Layer | None:
+        """Return the layer if ``repository`` has it or could be given it; None if the caller is to send it.
 
-        ``size`` is that of its content in bytes. Waits for somebody else who is sending it, but not when ``over``.
+        ``key`` is its diff_id or, of one that the archive has packed, the digest of that; ``size`` is in bytes. Waits for
+        somebody else who is sending it, but not when ``over``.
         """
-        key = self._key(diff_id)
 
         def there() -> Layer | None:
-            noted = self._recall(diff_id)
+            noted = self._recall(key)
             if noted is None:
                 return None
             if self._is_there(repository, *noted):
                 return noted[0]
-            self._memory.forget(key)
+            self._memory.forget(self._key(key))
             return None
 
-        return self._awaited(key, size, there, over)
+        return self._awaited(self._key(key), size, there, over)
 
-    def note(self, repository: str, layer: Layer) -> None:
-        """The layer is in ``repository``."""
-        self._memory.remember(self._key(layer.diff_id), f"{layer.digest} {layer.size} {repository}")
+    def note(self, repository: str, key: str, layer: Layer) -> None:
+        """Note that the layer that archives call ``key`` is in ``repository``."""
+        self._memory.remember(self._key(key), f"{layer.digest} {layer.size} {repository} {layer.diff_id}")
 
     def guess(self, path: str, size: int, over: Callable[[], bool]) -> str | None:
         """The diff_id that an archive's member had when one of that name and size was last seen.
@@ -106,15 +106,14 @@ class KnownLayers:
             return True
         return place != repository and self._registry.mount_blob(repository, layer.digest, place)
 
-    def _recall(self, diff_id: str) -> tuple[Layer, str] | None:
-        digest, _, rest = (self._memory.recall(self._key(diff_id)) or "").partition(" ")
-        size, _, place = rest.partition(" ")
-        if not is_digest(digest) or not size.isdigit() or not place:
-            return None
-        return Layer(diff_id, digest, int(size)), place
+    def _recall(self, key: str) -> tuple[Layer, str] | None:
+        match (self._memory.recall(self._key(key)) or "").split(" "):
+            case [digest, size, place, diff_id] if is_digest(digest) and is_digest(diff_id) and size.isdigit():
+                return Layer(diff_id, digest, int(size)), place
+        return None
 
-    def _key(self, diff_id: str) -> str:
-        return f"layer@{self._registry.host}@{diff_id}"
+    def _key(self, key: str) -> str:
+        return f"layer@{self._registry.host}@{key}"
 
     def _path_key(self, path: str, size: int) -> str:
         return f"member@{size}@{path}"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from syncline.clients.oci_manifest import DOCKER_MANIFEST, Manifest
+from syncline.clients.oci_manifest import DOCKER_MANIFEST, OCI_MANIFEST, Manifest
 from syncline.clients.reference import digest_of
 from syncline.kinds.artifacts.archive.feed import invalid
 from syncline.kinds.artifacts.archive.images import DOCKER_CONFIG, DOCKER_LAYER, Contents, SavedImage
@@ -15,6 +15,7 @@ from syncline.kinds.artifacts.archive.legacy import with_layers
 from syncline.kinds.artifacts.layers import Layer
 from syncline.kinds.artifacts.sending import Sender
 
+_OCI_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
 _DOCKER_LAYER_KIND: Final = "application/vnd.docker.image.rootfs."
 
 
@@ -39,7 +40,7 @@ def written(image: SavedImage, layers: Mapping[str, Layer], contents: Contents, 
     if image.legacy:
         config = with_layers(config, [layer.diff_id for layer in found])
     sender.put(config)
-    manifest = _docker(config, found) if image.manifest is None else _with_layers(image.manifest, found)
+    manifest = _docker(config, found) if image.manifest is None else _with_layers(image.manifest, image.layers, found)
     return Written(manifest, digest_of(config))
 
 
@@ -65,17 +66,26 @@ def _docker(config: bytes, layers: list[Layer]) -> Manifest:
     return _manifest(DOCKER_MANIFEST, value)
 
 
-def _with_layers(manifest: Manifest, layers: list[Layer]) -> Manifest:
-    """The manifest with its layers as the registry has them; itself where they are the archive's."""
+def _with_layers(manifest: Manifest, paths: Sequence[str], layers: list[Layer]) -> Manifest:
+    """Return the manifest with its layers as the registry has them; itself where they are the archive's.
+
+    ``paths`` name them in the archive. The manifest may have them in another order, or not each of them.
+    """
     value = json.loads(manifest.body)
     if [entry["digest"] for entry in value["layers"]] == [layer.digest for layer in layers]:
         return manifest
-    value["layers"] = [_descriptor(entry, layer) for entry, layer in zip(value["layers"], layers, strict=True)]
+    entries = {entry["digest"]: entry for entry in value["layers"]}
+    named = [path.removeprefix("blobs/").replace("/", ":") for path in paths]
+    new = {"mediaType": _OCI_LAYER if manifest.media_type == OCI_MANIFEST else DOCKER_LAYER}
+    value["layers"] = [
+        _descriptor(entries.get(name, {**new, "digest": name}), layer)
+        for name, layer in zip(named, layers, strict=True)
+    ]
     return _manifest(manifest.media_type, value)
 
 
 def _descriptor(entry: Mapping[str, Any], layer: Layer) -> dict[str, Any]:
-    if entry["digest"] == layer.digest:
+    if entry["digest"] == layer.digest and "size" in entry:
         return dict(entry)
     kind = str(entry["mediaType"])
     packed = DOCKER_LAYER if kind.startswith(_DOCKER_LAYER_KIND) else f"{kind.partition('+')[0]}+gzip"

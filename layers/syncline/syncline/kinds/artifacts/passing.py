@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from syncline.clients.reference import digest_of
@@ -35,32 +36,42 @@ class Wanted:
 
 @dataclass(slots=True)
 class Progress:
-    """How far an archive got, by its own names: layers that arrived, those only ``guessed``, and those under way."""
+    """The layers of an archive by its own names: those that are at the target, and the uploads under way."""
 
     done: dict[str, Layer] = field(default_factory=dict)
-    guessed: set[str] = field(default_factory=set)
     open: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, stored: dict[str, Any]) -> Progress:
         done = {name: Layer(*layer) for name, layer in stored.get("done", {}).items()}
-        return cls(done, set(stored.get("guessed", ())), dict(stored.get("open", {})))
+        return cls(done, dict(stored.get("open", {})))
 
     def to_json(self) -> dict[str, Any]:
         done = {name: layer.to_json() for name, layer in self.done.items()}
-        return {"done": done, "guessed": sorted(self.guessed), "open": self.open}
+        return {"done": done, "open": self.open}
 
-    def contradicting(self, image: SavedImage, contents: Contents) -> list[str]:
-        """The layers that are none, or do not hold what the image's config says.
+    def settled(self, image: SavedImage, contents: Contents) -> SavedImage:
+        """Return the image with that list of its layers whose content is what the config says. Raises ARCHIVE_INVALID."""
+        if image.is_index:
+            return replace(image, children=tuple(self.settled(child, contents) for child in image.children))
+        readings = (image.layers, *image.others)
+        wrong = [self._contradicting(layers, image, contents) for layers in readings]
+        for layers, path in zip(readings, wrong, strict=True):
+            if path is None:
+                return replace(image, layers=layers, others=())
+        raise invalid(
+            f"{contents.name}: the layer {str(wrong[0])[:120]!r} does not have the content that its config says"
+        )
 
-        Of a packed blob that the registry had already, its digest is enough.
-        """
-        wrong: list[str] = []
-        for path, said in image.promises().items():
+    def _contradicting(self, layers: tuple[str, ...], image: SavedImage, contents: Contents) -> str | None:
+        """Return a layer that is none, or has another content than the image's config says."""
+        for path, said in zip(layers, image.diff_ids or [None] * len(layers), strict=True):
             layer = self.done.get(path)
-            if (layer is None and path not in contents.texts) or (layer and layer.diff_id and said != {layer.diff_id}):
-                wrong.append(path)
-        return wrong
+            if layer is None and path not in contents.texts:
+                return path
+            if layer is not None and said not in (None, layer.diff_id):
+                return path
+        return None
 
 
 class Taker(Protocol):
@@ -78,9 +89,9 @@ class Taker(Protocol):
 class Known(Protocol):
     """Which layers need not be taken; see :class:`syncline.kinds.artifacts.layers.KnownLayers`."""
 
-    def find(self, repository: str, diff_id: str, size: int, over: Callable[[], bool]) -> Layer | None: ...
+    def find(self, repository: str, key: str, size: int, over: Callable[[], bool]) -> Layer | None: ...
 
-    def note(self, repository: str, layer: Layer) -> None: ...
+    def note(self, repository: str, key: str, layer: Layer) -> None: ...
 
     def guess(self, path: str, size: int, over: Callable[[], bool]) -> str | None: ...
 
@@ -90,10 +101,10 @@ class Known(Protocol):
 class NothingKnown:
     """Every layer is to be taken, and nothing is remembered."""
 
-    def find(self, repository: str, diff_id: str, size: int, over: Callable[[], bool]) -> Layer | None:
+    def find(self, repository: str, key: str, size: int, over: Callable[[], bool]) -> Layer | None:
         """No layer."""
 
-    def note(self, repository: str, layer: Layer) -> None:
+    def note(self, repository: str, key: str, layer: Layer) -> None:
         """Nothing."""
 
     def guess(self, path: str, size: int, over: Callable[[], bool]) -> str | None:
@@ -103,13 +114,13 @@ class NothingKnown:
         """Nothing."""
 
 
-def contradiction(wrong: list[str], where: str) -> SynclineError:
-    return invalid(f"{where}: the layer {wrong[0][:120]!r} does not have the content that its config says")
-
-
 @dataclass(slots=True)
 class Pass:
-    """One pass. ``sizes`` has the size of every file that was met, in bytes; with ``trust``, names may be believed."""
+    """One pass. ``sizes`` has the size of every file that was met, in bytes.
+
+    With ``trust``, a member's name and size may tell which layer it is. ``misled`` are those that were another one: their
+    content has passed by, and only a second pass without trust can take it.
+    """
 
     taker: Taker
     known: Known
@@ -121,6 +132,8 @@ class Pass:
     limits: Limits = LIMITS
     trust: bool = True
     sizes: dict[str, int] = field(default_factory=dict)
+    misled: list[str] = field(default_factory=list)
+    _is_cut: bool = False
     _texts: dict[str, bytes] = field(default_factory=dict)
     _links: dict[str, str] = field(default_factory=dict)
     _running: dict[str, Future[Layer | Interrupted]] = field(default_factory=dict)
@@ -133,7 +146,7 @@ class Pass:
         except SynclineError:
             self._settle(quietly=True)
             raise
-        if not self._settle(quietly=False) or not whole:
+        if not self._settle(quietly=False) or not whole or self._is_cut:
             return None
         return Contents(self.where, self._texts, self._links, frozenset(self.sizes))
 
@@ -185,7 +198,12 @@ class Pass:
             raise refused(f"{self.where} has a blob named by {digest[:80]!r}")
         layer = self.known.find(self.repository, digest, member.size, self._is_over)
         if layer is not None:
-            self.progress.done[member.name] = Layer("", layer.digest, layer.size) if form else layer
+            # Its bytes are not sent, and they are still to be those that the archive announces.
+            hashed = self._hashed(tar.content())
+            if hashed not in (None, digest):
+                raise invalid(f"{self.where}: the blob that the archive calls {digest} is {hashed}")
+            if hashed is not None:
+                self.progress.done[member.name] = layer
             return
         self._noted_as[member.name] = digest
         stored = self.progress.open.get(member.name)
@@ -198,20 +216,33 @@ class Pass:
         """A layer whose content the archive names elsewhere, perhaps only at its end."""
         name = member.name
         guess = self._guess(member) if self.trust else None
-        if guess is not None:
-            layer = self.known.find(self.repository, guess, member.size, self._is_over)
-            if layer is not None:
-                self.progress.done[name] = layer
-                self.progress.guessed.add(name)
-                return
+        layer = None if guess is None else self.known.find(self.repository, guess, member.size, self._is_over)
         content: Iterator[bytes | memoryview] = tar.content()
         if form:
             content = iter(unpacked(map(bytes, content), f"{self.where}, {name}", self.limits))
+        if layer is not None:
+            hashed = self._hashed(content)
+            if hashed == layer.diff_id:
+                self.progress.done[name] = layer
+            elif hashed is not None:
+                self.known.note_guess(name, member.size, None)
+                self.misled.append(name)
+            return
         self._running[name] = self.taker.layer(content, None, self.progress.open.get(name))
 
     def _guess(self, member: Member) -> str | None:
         named = _NAMED_BY_CONTENT.fullmatch(member.name)
         return f"sha256:{named[1]}" if named else self.known.guess(member.name, member.size, self._is_over)
+
+    def _hashed(self, content: Iterable[bytes | memoryview]) -> str | None:
+        """Return the digest of content that is not sent; None where time is short."""
+        hash_ = hashlib.sha256()
+        for piece in content:
+            if self.pace.over:
+                self._is_cut = True
+                return None
+            hash_.update(piece)
+        return f"sha256:{hash_.hexdigest()}"
 
     def _is_over(self) -> bool:
         """Whether to stop waiting for somebody else, who may be waiting for what has arrived here meanwhile."""
@@ -252,4 +283,4 @@ class Pass:
         key = self._noted_as.get(name)
         if key is None:
             self.known.note_guess(name, self.sizes[name], layer.diff_id)
-        self.known.note(self.repository, Layer(key or layer.diff_id, layer.digest, layer.size))
+        self.known.note(self.repository, key or layer.diff_id, layer)

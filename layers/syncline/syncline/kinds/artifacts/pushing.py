@@ -18,7 +18,7 @@ from syncline.kinds.artifacts.archive.feed import LIMITS, Limits
 from syncline.kinds.artifacts.archive.images import chosen, images_in
 from syncline.kinds.artifacts.layers import KnownLayers
 from syncline.kinds.artifacts.manifests import Written, written
-from syncline.kinds.artifacts.passing import Pass, Progress, Wanted, contradiction
+from syncline.kinds.artifacts.passing import Pass, Progress, Wanted
 from syncline.kinds.artifacts.sending import Sender
 from syncline.kinds.kind import Pace
 
@@ -74,17 +74,9 @@ class Push:
                         contents = passed.over(chunks)
                     if contents is None:
                         return None
-                    image = chosen(images_in(contents), wanted.image, wanted.tag, where)
-                    wrong = progress.contradicting(image, contents)
-                    if not wrong:
-                        return written(image, progress.done, contents, sender)
-                    if not trust or not progress.guessed.issuperset(wrong):
-                        raise contradiction(wrong, where)
-                    # A member was taken for what one of its name and size was before, and is another now.
-                    for path in progress.guessed:
-                        progress.done.pop(path)
-                        self._known.note_guess(path, passed.sizes[path], None)
-                    progress.guessed.clear()
+                    if not passed.misled:
+                        image = chosen(images_in(contents), wanted.image, wanted.tag, where)
+                        return written(progress.settled(image, contents), progress.done, contents, sender)
                 finally:
                     self.sent += sender.sent
         raise AssertionError  # the second pass guesses nothing
