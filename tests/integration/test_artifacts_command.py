@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from tests.standins.registry import Registry
 
 TAG = "presto-1-linux-amd64"
 COORDINATOR = "x86/presto-coordinator"
+IMAGE = image("presto-coordinator", TAG)
 
 
 @dataclass
@@ -226,7 +227,9 @@ class TestWhatGoesWrong:
         assert command("download", TAG, code=2)["error"]["code"] == "DIGEST_MISMATCH"
         command("download", TAG)
 
-    def test_what_is_there_is_downloaded_and_planned_again_where_that_is_wanted(self, command: Command) -> None:
+    def test_what_is_there_is_downloaded_and_planned_again_where_that_is_wanted(
+        self, command: Command, github: GitHubServer
+    ) -> None:
         file = command.folder / "downloads" / TAG / command("download", TAG)["artifacts"][0]["file"]
         plan = command.folder / "downloads" / TAG / "upload-plan.json"
         command("prepare", TAG)
@@ -234,12 +237,92 @@ class TestWhatGoesWrong:
         file.write_bytes(whole[:-1])
         assert command("prepare", TAG, "--clean", code=2)["error"]["code"] == "ARCHIVE_INVALID"
         assert not plan.exists(), "no plan of an earlier day is left to be pushed by"
-        command("download", TAG)
-        assert file.read_bytes() == whole[:-1], "what is there is left alone"
         command("download", TAG, "--force")
         assert file.read_bytes() == whole
         command("prepare", TAG)
+        github.ranges.clear()
+        command("download", TAG)
         assert plan.exists()
+        assert {kind for kind, _, _ in github.ranges} == {"logs"}, "what is there and whole is left alone"
+        command("download", TAG, "--force")
+        assert "artifact" in {kind for kind, _, _ in github.ranges}
+        assert not plan.exists(), "the plan was that of the earlier copy"
+
+    @pytest.mark.parametrize("with_digest", [True, False])
+    @pytest.mark.parametrize(
+        "damage", [lambda data: data[:-1], lambda data: data[:500] + b"?" + data[501:], lambda _: b""]
+    )
+    def test_a_file_that_is_not_what_was_downloaded_is_fetched_again(
+        self, command: Command, github: GitHubServer, damage: Callable[[bytes], bytes], *, with_digest: bool
+    ) -> None:
+        github.runs[0].artifacts[0].with_digest = with_digest
+        file = command.folder / "downloads" / TAG / command("download", TAG)["artifacts"][0]["file"]
+        whole = file.read_bytes()
+        file.write_bytes(damage(whole))
+        command("download", TAG)
+        assert file.read_bytes() == whole
+
+    @pytest.mark.parametrize("recorded", [True, False])
+    def test_a_file_of_which_nothing_is_known_is_fetched_again(
+        self, command: Command, github: GitHubServer, *, recorded: bool
+    ) -> None:
+        github.runs[0].artifacts[0].with_digest = False
+        about = command("download", TAG)
+        folder = command.folder / "downloads" / TAG
+        if not recorded:
+            (folder / "metadata.json").unlink()
+        github.ranges.clear()
+        assert command("download", TAG) == about
+        assert ("artifact" in {kind for kind, _, _ in github.ranges}) is not recorded
+
+    @pytest.mark.parametrize("why", ["expired", "cut", "other bytes"])
+    def test_the_good_copy_stays_if_there_is_no_new_one(self, command: Command, github: GitHubServer, why: str) -> None:
+        (artifact,) = github.runs[0].artifacts
+        folder = command.folder / "downloads" / TAG
+        file = folder / command("download", TAG)["artifacts"][0]["file"]
+        command("prepare", TAG)
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert isinstance(artifact.content, bytes)
+        if why == "expired":
+            artifact.expired = True
+        elif why == "cut":
+            logs = [kind for kind, _, _ in github.ranges].count("logs")
+            github.cut = [*[10**9] * logs, *[100] * 100]
+        else:
+            artifact.digest = f"sha256:{saved.sha(artifact.content)}"
+            artifact.content = artifact.content[:-1] + b"?"
+        codes = {"expired": "ARTIFACT_EXPIRED", "cut": "UNREACHABLE", "other bytes": "DIGEST_MISMATCH"}
+        assert command("download", TAG, "--force", code=2)["error"]["code"] == codes[why]
+        assert file.read_bytes() == before[file.name]
+        after = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".part"}
+        assert after == before
+        command("prepare", TAG)
+
+    def test_a_copy_of_what_github_has_removed_since(self, command: Command, github: GitHubServer) -> None:
+        first = Stored(1, "first", zipped({f"presto-coordinator-{TAG}.tar": saved.until_24(IMAGE)}))
+        github.runs[0].artifacts.append(first)
+        about = command("download", TAG)
+        github.runs[0].artifacts[0].expired = True
+        for force in ([], ["--force"]):
+            assert {each["id"] for each in command("download", TAG, *force)["artifacts"]} == {1, 10}
+        first.expired = True
+        assert command("download", TAG) == about
+        assert command("download", TAG, "--force", code=2)["error"]["code"] == "ARTIFACT_EXPIRED"
+
+    def test_a_link_in_the_folder_is_not_followed(self, command: Command) -> None:
+        folder, elsewhere = command.folder / "downloads" / TAG, command.folder / "elsewhere"
+        folder.parent.mkdir()
+        elsewhere.mkdir()
+        folder.symlink_to(elsewhere)
+        assert command("download", TAG, code=2)["error"]["code"] == "LINK_REFUSED"
+        assert not list(elsewhere.iterdir())
+        assert command("clean", TAG, "--yes", code=2)["error"]["code"] == "LINK_REFUSED"
+        folder.unlink()
+        folder.mkdir()
+        (folder / "metadata.json").symlink_to(elsewhere / "victim")
+        (elsewhere / "victim").write_text("{}")
+        command("download", TAG)
+        assert (elsewhere / "victim").read_text() == "{}"
 
     def test_no_configuration(self, command: Command) -> None:
         (command.folder / "syncs.yaml").unlink()

@@ -50,21 +50,22 @@ DESCRIPTION: Final = Description("github.json", ERROR)
 
 @dataclass
 class Stored:
-    """An artifact: its bytes, or a file that holds them."""
+    """An artifact: its bytes, or a file that holds them. ``digest`` is shown in place of that of the bytes."""
 
     id: int
     name: str
     content: bytes | Path
     expired: bool = False
     with_digest: bool = True
+    digest: str | None = None
 
     @property
     def size(self) -> int:
         return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
 
     def shown(self, url: str, run: Run) -> dict[str, Any]:
-        digest = None
-        if self.with_digest and isinstance(self.content, bytes):
+        digest = self.digest
+        if self.with_digest and digest is None and isinstance(self.content, bytes):
             digest = f"sha256:{hashlib.sha256(self.content).hexdigest()}"
         return {
             **DESCRIPTION.least("artifact"),

@@ -1,16 +1,16 @@
-"""The step-by-step way's folder: what was downloaded for an image tag, and what is to be done with it."""
+"""The folder of the step-by-step way: what was downloaded for an image tag, and what is to be done with it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
+from syncline.clients.directory import Directory
 from syncline.clients.github import RemoteFile
 from syncline.clients.reference import parse_tag
 from syncline.errors import SynclineError
@@ -18,90 +18,123 @@ from syncline.errors import SynclineError
 METADATA: Final = "metadata.json"
 PLAN: Final = "upload-plan.json"
 _CHUNK: Final = 1024 * 1024
+_MODE: Final = 0o666  # less what the person's umask takes away
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The folder of one image tag below that of all downloads. Links in it are never followed."""
+
+    directory: Directory
+    tag: str
+
+    @classmethod
+    def of(cls, downloads: Path, tag: str) -> Folder:
+        """Raises REFERENCE_INVALID for what is no tag, so that no name leads anywhere else."""
+        return cls(Directory(downloads), parse_tag(tag))
+
+    def __str__(self) -> str:
+        return str(self.directory.root / self.tag)
+
+    def path(self, name: str) -> str:
+        return f"{self.tag}/{name}"
+
+    def read(self, name: str, made_by: str) -> dict[str, Any]:
+        """Return a JSON file of it. Raises USAGE where the step before has not been taken."""
+        try:
+            with self.directory.open(self.path(name)) as file:
+                return dict(json.load(file))
+        except FileNotFoundError:
+            raise SynclineError("USAGE", f"{self}/{name} does not exist: `{made_by}` makes it") from None
+        except (ValueError, TypeError):
+            raise SynclineError("USAGE", f"{self}/{name} is not a JSON object; `{made_by}` makes it anew") from None
+
+    def write(self, name: str, value: dict[str, Any]) -> None:
+        with self.directory.replace(self.path(name), mode=_MODE) as file:
+            file.write(json.dumps(value, indent=2).encode() + b"\n")
+
+    def digest(self, name: str) -> str | None:
+        """Return the digest of a file of it, None if there is no such file."""
+        with suppress(FileNotFoundError), self.directory.open(self.path(name)) as file:
+            return f"sha256:{_hashed(file).hexdigest()}"
+        return None
+
+    def forget_plan(self) -> None:
+        self.directory.remove(self.path(PLAN))
+
+    def remove(self) -> bool:
+        """Remove it; return False if it does not exist."""
+        return self.directory.remove_tree(self.tag)
 
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
     """A file that was downloaded, read as a download is."""
 
-    path: Path
-
-    @property
-    def name(self) -> str:
-        return self.path.name
+    folder: Folder
+    name: str
 
     @property
     def size(self) -> int:
-        return self.path.stat().st_size
+        status = self.folder.directory.stat(self.folder.path(self.name))
+        if status is None:
+            what = (
+                f"{self.folder}/{self.name} does not exist; `syncline artifacts download {self.folder.tag}` fetches it"
+            )
+            raise SynclineError("USAGE", what)
+        return status.st_size
 
     @contextmanager
     def open(self, start: int, end: int) -> Iterator[Iterator[bytes]]:
-        with self.path.open("rb") as file:
+        with self.folder.directory.open(self.folder.path(self.name)) as file:
             file.seek(start)
-            yield self._chunks(file.read, end - start)
+            yield self._chunks(file, end - start)
 
-    def _chunks(self, read: Any, left: int) -> Iterator[bytes]:
-        while left and (chunk := read(min(_CHUNK, left))):
+    def _chunks(self, file: BinaryIO, left: int) -> Iterator[bytes]:
+        while left and (chunk := file.read(min(_CHUNK, left))):
             left -= len(chunk)
             yield chunk
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
-    """The folder of one image tag below that of all downloads."""
+class Downloaded:
+    """A file that was downloaded: the bytes that came now, its size and its digest."""
 
-    path: Path
-
-    @classmethod
-    def of(cls, downloads: Path, tag: str) -> Folder:
-        """Raises REFERENCE_INVALID for what is no tag, so that no name leads anywhere else."""
-        return cls(downloads / parse_tag(tag))
-
-    def read(self, name: str, made_by: str) -> dict[str, Any]:
-        """A JSON file in it. Raises USAGE where the step before has not been taken."""
-        try:
-            value = json.loads((self.path / name).read_text())
-        except FileNotFoundError:
-            raise SynclineError("USAGE", f"{self.path / name} is not there: `{made_by}` makes it") from None
-        except ValueError:
-            raise SynclineError("USAGE", f"{self.path / name} is no JSON; `{made_by}` makes it anew") from None
-        return dict(value)
-
-    def write(self, name: str, value: dict[str, Any]) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / name).write_text(json.dumps(value, indent=2) + "\n")
-
-    def remove(self, name: str = "") -> bool:
-        """Remove it, or one file of it; whether there was anything."""
-        path = self.path / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.is_file():
-            path.unlink()
-        else:
-            return False
-        return True
+    came: int
+    size: int
+    digest: str
 
 
-def download(content: RemoteFile, path: Path, digest: str | None) -> int:
-    """Bring a download to disk, going on with what is there of it; the bytes that came.
+def download(content: RemoteFile, folder: Folder, name: str, digest: str | None, *, anew: bool) -> Downloaded:
+    """Bring a download to disk, going on with the part of it that is there, and put it in place once it is whole.
 
-    Raises DIGEST_MISMATCH where they are not those that GitHub has.
+    With `anew`, or where GitHub tells no digest by which a part could be checked, it begins at the first byte. Raises
+    DIGEST_MISMATCH for other bytes than those that GitHub has.
     """
-    part = path.with_name(f"{path.name}.part")
-    begun = part.stat().st_size if part.is_file() else 0
-    begun = begun if begun <= content.size else 0
-    hash_ = hashlib.sha256()
-    if begun:
-        with part.open("rb") as file:
-            while chunk := file.read(_CHUNK):
+    part, directory = folder.path(f"{name}.part"), folder.directory
+    if anew or digest is None:
+        directory.remove(part)
+    with directory.append(part, mode=_MODE) as file:
+        file.seek(0)
+        hash_ = _hashed(file)
+        begun = file.tell()
+        if begun > content.size:
+            file.truncate(0)
+            hash_, begun = hashlib.sha256(), 0
+        with content.open(begun, content.size) as chunks:
+            for chunk in chunks:
                 hash_.update(chunk)
-    with part.open("ab" if begun else "wb") as file, content.open(begun, content.size) as chunks:
-        for chunk in chunks:
-            hash_.update(chunk)
-            file.write(chunk)
-    if digest is not None and digest != f"sha256:{hash_.hexdigest()}":
-        part.unlink()
-        raise SynclineError("DIGEST_MISMATCH", f"{content.name} does not have the digest that GitHub says")
-    part.rename(path)
-    return content.size - begun
+                file.write(chunk)
+    found = f"sha256:{hash_.hexdigest()}"
+    if digest not in (None, found):
+        directory.remove(part)
+        raise SynclineError("DIGEST_MISMATCH", f"{content.name} has the digest {found}, and GitHub says {digest}")
+    directory.rename(part, folder.path(name))
+    return Downloaded(content.size - begun, content.size, found)
+
+
+def _hashed(file: BinaryIO) -> Any:
+    hash_ = hashlib.sha256()
+    while chunk := file.read(_CHUNK):
+        hash_.update(chunk)
+    return hash_

@@ -12,6 +12,7 @@ from syncline.cli.artifacts.files import METADATA, PLAN, Folder, LocalFile, down
 from syncline.cli.artifacts.setup import Setup
 from syncline.cli.context import SOME_FAILED, Answer
 from syncline.cli.show import Out, size
+from syncline.clients.github import Artifact
 from syncline.clients.reference import parse_repository, parse_tag
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import Place
@@ -30,36 +31,65 @@ _AT_ONCE: Final = 2
 
 
 def fetch(setup: Setup, out: Out, tag: str, output: Path, *, force: bool) -> Answer:
-    """``download``: the artifacts of the youngest run of an image tag, and what it says of itself."""
+    """``download``: the artifacts of the youngest run of an image tag, and what it says of itself.
+
+    A file on disk is left alone if it is whole. What is fetched takes its place once it is there, so that a good copy is
+    never lost.
+    """
     folder = Folder.of(output, tag)
     build = setup.build(tag, time.time())
-    if force:
-        folder.remove()
-    folder.path.mkdir(parents=True, exist_ok=True)
-    found = setup.github.artifacts(setup.sync.source.repository, build.run.id)
-    kept: list[dict[str, Any]] = []
-    for artifact in candidates(found, setup.sync.build, f"run {build.run.id}"):
-        path = folder.path / f"{artifact.id}.zip"
-        if path.is_file():
+    repository = setup.sync.source.repository
+    found = setup.github.artifacts(repository, build.run.id)
+    before = _digests(folder)
+    whole = {a.id: digest for a in found if (digest := _whole(folder, a, before)) is not None}
+    # Copies of what GitHub has removed since; where nothing else is wanted, they are all there is.
+    kept = [artifact for artifact in found if artifact.expired and artifact.id in whole]
+    if force or not kept or any(not artifact.expired for artifact in found):
+        kept += candidates(found, setup.sync.build, f"run {build.run.id}")
+    artifacts: list[dict[str, Any]] = []
+    for artifact in kept:
+        about = {"id": artifact.id, "name": artifact.name, "file": _file(artifact)}
+        if artifact.id in whole and (artifact.expired or not force):
             out.line(f"{artifact.name} is there already")
-        else:
-            came = download(setup.github.content(setup.sync.source.repository, artifact), path, artifact.digest)
-            out.line(f"{artifact.name}: {size(came)}")
-        about = {"id": artifact.id, "name": artifact.name, "file": path.name, "digest": artifact.digest}
-        kept.append({**about, "size": path.stat().st_size})
+            size_ = LocalFile(folder, _file(artifact)).size
+            artifacts.append({**about, "digest": whole[artifact.id], "size": size_})
+            continue
+        content = setup.github.content(repository, artifact)
+        done = download(content, folder, _file(artifact), artifact.digest, anew=force)
+        folder.forget_plan()
+        out.line(f"{artifact.name}: {size(done.came)}")
+        artifacts.append({**about, "digest": done.digest, "size": done.size})
     places = [{"image": place.image, "repository": place.repository, "tag": place.tag} for place in build.places]
     run = {"id": build.run.id, "attempt": build.run.attempt, "url": build.run.url, "created": build.run.created}
-    value = {"image_tag": tag, "run": run, "metadata": dict(build.block), "artifacts": kept, "images": places}
+    value = {"image_tag": tag, "run": run, "metadata": dict(build.block), "artifacts": artifacts, "images": places}
     folder.write(METADATA, value)
     out.follow_up(f"syncline artifacts prepare {tag}", "verifies it")
     return Answer(value)
+
+
+def _file(artifact: Artifact) -> str:
+    return f"{artifact.id}.zip"
+
+
+def _digests(folder: Folder) -> dict[str, str]:
+    """Return the digests of files as they were when they were downloaded."""
+    try:
+        return {each["file"]: each["digest"] for each in folder.read(METADATA, "download")["artifacts"]}
+    except (SynclineError, KeyError, TypeError):
+        return {}  # there is no record, or none that can be read: then only GitHub tells
+
+
+def _whole(folder: Folder, artifact: Artifact, before: dict[str, str]) -> str | None:
+    """Return the digest of an artifact's file on disk if it is the one that GitHub tells, or that it had at first."""
+    digest = artifact.digest or before.get(_file(artifact))
+    return digest if digest is not None and folder.digest(_file(artifact)) == digest else None
 
 
 def prepare(setup: Setup, out: Out, tag: str, downloads: Path, *, clean: bool) -> Answer:
     """``prepare``: verify every expected image in what was downloaded, and write the plan of what goes where."""
     folder = Folder.of(downloads, tag)
     if clean:
-        folder.remove(PLAN)
+        folder.forget_plan()
     about = folder.read(METADATA, f"syncline artifacts download {tag}")
     images: list[dict[str, Any]] = []
     for entry in about["images"]:
@@ -147,7 +177,7 @@ def clean(out: Out, tag: str, downloads: Path) -> Answer:
     """``clean``: remove what was downloaded for an image tag, and what was made of it."""
     folder = Folder.of(downloads, tag)
     removed = folder.remove()
-    out.line(f"{folder.path} {'is removed' if removed else 'was not there'}")
+    out.line(f"{folder} {'is removed' if removed else 'was not there'}")
     return Answer({"image_tag": tag, "removed": removed})
 
 
@@ -187,7 +217,7 @@ def _moved(setup: Setup, repository: str) -> str:
 
 
 def _found(setup: Setup, folder: Folder, about: dict[str, Any], place: Place, tag: str) -> Found:
-    files = [LocalFile(folder.path / Path(str(entry["file"])).name) for entry in about["artifacts"]]
+    files = [LocalFile(folder, Path(str(entry["file"])).name) for entry in about["artifacts"]]
     return find(files, setup.sync.build, place.image, tag)
 
 
