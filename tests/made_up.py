@@ -101,14 +101,16 @@ class Steps:
         self.engine = Engine(
             self.state,
             self.queues,
-            lambda _name: self.kind,
+            lambda _run: self.kind,
             self.clock.time,
             random.Random(self.seed),
             self.clock.sleep,
         )
         self.hearing = Hearing(Database(self.table), self.clock.time)
         self.configs: dict[str, BaseSync] = {}
-        self.gatherer = Gatherer(self.hearing, sources_of, self._config, self.engine.kind, self.queues, self.clock.time)
+        self.gatherer = Gatherer(
+            self.hearing, sources_of, self._config, lambda _name: self.kind, self.queues, self.clock.time
+        )
         self.pump = Pump(self.mail, self.clock, self.reaper, self.worker, Manners(random.Random(self.seed)))
 
     def _config(self, name: str) -> BaseSync:

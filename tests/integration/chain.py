@@ -71,7 +71,7 @@ class Chain:
         state = State(self.table, self.clock.time)
         database, http = Database(self.table), MortalHttp(self.reaper, self.clock)
         syncs = Syncs(state, Kinds(Parts(Secrets(_never, _never, self.secrets), http, state, database)))
-        engine = Engine(state, self.queues, syncs.kind, self.clock.time, random.Random(self.seed), self.clock.sleep)
+        engine = Engine(state, self.queues, syncs.kind_of, self.clock.time, random.Random(self.seed), self.clock.sleep)
         return Worker(step, STEPS[step], engine, gatherer(syncs, Hearing(database, self.clock.time), engine))
 
     def start(self, *groups: str, trigger: Trigger = Trigger.HAND, plan: bool = False) -> None:

@@ -120,7 +120,7 @@ class FilesChain:
         self.requests.append(http)
         parts = Parts(Secrets(_never, _never, _SECRETS), http, state, self.database, self.clock.time)
         syncs = Syncs(state, Kinds(parts))
-        engine = Engine(state, self.queues, syncs.kind, self.clock.time, random.Random(self.seed), self.clock.sleep)
+        engine = Engine(state, self.queues, syncs.kind_of, self.clock.time, random.Random(self.seed), self.clock.sleep)
         return Worker(step, STEPS[step], engine, gatherer(syncs, Hearing(self.database, self.clock.time), engine))
 
     def put(self, key: str, content: bytes, **metadata: str) -> str:

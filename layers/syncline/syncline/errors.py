@@ -28,6 +28,7 @@ _ROWS: Final = (
     Code("SECRET_DENIED", False, "The function's role may not read a referenced secret.", "Give the secret a name below the stack's SecretPrefix, or correct the reference."),
     Code("NO_SUCH_SYNC", False, "No sync of that name has been applied.", "`syncline status` lists the names; `syncline apply` adds one."),
     Code("NO_SUCH_RUN", False, "No run of that name or id is known.", "`syncline status` lists the latest runs."),
+    Code("CONFIG_CHANGED", False, "The configuration that the run began with was replaced and is no longer known, so its remaining items were not done.", "Start a run with the configuration as it is now: `syncline run NAME`; then `syncline retry NAME` for what is left."),
     Code("ALREADY_RUNNING", False, "The sync has a run under way, and two never overlap.", "Wait for it (`syncline status`), or end it with `syncline cancel`."),
     Code("ENGINE_ABSENT", False, "No engine answers: neither a local one nor a stack on AWS.", "`syncline up` starts one on this machine; `--stack NAME` names one on AWS."),
     Code("ENGINE_FAILED", False, "The engine on this machine did not start or did not take the template.", "Read the end of the log file that the message names."),

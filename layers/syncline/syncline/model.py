@@ -223,7 +223,8 @@ class Run:
     """One execution of a sync. Times are Unix seconds; ``number`` grows by one with each run of a sync.
 
     ``allow_removals`` is the number of removals that the operator allowed for this run in place of the sync's limits,
-    None where the limits hold.
+    None where the limits hold. ``config`` is the digest of the configuration that the run began with, which it keeps;
+    None for a run of a version that did not record it.
     """
 
     id: str
@@ -237,6 +238,7 @@ class Run:
     ended: float | None = None
     counts: Counts = field(default_factory=Counts)
     allow_removals: int | None = None
+    config: str | None = None
 
     @property
     def over(self) -> bool:

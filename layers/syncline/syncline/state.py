@@ -3,7 +3,6 @@
 =====================  ====================  =================================================================
 pk                     sk                    what
 =====================  ====================  =================================================================
-``SYNC#<name>``        ``CONFIG``            the applied sync as JSON
 ``SYNC#<name>``        ``CURRENT``           the run under way, if any, and the number of the latest one
 ``SYNC#<name>``        ``RUN#<id>``          one run; ids sort by time
 ``RUN#<id>#<shard>``   ``COUNTS``            a share of the run's counters
@@ -33,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Final
 from syncline.errors import SynclineError
 from syncline.messages import Batch, Dead, Outgoing, from_json, to_json
 from syncline.model import Counts, Result, Run, RunStatus, Scope, Step, Trigger
+from syncline.stores.configurations import Configurations
 from syncline.stores.facts import Facts
 from syncline.stores.totals import addition
 from syncline.table import Database, number, pack, unpack
@@ -85,36 +85,12 @@ class Progress:
     heard: float
 
 
-class State:
+class State(Configurations):
     """The table. ``clock`` gives Unix seconds."""
 
     def __init__(self, table: Table, clock: Callable[[], float] = time.time) -> None:
-        self._db = Database(table)
-        self._clock = clock
+        super().__init__(Database(table), clock)
         self.facts = Facts(self._db, clock)
-
-    # -- syncs ---------------------------------------------------------------------------------------------------
-
-    def put_sync(self, name: str, config: str) -> None:
-        """Remember a sync's configuration (JSON)."""
-        self._db.put({"pk": f"SYNC#{name}", "sk": "CONFIG", "config": config, "at": number(self._clock())})
-        self._db.put({"pk": "SYNCS", "sk": name})
-
-    def remove_sync(self, name: str) -> None:
-        """Forget a sync's configuration; its runs stay until they expire."""
-        self._db.delete(f"SYNC#{name}", "CONFIG")
-        self._db.delete("SYNCS", name)
-
-    def sync_config(self, name: str) -> str:
-        """A sync's configuration (JSON); raises NO_SUCH_SYNC."""
-        item = self._db.get(f"SYNC#{name}", "CONFIG")
-        if item is None:
-            raise SynclineError("NO_SUCH_SYNC", f"there is no sync named {name!r}")
-        return str(item["config"])
-
-    def sync_names(self) -> list[str]:
-        """The names of all applied syncs, sorted."""
-        return [str(item["sk"]) for item in self._db.query("SYNCS")]
 
     # -- runs ----------------------------------------------------------------------------------------------------
 
@@ -137,8 +113,17 @@ class State:
             if not plan and current.get("run") not in (None, run_id):
                 self._give_up_if_lost(sync, str(current["run"]))
             latest = int(current.get("number", 0))
-            started = self._clock()
-            run = Run(run_id, sync, latest + 1, trigger, scope, started, plan=plan, allow_removals=allow_removals)
+            run = Run(
+                run_id,
+                sync,
+                latest + 1,
+                trigger,
+                scope,
+                self._clock(),
+                plan=plan,
+                allow_removals=allow_removals,
+                config=self.applied_digest(sync),
+            )
             root = first_batch(run)
             writes = [
                 self._db.put_if(_run_item(run), "attribute_not_exists(pk)"),
@@ -178,7 +163,8 @@ class State:
     def join_run(self, sync: str, own: str, scope: Scope) -> Batch | None:
         """Announce a further look in the run under way; None if none is, or it is the one that ``own`` names.
 
-        ``own`` is the id that a run of this look's own would have; the same joins a run only once.
+        ``own`` is the id that a run of this look's own would have; the same joins a run only once. No look joins a run
+        that began with another configuration than the applied one: it would be made by that one.
         """
         batch_id = f"{own}-look"
         for _ in range(_TRIES):
@@ -186,6 +172,9 @@ class State:
             if current.get("run") in (None, own):
                 return None
             run_id = str(current["run"])
+            run = self._known(sync, run_id)
+            if run is None or run.status is RunStatus.CANCELLING or run.config != self.applied_digest(sync):
+                return None
             batch = Batch(run_id, sync, Step.DISCOVER, batch_id, scope=scope)
             refused = self._db.transact(
                 [
@@ -204,9 +193,6 @@ class State:
             )
             if not refused or 0 in refused:
                 return batch
-            run = self._known(sync, run_id)
-            if run is None or run.status is RunStatus.CANCELLING:
-                return None
         return None
 
     def run(self, sync: str, run_id: str) -> Run:
@@ -473,6 +459,8 @@ def _run_item(run: Run) -> dict[str, Any]:
         item["groups"] = list(run.scope.groups)
     if run.allow_removals is not None:
         item["allow_removals"] = run.allow_removals
+    if run.config is not None:
+        item["config"] = run.config
     return item
 
 
@@ -490,4 +478,5 @@ def _run_of(item: dict[str, Any]) -> Run:
         ended=float(item["ended"]) if "ended" in item else None,
         counts=Counts(**counts),
         allow_removals=int(item["allow_removals"]) if "allow_removals" in item else None,
+        config=item.get("config"),
     )

@@ -43,14 +43,16 @@ def begin(state: State, start: Start, run_id: str) -> Batch | None:
 
 
 def _looks_at_everything(state: State, sync: str) -> bool:
-    """Whether the run under way makes another full look needless."""
+    """Return True if the run under way makes another full scan needless: it has the applied configuration, too."""
     current = state.current_run(sync)
-    return current is not None and current.status is RunStatus.RUNNING and current.scope.everything
+    if current is None or current.status is not RunStatus.RUNNING or not current.scope.everything:
+        return False
+    return current.config == state.applied_digest(sync)
 
 
 def discover(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) -> None:
     """Compare within the batch's scope; transfers follow for what differs, and another scan where time was short."""
-    kind = engine.kind(batch.sync)
+    kind = engine.kind(run)
     pace = engine.pace(run, left, batch.id)
     pace.joined = batch.id != run.id
     work, requests, since = Work(batch), kind.requests(), engine.clock()

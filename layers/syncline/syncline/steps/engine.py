@@ -104,14 +104,14 @@ def pause(attempt: int, rng: random.Random) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What every step works with. ``kind`` gives the kind of a sync by the sync's name.
+    """What every step works with. ``kind`` returns the kind of a run's sync, with the configuration that it began with.
 
     ``leaves`` are the runs, by sync and id, of which a batch has ended with nothing following.
     """
 
     state: State
     queues: Queues
-    kind: Callable[[str], Kind]
+    kind: Callable[[Run], Kind]
     clock: Callable[[], float]
     rng: random.Random
     sleep: Callable[[float], None] = time.sleep
@@ -227,7 +227,7 @@ class Engine:
         if run.plan:
             return
         try:
-            kind = self.kind(run.sync)
+            kind = self.kind(run)
             if isinstance(kind, Telling):
                 kind.ended(run, self.state.results(run.id))
         except SynclineError as error:

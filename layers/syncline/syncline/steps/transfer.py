@@ -25,7 +25,7 @@ def transfer(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
 
     Raises :class:`LeaseHeldError` where the same batch is being worked on: it was delivered twice.
     """
-    kind = engine.kind(batch.sync)
+    kind = engine.kind(run)
     work = Work(batch)
     try:
         lease = _lease(engine, batch, kind, left)

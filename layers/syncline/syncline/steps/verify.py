@@ -16,7 +16,7 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
     That goes for a run that is being cancelled too: what was written is proved, so that the report is true. What then
     is not proved stays as it is.
     """
-    kind = engine.kind(batch.sync)
+    kind = engine.kind(run)
     work, before = Work(batch), kind.requests()
     later: list[Item] = []
     absent: list[Failure] = []

@@ -97,7 +97,7 @@ def _syncs() -> Syncs:
 @cache
 def worker(step: Step) -> Worker:
     """The worker of a function that is fed by a queue."""
-    engine = Engine(state(), _queues(), _syncs().kind, time.time, random.Random())  # noqa: S311 - for jitter
+    engine = Engine(state(), _queues(), _syncs().kind_of, time.time, random.Random())  # noqa: S311 - for jitter
     return Worker(step, STEPS[step], engine, gatherer(_syncs(), Hearing(Database(_table()), time.time), engine))
 
 

@@ -4,33 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Final
 
 from syncline.config import Sync, load_sync
 from syncline.kinds.kind import Kind
+from syncline.model import Run
 from syncline.state import State
+from syncline.stores.configurations import config_digest
 from syncline.wiring.parts import Parts
+
+_MOST: Final = 2
+"""Kinds kept of a sync: that of the applied configuration, and that of the one which the run under way began with."""
 
 
 class Syncs:
-    """The applied syncs as they are now, and their kinds, each made once for a configuration."""
+    """The applied syncs as they are now, and kinds of syncs, each made once for a configuration."""
 
     def __init__(self, state: State, build: Callable[[Sync], Kind]) -> None:
         self._state = state
         self._build = build
-        self._kinds: dict[str, tuple[str, Kind]] = {}
+        self._kinds: dict[str, dict[str, Kind]] = {}
 
     def config(self, name: str) -> Sync:
-        """A sync's configuration; raises NO_SUCH_SYNC."""
+        """Return a sync's configuration; raises NO_SUCH_SYNC."""
         return load_sync(self._state.sync_config(name))
 
     def kind(self, name: str) -> Kind:
-        """A sync's kind; raises NO_SUCH_SYNC, or why a secret cannot be had."""
-        # Read each time: a run right after `apply` must not go by what was applied before.
+        """Return a sync's kind by the applied configuration; raises NO_SUCH_SYNC, or why a secret cannot be had."""
+        # Read each time: what comes right after `apply` must not go by what was applied before.
         text = self._state.sync_config(name)
-        made = self._kinds.get(name)
-        if made is None or made[0] != text:
-            made = self._kinds[name] = (text, self._build(load_sync(text)))
-        return made[1]
+        return self._made(name, config_digest(text), text)
+
+    def kind_of(self, run: Run) -> Kind:
+        """Return the kind of a run's sync by the configuration that the run began with.
+
+        Raises CONFIG_CHANGED if the table no longer has that configuration, or why a secret cannot be had.
+        """
+        if run.config is None:
+            return self.kind(run.sync)
+        made = self._kinds.get(run.sync, {}).get(run.config)
+        return made or self._made(run.sync, run.config, self._state.config_of(run.sync, run.config))
+
+    def _made(self, name: str, digest: str, text: str) -> Kind:
+        kinds = self._kinds.setdefault(name, {})
+        # The one used last is at the end.
+        kind = kinds.pop(digest, None) or self._build(load_sync(text))
+        while len(kinds) >= _MOST:
+            del kinds[next(iter(kinds))]
+        kinds[digest] = kind
+        return kind
 
 
 class Kinds:

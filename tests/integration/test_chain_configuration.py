@@ -1,0 +1,121 @@
+"""The configuration is applied anew while a run is under way: the run keeps the one that it began with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from moto import mock_aws
+
+from syncline.messages import decode, encode
+from syncline.model import RunStatus, Step, Trigger
+from tests.integration.chain import SYNC, Chain, World, world
+from tests.pump import Letter
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[World]:
+    with mock_aws(), world() as made:
+        yield made
+
+
+@pytest.fixture
+def chain(place: World) -> Chain:
+    chain = place.chain()
+    for name in ("team/app", "team/base"):
+        chain.source.store.add_image(name, "1.0", name.encode())
+    chain.configure(target=mirrored(chain, "mirror"))
+    return chain
+
+
+def mirrored(chain: Chain, prefix: str) -> dict[str, object]:
+    return {"registry": chain.target.host, "plain_http": True, "prefix": prefix}
+
+
+CHANGES = {
+    "another prefix": lambda chain: chain.configure(target=mirrored(chain, "elsewhere")),
+    "a repository less": lambda chain: chain.configure(
+        target=mirrored(chain, "mirror"), select={"repositories": {"exclude": ["team/*"]}}
+    ),
+    "another source": lambda chain: chain.configure(
+        source={"registry": "localhost:1", "plain_http": True, "catalog": True}, target=mirrored(chain, "mirror")
+    ),
+    "another kind": lambda chain: chain.state.put_sync(
+        SYNC, '{"name":"prod-to-dr","kind":"files","source":{"bucket":"a"},"target":{"bucket":"b"}}'
+    ),
+    "no sync": lambda chain: chain.state.remove_sync(SYNC),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("step", [Step.TRANSFER, Step.VERIFY])
+def test_a_run_keeps_the_configuration_that_it_began_with(chain: Chain, change: str, step: Step) -> None:
+    changed: list[str] = []
+
+    def apply(letter: Letter) -> None:
+        if letter.step is step and not changed:
+            changed.append(letter.id)
+            CHANGES[change](chain)
+
+    chain.pump.on_delivery = apply
+    run = chain.run()
+    assert changed
+    assert (run.status, run.counts.moved, run.counts.failed) == (RunStatus.DONE, 2, 0), chain.results(run)
+    assert chain.dead() == {}
+    assert {name for name, _ in chain.target.store.tags()} == {"mirror/team/app", "mirror/team/base"}
+
+
+def test_the_next_run_has_the_new_configuration(chain: Chain) -> None:
+    chain.run()
+    chain.configure(target=mirrored(chain, "elsewhere"))
+    assert chain.run().counts.moved == 2
+    assert {name for name, _ in chain.target.store.tags()} >= {"elsewhere/team/app", "elsewhere/team/base"}
+
+
+def test_a_notification_after_a_change_waits_for_the_run_with_the_old_configuration(chain: Chain) -> None:
+    """Joined to that run it would be scanned by a configuration that does not know it."""
+    chain.configure(target=mirrored(chain, "mirror"), select={"repositories": {"include": ["team/app"]}})
+    told: list[str] = []
+
+    def apply(letter: Letter) -> None:
+        if letter.step is Step.TRANSFER and not told:
+            told.append(letter.id)
+            chain.configure(target=mirrored(chain, "mirror"))
+            chain.start("mirror/team/base", trigger=Trigger.WEBHOOK)
+
+    chain.pump.on_delivery = apply
+    chain.run()
+    assert {name for name, _ in chain.target.store.tags()} == {"mirror/team/app", "mirror/team/base"}
+    assert len(chain.state.runs(SYNC)) == 2
+
+
+def test_a_run_whose_configuration_is_lost_says_so_at_once(chain: Chain) -> None:
+    began = chain.clock.now
+
+    def lose(letter: Letter) -> None:
+        if letter.step is Step.TRANSFER:
+            chain.configure(target=mirrored(chain, "elsewhere"))
+            for item in chain.table.scan()["Items"]:
+                if str(item["sk"]).startswith("CONFIG#"):
+                    chain.table.delete_item(Key={"pk": item["pk"], "sk": item["sk"]})
+
+    chain.pump.on_delivery = lose
+    run = chain.run()
+    assert {result.code for result in chain.results(run).values()} == {"CONFIG_CHANGED"}
+    assert chain.clock.now - began < 10
+    assert {dead.code for dead in chain.dead().values()} == {"CONFIG_CHANGED"}
+    assert all(decode(encode(dead)) == dead for dead in chain.dead().values())
+
+
+def test_a_full_scan_after_a_change_is_not_passed_over(chain: Chain) -> None:
+    told: list[str] = []
+
+    def apply(letter: Letter) -> None:
+        if letter.step is Step.TRANSFER and not told:
+            told.append(letter.id)
+            chain.configure(target=mirrored(chain, "elsewhere"))
+            chain.start(trigger=Trigger.SCHEDULE)
+
+    chain.pump.on_delivery = apply
+    chain.run()
+    assert {name for name, _ in chain.target.store.tags()} >= {"elsewhere/team/app", "elsewhere/team/base"}
