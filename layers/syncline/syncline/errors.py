@@ -48,6 +48,7 @@ _ROWS: Final = (
     Code("ADDRESS_REFUSED", False, "The address is link-local or a cloud's metadata service, where no copy has business.", "Correct the address in syncs.yaml, or find out why the server redirects there."),
     # Listings
     Code("LISTING_INCOMPLETE", True, "A listing repeated itself, broke off, or came back empty where it cannot be.", "Check the API token: Quay answers a bad one with an empty list instead of an error."),
+    Code("ENTRY_INVALID", False, "One entry of a listing is not what the protocol promises: it is null, has no name, a name that none can have, or a field of the wrong type. All other entries were read.", "Correct or remove the entry that the message names at its server, or exclude it by its name."),
     # Objects and files
     Code("BUCKET_ABSENT", False, "The service has no bucket of that name, or not for these credentials.", "Correct `bucket` or `endpoint` in syncs.yaml, or create the bucket."),
     Code("SOURCE_CHANGED", True, "The object was replaced while it was being read.", "Nothing; it is looked at again."),

@@ -81,7 +81,7 @@ def test_a_list_that_leads_away(server: ScriptedServer, elsewhere: ScriptedServe
 
 
 @pytest.mark.parametrize(
-    "answer", [json_reply([]), json_reply({"tags": "v1"}), json_reply({"tags": [1]}), Reply(200, b"<html>")]
+    "answer", [json_reply([]), json_reply({"tags": "v1"}), json_reply({"tags": {"v1": 1}}), Reply(200, b"<html>")]
 )
 def test_a_list_that_is_none(server: ScriptedServer, registry: Registry, answer: Reply) -> None:
     server.on("GET", TAGS, answer)

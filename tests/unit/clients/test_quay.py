@@ -146,11 +146,6 @@ class TestRepositories:
             (b"[]", "should be an object"),
             (b"{}", "`repositories` is not a list"),
             (b'{"repositories": {}}', "`repositories` is not a list"),
-            (b'{"repositories": ["app"]}', "should be an object"),
-            (b'{"repositories": [{"namespace": "org"}]}', "not a repository of 'org'"),
-            (b'{"repositories": [{"namespace": "org", "name": ""}]}', "not a repository of 'org'"),
-            (b'{"repositories": [{"namespace": "other", "name": "app"}]}', "not a repository of 'org'"),
-            (b'{"repositories": [{"namespace": "org", "name": "app", "state": 1}]}', "`state` is not text"),
             (b'{"repositories": [], "next_page": 2}', "`next_page` is not text"),
         ],
     )
@@ -159,6 +154,23 @@ class TestRepositories:
         with pytest.raises(SynclineError, match=words) as error:
             list(client(server).repositories("org"))
         assert code_of(error) == "BAD_ANSWER"
+
+    @pytest.mark.parametrize(
+        ("entry", "words"),
+        [
+            ("app", "not an object"),
+            ({"namespace": "org"}, "its `name` is null"),
+            ({"namespace": "org", "name": ""}, 'its `name` is ""'),
+            ({"namespace": "other", "name": "app"}, "not a repository of 'org'"),
+            ({"namespace": "org", "name": "App"}, "has upper case letters"),
+            ({"namespace": "org", "name": "app", "state": 1}, "its `state` is 1, not text"),
+        ],
+    )
+    def test_an_odd_entry_is_refused_by_default(self, server: QuayServer, entry: Any, words: str) -> None:
+        server.say_next("repositories", 200, json.dumps({"repositories": [entry]}).encode())
+        with pytest.raises(SynclineError, match=words) as error:
+            list(client(server).repositories("org"))
+        assert code_of(error) == "ENTRY_INVALID"
 
     def test_no_state_is_a_normal_one(self, server: QuayServer) -> None:
         answer = {"repositories": [{"namespace": "org", "name": "app", "state": None}]}
@@ -246,17 +258,17 @@ class TestTags:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"name": None}, "no name or no digest"),
+            ({"name": None}, "its `name` is null"),
             ({"name": "-v1"}, "begins with '-'"),
             ({"name": "v 1"}, "has characters other than"),
-            ({"manifest_digest": None}, "no name or no digest"),
-            ({"manifest_digest": ""}, "not a digest"),
+            ({"manifest_digest": None}, "its `manifest_digest` is null"),
+            ({"manifest_digest": ""}, "not text"),
             ({"manifest_digest": "sha256:" + "AB" * 32}, "not a digest"),
             ({"manifest_digest": "sha256:" + "ab" * 31}, "not a digest"),
             ({"manifest_digest": DIGEST + "\n"}, "not a digest"),
             ({"manifest_digest": "md5:" + "ab" * 16}, "not a digest"),
-            ({"size": "1"}, "size or kind"),
-            ({"is_manifest_list": 1}, "size or kind"),
+            ({"size": "1"}, "not a whole number"),
+            ({"is_manifest_list": 1}, "not true or false"),
         ],
     )
     def test_tags_of_another_form(self, server: QuayServer, change: dict[str, Any], words: str) -> None:
@@ -264,7 +276,7 @@ class TestTags:
         server.say_next("tags", 200, json.dumps({"tags": [tag], "page": 1, "has_additional": False}).encode())
         with pytest.raises(SynclineError, match=words) as error:
             client(server).tags("org/app")
-        assert code_of(error) == "BAD_ANSWER"
+        assert code_of(error) == "ENTRY_INVALID"
 
     @pytest.mark.parametrize(
         "answer", [b"", b"null", b"{}", b'{"tags": []}', b'{"tags": [], "has_additional": "no"}', b'{"tags": [1]}']

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syncline.clients.entries import OnOdd
 from syncline.clients.oci import Registry
 from syncline.clients.oci_manifest import OCI_MANIFEST, Descriptor, Manifest
 from syncline.clients.quay import Quay, QuayRepository, QuayTag
@@ -32,10 +33,10 @@ class MadeUpRegistry:
         self.asked: list[str] = []
         self.broken: dict[str, SynclineError] = {}
 
-    def catalog(self) -> Iterator[str]:
+    def catalog(self, _odd: OnOdd) -> Iterator[str]:
         yield from self.content
 
-    def tags(self, repository: str) -> list[str]:
+    def tags(self, repository: str, _odd: OnOdd) -> list[str]:
         self.asked.append(f"tags {repository}")
         if repository in self.broken:
             raise self.broken[repository]
@@ -63,7 +64,7 @@ class MadeUpApi:
         self.listed: list[str] = []
         self.broken: dict[str, SynclineError] = {}
 
-    def repositories(self, namespace: str) -> Iterator[QuayRepository]:
+    def repositories(self, namespace: str, _odd: OnOdd) -> Iterator[QuayRepository]:
         self.listed.append(namespace)
         if namespace in self.broken:
             raise self.broken[namespace]
@@ -71,7 +72,7 @@ class MadeUpApi:
             if name.partition("/")[0] == namespace:
                 yield QuayRepository(name, self.states.get(name, "NORMAL"))
 
-    def tags(self, repository: str) -> dict[str, QuayTag]:
+    def tags(self, repository: str, _odd: OnOdd) -> dict[str, QuayTag]:
         if repository not in self.content:
             raise SynclineError("NOT_FOUND", "no such repository")
         return {tag: QuayTag(digest, 10, False) for tag, digest in self.content[repository].items()}
@@ -184,7 +185,7 @@ def test_names_at_the_target_have_its_prefix() -> None:
 
 def test_a_scope_is_looked_at_without_listing_everything() -> None:
     bench = Bench({"team/a": {"1": "d1"}, "team/b": {"1": "d1"}}, {}, source={"catalog": True})
-    bench.source.catalog = lambda: pytest.fail("everything is listed")  # type: ignore[method-assign]
+    bench.source.catalog = lambda _odd: pytest.fail("everything is listed")  # type: ignore[method-assign]
     assert found(bench.look(Scope.of(["team/b"]))) == [("team/b", "1")]
 
 

@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import quote
 
+from syncline.clients.entries import Entries, OnOdd, described, refuse
 from syncline.clients.failures import error_codes, speaks_distribution
 from syncline.clients.http import Endpoint, Http, Response
 from syncline.clients.oci_auth import Credentials
@@ -34,7 +35,15 @@ from syncline.clients.oci_manifest import MANIFEST_TYPES, OCI_INDEX, Descriptor,
 from syncline.clients.oci_referrers import ABSENT, list_tag, listed
 from syncline.clients.oci_transport import REDIRECTS, Transport, pull, push
 from syncline.clients.oci_upload import Upload, begin, session_of
-from syncline.clients.reference import digest_of, is_digest, matches, parse_digest, parse_reference
+from syncline.clients.reference import (
+    digest_of,
+    is_digest,
+    matches,
+    parse_digest,
+    parse_reference,
+    parse_repository,
+    parse_tag,
+)
 from syncline.errors import SynclineError
 
 __all__ = [
@@ -96,11 +105,12 @@ class Registry:
     def host(self) -> str:
         return self._transport.endpoint.host
 
-    def catalog(self) -> Iterator[str]:
+    def catalog(self, odd: OnOdd = refuse) -> Iterator[str]:
         """Every repository that the credentials may see, page by page. Raises LISTING_INCOMPLETE on a repetition."""
+        entries = Entries(f"the catalog of {self.host}", odd)
         try:
             for page in self._pages(f"/v2/_catalog?n={self._page_size}", _CATALOG, "repositories"):
-                yield from page
+                yield from entries.read(page, lambda name: parse_repository(_name(name)))
         except SynclineError as error:
             if error.code.name not in ("UNAUTHORIZED", "FORBIDDEN", "NOT_FOUND", "REFUSED"):
                 raise
@@ -108,10 +118,12 @@ class Registry:
             hint = "many registries do not list their repositories; name them in syncs.yaml"
             raise SynclineError(code, f"{error.what} ({hint})") from error
 
-    def tags(self, repository: str) -> list[str]:
+    def tags(self, repository: str, odd: OnOdd = refuse) -> list[str]:
         """Every tag of a repository; empty if there is no such repository. Raises LISTING_INCOMPLETE."""
         target = f"/v2/{repository}/tags/list?n={self._page_size}"
-        return [tag for page in self._pages(target, pull(repository), "tags") for tag in page]
+        entries = Entries(f"the tags of {repository!r} at {self.host}", odd)
+        pages = self._pages(target, pull(repository), "tags")
+        return [tag for page in pages for tag in entries.read(page, lambda name: parse_tag(_name(name)))]
 
     def manifest_digest(self, repository: str, reference: str) -> str | None:
         """The digest behind a tag, or None if there is no such tag. Asks by HEAD, and by GET where that fails to tell."""
@@ -341,7 +353,7 @@ class Registry:
                 raise SynclineError("DIGEST_MISMATCH", f"{where} sent other bytes than those of {digest}")
         return reference if is_digest(reference) else digest_of(answer.body)
 
-    def _pages(self, target: str, scopes: tuple[str, ...], key: str) -> Iterator[list[str]]:
+    def _pages(self, target: str, scopes: tuple[str, ...], key: str) -> Iterator[list[Any]]:
         """The lists under ``key`` of all pages, without names that came before."""
         visited, seen = {target}, set[str]()
         while True:
@@ -352,9 +364,15 @@ class Registry:
                 raise answer.error()
             value = answer.json()
             names = (value.get(key) or []) if isinstance(value, dict) else None
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            if not isinstance(names, list):
                 raise answer.bad(f"it has no list of {key}")
-            fresh = [name for name in dict.fromkeys(names) if name not in seen]
+            fresh = []
+            for name in names:
+                if not isinstance(name, str):
+                    fresh.append(name)
+                elif name not in seen:
+                    seen.add(name)
+                    fresh.append(name)
             link = next_link(answer.all_headers("Link"))
             yield fresh
             if link is None:
@@ -363,7 +381,6 @@ class Registry:
             if target in visited or (names and not fresh):
                 raise SynclineError("LISTING_INCOMPLETE", f"{self.host} repeats a page of its list of {key}")
             visited.add(target)
-            seen.update(fresh)
 
 
 class BlobStream:
@@ -410,6 +427,12 @@ class BlobStream:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _name(entry: Any) -> str:
+    if not isinstance(entry, str):
+        raise ValueError(f"it is {described(entry)}, not a name")  # noqa: TRY004 - as every odd entry
+    return entry
 
 
 def _length(answer: Response) -> int | None:

@@ -9,6 +9,7 @@ wants an OAuth token; robots and passwords are for the registry alone.
 - Tags come by page number, youngest first. A push or a deletion between two pages shifts the rest.
 
 So a listing is believed only if each page brings something new, and an empty one only if Quay knows the token.
+An entry that cannot be used is handed to ``odd`` (:mod:`syncline.clients.entries`).
 https://docs.quay.io/api/ and https://github.com/quay/quay/tree/master/endpoints/api (repository.py, tag.py)
 """
 
@@ -20,8 +21,9 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from syncline.clients.addresses import Endpoint
+from syncline.clients.entries import Entries, OnOdd, mapping, optional, refuse, text
 from syncline.clients.http import Http, Response
-from syncline.clients.reference import parse_digest, parse_tag
+from syncline.clients.reference import parse_digest, parse_repository, parse_tag
 from syncline.errors import SynclineError
 
 PAGE: Final = 100  # the most that Quay gives at once
@@ -29,7 +31,7 @@ PAGE: Final = 100  # the most that Quay gives at once
 
 @dataclass(frozen=True, slots=True)
 class QuayRepository:
-    """``name`` is ``namespace/name`` as Quay has it, which the distribution specification may not allow (``a--``).
+    """A repository by its whole name, ``namespace/name``.
 
     ``state`` is ``NORMAL``, ``READ_ONLY``, ``MIRROR`` or ``ORG_MIRROR``.
     """
@@ -64,7 +66,7 @@ class Quay:
         self._token = token
         self._http = http
 
-    def repositories(self, namespace: str) -> Iterator[QuayRepository]:
+    def repositories(self, namespace: str, odd: OnOdd = refuse) -> Iterator[QuayRepository]:
         """All repositories of a namespace that the token may see; without a token, the public ones.
 
         One request for 100. LISTING_INCOMPLETE, at any point of the iteration, if a page repeats another or is
@@ -74,42 +76,50 @@ class Quay:
         query = {"namespace": namespace}
         if self._token() is None:
             query["public"] = "true"  # never with a token: if that is a bad one, a part would look like the whole
+        listing = f"the repositories of {namespace!r}"
+        entries = Entries(f"{listing} at {self._endpoint.host}", odd, lambda entry: _whole_name(entry, namespace))
         seen: set[str] = set()
+        empty = True
         page: str | None = None
         while True:
             response = self._page(query if page is None else {**query, "next_page": page})
             answer = _dict(response, response.json())
-            listed = [_repository(response, entry, namespace) for entry in _list(response, answer, "repositories")]
+            values = _list(response, answer, "repositories")
             following = answer.get("next_page")
             if not isinstance(following, str | None):
                 raise response.bad("`next_page` is not text")
-            alone = page is None and following is None
-            self._note(f"the repositories of {namespace!r}", seen, [r.name for r in listed], may_be_empty=alone)
+            listed = list(entries.read(values, lambda value: _repository(value, namespace)))
+            self._check_page(listing, values, may_be_empty=page is None and following is None)
+            self._note(listing, seen, [r.name for r in listed])
+            empty = empty and not values
             yield from listed
             if following is None:
                 break
             page = following
-        if not seen:
+        if empty:
             self._check_token(namespace)
 
-    def tags(self, repository: str) -> dict[str, QuayTag]:
+    def tags(self, repository: str, odd: OnOdd = refuse) -> dict[str, QuayTag]:
         """The tags of ``namespace/name`` that are alive. One request for 100.
 
         LISTING_INCOMPLETE if a page repeats a tag of another, as it does when someone pushes meanwhile; NOT_FOUND
         if there is no such repository, which Quay says only to members of the namespace (others: FORBIDDEN).
         """
+        listing = f"the tags of {repository!r}"
+        entries = Entries(f"{listing} at {self._endpoint.host}", odd, _own_name)
         found: dict[str, QuayTag] = {}
         seen: set[str] = set()
         page = 1
         while True:
             response = self._get(f"repository/{quote(repository)}/tag/?limit={PAGE}&page={page}&onlyActiveTags=true")
             answer = _dict(response, response.json())
-            tags = [_tag(response, entry) for entry in _list(response, answer, "tags")]
+            values = _list(response, answer, "tags")
             more = answer.get("has_additional")
             if not isinstance(more, bool):
                 raise response.bad("`has_additional` is not true or false")
-            alone = page == 1 and not more
-            self._note(f"the tags of {repository!r}", seen, [name for name, _ in tags], may_be_empty=alone)
+            tags = list(entries.read(values, _tag))
+            self._check_page(listing, values, may_be_empty=page == 1 and not more)
+            self._note(listing, seen, [name for name, _ in tags])
             found.update(tags)
             if not more:
                 return found
@@ -135,14 +145,17 @@ class Quay:
             raise response.error()
         return response
 
-    def _note(self, listing: str, seen: set[str], names: list[str], *, may_be_empty: bool) -> None:
-        """Note the names of a page; LISTING_INCOMPLETE if it brings none, or one that was there before."""
+    def _check_page(self, listing: str, values: list[Any], *, may_be_empty: bool) -> None:
+        """Raise LISTING_INCOMPLETE if a page brings nothing although it was announced."""
+        if not values and not may_be_empty:
+            raise self._incomplete(listing, "an announced page was empty")
+
+    def _note(self, listing: str, seen: set[str], names: list[str]) -> None:
+        """Note the names of a page; raise LISTING_INCOMPLETE if one was there before."""
         for name in names:
             if name in seen:
                 raise self._incomplete(listing, f"{name!r} came twice")
             seen.add(name)
-        if not names and not may_be_empty:
-            raise self._incomplete(listing, "an announced page was empty")
 
     def _incomplete(self, listing: str, why: str) -> SynclineError:
         return SynclineError("LISTING_INCOMPLETE", f"{self._endpoint.host} did not list all of {listing}: {why}")
@@ -163,27 +176,31 @@ class Quay:
             raise SynclineError("UNAUTHORIZED", what) from None
 
 
-def _repository(response: Response, entry: Any, namespace: str) -> QuayRepository:
-    value = _dict(response, entry)
-    name, state = value.get("name"), value.get("state")
-    if not isinstance(name, str) or not name or value.get("namespace") != namespace:
-        raise response.bad(f"an entry is not a repository of {namespace!r}")
-    if not isinstance(state, str | None):
-        raise response.bad("a repository's `state` is not text")
-    return QuayRepository(f"{namespace}/{name}", state or "NORMAL")
+def _own_name(entry: Any) -> Any:
+    return entry.get("name") if isinstance(entry, dict) else None
 
 
-def _tag(response: Response, entry: Any) -> tuple[str, QuayTag]:
-    value = _dict(response, entry)
-    name, digest, size, is_list = (value.get(k) for k in ("name", "manifest_digest", "size", "is_manifest_list"))
-    if not isinstance(name, str) or not isinstance(digest, str):
-        raise response.bad("a tag has no name or no digest")
-    if not isinstance(size, int | None) or not isinstance(is_list, bool | None):
-        raise response.bad(f"the size or kind of the tag {name[:128]!r} is not what it should be")
-    try:
-        return parse_tag(name), QuayTag(parse_digest(digest), size, bool(is_list))
-    except SynclineError as error:
-        raise response.bad(error.what) from None
+def _whole_name(entry: Any, namespace: str) -> str | None:
+    """Return the name of an entry that is a repository of the namespace, as far as it says so."""
+    name = _own_name(entry)
+    ours = isinstance(name, str) and bool(name) and entry.get("namespace") == namespace
+    return f"{namespace}/{name}" if ours else None
+
+
+def _repository(entry: Any, namespace: str) -> QuayRepository:
+    value = mapping(entry)
+    name, state = text(value.get("name"), "`name`"), optional(value.get("state"), str, "`state`")
+    if text(value.get("namespace"), "`namespace`") != namespace:
+        raise ValueError(f"it is not a repository of {namespace!r}")
+    return QuayRepository(parse_repository(f"{namespace}/{name}"), state or "NORMAL")
+
+
+def _tag(entry: Any) -> tuple[str, QuayTag]:
+    value = mapping(entry)
+    name, digest = text(value.get("name"), "`name`"), text(value.get("manifest_digest"), "`manifest_digest`")
+    size = optional(value.get("size"), int, "`size`")
+    is_list = optional(value.get("is_manifest_list"), bool, "`is_manifest_list`")
+    return parse_tag(name), QuayTag(parse_digest(digest), size, bool(is_list))
 
 
 def _dict(response: Response, value: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final, Protocol, runtime_checkable
 
 from syncline.errors import SynclineError
@@ -11,6 +12,8 @@ from syncline.model import Item, Result, Run, Scope, Step
 
 _FIRST_GLANCE: Final = 0.03
 _LONGEST_GLANCE: Final = 0.5
+_FAILURES: Final = 100
+"""Failures in one page of odd entries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,13 @@ class Page:
     results: tuple[Result, ...] = ()
     failures: tuple[Failure, ...] = ()
     left_out: int = 0
+
+
+def odd_pages(cursor: str, failures: Iterable[Failure]) -> Iterator[Page]:
+    """Yield pages with the failures of a listing's odd entries: the record of a page must fit an item of the table."""
+    waiting = iter(failures)
+    while some := tuple(islice(waiting, _FAILURES)):
+        yield Page(cursor, failures=some)
 
 
 @dataclass(frozen=True, slots=True)

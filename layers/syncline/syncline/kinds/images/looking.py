@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
+from syncline.clients.entries import Odd, OnOdd, ignore
 from syncline.clients.oci import Registry
 from syncline.clients.quay import Quay
 from syncline.config.images import ImagesSync
 from syncline.errors import SynclineError
 from syncline.kinds.images.copying import conflict
 from syncline.kinds.images.referrers import Compared, Referrers, grows, is_list
-from syncline.kinds.kind import Failure, Pace, Page
+from syncline.kinds.kind import Failure, Pace, Page, odd_pages
 from syncline.model import Item, Result, Scope
 
 AT_ONCE: Final = 16
@@ -23,6 +24,8 @@ AT_ONCE: Final = 16
 PAGE_TAGS: Final = 100
 """Tags in a page at most: the share of one transfer, and what is asked for between two looks at the time left."""
 _NORMAL: Final = "NORMAL"
+_BEFORE_TAGS: Final = " "
+"""Sorts before every tag: a look that goes on behind it does not report a repository's odd entries again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,23 @@ class Tag:
     size: int | None = None
 
 
+@dataclass(slots=True)
+class _Listed:
+    """The tags of a repository on one side, and the entries of the listing that cannot be used."""
+
+    tags: dict[str, Tag]
+    odd: list[Odd]
+
+    def there(self, tag: str) -> Tag | None:
+        """Return what is known of a tag; one that an entry without a name may stand for is asked for later."""
+        listed = self.tags.get(tag)
+        return Tag() if listed is None and any(odd.name is None for odd in self.odd) else listed
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.tags and not self.odd
+
+
 class Look:
     """One look at a sync's repositories."""
 
@@ -49,6 +69,7 @@ class Look:
         self._source = source
         self._target = target
         self._states: dict[str, dict[str, str]] = {}
+        self._complete: set[str] = set()
         self._with_referrers = sync.referrers == "always"
         self._asking = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="ask")
 
@@ -58,14 +79,18 @@ class Look:
         A cursor is the name of a repository that was looked at, or ``name:tag`` within one.
         """
         self._with_referrers |= scope.groups is not None and self._sync.referrers == "with-images"
+        odd: list[Odd] = []
+        odd_at_target: list[Odd] = []
         last, _, tag = (cursor or "").partition(":")
         ahead: deque[Future[list[Page]]] = deque()
         # Repositories wait for digests and digests wait for nobody, so the two pools cannot block one another.
         with self._asking, ThreadPoolExecutor(AT_ONCE, thread_name_prefix="look") as pool:
             # One side lists its repositories while the other does.
-            states = pool.submit(self._target_states, scope)
-            names = [name for name in self._repositories(scope) if name > last or (tag and name == last)]
+            states = pool.submit(self._target_states, scope, odd_at_target.append)
+            names = [name for name in self._repositories(scope, odd.append) if name > last or (tag and name == last)]
             self._states = states.result()
+            if cursor is None and scope.groups is None:
+                yield from odd_pages("", [*self._odd_repositories(odd), *self._odd_at_target(odd_at_target)])
             waiting = iter(names)
             try:
                 while not pace.over:
@@ -78,7 +103,7 @@ class Look:
                 for future in ahead:
                     future.cancel()
 
-    def _repositories(self, scope: Scope) -> list[str]:
+    def _repositories(self, scope: Scope, odd: OnOdd) -> list[str]:
         """The source's repositories that belong to the sync and the scope, sorted."""
         sync = self._sync
         if scope.groups is not None:
@@ -88,27 +113,51 @@ class Look:
         elif sync.source.repositories is not None:
             names = sync.source.repositories
         elif sync.source.organizations is not None:
-            names = self._organizations(sync.source.organizations)
+            names = self._organizations(sync.source.organizations, odd)
         else:
-            names = list(self._source.registry.catalog())
-            if not names:
+            found: list[Odd] = []
+            names = list(self._source.registry.catalog(found.append))
+            for each in found:
+                odd(each)
+            if not names and not found:
                 what = f"the catalog of {self._source.registry.host} is listed without a single repository"
                 raise SynclineError("LISTING_INCOMPLETE", what)
         return sorted({name for name in names if sync.takes_repository(name)})
 
-    def _organizations(self, organizations: Iterable[str]) -> Iterator[str]:
+    def _organizations(self, organizations: Iterable[str], odd: OnOdd) -> Iterator[str]:
         assert self._source.api is not None, "the configuration asks for an API with organizations"
         for organization in organizations:
+            found: list[Odd] = []
             empty = True
-            for repository in self._source.api.repositories(organization):
+            for repository in self._source.api.repositories(organization, found.append):
                 empty = False
                 yield repository.name
-            if empty:
+            for each in found:
+                odd(each)
+            if empty and not found:
                 what = f"{organization} at {self._source.registry.host} is listed without a single repository"
                 raise SynclineError("LISTING_INCOMPLETE", what)
 
-    def _target_states(self, scope: Scope) -> dict[str, dict[str, str]]:
-        """Which target repositories exist and take pushes, where one listing for each organization tells."""
+    def _odd_repositories(self, odd: Iterable[Odd]) -> Iterator[Failure]:
+        """Yield the failures of odd repositories of the source; one that the sync does not take is none."""
+        for each in odd:
+            if each.name is None:
+                yield Failure(Item("*", each.label), each.error)
+            elif self._sync.takes_repository(each.name):
+                yield Failure(Item(self._sync.target_repository(each.label), "*"), each.error)
+
+    def _odd_at_target(self, odd: Iterable[Odd]) -> Iterator[Failure]:
+        """Yield the failures of odd repositories of the target, as far as they may be the sync's."""
+        for each in odd:
+            source = None if each.name is None else self._sync.source_repository(each.name)
+            if each.name is None or (source is not None and self._sync.takes_repository(source)):
+                yield Failure(Item("*", each.label), each.error)
+
+    def _target_states(self, scope: Scope, odd: OnOdd) -> dict[str, dict[str, str]]:
+        """Which target repositories exist and take pushes, where one listing for each organization tells.
+
+        After an odd entry it does not tell which ones exist, so the namespace is not among the complete ones.
+        """
         states: dict[str, dict[str, str]] = {}
         if self._target.api is None or self._sync.source.organizations is None:
             return states
@@ -116,9 +165,14 @@ class Look:
         if groups is None:
             groups = tuple(self._sync.target_repository(f"{name}/any") for name in self._sync.source.organizations)
         for namespace in {group.partition("/")[0] for group in groups}:
+            found: list[Odd] = []
             try:
-                listed = self._target.api.repositories(namespace)
+                listed = self._target.api.repositories(namespace, found.append)
                 states[namespace] = {repository.name: repository.state for repository in listed}
+                if states[namespace] and not found:
+                    self._complete.add(namespace)
+                for each in found:
+                    odd(each)
             except SynclineError as error:
                 # A namespace that is not there yet is no failure: its repositories are asked for one by one.
                 if error.code.name not in ("NOT_FOUND", "FORBIDDEN", "UNAUTHORIZED"):
@@ -143,13 +197,21 @@ class Look:
 
     def _compare(self, name: str, group: str, behind: str) -> Iterator[Page]:
         found = self._source_tags(name)
-        wanted = sorted(tag for tag in found if tag > behind and self._sync.takes_tag(tag))
-        present = self._target_tags(group) if wanted else {}
+        takes = self._sync.takes_tag
+        present = _Listed({}, [])
+        if any(map(takes, found.tags)):
+            present = self._target_tags(group)
+        odd_names = {odd.name for odd in (*found.odd, *present.odd)}
+        wanted = sorted(tag for tag in found.tags if tag > behind and takes(tag) and tag not in odd_names)
+        if not behind:
+            odd = (each for each in (*found.odd, *present.odd) if each.name is None or takes(each.name))
+            failures = {each.label: Failure(Item(group, each.label), each.error) for each in odd}
+            yield from odd_pages(f"{name}:{_BEFORE_TAGS}", failures.values())
         for at in range(0, max(len(wanted), 1), PAGE_TAGS):
             tags = wanted[at : at + PAGE_TAGS]
             cursor = name if at + PAGE_TAGS >= len(wanted) else f"{name}:{tags[-1]}"
-            page = self._page(name, group, cursor, {tag: (found[tag], present.get(tag)) for tag in tags})
-            yield page if present else _fresh(page)
+            page = self._page(name, group, cursor, {tag: (found.tags[tag], present.there(tag)) for tag in tags})
+            yield _fresh(page) if present.is_empty else page
 
     def _page(self, name: str, group: str, cursor: str, tags: dict[str, tuple[Tag, Tag | None]]) -> Page:
         items: list[Item] = []
@@ -214,31 +276,33 @@ class Look:
         found = zip(lists, self._asking.map(compare, lists), strict=True)
         return {item.name: not more for item, more in found if more is not None}
 
-    def _source_tags(self, name: str) -> dict[str, Tag]:
+    def _source_tags(self, name: str) -> _Listed:
         """The source's tags; an empty list is believed only when the registry itself confirms it."""
-        tags = self._tags(self._source, name)
-        if not tags and self._source.api is not None and self._source.registry.tags(name):
+        listed = self._tags(self._source, name)
+        if listed.is_empty and self._source.api is not None and self._source.registry.tags(name, ignore):
             what = f"the API of {self._source.registry.host} lists no tags of {name}, but its registry does"
             raise SynclineError("LISTING_INCOMPLETE", what)
-        return tags
+        return listed
 
-    def _target_tags(self, group: str) -> dict[str, Tag]:
-        listed = self._states.get(group.partition("/")[0])
-        if listed is not None and listed and group not in listed:
-            return {}
+    def _target_tags(self, group: str) -> _Listed:
+        namespace = group.partition("/")[0]
+        if namespace in self._complete and group not in self._states[namespace]:
+            return _Listed({}, [])
         return self._tags(self._target, group)
 
-    def _tags(self, side: Side, repository: str) -> dict[str, Tag]:
-        if side.api is None:
-            return {tag: Tag() for tag in side.registry.tags(repository)}
-        try:
-            listed = side.api.tags(repository)
-        except SynclineError as error:
-            # Not there, or not to be seen with this token: the registry's own answer decides.
-            if error.code.name not in ("NOT_FOUND", "FORBIDDEN", "UNAUTHORIZED"):
-                raise
-            return {tag: Tag() for tag in side.registry.tags(repository)}
-        return {name: Tag(tag.digest, tag.size) for name, tag in listed.items()}
+    def _tags(self, side: Side, repository: str) -> _Listed:
+        odd: list[Odd] = []
+        if side.api is not None:
+            try:
+                listed = side.api.tags(repository, odd.append)
+            except SynclineError as error:
+                # Not there, or not to be seen with this token: the registry's own answer decides.
+                if error.code.name not in ("NOT_FOUND", "FORBIDDEN", "UNAUTHORIZED"):
+                    raise
+                odd.clear()
+            else:
+                return _Listed({name: Tag(tag.digest, tag.size) for name, tag in listed.items()}, odd)
+        return _Listed({tag: Tag() for tag in side.registry.tags(repository, odd.append)}, odd)
 
     def _state(self, group: str) -> str | None:
         return self._states.get(group.partition("/")[0], {}).get(group)

@@ -1,0 +1,126 @@
+"""Listings of every client: of a valid page with one entry replaced by junk, all other entries come through."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncline.clients.entries import MOST_ODD, Odd, OnOdd
+from syncline.clients.http import Endpoint, Http
+from syncline.clients.oci import Registry
+from syncline.clients.quay import Quay
+from syncline.errors import SynclineError
+from tests.standins.made_up import Naps
+from tests.standins.scripted_http import Reply, ScriptedServer, json_reply
+
+DIGEST: Final = "sha256:" + "ab" * 32
+SHAPELESS: Final = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text("ABC -/\n\0\u00fc\ud800", max_size=8),
+    st.lists(st.none(), max_size=2),
+    st.dictionaries(st.text(max_size=4), st.none(), max_size=2),
+)
+"""JSON that is no entry of any listing: no name in the grammar of registries, and no object with the fields needed."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as running:
+        yield running
+
+
+def read_one(listing: Callable[[OnOdd], Any]) -> tuple[list[Any], Odd]:
+    """Return the entries that came through, and the one that did not."""
+    odd: list[Odd] = []
+    found = list(listing(odd.append))
+    (one,) = odd
+    assert one.error.code.name == "ENTRY_INVALID"
+    assert one.place in one.error.what
+    assert one.label.isprintable()
+    json.dumps(one.label, ensure_ascii=False).encode()
+    return found, one
+
+
+def put_at(entries: list[Any], at: int, junk: Any) -> list[Any]:
+    return [junk if place == at else entry for place, entry in enumerate(entries)]
+
+
+def without(entries: list[str], at: int) -> list[str]:
+    return [entry for place, entry in enumerate(entries) if place != at]
+
+
+def broken(entry: dict[str, Any], fields: list[str]) -> st.SearchStrategy[Any]:
+    """Draw an entry that lacks a field which it needs or has it of another type, or no entry at all."""
+    spoilt = st.tuples(st.sampled_from(fields), SHAPELESS.filter(lambda value: not isinstance(value, int | float)))
+    return st.one_of(SHAPELESS, spoilt.map(lambda change: {**entry, change[0]: change[1]}))
+
+
+def registry(server: ScriptedServer) -> Registry:
+    return Registry(Endpoint.parse(server.url), lambda: None, Http(Naps().policy()))
+
+
+NAMES: Final = ["a", "b", "c", "d"]
+
+
+@given(at=st.integers(0, 3), junk=SHAPELESS)
+def test_the_catalog_of_a_registry(server: ScriptedServer, at: int, junk: Any) -> None:
+    server.on("GET", "/v2/_catalog", json_reply({"repositories": put_at(NAMES, at, junk)}))
+    found, odd = read_one(registry(server).catalog)
+    assert found == without(NAMES, at)
+    assert odd.name == (junk if isinstance(junk, str) and junk else None)
+
+
+@given(at=st.integers(0, 3), junk=SHAPELESS.filter(lambda junk: not (isinstance(junk, str) and junk.isalpha())))
+def test_the_tags_of_a_registry(server: ScriptedServer, at: int, junk: Any) -> None:
+    server.on("GET", "/v2/org/app/tags/list", json_reply({"tags": put_at(NAMES, at, junk)}))
+    found, _ = read_one(lambda odd: registry(server).tags("org/app", odd))
+    assert found == without(NAMES, at)
+
+
+def quay(server: ScriptedServer) -> Quay:
+    return Quay(Endpoint.parse(server.url), lambda: None, Http(Naps().policy()))
+
+
+@given(
+    at=st.integers(0, 3),
+    junk=broken({"namespace": "org", "name": "x", "state": "NORMAL"}, ["namespace", "name"]),
+)
+def test_the_repositories_of_quay(server: ScriptedServer, at: int, junk: Any) -> None:
+    entries = [{"namespace": "org", "name": name, "state": "NORMAL"} for name in NAMES]
+    server.on("GET", "/api/v1/repository", json_reply({"repositories": put_at(entries, at, junk)}))
+    found, _ = read_one(lambda odd: quay(server).repositories("org", odd))
+    assert [each.name for each in found] == [f"org/{name}" for name in without(NAMES, at)]
+
+
+@given(
+    at=st.integers(0, 3),
+    junk=broken({"name": "-", "manifest_digest": DIGEST, "size": 1}, ["manifest_digest", "name"]),
+)
+def test_the_tags_of_quay(server: ScriptedServer, at: int, junk: Any) -> None:
+    entries = [{"name": name, "manifest_digest": DIGEST, "size": 1, "is_manifest_list": False} for name in NAMES]
+    answer = {"tags": put_at(entries, at, junk), "page": 1, "has_additional": False}
+    server.on("GET", "/api/v1/repository/org/app/tag/", json_reply(answer))
+    found, _ = read_one(lambda odd: quay(server).tags("org/app", odd))
+    assert found == without(NAMES, at)
+
+
+def test_a_listing_of_odd_entries_without_end_is_one_error(server: ScriptedServer) -> None:
+    server.on("GET", "/v2/_catalog", json_reply({"repositories": [None] * (MOST_ODD + 1)}))
+    with pytest.raises(SynclineError) as caught:
+        list(registry(server).catalog(lambda _: None))
+    assert caught.value.code.name == "BAD_ANSWER"
+
+
+def test_a_long_name_is_cut(server: ScriptedServer) -> None:
+    server.on("GET", "/v2/_catalog", Reply(200, json.dumps({"repositories": ["A" * 100_000]}).encode()))
+    _, odd = read_one(registry(server).catalog)
+    assert len(odd.label) < 300
+    assert len(odd.error.what) < 1000
