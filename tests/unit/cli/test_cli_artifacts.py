@@ -19,6 +19,7 @@ from syncline.config.artifacts import GitHubToken
 from syncline.config.registry import BasicAuth
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts import Artifacts
+from tests.standins.scripted_http import ScriptedServer, json_reply
 
 EXAMPLE = Path(__file__).parents[3] / "examples/artifacts-presto.yaml"
 VARIABLES = (
@@ -188,3 +189,29 @@ def test_the_daemon_ends_where_looking_again_would_come_to_the_same(monkeypatch:
     monkeypatch.setattr(watching, "look", look)
     with pytest.raises(SynclineError, match="the token is wrong"):
         watching.daemon(Setup(Options(EXAMPLE)), Out(as_json=True), 900, once=False, sleep=lambda _: None)
+
+
+def test_an_odd_entry_of_a_list_is_named_and_the_rest_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repositories = "/api/v4/projects/group%2Fproject/registry/repositories"
+    repository = {"id": 7, "path": "group/project/app", "name": "app"}
+    with ScriptedServer() as gitlab:
+        gitlab.on("GET", repositories, json_reply([None, repository]))
+        gitlab.on("GET", f"{repositories}/7/tags", json_reply([{"name": "v1"}, {"name": "-"}]))
+        gitlab.on("GET", f"{repositories}/7/tags/v1", json_reply({"digest": None}))
+        values = json.loads(json.dumps(yaml.safe_load(EXAMPLE.read_text())))
+        target = values["syncs"]["presto-images"]["target"]
+        target["api"] = {"url": gitlab.url, "token": "env:GITLAB_TOKEN"}
+        target["auth"] = "anonymous"
+        (tmp_path / "syncs.yaml").write_text(yaml.safe_dump(values))
+        monkeypatch.setenv("GITLAB_TOKEN", "a-token")
+        config = str(tmp_path / "syncs.yaml")
+        done = CliRunner().invoke(app, ["artifacts", "gitlab-list", "--json", "--config", config])
+    assert done.exit_code == 1, done.output
+    shown = json.loads(done.stdout)
+    assert [(each["repository"], [tag["tag"] for tag in each["tags"]]) for each in shown["repositories"]] == [
+        ("group/project/app", ["v1"])
+    ]
+    assert [reason.partition(" at ")[0] for reason in shown["invalid"]] == [
+        "entry 1 of the repositories of group/project",
+        "entry 2 of the tags of repository 7",
+    ]

@@ -78,8 +78,8 @@ def test_who_may_not(server: GitLabServer, token: str | None, code: str) -> None
     [
         (Answer(200, b"<html>"), "BAD_ANSWER"),
         (json_answer(200, {}), "BAD_ANSWER"),
-        (json_answer(200, [{"id": 1}]), "BAD_ANSWER"),
-        (json_answer(200, [1]), "BAD_ANSWER"),
+        (json_answer(200, [{"id": 1}]), "ENTRY_INVALID"),
+        (json_answer(200, [1]), "ENTRY_INVALID"),
         (json_answer(429, {}, Retry_After="30"), "THROTTLED"),
         (Answer(502, b"<html>bad gateway</html>"), "SERVER_ERROR"),
     ],

@@ -11,6 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.clients.entries import MOST_ODD, Odd, OnOdd
+from syncline.clients.github import GitHub
+from syncline.clients.github_auth import GivenToken
+from syncline.clients.gitlab import GitLab
 from syncline.clients.http import Endpoint, Http
 from syncline.clients.oci import Registry
 from syncline.clients.quay import Quay
@@ -109,6 +112,62 @@ def test_the_tags_of_quay(server: ScriptedServer, at: int, junk: Any) -> None:
     answer = {"tags": put_at(entries, at, junk), "page": 1, "has_additional": False}
     server.on("GET", "/api/v1/repository/org/app/tag/", json_reply(answer))
     found, _ = read_one(lambda odd: quay(server).tags("org/app", odd))
+    assert found == without(NAMES, at)
+
+
+TIME: Final = "2023-11-14T22:30:00Z"
+RUN: Final = {"id": 5, "run_attempt": 1, "created_at": TIME, "updated_at": TIME, "head_branch": "main", "path": "b.yml"}
+ARTIFACT: Final = {"id": 5, "name": "images", "size_in_bytes": 1, "expired": False, "digest": None}
+
+
+def github(server: ScriptedServer) -> GitHub:
+    return GitHub(Endpoint.parse(server.url), GivenToken(lambda: None), Http(Naps().policy()))
+
+
+@given(at=st.integers(0, 3), junk=broken(RUN, ["id", "created_at", "updated_at"]))
+def test_the_runs_of_github(server: ScriptedServer, at: int, junk: Any) -> None:
+    entries = [{**RUN, "id": number} for number in range(4)]
+    path = "/repos/o/r/actions/workflows/b.yml/runs"
+    server.on("GET", path, json_reply({"workflow_runs": put_at(entries, at, junk)}))
+    found, _ = read_one(lambda odd: github(server).runs("o/r", "b.yml", odd))
+    assert [each.id for each in found] == [number for number in range(4) if number != at]
+
+
+@given(field=st.sampled_from(sorted(RUN)), value=st.sampled_from(["", "x", -1, [1], {"a": 1}, True, 1.5, "\ud800"]))
+def test_whatever_a_run_of_github_says_it_is_read_or_odd(server: ScriptedServer, field: str, value: Any) -> None:
+    path = "/repos/o/r/actions/workflows/b.yml/runs"
+    server.on("GET", path, json_reply({"workflow_runs": [{**RUN, field: value}]}))
+    odd: list[Odd] = []
+    assert len(list(github(server).runs("o/r", "b.yml", odd.append))) + len(odd) == 1
+
+
+@given(
+    at=st.integers(0, 3), junk=broken(ARTIFACT, ["id", "name", "size_in_bytes"]).filter(lambda junk: junk != ARTIFACT)
+)
+def test_the_artifacts_of_github(server: ScriptedServer, at: int, junk: Any) -> None:
+    entries = [{**ARTIFACT, "id": number} for number in range(4)]
+    server.on("GET", "/repos/o/r/actions/runs/1/artifacts", json_reply({"artifacts": put_at(entries, at, junk)}))
+    found, _ = read_one(lambda odd: github(server).artifacts("o/r", 1, odd))
+    assert [each.id for each in found] == [number for number in range(4) if number != at]
+
+
+def gitlab(server: ScriptedServer) -> GitLab:
+    return GitLab(Endpoint.parse(server.url), "g/p", lambda: None, Http(Naps().policy()))
+
+
+@given(at=st.integers(0, 3), junk=broken({"id": 9, "path": "g/p/x", "name": "x"}, ["id", "path"]))
+def test_the_repositories_of_gitlab(server: ScriptedServer, at: int, junk: Any) -> None:
+    entries = [{"id": place, "path": f"g/p/{name}", "name": name} for place, name in enumerate(NAMES)]
+    server.on("GET", "/api/v4/projects/g%2Fp/registry/repositories", json_reply(put_at(entries, at, junk)))
+    found, _ = read_one(lambda odd: gitlab(server).repositories(odd))
+    assert [each.name for each in found] == without(NAMES, at)
+
+
+@given(at=st.integers(0, 3), junk=broken({"name": "-", "path": "p"}, ["name"]))
+def test_the_tags_of_gitlab(server: ScriptedServer, at: int, junk: Any) -> None:
+    entries = [{"name": name} for name in NAMES]
+    server.on("GET", "/api/v4/projects/g%2Fp/registry/repositories/1/tags", json_reply(put_at(entries, at, junk)))
+    found, _ = read_one(lambda odd: gitlab(server).tags(1, odd))
     assert found == without(NAMES, at)
 
 

@@ -16,7 +16,7 @@ from syncline.errors import SynclineError
 
 T = TypeVar("T")
 
-MOST_ODD: Final = 1000
+MOST_ODD: Final = 300
 """Odd entries that one listing may have; with more of them its whole shape is wrong."""
 _LONGEST: Final = 200  # characters of a name that are shown
 _WORDS: Final[dict[type, str]] = {str: "text", int: "a whole number", bool: "true or false"}

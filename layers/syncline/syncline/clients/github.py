@@ -24,6 +24,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import quote, urlencode
 
 from syncline.clients.addresses import Address, Endpoint
+from syncline.clients.entries import Entries, OnOdd, described, mapping, optional, refuse, text, whole
 from syncline.clients.failures import retry_after
 from syncline.clients.http import Http, Response
 from syncline.clients.oci_links import next_link, own_target
@@ -101,26 +102,32 @@ class GitHub:
         self._tokens = tokens
         self._prefix = prefix
 
-    def runs(self, repository: str, workflow: str, **filters: str | None) -> Iterator[WorkflowRun]:
+    def runs(self, repository: str, workflow: str, odd: OnOdd = refuse, **filters: str | None) -> Iterator[WorkflowRun]:
         """Runs of a workflow (its file's name), the youngest first; each once. ``filters`` as in the API."""
         query = {key: value for key, value in filters.items() if value}
         file = workflow.rpartition("/")[2]
         path = f"{_repository(repository)}/actions/workflows/{quote(file, safe='')}/runs"
+        entries = Entries(f"the runs of {file} at {self.endpoint.host}", odd, _number_of)
         seen: set[int] = set()
-        for response, entry in self._pages(path, "workflow_runs", query):
-            run = _run(response, entry)
-            if run.id not in seen:
-                seen.add(run.id)
-                yield run
+        for page in self._pages(path, "workflow_runs", query):
+            for run in entries.read(page, _run):
+                if run.id not in seen:
+                    seen.add(run.id)
+                    yield run
 
     def run(self, repository: str, run_id: int) -> WorkflowRun:
+        """One run. Raises BAD_ANSWER if what GitHub says of it cannot be used."""
         response = self.get(f"{_repository(repository)}/actions/runs/{run_id}")
-        return _run(response, response.json())
+        try:
+            return _run(response.json())
+        except ValueError as error:
+            raise response.bad(str(error)) from None
 
-    def artifacts(self, repository: str, run_id: int) -> list[Artifact]:
+    def artifacts(self, repository: str, run_id: int, odd: OnOdd = refuse) -> list[Artifact]:
         """Everything a run left, expired or not."""
         path = f"{_repository(repository)}/actions/runs/{run_id}/artifacts"
-        found = [_artifact(response, entry) for response, entry in self._pages(path, "artifacts", {})]
+        entries = Entries(f"the artifacts of run {run_id} at {self.endpoint.host}", odd, _name_of)
+        found = (each for page in self._pages(path, "artifacts", {}) for each in entries.read(page, _artifact))
         return list({artifact.id: artifact for artifact in found}.values())
 
     def content(self, repository: str, artifact: Artifact) -> RemoteFile:
@@ -159,8 +166,8 @@ class GitHub:
     def download_target(self, path: str) -> str:
         return f"{self._prefix}{path}"
 
-    def _pages(self, path: str, key: str, query: Mapping[str, str]) -> Iterator[tuple[Response, Any]]:
-        """The entries under ``key`` of all pages. Raises LISTING_INCOMPLETE where a page comes again."""
+    def _pages(self, path: str, key: str, query: Mapping[str, str]) -> Iterator[list[Any]]:
+        """The lists under ``key`` of all pages. Raises LISTING_INCOMPLETE where a page comes again."""
         target = f"{self._prefix}{path}?{urlencode({**query, 'per_page': str(PAGE)})}"
         visited = {target}
         while True:
@@ -171,7 +178,7 @@ class GitHub:
             entries = answer.get(key) if isinstance(answer, dict) else None
             if not isinstance(entries, list):
                 raise response.bad(f"it has no list of {key}")
-            yield from ((response, entry) for entry in entries)
+            yield entries
             link = next_link(response.all_headers("Link"))
             if link is None:
                 return
@@ -292,56 +299,56 @@ def _repository(name: str) -> str:
     return f"/repos/{quote(name)}"
 
 
-def _run(response: Response, entry: Any) -> WorkflowRun:
-    value = _dict(response, entry)
-    started = value.get("run_started_at") or value.get("created_at")
+def _number_of(entry: Any) -> str | None:
+    number = entry.get("id") if isinstance(entry, dict) else None
+    return str(number) if isinstance(number, int) and not isinstance(number, bool) else None
+
+
+def _name_of(entry: Any) -> Any:
+    return entry.get("name") if isinstance(entry, dict) else None
+
+
+def _run(entry: Any) -> WorkflowRun:
+    value = mapping(entry)
+
+    def words(field: str) -> str:
+        return optional(value.get(field), str, f"`{field}`") or ""
+
+    created = value.get("created_at")
     return WorkflowRun(
-        id=_whole(response, value, "id"),
-        attempt=int(value.get("run_attempt") or 1),
-        number=int(value.get("run_number") or 0),
-        branch=str(value.get("head_branch") or ""),
-        sha=str(value.get("head_sha") or ""),
-        event=str(value.get("event") or ""),
-        status=str(value.get("status") or ""),
-        conclusion=str(value.get("conclusion") or ""),
-        path=str(value.get("path") or "").partition("@")[0],
-        created=_time(response, value.get("created_at")),
-        started=_time(response, started),
-        updated=_time(response, value.get("updated_at")),
-        url=str(value.get("html_url") or ""),
+        id=whole(value.get("id"), "`id`"),
+        attempt=optional(value.get("run_attempt"), int, "`run_attempt`") or 1,
+        number=optional(value.get("run_number"), int, "`run_number`") or 0,
+        branch=words("head_branch"),
+        sha=words("head_sha"),
+        event=words("event"),
+        status=words("status"),
+        conclusion=words("conclusion"),
+        path=words("path").partition("@")[0],
+        created=_time(created, "`created_at`"),
+        started=_time(value.get("run_started_at") or created, "`run_started_at`"),
+        updated=_time(value.get("updated_at"), "`updated_at`"),
+        url=words("html_url"),
     )
 
 
-def _artifact(response: Response, entry: Any) -> Artifact:
-    value = _dict(response, entry)
-    digest, name = value.get("digest"), value.get("name")
-    if not isinstance(name, str) or not isinstance(value.get("expired"), bool):
-        raise response.bad("an artifact has no name, or does not say whether it has expired")
+def _artifact(entry: Any) -> Artifact:
+    value = mapping(entry)
+    expired = value.get("expired")
+    if not isinstance(expired, bool):
+        raise ValueError(f"its `expired` is {described(expired)}, not true or false")  # noqa: TRY004 - as every odd entry
     return Artifact(
-        _whole(response, value, "id"),
-        name,
-        _whole(response, value, "size_in_bytes"),
-        bool(value["expired"]),
-        digest if isinstance(digest, str) else None,
-        str(value.get("created_at") or ""),
+        whole(value.get("id"), "`id`"),
+        text(value.get("name"), "`name`"),
+        whole(value.get("size_in_bytes"), "`size_in_bytes`"),
+        expired,
+        optional(value.get("digest"), str, "`digest`"),
+        optional(value.get("created_at"), str, "`created_at`") or "",
     )
 
 
-def _dict(response: Response, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise response.bad("something that should be an object is not")
-    return value
-
-
-def _whole(response: Response, value: Mapping[str, Any], key: str) -> int:
-    number = value.get(key)
-    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-        raise response.bad(f"`{key}` is no number")
-    return number
-
-
-def _time(response: Response, text: Any) -> float:
+def _time(value: Any, field: str) -> float:
     try:
-        return datetime.fromisoformat(str(text)).timestamp()
-    except ValueError:
-        raise response.bad("a time is none") from None
+        return datetime.fromisoformat(text(value, field)).timestamp()
+    except (ValueError, OverflowError):
+        raise ValueError(f"its {field} is {described(value)}, not a time") from None

@@ -17,9 +17,11 @@ from typing import Any, Final, Literal
 from urllib.parse import quote
 
 from syncline.clients.addresses import Endpoint
+from syncline.clients.entries import Entries, OnOdd, described, mapping, refuse, text, whole
 from syncline.clients.failures import retry_after
 from syncline.clients.http import Http, Response
 from syncline.clients.oci_links import next_link, own_target
+from syncline.clients.reference import parse_repository, parse_tag
 from syncline.errors import SynclineError
 
 PAGE: Final = 100  # the most that GitLab gives at once
@@ -61,6 +63,7 @@ class GitLab:
         kind: TokenKind = "personal",
     ) -> None:
         self._endpoint = endpoint
+        self._project = project
         self._base = f"/api/v4/projects/{quote(project, safe='')}/registry/repositories"
         self._token = token
         self._http = http
@@ -70,21 +73,17 @@ class GitLab:
     def host(self) -> str:
         return self._endpoint.host
 
-    def repositories(self) -> Iterator[RegistryRepository]:
+    def repositories(self, odd: OnOdd = refuse) -> Iterator[RegistryRepository]:
         """Every repository of the project; one request for 100. Raises LISTING_INCOMPLETE where a page comes again."""
-        for response, entry in self._pages(self._base):
-            number, path, name = entry.get("id"), entry.get("path"), entry.get("name")
-            if not isinstance(number, int) or not isinstance(path, str) or not isinstance(name, str):
-                raise response.bad("a repository has no id, no name or no path")
-            yield RegistryRepository(number, name, path)
+        entries = Entries(f"the repositories of {self._project} at {self.host}", odd, lambda entry: _of(entry, "path"))
+        for page in self._pages(self._base):
+            yield from entries.read(page, _repository)
 
-    def tags(self, repository: int) -> Iterator[str]:
+    def tags(self, repository: int, odd: OnOdd = refuse) -> Iterator[str]:
         """The names of all tags of a repository, by its number; one request for 100. Raises LISTING_INCOMPLETE."""
-        for response, entry in self._pages(f"{self._base}/{repository}/tags"):
-            name = entry.get("name")
-            if not isinstance(name, str):
-                raise response.bad("a tag has no name")
-            yield name
+        entries = Entries(f"the tags of repository {repository} at {self.host}", odd, lambda entry: _of(entry, "name"))
+        for page in self._pages(f"{self._base}/{repository}/tags"):
+            yield from entries.read(page, lambda entry: parse_tag(text(mapping(entry).get("name"), "`name`")))
 
     def tag(self, repository: int, name: str) -> TagDetails:
         """What GitLab knows of one tag."""
@@ -99,15 +98,15 @@ class GitLab:
             created if isinstance(created, str) else None,
         )
 
-    def _pages(self, path: str) -> Iterator[tuple[Response, dict[str, Any]]]:
+    def _pages(self, path: str) -> Iterator[list[Any]]:
         target = f"{path}?per_page={PAGE}"
         visited = {target}
         while True:
             response = self._get(target)
             entries = response.json()
-            if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            if not isinstance(entries, list):
                 raise response.bad("it is no list")
-            yield from ((response, entry) for entry in entries)
+            yield entries
             link = next_link(response.all_headers("Link"))
             if link is None:
                 return
@@ -129,3 +128,16 @@ class GitLab:
         if response.status != 200:
             raise response.error()
         return response
+
+
+def _of(entry: Any, field: str) -> Any:
+    return entry.get(field) if isinstance(entry, dict) else None
+
+
+def _repository(entry: Any) -> RegistryRepository:
+    value = mapping(entry)
+    name = value.get("name")  # empty for the repository that is named like the project
+    if not isinstance(name, str):
+        raise ValueError(f"its `name` is {described(name)}, not text")  # noqa: TRY004 - as every odd entry
+    path = parse_repository(text(value.get("path"), "`path`"))
+    return RegistryRepository(whole(value.get("id"), "`id`"), name, path)

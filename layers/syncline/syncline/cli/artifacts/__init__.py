@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from syncline.cli import endings
-from syncline.cli.context import NOT_DONE, Answer, Context
+from syncline.cli.context import NOT_DONE, SOME_FAILED, Answer, Context
 from syncline.cli.show import Out
 
 if TYPE_CHECKING:
@@ -77,6 +77,16 @@ def _shared(  # noqa: PLR0913 - each is an option
     return values, Out(as_json=values.pop("as_json"))
 
 
+def _with_odd(answer: Answer, setup: Setup, out: Out) -> Answer:
+    """Name the entries of listings that could not be used; with any, the command has failed in part."""
+    if not setup.odd:
+        return answer
+    reasons = list(dict.fromkeys(odd.error.what for odd in setup.odd))
+    for reason in reasons:
+        out.line(f"ENTRY_INVALID: {reason}", "red")
+    return Answer({**answer.value, "invalid": reasons}, answer.code or SOME_FAILED)
+
+
 def _command(name: str) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
     """Make a command of a function that takes a setup and where to write, with the shared options added."""
 
@@ -94,7 +104,8 @@ def _command(name: str) -> Callable[[Callable[..., Answer]], Callable[..., Answe
                 more = {"overwrite": given.get("force_push", False)}
                 if given.get("retag_as_latest"):
                     more["aliases"] = ("latest",)
-                answer = function(Setup(Options(**values, **more)), out, **given)
+                setup = Setup(Options(**values, **more))
+                answer = _with_odd(function(setup, out, **given), setup, out)
                 out.value(dict(answer.value))
             raise typer.Exit(answer.code)
 

@@ -14,7 +14,7 @@ from syncline.kinds.artifacts.builds import Build, Flawed, Place
 def gh_list(setup: Setup, out: Out) -> Answer:
     """The runs looked at, each with what it says of itself."""
     shown: list[dict[str, Any]] = []
-    for run in setup.builds.runs(time.time()):
+    for run in setup.builds.runs(time.time(), setup.odd.append):
         build = setup.builds.build(run)
         when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(run.created))
         out.line(f"run {run.id}  {when}  {run.branch}  {run.event}  {run.url}", "bold")

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from syncline.clients.entries import Odd
 from syncline.clients.http import Http
 from syncline.config.artifacts import ArtifactsSync
 from syncline.config.file import read_syncs
@@ -55,11 +56,15 @@ class Options:
 
 @dataclass
 class Setup:
-    """The sync, and clients for both its ends. What is remembered is remembered for this process alone."""
+    """The sync, and clients for both its ends. What is remembered is remembered for this process alone.
+
+    ``odd`` gathers the entries of listings that cannot be used.
+    """
 
     options: Options
     http: Http = field(default_factory=Http)
     memory: OwnMemory = field(default_factory=OwnMemory)
+    odd: list[Odd] = field(default_factory=list)
 
     @cached_property
     def sync(self) -> ArtifactsSync:
@@ -97,11 +102,11 @@ class Setup:
     @property
     def tags(self) -> TagLists:
         """The registry's tags as they are now."""
-        return TagLists(self.target)
+        return TagLists(self.target, self.odd.append)
 
     def youngest(self, now: float) -> list[Build | Flawed]:
         """A build for each image tag, the youngest first, and runs that cannot be understood."""
-        return list(self.builds.youngest(self.builds.runs(now)))
+        return list(self.builds.youngest(self.builds.runs(now, self.odd.append)))
 
     def build(self, tag: str, now: float) -> Build:
         """The youngest build of an image tag. Raises NOT_FOUND."""

@@ -39,7 +39,7 @@ def fetch(setup: Setup, out: Out, tag: str, output: Path, *, force: bool) -> Ans
     folder = Folder.of(output, tag)
     build = setup.build(tag, time.time())
     repository = setup.sync.source.repository
-    found = setup.github.artifacts(repository, build.run.id)
+    found = setup.github.artifacts(repository, build.run.id, setup.odd.append)
     before = _digests(folder)
     whole = {a.id: digest for a in found if (digest := _whole(folder, a, before)) is not None}
     # Copies of what GitHub has removed since; where nothing else is wanted, they are all there is.

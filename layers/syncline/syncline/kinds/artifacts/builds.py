@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Final
 
+from syncline.clients.entries import OnOdd, refuse
 from syncline.clients.github import GitHub, WorkflowRun
 from syncline.clients.reference import parse_repository, parse_tag
 from syncline.config.artifacts import ArtifactsSync
@@ -68,7 +69,7 @@ class Builds:
         self._known: dict[str, Build | Flawed] = {}
         self._rules = hashlib.blake2b(rules.encode(), digest_size=6).hexdigest()
 
-    def runs(self, now: float) -> list[WorkflowRun]:
+    def runs(self, now: float, odd: OnOdd = refuse) -> list[WorkflowRun]:
         """The successful runs that the sync looks at, the youngest first; ``now`` in Unix seconds."""
         source = self._sync.source
         since = None
@@ -78,6 +79,7 @@ class Builds:
         listing = self._github.runs(
             source.repository,
             source.workflow,
+            odd,
             status="success",
             branch=source.branch,
             event=source.event,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from syncline.clients.entries import Odd, OnOdd, ignore
 from syncline.clients.github import WorkflowRun
 from syncline.clients.gitlab import GitLab
 from syncline.clients.oci import Registry
@@ -14,7 +15,7 @@ from syncline.config.artifacts import ArtifactsSync
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import Build, Builds, Flawed, Place
 from syncline.kinds.artifacts.pushed import Pushed
-from syncline.kinds.kind import Failure, Pace, Page
+from syncline.kinds.kind import Failure, Pace, Page, odd_pages
 from syncline.model import Item, Outcome, Result, Scope
 
 RUN: Final = "run:"
@@ -30,31 +31,56 @@ class Target:
 
 
 class TagLists:
-    """The tags of repositories, each list asked for once; with GitLab's API only of those that are there."""
+    """The tags of repositories, each list asked for once; with GitLab's API only of those that are there.
 
-    def __init__(self, target: Target) -> None:
+    ``odd`` has the odd entries of GitLab's list of repositories, once that was asked for. ``tell`` is called with each
+    odd entry of any list.
+    """
+
+    def __init__(self, target: Target, tell: OnOdd = ignore) -> None:
         self._target = target
+        self._tell = tell
         self._lists: dict[str, frozenset[str]] = {}
+        self._odd: dict[str, list[Odd]] = {}
         self._numbers: dict[str, int] | None = None
+        self.odd: list[Odd] = []
 
     def of(self, repository: str) -> frozenset[str]:
         found = self._lists.get(repository)
         if found is None:
-            found = self._lists[repository] = frozenset(self._ask(repository))
+            odd = self._odd[repository] = []
+            found = self._lists[repository] = frozenset(self._ask(repository, self._noting(odd)))
         return found
+
+    def odd_of(self, repository: str) -> list[Odd]:
+        """Return the odd entries in the list of a repository's tags."""
+        self.of(repository)
+        return self._odd[repository]
 
     def repositories(self) -> dict[str, int]:
         """All repositories of the project with their numbers; needs the API."""
         assert self._target.api is not None, "without it nobody lists them"
         if self._numbers is None:
-            self._numbers = {found.path: found.id for found in self._target.api.repositories()}
+            self.odd.clear()
+            listed = self._target.api.repositories(self._noting(self.odd))
+            self._numbers = {found.path: found.id for found in listed}
         return self._numbers
 
-    def _ask(self, repository: str) -> list[str]:
-        if self._target.api is None:
-            return self._target.registry.tags(repository)
-        number = self.repositories().get(repository)
-        return [] if number is None else list(self._target.api.tags(number))
+    def _noting(self, found: list[Odd]) -> OnOdd:
+        def note(odd: Odd) -> None:
+            found.append(odd)
+            self._tell(odd)
+
+        return note
+
+    def _ask(self, repository: str, odd: OnOdd) -> list[str]:
+        if self._target.api is not None:
+            number = self.repositories().get(repository)
+            if number is not None:
+                return list(self._target.api.tags(number, odd))
+            if not any(each.name in (None, repository) for each in self.odd):
+                return []
+        return self._target.registry.tags(repository, odd)
 
 
 class Look:
@@ -69,6 +95,7 @@ class Look:
         self._pushed = pushed
         self._now = now
         self._tags = TagLists(target)
+        self._is_whole = True
 
     def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
         """A page for what cannot be understood, then one for each repository, behind the one that ``cursor`` names.
@@ -78,7 +105,10 @@ class Look:
         """
         wanted: dict[str, list[tuple[Build, Place]]] = {}
         flawed: list[Page] = []
-        for build in self._builds.youngest(self._with_named(self._builds.runs(self._now()), scope)):
+        odd: list[Odd] = []
+        runs = self._builds.runs(self._now(), odd.append)
+        self._is_whole = not odd
+        for build in self._builds.youngest(self._with_named(runs, scope, flawed)):
             if pace.over:
                 return
             if isinstance(build, Flawed):
@@ -88,21 +118,37 @@ class Look:
                 wanted.setdefault(place.repository, []).append((build, place))
         if cursor is None:
             yield Page("", results=_all(flawed, "results"), failures=_all(flawed, "failures"))
+            if scope.everything:
+                yield from odd_pages("", map(_failure_of_run, odd))
+        yield from self._repositories(wanted, scope, cursor or "", pace)
+
+    def _repositories(
+        self, wanted: Mapping[str, Sequence[tuple[Build, Place]]], scope: Scope, after: str, pace: Pace
+    ) -> Iterator[Page]:
+        """A page for each repository, and behind the last of them one for what is odd in GitLab's list of them."""
         for repository in sorted(wanted):
             if pace.over:
                 return
-            if repository > (cursor or ""):
+            if repository > after:
                 yield self._page(repository, wanted[repository], scope)
+        if scope.everything:
+            odd = (Failure(Item("*", each.label), each.error) for each in self._tags.odd)
+            yield from odd_pages(max(wanted, default=""), odd)
 
-    def _with_named(self, runs: list[WorkflowRun], scope: Scope) -> list[WorkflowRun]:
-        """The runs looked at, and those that the scope names though they are older."""
+    def _with_named(self, runs: list[WorkflowRun], scope: Scope, flawed: list[Page]) -> list[WorkflowRun]:
+        """The runs looked at, and those that the scope names though they are older.
+
+        One of which GitHub's answer cannot be used is added to ``flawed``.
+        """
         known = {run.id for run in runs}
         numbers = {int(g.removeprefix(RUN)) for g in scope.groups or () if g.startswith(RUN) and g[4:].isdigit()}
         for number in sorted(numbers - known, reverse=True):
             try:
                 run = self._builds.run(number)
             except SynclineError as error:
-                if error.code.name != "NOT_FOUND":
+                if error.code.name == "BAD_ANSWER":
+                    flawed.append(Page("", failures=(Failure(Item(f"{RUN}{number}", "*"), error),)))
+                elif error.code.name != "NOT_FOUND":
                     raise
                 continue
             if self._builds.takes(run):
@@ -115,7 +161,13 @@ class Look:
         results: list[Result] = []
         skipped = 0
         newest: Place | None = None
+        odd = {each.label: each for each in self._tags.odd_of(repository)}
+        failures = [Failure(Item(repository, label), each.error) for label, each in odd.items() if scope.everything]
         for build, place in wanted:
+            if place.tag in odd:
+                if not scope.everything and _covers(scope, build, place):
+                    failures.append(Failure(Item(repository, place.tag), odd[place.tag].error))
+                continue
             is_there = place.tag in self._tags.of(repository)
             gone = None if is_there else self._pushed.why_gone(build.run, place)
             if gone is None:
@@ -129,9 +181,11 @@ class Look:
                 results.append(Result(repository, place.tag, Outcome.SKIPPED, code=gone[0], reason=gone[1]))
             else:
                 items.append(item_of(build, place))
-        if scope.everything and newest is not None and newest.tag in self._tags.of(repository):
+        # An odd entry may stand for a younger build.
+        is_whole = self._is_whole and not odd
+        if scope.everything and is_whole and newest is not None and newest.tag in self._tags.of(repository):
             items += self._aliases(newest)
-        return Page(repository, tuple(items), skipped, tuple(results))
+        return Page(repository, tuple(items), skipped, tuple(results), tuple(failures))
 
     def _flawed(self, flawed: Flawed, scope: Scope) -> list[Page]:
         group = f"{RUN}{flawed.run.id}"
@@ -160,6 +214,10 @@ class Look:
             present = registry.manifest_digest(newest.repository, alias)
             if digest is not None and present != digest:
                 yield Item(newest.repository, alias, target=present, detail={"alias": True})
+
+
+def _failure_of_run(odd: Odd) -> Failure:
+    return Failure(Item("*", odd.label) if odd.name is None else Item(f"{RUN}{odd.name}", "*"), odd.error)
 
 
 def _all(pages: Sequence[Page], what: Literal["results", "failures"]) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from syncline.clients.entries import Odd
 from syncline.clients.github import GitHub
 from syncline.clients.oci import Registry
 from syncline.config.artifacts import ArtifactsSync
@@ -86,10 +87,16 @@ class Moving:
 
     def _find(self, run: str, image: str, tag: str) -> Found:
         number = int(run.partition(".")[0])
-        artifacts = self.github.artifacts(self.sync.source.repository, number)
-        fitting = candidates(artifacts, self.sync.build, f"run {number}")
-        sources = [self.github.content(self.sync.source.repository, artifact) for artifact in fitting]
-        return find(sources, self.sync.build, image, tag)
+        odd: list[Odd] = []
+        artifacts = self.github.artifacts(self.sync.source.repository, number, odd.append)
+        try:
+            fitting = candidates(artifacts, self.sync.build, f"run {number}")
+            sources = [self.github.content(self.sync.source.repository, artifact) for artifact in fitting]
+            return find(sources, self.sync.build, image, tag)
+        except SynclineError as error:
+            if not odd or error.code.name not in ("IMAGE_ABSENT", "ARTIFACT_EXPIRED"):
+                raise
+            raise odd[0].error from error  # the odd entry may be the artifact that has it
 
     def _arrived(self, item: Item, fingerprint: str, push: Push) -> Answer:
         moved = replace(item, source=fingerprint, detail=_build_of(item))
@@ -122,9 +129,13 @@ class Moving:
         return fingerprint_of(manifest)
 
     def _youngest(self, repository: str) -> str | None:
-        """The tag of the youngest build that the repository has."""
-        there = set(self.registry.tags(repository))
-        for build in self.builds.youngest(self.builds.runs(self.now())):
+        """The tag of the youngest build that the repository has; None where an odd entry may stand for a younger one."""
+        odd: list[Odd] = []
+        there = set(self.registry.tags(repository, odd.append))
+        runs = self.builds.runs(self.now(), odd.append)
+        if odd:
+            return None
+        for build in self.builds.youngest(runs):
             if isinstance(build, Build):
                 for place in build.places:
                     if place.repository == repository and place.tag in there:

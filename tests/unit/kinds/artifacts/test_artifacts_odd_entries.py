@@ -1,0 +1,155 @@
+"""Odd entries in the lists of GitHub and GitLab: each costs itself alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final, cast
+
+import pytest
+import yaml
+
+from syncline.clients.github import GitHub, WorkflowRun
+from syncline.clients.github_auth import GivenToken
+from syncline.clients.gitlab import GitLab
+from syncline.clients.http import Endpoint, Http
+from syncline.clients.oci import Registry
+from syncline.config.artifacts import ArtifactsSync
+from syncline.kinds.artifacts import Artifacts
+from syncline.kinds.artifacts.builds import Builds
+from syncline.kinds.artifacts.layers import OwnMemory
+from syncline.kinds.artifacts.looking import Look, Target
+from syncline.kinds.artifacts.pushed import Pushed
+from syncline.kinds.kind import Failure, Pace, Page
+from syncline.model import EVERYTHING, Item
+from tests.standins.made_up import Naps
+from tests.standins.scripted_http import ScriptedServer, errors_reply, json_reply
+
+EXAMPLE: Final = Path(__file__).parents[4] / "examples/artifacts-presto.yaml"
+RUNS: Final = "/repos/rapidsai/velox-testing/actions/workflows/presto-build-images.yml/runs"
+REPOSITORIES: Final = "/api/v4/projects/group%2Fproject/registry/repositories"
+COORDINATOR: Final = "group/project/x86/presto-coordinator"
+AT: Final = "2023-11-14T22:30:00Z"
+
+
+class SaidBuilds(Builds):
+    """Builds whose logs need not be read: each run made one image, whose tag is the run's number."""
+
+    def _block(self, run: WorkflowRun) -> dict[str, str]:
+        return {"Image tag": f"{run.id}-linux-amd64"}
+
+
+def run(number: int, **fields: Any) -> dict[str, Any]:
+    times = dict.fromkeys(("created_at", "run_started_at", "updated_at"), AT)
+    return {"id": number, "run_attempt": 1, "run_number": number, "conclusion": "success", **times, **fields}
+
+
+def repository(number: int, path: str) -> dict[str, Any]:
+    return {"id": number, "path": path, "name": path.removeprefix("group/project/")}
+
+
+class World:
+    """GitHub, GitLab's API and its registry, scripted."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.github, self.gitlab, self.registry = (stack.enter_context(ScriptedServer()) for _ in range(3))
+        http = self.http = Http(Naps().policy())
+        values = yaml.safe_load(EXAMPLE.read_text())["syncs"]["presto-images"]
+        self.sync = ArtifactsSync.model_validate({"name": "s", **values})
+        self.client = GitHub(Endpoint.parse(self.github.url), GivenToken(lambda: None), http)
+        self.target = Target(
+            Registry(Endpoint.parse(self.registry.url), lambda: None, http),
+            GitLab(Endpoint.parse(self.gitlab.url), "group/project", lambda: None, http),
+        )
+
+    def runs(self, *entries: Any) -> None:
+        self.github.on("GET", RUNS, json_reply({"workflow_runs": entries}))
+
+    def repositories(self, *entries: Any) -> None:
+        self.gitlab.on("GET", REPOSITORIES, json_reply(entries))
+
+    def tags(self, number: int, *entries: Any) -> None:
+        self.gitlab.on("GET", f"{REPOSITORIES}/{number}/tags", json_reply(entries))
+
+    def look(self) -> list[Page]:
+        builds = SaidBuilds(self.sync, self.client, OwnMemory())
+        look = Look(self.sync, builds, self.target, Pushed(OwnMemory(), "host"), lambda: 1_700_000_000.0)
+        return list(look.pages(EVERYTHING, None, Pace(lambda: 60.0)))
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with ExitStack() as stack:
+        yield World(stack)
+
+
+def moves(pages: list[Page]) -> list[str]:
+    return [str(item) for page in pages for item in page.items]
+
+
+def failed(pages: list[Page]) -> Mapping[str, str]:
+    return {str(failure.item): failure.error.code.name for page in pages for failure in page.failures}
+
+
+def test_odd_runs(world: World) -> None:
+    world.runs(None, run(3), run(2, created_at="never"), {**run(9), "id": "9"}, run(1, run_attempt="first"))
+    world.repositories()
+    pages = world.look()
+    assert moves(pages) == [f"{COORDINATOR}:3"]
+    where = f"of the runs of presto-build-images.yml at {world.github.host}"
+    names = (f"*:entry 1 {where}", "run:2:*", f"*:entry 4 {where}", "run:1:*")
+    assert failed(pages) == dict.fromkeys(names, "ENTRY_INVALID")
+
+
+def test_an_alias_does_not_move_while_the_youngest_run_may_be_an_odd_one(world: World) -> None:
+    world.runs(None, run(3))
+    world.repositories(repository(7, COORDINATOR))
+    world.tags(7, {"name": "3"})
+    assert moves(world.look()) == []
+
+
+def test_odd_repositories(world: World) -> None:
+    world.runs(run(3), run(2))
+    world.repositories(None, repository(7, COORDINATOR), {"id": 8, "path": 8}, {"id": None, "path": "group/project/B"})
+    world.tags(7, {"name": "3"})
+    world.registry.on("HEAD", f"/v2/{COORDINATOR}/manifests/3", errors_reply(404, "MANIFEST_UNKNOWN"))
+    world.registry.on("HEAD", f"/v2/{COORDINATOR}/manifests/latest", errors_reply(404, "MANIFEST_UNKNOWN"))
+    pages = world.look()
+    assert moves(pages) == [f"{COORDINATOR}:2"]
+    where = f"of the repositories of group/project at {world.gitlab.host}"
+    names = (f"*:entry 1 {where}", f"*:entry 3 {where}", "*:group/project/B")
+    assert failed(pages) == dict.fromkeys(names, "ENTRY_INVALID")
+
+
+def test_a_repository_that_an_odd_entry_may_stand_for_is_asked_for(world: World) -> None:
+    world.runs(run(3), run(2))
+    world.repositories({"id": None, "path": COORDINATOR, "name": "x86/presto-coordinator"})
+    world.registry.on("GET", f"/v2/{COORDINATOR}/tags/list", json_reply({"tags": ["3"]}))
+    world.registry.on("HEAD", f"/v2/{COORDINATOR}/manifests/3", errors_reply(404, "MANIFEST_UNKNOWN"))
+    world.registry.on("HEAD", f"/v2/{COORDINATOR}/manifests/latest", errors_reply(404, "MANIFEST_UNKNOWN"))
+    pages = world.look()
+    assert moves(pages) == [f"{COORDINATOR}:2"]
+    assert failed(pages) == {f"*:{COORDINATOR}": "ENTRY_INVALID"}
+
+
+def test_odd_tags(world: World) -> None:
+    world.runs(run(3), run(2))
+    world.repositories(repository(7, COORDINATOR))
+    world.tags(7, None, {"name": "3"}, {"name": "-x"}, "2")
+    pages = world.look()
+    assert moves(pages) == [f"{COORDINATOR}:2"]
+    where = f"of the tags of repository 7 at {world.gitlab.host}"
+    names = (f"entry 1 {where}", "-x", f"entry 4 {where}")
+    assert failed(pages) == {f"{COORDINATOR}:{name}": "ENTRY_INVALID" for name in names}
+
+
+def test_an_image_that_an_odd_artifact_may_have_is_not_taken_for_absent(world: World) -> None:
+    good = {"id": 2, "name": "images-b", "size_in_bytes": 1, "expired": True, "created_at": AT}
+    path = "/repos/rapidsai/velox-testing/actions/runs/3/artifacts"
+    world.github.on("GET", path, json_reply({"artifacts": [None, good]}))
+    world.registry.on("HEAD", f"/v2/{COORDINATOR}/manifests/3", errors_reply(404, "MANIFEST_UNKNOWN"))
+    kind = Artifacts(world.sync, world.client, world.target, world.http, memory=OwnMemory(), now=lambda: 0.0)
+    item = Item(COORDINATOR, "3", detail={"run": "3.1", "image": "presto-coordinator", "tag": "3-linux-amd64"})
+    (answer,) = kind.transfer([item], Pace(lambda: 60.0))
+    assert cast("Failure", answer).error.code.name == "ENTRY_INVALID"
