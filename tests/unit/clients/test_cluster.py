@@ -43,7 +43,10 @@ def _slices(count: int, size: int = 1) -> list[dict[str, Any]]:
         endpoint_slice(
             f"nginx-{number:04d}",
             "nginx",
-            [endpoint(f"pod-{number:04d}-{each}", f"10.1.{number % 250}.{each + 1}") for each in range(size)],
+            [
+                endpoint(f"pod-{number:04d}-{each}", f"10.{number // 250 + 1}.{number % 250}.{each + 1}")
+                for each in range(size)
+            ],
         )
         for number in range(count)
     ]
@@ -93,18 +96,6 @@ def test_an_endpoint_in_two_slices_is_one_instance_that_serves_if_either_says_so
     assert _cluster(api, naps).instances(SERVICE) == (
         Instance("moving", "10.1.0.1", 8443, ready=True, place="gateway/nginx"),
     )
-
-
-def test_of_a_service_with_both_families_one_is_listed(api: KubernetesApi, naps: Naps) -> None:
-    api.put(
-        "endpointslices",
-        "gateway",
-        endpoint_slice("nginx-4", "nginx", [endpoint("one", "10.1.0.1")]),
-        endpoint_slice("nginx-6", "nginx", [endpoint("one", "fd00::1")], family="IPv6"),
-    )
-    assert [i.address for i in _cluster(api, naps).instances(SERVICE)] == ["10.1.0.1"]
-    api.put("endpointslices", "gateway", endpoint_slice("n6", "nginx", [endpoint("one", "fd00::1")], family="IPv6"))
-    assert [i.where for i in _cluster(api, naps).instances(SERVICE)] == ["[fd00::1]:8443"]
 
 
 def test_the_port_is_the_only_one_or_the_one_named_or_the_one_given(api: KubernetesApi, naps: Naps) -> None:

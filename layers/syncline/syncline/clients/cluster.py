@@ -3,13 +3,15 @@
 A listing comes in pages: each but the last has ``metadata.continue``, which the next request brings back with the
 same selector and limit. A page asked for too late is answered 410; then the list begins anew, for half of an old list
 and half of a new one is no list. Of an EndpointSlice's endpoint, ``ready`` absent means ready and ``terminating``
-absent means not (Kubernetes API, discovery.k8s.io/v1). One endpoint may be in two slices for a moment.
+absent means not (Kubernetes API, discovery.k8s.io/v1). One endpoint may be in two slices for a moment. Endpoints of
+every address type are listed: one that cannot be asked, such as a host name (FQDN), must count as unknown.
 
 Answers are read as plain JSON: the package's typed models take ten times as long.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ import urllib3.exceptions
 
 from syncline.clients import failures
 from syncline.clients.cluster_login import Login, client_package
-from syncline.clients.instances import Instance
+from syncline.clients.instances import Instance, distinct
 from syncline.clients.pacing import Policy
 from syncline.errors import SynclineError
 
@@ -31,7 +33,6 @@ LARGEST_PAGE: Final = 32 * 1024 * 1024  # bytes
 _MOST_PAGES: Final = 100
 _MOST_BEGINNINGS: Final = 3  # a list that expires three times over will not come together
 _TIMEOUTS: Final = (5.0, 20.0)  # seconds to connect, and to wait for bytes
-_FAMILIES: Final = ("IPv4", "IPv6")  # of a service with both, the first is asked; names (FQDN) are no instances
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Cluster:
         self._api: ApiClient | None = None
 
     def instances(self, source: Source) -> tuple[Instance, ...]:
-        """Every instance of a source, by name, whether it serves or not; the whole list or an error.
+        """Return every instance of a source, sorted by name, whether it serves or not: the whole list or an error.
 
         Raises UNAUTHORIZED, FORBIDDEN, THROTTLED, SERVER_ERROR, UNREACHABLE, TLS_FAILED, BAD_ANSWER,
         LISTING_INCOMPLETE, CONFIG_INVALID.
@@ -163,41 +164,40 @@ def _checked_page(where: str, body: bytes) -> dict[str, Any]:
 
 
 def _instances(source: Source, items: Iterable[Mapping[str, Any]]) -> tuple[Instance, ...]:
-    found: dict[str, Instance] = {}
     try:
-        listed = _endpoints(source, items) if isinstance(source, ServiceSource) else _pods(source, items)
-        for instance in listed:
-            known = found.get(instance.name)
-            # Twice in a list while it moves from one slice to another: it serves if either says so.
-            if known is None or (instance.serves and not known.serves):
-                found[instance.name] = instance
+        return distinct(_endpoints(source, items) if isinstance(source, ServiceSource) else _pods(source, items))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         what = f"the list of {source.place} has an entry that is none ({type(error).__name__})"
         raise SynclineError("BAD_ANSWER", what) from None
-    return tuple(found[name] for name in sorted(found))
 
 
 def _endpoints(source: ServiceSource, items: Iterable[Mapping[str, Any]]) -> Iterator[Instance]:
-    slices = list(items)
-    there = {each["addressType"] for each in slices if each.get("endpoints")}
-    family = next((family for family in _FAMILIES if family in there), None)
-    for each in slices:
-        if each["addressType"] != family or not each.get("endpoints"):
+    for each in items:
+        if not each["endpoints"]:
             continue
         port = _port(source, each.get("ports") or [])
         for endpoint in each["endpoints"]:
-            address = endpoint["addresses"][0]  # the others are not to be used (discovery.k8s.io/v1, Endpoint)
+            # The others have no defined meaning, and the cluster sends no requests to them (discovery.k8s.io/v1).
+            address = _canonical(endpoint["addresses"][0])
             target = endpoint.get("targetRef") or {}
             name = target.get("name") if target.get("kind") == "Pod" else endpoint.get("hostname")
             conditions = endpoint.get("conditions") or {}
             yield Instance(
                 str(name or address),
-                str(address),
+                address,
                 port,
                 ready=conditions.get("ready") is not False,
                 terminating=conditions.get("terminating") is True,
                 place=source.place,
             )
+
+
+def _canonical(address: Any) -> str:
+    """Return an IP address in the one spelling that addresses are compared in; anything else as it is."""
+    try:
+        return str(ipaddress.ip_address(str(address)))
+    except ValueError:
+        return str(address)
 
 
 def _port(source: ServiceSource, ports: list[Mapping[str, Any]]) -> int:
@@ -220,7 +220,7 @@ def _pods(source: PodsSource, items: Iterable[Mapping[str, Any]]) -> Iterator[In
         ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
         yield Instance(
             str(metadata["name"]),
-            str(address),
+            _canonical(address),
             source.port,
             ready=ready,
             terminating=metadata.get("deletionTimestamp") is not None,

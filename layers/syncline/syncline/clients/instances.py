@@ -1,9 +1,13 @@
-"""Instances of a replicated service: what a cluster lists, and what a probe asks."""
+"""Instances of a replicated service, as a cluster lists them and a probe asks them.
+
+An address and a port identify an instance. Names do not: hand-written endpoints may share a host name, and one pod may
+have several addresses.
+"""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,9 +16,10 @@ from syncline.clients.addresses import is_refused
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One replica: ``name`` is its pod's, unique in its namespace; ``place`` says which of the sources listed it.
+    """One replica. ``name`` is that of its pod or host and may be shared; ``place`` is the source that listed it.
 
-    ``ready`` is whether it gets requests now. One that is ``terminating`` gets no new ones.
+    ``address`` is an IP address, or a host name, which is never asked. ``ready`` says that it gets requests now. One
+    that is ``terminating`` gets no new ones.
     """
 
     name: str
@@ -26,16 +31,16 @@ class Instance:
 
     @property
     def serves(self) -> bool:
-        """Whether a client's next request may reach it."""
+        """Return True if the next request of a client may reach it."""
         return self.ready and not self.terminating
 
     @property
     def where(self) -> str:
-        """Address and port as a URL has them."""
+        """Address and port as in a URL; the identity of the instance."""
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
     def is_called(self, origin: str) -> bool:
-        """Whether ``origin`` means this instance: by its name, its address, or address and port."""
+        """Return True if `origin` is its name, its address, or its address and port."""
         return origin in (self.name, self.address, self.where)
 
     def as_json(self) -> dict[str, Any]:
@@ -54,8 +59,18 @@ class Instance:
         )
 
 
+def distinct(instances: Iterable[Instance]) -> tuple[Instance, ...]:
+    """Return one instance for each address and port, by name. If it is listed twice, one that serves is preferred."""
+    found: dict[str, Instance] = {}
+    for instance in instances:
+        known = found.get(instance.where)
+        if known is None or (instance.serves and not known.serves):
+            found[instance.where] = instance
+    return tuple(sorted(found.values(), key=lambda one: (one.name, one.where)))
+
+
 def is_probed(address: str) -> bool:
-    """Whether ``address`` is one a probe may connect to: an IP address of a pod, never a name.
+    """Return True if a probe may connect to `address`: an IP address of a pod, never a name.
 
     The rule of copies is the other way round: they go to public names. Neither goes to a link-local address or a
     cloud's metadata service, and here nothing goes to an address that many machines share.

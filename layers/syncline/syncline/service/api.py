@@ -120,7 +120,7 @@ class ProbeApi:
             return None, Reason.NOT_CONFIGURED
         if len(entries) == 1:
             return entries[0], None
-        listing = [entry for entry in entries if entry.listing.called(origin) is not None]
+        listing = [entry for entry in entries if entry.listing.called(origin)]
         if len(listing) == 1:
             return listing[0], None
         return None, Reason.ORIGIN_AMBIGUOUS if listing else Reason.ORIGIN_NOT_LISTED

@@ -62,10 +62,13 @@ class Body:
     reason: Annotated[Reason, "Why, in one word."]
     sync: Annotated[str | None, "The sync that the origin belongs to."]
     token: Annotated[str | None, "The first 8 hex digits of the token's SHA-256."]
-    origin: Annotated[InstanceBody | None, "The origin, asked as a control; null where it is not listed."]
+    origin: Annotated[
+        InstanceBody | None, "The origin, asked as a control; null if it is not listed, or if several have its name."
+    ]
     asked: Annotated[int, "How many instances were asked, the origin not counted."]
     needed: Annotated[int, "How many of them must have the token."]
     synced: Annotated[int, "How many of them have it."]
+    unknown: Annotated[int, "How many of them could not be asked or gave no usable answer."]
     ms: Annotated[float, "Milliseconds until the verdict."]
     list: Annotated[ListBody | None, "The list of instances that the verdict rests on."]
     instances: Annotated[tuple[InstanceBody, ...], "Each instance that was asked."]
@@ -82,6 +85,7 @@ def body_of(sync: str | None, token_hash: str | None, finding: Finding, listing:
         "asked": len(finding.seen),
         "needed": finding.needed,
         "synced": finding.yes,
+        "unknown": finding.unknown,
         "ms": round(finding.milliseconds, 3),
         "list": None if listing is None else _list(listing),
         "instances": [_instance(seen) for seen in finding.seen],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from syncline.clients.cluster import Source
-from syncline.clients.instances import Instance
+from syncline.clients.instances import Instance, distinct
 from syncline.errors import SynclineError
 from syncline.kinds.tokens.listing import Listings
 from syncline.telemetry import logger
@@ -58,13 +58,11 @@ class Scraper:
         seen = self._clock()  # before the first page: the list is as old as its oldest part
         try:
             # All or nothing: without one of its sources a list would make agreement of a part look like that of all.
-            listed = [instance for place in places() for instance in place.cluster.instances(place.source)]
+            found = distinct(one for place in places() for one in place.cluster.instances(place.source))
         except SynclineError as error:
             logger.error("instances not listed", extra={"sync": sync, "code": error.code.name, "why": error.what})
             self._listings.not_listed(sync, error.code.name)
             return Scraped(sync, failed=error.code.name)
-        # Two sources may list the same instance, which is asked and counted once.
-        found = list({instance.where: instance for instance in listed}.values())
         self._listings.listed(sync, found, seen)
         serving = sum(instance.serves for instance in found)
         logger.info("instances listed", extra={"sync": sync, "instances": len(found), "serving": serving})

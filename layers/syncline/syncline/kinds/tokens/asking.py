@@ -1,10 +1,12 @@
 """One question to many instances: each is asked until it has the token, is given up, or the time is over.
 
-200 means that an instance has the token, 401 that it has not yet: it is asked again after a delay with jitter, until
-the retries are over. Anything else gets one more try, for a connection may break for no reason; then the instance
-counts as one that does not have it. The origin is asked too, as a control: 401 there, twice, means that the token
-itself is bad, whatever the others say. So its word is waited for like theirs: else the same truth would be one verdict
-or another, by who answers first.
+200 means that an instance has the token, 401 that it does not have it yet: it is asked again after a delay with jitter,
+until the retries are over. Anything else gets one more try, because a connection may break at any time; then it is
+unknown whether the instance has the token.
+
+The origin is asked too, as a control: 401 there, twice, means that the token itself is bad, whatever the others say.
+The verdict waits for its answer, so that it does not depend on who answers first. Several instances may have the
+origin's name. Then each of them is asked and counted like the others, and the token is bad if all of them refuse it.
 """
 
 from __future__ import annotations
@@ -26,13 +28,22 @@ _TRIES_OF_ORIGIN: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """``others`` are asked and counted; ``origin``, if it is listed, only confirms that the token is good."""
+    """A token's question: `others` are asked and counted, `origins` are the instances that may have written it.
+
+    A single origin only confirms that the token is good. Several are among the others if they serve.
+    """
 
     request: bytes
     others: Sequence[Instance]
-    origin: Instance | None
+    origins: Sequence[Instance]
     quorum: Quorum
     patience: Patience
+
+    @property
+    def needed(self) -> int:
+        """Return how many of the others must have the token. An origin among them has it and does not count."""
+        own = int(any(one in self.others for one in self.origins))
+        return self.quorum.needed(len(self.others) - own) + own
 
 
 @dataclass(slots=True)
@@ -59,11 +70,12 @@ class Asking:
         self._question = question
         self._chance = chance
         self._began = 0.0
-        self._needed = question.quorum.needed(len(question.others))
+        self._needed = question.needed
         self._yes = 0
         self._pending = len(question.others)
-        self._control: _Asked | None = None
         self._asked: list[_Asked] = []
+        self._controls: list[_Asked] = []
+        self._origins: list[_Asked] = []
         self._finding: asyncio.Future[Finding] = loop.create_future()
 
     async def finding(self) -> Finding:
@@ -74,8 +86,9 @@ class Asking:
         order = list(question.others)
         self._chance.shuffle(order)
         self._asked = [_Asked(self, instance) for instance in order]
-        if question.origin is not None:
-            self._control = _Asked(self, question.origin, control=True)
+        tries = _TRIES_OF_ORIGIN if len(question.origins) == 1 else None
+        self._controls = [_Asked(self, one, tries) for one in question.origins if one not in question.others]
+        self._origins = [*self._controls, *(one for one in self._asked if one.instance in question.origins)]
         timer = self._loop.call_later(question.patience.deadline, self._over)
         self._crowd.asked += self._pending
         try:
@@ -110,7 +123,7 @@ class Asking:
 
     def settled(self, one: _Asked) -> None:
         """One has said its last word."""
-        if one is not self._control:
+        if one not in self._controls:
             self._pending -= 1
             self._crowd.asked -= 1
             self._yes += one.seen.state is State.YES
@@ -120,40 +133,47 @@ class Asking:
         """End, if all is known that is needed."""
         if self._finding.done():
             return
-        control = self._control
-        if control is not None and control.seen.state is State.NO:
+        origin = self._origin_state()
+        if origin is State.NO:
             self._end(Known.NOT_SYNCED, Reason.ORIGIN_REFUSES)
             return
         enough = bool(self._asked) and self._yes >= self._needed
-        waits_for_origin = control is not None and control.seen.state is State.PENDING
-        if over or ((enough or self._pending == 0) and not waits_for_origin):
+        if over or ((enough or self._pending == 0) and origin is not State.PENDING):
             seen = [one.seen for one in self._asked]
-            origin = None if control is None else control.seen
-            self._end(*judge(seen, self._needed, over=over, origin_listed=control is not None, origin=origin))
+            listed = bool(self._origins)
+            self._end(*judge(seen, self._needed, over=over, origin_listed=listed, origin=self._only_origin()))
+
+    def _origin_state(self) -> State | None:
+        """Return the best state of the instances that may be the origin; NO only if all of them refuse the token."""
+        states = {one.seen.state for one in self._origins}
+        return next((state for state in (State.YES, State.PENDING, State.FAILED, State.NO) if state in states), None)
+
+    def _only_origin(self) -> Seen | None:
+        return self._origins[0].seen if len(self._origins) == 1 else None
 
     def _end(self, verdict: Known, reason: Reason) -> None:
-        seen = tuple(sorted((one.seen for one in self._asked), key=lambda one: one.name))
-        origin = None if self._control is None else self._control.seen
-        self._finding.set_result(Finding(verdict, reason, seen, origin, self._needed, self.elapsed * 1000))
+        seen = tuple(sorted((one.seen for one in self._asked), key=lambda one: (one.name, one.address)))
+        elapsed = self.elapsed * 1000
+        self._finding.set_result(Finding(verdict, reason, seen, self._only_origin(), self._needed, elapsed))
 
     def _over(self) -> None:
         self._look(over=True)
 
     def _everybody(self) -> list[_Asked]:
-        """The origin before the others, so that it is seldom the last to answer."""
-        return self._asked if self._control is None else [self._control, *self._asked]
+        """Return the origin before the others, so that it is seldom the last to answer."""
+        return [*self._controls, *self._asked]
 
 
 class _Asked:
-    """One instance, and what it has said so far."""
+    """One instance and its answers so far. After `tries` refusals it is not asked again; None leaves it to patience."""
 
-    __slots__ = ("_asking", "_control", "_exchange", "_stopped", "_timer", "_troubles", "instance", "seen")
+    __slots__ = ("_asking", "_exchange", "_stopped", "_timer", "_tries", "_troubles", "instance", "seen")
 
-    def __init__(self, asking: Asking, instance: Instance, *, control: bool = False) -> None:
+    def __init__(self, asking: Asking, instance: Instance, tries: int | None = None) -> None:
         self.instance = instance
         self.seen = Seen(instance.name, instance.where)
         self._asking = asking
-        self._control = control
+        self._tries = tries
         self._exchange: Exchange | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._troubles = 0
@@ -178,7 +198,7 @@ class _Asked:
         if answer.status == 401:
             seen.reason = "asked for a login (401)"
             delay = self._asking.delay(seen.attempts)
-            if delay is None or (self._control and seen.attempts >= _TRIES_OF_ORIGIN):
+            if delay is None or (self._tries is not None and seen.attempts >= self._tries):
                 self._settle(State.NO)
             else:
                 self._timer = self._asking.later(delay, self)

@@ -30,10 +30,10 @@ class Listing:
             return Reason.LIST_STALE if self.failed is None else Reason.LIST_FAILED
         return None if any(instance.serves for instance in self.instances) else Reason.LIST_EMPTY
 
-    def called(self, origin: str) -> Instance | None:
-        """The instance that ``origin`` means, whether it serves or not; one that serves is preferred."""
-        found = [instance for instance in self.instances if instance.is_called(origin)]
-        return max(found, key=lambda instance: instance.serves, default=None)
+    def called(self, origin: str) -> tuple[Instance, ...]:
+        """Return the instances that `origin` may mean: those that serve, or all of that name if none does."""
+        found = tuple(instance for instance in self.instances if instance.is_called(origin))
+        return tuple(instance for instance in found if instance.serves) or found
 
 
 class Listings(Protocol):

@@ -63,14 +63,16 @@ class Prober:
         self._head = f"GET {rules.path} HTTP/1.1\r\n{head}".encode()
 
     async def finding(self, token: str, origin: str, listing: Listing) -> Finding:
-        """The verdict on a token, from the view of the instance that has just written it."""
+        """Return the verdict on a token that the instance called `origin` has just written."""
         at_hand = self._without_asking(token, listing)
         if at_hand is not None:
             return Finding(Known.UNKNOWN if at_hand is not Reason.TOKEN_EXPIRED else Known.NOT_SYNCED, at_hand)
-        known = listing.called(origin)
-        others = [one for one in listing.instances if one.serves and one is not known]
+        origins = listing.called(origin)
+        # Under a shared name nobody knows which of them wrote the token: all are asked and counted.
+        known = origins[0] if len(origins) == 1 else None
+        others = [one for one in listing.instances if one.serves and one != known]
         request = self._head + token.encode() + b"\r\n\r\n"
-        question = Question(request, others, known, self.rules.quorum, self.rules.patience)
+        question = Question(request, others, origins, self.rules.quorum, self.rules.patience)
         return await Asking(self._loop, self.replicas, question, self._chance, self._crowd).finding()
 
     def _without_asking(self, token: str, listing: Listing) -> Reason | None:

@@ -1,4 +1,4 @@
-"""What is said about a token, and how it follows from what the instances said. Nothing here asks or waits."""
+"""The verdict on a token, as it follows from the answers of the instances. Nothing here asks or waits."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+
+_HALF: Final = 2
+_REFUSED: Final = 401
 
 
 class Verdict(enum.Enum):
@@ -39,6 +42,7 @@ class Reason(enum.Enum):
     QUORUM_AGREES = "quorum_agrees"
     ONLY_INSTANCE = "only_instance"
     SOME_DO_NOT = "some_do_not"
+    SOME_UNKNOWN = "some_unknown"
     TOO_FEW = "too_few"
     NOT_IN_TIME = "not_in_time"
     ORIGIN_REFUSES = "origin_refuses"
@@ -61,7 +65,7 @@ class Reason(enum.Enum):
 
 
 class State(enum.Enum):
-    """How far one instance has got."""
+    """State of one instance: of one that failed or gave no answer it is unknown whether it has the token."""
 
     YES = "has_it"
     NO = "not_yet"
@@ -80,6 +84,11 @@ class Seen:
     first_yes: float | None = None
     last_status: int | None = None
     reason: str = ""
+
+    @property
+    def unknown(self) -> bool:
+        """Return True if it has neither confirmed nor refused the token, however often it was asked."""
+        return self.state is State.FAILED or (self.state is State.PENDING and self.last_status != _REFUSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,19 +118,23 @@ class Finding:
 
     @property
     def yes(self) -> int:
+        """Return how many instances have the token."""
         return sum(one.state is State.YES for one in self.seen)
 
-
-_HALF: Final = 2
+    @property
+    def unknown(self) -> int:
+        """Return how many instances could not be asked or gave no usable answer."""
+        return sum(one.unknown for one in self.seen)
 
 
 def judge(
     seen: Sequence[Seen], needed: int, *, over: bool, origin_listed: bool, origin: Seen | None
 ) -> tuple[Known, Reason]:
-    """The verdict on what was seen; ``over`` says that the hard deadline has come.
+    """Return the verdict on what was seen and its reason; `over` says that the hard deadline has come.
 
-    Never better than what was seen: what did not answer counts as not having it, and a list that lacks the very
-    instance the question comes from lacks others too, so agreement of those on it is at most ``Partialy``.
+    It is never better than what was seen. An instance that cannot be asked is unknown and does not count as having the
+    token. A list without the instance that the question comes from may lack others too, so agreement of those on it is
+    at most ``Partialy``.
     """
     yes = sum(one.state is State.YES for one in seen)
     if not seen and needed == 0:
@@ -132,9 +145,11 @@ def judge(
         return Known.SYNCED, Reason.ALL_AGREE if yes == len(seen) else Reason.QUORUM_AGREES
     if over and any(one.state is State.PENDING for one in seen):
         return Known.TIMEOUT, Reason.NOT_IN_TIME
-    if yes * _HALF > len(seen):
-        return Known.PARTIALLY, Reason.SOME_DO_NOT
-    return Known.NOT_SYNCED, Reason.TOO_FEW
+    verdict = Known.PARTIALLY if yes * _HALF > len(seen) else Known.NOT_SYNCED
+    others = [one for one in seen if one.state is not State.YES]
+    if others and all(one.unknown for one in others):
+        return verdict, Reason.SOME_UNKNOWN
+    return verdict, Reason.SOME_DO_NOT if verdict is Known.PARTIALLY else Reason.TOO_FEW
 
 
 def _alone(origin: Seen | None, *, over: bool) -> tuple[Known, Reason]:
