@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -143,7 +144,12 @@ class Container:
         return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")), 0.0)
 
     def wait_until_ready(self) -> None:
-        wait_for(lambda: self.get("/ready").status == 200)
+        """Wait until each of its syncs is ready."""
+        for name in self._syncs:
+            wait_for(partial(self._is_ready, name))
+
+    def _is_ready(self, sync: str) -> bool:
+        return self.get(f"/ready/{sync}").status == 200
 
     def _wait_for_port(self, limit: float = 60.0) -> int:
         end = time.monotonic() + limit

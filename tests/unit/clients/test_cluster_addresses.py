@@ -1,4 +1,4 @@
-"""An address and a port identify an instance, whatever the endpoints that have it are called."""
+"""What a cluster lists: an address and a port identify an instance, and a list is whole by its deadline or fails."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 
 from syncline.clients.cluster import Cluster, ServiceSource
 from syncline.clients.cluster_login import BearerToken
+from syncline.clients.pacing import Policy
+from syncline.errors import SynclineError
 from tests.standins.kubernetes import KubernetesApi, endpoint, endpoint_slice
 from tests.standins.made_up import Naps
 
@@ -80,3 +82,14 @@ def test_one_address_in_two_spellings_is_one_instance_that_serves_if_either_says
         endpoint_slice("nginx-a", "nginx", [endpoint("old", "FD00:0:0::1", ready=False)], family="IPv6"),
         endpoint_slice("nginx-b", "nginx", [endpoint("new", "fd00::1")], family="IPv6"),
     ) == [("new", "[fd00::1]:8443", True)]
+
+
+@pytest.mark.parametrize("times", [(11.0,), (0.0, 11.0)], ids=["before the request", "within the answer"])
+def test_a_list_that_is_not_complete_at_its_deadline_is_no_list(api: KubernetesApi, times: tuple[float, ...]) -> None:
+    api.put("endpointslices", "gateway", endpoint_slice("nginx-a", "nginx", [endpoint("one", "10.1.0.1")]))
+    passing = iter(times)
+    policy = Policy(deadline=10.0, clock=lambda: next(passing, times[-1]))
+    with pytest.raises(SynclineError, match="not complete") as caught:
+        Cluster(BearerToken(api.url, lambda _: "good", api.authority.pem), policy).instances(SERVICE)
+    assert caught.value.code.name == "UNREACHABLE"
+    assert len(api.requests) == len(times) - 1

@@ -33,6 +33,7 @@ LARGEST_PAGE: Final = 32 * 1024 * 1024  # bytes
 _MOST_PAGES: Final = 100
 _MOST_BEGINNINGS: Final = 3  # a list that expires three times over will not come together
 _TIMEOUTS: Final = (5.0, 20.0)  # seconds to connect, and to wait for bytes
+_PIECE: Final = 64 * 1024  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class _ExpiredError(Exception):
 
 
 class Cluster:
-    """One cluster's API. ``policy`` is how patient to be with 429 and 5xx."""
+    """One cluster's API. ``policy`` is how patient to be with 429 and 5xx; its deadline bounds the whole list."""
 
     def __init__(self, login: Login, policy: Policy | None = None) -> None:
         self._login = login
@@ -124,7 +125,7 @@ class Cluster:
         kubernetes = client_package()
         if self._api is None or renewed:
             self._api = kubernetes.ApiClient(self._login.configuration(renewed=renewed))
-        options: dict[str, Any] = {"limit": PAGE, "_request_timeout": _TIMEOUTS, "_preload_content": False}
+        options: dict[str, Any] = {"limit": PAGE, "_request_timeout": self._timeouts(source), "_preload_content": False}
         if token:
             options["_continue"] = token
         where = f"{self._api.configuration.host} ({source.place})"
@@ -138,7 +139,7 @@ class Cluster:
                 answer = kubernetes.CoreV1Api(self._api).list_namespaced_pod(
                     source.namespace, label_selector=source.labels, **options
                 )
-            body = answer.read(LARGEST_PAGE + 1, decode_content=True)
+            body = self._body(where, answer)
         except urllib3.exceptions.HTTPError as error:
             cause = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason else error
             raise failures.of_exception("GET", where, cause) from None
@@ -148,6 +149,24 @@ class Cluster:
             said = error.body.encode() if isinstance(error.body, str) else error.body or b""
             raise failures.of_status("GET", where, error.status or 0, error.headers or {}, said) from None
         return _checked_page(where, body)
+
+    def _timeouts(self, source: Source) -> tuple[float, float]:
+        """Return the seconds to connect and to wait for bytes, none of them beyond the deadline."""
+        if self._policy.deadline is None:
+            return _TIMEOUTS
+        left = self._policy.deadline - self._policy.clock()
+        if left <= 0:
+            raise SynclineError("UNREACHABLE", f"the list of {source.place} was not complete at its deadline")
+        return min(_TIMEOUTS[0], left), min(_TIMEOUTS[1], left)
+
+    def _body(self, where: str, answer: Any) -> bytes:
+        """Read an answer in pieces, so that one that trickles in ends at the deadline."""
+        body = bytearray()
+        while len(body) <= LARGEST_PAGE and (piece := answer.read1(_PIECE, decode_content=True)):
+            body += piece
+            if self._policy.over:
+                raise SynclineError("UNREACHABLE", f"GET {where}: the answer was not complete at the deadline")
+        return bytes(body)
 
 
 def _checked_page(where: str, body: bytes) -> dict[str, Any]:

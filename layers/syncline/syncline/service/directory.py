@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from syncline.config.tokens import TokensSync
@@ -12,12 +13,14 @@ from syncline.errors import SynclineError
 from syncline.kinds.tokens.listing import Listing, Listings
 from syncline.kinds.tokens.probing import Prober
 from syncline.service.api import Entry
+from syncline.service.isolation import Isolated
 from syncline.telemetry import logger
 
 FRESH: Final = 5.0
 """Seconds for which what was read is used as it is."""
 USABLE: Final = 30.0
 """Seconds for which it is used while it is read anew: a verdict does not wait for that."""
+_PATIENCE: Final = 5.0  # seconds that the probers of all syncs may take to be made, secrets included
 
 Syncs = Callable[[], Mapping[str, TokensSync]]
 MakeProber = Callable[[TokensSync], Prober]
@@ -26,7 +29,8 @@ MakeProber = Callable[[TokensSync], Prober]
 class Directory:
     """``syncs`` gives the enabled syncs, ``make`` a prober for one. ``clock`` counts seconds and never goes back.
 
-    Lists are read with the syncs, unless ``live`` says that they change in this very process.
+    Lists are read with the syncs, unless ``live`` says that they change in this very process. A sync whose prober
+    cannot be made, or not in time, is left out until the next reading.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class Directory:
         self._make = make
         self._live = live
         self._clock = clock
+        self._making: Isolated[tuple[TokensSync, Prober]] = Isolated("the preparation", _PATIENCE)
         self._probers: dict[str, tuple[TokensSync, Prober]] = {}
         self._lists: Mapping[str, Listing] = {}
         self._read: float | None = None
@@ -87,23 +92,17 @@ class Directory:
 
     def _read_all(self) -> None:
         syncs = self._syncs()
-        probers = {}
-        for name, sync in syncs.items():
-            made = self._probers.get(name)
-            if made is None or made[0] != sync:
-                prober = self._prober(sync)
-                if prober is None:
-                    continue
-                made = (sync, prober)
-            probers[name] = made
+        kept = {name: made for name, made in self._probers.items() if syncs.get(name) == made[0]}
+        new = self._making.run({name: partial(self._made, sync) for name, sync in syncs.items() if name not in kept})
+        for name, made in new.items():
+            if isinstance(made, SynclineError):
+                logger.error("sync not used", extra={"sync": name, "code": made.code.name, "why": made.what})
+            else:
+                kept[name] = made
         if not self._live:
             self._lists = self._listings.all()
-        self._probers = probers
+        self._probers = {name: kept[name] for name in syncs if name in kept}
         self._read = self._clock()
 
-    def _prober(self, sync: TokensSync) -> Prober | None:
-        try:
-            return self._make(sync)
-        except SynclineError as error:
-            logger.error("sync not used", extra={"sync": sync.name, "code": error.code.name, "why": error.what})
-            return None
+    def _made(self, sync: TokensSync) -> tuple[TokensSync, Prober]:
+        return sync, self._make(sync)

@@ -1,19 +1,24 @@
-"""The scrape: lists the instances of every sync and remembers them with the time at which they were asked for."""
+"""The scrape: lists the instances of every sync and remembers them with the time at which they were asked for.
+
+Each sync is listed in a thread of its own and with a deadline, so that a cluster that hangs costs its sync alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 from syncline.clients.cluster import Source
 from syncline.clients.instances import Instance, distinct
 from syncline.errors import SynclineError
 from syncline.kinds.tokens.listing import Listings
+from syncline.service.isolation import Isolated
 from syncline.telemetry import logger
 
-_AT_ONCE: Final = 8  # lists read at a time
+DEADLINE: Final = 30.0
+"""Seconds for all sources of one sync; less than the function `scrape` has, so that it can still record a failure."""
 
 
 class Lister(Protocol):
@@ -32,7 +37,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Scraped:
-    """What a scrape came to for one sync: how many instances it has, or the code of its failure."""
+    """Result of a scrape for one sync: how many instances it has, or the code of its failure."""
 
     sync: str
     instances: int = 0
@@ -41,28 +46,33 @@ class Scraped:
 
 
 class Scraper:
-    """``places`` gives each sync's sources, or raises why they cannot be had. ``clock`` gives Unix seconds."""
+    """Lists syncs. ``clock`` gives Unix seconds; ``deadline`` is in seconds and for each sync."""
 
-    def __init__(self, listings: Listings, clock: Callable[[], float]) -> None:
+    def __init__(self, listings: Listings, clock: Callable[[], float], deadline: float = DEADLINE) -> None:
         self._listings = listings
         self._clock = clock
+        self._isolated: Isolated[Scraped] = Isolated("the scrape", deadline)
 
     def scrape(self, syncs: Mapping[str, Callable[[], Iterable[Place]]]) -> list[Scraped]:
-        """List every sync; one that fails does not keep another from being listed."""
-        if not syncs:
-            return []
-        with ThreadPoolExecutor(min(_AT_ONCE, len(syncs)), "scrape") as pool:
-            return list(pool.map(self._one, syncs, syncs.values()))
+        """List the given syncs at the same time, by functions that return their places or raise.
 
-    def _one(self, sync: str, places: Callable[[], Iterable[Place]]) -> Scraped:
+        One that fails or hangs neither delays nor fails another.
+        """
+        results = self._isolated.run({sync: partial(self._list, sync, places) for sync, places in syncs.items()})
+        return [
+            self._not_listed(sync, result) if isinstance(result, SynclineError) else result
+            for sync, result in results.items()
+        ]
+
+    def _not_listed(self, sync: str, error: SynclineError) -> Scraped:
+        logger.error("instances not listed", extra={"sync": sync, "code": error.code.name, "why": error.what})
+        self._listings.not_listed(sync, error.code.name)
+        return Scraped(sync, failed=error.code.name)
+
+    def _list(self, sync: str, places: Callable[[], Iterable[Place]]) -> Scraped:
         seen = self._clock()  # before the first page: the list is as old as its oldest part
-        try:
-            # All or nothing: without one of its sources a list would make agreement of a part look like that of all.
-            found = distinct(one for place in places() for one in place.cluster.instances(place.source))
-        except SynclineError as error:
-            logger.error("instances not listed", extra={"sync": sync, "code": error.code.name, "why": error.what})
-            self._listings.not_listed(sync, error.code.name)
-            return Scraped(sync, failed=error.code.name)
+        # All or nothing: without one of its sources a list would make agreement of a part look like that of all.
+        found = distinct(one for place in places() for one in place.cluster.instances(place.source))
         self._listings.listed(sync, found, seen)
         serving = sum(instance.serves for instance in found)
         logger.info("instances listed", extra={"sync": sync, "instances": len(found), "serving": serving})

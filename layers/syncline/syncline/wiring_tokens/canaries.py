@@ -1,10 +1,13 @@
-"""How the canaries are put together: one for each sync that has one, on the connections of its prober."""
+"""Builds and flies the canaries: one for each sync that has one, on the connections of its prober."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
 
 from syncline.config.tokens import Request, TokensSync
 from syncline.errors import SynclineError
@@ -13,13 +16,17 @@ from syncline.kinds.tokens.listing import Listing, Listings
 from syncline.kinds.tokens.probing import Prober
 from syncline.secrets import Secrets
 from syncline.service.counting import Counts
+from syncline.service.isolation import Isolated
 from syncline.service.loop import Loop
 from syncline.telemetry import logger
 from syncline.wiring_tokens.parts import rules_of
 
+_LONGEST_ROUND: Final = 200.0  # seconds; then it is given up, and what it wrote is deleted
+_DEADLINE: Final = 240.0  # seconds; less than the function `canary` has
+
 
 class Canaries:
-    """Flies a round for each sync. What it made of a configuration it keeps, so that canaries take turns."""
+    """Flies a round for each sync, each in a thread of its own, so that one that hangs delays no other."""
 
     def __init__(
         self,
@@ -35,27 +42,39 @@ class Canaries:
         self._counts = counts
         self._loop = loop or Loop()
         self._made: dict[str, tuple[TokensSync, Prober, Canary]] = {}
+        self._isolated: Isolated[list[Sighting]] = Isolated("the canary", _DEADLINE)
+        self._counting = threading.Lock()
 
-    def fly(self) -> dict[str, list[Sighting]]:
-        """One round for each sync that has a canary and a list that can be believed; all of them side by side."""
+    def fly(self, name: str | None = None) -> dict[str, list[Sighting]]:
+        """Fly a round for each sync that has a canary, or for the one called `name`, and return what was seen."""
         lists = self._listings.all()
-        rounds = {}
-        for name, sync in self._syncs().items():
-            listing = lists.get(name, Listing())
-            problem = listing.problem(time.time(), sync.stale_after)
-            if sync.canary is None:
-                continue
-            if problem is not None:
-                logger.warning("canary not flown", extra={"sync": name, "why": problem.value})
-                continue
-            try:
-                rounds[name] = (self._canary(sync), listing)
-            except SynclineError as error:
-                logger.error("canary not flown", extra={"sync": name, "code": error.code.name, "why": error.what})
-        flown = self._loop.run(_all(rounds))
-        for name, sightings in flown.items():
-            self._counts.sighted(name, sightings)
+        rounds = {
+            sync.name: partial(self._round, sync, lists.get(sync.name, Listing()))
+            for sync in self._syncs().values()
+            if sync.canary is not None and name in (None, sync.name)
+        }
+        flown = {}
+        for sync_name, result in self._isolated.run(rounds).items():
+            if isinstance(result, SynclineError):
+                fields = {"sync": sync_name, "code": result.code.name, "why": result.what}
+                logger.error("canary not flown", extra=fields)
+            elif result:
+                flown[sync_name] = result
         return flown
+
+    def _round(self, sync: TokensSync, listing: Listing) -> list[Sighting]:
+        problem = listing.problem(time.time(), sync.stale_after)
+        if problem is not None:
+            logger.warning("canary not flown", extra={"sync": sync.name, "why": problem.value})
+            return []
+        found = self._loop.run(_in_time(self._canary(sync), listing))
+        for each in found:
+            say = logger.warning if each.bad else logger.info
+            fields = {"sync": sync.name, "instance": each.instance, "check": each.check.value, "seconds": each.seconds}
+            say("canary", extra={**fields, "outcome": each.outcome.value, "why": each.reason})
+        with self._counting:  # metrics are lines of the log, and must not be mixed
+            self._counts.sighted(sync.name, found)
+        return found
 
     def close(self) -> None:
         """Close every connection."""
@@ -76,14 +95,9 @@ class Canaries:
         return canary
 
 
-async def _all(rounds: Mapping[str, tuple[Canary, Listing]]) -> dict[str, list[Sighting]]:
-    found = await asyncio.gather(*(canary.round(listing.instances) for canary, listing in rounds.values()))
-    for name, sightings in zip(rounds, found, strict=True):
-        for each in sightings:
-            say = logger.warning if each.bad else logger.info
-            fields = {"sync": name, "instance": each.instance, "check": each.check.value, "seconds": each.seconds}
-            say("canary", extra={**fields, "outcome": each.outcome.value, "why": each.reason})
-    return dict(zip(rounds, found, strict=True))
+async def _in_time(canary: Canary, listing: Listing) -> list[Sighting]:
+    async with asyncio.timeout(_LONGEST_ROUND):
+        return await canary.round(listing.instances)
 
 
 def canary_of(sync: TokensSync, secrets: Secrets, prober: Prober) -> Canary | None:

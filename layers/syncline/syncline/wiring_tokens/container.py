@@ -1,14 +1,16 @@
 """Tokens in a container: probe, scrape and canaries in one process, for where a function cannot reach pods.
 
 ``python -m syncline.wiring_tokens.container`` reads ``syncs.yaml`` (``CONTAINER_SYNCS``, by default in /etc/syncline), lists
-the instances at once and then every so often, and answers on one port:
+the instances at once and then every so often, and answers on one port. Each sync is listed and has its canaries in threads
+of its own, so that one that hangs does not delay another.
 
 ===================  ==========================================================
 ``/v1/synced``       the contract, as at the function URL
 ``/swagger-ui/``     the page to try it, ``/openapi.json`` its document
 ``/metrics``         Prometheus
 ``/health``          200 while the process lives
-``/ready``           200 once every sync has a list that can be believed
+``/ready``           200 while at least one sync has a list that can be believed
+``/ready/NAME``      the same for one sync
 ===================  ==========================================================
 """
 
@@ -20,11 +22,13 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from syncline.config.file import read_syncs
 from syncline.config.tokens import TokensSync
@@ -45,6 +49,9 @@ from syncline.wiring_tokens.scraping import Scraping
 FILE: Final = "/etc/syncline/syncs.yaml"
 _TEXT: Final = {"content-type": "text/plain; charset=utf-8", "cache-control": "no-store"}
 _METRICS: Final = {"content-type": "text/plain; version=0.0.4; charset=utf-8", "cache-control": "no-store"}
+_JSON: Final = {"content-type": "application/json", "cache-control": "no-store"}
+_NO_SUCH_SYNC: Final = b'{"error": "there is no sync of that name"}'
+_READY: Final = "ready"
 _DRAIN: Final = 5.0  # seconds for which answers under way may go on once we are told to end
 
 
@@ -79,6 +86,7 @@ class Container:
     def __init__(self, settings: Settings, secrets: Secrets) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
+        self._over = threading.Event()
         self.counts = PrometheusCounts()
         self.listings = MemoryListings()
         syncs = read_syncs(settings.syncs).syncs.values()
@@ -100,47 +108,59 @@ class Container:
         """Serve until the event is set."""
         port = await self.server.start(self._settings.host, self._settings.port)
         logger.info("serving", extra={"port": port, "syncs": sorted(self._syncs)})
-        rounds = [asyncio.create_task(self._every(self._settings.scrape_every, self._scraping.scrape))]
-        if self._settings.canary_every:
-            rounds.append(asyncio.create_task(self._every(self._settings.canary_every, self._canaries.fly)))
+        for name in self._syncs:
+            self._repeat(name, self._settings.scrape_every, partial(self._scrape, name))
+            if self._settings.canary_every and self._syncs[name].canary is not None:
+                self._repeat(name, self._settings.canary_every, partial(self._canaries.fly, name))
         await until.wait()
-        for each in rounds:
-            each.cancel()
+        self._over.set()
         await self.server.stop(_DRAIN)
         self.directory.close()
 
-    async def _every(self, seconds: float, work: object) -> NoReturn:
-        """Do ``work`` in a thread, so that verdicts go on, and again so many seconds after it began."""
-        assert callable(work)
-        while True:
-            began = self._loop.time()
-            try:
-                await asyncio.to_thread(work)
-            except Exception as error:  # noqa: BLE001 - the next round may do better, and lists age meanwhile
-                logger.error("round failed", extra={"error": type(error).__name__})
-            gc.freeze()  # what is there by now stays; a full collection over it would hold up a verdict
-            await asyncio.sleep(max(0.1, seconds - (self._loop.time() - began)))
+    def _scrape(self, name: str) -> None:
+        self.directory.refresh()  # a prober that could not be made may be possible now
+        self._scraping.scrape(name)
+
+    def _repeat(self, name: str, seconds: float, work: Callable[[], object]) -> None:
+        """Do `work` in a thread of its own, and again `seconds` after it began, until the container ends."""
+
+        def rounds() -> None:
+            while not self._over.is_set():
+                began = time.monotonic()
+                try:
+                    work()
+                except Exception as error:  # noqa: BLE001 - the next round may do better, and lists age meanwhile
+                    logger.error("round failed", extra={"sync": name, "error": type(error).__name__})
+                gc.freeze()  # what is there by now stays; a full collection over it would hold up a verdict
+                self._over.wait(max(0.1, seconds - (time.monotonic() - began)))
+
+        threading.Thread(target=rounds, name=f"rounds {name}", daemon=True).start()
 
     def _page(self, request: Request) -> Answer | None:
-        match request.path:
-            case "/metrics":
-                return Answer(200, self.counts.text(), _METRICS)
-            case "/ready":
-                return self._ready()
-            case _:
-                return None
+        path = request.path
+        if path == "/metrics":
+            return Answer(200, self.counts.text(), _METRICS)
+        if path == "/ready":
+            return _readiness(self._states())
+        if path.startswith("/ready/"):
+            name = path.removeprefix("/ready/")
+            states = {sync: state for sync, state in self._states().items() if sync == name}
+            return _readiness(states) if states else Answer(404, _NO_SUCH_SYNC, _JSON)
+        return None
 
-    def _ready(self) -> Answer:
-        entries = self.directory.entries()
-        problems = {
-            entry.sync: problem.value
-            for entry in entries
-            if (problem := entry.listing.problem(time.time(), entry.prober.rules.stale_after)) is not None
-        }
-        missing = self._syncs.keys() - {entry.sync for entry in entries}
-        problems |= dict.fromkeys(missing, "not_configured")
-        text = "".join(f"{sync}: {problem}\n" for sync, problem in sorted(problems.items())) or "ready\n"
-        return Answer(503 if problems else 200, text.encode(), _TEXT)
+    def _states(self) -> dict[str, str]:
+        """Return for each sync "ready" or why no verdict can be given."""
+        states = dict.fromkeys(sorted(self._syncs), "not_configured")
+        for entry in self.directory.entries():
+            problem = entry.listing.problem(time.time(), entry.prober.rules.stale_after)
+            states[entry.sync] = _READY if problem is None else problem.value
+        return states
+
+
+def _readiness(states: Mapping[str, str]) -> Answer:
+    """Return 200 if any of the syncs is ready: one that is not must not take the others out of service."""
+    text = "".join(f"{sync}: {state}\n" for sync, state in states.items())
+    return Answer(200 if _READY in states.values() else 503, text.encode(), _TEXT)
 
 
 def _more_files() -> None:

@@ -16,6 +16,7 @@ from syncline.kinds.tokens.verdict import Quorum
 from syncline.secrets import Secrets
 from syncline.state import State
 from syncline.stores.instances import InstanceLists, Record
+from syncline.telemetry import logger
 
 KIND: Final = "tokens"
 
@@ -27,7 +28,7 @@ class StoredListings:
         self._lists = lists
 
     def all(self) -> Mapping[str, Listing]:
-        return {sync: _listing(record) for sync, record in self._lists.all().items()}
+        return {sync: _listing(sync, record) for sync, record in self._lists.all().items()}
 
     def listed(self, sync: str, instances: Sequence[Instance], seen: float) -> None:
         self._lists.put(sync, [instance.as_json() for instance in instances], seen)
@@ -36,8 +37,13 @@ class StoredListings:
         self._lists.fail(sync, code)
 
 
-def _listing(record: Record) -> Listing:
-    return Listing(tuple(map(Instance.from_json, record.instances)), record.seen, record.failed)
+def _listing(sync: str, record: Record) -> Listing:
+    """Return a stored list; one that this version does not understand is as good as none."""
+    try:
+        return Listing(tuple(map(Instance.from_json, record.instances)), record.seen, record.failed)
+    except (KeyError, TypeError, ValueError) as error:
+        logger.error("stored list not understood", extra={"sync": sync, "error": type(error).__name__})
+        return Listing(failed=record.failed)
 
 
 class StoredSyncs:
@@ -50,17 +56,21 @@ class StoredSyncs:
     def __call__(self) -> Mapping[str, TokensSync]:
         found = {}
         for name in self._state.sync_names():
-            sync = self._sync(name)
+            try:
+                sync = self._sync(name)
+            except SynclineError as error:
+                logger.error("sync not used", extra={"sync": name, "code": error.code.name, "why": error.what})
+                continue
             if isinstance(sync, TokensSync) and sync.enabled:
                 found[name] = sync
         return found
 
     def _sync(self, name: str) -> Sync | None:
-        """None for one of another kind, which is not parsed, and for one that was removed just now."""
-        try:
-            text = self._state.sync_config(name)
-        except SynclineError:
-            return None
+        """Return a sync, or None for one of another kind, which is not parsed.
+
+        Raises NO_SUCH_SYNC for one that was removed just now, CONFIG_INVALID for one that is not understood.
+        """
+        text = self._state.sync_config(name)
         if f'"kind":"{KIND}"' not in text:
             return None
         parsed = self._parsed.get(name)

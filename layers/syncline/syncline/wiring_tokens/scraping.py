@@ -1,17 +1,19 @@
-"""How the scrape is put together: each source of a sync with the cluster it is in."""
+"""Builds the scrape: each source of a sync with the cluster it is in."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 from syncline.clients.cluster import Cluster, PodsSource, ServiceSource, Source
 from syncline.clients.cluster_login import BearerToken, InCluster, Kubeconfig, Login
+from syncline.clients.pacing import Policy
 from syncline.config.tokens import EksLogin, InstancesSource, KubeconfigLogin, TokenLogin, TokensSync
 from syncline.secrets import Reference, Secrets, register
-from syncline.service.scraping import Place, Scraped, Scraper
+from syncline.service.scraping import DEADLINE, Place, Scraped, Scraper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,15 +38,16 @@ class Scraping:
         self._secrets = secrets
         self._counts = counts
 
-    def scrape(self) -> list[Scraped]:
-        """List every sync once; what each list came to."""
-        syncs = self._syncs()
+    def scrape(self, name: str | None = None) -> list[Scraped]:
+        """List every sync once, or the one called `name`, and return the results."""
+        syncs = {sync: each for sync, each in self._syncs().items() if name in (None, sync)}
         results = self._scraper.scrape({name: partial(self._places, sync) for name, sync in syncs.items()})
         self._counts.scraped(results)
         return results
 
     def _places(self, sync: TokensSync) -> Iterable[Place]:
-        return [Place(Cluster(self._login(source)), _source(source)) for source in sync.sources.values()]
+        policy = Policy(deadline=time.monotonic() + DEADLINE)
+        return [Place(Cluster(self._login(source), policy), _source(source)) for source in sync.sources.values()]
 
     def _login(self, source: InstancesSource) -> Login:
         ca = None if source.ca is None else self._secrets.text(source.ca)

@@ -1,7 +1,8 @@
-"""The instances as they were last listed, and whether that is still worth anything."""
+"""The instances of a sync as they were last listed, with the age of the list."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -22,7 +23,7 @@ class Listing:
     failed: str | None = None
 
     def problem(self, now: float, oldest: float) -> Reason | None:
-        """Why nothing can be said by this list; ``oldest`` is the age in seconds at which it is no longer believed."""
+        """Return why no verdict can rest on this list, or None; one older than `oldest` seconds is not believed."""
         if self.seen is None:
             return Reason.LIST_MISSING if self.failed is None else Reason.LIST_FAILED
         # A clock that was set back makes a list look as if it came from the future: that is no better than an old one.
@@ -53,17 +54,22 @@ class Listings(Protocol):
 
 
 class MemoryListings:
-    """Listings of one process, for a service that looks and answers in one."""
+    """Listings of one process, for a service that lists and answers in one. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self._all: dict[str, Listing] = {}
+        self._lock = threading.Lock()
 
     def all(self) -> Mapping[str, Listing]:
         return self._all
 
     def listed(self, sync: str, instances: Sequence[Instance], seen: float) -> None:
-        self._all = {**self._all, sync: Listing(tuple(instances), seen)}
+        with self._lock:
+            known = self._all.get(sync, Listing()).seen
+            if known is None or known <= seen:  # one that hung may come after a newer one
+                self._all = {**self._all, sync: Listing(tuple(instances), seen)}
 
     def not_listed(self, sync: str, code: str) -> None:
-        before = self._all.get(sync, Listing())
-        self._all = {**self._all, sync: replace(before, failed=code)}
+        with self._lock:
+            before = self._all.get(sync, Listing())
+            self._all = {**self._all, sync: replace(before, failed=code)}

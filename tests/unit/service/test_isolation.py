@@ -1,0 +1,166 @@
+"""Several syncs of tokens in one process: a broken, hanging or unlisted one does not stop the others."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+import pytest
+import yaml
+
+from syncline import service
+from syncline.clients.instances import Instance
+from syncline.config.tokens import TokensSync
+from syncline.kinds.tokens.listing import Listing, MemoryListings
+from syncline.kinds.tokens.probing import Prober
+from syncline.secrets import Secrets
+from syncline.service.api import Request
+from syncline.service.directory import Directory
+from syncline.state import State
+from syncline.stores.instances import InstanceLists, Record
+from syncline.wiring_tokens.canaries import Canaries
+from syncline.wiring_tokens.container import Container, Settings
+from syncline.wiring_tokens.parts import StoredListings, StoredSyncs
+
+ONE: Final = Instance("one", "10.0.0.1", 8443)
+SYNC: Final[Mapping[str, Any]] = {
+    "kind": "tokens",
+    "sources": {"here": {"namespace": "gateway", "service": "nginx"}},
+    "check": {"host": "gateway.example", "plain_http": True},
+}
+
+
+@dataclass
+class Stored:
+    """Configurations by name, as :class:`State` gives them."""
+
+    texts: Mapping[str, str]
+
+    def sync_names(self) -> list[str]:
+        return list(self.texts)
+
+    def sync_config(self, name: str) -> str:
+        return self.texts[name]
+
+
+def _sync(name: str) -> TokensSync:
+    return TokensSync.model_validate({"name": name, **SYNC})
+
+
+def test_a_stored_sync_that_is_not_understood_does_not_hide_the_others() -> None:
+    texts = {"broken": '{"kind":"tokens","of":"another version"}', "good": _sync("good").model_dump_json()}
+    assert list(StoredSyncs(cast("State", Stored(texts)))()) == ["good"]
+
+
+def test_a_stored_list_that_is_not_understood_does_not_hide_the_others() -> None:
+    records = {"broken": Record(({"name": "of another version"},), 1.0), "good": Record((ONE.as_json(),), 1.0)}
+
+    class Lists:
+        def all(self) -> dict[str, Record]:
+            return records
+
+    found = StoredListings(cast("InstanceLists", Lists())).all()
+    assert found["good"] == Listing((ONE,), 1.0)
+    assert found.get("broken", Listing()).seen is None
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_a_sync_whose_secret_hangs_or_breaks_does_not_keep_the_others_from_being_asked(
+    gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.directory, "_PATIENCE", 0.2)
+
+    def make(sync: TokensSync) -> Prober:
+        if sync.name == "hangs":
+            assert gate.wait(60)
+        if sync.name == "breaks":
+            raise RuntimeError
+        return cast("Prober", sync.name)
+
+    syncs = {name: _sync(name) for name in ("breaks", "hangs", "good")}
+    directory = Directory(lambda: syncs, MemoryListings(), make)
+    reading = threading.Thread(target=directory.refresh, daemon=True)
+    reading.start()
+    reading.join(5)
+    assert [entry.sync for entry in directory.entries()] == ["good"]
+
+
+def _container(folder: Path, *names: str) -> Container:
+    file = folder / "syncs.yaml"
+    file.write_text(yaml.safe_dump({"syncs": {name: dict(SYNC) for name in names}}))
+    secrets = Secrets(lambda: pytest.fail("no secret"), lambda: pytest.fail("no secret"), {})
+    return Container(Settings(file, "127.0.0.1", 0, 1, 0), secrets)
+
+
+def test_the_pod_is_ready_while_one_sync_works_and_each_sync_by_itself(tmp_path: Path) -> None:
+    async def ready() -> list[tuple[int, str]]:
+        container = _container(tmp_path, "one", "other")
+
+        async def said(path: str) -> tuple[int, str]:
+            answer = await container.server.answer(Request("GET", path, {}))
+            return answer.status, answer.body.decode()
+
+        nothing = [await said(path) for path in ("/ready", "/ready/one")]
+        container.listings.listed("one", [ONE], time.time())
+        container.listings.not_listed("other", "FORBIDDEN")
+        return [*nothing, *[await said(f"/ready{path}") for path in ("", "/", "/one", "/other", "/nobody")]]
+
+    assert asyncio.run(ready()) == [
+        (503, "one: list_missing\nother: list_missing\n"),
+        (503, "one: list_missing\n"),
+        (200, "one: ready\nother: list_failed\n"),
+        (404, '{"error": "there is no sync of that name"}'),
+        (200, "one: ready\n"),
+        (503, "other: list_failed\n"),
+        (404, '{"error": "there is no sync of that name"}'),
+    ]
+
+
+class Counted:
+    """Notes which syncs were counted."""
+
+    def __init__(self) -> None:
+        self.sighted_syncs: list[str] = []
+
+    def verdict(self, *_: object) -> None:
+        pass
+
+    def scraped(self, *_: object) -> None:
+        pass
+
+    def sighted(self, sync: str, *_: object) -> None:
+        self.sighted_syncs.append(sync)
+
+
+def test_a_canary_whose_secret_hangs_or_is_missing_does_not_keep_the_others_down(gate: threading.Event) -> None:
+    def hangs() -> Any:
+        assert gate.wait(60)
+        raise RuntimeError
+
+    call = {"method": "PUT", "path": "/keys/{key}"}
+    canary = {"write": call, "read": {**call, "method": "GET"}, "delete": {**call, "method": "DELETE"}}
+    headers = {"hangs": {"X-Key": "secret:hangs"}, "misses": {"X-Key": "env:NOT_THERE"}, "good": {}}
+    syncs = {
+        name: TokensSync.model_validate({"name": name, **SYNC, "canary": {**canary, "headers": each}})
+        for name, each in headers.items()
+    }
+    listings, counted = MemoryListings(), Counted()
+    for name in syncs:
+        listings.listed(name, [Instance("one", "127.0.0.1", 1)], time.time())
+    canaries = Canaries(lambda: syncs, listings, Secrets(hangs, hangs, {}), counted)
+    threading.Thread(target=canaries.fly, daemon=True).start()
+    end = time.monotonic() + 5
+    while "good" not in counted.sighted_syncs:
+        assert time.monotonic() < end, "no canary was flown for the good sync"
+        time.sleep(0.01)
