@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import errno
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,8 @@ from syncline.clients.http import Http
 from syncline.errors import SynclineError
 from syncline.kinds.backups import Layout, Rules, Signature
 from syncline.kinds.backups.downloading import Downloads
-from syncline.kinds.backups.restoring import Restored, restore
+from syncline.kinds.backups.restoring import Place as RestorePlace
+from syncline.kinds.backups.restoring import Restored, Restoring
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore
 from syncline.kinds.kind import Arrived, Failure, Pace
@@ -52,10 +55,16 @@ def world(s3: str, tmp_path: Path) -> World:
     return world.but(layout=Layout(folder="clusterbackup"))
 
 
-def back(world: World, part: str, place: object, at: str | None = None, key: str | None = None) -> Restored:
+@contextmanager
+def restoring(world: World, place: RestorePlace, key: str | None = None) -> Iterator[Restoring]:
     remote = Place(Remote.parse(world.url))
     with open_branch(remote, "main", depth=world.layout.depth, left=lambda: 60.0) as branch:
-        return restore(branch, world.layout, part, place, at=at, key=key)  # type: ignore[arg-type]
+        yield Restoring(branch, world.layout, place, key)
+
+
+def back(world: World, part: str, place: RestorePlace, at: str | None = None, key: str | None = None) -> Restored:
+    with restoring(world, place, key) as restore:
+        return restore.write(restore.look(part, at))
 
 
 def below(part: str, files: dict[str, bytes]) -> dict[str, bytes]:
@@ -106,10 +115,10 @@ def test_secrets_come_back_with_the_key(world: World, tmp_path: Path) -> None:
     restored = back(sealing, "east", Folder(tmp_path / "back"), key=KEY)
     assert in_folder(tmp_path / "back")["east/a/secret.yaml"] == SECRET
     assert restored.decrypted == 1
-    back(sealing, "east", Folder(tmp_path / "sealed"))
-    assert b"hunter" not in in_folder(tmp_path / "sealed")["east/a/secret.yaml"]
-    with pytest.raises(SynclineError, match="another key"):
-        back(sealing, "east", Folder(tmp_path / "wrong"), key=base64.b64encode(bytes(64)).decode())
+    for key, code in ((None, "SECRET_SEALED"), (base64.b64encode(bytes(64)).decode(), "UNAUTHORIZED")):
+        restored = back(sealing, "east", Folder(tmp_path / code), key=key)
+        assert [(each.path, each.code) for each in restored.refused] == [("east/a/secret.yaml", code)]
+        assert in_folder(tmp_path / code) == below("east", FILES)
 
 
 @pytest.mark.parametrize(("part", "at"), [("north", None), ("east/z", None), ("east", "1" * 40)])
@@ -123,9 +132,9 @@ def test_what_is_not_there_cannot_be_restored(world: World, tmp_path: Path, part
 
 def test_what_would_leave_the_folder_is_refused(world: World, tmp_path: Path) -> None:
     world.bare.fill({"clusterbackup/east/n/x\\y": b"planted"})
-    with pytest.raises(SynclineError) as caught:
-        back(world, "east", Folder(tmp_path / "back"))
-    assert caught.value.code.name == "PATH_REFUSED"
+    restored = back(world, "east", Folder(tmp_path / "back"))
+    assert [each.code for each in restored.refused] == ["PATH_REFUSED"]
+    assert not (tmp_path / "back").exists()
     (tmp_path / "out").mkdir()
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "east").symlink_to(tmp_path / "out")
@@ -142,9 +151,57 @@ def test_a_place_that_does_not_keep_what_it_took_is_told(world: World, tmp_path:
 
     world.put(FILES)
     world.run()
-    with pytest.raises(SynclineError) as caught:
-        back(world, "west", Forgetful(tmp_path / "back"))
-    assert caught.value.code.name == "DIGEST_MISMATCH"
+    restored = back(world, "west", Forgetful(tmp_path / "back"))
+    assert restored.files == 0
+    assert {each.code for each in restored.refused} == {"DIGEST_MISMATCH"}
+
+
+def test_a_file_that_changes_after_the_look_stays(world: World, tmp_path: Path) -> None:
+    world.put(FILES)
+    world.run()
+    with restoring(world, Folder(tmp_path / "back", replaces=True)) as restore:
+        plan = restore.look("west/a")
+        assert in_folder(tmp_path / "back") == {}, "a look writes nothing"
+        (tmp_path / "back/west/a").mkdir(parents=True)
+        (tmp_path / "back/west/a/f1.yaml").write_bytes(b"just written")
+        restored = restore.write(plan)
+    assert [(each.path, each.code) for each in restored.refused] == [("west/a/f1.yaml", "TARGET_CHANGED")]
+    assert in_folder(tmp_path / "back") == below("west/a", FILES) | {"west/a/f1.yaml": b"just written"}
+
+
+def test_a_place_that_fails_leaves_nothing_half_written(world: World, tmp_path: Path) -> None:
+    class Full(Folder):
+        def write(self, path: str, chunks: Iterable[bytes]) -> str:
+            def until_full() -> Iterator[bytes]:
+                if path == "east/a/large.bin":
+                    yield next(iter(chunks))
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                yield from chunks
+
+            return super().write(path, until_full())
+
+    world.put(FILES)
+    world.run()
+    restored = back(world, "east", Full(tmp_path / "back"))
+    done = {path: data for path, data in below("east", FILES).items() if path < "east/a/large.bin"}
+    assert in_folder(tmp_path / "back") == done
+    assert {each.path for each in restored.refused} == below("east", FILES).keys() - done.keys()
+    assert {each.code for each in restored.refused} == {"DISK_FULL"}
+    assert back(world, "east", Folder(tmp_path / "back")).unchanged == len(done)
+
+
+def test_what_is_in_the_bucket_already_is_looked_at_too(world: World, s3: str) -> None:
+    world.put(FILES)
+    world.run()
+    bucket = make_bucket(s3, f"{world.bucket.name}-back", Http())
+    bucket.put("again/east/a/f0.yaml", b"edited")
+    bucket.put("again/east/a/f1.yaml", FILES["east/a/f1.yaml"])
+    with restoring(world, BucketStore(bucket, "again/")) as restore:
+        plan = restore.look("east/a")
+        assert plan.overwritten == ["east/a/f0.yaml"]
+        assert plan.unchanged == 1
+        assert restore.write(plan).overwritten == 1
+    assert bucket.read("again/east/a/f0.yaml", 100)[1] == FILES["east/a/f0.yaml"]
 
 
 # -- downloads ---------------------------------------------------------------------------------------------------------

@@ -86,6 +86,9 @@ _ROWS: Final = (
     Code("OVER_LIMIT", False, "The object is larger than the limit of the git server or of the sync (`largest`).", "Exclude it, or raise `largest` if the server takes larger files."),
     Code("DISK_FULL", True, "The function's temporary space is full.", "Raise the function's ephemeral storage; it needs room for one commit's new files."),
     Code("PATH_COLLIDES", False, "Two keys are the same path on some systems, or one is a folder of the other.", "Rename one of the two objects; the one that was there first is kept."),
+    Code("WOULD_OVERWRITE", False, "A restore would overwrite files that have other content now.", "Look at the files named. If the restored ones are the right ones, add `--overwrite`; else restore to another folder."),
+    Code("ENTRY_UNSUPPORTED", False, "An entry of the repository is no file: a submodule, or a symbolic link.", "Nothing, if it is not wanted: no backup makes such an entry. Otherwise get it with git itself."),
+    Code("SECRET_SEALED", False, "A file of the repository is encrypted, and the sync has no key (any more).", "Name the key that it was encrypted with: `syncline restore … --key REFERENCE`."),
     Code("SECRETS_UNSEEN", False, "The object is too large to be searched for Kubernetes Secrets, and the sync keeps those out.", "Split the object, exclude it, or set `secrets: keep`."),
     # The engine itself
     Code("LEASE_HELD", True, "Another writer works on the same target reference.", "Nothing; it is tried again when that writer is done."),

@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import re
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from syncline.cli.context import Answer, Context
-from syncline.cli.show import many, size
+import typer
+
+from syncline.cli.context import NOT_DONE, SOME_FAILED, Answer, Context
+from syncline.cli.endings import as_value
+from syncline.cli.show import Style, many, size, visible
 from syncline.config import load_sync
 from syncline.errors import SynclineError
 
 if TYPE_CHECKING:
     from syncline.config.backups import BackupsSync
-    from syncline.kinds.backups.restoring import Place
+    from syncline.kinds.backups.restoring import Place, Restored
     from syncline.wiring.parts import Parts
 
-_LONGEST = 24 * 3600.0
-_S3 = "s3://"
+_LONGEST: Final = 24 * 3600.0
+_S3: Final = "s3://"
+_COMMIT: Final = re.compile("[0-9a-f]{4,40}")
+_LISTED: Final = 20
+"""Files listed for people; `--json` has all."""
 
 
-def restore(context: Context, name: str, part: str, to: str, at: str | None) -> Answer:
-    """Restore ``part`` (``<cluster>`` or ``<cluster>/<namespace>``) of a sync of backups, with this person's rights.
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to restore, where to, as of which commit, and by which key."""
 
-    Raises USAGE for what cannot be restored, NOT_FOUND where it is not in the repository at that commit.
+    part: str
+    to: str
+    at: str | None
+    key: str | None
+    overwrite: bool
+
+
+def restore(context: Context, name: str, order: Order) -> Answer:
+    """Restore a part (``<cluster>`` or ``<cluster>/<namespace>``) of a sync of backups, with this person's rights.
+
+    Nothing is written before everything was looked at. Raises USAGE for what cannot be restored, NOT_FOUND if it is
+    not in the repository at that commit, and WOULD_OVERWRITE if files differ and nobody agrees to overwrite them.
     """
     from syncline.clients.git_repository import open_branch  # noqa: PLC0415 - git is asked for here alone
     from syncline.clients.http import Http  # noqa: PLC0415
-    from syncline.config.backups import BackupsSync, Encrypt, GitTarget  # noqa: PLC0415
-    from syncline.kinds.backups.restoring import restore as restore_part  # noqa: PLC0415
+    from syncline.config.backups import BackupsSync, GitTarget  # noqa: PLC0415
+    from syncline.kinds.backups.restoring import Restoring  # noqa: PLC0415
     from syncline.table import Database  # noqa: PLC0415
     from syncline.wiring.backups import layout_of, place_of  # noqa: PLC0415
     from syncline.wiring.parts import Parts  # noqa: PLC0415
@@ -37,20 +56,75 @@ def restore(context: Context, name: str, part: str, to: str, at: str | None) -> 
     sync = load_sync(target.state.sync_config(name))
     if not isinstance(sync, BackupsSync) or not isinstance(sync.target, GitTarget):
         raise SynclineError("USAGE", f"{name} is no sync of backups into git, so there is nothing to restore from")
-    part = part.strip("/")
-    if at is not None and (len(at) not in (40, 64) or not set(at) <= set("0123456789abcdef")):
-        raise SynclineError("USAGE", "--at takes a commit's full id, as `git log` shows it")
+    at = None if order.at is None else order.at.lower()
+    if at is not None and not _COMMIT.fullmatch(at):
+        raise SynclineError("USAGE", f"--at {order.at!r} is not a commit's ID; write at least four of its digits")
+    key = _key(context, sync, order.key)
     parts = Parts(target.secrets, Http(), target.state, Database(target.table))
     layout = layout_of(sync)
-    branch = layout.branch_of(part.partition("/")[0])
-    key = target.secrets.resolve(sync.secrets.encrypt) if isinstance(sync.secrets, Encrypt) else None
-    place = _place(sync, to, parts)
+    branch = layout.branch_of(order.part.partition("/")[0])
+    place = _place(sync, order.to, parts)
     with open_branch(place_of(sync, parts), branch, depth=layout.depth, left=lambda: _LONGEST) as opened:
-        restored = restore_part(opened, layout, part, place, at=at, key=key)
+        restoring = Restoring(opened, layout, place, key)
+        plan = restoring.look(order.part, at)
+        if plan.overwritten and not order.overwrite:
+            answer = _agreed(context, plan.overwritten, str(place))
+            if answer is not None:
+                return answer
+        restored = restoring.write(plan)
+    _tell(context, order.part, str(place), restored)
+    value = {"restored": {"part": order.part, "to": str(place), **asdict(restored)}}
+    return Answer(value, SOME_FAILED if restored.refused else 0)
+
+
+def _agreed(context: Context, paths: list[str], place: str) -> Answer | None:
+    """List what would be overwritten and ask. Return the answer to end with if that is not to be, else None."""
+    out = context.out
+    _list(context, [f"would overwrite  {visible(path)}" for path in paths], "yellow")
+    files = many(len(paths), "file", "files")
+    if out.asks:
+        if typer.confirm(f"Overwrite {files} in {place}?", err=True):
+            return None
+        out.line("nothing was written")
+        return Answer(code=NOT_DONE)
+    error = SynclineError("WOULD_OVERWRITE", f"{files} in {place} differ from the commit; nothing was written")
+    if not out.as_json:
+        raise error
+    return Answer({"error": as_value(error), "would_overwrite": paths}, NOT_DONE)
+
+
+def _tell(context: Context, part: str, place: str, restored: Restored) -> None:
+    out = context.out
+    refused = [f"not restored  {visible(each.path)}  {each.code}: {each.reason}" for each in restored.refused]
+    _list(context, refused, "red")
     files = many(restored.files, "file", "files")
-    context.out.line(f"restored {files}, {size(restored.bytes)}, of {part} at {restored.commit} to {place}", "green")
-    context.out.line("each was read again there and is what git has")
-    return Answer({"restored": {"part": part, "to": str(place), **asdict(restored)}})
+    more = f", {restored.unchanged} were there already" if restored.unchanged else ""
+    more += f", {restored.overwritten} of them overwritten" if restored.overwritten else ""
+    more += f", {len(refused)} not restored" if refused else ""
+    style: Style = "yellow" if refused else "green"
+    out.line(f"restored {files}, {size(restored.bytes)}, of {part} at {restored.commit} to {place}{more}", style)
+    if restored.files:
+        out.line("each was read again there and is what git has")
+
+
+def _list(context: Context, lines: list[str], style: Style) -> None:
+    for line in lines[:_LISTED]:
+        context.out.line(line, style)
+    if len(lines) > _LISTED:
+        context.out.line(f"… and {len(lines) - _LISTED} more; --json lists all", style)
+
+
+def _key(context: Context, sync: BackupsSync, named: str | None) -> str | None:
+    """Return the key for encrypted files: the one that was named, or else the sync's."""
+    from syncline.config.backups import Encrypt  # noqa: PLC0415
+    from syncline.secrets import Reference  # noqa: PLC0415
+
+    if named is None:
+        return context.target.secrets.resolve(sync.secrets.encrypt) if isinstance(sync.secrets, Encrypt) else None
+    try:
+        return context.target.secrets.resolve(Reference.parse(named))
+    except ValueError as error:
+        raise SynclineError("USAGE", f"--key {error}") from None
 
 
 def _place(sync: BackupsSync, to: str, parts: Parts) -> Place:
@@ -60,7 +134,7 @@ def _place(sync: BackupsSync, to: str, parts: Parts) -> Place:
     from syncline.wiring.buckets import bucket_at  # noqa: PLC0415
 
     if not to.startswith(_S3):
-        return Folder(Path(to).expanduser().absolute())
+        return Folder(Path(to).expanduser().absolute(), replaces=True)
     bucket, _, prefix = to.removeprefix(_S3).partition("/")
     source = sync.source.model_copy(update={"bucket": bucket})
     return BucketStore(bucket_at(source, parts), f"{prefix.strip('/')}/" if prefix.strip("/") else "")

@@ -68,7 +68,7 @@ def tell(error: SynclineError, *, as_json: bool) -> None:
     """Print an error: for people on stderr, as JSON on stdout."""
     problems = getattr(error, "problems", ())
     if as_json:
-        value: dict[str, Any] = {"code": error.code.name, "what": error.what, "action": error.code.action}
+        value = as_value(error)
         if problems:
             value["problems"] = [asdict(problem) for problem in problems]
         write_json({"error": value})
@@ -80,6 +80,11 @@ def tell(error: SynclineError, *, as_json: bool) -> None:
     head = painted(f"error {error.code.name}:", "red", sys.stderr)
     action = painted(f"→ {error.code.action}", "dim", sys.stderr)
     write("\n".join([f"{head} {first}", *(f"  {line}" for line in more), action]), sys.stderr)
+
+
+def as_value(error: SynclineError) -> dict[str, Any]:
+    """Return an error as a part of a JSON object."""
+    return {"code": error.code.name, "what": error.what, "action": error.code.action}
 
 
 def _tell_of_interruption(context: Context, interrupted: InterruptedWaitError) -> None:

@@ -212,18 +212,29 @@ def retry(context: Context, name: Annotated[str, _NAME], *, wait: Annotated[bool
 
 
 @command
-def restore(
+def restore(  # noqa: PLR0913 - each is an option
     context: Context,
     name: Annotated[str, _NAME],
     part: Annotated[str, typer.Argument(help="A cluster, or CLUSTER/NAMESPACE.", metavar="PART")],
     *,
     to: Annotated[str, typer.Option("--to", help="A folder, or s3://BUCKET/PREFIX where the backups come from.")],
-    at: Annotated[str | None, typer.Option("--at", help="As of this commit; the latest when absent.")] = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", help="As of this commit, by its ID or first digits; the latest when absent."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Overwrite files that differ, without asking.", show_default=False)
+    ] = False,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="REFERENCE", help="The key of encrypted files, if the sync no longer has it."),
+    ] = None,
 ) -> Answer:
     """Write backups from git back to a folder or bucket."""
     from syncline.cli import commands_restore  # noqa: PLC0415
 
-    return commands_restore.restore(context, name, part, to, at)
+    order = commands_restore.Order(part.strip("/"), to, at, key, overwrite=overwrite)
+    return commands_restore.restore(context, name, order)
 
 
 @command

@@ -51,6 +51,11 @@ class Out:
         """Whether a line may be written again and again in one place."""
         return not self.as_json and is_terminal(sys.stdout)
 
+    @property
+    def asks(self) -> bool:
+        """Return True if somebody is there to answer a question."""
+        return not self.as_json and sys.stdin.isatty() and sys.stderr.isatty()
+
     def line(self, text: str = "", style: Style = "") -> None:
         """A line for people."""
         if not self.as_json:

@@ -61,6 +61,18 @@ class Folder:
         except FileNotFoundError:
             return None
 
+    def before(self, path: str) -> str | None:
+        """Return the content ID of what a write to `path` would replace: None for nothing, "" for what is not a file.
+
+        Raises why nothing can be written there.
+        """
+        status = self._directory.stat(path)
+        if status is None:
+            return None
+        if stat.S_ISDIR(status.st_mode):
+            raise SynclineError("PATH_COLLIDES", f"{path!a} in {self} is a folder, not a file")
+        return self.content_id(path)
+
     def content_id(self, path: str) -> str:
         """Return the ID that git gives what a file holds, or "" if no regular file is there."""
         return self.fingerprint(path) or ""

@@ -37,6 +37,8 @@ from syncline.errors import SynclineError
 
 _TIP: Final = "refs/syncline/tip"
 _NEW: Final = "refs/syncline/new"
+_HISTORY: Final = "refs/syncline/history"
+_FULL: Final = 40  # digits of an ID
 _ABSENT: Final = "couldn't find remote ref"
 _PARTIAL: Final = ("remote.origin.promisor=true", "remote.origin.partialclonefilter=blob:none")
 
@@ -82,6 +84,7 @@ class Branch:
         self._depth = depth
         self._whole: set[str] = set()  # trees that are here with all below them
         self._trees: dict[str, dict[bytes, Entry]] = {}
+        self._blobs: set[str] = set()  # blobs that were fetched
         self.name = branch
         self.tip: Commit | None = None
 
@@ -112,13 +115,36 @@ class Branch:
             accept=accept,
         )
 
-    def fetch_commit(self, oid: str) -> Commit:
-        """Any commit of the remote by its full id, instead of the branch's last; NOT_FOUND if there is none."""
+    def fetch_commit(self, digits: str) -> Commit:
+        """Fetch a commit instead of the branch's last: any one by its full ID, one of the branch by its first digits.
+
+        Raises NOT_FOUND if there is none, and USAGE if several begin with these digits.
+        """
+        oid = digits if len(digits) == _FULL else self._full(digits)
         done = self._fetch_tip(oid, accept=(0, 1, 128))
         if done.status:
             raise failure_of("fetch", done.status, done.err)
         self.tip = self._commit(_TIP)
         return self.tip
+
+    def _full(self, digits: str) -> str:
+        """Return the full ID of the branch's commit that begins with these digits.
+
+        A server takes full IDs only, so all commits of the branch are fetched, without their trees.
+        """
+        history = ("--filter=tree:0", "--no-tags", "--no-write-fetch-head")
+        done = self._git.ask("fetch", "--quiet", *history, "origin", f"+{self._ref}:{_HISTORY}", accept=(0, 128))
+        if done.status and _ABSENT not in done.err:
+            raise failure_of("fetch", done.status, done.err)
+        listed = b"" if done.status else self._git.run("rev-list", _HISTORY).out
+        found = [oid for oid in listed.decode().splitlines() if oid.startswith(digits)]
+        if not found:
+            raise SynclineError("NOT_FOUND", f"no commit of {self.name} begins with {digits}")
+        if len(found) > 1:
+            raise SynclineError(
+                "USAGE", f"{digits} fits several commits of {self.name}: {', '.join(found)}; write more digits"
+            )
+        return found[0]
 
     def ask(self) -> str | None:
         """What the branch is at the server now: the id of its last commit."""
@@ -241,8 +267,12 @@ class Branch:
 
     @contextlib.contextmanager
     def blobs(self, oids: Sequence[str]) -> Iterator[Iterator[Blob]]:
-        """The content of blobs, in this order, fetched in one request; each is to be read before the next."""
-        self._fetch_objects(oids, "blob:none")
+        """The content of blobs, in this order; each is to be read before the next.
+
+        Those that were not fetched yet are fetched in one request.
+        """
+        self._fetch_objects((oid for oid in oids if oid not in self._blobs), "blob:none")
+        self._blobs.update(oids)
         with self._git.start("cat-file", "--batch") as running:
 
             def each() -> Iterator[Blob]:

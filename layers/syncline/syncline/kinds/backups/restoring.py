@@ -1,16 +1,17 @@
-"""Restoring: a cluster or namespace as it was at any commit, into a folder or a bucket, and the proof that it is there.
+"""Restoring: a cluster or namespace as it was at any commit, into a folder or a bucket.
 
-Each file's bytes are hashed as they come from git and compared with the blob's id; then the place is read again, all of
-it, and what is there is hashed once more.
+First everything is looked at and nothing is written: what the commit has, each file's bytes against its ID, and what
+stands at the place already. Then each file is written beside the old one and swapped in, and read once more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from syncline.clients.git_objects import blob_hash, blob_id
+from syncline.clients.git_objects import Entry, blob_hash, blob_id, text_of
 from syncline.clients.git_repository import Blob, Branch
 from syncline.errors import SynclineError
 from syncline.kinds.backups.layout import Layout
@@ -19,88 +20,227 @@ from syncline.kinds.backups.sealing import LARGEST, MAGIC, unseal
 
 _PORTION: Final = 500
 """Blobs fetched in one request."""
+_AT_ONCE: Final = 8
+"""Files of the place that are looked at together."""
+_MODES: Final = {b"100644", b"100755", b"100664"}
+"""Modes of files. Git has written the last one long ago."""
 
 
 class Place(Protocol):
-    """Where files are restored to."""
+    """A folder or bucket that files are restored to."""
 
-    def write(self, path: str, chunks: Iterator[bytes]) -> str: ...
+    def write(self, path: str, chunks: Iterable[bytes]) -> str: ...
 
     def content_id(self, path: str) -> str:
-        """The id that git gives what is there now, read again."""
+        """Return the ID that git gives what is there now, read again."""
+        ...
+
+    def before(self, path: str) -> str | None:
+        """Return the content ID of what a write would replace: None for nothing, "" for what is not a file.
+
+        Raises why nothing can be written there.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """A file that is not restored, with its path at the place."""
+
+    path: str
+    code: str
+    reason: str
+
+    @classmethod
+    def by(cls, path: str, error: SynclineError) -> Refused:
+        return cls(path, error.code.name, error.what)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file to restore: its blob, the ID of its content, and the content ID of what it replaces."""
+
+    path: str
+    inner: str
+    oid: str
+    content: str = ""
+    sealed: bool = False
+    before: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The result of looking: what is to be written, how many files are there already, and what cannot be restored."""
+
+    commit: str
+    files: tuple[File, ...]
+    unchanged: int
+    refused: tuple[Refused, ...]
+
+    @property
+    def overwritten(self) -> list[str]:
+        """The paths at the place where a file has other content now."""
+        return [file.inner for file in self.files if file.before is not None]
+
+
+@dataclass(frozen=True, slots=True)
 class Restored:
-    """What was restored: files and bytes, from which commit; ``decrypted`` of them had been encrypted."""
+    """The result of a restore: files and bytes written, how many of them replaced others or had been encrypted."""
 
     commit: str
     files: int
     bytes: int
     decrypted: int
+    overwritten: int
+    unchanged: int
+    refused: tuple[Refused, ...]
 
 
-def restore(  # noqa: PLR0913 - each is a part of the question
-    branch: Branch, layout: Layout, part: str, place: Place, *, at: str | None = None, key: str | None = None
-) -> Restored:
-    """Write ``part`` (``<cluster>`` or ``<cluster>/<namespace>``) as of the commit ``at``, or the branch's last.
+class Restoring:
+    """Restores from one branch to one place. `key` decrypts what was encrypted."""
 
-    ``key`` decrypts what was encrypted. Raises NOT_FOUND where the commit or the part is not there, DIGEST_MISMATCH
-    where what arrived is not what git has, and what branch and place raise.
-    """
-    tip = branch.fetch() if at is None else branch.fetch_commit(at)
-    if tip is None:
-        raise SynclineError("NOT_FOUND", f"the repository has no branch {branch.name}")
-    cluster = part.partition("/")[0]
-    root = layout.folder.encode()
-    entry = branch.folders([root])[root].get(cluster.encode())
-    above = layout.path_of(layout.prefix + part)
-    files = [] if entry is None else list(branch.files(layout.cluster_path(cluster).encode(), entry.oid))
-    wanted = [(path.decode(), each.oid) for path, each in files if path.startswith(f"{above}/".encode())]
-    if not wanted:
-        raise SynclineError("NOT_FOUND", f"{tip.oid} on {branch.name} has nothing of {part}")
-    copy = _Copy(layout, place, key)
-    for at_ in range(0, len(wanted), _PORTION):
-        portion = wanted[at_ : at_ + _PORTION]
-        with branch.blobs([oid for _, oid in portion]) as blobs:
-            for (path, oid), blob in zip(portion, blobs, strict=True):
-                copy.one(path, oid, blob)
-    return Restored(tip.oid, len(wanted), copy.bytes, copy.decrypted)
-
-
-class _Copy:
-    def __init__(self, layout: Layout, place: Place, key: str | None) -> None:
+    def __init__(self, branch: Branch, layout: Layout, place: Place, key: str | None = None) -> None:
+        self._branch = branch
         self._layout = layout
         self._place = place
         self._key = key
-        self.bytes = 0
-        self.decrypted = 0
 
-    def one(self, path: str, oid: str, blob: Blob) -> None:
-        inner = self._layout.key_of(path).removeprefix(self._layout.prefix)
-        # Somebody else may have put into the branch what we would not.
-        problem = problem_of(inner)
-        if problem is not None:
-            raise SynclineError("PATH_REFUSED", f"{shown(inner)} {problem}")
-        expected, chunks = oid, _proved(blob, oid, path)
-        if self._key is not None and blob.size <= 2 * LARGEST:
-            data = b"".join(chunks)
-            if data.startswith(MAGIC):
-                data = unseal(self._key, path, data)
-                self.decrypted += 1
-            expected, chunks = blob_id(data), iter([data])
-        self._place.write(inner, chunks)
-        if self._place.content_id(inner) != expected:
-            raise SynclineError("DIGEST_MISMATCH", f"{shown(inner)} at {self._place} is not what {oid} is")
-        self.bytes += blob.size
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def look(self, part: str, at: str | None = None) -> Plan:
+        """Return what restoring `part` (``<cluster>`` or ``<cluster>/<namespace>``) comes to; write nothing.
+
+        `at` is a commit, by its ID or the first digits of it; the branch's last one when None. Raises NOT_FOUND if the
+        commit or the part does not exist, and what branch and place raise.
+        """
+        tip = self._branch.fetch() if at is None else self._branch.fetch_commit(at)
+        if tip is None:
+            raise SynclineError("NOT_FOUND", f"the repository has no branch {self._branch.name}")
+        refused: list[Refused] = []
+        files = list(self._sorted_out(self._entries(part), refused))
+        if not files and not refused:
+            raise SynclineError("NOT_FOUND", f"{tip.oid} on {self._branch.name} has nothing of {part}")
+        files = list(self._examined(files, refused))
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="look") as pool:
+            looked = list(pool.map(self._standing, files))
+        refused += [each for each in looked if isinstance(each, Refused)]
+        found = [each for each in looked if isinstance(each, File)]
+        wanted = tuple(file for file in found if file.before != file.content)
+        return Plan(tip.oid, wanted, len(found) - len(wanted), tuple(sorted(refused, key=lambda each: each.path)))
+
+    def _entries(self, part: str) -> Iterator[tuple[bytes, Entry]]:
+        cluster = part.partition("/")[0]
+        root = self._layout.folder.encode()
+        entry = self._branch.folders([root])[root].get(cluster.encode())
+        if entry is None or not entry.is_folder:
+            return
+        above = f"{self._layout.path_of(self._layout.prefix + part)}/".encode()
+        for path, each in self._branch.files(self._layout.cluster_path(cluster).encode(), entry.oid):
+            if path.startswith(above):
+                yield path, each
+
+    def _sorted_out(self, entries: Iterable[tuple[bytes, Entry]], refused: list[Refused]) -> Iterator[File]:
+        """Yield what can be a file. Somebody else may have put into the branch what we would not."""
+        skip = len(self._layout.folder.encode()) + 1 if self._layout.folder else 0
+        for raw, entry in entries:
+            path, inner = text_of(raw), raw[skip:].decode("utf-8", "backslashreplace")
+            if path is None:
+                refused.append(Refused(inner, "PATH_REFUSED", f"{shown(inner)} is not UTF-8"))
+            elif (problem := problem_of(inner)) is not None:
+                refused.append(Refused(inner, "PATH_REFUSED", f"{shown(inner)} {problem}"))
+            elif entry.mode not in _MODES:
+                kind = {b"160000": "a submodule", b"120000": "a symbolic link"}.get(entry.mode, "no file")
+                refused.append(Refused(inner, "ENTRY_UNSUPPORTED", f"{shown(inner)} is {kind}"))
+            else:
+                yield File(path, inner, entry.oid)
+
+    def _examined(self, files: Sequence[File], refused: list[Refused]) -> Iterator[File]:
+        """Read every blob once: whether it is whole, and whether it can be decrypted if it is encrypted."""
+        for file, blob in self._blobs(files):
+            try:
+                yield self._with_content(file, blob)
+            except SynclineError as error:
+                if error.code.name not in {"DIGEST_MISMATCH", "SECRET_SEALED", "UNAUTHORIZED"}:
+                    raise
+                refused.append(Refused.by(file.inner, error))
+
+    def _with_content(self, file: File, blob: Blob) -> File:
+        chunks = _proved(blob, file)
+        first = next(chunks, b"")
+        if not first.startswith(MAGIC):
+            for _ in chunks:
+                pass
+            return replace(file, content=file.oid)
+        if self._key is None or blob.size > 2 * LARGEST:
+            raise SynclineError("SECRET_SEALED", f"{shown(file.inner)} is encrypted, and there is no key for it")
+        data = unseal(self._key, file.path, b"".join((first, *chunks)))
+        return replace(file, content=blob_id(data), sealed=True)
+
+    def _standing(self, file: File) -> File | Refused:
+        try:
+            return replace(file, before=self._place.before(file.inner))
+        except SynclineError as error:
+            if error.retried:
+                raise
+            return Refused.by(file.inner, error)
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def write(self, plan: Plan) -> Restored:
+        """Write what is planned; what fails is named, and the rest is written.
+
+        If the place itself fails (it is full, or does not answer), what is left is named and not tried.
+        """
+        refused = list(plan.refused)
+        written: list[tuple[File, int]] = []
+        for number, (file, blob) in enumerate(self._blobs(plan.files), 1):
+            try:
+                self._write(file, blob)
+                written.append((file, blob.size))
+            except SynclineError as error:
+                refused.append(Refused.by(file.inner, error))
+                if error.retried and error.code.name != "DIGEST_MISMATCH":
+                    why = f"not tried any more: {error.what}"
+                    refused += [Refused(rest.inner, error.code.name, why) for rest in plan.files[number:]]
+                    break
+        return Restored(
+            plan.commit,
+            len(written),
+            sum(size for _, size in written),
+            sum(file.sealed for file, _ in written),
+            sum(file.before is not None for file, _ in written),
+            plan.unchanged,
+            tuple(sorted(refused, key=lambda each: each.path)),
+        )
+
+    def _write(self, file: File, blob: Blob) -> None:
+        if self._place.before(file.inner) != file.before:
+            raise SynclineError(
+                "TARGET_CHANGED", f"{shown(file.inner)} at {self._place} was changed meanwhile; it stays"
+            )
+        chunks = _proved(blob, file)
+        if file.sealed:
+            assert self._key is not None
+            chunks = iter([unseal(self._key, file.path, b"".join(chunks))])
+        self._place.write(file.inner, chunks)
+        if self._place.content_id(file.inner) != file.content:
+            raise SynclineError("DIGEST_MISMATCH", f"{shown(file.inner)} at {self._place} is not what {file.oid} is")
+
+    def _blobs(self, files: Sequence[File]) -> Iterator[tuple[File, Blob]]:
+        for at in range(0, len(files), _PORTION):
+            portion = files[at : at + _PORTION]
+            with self._branch.blobs([file.oid for file in portion]) as blobs:
+                for file, blob in zip(portion, blobs, strict=True):
+                    yield file, blob
+                    for _ in blob.chunks:  # what was not read, or the next blob would begin there
+                        pass
 
 
-def _proved(blob: Blob, oid: str, path: str) -> Iterator[bytes]:
-    """The chunks, hashed as they pass."""
+def _proved(blob: Blob, file: File) -> Iterator[bytes]:
+    """Yield the chunks, hashed as they pass. Raises DIGEST_MISMATCH at the end."""
     digest = blob_hash(blob.size)
     for chunk in blob.chunks:
         digest.update(chunk)
         yield chunk
-    if digest.hexdigest() != oid:
-        raise SynclineError("DIGEST_MISMATCH", f"the bytes of {shown(path)} are not those of {oid}")
+    if digest.hexdigest() != file.oid:
+        raise SynclineError("DIGEST_MISMATCH", f"the bytes of {shown(file.path)} are not those of {file.oid}")

@@ -60,6 +60,10 @@ class BucketStore:
     def remove(self, path: str) -> None:
         self._bucket.delete(self._prefix + path)
 
+    def before(self, path: str) -> str | None:
+        """Return the content ID of the object that a write would replace, or None if there is none."""
+        return None if self.fingerprint(path) is None else self.content_id(path)
+
     def content_id(self, path: str) -> str:
         """The id that git gives what an object holds, read once more."""
         with self._bucket.open(self._prefix + path) as stream:
