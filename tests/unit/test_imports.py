@@ -26,7 +26,16 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
     "config": ("config", "errors", "model", "schedule", "secrets", "select"),
     "table": ("errors", "model"),
     "messages": ("errors", "model"),
-    "state": ("errors", "messages", "model", "stores.configurations", "stores.facts", "stores.totals", "table"),
+    "state": (
+        "errors",
+        "messages",
+        "model",
+        "stores.configurations",
+        "stores.failures",
+        "stores.facts",
+        "stores.totals",
+        "table",
+    ),
     # What a kind asks to be remembered.
     "stores": ("errors", "kinds.backups.memory", "model", "ownership", "stores", "table"),
     "telemetry": ("messages", "model", "secrets"),

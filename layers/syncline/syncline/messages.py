@@ -97,11 +97,22 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """Work given up, with its reason."""
+    """Work given up, with its reason. ``item`` is the item's group and name; "*" for a name stands for a whole group."""
 
     batch: Batch
     code: str
     reason: str
+    item: tuple[str, str] | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The group and the name of the item; of a letter without one, those that its work stands for."""
+        if self.item is not None:
+            return self.item
+        if self.batch.items:
+            return (self.batch.items[0].group, self.batch.items[0].name)
+        groups = self.batch.scope.groups
+        return (groups[0], "*") if groups is not None and len(groups) == 1 else ("*", "*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +149,9 @@ def to_json(message: Start | Batch | Dead) -> dict[str, Any]:
             body |= {"cursor": message.cursor} if message.cursor is not None else {}
             body |= {"items": [item.to_json() for item in message.items]} if message.items else {}
         case Dead():
-            return {
-                "v": VERSION,
-                "type": "dead",
-                "code": message.code,
-                "reason": message.reason,
-                "batch": to_json(message.batch),
-            }
+            dead = {"v": VERSION, "type": "dead", "code": message.code, "reason": message.reason}
+            dead |= {"item": list(message.item)} if message.item is not None else {}
+            return dead | {"batch": to_json(message.batch)}
     body |= {"groups": list(message.scope.groups)} if message.scope.groups is not None else {}
     body |= {"plan": True} if message.plan else {}
     return body
@@ -192,7 +199,8 @@ def from_json(body: Any) -> Start | Batch | Dead | Notice:
                 batch = from_json(body["batch"])
                 if not isinstance(batch, Batch) or body["code"] not in CODES:
                     raise SynclineError("MESSAGE_INVALID", "a dead letter without a batch or with an unknown code")
-                return Dead(batch, body["code"], str(body["reason"]))
+                item = body.get("item")
+                return Dead(batch, body["code"], str(body["reason"]), item and (str(item[0]), str(item[1])))
             case other:
                 raise SynclineError("MESSAGE_INVALID", f"unknown message type {other!r}")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:

@@ -37,6 +37,7 @@ class Outcome(StrEnum):
     REMOVED = "removed"
     CONFLICT = "conflict"
     FAILED = "failed"
+    KNOWN = "known"  # a known failure: failed in an earlier run, too, with the same code and source
     WOULD_MOVE = "would_move"  # only in a plan
     CANCELLED = "cancelled"  # the run was cancelled before its turn came
 
@@ -181,6 +182,10 @@ class Counts:
 
     ``left_out`` counts what the selection excludes, and keys of which the target cannot hold a counterpart. It is never
     a failure.
+
+    ``known`` counts the known failures of the sync, and ``acknowledged`` those of them that the operator has
+    acknowledged, which are not among ``known``. Of a run that is over they count all there are, also those that the run
+    has not met.
     """
 
     queued: int = 0
@@ -190,6 +195,8 @@ class Counts:
     removed: int = 0
     conflict: int = 0
     failed: int = 0
+    known: int = 0
+    acknowledged: int = 0
     cancelled: int = 0
     would_move: int = 0
     bytes: int = 0
@@ -201,7 +208,7 @@ class Counts:
     @property
     def ended(self) -> int:
         """Queued items that have come to an end."""
-        return self.moved + self.removed + self.cancelled + self.failed + self.conflict
+        return self.moved + self.removed + self.cancelled + self.failed + self.known + self.conflict
 
     @classmethod
     def of(

@@ -26,7 +26,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from syncline.errors import SynclineError
@@ -34,6 +34,7 @@ from syncline.messages import Batch, Dead, Outgoing, from_json, to_json
 from syncline.model import Counts, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.stores.configurations import Configurations
 from syncline.stores.facts import Facts
+from syncline.stores.failures import Failures
 from syncline.stores.totals import addition
 from syncline.table import Database, number, pack, unpack
 
@@ -91,6 +92,7 @@ class State(Configurations):
     def __init__(self, table: Table, clock: Callable[[], float] = time.time) -> None:
         super().__init__(Database(table), clock)
         self.facts = Facts(self._db, clock)
+        self.failures = Failures(self._db, clock)
 
     # -- runs ----------------------------------------------------------------------------------------------------
 
@@ -235,8 +237,13 @@ class State(Configurations):
             run = self.run(sync, run_id)
         return run
 
-    def finish_run(self, sync: str, run_id: str) -> Run | None:
-        """End the run if every batch that was announced has ended; the run for the one caller who ended it."""
+    def finish_run(
+        self, sync: str, run_id: str, settle: Callable[[Run], Counts] = lambda run: run.counts
+    ) -> Run | None:
+        """End the run if every batch that was announced has ended; the run for the one caller who ended it.
+
+        ``settle`` is called just before, with the run and its counts, and returns the counts that it ends with.
+        """
         item = self._db.get(f"SYNC#{sync}", f"RUN#{run_id}")
         if item is None:
             return None
@@ -249,7 +256,8 @@ class State(Configurations):
         cancelled = run.status is RunStatus.CANCELLING
         status = RunStatus.CANCELLED if cancelled else RunStatus.DONE
         # A look that joined after the shards were read shows in ``joins``; the run then goes on.
-        if not self._end_run(run, status, progress.counts, joins=int(item.get("joins", 0))):
+        counts = settle(replace(run, counts=progress.counts))
+        if not self._end_run(run, status, counts, joins=int(item.get("joins", 0))):
             return None
         return self.run(sync, run_id)
 
@@ -272,7 +280,7 @@ class State(Configurations):
         ]
         if not run.plan:
             writes.append(self._free_sync(run.sync, run.id))
-            now, good = self._clock(), status is RunStatus.DONE and not counts.failed
+            now, good = self._clock(), status is RunStatus.DONE and not counts.failed and not counts.known
             writes.append(addition(self._db, run.sync, now - run.started, asdict(counts), now if good else None))
         return not self._db.transact(writes)
 

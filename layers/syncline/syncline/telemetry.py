@@ -29,7 +29,7 @@ metrics = Metrics()
 # A call that ended no batch has nothing to count, and that is no reason for a warning.
 warnings.filterwarnings("ignore", message="No application metrics to publish")
 
-_COUNTED = ("moved", "skipped", "left_out", "removed", "conflict", "failed")
+_COUNTED = ("moved", "skipped", "left_out", "removed", "conflict", "failed", "known")
 
 
 def run_ended(run: Run) -> None:
@@ -38,7 +38,7 @@ def run_ended(run: Run) -> None:
     seconds = round((run.ended or run.started) - run.started, 3)
     fields: dict[str, Any] = {"sync": run.sync, "run": run.id, "status": run.status.value, "number": run.number}
     fields |= {name: getattr(counts, name) for name in (*_COUNTED, "bytes", "requests")} | {"seconds": seconds}
-    say = logger.warning if counts.failed + counts.conflict else logger.info
+    say = logger.warning if counts.failed + counts.known + counts.conflict else logger.info
     say("run ended", extra=fields)
     # Metrics of their own: the dimension is not to spread to what else this call counts.
     ended = EphemeralMetrics()
@@ -48,8 +48,8 @@ def run_ended(run: Run) -> None:
         ended.add_metric(f"Items{words}", MetricUnit.Count, getattr(counts, name))
     ended.add_metric("BytesMoved", MetricUnit.Bytes, counts.bytes)
     ended.add_metric("RunSeconds", MetricUnit.Seconds, seconds)
-    ended.add_metric("RunsFailed", MetricUnit.Count, int(counts.failed > 0))
-    if not counts.failed and run.ended is not None:
+    ended.add_metric("RunsFailed", MetricUnit.Count, int(counts.failed + counts.known > 0))
+    if not counts.failed and not counts.known and run.ended is not None:
         ended.add_metric("LastSuccess", MetricUnit.Seconds, run.ended)  # Unix time
     ended.flush_metrics()
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from syncline.cli.commands_acknowledge import known_dict, known_row
 from syncline.cli.commands_run import config_of
 from syncline.cli.context import Answer, Context
 from syncline.cli.show import ago, many, number, size
@@ -15,10 +16,11 @@ from syncline.cli.summary import TRIGGERS, as_dict, counted, ending, exit_code, 
 from syncline.errors import CODES, SynclineError
 from syncline.model import Result, Run
 from syncline.state import State
+from syncline.stores.failures import KnownFailure
 
 _RUN_ID: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6,}")
 _FEW: Final = 20
-"""Runs among which the latest one that was no plan is looked for first."""
+"""Runs among which the latest one that was no plan is looked for first, and known failures that a report shows."""
 _MANY: Final = 1000
 
 
@@ -30,19 +32,43 @@ def report(context: Context, what: str | None, *, full: bool) -> Answer:
         run = _so_far(state, run)
     results = sorted(state.results(run.id), key=rank)
     actions = {code: CODES[code].action for code in sorted({result.code for result in results if result.code})}
+    others = _others(state, run, results)
     if not out.as_json:
-        _show(context, run, results, actions, full=full)
+        _show(context, run, results, others, actions, full=full)
     items = [_as_dict(result) for result in results] if out.as_json else []
-    return Answer({"run": as_dict(run), "items": items, "actions": actions}, exit_code(run))
+    known = [known_dict(each) for each in others]
+    return Answer({"run": as_dict(run), "items": items, "known": known, "actions": actions}, exit_code(run))
 
 
-def _show(context: Context, run: Run, results: Sequence[Result], actions: dict[str, str], *, full: bool) -> None:
+def _others(state: State, run: Run, results: Sequence[Result]) -> list[KnownFailure]:
+    """Return the known failures of the run's sync that the run has not met, or that are acknowledged."""
+    if not (run.counts.known or run.counts.acknowledged):
+        return []
+    met = {(result.group, result.name) for result in results}
+    others = [each for each in state.failures.all(run.sync) if each.acknowledged or each.key not in met]
+    return sorted(others, key=lambda each: each.key)
+
+
+def _show(  # noqa: PLR0913 - each is a part of the report
+    context: Context,
+    run: Run,
+    results: Sequence[Result],
+    others: Sequence[KnownFailure],
+    actions: dict[str, str],
+    *,
+    full: bool,
+) -> None:
     out = context.out
     kind = "plan" if run.plan else "run"
     out.line(f"{kind} {run.id} of {run.sync}, {TRIGGERS[run.trigger]}, begun {ago(run.started, context.now())}", "bold")
     if run.scope.groups is not None:
         out.line(f"of {many(len(run.scope.groups), 'repository', 'repositories')}: {named(run.scope)}")
     out.table(item_lines(results, full=full))
+    if others:
+        out.line(f"known failures of {run.sync} that this run has not met, or that are acknowledged:")
+        out.table([known_row(each) for each in others[:_FEW]], indent=2)
+        if len(others) > _FEW:
+            out.line(f"  and {many(len(others) - _FEW, 'other')}; `syncline acknowledge {run.sync}` lists all")
     counts = Counter(result.code for result in results if result.code)
     for code, action in actions.items():
         out.line(f"{code} ({number(counts[code])}): {CODES[code].meaning}")
@@ -53,7 +79,7 @@ def _show(context: Context, run: Run, results: Sequence[Result], actions: dict[s
         out.line(f"under way: {counted(run.counts)} so far", "cyan")
     sent = f"{size(run.counts.bytes)} sent, " if run.counts.bytes else ""
     out.line(f"{sent}{many(run.counts.requests, 'request')} to source and target", "dim")
-    if run.counts.failed:
+    if run.counts.failed or run.counts.known:
         out.follow_up(context.command(f"retry {run.sync}"), "tries again what has failed")
 
 

@@ -82,12 +82,14 @@ def ended(context: Context, run: Run, *, started: bool) -> Answer:
         out.follow_up(context.command(f"cancel {run.sync}"), "gives it up")
         return Answer(value, SOME_FAILED)
     out.line(*ending(run))
-    if run.counts.failed or run.counts.conflict:
+    if exit_code(run):
         bad = sorted(_bad(context.target.state, run), key=rank)
         for result in bad[:_SHOWN]:
             out.line(f"  {item_name(result)}: {result.code}: {result.reason}")
         if len(bad) > _SHOWN:
             out.line(f"  and {many(len(bad) - _SHOWN, 'other')}")
+        if run.counts.known:
+            out.line("  known failures were reported in full when they first failed and are unchanged since", "dim")
         out.follow_up(context.command(f"report {run.id}"), "shows each item and what to do about it")
     elif run.counts.moved:
         out.follow_up(context.command(f"report {run.id}"), "shows each item with its digests")

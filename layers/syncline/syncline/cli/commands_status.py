@@ -6,33 +6,43 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Final
 
+from syncline.cli.commands_acknowledge import known_row
 from syncline.cli.commands_report import latest_run
 from syncline.cli.commands_run import config_of, ended
 from syncline.cli.context import Answer, Context
 from syncline.cli.following import follow
 from syncline.cli.next_time import next_time
 from syncline.cli.progress import Rate, words
-from syncline.cli.show import Cell, Row, Style, ago, number
-from syncline.cli.summary import TRIGGERS, as_dict, counted, exit_code
+from syncline.cli.show import Cell, Row, Style, ago, many, number
+from syncline.cli.summary import TRIGGERS, as_dict, counted, exit_code, known_words
 from syncline.cli.target import Target
 from syncline.errors import SynclineError
 from syncline.model import Run, RunStatus, Step, Trigger
 
 _AT_ONCE: Final = 8
 _HISTORY: Final = 10
+_SHOWN: Final = 20
+"""Known failures that are shown of one sync."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where one sync stands; ``config`` is what was applied, ``coming`` the next start by schedule (Unix seconds)."""
+    """Where one sync stands; ``config`` is what was applied, ``coming`` the next start by schedule (Unix seconds).
+
+    ``known`` and ``acknowledged`` count its known failures. ``in_sync`` is None if no full run has ended well yet.
+    """
 
     name: str
     config: Mapping[str, Any]
     current: Run | None
     last: Run | None
     coming: float | None
+    known: int = 0
+    acknowledged: int = 0
+    in_sync: bool | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -42,6 +52,9 @@ class Standing:
             "schedule": self.config.get("schedule"),
             "timezone": self.config.get("timezone"),
             "next": self.coming,
+            "in_sync": self.in_sync,
+            "known": self.known,
+            "acknowledged": self.acknowledged,
             "current": None if self.current is None else as_dict(self.current),
             "last": None if self.last is None else as_dict(self.last),
         }
@@ -102,7 +115,29 @@ def _standing(context: Context, name: str, modified: float | None) -> Standing:
     if current is not None:
         current = replace(current, counts=state.progress(current.id).counts)
     runs = [run for run in state.runs(name, _HISTORY) if run.over and not run.plan]
-    return Standing(name, config, current, next(iter(runs), None), _coming(context, config, runs, modified))
+    marks = [each.acknowledged for each in state.failures.all(name)] if state.failures.any(name) else []
+    acknowledged = sum(marks)
+    return Standing(
+        name,
+        config,
+        current,
+        next(iter(runs), None),
+        _coming(context, config, runs, modified),
+        len(marks) - acknowledged,
+        acknowledged,
+        _in_sync(runs, failing=bool(marks)),
+    )
+
+
+def _in_sync(runs: Sequence[Run], *, failing: bool) -> bool | None:
+    """Return True if the last complete scan, and each run since, left no difference, and nothing is known to fail.
+
+    ``runs`` are over, the newest first. Return None if none of them was a complete scan.
+    """
+    for at, run in enumerate(runs):
+        if run.scope.everything and run.status is RunStatus.DONE:
+            return not failing and not any(exit_code(each) for each in runs[: at + 1])
+    return None
 
 
 def _coming(context: Context, config: Mapping[str, Any], runs: Sequence[Run], modified: float | None) -> float | None:
@@ -171,6 +206,23 @@ def _show_one(context: Context, each: Standing) -> None:
     now, style = _now(each)
     out.line(f"now: {now}", style)
     out.table([_run_row(context, run) for run in context.target.state.runs(each.name, _HISTORY)])
+    _show_agreement(context, each)
+
+
+def _show_agreement(context: Context, each: Standing) -> None:
+    """Show whether a sync is in sync, and what is known to fail."""
+    out = context.out
+    if each.in_sync is None and not (each.known or each.acknowledged):
+        return
+    why = ", ".join(known_words(each.known, each.acknowledged)) or "see the latest runs"
+    out.line(*(("in sync", "green") if each.in_sync else (f"not in sync: {why}", "yellow")))
+    shown = (
+        list(islice(context.target.state.failures.all(each.name), _SHOWN)) if each.known or each.acknowledged else []
+    )
+    out.table([known_row(failure) for failure in sorted(shown, key=lambda failure: failure.key)], indent=2)
+    more = each.known + each.acknowledged - len(shown)
+    if more > 0:
+        out.line(f"  and {many(more, 'other')}; `{context.command(f'acknowledge {each.name}')}` lists all")
 
 
 def _run_row(context: Context, run: Run) -> Row:

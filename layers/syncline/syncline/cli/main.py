@@ -212,6 +212,25 @@ def retry(context: Context, name: Annotated[str, _NAME], *, wait: Annotated[bool
 
 
 @command
+def acknowledge(
+    context: Context,
+    name: Annotated[str, _NAME],
+    items: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Items as a report names them; the known failures are listed when absent.", metavar="[ITEM]..."
+        ),
+    ] = None,
+    *,
+    undo: Annotated[bool, typer.Option("--undo", help="Count them as failures again.", show_default=False)] = False,
+) -> Answer:
+    """Accept known failures until they change."""
+    from syncline.cli import commands_acknowledge  # noqa: PLC0415
+
+    return commands_acknowledge.acknowledge(context, name, items or [], undo=undo)
+
+
+@command
 def restore(  # noqa: PLR0913 - each is an option
     context: Context,
     name: Annotated[str, _NAME],

@@ -42,7 +42,7 @@ def rate(first: Sample, last: Sample) -> Rate:
 
 def done(counts: Counts) -> int:
     """How many of the items on their way have come to an end. Conflicts are not among them: the scan finds most."""
-    return counts.moved + counts.removed + counts.failed + counts.cancelled
+    return counts.moved + counts.removed + counts.failed + counts.known + counts.cancelled
 
 
 def total(counts: Counts) -> int:
@@ -90,6 +90,8 @@ def words(counts: Counts, speed: Rate) -> list[str]:
     said = _moving(counts, speed) if total(counts) else _scanning(counts)
     if counts.failed:
         said.append(f"{number(counts.failed)} failed")
+    if counts.known:
+        said.append(many(counts.known, "known failure"))
     if counts.conflict:
         said.append(many(counts.conflict, "conflict"))
     return said

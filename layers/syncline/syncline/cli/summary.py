@@ -18,6 +18,7 @@ TRIGGERS: Final = {
 }
 OUTCOMES: Final[dict[Outcome, tuple[str, Style]]] = {
     Outcome.FAILED: ("failed", "red"),
+    Outcome.KNOWN: ("known", "red"),
     Outcome.CONFLICT: ("conflict", "yellow"),
     Outcome.CANCELLED: ("cancelled", "yellow"),
     Outcome.REMOVED: ("removed", ""),
@@ -34,9 +35,15 @@ _NAMED: Final = 5
 
 
 def exit_code(run: Run) -> int:
-    """0 where the run is over, or still goes on, without a failure, a conflict or an item left behind."""
-    bad = run.counts.failed or run.counts.conflict or run.status in (RunStatus.CANCELLED, RunStatus.LOST)
-    return SOME_FAILED if bad else ALL_WELL
+    """Return 0 if the run is over, or still goes on, without a failure, a conflict or an item left behind.
+
+    A known failure is one, unless it is acknowledged.
+    """
+    return SOME_FAILED if _is_bad(run.counts) or run.status in (RunStatus.CANCELLED, RunStatus.LOST) else ALL_WELL
+
+
+def _is_bad(counts: Counts) -> bool:
+    return bool(counts.failed or counts.known or counts.conflict)
 
 
 def counted(counts: Counts) -> str:
@@ -54,8 +61,15 @@ def counted(counts: Counts) -> str:
     if counts.conflict:
         said.append(many(counts.conflict, "conflict"))
     said += [f"{number(counts.failed)} failed"] if counts.failed else []
+    said += known_words(counts.known, counts.acknowledged)
     said += [f"{number(counts.cancelled)} left as they were"] if counts.cancelled else []
     return ", ".join(said) or "nothing found"
+
+
+def known_words(known: int, acknowledged: int) -> list[str]:
+    """Return the known failures of a sync in words; nothing if there are none."""
+    said = [many(known, "known failure")] if known else []
+    return said + ([f"{number(acknowledged)} acknowledged"] if acknowledged else [])
 
 
 def named(scope: Scope) -> str:
@@ -75,7 +89,7 @@ def ending(run: Run) -> tuple[str, Style]:
             return f"○ {run.sync}: cancelled after {took}: {counted(counts)}", "yellow"
         case RunStatus.LOST:
             return f"✗ {run.sync}: lost: nothing more was heard of it; {counted(counts)}", "red"
-        case _ if counts.failed or counts.conflict:
+        case _ if _is_bad(counts):
             return f"✗ {run.sync}: {counted(counts)}, in {took}", "red"
         case _ if counts.moved or counts.removed or counts.would_move:
             return f"✓ {run.sync}: {counted(counts)}, in {took}", "green"
@@ -86,9 +100,12 @@ def ending(run: Run) -> tuple[str, Style]:
 
 def _without_change(counts: Counts) -> tuple[str, Style]:
     """Describe a run that changed nothing and had no failure."""
+    acknowledged = f", {number(counts.acknowledged)} acknowledged" if counts.acknowledged else ""
     if counts.skipped:
         left_out = f", {number(counts.left_out)} left out" if counts.left_out else ""
-        return f"nothing differed, {many(counts.skipped, 'item')} equal{left_out}", "green"
+        return f"nothing differed, {many(counts.skipped, 'item')} equal{left_out}{acknowledged}", "green"
+    if acknowledged:
+        return f"nothing else was found{acknowledged}", "yellow"
     if counts.left_out:
         return f"the selection left out everything that was found ({many(counts.left_out, 'item')})", "yellow"
     return "nothing found: the source has nothing there", "yellow"
@@ -106,18 +123,25 @@ def rank(result: Result) -> tuple[int, str, str]:
 
 
 def item_name(result: Result) -> str:
-    """The item as people call it; a look that failed as a whole has no item."""
-    if result.group == _WHOLE:
-        return "(the whole scan)"
-    name = f"{result.group} (all)" if result.name == _WHOLE else f"{result.group}:{result.name}"
-    return visible(name)
+    """Return the item of a result as people call it."""
+    return item_of(result.group, result.name)
+
+
+def item_of(group: str, name: str) -> str:
+    """Return an item as people call it; a scan that failed as a whole has no item."""
+    if group == _WHOLE:
+        return "(the whole scan)" if name == _WHOLE else visible(name)
+    return visible(f"{group} (all)" if name == _WHOLE else f"{group}:{name}")
 
 
 def item_lines(results: Iterable[Result], *, full: bool = False) -> Iterator[Row | str]:
-    """A report's lines: a row for each item and, below it, why it did not go well."""
+    """Yield a report's lines: a row for each item and, below it, why it did not go well.
+
+    Why a known failure fails was told in the run in which it first did; here it is told if ``full``.
+    """
     for result in results:
         yield item_row(result, full=full)
-        if result.reason:
+        if result.reason and (full or result.outcome is not Outcome.KNOWN):
             yield f"  {result.reason}"
 
 

@@ -96,6 +96,7 @@ def _general(figures: list[Figures]) -> Iterator[Metric]:
     success = GaugeMetricFamily(
         "syncline_last_success_timestamp_seconds", "The last run without failures.", labels=labels
     )
+    known = GaugeMetricFamily("syncline_known_failures", "Items known to fail and not acknowledged.", labels=labels)
     running = GaugeMetricFamily("syncline_running", "Whether a run is under way.", labels=labels)
     for each in figures:
         values = (each.sync, each.kind)
@@ -105,8 +106,9 @@ def _general(figures: list[Figures]) -> Iterator[Metric]:
             items.add_metric((*values, outcome), count)
         moved.add_metric(values, each.totals.bytes)
         success.add_metric(values, each.totals.last_success)
+        known.add_metric(values, each.totals.known)
         running.add_metric(values, float(each.running))
-    yield from (runs, failed, items, moved, success, running)
+    yield from (runs, failed, items, moved, success, known, running)
 
 
 def _git_sync(figures: list[Figures]) -> Iterator[Metric]:

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from syncline.errors import SynclineError
@@ -18,6 +19,7 @@ from syncline.kinds.kind import Failure, Kind, Pace, Telling
 from syncline.messages import Batch, Dead, Outgoing, Queues, encode
 from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step
 from syncline.state import BatchRecord, Lease, State
+from syncline.steps.known import WHOLE, remember, settled, told_apart
 from syncline.telemetry import batch_ended, logger, run_ended
 
 ATTEMPTS: Final = 5
@@ -28,8 +30,6 @@ IDLE: Final = 10
 """How many messages one after another may get no further: no name further in a look, nothing more of any item."""
 DEATHS: Final = 5
 """How often a function may die with a message before the message is given up."""
-WHOLE: Final = "*"
-"""Stands for a group or a name in the result of a look that failed as a whole."""
 _UNQUEUED: Final = frozenset({Outcome.SKIPPED, Outcome.LEFT_OUT})
 """Outcomes of a transfer after which an item counts as queued no more: there was nothing to do for it."""
 _FIRST_PAUSE: Final = 4.0
@@ -66,7 +66,7 @@ class Work:
             return
         scope = self.batch.scope if item.group == WHOLE else Scope.of((item.group,))
         batch = replace(self.batch, items=(item,) if self.batch.items else (), scope=scope)
-        self.dead.append(Dead(batch, error.code.name, reason))
+        self.dead.append(Dead(batch, error.code.name, reason, (item.group, item.name)))
 
     def fail(self, failures: Sequence[Failure], rng: random.Random, **changes: object) -> None:
         """Try the items of failures again, those that may be and have not been too often; give up the others.
@@ -85,11 +85,12 @@ class Work:
             changes = {"items": tuple(again), "attempt": self.batch.attempt + 1} | changes
             self.follow(max(asked, pause(self.batch.attempt, rng)), **changes)
 
-    def counts(self) -> Counts:
+    def counts(self, results: Sequence[Result]) -> Counts:
+        """Return the counts of the batch with its results."""
         # Items that discover settles were never queued.
-        settled = 0 if self.batch.step is Step.DISCOVER else sum(each.outcome in _UNQUEUED for each in self.results)
+        settled = 0 if self.batch.step is Step.DISCOVER else sum(each.outcome in _UNQUEUED for each in results)
         return Counts.of(
-            self.results,
+            results,
             skipped=self.skipped,
             left_out=self.left_out,
             queued=self.queued - settled,
@@ -129,6 +130,7 @@ class Engine:
             return None
         if record is not None:
             logger.info("batch had ended before", extra={"batch": batch.id})
+            remember(self.state.failures, batch, record, self.clock(), again=True)
             # Of a run that is over everything has ended: sent again, it would only come back to be sent again.
             self._send(batch, replace(record, following=()) if run.over else record)
             return None
@@ -168,9 +170,11 @@ class Engine:
         followed then is sent instead, or it has gone round too often.
         """
         self._bound(work)
-        counts = work.counts()
-        made = BatchRecord(tuple(work.results), tuple(work.following), tuple(work.dead))
+        results, dead = told_apart(self.state.failures, work.batch, work.results, work.dead, self.clock())
+        counts = work.counts(results)
+        made = BatchRecord(results, tuple(work.following), dead)
         record = self.state.end_batch(work.batch, made, counts, lease)
+        remember(self.state.failures, work.batch, record, self.clock(), again=record is not made)
         if record is not made:
             self._send(work.batch, record)
             return False
@@ -216,7 +220,7 @@ class Engine:
         A worker calls this once for all its messages. If it dies before, they are delivered again, and so is this.
         """
         for sync, run_id in sorted(self.leaves):
-            run = self.state.finish_run(sync, run_id)
+            run = self.state.finish_run(sync, run_id, partial(settled, self.state.failures))
             if run is not None:
                 run_ended(run)
                 self._tell(run)

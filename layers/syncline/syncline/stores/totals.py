@@ -22,7 +22,8 @@ class Totals:
     """``durations`` counts runs by the first of ``BUCKETS`` that they were within, those over all of them last.
 
     ``seconds`` is the sum of their durations, ``failed`` counts runs with failures, ``items`` results by outcome,
-    ``last_success`` is Unix seconds of the last run without failures, 0 if there was none.
+    ``last_success`` is Unix seconds of the last run without failures, 0 if there was none. ``known`` is the number of
+    known failures at the end of the latest run; those that are acknowledged are not among them.
     """
 
     durations: tuple[int, ...]
@@ -31,6 +32,7 @@ class Totals:
     items: Mapping[str, int]
     bytes: int
     last_success: float
+    known: int = 0
 
 
 def addition(
@@ -43,11 +45,11 @@ def addition(
     amounts |= {name: counts[name] for name in (*_OUTCOMES, "bytes") if counts[name]}
     if succeeded is None:
         amounts["failedRuns"] = 1
-    success = {} if succeeded is None else {"lastSuccess": number(succeeded)}
-    expression = "ADD " + ", ".join(f"#{name} :{name}" for name in amounts)
-    if success:
-        expression = f"SET #lastSuccess = :lastSuccess {expression}"
-    return database.update(f"SYNC#{sync}", "TOTALS", expression, amounts | success)
+    latest: dict[str, Any] = {"known": counts["known"]}
+    latest |= {} if succeeded is None else {"lastSuccess": number(succeeded)}
+    expression = "SET " + ", ".join(f"#{name} = :{name}" for name in latest)
+    expression += " ADD " + ", ".join(f"#{name} :{name}" for name in amounts)
+    return database.update(f"SYNC#{sync}", "TOTALS", expression, amounts | latest)
 
 
 def totals_of(database: Database, sync: str) -> Totals:
@@ -60,4 +62,5 @@ def totals_of(database: Database, sync: str) -> Totals:
         {outcome: int(item.get(outcome, 0)) for outcome in _OUTCOMES},
         int(item.get("bytes", 0)),
         float(item.get("lastSuccess", 0)),
+        int(item.get("known", 0)),
     )

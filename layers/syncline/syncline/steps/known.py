@@ -1,0 +1,142 @@
+"""Known failures in a run: told apart from new ones, written down, and counted at the run's end.
+
+A failure is new in the run in which it first has its code and its source. It is known in all later runs in which it
+still has them, whether they meet it or not, until the item is verified or a complete full scan meets it no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Final
+
+from syncline.messages import Batch, Dead
+from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus
+from syncline.state import BatchRecord
+from syncline.stores.failures import LETTER_KEPT, Failures, Key, KnownFailure
+
+WHOLE: Final = "*"
+"""Stands for a group or a name in the result of a scan that failed as a whole."""
+_FAILING: Final = (Outcome.FAILED, Outcome.KNOWN)
+_VERIFIED: Final = (Outcome.MOVED, Outcome.REMOVED, Outcome.SKIPPED)
+_EARLIER: Final = ""
+"""Stands for a run before any other."""
+_LETTER_OLD: Final = LETTER_KEPT - 24 * 3600
+_AT_ONCE: Final = 500
+
+
+def told_apart(
+    failures: Failures, batch: Batch, results: Sequence[Result], dead: Sequence[Dead], now: float
+) -> tuple[tuple[Result, ...], tuple[Dead, ...]]:
+    """Return a batch's results, with those that failed before marked as known, and the dead letters that are needed.
+
+    An item has one letter for as long as it fails: one more is written only when the first is about to expire.
+    """
+    failed = {_key(each) for each in results if each.outcome is Outcome.FAILED}
+    if not failed:
+        return tuple(results), tuple(dead)
+    found = failures.find(batch.sync, failed)
+    letters = {each.key: each for each in dead}
+    marked: list[Result] = []
+    needed: dict[Key, Dead] = {}
+    for each in results:
+        was = found.get(_key(each))
+        if each.outcome is not Outcome.FAILED:
+            marked.append(each)
+            continue
+        known = was is not None and was.is_like(each)
+        marked.append(replace(each, outcome=Outcome.KNOWN) if known else each)
+        if not batch.plan and (was is None or now - was.buried > _LETTER_OLD):
+            needed[_key(each)] = letters.get(_key(each)) or _letter(batch, each)
+    return tuple(marked), tuple(needed.values())
+
+
+def remember(failures: Failures, batch: Batch, record: BatchRecord, now: float, *, again: bool = False) -> None:
+    """Write down which items of an ended batch fail, and which were verified; ``again`` if that may have been done."""
+    if batch.plan:
+        return
+    failing = {_key(each): each for each in record.results if each.outcome in _FAILING}
+    if failing:
+        found, letters = failures.find(batch.sync, failing), {each.key for each in record.dead}
+        if again:
+            failing = {key: each for key, each in failing.items() if not _is_met(found.get(key), batch.run)}
+        failures.write(
+            batch.sync, [_met(each, found.get(key), batch.run, now, key in letters) for key, each in failing.items()]
+        )
+    verified = {_key(each) for each in record.results if is_verified(each)}
+    excluded = {_key(each) for each in record.results if each.outcome is Outcome.LEFT_OUT}
+    if (verified or excluded) and not again and failures.any(batch.sync):
+        found = failures.find(batch.sync, verified | excluded)
+        failures.solve(batch.sync, [f for key, f in found.items() if key in verified and f.solved is None], batch.run)
+        failures.forget(batch.sync, [key for key, f in found.items() if key in excluded and f.solved is None])
+
+
+def is_verified(result: Result) -> bool:
+    """Return True if the target is known to have what the source has."""
+    return result.outcome in _VERIFIED and result.code is None
+
+
+def settled(failures: Failures, run: Run) -> Counts:
+    """Return a run's counts as its end shows them, with the known failures of the sync.
+
+    A complete full scan has met everything that still fails. What it has not met is equal by now, excluded, or gone.
+    """
+    counts = run.counts
+    if run.plan or not (counts.known or counts.failed or failures.any(run.sync)):
+        return counts
+    writes = failures.writes(run.sync)
+    complete = run.scope.everything and run.status is RunStatus.RUNNING
+    known = acknowledged = left = 0
+    for failure in failures.all(run.sync):
+        left += 1
+        known += failure.run != run.id and not failure.acknowledged
+        acknowledged += failure.acknowledged
+        complete = complete and not _is_incomplete(failure, run)
+    if complete:
+        for chunk in _chunks(each for each in failures.all(run.sync) if each.seen != run.id):
+            left -= len(chunk)
+            known -= sum(not each.acknowledged for each in chunk)
+            acknowledged -= sum(each.acknowledged for each in chunk)
+            failures.forget(run.sync, [each.key for each in chunk])
+    if not left:
+        failures.clear(run.sync, writes)
+    return replace(counts, known=known, acknowledged=acknowledged)
+
+
+def _key(result: Result) -> Key:
+    return (result.group, result.name)
+
+
+def _letter(batch: Batch, result: Result) -> Dead:
+    """Return the dead letter of an item that a scan knew to fail without trying."""
+    item = Item(result.group, result.name, result.source, result.target)
+    return Dead(replace(batch, items=(item,)), str(result.code), result.reason or "", _key(result))
+
+
+def _is_met(failure: KnownFailure | None, run: str) -> bool:
+    """Return True if a run, or a later one, has written a record."""
+    return failure is not None and max(failure.run, failure.seen, failure.solved or "") >= run
+
+
+def _met(result: Result, was: KnownFailure | None, run: str, now: float, has_letter: bool) -> KnownFailure:  # noqa: FBT001
+    """Return the record of an item that has failed in a run."""
+    buried = now if was is None or has_letter else was.buried
+    if was is not None and was.is_like(result):
+        return replace(was, seen=run, buried=buried)
+    first = run if result.outcome is Outcome.FAILED else _EARLIER
+    return replace(KnownFailure.of(result, first, buried), seen=run)
+
+
+def _is_incomplete(failure: KnownFailure, run: Run) -> bool:
+    """Return True if a failure says that the run's scan has not seen everything.
+
+    A scan whose removals are capped has.
+    """
+    return failure.seen == run.id and failure.name == WHOLE and failure.code != "REMOVALS_CAPPED"
+
+
+def _chunks(failures: Iterable[KnownFailure]) -> Iterator[list[KnownFailure]]:
+    rest = iter(failures)
+    while chunk := list(islice(rest, _AT_ONCE)):
+        yield chunk

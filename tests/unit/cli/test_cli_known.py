@@ -1,0 +1,140 @@
+"""Known failures in ``run``, ``status`` and ``report``, and ``acknowledge``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from syncline.model import Counts, Run
+from syncline.model import Result as ItemResult
+from syncline.state import BatchRecord, first_batch
+from syncline.steps.known import remember, settled, told_apart
+from tests.unit.cli.cli_stack import Stack, failed, moved
+
+
+@pytest.fixture
+def applied(stack: Stack) -> Stack:
+    assert stack.apply().exit_code == 0
+    return stack
+
+
+def finish(stack: Stack, *results: ItemResult, skipped: int = 0) -> Run:
+    """A run with these results, ended as the functions end it."""
+    run = stack.begin()
+    state, batch = stack.target.state, first_batch(run)
+    marked, dead = told_apart(state.failures, batch, results, (), 0.0)
+    record = BatchRecord(marked, (), dead)
+    state.end_batch(batch, record, Counts.of(marked, skipped=skipped, queued=len(marked)))
+    remember(state.failures, batch, record, 0.0)
+    over = state.finish_run(run.sync, run.id, partial(settled, state.failures))
+    assert over is not None
+    return over
+
+
+def test_a_run_with_known_failures_alone_exits_with_1(applied: Stack) -> None:
+    finish(applied, failed(), skipped=3)
+    run = finish(applied, failed(), skipped=3)
+    assert (run.counts.failed, run.counts.known) == (0, 1)
+    result = applied.run("status", "prod", "--wait")
+    assert result.exit_code == 1, result.output
+    assert "✗ prod: 3 equal, 1 known failure, in " in result.stdout
+    assert "nothing differed" not in result.stdout
+    assert "dr.example does not accept" not in result.stdout, "the reason is told once"
+
+
+def test_status_counts_them_and_the_sync_is_not_in_sync(applied: Stack) -> None:
+    finish(applied, failed(), moved())
+    finish(applied, failed(), skipped=1)
+    [sync] = applied.json("status")["syncs"]
+    assert (sync["known"], sync["acknowledged"], sync["in_sync"]) == (1, 0, False)
+    shown = applied.run("status", "prod").stdout
+    assert "not in sync: 1 known failure" in shown
+    assert "mirror/team/base:2.0  UNAUTHORIZED" in shown
+    assert "1 known failure" in applied.run("status").stdout
+
+
+def test_a_sync_without_any_is_in_sync(applied: Stack) -> None:
+    assert applied.json("status")["syncs"][0]["in_sync"] is None
+    finish(applied, moved())
+    assert applied.json("status")["syncs"][0]["in_sync"] is True
+    assert "in sync" in applied.run("status", "prod").stdout
+
+
+def test_a_report_lists_them_without_their_reasons(applied: Stack) -> None:
+    finish(applied, failed())
+    finish(applied, failed(), moved())
+    result = applied.run("report", "prod")
+    assert result.exit_code == 1
+    assert "known" in next(line for line in result.stdout.splitlines() if "mirror/team/base:2.0" in line)
+    assert "dr.example does not accept" not in result.stdout
+    assert "dr.example does not accept" in applied.run("report", "prod", "--full").stdout
+    items = applied.json("report", "prod", code=1)["items"]
+    assert {each["outcome"] for each in items} == {"known", "moved"}
+
+
+def test_a_report_names_those_that_its_run_has_not_met(applied: Stack) -> None:
+    finish(applied, failed(), failed(group="*", name="*", code="FORBIDDEN"))
+    finish(applied, failed(group="*", name="*", code="FORBIDDEN"))
+    value = applied.json("report", "prod", code=1)
+    assert [each["group"] for each in value["items"]] == ["*"]
+    assert [(each["group"], each["code"]) for each in value["known"]] == [("mirror/team/base", "UNAUTHORIZED")]
+    assert "mirror/team/base:2.0  UNAUTHORIZED" in applied.run("report", "prod").stdout
+
+
+def test_acknowledging(applied: Stack) -> None:
+    finish(applied, failed(), failed("mirror/team/app", "1.0"))
+    result = applied.run("acknowledge", "prod", "mirror/team/base:2.0", "mirror/team/app:1.0")
+    assert result.exit_code == 0, result.output
+    assert "mirror/team/base:2.0" in result.stdout
+    run = finish(applied, failed(), failed("mirror/team/app", "1.0"), skipped=1)
+    assert (run.counts.failed, run.counts.known, run.counts.acknowledged) == (0, 0, 2)
+    again = applied.run("status", "prod", "--wait")
+    assert again.exit_code == 0, again.output
+    assert "✓ prod: nothing differed, 1 item equal, 2 acknowledged" in again.stdout
+    [sync] = applied.json("status")["syncs"]
+    assert (sync["known"], sync["acknowledged"], sync["in_sync"]) == (0, 2, False)
+    assert "acknowledged" in applied.run("status", "prod").stdout
+    assert "acknowledged" in applied.run("report", "prod").stdout
+
+
+def test_taking_it_back(applied: Stack) -> None:
+    finish(applied, failed())
+    assert applied.run("acknowledge", "prod", "mirror/team/base:2.0").exit_code == 0
+    value = applied.json("acknowledge", "prod", "mirror/team/base:2.0", "--undo")
+    assert [each["acknowledged"] for each in value["known"]] == [False]
+    assert finish(applied, failed()).counts.known == 1
+
+
+def test_what_changed_since_is_new(applied: Stack) -> None:
+    finish(applied, failed())
+    assert applied.run("acknowledge", "prod", "mirror/team/base:2.0").exit_code == 0
+    assert finish(applied, replace(failed(), source="another")).counts.failed == 1
+    assert finish(applied, failed(code="FORBIDDEN")).counts.failed == 1
+
+
+def test_an_item_that_is_no_known_failure(applied: Stack) -> None:
+    finish(applied, failed())
+    result = applied.run("acknowledge", "prod", "mirror/team/bose:2.0")
+    assert result.exit_code == 2
+    assert "error USAGE: mirror/team/bose:2.0 is no known failure of prod" in result.stderr
+    assert applied.json("acknowledge", "prod")["known"][0]["acknowledged"] is False
+
+
+def test_without_an_item_it_lists_them(applied: Stack) -> None:
+    assert applied.run("acknowledge", "prod").stdout == "prod has no known failures\n"
+    finish(applied, failed(), failed("*", "*", "FORBIDDEN"))
+    shown = applied.run("acknowledge", "prod").stdout
+    assert "mirror/team/base:2.0" in shown
+    assert "(the whole scan)" in shown
+    assert applied.run("acknowledge", "prod", "*").exit_code == 0
+    assert {each["acknowledged"] for each in applied.json("acknowledge", "prod")["known"]} == {True, False}
+
+
+def test_a_name_alone_is_enough_where_it_is_clear(applied: Stack) -> None:
+    finish(applied, failed(), failed("mirror/team/app", "2.0"), failed("mirror/team/app", "1.0"))
+    assert applied.run("acknowledge", "prod", "1.0").exit_code == 0
+    result = applied.run("acknowledge", "prod", "2.0")
+    assert result.exit_code == 2
+    assert "2.0 may be mirror/team/app:2.0 or mirror/team/base:2.0" in result.stderr

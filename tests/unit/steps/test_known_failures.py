@@ -1,0 +1,202 @@
+"""Known failures: what failed before and is unchanged since, in every run, until it is solved or acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from syncline.errors import SynclineError
+from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
+from syncline.model import Counts, Item, Outcome, Result, Run, Scope
+from tests.made_up import SYNC, Answer, MadeUp, Steps, items
+from tests.made_up import steps as made_steps
+from tests.pump import Duplicates, When
+
+BAD = Item("team/app", "bad", "digest of bad")
+
+
+def refuse(item: Item, _pace: Pace) -> Answer:
+    if item.name == "bad":
+        return Failure(item, SynclineError("REFUSED", "the target does not take it"))
+    return Arrived(item, 10)
+
+
+def absent(item: Item, _pace: Pace) -> Arrived | Later | Failure:
+    if item.name == "bad":
+        return Failure(item, SynclineError("NOT_ARRIVED", "it is not there"))
+    return Arrived(item)
+
+
+def at_transfer(kind: MadeUp) -> None:
+    kind.pages, kind.move = [Page("p", items("bad", "good"))], refuse
+
+
+def at_verify(kind: MadeUp) -> None:
+    kind.pages, kind.prove = [Page("p", items("bad", "good"))], absent
+
+
+def on_a_page(kind: MadeUp) -> None:
+    error = SynclineError("PATH_REFUSED", "no path")
+    kind.pages = [Page("p", items("good"), failures=(Failure(BAD, error),))]
+
+
+def as_a_result(kind: MadeUp) -> None:
+    result = Result("team/app", "bad", Outcome.FAILED, "digest of bad", None, 0, "PATH_REFUSED", "no path")
+    kind.pages = [Page("p", items("good"), results=(result,))]
+
+
+def of_a_group(kind: MadeUp) -> None:
+    kind.pages = [Page("p", items("good"), failures=(Failure(Item("team/x", "*"), SynclineError("FORBIDDEN", "no")),))]
+
+
+def of_the_scan(kind: MadeUp) -> None:
+    def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> list[Page]:
+        raise SynclineError("UNAUTHORIZED", "the source does not accept the credentials")
+
+    kind.look = look
+
+
+WAYS = [at_transfer, at_verify, on_a_page, as_a_result, of_a_group, of_the_scan]
+
+
+def again(steps: Steps, *groups: str) -> Run:
+    """One more run, of everything or of some groups."""
+    steps.clock.sleep(1)
+    steps.start(*groups)
+    steps.pump.run()
+    return max(steps.state.runs(SYNC), key=lambda run: run.number)
+
+
+def counted(counts: Counts) -> tuple[int, int, int]:
+    return (counts.failed, counts.known, counts.acknowledged)
+
+
+@pytest.mark.parametrize("fail", WAYS)
+def test_what_fails_unchanged_is_known_from_the_second_run_on(steps: Steps, fail: Callable[[MadeUp], None]) -> None:
+    fail(steps.kind)
+    first = again(steps)
+    assert first.counts.failed == 1
+    assert len(steps.dead()) == 1
+    for _ in range(3):
+        run = again(steps)
+        assert run.counts.failed == 0, "it is reported as new in every run"
+        assert counted(run.counts) == (0, 1, 0)
+        assert len(steps.dead()) == 1, "it has a dead letter for each run"
+    (known,) = [each for each in steps.results(run).values() if each.outcome is Outcome.KNOWN]
+    assert known.code
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda item: Failure(item, SynclineError("FORBIDDEN", "another code")),
+        lambda item: Failure(replace(item, source="another"), SynclineError("REFUSED", "the target does not take it")),
+    ],
+)
+def test_what_fails_otherwise_than_before_is_new(steps: Steps, change: Callable[[Item], Failure]) -> None:
+    at_transfer(steps.kind)
+    again(steps)
+    steps.state.failures.acknowledge(SYNC, next(steps.state.failures.all(SYNC)), acknowledged=True)
+    steps.kind.move = lambda item, _pace: change(item) if item.name == "bad" else Arrived(item)
+    assert counted(again(steps).counts) == (1, 0, 0)
+    assert counted(again(steps).counts) == (0, 1, 0)
+    assert len(steps.dead()) == 1
+
+
+def test_what_moves_at_last_is_solved(steps: Steps) -> None:
+    at_transfer(steps.kind)
+    again(steps)
+    steps.kind.move = lambda item, _pace: Arrived(item)
+    assert counted(again(steps).counts) == (0, 0, 0)
+    assert not steps.state.failures.any(SYNC)
+    at_transfer(steps.kind)
+    assert counted(again(steps).counts) == (1, 0, 0)
+
+
+def test_what_a_full_scan_finds_equal_is_solved(steps: Steps) -> None:
+    at_transfer(steps.kind)
+    again(steps)
+    again(steps)
+    steps.kind.pages = [Page("p", skipped=2)]
+    assert counted(again(steps).counts) == (0, 0, 0)
+    assert not steps.state.failures.any(SYNC)
+
+
+def test_a_scan_of_a_part_counts_what_is_known_elsewhere(steps: Steps) -> None:
+    at_transfer(steps.kind)
+    again(steps)
+    steps.kind.pages = [Page("p", skipped=1)]
+    assert counted(again(steps, "team/other").counts) == (0, 1, 0)
+    assert steps.state.failures.any(SYNC)
+
+
+@pytest.mark.parametrize("fail", [of_a_group, of_the_scan])
+def test_a_scan_that_did_not_see_all_solves_nothing(steps: Steps, fail: Callable[[MadeUp], None]) -> None:
+    at_transfer(steps.kind)
+    again(steps)
+    fail(steps.kind)
+    assert counted(again(steps).counts) == (1, 1, 0)
+    assert counted(again(steps).counts) == (0, 2, 0)
+
+
+def test_what_is_acknowledged_is_no_known_failure_until_it_changes(steps: Steps) -> None:
+    at_transfer(steps.kind)
+    again(steps)
+    (failure,) = steps.state.failures.all(SYNC)
+    assert steps.state.failures.acknowledge(SYNC, failure, acknowledged=True)
+    assert counted(again(steps).counts) == (0, 0, 1)
+    assert counted(again(steps, "team/other").counts) == (0, 0, 1)
+    assert steps.state.failures.acknowledge(SYNC, failure, acknowledged=False)
+    assert counted(again(steps).counts) == (0, 1, 0)
+
+
+def test_an_item_that_fails_twice_in_one_run_has_one_letter(steps: Steps) -> None:
+    at_transfer(steps.kind)
+    steps.kind.pages = [Page("p", items("bad")), Page("q", items("bad"))]
+    run = again(steps)
+    assert run.counts.failed == 1
+    assert len(steps.dead()) == 1
+
+
+@pytest.mark.parametrize("duplicates", list(Duplicates))
+def test_messages_that_come_twice_change_nothing(steps: Steps, duplicates: Duplicates) -> None:
+    steps.pump.manners.duplicates = duplicates
+    at_transfer(steps.kind)
+    assert counted(again(steps).counts) == (1, 0, 0)
+    assert counted(again(steps).counts) == (0, 1, 0)
+
+
+def test_a_plan_writes_nothing_down(steps: Steps) -> None:
+    on_a_page(steps.kind)
+    steps.start(plan=True)
+    steps.pump.run()
+    assert not steps.state.failures.any(SYNC)
+    assert steps.dead() == []
+
+
+def test_a_run_without_failures_costs_nothing_more(steps: Steps) -> None:
+    """One look at the sync's own mark for a batch that moved something, and one at the run's end."""
+    steps.kind.pages = [Page("p", items(*(f"t{n}" for n in range(50))))]
+    asked: list[str] = []
+    steps.table.meta.client.meta.events.register(
+        "before-call.dynamodb", lambda model, params, **_: asked.append(f"{model.name} {params['body']!r}")
+    )
+    again(steps)
+    about = [each for each in asked if "FAIL" in each]
+    assert len(about) <= 2, about
+
+
+@pytest.mark.parametrize("number", range(2, 14))
+@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
+def test_known_failures_survive_a_function_that_dies_anywhere(number: int, when: When) -> None:
+    """Killed at any call with an effect: one result, one record, and a letter at least."""
+    with made_steps() as steps:
+        at_transfer(steps.kind)
+        steps.reaper.plan = {(number, when)}
+        assert counted(again(steps).counts) == (1, 0, 0)
+        assert len(list(steps.state.failures.all(SYNC))) == 1
+        assert {dead.key for dead in steps.dead()} == {("team/app", "bad")}
+        steps.reaper.plan = {(len(steps.reaper.effects) + number, when)}
+        assert counted(again(steps).counts) == (0, 1, 0)
