@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syncline.clients.bucket import Bucket
 from syncline.clients.entries import MOST_ODD, Odd, OnOdd
 from syncline.clients.github import GitHub
 from syncline.clients.github_auth import GivenToken
@@ -27,7 +28,7 @@ SHAPELESS: Final = st.one_of(
     st.booleans(),
     st.integers(),
     st.floats(),
-    st.text("ABC -/\n\0\u00fc\ud800", max_size=8),
+    st.sampled_from(["", "-", "A B", " ", "/", "\n", "\0", "\u00fc", "\ud800", "\uffff"]),
     st.lists(st.none(), max_size=2),
     st.dictionaries(st.text(max_size=4), st.none(), max_size=2),
 )
@@ -81,7 +82,7 @@ def test_the_catalog_of_a_registry(server: ScriptedServer, at: int, junk: Any) -
     assert odd.name == (junk if isinstance(junk, str) and junk else None)
 
 
-@given(at=st.integers(0, 3), junk=SHAPELESS.filter(lambda junk: not (isinstance(junk, str) and junk.isalpha())))
+@given(at=st.integers(0, 3), junk=SHAPELESS)
 def test_the_tags_of_a_registry(server: ScriptedServer, at: int, junk: Any) -> None:
     server.on("GET", "/v2/org/app/tags/list", json_reply({"tags": put_at(NAMES, at, junk)}))
     found, _ = read_one(lambda odd: registry(server).tags("org/app", odd))
@@ -169,6 +170,34 @@ def test_the_tags_of_gitlab(server: ScriptedServer, at: int, junk: Any) -> None:
     server.on("GET", "/api/v4/projects/g%2Fp/registry/repositories/1/tags", json_reply(put_at(entries, at, junk)))
     found, _ = read_one(lambda odd: gitlab(server).tags(1, odd))
     assert found == without(NAMES, at)
+
+
+ODD_OBJECTS: Final = (
+    "<Contents/>",
+    "<Contents><Key></Key><Size>1</Size></Contents>",
+    "<Contents><Key>x%FF</Key><Size>1</Size></Contents>",
+    "<Contents><Key>b2</Key></Contents>",
+    "<Contents><Key>b2</Key><Size>-1</Size></Contents>",
+    "<Contents><Key>b2</Key><Size>1e3</Size></Contents>",
+    "<Contents><Key>b2</Key><LastModified>9999999</LastModified><Size>1</Size></Contents>",
+    "<Contents><Key>b2</Key><LastModified>0000-00-00T00:00:00Z</LastModified><Size>1</Size></Contents>",
+    "<Contents>text</Contents>",
+)
+
+
+@given(at=st.integers(0, 3), junk=st.sampled_from(ODD_OBJECTS), extra=st.sampled_from(["", "<!-- -->", "<Owner/>"]))
+def test_the_listing_of_a_bucket(server: ScriptedServer, at: int, junk: str, extra: str) -> None:
+    entries = [f"<Contents><Key>{name}</Key><Size>7</Size>{extra}</Contents>" for name in NAMES]
+    listed = "".join(put_at(entries, at, junk))
+    text = (
+        f"<ListBucketResult><EncodingType>url</EncodingType>{listed}<IsTruncated>false</IsTruncated></ListBucketResult>"
+    )
+    server.on("GET", "/shelf/", Reply(200, text.encode()))
+    bucket = Bucket(Endpoint.parse(server.url), "shelf", lambda: None, Http(Naps().policy()))
+    found, odd = read_one(lambda odd: bucket.page(odd=odd).objects)
+    assert [each.key for each in found] == without(NAMES, at)
+    assert odd.name == ("b2" if "b2" in junk else None)
+    assert odd.at == (odd.name or without(NAMES, at)[min(at, 2)])
 
 
 def test_a_listing_of_odd_entries_without_end_is_one_error(server: ScriptedServer) -> None:

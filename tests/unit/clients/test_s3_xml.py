@@ -49,21 +49,38 @@ def test_a_page_that_breaks_off_is_no_end() -> None:
         (b"<html></html>", "'html'"),
         (listing("")[:-5], "not XML"),
         (listing(""), "complete"),
-        (listing("<IsTruncated>false</IsTruncated><Contents><Key>a</Key></Contents>"), "no size"),
-        (listing("<IsTruncated>false</IsTruncated><Contents><Size>1</Size></Contents>"), "no key"),
-        (listing("<IsTruncated>false</IsTruncated><Contents><Key>a</Key><Size>x</Size></Contents>"), "invalid object"),
-        (
-            listing(
-                "<IsTruncated>false</IsTruncated>"
-                "<Contents><Key>a</Key><Size>1</Size><LastModified>never</LastModified></Contents>"
-            ),
-            "invalid object",
-        ),
     ],
 )
 def test_what_is_no_page(body: bytes, words: str) -> None:
     with pytest.raises(NotXmlError, match=words):
         s3_xml.list_page(body)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("<Contents><Key>a</Key></Contents>", "(a): it has no size"),
+        ("<Contents><Size>1</Size></Contents>", "it has no key"),
+        ("<Contents><Key>a</Key><Size>x</Size></Contents>", "its size is 'x', not a number"),
+        (
+            "<Contents><Key>a</Key><Size>1</Size><LastModified>never</LastModified></Contents>",
+            "its time is 'never', not a time",
+        ),
+        ("<CommonPrefixes/>", "it has no name"),
+        ("<CommonPrefixes><Prefix>%FF/</Prefix></CommonPrefixes>", "UTF-8"),
+    ],
+)
+def test_an_odd_entry_is_refused_by_default(entry: str, words: str) -> None:
+    body = listing(f"<EncodingType>url</EncodingType><IsTruncated>false</IsTruncated>{entry}")
+    with pytest.raises(SynclineError) as error:
+        s3_xml.list_page(body)
+    assert error.value.code.name == "ENTRY_INVALID"
+    assert words in error.value.what
+
+
+def test_a_page_of_odd_entries_is_no_page() -> None:
+    with pytest.raises(NotXmlError, match="over 300 entries"):
+        s3_xml.list_page(listing("<IsTruncated>false</IsTruncated>" + "<Contents/>" * 301), lambda _: None)
 
 
 ROWS = (
@@ -102,7 +119,11 @@ def test_the_usual_page_is_read_without_a_tree_of_its_objects() -> None:
         (b"<Key>b</Key>", "<Key>ü</Key>".encode(), ["a b+c/ü", "ü", "c"]),
         (b"<Contents><Key>c", b"<!--<Contents>--><Contents><Key>c", ["a b+c/ü", "b", "c"]),
         (b"<Contents><Key>c", b'<Contents a=""><Key>c', ["a b+c/ü", "b", "c"]),
-        (b"<Contents><Key>c", b"<CommonPrefixes/><Contents><Key>c", ["a b+c/ü", "b", "c"]),
+        (
+            b"<Contents><Key>c",
+            b"<CommonPrefixes><Prefix>y</Prefix></CommonPrefixes><Contents><Key>c",
+            ["a b+c/ü", "b", "c"],
+        ),
         (b"<Contents><Key>c</Key>", b"<Contents><Size>1</Size><Key>c</Key>", ["a b+c/ü", "b", "c"]),
         (b"<Name>b</Name>", b"<?name <Contents> ?>", ["a b+c/ü", "b", "c"]),
         (b"<Name>b</Name><", b"<Name>b</Name><Wrapped><", None),
@@ -120,7 +141,7 @@ def test_a_page_that_is_not_the_usual_one(old: bytes, new: bytes, keys: list[str
     assert body != PAGE
     assert s3_xml._plain_page(body) is None
     if keys is None:
-        with pytest.raises(NotXmlError):
+        with pytest.raises((NotXmlError, SynclineError)):
             s3_xml.list_page(body)
     else:
         assert [each.key for each in s3_xml.list_page(body).objects] == keys

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from syncline.cli.commands_run import config_of
 from syncline.cli.context import SOME_FAILED, Answer, Context
+from syncline.clients.entries import ignore
 from syncline.clients.file_manager import FileManager
 from syncline.clients.http import Http
 from syncline.config import load_sync
@@ -30,11 +31,11 @@ def check(context: Context, name: str) -> Answer:
     secrets = Secrets(lambda: target.client("secretsmanager"), lambda: target.client("ssm"), target.environ or {})
     parts = Parts(secrets, Http(), target.state, Database(target.table))
     asked: dict[str, Callable[[], object]] = {
-        "source": lambda: bucket_at(sync.source, parts).page(sync.source.prefix, limit=1),
+        "source": lambda: bucket_at(sync.source, parts).page(sync.source.prefix, limit=1, odd=ignore),
         "target": lambda: _target(sync, parts),
     }
     if (reports := sync.reports) is not None:
-        asked["reports"] = lambda: bucket_at(reports, parts).page(reports.prefix, limit=1)
+        asked["reports"] = lambda: bucket_at(reports, parts).page(reports.prefix, limit=1, odd=ignore)
     told: dict[str, str] = {}
     for what, ask in asked.items():
         try:
@@ -51,7 +52,7 @@ def check(context: Context, name: str) -> Answer:
 
 def _target(sync: FilesSync, parts: Parts) -> None:
     if not isinstance(sync.target, FileManagerTarget):
-        bucket_at(sync.target, parts).page(sync.target.prefix, limit=1)
+        bucket_at(sync.target, parts).page(sync.target.prefix, limit=1, odd=ignore)
         return
     target, secrets = sync.target, parts.secrets
     token = target.token

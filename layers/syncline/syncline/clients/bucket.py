@@ -23,6 +23,7 @@ from syncline.clients import s3_xml
 from syncline.clients.bucket_head import ABSENT, REDIRECT, Condition, Head, attributes_of, etag_of, fingerprint, head_of
 from syncline.clients.bucket_requests import BucketRequests, quoted, quoted_key
 from syncline.clients.bucket_upload import PART, Upload, copy_part_size, part_size
+from syncline.clients.entries import OnOdd, ignore, refuse
 from syncline.clients.http import Endpoint, Http, Response
 from syncline.clients.s3_xml import Grants, Listed, ListPage, NotXmlError
 from syncline.clients.sigv4 import Keys, Signer
@@ -112,8 +113,15 @@ class Bucket:
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def page(
-        self, prefix: str = "", *, delimiter: str = "", after: str = "", token: str | None = None, limit: int = 1000
+    def page(  # noqa: PLR0913 - as the request has it
+        self,
+        prefix: str = "",
+        *,
+        delimiter: str = "",
+        after: str = "",
+        token: str | None = None,
+        limit: int = 1000,
+        odd: OnOdd = refuse,
     ) -> ListPage:
         """Return a page of the listing: keys that start with ``prefix`` and follow ``after``, or the page of ``token``.
 
@@ -124,19 +132,21 @@ class Bucket:
         query |= {"continuation-token": token} if token is not None else {"start-after": after} if after else {}
         response = self._requests.ask("GET", "", query)
         try:
-            page = s3_xml.list_page(response.body)
+            page = s3_xml.list_page(response.body, odd, f"the listing of {self}")
         except NotXmlError as error:
             raise response.bad(str(error)) from None
         if page.token is not None and page.token == token:
             raise SynclineError("LISTING_INCOMPLETE", f"the listing of {self} goes round in a circle")
         return page
 
-    def pages(self, prefix: str = "", *, delimiter: str = "", after: str = "") -> Iterator[ListPage]:
+    def pages(
+        self, prefix: str = "", *, delimiter: str = "", after: str = "", odd: OnOdd = refuse
+    ) -> Iterator[ListPage]:
         """Yield the pages of a listing until its end."""
-        page = self.page(prefix, delimiter=delimiter, after=after)
+        page = self.page(prefix, delimiter=delimiter, after=after, odd=odd)
         yield page
         while page.token is not None:
-            page = self.page(prefix, delimiter=delimiter, token=page.token)
+            page = self.page(prefix, delimiter=delimiter, token=page.token, odd=odd)
             yield page
 
     def head(self, key: str, *, version: str | None = None, surely: bool = True) -> Head | None:
@@ -147,7 +157,7 @@ class Bucket:
         """
         response = self._requests.send("HEAD", key, _version(version))
         if response.status == 404 and version is None and surely:
-            if any(each.key == key for each in self.page(key, limit=1).objects):
+            if any(each.key == key for each in self.page(key, limit=1, odd=ignore).objects):
                 raise response.bad("the object is listed, but not found")
             return None
         if response.status == 404:

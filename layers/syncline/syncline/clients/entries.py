@@ -24,11 +24,15 @@ _WORDS: Final[dict[type, str]] = {str: "text", int: "a whole number", bool: "tru
 
 @dataclass(frozen=True, slots=True)
 class Odd:
-    """An entry that cannot be used. ``place`` says where it is in which listing; ``name`` is None if it has none."""
+    """An entry that cannot be used. ``place`` says where it is in which listing; ``name`` is None if it has none.
+
+    In a listing that is in order, ``at`` is its own name or that of an entry beside it, "" if there is none.
+    """
 
     place: str
     name: str | None
     error: SynclineError
+    at: str = ""
 
     @property
     def label(self) -> str:
@@ -86,10 +90,10 @@ class Entries:
         self._odd(odd)
 
 
-def odd_entry(place: str, name: str | None, why: str) -> Odd:
+def odd_entry(place: str, name: str | None, why: str, at: str = "") -> Odd:
     """Return the odd entry at a place, with ENTRY_INVALID as its error."""
     called = "" if name is None else f" ({shown(name)})"
-    return Odd(place, name, SynclineError("ENTRY_INVALID", f"{place}{called}: {why}"))
+    return Odd(place, name, SynclineError("ENTRY_INVALID", f"{place}{called}: {why}"), name or at)
 
 
 def shown(name: str) -> str:

@@ -12,6 +12,7 @@ from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
+from syncline.clients.entries import MOST_ODD, Odd, OnOdd, odd_entry, refuse, shown
 from syncline.errors import SynclineError
 
 _ALL_USERS: Final = "http://acs.amazonaws.com/groups/global/AllUsers"
@@ -80,14 +81,14 @@ def parse(body: bytes, root: str | None = None) -> ET.Element:
     return top
 
 
-def list_page(body: bytes) -> ListPage:
+def list_page(body: bytes, odd: OnOdd = refuse, listing: str = "the listing") -> ListPage:
     """Return the page of ListObjectsV2 in ``body``, whose names may be URL-encoded (``encoding-type=url``).
 
-    Raises NotXmlError, and LISTING_INCOMPLETE if the page is truncated and has no token to continue with.
+    ``listing`` is the name of the listing in messages. Raises NotXmlError, and LISTING_INCOMPLETE if the page is
+    truncated and has no token to continue with.
     """
-    top, objects = _plain_page(body) or _page(body)
-    encoded = _encoded(top)
-    prefixes = tuple(_name(each.findtext("Prefix") or "", encoded=encoded) for each in top.iterfind("CommonPrefixes"))
+    top, objects = _plain_page(body) or _page(body, odd, listing)
+    prefixes = tuple(_prefixes(top, odd, listing))
     token = top.findtext("NextContinuationToken") or None
     match top.findtext("IsTruncated"):
         case "false":
@@ -99,24 +100,67 @@ def list_page(body: bytes) -> ListPage:
     raise NotXmlError("the listing does not say whether it is complete")
 
 
-def _page(body: bytes) -> tuple[ET.Element, tuple[Listed, ...]]:
+def _prefixes(top: ET.Element, odd: OnOdd, listing: str) -> Iterator[str]:
+    encoded = _encoded(top)
+    for number, each in enumerate(top.iterfind("CommonPrefixes"), 1):
+        name = _text_of(each, "Prefix", encoded=encoded)
+        if name:
+            yield name
+        else:
+            odd(odd_entry(f"folder {number} of {listing}", None, "it has no name that is UTF-8"))
+
+
+def _page(body: bytes, odd: OnOdd = refuse, listing: str = "the listing") -> tuple[ET.Element, tuple[Listed, ...]]:
     """Return the root of a page and its objects."""
     top = parse(body, "ListBucketResult")
     encoded = _encoded(top)
-    try:
-        return top, tuple(_listed(each, encoded=encoded) for each in top.iterfind("Contents"))
-    except (ValueError, OverflowError) as error:
-        raise NotXmlError(f"invalid object in the listing: {error}") from None
+    objects: list[Listed] = []
+    found: list[Odd] = []
+    waiting: list[tuple[str | None, str]] = []
+    for each in top.iterfind("Contents"):
+        try:
+            objects.append(_listed(each, encoded=encoded))
+        except ValueError as error:
+            waiting.append((_text_of(each, "Key", encoded=encoded), str(error)))
+            continue
+        found += _placed(waiting, listing, "before", objects[-1].key)
+        waiting.clear()
+    found += _placed(waiting, listing, "behind", objects[-1].key if objects else "")
+    if len(found) > MOST_ODD:
+        raise NotXmlError(f"over {MOST_ODD} entries of one page are invalid; {found[0].error.what}")
+    for each_odd in found:
+        odd(each_odd)
+    return top, tuple(objects)
+
+
+def _placed(entries: Iterable[tuple[str | None, str]], listing: str, side: str, key: str) -> Iterator[Odd]:
+    """Yield odd entries that stand together on one side of a key, "" if the page has no key."""
+    for number, (name, why) in enumerate(entries, 1):
+        which = "the entry" if number == 1 else f"entry {number}"
+        place = f"{which} {side} {shown(key)!r} in {listing}" if key else f"entry {number} of a page of {listing}"
+        yield odd_entry(place, name, why, key)
 
 
 def _listed(element: ET.Element, *, encoded: bool) -> Listed:
-    key, size = element.findtext("Key"), element.findtext("Size")
-    if not key or size is None:
-        raise ValueError("no key or no size")
-    if not (size.isascii() and size.isdigit()):
-        raise ValueError(f"invalid size {size!r}")
+    key, size, time = element.findtext("Key"), element.findtext("Size"), element.findtext("LastModified") or ""
+    if not key:
+        raise ValueError("it has no key")
+    if size is None or not (size.isascii() and size.isdigit()):
+        raise ValueError("it has no size" if size is None else f"its size is {size[:40]!r}, not a number")
     etag = (element.findtext("ETag") or "").strip('"')
-    return Listed(_name(key, encoded=encoded), etag, int(size), unix_time(element.findtext("LastModified") or ""))
+    try:
+        modified = unix_time(time)
+    except (ValueError, OverflowError):
+        raise ValueError(f"its time is {time[:40]!r}, not a time") from None
+    return Listed(_name(key, encoded=encoded), etag, int(size), modified)
+
+
+def _text_of(element: ET.Element, tag: str, *, encoded: bool) -> str | None:
+    """Return a name that an element has, None if it has none or none that is UTF-8."""
+    try:
+        return _name(element.findtext(tag) or "", encoded=encoded) or None
+    except ValueError:
+        return None
 
 
 def _plain_page(body: bytes) -> tuple[ET.Element, tuple[Listed, ...]] | None:
@@ -142,9 +186,9 @@ def _plain_page(body: bytes) -> tuple[ET.Element, tuple[Listed, ...]] | None:
                 return None
             at = each.end()
             if encoded and ("%" in key or "+" in key):
-                key = unquote_plus(key)
+                key = unquote_plus(key, errors="strict")
             append(new(Listed, (key, etag, int(size), unix_time(modified))))
-    except ValueError:  # NotXmlError, too
+    except (ValueError, OverflowError):  # NotXmlError, too
         return None
     return (top, tuple(objects)) if at == len(text) and top.find("Contents") is not None else None
 
@@ -154,7 +198,8 @@ def _encoded(top: ET.Element) -> bool:
 
 
 def _name(text: str, *, encoded: bool) -> str:
-    return unquote_plus(text) if encoded else text
+    """Return a name as it is. Raises ValueError if it is not UTF-8."""
+    return unquote_plus(text, errors="strict") if encoded else text
 
 
 @lru_cache(maxsize=4096)  # many objects are written within the same second

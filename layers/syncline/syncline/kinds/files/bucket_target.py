@@ -21,6 +21,7 @@ from syncline.clients.bucket import (
     fingerprint,
     part_size,
 )
+from syncline.clients.entries import OnOdd, ignore, refuse
 from syncline.errors import SynclineError
 from syncline.kinds.files.listing import listed_ahead
 from syncline.kinds.files.targets import (
@@ -107,8 +108,8 @@ class BucketTarget:
     def leaves_out(self, path: str, size: int | None) -> bool:
         return not path and not size  # a bucket holds any other key
 
-    def listing(self, prefix: str, after: str) -> Generator[Listed]:
-        return listed_ahead(self._bucket, prefix, after)
+    def listing(self, prefix: str, after: str, odd: OnOdd = refuse) -> Generator[Listed]:
+        return listed_ahead(self._bucket, prefix, after, odd)
 
     def stat(self, path: str) -> TargetFile | None:
         head = self._bucket.head(path, surely=False)
@@ -127,7 +128,7 @@ class BucketTarget:
         prefix, after, found = _common(paths[0], paths[-1]), paths[0][:-1], dict[str, TargetFile]()
         wanted, at = set(paths), 0
         while at < len(paths):
-            page = self._bucket.page(prefix, after=after)
+            page = self._bucket.page(prefix, after=after, odd=ignore)
             shown = {each.key: file_of(each.etag, each.size) for each in page.objects if each.key in wanted}
             found |= shown
             if page.token is None or len(shown) * _SPARSE <= len(page.objects):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from syncline.clients.entries import Odd
 from syncline.clients.s3_xml import Listed
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import ETAG, MODIFIED, SIZE, TARGET, VERIFIED, Record, Row, Was
@@ -83,7 +84,8 @@ class Check:
 class Tally:
     """Objects listed at the source, files that are ours and selected, and those of them that are gone from the source.
 
-    ``renamed`` counts renames, which are not among ``gone``, and ``digest`` stands for the names that are gone.
+    ``renamed`` counts renames, which are not among ``gone``, and ``digest`` stands for the names that are gone. ``odd``
+    counts the entries of the listings that cannot be used: nothing is removed after one, as it may be what seems gone.
     """
 
     listed: int = 0
@@ -91,12 +93,19 @@ class Tally:
     gone: int = 0
     renamed: int = 0
     digest: str = ""
+    odd: int = 0
 
 
 class TargetListing:
-    """A target's listing, read alongside the source's. ``opened`` lists the files behind a name; ``start`` is cut off."""
+    """A target's listing, read alongside the source's. ``opened`` lists the files behind a name; ``start`` is cut off.
 
-    def __init__(self, opened: Callable[[str], Iterator[Listed]], start: str, after: str) -> None:
+    ``odd`` has the listing's odd entries that were met so far.
+    """
+
+    def __init__(
+        self, opened: Callable[[str], Iterator[Listed]], start: str, after: str, odd: Sequence[Odd] = ()
+    ) -> None:
+        self.odd = odd
         self._opened = opened
         self._cut = len(start)
         self._listing = opened(after)
@@ -261,8 +270,9 @@ class Pass:
             return None  # it was left out of the sync since, and stays where it is
         record = Record.of_row(row)
         if self.target is not None and here is None:
-            # Gone at both sides. An unverified record may be that of a file that is on its way.
-            if record.verified:
+            # Gone at both sides. An unverified record may be that of a file that is on its way, and an odd entry may
+            # stand for the file.
+            if record.verified and not self.target.odd:
                 self.adopted[name] = None
             return None
         self.tally.ours += 1

@@ -20,6 +20,7 @@ from itertools import chain, islice
 from typing import Final, TypeVar
 
 from syncline.clients.bucket import Bucket
+from syncline.clients.entries import ignore
 from syncline.clients.read_ahead import read_ahead
 from syncline.clients.s3_xml import Listed
 from syncline.config.files import KEY, FilesSync
@@ -28,6 +29,7 @@ from syncline.kinds.files.compare import Change, Pass, Tally, TargetListing, Tur
 from syncline.kinds.files.events import Hints, hints_of
 from syncline.kinds.files.items import Items, place_of, portions
 from syncline.kinds.files.listing import listed_ahead
+from syncline.kinds.files.odd import OddOnes
 from syncline.kinds.files.parallel import in_parallel
 from syncline.kinds.files.reading import LEFT_OUT, Reader, adopted_by
 from syncline.kinds.files.records import Gone, Record, Records, Row, Task
@@ -153,11 +155,11 @@ class Scan:
             if cursor.upto is None and not ended and window.is_empty and reached == cursor.after:
                 return  # time was over before anything was met
             at_once = cursor.whole or (cursor.after == "" and not cursor.removing and ended)
-            renames = {} if cursor.removing else self._renames(window.changes)
+            renames = {} if cursor.removing or window.tally.odd else self._renames(window.changes)
             tally = _with_renames(window, renames)
             granted, capped = self._granted(cursor, tally, pace, prefix, whole=whole) if ended else (0, None)
             removing = cursor.removing or at_once
-            budget = cursor.granted if cursor.removing and not ended else granted
+            budget = cursor.granted if cursor.removing and not ended and not tally.odd else granted
             here = replace(cursor, upto=None if ended else reached, whole=at_once, granted=budget if removing else 0)
             first = window.page(() if capped is None else (capped,))
             # The second pass is for removals alone: all else was sent on by the first one.
@@ -196,10 +198,12 @@ class Scan:
                 return chain.from_iterable(stack.enter_context(read_ahead(_chunks(items))))
 
             def opened(after: str) -> Iterator[Listed]:
-                return ahead(self._target.listing(starts[1] + prefix, _behind(starts[1], after)))
+                return ahead(self._target.listing(starts[1] + prefix, _behind(starts[1], after), odd.at_target.append))
 
-            source = ahead(listed_ahead(self._source, starts[0] + prefix, _behind(starts[0], cursor.after)))
-            other = TargetListing(opened, starts[1], cursor.after) if self._target.is_listed else None
+            odd, behind = OddOnes(sync), _behind(starts[0], cursor.after)
+            source = ahead(listed_ahead(self._source, starts[0] + prefix, behind, odd.at_source.append))
+            listed = self._target.is_listed
+            other = TargetListing(opened, starts[1], cursor.after, odd.at_target) if listed else None
             records = ahead(self._recorded(cursor.after, prefix))
             going = Pass(
                 source,
@@ -227,6 +231,10 @@ class Scan:
                 window.ended = cursor.upto is None
                 going.at = going.at if cursor.upto is None else cursor.upto
         self._settle(window, cursor, pace)
+        failures = odd.failures(cursor.after, None if window.ended else window.at)
+        window.odd += failures.values()
+        window.changes = [change for change in window.changes if change.key not in failures]
+        going.tally.odd += len(failures)
         return window
 
     def _settle(self, window: _Window, cursor: Cursor, pace: Pace) -> None:
@@ -255,7 +263,9 @@ class Scan:
         self, cursor: Cursor, tally: Tally, pace: Pace, prefix: str, *, whole: bool
     ) -> tuple[int, Failure | None]:
         """Return the removals that may be sent on at the listing's end, and a failure where the limits forbid them."""
-        empty = not tally.listed and (whole or not self._source.page(limit=1).objects)
+        if tally.odd:
+            return 0, None
+        empty = not tally.listed and (whole or not self._source.page(limit=1, odd=ignore).objects)
         if cursor.removing or cursor.whole:  # they were granted before
             return (0 if empty else cursor.granted), None
         if self._sync.removals is None or not tally.gone:
@@ -413,6 +423,7 @@ class _Window:
     going: Pass
     changes: list[Change] = field(default_factory=list)
     checked: _Checked = field(default_factory=_Checked)
+    odd: list[Failure] = field(default_factory=list)
     ended: bool = False
 
     @property
@@ -426,11 +437,11 @@ class _Window:
 
     @property
     def is_empty(self) -> bool:
-        return not self.changes and not self.checked.items and not self.checked.failures
+        return not self.changes and not self.odd and not self.checked.items and not self.checked.failures
 
     def page(self, more: tuple[Failure, ...]) -> Page:
         """Return the window's counts and failures as a page."""
-        failures = (*self.checked.failures, *more)
+        failures = (*self.checked.failures, *self.odd, *more)
         equal = self.going.equal - len(self.checked.items) - len(self.checked.failures)
         return Page("", skipped=equal, failures=failures, left_out=self.going.left_out)
 

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from syncline.clients.bucket import Bucket, ListPage
+from syncline.clients.entries import Odd, OnOdd, refuse
 from syncline.clients.s3_xml import Listed
 
 SHARDS: Final = 6
@@ -18,35 +19,47 @@ _WORTH: Final = 2
 """Folders from which on it is worth listing them side by side."""
 
 
-def listed_ahead(bucket: Bucket, prefix: str, after: str) -> Generator[Listed]:
+def listed_ahead(bucket: Bucket, prefix: str, after: str, odd: OnOdd = refuse) -> Generator[Listed]:
     """All objects below ``prefix`` and behind ``after``, in order.
+
+    ``odd`` is called by the threads that fetch pages, for entries of all pages that are fetched.
 
     A bucket that fits into one page costs one request. A larger one is parted by its folders, of which several are
     listed at a time; if it has none, or too many, its pages come one after another, one ahead.
     """
-    first = bucket.page(prefix, after=after)
+    held: list[Odd] = []
+    first = bucket.page(prefix, after=after, odd=held.append)
     if first.token is None:
+        for each in held:
+            odd(each)
         yield from first.objects
         return
     # Asked for from the start: services differ in which folders lie behind a key within one of them.
-    tops = bucket.page(prefix, delimiter="/")
+    hidden: list[Odd] = []
+    tops = bucket.page(prefix, delimiter="/", odd=hidden.append)
     with ThreadPoolExecutor(SHARDS, thread_name_prefix="list") as pool:
-        if tops.token is not None or len(tops.prefixes) < _WORTH:
-            yield from _one_after_another(bucket, prefix, first, pool)
+        if tops.token is not None or len(tops.prefixes) < _WORTH or hidden:
+            for each in held:
+                odd(each)
+            yield from _one_after_another(bucket, prefix, first, pool, odd)
         else:
-            yield from _side_by_side(bucket, tops, after, pool)
+            yield from _side_by_side(bucket, tops, after, pool, odd)
 
 
-def _one_after_another(bucket: Bucket, prefix: str, first: ListPage, pool: ThreadPoolExecutor) -> Generator[Listed]:
+def _one_after_another(
+    bucket: Bucket, prefix: str, first: ListPage, pool: ThreadPoolExecutor, odd: OnOdd
+) -> Generator[Listed]:
     page = first
     while page.token is not None:
-        following = pool.submit(bucket.page, prefix, token=page.token)
+        following = pool.submit(bucket.page, prefix, token=page.token, odd=odd)
         yield from page.objects
         page = following.result()
     yield from page.objects
 
 
-def _side_by_side(bucket: Bucket, tops: ListPage, after: str, pool: ThreadPoolExecutor) -> Generator[Listed]:
+def _side_by_side(
+    bucket: Bucket, tops: ListPage, after: str, pool: ThreadPoolExecutor, odd: OnOdd
+) -> Generator[Listed]:
     """Objects at the top and the contents of folders, as they sort."""
     parts: list[tuple[str, Listed | None]] = [(each.key, each) for each in tops.objects if each.key > after]
     parts += [(each, None) for each in tops.prefixes if each > after or after.startswith(each)]
@@ -56,7 +69,8 @@ def _side_by_side(bucket: Bucket, tops: ListPage, after: str, pool: ThreadPoolEx
 
     def fill() -> None:
         while len(ahead) < SHARDS and (name := next(waiting, None)) is not None:
-            ahead.append((name, pool.submit(_some_pages, bucket, name, after if after.startswith(name) else "", None)))
+            start = after if after.startswith(name) else ""
+            ahead.append((name, pool.submit(_some_pages, bucket, name, start, None, odd)))
 
     try:
         for _, listed in parts:
@@ -68,7 +82,7 @@ def _side_by_side(bucket: Bucket, tops: ListPage, after: str, pool: ThreadPoolEx
             pages = future.result()
             while pages:
                 token = pages[-1].token
-                following = pool.submit(_some_pages, bucket, name, "", token) if token is not None else None
+                following = pool.submit(_some_pages, bucket, name, "", token, odd) if token is not None else None
                 fill()
                 for page in pages:
                     yield from page.objects
@@ -78,9 +92,9 @@ def _side_by_side(bucket: Bucket, tops: ListPage, after: str, pool: ThreadPoolEx
             future.cancel()
 
 
-def _some_pages(bucket: Bucket, prefix: str, after: str, token: str | None) -> list[ListPage]:
+def _some_pages(bucket: Bucket, prefix: str, after: str, token: str | None, odd: OnOdd) -> list[ListPage]:
     """A few pages of a part of the listing."""
-    pages = [bucket.page(prefix, after=after, token=token)]
+    pages = [bucket.page(prefix, after=after, token=token, odd=odd)]
     while pages[-1].token is not None and len(pages) < _PAGES:
-        pages.append(bucket.page(prefix, token=pages[-1].token))
+        pages.append(bucket.page(prefix, token=pages[-1].token, odd=odd))
     return pages

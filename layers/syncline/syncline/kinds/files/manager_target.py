@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Final
 
 from syncline.clients.bucket import Listed, ObjectStream, fingerprint
+from syncline.clients.entries import OnOdd, refuse
 from syncline.clients.file_manager import Content, FileManager, Permissions, Saved
 from syncline.clients.read_ahead import read_ahead
 from syncline.errors import SynclineError
@@ -54,7 +55,7 @@ class FileManagerTarget:
     def creates_safely(self, size: int | None) -> bool:  # noqa: ARG002 - the API has no conditions
         return False
 
-    def listing(self, prefix: str, after: str) -> Generator[Listed]:
+    def listing(self, prefix: str, after: str, odd: OnOdd = refuse) -> Generator[Listed]:  # noqa: ARG002 - as declared
         raise SynclineError("REFUSED", f"{self.name} cannot be listed below {prefix!r} behind {after!r}")
 
     def stat(self, path: str) -> TargetFile | None:

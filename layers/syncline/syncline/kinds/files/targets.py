@@ -20,6 +20,7 @@ from syncline.clients.bucket import (
     Listed,
     ObjectStream,
 )
+from syncline.clients.entries import OnOdd, refuse
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import UNSTATED
 
@@ -126,7 +127,7 @@ class Target(Protocol):
         """Return True for what only stands for a folder, where the target needs no such thing."""
         ...
 
-    def listing(self, prefix: str, after: str) -> Generator[Listed]:
+    def listing(self, prefix: str, after: str, odd: OnOdd = refuse) -> Generator[Listed]:
         """Yield all files below ``prefix`` whose paths are greater than ``after``, in the order of their paths."""
         ...
 
