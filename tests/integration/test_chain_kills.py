@@ -11,7 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
 
-from syncline.kinds.images import copying, places
+from syncline.kinds.images import parts, places
 from tests.integration.chain import Chain, World, small, world
 from tests.pump import Duplicates, Manners, When
 
@@ -58,7 +58,7 @@ def test_a_step_killed_at_any_effect(place: World, effects: list[str], when: Whe
 
 
 def test_a_step_killed_within_any_streamed_request(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copying, "SMALL", 0)
+    monkeypatch.setattr(parts, "SMALL", 0)
     chain = _started(place)
     chain.reaper.streamed.clear()
     chain.pump.run()

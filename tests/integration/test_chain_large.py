@@ -11,7 +11,7 @@ from moto import mock_aws
 
 from syncline import running_hash
 from syncline.kinds import images
-from syncline.kinds.images import copying, pieces
+from syncline.kinds.images import copying, parts, pieces
 from syncline.model import Step
 from tests.integration.chain import SYNC, Chain, Key, World, world
 from tests.pump import Duplicates, Manners, When
@@ -36,8 +36,8 @@ def place() -> Iterator[World]:
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large is what has more than four chunks, and chunks are small. Time passes in large steps, so its end is late."""
     monkeypatch.setattr(images, "LAST_WORDS", 100.0)
-    monkeypatch.setattr(copying, "SMALL", 0)
-    monkeypatch.setattr(copying, "WHOLE", CHUNK * 4)
+    monkeypatch.setattr(parts, "SMALL", 0)
+    monkeypatch.setattr(parts, "WHOLE", CHUNK * 4)
     monkeypatch.setattr(pieces, "CHUNK", CHUNK)
     monkeypatch.setattr(pieces, "_MARK", CHUNK * 3)
 
@@ -258,7 +258,7 @@ def test_a_layer_of_another_size_than_its_manifest_says_is_found_out(place: Worl
     chain = large(place, tick=tick)
     chain.source.store.repositories["team/large"].blobs[digest_of(LAYER)] = blob
     chain.run()
-    chain.check({ITEM: "DIGEST_MISMATCH"})
+    chain.check({ITEM: "SIZE_DIFFERS"})
     assert transfers(chain) < 40
 
 

@@ -207,9 +207,11 @@ def test_what_the_target_lists_besides_stays(place: World, *, there: bool) -> No
     del target.repositories[NAME].manifests[made["1.0"]]
     chain.run()
     assert listed(chain.target, made["1.0"]) == {own, made["1.0 signed"]}
-    assert chain.latest().counts.failed == chain.latest().counts.conflict == 0
+    # Where the source lists by a tag, that tag differs: it cannot be told from one of which entries were revoked.
+    conflicts = 0 if there else 1
+    assert (chain.latest().counts.failed, chain.latest().counts.conflict) == (0, conflicts)
     counts = again(chain)
-    assert (counts.queued, counts.conflict, counts.failed) == (0, 0, 0)
+    assert (counts.queued, counts.conflict, counts.failed) == (0, conflicts, 0)
 
 
 def test_what_is_listed_and_is_none_is_left_out(place: World) -> None:

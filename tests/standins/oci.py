@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, quote, urlsplit
 
-from tests.standins.oci_store import OCI_INDEX, TYPES, RefusalError, Session, Store, subject_of
+from tests.standins.oci_store import OCI_INDEX, TYPES, RefusalError, Session, Store, named_by, subject_of
 from tests.standins.oci_wire import Answer, Asked, Fault, Server, bad_gateway, throttled
 
 __all__ = ["Answer", "Asked", "Fault", "OciRegistry", "bad_gateway", "throttled"]
@@ -204,7 +204,9 @@ class OciRegistry:
         digest, stored = self.store.manifest(name, reference)
         if stored.media_type in TYPES and stored.media_type not in asked.headers.get("accept", ""):
             raise RefusalError(404, "MANIFEST_UNKNOWN", f"it is of type {stored.media_type}, which is not accepted")
-        return Answer(200, {"Content-Type": stored.media_type, "Docker-Content-Digest": digest}, stored.body)
+        other = self.store.algorithm != "sha256" and ":" not in reference
+        told = named_by(self.store.algorithm, stored.body) if other else digest
+        return Answer(200, {"Content-Type": stored.media_type, "Docker-Content-Digest": told}, stored.body)
 
     def _upload(self, asked: Asked, match: re.Match[str]) -> Answer:
         name, session = match["name"], match["session"]

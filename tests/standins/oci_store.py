@@ -77,9 +77,16 @@ def descriptor(media_type: str, data: bytes, **more: Any) -> dict[str, Any]:
 
 
 class Store:
-    """The content of a registry; every method may be called from any thread."""
+    """The content of a registry; every method may be called from any thread.
+
+    `takes_all` makes it take manifests of any type and indexes with children that are not there. With `keeps_blobs` it
+    does not replace a blob that it has, as docker-registry does. `algorithm` is that of the digests it tells of tags.
+    """
 
     def __init__(self) -> None:
+        self.takes_all = False
+        self.keeps_blobs = False
+        self.algorithm = "sha256"
         self.repositories: dict[str, Repository] = {}
         self.sessions: dict[str, Session] = {}
         self.lock = threading.RLock()
@@ -224,7 +231,9 @@ class Store:
         content = bytes(self.sessions.pop(session).data) + data
         if digest_of(content) != _valid(digest):
             raise RefusalError(400, "DIGEST_INVALID", f"the bytes have {digest_of(content)}")
-        self.repositories[name].blobs[digest] = content
+        blobs = self.repositories[name].blobs
+        if digest not in blobs or not self.keeps_blobs:
+            blobs[digest] = content
 
     def put_manifest(self, name: str, reference: str, media_type: str, body: bytes) -> str:
         """Take a manifest if all that it names is here; its digest."""
@@ -237,8 +246,9 @@ class Store:
         elif TAG.fullmatch(reference) is None:
             raise RefusalError(400, "TAG_INVALID")
         repository = self.repositories.get(name, Repository())
-        manifest = _manifest(media_type, body)
-        unknown = _unknown(manifest.get("manifests", ()), lambda d: d in repository.manifests)
+        manifest = _manifest(media_type, body, any_type=self.takes_all)
+        children = () if self.takes_all else manifest.get("manifests", ())
+        unknown = _unknown(children, lambda d: d in repository.manifests)
         unknown += _unknown(_blobs(manifest), lambda d: d in repository.blobs)
         if unknown:
             raise RefusalError(400, "MANIFEST_BLOB_UNKNOWN", " ".join(unknown))
@@ -265,17 +275,23 @@ def _listing(stored: Stored) -> dict[str, Any]:
     return descriptor(stored.media_type, stored.body, **{name: said for name, said in more.items() if said})
 
 
+def named_by(algorithm: str, body: bytes) -> str:
+    return f"{algorithm}:{hashlib.new(algorithm, body).hexdigest()}"
+
+
 def _valid(digest: str) -> str:
     if DIGEST.fullmatch(digest) is None:
         raise RefusalError(400, "DIGEST_INVALID", f"{digest!r} is no digest")
     return digest
 
 
-def _manifest(media_type: str, body: bytes) -> dict[str, Any]:
+def _manifest(media_type: str, body: bytes, *, any_type: bool) -> dict[str, Any]:
     try:
         manifest = json.loads(body)
     except ValueError:
         raise RefusalError(400, "MANIFEST_INVALID", "not JSON") from None
+    if any_type and media_type not in TYPES and isinstance(manifest, dict):
+        return manifest
     if media_type not in TYPES or not isinstance(manifest, dict) or manifest.get("schemaVersion") != 2:
         raise RefusalError(400, "MANIFEST_INVALID", f"of type {media_type!r}")
     if manifest.get("mediaType", media_type) != media_type:
@@ -284,7 +300,7 @@ def _manifest(media_type: str, body: bytes) -> dict[str, Any]:
 
 
 def _blobs(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [manifest["config"], *manifest["layers"]] if "config" in manifest else []
+    return [manifest["config"], *manifest.get("layers", ())] if "config" in manifest else []
 
 
 def _unknown(entries: Iterable[Mapping[str, Any]], known: Callable[[str], bool]) -> list[str]:

@@ -62,12 +62,16 @@ _ROWS: Final = (
     # Images
     Code("REFERENCE_INVALID", False, "A repository, tag or digest is not one by the distribution specification.", "Correct the name that the message quotes."),
     Code("DIGEST_MISMATCH", True, "The bytes received do not have the digest they were asked for by.", "If it stays, the source is damaged or something between rewrites bytes: pull the image by hand."),
-    Code("MANIFEST_UNSUPPORTED", False, "The manifest is of schema 1, or of a type nobody can copy unchanged.", "Push the image again with a current tool, or exclude the tag."),
+    Code("MANIFEST_UNSUPPORTED", False, "The manifest is of schema 1, has no type, or is of a type that the target refuses.", "Push the image again with a current tool, use a target that takes the type, or exclude the tag."),
     Code("MANIFEST_INVALID", False, "The manifest is not what its media type promises.", "Push the image again; the manifest at the source is damaged."),
     Code("TAG_DIFFERS", False, "The target has another image under this tag, and the sync may not overwrite.", "Decide which is right: delete the target's tag, or set `overwrite: true`."),
     Code("READ_ONLY", False, "The target repository does not take pushes (mirror or read-only state).", "Change the repository's state at the target, or exclude it."),
     Code("UPLOAD_LOST", True, "The target forgot an upload under way.", "Nothing; the next try starts that layer again."),
     Code("NOT_ARRIVED", True, "The target was asked again after the transfer and does not have the item, or has another.", "If it stays, look for something else that writes to the target or cleans it."),
+    Code("BLOB_DAMAGED", False, "The target has a blob of another size than its manifest states, and keeps it although the right bytes were sent.", "Remove the blob that the message names from the target's storage, then `syncline retry`; nothing was tagged."),
+    Code("SIZE_DIFFERS", False, "A blob at the source does not have the size that its manifest states.", "If it has fewer bytes, the source has lost some; otherwise its manifest is wrong. In both cases push the image again."),
+    Code("INDEX_INCOMPLETE", False, "The target refuses an index of which some images are not at the source.", "Push the absent images to the source, use a target that takes such an index, or exclude the tag."),
+    Code("FOREIGN_LAYERS_REFUSED", False, "The target refuses an image with layers that are fetched from elsewhere (foreign layers with `urls`).", "Allow their addresses at the target (docker-registry: `validation.manifests.urls.allow`), or exclude the tag."),
     # Artifacts
     Code("ARTIFACT_EXPIRED", False, "The build's artifact is past its retention, and GitHub has removed it (410).", "Run the build again; raise its `retention-days`, or let the sync look more often."),
     Code("ARCHIVE_INVALID", False, "An archive is damaged, cut short, or contradicts itself: a layer is not what its config says, a directory lies.", "Run the build again; the message names the part that is wrong."),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from syncline.clients.oci import MANIFEST_TYPES, Manifest, Registry, TagTakenError
-from syncline.clients.oci_manifest import OCI_INDEX, OCI_MANIFEST
+from syncline.clients.oci_manifest import ARTIFACT_TYPES, OCI_INDEX, OCI_MANIFEST
 from syncline.clients.reference import digest_of
 from syncline.errors import SynclineError
 from tests.standins.made_up import Naps
@@ -108,7 +108,7 @@ def test_a_catalog_refused(server: ScriptedServer, registry: Registry, status: i
 def test_a_digest_by_head(server: ScriptedServer, registry: Registry) -> None:
     server.on("HEAD", f"{MANIFESTS}v1", ANSWER)
     assert registry.manifest_digest("org/app", "v1") == DIGEST
-    assert server.requests[0].headers["accept"] == ", ".join(MANIFEST_TYPES)
+    assert server.requests[0].headers["accept"] == ", ".join((*MANIFEST_TYPES, *ARTIFACT_TYPES))
     assert len(server.requests) == 1
 
 

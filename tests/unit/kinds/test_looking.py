@@ -16,8 +16,10 @@ from syncline.clients.quay import Quay, QuayRepository, QuayTag
 from syncline.config import load_sync
 from syncline.config.images import ImagesSync
 from syncline.errors import SynclineError
+from syncline.kinds.artifacts.layers import OwnMemory
 from syncline.kinds.images import looking
 from syncline.kinds.images.looking import Look, Side
+from syncline.kinds.images.notes import Notes
 from syncline.kinds.kind import Pace, Page
 from syncline.model import EVERYTHING, Item, Outcome, Scope
 
@@ -100,7 +102,7 @@ class Bench:
     def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
         source = Side(cast("Registry", self.source), cast("Quay | None", self.source_api))
         target = Side(cast("Registry", self.target), cast("Quay | None", self.target_api))
-        return Look(self.sync, source, target).pages(scope, cursor, pace)
+        return Look(self.sync, source, target, Notes(OwnMemory(), "dr.example")).pages(scope, cursor, pace)
 
 
 def found(pages: Iterable[Page]) -> list[tuple[str, str]]:

@@ -9,8 +9,7 @@ from syncline.clients.addresses import Endpoint
 from syncline.clients.http import Http
 from syncline.clients.oci import Registry
 from syncline.clients.pacing import Policy
-from syncline.kinds.images.proving import Proof
-from syncline.kinds.images.referrers import Compared, Referrers
+from syncline.kinds.images.proving import Origin, Proof
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item
 from tests.standins.oci import Fault, OciRegistry
@@ -90,7 +89,13 @@ def _forget_everything(store: Store) -> None:
     store.repositories.clear()
 
 
-@pytest.mark.parametrize("lose", [_forget_tag, _move_tag, _forget_layer, _forget_child, _forget_everything])
+def _truncate_layer(store: Store) -> None:
+    store.repositories[GROUP].blobs[digest_of(b"one")] = b"on"
+
+
+@pytest.mark.parametrize(
+    "lose", [_forget_tag, _move_tag, _forget_layer, _truncate_layer, _forget_child, _forget_everything]
+)
 def test_whatever_part_is_missing_the_image_has_not_arrived(
     registry: OciRegistry, proof: Proof, lose: Callable[[Store], None]
 ) -> None:
@@ -129,7 +134,7 @@ def test_what_there_is_no_time_for_is_left_for_later(registry: OciRegistry, proo
 def test_what_refers_to_an_image_is_proved_with_it(registry: OciRegistry, lost: str) -> None:
     """The source has a signature; the target is asked whether it lists it, and for its parts."""
     client = Registry(Endpoint("http", registry.host), lambda: None, Http(Policy(sleep=lambda _: None)))
-    proof = Proof(client, lambda group: Compared(Referrers(client, "source/app"), Referrers(client, group)))
+    proof = Proof(client, Origin(client, lambda _: "source/app"))
     for name in ("source/app", GROUP):
         digest = registry.store.add_image(name, "1", b"one")
         subject = descriptor(OCI_MANIFEST, registry.store.repositories[name].manifests[digest].body)

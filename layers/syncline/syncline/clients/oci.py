@@ -31,7 +31,15 @@ from syncline.clients.failures import error_codes, speaks_distribution
 from syncline.clients.http import Endpoint, Http, Response
 from syncline.clients.oci_auth import Credentials
 from syncline.clients.oci_links import next_link, own_target
-from syncline.clients.oci_manifest import MANIFEST_TYPES, OCI_INDEX, Descriptor, Manifest, media_type_of
+from syncline.clients.oci_manifest import (
+    ARTIFACT_TYPES,
+    MANIFEST_TYPES,
+    OCI_INDEX,
+    Descriptor,
+    Manifest,
+    is_type,
+    media_type_of,
+)
 from syncline.clients.oci_referrers import ABSENT, list_tag, listed
 from syncline.clients.oci_transport import REDIRECTS, Transport, pull, push
 from syncline.clients.oci_upload import Upload, begin, session_of
@@ -63,7 +71,8 @@ SETTLING_ATTEMPTS: Final = 4  # a manifest PUT and three more
 NO_API: Final = 60.0
 """Seconds for which a registry that has no referrers API is not asked for it again."""
 
-_ACCEPT: Final = {"Accept": ", ".join(MANIFEST_TYPES)}
+_ACCEPTED: Final = (*MANIFEST_TYPES, *ARTIFACT_TYPES)
+_ACCEPT: Final = {"Accept": ", ".join(_ACCEPTED)}
 _CATALOG: Final = ("registry:catalog:*",)
 _SETTLING: Final = frozenset({"DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN"})
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
@@ -143,24 +152,26 @@ class Registry:
             raise answer.error()
         return self._proved_digest(answer, reference, f"{self.host}/{repository}")
 
-    def manifest(self, repository: str, reference: str) -> Manifest:
-        """A manifest by tag or digest, its bytes proved.
+    def manifest(self, repository: str, reference: str, media_type: str = "") -> Manifest:
+        """Return a manifest by tag or digest, its bytes checked. ``media_type`` is its type as an index names it.
 
-        Raises NOT_FOUND, DIGEST_MISMATCH, MANIFEST_UNSUPPORTED (schema 1 and unknown types), MANIFEST_INVALID.
+        Raises NOT_FOUND, DIGEST_MISMATCH, MANIFEST_UNSUPPORTED (schema 1, or no type at all), MANIFEST_INVALID.
         """
         target = f"/v2/{repository}/manifests/{parse_reference(reference)}"
-        answer = self._transport.fetch("GET", target, pull(repository), _ACCEPT)
+        known = media_type in _ACCEPTED or not is_type(media_type)
+        accept = _ACCEPT if known else {"Accept": ", ".join((*_ACCEPTED, media_type))}
+        answer = self._transport.fetch("GET", target, pull(repository), accept)
         if answer.status != 200:
             raise answer.error()
         where = f"{self.host}/{repository}"
         named = f"{where}{'@' if is_digest(reference) else ':'}{reference}"
         try:
-            media_type = media_type_of(answer.header("Content-Type"), answer.body, named)
+            told = media_type_of(answer.header("Content-Type"), answer.body, named)
         except SynclineError as error:
             if error.code.name == "MANIFEST_INVALID":
                 self._proved_digest(answer, reference, where)  # other bytes than those asked for say nothing of these
             raise
-        return Manifest(self._proved_digest(answer, reference, where), media_type, answer.body)
+        return Manifest(self._proved_digest(answer, reference, where), told, answer.body)
 
     def has_blob(self, repository: str, digest: str) -> bool:
         """Whether the repository has a blob."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -15,8 +16,16 @@ OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 MANIFEST_TYPES: Final = (OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST)
+ARTIFACT_TYPES: Final = (
+    "application/vnd.oci.artifact.manifest.v1+json",
+    "application/vnd.cncf.oras.artifact.manifest.v1+json",
+)
+"""Types of manifests that registries hold beside images; others have to be named to be asked for."""
 
 INDEX_TYPES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
+_TYPE: Final = re.compile(r"application/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
+_UNTOLD: Final = frozenset({"application/json", "application/octet-stream"})
+"""Content types that do not tell the type of a manifest."""
 _SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1+"
 _FOREIGN: Final = (
     "application/vnd.docker.image.rootfs.foreign.",
@@ -29,12 +38,19 @@ class Descriptor:
     """What a manifest says about something it points to; ``size`` in bytes.
 
     ``foreign`` marks a layer that registries need not have (it is fetched from elsewhere): its absence is no failure.
+    ``platform`` is that of a child of an index, such as ``linux/arm/v7``; empty if the index names none.
     """
 
     digest: str
     size: int
     media_type: str
     foreign: bool = False
+    platform: str = ""
+
+    @property
+    def names_manifest(self) -> bool:
+        """Return True if the media type is one of manifests, as far as its name tells."""
+        return any(word in self.media_type for word in ("manifest", "index"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +69,39 @@ class Manifest:
         """Return True if the bytes have the digest, whatever its algorithm."""
         return digest == self.digest or (is_digest(digest) and matches(digest, self.body))
 
+    @property
+    def is_known(self) -> bool:
+        """Return True if the manifest is an image or an index; others come along as they are."""
+        return self.media_type in MANIFEST_TYPES
+
     def children(self) -> tuple[Descriptor, ...]:
-        """The manifests an index points to; empty for a manifest that is no index. MANIFEST_INVALID if malformed."""
-        if not self.is_index:
+        """Return the entries of an index; of a manifest of unknown type its subject too.
+
+        Most are manifests, but an index of BuildKit's cache lists blobs. Raises MANIFEST_INVALID if malformed.
+        """
+        if self.is_known and not self.is_index:
             return ()
-        return tuple(self._descriptor(entry) for entry in self._list("manifests"))
+        found = [self._descriptor(entry) for entry in self._list("manifests")]
+        if not self.is_known and self.subject is not None:
+            found.append(self.subject)
+        return tuple(found)
+
+    def layers(self) -> tuple[Descriptor, ...]:
+        """Return the layers, in order; none of an index. Raises MANIFEST_INVALID if malformed."""
+        return () if self.is_index else tuple(self._descriptor(entry) for entry in self._list("layers"))
 
     def blobs(self) -> tuple[Descriptor, ...]:
-        """Config and layers, each digest once, in order; empty for an index. MANIFEST_INVALID if malformed."""
+        """Return config, layers and other blobs, each digest once, in order; none of an index.
+
+        Raises MANIFEST_INVALID if malformed.
+        """
         if self.is_index:
             return ()
-        found = [self._descriptor(self._parsed().get("config"))]
-        found += [self._descriptor(entry) for entry in self._list("layers")]
+        config = self._parsed().get("config")
+        found = [] if config is None and not self.is_known else [self._descriptor(config)]
+        found += self.layers()
+        if not self.is_known:
+            found += [self._descriptor(entry) for entry in self._list("blobs")]
         return tuple({blob.digest: blob for blob in found}.values())
 
     @property
@@ -98,6 +135,8 @@ class Manifest:
 
     def _list(self, key: str) -> list[Any]:
         value = self._parsed().get(key)
+        if value is None and not self.is_known:
+            return []
         if not isinstance(value, list):
             raise self._invalid(f"it has no list of {key}")
         return value
@@ -113,17 +152,30 @@ class Manifest:
         except SynclineError as error:
             raise self._invalid(error.what) from None
         media_type = media_type if isinstance(media_type, str) else ""
-        return Descriptor(digest, size, media_type, bool(value.get("urls")) or media_type.startswith(_FOREIGN))
+        foreign = bool(value.get("urls")) or media_type.startswith(_FOREIGN)
+        return Descriptor(digest, size, media_type, foreign, _platform(value.get("platform")))
 
     def _invalid(self, why: str) -> SynclineError:
         return SynclineError("MANIFEST_INVALID", f"manifest {self.digest}: {why}")
 
 
-def media_type_of(content_type: str, body: bytes, where: str) -> str:
-    """The media type of a manifest by its header and its own words, which must not contradict each other.
+def is_type(text: str) -> bool:
+    """Return True if a text is a media type that a manifest may have, fit for a header."""
+    return _TYPE.fullmatch(text) is not None and text not in _UNTOLD
 
-    Raises MANIFEST_UNSUPPORTED for schema 1 and unknown types, MANIFEST_INVALID for a body of two kinds at once (the
-    confusion of CVE-2021-41190) or of another kind than the header says.
+
+def _platform(value: Any) -> str:
+    if not isinstance(value, dict):
+        return ""
+    parts = [value.get(key) for key in ("os", "architecture", "variant")]
+    return "/".join(part for part in parts if isinstance(part, str) and part)
+
+
+def media_type_of(content_type: str, body: bytes, where: str) -> str:
+    """Return the media type of a manifest by its header and its own words, which must not contradict each other.
+
+    Raises MANIFEST_UNSUPPORTED for schema 1 and where neither tells a type, MANIFEST_INVALID for a body of two kinds at
+    once (the confusion of CVE-2021-41190) or of another kind than the header says.
     """
     said = content_type.partition(";")[0].strip().lower()
     if said.startswith(_SCHEMA_1):
@@ -139,9 +191,16 @@ def media_type_of(content_type: str, body: bytes, where: str) -> str:
     own = value.get("mediaType")
     if said in MANIFEST_TYPES and own in MANIFEST_TYPES and said != own:
         raise SynclineError("MANIFEST_INVALID", f"{where} came as {said} but calls itself {own}")
-    media_type = said if said in MANIFEST_TYPES else own
-    if media_type not in MANIFEST_TYPES:
-        raise SynclineError("MANIFEST_UNSUPPORTED", f"{where} is of type {str(own or said)[:100]!r}")
+    if said not in MANIFEST_TYPES and own not in MANIFEST_TYPES:
+        return _unknown_type(said, own, where)
+    media_type = said if said in MANIFEST_TYPES else str(own)
     if ("manifests" in value) != (media_type in INDEX_TYPES) or ("layers" in value) == ("manifests" in value):
         raise SynclineError("MANIFEST_INVALID", f"{where} does not have the fields of {media_type}")
-    return str(media_type)
+    return media_type
+
+
+def _unknown_type(said: str, own: object, where: str) -> str:
+    for told in (said, own):
+        if isinstance(told, str) and is_type(told):
+            return told
+    raise SynclineError("MANIFEST_UNSUPPORTED", f"{where} is of type {str(own or said)[:100]!r}")

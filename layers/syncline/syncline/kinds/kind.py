@@ -46,10 +46,12 @@ class Arrived:
     """The item is at the target, as far as the transfer knows; ``item`` carries its fingerprint as ``source``.
 
     If verify does not find it there, the item is transferred again as it is here, so its detail holds no progress.
+    ``note`` is a sentence of the verification's for the report.
     """
 
     item: Item
     moved_bytes: int = 0
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
     waiting = False
     for answer in kind.verify(batch.items, Pace(left)):
         match answer:
-            case Arrived(item):
-                work.results.append(_moved(item))
+            case Arrived(item, _, note):
+                work.results.append(_moved(item, note))
             case Later(item):
                 later.append(item)
                 waiting |= answer.waiting
@@ -45,8 +45,8 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
     engine.end(work)
 
 
-def _moved(item: Item) -> Result:
+def _moved(item: Item, note: str) -> Result:
     moved_bytes = int(item.detail.get("bytes", 0))
     # Whatever has arrived has a fingerprint: what has none is what the target was to have no more.
     outcome = Outcome.REMOVED if item.source is None else Outcome.MOVED
-    return Result(item.group, item.name, outcome, item.source, item.source, moved_bytes)
+    return Result(item.group, item.name, outcome, item.source, item.source, moved_bytes, reason=note or None)

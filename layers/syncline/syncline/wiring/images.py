@@ -6,7 +6,7 @@ from syncline.clients.addresses import Endpoint
 from syncline.clients.quay import Quay
 from syncline.config import Sync
 from syncline.config.images import ImagesEndpoint, ImagesSync
-from syncline.kinds.images import BlobPlaces, Images, Side
+from syncline.kinds.images import BlobPlaces, Images, Notes, Side
 from syncline.kinds.kind import Kind
 from syncline.wiring.parts import Parts
 from syncline.wiring.registries import registry_at
@@ -21,7 +21,9 @@ class Builder:
 
     def __call__(self, sync: Sync) -> Kind:
         assert isinstance(sync, ImagesSync)
-        return Images(sync, self._side(sync.source), self._side(sync.target), self._parts.http, self._places)
+        source, target = self._side(sync.source), self._side(sync.target)
+        notes = Notes(self._parts.state.facts, target.registry.host)
+        return Images(sync, source, target, self._parts.http, places=self._places, notes=notes)
 
     def _side(self, place: ImagesEndpoint) -> Side:
         return Side(registry_at(place, self._parts.secrets, self._parts.http), self._api(place))

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from syncline.clients.http import Http
 from syncline.config.images import ImagesSync
+from syncline.errors import SynclineError
 from syncline.kinds.images.copying import Answer, RepositoryCopy
-from syncline.kinds.images.looking import Look, Side
+from syncline.kinds.images.looking import Look, Side, is_same
+from syncline.kinds.images.notes import Notes
 from syncline.kinds.images.notifications import repositories_in
 from syncline.kinds.images.pieces import Way
 from syncline.kinds.images.places import BlobPlaces
-from syncline.kinds.images.proving import Proof
-from syncline.kinds.images.referrers import Compared, Referrers
+from syncline.kinds.images.proving import Origin, Proof
 from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
 from syncline.model import Item, Scope, Step
 
-__all__ = ["BlobPlaces", "Images", "Side"]
+__all__ = ["BlobPlaces", "Images", "Notes", "Side"]
 
 LAST_WORDS: Final = 5.0
 """Seconds for which a request may still be under way when the time is over: a server that hangs must not be the end of
@@ -30,35 +32,68 @@ class Images:
     moves_by = Step.TRANSFER
     share = 100
 
-    def __init__(self, sync: ImagesSync, source: Side, target: Side, http: Http, places: BlobPlaces) -> None:
+    def __init__(  # noqa: PLR0913 - each is handed in
+        self, sync: ImagesSync, source: Side, target: Side, http: Http, *, places: BlobPlaces, notes: Notes
+    ) -> None:
         self._sync = sync
         self._source = source
         self._target = target
         self._http = http
         self._places = places
+        self._notes = notes
 
     def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
         self._http.end_within(pace.left() + LAST_WORDS)
-        return Look(self._sync, self._source, self._target).pages(scope, cursor, pace)
+        return Look(self._sync, self._source, self._target, self._notes).pages(scope, cursor, pace)
 
     def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
         self._http.end_within(pace.left() + LAST_WORDS)
         group = items[0].group
-        source = self._sync.source_repository(group)
-        assert source is not None, "discover names only repositories below the prefix"
-        way = Way(self._source.registry, source, self._target.registry, group)
-        copy = RepositoryCopy(way, self._places, pace, self._sync)
+        way = Way(self._source.registry, self._repository(group), self._target.registry, group)
+        copy = RepositoryCopy(way, self._places, pace, self._sync, self._notes)
         return copy.images(items)
 
     def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
         self._http.end_within(pace.left() + LAST_WORDS)
-        referrers = None if self._sync.referrers == "none" else self._referrers
-        return Proof(self._target.registry, referrers).of(items, pace)
+        origin = Origin(self._source.registry, self._repository, self._sync.referrers != "none")
+        for answer in Proof(self._target.registry, origin).of(items, pace):
+            match answer:
+                case Arrived():
+                    yield self._with_notes(answer)
+                case Failure(item, error) if error.code.name == "NOT_ARRIVED":
+                    self._notes.note_loss(item.group)
+                    yield answer
+                case _:
+                    yield answer
 
-    def _referrers(self, group: str) -> Compared:
+    def _with_notes(self, answer: Arrived) -> Arrived | Failure:
+        """Add to a verified item what its transfer replaced, and whether the tag has moved on at the source since."""
+        item = answer.item
+        notes = [answer.note] if answer.note else []
+        if "replaced" in item.detail:
+            notes.append(f"it replaced {item.detail['replaced']}")
+        try:
+            now = self._moved_on(item)
+        except SynclineError as error:
+            return Failure(item, error)
+        if now is not None:
+            notes.append(f"{item.source} was copied, and the source has {now} by now; the next run copies that")
+        return replace(answer, note="; ".join(notes))
+
+    def _moved_on(self, item: Item) -> str | None:
+        """Return the digest that a tag has at the source by now, None if it is still the one that was copied."""
+        source, name = self._source.registry, self._repository(item.group)
+        digest = str(item.source)
+        now = source.manifest_digest(name, item.name)
+        if now is None or is_same(digest, now, lambda: source.manifest(name, item.name)):
+            return None
+        self._notes.note_outdated(item.group, item.name, digest)
+        return now
+
+    def _repository(self, group: str) -> str:
         source = self._sync.source_repository(group)
         assert source is not None, "discover names only repositories below the prefix"
-        return Compared(Referrers(self._source.registry, source), Referrers(self._target.registry, group))
+        return source
 
     def reference(self, group: str) -> str:
         return f"{self._target.registry.host}/{group}"

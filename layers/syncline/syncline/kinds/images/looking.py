@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 from syncline.clients.entries import Odd, OnOdd, ignore
-from syncline.clients.oci import Registry
+from syncline.clients.oci import Manifest, Registry
 from syncline.clients.quay import Quay
 from syncline.config.images import ImagesSync
 from syncline.errors import SynclineError
+from syncline.kinds.images.attached import Attached, is_list
 from syncline.kinds.images.copying import conflict
-from syncline.kinds.images.referrers import Compared, Referrers, grows, is_list
-from syncline.kinds.kind import Failure, Pace, Page, odd_pages
+from syncline.kinds.images.notes import Notes
+from syncline.kinds.images.proving import Origin, Proof
+from syncline.kinds.images.referrers import Compared, Referrers
+from syncline.kinds.kind import Arrived, Failure, Pace, Page, odd_pages
 from syncline.model import Item, Result, Scope
+from syncline.select import is_signature_tag
 
 AT_ONCE: Final = 16
 """Repositories compared at a time."""
@@ -64,10 +68,11 @@ class _Listed:
 class Look:
     """One look at a sync's repositories."""
 
-    def __init__(self, sync: ImagesSync, source: Side, target: Side) -> None:
+    def __init__(self, sync: ImagesSync, source: Side, target: Side, notes: Notes) -> None:
         self._sync = sync
         self._source = source
         self._target = target
+        self._notes = notes
         self._states: dict[str, dict[str, str]] = {}
         self._complete: set[str] = set()
         self._with_referrers = sync.referrers == "always"
@@ -187,7 +192,7 @@ class Look:
         group = self._sync.target_repository(name)
         pages: list[Page] = []
         try:
-            for page in self._compare(name, group, behind):
+            for page in self._compare(name, group, behind, pace):
                 pages.append(page)
                 if pace.over:
                     break
@@ -195,7 +200,7 @@ class Look:
             return [Page(name, failures=(Failure(Item(group, "*"), error),))]
         return pages
 
-    def _compare(self, name: str, group: str, behind: str) -> Iterator[Page]:
+    def _compare(self, name: str, group: str, behind: str, pace: Pace) -> Iterator[Page]:
         found = self._source_tags(name)
         takes = self._sync.takes_tag
         present = _Listed({}, [])
@@ -207,28 +212,35 @@ class Look:
             odd = (each for each in (*found.odd, *present.odd) if each.name is None or takes(each.name))
             failures = {each.label: Failure(Item(group, each.label), each.error) for each in odd}
             yield from odd_pages(f"{name}:{_BEFORE_TAGS}", failures.values())
+        detail = ({"fresh": True} if present.is_empty else {}) | (
+            {"signed": True} if any(map(is_signature_tag, found.tags)) else {}
+        )
+        # Where something was lost after it was put there, equal tags are no proof of whole images.
+        suspect = bool(present.tags) and self._notes.has_loss(group)
+        whole = suspect and not behind
         for at in range(0, max(len(wanted), 1), PAGE_TAGS):
             tags = wanted[at : at + PAGE_TAGS]
             cursor = name if at + PAGE_TAGS >= len(wanted) else f"{name}:{tags[-1]}"
-            page = self._page(name, group, cursor, {tag: (found.tags[tag], present.there(tag)) for tag in tags})
-            yield _fresh(page) if present.is_empty else page
+            both = {tag: (found.tags[tag], present.there(tag)) for tag in tags}
+            compared = self._with_digests(name, group, both)
+            broken = self._broken(name, compared, pace) if suspect else set()
+            whole &= not broken
+            page = self._page(name, group, cursor, compared, broken)
+            yield replace(page, items=tuple(replace(item, detail=detail) for item in page.items))
+        if whole and not pace.over and not pace.plan:
+            self._notes.forget_loss(group)
 
-    def _page(self, name: str, group: str, cursor: str, tags: dict[str, tuple[Tag, Tag | None]]) -> Page:
+    def _page(self, name: str, group: str, cursor: str, compared: Sequence[Item], broken: set[str]) -> Page:
         items: list[Item] = []
         results: list[Result] = []
         skipped = 0
-        compared = self._with_digests(name, group, tags)
-        incomplete, complete = (
-            self._lacking_referrers(name, group, compared),
-            self._complete_lists(name, group, compared),
-        )
+        incomplete = broken | self._lacking_referrers(name, group, compared)
+        replaceable = set() if self._sync.overwrite else self._replaceable(name, group, compared)
         for item in compared:
-            if item.source is None and tags[item.name][1] is not None:
-                continue  # removed at the source since it was listed
             equal = item.target is not None and item.target == item.source
-            if (equal and item.name not in incomplete) or complete.get(item.name):
+            if equal and item.name not in incomplete:
                 skipped += 1
-            elif equal or item.target is None or self._sync.overwrite or item.name in complete:
+            elif equal or item.target is None or self._sync.overwrite or item.name in replaceable:
                 items.append(item)
             else:
                 results.append(conflict(item))
@@ -237,6 +249,12 @@ class Look:
             failures = tuple(Failure(item, error) for item in items)
             return Page(cursor, skipped=skipped, results=tuple(results), failures=failures)
         return Page(cursor, tuple(items), skipped, tuple(results))
+
+    def _broken(self, name: str, items: Sequence[Item], pace: Pace) -> set[str]:
+        """Return the tags, equal on both sides, of images that are not whole at the target."""
+        equal = [item for item in items if item.source is not None and item.source == item.target]
+        proof = Proof(self._target.registry, Origin(self._source.registry, lambda _: name, referrers=False))
+        return {answer.item.name for answer in proof.of(equal, pace) if not isinstance(answer, Arrived)}
 
     def _lacking_referrers(self, name: str, group: str, items: Iterable[Item]) -> set[str]:
         """The tags, equal on both sides, of images whose referrers the target does not all list, if that is asked."""
@@ -260,21 +278,28 @@ class Look:
         lacking = dict(zip(digests, self._asking.map(lacks, digests), strict=True))
         return {tag for tag, digest in equal.items() if lacking[digest]}
 
-    def _complete_lists(self, name: str, group: str, items: Iterable[Item]) -> dict[str, bool]:
-        """Of the tags that list referrers and differ, whether the target's has all that the source's has, and more."""
-        lists = [i for i in items if is_list(i.name) and i.source and i.target and i.source != i.target]
+    def _replaceable(self, name: str, group: str, items: Sequence[Item]) -> set[str]:
+        """Return the tags that differ and may be replaced although nothing is overwritten.
 
-        def compare(item: Item) -> bool | None:
+        These are attached tags that only grew, and tags that moved on at the source while we copied them.
+        """
+        attached = Attached(self._source.registry, name)
+        differing = [item for item in items if item.source and item.target and item.source != item.target]
+
+        def may(item: Item) -> bool:
+            if self._notes.is_outdated(group, item.name, str(item.target)):
+                return True
+            if not is_signature_tag(item.name):
+                return False
             try:
                 theirs = self._source.registry.manifest(name, str(item.source))
-                return grows(theirs, self._target.registry.manifest(group, str(item.target)))
+                return attached.grew(item.name, theirs, self._target.registry.manifest(group, str(item.target)))
             except SynclineError as error:
                 if error.retried:
                     raise
-                return None
+                return False
 
-        found = zip(lists, self._asking.map(compare, lists), strict=True)
-        return {item.name: not more for item, more in found if more is not None}
+        return {item.name for item, yes in zip(differing, self._asking.map(may, differing), strict=True) if yes}
 
     def _source_tags(self, name: str) -> _Listed:
         """The source's tags; an empty list is believed only when the registry itself confirms it."""
@@ -308,14 +333,32 @@ class Look:
         return self._states.get(group.partition("/")[0], {}).get(group)
 
     def _with_digests(self, name: str, group: str, tags: dict[str, tuple[Tag, Tag | None]]) -> list[Item]:
-        """The tags as items, with both digests where the target has the tag: asked for if the listings show none."""
+        """The tags as items, with both digests where the target has the tag: asked for if the listings show none.
+
+        A digest of another algorithm for the same bytes is shown as the source's, so that equal tags have equal ones.
+        """
         both = [tag for tag, (_, here) in tags.items() if here is not None]
         there = self._digests(self._source.registry, name, {tag: tags[tag][0] for tag in both})
         here = self._digests(self._target.registry, group, {tag: tags[tag][1] or Tag() for tag in both})
-        return [
+        items = [
             Item(group, tag, there.get(tag, listed.digest), here.get(tag), listed.size)
             for tag, (listed, _) in tags.items()
+            if tag not in there or there[tag] is not None  # else removed at the source since it was listed
         ]
+
+        def same_bytes(item: Item) -> bool:
+            source, target = item.source, item.target
+            if source is None or target is None or source == target:
+                return False
+            try:
+                return is_same(source, target, lambda: self._source.registry.manifest(name, item.name))
+            except SynclineError as error:
+                if error.retried:
+                    raise
+                return False  # the transfer says why
+
+        equal = zip(items, self._asking.map(same_bytes, items), strict=True)
+        return [replace(item, target=item.source) if same else item for item, same in equal]
 
     def _digests(self, registry: Registry, repository: str, tags: dict[str, Tag]) -> dict[str, str | None]:
         """The digest of each tag, several asked for at a time; None of one that is not there any more."""
@@ -326,6 +369,9 @@ class Look:
         return {tag: listed.digest or asked[tag] for tag, listed in tags.items()}
 
 
-def _fresh(page: Page) -> Page:
-    """The page of a repository that the target has nothing of: its blobs need not be asked for one by one."""
-    return replace(page, items=tuple(replace(item, detail={"fresh": True}) for item in page.items))
+def is_same(one: str, other: str, manifest: Callable[[], Manifest]) -> bool:
+    """Return True if two digests are of the same bytes; ``manifest`` gets those of one where the algorithms differ."""
+    if one == other or one.partition(":")[0] == other.partition(":")[0]:
+        return one == other
+    bytes_of_one = manifest()
+    return bytes_of_one.has_digest(one) and bytes_of_one.has_digest(other)

@@ -115,7 +115,8 @@ class _Sending:
         way, blob = self._way, self._blob
         with way.source.open_blob(way.source_repository, blob.digest, self._digest.offset) as stream:
             if stream.size not in (None, blob.size):
-                raise self._other_bytes()
+                self._upload.cancel()
+                raise other_size(way, blob, stream.size)
             with read_ahead(self._chunks(chunks_of(stream), at)) as chunks:
                 reached = self._upload.write(chunks, blob.size)
         self._mark()
@@ -138,6 +139,14 @@ class _Sending:
         if state is not None:
             self._marks.append(state)
             del self._marks[:-4]
+
+
+def other_size(way: Way, blob: Descriptor, size: int | None) -> SynclineError:
+    """Return the error of a blob that has another size at the source than its manifest states."""
+    what = (
+        f"{way.source_repository}@{blob.digest} has {size} bytes at {way.source.host}, its manifest states {blob.size}"
+    )
+    return SynclineError("SIZE_DIFFERS", what)
 
 
 def chunks_of(stream: BlobStream, limit: int | None = None) -> Iterator[bytes]:

@@ -1,15 +1,18 @@
-"""Proving: the target is asked again for every image, for everything it is made of, and for what refers to it."""
+"""Verifying images: the target is asked again for each, for everything it is made of, and for what refers to it."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from typing import Final
 
-from syncline.clients.oci import Manifest, Registry
+from syncline.clients.oci import Descriptor, Manifest, Registry
 from syncline.errors import SynclineError
-from syncline.kinds.images.referrers import Compared, is_list
+from syncline.kinds.images.attached import is_list
+from syncline.kinds.images.parts import child_at, names
+from syncline.kinds.images.referrers import Compared, Referrers
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item
 
@@ -17,14 +20,33 @@ AT_ONCE: Final = 8
 """Images asked for at a time."""
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The source that images came from. ``repository`` gives its name for a repository of the target.
+
+    ``referrers`` says that what refers to an image belongs to it.
+    """
+
+    registry: Registry
+    repository: Callable[[str], str]
+    referrers: bool = True
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What one verification has come upon."""
+
+    absent: list[Descriptor] = field(default_factory=list)
+
+
 class Proof:
     """Asks one target registry. What has been found in a repository is not asked for twice."""
 
-    def __init__(self, target: Registry, referrers: Callable[[str], Compared] | None = None) -> None:
-        """``referrers`` gives for a target repository what refers to its images at the source, to be there too."""
+    def __init__(self, target: Registry, origin: Origin | None = None) -> None:
+        """``origin`` is asked for what refers to the images, and for children that the target lacks."""
         self._target = target
-        self._referrers = referrers
-        self._found: set[tuple[str, str]] = set()
+        self._origin = origin
+        self._found: set[tuple[str, str, int]] = set()
         self._lock = threading.Lock()
 
     def of(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
@@ -36,26 +58,30 @@ class Proof:
     def _answer(self, item: Item, pace: Pace) -> Arrived | Later | Failure:
         if pace.over:
             return Later(item)
+        seen = _Seen()
         try:
-            self._prove_referrers(item, self._prove(item.group, item.name, str(item.source)))
+            manifest = self._prove(item.group, item.name, str(item.source), seen)
+            self._prove_referrers(item, manifest, seen)
         except SynclineError as error:
             return Failure(item, error)
-        return Arrived(item)
+        note = f"the source lacks {names(seen.absent)}, so the target does too" if seen.absent else ""
+        return Arrived(item, note=note)
 
-    def _prove_referrers(self, item: Item, manifest: Manifest) -> None:
-        if self._referrers is None or is_list(item.name):
+    def _prove_referrers(self, item: Item, manifest: Manifest, seen: _Seen) -> None:
+        if self._origin is None or not self._origin.referrers or is_list(item.name):
             return
-        for subject, referrer, listed in self._referrers(item.group).of(manifest):
+        there = Referrers(self._origin.registry, self._origin.repository(item.group))
+        for subject, referrer, listed in Compared(there, Referrers(self._target, item.group)).of(manifest):
             if not listed:
                 what = (
                     f"{item.group}@{referrer.digest}, which refers to {subject}, is not listed at {self._target.host}"
                 )
                 raise _absent(what)
             if self._is_new(item.group, referrer.digest):
-                self._prove(item.group, referrer.digest, referrer.digest)
+                self._prove(item.group, referrer.digest, referrer.digest, seen)
                 self._remember(item.group, referrer.digest)
 
-    def _prove(self, repository: str, reference: str, digest: str) -> Manifest:
+    def _prove(self, repository: str, reference: str, digest: str, seen: _Seen) -> Manifest:
         try:
             # The manifest's own bytes are hashed; what a header says of them is not relied on.
             manifest = self._target.manifest(repository, reference)
@@ -63,27 +89,49 @@ class Proof:
             if error.code.name == "NOT_FOUND":
                 raise _absent(f"{repository}:{reference} is not at {self._target.host}") from None
             raise
-        if manifest.digest != digest:
+        if not manifest.has_digest(digest):
             what = f"{repository}:{reference} at {self._target.host} is {manifest.digest}, not {digest}"
             raise _absent(what)
-        for child in manifest.children():
-            if self._is_new(repository, child.digest):
-                self._prove(repository, child.digest, child.digest)
-                self._remember(repository, child.digest)
-        for blob in manifest.blobs():
-            # A foreign layer lies elsewhere by design; a registry may or may not have it.
-            if not blob.foreign and self._is_new(repository, blob.digest):
-                if not self._target.has_blob(repository, blob.digest):
-                    raise _absent(f"{repository}@{blob.digest}, a part of {reference}, is not at {self._target.host}")
-                self._remember(repository, blob.digest)
+        self._prove_parts(repository, manifest, seen)
         return manifest
 
-    def _is_new(self, repository: str, digest: str) -> bool:
-        return (repository, digest) not in self._found
+    def _prove_parts(self, repository: str, manifest: Manifest, seen: _Seen) -> None:
+        for child in manifest.children():
+            if self._is_new(repository, child.digest):
+                self._prove_child(repository, manifest, child, seen)
+        for blob in manifest.blobs():
+            # A foreign layer lies elsewhere by design; a registry may or may not have it.
+            if not blob.foreign and self._is_new(repository, blob.digest, blob.size):
+                self._prove_size(repository, manifest, blob, self._target.blob_size(repository, blob))
 
-    def _remember(self, repository: str, digest: str) -> None:
+    def _prove_child(self, repository: str, manifest: Manifest, child: Descriptor, seen: _Seen) -> None:
+        found = child_at(self._target, repository, child)
+        if isinstance(found, Manifest):
+            self._prove_parts(repository, found, seen)
+            self._remember(repository, child.digest)
+        elif found is None and self._is_absent_at_origin(repository, child):
+            seen.absent.append(child)
+        else:
+            self._prove_size(repository, manifest, child, found)
+
+    def _prove_size(self, repository: str, manifest: Manifest, part: Descriptor, size: int | None) -> None:
+        named = f"{repository}@{part.digest}, a part of {manifest.digest},"
+        if size is None:
+            raise _absent(f"{named} is not at {self._target.host}")
+        if size != part.size:
+            raise _absent(f"{named} has {size} bytes at {self._target.host} instead of {part.size}")
+        self._remember(repository, part.digest, size)
+
+    def _is_absent_at_origin(self, repository: str, child: Descriptor) -> bool:
+        origin = self._origin
+        return origin is not None and child_at(origin.registry, origin.repository(repository), child) is None
+
+    def _is_new(self, repository: str, digest: str, size: int = -1) -> bool:
+        return (repository, digest, size) not in self._found
+
+    def _remember(self, repository: str, digest: str, size: int = -1) -> None:
         with self._lock:
-            self._found.add((repository, digest))
+            self._found.add((repository, digest, size))
 
 
 def _absent(what: str) -> SynclineError:

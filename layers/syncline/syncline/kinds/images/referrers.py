@@ -6,29 +6,14 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-from syncline.clients.oci import MANIFEST_TYPES, Descriptor, Manifest, Registry
+from syncline.clients.oci import MANIFEST_TYPES, Descriptor, Manifest, Registry, TagTakenError
 from syncline.clients.oci_manifest import INDEX_TYPES
 from syncline.clients.oci_referrers import list_tag, with_entries
 from syncline.errors import SynclineError
-from syncline.select import is_signature_tag
+from syncline.kinds.images.attached import Attached
 
 DEEPEST: Final = 8
 """How many referrers may refer to one another, and how many indexes may be nested in one another."""
-
-
-def is_list(tag: str) -> bool:
-    """Whether a tag's name is one that lists referrers where a registry has no API for them."""
-    return is_signature_tag(tag) and "." not in tag
-
-
-def grows(theirs: Manifest, ours: Manifest) -> bool | None:
-    """Whether a list at the target is to become another one: not if it has all that the source's has, and more.
-
-    None if one of them is no list. One that has the same entries in other bytes takes the source's bytes.
-    """
-    if not (theirs.is_index and ours.is_index):
-        return None
-    return not {each.digest for each in theirs.children()} < {each.digest for each in ours.children()}
 
 
 class Referrers:
@@ -63,7 +48,8 @@ class Referrers:
             return
         for child in manifest.children():
             if child.media_type not in INDEX_TYPES:
-                yield child.digest
+                if child.names_manifest:
+                    yield child.digest
             elif (inner := self._manifest(child)) is not None:
                 yield from self._subjects(inner, depth + 1)
 
@@ -98,40 +84,40 @@ class Compared:
 
 
 class Lists:
-    """The tags of a target repository that list referrers. They only grow; the caller holds the repository's lease."""
+    """The tags of a target repository that list referrers; the caller holds the repository's lease."""
 
     def __init__(self, registry: Registry, repository: str) -> None:
         self._registry = registry
         self._repository = repository
+        self._attached = Attached(registry, repository)
         self._lock = threading.Lock()
 
     def add(self, subject: str, referrer: Manifest) -> None:
-        """Add a manifest to the list of those that refer to ``subject``; what is no list stays as it is."""
+        """Add a manifest to the list of those that refer to ``subject``. Raises TAG_DIFFERS where that is no list."""
         tag = list_tag(subject)
         with self._lock:
             ours = self._at(tag)
-            if ours is None or ours.is_index:
-                grown = with_entries(ours, [referrer.as_entry()])
-                if grown is not ours:
-                    self._registry.put_manifest(self._repository, tag, grown)
+            if ours is not None and not self._attached.is_referrer_list(tag, ours):
+                where = f"{self._registry.host}/{self._repository}:{tag}"
+                what = (
+                    f"{where} is {ours.digest}, which lists no referrers, so {referrer.digest} cannot be listed there"
+                )
+                raise SynclineError("TAG_DIFFERS", what)
+            grown = with_entries(ours, [referrer.as_entry()])
+            if grown is not ours:
+                self._registry.put_tag(self._repository, tag, grown, None if ours is None else ours.digest)
 
-    def merge(self, tag: str, theirs: Manifest) -> str | None:
-        """Bring all entries of the source's list under the target's tag; the digest it has then.
+    def follow(self, tag: str, theirs: Manifest, source: Attached) -> str | None:
+        """Put an attached tag of the source's that is new or grew, and return the digest it replaced.
 
-        The source's own bytes, unless the target's list has more. None, with nothing done, where the target has
-        something under the tag that is no list.
+        Raises TagTakenError where the target's has something else.
         """
         with self._lock:
             ours = self._at(tag)
-            if ours is not None and not ours.is_index:
-                return None
-            more = (
-                set() if ours is None else {e.digest for e in ours.children()} - {e.digest for e in theirs.children()}
-            )
-            grown = with_entries(ours, theirs.entries()) if more else theirs
-            if ours is None or grown.digest != ours.digest:
-                self._registry.put_manifest(self._repository, tag, grown)
-            return grown.digest
+            if ours is not None and ours.digest != theirs.digest and not source.grew(tag, theirs, ours):
+                what = f"{self._repository}:{tag} at {self._registry.host} became {ours.digest}, not {theirs.digest}"
+                raise TagTakenError(ours.digest, what)
+            return self._registry.put_tag(self._repository, tag, theirs, None if ours is None else ours.digest)
 
     def _at(self, tag: str) -> Manifest | None:
         try:

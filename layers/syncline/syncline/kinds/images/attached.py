@@ -1,0 +1,82 @@
+"""Tags that belong to an image: cosign's, and those that list its referrers. They follow the source while they grow.
+
+A tag's name only makes it a candidate. Its content decides: cosign's layers are no file systems, and all that a list of
+referrers names has the image as its subject. An ordinary image under such a name is protected like any other.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from syncline.clients.oci import Descriptor, Manifest, Registry
+from syncline.clients.oci_manifest import OCI_INDEX
+from syncline.clients.oci_referrers import list_tag
+from syncline.errors import SynclineError
+from syncline.select import is_signature_tag
+
+ENDINGS: Final = ("", ".sig", ".att", ".sbom")
+"""Endings of the tags that belong to an image; without one it is the tag that lists its referrers."""
+_FILE_SYSTEMS: Final = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
+
+
+def is_list(tag: str) -> bool:
+    """Return True if a tag's name is one that lists referrers where a registry has no API for them."""
+    return is_signature_tag(tag) and "." not in tag
+
+
+def tags_of(manifest: Manifest) -> list[str]:
+    """Return the tags that may belong to an image and to the children of an index."""
+    digests = [manifest.digest, *(child.digest for child in manifest.children())]
+    return [f"{list_tag(digest)}{ending}" for digest in digests for ending in ENDINGS]
+
+
+class Attached:
+    """The attached tags of one repository."""
+
+    def __init__(self, registry: Registry, repository: str) -> None:
+        self._registry = registry
+        self._repository = repository
+        self._referrers: set[tuple[str, str]] = set()
+
+    def grew(self, tag: str, theirs: Manifest, ours: Manifest) -> bool:
+        """Return True if `theirs`, in this repository, is all of `ours` and perhaps more, both under an attached tag."""
+        if not is_signature_tag(tag):
+            return False
+        if is_list(tag):
+            return (
+                ours.media_type == OCI_INDEX
+                and _digests(ours.children()) <= _digests(theirs.children())
+                and self.is_referrer_list(tag, theirs)
+            )
+        return _is_cosigns(theirs) and _is_cosigns(ours) and _digests(ours.layers()) <= _digests(theirs.layers())
+
+    def is_referrer_list(self, tag: str, index: Manifest) -> bool:
+        """Return True if an index in this repository lists only referrers of the image that the tag is named after."""
+        if index.media_type != OCI_INDEX:
+            return False
+        pairs = zip(index.children(), index.entries(), strict=True)
+        return all(self._refers(tag, child, typed="artifactType" in entry) for child, entry in pairs)
+
+    def _refers(self, tag: str, entry: Descriptor, *, typed: bool) -> bool:
+        if (tag, entry.digest) in self._referrers:
+            return True
+        try:
+            subject = self._registry.manifest(self._repository, entry.digest, entry.media_type).subject
+        except SynclineError as error:
+            if error.retried:
+                raise
+            # Lists keep entries of referrers that were removed; only their form tells what they were.
+            return error.code.name == "NOT_FOUND" and typed and not entry.platform
+        refers = subject is not None and list_tag(subject.digest) == tag
+        if refers:
+            self._referrers.add((tag, entry.digest))
+        return refers
+
+
+def _is_cosigns(manifest: Manifest) -> bool:
+    layers = manifest.layers()
+    return bool(layers) and not any(layer.media_type.startswith(_FILE_SYSTEMS) for layer in layers)
+
+
+def _digests(descriptors: tuple[Descriptor, ...]) -> set[str]:
+    return {each.digest for each in descriptors}

@@ -1,0 +1,37 @@
+"""Notes about tags at a target, kept for later runs. Losing one costs a scan or a conflict, never a wrong copy."""
+
+from __future__ import annotations
+
+from syncline.kinds.images.places import Memory
+
+
+class Notes:
+    """The notes of one target registry."""
+
+    def __init__(self, memory: Memory, host: str) -> None:
+        self._memory = memory
+        self._host = host
+
+    def note_loss(self, group: str) -> None:
+        """Note that a repository lost something after it was put there, and has to be looked through."""
+        self._memory.remember(self._loss(group), "lost")
+
+    def has_loss(self, group: str) -> bool:
+        return self._memory.recall(self._loss(group)) is not None
+
+    def forget_loss(self, group: str) -> None:
+        self._memory.forget(self._loss(group))
+
+    def note_outdated(self, group: str, tag: str, digest: str) -> None:
+        """Note that a tag moved on at the source while we put `digest` at the target."""
+        self._memory.remember(self._outdated(group, tag), digest)
+
+    def is_outdated(self, group: str, tag: str, digest: str) -> bool:
+        """Return True if `digest` at the target is ours and was outdated when we had put it."""
+        return self._memory.recall(self._outdated(group, tag)) == digest
+
+    def _loss(self, group: str) -> str:
+        return f"lost@{self._host}/{group}"
+
+    def _outdated(self, group: str, tag: str) -> str:
+        return f"outdated@{self._host}/{group}:{tag}"

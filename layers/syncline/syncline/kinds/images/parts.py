@@ -1,0 +1,257 @@
+"""The parts of images, copied byte for byte: blobs first, then child manifests, each once.
+
+Nothing is written to disk, and of a blob a few chunks are in memory at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, Final
+
+from syncline.clients.oci import Descriptor, Manifest, Registry
+from syncline.clients.oci_referrers import list_tag
+from syncline.errors import SynclineError
+from syncline.kinds.images.pieces import InterruptedUploadError, Way, chunks_of, other_size, proved, send_in_pieces
+from syncline.kinds.images.places import BlobPlaces
+from syncline.kinds.images.referrers import DEEPEST, Lists
+from syncline.kinds.kind import Pace
+from syncline.model import Item
+
+SMALL: Final = 4 * 1024 * 1024
+"""Bytes up to which a blob is held in memory, so that it can be sent again without being read again."""
+WHOLE: Final = 32 * 1024 * 1024
+"""Bytes up to which a blob is sent in one request; a larger one goes in pieces that can be taken up later."""
+SLOWEST: Final = 1024 * 1024
+"""Bytes a second that are counted on when a blob is to be sent in one request before the time ends."""
+KEPT: Final = ("replaced", "signed")
+"""Parts of an item's detail that stay when it is tried again."""
+_STARTS_AGAIN: Final = frozenset({"UPLOAD_LOST", "DIGEST_MISMATCH", "SIZE_DIFFERS"})
+"""After these nothing is left of an upload that could be taken up again."""
+
+
+class Share:
+    """The progress of one image: the bytes sent for it, and by digest the uploads to be taken up again.
+
+    ``late`` if time was short for a part of it; ``further`` if more of it is at the target than before.
+    """
+
+    def __init__(self, item: Item) -> None:
+        self.late = False
+        self.further = False
+        self.sent = int(item.detail.get("bytes", 0))
+        self.uploads: dict[str, Any] = dict(item.detail.get("uploads", {}))
+
+    def on(self, item: Item) -> Item:
+        """Return the item with this as its detail, for the next try."""
+        kept = {key: item.detail[key] for key in KEPT if key in item.detail}
+        uploads = {"uploads": self.uploads} if self.uploads else {}
+        return replace(item, detail={**kept, **uploads, "bytes": self.sent})
+
+    def settle(self, digest: str, copy: Future[int], *, mine: bool) -> SynclineError | None:
+        """Wait for the copy of a blob and return its error. Bytes count for the image that began it (``mine``)."""
+        try:
+            sent = copy.result()
+        except InterruptedUploadError as interrupted:
+            self.late, sent = True, interrupted.sent
+            if interrupted.state is not None:
+                self.further |= _offset(interrupted.state) > _offset(self.uploads.get(digest))
+                self.uploads[digest] = interrupted.state
+        except SynclineError as error:
+            if error.code.name in _STARTS_AGAIN:
+                self.uploads.pop(digest, None)
+            return error
+        else:
+            self.uploads.pop(digest, None)
+            self.further |= sent > 0
+        self.sent += sent if mine else 0
+        return None
+
+
+def _offset(upload: dict[str, Any] | None) -> int:
+    """Return how many bytes of a blob the target has, by the state of its upload."""
+    return 0 if upload is None else int(upload["upload"]["offset"])
+
+
+def child_at(registry: Registry, repository: str, child: Descriptor) -> Manifest | int | None:
+    """Return an index's entry as a registry has it: the manifest, the size of the blob, or None if it is absent.
+
+    Some registries fail when a blob is asked for as a manifest, so what does not look like a manifest is asked for as a
+    blob first.
+    """
+    if not child.names_manifest:
+        size = registry.blob_size(repository, child)
+        if size is not None:
+            return size
+    try:
+        return registry.manifest(repository, child.digest, child.media_type)
+    except SynclineError as error:
+        if error.code.name != "NOT_FOUND":
+            raise
+    return registry.blob_size(repository, child) if child.names_manifest else None
+
+
+class Parts:
+    """Copies the parts of images from one repository to another, each blob and child manifest once.
+
+    ``blobs`` is the pool that copies blobs. Images wait for blobs and blobs wait for nobody.
+    """
+
+    def __init__(self, way: Way, places: BlobPlaces, pace: Pace, lists: Lists, blobs: ThreadPoolExecutor) -> None:
+        self._way = way
+        self._source, self._from = way.source, way.source_repository
+        self._target, self._to = way.target, way.target_repository
+        self._places = places
+        self._pace = pace
+        self._lists = lists
+        self._pool = blobs
+        self._fresh = False
+        self._blobs: dict[str, Future[int]] = {}
+        self._uploads: dict[str, dict[str, Any]] = {}
+        self._whole: set[str] = set()
+        self._absent: dict[str, tuple[Descriptor, ...]] = {}
+        self._lock = threading.Lock()
+
+    def take_up(self, items: Sequence[Item]) -> None:
+        """Take up the uploads that earlier tries of the items began."""
+        self._fresh = all(item.detail.get("fresh") for item in items)
+        # An image whose turn never came does not know how far another one has brought a layer of both.
+        for digest, upload in (each for item in items for each in item.detail.get("uploads", {}).items()):
+            if _offset(upload) >= _offset(self._uploads.get(digest)):
+                self._uploads[digest] = upload
+
+    def copy(self, manifest: Manifest, share: Share, depth: int = 0) -> bool:
+        """Bring all that a manifest names, and that the source has, to the target; return False if time was short."""
+        if depth > DEEPEST:
+            raise SynclineError("MANIFEST_INVALID", f"{manifest.digest}: indexes are nested deeper than {DEEPEST}")
+        absent: list[Descriptor] = []
+        parts = list(manifest.blobs())
+        for child in manifest.children():
+            if self._pace.over:
+                return False
+            if child.digest in self._whole:
+                continue
+            found = child_at(self._source, self._from, child)
+            if found is None:
+                absent.append(child)
+            elif not isinstance(found, Manifest):
+                parts.append(child)
+            elif not self._copy_child(found, share, depth + 1):
+                return False
+        self._absent[manifest.digest] = tuple(absent)
+        waiting = [self._blob(blob) for blob in parts]
+        # All are waited for before an error of one is raised: no upload goes on behind the answer.
+        errors = [share.settle(part.digest, copy, mine=mine) for part, (copy, mine) in zip(parts, waiting, strict=True)]
+        for error in filter(None, errors):
+            raise error
+        return not share.late
+
+    def put(self, manifest: Manifest, *, listed_by: str = "") -> None:
+        """Store a manifest under its digest, and list it at its subject where the target does not do that itself.
+
+        ``listed_by`` is the tag that it is to get: what is that tag itself is not listed there.
+        """
+        try:
+            lists = self._target.put_manifest(self._to, manifest.digest, manifest)
+        except SynclineError as error:
+            raise self.explained(manifest, error) from error
+        subject = manifest.subject
+        if subject is not None and not lists and list_tag(subject.digest) != listed_by:
+            self._lists.add(subject.digest, manifest)
+
+    def explained(self, manifest: Manifest, error: SynclineError) -> SynclineError:
+        """Return why the target refuses a manifest, as far as its own form tells; else the error itself."""
+        if error.code.name not in ("REFUSED", "NOT_FOUND", "SERVER_ERROR"):
+            return error
+        if not manifest.is_known and error.code.name == "REFUSED":
+            return SynclineError("MANIFEST_UNSUPPORTED", f"the target refuses {manifest.media_type}: {error.what}")
+        absent = self._absent.get(manifest.digest, ())
+        if absent and error.code.name != "SERVER_ERROR":
+            return SynclineError("INDEX_INCOMPLETE", f"the source lacks {names(absent)}: {error.what}")
+        foreign = [blob.digest for blob in manifest.blobs() if blob.foreign]
+        if foreign:
+            what = f"the foreign layers {', '.join(foreign)} are named by `urls`: {error.what}"
+            return SynclineError("FOREIGN_LAYERS_REFUSED", what)
+        return error
+
+    def _copy_child(self, manifest: Manifest, share: Share, depth: int) -> bool:
+        if not self.copy(manifest, share, depth):
+            return False
+        if self._target.manifest_digest(self._to, manifest.digest) != manifest.digest:
+            self.put(manifest)
+            share.further = True
+        self._whole.add(manifest.digest)
+        return True
+
+    def _blob(self, blob: Descriptor) -> tuple[Future[int], bool]:
+        """Return the copy of a blob, begun by whoever asks first; the flag tells whether that is the caller."""
+        with self._lock:
+            running = self._blobs.get(blob.digest)
+            if running is not None:
+                error = running.exception() if running.done() else None
+                # One that failed is begun again for the next image that needs it; one for which time was short is not.
+                if not isinstance(error, SynclineError):
+                    return running, False
+                if error.code.name in _STARTS_AGAIN:
+                    self._uploads.pop(blob.digest, None)
+            mine = self._blobs[blob.digest] = self._pool.submit(self._copy_blob, blob, self._uploads.get(blob.digest))
+            return mine, True
+
+    def _copy_blob(self, blob: Descriptor, upload: Any) -> int:
+        """Bring a blob to the target; return the bytes sent, none if it was there or could be mounted."""
+        if self._pace.over:
+            raise InterruptedUploadError(blob.digest, upload, 0)
+        host = self._target.host
+        damaged = False
+        if upload is None:
+            # In a repository that had no tag a moment ago there is nothing to ask for.
+            size = None if self._fresh else self._target.blob_size(self._to, blob)
+            if size is None:
+                size = self._mounted_size(blob)
+            if size == blob.size:
+                self._places.note(host, blob, self._to, sent=False)
+                return 0
+            damaged = size is not None
+        if blob.foreign and upload is None and not self._source.has_blob(self._from, blob.digest):
+            return 0  # it lies elsewhere by design, and clients fetch it from there
+        if upload is None and blob.size <= min(WHOLE, max(SMALL, int(self._pace.left() * SLOWEST))):
+            sent = self._send_whole(blob)
+        else:
+            sent = send_in_pieces(self._way, blob, upload, self._pace)
+        # Some registries keep what they have under a digest, whatever its bytes.
+        if damaged and (size := self._target.blob_size(self._to, blob)) != blob.size:
+            what = f"{host}/{self._to}@{blob.digest} has {size} bytes of {blob.size}, also after all of them were sent"
+            raise SynclineError("BLOB_DAMAGED", what)
+        self._places.note(host, blob, self._to, sent=True)
+        return sent
+
+    def _mounted_size(self, blob: Descriptor) -> int | None:
+        """Mount a blob from another repository of the target that has it, and return its size; None if none has it."""
+        host = self._target.host
+        place = self._places.find(host, blob, lambda: self._pace.over)
+        if place is None or place == self._to:
+            return None
+        if self._target.mount_blob(self._to, blob.digest, place):
+            return self._target.blob_size(self._to, blob)
+        self._places.forget(host, blob)
+        return None
+
+    def _send_whole(self, blob: Descriptor) -> int:
+        other = SynclineError("DIGEST_MISMATCH", f"the bytes of {self._from}@{blob.digest} have another digest or size")
+        with self._source.open_blob(self._from, blob.digest) as stream:
+            if stream.size not in (None, blob.size):
+                raise other_size(self._way, blob, stream.size)
+            chunks = proved(chunks_of(stream, blob.size), blob.digest, other)
+            if blob.size > SMALL:
+                self._target.begin_upload(self._to).put(blob.digest, chunks, blob.size)
+                return blob.size
+            content = b"".join(chunks)
+        self._target.begin_upload(self._to).put(blob.digest, content, blob.size)
+        return blob.size
+
+
+def names(absent: Sequence[Descriptor]) -> str:
+    """Return the names of absent children: their platforms, or their digests where an index names none."""
+    return ", ".join(f"{child.platform} ({child.digest})" if child.platform else child.digest for child in absent)
