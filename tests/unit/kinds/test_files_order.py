@@ -71,7 +71,7 @@ class World:
         self.heads.append(key)
         return self.objects.get(key)
 
-    def page(self, prefix: str, *, after: str = "", delimiter: str = "", token: str | None = None) -> ListPage:  # noqa: ARG002 - as the real one
+    def page(self, prefix: str, *, after: str = "", **_: Any) -> ListPage:  # noqa: ARG002 - as the real one
         listed = [Listed(key, head.etag, head.size, head.modified) for key, head in sorted(self.objects.items())]
         return ListPage(tuple(each for each in listed if each.key > after), (), None)
 
@@ -88,7 +88,7 @@ class World:
     def leaves_out(self, path: str, size: int | None) -> bool:  # noqa: ARG002 - as the real one
         return False
 
-    def listing(self, prefix: str, after: str) -> Any:  # noqa: ARG002 - as the real one
+    def listing(self, prefix: str, after: str, odd: Any = None) -> Any:  # noqa: ARG002 - as the real one
         yield from (Listed(path, f.version, f.size or 0, 0.0) for path, f in sorted(self.there.items()) if path > after)
 
     def stat(self, path: str) -> TargetFile | None:

@@ -35,7 +35,7 @@ class _Bucket:
     def __str__(self) -> str:
         return "target"
 
-    def page(self, prefix: str = "", *, after: str = "") -> ListPage:
+    def page(self, prefix: str = "", *, after: str = "", **_: object) -> ListPage:
         self.pages += 1
         if self.listing_fails:
             raise SynclineError("FORBIDDEN", "no listing for you")

@@ -14,7 +14,9 @@ from syncline.clients.oci import Registry
 from syncline.clients.quay import Quay
 from syncline.config import load_sync
 from syncline.config.images import ImagesSync
+from syncline.kinds.artifacts.layers import OwnMemory
 from syncline.kinds.images.looking import Look, Side
+from syncline.kinds.images.notes import Notes
 from syncline.kinds.kind import Pace, Page
 from syncline.model import EVERYTHING, Scope
 from tests.standins.made_up import Naps
@@ -39,7 +41,7 @@ class World:
         sync = load_sync(json.dumps({"name": "s", "kind": "images", "source": source, "target": target, **config}))
         assert isinstance(sync, ImagesSync)
         sides = (self._side(self.there, api=api), self._side(self.here, api=api))
-        return list(Look(sync, *sides).pages(scope, None, Pace(lambda: 60.0)))
+        return list(Look(sync, *sides, Notes(OwnMemory(), "dr.example")).pages(scope, None, Pace(lambda: 60.0)))
 
     def _side(self, server: ScriptedServer, *, api: bool) -> Side:
         http, endpoint = Http(Naps().policy()), Endpoint.parse(server.url)
