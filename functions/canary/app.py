@@ -10,6 +10,12 @@ from syncline.wiring_tokens import canaries
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  # noqa: ARG001 - Lambda passes it
-    """The schedule's event, which says nothing; how many instances each canary came to, and how many badly."""
-    flown = canaries().fly()
-    return {sync: {"seen": len(found), "bad": sum(each.bad for each in found)} for sync, found in flown.items()}
+    """Fly a round for each sync on the schedule's event; return how many checks failed and the confirmed faults."""
+    return {
+        sync: {
+            "seen": len(round_.sightings),
+            "bad": sum(each.bad for each in round_.sightings),
+            "faults": round_.faults,
+        }
+        for sync, round_ in canaries().fly().items()
+    }

@@ -288,6 +288,7 @@ def test_canaries_tell_what_travels_and_what_is_lost(gateway: Gateway) -> None:
             wait_for(lambda: container.figure(name.format("long", "gateway-002", "never")) >= 1)
             seconds = 'syncline_canary_seconds_sum{check="write",instance="gateway-002",sync="gateway"}'
             assert 0 < container.figure(seconds) < 60
+            wait_for(lambda: container.figure('syncline_canary_faults{sync="gateway"}') == 1)
 
 
 def test_a_configuration_that_cannot_be_used_is_said_and_ends_it() -> None:

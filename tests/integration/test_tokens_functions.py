@@ -5,34 +5,40 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import random
+import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.config import Config
 
+from syncline.clients.instances import Instance
 from syncline.config.tokens import TokensSync
-from syncline.kinds.tokens.canary import Check, Outcome, Sighting
 from syncline.kinds.tokens.listing import MemoryListings
+from syncline.kinds.tokens.sightings import Check, Outcome, Sighting
 from syncline.kinds.tokens.verdict import Finding
 from syncline.secrets import Secrets
 from syncline.service.directory import FRESH, USABLE, Directory
 from syncline.service.document import document
 from syncline.service.scraping import Scraped
 from syncline.state import State
+from syncline.stores.canaries import CanaryRecords
 from syncline.stores.instances import InstanceLists
 from syncline.table import Database
 from syncline.wiring_tokens.canaries import Canaries
 from syncline.wiring_tokens.lean_table import lean_table
+from syncline.wiring_tokens.memories import StoredMemories
 from syncline.wiring_tokens.parts import StoredListings, StoredSyncs
 from syncline.wiring_tokens.probing import ProbeFunction
 from syncline.wiring_tokens.scraping import Scraping
 from tests.container import CANARY, TOKEN, cluster_of, slices_of, sync_of
+from tests.integration.gateways import misbehaving
 from tests.stack import new_table
 from tests.standins.kubernetes import KubernetesApi
-from tests.standins.nginx import Gateway
+from tests.standins.nginx import HOST, Gateway
 from tests.standins.programs import needs
 
 if TYPE_CHECKING:
@@ -46,6 +52,7 @@ class Counted:
         self.verdicts: list[str] = []
         self.scrapes: list[Scraped] = []
         self.sightings: list[Sighting] = []
+        self.faults: int | None = 0  # that are expected
 
     def verdict(self, sync: str, finding: Finding) -> None:
         self.verdicts.append(f"{sync} {finding.verdict.value}")
@@ -53,8 +60,9 @@ class Counted:
     def scraped(self, results: Any) -> None:
         self.scrapes += results
 
-    def sighted(self, sync: str, sightings: Any) -> None:
+    def sighted(self, sync: str, sightings: Any, faults: int) -> None:
         assert sync == "gateway"
+        assert self.faults in (None, faults)
         self.sightings += sightings
 
 
@@ -68,6 +76,7 @@ class Stack:
     lists: InstanceLists
     scraping: Scraping
     probe: ProbeFunction
+    new_canaries: Callable[[], Canaries]
     canaries: Canaries
     counted: Counted
     table: Table
@@ -99,13 +108,17 @@ def stack(gateway: Gateway) -> Iterator[Stack]:
         syncs, listings = StoredSyncs(state), StoredListings(lists)
         secrets = Secrets(_nobody, _nobody, {"CLUSTER_TOKEN": TOKEN, "OTHER_TOKEN": "token-of-the-other"})
         probe = ProbeFunction(syncs, listings, secrets, counted)
-        canaries = Canaries(syncs, listings, secrets, counted, probe.loop)
+        memories = StoredMemories(CanaryRecords(Database(table), time.time))
+
+        def canaries() -> Canaries:
+            return Canaries(syncs, listings, memories, secrets, counted)
+
         scraping = Scraping(syncs, listings, secrets, time.time, counted)
-        made = Stack(gateway, api, state, lists, scraping, probe, canaries, counted, table)
+        made = Stack(gateway, api, state, lists, scraping, probe, canaries, canaries(), counted, table)
         made.apply(canary=CANARY, retry_for=1)
         yield made
         probe.loop.call(probe.directory.close)
-        canaries.close()
+        made.canaries.close()
         probe.loop.stop()
 
 
@@ -210,18 +223,49 @@ def test_an_older_list_does_not_replace_a_newer_one(stack: Stack) -> None:
     assert len(stack.lists.all()["gateway"].instances) == 3
 
 
-def test_canaries_fly_over_the_stored_list(stack: Stack) -> None:
-    assert stack.canaries.fly() == {}  # there is no list yet
+def test_canaries_fly_over_the_stored_list_and_their_turn_survives_the_process(stack: Stack) -> None:
+    (sighting,) = stack.canaries.fly()["gateway"].sightings
+    assert (sighting.check, sighting.reason) == (Check.ROUND, "the list of instances cannot be used (list_missing)")
     stack.scraping.scrape()
-    flown = stack.canaries.fly()["gateway"]
-    assert {(each.check, each.outcome) for each in flown} == {
-        (Check.WRITE, Outcome.ARRIVED),
-        (Check.DELETE, Outcome.KEPT),
-    }
-    assert stack.counted.sightings == flown
-    assert all(each.seconds is not None for each in flown if each.check is Check.WRITE)
-    again = stack.canaries.fly()["gateway"]
-    assert {each.instance for each in flown} != {each.instance for each in again}  # another one was written through
+    stack.counted.sightings.clear()
+    writers = []
+    for _ in range(4):
+        flown = stack.canaries.fly()["gateway"]
+        assert {(each.check, each.outcome) for each in flown.sightings} == {
+            (Check.ABSENT, Outcome.ABSENT),
+            (Check.WRITE, Outcome.SENT),
+            (Check.WRITE, Outcome.ARRIVED),
+            (Check.DELETE, Outcome.KEPT),
+        }
+        assert all(each.seconds is not None for each in flown.sightings if each.outcome is Outcome.ARRIVED)
+        writers += [each.instance for each in flown.sightings if each.outcome is Outcome.SENT]
+        stack.canaries.close()
+        stack.canaries = stack.new_canaries()
+    assert len(set(writers[:3])) == 3
+    assert writers[3] == writers[0]
+
+
+def test_an_instance_that_says_yes_to_everything_is_found_and_the_others_are_not_blamed(
+    stack: Stack, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*stack.gateway.authority.write_server_files(tmp_path_factory.mktemp("tls"), HOST))
+    yes = Instance("yes", f"127.202.{random.SystemRandom().randrange(1, 250)}.1", stack.gateway.port)
+    listed = [each.as_json() for each in [*stack.gateway.listed, yes]]
+    stack.lists.put("gateway", listed, time.time())
+    stack.counted.faults = None
+    with misbehaving(yes.address, yes.port, context, _says_yes):
+        flown = [stack.canaries.fly()["gateway"] for _ in range(2)]
+    assert [[each.instance for each in one.sightings if each.bad] for one in flown] == [["yes"], ["yes"]]
+    assert flown[1].faults == (f"answer {yes.where}",)
+    assert all(each.outcome is not Outcome.SENT for one in flown for each in one.sightings if each.instance == "yes")
+
+
+def _says_yes(tls: ssl.SSLSocket) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    tls.sendall(answer)
+    while tls.recv(65536):
+        tls.sendall(answer)
 
 
 def test_a_canary_leaves_nothing_behind(stack: Stack) -> None:
@@ -234,7 +278,7 @@ def test_a_canary_leaves_nothing_behind(stack: Stack) -> None:
 def test_a_write_that_is_refused_is_a_failure_and_no_loss(stack: Stack) -> None:
     stack.apply(canary={**CANARY, "write": {"method": "POST", "path": "/keys/{key}"}})
     stack.scraping.scrape()
-    (sighting,) = stack.canaries.fly()["gateway"]
+    sighting = stack.canaries.fly()["gateway"].sightings[-1]
     assert (sighting.outcome, sighting.bad) == (Outcome.FAILED, True)
     assert sighting.reason == "the write failed: answered 405"
 

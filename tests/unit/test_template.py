@@ -255,10 +255,10 @@ def with_layer(source: dict[str, Any], layer: str) -> list[str]:
     return [name for name, layers in own.items() if {"Ref": layer} in layers]
 
 
-def test_tokens_are_read_by_the_probe_and_written_by_the_scrape(resources: Resources) -> None:
+def test_tokens_are_read_by_the_probe_and_written_by_the_scrape_and_the_canary(resources: Resources) -> None:
     writes = ("dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem", "dynamodb:TransactWriteItems")
     may = {name: [w for w in writes if allowed(resources[f"{name}Role"]["Properties"], w)] for name in TOKENS}
-    assert may == {"Scrape": ["dynamodb:UpdateItem"], "Probe": [], "Canary": []}
+    assert may == {"Scrape": ["dynamodb:UpdateItem"], "Probe": [], "Canary": ["dynamodb:PutItem"]}
 
 
 def test_the_probe_is_for_signed_requests_unless_one_says_otherwise(source: dict[str, Any]) -> None:

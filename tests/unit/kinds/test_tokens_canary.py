@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final, cast
 
 import pytest
@@ -11,44 +12,66 @@ import pytest
 from syncline.clients.instances import Instance
 from syncline.clients.replica_connection import Trouble
 from syncline.clients.replicas import Answer, Replicas
-from syncline.kinds.tokens.canary import KEY_PREFIX, Call, Canary, CanaryRules, Check, Outcome
+from syncline.kinds.tokens.canary import KEY_PREFIX, Call, Canary, CanaryRules
 from syncline.kinds.tokens.patience import Patience
+from syncline.kinds.tokens.sightings import CanaryMemory, Check, Outcome, Sighting
 
 INSTANCES: Final = tuple(Instance(f"gateway-{number}", f"10.0.0.{number}", 8443) for number in range(2))
+WRITER: Final = INSTANCES[0].address
 RULES: Final = CanaryRules(
-    Call("PUT", "/keys/{key}", "{value}"), Call("GET", "/keys/{key}"), Call("DELETE", "/keys/{key}")
+    Call("PUT", "/keys/{key}", "{value}"),
+    Call("GET", "/keys/{key}"),
+    Call("DELETE", "/keys/{key}"),
+    Call("GET", "/check", headers={"Cookie": "auth_token={key}"}),
 )
 PATIENCE: Final = Patience(0.05, 30, 0.001, 0.005)
 REFUSED: Final = Answer(None, Trouble.UNREACHABLE, "Connection refused")
+FIRST: Final = CanaryMemory("")
 Asked = list[tuple[str, str, str]]
 
 
 class Scripted:
-    """Stands where :class:`Replicas` does. ``answers`` gives a status or an answer for a method at an address."""
+    """Stands where :class:`Replicas` does. ``answers`` gives a status or an answer for a method at an address.
 
-    def __init__(self, answers: Callable[[str, str, int], int | Answer]) -> None:
+    Keys that nobody wrote are nowhere, and the writer has what was written.
+    """
+
+    def __init__(self, answers: Callable[[str, str, int], int | Answer | None]) -> None:
         self.asked: Asked = []
         self._answers = answers
+        self._written: set[str] = set()
 
     def ask(self, address: tuple[str, int], request: bytes, done: Callable[[Answer], None]) -> Any:
         method, path, _ = request.decode().split("\r\n")[0].split(" ")
+        if method == "GET" and (path not in self._written or address[0] == WRITER):
+            done(Answer(200 if path in self._written else 404))
+            return self
+        if method == "PUT":
+            self._written.add(path)
         before = sum((each[0], each[1]) == (address[0], method) for each in self.asked)
         self.asked.append((address[0], method, path))
         said = self._answers(address[0], method, before)
-        done(said if isinstance(said, Answer) else Answer(said))
+        if said is not None:
+            done(said if isinstance(said, Answer) else Answer(said))
         return self
 
     def cancel(self) -> None:
         pass
 
 
+def _flown(
+    scripted: Any, rules: CanaryRules = RULES, *, instances: Sequence[Instance] = INSTANCES, longest: float = 60
+) -> tuple[list[Sighting], CanaryMemory]:
+    canary = Canary(rules, "gateway.example", 0, PATIENCE, cast("Replicas", scripted))
+    return asyncio.run(canary.round(instances, FIRST, longest))
+
+
 def _round(
     answers: Callable[[str, str, int], int | Answer], rules: CanaryRules = RULES
 ) -> tuple[list[tuple[Check, str, Outcome, bool]], Asked]:
     scripted = Scripted(answers)
-    canary = Canary(rules, "gateway.example", 0, PATIENCE, cast("Replicas", scripted))
-    found = asyncio.run(canary.round(INSTANCES))
-    assert all(one.reason or one.outcome in (Outcome.ARRIVED, Outcome.GONE) for one in found)
+    found = [one for one in _flown(scripted, rules)[0] if one.check is not Check.ABSENT]
+    assert all(one.reason or one.outcome in (Outcome.SENT, Outcome.ARRIVED, Outcome.GONE) for one in found)
     return [(one.check, one.instance, one.outcome, one.bad) for one in found], scripted.asked
 
 
@@ -59,23 +82,25 @@ def _usual(reads: dict[int, int | Answer]) -> Callable[[str, str, int], int | An
     )
 
 
+SENT: Final = (Check.WRITE, "gateway-0", Outcome.SENT, False)
+
+
 @pytest.mark.parametrize(
-    ("reads", "write", "bad"),
+    ("reads", "expected"),
     [
-        ({0: 401, 2: 200}, Outcome.ARRIVED, False),
-        ({0: 404, 2: 200, 3: 404}, Outcome.LOST, True),
-        ({0: 401, 2: 200, 3: 401}, Outcome.LOST, True),
-        ({0: 401}, Outcome.NEVER, True),
-        ({0: 500}, Outcome.FAILED, True),
-        ({0: REFUSED}, Outcome.FAILED, True),
+        ({0: 401, 2: 200}, [SENT, (Check.WRITE, "gateway-1", Outcome.ARRIVED, False)]),
+        ({0: 404, 2: 200, 3: 404}, [SENT, (Check.WRITE, "gateway-1", Outcome.LOST, True)]),
+        ({0: 401, 2: 200, 3: 401}, [SENT, (Check.WRITE, "gateway-1", Outcome.LOST, True)]),
+        ({0: 401}, [(Check.WRITE, "gateway-0 to gateway-1", Outcome.NEVER, True)]),
+        ({0: 500}, [(Check.WRITE, "gateway-1", Outcome.FAILED, True)]),
+        ({0: REFUSED}, [(Check.WRITE, "gateway-1", Outcome.FAILED, True)]),
     ],
 )
 def test_a_write_arrives_or_is_lost_or_never_comes_or_cannot_be_seen(
-    reads: dict[int, int | Answer], write: Outcome, bad: bool
+    reads: dict[int, int | Answer], expected: list[tuple[Check, str, Outcome, bool]]
 ) -> None:
-    rules = CanaryRules(RULES.write, RULES.read, RULES.delete, watch_deletes=False)
-    found, asked = _round(_usual(reads), rules)
-    assert found == [(Check.WRITE, "gateway-1", write, bad)]
+    found, asked = _round(_usual(reads), replace(RULES, watch_deletes=False))
+    assert found == expected
     assert [each[:2] for each in asked if each[1] == "PUT"] == [("10.0.0.0", "PUT")]
 
 
@@ -86,6 +111,7 @@ def test_a_write_arrives_or_is_lost_or_never_comes_or_cannot_be_seen(
 def test_a_deletion_is_watched_too_and_alarms_nobody(reads: dict[int, int | Answer], outcome: Outcome) -> None:
     found, _ = _round(_usual(reads))
     assert found == [
+        SENT,
         (Check.WRITE, "gateway-1", Outcome.ARRIVED, False),
         (Check.DELETE, "gateway-1", outcome, False),
     ]
@@ -93,7 +119,7 @@ def test_a_deletion_is_watched_too_and_alarms_nobody(reads: dict[int, int | Answ
 
 def test_a_deletion_that_is_refused_is_a_failure() -> None:
     found, _ = _round(lambda _, method, __: {"PUT": 201, "GET": 200, "DELETE": 403}[method])
-    assert found[1] == (Check.DELETE, "gateway-0", Outcome.FAILED, True)
+    assert found[-1] == (Check.DELETE, "gateway-0", Outcome.FAILED, True)
 
 
 @pytest.mark.parametrize(
@@ -103,13 +129,13 @@ def test_a_deletion_that_is_refused_is_a_failure() -> None:
 def test_a_long_value_travels_or_is_refused_or_cannot_be_written(
     long: int | Answer, outcome: Outcome, bad: bool
 ) -> None:
-    rules = CanaryRules(RULES.write, RULES.read, RULES.delete, long_value=6000, watch_deletes=False)
+    rules = replace(RULES, long_value=6000, watch_deletes=False)
     answers = _usual({0: 200})
     found, _ = _round(
         lambda address, method, before: long if (method, before) == ("PUT", 1) else answers(address, method, before),
         rules,
     )
-    assert [(check, seen, how) for check, _, seen, how in found[1:]] == [(Check.LONG, outcome, bad)]
+    assert [(check, seen, how) for check, _, seen, how in found if check is Check.LONG] == [(Check.LONG, outcome, bad)]
 
 
 def test_a_key_is_a_canarys_own_and_is_taken_away_everywhere() -> None:
@@ -119,8 +145,43 @@ def test_a_key_is_a_canarys_own_and_is_taken_away_everywhere() -> None:
     assert {address for address, method, _ in asked[-2:] if method == "DELETE"} == {"10.0.0.0", "10.0.0.1"}
 
 
-def test_where_nobody_serves_nothing_is_written() -> None:
+def test_where_nobody_serves_nothing_is_written_and_that_is_a_fault() -> None:
     scripted = Scripted(_usual({0: 200}))
-    canary = Canary(RULES, "gateway.example", 0, PATIENCE, cast("Replicas", scripted))
-    assert asyncio.run(canary.round([Instance("one", "10.0.0.1", 8443, ready=False)])) == []
-    assert scripted.asked == []
+    found, memory = _flown(scripted, instances=[Instance("one", "10.0.0.1", 8443, ready=False)])
+    assert [(one.check, one.outcome, one.bad) for one in found] == [(Check.ROUND, Outcome.FAILED, True)]
+    assert (scripted.asked, dict(memory.failures)) == ([], {"round": 1})
+
+
+def test_instances_with_one_name_are_told_apart_by_their_addresses() -> None:
+    instances = [Instance("gateway", one.address, one.port) for one in INSTANCES]
+    found, _ = _flown(Scripted(_usual({0: 200})), instances=instances)
+    assert {one.instance for one in found} == {"gateway 10.0.0.0:8443", "gateway 10.0.0.1:8443"}
+
+
+def test_a_round_without_end_is_given_up_and_the_writer_has_had_its_turn() -> None:
+    found, memory = _flown(Scripted(lambda _, method, __: None if method == "PUT" else 204), longest=0.05)
+    assert [(one.check, one.instance, one.outcome) for one in found if one.bad] == [
+        (Check.ROUND, "(all)", Outcome.FAILED)
+    ]
+    assert (memory.last_writer, dict(memory.failures)) == ("10.0.0.0:8443", {"round": 1})
+
+
+def test_the_token_that_nobody_wrote_is_asked_about_as_a_probe_does() -> None:
+    """An instance may know its keys and still let everybody in."""
+
+    class LetsIn(Scripted):
+        def ask(self, address: tuple[str, int], request: bytes, done: Callable[[Answer], None]) -> Any:
+            if request.startswith(b"GET /check HTTP/1.1\r\n") and address[0] != WRITER:
+                assert f"\r\nCookie: auth_token={KEY_PREFIX}".encode() in request
+                done(Answer(200))
+                return self
+            return super().ask(address, request, done)
+
+    found, memory = _flown(LetsIn(_usual({0: 200})))
+    (bad,) = (one for one in found if one.bad)
+    assert (bad.instance, bad.outcome, bad.reason) == (
+        "gateway-1",
+        Outcome.INVENTED,
+        "it has a token that nobody wrote",
+    )
+    assert dict(memory.failures) == {"answer 10.0.0.1:8443": 1}

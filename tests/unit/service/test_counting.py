@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 
-from syncline.kinds.tokens.canary import Check, Outcome, Sighting
+from syncline.kinds.tokens.sightings import Check, Outcome, Sighting
 from syncline.kinds.tokens.verdict import Finding, Known, Reason
 from syncline.service.counting import BUCKETS, CloudWatchCounts, PrometheusCounts
 from syncline.service.scraping import Scraped
@@ -53,13 +53,14 @@ def _of(name: str, **dimensions: str) -> tuple[str, frozenset[tuple[str, str]]]:
 
 
 def test_a_canary_is_a_value_for_each_instance_and_check(measured: Measure) -> None:
-    found = measured("canary", lambda counts: counts.sighted("gateway", SIGHTINGS))
+    found = measured("canary", lambda counts: counts.sighted("gateway", SIGHTINGS, 3))
     where = {"service": "canary", "sync": "gateway"}
     assert found[_of("CanarySeconds", **where, instance="gateway-001", check="write")] == [0.7]
     assert found[_of("CanarySeconds", **where, instance="gateway-002", check="write")] == [0.4]
     assert _of("CanarySeconds", **where, instance="gateway-001", check="delete") not in found
     assert found[_of("CanaryLost", **where, instance="gateway-002", check="write")] == [1]
-    assert found[_of("CanaryLost", **where, instance="gateway-001", check="write")] == [0]
+    assert _of("CanaryLost", **where, instance="gateway-001", check="write") not in found
+    assert found[_of("CanaryFaults", **where)] == [3]
     assert found[_of("CanaryFailed", **where)] == [1]  # what a deletion and a long value come to is the store's way
 
 
@@ -75,8 +76,8 @@ def test_a_verdict_is_counted_by_its_word(measured: Measure) -> None:
 @pytest.mark.parametrize(
     ("alarm", "function", "count", "bad"),
     [
-        ("CanaryFailedAlarm", "canary", lambda counts: counts.sighted("gateway", SIGHTINGS), 1),
-        ("CanaryFailedAlarm", "canary", lambda counts: counts.sighted("gateway", SIGHTINGS[2:]), 0),
+        ("CanaryFailedAlarm", "canary", lambda counts: counts.sighted("gateway", SIGHTINGS, 1), 1),
+        ("CanaryFailedAlarm", "canary", lambda counts: counts.sighted("gateway", SIGHTINGS, 0), 0),
         ("InstancesNotListedAlarm", "scrape", lambda counts: counts.scraped([Scraped("a", failed="FORBIDDEN")]), 1),
         ("InstancesNotListedAlarm", "scrape", lambda counts: counts.scraped([Scraped("a", 3, 3)]), 0),
     ],
@@ -97,8 +98,10 @@ def test_an_alarm_looks_at_what_is_measured(
 
 def test_prometheus_gets_a_histogram_for_each_instance() -> None:
     counts = PrometheusCounts()
-    counts.sighted("gateway", SIGHTINGS)
-    counts.sighted("gateway", SIGHTINGS[:1])
+    counts.sighted("gateway", SIGHTINGS, 2)
+    assert counts.registry.get_sample_value("syncline_canary_faults", {"sync": "gateway"}) == 2
+    counts.sighted("gateway", SIGHTINGS[:1], 0)
+    assert counts.registry.get_sample_value("syncline_canary_faults", {"sync": "gateway"}) == 0
     labels = {"sync": "gateway", "instance": "gateway-001", "check": "write"}
 
     def value(name: str, **more: str) -> float | None:

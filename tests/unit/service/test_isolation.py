@@ -18,6 +18,7 @@ from syncline.clients.instances import Instance
 from syncline.config.tokens import TokensSync
 from syncline.kinds.tokens.listing import Listing, MemoryListings
 from syncline.kinds.tokens.probing import Prober
+from syncline.kinds.tokens.sightings import ProcessMemories
 from syncline.secrets import Secrets
 from syncline.service.api import Request
 from syncline.service.directory import Directory
@@ -158,9 +159,26 @@ def test_a_canary_whose_secret_hangs_or_is_missing_does_not_keep_the_others_down
     listings, counted = MemoryListings(), Counted()
     for name in syncs:
         listings.listed(name, [Instance("one", "127.0.0.1", 1)], time.time())
-    canaries = Canaries(lambda: syncs, listings, Secrets(hangs, hangs, {}), counted)
+    canaries = Canaries(lambda: syncs, listings, ProcessMemories(), Secrets(hangs, hangs, {}), counted)
     threading.Thread(target=canaries.fly, daemon=True).start()
     end = time.monotonic() + 5
     while "good" not in counted.sighted_syncs:
         assert time.monotonic() < end, "no canary was flown for the good sync"
         time.sleep(0.01)
+    assert "misses" in counted.sighted_syncs
+
+
+@pytest.mark.parametrize("listed", [(), (Instance("one", "127.0.0.1", 1, ready=False),)])
+def test_a_gateway_without_instances_raises_the_alarm_in_the_second_round(listed: tuple[Instance, ...]) -> None:
+    call = {"method": "PUT", "path": "/keys/{key}"}
+    sync = TokensSync.model_validate(
+        {"name": "empty", **SYNC, "canary": dict.fromkeys(("write", "read", "delete"), call)}
+    )
+    listings = MemoryListings()
+    listings.listed("empty", listed, time.time())
+    secrets = Secrets(lambda: pytest.fail("no secret"), lambda: pytest.fail("no secret"), {})
+    canaries = Canaries(lambda: {"empty": sync}, listings, ProcessMemories(), secrets, Counted())
+    flown = [canaries.fly()["empty"] for _ in range(2)]
+    assert [(one.faults, [each.reason for each in one.sightings]) for one in flown] == [
+        (faults, ["the list of instances cannot be used (list_empty)"]) for faults in ((), ("round",))
+    ]

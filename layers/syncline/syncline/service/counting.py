@@ -10,7 +10,7 @@ from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 from syncline.kinds.tokens.verdict import Finding, Known
 
 if TYPE_CHECKING:  # a probe counts neither
-    from syncline.kinds.tokens.canary import Sighting
+    from syncline.kinds.tokens.sightings import Sighting
     from syncline.service.scraping import Scraped
 
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -24,7 +24,9 @@ class Counts(Protocol):
 
     def scraped(self, results: Iterable[Scraped]) -> None: ...
 
-    def sighted(self, sync: str, sightings: Iterable[Sighting]) -> None: ...
+    def sighted(self, sync: str, sightings: Iterable[Sighting], faults: int) -> None:
+        """Count a round of canaries; `faults` is how many are confirmed after it."""
+        ...
 
 
 class CloudWatchCounts:
@@ -47,12 +49,11 @@ class CloudWatchCounts:
                 metrics.add_metric("InstancesServing", MetricUnit.Count, each.serving)
             metrics.flush_metrics()
 
-    def sighted(self, sync: str, sightings: Iterable[Sighting]) -> None:
-        from syncline.kinds.tokens.canary import Outcome  # noqa: PLC0415 - a probe does not need it
-
+    def sighted(self, sync: str, sightings: Iterable[Sighting], faults: int) -> None:
         found = list(sightings)
-        _all("CanariesFailed", sum(each.bad for each in found))
+        _all("CanaryFaults", faults)
         metrics = _of(sync)
+        metrics.add_metric("CanaryFaults", MetricUnit.Count, faults)
         metrics.add_metric("CanaryFailed", MetricUnit.Count, sum(each.bad for each in found))
         metrics.flush_metrics()
         for each in found:
@@ -61,10 +62,8 @@ class CloudWatchCounts:
             metrics.add_dimension("check", each.check.value)
             if each.seconds is not None:
                 metrics.add_metric("CanarySeconds", MetricUnit.Seconds, each.seconds)
-            for outcome in Outcome:
-                metrics.add_metric(
-                    f"Canary{outcome.value.capitalize()}", MetricUnit.Count, int(each.outcome is outcome)
-                )
+            # The outcome alone: each further name is a metric to pay for, by instance and check.
+            metrics.add_metric(f"Canary{each.outcome.value.capitalize()}", MetricUnit.Count, 1)
             metrics.flush_metrics()
 
 
@@ -102,6 +101,9 @@ class PrometheusCounts:
         self._canaries = Counter(
             "syncline_canaries", "Canaries by how they went.", (*results, "outcome"), registry=self.registry
         )
+        self._faults = Gauge(
+            "syncline_canary_faults", "Confirmed faults that canaries found.", ("sync",), registry=self.registry
+        )
         self._canary_seconds = Histogram(
             "syncline_canary_seconds",
             "Time until an instance agreed with the one written through.",
@@ -120,7 +122,8 @@ class PrometheusCounts:
             if each.failed is None:
                 self._instances.labels(each.sync).set(each.serving)
 
-    def sighted(self, sync: str, sightings: Iterable[Sighting]) -> None:
+    def sighted(self, sync: str, sightings: Iterable[Sighting], faults: int) -> None:
+        self._faults.labels(sync).set(faults)
         for each in sightings:
             self._canaries.labels(sync, each.instance, each.check.value, each.outcome.value).inc()
             if each.seconds is not None:

@@ -53,9 +53,12 @@ def scraper() -> Scraping:
 @cache
 def canaries() -> Canaries:
     """What the function `canary` does."""
-    from syncline.wiring_tokens.canaries import Canaries  # noqa: PLC0415 - the others do not need it
+    from syncline.stores.canaries import CanaryRecords  # noqa: PLC0415 - the others do not need it
+    from syncline.wiring_tokens.canaries import Canaries  # noqa: PLC0415
+    from syncline.wiring_tokens.memories import StoredMemories  # noqa: PLC0415
 
-    return Canaries(StoredSyncs(State(_table())), _listings(), _secrets(), CloudWatchCounts())
+    memories = StoredMemories(CanaryRecords(Database(_table()), time.time))
+    return Canaries(StoredSyncs(State(_table())), _listings(), memories, _secrets(), CloudWatchCounts())
 
 
 def _listings() -> StoredListings:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from syncline.config.tokens import Request, TokensSync
 from syncline.errors import SynclineError
-from syncline.kinds.tokens.canary import Call, Canary, CanaryRules, Sighting
+from syncline.kinds.tokens.canary import Call, Canary, CanaryRules
 from syncline.kinds.tokens.listing import Listing, Listings
 from syncline.kinds.tokens.probing import Prober
+from syncline.kinds.tokens.sightings import CanaryMemories, CanaryMemory, Sighting, failed_round
 from syncline.secrets import Secrets
 from syncline.service.counting import Counts
 from syncline.service.isolation import Isolated
@@ -21,8 +22,15 @@ from syncline.service.loop import Loop
 from syncline.telemetry import logger
 from syncline.wiring_tokens.parts import rules_of
 
-_LONGEST_ROUND: Final = 200.0  # seconds; then it is given up, and what it wrote is deleted
 _DEADLINE: Final = 240.0  # seconds; less than the function `canary` has
+
+
+@dataclass(frozen=True, slots=True)
+class Flown:
+    """A round of one sync, and the faults that are confirmed after it."""
+
+    sightings: tuple[Sighting, ...]
+    faults: tuple[str, ...]
 
 
 class Canaries:
@@ -32,21 +40,22 @@ class Canaries:
         self,
         syncs: Callable[[], Mapping[str, TokensSync]],
         listings: Listings,
+        memories: CanaryMemories,
         secrets: Secrets,
         counts: Counts,
-        loop: Loop | None = None,
     ) -> None:
         self._syncs = syncs
         self._listings = listings
         self._secrets = secrets
         self._counts = counts
-        self._loop = loop or Loop()
+        self._memories = memories
+        self._loop = Loop()
         self._made: dict[str, tuple[TokensSync, Prober, Canary]] = {}
-        self._isolated: Isolated[list[Sighting]] = Isolated("the canary", _DEADLINE)
+        self._isolated: Isolated[Flown] = Isolated("the canary", _DEADLINE)
         self._counting = threading.Lock()
 
-    def fly(self, name: str | None = None) -> dict[str, list[Sighting]]:
-        """Fly a round for each sync that has a canary, or for the one called `name`, and return what was seen."""
+    def fly(self, name: str | None = None) -> dict[str, Flown]:
+        """Fly a round for each sync that has a canary, or for the one called `name`, and return the results."""
         lists = self._listings.all()
         rounds = {
             sync.name: partial(self._round, sync, lists.get(sync.name, Listing()))
@@ -56,30 +65,50 @@ class Canaries:
         flown = {}
         for sync_name, result in self._isolated.run(rounds).items():
             if isinstance(result, SynclineError):
-                fields = {"sync": sync_name, "code": result.code.name, "why": result.what}
-                logger.error("canary not flown", extra=fields)
-            elif result:
-                flown[sync_name] = result
+                # A defect, or a thread that hangs: no memory is needed to confirm that.
+                fault = failed_round(f"{result.code.name}: {result.what}")
+                result = Flown((fault,), (fault.fault,))  # noqa: PLW2901 - it stands for the round
+                self._tell(sync_name, result)
+            flown[sync_name] = result
         return flown
 
-    def _round(self, sync: TokensSync, listing: Listing) -> list[Sighting]:
+    def _round(self, sync: TokensSync, listing: Listing) -> Flown:
+        memory = self._memories.recall(sync.name)
+        found, after = self._seen(sync, listing, memory)
+        self._memories.remember(sync.name, after)
+        flown = Flown(tuple(found), after.faults)
+        self._tell(sync.name, flown)
+        return flown
+
+    def _seen(self, sync: TokensSync, listing: Listing, memory: CanaryMemory) -> tuple[list[Sighting], CanaryMemory]:
         problem = listing.problem(time.time(), sync.stale_after)
-        if problem is not None:
-            logger.warning("canary not flown", extra={"sync": sync.name, "why": problem.value})
-            return []
-        found = self._loop.run(_in_time(self._canary(sync), listing))
-        for each in found:
+        if problem is None:
+            try:
+                return self._loop.run(self._canary(sync).round(listing.instances, memory))
+            except SynclineError as error:
+                why = f"{error.code.name}: {error.what}"
+        else:
+            why = f"the list of instances cannot be used ({problem.value})"
+        found = [failed_round(why)]
+        return found, memory.after(found, None, ())
+
+    def _tell(self, sync: str, flown: Flown) -> None:
+        """Log and count a round."""
+        for each in flown.sightings:
             say = logger.warning if each.bad else logger.info
-            fields = {"sync": sync.name, "instance": each.instance, "check": each.check.value, "seconds": each.seconds}
-            say("canary", extra={**fields, "outcome": each.outcome.value, "why": each.reason})
+            fields = {"sync": sync, "instance": each.instance, "check": each.check.value, "seconds": each.seconds}
+            fields |= {"role": each.role.value, "outcome": each.outcome.value, "why": each.reason}
+            say("canary", extra=fields)
+        if flown.faults:
+            logger.error("canary faults confirmed", extra={"sync": sync, "faults": flown.faults})
         with self._counting:  # metrics are lines of the log, and must not be mixed
-            self._counts.sighted(sync.name, found)
-        return found
+            self._counts.sighted(sync, flown.sightings, len(flown.faults))
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, and end the loop."""
         for _, prober, _ in self._made.values():
             self._loop.call(prober.close)
+        self._loop.stop()
 
     def _canary(self, sync: TokensSync) -> Canary:
         made = self._made.get(sync.name)
@@ -95,25 +124,21 @@ class Canaries:
         return canary
 
 
-async def _in_time(canary: Canary, listing: Listing) -> list[Sighting]:
-    async with asyncio.timeout(_LONGEST_ROUND):
-        return await canary.round(listing.instances)
-
-
 def canary_of(sync: TokensSync, secrets: Secrets, prober: Prober) -> Canary | None:
-    """The canary of a sync that has one; raises why a reference cannot be resolved."""
+    """Return the canary of a sync, None if it has none; raises why a reference cannot be resolved."""
     if sync.canary is None:
         return None
+    headers = {name: secrets.resolve(reference) for name, reference in sync.canary.headers.items()}
     rules = CanaryRules(
-        _call(sync.canary.write),
-        _call(sync.canary.read),
-        _call(sync.canary.delete),
-        {name: secrets.resolve(reference) for name, reference in sync.canary.headers.items()},
+        _call(sync.canary.write, headers),
+        _call(sync.canary.read, headers),
+        _call(sync.canary.delete, headers),
+        Call("GET", sync.check.path, headers={"Cookie": f"{sync.check.cookie}={{key}}"}),
         sync.canary.long_value,
         sync.canary.watch_deletes,
     )
     return Canary(rules, sync.check.host, sync.sync_interval, prober.rules.patience, prober.replicas)
 
 
-def _call(request: Request) -> Call:
-    return Call(request.method, request.path, request.body)
+def _call(request: Request, headers: Mapping[str, str]) -> Call:
+    return Call(request.method, request.path, request.body, headers)

@@ -35,11 +35,11 @@ from syncline.config.tokens import TokensSync
 from syncline.errors import SynclineError
 from syncline.kinds.tokens.listing import MemoryListings
 from syncline.kinds.tokens.probing import Prober
+from syncline.kinds.tokens.sightings import ProcessMemories
 from syncline.secrets import Secrets
 from syncline.service.api import Answer, ProbeApi, Request
 from syncline.service.counting import PrometheusCounts
 from syncline.service.directory import Directory
-from syncline.service.loop import Loop
 from syncline.service.server import Server
 from syncline.telemetry import logger
 from syncline.wiring_tokens.canaries import Canaries
@@ -101,7 +101,7 @@ class Container:
         )
         self.directory.refresh()
         self._scraping = Scraping(lambda: self._syncs, self.listings, secrets, time.time, self.counts)
-        self._canaries = Canaries(lambda: self._syncs, self.listings, secrets, self.counts, Loop())
+        self._canaries = Canaries(lambda: self._syncs, self.listings, ProcessMemories(), secrets, self.counts)
         self.server = Server(ProbeApi(self.directory, self.counts), self._page)
 
     async def serve(self, until: asyncio.Event) -> None:

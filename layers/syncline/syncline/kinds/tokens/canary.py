@@ -1,17 +1,20 @@
-"""Canaries: a key is written through one instance, and the others are watched until they agree, or until it is lost.
+"""Canaries: a key is written through one instance, and the others are watched until they have it or the time is over.
 
-Three checks, one after another: a write must reach every instance and stay there; a deletion is watched the same way,
-although some stores never tell their peers of one; and a value that is too long for the store's messages shows
-whether it is lost in silence. What a canary wrote it takes away again, at every instance.
+A round has four checks. A key that nobody wrote must not be found anywhere: an instance that says yes to it says nothing
+by its other answers and is left out. A write must reach every instance and stay there. A deletion is watched the same way,
+although some stores never tell their peers of one. A value that is too long for the store's messages shows whether it
+is lost in silence. In the end the canary deletes what it wrote, at every instance.
+
+Each instance in turn is the writer. A key that the writer itself does not keep, or that nobody else gets, is the writer's
+fault. If there is only one other instance to judge by, either of the two may be at fault, and the path between them is named.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import quote
 
@@ -19,44 +22,32 @@ from syncline import __version__
 from syncline.clients.instances import Instance
 from syncline.clients.replicas import Answer, Replicas
 from syncline.kinds.tokens.patience import Patience
+from syncline.kinds.tokens.sightings import CanaryMemory, Check, Outcome, Role, Sighting, failed_round
 
 KEY_PREFIX: Final = "syncline-canary-"
+LONGEST_ROUND: Final = 200.0
+"""Seconds after which a round is given up; less than the function `canary` has."""
+_LONGEST_ANSWER: Final = 10.0  # seconds
 _STABLE: Final = 2.0  # intervals for which a key that arrived must stay
 _GONE: Final = (401, 404)
-
-
-class Check(enum.Enum):
-    """What a canary looks at."""
-
-    WRITE = "write"
-    DELETE = "delete"
-    LONG = "long"
-
-
-class Outcome(enum.Enum):
-    """How it went at one instance."""
-
-    ARRIVED = "arrived"
-    LOST = "lost"
-    NEVER = "never"
-    GONE = "gone"
-    KEPT = "kept"
-    FAILED = "failed"
+_JUDGES: Final = 2  # instances without the key that make it the writer's fault
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request by its parts; ``{key}`` and ``{value}`` in path and body stand for the canary's own."""
+    """A request by its parts; ``{key}`` and ``{value}`` in path, body and headers stand for the canary's own."""
 
     method: str
     path: str
     body: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
-    def bytes(self, host: str, headers: Mapping[str, str], key: str, value: str) -> bytes:
-        """The request as it goes over the wire."""
+    def bytes(self, host: str, key: str, value: str) -> bytes:
+        """Return the request as it goes over the wire."""
         path = self.path.replace("{key}", quote(key, safe="")).replace("{value}", quote(value, safe=""))
         body = self.body.replace("{key}", key).replace("{value}", value).encode()
-        fields = {"Host": host, "User-Agent": f"syncline/{__version__}", "Accept": "*/*", **headers}
+        fields = {"Host": host, "User-Agent": f"syncline/{__version__}", "Accept": "*/*"}
+        fields |= {name: text.replace("{key}", key) for name, text in self.headers.items()}
         if body or self.method not in ("GET", "DELETE"):
             fields["Content-Length"] = str(len(body))
         lines = [f"{self.method} {path} HTTP/1.1", *(f"{name}: {text}" for name, text in fields.items())]
@@ -65,36 +56,21 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class CanaryRules:
-    """The three calls, and how long the long value is (bytes; 0 leaves that check out)."""
+    """The calls, and the length of the long value (bytes; 0 leaves that check out).
+
+    ``check`` is the question that verdicts rest on, with the key as the token.
+    """
 
     write: Call
     read: Call
     delete: Call
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    check: Call
     long_value: int = 0
     watch_deletes: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Sighting:
-    """What one check came to at one instance; ``seconds`` until it did, None if it never did."""
-
-    check: Check
-    instance: str
-    outcome: Outcome
-    seconds: float | None = None
-    reason: str = ""
-
-    @property
-    def bad(self) -> bool:
-        """Whether somebody is to be told: what a deletion or a long value comes to is the store's way, a write's not."""
-        return self.outcome is Outcome.FAILED or (
-            self.check is Check.WRITE and self.outcome in (Outcome.LOST, Outcome.NEVER)
-        )
-
-
 class Canary:
-    """Makes rounds for one sync, on the loop that ``replicas`` lives on."""
+    """Flies rounds for one sync, on the loop that ``replicas`` lives on."""
 
     def __init__(self, rules: CanaryRules, host: str, interval: float, patience: Patience, replicas: Replicas) -> None:
         self._rules = rules
@@ -102,75 +78,112 @@ class Canary:
         self._interval = interval
         self._patience = patience
         self._replicas = replicas
-        self._turn = 0
 
-    async def round(self, instances: Sequence[Instance]) -> list[Sighting]:
-        """One round over the instances that serve; each in turn is the one written through."""
-        serving = sorted((one for one in instances if one.serves), key=lambda one: one.name)
+    async def round(
+        self, instances: Sequence[Instance], memory: CanaryMemory, longest: float = LONGEST_ROUND
+    ) -> tuple[list[Sighting], CanaryMemory]:
+        """Fly one round over the instances that serve; return what was seen and the memory for the next round.
+
+        A round that takes longer than `longest` seconds is given up. It still counts as the turn of its writer.
+        """
+        serving = sorted((one for one in instances if one.serves), key=lambda one: one.where)
         if not serving:
-            return []
-        writer = serving[self._turn % len(serving)]
-        self._turn += 1
-        key = KEY_PREFIX + secrets.token_hex(8)
-        found: list[Sighting] = []
+            found = [failed_round("no instance serves")]
+            return found, memory.after(found, None, ())
+        flight = _Flight(serving, memory)
         try:
-            found += await self._written(Check.WRITE, writer, serving, key, "1")
-            if self._rules.watch_deletes and not any(one.outcome is Outcome.FAILED for one in found):
-                found += await self._deleted(writer, serving, key)
+            async with asyncio.timeout(longest):
+                await self._fly(flight)
+        except TimeoutError:
+            flight.found.append(failed_round(f"it was not done after {longest:g} seconds"))
+        return flight.found, memory.after(flight.found, flight.writer, serving)
+
+    async def _fly(self, flight: _Flight) -> None:
+        """Make all checks of a round, adding to what was found."""
+        flight.found += await asyncio.gather(*(self._invents(flight, one) for one in flight.serving))
+        flight.choose_writer()
+        if flight.writer is None:
+            return
+        key = _Key(Check.WRITE, "1")
+        try:
+            written = await self._written(flight, key)
+            flight.found += written
+            travels = not any(one.outcome is Outcome.FAILED or (one.bad and one.role is Role.WRITER) for one in written)
+            if self._rules.watch_deletes and travels:
+                flight.found += await self._deleted(flight, key)
         finally:
-            await self._cleared(serving, key)
+            await self._cleared(flight.serving, key)
         if self._rules.long_value:
-            key = KEY_PREFIX + secrets.token_hex(8)
+            key = _Key(Check.LONG, "x" * self._rules.long_value)
             try:
-                found += await self._written(Check.LONG, writer, serving, key, "x" * self._rules.long_value)
+                flight.found += await self._written(flight, key)
             finally:
-                await self._cleared(serving, key)
-        return found
+                await self._cleared(flight.serving, key)
 
-    async def _written(
-        self, check: Check, writer: Instance, serving: Sequence[Instance], key: str, value: str
-    ) -> list[Sighting]:
-        answer = await self._ask(writer, self._rules.write, key, value)
+    async def _invents(self, flight: _Flight, instance: Instance) -> Sighting:
+        """Read a key, and ask about a token, that nobody wrote."""
+        key = _Key(Check.ABSENT)
+        read, asked = await asyncio.gather(
+            self._ask(instance, self._rules.read, key), self._ask(instance, self._rules.check, key)
+        )
+        if read.status == 200 or asked.status == 200:
+            what = "key" if read.status == 200 else "token"
+            found = flight.sighting(key.check, instance, Outcome.INVENTED, None, f"it has a {what} that nobody wrote")
+        elif read.status in _GONE:
+            found = flight.sighting(key.check, instance, Outcome.ABSENT)
+        else:
+            found = flight.sighting(key.check, instance, Outcome.FAILED, None, _words(read))
+        return replace(found, role=Role.ANSWER)
+
+    async def _written(self, flight: _Flight, key: _Key) -> list[Sighting]:
+        writer = flight.writer
+        assert writer is not None
+        answer = await self._ask(writer, self._rules.write, key)
         if answer.status is None or not 200 <= answer.status < 300:
-            refused = check is Check.LONG and answer.status is not None
+            refused = key.check is Check.LONG and answer.status is not None
             outcome = Outcome.NEVER if refused else Outcome.FAILED
-            return [Sighting(check, writer.name, outcome, None, f"the write failed: {_words(answer)}")]
+            failed = flight.sighting(key.check, writer, outcome, None, f"the write failed: {_words(answer)}")
+            return [replace(failed, role=Role.WRITER)]
         began = self._now()
-        others = [one for one in serving if one is not writer]
-        return list(await asyncio.gather(*(self._arrives(check, one, key, value, began) for one in others)))
+        watched = flight.readers if key.check is Check.LONG else [writer, *flight.readers]
+        seen = list(await asyncio.gather(*(self._arrives(flight, one, key, began) for one in watched)))
+        return seen if key.check is Check.LONG else flight.judged(seen[0], seen[1:])
 
-    async def _arrives(self, check: Check, instance: Instance, key: str, value: str, began: float) -> Sighting:
-        """Watch one instance until it has the key, and then whether it keeps it."""
-        has, seconds, words = await self._watch(instance, key, value, began, wanted=True)
+    async def _arrives(self, flight: _Flight, instance: Instance, key: _Key, began: float) -> Sighting:
+        """Watch one instance until it has the key, and then that it keeps it."""
+        has, seconds, words = await self._watch(instance, key, began, wanted=True)
         if not has:
             failed = words and not words.endswith(tuple(str(status) for status in _GONE))
-            return Sighting(check, instance.name, Outcome.FAILED if failed else Outcome.NEVER, None, words)
+            return flight.sighting(key.check, instance, Outcome.FAILED if failed else Outcome.NEVER, None, words)
         await asyncio.sleep(_STABLE * self._interval)
-        answer = await self._ask(instance, self._rules.read, key, value)
+        answer = await self._ask(instance, self._rules.read, key)
         if answer.status in _GONE:
-            return Sighting(check, instance.name, Outcome.LOST, seconds, "it was there, and is not any more")
-        return Sighting(check, instance.name, Outcome.ARRIVED, seconds)
+            return flight.sighting(key.check, instance, Outcome.LOST, seconds, "it had the key and lost it")
+        return flight.sighting(key.check, instance, Outcome.ARRIVED, seconds)
 
-    async def _deleted(self, writer: Instance, serving: Sequence[Instance], key: str) -> list[Sighting]:
-        answer = await self._ask(writer, self._rules.delete, key, "")
+    async def _deleted(self, flight: _Flight, key: _Key) -> list[Sighting]:
+        writer = flight.writer
+        assert writer is not None
+        answer = await self._ask(writer, self._rules.delete, key)
         if answer.status is None or not 200 <= answer.status < 300:
-            return [Sighting(Check.DELETE, writer.name, Outcome.FAILED, None, f"the deletion failed: {_words(answer)}")]
+            reason = f"the deletion failed: {_words(answer)}"
+            return [replace(flight.sighting(Check.DELETE, writer, Outcome.FAILED, None, reason), role=Role.WRITER)]
         began = self._now()
 
         async def goes(instance: Instance) -> Sighting:
-            gone, seconds, words = await self._watch(instance, key, "", began, wanted=False)
-            return Sighting(Check.DELETE, instance.name, Outcome.GONE if gone else Outcome.KEPT, seconds, words)
+            gone, seconds, words = await self._watch(instance, key, began, wanted=False)
+            return flight.sighting(Check.DELETE, instance, Outcome.GONE if gone else Outcome.KEPT, seconds, words)
 
-        return list(await asyncio.gather(*(goes(one) for one in serving if one is not writer)))
+        return list(await asyncio.gather(*(goes(one) for one in flight.readers)))
 
     async def _watch(
-        self, instance: Instance, key: str, value: str, began: float, *, wanted: bool
+        self, instance: Instance, key: _Key, began: float, *, wanted: bool
     ) -> tuple[bool, float | None, str]:
-        """Ask until an instance has the key (or has it no more), or patience ends; whether, after how long, and words."""
+        """Ask until the instance has the key, or no longer has it; return whether, after how many seconds, and why not."""
         attempt = 0
         while True:
             attempt += 1
-            answer = await self._ask(instance, self._rules.read, key, value)
+            answer = await self._ask(instance, self._rules.read, key)
             elapsed = self._now() - began
             if (answer.status == 200 and wanted) or (answer.status in _GONE and not wanted):
                 return True, elapsed, ""
@@ -180,21 +193,21 @@ class Canary:
                 return False, None, _words(answer)
             await asyncio.sleep(delay)
 
-    async def _cleared(self, serving: Sequence[Instance], key: str) -> None:
-        """Take the key away everywhere, since a deletion may not travel."""
-        await asyncio.gather(*(self._ask(one, self._rules.delete, key, "") for one in serving))
+    async def _cleared(self, serving: Sequence[Instance], key: _Key) -> None:
+        """Delete the key everywhere, since a deletion may not travel."""
+        await asyncio.gather(*(self._ask(one, self._rules.delete, key) for one in serving))
 
-    async def _ask(self, instance: Instance, call: Call, key: str, value: str) -> Answer:
+    async def _ask(self, instance: Instance, call: Call, key: _Key) -> Answer:
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
         def done(answer: Answer) -> None:
             if not answered.done():
                 answered.set_result(answer)
 
-        request = call.bytes(self._host, self._rules.headers, key, value)
+        request = call.bytes(self._host, key.name, key.value)
         exchange = self._replicas.ask((instance.address, instance.port), request, done)
         try:
-            async with asyncio.timeout(self._patience.deadline):
+            async with asyncio.timeout(min(self._patience.deadline, _LONGEST_ANSWER)):
                 return await answered
         except TimeoutError:
             return Answer(None, None, "no answer in time")
@@ -203,6 +216,71 @@ class Canary:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """A key of its own for one check, and the value to be written."""
+
+    check: Check
+    value: str = ""
+    name: str = field(default_factory=lambda: KEY_PREFIX + secrets.token_hex(8))
+
+
+class _Flight:
+    """One round under way: the instances, the writer, and what was found so far."""
+
+    def __init__(self, serving: Sequence[Instance], memory: CanaryMemory) -> None:
+        self.serving = serving
+        self.memory = memory
+        self.writer: Instance | None = None
+        self.readers: list[Instance] = []
+        self.found: list[Sighting] = []
+        names = [one.name for one in serving]
+        self._labels = {one: one.name if names.count(one.name) == 1 else f"{one.name} {one.where}" for one in serving}
+
+    def choose_writer(self) -> None:
+        """Choose the writer and the readers among those whose answers can be believed."""
+        broken = {one.where for one in self.found if one.bad}
+        usable = [one for one in self.serving if one.where not in broken]
+        self.writer = self.memory.writer(usable)
+        self.readers = [one for one in usable if one != self.writer]
+
+    def sighting(
+        self, check: Check, instance: Instance, outcome: Outcome, seconds: float | None = None, reason: str = ""
+    ) -> Sighting:
+        """Return a sighting of a reader under its name, or name and address if several instances have that name."""
+        return Sighting(check, self._labels[instance], outcome, seconds, reason, Role.READER, instance.where)
+
+    def judged(self, own: Sighting, others: list[Sighting]) -> list[Sighting]:
+        """Return what the answers to a write show: `own` is the writer's, `others` are the readers'."""
+        own = replace(own, role=Role.WRITER)
+        if own.bad:
+            return [replace(own, reason=f"after it confirmed the write: {own.reason}")]
+        own = replace(own, seconds=None)
+        if not others:
+            return [own]
+        if any(one.outcome in (Outcome.ARRIVED, Outcome.LOST) for one in others):
+            return [replace(own, outcome=Outcome.SENT), *others]
+        # Nobody has it. Those that did not get earlier keys either say nothing about this writer.
+        never = [one for one in others if one.outcome is Outcome.NEVER]
+        trusted = [one for one in never if one.fault not in self.memory.failures]
+        others = [one for one in others if one not in trusted]
+        if len(trusted) >= _JUDGES:
+            return [replace(own, outcome=Outcome.UNSENT, reason="no other instance got the key"), *others]
+        if trusted:
+            reader = trusted[0]
+            path = Sighting(
+                Check.WRITE,
+                f"{own.instance} to {reader.instance}",
+                Outcome.NEVER,
+                None,
+                "the key did not arrive; either of the two may be at fault",
+                Role.PATH,
+                f"{own.where} to {reader.where}",
+            )
+            return [path, *others]
+        return others
 
 
 def _words(answer: Answer) -> str:
