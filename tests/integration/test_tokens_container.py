@@ -7,6 +7,7 @@ import random
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -243,6 +244,26 @@ def test_lists_that_cannot_be_believed_give_no_verdict_and_no_readiness(gateway:
             assert container.get("/ready").status == 503
             assert container.get("/health").status == 200
             assert container.stop() == 0
+
+
+def test_a_cluster_that_hangs_neither_delays_the_others_nor_takes_them_out_of_service(
+    gateway: Gateway, api: KubernetesApi
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connections are taken, and nobody answers
+        healthy, hangs = sync_of(gateway, api), sync_of(gateway, api)
+        source = {**hangs["sources"]["prod"], "api": f"https://127.0.0.1:{silent.getsockname()[1]}"}
+        with Container({"healthy": healthy, "hangs": {**hangs, "sources": {"prod": source}}}) as container:
+            figure = 'syncline_scrapes_total{{code="{}",sync="{}"}}'
+            late = figure.format("UNREACHABLE", "hangs")
+            wait_for(lambda: container.figure(figure.format("", "healthy")) >= container.figure(late) + 3)
+            assert container.get("/ready").status == 200
+            assert container.get("/ready/healthy").body == b"healthy: ready\n"
+            assert container.get("/ready/hangs").status == 503
+            gateway.put_everywhere("beside-one-that-hangs", but={4})
+            assert container.synced("beside-one-that-hangs", "gateway-000", "/v1/synced/healthy").json["synced"] == 3
+            began = time.monotonic()
+            assert container.stop() == 0
+            assert time.monotonic() - began < 10
 
 
 def test_a_list_follows_the_cluster_and_two_gateways_are_told_apart_by_the_origin(
