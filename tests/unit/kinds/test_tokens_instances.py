@@ -126,6 +126,14 @@ def test_an_origin_that_no_longer_serves_is_asked_under_a_shared_name_too() -> N
     assert (found.verdict, found.reason) == (Known.NOT_SYNCED, Reason.ORIGIN_REFUSES)
 
 
+def test_a_name_shared_with_one_that_no_longer_serves_does_not_make_the_other_the_origin() -> None:
+    leaving = Instance("gateway", "10.0.0.9", 8443, terminating=True)
+    others = [Instance("other", f"10.0.1.{number}", 8443) for number in range(2)]
+    found, asked = _finding([leaving, SHARED[0], *others], lambda address, _: 500 if address == "10.0.0.1" else 200)
+    assert (found.verdict, found.reason, found.unknown) == (Known.PARTIALLY, Reason.SOME_UNKNOWN, 1)
+    assert set(asked) == {"10.0.0.1", "10.0.0.9", "10.0.1.0", "10.0.1.1"}
+
+
 def test_the_origin_by_its_address_is_one_instance_even_where_its_name_is_shared() -> None:
     found, _ = _finding(SHARED, _lacks(1), origin="10.0.0.1")
     assert (found.verdict, found.reason) == (Known.NOT_SYNCED, Reason.ORIGIN_REFUSES)

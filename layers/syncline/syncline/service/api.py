@@ -80,7 +80,7 @@ class ProbeApi:
         self._observer = observer
 
     async def answer(self, request: Request) -> Answer:
-        """Never raises: what cannot be answered is said with a status, a verdict and a reason."""
+        """Return an answer, never raise: a failure has a status, a verdict and a reason."""
         path = request.path
         if path == PATH or path.startswith(f"{PATH}/"):
             if request.method != "GET":
@@ -111,7 +111,7 @@ class ProbeApi:
         return self._said(entry, origin, token_hash, finding)
 
     def _entry(self, origin: str, sync: str) -> tuple[Entry | None, Reason | None]:
-        """The sync meant: the one named, else the one that lists the origin, else the only one."""
+        """Return the sync that is named, else the only one, else the one that lists the origin; or why there is none."""
         entries = self._directory.entries()
         if sync:
             named = next((entry for entry in entries if entry.sync == sync), None)
@@ -137,6 +137,7 @@ class ProbeApi:
             "verdict": finding.verdict.value,
             "reason": reason.value,
             "synced": finding.yes,
+            "unknown": finding.unknown,
             "asked": len(finding.seen),
             "ms": round(finding.milliseconds, 1),
         }

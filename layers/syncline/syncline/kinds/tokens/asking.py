@@ -28,33 +28,35 @@ _TRIES_OF_ORIGIN: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A token's question: `others` are asked and counted, `origins` are the instances that may have written it.
+    """A request to many instances: `others` are counted, `controls` only confirm that the token is good.
 
-    A single origin only confirms that the token is good. Several are among the others if they serve.
+    Either the origin is the only control, or its name is shared: then it is one of the controls or of `shared`, which
+    are among the others.
     """
 
     request: bytes
     others: Sequence[Instance]
-    origins: Sequence[Instance]
+    controls: Sequence[Instance]
+    shared: Sequence[Instance]
     quorum: Quorum
     patience: Patience
 
     @property
     def needed(self) -> int:
         """Return how many of the others must have the token. An origin among them has it and does not count."""
-        own = int(any(one in self.others for one in self.origins))
+        own = 1 if self.shared else 0
         return self.quorum.needed(len(self.others) - own) + own
 
 
 @dataclass(slots=True)
 class Crowd:
-    """How many instances are being asked just now, by all questions together."""
+    """Number of instances that all questions together are asking at present."""
 
     asked: int = 0
 
 
 class Asking:
-    """A question under way, in the loop's thread. ``chance`` gives numbers between 0 and 1 for the jitter."""
+    """A question under way, in the loop's thread. ``chance`` is for the jitter."""
 
     def __init__(
         self,
@@ -79,16 +81,16 @@ class Asking:
         self._finding: asyncio.Future[Finding] = loop.create_future()
 
     async def finding(self) -> Finding:
-        """Ask, and say what came of it; never later than the hard deadline and the loop's next turn."""
+        """Ask and return the verdict, at the latest in the loop's first turn after the hard deadline."""
         self._began = self._loop.time()
         question = self._question
-        # The order is another one each time, so that no instance is always the first or the last to be asked.
+        # The order is random, so that no instance is always asked first or last.
         order = list(question.others)
         self._chance.shuffle(order)
         self._asked = [_Asked(self, instance) for instance in order]
-        tries = _TRIES_OF_ORIGIN if len(question.origins) == 1 else None
-        self._controls = [_Asked(self, one, tries) for one in question.origins if one not in question.others]
-        self._origins = [*self._controls, *(one for one in self._asked if one.instance in question.origins)]
+        tries = _TRIES_OF_ORIGIN if len(question.controls) == 1 and not question.shared else None
+        self._controls = [_Asked(self, one, tries) for one in question.controls]
+        self._origins = [*self._controls, *(one for one in self._asked if one.instance in question.shared)]
         timer = self._loop.call_later(question.patience.deadline, self._over)
         self._crowd.asked += self._pending
         try:
@@ -104,7 +106,7 @@ class Asking:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the question's beginning."""
+        """Return the seconds since the question began."""
         return self._loop.time() - self._began
 
     @property
@@ -122,7 +124,7 @@ class Asking:
         return self._loop.call_later(seconds, one.ask)
 
     def settled(self, one: _Asked) -> None:
-        """One has said its last word."""
+        """Take note of the last answer of one instance."""
         if one not in self._controls:
             self._pending -= 1
             self._crowd.asked -= 1
@@ -130,7 +132,7 @@ class Asking:
         self._look(over=False)
 
     def _look(self, *, over: bool) -> None:
-        """End, if all is known that is needed."""
+        """End if the verdict is certain."""
         if self._finding.done():
             return
         origin = self._origin_state()
@@ -212,7 +214,7 @@ class _Asked:
             self._timer = self._asking.later(delay, self)
 
     def stop(self) -> None:
-        """Ask no more."""
+        """Stop asking."""
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()

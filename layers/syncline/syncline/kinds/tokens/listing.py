@@ -32,9 +32,8 @@ class Listing:
         return None if any(instance.serves for instance in self.instances) else Reason.LIST_EMPTY
 
     def called(self, origin: str) -> tuple[Instance, ...]:
-        """Return the instances that `origin` may mean: those that serve, or all of that name if none does."""
-        found = tuple(instance for instance in self.instances if instance.is_called(origin))
-        return tuple(instance for instance in found if instance.serves) or found
+        """Return the instances that `origin` may mean, whether they serve or not."""
+        return tuple(instance for instance in self.instances if instance.is_called(origin))
 
 
 class Listings(Protocol):

@@ -68,11 +68,13 @@ class Prober:
         if at_hand is not None:
             return Finding(Known.UNKNOWN if at_hand is not Reason.TOKEN_EXPIRED else Known.NOT_SYNCED, at_hand)
         origins = listing.called(origin)
-        # Under a shared name nobody knows which of them wrote the token: all are asked and counted.
+        # Under a shared name it is unknown which of them wrote the token: all are asked, and those that serve counted.
         known = origins[0] if len(origins) == 1 else None
-        others = [one for one in listing.instances if one.serves and one != known]
+        others = [one for one in listing.instances if one.serves and one is not known]
+        controls = [one for one in origins if one is known or not one.serves]
+        shared = [one for one in origins if one is not known and one.serves]
         request = self._head + token.encode() + b"\r\n\r\n"
-        question = Question(request, others, origins, self.rules.quorum, self.rules.patience)
+        question = Question(request, others, controls, shared, self.rules.quorum, self.rules.patience)
         return await Asking(self._loop, self.replicas, question, self._chance, self._crowd).finding()
 
     def _without_asking(self, token: str, listing: Listing) -> Reason | None:
