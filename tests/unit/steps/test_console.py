@@ -149,3 +149,10 @@ def test_what_is_not_there(table: Table) -> None:
     assert ask(table, "/")["statusCode"] == 404
     event = {"rawPath": "/health", "requestContext": {"http": {"method": "POST"}}}
     assert console_of(State(table), Database(table), Secrets(_never, _never, {}), "").handle(event)["statusCode"] == 405
+
+
+def test_a_sync_that_is_not_understood_does_not_hide_the_figures_of_the_others(table: Table) -> None:
+    State(table).put_sync("clusters", load_sync(json.dumps(BACKUPS)).model_dump_json())
+    State(table).put_sync("newer", '{"kind": "backups", "of": "another version"}')
+    assert ask(table, "/metrics")["statusCode"] == 200
+    assert json.loads(ask(table, "/health")["body"])["syncs"] == 1

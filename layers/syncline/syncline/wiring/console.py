@@ -1,4 +1,4 @@
-"""How the console is put together."""
+"""Builds the console."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from functools import cache
 
 from syncline.config import Sync
+from syncline.errors import SynclineError
 from syncline.secrets import Reference, Secrets
 from syncline.state import State
 from syncline.steps.console import Console, Figures
 from syncline.stores.manifests import Manifests
 from syncline.stores.totals import totals_of
 from syncline.table import Database
+from syncline.telemetry import logger
 
 
 def console_of(state: State, database: Database, secrets: Secrets, token: str) -> Console:
@@ -23,7 +25,11 @@ def console_of(state: State, database: Database, secrets: Secrets, token: str) -
         from syncline.config import load_sync  # noqa: PLC0415 - each kind's model when it is there
 
         for name in state.sync_names():
-            sync = load_sync(state.sync_config(name))
+            try:
+                sync = load_sync(state.sync_config(name))
+            except SynclineError as error:  # removed just now, or of another version: the others are shown
+                logger.error("sync not shown", extra={"sync": name, "code": error.code.name, "why": error.what})
+                continue
             totals, running = totals_of(database, name), state.current_run(name) is not None
             yield Figures(name, sync.kind, totals, running, _clusters(sync, database))
 
