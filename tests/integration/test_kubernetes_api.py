@@ -136,6 +136,7 @@ def test_slices_and_pods_are_read_as_the_api_has_them(api: KubeApiserver, token:
     ] == [
         ("10.1.0.4:8443", False),
         ("10.1.0.1:8443", True),
+        ("[fd00::1]:8443", True),
         ("10.1.0.2:8443", True),
         ("10.1.0.3:8443", False),
     ]

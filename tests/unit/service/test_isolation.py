@@ -12,10 +12,12 @@ from typing import Any, Final, cast
 
 import pytest
 import yaml
+from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 
 from syncline import service
 from syncline.clients.instances import Instance
 from syncline.config.tokens import TokensSync
+from syncline.kinds.tokens.canary import LONGEST_ROUND
 from syncline.kinds.tokens.listing import Listing, MemoryListings
 from syncline.kinds.tokens.probing import Prober
 from syncline.kinds.tokens.sightings import ProcessMemories
@@ -24,10 +26,12 @@ from syncline.service.api import Request
 from syncline.service.directory import Directory
 from syncline.state import State
 from syncline.stores.instances import InstanceLists, Record
+from syncline.wiring_tokens.canaries import DEADLINE as CANARY_DEADLINE
 from syncline.wiring_tokens.canaries import Canaries
 from syncline.wiring_tokens.container import Container, Settings
 from syncline.wiring_tokens.parts import StoredListings, StoredSyncs
 
+TEMPLATE: Final = Path(__file__).parents[3] / "template.yaml"
 ONE: Final = Instance("one", "10.0.0.1", 8443)
 SYNC: Final[Mapping[str, Any]] = {
     "kind": "tokens",
@@ -182,3 +186,11 @@ def test_a_gateway_without_instances_raises_the_alarm_in_the_second_round(listed
     assert [(one.faults, [each.reason for each in one.sightings]) for one in flown] == [
         (faults, ["the list of instances cannot be used (list_empty)"]) for faults in ((), ("round",))
     ]
+
+
+def test_deadlines_end_before_the_functions_do() -> None:
+    resources = yaml_parse(TEMPLATE.read_text())["Resources"]
+    timeouts = {name: resources[f"{name}Function"]["Properties"]["Timeout"] for name in ("Scrape", "Canary")}
+    assert timeouts["Scrape"] >= service.scraping.DEADLINE + 10
+    assert LONGEST_ROUND < CANARY_DEADLINE
+    assert timeouts["Canary"] >= CANARY_DEADLINE + 10

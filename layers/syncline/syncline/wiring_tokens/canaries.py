@@ -22,7 +22,8 @@ from syncline.service.loop import Loop
 from syncline.telemetry import logger
 from syncline.wiring_tokens.parts import rules_of
 
-_DEADLINE: Final = 240.0  # seconds; less than the function `canary` has
+DEADLINE: Final = 240.0
+"""Seconds for the rounds of all syncs together; less than the function `canary` has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Canaries:
         self._memories = memories
         self._loop = Loop()
         self._made: dict[str, tuple[TokensSync, Prober, Canary]] = {}
-        self._isolated: Isolated[Flown] = Isolated("the canary", _DEADLINE)
+        self._isolated: Isolated[Flown] = Isolated("the canary", DEADLINE)
         self._counting = threading.Lock()
 
     def fly(self, name: str | None = None) -> dict[str, Flown]:
