@@ -64,11 +64,10 @@ def entry(bare: Bare, path: str, branch: str = "main") -> str:
 
 
 def discover(world: World, *groups: str) -> dict[str, str]:
-    """Return the codes that a scan gives, of results and of failures."""
+    """Return the codes of a scan's results."""
     scope = Scope.of(groups) if groups else EVERYTHING
     pages = list(world.kind().discover(scope, None, Pace(lambda: 100.0)))
-    codes = {f"{f.item.group}{f.item.name}": f.error.code.name for page in pages for f in page.failures}
-    return codes | {result.name: result.code or "" for page in pages for result in page.results}
+    return {result.name: result.code or "" for page in pages for result in page.results}
 
 
 # -- names -------------------------------------------------------------------------------------------------------------
@@ -91,10 +90,10 @@ def test_a_name_that_is_not_utf_8_costs_nothing_else(world: World, path: bytes) 
 def test_a_cluster_that_cannot_be_a_branch_fails_alone(world: World, name: str) -> None:
     world = world.but(layout=Layout(branch="bk/{cluster}"))
     world.put({f"{name}/n0/f0": b"x"})
-    assert discover(world) == {f"{name}/*": "BRANCH_INVALID"}
+    assert discover(world) == {f"{name}/": "BRANCH_INVALID"}
     pages = world.look()
     assert {item.name for page in pages for item in page.items} == set(FILES)
-    assert discover(world, f"{name}/") == {f"{name}/*": "BRANCH_INVALID"}
+    assert discover(world, f"{name}/") == {f"{name}/": "BRANCH_INVALID"}
     hinted = world.run(f"{name}/n0/f0", "east/n0/f0")
     assert world.codes(hinted) == {f"{name}/n0/f0": "BRANCH_INVALID", "east/n0/f0": "moved"}
 
@@ -151,6 +150,9 @@ def test_what_stands_in_the_place_of_our_folder_is_replaced(
     assert codes["east/n0/f0"] == codes["east/n0/f1"] == "moved"
     assert world.bare.files() == {f"clusterbackup/{path}": data for path, data in FILES.items()}
     assert set(world.codes(world.run()).values()) <= {"skipped"}
+    world.put({"west/n0/new": b"new"})
+    world.run()
+    assert "Total files: 9\n" in world.bare.git("log", "-1", "--format=%B", "main")
 
 
 @pytest.mark.parametrize("place", [b"clusterbackup", b"clusterbackup/east"])

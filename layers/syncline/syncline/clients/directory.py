@@ -43,11 +43,6 @@ class Directory:
             return os.stat(name, dir_fd=parent, follow_symlinks=False)
         return None
 
-    def link(self, path: str) -> str:
-        """Return the text of the link at `path`."""
-        with self._coded(path), self._parent(path) as (parent, name):
-            return os.readlink(name, dir_fd=parent)
-
     def open(self, path: str) -> BinaryIO:
         """Open a regular file for reading. Raises FileNotFoundError."""
         with self._coded(path), self._parent(path) as (parent, name):

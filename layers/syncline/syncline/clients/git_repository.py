@@ -155,8 +155,8 @@ class Branch:
         """Return the names of all branches at the server that a pattern with ``*`` in it fits and that could be ours."""
         return [name for name in self._heads(pattern) if unfit_branch(name) is None]
 
-    def check_free(self) -> None:
-        """Raise BRANCH_BLOCKED if this branch cannot be made because of another's name. It costs one request."""
+    def _check_free(self) -> None:
+        """Raise BRANCH_BLOCKED if this branch cannot be made because of another's name."""
         parts = self.name.split("/")
         above = ["/".join(parts[:count]) for count in range(1, len(parts))]
         # A pattern also fits the ends of longer names.
@@ -363,13 +363,15 @@ class Branch:
     def push(self, commit: str) -> None:
         """Make ``commit`` the branch's last, if the branch still is what was fetched.
 
-        Raises BRANCH_MOVED if it is not, BRANCH_PROTECTED, OVER_LIMIT, FORBIDDEN and their like where the server
+        Raises BRANCH_MOVED if it is not, BRANCH_BLOCKED, BRANCH_PROTECTED, OVER_LIMIT, FORBIDDEN and their like where the server
         refuses. An answer that was lost is no failure: the branch itself is looked at.
         """
         for attempt in itertools.count(1):
             error = self._push(commit)
             if error is None or (now := self.ask()) == commit:
                 return
+            if now is None and self.tip is None:
+                self._check_free()  # not every server says so, and some say that the branch has moved
             if now != (self.tip.oid if self.tip else None):
                 raise SynclineError("BRANCH_MOVED", f"{self.name} is {now or 'gone'} since it was looked at")
             if not self._git.patience.bears(error, attempt, self._git.left):

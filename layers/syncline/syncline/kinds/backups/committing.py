@@ -76,8 +76,7 @@ class Committer:
     def commit(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
         """One answer for each item, all of one branch."""
         with self._open(items[0].group, pace) as branch:
-            if branch.fetch() is None:
-                branch.check_free()
+            branch.fetch()
             work = _Work(self, branch, items, pace)
             yield from work.answers()
 
@@ -174,11 +173,17 @@ class _Work:
         What is not a folder but stands in the place of one, below the cluster's own folder, gives way to it if the
         bucket does not have it.
         """
-        cluster = self._layout.cluster_path(self._cluster(path))
-        for at in (at for at, letter in enumerate(path) if letter == "/" and at > len(cluster)):
-            if _blob_at(there, path[:at]) is not None and not self._at_source(path[:at]):
-                names.drop(path[:at])
+        for folder in self._folders(path):
+            if _blob_at(there, folder) is not None and not self._at_source(folder):
+                names.drop(folder)
         return collision(path, names)
+
+    def _folders(self, path: str) -> Iterator[str]:
+        """Yield the folders that a path lies in, below the cluster's own."""
+        start = len(self._layout.cluster_path(self._cluster(path))) + 1
+        while (at := path.find("/", start)) >= 0:
+            yield path[:at]
+            start = at + 1
 
     def _at_source(self, path: str) -> bool:
         content = self._contents.get(path)
@@ -196,6 +201,14 @@ class _Work:
             if before != content.blob:
                 changes.append(Change(path, before, content.blob))
         return changes
+
+    def _replaced(self, changes: list[Change]) -> list[Change]:
+        """Return what these changes put folders in the place of, as removals."""
+        there = self._entries(change.path for change in changes)
+        folders = {folder for change in changes if change.after is not None for folder in self._folders(change.path)}
+        folders -= {change.path for change in changes}
+        marks = {folder: _blob_at(there, folder) for folder in sorted(folders)}
+        return [Change(folder, mark, None) for folder, mark in marks.items() if mark is not None]
 
     def _capped(self, changes: list[Change]) -> list[Change]:
         """The changes without removals of which there are too many, of one cluster or of all; those items fail."""
@@ -249,6 +262,7 @@ class _Work:
         self._rules.say("git_push", data, {"ClustersBackedUp": float(len(self._files))})
 
     def _commit(self, changes: list[Change]) -> str:
+        changes = [*changes, *self._replaced(changes)]
         by_cluster: dict[str, list[Change]] = defaultdict(list)
         for change in changes:
             by_cluster[self._cluster(change.path)].append(change)

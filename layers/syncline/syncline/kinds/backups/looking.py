@@ -140,9 +140,9 @@ class Look:
             wanted = sorted(all_ if only is None else all_ & {*only})
             branches = {self._layout.branch_of(cluster): [cluster] for cluster in wanted}
             odd = {name: error for name in branches if (error := unfit_branch(name)) is not None}
-            failures = tuple(Failure(Item(f"{branches.pop(name)[0]}/", "*"), error) for name, error in odd.items())
+            results = tuple(refused(Item(name, f"{branches.pop(name)[0]}/"), error) for name, error in odd.items())
             if not mark.after:
-                yield from portions.add(Page("", failures=failures), mark)
+                yield from portions.add(Page("", results=results), mark)
         else:
             branches = {self._layout.branch: listed if only is None else only}
 
