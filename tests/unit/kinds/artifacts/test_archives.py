@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import random
 import struct
 import tarfile
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import zstandard
@@ -19,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.archive.feed import Feed, Limits, invalid
+from syncline.kinds.artifacts.archive.feed import Feed, Limits, Windowed, invalid
 from syncline.kinds.artifacts.archive.tars import Tar
 from syncline.kinds.artifacts.archive.unpacking import unpacked
 from syncline.kinds.artifacts.archive.zips import Zip
@@ -30,6 +31,7 @@ from tests.unit.kinds.artifacts.conftest import Pushing
 
 IMAGE = saved.Image([saved.layer({"a": b"one" * 1000}), saved.layer({"b": b"two"})])
 WANTED = Wanted("app", "v1")
+LARGE = random.Random(5).randbytes(9 << 20)
 SMALL = Limits(members=50, size=1 << 22, text=1 << 16, ratio=100, free=1 << 20)
 
 
@@ -79,6 +81,47 @@ def tried(read_: Callable[[], object]) -> tuple[object, str]:
         return read_(), ""
     except SynclineError as error:
         return None, error.code.name
+
+
+@dataclass(frozen=True)
+class Asked(Held):
+    """A source that notes what is asked of it."""
+
+    asked: list[tuple[int, int]] = field(default_factory=list)
+
+    @contextmanager
+    def open(self, start: int, end: int) -> Iterator[Iterator[bytes]]:
+        self.asked.append((start, end))
+        with Held.open(self, start, end) as chunks:
+            yield chunks
+
+
+class TestWindows:
+    def test_many_small_files_are_read_at_once(self) -> None:
+        files = {f"build/{number}_Step.txt": b"a step's log\n" * 20 for number in range(200)}
+        source = Asked(zipped(files))
+        archive = Zip(Windowed(source))
+        assert {entry.name: b"".join(archive.open(entry)) for entry in archive.entries} == files
+        assert source.asked == [(0, source.size)]
+
+    @given(ranges=st.lists(st.tuples(st.integers(0, 9 << 20), st.integers(0, 9 << 20)), max_size=6))
+    def test_any_ranges_of_a_large_one(self, ranges: list[tuple[int, int]]) -> None:
+        source = Asked(LARGE)
+        windowed = Windowed(source)
+        for start, end in map(sorted, ranges):
+            with windowed.open(start, end) as chunks:
+                assert b"".join(chunks) == LARGE[start:end]
+        assert all(end - start <= 4 << 20 for start, end in source.asked)
+
+    def test_a_source_that_is_shorter_than_it_says(self) -> None:
+        class Short(Held):
+            size = 100
+
+            @contextmanager
+            def open(self, start: int, end: int) -> Iterator[Iterator[bytes]]:
+                yield iter([self.data[start:end]])
+
+        assert code_of(lambda: Zip(Windowed(Short(b"PK")))) == "ARCHIVE_INVALID"
 
 
 class TestZip:

@@ -15,7 +15,7 @@ from syncline.clients.github import GitHub, WorkflowRun
 from syncline.clients.reference import parse_repository, parse_tag
 from syncline.config.artifacts import ArtifactsSync
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.archive.feed import Limits
+from syncline.kinds.artifacts.archive.feed import Limits, Windowed
 from syncline.kinds.artifacts.archive.zips import Zip
 from syncline.kinds.artifacts.metadata import block_of, blocks_in, lines_of
 from syncline.kinds.images.places import Memory
@@ -25,6 +25,8 @@ _FOR_GOOD: Final = frozenset(
     {"METADATA_INVALID", "ARTIFACT_EXPIRED", "ARCHIVE_INVALID", "ARCHIVE_REFUSED", "REFERENCE_INVALID"}
 )
 _DAY: Final = 86400.0
+READING: Final = 2
+"""The version of our reading of logs and archives. A later one may understand what an earlier one refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Builds:
         self._sync = sync
         self._github = github
         self._memory = memory
-        rules = sync.build.model_dump_json() + sync.target.project
+        rules = f"{READING}{sync.build.model_dump_json()}{sync.target.project}"
         self._known: dict[str, Build | Flawed] = {}
         self._rules = hashlib.blake2b(rules.encode(), digest_size=6).hexdigest()
 
@@ -144,7 +146,7 @@ class Builds:
     def _block(self, run: WorkflowRun) -> dict[str, str]:
         rules = self._sync.build.metadata
         logs = self._github.logs(self._sync.source.repository, run)
-        archive = Zip(logs, _LOG_LIMITS)
+        archive = Zip(Windowed(logs), _LOG_LIMITS)
         found = [
             block
             for entry in archive.entries
