@@ -14,7 +14,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from syncline.cli.artifacts import watching
+from syncline.cli.artifacts.setup import Options, Setup
 from syncline.cli.main import app
+from syncline.cli.show import Out
 from syncline.clients.oci import MANIFEST_TYPES
 from tests.integration.artifacts_chain import EXAMPLE, block, build, expected, image, log
 from tests.standins import saved
@@ -323,6 +326,54 @@ class TestWhatGoesWrong:
         (elsewhere / "victim").write_text("{}")
         command("download", TAG)
         assert (elsewhere / "victim").read_text() == "{}"
+
+    def test_an_image_that_fails_is_counted_in_every_round(
+        self,
+        command: Command,
+        github: GitHubServer,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        github.runs[0].artifacts = [
+            Stored(5, "images", zipped({f"{n}-{TAG}.tar": saved.since_25(image(n, TAG)) for n in expected(block(TAG))}))
+        ]
+        environ = command.environ
+        options = Options(
+            command.folder / "syncs.yaml",
+            gh_token=TOKEN,
+            gitlab_token=GITLAB_TOKEN,
+            registry_username=environ["GITLAB_REGISTRY_USERNAME"],
+            registry_password=environ["CI_REGISTRY_PASSWORD"],
+        )
+        rounds: list[float] = []
+
+        def sleep(seconds: float) -> None:
+            rounds.append(seconds)
+            if len(rounds) == 3:
+                raise TimeoutError
+
+        with pytest.raises(TimeoutError):
+            watching.daemon(Setup(options), Out(as_json=False), 60, once=False, sleep=sleep)
+        lines = capsys.readouterr().out.splitlines()
+        counts = [line.partition("  ")[2] for line in lines if " moved, " in line]
+        assert counts == [
+            "2 moved, 1 failed, 0 known failures, 0 conflicts",
+            *["0 moved, 0 failed, 1 known failures, 0 conflicts"] * 2,
+        ]
+        assert sum("presto-java-worker" in line for line in lines) == 1, "it is told in full once"
+
+    def test_a_tag_of_another_image_is_no_push_that_was_made(self, command: Command, github: GitHubServer) -> None:
+        command("daemon", "--once")
+        command("download", TAG)
+        command("prepare", TAG)
+        assert {each["outcome"] for each in command("push", TAG, "--yes")["images"]} == {"skipped"}
+        other = [image(name, TAG, saved.layer({name: b"built again"})) for name in expected(block(TAG, java=True))]
+        github.runs.append(build(2, TAG, other, java=True))
+        command("download", TAG)
+        command("prepare", TAG)
+        pushed = command("push", TAG, "--yes", code=1)["images"]
+        assert {(each["outcome"], each["code"]) for each in pushed} == {("conflict", "TAG_DIFFERS")}
+        assert all(each["reason"].count("sha256:") == 2 for each in pushed)
+        assert command.config_digest(COORDINATOR, "presto-1") == f"sha256:{IMAGE.id}"
 
     def test_no_configuration(self, command: Command) -> None:
         (command.folder / "syncs.yaml").unlink()

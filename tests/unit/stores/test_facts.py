@@ -39,3 +39,12 @@ def test_of_those_who_claim_a_fact_one_is_told_to_find_it_out(facts: Facts, cloc
     assert facts.claim("another", 10)
     clock.sleep(10)
     assert facts.claim("fact", 10)
+
+
+def test_a_key_is_taken_by_one_owner_who_may_take_it_again(facts: Facts, clock: Clock) -> None:
+    assert facts.take("key", "one", 10)
+    assert not facts.take("key", "two", 10)
+    assert facts.take("key", "one", 10)
+    assert facts.take("another", "two", 10)
+    clock.now += 10
+    assert facts.take("key", "two", 10)

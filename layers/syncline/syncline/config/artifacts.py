@@ -276,7 +276,7 @@ class ArtifactsSync(BaseSync):
         return ()
 
     def look_at(self, group: str, name: str) -> str:
-        return f"{group}:{name}" if name != "*" else group
+        return group if group.startswith("run:") or name == "*" else f"{group}:{name}"
 
     def groups_of(self, names: Sequence[str]) -> tuple[str, ...]:
         """A build by its run (``run:123``) or image tag, or a repository of the target."""

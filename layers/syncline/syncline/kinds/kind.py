@@ -88,6 +88,9 @@ class Pace:
     it is the ID of the batch being worked on, the same when the message is delivered again. A scan that sends on what
     it has found continues as the next batch, and ``work`` changes with it: read it when it is needed, not once.
 
+    ``scan`` is the ID of the scan, the same for all batches that carry it on or try it again. That of the scan that a run
+    begins with is the run's own ID; others have joined the run.
+
     ``joined`` is set for each scan but the first of a run: other items of the sync may be in flight. It is no promise
     the other way round, as further scans may join the run while the first one goes on.
     """
@@ -98,6 +101,7 @@ class Pace:
     joined: bool = False
     allow_removals: int | None = None
     run: str = ""
+    scan: str = ""
     plan: bool = False
     removed: Callable[[], int] = field(default=lambda: 0)
 

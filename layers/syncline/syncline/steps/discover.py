@@ -54,7 +54,7 @@ def discover(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
     """Compare within the batch's scope; transfers follow for what differs, and another scan where time was short."""
     kind = engine.kind(run)
     pace = engine.pace(run, left, batch.id)
-    pace.joined = batch.id != run.id
+    pace.joined, pace.scan = batch.id != run.id, batch.origin
     work, requests, since = Work(batch), kind.requests(), engine.clock()
     cursor = batch.cursor
     again: list[Failure] = []

@@ -52,3 +52,16 @@ class Facts:
             extra={":now": number(now)},
         )
         return self._db.update_if(claimed) is not None
+
+    def take(self, key: str, owner: str, seconds: float) -> bool:
+        """Return True if nobody but ``owner`` has taken the key; it is then the owner's for ``seconds``."""
+        now = self._clock()
+        taken = self._db.update(
+            f"FACT#{key}",
+            "FACT",
+            "SET #until = :until, #owner = :owner, #expires = :expires",
+            {"until": number(now + seconds), "owner": owner, "expires": int(now + seconds)},
+            condition="attribute_not_exists(#until) OR #until <= :now OR #owner = :owner",
+            extra={":now": number(now)},
+        )
+        return self._db.update_if(taken) is not None

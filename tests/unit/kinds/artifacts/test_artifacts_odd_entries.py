@@ -74,7 +74,9 @@ class World:
 
     def look(self) -> list[Page]:
         builds = SaidBuilds(self.sync, self.client, OwnMemory())
-        look = Look(self.sync, builds, self.target, Pushed(OwnMemory(), "host"), lambda: 1_700_000_000.0)
+        look = Look(
+            self.sync, builds, self.target, Pushed(OwnMemory(), "host"), OwnMemory(), now=lambda: 1_700_000_000.0
+        )
         return list(look.pages(EVERYTHING, None, Pace(lambda: 60.0)))
 
 

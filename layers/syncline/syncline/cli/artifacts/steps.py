@@ -20,7 +20,7 @@ from syncline.kinds.artifacts.examining import examined
 from syncline.kinds.artifacts.finding import Found, candidates, find
 from syncline.kinds.artifacts.layers import KnownLayers
 from syncline.kinds.artifacts.passing import Progress, Wanted
-from syncline.kinds.artifacts.proving import fingerprint_of, proved
+from syncline.kinds.artifacts.proving import check_parts, fingerprint_of, is_whole, proved
 from syncline.kinds.artifacts.pushing import Push
 from syncline.kinds.kind import Failure, Pace
 from syncline.model import Item
@@ -115,7 +115,7 @@ class Pushing:
 
 
 def push(setup: Setup, out: Out, tag: str, downloads: Path, how: Pushing) -> Answer:
-    """``push``: bring what was prepared to the registry; tags that are there are left alone unless forced."""
+    """``push``: bring what was prepared to the registry; a tag that is there is replaced only if forced."""
     folder = Folder.of(downloads, tag)
     about = folder.read(METADATA, f"syncline artifacts download {tag}")
     plan = folder.read(PLAN, f"syncline artifacts prepare {tag}")
@@ -126,14 +126,15 @@ def push(setup: Setup, out: Out, tag: str, downloads: Path, how: Pushing) -> Ans
         try:
             return {"target": str(place), **_push(setup, known, folder, about, place, entry, how)}
         except SynclineError as error:
-            return {"target": str(place), "outcome": "failed", "code": error.code.name, "reason": error.what}
+            outcome = "conflict" if error.code.name == "TAG_DIFFERS" else "failed"
+            return {"target": str(place), "outcome": outcome, "code": error.code.name, "reason": error.what}
 
     results = []
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="push") as pool:
         for result in pool.map(one, plan["images"]):
             results.append(result)
             _tell(out, result, verbose=how.verbose)
-    failed = any(result["outcome"] == "failed" for result in results)
+    failed = any(result["outcome"] in {"failed", "conflict"} for result in results)
     return Answer({"image_tag": tag, "images": results}, SOME_FAILED if failed else 0)
 
 
@@ -149,7 +150,12 @@ def _push(  # noqa: PLR0913, PLR0917 - each is a fact of the push
     registry = setup.target.registry
     present = registry.manifest_digest(place.repository, place.tag)
     if present is not None and not how.force:
-        return {"outcome": "skipped", "digest": present}
+        found_there = fingerprint_of(registry.manifest(place.repository, place.tag))
+        if found_there != entry["config"]:
+            what = f"{place} is the image {found_there}, not {entry['config']}; `--force` replaces it"
+            raise SynclineError("TAG_DIFFERS", what)
+        if is_whole(registry, place.repository, place.tag):
+            return {"outcome": "skipped", "digest": present}
     tag = str(about["image_tag"])
     found = _found(setup, folder, about, place, tag)
     pushing = Push(registry, place.repository, known, _FOR_EVER)
@@ -157,8 +163,11 @@ def _push(  # noqa: PLR0913, PLR0917 - each is a fact of the push
     assert written is not None, "there is all the time in the world"
     if written.fingerprint != entry["config"]:
         raise SynclineError("ARCHIVE_INVALID", f"{found.where} is no longer what was prepared; prepare it again")
+    check_parts(registry, place.repository, written.manifest)
+    registry.put_tag(place.repository, place.tag, written.manifest, present, overwrite=how.force)
+    for alias in how.aliases:
+        registry.put_manifest(place.repository, alias, written.manifest)
     for name in (place.tag, *how.aliases):
-        registry.put_manifest(place.repository, name, written.manifest)
         item = Item(place.repository, name, written.fingerprint)
         for answer in proved(registry, [item], _FOR_EVER):
             if isinstance(answer, Failure):
@@ -168,7 +177,7 @@ def _push(  # noqa: PLR0913, PLR0917 - each is a fact of the push
 
 def _tell(out: Out, result: dict[str, Any], *, verbose: bool) -> None:
     words = result.get("reason") or (size(result["bytes"]) if "bytes" in result else "is there already")
-    out.line(f"{result['outcome']}  {result['target']}  {words}", "red" if result["outcome"] == "failed" else "")
+    out.line(f"{result['outcome']}  {result['target']}  {words}", "red" if "code" in result else "")
     if verbose and "digest" in result:
         out.table([(key, str(result[key])) for key in ("digest", "config") if key in result], indent=2)
 

@@ -25,6 +25,7 @@ def daemon(
     setup: Setup, out: Out, interval: float, *, once: bool, sleep: Callable[[float], None] = time.sleep
 ) -> Answer:
     """Keep the registry up to date, looking every ``interval`` seconds; once only, its answer is that of the look."""
+    known: set[tuple[str, str, str | None, str | None]] = set()
     kind = Artifacts(setup.sync, setup.github, setup.target, setup.http, memory=setup.memory, now=time.time)
     while True:
         try:
@@ -34,14 +35,22 @@ def daemon(
                 raise
             out.line(str(error), "red")
             results = []
-        for result in results:
+        # An image that fails is told in full once, and counted as long as it fails.
+        new = [result for result in results if _key(result) not in known]
+        known = {_key(result) for result in results if result.outcome is Outcome.FAILED}
+        for result in new:
             _tell(out, result)
-        out.line(
-            f"{time.strftime('%H:%M:%S')}  {_count(results, Outcome.MOVED)} moved, {_count(results, Outcome.FAILED)} failed"
-        )
+        counts = [
+            f"{_count(results, Outcome.MOVED)} moved",
+            f"{_count(new, Outcome.FAILED)} failed",
+            f"{_count(results, Outcome.FAILED) - _count(new, Outcome.FAILED)} known failures",
+            f"{_count(results, Outcome.CONFLICT)} conflicts",
+        ]
+        out.line(f"{time.strftime('%H:%M:%S')}  {', '.join(counts)}")
         if once:
             value: dict[str, Any] = {"results": [result.as_dict() for result in results]}
-            return Answer(value, SOME_FAILED if _count(results, Outcome.FAILED) else 0)
+            bad = _count(results, Outcome.FAILED) + _count(results, Outcome.CONFLICT)
+            return Answer(value, SOME_FAILED if bad else 0)
         sleep(interval)
 
 
@@ -90,11 +99,15 @@ def _failed(failure: Failure) -> Result:
     return Result(item.group, item.name, Outcome.FAILED, item.source, item.target, 0, error.code.name, error.what)
 
 
+def _key(result: Result) -> tuple[str, str, str | None, str | None]:
+    return (result.group, result.name, result.code, result.source)
+
+
 def _count(results: list[Result], outcome: Outcome) -> int:
     return sum(result.outcome is outcome for result in results)
 
 
 def _tell(out: Out, result: Result) -> None:
     words = result.reason or size(result.moved_bytes)
-    styles: dict[Outcome, Style] = {Outcome.FAILED: "red", Outcome.SKIPPED: "dim"}
+    styles: dict[Outcome, Style] = {Outcome.FAILED: "red", Outcome.CONFLICT: "yellow", Outcome.SKIPPED: "dim"}
     out.line(f"{result.outcome.value}  {result.group}:{result.name}  {words}", styles.get(result.outcome, ""))

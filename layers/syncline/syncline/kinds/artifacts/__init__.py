@@ -13,8 +13,7 @@ from syncline.kinds.artifacts.looking import Look, Target
 from syncline.kinds.artifacts.moving import Answer, Moving
 from syncline.kinds.artifacts.notifications import runs_in
 from syncline.kinds.artifacts.proving import proved
-from syncline.kinds.artifacts.pushed import Pushed
-from syncline.kinds.images.places import Memory
+from syncline.kinds.artifacts.pushed import Facts, Pushed
 from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
 from syncline.model import Item, Scope, Step
 
@@ -37,26 +36,31 @@ class Artifacts:
         target: Target,
         http: Http,
         *,
-        memory: Memory,
+        memory: Facts,
         now: Callable[[], float],
     ) -> None:
         self._sync = sync
         self._target = target
         self._http = http
         self._now = now
+        self._memory = memory
         self._pushed = Pushed(memory, target.registry.host)
         self._builds = Builds(sync, github, memory)
         known = KnownLayers(memory, target.registry)
         self._moving = Moving(sync, github, target.registry, self._builds, known, self._pushed, now)
 
     def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
-        return Look(self._sync, self._builds, self._target, self._pushed, self._now).pages(scope, cursor, pace)
+        look = Look(self._sync, self._builds, self._target, self._pushed, self._memory, now=self._now)
+        return look.pages(scope, cursor, pace)
 
     def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
         return self._moving.items(items, pace)
 
     def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
-        return proved(self._target.registry, items, pace)
+        for answer in proved(self._target.registry, items, pace):
+            if isinstance(answer, Arrived):
+                self._pushed.note_proved(answer.item.group, answer.item.name, str(answer.item.source))
+            yield answer
 
     def reference(self, group: str) -> str:
         return f"{self._target.registry.host}/{group}"

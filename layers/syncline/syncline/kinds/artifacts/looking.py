@@ -14,12 +14,15 @@ from syncline.clients.oci import Registry
 from syncline.config.artifacts import ArtifactsSync
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import Build, Builds, Flawed, Place
-from syncline.kinds.artifacts.pushed import Pushed
+from syncline.kinds.artifacts.pushed import Facts, Pushed
 from syncline.kinds.kind import Failure, Pace, Page, odd_pages
 from syncline.model import Item, Outcome, Result, Scope
 
 RUN: Final = "run:"
 """Before a run's number, in a scope and as the group of a run that cannot be understood."""
+LOG: Final = "log"
+"""The name of the item that stands for a run that cannot be understood."""
+_LONGEST_RUN: Final = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +89,18 @@ class TagLists:
 class Look:
     """One look at a sync's builds."""
 
-    def __init__(
-        self, sync: ArtifactsSync, builds: Builds, target: Target, pushed: Pushed, now: Callable[[], float] = time.time
+    def __init__(  # noqa: PLR0913 - each is handed in
+        self,
+        sync: ArtifactsSync,
+        builds: Builds,
+        target: Target,
+        pushed: Pushed,
+        memory: Facts,
+        *,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._sync = sync
+        self._memory = memory
         self._builds = builds
         self._target = target
         self._pushed = pushed
@@ -112,7 +123,7 @@ class Look:
             if pace.over:
                 return
             if isinstance(build, Flawed):
-                flawed += self._flawed(build, scope)
+                flawed += self._flawed(build, scope, pace) if cursor is None else []
                 continue
             for place in build.places:
                 wanted.setdefault(place.repository, []).append((build, place))
@@ -130,7 +141,7 @@ class Look:
             if pace.over:
                 return
             if repository > after:
-                yield self._page(repository, wanted[repository], scope)
+                yield self._page(repository, wanted[repository], scope, pace)
         if scope.everything:
             odd = (Failure(Item("*", each.label), each.error) for each in self._tags.odd)
             yield from odd_pages(max(wanted, default=""), odd)
@@ -155,47 +166,73 @@ class Look:
                 runs = sorted([*runs, run], key=lambda run: (run.created, run.id), reverse=True)
         return runs
 
-    def _page(self, repository: str, wanted: Sequence[tuple[Build, Place]], scope: Scope) -> Page:
+    def _page(self, repository: str, wanted: Sequence[tuple[Build, Place]], scope: Scope, pace: Pace) -> Page:
         """What one repository lacks, the youngest build first, and its aliases where they point elsewhere."""
         items: list[Item] = []
         results: list[Result] = []
         skipped = 0
         newest: Place | None = None
-        odd = {each.label: each for each in self._tags.odd_of(repository)}
-        failures = [Failure(Item(repository, label), each.error) for label, each in odd.items() if scope.everything]
+        wanted, failures = self._without_odd(repository, wanted, scope)
+        is_whole = not self._tags.odd_of(repository)
+        may_be_unproved, unproved = self._pushed.may_be_unproved(repository), False
         for build, place in wanted:
-            if place.tag in odd:
-                if not scope.everything and _covers(scope, build, place):
-                    failures.append(Failure(Item(repository, place.tag), odd[place.tag].error))
-                continue
             is_there = place.tag in self._tags.of(repository)
             gone = None if is_there else self._pushed.why_gone(build.run, place)
             if gone is None:
                 newest = newest or place
             if not _covers(scope, build, place):
                 continue
-            if is_there and not self._is_older(build, place):
-                skipped += 1
+            is_unproved = is_there and may_be_unproved and self._pushed.is_unproved(place)
+            unproved |= is_unproved
+            if is_there and not is_unproved and not self._is_older(build, place):
+                # The scan that a run begins with counts what is equal.
+                skipped += pace.scan == pace.run
+                continue
+            item = item_of(build, place)
+            if not self._is_first(item, pace):
+                continue
             # Whoever names it wants it tried; only what has expired is beyond that.
-            elif gone is not None and (scope.everything or gone[0] == "ARTIFACT_EXPIRED"):
-                results.append(Result(repository, place.tag, Outcome.SKIPPED, code=gone[0], reason=gone[1]))
+            if gone is not None and (scope.everything or gone[0] == "ARTIFACT_EXPIRED"):
+                results.append(_failed(item, *gone))
             else:
-                items.append(item_of(build, place))
+                items.append(item)
+        if scope.everything and may_be_unproved and is_whole and not (unproved or pace.plan):
+            self._pushed.note_all_proved(repository)
         # An odd entry may stand for a younger build.
-        is_whole = self._is_whole and not odd
+        is_whole &= self._is_whole
         if scope.everything and is_whole and newest is not None and newest.tag in self._tags.of(repository):
             items += self._aliases(newest)
         return Page(repository, tuple(items), skipped, tuple(results), tuple(failures))
 
-    def _flawed(self, flawed: Flawed, scope: Scope) -> list[Page]:
-        group = f"{RUN}{flawed.run.id}"
-        if scope.groups is not None and group not in scope.groups:
+    def _without_odd(
+        self, repository: str, wanted: Sequence[tuple[Build, Place]], scope: Scope
+    ) -> tuple[Sequence[tuple[Build, Place]], list[Failure]]:
+        """Return what is wanted without the tags that the list has as odd entries, and the failures for these."""
+        odd = {each.label: each for each in self._tags.odd_of(repository)}
+        named = {place.tag for build, place in wanted if _covers(scope, build, place)}
+        failures = [
+            Failure(Item(repository, label), each.error)
+            for label, each in odd.items()
+            if scope.everything or label in named
+        ]
+        return [(build, place) for build, place in wanted if place.tag not in odd], failures
+
+    def _is_first(self, item: Item, pace: Pace) -> bool:
+        """Return True if no other scan of the run has found the item: each is sent, or reported, once in a run.
+
+        A webhook that comes while its build is transferred adds a scan to the run, and GitHub may deliver it many times.
+        """
+        if not pace.run or pace.plan:
+            return True
+        return self._memory.take(f"found@{pace.run}@{item}@{item.source}", pace.scan, _LONGEST_RUN)
+
+    def _flawed(self, flawed: Flawed, scope: Scope, pace: Pace) -> list[Page]:
+        item = Item(f"{RUN}{flawed.run.id}", LOG, f"{RUN}{flawed.run.mark}")
+        if (scope.groups is not None and item.group not in scope.groups) or not self._is_first(item, pace):
             return []
         if flawed.fresh:
-            return [Page("", failures=(Failure(Item(group, "*"), flawed.error),))]
-        # It was reported when it was found, and will not change: no failure at every look.
-        code, reason = flawed.error.code.name, flawed.error.what
-        return [Page("", results=(Result(group, "*", Outcome.SKIPPED, code=code, reason=reason),))]
+            return [Page("", failures=(Failure(item, flawed.error),))]
+        return [Page("", results=(_failed(item, flawed.error.code.name, flawed.error.what),))]
 
     def _is_older(self, build: Build, place: Place) -> bool:
         """Whether the tag that is there came from another run of the same image tag, and may be replaced.
@@ -225,8 +262,14 @@ def _all(pages: Sequence[Page], what: Literal["results", "failures"]) -> tuple[A
 
 
 def item_of(build: Build, place: Place) -> Item:
-    """The item that an image of a build is."""
-    return Item(place.repository, place.tag, detail={"run": build.run.mark, "image": place.image, "tag": build.tag})
+    """Return the item of an image of a build. Until the archive is read, its run and attempt stand for its fingerprint."""
+    detail = {"run": build.run.mark, "image": place.image, "tag": build.tag}
+    return Item(place.repository, place.tag, f"{RUN}{build.run.mark}", detail=detail)
+
+
+def _failed(item: Item, code: str, reason: str) -> Result:
+    """Return the result of an item that is known to fail."""
+    return Result(item.group, item.name, Outcome.FAILED, item.source, code=code, reason=reason)
 
 
 def _covers(scope: Scope, build: Build, place: Place) -> bool:

@@ -13,6 +13,7 @@ from syncline.kinds.artifacts.archive.feed import invalid
 from syncline.kinds.artifacts.archive.images import DOCKER_CONFIG, DOCKER_LAYER, Contents, SavedImage
 from syncline.kinds.artifacts.archive.legacy import with_layers
 from syncline.kinds.artifacts.layers import Layer
+from syncline.kinds.artifacts.proving import check_parts
 from syncline.kinds.artifacts.sending import Sender
 
 _OCI_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
@@ -100,6 +101,7 @@ def _index(image: SavedImage, layers: Mapping[str, Layer], contents: Contents, s
     for child in image.children:
         assert child.manifest is not None
         manifest = written(child, layers, contents, sender).manifest
+        check_parts(sender.registry, sender.repository, manifest)
         sender.registry.put_manifest(sender.repository, manifest.digest, manifest)
         now[child.manifest.digest] = manifest
     entries = [entry for entry in value["manifests"] if entry["digest"] in now]

@@ -8,14 +8,16 @@ from typing import Any
 
 from syncline.clients.entries import Odd
 from syncline.clients.github import GitHub
-from syncline.clients.oci import Registry
+from syncline.clients.oci import Registry, TagTakenError
 from syncline.config.artifacts import ArtifactsSync
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import Build, Builds
 from syncline.kinds.artifacts.finding import Found, candidates, find
 from syncline.kinds.artifacts.layers import KnownLayers
+from syncline.kinds.artifacts.looking import RUN
+from syncline.kinds.artifacts.manifests import Written
 from syncline.kinds.artifacts.passing import Progress, Wanted
-from syncline.kinds.artifacts.proving import fingerprint_of, proved
+from syncline.kinds.artifacts.proving import check_parts, fingerprint_of, is_whole
 from syncline.kinds.artifacts.pushed import Push as PushNote
 from syncline.kinds.artifacts.pushed import Pushed
 from syncline.kinds.artifacts.pushing import Push
@@ -24,7 +26,7 @@ from syncline.model import Item, Outcome, Result
 
 Answer = Arrived | Later | Result | Failure
 _UNTIL_NAMED = frozenset({"ARTIFACT_EXPIRED", "IMAGE_ABSENT", "ARCHIVE_INVALID", "ARCHIVE_REFUSED"})
-"""After these another look would come to the same: it is not tried again until somebody names it."""
+"""After these another try would come to the same: there is none until somebody names the item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,33 +59,46 @@ class Moving:
         except SynclineError as error:
             if error.code.name in _UNTIL_NAMED:
                 self.pushed.note_gone(str(item.detail["run"]), item.group, item.name, error)
-            yield Failure(_with(item, progress, push), error)
+            # What was at the target is so no longer: the next try asks for each part again.
+            rest = Progress() if error.code.name == "NOT_ARRIVED" else progress
+            yield Failure(_with(item, rest, push), error)
 
     def _moved(self, item: Item, push: Push, progress: Progress, pace: Pace) -> Answer:
         run = str(item.detail["run"])
         present = self.registry.manifest_digest(item.group, item.name)
         noted = self.pushed.of(item.group, item.name)
-        if present is not None and noted is not None and (noted.run, noted.manifest) == (run, present):
+        ours = noted is not None and (noted.run, noted.manifest) == (run, present)
+        if noted is not None and ours and is_whole(self.registry, item.group, item.name):
             return self._arrived(item, noted.fingerprint, push)  # an earlier try got this far, unheard
-        if present is not None and not self.sync.overwrite:
-            return Result(item.group, item.name, Outcome.SKIPPED, target=present)
         image, tag = str(item.detail["image"]), str(item.detail["tag"])
         found = self._find(run, image, tag)
         wanted = Wanted(image, tag, lambda name: self.sync.build.is_archive(name, image, tag))
         written = push.image(found.open, found.where, wanted, progress)
         if written is None or pace.halted():
             return Later(_with(item, progress, push))
-        digest = written.manifest.digest
-        if present is not None and self._is(item, written.fingerprint):
-            digest = present  # the same image, its layers packed otherwise
+        if present is not None and not ours:
+            # The layers of the same image may be packed otherwise.
+            if self._is(item, written.fingerprint):
+                self.pushed.note(item.group, item.name, PushNote(run, present, written.fingerprint))
+                return Result(item.group, item.name, Outcome.SKIPPED, written.fingerprint, written.fingerprint)
+            if not self.sync.overwrite:
+                what = f"{item} is {present} and is not overwritten with {written.manifest.digest}"
+                return _conflict(item, written, present, what)
+        check_parts(self.registry, item.group, written.manifest)
         # Noted before it is done: whoever finds the tag there afterwards knows whose it is.
-        self.pushed.note(item.group, item.name, PushNote(run, digest, written.fingerprint))
-        if digest != present:
-            self.registry.put_manifest(item.group, item.name, written.manifest)
+        self.pushed.note(
+            item.group, item.name, PushNote(run, written.manifest.digest, written.fingerprint, proved=False)
+        )
+        try:
+            self.registry.put_tag(item.group, item.name, written.manifest, present, overwrite=self.sync.overwrite)
+        except TagTakenError as taken:
+            return _conflict(item, written, taken.digest, taken.what)
         return self._arrived(item, written.fingerprint, push)
 
     def _is(self, item: Item, fingerprint: str) -> bool:
-        return fingerprint_of(self.registry.manifest(item.group, item.name)) == fingerprint
+        """Return True if the tag that is there is that image, and whole."""
+        is_same = fingerprint_of(self.registry.manifest(item.group, item.name)) == fingerprint
+        return is_same and is_whole(self.registry, item.group, item.name)
 
     def _find(self, run: str, image: str, tag: str) -> Found:
         number = int(run.partition(".")[0])
@@ -99,14 +114,10 @@ class Moving:
             raise odd[0].error from error  # the odd entry may be the artifact that has it
 
     def _arrived(self, item: Item, fingerprint: str, push: Push) -> Answer:
+        """Return the answer for an image whose parts are all there, after its aliases were put where it is the youngest."""
+        if self.sync.aliases and self._youngest(item.group) == item.name:
+            self._point(item.group, item.name)
         moved = replace(item, source=fingerprint, detail=_build_of(item))
-        if self.sync.aliases:
-            # Nothing is to point at what is not wholly there, so it is proved before, as it will be after.
-            for answer in proved(self.registry, [moved], Pace(lambda: 1.0)):
-                if isinstance(answer, Failure):
-                    return answer
-            if self._youngest(item.group) == item.name:
-                self._point(item.group, item.name)
         return Arrived(moved, push.sent + int(item.detail.get("bytes", 0)))
 
     def _alias(self, item: Item) -> Answer:
@@ -144,9 +155,14 @@ class Moving:
 
 
 def _with(item: Item, progress: Progress, push: Push) -> Item:
-    """The item with where it stands."""
+    """Return the item with its progress."""
     sent = push.sent + int(item.detail.get("bytes", 0))
-    return replace(item, detail={**_build_of(item), **progress.to_json(), "bytes": sent})
+    detail = {**_build_of(item), **progress.to_json(), "bytes": sent}
+    return replace(item, source=f"{RUN}{item.detail['run']}", detail=detail)
+
+
+def _conflict(item: Item, written: Written, target: str, why: str) -> Result:
+    return Result(item.group, item.name, Outcome.CONFLICT, written.fingerprint, target, 0, "TAG_DIFFERS", why)
 
 
 def _build_of(item: Item) -> dict[str, Any]:

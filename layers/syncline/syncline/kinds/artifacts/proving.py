@@ -1,15 +1,13 @@
-"""Proving: the registry is asked again for the image and all it is made of; its config must be the archive's."""
+"""Verification: the registry is asked again for the image and all its parts; its config must be the archive's."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from syncline.clients.oci import Manifest, Registry
 from syncline.clients.reference import parse_digest
 from syncline.errors import SynclineError
-from syncline.kinds.images.proving import Proof
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item
 
@@ -24,19 +22,51 @@ def fingerprint_of(manifest: Manifest) -> str:
         raise SynclineError("MANIFEST_INVALID", f"manifest {manifest.digest} has no config") from None
 
 
+def check_parts(registry: Registry, repository: str, manifest: Manifest) -> None:
+    """Check that a repository has all that a manifest is made of, each blob with its size. Raises NOT_ARRIVED."""
+    for child in manifest.children():
+        try:
+            below = registry.manifest(repository, child.digest)
+        except SynclineError as error:
+            if error.code.name != "NOT_FOUND":
+                raise
+            raise _absent(registry, repository, f"the manifest {child.digest}", manifest) from None
+        check_parts(registry, repository, below)
+    for blob in manifest.blobs():
+        size = blob.size if blob.foreign else registry.blob_size(repository, blob)
+        if size != blob.size:
+            had = "" if size is None else f" with {blob.size} bytes but {size}"
+            raise _absent(registry, repository, f"the blob {blob.digest}{had}", manifest)
+
+
+def _absent(registry: Registry, repository: str, part: str, manifest: Manifest) -> SynclineError:
+    what = f"{registry.host}/{repository} does not have {part}, a part of {manifest.digest}"
+    return SynclineError("NOT_ARRIVED", what)
+
+
+def is_whole(registry: Registry, repository: str, tag: str) -> bool:
+    """Return True if a repository has all that the manifest of a tag is made of."""
+    try:
+        check_parts(registry, repository, registry.manifest(repository, tag))
+    except SynclineError as error:
+        if error.code.name != "NOT_ARRIVED":
+            raise
+        return False
+    return True
+
+
 def proved(registry: Registry, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
-    """An answer for each item: arrived only if the tag has the item's fingerprint and every part is there."""
+    """Yield an answer for each item: arrived only if the tag has the item's fingerprint and every part is there."""
     for item in items:
         if pace.over:
             yield Later(item)
             continue
         try:
-            manifest = _manifest(registry, item)
+            check_parts(registry, item.group, _manifest(registry, item))
         except SynclineError as error:
             yield Failure(item, error)
-            continue
-        for answer in Proof(registry).of([replace(item, source=manifest.digest)], pace):
-            yield replace(answer, item=item)
+        else:
+            yield Arrived(item)
 
 
 def _manifest(registry: Registry, item: Item) -> Manifest:

@@ -1,23 +1,34 @@
-"""What was pushed for which run, and what cannot be any more: so that nothing is done or reported twice."""
+"""Memory of tags: what was pushed for which run, and what cannot be had, so that nothing is done or reported twice."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from syncline.clients.github import WorkflowRun
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.builds import Place
+from syncline.kinds.artifacts.builds import READING, Place
 from syncline.kinds.images.places import Memory
+
+
+class Facts(Memory, Protocol):
+    """The memory that all functions share; see :class:`syncline.stores.facts.Facts`."""
+
+    def take(self, key: str, owner: str, seconds: float) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """A tag as it was pushed: from which run (number and attempt), its manifest, and the image's fingerprint."""
+    """A tag as it was pushed: from which run (number and attempt), its manifest, and the image's fingerprint.
+
+    It is ``proved`` once it was verified.
+    """
 
     run: str
     manifest: str
     fingerprint: str
+    proved: bool = True
 
 
 class Pushed:
@@ -28,12 +39,33 @@ class Pushed:
         self._host = host
 
     def note(self, repository: str, tag: str, push: Push) -> None:
-        value = json.dumps([push.run, push.manifest, push.fingerprint])
+        if not push.proved:
+            # Scans read one note for each repository, and those of its tags only where this one is there.
+            self._memory.remember(self._open_key(repository), "open")
+        value = json.dumps([push.run, push.manifest, push.fingerprint, push.proved])
         self._memory.remember(self._key(repository, tag), value)
+
+    def note_proved(self, repository: str, tag: str, fingerprint: str) -> None:
+        """Note that a tag was verified."""
+        push = self.of(repository, tag)
+        if push is not None and push.fingerprint == fingerprint and not push.proved:
+            self.note(repository, tag, replace(push, proved=True))
 
     def of(self, repository: str, tag: str) -> Push | None:
         noted = self._memory.recall(self._key(repository, tag))
         return None if noted is None else Push(*json.loads(noted))
+
+    def may_be_unproved(self, repository: str) -> bool:
+        """Return True if a tag of the repository may have been pushed and not verified."""
+        return self._memory.recall(self._open_key(repository)) is not None
+
+    def is_unproved(self, place: Place) -> bool:
+        """Return True if a tag was pushed and not verified."""
+        push = self.of(place.repository, place.tag)
+        return push is not None and not push.proved
+
+    def note_all_proved(self, repository: str) -> None:
+        self._memory.forget(self._open_key(repository))
 
     def run_of(self, place: Place) -> str | None:
         push = self.of(place.repository, place.tag)
@@ -55,4 +87,7 @@ class Pushed:
         return f"pushed@{self._host}/{repository}:{tag}"
 
     def _gone_key(self, run: str, repository: str, tag: str) -> str:
-        return f"gone@{run}@{self._host}/{repository}:{tag}"
+        return f"gone{READING}@{run}@{self._host}/{repository}:{tag}"
+
+    def _open_key(self, repository: str) -> str:
+        return f"unproved@{self._host}/{repository}"

@@ -25,7 +25,7 @@ from syncline.clients.reference import digest_of
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.archive.feed import CHUNK
 from syncline.kinds.artifacts.archive.unpacking import unpacked
-from syncline.kinds.artifacts.layers import Layer
+from syncline.kinds.artifacts.layers import Layer, has_whole
 from syncline.kinds.artifacts.packing import HEADER, SEGMENT, checksum, packed_segment, trailer
 from syncline.kinds.kind import Pace
 from syncline.running_hash import RunningHash
@@ -92,7 +92,7 @@ class Sender(AbstractContextManager["Sender"]):
     def put(self, content: bytes) -> str:
         """Send a small blob; its digest."""
         digest = digest_of(content)
-        if not self.registry.has_blob(self.repository, digest):
+        if not has_whole(self.registry, self.repository, digest, len(content)):
             self.registry.begin_upload(self.repository).put(digest, content, len(content))
             self.count(len(content))
         return digest
@@ -209,7 +209,7 @@ class _Transfer(ABC):
         registry, repository = self.sender.registry, self.sender.repository
         if self._upload is None:
             content = b"".join(self._pieces)
-            if not registry.has_blob(repository, digest):
+            if not has_whole(registry, repository, digest, len(content)):
                 registry.begin_upload(repository).put(digest, content, len(content))
                 self.sender.count(len(content))
             return digest

@@ -1,0 +1,354 @@
+"""What happens at the target while builds' images are transferred: strangers' tags, lost and cut layers, many deliveries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+from moto import mock_aws
+
+from syncline.messages import Start
+from syncline.model import Outcome, Result, Run, Scope, Step, Trigger
+from tests.integration.artifacts_chain import (
+    PROJECT,
+    ArtifactsChain,
+    ArtifactsWorld,
+    artifacts_world,
+    block,
+    build,
+    image,
+    log,
+)
+from tests.integration.chain import SYNC
+from tests.pump import Letter
+from tests.standins import saved
+from tests.standins.github import zipped
+from tests.standins.oci import Fault
+from tests.standins.oci_store import Repository
+
+TAG = "presto-1-linux-amd64"
+COORDINATOR = f"{PROJECT}/x86/presto-coordinator"
+WORKER = f"{PROJECT}/x86/presto-native-worker-cpu"
+KNOWN = ("failed", "known")
+"""Outcomes of a failure that is reported in a later run."""
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[ArtifactsWorld]:
+    with mock_aws(), artifacts_world() as made:
+        yield made
+
+
+def once(act: Callable[[], object], method: str, pattern: str) -> Callable[[str, str], None]:
+    """Return a hook that acts before the first request of a method whose target has the pattern in it."""
+    acted: list[bool] = []
+
+    def before(asked: str, target: str) -> None:
+        if asked == method and pattern in target and not acted:
+            acted.append(True)
+            act()
+
+    return before
+
+
+def repository(chain: ArtifactsChain, name: str = COORDINATOR) -> Repository:
+    return chain.target.store.repositories[name]
+
+
+def layers(chain: ArtifactsChain, name: str = COORDINATOR, tag: str = "presto-1") -> list[str]:
+    """The digests of the layers of a tag."""
+    store = chain.target.store
+    digest = store.digest(name, tag)
+    assert digest is not None
+    return [layer["digest"] for layer in json.loads(store.manifest(name, digest)[1].body)["layers"]]
+
+
+def result(chain: ArtifactsChain, run: Run, name: str = COORDINATOR) -> Result:
+    return chain.results(run)[name, "presto-1"]
+
+
+class TestTags:
+    """A tag that somebody else puts while an image is transferred."""
+
+    MOMENTS = (("POST", f"/{COORDINATOR}/blobs/uploads/"), ("PUT", f"/{COORDINATOR}/blobs/uploads/"))
+
+    def stranger(self, chain: ArtifactsChain) -> str:
+        return chain.target.store.add_image(COORDINATOR, "presto-1", b"a stranger's layer")
+
+    @pytest.mark.parametrize("moment", [*MOMENTS, None])
+    def test_is_left_alone(self, place: ArtifactsWorld, moment: tuple[str, str] | None) -> None:
+        chain = place.chain([build(1, TAG)], aliases=[])
+        theirs: list[str] = []
+
+        def act() -> None:
+            theirs.append(self.stranger(chain))
+
+        if moment is None:
+
+            def on_delivery(letter: Letter) -> None:
+                if letter.step is Step.TRANSFER and not theirs:
+                    act()
+
+            chain.pump.on_delivery = on_delivery
+        else:
+            chain.target.before = once(act, *moment)
+        run = chain.run()
+        assert chain.target.store.digest(COORDINATOR, "presto-1") == theirs[0]
+        found = result(chain, run)
+        assert (found.outcome, found.code, found.target) == (Outcome.CONFLICT, "TAG_DIFFERS", theirs[0])
+        assert theirs[0] in (found.reason or "")
+        assert (found.reason or "").count("sha256:") == 2, "both digests are named"
+        assert (run.counts.moved, run.counts.conflict) == (1, 1)
+
+    def test_is_named_if_it_comes_right_after_ours(self, place: ArtifactsWorld) -> None:
+        chain = place.chain([build(1, TAG)], aliases=[])
+        puts: list[str] = []
+        theirs: list[str] = []
+
+        def before(method: str, target: str) -> None:
+            if target.endswith(f"/{COORDINATOR}/manifests/presto-1"):
+                if method == "PUT":
+                    puts.append(target)
+                elif puts and not theirs:
+                    theirs.append(self.stranger(chain))
+
+        chain.target.before = before
+        found = result(chain, chain.run())
+        assert (found.outcome, found.code) == (Outcome.CONFLICT, "TAG_DIFFERS")
+        assert theirs[0] in (found.reason or "")
+
+    def test_is_replaced_if_the_sync_says_so(self, place: ArtifactsWorld) -> None:
+        chain = place.chain([build(1, TAG)], aliases=[], overwrite=True)
+        chain.target.before = once(lambda: self.stranger(chain), *self.MOMENTS[0])
+        assert result(chain, chain.run()).outcome is Outcome.MOVED
+        assert chain.config_digest(COORDINATOR, "presto-1") == f"sha256:{image('presto-coordinator', TAG).id}"
+
+    def test_of_the_same_image_is_equal(self, place: ArtifactsWorld) -> None:
+        """Its manifest differs in white space alone; the config decides."""
+        chain = place.chain([build(1, TAG)], aliases=[])
+        chain.run()
+        store = chain.target.store
+        ours = store.manifest(COORDINATOR, "presto-1")[1]
+        theirs = json.dumps(json.loads(ours.body), indent=7).encode()
+        again = place.chain([build(1, TAG)], aliases=[])
+        again.target.store = store
+        del repository(again).tags["presto-1"]
+
+        def act() -> None:
+            store.put_manifest(COORDINATOR, "presto-1", ours.media_type, theirs)
+
+        def on_delivery(letter: Letter) -> None:
+            if letter.step is Step.TRANSFER:
+                act()
+
+        again.pump.on_delivery = on_delivery
+        run = again.run()
+        assert result(again, run).outcome is Outcome.SKIPPED
+        assert (run.counts.skipped, run.counts.queued, run.counts.conflict) == (2, 0, 0)
+        assert store.digest(COORDINATOR, "presto-1") == f"sha256:{saved.sha(theirs)}"
+
+
+def cut(chain: ArtifactsChain) -> None:
+    blobs = repository(chain).blobs
+    blobs[layers(chain)[1]] = blobs[layers(chain)[1]][:10]
+
+
+def lose(chain: ArtifactsChain) -> None:
+    del repository(chain).blobs[layers(chain)[1]]
+
+
+def lose_config(chain: ArtifactsChain) -> None:
+    manifest = json.loads(chain.target.store.manifest(COORDINATOR, "presto-1")[1].body)
+    del repository(chain).blobs[manifest["config"]["digest"]]
+
+
+class TestParts:
+    """Layers that the target loses."""
+
+    @pytest.mark.parametrize("harm", [cut, lose, lose_config])
+    @pytest.mark.parametrize("aliases", [[], ["latest"]])
+    def test_after_the_tag_was_put(
+        self, place: ArtifactsWorld, aliases: list[str], harm: Callable[[ArtifactsChain], None]
+    ) -> None:
+        chain = place.chain([build(1, TAG)], aliases=aliases)
+        harmed: list[bool] = []
+
+        def on_delivery(letter: Letter) -> None:
+            if letter.step is Step.VERIFY and not harmed and COORDINATOR in letter.body:
+                harmed.append(True)
+                harm(chain)
+
+        chain.pump.on_delivery = on_delivery
+        run = chain.run()
+        assert harmed
+        assert (run.counts.moved, run.counts.failed) == (2, 0)
+        assert not chain.target.store.broken()
+
+    @pytest.mark.parametrize("overwrite", [False, True])
+    @pytest.mark.parametrize("harm", [cut, lose])
+    def test_again_and_again_is_a_failure_and_no_later_run_calls_it_equal(
+        self, place: ArtifactsWorld, harm: Callable[[ArtifactsChain], None], *, overwrite: bool
+    ) -> None:
+        chain = place.chain([build(1, TAG)], aliases=[], overwrite=overwrite)
+
+        def on_delivery(letter: Letter) -> None:
+            if letter.step is Step.VERIFY and COORDINATOR in letter.body:
+                harm(chain)
+
+        chain.pump.on_delivery = on_delivery
+        found = result(chain, chain.run())
+        assert (found.outcome, found.code) == (Outcome.FAILED, "NOT_ARRIVED")
+        chain.pump.on_delivery = lambda _letter: None
+        second = chain.run()
+        assert result(chain, second).outcome is Outcome.MOVED
+        assert (second.counts.moved, second.counts.skipped) == (1, 1)
+        assert not chain.target.store.broken()
+        third = chain.run()
+        assert (third.counts.moved, third.counts.skipped) == (0, 2)
+
+    def test_a_verification_that_could_not_be_made(self, place: ArtifactsWorld) -> None:
+        """The next run makes it, although the tag is there."""
+        chain = place.chain([build(1, TAG)], aliases=[])
+        harmed: list[bool] = []
+
+        def on_delivery(letter: Letter) -> None:
+            if letter.step is Step.VERIFY and not harmed and COORDINATOR in letter.body:
+                harmed.append(True)
+                cut(chain)
+                place.target.fault("GET", f"/{COORDINATOR}/manifests/presto-1", Fault(403), times=None)
+
+        chain.pump.on_delivery = on_delivery
+        assert result(chain, chain.run()).code == "FORBIDDEN"
+        place.target.heal()
+        second = chain.run()
+        assert (second.counts.moved, second.counts.skipped) == (1, 1)
+        assert not chain.target.store.broken()
+
+    @pytest.mark.parametrize("harm", [cut, lose])
+    def test_before_the_tag_is_put(self, place: ArtifactsWorld, harm: Callable[[ArtifactsChain], None]) -> None:
+        """A base layer that is known, and that the target has no more when the manifest is to be put."""
+        chain = place.chain([build(1, TAG)], aliases=[])
+        chain.run()
+        place.github.runs.append(build(2, "presto-2-linux-amd64"))
+        base = layers(chain)[0]
+        blobs = repository(chain).blobs
+        whole: list[bool] = []
+
+        def act() -> None:
+            if harm is cut:
+                blobs[base] = blobs[base][:10]
+            else:
+                del blobs[base]
+
+        harming = once(act, "POST", f"/{COORDINATOR}/blobs/uploads/")
+
+        def before(method: str, target: str) -> None:
+            harming(method, target)
+            if method == "PUT" and target.endswith(f"/{COORDINATOR}/manifests/presto-2"):
+                whole.append(saved.sha(blobs.get(base, b"")) == base.partition(":")[2])
+
+        chain.target.before = before
+        run = chain.run()
+        assert whole == [True], "no tag is put before all its parts are there"
+        assert (run.counts.moved, run.counts.failed) == (2, 0)
+        assert not chain.target.store.broken()
+
+
+class TestKnownFailures:
+    def test_an_image_that_failed_is_no_equal_one(self, place: ArtifactsWorld) -> None:
+        flawed = build(1, TAG)
+        archives: dict[str, str | bytes] = {
+            f"presto-coordinator-{TAG}.tar.gz": b"\x1f\x8b\x08\x00 not gzip at all",
+            f"presto-native-worker-cpu-{TAG}.tar": saved.until_24(image("presto-native-worker-cpu", TAG)),
+        }
+        flawed.artifacts[0].content = zipped(archives)
+        chain = place.chain([flawed], aliases=[])
+        first = result(chain, chain.run())
+        assert (first.outcome, first.code) == (Outcome.FAILED, "ARCHIVE_INVALID")
+        assert first.source
+        second = chain.run()
+        found = result(chain, second)
+        assert (found.outcome.value in KNOWN, found.code) == (True, "ARCHIVE_INVALID")
+        assert (found.source, found.reason) == (first.source, first.reason), "it is told apart from a new one by these"
+        assert (second.counts.skipped, second.counts.queued) == (1, 0)
+
+    def test_a_run_that_cannot_be_understood(self, place: ArtifactsWorld) -> None:
+        flawed = build(1, TAG)
+        flawed.logs = {"0_build.txt": "nothing"}
+        chain = place.chain([flawed], aliases=[])
+        (first,) = chain.results(chain.run()).values()
+        (second,) = chain.results(chain.run()).values()
+        assert first.outcome is Outcome.FAILED
+        assert second.outcome.value in KNOWN
+        assert (first.code, first.source, first.reason) == (second.code, second.source, second.reason)
+        assert first.source
+        flawed.attempt, flawed.logs = 2, {"0_build.txt": log(block(TAG))}
+        assert chain.run().counts.moved == 2
+
+
+class TestDeliveries:
+    """One workflow run, told of eleven times while it is transferred."""
+
+    @pytest.fixture
+    def many_files(self) -> dict[str, str | bytes]:
+        files: dict[str, str | bytes] = {f"build/{n}_Step {n}.txt": f"step {n}\n" * 50 for n in range(1, 100)}
+        return {"0_build.txt": log(block(TAG, java=True, gpu=True)), **files}
+
+    @pytest.mark.parametrize("when", ["at once", "while it is transferred", "while it is verified"])
+    @pytest.mark.parametrize("full", [False, True])
+    def test_count_each_image_once(
+        self, place: ArtifactsWorld, many_files: dict[str, str | bytes], when: str, *, full: bool
+    ) -> None:
+        made = build(1, TAG, java=True, gpu=True)
+        made.logs = many_files
+        chain = place.chain([made], aliases=[])
+        wanted = {"at once": None, "while it is transferred": Step.TRANSFER, "while it is verified": Step.VERIFY}[when]
+        told: list[bool] = []
+
+        def tell(times: int) -> None:
+            for _ in range(times):
+                chain.queues.start(Start(SYNC, Trigger.WEBHOOK, Scope.of(["run:1"])))
+
+        def on_delivery(letter: Letter) -> None:
+            if letter.step is wanted and not told:
+                told.append(True)
+                tell(10)
+
+        chain.pump.on_delivery = on_delivery
+        chain.remember()
+        if full:
+            chain.start()
+        else:
+            tell(1)
+        if wanted is None:
+            tell(10)
+        chain.pump.run()
+        runs = chain.state.runs(SYNC, 20)
+        assert sum(run.counts.moved for run in runs) == 4
+        for run in runs:
+            counts = run.counts
+            assert len(chain.results(run)) == counts.moved + counts.failed, "no item ended twice"
+            assert counts.moved + counts.skipped in (0, 4), counts
+            assert counts.queued == counts.moved
+        assert not chain.target.store.broken()
+        assert len(place.github.ranges) < 150, "3,404 were seen"
+
+    def test_a_failure_is_told_once(self, place: ArtifactsWorld) -> None:
+        flawed = build(1, TAG)
+        flawed.logs = {"0_build.txt": "nothing"}
+        expired = build(2, "presto-2-linux-amd64")
+        expired.artifacts[0].expired = True
+        chain = place.chain([flawed, expired], aliases=[])
+        for number in (1, 2):
+            for _ in range(11):
+                chain.queues.start(Start(SYNC, Trigger.WEBHOOK, Scope.of([f"run:{number}"])))
+        chain.pump.run()
+        for run in chain.state.runs(SYNC, 20):
+            assert len(chain.results(run)) == run.counts.failed <= 3
+
+    def test_a_scan_that_is_tried_again_sends_what_it_has_not_sent(self, place: ArtifactsWorld) -> None:
+        chain = place.chain([build(1, TAG)], aliases=[])
+        place.target.fault("GET", f"/{WORKER}/tags/list", Fault(503), times=12)
+        run = chain.run()
+        assert (run.counts.moved, run.counts.failed) == (2, 0)
