@@ -107,7 +107,7 @@ def test_an_event_that_its_sync_cannot_read_is_laid_aside_alone(steps: Steps, lo
 @pytest.fixture
 def missing(steps: Steps) -> set[str]:
     """The syncs of which a secret is missing; at first it is one of two that hear of the same source."""
-    gone, kind = {"another"}, steps.engine.kind
+    gone, kind = {"another"}, steps.gatherer.kind
     steps.hearing.subscribe("another", ["made.up"])
 
     def kind_of(name: str) -> Kind:
