@@ -47,6 +47,8 @@ _ROWS: Final = (
     Code("REFUSED", False, "The server refuses the request (4xx).", "The message holds the server's words; correct what it names, then `syncline retry`."),
     Code("ADDRESS_REFUSED", False, "The address is link-local or a cloud's metadata service, where no copy has business.", "Correct the address in syncs.yaml, or find out why the server redirects there."),
     # Listings
+    Code("SOURCE_ABSENT", False, "The source does not have what syncs.yaml or the command line names.", "Correct the name, or create what is named at the source; then `syncline retry`."),
+    Code("ITEM_GONE", False, "A retry did not find the item of a dead letter: its source is gone, or the sync no longer selects it.", "If that is right, drop the letter: `syncline retry NAME --drop ITEM`. Otherwise bring the source or the selection back, then `syncline retry`."),
     Code("LISTING_INCOMPLETE", True, "A listing repeated itself, broke off, or came back empty where it cannot be.", "Check the API token: Quay answers a bad one with an empty list instead of an error."),
     Code("ENTRY_INVALID", False, "One entry of a listing is not what the protocol promises: it is null, has no name, a name that none can have, or a field of the wrong type. All other entries were read.", "Correct or remove the entry that the message names at its server, or exclude it by its name."),
     # Objects and files

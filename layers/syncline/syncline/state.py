@@ -25,8 +25,8 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from syncline.errors import SynclineError
@@ -34,7 +34,8 @@ from syncline.messages import Batch, Dead, Outgoing, from_json, to_json
 from syncline.model import Counts, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.stores.configurations import Configurations
 from syncline.stores.facts import Facts
-from syncline.stores.failures import Failures
+from syncline.stores.failures import Failures, Key
+from syncline.stores.runs import RETENTION, run_item, run_of
 from syncline.stores.totals import addition
 from syncline.table import Database, number, pack, unpack
 
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
 
 SHARDS: Final = 8
 """Into how many partitions a run's records are spread; one partition takes 1,000 writes a second."""
-RETENTION: Final = 30 * 24 * 3600
-"""Seconds for which runs and their records are kept."""
 LOST_AFTER: Final = 2 * 3600
 """Seconds without a sign of life after which a run may be taken for lost: longer than any message stays unseen."""
 _TRIES: Final = 12
@@ -105,11 +104,15 @@ class State(Configurations):
         *,
         plan: bool = False,
         allow_removals: int | None = None,
+        asked: Iterable[Key] = (),
     ) -> tuple[Run, Batch]:
         """Begin a run and announce its first batch; the same id again returns the run as it was stored.
 
-        A plan moves nothing, so it may run beside anything. Raises ALREADY_RUNNING.
+        A plan moves nothing, so it may run beside anything. ``asked`` are the items of the dead letters that a retry
+        answers for. Raises ALREADY_RUNNING.
         """
+        if asked:
+            self.failures.ask(sync, run_id, asked)
         for _ in range(_TRIES):
             current = self._db.get(f"SYNC#{sync}", "CURRENT") or {}
             if not plan and current.get("run") not in (None, run_id):
@@ -128,7 +131,7 @@ class State(Configurations):
             )
             root = first_batch(run)
             writes = [
-                self._db.put_if(_run_item(run), "attribute_not_exists(pk)"),
+                self._db.put_if(run_item(run), "attribute_not_exists(pk)"),
                 self._announcement(root.run, root.id),
             ]
             if not plan:
@@ -206,12 +209,12 @@ class State(Configurations):
 
     def _known(self, sync: str, run_id: str) -> Run | None:
         item = self._db.get(f"SYNC#{sync}", f"RUN#{run_id}")
-        return None if item is None else _run_of(item)
+        return None if item is None else run_of(item)
 
     def runs(self, sync: str, limit: int = 10) -> list[Run]:
         """The latest runs of a sync, newest first."""
         items = self._db.query(f"SYNC#{sync}", "RUN#", newest_first=True, limit=limit)
-        return [_run_of(item) for item in items]
+        return [run_of(item) for item in items]
 
     def current_run(self, sync: str) -> Run | None:
         """The run under way, if any."""
@@ -247,7 +250,7 @@ class State(Configurations):
         item = self._db.get(f"SYNC#{sync}", f"RUN#{run_id}")
         if item is None:
             return None
-        run = _run_of(item)
+        run = run_of(item)
         if run.over:
             return None
         progress = self.progress(run_id)
@@ -316,7 +319,7 @@ class State(Configurations):
         record_key = (_shard_key(batch.run, _shard_of(batch.id)), f"BATCH#{batch.id}")
         found = {(item["pk"], item["sk"]): item for item in self._db.batch_get([run_key, record_key])}
         run, record = found.get(run_key), found.get(record_key)
-        return None if run is None else _run_of(run), None if record is None else _record_of(record)
+        return None if run is None else run_of(run), None if record is None else _record_of(record)
 
     def batch_record(self, run_id: str, batch_id: str) -> BatchRecord | None:
         """How a batch ended, None if it has not."""
@@ -330,11 +333,7 @@ class State(Configurations):
         Raises LEASE_LOST if the lease went to another writer meanwhile.
         """
         shard = _shard_of(batch.id)
-        item = self._record(batch.run, batch.id, "BATCH") | {
-            "results": pack([result.to_json() for result in record.results]),
-            "following": pack([each.to_json() for each in record.following]),
-            "dead": pack([to_json(each) for each in record.dead]),
-        }
+        item = self._batch_item(batch.run, batch.id, record)
         balance = sum(_hash(each.batch.id) for each in record.following) - _hash(batch.id)
         writes = [
             self._db.put_if(item, "attribute_not_exists(pk)"),
@@ -352,6 +351,18 @@ class State(Configurations):
         if refused:
             raise SynclineError("LEASE_LOST", f"another writer took {lease.reference if lease else 'the lease'}")
         return record
+
+    def add_results(self, run_id: str, name: str, results: Iterable[Result]) -> Counts:
+        """Add results that no batch has, once under each name; the run's counts then."""
+        record = BatchRecord(tuple(results))
+        batch_id = f"{run_id}-{name}"
+        self._db.transact(
+            [
+                self._db.put_if(self._batch_item(run_id, batch_id, record), "attribute_not_exists(pk)"),
+                self._count(run_id, _shard_of(batch_id), asdict(Counts.of(record.results))),
+            ]
+        )
+        return self.progress(run_id).counts
 
     def results(self, run_id: str) -> Iterator[Result]:
         """Every result of a run that has one of its own (items found equal have none), in no order."""
@@ -415,6 +426,13 @@ class State(Configurations):
             {"at": number(now), "expires": int(now) + RETENTION, **amounts},
         )
 
+    def _batch_item(self, run_id: str, batch_id: str, record: BatchRecord) -> dict[str, Any]:
+        return self._record(run_id, batch_id, "BATCH") | {
+            "results": pack([result.to_json() for result in record.results]),
+            "following": pack([each.to_json() for each in record.following]),
+            "dead": pack([to_json(each) for each in record.dead]),
+        }
+
     def _record(self, run_id: str, batch_id: str, what: str) -> dict[str, Any]:
         key = _shard_key(run_id, _shard_of(batch_id))
         return {"pk": key, "sk": f"{what}#{batch_id}", "expires": int(self._clock()) + RETENTION}
@@ -449,42 +467,4 @@ def _record_of(item: dict[str, Any]) -> BatchRecord:
         tuple(Result.from_json(each) for each in unpack(item["results"])),
         tuple(Outgoing.from_json(each) for each in unpack(item["following"])),
         tuple(dead for dead in map(from_json, unpack(item["dead"])) if isinstance(dead, Dead)),
-    )
-
-
-def _run_item(run: Run) -> dict[str, Any]:
-    item: dict[str, Any] = {
-        "pk": f"SYNC#{run.sync}",
-        "sk": f"RUN#{run.id}",
-        "number": run.number,
-        "trigger": run.trigger.value,
-        "started": number(run.started),
-        "status": run.status.value,
-        "plan": run.plan,
-        "expires": int(run.started) + RETENTION,
-    }
-    if run.scope.groups is not None:
-        item["groups"] = list(run.scope.groups)
-    if run.allow_removals is not None:
-        item["allow_removals"] = run.allow_removals
-    if run.config is not None:
-        item["config"] = run.config
-    return item
-
-
-def _run_of(item: dict[str, Any]) -> Run:
-    counts = {f.name: int(item.get("counts", {}).get(f.name, 0)) for f in fields(Counts)}
-    return Run(
-        id=str(item["sk"]).removeprefix("RUN#"),
-        sync=str(item["pk"]).removeprefix("SYNC#"),
-        number=int(item["number"]),
-        trigger=Trigger(item["trigger"]),
-        scope=Scope.of(item.get("groups")),
-        started=float(item["started"]),
-        status=RunStatus(item["status"]),
-        plan=bool(item["plan"]),
-        ended=float(item["ended"]) if "ended" in item else None,
-        counts=Counts(**counts),
-        allow_removals=int(item["allow_removals"]) if "allow_removals" in item else None,
-        config=item.get("config"),
     )

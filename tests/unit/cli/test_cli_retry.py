@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from syncline.cli.commands_retry import Letters
+from syncline.cli.commands_retry import GivenUp, Letters
 from syncline.errors import SynclineError
 from syncline.messages import Batch, DeadLetter, Outgoing, Start, decode, encode
-from syncline.model import EVERYTHING, Counts, Item, RunStatus, Scope, Step, Trigger
+from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.state import BatchRecord, State, first_batch
 from syncline.steps.engine import Work
+from syncline.steps.known import answered
 from tests.unit.cli.cli_stack import Stack, moved
 
 
@@ -43,15 +44,19 @@ def test_what_was_given_up_is_looked_at_again(applied: Stack) -> None:
     assert start.trigger is Trigger.RETRY
     assert start.scope == Scope.of(["mirror/team/app", "mirror/team/base"])
     assert applied.target.state.current_run("prod") == applied.target.state.run("prod", str(start.run))
-    assert applied.dead() == 0
+    assert applied.dead() == 3, "a letter stays until its item is verified"
+    asked = applied.target.state.failures.asked("prod", str(start.run))
+    assert asked == {("mirror/team/app", "1.0"), ("mirror/team/base", "1.0")}
 
 
 def test_a_look_that_was_given_up_as_a_whole_is_done_again_as_a_whole(applied: Stack) -> None:
     applied.bury("mirror/team/base")
     applied.bury()
     assert "over everything" in applied.run("retry", "prod").stdout
-    assert applied.started()[0].scope == EVERYTHING
-    assert applied.dead(Step.DISCOVER) == 0
+    [start] = applied.started()
+    assert start.scope == EVERYTHING
+    asked = applied.target.state.failures.asked("prod", str(start.run))
+    assert asked == {("*", "*"), ("mirror/team/base", "1.0")}
 
 
 def test_letters_of_others_are_put_back(applied: Stack) -> None:
@@ -59,9 +64,9 @@ def test_letters_of_others_are_put_back(applied: Stack) -> None:
     applied.target.queues.bury(Step.TRANSFER, ["nobody's message"])
     applied.bury("mirror/team/base")
     value = applied.json("retry", "prod")
-    assert value["letters"] == {"retried": 1, "resumed": 0, "left": 2}
+    assert value["letters"] == {"retried": 1, "resumed": 0, "left": 2, "verified": 0}
     letters = applied.target.queues.dead_letters(Step.TRANSFER, hidden_for=0)
-    assert {next(letters).body[:10] for _ in range(2)} == {'{"v":1,"ty', "nobody's m"}
+    assert {next(letters).body[:10] for _ in range(3)} == {'{"v":1,"ty', "nobody's m"}
 
 
 def test_letters_stay_where_a_run_is_under_way(applied: Stack) -> None:
@@ -114,7 +119,12 @@ def test_a_start_that_a_run_waits_for_goes_back_too(applied: Stack) -> None:
     run = applied.begin()
     start = Start("prod", Trigger.HAND, run=run.id)
     applied.target.queues.bury(Step.DISCOVER, [encode(start)])
-    assert applied.json("retry", "prod")["letters"] == {"retried": 0, "resumed": 1, "left": 0}
+    assert applied.json("retry", "prod")["letters"] == {
+        "retried": 0,
+        "resumed": 1,
+        "left": 0,
+        "verified": 0,
+    }
     assert applied.started() == [start]
 
 
@@ -148,26 +158,82 @@ def test_many_repositories_are_counted(applied: Stack) -> None:
 
 
 def test_more_than_one_run_takes_is_left_for_the_next(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncline.cli.commands_retry.LARGEST_SCOPE", 60)
+    monkeypatch.setattr("syncline.cli.commands_retry.LARGEST_SCOPE", 80)
     applied.bury(*(f"mirror/team/r{n}" for n in range(8)))
     result = applied.run("retry", "prod")
     assert result.exit_code == 0, result.output
     assert "5 dead letters of prod left: more than one run takes; `syncline retry prod" in result.stdout
     [first] = applied.started()
-    assert len(_seen(applied)) == 5
-    run = applied.finish(applied.target.state.run("prod", str(first.run)))
-    assert run.over
-    assert applied.json("retry", "prod")["letters"] == {"retried": 3, "resumed": 0, "left": 2}
+    run = applied.target.state.run("prod", str(first.run))
+    verify(applied, run, *(first.scope.groups or ()))
+    assert applied.json("retry", "prod")["letters"] == {"retried": 3, "resumed": 0, "left": 2, "verified": 3}
+    assert applied.dead() == 5
+
+
+def verify(stack: Stack, run: Run, *groups: str) -> None:
+    """End a retry in which the items of these groups were found equal, as its functions would."""
+    failures = stack.target.state.failures
+    equal = [Result(group, "1.0", Outcome.SKIPPED) for group in groups]
+    gone = answered(failures, run, equal)
+    stack.finish(run, *equal, *gone)
+
+
+def test_a_letter_goes_when_its_item_is_verified(applied: Stack) -> None:
+    applied.bury("mirror/team/app", "mirror/team/base")
+    assert applied.run("retry", "prod").exit_code == 0
+    run = applied.target.state.current_run("prod")
+    assert run is not None
+    verify(applied, run, "mirror/team/app")
+    assert applied.json("status")["dead_letters"]["transfer"] == 1
+    value = applied.json("retry", "prod")
+    assert value["letters"] == {"retried": 1, "resumed": 0, "left": 0, "verified": 0}
+
+
+def test_an_item_that_is_gone_says_so_and_its_letter_stays_until_it_is_dropped(applied: Stack) -> None:
+    applied.bury("mirror/team/app", "mirror/team/base")
+    assert applied.run("retry", "prod").exit_code == 0
+    run = applied.target.state.current_run("prod")
+    assert run is not None
+    verify(applied, run, "mirror/team/base")
+    shown = applied.run("status", "prod", "--wait")
+    assert shown.exit_code == 1
+    assert "mirror/team/app:1.0: ITEM_GONE: " in shown.stdout
+    assert applied.json("status")["dead_letters"]["transfer"] == 1
+    wrong = applied.run("retry", "prod", "--drop", "mirror/team/base:1.0")
+    assert wrong.exit_code == 2
+    assert "there are those of: mirror/team/app:1.0" in wrong.stderr
+    assert applied.dead() == 1
+    assert applied.run("retry", "prod", "--drop", "mirror/team/app:1.0").exit_code == 0
+    assert applied.dead() == 0
+    assert applied.started() != []
+    assert applied.run("retry", "prod").stdout == "nothing of prod was given up\n"
 
 
 def test_thousands_of_dead_letters_make_a_run_that_can_be_written_down(applied: Stack) -> None:
     letters = Letters()
     groups = [f"mirror/team/{'long-' * 40}{n:05}" for n in range(5000)]
-    letters.take([(DeadLetter(Step.TRANSFER, "", group), Scope.of([group])) for group in groups])
+    given_up = [GivenUp(DeadLetter(Step.TRANSFER, "", g), Scope.of([g]), ((g, "1.0"),)) for g in groups]
+    letters.take(given_up)
     assert len(letters.given_up) + len(letters.beyond) == len(groups)
-    run, _ = applied.target.state.begin_run("prod", "20261121-101522-ffffff", Trigger.RETRY, letters.scope)
-    assert applied.target.state.run("prod", run.id).scope == letters.scope
+    state = applied.target.state
+    run, _ = state.begin_run("prod", "20261121-101522-ffffff", Trigger.RETRY, letters.scope, asked=letters.asked)
+    assert state.run("prod", run.id).scope == letters.scope
     assert letters.scope.fits
+    assert state.failures.asked("prod", run.id) == set(letters.asked)
+
+
+@pytest.mark.parametrize("count", [1, 5000])
+def test_a_scan_of_everything_answers_for_as_many_letters_as_fit(count: int) -> None:
+    letters = Letters()
+    whole = GivenUp(DeadLetter(Step.DISCOVER, "", "0"), EVERYTHING, (("*", "*"),))
+    each = [
+        GivenUp(DeadLetter(Step.TRANSFER, "", str(n)), Scope.of([f"r{n}"]), ((f"r{n}", "1.0" * 20),))
+        for n in range(count)
+    ]
+    letters.take([*each, whole])
+    assert letters.scope == EVERYTHING
+    assert letters.given_up[0] is whole
+    assert bool(letters.beyond) is (count > 1)
 
 
 def test_cancelling_what_does_not_run(applied: Stack) -> None:

@@ -44,6 +44,9 @@ class MadeUpRegistry:
             raise self.broken[repository]
         return sorted(self.content.get(repository, {}))
 
+    def knows(self, repository: str) -> bool:
+        return repository in self.content
+
     def manifest_digest(self, repository: str, reference: str) -> str | None:
         self.asked.append(f"digest {repository}:{reference}")
         return self.content.get(repository, {}).get(reference)

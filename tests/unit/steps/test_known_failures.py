@@ -105,6 +105,18 @@ def test_what_fails_otherwise_than_before_is_new(steps: Steps, change: Callable[
     assert len(steps.dead()) == 1
 
 
+def test_a_source_that_is_known_only_now_is_no_change(steps: Steps) -> None:
+    steps.kind.pages = [Page("p", (Item("team/app", "bad"),))]
+    steps.kind.move = refuse
+    again(steps)
+    as_a_result(steps.kind)
+    steps.kind.pages = [
+        replace(page, results=tuple(replace(r, code="REFUSED") for r in page.results)) for page in steps.kind.pages
+    ]
+    assert counted(again(steps).counts) == (0, 1, 0)
+    assert [each.source for each in steps.state.failures.all(SYNC)] == ["digest of bad"]
+
+
 def test_what_moves_at_last_is_solved(steps: Steps) -> None:
     at_transfer(steps.kind)
     again(steps)

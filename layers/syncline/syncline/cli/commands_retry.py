@@ -5,77 +5,133 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from syncline.cli.commands_run import config_of, ended
 from syncline.cli.context import Answer, Context
 from syncline.cli.following import begin, follow
-from syncline.cli.show import many
-from syncline.cli.summary import as_dict, ending, named
+from syncline.cli.show import many, number
+from syncline.cli.summary import as_dict, ending, item_of, named
 from syncline.config import Sync, load_sync
 from syncline.errors import SynclineError
 from syncline.messages import Batch, Dead, DeadLetter, Outgoing, Queues, Start
 from syncline.model import EVERYTHING, LARGEST_SCOPE, Run, RunStatus, Scope, Step, Trigger, json_bytes
 from syncline.state import State
+from syncline.stores.failures import Key
+
+if TYPE_CHECKING:
+    from syncline.cli.target import Target
 
 NOTHING: Final = Scope(())
 _HIDDEN: Final = 120
 """Seconds for which a letter that was read is ours: long enough for some thousand of them."""
+_NAMED: Final = 5
+"""How many items are named on lines of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A dead letter with what a scan has to cover for it, and the items that it stands for."""
+
+    letter: DeadLetter
+    scope: Scope
+    keys: tuple[Key, ...]
+
+    @property
+    def called(self) -> set[str]:
+        """The names by which a person may call its items."""
+        return {text for key in self.keys for text in (item_of(*key), ":".join(key))}
+
+    @property
+    def size(self) -> int:
+        """The bytes of its names, as JSON."""
+        return sum(json_bytes(text) for key in self.keys for text in key)
 
 
 @dataclass(slots=True)
 class Letters:
     """What lies in the dead-letter queues, sorted for one sync.
 
-    ``given_up`` is to be looked at again, within ``scope``. ``beyond`` is too, but is more than one look may cover.
-    ``stranded`` is work that a run still waits for, as no function came to its end with it: it goes back to its queue.
-    ``others`` are of other syncs, or nobody's.
+    ``verified`` are letters whose items were verified since: they go. ``given_up`` is to be scanned again, within
+    ``scope``. ``beyond`` is too, but is more than one scan may cover. ``stranded`` is work that a run still waits for,
+    as no function came to its end with it: it goes back to its queue. ``others`` are of other syncs, or nobody's.
     """
 
-    given_up: list[DeadLetter] = field(default_factory=list)
+    verified: list[GivenUp] = field(default_factory=list)
+    given_up: list[GivenUp] = field(default_factory=list)
     scope: Scope = NOTHING
-    beyond: list[DeadLetter] = field(default_factory=list)
+    beyond: list[GivenUp] = field(default_factory=list)
     stranded: list[tuple[DeadLetter, Batch | Start]] = field(default_factory=list)
     others: list[DeadLetter] = field(default_factory=list)
 
-    def take(self, given_up: Sequence[tuple[DeadLetter, Scope]]) -> None:
-        """Sort out what was given up, each with its scope: everything, if a look at everything was among it."""
-        if any(scope.everything for _, scope in given_up):
-            self.given_up, self.scope = [letter for letter, _ in given_up], EVERYTHING
-            return
+    def take(self, given_up: Sequence[GivenUp]) -> None:
+        """Sort out what was given up: everything is scanned if a scan of everything was among it."""
+        everything = any(each.scope.everything for each in given_up)
         groups: set[str] = set()
-        size = 0
-        for letter, scope in given_up:
-            new = set(scope.groups or ()) - groups
-            more = sum(map(json_bytes, new))
-            if groups and size + more > LARGEST_SCOPE:
-                self.beyond.append(letter)
-            else:
-                self.given_up.append(letter)
-                groups |= new
-                size += more
-        self.scope = Scope.of(groups)
+        size = names = 0
+        for each in sorted(given_up, key=lambda each: not each.scope.everything) if everything else given_up:
+            more = 0 if everything else sum(map(json_bytes, set(each.scope.groups or ()) - groups))
+            if self.given_up and max(size + more, names + each.size) > LARGEST_SCOPE:
+                self.beyond.append(each)
+                continue
+            self.given_up.append(each)
+            groups |= set(each.scope.groups or ())
+            size, names = size + more, names + each.size
+        self.scope = EVERYTHING if everything else Scope.of(groups)
+
+    @property
+    def asked(self) -> list[Key]:
+        """The items that the run answers for."""
+        return sorted({key for each in self.given_up for key in each.keys})
+
+    @property
+    def kept(self) -> list[DeadLetter]:
+        """The letters that stay."""
+        return [*self.others, *(each.letter for each in (*self.beyond, *self.given_up))]
 
 
-def retry(context: Context, name: str, *, wait: bool) -> Answer:
-    """Start a run over what was given up. Raises ALREADY_RUNNING, unless there was work for the run under way itself.
+def retry(context: Context, name: str, *, wait: bool, drop: Sequence[str] = ()) -> Answer:
+    """Start a run over what was given up, or drop the letters of items that are named instead.
 
-    A letter is deleted only after what follows from it was queued; whatever comes between, the others are put back.
+    A letter stays until its item was verified: this command takes away those of items verified since, and so do
+    ``retry --wait`` after its run, and ``status``. Raises ALREADY_RUNNING, unless there was work for the run under way.
     """
     state, queues = context.target.state, context.target.queues
-    letters = _sorted(state, load_sync(config_of(state, name)), _read(queues))
-    kept = [*letters.others, *letters.beyond, *letters.given_up]
+    sync = load_sync(config_of(state, name))
+    if drop:
+        return _drop(context, sync, drop)
+    letters = _sorted(state, sync, _read(queues))
     try:
         _resume(queues, letters)
+        settle(context.target, name, letters.verified)
         run = _begin(context, name, letters)
-        if run is not None:
-            kept = [*letters.others, *letters.beyond]
-            for letter in letters.given_up:
-                queues.forget(letter)
     finally:
-        for letter in kept:
+        for letter in letters.kept:
             queues.put_back(letter)
-    return _tell(context, name, letters, run, wait=wait)
+    return _tell(context, sync, letters, run, wait=wait)
+
+
+def take_away_verified(target: Target, name: str) -> int:
+    """Delete the dead letters of a sync whose items were verified since, and return their number."""
+    if not target.state.failures.has_solved(name):
+        return 0
+    letters = _sorted(target.state, load_sync(target.state.sync_config(name)), _read(target.queues))
+    try:
+        settle(target, name, letters.verified)
+        target.state.failures.clear_solved(name)
+    finally:
+        for letter in (*letters.kept, *(letter for letter, _ in letters.stranded)):
+            target.queues.put_back(letter)
+    return len(letters.verified)
+
+
+def settle(target: Target, name: str, letters: Iterable[GivenUp]) -> None:
+    """Delete letters whose items were verified, and then what is remembered of these."""
+    keys: set[Key] = set()
+    for each in letters:
+        target.queues.forget(each.letter)
+        keys |= set(each.keys)
+    target.state.failures.forget(name, keys)
 
 
 def _read(queues: Queues) -> list[DeadLetter]:
@@ -87,7 +143,7 @@ def _read(queues: Queues) -> list[DeadLetter]:
 
 def _sorted(state: State, sync: Sync, found: Iterable[DeadLetter]) -> Letters:
     letters = Letters()
-    given_up: list[tuple[DeadLetter, Scope]] = []
+    given_up: list[GivenUp] = []
     for letter in found:
         message = letter.read()
         work = message.batch if isinstance(message, Dead) else message
@@ -96,13 +152,24 @@ def _sorted(state: State, sync: Sync, found: Iterable[DeadLetter]) -> Letters:
         elif not isinstance(message, Dead) and _is_awaited(state, message):
             letters.stranded.append((letter, message))
         else:
-            given_up.append((letter, _scope(work, sync)))
-    letters.take(given_up)
+            given_up.append(GivenUp(letter, _scope(work, sync), _keys(message)))
+    known = state.failures.find(sync.name, {key for each in given_up for key in each.keys})
+    solved = {key for key, failure in known.items() if failure.solved is not None}
+    letters.verified = [each for each in given_up if solved.issuperset(each.keys)]
+    letters.take([each for each in given_up if not solved.issuperset(each.keys)])
     return letters
 
 
+def _keys(message: Dead | Batch | Start) -> tuple[Key, ...]:
+    """Return the items that a letter stands for."""
+    if isinstance(message, Dead):
+        return (message.key,)
+    items = message.items if isinstance(message, Batch) else ()
+    return tuple((item.group, item.name) for item in items) or tuple((g, "*") for g in message.scope.groups or ("*",))
+
+
 def _is_awaited(state: State, work: Batch | Start) -> bool:
-    """Whether a run is under way that cannot end without this work."""
+    """Return True if a run is under way that cannot end without this work."""
     if work.run is None:
         return False
     try:
@@ -129,44 +196,81 @@ def _resume(queues: Queues, letters: Letters) -> None:
 
 
 def _begin(context: Context, name: str, letters: Letters) -> Run | None:
-    """The run over what was given up; None where there is nothing, or a run has just been helped to go on."""
+    """Begin the run over what was given up; None where there is nothing, or a run has just been helped to go on."""
     if not letters.given_up:
         return None
     try:
-        return begin(context.target, name, Trigger.RETRY, letters.scope)
+        return begin(context.target, name, Trigger.RETRY, letters.scope, asked=letters.asked)
     except SynclineError as error:
         if error.code.name == "ALREADY_RUNNING" and letters.stranded:
             return None
         raise
 
 
-def _tell(context: Context, name: str, letters: Letters, run: Run | None, *, wait: bool) -> Answer:
-    out, retried = context.out, letters.given_up if run is not None else []
-    left = len(letters.others) + len(letters.beyond) + len(letters.given_up) - len(retried)
-    told: dict[str, Any] = {"retried": len(retried), "resumed": len(letters.stranded), "left": left}
-    if letters.stranded:
-        out.line(f"{many(len(letters.stranded), 'message')} put back: the run under way goes on")
-    if run is not None:
-        out.line(f"run {run.id} of {name} begun over {named(letters.scope)}, for {many(len(retried), 'dead letter')}")
-    elif not letters.stranded:
-        out.line(f"nothing of {name} was given up")
-    if len(letters.given_up) > len(retried):
-        out.line(f"{many(len(letters.given_up), 'dead letter')} of {name} left until that run is over", "yellow")
-    if letters.beyond:
-        more = many(len(letters.beyond), "dead letter")
-        out.line(
-            f"{more} of {name} left: more than one run takes; `{context.command(f'retry {name}')}` again", "yellow"
-        )
-    if letters.others:
-        out.line(f"{many(len(letters.others), 'dead letter')} of other syncs left alone", "dim")
+def _drop(context: Context, sync: Sync, items: Sequence[str]) -> Answer:
+    """Delete the dead letters of items, whatever became of these; raises USAGE for an item that has none."""
+    target, out = context.target, context.out
+    letters = _sorted(target.state, sync, _read(target.queues))
+    lying = [*letters.verified, *letters.given_up, *letters.beyond]
+    wanted = set(items)
+    chosen = [each for each in lying if not wanted.isdisjoint(each.called)]
+    missing = sorted(wanted.difference(*(each.called for each in chosen)))
+    kept = lying if missing else [each for each in lying if each not in chosen]
+    try:
+        if not missing:
+            for each in chosen:
+                target.queues.forget(each.letter)
+    finally:
+        for letter in (*letters.others, *(each.letter for each in kept), *(letter for letter, _ in letters.stranded)):
+            target.queues.put_back(letter)
+    if missing:
+        there = ", ".join(sorted({item_of(*key) for each in lying for key in each.keys})[:_NAMED])
+        what = f"{sync.name} has no dead letter of {missing[0]}; there are those of: {there or 'none'}"
+        raise SynclineError("USAGE", what)
+    out.line(f"{many(len(chosen), 'dead letter')} of {sync.name} dropped")
+    return Answer({"started": False, "run": None, "letters": {"dropped": len(chosen)}})
+
+
+def _tell(context: Context, sync: Sync, letters: Letters, run: Run | None, *, wait: bool) -> Answer:
+    """Tell what was done with the letters, and follow the run to its end with ``wait``."""
+    out, name, retried = context.out, sync.name, letters.given_up if run is not None else []
+    told: dict[str, Any] = {"retried": len(retried), "resumed": len(letters.stranded)}
+    told |= {"left": len(letters.kept) - len(retried), "verified": len(letters.verified)}
+    _tell_of_letters(context, name, letters, run)
     followed = run or (context.target.state.current_run(name) if letters.stranded else None)
     if followed is None:
         return Answer({"started": False, "run": None, "letters": told})
-    if wait:
-        answer = ended(context, follow(context, followed), started=run is not None)
-        return Answer({**answer.value, "letters": told}, answer.code)
-    out.follow_up(context.command(f"status {name} --wait"), "follows it")
-    return Answer({"started": run is not None, "run": as_dict(followed), "letters": told})
+    if not wait:
+        out.follow_up(context.command(f"status {name} --wait"), "follows it")
+        return Answer({"started": run is not None, "run": as_dict(followed), "letters": told})
+    answer = ended(context, follow(context, followed), started=run is not None)
+    gone = take_away_verified(context.target, name)
+    told["verified"] += gone
+    if run is not None:
+        stay = max(0, len(retried) - gone)
+        out.line(f"{many(gone, 'dead letter')} deleted" + (f", {number(stay)} left" if stay else ""), "dim")
+    return Answer({**answer.value, "letters": told}, answer.code)
+
+
+def _tell_of_letters(context: Context, name: str, letters: Letters, run: Run | None) -> None:
+    out = context.out
+    if letters.verified:
+        out.line(f"{many(len(letters.verified), 'dead letter')} of {name} deleted: verified since")
+    if letters.stranded:
+        out.line(f"{many(len(letters.stranded), 'message')} put back: the run under way goes on")
+    count = many(len(letters.given_up), "dead letter")
+    if run is not None:
+        out.line(f"run {run.id} of {name} begun over {named(letters.scope)}, for {count}")
+        out.line("each dead letter stays until its item is verified", "dim")
+    elif letters.given_up:
+        out.line(f"{count} of {name} left until that run is over", "yellow")
+    elif not letters.stranded and not letters.verified:
+        out.line(f"nothing of {name} was given up")
+    if letters.beyond:
+        more, command = many(len(letters.beyond), "dead letter"), context.command(f"retry {name}")
+        out.line(f"{more} of {name} left: more than one run takes; `{command}` again", "yellow")
+    if letters.others:
+        out.line(f"{many(len(letters.others), 'dead letter')} of other syncs left alone", "dim")
 
 
 def cancel(context: Context, name: str, *, wait: bool) -> Answer:

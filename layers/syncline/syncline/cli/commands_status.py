@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from syncline.cli.commands_acknowledge import known_row
 from syncline.cli.commands_report import latest_run
+from syncline.cli.commands_retry import take_away_verified
 from syncline.cli.commands_run import config_of, ended
 from syncline.cli.context import Answer, Context
 from syncline.cli.following import follow
@@ -69,6 +70,8 @@ def status(context: Context, name: str | None, *, wait: bool) -> Answer:
         config_of(target.state, name)
     names = [name] if name is not None else target.state.sync_names()
     modified = _modified(target)
+    for each in names:
+        take_away_verified(target, each)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         standings = list(pool.map(lambda each: _standing(context, each, modified.get(each)), names))
         dead = dict(zip(Step, pool.map(target.queues.dead_count, Step), strict=True))

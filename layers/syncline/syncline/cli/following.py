@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final, Protocol
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from syncline.cli.target import Target
+    from syncline.stores.failures import Key
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
@@ -40,13 +41,16 @@ def begin(  # noqa: PLR0913 - each is a fact of the run
     *,
     plan: bool = False,
     allow_removals: int | None = None,
+    asked: Iterable[Key] = (),
 ) -> Run:
     """Begin a run and ask discover for its first scan; raises ALREADY_RUNNING.
 
     If the message cannot be sent, the run is ended again, since nothing would ever work on it.
     """
     state = target.state
-    run, root = state.begin_run(sync, new_run_id(), trigger, scope, plan=plan, allow_removals=allow_removals)
+    run, root = state.begin_run(
+        sync, new_run_id(), trigger, scope, plan=plan, allow_removals=allow_removals, asked=asked
+    )
     try:
         target.queues.start(Start(sync, trigger, scope, run=run.id, plan=plan))
     except BaseException:

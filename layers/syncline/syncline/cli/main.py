@@ -204,11 +204,25 @@ def report(
 
 
 @command
-def retry(context: Context, name: Annotated[str, _NAME], *, wait: Annotated[bool, _WAIT] = False) -> Answer:
+def retry(
+    context: Context,
+    name: Annotated[str, _NAME],
+    *,
+    wait: Annotated[bool, _WAIT] = False,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--drop",
+            metavar="ITEM",
+            help="Delete the dead letter of this item and retry nothing; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+) -> Answer:
     """Try again what was given up."""
     from syncline.cli import commands_retry  # noqa: PLC0415
 
-    return commands_retry.retry(context, name, wait=wait)
+    return commands_retry.retry(context, name, wait=wait, drop=drop or [])
 
 
 @command

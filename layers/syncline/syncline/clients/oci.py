@@ -134,6 +134,13 @@ class Registry:
         pages = self._pages(target, pull(repository), "tags")
         return [tag for page in pages for tag in entries.read(page, lambda name: parse_tag(_name(name)))]
 
+    def knows(self, repository: str) -> bool:
+        """Return False if the registry says that there is no such repository."""
+        answer = self._transport.fetch("GET", f"/v2/{repository}/tags/list?n=1", pull(repository))
+        if answer.status not in (200, 404):
+            raise answer.error()
+        return answer.status == 200
+
     def manifest_digest(self, repository: str, reference: str) -> str | None:
         """The digest behind a tag, or None if there is no such tag. Asks by HEAD, and by GET where that fails to tell."""
         target = f"/v2/{repository}/manifests/{parse_reference(reference)}"

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Final, Protocol, runtime_checkable
 
 from syncline.errors import SynclineError
-from syncline.model import Item, Result, Run, Scope, Step
+from syncline.model import Item, Outcome, Result, Run, Scope, Step
 
 _FIRST_GLANCE: Final = 0.03
 _LONGEST_GLANCE: Final = 0.5
@@ -68,10 +68,14 @@ class Later:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The item could not be done; the step decides by the error's code whether to try again, with the item as it is here."""
+    """The item could not be done; the step decides by the error's code whether to try again, with the item as it is here.
+
+    ``scope`` is the group of a scope that scans the item again, None if that is the item's own group.
+    """
 
     item: Item
     error: SynclineError
+    scope: str | None = None
 
 
 @dataclass(slots=True)
@@ -91,6 +95,10 @@ class Pace:
     ``scan`` is the ID of the scan, the same for all batches that carry it on or try it again. That of the scan that a run
     begins with is the run's own ID; others have joined the run.
 
+    ``named`` says that a person has named the scan's scope: what of it does not exist is a failure, SOURCE_ABSENT, of the
+    name. ``asked`` are items, by group and name, of which each scan that finds one equal says so in a result of its own,
+    or sends it on to be transferred.
+
     ``joined`` is set for each scan but the first of a run: other items of the sync may be in flight. It is no promise
     the other way round, as further scans may join the run while the first one goes on.
     """
@@ -104,11 +112,24 @@ class Pace:
     scan: str = ""
     plan: bool = False
     removed: Callable[[], int] = field(default=lambda: 0)
+    named: bool = False
+    asked: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def over(self) -> bool:
         """Whether nothing new may begin."""
         return self.left() <= 0 or self.halted()
+
+
+def parted(equal: Iterable[tuple[str, str]], asked: frozenset[tuple[str, str]]) -> tuple[int, tuple[Result, ...]]:
+    """Part items that are equal, by group and name: the number of those to count only, and results of those asked for."""
+    count, results = 0, list[Result]()
+    for group, name in equal:
+        if (group, name) in asked:
+            results.append(Result(group, name, Outcome.SKIPPED))
+        else:
+            count += 1
+    return count, tuple(results)
 
 
 def glances(seconds: float) -> Iterator[float]:

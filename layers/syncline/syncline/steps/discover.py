@@ -9,7 +9,7 @@ from typing import Final
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Failure, Kind, Page
 from syncline.messages import Batch, Start
-from syncline.model import Item, Outcome, Result, Run, RunStatus, Scope
+from syncline.model import Item, Outcome, Result, Run, RunStatus, Scope, Trigger
 from syncline.state import State
 from syncline.steps.engine import ATTEMPTS, Engine, Work, pause
 from syncline.telemetry import logger
@@ -55,6 +55,9 @@ def discover(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
     kind = engine.kind(run)
     pace = engine.pace(run, left, batch.id)
     pace.joined, pace.scan = batch.id != run.id, batch.origin
+    pace.named = is_named(batch.scope, run)
+    if run.trigger is Trigger.RETRY:
+        pace.asked = engine.state.failures.asked(run.sync, run.id)
     work, requests, since = Work(batch), kind.requests(), engine.clock()
     cursor = batch.cursor
     again: list[Failure] = []
@@ -87,6 +90,13 @@ def discover(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
     engine.end(work)
 
 
+def is_named(scope: Scope, run: Run) -> bool:
+    """Return True if a person has named a scan's scope: that of the run, and none that joined it."""
+    if scope.groups is None or run.scope.groups is None or run.trigger not in (Trigger.HAND, Trigger.RETRY):
+        return False
+    return set(scope.groups) <= set(run.scope.groups)
+
+
 def _add(work: Work, page: Page, kind: Kind) -> list[Failure]:
     """Add what a page shows; of what could not be looked at, that which is worth another look."""
     work.skipped += page.skipped
@@ -103,7 +113,7 @@ def _add(work: Work, page: Page, kind: Kind) -> list[Failure]:
     again = [f for f in page.failures if f.error.retried and work.batch.attempt < ATTEMPTS]
     for failure in page.failures:
         if failure not in again:
-            work.give_up(failure.item, failure.error)
+            work.give_up(failure.item, failure.error, failure.scope)
     return again
 
 
@@ -111,7 +121,7 @@ def _look_again(work: Work, failures: Sequence[Failure], engine: Engine) -> None
     """Let one look follow at all groups that could not be looked at: a registry that is down would cause one each."""
     if failures:
         asked = max(f.error.retry_after or 0.0 for f in failures)
-        scope = Scope.of(f.item.group for f in failures)
+        scope = Scope.of(f.scope or f.item.group for f in failures)
         delay = max(asked, pause(work.batch.attempt, engine.rng))
         work.follow(delay, scope=scope, cursor=None, attempt=work.batch.attempt + 1)
 

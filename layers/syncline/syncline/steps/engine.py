@@ -11,15 +11,14 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Final
 
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Failure, Kind, Pace, Telling
 from syncline.messages import Batch, Dead, Outgoing, Queues, encode
-from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step
+from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.state import BatchRecord, Lease, State
-from syncline.steps.known import WHOLE, remember, settled, told_apart
+from syncline.steps.known import WHOLE, answered, remember, settled, told_apart
 from syncline.telemetry import batch_ended, logger, run_ended
 
 ATTEMPTS: Final = 5
@@ -56,15 +55,18 @@ class Work:
         self.following.append(Outgoing(batch, round(delay)))
         return batch
 
-    def give_up(self, item: Item, error: SynclineError) -> None:
-        """The item has failed for good. A plan leaves no dead letter: it moved nothing, so there is nothing to retry."""
+    def give_up(self, item: Item, error: SynclineError, group: str | None = None) -> None:
+        """Note that an item has failed for good; ``group`` is that of a scope which scans it again, its own if None.
+
+        A plan leaves no dead letter: it moved nothing, so there is nothing to retry.
+        """
         reason = error.what
         self.results.append(
             Result(item.group, item.name, Outcome.FAILED, item.source, item.target, 0, error.code.name, reason)
         )
         if self.batch.plan:
             return
-        scope = self.batch.scope if item.group == WHOLE else Scope.of((item.group,))
+        scope = self.batch.scope if item.group == WHOLE else Scope.of((group or item.group,))
         batch = replace(self.batch, items=(item,) if self.batch.items else (), scope=scope)
         self.dead.append(Dead(batch, error.code.name, reason, (item.group, item.name)))
 
@@ -220,11 +222,19 @@ class Engine:
         A worker calls this once for all its messages. If it dies before, they are delivered again, and so is this.
         """
         for sync, run_id in sorted(self.leaves):
-            run = self.state.finish_run(sync, run_id, partial(settled, self.state.failures))
+            run = self.state.finish_run(sync, run_id, self._settled)
             if run is not None:
                 run_ended(run)
                 self._tell(run)
         self.leaves.clear()
+
+    def _settled(self, run: Run) -> Counts:
+        """Return the counts that a run ends with. A retry answers for each dead letter that it was begun for."""
+        if run.trigger is Trigger.RETRY and run.status is RunStatus.RUNNING:
+            gone = answered(self.state.failures, run, self.state.results(run.id))
+            if gone:
+                run = replace(run, counts=self.state.add_results(run.id, "asked", gone))
+        return settled(self.state.failures, run)
 
     def _tell(self, run: Run) -> None:
         """Let a kind that tells of its runs do so; the run is over whether it can or not."""

@@ -104,6 +104,40 @@ def settled(failures: Failures, run: Run) -> Counts:
     return replace(counts, known=known, acknowledged=acknowledged)
 
 
+def answered(failures: Failures, run: Run, results: Iterable[Result]) -> list[Result]:
+    """Note which dead letters of a retry may go, and return a failure for each whose item the run has not met.
+
+    A letter goes when its item was verified. Of a group that could not be scanned, that is when it was.
+    """
+    asked = failures.asked(run.sync, run.id)
+    if not asked:
+        return []
+    met, verified, failing = set[Key](), set[Key](), set[Key]()
+    for each in results:
+        key = _key(each)
+        met.add(key)
+        if each.outcome in _FAILING:
+            failing.add(key)
+        elif is_verified(each):
+            verified.add(key)
+    verified |= {key for key in asked if key[1] == WHOLE}
+    verified = (verified & asked) - failing
+    found = failures.find(run.sync, verified)
+    nothing = [KnownFailure(*key, "", None, "", run.id, run.id, 0.0) for key in verified - found.keys()]
+    failures.solve(run.sync, [*found.values(), *nothing], run.id)
+    unseen = [group for group, name in failing if name == WHOLE]
+    gone = [key for key in asked - met - verified if not any(_is_within(key, group) for group in unseen)]
+    what = (
+        "the scan did not find it: its source is gone, or the sync does not select it any more; its dead letter stays"
+    )
+    return [Result(*key, Outcome.FAILED, code="ITEM_GONE", reason=what) for key in sorted(gone)]
+
+
+def _is_within(key: Key, group: str) -> bool:
+    """Return True if an item belongs to a group, or to a part of the source, that could not be scanned."""
+    return group in (WHOLE, key[0]) or (group.endswith("/") and key[1].startswith(group))
+
+
 def _key(result: Result) -> Key:
     return (result.group, result.name)
 
@@ -123,7 +157,7 @@ def _met(result: Result, was: KnownFailure | None, run: str, now: float, has_let
     """Return the record of an item that has failed in a run."""
     buried = now if was is None or has_letter else was.buried
     if was is not None and was.is_like(result):
-        return replace(was, seen=run, buried=buried)
+        return replace(was, seen=run, buried=buried, source=result.source or was.source)
     first = run if result.outcome is Outcome.FAILED else _EARLIER
     return replace(KnownFailure.of(result, first, buried), seen=run)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.messages import Batch
-from syncline.model import Item, Outcome, Result, Run, RunStatus
+from syncline.model import Item, Outcome, Result, Run, RunStatus, Trigger
 from syncline.steps.engine import Engine, Work, cancelled
 
 
@@ -18,6 +18,7 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
     """
     kind = engine.kind(run)
     work, before = Work(batch), kind.requests()
+    asked = engine.state.failures.asked(run.sync, run.id) if run.trigger is Trigger.RETRY else frozenset()
     later: list[Item] = []
     absent: list[Failure] = []
     failures: list[Failure] = []
@@ -25,7 +26,7 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
     for answer in kind.verify(batch.items, Pace(left)):
         match answer:
             case Arrived(item, _, note):
-                work.results.append(_moved(item, note))
+                work.results.append(_ended(item, note, asked))
             case Later(item):
                 later.append(item)
                 waiting |= answer.waiting
@@ -45,8 +46,11 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
     engine.end(work)
 
 
-def _moved(item: Item, note: str) -> Result:
+def _ended(item: Item, note: str, asked: frozenset[tuple[str, str]]) -> Result:
+    """Return the result of a verified item. One that a retry sent on although it was equal is equal still."""
     moved_bytes = int(item.detail.get("bytes", 0))
     # Whatever has arrived has a fingerprint: what has none is what the target was to have no more.
     outcome = Outcome.REMOVED if item.source is None else Outcome.MOVED
+    if outcome is Outcome.MOVED and not moved_bytes and item.target == item.source and (item.group, item.name) in asked:
+        outcome = Outcome.SKIPPED
     return Result(item.group, item.name, outcome, item.source, item.source, moved_bytes, reason=note or None)

@@ -6,6 +6,7 @@ pk                         sk            content
 ``FAILED#<sync>#<shard>``  ``<hash>``    an item that failed; with ``solved``, one that was verified since
 ``SYNC#<sync>``            ``FAILURES``  ``failing`` if there may be records, and how often some were written
                                          (``writes``); ``solved`` if dead letters of solved items may be left
+``SYNC#<sync>``            ``ASKED#``    ``ASKED#<run>``: the items of the dead letters that a retry answers for
 =========================  ============  ==========================================================================
 
 A sync without known failures has no ``failing``, so its runs read nothing else here. The record of a solved item stays
@@ -20,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from syncline.model import Result
-from syncline.table import Database, number
+from syncline.table import Database, number, pack, unpack
 
 Key = tuple[str, str]
 """The group and the name of an item."""
@@ -64,8 +65,9 @@ class KnownFailure:
         return (self.group, self.name)
 
     def is_like(self, result: Result) -> bool:
-        """Return True if the item fails as before: with the same code and the same source."""
-        return self.solved is None and (self.code, self.source) == (result.code, result.source)
+        """Return True if the item fails as before: with the same code and, as far as both are known, the same source."""
+        same = self.source == result.source or None in (self.source, result.source)
+        return self.solved is None and self.code == result.code and same
 
 
 class Failures:
@@ -153,6 +155,16 @@ class Failures:
         """Note that no dead letters of solved items are left."""
         head = self._db.update(f"SYNC#{sync}", "FAILURES", "REMOVE #solved", {}, names=("solved",))
         self._db.update_if(head)
+
+    def ask(self, sync: str, run: str, keys: Iterable[Key]) -> None:
+        """Note the items of the dead letters that a run answers for."""
+        item = {"pk": f"SYNC#{sync}", "sk": f"ASKED#{run}", "items": pack(sorted(set(keys)))}
+        self._db.put(item | {"expires": int(self._clock()) + LETTER_KEPT})
+
+    def asked(self, sync: str, run: str) -> frozenset[Key]:
+        """Return the items of the dead letters that a run answers for."""
+        item = self._db.get(f"SYNC#{sync}", f"ASKED#{run}")
+        return frozenset() if item is None else frozenset((group, name) for group, name in unpack(item["items"]))
 
     def _head(self, sync: str) -> dict[str, Any]:
         return self._db.get(f"SYNC#{sync}", "FAILURES") or {}

@@ -76,6 +76,8 @@ class Look:
         self._states: dict[str, dict[str, str]] = {}
         self._complete: set[str] = set()
         self._with_referrers = sync.referrers == "always"
+        self._named = False
+        self._asked: frozenset[tuple[str, str]] = frozenset()
         self._asking = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="ask")
 
     def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
@@ -86,6 +88,9 @@ class Look:
         self._with_referrers |= scope.groups is not None and self._sync.referrers == "with-images"
         odd: list[Odd] = []
         odd_at_target: list[Odd] = []
+        self._named, self._asked = pace.named, pace.asked
+        if pace.named and cursor is None:
+            yield Page("", failures=tuple(self._not_taken(scope)))
         last, _, tag = (cursor or "").partition(":")
         ahead: deque[Future[list[Page]]] = deque()
         # Repositories wait for digests and digests wait for nobody, so the two pools cannot block one another.
@@ -128,6 +133,19 @@ class Look:
                 what = f"the catalog of {self._source.registry.host} is listed without a single repository"
                 raise SynclineError("LISTING_INCOMPLETE", what)
         return sorted({name for name in names if sync.takes_repository(name)})
+
+    def _not_taken(self, scope: Scope) -> Iterator[Failure]:
+        """Yield a failure for each group that a person has named and that is none of the sync's."""
+        for group in scope.groups or ():
+            name = self._sync.source_repository(group)
+            if name is None or not self._sync.takes_repository(name):
+                what = f"{group} is not a target repository of the sync as it is configured now"
+                yield Failure(Item(group, "*"), SynclineError("SOURCE_ABSENT", what))
+
+    def _check_named(self, name: str) -> None:
+        """Raise SOURCE_ABSENT if a person has named a repository, here or in syncs.yaml, and it does not exist."""
+        if (self._named or self._sync.source.repositories is not None) and not self._source.registry.knows(name):
+            raise SynclineError("SOURCE_ABSENT", f"{self._source.registry.host} has no repository {name}")
 
     def _organizations(self, organizations: Iterable[str], odd: OnOdd) -> Iterator[str]:
         assert self._source.api is not None, "the configuration asks for an API with organizations"
@@ -202,6 +220,8 @@ class Look:
 
     def _compare(self, name: str, group: str, behind: str, pace: Pace) -> Iterator[Page]:
         found = self._source_tags(name)
+        if not found.tags and not found.odd:
+            self._check_named(name)
         takes = self._sync.takes_tag
         present = _Listed({}, [])
         if any(map(takes, found.tags)):
@@ -238,7 +258,8 @@ class Look:
         replaceable = set() if self._sync.overwrite else self._replaceable(name, group, compared)
         for item in compared:
             equal = item.target is not None and item.target == item.source
-            if equal and item.name not in incomplete:
+            asked = (group, item.name) in self._asked  # its transfer looks closer
+            if equal and item.name not in incomplete and not asked:
                 skipped += 1
             elif equal or item.target is None or self._sync.overwrite or item.name in replaceable:
                 items.append(item)

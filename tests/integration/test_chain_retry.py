@@ -1,0 +1,121 @@
+"""A retry answers for each dead letter: its item is verified, or fails again, or is no longer there to be done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from moto import mock_aws
+
+from syncline.messages import Start
+from syncline.model import EVERYTHING, Outcome, Run, Scope, Trigger
+from tests.integration.chain import SYNC, Chain, World, world
+from tests.standins.oci import Fault
+
+APP, BASE = ("mirror/team/app", "1.0"), ("mirror/team/base", "1.0")
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[World]:
+    with mock_aws(), world() as made:
+        yield made
+
+
+@pytest.fixture
+def chain(place: World) -> Chain:
+    """Two images, copied."""
+    chain = place.chain()
+    for name in ("team/app", "team/base"):
+        chain.source.store.add_image(name, "1.0", name.encode())
+    configure(chain)
+    assert chain.run().counts.moved == 2
+    return chain
+
+
+def configure(chain: Chain, **more: object) -> None:
+    chain.configure(target={"registry": chain.target.host, "plain_http": True, "prefix": "mirror"}, **more)
+
+
+def retry(chain: Chain, *keys: tuple[str, str], scope: Scope | None = None) -> Run:
+    """The run that `syncline retry` begins for dead letters of these items."""
+    chain.clock.sleep(1)
+    scope = scope or Scope.of(group for group, _ in keys)
+    run, _ = chain.state.begin_run(SYNC, f"retry-{chain.clock.now}", Trigger.RETRY, scope, asked=keys)
+    chain.queues.start(Start(SYNC, Trigger.RETRY, scope, run=run.id))
+    chain.pump.run()
+    return chain.state.run(SYNC, run.id)
+
+
+def solved(chain: Chain, *keys: tuple[str, str]) -> set[tuple[str, str]]:
+    """The items whose dead letters may go."""
+    return {key for key, each in chain.state.failures.find(SYNC, keys).items() if each.solved}
+
+
+@pytest.mark.parametrize("scope", [None, EVERYTHING])
+def test_what_is_equal_by_now_is_verified(chain: Chain, scope: Scope | None) -> None:
+    run = retry(chain, APP, scope=scope)
+    assert chain.results(run)[APP].outcome is Outcome.SKIPPED
+    assert (run.counts.failed, run.counts.skipped) == (0, 1 if scope is None else 2)
+    assert solved(chain, APP, BASE) == {APP}
+
+
+def test_what_moves_is_verified(chain: Chain) -> None:
+    chain.target.store.repositories["mirror/team/app"].tags.clear()
+    run = retry(chain, APP)
+    assert run.counts.moved == 1
+    assert solved(chain, APP) == {APP}
+
+
+def test_what_fails_again_is_not(chain: Chain) -> None:
+    chain.target.store.repositories["mirror/team/app"].tags.clear()
+    chain.target.fault("PUT", "/v2/mirror/team/app/manifests/", Fault(403), times=None)
+    run = retry(chain, APP)
+    assert run.counts.failed == 1
+    assert solved(chain, APP) == set()
+
+
+def test_what_is_no_longer_at_the_source_says_so(chain: Chain) -> None:
+    chain.source.store.repositories["team/app"].tags = {"2.0": next(iter(chain.source.store.tags().values()))}
+    run = retry(chain, APP)
+    result = chain.results(run)[APP]
+    assert (result.outcome, result.code) == (Outcome.FAILED, "ITEM_GONE")
+    assert run.counts.failed == 1
+    assert solved(chain, APP) == set()
+    assert ("mirror/team/app", "1.0") not in chain.dead(), "its dead letter is there already"
+
+
+@pytest.mark.parametrize("scope", [None, EVERYTHING])
+def test_a_tag_that_is_no_longer_selected_says_so(chain: Chain, scope: Scope | None) -> None:
+    configure(chain, select={"tags": {"exclude": ["1.*"]}})
+    run = retry(chain, APP, scope=scope)
+    assert chain.results(run)[APP].code == "ITEM_GONE"
+    assert solved(chain, APP) == set()
+
+
+def test_a_repository_that_is_no_longer_selected_says_so(chain: Chain) -> None:
+    configure(chain, select={"repositories": {"exclude": ["team/app"]}})
+    run = retry(chain, APP, BASE)
+    assert {key: each.code for key, each in chain.results(run).items() if each.code} == {
+        ("mirror/team/app", "*"): "SOURCE_ABSENT"
+    }
+    assert solved(chain, APP, BASE) == {BASE}
+    run = retry(chain, APP, BASE, scope=EVERYTHING)
+    assert chain.results(run)[APP].code == "ITEM_GONE"
+
+
+def test_what_belongs_to_another_target_now_says_so(chain: Chain) -> None:
+    """Today: "nothing found: the source has nothing there", exit code 0, and the letters are gone."""
+    chain.configure(target={"registry": chain.target.host, "plain_http": True, "prefix": "elsewhere"})
+    run = retry(chain, APP, BASE)
+    assert run.counts.failed == 2
+    assert {each.code for each in chain.results(run).values()} == {"SOURCE_ABSENT"}
+    assert solved(chain, APP, BASE) == set()
+
+
+def test_a_group_that_could_not_be_scanned_is_verified_by_a_scan_of_it(chain: Chain) -> None:
+    whole = ("mirror/team/app", "*")
+    assert retry(chain, whole).counts.failed == 0
+    assert solved(chain, whole) == {whole}
+    chain.source.fault("GET", "/v2/team/app/tags/list", Fault(403), times=None)
+    assert retry(chain, whole, APP).counts.failed == 1
+    assert solved(chain, APP) == set()
