@@ -116,6 +116,7 @@ class Look:
         """
         wanted: dict[str, list[tuple[Build, Place]]] = {}
         flawed: list[Page] = []
+        found: set[str] = set()
         odd: list[Odd] = []
         runs = self._builds.runs(self._now(), odd.append)
         self._is_whole = not odd
@@ -124,11 +125,14 @@ class Look:
                 return
             if isinstance(build, Flawed):
                 flawed += self._flawed(build, scope, pace) if cursor is None else []
+                found.add(f"{RUN}{build.run.id}")
                 continue
             for place in build.places:
                 wanted.setdefault(place.repository, []).append((build, place))
+                found |= _names_of(build, place)
         if cursor is None:
-            yield Page("", results=_all(flawed, "results"), failures=_all(flawed, "failures"))
+            failures = (*_all(flawed, "failures"), *(self._absent(scope, found, pace) if pace.named else ()))
+            yield Page("", results=_all(flawed, "results"), failures=failures)
             if scope.everything:
                 yield from odd_pages("", map(_failure_of_run, odd))
         yield from self._repositories(wanted, scope, cursor or "", pace)
@@ -145,6 +149,14 @@ class Look:
         if scope.everything:
             odd = (Failure(Item("*", each.label), each.error) for each in self._tags.odd)
             yield from odd_pages(max(wanted, default=""), odd)
+
+    def _absent(self, scope: Scope, found: set[str], pace: Pace) -> Iterator[Failure]:
+        """Yield a failure for each name of a scope that no build has. A retry answers for its items by itself."""
+        asked = {f"{group}:{name}" for group, name in pace.asked}
+        for name in sorted(set(scope.groups or ()) - found - asked):
+            source = self._sync.source
+            what = f"no successful run of {source.workflow} in {source.repository} has made {name}, as far as it is scanned"
+            yield Failure(Item(name, "*"), SynclineError("SOURCE_ABSENT", what))
 
     def _with_named(self, runs: list[WorkflowRun], scope: Scope, flawed: list[Page]) -> list[WorkflowRun]:
         """The runs looked at, and those that the scope names though they are older.
@@ -184,7 +196,8 @@ class Look:
                 continue
             is_unproved = is_there and may_be_unproved and self._pushed.is_unproved(place)
             unproved |= is_unproved
-            if is_there and not is_unproved and not self._is_older(build, place):
+            asked = (repository, place.tag) in pace.asked  # its transfer looks closer
+            if is_there and not is_unproved and not asked and not self._is_older(build, place):
                 # The scan that a run begins with counts what is equal.
                 skipped += pace.scan == pace.run
                 continue
@@ -275,5 +288,9 @@ def _failed(item: Item, code: str, reason: str) -> Result:
 def _covers(scope: Scope, build: Build, place: Place) -> bool:
     if scope.groups is None:
         return True
-    named = {f"{RUN}{build.run.id}", build.tag, place.repository, str(place)}
-    return not named.isdisjoint(scope.groups)
+    return not _names_of(build, place).isdisjoint(scope.groups)
+
+
+def _names_of(build: Build, place: Place) -> set[str]:
+    """Return the names by which a scope may mean an image of a build."""
+    return {f"{RUN}{build.run.id}", build.tag, place.repository, str(place)}

@@ -18,7 +18,7 @@ from syncline.kinds.backups.planning import Compared, Mark, planned, refused
 from syncline.kinds.backups.sealing import LARGEST, Sealer
 from syncline.kinds.backups.stores import Store
 from syncline.kinds.backups.telling import tell
-from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
+from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page, parted
 from syncline.model import Item, Outcome, Result, Run, Scope, Step
 
 SHARE: Final = 200
@@ -55,13 +55,18 @@ class Downloads:
 
     def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
         named = self._named(scope)
+        if pace.named and cursor is None:
+            clusters = {group.removesuffix("/") for group in scope.groups or () if group.endswith("/")}
+            for name in sorted(clusters.difference(self._clusters())) if clusters else ():
+                error = SynclineError("SOURCE_ABSENT", f"{self._bucket} has no cluster {name}")
+                yield Page("", failures=(Failure(Item(f"{name}/", "*"), error),))
 
         def compare(takes: Callable[[str], bool]) -> Iterator[Compared]:
             for cluster in sorted(filter(takes, named)):
                 if pace.over:
                     return
                 keys = named[cluster]
-                yield self._compare(cluster) if keys is None else self._look_at(cluster, keys)
+                yield self._compare(cluster, pace.asked) if keys is None else self._look_at(cluster, keys)
 
         for found in planned(compare, self._rules.caps, Mark.parse(cursor), pace):
             yield replace(found.page, cursor=str(found.behind))
@@ -82,6 +87,8 @@ class Downloads:
         pages = list(self._bucket.pages(prefix, delimiter="/"))
         listed = [each[len(prefix) : -1] for page in pages for each in page.prefixes]
         there = self._store.tops()
+        if prefix and not there and not any(page.prefixes or page.objects for page in pages):
+            raise SynclineError("SOURCE_ABSENT", f"{self._bucket} has no object below {prefix!r}")
         if there and not listed:
             raise SynclineError("LISTING_INCOMPLETE", f"{self._bucket} is listed without a single cluster")
         takes = self._layout.takes_cluster
@@ -89,7 +96,7 @@ class Downloads:
         self._memory.keep_counts(f"{self._rules.sync}#", {c: Count("", 0) for c in listed if takes(c)})
         return [cluster for cluster in {*listed, *there} if takes(cluster)]
 
-    def _compare(self, cluster: str) -> Compared:
+    def _compare(self, cluster: str, asked: frozenset[tuple[str, str]]) -> Compared:
         layout = self._layout
         listed = {
             each.key: each
@@ -102,7 +109,7 @@ class Downloads:
         except SynclineError as failed:
             return Compared(cluster, Page("", failures=(Failure(Item(f"{cluster}/", "*"), failed),)))
         known = self._memory.known(self._rules.place, cluster)
-        names, items, results, skipped = Names(), [], [], 0
+        names, items, results, equal = Names(), [], [], list[str]()
         for key in sorted(listed, key=str.encode):
             path, was = layout.path_of(key), known.get(key)
             here = there.pop(path, None)
@@ -110,12 +117,13 @@ class Downloads:
             if error is not None:
                 results.append(refused(Item(cluster, key), error))
             elif was is not None and was.etag == listed[key].etag and was.blob == (here or ""):
-                skipped += 1
+                equal.append(key)
             else:
                 items.append(Item(cluster, key, listed[key].etag, here, listed[key].size))
         gone = tuple(each for p, mark in there.items() if layout.takes((each := self._gone(cluster, p, mark)).name))
-        files = skipped + len(gone) + sum(item.target is not None for item in items)
-        return Compared(cluster, Page("", tuple(items), skipped, tuple(results)), files, gone)
+        files = len(equal) + len(gone) + sum(item.target is not None for item in items)
+        skipped, answers = parted(((cluster, key) for key in equal), asked)
+        return Compared(cluster, Page("", tuple(items), skipped, (*results, *answers)), files, gone)
 
     def _look_at(self, cluster: str, keys: Sequence[str]) -> Compared:
         """Some keys of a cluster: what the bucket has goes on and is read, what it has not is gone."""

@@ -23,8 +23,8 @@ from syncline.kinds.backups.layout import Layout
 from syncline.kinds.backups.memory import Known, Memory
 from syncline.kinds.backups.paths import Names, folded, refusal, shown
 from syncline.kinds.backups.planning import Compared, Mark, planned, refused
-from syncline.kinds.kind import Failure, Pace, Page
-from syncline.model import Item, Result, Scope
+from syncline.kinds.kind import Failure, Pace, Page, parted
+from syncline.model import Item, Outcome, Result, Scope
 
 AT_ONCE: Final = 4
 """Clusters listed at a time."""
@@ -103,6 +103,7 @@ class Look:
         self._bucket = bucket
         self._memory = memory
         self._open = open_
+        self._is_empty = False
 
     def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
         """What differs; a cursor is a :class:`Mark`."""
@@ -133,6 +134,9 @@ class Look:
     def _clusters(self, only: list[str] | None, mark: Mark, pace: Pace) -> Iterator[Page]:
         listed, loose = self._listed_clusters()
         portions = _Portions()
+        if pace.named and only is not None and not mark.after:
+            absent = (Failure(Item(f"{name}/", "*"), self._absent(name)) for name in only if name not in listed)
+            yield from portions.add(Page("", failures=tuple(absent)), mark)
         if only is None and not mark.after:
             yield from portions.add(Page("", results=tuple(self._loose(loose))), mark)
         if self._layout.branch_per_cluster:
@@ -182,6 +186,8 @@ class Look:
         if not listed and there:
             what = f"{self._bucket} is listed without a single cluster, while the target has {len(there)}"
             raise SynclineError("LISTING_INCOMPLETE", what)
+        if self._is_empty and self._layout.prefix:
+            raise SynclineError("SOURCE_ABSENT", f"{self._bucket} has no object below {self._layout.prefix!r}")
         return there
 
     def _listed_clusters(self) -> tuple[list[str], list[str]]:
@@ -189,10 +195,17 @@ class Look:
         clusters: list[str] = []
         loose: list[str] = []
         prefix = self._layout.prefix
+        empty = True
         for page in self._bucket.pages(prefix, delimiter="/"):
             clusters += [p[len(prefix) : -1] for p in page.prefixes]
             loose += [each.key for each in page.objects if not each.key.endswith("/")]
+            empty = empty and not page.prefixes and not page.objects
+        self._is_empty = empty
         return sorted(c for c in clusters if c and self._layout.takes_cluster(c)), loose
+
+    def _absent(self, cluster: str) -> SynclineError:
+        where = f"{self._bucket}, below {self._layout.prefix!r}" if self._layout.prefix else str(self._bucket)
+        return SynclineError("SOURCE_ABSENT", f"{where} has no cluster {shown(cluster)}")
 
     def _loose(self, keys: Sequence[str]) -> Iterator[Result]:
         for key in keys:
@@ -233,10 +246,12 @@ class _Comparing:
         self._look = look
         self._layout = look.rules.layout
         self._branch = branch
+        self._asked: frozenset[tuple[str, str]] = frozenset()
         self.trees = trees
 
     def pages(self, clusters: Sequence[str], pace: Pace) -> Iterator[Compared]:
         """What each cluster comes to, in order."""
+        self._asked = pace.asked
         taken: dict[str, str] = {folded(cluster): cluster for cluster in self.trees}
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="look") as pool:
             ahead: list[Future[tuple[Listing, dict[str, Known]]]] = []
@@ -280,7 +295,8 @@ class _Comparing:
             self._look.memory.settle(self._look.rules.place, cluster, current)
         tree = self.trees.get(cluster)
         if len(current) == len(listing.objects) and tree is not None and self._tree_of(cluster, current) == tree.oid:
-            return Compared(cluster, Page("", skipped=len(current)), len(current))
+            skipped, answers = parted(((group, key) for key in current), self._asked)
+            return Compared(cluster, Page("", skipped=skipped, results=answers), len(current))
         there = self._files(cluster, tree)
         found = self._by_file(listing, current, there)
         gone = tuple(
@@ -288,7 +304,8 @@ class _Comparing:
             for path, blob in there.items()
             if self._layout.takes(self._layout.key_of(path))
         )
-        files = found.skipped + len(gone) + sum(item.target is not None for item in found.items)
+        answered = sum(each.outcome is Outcome.SKIPPED for each in found.results)
+        files = found.skipped + answered + len(gone) + sum(item.target is not None for item in found.items)
         return Compared(cluster, found, files, gone)
 
     def _by_file(self, listing: Listing, current: dict[str, Known], there: dict[str, str]) -> Page:
@@ -300,7 +317,7 @@ class _Comparing:
                 names.add(path)
         items: list[Item] = []
         results: list[Result] = []
-        skipped = 0
+        equal: list[str] = []
         for key in sorted(listing.objects, key=str.encode):
             etag, size = listing.objects[key]
             path = self._layout.path_of(key)
@@ -309,10 +326,11 @@ class _Comparing:
             if error is not None:
                 results.append(refused(Item(group, key, etag, here, size), error))
             elif was is not None and was.blob == (here or ""):
-                skipped += 1
+                equal.append(key)
             else:
                 items.append(Item(group, key, etag, here, size))
-        return Page("", tuple(items), skipped, tuple(results))
+        skipped, answers = parted(((group, key) for key in equal), self._asked)
+        return Page("", tuple(items), skipped, (*results, *answers))
 
     def _tree_of(self, cluster: str, current: dict[str, Known]) -> str:
         """The id of the tree that these objects make."""

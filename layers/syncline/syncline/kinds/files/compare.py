@@ -6,8 +6,9 @@ verified, and a share of the files is read again in each pass (:class:`Turns`).
 
 from __future__ import annotations
 
+import hashlib
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -309,3 +310,18 @@ def renames_among(changes: Sequence[Change]) -> dict[str, str]:
         for what, keys in gone.items()
         if what[0] and what[1] and len(keys) == 1 and len(new.get(what, ())) == 1
     }
+
+
+def with_renames(tally: Tally, changes: Sequence[Change], renames: Mapping[str, str]) -> Tally:
+    """Return a tally with the renames among its last changes counted as such, and not as removals."""
+    origins = set(renames.values())
+    gone = [change.name for change in changes if change.action is Action.REMOVE and change.key not in origins]
+    digest = digest_of([tally.digest, *gone]) if gone else tally.digest
+    count = tally.gone - len(renames)
+    return replace(tally, gone=count, renamed=tally.renamed + len(renames), digest=digest)
+
+
+def digest_of(names: Sequence[str]) -> str:
+    """Return a short text that stands for names: the same removals asked for again are reserved once."""
+    text = "\0".join(names).encode(errors="surrogatepass")
+    return hashlib.blake2b(text, digest_size=8).hexdigest()

@@ -10,32 +10,40 @@ A scan of named keys reads each key at the source and at the target.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain, islice
+from itertools import chain
 from typing import Final, TypeVar
 
 from syncline.clients.bucket import Bucket
 from syncline.clients.entries import ignore
 from syncline.clients.read_ahead import read_ahead
 from syncline.clients.s3_xml import Listed
-from syncline.config.files import KEY, FilesSync
+from syncline.config.files import KEY, PREFIX, FilesSync
 from syncline.errors import SynclineError
-from syncline.kinds.files.compare import Change, Pass, Tally, TargetListing, Turns, renames_among
+from syncline.kinds.files.compare import (
+    Change,
+    Pass,
+    Tally,
+    TargetListing,
+    Turns,
+    digest_of,
+    renames_among,
+    with_renames,
+)
 from syncline.kinds.files.events import Hints, hints_of
 from syncline.kinds.files.items import Items, place_of, portions
-from syncline.kinds.files.listing import listed_ahead
+from syncline.kinds.files.listing import chunks, listed_ahead
 from syncline.kinds.files.odd import OddOnes
 from syncline.kinds.files.parallel import in_parallel
-from syncline.kinds.files.reading import LEFT_OUT, Reader, adopted_by
+from syncline.kinds.files.reading import GONE, LEFT_OUT, Reader, Unequal, adopted_by
 from syncline.kinds.files.records import Gone, Record, Records, Row, Task
 from syncline.kinds.files.targets import Facts, Target
 from syncline.kinds.kind import Failure, Pace, Page
-from syncline.model import Item, Scope, compact_json
+from syncline.model import Item, Outcome, Result, Scope, compact_json
 from syncline.ownership import Action, Limits, RemovalRequest, Windows
 
 T = TypeVar("T")
@@ -50,8 +58,6 @@ FAILURES: Final = 100
 """Failures in a page: its record must fit an item of the table."""
 AT_ONCE: Final = 16
 """Keys read at a time."""
-_CHUNK: Final = 1_000
-"""Names read ahead at a time."""
 _ALWAYS: Final = 10 * 365 * 86_400.0
 """Seconds for which the time of the last full scan is kept."""
 _RUN_WINDOW: Final = 30 * 86_400.0
@@ -125,9 +131,15 @@ class Scan:
         self._reader = Reader(sync, source, target, self._items)
         self._told = told
         self._told_names = frozenset(sync.name_of(key) for key in told.keys)
+        self._asked: dict[str, list[tuple[str, str]]] = {}
 
     def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
         """Yield pages of what differs."""
+        for group, key in pace.asked:
+            if self._sync.takes(key):
+                self._asked.setdefault(self._sync.name_of(key), []).append((group, key))
+        # They are read on both sides, however equal they look.
+        self._told_names |= self._asked.keys()
         if scope.groups is None:
             if cursor is None and not pace.plan:
                 self._records.compact()
@@ -156,11 +168,13 @@ class Scan:
                 return  # time was over before anything was met
             at_once = cursor.whole or (cursor.after == "" and not cursor.removing and ended)
             renames = {} if cursor.removing or window.tally.odd else self._renames(window.changes)
-            tally = _with_renames(window, renames)
+            tally = with_renames(window.tally, window.changes, renames)
             granted, capped = self._granted(cursor, tally, pace, prefix, whole=whole) if ended else (0, None)
             removing = cursor.removing or at_once
             budget = cursor.granted if cursor.removing and not ended and not tally.odd else granted
             here = replace(cursor, upto=None if ended else reached, whole=at_once, granted=budget if removing else 0)
+            if ended and not cursor.removing and capped is None:
+                capped = self._absent(tally, prefix, pace, whole=whole)
             first = window.page(() if capped is None else (capped,))
             # The second pass is for removals alone: all else was sent on by the first one.
             changes = [c for c in window.changes if c.action is Action.REMOVE or not cursor.removing]
@@ -195,7 +209,7 @@ class Scan:
         with ExitStack() as stack:
             # All three are read at the same time, each by a thread of its own.
             def ahead(items: Iterator[T]) -> Iterator[T]:
-                return chain.from_iterable(stack.enter_context(read_ahead(_chunks(items))))
+                return chain.from_iterable(stack.enter_context(read_ahead(chunks(items))))
 
             def opened(after: str) -> Iterator[Listed]:
                 return ahead(self._target.listing(starts[1] + prefix, _behind(starts[1], after), odd.at_target.append))
@@ -241,17 +255,32 @@ class Scan:
         """Read the files that have to be read so far, and write the records that are right now."""
         going, checked = window.going, window.checked
         if not cursor.removing:
+            checked.answers += self._answers(name for name, row in going.adopted.items() if row is not None)
             for name, answer in in_parallel(lambda check: self._reader.check(check, self._told), going.checks, AT_ONCE):
                 if isinstance(answer, Item):
                     checked.items.append(answer)
                 elif isinstance(answer, Failure):
                     checked.failures.append(answer)
-                elif answer is not None:
-                    going.adopted[name] = answer
+                elif not isinstance(answer, Unequal):
+                    checked.answers += self._answers([name])
+                    if answer is not None:
+                        going.adopted[name] = answer
             if going.adopted and not pace.plan:
                 self._records.write(going.adopted)
         going.checks.clear()
         going.adopted.clear()
+
+    def _answers(self, names: Iterable[str]) -> list[Result]:
+        """Return a result for each of the items, among those that are equal, that the scan is asked for."""
+        return [Result(*key, Outcome.SKIPPED) for name in names for key in self._asked.get(name, ())]
+
+    def _absent(self, tally: Tally, prefix: str, pace: Pace, *, whole: bool) -> Failure | None:
+        """Return a failure if a prefix that a person has named has no objects; it may have some that are left out."""
+        start = self._sync.source.prefix
+        if tally.listed or not (start if whole else pace.named):
+            return None
+        item = Item("*", "*") if whole else Item(f"{PREFIX}{start}{prefix}", "*")
+        return Failure(item, SynclineError("SOURCE_ABSENT", f"{self._source} has no object below {start + prefix!r}"))
 
     def _recorded(self, after: str, prefix: str) -> Iterator[tuple[str, Row]]:
         """Yield the records behind ``after``; the object whose key is the source's prefix itself has an empty name."""
@@ -307,6 +336,8 @@ class Scan:
             for at in range(0, len(first.failures), FAILURES):
                 failures = first.failures[at : at + FAILURES]
                 yield Page(here.to_text(), failures=failures)
+            for at in range(0, len(first.results), FAILURES):
+                yield Page(here.to_text(), results=first.results[at : at + FAILURES])
             yield Page(here.to_text(), skipped=first.skipped, left_out=first.left_out)
         for portion in portions(waiting):
             sent: list[Item] = []
@@ -331,7 +362,7 @@ class Scan:
                 good.append(item)
             else:
                 error = SynclineError("PATH_REFUSED", f"the key {item.name!r} makes a path that {why}")
-                refused.append(Failure(replace(item, group=f"{KEY}{item.name}"), error))
+                refused.append(Failure(item, error, f"{KEY}{item.name}"))
         return good, refused
 
     # -- named keys ----------------------------------------------------------------------------------------------
@@ -350,8 +381,13 @@ class Scan:
         seqs = {key: record.seq for key, record in records.items()}
         seqs |= {key: Gone.of_row(gone[name]).seq for key, name in names.items() if name in gone}
         asked = [key for key in keys if not hints.are_known(key, seqs.get(key, ""))]
-        read = in_parallel(lambda key: self._reader.read(key, records.get(key), hints, pace), asked, AT_ONCE)
+        answers = in_parallel(lambda key: (key, self._reader.read(key, records.get(key), hints, pace)), asked, AT_ONCE)
+        read = [answer for _, answer in answers]
         failures = [each for each in read if isinstance(each, Failure)]
+        equal = [*set(keys).difference(asked), *(key for key, answer in answers if answer is None)]
+        gone_keys = [key for key, answer in answers if answer is GONE]
+        if pace.named:
+            failures += map(self._items.absent, gone_keys)
         changes = sorted((each for each in read if isinstance(each, Change)), key=lambda change: change.key)
         adopted = {change.name: record.to_row() for change in changes if (record := adopted_by(change)) is not None}
         if not pace.plan:
@@ -359,12 +395,18 @@ class Scan:
         renames = self._renames(changes)
         decided = self._decided(changes, renames, pace, failures)
         found = [*(each for each in read if isinstance(each, Item)), *self._items.found(decided, renames)]
-        equal = len(keys) - len(asked) + sum(each is None for each in read) + len(adopted)
-        first = Page("", skipped=equal, failures=tuple(failures), left_out=read.count(LEFT_OUT))
+        results = self._answers([*(names[key] for key in equal), *adopted])
+        count = len(equal) + len(adopted) - len(results) + (0 if pace.named else len(gone_keys))
+        first = Page("", skipped=count, results=tuple(results), failures=tuple(failures), left_out=read.count(LEFT_OUT))
         at = cursor or Cursor().to_text()
         here = Cursor(granted=len(changes))  # what may not be removed was taken out before
         for page in self._sent_on(found, here, first):
             yield replace(page, cursor=at)
+
+    def _no_object(self, key: str) -> SynclineError:
+        return SynclineError(
+            "SOURCE_ABSENT", f"{self._source} has no object {key!r}, and nothing of it is to be removed"
+        )
 
     def _decided(
         self, changes: Sequence[Change], renames: Mapping[str, str], pace: Pace, failures: list[Failure]
@@ -376,13 +418,13 @@ class Scan:
         removed = [c for c in counted if c.action is Action.REMOVE and c.key not in origins]
         keeps = {id(change) for change in removed}
         if removed and self._sync.removals is not None:
-            name = _digest([change.name for change in removed])
+            name = digest_of([change.name for change in removed])
             granted, capped = self._reserved(len(removed), None, pace, name)
             if granted:
                 keeps = set()
             elif capped is not None:
                 # Scanned again by a retry are the keys that were not removed, and no others.
-                failures += [replace(capped, item=Item(f"{KEY}{c.key}", c.key, target=_etag(c))) for c in removed]
+                failures += [self._items.failed(c.key, capped.error, _etag(c)) for c in removed]
         return [c for c in changes if c.action is not Action.ADOPT and id(c) not in keeps]
 
     def _total(self) -> int:
@@ -410,10 +452,11 @@ class Scan:
 
 @dataclass(slots=True)
 class _Checked:
-    """Files that were read: those to bring over again, and those that could not be read."""
+    """Files that were read: those to bring over again, those that could not be read, and the equal ones asked for."""
 
     items: list[Item] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    answers: list[Result] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -442,29 +485,10 @@ class _Window:
     def page(self, more: tuple[Failure, ...]) -> Page:
         """Return the window's counts and failures as a page."""
         failures = (*self.checked.failures, *self.odd, *more)
-        equal = self.going.equal - len(self.checked.items) - len(self.checked.failures)
-        return Page("", skipped=equal, failures=failures, left_out=self.going.left_out)
-
-
-def _with_renames(window: _Window, renames: Mapping[str, str]) -> Tally:
-    """Return the tally of a window whose renames are no removals."""
-    tally, origins = window.tally, set(renames.values())
-    gone = [c.name for c in window.changes if c.action is Action.REMOVE and c.key not in origins]
-    digest = _digest([tally.digest, *gone]) if gone else tally.digest
-    count = tally.gone - len(renames)
-    return replace(tally, gone=count, renamed=tally.renamed + len(renames), digest=digest)
-
-
-def _digest(names: Sequence[str]) -> str:
-    """Return a short text that stands for names: the same removals asked for again are reserved once."""
-    text = "\0".join(names).encode(errors="surrogatepass")
-    return hashlib.blake2b(text, digest_size=8).hexdigest()
-
-
-def _chunks(items: Iterator[T]) -> Iterator[list[T]]:
-    """Yield the items in lists, so that handing them from thread to thread costs little."""
-    while chunk := list(islice(items, _CHUNK)):
-        yield chunk
+        checked = self.checked
+        equal = self.going.equal - len(checked.items) - len(checked.failures) - len(checked.answers)
+        answers = tuple(checked.answers)
+        return Page("", skipped=equal, results=answers, failures=failures, left_out=self.going.left_out)
 
 
 def _behind(start: str, after: str) -> str:

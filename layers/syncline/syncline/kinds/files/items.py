@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Final
 
 from syncline.clients.bucket import Bucket
-from syncline.config.files import FilesSync
+from syncline.config.files import KEY, FilesSync
+from syncline.errors import SynclineError
 from syncline.kinds.files.compare import Change
 from syncline.kinds.files.events import Hints
 from syncline.kinds.files.records import Record, Task, mode_of_grants
 from syncline.kinds.files.targets import Target
+from syncline.kinds.kind import Failure
 from syncline.model import Item
 from syncline.ownership import Action
 
@@ -27,6 +29,15 @@ class Items:
         self._source = source
         self._target = target
         self._group_of = group_of
+
+    def failed(self, key: str, error: SynclineError, target: str | None = None) -> Failure:
+        """Return the failure of a key in a scan; the key alone is scanned again."""
+        return Failure(Item(self._group_of(self._sync.name_of(key)), key, target=target), error, f"{KEY}{key}")
+
+    def absent(self, key: str) -> Failure:
+        """Return the failure of a key that a person has named and that the source does not have."""
+        what = f"{self._source} has no object {key!r}, and nothing of it is to be removed"
+        return self.failed(key, SynclineError("SOURCE_ABSENT", what))
 
     def bare(self, key: str, name: str, record: Record) -> Item:
         return Item(self._group_of(name), key, record.etag, record.etag, record.size)

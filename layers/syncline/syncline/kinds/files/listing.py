@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final
+from itertools import islice
+from typing import Final, TypeVar
 
 from syncline.clients.bucket import Bucket, ListPage
 from syncline.clients.entries import Odd, OnOdd, refuse
@@ -17,6 +18,16 @@ _PAGES: Final = 3
 """Pages that are fetched ahead of a part."""
 _WORTH: Final = 2
 """Folders from which on it is worth listing them side by side."""
+_CHUNK: Final = 1_000
+"""Names read ahead at a time."""
+
+T = TypeVar("T")
+
+
+def chunks(items: Iterator[T]) -> Iterator[list[T]]:
+    """Yield the items in lists, so that handing them from thread to thread costs little."""
+    while chunk := list(islice(items, _CHUNK)):
+        yield chunk
 
 
 def listed_ahead(bucket: Bucket, prefix: str, after: str, odd: OnOdd = refuse) -> Generator[Listed]:

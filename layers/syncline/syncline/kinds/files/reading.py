@@ -8,7 +8,7 @@ from typing import Final
 
 from syncline.clients.bucket import Bucket, fingerprint
 from syncline.clients.s3_xml import Listed
-from syncline.config.files import KEY, FilesSync
+from syncline.config.files import FilesSync
 from syncline.errors import SynclineError
 from syncline.kinds.files.compare import Change, Check
 from syncline.kinds.files.events import Hints
@@ -20,14 +20,20 @@ from syncline.model import Item
 from syncline.ownership import Action, decide
 
 
-class _LeftOut(Enum):
-    """The answer for a key that the target needs no file for."""
+class Unequal(Enum):
+    """The answer for a key that there is nothing to do about, although it is not equal."""
 
     LEFT_OUT = "left out"
+    GONE = "gone"
+    CHANGED = "changed since it was listed"
 
 
-LEFT_OUT: Final = _LeftOut.LEFT_OUT
-Read = Change | Item | Failure | _LeftOut | None
+LEFT_OUT: Final = Unequal.LEFT_OUT
+"""The target needs no file for the key."""
+GONE: Final = Unequal.GONE
+"""The source does not have the key, and there is nothing to remove."""
+CHANGED: Final = Unequal.CHANGED
+Read = Change | Item | Failure | Unequal | None
 
 
 class Reader:
@@ -39,22 +45,22 @@ class Reader:
         self._target = target
         self._items = items
 
-    def check(self, check: Check, told: Hints) -> tuple[str, Item | Failure | Row | None]:
+    def check(self, check: Check, told: Hints) -> tuple[str, Item | Failure | Row | Unequal | None]:
         """Read a file that is equal as far as listings tell, and return its name with the answer.
 
-        The answer is the item that brings the file over again, the record that is right now, the failure, or None if
-        nothing changed. ``told`` comes from the target's own events.
+        The answer is the item that brings the file over again, the record that is right now, the failure, CHANGED, or
+        None if nothing changed. ``told`` comes from the target's own events.
         """
         try:
             return check.name, self._check(check, told)
         except SynclineError as error:
-            return check.name, Failure(Item(f"{KEY}{check.key}", check.key), error)
+            return check.name, self._items.failed(check.key, error)
 
-    def _check(self, check: Check, told: Hints) -> Item | Row | None:
+    def _check(self, check: Check, told: Hints) -> Item | Row | Unequal | None:
         record, listed = check.record, check.listed
         head = self._source.head(check.key)
         if head is None or head.etag != listed.etag:
-            return None  # it changed since it was listed: the next scan compares it
+            return CHANGED  # the next scan compares it
         headers = fingerprint(head)
         there = self._target.stat(self._sync.path_of(check.key))
         if there is None or there.version != record.target:
@@ -69,7 +75,10 @@ class Reader:
         return None if now == record.to_row() else now
 
     def read(self, key: str, record: Record | None, hints: Hints, pace: Pace) -> Read:
-        """Return the change of one key, the item that sets its permissions, its failure, or None if it is equal."""
+        """Return the change of one key, the item that sets its permissions, its failure, or None if it is equal.
+
+        LEFT_OUT and GONE say that there is nothing to do although it is not.
+        """
         name, seq = self._sync.name_of(key), hints.latest(key)
         try:
             head = self._source.head(key)
@@ -77,7 +86,7 @@ class Reader:
             known_gone = head is None and record is not None
             there = None if known_gone else self._target.stat(self._sync.path_of(key))
             if head is None:
-                return self._read_gone(Change(key, name, Action.REMOVE, None, record, None, seq), there, pace)
+                return self._read_gone(Change(key, name, Action.REMOVE, None, record, None, seq), there, pace) or GONE
             listed = Listed(key, head.etag, head.size, head.modified)
             if self._target.leaves_out(self._sync.path_of(key), head.size):
                 return LEFT_OUT
@@ -112,7 +121,7 @@ class Reader:
             # A file manager's file gets its permissions as well, by a transfer.
             return replace(change, action=Action.CREATE if action is Action.ADOPT else action)
         except SynclineError as error:
-            return Failure(Item(f"{KEY}{key}", key), error)
+            return self._items.failed(key, error)
 
     def _check_name(self, key: str, there: TargetFile) -> None:
         """Raise PATH_COLLIDES if the target's file is that of another key."""

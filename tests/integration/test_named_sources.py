@@ -1,0 +1,271 @@
+"""What a person names and the source does not have is a failure, whatever the kind; patterns that match nothing are not.
+
+And what a retry asks for is answered, item by item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from moto import mock_aws
+
+from syncline.clients.git_access import TokenAccess
+from syncline.clients.http import Http
+from syncline.errors import SynclineError
+from syncline.kinds.backups import Layout
+from syncline.kinds.kind import Pace
+from syncline.messages import Start
+from syncline.model import EVERYTHING, Outcome, Run, Scope, Trigger
+from syncline.wiring.files import group_of
+from tests.backups_world import World as BackupsWorld
+from tests.backups_world import make_bucket, s3_server
+from tests.integration.artifacts_chain import ArtifactsChain, ArtifactsWorld, artifacts_world, build, config
+from tests.integration.chain import SYNC, Chain, World, world
+from tests.integration.files_chain import FilesChain, FilesWorld
+from tests.standins.git_http import GitHttp, git_http
+from tests.standins.git_places import make_bare
+from tests.standins.s3 import S3Server
+
+TAG = "presto-1-linux-amd64"
+
+
+def failed(chain: Chain | FilesChain, run: Run) -> set[tuple[str, str, str | None]]:
+    return {(each.group, each.name, each.code) for each in chain.state.results(run.id) if each.code}
+
+
+# -- images ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[World]:
+    with mock_aws(), world() as made:
+        yield made
+
+
+@pytest.fixture
+def images(place: World) -> Chain:
+    chain = place.chain()
+    chain.source.store.add_image("team/app", "1.0", b"app")
+    return chain
+
+
+def source(chain: Chain, **which: object) -> dict[str, object]:
+    return {"registry": chain.source.host, "plain_http": True, **which}
+
+
+def test_a_repository_in_the_configuration(images: Chain) -> None:
+    images.configure(source=source(images, repositories=["team/app", "team/typo"]))
+    run = images.run()
+    assert failed(images, run) == {("team/typo", "*", "SOURCE_ABSENT")}
+    assert (run.counts.moved, run.counts.failed) == (1, 1)
+    assert images.run().counts.known == 1
+
+
+@pytest.mark.parametrize("trigger", [Trigger.HAND, Trigger.WEBHOOK])
+def test_a_repository_on_the_command_line(images: Chain, trigger: Trigger) -> None:
+    """A notification is a hint: what it names may have been removed since."""
+    images.configure()
+    images.start("team/typo", trigger=trigger)
+    images.pump.run()
+    wanted = {("team/typo", "*", "SOURCE_ABSENT")} if trigger is Trigger.HAND else set()
+    assert failed(images, images.latest()) == wanted
+
+
+def test_a_repository_without_tags_is_there(images: Chain) -> None:
+    images.source.store.repositories["team/app"].tags.clear()
+    images.configure(source=source(images, repositories=["team/app"]))
+    assert failed(images, images.run()) == set()
+
+
+def test_patterns_that_match_nothing(images: Chain) -> None:
+    images.configure(select={"repositories": {"include": ["other/*"]}, "tags": {"include": ["v*"]}})
+    assert failed(images, images.run()) == set()
+
+
+# -- artifacts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def builds() -> Iterator[ArtifactsWorld]:
+    with mock_aws(), artifacts_world() as made:
+        yield made
+
+
+@pytest.fixture
+def artifacts(builds: ArtifactsWorld) -> ArtifactsChain:
+    return builds.chain([build(1, TAG)])
+
+
+@pytest.mark.parametrize("key", ["repository", "workflow"])
+def test_a_repository_or_workflow_of_builds(artifacts: ArtifactsChain, key: str) -> None:
+    values = config(artifacts.github, artifacts.target.host)
+    values["source"] |= {key: {"repository": "team/typo", "workflow": "typo.yml"}[key]}
+    artifacts.apply(values)
+    ((_, _, code),) = failed(artifacts, artifacts.run())
+    assert code == "NOT_FOUND"
+
+
+@pytest.mark.parametrize("name", ["run:99", "presto-9-linux-amd64", "group/project/x86/typo"])
+def test_a_build_on_the_command_line(artifacts: ArtifactsChain, name: str) -> None:
+    assert failed(artifacts, artifacts.run(name)) == {(name, "*", "SOURCE_ABSENT")}
+    artifacts.clock.sleep(1)
+    artifacts.start(name, trigger=Trigger.WEBHOOK)
+    artifacts.pump.run()
+    assert failed(artifacts, artifacts.latest()) == set()
+
+
+def test_a_build_that_is_there(artifacts: ArtifactsChain) -> None:
+    assert failed(artifacts, artifacts.run("run:1")) == set()
+    assert failed(artifacts, artifacts.run(TAG)) == set()
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with S3Server() as made:
+        yield made
+
+
+@pytest.fixture
+def files(server: S3Server) -> Iterator[FilesChain]:
+    with mock_aws(), FilesWorld(server).chain() as chain:
+        server.objects[chain.name] = {}
+        server.clock = chain.clock.time
+        chain.put("docs/a.txt", b"a")
+        chain.configure()
+        yield chain
+
+
+@pytest.mark.parametrize("name", ["key:docs/typo.txt", "prefix:typo/"])
+def test_a_key_or_prefix_on_the_command_line(files: FilesChain, name: str) -> None:
+    ((_, _, code),) = failed(files, files.run(name, "key:docs/a.txt"))
+    assert code == "SOURCE_ABSENT"
+    files.clock.sleep(1)
+    files.start(name, trigger=Trigger.EVENT)
+    files.pump.run()
+    assert failed(files, files.latest()) == set()
+
+
+def test_a_prefix_in_the_configuration(files: FilesChain) -> None:
+    files.configure(source={**files.endpoint(files.name), "prefix": "dcos/"})
+    ((_, _, code),) = failed(files, files.run())
+    assert code == "SOURCE_ABSENT"
+    files.configure(source={**files.endpoint(files.name), "prefix": "docs/"})
+    assert failed(files, files.run()) == set()
+
+
+def test_an_empty_bucket_and_patterns_that_match_nothing(files: FilesChain) -> None:
+    files.configure(select={"include": ["*.pdf"]})
+    assert failed(files, files.run()) == set()
+    files.bucket.delete("docs/a.txt")
+    files.configure()
+    assert failed(files, files.run()) == set()
+
+
+# -- backups -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture
+def server_of_git(tmp_path: Path) -> Iterator[GitHttp]:
+    with git_http(tmp_path / "srv", {"x-access-token": "token"}) as made:
+        yield made
+
+
+@pytest.fixture
+def backups(s3: str, server_of_git: GitHttp, tmp_path: Path) -> BackupsWorld:
+    http = Http()
+    bare = make_bare(tmp_path / "srv" / "r.git")
+    bucket = make_bucket(s3, f"{tmp_path.name.replace('_', '-')[:50].lower()}-n", http)
+    made = BackupsWorld(bucket, bare, f"{server_of_git.url}/r.git", TokenAccess("token"), http)
+    made.put({"east/n/a.yaml": b"a"})
+    return made
+
+
+def codes(world: BackupsWorld, *groups: str, named: bool = True) -> set[tuple[str, str]]:
+    scope = Scope.of(groups) if groups else EVERYTHING
+    pages = world.kind().discover(scope, None, Pace(lambda: 100.0, named=named and bool(groups)))
+    return {(each.item.group, each.error.code.name) for page in pages for each in page.failures}
+
+
+@pytest.mark.parametrize("branch", ["main", "bk/{cluster}"])
+def test_a_cluster_on_the_command_line(backups: BackupsWorld, branch: str) -> None:
+    backups.layout = Layout(branch=branch)
+    assert codes(backups, "east/", "typo/") == {("typo/", "SOURCE_ABSENT")}
+    assert codes(backups, "east/", "typo/", named=False) == set()
+    assert codes(backups, "east/") == set()
+
+
+def test_a_prefix_of_clusters_in_the_configuration(backups: BackupsWorld) -> None:
+    backups.layout = Layout(prefix="backpus/")
+    with pytest.raises(SynclineError) as caught:
+        codes(backups)
+    assert caught.value.code.name == "SOURCE_ABSENT"
+    backups.delete("east/n/a.yaml")
+    backups.layout = Layout()
+    assert codes(backups) == set()
+
+
+# -- answers to a retry ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("groups", [(), ("key:docs/a.txt", "key:docs/gone.txt")])
+def test_a_retry_answers_for_each_file(files: FilesChain, groups: tuple[str, ...]) -> None:
+    files.put("docs/b.txt", b"b")
+    files.run()
+    asked = [(group_of(name), name) for name in ("docs/a.txt", "docs/gone.txt")]
+    files.clock.sleep(1)
+    scope = Scope.of(groups) if groups else EVERYTHING
+    run, _ = files.state.begin_run(files.sync, f"retry-{files.clock.now}", Trigger.RETRY, scope, asked=asked)
+    files.queues.start(Start(files.sync, Trigger.RETRY, scope, run=run.id))
+    files.pump.run()
+    run = files.state.run(files.sync, run.id)
+    results = {each.name: each for each in files.state.results(run.id)}
+    assert results["docs/a.txt"].outcome is Outcome.SKIPPED
+    assert results["docs/gone.txt"].code == ("SOURCE_ABSENT" if groups else "ITEM_GONE")
+    assert (run.counts.skipped, run.counts.failed) == (1 if groups else 2, 1)
+    assert {key for key, each in files.state.failures.find(files.sync, asked).items() if each.solved} == {asked[0]}
+
+
+def test_a_key_that_fails_in_a_scan_is_solved_by_its_transfer(files: FilesChain) -> None:
+    """A failure at the scan has the same identity as the transfer's result."""
+    files.put("docs/b\x01.txt", b"odd")
+    run = files.run()
+    (bad,) = [each for each in files.state.results(run.id) if each.code]
+    assert bad.group == group_of(bad.name)
+    (dead,) = files.dead()
+    assert dead.batch.scope.groups == ("key:docs/b\x01.txt",)
+    assert (files.run().counts.failed, files.latest().counts.known) == (0, 1)
+
+
+@pytest.mark.parametrize("branch", ["main", "bk/{cluster}"])
+def test_a_scan_of_backups_answers_for_what_is_equal(backups: BackupsWorld, branch: str) -> None:
+    backups.layout = Layout(branch=branch)
+    backups.put({"east/n/b.yaml": b"b"})
+    assert set(backups.codes(backups.run()).values()) == {"moved"}
+    asked = frozenset({(branch.replace("{cluster}", "east"), "east/n/a.yaml")})
+    pages = list(backups.kind().discover(EVERYTHING, None, Pace(lambda: 100.0, asked=asked)))
+    assert [(each.name, each.outcome) for page in pages for each in page.results] == [
+        ("east/n/a.yaml", Outcome.SKIPPED)
+    ]
+    assert sum(page.skipped for page in pages) == 1
+
+
+def test_a_scan_of_artifacts_sends_on_what_is_asked_for(artifacts: ArtifactsChain) -> None:
+    first = artifacts.run()
+    key = next(each for each in artifacts.results(first) if each[1] != "latest")
+    artifacts.clock.sleep(1)
+    run, _ = artifacts.state.begin_run(SYNC, f"retry-{artifacts.clock.now}", Trigger.RETRY, EVERYTHING, asked=[key])
+    artifacts.queues.start(Start(SYNC, Trigger.RETRY, run=run.id))
+    artifacts.pump.run()
+    assert artifacts.state.failures.find(SYNC, [key])[key].solved == run.id
+    assert artifacts.state.run(SYNC, run.id).counts.failed == 0
