@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from syncline.clients.directory import Directory
+from syncline.clients.entries import OnOdd, refuse
 from syncline.clients.git_objects import blob_hash
 from syncline.errors import SynclineError
 
@@ -77,7 +78,7 @@ class Folder:
         """Return the ID that git gives what a file holds, or "" if no regular file is there."""
         return self.fingerprint(path) or ""
 
-    def listing(self, prefix: str) -> Iterator[tuple[str, str]]:
+    def listing(self, prefix: str, odd: OnOdd = refuse) -> Iterator[tuple[str, str]]:  # noqa: ARG002 - as of a bucket
         """Yield every file below a folder with its fingerprint. Names that are not UTF-8 are left out: none is ours."""
         for path, status in self._directory.walk(prefix):
             found = self.fingerprint(path) if stat.S_ISREG(status.st_mode) and _is_text(path) else None

@@ -9,10 +9,12 @@ from typing import Final
 
 from syncline.clients.bucket import Bucket
 from syncline.clients.bucket_events import events_in
+from syncline.clients.entries import Odd, OnOdd, ignore
 from syncline.clients.http import Http
 from syncline.errors import SynclineError
 from syncline.kinds.backups.committing import Rules
 from syncline.kinds.backups.memory import Count, Known, Memory
+from syncline.kinds.backups.odd import results_of
 from syncline.kinds.backups.paths import Names, refusal, shown
 from syncline.kinds.backups.planning import Compared, Mark, planned, refused
 from syncline.kinds.backups.sealing import LARGEST, Sealer
@@ -54,12 +56,15 @@ class Downloads:
     # -- looking -------------------------------------------------------------------------------------------------
 
     def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
-        named = self._named(scope)
+        odd: list[Odd] = []
+        named = self._named(scope, odd.append)
         if pace.named and cursor is None:
             clusters = {group.removesuffix("/") for group in scope.groups or () if group.endswith("/")}
-            for name in sorted(clusters.difference(self._clusters())) if clusters else ():
+            for name in sorted(clusters.difference(self._clusters(odd.append))) if clusters else ():
                 error = SynclineError("SOURCE_ABSENT", f"{self._bucket} has no cluster {name}")
                 yield Page("", failures=(Failure(Item(f"{name}/", "*"), error),))
+        if cursor is None and odd:
+            yield Page(str(Mark()), results=tuple(results_of(odd, "", lambda _: True).values()))
 
         def compare(takes: Callable[[str], bool]) -> Iterator[Compared]:
             for cluster in sorted(filter(takes, named)):
@@ -71,10 +76,10 @@ class Downloads:
         for found in planned(compare, self._rules.caps, Mark.parse(cursor), pace):
             yield replace(found.page, cursor=str(found.behind))
 
-    def _named(self, scope: Scope) -> dict[str, list[str] | None]:
+    def _named(self, scope: Scope, odd: OnOdd) -> dict[str, list[str] | None]:
         """The clusters to look at, and in each the keys to look at; None for all."""
         if scope.groups is None:
-            return dict.fromkeys(self._clusters())
+            return dict.fromkeys(self._clusters(odd))
         named: dict[str, list[str] | None] = {}
         for key in filter(self._layout.takes, scope.groups):
             keys = named.setdefault(self._layout.cluster_of(key) or "", [])
@@ -82,9 +87,9 @@ class Downloads:
             keys.append(key)
         return named | dict.fromkeys(g.partition("/")[0] for g in scope.groups if g.endswith("/"))
 
-    def _clusters(self) -> list[str]:
+    def _clusters(self, odd: OnOdd) -> list[str]:
         prefix = self._layout.prefix
-        pages = list(self._bucket.pages(prefix, delimiter="/"))
+        pages = list(self._bucket.pages(prefix, delimiter="/", odd=odd))
         listed = [each[len(prefix) : -1] for page in pages for each in page.prefixes]
         there = self._store.tops()
         if prefix and not there and not any(page.prefixes or page.objects for page in pages):
@@ -98,19 +103,22 @@ class Downloads:
 
     def _compare(self, cluster: str, asked: frozenset[tuple[str, str]]) -> Compared:
         layout = self._layout
+        at_source, at_target = list[Odd](), list[Odd]()
         listed = {
             each.key: each
-            for page in self._bucket.pages(f"{layout.prefix}{cluster}/")
+            for page in self._bucket.pages(f"{layout.prefix}{cluster}/", odd=at_source.append)
             for each in page.objects
             if layout.takes(each.key)
         }
         try:
-            there = dict(self._store.listing(cluster))
+            there = dict(self._store.listing(cluster, at_target.append))
         except SynclineError as failed:
             return Compared(cluster, Page("", failures=(Failure(Item(f"{cluster}/", "*"), failed),)))
         known = self._memory.known(self._rules.place, cluster)
+        by_key = (each if each.name is None else replace(each, name=layout.key_of(each.name)) for each in at_target)
+        odd = results_of((*at_source, *by_key), cluster, layout.takes)
         names, items, results, equal = Names(), [], [], list[str]()
-        for key in sorted(listed, key=str.encode):
+        for key in sorted(listed.keys() - odd.keys(), key=str.encode):
             path, was = layout.path_of(key), known.get(key)
             here = there.pop(path, None)
             error = refusal(path, names)
@@ -123,7 +131,9 @@ class Downloads:
         gone = tuple(each for p, mark in there.items() if layout.takes((each := self._gone(cluster, p, mark)).name))
         files = len(equal) + len(gone) + sum(item.target is not None for item in items)
         skipped, answers = parted(((cluster, key) for key in equal), asked)
-        return Compared(cluster, Page("", tuple(items), skipped, (*results, *answers)), files, gone)
+        page = Page("", tuple(items), skipped, (*results, *answers, *odd.values()))
+        # What seems gone may be what an odd entry stands for.
+        return Compared(cluster, page, files, () if odd else gone)
 
     def _look_at(self, cluster: str, keys: Sequence[str]) -> Compared:
         """Some keys of a cluster: what the bucket has goes on and is read, what it has not is gone."""
@@ -136,7 +146,7 @@ class Downloads:
         there = [(path, mark) for path in absent if (mark := self._store.fingerprint(path)) is not None]
         results = tuple(refused(Item(cluster, key), error) for key, error in errors.items())
         page = Page("", items, len(absent) - len(there), results)
-        files = sum(1 for _ in self._store.listing(cluster)) if there else 0
+        files = sum(1 for _ in self._store.listing(cluster, ignore)) if there else 0
         return Compared(cluster, page, files, tuple(self._gone(cluster, path, mark) for path, mark in there))
 
     def _gone(self, cluster: str, path: str, mark: str) -> Item:

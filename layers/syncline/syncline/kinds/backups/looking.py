@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from syncline.clients.bucket import Bucket
+from syncline.clients.entries import Odd
 from syncline.clients.git_objects import Entry, text_of, tree_id, unfit_branch
 from syncline.clients.git_repository import Branch
 from syncline.errors import SynclineError
 from syncline.kinds.backups.committing import Open, Rules
 from syncline.kinds.backups.layout import Layout
 from syncline.kinds.backups.memory import Known, Memory
+from syncline.kinds.backups.odd import results_of
 from syncline.kinds.backups.paths import Names, folded, refusal, shown
 from syncline.kinds.backups.planning import Compared, Mark, planned, refused
 from syncline.kinds.kind import Failure, Pace, Page, parted
@@ -37,10 +39,11 @@ RESULTS: Final = 400
 
 @dataclass(slots=True)
 class Listing:
-    """A cluster as the bucket lists it: keys with ETag and size (bytes), and what cannot be a path."""
+    """A cluster as the bucket lists it: keys with ETag and size (bytes), and entries that cannot be used."""
 
     cluster: str
     objects: dict[str, tuple[str, int]] = field(default_factory=dict)
+    odd: list[Odd] = field(default_factory=list)
     error: SynclineError | None = None
 
 
@@ -132,13 +135,14 @@ class Look:
     # -- a full look ---------------------------------------------------------------------------------------------
 
     def _clusters(self, only: list[str] | None, mark: Mark, pace: Pace) -> Iterator[Page]:
-        listed, loose = self._listed_clusters()
+        listed, loose, unusable = self._listed_clusters()
         portions = _Portions()
         if pace.named and only is not None and not mark.after:
             absent = (Failure(Item(f"{name}/", "*"), self._absent(name)) for name in only if name not in listed)
             yield from portions.add(Page("", failures=tuple(absent)), mark)
         if only is None and not mark.after:
-            yield from portions.add(Page("", results=tuple(self._loose(loose))), mark)
+            unread = results_of(unusable, self._layout.branch, lambda _: True).values()
+            yield from portions.add(Page("", results=(*self._loose(loose), *unread)), mark)
         if self._layout.branch_per_cluster:
             all_ = {*listed, *self._branched(listed, pace)}
             wanted = sorted(all_ if only is None else all_ & {*only})
@@ -190,18 +194,19 @@ class Look:
             raise SynclineError("SOURCE_ABSENT", f"{self._bucket} has no object below {self._layout.prefix!r}")
         return there
 
-    def _listed_clusters(self) -> tuple[list[str], list[str]]:
-        """The clusters that the bucket has objects of, and the keys that lie in none."""
+    def _listed_clusters(self) -> tuple[list[str], list[str], list[Odd]]:
+        """The clusters that the bucket has objects of, the keys that lie in none, and entries that cannot be used."""
         clusters: list[str] = []
         loose: list[str] = []
+        odd: list[Odd] = []
         prefix = self._layout.prefix
         empty = True
-        for page in self._bucket.pages(prefix, delimiter="/"):
+        for page in self._bucket.pages(prefix, delimiter="/", odd=odd.append):
             clusters += [p[len(prefix) : -1] for p in page.prefixes]
             loose += [each.key for each in page.objects if not each.key.endswith("/")]
             empty = empty and not page.prefixes and not page.objects
         self._is_empty = empty
-        return sorted(c for c in clusters if c and self._layout.takes_cluster(c)), loose
+        return sorted(c for c in clusters if c and self._layout.takes_cluster(c)), loose, odd
 
     def _absent(self, cluster: str) -> SynclineError:
         where = f"{self._bucket}, below {self._layout.prefix!r}" if self._layout.prefix else str(self._bucket)
@@ -222,7 +227,7 @@ class Look:
         """All objects of a cluster that belong to the sync."""
         found = Listing(cluster)
         try:
-            for page in self._bucket.pages(f"{self._layout.prefix}{cluster}/"):
+            for page in self._bucket.pages(f"{self._layout.prefix}{cluster}/", odd=found.odd.append):
                 for each in page.objects:
                     if self._layout.takes(each.key):
                         found.objects[each.key] = (each.etag, each.size)
@@ -293,10 +298,11 @@ class _Comparing:
         }
         if len(current) != len(known):
             self._look.memory.settle(self._look.rules.place, cluster, current)
+        odd = tuple(results_of(listing.odd, group, self._layout.takes).values())
         tree = self.trees.get(cluster)
         if len(current) == len(listing.objects) and tree is not None and self._tree_of(cluster, current) == tree.oid:
             skipped, answers = parted(((group, key) for key in current), self._asked)
-            return Compared(cluster, Page("", skipped=skipped, results=answers), len(current))
+            return Compared(cluster, Page("", skipped=skipped, results=(*answers, *odd)), len(current))
         there = self._files(cluster, tree)
         found = self._by_file(listing, current, there)
         gone = tuple(
@@ -306,7 +312,9 @@ class _Comparing:
         )
         answered = sum(each.outcome is Outcome.SKIPPED for each in found.results)
         files = found.skipped + answered + len(gone) + sum(item.target is not None for item in found.items)
-        return Compared(cluster, found, files, gone)
+        found = replace(found, results=(*found.results, *odd))
+        # What seems gone may be what an odd entry stands for.
+        return Compared(cluster, found, files, () if odd else gone)
 
     def _by_file(self, listing: Listing, current: dict[str, Known], there: dict[str, str]) -> Page:
         """A cluster file by file; what the listing has leaves ``there``."""

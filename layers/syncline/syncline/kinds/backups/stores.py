@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
 from syncline.clients.bucket import Bucket
+from syncline.clients.entries import Odd, OnOdd, ignore, refuse
 from syncline.clients.git_objects import blob_hash
 
 
@@ -20,8 +22,8 @@ class Store(Protocol):
         """What the place itself says of a file now; None if it is not there."""
         ...
 
-    def listing(self, prefix: str) -> Iterator[tuple[str, str]]:
-        """Every file below a folder with its fingerprint."""
+    def listing(self, prefix: str, odd: OnOdd = refuse) -> Iterator[tuple[str, str]]:
+        """Every file below a folder with its fingerprint; the name of an odd entry is a path."""
         ...
 
     def tops(self) -> list[str]:
@@ -48,13 +50,16 @@ class BucketStore:
         head = self._bucket.head(self._prefix + path)
         return None if head is None else head.etag
 
-    def listing(self, prefix: str) -> Iterator[tuple[str, str]]:
-        for page in self._bucket.pages(f"{self._prefix}{prefix}/"):
+    def listing(self, prefix: str, odd: OnOdd = refuse) -> Iterator[tuple[str, str]]:
+        def by_path(each: Odd) -> None:
+            odd(each if each.name is None else replace(each, name=each.name[len(self._prefix) :]))
+
+        for page in self._bucket.pages(f"{self._prefix}{prefix}/", odd=by_path):
             for each in page.objects:
                 yield each.key[len(self._prefix) :], each.etag
 
     def tops(self) -> list[str]:
-        pages = self._bucket.pages(self._prefix, delimiter="/")
+        pages = self._bucket.pages(self._prefix, delimiter="/", odd=ignore)
         return sorted(prefix[len(self._prefix) : -1] for page in pages for prefix in page.prefixes)
 
     def remove(self, path: str) -> None:
