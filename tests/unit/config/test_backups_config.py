@@ -96,7 +96,8 @@ def test_what_does_not_go_together(target: dict[str, Any], where: tuple[str, ...
     [
         (GIT, {"repository": "git@git.example:org/backups"}, True),
         (GIT, GIT | {"branch": "other"}, False),
-        (GIT, GIT | {"folder": "elsewhere"}, False),
+        (GIT, GIT | {"folder": "elsewhere"}, True),
+        (GIT | {"folder": "here"}, GIT | {"folder": "elsewhere"}, False),
         (GIT | {"branch": "b/{cluster}"}, GIT | {"branch": "b/east"}, True),
         ({"directory": "/mnt/a"}, {"directory": "/mnt/a/b"}, True),
         ({"directory": "/mnt/a"}, {"directory": "/mnt/ab"}, False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from posixpath import normpath
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import (
@@ -21,8 +22,17 @@ from pydantic import (
 
 from syncline.config.base import BaseSync, Gathering, Model, Patterns, Removals
 from syncline.config.buckets import AccessKey, BucketEndpoint
-from syncline.config.findings import Area, Finding, Reach
-from syncline.config.values import Authority, KeyPath, SecretReference, TextOrReference, is_loopback
+from syncline.config.circles import Flow, excluding
+from syncline.config.findings import Area, Finding, Place, Reach
+from syncline.config.values import (
+    Authority,
+    KeyPath,
+    SecretReference,
+    TextOrReference,
+    folded,
+    is_loopback,
+    server_of,
+)
 from syncline.errors import SynclineError
 from syncline.secrets import REFERENCE_PATTERN, Reference
 
@@ -339,16 +349,34 @@ class BackupsSync(BaseSync):
         advice = "give one of them another branch, folder or prefix"
         match target:
             case GitTarget():
-                start = target.branch.partition(CLUSTER)[0]
-                area = Area(start, whole=start == target.branch)
-                place = ("git", _canonical(target.repository), target.folder)
-                return [Reach(self.name, place, (area,), ("target", "branch"), target.repository, advice)]
+                place, port = _place_of(target.repository)
+                area = Area(f"{folded(target.folder)}/" if target.folder else "")
+                at = f"the branch {target.branch} of {target.repository}"
+                template = f"{port}:{target.branch}"
+                return [Reach(self.name, place, (area,), ("target", "branch"), at, advice, template=template)]
             case DirectoryTarget():
-                area = Area(f"{target.directory}/")
+                area = Area(f"{folded(normpath(target.directory)).rstrip('/')}/")
                 return [Reach(self.name, ("directory",), (area,), ("target", "directory"), target.directory, advice)]
             case _:
                 area = Area(target.prefix)
-                return [Reach(self.name, target.place, (area,), ("target", "bucket"), target.bucket, advice)]
+                return [Reach(self.name, target.site, (area,), ("target", "bucket"), target.bucket, advice)]
+
+    def flows(self) -> list[Flow]:
+        source, target = self.source, self.target
+        if not isinstance(target, BucketTarget):
+            return []
+        return [
+            Flow(
+                self.name,
+                source.site,
+                target.site,
+                (Area(source.prefix),),
+                lambda area: Area(target.prefix + area.start.removeprefix(source.prefix), area.whole),
+                excluding(self.select.objects.exclude, source.prefix),
+                ("target", "bucket"),
+                target.bucket,
+            )
+        ]
 
     def hears(self) -> tuple[str, ...]:
         return (f"bucket:{self.source.bucket}",)
@@ -367,12 +395,22 @@ class BackupsSync(BaseSync):
         return tuple(f"{name}/" for name in names)
 
 
-def _canonical(repository: str) -> str:
-    """What is the same for most spellings of one repository."""
+def _place_of(repository: str) -> tuple[Place, str]:
+    """Return what is the same for all addresses of one repository, and its port: by SSH it may be any server's.
+
+    Host and path identify it, without a user, ``.git`` or slashes too many, and whether it is spoken to by HTTPS or by
+    SSH. Hosts take a path in any case, the file system does not.
+    """
     scp = re.fullmatch(r"(?:[^@/]+@)?([^:/]+):([^/].*)", repository) if "://" not in repository else None
-    bare = f"{scp[1]}/{scp[2]}" if scp else re.sub(r"^[a-z]+://(?:[^@/]+@)?", "", repository)
-    host, _, path = bare.partition("/")
-    return f"{host.lower()}/{path.removesuffix('/').removesuffix('.git')}"
+    scheme, _, rest = f"ssh://{scp[1]}/{scp[2]}".partition("://") if scp else repository.partition("://")
+    authority, _, path = rest.partition("/")
+    path = normpath(f"/{path}").lstrip("/").removesuffix(".git")
+    if scheme == "file":
+        return ("git", "", path), ""
+    usual = 80 if scheme == "http" else 443
+    name, port = server_of(authority.rpartition("@")[2], usual)
+    told = "{port}" if scheme == "ssh" else str(443 if port == usual else port)
+    return ("git", name, folded(path)), told
 
 
 def _access_problems(sync: BackupsSync) -> Iterator[Finding]:
@@ -394,7 +432,7 @@ def _access_problems(sync: BackupsSync) -> Iterator[Finding]:
 
 def _loop_problems(sync: BackupsSync) -> Iterator[Finding]:
     target = sync.target
-    if isinstance(target, BucketTarget) and target.place == sync.source.place:
+    if isinstance(target, BucketTarget) and target.site == sync.source.site:
         one, two = target.prefix, sync.source.prefix
         if one.startswith(two) or two.startswith(one):
             yield Finding(("target", "bucket"), "is the source itself; write another bucket or prefix", (("source",),))
@@ -424,6 +462,9 @@ PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
 CHECKS: Final = """\
 - A repository by SSH has a key and `known_hosts`, one by HTTPS perhaps a token, one by `file:///` no credentials.
 - A second bucket is not the source itself.
-- No two syncs can write one branch of a repository below the same folder, one directory, or one bucket below one prefix.
+- No two syncs can write one branch of a repository below the same folder, one directory, or one bucket below one prefix,
+  however they are spelled, nor one of them within the folder, directory or prefix of the other. Capitals make no other
+  folder. Branches with `{cluster}` are compared as patterns.
+- No circle of syncs between buckets brings its own copies back to a source.
 - Only warned about: objects or credentials over plain HTTP to another machine, Secrets that are kept readable.
 """

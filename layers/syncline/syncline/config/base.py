@@ -12,6 +12,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
+from syncline.config.circles import Flow
 from syncline.config.findings import Finding, Reach
 from syncline.config.values import Name, Pattern, Schedule, SecretReference, Timezone
 from syncline.errors import SynclineError
@@ -105,6 +106,10 @@ class BaseSync(Model):
 
     def reaches(self) -> list[Reach]:
         """What it can write, target by target, so that no two syncs write one place."""
+        return []
+
+    def flows(self) -> list[Flow]:
+        """Return what it moves from where to where, so that no circle of syncs copies for ever."""
         return []
 
     def target_id(self) -> str | None:

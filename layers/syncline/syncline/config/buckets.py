@@ -17,10 +17,12 @@ from syncline.config.values import (
     TextOrReference,
     Url,
     is_loopback,
+    server_of,
     split_host,
 )
 
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_AWS: Final = re.compile(r"s3(?:[.-][a-z0-9-]+)*\.amazonaws\.com(?:\.cn)?")
 _REGION: Final = re.compile(r"[a-z0-9-]{1,40}")
 
 
@@ -121,8 +123,17 @@ class BucketEndpoint(Model):
         return self.endpoint is not None if self.path_style is None else self.path_style
 
     @property
+    def site(self) -> Place:
+        """An identity that is the same for all spellings of one bucket; a bucket of AWS is the same in each region."""
+        scheme, _, host = self.url.partition("://")
+        name, port = server_of(host, 443 if scheme == "https" else 80)
+        if _AWS.fullmatch(name):
+            name, port = "s3.amazonaws.com", 443
+        return ("bucket", name, port, self.bucket)
+
+    @property
     def place(self) -> Place:
-        """What is the same for two spellings of one bucket."""
+        """What is the same for two spellings of one bucket. Records are kept under it, so it stays as it is."""
         host = self.url.partition("://")[2]
         name, port = split_host(host)
         return ("bucket", "localhost" if is_loopback(host) else name, port or 0, self.bucket)

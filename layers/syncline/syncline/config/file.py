@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from syncline.config import KINDS, Sync, model_of
+from syncline.config.circles import circles_between
 from syncline.config.findings import Finding, conflicts_between
 from syncline.config.messages import inner_path, keys_at, message_for, near, resembles, without_echoes
 from syncline.config.values import LONGEST_CA, KeyPath
@@ -111,6 +112,8 @@ class _Reading:
         entries = self._entries()
         found = {name: sync for name, node in entries.items() if (sync := self._sync(name, node))}
         for finding in conflicts_between([reach for sync in self._comparable for reach in sync.reaches()]):
+            self._say(finding.path, finding.message)
+        for finding in circles_between([flow for sync in self._comparable for flow in sync.flows()]):
             self._say(finding.path, finding.message)
         for name, sync in found.items():
             for finding in sync.warnings():

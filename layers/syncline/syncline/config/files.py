@@ -11,9 +11,11 @@ from pydantic import AfterValidator, Discriminator, Field, StrictBool, StrictInt
 
 from syncline.config.base import BaseSync, Gathering, Model, Patterns, Removals
 from syncline.config.buckets import AccessKey, BucketEndpoint
+from syncline.config.circles import Flow, excluding
 from syncline.config.findings import Area, Finding, Place, Reach
-from syncline.config.values import Authority, KeyPath, SecretReference, is_loopback, split_host
+from syncline.config.values import Authority, KeyPath, SecretReference, is_loopback, server_of, split_host
 from syncline.errors import SynclineError
+from syncline.select import literal_start
 
 KEY: Final = "key:"
 PREFIX: Final = "prefix:"
@@ -95,8 +97,15 @@ class FileManagerTarget(Model):
     report: StrictBool = Field(False, description="Send the results of each run to `/reportResults`.")
 
     @property
+    def site(self) -> Place:
+        """An identity that is the same for all spellings of one API."""
+        match = _ADDRESS.fullmatch(self.file_manager)
+        assert match is not None
+        return ("file manager", *server_of(match[2], 443 if match[1] == "https" else 80), match[3] or "")
+
+    @property
     def place(self) -> Place:
-        """An identity that is the same for two spellings of one API."""
+        """An identity that is the same for two spellings of one API. Records are kept under it, so it stays as it is."""
         match = _ADDRESS.fullmatch(self.file_manager)
         assert match is not None
         name, port = split_host(match[2])
@@ -254,7 +263,7 @@ class FilesSync(BaseSync):
 
     def problems(self) -> list[Finding]:
         source, target = self.source, self.target
-        if isinstance(target, BucketTarget) and source.place == target.place:
+        if isinstance(target, BucketTarget) and source.site == target.site:
             one, other = Area(source.prefix), Area(target.prefix)
             if one.meets(other):
                 what = "is the source itself, or lies within it; write another bucket, or prefixes apart"
@@ -274,9 +283,30 @@ class FilesSync(BaseSync):
     def reaches(self) -> list[Reach]:
         advice = "give one of them another prefix"
         target = self.target
-        at = target.file_manager if isinstance(target, FileManagerTarget) else target.bucket
-        path = ("target", "file_manager" if isinstance(target, FileManagerTarget) else "bucket")
-        return [Reach(self.name, target.place, (Area(target.prefix),), path, at, advice)]
+        if isinstance(target, FileManagerTarget):
+            area = Area(re.sub("/+", "/", target.prefix).removeprefix("/"))
+            return [Reach(self.name, target.site, (area,), ("target", "file_manager"), target.file_manager, advice)]
+        return [Reach(self.name, target.site, (Area(target.prefix),), ("target", "bucket"), target.bucket, advice)]
+
+    def flows(self) -> list[Flow]:
+        target, start = self.target, self.source.prefix
+        if not isinstance(target, BucketTarget):
+            return []
+        wanted = [(literal_start(text), literal_start(text) == text) for text in self.select.include] or [("", False)]
+        areas = tuple(Area(start + text, whole) for text, whole in wanted)
+        excluded = excluding(self.select.exclude, start)
+        return [
+            Flow(
+                self.name,
+                self.source.site,
+                target.site,
+                areas,
+                lambda area: Area(self.path_of(area.start), area.whole),
+                lambda area: not self.takes(area.start) if area.whole else excluded(area),
+                ("target", "bucket"),
+                target.bucket,
+            )
+        ]
 
     def hears(self) -> tuple[str, ...]:
         sources = [f"bucket:{self.source.bucket}"]
@@ -315,6 +345,7 @@ PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
 
 CHECKS: Final = """\
 - A bucket that is its own target has prefixes of which neither begins with the other.
-- No two syncs write below one prefix of one target.
+- No two syncs write below one prefix of one target, however its address is spelled, nor one below the prefix of another.
+- No circle of syncs between buckets brings its own copies back to a source, unless `select` excludes them.
 - Only warned about: files or credentials over plain HTTP to another machine, a `timezone` that has no effect.
 """

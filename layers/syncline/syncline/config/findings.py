@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, TypeAlias
 
 from syncline.config.values import KeyPath
@@ -53,7 +55,8 @@ class Reach:
     """What a sync can write at one target: ``areas`` of names, of which ``writes`` tells, if given, whether it takes one.
 
     ``path`` is the key of the sync that names the target, ``at`` how messages call the target, and ``advice`` what
-    keeps two syncs apart that would write the same there.
+    keeps two syncs apart that would write the same there. ``template`` names a part of the target, such as a branch,
+    with placeholders in braces: two syncs meet only if a name fits both of their templates.
     """
 
     sync: str
@@ -63,9 +66,12 @@ class Reach:
     at: str
     advice: str
     writes: Callable[[str], bool] | None = None
+    template: str = ""
 
     def common_with(self, other: Reach) -> str | None:
         """A name, or the beginning of many, that both can write; None if there is none."""
+        if not templates_meet(self.template, other.template):
+            return None
         mine, theirs = self._names(), other._names()
         starts, others = self._starts(), other._starts()
         names = mine & theirs | (mine if others else frozenset()) | (theirs if starts else frozenset())
@@ -85,6 +91,39 @@ class Reach:
         if self.writes is not None:
             return self.writes(name)
         return any(area.meets(Area(name, whole=True)) for area in self.areas)
+
+
+def templates_meet(one: str, other: str) -> bool:
+    """Return True if a name fits both templates; a placeholder in braces stands for one or more characters but ``/``."""
+    left, right = _tokens(one), _tokens(other)
+
+    @cache
+    def meet(i: int, j: int) -> bool:
+        if i == len(left) or j == len(right):
+            rest = (*left[i:], *right[j:])
+            return all(token is _MORE for token in rest)
+        a, b = left[i], right[j]
+        if a is _MORE:
+            return meet(i + 1, j) or (b != "/" and meet(i, j + 1))
+        if b is _MORE:
+            return meet(i, j + 1) or (a != "/" and meet(i + 1, j))
+        fits = a == b or (a is _ONE and b != "/") or (b is _ONE and a != "/")
+        return fits and meet(i + 1, j + 1)
+
+    return meet(0, 0)
+
+
+_ONE: Final = "one character"
+_MORE: Final = "any characters"
+
+
+def _tokens(template: str) -> tuple[str, ...]:
+    """Return the characters of a template, with two tokens for each placeholder."""
+    parts = re.split(r"\{[^{}]*\}", template)
+    tokens = list(parts[0])
+    for part in parts[1:]:
+        tokens += [_ONE, _MORE, *part]
+    return tuple(tokens)
 
 
 def conflicts_between(reaches: Sequence[Reach]) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 from pydantic import ConfigDict, Field, StrictBool, StrictInt
 
 from syncline.config.base import BaseSync, Model, Patterns
+from syncline.config.circles import Flow, excluding
 from syncline.config.findings import EVERYWHERE, Area, Finding, Reach
 from syncline.config.registry import RegistryEndpoint
 from syncline.config.values import (
@@ -165,6 +166,21 @@ class ImagesSync(BaseSync):
         path: KeyPath = ("target", "registry")
         return [Reach(self.name, self.target.place, areas, path, self.target.registry, advice, self._writes)]
 
+    def flows(self) -> list[Flow]:
+        excluded = excluding(self.select.repositories.exclude)
+        return [
+            Flow(
+                self.name,
+                self.source.place,
+                self.target.place,
+                tuple(_source_areas(self)),
+                lambda area: Area(self.target_repository(area.start), area.whole),
+                lambda area: not self.takes_repository(area.start) if area.whole else excluded(area),
+                ("target", "registry"),
+                self.target.registry,
+            )
+        ]
+
     def _writes(self, target: str) -> bool:
         source = self.source_repository(target)
         return source is not None and self.takes_repository(source)
@@ -267,6 +283,8 @@ CHECKS: Final = """\
   and one under which the copies are not found as sources again.
 - No two syncs can write one target repository. Explicit repositories are compared one by one; organizations, prefixes and
   the beginnings of globs by how names begin, and whatever may meet is refused. Disabled syncs count too.
+- No circle of syncs brings its own copies back to a source (two registries that copy their catalogs to each other below a
+  prefix, for example), unless `select.repositories.exclude` keeps them out.
 - Only warned about: credentials over plain HTTP to another machine, a `timezone` that has no effect, a selection that
   leaves out everything.
 """

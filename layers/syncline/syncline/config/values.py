@@ -7,6 +7,7 @@ secret are never repeated.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from typing import Annotated, Any, Final, TypeAlias
 
@@ -53,6 +54,17 @@ def split_host(text: str) -> tuple[str, int | None]:
     if port is not None and not 1 <= port <= 65535:
         raise ValueError(f"has port {port}; allowed are 1 to 65535")
     return match["name"].lower().rstrip("."), port
+
+
+def server_of(host: str, port: int) -> tuple[str, int]:
+    """Return name and port of ``host[:port]``, the same for all spellings of one server; ``port`` if it has none."""
+    name, given = split_host(host)
+    return "localhost" if is_loopback(host) else name, given or port
+
+
+def folded(name: str) -> str:
+    """Return a name as file systems see it that tell neither case nor Unicode forms apart."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def is_loopback(registry: str) -> bool:
