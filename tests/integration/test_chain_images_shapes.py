@@ -201,6 +201,23 @@ def test_an_unknown_type_below_an_index(chain: Chain) -> None:
     check_copied(chain, "all", b"weights", b"thing")
 
 
+@pytest.mark.parametrize("taken", [True, False], ids=["taken", "refused"])
+def test_a_referrer_of_an_unknown_type_comes_along_where_the_target_takes_it(chain: Chain, *, taken: bool) -> None:
+    chain.target.store.takes_all = taken
+    image = chain.source.store.add_image(APP, "1.0", b"an image")
+    subject = descriptor(OCI_MANIFEST, chain.source.store.repositories[APP].manifests[image].body)
+    blob = descriptor("text/plain", b"a report")
+    referrer = put(chain, None, ARTIFACT, {"mediaType": ARTIFACT, "blobs": [blob], "subject": subject}, b"a report")
+    chain.run()
+    found = result(chain, "1.0")
+    assert found.outcome is Outcome.MOVED
+    assert (referrer in (found.reason or "")) != taken, "what is refused is named"
+    assert (referrer in chain.target.store.repositories[APP].manifests) == taken
+    for groups in ((), (APP,)):
+        chain.run(*groups)
+        assert chain.latest().counts.skipped == 1
+
+
 def test_a_target_that_refuses_an_unknown_type_is_named_as_the_cause(chain: Chain) -> None:
     chain.target.store.takes_all = False
     put(chain, "model", ARTIFACT, {"mediaType": ARTIFACT, "blobs": []})

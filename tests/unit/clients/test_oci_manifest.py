@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -112,6 +113,61 @@ def test_what_nobody_can_copy_unchanged(said: str, value: Any, code: str) -> Non
     with pytest.raises(SynclineError) as caught:
         media_type_of(said, json.dumps(value).encode(), "here")
     assert caught.value.code.name == code
+
+
+ARTIFACT = "application/vnd.example.artifact+json"
+
+
+@pytest.mark.parametrize(
+    ("said", "own"),
+    [(ARTIFACT, None), (f"{ARTIFACT}; charset=utf-8", ARTIFACT), ("application/json", ARTIFACT), ("", ARTIFACT)],
+)
+def test_an_unknown_type_is_kept(said: str, own: str | None) -> None:
+    assert media_type_of(said, json.dumps({"mediaType": own}).encode(), "here") == ARTIFACT
+
+
+@pytest.mark.parametrize("own", ["text/html", "application/x\r\nX-Evil: 1", "application/" + "x" * 200, 7, ""])
+def test_what_is_no_type_is_not_sent(own: Any) -> None:
+    with pytest.raises(SynclineError, match="MANIFEST_UNSUPPORTED"):
+        media_type_of("text/plain", json.dumps({"mediaType": own}).encode(), "here")
+
+
+def test_a_manifest_of_unknown_type_needs_all_that_it_references() -> None:
+    blob = {"digest": digest_of(b"blob"), "size": 4}
+    child = {**LAYER, "mediaType": kinds.OCI_MANIFEST}
+    value = {"config": CONFIG, "layers": [LAYER], "blobs": [blob], "manifests": [child], "subject": child}
+    odd = manifest(value, ARTIFACT)
+    assert [each.digest for each in odd.blobs()] == [CONFIG["digest"], LAYER["digest"], blob["digest"]]
+    assert [each.digest for each in odd.children()] == [child["digest"]]
+    assert [each.digest for each in odd.needed()] == [child["digest"]] * 2
+    nothing = manifest({}, ARTIFACT)
+    assert (nothing.blobs(), nothing.needed()) == ((), ())
+    assert manifest({**IMAGE, "subject": child}).needed() == (), "a signature may come before its image"
+
+
+@pytest.mark.parametrize(
+    ("platform", "named"),
+    [
+        ({"os": "linux", "architecture": "arm", "variant": "v7"}, "linux/arm/v7"),
+        ({"os": "linux", "architecture": "amd64"}, "linux/amd64"),
+        ({"os": 1}, ""),
+        ("linux", ""),
+        (None, ""),
+    ],
+)
+def test_the_platform_of_a_child(platform: Any, named: str) -> None:
+    entry = {**LAYER, "mediaType": kinds.OCI_MANIFEST, "platform": platform}
+    (child,) = manifest({"manifests": [entry]}, kinds.OCI_INDEX).children()
+    assert child.platform == named
+
+
+def test_a_digest_of_any_algorithm() -> None:
+    image = manifest(IMAGE)
+    assert image.has_digest(image.digest)
+    assert image.has_digest(f"sha512:{hashlib.sha512(image.body).hexdigest()}")
+    assert not image.has_digest(digest_of(b"other"))
+    assert not image.has_digest("sha512:" + "0" * 128)
+    assert not image.has_digest("md5:0")
 
 
 JSON = st.recursive(

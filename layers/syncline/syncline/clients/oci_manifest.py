@@ -75,16 +75,21 @@ class Manifest:
         return self.media_type in MANIFEST_TYPES
 
     def children(self) -> tuple[Descriptor, ...]:
-        """Return the entries of an index; of a manifest of unknown type its subject too.
+        """Return the entries of an index. Most are manifests, but an index of BuildKit's cache lists blobs.
 
-        Most are manifests, but an index of BuildKit's cache lists blobs. Raises MANIFEST_INVALID if malformed.
+        Raises MANIFEST_INVALID if malformed.
         """
         if self.is_known and not self.is_index:
             return ()
-        found = [self._descriptor(entry) for entry in self._list("manifests")]
-        if not self.is_known and self.subject is not None:
-            found.append(self.subject)
-        return tuple(found)
+        return tuple(self._descriptor(entry) for entry in self._list("manifests"))
+
+    def needed(self) -> tuple[Descriptor, ...]:
+        """Return the children, and of a manifest of unknown type its subject too. Raises MANIFEST_INVALID if malformed.
+
+        A signature may come before its image, but nobody knows what a manifest of unknown type means by its subject.
+        """
+        subject = None if self.is_known else self.subject
+        return self.children() if subject is None else (*self.children(), subject)
 
     def layers(self) -> tuple[Descriptor, ...]:
         """Return the layers, in order; none of an index. Raises MANIFEST_INVALID if malformed."""

@@ -151,7 +151,12 @@ class RepositoryCopy:
                 continue
             if self._pace.over or not parts.copy(referrer, share):
                 return False
-            parts.put(referrer)
+            try:
+                parts.put(referrer)
+            except SynclineError as error:
+                if error.code.name != "MANIFEST_UNSUPPORTED":
+                    raise
+                continue  # the verification names what the target refuses, and the image goes without it
             share.further = True
         return True
 

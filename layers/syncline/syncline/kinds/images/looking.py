@@ -286,7 +286,9 @@ class Look:
 
         def lacks(digest: str) -> bool:
             try:
-                return not all(listed for _, _, listed in compared.of(source.manifest(name, digest)))
+                return not all(
+                    listed for _, referrer, listed in compared.of(source.manifest(name, digest)) if referrer.is_known
+                )
             except SynclineError as error:
                 # What is no image has no referrers that could be copied. Anything else is the transfer's to say, of
                 # this image alone.

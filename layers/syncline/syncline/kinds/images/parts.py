@@ -128,7 +128,7 @@ class Parts:
             raise SynclineError("MANIFEST_INVALID", f"{manifest.digest}: indexes are nested deeper than {DEEPEST}")
         absent: list[Descriptor] = []
         parts = list(manifest.blobs())
-        for child in manifest.children():
+        for child in manifest.needed():
             if self._pace.over:
                 return False
             if child.digest in self._whole:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from syncline.clients.oci import Descriptor, Manifest, Registry
@@ -32,13 +32,6 @@ class Origin:
     referrers: bool = True
 
 
-@dataclass(slots=True)
-class _Seen:
-    """What one verification has come upon."""
-
-    absent: list[Descriptor] = field(default_factory=list)
-
-
 class Proof:
     """Asks one target registry. What has been found in a repository is not asked for twice."""
 
@@ -58,30 +51,34 @@ class Proof:
     def _answer(self, item: Item, pace: Pace) -> Arrived | Later | Failure:
         if pace.over:
             return Later(item)
-        seen = _Seen()
+        absent: list[Descriptor] = []
         try:
-            manifest = self._prove(item.group, item.name, str(item.source), seen)
-            self._prove_referrers(item, manifest, seen)
+            manifest = self._prove(item.group, item.name, str(item.source), absent)
+            notes = self._prove_referrers(item, manifest, absent)
         except SynclineError as error:
             return Failure(item, error)
-        note = f"the source lacks {names(seen.absent)}, so the target does too" if seen.absent else ""
-        return Arrived(item, note=note)
+        if absent:
+            notes.insert(0, f"the source lacks {names(absent)}, and so does the target")
+        return Arrived(item, note="; ".join(notes))
 
-    def _prove_referrers(self, item: Item, manifest: Manifest, seen: _Seen) -> None:
+    def _prove_referrers(self, item: Item, manifest: Manifest, absent: list[Descriptor]) -> list[str]:
+        """Verify what refers to an image, and return notes about what a registry may refuse for its type."""
+        notes: list[str] = []
         if self._origin is None or not self._origin.referrers or is_list(item.name):
-            return
+            return notes
         there = Referrers(self._origin.registry, self._origin.repository(item.group))
         for subject, referrer, listed in Compared(there, Referrers(self._target, item.group)).of(manifest):
-            if not listed:
-                what = (
-                    f"{item.group}@{referrer.digest}, which refers to {subject}, is not listed at {self._target.host}"
-                )
+            what = f"{item.group}@{referrer.digest}, which refers to {subject}, is not listed at {self._target.host}"
+            if not listed and not referrer.is_known:
+                notes.append(f"{what} ({referrer.media_type}, a type that registries may refuse)")
+            elif not listed:
                 raise _absent(what)
-            if self._is_new(item.group, referrer.digest):
-                self._prove(item.group, referrer.digest, referrer.digest, seen)
+            elif self._is_new(item.group, referrer.digest):
+                self._prove(item.group, referrer.digest, referrer.digest, absent)
                 self._remember(item.group, referrer.digest)
+        return notes
 
-    def _prove(self, repository: str, reference: str, digest: str, seen: _Seen) -> Manifest:
+    def _prove(self, repository: str, reference: str, digest: str, absent: list[Descriptor]) -> Manifest:
         try:
             # The manifest's own bytes are hashed; what a header says of them is not relied on.
             manifest = self._target.manifest(repository, reference)
@@ -92,25 +89,25 @@ class Proof:
         if not manifest.has_digest(digest):
             what = f"{repository}:{reference} at {self._target.host} is {manifest.digest}, not {digest}"
             raise _absent(what)
-        self._prove_parts(repository, manifest, seen)
+        self._prove_parts(repository, manifest, absent)
         return manifest
 
-    def _prove_parts(self, repository: str, manifest: Manifest, seen: _Seen) -> None:
-        for child in manifest.children():
+    def _prove_parts(self, repository: str, manifest: Manifest, absent: list[Descriptor]) -> None:
+        for child in manifest.needed():
             if self._is_new(repository, child.digest):
-                self._prove_child(repository, manifest, child, seen)
+                self._prove_child(repository, manifest, child, absent)
         for blob in manifest.blobs():
             # A foreign layer lies elsewhere by design; a registry may or may not have it.
             if not blob.foreign and self._is_new(repository, blob.digest, blob.size):
                 self._prove_size(repository, manifest, blob, self._target.blob_size(repository, blob))
 
-    def _prove_child(self, repository: str, manifest: Manifest, child: Descriptor, seen: _Seen) -> None:
+    def _prove_child(self, repository: str, manifest: Manifest, child: Descriptor, absent: list[Descriptor]) -> None:
         found = child_at(self._target, repository, child)
         if isinstance(found, Manifest):
-            self._prove_parts(repository, found, seen)
+            self._prove_parts(repository, found, absent)
             self._remember(repository, child.digest)
         elif found is None and self._is_absent_at_origin(repository, child):
-            seen.absent.append(child)
+            absent.append(child)
         else:
             self._prove_size(repository, manifest, child, found)
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-from syncline.clients.oci import MANIFEST_TYPES, Descriptor, Manifest, Registry, TagTakenError
+from syncline.clients.oci import Descriptor, Manifest, Registry, TagTakenError
 from syncline.clients.oci_manifest import INDEX_TYPES
 from syncline.clients.oci_referrers import list_tag, with_entries
 from syncline.errors import SynclineError
@@ -26,7 +26,7 @@ class Referrers:
     def of(self, manifest: Manifest, depth: int = 0) -> Iterator[tuple[str, Manifest]]:
         """All that refers to a manifest, to its children, and to what refers to those: the subject's digest, and what.
 
-        What is listed but not there any more, has another subject or is of a type that is no image's is left out.
+        What is listed but not there any more, has another subject or is no manifest is left out.
         Raises MANIFEST_INVALID where they are nested too deep.
         """
         if depth > DEEPEST:
@@ -54,10 +54,10 @@ class Referrers:
                 yield from self._subjects(inner, depth + 1)
 
     def _manifest(self, descriptor: Descriptor) -> Manifest | None:
-        if descriptor.media_type not in MANIFEST_TYPES:
+        if not descriptor.names_manifest:
             return None
         try:
-            return self._registry.manifest(self._repository, descriptor.digest)
+            return self._registry.manifest(self._repository, descriptor.digest, descriptor.media_type)
         except SynclineError as error:
             if error.code.name == "NOT_FOUND":
                 return None
