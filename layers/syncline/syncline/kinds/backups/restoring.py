@@ -24,6 +24,20 @@ _AT_ONCE: Final = 8
 """Files of the place that are looked at together."""
 _MODES: Final = {b"100644", b"100755", b"100664"}
 """Modes of files. Git has written the last one long ago."""
+_OF_ONE_FILE: Final = frozenset(
+    [
+        "DIGEST_MISMATCH",
+        "FILE_REFUSED",
+        "FORBIDDEN",
+        "LINK_REFUSED",
+        "PATH_COLLIDES",
+        "PATH_REFUSED",
+        "REFUSED",
+        "TARGET_CHANGED",
+        "TOO_LARGE",
+    ]
+)
+"""Codes of failures that say nothing about the next file."""
 
 
 class Place(Protocol):
@@ -155,7 +169,7 @@ class Restoring:
                 yield File(path, inner, entry.oid)
 
     def _examined(self, files: Sequence[File], refused: list[Refused]) -> Iterator[File]:
-        """Read every blob once: whether it is whole, and whether it can be decrypted if it is encrypted."""
+        """Read every blob once, to check its bytes and, if it is encrypted, that it can be decrypted."""
         for file, blob in self._blobs(files):
             try:
                 yield self._with_content(file, blob)
@@ -180,7 +194,7 @@ class Restoring:
         try:
             return replace(file, before=self._place.before(file.inner))
         except SynclineError as error:
-            if error.retried:
+            if error.code.name not in _OF_ONE_FILE:
                 raise
             return Refused.by(file.inner, error)
 
@@ -189,7 +203,7 @@ class Restoring:
     def write(self, plan: Plan) -> Restored:
         """Write what is planned; what fails is named, and the rest is written.
 
-        If the place itself fails (it is full, or does not answer), what is left is named and not tried.
+        If the place itself fails (it is full, does not answer, or is not there), the rest is named and not tried.
         """
         refused = list(plan.refused)
         written: list[tuple[File, int]] = []
@@ -199,7 +213,7 @@ class Restoring:
                 written.append((file, blob.size))
             except SynclineError as error:
                 refused.append(Refused.by(file.inner, error))
-                if error.retried and error.code.name != "DIGEST_MISMATCH":
+                if error.code.name not in _OF_ONE_FILE:
                     why = f"not tried any more: {error.what}"
                     refused += [Refused(rest.inner, error.code.name, why) for rest in plan.files[number:]]
                     break
