@@ -130,6 +130,16 @@ def test_what_leaves_the_target_as_it_is_says_nothing_of_it(stack: Stack) -> Non
     assert ("prod  changed" in result.stdout, "the target changed" in result.stdout) == (True, False)
 
 
+def test_a_run_under_way_keeps_its_configuration(stack: Stack) -> None:
+    stack.apply()
+    run = stack.begin()
+    result = stack.apply(SYNCS.replace("prefix: mirror", "prefix: other"))
+    assert f"run {run.id} of prod is under way and keeps the configuration that it began with" in result.stdout
+    state = stack.target.state
+    assert json.loads(state.config_of("prod", run.config))["target"]["prefix"] == "mirror"
+    assert json.loads(state.sync_config("prod"))["target"]["prefix"] == "other"
+
+
 def test_a_sync_that_left_the_file_is_removed_after_saying_so(stack: Stack) -> None:
     stack.apply()
     run = stack.begin()

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class Applied:
     """What an apply did with one sync and with its schedule.
 
-    ``sync`` is None for one that was removed; ``cancelled`` is its run that was under way. ``target_changed`` is set if
-    the sync now writes to another target, of which its records say nothing.
+    ``sync`` is None for one that was removed; ``cancelled`` is its run that was under way. ``under_way`` is the run of a
+    sync that was changed, which keeps the configuration that it began with. ``target_changed`` is set if the sync now
+    writes to another target, of which its records say nothing.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Applied:
     schedule: str
     sync: Sync | None = None
     cancelled: str | None = None
+    under_way: str | None = None
     target_changed: bool = False
 
 
@@ -52,6 +54,7 @@ def put_syncs(target: Target, syncs: Mapping[str, Sync]) -> list[Applied]:
             changes[name],
             schedules.get(name, "none"),
             sync,
+            under_way=_run_under_way(target, name) if changes[name] == "changed" else None,
             target_changed=changes[name] == "changed" and _is_elsewhere(before[name], sync),
         )
         for name, sync in syncs.items()
@@ -69,6 +72,11 @@ def _put(target: Target, sync: Sync, before: str | None) -> str:
     target.hearing.subscribe(sync.name, sync.hears())
     target.state.put_sync(sync.name, text)
     return "added" if before is None else "changed"
+
+
+def _run_under_way(target: Target, name: str) -> str | None:
+    current = target.state.current_run(name)
+    return None if current is None else current.id
 
 
 def _is_elsewhere(before: str, sync: Sync) -> bool:

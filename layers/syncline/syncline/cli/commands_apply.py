@@ -61,6 +61,8 @@ def _show(context: Context, file: Path, done: Sequence[Applied], address: str) -
                 "with the new target. What was copied to the old target stays there.",
                 "yellow",
             )
+        if each.under_way:
+            out.line(f"run {each.under_way} of {each.name} is under way and keeps the configuration that it began with")
         if each.cancelled:
             out.line(f"run {each.cancelled} of {each.name} was under way and is cancelled", "yellow")
     new = [each for each in done if each.sync is not None and each.change in ("added", "changed")]
@@ -101,5 +103,6 @@ def _as_dict(each: Applied, address: str) -> dict[str, Any]:
         "enabled": sync.enabled if sync else False,
         "webhook": webhook(sync, address),
         "cancelled_run": each.cancelled,
+        "run_under_way": each.under_way,
         "target_changed": each.target_changed,
     }
