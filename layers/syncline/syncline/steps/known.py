@@ -80,21 +80,23 @@ def is_verified(result: Result) -> bool:
 def settled(failures: Failures, run: Run) -> Counts:
     """Return a run's counts as its end shows them, with the known failures of the sync.
 
-    A complete full scan has met everything that still fails. What it has not met is equal by now, excluded, or gone.
+    A full scan has met everything that still fails. What it has not met is equal by now, excluded, or gone, unless it
+    belongs to what the scan could not see.
     """
     counts = run.counts
     if run.plan or not (counts.known or counts.failed or failures.any(run.sync)):
         return counts
     writes = failures.writes(run.sync)
-    complete = run.scope.everything and run.status is RunStatus.RUNNING
+    unseen = _Unseen()
     known = acknowledged = left = 0
     for failure in failures.all(run.sync):
         left += 1
         known += failure.run != run.id and not failure.acknowledged
         acknowledged += failure.acknowledged
-        complete = complete and not _is_incomplete(failure, run)
-    if complete:
-        for chunk in _chunks(each for each in failures.all(run.sync) if each.seen != run.id):
+        if failure.seen == run.id:
+            unseen.add(failure.key, failure.code)
+    if run.scope.everything and run.status is RunStatus.RUNNING and not unseen.everything:
+        for chunk in _chunks(f for f in failures.all(run.sync) if f.seen != run.id and not unseen.has(f.key)):
             left -= len(chunk)
             known -= sum(not each.acknowledged for each in chunk)
             acknowledged -= sum(each.acknowledged for each in chunk)
@@ -112,12 +114,13 @@ def answered(failures: Failures, run: Run, results: Iterable[Result]) -> list[Re
     asked = failures.asked(run.sync, run.id)
     if not asked:
         return []
-    met, verified, failing = set[Key](), set[Key](), set[Key]()
+    met, verified, failing, unseen = set[Key](), set[Key](), set[Key](), _Unseen()
     for each in results:
         key = _key(each)
         met.add(key)
         if each.outcome in _FAILING:
             failing.add(key)
+            unseen.add(key, each.code)
         elif is_verified(each):
             verified.add(key)
     verified |= {key for key in asked if key[1] == WHOLE}
@@ -125,17 +128,11 @@ def answered(failures: Failures, run: Run, results: Iterable[Result]) -> list[Re
     found = failures.find(run.sync, verified)
     nothing = [KnownFailure(*key, "", None, "", run.id, run.id, 0.0) for key in verified - found.keys()]
     failures.solve(run.sync, [*found.values(), *nothing], run.id)
-    unseen = [group for group, name in failing if name == WHOLE]
-    gone = [key for key in asked - met - verified if not any(_is_within(key, group) for group in unseen)]
+    gone = [key for key in asked - met - verified if not unseen.has(key)]
     what = (
         "the scan did not find it: its source is gone, or the sync does not select it any more; its dead letter stays"
     )
     return [Result(*key, Outcome.FAILED, code="ITEM_GONE", reason=what) for key in sorted(gone)]
-
-
-def _is_within(key: Key, group: str) -> bool:
-    """Return True if an item belongs to a group, or to a part of the source, that could not be scanned."""
-    return group in (WHOLE, key[0]) or (group.endswith("/") and key[1].startswith(group))
 
 
 def _key(result: Result) -> Key:
@@ -162,12 +159,26 @@ def _met(result: Result, was: KnownFailure | None, run: str, now: float, has_let
     return replace(KnownFailure.of(result, first, buried), seen=run)
 
 
-def _is_incomplete(failure: KnownFailure, run: Run) -> bool:
-    """Return True if a failure says that the run's scan has not seen everything.
+class _Unseen:
+    """The parts of a source that a scan could not see, by the failures that say so. `everything` may be among them."""
 
-    A scan whose removals are capped has.
-    """
-    return failure.seen == run.id and failure.name == WHOLE and failure.code != "REMOVALS_CAPPED"
+    def __init__(self) -> None:
+        self.everything = False
+        self._groups: set[str] = set()
+
+    def add(self, key: Key, code: str | None) -> None:
+        """Take in a failure. A scan whose removals are capped has seen everything."""
+        group, name = key
+        if name == WHOLE and code != "REMOVALS_CAPPED":
+            self._groups.add(group)
+            self.everything = self.everything or group == WHOLE
+
+    def has(self, key: Key) -> bool:
+        """Return True if an item belongs to one of the parts: to its group, or to a folder that its name lies in."""
+        group, name = key
+        if self.everything or group in self._groups:
+            return True
+        return any(part.endswith("/") and f"/{part}" in f"/{name}" for part in self._groups)
 
 
 def _chunks(failures: Iterable[KnownFailure]) -> Iterator[list[KnownFailure]]:
