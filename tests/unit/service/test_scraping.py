@@ -11,6 +11,7 @@ from typing import Final
 import pytest
 
 from syncline.clients.cluster import ServiceSource, Source
+from syncline.clients.entries import OnOdd
 from syncline.clients.instances import Instance
 from syncline.errors import SynclineError
 from syncline.kinds.tokens.listing import MemoryListings
@@ -32,7 +33,7 @@ class Lists:
         self._gate = gate
         self._error = error
 
-    def instances(self, _: Source) -> tuple[Instance, ...]:
+    def instances(self, _: Source, _odd: OnOdd) -> tuple[Instance, ...]:
         self.calls += 1
         if self._gate is not None:
             assert self._gate.wait(60)

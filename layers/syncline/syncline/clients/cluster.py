@@ -15,12 +15,14 @@ import ipaddress
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import urllib3.exceptions
 
 from syncline.clients import failures
 from syncline.clients.cluster_login import Login, client_package
+from syncline.clients.entries import Entries, Odd, OnOdd, described, ignore, mapping, optional, text
 from syncline.clients.instances import Instance, distinct
 from syncline.clients.pacing import Policy
 from syncline.errors import SynclineError
@@ -77,8 +79,11 @@ class Cluster:
         self._policy = policy or Policy()
         self._api: ApiClient | None = None
 
-    def instances(self, source: Source) -> tuple[Instance, ...]:
+    def instances(self, source: Source, odd: OnOdd = ignore) -> tuple[Instance, ...]:
         """Return every instance of a source, sorted by name, whether it serves or not: the whole list or an error.
+
+        An odd entry stands for an instance that serves and that nobody can ask: it has its label for a name and for an
+        address. So what is missing in a list never looks as if it had agreed.
 
         Raises UNAUTHORIZED, FORBIDDEN, THROTTLED, SERVER_ERROR, UNREACHABLE, TLS_FAILED, BAD_ANSWER,
         LISTING_INCOMPLETE, CONFIG_INVALID.
@@ -88,10 +93,10 @@ class Cluster:
                 items = list(self._items(source))
             except _ExpiredError:
                 continue
-            return _instances(source, items)
+            return _instances(source, items, odd)
         raise SynclineError("LISTING_INCOMPLETE", f"the list of {source.place} expired while it was read")
 
-    def _items(self, source: Source) -> Iterator[Mapping[str, Any]]:
+    def _items(self, source: Source) -> Iterator[Any]:
         seen: set[str] = set()
         token = ""
         while True:
@@ -178,70 +183,122 @@ def _checked_page(where: str, body: bytes) -> dict[str, Any]:
         page = None
     if not isinstance(page, dict) or not isinstance(page.get("metadata"), dict) or "items" not in page:
         raise SynclineError("BAD_ANSWER", f"GET {where}: the answer is no list")
+    token = page["metadata"].get("continue")
+    if not isinstance(page["items"], list | None) or not isinstance(token, str | None):
+        raise SynclineError("BAD_ANSWER", f"GET {where}: the answer is no list")
     page["items"] = page["items"] or []  # Go writes an empty list as null, too
     return page
 
 
-def _instances(source: Source, items: Iterable[Mapping[str, Any]]) -> tuple[Instance, ...]:
-    try:
-        return distinct(_endpoints(source, items) if isinstance(source, ServiceSource) else _pods(source, items))
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        what = f"the list of {source.place} has an entry that is none ({type(error).__name__})"
-        raise SynclineError("BAD_ANSWER", what) from None
+def _instances(source: Source, items: Iterable[Any], odd: OnOdd) -> tuple[Instance, ...]:
+    unusable: list[Odd] = []
+
+    def note(each: Odd) -> None:
+        unusable.append(each)
+        odd(each)
+
+    listed = _endpoints(source, items, note) if isinstance(source, ServiceSource) else _pods(source, items, note)
+    found = list(listed)
+    return distinct((*found, *(Instance(each.label, each.label, 0, place=source.place) for each in unusable)))
 
 
-def _endpoints(source: ServiceSource, items: Iterable[Mapping[str, Any]]) -> Iterator[Instance]:
-    for each in items:
-        if not each["endpoints"]:
-            continue
-        port = _port(source, each.get("ports") or [])
-        for endpoint in each["endpoints"]:
-            # The others have no defined meaning, and the cluster sends no requests to them (discovery.k8s.io/v1).
-            address = _canonical(endpoint["addresses"][0])
-            target = endpoint.get("targetRef") or {}
-            name = target.get("name") if target.get("kind") == "Pod" else endpoint.get("hostname")
-            conditions = endpoint.get("conditions") or {}
-            yield Instance(
-                str(name or address),
-                address,
-                port,
-                ready=conditions.get("ready") is not False,
-                terminating=conditions.get("terminating") is True,
-                place=source.place,
-            )
+def _endpoints(source: ServiceSource, items: Iterable[Any], odd: OnOdd) -> Iterator[Instance]:
+    slices = Entries(f"the EndpointSlices of {source.place}", odd, _name_of)
+    for name, port, endpoints in slices.read(items, partial(_slice, source)):
+        entries = Entries(f"the endpoints of {name} of {source.place}", odd, _name_of_endpoint)
+        yield from entries.read(endpoints, partial(_endpoint, source, port))
 
 
-def _canonical(address: Any) -> str:
+def _slice(source: ServiceSource, value: Any) -> tuple[str, int, list[Any]]:
+    """Return the name of a slice, its port and its endpoints."""
+    each, name = mapping(value), str(_name_of(value))
+    if "endpoints" not in each:
+        raise ValueError("it has no endpoints")
+    endpoints = _list(each, "endpoints")
+    if not endpoints:
+        return name, 0, []
+    return name, _port(source, [mapping(port) for port in _list(each, "ports")]), endpoints
+
+
+def _endpoint(source: ServiceSource, port: int, value: Any) -> Instance:
+    endpoint = mapping(value)
+    addresses = _list(endpoint, "addresses")
+    if not addresses:
+        raise ValueError("it has no addresses")
+    # The others have no defined meaning, and the cluster sends no requests to them (discovery.k8s.io/v1).
+    address = _canonical(text(addresses[0], "address"))
+    target, conditions = _mapping(endpoint, "targetRef"), _mapping(endpoint, "conditions")
+    name = target.get("name") if target.get("kind") == "Pod" else endpoint.get("hostname")
+    return Instance(
+        optional(name, str, "name") or address,
+        address,
+        port,
+        ready=optional(conditions.get("ready"), bool, "`ready`") is not False,
+        terminating=optional(conditions.get("terminating"), bool, "`terminating`") is True,
+        place=source.place,
+    )
+
+
+def _list(value: Mapping[str, Any], field: str) -> list[Any]:
+    found = value.get(field)
+    if found is not None and not isinstance(found, list):
+        raise ValueError(f"its {field} are {described(found)}, not a list")
+    return found or []
+
+
+def _mapping(value: Mapping[str, Any], field: str) -> dict[str, Any]:
+    found = value.get(field)
+    if found is not None and not isinstance(found, dict):
+        raise ValueError(f"its {field} is {described(found)}, not an object")
+    return found or {}
+
+
+def _name_of(entry: Any) -> Any:
+    metadata = entry.get("metadata") if isinstance(entry, dict) else None
+    return metadata.get("name") if isinstance(metadata, dict) else None
+
+
+def _name_of_endpoint(entry: Any) -> Any:
+    target = entry.get("targetRef") if isinstance(entry, dict) else None
+    return target.get("name") if isinstance(target, dict) else None
+
+
+def _canonical(address: str) -> str:
     """Return an IP address in the one spelling that addresses are compared in; anything else as it is."""
     try:
-        return str(ipaddress.ip_address(str(address)))
+        return str(ipaddress.ip_address(address))
     except ValueError:
-        return str(address)
+        return address
 
 
 def _port(source: ServiceSource, ports: list[Mapping[str, Any]]) -> int:
     if isinstance(source.port, int):
         return source.port
-    matching = [each["port"] for each in ports if source.port is None or each.get("name") == source.port]
+    matching = [each.get("port") for each in ports if source.port is None or each.get("name") == source.port]
     if len(matching) != 1 or not isinstance(matching[0], int):
         wanted = "just one port" if source.port is None else f"a port named {source.port}"
         raise SynclineError("CONFIG_INVALID", f"the service {source.place} does not have {wanted}; name one in `port`")
     return matching[0]
 
 
-def _pods(source: PodsSource, items: Iterable[Mapping[str, Any]]) -> Iterator[Instance]:
-    for pod in items:
-        metadata, status = pod["metadata"], pod.get("status") or {}
-        address = status.get("podIP")
-        if not address or status.get("phase") in ("Succeeded", "Failed"):
-            continue  # not started yet, or over: no longer an instance of anything
-        conditions = status.get("conditions") or []
-        ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
-        yield Instance(
-            str(metadata["name"]),
-            _canonical(address),
-            source.port,
-            ready=ready,
-            terminating=metadata.get("deletionTimestamp") is not None,
-            place=source.place,
-        )
+def _pods(source: PodsSource, items: Iterable[Any], odd: OnOdd) -> Iterator[Instance]:
+    entries = Entries(f"the pods of {source.place}", odd, _name_of)
+    return filter(None, entries.read(items, partial(_pod, source)))
+
+
+def _pod(source: PodsSource, value: Any) -> Instance | None:
+    pod = mapping(value)
+    metadata, status = _mapping(pod, "metadata"), _mapping(pod, "status")
+    name, address = text(metadata.get("name"), "name"), optional(status.get("podIP"), str, "`podIP`")
+    if not address or status.get("phase") in ("Succeeded", "Failed"):
+        return None  # not started yet, or over: no longer an instance of anything
+    conditions = [mapping(each) for each in _list(status, "conditions")]
+    ready = any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)
+    return Instance(
+        name,
+        _canonical(address),
+        source.port,
+        ready=ready,
+        terminating=metadata.get("deletionTimestamp") is not None,
+        place=source.place,
+    )

@@ -67,7 +67,7 @@ class Entries:
         self._odd_ones = 0
 
     def read(self, page: Iterable[Any], parse: Callable[[Any], T]) -> Iterator[T]:
-        """Yield the entries of a page that ``parse`` takes; it raises ValueError or SynclineError for the others.
+        """Yield the entries of a page that ``parse`` takes; it raises ValueError or REFERENCE_INVALID for the others.
 
         Raises BAD_ANSWER after :data:`MOST_ODD` odd entries.
         """
@@ -75,8 +75,12 @@ class Entries:
             self._count += 1
             try:
                 entry = parse(value)
-            except (ValueError, SynclineError) as error:
-                self._refuse(value, error.what if isinstance(error, SynclineError) else str(error))
+            except ValueError as error:
+                self._refuse(value, str(error))
+            except SynclineError as error:
+                if error.code.name != "REFERENCE_INVALID":
+                    raise
+                self._refuse(value, error.what)
             else:
                 yield entry
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from syncline.clients.cluster import Source
+from syncline.clients.entries import Odd, OnOdd
 from syncline.clients.instances import Instance, distinct
 from syncline.errors import SynclineError
 from syncline.kinds.tokens.listing import Listings
@@ -24,7 +25,7 @@ DEADLINE: Final = 30.0
 class Lister(Protocol):
     """A cluster, as far as a scrape needs it."""
 
-    def instances(self, source: Source) -> tuple[Instance, ...]: ...
+    def instances(self, source: Source, odd: OnOdd) -> tuple[Instance, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,15 @@ class Scraper:
     def _list(self, sync: str, places: Callable[[], Iterable[Place]]) -> Scraped:
         seen = self._clock()  # before the first page: the list is as old as its oldest part
         # All or nothing: without one of its sources a list would make agreement of a part look like that of all.
-        found = distinct(one for place in places() for one in place.cluster.instances(place.source))
+        tell = partial(_tell, sync)
+        found = distinct(one for place in places() for one in place.cluster.instances(place.source, tell))
         self._listings.listed(sync, found, seen)
         serving = sum(instance.serves for instance in found)
         logger.info("instances listed", extra={"sync": sync, "instances": len(found), "serving": serving})
         return Scraped(sync, len(found), serving)
+
+
+def _tell(sync: str, odd: Odd) -> None:
+    """Log an entry of a list that stands for an instance which nobody can ask."""
+    extra = {"sync": sync, "code": odd.error.code.name, "why": odd.error.what}
+    logger.error("an instance cannot be asked: its entry in the list is invalid", extra=extra)
