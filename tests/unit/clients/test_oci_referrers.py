@@ -73,7 +73,8 @@ def test_a_repository_that_is_not_there_yet_says_nothing_of_the_api(server: Scri
     ("answer", "code"),
     [
         (Reply(200, b"<html>a portal</html>"), "BAD_ANSWER"),
-        (json_reply({"manifests": [{"digest": "sha256:short"}]}), "BAD_ANSWER"),
+        (json_reply({"manifests": [{"digest": "sha256:short"}]}), "ENTRY_INVALID"),
+        (json_reply({"manifests": {}}), "BAD_ANSWER"),
         (page("a", following=API), "LISTING_INCOMPLETE"),
         (errors_reply(403, "DENIED"), "FORBIDDEN"),
     ],

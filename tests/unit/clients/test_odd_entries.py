@@ -89,6 +89,22 @@ def test_the_tags_of_a_registry(server: ScriptedServer, at: int, junk: Any) -> N
     assert found == without(NAMES, at)
 
 
+SUBJECT: Final = "sha256:" + "00" * 32
+REFERRER: Final = {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": DIGEST, "size": 3}
+
+
+@given(at=st.integers(0, 3), junk=broken(REFERRER, ["digest", "size"]), by_tag=st.booleans())
+def test_the_referrers_of_an_image(server: ScriptedServer, at: int, junk: Any, by_tag: bool) -> None:
+    digests = [f"sha256:{number:064x}" for number in range(1, 5)]
+    entries = put_at([{**REFERRER, "digest": digest} for digest in digests], at, junk)
+    index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": entries}
+    api = f"/v2/org/app/referrers/{SUBJECT}"
+    server.on("GET", api, Reply(404, b"no such page") if by_tag else json_reply(index))
+    server.on("GET", f"/v2/org/app/manifests/{SUBJECT.replace(':', '-')}", json_reply(index))
+    found, _ = read_one(lambda odd: registry(server).referrers("org/app", SUBJECT, odd))
+    assert [each.digest for each in found] == without(digests, at)
+
+
 def quay(server: ScriptedServer) -> Quay:
     return Quay(Endpoint.parse(server.url), lambda: None, Http(Naps().policy()))
 

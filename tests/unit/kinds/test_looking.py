@@ -55,7 +55,7 @@ class MadeUpRegistry:
         self.asked.append(f"manifest {repository}@{reference}")
         return Manifest(reference, OCI_MANIFEST, b"{}")
 
-    def referrers(self, repository: str, digest: str) -> tuple[Descriptor, ...]:
+    def referrers(self, repository: str, digest: str, _odd: OnOdd) -> tuple[Descriptor, ...]:
         self.asked.append(f"referrers {repository}@{digest}")
         return ()
 

@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 MOST_ODD: Final = 300
 """Odd entries that one listing may have; with more of them its whole shape is wrong."""
+_OF_ENTRIES: Final = frozenset({"REFERENCE_INVALID", "MANIFEST_INVALID", "MESSAGE_INVALID"})
+"""The errors of parsers that concern the entry alone."""
 _LONGEST: Final = 200  # characters of a name that are shown
 _WORDS: Final[dict[type, str]] = {str: "text", int: "a whole number", bool: "true or false"}
 
@@ -67,7 +69,7 @@ class Entries:
         self._odd_ones = 0
 
     def read(self, page: Iterable[Any], parse: Callable[[Any], T]) -> Iterator[T]:
-        """Yield the entries of a page that ``parse`` takes; it raises ValueError or REFERENCE_INVALID for the others.
+        """Yield the entries of a page that ``parse`` takes; it raises ValueError, or an error about a name, for the others.
 
         Raises BAD_ANSWER after :data:`MOST_ODD` odd entries.
         """
@@ -78,7 +80,7 @@ class Entries:
             except ValueError as error:
                 self._refuse(value, str(error))
             except SynclineError as error:
-                if error.code.name != "REFERENCE_INVALID":
+                if error.code.name not in _OF_ENTRIES:
                     raise
                 self._refuse(value, error.what)
             else:

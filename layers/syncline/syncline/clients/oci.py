@@ -273,11 +273,12 @@ class Registry:
             raise SynclineError("UPLOAD_LOST", "what was remembered of an upload cannot be read")
         return Upload(self._transport, repository, target, offset, chunk_min if isinstance(chunk_min, int) else 0)
 
-    def referrers(self, repository: str, digest: str) -> tuple[Descriptor, ...]:
+    def referrers(self, repository: str, digest: str, odd: OnOdd = refuse) -> tuple[Descriptor, ...]:
         """What the repository has that names a manifest as its subject, by the API or by the tag that lists it.
 
         Raises LISTING_INCOMPLETE, and BAD_ANSWER where that is no list.
         """
+        entries = Entries(f"the referrers of {digest[:19]}… in {repository!r} at {self.host}", odd, _digest_in)
         found: dict[str, Descriptor] = {}
         target = f"/v2/{repository}/referrers/{parse_digest(digest)}"
         visited = {target}
@@ -290,8 +291,10 @@ class Registry:
             if answer.status != 200:
                 raise answer.error()
             try:
-                found |= {each.digest: each for each in listed(answer.body)}
+                found |= {each.digest: each for each in listed(answer.body, entries)}
             except SynclineError as error:
+                if error.code.name != "MANIFEST_INVALID":
+                    raise
                 raise answer.bad(f"it is no list of referrers ({error.what})") from None
             link = next_link(answer.all_headers("Link"))
             if link is None:
@@ -300,11 +303,12 @@ class Registry:
             if target in visited:
                 raise SynclineError("LISTING_INCOMPLETE", f"{self.host} repeats a page of its list of referrers")
             visited.add(target)
-        return self._listed_by_tag(repository, digest)
+        return self._listed_by_tag(repository, digest, entries)
 
-    def _listed_by_tag(self, repository: str, digest: str) -> tuple[Descriptor, ...]:
+    def _listed_by_tag(self, repository: str, digest: str, entries: Entries) -> tuple[Descriptor, ...]:
         try:
-            return self.manifest(repository, list_tag(digest)).children()
+            manifest = self.manifest(repository, list_tag(digest))
+            return manifest.listed(entries) if manifest.is_index else ()
         except SynclineError as error:
             if error.code.name == "NOT_FOUND":
                 return ()
@@ -445,6 +449,10 @@ class BlobStream:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _digest_in(entry: Any) -> Any:
+    return entry.get("digest") if isinstance(entry, dict) else None
 
 
 def _name(entry: Any) -> str:

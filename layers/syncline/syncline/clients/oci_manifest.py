@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from syncline.clients.entries import Entries
 from syncline.clients.reference import is_digest, matches, parse_digest
 from syncline.errors import SynclineError
 
@@ -90,6 +91,10 @@ class Manifest:
         """
         subject = None if self.is_known else self.subject
         return self.children() if subject is None else (*self.children(), subject)
+
+    def listed(self, entries: Entries) -> tuple[Descriptor, ...]:
+        """Return what an index lists, with its odd entries told. Raises MANIFEST_INVALID if it has no list."""
+        return tuple(entries.read(self._list("manifests"), self._descriptor))
 
     def layers(self) -> tuple[Descriptor, ...]:
         """Return the layers, in order; none of an index. Raises MANIFEST_INVALID if malformed."""

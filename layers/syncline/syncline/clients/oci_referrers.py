@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, Final
 
+from syncline.clients.entries import Entries
 from syncline.clients.oci_manifest import OCI_INDEX, Descriptor, Manifest
 from syncline.clients.reference import digest_of, parse_digest
 
@@ -29,9 +30,9 @@ def list_tag(digest: str) -> str:
     return f"{algorithm[:32]}-{encoded[:64]}"
 
 
-def listed(body: bytes) -> tuple[Descriptor, ...]:
+def listed(body: bytes, entries: Entries) -> tuple[Descriptor, ...]:
     """What a page of the API lists. Raises MANIFEST_INVALID if it is no index."""
-    return Manifest(digest_of(body), OCI_INDEX, body).children()
+    return Manifest(digest_of(body), OCI_INDEX, body).listed(entries)
 
 
 def with_entries(index: Manifest | None, entries: Iterable[dict[str, Any]]) -> Manifest:

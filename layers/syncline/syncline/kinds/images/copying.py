@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 
+from syncline.clients.entries import Odd, ignore
 from syncline.clients.oci import Manifest, TagTakenError
 from syncline.config.images import ImagesSync
 from syncline.errors import SynclineError
@@ -41,15 +42,14 @@ class RepositoryCopy:
         self._notes = notes
         self._lists = Lists(self._target, self._to)
         self._attached = Attached(self._source, self._from)
-        self._referrers: Compared | None = None
-        if sync.referrers != "none":
-            self._referrers = Compared(Referrers(self._source, self._from), Referrers(self._target, self._to))
+        self._with_referrers = sync.referrers != "none"
+        self._odd: dict[str, Odd] = {}
         self._attached_tags: frozenset[str] | None = None
         self._brought: set[str] = set()
         self._lock = threading.Lock()
 
     def images(self, items: Sequence[Item]) -> Iterator[Answer]:
-        """Copy the items, several at a time, and yield an answer for each as it ends."""
+        """Copy the items, several at a time, and yield an answer for each as it ends, and one for each odd referrer."""
         first = [item for item in items if is_signature_tag(item.name)]
         rest = [item for item in items if not is_signature_tag(item.name)]
         with (
@@ -62,6 +62,9 @@ class RepositoryCopy:
                 running = [images.submit(self._answer, item, parts) for item in group]
                 for each in as_completed(running):
                     yield each.result()
+        for label, odd in self._odd.items():
+            error = odd.error
+            yield Result(self._to, label, Outcome.FAILED, code=error.code.name, reason=error.what)
 
     def _answer(self, item: Item, parts: Parts) -> Answer:
         share = Share(item)
@@ -139,14 +142,17 @@ class RepositoryCopy:
     def _tags_of_source(self) -> frozenset[str]:
         with self._lock:
             if self._attached_tags is None:
-                self._attached_tags = frozenset(filter(is_signature_tag, self._source.tags(self._from)))
+                self._attached_tags = frozenset(filter(is_signature_tag, self._source.tags(self._from, ignore)))
             return self._attached_tags
 
     def _copy_referrers(self, manifest: Manifest, parts: Parts, share: Share) -> bool:
         """Bring all that refers to an image and that the target does not list; return False if time was short."""
-        if self._referrers is None:
+        if not self._with_referrers:
             return True
-        for _, referrer, listed in self._referrers.of(manifest):
+        odd: list[Odd] = []
+        source = Referrers(self._source, self._from, odd.append)
+        target = Referrers(self._target, self._to, odd.append)
+        for _, referrer, listed in Compared(source, target).of(manifest):
             if listed:
                 continue
             if self._pace.over or not parts.copy(referrer, share):
@@ -158,6 +164,8 @@ class RepositoryCopy:
                     raise
                 continue  # the verification names what the target refuses, and the image goes without it
             share.further = True
+        with self._lock:
+            self._odd |= {each.label: each for each in odd}
         return True
 
 

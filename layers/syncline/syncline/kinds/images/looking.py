@@ -254,7 +254,8 @@ class Look:
         items: list[Item] = []
         results: list[Result] = []
         skipped = 0
-        incomplete = broken | self._lacking_referrers(name, group, compared)
+        lacking, odd = self._lacking_referrers(name, group, [item for item in compared if item.name not in broken])
+        incomplete = broken | lacking
         replaceable = set() if self._sync.overwrite else self._replaceable(name, group, compared)
         for item in compared:
             equal = item.target is not None and item.target == item.source
@@ -268,8 +269,8 @@ class Look:
         if items and self._state(group) not in (None, _NORMAL):
             error = SynclineError("READ_ONLY", f"{group} is {self._state(group)} at {self._target.registry.host}")
             failures = tuple(Failure(item, error) for item in items)
-            return Page(cursor, skipped=skipped, results=tuple(results), failures=failures)
-        return Page(cursor, tuple(items), skipped, tuple(results))
+            return Page(cursor, skipped=skipped, results=tuple(results), failures=(*failures, *odd))
+        return Page(cursor, tuple(items), skipped, tuple(results), odd)
 
     def _broken(self, name: str, items: Sequence[Item], pace: Pace) -> set[str]:
         """Return the tags, equal on both sides, of images that are not whole at the target."""
@@ -277,29 +278,37 @@ class Look:
         proof = Proof(self._target.registry, Origin(self._source.registry, lambda _: name, referrers=False))
         return {answer.item.name for answer in proof.of(equal, pace) if not isinstance(answer, Arrived)}
 
-    def _lacking_referrers(self, name: str, group: str, items: Iterable[Item]) -> set[str]:
-        """The tags, equal on both sides, of images whose referrers the target does not all list, if that is asked."""
-        if not self._with_referrers:
-            return set()
-        source = self._source.registry
-        compared = Compared(Referrers(source, name), Referrers(self._target.registry, group))
+    def _lacking_referrers(self, name: str, group: str, items: Iterable[Item]) -> tuple[set[str], tuple[Failure, ...]]:
+        """The tags, equal on both sides, of images whose referrers the target does not all list, if that is asked.
 
-        def lacks(digest: str) -> bool:
+        Besides, failures for odd entries in the lists of the other images; of those that lack some, the transfer tells.
+        """
+        if not self._with_referrers:
+            return set(), ()
+        source = self._source.registry
+
+        def lacks(digest: str) -> tuple[bool, list[Odd]]:
+            odd: list[Odd] = []
+            target = Referrers(self._target.registry, group, odd.append)
+            compared = Compared(Referrers(source, name, odd.append), target)
             try:
-                return not all(
+                lacking = not all(
                     listed for _, referrer, listed in compared.of(source.manifest(name, digest)) if referrer.is_known
                 )
             except SynclineError as error:
                 # What is no image has no referrers that could be copied. Anything else is the transfer's to say, of
                 # this image alone.
-                return error.code.name not in ("MANIFEST_UNSUPPORTED", "MANIFEST_INVALID", "NOT_FOUND")
+                return error.code.name not in ("MANIFEST_UNSUPPORTED", "MANIFEST_INVALID", "NOT_FOUND"), []
+            return lacking, [] if lacking else odd
 
         equal = {
             i.name: i.source for i in items if i.source is not None and i.source == i.target and not is_list(i.name)
         }
         digests = set(equal.values())
-        lacking = dict(zip(digests, self._asking.map(lacks, digests), strict=True))
-        return {tag for tag, digest in equal.items() if lacking[digest]}
+        found = dict(zip(digests, self._asking.map(lacks, digests), strict=True))
+        odd = {each.label: each for digest in sorted(digests) for each in found[digest][1]}
+        failures = tuple(Failure(Item(group, label), each.error) for label, each in odd.items())
+        return {tag for tag, digest in equal.items() if found[digest][0]}, failures
 
     def _replaceable(self, name: str, group: str, items: Sequence[Item]) -> set[str]:
         """Return the tags that differ and may be replaced although nothing is overwritten.

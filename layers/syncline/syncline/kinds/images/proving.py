@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Final
 
+from syncline.clients.entries import ignore
 from syncline.clients.oci import Descriptor, Manifest, Registry
 from syncline.errors import SynclineError
 from syncline.kinds.images.attached import is_list
@@ -66,8 +67,8 @@ class Proof:
         notes: list[str] = []
         if self._origin is None or not self._origin.referrers or is_list(item.name):
             return notes
-        there = Referrers(self._origin.registry, self._origin.repository(item.group))
-        for subject, referrer, listed in Compared(there, Referrers(self._target, item.group)).of(manifest):
+        there = Referrers(self._origin.registry, self._origin.repository(item.group), ignore)
+        for subject, referrer, listed in Compared(there, Referrers(self._target, item.group, ignore)).of(manifest):
             what = f"{item.group}@{referrer.digest}, which refers to {subject}, is not listed at {self._target.host}"
             if not listed and not referrer.is_known:
                 notes.append(f"{what} ({referrer.media_type}, a type that registries may refuse)")

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
+from syncline.clients.entries import OnOdd
 from syncline.clients.oci import Descriptor, Manifest, Registry, TagTakenError
 from syncline.clients.oci_manifest import INDEX_TYPES
 from syncline.clients.oci_referrers import list_tag, with_entries
@@ -17,11 +18,12 @@ DEEPEST: Final = 8
 
 
 class Referrers:
-    """What refers to the manifests of one repository."""
+    """What refers to the manifests of one repository. ``odd`` is called with the odd entries of its lists."""
 
-    def __init__(self, registry: Registry, repository: str) -> None:
+    def __init__(self, registry: Registry, repository: str, odd: OnOdd) -> None:
         self._registry = registry
         self._repository = repository
+        self._odd = odd
 
     def of(self, manifest: Manifest, depth: int = 0) -> Iterator[tuple[str, Manifest]]:
         """All that refers to a manifest, to its children, and to what refers to those: the subject's digest, and what.
@@ -32,7 +34,7 @@ class Referrers:
         if depth > DEEPEST:
             raise SynclineError("MANIFEST_INVALID", f"{manifest.digest}: referrers are nested deeper than {DEEPEST}")
         for subject in self._subjects(manifest):
-            for each in self._registry.referrers(self._repository, subject):
+            for each in self._registry.referrers(self._repository, subject, self._odd):
                 referrer = self._manifest(each)
                 if referrer is not None and referrer.subject is not None and referrer.subject.digest == subject:
                     yield subject, referrer
@@ -40,7 +42,7 @@ class Referrers:
 
     def digests(self, subject: str) -> set[str]:
         """What is listed as referring to a manifest."""
-        return {each.digest for each in self._registry.referrers(self._repository, subject)}
+        return {each.digest for each in self._registry.referrers(self._repository, subject, self._odd)}
 
     def _subjects(self, manifest: Manifest, depth: int = 0) -> Iterator[str]:
         yield manifest.digest
