@@ -327,6 +327,19 @@ class TestWhatGoesWrong:
         command("download", TAG)
         assert (elsewhere / "victim").read_text() == "{}"
 
+    def test_an_index_of_which_the_archive_has_two_images_of_three(
+        self, command: Command, github: GitHubServer
+    ) -> None:
+        """It is written anew for what is there, and is what was prepared all the same."""
+        made = [saved.Image(IMAGE.layers, IMAGE.name, each) for each in ("amd64", "arm64", "riscv64")]
+        files = {f"presto-coordinator-{TAG}.tar": saved.containerd(made, absent=["riscv64"])}
+        files |= {f"{n}-{TAG}.tar": saved.since_25(image(n, TAG)) for n in expected(block(TAG, java=True))[1:]}
+        github.runs[0].artifacts = [Stored(5, "images", zipped(files))]
+        command("download", TAG)
+        command("prepare", TAG)
+        for outcome in ("moved", "skipped"):
+            assert {each["outcome"] for each in command("push", TAG, "--yes")["images"]} == {outcome}
+
     def test_an_image_that_fails_is_counted_in_every_round(
         self,
         command: Command,

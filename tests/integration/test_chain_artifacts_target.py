@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from moto import mock_aws
@@ -101,6 +102,20 @@ class TestTags:
         assert (found.reason or "").count("sha256:") == 2, "both digests are named"
         assert (run.counts.moved, run.counts.conflict) == (1, 1)
 
+    def test_stays_a_conflict_in_later_runs_until_it_is_solved(self, place: ArtifactsWorld) -> None:
+        chain = place.chain([build(1, TAG)], aliases=[])
+        chain.target.before = once(lambda: self.stranger(chain), *self.MOMENTS[0])
+        first = result(chain, chain.run())
+        place.github.ranges.clear()
+        second = chain.run()
+        assert result(chain, second) == replace(first, reason=result(chain, second).reason)
+        assert (result(chain, second).reason or "").count("sha256:") == 2
+        assert (second.counts.conflict, second.counts.skipped, second.counts.queued) == (1, 1, 0)
+        assert not place.github.ranges, "the archive is not read again"
+        del repository(chain).tags["presto-1"]
+        assert result(chain, chain.run()).outcome is Outcome.MOVED
+        assert chain.run().counts.skipped == 2
+
     def test_is_named_if_it_comes_right_after_ours(self, place: ArtifactsWorld) -> None:
         chain = place.chain([build(1, TAG)], aliases=[])
         puts: list[str] = []
@@ -117,6 +132,16 @@ class TestTags:
         found = result(chain, chain.run())
         assert (found.outcome, found.code) == (Outcome.CONFLICT, "TAG_DIFFERS")
         assert theirs[0] in (found.reason or "")
+
+    def test_is_no_image_for_an_alias(self, place: ArtifactsWorld) -> None:
+        chain = place.chain([build(1, TAG), build(2, "presto-2-linux-amd64")])
+        chain.target.before = once(
+            lambda: chain.target.store.add_image(COORDINATOR, "presto-2", b"a stranger's layer"), *self.MOMENTS[0]
+        )
+        for counts in ((3, 1), (0, 1)):
+            run = chain.run()
+            assert (run.counts.moved, run.counts.conflict) == counts
+            assert chain.config_digest(COORDINATOR, "latest") == chain.config_digest(COORDINATOR, "presto-1")
 
     def test_is_replaced_if_the_sync_says_so(self, place: ArtifactsWorld) -> None:
         chain = place.chain([build(1, TAG)], aliases=[], overwrite=True)
@@ -224,6 +249,34 @@ class TestParts:
         second = chain.run()
         assert (second.counts.moved, second.counts.skipped) == (1, 1)
         assert not chain.target.store.broken()
+
+    @pytest.mark.parametrize("broken", [True, False])
+    def test_of_an_older_build_that_was_never_verified(self, place: ArtifactsWorld, *, broken: bool) -> None:
+        """Without `overwrite` a younger build replaces it only if it is broken."""
+        chain = place.chain([build(1, TAG)], aliases=[])
+
+        def on_delivery(letter: Letter) -> None:
+            if letter.step is Step.VERIFY and COORDINATOR in letter.body:
+                place.target.fault("GET", f"/{COORDINATOR}/manifests/presto-1", Fault(403), times=None)
+
+        chain.pump.on_delivery = on_delivery
+        chain.run()
+        chain.pump.on_delivery = lambda _letter: None
+        place.target.heal()
+        if broken:
+            lose(chain)
+        older = chain.config_digest(COORDINATOR, "presto-1")
+        other = [
+            image(name, TAG, saved.layer({name: b"again"}))
+            for name in ("presto-coordinator", "presto-native-worker-cpu")
+        ]
+        place.github.runs.append(build(2, TAG, other))
+        run = chain.run()
+        assert (run.counts.moved, run.counts.skipped, run.counts.conflict) == ((1, 1, 0) if broken else (0, 2, 0))
+        wanted = f"sha256:{other[0].id}" if broken else older
+        assert chain.config_digest(COORDINATOR, "presto-1") == wanted
+        assert not chain.target.store.broken()
+        assert chain.run().counts.skipped == 2
 
     @pytest.mark.parametrize("harm", [cut, lose])
     def test_before_the_tag_is_put(self, place: ArtifactsWorld, harm: Callable[[ArtifactsChain], None]) -> None:

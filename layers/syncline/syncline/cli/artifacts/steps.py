@@ -13,6 +13,7 @@ from syncline.cli.artifacts.setup import Setup
 from syncline.cli.context import SOME_FAILED, Answer
 from syncline.cli.show import Out, size
 from syncline.clients.github import Artifact
+from syncline.clients.oci import Registry
 from syncline.clients.reference import parse_repository, parse_tag
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import Place
@@ -148,31 +149,42 @@ def _push(  # noqa: PLR0913, PLR0917 - each is a fact of the push
     how: Pushing,
 ) -> dict[str, Any]:
     registry = setup.target.registry
-    present = registry.manifest_digest(place.repository, place.tag)
+    present, same = registry.manifest_digest(place.repository, place.tag), False
     if present is not None and not how.force:
-        found_there = fingerprint_of(registry.manifest(place.repository, place.tag))
-        if found_there != entry["config"]:
-            what = f"{place} is the image {found_there}, not {entry['config']}; `--force` replaces it"
-            raise SynclineError("TAG_DIFFERS", what)
-        if is_whole(registry, place.repository, place.tag):
+        manifest = registry.manifest(place.repository, place.tag)
+        same = fingerprint_of(manifest) == entry["config"]
+        if same and is_whole(registry, place.repository, place.tag):
             return {"outcome": "skipped", "digest": present}
+        # The digest of an index may change on its way, so only pushing it once more tells.
+        if not same and not manifest.is_index:
+            raise _differs(place, fingerprint_of(manifest), entry["config"])
     tag = str(about["image_tag"])
     found = _found(setup, folder, about, place, tag)
     pushing = Push(registry, place.repository, known, _FOR_EVER)
     written = pushing.image(found.open, found.where, _wanted(setup, place, tag), Progress())
     assert written is not None, "there is all the time in the world"
-    if written.fingerprint != entry["config"]:
+    if written.saved != entry["config"]:
         raise SynclineError("ARCHIVE_INVALID", f"{found.where} is no longer what was prepared; prepare it again")
+    if present == written.manifest.digest and not how.force:
+        return {"outcome": "skipped", "digest": present}
+    if present is not None and not same and not how.force:
+        raise _differs(place, present, written.manifest.digest)
     check_parts(registry, place.repository, written.manifest)
     registry.put_tag(place.repository, place.tag, written.manifest, present, overwrite=how.force)
     for alias in how.aliases:
         registry.put_manifest(place.repository, alias, written.manifest)
-    for name in (place.tag, *how.aliases):
-        item = Item(place.repository, name, written.fingerprint)
-        for answer in proved(registry, [item], _FOR_EVER):
-            if isinstance(answer, Failure):
-                raise answer.error
+    _verify(registry, [Item(place.repository, name, written.fingerprint) for name in (place.tag, *how.aliases)])
     return {"outcome": "moved", "digest": written.manifest.digest, "config": written.fingerprint, "bytes": pushing.sent}
+
+
+def _verify(registry: Registry, items: list[Item]) -> None:
+    for answer in proved(registry, items, _FOR_EVER):
+        if isinstance(answer, Failure):
+            raise answer.error
+
+
+def _differs(place: Place, present: str, wanted: str) -> SynclineError:
+    return SynclineError("TAG_DIFFERS", f"{place} is the image {present}, not {wanted}; `--force` replaces it")
 
 
 def _tell(out: Out, result: dict[str, Any], *, verbose: bool) -> None:

@@ -14,7 +14,7 @@ from syncline.clients.oci import Registry
 from syncline.config.artifacts import ArtifactsSync
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import Build, Builds, Flawed, Place
-from syncline.kinds.artifacts.pushed import Facts, Pushed
+from syncline.kinds.artifacts.pushed import Facts, Push, Pushed
 from syncline.kinds.kind import Failure, Pace, Page, odd_pages
 from syncline.model import Item, Outcome, Result, Scope
 
@@ -186,18 +186,18 @@ class Look:
         newest: Place | None = None
         wanted, failures = self._without_odd(repository, wanted, scope)
         is_whole = not self._tags.odd_of(repository)
-        may_be_unproved, unproved = self._pushed.may_be_unproved(repository), False
+        may_be_unproved, is_proved = self._pushed.may_be_unproved(repository), True
         for build, place in wanted:
             is_there = place.tag in self._tags.of(repository)
             gone = None if is_there else self._pushed.why_gone(build.run, place)
-            if gone is None:
-                newest = newest or place
             if not _covers(scope, build, place):
                 continue
-            is_unproved = is_there and may_be_unproved and self._pushed.is_unproved(place)
-            unproved |= is_unproved
+            unproved = self._pushed.unproved(place) if is_there and may_be_unproved else None
+            if gone is None and not (unproved and unproved.other):
+                newest = newest or place
+            is_proved = is_proved and unproved is None
             asked = (repository, place.tag) in pace.asked  # its transfer looks closer
-            if is_there and not is_unproved and not asked and not self._is_older(build, place):
+            if is_there and unproved is None and not asked and not self._is_older(build, place):
                 # The scan that a run begins with counts what is equal.
                 skipped += pace.scan == pace.run
                 continue
@@ -207,9 +207,11 @@ class Look:
             # Whoever names it wants it tried; only what has expired is beyond that.
             if gone is not None and (scope.everything or gone[0] == "ARTIFACT_EXPIRED"):
                 results.append(_failed(item, *gone))
+            elif unproved is not None and self._is_taken(unproved, item):
+                results.append(conflict(item, unproved))
             else:
                 items.append(item)
-        if scope.everything and may_be_unproved and is_whole and not (unproved or pace.plan):
+        if scope.everything and may_be_unproved and is_whole and is_proved and not pace.plan:
             self._pushed.note_all_proved(repository)
         # An odd entry may stand for a younger build.
         is_whole &= self._is_whole
@@ -229,6 +231,12 @@ class Look:
             if scope.everything or label in named
         ]
         return [(build, place) for build, place in wanted if place.tag not in odd], failures
+
+    def _is_taken(self, push: Push, item: Item) -> bool:
+        """Return True if the tag of an item still is what somebody else put there, and is not to be replaced."""
+        if not push.other or self._sync.overwrite or item.detail["run"] != push.run:
+            return False
+        return self._target.registry.manifest_digest(item.group, item.name) == push.other
 
     def _is_first(self, item: Item, pace: Pace) -> bool:
         """Return True if no other scan of the run has found the item: each is sent, or reported, once in a run.
@@ -278,6 +286,12 @@ def item_of(build: Build, place: Place) -> Item:
     """Return the item of an image of a build. Until the archive is read, its run and attempt stand for its fingerprint."""
     detail = {"run": build.run.mark, "image": place.image, "tag": build.tag}
     return Item(place.repository, place.tag, f"{RUN}{build.run.mark}", detail=detail)
+
+
+def conflict(item: Item, push: Push) -> Result:
+    """Return the result of an item whose tag somebody else has put."""
+    why = f"{item} is {push.other} and is not overwritten with {push.manifest}"
+    return Result(item.group, item.name, Outcome.CONFLICT, push.fingerprint, push.other, 0, "TAG_DIFFERS", why)
 
 
 def _failed(item: Item, code: str, reason: str) -> Result:

@@ -24,25 +24,28 @@ _DOCKER_LAYER_KIND: Final = "application/vnd.docker.image.rootfs."
 class Written:
     """An image that has all its parts in the repository; ``manifest`` is what a tag is to point at.
 
-    ``fingerprint`` is the digest of its config, which is the one in the archive; of an index, its own digest.
+    ``fingerprint`` is the digest of its config, which is the one in the archive; of an index, its own digest. That one
+    was ``saved`` with another digest if the archive lacks some of its images, or has them unpacked.
     """
 
     manifest: Manifest
     fingerprint: str
+    saved: str
 
 
 def written(image: SavedImage, layers: Mapping[str, Layer], contents: Contents, sender: Sender) -> Written:
     """Send what the layers are named by: configs, and the manifests below an index. Raises ARCHIVE_INVALID."""
     if image.is_index:
         manifest = _index(image, layers, contents, sender)
-        return Written(manifest, manifest.digest)
+        assert image.manifest is not None
+        return Written(manifest, manifest.digest, image.manifest.digest)
     config = image.config
     found = [_layer(path, layers, contents, sender) for path in image.layers]
     if image.legacy:
         config = with_layers(config, [layer.diff_id for layer in found])
     sender.put(config)
     manifest = _docker(config, found) if image.manifest is None else _with_layers(image.manifest, image.layers, found)
-    return Written(manifest, digest_of(config))
+    return Written(manifest, digest_of(config), digest_of(config))
 
 
 def _layer(path: str, layers: Mapping[str, Layer], contents: Contents, sender: Sender) -> Layer:

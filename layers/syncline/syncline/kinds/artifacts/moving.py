@@ -14,7 +14,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import Build, Builds
 from syncline.kinds.artifacts.finding import Found, candidates, find
 from syncline.kinds.artifacts.layers import KnownLayers
-from syncline.kinds.artifacts.looking import RUN
+from syncline.kinds.artifacts.looking import RUN, conflict
 from syncline.kinds.artifacts.manifests import Written
 from syncline.kinds.artifacts.passing import Progress, Wanted
 from syncline.kinds.artifacts.proving import check_parts, fingerprint_of, is_whole
@@ -67,9 +67,10 @@ class Moving:
         run = str(item.detail["run"])
         present = self.registry.manifest_digest(item.group, item.name)
         noted = self.pushed.of(item.group, item.name)
-        ours = noted is not None and (noted.run, noted.manifest) == (run, present)
-        if noted is not None and ours and is_whole(self.registry, item.group, item.name):
-            return self._arrived(item, noted.fingerprint, push)  # an earlier try got this far, unheard
+        # One of an older build that was never verified is still ours to mend.
+        ours = noted is not None and noted.manifest == present and (noted.run == run or not noted.proved)
+        if noted is not None and ours and (settled := self._settled(item, noted, push)) is not None:
+            return settled
         image, tag = str(item.detail["image"]), str(item.detail["tag"])
         found = self._find(run, image, tag)
         wanted = Wanted(image, tag, lambda name: self.sync.build.is_archive(name, image, tag))
@@ -82,8 +83,7 @@ class Moving:
                 self.pushed.note(item.group, item.name, PushNote(run, present, written.fingerprint))
                 return Result(item.group, item.name, Outcome.SKIPPED, written.fingerprint, written.fingerprint)
             if not self.sync.overwrite:
-                what = f"{item} is {present} and is not overwritten with {written.manifest.digest}"
-                return _conflict(item, written, present, what)
+                return self._taken(item, written, present)
         check_parts(self.registry, item.group, written.manifest)
         # Noted before it is done: whoever finds the tag there afterwards knows whose it is.
         self.pushed.note(
@@ -92,8 +92,25 @@ class Moving:
         try:
             self.registry.put_tag(item.group, item.name, written.manifest, present, overwrite=self.sync.overwrite)
         except TagTakenError as taken:
-            return _conflict(item, written, taken.digest, taken.what)
+            return self._taken(item, written, taken.digest)
         return self._arrived(item, written.fingerprint, push)
+
+    def _settled(self, item: Item, noted: PushNote, push: Push) -> Answer | None:
+        """Return the answer for an item whose tag an earlier try has put; None if it is to be put once more."""
+        is_older = noted.run != item.detail["run"]
+        if (is_older and self.sync.overwrite) or not is_whole(self.registry, item.group, item.name):
+            return None
+        if not is_older:
+            return self._arrived(item, noted.fingerprint, push)
+        self.pushed.note_proved(item.group, item.name, noted.fingerprint)
+        return Result(item.group, item.name, Outcome.SKIPPED, noted.fingerprint, noted.fingerprint)
+
+    def _taken(self, item: Item, written: Written, other: str) -> Result:
+        """Return the conflict with a tag that somebody else has put, and note it for later runs."""
+        run = str(item.detail["run"])
+        push = PushNote(run, written.manifest.digest, written.fingerprint, proved=False, other=other)
+        self.pushed.note(item.group, item.name, push)
+        return conflict(item, push)
 
     def _is(self, item: Item, fingerprint: str) -> bool:
         """Return True if the tag that is there is that image, and whole."""
@@ -140,7 +157,10 @@ class Moving:
         return fingerprint_of(manifest)
 
     def _youngest(self, repository: str) -> str | None:
-        """The tag of the youngest build that the repository has; None where an odd entry may stand for a younger one."""
+        """Return the tag of the youngest build that the repository has, and that nobody else has put.
+
+        None where an odd entry may stand for a younger one.
+        """
         odd: list[Odd] = []
         there = set(self.registry.tags(repository, odd.append))
         runs = self.builds.runs(self.now(), odd.append)
@@ -150,7 +170,9 @@ class Moving:
             if isinstance(build, Build):
                 for place in build.places:
                     if place.repository == repository and place.tag in there:
-                        return place.tag
+                        noted = self.pushed.of(repository, place.tag)
+                        if noted is None or not noted.other:
+                            return place.tag
         return None
 
 
@@ -159,10 +181,6 @@ def _with(item: Item, progress: Progress, push: Push) -> Item:
     sent = push.sent + int(item.detail.get("bytes", 0))
     detail = {**_build_of(item), **progress.to_json(), "bytes": sent}
     return replace(item, source=f"{RUN}{item.detail['run']}", detail=detail)
-
-
-def _conflict(item: Item, written: Written, target: str, why: str) -> Result:
-    return Result(item.group, item.name, Outcome.CONFLICT, written.fingerprint, target, 0, "TAG_DIFFERS", why)
 
 
 def _build_of(item: Item) -> dict[str, Any]:

@@ -22,13 +22,14 @@ class Facts(Memory, Protocol):
 class Push:
     """A tag as it was pushed: from which run (number and attempt), its manifest, and the image's fingerprint.
 
-    It is ``proved`` once it was verified.
+    It is ``proved`` once it was verified. ``other`` is the digest that somebody else put there in its place, if any.
     """
 
     run: str
     manifest: str
     fingerprint: str
     proved: bool = True
+    other: str = ""
 
 
 class Pushed:
@@ -42,7 +43,7 @@ class Pushed:
         if not push.proved:
             # Scans read one note for each repository, and those of its tags only where this one is there.
             self._memory.remember(self._open_key(repository), "open")
-        value = json.dumps([push.run, push.manifest, push.fingerprint, push.proved])
+        value = json.dumps([push.run, push.manifest, push.fingerprint, push.proved, push.other])
         self._memory.remember(self._key(repository, tag), value)
 
     def note_proved(self, repository: str, tag: str, fingerprint: str) -> None:
@@ -59,10 +60,10 @@ class Pushed:
         """Return True if a tag of the repository may have been pushed and not verified."""
         return self._memory.recall(self._open_key(repository)) is not None
 
-    def is_unproved(self, place: Place) -> bool:
-        """Return True if a tag was pushed and not verified."""
+    def unproved(self, place: Place) -> Push | None:
+        """Return how a tag was pushed that was not verified."""
         push = self.of(place.repository, place.tag)
-        return push is not None and not push.proved
+        return push if push is not None and not push.proved else None
 
     def note_all_proved(self, repository: str) -> None:
         self._memory.forget(self._open_key(repository))
