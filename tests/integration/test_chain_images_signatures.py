@@ -12,7 +12,7 @@ from moto import mock_aws
 from syncline.kinds.images import looking
 from syncline.model import Outcome, Result
 from tests.integration.chain import Chain, World, world
-from tests.standins.oci_store import OCI_MANIFEST, Store, descriptor, digest_of
+from tests.standins.oci_store import OCI_LAYER, OCI_MANIFEST, Store, descriptor, digest_of
 
 APP: Final = "team/app"
 SIGNATURE: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
@@ -54,7 +54,10 @@ def result(chain: Chain, tag: str) -> Result:
     return chain.results(chain.latest())[APP, tag]
 
 
-@pytest.mark.parametrize(("suffix", "kind"), [(".sig", SIGNATURE), (".att", ATTESTATION), (".sbom", "text/spdx")])
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [(".sig", SIGNATURE), (".att", ATTESTATION), (".sbom", "text/spdx"), (".sig", OCI_LAYER)],
+)
 def test_a_second_signature_follows(chain: Chain, suffix: str, kind: str) -> None:
     image = chain.source.store.add_image(APP, "1.0", b"an image")
     tag = sign(chain.source.store, image, b"signed by ann", suffix=suffix, kind=kind)

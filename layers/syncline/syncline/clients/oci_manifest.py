@@ -50,8 +50,8 @@ class Descriptor:
 
     @property
     def names_manifest(self) -> bool:
-        """Return True if the media type is one of manifests, as far as its name tells."""
-        return any(word in self.media_type for word in ("manifest", "index"))
+        """Return True if the media type is one of manifests, as far as its name tells; an index may leave it out."""
+        return not self.media_type or any(word in self.media_type for word in ("manifest", "index"))
 
 
 @dataclass(frozen=True, slots=True)

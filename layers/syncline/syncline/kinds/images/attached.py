@@ -1,7 +1,8 @@
 """Tags that belong to an image: cosign's, and those that list its referrers. They follow the source while they grow.
 
-A tag's name only makes it a candidate. Its content decides: cosign's layers are no file systems, and all that a list of
-referrers names has the image as its subject. An ordinary image under such a name is protected like any other.
+A tag's name only makes it a candidate. All that a list of referrers names has the image as its subject. Layers of cosign's
+are no file systems; where they are, the image that the tag is named after has to be there. Anything else under such a name
+is an ordinary image, protected like any other.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from typing import Final
 from syncline.clients.oci import Descriptor, Manifest, Registry
 from syncline.clients.oci_manifest import OCI_INDEX
 from syncline.clients.oci_referrers import list_tag
+from syncline.clients.reference import is_digest
 from syncline.errors import SynclineError
-from syncline.select import is_signature_tag
+from syncline.select import is_signature_tag, signature_subject
 
 ENDINGS: Final = ("", ".sig", ".att", ".sbom")
 """Endings of the tags that belong to an image; without one it is the tag that lists its referrers."""
@@ -48,7 +50,10 @@ class Attached:
                 and _digests(ours.children()) <= _digests(theirs.children())
                 and self.is_referrer_list(tag, theirs)
             )
-        return _is_cosigns(theirs) and _is_cosigns(ours) and _digests(ours.layers()) <= _digests(theirs.layers())
+        layers = _digests(ours.layers())
+        if not layers or not layers <= _digests(theirs.layers()):
+            return False
+        return _has_no_file_system(theirs) or self._has_subject(tag)
 
     def is_referrer_list(self, tag: str, index: Manifest) -> bool:
         """Return True if an index in this repository lists only referrers of the image that the tag is named after."""
@@ -56,6 +61,10 @@ class Attached:
             return False
         pairs = zip(index.children(), index.entries(), strict=True)
         return all(self._refers(tag, child, typed="artifactType" in entry) for child, entry in pairs)
+
+    def _has_subject(self, tag: str) -> bool:
+        subject = signature_subject(tag) or ""
+        return is_digest(subject) and self._registry.manifest_digest(self._repository, subject) is not None
 
     def _refers(self, tag: str, entry: Descriptor, *, typed: bool) -> bool:
         if (tag, entry.digest) in self._referrers:
@@ -73,9 +82,8 @@ class Attached:
         return refers
 
 
-def _is_cosigns(manifest: Manifest) -> bool:
-    layers = manifest.layers()
-    return bool(layers) and not any(layer.media_type.startswith(_FILE_SYSTEMS) for layer in layers)
+def _has_no_file_system(manifest: Manifest) -> bool:
+    return not any(layer.media_type.startswith(_FILE_SYSTEMS) for layer in manifest.layers())
 
 
 def _digests(descriptors: tuple[Descriptor, ...]) -> set[str]:
