@@ -83,7 +83,9 @@ def test_a_signature_that_was_revoked_stays_and_is_a_conflict(chain: Chain, left
         assert chain.target.store.digest(APP, tag) == signed
 
 
-def test_a_list_of_referrers_that_grows_follows(chain: Chain) -> None:
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_a_list_of_referrers_that_grows_follows(chain: Chain, algorithm: str) -> None:
+    chain.target.store.algorithm = algorithm
     chain.source.lists_referrers = chain.target.lists_referrers = False
     image = chain.source.store.add_image(APP, "1.0", b"an image")
     tag = list_referrers(chain.source.store, image, b"one")

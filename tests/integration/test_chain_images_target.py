@@ -205,7 +205,9 @@ def test_a_blob_whose_manifest_states_another_size_is_refused_once(chain: Chain)
 # -- a tag that moves at the source
 
 
-def test_a_tag_that_moves_on_during_its_transfer_is_named_and_follows(chain: Chain) -> None:
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_a_tag_that_moves_on_during_its_transfer_is_named_and_follows(chain: Chain, algorithm: str) -> None:
+    chain.target.store.algorithm = algorithm
     old = chain.source.store.add_image(APP, "latest", b"the old one")
     moved: list[str] = []
 

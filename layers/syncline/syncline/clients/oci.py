@@ -342,11 +342,11 @@ class Registry:
         return subject is None or answer.header("OCI-Subject") == subject.digest
 
     def put_tag(
-        self, repository: str, tag: str, manifest: Manifest, seen: str | None, *, overwrite: bool = False
+        self, repository: str, tag: str, manifest: Manifest, seen: str | Manifest | None, *, overwrite: bool = False
     ) -> str | None:
-        """Put a manifest under a tag that had the digest `seen`, None for no such tag, and return what it replaced.
+        """Put a manifest under a tag that was `seen` before, None for no such tag, and return the digest it replaced.
 
-        A tag is not replaced if its digest is no longer `seen`, except with `overwrite`. Registries have no conditional
+        A tag is not replaced if it is no longer what was `seen`, except with `overwrite`. Registries have no conditional
         PUT, so the tag is asked for directly before it and after it. Raises TagTakenError if somebody else's manifest is
         there at one of these times, and what :meth:`put_manifest` raises.
         """
@@ -354,7 +354,7 @@ class Registry:
         if before is not None and manifest.has_digest(before):
             return None
         named = f"{self.host}/{repository}:{tag}"
-        if before != seen and before is not None and not overwrite:
+        if before is not None and not overwrite and not _is(seen, before):
             what = f"{named} became {before} while {manifest.digest} was copied, and is left as it is"
             raise TagTakenError(before, what)
         self.put_manifest(repository, tag, manifest)
@@ -459,6 +459,10 @@ def _name(entry: Any) -> str:
     if not isinstance(entry, str):
         raise ValueError(f"it is {described(entry)}, not a name")  # noqa: TRY004 - as every odd entry
     return entry
+
+
+def _is(seen: str | Manifest | None, digest: str) -> bool:
+    return seen.has_digest(digest) if isinstance(seen, Manifest) else seen == digest
 
 
 def _length(answer: Response) -> int | None:

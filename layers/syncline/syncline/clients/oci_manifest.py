@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -167,6 +167,14 @@ class Manifest:
 
     def _invalid(self, why: str) -> SynclineError:
         return SynclineError("MANIFEST_INVALID", f"manifest {self.digest}: {why}")
+
+
+def is_same(one: str, other: str, manifest: Callable[[], Manifest]) -> bool:
+    """Return True if two digests are of the same bytes; ``manifest`` gets those of one where the algorithms differ."""
+    if one == other or one.partition(":")[0] == other.partition(":")[0]:
+        return one == other
+    bytes_of_one = manifest()
+    return bytes_of_one.has_digest(one) and bytes_of_one.has_digest(other)
 
 
 def is_type(text: str) -> bool:

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Final
 
 from syncline.clients.http import Http
+from syncline.clients.oci_manifest import is_same
 from syncline.config.images import ImagesSync
 from syncline.errors import SynclineError
 from syncline.kinds.images.copying import Answer, RepositoryCopy
-from syncline.kinds.images.looking import Look, Side, is_same
+from syncline.kinds.images.looking import Look, Side
 from syncline.kinds.images.notes import Notes
 from syncline.kinds.images.notifications import repositories_in
 from syncline.kinds.images.pieces import Way

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from syncline.clients.entries import Odd, ignore
 from syncline.clients.oci import Manifest, TagTakenError
+from syncline.clients.oci_manifest import is_same
 from syncline.config.images import ImagesSync
 from syncline.errors import SynclineError
 from syncline.kinds.images.attached import Attached, tags_of
@@ -112,7 +113,10 @@ class RepositoryCopy:
 
     def _may_replace(self, item: Item, manifest: Manifest, present: str) -> bool:
         """Return True if the target's other manifest under a tag may be replaced: by the sync's word or as our own."""
-        if self._overwrite or self._notes.is_outdated(item.group, item.name, present):
+        if self._overwrite:
+            return True
+        noted = self._notes.outdated(item.group, item.name)
+        if noted and is_same(noted, present, lambda: self._target.manifest(self._to, item.name)):
             return True
         return is_signature_tag(item.name) and self._attached.grew(
             item.name, manifest, self._target.manifest(self._to, item.name)

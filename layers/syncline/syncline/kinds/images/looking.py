@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 from syncline.clients.entries import Odd, OnOdd, ignore
-from syncline.clients.oci import Manifest, Registry
+from syncline.clients.oci import Registry
+from syncline.clients.oci_manifest import is_same
 from syncline.clients.quay import Quay
 from syncline.config.images import ImagesSync
 from syncline.errors import SynclineError
@@ -319,13 +320,16 @@ class Look:
         differing = [item for item in items if item.source and item.target and item.source != item.target]
 
         def may(item: Item) -> bool:
-            if self._notes.is_outdated(group, item.name, str(item.target)):
-                return True
-            if not is_signature_tag(item.name):
-                return False
             try:
-                theirs = self._source.registry.manifest(name, str(item.source))
-                return attached.grew(item.name, theirs, self._target.registry.manifest(group, str(item.target)))
+                noted = self._notes.outdated(group, item.name)
+                if noted and is_same(
+                    noted, str(item.target), partial(self._target.registry.manifest, group, item.name)
+                ):
+                    return True
+                if not is_signature_tag(item.name):
+                    return False
+                theirs = self._source.registry.manifest(name, item.name)
+                return attached.grew(item.name, theirs, self._target.registry.manifest(group, item.name))
             except SynclineError as error:
                 if error.retried:
                     raise
@@ -399,11 +403,3 @@ class Look:
             zip(unknown, self._asking.map(partial(registry.manifest_digest, repository), unknown), strict=True)
         )
         return {tag: listed.digest or asked[tag] for tag, listed in tags.items()}
-
-
-def is_same(one: str, other: str, manifest: Callable[[], Manifest]) -> bool:
-    """Return True if two digests are of the same bytes; ``manifest`` gets those of one where the algorithms differ."""
-    if one == other or one.partition(":")[0] == other.partition(":")[0]:
-        return one == other
-    bytes_of_one = manifest()
-    return bytes_of_one.has_digest(one) and bytes_of_one.has_digest(other)

@@ -26,9 +26,9 @@ class Notes:
         """Note that a tag moved on at the source while we put `digest` at the target."""
         self._memory.remember(self._outdated(group, tag), digest)
 
-    def is_outdated(self, group: str, tag: str, digest: str) -> bool:
-        """Return True if `digest` at the target is ours and was outdated when we had put it."""
-        return self._memory.recall(self._outdated(group, tag)) == digest
+    def outdated(self, group: str, tag: str) -> str | None:
+        """Return the digest that we put under a tag and that was outdated by then, None for most tags."""
+        return self._memory.recall(self._outdated(group, tag))
 
     def _loss(self, group: str) -> str:
         return f"lost@{self._host}/{group}"

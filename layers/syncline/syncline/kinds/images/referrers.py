@@ -107,7 +107,7 @@ class Lists:
                 raise SynclineError("TAG_DIFFERS", what)
             grown = with_entries(ours, [referrer.as_entry()])
             if grown is not ours:
-                self._registry.put_tag(self._repository, tag, grown, None if ours is None else ours.digest)
+                self._registry.put_tag(self._repository, tag, grown, ours)
 
     def follow(self, tag: str, theirs: Manifest, source: Attached) -> str | None:
         """Put an attached tag of the source's that is new or grew, and return the digest it replaced.
@@ -119,7 +119,7 @@ class Lists:
             if ours is not None and ours.digest != theirs.digest and not source.grew(tag, theirs, ours):
                 what = f"{self._repository}:{tag} at {self._registry.host} became {ours.digest}, not {theirs.digest}"
                 raise TagTakenError(ours.digest, what)
-            return self._registry.put_tag(self._repository, tag, theirs, None if ours is None else ours.digest)
+            return self._registry.put_tag(self._repository, tag, theirs, ours)
 
     def _at(self, tag: str) -> Manifest | None:
         try:
