@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Final
 
 from syncline.clients.http import Http
-from syncline.clients.oci_manifest import is_same
 from syncline.config.images import ImagesSync
-from syncline.errors import SynclineError
 from syncline.kinds.images.copying import Answer, RepositoryCopy
 from syncline.kinds.images.looking import Look, Side
 from syncline.kinds.images.notes import Notes
@@ -56,40 +53,8 @@ class Images:
 
     def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
         self._http.end_within(pace.left() + LAST_WORDS)
-        origin = Origin(self._source.registry, self._repository, self._sync.referrers != "none")
-        for answer in Proof(self._target.registry, origin).of(items, pace):
-            match answer:
-                case Arrived():
-                    yield self._with_notes(answer)
-                case Failure(item, error) if error.code.name == "NOT_ARRIVED":
-                    self._notes.note_loss(item.group)
-                    yield answer
-                case _:
-                    yield answer
-
-    def _with_notes(self, answer: Arrived) -> Arrived | Failure:
-        """Add to a verified item what its transfer replaced, and whether the tag has moved on at the source since."""
-        item = answer.item
-        notes = [answer.note] if answer.note else []
-        if "replaced" in item.detail:
-            notes.append(f"it replaced {item.detail['replaced']}")
-        try:
-            now = self._moved_on(item)
-        except SynclineError as error:
-            return Failure(item, error)
-        if now is not None:
-            notes.append(f"{item.source} was copied, and the source has {now} by now; the next run copies that")
-        return replace(answer, note="; ".join(notes))
-
-    def _moved_on(self, item: Item) -> str | None:
-        """Return the digest that a tag has at the source by now, None if it is still the one that was copied."""
-        source, name = self._source.registry, self._repository(item.group)
-        digest = str(item.source)
-        now = source.manifest_digest(name, item.name)
-        if now is None or is_same(digest, now, lambda: source.manifest(name, item.name)):
-            return None
-        self._notes.note_outdated(item.group, item.name, digest)
-        return now
+        origin = Origin(self._source.registry, self._repository, self._sync.referrers != "none", self._notes)
+        return Proof(self._target.registry, origin).of(items, pace)
 
     def _repository(self, group: str) -> str:
         source = self._sync.source_repository(group)

@@ -10,8 +10,10 @@ from typing import Final
 
 from syncline.clients.entries import ignore
 from syncline.clients.oci import Descriptor, Manifest, Registry
+from syncline.clients.oci_manifest import is_same
 from syncline.errors import SynclineError
 from syncline.kinds.images.attached import is_list
+from syncline.kinds.images.notes import Notes
 from syncline.kinds.images.parts import child_at, names
 from syncline.kinds.images.referrers import Compared, Referrers
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
@@ -25,12 +27,14 @@ AT_ONCE: Final = 8
 class Origin:
     """The source that images came from. ``repository`` gives its name for a repository of the target.
 
-    ``referrers`` says that what refers to an image belongs to it.
+    ``referrers`` says that what refers to an image belongs to it. With ``notes`` the source is asked whether tags have moved
+    on, and what the target has lost is noted.
     """
 
     registry: Registry
     repository: Callable[[str], str]
     referrers: bool = True
+    notes: Notes | None = None
 
 
 class Proof:
@@ -56,11 +60,27 @@ class Proof:
         try:
             manifest = self._prove(item.group, item.name, str(item.source), absent)
             notes = self._prove_referrers(item, manifest, absent)
+            notes += self._moved_on(item)
         except SynclineError as error:
+            if error.code.name == "NOT_ARRIVED" and self._origin is not None and self._origin.notes is not None:
+                self._origin.notes.note_loss(item.group)
             return Failure(item, error)
         if absent:
-            notes.insert(0, f"the source lacks {names(absent)}, and so does the target")
+            notes.append(f"the source lacks {names(absent)}, and so does the target")
+        if "replaced" in item.detail:
+            notes.append(f"it replaced {item.detail['replaced']}")
         return Arrived(item, note="; ".join(notes))
+
+    def _moved_on(self, item: Item) -> list[str]:
+        """Note a tag that is another one at the source by now, and return that as a sentence."""
+        if self._origin is None or self._origin.notes is None:
+            return []
+        registry, name = self._origin.registry, self._origin.repository(item.group)
+        copied, now = str(item.source), registry.manifest_digest(name, item.name)
+        if now is None or is_same(copied, now, lambda: registry.manifest(name, item.name)):
+            return []
+        self._origin.notes.note_outdated(item.group, item.name, copied)
+        return [f"{copied} was copied, and the source has {now} by now; the next run copies that"]
 
     def _prove_referrers(self, item: Item, manifest: Manifest, absent: list[Descriptor]) -> list[str]:
         """Verify what refers to an image, and return notes about what a registry may refuse for its type."""
