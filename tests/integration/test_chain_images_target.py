@@ -10,6 +10,7 @@ from moto import mock_aws
 
 from syncline.model import Outcome, Result
 from tests.integration.chain import Chain, World, world
+from tests.standins.oci import Fault
 from tests.standins.oci_store import Repository, digest_of
 
 APP: Final = "team/app"
@@ -159,6 +160,18 @@ def test_what_disappears_once_is_sent_again_in_the_same_run(chain: Chain) -> Non
     chain.run()
     assert lost
     assert result(chain).outcome is Outcome.MOVED
+    assert not chain.target.store.broken()
+
+
+def test_what_could_not_be_verified_is_verified_by_the_next_run(chain: Chain) -> None:
+    chain.source.store.add_image(APP, "1.0", b"a layer")
+    chain.target.fault("GET", "/manifests/1.0", Fault(500), times=None)
+    chain.run()
+    assert (result(chain).outcome, result(chain).code) == (Outcome.FAILED, "SERVER_ERROR")
+    assert chain.target.store.digest(APP, "1.0") is not None
+    del chain.target.store.repositories[APP].blobs[digest_of(b"a layer")]
+    chain.target.heal()
+    assert chain.run(APP).counts.moved == 1, "a retry scans the repository"
     assert not chain.target.store.broken()
 
 

@@ -204,7 +204,7 @@ class Look:
         return states
 
     def _pages_of(self, name: str, behind: str, pace: Pace) -> list[Page]:
-        """What one repository's tags behind the tag ``behind`` come to; of one that cannot be looked at, why.
+        """Return the pages of one repository's tags behind the tag ``behind``, or one that says why there are none.
 
         Fewer pages where the time ends: a repository may have more tags than one function can ask for.
         """
@@ -236,8 +236,8 @@ class Look:
         detail = ({"fresh": True} if present.is_empty else {}) | (
             {"signed": True} if any(map(is_signature_tag, found.tags)) else {}
         )
-        # Where something was lost after it was put there, equal tags are no proof of whole images.
-        suspect = bool(present.tags) and self._notes.has_loss(group)
+        # Where something was put and not verified, equal tags are no proof of whole images.
+        suspect = bool(present.tags) and self._notes.has_unverified(group)
         whole = suspect and not behind
         for at in range(0, max(len(wanted), 1), PAGE_TAGS):
             tags = wanted[at : at + PAGE_TAGS]
@@ -249,7 +249,7 @@ class Look:
             page = self._page(name, group, cursor, compared, broken)
             yield replace(page, items=tuple(replace(item, detail=detail) for item in page.items))
         if whole and not pace.over and not pace.plan:
-            self._notes.forget_loss(group)
+            self._notes.forget_unverified(group)
 
     def _page(self, name: str, group: str, cursor: str, compared: Sequence[Item], broken: set[str]) -> Page:
         items: list[Item] = []

@@ -12,15 +12,15 @@ class Notes:
         self._memory = memory
         self._host = host
 
-    def note_loss(self, group: str) -> None:
-        """Note that a repository lost something after it was put there, and has to be looked through."""
-        self._memory.remember(self._loss(group), "lost")
+    def note_unverified(self, group: str) -> None:
+        """Note that something put into a repository was not verified, so that its images have to be looked through."""
+        self._memory.remember(self._unverified(group), "yes")
 
-    def has_loss(self, group: str) -> bool:
-        return self._memory.recall(self._loss(group)) is not None
+    def has_unverified(self, group: str) -> bool:
+        return self._memory.recall(self._unverified(group)) is not None
 
-    def forget_loss(self, group: str) -> None:
-        self._memory.forget(self._loss(group))
+    def forget_unverified(self, group: str) -> None:
+        self._memory.forget(self._unverified(group))
 
     def note_outdated(self, group: str, tag: str, digest: str) -> None:
         """Note that a tag moved on at the source while we put `digest` at the target."""
@@ -30,8 +30,8 @@ class Notes:
         """Return the digest that we put under a tag and that was outdated by then, None for most tags."""
         return self._memory.recall(self._outdated(group, tag))
 
-    def _loss(self, group: str) -> str:
-        return f"lost@{self._host}/{group}"
+    def _unverified(self, group: str) -> str:
+        return f"unverified@{self._host}/{group}"
 
     def _outdated(self, group: str, tag: str) -> str:
         return f"outdated@{self._host}/{group}:{tag}"

@@ -28,7 +28,7 @@ class Origin:
     """The source that images came from. ``repository`` gives its name for a repository of the target.
 
     ``referrers`` says that what refers to an image belongs to it. With ``notes`` the source is asked whether tags have moved
-    on, and what the target has lost is noted.
+    on, and what could not be verified is noted.
     """
 
     registry: Registry
@@ -62,8 +62,8 @@ class Proof:
             notes = self._prove_referrers(item, manifest, absent)
             notes += self._moved_on(item)
         except SynclineError as error:
-            if error.code.name == "NOT_ARRIVED" and self._origin is not None and self._origin.notes is not None:
-                self._origin.notes.note_loss(item.group)
+            if error.code.name != "TIME_SHORT" and self._origin is not None and self._origin.notes is not None:
+                self._origin.notes.note_unverified(item.group)
             return Failure(item, error)
         if absent:
             notes.append(f"the source lacks {names(absent)}, and so does the target")
