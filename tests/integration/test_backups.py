@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import logging
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import EVERYTHING, Item, Outcome, Result
 from tests.backups_memory import Kept
 from tests.backups_world import Caps, World, make_bucket, s3_server
+from tests.secret_ways import HARMLESS, WAYS
 from tests.standins.git_http import GitHttp, git_http
 from tests.standins.git_places import make_bare
 
@@ -213,7 +216,38 @@ def test_secrets_are_left_out_and_one_that_was_kept_goes(world: World) -> None:
     assert world.codes(world.run())["east/n0/secret.yaml"] == "removed"
     assert world.bare.files() == FILES
     assert world.run() == {}
-    assert world.skipped() == len(FILES) + 1
+    assert world.skipped() == len(FILES)
+    assert sum(page.left_out for page in world.look()) == 1, "what is left out is not equal"
+
+
+def test_what_is_left_out_is_counted_as_such_and_named_in_every_run_if_it_has_a_code(world: World) -> None:
+    suspect = b"{{ if on }}\n" + SECRET
+    world.put(FILES | {"east/n0/secret": SECRET, "east/n0/template.txt": suspect})
+    expected = {"east/n0/secret": "left_out", "east/n0/template.txt": "SECRET_SUSPECTED"}
+    assert world.codes(world.run()) == dict.fromkeys(FILES, "moved") | expected
+    assert world.bare.files() == FILES
+    for _ in range(2):
+        again = world.run()
+        assert world.codes(again) == {"east/n0/template.txt": "SECRET_SUSPECTED"}
+        assert again["east/n0/template.txt"].outcome is Outcome.LEFT_OUT
+        assert "'east/n0/template.txt' cannot be parsed" in str(again["east/n0/template.txt"].reason)
+    assert world.skipped() == len(FILES)
+    assert sum(page.left_out for page in world.look()) == 1
+    world.put({"east/n0/f0.yaml": b"changed", "east/n0/template.txt": b"no more"})
+    assert world.codes(world.run()) == {"east/n0/f0.yaml": "moved", "east/n0/template.txt": "moved"}
+
+
+def test_an_archive_that_holds_secrets_stays_out(world: World) -> None:
+    world.put({"east/backup.tar.gz": WAYS["velero's archive"][1], "east/n/x.tgz": HARMLESS["tar of harmless files"][1]})
+    assert world.codes(world.run()) == {"east/backup.tar.gz": "left_out", "east/n/x.tgz": "moved"}
+
+
+def test_a_branch_that_took_what_is_known_as_a_secret_now_is_put_right(world: World) -> None:
+    world.put(FILES | {"east/n0/s.bak": SECRET})
+    before = world.but(sealer=Sealer(Rule.KEEP))
+    before.run()
+    assert world.bare.files()["east/n0/s.bak"] == SECRET
+    assert world.codes(world.run())["east/n0/s.bak"] == "removed"
 
 
 def test_secrets_are_encrypted_before_they_are_hashed(world: World) -> None:
@@ -231,16 +265,23 @@ def test_secrets_are_encrypted_before_they_are_hashed(world: World) -> None:
 
 
 def test_too_large_to_be_searched_for_secrets(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncline.kinds.backups.reading.LARGEST", 3_000_000)
-    world.put(
-        {
-            "east/n/dump.yaml": b"x" * 3_000_001,
-            "east/n/dump.bin": b"y" * 3_000_001,
-            "east/n/list.json": b" " * 2_500_000,
-        }
-    )
-    codes = {"east/n/dump.yaml": "SECRETS_UNSEEN", "east/n/dump.bin": "moved", "east/n/list.json": "moved"}
-    assert world.codes(world.run()) == codes
+    for module in ("reading", "detecting"):
+        monkeypatch.setattr(f"syncline.kinds.backups.{module}.LARGEST", 3_000_000)
+    noise = random.Random(0).randbytes(3_000_001)
+    objects = {
+        "east/n/dump": b"a: b\n" * 600_001 + SECRET,
+        "east/n/dump.bin": noise,
+        "east/n/dump.yaml": b"a: b\n" * 600_001,
+        "east/n/dump.gz": gzip.compress(noise + b"\n" + SECRET),
+        "east/n/list.json": b" " * 2_500_000,
+        "east/n/middle": b"a: b\n" * 500_001 + SECRET,
+    }
+    world.put(objects)
+    left_out = {"east/n/dump": "SECRETS_UNSEEN", "east/n/dump.gz": "SECRETS_UNSEEN", "east/n/middle": "left_out"}
+    assert world.codes(world.run()) == dict.fromkeys(objects, "moved") | left_out
+    assert world.bare.files() == {key: data for key, data in objects.items() if key not in left_out}
+    left_out.pop("east/n/middle")
+    assert world.codes(world.run()) == left_out
 
 
 # -- removals ----------------------------------------------------------------------------------------------------------

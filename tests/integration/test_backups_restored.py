@@ -234,6 +234,7 @@ class Download:
                     case Failure():
                         done[item.name] = answer.error.code.name
         self.skipped = sum(page.skipped for page in pages)
+        self.left_out = sum(page.left_out for page in pages)
         return done
 
 
@@ -255,16 +256,38 @@ def test_downloads_follow_the_bucket(world: World, store: Folder | BucketStore) 
     download = Download(world, store)
     first = download.run()
     assert first.pop("east/.git/config") == "PATH_REFUSED"
-    assert first.pop("east/a/secret.yaml") == "skipped"
+    assert first.pop("east/a/secret.yaml") == "left_out"
     assert first == dict.fromkeys(FILES, "moved")
     assert content(store) == {path: blob_id(data) for path, data in FILES.items()}
     assert download.run() == {"east/.git/config": "PATH_REFUSED"}
-    assert download.skipped == len(FILES) + 1
+    assert (download.skipped, download.left_out) == (len(FILES), 1)
     assert download.memory.counts("downloads#").keys() == {"east", "west"}
     world.put({"west/a/f0.yaml": b"changed"})
     world.delete("west/b/f1.yaml")
     assert download.run("west/a/f0.yaml", "west/b/f1.yaml") == {"west/a/f0.yaml": "moved", "west/b/f1.yaml": "removed"}
     assert download.run() == {"east/.git/config": "PATH_REFUSED"}
+
+
+def test_downloads_name_what_they_leave_out_and_read_what_is_large_twice(
+    world: World, store: Folder | BucketStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("downloading", "detecting"):
+        monkeypatch.setattr(f"syncline.kinds.backups.{module}.LARGEST", 2_500_000)
+    world.put(
+        {
+            "east/a/large": b"a: b\n" * 600_000,
+            "east/a/large.txt": b"a: b\n" * 600_000 + SECRET,
+            "east/a/middle.txt": b"a: b\n" * 450_000 + SECRET,
+            "east/a/small": b"\t{{ x }}\n" + SECRET,
+        }
+    )
+    download = Download(world, store)
+    unseen = {"east/a/large.txt": "SECRETS_UNSEEN", "east/a/small": "SECRET_SUSPECTED"}
+    first = download.run()
+    assert first == {"east/a/large": "moved"} | dict.fromkeys(("east/a/middle.txt", *unseen), "left_out")
+    assert list(content(store)) == ["east/a/large"]
+    assert download.run() == unseen
+    assert (download.skipped, download.left_out) == (1, 1)
 
 
 def test_a_cluster_that_vanished_is_kept_in_downloads_too(world: World, tmp_path: Path) -> None:

@@ -95,7 +95,8 @@ _ROWS: Final = (
     Code("WOULD_OVERWRITE", False, "A restore would overwrite files that have other content now.", "Look at the files named. If the restored ones are the right ones, add `--overwrite`; else restore to another folder."),
     Code("ENTRY_UNSUPPORTED", False, "An entry of the repository is no file: a submodule, or a symbolic link.", "Nothing, if it is not wanted: no backup makes such an entry. Otherwise get it with git itself."),
     Code("SECRET_SEALED", False, "A file of the repository is encrypted, and the sync has no key (any more).", "Name the key that it was encrypted with: `syncline restore … --key REFERENCE`."),
-    Code("SECRETS_UNSEEN", False, "The object is too large to be searched for Kubernetes Secrets, and the sync keeps those out.", "Split the object, exclude it, or set `secrets: keep`."),
+    Code("SECRETS_UNSEEN", False, "The object was left out because it cannot be searched for Kubernetes Secrets: it is, or unpacks to, too much, is nested too deeply, or is damaged.", "Split the object, exclude it, or set `secrets: keep`."),
+    Code("SECRET_SUSPECTED", False, "The object was left out: it cannot be parsed, but has a `kind` of Secret together with `data` or `stringData`.", "Correct the object so that it can be parsed, exclude it, or encrypt Secrets with `secrets: {encrypt: …}`."),
     # The engine itself
     Code("LEASE_HELD", True, "Another writer works on the same target reference.", "Nothing; it is tried again when that writer is done."),
     Code("LEASE_LOST", True, "The lease on the target reference ran out or went to another writer.", "Nothing; the work is done again by whoever holds it."),

@@ -33,7 +33,7 @@ class Outcome(StrEnum):
 
     MOVED = "moved"
     SKIPPED = "skipped"
-    LEFT_OUT = "left_out"  # by the selection, or the target cannot hold a counterpart
+    LEFT_OUT = "left_out"  # by the selection or by the rule for Secrets, or the target cannot hold a counterpart
     REMOVED = "removed"
     CONFLICT = "conflict"
     FAILED = "failed"
@@ -180,8 +180,8 @@ class Counts:
     ``queued`` counts the items found to differ, each of which ends as moved, removed, conflict, failed or cancelled. One
     that turns out to be equal after all is skipped, and counts as queued no more; likewise one that is left out.
 
-    ``left_out`` counts what the selection excludes, and keys of which the target cannot hold a counterpart. It is never
-    a failure.
+    ``left_out`` counts what the selection or the rule for Secrets excludes, and keys of which the target cannot hold a
+    counterpart. It is never a failure.
 
     ``known`` counts the known failures of the sync, and ``acknowledged`` those of them that the operator has
     acknowledged, which are not among ``known``. Of a run that is over they count all there are, also those that the run

@@ -312,7 +312,7 @@ class BackupsSync(BaseSync):
     commit: CommitRules = Field(CommitRules(), description="How commits are made.")
     secrets: SecretsRule = Field(
         "leave-out",
-        description="What happens to Kubernetes Secrets in YAML and JSON: `leave-out`, `keep`, or `{encrypt: …}`.",
+        description="The rule for objects that are or hold Kubernetes Secrets: `leave-out`, `keep`, or `{encrypt: …}`.",
         examples=["leave-out"],
     )
     removals: Removals = Field(

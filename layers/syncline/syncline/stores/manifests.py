@@ -44,7 +44,7 @@ class Manifests:
         parts: list[str] = []
         oldest = float("inf")
         for item in self._db.query(pk):  # BASE comes before PART
-            found |= {key: Known(etag, blob) for key, etag, blob in unpack(item["objects"])}
+            found |= {key: Known(*known) for key, *known in unpack(item["objects"])}
             oldest = min(oldest, float(item["expires"]))
             parts.append(str(item["sk"]))
         scattered = sum(name.startswith("PART#") for name in parts) >= PARTS
@@ -117,11 +117,11 @@ def _chunks(known: Mapping[str, Known]) -> Iterator[list[Any]]:
     rows: list[Any] = []
     size = 0
     for key, was in known.items():
-        length = len(key.encode()) + len(was.etag.encode()) + len(was.blob) + 12
+        length = len(key.encode()) + len(was.etag.encode()) + len(was.blob) + len(was.code) + 12
         if rows and size + length > _SIZE:
             yield rows
             rows, size = [], 0
-        rows.append([key, was.etag, was.blob])
+        rows.append([key, was.etag, was.blob, was.code] if was.code else [key, was.etag, was.blob])
         size += length
     if rows:
         yield rows

@@ -25,6 +25,7 @@ from syncline.kinds.backups.message import BATCH, Change, Tally, message_of
 from syncline.kinds.backups.paths import Names, collision, unfit
 from syncline.kinds.backups.planning import Caps, caps_of, too_many
 from syncline.kinds.backups.reading import Content, Reader
+from syncline.kinds.backups.sealing import left_out
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item, Outcome, Result
 
@@ -324,6 +325,8 @@ class _Work:
     def _answer(self, content: Content, *, changed: bool) -> Answer:
         item = content.item
         source = content.known.etag if content.known is not None else None
+        if not changed and content.left_out is not None:
+            return left_out(item, content.left_out)
         if not changed:
             return Result(item.group, item.name, Outcome.SKIPPED, content.blob or source, content.blob)
         if content.blob is None:

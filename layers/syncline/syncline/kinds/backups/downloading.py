@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Final
 
-from syncline.clients.bucket import Bucket
+from syncline.clients.bucket import Bucket, ObjectStream
 from syncline.clients.bucket_events import events_in
 from syncline.clients.entries import Odd, OnOdd, ignore
 from syncline.clients.http import Http
 from syncline.errors import SynclineError
 from syncline.kinds.backups.committing import Rules
+from syncline.kinds.backups.detecting import LARGEST
 from syncline.kinds.backups.memory import Count, Known, Memory
 from syncline.kinds.backups.odd import results_of
 from syncline.kinds.backups.paths import Names, refusal, shown
 from syncline.kinds.backups.planning import Compared, Mark, planned, refused
-from syncline.kinds.backups.sealing import LARGEST, Sealer
+from syncline.kinds.backups.reading import SMALL
+from syncline.kinds.backups.sealing import CERTAIN, Sealed, Sealer, left_out, staying
 from syncline.kinds.backups.stores import Store
 from syncline.kinds.backups.telling import tell
-from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page, parted
+from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
 from syncline.model import Item, Outcome, Result, Run, Scope, Step
 
 SHARE: Final = 200
@@ -52,6 +56,7 @@ class Downloads:
         self._memory = memory
         self._http = http
         self._largest = largest
+        self._large = threading.Lock()
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -117,7 +122,8 @@ class Downloads:
         known = self._memory.known(self._rules.place, cluster)
         by_key = (each if each.name is None else replace(each, name=layout.key_of(each.name)) for each in at_target)
         odd = results_of((*at_source, *by_key), cluster, layout.takes)
-        names, items, results, equal = Names(), [], [], list[str]()
+        names, items, results = Names(), [], []
+        settled: dict[str, Known] = {}
         for key in sorted(listed.keys() - odd.keys(), key=str.encode):
             path, was = layout.path_of(key), known.get(key)
             here = there.pop(path, None)
@@ -125,13 +131,14 @@ class Downloads:
             if error is not None:
                 results.append(refused(Item(cluster, key), error))
             elif was is not None and was.etag == listed[key].etag and was.blob == (here or ""):
-                equal.append(key)
+                settled[key] = was
             else:
                 items.append(Item(cluster, key, listed[key].etag, here, listed[key].size))
         gone = tuple(each for p, mark in there.items() if layout.takes((each := self._gone(cluster, p, mark)).name))
-        files = len(equal) + len(gone) + sum(item.target is not None for item in items)
-        skipped, answers = parted(((cluster, key) for key in equal), asked)
-        page = Page("", tuple(items), skipped, (*results, *answers, *odd.values()))
+        files = sum(bool(was.blob) for was in settled.values()) + len(gone)
+        files += sum(item.target is not None for item in items)
+        stays = staying(cluster, settled, asked)
+        page = replace(stays, items=tuple(items), results=(*results, *stays.results, *odd.values()))
         # What seems gone may be what an odd entry stands for.
         return Compared(cluster, page, files, () if odd else gone)
 
@@ -191,22 +198,37 @@ class Downloads:
             head = stream.head
             if head.size > self._largest:
                 raise SynclineError("OVER_LIMIT", f"{shown(item.name)} has {head.size} bytes, over {self._largest}")
-            chunks = stream.chunks(_CHUNK)
-            if self._sealer.looks_into(path):
-                if head.size > LARGEST:
-                    raise SynclineError("SECRETS_UNSEEN", f"{shown(item.name)} has {head.size} bytes")
-                data = self._sealer.sealed(path, b"".join(chunks))
-                if data is None:
-                    return self._removed(item, path), Known(head.etag, "")
-                chunks = iter([data])
-            mark = self._store.write(path, chunks)
+            if not self._sealer.inspects:
+                mark = self._store.write(path, stream.chunks(_CHUNK))
+            else:
+                with self._large if head.size > SMALL else nullcontext():
+                    written = self._inspected(item, path, stream)
+                if isinstance(written, Sealed):
+                    code = written.code or CERTAIN
+                    return self._removed(item, path, code), Known(head.etag, "", code)
+                mark = written
         return Arrived(Item(item.group, item.name, mark, item.target, head.size), head.size), Known(head.etag, mark)
 
-    def _removed(self, item: Item, path: str) -> Result:
-        """It is not at the source, or left out: so it is not to be at the target either."""
+    def _inspected(self, item: Item, path: str, stream: ObjectStream) -> str | Sealed:
+        """Write what of an object may go to the target, and return its fingerprint; or why it is left out.
+
+        An object that is too large to be held is read twice: it is inspected before any of it is written.
+        """
+        chunks, head = stream.chunks(_CHUNK), stream.head
+        if head.size <= LARGEST:
+            sealed = self._sealer.sealed(path, b"".join(chunks))
+            return sealed if sealed.data is None else self._store.write(path, iter([sealed.data]))
+        code = self._sealer.refusal(chunks)
+        if code is not None:
+            return Sealed(None, code)
+        with self._bucket.open(item.name, etag=head.etag) as again:
+            return self._store.write(path, again.chunks(_CHUNK))
+
+    def _removed(self, item: Item, path: str, code: str | None = None) -> Result:
+        """Remove what is not at the source, or left out with this code."""
         before = self._store.fingerprint(path)
         if before is None:
-            return Result(item.group, item.name, Outcome.SKIPPED)
+            return Result(item.group, item.name, Outcome.SKIPPED) if code is None else left_out(item, code)
         self._store.remove(path)
         return Result(item.group, item.name, Outcome.REMOVED, None, None)
 

@@ -25,7 +25,8 @@ from syncline.kinds.backups.memory import Known, Memory
 from syncline.kinds.backups.odd import results_of
 from syncline.kinds.backups.paths import Names, folded, refusal, shown
 from syncline.kinds.backups.planning import Compared, Mark, planned, refused
-from syncline.kinds.kind import Failure, Pace, Page, parted
+from syncline.kinds.backups.sealing import staying
+from syncline.kinds.kind import Failure, Pace, Page
 from syncline.model import Item, Outcome, Result, Scope
 
 AT_ONCE: Final = 4
@@ -58,6 +59,7 @@ class _Portions:
         self._results: list[Result] = []
         self._failures: list[Failure] = []
         self._skipped = 0
+        self._left_out = 0
 
     def add(self, page: Page, mark: Mark) -> Iterator[Page]:
         """Take a page in; pages that are full come out, with ``mark`` as their cursor."""
@@ -68,6 +70,7 @@ class _Portions:
         self._results += page.results
         self._failures += page.failures
         self._skipped += page.skipped
+        self._left_out += page.left_out
         while len(self._results) >= RESULTS:
             yield self._page(mark, 0)
 
@@ -91,9 +94,10 @@ class _Portions:
             self._skipped,
             tuple(self._results[:RESULTS]),
             tuple(self._failures),
+            self._left_out,
         )
         del self._items[:items], self._results[:RESULTS]
-        self._failures, self._skipped = [], 0
+        self._failures, self._skipped, self._left_out = [], 0, 0
         return page
 
 
@@ -301,8 +305,9 @@ class _Comparing:
         odd = tuple(results_of(listing.odd, group, self._layout.takes).values())
         tree = self.trees.get(cluster)
         if len(current) == len(listing.objects) and tree is not None and self._tree_of(cluster, current) == tree.oid:
-            skipped, answers = parted(((group, key) for key in current), self._asked)
-            return Compared(cluster, Page("", skipped=skipped, results=(*answers, *odd)), len(current))
+            stays = staying(group, current, self._asked)
+            files = sum(bool(was.blob) for was in current.values())
+            return Compared(cluster, replace(stays, results=(*stays.results, *odd)), files)
         there = self._files(cluster, tree)
         found = self._by_file(listing, current, there)
         gone = tuple(
@@ -324,8 +329,8 @@ class _Comparing:
             if self._layout.key_of(path) in listing.objects:
                 names.add(path)
         items: list[Item] = []
+        settled: dict[str, Known] = {}
         results: list[Result] = []
-        equal: list[str] = []
         for key in sorted(listing.objects, key=str.encode):
             etag, size = listing.objects[key]
             path = self._layout.path_of(key)
@@ -334,11 +339,11 @@ class _Comparing:
             if error is not None:
                 results.append(refused(Item(group, key, etag, here, size), error))
             elif was is not None and was.blob == (here or ""):
-                equal.append(key)
+                settled[key] = was
             else:
                 items.append(Item(group, key, etag, here, size))
-        skipped, answers = parted(((group, key) for key in equal), self._asked)
-        return Page("", tuple(items), skipped, (*results, *answers))
+        stays = staying(group, settled, self._asked)
+        return replace(stays, items=tuple(items), results=(*results, *stays.results))
 
     def _tree_of(self, cluster: str, current: dict[str, Known]) -> str:
         """The id of the tree that these objects make."""

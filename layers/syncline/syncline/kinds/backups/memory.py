@@ -13,10 +13,14 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """An object that was read: its ETag, and the id of the blob it became, "" where it is left out of git."""
+    """An object that was read: its ETag, and the id of the blob it became, "" where it is left out of git.
+
+    `code` is the one it is left out with, "" where there is none (:class:`.sealing.Sealed`).
+    """
 
     etag: str
     blob: str
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from syncline.clients.bucket import Bucket, ObjectStream
+from syncline.clients.bucket import Bucket, Head, ObjectStream
 from syncline.clients.git_objects import blob_id
 from syncline.clients.git_repository import Blob
 from syncline.errors import SynclineError
+from syncline.kinds.backups.detecting import LARGEST
 from syncline.kinds.backups.memory import Known
 from syncline.kinds.backups.paths import shown
-from syncline.kinds.backups.sealing import LARGEST, Sealer
+from syncline.kinds.backups.sealing import CERTAIN, Sealer
 from syncline.model import Item
 
 SMALL: Final = 2 * 1024 * 1024
@@ -32,9 +33,10 @@ class LargeStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What an object became: ``blob`` is its id, None where it is gone or left out. ``data`` where it is held.
+    """The blob that an object became: its id, None where the object is gone or left out. ``data`` where it is held.
 
-    ``known`` is for the memory. ``error`` says why it could not be read.
+    ``known`` is for the memory. ``left_out`` is the code of an object that is left out, ``error`` says why one could not
+    be read.
     """
 
     item: Item
@@ -42,6 +44,7 @@ class Content:
     data: bytes | None = None
     known: Known | None = None
     size: int = 0
+    left_out: str | None = None
     error: SynclineError | None = None
 
 
@@ -102,15 +105,16 @@ class Reader:
         head = stream.head
         if len(whole) != head.size:
             raise SynclineError("SOURCE_CHANGED", f"{shown(item.name)} gave {len(whole)} bytes of {head.size}")
-        data = self.sealer.sealed(self.path_of(item.name), whole)
-        blob = None if data is None else blob_id(data)
-        return Content(item, blob, data, Known(head.etag, blob or ""), head.size)
+        sealed = self.sealer.sealed(self.path_of(item.name), whole)
+        if sealed.data is None:
+            return _left_out(item, head, sealed.code)
+        blob = blob_id(sealed.data)
+        return Content(item, blob, sealed.data, Known(head.etag, blob), head.size)
 
     def _stored(self, item: Item, store: LargeStore) -> Content:
         for left in reversed(range(_CHANGED)):
             try:
-                with self.bucket.open(item.name) as stream:
-                    return self._large(stream, item, store)
+                return self._large(item, store)
             except SynclineError as error:
                 if error.code.name in _OUR_OWN:
                     raise
@@ -118,16 +122,28 @@ class Reader:
                     return Content(item, error=error)
         raise AssertionError  # the loop has no other end
 
-    def _large(self, stream: ObjectStream, item: Item, store: LargeStore) -> Content:
-        """One large object, in the caller's thread: no two are held or streamed at a time."""
-        head = stream.head
-        if not self.sealer.looks_into(self.path_of(item.name)):
+    def _large(self, item: Item, store: LargeStore) -> Content:
+        """Store one large object, in the caller's thread: no two are held or streamed at a time.
+
+        One that is too large to be held is read twice: it is inspected before any of it is stored.
+        """
+        etag = None
+        if self.sealer.inspects:
+            with self.bucket.open(item.name) as stream:
+                if stream.head.size <= LARGEST:
+                    return self._held(stream, item)
+                code = self.sealer.refusal(stream.chunks(_CHUNK))
+                if code is not None:
+                    return _left_out(item, stream.head, code)
+                etag = stream.head.etag
+        with self.bucket.open(item.name, etag=etag) as stream:
+            head = stream.head
             blob = store(Blob(head.size, stream.chunks(_CHUNK)))
             return Content(item, blob, None, Known(head.etag, blob), head.size)
-        if head.size > LARGEST:
-            what = f"{shown(item.name)} has {head.size} bytes, too many to be searched for Secrets"
-            raise SynclineError("SECRETS_UNSEEN", what)
-        return self._held(stream, item)
+
+
+def _left_out(item: Item, head: Head, code: str | None) -> Content:
+    return Content(item, None, None, Known(head.etag, "", code or CERTAIN), head.size, code or CERTAIN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ from typing import Final, Protocol
 from syncline.clients.git_objects import Entry, blob_hash, blob_id, text_of
 from syncline.clients.git_repository import Blob, Branch
 from syncline.errors import SynclineError
+from syncline.kinds.backups.detecting import LARGEST
 from syncline.kinds.backups.layout import Layout
 from syncline.kinds.backups.paths import problem_of, shown
-from syncline.kinds.backups.sealing import LARGEST, MAGIC, unseal
+from syncline.kinds.backups.sealing import MAGIC, unseal
 
 _PORTION: Final = 500
 """Blobs fetched in one request."""

@@ -1,33 +1,32 @@
-"""Keeping Kubernetes Secrets out of git: left out, or encrypted, before anything is hashed.
+"""Keeping Kubernetes Secrets out of the target: left out, or encrypted, before anything is hashed.
 
-An object is looked into where it is YAML or JSON. Documents of kind ``Secret`` are found among several of one file and
-in a ``List``; a file that only names the word is left as it is. Encryption is AES-SIV (RFC 5297): the same content at
-the same path under the same key gives the same bytes, so that what has not changed is not committed again, and nobody
-without the key learns more than that it has not changed. It needs no randomness and cannot be misused by giving it none.
+Objects are judged by their content (:mod:`.detecting`). Encryption is AES-SIV (RFC 5297): the same content at the same
+path under the same key gives the same bytes, so that what has not changed is not committed again, and nobody without
+the key learns more than that it has not changed. It needs no randomness and cannot be misused by giving it none.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import itertools
-import json
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 from syncline.errors import SynclineError
+from syncline.kinds.backups.detecting import Verdict, inspect, is_harmless, without_secrets
+from syncline.kinds.backups.memory import Known
+from syncline.kinds.backups.paths import shown
+from syncline.kinds.kind import Page, parted
+from syncline.model import Item, Outcome, Result
 
 MAGIC: Final = b"syncline-sealed:aes-siv:1\n"
-LARGEST: Final = 32 * 1024 * 1024
-"""Bytes of an object up to which it is looked into."""
-_NAMES: Final = (".yaml", ".yml", ".json")
 _KEY_BYTES: Final = (32, 48, 64)
 _WIDTH: Final = 76
-_SECRET: Final = re.compile(rb"\bSecret(?:List)?\b")
-_DOCUMENT: Final = re.compile(rb"(?m)^---(?:[ \t].*)?$\n?")
+_DETECTION: Final = 2
+"""The version of the detection: what an older one let pass is read again."""
 
 
 class Rule(StrEnum):
@@ -38,43 +37,92 @@ class Rule(StrEnum):
     KEEP = "keep"
 
 
+CERTAIN: Final = ""
+_UNSEEN: Final = "SECRETS_UNSEEN"
+_CODES: Final = {Verdict.SECRET: CERTAIN, Verdict.SUSPECTED: "SECRET_SUSPECTED", Verdict.UNSEEN: _UNSEEN}
+_REASONS: Final = {
+    CERTAIN: "is or holds a Kubernetes Secret",
+    "SECRET_SUSPECTED": "cannot be parsed, but has a kind of Secret together with data or stringData",
+    _UNSEEN: "cannot be searched for Secrets, or not be encrypted: it is or unpacks to too much, or is damaged",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """The bytes of an object that go to the target, None if it is left out.
+
+    `code` says why it is left out: it is CERTAIN that it is a Secret, or one of the error table.
+    """
+
+    data: bytes | None
+    code: str | None = None
+
+
+def left_out(item: Item, code: str) -> Result:
+    """Return the result of an item that is left out with this code of :class:`Sealed`."""
+    reason = f"{shown(item.name)} {_REASONS.get(code, _REASONS[CERTAIN])}"
+    return Result(item.group, item.name, Outcome.LEFT_OUT, None, item.target, 0, code or None, reason)
+
+
+def staying(group: str, known: Mapping[str, Known], asked: frozenset[tuple[str, str]]) -> Page:
+    """Return the page of objects that have not changed since they were committed or left out.
+
+    It has results of those that were left out with a code, and of those equal that a retry has asked for.
+    """
+    left = {key: was.code for key, was in known.items() if not was.blob}
+    named = tuple(left_out(Item(group, key), code) for key, code in left.items() if code)
+    skipped, answers = parted(((group, key) for key in known if key not in left), asked)
+    return Page("", skipped=skipped, results=(*named, *answers), left_out=len(left) - len(named))
+
+
 @dataclass(frozen=True, slots=True)
 class Sealer:
-    """Applies the rule. ``key`` is the encryption key, base64 of 32, 48 or 64 bytes."""
+    """Applies the rule. `key` is the encryption key, base64 of 32, 48 or 64 bytes."""
 
     rule: Rule
     key: str | None = None
+    _turn: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+    """Objects are inspected one at a time: one may unpack to a lot of memory."""
 
     @property
     def name(self) -> str:
-        """What tells what this makes of an object from what another rule or key makes of it."""
-        if self.rule is not Rule.ENCRYPT:
+        """A name that differs if the sealer makes something else of the same object."""
+        if self.rule is Rule.KEEP:
             return self.rule.value
+        if self.rule is Rule.LEAVE_OUT:
+            return f"{self.rule.value}-{_DETECTION}"
         import hashlib  # noqa: PLC0415 - where a key is
 
-        return f"encrypt-{hashlib.sha256(_key(self.key)).hexdigest()[:8]}"
+        return f"encrypt-{_DETECTION}-{hashlib.sha256(_key(self.key)).hexdigest()[:8]}"
 
-    def looks_into(self, path: str) -> bool:
-        """Whether an object has to be held as a whole because there may be Secrets in it."""
-        return self.rule is not Rule.KEEP and path.lower().endswith(_NAMES)
+    @property
+    def inspects(self) -> bool:
+        """Return True if objects are searched for Secrets."""
+        return self.rule is not Rule.KEEP
 
-    def sealed(self, path: str, data: bytes) -> bytes | None:
-        """What of an object goes into git: all, a part, its encrypted form, or None for nothing of it."""
-        if not self.looks_into(path) or not _SECRET.search(data):
-            return data
-        parts = _parts(data)
-        secret = [_is_secret(part) for part in parts]
-        if not any(secret):
-            return data
-        if self.rule is Rule.ENCRYPT:
-            return seal(_key(self.key), path, data)
-        kept = b"".join(part for part, out in zip(parts, secret, strict=True) if not out)
-        # What is left of several documents begins as a file of its own does.
-        return kept if kept.replace(b"---", b"").strip() else None
+    def sealed(self, path: str, data: bytes) -> Sealed:
+        """Return the part of an object that goes to the target: all of it, some documents, its encrypted form, or nothing."""
+        if not self.inspects or is_harmless(data):
+            return Sealed(data)
+        with self._turn:
+            verdict = inspect([data])
+            if verdict is Verdict.CLEAN:
+                return Sealed(data)
+            if self.rule is Rule.ENCRYPT:
+                return Sealed(seal(_key(self.key), path, data))
+            kept = without_secrets(data) if verdict is Verdict.SECRET else None
+        return Sealed(None, _CODES[verdict]) if kept is None else Sealed(kept)
+
+    def refusal(self, chunks: Iterable[bytes]) -> str | None:
+        """Inspect an object too large to be held; return the code it is left out with, None if it goes to the target."""
+        with self._turn:
+            verdict = inspect(chunks)
+        # What is not held cannot be encrypted either.
+        return _UNSEEN if self.rule is Rule.ENCRYPT and verdict is not Verdict.CLEAN else _CODES.get(verdict)
 
 
 def seal(key: bytes, path: str, data: bytes) -> bytes:
-    """``data`` encrypted for ``path``, as lines of base64."""
+    """Encrypt `data` for `path`, as lines of base64."""
     from cryptography.hazmat.primitives.ciphers.aead import AESSIV  # noqa: PLC0415 - only where there are Secrets
 
     # The empty message has no form of its own in this library; one byte before all others gives it one.
@@ -83,7 +131,7 @@ def seal(key: bytes, path: str, data: bytes) -> bytes:
 
 
 def unseal(key: str, path: str, data: bytes) -> bytes:
-    """What :func:`seal` encrypted; UNAUTHORIZED where the key, the path or the content is another."""
+    """Return the data that :func:`seal` encrypted. Raises UNAUTHORIZED if the key, the path or the content is another."""
     from cryptography.exceptions import InvalidTag  # noqa: PLC0415
     from cryptography.hazmat.primitives.ciphers.aead import AESSIV  # noqa: PLC0415
 
@@ -103,46 +151,3 @@ def _key(text: str | None) -> bytes:
     if len(key) not in _KEY_BYTES:
         raise SynclineError("CONFIG_INVALID", "the key for Secrets is not base64 of 32, 48 or 64 bytes")
     return key
-
-
-def _parts(data: bytes) -> list[bytes]:
-    """The documents of a YAML file with the line that begins each; a JSON file is one."""
-    if data.lstrip()[:1] in (b"{", b"["):
-        return [data]
-    starts = [match.start() for match in _DOCUMENT.finditer(data)]
-    edges = sorted({0, *starts, len(data)})
-    return [data[a:b] for a, b in itertools.pairwise(edges)]
-
-
-def _is_secret(part: bytes) -> bool:
-    """Whether a document is a Secret or a list that holds one. What cannot be read but names one is taken for one."""
-    if not _SECRET.search(part):
-        return False
-    return any(_holds_secret(value) for value in _values(part))
-
-
-def _values(part: bytes) -> Iterator[Any]:
-    if part.lstrip()[:1] in (b"{", b"["):
-        try:
-            yield json.loads(part)
-        except (ValueError, RecursionError):
-            yield {"kind": "Secret"}
-        return
-    import yaml  # noqa: PLC0415 - only where the word stands
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        yield from yaml.load_all(part, Loader=loader)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        # Not YAML, or with tags of its own: a line that says so decides.
-        yield {"kind": "Secret"} if re.search(rb"(?m)^\s*-?\s*[\"']?kind[\"']?\s*:\s*[\"']?Secret", part) else None
-
-
-def _holds_secret(value: Any) -> bool:
-    if isinstance(value, list):
-        return any(_holds_secret(each) for each in value)
-    if not isinstance(value, dict):
-        return False
-    if value.get("kind") in ("Secret", "SecretList"):
-        return True
-    return isinstance(value.get("items"), list) and any(_holds_secret(each) for each in value["items"])

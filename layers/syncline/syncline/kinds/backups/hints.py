@@ -1,0 +1,131 @@
+"""Signs of a Kubernetes Secret in bytes, found without parsing them.
+
+:func:`may_name_secret` is a cheap test that runs over everything. It may be wrong in one direction only: what it denies
+holds no Secret, however the words are escaped. :func:`resembles_secret` judges text that no parser takes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+_ESCAPES: Final = 8
+"""Levels of escapes inside each other that are resolved. What has more of them is parsed."""
+_BASE64: Final = 40
+"""Characters of the shortest piece of base64 that is decoded: a Secret with a value takes no less."""
+
+# All patterns are for text in lower case.
+_WORD: Final = re.compile(rb"secret(s|list)?(?![\w.-])")
+_COLON: Final = re.compile(rb"\\{0,64}[\"']?[ \t]*:")
+_KEY_OF_LIST: Final = b"v1/"  # in Velero's lists of resources, v1/Secret is a key
+_BEFORE: Final = re.compile(rb"(?:^|[^\w./-]|\\(?:[a-z0_]|x[0-9a-f]{2}|u[0-9a-f]{4}|u[0-9a-f]{8}))\Z")
+_LONGEST_ESCAPE: Final = 10
+_ESCAPED: Final = re.compile(rb"(?<!\\)\\+(?:x|u00|u000000)([2-7][0-9a-f])")  # several: in JSON inside of JSON
+_HIDING: Final = re.compile(rb"\\(?:x|u00|u000000)(?!22|27|3[ce])[2-7][0-9a-f]")  # Go's JSON escapes < and > always
+_FOLDED: Final = re.compile(rb"(?<!\\)(?:\\+\r?\n|\\{3,}(?:r\\+)?n)[ \t]*")
+"""A line's end that does not count inside double quotes, also in the form it has in JSON."""
+_ZERO: Final = re.compile(rb"(?<!\\)\\+(?:u0000|x00|0)")
+"""A zero, as between the letters of UTF-16 inside of JSON."""
+_BINARY_TAG: Final = re.compile(rb"![^\s]{0,200}?(?:binary|%)")
+_KIND: Final = re.compile(
+    rb"kind[\s\"'\\]{0,200}[:=][\s\"'\\|>+-]{0,200}(?:[!&]\S{0,200}\s+){0,3}[\"'\\]{0,8}"
+    rb"secret(?:list)?\s{0,200}(?:$|[,}\])\"'\\#<\r\n])",
+    re.MULTILINE,
+)
+_DATA: Final = re.compile(rb"data[\s\"'\\]{0,200}[:=]")
+_STRING: Final = b"string"
+_PROTOBUF: Final = b"\x02v1\x12\x06Secret"  # apiVersion and kind as etcd has them, in runtime.Unknown's type
+
+_ALPHABET: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_")
+_CLASSES: Final = bytes(0x41 if byte in _ALPHABET else 0x20 for byte in range(256))
+_LONG: Final = b"A" * _BASE64
+_DIGEST: Final = re.compile(rb"sha256:[0-9a-f]{64}(?![A-Za-z0-9+/_-])")
+_RUN: Final = re.compile(rb"[A-Za-z0-9+/_-]{%d,}(?:\s+[A-Za-z0-9+/_-]{4,})*" % _BASE64)
+
+
+def may_name_secret(data: bytes) -> bool:
+    """Return False if no document in this text (ASCII, UTF-8) can be a Secret, apart from base64 in it."""
+    low = data.lower()
+    if _has_words(low) or _PROTOBUF in data:
+        return True
+    if b"\\" in low and any(each.search(low) for each in (_HIDING, _FOLDED, _ZERO)):
+        plain = _unescaped(low)
+        if plain is None or any(map(_has_words, _forms(plain))):
+            return True
+    return b"!" in low and _BINARY_TAG.search(low) is not None
+
+
+def resembles_secret(data: bytes) -> bool:
+    """Return True if text that cannot be parsed has a kind of Secret together with data or stringData."""
+    low = data.lower()
+    texts = {low, *_forms(_unescaped(low) or low)}
+    return any(_has_key(_KIND, text) and _has_key(_DATA, text) for text in texts)
+
+
+def has_protobuf(data: bytes) -> bool:
+    """Return True if there is a Secret as etcd has it: this is how an object begins."""
+    return _PROTOBUF in data
+
+
+def has_base64(data: bytes) -> bool:
+    """Return True if there is a run of base64 that is long enough to hold a Secret."""
+    if b"\\/" in data:
+        data = _joined(data)
+    return _LONG in data.translate(_CLASSES) and _LONG in _DIGEST.sub(b" ", data).translate(_CLASSES)
+
+
+def base64_in(data: bytes) -> Iterator[bytes]:
+    """Yield what the long runs of base64 decode to; a run may be wrapped, or escaped as in JSON."""
+    import binascii  # noqa: PLC0415 - only where there is any
+
+    for match in _RUN.finditer(_joined(data)):
+        run = b"".join(match[0].split()).replace(b"-", b"+").replace(b"_", b"/")
+        run = run[: len(run) - (len(run) % 4 == 1)]
+        yield binascii.a2b_base64(run + b"=" * (-len(run) % 4))
+
+
+def _joined(data: bytes) -> bytes:
+    """Return the text without what JSON and YAML write for a slash and a line's end inside quotes."""
+    if b"\\" not in data:
+        return data
+    return re.sub(rb"(?<!\\)\\+(?:(?:r\\+)?n|r|\r?\n)", b"\n", data).replace(b"\\/", b"/")
+
+
+def _has_words(low: bytes) -> bool:
+    """Return True if a word stands where it can be a kind, or a key of Velero's, and there is any data."""
+    if b"secret" not in low or b"data" not in low:
+        return False
+    keys_count = b"&" in low and b"*" in low  # an alias may stand for a key
+    for match in _WORD.finditer(low):
+        before = low[max(0, match.start() - _LONGEST_ESCAPE) : match.start()]
+        if before.endswith(_KEY_OF_LIST):
+            return True
+        if match[1] != b"s" and _BEFORE.search(before) and (keys_count or not _COLON.match(low, match.end())):
+            return True
+    return False
+
+
+def _has_key(pattern: re.Pattern[bytes], low: bytes) -> bool:
+    """Return True if the pattern matches where a key can begin."""
+    for match in pattern.finditer(low):
+        before = low[max(0, match.start() - _LONGEST_ESCAPE - len(_STRING)) : match.start()]
+        if _BEFORE.search(before.removesuffix(_STRING)):
+            return True
+    return False
+
+
+def _forms(plain: bytes) -> set[bytes]:
+    """Return the text as it is, and without what may stand between the letters of a word."""
+    narrow = _ZERO.sub(b"", plain)
+    return {plain, narrow, _FOLDED.sub(b"", plain), _FOLDED.sub(b"", narrow)}
+
+
+def _unescaped(low: bytes) -> bytes | None:
+    """Resolve hexadecimal escapes, also those made of escapes; None if there are too many levels."""
+    for _ in range(_ESCAPES):
+        plain = _ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), low).lower()
+        if plain == low:
+            return plain
+        low = plain
+    return None

@@ -1,0 +1,263 @@
+"""Compressed data and archives as what is in them, told by the first bytes and never by a name. All of it is bounded."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Generator, Iterable, Iterator
+from typing import IO, Final, Protocol, cast
+
+CHUNK: Final = 256 * 1024
+BLOCK: Final = 512
+"""Bytes of a block of a tar archive."""
+_WINDOW: Final = 64 * 1024 * 1024
+"""Bytes of memory that decompression may take."""
+_GZIP: Final = b"\x1f\x8b\x08"
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_SKIPPABLE: Final = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # zstd's frames for notes (RFC 8878, 3.1.2)
+_BZIP2: Final = re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)")
+_XZ: Final = b"\xfd7zXZ\0"
+_ZLIB: Final = re.compile(rb"\x78[\x01\x5e\x9c\xda]")
+_ZIP: Final = b"PK\x03\x04"
+_FIRST: Final = frozenset(bytes([byte]) for byte in b"\x1f\x28\xfdBx" + bytes(range(0x50, 0x60)))
+_OF_NEXT: Final = frozenset(b"xgLK")  # types of tar members that describe the next one
+_PAX_SIZE: Final = re.compile(rb"(?:^|\n)\d+ size=(\d{1,15})\n")
+
+
+class Unreadable(Exception):  # noqa: N818 - not an error of ours: what is in the data cannot be known
+    """The data may be sound, but decompressing it takes more than we allow."""
+
+
+class Stream:
+    """Bytes from an iterator, with look-ahead. `taken` counts those that were read."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._ahead = b""
+        self.taken = 0
+
+    def peek(self, size: int) -> bytes:
+        """Return the next bytes without reading them; fewer at the end."""
+        if len(self._ahead) < size:
+            parts, length = [self._ahead], len(self._ahead)
+            while length < size and (chunk := next(self._chunks, None)) is not None:
+                parts.append(chunk)
+                length += len(chunk)
+            self._ahead = b"".join(parts)
+        return self._ahead[:size]
+
+    def read(self, size: int) -> bytes:
+        """Read bytes; fewer at the end."""
+        found = self.peek(size)
+        self._ahead = self._ahead[len(found) :]
+        self.taken += len(found)
+        return found
+
+    def some(self) -> bytes:
+        """Read a chunk; no bytes at the end."""
+        return self.read(min(len(self._ahead), CHUNK) or CHUNK)
+
+    def give_back(self, data: bytes) -> None:
+        """Return the bytes read last."""
+        self._ahead = data + self._ahead
+        self.taken -= len(data)
+
+    def take(self, size: int) -> Iterator[bytes]:
+        """Read exactly `size` bytes in chunks; fewer at the end."""
+        while size > 0 and (chunk := self.read(min(size, CHUNK))):
+            size -= len(chunk)
+            yield chunk
+
+
+class _Decompressor(Protocol):
+    """The interface that all decompressors here have, but zstd's."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int = ..., /) -> bytes: ...
+
+
+def compression_of(head: bytes) -> str | None:
+    """Return the name of the compression that data with these first bytes has."""
+    if head[:1] not in _FIRST:
+        return None
+    if head.startswith(_GZIP):
+        return "gzip"
+    if head.startswith(_ZSTD) or _SKIPPABLE.match(head):
+        return "zstd"
+    if _BZIP2.match(head):
+        return "bzip2"
+    if head.startswith(_XZ):
+        return "xz"
+    return "zlib" if _ZLIB.match(head) else None
+
+
+def decompressed(stream: Stream, form: str) -> Iterator[bytes]:
+    """Yield what compressed data holds, all members of it; `stream` then stands behind them.
+
+    Damaged data ends where the damage is, and `stream` then stands at or before it. Raises :exc:`Unreadable`.
+    """
+    if form == "zstd":
+        yield from _zstd(stream)
+        return
+    while compression_of(stream.peek(16)) == form:
+        sound = yield from _member(stream, form)
+        if not sound:
+            return
+
+
+def _member(stream: Stream, form: str) -> Generator[bytes, None, bool]:
+    machine, errors = _machine(form)
+    given = b""
+    while not machine.eof:
+        if machine.needs_input:
+            given = stream.some()
+            if not given:
+                return False
+        try:
+            chunk = machine.decompress(given if machine.needs_input else b"", CHUNK)
+        except errors as error:
+            if form == "xz":
+                raise Unreadable(str(error)) from None
+            stream.give_back(given)
+            return False
+        if chunk:
+            yield chunk
+    stream.give_back(machine.unused_data)
+    return True
+
+
+def _machine(form: str) -> tuple[_Decompressor, tuple[type[Exception], ...]]:
+    if form == "bzip2":
+        import bz2  # noqa: PLC0415 - only where there is any
+
+        return bz2.BZ2Decompressor(), (OSError, ValueError)
+    if form == "xz":
+        import lzma  # noqa: PLC0415
+
+        return lzma.LZMADecompressor(memlimit=_WINDOW), (lzma.LZMAError,)
+    from isal import igzip_lib  # noqa: PLC0415
+
+    flag = igzip_lib.DECOMP_GZIP if form == "gzip" else igzip_lib.DECOMP_ZLIB
+    damaged = cast("type[Exception]", igzip_lib.error)  # its types call it an instance
+    return igzip_lib.IgzipDecompressor(flag=flag), (damaged, ValueError)
+
+
+class _Raw:
+    """A stream as the file that zstandard reads from."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def read(self, size: int) -> bytes:
+        return self._stream.read(size)
+
+
+def _zstd(stream: Stream) -> Iterator[bytes]:
+    import zstandard  # noqa: PLC0415
+
+    factory = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+    raw = cast("IO[bytes]", _Raw(stream))
+    reader = factory.stream_reader(raw, read_across_frames=True, read_size=CHUNK, closefd=False)
+    while True:
+        try:
+            chunk = reader.read(CHUNK)
+        except zstandard.ZstdError as error:
+            raise Unreadable(str(error)) from None
+        if not chunk:
+            return
+        yield chunk
+
+
+# -- archives ------------------------------------------------------------------------------------------------------
+
+
+def is_tar(head: bytes) -> bool:
+    """Return True if these bytes begin with the header of a tar member (its checksum is right)."""
+    return len(head) >= BLOCK and any(head[:100]) and _checksum(head[:BLOCK])
+
+
+def tar_members(stream: Stream) -> Iterator[Iterator[bytes]]:
+    """Yield the content of each member, headers of pax and long names included; each is to be read to its end.
+
+    Ends before the first block that is no header.
+    """
+    size_of_next: int | None = None
+    while is_tar(stream.peek(BLOCK)):
+        header = stream.read(BLOCK)
+        size = _size(header) if size_of_next is None or header[156] in _OF_NEXT else size_of_next
+        padding = -size % BLOCK
+        if header[156:157] == b"x" and size <= CHUNK:
+            pax = stream.read(size)
+            found = _PAX_SIZE.search(pax)
+            size_of_next = int(found[1]) if found else None
+            yield iter([pax])
+        else:
+            if header[156] not in _OF_NEXT:
+                size_of_next = None
+            yield stream.take(size)
+        stream.read(padding)
+        while stream.peek(BLOCK) == bytes(BLOCK):  # between archives that were put behind each other, too
+            stream.read(BLOCK)
+
+
+def _checksum(header: bytes) -> bool:
+    try:
+        announced = int(header[148:156].strip(b" \0") or b"x", 8)
+    except ValueError:
+        return False
+    return announced == sum(header) - sum(header[148:156]) + 8 * 0x20
+
+
+def _size(header: bytes) -> int:
+    field = header[124:136]
+    if field[0] == 0x80:  # base 256, for what is larger than octal digits can say
+        return int.from_bytes(field[1:], "big")
+    try:
+        return int(field.strip(b" \0") or b"0", 8)
+    except ValueError:
+        return 0
+
+
+def is_zip(head: bytes) -> bool:
+    """Return True if these bytes begin a zip archive."""
+    return head.startswith(_ZIP)
+
+
+def zip_members(data: bytes) -> Iterator[Iterator[bytes]]:
+    """Yield the content of each member that can be read: not of those that are encrypted or damaged."""
+    import io  # noqa: PLC0415
+    import zipfile  # noqa: PLC0415
+    import zlib  # noqa: PLC0415
+
+    damaged = (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        struct.error,
+        zlib.error,
+    )
+
+    def content(name: zipfile.ZipInfo) -> Iterator[bytes]:
+        try:
+            with archive.open(name) as member:
+                while chunk := member.read(CHUNK):
+                    yield chunk
+        except damaged:
+            return
+
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+    except damaged:
+        return
+    with archive:
+        for name in archive.infolist():
+            yield content(name)
