@@ -398,7 +398,9 @@ class TestDeliveries:
                 chain.queues.start(Start(SYNC, Trigger.WEBHOOK, Scope.of([f"run:{number}"])))
         chain.pump.run()
         for run in chain.state.runs(SYNC, 20):
-            assert len(chain.results(run)) == run.counts.failed <= 3
+            results = chain.results(run).values()
+            assert {each.outcome.value for each in results} <= set(KNOWN)
+            assert len(results) <= 3
 
     def test_a_scan_that_is_tried_again_sends_what_it_has_not_sent(self, place: ArtifactsWorld) -> None:
         chain = place.chain([build(1, TAG)], aliases=[])
