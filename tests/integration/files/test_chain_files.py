@@ -318,7 +318,7 @@ class TestEvents:
         run = chain.run()  # they come again and again
         chain.check(modes={"/data/a": "rwxr-x---"})
         assert chain.manager.operations["permissions"] == asked + 1  # read, and not set again
-        assert [r.code for r in chain.results(run).values()] == ["MESSAGE_INVALID"]
+        assert [r.code for r in chain.results(run).values()] == ["ENTRY_INVALID"]
 
     def test_the_file_managers_events_from_a_queue(self, chain: FilesChain) -> None:
         fill(chain)

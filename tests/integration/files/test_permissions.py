@@ -146,7 +146,7 @@ class TestValid:
         filled.manager.events = [told(mode), told("rwx------", key="b")]
         run = filled.run()
         filled.check(modes={"/data/b": "rwx------"})
-        assert [result.code for result in filled.results(run).values() if result.code] == ["MESSAGE_INVALID"]
+        assert [result.code for result in filled.results(run).values() if result.code] == ["ENTRY_INVALID"]
         assert mode_of(filled) == MODE
         filled.manager.events = []
         again = filled.run()

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from syncline.clients.entries import Odd
 from syncline.clients.file_manager import Content, FileEvent, FileManager, Permissions, event_of
 from syncline.clients.http import Http, Policy
 from syncline.clients.pacing import PACE
@@ -161,13 +162,15 @@ class TestEvents:
         ]
         files = client(server)
         for _ in range(2):
-            events, malformed = files.events()
-            assert events == [
+            odd: list[Odd] = []
+            assert files.events(odd=odd.append) == [
                 FileEvent("create", "a", None, None, "t"),
                 FileEvent("move", "a", "b/a", None, ""),
                 FileEvent("change_permission", "a", None, "rw-r--r--", ""),
             ]
-            assert [each.code.name for each in malformed] == ["MESSAGE_INVALID"] * 3
+            assert [each.error.code.name for each in odd] == ["ENTRY_INVALID"] * 3
+            assert [each.name for each in odd] == ["a", "a", None]
+            assert odd[2].label == f"entry 6 of the events of {files.host}"
 
     @given(
         st.dictionaries(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from syncline.clients.bucket import Bucket
 from syncline.clients.entries import MOST_ODD, Odd, OnOdd
+from syncline.clients.file_manager import FileManager
 from syncline.clients.github import GitHub
 from syncline.clients.github_auth import GivenToken
 from syncline.clients.gitlab import GitLab
@@ -184,6 +186,18 @@ def test_the_tags_of_gitlab(server: ScriptedServer, at: int, junk: Any) -> None:
     server.on("GET", "/api/v4/projects/g%2Fp/registry/repositories/1/tags", json_reply(put_at(entries, at, junk)))
     found, _ = read_one(lambda odd: gitlab(server).tags(1, odd))
     assert found == without(NAMES, at)
+
+
+EVENT: Final = {"event_type": "move", "file_path": "a", "new_path": "b", "metadata": {}, "timestamp": "t"}
+
+
+@given(at=st.integers(0, 3), junk=broken(EVENT, ["event_type", "new_path"]).filter(lambda junk: junk != EVENT))
+def test_the_events_of_a_file_manager(server: ScriptedServer, at: int, junk: Any) -> None:
+    entries = put_at([{**EVENT, "file_path": name} for name in NAMES], at, junk)
+    server.on("GET", "/pubSubFullList", json_reply({"events": entries, "total_count": 4}))
+    manager = FileManager(server.url, lambda: None, Http(Naps().policy()), threading.Lock())
+    found, _ = read_one(lambda odd: manager.events(odd=odd))
+    assert [each.path for each in found] == without(NAMES, at)
 
 
 ODD_OBJECTS: Final = (

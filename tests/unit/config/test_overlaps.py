@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from typing import Any, Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from syncline.config.file import ConfigInvalid, parse_syncs
+from syncline.config.findings import templates_meet
 
 REPOSITORY: Final = "https://git.example/ops/backups.git"
 AWS: Final = {"bucket": "shelf", "region": "eu-central-1"}
@@ -80,6 +85,20 @@ def test_folders_of_one_branch(one: str, other: str, meet: bool) -> None:
 def test_branches(one: str, other: str, meet: bool) -> None:
     check(git(branch=one), git(branch=other), meet=meet)
     check(git("x", branch=one), git("y", branch=other), meet=False)
+
+
+NAMES: Final = ["".join(name) for length in range(7) for name in itertools.product("ab/", repeat=length)]
+templates = st.lists(st.sampled_from(["a", "b", "/", "{c}"]), max_size=3).map("".join)
+
+
+def fits(template: str, name: str) -> bool:
+    return re.fullmatch("[^/]+".join(map(re.escape, template.split("{c}"))), name) is not None
+
+
+@given(templates, templates)
+def test_templates_meet_where_a_name_fits_both(one: str, other: str) -> None:
+    # Of three parts each, the shortest name that fits both has at most six characters.
+    assert templates_meet(one, other) is any(fits(one, name) and fits(other, name) for name in NAMES)
 
 
 @pytest.mark.parametrize(

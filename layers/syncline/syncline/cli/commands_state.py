@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from syncline.cli.commands_run import config_of
-from syncline.cli.context import Answer, Context
+from syncline.cli.context import SOME_FAILED, Answer, Context
 from syncline.cli.show import many
 from syncline.clients.bucket import Bucket
+from syncline.clients.entries import Odd, OnOdd
 from syncline.clients.http import Http
 from syncline.clients.s3_xml import Listed
 from syncline.config import load_sync
@@ -107,7 +108,8 @@ class _State:
         bucket = bucket_at(self._sync.source, self._parts)
         read = _Target(self._sync, target_at(self._sync, self._parts))
         taken = changed = absent = 0
-        for portion in self._portions(rows, bucket):
+        odd: list[Odd] = []
+        for portion in self._portions(rows, bucket, odd.append):
             found: dict[str, list[Any] | None] = {}
             for row, listed, there in read.files(portion):
                 record = None if there is None else sheets.record_of(row, listed, there)
@@ -124,12 +126,17 @@ class _State:
         if absent or changed or rows:
             words = f"{absent} not at {target}, {changed} changed on either side, {len(rows)} no longer at the source"
             out.line(f"{words}: the next run compares them", "yellow")
-        return Answer({"taken": taken, "absent": absent, "changed": changed, "gone": len(rows)})
+        for each in odd:
+            out.line(str(each.error), "red")
+        value = {"taken": taken, "absent": absent, "changed": changed, "gone": len(rows)}
+        return Answer({**value, "invalid": [each.error.what for each in odd]}, SOME_FAILED if odd else 0)
 
-    def _portions(self, rows: dict[str, sheets.Row], bucket: Bucket) -> Iterator[list[tuple[sheets.Row, Listed]]]:
+    def _portions(
+        self, rows: dict[str, sheets.Row], bucket: Bucket, odd: OnOdd
+    ) -> Iterator[list[tuple[sheets.Row, Listed]]]:
         """Yield rows with their objects, and take them out of ``rows``."""
         portion: list[tuple[sheets.Row, Listed]] = []
-        for listed in chain.from_iterable(page.objects for page in bucket.pages(self._sync.source.prefix)):
+        for listed in chain.from_iterable(page.objects for page in bucket.pages(self._sync.source.prefix, odd=odd)):
             row = rows.pop(listed.key, None)
             if row is not None:
                 portion.append((row, listed))

@@ -22,6 +22,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from syncline.clients.addresses import Address, redacted
+from syncline.clients.entries import Entries, OnOdd, refuse
 from syncline.clients.http import READ_TIMEOUT, Body, Http, Response
 from syncline.errors import SynclineError
 
@@ -185,20 +186,14 @@ class FileManager:
 
     # -- the rest ------------------------------------------------------------------------------------------------
 
-    def events(self, count: int = MOST_EVENTS) -> tuple[list[FileEvent], list[SynclineError]]:
-        """What happened lately, and beside it MESSAGE_INVALID for each event that is none."""
+    def events(self, count: int = MOST_EVENTS, odd: OnOdd = refuse) -> list[FileEvent]:
+        """What happened lately."""
         response = _good(self._send("GET", f"/pubSubFullList?count={max(1, min(count, MOST_EVENTS))}"))
         listed = _object(response).get("events")
         if not isinstance(listed, list):
             raise response.bad("`events` is not a list")
-        events: list[FileEvent] = []
-        malformed: list[SynclineError] = []
-        for each in listed:
-            try:
-                events.append(event_of(each))
-            except SynclineError as error:
-                malformed.append(error)
-        return events, malformed
+        entries = Entries(f"the events of {self.host}", odd, _path_of)
+        return list(entries.read(listed, event_of))
 
     def report(self, results: Mapping[str, Any]) -> None:
         """Tell the results of a run."""
@@ -284,6 +279,10 @@ def event_of(value: Any) -> FileEvent:
         checked_mode(str(permissions)) if kind == "change_permission" else None,
         str(value.get("timestamp") or ""),
     )
+
+
+def _path_of(entry: Any) -> Any:
+    return entry.get("file_path") if isinstance(entry, dict) else None
 
 
 def _around(boundary: str, fields: Mapping[str, str], file_type: str) -> tuple[bytes, bytes]:

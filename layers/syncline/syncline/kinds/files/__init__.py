@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from syncline.clients.bucket import Bucket
+from syncline.clients.entries import Odd
 from syncline.clients.file_manager import FileManager
 from syncline.clients.http import Http
 from syncline.config.files import FilesSync
@@ -196,13 +197,14 @@ class Files:
         """Return what the file manager's own events name, if they are asked for, and failures for malformed ones."""
         if self._means.manager is None:
             return Hints(), ()
+        odd: list[Odd] = []
         try:
-            events, malformed = self._means.manager.events()
+            events = self._means.manager.events(odd=odd.append)
         except SynclineError as error:
             # The scan finds most of what they would have told.
             return Hints(), (Failure(Item("*", "events"), _final(error)),)
-        failures = tuple(Failure(Item("*", f"event {n}"), error) for n, error in enumerate(malformed))
-        return hints_of(groups_of(self._sync, events, self._means.memory.clock())), failures
+        failures = {each.label: Failure(Item("*", each.label), each.error) for each in odd}
+        return hints_of(groups_of(self._sync, events, self._means.memory.clock())), tuple(failures.values())
 
 
 def threads_for(requests: int) -> int:
