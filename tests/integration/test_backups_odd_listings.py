@@ -40,6 +40,7 @@ class World:
     sort: str
     parts: Parts
     batches: int = 0
+    prefix: str = ""
 
     def run(self) -> dict[str, str]:
         """Scan, and transfer what differs; the code or outcome of each item that ended or failed, else "sent"."""
@@ -50,7 +51,8 @@ class World:
             "directory": {"directory": str(self.folder)},
             "bucket": {"bucket": "second", "prefix": "copy/", **bucket},
         }
-        config = {"source": {"bucket": "first", **bucket}, "target": targets[self.sort], "removals": {"share": 1}}
+        source = {"bucket": "first", "prefix": self.prefix, **bucket}
+        config = {"source": source, "target": targets[self.sort], "removals": {"share": 1}}
         kind = Builder(self.parts)(load_sync(json.dumps({"name": "s", "kind": "backups", **config})))
         self.batches += 1
         ended: dict[str, str] = {}
@@ -134,6 +136,13 @@ def test_a_cluster_that_an_odd_entry_stands_for_is_reported(world: World) -> Non
     ended = world.run()
     assert len(invalid(ended)) == 1
     assert world.files() == FILES.keys()
+
+
+def test_a_prefix_with_nothing_but_an_odd_entry_is_not_absent(world: World) -> None:
+    world.prefix = "b/"
+    world.put({"b/loose.yaml": b"in no cluster"})
+    world.spoil("first", "b/loose.yaml", no_key)
+    assert set(world.run().values()) == {"ENTRY_INVALID"}
 
 
 @pytest.mark.parametrize("world", ["bucket"], indirect=True)

@@ -109,6 +109,16 @@ def test_an_object_that_the_selection_excludes_is_no_failure(
     assert invalid(strict, strict.run()) == []
 
 
+@pytest.mark.parametrize("spoil", [no_size, no_key])
+def test_a_prefix_with_nothing_but_an_odd_entry_is_not_absent(
+    strict: FilesChain, strict_server: S3Server, odd: Callable[[str, Spoil], None], spoil: Spoil
+) -> None:
+    strict.configure(source={**strict.endpoint(strict.name), "prefix": "d/"})
+    strict_server.put(strict.name, "d/one", b"one")
+    odd("d/one", spoil)
+    assert {result.code for result in strict.results(strict.run()).values()} == {"ENTRY_INVALID"}
+
+
 @pytest.mark.parametrize("pair", [SENT], indirect=True)
 @pytest.mark.parametrize("spoil", [bad_size, no_key])
 def test_an_odd_entry_of_the_target(pair: Pair, spoil: Spoil) -> None:

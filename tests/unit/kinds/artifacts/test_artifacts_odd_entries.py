@@ -22,7 +22,7 @@ from syncline.kinds.artifacts.layers import OwnMemory
 from syncline.kinds.artifacts.looking import Look, Target
 from syncline.kinds.artifacts.pushed import Pushed
 from syncline.kinds.kind import Failure, Pace, Page
-from syncline.model import EVERYTHING, Item
+from syncline.model import Item, Scope
 from tests.standins.made_up import Naps
 from tests.standins.scripted_http import ScriptedServer, errors_reply, json_reply
 
@@ -72,12 +72,12 @@ class World:
     def tags(self, number: int, *entries: Any) -> None:
         self.gitlab.on("GET", f"{REPOSITORIES}/{number}/tags", json_reply(entries))
 
-    def look(self) -> list[Page]:
+    def look(self, *groups: str) -> list[Page]:
         builds = SaidBuilds(self.sync, self.client, OwnMemory())
         look = Look(
             self.sync, builds, self.target, Pushed(OwnMemory(), "host"), OwnMemory(), now=lambda: 1_700_000_000.0
         )
-        return list(look.pages(EVERYTHING, None, Pace(lambda: 60.0)))
+        return list(look.pages(Scope.of(groups or None), None, Pace(lambda: 60.0, named=bool(groups))))
 
 
 @pytest.fixture
@@ -102,6 +102,14 @@ def test_odd_runs(world: World) -> None:
     where = f"of the runs of presto-build-images.yml at {world.github.host}"
     names = (f"*:entry 1 {where}", "run:2:*", f"*:entry 4 {where}", "run:1:*")
     assert failed(pages) == dict.fromkeys(names, "ENTRY_INVALID")
+
+
+def test_a_named_run_of_which_github_says_nonsense_is_not_absent(world: World) -> None:
+    world.runs(run(3))
+    world.repositories()
+    world.github.on("GET", "/repos/rapidsai/velox-testing/actions/runs/2", json_reply({"id": "two"}))
+    (failure,) = [failure for page in world.look("run:2") for failure in page.failures]
+    assert (str(failure.item), failure.error.code.name) == ("run:2:*", "BAD_ANSWER")
 
 
 def test_an_alias_does_not_move_while_the_youngest_run_may_be_an_odd_one(world: World) -> None:

@@ -130,6 +130,7 @@ class Look:
             for place in build.places:
                 wanted.setdefault(place.repository, []).append((build, place))
                 found |= _names_of(build, place)
+        found |= {failure.item.group for page in flawed for failure in page.failures}
         if cursor is None:
             failures = (*_all(flawed, "failures"), *(self._absent(scope, found, pace) if pace.named else ()))
             yield Page("", results=_all(flawed, "results"), failures=failures)

@@ -65,7 +65,8 @@ class Downloads:
         named = self._named(scope, odd.append)
         if pace.named and cursor is None:
             clusters = {group.removesuffix("/") for group in scope.groups or () if group.endswith("/")}
-            for name in sorted(clusters.difference(self._clusters(odd.append))) if clusters else ():
+            absent = sorted(clusters.difference(self._clusters(odd.append))) if clusters else []
+            for name in absent if not odd else ():
                 error = SynclineError("SOURCE_ABSENT", f"{self._bucket} has no cluster {name}")
                 yield Page("", failures=(Failure(Item(f"{name}/", "*"), error),))
         if cursor is None and odd:
@@ -94,10 +95,13 @@ class Downloads:
 
     def _clusters(self, odd: OnOdd) -> list[str]:
         prefix = self._layout.prefix
-        pages = list(self._bucket.pages(prefix, delimiter="/", odd=odd))
+        unusable: list[Odd] = []
+        pages = list(self._bucket.pages(prefix, delimiter="/", odd=unusable.append))
+        for each in unusable:
+            odd(each)
         listed = [each[len(prefix) : -1] for page in pages for each in page.prefixes]
         there = self._store.tops()
-        if prefix and not there and not any(page.prefixes or page.objects for page in pages):
+        if prefix and not there and not unusable and not any(page.prefixes or page.objects for page in pages):
             raise SynclineError("SOURCE_ABSENT", f"{self._bucket} has no object below {prefix!r}")
         if there and not listed:
             raise SynclineError("LISTING_INCOMPLETE", f"{self._bucket} is listed without a single cluster")

@@ -141,7 +141,7 @@ class Look:
     def _clusters(self, only: list[str] | None, mark: Mark, pace: Pace) -> Iterator[Page]:
         listed, loose, unusable = self._listed_clusters()
         portions = _Portions()
-        if pace.named and only is not None and not mark.after:
+        if pace.named and only is not None and not mark.after and not unusable:
             absent = (Failure(Item(f"{name}/", "*"), self._absent(name)) for name in only if name not in listed)
             yield from portions.add(Page("", failures=tuple(absent)), mark)
         if only is None and not mark.after:
@@ -209,7 +209,7 @@ class Look:
             clusters += [p[len(prefix) : -1] for p in page.prefixes]
             loose += [each.key for each in page.objects if not each.key.endswith("/")]
             empty = empty and not page.prefixes and not page.objects
-        self._is_empty = empty
+        self._is_empty = empty and not odd
         return sorted(c for c in clusters if c and self._layout.takes_cluster(c)), loose, odd
 
     def _absent(self, cluster: str) -> SynclineError:

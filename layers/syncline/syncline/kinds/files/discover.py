@@ -36,7 +36,7 @@ from syncline.kinds.files.compare import (
 )
 from syncline.kinds.files.events import Hints, hints_of
 from syncline.kinds.files.items import Items, place_of, portions
-from syncline.kinds.files.listing import chunks, listed_ahead
+from syncline.kinds.files.listing import behind, chunks, listed_ahead
 from syncline.kinds.files.odd import OddOnes
 from syncline.kinds.files.parallel import in_parallel
 from syncline.kinds.files.reading import GONE, LEFT_OUT, Reader, Unequal, adopted_by
@@ -212,10 +212,10 @@ class Scan:
                 return chain.from_iterable(stack.enter_context(read_ahead(chunks(items))))
 
             def opened(after: str) -> Iterator[Listed]:
-                return ahead(self._target.listing(starts[1] + prefix, _behind(starts[1], after), odd.at_target.append))
+                return ahead(self._target.listing(starts[1] + prefix, behind(starts[1], after), odd.at_target.append))
 
-            odd, behind = OddOnes(sync), _behind(starts[0], cursor.after)
-            source = ahead(listed_ahead(self._source, starts[0] + prefix, behind, odd.at_source.append))
+            odd, start = OddOnes(sync, self._items.failed), behind(starts[0], cursor.after)
+            source = ahead(listed_ahead(self._source, starts[0] + prefix, start, odd.at_source.append))
             listed = self._target.is_listed
             other = TargetListing(opened, starts[1], cursor.after, odd.at_target) if listed else None
             records = ahead(self._recorded(cursor.after, prefix))
@@ -277,7 +277,7 @@ class Scan:
     def _absent(self, tally: Tally, prefix: str, pace: Pace, *, whole: bool) -> Failure | None:
         """Return a failure if a prefix that a person has named has no objects; it may have some that are left out."""
         start = self._sync.source.prefix
-        if tally.listed or not (start if whole else pace.named):
+        if tally.listed or tally.odd or not (start if whole else pace.named):
             return None
         item = Item("*", "*") if whole else Item(f"{PREFIX}{start}{prefix}", "*")
         return Failure(item, SynclineError("SOURCE_ABSENT", f"{self._source} has no object below {start + prefix!r}"))
@@ -489,10 +489,6 @@ class _Window:
         equal = self.going.equal - len(checked.items) - len(checked.failures) - len(checked.answers)
         answers = tuple(checked.answers)
         return Page("", skipped=equal, results=answers, failures=failures, left_out=self.going.left_out)
-
-
-def _behind(start: str, after: str) -> str:
-    return start + after if after else ""
 
 
 def _etag(change: Change) -> str | None:

@@ -109,3 +109,8 @@ def _some_pages(bucket: Bucket, prefix: str, after: str, token: str | None, odd:
     while pages[-1].token is not None and len(pages) < _PAGES:
         pages.append(bucket.page(prefix, token=pages[-1].token, odd=odd))
     return pages
+
+
+def behind(start: str, after: str) -> str:
+    """Return the key or path that a listing goes on after, "" for its beginning."""
+    return start + after if after else ""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from syncline.clients.entries import Odd
-from syncline.config.files import KEY, FilesSync
+from syncline.config.files import FilesSync
+from syncline.errors import SynclineError
 from syncline.kinds.kind import Failure
 from syncline.model import Item
 
 
 @dataclass(frozen=True, slots=True)
 class OddOnes:
-    """The odd entries that the listings of a window have met. Pages are read ahead, so some may lie behind the window."""
+    """The odd entries that the listings of a window have met. Pages are read ahead, so some may lie behind the window.
+
+    ``failed`` makes the failure of a key.
+    """
 
     sync: FilesSync
+    failed: Callable[[str, SynclineError], Failure]
     at_source: list[Odd] = field(default_factory=list)
     at_target: list[Odd] = field(default_factory=list)
 
@@ -31,7 +36,7 @@ class OddOnes:
             if odd.name is None:
                 found[odd.label] = Failure(Item("*", odd.label), odd.error)
             elif key is not None:
-                found[key] = Failure(Item(f"{KEY}{key}", key), odd.error)
+                found[key] = self.failed(key, odd.error)
         return found
 
     def _keys(self) -> Iterator[tuple[str, Odd, str | None]]:
