@@ -77,8 +77,7 @@ def _inside(text: str) -> bytes:
     return json.dumps({**CONFIG_OBJECT, "data": {"file": text}}).encode()
 
 
-def _protobuf(kind: bytes) -> bytes:
-    value = PLANTED.encode()
+def _protobuf(kind: bytes, value: bytes) -> bytes:
     return (
         b"k8s\x00\n"
         + bytes([6 + len(kind)])
@@ -156,7 +155,7 @@ WAYS: Final[dict[str, tuple[str, bytes]]] = {
         "backup-resource-list.json.gz",
         gzip.compress(json.dumps({"v1/Pod": ["shop/web"], "v1/Secret": [_KINDLESS]}).encode()),
     ),
-    "etcd's protobuf": ("snapshot.db", b"\0" * 64 + _protobuf(b"Secret") + b"\0" * 64),
+    "etcd's protobuf": ("snapshot.db", b"\0" * 64 + _protobuf(b"Secret", PLANTED.encode()) + b"\0" * 64),
     # Escapes
     "escaped letter": ("s.yaml", YAML.replace(b"kind: Secret", b'kind: "\\u0053ecret"')),
     "escaped letter in json": ("s.json", JSON.replace(b'"Secret"', b'"\\u0053ecret"')),
@@ -235,6 +234,7 @@ WAYS: Final[dict[str, tuple[str, bytes]]] = {
         "s.json",
         _inside(JSON.decode().replace('"Secret"', '"\\u0053ecret"')).replace(b"\\\\u0053", b"\\u005cu0053"),
     ),
+    "utf-16 in a config map": ("s.json", _inside(_TEXT.encode("utf-16-be").decode("latin-1"))),
     "base64 in a config map": ("s.json", _inside(base64.b64encode(YAML).decode())),
     "wrapped base64 in a config map": (
         "s.yaml",
@@ -388,7 +388,7 @@ HARMLESS: Final[dict[str, tuple[str, bytes]]] = {
     ),
     "zip of harmless files": ("x.zip", zipped({"a.yaml": CONFIG, "Secret": b"Secret"})),
     "utf-16 config map": ("x.yaml", CONFIG.decode().encode("utf-16")),
-    "protobuf of a config map": ("x.db", _protobuf(b"ConfigMap")),
+    "protobuf of a config map": ("x.db", _protobuf(b"ConfigMap", b"fast")),
     "invalid yaml": ("x.yaml", b"kind: [Secret\nfoo: }\n"),
     "template of a config map": ("x.yaml", b"{{- if .on }}\n" + CONFIG + b"{{- end }} # not a Secret\n"),
     "windows paths": ("x.yaml", b'kind: ConfigMap\ndata: {p: "C:\\\\secret\\\\data", q: "\\u003cSecret\\u003e"}\n'),

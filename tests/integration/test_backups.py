@@ -22,7 +22,7 @@ from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import EVERYTHING, Item, Outcome, Result
 from tests.backups_memory import Kept
 from tests.backups_world import Caps, World, make_bucket, s3_server
-from tests.secret_ways import HARMLESS, WAYS
+from tests.secret_ways import HARMLESS, PLANTED, WAYS
 from tests.standins.git_http import GitHttp, git_http
 from tests.standins.git_places import make_bare
 
@@ -240,6 +240,22 @@ def test_what_is_left_out_is_counted_as_such_and_named_in_every_run_if_it_has_a_
 def test_an_archive_that_holds_secrets_stays_out(world: World) -> None:
     world.put({"east/backup.tar.gz": WAYS["velero's archive"][1], "east/n/x.tgz": HARMLESS["tar of harmless files"][1]})
     assert world.codes(world.run()) == {"east/backup.tar.gz": "left_out", "east/n/x.tgz": "moved"}
+
+
+def test_no_value_of_a_secret_reaches_the_branch_the_report_or_the_log(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    written = {f"east/n/{number}-{path}": data for number, (path, data) in enumerate(WAYS.values())}
+    written |= {f"west/n/{number}-{path}": data for number, (path, data) in enumerate(HARMLESS.values())}
+    world.put(written)
+    results = world.run()
+    committed = world.bare.files()
+    assert {key for key in committed if key.startswith("west/")} == {key for key in written if key.startswith("west/")}
+    told = "".join([str(list(results.values())), caplog.text, world.bare.git("log", "--format=%B")])
+    for text in (told.encode(), *committed.values()):
+        assert PLANTED.encode() not in text
+        assert base64.b64encode(PLANTED.encode()) not in text
 
 
 def test_a_branch_that_took_what_is_known_as_a_secret_now_is_put_right(world: World) -> None:

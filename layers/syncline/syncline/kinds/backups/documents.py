@@ -114,6 +114,8 @@ def search_yaml(data: bytes, inner: Inner) -> bool:
 
 def split_yaml(data: bytes) -> list[bytes]:
     """Return the documents of a YAML file by their markers; joined they are the file."""
+    if b"---" not in data and b"..." not in data:
+        return [data]
     starts = {0, len(data)}
     for match in _MARKER.finditer(data):
         starts.add(match.start() if match[0] == b"---" else match.end())

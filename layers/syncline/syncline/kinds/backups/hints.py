@@ -22,12 +22,15 @@ _KEY_OF_LIST: Final = b"v1/"  # in Velero's lists of resources, v1/Secret is a k
 _BEFORE: Final = re.compile(rb"(?:^|[^\w./-]|\\(?:[a-z0_]|x[0-9a-f]{2}|u[0-9a-f]{4}|u[0-9a-f]{8}))\Z")
 _LONGEST_ESCAPE: Final = 10
 _ESCAPED: Final = re.compile(rb"(?<!\\)\\+(?:x|u00|u000000)([2-7][0-9a-f])")  # several: in JSON inside of JSON
-_HIDING: Final = re.compile(rb"\\(?:x|u00|u000000)(?!22|27|3[ce])[2-7][0-9a-f]")  # Go's JSON escapes < and > always
+_HIDING: Final = re.compile(rb"\\(?:(?:x|u00|u000000)(?!22|27|3[ce])[2-7][0-9a-f]|\r?\n|u0000|x00|0)|\\\\\\(?:r\\+)?n")
+"""An escape that may hide a letter. Not those of quotes and of < and >, which are common in Go's JSON."""
+_AROUND: Final = 160
+"""Bytes on either side of an escape that can be the rest of the word."""
 _FOLDED: Final = re.compile(rb"(?<!\\)(?:\\+\r?\n|\\{3,}(?:r\\+)?n)[ \t]*")
 """A line's end that does not count inside double quotes, also in the form it has in JSON."""
 _ZERO: Final = re.compile(rb"(?<!\\)\\+(?:u0000|x00|0)")
 """A zero, as between the letters of UTF-16 inside of JSON."""
-_BINARY_TAG: Final = re.compile(rb"![^\s]{0,200}?(?:binary|%)")
+_BINARY_TAG: Final = re.compile(rb"![\w#;/?:@&=+$,.!~*'()<>\[\]-]{0,200}?(?:binary|%[0-9a-f]{2})")
 _KIND: Final = re.compile(
     rb"kind[\s\"'\\]{0,200}[:=][\s\"'\\|>+-]{0,200}(?:[!&]\S{0,200}\s+){0,3}[\"'\\]{0,8}"
     rb"secret(?:list)?\s{0,200}(?:$|[,}\])\"'\\#<\r\n])",
@@ -41,19 +44,23 @@ _ALPHABET: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvw
 _CLASSES: Final = bytes(0x41 if byte in _ALPHABET else 0x20 for byte in range(256))
 _LONG: Final = b"A" * _BASE64
 _DIGEST: Final = re.compile(rb"sha256:[0-9a-f]{64}(?![A-Za-z0-9+/_-])")
-_RUN: Final = re.compile(rb"[A-Za-z0-9+/_-]{%d,}(?:\s+[A-Za-z0-9+/_-]{4,})*" % _BASE64)
+_RUN: Final = re.compile(rb"[A-Za-z0-9+/_-]{%d,}(?:[\s\\]+[A-Za-z0-9+/_-]{4,})*" % _BASE64)
 
 
 def may_name_secret(data: bytes) -> bool:
     """Return False if no document in this text (ASCII, UTF-8) can be a Secret, apart from base64 in it."""
-    low = data.lower()
-    if _has_words(low) or _PROTOBUF in data:
+    if _PROTOBUF in data:
         return True
-    if b"\\" in low and any(each.search(low) for each in (_HIDING, _FOLDED, _ZERO)):
-        plain = _unescaped(low)
-        if plain is None or any(map(_has_words, _forms(plain))):
+    low = data.lower()
+    forms = {low}
+    if b"\\" in low and _HIDING.search(low):
+        hidden = _unescaped(_around_escapes(low))
+        if hidden is None:
             return True
-    return b"!" in low and _BINARY_TAG.search(low) is not None
+        forms |= _forms(hidden)
+    if not any(b"data" in form for form in forms):
+        return False
+    return any(map(_has_word, forms)) or (b"!" in low and _BINARY_TAG.search(low) is not None)
 
 
 def resembles_secret(data: bytes) -> bool:
@@ -71,7 +78,7 @@ def has_protobuf(data: bytes) -> bool:
 def has_base64(data: bytes) -> bool:
     """Return True if there is a run of base64 that is long enough to hold a Secret."""
     if b"\\/" in data:
-        data = _joined(data)
+        data = data.replace(b"\\/", b"/")
     return _LONG in data.translate(_CLASSES) and _LONG in _DIGEST.sub(b" ", data).translate(_CLASSES)
 
 
@@ -80,7 +87,7 @@ def base64_in(data: bytes) -> Iterator[bytes]:
     import binascii  # noqa: PLC0415 - only where there is any
 
     for match in _RUN.finditer(_joined(data)):
-        run = b"".join(match[0].split()).replace(b"-", b"+").replace(b"_", b"/")
+        run = b"".join(match[0].replace(b"\\", b"").split()).replace(b"-", b"+").replace(b"_", b"/")
         run = run[: len(run) - (len(run) % 4 == 1)]
         yield binascii.a2b_base64(run + b"=" * (-len(run) % 4))
 
@@ -89,19 +96,21 @@ def _joined(data: bytes) -> bytes:
     """Return the text without what JSON and YAML write for a slash and a line's end inside quotes."""
     if b"\\" not in data:
         return data
-    return re.sub(rb"(?<!\\)\\+(?:(?:r\\+)?n|r|\r?\n)", b"\n", data).replace(b"\\/", b"/")
+    return re.sub(rb"\\[nr\r\n]", b"\n", data).replace(b"\\/", b"/")
 
 
-def _has_words(low: bytes) -> bool:
-    """Return True if a word stands where it can be a kind, or a key of Velero's, and there is any data."""
-    if b"secret" not in low or b"data" not in low:
+def _has_word(low: bytes) -> bool:
+    """Return True if the word stands where it can be a kind, or a key of Velero's."""
+    if b"secret" not in low:
         return False
     keys_count = b"&" in low and b"*" in low  # an alias may stand for a key
     for match in _WORD.finditer(low):
-        before = low[max(0, match.start() - _LONGEST_ESCAPE) : match.start()]
-        if before.endswith(_KEY_OF_LIST):
+        start, end = match.span()
+        if low.endswith(_KEY_OF_LIST, 0, start):
             return True
-        if match[1] != b"s" and _BEFORE.search(before) and (keys_count or not _COLON.match(low, match.end())):
+        if match[1] == b"s" or (not keys_count and _COLON.match(low, end)):
+            continue
+        if _BEFORE.search(low[max(0, start - _LONGEST_ESCAPE) : start]):
             return True
     return False
 
@@ -113,6 +122,18 @@ def _has_key(pattern: re.Pattern[bytes], low: bytes) -> bool:
         if _BEFORE.search(before.removesuffix(_STRING)):
             return True
     return False
+
+
+def _around_escapes(low: bytes) -> bytes:
+    """Return the parts of the text in which escapes may hide a word."""
+    parts = []
+    start = end = 0
+    for match in _HIDING.finditer(low):
+        if match.start() - _AROUND > end:
+            parts.append(low[start:end])
+            start = match.start() - _AROUND
+        end = match.end() + _AROUND
+    return b" ".join([*parts, low[start:end]])
 
 
 def _forms(plain: bytes) -> set[bytes]:
