@@ -35,6 +35,7 @@ class Outcome(StrEnum):
     SKIPPED = "skipped"
     LEFT_OUT = "left_out"  # by the selection or by the rule for Secrets, or the target cannot hold a counterpart
     REMOVED = "removed"
+    EXTRA = "extra"  # at the target alone, and not ours
     CONFLICT = "conflict"
     FAILED = "failed"
     KNOWN = "known"  # a known failure: failed in an earlier run, too, with the same code and source
@@ -181,7 +182,7 @@ class Counts:
     that turns out to be equal after all is skipped, and counts as queued no more; likewise one that is left out.
 
     ``left_out`` counts what the selection or the rule for Secrets excludes, and keys of which the target cannot hold a
-    counterpart. It is never a failure.
+    counterpart. ``extra`` counts items that the target alone has and that are not ours. Neither is ever a failure.
 
     ``known`` counts the known failures of the sync, and ``acknowledged`` those of them that the operator has
     acknowledged, which are not among ``known``. Of a run that is over they count all there are, also those that the run
@@ -193,6 +194,7 @@ class Counts:
     skipped: int = 0
     left_out: int = 0
     removed: int = 0
+    extra: int = 0
     conflict: int = 0
     failed: int = 0
     known: int = 0
@@ -211,10 +213,17 @@ class Counts:
         return self.moved + self.removed + self.cancelled + self.failed + self.known + self.conflict
 
     @classmethod
-    def of(
-        cls, results: Iterable[Result], *, skipped: int = 0, left_out: int = 0, queued: int = 0, requests: int = 0
+    def of(  # noqa: PLR0913 - each is a count, by its name
+        cls,
+        results: Iterable[Result],
+        *,
+        skipped: int = 0,
+        left_out: int = 0,
+        extra: int = 0,
+        queued: int = 0,
+        requests: int = 0,
     ) -> Counts:
-        """Tally results; ``skipped`` and ``left_out`` add items that have no result of their own."""
+        """Tally results; ``skipped``, ``left_out`` and ``extra`` add items that have no result of their own."""
         tally: dict[str, int] = dict.fromkeys((o.value for o in Outcome), 0)
         moved_bytes = 0
         for result in results:
@@ -222,6 +231,7 @@ class Counts:
             moved_bytes += result.moved_bytes
         tally["skipped"] += skipped
         tally["left_out"] += left_out
+        tally["extra"] += extra
         return cls(**tally, queued=queued, bytes=moved_bytes, requests=requests)
 
 

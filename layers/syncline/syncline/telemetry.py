@@ -29,7 +29,7 @@ metrics = Metrics()
 # A call that ended no batch has nothing to count, and that is no reason for a warning.
 warnings.filterwarnings("ignore", message="No application metrics to publish")
 
-_COUNTED = ("moved", "skipped", "left_out", "removed", "conflict", "failed", "known")
+_COUNTED = ("moved", "skipped", "left_out", "removed", "extra", "conflict", "failed", "known")
 
 
 def run_ended(run: Run) -> None:

@@ -100,9 +100,9 @@ class Stack:
         run_id = name or f"20261121-101522-{next(_RUNS):06x}"
         return self.target.state.begin_run(sync, run_id, trigger, Scope(), plan=plan)[0]
 
-    def finish(self, run: Run, *results: ItemResult, skipped: int = 0, left_out: int = 0) -> Run:
+    def finish(self, run: Run, *results: ItemResult, skipped: int = 0, left_out: int = 0, extra: int = 0) -> Run:
         """End a run with these results, as its functions would."""
-        counts = Counts.of(results, skipped=skipped, left_out=left_out, queued=len(results), requests=7)
+        counts = Counts.of(results, skipped=skipped, left_out=left_out, extra=extra, queued=len(results), requests=7)
         self.target.state.end_batch(first_batch(run), BatchRecord(tuple(results)), counts)
         over = self.target.state.finish_run(run.sync, run.id)
         assert over is not None

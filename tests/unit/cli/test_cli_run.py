@@ -229,6 +229,20 @@ def test_what_was_left_out_is_told_beside_what_is_equal(applied: Stack) -> None:
     assert "  the target has no such names" in lines
 
 
+def test_extras_are_told_and_are_no_failure(applied: Stack) -> None:
+    with functions(applied, lambda run: applied.finish(run, skipped=2, extra=3)):
+        result = applied.run("run", "prod", "--wait")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1].startswith("✓ prod: nothing differed, 2 items equal, 3 extra, in ")
+    extra = Result("main", "docs/guide.md", Outcome.EXTRA, None, "0123456789abcdef")
+    with functions(applied, lambda run: applied.finish(run, moved(), extra)):
+        value = applied.json("run", "prod", "--wait")
+    assert value["run"]["counts"]["extra"] == 1
+    lines = applied.run("report", value["run"]["id"]).stdout.splitlines()
+    assert any(line.startswith("✓ prod: 1 moved (3.0 MiB), 1 extra, in ") for line in lines)
+    assert ["extra", "main:docs/guide.md"] in [line.split()[:2] for line in lines]
+
+
 def test_waiting_to_a_bad_end(applied: Stack) -> None:
     with functions(applied, lambda run: applied.finish(run, moved(), failed())):
         result = applied.run("run", "prod", "--wait")

@@ -50,6 +50,18 @@ def test_what_is_left_out_is_counted_apart_and_is_no_failure(steps: Steps) -> No
     assert steps.results()["b", "1"].outcome is Outcome.LEFT_OUT
 
 
+def test_extras_are_counted_apart_and_are_no_failure(steps: Steps) -> None:
+    steps.kind.pages = [
+        Page("a", items("1", group="a"), extra=2),
+        Page("b", results=(Result("b", "1", Outcome.EXTRA, None, "there"),), extra=3),
+    ]
+    run = steps.run()
+    counts = run.counts
+    assert (counts.extra, counts.queued, counts.moved, counts.failed) == (6, 1, 1, 0)
+    assert run.status is RunStatus.DONE
+    assert steps.results()["b", "1"].outcome is Outcome.EXTRA
+
+
 def test_what_is_left_out_in_each_chunk_is_counted_once(steps: Steps) -> None:
     steps.kind.pages = [replace(page, left_out=1) for page in pages(CHUNK_ITEMS * 2 + 3)]
     assert steps.run().counts.left_out == CHUNK_ITEMS * 2 + 3

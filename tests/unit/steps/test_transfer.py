@@ -28,15 +28,17 @@ def test_what_arrived_is_verified_and_then_moved(steps: Steps) -> None:
     assert [item.name for item in steps.kind.proved] == ["1", "2"]
 
 
-def test_an_item_left_out_by_its_transfer_counts_as_queued_no_more(steps: Steps) -> None:
+def test_an_item_with_nothing_to_do_for_counts_as_queued_no_more(steps: Steps) -> None:
+    without = {"2": Outcome.LEFT_OUT, "3": Outcome.EXTRA}
+
     def move(item: Item, _pace: Pace) -> Answer:
-        return Result(item.group, item.name, Outcome.LEFT_OUT) if item.name == "2" else Arrived(item)
+        return Result(item.group, item.name, without[item.name]) if item.name in without else Arrived(item)
 
     steps.kind.move = move
-    steps.begin_with(transfer_of("1", "2"))
+    steps.begin_with(transfer_of("1", "2", "3"))
     steps.pump.run()
     counts = steps.latest().counts
-    assert (counts.queued, counts.moved, counts.left_out, counts.failed) == (1, 1, 1, 0)
+    assert (counts.queued, counts.moved, counts.left_out, counts.extra, counts.failed) == (1, 1, 1, 1, 0)
 
 
 def test_an_item_is_tried_again_alone_and_the_others_do_not_wait(steps: Steps) -> None:

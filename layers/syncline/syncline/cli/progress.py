@@ -105,6 +105,8 @@ def _scanning(counts: Counts) -> list[str]:
         said.append(f"{number(counts.skipped)} equal so far")
     if counts.left_out:
         said.append(f"{number(counts.left_out)} left out")
+    if counts.extra:
+        said.append(f"{number(counts.extra)} extra")
     return said
 
 

@@ -24,6 +24,7 @@ OUTCOMES: Final[dict[Outcome, tuple[str, Style]]] = {
     Outcome.REMOVED: ("removed", ""),
     Outcome.WOULD_MOVE: ("would move", "cyan"),
     Outcome.MOVED: ("moved", "green"),
+    Outcome.EXTRA: ("extra", "dim"),
     Outcome.LEFT_OUT: ("left out", "dim"),
     Outcome.SKIPPED: ("equal", "dim"),
 }
@@ -58,6 +59,8 @@ def counted(counts: Counts) -> str:
         said.append(f"{number(counts.skipped)} equal")
     if counts.left_out:
         said.append(f"{number(counts.left_out)} left out")
+    if counts.extra:
+        said.append(f"{number(counts.extra)} extra")
     if counts.conflict:
         said.append(many(counts.conflict, "conflict"))
     said += [f"{number(counts.failed)} failed"] if counts.failed else []
@@ -100,15 +103,16 @@ def ending(run: Run) -> tuple[str, Style]:
 
 def _without_change(counts: Counts) -> tuple[str, Style]:
     """Describe a run that changed nothing and had no failure."""
+    extra = f", {number(counts.extra)} extra" if counts.extra else ""
     acknowledged = f", {number(counts.acknowledged)} acknowledged" if counts.acknowledged else ""
     if counts.skipped:
         left_out = f", {number(counts.left_out)} left out" if counts.left_out else ""
-        return f"nothing differed, {many(counts.skipped, 'item')} equal{left_out}{acknowledged}", "green"
+        return f"nothing differed, {many(counts.skipped, 'item')} equal{left_out}{extra}{acknowledged}", "green"
     if acknowledged:
-        return f"nothing else was found{acknowledged}", "yellow"
+        return f"nothing else was found{extra}{acknowledged}", "yellow"
     if counts.left_out:
-        return f"the selection left out everything that was found ({many(counts.left_out, 'item')})", "yellow"
-    return "nothing found: the source has nothing there", "yellow"
+        return f"the selection left out everything that was found ({many(counts.left_out, 'item')}){extra}", "yellow"
+    return f"nothing found: the source has nothing there{extra}", "yellow"
 
 
 def as_dict(run: Run) -> dict[str, Any]:

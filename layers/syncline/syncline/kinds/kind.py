@@ -21,7 +21,8 @@ class Page:
     """A part of a look: what differs, what is settled already, and where to go on.
 
     ``skipped`` counts items found equal, ``left_out`` those that the selection excludes or that the target cannot hold;
-    neither has a result of its own. ``results`` holds items whose outcome is known without a transfer, such as
+    ``extra`` counts items that the target alone has and that are not ours, beyond those among ``results``. None of these
+    has a result of its own. ``results`` holds items whose outcome is known without a transfer, such as
     conflicts. ``failures`` holds what could not be scanned, by target reference. ``cursor`` resumes a scan behind this
     page.
     """
@@ -32,6 +33,7 @@ class Page:
     results: tuple[Result, ...] = ()
     failures: tuple[Failure, ...] = ()
     left_out: int = 0
+    extra: int = 0
 
 
 def odd_pages(cursor: str, failures: Iterable[Failure]) -> Iterator[Page]:

@@ -101,6 +101,7 @@ def _add(work: Work, page: Page, kind: Kind) -> list[Failure]:
     """Add what a page shows; of what could not be looked at, that which is worth another look."""
     work.skipped += page.skipped
     work.left_out += page.left_out
+    work.extra += page.extra
     work.results += page.results
     if work.batch.plan:
         work.results += [_would_move(item) for item in page.items]

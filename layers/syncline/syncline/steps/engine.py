@@ -29,7 +29,7 @@ IDLE: Final = 10
 """How many messages one after another may get no further: no name further in a look, nothing more of any item."""
 DEATHS: Final = 5
 """How often a function may die with a message before the message is given up."""
-_UNQUEUED: Final = frozenset({Outcome.SKIPPED, Outcome.LEFT_OUT})
+_UNQUEUED: Final = frozenset({Outcome.SKIPPED, Outcome.LEFT_OUT, Outcome.EXTRA})
 """Outcomes of a transfer after which an item counts as queued no more: there was nothing to do for it."""
 _FIRST_PAUSE: Final = 4.0
 _LONGEST_PAUSE: Final = 300.0
@@ -46,6 +46,7 @@ class Work:
     dead: list[Dead] = field(default_factory=list)
     skipped: int = 0
     left_out: int = 0
+    extra: int = 0
     queued: int = 0
     requests: int = 0
 
@@ -95,6 +96,7 @@ class Work:
             results,
             skipped=self.skipped,
             left_out=self.left_out,
+            extra=self.extra,
             queued=self.queued - settled,
             requests=self.requests,
         )

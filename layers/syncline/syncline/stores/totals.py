@@ -13,7 +13,7 @@ from syncline.table import Database, number
 
 BUCKETS: Final = (1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 """Seconds: the bounds of the histogram of runs' durations."""
-_OUTCOMES: Final = ("moved", "skipped", "left_out", "removed", "conflict", "failed")
+_OUTCOMES: Final = ("moved", "skipped", "left_out", "removed", "extra", "conflict", "failed")
 _OVER: Final = len(BUCKETS)
 
 
