@@ -12,7 +12,7 @@ pk                                       sk             ``data``
 :mod:`syncline.stores.packing` states the format of ``data``. The directory also has a ``version``, which each
 replacement changes. The id of a segment is that of the intent of the compaction that wrote it.
 
-The files are spread over 16 partitions by a hash of their names. A reader queries a partition from its start to the
+The files are spread over 16 partitions by a hash of their names, unless the caller divides them otherwise. A reader queries a partition from its start to the
 directory, gets the segments it needs in batches, and overlays the changes, the later id winning. The id of a change
 begins with the time. Every process makes its ids later than those of all unmerged changes it has read, so a writer
 overrides what it has read even if its clock is behind.
@@ -187,7 +187,8 @@ class FileRecords:
     """The records of the files that one sync has at one target: rows by name.
 
     `target` identifies the target by a short hexadecimal text. Another target has records of its own. `clock` returns
-    Unix seconds, and `shard` the partition of a name. `segment_rows` limits the records of an item.
+    Unix seconds, and `shard` the partition of a name, of which there are `shards`. `segment_rows` limits the records of
+    an item.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what tests change has defaults
@@ -198,6 +199,7 @@ class FileRecords:
         clock: Callable[[], float] = time.time,
         shard: Callable[[str], int] = shard_of,
         segment_rows: int = SEGMENT_ROWS,
+        shards: int = SHARDS,
     ) -> None:
         self._db = database
         self._sync = sync
@@ -205,6 +207,7 @@ class FileRecords:
         self._clock = clock
         self._shard = shard
         self._segment_rows = segment_rows
+        self._shards = shards
 
     def known(self, names: Iterable[str]) -> tuple[dict[str, Row], dict[str, Row]]:
         """Return the rows of the names that have one, and the rows kept for those that are gone."""
@@ -253,7 +256,7 @@ class FileRecords:
         the scan goes on may be seen or not.
         """
         # No name is in two partitions, so two rows are never compared.
-        return heapq.merge(*(self._scan(shard, after, prefix) for shard in range(SHARDS)))
+        return heapq.merge(*(self._scan(shard, after, prefix) for shard in range(self._shards)))
 
     def _scan(self, shard: int, after: str, prefix: str) -> Iterator[tuple[str, Row]]:
         tries = _TRIES
@@ -306,7 +309,7 @@ class FileRecords:
 
     def compact(self) -> int:
         """Merge all changes into segments. Return the number of files recorded."""
-        return sum(self._compact_shard(shard) for shard in range(SHARDS))
+        return sum(self._compact_shard(shard) for shard in range(self._shards))
 
     def _compact_shard(self, shard: int) -> int:
         for _ in range(_TRIES):
@@ -317,7 +320,7 @@ class FileRecords:
 
     def count(self) -> int:
         """Return the number of files recorded. Segments are read only where changes fall into them."""
-        return sum(self._count(shard) for shard in range(SHARDS))
+        return sum(self._count(shard) for shard in range(self._shards))
 
     def _count(self, shard: int) -> int:
         for _ in range(_TRIES):
@@ -338,7 +341,7 @@ class FileRecords:
 
         An empty directory stays for a day: a compaction that is under way must not bring records back.
         """
-        for shard in range(SHARDS):
+        for shard in range(self._shards):
             pk = self._pk(shard)
             keys = list(self._db.sort_keys(pk, ""))
             if not keys:

@@ -4,7 +4,8 @@
 pk                 sk            content
 =================  ============  ======================================================================
 ``SYNC#<sync>``    ``REMOVALS``  the latest window: its end, items, removals reserved, and by which names;
-                                 ``REMOVALS#<run>`` for a run whose limits are its own
+                                 ``REMOVALS#<run>`` for a run whose limits are its own,
+                                 ``REMOVALS/<part>`` for a part of the target
 =================  ============  ======================================================================
 
 A window begins with the first reservation after the last window has ended.
@@ -76,12 +77,16 @@ class _Window:
 
 
 class RemovalWindows:
-    """The windows of removals of one sync. `clock` returns Unix seconds."""
+    """The windows of removals of one sync. `clock` returns Unix seconds.
 
-    def __init__(self, database: Database, sync: str, clock: Callable[[], float]) -> None:
+    With `part` they are those of a part of its target, which has a share and a count of its own.
+    """
+
+    def __init__(self, database: Database, sync: str, clock: Callable[[], float], part: str = "") -> None:
         self._db = database
         self._sync = sync
         self._clock = clock
+        self._sk = f"{_SK}/{part}" if part else _SK
 
     def reserve(
         self, request: RemovalRequest, total: Callable[[], int], removed: Callable[[], int] = lambda: 0
@@ -95,7 +100,7 @@ class RemovalWindows:
         """
         limits = request.limits
         key = hashlib.blake2b(request.name.encode(errors="surrogatepass"), digest_size=6).hexdigest()
-        sk = f"{_SK}#{request.run}" if request.own else _SK
+        sk = f"{self._sk}#{request.run}" if request.own else self._sk
 
         @cache
         def items() -> tuple[int, int]:
