@@ -19,6 +19,7 @@ from typing import Final
 from syncline.clients.git import Done, Git, Patience, Running, program
 from syncline.clients.git_access import Access, Means, Remote, means, private_folder
 from syncline.clients.git_failures import disk_full, failure_of
+from syncline.clients.git_history import blobs_put
 from syncline.clients.git_objects import (
     EMPTY_TREE,
     FILE,
@@ -283,6 +284,12 @@ class Branch:
                     running.read_exactly(1)
 
             yield each()
+
+    def blobs_put(self, since: str | None, trailer: str, folder: bytes) -> dict[bytes, str | None]:
+        """Return what the commits with a trailer put since another commit: see :func:`.git_history.blobs_put`."""
+        if self.tip is None:
+            return {}
+        return blobs_put(self._git, self._pushing, self.tip.oid, since, trailer, folder)
 
     # -- writing -------------------------------------------------------------------------------------------------
 
