@@ -11,17 +11,22 @@ from typing import Any, Final
 from moto.server import ThreadedMotoServer
 
 from syncline.clients.bucket import Bucket, Keys
+from syncline.clients.folders import Folder
 from syncline.clients.git_access import Access, Remote
 from syncline.clients.git_repository import Person, Place
 from syncline.clients.http import Endpoint, Http
 from syncline.kinds.backups import Backups, Layout, Reader, Rules, Signature
 from syncline.kinds.backups.committing import Answer
+from syncline.kinds.backups.downloading import Downloads
 from syncline.kinds.backups.sealing import Rule, Sealer
+from syncline.kinds.backups.stores import BucketStore
 from syncline.kinds.kind import Arrived, Failure, Pace, Page
 from syncline.model import EVERYTHING, Item, Outcome, Result, Scope
-from tests.backups_memory import Kept
+from syncline.ownership import Limits
+from tests.backups_memory import Clock, Kept, KeptLedger
 from tests.standins.git_places import Bare
 
+PACE: Final = Pace(lambda: 60.0, work="run")
 BOT: Final = Person("Backup Bot", "backup@example.com")
 
 
@@ -29,9 +34,11 @@ BOT: Final = Person("Backup Bot", "backup@example.com")
 class Caps:
     share: float = 0.5
     count: int = 1000
+    per: float = 86_400.0
 
-    def allows(self, removals: int, total: int) -> bool:
-        return removals == 0 or (removals <= self.count and (removals == 1 or removals <= self.share * total))
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.share, self.count, self.per)
 
 
 @dataclass
@@ -51,14 +58,21 @@ class World:
     signing_key: str | None = None
     allow_removals: int | None = None
     batches: int = 0
+    kept: KeptLedger = field(default_factory=KeptLedger)
+
+    @property
+    def clock(self) -> Clock:
+        clock: Clock = self.kept.clock
+        return clock
 
     def kind(self) -> Backups:
         signature = Signature(BOT, BOT, lambda: self.signing_key)
         place = f"{self.bucket}#{self.sealer.name}"
-        rules = Rules("backups", place, lambda group: f"{self.url}#{group}", self.layout, self.caps, signature)
+        rules = Rules("backups", place, lambda group: f"{self.url}#{group}", self.layout, self.caps.limits, signature)
         reader = Reader(self.bucket, self.sealer, self.largest, 8, self.layout.path_of)
         remote = Remote.parse(self.url)
-        return Backups(rules, self.bucket, reader, self.memory, lambda: Place(remote, self.access), self.http)
+        ledger = self.kept.ledger(self.layout)
+        return Backups(rules, self.bucket, reader, self.memory, ledger, lambda: Place(remote, self.access), self.http)
 
     def put(self, objects: Mapping[str, bytes]) -> None:
         for key, data in objects.items():
@@ -114,8 +128,60 @@ class World:
         assert not [item for page in pages for item in page.items], pages
         return sum(page.skipped for page in pages)
 
+    def forgetful(self) -> World:
+        """The same with a table that was lost."""
+        return self.but(memory=Kept(), kept=KeptLedger(self.clock))
+
     def but(self, **changes: Any) -> World:
         return dataclasses.replace(self, **changes)
+
+
+class Download:
+    """The kind without a repository."""
+
+    def __init__(
+        self,
+        world: World,
+        store: Folder | BucketStore,
+        caps: Caps | None = None,
+        sealer: Sealer | None = None,
+        like: Download | None = None,
+    ) -> None:
+        sealer = sealer or Sealer(Rule.LEAVE_OUT)
+        limits, signature = (caps or Caps()).limits, Signature(BOT, BOT)
+        rules = Rules("downloads", f"{store}{sealer.name}", str, Layout(), limits, signature)
+        self.memory = Kept()
+        self.kept: KeptLedger = KeptLedger() if like is None else like.kept
+        self.results: dict[str, Result] = {}
+        self.kind = Downloads(
+            rules, world.bucket, sealer, store, self.memory, self.kept.ledger(Layout()), world.http, 100_000_000
+        )
+
+    def run(self, *groups: str) -> dict[str, str]:
+        scope = Scope.of(groups) if groups else EVERYTHING
+        pages = list(self.kind.discover(scope, None, PACE))
+        self.results = {result.name: result for page in pages for result in page.results}
+        done = {name: result.code or result.outcome.value for name, result in self.results.items()}
+        done |= {f"{f.item.group}{f.item.name}": f.error.code.name for page in pages for f in page.failures}
+        for item in [item for page in pages for item in page.items]:
+            for answer in self.kind.transfer([item], PACE):
+                match answer:
+                    case Arrived(arrived):
+                        (proof,) = self.kind.verify([arrived], PACE)
+                        assert isinstance(proof, Arrived)
+                        done[item.name] = "removed" if arrived.source is None else "moved"
+                    case Result():
+                        done[item.name] = answer.code or answer.outcome.value
+                        self.results[item.name] = answer
+                    case Failure():
+                        done[item.name] = answer.error.code.name
+        self.skipped = sum(page.skipped for page in pages)
+        self.left_out = sum(page.left_out for page in pages)
+        return done
+
+
+def content(store: Folder | BucketStore) -> dict[str, str]:
+    return {path: store.content_id(path) for top in store.tops() for path, _ in store.listing(top)}
 
 
 def _failed(item: Item, code: str, reason: str) -> Result:

@@ -111,7 +111,9 @@ def test_an_event_costs_what_it_speaks_of(world: World) -> None:
         "east/n2/f2.yaml": "skipped",
         "east/n0/never-was.yaml": "skipped",
     }
-    assert world.http.requests_made - requests <= 4 + 4, "four reads, and two looks at each that is not there"
+    assert world.http.requests_made - requests <= 4 + 4 + 2, (
+        "four reads, two looks at each that is not there, and listings of what the limits count"
+    )
     assert "1 modified, 1 deleted" in world.bare.git("log", "-1", "--format=%B", "main")
     assert world.skipped() == len(FILES) - 1
 
@@ -357,11 +359,10 @@ def test_removals_that_a_run_allows(world: World, *, told: bool) -> None:
 @pytest.mark.parametrize("caps", [Caps(), Caps(count=0)], ids=["allowed", "capped"])
 def test_planned_removals_outlive_a_function(world: World, caps: Caps, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever page is the last that was sent on before a look's function died: the next one goes on from there."""
-    world.put(FILES)
+    world.put(FILES | {"north/n0/f0.yaml": b"x", "north/n0/f1.yaml": b"x"})
     world.run()
     gone = {"east/n0/f0.yaml", "east/n0/f1.yaml", "north/n0/f0.yaml"}
-    world.bare.fill({"north/n0/f0.yaml": b"x", "north/n0/f1.yaml": b"x"})
-    world.put({"north/n0/f1.yaml": b"x"} | {f"{c}/n9/f{n}": b"new" for c in ("middle", "west") for n in range(3)})
+    world.put({f"{c}/n9/f{n}": b"new" for c in ("middle", "west") for n in range(3)})
     world.delete(*gone)
     monkeypatch.setattr(looking, "SHARE", 2)
     here = world.but(caps=caps)
@@ -461,9 +462,20 @@ def test_somebody_else_makes_the_very_change(world: World, server: GitHttp) -> N
 def test_somebody_else_changed_what_is_ours(world: World) -> None:
     world.put(FILES)
     world.run()
-    world.bare.fill({"east/n0/f0.yaml": b"tampered", "east/n0/planted.yaml": b"planted"})
-    assert world.codes(world.run()) == {"east/n0/f0.yaml": "moved", "east/n0/planted.yaml": "removed"}
-    assert world.bare.files() == FILES
+    theirs = {"east/n0/f0.yaml": b"tampered", "east/n0/planted.yaml": b"planted"}
+    world.bare.fill(theirs)
+    assert world.codes(world.run()) == {"east/n0/f0.yaml": "FILE_DIFFERS", "east/n0/planted.yaml": "extra"}
+    assert world.bare.files() == FILES | theirs
+
+
+def test_somebody_else_changes_what_is_ours_while_it_is_committed(world: World, server: GitHttp) -> None:
+    world.put(FILES)
+    world.run()
+    world.put({"east/n0/f0.yaml": b"mine", "east/n0/f1.yaml": b"mine"})
+    server.before_push = [lambda: world.bare.fill({"east/n0/f0.yaml": b"theirs"})]
+    codes = world.codes(world.run("east/n0/f0.yaml", "east/n0/f1.yaml"))
+    assert codes == {"east/n0/f0.yaml": "FILE_DIFFERS", "east/n0/f1.yaml": "moved"}
+    assert world.bare.files() == FILES | {"east/n0/f0.yaml": b"theirs", "east/n0/f1.yaml": b"mine"}
 
 
 def test_others_who_never_stop_are_told(world: World, server: GitHttp) -> None:

@@ -121,7 +121,7 @@ def test_a_branch_in_the_way_of_ours_is_told_at_once(world: World, other: str, t
 # -- modes and things in the place of ours -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", [b"100755", b"120000", b"160000"])
+@pytest.mark.parametrize("mode", [b"100755", b"120000"])
 @pytest.mark.parametrize("remembers", [True, False])
 @pytest.mark.parametrize("groups", [(), ("east/n0/f0",)])
 def test_a_mode_that_somebody_changed_is_put_right(
@@ -129,12 +129,20 @@ def test_a_mode_that_somebody_changed_is_put_right(
 ) -> None:
     world.run()
     path = "clusterbackup/east/n0/f0"
-    thing = submodule(path.encode()) if mode == b"160000" else file(path.encode(), FILES["east/n0/f0"], mode)
-    plant(world.bare, thing)
+    plant(world.bare, file(path.encode(), FILES["east/n0/f0"], mode))
     again = world if remembers else world.but(memory=type(world.memory)())
     assert world.codes(again.run(*groups))["east/n0/f0"] == "moved"
     assert entry(world.bare, path) == f"100644 {FILES['east/n0/f0'].decode()}"
     assert set(world.codes(world.run()).values()) <= {"skipped"}
+
+
+@pytest.mark.parametrize("groups", [(), ("east/n0/f0",)])
+def test_a_submodule_in_the_place_of_our_file_is_foreign(world: World, groups: tuple[str, ...]) -> None:
+    world.run()
+    path = "clusterbackup/east/n0/f0"
+    plant(world.bare, submodule(path.encode()))
+    assert world.codes(world.run(*groups))["east/n0/f0"] == "FILE_DIFFERS"
+    assert world.bare.git("ls-tree", "main", path).startswith("160000 ")
 
 
 @pytest.mark.parametrize(

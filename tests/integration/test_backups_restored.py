@@ -17,16 +17,14 @@ from syncline.clients.git_access import Remote
 from syncline.clients.git_repository import Place, open_branch
 from syncline.clients.http import Http
 from syncline.errors import SynclineError
-from syncline.kinds.backups import Layout, Rules, Signature
-from syncline.kinds.backups.downloading import Downloads
+from syncline.kinds.backups import Layout
 from syncline.kinds.backups.restoring import Place as RestorePlace
 from syncline.kinds.backups.restoring import Restored, Restoring
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore
-from syncline.kinds.kind import Arrived, Failure, Pace
-from syncline.model import EVERYTHING, Outcome, Result, Scope
-from tests.backups_memory import Kept
-from tests.backups_world import BOT, Caps, World, make_bucket, s3_server
+from syncline.kinds.kind import Pace
+from syncline.model import Outcome, Result, Scope
+from tests.backups_world import Caps, Download, World, content, make_bucket, s3_server
 from tests.standins.git_places import make_bare
 
 FILES = {
@@ -207,46 +205,11 @@ def test_what_is_in_the_bucket_already_is_looked_at_too(world: World, s3: str) -
 # -- downloads ---------------------------------------------------------------------------------------------------------
 
 
-class Download:
-    """The kind without a repository."""
-
-    def __init__(self, world: World, store: Folder | BucketStore, caps: Caps | None = None) -> None:
-        signature = Signature(BOT, BOT)
-        rules = Rules("downloads", str(store), str, Layout(), caps or Caps(), signature)
-        sealer, self.memory = Sealer(Rule.LEAVE_OUT), Kept()
-        memory = self.memory
-        self.kind = Downloads(rules, world.bucket, sealer, store, memory, world.http, 100_000_000)
-
-    def run(self, *groups: str) -> dict[str, str]:
-        scope = Scope.of(groups) if groups else EVERYTHING
-        pages = list(self.kind.discover(scope, None, PACE))
-        done = {result.name: result.code or "" for page in pages for result in page.results}
-        done |= {f"{f.item.group}{f.item.name}": f.error.code.name for page in pages for f in page.failures}
-        for item in [item for page in pages for item in page.items]:
-            for answer in self.kind.transfer([item], PACE):
-                match answer:
-                    case Arrived(arrived):
-                        (proof,) = self.kind.verify([arrived], PACE)
-                        assert isinstance(proof, Arrived)
-                        done[item.name] = Outcome.MOVED.value
-                    case Result():
-                        done[item.name] = answer.outcome.value
-                    case Failure():
-                        done[item.name] = answer.error.code.name
-        self.skipped = sum(page.skipped for page in pages)
-        self.left_out = sum(page.left_out for page in pages)
-        return done
-
-
 @pytest.fixture(params=["folder", "bucket"])
 def store(request: pytest.FixtureRequest, s3: str, world: World, tmp_path: Path) -> Folder | BucketStore:
     if request.param == "folder":
         return Folder(tmp_path / "download")
     return BucketStore(make_bucket(s3, f"{world.bucket.name}-second", Http()), "copy/")
-
-
-def content(store: Folder | BucketStore) -> dict[str, str]:
-    return {path: store.content_id(path) for top in store.tops() for path, _ in store.listing(top)}
 
 
 def test_downloads_follow_the_bucket(world: World, store: Folder | BucketStore) -> None:
@@ -271,7 +234,7 @@ def test_downloads_follow_the_bucket(world: World, store: Folder | BucketStore) 
 def test_downloads_name_what_they_leave_out_and_read_what_is_large_twice(
     world: World, store: Folder | BucketStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("downloading", "detecting"):
+    for module in ("copying", "detecting"):
         monkeypatch.setattr(f"syncline.kinds.backups.{module}.LARGEST", 2_500_000)
     world.put(
         {
@@ -284,7 +247,8 @@ def test_downloads_name_what_they_leave_out_and_read_what_is_large_twice(
     download = Download(world, store)
     unseen = {"east/a/large.txt": "SECRETS_UNSEEN", "east/a/small": "SECRET_SUSPECTED"}
     first = download.run()
-    assert first == {"east/a/large": "moved"} | dict.fromkeys(("east/a/middle.txt", *unseen), "left_out")
+    assert first == {"east/a/large": "moved", "east/a/middle.txt": "left_out"} | unseen
+    assert {result.outcome for result in download.results.values()} == {Outcome.LEFT_OUT}
     assert list(content(store)) == ["east/a/large"]
     assert download.run() == unseen
     assert (download.skipped, download.left_out) == (1, 1)
@@ -304,18 +268,21 @@ def test_a_cluster_that_vanished_is_kept_in_downloads_too(world: World, tmp_path
 
 def test_removals_that_events_tell_of_are_capped_in_downloads_too(world: World, store: Folder | BucketStore) -> None:
     world.put(FILES)
-    Download(world, store).run()
+    first = Download(world, store)
+    first.run()
     there, west, east = content(store), below("west", FILES), below("east", FILES)
     world.delete(*west, next(iter(east)))
-    codes = Download(world, store).run(*west, next(iter(east)))
+    codes = Download(world, store, like=first).run(*west, next(iter(east)))
     assert codes.pop(next(iter(east))) == "removed", "of its cluster it was no more than allowed"
     assert codes == dict.fromkeys(west, "REMOVALS_CAPPED")
     assert content(store).keys() == there.keys() - {next(iter(east))}
 
+    world.put({key: FILES[key] for key in list(west)[3:]})
     within = [*list(west)[:3], *list(east)[1:4]]
     world.delete(*within)
-    assert set(Download(world, store, Caps(count=5)).run(*within).values()) == {"REMOVALS_CAPPED"}, "of all together"
-    assert set(Download(world, store, Caps(count=6)).run(*within).values()) == {"removed"}
+    few, more = Download(world, store, Caps(count=6), like=first), Download(world, store, Caps(count=7), like=first)
+    assert set(few.run(*within).values()) == {"REMOVALS_CAPPED"}, "of all together, with the one before"
+    assert set(more.run(*within).values()) == {"removed"}
     assert content(store).keys() == there.keys() - {*within, next(iter(east))}
 
 
@@ -334,13 +301,13 @@ def test_what_goes_while_it_is_downloaded_waits_for_a_look_that_counts_it(world:
     assert download.run(key) == {key: "removed"}
 
 
-def test_a_download_that_was_changed_is_put_right(world: World, tmp_path: Path) -> None:
+def test_a_download_that_somebody_changed_stays(world: World, tmp_path: Path) -> None:
     world.put(FILES)
     download = Download(world, Folder(tmp_path / "download"))
     download.run()
     (tmp_path / "download/east/a/f0.yaml").write_bytes(b"tampered")
-    assert download.run() == {"east/a/f0.yaml": "moved"}
-    assert in_folder(tmp_path / "download") == FILES
+    assert download.run() == {"east/a/f0.yaml": "FILE_DIFFERS"}
+    assert in_folder(tmp_path / "download") == FILES | {"east/a/f0.yaml": b"tampered"}
 
 
 def test_an_event_removes_nothing_behind_a_link(world: World, tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ class Chain:
         PACE._hosts.clear()  # it remembers times of the last chain's clock
 
     def configure(self, **more: Any) -> None:
-        target = {"repository": f"file://{self.bare.path}"} | more.pop("target", {})
+        target = more.pop("target", {})
+        target = target if "directory" in target else {"repository": f"file://{self.bare.path}"} | target
         source = {"bucket": self.name, "endpoint": self.s3, "auth": KEYS}
         config = {
             "name": SYNC,
@@ -233,6 +234,55 @@ def test_what_a_run_came_to_is_said_in_git_syncs_words(make: Make, monkeypatch: 
     chain.put({"east/.git/config": b"x"})
     chain.run()
     assert '"operation":"sync_failed"' in written.getvalue()
+
+
+def test_foreign_files_are_extras_whatever_the_table_remembers(make: Make) -> None:
+    chain = make()
+    foreign = {"docs/guide.md": b"guide", "src/a.py": b"a"}
+    chain.bare.fill(foreign)
+    run = chain.run()
+    assert (run.counts.moved, run.counts.extra, run.counts.failed) == (len(FILES), 2, 0)
+    for item in chain.table.scan()["Items"]:
+        if str(item["pk"]).startswith(("FILES#", "KNOWN#", "FACT#")):
+            chain.table.delete_item(Key={"pk": item["pk"], "sk": item["sk"]})
+    chain.put(CHANGED)
+    chain.bucket.delete(GONE)
+    counts = chain.run().counts
+    assert (counts.moved, counts.removed, counts.extra) == (2, 1, 2)
+    assert (counts.failed, counts.conflict, counts.queued) == (0, 0, counts.ended)
+    assert chain.bare.files() == AFTER | foreign
+
+
+def test_a_folder_keeps_what_is_foreign_and_proves_removals(make: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    foreign = {"docs/guide.md": b"guide", "east/n/f0.yaml": b"of somebody else"}
+    for name, data in foreign.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    chain = make(target={"directory": str(folder)})
+    counts = chain.run().counts
+    assert (counts.moved, counts.extra, counts.conflict, counts.failed) == (len(FILES) - 1, 1, 1, 0)
+    chain.bucket.delete(GONE)
+    run = chain.run()
+    counts = run.counts
+    assert (counts.removed, counts.extra, counts.conflict, counts.failed) == (1, 1, 1, 0)
+    assert chain.results(run)[GONE].outcome is Outcome.REMOVED
+    there = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert there == {key: data for key, data in FILES.items() if key != GONE} | foreign
+
+
+def test_scans_of_one_event_each_pass_no_limit_together(make: Make) -> None:
+    chain = make(removals={"share": 0.25})
+    chain.run()
+    east = [key for key in FILES if key.startswith("east/")]
+    removed = []
+    for key in east:
+        chain.bucket.delete(key)
+        chain.notify(key, name="ObjectRemoved:Delete")
+        chain.pump.run()
+        removed.append(chain.latest().counts.removed)
+    assert removed == [1, 0, 0, 0]
+    assert len(chain.bare.files()) == len(FILES) - 1
 
 
 def test_events_of_what_is_not_so_cost_a_look(make: Make) -> None:

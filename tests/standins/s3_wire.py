@@ -212,7 +212,7 @@ class _Connection(socketserver.StreamRequestHandler):
         if answer is None:
             return False
         self._send(line[0], answer)
-        return True
+        return answer[1].get("Connection") != "close"
 
     def _send(self, method: str, answer: Answer) -> None:
         status, headers, body = answer

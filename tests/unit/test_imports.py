@@ -23,7 +23,7 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
     "select": ("errors",),
     "schedule": ("errors",),
     "secrets": ("errors",),
-    "config": ("config", "errors", "model", "schedule", "secrets", "select"),
+    "config": ("config", "errors", "model", "ownership", "schedule", "secrets", "select"),
     "table": ("errors", "model"),
     "messages": ("errors", "model"),
     "state": (

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from syncline.config.backups import BackupsSync, BucketTarget, DirectoryTarget, GitKey, GitTarget
 from syncline.config.findings import conflicts_between
 from syncline.errors import SynclineError
+from syncline.ownership import Limits
 from syncline.wiring.backups import layout_of
 
 GIT = {"repository": "https://git.example/org/backups.git"}
@@ -145,3 +146,26 @@ def test_known_hosts_by_reference_or_text() -> None:
         assert isinstance(made.target, GitTarget)
         assert isinstance(made.target.auth, GitKey)
         assert str(made.target.auth.known_hosts) == known
+
+
+def test_removals_have_limits_in_time() -> None:
+    assert sync().removals.limits == Limits(0.25, 1000, 86_400.0)
+    assert sync(removals={"share": 1, "count": 5, "per": "7d"}).removals.limits == Limits(1.0, 5, 7 * 86_400.0)
+    with pytest.raises(ValidationError, match="is not a duration"):
+        sync(removals={"per": "a week"})
+
+
+def test_records_belong_to_a_target_however_it_is_spelt() -> None:
+    targets: list[dict[str, Any]] = [
+        {"repository": "https://git.example/org/backups.git"},
+        {"repository": "https://git.example/org/backups", "auth": {"token": "env:TOKEN"}},
+        {"repository": "https://git.example/org/backups.git", "branch": "other"},
+        {"repository": "https://git.example/org/backups.git", "folder": "other"},
+        {"directory": "/mnt/backups"},
+        {"directory": "/mnt/backups2"},
+        {"bucket": "second-bucket"},
+        {"bucket": "second-bucket", "prefix": "copy"},
+    ]
+    ids = [sync(target=target).target_id() for target in targets]
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == len(targets) - 1

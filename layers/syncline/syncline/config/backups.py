@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from posixpath import normpath
@@ -316,7 +317,7 @@ class BackupsSync(BaseSync):
         examples=["leave-out"],
     )
     removals: Removals = Field(
-        Removals(), description="How much may be removed in one run, of each cluster and of all; over it nothing is."
+        Removals(), description="Limits on removals, of each cluster and of all; beyond them nothing is removed."
     )
     events: Gathering = Field(
         Gathering(quiet=30, longest=300), description="How many events of the bucket become one commit."
@@ -377,6 +378,18 @@ class BackupsSync(BaseSync):
                 target.bucket,
             )
         ]
+
+    def target_id(self) -> str:
+        """Return a short text that is the same for one target, however it is spelt."""
+        target = self.target
+        match target:
+            case GitTarget():
+                place: tuple[object, ...] = (*_place_of(target.repository), target.branch, target.folder)
+            case DirectoryTarget():
+                place = ("directory", target.directory)
+            case _:
+                place = (*target.place, target.prefix)
+        return hashlib.blake2b(repr(place).encode(), digest_size=6).hexdigest()
 
     def hears(self) -> tuple[str, ...]:
         return (f"bucket:{self.source.bucket}",)

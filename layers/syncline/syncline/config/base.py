@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, Stri
 
 from syncline.config.circles import Flow
 from syncline.config.findings import Finding, Reach
-from syncline.config.values import Name, Pattern, Schedule, SecretReference, Timezone
+from syncline.config.values import Duration, Name, Pattern, Schedule, SecretReference, Timezone, seconds_of
 from syncline.errors import SynclineError
+from syncline.ownership import Limits
 from syncline.select import allows
 
 
@@ -40,18 +41,25 @@ class Patterns(Model):
 
 
 class Removals(Model):
-    """How much may be removed from the target in one run: over either, nothing is, and the run says so."""
+    """Limits on removals from the target within a window of time, whatever triggered the scans in it."""
 
     share: Annotated[StrictFloat | StrictInt, Field(ge=0, le=1)] = Field(
-        0.25, description="The largest share of what the target has, from 0 to 1.", examples=[0.1]
+        0.25, description="The largest share of the items that are ours and selected, from 0 to 1.", examples=[0.1]
     )
     count: Annotated[StrictInt, Field(ge=0)] = Field(
         1000, description="The largest number of items; 0 for none at all.", examples=[100]
     )
+    per: Duration = Field(
+        "24h",
+        description="The window. It begins with a removal; `share` is that of the items that are ours and selected then, and of those "
+        "that come later.",
+        examples=["7d"],
+    )
 
-    def allows(self, removals: int, total: int) -> bool:
-        """Whether ``removals`` of the ``total`` items that the target has may go. One always may, unless count is 0."""
-        return removals == 0 or (removals <= self.count and (removals == 1 or removals <= self.share * total))
+    @property
+    def limits(self) -> Limits:
+        """The limits, for :mod:`syncline.ownership`."""
+        return Limits(float(self.share), self.count, seconds_of(self.per))
 
 
 class Webhook(Model):

@@ -13,15 +13,22 @@ from syncline.config.base import BaseSync, Gathering, Model, Patterns, Removals
 from syncline.config.buckets import AccessKey, BucketEndpoint
 from syncline.config.circles import Flow, excluding
 from syncline.config.findings import Area, Finding, Place, Reach
-from syncline.config.values import Authority, KeyPath, SecretReference, is_loopback, server_of, split_host
+from syncline.config.values import (
+    Authority,
+    Duration,
+    KeyPath,
+    SecretReference,
+    is_loopback,
+    seconds_of,
+    server_of,
+    split_host,
+)
 from syncline.errors import SynclineError
 from syncline.select import literal_start
 
 KEY: Final = "key:"
 PREFIX: Final = "prefix:"
 _MODE: Final = re.compile(r"([r-][w-][x-]){3}")
-_DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([smhd])")
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _ADDRESS: Final = re.compile(r"(https?)://([^/?#@]+)(/[^?#\s]*)?")
 
 
@@ -47,22 +54,6 @@ def _check_path(text: str) -> str:
     raise ValueError("is not the beginning of paths; write one such as /data/, or leave it out")
 
 
-def _check_duration(text: str) -> str:
-    if _DURATION.fullmatch(text):
-        return text
-    raise ValueError("is not a duration; write a whole number and s, m, h or d, such as 12h or 7d")
-
-
-def seconds_of(duration: str) -> float:
-    """Return the seconds of a checked duration."""
-    match = _DURATION.fullmatch(duration)
-    assert match is not None
-    return float(match[1]) * _SECONDS[match[2]]
-
-
-Duration: TypeAlias = Annotated[
-    str, AfterValidator(_check_duration), WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$"})
-]
 Mode: TypeAlias = Annotated[
     str, AfterValidator(_check_mode), WithJsonSchema({"type": "string", "pattern": f"^{_MODE.pattern}$"})
 ]
@@ -184,22 +175,6 @@ Target: TypeAlias = Annotated[
 ]
 
 
-class WindowedRemovals(Removals):
-    """Limits on removals from the target within a window of time, whatever triggered the scans in it."""
-
-    per: Duration = Field(
-        "24h",
-        description="The window. It begins with a removal; `share` is that of the files that are ours and selected then, and of those "
-        "that come later.",
-        examples=["7d"],
-    )
-
-    @property
-    def window(self) -> float:
-        """The length of the window in seconds."""
-        return seconds_of(self.per)
-
-
 class FilesSync(BaseSync):
     """The objects of a bucket, kept in sync in a file manager or another bucket."""
 
@@ -212,7 +187,7 @@ class FilesSync(BaseSync):
         False,
         description="Replace files at the target that did not come from here. When false each is a `conflict`.",
     )
-    removals: WindowedRemovals | None = Field(
+    removals: Removals | None = Field(
         None,
         description="Removes files from the target that are gone from the source, within limits. Absent: never removes.",
     )
@@ -338,7 +313,6 @@ PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
     ("Files, `target` where it is a bucket, besides", BucketTarget, ""),
     ("Files, `target` where it is a file manager", FileManagerTarget, ""),
     ("Files, `permissions`", PermissionsRule, ""),
-    ("Files, `removals`, besides", WindowedRemovals, ""),
     ("`auth` of a bucket", AccessKey, "Besides this form `auth` can be the word `role` or `anonymous`."),
 )
 """The sections of the reference page: title, model, a note."""

@@ -25,6 +25,8 @@ _PART: Final = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 REPOSITORY_PATTERN: Final = rf"^{_PART}(?:/{_PART})*$"
 ORGANIZATION_PATTERN: Final = rf"^{_PART}$"
 _LONGEST_REPOSITORY: Final = 255
+_DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([smhd])")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 LONGEST_CA: Final = 128 * 1024  # characters; a sync is one item of the table, and those end at 400 KB
 _HOST: Final = re.compile(
     r"(?P<name>(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*\.?"
@@ -34,6 +36,19 @@ STORED: Final = {"stored": True}
 """The context in which a model is loaded that was checked before."""
 _CERTIFICATE: Final = "-----BEGIN CERTIFICATE-----"
 _LOOPBACK: Final = re.compile(r"localhost|.*\.localhost|127\.[0-9.]+|\[::1\]")
+
+
+def _check_duration(text: str) -> str:
+    if _DURATION.fullmatch(text):
+        return text
+    raise ValueError("is not a duration; write a whole number and s, m, h or d, such as 12h or 7d")
+
+
+def seconds_of(duration: str) -> float:
+    """Return the seconds of a checked duration."""
+    match = _DURATION.fullmatch(duration)
+    assert match is not None
+    return float(match[1]) * _SECONDS[match[2]]
 
 
 def split_host(text: str) -> tuple[str, int | None]:
@@ -225,6 +240,9 @@ Repositories: TypeAlias = Annotated[tuple[Repository, ...], AfterValidator(_chec
 Organizations: TypeAlias = Annotated[tuple[Organization, ...], AfterValidator(_check_list), _NOT_EMPTY]
 Name: TypeAlias = Annotated[
     str, AfterValidator(_check_name), WithJsonSchema({"type": "string", "pattern": NAME_PATTERN})
+]
+Duration: TypeAlias = Annotated[
+    str, AfterValidator(_check_duration), WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$"})
 ]
 Url: TypeAlias = Annotated[str, AfterValidator(_check_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
 Prefix: TypeAlias = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,13 @@ from syncline.config.backups import BackupsSync, BucketTarget, DirectoryTarget, 
 from syncline.config.backups import Person as ConfiguredPerson
 from syncline.kinds.backups import Backups, Layout, Reader, Rules, Signature
 from syncline.kinds.backups.downloading import Downloads
+from syncline.kinds.backups.ours import Ledger
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore, Store
 from syncline.kinds.kind import Kind
+from syncline.stores.files import FileRecords
 from syncline.stores.manifests import Manifests
+from syncline.stores.removals import RemovalWindows
 from syncline.telemetry import operation
 from syncline.wiring.buckets import bucket_at
 from syncline.wiring.parts import Parts
@@ -38,24 +42,39 @@ class Builder:
         target, layout = sync.target, layout_of(sync)
         bucket, sealer = bucket_at(sync.source, self._parts), sealer_of(sync, self._parts)
         largest = sync.commit.largest * _MEGABYTE
+        ledger = self._ledger(sync, layout)
         say, signature = partial(operation, sync.name), self._signature(sync)
         if not isinstance(target, GitTarget):
             store = store_of(target, self._parts)
             place = f"{bucket}#{sealer.name}>{store}"
-            rules = Rules(sync.name, place, str, layout, sync.removals, signature, say)
-            return Downloads(rules, bucket, sealer, store, self._memory, self._parts.http, largest)
+            rules = Rules(sync.name, place, str, layout, sync.removals.limits, signature, say)
+            return Downloads(rules, bucket, sealer, store, self._memory, ledger, self._parts.http, largest)
         repository = target.repository
         rules = Rules(
             sync.name,
             f"{bucket}#{sealer.name}",
             lambda branch: f"{repository}#{branch}",
             layout,
-            sync.removals,
+            sync.removals.limits,
             signature,
             say,
         )
         reader = Reader(bucket, sealer, largest, sync.concurrency, layout.path_of)
-        return Backups(rules, bucket, reader, self._memory, lambda: place_of(sync, self._parts), self._parts.http)
+        place_now = partial(place_of, sync, self._parts)
+        return Backups(rules, bucket, reader, self._memory, ledger, place_now, self._parts.http)
+
+    def _ledger(self, sync: BackupsSync, layout: Layout) -> Ledger:
+        """Return the sync's records: each cluster has a partition of its own."""
+        parts, target = self._parts, sync.target_id()
+
+        def rows(cluster: str) -> FileRecords:
+            about = f"{target}{_short(cluster)}"
+            return FileRecords(parts.database, sync.name, about, parts.clock, shard=lambda _: 0, shards=1)
+
+        def windows(cluster: str) -> RemovalWindows:
+            return RemovalWindows(parts.database, sync.name, parts.clock, _short(cluster) if cluster else "")
+
+        return Ledger(layout, rows, windows, parts.state.facts, parts.clock)
 
     def _signature(self, sync: BackupsSync) -> Signature:
         author, secrets, key = sync.commit.author, self._parts.secrets, sync.commit.signing_key
@@ -107,6 +126,10 @@ def place_of(sync: BackupsSync, parts: Parts) -> Place:
             access = None
     patience = Patience(sync.retry.attempts, sync.retry.delay)
     return Place(Remote.parse(target.repository), access, parts.authority(target.ca), patience)
+
+
+def _short(cluster: str) -> str:
+    return hashlib.blake2b(cluster.encode(errors="surrogatepass"), digest_size=8).hexdigest()
 
 
 def _person(person: ConfiguredPerson) -> Person:

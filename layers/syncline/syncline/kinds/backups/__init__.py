@@ -14,6 +14,7 @@ from syncline.kinds.backups.committing import Answer, Committer, Rules, Signatur
 from syncline.kinds.backups.layout import Layout
 from syncline.kinds.backups.looking import SHARE, Look
 from syncline.kinds.backups.memory import Memory
+from syncline.kinds.backups.ours import Ledger
 from syncline.kinds.backups.proving import Proof
 from syncline.kinds.backups.reading import Reader
 from syncline.kinds.backups.telling import tell
@@ -34,19 +35,27 @@ class Backups:
     share = SHARE
 
     def __init__(  # noqa: PLR0913, PLR0917 - each is a part of the kind
-        self, rules: Rules, bucket: Bucket, reader: Reader, memory: Memory, place: Callable[[], Place], http: Http
+        self,
+        rules: Rules,
+        bucket: Bucket,
+        reader: Reader,
+        memory: Memory,
+        ledger: Ledger,
+        place: Callable[[], Place],
+        http: Http,
     ) -> None:
         self._rules = rules
         self._bucket = bucket
         self._memory = memory
+        self._ledger = ledger
         self._place = place
         self._http = http
-        self._committer = Committer(rules, reader, memory, self._open)
+        self._committer = Committer(rules, reader, memory, ledger, self._open)
         self._opened = 0
         self._lock = threading.Lock()
 
     def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
-        return Look(self._rules, self._bucket, self._memory, self._open).pages(scope, cursor, pace)
+        return Look(self._rules, self._bucket, self._memory, self._ledger, self._open).pages(scope, cursor, pace)
 
     def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
         return self._committer.commit(items, pace)

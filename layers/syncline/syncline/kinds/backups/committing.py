@@ -19,15 +19,19 @@ from typing import Final
 from syncline.clients.git_objects import Entry, text_of
 from syncline.clients.git_repository import Branch, NewCommit, Person
 from syncline.errors import SynclineError
+from syncline.kinds.backups.evidence import Evidence
+from syncline.kinds.backups.foreign import foreign
 from syncline.kinds.backups.layout import Layout
 from syncline.kinds.backups.memory import Count, Known, Memory
 from syncline.kinds.backups.message import BATCH, Change, Tally, message_of
-from syncline.kinds.backups.paths import Names, collision, unfit
-from syncline.kinds.backups.planning import Caps, caps_of, too_many
-from syncline.kinds.backups.reading import Content, Reader
+from syncline.kinds.backups.ours import Ledger, Ours, marks_of
+from syncline.kinds.backups.paths import Names, collision, folded, unfit
+from syncline.kinds.backups.reading import Content, Reader, clusters_in
+from syncline.kinds.backups.removing import Gone, Limiter, Source
 from syncline.kinds.backups.sealing import left_out
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item, Outcome, Result
+from syncline.ownership import Limits
 
 REPLAYS: Final = 8
 """How often the changes are put on a new tip before the branch is left to the others for a while."""
@@ -56,7 +60,7 @@ class Rules:
     place: str
     reference: Callable[[str], str]
     layout: Layout
-    caps: Caps
+    limits: Limits
     signature: Signature
     say: Say = lambda _name, _data, _gauges: None
 
@@ -64,32 +68,45 @@ class Rules:
 class Committer:
     """Makes the commits of one sync."""
 
-    def __init__(
-        self, rules: Rules, reader: Reader, memory: Memory, open_: Open, clock: Callable[[], float] = time.time
+    def __init__(  # noqa: PLR0913, PLR0917 - each is a part of the kind
+        self,
+        rules: Rules,
+        reader: Reader,
+        memory: Memory,
+        ledger: Ledger,
+        open_: Open,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._rules = rules
         self._layout = rules.layout
         self._reader = reader
         self._memory = memory
+        self._ledger = ledger
         self._open = open_
         self._clock = clock
 
     def commit(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
         """One answer for each item, all of one branch."""
         with self._open(items[0].group, pace) as branch:
+            rules = self._rules
+            evidence = Evidence(rules.sync, rules.reference(branch.name), self._layout, self._ledger, branch, pace)
             branch.fetch()
-            work = _Work(self, branch, items, pace)
+            work = _Work(self, branch, evidence, items, pace)
             yield from work.answers()
 
 
 class _Work:
     """One batch on one branch."""
 
-    def __init__(self, owner: Committer, branch: Branch, items: Sequence[Item], pace: Pace) -> None:
+    def __init__(self, owner: Committer, branch: Branch, evidence: Evidence, items: Sequence[Item], pace: Pace) -> None:
         self._rules = owner._rules  # noqa: SLF001 - two halves of one thing
         self._layout = self._rules.layout
         self._reader = owner._reader  # noqa: SLF001
         self._memory = owner._memory  # noqa: SLF001
+        self._ledger = owner._ledger  # noqa: SLF001
+        self._evidence = evidence
+        self._rows: dict[str, Ours] = {}
+        self._new: set[str] = set()  # keys of files that the branch did not have
         self._clock = owner._clock  # noqa: SLF001
         self._branch = branch
         self._batch = _name_of(pace.work, items)
@@ -103,11 +120,13 @@ class _Work:
     def answers(self) -> Iterator[Answer]:
         there = self._entries(self._layout.path_of(item.name) for item in self._items)
         self._read_all(there)
+        self._rows = self._ledger.some(content.item.name for content in self._contents.values())
         changes = self._changes(there)
         changes = self._capped(changes)
         # A push that nobody answered, of a function that died: what it changed is not to change any more.
         ours = not changes and self._branch.tip is not None and self._branch.tip.trailer(BATCH) == self._batch
         landed = self._land(changes)
+        self._record()
         self._note()
         yield from self._done
         for path, content in self._contents.items():
@@ -139,6 +158,15 @@ class _Work:
         self._branch.store(self._new_blobs(wanted, there, read))
         self._done += [Later(item) for item in wanted if item.name not in read]
 
+    def _is_foreign_cluster(self, path: str, entry: Entry) -> bool:
+        """Return True for a foreign folder beside the clusters that would block one of a similar name."""
+        cluster = self._cluster(f"{path}/x") if entry.is_folder else ""
+        if path != self._layout.cluster_path(cluster):
+            return False
+        mine = {self._layout.cluster_of(item.name) or "" for item in self._items}
+        alike = any(folded(each) == folded(cluster) for each in mine)
+        return alike and cluster not in mine and not self._ledger.of(cluster)
+
     def _new_blobs(
         self, items: Sequence[Item], there: Mapping[bytes, Mapping[bytes, Entry]], read: set[str]
     ) -> Iterator[bytes]:
@@ -164,7 +192,7 @@ class _Work:
         for folder, entries in there.items():
             for name, entry in entries.items():
                 path = text_of(folder + b"/" + name if folder else name)
-                if path is not None:
+                if path is not None and not self._is_foreign_cluster(path, entry):
                     names.add_entry(path, is_folder=entry.is_folder)
         return names
 
@@ -195,12 +223,19 @@ class _Work:
     # -- changing ------------------------------------------------------------------------------------------------
 
     def _changes(self, there: Mapping[bytes, Mapping[bytes, Entry]]) -> list[Change]:
-        """What differs between the contents and the tip. Items that are gone at both ends are no change."""
+        """Return what is to be changed at the tip. Foreign files stay, and their items are answered."""
         changes = []
-        for path, content in self._contents.items():
-            before = _blob_at(there, path)
-            if before != content.blob:
+        for path, content in list(self._contents.items()):
+            key, before = content.item.name, _blob_at(there, path)
+            if before is None and content.blob is not None:
+                self._new.add(key)
+            if before == content.blob:
+                continue
+            if before is None or self._is_ours(key, before):
                 changes.append(Change(path, before, content.blob))
+            else:
+                self._done.append(foreign(content.item.group, key, content.blob, before))
+                del self._contents[path]
         return changes
 
     def _replaced(self, changes: list[Change]) -> list[Change]:
@@ -211,25 +246,43 @@ class _Work:
         marks = {folder: _blob_at(there, folder) for folder in sorted(folders)}
         return [Change(folder, mark, None) for folder, mark in marks.items() if mark is not None]
 
+    def _is_ours(self, key: str, blob: str) -> bool:
+        row = self._rows.get(key)
+        return (row is not None and row.is_at(blob)) or self._evidence.has(key, blob)
+
     def _capped(self, changes: list[Change]) -> list[Change]:
-        """The changes without removals of which there are too many, of one cluster or of all; those items fail."""
-        removals: dict[str, list[Change]] = defaultdict(list)
+        """Return the changes without the removals that go beyond the limits; their items fail.
+
+        What a scan has found to be gone was decided there.
+        """
+        limiter = Limiter(self._rules.sync, self._rules.limits, self._ledger, self._pace)
+        removals: dict[str, dict[str, Ours]] = defaultdict(dict)
         for change in changes:
-            if change.after is None:
-                removals[self._cluster(change.path)].append(change)
+            content = self._contents[change.path]
+            if change.after is not None and change.before is None:
+                etag = content.known.etag if content.known is not None else None
+                limiter.renames.add(content.item.name, marks_of(change.after, etag, content.size))
+            elif change.after is None and not content.item.detail.get("remove"):
+                key = content.item.name
+                removals[self._cluster(change.path)][key] = self._rows.get(key) or Ours(change.before or "")
         if not removals:
             return changes
-        allows = caps_of(self._pace, self._rules.caps).allows
-        files = {c: count.files for c, count in self._count(None).items()}
-        for cluster, gone in list(removals.items()):
-            if not allows(len(gone), files[cluster]):
-                changes = self._refuse(changes, removals.pop(cluster), f"the {files[cluster]} files of {cluster}")
-        all_, total = [change for gone in removals.values() for change in gone], sum(files.values())
-        return changes if allows(len(all_), total) else self._refuse(changes, all_, f"{total} files")
+        bucket, prefix = self._reader.bucket, self._layout.prefix
 
-    def _refuse(self, changes: list[Change], removals: list[Change], of: str) -> list[Change]:
-        error = too_many(f"{len(removals)} of {of}")
-        self._done += [Failure(self._contents.pop(change.path).item, error) for change in removals]
+        def gone(cluster: str, files: dict[str, Ours]) -> Gone:
+            vanished = not bucket.page(f"{prefix}{cluster}/", limit=1).objects
+            return Gone(files, self._ledger.count([cluster]), vanished)
+
+        def clusters() -> list[str]:
+            return clusters_in(bucket, self._layout).names
+
+        source = Source(
+            clusters, lambda key: bucket.head(key) is not None, lambda: self._ledger.count({*clusters(), *removals})
+        )
+        refused = limiter.refused({cluster: gone(cluster, files) for cluster, files in removals.items()}, source)
+        for key, error in refused.items():
+            content = self._contents.pop(self._layout.path_of(key))
+            self._done.append(Failure(content.item, error))
         return [change for change in changes if change.path in self._contents]
 
     def _land(self, changes: list[Change]) -> set[str]:
@@ -248,7 +301,10 @@ class _Work:
                 self._branch.fetch()
                 changes = self._changes(self._entries(iter(self._contents)))
             else:
+                before = self._branch.tip.oid if self._branch.tip else None
                 self._branch.landed(commit)
+                self._record()
+                self._evidence.extend(before)
                 self._keep_counts()
                 self._tell(commit, changes, replay)
                 return changed
@@ -321,6 +377,25 @@ class _Work:
                 learned[self._cluster(path)][content.item.name] = content.known
         for cluster, known in learned.items():
             self._memory.note(self._rules.place, cluster, self._batch, known)
+
+    def _record(self) -> None:
+        """Record the files of the branch that are ours now: they were put by a commit of ours, or are equal."""
+        learned: dict[str, Ours | None] = {}
+        for content in self._contents.values():
+            key, row = content.item.name, self._rows.get(content.item.name)
+            if content.blob is None:
+                learned |= {key: None} if row is not None else {}
+                continue
+            etag = content.known.etag if content.known is not None else ""
+            same = row is not None and row.fingerprint == content.blob
+            created = int(self._ledger.clock()) if key in self._new else row.created if row is not None and same else 0
+            ours = Ours(content.blob, etag, content.size, created)
+            if ours != row and not (same and key in self._new):
+                learned[key] = self._rows[key] = ours
+        for key, ours_now in learned.items():
+            if ours_now is None:
+                self._rows.pop(key, None)
+        self._ledger.write(learned)
 
     def _answer(self, content: Content, *, changed: bool) -> Answer:
         item = content.item

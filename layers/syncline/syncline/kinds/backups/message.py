@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+SYNC: Final = "Syncline-Sync"
+"""The trailer that names the sync: what such a commit put is the sync's own, whatever the table has forgotten."""
 BATCH: Final = "Syncline-Batch"
 """The trailer that says which batch a commit was made for: one whose push was answered by nobody is known by it."""
 
@@ -55,5 +57,5 @@ def message_of(sync: str, batch: str, seconds: float, files: Mapping[str, int], 
     lines += [f"Clusters processed: {len(changes)}"]
     lines += [f"- {cluster}: {files[cluster]} files" for cluster in sorted(changes)]
     lines += ["", f"Total files: {sum(files.values())}", f"Changes: {sum(changes.values(), Tally())}", ""]
-    lines += [f"Syncline-Sync: {sync}", f"{BATCH}: {batch}", ""]
+    lines += [f"{SYNC}: {sync}", f"{BATCH}: {batch}", ""]
     return "\n".join(lines)

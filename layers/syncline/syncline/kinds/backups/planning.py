@@ -1,61 +1,43 @@
-"""Planning removals: what is gone is counted over a whole look, checked against the caps, and only then sent on.
+"""Planning removals: what is gone is gathered over a whole scan, checked against the limits, and only then sent on.
 
-A look that goes on in another function, because time was short or the first one died, knows by its mark what was
-counted, and compares those clusters once more that had something to remove.
+A scan that goes on in another function, because time was short or the first one died, knows by its mark which clusters
+have something to remove and what was decided, and compares those clusters once more.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Pace, Page
+from syncline.kinds.backups.ours import Ours, marks_of
+from syncline.kinds.backups.removing import Gone, Limiter, Source
+from syncline.kinds.kind import Page
 from syncline.model import Item, Outcome, Result, compact_json
-
-
-class Caps(Protocol):
-    """Limits on removals: :class:`syncline.config.base.Removals`."""
-
-    def allows(self, removals: int, total: int) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _OfRun:
-    """Limits that an operator set for one run in place of the sync's: up to ``most`` removals."""
-
-    most: int
-
-    def allows(self, removals: int, total: int) -> bool:  # noqa: ARG002 - only the number counts
-        return removals <= self.most
-
-
-def caps_of(pace: Pace, caps: Caps) -> Caps:
-    """Return the limits of a run: its own, or those of its sync."""
-    return caps if pace.allow_removals is None else _OfRun(pace.allow_removals)
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Where a look goes on: behind the cluster ``after``.
+    """The place at which a scan goes on: behind the cluster ``after``.
 
-    Up to there the target had ``total`` files. ``gone`` of them may be removed, as far as their own clusters are
-    concerned; they lie in the clusters ``pending``, of which nothing was sent on yet.
+    Up to there ``total`` selected files of the target are ours. The clusters ``pending`` have files that are gone, so
+    many each, of which nothing was sent on yet. Once ``decided``, so many are removed; in the clusters ``refused`` not all,
+    and none where another function goes on.
     """
 
     after: str = ""
-    gone: int = 0
     total: int = 0
-    pending: tuple[str, ...] = ()
+    pending: tuple[tuple[str, int], ...] = ()
+    decided: bool = False
+    refused: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, cursor: str | None) -> Mark:
         if cursor is None:
             return cls()
-        after, gone, total, pending = json.loads(cursor)
-        return cls(after, gone, total, tuple(pending))
+        after, total, pending, decided, refused = json.loads(cursor)
+        return cls(after, total, tuple((cluster, count) for cluster, count in pending), decided, tuple(refused))
 
     def __str__(self) -> str:
         return compact_json(list(asdict(self).values()))
@@ -63,17 +45,22 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """A cluster: what it comes to but for removals, how many files of it the target has, and which of them are gone."""
+    """A cluster: its page without removals, its files that are ours and selected, and those of them that are gone.
+
+    ``gone`` has the record of each by the item that removes it. ``vanished`` says that the source has no cluster of
+    this name.
+    """
 
     cluster: str
     page: Page
-    files: int = 0
-    gone: tuple[Item, ...] = ()
+    ours: int = 0
+    gone: Mapping[str, tuple[Item, Ours]] = field(default_factory=dict)
+    vanished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A part of a look. Who has not sent on all of it goes on at ``before``, else at ``behind``."""
+    """A part of a scan. Who has not sent on all of it goes on at ``before``, else at ``behind``."""
 
     page: Page
     before: Mark
@@ -84,55 +71,52 @@ Compare = Callable[[Callable[[str], bool]], Iterator[Compared]]
 """Compares those clusters that its argument takes, in order, for as long as there is time."""
 
 
-def planned(compare: Compare, caps: Caps, mark: Mark, pace: Pace) -> Iterator[Found]:
-    """What clusters come to, and behind the last of them what may be removed."""
-    start, known = mark, dict[str, tuple[Item, ...]]()
-    caps = caps_of(pace, caps)
-    for each in compare(lambda cluster: cluster > start.after):
-        allowed, results = _of_cluster(each, caps)
-        pending = (*mark.pending, each.cluster) if allowed else mark.pending
-        behind = Mark(each.cluster, mark.gone + len(allowed), mark.total + each.files, pending)
-        yield Found(replace(each.page, results=(*each.page.results, *results)), mark, behind)
-        known |= {each.cluster: allowed} if allowed else {}
-        mark = behind
+def planned(compare: Compare, limiter: Limiter, source: Source, mark: Mark) -> Iterator[Found]:
+    """Yield what clusters come to and, behind the last of them, what may be removed.
+
+    Where ``source`` does not count our files, the scan covers all of them.
+    """
+    pace = limiter.pace
+    start, known = mark, dict[str, Compared]()
+    if not mark.decided:
+        for each in compare(lambda cluster: cluster > start.after):
+            for item in each.page.items:
+                if item.target is None:
+                    limiter.renames.add(item.name, marks_of(None, item.source, item.size))
+            pending = (*mark.pending, (each.cluster, len(each.gone))) if each.gone else mark.pending
+            behind = Mark(each.cluster, mark.total + each.ours, pending)
+            yield Found(each.page, mark, behind)
+            known |= {each.cluster: each} if each.gone else {}
+            mark = behind
+    waiting = {cluster for cluster, _ in mark.pending}
+    if waiting - known.keys() and not pace.over:
+        known |= {each.cluster: each for each in compare((waiting - known.keys()).__contains__)}
     if pace.over:
         return
-    within = caps.allows(mark.gone, mark.total)
-    for cluster, allowed, results in _removals(compare, caps, mark, known):
-        behind = replace(mark, pending=tuple(name for name in mark.pending if name != cluster))
-        if within:
-            yield Found(Page("", allowed, results=results), mark, behind)
-        else:
-            over = _capped(allowed, f"{mark.gone} of {mark.total} files")
-            yield Found(Page("", results=(*results, *over)), mark, behind)
+    errors: dict[str, SynclineError] = {}
+    if not mark.decided:
+        counted = mark.total
+        source = source if source.total is not None else replace(source, total=lambda: counted)
+        gone = {cluster: _gone(each) for cluster, each in known.items() if each.gone}
+        errors = limiter.refused(gone, source)
+        pending = tuple((cluster, len(each.files.keys() - errors.keys())) for cluster, each in sorted(gone.items()))
+        clusters = tuple(cluster for cluster, each in gone.items() if not errors.keys().isdisjoint(each.files))
+        mark = replace(mark, pending=pending, decided=True, refused=clusters)
+    for cluster, count in mark.pending:
+        behind = replace(mark, pending=mark.pending[1:])
+        items = [item for item, _ in known[cluster].gone.values()] if cluster in known else []
+        if start.decided and cluster in mark.refused:
+            what = f"of the files of {cluster} that are gone, more would be removed than the sync allows"
+            errors = {item.name: SynclineError("REMOVALS_CAPPED", what) for item in items}
+        # What went since the decision is not a part of it.
+        allowed = tuple(item for item in items if item.name not in errors)[:count]
+        over = tuple(refused(item, errors[item.name]) for item in items if item.name in errors)
+        yield Found(Page("", allowed, results=over), mark, behind)
         mark = behind
 
 
-def _removals(
-    compare: Compare, caps: Caps, mark: Mark, known: dict[str, tuple[Item, ...]]
-) -> Iterator[tuple[str, tuple[Item, ...], tuple[Result, ...]]]:
-    for cluster, items in known.items():
-        yield cluster, items, ()
-    forgotten = set(mark.pending) - known.keys()
-    if forgotten:
-        for each in compare(forgotten.__contains__):
-            yield each.cluster, *_of_cluster(each, caps)
-
-
-def _of_cluster(each: Compared, caps: Caps) -> tuple[tuple[Item, ...], tuple[Result, ...]]:
-    """What may be removed of a cluster, and the results of what may not."""
-    if caps.allows(len(each.gone), each.files):
-        return each.gone, ()
-    return (), tuple(_capped(each.gone, f"{len(each.gone)} of the {each.files} files of {each.cluster}"))
-
-
-def _capped(items: Sequence[Item], how_many: str) -> Iterator[Result]:
-    error = too_many(how_many)
-    return (refused(item, error) for item in items)
-
-
-def too_many(how_many: str) -> SynclineError:
-    return SynclineError("REMOVALS_CAPPED", f"{how_many} would be removed, more than the sync allows")
+def _gone(each: Compared) -> Gone:
+    return Gone({key: ours for key, (_, ours) in each.gone.items()}, each.ours, each.vanished)
 
 
 def refused(item: Item, error: SynclineError) -> Result:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from syncline.clients.bucket import Bucket, Head, ObjectStream
+from syncline.clients.entries import Odd
 from syncline.clients.git_objects import blob_id
 from syncline.clients.git_repository import Blob
 from syncline.errors import SynclineError
 from syncline.kinds.backups.detecting import LARGEST
+from syncline.kinds.backups.layout import Layout
 from syncline.kinds.backups.memory import Known
 from syncline.kinds.backups.paths import shown
 from syncline.kinds.backups.sealing import CERTAIN, Sealer
@@ -23,6 +25,63 @@ SMALL: Final = 2 * 1024 * 1024
 _CHUNK: Final = 256 * 1024
 _CHANGED: Final = 3  # times an object is read again because it changed meanwhile
 _OUR_OWN: Final = ("DISK_FULL", "GIT_ABSENT", "GIT_FAILED", "TIME_SHORT")  # no fault of the object's
+
+
+@dataclass(slots=True)
+class Clusters:
+    """The selected clusters that a bucket lists, the keys that lie in none, and entries that cannot be used.
+
+    ``is_empty`` says that the bucket lists nothing at all below the source's prefix.
+    """
+
+    names: list[str]
+    loose: list[str]
+    odd: list[Odd]
+    is_empty: bool
+
+
+def clusters_in(bucket: Bucket, layout: Layout) -> Clusters:
+    """List the clusters of a bucket."""
+    names: list[str] = []
+    loose: list[str] = []
+    odd: list[Odd] = []
+    for page in bucket.pages(layout.prefix, delimiter="/", odd=odd.append):
+        names += [each[len(layout.prefix) : -1] for each in page.prefixes]
+        loose += [each.key for each in page.objects]
+    selected = sorted(name for name in names if name and layout.takes_cluster(name))
+    files = [key for key in loose if not key.endswith("/")]
+    return Clusters(selected, files, odd, not (names or loose or odd))
+
+
+@dataclass(slots=True)
+class Listing:
+    """The selected objects of a cluster by key, with ETag and size (bytes), or why they could not be listed.
+
+    ``odd`` are entries that cannot be used.
+    """
+
+    cluster: str
+    objects: dict[str, tuple[str, int]] = field(default_factory=dict)
+    odd: list[Odd] = field(default_factory=list)
+    error: SynclineError | None = None
+
+
+def listing_of(bucket: Bucket, layout: Layout, cluster: str, *, listed: bool) -> Listing:
+    """List a cluster. Where the bucket has ``listed`` its name, a listing without any entry is not believed."""
+    found = Listing(cluster)
+    empty = True
+    try:
+        for page in bucket.pages(f"{layout.prefix}{cluster}/", odd=found.odd.append):
+            for each in page.objects:
+                empty = False
+                if layout.takes(each.key):
+                    found.objects[each.key] = (each.etag, each.size)
+    except SynclineError as error:
+        found.error = error
+    if empty and listed and not found.odd and found.error is None:
+        what = f"{bucket} lists the cluster {cluster}, and then none of its objects"
+        found.error = SynclineError("LISTING_INCOMPLETE", what)
+    return found
 
 
 class LargeStore(Protocol):

@@ -32,6 +32,10 @@ class Store(Protocol):
 
     def remove(self, path: str) -> None: ...
 
+    def content_id(self, path: str) -> str:
+        """The id that git gives what a file holds, read now."""
+        ...
+
 
 class BucketStore:
     """A bucket below ``prefix``, which ends with a slash or is empty. A fingerprint is the ETag."""

@@ -312,7 +312,7 @@ class Scan:
         rule = self._sync.removals
         assert rule is not None
         own = pace.allow_removals
-        limits = Limits(float(rule.share), rule.count, rule.window) if own is None else Limits(1.0, own, _RUN_WINDOW)
+        limits = rule.limits if own is None else Limits(1.0, own, _RUN_WINDOW)
         request = RemovalRequest(limits, gone, name, pace.run, own is not None, keep=not pace.plan)
         if own is not None:
             ours = sys.maxsize

@@ -1,0 +1,62 @@
+"""The evidence of a branch: which of its files are ours because our own commits put them.
+
+It counts where the table has no record of a file, after a lost table or a function that died behind its push. The
+table remembers up to which commit the history was read, so that a scan reads what is new.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from syncline.clients.git_repository import Branch
+from syncline.kinds.backups.layout import Layout
+from syncline.kinds.backups.message import SYNC
+from syncline.kinds.backups.ours import Ledger, Ours, content_of
+from syncline.kinds.kind import Pace
+
+_ALWAYS: Final = 10 * 365 * 86_400.0
+
+
+class Evidence:
+    """The evidence of one branch. Make it before the branch is fetched: what was read lies before what is there."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of one look at a branch
+        self, sync: str, reference: str, layout: Layout, ledger: Ledger, branch: Branch, pace: Pace
+    ) -> None:
+        self._sync = sync
+        self._layout = layout
+        self._ledger = ledger
+        self._branch = branch
+        self._pace = pace
+        self._fact = f"backups-history:{sync}:{reference}:{layout.folder}"
+        self._since = ledger.facts.recall(self._fact)
+        self._tip: str | None = None
+        self._put: dict[str, str | None] = {}
+
+    def has(self, key: str, blob: str) -> bool:
+        """Return True if our latest commit that changed the key put this blob. Reads the history, once for each tip."""
+        tip = self._branch.tip.oid if self._branch.tip else None
+        if tip is not None and tip not in (self._tip, self._since):
+            self._read()
+            self._tip = tip
+        return self._put.get(key) == content_of(blob)
+
+    def extend(self, before: str | None) -> None:
+        """Note that the branch's last commit is ours and recorded, if the history up to the one ``before`` it was read."""
+        if self._branch.tip is not None and before == self._since:
+            self._remember(self._branch.tip.oid)
+
+    def _read(self) -> None:
+        layout = self._layout
+        put = self._branch.blobs_put(self._since, f"{SYNC}: {self._sync}", layout.folder.encode())
+        self._put = {layout.key_of(path.decode("utf-8", "surrogateescape")): blob for path, blob in put.items()}
+        if self._pace.plan or self._branch.tip is None:
+            return
+        recorded = self._ledger.some(self._put)
+        self._ledger.write({key: Ours(blob) for key, blob in self._put.items() if blob and key not in recorded})
+        if all(recorded[key].fingerprint == self._put[key] for key in recorded):
+            self._remember(self._branch.tip.oid)
+
+    def _remember(self, commit: str) -> None:
+        self._since = commit
+        self._ledger.facts.remember(self._fact, commit, _ALWAYS)

@@ -1,0 +1,176 @@
+"""Limits on removals: which files that are gone from the source are removed from the target.
+
+A removal counts in a window of time, for its cluster and for the whole sync. A file whose content appears under
+another name was renamed, which is no removal. A cluster that vanished as a whole stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from syncline.errors import SynclineError
+from syncline.kinds.backups.ours import Ledger, Ours
+from syncline.kinds.kind import Pace
+from syncline.ownership import Grant, Limits, RemovalRequest
+
+_RUN_WINDOW: Final = 30 * 86_400.0
+"""Seconds that the window of a run with removals of its own is kept: longer than any run."""
+
+
+class Renames:
+    """New files by their marks. Each of them explains one older file of the same content that is gone."""
+
+    def __init__(self) -> None:
+        self._by_mark: dict[object, list[str]] = defaultdict(list)
+        self._created: dict[str, float] = {}
+        self.used: set[str] = set()
+        """The new files that have explained one."""
+
+    def add(self, key: str, marks: Iterable[object], created: float = math.inf) -> None:
+        """Add a file that appeared at the target at a time (Unix seconds), or is about to."""
+        self._created[key] = created
+        for mark in marks:
+            self._by_mark[mark].append(key)
+
+    def explain(self, gone: Ours) -> bool:
+        """Return True if a file was renamed: a newer one has its content. That one then explains no other."""
+        for mark in gone.marks:
+            for key in self._by_mark.get(mark, ()):
+                if key not in self.used and self._created[key] > gone.created:
+                    self.used.add(key)
+                    return True
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The files of a cluster that are gone from the source, by key; all of them are ours and selected.
+
+    ``ours`` is the number of files of the cluster that are, these included. ``vanished`` says that the source has
+    nothing of the cluster any more.
+    """
+
+    files: Mapping[str, Ours]
+    ours: int
+    vanished: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a decision asks for: the source's clusters, the number of our files in them, and whether a key is there."""
+
+    clusters: Callable[[], Iterable[str]]
+    has: Callable[[str], bool]
+    total: Callable[[], int] | None = None
+
+
+@dataclass(slots=True)
+class Limiter:
+    """Decides about the removals of one scan or batch."""
+
+    sync: str
+    limits: Limits
+    ledger: Ledger
+    pace: Pace
+    renames: Renames = field(default_factory=Renames)
+
+    def refused(self, gone: Mapping[str, Gone], source: Source) -> dict[str, SynclineError]:
+        """Return why files may not be removed, by key. What may be removed is reserved; renamed files always may."""
+        counted = {cluster: self._without_renames(each, self.renames) for cluster, each in gone.items()}
+        refused = self._decide(counted, source)
+        if refused and (explained := self._explained({cluster: counted[cluster] for cluster in refused}, source)):
+            counted |= explained
+            refused = self._decide(explained, source)
+        return {key: error for cluster, error in refused.items() for key in counted[cluster].files}
+
+    def _explained(self, gone: Mapping[str, Gone], source: Source) -> dict[str, Gone]:
+        """Return what is gone without the files that were renamed lately; nothing if none was."""
+        files = self._recent(gone.values(), source)
+        recent = Renames()
+        for key, ours in files.items():
+            recent.add(key, ours.marks, ours.created)
+        explained = {cluster: self._without_renames(each, recent) for cluster, each in gone.items()}
+        if not self.pace.plan:
+            self.ledger.write({key: replace(files[key], created=0) for key in recent.used})
+        return explained if recent.used else {}
+
+    def _without_renames(self, gone: Gone, renames: Renames) -> Gone:
+        return replace(gone, files={key: ours for key, ours in gone.files.items() if not renames.explain(ours)})
+
+    def _recent(self, gone: Iterable[Gone], source: Source) -> dict[str, Ours]:
+        """Return files that came to the target since the length of a window, with content of files that are gone."""
+        since = self.ledger.clock() - self.limits.per
+        files = {key: ours for each in gone for key, ours in each.files.items()}
+        marks = {mark for ours in files.values() for mark in ours.marks}
+        rows = (row for cluster in source.clusters() for row in self.ledger.of(cluster).items())
+        return {
+            key: ours
+            for key, ours in rows
+            if ours.created >= since and key not in files and not marks.isdisjoint(ours.marks) and source.has(key)
+        }
+
+    def _decide(self, gone: Mapping[str, Gone], source: Source) -> dict[str, SynclineError]:
+        gone = {cluster: each for cluster, each in gone.items() if each.files}
+        names = [key for each in gone.values() for key in sorted(each.files)]
+        if not names:
+            return {}
+        if any(each.vanished for each in gone.values()) and not list(source.clusters()):
+            return dict.fromkeys(gone, _capped(f"the source lists no cluster, and {len(names)} files would be removed"))
+        own = self.pace.allow_removals
+        if own is not None:
+            asked = RemovalRequest(Limits(1.0, own, _RUN_WINDOW), len(names), _name(names), self.pace.run, own=True)
+            grant = self._reserve("", asked, lambda: sys.maxsize)
+            what = f"{len(names)} files would be removed; this run may remove {own}, and {grant.used} were reserved"
+            return {} if grant.allowed else dict.fromkeys(gone, self._too_many(what, len(names)))
+        refused = {cluster: error for cluster, each in gone.items() if (error := self._of_cluster(cluster, each))}
+        rest = [key for cluster, each in gone.items() if cluster not in refused for key in sorted(each.files)]
+        if rest:
+            grant = self._reserve("", self._request(rest), source.total or (lambda: len(rest)))
+            if not grant.allowed:
+                error = self._too_many(_words(len(rest), grant, "files of the sync"), len(rest))
+                return {cluster: refused.get(cluster, error) for cluster in gone}
+            for cluster, each in gone.items():
+                if cluster not in refused:
+                    self._reserve(cluster, self._request(each.files), lambda ours=each.ours: ours)  # type: ignore[misc]
+        return refused
+
+    def _of_cluster(self, cluster: str, gone: Gone) -> SynclineError | None:
+        count = len(gone.files)
+        if gone.vanished and self.limits.share < 1:
+            what = f"the cluster {cluster} vanished from the source, and its {count} files stay at the target"
+            return self._too_many(what, count)
+        request = replace(self._request(gone.files), keep=False)
+        grant = self._reserve(cluster, request, lambda: gone.ours)
+        return None if grant.allowed else self._too_many(_words(count, grant, f"files of {cluster}"), count)
+
+    def _request(self, keys: Iterable[str]) -> RemovalRequest:
+        keys = sorted(keys)
+        return RemovalRequest(self.limits, len(keys), _name(keys), self.pace.run)
+
+    def _reserve(self, part: str, request: RemovalRequest, total: Callable[[], int]) -> Grant:
+        if self.pace.plan:
+            request = replace(request, keep=False)
+        return self.ledger.windows(part).reserve(request, total)
+
+    def _too_many(self, what: str, count: int) -> SynclineError:
+        return _capped(f"{what}. If they are meant: syncline run {self.sync} --allow-removals {count}")
+
+
+def _capped(what: str) -> SynclineError:
+    return SynclineError("REMOVALS_CAPPED", what)
+
+
+def _words(count: int, grant: Grant, of: str) -> str:
+    limit = f"the limit is {grant.most} of the {grant.total} {of} in a window of time"
+    return f"{count} {of} would be removed; {limit}, and {grant.used} were removed in it before"
+
+
+def _name(keys: Iterable[str]) -> str:
+    """Return a short text that stands for keys: the same removals asked for again are reserved once."""
+    return hashlib.blake2b("\0".join(sorted(keys)).encode(errors="surrogatepass"), digest_size=8).hexdigest()
