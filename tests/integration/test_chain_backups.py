@@ -322,7 +322,7 @@ def test_a_look_killed_at_any_effect_removes_what_is_gone(make: Make, monkeypatc
         assert gone not in chain.bare.files(), f"killed after effect {number}"
         assert (run.counts.removed, run.counts.moved) == (1, 3), f"killed after effect {number}"
         chain.check(chain.bare.files(), len(FILES) + 4)
-        number += 3
+        number += 5
 
 
 def test_a_plan_changes_nothing(make: Make) -> None:
