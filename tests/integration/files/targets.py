@@ -183,4 +183,4 @@ def etag_of_parts(parts: Sequence[bytes]) -> str:
 
 def accounted(counts: Counts) -> int:
     """Return the number of keys that a run's counts tell of."""
-    return counts.moved + counts.skipped + counts.left_out + counts.failed + counts.conflict
+    return counts.moved + counts.skipped + counts.left_out + counts.failed + counts.known + counts.conflict
