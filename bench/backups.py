@@ -161,7 +161,7 @@ def _memory(world: Filled, folder: Path, *, look: bool = True) -> Path:
     path = folder / "memory"
     kept = Kept()
     kept.counted["repository#main"] = dict(world.counts)
-    path.write_bytes(pickle.dumps(kept))
+    path.write_bytes(pickle.dumps((kept, {}, {})))
     if look:
         _ours(world, path, None)
     return path

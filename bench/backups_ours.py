@@ -25,20 +25,22 @@ from syncline.kinds.backups import Backups, Layout, Reader, Rules, Signature
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.kind import Arrived, Pace
 from syncline.model import EVERYTHING, Scope
-from tests.backups_memory import Kept
+from tests.backups_memory import Kept, KeptLedger
 from tests.standins.rclone import ACCESS, SECRET
 
 
 def main(asked: dict[str, Any]) -> dict[str, Any]:
     memory_file = Path(asked["memory"])
-    memory: Kept = pickle.loads(memory_file.read_bytes())
+    memory: Kept
+    ledger = KeptLedger()
+    memory, ledger.rows, ledger.facts = pickle.loads(memory_file.read_bytes())
     http = Http()
     bucket = Bucket(Endpoint.parse(asked["s3"]), BUCKET, lambda: Keys(ACCESS, SECRET), http)
     layout, bot = Layout(), Person("Backup Bot", "backup@example.com")
     reader = Reader(bucket, Sealer(Rule.LEAVE_OUT), 100_000_000, 16, layout.path_of)
-    rules = Rules("bench", "place", lambda b: f"repository#{b}", layout, Removals(), Signature(bot, bot))
+    rules = Rules("bench", "place", lambda b: f"repository#{b}", layout, Removals().limits, Signature(bot, bot))
     remote = Remote.parse(asked["repository"])
-    kind = Backups(rules, bucket, reader, memory, lambda: Place(remote), http)
+    kind = Backups(rules, bucket, reader, memory, ledger.ledger(layout), lambda: Place(remote), http)
     with tempfile.TemporaryDirectory() as folder:
         tempfile.tempdir = folder
         scope = EVERYTHING if asked["keys"] is None else Scope.of(asked["keys"])
@@ -52,7 +54,7 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
         tempfile.tempdir = None
     assert all(isinstance(proof, Arrived) for proof in proofs)
     if asked["keep"]:
-        memory_file.write_bytes(pickle.dumps(memory))
+        memory_file.write_bytes(pickle.dumps((memory, ledger.rows, ledger.facts)))
     return {"seconds": seconds, "mebibytes": watch.memory / 2**20, "disk": watch.disk, "changed": len(proofs)}
 
 
