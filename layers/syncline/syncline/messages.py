@@ -61,7 +61,8 @@ class Batch:
     ``id`` follows from the parent's id, so that the same work done twice has the same id twice. ``attempt`` counts
     tries of the same items from 1; ``hop`` counts messages from the run's start, and ``idle`` those just before this
     one that got no further: both bound the chain. ``begun`` is the id of the batch whose work is carried on here, None
-    for work of its own.
+    for work of its own. ``scan`` is the ID of the scan that the work came from if that has joined the run, None if it is
+    the one that the run began with.
     """
 
     run: str
@@ -76,6 +77,7 @@ class Batch:
     plan: bool = False
     idle: int = 0
     begun: str | None = None
+    scan: str | None = None
 
     def child(self, number: int, **changes: Any) -> Batch:
         """The ``number``-th batch that follows from this one, equal to it but for ``changes``."""
@@ -146,6 +148,7 @@ def to_json(message: Start | Batch | Dead) -> dict[str, Any]:
             body |= {"step": message.step.value, "id": message.id, "attempt": message.attempt, "hop": message.hop}
             body |= {"idle": message.idle} if message.idle else {}
             body |= {"begun": message.begun} if message.begun is not None else {}
+            body |= {"scan": message.scan} if message.scan is not None else {}
             body |= {"cursor": message.cursor} if message.cursor is not None else {}
             body |= {"items": [item.to_json() for item in message.items]} if message.items else {}
         case Dead():
@@ -194,6 +197,7 @@ def from_json(body: Any) -> Start | Batch | Dead | Notice:
                     plan=body.get("plan", False),
                     idle=int(body.get("idle", 0)),
                     begun=body.get("begun"),
+                    scan=body.get("scan"),
                 )
             case "dead":
                 batch = from_json(body["batch"])

@@ -180,7 +180,7 @@ class State(Configurations):
             run = self._known(sync, run_id)
             if run is None or run.status is RunStatus.CANCELLING or run.config != self.applied_digest(sync):
                 return None
-            batch = Batch(run_id, sync, Step.DISCOVER, batch_id, scope=scope)
+            batch = Batch(run_id, sync, Step.DISCOVER, batch_id, scope=scope, scan=batch_id)
             refused = self._db.transact(
                 [
                     self._db.put_if(self._record(run_id, batch_id, "JOIN"), "attribute_not_exists(pk)"),
@@ -199,6 +199,11 @@ class State(Configurations):
             if not refused or 0 in refused:
                 return batch
         return None
+
+    def is_joined(self, sync: str, run_id: str) -> bool:
+        """Return True if a further scan has joined a run."""
+        item = self._db.get(f"SYNC#{sync}", f"RUN#{run_id}") or {}
+        return "joins" in item
 
     def run(self, sync: str, run_id: str) -> Run:
         """A run as it stands, its counts only once it is over; raises NO_SUCH_RUN."""

@@ -54,7 +54,7 @@ def discover(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
     """Compare within the batch's scope; transfers follow for what differs, and another scan where time was short."""
     kind = engine.kind(run)
     pace = engine.pace(run, left, batch.id)
-    pace.joined, pace.scan = batch.id != run.id, batch.origin
+    pace.joined, pace.scan = batch.id != run.id, batch.scan or run.id
     pace.named = is_named(batch.scope, run)
     if run.trigger is Trigger.RETRY:
         pace.asked = engine.state.failures.asked(run.sync, run.id)
@@ -99,9 +99,10 @@ def is_named(scope: Scope, run: Run) -> bool:
 
 def _add(work: Work, page: Page, kind: Kind) -> list[Failure]:
     """Add what a page shows; of what could not be looked at, that which is worth another look."""
-    work.skipped += page.skipped
-    work.left_out += page.left_out
-    work.extra += page.extra
+    if work.batch.scan is None:  # the scan that a run begins with counts what there is nothing to do about
+        work.skipped += page.skipped
+        work.left_out += page.left_out
+        work.extra += page.extra
     work.results += page.results
     if work.batch.plan:
         work.results += [_would_move(item) for item in page.items]

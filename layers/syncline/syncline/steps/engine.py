@@ -19,6 +19,7 @@ from syncline.messages import Batch, Dead, Outgoing, Queues, encode
 from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.state import BatchRecord, Lease, State
 from syncline.steps.known import WHOLE, answered, remember, settled, told_apart
+from syncline.steps.once import told_once
 from syncline.telemetry import batch_ended, logger, run_ended
 
 ATTEMPTS: Final = 5
@@ -89,10 +90,18 @@ class Work:
             self.follow(max(asked, pause(self.batch.attempt, rng)), **changes)
 
     def counts(self, results: Sequence[Result]) -> Counts:
-        """Return the counts of the batch with its results."""
-        # Items that discover settles were never queued.
-        settled = 0 if self.batch.step is Step.DISCOVER else sum(each.outcome in _UNQUEUED for each in results)
-        return Counts.of(
+        """Return the counts of the batch with the results that are told of it.
+
+        An item whose result is not told counts as queued no more, for it is told of as the item of another scan.
+        """
+        told = {(each.group, each.name) for each in results}
+        untold = [each for each in self.results if (each.group, each.name) not in told]
+        settled = 0
+        if self.batch.step is not Step.DISCOVER:  # items that discover settles were never queued
+            items = {(item.group, item.name) for item in self.batch.items}
+            settled = sum(each.outcome in _UNQUEUED for each in results)
+            settled += sum((each.group, each.name) in items for each in untold)
+        counts = Counts.of(
             results,
             skipped=self.skipped,
             left_out=self.left_out,
@@ -100,6 +109,7 @@ class Work:
             queued=self.queued - settled,
             requests=self.requests,
         )
+        return replace(counts, bytes=counts.bytes + sum(each.moved_bytes for each in untold))
 
 
 def pause(attempt: int, rng: random.Random) -> float:
@@ -174,7 +184,9 @@ class Engine:
         followed then is sent instead, or it has gone round too often.
         """
         self._bound(work)
-        results, dead = told_apart(self.state.failures, work.batch, work.results, work.dead, self.clock())
+        results, dead = told_apart(
+            self.state.failures, work.batch, told_once(self.state, work.batch, work.results), work.dead, self.clock()
+        )
         counts = work.counts(results)
         made = BatchRecord(results, tuple(work.following), dead)
         record = self.state.end_batch(work.batch, made, counts, lease)

@@ -31,11 +31,12 @@ def told_apart(
 ) -> tuple[tuple[Result, ...], tuple[Dead, ...]]:
     """Return a batch's results, with those that failed before marked as known, and the dead letters that are needed.
 
+    A failure that the same run has met before is left out: it is told once, by the scan that met it first.
     An item has one letter for as long as it fails: one more is written only when the first is about to expire.
     """
     failed = {_key(each) for each in results if each.outcome is Outcome.FAILED}
     if not failed:
-        return tuple(results), tuple(dead)
+        return tuple(results), ()
     found = failures.find(batch.sync, failed)
     letters = {each.key: each for each in dead}
     marked: list[Result] = []
@@ -46,6 +47,8 @@ def told_apart(
             marked.append(each)
             continue
         known = was is not None and was.is_like(each)
+        if known and was is not None and was.seen == batch.run:
+            continue
         marked.append(replace(each, outcome=Outcome.KNOWN) if known else each)
         if not batch.plan and (was is None or now - was.buried > _LETTER_OLD):
             needed[_key(each)] = letters.get(_key(each)) or _letter(batch, each)

@@ -199,8 +199,7 @@ class Look:
             is_proved = is_proved and unproved is None
             asked = (repository, place.tag) in pace.asked  # its transfer looks closer
             if is_there and unproved is None and not asked and not self._is_older(build, place):
-                # The scan that a run begins with counts what is equal.
-                skipped += pace.scan == pace.run
+                skipped += 1
                 continue
             item = item_of(build, place)
             if not self._is_first(item, pace):

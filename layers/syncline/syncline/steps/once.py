@@ -1,0 +1,60 @@
+"""One result for each item of a run that further scans have joined.
+
+A scan that joins a run finds again what the run has in flight, and sends it on. Its transfer finds the item equal, but so
+does one that is delivered again after its function died; only the results tell them apart. So each result is taken by
+the scan that its work came from, the same however often the work is tried, and what another scan has taken is dropped.
+
+A run that nobody has joined takes nothing: whoever joins it later finds equal what was verified before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from syncline.messages import Batch
+from syncline.model import Outcome, Result
+from syncline.state import State
+
+_TAKEN_BY_ONE: Final = (Outcome.MOVED, Outcome.REMOVED, Outcome.CONFLICT, Outcome.FAILED)
+_DROPPED_IF_JOINED: Final = (Outcome.SKIPPED, Outcome.LEFT_OUT, Outcome.EXTRA, Outcome.CANCELLED)
+"""Outcomes of items that nothing was done about: the scan that the run began with counts them."""
+_KEPT: Final = 7 * 24 * 3600.0
+"""Seconds for which a result stays taken: longer than a run."""
+_AT_ONCE: Final = 16
+
+
+def told_once(state: State, batch: Batch, results: Sequence[Result]) -> list[Result]:
+    """Return the results of a batch without those that another scan of its run has told."""
+    if batch.plan or not results or (batch.scan is None and not state.is_joined(batch.sync, batch.run)):
+        return list(results)
+    if batch.scan is not None:
+        results = [each for each in results if each.outcome not in _DROPPED_IF_JOINED]
+    ours = _taken(state, batch, results)
+    met_again = batch.scan is not None and any(each.outcome is Outcome.CONFLICT for each in ours)
+    if met_again and state.progress(batch.run).counts.conflict:
+        # Before anybody had joined the run, nothing was taken. A conflict is the one thing that is met again after that.
+        before = {_key(each) for each in state.results(batch.run) if each.outcome is Outcome.CONFLICT}
+        ours = [each for each in ours if each.outcome is not Outcome.CONFLICT or _key(each) not in before]
+    return ours
+
+
+def _taken(state: State, batch: Batch, results: Iterable[Result]) -> list[Result]:
+    """Return the results that the batch's scan has taken, now or in an earlier try."""
+    scan = batch.scan or batch.run
+
+    def is_ours(result: Result) -> bool:
+        if result.outcome not in _TAKEN_BY_ONE:
+            return True
+        digest = hashlib.blake2b("\0".join(_key(result)).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+        return state.facts.take(f"told@{batch.run}@{digest}", scan, _KEPT)
+
+    waiting = list(results)
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="take") as pool:
+        return [each for each, ours in zip(waiting, pool.map(is_ours, waiting), strict=True) if ours]
+
+
+def _key(result: Result) -> tuple[str, ...]:
+    return (result.group, result.name, result.outcome.value, result.code or "", result.source or "")

@@ -1,0 +1,120 @@
+"""Scans that join a run: what is counted, what is told once, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from syncline.errors import SynclineError
+from syncline.kinds.kind import Arrived, Failure, Pace, Page
+from syncline.messages import Batch, decode
+from syncline.model import Item, Outcome, Result, RunStatus, Scope, Step
+from tests.made_up import SYNC, Answer, Steps, items
+
+FACTS = "FACT#told@"
+
+
+def takes(steps: Steps) -> int:
+    """Return the number of results that were taken."""
+    return sum(str(item["pk"]).startswith(FACTS) for item in steps.table.scan()["Items"])
+
+
+def joined(steps: Steps, times: int = 3) -> None:
+    """Carry out a run that further scans of the same group join before its transfers begin."""
+    steps.start()
+    for _ in range(times):
+        steps.start("team/app")
+    steps.pump.run()
+
+
+def test_a_run_that_nobody_joins_takes_nothing(steps: Steps) -> None:
+    steps.kind.pages = [Page("a", items("1", "2"), skipped=3)]
+    steps.run()
+    assert takes(steps) == 0
+
+
+def test_each_item_is_moved_once_and_what_is_equal_is_counted_once(steps: Steps) -> None:
+    steps.kind.pages = [Page("a", items("1", "2"), skipped=3, left_out=2, extra=1)]
+    joined(steps)
+    (run,) = steps.state.runs(SYNC)
+    counts = run.counts
+    assert run.status is RunStatus.DONE
+    assert (counts.queued, counts.moved, counts.skipped, counts.left_out, counts.extra) == (2, 2, 3, 2, 1)
+    assert set(steps.results()) == {("team/app", "1"), ("team/app", "2")}
+    assert takes(steps) == 2
+
+
+def test_bytes_that_were_sent_twice_are_counted_twice(steps: Steps) -> None:
+    steps.kind.pages = [Page("a", items("1"))]
+    joined(steps, 1)
+    assert steps.latest().counts.bytes == 20
+
+
+@pytest.mark.parametrize("outcome", [Outcome.SKIPPED, Outcome.LEFT_OUT])
+def test_what_joined_scans_find_needless_is_not_counted(steps: Steps, outcome: Outcome) -> None:
+    """The first transfer moves the item; those of the other scans find that there is nothing to do."""
+    steps.kind.pages = [Page("a", items("1"))]
+
+    def move(item: Item, _pace: Pace) -> Answer:
+        if len(steps.kind.moved) > 1:
+            return Result(item.group, item.name, outcome)
+        return Arrived(item, 10)
+
+    steps.kind.move = move
+    joined(steps)
+    counts = steps.latest().counts
+    assert (counts.queued, counts.moved, counts.skipped, counts.left_out) == (1, 1, 0, 0)
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["found by all", "found before anybody joined"])
+def test_a_conflict_is_told_once(steps: Steps, before: bool) -> None:
+    conflict = Result("team/app", "1", Outcome.CONFLICT, "ours", "theirs", code="TAG_DIFFERS", reason="two images")
+    steps.kind.pages = [Page("a", items("2"), results=(conflict,))]
+    steps.start()
+    if before:
+        steps.pump.deliver(steps.mail.waiting())
+    for _ in range(3):
+        steps.start("team/app")
+    steps.pump.run()
+    (run,) = steps.state.runs(SYNC)
+    assert run.counts.conflict == 1
+    assert set(steps.results()) == {("team/app", "1"), ("team/app", "2")}
+
+
+def test_a_failure_is_told_once_and_has_one_letter(steps: Steps) -> None:
+    steps.kind.pages = [Page("a", items("1"))]
+    steps.kind.move = lambda item, _pace: Failure(item, SynclineError("REFUSED", "the target does not take it"))
+    joined(steps)
+    (run,) = steps.state.runs(SYNC)
+    assert [each.outcome for each in steps.state.results(run.id)] == [Outcome.FAILED]
+    assert (run.counts.queued, run.counts.failed, run.counts.known) == (1, 1, 0)
+    assert len(steps.mail.dead()) == 1
+
+
+def test_an_item_that_changed_during_the_run_is_moved_again(steps: Steps) -> None:
+    def look(scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        yield Page("a", (Item("team/app", "1", "old" if scope.everything else "new"),))
+
+    steps.kind.look = look
+    joined(steps)
+    (run,) = steps.state.runs(SYNC)
+    assert sorted(str(each.source) for each in steps.state.results(run.id)) == ["new", "old"]
+    assert (run.counts.queued, run.counts.moved) == (2, 2)
+
+
+def test_work_carries_the_scan_that_it_came_from(steps: Steps) -> None:
+    steps.kind.pages = [Page("a", items("1"))]
+    steps.start()
+    steps.start("team/app")
+    scans: dict[Step, set[str | None]] = {}
+
+    def note(body: str) -> None:
+        message = decode(body)
+        if isinstance(message, Batch):
+            scans.setdefault(message.step, set()).add(message.scan)
+
+    steps.pump.on_delivery = lambda letter: note(letter.body)
+    steps.pump.run()
+    (joined_by,) = scans[Step.TRANSFER] - {None}
+    assert scans == {Step.TRANSFER: {None, joined_by}, Step.VERIFY: {None, joined_by}}
