@@ -12,7 +12,7 @@ from syncline.messages import Batch, DeadLetter, Outgoing, Start, decode, encode
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.state import BatchRecord, State, first_batch
 from syncline.steps.engine import Work
-from syncline.steps.known import answered
+from syncline.steps.known import answered, told_apart
 from tests.unit.cli.cli_stack import Stack, moved
 
 
@@ -57,6 +57,25 @@ def test_a_look_that_was_given_up_as_a_whole_is_done_again_as_a_whole(applied: S
     assert start.scope == EVERYTHING
     asked = applied.target.state.failures.asked("prod", str(start.run))
     assert asked == {("*", "*"), ("mirror/team/base", "1.0")}
+
+
+@pytest.mark.parametrize("step", [Step.DISCOVER, Step.TRANSFER])
+def test_an_item_that_a_scan_knew_to_fail_is_scanned_again_and_never_sent_on_as_it_is(
+    applied: Stack, step: Step
+) -> None:
+    """The letter of a result has an item without the kind's own details, which no transfer could carry out."""
+    state, queues = applied.target.state, applied.target.queues
+    batch = Batch("20261120-000000-000000", "prod", step, "b")
+    result = Result("mirror/team/app", "1.0", Outcome.FAILED, "run:7.1", code="ARTIFACT_EXPIRED", reason="expired")
+    _, [letter] = told_apart(state.failures, batch, [result], [], 0.0)
+    assert [dict(item.detail) for item in letter.batch.items] == [{}]
+    queues.bury(step, [encode(letter)])
+    applied.run("retry", "prod")
+    [start] = applied.started()
+    assert start.scope == Scope.of(["mirror/team/app"])
+    assert state.failures.asked("prod", str(start.run)) == {("mirror/team/app", "1.0")}
+    assert bodies(applied, Step.TRANSFER) == []
+    assert applied.dead(step) == 1
 
 
 def test_letters_of_others_are_put_back(applied: Stack) -> None:
