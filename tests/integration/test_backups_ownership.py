@@ -244,6 +244,17 @@ def test_a_plan_records_nothing(world: World) -> None:
     assert not [row for rows in lost.kept.rows.values() for row in rows.rows]
 
 
+def test_a_plan_leaves_what_is_remembered_as_it_is(world: World, store: Folder | BucketStore) -> None:
+    world.put(FILES)
+    world.run()
+    world.put({"east/n/f0.yaml": b"newer"})
+    download, remembered = Download(world, store), copy.deepcopy(world.memory.objects)
+    for kind in (world.kind(), download.kind):
+        list(kind.discover(Scope(), None, Pace(lambda: 60.0, plan=True)))
+    assert world.memory.objects == remembered
+    assert not download.memory.counted
+
+
 def test_what_others_committed_since_is_not_ours(world: World) -> None:
     """Also where the history that is read ends at a commit of ours."""
     world.bare.fill({"east/n/foreign.yaml": b"foreign"})

@@ -70,7 +70,7 @@ class Downloads:
 
     def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
         found = clusters_in(self._bucket, self._layout)
-        listed, named = found.names, self._named(scope, found)
+        listed, named = found.names, self._named(scope, found, pace)
         if cursor is None:
             odd = tuple(results_of(found.odd, "", lambda _: True).values())
             absent = () if found.odd or not pace.named else tuple(self._absent(scope, listed))
@@ -105,10 +105,10 @@ class Downloads:
     def _limiter(self, pace: Pace) -> Limiter:
         return Limiter(self._rules.sync, self._rules.limits, self._ledger, pace)
 
-    def _named(self, scope: Scope, found: Clusters) -> dict[str, list[str] | None]:
+    def _named(self, scope: Scope, found: Clusters, pace: Pace) -> dict[str, list[str] | None]:
         """The clusters to look at, and in each the keys to look at; None for all."""
         if scope.groups is None:
-            return dict.fromkeys(self._clusters(found))
+            return dict.fromkeys(self._clusters(found, pace))
         named: dict[str, list[str] | None] = {}
         for key in filter(self._layout.takes, scope.groups):
             keys = named.setdefault(self._layout.cluster_of(key) or "", [])
@@ -116,11 +116,12 @@ class Downloads:
             keys.append(key)
         return named | dict.fromkeys(g.partition("/")[0] for g in scope.groups if g.endswith("/"))
 
-    def _clusters(self, found: Clusters) -> list[str]:
+    def _clusters(self, found: Clusters, pace: Pace) -> list[str]:
         there = [cluster for cluster in self._store.tops() if self._layout.takes_cluster(cluster)]
         check_listing(self._bucket, self._layout, found, there, self._ledger)
-        # For the metrics: they ask for no more than how many clusters there are.
-        self._memory.keep_counts(f"{self._rules.sync}#", {cluster: Count("", 0) for cluster in found.names})
+        if not pace.plan:
+            # For the metrics: they ask for no more than how many clusters there are.
+            self._memory.keep_counts(f"{self._rules.sync}#", {cluster: Count("", 0) for cluster in found.names})
         return [*{*found.names, *there}]
 
     def _compare(self, cluster: str, pace: Pace, *, vanished: bool) -> Compared:

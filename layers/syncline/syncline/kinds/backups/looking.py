@@ -309,7 +309,7 @@ class _Comparing:
         current = {
             key: was for key, (etag, _) in listing.objects.items() if (was := known.get(key)) and was.etag == etag
         }
-        if len(current) != len(known):
+        if len(current) != len(known) and not pace.plan:
             self._look.memory.settle(self._look.rules.place, cluster, current)
         tree = self.trees.get(cluster)
         group = self._layout.branch_of(cluster)
