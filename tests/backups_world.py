@@ -149,7 +149,8 @@ class Download:
     ) -> None:
         sealer = sealer or Sealer(Rule.LEAVE_OUT)
         limits, signature = (caps or Caps()).limits, Signature(BOT, BOT)
-        rules = Rules("downloads", f"{store}{sealer.name}", str, Layout(), limits, signature)
+        place, first = (f"{store}{name}" for name in (sealer.name, sealer.first_name))
+        rules = Rules("downloads", place, str, Layout(), limits, signature, first_place=first)
         self.memory = Kept()
         self.kept: KeptLedger = KeptLedger() if like is None else like.kept
         self.results: dict[str, Result] = {}

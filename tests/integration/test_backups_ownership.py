@@ -292,10 +292,18 @@ def test_what_an_earlier_version_wrote_to_a_store_is_ours(world: World, store: F
     earlier = Download(world, store)
     earlier.run()
     download = Download(world, store)
-    download.memory.objects = earlier.memory.objects
-    world.put({"east/n/f0.yaml": b"newer"})
+    sealer = Sealer(Rule.LEAVE_OUT)
+    download.memory.objects = {
+        (place.replace(sealer.name, sealer.first_name), cluster): known
+        for (place, cluster), known in earlier.memory.objects.items()
+    }
+    world.put({"east/n/f0.yaml": b"newer", "west/n/f0.yaml": b"newer", "west/n/f1.yaml": SECRET})
     world.delete("east/n/f1.yaml")
-    assert download.run() == {"east/n/f0.yaml": "moved", "east/n/f1.yaml": "removed"}
+    assert download.run("west/n/f0.yaml") == {"west/n/f0.yaml": "moved"}
+    again = Download(world, store, like=download)
+    again.memory.objects = download.memory.objects
+    got = {name: code for name, code in again.run().items() if code != "skipped"}
+    assert got == {"east/n/f0.yaml": "moved", "east/n/f1.yaml": "removed", "west/n/f1.yaml": "removed"}
 
 
 # -- limits of removals ------------------------------------------------------------------------------------------------

@@ -46,8 +46,8 @@ class Builder:
         say, signature = partial(operation, sync.name), self._signature(sync)
         if not isinstance(target, GitTarget):
             store = store_of(target, self._parts)
-            place = f"{bucket}#{sealer.name}>{store}"
-            rules = Rules(sync.name, place, str, layout, sync.removals.limits, signature, say)
+            place, first = (f"{bucket}#{name}>{store}" for name in (sealer.name, sealer.first_name))
+            rules = Rules(sync.name, place, str, layout, sync.removals.limits, signature, say, first)
             return Downloads(rules, bucket, sealer, store, self._memory, ledger, self._parts.http, largest)
         repository = target.repository
         rules = Rules(

@@ -54,7 +54,11 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What of a sync's configuration decides on a commit. ``place`` names what is read and how, for the memory."""
+    """What of a sync's configuration decides on a commit.
+
+    ``place`` names what is read and how, for the memory. ``first_place`` is what an earlier version, which kept no
+    records, called it.
+    """
 
     sync: str
     place: str
@@ -63,6 +67,7 @@ class Rules:
     limits: Limits
     signature: Signature
     say: Say = lambda _name, _data, _gauges: None
+    first_place: str = ""
 
 
 class Committer:

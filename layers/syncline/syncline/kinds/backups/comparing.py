@@ -104,7 +104,12 @@ class Comparison:
 
     def _is_ours(self, key: str, mark: str) -> bool:
         row = self._rows.get(key)
-        return (row is not None and row.is_at(mark)) or self._evidence(key, mark)
+        if row is not None and row.is_at(mark):
+            return True
+        ours = self._evidence(key, mark)
+        if ours and row is None:
+            self.learned[key] = Ours(mark)
+        return ours
 
     def _forget(self, there: AbstractSet[str]) -> None:
         """Forget files that neither side has."""

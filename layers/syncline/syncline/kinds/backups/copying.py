@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from syncline.clients.bucket import Bucket, Head, ObjectStream
-from syncline.clients.git_objects import blob_hash
+from syncline.clients.git_objects import blob_hash, blob_id
 from syncline.errors import SynclineError
 from syncline.kinds.backups.committing import Answer
 from syncline.kinds.backups.detecting import LARGEST
@@ -94,15 +94,20 @@ class Copy:
             sealed = sealer.sealed(self._path, b"".join(chunks))
             if sealed.data is None:
                 return self._left_out(head, sealed.code or CERTAIN)
-            return self._put(head, len(sealed.data), iter([sealed.data]))
+            return self._put(head, len(sealed.data), iter([sealed.data]), sealed.data)
         code = sealer.refusal(chunks)
         if code is not None:
             return self._left_out(head, code)
         with self._between.bucket.open(self._item.name, etag=head.etag) as again:
             return self._put(head, head.size, again.chunks(_CHUNK))
 
-    def _put(self, head: Head, size: int, chunks: Iterator[bytes]) -> tuple[Answer, Known | None]:
-        """Write these bytes, adopt the target's file if it has them, or leave a foreign one as it is."""
+    def _put(
+        self, head: Head, size: int, chunks: Iterator[bytes], data: bytes | None = None
+    ) -> tuple[Answer, Known | None]:
+        """Write these bytes, adopt the target's file if it has them, or leave a foreign one as it is.
+
+        ``data`` are the bytes if they are held: then a file of ours that has them is not written again.
+        """
         item, store = self._item, self._between.store
         here = store.fingerprint(self._path)
         if here is not None and not self._is_ours(here):
@@ -112,11 +117,24 @@ class Copy:
             source, target = digest.hexdigest(), store.content_id(self._path)
             if source != target:
                 return foreign(item.group, item.name, source, target), None
-            self._between.ledger.write({item.name: Ours(here, head.etag, head.size)})
-            return Result(item.group, item.name, Outcome.SKIPPED, source, target), Known(head.etag, here)
+            return self._adopted(head, here, source)
+        if here is not None and data is not None and self._may_have(head):
+            source = blob_id(data)
+            if store.content_id(self._path) == source:
+                return self._adopted(head, here, source)
         mark = store.write(self._path, chunks)
         made = Item(item.group, item.name, mark, here, head.size, {"etag": head.etag, "created": self._created(here)})
         return Arrived(made, head.size), Known(head.etag, mark)
+
+    def _may_have(self, head: Head) -> bool:
+        """Return True unless the record says that our file was made from another version of the object."""
+        row = self._rows.get(self._item.name)
+        return row is None or row.etag in ("", head.etag)
+
+    def _adopted(self, head: Head, here: str, content: str) -> tuple[Answer, Known | None]:
+        item = self._item
+        self._between.ledger.write({item.name: Ours(here, head.etag, head.size, self._created(here))})
+        return Result(item.group, item.name, Outcome.SKIPPED, content, content), Known(head.etag, here)
 
     def _created(self, here: str | None) -> int:
         row = self._rows.get(self._item.name)

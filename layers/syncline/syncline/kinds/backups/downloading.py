@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 from typing import Final
 
 from syncline.clients.bucket import Bucket
@@ -140,8 +141,10 @@ class Downloads:
         by_key = (each if each.name is None else replace(each, name=layout.key_of(each.name)) for each in at_target)
         odd = results_of((*listing.odd, *by_key), cluster, layout.takes)
 
+        written = cache(lambda: self._written(cluster))
+
         def noted(key: str, mark: str) -> bool:
-            return is_ours(key, mark, {}, known)
+            return is_ours(key, mark, {}, written())
 
         side = Comparison(layout, cluster, objects, current, rows, noted, odd, pace.asked)
         page = side.compared(there)
@@ -169,13 +172,19 @@ class Downloads:
                 skipped += 1
                 continue
             if known is None:
-                known = self._memory.known(self._rules.place, cluster)
+                known = self._written(cluster)
             if is_ours(key, mark, rows, known):
                 gone[key] = (Item(cluster, key, None, mark, None, {"remove": True}), row or Ours(mark))
             else:
                 results.append(foreign(cluster, key, None, mark))
         count = self._ledger.count([cluster]) if gone else 0
         return Compared(cluster, Page("", tuple(items), skipped, tuple(results)), count, gone, vanished)
+
+    def _written(self, cluster: str) -> dict[str, Known]:
+        """Return what was noted of files when they were written, also by a version that kept no records of them."""
+        places = dict.fromkeys(place for place in (self._rules.first_place, self._rules.place) if place)
+        noted = (self._memory.known(place, cluster) for place in places)
+        return {key: was for known in noted for key, was in known.items() if was.blob}
 
     def _refused_removal(self, key: str, ours: Ours, pace: Pace) -> SynclineError | None:
         """Return why a file that is left out at the source may not be removed; None if it may."""
@@ -194,7 +203,7 @@ class Downloads:
     def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
         learned: dict[str, Known] = {}
         rows = self._ledger.some(item.name for item in items)
-        known = self._memory.known(self._rules.place, items[0].group)
+        known = self._written(items[0].group)
         between = Between(
             self._bucket,
             self._store,

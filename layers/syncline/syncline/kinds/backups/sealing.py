@@ -87,13 +87,21 @@ class Sealer:
     @property
     def name(self) -> str:
         """A name that differs if the sealer makes something else of the same object."""
+        return self._name(f"-{_DETECTION}")
+
+    @property
+    def first_name(self) -> str:
+        """The name that the sealer had before its detection had a version."""
+        return self._name("")
+
+    def _name(self, version: str) -> str:
         if self.rule is Rule.KEEP:
             return self.rule.value
         if self.rule is Rule.LEAVE_OUT:
-            return f"{self.rule.value}-{_DETECTION}"
+            return f"{self.rule.value}{version}"
         import hashlib  # noqa: PLC0415 - where a key is
 
-        return f"encrypt-{_DETECTION}-{hashlib.sha256(_key(self.key)).hexdigest()[:8]}"
+        return f"encrypt{version}-{hashlib.sha256(_key(self.key)).hexdigest()[:8]}"
 
     @property
     def inspects(self) -> bool:
