@@ -49,6 +49,9 @@ class KeptRows:
     def scan(self) -> Iterator[tuple[str, list[Any]]]:
         yield from sorted(self.rows.items())
 
+    def count(self) -> int:
+        return len(self.rows)
+
     def write(self, changes: Mapping[str, list[Any] | None]) -> None:
         for name, row in changes.items():
             if row is None:

@@ -71,6 +71,17 @@ def test_foreign_folders_of_a_branch_stay(world: World) -> None:
         assert world.bare.files() == FILES | FOREIGN | {"README.md": b"hello"}
 
 
+def test_foreign_folders_do_not_count_in_the_message(world: World) -> None:
+    world.bare.fill(FOREIGN)
+    world.put(FILES)
+    world.run()
+    world.put({"east/n/f0.yaml": b"newer"})
+    world.run("east/n/f0.yaml")
+    message = world.bare.git("log", "-1", "--format=%B", "main")
+    assert "- east: 12 files\n" in message
+    assert "\nTotal files: 24\n" in message
+
+
 def test_foreign_folders_of_a_store_stay(world: World, store: Folder | BucketStore) -> None:
     put_into(store, FOREIGN)
     world.put(FILES)

@@ -170,7 +170,7 @@ class _Work:
             return False
         mine = {self._layout.cluster_of(item.name) or "" for item in self._items}
         alike = any(folded(each) == folded(cluster) for each in mine)
-        return alike and cluster not in mine and not self._ledger.of(cluster)
+        return alike and cluster not in mine and not self._ledger.has(cluster)
 
     def _new_blobs(
         self, items: Sequence[Item], there: Mapping[bytes, Mapping[bytes, Entry]], read: set[str]
@@ -329,7 +329,7 @@ class _Work:
         for change in changes:
             by_cluster[self._cluster(change.path)].append(change)
         tallies = {cluster: Tally.of(changed) for cluster, changed in by_cluster.items()}
-        self._files = {cluster: count.files for cluster, count in self._count(None).items()}
+        self._files = {cluster: count.files for cluster, count in self._count().items()}
         for cluster, tally in tallies.items():
             self._files[cluster] = self._files.get(cluster, 0) + tally.grown
         seconds = self._clock()
@@ -340,13 +340,14 @@ class _Work:
 
     # -- counting ------------------------------------------------------------------------------------------------
 
-    def _count(self, clusters: Mapping[str, object] | None) -> dict[str, Count]:
-        """How many files each cluster has at the tip, or some have: remembered for the tree it was, else counted."""
-        trees = {c: oid for c, oid in self._trees().items() if clusters is None or c in clusters}
+    def _count(self) -> dict[str, Count]:
+        """Return the number of files that each cluster of ours has at the tip: remembered for its tree, else counted."""
+        trees = self._trees()
         if self._remembered is None:
             self._remembered = self._memory.counts(self._reference)
         counts = {c: n for c, n in self._remembered.items() if trees.get(c) == n.tree}
-        new = {cluster: oid for cluster, oid in trees.items() if cluster not in counts}
+        mine = {self._layout.cluster_of(item.name) for item in self._items}
+        new = {c: oid for c, oid in trees.items() if c not in counts and (c in mine or self._ledger.has(c))}
         self._branch.fetch_below(list(new.values()))
         for cluster, oid in new.items():
             counts[cluster] = Count(oid, sum(1 for _ in self._branch.files(b"", oid)))

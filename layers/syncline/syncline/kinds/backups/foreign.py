@@ -33,7 +33,7 @@ def check_listing(bucket: Bucket, layout: Layout, found: Clusters, there: Collec
     """
     if found.names:
         return
-    ours = [cluster for cluster in there if ledger.of(cluster)]
+    ours = [cluster for cluster in there if ledger.has(cluster)]
     if ours:
         what = f"{bucket} is listed without a single cluster, while the target has {len(ours)}"
         raise SynclineError("LISTING_INCOMPLETE", what)

@@ -286,7 +286,7 @@ class _Comparing:
     def _is_taken(self, cluster: str) -> bool:
         """Return False if a folder of the tree is foreign, so that it blocks no cluster of a similar name."""
         alike = {each for each in self._listed if folded(each) == folded(cluster)}
-        return alike <= {cluster} or cluster in self._listed or bool(self._look.ledger.of(cluster))
+        return alike <= {cluster} or cluster in self._listed or self._look.ledger.has(cluster)
 
     def _gather(self, cluster: str) -> _Gathered:
         listing = self._look.listing(cluster, listed=cluster in self._listed)

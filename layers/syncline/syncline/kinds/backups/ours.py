@@ -23,6 +23,8 @@ class Rows(Protocol):
 
     def scan(self) -> Iterator[tuple[str, list[Any]]]: ...
 
+    def count(self) -> int: ...
+
     def write(self, changes: Mapping[str, list[Any] | None]) -> None: ...
 
 
@@ -95,6 +97,10 @@ class Ledger:
         """Return the records of a cluster by key."""
         prefix = self._layout.prefix
         return {prefix + name: Ours(*row) for name, row in self._rows(cluster).scan()}
+
+    def has(self, cluster: str) -> bool:
+        """Return True if a cluster has any file of ours."""
+        return self._rows(cluster).count() > 0
 
     def some(self, keys: Iterable[str]) -> dict[str, Ours]:
         """Return the records of keys, as far as they have any."""
