@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -154,6 +155,19 @@ def test_items_of_one_group_go_into_messages_of_at_most_a_share(steps: Steps) ->
     steps.pump.deliver(steps.mail.waiting())
     batches = [decode(letter.body) for letter in steps.mail.waiting()]
     assert [len(batch.items) for batch in batches if isinstance(batch, Batch)] == [SHARE, SHARE, 1]
+
+
+def test_a_scan_of_many_groups_writes_small_records_and_letters(steps: Steps) -> None:
+    """What follows from a scan does not carry its scope: with it, one record would be more than DynamoDB takes."""
+    rng = random.Random(steps.seed)
+    groups = [f"team/{rng.randbytes(500).hex()}" for _ in range(40)]
+    bad = [Result(group, "bad", Outcome.FAILED, code="PATH_REFUSED", reason="no path") for group in groups]
+    steps.kind.pages = [Page("p", tuple(Item(group, "1", "digest") for group in groups), results=tuple(bad))]
+    steps.start(*groups)
+    steps.pump.run()
+    counts = steps.latest().counts
+    assert (counts.moved, counts.failed) == (40, 40)
+    assert max(len(letter.body) for _, letter in steps.mail.dead()) < 10_000
 
 
 def test_a_long_look_sends_on_what_it_found_while_it_goes_on(steps: Steps) -> None:

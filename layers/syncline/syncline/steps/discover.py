@@ -9,7 +9,7 @@ from typing import Final
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Failure, Kind, Page
 from syncline.messages import Batch, Start
-from syncline.model import Item, Outcome, Result, Run, RunStatus, Scope, Trigger
+from syncline.model import EVERYTHING, Item, Outcome, Result, Run, RunStatus, Scope, Trigger
 from syncline.state import State
 from syncline.steps.engine import ATTEMPTS, Engine, Work, pause
 from syncline.telemetry import logger
@@ -110,7 +110,9 @@ def _add(work: Work, page: Page, kind: Kind) -> list[Failure]:
         for _, members in groupby(page.items, key=lambda item: item.group):
             items = tuple(members)
             for at in range(0, len(items), kind.share):
-                work.follow(step=kind.moves_by, items=items[at : at + kind.share], attempt=1)
+                # Without the scan's scope: many batches with a large one are more than a record of the table holds.
+                share = items[at : at + kind.share]
+                work.follow(step=kind.moves_by, items=share, scope=EVERYTHING, cursor=None, attempt=1)
             work.queued += len(items)
     again = [f for f in page.failures if f.error.retried and work.batch.attempt < ATTEMPTS]
     for failure in page.failures:

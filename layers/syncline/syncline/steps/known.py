@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Final
 
 from syncline.messages import Batch, Dead
-from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus
+from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope
 from syncline.state import BatchRecord
 from syncline.stores.failures import LETTER_KEPT, Failures, Key, KnownFailure
 
@@ -145,7 +145,8 @@ def _key(result: Result) -> Key:
 def _letter(batch: Batch, result: Result) -> Dead:
     """Return the dead letter of an item that a scan knew to fail without trying."""
     item = Item(result.group, result.name, result.source, result.target)
-    return Dead(replace(batch, items=(item,)), str(result.code), result.reason or "", _key(result))
+    work = replace(batch, items=(item,), scope=Scope.of((result.group,)))
+    return Dead(work, str(result.code), result.reason or "", _key(result))
 
 
 def _is_met(failure: KnownFailure | None, run: str) -> bool:
