@@ -98,13 +98,27 @@ def artifacts(builds: ArtifactsWorld) -> ArtifactsChain:
     return builds.chain([build(1, TAG)])
 
 
-@pytest.mark.parametrize("key", ["repository", "workflow"])
-def test_a_repository_or_workflow_of_builds(artifacts: ArtifactsChain, key: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [("repository", "team/typo"), ("workflow", "typo.yml"), ("branch", "typo"), ("event", "workflow_dispath")],
+)
+def test_a_name_in_the_source_of_builds(artifacts: ArtifactsChain, key: str, name: str) -> None:
     values = config(artifacts.github, artifacts.target.host)
-    values["source"] |= {key: {"repository": "team/typo", "workflow": "typo.yml"}[key]}
+    values["source"] |= {key: name}
     artifacts.apply(values)
-    ((_, _, code),) = failed(artifacts, artifacts.run())
-    assert code == "NOT_FOUND"
+    run = artifacts.run()
+    assert failed(artifacts, run) == {("*", "*", "SOURCE_ABSENT")}
+    (reason,) = (each.reason for each in artifacts.state.results(run.id))
+    assert name in (reason or "")
+
+
+@pytest.mark.parametrize("key", ["branch", "event"])
+def test_a_branch_or_event_without_a_successful_run(artifacts: ArtifactsChain, key: str) -> None:
+    values = config(artifacts.github, artifacts.target.host)
+    values["source"] |= {key: {"branch": "main", "event": "workflow_dispatch"}[key]}
+    artifacts.github.runs[0].conclusion = "failure"
+    artifacts.apply(values)
+    assert failed(artifacts, artifacts.run()) == set()
 
 
 @pytest.mark.parametrize("name", ["run:99", "presto-9-linux-amd64", "group/project/x86/typo"])

@@ -84,6 +84,12 @@ def test_readiness_and_terminating_are_as_the_slice_says_and_absent_means_ready(
     ]
 
 
+def test_a_service_that_does_not_exist_is_no_service_without_pods(api: KubernetesApi, naps: Naps) -> None:
+    api.put("endpointslices", "gateway", endpoint_slice("nginx-empty", "nginx", [], ports=()))
+    assert _cluster(api, naps).instances(SERVICE) == ()
+    assert _code(api, naps, ServiceSource("gateway", "typo")) == "SOURCE_ABSENT"
+
+
 def test_an_endpoint_in_two_slices_is_one_instance_that_serves_if_either_says_so(
     api: KubernetesApi, naps: Naps
 ) -> None:

@@ -86,13 +86,17 @@ class Cluster:
         address. So what is missing in a list never looks as if it had agreed.
 
         Raises UNAUTHORIZED, FORBIDDEN, THROTTLED, SERVER_ERROR, UNREACHABLE, TLS_FAILED, BAD_ANSWER,
-        LISTING_INCOMPLETE, CONFIG_INVALID.
+        LISTING_INCOMPLETE, CONFIG_INVALID, and SOURCE_ABSENT for a service without an EndpointSlice.
         """
         for _ in range(_MOST_BEGINNINGS):
             try:
                 items = list(self._items(source))
             except _ExpiredError:
                 continue
+            if isinstance(source, ServiceSource) and not items:
+                # The cluster makes a slice for each service, an empty one if no pod matches.
+                what = f"there is no EndpointSlice of the service {source.place}: no such service or namespace"
+                raise SynclineError("SOURCE_ABSENT", what)
             return _instances(source, items, odd)
         raise SynclineError("LISTING_INCOMPLETE", f"the list of {source.place} expired while it was read")
 

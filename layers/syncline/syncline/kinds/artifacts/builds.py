@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Final
 
-from syncline.clients.entries import OnOdd, refuse
+from syncline.clients.entries import Odd, OnOdd, refuse
 from syncline.clients.github import GitHub, WorkflowRun
 from syncline.clients.reference import parse_repository, parse_tag
 from syncline.config.artifacts import ArtifactsSync
@@ -72,22 +72,46 @@ class Builds:
         self._rules = hashlib.blake2b(rules.encode(), digest_size=6).hexdigest()
 
     def runs(self, now: float, odd: OnOdd = refuse) -> list[WorkflowRun]:
-        """The successful runs that the sync looks at, the youngest first; ``now`` in Unix seconds."""
+        """Return the successful runs that the sync covers, the youngest first; ``now`` is in Unix seconds.
+
+        Raises SOURCE_ABSENT if the repository, the workflow, or any run of it on the branch and by the event that
+        syncs.yaml names does not exist.
+        """
         source = self._sync.source
         since = None
         if source.max_age_days is not None:
             moment = datetime.fromtimestamp(now - source.max_age_days * _DAY, UTC)
             since = f">={moment.strftime('%Y-%m-%dT%H:%M:%SZ')}"
-        listing = self._github.runs(
-            source.repository,
-            source.workflow,
-            odd,
-            status="success",
-            branch=source.branch,
-            event=source.event,
-            created=since,
-        )
-        return list(islice(listing, source.limit))
+        odd_runs: list[Odd] = []
+        runs = list(islice(self._listed(odd_runs.append, status="success", created=since), source.limit))
+        for each in odd_runs:
+            odd(each)
+        if not runs and not odd_runs:
+            self._check_named()
+        return runs
+
+    def _listed(self, odd: OnOdd, **filters: str | None) -> Iterator[WorkflowRun]:
+        source = self._sync.source
+        filters |= {"branch": source.branch, "event": source.event}
+        try:
+            yield from self._github.runs(source.repository, source.workflow, odd, **filters)
+        except SynclineError as error:
+            if error.code.name != "NOT_FOUND":
+                raise
+            what = (
+                f"{error.what}: no repository {source.repository} with a workflow {source.workflow}, or no right to it"
+            )
+            raise SynclineError("SOURCE_ABSENT", what) from None
+
+    def _check_named(self) -> None:
+        """Raise SOURCE_ABSENT if the workflow never ran on the branch, or by the event, that syncs.yaml names."""
+        source = self._sync.source
+        named = [f"on branch {source.branch}"] if source.branch else []
+        named += [f"by event {source.event}"] if source.event else []
+        odd: list[Odd] = []
+        if named and next(self._listed(odd.append), None) is None and not odd:
+            what = f"{source.workflow} in {source.repository} has never run {' and '.join(named)}"
+            raise SynclineError("SOURCE_ABSENT", what)
 
     def run(self, number: int) -> WorkflowRun:
         return self._github.run(self._sync.source.repository, number)
