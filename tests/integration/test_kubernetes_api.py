@@ -140,7 +140,8 @@ def test_slices_and_pods_are_read_as_the_api_has_them(api: KubeApiserver, token:
         ("10.1.0.2:8443", True),
         ("10.1.0.3:8443", False),
     ]
-    assert _cluster(api, token, naps).instances(ServiceSource(NAMESPACE, "nobodys")) == ()
+    with pytest.raises(SynclineError, match="SOURCE_ABSENT"):
+        _cluster(api, token, naps).instances(ServiceSource(NAMESPACE, "nobodys"))
     for name, address, ready in (("a", "10.1.0.1", True), ("b", "10.1.0.2", False), ("c", "10.1.0.3", True)):
         _run_pod(api, name, address, ready=ready)
     _run_pod(api, "d", None, ready=False)

@@ -209,7 +209,7 @@ def test_a_source_of_which_all_is_left_out_is_not_called_empty(applied: Stack) -
     with functions(applied, lambda run: applied.finish(run, left_out=3)):
         result = applied.run("run", "prod", "--wait")
     assert result.exit_code == 0
-    expected = "✓ prod: the selection left out everything that was found (3 items), in "
+    expected = "✓ prod: all that was found was left out (3 items), in "
     assert result.stdout.splitlines()[-1].startswith(expected)
 
 

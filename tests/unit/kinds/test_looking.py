@@ -296,10 +296,12 @@ def test_an_empty_list_of_everything_is_never_nothing_to_do(api: bool) -> None:
         Bench({}, {}, api=api).look()
 
 
-def test_one_empty_organization_among_others_is_told() -> None:
-    bench = Bench({"team/a": {"1": "d"}}, {}, api=True, source={"organizations": ["team", "gone"]})
-    with pytest.raises(SynclineError, match=r"LISTING_INCOMPLETE.*gone"):
-        bench.look()
+def test_one_empty_organization_among_others_costs_itself_alone() -> None:
+    bench = Bench({"team/a": {"1": "d"}}, {}, api=True, source={"organizations": ["gone", "team"]})
+    pages = bench.look()
+    assert found(pages) == [("team/a", "1")]
+    (failure,) = (each for page in pages for each in page.failures)
+    assert (failure.item, failure.error.code.name) == (Item("*", "gone"), "SOURCE_ABSENT")
 
 
 def test_an_empty_list_of_tags_must_be_confirmed_by_the_registry() -> None:

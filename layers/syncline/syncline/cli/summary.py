@@ -111,7 +111,8 @@ def _without_change(counts: Counts) -> tuple[str, Style]:
     if acknowledged:
         return f"nothing else was found{extra}{acknowledged}", "yellow"
     if counts.left_out:
-        return f"the selection left out everything that was found ({many(counts.left_out, 'item')}){extra}", "yellow"
+        # By the selection or by the rule for Secrets; the report says which.
+        return f"all that was found was left out ({many(counts.left_out, 'item')}){extra}", "yellow"
     return f"nothing found: the source has nothing there{extra}", "yellow"
 
 

@@ -148,8 +148,10 @@ class Look:
         if (self._named or self._sync.source.repositories is not None) and not self._source.registry.knows(name):
             raise SynclineError("SOURCE_ABSENT", f"{self._source.registry.host} has no repository {name}")
 
-    def _organizations(self, organizations: Iterable[str], odd: OnOdd) -> Iterator[str]:
+    def _organizations(self, organizations: Sequence[str], odd: OnOdd) -> Iterator[str]:
+        """Yield the repositories of organizations; one that has none is odd, and an error where all have none."""
         assert self._source.api is not None, "the configuration asks for an API with organizations"
+        without: list[str] = []
         for organization in organizations:
             found: list[Odd] = []
             empty = True
@@ -159,8 +161,13 @@ class Look:
             for each in found:
                 odd(each)
             if empty and not found:
-                what = f"{organization} at {self._source.registry.host} is listed without a single repository"
-                raise SynclineError("LISTING_INCOMPLETE", what)
+                without.append(organization)
+        host = self._source.registry.host
+        if len(without) == len(organizations):
+            raise SynclineError("LISTING_INCOMPLETE", f"{without[0]} at {host} is listed without a single repository")
+        for organization in without:
+            what = f"{host} lists no repository of {organization}: no such organization, or its repositories are hidden"
+            odd(Odd(organization, None, SynclineError("SOURCE_ABSENT", what)))
 
     def _odd_repositories(self, odd: Iterable[Odd]) -> Iterator[Failure]:
         """Yield the failures of odd repositories of the source; one that the sync does not take is none."""
