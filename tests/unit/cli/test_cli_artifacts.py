@@ -19,6 +19,7 @@ from syncline.config.artifacts import GitHubToken
 from syncline.config.registry import BasicAuth
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts import Artifacts
+from syncline.model import Outcome, Result
 from tests.standins.scripted_http import ScriptedServer, json_reply
 
 EXAMPLE = Path(__file__).parents[3] / "examples/artifacts-presto.yaml"
@@ -180,6 +181,31 @@ def test_the_daemon_looks_again_after_its_interval_whatever_came_of_the_last_loo
     with pytest.raises(_EnoughError):
         watching.daemon(Setup(Options(EXAMPLE)), Out(as_json=True), 900, once=False, sleep=naps.append)
     assert naps == [900, 900, 900]
+
+
+def test_a_look_that_fails_makes_no_known_failure_new(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = Result("group/app", "1", Outcome.FAILED, "run:1.1", code="IMAGE_ABSENT", reason="no such archive")
+    answers = iter([[bad], None, [bad]])
+
+    def look(_kind: Artifacts) -> list[Result]:
+        found = next(answers, [])
+        if found is None:
+            raise SynclineError("UNREACHABLE", "nobody is there")
+        if not found:
+            raise _EnoughError
+        return found
+
+    monkeypatch.setattr(watching, "look", look)
+    with pytest.raises(_EnoughError):
+        watching.daemon(Setup(Options(EXAMPLE)), Out(as_json=False), 900, once=False, sleep=lambda _: None)
+    said = capsys.readouterr().out
+    assert said.count("no such archive") == 1
+    assert [line[10:] for line in said.splitlines() if " moved" in line] == [
+        "0 moved, 1 failed, 0 known failures, 0 conflicts",
+        "0 moved, 0 failed, 1 known failures, 0 conflicts",
+    ]
 
 
 def test_the_daemon_ends_where_looking_again_would_come_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

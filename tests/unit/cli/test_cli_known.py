@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import pytest
 
-from syncline.model import Counts, Run
+from syncline.model import Counts, Run, Scope, Trigger
 from syncline.model import Result as ItemResult
 from syncline.state import BatchRecord, first_batch
 from syncline.steps.known import remember, settled, told_apart
@@ -20,15 +19,15 @@ def applied(stack: Stack) -> Stack:
     return stack
 
 
-def finish(stack: Stack, *results: ItemResult, skipped: int = 0) -> Run:
+def finish(stack: Stack, *results: ItemResult, skipped: int = 0, plan: bool = False) -> Run:
     """A run with these results, ended as the functions end it."""
-    run = stack.begin()
+    run = stack.begin(plan=plan)
     state, batch = stack.target.state, first_batch(run)
     marked, dead = told_apart(state.failures, batch, results, (), 0.0)
     record = BatchRecord(marked, (), dead)
     state.end_batch(batch, record, Counts.of(marked, skipped=skipped, queued=len(marked)))
     remember(state.failures, batch, record, 0.0)
-    over = state.finish_run(run.sync, run.id, partial(settled, state.failures))
+    over = state.finish_run(run.sync, run.id, lambda run: settled(state.failures, run, state.results(run.id)))
     assert over is not None
     return over
 
@@ -60,6 +59,15 @@ def test_a_sync_without_any_is_in_sync(applied: Stack) -> None:
     finish(applied, moved())
     assert applied.json("status")["syncs"][0]["in_sync"] is True
     assert "in sync" in applied.run("status", "prod").stdout
+
+
+def test_many_runs_of_parts_do_not_hide_the_last_complete_scan(applied: Stack) -> None:
+    finish(applied, moved())
+    for number in range(12):
+        state = applied.target.state
+        state.begin_run("prod", f"20261122-101522-{number:06x}", Trigger.EVENT, Scope.of(["mirror/team/app"]))
+        applied.finish(state.run("prod", f"20261122-101522-{number:06x}"), moved())
+    assert applied.json("status")["syncs"][0]["in_sync"] is True
 
 
 def test_a_report_lists_them_without_their_reasons(applied: Stack) -> None:
@@ -97,6 +105,13 @@ def test_acknowledging(applied: Stack) -> None:
     assert (sync["known"], sync["acknowledged"], sync["in_sync"]) == (0, 2, False)
     assert "acknowledged" in applied.run("status", "prod").stdout
     assert "acknowledged" in applied.run("report", "prod").stdout
+
+
+def test_a_plan_of_what_is_acknowledged_exits_with_0(applied: Stack) -> None:
+    finish(applied, failed(), failed("mirror/team/app", "1.0"))
+    assert applied.run("acknowledge", "prod", "mirror/team/base:2.0").exit_code == 0
+    plan = finish(applied, failed(), failed("mirror/team/app", "1.0"), plan=True)
+    assert (plan.counts.failed, plan.counts.known, plan.counts.acknowledged) == (0, 1, 1)
 
 
 def test_taking_it_back(applied: Stack) -> None:

@@ -22,9 +22,12 @@ from syncline.cli.summary import TRIGGERS, as_dict, counted, exit_code, known_wo
 from syncline.cli.target import Target
 from syncline.errors import SynclineError
 from syncline.model import Run, RunStatus, Step, Trigger
+from syncline.state import State
 
 _AT_ONCE: Final = 8
 _HISTORY: Final = 10
+_MANY: Final = 1000
+"""Runs among which the latest complete scan is looked for: each event may have begun one since."""
 _SHOWN: Final = 20
 """Known failures that are shown of one sync."""
 
@@ -117,7 +120,7 @@ def _standing(context: Context, name: str, modified: float | None) -> Standing:
     current = state.current_run(name)
     if current is not None:
         current = replace(current, counts=state.progress(current.id).counts)
-    runs = [run for run in state.runs(name, _HISTORY) if run.over and not run.plan]
+    runs = _ended_runs(state, name)
     marks = [each.acknowledged for each in state.failures.all(name)] if state.failures.any(name) else []
     acknowledged = sum(marks)
     return Standing(
@@ -132,13 +135,28 @@ def _standing(context: Context, name: str, modified: float | None) -> Standing:
     )
 
 
+def _ended_runs(state: State, name: str) -> list[Run]:
+    """Return the latest runs that are over, the newest first: as many as it takes to have a complete scan among them."""
+    runs: list[Run] = []
+    for limit in (_HISTORY, _MANY):
+        found = state.runs(name, limit)
+        runs = [run for run in found if run.over and not run.plan]
+        if len(found) < limit or any(map(_is_complete, runs)):
+            break
+    return runs
+
+
+def _is_complete(run: Run) -> bool:
+    return run.scope.everything and run.status is RunStatus.DONE
+
+
 def _in_sync(runs: Sequence[Run], *, failing: bool) -> bool | None:
     """Return True if the last complete scan, and each run since, left no difference, and nothing is known to fail.
 
     ``runs`` are over, the newest first. Return None if none of them was a complete scan.
     """
     for at, run in enumerate(runs):
-        if run.scope.everything and run.status is RunStatus.DONE:
+        if _is_complete(run):
             return not failing and not any(exit_code(each) for each in runs[: at + 1])
     return None
 

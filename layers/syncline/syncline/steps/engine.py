@@ -248,7 +248,7 @@ class Engine:
             gone = answered(self.state.failures, run, self.state.results(run.id))
             if gone:
                 run = replace(run, counts=self.state.add_results(run.id, "asked", gone))
-        return settled(self.state.failures, run)
+        return settled(self.state.failures, run, self.state.results(run.id))
 
     def _tell(self, run: Run) -> None:
         """Let a kind that tells of its runs do so; the run is over whether it can or not."""

@@ -80,14 +80,18 @@ def is_verified(result: Result) -> bool:
     return result.outcome in _VERIFIED and result.code is None
 
 
-def settled(failures: Failures, run: Run) -> Counts:
+def settled(failures: Failures, run: Run, results: Iterable[Result]) -> Counts:
     """Return a run's counts as its end shows them, with the known failures of the sync.
 
-    A full scan has met everything that still fails. What it has not met is equal by now, excluded, or gone, unless it
+    A plan counts only those that it has met, by its results. A full scan has met everything that still fails. What it has not met is equal by now, excluded, or gone, unless it
     belongs to what the scan could not see.
     """
     counts = run.counts
-    if run.plan or not (counts.known or counts.failed or failures.any(run.sync)):
+    if run.plan:
+        met = [_key(each) for each in results if each.outcome is Outcome.KNOWN] if counts.known else []
+        accepted = sum(each.acknowledged for each in failures.find(run.sync, met).values())
+        return replace(counts, known=counts.known - accepted, acknowledged=accepted)
+    if not (counts.known or counts.failed or failures.any(run.sync)):
         return counts
     writes = failures.writes(run.sync)
     unseen = _Unseen()

@@ -33,8 +33,10 @@ def daemon(
         except SynclineError as error:
             if once or not error.retried:
                 raise
-            out.line(str(error), "red")
-            results = []
+            # Nothing was seen, so there is nothing to count; what is known stays known.
+            out.line(f"{time.strftime('%H:%M:%S')}  {error}", "red")
+            sleep(interval)
+            continue
         # An image that fails is told in full once, and counted as long as it fails.
         new = [result for result in results if _key(result) not in known]
         known = {_key(result) for result in results if result.outcome is Outcome.FAILED}
