@@ -9,7 +9,7 @@ import gzip
 import json
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import zstandard
@@ -198,6 +198,41 @@ def test_a_zstd_frame_that_takes_too_much_memory_is_not_unpacked() -> None:
 @pytest.mark.timeout(20)
 def test_time_grows_with_size_alone(data: bytes) -> None:
     assert inspect([data]) in (Verdict.CLEAN, Verdict.UNSEEN)
+
+
+HOSTILE: dict[str, Callable[[int], bytes]] = {
+    "braces": lambda size: b"data Secret\n" + b"{{{{{{{{{\n" * (size // 10),
+    "brackets": lambda size: b"Secret data: [" + b"[a,]," * (size // 5),
+    "line ends": lambda size: b"Secret data\n" + b"\\\n" * (size // 2),
+    "members": lambda size: gzip.compress(b"x") * (size // 21),
+    "unpacked": lambda size: gzip.compress(b"data Secret\n" + b"- [[[]]]\n" * (size // 9)),
+    "base64": lambda size: (base64.b64encode(gzip.compress(bytes(9_000))) + b"!") * (size // 80),
+    "documents": lambda size: YAML + (b"---\nx: &x Secret\ndata: {p: [*x]}\n" * (size // 34)),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_work_is_capped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detecting, "_WORK", 2_000_000)
+    assert LEAVE_OUT.sealed(PATH, HOSTILE[name](100)).code in (None, CERTAIN)
+    assert LEAVE_OUT.sealed(PATH, HOSTILE[name](500_000)).data is None
+
+
+def test_an_ordinary_document_takes_a_small_part_of_the_work_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pods = b"apiVersion: v1\nkind: List\nitems:\n" + 1_000 * (
+        b"- kind: Pod\n  spec:\n    volumes:\n    - {name: tls, secret: {secretName: Secret}}\n    data: [1, 2, 3]\n"
+    )
+    monkeypatch.setattr(detecting, "_WORK", detecting._WORK * len(pods) // detecting.LARGEST)
+    assert LEAVE_OUT.sealed(PATH, pods).data == pods
+
+
+def test_an_inspection_ends_with_the_time_of_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detecting, "_LOOK", 10_000)
+    with pytest.raises(detecting.OutOfTime):
+        LEAVE_OUT.sealed(PATH, HOSTILE["brackets"](50_000), lambda: True)
+    with pytest.raises(detecting.OutOfTime):
+        LEAVE_OUT.refusal([HOSTILE["unpacked"](50_000)], lambda: True)
+    assert LEAVE_OUT.sealed(PATH, YAML, lambda: True).data is None, "what takes no time is inspected"
 
 
 def test_what_is_too_large_to_be_parsed_is_searched_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,8 @@ _CHUNK: Final = 1 << 18
 class Between:
     """What copies go between, and by which rules. ``largest`` is in bytes.
 
-    ``refused`` returns why a file of ours, whose object is left out now, may not be removed; None if it may.
+    ``refused`` returns why a file of ours, whose object is left out now, may not be removed; None if it may. ``over``
+    says that the step's time is over.
     """
 
     bucket: Bucket
@@ -41,6 +42,7 @@ class Between:
     ledger: Ledger
     largest: int
     refused: Callable[[str, Ours], SynclineError | None]
+    over: Callable[[], bool]
     large: threading.Lock = field(default_factory=threading.Lock)
     """Large objects are copied one at a time: each is held in memory while it is inspected."""
 
@@ -56,7 +58,10 @@ class Copy:
         self._path = between.layout.path_of(item.name)
 
     def made(self) -> tuple[Answer, Known | None]:
-        """Carry it out; the second value is what was learned of the source's object."""
+        """Carry it out; the second value is what was learned of the source's object.
+
+        Raises :exc:`.detecting.OutOfTime`.
+        """
         item, bucket = self._item, self._between.bucket
         problem = refusal(self._path, Names())
         if problem is not None:
@@ -89,13 +94,13 @@ class Copy:
 
         An object that is too large to be held is read twice: it is inspected before any of it is written.
         """
-        head, sealer, chunks = stream.head, self._between.sealer, stream.chunks(_CHUNK)
+        head, sealer, chunks, over = stream.head, self._between.sealer, stream.chunks(_CHUNK), self._between.over
         if head.size <= LARGEST:
-            sealed = sealer.sealed(self._path, b"".join(chunks))
+            sealed = sealer.sealed(self._path, b"".join(chunks), over)
             if sealed.data is None:
                 return self._left_out(head, sealed.code or CERTAIN)
             return self._put(head, len(sealed.data), iter([sealed.data]), sealed.data)
-        code = sealer.refusal(chunks)
+        code = sealer.refusal(chunks, over)
         if code is not None:
             return self._left_out(head, code)
         with self._between.bucket.open(self._item.name, etag=head.etag) as again:

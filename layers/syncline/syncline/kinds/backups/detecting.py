@@ -1,13 +1,13 @@
 """Finding Kubernetes Secrets in an object by its content, whatever its name, encoding, compression and form.
 
 Compressed data and archives are opened, text is decoded, documents are parsed and searched at every depth, and so is
-text inside of them. Memory, bytes and depth are bounded; what lies beyond the bounds is :attr:`Verdict.UNSEEN`.
+text inside of them. Memory, bytes, depth and work are bounded; what lies beyond is :attr:`Verdict.UNSEEN`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
 from typing import Final
 
@@ -44,6 +44,13 @@ _RATIO: Final = 200
 """Times its size that compressed data may unpack to, beyond the first `_FREE` bytes."""
 _DEEPEST: Final = 12
 """Layers of compression, archives, base64 and text inside each other."""
+_WORK: Final = 400_000_000
+"""Work on one object, in units of about 0.1 µs: it takes much less time than a function has."""
+_LOOK: Final = 5_000_000
+"""Work between two looks at the time."""
+_CONTENT: Final = 200
+_ESCAPE: Final = 10
+_UNPARSED: Final = 3
 _PORTION: Final = 4 * 1024 * 1024
 _OVERLAP: Final = 64 * 1024
 _CONTROL: Final = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")  # what text does not have
@@ -67,15 +74,49 @@ class _Unseen(Exception):  # noqa: N818 - not an error
     pass
 
 
+class OutOfTime(Exception):  # noqa: N818 - not an error
+    """The step's time is over. A step that has time inspects the object again."""
+
+
+class _Effort:
+    """The work on one object. It is counted, not timed, so that every machine comes to the same verdict."""
+
+    def __init__(self, over: Callable[[], bool]) -> None:
+        self._over = over
+        self._done = self._looked = 0
+
+    def spend(self, units: int) -> None:
+        """Count work that is about to be done. Raises OutOfTime."""
+        self._done += units
+        if self._done > _WORK:
+            raise _Unseen
+        if self._done - self._looked > _LOOK:
+            self._looked = self._done
+            if self._over():
+                raise OutOfTime
+
+
+def never() -> bool:
+    """Return False, for callers whose time has no end."""
+    return False
+
+
 def is_harmless(data: bytes) -> bool:
     """Return True if a glance shows that an object holds no Secret; False if it has to be inspected."""
     return not (b"\0" in data or _is_packed(data) or may_name_secret(data) or has_base64(data))
 
 
-def inspect(chunks: Iterable[bytes]) -> Verdict:
-    """Search an object for Secrets. It is read to its end only if none is found."""
+def inspect(chunks: Iterable[bytes], over: Callable[[], bool] = never) -> Verdict:
+    """Search an object for Secrets. It is read to its end only if none is found.
+
+    Raises :exc:`OutOfTime` if `over` returns True meanwhile.
+    """
+    return _verdict(chunks, _Effort(over))
+
+
+def _verdict(chunks: Iterable[bytes], effort: _Effort) -> Verdict:
     try:
-        _Inspection().content(Stream(chunks), 0)
+        _Inspection(effort).content(Stream(chunks), 0)
     except SecretFound:
         return Verdict.SECRET
     except _Suspected:
@@ -85,16 +126,20 @@ def inspect(chunks: Iterable[bytes]) -> Verdict:
     return Verdict.CLEAN
 
 
-def without_secrets(data: bytes) -> bytes | None:
-    """Return a text of several documents without those that are Secrets; None if that leaves nothing, or is not safe."""
+def without_secrets(data: bytes, over: Callable[[], bool] = never) -> bytes | None:
+    """Return a text of several documents without those that are Secrets; None if that leaves nothing, or is not safe.
+
+    Raises :exc:`OutOfTime` if `over` returns True meanwhile.
+    """
     if b"\0" in data or _is_packed(data):
         return None
     parts = split_yaml(data)
-    verdicts = [(part, inspect([part])) for part in (parts if len(parts) > 1 else split_json(data))]
+    effort = _Effort(over)
+    verdicts = [(part, _verdict([part], effort)) for part in (parts if len(parts) > 1 else split_json(data))]
     if not {verdict for _, verdict in verdicts} <= {Verdict.CLEAN, Verdict.SECRET}:
         return None
     kept = b"".join(part for part, verdict in verdicts if verdict is Verdict.CLEAN)
-    if not kept.translate(None, b"-. \t\r\n\xef\xbb\xbf") or inspect([kept]) is not Verdict.CLEAN:
+    if not kept.translate(None, b"-. \t\r\n\xef\xbb\xbf") or _verdict([kept], effort) is not Verdict.CLEAN:
         return None
     return kept
 
@@ -107,17 +152,19 @@ def _is_packed(data: bytes) -> bool:
 class _Inspection:
     """The inspection of one object. Its methods return if there is no Secret."""
 
-    def __init__(self) -> None:
+    def __init__(self, effort: _Effort) -> None:
+        self._spend = effort.spend
         self._unpacked = 0
 
     def content(self, stream: Stream, depth: int) -> None:
         """Inspect bytes of any form."""
         if depth > _DEEPEST:
             raise _Unseen
+        self._spend(_CONTENT)
         head = stream.peek(BLOCK)
         form = compression_of(head)
         if form is not None:
-            self.content(Stream(self._measured(decompressed(stream, form), stream)), depth + 1)
+            self.content(Stream(self._measured(decompressed(stream, form, self._spend), stream)), depth + 1)
             if compression_of(stream.peek(BLOCK)) == form:  # damaged, or never what it seemed to be
                 self._plain(stream, depth)
             elif stream.peek(1):
@@ -141,6 +188,7 @@ class _Inspection:
         given = 0
         for chunk in chunks:
             given += len(chunk)
+            self._spend(len(chunk) // 2)
             self._unpacked += len(chunk)
             if self._unpacked > _UNPACKED or given > _FREE + _RATIO * stream.taken:
                 raise _Unseen
@@ -178,6 +226,8 @@ class _Inspection:
 
     def _documents(self, data: bytes, depth: int) -> None:
         """Inspect text in UTF-8, and the base64 in it."""
+        escapes = data.count(b"\\") * _ESCAPE
+        self._spend(len(data) // 2 + escapes)
         self._base64(data, depth)
         if not may_name_secret(data):
             return
@@ -193,11 +243,13 @@ class _Inspection:
 
         if search_json(text, inner):
             return
-        suspicious = [part for part in split_yaml(clean) if may_name_secret(part) and not search_yaml(part, inner)]
+        self._spend(_UNPARSED * (len(data) + escapes))
+        parts = [part for part in split_yaml(clean) if may_name_secret(part)]
+        suspicious = [part for part in parts if not search_yaml(part, inner, self._spend)]
         if "#" in text:
             self._documents(comments_of(text).encode(), depth + 1)
         for part in suspicious:
-            search_lines(part.decode(), inner)
+            search_lines(part.decode(), inner, self._spend)
             if resembles_secret(part):
                 raise _Suspected
 

@@ -24,6 +24,8 @@ _DEEPEST: Final = 1000
 """Levels of a YAML document; libyaml takes time for each level at each bracket."""
 _BRACES: Final = 8
 """Braces of a line at which JSON is tried."""
+_ATTEMPT: Final = 50
+_EVENT: Final = 30
 _COMMENT: Final = re.compile(r"(?:^|[ \t])#+")
 _SPACE: Final = re.compile(r"\s*")
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
@@ -56,6 +58,8 @@ class _Judged(str):
 
 Inner = Callable[[str], None]
 """Judges text inside a document; raises SecretFound."""
+Spend = Callable[[int], None]
+"""Counts work in units of about 0.1 µs; raises an exception that ends the search."""
 
 
 def printable(data: bytes) -> bytes:
@@ -83,7 +87,7 @@ def search_json(text: str, inner: Inner) -> bool:
     return True
 
 
-def search_lines(text: str, inner: Inner) -> None:
+def search_lines(text: str, inner: Inner, spend: Spend) -> None:
     """Search the JSON that lines of other text hold, such as a log's. Raises SecretFound."""
     read = _json_reader(inner)
     for line in text.split("\n"):
@@ -91,14 +95,18 @@ def search_lines(text: str, inner: Inner) -> None:
         for _ in range(_BRACES):
             if at < 0:
                 break
+            start = at
             try:
                 _, at = read(line, at)
-            except (ValueError, RecursionError):
+                end = at
+            except (ValueError, RecursionError) as error:
+                end = error.pos if isinstance(error, json.JSONDecodeError) else len(line)
                 at += 1
+            spend(_ATTEMPT + max(0, end - start))
             at = line.find("{", at)
 
 
-def search_yaml(data: bytes, inner: Inner) -> bool:
+def search_yaml(data: bytes, inner: Inner, spend: Spend) -> bool:
     """Search YAML documents; False if they cannot be parsed, or are plain text. Raises SecretFound and TooDeep."""
     import yaml  # noqa: PLC0415 - only where there may be a Secret
 
@@ -106,6 +114,7 @@ def search_yaml(data: bytes, inner: Inner) -> bool:
     search = _YamlSearch(inner)
     try:
         for event in yaml.parse(data, Loader=loader):
+            spend(_EVENT)
             search.take(event, yaml)
     except (yaml.YAMLError, ValueError, RecursionError):
         return False

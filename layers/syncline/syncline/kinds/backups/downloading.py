@@ -17,6 +17,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.backups.committing import Answer, Rules
 from syncline.kinds.backups.comparing import Comparison
 from syncline.kinds.backups.copying import Between, Copy, is_ours, record_of
+from syncline.kinds.backups.detecting import OutOfTime
 from syncline.kinds.backups.foreign import check_listing, foreign
 from syncline.kinds.backups.memory import Count, Known, Memory
 from syncline.kinds.backups.odd import results_of
@@ -212,6 +213,7 @@ class Downloads:
             self._ledger,
             self._largest,
             lambda key, ours: self._refused_removal(key, ours, pace),
+            lambda: pace.over,
         )
 
         def one(item: Item) -> tuple[Answer, Known | None]:
@@ -219,6 +221,8 @@ class Downloads:
                 return Later(item), None
             try:
                 return Copy(between, item, rows, known).made()
+            except OutOfTime:
+                return Later(item), None
             except SynclineError as error:
                 return Failure(item, error), None
 

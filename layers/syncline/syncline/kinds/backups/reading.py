@@ -13,7 +13,7 @@ from syncline.clients.entries import Odd
 from syncline.clients.git_objects import blob_id
 from syncline.clients.git_repository import Blob
 from syncline.errors import SynclineError
-from syncline.kinds.backups.detecting import LARGEST
+from syncline.kinds.backups.detecting import LARGEST, OutOfTime
 from syncline.kinds.backups.layout import Layout
 from syncline.kinds.backups.memory import Known
 from syncline.kinds.backups.paths import shown
@@ -122,28 +122,35 @@ class Reader:
 
         Small objects are read by threads, a window of them ahead; large ones are stored by the caller's thread.
         """
-        ahead: deque[Future[Content | _Large]] = deque()
+        ahead: deque[Future[Content | _Large | None]] = deque()
         waiting = iter(items)
         with ThreadPoolExecutor(self.at_once, thread_name_prefix="read") as pool:
             try:
                 while True:
                     while len(ahead) < 2 * self.at_once and not over() and (item := next(waiting, None)) is not None:
-                        ahead.append(pool.submit(self._one, item))
+                        ahead.append(pool.submit(self._one, item, over))
                     if not ahead:
                         return
                     answer = ahead.popleft().result()
-                    yield self._stored(answer.item, store) if isinstance(answer, _Large) else answer
+                    if isinstance(answer, _Large):
+                        answer = self._stored(answer.item, store, over)
+                    if answer is None:
+                        return
+                    yield answer
             finally:
                 for future in ahead:
                     future.cancel()
 
-    def _one(self, item: Item) -> Content | _Large:
+    def _one(self, item: Item, over: Callable[[], bool]) -> Content | _Large | None:
+        """Return None if the time was over while the object was inspected."""
         try:
-            return self._look(item)
+            return self._look(item, over)
         except SynclineError as error:
             return Content(item, error=error)
+        except OutOfTime:
+            return None
 
-    def _look(self, item: Item) -> Content | _Large:
+    def _look(self, item: Item, over: Callable[[], bool]) -> Content | _Large:
         try:
             stream = self.bucket.open(item.name)
         except SynclineError as error:
@@ -157,23 +164,25 @@ class Reader:
             if head.size > self.largest:
                 what = f"{shown(item.name)} has {head.size} bytes, over the sync's {self.largest}"
                 raise SynclineError("OVER_LIMIT", what)
-            return _Large(item) if head.size > SMALL else self._held(stream, item)
+            return _Large(item) if head.size > SMALL else self._held(stream, item, over)
 
-    def _held(self, stream: ObjectStream, item: Item) -> Content:
+    def _held(self, stream: ObjectStream, item: Item, over: Callable[[], bool]) -> Content:
         whole = b"".join(stream.chunks(_CHUNK))
         head = stream.head
         if len(whole) != head.size:
             raise SynclineError("SOURCE_CHANGED", f"{shown(item.name)} gave {len(whole)} bytes of {head.size}")
-        sealed = self.sealer.sealed(self.path_of(item.name), whole)
+        sealed = self.sealer.sealed(self.path_of(item.name), whole, over)
         if sealed.data is None:
             return _left_out(item, head, sealed.code)
         blob = blob_id(sealed.data)
         return Content(item, blob, sealed.data, Known(head.etag, blob), head.size)
 
-    def _stored(self, item: Item, store: LargeStore) -> Content:
+    def _stored(self, item: Item, store: LargeStore, over: Callable[[], bool]) -> Content | None:
         for left in reversed(range(_CHANGED)):
             try:
-                return self._large(item, store)
+                return self._large(item, store, over)
+            except OutOfTime:
+                return None
             except SynclineError as error:
                 if error.code.name in _OUR_OWN:
                     raise
@@ -181,7 +190,7 @@ class Reader:
                     return Content(item, error=error)
         raise AssertionError  # the loop has no other end
 
-    def _large(self, item: Item, store: LargeStore) -> Content:
+    def _large(self, item: Item, store: LargeStore, over: Callable[[], bool]) -> Content:
         """Store one large object, in the caller's thread: no two are held or streamed at a time.
 
         One that is too large to be held is read twice: it is inspected before any of it is stored.
@@ -190,8 +199,8 @@ class Reader:
         if self.sealer.inspects:
             with self.bucket.open(item.name) as stream:
                 if stream.head.size <= LARGEST:
-                    return self._held(stream, item)
-                code = self.sealer.refusal(stream.chunks(_CHUNK))
+                    return self._held(stream, item, over)
+                code = self.sealer.refusal(stream.chunks(_CHUNK), over)
                 if code is not None:
                     return _left_out(item, stream.head, code)
                 etag = stream.head.etag

@@ -10,13 +10,13 @@ from __future__ import annotations
 import base64
 import binascii
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
 from syncline.errors import SynclineError
-from syncline.kinds.backups.detecting import Verdict, inspect, is_harmless, without_secrets
+from syncline.kinds.backups.detecting import Verdict, inspect, is_harmless, never, without_secrets
 from syncline.kinds.backups.memory import Known
 from syncline.kinds.backups.paths import shown
 from syncline.kinds.kind import Page, parted
@@ -108,23 +108,29 @@ class Sealer:
         """Return True if objects are searched for Secrets."""
         return self.rule is not Rule.KEEP
 
-    def sealed(self, path: str, data: bytes) -> Sealed:
-        """Return the part of an object that goes to the target: all of it, some documents, its encrypted form, or nothing."""
+    def sealed(self, path: str, data: bytes, over: Callable[[], bool] = never) -> Sealed:
+        """Return the part of an object that goes to the target: all of it, some documents, its encrypted form, or nothing.
+
+        Raises :exc:`.detecting.OutOfTime` if `over` returns True meanwhile.
+        """
         if not self.inspects or is_harmless(data):
             return Sealed(data)
         with self._turn:
-            verdict = inspect([data])
+            verdict = inspect([data], over)
             if verdict is Verdict.CLEAN:
                 return Sealed(data)
             if self.rule is Rule.ENCRYPT:
                 return Sealed(seal(_key(self.key), path, data))
-            kept = without_secrets(data) if verdict is Verdict.SECRET else None
+            kept = without_secrets(data, over) if verdict is Verdict.SECRET else None
         return Sealed(None, _CODES[verdict]) if kept is None else Sealed(kept)
 
-    def refusal(self, chunks: Iterable[bytes]) -> str | None:
-        """Inspect an object too large to be held; return the code it is left out with, None if it goes to the target."""
+    def refusal(self, chunks: Iterable[bytes], over: Callable[[], bool] = never) -> str | None:
+        """Inspect an object too large to be held; return the code it is left out with, None if it goes to the target.
+
+        Raises :exc:`.detecting.OutOfTime` if `over` returns True meanwhile.
+        """
         with self._turn:
-            verdict = inspect(chunks)
+            verdict = inspect(chunks, over)
         # What is not held cannot be encrypted either.
         return _UNSEEN if self.rule is Rule.ENCRYPT and verdict is not Verdict.CLEAN else _CODES.get(verdict)
 
