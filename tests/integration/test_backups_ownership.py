@@ -11,6 +11,7 @@ import pytest
 
 from syncline.clients.folders import Folder
 from syncline.clients.git_objects import blob_id
+from syncline.clients.git_repository import Branch
 from syncline.clients.http import Http
 from syncline.kinds.backups import Layout
 from syncline.kinds.backups.sealing import Rule, Sealer
@@ -282,6 +283,28 @@ def test_what_others_committed_since_is_not_ours(world: World) -> None:
     files = lost.bare.files()
     assert files["east/n/foreign.yaml"] == b"foreign"
     assert files["west/n/later.yaml"] == b"later"
+
+
+def test_what_was_read_of_the_history_is_not_read_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the branch has another file than our last commit of it, which is equal to the source."""
+    world.put(FILES)
+    world.run()
+    world.bare.fill({"east/n/f0.yaml": b"edited"})
+    world.put({"east/n/f0.yaml": b"edited"})
+    world.run("east/n/f0.yaml")
+    world.kept.facts.clear()
+    world.bare.fill({"east/n/foreign.yaml": b"foreign"})
+    world.run()
+    reads: list[str | None] = []
+    read = Branch.blobs_put
+
+    def noted(self: Branch, since: str | None, trailer: str, folder: bytes) -> dict[bytes, str | None]:
+        reads.append(since)
+        return read(self, since, trailer, folder)
+
+    monkeypatch.setattr(Branch, "blobs_put", noted)
+    world.run()
+    assert reads == []
 
 
 def test_after_a_lost_table_equal_files_of_a_store_are_adopted(world: World, store: Folder | BucketStore) -> None:

@@ -6,6 +6,7 @@ table remembers up to which commit the history was read, so that a scan reads wh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from syncline.clients.git_repository import Branch
@@ -53,9 +54,23 @@ class Evidence:
         if self._pace.plan or self._branch.tip is None:
             return
         recorded = self._ledger.some(self._put)
-        self._ledger.write({key: Ours(blob) for key, blob in self._put.items() if blob and key not in recorded})
-        if all(recorded[key].fingerprint == self._put[key] for key in recorded):
-            self._remember(self._branch.tip.oid)
+        new = {key: blob for key, blob in self._put.items() if blob and key not in recorded}
+        self._ledger.write({key: Ours(blob) for key, blob in (new | self._unrecorded(recorded)).items()})
+        self._remember(self._branch.tip.oid)
+
+    def _unrecorded(self, recorded: Mapping[str, Ours]) -> dict[str, str]:
+        """Return what the branch still has of files that we put after they were recorded."""
+        put: dict[str, str] = {}
+        for key, ours in recorded.items():
+            blob = self._put[key]
+            if blob is not None and ours.fingerprint != blob:
+                put[key] = blob
+        paths = {key: self._layout.path_of(key).encode(errors="surrogateescape") for key in put}
+        folders = self._branch.folders({path.rpartition(b"/")[0] for path in paths.values()})
+        there = {
+            key: folders[folder].get(name) for key, path in paths.items() for folder, _, name in [path.rpartition(b"/")]
+        }
+        return {key: blob for key, blob in put.items() if (entry := there[key]) is not None and entry.oid == blob}
 
     def _remember(self, commit: str) -> None:
         self._since = commit
