@@ -203,6 +203,26 @@ def test_digits_that_fit_several_commits_or_none(applied: Stack, bare: Bare, tmp
         assert told["code"] == "USAGE"
 
 
+@pytest.mark.parametrize(
+    ("to", "code", "words"),
+    [
+        ("s3://", "USAGE", "write s3://BUCKET"),
+        ("s3:///east", "USAGE", "write s3://BUCKET"),
+        ("/proc/absent", "FILE_REFUSED", "/proc/absent cannot be made"),
+    ],
+)
+def test_a_place_that_cannot_be(applied: Stack, to: str, code: str, words: str) -> None:
+    result = applied.run("restore", "clusters", "east", "--to", to)
+    assert result.exit_code != 0
+    assert f"{code}: " in result.output
+    assert words in result.output
+
+
+def test_an_absent_commit_is_named(applied: Stack, tmp_path: Path) -> None:
+    result = applied.run("restore", "clusters", "east", "--to", str(tmp_path / "to"), "--at", "0" * 40)
+    assert f"NOT_FOUND: the repository has no commit {'0' * 40}" in result.output
+
+
 def test_ciphertext_is_never_restored_as_content(stack: Stack, bare: Bare, tmp_path: Path) -> None:
     sealed = seal(bytes(range(64)), "east/a/secret.yaml", SECRET)
     bare.fill({"east/a/secret.yaml": sealed})

@@ -130,11 +130,14 @@ def _key(context: Context, sync: BackupsSync, named: str | None) -> str | None:
 def _place(sync: BackupsSync, to: str, parts: Parts) -> Place:
     """A folder, or a bucket at the service that the backups come from."""
     from syncline.clients.folders import Folder  # noqa: PLC0415
+    from syncline.config.buckets import is_bucket  # noqa: PLC0415
     from syncline.kinds.backups.stores import BucketStore  # noqa: PLC0415
     from syncline.wiring.buckets import bucket_at  # noqa: PLC0415
 
     if not to.startswith(_S3):
         return Folder(Path(to).expanduser().absolute(), replaces=True)
     bucket, _, prefix = to.removeprefix(_S3).partition("/")
+    if not is_bucket(bucket):
+        raise SynclineError("USAGE", f"--to {to!r} names no bucket; write s3://BUCKET or s3://BUCKET/PREFIX")
     source = sync.source.model_copy(update={"bucket": bucket})
     return BucketStore(bucket_at(source, parts), f"{prefix.strip('/')}/" if prefix.strip("/") else "")

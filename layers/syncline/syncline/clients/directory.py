@@ -166,9 +166,7 @@ class Directory:
 
     @contextlib.contextmanager
     def _opened(self, names: list[str], path: str, *, make: bool = False) -> Iterator[int]:
-        if make:
-            self.root.mkdir(parents=True, exist_ok=True)
-        folder = os.open(self.root, _FOLDER)
+        folder = self._make_root() if make else os.open(self.root, _FOLDER)
         try:
             for name in names:
                 if make:
@@ -180,6 +178,13 @@ class Directory:
             yield folder
         finally:
             os.close(folder)
+
+    def _make_root(self) -> int:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            return os.open(self.root, _FOLDER)
+        except FileNotFoundError as error:  # some file systems take no folders
+            raise SynclineError("FILE_REFUSED", f"{self.root} cannot be made: {error.strerror}") from None
 
     def _folder(self, parent: int, name: str, path: str) -> int:
         try:

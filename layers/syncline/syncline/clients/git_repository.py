@@ -124,7 +124,10 @@ class Branch:
         oid = digits if len(digits) == _FULL else self._full(digits)
         done = self._fetch_tip(oid, accept=(0, 1, 128))
         if done.status:
-            raise failure_of("fetch", done.status, done.err)
+            error = failure_of("fetch", done.status, done.err)
+            if error.code.name == "NOT_FOUND":
+                raise SynclineError("NOT_FOUND", f"the repository has no commit {oid}")
+            raise error
         self.tip = self._commit(_TIP)
         return self.tip
 

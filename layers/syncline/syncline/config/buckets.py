@@ -26,8 +26,13 @@ _AWS: Final = re.compile(r"s3(?:[.-][a-z0-9-]+)*\.amazonaws\.com(?:\.cn)?")
 _REGION: Final = re.compile(r"[a-z0-9-]{1,40}")
 
 
+def is_bucket(text: str) -> bool:
+    """Return True if a text can be the name of a bucket."""
+    return _BUCKET.fullmatch(text) is not None and ".." not in text
+
+
 def _check_bucket(text: str) -> str:
-    if _BUCKET.fullmatch(text) and ".." not in text:
+    if is_bucket(text):
         return text
     raise ValueError("is not a bucket; write its name alone, of 3 to 63 a-z 0-9 . -, such as cluster-backups")
 
