@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,8 @@ from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore
 from syncline.kinds.kind import Arrived, Failure, Pace
 from syncline.model import Outcome, Scope
-from tests.backups_world import Caps, Download, World, content, make_bucket, s3_server
+from tests.backups_memory import KeptRows
+from tests.backups_world import PACE, Caps, Download, World, content, make_bucket, s3_server
 from tests.standins.git_places import make_bare
 
 FILES = {f"{c}/n/f{f}.yaml": f"{c} {f}\n".encode() for c in ("east", "west") for f in range(12)}
@@ -500,6 +502,28 @@ class Stubborn(Folder):
     """A folder that says that it removed a file, and did not."""
 
     def remove(self, path: str) -> None: ...
+
+
+def test_removals_of_a_batch_that_are_refused_read_the_records_once(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put({key: SECRET + data for key, data in FILES.items()})
+    store = Folder(tmp_path / "download")
+    kept = Download(world, store, sealer=Sealer(Rule.KEEP))
+    kept.run()
+    reads: list[KeptRows] = []
+    scan = KeptRows.scan
+
+    def noted(self: KeptRows) -> Iterator[tuple[str, list[Any]]]:
+        reads.append(self)
+        return scan(self)
+
+    strict = Download(world, store, Caps(count=2), like=kept)
+    items = [item for page in strict.kind.discover(Scope(), None, PACE) for item in page.items if item.group == "east"]
+    monkeypatch.setattr(KeptRows, "scan", noted)
+    answers = list(strict.kind.transfer(items, PACE))
+    assert sum(isinstance(answer, Failure) for answer in answers) == 10
+    assert len(reads) <= 8
 
 
 def test_a_removal_is_verified(world: World, tmp_path: Path) -> None:

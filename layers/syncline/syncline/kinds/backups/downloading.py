@@ -64,7 +64,6 @@ class Downloads:
         self._store = store
         self._memory = memory
         self._ledger = ledger
-        self._removing = threading.Lock()
         self._http = http
         self._largest = largest
 
@@ -187,17 +186,29 @@ class Downloads:
         noted = (self._memory.known(place, cluster) for place in places)
         return {key: was for known in noted for key, was in known.items() if was.blob}
 
-    def _refused_removal(self, key: str, ours: Ours, pace: Pace) -> SynclineError | None:
-        """Return why a file that is left out at the source may not be removed; None if it may."""
-        cluster = self._layout.cluster_of(key) or ""
+    def _refusals(self, pace: Pace) -> Callable[[str, Ours], SynclineError | None]:
+        """Return a function that tells why a file that is left out at the source may not be removed; None if it may.
+
+        It is for one batch: files are counted once, and after a refusal the cluster's others are not asked about.
+        """
+        lock, refused = threading.Lock(), dict[str, SynclineError]()
+        count = cache(lambda cluster: self._ledger.count([cluster]))
 
         def clusters() -> list[str]:
             return clusters_in(self._bucket, self._layout).names
 
-        with self._removing:  # one after another: each is counted before the next is asked about
-            gone = {cluster: Gone({key: ours}, self._ledger.count([cluster]))}
-            source = Source(clusters, self._has, lambda: self._ledger.count(clusters()))
-            return self._limiter(pace).refused(gone, source).get(key)
+        def refusal_of(key: str, ours: Ours) -> SynclineError | None:
+            cluster = self._layout.cluster_of(key) or ""
+            with lock:  # one after another: each is counted before the next is asked about
+                if cluster not in refused:
+                    gone = {cluster: Gone({key: ours}, count(cluster))}
+                    source = Source(clusters, self._has, lambda: self._ledger.count(clusters()))
+                    errors = self._limiter(pace).refused(gone, source)
+                    if key in errors:
+                        refused[cluster] = errors[key]
+                return refused.get(cluster)
+
+        return refusal_of
 
     # -- moving --------------------------------------------------------------------------------------------------
 
@@ -212,7 +223,7 @@ class Downloads:
             self._sealer,
             self._ledger,
             self._largest,
-            lambda key, ours: self._refused_removal(key, ours, pace),
+            self._refusals(pace),
             lambda: pace.over,
         )
 

@@ -9,6 +9,7 @@ What is gone is planned over all clusters (:mod:`.planning`), and only then sent
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -258,6 +259,9 @@ class _Comparing:
         self._branch = branch
         self._evidence = evidence
         self._listed = frozenset(listed)
+        self._alike: dict[str, set[str]] = defaultdict(set)
+        for cluster in listed:
+            self._alike[folded(cluster)].add(cluster)
         self.trees = trees
 
     def pages(self, clusters: Sequence[str], pace: Pace) -> Iterator[Compared]:
@@ -285,7 +289,7 @@ class _Comparing:
 
     def _is_taken(self, cluster: str) -> bool:
         """Return False if a folder of the tree is foreign, so that it blocks no cluster of a similar name."""
-        alike = {each for each in self._listed if folded(each) == folded(cluster)}
+        alike = self._alike[folded(cluster)]
         return alike <= {cluster} or cluster in self._listed or self._look.ledger.has(cluster)
 
     def _gather(self, cluster: str) -> _Gathered:
