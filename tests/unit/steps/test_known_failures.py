@@ -9,7 +9,8 @@ import pytest
 
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
-from syncline.model import Counts, Item, Outcome, Result, Run, Scope
+from syncline.messages import Start
+from syncline.model import Counts, Item, Outcome, Result, Run, Scope, Trigger
 from tests.made_up import SYNC, Answer, MadeUp, Steps, items
 from tests.made_up import steps as made_steps
 from tests.pump import Duplicates, When
@@ -171,6 +172,25 @@ def test_a_folder_that_a_scan_did_not_see_solves_nothing_in_it(steps: Steps) -> 
     steps.kind.pages = [Page("p", failures=(Failure(Item("east/", "*"), error),))]
     assert counted(again(steps).counts) == (1, 1, 0)
     assert {each.name for each in steps.state.failures.all(SYNC)} == {"backups/east/n/bad", "*"}
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_a_retry_of_an_odd_entry_that_is_mended_lets_its_letter_go(steps: Steps, *, mended: bool) -> None:
+    """An entry without a usable name is no item that a scan could find again."""
+    odd = [Item("*", "gone"), Item("team/app", "entry 3 of the tags")]
+    codes = ("SOURCE_ABSENT", "ENTRY_INVALID")
+    failures = [Failure(item, SynclineError(code, "odd")) for item, code in zip(odd, codes, strict=True)]
+    steps.kind.pages = [Page("p", skipped=1, failures=tuple(failures))]
+    again(steps)
+    steps.kind.pages = [Page("p", skipped=1, failures=() if mended else tuple(failures))]
+    steps.clock.sleep(1)
+    asked = [(item.group, item.name) for item in odd]
+    run, _ = steps.state.begin_run(SYNC, "run-r", Trigger.RETRY, Scope(), asked=asked)
+    steps.queues.start(Start(SYNC, Trigger.RETRY, run=run.id))
+    steps.pump.run()
+    assert counted(steps.state.run(SYNC, run.id).counts) == ((0, 0, 0) if mended else (0, 2, 0))
+    found = steps.state.failures.find(SYNC, asked)
+    assert [found[key].solved for key in asked] == [run.id if mended else None] * 2
 
 
 def test_what_is_acknowledged_is_no_known_failure_until_it_changes(steps: Steps) -> None:

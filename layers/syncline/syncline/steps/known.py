@@ -130,12 +130,16 @@ def answered(failures: Failures, run: Run, results: Iterable[Result]) -> list[Re
             unseen.add(key, each.code)
         elif is_verified(each):
             verified.add(key)
-    verified |= {key for key in asked if key[1] == WHOLE}
+    absent = {key for key in asked - met if not unseen.has(key)}
+    found = failures.find(run.sync, asked)
+    # What is not an item: a part of the source, or an odd entry of a listing. It is in order if the scan has not met it.
+    odd = {key for key in absent if key in found and found[key].code == "ENTRY_INVALID"}
+    verified |= {key for key in asked if key[1] == WHOLE} | {key for key in absent if key[0] == WHOLE} | odd
     verified = (verified & asked) - failing
-    found = failures.find(run.sync, verified)
+    found = {key: failure for key, failure in found.items() if key in verified}
     nothing = [KnownFailure(*key, "", None, "", run.id, run.id, 0.0) for key in verified - found.keys()]
     failures.solve(run.sync, [*found.values(), *nothing], run.id)
-    gone = [key for key in asked - met - verified if not unseen.has(key)]
+    gone = absent - verified
     what = (
         "the scan did not find it: its source is gone, or the sync does not select it any more; its dead letter stays"
     )
