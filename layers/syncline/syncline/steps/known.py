@@ -95,14 +95,15 @@ def settled(failures: Failures, run: Run, results: Iterable[Result]) -> Counts:
         return counts
     writes = failures.writes(run.sync)
     unseen = _Unseen()
-    known = acknowledged = left = 0
+    known = acknowledged = left = unmet = 0
     for failure in failures.all(run.sync):
         left += 1
         known += failure.run != run.id and not failure.acknowledged
         acknowledged += failure.acknowledged
+        unmet += failure.seen != run.id
         if failure.seen == run.id:
             unseen.add(failure.key, failure.code)
-    if run.scope.everything and run.status is RunStatus.RUNNING and not unseen.everything:
+    if unmet and run.scope.everything and run.status is RunStatus.RUNNING and not unseen.everything:
         for chunk in _chunks(f for f in failures.all(run.sync) if f.seen != run.id and not unseen.has(f.key)):
             left -= len(chunk)
             known -= sum(not each.acknowledged for each in chunk)
