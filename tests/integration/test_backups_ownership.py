@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from syncline.clients.entries import OnOdd, refuse
 from syncline.clients.folders import Folder
 from syncline.clients.git_objects import blob_id
 from syncline.clients.git_repository import Branch
 from syncline.clients.http import Http
+from syncline.errors import SynclineError
 from syncline.kinds.backups import Layout
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore
@@ -94,6 +96,22 @@ def test_foreign_folders_of_a_store_stay(world: World, store: Folder | BucketSto
         assert {name: code for name, code in results.items() if name in FOREIGN} == dict.fromkeys(FOREIGN, "extra")
         assert set(results.values()) <= {"moved", "extra"}
         assert content(store) == blobs(FILES | FOREIGN)
+
+
+def test_a_foreign_folder_that_cannot_be_listed_is_an_extra(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, listing = Folder(tmp_path / "download"), Folder.listing
+    put_into(store, {"lost+found/x": b"x"})
+
+    def refusing(self: Folder, prefix: str, odd: OnOdd = refuse) -> Iterator[tuple[str, str]]:
+        if prefix == "lost+found":
+            raise SynclineError("FILE_REFUSED", f"{prefix}: Permission denied")
+        return listing(self, prefix, odd)
+
+    monkeypatch.setattr(Folder, "listing", refusing)
+    world.put(FILES)
+    assert Download(world, store).run() == dict.fromkeys(FILES, "moved") | {"lost+found/": "extra"}
 
 
 def test_a_foreign_branch_beside_those_of_the_clusters_stays(world: World) -> None:

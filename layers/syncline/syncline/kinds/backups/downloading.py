@@ -30,7 +30,7 @@ from syncline.kinds.backups.sealing import Sealer
 from syncline.kinds.backups.stores import Store
 from syncline.kinds.backups.telling import tell
 from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
-from syncline.model import Item, Result, Run, Scope, Step
+from syncline.model import Item, Outcome, Result, Run, Scope, Step
 
 SHARE: Final = 200
 AT_ONCE: Final = 8
@@ -137,6 +137,9 @@ class Downloads:
         try:
             there = {layout.key_of(path): mark for path, mark in self._store.listing(cluster, at_target.append)}
         except SynclineError as failed:
+            if vanished and not rows:
+                unread = Result(cluster, f"{cluster}/", Outcome.EXTRA, reason=f"cannot be listed: {failed.what}")
+                return Compared(cluster, Page("", results=(unread,)))
             return Compared(cluster, Page("", failures=(Failure(Item(f"{cluster}/", "*"), failed),)))
         by_key = (each if each.name is None else replace(each, name=layout.key_of(each.name)) for each in at_target)
         odd = results_of((*listing.odd, *by_key), cluster, layout.takes)
