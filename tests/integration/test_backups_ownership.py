@@ -252,6 +252,23 @@ def test_after_a_lost_table_events_know_what_is_ours(world: World) -> None:
     }
 
 
+def test_after_a_lost_table_a_push_in_between_makes_nothing_foreign(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put(FILES)
+    world.run()
+    lost, push = world.forgetful(), Branch.push
+    lost.put({"east/n/f0.yaml": b"newer"})
+
+    def overtaken(self: Branch, commit: str) -> None:
+        if "docs/x" not in world.bare.files():
+            world.bare.fill({"docs/x": b"x"})
+        push(self, commit)
+
+    monkeypatch.setattr(Branch, "push", overtaken)
+    assert lost.codes(lost.run("east/n/f0.yaml")) == {"east/n/f0.yaml": "moved"}
+
+
 @pytest.mark.parametrize("scope", [(), ("east/n/f0.yaml",)], ids=["full scan", "events"])
 def test_what_a_function_pushed_and_did_not_record_is_ours(world: World, scope: tuple[str, ...]) -> None:
     world.put(FILES)

@@ -50,7 +50,8 @@ class Evidence:
     def _read(self) -> None:
         layout = self._layout
         put = self._branch.blobs_put(self._since, f"{SYNC}: {self._sync}", layout.folder.encode())
-        self._put = {layout.key_of(path.decode("utf-8", "surrogateescape")): blob for path, blob in put.items()}
+        # What was read before stays: this may be only what is new since.
+        self._put |= {layout.key_of(path.decode("utf-8", "surrogateescape")): blob for path, blob in put.items()}
         if self._pace.plan or self._branch.tip is None:
             return
         recorded = self._ledger.some(self._put)
