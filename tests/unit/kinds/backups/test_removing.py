@@ -100,3 +100,21 @@ def test_a_file_whose_mode_somebody_changed_is_the_one_recorded() -> None:
     assert ours.is_at("100755:" + "b" * 40)
     assert not ours.is_at("100755:" + "c" * 40)
     assert Ours("etag:1").is_at("etag:1")
+
+
+def test_many_files_of_equal_content_cost_a_look_each() -> None:
+    class Counted(set[str]):
+        looks = 0
+
+        def __contains__(self, key: object) -> bool:
+            self.looks += 1
+            return super().__contains__(key)
+
+    renames, used = Renames(), Counted()
+    renames.used = used
+    for number in range(100):
+        renames.add(f"new/{number}", ("blob", ("etag", 0)))
+    assert all(renames.explain(Ours("blob", "etag", 0)) for _ in range(100))
+    assert not renames.explain(Ours("blob", "etag", 0))
+    assert len(used) == 100
+    assert used.looks <= 500

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
+from bisect import insort
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,24 +28,24 @@ class Renames:
     """New files by their marks. Each of them explains one older file of the same content that is gone."""
 
     def __init__(self) -> None:
-        self._by_mark: dict[object, list[str]] = defaultdict(list)
-        self._created: dict[str, float] = {}
+        self._by_mark: dict[object, list[tuple[float, str]]] = defaultdict(list)  # in the order of their times
         self.used: set[str] = set()
         """The new files that have explained one."""
 
     def add(self, key: str, marks: Iterable[object], created: float = math.inf) -> None:
         """Add a file that appeared at the target at a time (Unix seconds), or is about to."""
-        self._created[key] = created
         for mark in marks:
-            self._by_mark[mark].append(key)
+            insort(self._by_mark[mark], (created, key))
 
     def explain(self, gone: Ours) -> bool:
         """Return True if a file was renamed: a newer one has its content. That one then explains no other."""
         for mark in gone.marks:
-            for key in self._by_mark.get(mark, ()):
-                if key not in self.used and self._created[key] > gone.created:
-                    self.used.add(key)
-                    return True
+            newest = self._by_mark.get(mark, [])
+            while newest and newest[-1][1] in self.used:
+                newest.pop()
+            if newest and newest[-1][0] > gone.created:
+                self.used.add(newest.pop()[1])
+                return True
         return False
 
 
