@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from moto import mock_aws
 
+from syncline.clients.addresses import Endpoint
+from syncline.clients.bucket import Bucket, Keys
 from syncline.clients.git_access import TokenAccess
 from syncline.clients.http import Http
 from syncline.errors import SynclineError
@@ -172,6 +174,11 @@ def test_a_prefix_in_the_configuration(files: FilesChain) -> None:
     assert failed(files, files.run()) == set()
 
 
+def test_a_bucket_in_the_configuration(files: FilesChain) -> None:
+    files.configure(source={**files.endpoint("typo"), "prefix": "docs/"})
+    assert failed(files, files.run()) == {("*", "*", "BUCKET_ABSENT")}
+
+
 def test_an_empty_bucket_and_patterns_that_match_nothing(files: FilesChain) -> None:
     files.configure(select={"include": ["*.pdf"]})
     assert failed(files, files.run()) == set()
@@ -217,6 +224,14 @@ def test_a_cluster_on_the_command_line(backups: BackupsWorld, branch: str) -> No
     assert codes(backups, "east/", "typo/") == {("typo/", "SOURCE_ABSENT")}
     assert codes(backups, "east/", "typo/", named=False) == set()
     assert codes(backups, "east/") == set()
+
+
+def test_a_bucket_of_clusters_in_the_configuration(backups: BackupsWorld, s3: str) -> None:
+    keys = Keys("AKIDOFTHETESTS", "secret-of-the-tests")
+    backups.bucket = Bucket(Endpoint.parse(s3), "typo", lambda: keys, backups.http)
+    with pytest.raises(SynclineError) as caught:
+        codes(backups)
+    assert caught.value.code.name == "BUCKET_ABSENT"
 
 
 def test_a_prefix_of_clusters_in_the_configuration(backups: BackupsWorld) -> None:
