@@ -177,6 +177,10 @@ WAYS: Final[dict[str, tuple[str, bytes]]] = {
     "tag on the document": ("s.yaml", b"--- !k8s\n" + YAML),
     "tag that builds objects": ("s.yaml", b"--- !!python/object:os.system\n" + YAML),
     "tag !!binary": ("s.yaml", YAML.replace(b"kind: Secret", b"kind: !!binary U2VjcmV0")),
+    "tags !!binary alone": (
+        "s.yaml",
+        f"!!binary a2luZA==: !!binary U2VjcmV0\n!!binary ZGF0YQ==: {{p: {_ENCODED}}}\n".encode(),
+    ),
     "anchor and alias": ("s.yaml", b"x: &k Secret\n" + YAML.replace(b"kind: Secret", b"kind: *k")),
     "merge key": (
         "s.yaml",
@@ -252,6 +256,7 @@ WAYS: Final[dict[str, tuple[str, bytes]]] = {
     "embedded in a log line": ("s.log", b"I0101 10:00:00 PUT " + JSON + b" 200\n"),
     # What cannot be parsed
     "template": ("s.yaml", b"{{- if .Values.on }}\n" + YAML + b"{{- end }}\n"),
+    "toml": ("s.toml", f'kind = "Secret"\n[data]\np = "{_ENCODED}"\n'.encode()),
     "tabs as indentation": ("s.yaml", YAML.replace(b"  password", b"\tpassword")),
     "json cut short": ("s.json", JSON[:-12]),
     "yaml cut short": ("s.yaml", YAML[:-40] + b'x: "open\n'),

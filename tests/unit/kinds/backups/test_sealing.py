@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.errors import SynclineError
-from syncline.kinds.backups import detecting
+from syncline.kinds.backups import detecting, hints
 from syncline.kinds.backups.detecting import Verdict, inspect, is_harmless
 from syncline.kinds.backups.memory import Known
 from syncline.kinds.backups.sealing import CERTAIN, MAGIC, Rule, Sealer, seal, staying, unseal
@@ -187,13 +187,14 @@ def test_a_zstd_frame_that_takes_too_much_memory_is_not_unpacked() -> None:
         b"Secret data\n" + b"\\" * 300_000,
         b"Secret data\nkind:" + b'"' * 300_000,
         b"Secret data\n" + b"!" * 300_000,
+        b"data binary\n" + b"!" * 3_000_000,
         b"[" * 100_000 + b'"Secret" data',
         b"- " * 100_000 + b"Secret data",
         b"x: data Secret\na: &a [x]\n" + b"".join(b"a%d: &a [%s]\n" % (n, b",".join([b"*a"] * 10)) for n in range(40)),
         b"x: data Secret\na: &a {b: c}\n"
         + b"".join(b"a%d: &a {<<: [%s]}\n" % (n, b",".join([b"*a"] * 10)) for n in range(40)),
     ],
-    ids=["backslashes", "quotes", "tags", "brackets", "dashes", "aliases", "merges"],
+    ids=["backslashes", "quotes", "tags", "tags of no secret", "brackets", "dashes", "aliases", "merges"],
 )
 @pytest.mark.timeout(20)
 def test_time_grows_with_size_alone(data: bytes) -> None:
@@ -216,6 +217,19 @@ def test_work_is_capped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detecting, "_WORK", 2_000_000)
     assert LEAVE_OUT.sealed(PATH, HOSTILE[name](100)).code in (None, CERTAIN)
     assert LEAVE_OUT.sealed(PATH, HOSTILE[name](500_000)).data is None
+
+
+def test_escapes_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hints, "_MOST_ESCAPES", 1_000)
+    assert LEAVE_OUT.sealed(PATH, b"a: b" + b"\\\n" * 1_000).data is not None
+    assert LEAVE_OUT.sealed(PATH, b"a: b" + b"\\\n" * 1_001).code == "SECRETS_UNSEEN"
+
+
+@pytest.mark.timeout(20)
+def test_time_to_read_an_archive_grows_with_its_size_alone() -> None:
+    member = packed({"a": b"x"})[:1024]
+    assert inspect([member * 10_000]) is Verdict.CLEAN
+    assert inspect([gzip.compress(b"x") * 30_000]) is Verdict.CLEAN
 
 
 def test_an_ordinary_document_takes_a_small_part_of_the_work_allowed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,14 @@ from syncline.kinds.backups.documents import (
     split_json,
     split_yaml,
 )
-from syncline.kinds.backups.hints import base64_in, has_base64, has_protobuf, may_name_secret, resembles_secret
+from syncline.kinds.backups.hints import (
+    base64_in,
+    has_base64,
+    has_protobuf,
+    has_too_many_escapes,
+    may_name_secret,
+    resembles_secret,
+)
 from syncline.kinds.backups.unpacking import (
     BLOCK,
     Stream,
@@ -177,7 +184,7 @@ class _Inspection:
             data = stream.read(LARGEST + 1)
             if len(data) > LARGEST:
                 raise _Unseen
-            for member in zip_members(data):
+            for member in zip_members(data, self._spend):
                 self.content(Stream(self._measured(member, stream)), depth + 1)
             self._text(data, depth)
         else:
@@ -226,6 +233,8 @@ class _Inspection:
 
     def _documents(self, data: bytes, depth: int) -> None:
         """Inspect text in UTF-8, and the base64 in it."""
+        if has_too_many_escapes(data):
+            raise _Unseen
         escapes = data.count(b"\\") * _ESCAPE
         self._spend(len(data) // 2 + escapes)
         self._base64(data, depth)

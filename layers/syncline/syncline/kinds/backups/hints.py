@@ -12,6 +12,8 @@ from typing import Final
 
 _ESCAPES: Final = 8
 """Levels of escapes inside each other that are resolved. What has more of them is parsed."""
+_MOST_ESCAPES: Final = 3_000_000
+"""Backslashes of a text that is looked at: resolving an escape takes about 90 bytes of memory."""
 _BASE64: Final = 40
 """Characters of the shortest piece of base64 that is decoded: a Secret with a value takes no less."""
 
@@ -30,13 +32,14 @@ _FOLDED: Final = re.compile(rb"(?<!\\)(?:\\+\r?\n|\\{3,}(?:r\\+)?n)[ \t]*")
 """A line's end that does not count inside double quotes, also in the form it has in JSON."""
 _ZERO: Final = re.compile(rb"(?<!\\)\\+(?:u0000|x00|0)")
 """A zero, as between the letters of UTF-16 inside of JSON."""
-_BINARY_TAG: Final = re.compile(rb"![\w#;/?:@&=+$,.!~*'()<>\[\]-]{0,200}?(?:binary|%[0-9a-f]{2})")
+_TAG: Final = re.compile(rb"![\w#;/?:@&=+$,.!~*'()<>\[\]%-]*+")
+_OF_BINARY: Final = re.compile(rb"binary|%[0-9a-f]{2}")
 _KIND: Final = re.compile(
     rb"kind[\s\"'\\]{0,200}[:=][\s\"'\\|>+-]{0,200}(?:[!&]\S{0,200}\s+){0,3}[\"'\\]{0,8}"
     rb"secret(?:list)?\s{0,200}(?:$|[,}\])\"'\\#<\r\n])",
     re.MULTILINE,
 )
-_DATA: Final = re.compile(rb"data[\s\"'\\]{0,200}[:=]")
+_DATA: Final = re.compile(rb"data[\s\"'\\]{0,200}[:=\]]")  # in TOML, a key of its own has brackets
 _STRING: Final = b"string"
 _PROTOBUF: Final = b"\x02v1\x12\x06Secret"  # apiVersion and kind as etcd has them, in runtime.Unknown's type
 
@@ -49,7 +52,7 @@ _RUN: Final = re.compile(rb"[A-Za-z0-9+/_-]{%d,}(?:[\s\\]+[A-Za-z0-9+/_-]{4,})*"
 
 def may_name_secret(data: bytes) -> bool:
     """Return False if no document in this text (ASCII, UTF-8) can be a Secret, apart from base64 in it."""
-    if _PROTOBUF in data:
+    if _PROTOBUF in data or has_too_many_escapes(data):
         return True
     low = data.lower()
     forms = {low}
@@ -58,9 +61,21 @@ def may_name_secret(data: bytes) -> bool:
         if hidden is None:
             return True
         forms |= _forms(hidden)
-    if not any(b"data" in form for form in forms):
+    if any(b"data" in form for form in forms) and any(map(_has_word, forms)):
+        return True
+    return _has_binary_tag(low)  # the kind and the data may hide in base64
+
+
+def _has_binary_tag(low: bytes) -> bool:
+    """Return True if a tag may be that of binary text."""
+    if b"!" not in low or not (b"binary" in low or b"%" in low):
         return False
-    return any(map(_has_word, forms)) or (b"!" in low and _BINARY_TAG.search(low) is not None)
+    return any(_OF_BINARY.search(match[0]) for match in _TAG.finditer(low))
+
+
+def has_too_many_escapes(data: bytes) -> bool:
+    """Return True if resolving the escapes in a text would take too much memory."""
+    return data.count(b"\\") > _MOST_ESCAPES
 
 
 def resembles_secret(data: bytes) -> bool:

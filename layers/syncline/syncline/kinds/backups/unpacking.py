@@ -22,7 +22,7 @@ _ZIP: Final = b"PK\x03\x04"
 _FIRST: Final = frozenset(bytes([byte]) for byte in b"\x1f\x28\xfdBx" + bytes(range(0x50, 0x60)))
 _OF_NEXT: Final = frozenset(b"xgLK")  # types of tar members that describe the next one
 _MEMBER: Final = 1500
-"""Work to begin and end one member of compressed data, in units of about 0.1 µs."""
+"""Work to begin and end one member of compressed data or of a zip archive, in units of about 0.1 µs."""
 _PAX_SIZE: Final = re.compile(rb"(?:^|\n)\d+ size=(\d{1,15})\n")
 
 
@@ -36,32 +36,37 @@ class Stream:
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
         self._ahead = b""
+        self._at = 0  # what is before it in `_ahead` was read: a chunk may be large, and is not copied at each read
         self.taken = 0
 
     def peek(self, size: int) -> bytes:
         """Return the next bytes without reading them; fewer at the end."""
-        if len(self._ahead) < size:
-            parts, length = [self._ahead], len(self._ahead)
+        length = len(self._ahead) - self._at
+        if length < size:
+            parts = [self._ahead[self._at :]]
             while length < size and (chunk := next(self._chunks, None)) is not None:
                 parts.append(chunk)
                 length += len(chunk)
-            self._ahead = b"".join(parts)
-        return self._ahead[:size]
+            self._ahead, self._at = b"".join(parts), 0
+        return self._ahead[self._at : self._at + size]
 
     def read(self, size: int) -> bytes:
         """Read bytes; fewer at the end."""
         found = self.peek(size)
-        self._ahead = self._ahead[len(found) :]
+        self._at += len(found)
         self.taken += len(found)
         return found
 
     def some(self) -> bytes:
         """Read a chunk; no bytes at the end."""
-        return self.read(min(len(self._ahead), CHUNK) or CHUNK)
+        return self.read(min(len(self._ahead) - self._at, CHUNK) or CHUNK)
 
     def give_back(self, data: bytes) -> None:
         """Return the bytes read last."""
-        self._ahead = data + self._ahead
+        if self._at >= len(data):
+            self._at -= len(data)
+        else:
+            self._ahead, self._at = data + self._ahead[self._at :], 0
         self.taken -= len(data)
 
     def take(self, size: int) -> Iterator[bytes]:
@@ -232,8 +237,11 @@ def is_zip(head: bytes) -> bool:
     return head.startswith(_ZIP)
 
 
-def zip_members(data: bytes) -> Iterator[Iterator[bytes]]:
-    """Yield the content of each member that can be read: not of those that are encrypted or damaged."""
+def zip_members(data: bytes, spend: Callable[[int], None]) -> Iterator[Iterator[bytes]]:
+    """Yield the content of each member that can be read: not of those that are encrypted or damaged.
+
+    `spend` counts the work.
+    """
     import io  # noqa: PLC0415
     import zipfile  # noqa: PLC0415
     import zlib  # noqa: PLC0415
@@ -263,4 +271,5 @@ def zip_members(data: bytes) -> Iterator[Iterator[bytes]]:
         return
     with archive:
         for name in archive.infolist():
+            spend(_MEMBER)
             yield content(name)
