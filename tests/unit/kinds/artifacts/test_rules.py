@@ -94,6 +94,11 @@ class TestBlocks:
         text = stray + between + lines(middle) if before else lines(middle) + between + stray
         assert found(text) == [middle]
 
+    def test_a_line_printed_twice_counts_once(self) -> None:
+        twice = "".join(line * 2 for line in lines().splitlines(keepends=True))
+        assert found(twice) == [VALUES]
+        assert found(lines() + lines()) == [VALUES, VALUES]
+
     def test_a_stray_line_is_no_part_of_what_has_no_such_line(self) -> None:
         rest = {"Target platform": "linux/amd64", "Commit": "12345678"}
         assert found(lines({"Image tag": "app-0"}) + f"{AT}Pulling from team/app\n" + lines(rest)) == []

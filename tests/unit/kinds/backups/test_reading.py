@@ -1,0 +1,58 @@
+"""Reading objects of a cluster ends with the time of its step, even where one object takes all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self, cast
+
+import pytest
+
+from syncline.clients.bucket import Bucket, Head
+from syncline.kinds.backups import detecting
+from syncline.kinds.backups.reading import Content, Reader
+from syncline.kinds.backups.sealing import Rule, Sealer
+from syncline.model import Item
+
+SLOW = b"Secret data: [" + b"[a,]," * 20_000
+
+
+class _Stream:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.head = Head("etag", len(data))
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        return (self._data[at : at + size] for at in range(0, len(self._data), size))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        return None
+
+
+class _Bucket:
+    def __init__(self, objects: dict[str, bytes]) -> None:
+        self._objects = objects
+
+    def open(self, key: str, *, etag: str | None = None) -> _Stream:
+        del etag
+        return _Stream(self._objects[key])
+
+
+def read(objects: dict[str, bytes], looks: int) -> list[Content]:
+    """Read the objects one at a time; the time is over at the look after so many."""
+    left = iter(range(looks))
+    bucket = cast("Bucket", _Bucket(objects))
+    reader = Reader(bucket, Sealer(Rule.LEAVE_OUT), 1_000_000, 1, lambda key: key)
+    items = [Item("main", key) for key in objects]
+    return list(reader.read(items, lambda _: "", lambda: next(left, None) is None))
+
+
+@pytest.mark.parametrize("looks", [4, 10])
+def test_what_takes_too_long_is_left_for_the_next_step(looks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detecting, "_LOOK", 10_000)
+    objects = {"a": b"harmless\n", "b": SLOW, "c": b"harmless\n"}
+    assert [each.item.name for each in read(objects, looks)] == ["a"]
+    assert [each.item.name for each in read(objects, 10_000)] == ["a", "b", "c"]
