@@ -114,6 +114,26 @@ def test_a_foreign_folder_that_cannot_be_listed_is_an_extra(
     assert Download(world, store).run() == dict.fromkeys(FILES, "moved") | {"lost+found/": "extra"}
 
 
+def test_a_file_that_cannot_be_read_costs_itself_alone(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, fingerprint = Folder(tmp_path / "download"), Folder.fingerprint
+    world.put(FILES)
+    download = Download(world, store)
+    download.run()
+    put_into(store, {"east/n/foreign": b"x"})
+
+    def refusing(self: Folder, path: str) -> str | None:
+        if path in ("east/n/foreign", "east/n/f0.yaml"):
+            raise SynclineError("FILE_REFUSED", f"{path}: Permission denied")
+        return fingerprint(self, path)
+
+    monkeypatch.setattr(Folder, "fingerprint", refusing)
+    world.put({"east/n/f1.yaml": b"newer"})
+    expected = {"east/n/f0.yaml": "FILE_REFUSED", "east/n/foreign": "extra", "east/n/f1.yaml": "moved"}
+    assert download.run() == expected
+
+
 def test_a_foreign_branch_beside_those_of_the_clusters_stays(world: World) -> None:
     each = world.but(layout=Layout(branch="bk/{cluster}"))
     each.bare.fill({"foreign/notes": b"mine"}, "bk/foreign")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from syncline.clients.directory import Directory
-from syncline.clients.entries import OnOdd, refuse
+from syncline.clients.entries import Odd, OnOdd, refuse
 from syncline.clients.git_objects import blob_hash
 from syncline.errors import SynclineError
 
@@ -78,10 +78,21 @@ class Folder:
         """Return the ID that git gives what a file holds, or "" if no regular file is there."""
         return self.fingerprint(path) or ""
 
-    def listing(self, prefix: str, odd: OnOdd = refuse) -> Iterator[tuple[str, str]]:  # noqa: ARG002 - as of a bucket
-        """Yield every file below a folder with its fingerprint. Names that are not UTF-8 are left out: none is ours."""
+    def listing(self, prefix: str, odd: OnOdd = refuse) -> Iterator[tuple[str, str]]:
+        """Yield every file below a folder with its fingerprint. Names that are not UTF-8 are left out: none is ours.
+
+        A file that the system does not let us read is an odd entry.
+        """
         for path, status in self._directory.walk(prefix):
-            found = self.fingerprint(path) if stat.S_ISREG(status.st_mode) and _is_text(path) else None
+            if not (stat.S_ISREG(status.st_mode) and _is_text(path)):
+                continue
+            try:
+                found = self.fingerprint(path)
+            except SynclineError as error:
+                if error.code.name != "FILE_REFUSED":
+                    raise
+                odd(Odd(str(self), path, error))
+                continue
             if found is not None:
                 yield path, found
 

@@ -18,7 +18,7 @@ from syncline.kinds.backups.committing import Answer, Rules
 from syncline.kinds.backups.comparing import Comparison
 from syncline.kinds.backups.copying import Between, Copy, is_ours, record_of
 from syncline.kinds.backups.detecting import OutOfTime
-from syncline.kinds.backups.foreign import check_listing, foreign
+from syncline.kinds.backups.foreign import EXTRAS, check_listing, foreign
 from syncline.kinds.backups.memory import Count, Known, Memory
 from syncline.kinds.backups.odd import results_of
 from syncline.kinds.backups.ours import Ledger, Ours
@@ -141,8 +141,10 @@ class Downloads:
                 unread = Result(cluster, f"{cluster}/", Outcome.EXTRA, reason=f"cannot be listed: {failed.what}")
                 return Compared(cluster, Page("", results=(unread,)))
             return Compared(cluster, Page("", failures=(Failure(Item(f"{cluster}/", "*"), failed),)))
-        by_key = (each if each.name is None else replace(each, name=layout.key_of(each.name)) for each in at_target)
-        odd = results_of((*listing.odd, *by_key), cluster, layout.takes)
+        by_key = [each if each.name is None else replace(each, name=layout.key_of(each.name)) for each in at_target]
+        strange = {each.name for each in by_key if each.name is not None} - objects.keys() - rows.keys()
+        extras = [each for each in by_key if each.name in strange and layout.takes(each.name or "")]
+        odd = results_of((*listing.odd, *(each for each in by_key if each.name not in strange)), cluster, layout.takes)
 
         written = cache(lambda: self._written(cluster))
 
@@ -150,7 +152,7 @@ class Downloads:
             return is_ours(key, mark, {}, written())
 
         side = Comparison(layout, cluster, objects, current, rows, noted, odd, pace.asked)
-        page = side.compared(there)
+        page = _with_unread(side.compared(there), cluster, extras)
         if side.learned and not pace.plan:
             self._ledger.write(side.learned)
         return Compared(cluster, page, side.ours, side.gone, vanished)
@@ -283,3 +285,9 @@ class Downloads:
 
     def requests(self) -> int:
         return self._http.requests_made
+
+
+def _with_unread(page: Page, cluster: str, extras: Sequence[Odd]) -> Page:
+    """Return a page with foreign files added that cannot be read."""
+    listed = (Result(cluster, each.label, Outcome.EXTRA, reason=each.error.what) for each in extras[:EXTRAS])
+    return replace(page, results=(*page.results, *listed), extra=page.extra + max(0, len(extras) - EXTRAS))
