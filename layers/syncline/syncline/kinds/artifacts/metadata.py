@@ -69,6 +69,8 @@ def blocks_in(lines: Iterable[str], rules: Metadata) -> Iterator[dict[str, str]]
             is_apart = not _BETWEEN.match(line.strip()) or others > _MOST_BETWEEN
         else:
             is_apart = _VARIABLE.search(value) is not None
+        if run and not is_apart and (run[-1].key, run[-1].value) == (key, value):
+            continue  # printed twice
         if is_apart or len(run) >= _LONGEST_RUN:
             yield from _blocks_of(run, rules)
             run = []
