@@ -43,7 +43,7 @@ class TestTheLeastThatIsPromised:
         assert (run.attempt, run.branch, run.conclusion, run.started) == (1, "", "", run.created)
 
     def test_artifacts(self, server: GitHubServer) -> None:
-        value = {"total_count": 1, "artifacts": [github.DESCRIPTION.least("artifact")]}
+        value = {"total_count": 1, "artifacts": [{**github.DESCRIPTION.least("artifact"), "name": "image"}]}
         server.before = lambda _method, _target: json_answer(200, value)
         (artifact,) = self.client(server).artifacts(REPOSITORY, 7)
         assert (artifact.digest, artifact.created) == (None, "")
@@ -64,7 +64,7 @@ class TestTheLeastThatIsPromised:
             server.before = lambda _method, _target: json_answer(200, [{}])
             with pytest.raises(SynclineError) as error:
                 list(client.tags(3))
-            assert error.value.code.name == "BAD_ANSWER"
+            assert error.value.code.name == "ENTRY_INVALID"
 
 
 @pytest.mark.parametrize(

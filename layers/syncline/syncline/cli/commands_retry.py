@@ -12,7 +12,6 @@ from syncline.cli.context import Answer, Context
 from syncline.cli.following import begin, follow
 from syncline.cli.show import many, number
 from syncline.cli.summary import as_dict, ending, item_of, named
-from syncline.config import Sync, load_sync
 from syncline.errors import SynclineError
 from syncline.messages import Batch, Dead, DeadLetter, Outgoing, Queues, Start
 from syncline.model import EVERYTHING, LARGEST_SCOPE, Run, RunStatus, Scope, Step, Trigger, json_bytes
@@ -21,6 +20,7 @@ from syncline.stores.failures import Key
 
 if TYPE_CHECKING:
     from syncline.cli.target import Target
+    from syncline.config import Sync
 
 NOTHING: Final = Scope(())
 _HIDDEN: Final = 120
@@ -97,6 +97,8 @@ def retry(context: Context, name: str, *, wait: bool, drop: Sequence[str] = ()) 
     ``retry --wait`` after its run, and ``status``. Raises ALREADY_RUNNING, unless there was work for the run under way.
     """
     state, queues = context.target.state, context.target.queues
+    from syncline.config import load_sync  # noqa: PLC0415 - `status` imports this module
+
     sync = load_sync(config_of(state, name))
     if drop:
         return _drop(context, sync, drop)
@@ -115,6 +117,8 @@ def take_away_verified(target: Target, name: str) -> int:
     """Delete the dead letters of a sync whose items were verified since, and return their number."""
     if not target.state.failures.has_solved(name):
         return 0
+    from syncline.config import load_sync  # noqa: PLC0415
+
     letters = _sorted(target.state, load_sync(target.state.sync_config(name)), _read(target.queues))
     try:
         settle(target, name, letters.verified)
