@@ -28,7 +28,7 @@ down: ## Stop what `make run` started; its content is kept
 	@test ! -x $(bin)/python || $(bin)/python -m demo down
 
 test: environments ## Run the unit and integration tests; what this machine lacks for some is listed at the end
-	@$(bin)/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/unit tests/integration
+	@$(bin)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests/integration tests/unit
 
 lint: environments ## Check style and types
 	@$(bin)/ruff check --quiet $(code)
