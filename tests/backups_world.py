@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from moto.server import ThreadedMotoServer
@@ -24,7 +25,7 @@ from syncline.kinds.kind import Arrived, Failure, Pace, Page
 from syncline.model import EVERYTHING, Item, Outcome, Result, Scope
 from syncline.ownership import Limits
 from tests.backups_memory import Clock, Kept, KeptLedger
-from tests.standins.git_places import Bare
+from tests.standins.git_places import Bare, make_bare
 
 PACE: Final = Pace(lambda: 60.0, work="run")
 BOT: Final = Person("Backup Bot", "backup@example.com")
@@ -199,6 +200,14 @@ def s3_server() -> Iterator[str]:
         yield f"http://{host}:{port}"
     finally:
         server.stop()
+
+
+def make_world(s3: str, folder: Path) -> World:
+    """Return a world of a new bucket and a new repository below a test's folder."""
+    http = Http()
+    bare = make_bare(folder / "srv" / "r.git")
+    name = folder.name.replace("_", "-")[:50].lower()
+    return World(make_bucket(s3, f"{name}-b", http), bare, f"file://{bare.path}", None, http)
 
 
 def make_bucket(url: str, name: str, http: Http) -> Bucket:

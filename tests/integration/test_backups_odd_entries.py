@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from syncline.clients.http import Http
 from syncline.errors import SynclineError
 from syncline.kinds.backups import Layout
 from syncline.kinds.kind import Pace
 from syncline.model import EVERYTHING, Scope
-from tests.backups_world import World, make_bucket, s3_server
-from tests.standins.git_places import Bare, make_bare
+from tests.backups_world import World, make_world, s3_server
+from tests.standins.git_places import Bare
 
 FILES = {f"{c}/n{n}/f{f}": f"{c} {n} {f}\n".encode() for c in ("east", "west") for n in range(2) for f in range(2)}
 PLANTED = b"planted"
@@ -32,10 +31,7 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture
 def world(s3: str, tmp_path: Path) -> World:
-    http = Http()
-    bare = make_bare(tmp_path / "srv" / "r.git")
-    name = tmp_path.name.replace("_", "-")[:50].lower()
-    world = World(make_bucket(s3, f"{name}-b", http), bare, f"file://{bare.path}", None, http)
+    world = make_world(s3, tmp_path)
     world.put(FILES)
     return world.but(layout=Layout(folder="clusterbackup"))
 

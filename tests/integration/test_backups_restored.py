@@ -24,8 +24,7 @@ from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore
 from syncline.kinds.kind import Pace
 from syncline.model import Outcome, Result, Scope
-from tests.backups_world import Caps, Download, World, content, make_bucket, s3_server
-from tests.standins.git_places import make_bare
+from tests.backups_world import Caps, Download, World, content, make_bucket, make_world, s3_server
 
 FILES = {
     f"{c}/{n}/f{f}.yaml": f"{c} {n} {f}\n".encode() for c in ("east", "west") for n in ("a", "b") for f in range(3)
@@ -46,11 +45,7 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture
 def world(s3: str, tmp_path: Path) -> World:
-    http = Http()
-    bare = make_bare(tmp_path / "srv" / "r.git")
-    name = tmp_path.name.replace("_", "-")[:50].lower()
-    world = World(make_bucket(s3, f"{name}-b", http), bare, f"file://{bare.path}", None, http)
-    return world.but(layout=Layout(folder="clusterbackup"))
+    return make_world(s3, tmp_path).but(layout=Layout(folder="clusterbackup"))
 
 
 @contextmanager

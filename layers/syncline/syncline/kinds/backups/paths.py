@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from syncline.errors import SynclineError
@@ -114,19 +114,6 @@ def _folders(path: str) -> Iterator[str]:
     while at >= 0:
         yield path[:at]
         at = path.find("/", at + 1)
-
-
-def sorted_out(keys: Iterable[str], there: Names) -> tuple[list[str], dict[str, SynclineError]]:
-    """The keys that can be paths beside those that are ``there``, in order, and why each of the others cannot."""
-    good: list[str] = []
-    refused: dict[str, SynclineError] = {}
-    for key in sorted(keys, key=str.encode):
-        error = refusal(key, there)
-        if error is None:
-            good.append(key)
-        else:
-            refused[key] = error
-    return good, refused
 
 
 def refusal(key: str, there: Names) -> SynclineError | None:

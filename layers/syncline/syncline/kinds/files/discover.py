@@ -403,11 +403,6 @@ class Scan:
         for page in self._sent_on(found, here, first):
             yield replace(page, cursor=at)
 
-    def _no_object(self, key: str) -> SynclineError:
-        return SynclineError(
-            "SOURCE_ABSENT", f"{self._source} has no object {key!r}, and nothing of it is to be removed"
-        )
-
     def _decided(
         self, changes: Sequence[Change], renames: Mapping[str, str], pace: Pace, failures: list[Failure]
     ) -> list[Change]:

@@ -1,0 +1,244 @@
+"""Removals of backups: limits over a window of time, renames, and their verification."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncline.clients.folders import Folder
+from syncline.clients.git_objects import blob_id
+from syncline.clients.http import Http
+from syncline.kinds.backups import Layout
+from syncline.kinds.backups.sealing import Rule, Sealer
+from syncline.kinds.backups.stores import BucketStore
+from syncline.kinds.kind import Arrived, Failure, Pace
+from syncline.model import Scope
+from tests.backups_memory import KeptRows
+from tests.backups_world import PACE, Caps, Download, World, content, make_bucket, make_world, s3_server
+
+FILES = {f"{c}/n/f{f}.yaml": f"{c} {f}\n".encode() for c in ("east", "west") for f in range(12)}
+SECRET = b"kind: Secret\ndata: {password: aHVudGVyMg==}\n"
+
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture
+def world(s3: str, tmp_path: Path) -> World:
+    return make_world(s3, tmp_path)
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def store(request: pytest.FixtureRequest, s3: str, world: World, tmp_path: Path) -> Folder | BucketStore:
+    if request.param == "folder":
+        return Folder(tmp_path / "download")
+    return BucketStore(make_bucket(s3, f"{world.bucket.name}-second", Http()), "copy/")
+
+
+def blobs(files: dict[str, bytes]) -> dict[str, str]:
+    return {path: blob_id(data) for path, data in files.items()}
+
+
+def test_a_cluster_of_one_file_that_vanished_stays(world: World, store: Folder | BucketStore) -> None:
+    world.put(FILES | {"lone/n/x": b"x"})
+    download = Download(world, store)
+    world.run()
+    download.run()
+    world.delete("lone/n/x")
+    for scope in ((), ("lone/n/x",)):
+        assert world.codes(world.run(*scope)) == {"lone/n/x": "REMOVALS_CAPPED"}
+        assert download.run(*scope) == {"lone/n/x": "REMOVALS_CAPPED"}
+    assert world.bare.files() == FILES | {"lone/n/x": b"x"}
+    assert content(store) == blobs(FILES | {"lone/n/x": b"x"})
+    meant = world.but(allow_removals=1)
+    assert meant.codes(meant.run()) == {"lone/n/x": "removed"}
+
+
+def test_many_scans_of_one_event_remove_no_more_than_one_scan(world: World, store: Folder | BucketStore) -> None:
+    caps = Caps(share=0.25)
+    here, download = world.but(caps=caps), Download(world, store, caps)
+    here.put(FILES)
+    here.run()
+    download.run()
+    for number in range(12):
+        key = f"east/n/f{number}.yaml"
+        here.delete(key)
+        expected = "removed" if number < 3 else "REMOVALS_CAPPED"
+        assert here.codes(here.run(key)) == {key: expected}
+        assert download.run(key) == {key: expected}
+    assert len([path for path in here.bare.files() if path.startswith("east/")]) == 9
+
+
+def test_files_of_equal_content_do_not_explain_one_another(world: World, store: Folder | BucketStore) -> None:
+    caps = Caps(share=0.25)
+    here, download = world.but(caps=caps), Download(world, store, caps)
+    alike = dict.fromkeys([f"east/n/f{n}.yaml" for n in range(12)], b"alike")
+    for key in alike:
+        here.put({key: b"alike"})
+        here.run()
+        download.run()
+        here.clock.now += 60
+        download.kept.clock.now += 60
+    here.delete(*list(alike)[1:])
+    for number in range(1, 12):
+        key = f"east/n/f{number}.yaml"
+        here.run(key)
+        download.run(key)
+    assert len(here.bare.files()) == 9
+    assert len(content(store)) == 9
+
+
+def test_every_window_begins_anew(world: World) -> None:
+    here = world.but(caps=Caps(share=0.25, per=3600))
+    here.put(FILES)
+    here.run()
+    keys = [f"east/n/f{n}.yaml" for n in range(6)]
+    here.delete(*keys[:3])
+    assert set(here.codes(here.run()).values()) == {"removed"}
+    here.delete(*keys[3:5])
+    assert set(here.codes(here.run()).values()) == {"REMOVALS_CAPPED"}
+    here.clock.now += 3601
+    assert set(here.codes(here.run()).values()) == {"removed"}
+
+
+def test_only_what_is_ours_and_selected_counts(world: World) -> None:
+    """One fourth of four selected files is one; of all 24 that lie in the cluster it would be six."""
+    many = {f"east/n/f{n}.log": b"%d" % n for n in range(20)}
+    few = {f"east/n/f{n}.yaml": b"%d" % n for n in range(4)}
+    world.bare.fill({f"east/n/foreign{n}.yaml": b"x" for n in range(20)})
+    world.put(many | few)
+    world.run()
+    here = world.but(layout=Layout(objects=(("**/*.yaml",), ())), caps=Caps(share=0.25))
+    here.delete("east/n/f0.yaml", "east/n/f1.yaml")
+    for scope in (("east/n/f0.yaml", "east/n/f1.yaml"), ()):
+        codes = here.codes(here.run(*scope))
+        assert {code for code in codes.values() if code != "extra"} == {"REMOVALS_CAPPED"}
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["events", "full scan"])
+@pytest.mark.parametrize("branch", ["main", "bk/{cluster}"])
+def test_a_renamed_cluster_is_a_rename(world: World, branch: str, *, told: bool) -> None:
+    here = world.but(layout=Layout(branch=branch), caps=Caps(share=0.25))
+    alike = {"east/n/same0": b"same", "east/n/same1": b"same", "east/n/empty": b""}
+    here.put(FILES | alike)
+    here.run()
+    old = {key: data for key, data in (FILES | alike).items() if key.startswith("east/")}
+    new = {key.replace("east/", "orient/"): data for key, data in old.items()}
+    here.clock.now += 60
+    here.put(new)
+    here.delete(*old)
+    if told and "{" in branch:
+        here.run(*old, *new)  # branches are committed to one by one
+        here.run()
+    else:
+        codes = here.codes(here.run(*(*old, *new) if told else ()))
+        assert codes == dict.fromkeys(new, "moved") | dict.fromkeys(old, "removed")
+    names = here.layout.branch_of
+    assert here.bare.files(names("orient")).keys() >= new.keys()
+    assert not [path for path in here.bare.files(names("east")) if path.startswith("east/")]
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["events", "full scan"])
+def test_of_a_renamed_cluster_what_went_stays(world: World, *, told: bool) -> None:
+    here = world.but(caps=Caps(share=0.25))
+    here.put(FILES)
+    here.run()
+    old = {key: data for key, data in FILES.items() if key.startswith("east/")}
+    lost, *moved = old
+    new = {key.replace("east/", "orient/"): old[key] for key in moved}
+    here.put(new)
+    here.delete(*old)
+    codes = here.codes(here.run(*(*old, *new) if told else ()))
+    assert codes == dict.fromkeys(new, "moved") | dict.fromkeys(moved, "removed") | {lost: "REMOVALS_CAPPED"}
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["events", "full scan"])
+def test_a_renamed_cluster_is_a_rename_in_a_store(world: World, store: Folder | BucketStore, *, told: bool) -> None:
+    download = Download(world, store, Caps(share=0.25))
+    world.put(FILES)
+    download.run()
+    old = {key: data for key, data in FILES.items() if key.startswith("east/")}
+    new = {key.replace("east/", "orient/"): data for key, data in old.items()}
+    world.put(new)
+    world.delete(*old)
+    codes = download.run(*(*old, *new) if told else ())
+    assert codes == dict.fromkeys(new, "moved") | dict.fromkeys(old, "removed")
+    assert content(store) == blobs({k: d for k, d in FILES.items() if k not in old} | new)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["events", "full scan"])
+def test_renamed_files_are_no_removals(world: World, *, told: bool) -> None:
+    here = world.but(caps=Caps(share=0.25))
+    here.put(FILES)
+    here.run()
+    old = [f"east/n/f{n}.yaml" for n in range(6)]
+    new = {key.replace("/n/", "/m/"): FILES[key] for key in old}
+    here.put(new)
+    here.delete(*old)
+    codes = here.codes(here.run(*(*old, *new) if told else ()))
+    assert codes == dict.fromkeys(new, "moved") | dict.fromkeys(old, "removed")
+
+
+def test_a_secret_that_was_kept_counts_as_a_removal_in_a_store(world: World, store: Folder | BucketStore) -> None:
+    secrets = {f"east/n/s{n}.yaml": SECRET + b"# %d\n" % n for n in range(12)}
+    world.put(secrets)
+    download = Download(world, store, Caps(share=0.25), Sealer(Rule.KEEP))
+    download.run()
+    leaving = Download(world, store, Caps(share=0.25), Sealer(Rule.LEAVE_OUT), download)
+    codes = leaving.run()
+    assert sorted(codes.values()) == ["REMOVALS_CAPPED"] * 9 + ["removed"] * 3
+
+
+# -- the proof of a removal --------------------------------------------------------------------------------------------
+
+
+class Stubborn(Folder):
+    """A folder that says that it removed a file, and did not."""
+
+    def remove(self, path: str) -> None: ...
+
+
+def test_removals_of_a_batch_that_are_refused_read_the_records_once(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put({key: SECRET + data for key, data in FILES.items()})
+    store = Folder(tmp_path / "download")
+    kept = Download(world, store, sealer=Sealer(Rule.KEEP))
+    kept.run()
+    reads: list[KeptRows] = []
+    scan = KeptRows.scan
+
+    def noted(self: KeptRows) -> Iterator[tuple[str, list[Any]]]:
+        reads.append(self)
+        return scan(self)
+
+    strict = Download(world, store, Caps(count=2), like=kept)
+    items = [item for page in strict.kind.discover(Scope(), None, PACE) for item in page.items if item.group == "east"]
+    monkeypatch.setattr(KeptRows, "scan", noted)
+    answers = list(strict.kind.transfer(items, PACE))
+    assert sum(isinstance(answer, Failure) for answer in answers) == 10
+    assert len(reads) <= 8
+
+
+def test_a_removal_is_verified(world: World, tmp_path: Path) -> None:
+    world.put(FILES)
+    store = Stubborn(tmp_path / "download")
+    download = Download(world, store)
+    download.run()
+    world.delete("east/n/f0.yaml")
+    pace = Pace(lambda: 60.0, work="run")
+    (page,) = [page for page in download.kind.discover(Scope(), None, pace) if page.items]
+    (answer,) = download.kind.transfer(page.items, pace)
+    assert isinstance(answer, Arrived), "verify decides whether it is removed"
+    (proof,) = download.kind.verify([answer.item], pace)
+    assert isinstance(proof, Failure)
+    assert proof.error.code.name == "NOT_ARRIVED"
