@@ -171,7 +171,10 @@ def test_a_list_of_many_pages_is_read_whole_or_begun_anew(naps: Naps) -> None:
     with KubeApiserver("--watch-cache=false") as api:
         api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
         slices = [
-            endpoint_slice(f"n-{each:03d}", "nginx", [endpoint(f"p-{each:03d}", "10.1.0.1")]) for each in range(501)
+            endpoint_slice(
+                f"n-{each:03d}", "nginx", [endpoint(f"p-{each:03d}", f"10.1.{each // 250}.{each % 250 + 1}")]
+            )
+            for each in range(501)
         ]
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(api.create, slices))
