@@ -83,8 +83,8 @@ def is_verified(result: Result) -> bool:
 def settled(failures: Failures, run: Run, results: Iterable[Result]) -> Counts:
     """Return a run's counts as its end shows them, with the known failures of the sync.
 
-    A plan counts only those that it has met, by its results. A full scan has met everything that still fails. What it has not met is equal by now, excluded, or gone, unless it
-    belongs to what the scan could not see.
+    A plan counts only those that it has met, by its results. A full scan has met everything that still fails: what it
+    has not met is equal by now, excluded, or gone, unless it belongs to what the scan could not see.
     """
     counts = run.counts
     if run.plan:
