@@ -14,6 +14,7 @@ from moto.server import ThreadedMotoServer
 from syncline.clients.bucket import Bucket, Keys
 from syncline.clients.folders import Folder
 from syncline.clients.git_access import Access, Remote
+from syncline.clients.git_objects import blob_id
 from syncline.clients.git_repository import Person, Place
 from syncline.clients.http import Endpoint, Http
 from syncline.kinds.backups import Backups, Layout, Reader, Rules, Signature
@@ -200,6 +201,11 @@ def s3_server() -> Iterator[str]:
         yield f"http://{host}:{port}"
     finally:
         server.stop()
+
+
+def blobs(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the ID that git gives each file."""
+    return {path: blob_id(data) for path, data in files.items()}
 
 
 def make_world(s3: str, folder: Path) -> World:

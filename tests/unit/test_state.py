@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,6 @@ from syncline.state import (
     LOST_AFTER,
     SHARDS,
     BatchRecord,
-    LeaseHeldError,
     Progress,
     State,
     _hash,
@@ -28,23 +26,11 @@ from syncline.state import (
 )
 from syncline.steps.discover import CHUNK_RESULTS
 from syncline.table import pack
-from tests.pump import Clock, Reaper, guard
+from tests.pump import Clock
 from tests.stack import new_table
 
 SYNC = "images"
 LARGEST_ITEM = 400 * 1024
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def state(clock: Clock) -> Iterator[State]:
-    with new_table() as table:
-        guard(table.meta.client, Reaper(), threading.Lock())
-        yield State(table, clock.time)
 
 
 def begin(state: State, run_id: str = "1-run") -> tuple[Run, Batch]:
@@ -447,72 +433,6 @@ def test_in_any_order_and_doubled_the_run_is_settled_when_the_last_batch_has_end
                     end(state, children[each], moved=1)
             assert state.progress(run.id).settled == (left == 0)
         assert state.progress(run.id).counts == Counts(moved=6)
-
-
-# -- leases
-
-
-def test_a_lease_has_one_holder(state: State) -> None:
-    lease = state.take_lease("dr/app", "a", 60)
-    with pytest.raises(LeaseHeldError) as held:
-        state.take_lease("dr/app", "b", 60)
-    assert (held.value.same_owner, held.value.retry_after, held.value.retried) == (False, 60, True)
-    with pytest.raises(LeaseHeldError) as held:
-        state.take_lease("dr/app", "a", 60)
-    assert held.value.same_owner
-    assert state.take_lease("dr/web", "b", 60).fence == lease.fence
-
-
-def test_a_lease_ends_by_itself_and_the_fence_grows(state: State, clock: Clock) -> None:
-    first = state.take_lease("dr/app", "a", 60)
-    clock.sleep(59.9)
-    with pytest.raises(LeaseHeldError) as held:
-        state.take_lease("dr/app", "b", 60)
-    assert held.value.retry_after == 1.0
-    clock.sleep(0.1)
-    assert state.take_lease("dr/app", "b", 60).fence > first.fence
-
-
-def test_a_lease_given_back_can_be_taken_at_once(state: State) -> None:
-    first = state.take_lease("dr/app", "a", 60)
-    state.drop_lease(first)
-    second = state.take_lease("dr/app", "b", 60)
-    assert second.fence > first.fence
-
-
-def test_nobody_gives_back_the_lease_of_another(state: State, clock: Clock) -> None:
-    old = state.take_lease("dr/app", "a", 60)
-    clock.sleep(61)
-    state.take_lease("dr/app", "b", 60)
-    state.drop_lease(old)
-    with pytest.raises(LeaseHeldError):
-        state.take_lease("dr/app", "c", 60)
-
-
-def test_a_batch_ends_with_its_lease(state: State) -> None:
-    _, root = begin(state)
-    lease = state.take_lease("dr/app", root.id, 60)
-    state.end_batch(root, BatchRecord(()), Counts(moved=1), lease)
-    state.take_lease("dr/app", "b", 60)
-
-
-def test_whoever_lost_the_lease_cannot_end_the_batch(state: State, clock: Clock) -> None:
-    run, root = begin(state)
-    lease = state.take_lease("dr/app", root.id, 60)
-    clock.sleep(61)
-    state.take_lease("dr/app", "b", 60)
-    with pytest.raises(SynclineError, match="LEASE_LOST"):
-        state.end_batch(root, BatchRecord((result("1"),)), Counts(moved=1), lease)
-    assert state.open_batch(root)[1] is None
-    assert state.progress(run.id).counts == Counts()
-
-
-def test_the_lease_of_a_batch_that_had_ended_is_given_back(state: State) -> None:
-    _, root = begin(state)
-    end(state, root)
-    lease = state.take_lease("dr/app", root.id, 60)
-    state.end_batch(root, BatchRecord((result("1"),)), Counts(moved=1), lease)
-    state.take_lease("dr/app", "b", 60)
 
 
 def test_the_first_batch_is_a_look_at_the_runs_scope() -> None:

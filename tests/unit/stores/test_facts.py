@@ -13,11 +13,6 @@ from tests.stack import new_table
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def facts(clock: Clock) -> Iterator[Facts]:
     with new_table() as table:
         yield Facts(Database(table), clock.time)

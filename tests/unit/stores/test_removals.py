@@ -41,11 +41,6 @@ class OvertakenDatabase(Database):
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def database() -> Iterator[OvertakenDatabase]:
     with new_table() as table:
         yield OvertakenDatabase(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,6 @@ KEPT: Final = {"east/n/kept.yaml": b"kept\n", "west/n/kept.yaml": b"kept, too\n"
 MOST: Final = 600
 TOGETHER: Final = 8
 """A full scan checks every eighth schedule: it takes as long as the schedule itself."""
-
-logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,20 +11,12 @@ from syncline.errors import SynclineError
 from syncline.kinds.backups import Layout
 from syncline.kinds.kind import Pace
 from syncline.model import EVERYTHING, Scope
-from tests.backups_world import World, make_world, s3_server
+from tests.backups_world import World, make_world
 from tests.standins.git_places import Bare
 
 FILES = {f"{c}/n{n}/f{f}": f"{c} {n} {f}\n".encode() for c in ("east", "west") for n in range(2) for f in range(2)}
 PLANTED = b"planted"
 COMMIT = b"0123456789" * 4
-
-logging.getLogger("werkzeug").setLevel(logging.ERROR)
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
 
 
 @pytest.fixture

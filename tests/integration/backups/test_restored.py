@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import errno
-import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore
 from syncline.kinds.kind import Pace
 from syncline.model import Outcome, Result, Scope
-from tests.backups_world import Caps, Download, World, content, make_bucket, make_world, s3_server
+from tests.backups_world import Caps, Download, World, content, make_bucket, make_world
 
 FILES = {
     f"{c}/{n}/f{f}.yaml": f"{c} {n} {f}\n".encode() for c in ("east", "west") for n in ("a", "b") for f in range(3)
@@ -33,14 +32,6 @@ FILES |= {"east/a/deep/er/x": b"", "east/a/large.bin": os.urandom(3_000_000)}
 SECRET = b"kind: Secret\ndata: {password: aHVudGVyMg==}\n"
 KEY = base64.b64encode(bytes(range(64))).decode()
 PACE = Pace(lambda: 60.0, work="run")
-
-logging.getLogger("werkzeug").setLevel(logging.ERROR)
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
 
 
 @pytest.fixture
@@ -198,13 +189,6 @@ def test_what_is_in_the_bucket_already_is_looked_at_too(world: World, s3: str) -
 
 
 # -- downloads ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["folder", "bucket"])
-def store(request: pytest.FixtureRequest, s3: str, world: World, tmp_path: Path) -> Folder | BucketStore:
-    if request.param == "folder":
-        return Folder(tmp_path / "download")
-    return BucketStore(make_bucket(s3, f"{world.bucket.name}-second", Http()), "copy/")
 
 
 def test_downloads_follow_the_bucket(world: World, store: Folder | BucketStore) -> None:

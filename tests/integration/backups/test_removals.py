@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,42 +9,16 @@ from typing import Any
 import pytest
 
 from syncline.clients.folders import Folder
-from syncline.clients.git_objects import blob_id
-from syncline.clients.http import Http
 from syncline.kinds.backups import Layout
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore
 from syncline.kinds.kind import Arrived, Failure, Pace
 from syncline.model import Scope
 from tests.backups_memory import KeptRows
-from tests.backups_world import PACE, Caps, Download, World, content, make_bucket, make_world, s3_server
+from tests.backups_world import PACE, Caps, Download, World, blobs, content
 
 FILES = {f"{c}/n/f{f}.yaml": f"{c} {f}\n".encode() for c in ("east", "west") for f in range(12)}
 SECRET = b"kind: Secret\ndata: {password: aHVudGVyMg==}\n"
-
-logging.getLogger("werkzeug").setLevel(logging.ERROR)
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
-
-
-@pytest.fixture
-def world(s3: str, tmp_path: Path) -> World:
-    return make_world(s3, tmp_path)
-
-
-@pytest.fixture(params=["folder", "bucket"])
-def store(request: pytest.FixtureRequest, s3: str, world: World, tmp_path: Path) -> Folder | BucketStore:
-    if request.param == "folder":
-        return Folder(tmp_path / "download")
-    return BucketStore(make_bucket(s3, f"{world.bucket.name}-second", Http()), "copy/")
-
-
-def blobs(files: dict[str, bytes]) -> dict[str, str]:
-    return {path: blob_id(data) for path, data in files.items()}
 
 
 def test_a_cluster_of_one_file_that_vanished_stays(world: World, store: Folder | BucketStore) -> None:

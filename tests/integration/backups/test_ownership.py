@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,46 +12,21 @@ from syncline.clients.entries import OnOdd, refuse
 from syncline.clients.folders import Folder
 from syncline.clients.git_objects import blob_id
 from syncline.clients.git_repository import Branch
-from syncline.clients.http import Http
 from syncline.errors import SynclineError
 from syncline.kinds.backups import Layout
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore
 from syncline.kinds.kind import Pace
 from syncline.model import Outcome, Scope
-from tests.backups_world import Download, World, content, make_bucket, make_world, s3_server
+from tests.backups_world import Download, World, blobs, content
 
 FILES = {f"{c}/n/f{f}.yaml": f"{c} {f}\n".encode() for c in ("east", "west") for f in range(12)}
 SECRET = b"kind: Secret\ndata: {password: aHVudGVyMg==}\n"
-
-logging.getLogger("werkzeug").setLevel(logging.ERROR)
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
-
-
-@pytest.fixture
-def world(s3: str, tmp_path: Path) -> World:
-    return make_world(s3, tmp_path)
-
-
-@pytest.fixture(params=["folder", "bucket"])
-def store(request: pytest.FixtureRequest, s3: str, world: World, tmp_path: Path) -> Folder | BucketStore:
-    if request.param == "folder":
-        return Folder(tmp_path / "download")
-    return BucketStore(make_bucket(s3, f"{world.bucket.name}-second", Http()), "copy/")
 
 
 def put_into(store: Folder | BucketStore, files: dict[str, bytes]) -> None:
     for path, data in files.items():
         store.write(path, [data])
-
-
-def blobs(files: dict[str, bytes]) -> dict[str, str]:
-    return {path: blob_id(data) for path, data in files.items()}
 
 
 # -- foreign files -----------------------------------------------------------------------------------------------------

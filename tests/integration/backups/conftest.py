@@ -1,0 +1,35 @@
+"""What the tests of backups share: an S3 server for each file, and a new bucket and repository for each test."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from syncline.clients.folders import Folder
+from syncline.clients.http import Http
+from syncline.kinds.backups.stores import BucketStore
+from tests.backups_world import World, make_bucket, make_world, s3_server
+
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture
+def world(s3: str, tmp_path: Path) -> World:
+    return make_world(s3, tmp_path)
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def store(request: pytest.FixtureRequest, s3: str, world: World, tmp_path: Path) -> Folder | BucketStore:
+    """A target without history."""
+    if request.param == "folder":
+        return Folder(tmp_path / "download")
+    return BucketStore(make_bucket(s3, f"{world.bucket.name}-second", Http()), "copy/")
