@@ -61,16 +61,11 @@ class Evidence:
 
     def _unrecorded(self, recorded: Mapping[str, Ours]) -> dict[str, str]:
         """Return what the branch still has of files that we put after they were recorded."""
-        put: dict[str, str] = {}
-        for key, ours in recorded.items():
-            blob = self._put[key]
-            if blob is not None and ours.fingerprint != blob:
-                put[key] = blob
-        paths = {key: self._layout.path_of(key).encode(errors="surrogateescape") for key in put}
-        folders = self._branch.folders({path.rpartition(b"/")[0] for path in paths.values()})
-        there = {
-            key: folders[folder].get(name) for key, path in paths.items() for folder, _, name in [path.rpartition(b"/")]
-        }
+        latest = ((key, self._put[key], ours.fingerprint) for key, ours in recorded.items())
+        put = {key: blob for key, blob, known in latest if blob is not None and blob != known}
+        places = {key: self._layout.path_of(key).encode(errors="surrogateescape").rpartition(b"/") for key in put}
+        folders = self._branch.folders({folder for folder, _, _ in places.values()})
+        there = {key: folders[folder].get(name) for key, (folder, _, name) in places.items()}
         return {key: blob for key, blob in put.items() if (entry := there[key]) is not None and entry.oid == blob}
 
     def _remember(self, commit: str) -> None:
