@@ -40,10 +40,24 @@ def api() -> Iterator[KubeApiserver]:
     with KubeApiserver() as running:
         for name in (NAMESPACE, "elsewhere"):
             running.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
+        running.create(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "restricted", "labels": restricted}}
+        )
+        for file in sorted((Path(__file__).parents[1] / "fixtures" / "crds").glob("*.yaml")):
+            _define(running, yaml.safe_load(file.read_text()))
         for each in yaml.safe_load_all(FILE.read_text()):
             if each is not None:
                 running.create(each)
         yield running
+
+
+def _define(api: KubeApiserver, definition: dict[str, Any]) -> None:
+    """Create a CustomResourceDefinition and wait until the API serves its kind."""
+    api.create(definition)
+    spec = definition["spec"]
+    path = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
+    wait_for(lambda: api.request("GET", path)[0] == 200)
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +80,39 @@ def _code(cluster: Cluster, source: ServiceSource | PodsSource) -> str:
 
 def test_whatever_is_set_the_api_takes_what_helm_renders(api: KubeApiserver) -> None:
     program = wants(helm(), "program helm is not installed: `scripts/helm` builds it where there is Go")
+    taken = set()
     for settings in SETTINGS:
         for each in yaml.safe_load_all(rendered(program, *settings)):
             if each is not None and each["metadata"]["namespace"] == NAMESPACE:
                 each["metadata"]["name"] += "-tried"
                 api.create(each, dry=True)
+                taken.add(each["kind"])
+    assert {"ServiceMonitor", "Route", "Ingress", "NetworkPolicy", "HorizontalPodAutoscaler"} <= taken
+
+
+def test_the_api_refuses_a_monitor_that_its_definition_does_not_allow(api: KubeApiserver) -> None:
+    """The definitions are in force: without them the dry runs would show nothing."""
+    monitor = {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "ServiceMonitor",
+        "metadata": {"name": "wrong", "namespace": NAMESPACE},
+        "spec": {"selector": {}, "endpoints": [{"port": "http", "interval": "often"}]},
+    }
+    with pytest.raises(AssertionError, match="interval"):
+        api.create(monitor, dry=True)
+
+
+def test_the_pods_satisfy_the_restricted_standard(api: KubeApiserver) -> None:
+    program = wants(helm(), "program helm is not installed: `scripts/helm` builds it where there is Go")
+    for settings in ((), ("--api-versions", "security.openshift.io/v1")):
+        documents = list(yaml.safe_load_all(rendered(program, *settings)))
+        (template,) = [each["spec"]["template"] for each in documents if each and each["kind"] == "Deployment"]
+        metadata = template["metadata"] | {"name": "tokens", "namespace": "restricted"}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
+        api.create(pod, dry=True)
+        pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+        with pytest.raises(AssertionError, match="PodSecurity"):
+            api.create(pod, dry=True)
 
 
 def test_the_role_lets_its_account_list_and_do_nothing_else(api: KubeApiserver, token: str) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import subprocess
+from pathlib import Path
 from typing import Any, Final
 
 import kubernetes.client
@@ -13,7 +14,20 @@ import pytest
 import yaml
 
 from syncline.config.file import parse_syncs
-from tests.manifests import CHART, FILE, NAMESPACE, RELEASE, ROOT, SETTINGS, first_line, helm, rendered
+from tests.manifests import (
+    CHART,
+    EXAMPLE,
+    FILE,
+    NAMESPACE,
+    RELEASE,
+    ROOT,
+    SCHEMA,
+    SETTINGS,
+    first_line,
+    helm,
+    rendered,
+    values_schema,
+)
 from tests.standins.programs import wants
 
 MODELS: Final = {
@@ -23,7 +37,15 @@ MODELS: Final = {
     "RoleBinding": "V1RoleBinding",
     "Service": "V1Service",
     "Deployment": "V1Deployment",
+    "HorizontalPodAutoscaler": "V2HorizontalPodAutoscaler",
+    "PodDisruptionBudget": "V1PodDisruptionBudget",
+    "NetworkPolicy": "V1NetworkPolicy",
+    "Ingress": "V1Ingress",
 }
+CUSTOM: Final = ("ServiceMonitor", "Route")
+"""Kinds that Kubernetes' own models do not know; a real API server checks them against their definitions."""
+ALWAYS: Final = ("ServiceAccount", "ConfigMap", "Role", "RoleBinding", "Service", "Deployment", "PodDisruptionBudget")
+SYNC: Final = "syncs.gateway"
 _API: Final[Any] = kubernetes.client.ApiClient()  # turns models into JSON; it asks nobody
 
 
@@ -38,11 +60,12 @@ def _documents(text: str) -> list[dict[str, Any]]:
 
 
 def _check(text: str) -> dict[str, list[dict[str, Any]]]:
-    """Every document by its kind, each held to the schema of that kind, without a key that is none."""
-    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in MODELS}
+    """Return the documents by kind, each checked against the model of its kind: a key it does not know fails."""
+    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in (*MODELS, *CUSTOM)}
     for document in _documents(text):
-        model = getattr(kubernetes.client, MODELS[document["kind"]])
-        assert _without_none(_API.sanitize_for_serialization(model.from_dict(document))) == _without_none(document)
+        if document["kind"] not in CUSTOM:
+            model = getattr(kubernetes.client, MODELS[document["kind"]])
+            assert _without_none(_API.sanitize_for_serialization(model.from_dict(document))) == _without_none(document)
         found[document["kind"]].append(document)
     return found
 
@@ -54,14 +77,15 @@ def _without_none(value: Any) -> Any:
     return [_without_none(each) for each in value] if isinstance(value, list) else value
 
 
-def test_the_manifests_are_those_of_the_chart() -> None:
-    """After a change of the chart: ``python -m tests.manifests``."""
+def test_the_generated_files_are_current() -> None:
+    """After a change of the chart or of the models of tokens: ``python -m tests.manifests``."""
+    assert SCHEMA.read_text() == values_schema()
     assert FILE.read_text().splitlines(keepends=True)[0] == first_line()
 
 
 def test_the_manifests_are_right_by_kubernetes_schemas() -> None:
     found = _check(FILE.read_text())
-    assert {kind: len(each) for kind, each in found.items()} == dict.fromkeys(MODELS, 1)
+    assert {kind: len(each) for kind, each in found.items() if each} == dict.fromkeys(ALWAYS, 1)
     assert all(each["metadata"]["namespace"] == NAMESPACE for every in found.values() for each in every)
 
 
@@ -100,17 +124,72 @@ def test_its_configuration_is_one() -> None:
 
 
 def test_helm_lints_the_chart_and_renders_the_manifests(program: str) -> None:
-    done = subprocess.run([program, "lint", "--strict", str(CHART)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    for values in ((), ("--values", str(EXAMPLE))):
+        command = [program, "lint", "--strict", str(CHART), *values]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
     assert first_line() + rendered(program) == FILE.read_text()
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_whatever_is_set_helm_renders_what_kubernetes_takes(program: str, settings: tuple[str, ...]) -> None:
     found = _check(rendered(program, *settings))
-    namespaces = 2 if "namespaces={gateway,edge}" in settings else 1
-    assert len(found["Role"]) == len(found["RoleBinding"]) == namespaces
+    roles = 2 if "namespaces={gateway,edge}" in settings else 0 if "rbac.create=false" in str(settings) else 1
+    assert len(found["Role"]) == len(found["RoleBinding"]) == roles
     assert len(found["Deployment"]) == 1
+
+
+def test_everything_that_is_set_is_rendered(program: str) -> None:
+    """Each value of the file is found in the object that it is for."""
+    found = _check(rendered(program, *SETTINGS[-1]))
+    values = yaml.safe_load(Path(SETTINGS[-1][-1]).read_text())
+    one = {kind: each[0] for kind, each in found.items() if each}
+    assert one.keys() == {*MODELS, *CUSTOM}
+    assert all(each["metadata"]["name"] == "sessions" for each in one.values())
+    spec = one["Deployment"]["spec"]
+    assert "replicas" not in spec
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["image"] == f"{values['image']['repository']}@{values['image']['digest']}"
+    assert container["envFrom"] == values["envFrom"]
+    assert values["extraVolumes"][0] in pod["volumes"]
+    assert values["extraVolumeMounts"][0] in container["volumeMounts"]
+    assert container["readinessProbe"].items() >= values["readinessProbe"].items()
+    assert container["resources"]["limits"] == values["resources"]["limits"]
+    assert pod["securityContext"].items() >= values["podSecurityContext"].items()
+    for key in ("priorityClassName", "nodeSelector", "tolerations", "affinity"):
+        assert pod[key] == values[key]
+    own, theirs = pod["topologySpreadConstraints"]
+    assert own["labelSelector"]["matchLabels"] == spec["selector"]["matchLabels"]
+    assert theirs == values["topologySpreadConstraints"][1]
+    annotations = spec["template"]["metadata"]["annotations"]
+    assert annotations["example.com/a"] == "b"
+    assert "prometheus.io/scrape" not in annotations
+    assert spec["template"]["metadata"]["labels"]["team"] == "edge"
+    budget, scaler = one["PodDisruptionBudget"]["spec"], one["HorizontalPodAutoscaler"]["spec"]
+    assert (budget["minAvailable"], "maxUnavailable" in budget) == ("50%", False)
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (3, 6)
+    assert scaler["behavior"] == values["autoscaling"]["behavior"]
+    policy = one["NetworkPolicy"]["spec"]
+    assert policy["ingress"][0]["from"] == values["networkPolicy"]["from"]
+    assert policy["egress"] == values["networkPolicy"]["egress"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    (endpoint,) = one["ServiceMonitor"]["spec"]["endpoints"]
+    assert (endpoint["interval"], endpoint["path"]) == ("15s", "/metrics")
+    assert endpoint["relabelings"] == values["serviceMonitor"]["relabelings"]
+    (rule,) = one["Ingress"]["spec"]["rules"]
+    assert [each["path"] for each in rule["http"]["paths"]] == ["/v1", "/health"]
+    assert one["Ingress"]["spec"]["tls"] == values["ingress"]["tls"]
+    assert "tls" not in one["Route"]["spec"]
+    assert (one["Service"]["spec"]["type"], one["Service"]["spec"]["ports"][0]["port"]) == ("LoadBalancer", 443)
+
+
+def test_a_changed_configuration_is_a_changed_pod(program: str) -> None:
+    sums = set()
+    for settings in ((), ("--set", "syncs.gateway.quorum=majority")):
+        (deployment,) = _check(rendered(program, *settings))["Deployment"]
+        sums.add(deployment["spec"]["template"]["metadata"]["annotations"]["checksum/syncs"])
+    assert len(sums) == 2
 
 
 def test_on_openshift_the_user_is_the_namespaces_own(program: str) -> None:
@@ -121,10 +200,45 @@ def test_on_openshift_the_user_is_the_namespaces_own(program: str) -> None:
     }
 
 
-def test_helm_refuses_values_that_are_none(program: str) -> None:
-    for wrong in ("replicas=many", "syncs=", "lists.secrets=true", "scrapeEverySeconds=0"):
-        with pytest.raises(subprocess.CalledProcessError):
-            rendered(program, "--set", wrong)
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("replicas=many", "/replicas"),
+        ("replica=3", "additional properties 'replica' not allowed"),
+        ("image.pullpolicy=Never", "additional properties 'pullpolicy' not allowed"),
+        ("image.digest=sha256:1", "/image/digest"),
+        ("lists.secrets=true", "additional properties 'secrets' not allowed"),
+        ("scrapeEverySeconds=0", "/scrapeEverySeconds"),
+        ("service.port=65536", "/service/port"),
+        ("service.port=0", "/service/port"),
+        ("containerPort=80", "/containerPort"),
+        ("service.type=NodePort,service.nodePort=70000", "/service/nodePort"),
+        ("namespaces[0]=Gateway_1", "/namespaces/0"),
+        ("ingress.enabled=true", "/ingress/hosts"),
+        ("livenessProbe.httpGet.path=/other", "/livenessProbe"),
+        ("serviceMonitor.interval=often", "/serviceMonitor/interval"),
+        ("podDisruptionBudget.maxUnavailable=120%", "/podDisruptionBudget/maxUnavailable"),
+        ("podDisruptionBudget.minAvailable=1", "podDisruptionBudget takes one of minAvailable and maxUnavailable"),
+        ("autoscaling.enabled=true,autoscaling.minReplicas=20", "autoscaling.minReplicas is greater"),
+        ("syncs=text", "/syncs"),
+        (f"{SYNC}.kind=images", f"/{SYNC.replace('.', '/')}/kind"),
+        (f"{SYNC}.check=null", "/syncs/gateway/check"),
+        (f"{SYNC}.chekc.path=/x", "additional properties 'chekc' not allowed"),
+        (f"{SYNC}.quorum=most", f"/{SYNC.replace('.', '/')}/quorum"),
+        (f"{SYNC}.stale_after=-1", f"/{SYNC.replace('.', '/')}/stale_after"),
+        ("syncs.Gate_Way.kind=tokens", "Gate_Way"),
+    ],
+)
+def test_helm_refuses_a_wrong_value_and_names_it(program: str, wrong: str, told: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        rendered(program, "--set", wrong)
+    assert told in caught.value.stderr
+
+
+def test_helm_asks_for_a_sync(program: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        rendered(program, example=False)
+    assert "syncs is empty: set at least one sync" in caught.value.stderr
 
 
 def test_the_image_has_what_the_chart_expects_of_it() -> None:

@@ -1,9 +1,13 @@
 {{- define "tokens.name" -}}
-{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- default .Release.Name .Values.nameOverride | trunc 52 | trimSuffix "-" -}}
 {{- end -}}
 
 {{- define "tokens.account" -}}
+{{- if .Values.serviceAccount.create -}}
 {{- default (include "tokens.name" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "tokens.selector" -}}
@@ -16,4 +20,17 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end -}}
+
+{{- define "tokens.metadata" -}}
+name: {{ include "tokens.name" . }}
+namespace: {{ .Release.Namespace }}
+labels: {{- include "tokens.labels" . | nindent 2 }}
+{{- end -}}
+
+{{- define "tokens.syncs" -}}
+{{- if not .Values.syncs -}}
+{{- fail "syncs is empty: set at least one sync, see docs/tokens.md" -}}
+{{- end -}}
+{{ dict "syncs" .Values.syncs | toYaml }}
 {{- end -}}
