@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -100,10 +101,9 @@ class World:
         results = {result.name: result for page in pages for result in page.results}
         for page in pages:
             assert not page.failures, page.failures
-        items = [item for page in pages for item in page.items]
         arrived: list[Item] = []
-        for group in sorted({item.group for item in items}):
-            for answer in self.commit([item for item in items if item.group == group]):
+        for members in self.shares(pages):
+            for answer in self.commit(members):
                 match answer:
                     case Arrived(item):
                         arrived.append(item)
@@ -119,6 +119,12 @@ class World:
             outcome = Outcome.REMOVED if item.source is None else Outcome.MOVED
             results[item.name] = Result(item.group, item.name, outcome, item.source, item.source)
         return results
+
+    @staticmethod
+    def shares(pages: Sequence[Page]) -> list[list[Item]]:
+        """Return the items that the step discover puts into one message each."""
+        groups = [groupby(page.items, key=lambda item: item.group) for page in pages]
+        return [list(members) for page in groups for _, members in page]
 
     def codes(self, results: Mapping[str, Result]) -> dict[str, str]:
         """The code, or else the outcome, of each result."""

@@ -300,6 +300,28 @@ def test_a_branch_for_each_cluster(world: World) -> None:
     assert each.skipped() == len(FILES)
 
 
+def test_a_scan_makes_one_commit_on_each_branch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    each = world.but(layout=Layout(branch="backups/{cluster}"))
+    each.put(FILES)
+    each.run()
+    each.put({f"{cluster}/n0/new{n}.yaml": b"new" for cluster in ("east", "west") for n in range(2)})
+    each.delete("east/n0/f0.yaml", "west/n0/f0.yaml")
+    each.run()
+    assert [len(each.bare.commits(f"backups/{cluster}")) for cluster in ("east", "west")] == [2, 2]
+
+    # More items than fit in one message are divided between branches, not within one.
+    monkeypatch.setattr(looking, "SHARE", 5)
+    each.put({f"{cluster}/n0/more{n}.yaml": b"more" for cluster in ("east", "north", "west") for n in range(3)})
+    shares = each.shares(each.look())
+    assert [(share[0].group, len(share)) for share in shares] == [
+        ("backups/east", 3),
+        ("backups/north", 3),
+        ("backups/west", 3),
+    ]
+    each.run()
+    assert [len(each.bare.commits(f"backups/{cluster}")) for cluster in ("east", "north", "west")] == [3, 1, 3]
+
+
 def test_the_branch_of_a_cluster_that_vanished(world: World) -> None:
     each = world.but(layout=Layout(branch="backups/{cluster}"))
     each.put(FILES)

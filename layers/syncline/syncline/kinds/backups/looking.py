@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from syncline.clients.bucket import Bucket
@@ -44,9 +45,10 @@ RESULTS: Final = 400
 
 
 class _Portions:
-    """Collects what clusters come to into pages, each as large as one commit may be: so one look is few commits.
+    """Collects the findings of clusters into pages, each as large as one commit may be, so that a scan makes few commits.
 
-    A page's cursor is behind the last cluster all of which is in it or before it.
+    The items of a branch are adjacent in a page. A page is cut between two branches unless one branch alone exceeds it.
+    The cursor of a page is behind the last cluster all of which is in it or before it.
     """
 
     def __init__(self) -> None:
@@ -72,22 +74,27 @@ class _Portions:
             yield self._page(mark, 0)
 
     def rest(self, mark: Mark) -> Iterator[Page]:
-        """The last page."""
+        """Yield the last page."""
         yield self._page(mark, len(self._items))
 
     def _full(self) -> int | None:
-        """How many items make a page, None if there are too few."""
-        size = 0
+        """Return the number of items that make a page, or None if there are too few."""
+        size, cut = 0, 0
         for count, item in enumerate(self._items, 1):
+            if count > 1 and item.group != self._items[count - 2].group:
+                cut = count - 1
             size += len(item.name) + len(item.group)
             if count == SHARE or size >= SIZE:
-                return count
+                return cut or count
         return None
 
     def _page(self, mark: Mark, items: int) -> Page:
+        branches: dict[str, list[Item]] = defaultdict(list)
+        for item in self._items[:items]:
+            branches[item.group].append(item)
         page = Page(
             str(mark),
-            tuple(self._items[:items]),
+            tuple(chain.from_iterable(branches.values())),
             self._skipped,
             tuple(self._results[:RESULTS]),
             tuple(self._failures),
