@@ -203,9 +203,18 @@ def test_nothing_is_left_behind(way: Place, bare: Bare, tmp_path: Path, monkeypa
 # -- who we are, and who they are --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("access", [None, TokenAccess("wrong-token")])
-def test_a_wrong_token(http: GitHttp, access: Access) -> None:
-    assert code(lambda: change(place(http.url + "/r.git", access))).code.name == "UNAUTHORIZED"
+@pytest.mark.parametrize(
+    ("access", "said"),
+    [
+        (None, "the server asks for credentials and the sync has none, at http://"),
+        (TokenAccess("wrong-token"), "the server rejected the credentials, at http://"),
+    ],
+)
+def test_a_wrong_token(http: GitHttp, access: Access, said: str) -> None:
+    error = code(lambda: change(place(http.url + "/r.git", access)))
+    assert error.code.name == "UNAUTHORIZED"
+    assert error.what.startswith(f"git fetch: {said}")
+    assert "Username" not in error.what
 
 
 @pytest.mark.parametrize(("status", "name"), [(403, "FORBIDDEN"), (429, "THROTTLED"), (502, "SERVER_ERROR")])
@@ -242,7 +251,9 @@ def test_no_server() -> None:
 def test_a_wrong_key(ssh: Sshd, bare: Bare, tmp_path: Path) -> None:
     make_key(tmp_path / "other")
     wrong = KeyAccess((tmp_path / "other").read_text(), ssh.known_hosts)
-    assert code(lambda: change(place(ssh.url(bare), wrong))).code.name == "UNAUTHORIZED"
+    error = code(lambda: change(place(ssh.url(bare), wrong)))
+    assert error.code.name == "UNAUTHORIZED"
+    assert error.what.startswith("git fetch: the server rejected the credentials (")
     assert code(lambda: change(place(ssh.url(bare), KeyAccess("no key", ssh.known_hosts)))).code.name == "UNAUTHORIZED"
 
 

@@ -60,17 +60,23 @@ def test_a_file_is_read_extended_and_renamed(directory: Directory) -> None:
         directory.rename("d/part", "d/f")
 
 
-def test_a_new_file_has_the_mode_that_was_asked_for(directory: Directory) -> None:
-    umask = os.umask(0o022)
+def test_a_new_file_has_the_mode_that_any_program_gives_it(directory: Directory) -> None:
+    umask = os.umask(0o027)
     try:
-        with directory.replace("d/private"), directory.replace("d/readable", mode=0o666):
-            pass
-        with directory.append("d/readable-too", mode=0o666):
+        with directory.replace("d/replaced"), directory.append("d/appended"):
             pass
     finally:
         os.umask(umask)
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (directory.root / "d").iterdir()}
-    assert modes | {"f": 0} == {"f": 0, "private": 0o600, "readable": 0o644, "readable-too": 0o644}
+    assert modes | {"f": 0} == {"f": 0, "replaced": 0o640, "appended": 0o640}
+
+
+def test_a_replaced_file_keeps_its_mode(directory: Directory) -> None:
+    for mode in (0o600, 0o664, 0o4755):
+        (directory.root / "d" / "f").chmod(mode)
+        with directory.replace("d/f") as file:
+            file.write(b"new")
+        assert stat.S_IMODE((directory.root / "d" / "f").stat().st_mode) == mode & 0o777
 
 
 def test_a_tree_is_removed_and_links_in_it_are_not_followed(directory: Directory) -> None:

@@ -148,3 +148,12 @@ def test_empty_folders_go_with_the_last_file(root: Path) -> None:
     folder.remove("c1/ns/f")
     assert folder.tops() == ["c0"]
     assert root.is_dir()
+
+
+def test_a_written_file_can_be_read_by_others(root: Path) -> None:
+    umask = os.umask(0o022)
+    try:
+        Folder(root).write("c0/new", [b"x"])
+    finally:
+        os.umask(umask)
+    assert (root / "c0" / "new").stat().st_mode & 0o777 == 0o644

@@ -23,7 +23,7 @@ from syncline.errors import SynclineError
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _TEMPORARY: Final = re.compile(r"\.syncline-[0-9a-f]{16}")
-_PRIVATE: Final = 0o600
+_MODE: Final = 0o666  # without the bits of the process's umask, as for any program
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +49,27 @@ class Directory:
             # Without O_NONBLOCK a pipe would wait for somebody who writes to it.
             return self._file(parent, name, os.O_RDONLY | os.O_NONBLOCK, "rb", path)
 
-    def append(self, path: str, *, mode: int = _PRIVATE) -> BinaryIO:
+    def append(self, path: str) -> BinaryIO:
         """Open a regular file for reading and for writing at its end. It is made if it does not exist."""
         with self._coded(path), self._parent(path, make=True) as (parent, name):
-            return self._file(parent, name, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, "a+b", path, mode)
+            return self._file(parent, name, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, "a+b", path)
 
     @contextlib.contextmanager
-    def replace(self, path: str, *, mode: int = _PRIVATE) -> Iterator[BinaryIO]:
+    def replace(self, path: str) -> Iterator[BinaryIO]:
         """Give a new file to write to, and put it in the place of the file or link at `path` when the block ends.
 
-        Missing folders are made. If the block raises, what stood at `path` stays.
+        Missing folders are made. The file has the permissions of the regular file that it replaces. If the block
+        raises, what stood at `path` stays.
         """
         with self._coded(path), self._parent(path, make=True) as (parent, name):
             temporary = f".syncline-{secrets.token_hex(8)}"
-            number = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=parent)
+            number = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE, dir_fd=parent)
             try:
                 with os.fdopen(number, "w+b") as file:
+                    with contextlib.suppress(FileNotFoundError):
+                        before = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                        if stat.S_ISREG(before.st_mode):
+                            os.fchmod(number, stat.S_IMODE(before.st_mode) & 0o777)
                     yield file
                 self._rename(parent, temporary, parent, name, path)
             except BaseException:
@@ -196,11 +201,9 @@ class Directory:
                 raise self._refused(path, name) from None
             raise SynclineError("PATH_COLLIDES", f"{self._shown(path)}: {name!r} is a file, not a folder") from None
 
-    def _file(  # noqa: PLR0913, PLR0917 - the arguments of `open` and what an error names
-        self, parent: int, name: str, flags: int, kind: str, path: str, mode: int = 0
-    ) -> BinaryIO:
+    def _file(self, parent: int, name: str, flags: int, kind: str, path: str) -> BinaryIO:
         try:
-            number = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=parent)
+            number = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE, dir_fd=parent)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise self._refused(path, name) from None

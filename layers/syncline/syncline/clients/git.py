@@ -141,7 +141,7 @@ class Git:
         for attempt in itertools.count(1):
             try:
                 done = self.run(*arguments, feed=feed, accept=accept)
-                error = failure_of(arguments[0], done.status, done.err) if done.status else None
+                error = self.failure(arguments[0], done) if done.status else None
                 if error is None or not self.patience.bears(error, attempt, self.left):
                     return done
             except SynclineError as error:
@@ -183,7 +183,7 @@ class Git:
                 env=environment,
                 start_new_session=True,
             )
-        running = Running(arguments[0], process, seconds)
+        running = Running(arguments[0], process, seconds, self.failure)
         try:
             yield running
         except BaseException:
@@ -191,6 +191,11 @@ class Git:
             raise
         finally:
             running.close()
+
+    def failure(self, command: str, done: Done) -> SynclineError:
+        """Return the error for a command that failed."""
+        anonymous = not self.variables and "GIT_SSH_COMMAND" not in self.environment
+        return failure_of(command, done.status, done.err, anonymous=anonymous)
 
     def _options(self) -> Iterator[str]:
         for setting in (*_SETTINGS, *(f"protocol.{name}.allow=always" for name in self.protocols), *self.settings):
@@ -203,8 +208,9 @@ class Git:
 class Running:
     """A git command under way, with its pipes."""
 
-    def __init__(self, name: str, process: Any, seconds: float) -> None:
+    def __init__(self, name: str, process: Any, seconds: float, failure: Callable[[str, Done], SynclineError]) -> None:
         self.name = name
+        self._failure = failure
         self._process = cast("subprocess.Popen[bytes]", process.proc)
         self._wrapper = process  # kills the process when it is collected
         self.late = False
@@ -265,7 +271,7 @@ class Running:
         """The code that an end with a failure has."""
         if self.late:
             return SynclineError("TIME_SHORT", f"git {self.name} was not done in time and was ended")
-        return failure_of(self.name, done.status, done.err)
+        return self._failure(self.name, done)
 
     def kill(self) -> None:
         """End the command and what it started, at once."""

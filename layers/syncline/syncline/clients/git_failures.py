@@ -18,6 +18,8 @@ from syncline.errors import SynclineError
 _EXCERPT: Final = 300  # characters of git's words
 _NOISE: Final = re.compile(r"(?m)^(hint: .*|warning: .*|remote:\s*|\*+|@+|To .*|Everything up-to-date)$")
 
+_PROMPT: Final = re.compile(r"could not read (?:username|password) for '([^']*)'", re.IGNORECASE)
+
 # The first that fits counts.
 _WORDS: Final = tuple(
     (re.compile(pattern, re.IGNORECASE), code)
@@ -51,14 +53,31 @@ _WORDS: Final = tuple(
 )  # fmt: skip
 
 
-def failure_of(command: str, status: int, err: str) -> SynclineError:
-    """The error that a command's end stands for; ``status`` is below zero where a signal ended it."""
+def failure_of(command: str, status: int, err: str, *, anonymous: bool = False) -> SynclineError:
+    """Return the error for a command that failed. ``status`` is negative where a signal ended it.
+
+    ``anonymous`` says that the command had no credentials.
+    """
     words = words_of(err)
     for pattern, code in _WORDS:
         if pattern.search(err):
-            return SynclineError(code, f"git {command}: {words}")
+            return SynclineError(code, f"git {command}: {_said(code, words, anonymous=anonymous)}")
     how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
     return SynclineError("GIT_FAILED", f"git {command} {how}" + (f": {words}" if words else ""))
+
+
+def _said(code: str, words: str, *, anonymous: bool) -> str:
+    """Return the words, with a plain sentence instead of those that git has for rejected credentials.
+
+    git asks for a user name when a server answers 401, and then complains that it cannot.
+    """
+    if code != "UNAUTHORIZED":
+        return words
+    said = (
+        "the server asks for credentials and the sync has none" if anonymous else "the server rejected the credentials"
+    )
+    prompt = _PROMPT.search(words)
+    return f"{said}, at {prompt[1]}" if prompt else f"{said} ({words})"
 
 
 def words_of(err: str) -> str:

@@ -18,7 +18,7 @@ from typing import Final
 
 from syncline.clients.git import Done, Git, Patience, Running, program
 from syncline.clients.git_access import Access, Means, Remote, means, private_folder
-from syncline.clients.git_failures import disk_full, failure_of
+from syncline.clients.git_failures import disk_full
 from syncline.clients.git_history import blobs_put
 from syncline.clients.git_objects import (
     EMPTY_TREE,
@@ -98,7 +98,7 @@ class Branch:
         """
         done = self._fetch_tip(self._ref, accept=(0, 128))
         if done.status and _ABSENT not in done.err:
-            raise failure_of("fetch", done.status, done.err)
+            raise self._git.failure("fetch", done)
         self.tip = None if done.status else self._commit(_TIP)
         return self.tip
 
@@ -124,7 +124,7 @@ class Branch:
         oid = digits if len(digits) == _FULL else self._full(digits)
         done = self._fetch_tip(oid, accept=(0, 1, 128))
         if done.status:
-            error = failure_of("fetch", done.status, done.err)
+            error = self._git.failure("fetch", done)
             if error.code.name == "NOT_FOUND":
                 raise SynclineError("NOT_FOUND", f"the repository has no commit {oid}")
             raise error
@@ -139,7 +139,7 @@ class Branch:
         history = ("--filter=tree:0", "--no-tags", "--no-write-fetch-head")
         done = self._git.ask("fetch", "--quiet", *history, "origin", f"+{self._ref}:{_HISTORY}", accept=(0, 128))
         if done.status and _ABSENT not in done.err:
-            raise failure_of("fetch", done.status, done.err)
+            raise self._git.failure("fetch", done)
         listed = b"" if done.status else self._git.run("rev-list", _HISTORY).out
         found = [oid for oid in listed.decode().splitlines() if oid.startswith(digits)]
         if not found:
@@ -394,7 +394,8 @@ class Branch:
         )
         if done.status == 0:
             return None
-        return failure_of("push", done.status, f"{done.err}\n{done.out.decode('utf-8', 'replace')}")
+        said = f"{done.err}\n{done.out.decode('utf-8', 'replace')}"
+        return self._pushing.failure("push", Done(done.status, b"", said))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from syncline.errors import SynclineError
 METADATA: Final = "metadata.json"
 PLAN: Final = "upload-plan.json"
 _CHUNK: Final = 1024 * 1024
-_MODE: Final = 0o666  # less what the person's umask takes away
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ class Folder:
             raise SynclineError("USAGE", f"{self}/{name} is not a JSON object; `{made_by}` makes it anew") from None
 
     def write(self, name: str, value: dict[str, Any]) -> None:
-        with self.directory.replace(self.path(name), mode=_MODE) as file:
+        with self.directory.replace(self.path(name)) as file:
             file.write(json.dumps(value, indent=2).encode() + b"\n")
 
     def digest(self, name: str) -> str | None:
@@ -114,7 +113,7 @@ def download(content: RemoteFile, folder: Folder, name: str, digest: str | None,
     part, directory = folder.path(f"{name}.part"), folder.directory
     if anew or digest is None:
         directory.remove(part)
-    with directory.append(part, mode=_MODE) as file:
+    with directory.append(part) as file:
         file.seek(0)
         hash_ = _hashed(file)
         begun = file.tell()
