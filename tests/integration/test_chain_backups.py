@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import random
+import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ from tests.backups_world import make_bucket, s3_server
 from tests.pump import Clock, Duplicates, Letter, Mail, Manners, MortalHttp, Pump, Reaper, When, guard
 from tests.stack import EVENTS, create_table, dead_url, url
 from tests.standins.git_places import Bare, make_bare
+from tests.standins.programs import needs, program
 
 SYNC: Final = "clusters"
 FILES: Final = {f"{c}/n/f{f}.yaml": f"{c} {f}\n".encode() for c in ("east", "west") for f in range(4)}
@@ -216,24 +218,47 @@ def test_events_become_one_commit(make: Make) -> None:
     chain.check_again()
 
 
-def test_what_a_run_came_to_is_said_in_git_syncs_words(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = io.StringIO()
-    monkeypatch.setattr(logger.registered_handler, "stream", written)
+def test_the_queries_of_git_sync_find_what_runs_did(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The queries are those of git-sync's own documentation, by the real jq."""
+    needs("jq")
     chain = make()
     chain.run()
-    chain.put(CHANGED)
-    run = chain.run()
-    lines = map(json.loads, written.getvalue().splitlines())
-    said = {line["operation"]: line["data"] for line in lines if "operation" in line}
-    assert said["git_push"]["git_commit"] == chain.bare.git("rev-parse", "main").strip()
-    assert (said["git_push"]["files_new"], said["git_push"]["files_modified"]) == (1, 1)
-    expected = {"clusters_processed": 2, "files_downloaded": 2, "files_changed": 2, "files_unchanged": len(FILES) - 1}
-    assert run.ended is not None
-    took = round(1000 * (run.ended - run.started), 1)
-    assert said["sync_complete"] == expected | {"files_failed": 0, "duration_ms": took}
-    chain.put({"east/.git/config": b"x"})
-    chain.run()
-    assert '"operation":"sync_failed"' in written.getvalue()
+
+    def logged(changed: Mapping[str, bytes]) -> Run:
+        monkeypatch.setattr(logger.registered_handler, "stream", written := io.StringIO())
+        chain.put(changed)
+        run: Run = chain.run()
+        log.write_text(written.getvalue())
+        return run
+
+    def query(text: str) -> list[dict[str, Any]]:
+        done = subprocess.run([program("jq"), "-c", text, str(log)], capture_output=True, text=True, check=True)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def summary(run: Run, changed: int) -> dict[str, Any]:
+        assert run.ended is not None
+        data = {"clusters_processed": 3, "files_downloaded": changed, "files_changed": changed, "files_failed": 0}
+        took = round(1000 * (run.ended - run.started), 1)
+        return data | {"files_unchanged": len(FILES) + 1 - changed, "duration_ms": took}
+
+    log = tmp_path / "log.json"
+    run = logged(CHANGED)
+    assert query('select(.operation=="sync_complete") | .data') == [summary(run, 2)]
+    (line,) = query('select(.operation | startswith("git_"))')
+    assert (line["operation"], line["level"]) == ("git_push", "info")
+    assert line["data"]["git_commit"] == chain.bare.git("rev-parse", "main").strip()
+    assert (line["data"]["files_new"], line["data"]["files_modified"]) == (1, 1)
+    assert query('select(.level=="error")') == []
+
+    run = logged({})
+    assert query('select(.operation=="sync_complete") | .data') == [summary(run, 0)], "without changes, too"
+
+    logged({"east/.git/config": b"x"})
+    failed = query('select(.level=="error")')
+    assert [line.get("code") for line in failed] == ["PATH_REFUSED", None]
+    assert failed[1]["operation"] == "sync_failed"
 
 
 def test_foreign_files_are_extras_whatever_the_table_remembers(make: Make) -> None:

@@ -12,6 +12,7 @@ PACKAGES: Final = {
     "docker": "docker.io",
     "dockerd": "docker.io",
     "nginx": "nginx libnginx-mod-http-lua",
+    "promtool": "prometheus",
     "sshd": "openssh-server",
 }  # where it is not named like the program
 

@@ -60,7 +60,7 @@ def test_the_end_of_a_run(said: Callable[[], list[dict[str, Any]]]) -> None:
     run_ended(ended_run(moved=3, skipped=4, failed=1, bytes=1000))
     line, emf = said()
     assert (line["level"], line["message"], line["sync"], line["seconds"]) == (
-        "WARNING",
+        "warning",
         "run ended",
         "prod-to-dr",
         2.5,
@@ -73,7 +73,7 @@ def test_the_end_of_a_run(said: Callable[[], list[dict[str, Any]]]) -> None:
     )
     run_ended(ended_run(skipped=4, left_out=2))
     line, emf = said()
-    assert (line["level"], line["left_out"], emf["ItemsLeftOut"], emf["RunsFailed"]) == ("INFO", 2, [2.0], [0.0])
+    assert (line["level"], line["left_out"], emf["ItemsLeftOut"], emf["RunsFailed"]) == ("info", 2, [2.0], [0.0])
 
 
 def test_an_item_that_did_not_get_there_has_a_line_of_its_own(said: Callable[[], list[dict[str, Any]]]) -> None:

@@ -10,17 +10,26 @@ from typing import Any
 
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
+from aws_lambda_powertools.logging.types import LogRecord
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
-from syncline.model import Counts, Result, Run
+from syncline.model import Counts, Outcome, Result, Run
 from syncline.secrets import redact
 
 
 class RedactingFormatter(LambdaPowertoolsFormatter):
-    """Powertools' JSON lines with every known secret replaced, wherever in the line it stands."""
+    """Powertools' JSON lines, with every known secret replaced wherever it occurs in a line.
+
+    The level is in lower case, and every line has an ``operation``: the function's name unless the line has its own.
+    Queries on the logs of git-sync rely on both.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
+
+    def serialize(self, log: LogRecord) -> str:
+        line: dict[str, Any] = {**log, "level": str(log["level"]).lower()}
+        return super().serialize({"operation": line.get("service", "syncline")} | line)
 
 
 logger = Logger(logger_formatter=RedactingFormatter(), utc=True)
@@ -55,8 +64,12 @@ def run_ended(run: Run) -> None:
 
 
 def operation(sync: str, name: str, data: Mapping[str, Any], gauges: Mapping[str, float]) -> None:
-    """Say what a kind did beyond items: one log line with the ``operation`` and its ``data``, and metrics by sync."""
-    logger.info(name.replace("_", " "), extra={"sync": sync, "operation": name, "data": dict(data)})
+    """Log an ``operation`` of a kind with its ``data``, and emit its metrics by sync.
+
+    A name that ends with ``_failed`` is logged as an error.
+    """
+    say = logger.error if name.endswith("_failed") else logger.info
+    say(name.replace("_", " "), extra={"sync": sync, "operation": name, "data": dict(data)})
     if gauges:
         said = EphemeralMetrics()
         said.add_dimension("sync", sync)
@@ -66,15 +79,16 @@ def operation(sync: str, name: str, data: Mapping[str, Any], gauges: Mapping[str
 
 
 def batch_ended(about: Mapping[str, object], results: Sequence[Result], counts: Counts) -> None:
-    """Say what a batch came to: a line of counts, a line for each item that did not get where it should, metrics.
+    """Log the counts of a batch and a line for each item with a code, an error for a failed one; add the metrics.
 
-    ``about`` are fields that tell which batch it was.
+    ``about`` are fields that identify the batch.
     """
     for result in results:
         if result.code is not None:
             item = f"{result.group}:{result.name}"
             fields = {"item": item, "outcome": result.outcome.value, "code": result.code, "why": result.reason}
-            logger.warning("item not moved", extra=fields)
+            say = logger.error if result.outcome is Outcome.FAILED else logger.warning
+            say("item not moved", extra=fields)
     tally = {name: value for name, value in asdict(counts).items() if value}
     logger.info("batch ended", extra={**about, **tally})
     metrics.add_metric("Moved", MetricUnit.Count, counts.moved)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -22,6 +23,8 @@ from syncline.stores.totals import BUCKETS, totals_of
 from syncline.table import Database
 from syncline.wiring.console import console_of
 from tests.stack import new_table
+from tests.standins.programs import needs
+from tests.standins.prometheus import Prometheus
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
@@ -105,6 +108,34 @@ def test_the_figures_of_git_sync(table: Table) -> None:
     assert found["syncline_running", ""] == 0
     state.begin_run("clusters", "under-way", Trigger.HAND, Scope())
     assert samples(table)["syncline_running", ""] == 1
+
+
+def test_prometheus_answers_the_queries_of_git_sync(table: Table, tmp_path: Path) -> None:
+    """The queries are those of git-sync's own documentation, by a real Prometheus."""
+    needs("prometheus", "promtool")
+    clock = Clock()
+    state = State(table, clock)
+    state.put_sync("clusters", load_sync(json.dumps(BACKUPS)).model_dump_json())
+    run(state, clock, Counts(queued=40, moved=38, removed=2), 3.0)
+    pages = {clock.now: ask(table, "/metrics")["body"]}
+    # Pages are read once a minute: for most of an hour without a run, then after two more.
+    pages |= {clock.now + 60 * minute: pages[clock.now] for minute in range(1, 60)}
+    run(state, clock, Counts(queued=6, moved=6), 5.0)
+    run(state, clock, Counts(queued=2, moved=1, failed=1), 7.0)
+    now = max(pages) + 60
+    pages[now] = ask(table, "/metrics")["body"]
+    with Prometheus(tmp_path, pages) as prometheus:
+
+        def value(query: str) -> float:
+            return prometheus.query(query, now)["clusters"]
+
+        errors = "(1 - rate(git_sync_errors_total[5m]) / rate(git_sync_duration_seconds_count[5m])) * 100"
+        assert value(errors) == pytest.approx(50)
+        assert value("increase(git_sync_files_processed_total[1h])") == pytest.approx(7, rel=0.05)
+        average = "rate(git_sync_duration_seconds_sum[5m]) / rate(git_sync_duration_seconds_count[5m])"
+        assert value(average) == pytest.approx(6)
+        succeeded = samples(table)["git_sync_last_success_timestamp", ""]
+        assert value("time() - git_sync_last_success_timestamp") == pytest.approx(now - succeeded)
 
 
 def test_clusters_of_downloads_are_counted_too(table: Table) -> None:

@@ -48,7 +48,7 @@ def test_a_second_start_of_everything_says_so_and_does_nothing(steps: Steps, mon
     steps.start()
     steps.pump.run()
     [said] = [line for line in map(json.loads, log.getvalue().splitlines()) if line["message"] == "not started"]
-    assert (said["level"], said["sync"]) == ("WARNING", SYNC)
+    assert (said["level"], said["sync"]) == ("warning", SYNC)
     assert "under-way" in said["why"]
     assert steps.mail.waiting() == []
     assert [run.id for run in steps.state.runs(SYNC)] == ["under-way"]

@@ -64,7 +64,7 @@ class Backups:
         return Proof(self._rules.layout, self._open).of(items, pace)
 
     def ended(self, run: Run, results: Iterable[Result]) -> None:
-        tell(self._rules, run, results)
+        tell(self._rules, self._bucket, run, results)
 
     def reference(self, group: str) -> str:
         return self._rules.reference(group)

@@ -273,7 +273,7 @@ class Downloads:
         return Failure(item, SynclineError("NOT_ARRIVED", what))
 
     def ended(self, run: Run, results: Iterable[Result]) -> None:
-        tell(self._rules, run, results)
+        tell(self._rules, self._bucket, run, results)
 
     def reference(self, group: str) -> str:
         return f"{self._store}#{group}"

@@ -1,19 +1,22 @@
-"""What is said of a run when it is over, in the words that git-sync's users search their logs for."""
+"""The log line at the end of a run, in the words that users of git-sync search their logs for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from syncline.clients.bucket import Bucket
+from syncline.errors import SynclineError
 from syncline.kinds.backups.committing import Rules
+from syncline.kinds.backups.reading import clusters_in
 from syncline.model import Outcome, Result, Run, RunStatus
 
 
-def tell(rules: Rules, run: Run, results: Iterable[Result]) -> None:
-    """Say ``sync_complete``, or ``sync_failed`` where something failed, with what it came to."""
+def tell(rules: Rules, bucket: Bucket, run: Run, results: Iterable[Result]) -> None:
+    """Log ``sync_complete`` with the counts of a run, or ``sync_failed`` if an item failed or the run was cancelled."""
     changed = [each for each in results if each.outcome in (Outcome.MOVED, Outcome.REMOVED)]
     counts = run.counts
     data: dict[str, object] = {
-        "clusters_processed": len({rules.layout.cluster_of(each.name) for each in changed}),
+        "clusters_processed": len(_clusters(rules, bucket, run) | {rules.layout.cluster_of(e.name) for e in changed}),
         "files_downloaded": counts.moved,
         "files_changed": len(changed),
         "files_unchanged": counts.skipped,
@@ -22,3 +25,14 @@ def tell(rules: Rules, run: Run, results: Iterable[Result]) -> None:
     }
     good = run.status is RunStatus.DONE and not counts.failed
     rules.say("sync_complete" if good else "sync_failed", data, {})
+
+
+def _clusters(rules: Rules, bucket: Bucket, run: Run) -> set[str | None]:
+    """Return the clusters that a run scanned, or none where the bucket cannot be listed: the run is over either way."""
+    if run.scope.groups is not None:
+        named = (g.partition("/")[0] if g.endswith("/") else rules.layout.cluster_of(g) for g in run.scope.groups)
+        return set(named) - {None}
+    try:
+        return set(clusters_in(bucket, rules.layout).names)
+    except SynclineError:
+        return set()
