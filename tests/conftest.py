@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
+from collections.abc import Generator
 from typing import Final
 
 import hypothesis
 import pytest
+from xdist.workermanage import WorkerController  # type: ignore[import-untyped]
 
 _HYPOTHESIS_SEED: Final = "--hypothesis-seed"
 _LOOPBACK: Final = ["127.0.0.0/8", "::1"]
@@ -31,6 +33,14 @@ os.environ.update(_AWS)
 hypothesis.settings.register_profile("syncline", print_blob=True, deadline=None)
 hypothesis.settings.load_profile("syncline")
 
+from tests import grants  # noqa: E402 - imports what looks at the environment
+
+grants.install()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--unused-grants", action="store_true", help="list what roles allow and no test of this run used")
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,6 +59,35 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if any(item.path.is_relative_to(tests / folder) for folder in _NO_SOCKETS_ELSEWHERE):
             item.add_marker(pytest.mark.allow_hosts(_LOOPBACK))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:  # noqa: ARG001 - named by pytest
+    yield
+    grants.fail_if_denied()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:  # noqa: ARG001 - named by pytest
+    yield
+    grants.fail_if_denied()  # of fixtures
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["grants"] = [list(each) for each in grants.used]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: WorkerController) -> None:
+    grants.used.update((each[0], each[1], each[2]) for each in getattr(node, "workeroutput", {}).get("grants", []))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.getoption("--unused-grants"):
+        terminalreporter.section("grants that no test used")
+        for line in grants.unused(grants.used):
+            terminalreporter.line(line)
 
 
 # Where the tests are started in the background, Ctrl-C is ignored, and so by every program they start: not here.

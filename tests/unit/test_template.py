@@ -11,15 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import boto3
 import pytest
 from cfnlint.api import ManualArgs, lint  # type: ignore[import-untyped]
 from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
-from samtranslator.parser.parser import Parser
-from samtranslator.translator.translator import Translator
 
 from syncline.cli import deploy
 from syncline.model import Step
+from tests import grants
 
 Resources = dict[str, dict[str, Any]]
 
@@ -56,24 +54,13 @@ def source() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def translated() -> dict[str, Any]:
-    """The template as CloudFormation takes it, with the code where `sam deploy` would have put it."""
-    template = yaml_parse(SOURCE.read_text())
-    for resource in template["Resources"].values():
-        for name in {"CodeUri", "ContentUri"} & set(resource["Properties"]):
-            resource["Properties"][name] = "s3://bucket/key"
-    session = boto3.Session(region_name=deploy.REGION)
-    result: dict[str, Any] = Translator({}, Parser(), boto_session=session).translate(template, defaults(template))
-    return result
+    return grants.translated()
 
 
 @pytest.fixture(scope="module")
 def resources(translated: dict[str, Any]) -> Resources:
     found: Resources = translated["Resources"]
     return found
-
-
-def defaults(template: dict[str, Any]) -> dict[str, Any]:
-    return {name: parameter["Default"] for name, parameter in template["Parameters"].items()}
 
 
 def of_type(resources: Resources, kind: str) -> dict[str, dict[str, Any]]:
@@ -116,6 +103,22 @@ def test_cfn_lint_finds_nothing_wrong_with_the_translated_template(translated: d
 
 def test_outputs(translated: dict[str, Any]) -> None:
     assert set(translated["Outputs"]) == OUTPUTS
+
+
+def test_two_stacks_in_an_account_share_no_name(translated: dict[str, Any]) -> None:
+    names = {
+        f"{resource}.{name}": value
+        for resource, each in translated["Resources"].items()
+        for name, value in each["Properties"].items()
+        if (name.endswith("Name") and name != "MetricName") and not _names_a_resource(value, translated)
+    }
+    assert {"ScrapeFunctionSchedule.Name", "DiscoverQueue.QueueName", "ScheduleGroup.Name"} <= set(names)
+    assert {name: value for name, value in names.items() if "AWS::StackName" not in json.dumps(value)} == {}
+    assert [output for output in translated["Outputs"].values() if "Export" in output] == []
+
+
+def _names_a_resource(value: Any, translated: dict[str, Any]) -> bool:
+    return isinstance(value, dict) and (value.get("Ref") in translated["Resources"] or "Fn::GetAtt" in value)
 
 
 @pytest.mark.parametrize("step", STEPS)
