@@ -46,6 +46,8 @@ SHARDS: Final = 8
 """Into how many partitions a run's records are spread; one partition takes 1,000 writes a second."""
 LOST_AFTER: Final = 2 * 3600
 """Seconds without a sign of life after which a run may be taken for lost: longer than any message stays unseen."""
+REPORTS: Final = 4
+"""How often the report of a run's end is attempted."""
 _TRIES: Final = 12
 
 
@@ -280,8 +282,8 @@ class State(Configurations):
             self._db.update(
                 f"SYNC#{run.sync}",
                 f"RUN#{run.id}",
-                "SET #status = :status, #ended = :ended, #counts = :counts",
-                {"status": status.value, "ended": number(self._clock()), "counts": asdict(counts)},
+                "SET #status = :status, #ended = :ended, #counts = :counts, #reports = :reports",
+                {"status": status.value, "ended": number(self._clock()), "counts": asdict(counts), "reports": REPORTS},
                 condition=condition,
                 extra=extra,
             )
@@ -291,6 +293,19 @@ class State(Configurations):
             now, good = self._clock(), status is RunStatus.DONE and not counts.failed and not counts.known
             writes.append(addition(self._db, run.sync, now - run.started, asdict(counts), now if good else None))
         return not self._db.transact(writes)
+
+    def take_report(self, run: Run) -> bool:
+        """Take one of the attempts to report the end of a run; False if none is left, or it was reported."""
+        return self._set_reports(run, "SET #reports = #reports - :one", "#reports > :none", {":one": 1, ":none": 0})
+
+    def reported(self, run: Run) -> None:
+        """Note that the end of a run was reported."""
+        self._set_reports(run, "REMOVE #reports", "attribute_exists(#reports)", {})
+
+    def _set_reports(self, run: Run, expression: str, condition: str, values: dict[str, int]) -> bool:
+        pk, sk = f"SYNC#{run.sync}", f"RUN#{run.id}"
+        update = self._db.update(pk, sk, expression, {}, condition=condition, extra=values, names=("reports",))
+        return self._db.update_if(update) is not None
 
     def _free_sync(self, sync: str, run_id: str) -> dict[str, Any]:
         return self._db.update(

@@ -340,7 +340,7 @@ class TestTelling:
         chain.manager.put("/data/a", b"somebody else's")
         run = chain.run()
         report = chain.manager.reports[-1]
-        assert report["operations"] == {"saved": len(NAMES) - 1, "deleted": 0, "unchanged": 0}
+        assert report["operations"] == {"saved": len(NAMES) - 1, "permissions": 0, "deleted": 0, "unchanged": 0}
         assert (report["run"], report["errors"], report["conflicts"]) == (run.id, {"FILE_DIFFERS": 1}, 1)
         chain.bucket.delete("b c")
         run = chain.run()
@@ -378,6 +378,29 @@ class TestTelling:
         chain.run()
         chain.check()
         assert chain.bucket_called("reports-late").head(f"{SYNC}/new.csv") is None
+
+    def test_changed_permissions_are_reported_as_such(self, chain: FilesChain) -> None:
+        target = {"file_manager": chain.manager.url, "token": "env:FILES_TOKEN", "prefix": "/data/", "report": True}
+        fill(chain, target=target | {"events": True})
+        chain.run()
+        told = {"event_type": "change_permission", "file_path": "/data/a", "timestamp": "2026-11-25T01:00:00Z"}
+        chain.manager.events = [told | {"metadata": {"new_permissions": "rwxr-x---"}}]
+        chain.put("b c", b"something new")
+        chain.run()
+        chain.check(modes={"/data/a": "rwxr-x---"})
+        operations = chain.manager.reports[-1]["operations"]
+        assert {name: operations[name] for name in ("saved", "permissions", "deleted")} == {
+            "saved": 1,
+            "permissions": 1,
+            "deleted": 0,
+        }
+
+    def test_a_report_that_fails_for_a_while_is_sent_later(self, chain: FilesChain) -> None:
+        target = {"file_manager": chain.manager.url, "token": "env:FILES_TOKEN", "prefix": "/data/", "report": True}
+        fill(chain, target=target)
+        chain.manager.misbehave("report", Answer(500, b"<html>", "text/html"), times=6)
+        run = chain.run()
+        assert [report["run"] for report in chain.manager.reports] == [run.id]
 
     def test_a_report_that_cannot_be_sent_ends_no_run(self, chain: FilesChain) -> None:
         target = {"file_manager": chain.manager.url, "token": "env:FILES_TOKEN", "prefix": "/data/", "report": True}

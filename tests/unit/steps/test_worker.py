@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import random
 import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -10,11 +12,12 @@ from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Arrived, Pace
+from syncline.kinds.kind import Arrived, Pace, Page
 from syncline.messages import Batch, Dead, Start, encode
-from syncline.model import EVERYTHING, Item, RunStatus, Scope, Step, Trigger
+from syncline.model import EVERYTHING, Item, Result, Run, RunStatus, Scope, Step, Trigger
+from syncline.state import REPORTS
 from syncline.steps.engine import DEATHS
-from tests.made_up import SYNC, Answer, Steps, items, transfer_of
+from tests.made_up import SYNC, Answer, MadeUp, Steps, items, transfer_of
 from tests.pump import Duplicates, KilledError, Letter, Manners
 from tests.stack import QUEUES
 
@@ -254,3 +257,55 @@ def test_transactions_in_one_another_s_way_heal(
     assert left == [0]
     run = steps.latest()
     assert (run.status, run.counts.moved, run.counts.failed) == (RunStatus.DONE, 2, 0)
+
+
+@dataclass
+class Informer(MadeUp):
+    """A kind that reports how its runs ended; ``fails`` are the errors of its first attempts."""
+
+    fails: list[Exception] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+
+    def ended(self, run: Run, results: Iterable[Result]) -> None:
+        if self.fails:
+            raise self.fails.pop(0)
+        self.told.append(f"{run.id}: {len(list(results))} results, {run.status}")
+
+
+DENIED = ClientError({"Error": {"Code": "AccessDeniedException"}}, "PutObject")
+
+
+@pytest.mark.parametrize("error", [DENIED, SynclineError("SERVER_ERROR", "500"), KeyError("status"), OSError("down")])
+def test_a_report_that_fails_is_made_again(steps: Steps, error: Exception) -> None:
+    steps.kind = kind = Informer(pages=[Page("a", items("1"))], fails=[error, error])
+    run = steps.run()
+    assert run.status is RunStatus.DONE
+    assert kind.told == [f"{run.id}: 1 results, done"]
+    assert steps.dead() == []
+
+
+def test_a_report_is_given_up_after_a_few_attempts_and_the_run_is_over(steps: Steps) -> None:
+    steps.kind = kind = Informer(pages=[Page("a", items("1"))], fails=[DENIED] * 100)
+    run = steps.run()
+    assert (run.status, run.counts.moved, steps.state.current_run(SYNC)) == (RunStatus.DONE, 1, None)
+    assert len(kind.fails) == 100 - REPORTS
+    assert (kind.told, steps.dead(), steps.mail.waiting()) == ([], [], [])
+
+
+def test_a_report_that_cannot_succeed_is_made_once(steps: Steps) -> None:
+    steps.kind = kind = Informer(pages=[Page("a", items("1"))], fails=[SynclineError("UNAUTHORIZED", "401")] * 9)
+    assert steps.run().status is RunStatus.DONE
+    assert len(kind.fails) == 8
+
+
+def test_a_function_that_dies_before_its_report_leaves_it_to_the_next_one(steps: Steps) -> None:
+    steps.kind = kind = Informer(pages=[Page("a", items("1"))], fails=[KilledError()])  # type: ignore[list-item]
+    run = steps.run()
+    assert kind.told == [f"{run.id}: 1 results, done"]
+
+
+def test_a_report_is_made_once_whatever_is_delivered_twice(steps: Steps) -> None:
+    steps.kind = kind = Informer(pages=[Page("a", items("1", "2"))])
+    steps.pump.manners.duplicates = Duplicates.AT_THE_END
+    run = steps.run()
+    assert kind.told == [f"{run.id}: 2 results, done"]

@@ -192,8 +192,9 @@ class Telling(Protocol):
     """A kind that tells others how its runs ended."""
 
     def ended(self, run: Run, results: Iterable[Result]) -> None:
-        """The run is over; ``results`` are those of items that have one of their own.
+        """Report a run that is over; ``results`` are those of items that have one of their own.
 
-        Called once, or not at all where the function dies just then. What it raises is logged and changes nothing.
+        Called until it returns, a few times at most, so one run may be reported twice. A failure does not change the
+        run; an error of ours that is not retried ends the attempts.
         """
         ...

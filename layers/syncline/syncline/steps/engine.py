@@ -121,7 +121,8 @@ def pause(attempt: int, rng: random.Random) -> float:
 class Engine:
     """What every step works with. ``kind`` returns the kind of a run's sync, with the configuration that it began with.
 
-    ``leaves`` are the runs, by sync and id, of which a batch has ended with nothing following.
+    ``leaves`` are the runs, by sync and id, of which a batch has ended with nothing following; ``ended`` those that are
+    over and may have to be reported.
     """
 
     state: State
@@ -131,6 +132,7 @@ class Engine:
     rng: random.Random
     sleep: Callable[[float], None] = time.sleep
     leaves: set[tuple[str, str]] = field(default_factory=set)
+    ended: set[tuple[str, str]] = field(default_factory=set)
 
     def run_of(self, batch: Batch) -> Run | None:
         """The run a batch belongs to, None if the batch has nothing to do any more.
@@ -146,6 +148,8 @@ class Engine:
             logger.info("batch had ended before", extra={"batch": batch.id})
             remember(self.state.failures, batch, record, self.clock(), again=True)
             # Of a run that is over everything has ended: sent again, it would only come back to be sent again.
+            if run.over:
+                self.ended.add((batch.sync, batch.run))  # the function before may have died without its report
             self._send(batch, replace(record, following=()) if run.over else record)
             return None
         if run.over:
@@ -233,14 +237,21 @@ class Engine:
     def finish_runs(self) -> None:
         """End the runs that may be over: those of which a batch ended since the last call with nothing following.
 
-        A worker calls this once for all its messages. If it dies before, they are delivered again, and so is this.
+        A worker calls this once for all its messages. If it dies before, or this raises, they are delivered again, and
+        so is this. It raises if a report failed and may be made again.
         """
+        failed: Exception | None = None
         for sync, run_id in sorted(self.leaves):
             run = self.state.finish_run(sync, run_id, self._settled)
             if run is not None:
                 run_ended(run)
-                self._tell(run)
+                self.ended.add((sync, run_id))
+        for sync, run_id in sorted(self.ended):
+            failed = self._report(sync, run_id) or failed
         self.leaves.clear()
+        self.ended.clear()
+        if failed is not None:
+            raise failed
 
     def _settled(self, run: Run) -> Counts:
         """Return the counts that a run ends with. A retry answers for each dead letter that it was begun for."""
@@ -250,16 +261,24 @@ class Engine:
                 run = replace(run, counts=self.state.add_results(run.id, "asked", gone))
         return settled(self.state.failures, run, self.state.results(run.id))
 
-    def _tell(self, run: Run) -> None:
-        """Let a kind that tells of its runs do so; the run is over whether it can or not."""
-        if run.plan:
-            return
+    def _report(self, sync: str, run_id: str) -> SynclineError | None:
+        """Let the kind of a run that is over report it, if it does such; return why that is to be tried again, if so.
+
+        The run is over whether its report succeeds or not, so whatever the kind raises is logged.
+        """
         try:
-            kind = self.kind(run)
-            if isinstance(kind, Telling):
-                kind.ended(run, self.state.results(run.id))
-        except SynclineError as error:
-            logger.warning("the end of the run could not be told", extra={"run": run.id, "why": str(error)})
+            run = self.state.run(sync, run_id)
+            kind = None if run.plan else self.kind(run)
+            if not isinstance(kind, Telling) or not self.state.take_report(run):
+                return None
+            kind.ended(run, self.state.results(run.id))
+            self.state.reported(run)
+        except Exception as error:  # noqa: BLE001 - a kind may raise anything
+            logger.warning("run not reported", extra={"sync": sync, "run": run_id, "why": str(error)})
+            if isinstance(error, SynclineError):
+                return error if error.retried else None
+            return SynclineError("INTERNAL", f"the end of run {run_id} could not be reported ({type(error).__name__})")
+        return None
 
     def _bound(self, work: Work) -> None:
         """Give up what has gone round too often, or without getting anywhere."""

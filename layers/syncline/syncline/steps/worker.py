@@ -58,7 +58,7 @@ class Worker:
         try:
             self.engine.finish_runs()
         except (ClientError, BotoCoreError, SynclineError) as error:
-            logger.error("cannot tell whether the run is over", extra={"why": str(error)})
+            logger.error("end of a run not settled", extra={"why": str(error)})
             records = [SQSRecord(record) for record in event["Records"]]
             for record in records:
                 self._show_again(record, _AWS_PAUSE, str(error))

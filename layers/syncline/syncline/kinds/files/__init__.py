@@ -21,7 +21,7 @@ from syncline.kinds.files.events import Hints, groups_in, groups_of, hints_of
 from syncline.kinds.files.records import Gone, Record, Was
 from syncline.kinds.files.targets import Target
 from syncline.kinds.files.transfer import Answer, Transfer
-from syncline.kinds.files.verify import Verify
+from syncline.kinds.files.verify import PERMISSIONS_SET, Verify
 from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page, glances
 from syncline.model import Item, Outcome, Result, Run, Scope, Step
 
@@ -220,7 +220,15 @@ def _final(error: SynclineError) -> SynclineError:
 def summary(run: Run, results: Iterable[Result]) -> dict[str, Any]:
     """A run's statistics, as ``/reportResults`` takes them: operations, records, duration, errors by reason."""
     counts = run.counts
-    errors = Counter(each.code for each in results if each.code is not None)
+    told = list(results)
+    errors = Counter(each.code for each in told if each.code is not None)
+    permissions = sum(each.reason == PERMISSIONS_SET for each in told)
+    operations = {
+        "saved": counts.moved - permissions,
+        "permissions": permissions,
+        "deleted": counts.removed,
+        "unchanged": counts.skipped,
+    }
     return {
         "run": run.id,
         "sync": run.sync,
@@ -228,7 +236,7 @@ def summary(run: Run, results: Iterable[Result]) -> dict[str, Any]:
         "status": run.status.value,
         "started": run.started,
         "duration": round((run.ended or run.started) - run.started, 3),
-        "operations": {"saved": counts.moved, "deleted": counts.removed, "unchanged": counts.skipped},
+        "operations": operations,
         "records": counts.moved + counts.skipped,
         "bytes": counts.bytes,
         "failed": counts.failed,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from syncline.config.files import FilesSync
 from syncline.errors import SynclineError
@@ -18,6 +19,8 @@ from syncline.kinds.files.targets import Target, TargetFile, folded, other_name
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item
 
+PERMISSIONS_SET: Final = "only its permissions were changed"
+"""The note of a file that was not written."""
 Verified = Arrived | Later | Failure
 
 
@@ -154,7 +157,8 @@ class _Asked:
 def _arrived(asked: _Asked, there: TargetFile | None) -> Arrived:
     """Return the answer for a verified file; its record has the version that the target shows."""
     task = asked.task
+    note = PERMISSIONS_SET if task.what == "permit" else ""
     if task.made is None or there is None:
-        return Arrived(asked.item)
+        return Arrived(asked.item, note=note)
     made = replace(task.made, target=there.version, internal_id=there.internal_id or task.made.internal_id)
-    return Arrived(replace(asked.item, detail={**asked.item.detail, "made": made.to_row()}))
+    return Arrived(replace(asked.item, detail={**asked.item.detail, "made": made.to_row()}), note=note)
