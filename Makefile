@@ -4,6 +4,7 @@
 
 PYTHON ?= python3
 NAME ?=
+CRASHES ?= 50
 
 bin := .venv/bin
 environments := .venv/installed .venv-engine/requirements.sha256
@@ -13,7 +14,7 @@ export PYTHON
 export SAM_CLI_TELEMETRY := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run push down test lint format bench sam-local lock clean environments
+.PHONY: help run push down test crashes lint format bench sam-local lock clean environments
 
 help: ## List what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -29,6 +30,9 @@ down: ## Stop what `make run` started; its content is kept
 
 test: environments ## Run the unit and integration tests; what this machine lacks for some is listed at the end
 	@$(bin)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests/integration tests/unit
+
+crashes: environments ## Kill the engine fifty times at random moments, and check what is left; CRASHES=... times
+	@CRASHES=$(CRASHES) $(bin)/python -m pytest --timeout 7200 -s -n 0 tests/integration/test_engine_crashes.py
 
 lint: environments ## Check style and types
 	@$(bin)/ruff check --quiet $(code)

@@ -9,6 +9,8 @@ import shutil
 import signal
 import socket
 import subprocess
+import textwrap
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from typing import Any, Final
 import boto3
 import pytest
 
-from syncline.cli import deploy, engine
+from syncline.cli import deploy, engine, engine_state
 from syncline.cli.engine import Engine
 from syncline.errors import SynclineError
 from tests.standins.programs import needs
@@ -217,27 +219,103 @@ def test_a_clean_stop_keeps_everything(home: Path, project: Path) -> None:
     seen(again, "three")
 
 
-def test_an_end_by_force_is_said(home: Path, project: Path) -> None:
+def test_a_kill_loses_nothing_that_was_saved(home: Path, project: Path) -> None:
     before = up(home, project)
-    send(before, "Discover", "saved")
-    seen(before, "saved")
-    engine.down(home)
-    before = up(home, project)
+    client(before, "secretsmanager").create_secret(Name="syncline/kept", SecretString="s3cr3t")
+    client(before, "scheduler").create_schedule(
+        Name="kept",
+        ScheduleExpression="rate(1 day)",
+        FlexibleTimeWindow={"Mode": "OFF"},
+        Target={"Arn": before.outputs["DiscoverQueueArn"], "RoleArn": "arn:aws:iam::000000000000:role/any"},
+    )
+    send(before, "Discover", "one")
+    seen(before, "one")
     send(before, "Transfer", "slow", seconds=600)
     worker = int(seen(before, "slow")["pid"])
+    dead = before.outputs["TransferDeadLetterQueueUrl"]
+    client(before, "sqs").send_message(QueueUrl=dead, MessageBody="given up")
+    engine.save(home)
     os.kill(pid_of(home), signal.SIGKILL)
     assert until(lambda: engine.describe(home) is None)
     assert runs(worker)
 
     said: list[str] = []
-    after = up(home, project, said)
-    assert "ended by force" in said[0]
+    after = engine.up(home, project, say=said.append)
+    assert said == [
+        "the engine was ended by force; it goes on from its last save, a few seconds before",
+        f"starting the engine on 127.0.0.1:{before.port}",
+    ]
     assert after.unclean
+    assert (after.outputs, after.key) == (before.outputs, before.key)
     assert until(lambda: not runs(worker))
-    seen(after, "saved")
-    send(after, "Discover", "one")
-    seen(after, "one")
+    assert seen(after, "one")["times"] == 1
+    assert seen(after, "slow", times=2)["receives"] == 1  # at once, and not counted as a failure
+    assert client(after, "secretsmanager").get_secret_value(SecretId="syncline/kept")["SecretString"] == "s3cr3t"
+    assert client(after, "scheduler").get_schedule(Name="kept")["ScheduleExpression"] == "rate(1 day)"
+    assert client(after, "sqs").receive_message(QueueUrl=dead)["Messages"][0]["Body"] == "given up"
+    with urllib.request.urlopen(f"{before.outputs['ReceiveUrl']}hooks/sync/secret", data=b"{}") as answer:
+        assert answer.read() == b"/hooks/sync/secret"
     assert not up(home, project).unclean
+
+    # What was done after that start is saved too, and what was removed stays removed.
+    client(after, "secretsmanager").delete_secret(SecretId="syncline/kept", ForceDeleteWithoutRecovery=True)
+    client(after, "sqs").purge_queue(QueueUrl=dead)
+    send(after, "Discover", "two")
+    seen(after, "two")
+    engine.save(home)
+    os.kill(pid_of(home), signal.SIGKILL)
+    assert until(lambda: engine.describe(home) is None)
+    with socket.create_server(("127.0.0.1", before.port)):
+        moved = up(home, project)
+    assert moved.port != before.port
+    assert seen(moved, "one")["times"] == 1
+    assert seen(moved, "two")["times"] == 1
+    secrets = client(moved, "secretsmanager").list_secrets()["SecretList"]
+    assert "syncline/kept" not in [secret["Name"] for secret in secrets]
+    assert "Messages" not in client(moved, "sqs").receive_message(QueueUrl=moved.outputs["TransferDeadLetterQueueUrl"])
+
+
+def test_a_kill_in_the_midst_of_a_deployment(home: Path, project: Path, tmp_path: Path) -> None:
+    """The stack is as before, and is deployed at the next start."""
+    before = up(home, project)
+    send(before, "Discover", "one")
+    seen(before, "one")
+    engine.save(home)
+    changed = tmp_path / "changed"
+    shutil.copytree(project, changed, symlinks=True)
+    code = changed / "functions" / "discover" / "app.py"
+    code.write_text(code.read_text().replace(":one SET", ":ten SET").replace('":one": 1', '":ten": 10'))
+
+    def kill_when_it_deploys(line: str) -> None:
+        if "deploying" in line:
+            threading.Thread(target=kill_while_sam_deploys, args=(home,)).start()
+
+    with pytest.raises(SynclineError, match="ENGINE_FAILED"):
+        engine.up(home, changed, say=kill_when_it_deploys)
+    assert until(lambda: engine.describe(home) is None)
+    after = engine.up(home, changed, say=print)
+    assert after.outputs == before.outputs
+    assert seen(after, "one")["times"] == 1
+    send(after, "Discover", "ten")
+    assert seen(after, "ten")["times"] == 10
+
+
+def kill_while_sam_deploys(home: Path) -> None:
+    assert until(lambda: "Waiting for changeset" in (home / "sam.log").read_text())
+    os.kill(pid_of(home), signal.SIGKILL)
+
+
+def test_the_stores_are_all_of_ministack() -> None:
+    """The state of these services is put together from their stores; a new version may have one more."""
+    code = """
+        import json
+        from ministack.services import dynamodb, sqs
+        print(json.dumps({"dynamodb": sorted(dynamodb.get_state()), "sqs": sorted(sqs.get_state())}))
+    """
+    python = TOP / ".venv-engine" / "bin" / "python"
+    done = subprocess.run([python, "-c", textwrap.dedent(code)], capture_output=True, check=True, timeout=60)
+    ours = {name: sorted([store, *others]) for name, (store, others) in engine_state.STORES.items()}
+    assert json.loads(done.stdout) == ours
 
 
 def test_a_port_of_another_program_is_left_to_it(home: Path, project: Path) -> None:

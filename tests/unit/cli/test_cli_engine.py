@@ -83,19 +83,30 @@ def test_a_variable_that_this_shell_does_not_have_is_told(
 
 
 @pytest.mark.parametrize("unclean", [True, False])
-def test_what_was_forgotten_is_put_back_and_looked_at(stack: Stack, starts: Start, *, unclean: bool) -> None:
+def test_syncs_that_are_lost_are_applied_again(stack: Stack, starts: Start, *, unclean: bool) -> None:
     """Also where an earlier ``up`` after the unclean stop was itself ended before it came to that."""
     assert stack.apply(TWO).exit_code == 0
     forget(stack)
     starts(unclean=unclean)
     result = stack.run("up")
     assert result.exit_code == 0, result.output
-    assert "2 syncs applied again, 1 full look begun: prod, dev" in result.stdout
+    assert "2 syncs applied again: prod, dev" in result.stdout
+    assert "1 scan begun, as events may be lost: prod" in result.stdout
     assert "→ syncline status" in result.stdout
     assert stack.target.state.sync_names() == ["dev", "prod"]
     assert len(stack.target.scheduler.list_schedules(GroupName="syncline")["Schedules"]) == 2
     [start] = stack.started()
     assert (start.sync, start.trigger, start.scope.everything) == ("prod", Trigger.HAND, True)
+
+
+def test_after_an_unclean_stop_syncs_with_a_schedule_are_scanned(stack: Stack, starts: Start) -> None:
+    without = TWO.replace("    schedule: rate(1 hour)\n", "", 1).replace("    enabled: false\n", "")
+    assert stack.apply(without).exit_code == 0
+    starts(unclean=True)
+    value = stack.json("up")
+    assert value["restored"] == []
+    assert [run["sync"] for run in value["runs"]] == ["dev"]
+    assert [start.sync for start in stack.started()] == ["dev"]
 
 
 def test_a_run_that_survived_is_left_as_it_is(stack: Stack, starts: Start) -> None:

@@ -102,11 +102,11 @@ def _remove(target: Target, name: str) -> str | None:
     return None if current is None else current.id
 
 
-def look_at_everything(target: Target, syncs: Iterable[Sync]) -> list[Run]:
-    """Begin a run of each enabled sync that has runs; one that has a run under way is left as it is."""
+def begin_scans(target: Target, syncs: Iterable[Sync]) -> list[Run]:
+    """Begin a run over everything of each sync with a schedule that is on; a run that is under way stays alone."""
     runs = []
     for sync in syncs:
-        if sync.enabled and sync.kind not in RUNLESS:
+        if sync.enabled and sync.schedule is not None and sync.kind not in RUNLESS:
             try:
                 runs.append(begin(target, sync.name, Trigger.HAND, EVERYTHING))
             except SynclineError as error:
@@ -116,12 +116,11 @@ def look_at_everything(target: Target, syncs: Iterable[Sync]) -> list[Run]:
 
 
 def remember(home: Path, syncs: Iterable[Sync]) -> None:
-    """Keep the applied syncs beside the engine, which forgets them when it is not stopped cleanly."""
+    """Keep the applied syncs beside the engine's state, which a crash may leave some seconds behind."""
+    from syncline.cli.engine import write_durably  # noqa: PLC0415 - a stack on AWS does without it
+
     text = json.dumps([json.loads(sync.model_dump_json()) for sync in syncs], indent=2)
-    path = home / REMEMBERED
-    written = path.with_suffix(".new")
-    written.write_text(text, encoding="utf-8")
-    written.replace(path)
+    write_durably(home / REMEMBERED, text)
 
 
 def remembered(home: Path) -> dict[str, Sync]:

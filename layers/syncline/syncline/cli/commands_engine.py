@@ -13,7 +13,7 @@ from syncline.cli.target import Target, of_engine
 
 
 def up(context: Context, port: int | None) -> Answer:
-    """Start the engine and deploy; what an unclean stop made it forget is put back and looked at anew."""
+    """Start the engine, deploy, and apply again what was applied last if the engine has lost it."""
     context.only_here("syncline up")
     out = context.out
     engine = start(context.home, context.project, port=port, say=out.line)
@@ -30,15 +30,15 @@ def up(context: Context, port: int | None) -> Answer:
 
 
 def _look_after(context: Context, target: Target, *, unclean: bool) -> dict[str, Any]:
-    """Put back the syncs that were applied last, if the engine has lost them, and say what they miss.
+    """Apply again the syncs that were applied last, if the engine has lost some, and say which secrets they miss.
 
-    They are lost after an unclean stop; and where the engine knows none although some were applied, because the start
-    after an unclean stop did not get this far.
+    After the engine was ended by force its state is some seconds behind. An event of these seconds may be lost, so a
+    scan of each sync with a schedule begins.
     """
     found: dict[str, Any] = {"restored": [], "runs": [], "warnings": []}
     if not (context.home / REMEMBERED).exists():
         return found
-    from syncline.cli.applying import look_at_everything, put_syncs, remembered  # noqa: PLC0415 - models take long
+    from syncline.cli.applying import begin_scans, put_syncs, remembered  # noqa: PLC0415 - models take long
     from syncline.cli.secret_checks import missing_secrets  # noqa: PLC0415
 
     syncs = remembered(context.home)
@@ -46,12 +46,16 @@ def _look_after(context: Context, target: Target, *, unclean: bool) -> dict[str,
     found["warnings"] = missing_secrets(target, syncs.values())
     for warning in found["warnings"]:
         context.out.line(f"warning: {warning}", "yellow")
-    if syncs and (unclean or not target.state.sync_names()):
-        put_syncs(target, syncs)
-        runs = look_at_everything(target, syncs.values())
-        found |= {"restored": list(syncs), "runs": [as_dict(run) for run in runs]}
-        said = f"{many(len(syncs), 'sync')} applied again, {many(len(runs), 'full look')} begun"
-        context.out.line(f"{said}: {', '.join(syncs)}", "yellow")
+    if unclean or not target.state.sync_names():
+        done = put_syncs(target, syncs)
+        restored = [each.name for each in done if each.change != "unchanged"]
+        runs = begin_scans(target, syncs.values())
+        found |= {"restored": restored, "runs": [as_dict(run) for run in runs]}
+        if restored:
+            context.out.line(f"{many(len(restored), 'sync')} applied again: {', '.join(restored)}", "yellow")
+        if runs:
+            names = ", ".join(run.sync for run in runs)
+            context.out.line(f"{many(len(runs), 'scan')} begun, as events may be lost: {names}", "yellow")
     return found
 
 

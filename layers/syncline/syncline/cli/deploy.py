@@ -83,7 +83,7 @@ def deploy(project: Path, home: Path, endpoint: str, python: Path, say: Say) -> 
     log = home / "sam.log"
     log.unlink(missing_ok=True)
     runtime = _runtime_of(python)
-    layer = home / "layer" / inputs_key(project, python)[:16]
+    layer = _layer(project, home, python)
     shutil.rmtree(layer, ignore_errors=True)
     environ = _sam_environment(home, endpoint) | {
         "SYNCLINE_PYTHON": str(python),
@@ -103,8 +103,6 @@ def deploy(project: Path, home: Path, endpoint: str, python: Path, say: Say) -> 
         clients["s3"].create_bucket(Bucket=_BUCKET)
     built = ["--template-file", str(home / "build" / "template.yaml"), "--no-progressbar"]
     run([*sam(), "deploy", *built, *config, *parameters], project, log, environ)
-    _correct_concurrency(clients["lambda"])
-    _drop_other_layers(layer)
     return _outputs(clients["cloudformation"], endpoint)
 
 
@@ -121,26 +119,20 @@ def _clients(endpoint: str) -> dict[str, Any]:
     arguments = client_arguments(endpoint)
     endpoint_url = arguments.pop("endpoint_url")
     session = local_session(**arguments)
-    wanted: tuple[Any, ...] = ("s3", "lambda", "cloudformation")
+    wanted: tuple[Any, ...] = ("s3", "cloudformation")
     return {name: session.client(name, endpoint_url=endpoint_url, config=LOCAL_CONFIG) for name in wanted}
 
 
-def _correct_concurrency(functions: Any) -> None:
-    """Say the mappings' concurrency again, as numbers.
-
-    A parameter of a template is text. Where one stands below ScalingConfig, ministack 1.5 keeps the text, cannot
-    compare it with a number, and then polls no queue at all.
-    """
-    for mapping in functions.list_event_source_mappings()["EventSourceMappings"]:
-        most = int(mapping["ScalingConfig"]["MaximumConcurrency"])
-        functions.update_event_source_mapping(UUID=mapping["UUID"], ScalingConfig={"MaximumConcurrency": most})
-
-
-def _drop_other_layers(layer: Path) -> None:
-    """Remove what earlier deployments linked to; a function that still runs has it loaded."""
+def drop_other_layers(project: Path, home: Path, python: Path) -> None:
+    """Remove the layers of earlier deployments; a function that still runs has its layer loaded."""
+    layer = _layer(project, home, python)
     for other in layer.parent.iterdir():
         if other != layer:
             shutil.rmtree(other, ignore_errors=True)
+
+
+def _layer(project: Path, home: Path, python: Path) -> Path:
+    return home / "layer" / inputs_key(project, python)[:16]
 
 
 def _outputs(cloudformation: Any, endpoint: str) -> dict[str, str]:

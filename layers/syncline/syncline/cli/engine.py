@@ -1,15 +1,16 @@
 """The engine on this machine: ministack, an emulator of AWS, on 127.0.0.1, with the stack deployed to it.
 
-All that it keeps is in one folder, its *home*:
+All its files are in one folder, its *home*:
 
 ==============  ======================================================================================
-``engine.json`` where it listens and what was deployed to it
-``lock``        locked by the engine as long as it lives, by whatever end
+``engine.json`` its port and what was deployed to it
+``lock``        locked by the engine until its process ends
 ``pid``         its process
-``unsaved``     there while the engine holds what ``state`` does not: after its end, the end was unclean
-``state``       what it saved at its last clean stop: queues, table, functions, schedules
-``engine.log``  its log, with the functions' output; ``engine.log.1`` what was before, once that was much
-``sam.log``     what ``sam build`` and ``sam deploy`` said
+``unsaved``     exists from the start until a clean stop: if no engine runs, the last one was ended by force
+``state``       its state, saved every few seconds: queues, table, secrets, functions, schedules
+``save``        asks the engine to save its state now; the engine removes it when that is done
+``engine.log``  its log, with the functions' output; ``engine.log.1`` is the log before
+``sam.log``     the output of ``sam build`` and ``sam deploy``
 ==============  ======================================================================================
 """
 
@@ -30,23 +31,23 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from syncline.cli import deploy, engine_process, engine_state
+from syncline.cli import deploy
 from syncline.errors import SynclineError
 
 DEFAULT_PORT: Final = 4577
 _HOST: Final = "127.0.0.1"
-_START_SECONDS: Final = 30
+_START_SECONDS: Final = 120  # it loads all its state first; one that ends before is not waited for
 _STOP_SECONDS: Final = 30
 _LOG_BYTES: Final = 50 << 20
 _HEALTH: Final = "/_ministack/health"
+_PROGRAM: Final = Path(__file__).with_name("engine_process.py")
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A running engine. ``outputs`` are those of the stack, ``key`` the digest of what was deployed.
+    """A running engine. ``outputs`` are those of the stack, ``key`` is the digest of what was deployed.
 
-    ``unclean`` says that the engine had been ended by force before this start: what happened since its last clean
-    stop is forgotten. Then the caller applies the last syncs.yaml again and has every sync look at everything.
+    ``unclean`` is set if the engine before was ended by force: what happened in its last seconds may be lost.
     """
 
     port: int
@@ -80,7 +81,7 @@ def up(home: Path, project: Path, *, port: int | None = None, say: deploy.Say = 
     with _locked(home / "up.lock"):
         python = deploy.environment(project, home / "sam.log", say)
         engine = describe(home)
-        fresh = engine is None and not any((home / "state").glob("*.json"))
+        fresh = engine is None and not _has_state(home)
         if engine is None:
             engine = _start(home, python, port, say)
         elif port not in (None, 0, engine.port):
@@ -89,7 +90,10 @@ def up(home: Path, project: Path, *, port: int | None = None, say: deploy.Say = 
             raise SynclineError("ENGINE_FAILED", f"the engine runs but does not answer; see {home / 'engine.log'}")
         key = deploy.inputs_key(project, python)
         if engine.key != key:
+            _record(home, replace(engine, key=None))  # until it is done, nobody knows what is deployed
             engine = replace(engine, outputs=deploy.deploy(project, home, engine.endpoint, python, say), key=key)
+            save(home)
+            deploy.drop_other_layers(project, home, python)
             _record(home, engine)
             if not fresh:  # functions that were at work were killed by the change: let their messages be seen again
                 _stop(home, say)
@@ -136,21 +140,21 @@ def _start(home: Path, python: Path, port: int | None, say: deploy.Say) -> Engin
     before = _recorded(home)
     forced = (home / "unsaved").exists()
     if forced:
-        say("the engine was ended by force: what it did since its last clean stop is forgotten, and looked at again")
+        say("the engine was ended by force; it goes on from its last save, a few seconds before")
     engine = before or Engine(DEFAULT_PORT)
     engine = replace(engine, port=_free_port(engine.port if port is None else port), unclean=forced or engine.unclean)
     state, temporary, log = home / "state", home / "tmp", home / "engine.log"
     moved = before is not None and before.port != engine.port
-    if forced or moved or not (state / "cloudformation.json").exists():
-        engine = replace(engine, key=None)  # what is deployed is not known, or holds another address
+    if moved or not _has_state(home):
+        engine = replace(engine, key=None)  # nothing is deployed, or it holds another address
     for folder in (state, temporary):
         folder.mkdir(exist_ok=True)
     _end_orphans(temporary)
-    engine_state.make_ready(state, endpoint_before=before.endpoint if before else None, endpoint=engine.endpoint)
     _record(home, engine)
     if log.exists() and log.stat().st_size > _LOG_BYTES:
         log.replace(home / "engine.log.1")
-    (home / "pid").unlink(missing_ok=True)
+    for name in ("pid", "save"):
+        (home / name).unlink(missing_ok=True)
     say(f"starting the engine on {_HOST}:{engine.port}")
     _launch(home, python, engine, log)
     if not _until(lambda: _healthy(engine.port) or not _lives(home), _START_SECONDS) or not _lives(home):
@@ -181,7 +185,7 @@ def _launch(home: Path, python: Path, engine: Engine, log: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with log.open("a") as output:
             subprocess.run(  # noqa: S603 - a fixed program, no shell
-                [str(python), engine_process.__file__, str(home)],
+                [str(python), str(_PROGRAM), str(home), engine.endpoint],
                 cwd=home,
                 env=_environment(home, engine),
                 pass_fds=(lock,),
@@ -261,6 +265,14 @@ def _end_orphans(temporary: Path) -> None:
                 os.kill(int(command.parent.name), signal.SIGKILL)
 
 
+def save(home: Path) -> None:
+    """Have the engine save its state now, and return when that is on the disk; raises ENGINE_FAILED."""
+    request = home / "save"
+    request.touch()
+    if not _until(lambda: not request.exists() or not _lives(home), _STOP_SECONDS) or request.exists():
+        raise SynclineError("ENGINE_FAILED", f"the engine did not save its state; see {home / 'engine.log'}")
+
+
 # -- what is known ---------------------------------------------------------------------------------------------------
 
 
@@ -308,6 +320,11 @@ def _until(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
+def _has_state(home: Path) -> bool:
+    """Return True if an engine saved something in ``home``; one of an older version did so in JSON files."""
+    return (home / "state" / "engine.db").exists() or (home / "state" / "cloudformation.json").exists()
+
+
 def _recorded(home: Path) -> Engine | None:
     try:
         return Engine(**json.loads((home / "engine.json").read_text()))
@@ -316,6 +333,19 @@ def _recorded(home: Path) -> Engine | None:
 
 
 def _record(home: Path, engine: Engine) -> None:
-    new = home / "engine.json.new"
-    new.write_text(json.dumps(asdict(engine), indent=2))
-    new.replace(home / "engine.json")
+    write_durably(home / "engine.json", json.dumps(asdict(engine), indent=2))
+
+
+def write_durably(file: Path, text: str) -> None:
+    """Replace a file by ``text``, so that a crash or a power cut leaves either the old file or the new one."""
+    new = file.with_name(f"{file.name}.new")
+    with new.open("w", encoding="utf-8") as output:
+        output.write(text)
+        output.flush()
+        os.fsync(output.fileno())
+    new.replace(file)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,34 +1,69 @@
 """The process of the engine on this machine: ministack, apart from whoever started it.
 
 :mod:`syncline.cli.engine` runs this file with the engine's own Python, which has nothing of Syncline's:
-``engine_process.py HOME``. Its environment holds ministack's settings. In ``HOME`` it keeps ``pid`` and ``unsaved``,
-a mark that is there from the start until the state has been saved at a clean stop.
+``engine_process.py HOME ENDPOINT``. Its environment holds ministack's settings. In ``HOME`` it keeps ``pid`` and
+``unsaved``, a mark that is there from the start until the state has been saved at a clean stop.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import runpy
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import engine_state  # type: ignore[import-not-found]  # beside this file
 
 
-def main(home: Path) -> None:
+def main(home: Path, endpoint: str) -> None:
     if os.fork():
         os._exit(0)  # the starter waits for this process alone; the engine goes on by itself
     os.setsid()
     (home / "pid").write_text(str(os.getpid()))
-    unsaved = home / "unsaved"
-    unsaved.touch()
+    (home / "unsaved").touch()
+    from ministack import app  # type: ignore[import-not-found]  # noqa: PLC0415 - reads its settings on import
+
+    _keep_log_clean(app)
+    _count_in_numbers(app)
+    keeper = engine_state.Keeper(app, home, endpoint)
+    app._load_persisted_state = keeper.load
+    app.save_all = keeper.save_last
     sys.argv = ["ministack"]
-    runpy.run_module("ministack", run_name="__main__", alter_sys=True)
+    app.main()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.killpg(0, signal.SIGTERM)  # functions still at work: their messages come back at the next start
-    began = unsaved.stat().st_mtime
-    if all(file.stat().st_mtime >= began for file in (home / "state").glob("*.json")):
-        unsaved.unlink()
+    if keeper.saved:
+        (home / "unsaved").unlink()
+
+
+def _keep_log_clean(app: Any) -> None:
+    """Leave out of the log what says nothing about this engine."""
+    app.BANNER = "starting on port {port}"
+    # hypercorn sets the level of this logger when it starts, and says the address once more.
+    logging.getLogger("hypercorn.error").addFilter(lambda record: record.levelno >= logging.WARNING)
+    logging.getLogger("kms").setLevel(logging.ERROR)  # misses a package for what no function asks
+
+
+def _count_in_numbers(app: Any) -> None:
+    """Read the concurrency of a mapping as a number.
+
+    A parameter of a template is text. ministack 1.5 keeps it so below ScalingConfig, cannot compare it with a number,
+    and then polls no queue at all.
+    """
+    module = app._get_module("lambda_svc")
+    allowed: Callable[..., int] = module._sqs_esm_concurrency
+
+    def in_numbers(mapping: dict[str, Any], *others: Any) -> int:
+        scaling = mapping.get("ScalingConfig") or {}
+        if "MaximumConcurrency" in scaling:
+            scaling["MaximumConcurrency"] = int(scaling["MaximumConcurrency"])
+        return allowed(mapping, *others)
+
+    module._sqs_esm_concurrency = in_numbers
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])
