@@ -152,6 +152,9 @@ def test_the_stack_is_deployed_and_works(home: Path, project: Path, monkeypatch:
     assert engine.environment_of(home)["PROOF_OF_ENVIRONMENT"]
     assert listening(pid_of(home)) == {f"0100007F:{running.port:04X}"}
 
+    # The log has lines of this engine only: no banner, and no errors of a poller that met the stack half made.
+    log = (home / "engine.log").read_text().splitlines()
+    assert [line for line in log if not re.match(r"\d{4}-\d\d-\d\d [0-9:]{8} INFO \[", line)] == []
     for queue in ("Discover", "Transfer", "Verify"):
         send(running, queue, queue)
         item = seen(running, queue)
@@ -321,7 +324,7 @@ def test_the_stores_are_all_of_ministack() -> None:
 def test_a_port_of_another_program_is_left_to_it(home: Path, project: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(SynclineError, match=rf"ENGINE_FAILED: port {port} is taken") as caught:
+        with pytest.raises(SynclineError, match=rf"ENGINE_FAILED: cannot listen on port {port}") as caught:
             engine.up(home, project, port=port, say=lambda _: None)
         assert caught.value.code.name == "ENGINE_FAILED"
     assert engine.describe(home) is None

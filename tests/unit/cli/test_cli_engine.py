@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from syncline.cli import commands_engine
+from syncline.cli.context import Context
 from syncline.cli.engine import Engine
+from syncline.cli.engine import _free_port as free_port
+from syncline.cli.main import app
+from syncline.cli.show import Out
 from syncline.errors import SynclineError
 from syncline.model import Trigger
 from tests.unit.cli.cli_stack import SYNCS, Stack
@@ -133,6 +140,45 @@ def test_an_engine_that_does_not_start(stack: Stack, monkeypatch: pytest.MonkeyP
     result = stack.run("up")
     assert result.exit_code == 2
     assert result.stderr.startswith("error ENGINE_FAILED: the engine did not start; see /x/engine.log\n→ ")
+
+
+@pytest.mark.parametrize(
+    ("folder", "why"),
+    [("/proc/x", "No such file or directory"), ("{file}", "File exists"), ("{file}/x", "Not a directory")],
+)
+def test_a_home_that_cannot_be_used_is_one_clear_error(tmp_path: Path, folder: str, why: str) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    home = folder.format(file=file)
+    result = CliRunner().invoke(app, ["up", "--home", home])
+    assert result.exit_code == 2
+    first, action = result.stderr.splitlines()
+    assert first == f"error ENGINE_FAILED: cannot keep the engine's state in {home}: {why}; --home names another folder"
+    assert action.startswith("→ Do what the message says")
+    for command in ("status", "down"):
+        result = CliRunner().invoke(app, [command, "--home", home])
+        assert "INTERNAL" not in result.stderr, result.stderr
+        assert f"no engine runs in {home}" in result.output
+
+
+def test_a_port_that_is_taken_needs_no_log() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SynclineError) as caught:
+            free_port(port)
+    assert caught.value.what == f"cannot listen on port {port}: Address already in use; --port names another one"
+    assert "log" not in caught.value.what
+    assert "where it names a log file" in caught.value.code.action
+
+
+def test_a_suggested_command_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "my engine's home"
+    context = Context(None, home, Out())
+    assert shlex.split(context.command("up")) == ["syncline", "up", "--home", str(home)]
+    monkeypatch.setenv("SYNCLINE_HOME", str(home))
+    assert context.command("up") == "syncline up"
+    monkeypatch.setenv("SYNCLINE_HOME", "/another")
+    assert shlex.split(context.command("up")) == ["syncline", "up", "--home", str(home)]
 
 
 @pytest.mark.parametrize("stopped", [True, False])

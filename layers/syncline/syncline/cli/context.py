@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -93,7 +94,11 @@ class Context:
             raise SynclineError("USAGE", what)
 
     def command(self, words: str) -> str:
-        """A command for people to type, with this one's own options as far as it needs them."""
-        stack = f" --stack {self.stack}" if self.stack and self.stack != os.environ.get("SYNCLINE_STACK") else ""
-        home = f" --home {self.home_option}" if self.home_option and "SYNCLINE_HOME" not in os.environ else ""
-        return f"syncline {words}{stack}{home}"
+        """Return a command for people to type, with the options of this one that it needs, quoted for a shell."""
+        given = (("--stack", self.stack, "SYNCLINE_STACK"), ("--home", self.home_option, "SYNCLINE_HOME"))
+        options = [
+            f" {option} {shlex.quote(str(value))}"
+            for option, value, variable in given
+            if value and str(value) != os.environ.get(variable)
+        ]
+        return f"syncline {words}{''.join(options)}"

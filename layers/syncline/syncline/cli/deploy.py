@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -196,7 +197,7 @@ def local_environment(environ: Mapping[str, str]) -> dict[str, str]:
 def run(command: list[str], folder: Path, log: Path, environ: Mapping[str, str] | None = None) -> None:
     """Run a program to its end, its output appended to ``log``; raises ENGINE_FAILED if it fails."""
     with log.open("a") as output:
-        output.write(f"$ {' '.join(command)}\n")
+        output.write(f"$ {shlex.join(command)}\n")
         output.flush()
         try:
             subprocess.run(  # noqa: S603 - a fixed program, no shell

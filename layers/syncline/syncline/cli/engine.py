@@ -77,15 +77,16 @@ def up(home: Path, project: Path, *, port: int | None = None, say: deploy.Say = 
     ``say`` is told of each step that takes time. Raises ENGINE_FAILED naming the log file to read.
     """
     home, project = home.absolute(), project.absolute()
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)  # the state holds secrets, if any were put into the engine
-    with _locked(home / "up.lock"):
+    with _used(home), _locked(home / "up.lock"):
         python = deploy.environment(project, home / "sam.log", say)
         engine = describe(home)
         fresh = engine is None and not _has_state(home)
         if engine is None:
             engine = _start(home, python, port, say)
         elif port not in (None, 0, engine.port):
-            raise SynclineError("ENGINE_FAILED", f"the engine runs on port {engine.port}; `syncline down` stops it")
+            raise SynclineError(
+                "ENGINE_FAILED", f"the engine runs on port {engine.port}; stop it with `syncline down` first"
+            )
         elif not _healthy(engine.port):
             raise SynclineError("ENGINE_FAILED", f"the engine runs but does not answer; see {home / 'engine.log'}")
         key = deploy.inputs_key(project, python)
@@ -109,7 +110,7 @@ def down(home: Path, *, say: deploy.Say = print) -> bool:
     home = home.absolute()
     if not home.is_dir():
         return False
-    with _locked(home / "up.lock"):
+    with _used(home), _locked(home / "up.lock"):
         if not _lives(home):
             return False
         _stop(home, say)
@@ -237,9 +238,8 @@ def _free_port(port: int | None) -> int:
         try:
             probe.bind((_HOST, port))
         except OSError as error:
-            raise SynclineError(
-                "ENGINE_FAILED", f"port {port} is taken by another program; `--port` names another one"
-            ) from error
+            what = f"cannot listen on port {port}: {error.strerror}; --port names another one"
+            raise SynclineError("ENGINE_FAILED", what) from error
         bound: int = probe.getsockname()[1]
         return bound
 
@@ -291,8 +291,10 @@ def _lives(home: Path) -> bool:
     """Whether the lock is held: the system lets go of it when the engine ends, however it does."""
     try:
         lock = os.open(home / "lock", os.O_RDWR)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        raise SynclineError("ENGINE_FAILED", f"cannot read {home / 'lock'}: {error.strerror}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -301,6 +303,19 @@ def _lives(home: Path) -> bool:
         return False
     finally:
         os.close(lock)
+
+
+@contextmanager
+def _used(home: Path) -> Iterator[None]:
+    """Make the home if it does not exist; raises ENGINE_FAILED if its files cannot be written."""
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)  # the state holds secrets, if any were put into the engine
+        yield
+    except OSError as error:
+        if not str(error.filename or home).startswith(str(home)):
+            raise
+        what = f"cannot keep the engine's state in {home}: {error.strerror or error}; --home names another folder"
+        raise SynclineError("ENGINE_FAILED", what) from error
 
 
 @contextmanager
