@@ -7,15 +7,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import engine_state  # type: ignore[import-not-found]  # beside this file
+
+Event = dict[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+Application = Callable[[Event, Receive, Send], Awaitable[None]]
+"""As ASGI defines it."""
+
+_FUNCTION_URLS: Final = "/_aws/lambda-url/"
+_BODY_SECONDS: Final = 8  # a sender gives up after about ten
+_BODY_BYTES: Final = 6 << 20  # as Lambda takes it
 
 
 def main(home: Path, endpoint: str) -> None:
@@ -28,6 +40,7 @@ def main(home: Path, endpoint: str) -> None:
 
     _keep_log_clean(app)
     _count_in_numbers(app)
+    app.app = _limited(app.app)
     keeper = engine_state.Keeper(app, home, endpoint)
     app._load_persisted_state = keeper.load
     app.save_all = keeper.save_last
@@ -63,6 +76,58 @@ def _count_in_numbers(app: Any) -> None:
         return allowed(mapping, *others)
 
     module._sqs_esm_concurrency = in_numbers
+
+
+def _limited(serve: Application) -> Application:
+    """Answer requests to a function's address in time and within Lambda's limit of size, whatever their body does.
+
+    ministack waits for the end of a body for ever and keeps all of it in memory.
+    """
+
+    async def limited(scope: Event, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith(_FUNCTION_URLS):
+            await serve(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        body, size = bytearray(), 0
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                more = True
+                while more:
+                    event = await receive()
+                    if event["type"] == "http.disconnect":
+                        return
+                    size += len(event["body"])
+                    if size <= _BODY_BYTES:
+                        body += event["body"]
+                    more = event["more_body"]
+        except TimeoutError:
+            size = max(size, int(declared) if declared.isdigit() else 0)
+            status = 413 if size > _BODY_BYTES else 408
+            await _refuse(send, status, f"the body did not arrive within {_BODY_SECONDS} s")
+            return
+        if size > _BODY_BYTES:
+            await _refuse(send, 413, f"the body has more than {_BODY_BYTES} bytes")
+            return
+        events = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+
+        async def receive_again() -> Event:
+            return events.pop() if events else await receive()
+
+        await serve(scope, receive_again, send)
+
+    return limited
+
+
+async def _refuse(send: Send, status: int, why: str) -> None:
+    body = json.dumps({"error": why}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,84 @@
+"""Requests to a function's address on one machine: each is answered, also one whose body never ends."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from syncline.cli import deploy, engine
+from syncline.cli.engine import Engine
+
+TOP: Final = Path(__file__).parents[2]
+SECONDS: Final = 10  # a registry waits about so long for the answer to a notification
+LIMIT: Final = 6 << 20  # of Lambda
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine with nothing deployed: it has no function of any address."""
+    home = tmp_path_factory.mktemp("home")
+    python = deploy.environment(TOP, home / "sam.log", print)
+    yield engine._start(home, python, 0, print)
+    engine.down(home)
+
+
+def status(connection: socket.socket) -> int:
+    """The status of the answer; fails if there is none in time."""
+    connection.settimeout(SECONDS)
+    line = connection.makefile("rb").readline().split()
+    assert line, "the connection was closed without an answer"
+    return int(line[1])
+
+
+@contextlib.contextmanager
+def request(running: Engine, length: int) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", running.port)) as connection:
+        head = f"POST /_aws/lambda-url/{'a' * 32}/hooks/sync/secret HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+        connection.sendall(head.encode())
+        yield connection
+
+
+def test_a_body_that_is_shorter_than_it_says(running: Engine) -> None:
+    with request(running, 100) as connection:
+        connection.sendall(b"{}")
+        assert status(connection) == 408
+
+
+def test_a_body_that_drips(running: Engine) -> None:
+    ended = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # closed by the engine, or by the test
+            while not ended.wait(0.5):
+                connection.sendall(b" ")
+
+    with request(running, 1_000_000) as connection:
+        thread = threading.Thread(target=drip, args=(connection,))
+        thread.start()
+        try:
+            assert status(connection) == 408
+        finally:
+            ended.set()
+            thread.join()
+
+
+def test_a_body_that_is_too_large(running: Engine) -> None:
+    with request(running, LIMIT + 1) as connection:
+        connection.sendall(b"x" * (LIMIT + 1))
+        assert status(connection) == 413
+    with request(running, 1 << 40) as connection:  # it never comes
+        assert status(connection) == 413
+
+
+def test_a_whole_body_is_passed_on(running: Engine) -> None:
+    with request(running, 2) as connection:
+        connection.sendall(b"{}")
+        assert status(connection) == 404  # ministack's answer: no function has this address
+    with request(running, 0) as connection:
+        assert status(connection) == 404
