@@ -73,8 +73,8 @@ def fill(settings: Settings, say: Callable[[str], None]) -> Filled:
 
 
 def _missing(repository: Repository, prod: Registry) -> set[str]:
-    present = prod.tags(repository.name)
-    missing = set(repository.tags) - set(present)
+    present = set(prod.tags(repository.name))
+    missing = set(repository.tags) - present
     signed = any(tag.endswith(".sig") for tag in present)
     return missing | {SIGNED[1]} if repository.name == SIGNED[0] and not signed else missing
 

@@ -57,7 +57,7 @@ class TestReading:
         assert [name for name in prod.catalog() if name.startswith(namespace)] == names
         registry_pair.prod.push_image(names[0], "v2")
         assert sorted(prod.tags(names[0])) == ["v1", "v2"]
-        assert prod.tags(f"{namespace}/none") == []
+        assert list(prod.tags(f"{namespace}/none")) == []
 
     def test_a_manifest_by_tag_and_by_digest(self, registry_pair: RegistryPair, namespace: str) -> None:
         digest = registry_pair.prod.push_image(f"{namespace}/app", "v1", [LAYER])
@@ -197,7 +197,7 @@ class TestWriting:
         finally:
             over.set()
             mounting.join()
-        assert len(dr.tags(repository)) == 60
+        assert len(list(dr.tags(repository))) == 60
 
     def test_many_threads_with_one_client(self, registry_pair: RegistryPair, namespace: str) -> None:
         dr = client(registry_pair.dr)
@@ -258,7 +258,7 @@ class TestTokens:
         token_registry_pair.dr_tokens.say_expires_in = False
         writer = client(token_registry_pair.dr, "writer")
         for _ in range(3):
-            assert writer.tags(f"{namespace}/app") == []
+            assert list(writer.tags(f"{namespace}/app")) == []
         assert len(token_registry_pair.dr_tokens.requests) == 1
 
     def test_a_token_that_ends_within_a_layer(self, token_registry_pair: TokenRegistryPair, namespace: str) -> None:

@@ -50,6 +50,7 @@ _ROWS: Final = (
     Code("SOURCE_ABSENT", False, "The source does not have what syncs.yaml or the command line names.", "Correct the name, or create what is named at the source; then `syncline retry`."),
     Code("ITEM_GONE", False, "A retry did not find the item of a dead letter: its source is gone, or the sync no longer selects it.", "If that is right, drop the letter: `syncline retry NAME --drop ITEM`. Otherwise bring the source or the selection back, then `syncline retry`."),
     Code("LISTING_INCOMPLETE", True, "A listing repeated itself, broke off, or came back empty where it cannot be.", "Check the API token: Quay answers a bad one with an empty list instead of an error."),
+    Code("LISTING_TOO_LONG", False, "A listing goes on beyond the most entries, pages or bytes that one listing may have. Nothing of it was done.", "If the server really has so much, divide it: name repositories or a prefix in syncs.yaml. Otherwise the server lists without an end; look at its log."),
     Code("ENTRY_INVALID", False, "One entry of a listing is not what the protocol promises: it is null, has no name, a name that none can have, or a field of the wrong type. All other entries were read.", "Correct or remove the entry that the message names at its server, or exclude it by its name."),
     # Objects and files
     Code("BUCKET_ABSENT", False, "The service has no bucket of that name, or not for these credentials.", "Correct `bucket` or `endpoint` in syncs.yaml, or create the bucket."),

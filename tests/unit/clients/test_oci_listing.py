@@ -45,14 +45,14 @@ def test_tags_of_all_pages(server: ScriptedServer, registry: Registry) -> None:
     server.on("GET", f"{TAGS}?n=100&last=b", page([], f"{server.url}{TAGS}?n=100&last=c"))
     server.on("GET", f"{TAGS}?n=100&last=c", page(["b", "d"], "list?n=100&last=d"))
     server.on("GET", f"{TAGS}?n=100&last=d", page(["e"]))
-    assert registry.tags("org/app") == ["a", "b", "d", "e"]
+    assert list(registry.tags("org/app")) == ["a", "b", "d", "e"]
     assert len(server.requests) == 4
 
 
 @pytest.mark.parametrize("answer", [page(None), page([]), json_reply({}), errors_reply(404, "NAME_UNKNOWN")])
 def test_a_repository_without_tags(server: ScriptedServer, registry: Registry, answer: Reply) -> None:
     server.on("GET", TAGS, answer)
-    assert registry.tags("org/app") == []
+    assert list(registry.tags("org/app")) == []
 
 
 @pytest.mark.parametrize("answer", [Reply(404), Reply(404, b"<html>nothing here</html>"), Reply(404, b"{}")])

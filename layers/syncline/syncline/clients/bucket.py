@@ -23,7 +23,7 @@ from syncline.clients import s3_xml
 from syncline.clients.bucket_head import ABSENT, REDIRECT, Condition, Head, attributes_of, etag_of, fingerprint, head_of
 from syncline.clients.bucket_requests import BucketRequests, quoted, quoted_key
 from syncline.clients.bucket_upload import PART, Upload, copy_part_size, part_size
-from syncline.clients.entries import OnOdd, ignore, refuse
+from syncline.clients.entries import KEYS, Extent, Limits, OnOdd, ignore, refuse
 from syncline.clients.http import Endpoint, Http, Response
 from syncline.clients.s3_xml import Grants, Listed, ListPage, NotXmlError
 from syncline.clients.sigv4 import Keys, Signer
@@ -140,14 +140,28 @@ class Bucket:
         return page
 
     def pages(
-        self, prefix: str = "", *, delimiter: str = "", after: str = "", odd: OnOdd = refuse
+        self,
+        prefix: str = "",
+        *,
+        delimiter: str = "",
+        after: str = "",
+        odd: OnOdd = refuse,
+        limits: Limits = KEYS,
     ) -> Iterator[ListPage]:
-        """Yield the pages of a listing until its end."""
-        page = self.page(prefix, delimiter=delimiter, after=after, odd=odd)
-        yield page
-        while page.token is not None:
-            page = self.page(prefix, delimiter=delimiter, token=page.token, odd=odd)
+        """Yield the pages of a listing until its end.
+
+        Raises LISTING_TOO_LONG, and LISTING_INCOMPLETE if the listing repeats itself.
+        """
+        extent = Extent(f"the listing of {self}", limits)
+        token: str | None = None
+        while True:
+            page = self.page(prefix, delimiter=delimiter, after=after, token=token, odd=odd)
+            names = [*(each.key for each in page.objects), *page.prefixes]
+            extent.count(names, len(names))
             yield page
+            if page.token is None:
+                return
+            token = page.token
 
     def head(self, key: str, *, version: str | None = None, surely: bool = True) -> Head | None:
         """Return the head of an object, None if it does not exist.

@@ -65,10 +65,10 @@ class Upload:
             following = top.findtext("NextPartNumberMarker") or ""
             if top.findtext("IsTruncated") != "true":
                 return found
-            if following in ("", marker):
-                raise SynclineError(
-                    "LISTING_INCOMPLETE", f"the parts of {self.key!r} in {self._requests} are listed without an end"
-                )
+            # Part numbers end at 10,000, so a list whose markers go forward has an end.
+            if not following.isdecimal() or not int(marker) < int(following) <= _MOST_PARTS:
+                what = f"the list of the parts of {self.key!r} in {self._requests} goes on behind part {following!r}"
+                raise SynclineError("LISTING_INCOMPLETE", f"{what} after part {marker}")
             marker = following
 
     def complete(self, etags: Mapping[int, str] | None = None, *, condition: Condition | None = None) -> str:

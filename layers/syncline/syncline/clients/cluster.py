@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -22,7 +22,7 @@ import urllib3.exceptions
 
 from syncline.clients import failures
 from syncline.clients.cluster_login import Login, client_package
-from syncline.clients.entries import Entries, Odd, OnOdd, described, ignore, mapping, optional, text
+from syncline.clients.entries import Entries, Limits, Odd, OnOdd, described, ignore, mapping, optional, text
 from syncline.clients.instances import Instance, distinct
 from syncline.clients.pacing import Policy
 from syncline.errors import SynclineError
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 PAGE: Final = 500
 LARGEST_PAGE: Final = 32 * 1024 * 1024  # bytes
 _MOST_PAGES: Final = 100
+WHOLE: Final = Limits(entries=PAGE * _MOST_PAGES)
 _MOST_BEGINNINGS: Final = 3  # a list that expires three times over will not come together
 _TIMEOUTS: Final = (5.0, 20.0)  # seconds to connect, and to wait for bytes
 _PIECE: Final = 64 * 1024  # bytes
@@ -86,7 +87,7 @@ class Cluster:
         address. So what is missing in a list never looks as if it had agreed.
 
         Raises UNAUTHORIZED, FORBIDDEN, THROTTLED, SERVER_ERROR, UNREACHABLE, TLS_FAILED, BAD_ANSWER,
-        LISTING_INCOMPLETE, CONFIG_INVALID, and SOURCE_ABSENT for a service without an EndpointSlice.
+        LISTING_INCOMPLETE, LISTING_TOO_LONG, CONFIG_INVALID, and SOURCE_ABSENT for a service without an EndpointSlice.
         """
         for _ in range(_MOST_BEGINNINGS):
             try:
@@ -109,8 +110,11 @@ class Cluster:
             token = page["metadata"].get("continue") or ""
             if not token:
                 return
-            if token in seen or len(seen) >= _MOST_PAGES:
+            if token in seen:
                 raise SynclineError("LISTING_INCOMPLETE", f"the list of {source.place} repeats itself")
+            if len(seen) >= _MOST_PAGES:
+                what = f"the list of {source.place}: over {_MOST_PAGES} pages of {PAGE}, and no end"
+                raise SynclineError("LISTING_TOO_LONG", what)
             seen.add(token)
 
     def _page(self, source: Source, token: str) -> dict[str, Any]:
@@ -194,7 +198,7 @@ def _checked_page(where: str, body: bytes) -> dict[str, Any]:
     return page
 
 
-def _instances(source: Source, items: Iterable[Any], odd: OnOdd) -> tuple[Instance, ...]:
+def _instances(source: Source, items: Sequence[Any], odd: OnOdd) -> tuple[Instance, ...]:
     unusable: list[Odd] = []
 
     def note(each: Odd) -> None:
@@ -206,10 +210,10 @@ def _instances(source: Source, items: Iterable[Any], odd: OnOdd) -> tuple[Instan
     return distinct((*found, *(Instance(each.label, each.label, 0, place=source.place) for each in unusable)))
 
 
-def _endpoints(source: ServiceSource, items: Iterable[Any], odd: OnOdd) -> Iterator[Instance]:
-    slices = Entries(f"the EndpointSlices of {source.place}", odd, _name_of)
+def _endpoints(source: ServiceSource, items: Sequence[Any], odd: OnOdd) -> Iterator[Instance]:
+    slices = Entries(f"the EndpointSlices of {source.place}", odd, _name_of, limits=WHOLE)
     for name, port, endpoints in slices.read(items, partial(_slice, source)):
-        entries = Entries(f"the endpoints of {name} of {source.place}", odd, _name_of_endpoint)
+        entries = Entries(f"the endpoints of {name} of {source.place}", odd, _name_of_endpoint, limits=WHOLE)
         yield from entries.read(endpoints, partial(_endpoint, source, port))
 
 
@@ -285,8 +289,8 @@ def _port(source: ServiceSource, ports: list[Mapping[str, Any]]) -> int:
     return matching[0]
 
 
-def _pods(source: PodsSource, items: Iterable[Any], odd: OnOdd) -> Iterator[Instance]:
-    entries = Entries(f"the pods of {source.place}", odd, _name_of)
+def _pods(source: PodsSource, items: Sequence[Any], odd: OnOdd) -> Iterator[Instance]:
+    entries = Entries(f"the pods of {source.place}", odd, _name_of, limits=WHOLE)
     return filter(None, entries.read(items, partial(_pod, source)))
 
 

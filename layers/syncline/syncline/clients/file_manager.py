@@ -22,7 +22,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from syncline.clients.addresses import Address, redacted
-from syncline.clients.entries import Entries, OnOdd, refuse
+from syncline.clients.entries import FEW, Entries, OnOdd, refuse
 from syncline.clients.http import READ_TIMEOUT, Body, Http, Response
 from syncline.errors import SynclineError
 
@@ -192,7 +192,7 @@ class FileManager:
         listed = _object(response).get("events")
         if not isinstance(listed, list):
             raise response.bad("`events` is not a list")
-        entries = Entries(f"the events of {self.host}", odd, _path_of)
+        entries = Entries(f"the events of {self.host}", odd, _path_of, limits=FEW)
         return list(entries.read(listed, event_of))
 
     def report(self, results: Mapping[str, Any]) -> None:

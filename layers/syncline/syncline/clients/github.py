@@ -16,19 +16,21 @@ https://docs.github.com/en/rest/actions and https://github.com/github/rest-api-d
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import quote, urlencode
 
 from syncline.clients.addresses import Address, Endpoint
-from syncline.clients.entries import Entries, OnOdd, described, mapping, optional, refuse, text, whole
+from syncline.clients.entries import FEW, Entries, OnOdd, described, mapping, optional, refuse, text, whole
 from syncline.clients.failures import retry_after
 from syncline.clients.http import Http, Response
 from syncline.clients.oci_links import next_link, own_target
 from syncline.errors import SynclineError
+
+T = TypeVar("T")
 
 PAGE: Final = 100  # the most that GitHub gives at once
 VERSION: Final = "2022-11-28"
@@ -103,17 +105,15 @@ class GitHub:
         self._prefix = prefix
 
     def runs(self, repository: str, workflow: str, odd: OnOdd = refuse, **filters: str | None) -> Iterator[WorkflowRun]:
-        """Runs of a workflow (its file's name), the youngest first; each once. ``filters`` as in the API."""
+        """Yield runs of a workflow (its file's name), the youngest first. ``filters`` as in the API.
+
+        Raises LISTING_INCOMPLETE if the list repeats itself, and LISTING_TOO_LONG.
+        """
         query = {key: value for key, value in filters.items() if value}
         file = workflow.rpartition("/")[2]
         path = f"{_repository(repository)}/actions/workflows/{quote(file, safe='')}/runs"
-        entries = Entries(f"the runs of {file} at {self.endpoint.host}", odd, _number_of)
-        seen: set[int] = set()
-        for page in self._pages(path, "workflow_runs", query):
-            for run in entries.read(page, _run):
-                if run.id not in seen:
-                    seen.add(run.id)
-                    yield run
+        entries = Entries(f"the runs of {file} at {self.endpoint.host}", odd, _number_of, limits=FEW)
+        return self._listed(entries, path, "workflow_runs", query, _run)
 
     def run(self, repository: str, run_id: int) -> WorkflowRun:
         """One run. Raises BAD_ANSWER if what GitHub says of it cannot be used."""
@@ -124,11 +124,11 @@ class GitHub:
             raise response.bad(str(error)) from None
 
     def artifacts(self, repository: str, run_id: int, odd: OnOdd = refuse) -> list[Artifact]:
-        """Everything a run left, expired or not."""
+        """Return everything a run left, expired or not. Raises LISTING_INCOMPLETE and LISTING_TOO_LONG."""
         path = f"{_repository(repository)}/actions/runs/{run_id}/artifacts"
-        entries = Entries(f"the artifacts of run {run_id} at {self.endpoint.host}", odd, _name_of)
-        found = (each for page in self._pages(path, "artifacts", {}) for each in entries.read(page, _artifact))
-        return list({artifact.id: artifact for artifact in found}.values())
+        listing = f"the artifacts of run {run_id} at {self.endpoint.host}"
+        entries = Entries(listing, odd, _name_of, key_of=_number_of, limits=FEW)
+        return list(self._listed(entries, path, "artifacts", {}, _artifact))
 
     def content(self, repository: str, artifact: Artifact) -> RemoteFile:
         """An artifact's download, as it is stored. Reading it raises ARTIFACT_EXPIRED where that is so."""
@@ -166,26 +166,24 @@ class GitHub:
     def download_target(self, path: str) -> str:
         return f"{self._prefix}{path}"
 
-    def _pages(self, path: str, key: str, query: Mapping[str, str]) -> Iterator[list[Any]]:
-        """The lists under ``key`` of all pages. Raises LISTING_INCOMPLETE where a page comes again."""
+    def _listed(
+        self, entries: Entries, path: str, key: str, query: Mapping[str, str], parse: Callable[[Any], T]
+    ) -> Iterator[T]:
+        """Yield the entries of the lists under ``key`` of all pages."""
         target = f"{self._prefix}{path}?{urlencode({**query, 'per_page': str(PAGE)})}"
-        visited = {target}
         while True:
             response = self.send("GET", target)
             if response.status != 200:
                 raise response.error()
             answer = response.json()
-            entries = answer.get(key) if isinstance(answer, dict) else None
-            if not isinstance(entries, list):
+            page = answer.get(key) if isinstance(answer, dict) else None
+            if not isinstance(page, list):
                 raise response.bad(f"it has no list of {key}")
-            yield entries
+            yield from entries.read(page, parse, len(response.body))
             link = next_link(response.all_headers("Link"))
             if link is None:
                 return
-            target = own_target(self.endpoint, target, link)
-            if target in visited:
-                raise SynclineError("LISTING_INCOMPLETE", f"{self.endpoint.host} repeats a page of its {key}")
-            visited.add(target)
+            target = entries.at(own_target(self.endpoint, target, link)).token
 
 
 class RemoteFile:

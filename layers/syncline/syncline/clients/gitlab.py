@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 from urllib.parse import quote
 
 from syncline.clients.addresses import Endpoint
-from syncline.clients.entries import Entries, OnOdd, described, mapping, refuse, text, whole
+from syncline.clients.entries import FEW, TAGS, Entries, OnOdd, described, mapping, refuse, text, whole
 from syncline.clients.failures import retry_after
 from syncline.clients.http import Http, Response
 from syncline.clients.oci_links import next_link, own_target
@@ -25,6 +25,7 @@ from syncline.clients.reference import parse_repository, parse_tag
 from syncline.errors import SynclineError
 
 PAGE: Final = 100  # the most that GitLab gives at once
+T = TypeVar("T")
 TokenKind = Literal["personal", "job", "oauth"]
 _HEADERS: Final[dict[str, str]] = {"personal": "PRIVATE-TOKEN", "job": "JOB-TOKEN"}
 
@@ -74,16 +75,23 @@ class GitLab:
         return self._endpoint.host
 
     def repositories(self, odd: OnOdd = refuse) -> Iterator[RegistryRepository]:
-        """Every repository of the project; one request for 100. Raises LISTING_INCOMPLETE where a page comes again."""
-        entries = Entries(f"the repositories of {self._project} at {self.host}", odd, lambda entry: _of(entry, "path"))
-        for page in self._pages(self._base):
-            yield from entries.read(page, _repository)
+        """Yield every repository of the project; one request for 100.
+
+        Raises LISTING_INCOMPLETE if the list repeats itself, and LISTING_TOO_LONG.
+        """
+        listing = f"the repositories of {self._project} at {self.host}"
+        entries = Entries(listing, odd, lambda entry: _of(entry, "path"), limits=FEW)
+        return self._listed(entries, self._base, _repository)
 
     def tags(self, repository: int, odd: OnOdd = refuse) -> Iterator[str]:
-        """The names of all tags of a repository, by its number; one request for 100. Raises LISTING_INCOMPLETE."""
-        entries = Entries(f"the tags of repository {repository} at {self.host}", odd, lambda entry: _of(entry, "name"))
-        for page in self._pages(f"{self._base}/{repository}/tags"):
-            yield from entries.read(page, lambda entry: parse_tag(text(mapping(entry).get("name"), "`name`")))
+        """Yield the names of all tags of a repository, by its number; one request for 100.
+
+        Raises LISTING_INCOMPLETE if the list repeats itself, and LISTING_TOO_LONG.
+        """
+        entries = Entries(
+            f"the tags of repository {repository} at {self.host}", odd, lambda entry: _of(entry, "name"), limits=TAGS
+        )
+        return self._listed(entries, f"{self._base}/{repository}/tags", _tag_name)
 
     def tag(self, repository: int, name: str) -> TagDetails:
         """What GitLab knows of one tag."""
@@ -98,22 +106,19 @@ class GitLab:
             created if isinstance(created, str) else None,
         )
 
-    def _pages(self, path: str) -> Iterator[list[Any]]:
+    def _listed(self, entries: Entries, path: str, parse: Callable[[Any], T]) -> Iterator[T]:
+        """Yield the entries of all pages."""
         target = f"{path}?per_page={PAGE}"
-        visited = {target}
         while True:
             response = self._get(target)
-            entries = response.json()
-            if not isinstance(entries, list):
+            page = response.json()
+            if not isinstance(page, list):
                 raise response.bad("it is no list")
-            yield entries
+            yield from entries.read(page, parse, len(response.body))
             link = next_link(response.all_headers("Link"))
             if link is None:
                 return
-            target = own_target(self._endpoint, target, link)
-            if target in visited:
-                raise SynclineError("LISTING_INCOMPLETE", f"{self._endpoint.host} repeats a page of a list")
-            visited.add(target)
+            target = entries.at(own_target(self._endpoint, target, link)).token
 
     def _get(self, target: str) -> Response:
         headers = {"Accept": "application/json"}
@@ -128,6 +133,10 @@ class GitLab:
         if response.status != 200:
             raise response.error()
         return response
+
+
+def _tag_name(entry: Any) -> str:
+    return parse_tag(text(mapping(entry).get("name"), "`name`"))
 
 
 def _of(entry: Any, field: str) -> Any:

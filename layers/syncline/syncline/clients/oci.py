@@ -22,11 +22,12 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import quote
 
-from syncline.clients.entries import Entries, OnOdd, described, refuse
+from syncline.clients.entries import BEGINNING, FEW, REPOSITORIES, TAGS, Entries, OnOdd, Position, described, refuse
 from syncline.clients.failures import error_codes, speaks_distribution
 from syncline.clients.http import Endpoint, Http, Response
 from syncline.clients.oci_auth import Credentials
@@ -61,6 +62,7 @@ __all__ = [
     "Credentials",
     "Descriptor",
     "Manifest",
+    "NamesPage",
     "Registry",
     "TagTakenError",
     "Upload",
@@ -76,6 +78,14 @@ _ACCEPT: Final = {"Accept": ", ".join(_ACCEPTED)}
 _CATALOG: Final = ("registry:catalog:*",)
 _SETTLING: Final = frozenset({"DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN"})
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+
+
+@dataclass(frozen=True, slots=True)
+class NamesPage:
+    """A page of a list of names, and the position of the next page, None at the end."""
+
+    names: list[str]
+    following: Position | None
 
 
 class TagTakenError(SynclineError):
@@ -115,11 +125,18 @@ class Registry:
         return self._transport.endpoint.host
 
     def catalog(self, odd: OnOdd = refuse) -> Iterator[str]:
-        """Every repository that the credentials may see, page by page. Raises LISTING_INCOMPLETE on a repetition."""
-        entries = Entries(f"the catalog of {self.host}", odd)
+        """Yield every repository that the credentials may see; see :meth:`catalog_pages`."""
+        return (name for page in self.catalog_pages(odd) for name in page.names)
+
+    def catalog_pages(self, odd: OnOdd = refuse, start: Position = BEGINNING) -> Iterator[NamesPage]:
+        """Yield the pages of all repositories that the credentials may see, from ``start`` on.
+
+        Raises LISTING_INCOMPLETE if the list repeats itself, and LISTING_TOO_LONG.
+        """
+        entries = Entries(f"the catalog of {self.host}", odd, limits=REPOSITORIES, start=start)
+        first = f"/v2/_catalog?n={self._page_size}"
         try:
-            for page in self._pages(f"/v2/_catalog?n={self._page_size}", _CATALOG, "repositories"):
-                yield from entries.read(page, lambda name: parse_repository(_name(name)))
+            yield from self._pages(entries, start.token or first, _CATALOG, "repositories", parse_repository)
         except SynclineError as error:
             if error.code.name not in ("UNAUTHORIZED", "FORBIDDEN", "NOT_FOUND", "REFUSED"):
                 raise
@@ -127,12 +144,18 @@ class Registry:
             hint = "many registries do not list their repositories; name them in syncs.yaml"
             raise SynclineError(code, f"{error.what} ({hint})") from error
 
-    def tags(self, repository: str, odd: OnOdd = refuse) -> list[str]:
-        """Every tag of a repository; empty if there is no such repository. Raises LISTING_INCOMPLETE."""
-        target = f"/v2/{repository}/tags/list?n={self._page_size}"
-        entries = Entries(f"the tags of {repository!r} at {self.host}", odd)
-        pages = self._pages(target, pull(repository), "tags")
-        return [tag for page in pages for tag in entries.read(page, lambda name: parse_tag(_name(name)))]
+    def tags(self, repository: str, odd: OnOdd = refuse) -> Iterator[str]:
+        """Yield every tag of a repository, none if there is no such repository; see :meth:`tag_pages`."""
+        return (tag for page in self.tag_pages(repository, odd) for tag in page.names)
+
+    def tag_pages(self, repository: str, odd: OnOdd = refuse, start: Position = BEGINNING) -> Iterator[NamesPage]:
+        """Yield the pages of a repository's tags in the registry's order, from ``start`` on.
+
+        Raises LISTING_INCOMPLETE if the list repeats itself, and LISTING_TOO_LONG.
+        """
+        entries = Entries(f"the tags of {repository!r} at {self.host}", odd, limits=TAGS, start=start)
+        first = f"/v2/{repository}/tags/list?n={self._page_size}"
+        return self._pages(entries, start.token or first, pull(repository), "tags", parse_tag)
 
     def knows(self, repository: str) -> bool:
         """Return False if the registry says that there is no such repository."""
@@ -276,15 +299,16 @@ class Registry:
     def referrers(self, repository: str, digest: str, odd: OnOdd = refuse) -> tuple[Descriptor, ...]:
         """What the repository has that names a manifest as its subject, by the API or by the tag that lists it.
 
-        Raises LISTING_INCOMPLETE, and BAD_ANSWER where that is no list.
+        Raises LISTING_INCOMPLETE, LISTING_TOO_LONG, and BAD_ANSWER where that is no list.
         """
-        entries = Entries(f"the referrers of {digest[:19]}… in {repository!r} at {self.host}", odd, _digest_in)
+        listing = f"the referrers of {digest[:19]}… in {repository!r} at {self.host}"
+        entries = Entries(listing, odd, _digest_in, limits=FEW)
         found: dict[str, Descriptor] = {}
         target = f"/v2/{repository}/referrers/{parse_digest(digest)}"
-        visited = {target}
+        first = target
         while time.monotonic() >= self._no_referrers_until:
             answer = self._transport.fetch("GET", target, pull(repository), {"Accept": OCI_INDEX})
-            if answer.status in ABSENT and len(visited) == 1:
+            if answer.status in ABSENT and target == first:
                 if not speaks_distribution(answer.body):  # else it may be the repository that it does not know
                     self._no_referrers_until = time.monotonic() + NO_API
                 break
@@ -299,10 +323,7 @@ class Registry:
             link = next_link(answer.all_headers("Link"))
             if link is None:
                 return tuple(found.values())
-            target = own_target(self._transport.endpoint, target, link)
-            if target in visited:
-                raise SynclineError("LISTING_INCOMPLETE", f"{self.host} repeats a page of its list of referrers")
-            visited.add(target)
+            target = entries.at(own_target(self._transport.endpoint, target, link)).token
         return self._listed_by_tag(repository, digest, entries)
 
     def _listed_by_tag(self, repository: str, digest: str, entries: Entries) -> tuple[Descriptor, ...]:
@@ -375,9 +396,10 @@ class Registry:
                 raise SynclineError("DIGEST_MISMATCH", f"{where} sent other bytes than those of {digest}")
         return reference if is_digest(reference) else digest_of(answer.body)
 
-    def _pages(self, target: str, scopes: tuple[str, ...], key: str) -> Iterator[list[Any]]:
-        """The lists under ``key`` of all pages, without names that came before."""
-        visited, seen = {target}, set[str]()
+    def _pages(
+        self, entries: Entries, target: str, scopes: tuple[str, ...], key: str, parse: Callable[[str], str]
+    ) -> Iterator[NamesPage]:
+        """Yield the pages of the list under ``key``, without names that the page before had."""
         while True:
             answer = self._transport.fetch("GET", target, scopes, {"Accept": "application/json"})
             if answer.status == 404 and key == "tags" and speaks_distribution(answer.body):
@@ -388,21 +410,14 @@ class Registry:
             names = (value.get(key) or []) if isinstance(value, dict) else None
             if not isinstance(names, list):
                 raise answer.bad(f"it has no list of {key}")
-            fresh = []
-            for name in names:
-                if not isinstance(name, str):
-                    fresh.append(name)
-                elif name not in seen:
-                    seen.add(name)
-                    fresh.append(name)
+            fresh = list(entries.read(names, lambda name: parse(_name(name)), len(answer.body)))
             link = next_link(answer.all_headers("Link"))
-            yield fresh
             if link is None:
+                yield NamesPage(fresh, None)
                 return
-            target = own_target(self._transport.endpoint, target, link)
-            if target in visited or (names and not fresh):
-                raise SynclineError("LISTING_INCOMPLETE", f"{self.host} repeats a page of its list of {key}")
-            visited.add(target)
+            following = entries.at(own_target(self._transport.endpoint, target, link))
+            yield NamesPage(fresh, following)
+            target = following.token
 
 
 class BlobStream:

@@ -21,7 +21,18 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from syncline.clients.addresses import Endpoint
-from syncline.clients.entries import Entries, OnOdd, mapping, optional, refuse, text
+from syncline.clients.entries import (
+    BEGINNING,
+    REPOSITORIES,
+    TAGS,
+    Entries,
+    OnOdd,
+    Position,
+    mapping,
+    optional,
+    refuse,
+    text,
+)
 from syncline.clients.http import Http, Response
 from syncline.clients.reference import parse_digest, parse_repository, parse_tag
 from syncline.errors import SynclineError
@@ -54,6 +65,22 @@ class QuayTag:
     is_list: bool
 
 
+@dataclass(frozen=True, slots=True)
+class RepositoriesPage:
+    """A page of a namespace's repositories, and the position of the next page, None at the end."""
+
+    repositories: list[QuayRepository]
+    following: Position | None
+
+
+@dataclass(frozen=True, slots=True)
+class TagsPage:
+    """A page of a repository's tags by name, and the position of the next page, None at the end."""
+
+    tags: dict[str, QuayTag]
+    following: Position | None
+
+
 class Quay:
     """The API of one Quay. ``token`` is called for each request, so it may be renewed meanwhile; None is anonymous.
 
@@ -67,20 +94,30 @@ class Quay:
         self._http = http
 
     def repositories(self, namespace: str, odd: OnOdd = refuse) -> Iterator[QuayRepository]:
-        """All repositories of a namespace that the token may see; without a token, the public ones.
+        """Yield all repositories of a namespace that the token may see; see :meth:`repository_pages`."""
+        return (each for page in self.repository_pages(namespace, odd) for each in page.repositories)
 
-        One request for 100. LISTING_INCOMPLETE, at any point of the iteration, if a page repeats another or is
-        missing; UNAUTHORIZED if Quay does not know the token. Nothing at all can mean that the namespace is empty,
-        is misspelt, or that the token's owner is no member of it: whether that can be is for the caller to know.
+    def repository_pages(
+        self, namespace: str, odd: OnOdd = refuse, start: Position | None = None
+    ) -> Iterator[RepositoriesPage]:
+        """Yield the pages of a namespace's repositories, from ``start`` on; without a token, of the public ones.
+
+        One request for 100. Raises LISTING_TOO_LONG, LISTING_INCOMPLETE if the list repeats itself or an announced page
+        is empty, and UNAUTHORIZED if Quay does not know the token. Without ``start``, LISTING_INCOMPLETE is raised also if
+        the list changes between two pages. No repository at all can mean that the namespace is
+        empty, is misspelt, or that the token's owner is no member of it: the caller has to know which of them can be.
         """
         query = {"namespace": namespace}
         if self._token() is None:
             query["public"] = "true"  # never with a token: if that is a bad one, a part would look like the whole
-        listing = f"the repositories of {namespace!r}"
-        entries = Entries(f"{listing} at {self._endpoint.host}", odd, lambda entry: _whole_name(entry, namespace))
-        seen: set[str] = set()
-        empty = True
-        page: str | None = None
+        listing = f"the repositories of {namespace!r} at {self._endpoint.host}"
+        start, strict = start or BEGINNING, start is None
+
+        def name_of(entry: Any) -> str | None:
+            return _whole_name(entry, namespace)
+
+        entries = Entries(listing, odd, name_of, limits=REPOSITORIES, start=start, strict=strict)
+        page, empty = start.token or None, not start.entries
         while True:
             response = self._page(query if page is None else {**query, "next_page": page})
             answer = _dict(response, response.json())
@@ -88,28 +125,31 @@ class Quay:
             following = answer.get("next_page")
             if not isinstance(following, str | None):
                 raise response.bad("`next_page` is not text")
-            listed = list(entries.read(values, lambda value: _repository(value, namespace)))
-            self._check_page(listing, values, may_be_empty=page is None and following is None)
-            self._note(listing, seen, [r.name for r in listed])
+            _check_page(listing, values, may_be_empty=page is None and following is None)
+            listed = list(entries.read(values, lambda value: _repository(value, namespace), len(response.body)))
             empty = empty and not values
-            yield from listed
             if following is None:
+                yield RepositoriesPage(listed, None)
                 break
+            yield RepositoriesPage(listed, entries.at(following))
             page = following
         if empty:
             self._check_token(namespace)
 
     def tags(self, repository: str, odd: OnOdd = refuse) -> dict[str, QuayTag]:
-        """The tags of ``namespace/name`` that are alive. One request for 100.
+        """Return the tags of ``namespace/name`` that are alive; see :meth:`tag_pages`."""
+        return {name: tag for page in self.tag_pages(repository, odd) for name, tag in page.tags.items()}
 
-        LISTING_INCOMPLETE if a page repeats a tag of another, as it does when someone pushes meanwhile; NOT_FOUND
-        if there is no such repository, which Quay says only to members of the namespace (others: FORBIDDEN).
+    def tag_pages(self, repository: str, odd: OnOdd = refuse, start: Position | None = None) -> Iterator[TagsPage]:
+        """Yield the pages of the tags of ``namespace/name`` that are alive, from ``start`` on. One request for 100.
+
+        Raises LISTING_TOO_LONG, LISTING_INCOMPLETE if the list repeats itself or an announced page is empty or, without
+        ``start``, the list changes between two pages, and NOT_FOUND if there is no such repository, which Quay says only to members of the namespace (others: FORBIDDEN).
         """
-        listing = f"the tags of {repository!r}"
-        entries = Entries(f"{listing} at {self._endpoint.host}", odd, _own_name)
-        found: dict[str, QuayTag] = {}
-        seen: set[str] = set()
-        page = 1
+        listing = f"the tags of {repository!r} at {self._endpoint.host}"
+        start, strict = start or BEGINNING, start is None
+        entries = Entries(listing, odd, _own_name, limits=TAGS, start=start, strict=strict)
+        page = int(start.token or 1)
         while True:
             response = self._get(f"repository/{quote(repository)}/tag/?limit={PAGE}&page={page}&onlyActiveTags=true")
             answer = _dict(response, response.json())
@@ -117,13 +157,12 @@ class Quay:
             more = answer.get("has_additional")
             if not isinstance(more, bool):
                 raise response.bad("`has_additional` is not true or false")
-            tags = list(entries.read(values, _tag))
-            self._check_page(listing, values, may_be_empty=page == 1 and not more)
-            self._note(listing, seen, [name for name, _ in tags])
-            found.update(tags)
-            if not more:
-                return found
+            _check_page(listing, values, may_be_empty=page == 1 and not more)
+            tags = dict(entries.read(values, _tag, len(response.body)))
             page += 1
+            yield TagsPage(tags, entries.at(str(page)) if more else None)
+            if not more:
+                return
 
     def _page(self, query: dict[str, str]) -> Response:
         """A page of a namespace's repositories. A namespace that is not there is listed empty, so 404 means no API."""
@@ -145,21 +184,6 @@ class Quay:
             raise response.error()
         return response
 
-    def _check_page(self, listing: str, values: list[Any], *, may_be_empty: bool) -> None:
-        """Raise LISTING_INCOMPLETE if a page brings nothing although it was announced."""
-        if not values and not may_be_empty:
-            raise self._incomplete(listing, "an announced page was empty")
-
-    def _note(self, listing: str, seen: set[str], names: list[str]) -> None:
-        """Note the names of a page; raise LISTING_INCOMPLETE if one was there before."""
-        for name in names:
-            if name in seen:
-                raise self._incomplete(listing, f"{name!r} came twice")
-            seen.add(name)
-
-    def _incomplete(self, listing: str, why: str) -> SynclineError:
-        return SynclineError("LISTING_INCOMPLETE", f"{self._endpoint.host} did not list all of {listing}: {why}")
-
     def _check_token(self, namespace: str) -> None:
         """UNAUTHORIZED if Quay does not know the token; asked only about an empty listing.
 
@@ -174,6 +198,12 @@ class Quay:
                 raise
             what = f"{self._endpoint.host} does not know the API token, and so lists nothing of {namespace!r}"
             raise SynclineError("UNAUTHORIZED", what) from None
+
+
+def _check_page(listing: str, values: list[Any], *, may_be_empty: bool) -> None:
+    """Raise LISTING_INCOMPLETE if a page brings nothing although it was announced."""
+    if not values and not may_be_empty:
+        raise SynclineError("LISTING_INCOMPLETE", f"{listing}: an announced page was empty")
 
 
 def _own_name(entry: Any) -> Any:

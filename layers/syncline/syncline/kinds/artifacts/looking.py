@@ -76,13 +76,13 @@ class TagLists:
 
         return note
 
-    def _ask(self, repository: str, odd: OnOdd) -> list[str]:
+    def _ask(self, repository: str, odd: OnOdd) -> Iterator[str]:
         if self._target.api is not None:
             number = self.repositories().get(repository)
             if number is not None:
-                return list(self._target.api.tags(number, odd))
+                return self._target.api.tags(number, odd)
             if not any(each.name in (None, repository) for each in self.odd):
-                return []
+                return iter(())
         return self._target.registry.tags(repository, odd)
 
 

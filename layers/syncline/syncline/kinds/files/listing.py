@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from syncline.clients.bucket import Bucket, ListPage
-from syncline.clients.entries import Odd, OnOdd, refuse
+from syncline.clients.entries import OBJECTS, Extent, Odd, OnOdd, refuse
 from syncline.clients.s3_xml import Listed
 
 SHARDS: Final = 6
@@ -60,8 +60,10 @@ def listed_ahead(bucket: Bucket, prefix: str, after: str, odd: OnOdd = refuse) -
 def _one_after_another(
     bucket: Bucket, prefix: str, first: ListPage, pool: ThreadPoolExecutor, odd: OnOdd
 ) -> Generator[Listed]:
-    page = first
+    page, extent = first, Extent(f"the listing of {bucket}", OBJECTS)
     while page.token is not None:
+        extent.count((), len(page.objects))
+        extent.at(page.token)
         following = pool.submit(bucket.page, prefix, token=page.token, odd=odd)
         yield from page.objects
         page = following.result()
@@ -90,9 +92,12 @@ def _side_by_side(
                 continue
             fill()
             name, future = ahead.popleft()
-            pages = future.result()
+            pages, extent = future.result(), Extent(f"the listing of {bucket}", OBJECTS)
             while pages:
                 token = pages[-1].token
+                extent.count((), sum(len(page.objects) for page in pages))
+                if token is not None:
+                    extent.at(token)
                 following = pool.submit(_some_pages, bucket, name, "", token, odd) if token is not None else None
                 fill()
                 for page in pages:

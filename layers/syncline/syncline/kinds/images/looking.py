@@ -347,7 +347,11 @@ class Look:
     def _source_tags(self, name: str) -> _Listed:
         """The source's tags; an empty list is believed only when the registry itself confirms it."""
         listed = self._tags(self._source, name)
-        if listed.is_empty and self._source.api is not None and self._source.registry.tags(name, ignore):
+        if (
+            listed.is_empty
+            and self._source.api is not None
+            and any(True for _ in self._source.registry.tags(name, ignore))
+        ):
             what = f"the API of {self._source.registry.host} lists no tags of {name}, but its registry does"
             raise SynclineError("LISTING_INCOMPLETE", what)
         return listed

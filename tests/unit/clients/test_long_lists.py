@@ -1,0 +1,265 @@
+"""Listings without an end: each client ends them at its limits, with a code that is not retried."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from itertools import cycle as repeated
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from syncline.clients import entries
+from syncline.clients import gitlab as gitlab_module
+from syncline.clients import quay as quay_module
+from syncline.clients.bucket import Bucket
+from syncline.clients.entries import BEGINNING, TAGS, Entries, Extent, Limits, Position, refuse
+from syncline.clients.github import GitHub
+from syncline.clients.gitlab import GitLab
+from syncline.clients.http import Endpoint, Http
+from syncline.clients.oci import Registry
+from syncline.clients.oci_manifest import OCI_MANIFEST
+from syncline.clients.quay import Quay
+from syncline.errors import SynclineError
+from syncline.kinds.files.listing import listed_ahead
+from tests.standins.made_up import Naps
+from tests.standins.scripted_http import Reply, Request, ScriptedServer, json_reply
+
+DIGEST = "sha256:" + "ab" * 32
+PAGE = 20_000
+"""Entries in a page of the endless servers: limits are reached in few requests."""
+STOP = 300
+"""Requests after which an endless server breaks down, so that a client without a limit fails."""
+
+Entry = Callable[[int], Any]
+Wrap = Callable[[list[Any], int], Any]
+
+
+def number_of(request: Request) -> int:
+    return int(parse_qs(urlsplit(request.target).query).get("at", ["0"])[0])
+
+
+class Endless:
+    """Lists ``entry(n)`` for all n. A page is what ``wrap`` makes of its entries and the number of the next page."""
+
+    def __init__(self, server: ScriptedServer, path: str, entry: Entry, wrap: Wrap, page: int = PAGE) -> None:
+        self.asked = 0
+
+        def answer(request: Request) -> Reply:
+            self.asked += 1
+            if self.asked > STOP:
+                return Reply(400, b"{}")
+            at = number_of(request)
+            listed = [entry(at * page + n) for n in range(page)]
+            link = f'<{path}?at={at + 1}>; rel="next"'
+            return Reply(200, json.dumps(wrap(listed, at + 1)).encode(), {"Link": link})
+
+        server.on("GET", path, answer)
+
+
+def ends(listing: Callable[[], Iterable[Any]]) -> SynclineError:
+    """Read a listing without keeping any of it and return the error that ends it."""
+    with pytest.raises(SynclineError) as caught:
+        for _ in listing():
+            pass
+    return caught.value
+
+
+def check_too_long(error: SynclineError, *words: str) -> None:
+    assert error.code.name == "LISTING_TOO_LONG", error
+    assert not error.retried
+    assert all(word in error.what for word in words), error.what
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "name", "limit"),
+    [("/v2/org/app/tags/list", "tags", "v{}", "1,100,000"), ("/v2/_catalog", "repositories", "org/app{}", "200,000")],
+)
+def test_names_of_a_registry(
+    server: ScriptedServer, registry: Registry, path: str, key: str, name: str, limit: str
+) -> None:
+    endless = Endless(server, path, name.format, lambda names, _: {key: names})
+    error = ends(lambda: registry.tags("org/app") if key == "tags" else registry.catalog())
+    check_too_long(error, f"over {limit} entries", registry.host)
+    assert endless.asked == int(limit.replace(",", "")) // PAGE + 1
+
+
+def test_referrers(server: ScriptedServer, registry: Registry) -> None:
+    def descriptor(number: int) -> dict[str, Any]:
+        return {"mediaType": OCI_MANIFEST, "digest": f"sha256:{number:064x}", "size": 1}
+
+    path = f"/v2/org/app/referrers/{DIGEST}"
+    Endless(server, path, descriptor, lambda listed, _: {"schemaVersion": 2, "manifests": listed}, page=1000)
+    check_too_long(ends(lambda: registry.referrers("org/app", DIGEST)), "over 20,000 entries", "the referrers")
+
+
+def test_repositories_and_tags_of_quay(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quay_module, "TAGS", Limits(entries=45_000))
+    monkeypatch.setattr(quay_module, "REPOSITORIES", Limits(entries=30_000))
+    quay = Quay(Endpoint.parse(server.url), lambda: None, Http(Naps().policy()))
+
+    def repositories(request: Request) -> Reply:
+        at = int(parse_qs(urlsplit(request.target).query).get("next_page", ["0"])[0])
+        listed = [{"namespace": "org", "name": f"app{at * PAGE + n}", "state": "NORMAL"} for n in range(PAGE)]
+        return json_reply({"repositories": listed, "next_page": str(at + 1)})
+
+    def tags(request: Request) -> Reply:
+        at = int(parse_qs(urlsplit(request.target).query)["page"][0])
+        listed = [{"name": f"v{at * PAGE + n}", "manifest_digest": DIGEST} for n in range(PAGE)]
+        return json_reply({"tags": listed, "page": at, "has_additional": at < STOP})
+
+    server.on("GET", "/api/v1/repository", repositories)
+    server.on("GET", "/api/v1/repository/org/app/tag/", tags)
+    check_too_long(ends(lambda: quay.repositories("org")), "over 30,000 entries", "'org'")
+    check_too_long(ends(lambda: quay.tag_pages("org/app")), "over 45,000 entries", "'org/app'")
+
+
+def test_repositories_and_tags_of_gitlab(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gitlab_module, "TAGS", Limits(entries=45_000))
+    gitlab = GitLab(Endpoint.parse(server.url), "org/app", lambda: None, Http(Naps().policy()))
+    base = "/api/v4/projects/org%2Fapp/registry/repositories"
+    Endless(server, base, lambda n: {"id": n, "name": "", "path": f"org/app/{n}"}, lambda listed, _: listed)
+    Endless(server, f"{base}/7/tags", lambda n: {"name": f"v{n}"}, lambda listed, _: listed)
+    check_too_long(ends(gitlab.repositories), "over 20,000 entries", "org/app")
+    check_too_long(ends(lambda: gitlab.tags(7)), "over 45,000 entries", "repository 7")
+
+
+def test_runs_and_artifacts_of_github(server: ScriptedServer) -> None:
+    github = GitHub(Endpoint.parse(server.url), _Anonymous(), Http(Naps().policy()))
+
+    def run(number: int) -> dict[str, Any]:
+        moment = "2026-01-01T00:00:00Z"
+        return {"id": number, "created_at": moment, "updated_at": moment}
+
+    def artifact(number: int) -> dict[str, Any]:
+        return {"id": number, "name": "images", "size_in_bytes": 1, "expired": False}
+
+    base = "/repos/org/app/actions"
+    Endless(server, f"{base}/workflows/build.yml/runs", run, lambda listed, _: {"workflow_runs": listed}, page=1000)
+    Endless(server, f"{base}/runs/7/artifacts", artifact, lambda listed, _: {"artifacts": listed}, page=1000)
+    check_too_long(ends(lambda: github.runs("org/app", "build.yml")), "over 20,000 entries", "build.yml")
+    check_too_long(ends(lambda: github.artifacts("org/app", 7)), "over 20,000 entries", "run 7")
+
+
+class _Anonymous:
+    def token(self) -> None:
+        return None
+
+    def renew(self) -> bool:
+        return False
+
+
+def test_keys_of_a_bucket(server: ScriptedServer) -> None:
+    bucket = Bucket(Endpoint.parse(server.url), "backups", lambda: None, Http(Naps().policy()))
+
+    def keys(request: Request) -> Reply:
+        at = int(parse_qs(urlsplit(request.target).query).get("continuation-token", ["0"])[0])
+        listed = "".join(
+            f"<Contents><Key>k{at:06}-{n:06}</Key><ETag>e</ETag><Size>1</Size>"
+            "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
+            for n in range(10)
+        )
+        more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{at + 1}</NextContinuationToken>"
+        return Reply(200, f"<ListBucketResult>{listed}{more}</ListBucketResult>".encode())
+
+    server.on("GET", "/backups/", keys)
+    check_too_long(ends(lambda: bucket.pages(limits=Limits(entries=500))), "over 500 entries", "backups")
+    assert len(server.requests) == 51
+
+
+@pytest.mark.parametrize("folders", [0, 3])
+def test_pages_without_keys(server: ScriptedServer, folders: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan of files follows tokens without ever coming to a key."""
+    monkeypatch.setattr(entries, "_MOST_EMPTY", 20)
+    bucket = Bucket(Endpoint.parse(server.url), "files", lambda: None, Http(Naps().policy()))
+
+    def keys(request: Request) -> Reply:
+        query = parse_qs(urlsplit(request.target).query)
+        if "delimiter" in query:
+            tops = "".join(f"<CommonPrefixes><Prefix>{n}/</Prefix></CommonPrefixes>" for n in range(folders))
+            return Reply(200, f"<ListBucketResult>{tops}<IsTruncated>false</IsTruncated></ListBucketResult>".encode())
+        at = int(query.get("continuation-token", ["0"])[0])
+        if at > STOP:
+            return Reply(400, b"")
+        more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{at + 1}</NextContinuationToken>"
+        return Reply(200, f"<ListBucketResult>{more}</ListBucketResult>".encode())
+
+    server.on("GET", "/files/", keys)
+    check_too_long(ends(lambda: listed_ahead(bucket, "", "")), "over 20 empty pages in a row")
+
+
+@pytest.mark.parametrize("markers", [("7", "3"), ("20000", "20001"), ("x", "y")])
+def test_parts_of_an_upload(server: ScriptedServer, markers: tuple[str, str]) -> None:
+    upload = Bucket(Endpoint.parse(server.url), "files", lambda: None, Http(Naps().policy())).resume_upload("a", "1")
+    pages = [
+        Reply(200, f"<ListPartsResult>{more}</ListPartsResult>".encode())
+        for more in (
+            f"<IsTruncated>true</IsTruncated><NextPartNumberMarker>{m}</NextPartNumberMarker>" for m in markers
+        )
+    ]
+    server.on("GET", "/files/a", *pages, *pages, Reply(400, b""))
+    with pytest.raises(SynclineError, match="goes on behind part") as caught:
+        upload.parts()
+    assert caught.value.code.name == "LISTING_INCOMPLETE"
+
+
+def count_all(pages: Iterable[Sequence[str]], extent: Extent, tokens: Callable[[int], str] = str) -> None:
+    for number, names in enumerate(pages):
+        extent.count(names, len(names))
+        extent.at(tokens(number))
+
+
+def test_pages_without_entries(server: ScriptedServer, registry: Registry) -> None:
+    Endless(server, "/v2/org/app/tags/list", str, lambda _, at: {"tags": ["v1"] if at == 1 else []}, page=0)
+    pages = registry.tag_pages("org/app")
+    assert [next(pages).names for _ in range(STOP)] == [["v1"], *([[]] * (STOP - 1))]
+    with pytest.raises(SynclineError, match="over 1000 empty pages in a row") as caught:
+        count_all([[]] * 2000, Extent("the list", TAGS))
+    check_too_long(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("limits", "what"),
+    [
+        (Limits(entries=25), "25 entries"),
+        (Limits(entries=99, pages=2), "2 pages"),
+        (Limits(entries=99, size=250), "250 bytes"),
+    ],
+)
+def test_each_limit_counts_over_continuations(limits: Limits, what: str) -> None:
+    def read(page: int, start: Position) -> Position:
+        """Read a page as a function of its own does."""
+        reading = Entries("the list", refuse, limits=limits, start=start)
+        assert len(list(reading.read([f"{page}-{n}" for n in range(10)], str, 100))) == 10
+        return Position.of_json(json.loads(json.dumps(reading.at(str(page)).to_json())))
+
+    position = read(2, read(1, BEGINNING))
+    assert (position.entries, position.pages, position.size) == (20, 2, 200)
+    with pytest.raises(SynclineError, match=f"over {what}, and no end") as caught:
+        read(3, position)
+    check_too_long(caught.value)
+
+
+@pytest.mark.parametrize("cycle", [1, 2, 3, 7, 50])
+@pytest.mark.parametrize("lead", [0, 1, 5, 40])
+def test_a_cycle_of_any_length_is_found(lead: int, cycle: int) -> None:
+    """``lead`` pages come once, and then ``cycle`` pages again and again, each time under a new link."""
+    read: list[int] = []
+
+    def pages() -> Iterator[list[str]]:
+        for page in chain(range(lead), repeated(range(lead, lead + cycle))):
+            read.append(page)
+            yield [f"{page}-{n}" for n in range(3)]
+
+    with pytest.raises(SynclineError, match="came twice") as caught:
+        count_all(pages(), Extent("the list", TAGS))
+    assert caught.value.code.name == "LISTING_INCOMPLETE"
+    assert len(read) <= 4 * (lead + cycle)
+
+
+def test_a_link_that_leads_back_is_found_without_names() -> None:
+    with pytest.raises(SynclineError, match="leads back") as caught:
+        count_all([[]] * 100, Extent("the list", TAGS), lambda number: f"page {number % 6}")
+    assert caught.value.code.name == "LISTING_INCOMPLETE"
