@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -93,10 +94,11 @@ def push(registry: Registry) -> None:
 
 
 def waiting(world: World, step: Step) -> list[Start | Batch]:
-    """The messages on a step's queue."""
+    """Return the messages of a step's queue, without the names of the runs that starts may begin."""
     answer = world.queues.sqs.receive_message(QueueUrl=world.queues.urls[step], MaxNumberOfMessages=10)
     messages = [decode(message["Body"]) for message in answer.get("Messages", ())]
-    return [message for message in messages if isinstance(message, Start | Batch)]
+    starts = [replace(message, id=None) for message in messages if isinstance(message, Start)]
+    return [*starts, *(message for message in messages if isinstance(message, Batch))]
 
 
 def follow(world: World, batch: Batch, following: Batch) -> None:

@@ -31,11 +31,12 @@ _SEND_ENTRIES: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Asks for a look at ``scope`` of a sync.
+    """Asks for a scan of `scope` of a sync.
 
-    ``run`` is the run's id where the sender has begun it already; without one the look begins a run or, if one is
-    under way and the scope is not everything, joins it. ``gathered`` asks for a look at what events have named since
-    the last one; ``heard`` is an event's body that is to be noted before, for this sync alone.
+    `run` is the run's ID if the sender has begun the run. Otherwise the scan begins a run or, if one is in progress and
+    the scope is not everything, joins it. `id` names that run or the scan that joins: a message that was sent twice has
+    the same. Without it the message's own ID names it. `gathered` asks for a scan of what events have named since the
+    last one; `heard` is the body of an event that is to be noted before, for this sync alone.
     """
 
     sync: str
@@ -45,6 +46,7 @@ class Start:
     plan: bool = False
     gathered: bool = False
     heard: Any = None
+    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ def to_json(message: Start | Batch | Dead) -> dict[str, Any]:
             body |= {"run": message.run} if message.run else {}
             body |= {"gathered": True} if message.gathered else {}
             body |= {"heard": message.heard} if message.heard is not None else {}
+            body |= {"id": message.id} if message.id is not None else {}
         case Batch():
             body = {"v": VERSION, "type": "batch", "run": message.run, "sync": message.sync}
             body |= {"step": message.step.value, "id": message.id, "attempt": message.attempt, "hop": message.hop}
@@ -182,6 +185,7 @@ def from_json(body: Any) -> Start | Batch | Dead | Notice:
                     body.get("plan", False),
                     body.get("gathered", False),
                     body.get("heard"),
+                    body.get("id"),
                 )
             case "batch":
                 return Batch(

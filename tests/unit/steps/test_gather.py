@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
+from botocore.exceptions import ClientError
 
 from syncline.config.base import BaseSync, Gathering
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Kind, Pace, Page
 from syncline.messages import Start, decode
-from syncline.model import Run, RunStatus, Scope, Trigger
+from syncline.model import Run, RunStatus, Scope, Step, Trigger
 from syncline.steps import gather as gather_module
 from syncline.stores.hearing import Claim
+from tests.interleaving import deliver_meanwhile
 from tests.made_up import SYNC, Steps, items
 from tests.pump import Duplicates, KilledError, Manners, When
-from tests.stack import EVENTS
+from tests.stack import EVENTS, QUEUES
 
 
 class Sync(BaseSync):
@@ -264,10 +268,21 @@ def test_a_look_that_dies_is_made_again_under_its_name(steps: Steps, looked: lis
 def test_a_claim_is_made_once(steps: Steps) -> None:
     steps.hearing.note(SYNC, "1", ["a"])
     notes = steps.hearing.notes(SYNC)
-    first = steps.hearing.claim(SYNC, notes)
+    first = steps.hearing.claim(SYNC, notes, 60)
+    assert first is not None
     steps.hearing.note(SYNC, "2", ["b"])
-    assert steps.hearing.claim(SYNC, steps.hearing.notes(SYNC)) == first
+    assert steps.hearing.claim(SYNC, steps.hearing.notes(SYNC), 60) is None
     assert steps.hearing.claimed(SYNC) == first
+    assert steps.hearing.take_up(SYNC, first, 60) is None
+    steps.clock.sleep(60)
+    taken = steps.hearing.take_up(SYNC, first, 60)
+    assert taken is not None
+    assert taken.until == first.until + 60
+    assert steps.hearing.take_up(SYNC, first, 60) is None
+    steps.hearing.release(SYNC, first)
+    assert steps.hearing.take_up(SYNC, first, 60) is None, "who has lost a claim cannot release it"
+    steps.hearing.release(SYNC, taken)
+    assert steps.hearing.take_up(SYNC, first, 60) is not None
     steps.hearing.settle(SYNC, first)
     assert [note.id for note in steps.hearing.notes(SYNC)] == ["2"]
 
@@ -283,3 +298,110 @@ def test_subscriptions_are_just_those_of_the_last_time(steps: Steps) -> None:
 
 def test_a_claim_is_looked_at_as_a_scope() -> None:
     assert gather_module.scope_of(Claim("c", 1.0, ("b", "a"), ("n",))) == Scope.of(["a", "b"])
+
+
+def at_once(steps: Steps) -> list[Scope]:
+    """Let every message that can be seen go to further functions while a scan is at work. Return the scopes begun."""
+    begun: list[Scope] = []
+
+    def look(scope: Scope, _cursor: str | None, _pace: Pace) -> list[Page]:
+        begun.append(scope)
+        steps.clock.sleep(1)
+        deliver_meanwhile(steps.pump, 20)
+        return [Page(group, items(group, group=group)) for group in scope.groups or ()]
+
+    steps.kind.look = look
+    return begun
+
+
+def sent(steps: Steps) -> list[str]:
+    """Return the bodies of the messages that were put into the transfer queue, from now on."""
+    bodies: list[str] = []
+    steps.pump.on_delivery = lambda letter: bodies.append(letter.body) if letter.step is Step.TRANSFER else None
+    return bodies
+
+
+def test_one_claim_is_scanned_once_however_many_starts_come_at_once(steps: Steps) -> None:
+    """Two notes within half a second: the start of either finds both of them due."""
+    begun, transfers = at_once(steps), sent(steps)
+    steps.notify("a")
+    steps.pump.run_until(steps.clock.now + 0.3)
+    steps.notify("b")
+    steps.pump.run()
+    assert begun == [Scope.of(["a", "b"])]
+    assert len(transfers) == 2
+    assert len(set(transfers)) == 2
+    assert (len(runs(steps)), runs(steps)[0].counts.moved) == (1, 2)
+    assert steps.hearing.claimed(SYNC) is None
+
+
+def test_a_start_that_comes_twice_at_once_is_scanned_once(steps: Steps) -> None:
+    begun, transfers = at_once(steps), sent(steps)
+    steps.notify("a")
+    steps.pump.run_until(steps.clock.now + 4)
+    (start,) = steps.mail.waiting()
+    steps.mail.add(replace(start, id="the same once more"))
+    steps.pump.run()
+    assert begun == [Scope.of(["a"])]
+    assert len(transfers) == 1
+
+
+def test_what_is_heard_during_a_scan_is_scanned_after_it(steps: Steps) -> None:
+    begun: list[Scope] = []
+
+    def look(scope: Scope, _cursor: str | None, _pace: Pace) -> list[Page]:
+        begun.append(scope)
+        if len(begun) == 1:
+            steps.notify("b")
+            deliver_meanwhile(steps.pump, 5)
+            steps.clock.sleep(6)
+            deliver_meanwhile(steps.pump, 5)
+        return []
+
+    steps.kind.look = look
+    steps.notify("a")
+    steps.pump.run()
+    assert begun == [Scope.of(["a"]), Scope.of(["b"])]
+
+
+def test_the_claim_of_a_function_that_died_is_taken_up_by_the_next_start(steps: Steps, looked: list[Scope]) -> None:
+    look = steps.kind.look
+    assert look is not None
+
+    def die(_scope: Scope, _cursor: str | None, _pace: Pace) -> list[Page]:
+        raise KilledError
+
+    steps.kind.look = die
+    steps.notify("a")
+    steps.pump.run_until(steps.clock.now + 10)
+    steps.mail.letters.clear()  # SQS has lost its message
+    steps.kind.look = look
+    steps.notify("b")
+    steps.pump.run_until(steps.clock.now + 60)
+    assert looked == [], "the function that holds the claim may still be at work"
+    steps.clock.sleep(QUEUES[Step.DISCOVER].function_timeout)
+    steps.notify("c")
+    steps.pump.run()
+    assert looked[0] == Scope.of(["a"])
+    assert {group for scope in looked for group in scope.groups or ()} == {"a", "b", "c"}
+    assert steps.hearing.notes(SYNC) == []
+    assert steps.hearing.claimed(SYNC) is None
+
+
+def test_a_claim_whose_scan_has_to_wait_is_free_for_its_next_try(steps: Steps, looked: list[Scope]) -> None:
+    """A failure that passes leaves the claim to whoever comes next, without waiting for the function's whole time."""
+    failing = iter([True])
+    look = steps.kind.look
+    assert look is not None
+
+    def fail_once(scope: Scope, cursor: str | None, pace: Pace) -> Iterable[Page]:
+        if next(failing, False):
+            raise ClientError({"Error": {"Code": "InternalServerError"}}, "PutItem")
+        return look(scope, cursor, pace)
+
+    steps.kind.look = fail_once
+    began = steps.clock.now
+    steps.notify("a")
+    steps.pump.run()
+    assert looked == [Scope.of(["a"])]
+    assert steps.clock.now - began < 60

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,7 +58,10 @@ def post(receiver: Receiver, body: str, signed: str) -> tuple[int, dict[str, Any
 
 
 def queued(steps: Steps) -> list[Any]:
-    return [decode(letter.body) for letter in steps.mail.waiting()]
+    """Return the queued starts. Each names the run that it may begin; that name is taken off."""
+    starts = [decode(letter.body) for letter in steps.mail.waiting()]
+    assert all(isinstance(start, Start) and start.id for start in starts)
+    return [replace(start, id=None) for start in starts if isinstance(start, Start)]
 
 
 LOOK: Final = Start(NAME, Trigger.WEBHOOK, Scope.of(["run:289782451"]))

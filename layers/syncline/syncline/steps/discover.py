@@ -10,8 +10,9 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Failure, Kind, Page
 from syncline.messages import Batch, Start
 from syncline.model import EVERYTHING, Item, Outcome, Result, Run, RunStatus, Scope, Trigger
-from syncline.state import State
+from syncline.state import Lease, State
 from syncline.steps.engine import ATTEMPTS, Engine, Work, pause
+from syncline.steps.transfer import ENDING
 from syncline.telemetry import logger
 
 CHUNK_ITEMS: Final = 60
@@ -51,7 +52,20 @@ def _looks_at_everything(state: State, sync: str) -> bool:
 
 
 def discover(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) -> None:
-    """Compare within the batch's scope; transfers follow for what differs, and another scan where time was short."""
+    """Compare within the batch's scope; transfers follow for what differs, and another scan where time was short.
+
+    One function at a time works on a scan and its continuations. Raises :class:`LeaseHeldError` where another one does.
+    """
+    lease = engine.state.take_lease(f"scan@{batch.origin}", batch.origin, left() + ENDING)
+    try:
+        _scan(engine, batch, run, left, lease)
+    except BaseException:
+        engine.state.drop_lease(lease)
+        raise
+
+
+def _scan(engine: Engine, batch: Batch, run: Run, left: Callable[[], float], lease: Lease) -> None:
+    """Scan under a lease, which is given back at the end."""
     kind = engine.kind(run)
     pace = engine.pace(run, left, batch.id)
     pace.joined, pace.scan = batch.id != run.id, batch.scan or run.id
@@ -72,12 +86,14 @@ def discover(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
                 rest = work.follow(cursor=cursor, attempt=1, hop=work.batch.hop)
                 work.requests, requests = kind.requests() - requests, kind.requests()
                 if not engine.end(work, held_back=rest):
+                    engine.state.drop_lease(lease)
                     return
                 work, since, again = Work(rest), engine.clock(), []
                 # As if the rest had come by a message, which it does where the function dies now.
                 pace.work, pace.joined = rest.id, True
     except SynclineError as error:
         # What was found since the last chunk is found again.
+        engine.state.drop_lease(lease)
         engine.fail_all(work.batch, error, kind.requests() - requests)
         return
     _look_again(work, again, engine)
@@ -87,7 +103,7 @@ def discover(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
         else:
             work.follow(cursor=cursor, attempt=1)
     work.requests = kind.requests() - requests
-    engine.end(work)
+    engine.end(work, lease)
 
 
 def is_named(scope: Scope, run: Run) -> bool:
@@ -127,7 +143,8 @@ def _look_again(work: Work, failures: Sequence[Failure], engine: Engine) -> None
         asked = max(f.error.retry_after or 0.0 for f in failures)
         scope = Scope.of(f.scope or f.item.group for f in failures)
         delay = max(asked, pause(work.batch.attempt, engine.rng))
-        work.follow(delay, scope=scope, cursor=None, attempt=work.batch.attempt + 1)
+        # Work of its own, which does not wait for the rest of the scan.
+        work.follow(delay, scope=scope, cursor=None, attempt=work.batch.attempt + 1, begun=None)
 
 
 def _would_move(item: Item) -> Result:

@@ -82,11 +82,15 @@ class Gatherer:
     def start(self, sync: str) -> Start:
         return Start(sync, Trigger.EVENT, gathered=True)
 
-    def due(self, sync: str) -> Claim | None:
-        """What is to be looked at now; None where nothing was heard, or events keep coming and nothing waits too long."""
+    def due(self, sync: str, seconds: float) -> Claim | None:
+        """Claim what is to be scanned now, for `seconds`.
+
+        None where there is nothing, where events keep coming and none has waited too long, and where another function
+        scans: when that is done it asks for a scan of what was noted meanwhile.
+        """
         claim = self.hearing.claimed(sync)
         if claim is not None:
-            return claim
+            return self.hearing.take_up(sync, claim, seconds)
         notes = self.hearing.notes(sync)
         if not notes:
             return None
@@ -94,10 +98,14 @@ class Gatherer:
         # Whoever noted the latest asked for a look of its own, later than this one.
         if now - notes[-1].at < gathering.quiet - 0.5 and now - notes[0].at < gathering.longest:
             return None
-        return self.hearing.claim(sync, notes)
+        return self.hearing.claim(sync, notes, seconds)
+
+    def release(self, sync: str, claim: Claim) -> None:
+        """Leave a claim to the next start: its scan has to wait."""
+        self.hearing.release(sync, claim)
 
     def settle(self, sync: str, claim: Claim) -> None:
-        """The look for a claim was made; another is asked for where there is more."""
+        """Delete a claim whose scan was made, and ask for another scan if more was noted."""
         self.hearing.settle(sync, claim)
         if self.hearing.notes(sync):
             self.queues.start(self.start(sync), round(max(_AGAIN, self.config(sync).gathering().quiet)))

@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import hmac
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +20,7 @@ from syncline.kinds.kind import Kind
 from syncline.messages import Queues, Start
 from syncline.model import Scope, Trigger, compact_json
 from syncline.secrets import Secrets
+from syncline.state import new_run_id
 from syncline.telemetry import logger
 
 LARGEST_BODY: Final = 1024 * 1024
@@ -46,6 +48,7 @@ class Receiver:
     kind: Callable[[str], Kind]
     secrets: Secrets
     queues: Queues
+    clock: Callable[[], float] = time.time
 
     def handle(self, event: dict[str, Any]) -> dict[str, Any]:
         """A function URL's event (payload format 2.0); its response."""
@@ -78,7 +81,7 @@ class Receiver:
             return {"sync": sync.name, "queued": [], "why": "the sync is not enabled"}
         # Many more than a look may cover become several looks, which join one run.
         for part in Scope.of(groups).parts():
-            self.queues.start(Start(sync.name, Trigger.WEBHOOK, part))
+            self.queues.start(Start(sync.name, Trigger.WEBHOOK, part, id=new_run_id(self.clock)))
         logger.info("notification", extra={"sync": sync.name, "groups": len(groups), "first": list(groups[:_NAMED])})
         return {"sync": sync.name, "queued": list(groups)}
 

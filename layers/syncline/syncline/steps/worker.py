@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ from syncline.telemetry import logger
 StepFunction = Callable[[Engine, Batch, Run, Callable[[], float]], None]
 _AWS_PAUSE: Final = 30.0
 _RUN_PAUSE: Final = 15
+_TWIN_PAUSE: Final = 15
+"""Seconds before a message whose work another function does is seen again, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,20 +132,27 @@ class Worker:
             self._gathered(start, received, left)
         else:
             sent = int(record.attributes.sent_timestamp or "0") / 1000
-            self._look(start, _run_id(sent, record.message_id), received, left)
+            self._look(start, start.id or _run_id(sent, record.message_id), received, left)
 
     def _gathered(self, start: Start, received: int, left: Callable[[], float]) -> None:
-        """Look at what events have named, if it is time."""
-        claim = self.gatherer.due(start.sync)
+        """Scan what events have named, if it is time and no other function does."""
+        claim = self.gatherer.due(start.sync, left() + ENDING)
         if claim is None:
-            logger.info("nothing to look at yet", extra={"sync": start.sync})
+            logger.info("nothing to scan now", extra={"sync": start.sync})
             return
         look = replace(start, scope=scope_of(claim), gathered=False)
         # The run is named by what it looks at: done again for the same claim, it is the same run.
-        if self._look(look, _run_id(claim.at, claim.id), received, left, again=start):
-            # First the run: a function that dies with the claim forgotten would leave it open, as nobody comes back to it.
-            self.engine.finish_runs()
-            self.gatherer.settle(start.sync, claim)
+        try:
+            made = self._look(look, _run_id(claim.at, claim.id), received, left, again=start)
+            if made:
+                # First the run: a function that dies with the claim deleted would leave it open, as nobody comes back.
+                self.engine.finish_runs()
+                self.gatherer.settle(start.sync, claim)
+        except Exception:
+            self.gatherer.release(start.sync, claim)
+            raise
+        if not made:
+            self.gatherer.release(start.sync, claim)
 
     def _look(
         self, start: Start, run_id: str, received: int, left: Callable[[], float], *, again: Start | None = None
@@ -156,7 +166,7 @@ class Worker:
                 raise
             # Sent anew: a message may be shown a few times only, and the run may take longer than that to end.
             logger.info("the look waits", extra={"why": str(error)})
-            self.engine.queues.start(again or start, _RUN_PAUSE)
+            self.engine.queues.start(again or replace(start, id=run_id), _RUN_PAUSE)
             return False
         if batch is not None:
             self._batch(batch, received, left)
@@ -176,7 +186,13 @@ class Worker:
         else:
             try:
                 self.run_step(engine, batch, run, left)
-            except (ClientError, BotoCoreError, LeaseHeldError):
+            except LeaseHeldError as held:
+                if batch.step is Step.COMMIT:
+                    raise  # a FIFO queue takes no batch twice, but does not show its next message meanwhile either
+                # Another function does this very work. Sent anew: a message that comes back often counts as one that kills.
+                logger.info("another function does this", extra={"seconds": held.retry_after})
+                engine.queues.send([Outgoing(batch, min(_TWIN_PAUSE, math.ceil(held.retry_after or 1.0)))])
+            except (ClientError, BotoCoreError):
                 raise
             except Exception as error:
                 if isinstance(error, SynclineError) and error.code.name == "LEASE_LOST":

@@ -6,19 +6,20 @@ pk                       sk              what
 ``HEARS#<source>``       ``<sync>``      the sync wants to hear of the source (``bucket:NAME``)
 ``SYNC#<sync>``          ``HEARS``       the sources it wants to hear of
 ``HEARD#<sync>``         ``NOTE#<id>``   groups that one delivery of events named
-``HEARD#<sync>``         ``CLAIM``       the notes that a look is being begun for
+``HEARD#<sync>``         ``CLAIM``       the notes that a scan is made for, and until when (``until``) its function may run
 =======================  ==============  ===========================================================
 
-A look is begun for a claim, and a claim is kept until that look was made: whoever finds it makes the same look again,
-under the same name, so a message that is delivered twice, or whose function dies, loses no note and doubles no look.
+A claim belongs to one function for as long as that may be at work, and stands until its scan was made. Meanwhile nobody
+else scans for it. If the function dies, the next one that finds the claim makes the same scan again, under the same name:
+no note is lost, and no scan is made twice at once.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from syncline.model import LARGEST_SCOPE, json_bytes, portions
 from syncline.table import Database, number, pack, unpack
@@ -38,12 +39,13 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Notes that become one look, which bears ``id``; ``at`` is when it was claimed, in Unix seconds."""
+    """Notes that become one scan, named by `id`. It was claimed `at` and is held `until`, in Unix seconds."""
 
     id: str
     at: float
     groups: tuple[str, ...]
     notes: tuple[str, ...]
+    until: float = 0.0
 
 
 class Hearing:
@@ -92,14 +94,15 @@ class Hearing:
         return sorted(notes, key=lambda note: (note.at, note.id))
 
     def claimed(self, sync: str) -> Claim | None:
-        """The claim for which a look is to be made, if there is one."""
+        """Return the claim of a sync, None if there is none."""
         item = self._db.get(f"HEARD#{sync}", "CLAIM")
         if item is None:
             return None
-        return Claim(str(item["id"]), float(item["at"]), tuple(unpack(item["groups"])), tuple(unpack(item["notes"])))
+        groups, notes = tuple(unpack(item["groups"])), tuple(unpack(item["notes"]))
+        return Claim(str(item["id"]), float(item["at"]), groups, notes, float(item.get("until", 0)))
 
-    def claim(self, sync: str, notes: Iterable[Note]) -> Claim:
-        """Claim notes, in their order, as many as one look may cover; the claim that stands if there is one already."""
+    def claim(self, sync: str, notes: Iterable[Note], seconds: float) -> Claim | None:
+        """Claim notes for `seconds`, in their order, as many as one scan may cover. None if another claim stands."""
         groups: set[str] = set()
         taken: list[str] = []
         size = 0
@@ -112,15 +115,36 @@ class Hearing:
             taken.append(note.id)
         digest = hashlib.blake2b("\n".join(taken).encode(), digest_size=8).hexdigest()
         now = self._clock()
-        claim = Claim(digest, round(now, 3), tuple(sorted(groups)), tuple(taken))
+        claim = Claim(digest, round(now, 3), tuple(sorted(groups)), tuple(taken), now + seconds)
         item = {"pk": f"HEARD#{sync}", "sk": "CLAIM", "id": claim.id, "at": number(now), "expires": int(now) + KEPT}
-        item |= {"groups": pack(list(claim.groups)), "notes": pack(list(claim.notes))}
-        if self._db.transact([self._db.put_if(item, "attribute_not_exists(pk)")]):
-            return self.claimed(sync) or claim
-        return claim
+        item |= {"groups": pack(list(claim.groups)), "notes": pack(list(claim.notes)), "until": number(claim.until)}
+        refused = self._db.transact([self._db.put_if(item, "attribute_not_exists(pk)")])
+        return None if refused else claim
+
+    def take_up(self, sync: str, claim: Claim, seconds: float) -> Claim | None:
+        """Hold a claim that a function has left, for `seconds`. None if it may be at work, or another one was faster."""
+        now = self._clock()
+        free = "#id = :id AND (attribute_not_exists(#until) OR #until <= :now)"
+        return self._hold(sync, claim, now + seconds, free, {":now": number(now)})
+
+    def release(self, sync: str, claim: Claim) -> None:
+        """Let the next function take up a claim whose scan was not made."""
+        self._hold(sync, claim, 0.0, "#id = :id AND #until = :mine", {":mine": number(claim.until)})
+
+    def _hold(self, sync: str, claim: Claim, until: float, condition: str, extra: dict[str, Any]) -> Claim | None:
+        update = self._db.update(
+            f"HEARD#{sync}",
+            "CLAIM",
+            "SET #until = :until",
+            {"until": number(until)},
+            condition=condition,
+            extra={":id": claim.id, **extra},
+            names=("id",),
+        )
+        return None if self._db.update_if(update) is None else replace(claim, until=until)
 
     def settle(self, sync: str, claim: Claim) -> None:
-        """The look for a claim was made: forget its notes."""
+        """Delete a claim and its notes: its scan was made."""
         for note_id in claim.notes:
             self._db.delete(f"HEARD#{sync}", f"NOTE#{note_id}")
         self._db.delete(f"HEARD#{sync}", "CLAIM")

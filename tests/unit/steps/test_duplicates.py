@@ -1,0 +1,167 @@
+"""Messages that exist twice: the copy that comes while the first one is at work does not do the work once more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from syncline.kinds.kind import Arrived, Pace, Page
+from syncline.messages import Start
+from syncline.model import Item, RunStatus, Scope, Step, Trigger
+from tests.interleaving import deliver_meanwhile
+from tests.made_up import SYNC, Answer, Steps, items, pages, transfer_of
+from tests.pump import KilledError, Letter
+from tests.stack import QUEUES
+
+
+def copy_of(steps: Steps, letter: Letter) -> Letter:
+    """Return a second message with the same body, as SQS has it where the answer to a send was lost."""
+    copy = replace(letter, id=f"{letter.id}-copy")
+    steps.mail.add(copy)
+    return copy
+
+
+def scanning(steps: Steps, meanwhile: Callable[[], None]) -> list[Scope]:
+    """Do something during each scan, after its first page. Return the scopes of the scans that began."""
+    begun: list[Scope] = []
+
+    def look(scope: Scope, cursor: str | None, _pace: Pace) -> list[Page]:
+        begun.append(scope)
+        meanwhile()
+        return [page for page in pages(3) if cursor is None or page.cursor > cursor]
+
+    steps.kind.look = look
+    return begun
+
+
+def test_a_scan_that_is_asked_for_twice_by_one_message_is_made_once(steps: Steps) -> None:
+    begun = scanning(steps, lambda: deliver_meanwhile(steps.pump, 5))
+    copy_of(steps, steps.start())
+    steps.mail.letters[-1].id = steps.mail.letters[0].id  # delivered twice, so the same message
+    steps.pump.run()
+    run = steps.latest()
+    assert len(begun) == 1
+    assert (run.status, run.counts.queued, run.counts.moved) == (RunStatus.DONE, 3, 3)
+
+
+def test_a_start_that_was_sent_twice_begins_one_run(steps: Steps) -> None:
+    begun = scanning(steps, lambda: deliver_meanwhile(steps.pump, 5))
+    steps.queues.start(Start(SYNC, Trigger.WEBHOOK, Scope.of(["a"]), id="20260921-141320-00000000aa"))
+    copy_of(steps, steps.mail.letters[-1])
+    steps.pump.run()
+    assert begun == [Scope.of(["a"])]
+    (run,) = steps.state.runs(SYNC)
+    assert run.id == "20260921-141320-00000000aa"
+    assert not steps.state.is_joined(SYNC, run.id)
+
+
+def test_a_start_that_waits_keeps_its_name(steps: Steps) -> None:
+    steps.state.begin_run(SYNC, "20260101-other", Trigger.HAND, Scope.of(["a"]))
+    letter = steps.start()
+    steps.pump.deliver([letter])
+    (waiting,) = steps.mail.waiting()
+    assert json.loads(waiting.body)["id"].startswith("20260921-")
+
+
+def test_the_continuation_of_a_scan_that_was_sent_twice_is_made_once(steps: Steps, small_chunks: None) -> None:  # noqa: ARG001
+    """The scan has sent a part of what it found, so the copy finds its batch ended; the rest is still at work."""
+    begun: list[str | None] = []
+
+    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        begun.append(cursor)
+
+        def found() -> Iterator[Page]:
+            for number, page in enumerate(page for page in pages(12) if cursor is None or page.cursor > cursor):
+                if number == 6:  # after the first chunk
+                    deliver_meanwhile(steps.pump, 1)
+                    deliver_meanwhile(steps.pump, 3)
+                yield page
+
+        return found()
+
+    steps.kind.look = look
+    first = steps.start()
+    steps.mail.add(replace(first, due=first.due))
+    steps.pump.run()
+    run = steps.latest()
+    assert begun == [None]
+    assert (run.status, run.counts.queued, run.counts.moved) == (RunStatus.DONE, 12, 12)
+
+
+@pytest.mark.parametrize("step", [Step.DISCOVER, Step.TRANSFER])
+def test_a_copy_comes_back_briefly_and_never_counts_as_a_death(steps: Steps, step: Step) -> None:
+    """Once the work is done, however long it takes, nothing is left of the copy."""
+    done: list[str] = []
+
+    def work(name: str) -> None:
+        done.append(name)
+        for _ in range(20):
+            deliver_meanwhile(steps.pump, 5)
+            steps.clock.sleep(10)
+
+    def move(item: Item, _pace: Pace) -> Answer:
+        work(item.name)
+        return Arrived(item, 1)
+
+    if step is Step.DISCOVER:
+        scanning(steps, lambda: work("scan"))
+        letter = steps.start()
+    else:
+        steps.kind.move = move
+        letter = steps.begin_with(transfer_of("1"))
+    copy_of(steps, letter)
+    if step is Step.DISCOVER:
+        steps.mail.letters[-1].id = letter.id
+    steps.pump.deliver([letter])
+    assert len(done) == 1
+    back = [each for each in steps.mail.waiting() if each.step is step]
+    assert len(back) == 1
+    assert back[0].due - steps.clock.now <= 20
+    steps.pump.run()
+    assert len(done) == 1
+    assert steps.latest().status is RunStatus.DONE
+    assert steps.dead() == []
+
+
+def test_the_scan_of_a_function_that_died_is_made_again_by_the_copy(steps: Steps) -> None:
+    deaths: list[Scope] = []
+
+    def die_once() -> None:
+        if len(begun) == 1:
+            deaths.append(begun[0])
+            raise KilledError
+
+    begun = scanning(steps, die_once)
+    copy = copy_of(steps, steps.start())
+    copy.id = steps.mail.letters[0].id
+    steps.pump.deliver([steps.mail.letters[0]])
+    assert len(deaths) == 1
+    steps.mail.remove(steps.mail.letters[0])  # the copy alone is left
+    began = steps.clock.now
+    steps.pump.run()
+    assert len(begun) == 2
+    assert steps.latest().counts.moved == 3
+    assert steps.clock.now - began < QUEUES[Step.DISCOVER].function_timeout + 60
+
+
+def test_groups_that_could_not_be_read_do_not_wait_for_the_rest_of_the_scan(steps: Steps) -> None:
+    """A further scan of some groups is work of its own: it may be made while its parent goes on."""
+    batch = steps.begin()[1]
+    again = batch.child(0, scope=Scope.of(["a"]), begun=None, attempt=2)
+    assert again.origin == again.id
+    assert batch.child(1, cursor="b").origin == batch.id
+
+
+def test_two_batches_of_one_group_wait_for_each_other(steps: Steps) -> None:
+    def move(item: Item, _pace: Pace) -> Answer:
+        deliver_meanwhile(steps.pump, 3)
+        return Arrived(item, 1)
+
+    steps.kind.move = move
+    steps.begin_with(transfer_of("1"))
+    steps.put(replace(transfer_of("2"), items=items("2")))
+    steps.pump.run()
+    assert sorted(item.name for item in steps.kind.moved) == ["1", "2"]
