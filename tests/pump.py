@@ -251,10 +251,17 @@ class Mail:
             case "SendMessageBatch":
                 entries = asked["Entries"]
                 assert 1 <= len(entries) <= 10
-                assert sum(len(entry["MessageBody"].encode()) for entry in entries) <= LARGEST_MESSAGE
+                if len(entries) > 1:
+                    assert sum(len(each["MessageBody"].encode(errors="replace")) for each in entries) <= LARGEST_MESSAGE
                 assert len({entry["Id"] for entry in entries}) == len(entries)
-                done = [{"Id": e["Id"], "MessageId": self._take(asked["QueueUrl"], e)} for e in entries]
-                return {"Successful": done, "Failed": []}
+                taken = [each for each in entries if _refusal(each["MessageBody"]) is None]
+                done = [{"Id": e["Id"], "MessageId": self._take(asked["QueueUrl"], e)} for e in taken]
+                failed = [
+                    {"Id": each["Id"], "SenderFault": True, "Code": code, "Message": "not taken"}
+                    for each in entries
+                    if (code := _refusal(each["MessageBody"])) is not None
+                ]
+                return {"Successful": done, "Failed": failed}
             case "ChangeMessageVisibility":
                 seconds = asked["VisibilityTimeout"]
                 assert 0 <= seconds <= 43_200
@@ -283,6 +290,13 @@ class Mail:
             assert (group, identity) == (None, None)
         self.add(Letter(number, queue, entry["MessageBody"], now, now + delay, order=group))
         return number
+
+
+def _refusal(body: str) -> str | None:
+    """Return the code with which SQS refuses a body of an entry, None if it takes it."""
+    if re.search("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", body):
+        return "InvalidMessageContents"
+    return None if len(body.encode()) <= LARGEST_MESSAGE else "InvalidParameterValue"
 
 
 class Context:

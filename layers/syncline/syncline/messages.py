@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 MAX_DELAY: Final = 900
 """The longest delay SQS takes for a message, in seconds."""
+LARGEST_MESSAGE: Final = 1_000_000
+"""Bytes of a message at most: SQS takes 1 MiB."""
 _SEND_BYTES: Final = 240_000
 _SEND_ENTRIES: Final = 10
+_REFUSALS: Final = ("InvalidMessageContents", "InvalidParameterValue", "BatchRequestTooLong")
+"""Codes with which SQS refuses a whole request for what one of its messages is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,40 +258,64 @@ class Queues:
     events: str | None = None
 
     def start(self, start: Start, delay: int = 0) -> None:
-        """Ask for a look, in ``delay`` seconds."""
-        self.sqs.send_message(QueueUrl=self.urls[Step.DISCOVER], MessageBody=encode(start), DelaySeconds=delay)
+        """Ask for a scan, in `delay` seconds. Raises MESSAGE_REFUSED."""
+        refused = self._send_all(self.urls[Step.DISCOVER], [_Body(encode(start), delay)])
+        for _, why in refused:
+            raise SynclineError("MESSAGE_REFUSED", f"cannot queue a scan of {start.sync}: {why}")
 
-    def send(self, outgoing: Iterable[Outgoing]) -> None:
-        """Send batches to their steps' queues; raises AWS_UNAVAILABLE if SQS takes some of them not at all."""
+    def send(self, outgoing: Iterable[Outgoing]) -> list[tuple[Batch, str]]:
+        """Send batches to their steps' queues. Return those that SQS refuses for good, with its reason.
+
+        Raises AWS_UNAVAILABLE if SQS does not take others after several tries.
+        """
+        batches: dict[str, Batch] = {}
         by_step: dict[Step, list[_Body]] = {}
         for each in outgoing:
             batch, delay = each.batch, min(each.delay, MAX_DELAY)
             if batch.step is Step.COMMIT and not delay:
                 order = _Order(_short(f"{batch.sync}/{batch.group}"), batch.id)
-                by_step.setdefault(Step.COMMIT, []).append(_Body(encode(batch), 0, order))
+                step, body = Step.COMMIT, _Body(encode(batch), 0, order)
             else:
-                queue = Step.DISCOVER if batch.step is Step.COMMIT else batch.step
-                by_step.setdefault(queue, []).append(_Body(encode(batch), delay))
-        for step, bodies in by_step.items():
-            for chunk in _chunks(bodies):
-                self._send_chunk(self.urls[step], chunk)
+                step = Step.DISCOVER if batch.step is Step.COMMIT else batch.step
+                body = _Body(encode(batch), delay)
+            by_step.setdefault(step, []).append(body)
+            batches[body.text] = batch
+        refused = [each for step, bodies in by_step.items() for each in self._send_all(self.urls[step], bodies)]
+        return [(batches[body.text], why) for body, why in refused]
 
-    def bury(self, step: Step, bodies: Iterable[str]) -> None:
-        """Put bodies, each an encoded :class:`Dead` or what nobody could read, into the step's dead-letter queue."""
+    def bury(self, step: Step, bodies: Iterable[str]) -> list[tuple[str, str]]:
+        """Put bodies into the step's dead-letter queue. Return those that SQS refuses for good, with its reason."""
         letters = [
             _Body(body, 0, _Order(_short(body), _short(body)) if step is Step.COMMIT else None) for body in bodies
         ]
-        for chunk in _chunks(letters):
-            self._send_chunk(self.dead_urls[step], chunk)
+        return [(body.text, why) for body, why in self._send_all(self.dead_urls[step], letters)]
 
-    def _send_chunk(self, url: str, chunk: Sequence[_Body]) -> None:
+    def _send_all(self, url: str, bodies: Sequence[_Body]) -> list[tuple[_Body, str]]:
+        """Send bodies, each by itself where SQS refuses several at once. Return what it refuses, with its reason."""
+        refused: list[tuple[_Body, str]] = []
+        for chunk in _chunks(bodies):
+            try:
+                refused += self._send_chunk(url, chunk)
+            except self.sqs.exceptions.ClientError as error:
+                if error.response.get("Error", {}).get("Code") not in _REFUSALS:
+                    raise
+                if len(chunk) == 1:
+                    refused.append((chunk[0], str(error)))
+                else:
+                    refused += [each for body in chunk for each in self._send_all(url, [body])]
+        return refused
+
+    def _send_chunk(self, url: str, chunk: Sequence[_Body]) -> list[tuple[_Body, str]]:
         entries = {str(n): {"Id": str(n), **body.entry()} for n, body in enumerate(chunk)}
+        refused: list[tuple[_Body, str]] = []
         for _ in range(3):
             answer = self.sqs.send_message_batch(QueueUrl=url, Entries=list(entries.values()))  # type: ignore[arg-type]
             failed = answer.get("Failed", [])
-            if not failed:
-                return
-            entries = {failure["Id"]: entries[failure["Id"]] for failure in failed}
+            faults = {each["Id"]: each for each in failed if each.get("SenderFault") and "hrottl" not in each["Code"]}
+            refused += [(chunk[int(n)], f"{each['Code']}: {each.get('Message')}") for n, each in faults.items()]
+            entries = {each["Id"]: entries[each["Id"]] for each in failed if each["Id"] not in faults}
+            if not entries:
+                return refused
         raise SynclineError("AWS_UNAVAILABLE", f"SQS did not take {len(entries)} messages: {failed[0].get('Message')}")
 
     def show_again(self, queue: str, receipt: str, seconds: float) -> None:
@@ -354,7 +382,7 @@ class _Body:
 
 def _short(text: str) -> str:
     """What stands for a text where SQS takes 128 characters."""
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def _chunks(bodies: Sequence[_Body]) -> Iterator[list[_Body]]:

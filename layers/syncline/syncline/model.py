@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
@@ -53,6 +54,7 @@ class RunStatus(StrEnum):
     LOST = "lost"  # nothing was heard of it for longer than a message can live unseen
 
 
+_REFUSED: Final = re.compile("[\ud800-\udfff\ufffe\uffff]")
 RUNLESS: Final = frozenset({"tokens"})
 """Kinds that have no runs: they answer who asks."""
 LARGEST_SCOPE: Final = 100_000
@@ -268,11 +270,15 @@ class Run:
         return value
 
 
-def json_bytes(name: str) -> int:
-    """What a name takes in a list of JSON."""
-    return len(compact_json(name).encode()) + 1
+def json_bytes(value: Any) -> int:
+    """Return the bytes that a value takes in a list of JSON."""
+    return len(compact_json(value).encode()) + 1
 
 
 def compact_json(value: Any) -> str:
-    """JSON without spaces, keys in the order given, non-ASCII kept."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    """Return JSON without spaces, keys in the order given.
+
+    Non-ASCII is kept, except what UTF-8 or SQS refuses: lone surrogates, U+FFFE and U+FFFF become escapes.
+    """
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return _REFUSED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -7,6 +7,7 @@ pk                     sk                    what
 ``SYNC#<name>``        ``RUN#<id>``          one run; ids sort by time
 ``RUN#<id>#<shard>``   ``COUNTS``            a share of the run's counters
 ``RUN#<id>#<shard>``   ``BATCH#<id>``        one batch that came to its end: its results, and what follows from it
+``RUN#<id>#<shard>``   ``PART#<digest>#``    a part of what a record of a batch has no room for
 ``RUN#<id>#<shard>``   ``JOIN#<id>``         a look that joined the run
 ``LEASE#<target>``     ``LEASE``             who may write to a target reference, until when, with a growing fence
 =====================  ====================  =================================================================
@@ -37,7 +38,7 @@ from syncline.stores.facts import Facts
 from syncline.stores.failures import Failures, Key
 from syncline.stores.runs import RETENTION, run_item, run_of
 from syncline.stores.totals import addition
-from syncline.table import Database, number, pack, unpack
+from syncline.table import Database, is_key, number, pack, unpack
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
@@ -49,6 +50,8 @@ LOST_AFTER: Final = 2 * 3600
 REPORTS: Final = 4
 """How often the report of a run's end is attempted."""
 _TRIES: Final = 12
+_ROOM: Final = 350_000
+"""Bytes of packed content that an item of the table has room for: DynamoDB takes 400 KB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,12 +342,12 @@ class State(Configurations):
         record_key = (_shard_key(batch.run, _shard_of(batch.id)), f"BATCH#{batch.id}")
         found = {(item["pk"], item["sk"]): item for item in self._db.batch_get([run_key, record_key])}
         run, record = found.get(run_key), found.get(record_key)
-        return None if run is None else run_of(run), None if record is None else _record_of(record)
+        return None if run is None else run_of(run), None if record is None else self._record_of(record)
 
     def batch_record(self, run_id: str, batch_id: str) -> BatchRecord | None:
         """How a batch ended, None if it has not."""
         item = self._db.get(_shard_key(run_id, _shard_of(batch_id)), f"BATCH#{batch_id}")
-        return None if item is None else _record_of(item)
+        return None if item is None else self._record_of(item)
 
     def end_batch(self, batch: Batch, record: BatchRecord, counts: Counts, lease: Lease | None = None) -> BatchRecord:
         """End a batch, exactly once: its record, its counts and its lease, in one transaction.
@@ -388,7 +391,7 @@ class State(Configurations):
         """Every result of a run that has one of its own (items found equal have none), in no order."""
         for shard in range(SHARDS):
             for item in self._db.query(_shard_key(run_id, shard), "BATCH#"):
-                yield from _record_of(item).results
+                yield from (Result.from_json(each) for each in unpack(self._whole(item, "results")))
 
     # -- leases --------------------------------------------------------------------------------------------------
 
@@ -400,7 +403,7 @@ class State(Configurations):
         now = self._clock()
         taken = self._db.update_if(
             self._db.update(
-                f"LEASE#{reference}",
+                _lease_key(reference),
                 "LEASE",
                 "SET #until = :until, #owner = :owner, #expires = :expires ADD #fence :fence",
                 {"until": number(now + seconds), "owner": owner, "expires": int(now) + RETENTION, "fence": 1},
@@ -409,7 +412,7 @@ class State(Configurations):
             )
         )
         if taken is None:
-            held = self._db.get(f"LEASE#{reference}", "LEASE") or {}
+            held = self._db.get(_lease_key(reference), "LEASE") or {}
             left = max(1.0, float(held.get("until", 0)) - now)
             raise LeaseHeldError(reference, left, same_owner=held.get("owner") == owner)
         return Lease(reference, owner, int(taken["fence"]), now + seconds)
@@ -423,7 +426,7 @@ class State(Configurations):
     def _free(self, lease: Lease) -> dict[str, Any]:
         """Give the lease back, on condition that it is still this one."""
         return self._db.update(
-            f"LEASE#{lease.reference}",
+            _lease_key(lease.reference),
             "LEASE",
             "SET #until = :until",
             {"until": 0},
@@ -447,11 +450,40 @@ class State(Configurations):
         )
 
     def _batch_item(self, run_id: str, batch_id: str, record: BatchRecord) -> dict[str, Any]:
-        return self._record(run_id, batch_id, "BATCH") | {
+        """Return the item of a record; what it has no room for is written here already, in parts."""
+        item, room = self._record(run_id, batch_id, "BATCH"), _ROOM
+        packed = {
+            "dead": pack([to_json(each) for each in record.dead]),
             "results": pack([result.to_json() for result in record.results]),
             "following": pack([each.to_json() for each in record.following]),
-            "dead": pack([to_json(each) for each in record.dead]),
         }
+        for name, content in packed.items():
+            if len(content) <= room:
+                item[name], room = content, room - len(content)
+                continue
+            # Named by its content: of two functions that end a batch neither changes what the other refers to.
+            key = f"PART#{hashlib.blake2b(content, digest_size=16).hexdigest()}#"
+            parts = [content[at : at + _ROOM] for at in range(0, len(content), _ROOM)]
+            common = {"pk": item["pk"], "expires": item["expires"]}
+            for part_number, part in enumerate(parts):
+                self._db.put({**common, "sk": f"{key}{part_number:04}", "content": part})
+            item[name] = key
+        return item
+
+    def _whole(self, item: dict[str, Any], name: str) -> bytes:
+        """Return an attribute of a record, put together where it is in parts."""
+        content = item[name]
+        if isinstance(content, str):
+            return b"".join(bytes(part["content"]) for part in self._db.query(item["pk"], content))
+        return bytes(content)
+
+    def _record_of(self, item: dict[str, Any]) -> BatchRecord:
+        results, following, dead = (unpack(self._whole(item, name)) for name in ("results", "following", "dead"))
+        return BatchRecord(
+            tuple(Result.from_json(each) for each in results),
+            tuple(Outgoing.from_json(each) for each in following),
+            tuple(each for each in map(from_json, dead) if isinstance(each, Dead)),
+        )
 
     def _record(self, run_id: str, batch_id: str, what: str) -> dict[str, Any]:
         key = _shard_key(run_id, _shard_of(batch_id))
@@ -469,6 +501,13 @@ def first_batch(run: Run) -> Batch:
     return Batch(run.id, run.sync, Step.DISCOVER, run.id, scope=run.scope, plan=run.plan)
 
 
+def _lease_key(reference: str) -> str:
+    """Return the key of a reference's lease: its digest where the table cannot have the reference itself."""
+    if is_key(reference):
+        return f"LEASE#{reference}"
+    return f"LEASE#{hashlib.blake2b(reference.encode(errors='surrogatepass'), digest_size=16).hexdigest()}"
+
+
 def _shard_key(run_id: str, shard: int) -> str:
     return f"RUN#{run_id}#{shard}"
 
@@ -480,11 +519,3 @@ def _hash(batch_id: str) -> int:
 
 def _shard_of(batch_id: str) -> int:
     return _hash(batch_id) % SHARDS
-
-
-def _record_of(item: dict[str, Any]) -> BatchRecord:
-    return BatchRecord(
-        tuple(Result.from_json(each) for each in unpack(item["results"])),
-        tuple(Outgoing.from_json(each) for each in unpack(item["following"])),
-        tuple(dead for dead in map(from_json, unpack(item["dead"])) if isinstance(dead, Dead)),
-    )

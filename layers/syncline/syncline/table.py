@@ -18,6 +18,8 @@ from syncline.model import compact_json
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
 
+LONGEST_KEY: Final = 1_900
+"""Bytes of a text that becomes a part of a partition key."""
 _CONFLICT_TRIES: Final = 12
 
 
@@ -185,6 +187,12 @@ class Database:
         if condition is not None:
             update["ConditionExpression"] = condition
         return {"Update": update}
+
+
+def is_key(text: str) -> bool:
+    """Return True if a text can be a part of a key: DynamoDB takes UTF-8, a partition key of 2,048 bytes at most."""
+    encoded = text.encode(errors="surrogatepass")
+    return len(encoded) <= LONGEST_KEY and encoded == text.encode(errors="replace")
 
 
 def number(value: float) -> Decimal:

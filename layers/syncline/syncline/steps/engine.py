@@ -16,7 +16,7 @@ from typing import Final
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Failure, Kind, Pace, Telling
 from syncline.messages import Batch, Dead, Outgoing, Queues, encode
-from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
+from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger, json_bytes
 from syncline.state import BatchRecord, Lease, State
 from syncline.steps.known import WHOLE, answered, remember, settled, told_apart
 from syncline.steps.once import told_once
@@ -30,8 +30,12 @@ IDLE: Final = 10
 """How many messages one after another may get no further: no name further in a look, nothing more of any item."""
 DEATHS: Final = 5
 """How often a function may die with a message before the message is given up."""
+LARGEST_ITEM: Final = 200_000
+"""Bytes of an item at most: what follows from a batch is an item of the table before it is a message."""
 _UNQUEUED: Final = frozenset({Outcome.SKIPPED, Outcome.LEFT_OUT, Outcome.EXTRA})
 """Outcomes of a transfer after which an item counts as queued no more: there was nothing to do for it."""
+_SHOWN: Final = 500
+"""Characters of a dead letter that a log line shows."""
 _FIRST_PAUSE: Final = 4.0
 _LONGEST_PAUSE: Final = 300.0
 _CANCEL_LOOK: Final = 3.0
@@ -229,10 +233,26 @@ class Engine:
         self.end(work)
 
     def _send(self, batch: Batch, record: BatchRecord, held_back: Batch | None = None) -> None:
-        self.queues.bury(batch.step, [encode(dead) for dead in record.dead])
-        self.queues.send(each for each in record.following if held_back is None or each.batch.id != held_back.id)
+        for letter, why in self.queues.bury(batch.step, [encode(dead) for dead in record.dead]):
+            logger.error("no dead letter: the queue refuses it", extra={"why": why, "letter": letter[:_SHOWN]})
+        refused = self.queues.send(
+            each for each in record.following if held_back is None or each.batch.id != held_back.id
+        )
+        for each, why in refused:
+            self._refuse(each, why)
         if not record.following:
             self.leaves.add((batch.sync, batch.run))
+
+    def _refuse(self, batch: Batch, why: str) -> None:
+        """End a batch that its queue does not take: its items are sent one by one, and a single one has failed."""
+        if len(batch.items) > 1:
+            work = Work(batch)
+            for item in batch.items:
+                work.follow(items=(item,))
+            self.end(work)
+        else:
+            bare = tuple(replace(item, detail={}) for item in batch.items)  # its letter goes to a queue as well
+            self.give_up_all(replace(batch, items=bare), SynclineError("MESSAGE_REFUSED", why))
 
     def finish_runs(self) -> None:
         """End the runs that may be over: those of which a batch ended since the last call with nothing following.
@@ -281,15 +301,31 @@ class Engine:
         return None
 
     def _bound(self, work: Work) -> None:
-        """Give up what has gone round too often, or without getting anywhere."""
+        """Give up what has gone round too often, or without getting anywhere, and items too large for a message."""
         following, work.following = work.following, []
         for each in following:
             why = _endless(work.batch, each.batch)
             if why is None:
-                work.following.append(each)
+                work.following += _fitting(work, each)
                 continue
             for item in each.batch.items or (Item(WHOLE, WHOLE),):
                 work.give_up(item, SynclineError("NO_PROGRESS", why))
+
+
+def _fitting(work: Work, outgoing: Outgoing) -> list[Outgoing]:
+    """Give up the items of a batch that are too large for a message; return the batch with the others, if any."""
+    items = outgoing.batch.items
+    sizes = [json_bytes(item.to_json()) if item.detail else 0 for item in items]
+    if max(sizes, default=0) <= LARGEST_ITEM:
+        return [outgoing]
+    kept = []
+    for item, size in zip(items, sizes, strict=True):
+        if size <= LARGEST_ITEM:
+            kept.append(item)
+        else:
+            why = f"its state takes {size} bytes, a message {LARGEST_ITEM} at most"
+            work.give_up(replace(item, detail={}), SynclineError("MESSAGE_REFUSED", why))
+    return [replace(outgoing, batch=replace(outgoing.batch, items=tuple(kept)))] if kept else []
 
 
 def _endless(batch: Batch, following: Batch) -> str | None:

@@ -55,8 +55,17 @@ class Gatherer:
                 logger.error("a sync cannot be told of events", extra={"sync": name, "why": str(error)})
                 if error.code.name != "NO_SUCH_SYNC":
                     for _, body in heard:
-                        self.queues.start(replace(self.start(name), heard=body), _PUT_OFF)
+                        self._put_off(name, body)
         return refused
+
+    def _put_off(self, name: str, body: Any) -> None:
+        """Tell a sync of an event later. An event too large for a message of ours is left to the next full scan."""
+        try:
+            self.queues.start(replace(self.start(name), heard=body), _PUT_OFF)
+        except SynclineError as error:
+            if error.code.name != "MESSAGE_REFUSED":
+                raise
+            logger.error("an event cannot be put off", extra={"sync": name, "why": str(error)})
 
     def note(self, name: str, heard: Sequence[tuple[str, Any]]) -> set[str]:
         """Note what a sync hears; the messages that it cannot read. Raises why it cannot be told."""

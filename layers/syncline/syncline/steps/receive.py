@@ -18,7 +18,7 @@ from syncline.config import Sync
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Kind
 from syncline.messages import Queues, Start
-from syncline.model import Scope, Trigger, compact_json
+from syncline.model import LARGEST_SCOPE, Scope, Trigger, compact_json, json_bytes
 from syncline.secrets import Secrets
 from syncline.state import new_run_id
 from syncline.telemetry import logger
@@ -77,6 +77,8 @@ class Receiver:
             if error.code.name != "MESSAGE_INVALID":
                 raise
             raise AnswerError(400, error.what) from None
+        if any(json_bytes(group) > LARGEST_SCOPE for group in groups):
+            raise AnswerError(400, f"a name of more than {LARGEST_SCOPE} bytes")
         if not sync.enabled:
             return {"sync": sync.name, "queued": [], "why": "the sync is not enabled"}
         # Many more than a look may cover become several looks, which join one run.

@@ -189,26 +189,36 @@ def _place(sync: str, key: Key) -> tuple[str, str]:
 
 def _item_of(failure: KnownFailure) -> dict[str, Any]:
     item: dict[str, Any] = {
-        "group": failure.group,
-        "name": failure.name,
+        "group": _stored(failure.group),
+        "name": _stored(failure.name),
         "code": failure.code,
-        "reason": failure.reason,
+        "reason": _stored(failure.reason),
         "run": failure.run,
         "seen": failure.seen,
         "buried": number(failure.buried),
         "acknowledged": failure.acknowledged,
     }
     optional = {"source": failure.source, "solved": failure.solved}
-    return item | {name: value for name, value in optional.items() if value is not None}
+    return item | {name: _stored(value) for name, value in optional.items() if value is not None}
+
+
+def _stored(text: str) -> str | bytes:
+    """Return a text as DynamoDB takes it: one with a lone surrogate is no UTF-8, so it is stored as bytes."""
+    encoded = text.encode(errors="surrogatepass")
+    return encoded if encoded != text.encode(errors="replace") else text
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else bytes(value).decode(errors="surrogatepass")
 
 
 def _failure_of(item: dict[str, Any]) -> KnownFailure:
     return KnownFailure(
-        str(item["group"]),
-        str(item["name"]),
+        _text(item["group"]),
+        _text(item["name"]),
         str(item["code"]),
-        item.get("source"),
-        str(item["reason"]),
+        None if item.get("source") is None else _text(item["source"]),
+        _text(item["reason"]),
         str(item["run"]),
         str(item["seen"]),
         float(item["buried"]),

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from syncline.model import LARGEST_SCOPE, json_bytes, portions
-from syncline.table import Database, number, pack, unpack
+from syncline.table import Database, is_key, number, pack, unpack
 
 KEPT: Final = 7 * 24 * 3600
 """Seconds for which a note that nobody looked at is kept: a scheduled look has healed it by then."""
@@ -71,7 +71,9 @@ class Hearing:
         return {str(source) for source in item.get("sources", ())}
 
     def subscribers(self, source: str) -> list[str]:
-        """The syncs that want to hear of a source."""
+        """Return the syncs that want to hear of a source; none for a name that no key of the table can have."""
+        if not is_key(source):
+            return []
         return [str(item["sk"]) for item in self._db.query(f"HEARS#{source}")]
 
     def note(self, sync: str, note_id: str, groups: Iterable[str]) -> None:

@@ -1,0 +1,138 @@
+"""Names that a queue or the table takes only in another form, and items that are too large for a message."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from syncline.kinds.kind import Arrived, Later, Pace, Page
+from syncline.model import Item, RunStatus, Step
+from syncline.table import pack, unpack
+from tests.made_up import SYNC, Answer, Steps, items, transfer_of
+
+GROUP = "team/app"
+LARGE = {"state": "x" * 1_100_000}
+
+
+def test_a_key_that_a_queue_refuses_arrives_as_all_others(steps: Steps) -> None:
+    names = ["before", "odd\uffff", "odder\ufffe", "half \ud83d", "control \x01", "after"]
+    steps.kind.pages = [Page("p", items(*names, group=GROUP))]
+    run = steps.run()
+    assert (run.status, run.counts.moved, run.counts.failed) == (RunStatus.DONE, 6, 0)
+    assert sorted(item.name for item in steps.kind.moved) == sorted(names)
+    assert set(steps.results(run)) == {(GROUP, name) for name in names}
+
+
+def test_an_item_too_large_for_a_message_fails_alone(steps: Steps) -> None:
+    large = Item(GROUP, "large", "digest", detail=LARGE)
+    steps.kind.pages = [Page("p", (*items("1"), large, *items("2", group=GROUP), *items("3", group="other")))]
+    run = steps.run()
+    assert (run.status, run.counts.moved, run.counts.failed, run.counts.queued) == (RunStatus.DONE, 3, 1, 4)
+    assert steps.results(run)[GROUP, "large"].code == "MESSAGE_REFUSED"
+    (dead,) = steps.dead()
+    assert (dead.code, dead.key) == ("MESSAGE_REFUSED", (GROUP, "large"))
+
+
+def test_an_item_that_grows_too_large_on_its_way_fails_alone(steps: Steps) -> None:
+    def move(item: Item, _pace: Pace) -> Answer:
+        return (
+            Later(Item(item.group, item.name, item.source, detail=LARGE))
+            if item.name == "2"
+            else Later(item)
+            if not item.detail and steps.kind.moved.count(item) < 2
+            else Arrived(item, 1)
+        )
+
+    steps.kind.move = move
+    steps.begin_with(transfer_of("1", "2", "3"))
+    steps.pump.run()
+    run = steps.latest()
+    assert (run.status, run.counts.moved, run.counts.failed) == (RunStatus.DONE, 2, 1)
+    assert steps.results(run)[GROUP, "2"].code == "MESSAGE_REFUSED"
+
+
+def test_what_a_queue_refuses_for_reasons_of_its_own_fails_alone(steps: Steps) -> None:
+    """Another service than Amazon's may take less."""
+    sqs: Any = steps.queues.sqs
+    answer = steps.mail._answer
+
+    def strict(operation: str, asked: dict[str, Any]) -> dict[str, Any]:
+        entries = asked.get("Entries", [])
+        refused = [
+            each for each in entries if "%bad%" in each["MessageBody"] and '"type":"batch"' in each["MessageBody"]
+        ]
+        kept = [each for each in entries if each not in refused]
+        answered = answer(operation, {**asked, "Entries": kept}) if kept or not entries else {"Failed": []}
+        failed = [{"Id": each["Id"], "SenderFault": True, "Code": "Odd", "Message": "no"} for each in refused]
+        return {**answered, "Failed": [*answered.get("Failed", []), *failed]} if entries else answered
+
+    assert sqs
+    steps.mail._answer = strict  # type: ignore[method-assign]
+    steps.kind.pages = [Page("p", items("1", "%bad%", "2", group=GROUP)), Page("q", items("3", group="other"))]
+    run = steps.run()
+    assert (run.status, run.counts.moved, run.counts.failed) == (RunStatus.DONE, 3, 1)
+    assert steps.results(run)[GROUP, "%bad%"].code == "MESSAGE_REFUSED"
+
+
+def test_a_page_of_long_names_that_no_item_of_the_table_holds_is_recorded_in_parts(steps: Steps) -> None:
+    """A record may hold 400 KB; a thousand keys of a kilobyte that do not compress are more."""
+    rng = random.Random(1)
+    names = ["".join(chr(rng.randrange(0x4E00, 0x9FFF)) for _ in range(340)) for _ in range(1000)]
+    steps.kind.pages = [Page("p", items(*names, group=GROUP))]
+    sizes: list[int] = []
+    events: Any = steps.table.meta.client.meta.events
+    events.register("before-call.dynamodb.TransactWriteItems", lambda params, **_: sizes.append(len(params["body"])))
+    letter = steps.start()
+    steps.pump.deliver([letter])
+    assert max(sizes) < 540_000, "as JSON, where bytes take a third more"
+    moving = [each for each in steps.mail.waiting() if each.step is Step.TRANSFER]
+    steps.mail.letters.clear()
+    copy = steps.start(run=steps.latest().id)
+    steps.pump.deliver([copy])
+    again = [each for each in steps.mail.waiting() if each.step is Step.TRANSFER]
+    assert len(again) == 10
+    assert sorted(each.body for each in again) == sorted(each.body for each in moving)
+
+
+@pytest.mark.usefixtures("steps")
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.text(st.characters(exclude_categories=()), max_size=8)))
+def test_what_is_packed_for_the_table_may_be_any_text(texts: list[str]) -> None:
+    single = [text for text in texts if max(text, default="") < "\ud800" or max(text) > "\udfff" or len(text) == 1]
+    assert unpack(pack(single)) == single
+
+
+def test_a_known_failure_may_have_any_name(steps: Steps) -> None:
+    from syncline.errors import SynclineError  # noqa: PLC0415
+    from syncline.kinds.kind import Failure  # noqa: PLC0415
+
+    names = ["half \ud83d", "odd\uffff", ""]
+    steps.kind.move = lambda item, _pace: Failure(item, SynclineError("FORBIDDEN", f"no {item.name}"))
+    steps.kind.pages = [Page("p", items(*names, group=GROUP))]
+    run = steps.run()
+    assert run.counts.failed == 3
+    assert {each.name for each in steps.state.failures.all(run.sync)} == set(names)
+    stored = [item for item in steps.table.scan()["Items"] if str(item["pk"]).startswith("FAILED#")]
+    for item in stored:
+        for value in item.values():
+            assert not isinstance(value, str) or value.encode().decode() == value
+
+
+@pytest.mark.parametrize("group", ["half \ud83d", "g" * 3000])
+def test_a_group_that_no_key_of_the_table_can_have_is_done(steps: Steps, group: str) -> None:
+    steps.kind.pages = [Page("p", items("1", group=group))]
+    assert steps.run().counts.moved == 1
+
+
+@pytest.mark.parametrize("source", ["half \ud83d", "b" * 3000, ""])
+def test_an_event_of_a_source_that_no_key_can_have_is_nobody_s(steps: Steps, source: str) -> None:
+    steps.hearing.subscribe(SYNC, ["made.up"])
+    steps.pump.manners.batches = True
+    steps.notify("a", source=source)
+    steps.notify("b")
+    steps.pump.run()
+    assert [run.scope.groups for run in steps.state.runs(SYNC)] == [("b",)]
