@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import yaml
@@ -126,6 +126,62 @@ def test_step_by_step(command: Command) -> None:
     assert command("xref") == {"missing": [], "flawed": []}
     command("clean", TAG, "--downloads-dir", "kept", given="y\n")
     assert not (command.folder / "kept" / TAG).exists()
+
+
+class TestWithoutAFile:
+    """Every flag of the documented commands, with tags as the workflow makes them."""
+
+    REFS: Final = {"Presto ref": "92865fbce0d2a056af53", "Velox ref": "65797d572e0a297fa898"}
+    SHORT: Final = "presto-92865fbce0d2-velox-65797d572e0a"
+    IMAGE_TAG: Final = f"{SHORT}-linux-amd64"
+
+    @pytest.fixture
+    def flags(self, command: Command, github: GitHubServer) -> Iterator[tuple[str, ...]]:
+        run = build(1, self.IMAGE_TAG)
+        run.logs = {"0_build.txt": log(block(self.IMAGE_TAG) | self.REFS)}
+        github.runs = [run]
+        (command.folder / "syncs.yaml").unlink()
+        command.environ.clear()
+        with GitLabServer(behind(command.registry, command.project), command.project) as gitlab:
+            yield (
+                *("--repo", "rapidsai/velox-testing", "--workflow", ".github/workflows/presto-build-images.yml"),
+                *("--branch", "main", "--limit", "10", "--gh-url", github.url, "--gh-token", TOKEN),
+                *("--gitlab-host", gitlab.url, "--gitlab-project", command.project, "--gitlab-token", GITLAB_TOKEN),
+                *("--registry", f"http://{command.registry.host}", "--registry-username", "writer"),
+                *("--registry-password", TOKEN_USERS["writer"].password),
+            )
+
+    def test_every_command(self, command: Command, flags: tuple[str, ...]) -> None:
+        listed = command("gh-list", *flags)
+        assert [run["metadata"]["Image tag"] for run in listed["runs"]] == [self.IMAGE_TAG]
+        missing = command("xref", "--list-extra", *flags)["missing"]
+        names = expected(block(self.IMAGE_TAG))
+        assert [each["target"] for each in missing] == [f"{command.project}/x86/{name}:{self.SHORT}" for name in names]
+        command("download", self.IMAGE_TAG, "--output-dir", "kept", "--force", *flags)
+        command("prepare", self.IMAGE_TAG, "--downloads-dir", "kept", "--clean", *flags)
+        options = ("--downloads-dir", "kept", "--skip-login", "--force", "--yes", "--verbose", "--retag-as-latest")
+        pushed = command("push", self.IMAGE_TAG, *options, *flags)
+        assert {each["outcome"] for each in pushed["images"]} == {"moved"}
+        source, copy = f"{COORDINATOR}:{self.SHORT}", f"{COORDINATOR}:stable"
+        command("retag", source, copy, *flags)
+        (names_and_tags,) = [
+            {each["tag"] for each in listed["tags"]}
+            for listed in command("gitlab-list", *flags)["repositories"]
+            if listed["repository"].endswith(COORDINATOR)
+        ]
+        assert names_and_tags == {self.SHORT, "latest", "stable"}
+        daemon = ("--downloads-dir", "kept", "--once", "--interval", "900", "--skip-login", "--force-push")
+        results = command("daemon", *daemon, "--verbose", "--retag-as-latest", *flags)["results"]
+        assert not {each["outcome"] for each in results} & {"failed", "conflict"}
+        assert command("clean", self.IMAGE_TAG, "--downloads-dir", "kept", "--yes", *flags)["removed"]
+
+    def test_retag_from_the_environment(self, command: Command, flags: tuple[str, ...]) -> None:
+        command("daemon", "--once", *flags)
+        command.environ |= {"GITLAB_TOKEN": GITLAB_TOKEN, "GITLAB_REGISTRY_USERNAME": "writer"}
+        command.environ |= {"GITLAB_REGISTRY_PASSWORD": TOKEN_USERS["writer"].password}
+        places = ("--registry", f"http://{command.registry.host}", "--registry-project", command.project)
+        command("retag", f"{COORDINATOR}:{self.SHORT}", f"{COORDINATOR}:latest", *places)
+        assert command.config_digest(COORDINATOR, "latest") == command.config_digest(COORDINATOR, self.SHORT)
 
 
 def test_tags_of_no_build(command: Command, github: GitHubServer) -> None:
@@ -388,9 +444,22 @@ class TestWhatGoesWrong:
         assert all(each["reason"].count("sha256:") == 2 for each in pushed)
         assert command.config_digest(COORDINATOR, "presto-1") == f"sha256:{IMAGE.id}"
 
-    def test_no_configuration(self, command: Command) -> None:
+    def test_a_file_that_does_not_exist(self, command: Command) -> None:
+        error = command("gh-list", "--config", "other.yaml", code=2)["error"]
+        assert (error["code"], "other.yaml" in error["what"]) == ("USAGE", True)
+
+    def test_neither_a_file_nor_a_registry(self, command: Command, github: GitHubServer) -> None:
         (command.folder / "syncs.yaml").unlink()
-        assert command("gh-list", code=2)["error"]["code"] == "USAGE"
+        error = command("xref", "--gh-url", github.url, code=2)["error"]
+        assert error["code"] == "USAGE"
+        assert "--registry HOST and --gitlab-project PATH" in error["what"]
+
+    def test_a_wrong_gitlab_token_is_named_before_any_log_is_read(self, command: Command, github: GitHubServer) -> None:
+        command.environ["GITLAB_TOKEN"] = "not-the-secret"
+        github.requests.clear()
+        error = command("xref", code=2)["error"]
+        assert error["code"] == "UNAUTHORIZED"
+        assert github.requests == []
 
     def test_an_artifact_that_is_no_zip(self, command: Command, github: GitHubServer) -> None:
         """One archive for all images, as GitHub gives it where nothing was zipped."""

@@ -158,7 +158,7 @@ class GitHubServer(ApiServer):
     """One GitHub with one repository. ``runs`` may be changed at any time; ``skew`` is added to its clock.
 
     ``ranges`` has the bytes asked of the store. ``cut`` breaks the next so many answers of the store off in the middle;
-    ``does_ranges`` may be switched off. ``prefix`` is where GitHub Enterprise has its API.
+    it rejects the next ``rejects`` good addresses, as one whose clock is wrong; ``does_ranges`` may be switched off. ``prefix`` is where GitHub Enterprise has its API.
     """
 
     def __init__(
@@ -177,6 +177,7 @@ class GitHubServer(ApiServer):
         self.skew = 0.0
         self.ranges: list[tuple[str, int, int]] = []
         self.cut: list[int] = []
+        self.rejects = 0
         self.does_ranges = True
         self._prefix = prefix
         self._secret = secrets.token_bytes(16)
@@ -305,6 +306,9 @@ class GitHubServer(ApiServer):
             return _xml(400, "InvalidAuthenticationInfo")
         until, signature = float(query.get("se", ["0"])[0]), query.get("sig", [""])[0]
         if self.now() > until or not hmac.compare_digest(signature, self._signature(parts.path, until)):
+            return _xml(403, "AuthenticationFailed")
+        if self.rejects:
+            self.rejects -= 1
             return _xml(403, "AuthenticationFailed")
         _, _, kind, number = parts.path.split("/")
         content: bytes | Path

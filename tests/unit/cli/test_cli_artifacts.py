@@ -149,6 +149,17 @@ class TestTheFile:
         assert error.value.code.name == "USAGE"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [(("--repo", "no slash"), "source.repository"), (("--gitlab-host", "ftp://host"), "target.api.url")],
+)
+def test_an_option_with_a_value_that_is_not_valid(arguments: tuple[str, ...], where: str) -> None:
+    done = CliRunner().invoke(app, ["artifacts", "gh-list", "--json", "--config", str(EXAMPLE), *arguments])
+    assert done.exit_code == 2
+    error = json.loads(done.stdout)["error"]
+    assert (error["code"], where in error["what"], arguments[1] in error["what"]) == ("USAGE", True, True)
+
+
 @pytest.mark.parametrize("arguments", [("--limit", "0"), ("--limit", "many"), ("--repo",), ("--quiet",)])
 def test_options_that_are_none(arguments: tuple[str, ...]) -> None:
     assert CliRunner().invoke(app, ["artifacts", "gh-list", *arguments]).exit_code == 2

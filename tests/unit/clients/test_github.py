@@ -163,6 +163,28 @@ class TestDownloads:
         with content.open(0, 10) as chunks:
             assert b"".join(chunks) == CONTENT[:10]
 
+    def test_a_new_address_that_the_store_rejects_is_renewed(self, server: GitHubServer) -> None:
+        server.rejects = 1
+        assert self.read(client(server)) == CONTENT
+
+    def test_an_address_that_ends_during_a_transfer_is_renewed(self, server: GitHubServer) -> None:
+        github = client(server)
+        content = github.content(REPOSITORY, github.artifacts(REPOSITORY, 1)[0])
+        assert content.size == len(CONTENT)
+        server.cut = [2_000_000]
+        with content.open(0, len(CONTENT)) as chunks:
+            first = next(chunks)
+            server.skew += 61
+            server.rejects = 1
+            assert first + b"".join(chunks) == CONTENT
+
+    def test_a_store_that_rejects_every_address(self, server: GitHubServer) -> None:
+        server.rejects = 100
+        with pytest.raises(SynclineError, match=r"rejects each address that GitHub gives for artifact images") as error:
+            self.read(client(server))
+        assert code_of(error) == "SERVER_ERROR"
+        assert server.rejects == 97
+
     def test_no_authorization_goes_to_the_store(self, server: GitHubServer) -> None:
         assert self.read(client(server), 0, 1) == CONTENT[:1]  # the store refuses it
 

@@ -38,6 +38,7 @@ CHUNK: Final = 1024 * 1024
 
 _URL_LIFE: Final = 50.0  # seconds of the minute that an address is good for
 _BREAKS: Final = 5
+_RENEWALS: Final = 2  # of an address that the store rejects
 _STALE: Final = frozenset({401, 403, 404, 410})  # what stores say of an address whose time is over
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -243,16 +244,22 @@ class RemoteFile:
                 opened.pop().close()
 
     def _stream(self, start: int, end: int) -> Response:
-        """A response that gives the bytes from ``start`` on."""
-        for tries_left in (1, 0):
-            fresh = self._renew_if_old()
-            headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+        """Return a response that gives the bytes from ``start`` on.
+
+        An address that the store rejects is renewed, a new one included: stores have clocks of their own.
+        """
+        headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+        for tries_left in range(_RENEWALS, -1, -1):
+            self._renew_if_old()
             response = self._github.http.request("GET", self._url, headers, ca=self._github.endpoint.ca, stream=True)
             if response.status in (200, 206):
                 return self._at(response, start)
             self._until = 0.0
-            if response.status not in _STALE or fresh or not tries_left:
+            if response.status not in _STALE:
                 raise response.error()
+            if not tries_left:
+                what = f"the store rejects each address that GitHub gives for {self.name}: {response.error().what}"
+                raise SynclineError("SERVER_ERROR", what)
         raise AssertionError  # the loop has no other end
 
     def _at(self, response: Response, start: int) -> Response:
@@ -273,11 +280,11 @@ class RemoteFile:
             left -= len(skipped)
         return response
 
-    def _renew_if_old(self) -> bool:
-        """Ask for an address where there is none that is good; whether that was so."""
+    def _renew_if_old(self) -> None:
+        """Ask GitHub for an address unless there is one that is still good."""
         clock = self._github.http.policy.clock
         if clock() < self._until:
-            return False
+            return
         asked = clock()
         response = self._github.send("GET", self._target)
         if response.status in self._gone:
@@ -290,7 +297,6 @@ class RemoteFile:
         if response.url.startswith("https:") and there.scheme != "https":
             raise SynclineError("REFUSED", f"{self._github.endpoint.host} redirects to {there.host} without TLS")
         self._url, self._until = there.url, asked + _URL_LIFE
-        return True
 
 
 def _repository(name: str) -> str:

@@ -40,15 +40,24 @@ artifacts = typer.Typer(
 def _shared(  # noqa: PLR0913 - each is an option
     *,
     config: Annotated[
-        Path, typer.Option(metavar="FILE", help="The file with the sync: rules for metadata, images, tags.")
-    ] = Path("syncs.yaml"),
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The file with the sync: rules for metadata, images and tags; syncs.yaml here, or else "
+            "the shipped examples/artifacts-presto.yaml with the places that options name.",
+            show_default=False,
+        ),
+    ] = None,
     sync: Annotated[
         str | None, typer.Option(metavar="NAME", help="The sync in it, where it has several of artifacts.")
     ] = None,
     repo: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="The repository at GitHub.")] = None,
     workflow: Annotated[str | None, typer.Option(metavar="FILE", help="The workflow's file.")] = None,
     branch: Annotated[str | None, typer.Option(help="Only runs on this branch.")] = None,
-    limit: Annotated[int | None, typer.Option(help="How many runs are looked at.", min=1, max=1000)] = None,
+    limit: Annotated[int | None, typer.Option(help="The number of runs to examine.", min=1, max=1000)] = None,
+    gh_url: Annotated[
+        str | None, typer.Option(metavar="URL", envvar="GITHUB_API_URL", help="The API of GitHub, if not github.com's.")
+    ] = None,
     gh_token: Annotated[
         str | None, typer.Option(envvar=["GH_TOKEN", "GITHUB_TOKEN"], help="A token of GitHub's.", show_envvar=True)
     ] = None,
@@ -58,7 +67,9 @@ def _shared(  # noqa: PLR0913 - each is an option
         typer.Option("--gitlab-project", "--registry-project", metavar="PATH", help="The project with the registry."),
     ] = None,
     gitlab_token: Annotated[str | None, typer.Option(envvar="GITLAB_TOKEN", help="A token of GitLab's.")] = None,
-    registry: Annotated[str | None, typer.Option(metavar="HOST", help="The registry's host and port.")] = None,
+    registry: Annotated[
+        str | None, typer.Option(metavar="HOST", help="The registry's host and port; http://HOST speaks plain HTTP.")
+    ] = None,
     registry_username: Annotated[
         str | None,
         typer.Option(envvar=["GITLAB_REGISTRY_USERNAME", "CI_REGISTRY_USER"], help="The user at the registry."),

@@ -9,6 +9,7 @@ from syncline.cli.artifacts.setup import Setup
 from syncline.cli.context import SOME_FAILED, Answer
 from syncline.cli.show import Out, size
 from syncline.kinds.artifacts.builds import Build, Flawed, Place
+from syncline.kinds.artifacts.looking import TagLists
 
 
 def gh_list(setup: Setup, out: Out) -> Answer:
@@ -33,7 +34,7 @@ def gitlab_list(setup: Setup, out: Out) -> Answer:
     """The registry's repositories with all their tags and, where GitLab says, their sizes and ages."""
     tags, api = setup.tags, setup.target.api
     shown: list[dict[str, Any]] = []
-    for repository in _repositories(setup):
+    for repository in _repositories(setup, tags):
         out.line(repository, "bold")
         found = []
         for tag in sorted(tags.of(repository)):
@@ -55,6 +56,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 def xref(setup: Setup, out: Out, *, list_extra: bool) -> Answer:
     """Which images of builds the registry lacks; with ``list_extra`` also which of its tags no build looked at made."""
     tags = setup.tags
+    _repositories(setup, tags)  # before GitHub is asked for many logs: the registry may reject the credentials
     builds = setup.youngest(time.time())
     good = [build for build in builds if isinstance(build, Build)]
     missing = [(build, place) for build in good for place in build.places if place.tag not in tags.of(place.repository)]
@@ -62,7 +64,7 @@ def xref(setup: Setup, out: Out, *, list_extra: bool) -> Answer:
     out.table([(str(place), f"from {build.tag}", f"run {build.run.id}") for build, place in missing], indent=2)
     value: dict[str, Any] = {"missing": [_missing(build, place) for build, place in missing]}
     if list_extra:
-        extra = _extra(setup, good)
+        extra = _extra(setup, tags, good)
         out.line(f"of no build looked at: {len(extra)}", "bold")
         out.table([(name,) for name in extra], indent=2)
         value["extra"] = extra
@@ -77,25 +79,23 @@ def _missing(build: Build, place: Place) -> dict[str, Any]:
     return {"image_tag": build.tag, "run": build.run.id, "image": place.image, "target": str(place)}
 
 
-def _extra(setup: Setup, builds: list[Build]) -> list[str]:
+def _extra(setup: Setup, tags: TagLists, builds: list[Build]) -> list[str]:
     """Tags that could be a build's, by the mapping, and are none's; aliases are no build's."""
     made = {str(place) for build in builds for place in build.places}
-    tags, sync = setup.tags, setup.sync
+    sync = setup.sync
     left_out = {*sync.aliases, "latest"}
     return [
         f"{repository}:{tag}"
-        for repository in _repositories(setup)
+        for repository in _repositories(setup, tags)
         for tag in sorted(tags.of(repository) - left_out)
         if f"{repository}:{tag}" not in made
         and sync.build.origin(repository.removeprefix(f"{sync.target.project}/"), tag) is not None
     ]
 
 
-def _repositories(setup: Setup) -> list[str]:
-    """The project's repositories; without GitLab's API those that the mapping can lead to."""
+def _repositories(setup: Setup, tags: TagLists) -> list[str]:
+    """Return the repositories of the project; without GitLab's API those that the mapping can lead to."""
     if setup.target.api is not None:
-        return sorted(setup.tags.repositories())
+        return sorted(tags.repositories())
     build, project = setup.sync.build, setup.sync.target.project
-    return sorted(
-        {f"{project}/{repository}" for repository in build.repositories() if setup.tags.of(f"{project}/{repository}")}
-    )
+    return sorted({f"{project}/{below}" for below in build.repositories() if tags.of(f"{project}/{below}")})

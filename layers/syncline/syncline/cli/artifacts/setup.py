@@ -9,6 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from pydantic import ValidationError
+
+from syncline.cli.context import Context
+from syncline.cli.show import Out
 from syncline.clients.entries import Odd
 from syncline.clients.http import Http
 from syncline.config.artifacts import ArtifactsSync
@@ -29,6 +33,8 @@ _GITHUB: Final = "SYNCLINE_GIVEN_GITHUB_TOKEN"
 _GITLAB: Final = "SYNCLINE_GIVEN_GITLAB_TOKEN"
 _USER: Final = "SYNCLINE_GIVEN_REGISTRY_USERNAME"
 _PASSWORD: Final = "SYNCLINE_GIVEN_REGISTRY_PASSWORD"  # noqa: S105 - the name of a variable
+_DEFAULT: Final = "syncs.yaml"
+_SHIPPED: Final = "examples/artifacts-presto.yaml"
 _USUAL_USER: Final = "gitlab-ci-token"
 """GitLab takes any name beside a token that says who it is; a job's needs this one."""
 
@@ -37,12 +43,13 @@ _USUAL_USER: Final = "gitlab-ci-token"
 class Options:
     """What the command line and the environment say; None where they say nothing."""
 
-    config: Path
+    config: Path | None = None
     sync: str | None = None
     repo: str | None = None
     workflow: str | None = None
     branch: str | None = None
     limit: int | None = None
+    gh_url: str | None = None
     gh_token: str | None = None
     gitlab_host: str | None = None
     gitlab_project: str | None = None
@@ -67,11 +74,28 @@ class Setup:
     odd: list[Odd] = field(default_factory=list)
 
     @cached_property
+    def has_file(self) -> bool:
+        """Whether a file of the user has the sync; otherwise the shipped example has all but the places and credentials."""
+        return self.options.config is not None or Path(_DEFAULT).is_file()
+
+    @cached_property
     def sync(self) -> ArtifactsSync:
         """The sync; raises CONFIG_INVALID, or USAGE where the file has none or several of the kind."""
         options = self.options
-        values = _with(_chosen(options.config, options.sync).model_dump(mode="json"), options)
-        return ArtifactsSync.model_validate(values, context=STORED)
+        file = (options.config or Path(_DEFAULT)) if self.has_file else Context(None, None, Out()).project / _SHIPPED
+        values = _chosen(file, options.sync).model_dump(mode="json")
+        if not self.has_file:
+            values["source"]["auth"] = {"token": "env:GH_TOKEN"}
+            values["target"] |= {"api": None, "auth": {"username": _USUAL_USER, "password": "env:GITLAB_TOKEN"}}
+            values["aliases"] = ()
+        try:
+            return ArtifactsSync.model_validate(_with(values, options), context=STORED)
+        except ValidationError as error:
+            wrong = error.errors(include_url=False)[0]
+            where = ".".join(map(str, wrong["loc"]))
+            raise SynclineError(
+                "USAGE", f"an option gives `{where}` the value {wrong['input']!r}: {wrong['msg']}"
+            ) from None
 
     @cached_property
     def secrets(self) -> Secrets:
@@ -91,7 +115,11 @@ class Setup:
 
     @cached_property
     def target(self) -> Target:
-        sync = self.sync
+        """The registry, and GitLab's API where it is known. Raises USAGE if neither a file nor an option names them."""
+        sync, options = self.sync, self.options
+        if not self.has_file and not (options.registry and options.gitlab_project):
+            what = f"there is no {_DEFAULT} here; name the registry with --registry HOST and --gitlab-project PATH, "
+            raise SynclineError("USAGE", what + "or a file with a sync of artifacts with --config FILE")
         registry = registry_at(sync.target, self.secrets, self.http)
         return Target(registry, gitlab_at(sync.target, self.secrets, self.http))
 
@@ -122,8 +150,9 @@ class Setup:
 
 def _chosen(file: Path, name: str | None) -> ArtifactsSync:
     if not file.is_file():
-        what = f"there is no {file}; `--config` names a file with a sync of artifacts, such as examples/artifacts-presto.yaml"
-        raise SynclineError("USAGE", what)
+        raise SynclineError(
+            "USAGE", f"there is no {file}; `--config` names a file with a sync of artifacts, such as {_SHIPPED}"
+        )
     found = {sync.name: sync for sync in read_syncs(file).syncs.values() if isinstance(sync, ArtifactsSync)}
     if name is not None and name in found:
         return found[name]
@@ -137,10 +166,14 @@ def _with(values: dict[str, Any], options: Options) -> dict[str, Any]:
     """A sync's values with those that the options give in their place."""
     source, target = values["source"], values["target"]
     _put(source, repository=options.repo, workflow=options.workflow, branch=options.branch, limit=options.limit)
+    _put(source, url=options.gh_url)
     if options.gh_token:
         source["auth"] = {"token": f"env:{_GITHUB}"}
-    _put(target, registry=options.registry, project=options.gitlab_project)
-    if options.gitlab_host:
+    _put(target, project=options.gitlab_project)
+    if options.registry:
+        scheme, _, host = options.registry.rpartition("://")
+        target |= {"registry": host, "plain_http": scheme == "http" or (not scheme and target["plain_http"])}
+    if options.gitlab_host and (options.gitlab_token or target["api"]):
         url = options.gitlab_host if "://" in options.gitlab_host else f"https://{options.gitlab_host}"
         target["api"] = {"token": f"env:{_GITLAB}", **(target["api"] or {}), "url": url}
     if options.gitlab_token and target["api"]:
