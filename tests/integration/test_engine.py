@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -152,6 +153,13 @@ def test_the_stack_is_deployed_and_works(home: Path, project: Path, monkeypatch:
     assert engine.environment_of(home)["PROOF_OF_ENVIRONMENT"]
     assert listening(pid_of(home)) == {f"0100007F:{running.port:04X}"}
 
+    # No address has a name: a resolver may not know what ministack's own names end in.
+    assert {urlsplit(running.outputs[f"{each}Url"]).hostname for each in ("Receive", "Console", "Probe")} == {
+        "127.0.0.1"
+    }
+    for each in ("Console", "Probe"):
+        with urllib.request.urlopen(f"{running.outputs[f'{each}Url']}path") as answer:
+            assert answer.read() == b"/path"
     # The log has lines of this engine only: no banner, and no errors of a poller that met the stack half made.
     log = (home / "engine.log").read_text().splitlines()
     assert [line for line in log if not re.match(r"\d{4}-\d\d-\d\d [0-9:]{8} INFO \[", line)] == []

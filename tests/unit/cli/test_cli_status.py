@@ -48,6 +48,12 @@ def test_status_of_all(stack: Stack) -> None:
     assert "→ syncline status dev --wait" in result.stdout
 
 
+def test_status_names_the_console(applied: Stack) -> None:
+    address = applied.target.output("ConsoleUrl")
+    assert row(applied.run("status").stdout, "console:") == f"console: {address}"
+    assert applied.json("status")["console"] == address
+
+
 def test_status_as_json(applied: Stack) -> None:
     applied.finish(applied.begin(trigger=Trigger.SCHEDULE), moved())
     applied.bury("mirror/team/base")

@@ -84,7 +84,8 @@ def status(context: Context, name: str | None, *, wait: bool) -> Answer:
         _show_one(context, standings[0])
     _show_dead(context, dead)
     _follow_up(context, standings)
-    value: dict[str, Any] = {"engine": target.where, "syncs": [each.as_dict() for each in standings]}
+    value: dict[str, Any] = {"engine": target.where, "console": target.outputs.get("ConsoleUrl")}
+    value["syncs"] = [each.as_dict() for each in standings]
     value["dead_letters"] = {step.value: count for step, count in dead.items()}
     if name is not None:
         value["runs"] = [as_dict(run) for run in target.state.runs(name, _HISTORY)]
@@ -174,6 +175,8 @@ def _coming(context: Context, config: Mapping[str, Any], runs: Sequence[Run], mo
 def _show_all(context: Context, standings: Sequence[Standing]) -> None:
     out = context.out
     out.line(context.target.where, "dim")
+    if console := context.target.outputs.get("ConsoleUrl"):
+        out.line(f"console: {console}", "dim")
     if not standings:
         out.line("no syncs have been applied")
     out.table([_row(context, each) for each in standings], head=("SYNC", "NOW", "NEXT", "LAST RUN"))
