@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -24,6 +25,10 @@ import pytest
 from syncline.cli import deploy, engine, engine_state
 from syncline.cli.engine import Engine
 from syncline.errors import SynclineError
+from syncline.state import State
+from syncline.stores.hearing import Hearing, Note
+from syncline.stores.slots import Slots
+from syncline.table import Database
 from tests.standins.programs import needs
 from tests.unit.test_template import OUTPUTS
 
@@ -90,6 +95,11 @@ def client(running: Engine, service: str) -> Any:
     return boto3.client(service, **running.client_arguments())  # type: ignore[call-overload]
 
 
+def table_of(running: Engine) -> Any:
+    arguments = running.client_arguments()
+    return boto3.resource("dynamodb", **arguments).Table(running.outputs["TableName"])  # type: ignore[call-overload]
+
+
 def send(running: Engine, queue: str, key: str, **message: Any) -> None:
     url = running.outputs[f"{queue}QueueUrl"]
     client(running, "sqs").send_message(QueueUrl=url, MessageBody=json.dumps({"key": key, **message}))
@@ -97,7 +107,7 @@ def send(running: Engine, queue: str, key: str, **message: Any) -> None:
 
 def seen(running: Engine, key: str, times: int = 1) -> dict[str, Any]:
     """What the function wrote of a message, once it got it so often; waits for that."""
-    table = boto3.resource("dynamodb", **running.client_arguments()).Table(running.outputs["TableName"])  # type: ignore[call-overload]
+    table = table_of(running)
     item: dict[str, Any] = {}
 
     def arrived() -> bool:
@@ -245,6 +255,11 @@ def test_a_kill_loses_nothing_that_was_saved(home: Path, project: Path) -> None:
     worker = int(seen(before, "slow")["pid"])
     dead = before.outputs["TransferDeadLetterQueueUrl"]
     client(before, "sqs").send_message(QueueUrl=dead, MessageBody="given up")
+    database = Database(table_of(before))
+    State(table_of(before)).take_lease("team/app", "a function that is killed", 900)
+    assert Slots(database, time.time, random.Random(1)).take("registry.example", 1, 900)
+    claim = Hearing(database, time.time).claim("prod", [Note("one", 0.0, ("team/app",))], 900)
+    assert claim
     engine.save(home)
     os.kill(pid_of(home), signal.SIGKILL)
     assert until(lambda: engine.describe(home) is None)
@@ -261,6 +276,11 @@ def test_a_kill_loses_nothing_that_was_saved(home: Path, project: Path) -> None:
     assert until(lambda: not runs(worker))
     assert seen(after, "one")["times"] == 1
     assert seen(after, "slow", times=2)["receives"] == 1  # at once, and not counted as a failure
+    # No function is at work any more, so nothing is held by one.
+    database = Database(table_of(after))
+    assert State(table_of(after)).take_lease("team/app", "the next", 900).fence == 2
+    assert Slots(database, time.time, random.Random(1)).take("registry.example", 1, 900)
+    assert Hearing(database, time.time).take_up("prod", claim, 900)
     assert client(after, "secretsmanager").get_secret_value(SecretId="syncline/kept")["SecretString"] == "s3cr3t"
     assert client(after, "scheduler").get_schedule(Name="kept")["ScheduleExpression"] == "rate(1 day)"
     assert client(after, "sqs").receive_message(QueueUrl=dead)["Messages"][0]["Body"] == "given up"

@@ -134,6 +134,14 @@ def digest_at(registry: Registry, reference: str) -> str:
     return sha256(registry.authorized("GET", path, headers={"Accept": MANIFEST}).body)
 
 
+def wait_for(target: Target, run: str, home: Path) -> None:
+    """Wait for the end of a run; fails with the engine's log if that takes minutes."""
+    end = time.monotonic() + 240
+    while not target.state.run("copied", run).over:
+        assert time.monotonic() < end, (target.state.run("copied", run), (home / "engine.log").read_text()[-20_000:])
+        time.sleep(0.2)
+
+
 def elsewhere(sync: dict[str, Any], prefix: str) -> dict[str, Any]:
     """The same sync with another target, as no two may share one."""
     return sync | {"target": sync["target"] | {"prefix": prefix}}
@@ -191,6 +199,7 @@ def test_kills_at_random_moments(home: Path, registry_pair: RegistryPair, namesp
         ledger.check(target, killed)
         if not has_run("copied", run)(target):
             run = deployed.syncline("run", "copied")["run"]["id"]
+        wait_for(target, run, home)
         done = deployed.syncline("status", "copied", "--wait")
         assert done["run"]["id"] == run, done
         assert done["run"]["counts"]["failed"] == 0, done

@@ -76,6 +76,11 @@ STORES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "sqs": ("queues", ("queue_name_to_url",)),
 }
 
+_HELD: Final = ("LEASE#", "SLOT#", "HEARD#")
+"""Items under these keys are held by a function ``until`` a time. When the engine starts, no function is at work."""
+_ALONE: Final = Path("/proc/self").exists()
+"""Elsewhere functions of an engine that was killed cannot be found, and may be at work until their time is over."""
+
 Resource = tuple[str, str]
 """A service, and the key of one of its resources as JSON: account, region, name."""
 
@@ -257,8 +262,10 @@ class Keeper:
             records = resources[place][field_name]
             if name == "sqs":
                 records.append(value)
-            else:
-                records.setdefault(key[0], {})[key[1]] = value
+                continue
+            if key[0].startswith(_HELD) and "until" in value and _ALONE:
+                value["until"] = {"N": "0"}
+            records.setdefault(key[0], {})[key[1]] = value
 
     # -- saving ------------------------------------------------------------------------------------------------------
 
