@@ -90,7 +90,7 @@ class Steps:
 
     def __post_init__(self) -> None:
         self.clock, self.reaper, self.lock = Clock(), Reaper(), threading.Lock()
-        self.state = State(self.table, self.clock.time)
+        self.state = State(self.table, self.clock.time, self.clock.every)
         self.mail = Mail(self.clock)
         sqs = boto3.client("sqs")
         self.mail.connect(sqs)

@@ -70,14 +70,43 @@ class Clock:
 
     def __init__(self, now: float = 1_790_000_000.0) -> None:
         self.now = now
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._timers: list[_Timer] = []
+        self._firing = False
 
     def time(self) -> float:
         return self.now
 
     def sleep(self, seconds: float) -> None:
         with self._lock:
-            self.now += seconds
+            end = self.now + seconds
+            while not self._firing and (due := [each for each in self._timers if each.due <= end]):
+                timer = min(due, key=lambda each: each.due)
+                self.now = max(self.now, timer.due)
+                timer.due += timer.seconds
+                self._firing = True
+                try:
+                    timer.action()
+                finally:
+                    self._firing = False
+            self.now = max(self.now, end)
+
+    @contextmanager
+    def every(self, seconds: float, action: Callable[[], None]) -> Iterator[None]:
+        """Call `action` every so many seconds of this clock while the block runs."""
+        timer = _Timer(self.now + seconds, seconds, action)
+        self._timers.append(timer)
+        try:
+            yield
+        finally:
+            self._timers.remove(timer)
+
+
+@dataclass(slots=True, eq=False)
+class _Timer:
+    due: float
+    seconds: float
+    action: Callable[[], None]
 
 
 class Reaper:
@@ -366,7 +395,7 @@ class Pump:
             if not any(letter.due < when for letter in _in_order(self.mail.waiting())):
                 break
             self.deliver(self._next())
-        self.clock.now = max(self.clock.now, when)
+        self.clock.sleep(max(0.0, when - self.clock.now))
 
     def deliver(self, letters: list[Letter], worker: Worker | None = None) -> None:
         """Give messages of one queue to its function, and do with them what its answer says."""
@@ -406,7 +435,7 @@ class Pump:
         waiting = self.mail.waiting()
         if not waiting:
             return []
-        self.clock.now = max(self.clock.now, min(letter.due for letter in _in_order(waiting)))
+        self.clock.sleep(max(0.0, min(letter.due for letter in _in_order(waiting)) - self.clock.now))
         seen = [letter for letter in _in_order(waiting) if letter.due <= self.clock.now]
         if self.manners.shuffle:
             self.manners.rng.shuffle(seen)

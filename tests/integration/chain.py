@@ -54,7 +54,7 @@ class Chain:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        self.state = State(self.table, self.clock.time)
+        self.state = State(self.table, self.clock.time, self.clock.every)
         self.pump = Pump(self.mail, self.clock, self.reaper, self.new_worker, Manners(random.Random(self.seed)))
 
     def configure(self, **more: Any) -> None:
@@ -68,7 +68,7 @@ class Chain:
 
     def new_worker(self, step: Step) -> Worker:
         """A step's worker as :mod:`syncline.wiring` makes it in a fresh process, with its HTTP and clock replaced."""
-        state = State(self.table, self.clock.time)
+        state = State(self.table, self.clock.time, self.clock.every)
         database, http = Database(self.table), MortalHttp(self.reaper, self.clock)
         syncs = Syncs(state, Kinds(Parts(Secrets(_never, _never, self.secrets), http, state, database)))
         engine = Engine(state, self.queues, syncs.kind_of, self.clock.time, random.Random(self.seed), self.clock.sleep)

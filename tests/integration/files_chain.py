@@ -65,7 +65,7 @@ class FilesChain:
 
     def __post_init__(self) -> None:
         self.url = self.url or self.rclone.url
-        self.state = State(self.table, self.clock.time)
+        self.state = State(self.table, self.clock.time, self.clock.every)
         self.database = Database(self.table)
         self.pump = Pump(self.mail, self.clock, self.reaper, self.new_worker, Manners(random.Random(self.seed)))
         self.bucket = self.bucket_called(self.name)
@@ -116,7 +116,10 @@ class FilesChain:
 
     def new_worker(self, step: Step) -> Worker:
         """A step's worker as :mod:`syncline.wiring` makes it in a fresh process, with its HTTP and clock replaced."""
-        state, http = State(self.table, self.clock.time), MortalHttp(self.reaper, self.clock, _EFFECTS)
+        state, http = (
+            State(self.table, self.clock.time, self.clock.every),
+            MortalHttp(self.reaper, self.clock, _EFFECTS),
+        )
         self.requests.append(http)
         parts = Parts(Secrets(_never, _never, _SECRETS), http, state, self.database, self.clock.time)
         syncs = Syncs(state, Kinds(parts))

@@ -72,7 +72,7 @@ class Chain:
         for client in (self.table.meta.client, sqs):
             guard(client, self.reaper, lock)
         self.queues = Queues(sqs, {step: url(step) for step in Step}, {step: dead_url(step) for step in Step}, EVENTS)
-        self.state = State(self.table, self.clock.time)
+        self.state = State(self.table, self.clock.time, self.clock.every)
         self.pump = Pump(self.mail, self.clock, self.reaper, self.new_worker, Manners(random.Random(self.seed)))
         PACE._hosts.clear()  # it remembers times of the last chain's clock
 
@@ -93,7 +93,7 @@ class Chain:
         Hearing(Database(self.table), self.clock.time).subscribe(SYNC, sync.hears())
 
     def new_worker(self, step: Step) -> Worker:
-        state = State(self.table, self.clock.time)
+        state = State(self.table, self.clock.time, self.clock.every)
         database, http = Database(self.table), MortalHttp(self.reaper, self.clock)
         syncs = Syncs(
             state, Kinds(Parts(Secrets(_never, _never, {"S3_SECRET": "secret-of-the-tests"}), http, state, database))

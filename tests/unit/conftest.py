@@ -21,4 +21,4 @@ def clock() -> Clock:
 def state(clock: Clock) -> Iterator[State]:
     with new_table() as table:
         guard(table.meta.client, Reaper(), threading.Lock())
-        yield State(table, clock.time)
+        yield State(table, clock.time, clock.every)

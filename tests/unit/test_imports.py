@@ -33,6 +33,7 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
         "stores.configurations",
         "stores.failures",
         "stores.facts",
+        "stores.leases",
         "stores.runs",
         "stores.totals",
         "table",

@@ -99,7 +99,7 @@ _ROWS: Final = (
     Code("SECRETS_UNSEEN", False, "The object was left out because it cannot be searched for Kubernetes Secrets: it is, or unpacks to, too much, is nested too deeply, or is damaged.", "Split the object, exclude it, or set `secrets: keep`."),
     Code("SECRET_SUSPECTED", False, "The object was left out: it cannot be parsed, but has a `kind` of Secret together with `data` or `stringData`.", "Correct the object so that it can be parsed, exclude it, or encrypt Secrets with `secrets: {encrypt: …}`."),
     # The engine itself
-    Code("LEASE_HELD", True, "Another writer works on the same target reference.", "Nothing; it is tried again when that writer is done."),
+    Code("LEASE_HELD", True, "Another writer works on the same target reference.", "Nothing; it is tried again when that writer is done, or a minute after it died."),
     Code("LEASE_LOST", True, "The lease on the target reference ran out or went to another writer.", "Nothing; the work is done again by whoever holds it."),
     Code("TIME_SHORT", True, "The function's time was over before the item was finished; it goes on where it stands.", "Nothing."),
     Code("NO_PROGRESS", False, "A look or an item was continued time and again without getting any further.", "Check the speed of source and target, and whether the target keeps uploads; raise the function's timeout, then `syncline retry`."),

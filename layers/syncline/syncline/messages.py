@@ -68,7 +68,7 @@ class Batch:
     tries of the same items from 1; ``hop`` counts messages from the run's start, and ``idle`` those just before this
     one that got no further: both bound the chain. ``begun`` is the id of the batch whose work is carried on here, None
     for work of its own. ``scan`` is the ID of the scan that the work came from if that has joined the run, None if it is
-    the one that the run began with.
+    the one that the run began with. ``deaths`` counts the functions that died with this batch before it was sent anew.
     """
 
     run: str
@@ -84,12 +84,14 @@ class Batch:
     idle: int = 0
     begun: str | None = None
     scan: str | None = None
+    deaths: int = 0
 
     def child(self, number: int, **changes: Any) -> Batch:
         """The ``number``-th batch that follows from this one, equal to it but for ``changes``."""
         digest = hashlib.blake2b(f"{self.id}/{number}".encode(), digest_size=10).hexdigest()
         begun = self.origin if changes.get("step", self.step) is self.step else None
-        values: dict[str, Any] = {"id": digest, "hop": self.hop + 1, "idle": 0, "begun": begun} | changes
+        values: dict[str, Any] = {"id": digest, "hop": self.hop + 1, "idle": 0, "begun": begun, "deaths": 0}
+        values |= changes
         return replace(self, **values)
 
     @property
@@ -156,6 +158,7 @@ def to_json(message: Start | Batch | Dead) -> dict[str, Any]:
             body |= {"idle": message.idle} if message.idle else {}
             body |= {"begun": message.begun} if message.begun is not None else {}
             body |= {"scan": message.scan} if message.scan is not None else {}
+            body |= {"deaths": message.deaths} if message.deaths else {}
             body |= {"cursor": message.cursor} if message.cursor is not None else {}
             body |= {"items": [item.to_json() for item in message.items]} if message.items else {}
         case Dead():
@@ -206,6 +209,7 @@ def from_json(body: Any) -> Start | Batch | Dead | Notice:
                     idle=int(body.get("idle", 0)),
                     begun=body.get("begun"),
                     scan=body.get("scan"),
+                    deaths=int(body.get("deaths", 0)),
                 )
             case "dead":
                 batch = from_json(body["batch"])

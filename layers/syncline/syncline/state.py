@@ -9,7 +9,6 @@ pk                     sk                    what
 ``RUN#<id>#<shard>``   ``BATCH#<id>``        one batch that came to its end: its results, and what follows from it
 ``RUN#<id>#<shard>``   ``PART#<digest>#``    a part of what a record of a batch has no room for
 ``RUN#<id>#<shard>``   ``JOIN#<id>``         a look that joined the run
-``LEASE#<target>``     ``LEASE``             who may write to a target reference, until when, with a growing fence
 =====================  ====================  =================================================================
 
 A batch ends in one transaction: its record is put, if it is not there yet, and its counts are added. So counts are
@@ -36,9 +35,10 @@ from syncline.model import Counts, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.stores.configurations import Configurations
 from syncline.stores.facts import Facts
 from syncline.stores.failures import Failures, Key
+from syncline.stores.leases import Every, Lease, Leases, every
 from syncline.stores.runs import RETENTION, run_item, run_of
 from syncline.stores.totals import addition
-from syncline.table import Database, is_key, number, pack, unpack
+from syncline.table import Database, number, pack, unpack
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
@@ -52,24 +52,6 @@ REPORTS: Final = 4
 _TRIES: Final = 12
 _ROOM: Final = 350_000
 """Bytes of packed content that an item of the table has room for: DynamoDB takes 400 KB."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to write to ``reference`` until ``expires`` (Unix seconds). Of two leases the higher fence is newer."""
-
-    reference: str
-    owner: str
-    fence: int
-    expires: float
-
-
-class LeaseHeldError(SynclineError):
-    """Someone else holds the lease; ``same_owner`` if it is this very batch, delivered twice."""
-
-    def __init__(self, reference: str, seconds_left: float, *, same_owner: bool) -> None:
-        super().__init__("LEASE_HELD", f"{reference} has another writer", retry_after=seconds_left)
-        self.same_owner = same_owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +73,11 @@ class Progress:
 
 
 class State(Configurations):
-    """The table. ``clock`` gives Unix seconds."""
+    """The table. `clock` gives Unix seconds; `every` calls the renewals of leases."""
 
-    def __init__(self, table: Table, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, table: Table, clock: Callable[[], float] = time.time, every: Every = every) -> None:
         super().__init__(Database(table), clock)
+        self.leases = Leases(self._db, clock, every)
         self.facts = Facts(self._db, clock)
         self.failures = Failures(self._db, clock)
 
@@ -363,16 +346,18 @@ class State(Configurations):
             self._count(batch.run, shard, asdict(counts) | {"balance": balance}),
         ]
         if lease is not None:
-            writes.append(self._free(lease))
+            writes.append(self.leases.freed(lease))
         refused = self._db.transact(writes)
         if 0 in refused:
             if lease is not None:
-                self.drop_lease(lease)
+                self.leases.give_back(lease)
             stored = self.batch_record(batch.run, batch.id)
             assert stored is not None, "the table refused a record that is not there"
             return stored
         if refused:
             raise SynclineError("LEASE_LOST", f"another writer took {lease.reference if lease else 'the lease'}")
+        if lease is not None:
+            lease.expires = 0.0
         return record
 
     def add_results(self, run_id: str, name: str, results: Iterable[Result]) -> Counts:
@@ -393,47 +378,7 @@ class State(Configurations):
             for item in self._db.query(_shard_key(run_id, shard), "BATCH#"):
                 yield from (Result.from_json(each) for each in unpack(self._whole(item, "results")))
 
-    # -- leases --------------------------------------------------------------------------------------------------
-
-    def take_lease(self, reference: str, owner: str, seconds: float) -> Lease:
-        """Take the right to write to ``reference`` for ``seconds``; raises :class:`LeaseHeldError`.
-
-        The holder's function must be over by then: a lease is not prolonged, and nobody takes it before.
-        """
-        now = self._clock()
-        taken = self._db.update_if(
-            self._db.update(
-                _lease_key(reference),
-                "LEASE",
-                "SET #until = :until, #owner = :owner, #expires = :expires ADD #fence :fence",
-                {"until": number(now + seconds), "owner": owner, "expires": int(now) + RETENTION, "fence": 1},
-                condition="attribute_not_exists(pk) OR #until <= :now",
-                extra={":now": number(now)},
-            )
-        )
-        if taken is None:
-            held = self._db.get(_lease_key(reference), "LEASE") or {}
-            left = max(1.0, float(held.get("until", 0)) - now)
-            raise LeaseHeldError(reference, left, same_owner=held.get("owner") == owner)
-        return Lease(reference, owner, int(taken["fence"]), now + seconds)
-
-    def drop_lease(self, lease: Lease) -> None:
-        """Give a lease back early, if it is still this one."""
-        self._db.update_if(self._free(lease))
-
     # -- parts of transactions -----------------------------------------------------------------------------------
-
-    def _free(self, lease: Lease) -> dict[str, Any]:
-        """Give the lease back, on condition that it is still this one."""
-        return self._db.update(
-            _lease_key(lease.reference),
-            "LEASE",
-            "SET #until = :until",
-            {"until": 0},
-            condition="#fence = :fence",
-            extra={":fence": lease.fence},
-            names=("fence",),
-        )
 
     def _announcement(self, run_id: str, batch_id: str) -> dict[str, Any]:
         return self._count(run_id, _shard_of(batch_id), {"balance": _hash(batch_id)})
@@ -499,13 +444,6 @@ def new_run_id(clock: Callable[[], float] = time.time) -> str:
 def first_batch(run: Run) -> Batch:
     """The batch a run begins with: a look at its scope."""
     return Batch(run.id, run.sync, Step.DISCOVER, run.id, scope=run.scope, plan=run.plan)
-
-
-def _lease_key(reference: str) -> str:
-    """Return the key of a reference's lease: its digest where the table cannot have the reference itself."""
-    if is_key(reference):
-        return f"LEASE#{reference}"
-    return f"LEASE#{hashlib.blake2b(reference.encode(errors='surrogatepass'), digest_size=16).hexdigest()}"
 
 
 def _shard_key(run_id: str, shard: int) -> str:

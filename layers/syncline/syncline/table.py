@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from syncline.errors import SynclineError
 from syncline.model import compact_json
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 LONGEST_KEY: Final = 1_900
 """Bytes of a text that becomes a part of a partition key."""
+AWS_ERRORS: Final = (BotoCoreError, ClientError)
+"""What a call of the table raises when AWS refuses it or cannot be reached."""
 _CONFLICT_TRIES: Final = 12
 
 
@@ -147,8 +149,8 @@ class Database:
                 refused = {n for n, code in enumerate(codes) if code == "ConditionalCheckFailed"}
                 if refused:
                     return refused
-                # Two batches met on one shard: as short a pause as will part them.
-                time.sleep(random.uniform(0.002, 0.02) * (attempt + 1))  # noqa: S311 - a pause is no secret
+                # Batches met on one shard: a short pause parts two of them, a longer one many.
+                time.sleep(random.uniform(0.1, 1.0) * min(1.0, 0.02 * 2**attempt))  # noqa: S311 - a pause is no secret
             else:
                 return set()
         raise SynclineError("AWS_UNAVAILABLE", "DynamoDB refused a transaction many times over for conflicts")

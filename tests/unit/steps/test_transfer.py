@@ -153,8 +153,10 @@ def test_one_that_gets_further_is_enough_for_all_of_a_batch(steps: Steps) -> Non
 
 def test_whoever_waits_for_another_writer_is_not_given_up(steps: Steps) -> None:
     steps.begin_with(transfer_of("1"))
-    steps.state.take_lease("made.up/team/app", "another", 900)
-    steps.pump.run()
+    end = steps.clock.now + 900
+    lease = steps.state.leases.take("made.up/team/app", "another", 900)
+    with steps.state.leases.held(lease, lambda: end - steps.clock.now):
+        steps.pump.run()
     assert len(steps.pump.delivered) > IDLE + 2
     assert (steps.latest().counts.moved, steps.latest().counts.failed) == (1, 0)
 
@@ -228,7 +230,10 @@ def test_the_same_message_delivered_while_it_is_worked_on_is_shown_again_later(s
             twin = copy_of(letter)
             steps.mail.add(twin)
             steps.pump.deliver([twin])
-            assert twin.due == pytest.approx(steps.clock.now + QUEUES[Step.TRANSFER].function_timeout, abs=1)
+            assert twin not in steps.mail.waiting()
+            (again,) = [each for each in steps.mail.waiting() if each is not letter]
+            assert again.body == letter.body
+            assert again.due == pytest.approx(steps.clock.now + 15, abs=1)
         return Arrived(item)
 
     steps.kind.move = move
@@ -242,19 +247,19 @@ def test_a_batch_that_ended_between_two_looks_leaves_no_lease_behind(
 ) -> None:
     """The twin sees the batch open, the first delivery ends it, and only then the twin takes the lease."""
     letter = steps.begin_with(transfer_of("1"))
-    take_lease = steps.state.take_lease
+    take_lease = steps.state.leases.take
 
     def slow_take_lease(_self: object, reference: str, owner: str, seconds: float) -> object:
         monkeypatch.undo()
         steps.pump.deliver([letter])
         return take_lease(reference, owner, seconds)
 
-    monkeypatch.setattr(type(steps.state), "take_lease", slow_take_lease)
+    monkeypatch.setattr(type(steps.state.leases), "take", slow_take_lease)
     twin = copy_of(letter)
     steps.mail.add(twin)
     steps.pump.deliver([twin])
     assert len(steps.kind.moved) == 2
-    steps.state.take_lease("made.up/team/app", "somebody else", 1)
+    steps.state.leases.take("made.up/team/app", "somebody else", 1)
     steps.pump.run()
     assert steps.latest().counts.moved == 1
 
@@ -318,7 +323,7 @@ def test_the_lease_is_given_back_when_a_transfer_breaks(steps: Steps) -> None:
     steps.kind.move = move
     letter = steps.begin_with(transfer_of("1"))
     steps.pump.deliver([letter])
-    steps.state.take_lease("made.up/team/app", "somebody else", 1)
+    steps.state.leases.take("made.up/team/app", "somebody else", 1)
     (follow,) = [decode(each.body) for each in steps.mail.waiting()]
     assert isinstance(follow, Batch)
     assert follow.attempt == 2

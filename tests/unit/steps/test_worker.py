@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import random
 import threading
 from collections.abc import Iterable
@@ -8,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError
 
 from syncline.errors import SynclineError
@@ -17,6 +15,7 @@ from syncline.messages import Batch, Dead, Start, encode
 from syncline.model import EVERYTHING, Item, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.state import REPORTS
 from syncline.steps.engine import DEATHS
+from tests.aws_faults import disturb
 from tests.made_up import SYNC, Answer, MadeUp, Steps, items, transfer_of
 from tests.pump import Duplicates, KilledError, Letter, Manners
 from tests.stack import QUEUES
@@ -186,29 +185,6 @@ def test_disorder_changes_no_count(steps: Steps, seed: int, duplicates: Duplicat
     assert len(steps.results(run)) == 8
 
 
-class Throttle:
-    """Answers an operation's first requests as DynamoDB does when it is asked too much."""
-
-    def __init__(self, steps: Steps, operation: str, code: str, times: int) -> None:
-        self.left = times
-        self._code = code
-        events: Any = steps.table.meta.client.meta.events
-        events.register_first(f"before-send.dynamodb.{operation}", self._answer)
-
-    def _answer(self, **_: object) -> AWSResponse | None:
-        if not self.left:
-            return None
-        self.left -= 1
-        body = json.dumps({"__type": f"com.amazonaws.dynamodb.v20120810#{self._code}", "message": "slow down"})
-
-        class Raw:
-            def stream(self, **_: object) -> list[bytes]:
-                return [body.encode()]
-
-        status = 500 if self._code == "InternalServerError" else 400
-        return AWSResponse("", status, {"content-type": "application/x-amz-json-1.0"}, Raw())  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     ("operation", "code", "times"),
     [
@@ -226,9 +202,9 @@ def test_throttled_calls_heal(
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.0)
     monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda *_: 0.0)
     steps.begin_with(transfer_of("1", "2"))
-    throttle = Throttle(steps, operation, code, times)
+    fault = disturb(steps.table.meta.client, operation, code=code, times=times)
     steps.pump.run()
-    assert throttle.left == 0
+    assert fault.left == 0
     run = steps.latest()
     assert (run.status, run.counts.moved, run.counts.failed) == (RunStatus.DONE, 2, 0)
 

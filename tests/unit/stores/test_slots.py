@@ -4,43 +4,83 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from moto import mock_aws
 
-from syncline.stores.slots import Slots
+from syncline.stores.leases import Lease, Leases
 from syncline.table import Database
+from tests.aws_faults import disturb
 from tests.pump import Clock
-from tests.stack import create_table
+from tests.stack import new_table
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.service_resource import Table
 
 
 @pytest.fixture
-def database() -> Iterator[Database]:
-    with mock_aws():
-        yield Database(create_table())
+def table(monkeypatch: pytest.MonkeyPatch) -> Iterator[Table]:
+    monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda *_: 0.0)
+    with new_table() as table:
+        yield table
 
 
-class TestSlots:
-    def test_no_more_than_there_are(self, database: Database) -> None:
-        clock = Clock()
-        slots = Slots(database, clock.time, random.Random(1))
-        taken = [slots.take("place", 3, 60) for _ in range(4)]
-        assert {slot.number for slot in taken if slot is not None} == {0, 1, 2}
-        assert taken[3] is None
-        assert slots.take("elsewhere", 1, 60) is not None
-        assert taken[1] is not None
-        slots.give_back(taken[1])
-        again = slots.take("place", 3, 60)
-        assert again is not None
-        assert again.number == taken[1].number
-        slots.give_back(taken[1])  # it is another's by now
-        assert slots.take("place", 3, 60) is None
+@pytest.fixture
+def leases(table: Table, clock: Clock) -> Leases:
+    return Leases(Database(table), clock.time, clock.every)
 
-    def test_one_that_was_never_given_back_is_free_in_the_end(self, database: Database) -> None:
-        clock = Clock()
-        slots = Slots(database, clock.time, random.Random(1))
-        assert slots.take("place", 1, 60) is not None
-        clock.sleep(59)
-        assert slots.take("place", 1, 60) is None
-        clock.sleep(1)
-        assert slots.take("place", 1, 60) is not None
+
+RNG = random.Random(1)
+
+
+def take(leases: Leases, count: int = 1, place: str = "place") -> Lease | None:
+    return leases.slot(place, count, 300, RNG)
+
+
+def test_no_more_than_there_are(leases: Leases) -> None:
+    taken = [take(leases, 3) for _ in range(4)]
+    assert {slot.part for slot in taken if slot is not None} == {"0000", "0001", "0002"}
+    assert taken[3] is None
+    assert take(leases, 1, "elsewhere") is not None
+    assert taken[1] is not None
+    leases.give_back(taken[1])
+    again = take(leases, 3)
+    assert again is not None
+    assert again.part == taken[1].part
+    leases.give_back(taken[1])  # it is another's by now
+    assert take(leases, 3) is None
+
+
+def test_the_slot_of_a_dead_function_is_free_within_a_minute(leases: Leases, clock: Clock) -> None:
+    assert take(leases) is not None
+    clock.sleep(59)
+    assert take(leases) is None
+    clock.sleep(1)
+    assert take(leases) is not None
+
+
+def test_a_slot_is_kept_for_as_long_as_its_function_works(leases: Leases, clock: Clock) -> None:
+    slot = take(leases)
+    assert slot is not None
+    end = clock.now + 300
+    with leases.held(slot, lambda: end - clock.now):
+        for _ in range(29):
+            clock.sleep(10)
+            assert take(leases) is None
+    assert take(leases) is not None
+
+
+def test_a_call_whose_answer_was_lost_recognises_its_own_slot(table: Table, leases: Leases) -> None:
+    fault = disturb(table.meta.client, "UpdateItem", holding="SLOT#", lose_answer=True)
+    assert take(leases) is not None
+    assert fault.left == 0
+
+
+def test_a_slot_that_cannot_be_given_back_costs_no_work(table: Table, leases: Leases, clock: Clock) -> None:
+    slot = take(leases)
+    assert slot is not None
+    with leases.held(slot, lambda: 300):
+        fault = disturb(table.meta.client, "UpdateItem", holding="SLOT#", code="ValidationException")
+    assert fault.left == 0
+    clock.sleep(60)
+    assert take(leases) is not None

@@ -10,9 +10,10 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Failure, Kind, Page
 from syncline.messages import Batch, Start
 from syncline.model import EVERYTHING, Item, Outcome, Result, Run, RunStatus, Scope, Trigger
-from syncline.state import Lease, State
+from syncline.state import State
 from syncline.steps.engine import ATTEMPTS, Engine, Work, pause
 from syncline.steps.transfer import ENDING
+from syncline.stores.leases import Lease
 from syncline.telemetry import logger
 
 CHUNK_ITEMS: Final = 60
@@ -56,16 +57,14 @@ def discover(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
 
     One function at a time works on a scan and its continuations. Raises :class:`LeaseHeldError` where another one does.
     """
-    lease = engine.state.take_lease(f"scan@{batch.origin}", batch.origin, left() + ENDING)
-    try:
+    leases = engine.state.leases
+    lease = leases.take(f"scan@{batch.origin}", batch.origin, left() + ENDING)
+    with leases.held(lease, lambda: left() + ENDING):
         _scan(engine, batch, run, left, lease)
-    except BaseException:
-        engine.state.drop_lease(lease)
-        raise
 
 
 def _scan(engine: Engine, batch: Batch, run: Run, left: Callable[[], float], lease: Lease) -> None:
-    """Scan under a lease, which is given back at the end."""
+    """Scan under a lease, which is given back before the scan is tried again."""
     kind = engine.kind(run)
     pace = engine.pace(run, left, batch.id)
     pace.joined, pace.scan = batch.id != run.id, batch.scan or run.id
@@ -86,14 +85,13 @@ def _scan(engine: Engine, batch: Batch, run: Run, left: Callable[[], float], lea
                 rest = work.follow(cursor=cursor, attempt=1, hop=work.batch.hop)
                 work.requests, requests = kind.requests() - requests, kind.requests()
                 if not engine.end(work, held_back=rest):
-                    engine.state.drop_lease(lease)
                     return
                 work, since, again = Work(rest), engine.clock(), []
                 # As if the rest had come by a message, which it does where the function dies now.
                 pace.work, pace.joined = rest.id, True
     except SynclineError as error:
         # What was found since the last chunk is found again.
-        engine.state.drop_lease(lease)
+        engine.state.leases.give_back(lease)
         engine.fail_all(work.batch, error, kind.requests() - requests)
         return
     _look_again(work, again, engine)

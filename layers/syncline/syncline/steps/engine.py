@@ -17,9 +17,10 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Failure, Kind, Pace, Telling
 from syncline.messages import Batch, Dead, Outgoing, Queues, encode
 from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger, json_bytes
-from syncline.state import BatchRecord, Lease, State
+from syncline.state import BatchRecord, State
 from syncline.steps.known import WHOLE, answered, remember, settled, told_apart
 from syncline.steps.once import told_once
+from syncline.stores.leases import Lease
 from syncline.telemetry import batch_ended, logger, run_ended
 
 ATTEMPTS: Final = 5

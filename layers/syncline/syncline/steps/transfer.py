@@ -9,8 +9,8 @@ from typing import Final
 from syncline.kinds.kind import Arrived, Failure, Kind, Later, Pace, glances
 from syncline.messages import Batch
 from syncline.model import Item, Result, Run, RunStatus, Step
-from syncline.state import Lease, LeaseHeldError
 from syncline.steps.engine import Engine, Work, cancelled
+from syncline.stores.leases import Lease, LeaseHeldError
 
 ENDING: Final = 15.0
 """Seconds of a function's time kept for writing down where it is."""
@@ -30,7 +30,8 @@ def transfer(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
     try:
         lease = _lease(engine, batch, kind, left)
     except LeaseHeldError as held:
-        if held.same_owner:
+        # A FIFO queue shows a message again only when its first function is dead.
+        if held.same_owner and batch.step is not Step.COMMIT:
             raise
         # Its writer is often done long before the lease ends; the longer this goes on, the longer the pauses.
         # Whoever waits its turn is not idle.
@@ -40,13 +41,11 @@ def transfer(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
         return
     before = kind.requests()
     pace = engine.pace(run, left, f"{run.id}-{batch.origin}", lease)
-    try:
+    # It is renewed up to the end of the function's time, and no longer: nobody takes it from a writer that is alive.
+    with engine.state.leases.held(lease, lambda: 0.0 if pace.halted() else left() + ENDING):
         _carry_out(work, kind, pace, engine)
-    except BaseException:
-        engine.state.drop_lease(lease)
-        raise
-    work.requests = kind.requests() - before
-    engine.end(work, lease)
+        work.requests = kind.requests() - before
+        engine.end(work, lease)
 
 
 def _lease(engine: Engine, batch: Batch, kind: Kind, left: Callable[[], float]) -> Lease:
@@ -54,8 +53,7 @@ def _lease(engine: Engine, batch: Batch, kind: Kind, left: Callable[[], float]) 
     reference = kind.reference(batch.group)
     for pause in (*glances(GLANCING), None):
         try:
-            # The lease outlives the function's time, so nobody takes it from a writer that is alive.
-            return engine.state.take_lease(reference, batch.id, left() + ENDING)
+            return engine.state.leases.take(reference, batch.id, left() + ENDING)
         except LeaseHeldError as held:
             if held.same_owner or pause is None or left() <= 0:
                 raise

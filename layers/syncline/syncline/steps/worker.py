@@ -18,11 +18,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 from syncline.errors import SynclineError
 from syncline.messages import Batch, Notice, Outgoing, Start, decode
 from syncline.model import Run, RunStatus, Step
-from syncline.state import LeaseHeldError
 from syncline.steps.discover import begin
 from syncline.steps.engine import DEATHS, Engine, step_error
 from syncline.steps.gather import Gatherer, scope_of
 from syncline.steps.transfer import ENDING
+from syncline.stores.leases import LeaseHeldError
 from syncline.telemetry import logger
 
 StepFunction = Callable[[Engine, Batch, Run, Callable[[], float]], None]
@@ -96,9 +96,6 @@ class Worker:
         received = int(record.attributes.approximate_receive_count or "1")
         try:
             self._message(record, received, left)
-        except LeaseHeldError as held:
-            self._show_again(record, held.retry_after or 1.0, str(held))
-            raise
         except (ClientError, BotoCoreError, SynclineError) as error:
             self._show_again(record, _AWS_PAUSE * received, str(error))
             raise
@@ -172,26 +169,27 @@ class Worker:
             self._batch(batch, received, left)
         return True
 
+    def _send_anew(self, batch: Batch, deaths: int, seconds: float, why: str) -> None:
+        """Let a batch come again as a new message, for to be received again would count as a death of its function."""
+        logger.info("message is sent anew", extra={"seconds": round(seconds), "why": why})
+        self.engine.queues.send([Outgoing(replace(batch, deaths=deaths), math.ceil(seconds))])
+
     def _batch(self, batch: Batch, received: int, left: Callable[[], float]) -> None:
         logger.append_keys(sync=batch.sync, run=batch.run, batch=batch.id)
-        engine = self.engine
+        engine, deaths = self.engine, batch.deaths + received - 1
         run = engine.run_of(batch)
         if run is None:
             return
         if run.status is RunStatus.CANCELLING and batch.step is not Step.VERIFY:
             engine.cancel(batch)
-        elif received > DEATHS:
-            what = f"the function died {received - 1} times with this work and never said why"
+        elif deaths >= DEATHS:
+            what = f"the function died {deaths} times with this work and never said why"
             engine.give_up_all(batch, SynclineError("STEP_DIED", what))
         else:
             try:
                 self.run_step(engine, batch, run, left)
-            except LeaseHeldError as held:
-                if batch.step is Step.COMMIT:
-                    raise  # a FIFO queue takes no batch twice, but does not show its next message meanwhile either
-                # Another function does this very work. Sent anew: a message that comes back often counts as one that kills.
-                logger.info("another function does this", extra={"seconds": held.retry_after})
-                engine.queues.send([Outgoing(batch, min(_TWIN_PAUSE, math.ceil(held.retry_after or 1.0)))])
+            except LeaseHeldError as held:  # another function does this very work
+                self._send_anew(batch, deaths, min(_TWIN_PAUSE, held.retry_after or 1.0), str(held))
             except (ClientError, BotoCoreError):
                 raise
             except Exception as error:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from syncline.clients.file_manager import FileManager
 from syncline.config import Sync
@@ -20,7 +20,6 @@ from syncline.kinds.files.targets import Target, folder_of
 from syncline.kinds.kind import Kind
 from syncline.stores.files import FileRecords, shard_of
 from syncline.stores.removals import RemovalWindows
-from syncline.stores.slots import Slot, Slots
 from syncline.wiring.buckets import bucket_at
 from syncline.wiring.parts import Parts
 
@@ -30,7 +29,7 @@ class Builder:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._slots = Slots(parts.database, parts.clock, random.Random())  # noqa: S311 - which slot is tried first
+        self._rng = random.Random()  # noqa: S311 - which slot is tried first
 
     def __call__(self, sync: Sync) -> Kind:
         assert isinstance(sync, FilesSync)
@@ -54,16 +53,10 @@ class Builder:
         )
         return Files(sync, bucket_at(sync.source, parts), target_at(sync, parts, manager), means)
 
-    def _turn(self, place: str, turns: int, seconds: float) -> AbstractContextManager[object] | None:
-        slot = self._slots.take(place, turns, seconds)
-        return None if slot is None else self._held(slot)
-
-    @contextmanager
-    def _held(self, slot: Slot) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            self._slots.give_back(slot)
+    def _turn(self, place: str, turns: int, left: Callable[[], float]) -> AbstractContextManager[object] | None:
+        leases = self._parts.state.leases
+        slot = leases.slot(place, turns, left(), self._rng)
+        return None if slot is None else leases.held(slot, left)
 
 
 def records_of(sync: FilesSync, parts: Parts) -> FileRecords:

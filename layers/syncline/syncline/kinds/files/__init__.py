@@ -35,8 +35,8 @@ WAITING: Final = 20.0
 REPORTING: Final = 20.0
 """Seconds that the report of a run may take."""
 
-Turn = Callable[[str, int, float], AbstractContextManager[object] | None]
-"""Takes one of so many turns at a target for so many seconds; None if all are taken."""
+Turn = Callable[[str, int, Callable[[], float]], AbstractContextManager[object] | None]
+"""Takes one of so many turns at a target, for as long as the function has seconds left; None if all are taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +186,10 @@ class Files:
         for pause in (*glances(WAITING), None):
             if pace.over:
                 break
-            # The turn outlives the function, so that nobody takes it from one that is still at work.
-            turn = self._means.turn(self._target.name, turns, pace.left() + 30)
+            # The last requests may be under way when the step's time is over.
+            turn = self._means.turn(
+                self._target.name, turns, lambda: 0.0 if pace.halted() else pace.left() + LAST_WORDS
+            )
             if turn is not None or pause is None:
                 return turn
             self._means.sleep(pause)

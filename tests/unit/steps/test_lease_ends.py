@@ -1,0 +1,218 @@
+"""A lease ends with the work it was taken for, whatever fails; that of a dead function ends within a minute."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from syncline.kinds.kind import Arrived, Later, Pace
+from syncline.messages import Batch, decode
+from syncline.model import Item, RunStatus, Step
+from tests.aws_faults import disturb
+from tests.made_up import Answer, Steps, transfer_of
+from tests.pump import KilledError, Letter
+from tests.stack import QUEUES
+
+TRIES = 4
+"""How often boto3 makes a call here."""
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda *_: 0.0)
+    monkeypatch.setattr("syncline.table.time.sleep", lambda _: None)
+
+
+def client(steps: Steps) -> Any:
+    return steps.table.meta.client
+
+
+def moved(steps: Steps) -> list[str]:
+    return [item.name for item in steps.kind.moved]
+
+
+def test_a_call_whose_answer_was_lost_recognises_its_own_lease(steps: Steps) -> None:
+    letter = steps.begin_with(transfer_of("1"))
+    fault = disturb(client(steps), "UpdateItem", holding="LEASE#", lose_answer=True)
+    steps.pump.deliver([letter])
+    assert fault.left == 0
+    assert moved(steps) == ["1"]
+
+
+def test_a_lease_whose_call_failed_with_its_write_done_is_given_back(steps: Steps) -> None:
+    """All answers are lost until boto3 gives up, but not that of the call that gives the lease back."""
+    letter = steps.begin_with(transfer_of("1"))
+    fault = disturb(client(steps), "UpdateItem", holding="ADD #fence", times=TRIES, lose_answer=True)
+    steps.pump.deliver([letter])
+    assert fault.left == 0
+    begun = steps.clock.now
+    steps.pump.deliver([steps.put(transfer_of("2"))])
+    assert moved(steps) == ["2"]
+    assert steps.clock.now == begun
+
+
+@pytest.mark.parametrize(
+    ("code", "times"),
+    [("ValidationException", 1), ("InternalServerError", TRIES), ("TransactionCanceledException", 12)],
+)
+def test_a_batch_that_cannot_be_ended_leaves_no_lease_behind(steps: Steps, code: str, times: int) -> None:
+    letter = steps.begin_with(transfer_of("1"))
+    fault = disturb(client(steps), "TransactWriteItems", holding="BATCH#batch-1", code=code, times=times)
+    steps.pump.deliver([letter])
+    assert fault.left == 0
+    begun = steps.clock.now
+    steps.pump.deliver([steps.put(transfer_of("2"))])
+    assert moved(steps)[-1] == "2"
+    assert steps.clock.now == begun
+    steps.pump.run()
+    assert steps.clock.now - begun < 120
+    assert steps.results()["team/app", "1"].outcome == "moved"
+
+
+def test_a_child_never_meets_the_lease_of_its_parent(steps: Steps) -> None:
+    """The transaction that ends the batch meets others too often, and the batch ends as failed for now."""
+    letter = steps.begin_with(transfer_of("1"))
+    disturb(client(steps), "TransactWriteItems", holding="LEASE#", code="TransactionCanceledException", times=12)
+    steps.pump.deliver([letter])
+    (child,) = steps.mail.waiting()
+    message = decode(child.body)
+    assert isinstance(message, Batch)
+    assert message.attempt == 2
+    steps.pump.deliver([child])
+    assert moved(steps) == ["1", "1"]
+
+
+def test_the_reason_of_a_failure_is_told_although_its_lease_cannot_be_given_back(steps: Steps) -> None:
+    def move(_item: Item, _pace: Pace) -> Answer:
+        disturb(client(steps), "UpdateItem", holding="LEASE#", code="ValidationException")
+        raise ZeroDivisionError
+
+    steps.kind.move = move
+    steps.pump.deliver([steps.begin_with(transfer_of("1"))])
+    (child,) = [decode(letter.body) for letter in steps.mail.waiting()]
+    assert isinstance(child, Batch)
+    assert child.attempt == 2
+
+
+def test_the_work_of_a_function_that_was_killed_is_done_within_a_minute_once_its_message_is_back(steps: Steps) -> None:
+    """As after `syncline down` and `up`: messages are back at once. Five receptions are no five deaths."""
+    letter = steps.begin_with(transfer_of("1"))
+    kills = 4
+
+    def move(item: Item, _pace: Pace) -> Answer:
+        if len(steps.kind.moved) <= kills:
+            steps.reaper.dead = True
+            raise KilledError
+        return Arrived(item)
+
+    steps.kind.move = move
+    for number in range(1, kills + 1):
+        begun = steps.clock.now
+        steps.pump.run_until(begun + 61)
+        assert len(steps.kind.moved) == number
+        (letter,) = steps.mail.waiting()
+        letter.due = steps.clock.now
+    steps.pump.run()
+    assert (steps.latest().counts.moved, steps.latest().counts.failed) == (1, 0)
+
+
+def test_a_message_delivered_again_and_again_while_its_function_works_is_no_death(steps: Steps) -> None:
+    letter = steps.begin_with(transfer_of("1"))
+
+    def move(item: Item, _pace: Pace) -> Answer:
+        if len(steps.kind.moved) == 1:
+            steps.mail.add(Letter("twin", letter.url, letter.body, letter.sent, letter.due))
+            for _ in range(8):
+                (twin,) = [each for each in steps.mail.waiting() if each is not letter]
+                steps.pump.deliver([twin])
+                steps.clock.sleep(5)
+        return Arrived(item)
+
+    steps.kind.move = move
+    steps.pump.run()
+    run = steps.latest()
+    assert (run.status, run.counts.moved, run.counts.failed) == (RunStatus.DONE, 1, 0)
+    assert moved(steps) == ["1"]
+
+
+def test_a_function_keeps_its_lease_for_as_long_as_it_may_live(steps: Steps) -> None:
+    other, tried = transfer_of("2"), list[float]()
+
+    def move(item: Item, pace: Pace) -> Answer:
+        if item.name == "1":
+            steps.pump.deliver([steps.put(other)])
+            for _ in range(10):
+                steps.clock.sleep(20)
+                tried.append(steps.clock.now)
+                assert not pace.halted()
+                (again,) = [each for each in steps.mail.waiting() if b"2" in each.body.encode() and each is not first]
+                steps.pump.deliver([again])
+        return Arrived(item)
+
+    steps.kind.move = move
+    first = steps.begin_with(transfer_of("1"))
+    steps.pump.deliver([first])
+    assert len(tried) == 10
+    assert moved(steps) == ["1"]
+    steps.pump.run()
+    assert moved(steps) == ["1", "2"]
+
+
+def test_a_short_batch_never_renews_its_lease(steps: Steps) -> None:
+    steps.reaper.effects.clear()
+    steps.pump.deliver([steps.begin_with(transfer_of("1"))])
+    assert steps.reaper.effects.count("UpdateItem") == 1
+
+
+def test_a_renewal_may_fail(steps: Steps) -> None:
+    def move(item: Item, pace: Pace) -> Answer:
+        disturb(client(steps), "UpdateItem", holding="LEASE#", code="ValidationException")
+        steps.clock.sleep(59)
+        assert not pace.halted()
+        steps.clock.sleep(59)
+        return Later(item) if pace.halted() else Arrived(item)
+
+    steps.kind.move = move
+    steps.begin_with(transfer_of("1"))
+    steps.pump.run()
+    assert moved(steps) == ["1"]
+
+
+def test_nothing_is_written_under_a_lease_that_another_has(steps: Steps) -> None:
+    """The renewals of a function fail, it goes on, and another takes the lease: the first one ends nothing."""
+    states = itertools.count()
+
+    def move(item: Item, pace: Pace) -> Answer:
+        if next(states):
+            return Arrived(item, 10)
+        disturb(client(steps), "UpdateItem", holding="LEASE#", code="ValidationException", times=2)
+        steps.clock.sleep(59.5)
+        with_lease = not pace.halted()
+        steps.clock.sleep(1)
+        assert with_lease
+        assert pace.halted()
+        steps.pump.deliver([steps.put(transfer_of("2"))])
+        assert moved(steps) == ["1", "2"]
+        steps.clock.sleep(20)
+        assert pace.halted()
+        return Arrived(item, 5)
+
+    steps.kind.move = move
+    steps.begin_with(transfer_of("1"))
+    steps.pump.run()
+    assert moved(steps) == ["1", "2", "1"]
+    assert steps.state.progress("run-1").counts.bytes == 20
+
+
+def test_a_lease_never_outlives_the_function_that_took_it(steps: Steps) -> None:
+    def move(item: Item, pace: Pace) -> Answer:
+        steps.clock.sleep(QUEUES[Step.TRANSFER].function_timeout + 1)
+        assert pace.halted()
+        return Arrived(item)
+
+    steps.kind.move = move
+    letter = steps.begin_with(transfer_of("1"))
+    steps.pump.deliver([letter])
+    assert moved(steps) == ["1"]
