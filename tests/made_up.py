@@ -105,6 +105,7 @@ class Steps:
             self.clock.time,
             random.Random(self.seed),
             self.clock.sleep,
+            every=self.clock.every,
         )
         self.hearing = Hearing(Database(self.table), self.clock.time)
         self.configs: dict[str, BaseSync] = {}

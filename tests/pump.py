@@ -42,7 +42,7 @@ _EFFECTS: Final = frozenset(
         "DeleteItem",
         "SendMessage",
         "SendMessageBatch",
-        "ChangeMessageVisibility",
+        "ChangeMessageVisibilityBatch",
     }
 )
 _DEDUPLICATED: Final = 300.0  # seconds
@@ -246,6 +246,8 @@ class Mail:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._seen: dict[tuple[str, str, str], float] = {}
+        self.refuses: set[str] = set()
+        """Operations that are answered with a fault."""
 
     def connect(self, sqs: Any) -> None:
         """Take what a client sends to SQS, after botocore has checked and written it."""
@@ -270,6 +272,9 @@ class Mail:
             self.letters.append(letter)
 
     def _before_call(self, model: Any, params: Any, **_: Any) -> tuple[AWSResponse, dict[str, Any]]:
+        if model.name in self.refuses:
+            fault = {"Error": {"Code": "AWS.SimpleQueueService.UnsupportedOperation", "Message": "a fault"}}
+            return AWSResponse("", 400, HTTPHeaders(), None), fault
         answer = self._answer(model.name, json.loads(params["body"]))
         return AWSResponse("", 200, HTTPHeaders(), None), answer
 
@@ -291,13 +296,15 @@ class Mail:
                     if (code := _refusal(each["MessageBody"])) is not None
                 ]
                 return {"Successful": done, "Failed": failed}
-            case "ChangeMessageVisibility":
-                seconds = asked["VisibilityTimeout"]
-                assert 0 <= seconds <= 43_200
-                for letter in self.lying_in(asked["QueueUrl"]):
-                    if letter.receipt == asked["ReceiptHandle"]:
-                        letter.due = self._clock.now + seconds
-                return {}
+            case "ChangeMessageVisibilityBatch":
+                entries = asked["Entries"]
+                assert 1 <= len(entries) <= 10
+                for entry in entries:
+                    assert 0 <= entry["VisibilityTimeout"] <= 43_200
+                    for letter in self.lying_in(asked["QueueUrl"]):
+                        if letter.receipt == entry["ReceiptHandle"]:
+                            letter.due = self._clock.now + entry["VisibilityTimeout"]
+                return {"Successful": [{"Id": entry["Id"]} for entry in entries], "Failed": []}
             case _:
                 raise AssertionError(f"no step calls {operation}")
 

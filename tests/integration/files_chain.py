@@ -123,7 +123,8 @@ class FilesChain:
         self.requests.append(http)
         parts = Parts(Secrets(_never, _never, _SECRETS), http, state, self.database, self.clock.time)
         syncs = Syncs(state, Kinds(parts))
-        engine = Engine(state, self.queues, syncs.kind_of, self.clock.time, random.Random(self.seed), self.clock.sleep)
+        clock, rng = self.clock, random.Random(self.seed)
+        engine = Engine(state, self.queues, syncs.kind_of, clock.time, rng, clock.sleep, every=clock.every)
         return Worker(step, STEPS[step], engine, gatherer(syncs, Hearing(self.database, self.clock.time), engine))
 
     def put(self, key: str, content: bytes, **metadata: str) -> str:

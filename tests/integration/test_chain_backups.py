@@ -98,7 +98,8 @@ class Chain:
         syncs = Syncs(
             state, Kinds(Parts(Secrets(_never, _never, {"S3_SECRET": "secret-of-the-tests"}), http, state, database))
         )
-        engine = Engine(state, self.queues, syncs.kind_of, self.clock.time, random.Random(self.seed), self.clock.sleep)
+        clock, rng = self.clock, random.Random(self.seed)
+        engine = Engine(state, self.queues, syncs.kind_of, clock.time, rng, clock.sleep, every=clock.every)
         return Worker(step, STEPS[step], engine, gatherer(syncs, Hearing(database, self.clock.time), engine))
 
     def put(self, objects: Mapping[str, bytes]) -> None:

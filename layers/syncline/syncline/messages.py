@@ -322,11 +322,26 @@ class Queues:
                 return refused
         raise SynclineError("AWS_UNAVAILABLE", f"SQS did not take {len(entries)} messages: {failed[0].get('Message')}")
 
-    def show_again(self, queue: str, receipt: str, seconds: float) -> None:
-        """Let a message that was received from a queue, by its name, be seen again after ``seconds``."""
+    def show_again(self, queue: str, receipts: Sequence[str], seconds: float) -> None:
+        """Let messages that were received from a queue, by its name, be seen again after `seconds`.
+
+        Raise AWS_UNAVAILABLE if SQS refuses some of them.
+        """
         seconds = max(0, min(int(seconds), 43_200))
         url = next(url for url in (*self.urls.values(), self.events or "") if url.rpartition("/")[2] == queue)
-        self.sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=receipt, VisibilityTimeout=seconds)
+        for at in range(0, len(receipts), _SEND_ENTRIES):
+            answer = self.sqs.change_message_visibility_batch(
+                QueueUrl=url,
+                Entries=[
+                    {"Id": str(n), "ReceiptHandle": receipt, "VisibilityTimeout": seconds}
+                    for n, receipt in enumerate(receipts[at : at + _SEND_ENTRIES])
+                ],
+            )
+            if failed := answer.get("Failed"):
+                why = failed[0].get("Message") or failed[0]["Code"]
+                raise SynclineError(
+                    "AWS_UNAVAILABLE", f"SQS did not change when {len(failed)} messages are seen: {why}"
+                )
 
     def dead_letters(self, step: Step, *, hidden_for: int = 60) -> Iterator[DeadLetter]:
         """What lies in a step's dead-letter queue now. Each letter stays unseen by others for ``hidden_for`` seconds."""

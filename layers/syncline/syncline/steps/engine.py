@@ -20,7 +20,7 @@ from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope,
 from syncline.state import BatchRecord, State
 from syncline.steps.known import WHOLE, answered, remember, settled, told_apart
 from syncline.steps.once import told_once
-from syncline.stores.leases import Lease
+from syncline.stores.leases import Every, Lease, every
 from syncline.telemetry import batch_ended, logger, run_ended
 
 ATTEMPTS: Final = 5
@@ -127,7 +127,7 @@ class Engine:
     """What every step works with. ``kind`` returns the kind of a run's sync, with the configuration that it began with.
 
     ``leaves`` are the runs, by sync and id, of which a batch has ended with nothing following; ``ended`` those that are
-    over and may have to be reported.
+    over and may have to be reported. ``every`` calls what is done beside the work.
     """
 
     state: State
@@ -138,6 +138,7 @@ class Engine:
     sleep: Callable[[float], None] = time.sleep
     leaves: set[tuple[str, str]] = field(default_factory=set)
     ended: set[tuple[str, str]] = field(default_factory=set)
+    every: Every = every
 
     def run_of(self, batch: Batch) -> Run | None:
         """The run a batch belongs to, None if the batch has nothing to do any more.

@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -30,6 +31,14 @@ _AWS_PAUSE: Final = 30.0
 _RUN_PAUSE: Final = 15
 _TWIN_PAUSE: Final = 15
 """Seconds before a message whose work another function does is seen again, at most."""
+_BEYOND: Final = 60.0
+"""Seconds beyond the function's time for which its messages stay unseen."""
+_WAITING: Final = 5.0
+"""Seconds for which messages wait behind a slow one before they go back to their queue."""
+
+
+class _NotBegunError(Exception):
+    """The message was shown again before its turn came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,31 +51,66 @@ class Worker:
     gatherer: Gatherer
 
     def handle(self, event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
-        """An SQS event: every message by itself; those that failed are reported and shown again."""
+        """Carry out the messages of an SQS event one after another, and return those that failed.
+
+        The messages stay unseen for a minute longer than the function can live. While one is slow, those behind it go
+        back to the queue, where another function finds them.
+        """
         processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
+        records = [SQSRecord(record) for record in event["Records"]]
 
         def left() -> float:
             return context.get_remaining_time_in_millis() / 1000 - ENDING
 
-        notices = self._hear([SQSRecord(record) for record in event["Records"]])
+        self._show_again(records, left() + ENDING + _BEYOND)
+        notices = self._hear(records)
+        waiting = {record.message_id: record for record in records if record.message_id not in notices}
+        sent = set[str]()
 
         def record_handler(record: SQSRecord) -> None:
-            if record.message_id not in notices:
+            if record.message_id in notices:
+                if (error := notices[record.message_id]) is not None:
+                    self._goes_back([record], _AWS_PAUSE, str(error))
+                    raise error
+            elif waiting.pop(record.message_id, None) is not None:
                 self._one(record, left)
-            elif (error := notices[record.message_id]) is not None:
-                self._show_again(record, _AWS_PAUSE, str(error))
-                raise error
+            elif record.message_id not in sent:
+                raise _NotBegunError
 
-        answer = process_partial_response(event, record_handler, processor, context)
+        def release() -> None:
+            while waiting:
+                with suppress(KeyError, ClientError, BotoCoreError, SynclineError):  # it comes back, only later
+                    _, record = waiting.popitem()
+                    if self._sent_anew(record):
+                        sent.add(record.message_id)
+
+        with self.engine.every(_WAITING, release) if len(waiting) > 1 else nullcontext():
+            answer = process_partial_response(event, record_handler, processor, context)
+        return self._finish_runs(records) or answer
+
+    def _finish_runs(self, records: Sequence[SQSRecord]) -> PartialItemFailureResponse | None:
+        """End the runs that may be over; if that fails, all messages go back, and the answer says so."""
         try:
             self.engine.finish_runs()
         except (ClientError, BotoCoreError, SynclineError) as error:
             logger.error("end of a run not settled", extra={"why": str(error)})
-            records = [SQSRecord(record) for record in event["Records"]]
-            for record in records:
-                self._show_again(record, _AWS_PAUSE, str(error))
-            answer = {"batchItemFailures": [{"itemIdentifier": record.message_id} for record in records]}
-        return answer
+            self._goes_back(records, _AWS_PAUSE, str(error))
+            return {"batchItemFailures": [{"itemIdentifier": record.message_id} for record in records]}
+        return None
+
+    def _sent_anew(self, record: SQSRecord) -> bool:
+        """Put a message that was not begun back into its queue; True if it is another message there.
+
+        A start message is known by its id, and a FIFO queue drops the double of a message: these are shown again.
+        """
+        why = "it waited behind a slow message"
+        with suppress(SynclineError):
+            message = decode(record.body)
+            if isinstance(message, Batch) and message.step is self.step and self.step is not Step.COMMIT:
+                self._send_anew(message, message.deaths + _received(record) - 1, 0, why)
+                return True
+        self._goes_back([record], 0, why)
+        return False
 
     def _hear(self, records: Sequence[SQSRecord]) -> dict[str, Exception | None]:
         """Take in the events of sources among the messages, all at once; by message, what kept them from being noted.
@@ -93,11 +137,11 @@ class Worker:
         return {record.message_id: None for record, _ in notices if record.message_id not in refused}
 
     def _one(self, record: SQSRecord, left: Callable[[], float]) -> None:
-        received = int(record.attributes.approximate_receive_count or "1")
+        received = _received(record)
         try:
             self._message(record, received, left)
         except (ClientError, BotoCoreError, SynclineError) as error:
-            self._show_again(record, _AWS_PAUSE * received, str(error))
+            self._goes_back([record], _AWS_PAUSE * received, str(error))
             raise
 
     def _message(self, record: SQSRecord, received: int, left: Callable[[], float]) -> None:
@@ -197,13 +241,21 @@ class Worker:
                     raise
                 engine.fail_all(batch, step_error(error))
 
-    def _show_again(self, record: SQSRecord, seconds: float, why: str) -> None:
+    def _goes_back(self, records: Sequence[SQSRecord], seconds: float, why: str) -> None:
         logger.warning("message goes back to its queue", extra={"seconds": round(seconds), "why": why})
+        self._show_again(records, seconds)
+
+    def _show_again(self, records: Sequence[SQSRecord], seconds: float) -> None:
+        """Let messages be seen again after `seconds`; if SQS refuses, they stay unseen for as long as before."""
+        queue = str(records[0].event_source_arn).rpartition(":")[2]
         try:
-            queue = str(record.event_source_arn).rpartition(":")[2]
-            self.engine.queues.show_again(queue, record.receipt_handle, seconds)
-        except (ClientError, BotoCoreError):
-            logger.warning("the message stays unseen for the queue's visibility timeout")
+            self.engine.queues.show_again(queue, [record.receipt_handle for record in records], seconds)
+        except (ClientError, BotoCoreError, SynclineError) as error:
+            logger.warning("cannot change when messages are seen again", extra={"why": str(error)})
+
+
+def _received(record: SQSRecord) -> int:
+    return int(record.attributes.approximate_receive_count or "1")
 
 
 def _run_id(at: float, cause: str) -> str:
