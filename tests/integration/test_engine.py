@@ -25,9 +25,8 @@ import pytest
 from syncline.cli import deploy, engine, engine_state
 from syncline.cli.engine import Engine
 from syncline.errors import SynclineError
-from syncline.state import State
 from syncline.stores.hearing import Hearing, Note
-from syncline.stores.slots import Slots
+from syncline.stores.leases import Leases
 from syncline.table import Database
 from tests.standins.programs import needs
 from tests.unit.test_template import OUTPUTS
@@ -240,7 +239,7 @@ def test_a_clean_stop_keeps_everything(home: Path, project: Path) -> None:
     seen(again, "three")
 
 
-def test_a_kill_loses_nothing_that_was_saved(home: Path, project: Path) -> None:
+def test_a_kill_loses_nothing_that_was_saved(home: Path, project: Path) -> None:  # noqa: PLR0915 - starting an engine takes seconds
     before = up(home, project)
     client(before, "secretsmanager").create_secret(Name="syncline/kept", SecretString="s3cr3t")
     client(before, "scheduler").create_schedule(
@@ -256,8 +255,9 @@ def test_a_kill_loses_nothing_that_was_saved(home: Path, project: Path) -> None:
     dead = before.outputs["TransferDeadLetterQueueUrl"]
     client(before, "sqs").send_message(QueueUrl=dead, MessageBody="given up")
     database = Database(table_of(before))
-    State(table_of(before)).take_lease("team/app", "a function that is killed", 900)
-    assert Slots(database, time.time, random.Random(1)).take("registry.example", 1, 900)
+    leases = Leases(database, time.time)
+    leases.take("team/app", "a function that is killed", 900)
+    assert leases.slot("registry.example", 1, 900, random.Random(1))
     claim = Hearing(database, time.time).claim("prod", [Note("one", 0.0, ("team/app",))], 900)
     assert claim
     engine.save(home)
@@ -278,8 +278,9 @@ def test_a_kill_loses_nothing_that_was_saved(home: Path, project: Path) -> None:
     assert seen(after, "slow", times=2)["receives"] == 1  # at once, and not counted as a failure
     # No function is at work any more, so nothing is held by one.
     database = Database(table_of(after))
-    assert State(table_of(after)).take_lease("team/app", "the next", 900).fence == 2
-    assert Slots(database, time.time, random.Random(1)).take("registry.example", 1, 900)
+    leases = Leases(database, time.time)
+    assert leases.take("team/app", "the next", 900).fence == 2
+    assert leases.slot("registry.example", 1, 900, random.Random(1))
     assert Hearing(database, time.time).take_up("prod", claim, 900)
     assert client(after, "secretsmanager").get_secret_value(SecretId="syncline/kept")["SecretString"] == "s3cr3t"
     assert client(after, "scheduler").get_schedule(Name="kept")["ScheduleExpression"] == "rate(1 day)"
