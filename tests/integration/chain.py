@@ -71,8 +71,8 @@ class Chain:
         state = State(self.table, self.clock.time, self.clock.every)
         database, http = Database(self.table), MortalHttp(self.reaper, self.clock)
         syncs = Syncs(state, Kinds(Parts(Secrets(_never, _never, self.secrets), http, state, database)))
-        clock, rng = self.clock, random.Random(self.seed)
-        engine = Engine(state, self.queues, syncs.kind_of, clock.time, rng, clock.sleep, every=clock.every)
+        clock, rng, bind = self.clock, random.Random(self.seed), syncs.bind(http)
+        engine = Engine(state, self.queues, syncs.kind_of, clock.time, rng, clock.sleep, every=clock.every, bind=bind)
         return Worker(step, STEPS[step], engine, gatherer(syncs, Hearing(database, self.clock.time), engine))
 
     def start(self, *groups: str, trigger: Trigger = Trigger.HAND, plan: bool = False) -> None:

@@ -123,8 +123,8 @@ class FilesChain:
         self.requests.append(http)
         parts = Parts(Secrets(_never, _never, _SECRETS), http, state, self.database, self.clock.time)
         syncs = Syncs(state, Kinds(parts))
-        clock, rng = self.clock, random.Random(self.seed)
-        engine = Engine(state, self.queues, syncs.kind_of, clock.time, rng, clock.sleep, every=clock.every)
+        clock, rng, bind = self.clock, random.Random(self.seed), syncs.bind(http)
+        engine = Engine(state, self.queues, syncs.kind_of, clock.time, rng, clock.sleep, every=clock.every, bind=bind)
         return Worker(step, STEPS[step], engine, gatherer(syncs, Hearing(self.database, self.clock.time), engine))
 
     def put(self, key: str, content: bytes, **metadata: str) -> str:

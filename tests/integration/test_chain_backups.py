@@ -98,8 +98,8 @@ class Chain:
         syncs = Syncs(
             state, Kinds(Parts(Secrets(_never, _never, {"S3_SECRET": "secret-of-the-tests"}), http, state, database))
         )
-        clock, rng = self.clock, random.Random(self.seed)
-        engine = Engine(state, self.queues, syncs.kind_of, clock.time, rng, clock.sleep, every=clock.every)
+        clock, rng, bind = self.clock, random.Random(self.seed), syncs.bind(http)
+        engine = Engine(state, self.queues, syncs.kind_of, clock.time, rng, clock.sleep, every=clock.every, bind=bind)
         return Worker(step, STEPS[step], engine, gatherer(syncs, Hearing(database, self.clock.time), engine))
 
     def put(self, objects: Mapping[str, bytes]) -> None:

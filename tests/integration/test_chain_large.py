@@ -10,9 +10,9 @@ import pytest
 from moto import mock_aws
 
 from syncline import running_hash
-from syncline.kinds import images
 from syncline.kinds.images import copying, parts, pieces
 from syncline.model import Step
+from syncline.steps import engine
 from tests.integration.chain import SYNC, Chain, Key, World, world
 from tests.pump import Duplicates, Manners, When
 from tests.standins.oci import Fault, OciRegistry
@@ -35,7 +35,7 @@ def place() -> Iterator[World]:
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large is what has more than four chunks, and chunks are small. Time passes in large steps, so its end is late."""
-    monkeypatch.setattr(images, "LAST_WORDS", 100.0)
+    monkeypatch.setattr(engine, "LAST_WORDS", 100.0)
     monkeypatch.setattr(parts, "SMALL", 0)
     monkeypatch.setattr(parts, "WHOLE", CHUNK * 4)
     monkeypatch.setattr(pieces, "CHUNK", CHUNK)

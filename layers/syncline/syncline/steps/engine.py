@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Failure, Kind, Pace, Telling
+from syncline.kinds.kind import LAST_WORDS, Failure, Kind, Pace, Telling
 from syncline.messages import Batch, Dead, Outgoing, Queues, encode
 from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger, json_bytes
 from syncline.state import BatchRecord, State
@@ -40,6 +40,12 @@ _SHOWN: Final = 500
 _FIRST_PAUSE: Final = 4.0
 _LONGEST_PAUSE: Final = 300.0
 _CANCEL_LOOK: Final = 3.0
+TELLING: Final = 20.0
+"""Seconds that a kind has to tell of a run's end, where the function has as many."""
+
+
+def _unbound(_run: Run, _seconds: float) -> None:
+    """Bind no requests: the kinds of this engine make none."""
 
 
 @dataclass(slots=True)
@@ -127,7 +133,8 @@ class Engine:
     """What every step works with. ``kind`` returns the kind of a run's sync, with the configuration that it began with.
 
     ``leaves`` are the runs, by sync and id, of which a batch has ended with nothing following; ``ended`` those that are
-    over and may have to be reported. ``every`` calls what is done beside the work.
+    over and may have to be reported. ``every`` calls what is done beside the work. ``bind`` ends the requests of a run's
+    kind within so many seconds; the engine calls it before each step, as kinds share their connections.
     """
 
     state: State
@@ -139,6 +146,7 @@ class Engine:
     leaves: set[tuple[str, str]] = field(default_factory=set)
     ended: set[tuple[str, str]] = field(default_factory=set)
     every: Every = every
+    bind: Callable[[Run, float], None] = _unbound
 
     def run_of(self, batch: Batch) -> Run | None:
         """The run a batch belongs to, None if the batch has nothing to do any more.
@@ -163,11 +171,14 @@ class Engine:
             return None
         return run
 
-    def pace(self, run: Run, left: Callable[[], float], work: str, lease: Lease | None = None) -> Pace:
-        """Return a pace that also ends when the run is cancelled or the lease runs out.
+    def pace(
+        self, run: Run, left: Callable[[], float], work: str, lease: Lease | None = None, *, verifies: bool = False
+    ) -> Pace:
+        """Return a pace that also ends when the run is cancelled or the lease runs out, and bind the requests to it.
 
-        It reads the run's status every few seconds.
+        It reads the run's status every few seconds. That of a step that ``verifies`` goes on in a cancelled run.
         """
+        self.bind(run, left() + LAST_WORDS)
         seen = {"cancelled": run.status is RunStatus.CANCELLING, "at": self.clock()}
 
         def halted() -> bool:
@@ -179,7 +190,7 @@ class Engine:
 
         return Pace(
             left,
-            halted,
+            (lambda: False) if verifies else halted,
             work,
             allow_removals=run.allow_removals,
             run=run.id,
@@ -256,11 +267,11 @@ class Engine:
             bare = tuple(replace(item, detail={}) for item in batch.items)  # its letter goes to a queue as well
             self.give_up_all(replace(batch, items=bare), SynclineError("MESSAGE_REFUSED", why))
 
-    def finish_runs(self) -> None:
+    def finish_runs(self, left: Callable[[], float]) -> None:
         """End the runs that may be over: those of which a batch ended since the last call with nothing following.
 
         A worker calls this once for all its messages. If it dies before, or this raises, they are delivered again, and
-        so is this. It raises if a report failed and may be made again.
+        so is this. It raises if a report failed and may be made again. ``left`` gives the seconds that its steps had left.
         """
         failed: Exception | None = None
         for sync, run_id in sorted(self.leaves):
@@ -269,7 +280,7 @@ class Engine:
                 run_ended(run)
                 self.ended.add((sync, run_id))
         for sync, run_id in sorted(self.ended):
-            failed = self._report(sync, run_id) or failed
+            failed = self._report(sync, run_id, left() + 2 * LAST_WORDS) or failed
         self.leaves.clear()
         self.ended.clear()
         if failed is not None:
@@ -283,8 +294,8 @@ class Engine:
                 run = replace(run, counts=self.state.add_results(run.id, "asked", gone))
         return settled(self.state.failures, run, self.state.results(run.id))
 
-    def _report(self, sync: str, run_id: str) -> SynclineError | None:
-        """Let the kind of a run that is over report it, if it does such; return why that is to be tried again, if so.
+    def _report(self, sync: str, run_id: str, seconds: float) -> SynclineError | None:
+        """Let the kind of a run that is over report it within ``seconds``, if it does such; return why that is to be tried again, if so.
 
         The run is over whether its report succeeds or not, so whatever the kind raises is logged.
         """
@@ -293,6 +304,7 @@ class Engine:
             kind = None if run.plan else self.kind(run)
             if not isinstance(kind, Telling) or not self.state.take_report(run):
                 return None
+            self.bind(run, max(LAST_WORDS, min(TELLING, seconds)))
             kind.ended(run, self.state.results(run.id))
             self.state.reported(run)
         except Exception as error:  # noqa: BLE001 - a kind may raise anything

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.kinds.kind import Arrived, Failure, Later
 from syncline.messages import Batch
 from syncline.model import Item, Outcome, Result, Run, RunStatus, Trigger
 from syncline.steps.engine import Engine, Work, cancelled
@@ -23,7 +23,7 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
     absent: list[Failure] = []
     failures: list[Failure] = []
     waiting = False
-    for answer in kind.verify(batch.items, Pace(left)):
+    for answer in kind.verify(batch.items, engine.pace(run, left, batch.id, verifies=True)):
         match answer:
             case Arrived(item, _, note):
                 work.results.append(_ended(item, note, asked))

@@ -86,12 +86,14 @@ class Worker:
 
         with self.engine.every(_WAITING, release) if len(waiting) > 1 else nullcontext():
             answer = process_partial_response(event, record_handler, processor, context)
-        return self._finish_runs(records) or answer
+        return self._finish_runs(records, left) or answer
 
-    def _finish_runs(self, records: Sequence[SQSRecord]) -> PartialItemFailureResponse | None:
+    def _finish_runs(
+        self, records: Sequence[SQSRecord], left: Callable[[], float]
+    ) -> PartialItemFailureResponse | None:
         """End the runs that may be over; if that fails, all messages go back, and the answer says so."""
         try:
-            self.engine.finish_runs()
+            self.engine.finish_runs(left)
         except (ClientError, BotoCoreError, SynclineError) as error:
             logger.error("end of a run not settled", extra={"why": str(error)})
             self._goes_back(records, _AWS_PAUSE, str(error))
@@ -187,7 +189,7 @@ class Worker:
             made = self._look(look, _run_id(claim.at, claim.id), received, left, again=start)
             if made:
                 # First the run: a function that dies with the claim deleted would leave it open, as nobody comes back.
-                self.engine.finish_runs()
+                self.engine.finish_runs(left)
                 self.gatherer.settle(start.sync, claim)
         except Exception:
             self.gatherer.release(start.sync, claim)

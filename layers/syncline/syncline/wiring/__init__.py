@@ -90,15 +90,22 @@ def _queues() -> Queues:
 
 
 @cache
+def _http() -> Http:
+    return Http()
+
+
+@cache
 def _syncs() -> Syncs:
-    return Syncs(state(), Kinds(Parts(secrets(), Http(), state(), Database(_table()))))
+    return Syncs(state(), Kinds(Parts(secrets(), _http(), state(), Database(_table()))))
 
 
 @cache
 def worker(step: Step) -> Worker:
     """The worker of a function that is fed by a queue."""
-    engine = Engine(state(), _queues(), _syncs().kind_of, time.time, random.Random())  # noqa: S311 - for jitter
-    return Worker(step, STEPS[step], engine, gatherer(_syncs(), Hearing(Database(_table()), time.time), engine))
+    syncs = _syncs()
+    chance = random.Random()  # noqa: S311 - for jitter
+    engine = Engine(state(), _queues(), syncs.kind_of, time.time, chance, bind=syncs.bind(_http()))
+    return Worker(step, STEPS[step], engine, gatherer(syncs, Hearing(Database(_table()), time.time), engine))
 
 
 def gatherer(syncs: Syncs, hearing: Hearing, engine: Engine) -> Gatherer:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Final
 
+from syncline.clients.http import Http
 from syncline.config import Sync, load_sync
 from syncline.kinds.kind import Kind
 from syncline.model import Run
@@ -44,6 +45,10 @@ class Syncs:
             return self.kind(run.sync)
         made = self._kinds.get(run.sync, {}).get(run.config)
         return made or self._made(run.sync, run.config, self._state.config_of(run.sync, run.config))
+
+    def bind(self, http: Http) -> Callable[[Run, float], None]:
+        """Return what ends the requests that a step makes for its run: all kinds of a process share ``http``."""
+        return lambda _run, seconds: http.end_within(seconds)
 
     def _made(self, name: str, digest: str, text: str) -> Kind:
         kinds = self._kinds.setdefault(name, {})

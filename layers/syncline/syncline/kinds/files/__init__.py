@@ -22,14 +22,12 @@ from syncline.kinds.files.records import Gone, Record, Was
 from syncline.kinds.files.targets import Target
 from syncline.kinds.files.transfer import Answer, Transfer
 from syncline.kinds.files.verify import PERMISSIONS_SET, Verify
-from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page, glances
+from syncline.kinds.kind import LAST_WORDS, Arrived, Failure, Later, Pace, Page, glances
 from syncline.model import Item, Outcome, Result, Run, Scope, Step
 
 FEWEST_THREADS: Final = 8
 MOST_THREADS: Final = 32
 """Requests at the target at a time in one function; several functions share what the sync allows."""
-LAST_WORDS: Final = 5.0
-"""Seconds for which a request may still be under way when the time is over."""
 WAITING: Final = 20.0
 """Seconds for which a function waits for its turn at the target."""
 REPORTING: Final = 20.0
@@ -69,7 +67,6 @@ class Files:
         self._means = means
 
     def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
-        self._means.http.end_within(pace.left() + LAST_WORDS)
         told = Hints()
         if scope.everything:
             told, failures = self._told()
@@ -79,7 +76,6 @@ class Files:
         yield from scan.pages(scope, cursor, pace)
 
     def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
-        self._means.http.end_within(pace.left() + LAST_WORDS)
         turn = self._wait(pace)
         if turn is None:
             yield from (Later(item, waiting=True) for item in items)
@@ -90,7 +86,6 @@ class Files:
             yield from transfer.items(items)
 
     def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
-        self._means.http.end_within(pace.left() + LAST_WORDS)
         turn = self._wait(pace)
         if turn is None:
             yield from (Later(item, waiting=True) for item in items)
@@ -113,7 +108,6 @@ class Files:
         means = self._means
         if means.told is None and means.reports is None:
             return
-        means.http.end_within(REPORTING)
         told = list(results)
         if means.told is not None:
             means.told.report(summary(run, told))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 from syncline.clients.http import Http
 from syncline.config.images import ImagesSync
@@ -18,10 +17,6 @@ from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
 from syncline.model import Item, Scope, Step
 
 __all__ = ["BlobPlaces", "Images", "Notes", "Side"]
-
-LAST_WORDS: Final = 5.0
-"""Seconds for which a request may still be under way when the time is over: a server that hangs must not be the end of
-the function, and what is under way is to come to its end if it can."""
 
 
 class Images:
@@ -41,18 +36,15 @@ class Images:
         self._notes = notes
 
     def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
-        self._http.end_within(pace.left() + LAST_WORDS)
         return Look(self._sync, self._source, self._target, self._notes).pages(scope, cursor, pace)
 
     def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
-        self._http.end_within(pace.left() + LAST_WORDS)
         group = items[0].group
         way = Way(self._source.registry, self._repository(group), self._target.registry, group)
         copy = RepositoryCopy(way, self._places, pace, self._sync, self._notes)
         return copy.images(items)
 
     def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
-        self._http.end_within(pace.left() + LAST_WORDS)
         origin = Origin(self._source.registry, self._repository, self._sync.referrers != "none", self._notes)
         return Proof(self._target.registry, origin).of(items, pace)
 
