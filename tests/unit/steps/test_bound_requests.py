@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from syncline.kinds.kind import LAST_WORDS
-from syncline.model import Result, Run, Step
+import pytest
+from botocore.exceptions import EndpointConnectionError
+
+from syncline.errors import SynclineError
+from syncline.kinds.kind import LAST_WORDS, Failure, Pace
+from syncline.model import Item, Outcome, Result, Run, RunStatus, Step
+from syncline.state import State
 from syncline.steps.engine import TELLING
 from syncline.steps.transfer import ENDING
 from tests.made_up import MadeUp, Steps, pages
@@ -28,9 +34,68 @@ def test_every_step_and_the_end_of_a_run_bind_the_requests(steps: Steps) -> None
     bound: list[tuple[str, float]] = []
     kind = Told(pages(1))
     steps.kind = kind
-    steps.engine = replace(steps.engine, bind=lambda run, seconds: bound.append((run.sync, round(seconds))))
+    steps.engine = replace(steps.engine, bind=lambda run, seconds, _: bound.append((run.sync, round(seconds))))
     run = steps.run()
     assert kind.ended_runs == [run.id]
     for step in (Step.DISCOVER, Step.TRANSFER, Step.VERIFY):
         assert bound.pop(0) == (run.sync, QUEUES[step].function_timeout - ENDING + LAST_WORDS), step
     assert bound == [(run.sync, TELLING)]
+
+
+class TestCancelled:
+    """A run is cancelled while a step waits for a server, which so ends the step within seconds."""
+
+    def wait(self, steps: Steps, step: Step) -> Callable[..., Any]:
+        """Return a made-up part of a step that waits for a server for as long as nothing ends it."""
+        bound: list[Callable[[], bool]] = []
+        steps.engine = replace(steps.engine, bind=lambda _run, _seconds, halted: bound.append(halted))
+
+        def waiting(*_: object) -> Any:
+            run = steps.latest()
+            steps.state.cancel_run(run.sync, run.id)
+            for self.waited in range(1000):  # seconds
+                if bound[-1]():
+                    raise SynclineError("RUN_CANCELLED", f"{step} was cancelled")
+                steps.clock.sleep(1)
+            raise AssertionError("nothing ends the request")
+
+        return waiting
+
+    @pytest.mark.parametrize("step", [Step.DISCOVER, Step.TRANSFER, Step.VERIFY])
+    def test_requests_of_every_step_end(self, steps: Steps, step: Step) -> None:
+        wait = self.wait(steps, step)
+
+        def fail(item: Item, _pace: Pace) -> Failure:
+            try:
+                wait()
+            except SynclineError as error:
+                return Failure(item, error)
+            raise AssertionError
+
+        steps.kind = MadeUp(pages(1))
+        if step is Step.DISCOVER:
+            steps.kind.look = wait
+        elif step is Step.TRANSFER:
+            steps.kind.move = fail
+        else:
+            steps.kind.prove = fail
+        run = steps.run()
+        assert self.waited < 10
+        assert run.status is RunStatus.CANCELLED
+        assert {each.outcome for each in steps.results().values()} <= {Outcome.CANCELLED}
+        assert not steps.dead()
+
+    def test_a_status_that_cannot_be_read_ends_nothing(self, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+        run, batch = steps.begin()
+        pace = steps.engine.pace(run, lambda: 100.0, batch.id)
+
+        def fails(*_: object) -> Run:
+            raise EndpointConnectionError(endpoint_url="https://dynamodb.example")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(State, "run", fails)
+            steps.clock.sleep(10)
+            assert not pace.over
+        steps.state.cancel_run(run.sync, run.id)
+        steps.clock.sleep(10)
+        assert pace.over

@@ -9,81 +9,165 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import BinaryIO, Final
+from time import monotonic
+from typing import Final, TypeVar
 
 from urllib3 import exceptions as trouble
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from syncline.clients.addresses import DEFAULT_PORTS, host_name, is_refused
+from syncline.clients.pacing import Policy
 from syncline.errors import SynclineError
 
 CONNECT_TIMEOUT: Final = 5.0
 SHORTEST_WAIT: Final = 0.1  # seconds that a server is given however little time is left
 POOL_SIZE: Final = 32  # connections kept per server; more may be open at once, the surplus is closed after use
+GLANCE: Final = 1.0  # seconds after which a wait looks whether it is still wanted
+RATE_WINDOW: Final = 30.0  # seconds of waiting over which the rate of a body is measured
 _READ: Final = 64 * 1024
+_ROUNDING: Final = 0.001
+_TIME_OVER: Final = "the function's time was over"
+_Given = TypeVar("_Given")
+_Done = TypeVar("_Done")
+
+
+class StoppedError(trouble.HTTPError):
+    """A wait that was ended before the server was done; ``code`` is the code of the failure."""
+
+    def __init__(self, code: str, why: str) -> None:
+        super().__init__(why)
+        self.code = code
+        self.why = why
 
 
 class Patience:
-    """How long one wait for a server may take: ``most`` seconds, and not past ``deadline`` (of ``clock``).
+    """The time that one request may take, asked anew for each wait.
 
-    It is asked anew for each wait: sending a body may take long, and what is left is less then.
+    A wait for bytes of a body takes ``most`` seconds at most, as do all waits for a head together. None goes past the
+    policy's deadline, or on when the policy is halted. A body has to come, or to be taken, at the policy's rate: bytes
+    are counted by the seconds spent waiting for the server, so a slow reader of ours makes no server slow.
     """
 
-    __slots__ = ("_clock", "_deadline", "_most")
+    __slots__ = ("_body", "_bytes", "_most", "_policy", "_spent")
 
-    def __init__(self, most: float, deadline: float | None, clock: Callable[[], float]) -> None:
+    def __init__(self, most: float, policy: Policy) -> None:
         self._most = most
-        self._deadline = deadline
-        self._clock = clock
+        self._policy = policy
+        self._body = False
+        self._spent = 0.0  # seconds waited for the head, or in the present window of the body
+        self._bytes = 0  # of the body, in the present window
 
-    @property
-    def seconds(self) -> float:
-        """For how long to wait now."""
-        if self._deadline is None:
-            return self._most
-        return max(SHORTEST_WAIT, min(self._most, self._deadline - self._clock()))
+    def begin(self, *, body: bool) -> None:
+        """Begin with the waits for a head, or with those for a body."""
+        self._body, self._spent, self._bytes = body, 0.0, 0
+
+    def count(self, size: int) -> None:
+        """Count bytes of the body that came or were taken."""
+        self._bytes += size
+
+    def limit(self) -> float:
+        """Return the seconds that the wait that begins now may take; raise StoppedError if there are none."""
+        most = self._most if self._body else self._most - self._spent
+        if self._policy.deadline is not None:
+            left = self._policy.deadline - self._policy.clock()
+            if left <= 0:
+                raise StoppedError("TIME_SHORT", _TIME_OVER)
+            most = min(most, max(left, SHORTEST_WAIT))
+        self._stop_if_halted()
+        if most <= 0:
+            raise trouble.TimeoutError
+        return most
+
+    def spend(self, seconds: float) -> None:
+        """Count seconds of waiting; raise StoppedError if the run is over or the body is too slow."""
+        self._stop_if_halted()
+        self._spent += seconds
+        if self._body and self._spent >= RATE_WINDOW:
+            if self._bytes < self._policy.slowest * self._spent:
+                raise self._too_slow()
+            self._spent, self._bytes = 0.0, 0
+
+    def ran_out(self, waited: float) -> trouble.HTTPError:
+        """Return the failure of a wait that took as long as it may."""
+        least = self._most - _ROUNDING
+        late = waited < least if self._body else self._spent < least
+        return StoppedError("TIME_SHORT", _TIME_OVER) if late else trouble.TimeoutError()
+
+    def _stop_if_halted(self) -> None:
+        if self._policy.halted():
+            raise StoppedError("RUN_CANCELLED", "the run was cancelled, or may not write any more")
+
+    def _too_slow(self) -> StoppedError:
+        rate = self._bytes / self._spent
+        why = f"{rate:.0f} bytes a second in {self._spent:.0f} s, below the limit of {self._policy.slowest}"
+        return StoppedError("TOO_SLOW", why)
 
 
 class Connection:
-    """A connection to a server, and what came over it that nobody has read yet.
+    """A connection to a server, and the bytes that came over it and that nobody has read yet.
 
-    What goes wrong is raised in urllib3's exceptions, which makes the connection as well.
+    Failures are raised as exceptions of urllib3, which also makes the connection.
     """
 
-    __slots__ = ("_file", "_socket", "buffer")
+    __slots__ = ("_socket", "_timeout", "buffer")
 
     def __init__(self, made: socket.socket) -> None:
         self._socket = made
-        self._file: BinaryIO | None = None
+        self._timeout: float | None = None
         self.buffer = b""
 
     def send(self, data: bytes, patience: Patience) -> None:
-        """Send all of it; ``BrokenPipeError`` or ``ConnectionResetError`` where the server takes no more."""
-        try:
-            self._socket.settimeout(patience.seconds)
-            self._socket.sendall(data)
-        except (BrokenPipeError, ConnectionResetError):
-            raise
-        except OSError as error:
-            raise _named(error) from error
+        """Send ``data``; ``BrokenPipeError`` or ``ConnectionResetError`` if the server takes no more."""
+        left = memoryview(data)
+        while left:
+            sent = self._wait(self._socket.send, left, patience)
+            patience.count(sent)
+            left = left[sent:]
 
     def fill(self, patience: Patience) -> bytes:
-        """Wait for bytes; empty where the server has closed the connection."""
+        """Wait for bytes; return none if the server has closed the connection."""
         try:
-            self._socket.settimeout(patience.seconds)
-            return self._socket.recv(_READ)
-        except OSError as error:
+            return self._wait(self._socket.recv, _READ, patience)
+        except (BrokenPipeError, ConnectionResetError) as error:
             raise _named(error) from error
 
     def fill_up(self, size: int, patience: Patience) -> bytes:
-        """Wait for ``size`` bytes; fewer where the server has closed the connection before."""
+        """Wait for ``size`` bytes; return fewer if more would take long, none if the server has closed the connection."""
+        data = bytearray(size)
+        free = memoryview(data)
+        began, filled = monotonic(), 0
         try:
-            self._socket.settimeout(patience.seconds)
-            # Unbuffered but for what is asked for: the bytes are copied once, from the system.
-            self._file = self._file or self._socket.makefile("rb", 1)
-            return self._file.read(size)
-        except OSError as error:
+            while filled < size and (came := self._wait(self._socket.recv_into, free[filled:], patience)):
+                filled += came
+                if monotonic() - began >= GLANCE:
+                    break
+        except (BrokenPipeError, ConnectionResetError) as error:
             raise _named(error) from error
+        return bytes(free[:filled])
+
+    def _wait(self, action: Callable[[_Given], _Done], given: _Given, patience: Patience) -> _Done:
+        """Carry out an action of the socket, waiting in short parts, so that the run's end ends the wait too."""
+        limit, waited = patience.limit(), 0.0
+        while True:
+            seconds = min(GLANCE, limit - waited)
+            began = monotonic()
+            try:
+                if seconds != self._timeout:
+                    self._socket.settimeout(seconds)
+                    self._timeout = seconds
+                done = action(given)
+            except TimeoutError:
+                waited += seconds
+                patience.spend(seconds)
+                if waited >= limit:
+                    raise patience.ran_out(waited) from None
+            except (BrokenPipeError, ConnectionResetError):
+                raise
+            except OSError as error:
+                raise _named(error) from error
+            else:
+                patience.spend(monotonic() - began)
+                return done
 
     @property
     def is_open(self) -> bool:
@@ -93,8 +177,6 @@ class Connection:
         return not poll.poll(0)
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()  # else the socket would stay open for it
         self._socket.close()
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 import urllib3.exceptions as trouble
 
 from syncline.clients.addresses import redacted
+from syncline.clients.connections import StoppedError
 from syncline.errors import SynclineError
 
 LONGEST_RETRY_AFTER: Final = 3600.0
@@ -58,6 +59,8 @@ def of_status(method: str, url: str, status: int, headers: Mapping[str, str], bo
 def of_exception(method: str, url: str, error: Exception) -> SynclineError:
     """The error that an exception of urllib3 stands for."""
     where = f"{method} {redacted(url)}"
+    if isinstance(error, StoppedError):
+        return SynclineError(error.code, f"{where}: {error.why}")
     if isinstance(error, trouble.SSLError):
         cause = error.args[0] if error.args else error
         if not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):

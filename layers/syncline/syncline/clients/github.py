@@ -230,7 +230,7 @@ class RemoteFile:
                     at += len(chunk)
                     yield chunk
             except SynclineError as error:
-                if not error.retried or error.code.name == "THROTTLED":
+                if not error.retried_here:
                     raise
                 # Where each connection gets further, patience is renewed.
                 breaks = 0 if at > begun else breaks + 1

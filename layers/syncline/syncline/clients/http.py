@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Self
@@ -20,7 +20,7 @@ from syncline import __version__
 from syncline.clients import failures, wire
 from syncline.clients.addresses import Address, Endpoint, redacted
 from syncline.clients.connections import Patience, pool_for
-from syncline.clients.pacing import PACE, Policy
+from syncline.clients.pacing import PACE, SLOWEST, Policy, never
 from syncline.errors import SynclineError
 
 __all__ = ["BODY_LIMIT", "READ_TIMEOUT", "Body", "Endpoint", "Http", "Policy", "Response"]
@@ -72,7 +72,10 @@ class Response:
             raise self.bad("the answer is not JSON") from None
 
     def read(self, size: int) -> bytes:
-        """Up to ``size`` bytes of a stream as they came over the wire, empty at its end; UNREACHABLE if cut short."""
+        """Return up to ``size`` bytes of a stream as they come over the wire, none at its end; UNREACHABLE if cut short.
+
+        They may be fewer anywhere in the stream. Raises TOO_SLOW, TIME_SHORT and RUN_CANCELLED too.
+        """
         try:
             return self.raw.read(size)
         except HTTPError as error:
@@ -107,9 +110,13 @@ class Http:
         """Requests sent so far, each try counted."""
         return self._made
 
-    def end_within(self, seconds: float) -> None:
-        """Let no request wait for longer than ``seconds`` from now: who asks for one later gets TIME_SHORT at once."""
-        self.policy = replace(self.policy, deadline=self.policy.clock() + seconds)
+    def end_within(self, seconds: float, halted: Callable[[], bool] = never, slowest: int = SLOWEST) -> None:
+        """End every request within ``seconds`` from now with TIME_SHORT, or with RUN_CANCELLED once it is ``halted``.
+
+        A body at less than ``slowest`` bytes a second ends with TOO_SLOW. All this holds until the next call.
+        """
+        deadline = self.policy.clock() + seconds
+        self.policy = replace(self.policy, deadline=deadline, halted=halted, slowest=slowest)
 
     def request(  # noqa: PLR0913 - each is a fact of the request, and all but two have defaults
         self,
@@ -130,7 +137,7 @@ class Http:
         if there is one, else in chunked encoding. Such a request is sent once. ``repeatable`` says that doing it twice
         does no harm; by default so for GET, HEAD, PUT and DELETE. Raises UNREACHABLE, TLS_FAILED, THROTTLED,
         SERVER_ERROR, ADDRESS_REFUSED, REFUSED for a header that cannot be sent, BAD_ANSWER (over 8 MiB where no stream
-        was asked for), TIME_SHORT where the policy's deadline is past.
+        was asked for), TIME_SHORT where the policy's deadline is past, RUN_CANCELLED where it is halted, TOO_SLOW.
         """
         address = Address.parse(url)
         if address is None:
@@ -143,7 +150,7 @@ class Http:
         for attempt in itertools.count(1):
             self._wait(address, policy)
             try:
-                patience = Patience(timeout, policy.deadline, policy.clock)
+                patience = Patience(timeout, policy)
                 response = self._send(_Call(method, address, sent, body, ca, stream, patience))
                 if response.status not in (408, 429) and (
                     response.status < 500 or response.status == failures.NOT_IMPLEMENTED
@@ -160,16 +167,18 @@ class Http:
             if throttled:
                 PACE.slow_down(address.host, pause, policy)
             # What was throttled was not carried out, so it may be sent again whatever it was.
-            may_repeat = not streamed if throttled else repeatable and error.retried
+            may_repeat = not streamed if throttled else repeatable and error.retried_here
             if not may_repeat or attempt >= policy.attempts or not policy.bears(pause):
                 raise error
             if not throttled:  # else PACE waits
-                policy.sleep(pause)
+                policy.rest(pause)
         raise AssertionError  # the loop has no other end
 
     def _wait(self, address: Address, policy: Policy) -> None:
         """Wait for the host's turn; THROTTLED or TIME_SHORT where that is not to be waited for."""
         PACE.wait(address.host, policy)
+        if policy.halted():
+            raise SynclineError("RUN_CANCELLED", f"nothing more was asked of {address.host}: the run was cancelled")
         if policy.over:
             raise SynclineError("TIME_SHORT", f"nothing more was asked of {address.host}: the function's time is over")
 

@@ -117,7 +117,7 @@ class Upload:
                 self._finished(answer, digest)
             except SynclineError as error:
                 # A second PUT into the same session could be appended to what came of the first.
-                if not tries_left or not error.retried or error.code.name in ("THROTTLED", "DIGEST_MISMATCH"):
+                if not tries_left or not error.retried_here or error.code.name == "DIGEST_MISMATCH":
                     raise
                 if self._has(digest):
                     return

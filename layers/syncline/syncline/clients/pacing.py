@@ -16,9 +16,20 @@ LARGEST_GAP: Final = 2.0
 FORGOTTEN_GAP: Final = 0.01  # a gap eased below this is no gap
 
 
+SLOWEST: Final = 1024  # bytes a second: a body that comes or is taken at less is not waited for
+_NAP: Final = 2.0  # seconds of a pause after which it is checked whether the pause is still wanted
+
+
+def never() -> bool:
+    """Return False: nothing halts the requests."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How patient to be. Times are in seconds; ``deadline`` is one of ``clock``, None for no end.
+
+    No request goes on once ``halted`` returns True. ``slowest`` is the lowest rate of a body in bytes a second.
 
     A pause that would be longer than ``cap``, or reach past the deadline, is not slept through: the failure goes to
     the caller with ``retry_after``, who has better places to wait.
@@ -31,6 +42,8 @@ class Policy:
     chance: Callable[[], float] = random.random
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
+    halted: Callable[[], bool] = never
+    slowest: int = SLOWEST
 
     def pause(self, attempt: int, retry_after: float | None = None) -> float:
         """Seconds to wait after failure number ``attempt`` (from 1): what the server says, else doubling with jitter."""
@@ -47,6 +60,12 @@ class Policy:
     def bears(self, pause: float) -> bool:
         """Whether there is patience and time for a pause."""
         return pause <= self.cap and (self.deadline is None or self.clock() + pause < self.deadline)
+
+    def rest(self, seconds: float) -> None:
+        """Sleep for ``seconds``, or until the policy is halted."""
+        while seconds > 0 and not self.halted():
+            self.sleep(min(seconds, _NAP))
+            seconds -= _NAP
 
 
 @dataclass(slots=True)
@@ -75,8 +94,7 @@ class Pace:
             if not policy.bears(pause):
                 raise SynclineError("THROTTLED", f"{name} asked to be left alone for a while", retry_after=pause)
             host.start = max(host.start, now) + host.gap
-        if pause:
-            policy.sleep(pause)
+        policy.rest(pause)
 
     def slow_down(self, name: str, pause: float, policy: Policy) -> None:
         """After a 429: nothing for ``pause`` seconds, then with a gap between requests."""

@@ -76,7 +76,9 @@ class Incoming:
         self._pool = pool
         self._connection: Connection | None = connection
         self._patience = patience
+        patience.begin(body=False)
         self.status, fields, keeps = _head(connection, patience)
+        patience.begin(body=True)
         self.headers = Headers(fields)
         self._chunked = False
         self._left = -1  # bytes of the body, or of the chunk, that are to come; -1: until the connection closes
@@ -84,7 +86,10 @@ class Incoming:
         self._frame(method)
 
     def read(self, size: int) -> bytes:
-        """Up to ``size`` bytes as they came over the wire, fewer only at the end of the body or of a chunk."""
+        """Return up to ``size`` bytes as they come over the wire, none at the end of the body.
+
+        They are fewer at the end of the body or of a chunk, and where they come slowly: then what came within a second.
+        """
         connection = self._connection
         if connection is None or size <= 0:
             return b""
@@ -93,12 +98,13 @@ class Incoming:
         most = size if self._left < 0 else min(size, self._left)
         held, connection.buffer = connection.buffer[:most], connection.buffer[most:]
         if len(held) < most:
-            came = connection.fill_up(most - len(held), self._patience)
-            held = held + came if held else came
-            if len(held) < most:
+            came = b"" if held and self._left < 0 else connection.fill_up(most - len(held), self._patience)
+            if not (held or came):
                 self.close()
                 if self._left >= 0:
-                    raise trouble.ProtocolError(f"the answer ends {self._left - len(held)} bytes too soon")
+                    raise trouble.ProtocolError(f"the answer ends {self._left} bytes too soon")
+            held = held + came if held else came
+        self._patience.count(len(held))
         if self._left >= 0:
             self._left -= len(held)
             if self._left == 0 and not self._chunked:
@@ -212,6 +218,7 @@ def ask(pool: Pool, request: Outgoing, patience: Patience) -> Incoming:
 
 def _send(connection: Connection, request: Outgoing, patience: Patience) -> None:
     method, target, body = request.method, request.target, request.body
+    patience.begin(body=True)
     lines = [f"{method} {target if _TARGET.fullmatch(target) else _sendable(target)} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in request.headers.items()]
     if body is None or isinstance(body, bytes):

@@ -99,6 +99,12 @@ class BaseSync(Model):
         description="The time zone of a `cron` schedule, by its IANA name; UTC when absent.",
         examples=["Asia/Kolkata"],
     )
+    slowest: Annotated[StrictInt, Field(ge=1)] = Field(
+        1024,
+        description="The lowest rate, in bytes a second, at which a server of the sync may send or take content, measured over 30 "
+        "seconds of waiting for it. A slower transfer ends with `TOO_SLOW` and is tried again later.",
+        examples=[100],
+    )
     enabled: StrictBool = Field(True, description="Whether the schedule and the webhook start runs.")
     webhook: Webhook | None = Field(None, description="Lets the source say that something changed there.")
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from syncline.errors import SynclineError
 from syncline.kinds.kind import LAST_WORDS, Failure, Kind, Pace, Telling
 from syncline.messages import Batch, Dead, Outgoing, Queues, encode
@@ -44,7 +46,7 @@ TELLING: Final = 20.0
 """Seconds that a kind has to tell of a run's end, where the function has as many."""
 
 
-def _unbound(_run: Run, _seconds: float) -> None:
+def _unbound(_run: Run, _seconds: float, _halted: Callable[[], bool]) -> None:
     """Bind no requests: the kinds of this engine make none."""
 
 
@@ -134,7 +136,8 @@ class Engine:
 
     ``leaves`` are the runs, by sync and id, of which a batch has ended with nothing following; ``ended`` those that are
     over and may have to be reported. ``every`` calls what is done beside the work. ``bind`` ends the requests of a run's
-    kind within so many seconds; the engine calls it before each step, as kinds share their connections.
+    kind within so many seconds, and once the run is halted; the engine calls it before each step, as kinds share their
+    connections.
     """
 
     state: State
@@ -146,7 +149,7 @@ class Engine:
     leaves: set[tuple[str, str]] = field(default_factory=set)
     ended: set[tuple[str, str]] = field(default_factory=set)
     every: Every = every
-    bind: Callable[[Run, float], None] = _unbound
+    bind: Callable[[Run, float, Callable[[], bool]], None] = _unbound
 
     def run_of(self, batch: Batch) -> Run | None:
         """The run a batch belongs to, None if the batch has nothing to do any more.
@@ -176,21 +179,37 @@ class Engine:
     ) -> Pace:
         """Return a pace that also ends when the run is cancelled or the lease runs out, and bind the requests to it.
 
-        It reads the run's status every few seconds. That of a step that ``verifies`` goes on in a cancelled run.
+        It reads the run's status every few seconds. A step that ``verifies`` goes on in a cancelled run, but its
+        requests end a few seconds later.
         """
-        self.bind(run, left() + LAST_WORDS)
-        seen = {"cancelled": run.status is RunStatus.CANCELLING, "at": self.clock()}
+        running = run.status is RunStatus.RUNNING
+        looked = self.clock()
+        cancelled = None if running else looked
+
+        def cancelled_for() -> float:
+            """Return the seconds since the run was seen to be cancelled; below zero if it was not."""
+            nonlocal looked, cancelled
+            now = self.clock()
+            if cancelled is None and now - looked > _CANCEL_LOOK:
+                looked = now
+                try:
+                    seen = self.state.run(run.sync, run.id)
+                except (ClientError, BotoCoreError) as error:
+                    logger.warning("the status of the run cannot be read", extra={"why": str(error)})
+                else:
+                    cancelled = None if seen.status is RunStatus.RUNNING else now
+            return -1.0 if cancelled is None else now - cancelled
 
         def halted() -> bool:
-            now = self.clock()
-            if not seen["cancelled"] and now - seen["at"] > _CANCEL_LOOK:
-                seen["cancelled"] = self.state.run(run.sync, run.id).status is RunStatus.CANCELLING
-                seen["at"] = now
-            return bool(seen["cancelled"]) or (lease is not None and now >= lease.expires)
+            return cancelled_for() >= 0 or (lease is not None and self.clock() >= lease.expires)
 
+        def overdue() -> bool:
+            return cancelled_for() >= LAST_WORDS
+
+        self.bind(run, left() + LAST_WORDS, overdue if verifies else halted)
         return Pace(
             left,
-            (lambda: False) if verifies else halted,
+            overdue if verifies else halted,
             work,
             allow_removals=run.allow_removals,
             run=run.id,
@@ -304,7 +323,7 @@ class Engine:
             kind = None if run.plan else self.kind(run)
             if not isinstance(kind, Telling) or not self.state.take_report(run):
                 return None
-            self.bind(run, max(LAST_WORDS, min(TELLING, seconds)))
+            self.bind(run, max(LAST_WORDS, min(TELLING, seconds)), lambda: False)
             kind.ended(run, self.state.results(run.id))
             self.state.reported(run)
         except Exception as error:  # noqa: BLE001 - a kind may raise anything

@@ -74,6 +74,8 @@ def _carry_out(work: Work, kind: Kind, pace: Pace, engine: Engine) -> None:
             case Later(item, stuck, waiting):
                 later.append(item)
                 further = further or waiting or (not stuck and _is_further(item, before[item.group, item.name]))
+            case Failure(item, error) if error.code.name == "RUN_CANCELLED":
+                later.append(item)
             case Failure():
                 failures.append(answer)
             case Result():

@@ -23,7 +23,8 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
     absent: list[Failure] = []
     failures: list[Failure] = []
     waiting = False
-    for answer in kind.verify(batch.items, engine.pace(run, left, batch.id, verifies=True)):
+    pace = engine.pace(run, left, batch.id, verifies=True)
+    for answer in kind.verify(batch.items, pace):
         match answer:
             case Arrived(item, _, note):
                 work.results.append(_ended(item, note, asked))
@@ -32,9 +33,13 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
                 waiting |= answer.waiting
             case Failure(error=error) if error.code.name == "NOT_ARRIVED":
                 absent.append(answer)
+            case Failure(item, error) if error.code.name == "RUN_CANCELLED":
+                later.append(item)
             case Failure():
                 failures.append(answer)
-    if later:
+    if later and pace.halted():
+        work.results += [cancelled(item) for item in later]
+    elif later:
         idle = not waiting and len(later) == len(batch.items)
         work.follow(items=tuple(later), idle=batch.idle + 1 if idle else 0)
     if run.status is RunStatus.CANCELLING:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Final
 
 from syncline.clients.http import Http
+from syncline.clients.pacing import SLOWEST
 from syncline.config import Sync, load_sync
 from syncline.kinds.kind import Kind
 from syncline.model import Run
@@ -18,13 +20,21 @@ _MOST: Final = 2
 """Kinds kept of a sync: that of the applied configuration, and that of the one which the run under way began with."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A sync's kind, and the lowest rate of bodies that its configuration accepts, in bytes a second."""
+
+    kind: Kind
+    slowest: int
+
+
 class Syncs:
     """The applied syncs as they are now, and kinds of syncs, each made once for a configuration."""
 
     def __init__(self, state: State, build: Callable[[Sync], Kind]) -> None:
         self._state = state
         self._build = build
-        self._kinds: dict[str, dict[str, Kind]] = {}
+        self._kinds: dict[str, dict[str, _Made]] = {}
 
     def config(self, name: str) -> Sync:
         """Return a sync's configuration; raises NO_SUCH_SYNC."""
@@ -44,20 +54,29 @@ class Syncs:
         if run.config is None:
             return self.kind(run.sync)
         made = self._kinds.get(run.sync, {}).get(run.config)
-        return made or self._made(run.sync, run.config, self._state.config_of(run.sync, run.config))
+        return made.kind if made else self._made(run.sync, run.config, self._state.config_of(run.sync, run.config))
 
-    def bind(self, http: Http) -> Callable[[Run, float], None]:
+    def bind(self, http: Http) -> Callable[[Run, float, Callable[[], bool]], None]:
         """Return what ends the requests that a step makes for its run: all kinds of a process share ``http``."""
-        return lambda _run, seconds: http.end_within(seconds)
+        return lambda run, seconds, halted: http.end_within(seconds, halted, self._slowest(run))
+
+    def _slowest(self, run: Run) -> int:
+        """Return the lowest rate that the sync of a run accepts; its kind has been made."""
+        kinds = self._kinds.get(run.sync, {})
+        made = kinds.get(run.config or next(reversed(kinds), ""))
+        return SLOWEST if made is None else made.slowest
 
     def _made(self, name: str, digest: str, text: str) -> Kind:
         kinds = self._kinds.setdefault(name, {})
         # The one used last is at the end.
-        kind = kinds.pop(digest, None) or self._build(load_sync(text))
+        made = kinds.pop(digest, None)
+        if made is None:
+            sync = load_sync(text)
+            made = _Made(self._build(sync), sync.slowest)
         while len(kinds) >= _MOST:
             del kinds[next(iter(kinds))]
-        kinds[digest] = kind
-        return kind
+        kinds[digest] = made
+        return made.kind
 
 
 class Kinds:

@@ -263,7 +263,7 @@ class _Transfer(ABC):
                 self._upload.write([b"".join(parts)[at:]] if at else parts, start + size, size - at)
             except SynclineError as error:
                 # A session whose token ended in the middle says UPLOAD_LOST too, and is asked with a new one.
-                if not error.retried or not tries_left or self.sender.pace.over:
+                if not error.retried_here or not tries_left or self.sender.pace.over:
                     raise
                 reached = self._upload.status()
                 if not start <= reached <= start + size:

@@ -86,7 +86,7 @@ class _Sending:
             try:
                 return self._piece(at)
             except SynclineError as error:
-                if not error.retried or error.code.name == "DIGEST_MISMATCH" or self._pace.over:
+                if not error.retried_here or error.code.name == "DIGEST_MISMATCH" or self._pace.over:
                     raise
                 reached = self._upload.status()
                 if reached <= at:
