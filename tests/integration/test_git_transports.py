@@ -13,10 +13,12 @@ from typing import Final
 
 import pytest
 
+from syncline.clients import git
 from syncline.clients.git import Patience
 from syncline.clients.git_access import Access, KeyAccess, Remote, TokenAccess
 from syncline.clients.git_objects import blob_id
 from syncline.clients.git_repository import Blob, Branch, NewCommit, Person, Place, open_branch
+from syncline.clients.pacing import never
 from syncline.errors import SynclineError
 from syncline.secrets import redact
 from tests.standins.git_http import GitHttp, git_http
@@ -50,9 +52,11 @@ def place(url: str, access: Access = None, ca: str | None = None) -> Place:
     return Place(Remote.parse(url), access, ca)
 
 
-def work(at: Place, branch: str = "main", left: Callable[[], float] = lambda: 60.0) -> Branch:
+def work(
+    at: Place, branch: str = "main", left: Callable[[], float] = lambda: 60.0, halted: Callable[[], bool] = never
+) -> Branch:
     """An open branch, for as long as nobody collects it."""
-    opened = open_branch(at, branch, depth=2, left=left)
+    opened = open_branch(at, branch, depth=2, left=left, halted=halted)
     made = opened.__enter__()
     made.keep = opened  # type: ignore[attr-defined]
     return made
@@ -386,6 +390,27 @@ def test_a_command_that_takes_too_long_is_ended_with_all_it_started(http: GitHtt
     waiting.set()
     assert error.code.name == "TIME_SHORT"
     assert code(lambda: work(place(http.url + "/r.git"), left=lambda: 0.0).fetch()).code.name == "TIME_SHORT"
+
+
+def test_a_command_ends_when_its_run_is_cancelled(http: GitHttp, bare: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(git, "_GLANCE", 0.01)
+    bare.fill(FILES)
+    waiting, pushing = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        pushing.set()
+        waiting.wait(30)
+
+    http.before_push = [hang]
+    branch = work(place(http.url + "/r.git", TokenAccess(TOKEN)), halted=pushing.is_set)
+    branch.fetch()
+    branch.folders([b"c0"])
+    branch.store([b"x"])
+    commit = branch.commit(new(), {b"c0/x": blob_id(b"x")})
+    error = code(lambda: branch.push(commit))
+    waiting.set()
+    assert error.code.name == "RUN_CANCELLED"
+    assert code(branch.fetch).code.name == "RUN_CANCELLED"
 
 
 def test_a_blob_whose_bytes_are_not_as_many_as_said_is_not_kept(bare: Bare) -> None:

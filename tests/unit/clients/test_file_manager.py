@@ -253,7 +253,7 @@ class TestMisbehaviour:
             )
             with pytest.raises(SynclineError, match=r"the function.s time was over") as error:
                 files.check()
-        assert code_of(error) == "UNREACHABLE"
+        assert code_of(error) == "TIME_SHORT"
 
 
 def replace_operation(answer: Answer) -> Answer:

@@ -27,6 +27,7 @@ SAID = [
     ("fatal: unable to access 'https://host/': Could not resolve host: host", "UNREACHABLE"),
     ("fatal: unable to access 'https://h/': Failed to connect to h port 443: Connection refused", "UNREACHABLE"),
     ("ssh: connect to host h port 22: Connection refused\nfatal: Could not read", "UNREACHABLE"),
+    ("error: RPC failed; curl 28 Operation too slow. Less than 100 bytes/sec transferred the last 60 s", "TOO_SLOW"),
     ("fatal: the remote end hung up unexpectedly", "UNREACHABLE"),
     ("server certificate verification failed. CAfile: none CRLfile: none", "TLS_FAILED"),
     ("!\tx:refs/heads/main\t[rejected] (stale info)", "BRANCH_MOVED"),

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from syncline.clients.git_failures import disk_full, failure_of
+from syncline.clients.pacing import never
 from syncline.errors import SynclineError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ PROGRAM_VARIABLE: Final = "GIT_PYTHON_GIT_EXECUTABLE"
 LAYER: Final = "/opt/git/bin/git"
 _PASSING: Final = ("UNREACHABLE", "SERVER_ERROR", "THROTTLED")
 _LONGEST: Final = 600.0  # seconds for one command, where no deadline is nearer
+_GLANCE: Final = 1.0  # seconds after which it is checked whether a command is still wanted
 _WORDS: Final = 16_384  # bytes kept of what a command says on its standard error
 _SETTINGS: Final = (
     "core.hooksPath=/dev/null",
@@ -125,7 +127,7 @@ class Git:
 
     ``settings`` and ``environment`` are added to those that always hold; ``variables`` maps settings to variables of
     the environment that have their values, which so never stand in a list of processes. ``left`` gives the seconds
-    that commands may still take.
+    that commands may still take; they end once ``halted`` returns True.
     """
 
     folder: Path
@@ -135,6 +137,7 @@ class Git:
     environment: Mapping[str, str] = field(default_factory=dict)
     left: Callable[[], float] = lambda: _LONGEST
     patience: Patience = field(default_factory=Patience)
+    halted: Callable[[], bool] = never
 
     def ask(self, *arguments: str, feed: bytes | None = None, accept: tuple[int, ...] = (0,)) -> Done:
         """Run a command that only asks the server, again where its failure may pass, be its status in ``accept`` or not."""
@@ -162,7 +165,7 @@ class Git:
                 running.write(feed)
             out = running.read()
         done = running.ended(out)
-        if done.status not in accept or running.late:
+        if done.status not in accept or running.stopped:
             raise running.error(done)
         return done
 
@@ -175,6 +178,8 @@ class Git:
         seconds = min(self.left(), _LONGEST)
         if seconds <= 0:
             raise SynclineError("TIME_SHORT", f"no time is left for git {arguments[0]}")
+        if self.halted():
+            raise SynclineError("RUN_CANCELLED", f"git {arguments[0]} was not begun: its run was cancelled")
         with disk_full():
             process = _gitpython()(str(self.folder)).execute(
                 command,
@@ -183,7 +188,7 @@ class Git:
                 env=environment,
                 start_new_session=True,
             )
-        running = Running(arguments[0], process, seconds, self.failure)
+        running = Running(arguments[0], process, seconds, self)
         try:
             yield running
         except BaseException:
@@ -208,18 +213,18 @@ class Git:
 class Running:
     """A git command under way, with its pipes."""
 
-    def __init__(self, name: str, process: Any, seconds: float, failure: Callable[[str, Done], SynclineError]) -> None:
+    def __init__(self, name: str, process: Any, seconds: float, git: Git) -> None:
         self.name = name
-        self._failure = failure
+        self._failure = git.failure
         self._process = cast("subprocess.Popen[bytes]", process.proc)
         self._wrapper = process  # kills the process when it is collected
-        self.late = False
+        self.stopped: SynclineError | None = None
         self._err = bytearray()
         self._drain = threading.Thread(target=self._read_errors, daemon=True)
         self._drain.start()
-        self._timer = threading.Timer(seconds, self._expire)
-        self._timer.daemon = True
-        self._timer.start()
+        self._over = threading.Event()
+        self._watch = threading.Thread(target=self._stop_in_time, args=(seconds, git.halted), daemon=True)
+        self._watch.start()
 
     @property
     def _in(self) -> IO[bytes]:
@@ -269,9 +274,7 @@ class Running:
 
     def error(self, done: Done) -> SynclineError:
         """The code that an end with a failure has."""
-        if self.late:
-            return SynclineError("TIME_SHORT", f"git {self.name} was not done in time and was ended")
-        return self._failure(self.name, done)
+        return self.stopped or self._failure(self.name, done)
 
     def kill(self) -> None:
         """End the command and what it started, at once."""
@@ -279,7 +282,7 @@ class Running:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        self._timer.cancel()
+        self._over.set()
         self._close_input()
         self._process.wait()
         self._drain.join()
@@ -298,6 +301,14 @@ class Running:
             self._err += block
             del self._err[:-_WORDS]
 
-    def _expire(self) -> None:
-        self.late = True
-        self.kill()
+    def _stop_in_time(self, seconds: float, halted: Callable[[], bool]) -> None:
+        """End the command when its time is over, or when it is halted, which is looked at every second."""
+        end = time.monotonic() + seconds
+        while not self._over.wait(max(0.0, min(_GLANCE, end - time.monotonic()))):
+            if halted():
+                self.stopped = SynclineError("RUN_CANCELLED", f"git {self.name} was ended: its run was cancelled")
+            elif time.monotonic() >= end:
+                self.stopped = SynclineError("TIME_SHORT", f"git {self.name} was not done in time and was ended")
+            if self.stopped:
+                self.kill()
+                return

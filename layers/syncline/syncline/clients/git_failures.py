@@ -46,7 +46,8 @@ _WORDS: Final = tuple(
         (r"returned error: (408|5\d\d)|internal server error", "SERVER_ERROR"),
         (r"could not resolve host|name or service not known|temporary failure in name resolution", "UNREACHABLE"),
         (r"connection (refused|reset|timed out|closed|was reset)|failed to connect|couldn't connect|no route", "UNREACHABLE"),
-        (r"operation too slow|timed? ?out|broken pipe|early eof|hung up unexpectedly|unexpected disconnect", "UNREACHABLE"),
+        (r"operation too slow", "TOO_SLOW"),
+        (r"timed? ?out|broken pipe|early eof|hung up unexpectedly|unexpected disconnect", "UNREACHABLE"),
         (r"empty reply from server|transfer closed|RPC failed|recv failure|send failure|bad band", "UNREACHABLE"),
         (r"transport '.*' not allowed|not supported|unknown scheme|dubious ownership", "REFUSED"),
     )

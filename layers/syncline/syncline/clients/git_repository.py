@@ -34,6 +34,7 @@ from syncline.clients.git_objects import (
     tree_entries,
     unfit_branch,
 )
+from syncline.clients.pacing import never
 from syncline.errors import SynclineError
 
 _TIP: Final = "refs/syncline/tip"
@@ -409,10 +410,13 @@ class Place:
 
 
 @contextlib.contextmanager
-def open_branch(place: Place, branch: str, *, depth: int, left: Callable[[], float]) -> Iterator[Branch]:
-    """A branch to work on, in a private folder that is gone afterwards with all in it.
+def open_branch(
+    place: Place, branch: str, *, depth: int, left: Callable[[], float], halted: Callable[[], bool] = never
+) -> Iterator[Branch]:
+    """Open a branch to work on, in a private folder that is removed at the end.
 
-    ``depth`` is how many levels of the tree come with the first fetch. ``left`` gives the seconds that are left.
+    ``depth`` is the number of levels of the tree that come with the first fetch. ``left`` gives the seconds that are
+    left; git's commands end once ``halted`` returns True.
     """
     with private_folder() as folder:
         by: Means = means(place.remote, place.access, place.ca, folder)
@@ -420,7 +424,8 @@ def open_branch(place: Place, branch: str, *, depth: int, left: Callable[[], flo
         with disk_full():
             # Written, not run: `git init` and two times `git config` would take longer than the fetch.
             _initialise(bare, place.remote.url)
-        git = Git(bare, (place.remote.protocol,), by.settings, by.variables, by.environment, left, place.patience)
+        protocols = (place.remote.protocol,)
+        git = Git(bare, protocols, by.settings, by.variables, by.environment, left, place.patience, halted)
         yield Branch(git, branch, depth)
 
 

@@ -81,4 +81,4 @@ class Backups:
     def _open(self, name: str, pace: Pace) -> AbstractContextManager[Branch]:
         with self._lock:
             self._opened += 1
-        return open_branch(self._place(), name, depth=self._rules.layout.depth, left=pace.left)
+        return open_branch(self._place(), name, depth=self._rules.layout.depth, left=pace.left, halted=pace.halted)
