@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 from collections.abc import Generator
 from typing import Final
 
@@ -88,6 +89,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("grants that no test used")
         for line in grants.unused(grants.used):
             terminalreporter.line(line)
+
+
+@pytest.fixture(autouse=True)
+def _no_kept_refusals() -> None:
+    """Let no test know of the credentials that the servers of another one refused: ports come again."""
+    if "syncline.clients.rejections" in sys.modules:
+        sys.modules["syncline.clients.rejections"].REJECTIONS.forget()
 
 
 # Where the tests are started in the background, Ctrl-C is ignored, and so by every program they start: not here.

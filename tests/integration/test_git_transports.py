@@ -221,6 +221,26 @@ def test_a_wrong_token(http: GitHttp, access: Access, said: str) -> None:
     assert "Username" not in error.what
 
 
+def test_a_refused_token_is_sent_once_and_a_renewed_one_at_once(
+    http: GitHttp, bare: Bare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare.fill(FILES)
+    sent: list[str] = []
+    takes = GitHttp.authorised
+
+    def authorised(server: GitHttp, header: str | None) -> bool:
+        if header is not None:
+            sent.append(header)
+        return takes(server, header)
+
+    monkeypatch.setattr(GitHttp, "authorised", authorised)
+    refused = place(http.url + "/r.git", TokenAccess("wrong-token"))
+    said = {code(work(refused, branch=f"b{number}").fetch).what for number in range(5)}
+    assert len(said) == 1
+    assert len(sent) == 1
+    assert work(place(http.url + "/r.git", TokenAccess(TOKEN))).fetch() is not None
+
+
 @pytest.mark.parametrize(("status", "name"), [(403, "FORBIDDEN"), (429, "THROTTLED"), (502, "SERVER_ERROR")])
 def test_a_server_that_answers_otherwise(http: GitHttp, status: int, name: str) -> None:
     http.answer_with = status

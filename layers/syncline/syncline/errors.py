@@ -40,7 +40,7 @@ _ROWS: Final = (
     Code("TLS_FAILED", False, "The server's certificate could not be verified, or it speaks no TLS there.", "Set `ca` of that endpoint to the authority that signed the certificate, or follow what the message says."),
     Code("THROTTLED", True, "The server asked to slow down (429).", "Nothing, if it passes; otherwise lower `concurrency` of the sync."),
     Code("SERVER_ERROR", True, "The server failed (5xx), or a proxy in front of it answered in its place.", "Look at the server's own log at the time given."),
-    Code("UNAUTHORIZED", False, "The server does not accept the credentials (401).", "Renew the credentials in the place `auth` refers to, then `syncline retry`."),
+    Code("UNAUTHORIZED", False, "The server does not accept the credentials (401). Within a minute they are not sent again, so that no account is locked.", "Renew the credentials in the place `auth` refers to, then `syncline retry`."),
     Code("FORBIDDEN", False, "The credentials are known but may not do this (403).", "Grant pull at the source, push at the target, for the repository named."),
     Code("NOT_FOUND", False, "The server does not have what was asked for (404).", "If it was removed meanwhile, nothing; the next look finds out."),
     Code("BAD_ANSWER", True, "The server's answer is not what the protocol promises: cut short, not JSON, or fields missing.", "If it stays, check that the address is really that server's and not a portal or proxy."),

@@ -179,6 +179,12 @@ def test_a_refused_token_is_fetched_again_once(api: KubernetesApi, naps: Naps) -
     assert _code(api, naps, token="wrong") == "UNAUTHORIZED"
 
 
+def test_a_token_that_stays_refused_is_sent_once(api: KubernetesApi, naps: Naps) -> None:
+    api.requests.clear()
+    assert {_code(api, naps, token="wrong") for _ in range(5)} == {"UNAUTHORIZED"}
+    assert len(api.requests) == 1
+
+
 def test_what_one_may_not_list_is_forbidden_and_not_empty(api: KubernetesApi, naps: Naps) -> None:
     assert _code(api, naps, ServiceSource("elsewhere", "nginx")) == "FORBIDDEN"
 

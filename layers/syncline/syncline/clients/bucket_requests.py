@@ -10,6 +10,7 @@ from urllib.parse import quote
 from syncline.clients import s3_xml
 from syncline.clients.bucket_head import Condition
 from syncline.clients.http import Body, Endpoint, Http, Response
+from syncline.clients.rejections import REJECTIONS
 from syncline.clients.s3_xml import NotXmlError
 from syncline.clients.sigv4 import EMPTY, Keys, Request, Signer
 from syncline.errors import SynclineError
@@ -100,7 +101,7 @@ class BucketRequests:
         *,
         stream: bool = False,
     ) -> Response:
-        """Send a request and return its answer, whatever the status.
+        """Send a request and return its answer, whatever the status; raise UNAUTHORIZED if the keys are refused.
 
         If the service refuses the keys and there are new ones, the request is sent once more, signed with those.
         """
@@ -117,13 +118,14 @@ class BucketRequests:
                 signed = self._signer.headers(who, asked, signed, payload)
             return self._http.request(method, url, signed, sent, ca=self._endpoint.ca, stream=stream)
 
-        who = self._keys()
-        response = signed_by(who)
-        if response.status in (400, 401, 403) and self.error(response).code.name == "UNAUTHORIZED":
-            renewed = self._renewed()
-            if renewed != who:
-                response = signed_by(renewed)
-        return response
+        return REJECTIONS.ask(self._host, self._keys(), self._renewed, signed_by, self._refusal)
+
+    def _refusal(self, response: Response) -> SynclineError | None:
+        """Return the failure of an answer that refuses the keys."""
+        if response.status not in (400, 401, 403):
+            return None
+        error = self.error(response)
+        return error if error.code.name == "UNAUTHORIZED" else None
 
     def error(self, response: Response, condition: Condition | None = None) -> SynclineError:
         """Return the error for an answer that refuses a request with ``condition``.

@@ -25,6 +25,7 @@ from syncline.clients.cluster_login import Login, client_package
 from syncline.clients.entries import Entries, Limits, Odd, OnOdd, described, ignore, mapping, optional, text
 from syncline.clients.instances import Instance, distinct
 from syncline.clients.pacing import Policy
+from syncline.clients.rejections import REJECTIONS
 from syncline.errors import SynclineError
 
 if TYPE_CHECKING:
@@ -141,7 +142,10 @@ class Cluster:
         options: dict[str, Any] = {"limit": PAGE, "_request_timeout": self._timeouts(source), "_preload_content": False}
         if token:
             options["_continue"] = token
-        where = f"{self._api.configuration.host} ({source.place})"
+        configuration = self._api.configuration
+        where = f"{configuration.host} ({source.place})"
+        account = configuration.host, tuple(sorted(configuration.api_key.items())) or None
+        REJECTIONS.check(*account)
         answer: Any  # with these options it is urllib3's response
         try:
             if isinstance(source, ServiceSource):
@@ -160,7 +164,11 @@ class Cluster:
             if error.status == 410:
                 raise _ExpiredError from None
             said = error.body.encode() if isinstance(error.body, str) else error.body or b""
-            raise failures.of_status("GET", where, error.status or 0, error.headers or {}, said) from None
+            failure = failures.of_status("GET", where, error.status or 0, error.headers or {}, said)
+            if error.status == 401:
+                REJECTIONS.refused(*account, failure)
+            raise failure from None
+        REJECTIONS.accepted(*account)
         return _checked_page(where, body)
 
     def _timeouts(self, source: Source) -> tuple[float, float]:

@@ -24,6 +24,7 @@ from urllib.parse import quote, urlencode
 from syncline.clients.addresses import Address, redacted
 from syncline.clients.entries import FEW, Entries, OnOdd, refuse
 from syncline.clients.http import READ_TIMEOUT, Body, Http, Response
+from syncline.clients.rejections import REJECTIONS
 from syncline.errors import SynclineError
 
 __all__ = ["EVENT_TYPES", "FileEvent", "FileManager", "Permissions", "Saved"]
@@ -237,13 +238,9 @@ class FileManager:
                     method, self.url + path, sent, body, ca=self._ca, repeatable=repeatable, timeout=timeout
                 )
 
-        token = self._token()
-        response = send(token)
-        if response.status == 401 and (body is None or isinstance(body, bytes)):
-            renewed = self._renewed()
-            if renewed != token:
-                response = send(renewed)
-        return response
+        # A stream cannot be sent twice.
+        renewed = self._renewed if body is None or isinstance(body, bytes) else self._token
+        return REJECTIONS.ask(self.host, self._token(), renewed, send)
 
 
 def checked_mode(text: str) -> str | None:

@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from syncline.clients.git_failures import disk_full, failure_of
 from syncline.clients.pacing import never
+from syncline.clients.rejections import REJECTIONS
 from syncline.errors import SynclineError
 
 if TYPE_CHECKING:
@@ -127,7 +128,8 @@ class Git:
 
     ``settings`` and ``environment`` are added to those that always hold; ``variables`` maps settings to variables of
     the environment that have their values, which so never stand in a list of processes. ``left`` gives the seconds
-    that commands may still take; they end once ``halted`` returns True.
+    that commands may still take; they end once ``halted`` returns True. ``account`` is the server's host with the
+    credentials that are sent to it.
     """
 
     folder: Path
@@ -138,19 +140,30 @@ class Git:
     left: Callable[[], float] = lambda: _LONGEST
     patience: Patience = field(default_factory=Patience)
     halted: Callable[[], bool] = never
+    account: tuple[str, object] = ("", None)
 
     def ask(self, *arguments: str, feed: bytes | None = None, accept: tuple[int, ...] = (0,)) -> Done:
         """Run a command that only asks the server, again where its failure may pass, be its status in ``accept`` or not."""
-        for attempt in itertools.count(1):
-            try:
-                done = self.run(*arguments, feed=feed, accept=accept)
-                error = self.failure(arguments[0], done) if done.status else None
-                if error is None or not self.patience.bears(error, attempt, self.left):
-                    return done
-            except SynclineError as error:
-                if not self.patience.bears(error, attempt, self.left):
-                    raise
+        with REJECTIONS.trial(*self.account):
+            for attempt in itertools.count(1):
+                try:
+                    done = self.run(*arguments, feed=feed, accept=accept)
+                    error = self.failure(arguments[0], done) if done.status else None
+                    self._note(error)
+                    if error is None or not self.patience.bears(error, attempt, self.left):
+                        return done
+                except SynclineError as error:
+                    self._note(error)
+                    if not self.patience.bears(error, attempt, self.left):
+                        raise
         raise AssertionError  # the loop has no other end
+
+    def _note(self, error: SynclineError | None) -> None:
+        """Note whether the server took the credentials, as far as an answer of it tells."""
+        if error is None:
+            REJECTIONS.accepted(*self.account)
+        elif error.code.name == "UNAUTHORIZED":
+            REJECTIONS.refused(*self.account, error)
 
     def run(
         self,

@@ -425,7 +425,17 @@ def open_branch(
             # Written, not run: `git init` and two times `git config` would take longer than the fetch.
             _initialise(bare, place.remote.url)
         protocols = (place.remote.protocol,)
-        git = Git(bare, protocols, by.settings, by.variables, by.environment, left, place.patience, halted)
+        git = Git(
+            bare,
+            protocols,
+            by.settings,
+            by.variables,
+            by.environment,
+            left,
+            place.patience,
+            halted,
+            (place.remote.host, place.access),
+        )
         yield Branch(git, branch, depth)
 
 

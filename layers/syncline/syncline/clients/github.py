@@ -28,6 +28,7 @@ from syncline.clients.entries import FEW, Entries, OnOdd, described, mapping, op
 from syncline.clients.failures import retry_after
 from syncline.clients.http import Http, Response
 from syncline.clients.oci_links import next_link, own_target
+from syncline.clients.rejections import REJECTIONS
 from syncline.errors import SynclineError
 
 T = TypeVar("T")
@@ -150,19 +151,20 @@ class GitHub:
 
     def send(self, method: str, target: str) -> Response:
         """The answer to a request; what says to slow down is raised as THROTTLED, a token refused twice UNAUTHORIZED."""
-        for tries_left in (1, 0):
-            token = self._tokens.token()
+
+        def send(token: str | None) -> Response:
             headers = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": VERSION}
             if token is not None:
                 headers["Authorization"] = f"Bearer {token}"
             response = self.http.request(method, f"{self.endpoint.url}{target}", headers, ca=self.endpoint.ca)
             if response.status == 403 and (pause := retry_after(response.headers)) is not None:
                 raise SynclineError("THROTTLED", response.error().what, retry_after=pause)
-            if response.status != 401 or not tries_left or not self._tokens.renew():
-                break
-        if response.status == 401:
-            raise response.error()
-        return response
+            return response
+
+        token = self._tokens.token()
+        return REJECTIONS.ask(
+            self.endpoint.host, token, lambda: self._tokens.token() if self._tokens.renew() else token, send
+        )
 
     def download_target(self, path: str) -> str:
         return f"{self._prefix}{path}"

@@ -19,6 +19,7 @@ from urllib.parse import quote
 from syncline.clients.addresses import Endpoint
 from syncline.clients.github import VERSION
 from syncline.clients.http import Http, Response
+from syncline.clients.rejections import REJECTIONS
 from syncline.errors import SynclineError
 from syncline.secrets import register
 
@@ -46,12 +47,13 @@ class GivenToken:
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """An App: ``key`` gives its private key in PEM form. Without ``installation``, the one on ``repository`` counts."""
+    """An App: ``key`` gives its private key in PEM form, ``renewed`` after a refusal. Without ``installation``, the one on ``repository`` counts."""
 
     id: str
     key: Callable[[], str]
     repository: str
     installation: int | None = None
+    renewed: Callable[[], str] | None = None
 
 
 class AppTokens:
@@ -102,13 +104,18 @@ class AppTokens:
         return number
 
     def _send(self, method: str, path: str) -> Response:
-        headers = {
-            "Accept": "application/vnd.github+json",
-            "X-GitHub-Api-Version": VERSION,
-            "Authorization": f"Bearer {signed(self._app.id, self._app.key(), self._clock())}",
-        }
         url = f"{self._endpoint.url}{self._prefix}{path}"
-        return self._http.request(method, url, headers, ca=self._endpoint.ca, repeatable=True)
+
+        def send(key: str | None) -> Response:
+            assert key is not None
+            headers = {
+                "Accept": "application/vnd.github+json",
+                "X-GitHub-Api-Version": VERSION,
+                "Authorization": f"Bearer {signed(self._app.id, key, self._clock())}",
+            }
+            return self._http.request(method, url, headers, ca=self._endpoint.ca, repeatable=True)
+
+        return REJECTIONS.ask(self._endpoint.host, self._app.key(), self._app.renewed or self._app.key, send)
 
 
 def signed(app: str, key: str, now: float) -> str:

@@ -22,6 +22,7 @@ from syncline.clients.failures import retry_after
 from syncline.clients.http import Http, Response
 from syncline.clients.oci_links import next_link, own_target
 from syncline.clients.reference import parse_repository, parse_tag
+from syncline.clients.rejections import REJECTIONS
 from syncline.errors import SynclineError
 
 PAGE: Final = 100  # the most that GitLab gives at once
@@ -51,22 +52,25 @@ class TagDetails:
 class GitLab:
     """The API of one GitLab, for one project (its path or number); safe to use from any number of threads.
 
-    ``token`` is called for each request, so it may be renewed meanwhile. All methods raise what :class:`Http` raises,
+    ``token`` is called for each request, ``renewed`` after a refusal. All methods raise what :class:`Http` raises,
     THROTTLED, UNAUTHORIZED, FORBIDDEN, NOT_FOUND and REFUSED by the answer's status, and BAD_ANSWER.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a fact of the place
         self,
         endpoint: Endpoint,
         project: str,
         token: Callable[[], str | None],
         http: Http,
         kind: TokenKind = "personal",
+        *,
+        renewed: Callable[[], str | None] | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._project = project
         self._base = f"/api/v4/projects/{quote(project, safe='')}/registry/repositories"
         self._token = token
+        self._renewed = renewed or token
         self._http = http
         self._kind = kind
 
@@ -121,13 +125,15 @@ class GitLab:
             target = entries.at(own_target(self._endpoint, target, link)).token
 
     def _get(self, target: str) -> Response:
-        headers = {"Accept": "application/json"}
-        token = self._token()
-        if token is not None and self._kind == "oauth":
-            headers["Authorization"] = f"Bearer {token}"
-        elif token is not None:
-            headers[_HEADERS[self._kind]] = token
-        response = self._http.request("GET", f"{self._endpoint.url}{target}", headers, ca=self._endpoint.ca)
+        def send(token: str | None) -> Response:
+            headers = {"Accept": "application/json"}
+            if token is not None and self._kind == "oauth":
+                headers["Authorization"] = f"Bearer {token}"
+            elif token is not None:
+                headers[_HEADERS[self._kind]] = token
+            return self._http.request("GET", f"{self._endpoint.url}{target}", headers, ca=self._endpoint.ca)
+
+        response = REJECTIONS.ask(self._endpoint.host, self._token(), self._renewed, send)
         if response.status == 403 and (pause := retry_after(response.headers)) is not None:
             raise SynclineError("THROTTLED", response.error().what, retry_after=pause)
         if response.status != 200:

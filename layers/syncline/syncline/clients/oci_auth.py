@@ -27,6 +27,7 @@ from syncline.clients.addresses import Address, Endpoint
 from syncline.clients.challenges import Challenge, parse_challenges
 from syncline.clients.http import Http, Response
 from syncline.clients.realms import is_expected_realm
+from syncline.clients.rejections import REJECTIONS
 from syncline.errors import SynclineError
 from syncline.secrets import register
 
@@ -78,7 +79,8 @@ class Auth:
         self._endpoint = endpoint
         self._credentials = credentials
         self._renewed = renewed or credentials
-        self._refused: str | None = None  # the header of a token that was used as it is
+        self._given: str | None = None  # the header of a token that is used as it is
+        self._refused: str | None = None  # that header, once it was refused
         self._http = http
         self._clock = clock
         self._challenge: Challenge | None = None
@@ -132,6 +134,23 @@ class Auth:
         self._refused = sent
         return True
 
+    def own(self, sent: str | None) -> str | None:
+        """Return the header ``sent`` if it is made of the credentials themselves, None for a token made for them."""
+        return sent if sent in (self._basic, self._given) else None
+
+    def other_than(self, sent: str | None) -> bool:
+        """Return True if the renewed credentials give another header than ``sent``, which is then used from here on."""
+        credentials = self._renewed()
+        if credentials is None:
+            return False
+        if sent != self._given:
+            self._basic = credentials.basic
+            return self._basic != sent
+        self._refused = sent
+        with self._lock:
+            self._tokens = {scopes: token for scopes, token in self._tokens.items() if token.header != sent}
+        return f"Bearer {credentials.registry_token}" != sent
+
     def refusal(self, answer: Response, scopes: Scopes) -> SynclineError:
         """The error for a 401 that no better header helps against."""
         error = answer.error()
@@ -164,7 +183,8 @@ class Auth:
         if credentials is not None and self._refused == f"Bearer {credentials.registry_token}":
             credentials = self._renewed()
         if credentials is not None and credentials.registry_token:
-            return _Token(f"Bearer {credentials.registry_token}", self._clock() + DEFAULT_LIFE)
+            self._given = f"Bearer {credentials.registry_token}"
+            return _Token(self._given, self._clock() + DEFAULT_LIFE)
         realm = Address.parse(challenge.parameters.get("realm", ""))
         if realm is None:
             raise SynclineError("UNAUTHORIZED", f"{self._endpoint.host} names no usable token server (realm)")
@@ -177,13 +197,20 @@ class Auth:
         asked = self._clock()
         wanted = (*scopes, *self._wanted.get(scopes, ()))
         service = challenge.parameters.get("service", "")
-        answer = self._ask(realm, service, wanted, credentials)
-        if answer.status == 401 and credentials is not None and (renewed := self._renewed()) != credentials:
-            answer = self._ask(realm, service, wanted, renewed)
+        answer = REJECTIONS.ask(
+            realm.host,
+            credentials,
+            self._renewed if credentials is not None else self._credentials,
+            lambda who: self._ask(realm, service, wanted, who),
+            lambda answer: self._no_token(answer) if answer.status == 401 else None,
+        )
         if answer.status != 200:
-            error = answer.error()
-            raise SynclineError(error.code.name, f"no token for {self._endpoint.host}: {error.what}")
+            raise self._no_token(answer)
         return _token(answer, asked)
+
+    def _no_token(self, answer: Response) -> SynclineError:
+        error = answer.error()
+        return SynclineError(error.code.name, f"no token for {self._endpoint.host}: {error.what}")
 
     def _ask(self, realm: Address, service: str, wanted: Iterable[str], credentials: Credentials | None) -> Response:
         fields = [("service", service)] if service else []

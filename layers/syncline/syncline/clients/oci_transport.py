@@ -9,6 +9,7 @@ from syncline.clients.addresses import Address, Endpoint
 from syncline.clients.http import READ_TIMEOUT, Body, Http, Response
 from syncline.clients.oci_auth import Auth, Credentials, Scopes
 from syncline.clients.reference import parse_repository
+from syncline.clients.rejections import REJECTIONS, KeptRefusalError
 from syncline.errors import SynclineError
 
 LONGEST_REDIRECTION: Final = 5
@@ -62,20 +63,31 @@ class Transport:
             sent = dict(headers or ())
             if authorization is not None:
                 sent["Authorization"] = authorization
-            answer = self.http.request(
-                method,
-                url,
-                sent,
-                body,
-                ca=self.endpoint.ca,
-                stream=stream,
-                timeout=timeout,
-                repeatable=repeatable,
-            )
-            if answer.status != 401:
-                return answer
-            if not tries_left or not self._auth.renew(answer, authorization, scopes):
-                raise self._auth.refusal(answer, scopes)
+            own, host = self._auth.own(authorization), self.endpoint.host
+            try:
+                with REJECTIONS.trial(host, own):
+                    answer = self.http.request(
+                        method,
+                        url,
+                        sent,
+                        body,
+                        ca=self.endpoint.ca,
+                        stream=stream,
+                        timeout=timeout,
+                        repeatable=repeatable,
+                    )
+                    if answer.status != 401:
+                        REJECTIONS.accepted(host, own)
+                        return answer
+                    refusal = None if own is None else self._auth.refusal(answer, scopes)
+                    if refusal is not None and refusal.code.name == "UNAUTHORIZED":
+                        REJECTIONS.refused(host, own, refusal)
+                    if not tries_left or not self._auth.renew(answer, authorization, scopes):
+                        raise refusal or self._auth.refusal(answer, scopes)
+            except KeptRefusalError:
+                if not tries_left or not self._auth.other_than(authorization):
+                    raise
+                continue
             if not replayable:
                 return answer
         raise AssertionError  # the loop has no other end

@@ -35,6 +35,7 @@ from syncline.clients.entries import (
 )
 from syncline.clients.http import Http, Response
 from syncline.clients.reference import parse_digest, parse_repository, parse_tag
+from syncline.clients.rejections import REJECTIONS
 from syncline.errors import SynclineError
 
 PAGE: Final = 100  # the most that Quay gives at once
@@ -82,15 +83,22 @@ class TagsPage:
 
 
 class Quay:
-    """The API of one Quay. ``token`` is called for each request, so it may be renewed meanwhile; None is anonymous.
+    """The API of one Quay. ``token`` is called for each request; None is anonymous. ``renewed`` is called after a refusal.
 
     Beside what is said below, all methods raise what :class:`Http` raises, UNAUTHORIZED, FORBIDDEN, NOT_FOUND and
     REFUSED by the answer's status, and BAD_ANSWER for an answer that is not of the API's form.
     """
 
-    def __init__(self, endpoint: Endpoint, token: Callable[[], str | None], http: Http) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        token: Callable[[], str | None],
+        http: Http,
+        renewed: Callable[[], str | None] | None = None,
+    ) -> None:
         self._endpoint = endpoint
         self._token = token
+        self._renewed = renewed or token
         self._http = http
 
     def repositories(self, namespace: str, odd: OnOdd = refuse) -> Iterator[QuayRepository]:
@@ -175,11 +183,13 @@ class Quay:
             raise SynclineError("NOT_FOUND", what) from None
 
     def _get(self, target: str) -> Response:
-        headers = {"Accept": "application/json"}
-        token = self._token()
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
-        response = self._http.request("GET", f"{self._endpoint.url}/api/v1/{target}", headers, ca=self._endpoint.ca)
+        def send(token: str | None) -> Response:
+            headers = {"Accept": "application/json"}
+            if token is not None:
+                headers["Authorization"] = f"Bearer {token}"
+            return self._http.request("GET", f"{self._endpoint.url}/api/v1/{target}", headers, ca=self._endpoint.ca)
+
+        response = REJECTIONS.ask(self._endpoint.host, self._token(), self._renewed, send)
         if response.status != 200:
             raise response.error()
         return response

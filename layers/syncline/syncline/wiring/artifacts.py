@@ -40,7 +40,14 @@ def gitlab_at(place: ArtifactsTarget, secrets: Secrets, http: Http) -> GitLab | 
         return None
     token = place.api.token
     endpoint = Endpoint.parse(place.api.url, ca=None if place.ca is None else secrets.text(place.ca))
-    return GitLab(endpoint, place.project, lambda: secrets.resolve(token), http, place.api.token_kind)
+    return GitLab(
+        endpoint,
+        place.project,
+        lambda: secrets.resolve(token),
+        http,
+        place.api.token_kind,
+        renewed=lambda: secrets.refresh(token),
+    )
 
 
 def github_at(source: ArtifactsSource, secrets: Secrets, http: Http) -> GitHub:
@@ -58,7 +65,8 @@ def _tokens(source: ArtifactsSource, endpoint: Endpoint, secrets: Secrets, http:
         case GitHubToken(token=token):
             return GivenToken(lambda: secrets.resolve(token), lambda: secrets.refresh(token))
         case GitHubApp(app=name, key=key, installation=installation):
-            app = App(name, lambda: secrets.resolve(key), source.repository, installation)
+            renewed = lambda: secrets.refresh(key)  # noqa: E731 - as the other
+            app = App(name, lambda: secrets.resolve(key), source.repository, installation, renewed)
             return AppTokens(endpoint, app, http, prefix)
         case _:
             return GivenToken(lambda: None)

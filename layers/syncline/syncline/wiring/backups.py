@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from syncline.clients.folders import Folder
 from syncline.clients.git import Patience
 from syncline.clients.git_access import Access, KeyAccess, Remote, TokenAccess
 from syncline.clients.git_repository import Person, Place
+from syncline.clients.rejections import REJECTIONS
 from syncline.config import Sync
 from syncline.config.backups import BackupsSync, BucketTarget, DirectoryTarget, Encrypt, GitKey, GitTarget, GitToken
 from syncline.config.backups import Person as ConfiguredPerson
@@ -20,6 +22,7 @@ from syncline.kinds.backups.ours import Ledger
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore, Store
 from syncline.kinds.kind import Kind
+from syncline.secrets import Reference, Secrets
 from syncline.stores.files import FileRecords
 from syncline.stores.manifests import Manifests
 from syncline.stores.removals import RemovalWindows
@@ -112,20 +115,25 @@ def sealer_of(sync: BackupsSync, parts: Parts) -> Sealer:
 
 
 def place_of(sync: BackupsSync, parts: Parts) -> Place:
-    """The repository with its credentials as they are now; raises why they cannot be had."""
+    """Return the repository with its credentials as they are now; raise why they cannot be had."""
     target = sync.target
     assert isinstance(target, GitTarget)
-    secrets = parts.secrets
-    access: Access
+    remote, access = Remote.parse(target.repository), _access(target, parts.secrets, parts.secrets.resolve)
+    if REJECTIONS.is_kept(remote.host, access):
+        access = _access(target, parts.secrets, parts.secrets.refresh)
+    patience = Patience(sync.retry.attempts, sync.retry.delay)
+    return Place(remote, access, parts.authority(target.ca), patience)
+
+
+def _access(target: GitTarget, secrets: Secrets, value_of: Callable[[Reference], str]) -> Access:
+    """Return the credentials of a repository; ``value_of`` gives the value of a reference."""
     match target.auth:
         case GitToken(token=token, username=username):
-            access = TokenAccess(secrets.resolve(token), secrets.text(username))
+            return TokenAccess(value_of(token), secrets.text(username))
         case GitKey(ssh_key=key, known_hosts=known):
-            access = KeyAccess(secrets.resolve(key), secrets.text(known))
+            return KeyAccess(value_of(key), secrets.text(known))
         case None:
-            access = None
-    patience = Patience(sync.retry.attempts, sync.retry.delay)
-    return Place(Remote.parse(target.repository), access, parts.authority(target.ca), patience)
+            return None
 
 
 def _short(cluster: str) -> str:

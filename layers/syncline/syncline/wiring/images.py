@@ -33,4 +33,6 @@ class Builder:
             return None
         token, secrets = place.api.token, self._parts.secrets
         endpoint = Endpoint.parse(place.api_url, ca=self._parts.authority(place.ca))
-        return Quay(endpoint, lambda: None if token is None else secrets.resolve(token), self._parts.http)
+        if token is None:
+            return Quay(endpoint, lambda: None, self._parts.http)
+        return Quay(endpoint, lambda: secrets.resolve(token), self._parts.http, lambda: secrets.refresh(token))

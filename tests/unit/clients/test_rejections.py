@@ -1,0 +1,252 @@
+"""Refused credentials are sent once, whatever asks for how many items: more would lock the account."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from syncline.clients.bucket import Bucket, Keys
+from syncline.clients.entries import ignore
+from syncline.clients.file_manager import FileManager
+from syncline.clients.github import GitHub
+from syncline.clients.github_auth import App, AppTokens, GivenToken
+from syncline.clients.gitlab import GitLab
+from syncline.clients.http import Endpoint, Http
+from syncline.clients.oci import Credentials, Registry
+from syncline.clients.quay import Quay
+from syncline.clients.rejections import LIFE, REJECTIONS, Rejections
+from syncline.errors import SynclineError
+from tests.standins.made_up import Naps
+from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
+
+ITEMS = 30
+DIGEST = "sha256:" + "a" * 64
+GOOD = "the-good-secret"
+BAD = "the-bad-secret"
+
+
+@dataclass
+class Secret:
+    """A secret: what is known of it, and what it is where it is kept."""
+
+    known: str = BAD
+    kept: str = BAD
+
+    def renewed(self) -> str:
+        self.known = self.kept
+        return self.known
+
+
+@dataclass
+class System:
+    """A server that refuses all credentials but the good ones, and a client of it that asks for one of many items."""
+
+    server: ScriptedServer
+    secret: Secret
+    ask: Callable[[int], object]
+    with_credentials: Callable[[Request], bool]
+
+    def tries(self) -> int:
+        """Return how many requests brought credentials."""
+        return sum(map(self.with_credentials, self.server.requests))
+
+    def failures(self, threads: int = 8) -> list[SynclineError]:
+        def ask(number: int) -> SynclineError | None:
+            try:
+                self.ask(number)
+            except SynclineError as error:
+                return error
+            return None
+
+        with ThreadPoolExecutor(threads) as pool:
+            return [error for error in pool.map(ask, range(ITEMS)) if error is not None]
+
+
+def authorized(request: Request) -> bool:
+    return "authorization" in request.headers
+
+
+def guard(good: str, found: Reply, refused: Reply) -> Callable[[Request], Reply]:
+    """Answer requests whose credentials have ``good`` in them with ``found``, all others with ``refused``."""
+    return lambda request: found if good in str(request.headers) else refused
+
+
+def basic_registry(server: ScriptedServer, http: Http, secret: Secret) -> System:
+    def who(word: str) -> Credentials:
+        return Credentials("ann", word)
+
+    found = Reply(200, headers={"Docker-Content-Digest": DIGEST})
+    wants = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate='Basic realm="here"')
+    server.reply_to = guard(who(GOOD).basic, found, wants)  # type: ignore[method-assign, assignment]
+    registry = Registry(
+        Endpoint.parse(server.url), lambda: who(secret.known), http, renewed=lambda: who(secret.renewed())
+    )
+    return System(server, secret, lambda n: registry.manifest_digest(f"org/app-{n}", "v1"), authorized)
+
+
+def token_server(server: ScriptedServer, http: Http, secret: Secret) -> System:
+    def who(word: str) -> Credentials:
+        return Credentials("ann", word)
+
+    def answer(request: Request) -> Reply:
+        if request.path == "/token":
+            good = request.headers.get("authorization") == who(GOOD).basic
+            return (
+                json_reply({"token": "made-for-ann", "expires_in": 300}) if good else errors_reply(401, "UNAUTHORIZED")
+            )
+        if request.headers.get("authorization") == "Bearer made-for-ann":
+            return Reply(200, headers={"Docker-Content-Digest": DIGEST})
+        challenge = f'Bearer realm="{server.url}/token",service="s"'
+        return errors_reply(401, "UNAUTHORIZED", WWW_Authenticate=challenge)
+
+    server.reply_to = answer  # type: ignore[method-assign]
+    registry = Registry(
+        Endpoint.parse(server.url), lambda: who(secret.known), http, renewed=lambda: who(secret.renewed())
+    )
+    asked = lambda request: request.path == "/token"  # noqa: E731
+    return System(server, secret, lambda n: registry.manifest_digest(f"org/app-{n}", "v1"), asked)
+
+
+def given_token(server: ScriptedServer, http: Http, secret: Secret) -> System:
+    def who(word: str) -> Credentials:
+        return Credentials(registry_token=word)
+
+    wants = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate=f'Bearer realm="{server.url}/token",service="s"')
+    found = Reply(200, headers={"Docker-Content-Digest": DIGEST})
+    server.reply_to = guard(GOOD, found, wants)  # type: ignore[method-assign, assignment]
+    registry = Registry(
+        Endpoint.parse(server.url), lambda: who(secret.known), http, renewed=lambda: who(secret.renewed())
+    )
+    return System(server, secret, lambda n: registry.manifest_digest(f"org/app-{n}", "v1"), authorized)
+
+
+def quay(server: ScriptedServer, http: Http, secret: Secret) -> System:
+    found = json_reply({"tags": [], "page": 1, "has_additional": False})
+    server.reply_to = guard(GOOD, found, json_reply({"error": "invalid"}, 401))  # type: ignore[method-assign, assignment]
+    client = Quay(Endpoint.parse(server.url), lambda: secret.known, http, secret.renewed)
+    return System(server, secret, lambda n: client.tags(f"org/app-{n}"), authorized)
+
+
+def gitlab(server: ScriptedServer, http: Http, secret: Secret) -> System:
+    server.reply_to = guard(GOOD, json_reply([]), json_reply({"message": "401"}, 401))  # type: ignore[method-assign, assignment]
+    client = GitLab(Endpoint.parse(server.url), "g/p", lambda: secret.known, http, renewed=secret.renewed)
+    return System(
+        server, secret, lambda _: list(client.repositories()), lambda request: "private-token" in request.headers
+    )
+
+
+def github(server: ScriptedServer, http: Http, secret: Secret) -> System:
+    found = json_reply({"artifacts": []})
+    server.reply_to = guard(GOOD, found, json_reply({"message": "Bad credentials"}, 401))  # type: ignore[method-assign, assignment]
+    client = GitHub(Endpoint.parse(server.url), GivenToken(lambda: secret.known, secret.renewed), http)
+    return System(server, secret, lambda n: client.artifacts("o/r", n), authorized)
+
+
+def private_key() -> str:
+    """Return an RSA key in PEM form."""
+    key = rsa.generate_private_key(65537, 2048)
+    form = serialization.PrivateFormat.PKCS8
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode()
+
+
+def github_app(server: ScriptedServer, http: Http, secret: Secret) -> System:
+    keys = {word: private_key() for word in (GOOD, BAD)}
+
+    def answer(request: Request) -> Reply:
+        if request.method == "GET":
+            return json_reply({"artifacts": []})
+        if secret.known == GOOD:
+            return json_reply({"token": "of-the-app", "expires_at": "2099-01-01T00:00:00Z"}, 201)
+        return json_reply({"message": "A JSON web token could not be decoded"}, 401)
+
+    server.reply_to = answer  # type: ignore[method-assign]
+    endpoint = Endpoint.parse(server.url)
+    app = App("app", lambda: keys[secret.known], "o/r", 7, lambda: keys[secret.renewed()])
+    client = GitHub(endpoint, AppTokens(endpoint, app, http), http)
+    return System(server, secret, lambda n: client.artifacts("o/r", n), lambda request: request.method == "POST")
+
+
+def s3(server: ScriptedServer, http: Http, secret: Secret) -> System:
+    def answer(request: Request) -> Reply:
+        if f"Credential={GOOD}/" in request.headers.get("authorization", ""):
+            return Reply(200, b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
+        return Reply(403, b"<Error><Code>InvalidAccessKeyId</Code><Message>no</Message></Error>")
+
+    server.reply_to = answer  # type: ignore[method-assign]
+    bucket = Bucket(
+        Endpoint.parse(server.url),
+        "bucket",
+        lambda: Keys(secret.known, "x"),
+        http,
+        renewed=lambda: Keys(secret.renewed(), "x"),
+    )
+    return System(server, secret, lambda n: bucket.page(f"{n}/", odd=ignore), authorized)
+
+
+def file_manager(server: ScriptedServer, http: Http, secret: Secret) -> System:
+    server.reply_to = guard(GOOD, json_reply({}), json_reply({"error": "no"}, 401))  # type: ignore[method-assign, assignment]
+    client = FileManager(server.url, lambda: secret.known, http, threading.BoundedSemaphore(8), renewed=secret.renewed)
+    return System(server, secret, lambda _: client.check(), authorized)
+
+
+SYSTEMS = [basic_registry, token_server, given_token, quay, gitlab, github, github_app, s3, file_manager]
+
+
+@pytest.fixture(params=SYSTEMS, ids=lambda made: made.__name__)
+def system(request: pytest.FixtureRequest, server: ScriptedServer, http: Http) -> System:
+    made: System = request.param(server, http, Secret())
+    return made
+
+
+def test_every_item_gets_the_reason_of_one_request(system: System) -> None:
+    failures = system.failures()
+    assert len(failures) == ITEMS
+    assert system.tries() == 1
+    assert {str(error) for error in failures} == {str(failures[0])}
+    assert failures[0].code.name == "UNAUTHORIZED"
+    assert BAD not in str(failures[0])
+
+
+def test_a_renewed_secret_is_tried_at_once(system: System) -> None:
+    assert len(system.failures()) == ITEMS
+    system.secret.kept = GOOD
+    assert system.failures() == []
+
+
+def test_refused_credentials_are_tried_again_after_a_minute(
+    system: System, naps: Naps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(REJECTIONS, "_clock", naps.clock)
+    system.failures()
+    naps.now += LIFE - 1
+    system.failures()
+    assert system.tries() == 1
+    naps.now += 1
+    system.failures()
+    assert system.tries() == 2
+
+
+class TestRejections:
+    def test_of_accepted_credentials_two_refusals_in_a_row_are_kept(self, naps: Naps) -> None:
+        kept, who = Rejections(naps.clock), Keys("access", "secret")
+        failure = SynclineError("UNAUTHORIZED", "GET answered 401")
+        kept.accepted("host", who)
+        kept.refused("host", who, failure)
+        kept.check("host", who)
+        kept.refused("host", who, failure)
+        with pytest.raises(SynclineError, match="GET answered 401"):
+            kept.check("host", who)
+
+    def test_identities_are_told_apart_by_host_and_by_every_part(self, naps: Naps) -> None:
+        kept = Rejections(naps.clock)
+        kept.refused("host", Keys("access", "secret"), SynclineError("UNAUTHORIZED", "no"))
+        for host, who in (("other", Keys("access", "secret")), ("host", Keys("access", "new")), ("host", None)):
+            assert not kept.is_kept(host, who)
+        assert kept.is_kept("host", Keys("access", "secret"))
+        assert "secret" not in repr(vars(kept))
