@@ -46,7 +46,7 @@ _ROWS: Final = (
     Code("BAD_ANSWER", True, "The server's answer is not what the protocol promises: cut short, not JSON, or fields missing.", "If it stays, check that the address is really that server's and not a portal or proxy."),
     Code("TOO_LARGE", False, "The server refuses the size (413).", "Raise the limit of the server or of the proxy in front of it, then `syncline retry`."),
     Code("REFUSED", False, "The server refuses the request (4xx).", "The message holds the server's words; correct what it names, then `syncline retry`."),
-    Code("ADDRESS_REFUSED", False, "The address is link-local or a cloud's metadata service, where no copy has business.", "Correct the address in syncs.yaml, or find out why the server redirects there."),
+    Code("ADDRESS_REFUSED", False, "The address is link-local, a cloud's metadata service or, for a function on AWS, loopback, where no copy has business.", "Correct the address in syncs.yaml, or find out why the server redirects there."),
     # Listings
     Code("SOURCE_ABSENT", False, "The source does not have what syncs.yaml or the command line names.", "Correct the name, or create what is named at the source; then `syncline retry`."),
     Code("ITEM_GONE", False, "A retry did not find the item of a dead letter: its source is gone, or the sync no longer selects it.", "If that is right, drop the letter: `syncline retry NAME --drop ITEM`. Otherwise bring the source or the selection back, then `syncline retry`."),

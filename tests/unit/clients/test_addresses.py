@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from syncline.clients.addresses import Address, Endpoint, is_refused, redacted
 from syncline.clients.connections import pool_for
 from syncline.clients.http import Http
+from syncline.clients.instances import is_probed
 from syncline.errors import SynclineError
+from tests.standins.scripted_http import ScriptedServer
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,28 @@ def test_metadata_services_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["127.0.0.1", "::1", "10.0.0.1", "192.168.1.1", "fd00::1", "registry.example.com", ""])
 def test_private_addresses_are_not_refused(name: str) -> None:
     assert not is_refused(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["127.0.0.1", "127.8.0.1", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::", "localhost", "a.localhost."]
+)
+def test_loopback_is_refused_on_aws_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There, only Lambda's Runtime API listens on it; a function of the engine on one machine has servers there."""
+    monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001")
+    assert is_refused(name)
+    assert not is_probed(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:4566")
+    assert not is_refused(name)
+
+
+def test_lambdas_own_api_gets_no_request(
+    server: ScriptedServer, elsewhere: ScriptedServer, http: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", server.host)
+    for url in (server.url, elsewhere.url):
+        with pytest.raises(SynclineError, match="ADDRESS_REFUSED"):
+            http.request("GET", f"{url}/2018-06-01/runtime/invocation/next")
+    assert server.requests == elsewhere.requests == []
 
 
 def test_a_metadata_address_gets_no_request(http: Http) -> None:

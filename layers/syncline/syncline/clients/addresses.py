@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -121,15 +122,25 @@ def host_name(host: str) -> str:
 
 
 def is_refused(name: str) -> bool:
-    """Whether a host name or address is link-local or a cloud's metadata service."""
+    """Return True if a host name or address is link-local, a cloud's metadata service, or, on AWS, loopback."""
     bare = name.rstrip(".").lower().partition("%")[0]
     try:
         address = ipaddress.ip_address(bare)
     except ValueError:
-        return bare in _REFUSED_NAMES
+        return bare in _REFUSED_NAMES or (f".{bare}".endswith(".localhost") and _on_lambda())
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
+    if (address.is_loopback or address.is_unspecified) and _on_lambda():
+        return True
     return address.is_link_local or address in _REFUSED_ADDRESSES
+
+
+def _on_lambda() -> bool:
+    """Return True in a function on AWS, where Lambda's Runtime API listens on loopback, and nothing of a sync does.
+
+    The engine on one machine runs functions too, beside servers on loopback: there AWS has an endpoint of its own.
+    """
+    return bool(os.environ.get("AWS_LAMBDA_RUNTIME_API")) and not os.environ.get("AWS_ENDPOINT_URL")
 
 
 def redacted(url: str) -> str:

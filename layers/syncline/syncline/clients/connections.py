@@ -22,6 +22,7 @@ from syncline.errors import SynclineError
 CONNECT_TIMEOUT: Final = 5.0
 SHORTEST_WAIT: Final = 0.1  # seconds that a server is given however little time is left
 POOL_SIZE: Final = 32  # connections kept per server; more may be open at once, the surplus is closed after use
+LONGEST_LIFE: Final = 300.0  # seconds after which a connection gets no further request: addresses of names change
 GLANCE: Final = 1.0  # seconds after which a wait looks whether it is still wanted
 RATE_WINDOW: Final = 30.0  # seconds of waiting over which the rate of a body is measured
 _READ: Final = 64 * 1024
@@ -32,7 +33,7 @@ _Done = TypeVar("_Done")
 
 
 class StoppedError(trouble.HTTPError):
-    """A wait that was ended before the server was done; ``code`` is the code of the failure."""
+    """A request that was ended before its answer was whole, for a reason that has a ``code``."""
 
     def __init__(self, code: str, why: str) -> None:
         super().__init__(why)
@@ -109,9 +110,10 @@ class Connection:
     Failures are raised as exceptions of urllib3, which also makes the connection.
     """
 
-    __slots__ = ("_socket", "_timeout", "buffer")
+    __slots__ = ("_made", "_socket", "_timeout", "buffer")
 
     def __init__(self, made: socket.socket) -> None:
+        self._made = monotonic()
         self._socket = made
         self._timeout: float | None = None
         self.buffer = b""
@@ -171,7 +173,9 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        """Whether it can carry a request: what rests is silent, and readable only where the server has closed it."""
+        """Return True if it can carry a request: it is not too old, and the server has neither closed it nor sent anything."""
+        if monotonic() - self._made > LONGEST_LIFE:
+            return False
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         return not poll.poll(0)

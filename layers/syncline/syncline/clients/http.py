@@ -196,8 +196,11 @@ def _late(failure: SynclineError, policy: Policy) -> SynclineError:
 
 
 def _check(headers: Mapping[str, str], address: Address) -> None:
-    """REFUSED for what no header can carry; its value, perhaps a password, is not told."""
+    """Raise REFUSED for what no header can carry; a value, which may be a password, is not shown."""
     for name, value in headers.items():
+        if not wire.is_token(name):
+            what = f"the header name {name!r} for {address.host} has a character that none can have, or no character"
+            raise SynclineError("REFUSED", what)
         if not (value.isascii() and value.isprintable()):
             what = f"the header {name} for {address.host} has a character that none can carry, such as a line break"
             raise SynclineError("REFUSED", what)

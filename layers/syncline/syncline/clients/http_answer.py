@@ -16,6 +16,7 @@ _LARGEST_INTERIM: Final = 8  # interim answers before the final one
 
 _STATUS: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r\n]*)?\r?\Z")
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,8})(?:[ \t]*;[^\r\n]*)?\r?\Z")
 _LONGEST_LINE: Final = 1024  # bytes of a chunk's frame or of a trailer field
 
@@ -31,7 +32,18 @@ class AnswerReader:
     carry a further request.
     """
 
-    __slots__ = ("_buffer", "_chunked", "_interim", "_left", "_seen", "_trailer", "complete", "reusable", "status")
+    __slots__ = (
+        "_buffer",
+        "_chunked",
+        "_interim",
+        "_left",
+        "_seen",
+        "_trailer",
+        "_within",
+        "complete",
+        "reusable",
+        "status",
+    )
 
     def __init__(self) -> None:
         self.status: int | None = None
@@ -39,7 +51,8 @@ class AnswerReader:
         self.reusable = True
         self._buffer = b""
         self._interim = 0
-        self._left = 0  # of the body, or of the chunk with its line end; -1: until the connection closes
+        self._left = 0  # of the body, or of the chunk; -1: until the connection closes
+        self._within = False  # a chunk has begun, and the line end behind it is to come
         self._chunked = False
         self._trailer = False
         self._seen = 0
@@ -105,10 +118,10 @@ class AnswerReader:
 
     def _fields(self, status: int, old: bool, lines: list[bytes]) -> None:  # noqa: FBT001 - a fact of the head
         length: int | None = None
-        keeps = not old
+        options = set[bytes]()
         for line in lines:
             name, colon, value = line.partition(b":")
-            if not colon or not _NAME.fullmatch(name):
+            if not colon or not _NAME.fullmatch(name) or _CONTROL.search(value.removesuffix(b"\r")):
                 raise GarbageError("a header field that is none")
             lower = name.lower()
             if lower == b"content-length":
@@ -118,13 +131,13 @@ class AnswerReader:
                     raise GarbageError("a Transfer-Encoding that nobody asked for")
                 self._chunked = True
             elif lower == b"connection":
-                words = {word.strip().lower() for word in value.split(b",")}
-                keeps = b"close" not in words and (keeps or b"keep-alive" in words)
+                options |= {word.strip().lower() for word in value.split(b",")}
         if self._chunked and length is not None:
             raise GarbageError("two lengths")  # RFC 9112, section 6.3: what request smuggling is made of
         if status in (204, 304):
             length, self._chunked = 0, False
         self.status = status
+        keeps = b"close" not in options and (not old or b"keep-alive" in options)
         self.reusable = keeps and (self._chunked or length is not None)
         self._left = length if length is not None else 0 if self._chunked else -1
         if self._left > LARGEST_BODY:
@@ -152,18 +165,24 @@ class AnswerReader:
                 self._buffer = data
                 return
             line, data = data[:end], data[end + 1 :]
-            if self._trailer:
-                if line in (b"", b"\r"):
-                    self.complete = True
-                    if data:
-                        raise GarbageError("bytes after the answer's end")
-                continue
+            self._line(line)
+            if self.complete and data:
+                raise GarbageError("bytes after the answer's end")
+
+    def _line(self, line: bytes) -> None:
+        """Take a line of a chunked body: the end of a chunk, the size of the next one, or a trailer."""
+        if self._within:
+            if line not in (b"", b"\r"):
+                raise GarbageError("no line end follows a chunk")
+            self._within = False
+        elif self._trailer:
+            self.complete = line in (b"", b"\r")
+        else:
             match = _CHUNK.match(line)
             if match is None:
                 raise GarbageError("a chunk's frame that is none")
             size = int(match[1], 16)
-            self._trailer = size == 0
-            self._left = size + 2 if size else 0  # with the line end behind it
+            self._trailer, self._within, self._left = size == 0, size > 0, size
 
 
 def _length(value: bytes, known: int | None) -> int:

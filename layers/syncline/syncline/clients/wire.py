@@ -12,12 +12,13 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NoReturn
 from urllib.parse import quote
 
 from urllib3 import exceptions as trouble
 
-from syncline.clients.connections import Connection, Patience, Pool
+from syncline.clients.connections import Connection, Patience, Pool, StoppedError
 
 LARGEST_HEAD: Final = 64 * 1024  # bytes of status line and header fields together
 JOINED: Final = 64 * 1024  # bytes of a body up to which it is sent together with its head
@@ -25,6 +26,10 @@ _STATUS: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: |\r|\n|\Z)")
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _CHUNK: Final = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
 _TARGET: Final = re.compile(r"/[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]*")
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_LINE_ENDS: Final = (b"\r\n", b"\n")
+_NONE: Final[frozenset[str]] = frozenset()
 _LARGEST_INTERIM: Final = 8  # interim answers before the final one
 _LONGEST_LINE: Final = 8 * 1024  # bytes of a chunk's frame or of a trailer
 _BODILESS: Final = frozenset({204, 304})
@@ -70,7 +75,7 @@ class Headers(Mapping[str, str]):
 class Incoming:
     """An answer whose body is yet to be read. Read to its end, it gives its connection back by itself."""
 
-    __slots__ = ("_chunked", "_connection", "_keeps", "_left", "_patience", "_pool", "headers", "status")
+    __slots__ = ("_chunked", "_connection", "_keeps", "_left", "_patience", "_pool", "_within", "headers", "status")
 
     def __init__(self, pool: Pool, connection: Connection, patience: Patience, method: str) -> None:
         self._pool = pool
@@ -81,6 +86,7 @@ class Incoming:
         patience.begin(body=True)
         self.headers = Headers(fields)
         self._chunked = False
+        self._within = False  # a chunk has begun, so a line end comes before the next one
         self._left = -1  # bytes of the body, or of the chunk, that are to come; -1: until the connection closes
         self._keeps = keeps
         self._frame(method)
@@ -147,46 +153,52 @@ class Incoming:
             self._left = 0
         elif coding is not None:
             if coding.strip().lower() != "chunked":
-                self._broken("a Transfer-Encoding that nobody asked for")
+                self._broken(f"its Transfer-Encoding is {coding!r}, not chunked")
             self._chunked, self._left = True, 0
             self._keeps = self._keeps and length is None  # two lengths: what request smuggling is made of
             return
         elif length is not None:
             values = {each.strip() for each in length.split(",")}
             if len(values) != 1 or not _LENGTH.fullmatch(text := values.pop()):
-                self._broken("a Content-Length that is none")
+                self._broken(f"its Content-Length is {length!r}")
             self._left = int(text)
         if self._left == 0:
             self._end()
 
     def _next_chunk(self, connection: Connection) -> bool:
         """Read the frame of the next chunk; False at the end, behind the trailer."""
+        if self._within and self._line(connection) not in _LINE_ENDS:
+            self._broken("no line end follows a chunk")
         line = self._line(connection)
-        if line in (b"\r\n", b"\n"):  # what ends the chunk before
-            line = self._line(connection)
         match = _CHUNK.fullmatch(line)
         if match is None:
-            self._broken("a chunk's frame that is none")
-        self._left = int(match[1], 16)
+            self._broken(f"a chunk begins with {line[:40].rstrip()!r}, which is no size")
+        self._left, self._within = int(match[1], 16), True
         if self._left:
             return True
-        while self._line(connection) not in (b"\r\n", b"\n"):
-            continue
+        trailers = 0
+        while (line := self._line(connection)) not in _LINE_ENDS:
+            trailers += len(line)
+            if trailers > LARGEST_HEAD:
+                self._broken(f"its trailers are longer than {LARGEST_HEAD} bytes")
         self._end()
         return False
 
     def _line(self, connection: Connection) -> bytes:
         while (end := connection.buffer.find(b"\n")) < 0:
-            data = connection.fill(self._patience) if len(connection.buffer) < _LONGEST_LINE else b""
+            if len(connection.buffer) >= _LONGEST_LINE:
+                self._broken(f"a line of its chunks is longer than {_LONGEST_LINE} bytes")
+            data = connection.fill(self._patience)
             if not data:
-                self._broken("a chunk without an end")
+                self.close()
+                raise trouble.ProtocolError("the answer ends within a chunk")
             connection.buffer += data
         line, connection.buffer = connection.buffer[: end + 1], connection.buffer[end + 1 :]
         return line
 
-    def _broken(self, what: str) -> NoReturn:
+    def _broken(self, why: str) -> NoReturn:
         self.close()
-        raise trouble.ProtocolError(what)
+        raise StoppedError("BAD_ANSWER", why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,19 +244,35 @@ def _send(connection: Connection, request: Outgoing, patience: Patience) -> None
         if body:
             connection.send(body, patience)
         return
-    framed = "Content-Length" not in request.headers
-    if framed:
+    announced = request.headers.get("Content-Length")
+    if announced is None:
         lines.append("Transfer-Encoding: chunked")
     connection.send("\r\n".join((*lines, "", "")).encode("latin-1"), patience)
+    if announced is not None:
+        _send_announced(connection, body, int(announced), patience)
+        return
     line_end = b""
     for chunk in body:
         if chunk:
-            if framed:
-                connection.send(b"%b%x\r\n" % (line_end, len(chunk)), patience)
-                line_end = b"\r\n"
+            connection.send(b"%b%x\r\n" % (line_end, len(chunk)), patience)
+            line_end = b"\r\n"
             connection.send(chunk, patience)  # as it is: a large one is not copied into its frame
-    if framed:
-        connection.send(line_end + b"0\r\n\r\n", patience)
+    connection.send(line_end + b"0\r\n\r\n", patience)
+
+
+def _send_announced(connection: Connection, body: Iterable[bytes], size: int, patience: Patience) -> None:
+    """Send a streamed body of ``size`` bytes; StoppedError if it has more or fewer, of which the server gets no more."""
+    left = size
+    for chunk in body:
+        if len(chunk) > left:
+            raise StoppedError("SOURCE_CHANGED", f"the content to send has more than the {size} bytes announced")
+        if chunk:
+            connection.send(chunk, patience)
+            left -= len(chunk)
+    if left:
+        raise StoppedError(
+            "SOURCE_CHANGED", f"the content to send has only {size - left} of the {size} bytes announced"
+        )
 
 
 def _sendable(target: str) -> str:
@@ -258,15 +286,17 @@ def _head(connection: Connection, patience: Patience) -> tuple[int, list[tuple[s
         head = _head_bytes(connection, patience)
         match = _STATUS.match(head)
         if match is None:
-            raise trouble.ProtocolError("the answer is not HTTP")
+            raise StoppedError("BAD_ANSWER", "it is not HTTP")
         status = int(match[2])
         if status >= 200:
             fields = _fields(head)
-            says = next((value.lower() for name, value in fields if name == "connection"), "")
-            return status, fields, "keep-alive" in says if match[1] == b"0" else "close" not in says
+            said = [value for name, value in fields if name == "connection"]
+            options = {option.strip().lower() for value in said for option in value.split(",")} if said else _NONE
+            keeps = "close" not in options and (match[1] != b"0" or "keep-alive" in options)
+            return status, fields, keeps
         if status == 101:
             break
-    raise trouble.ProtocolError("an interim answer without an end")
+    raise StoppedError("BAD_ANSWER", "no final answer follows its interim ones")
 
 
 def _head_bytes(connection: Connection, patience: Patience) -> bytes:
@@ -279,7 +309,7 @@ def _head_bytes(connection: Connection, patience: Patience) -> bytes:
             connection.buffer = data[end + gap :]
             return data[:end]
         if len(data) > LARGEST_HEAD:
-            raise trouble.ProtocolError("the head of the answer is too long")
+            raise StoppedError("BAD_ANSWER", f"its head is longer than {LARGEST_HEAD} bytes")
         more = connection.fill(patience)
         if not more:
             raise trouble.ProtocolError("the server closed the connection without an answer")
@@ -290,13 +320,24 @@ def _fields(head: bytes) -> list[tuple[str, str]]:
     fields: list[tuple[str, str]] = []
     for line in head.decode("latin-1").split("\n")[1:]:
         name, colon, value = line.partition(":")
-        if colon and not name[:1].isspace():
-            fields.append((name.rstrip().lower(), value.strip()))
-        elif fields and line[:1] in (" ", "\t"):  # a field that goes on, as was allowed once
+        if line[:1] in (" ", "\t") and fields:  # a field that goes on, as was allowed once
             fields[-1] = (fields[-1][0], f"{fields[-1][1]} {line.strip()}")
+        elif not colon:
+            raise StoppedError("BAD_ANSWER", f"a header field is {line[:40].strip()!a}, without a colon")
+        elif not is_token(name):
+            raise StoppedError("BAD_ANSWER", f"a header field is named {name[:40]!a}, which no field can be")
         else:
-            raise trouble.ProtocolError("a header field that is none")
+            fields.append((name.lower(), value.strip(" \t\r")))
+    for name, value in fields:
+        if not value.isprintable() and _CONTROL.search(value):
+            raise StoppedError("BAD_ANSWER", f"the header field {name} has a control character")
     return fields
+
+
+@lru_cache(maxsize=1024)  # a few names make up most fields
+def is_token(name: str) -> bool:
+    """Return True if a header field can have this name (RFC 9110, section 5.6.2)."""
+    return _TOKEN.fullmatch(name) is not None
 
 
 def _unpacked(answer: Incoming, limit: int, bits: int) -> bytes:

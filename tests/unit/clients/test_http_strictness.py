@@ -1,0 +1,125 @@
+"""What breaks the rules of HTTP is refused with its reason, in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from syncline.clients import connections
+from syncline.clients.bucket import Bucket
+from syncline.clients.bucket_head import Head
+from syncline.clients.http import Endpoint, Http
+from syncline.errors import SynclineError
+from tests.standins.made_up import Naps
+from tests.standins.scripted_http import Reply, ScriptedServer
+from tests.unit.clients.test_wire import BODY, raw
+
+OK = Reply(200, b"fine")
+START = b"HTTP/1.1 200 OK\r\n"
+
+
+def failed(http: Http, url: str, method: str = "GET", **options: object) -> SynclineError:
+    with pytest.raises(SynclineError) as caught:
+        http.request(method, url, **options)  # type: ignore[arg-type]
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"SSH-2.0-OpenSSH_9 cut\r\n\r\n", "it is not HTTP"),
+        (START + b"no field cut\r\n\r\n", "a header field is 'no field cut'"),
+        (START + b"X y: 1\r\nContent-Length: 4\r\n\r\nfine cut", "a header field is named 'X y'"),
+        (START + b"X\r: 1\r\nContent-Length: 4\r\n\r\nfine cut", "a header field is named 'X\\r'"),
+        (START + b": 1\r\nContent-Length: 4\r\n\r\nfine cut", "a header field is named ''"),
+        (START + b"X-\xe9: 1\r\nContent-Length: 4\r\n\r\nfine cut", "a header field is named 'X-\\xe9'"),
+        (START + b"X : 1\r\nContent-Length: 4\r\n\r\nfine cut", "a header field is named 'X '"),
+        (START + b"X: a\0b\r\nContent-Length: 4\r\n\r\nfine cut", "the header field x has a control character"),
+        (START + b"X: a\rb\r\nContent-Length: 4\r\n\r\nfine cut", "the header field x has a control character"),
+        (START + b"Content-Length: four\r\n\r\ncut", "its Content-Length is 'four'"),
+        (START + b"Transfer-Encoding: gzip, chunked\r\n\r\ncut", "its Transfer-Encoding is 'gzip, chunked'"),
+        (START + b"Transfer-Encoding: chunked\r\n\r\nzz\r\ncut", "a chunk begins with b'zz'"),
+        (START + b"Transfer-Encoding: chunked\r\n\r\n4\r\nfine0\r\n\r\ncut", "no line end follows a chunk"),
+        (
+            START + b"Transfer-Encoding: chunked\r\n\r\n4\r\nfine4\r\nmore\r\n0\r\n\r\ncut",
+            "no line end follows a chunk",
+        ),
+        (START + b"X: " + b"y" * 70_000 + b" cut", "its head is longer than 65536 bytes"),
+        (START + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"A: b\r\n" * 20_000 + b"cut", "its trailers are longer"),
+    ],
+)
+def test_an_answer_that_breaks_the_protocol(http: Http, naps: Naps, answer: bytes, reason: str) -> None:
+    with raw(answer) as server:
+        error = failed(http, f"{server.url}/a", retry=naps.policy(attempts=1))
+    assert error.code.name == "BAD_ANSWER"
+    assert reason in error.what
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Connection: keep-alive\r\nConnection: close\r\n",
+        b"Connection: close\r\nConnection: keep-alive\r\n",
+        b"Connection: keep-alive, Close\r\n",
+    ],
+)
+def test_close_counts_wherever_it_stands(http: Http, fields: bytes) -> None:
+    answer = START + fields + b"Content-Length: 4\r\n\r\nfine close"
+    with raw(answer, BODY) as server:
+        for _ in range(2):
+            assert http.request("GET", f"{server.url}/a").body == b"fine"
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize("name", ["X\rY: 1\r\nX", "X\r", "X Y", "X:", "", "X\u00e9", "(X)", "X\0"])
+def test_a_header_name_that_is_no_token_is_not_sent(server: ScriptedServer, http: Http, name: str) -> None:
+    error = failed(http, f"{server.url}/a", headers={name: "value"})
+    assert error.code.name == "REFUSED"
+    assert repr(name) in error.what
+    assert server.requests == []
+
+
+def test_metadata_of_an_object_makes_no_further_header(server: ScriptedServer, http: Http) -> None:
+    bucket = Bucket(Endpoint.parse(server.url), "bucket", lambda: None, http)
+    like = Head("", 4, "text/plain", metadata={"a\rx-amz-acl: public-read\r\nb": "value"})
+    with pytest.raises(SynclineError, match="REFUSED: the header name 'x-amz-meta-a"):
+        bucket.put("key", b"fine", like)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("chunks", [[b"ab", b"cd"], [b"abcd"], [b"ab", b"c", b"d" * 100_000], [b"abcde"]])
+def test_a_stream_longer_than_announced(server: ScriptedServer, http: Http, chunks: list[bytes]) -> None:
+    server.on("PUT", "/a", Reply(201))
+    server.on("GET", "/a", OK)
+    error = failed(http, f"{server.url}/a", "PUT", headers={"Content-Length": "3"}, body=iter(chunks))
+    assert error.code.name == "SOURCE_CHANGED"
+    assert "more than the 3 bytes" in error.what
+    assert http.request("GET", f"{server.url}/a").body == b"fine"
+    assert server.connections == 2
+    assert all(len(request.body) <= 3 for request in server.requests)
+
+
+def test_a_stream_shorter_than_announced(server: ScriptedServer, http: Http) -> None:
+    server.on("PUT", "/a", Reply(201))
+    server.on("GET", "/a", OK)
+
+    def chunks() -> Iterator[bytes]:
+        yield b"ab"
+
+    error = failed(http, f"{server.url}/a", "PUT", headers={"Content-Length": "3"}, body=chunks())
+    assert error.code.name == "SOURCE_CHANGED"
+    assert "2 of the 3 bytes" in error.what
+    assert http.request("GET", f"{server.url}/a").body == b"fine"
+    assert server.connections == 2
+
+
+def test_a_connection_is_not_used_for_ever(
+    server: ScriptedServer, http: Http, naps: Naps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "monotonic", naps.clock)
+    server.on("GET", "/a", OK)
+    for _ in range(11):
+        http.request("GET", f"{server.url}/a")
+        naps.now += connections.LONGEST_LIFE / 4
+    assert server.connections == 3
