@@ -26,6 +26,7 @@ LONGEST_LIFE: Final = 300.0  # seconds after which a connection gets no further 
 GLANCE: Final = 1.0  # seconds after which a wait looks whether it is still wanted
 RATE_WINDOW: Final = 30.0  # seconds of waiting over which the rate of a body is measured
 _READ: Final = 64 * 1024
+_LARGEST_FILL: Final = 256 * 1024
 _ROUNDING: Final = 0.001
 _TIME_OVER: Final = "the function's time was over"
 _Given = TypeVar("_Given")
@@ -80,19 +81,21 @@ class Patience:
         return most
 
     def spend(self, seconds: float) -> None:
-        """Count seconds of waiting; raise StoppedError if the run is over or the body is too slow."""
-        self._stop_if_halted()
+        """Count seconds of waiting; raise StoppedError if the body is too slow."""
         self._spent += seconds
         if self._body and self._spent >= RATE_WINDOW:
             if self._bytes < self._policy.slowest * self._spent:
                 raise self._too_slow()
             self._spent, self._bytes = 0.0, 0
 
-    def ran_out(self, waited: float) -> trouble.HTTPError:
-        """Return the failure of a wait that took as long as it may."""
+    def check(self, waited: float, limit: float) -> None:
+        """Raise the failure of a wait of ``waited`` seconds: its run is halted, or it took as long as it may."""
+        self._stop_if_halted()
+        if waited < limit:
+            return
         least = self._most - _ROUNDING
         late = waited < least if self._body else self._spent < least
-        return StoppedError("TIME_SHORT", _TIME_OVER) if late else trouble.TimeoutError()
+        raise StoppedError("TIME_SHORT", _TIME_OVER) if late else trouble.TimeoutError()
 
     def _stop_if_halted(self) -> None:
         if self._policy.halted():
@@ -110,11 +113,14 @@ class Connection:
     Failures are raised as exceptions of urllib3, which also makes the connection.
     """
 
-    __slots__ = ("_made", "_socket", "_timeout", "buffer")
+    __slots__ = ("_made", "_socket", "_space", "_timeout", "buffer")
 
     def __init__(self, made: socket.socket) -> None:
         self._made = monotonic()
         self._socket = made
+        self._space = memoryview(
+            b""
+        )  # used again: memory that is new to the process costs more than the copy out of it
         self._timeout: float | None = None
         self.buffer = b""
 
@@ -134,12 +140,14 @@ class Connection:
             raise _named(error) from error
 
     def fill_up(self, size: int, patience: Patience) -> bytes:
-        """Wait for ``size`` bytes; return fewer if more would take long, none if the server has closed the connection."""
-        data = bytearray(size)
-        free = memoryview(data)
+        """Wait for ``size`` bytes; return fewer if more would take long or are many, none at the end of the connection."""
+        size = min(size, _LARGEST_FILL)
+        if size > len(self._space):
+            self._space = memoryview(bytearray(size))
+        free = self._space
         began, filled = monotonic(), 0
         try:
-            while filled < size and (came := self._wait(self._socket.recv_into, free[filled:], patience)):
+            while filled < size and (came := self._wait(self._socket.recv_into, free[filled:size], patience)):
                 filled += came
                 if monotonic() - began >= GLANCE:
                     break
@@ -161,8 +169,7 @@ class Connection:
             except TimeoutError:
                 waited += seconds
                 patience.spend(seconds)
-                if waited >= limit:
-                    raise patience.ran_out(waited) from None
+                patience.check(waited, limit)
             except (BrokenPipeError, ConnectionResetError):
                 raise
             except OSError as error:
