@@ -29,7 +29,6 @@ from syncline.clients.http import Body, Http, Response
 from syncline.clients.pacing import Policy
 from syncline.model import Step
 from syncline.steps.worker import Worker
-from syncline.telemetry import metrics
 from tests.stack import EVENTS, QUEUES, dead_url, url
 
 LARGEST_MESSAGE: Final = 1024 * 1024
@@ -420,8 +419,6 @@ class Pump:
             self.reaper.dead = False
             self._warm.pop(step, None)
             return
-        finally:
-            metrics.clear_metrics()
         failed = {each["itemIdentifier"] for each in answer["batchItemFailures"]}
         for letter in letters:
             if letter.id not in failed:

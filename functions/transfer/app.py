@@ -6,12 +6,11 @@ from aws_lambda_powertools.utilities.batch.types import PartialItemFailureRespon
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from syncline.model import Step
-from syncline.telemetry import logger, metrics
+from syncline.telemetry import logger
 from syncline.wiring import worker
 
 
 @logger.inject_lambda_context(clear_state=True)
-@metrics.log_metrics(capture_cold_start_metric=False)
 def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
     """An SQS event; the messages that are to be shown again."""
     return worker(Step.TRANSFER).handle(event, context)

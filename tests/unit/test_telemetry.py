@@ -11,7 +11,7 @@ import pytest
 
 from syncline.model import EVERYTHING, Counts, Outcome, Result, Run, RunStatus, Trigger
 from syncline.secrets import register
-from syncline.telemetry import batch_ended, logger, run_ended
+from syncline.telemetry import batch_ended, logger, operation, run_ended
 
 PLANTED = "s3cret/with+odd=chars"
 
@@ -74,6 +74,19 @@ def test_the_end_of_a_run(said: Callable[[], list[dict[str, Any]]]) -> None:
     run_ended(ended_run(skipped=4, left_out=2))
     line, emf = said()
     assert (line["level"], line["left_out"], emf["ItemsLeftOut"], emf["RunsFailed"]) == ("info", 2, [2.0], [0.0])
+
+
+def test_the_metrics_of_two_stacks_are_told_apart(
+    said: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYNCLINE_STACK", "staging")
+    run_ended(ended_run(moved=3))
+    operation("prod-to-dr", "commit", {}, {"ClustersBackedUp": 2})
+    measured = [line for line in said() if "_aws" in line]
+    assert [line["stack"] for line in measured] == ["staging", "staging"]
+    for line in measured:
+        ((names,),) = [each["Dimensions"] for each in line["_aws"]["CloudWatchMetrics"]]
+        assert {"stack", "sync"} <= set(names)
 
 
 def test_an_item_that_did_not_get_there_has_a_line_of_its_own(said: Callable[[], list[dict[str, Any]]]) -> None:

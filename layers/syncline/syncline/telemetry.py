@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import warnings
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools import Logger
 from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
 from aws_lambda_powertools.logging.types import LogRecord
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
@@ -33,25 +33,27 @@ class RedactingFormatter(LambdaPowertoolsFormatter):
 
 
 logger = Logger(logger_formatter=RedactingFormatter(), utc=True)
-metrics = Metrics()
-
-# A call that ended no batch has nothing to count, and that is no reason for a warning.
-warnings.filterwarnings("ignore", message="No application metrics to publish")
-
 _COUNTED = ("moved", "skipped", "left_out", "removed", "extra", "conflict", "failed", "known")
 
 
+def measurements(**dimensions: str) -> EphemeralMetrics:
+    """Return metrics with these dimensions, those of this stack apart from those of another in the same account."""
+    metrics = EphemeralMetrics()
+    stack = os.environ.get("SYNCLINE_STACK")
+    for name, value in (({"stack": stack} if stack else {}) | dimensions).items():
+        metrics.add_dimension(name, value)
+    return metrics
+
+
 def run_ended(run: Run) -> None:
-    """Say how a run ended: one log line, and a metric for each outcome with the sync as its dimension."""
+    """Log how a run ended, and measure each outcome by sync."""
     counts = run.counts
     seconds = round((run.ended or run.started) - run.started, 3)
     fields: dict[str, Any] = {"sync": run.sync, "run": run.id, "status": run.status.value, "number": run.number}
     fields |= {name: getattr(counts, name) for name in (*_COUNTED, "bytes", "requests")} | {"seconds": seconds}
     say = logger.warning if counts.failed + counts.known + counts.conflict else logger.info
     say("run ended", extra=fields)
-    # Metrics of their own: the dimension is not to spread to what else this call counts.
-    ended = EphemeralMetrics()
-    ended.add_dimension("sync", run.sync)
+    ended = measurements(sync=run.sync)
     for name in _COUNTED:
         words = name.title().replace("_", "")
         ended.add_metric(f"Items{words}", MetricUnit.Count, getattr(counts, name))
@@ -64,22 +66,21 @@ def run_ended(run: Run) -> None:
 
 
 def operation(sync: str, name: str, data: Mapping[str, Any], gauges: Mapping[str, float]) -> None:
-    """Log an ``operation`` of a kind with its ``data``, and emit its metrics by sync.
+    """Log an ``operation`` of a kind with its ``data``, and measure its gauges by sync.
 
     A name that ends with ``_failed`` is logged as an error.
     """
     say = logger.error if name.endswith("_failed") else logger.info
     say(name.replace("_", " "), extra={"sync": sync, "operation": name, "data": dict(data)})
     if gauges:
-        said = EphemeralMetrics()
-        said.add_dimension("sync", sync)
+        metrics = measurements(sync=sync)
         for metric, value in gauges.items():
-            said.add_metric(metric, MetricUnit.Count, value)
-        said.flush_metrics()
+            metrics.add_metric(metric, MetricUnit.Count, value)
+        metrics.flush_metrics()
 
 
 def batch_ended(about: Mapping[str, object], results: Sequence[Result], counts: Counts) -> None:
-    """Log the counts of a batch and a line for each item with a code, an error for a failed one; add the metrics.
+    """Log the counts of a batch and a line for each item with a code, an error for a failed one.
 
     ``about`` are fields that identify the batch.
     """
@@ -91,5 +92,3 @@ def batch_ended(about: Mapping[str, object], results: Sequence[Result], counts: 
             say("item not moved", extra=fields)
     tally = {name: value for name, value in asdict(counts).items() if value}
     logger.info("batch ended", extra={**about, **tally})
-    metrics.add_metric("Moved", MetricUnit.Count, counts.moved)
-    metrics.add_metric("Failed", MetricUnit.Count, counts.failed)

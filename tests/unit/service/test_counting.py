@@ -34,6 +34,7 @@ def measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     def measure(function: str, count: Callable[[CloudWatchCounts], None]) -> Measured:
         monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "Syncline")
         monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", function)
+        monkeypatch.setenv("SYNCLINE_STACK", "one")
         capsys.readouterr()
         count(CloudWatchCounts())
         found: Measured = {}
@@ -41,8 +42,12 @@ def measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
             for directive in line["_aws"]["CloudWatchMetrics"]:
                 assert directive["Namespace"] == "Syncline"
                 for names in directive["Dimensions"]:
-                    dimensions = frozenset((name, line[name]) for name in names)
-                    found |= {(metric["Name"], dimensions): line[metric["Name"]] for metric in directive["Metrics"]}
+                    dimensions = {name: line[name] for name in names}
+                    assert dimensions.pop("stack") == "one"
+                    for metric in directive["Metrics"]:
+                        key = metric["Name"], frozenset(dimensions.items())
+                        assert key not in found  # CloudWatch would take the sum
+                        found[key] = line[metric["Name"]]
         return found
 
     return measure
@@ -52,16 +57,27 @@ def _of(name: str, **dimensions: str) -> tuple[str, frozenset[tuple[str, str]]]:
     return name, frozenset(dimensions.items())
 
 
-def test_a_canary_is_a_value_for_each_instance_and_check(measured: Measure) -> None:
+def test_canaries_are_measured_by_check_and_not_by_instance(measured: Measure) -> None:
     found = measured("canary", lambda counts: counts.sighted("gateway", SIGHTINGS, 3))
     where = {"service": "canary", "sync": "gateway"}
-    assert found[_of("CanarySeconds", **where, instance="gateway-001", check="write")] == [0.7]
-    assert found[_of("CanarySeconds", **where, instance="gateway-002", check="write")] == [0.4]
-    assert _of("CanarySeconds", **where, instance="gateway-001", check="delete") not in found
-    assert found[_of("CanaryLost", **where, instance="gateway-002", check="write")] == [1]
-    assert _of("CanaryLost", **where, instance="gateway-001", check="write") not in found
+    assert found[_of("CanarySeconds", **where, check="write")] == [0.7, 0.4]
+    assert _of("CanarySeconds", **where, check="delete") not in found
+    assert found[_of("CanaryArrived", **where, check="write")] == [1]
+    assert found[_of("CanaryLost", **where, check="write")] == [1]
+    assert found[_of("CanaryKept", **where, check="delete")] == [1]
     assert found[_of("CanaryFaults", **where)] == [3]
     assert found[_of("CanaryFailed", **where)] == [1]  # what a deletion and a long value come to is the store's way
+
+
+def test_more_instances_are_no_more_metrics(measured: Measure) -> None:
+    """A metric costs money for each value of its dimensions, and each new pod has a new name."""
+
+    def metrics_of(instances: int) -> set[object]:
+        names = [f"gateway-{number}" for number in range(instances)]
+        sightings = [Sighting(check, name, Outcome.ARRIVED, 0.5) for name in names for check in Check]
+        return set(measured("canary", lambda counts: counts.sighted("gateway", sightings, 0)))
+
+    assert metrics_of(30) == metrics_of(1)
 
 
 def test_a_verdict_is_counted_by_its_word(measured: Measure) -> None:
@@ -89,6 +105,7 @@ def test_an_alarm_looks_at_what_is_measured(
     wanted = resources[alarm]["Properties"]
     service = resources[f"{function.capitalize()}Function"]["Properties"]["Environment"]["Variables"]
     dimensions = {each["Name"]: each["Value"] for each in wanted["Dimensions"]}
+    assert dimensions.pop("stack") == {"Ref": "AWS::StackName"}
     assert (wanted["Namespace"], dimensions) == ("Syncline", {"service": service["POWERTOOLS_SERVICE_NAME"]})
     (value,) = measured(function, count)[_of(wanted["MetricName"], **dimensions)]
     assert value == bad

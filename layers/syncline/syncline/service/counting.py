@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter as Tally
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
+from aws_lambda_powertools.metrics import MetricUnit
 
 from syncline.kinds.tokens.verdict import Finding, Known
+from syncline.telemetry import measurements
 
 if TYPE_CHECKING:  # a probe counts neither
     from syncline.kinds.tokens.sightings import Sighting
@@ -33,7 +35,7 @@ class CloudWatchCounts:
     """Metrics in the log's embedded format; CloudWatch makes percentiles of the values that come in one line."""
 
     def verdict(self, sync: str, finding: Finding) -> None:
-        metrics = _of(sync)
+        metrics = measurements(sync=sync)
         metrics.add_metric("VerdictMilliseconds", MetricUnit.Milliseconds, finding.milliseconds)
         for known in Known:
             metrics.add_metric(f"Verdict{known.value}", MetricUnit.Count, int(finding.verdict is known))
@@ -41,44 +43,37 @@ class CloudWatchCounts:
 
     def scraped(self, results: Iterable[Scraped]) -> None:
         found = list(results)
-        _all("ScrapesFailed", sum(each.failed is not None for each in found))
+        _over_all_syncs("ScrapesFailed", sum(each.failed is not None for each in found))
         for each in found:
-            metrics = _of(each.sync)
+            metrics = measurements(sync=each.sync)
             metrics.add_metric("ScrapeFailed", MetricUnit.Count, int(each.failed is not None))
             if each.failed is None:
                 metrics.add_metric("InstancesServing", MetricUnit.Count, each.serving)
             metrics.flush_metrics()
 
     def sighted(self, sync: str, sightings: Iterable[Sighting], faults: int) -> None:
+        """Measure a round by check, not by instance: each name of a pod would be further metrics to pay for."""
         found = list(sightings)
-        _all("CanaryFaults", faults)
-        metrics = _of(sync)
+        _over_all_syncs("CanaryFaults", faults)
+        metrics = measurements(sync=sync)
         metrics.add_metric("CanaryFaults", MetricUnit.Count, faults)
         metrics.add_metric("CanaryFailed", MetricUnit.Count, sum(each.bad for each in found))
         metrics.flush_metrics()
-        for each in found:
-            metrics = _of(sync)
-            metrics.add_dimension("instance", each.instance)
-            metrics.add_dimension("check", each.check.value)
-            if each.seconds is not None:
-                metrics.add_metric("CanarySeconds", MetricUnit.Seconds, each.seconds)
-            # The outcome alone: each further name is a metric to pay for, by instance and check.
-            metrics.add_metric(f"Canary{each.outcome.value.capitalize()}", MetricUnit.Count, 1)
+        for check in dict.fromkeys(each.check for each in found):
+            some = [each for each in found if each.check is check]
+            metrics = measurements(sync=sync, check=check.value)
+            for seconds in (each.seconds for each in some if each.seconds is not None):
+                metrics.add_metric("CanarySeconds", MetricUnit.Seconds, seconds)
+            for outcome, count in Tally(each.outcome for each in some).items():
+                metrics.add_metric(f"Canary{outcome.value.capitalize()}", MetricUnit.Count, count)
             metrics.flush_metrics()
 
 
-def _all(name: str, count: int) -> None:
-    """Over all syncs: an alarm cannot name a dimension that is not there yet."""
-    metrics = EphemeralMetrics()
+def _over_all_syncs(name: str, count: int) -> None:
+    """Measure a sum of all syncs, for an alarm: that cannot name the syncs of a stack."""
+    metrics = measurements()
     metrics.add_metric(name, MetricUnit.Count, count)
     metrics.flush_metrics()
-
-
-def _of(sync: str) -> EphemeralMetrics:
-    # Metrics of their own: the dimension is not to spread to what else a call counts.
-    metrics = EphemeralMetrics()
-    metrics.add_dimension("sync", sync)
-    return metrics
 
 
 class PrometheusCounts:
