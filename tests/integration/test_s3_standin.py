@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from itertools import product
+from urllib.parse import unquote
 
 import pytest
 from moto.server import ThreadedMotoServer
@@ -15,6 +16,7 @@ from syncline.clients.http import Endpoint, Http, Policy
 from syncline.clients.sigv4 import EMPTY, Request, Signer
 from syncline.errors import SynclineError
 from tests.standins.s3 import ACCESS, SECRET, S3Server
+from tests.standins.scripted_http import ScriptedServer
 
 NAMES = ["a", "a/", "a/b", "a/c/d", "a b", "a+b%", "b//c", "b/d", "e\x01f", "z<>&'\"", "ä/ü", "日本/🎈", "~*!()"]
 
@@ -166,3 +168,20 @@ def test_uploads_are_completed_as_they_were_sent(server: S3Server) -> None:
     server.smallest_part = 1
     upload.complete(etags)
     assert server.objects["bbb"]["key"].content == b"smallsmall"
+
+
+@pytest.mark.parametrize("key", ["../up", "a/../b", "./a", "a/./b/..", "...", ".a/b..", "a//../b", "/../x"])
+def test_a_key_with_dots_is_sent_encoded_and_signed_as_it_is(server: S3Server, moto: Bucket, key: str) -> None:
+    """A server or a proxy before it would resolve `..`, and answer for another bucket."""
+    with ScriptedServer() as scripted:
+        with pytest.raises(SynclineError):
+            at(scripted.url).read(key, 10)
+        (asked,) = scripted.requests
+        scripted.unscripted.clear()  # its answer does not matter
+        assert {".", ".."}.isdisjoint(asked.target.split("?")[0].split("/"))
+        assert unquote(asked.target.split("?")[0]) == f"/bbb/{key}"
+    for bucket in (at(server.url), moto):
+        bucket.put(key, b"dots")
+        assert bucket.read(key, 10)[1] == b"dots"
+        assert [each.key for page in bucket.pages() for each in page.objects if each.key == key] == [key]
+        bucket.delete(key)

@@ -176,12 +176,15 @@ def encode(message: Start | Batch | Dead) -> str:
 
 
 def from_json(body: Any) -> Start | Batch | Dead | Notice:
-    """Read a message; raises MESSAGE_INVALID naming the first thing that is wrong."""
+    """Read a message. Raises MESSAGE_VERSION for another version's, and MESSAGE_INVALID naming what is wrong."""
     if isinstance(body, dict) and "v" not in body:
         return Notice(body)
     try:
-        if body["v"] != VERSION:
-            raise SynclineError("MESSAGE_INVALID", f"message version {body['v']!r}, this Syncline reads {VERSION}")
+        version = body["v"]
+        if isinstance(version, int) and version != VERSION:
+            raise SynclineError("MESSAGE_VERSION", f"a message of version {version}; this Syncline reads {VERSION}")
+        if version != VERSION:
+            raise SynclineError("MESSAGE_INVALID", f"message version {version!r}, this Syncline reads {VERSION}")
         match body["type"]:
             case "start":
                 return Start(
@@ -224,7 +227,7 @@ def from_json(body: Any) -> Start | Batch | Dead | Notice:
 
 
 def decode(body: str) -> Start | Batch | Dead | Notice:
-    """Read the body of a queue's message; raises MESSAGE_INVALID."""
+    """Read the body of a queue's message; raises MESSAGE_INVALID or MESSAGE_VERSION."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -241,7 +244,7 @@ class DeadLetter:
     receipt: str
 
     def read(self) -> Dead | Batch | Start | None:
-        """What lies there, None if it is nobody's message."""
+        """Return the message, None if it is nobody's, or another version's."""
         try:
             message = decode(self.body)
         except SynclineError:

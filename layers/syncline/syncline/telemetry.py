@@ -79,6 +79,12 @@ def operation(sync: str, name: str, data: Mapping[str, Any], gauges: Mapping[str
         metrics.flush_metrics()
 
 
+def message_dropped(why: str, sync: str | None = None) -> None:
+    """Log and count a message or an event that belongs to no sync: nobody could ever retry it."""
+    logger.warning("message dropped", extra={"sync": sync, "why": why} if sync else {"why": why})
+    metrics.add_metric("MessagesDropped", MetricUnit.Count, 1)
+
+
 def batch_ended(about: Mapping[str, object], results: Sequence[Result], counts: Counts) -> None:
     """Log the counts of a batch and a line for each item with a code, an error for a failed one.
 

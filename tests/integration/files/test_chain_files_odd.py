@@ -195,3 +195,16 @@ def listing(keys: Sequence[str], more: str = "") -> bytes:
     )
     truncated = "true" if more else "false"
     return f"<ListBucketResult><IsTruncated>{truncated}</IsTruncated>{more}{shown}</ListBucketResult>".encode()
+
+
+@pytest.mark.parametrize("key", ["../../etc/passwd", "a/../../b", "."])
+def test_a_forged_event_begins_no_run(chain: FilesChain, key: str) -> None:
+    chain.configure()
+    chain.put("a.txt", b"a")
+    chain.notify(record(chain.name, key), record("bucket-of-nobody", "a.txt"), {"Records": [{"forged": True}]})
+    chain.pump.run()
+    assert chain.state.runs(chain.sync) == []
+    assert chain.mail.dead() == []
+    run = chain.hear(record(chain.name, key), record(chain.name, "a.txt"))
+    assert (run.counts.moved, run.counts.failed) == (1, 0)
+    chain.check()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
+from syncline import messages
 from syncline.cli.commands_retry import GivenUp, Letters
 from syncline.errors import SynclineError
-from syncline.messages import Batch, DeadLetter, Outgoing, Start, decode, encode
+from syncline.messages import Batch, DeadLetter, Outgoing, Start, decode, encode, to_json
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.state import BatchRecord, State, first_batch
 from syncline.steps.engine import Work
@@ -161,6 +163,22 @@ def test_work_of_a_run_that_is_over_is_done_again(applied: Stack) -> None:
     applied.target.queues.bury(Step.VERIFY, [encode(late), encode(forgotten)])
     assert applied.json("retry", "prod")["letters"]["retried"] == 2
     assert applied.started()[0].scope.groups == ("mirror/team/app", "mirror/team/base")
+
+
+def test_a_message_of_another_version_stays_until_that_version_retries_it(
+    applied: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = applied.begin()
+    batch = first_batch(run).child(0, step=Step.TRANSFER, items=(Item("mirror/team/app", "1.0"),))
+    root = BatchRecord((), (Outgoing(batch),))
+    applied.target.state.end_batch(first_batch(run), root, Counts(queued=1))
+    applied.target.queues.bury(Step.TRANSFER, [json.dumps(to_json(batch) | {"v": 2})])
+    assert applied.json("retry", "prod")["letters"]["resumed"] == 0
+    assert len(_seen(applied)) == 1, "this version leaves it where it is"
+    monkeypatch.setattr(messages, "VERSION", 2)
+    assert applied.json("retry", "prod")["letters"]["resumed"] == 1
+    assert [decode(body) for body in bodies(applied, Step.TRANSFER)] == [batch]
+    assert _seen(applied) == []
 
 
 def test_a_plan_leaves_nothing_to_retry(applied: Stack) -> None:

@@ -207,3 +207,13 @@ class TestSequencers:
     def test_what_is_no_sequencer_is_never_older(self, odd: str | None) -> None:
         assert not surely_older(odd, "FF")
         assert not surely_older("00", odd)
+
+
+@pytest.mark.parametrize("key", ["../../etc/passwd", "a/../b", "./a", "a/."])
+@pytest.mark.parametrize("bus", [True, False])
+def test_a_key_that_climbs_is_left_out(key: str, *, bus: bool) -> None:
+    about: dict[str, Any] = {"bucket": {"name": "b"}, "object": {"key": key}}
+    record = {"eventVersion": "2.1", "eventSource": "aws:s3", "eventName": "ObjectCreated:Put", "s3": about}
+    plain = {"Records": [record, {**record, "s3": {**about, "object": {"key": "plain..txt"}}}]}
+    body = {"source": "aws.s3", "detail-type": "Object Created", "detail": about} if bus else plain
+    assert [event.key for event in events_in(body)] == ([] if bus else ["plain..txt"])

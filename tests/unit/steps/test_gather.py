@@ -17,6 +17,7 @@ from syncline.messages import Start, decode
 from syncline.model import Run, RunStatus, Scope, Step, Trigger
 from syncline.steps import gather as gather_module
 from syncline.stores.hearing import Claim
+from syncline.telemetry import metrics
 from tests.interleaving import deliver_meanwhile
 from tests.made_up import SYNC, Steps, items
 from tests.pump import Duplicates, KilledError, Manners, When
@@ -83,14 +84,25 @@ def test_a_sync_that_is_off_hears_nothing(steps: Steps, looked: list[Scope]) -> 
     assert looked == []
 
 
-def test_what_is_nobody_s_event_is_laid_aside(steps: Steps, looked: list[Scope]) -> None:
+def test_what_is_nobody_s_event_is_dropped(steps: Steps, looked: list[Scope]) -> None:
     steps.put('{"Records": "?"}')
     steps.pump.run()
     assert looked == []
-    assert [letter.body for _, letter in steps.mail.dead()] == ['{"Records": "?"}']
+    assert steps.mail.dead() == []
 
 
-def test_an_event_that_its_sync_cannot_read_is_laid_aside_alone(steps: Steps, looked: list[Scope]) -> None:
+def test_an_event_that_no_sync_hears_of_is_counted(
+    steps: Steps, looked: list[Scope], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+    monkeypatch.setattr(metrics, "add_metric", lambda name, *_: counted.append(name))
+    steps.notify("a", source="elsewhere")
+    steps.pump.run()
+    assert looked == []
+    assert counted == ["MessagesDropped"]
+
+
+def test_an_event_that_its_sync_cannot_read_is_dropped_alone(steps: Steps, looked: list[Scope]) -> None:
     steps.hearing.subscribe("another", ["made.up"])
     hints = steps.kind.hints
 
@@ -103,9 +115,8 @@ def test_an_event_that_its_sync_cannot_read_is_laid_aside_alone(steps: Steps, lo
     steps.pump.manners.batches = True
     steps.notify("a", "b", "c")
     steps.pump.run()
-    assert looked == [Scope.of(["a", "c"])] * 2, "one look for each sync"
-    (dead,) = (letter for _, letter in steps.mail.dead())
-    assert dead.body == '{"source": "made.up", "group": "b"}'
+    assert looked == [Scope.of(["a", "c"])] * 2, "one scan for each sync"
+    assert steps.mail.dead() == []
 
 
 @pytest.fixture
@@ -151,7 +162,7 @@ def test_who_can_never_be_told_leaves_its_events_in_the_dead_letters_of_its_look
     assert decode(body) == Start("another", Trigger.EVENT, gathered=True, heard={"source": "made.up", "group": "a"})
 
 
-def test_what_a_sync_could_not_be_told_and_cannot_read_is_laid_aside(
+def test_what_a_sync_could_not_be_told_and_cannot_read_is_dropped(
     steps: Steps, looked: list[Scope], missing: set[str]
 ) -> None:
     steps.notify("a")
@@ -164,7 +175,7 @@ def test_what_a_sync_could_not_be_told_and_cannot_read_is_laid_aside(
     object.__setattr__(steps.kind, "hints", strict)
     missing.clear()
     steps.pump.run()
-    assert len(steps.mail.dead()) == 1
+    assert steps.mail.dead() == []
 
 
 def test_a_sync_that_is_no_more_hears_nothing(steps: Steps, looked: list[Scope]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 import threading
 from collections.abc import Iterable
@@ -9,12 +10,14 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from syncline.config.base import BaseSync
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Pace, Page
-from syncline.messages import Batch, Dead, Start, encode
+from syncline.messages import Batch, Dead, DeadLetter, Start, encode, to_json
 from syncline.model import EVERYTHING, Item, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.state import REPORTS
 from syncline.steps.engine import DEATHS
+from syncline.telemetry import metrics
 from tests.aws_faults import disturb
 from tests.made_up import SYNC, Answer, MadeUp, Steps, items, transfer_of
 from tests.pump import Duplicates, KilledError, Letter, Manners
@@ -48,12 +51,49 @@ def test_a_look_that_dies_again_and_again_ends_the_run(steps: Steps) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", ["", "{}", "[]", "nonsense", '{"v": 2}', '{"v": 1, "type": "what"}', '"text"', "1e999"]
+    "body",
+    [" ", "{}", "[]", "nonsense", '{"v": "2"}', '{"v": 1, "type": "what"}', '"text"', "1e999", '{"Records": "?"}'],
 )
-def test_what_is_no_message_of_ours_goes_to_the_dead_letter_queue_as_it_is(steps: Steps, body: str) -> None:
-    steps.put(body or " ")
+def test_what_is_no_message_of_ours_is_dropped_counted_and_logged(
+    steps: Steps, body: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead letter that belongs to no sync would stay for ever: no retry takes it."""
+    counted: list[tuple[str, float]] = []
+    monkeypatch.setattr(metrics, "add_metric", lambda name, _unit, value: counted.append((name, value)))
+    steps.put(body)
     steps.pump.run()
-    assert [letter.body for _, letter in steps.mail.dead()] == [body or " "]
+    assert steps.mail.dead() == []
+    assert steps.state.runs(SYNC) == []
+    assert counted == [("MessagesDropped", 1)]
+    assert [record.message for record in caplog.records] == ["message dropped"]
+
+
+@pytest.mark.parametrize("start", [Start("nobody", Trigger.WEBHOOK), Start("nobody", Trigger.EVENT, gathered=True)])
+def test_a_start_of_a_sync_that_does_not_exist_is_dropped(steps: Steps, start: Start) -> None:
+    def config(name: str) -> BaseSync:
+        raise SynclineError("NO_SUCH_SYNC", name)
+
+    object.__setattr__(steps.gatherer, "config", config)
+    steps.put(start)
+    steps.pump.run()
+    assert steps.mail.dead() == []
+    assert steps.state.runs("nobody") == []
+
+
+@pytest.mark.parametrize("message", [transfer_of("1"), Start(SYNC, Trigger.WEBHOOK, Scope.of(["a"]))])
+@pytest.mark.parametrize("version", [0, 2])
+def test_a_message_of_another_version_waits_for_the_upgrade(steps: Steps, message: Batch | Start, version: int) -> None:
+    """It goes back to its queue for as long as a function of the other version may take it, and then stays."""
+    body = json.dumps(to_json(message) | {"v": version, "more": "what a later version says"})
+    steps.begin("run-1")
+    letter = steps.put(body, message.step if isinstance(message, Batch) else Step.DISCOVER)
+    began, step = steps.clock.now, letter.step
+    steps.pump.run()
+    assert [letter.body for _, letter in steps.mail.dead()] == [body]
+    assert letter.received == QUEUES[step].receives
+    assert 300 <= steps.clock.now - began <= 3600
+    assert DeadLetter(step, body, "r").read() is None, "it is nobody's before the upgrade"
+    assert steps.kind.moved == []
 
 
 @pytest.mark.parametrize(

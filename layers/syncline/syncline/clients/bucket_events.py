@@ -19,7 +19,7 @@ from urllib.parse import unquote_plus
 
 from syncline.errors import SynclineError
 
-__all__ = ["ObjectEvent", "events_in", "is_notification", "surely_older"]
+__all__ = ["ObjectEvent", "climbs", "events_in", "is_notification", "surely_older"]
 
 _LONGEST_KEY: Final = 1024  # bytes
 _HEX: Final = frozenset(string.hexdigits)
@@ -83,15 +83,21 @@ def is_notification(body: Any) -> bool:
 
 
 def events_in(body: Any) -> tuple[ObjectEvent, ...]:
-    """The events of a notification's decoded JSON, none for a test event.
+    """Return the events of a notification's decoded JSON, none for a test event.
 
-    Raises MESSAGE_INVALID, naming what is wrong, if any part of it is not what the form promises.
+    A key with a part `.` or `..` is left out: services refuse or resolve it, so it is most likely forged. A full scan
+    finds an object that has such a key all the same. Raises MESSAGE_INVALID, naming what is wrong, if any part of it is not what the form promises.
     """
     try:
-        return tuple(_events(body, wrapped=False))
+        return tuple(event for event in _events(body, wrapped=False) if not climbs(event.key))
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         what = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
         raise SynclineError("MESSAGE_INVALID", f"not a notification of a bucket: {what[:200]}") from None
+
+
+def climbs(key: str) -> bool:
+    """Return True if a key has a part `.` or `..`."""
+    return not {".", ".."}.isdisjoint(key.split("/"))
 
 
 def surely_older(one: str | None, other: str | None) -> bool:

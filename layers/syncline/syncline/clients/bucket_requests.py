@@ -16,6 +16,7 @@ from syncline.clients.sigv4 import EMPTY, Keys, Request, Signer
 from syncline.errors import SynclineError
 
 _SAFE: Final = "-._~"
+_DOTS: Final = (".", "..")
 _CODES: Final = {
     "NoSuchBucket": "BUCKET_ABSENT",
     "NoSuchKey": "NOT_FOUND",
@@ -107,7 +108,7 @@ class BucketRequests:
         """
         path = f"{self._root}/{quoted_key(key)}"
         text = "&".join(f"{quoted(name)}={quoted(value)}" for name, value in sorted((query or {}).items()))
-        url = f"{self._endpoint.scheme}://{self._host}{path}{'?' if text else ''}{text}"
+        url = f"{self._endpoint.scheme}://{self._host}{_sent(path)}{'?' if text else ''}{text}"
         payload = EMPTY if body is None else hashlib.sha256(body).hexdigest()
         asked = Request(method, self._host, path, text)
         sent: Body = body if body is not None or method not in ("PUT", "POST") else b""
@@ -169,6 +170,14 @@ def quoted(text: str) -> str:
 def quoted_key(key: str) -> str:
     """Return ``key`` percent-encoded for a path: like :func:`quoted`, with its slashes unchanged."""
     return quote(key, safe=f"/{_SAFE}")
+
+
+def _sent(path: str) -> str:
+    """Return an encoded path as it is sent: with its `.` and `..` encoded, which servers and proxies would resolve.
+
+    They are signed as they are. A signature covers the key, and `.` needs no encoding there.
+    """
+    return "/".join(part.replace(".", "%2E") if part in _DOTS else part for part in path.split("/"))
 
 
 def _name_of(code: str, condition: Condition | None) -> str | None:

@@ -13,7 +13,7 @@ from syncline.kinds.kind import Kind
 from syncline.messages import Queues, Start
 from syncline.model import Scope, Trigger
 from syncline.stores.hearing import Claim, Hearing
-from syncline.telemetry import logger
+from syncline.telemetry import logger, message_dropped
 
 _AGAIN: Final = 1.0
 """Seconds before what did not fit into one look is looked at."""
@@ -44,9 +44,11 @@ class Gatherer:
         """
         by_sync: dict[str, list[tuple[str, Any]]] = {}
         for message, body in bodies:
-            for source in self.sources(body):
-                for name in self.hearing.subscribers(source):
-                    by_sync.setdefault(name, []).append((message, body))
+            names = {name for source in self.sources(body) for name in self.hearing.subscribers(source)}
+            for name in sorted(names):
+                by_sync.setdefault(name, []).append((message, body))
+            if not names:
+                message_dropped("an event that no sync hears of")
         refused: set[str] = set()
         for name, heard in by_sync.items():
             try:
@@ -87,6 +89,14 @@ class Gatherer:
             self.queues.start(self.start(name), round(sync.gathering().quiet))
             logger.info("events noted", extra={"sync": name, "groups": len(groups)})
         return refused
+
+    def knows(self, sync: str) -> bool:
+        """Return False if no sync of that name is applied."""
+        try:
+            self.config(sync)
+        except SynclineError as error:
+            return error.code.name != "NO_SUCH_SYNC"
+        return True
 
     def start(self, sync: str) -> Start:
         return Start(sync, Trigger.EVENT, gathered=True)

@@ -24,7 +24,7 @@ from syncline.steps.engine import DEATHS, Engine, step_error
 from syncline.steps.gather import Gatherer, scope_of
 from syncline.steps.transfer import ENDING
 from syncline.stores.leases import LeaseHeldError
-from syncline.telemetry import logger
+from syncline.telemetry import logger, message_dropped
 
 StepFunction = Callable[[Engine, Batch, Run, Callable[[], float]], None]
 _AWS_PAUSE: Final = 30.0
@@ -129,7 +129,7 @@ class Worker:
                     self.gatherer.sources(message.body)
                     notices.append((record, message.body))
             except SynclineError:
-                continue  # it is told and buried with the other messages
+                continue  # it is treated with the other messages
         if not notices:
             return {}
         try:
@@ -150,8 +150,9 @@ class Worker:
         try:
             message = decode(record.body)
         except SynclineError as error:
-            logger.error("message is not ours", extra={"why": str(error)})
-            self.engine.queues.bury(self.step, [record.body])
+            if error.code.name == "MESSAGE_VERSION":
+                raise  # back to the queue: the other version may take it, and SQS keeps it as a dead letter for later
+            message_dropped(str(error))
             return
         match message:
             case Start() if self.step is Step.DISCOVER:
@@ -161,16 +162,17 @@ class Worker:
             case Batch() if self.step is Step.DISCOVER and message.step is Step.COMMIT:
                 self.engine.queues.send([Outgoing(message)])
             case Notice():
-                logger.error("event cannot be read by those who hear of it")
-                self.engine.queues.bury(self.step, [record.body])
+                message_dropped("an event that no sync which hears of its source can read")
             case _:
                 logger.error("message is for another step", extra={"sync": getattr(message, "sync", None)})
                 self.engine.queues.bury(self.step, [record.body])
 
     def _start(self, start: Start, record: SQSRecord, received: int, left: Callable[[], float]) -> None:
-        if start.heard is not None:
+        if start.run is None and not self.gatherer.knows(start.sync):
+            message_dropped("a start of a sync that does not exist", start.sync)
+        elif start.heard is not None:
             if self.gatherer.note(start.sync, [(record.message_id, start.heard)]):
-                self.engine.queues.bury(self.step, [record.body])
+                message_dropped("an event that its sync cannot read", start.sync)
         elif start.gathered:
             self._gathered(start, received, left)
         else:

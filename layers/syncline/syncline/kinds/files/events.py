@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from syncline.clients.bucket_events import ObjectEvent, events_in, is_notification, surely_older
+from syncline.clients.bucket_events import ObjectEvent, climbs, events_in, is_notification, surely_older
 from syncline.clients.file_manager import FileEvent, event_of
 from syncline.config.files import KEY, PREFIX, FilesSync
 from syncline.errors import SynclineError
@@ -93,7 +93,7 @@ def _groups(sync: FilesSync, events: Iterable[FileEvent], now: float) -> Iterato
     for number, event in enumerate(events):
         for path in (event.path, event.new_path):
             key = None if path is None else sync.key_of(path)
-            if key is None:
+            if key is None or climbs(key):
                 continue
             yield f"{KEY}{key}"
             if event.permissions is not None:
