@@ -21,7 +21,7 @@ from bench.measure import NotMadeError, Row
 from bench.place import Place
 from tests.standins.programs import ProgramAbsentError
 
-KINDS: Final = ("images", "files", "backups", "artifacts", "tokens")
+KINDS: Final = ("images", "files", "backups", "artifacts", "tokens", "fair")
 
 Measurement = Callable[[Place], Sequence[Row]]
 

@@ -92,10 +92,22 @@ class Functions:
         """Make a sync of ``config`` the only one; its name, which no other had: nothing of another is remembered."""
         self._applied += 1
         name = f"bench-{self._applied}"
-        file = self._home / "syncs.yaml"
-        file.write_text(json.dumps({"syncs": {name: config}}))  # JSON is YAML
-        self._syncline("apply", str(file))
+        self.apply_all({name: config})
         return name
+
+    def apply_all(self, configs: Mapping[str, Mapping[str, Any]]) -> None:
+        """Make these syncs, by name, the only ones."""
+        file = self._home / "syncs.yaml"
+        file.write_text(json.dumps({"syncs": configs}))  # JSON is YAML
+        self._syncline("apply", str(file))
+
+    def begin(self, name: str) -> None:
+        """Start a run of a sync, and do not wait for it."""
+        self._syncline("run", name)
+
+    def cancel(self, name: str) -> None:
+        """End the run of a sync that is in progress."""
+        self._syncline("cancel", name)
 
     def run(self, name: str) -> Ran:
         """Run a sync to its end; raises NotMadeError if not all went well."""

@@ -322,8 +322,10 @@ class Mail:
                 return number
             self._seen[queue, group, identity] = now
         else:
-            assert (group, identity) == (None, None)
-        self.add(Letter(number, queue, entry["MessageBody"], now, now + delay, order=group))
+            assert identity is None
+            assert queue.endswith("-dead") or group, "the sync, among which SQS delivers fairly"
+        order = group if queue.endswith(".fifo") else None
+        self.add(Letter(number, queue, entry["MessageBody"], now, now + delay, order=order))
         return number
 
 

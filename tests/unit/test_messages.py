@@ -190,6 +190,24 @@ def test_messages_go_ten_at_a_time_to_their_steps_queues() -> None:
     assert [entry["DelaySeconds"] for _, entry in sqs.sent] == [0, *range(23)]
 
 
+def test_each_message_of_a_standard_queue_names_its_sync_as_the_tenant() -> None:
+    """SQS delivers fairly among message groups: a sync with a backlog does not delay the others."""
+    sqs = Sqs()
+    queues(sqs).start(Start("images", Trigger.WEBHOOK))
+    commit = Batch("r", "backups", Step.COMMIT, "c", (Item("main", "a"),))
+    queues(sqs).send([*batches(2), Outgoing(commit, 5), Outgoing(commit)])
+    groups = [(url, entry.get("MessageGroupId"), "MessageDeduplicationId" in entry) for url, entry in sqs.sent]
+    assert groups[:4] == [
+        ("discover", "images", False),
+        ("transfer", "s", False),
+        ("transfer", "s", False),
+        ("discover", "backups", False),
+    ]
+    url, branch, has_identity = groups[4]
+    assert (url, has_identity) == ("commit", True)
+    assert branch not in (None, "backups"), "one writer for each branch"
+
+
 def test_nothing_to_send_is_no_call() -> None:
     sqs = Sqs()
     queues(sqs).send([])

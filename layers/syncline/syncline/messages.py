@@ -6,6 +6,9 @@ notifications, is a :class:`Notice`.
 
 Commits travel on a FIFO queue, one message group for each target reference, so they come one after another and in
 order. Such a queue delays no single message: what is to wait does so on the discover queue, which passes it on.
+
+On the other queues the message group is the sync. SQS delivers fairly among groups, so a sync with a long backlog does not
+delay the messages of the others ("fair queues").
 """
 
 from __future__ import annotations
@@ -266,7 +269,7 @@ class Queues:
 
     def start(self, start: Start, delay: int = 0) -> None:
         """Ask for a scan, in `delay` seconds. Raises MESSAGE_REFUSED."""
-        refused = self._send_all(self.urls[Step.DISCOVER], [_Body(encode(start), delay)])
+        refused = self._send_all(self.urls[Step.DISCOVER], [_Body(encode(start), delay, start.sync)])
         for _, why in refused:
             raise SynclineError("MESSAGE_REFUSED", f"cannot queue a scan of {start.sync}: {why}")
 
@@ -280,11 +283,11 @@ class Queues:
         for each in outgoing:
             batch, delay = each.batch, min(each.delay, MAX_DELAY)
             if batch.step is Step.COMMIT and not delay:
-                order = _Order(_short(f"{batch.sync}/{batch.group}"), batch.id)
-                step, body = Step.COMMIT, _Body(encode(batch), 0, order)
+                reference = _short(f"{batch.sync}/{batch.group}")
+                step, body = Step.COMMIT, _Body(encode(batch), 0, reference, batch.id)
             else:
                 step = Step.DISCOVER if batch.step is Step.COMMIT else batch.step
-                body = _Body(encode(batch), delay)
+                body = _Body(encode(batch), delay, batch.sync)
             by_step.setdefault(step, []).append(body)
             batches[body.text] = batch
         refused = [each for step, bodies in by_step.items() for each in self._send_all(self.urls[step], bodies)]
@@ -292,9 +295,8 @@ class Queues:
 
     def bury(self, step: Step, bodies: Iterable[str]) -> list[tuple[str, str]]:
         """Put bodies into the step's dead-letter queue. Return those that SQS refuses for good, with its reason."""
-        letters = [
-            _Body(body, 0, _Order(_short(body), _short(body)) if step is Step.COMMIT else None) for body in bodies
-        ]
+        ordered = step is Step.COMMIT
+        letters = [_Body(body, 0, *((_short(body), _short(body)) if ordered else ())) for body in bodies]
         return [(body.text, why) for body, why in self._send_all(self.dead_urls[step], letters)]
 
     def _send_all(self, url: str, bodies: Sequence[_Body]) -> list[tuple[_Body, str]]:
@@ -380,26 +382,24 @@ class Queues:
 
 
 @dataclass(frozen=True, slots=True)
-class _Order:
-    """A FIFO queue's marks: messages of a group come in order, of those with one identity only the first."""
-
-    group: str
-    identity: str
-
-
-@dataclass(frozen=True, slots=True)
 class _Body:
-    """A message as SendMessageBatch takes it."""
+    """A message as SendMessageBatch takes it.
+
+    Messages of a `group` come in order on a FIFO queue, which takes only the first of those with one `identity`. On
+    another queue the group is the tenant among whom SQS delivers fairly.
+    """
 
     text: str
     delay: int
-    order: _Order | None = None
+    group: str | None = None
+    identity: str | None = None
 
     def entry(self) -> dict[str, Any]:
-        if self.order is None:
-            return {"MessageBody": self.text, "DelaySeconds": self.delay}
-        marks = {"MessageGroupId": self.order.group, "MessageDeduplicationId": self.order.identity}
-        return {"MessageBody": self.text, **marks}
+        entry: dict[str, Any] = {"MessageBody": self.text}
+        entry |= {"MessageGroupId": self.group} if self.group is not None else {}
+        if self.identity is not None:
+            return entry | {"MessageDeduplicationId": self.identity}
+        return entry | {"DelaySeconds": self.delay}
 
 
 def _short(text: str) -> str:

@@ -8,11 +8,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -40,6 +42,7 @@ def main(home: Path, endpoint: str) -> None:
 
     _keep_log_clean(app)
     _count_in_numbers(app)
+    _deliver_fairly(app)
     app.app = _limited(app.app)
     keeper = engine_state.Keeper(app, home, endpoint)
     app._load_persisted_state = keeper.load
@@ -76,6 +79,39 @@ def _count_in_numbers(app: Any) -> None:
         return allowed(mapping, *others)
 
     module._sqs_esm_concurrency = in_numbers
+
+
+def _deliver_fairly(app: Any) -> None:
+    """Let the engine deliver fairly among message groups on standard queues, as SQS does and ministack 1.5 does not.
+
+    Groups take turns: the next message is the oldest one of the group that has waited longest for its turn. Without
+    this, one sync with a long backlog keeps all others waiting until it is done.
+    """
+    sqs = app._get_module("sqs")
+
+    plain, turns, counter = sqs._collect_msgs, dict[tuple[Any, Any], int](), itertools.count(1)
+
+    def collect(queue: dict[str, Any], most: int, hidden_for: int) -> list[dict[str, Any]]:
+        messages = queue["messages"]
+        if queue["is_fifo"] or len(messages) <= most:
+            return list(plain(queue, most, hidden_for))
+        now, waiting = time.time(), dict[Any, list[dict[str, Any]]]()
+        for message in messages:
+            if message["visible_at"] <= now:
+                mine = waiting.setdefault(message.get("group_id"), [])
+                if len(mine) < most:
+                    mine.append(message)
+        chosen: list[dict[str, Any]] = []
+        name = queue["attributes"].get("QueueArn")
+        while waiting and len(chosen) < most:
+            group = min(waiting, key=lambda each: turns.get((name, each), 0))
+            turns[name, group] = next(counter)
+            chosen.append(waiting[group].pop(0))
+            if not waiting[group]:
+                del waiting[group]
+        return list(plain({**queue, "messages": chosen}, most, hidden_for))
+
+    sqs._collect_msgs = collect
 
 
 def _limited(serve: Application) -> Application:
