@@ -26,10 +26,10 @@ _PATIENCE: Final = 300.0
 def push(place: Place) -> list[Row]:
     """Measure pushes on the idle engine, then during a run of another sync with a batch for each of many repositories."""
     functions = place.functions
-    with OciRegistry() as backlog, OciRegistry() as source, OciRegistry() as target:
+    with OciRegistry() as backlog, OciRegistry() as source, OciRegistry() as bulk, OciRegistry() as target:
         for number in range(_COUNT):
             backlog.store.add_image(f"bulk/r{number:05}", "1.0", b"image %d" % number)
-        functions.apply_all({"bulk": _sync(backlog, target), "push": _sync(source, target)})
+        functions.apply_all({"bulk": _sync(backlog, bulk), "push": _sync(source, target)})
         numbers = itertools.count()
 
         def pushed() -> float:
@@ -44,9 +44,9 @@ def push(place: Place) -> list[Row]:
         idle = [pushed() for _ in range(_ROUNDS)]
         functions.begin("bulk")
         try:
-            _wait(lambda: len(target.store.tags()) > _ROUNDS + _BEGUN)
+            _wait(lambda: len(bulk.store.tags()) > _BEGUN)
             busy = [pushed() for _ in range(_ROUNDS)]
-            left = _COUNT + next(numbers) - len(target.store.tags())
+            left = _COUNT - len(bulk.store.tags())
             if left <= 0:
                 raise NotMadeError(f"the backlog of {_COUNT} images was done before the pushes were")
         finally:
