@@ -51,12 +51,11 @@ _ENTRIES: Final[list[tuple[type, str, Callable[[Any], str]]]] = [
 _NOT_CALLED: Final = {
     "logs:CreateLogStream": "Lambda writes the logs",
     "logs:PutLogEvents": "Lambda writes the logs",
-    "ec2:CreateNetworkInterface": "Lambda connects to subnets",
-    "ec2:DescribeNetworkInterfaces": "Lambda connects to subnets",
-    "ec2:DeleteNetworkInterface": "Lambda connects to subnets",
     "sqs:ReceiveMessage": "the event source mapping reads the queue",
     "sqs:DeleteMessage": "the event source mapping reads the queue",
     "sqs:GetQueueAttributes": "the event source mapping reads the queue",
+    "ec2:*": "Lambda connects functions to subnets",
+    "kms:*": "other services use the key for a function",
 }
 """Actions that a role needs although its function's code never calls them."""
 
@@ -94,19 +93,19 @@ def grants_of(function: str) -> tuple[Grant, ...]:
     resources = translated()["Resources"]
     role = resources[f"{function}Role"]["Properties"]
     documents = [policy["PolicyDocument"] for policy in role["Policies"]]
-    documents += [resources[each["Ref"]]["Properties"]["PolicyDocument"] for each in role["ManagedPolicyArns"]]
+    managed = [_chosen(each)["Ref"] for each in role["ManagedPolicyArns"]]
+    documents += [resources[name]["Properties"]["PolicyDocument"] for name in managed]
     return tuple(
         Grant(action, _text(resource), "Condition" in statement)
         for document in documents
-        for statement in map(_chosen, document["Statement"])
-        if statement is not None
+        for statement in document["Statement"]
         for action in _listed(statement["Action"])
         for resource in _listed(statement["Resource"])
     )
 
 
 def _chosen(value: Any) -> Any:
-    """Return a value without the choices of conditions: what is there where every condition holds."""
+    """Return a policy's reference as it is where every condition of the template holds."""
     return value["Fn::If"][1] if isinstance(value, dict) and "Fn::If" in value else value
 
 
@@ -241,7 +240,8 @@ def unused(seen: Iterable[tuple[str, str, str]]) -> list[str]:
         f"{function}Role: {grant.action} on {grant.resource}"
         for function in functions
         for grant in grants_of(function)
-        if (function, grant.action, grant.resource) not in some and grant.action not in _NOT_CALLED
+        if (function, grant.action, grant.resource) not in some
+        and not any(fnmatchcase(grant.action, each) for each in _NOT_CALLED)
     ]
 
 

@@ -181,7 +181,9 @@ def test_the_table(resources: Resources) -> None:
     assert table["BillingMode"] == "PAY_PER_REQUEST"
     assert table["TimeToLiveSpecification"] == {"AttributeName": "expires", "Enabled": True}
     assert table["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"]
-    assert table["SSESpecification"]["SSEEnabled"]
+    condition, with_key, without = table["SSESpecification"]["Fn::If"]
+    assert (condition, without) == ("HasKey", {"SSEEnabled": False})  # enabled means a key of KMS, which bills requests
+    assert with_key == {"SSEEnabled": True, "SSEType": "KMS", "KMSMasterKeyId": {"Ref": "KmsKeyArn"}}
 
 
 def test_a_wildcard_resource_has_its_reason_beside_it(resources: Resources) -> None:
@@ -202,9 +204,38 @@ def test_every_function_has_a_role_of_its_own(resources: Resources) -> None:
     assert roles == {f"{name}Function": f"{name}Role" for name in FUNCTIONS}
     assert set(of_type(resources, "AWS::IAM::Role")) == {*roles.values(), "SchedulerRole", "TokensSchedulerRole"}
     for name in roles.values():
-        managed = [each["Ref"] for each in resources[name]["Properties"]["ManagedPolicyArns"]]
-        moves = name.removesuffix("Role") in STEPS  # what moves items may be let at buckets
-        assert managed == ["SecretsPolicy", *(["BucketsPolicy"] if moves else [])]
+        managed = resources[name]["Properties"]["ManagedPolicyArns"]
+        own = [] if name == "ReceiveRole" else ["SecretsPolicy"]
+        own += ["BucketsPolicy"] if name.removesuffix("Role") in STEPS else []  # what moves items may be let at buckets
+        assert [each["Ref"] for each in managed if "Ref" in each] == own
+        chosen = {each["Fn::If"][0]: each["Fn::If"][1]["Ref"] for each in managed if "Fn::If" in each}
+        subnets = {"InSubnets": "SubnetsPolicy"} if name.removesuffix("Role") in TOKENS else {}
+        assert chosen == {"HasKey": "KeyPolicy"} | subnets
+        assert not [
+            action
+            for each in statements(resources[name]["Properties"])
+            for action in listed(each["Action"])
+            if action.startswith("ec2:")
+        ]
+
+
+def test_what_everybody_can_reach_reads_no_secrets_but_those_of_webhooks() -> None:
+    allowed_to = {each.action: each.resource for each in grants.grants_of("Receive")}
+    here = "eu-central-1:123456789012"
+    assert allowed_to["secretsmanager:GetSecretValue"] == f"arn:aws:secretsmanager:{here}:secret:syncline/hooks*"
+    assert allowed_to["ssm:GetParameter"] == f"arn:aws:ssm:{here}:parameter/syncline/hooks*"
+
+
+def test_an_address_without_signatures_has_both_permissions(resources: Resources) -> None:
+    permissions = [
+        each
+        for each in of_type(resources, "AWS::Lambda::Permission").values()
+        if referred(each["FunctionName"]) == "ReceiveFunction"
+    ]
+    assert {each["Action"] for each in permissions} == {"lambda:InvokeFunctionUrl", "lambda:InvokeFunction"}
+    assert [each.get("InvokedViaFunctionUrl") for each in permissions if each["Action"] == "lambda:InvokeFunction"] == [
+        True
+    ]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

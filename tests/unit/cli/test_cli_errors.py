@@ -261,6 +261,26 @@ def test_secrets_that_the_functions_on_aws_could_not_read(
     assert line.partition(": ")[2] in result.stderr
 
 
+@pytest.mark.parametrize("secret", ["secret:syncline/quay", "ssm:/syncline/quay"])
+def test_a_webhook_secret_that_receive_could_not_read(
+    stack: Stack, on_aws: ScriptedServer, tmp_path: Path, secret: str
+) -> None:
+    stack.target.client("secretsmanager").create_secret(Name="syncline/quay", SecretString="s3cr3t-quay")
+    parameters = {"SecretPrefix": "syncline/", "WebhookSecretPrefix": "hooks"}
+    on_aws.on("POST", "/", described(dict(stack.target.outputs), parameters))
+    (tmp_path / "syncs.yaml").write_text(SYNCS + f"    webhook: {{secret: '{secret}'}}\n")
+    result = run("apply", str(tmp_path / "syncs.yaml"), "--stack", "syncline")
+    assert first_line(result).startswith("error SECRET_DENIED: prod.webhook.secret:")
+    assert "has to begin with syncline/hooks" in result.stderr
+
+
+def test_parameters_have_the_prefix_of_the_stack(stack: Stack, on_aws: ScriptedServer, tmp_path: Path) -> None:
+    stack.target.client("ssm").put_parameter(Name="/acme/quay", Value="s3cr3t-quay", Type="SecureString")
+    on_aws.on("POST", "/", described(dict(stack.target.outputs), {"SecretPrefix": "acme/"}))
+    result = run("apply", with_auth(tmp_path / "syncs.yaml", "ssm:/acme/quay"), "--stack", "syncline")
+    assert result.exit_code == 0, result.output
+
+
 def test_what_a_person_may_not_read_is_a_warning(on_aws: ScriptedServer, tmp_path: Path) -> None:
     denied = json_reply({"Message": "not authorized"}, 403, x_amzn_ErrorType="AccessDeniedException")
     on_aws.on("GET", "/2015-03-31/functions/syncline-discover/configuration", denied)

@@ -17,15 +17,10 @@ from syncline.messages import Start, decode
 from syncline.model import Scope, Trigger
 from syncline.secrets import Secrets
 from syncline.steps.receive import LARGEST_BODY, Receiver
-from tests.made_up import MadeUp, Steps
+from tests.made_up import Steps
 
 SECRET = "the hook's secret"
 BODY = {"repository": "team/app", "updated_tags": ["1.0"]}
-
-
-class Hinting(MadeUp):
-    def hints(self, event: object) -> tuple[str, ...]:
-        return repositories_in(event)
 
 
 def config(name: str, *, webhook: bool = True, enabled: bool = True) -> Sync:
@@ -51,7 +46,7 @@ def find(name: str) -> Sync:
 @pytest.fixture
 def receiver(steps: Steps) -> Receiver:
     secrets = Secrets(lambda: pytest.fail("not asked"), lambda: pytest.fail("not asked"), {"HOOK": SECRET})
-    return Receiver(find, lambda _name: Hinting(), secrets, steps.queues)
+    return Receiver(find, lambda _sync, event: repositories_in(event), secrets, steps.queues)
 
 
 def event(body: Any = BODY, path: str = f"/hooks/images/{SECRET}", method: str = "POST", **more: Any) -> dict[str, Any]:
@@ -221,6 +216,10 @@ def test_the_size_is_looked_at_before_anything_else(
     assert answer["statusCode"] == 413
 
 
+def test_the_size_is_that_in_bytes(receiver: Receiver) -> None:
+    assert receiver.handle(event(body="\U0001f600" * (LARGEST_BODY // 4 + 1)))["statusCode"] == 413
+
+
 def _aws_fails(*_: object) -> Any:
     raise ClientError({"Error": {"Code": "InternalServerError", "Message": "secret words"}}, "GetItem")
 
@@ -231,7 +230,7 @@ def _secret_is_missing(*_: object) -> Any:
 
 @pytest.mark.parametrize("failing", [_aws_fails, _secret_is_missing])
 def test_what_is_wrong_on_our_side_may_be_sent_again(steps: Steps, receiver: Receiver, failing: Any) -> None:
-    broken = Receiver(failing, receiver.kind, receiver.secrets, receiver.queues)
+    broken = Receiver(failing, receiver.hints, receiver.secrets, receiver.queues)
     assert ask(broken) == (503, {"error": "not taken now; send it again"})
     broken = Receiver(receiver.config, failing, receiver.secrets, receiver.queues)
     assert ask(broken) == (503, {"error": "not taken now; send it again"})

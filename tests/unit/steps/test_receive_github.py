@@ -18,7 +18,7 @@ from syncline.messages import Start, decode
 from syncline.model import Scope, Trigger
 from syncline.secrets import Secrets
 from syncline.steps.receive import LARGEST_BODY, Receiver
-from tests.made_up import MadeUp, Steps
+from tests.made_up import Steps
 
 ROOT: Final = Path(__file__).parents[3]
 SECRET: Final = "It's a Secret to Everybody"
@@ -34,15 +34,10 @@ def sync() -> ArtifactsSync:
     return ArtifactsSync.model_validate({**values, "webhook": {"secret": "env:HOOK"}})
 
 
-class Hinting(MadeUp):
-    def hints(self, event: object) -> tuple[str, ...]:
-        return runs_in(event, sync().source)
-
-
 @pytest.fixture
 def receiver(steps: Steps) -> Receiver:
     secrets = Secrets(lambda: pytest.fail("not asked"), lambda: pytest.fail("not asked"), {"HOOK": SECRET})
-    return Receiver(lambda _name: sync(), lambda _name: Hinting(), secrets, steps.queues)
+    return Receiver(lambda _name: sync(), lambda _sync, event: runs_in(event, sync().source), secrets, steps.queues)
 
 
 def signature(body: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from syncline.cli.target import Target
 
 _UNSURE: Final = ("SECRET_DENIED", "AWS_DENIED")
-_PARAMETERS: Final = "/syncline/"
-"""Below this the functions may read parameters; the template says so."""
+_WEBHOOK: Final = "webhook.secret"
+"""The path of the one reference that `receive` resolves, whose role may read no others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +41,23 @@ class SecretsWrong(SynclineError):  # noqa: N818 - named as what it tells
 
 
 def check_secrets(target: Target, syncs: Iterable[Sync]) -> list[str]:
-    """Raises SecretsWrong naming every reference the functions could not resolve; returns warnings.
+    """Raise SecretsWrong with every reference that the functions cannot resolve; return warnings.
 
-    A warning stands where it cannot be told from here: this person may not read what the functions may.
+    A warning names what cannot be checked from here: this person may not read what the functions may.
     """
     places = [(sync.name, path, reference) for sync in syncs for path, reference in references_in(sync)]
     found = {reference: _check(target, reference) for reference in {each for _, _, each in places}}
-    wrong = {reference: error for reference, error in found.items() if isinstance(error, SynclineError)}
-    if wrong:
-        problems = [
-            SecretProblem(name, path, str(reference), wrong[reference].what)
-            for name, path, reference in places
-            if reference in wrong
-        ]
-        first = next(wrong[reference] for _, _, reference in places if reference in wrong)
-        raise SecretsWrong(first.code.name, problems)
-    return sorted(warning for warning in found.values() if isinstance(warning, str))
+    problems, codes, warnings = list[SecretProblem](), list[str](), set[str]()
+    for name, path, reference in places:
+        match _outside(target, path, reference) or found[reference]:
+            case SynclineError() as error:
+                problems.append(SecretProblem(name, path, str(reference), error.what))
+                codes.append(error.code.name)
+            case str(warning):
+                warnings.add(warning)
+    if problems:
+        raise SecretsWrong(codes[0], problems)
+    return sorted(warnings)
 
 
 def missing_secrets(target: Target, syncs: Iterable[Sync]) -> list[str]:
@@ -69,8 +70,6 @@ def missing_secrets(target: Target, syncs: Iterable[Sync]) -> list[str]:
 
 def _check(target: Target, reference: Reference) -> SynclineError | str | None:
     """What is wrong with a reference: an error, a warning, or None."""
-    if not target.local and (refused := _outside(reference, target.parameters)):
-        return SynclineError("SECRET_DENIED", refused)
     if reference.scheme == "env":
         return _check_variable(target, reference)
     try:
@@ -82,14 +81,22 @@ def _check(target: Target, reference: Reference) -> SynclineError | str | None:
     return None
 
 
-def _outside(reference: Reference, parameters: Mapping[str, str]) -> str | None:
-    """Why the functions' role could not read a reference, by its name."""
-    prefix = parameters.get("SecretPrefix", "")
-    if reference.scheme == "secret" and not reference.name.startswith(prefix):
-        return f"{reference} may not be read by the functions: the stack's SecretPrefix is {prefix}"
-    if reference.scheme == "ssm" and not reference.name.startswith(_PARAMETERS):
-        return f"{reference} may not be read by the functions: they read parameters below {_PARAMETERS}"
-    return None
+def _outside(target: Target, path: str, reference: Reference) -> SynclineError | None:
+    """Return why the role of the function that needs a reference may not read it, by its name."""
+    if target.local or reference.scheme == "env":
+        return None
+    prefix, setting = target.parameters.get("SecretPrefix", ""), "SecretPrefix"
+    if path == _WEBHOOK:
+        prefix, setting = (
+            prefix + target.parameters.get("WebhookSecretPrefix", ""),
+            "SecretPrefix and WebhookSecretPrefix",
+        )
+    if reference.name.removeprefix("/").startswith(prefix):
+        return None
+    what = (
+        f"{reference} may not be read by the functions: with the stack's {setting} its name has to begin with {prefix}"
+    )
+    return SynclineError("SECRET_DENIED", what)
 
 
 def _check_variable(target: Target, reference: Reference) -> SynclineError | str | None:

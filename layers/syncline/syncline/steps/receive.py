@@ -16,7 +16,6 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from syncline.config import Sync
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Kind
 from syncline.messages import Queues, Start
 from syncline.model import LARGEST_SCOPE, Scope, Trigger, compact_json, json_bytes
 from syncline.secrets import Secrets
@@ -42,10 +41,11 @@ class Receiver:
     """Takes notifications at ``POST /hooks/<sync>/<secret>`` and, with a signature or a bearer token, ``/hooks/<sync>``.
 
     A signature is GitHub's: ``X-Hub-Signature-256``, the HMAC-SHA256 of the raw body. Bearer tokens are MinIO's.
+    ``hints`` gives the groups that a notification names. The webhooks' own are the only secrets that are needed here.
     """
 
     config: Callable[[str], Sync]
-    kind: Callable[[str], Kind]
+    hints: Callable[[Sync, object], tuple[str, ...]]
     secrets: Secrets
     queues: Queues
     clock: Callable[[], float] = time.time
@@ -72,7 +72,7 @@ class Receiver:
             raise _unknown()
         body = _json(raw)
         try:
-            groups = self.kind(sync.name).hints(body)
+            groups = self.hints(sync, body)
         except SynclineError as error:
             if error.code.name != "MESSAGE_INVALID":
                 raise
@@ -126,14 +126,17 @@ def _same(secret: str, given: str) -> bool:
 
 
 def _raw(event: dict[str, Any]) -> bytes:
-    """The request's body; its size is looked at before anything else is done with it."""
+    """Return the request's body. Its size is checked before it is decoded."""
     text = event.get("body") or ""
     if len(text) > LARGEST_BODY * (4 / 3 if event.get("isBase64Encoded") else 1):
         raise AnswerError(413, f"more than {LARGEST_BODY} bytes")
     try:
-        return base64.b64decode(text, validate=True) if event.get("isBase64Encoded") else text.encode()
+        raw = base64.b64decode(text, validate=True) if event.get("isBase64Encoded") else text.encode()
     except (ValueError, binascii.Error):
         raise AnswerError(400, "the body is not base64, as it claims to be") from None
+    if len(raw) > LARGEST_BODY:
+        raise AnswerError(413, f"more than {LARGEST_BODY} bytes")
+    return raw
 
 
 def _json(raw: bytes) -> Any:

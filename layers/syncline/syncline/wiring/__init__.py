@@ -32,7 +32,7 @@ from syncline.steps.worker import StepFunction, Worker
 from syncline.stores.hearing import Hearing
 from syncline.table import Database
 from syncline.wiring.parts import Parts
-from syncline.wiring.syncs import Kinds, Syncs
+from syncline.wiring.syncs import Kinds, Syncs, hints_of
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
@@ -126,4 +126,4 @@ def _sources(body: object) -> tuple[str, ...]:
 @cache
 def receiver() -> Receiver:
     """What the function behind the function URL does."""
-    return Receiver(_syncs().config, _syncs().kind, secrets(), _queues())
+    return Receiver(_syncs().config, lambda sync, event: hints_of(sync, event, time.time()), secrets(), _queues())

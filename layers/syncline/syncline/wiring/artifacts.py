@@ -13,6 +13,7 @@ from syncline.clients.http import Http
 from syncline.config import Sync
 from syncline.config.artifacts import ArtifactsSource, ArtifactsSync, ArtifactsTarget, GitHubApp, GitHubToken
 from syncline.kinds.artifacts import Artifacts, Target
+from syncline.kinds.artifacts.notifications import runs_in
 from syncline.secrets import Secrets
 from syncline.wiring.registries import registry_at
 
@@ -70,3 +71,9 @@ def _tokens(source: ArtifactsSource, endpoint: Endpoint, secrets: Secrets, http:
             return AppTokens(endpoint, app, http, prefix)
         case _:
             return GivenToken(lambda: None)
+
+
+def hints(sync: Sync, event: object, _now: float) -> tuple[str, ...]:
+    """Return the run that a delivery of GitHub's names; see :func:`syncline.wiring.syncs.hints_of`."""
+    assert isinstance(sync, ArtifactsSync)
+    return runs_in(event, sync.source)

@@ -142,3 +142,9 @@ def _short(cluster: str) -> str:
 
 def _person(person: ConfiguredPerson) -> Person:
     return Person(person.name, person.email)
+
+
+def hints(sync: Sync, event: object, _now: float) -> tuple[str, ...]:
+    """Return the keys that the bucket's notification names; see :func:`syncline.wiring.syncs.hints_of`."""
+    assert isinstance(sync, BackupsSync)
+    return layout_of(sync).keys_in(event, sync.source.bucket)

@@ -15,6 +15,7 @@ from syncline.config.files import FilesSync
 from syncline.kinds.files import Files, Means, threads_for
 from syncline.kinds.files.bucket_target import BucketTarget
 from syncline.kinds.files.discover import Memory
+from syncline.kinds.files.events import groups_in
 from syncline.kinds.files.manager_target import FileManagerTarget
 from syncline.kinds.files.targets import Target, folder_of
 from syncline.kinds.kind import Kind
@@ -104,3 +105,9 @@ def folder_group_of(name: str) -> str:
     Files of one folder stand together in the target's listing, a page of which then verifies hundreds of them.
     """
     return f"{shard_of(folder_of(name)):02}"
+
+
+def hints(sync: Sync, event: object, now: float) -> tuple[str, ...]:
+    """Return what a notification of the source or target names; see :func:`syncline.wiring.syncs.hints_of`."""
+    assert isinstance(sync, FilesSync)
+    return groups_in(sync, event, now)

@@ -7,6 +7,7 @@ from syncline.clients.quay import Quay
 from syncline.config import Sync
 from syncline.config.images import ImagesEndpoint, ImagesSync
 from syncline.kinds.images import BlobPlaces, Images, Notes, Side
+from syncline.kinds.images.notifications import groups_in
 from syncline.kinds.kind import Kind
 from syncline.wiring.parts import Parts
 from syncline.wiring.registries import registry_at
@@ -36,3 +37,9 @@ class Builder:
         if token is None:
             return Quay(endpoint, lambda: None, self._parts.http)
         return Quay(endpoint, lambda: secrets.resolve(token), self._parts.http, lambda: secrets.refresh(token))
+
+
+def hints(sync: Sync, event: object, _now: float) -> tuple[str, ...]:
+    """Return what a registry's notification names; see :func:`syncline.wiring.syncs.hints_of`."""
+    assert isinstance(sync, ImagesSync)
+    return groups_in(sync, event)

@@ -79,6 +79,15 @@ class Syncs:
         return made.kind
 
 
+def hints_of(sync: Sync, event: object, now: float) -> tuple[str, ...]:
+    """Return the groups of a sync that a decoded event names, without building its kind, which may need secrets.
+
+    ``now`` is the time at which the event came. Raises MESSAGE_INVALID if it is no event that the sync can read.
+    """
+    groups: tuple[str, ...] = import_module(f"syncline.wiring.{sync.kind}").hints(sync, event, now)
+    return groups
+
+
 class Kinds:
     """Makes the kind of a sync by the wiring of its name, which is imported when a sync of that kind is there."""
 

@@ -15,7 +15,14 @@ class Builder:
         self._parts = parts
 
     def __call__(self, sync: Sync) -> Kind:
-        what = (
-            f"{sync.name} is of the kind tokens and has no runs: `scrape` lists its instances, GET /v1/synced asks them"
-        )
-        raise SynclineError("USAGE", what)
+        raise _no_runs(sync)
+
+
+def hints(sync: Sync, _event: object, _now: float) -> tuple[str, ...]:
+    """Say that a sync has no runs."""
+    raise _no_runs(sync)
+
+
+def _no_runs(sync: Sync) -> SynclineError:
+    what = f"{sync.name} is of the kind tokens and has no runs: `scrape` lists its instances, GET /v1/synced asks them"
+    return SynclineError("USAGE", what)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from syncline.clients.bucket import Bucket
-from syncline.clients.bucket_events import events_in
 from syncline.clients.git_repository import Branch, Place, open_branch
 from syncline.clients.http import Http
 from syncline.kinds.backups.committing import Answer, Committer, Rules, Signature
@@ -70,9 +69,7 @@ class Backups:
         return self._rules.reference(group)
 
     def hints(self, event: object) -> tuple[str, ...]:
-        """The keys that a bucket's notification names and that belong to the sync."""
-        named = {each.key for each in events_in(event) if each.bucket == self._bucket.name}
-        return tuple(sorted(key for key in named if self._rules.layout.takes(key)))
+        return self._rules.layout.keys_in(event, self._bucket.name)
 
     def requests(self) -> int:
         """Requests to the bucket, and one for each time the repository was opened."""

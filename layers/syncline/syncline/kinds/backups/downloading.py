@@ -10,7 +10,6 @@ from functools import cache
 from typing import Final
 
 from syncline.clients.bucket import Bucket
-from syncline.clients.bucket_events import events_in
 from syncline.clients.entries import Odd
 from syncline.clients.http import Http
 from syncline.errors import SynclineError
@@ -279,9 +278,7 @@ class Downloads:
         return f"{self._store}#{group}"
 
     def hints(self, event: object) -> tuple[str, ...]:
-        """The keys that a bucket's notification names and that belong to the sync."""
-        named = {each.key for each in events_in(event) if each.bucket == self._bucket.name}
-        return tuple(sorted(key for key in named if self._layout.takes(key)))
+        return self._layout.keys_in(event, self._bucket.name)
 
     def requests(self) -> int:
         return self._http.requests_made

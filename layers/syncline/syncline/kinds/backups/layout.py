@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from syncline.clients.bucket_events import events_in
 from syncline.select import allows
 
 CLUSTER: Final = "{cluster}"
@@ -38,6 +39,10 @@ class Layout:
             return None
         cluster, slash, rest = key[len(self.prefix) :].partition("/")
         return cluster if slash and rest and cluster else None
+
+    def keys_in(self, event: object, bucket: str) -> tuple[str, ...]:
+        """Return the keys of the sync that a notification of the bucket names; raises MESSAGE_INVALID if it is none."""
+        return tuple(sorted({e.key for e in events_in(event) if e.bucket == bucket and self.takes(e.key)}))
 
     def takes(self, key: str) -> bool:
         """Whether a key belongs to the sync. What ends with a slash is a folder's mark and nothing to back up."""

@@ -9,7 +9,7 @@ from syncline.config.images import ImagesSync
 from syncline.kinds.images.copying import Answer, RepositoryCopy
 from syncline.kinds.images.looking import Look, Side
 from syncline.kinds.images.notes import Notes
-from syncline.kinds.images.notifications import repositories_in
+from syncline.kinds.images.notifications import groups_in
 from syncline.kinds.images.pieces import Way
 from syncline.kinds.images.places import BlobPlaces
 from syncline.kinds.images.proving import Origin, Proof
@@ -57,8 +57,7 @@ class Images:
         return f"{self._target.registry.host}/{group}"
 
     def hints(self, event: object) -> tuple[str, ...]:
-        names = (name for name in repositories_in(event) if self._sync.takes_repository(name))
-        return tuple(self._sync.target_repository(name) for name in names)
+        return groups_in(self._sync, event)
 
     def requests(self) -> int:
         return self._http.requests_made

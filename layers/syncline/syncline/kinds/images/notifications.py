@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from syncline.clients.reference import parse_repository
+from syncline.config.images import ImagesSync
 from syncline.errors import SynclineError
 
 
@@ -23,6 +24,11 @@ def repositories_in(body: Any) -> tuple[str, ...]:
     except (KeyError, TypeError, AttributeError):
         raise SynclineError("MESSAGE_INVALID", "neither Quay's nor Docker Distribution's notification") from None
     return names
+
+
+def groups_in(sync: ImagesSync, body: Any) -> tuple[str, ...]:
+    """Return the target repositories of a sync that a notification names; raises MESSAGE_INVALID if it is none."""
+    return tuple(sync.target_repository(name) for name in repositories_in(body) if sync.takes_repository(name))
 
 
 def _names(body: Any) -> Iterator[str]:
