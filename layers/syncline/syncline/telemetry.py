@@ -82,7 +82,9 @@ def operation(sync: str, name: str, data: Mapping[str, Any], gauges: Mapping[str
 def message_dropped(why: str, sync: str | None = None) -> None:
     """Log and count a message or an event that belongs to no sync: nobody could ever retry it."""
     logger.warning("message dropped", extra={"sync": sync, "why": why} if sync else {"why": why})
+    metrics = measurements()
     metrics.add_metric("MessagesDropped", MetricUnit.Count, 1)
+    metrics.flush_metrics()
 
 
 def batch_ended(about: Mapping[str, object], results: Sequence[Result], counts: Counts) -> None:

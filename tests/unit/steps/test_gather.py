@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
+from aws_lambda_powertools.metrics import EphemeralMetrics
 from botocore.exceptions import ClientError
 
 from syncline.config.base import BaseSync, Gathering
@@ -17,7 +18,6 @@ from syncline.messages import Start, decode
 from syncline.model import Run, RunStatus, Scope, Step, Trigger
 from syncline.steps import gather as gather_module
 from syncline.stores.hearing import Claim
-from syncline.telemetry import metrics
 from tests.interleaving import deliver_meanwhile
 from tests.made_up import SYNC, Steps, items
 from tests.pump import Duplicates, KilledError, Manners, When
@@ -95,7 +95,7 @@ def test_an_event_that_no_sync_hears_of_is_counted(
     steps: Steps, looked: list[Scope], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted: list[str] = []
-    monkeypatch.setattr(metrics, "add_metric", lambda name, *_: counted.append(name))
+    monkeypatch.setattr(EphemeralMetrics, "add_metric", lambda _, name, *_more: counted.append(name))
     steps.notify("a", source="elsewhere")
     steps.pump.run()
     assert looked == []

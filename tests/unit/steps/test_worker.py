@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from aws_lambda_powertools.metrics import EphemeralMetrics
 from botocore.exceptions import ClientError
 
 from syncline.config.base import BaseSync
@@ -17,7 +18,6 @@ from syncline.messages import Batch, Dead, DeadLetter, Start, encode, to_json
 from syncline.model import EVERYTHING, Item, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.state import REPORTS
 from syncline.steps.engine import DEATHS
-from syncline.telemetry import metrics
 from tests.aws_faults import disturb
 from tests.made_up import SYNC, Answer, MadeUp, Steps, items, transfer_of
 from tests.pump import Duplicates, KilledError, Letter, Manners
@@ -59,7 +59,7 @@ def test_what_is_no_message_of_ours_is_dropped_counted_and_logged(
 ) -> None:
     """A dead letter that belongs to no sync would stay for ever: no retry takes it."""
     counted: list[tuple[str, float]] = []
-    monkeypatch.setattr(metrics, "add_metric", lambda name, _unit, value: counted.append((name, value)))
+    monkeypatch.setattr(EphemeralMetrics, "add_metric", lambda _, name, _unit, value: counted.append((name, value)))
     steps.put(body)
     steps.pump.run()
     assert steps.mail.dead() == []
