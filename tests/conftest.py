@@ -6,8 +6,8 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Generator
-from typing import Final
+from collections.abc import Generator, Iterator
+from typing import Any, Final
 
 import hypothesis
 import pytest
@@ -96,6 +96,22 @@ def _no_kept_refusals() -> None:
     """Let no test know of the credentials that the servers of another one refused: ports come again."""
     if "syncline.clients.rejections" in sys.modules:
         sys.modules["syncline.clients.rejections"].REJECTIONS.forget()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _run_ids_have_their_form() -> Iterator[None]:
+    """Refuse runs with IDs that the product would not make: what takes them for IDs would go untested."""
+    from syncline.state import State, is_run_id  # noqa: PLC0415 - after the environment is set
+
+    begin = State.begin_run
+
+    def checked(state: State, sync: str, run_id: str, *args: Any, **more: Any) -> Any:
+        assert is_run_id(run_id), f"{run_id!r} is no ID of a run; tests.run_ids makes one"
+        return begin(state, sync, run_id, *args, **more)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(State, "begin_run", checked)
+        yield
 
 
 # Where the tests are started in the background, Ctrl-C is ignored, and so by every program they start: not here.

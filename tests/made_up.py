@@ -26,12 +26,14 @@ from syncline.stores.hearing import Hearing
 from syncline.table import Database
 from syncline.wiring import STEPS
 from tests.pump import Clock, Letter, Mail, Manners, Pump, Reaper, guard
+from tests.run_ids import made_run_id
 from tests.stack import EVENTS, create_table, dead_url, url
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
 
 SYNC: Final = "made-up"
+MADE_UP_RUN: Final = made_run_id()
 Answer = Arrived | Later | Result | Failure
 
 
@@ -137,7 +139,7 @@ class Steps:
         self.pump.run()
         return self.latest()
 
-    def begin(self, run_id: str = "run-1") -> tuple[Run, Batch]:
+    def begin(self, run_id: str = MADE_UP_RUN) -> tuple[Run, Batch]:
         """A run and its first batch, which no message carries."""
         return self.state.begin_run(SYNC, run_id, Trigger.HAND, EVERYTHING)
 
@@ -205,6 +207,6 @@ def pages(count: int, each: int = 1) -> list[Page]:
     return [Page(group, items(*(f"t{n}" for n in range(each)), group=group)) for group in groups]
 
 
-def transfer_of(*names: str, run: str = "run-1", group: str = "team/app", **more: Any) -> Batch:
+def transfer_of(*names: str, run: str = MADE_UP_RUN, group: str = "team/app", **more: Any) -> Batch:
     """A transfer of :func:`items`."""
     return Batch(run, SYNC, Step.TRANSFER, f"batch-{'-'.join(names)}", items(*names, group=group), hop=1, **more)

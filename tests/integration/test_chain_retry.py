@@ -9,6 +9,7 @@ from moto import mock_aws
 
 from syncline.messages import Start
 from syncline.model import EVERYTHING, Outcome, Run, Scope, Trigger
+from syncline.state import new_run_id
 from tests.integration.chain import SYNC, Chain, World, world
 from tests.standins.oci import Fault
 
@@ -40,7 +41,7 @@ def retry(chain: Chain, *keys: tuple[str, str], scope: Scope | None = None) -> R
     """The run that `syncline retry` begins for dead letters of these items."""
     chain.clock.sleep(1)
     scope = scope or Scope.of(group for group, _ in keys)
-    run, _ = chain.state.begin_run(SYNC, f"retry-{chain.clock.now}", Trigger.RETRY, scope, asked=keys)
+    run, _ = chain.state.begin_run(SYNC, new_run_id(chain.clock.time), Trigger.RETRY, scope, asked=keys)
     chain.queues.start(Start(SYNC, Trigger.RETRY, scope, run=run.id))
     chain.pump.run()
     return chain.state.run(SYNC, run.id)

@@ -20,6 +20,7 @@ from syncline.kinds.backups import Layout
 from syncline.kinds.kind import Pace
 from syncline.messages import Start
 from syncline.model import EVERYTHING, Outcome, Run, Scope, Trigger
+from syncline.state import new_run_id
 from syncline.wiring.files import group_of
 from tests.backups_world import World as BackupsWorld
 from tests.backups_world import make_bucket, s3_server
@@ -254,7 +255,7 @@ def test_a_retry_answers_for_each_file(files: FilesChain, groups: tuple[str, ...
     asked = [(group_of(name), name) for name in ("docs/a.txt", "docs/gone.txt")]
     files.clock.sleep(1)
     scope = Scope.of(groups) if groups else EVERYTHING
-    run, _ = files.state.begin_run(files.sync, f"retry-{files.clock.now}", Trigger.RETRY, scope, asked=asked)
+    run, _ = files.state.begin_run(files.sync, new_run_id(files.clock.time), Trigger.RETRY, scope, asked=asked)
     files.queues.start(Start(files.sync, Trigger.RETRY, scope, run=run.id))
     files.pump.run()
     run = files.state.run(files.sync, run.id)
@@ -293,7 +294,7 @@ def test_a_scan_of_artifacts_sends_on_what_is_asked_for(artifacts: ArtifactsChai
     first = artifacts.run()
     key = next(each for each in artifacts.results(first) if each[1] != "latest")
     artifacts.clock.sleep(1)
-    run, _ = artifacts.state.begin_run(SYNC, f"retry-{artifacts.clock.now}", Trigger.RETRY, EVERYTHING, asked=[key])
+    run, _ = artifacts.state.begin_run(SYNC, new_run_id(artifacts.clock.time), Trigger.RETRY, EVERYTHING, asked=[key])
     artifacts.queues.start(Start(SYNC, Trigger.RETRY, run=run.id))
     artifacts.pump.run()
     assert artifacts.state.failures.find(SYNC, [key])[key].solved == run.id

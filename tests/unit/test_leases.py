@@ -9,6 +9,7 @@ from syncline.model import EVERYTHING, Counts, Outcome, Result, Trigger
 from syncline.state import BatchRecord, State
 from syncline.stores.leases import LeaseHeldError
 from tests.pump import Clock
+from tests.run_ids import made_run_id
 
 RESULTS = (Result("team/app", "1", Outcome.MOVED),)
 
@@ -51,14 +52,14 @@ def test_nobody_gives_back_the_lease_of_another(state: State, clock: Clock) -> N
 
 
 def test_a_batch_ends_with_its_lease(state: State) -> None:
-    _, root = state.begin_run("images", "20261121-101522-3f9c2a7b01", Trigger.HAND, EVERYTHING)
+    _, root = state.begin_run("images", made_run_id(), Trigger.HAND, EVERYTHING)
     lease = state.leases.take("dr/app", root.id, 60)
     state.end_batch(root, BatchRecord(()), Counts(moved=1), lease)
     state.leases.take("dr/app", "b", 60)
 
 
 def test_whoever_lost_the_lease_cannot_end_the_batch(state: State, clock: Clock) -> None:
-    run, root = state.begin_run("images", "20261121-101522-3f9c2a7b01", Trigger.HAND, EVERYTHING)
+    run, root = state.begin_run("images", made_run_id(), Trigger.HAND, EVERYTHING)
     lease = state.leases.take("dr/app", root.id, 60)
     clock.sleep(61)
     state.leases.take("dr/app", "b", 60)
@@ -69,7 +70,7 @@ def test_whoever_lost_the_lease_cannot_end_the_batch(state: State, clock: Clock)
 
 
 def test_the_lease_of_a_batch_that_had_ended_is_given_back(state: State) -> None:
-    _, root = state.begin_run("images", "20261121-101522-3f9c2a7b01", Trigger.HAND, EVERYTHING)
+    _, root = state.begin_run("images", made_run_id(), Trigger.HAND, EVERYTHING)
     state.end_batch(root, BatchRecord(()), Counts())
     lease = state.leases.take("dr/app", root.id, 60)
     state.end_batch(root, BatchRecord(RESULTS), Counts(moved=1), lease)

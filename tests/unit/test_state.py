@@ -27,13 +27,16 @@ from syncline.state import (
 from syncline.steps.discover import CHUNK_RESULTS
 from syncline.table import pack
 from tests.pump import Clock
+from tests.run_ids import made_run_id
 from tests.stack import new_table
+
+FIRST, SECOND = made_run_id(1), made_run_id(2)
 
 SYNC = "images"
 LARGEST_ITEM = 400 * 1024
 
 
-def begin(state: State, run_id: str = "1-run") -> tuple[Run, Batch]:
+def begin(state: State, run_id: str = FIRST) -> tuple[Run, Batch]:
     return state.begin_run(SYNC, run_id, Trigger.HAND, EVERYTHING)
 
 
@@ -74,11 +77,11 @@ def test_the_same_start_twice_is_one_run(state: State) -> None:
 
 
 def test_a_second_start_is_refused_and_told_which_run_it_meets(state: State) -> None:
-    begin(state, "1-run")
-    with pytest.raises(SynclineError, match=r"ALREADY_RUNNING.*1-run") as refused:
-        begin(state, "2-run")
+    begin(state, FIRST)
+    with pytest.raises(SynclineError, match=f"ALREADY_RUNNING.*{FIRST}") as refused:
+        begin(state, SECOND)
     assert not refused.value.retried
-    assert [run.id for run in state.runs(SYNC)] == ["1-run"]
+    assert [run.id for run in state.runs(SYNC)] == [FIRST]
 
 
 def test_of_many_starts_at_once_one_begins(state: State) -> None:
@@ -86,7 +89,7 @@ def test_of_many_starts_at_once_one_begins(state: State) -> None:
 
     def start(number: int) -> None:
         try:
-            outcomes.append(begin(state, f"{number}-run")[0].id)
+            outcomes.append(begin(state, made_run_id(number))[0].id)
         except SynclineError as error:
             outcomes.append(error.code.name)
 
@@ -103,12 +106,12 @@ def test_of_many_starts_at_once_one_begins(state: State) -> None:
 
 def test_runs_are_numbered_and_plans_take_no_number(state: State) -> None:
     for number in (1, 2):
-        run, batch = begin(state, f"{number}-run")
+        run, batch = begin(state, made_run_id(number))
         assert run.number == number
         end(state, batch)
         state.finish_run(SYNC, run.id)
-    plan, _ = state.begin_run(SYNC, "3-plan", Trigger.HAND, EVERYTHING, plan=True)
-    run, _ = begin(state, "4-run")
+    plan, _ = state.begin_run(SYNC, made_run_id(3), Trigger.HAND, EVERYTHING, plan=True)
+    run, _ = begin(state, made_run_id(4))
     assert (plan.plan, run.number) == (True, 3)
 
 
@@ -131,24 +134,24 @@ def test_what_was_left_out_is_stored_and_may_be_absent(state: State) -> None:
 
 @pytest.mark.parametrize("allowed", [None, 0, 400])
 def test_the_removals_allowed_for_a_run_are_stored_with_it(state: State, allowed: int | None) -> None:
-    run, root = state.begin_run(SYNC, "1-run", Trigger.HAND, EVERYTHING, allow_removals=allowed)
+    run, root = state.begin_run(SYNC, FIRST, Trigger.HAND, EVERYTHING, allow_removals=allowed)
     assert run.allow_removals == allowed
     assert state.run(SYNC, run.id) == run
     # Discover begins the run by its id alone.
-    assert begin(state, "1-run") == (run, root)
+    assert begin(state, FIRST) == (run, root)
     assert state.open_batch(root)[0] == run
 
 
 def test_a_plan_runs_beside_a_run_and_ends_alone(state: State) -> None:
-    begin(state, "1-run")
-    plan, batch = state.begin_run(SYNC, "2-plan", Trigger.HAND, EVERYTHING, plan=True)
+    begin(state, FIRST)
+    plan, batch = state.begin_run(SYNC, SECOND, Trigger.HAND, EVERYTHING, plan=True)
     end(state, batch, would_move=3)
     ended = state.finish_run(SYNC, plan.id)
     assert ended is not None
     assert (ended.status, ended.counts.would_move) == (RunStatus.DONE, 3)
     current = state.current_run(SYNC)
     assert current is not None
-    assert current.id == "1-run"
+    assert current.id == FIRST
 
 
 def test_run_ids_sort_by_time(clock: Clock) -> None:
@@ -161,46 +164,46 @@ def test_run_ids_sort_by_time(clock: Clock) -> None:
 
 
 def test_a_run_nobody_heard_of_for_long_gives_way(state: State, clock: Clock) -> None:
-    begin(state, "1-run")
+    begin(state, FIRST)
     clock.sleep(LOST_AFTER - 1)
     with pytest.raises(SynclineError, match="ALREADY_RUNNING"):
-        begin(state, "2-run")
+        begin(state, SECOND)
     clock.sleep(1)
-    run, _ = begin(state, "2-run")
-    lost = state.run(SYNC, "1-run")
+    run, _ = begin(state, SECOND)
+    lost = state.run(SYNC, FIRST)
     assert (lost.status, run.status) == (RunStatus.LOST, RunStatus.RUNNING)
 
 
 def test_each_batch_that_ends_is_a_sign_of_life(state: State, clock: Clock) -> None:
-    _, batch = begin(state, "1-run")
+    _, batch = begin(state, FIRST)
     clock.sleep(LOST_AFTER - 1)
     end(state, batch, batch.child(0))
     clock.sleep(LOST_AFTER - 1)
     with pytest.raises(SynclineError, match="ALREADY_RUNNING"):
-        begin(state, "2-run")
+        begin(state, SECOND)
 
 
 def test_a_lost_run_that_comes_back_ends_nothing_of_its_successor(state: State, clock: Clock) -> None:
-    _, batch = begin(state, "1-run")
+    _, batch = begin(state, FIRST)
     clock.sleep(LOST_AFTER)
-    begin(state, "2-run")
+    begin(state, SECOND)
     end(state, batch)
-    assert state.finish_run(SYNC, "1-run") is None
+    assert state.finish_run(SYNC, FIRST) is None
     current = state.current_run(SYNC)
     assert current is not None
-    assert current.id == "2-run"
+    assert current.id == SECOND
 
 
 def test_a_run_that_was_forgotten_blocks_nothing(state: State) -> None:
     """Runs expire; one that never ended must not hold its sync for ever."""
-    begin(state, "1-run")
-    state._db.delete(f"SYNC#{SYNC}", "RUN#1-run")
+    begin(state, FIRST)
+    state._db.delete(f"SYNC#{SYNC}", f"RUN#{FIRST}")
     assert state.current_run(SYNC) is None
     assert state.join_run(SYNC, "look", Scope.of(["a"])) is None
-    run, _ = begin(state, "2-run")
+    run, _ = begin(state, SECOND)
     assert run.status is RunStatus.RUNNING
     with pytest.raises(SynclineError, match="NO_SUCH_RUN"):
-        state.run(SYNC, "1-run")
+        state.run(SYNC, FIRST)
 
 
 # -- joining
@@ -251,7 +254,7 @@ def test_a_look_that_joins_while_the_run_is_being_ended(state: State, monkeypatc
 
 def test_no_look_joins_a_run_that_is_being_cancelled(state: State) -> None:
     begin(state)
-    state.cancel_run(SYNC, "1-run")
+    state.cancel_run(SYNC, FIRST)
     assert state.join_run(SYNC, "look", Scope.of(["a"])) is None
 
 
@@ -273,7 +276,7 @@ def test_a_cancelled_run_ends_cancelled_when_its_batches_have(state: State) -> N
 def test_cancelling_a_run_nobody_heard_of_for_long_ends_it(state: State, clock: Clock) -> None:
     begin(state)
     clock.sleep(LOST_AFTER + 1)
-    assert state.cancel_run(SYNC, "1-run").status is RunStatus.LOST
+    assert state.cancel_run(SYNC, FIRST).status is RunStatus.LOST
     assert state.current_run(SYNC) is None
 
 
@@ -317,7 +320,7 @@ def test_an_open_batch_is_read_with_its_run(state: State) -> None:
     assert state.open_batch(root) == (run, None)
     record = end(state, root)
     assert state.open_batch(root) == (run, record)
-    assert state.open_batch(replace(root, run="2-run")) == (None, None)
+    assert state.open_batch(replace(root, run=SECOND)) == (None, None)
 
 
 def test_what_dynamodb_did_not_get_to_is_asked_for_again(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,7 +439,7 @@ def test_in_any_order_and_doubled_the_run_is_settled_when_the_last_batch_has_end
 
 
 def test_the_first_batch_is_a_look_at_the_runs_scope() -> None:
-    run = Run("1-run", SYNC, 1, Trigger.EVENT, Scope.of(["a"]), 0.0, plan=True)
+    run = Run(FIRST, SYNC, 1, Trigger.EVENT, Scope.of(["a"]), 0.0, plan=True)
     batch = first_batch(run)
     assert (batch.step, batch.scope, batch.plan, batch.run, batch.hop) == (
         Step.DISCOVER,

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -50,6 +51,7 @@ LOST_AFTER: Final = 2 * 3600
 REPORTS: Final = 4
 """How often the report of a run's end is attempted."""
 _TRIES: Final = 12
+_RUN_ID: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{10}")
 _ROOM: Final = 350_000
 """Bytes of packed content that an item of the table has room for: DynamoDB takes 400 KB."""
 
@@ -439,6 +441,11 @@ def new_run_id(clock: Callable[[], float] = time.time) -> str:
     """An id for a run that sorts by time and reads as one: ``20261121-101522-3f9c2a7b01``."""
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(clock()))
     return f"{stamp}-{random.randbytes(5).hex()}"  # noqa: S311 - an id is no secret
+
+
+def is_run_id(text: str) -> bool:
+    """Return True if a text has the form of a run ID."""
+    return _RUN_ID.fullmatch(text) is not None
 
 
 def first_batch(run: Run) -> Batch:

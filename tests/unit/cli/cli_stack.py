@@ -25,6 +25,7 @@ from syncline.messages import Batch, Dead, Start, decode, encode
 from syncline.model import Counts, Item, Outcome, Run, Scope, Step, Trigger
 from syncline.model import Result as ItemResult
 from syncline.state import BatchRecord, first_batch
+from tests.run_ids import made_run_id
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 REGION: Final = "us-east-1"
@@ -97,7 +98,7 @@ class Stack:
 
     def begin(self, sync: str = "prod", *, trigger: Trigger = Trigger.HAND, plan: bool = False, name: str = "") -> Run:
         """A run under way."""
-        run_id = name or f"20261121-101522-{next(_RUNS):06x}"
+        run_id = name or made_run_id(next(_RUNS))
         return self.target.state.begin_run(sync, run_id, trigger, Scope(), plan=plan)[0]
 
     def finish(self, run: Run, *results: ItemResult, skipped: int = 0, left_out: int = 0, extra: int = 0) -> Run:
@@ -110,7 +111,7 @@ class Stack:
 
     def bury(self, *groups: str, sync: str = "prod", code: str = "SERVER_ERROR", name: str = "1.0") -> None:
         """A dead letter of transfer for an item of each group, or without groups of the whole look."""
-        base = Batch("20261120-000000-000000", sync, Step.TRANSFER, "b")
+        base = Batch(made_run_id(), sync, Step.TRANSFER, "b")
         batches = [replace(base, items=(Item(group, name, GOOD),)) for group in groups]
         for batch in batches or [replace(base, step=Step.DISCOVER)]:
             self.target.queues.bury(batch.step, [encode(Dead(batch, code, "it answered 502"))])

@@ -10,6 +10,7 @@ from syncline.model import Counts, Run, Scope, Trigger
 from syncline.model import Result as ItemResult
 from syncline.state import BatchRecord, first_batch
 from syncline.steps.known import remember, settled, told_apart
+from tests.run_ids import made_run_id
 from tests.unit.cli.cli_stack import Stack, failed, moved
 
 
@@ -65,8 +66,8 @@ def test_many_runs_of_parts_do_not_hide_the_last_complete_scan(applied: Stack) -
     finish(applied, moved())
     for number in range(12):
         state = applied.target.state
-        state.begin_run("prod", f"20261122-101522-{number:06x}", Trigger.EVENT, Scope.of(["mirror/team/app"]))
-        applied.finish(state.run("prod", f"20261122-101522-{number:06x}"), moved())
+        run, _ = state.begin_run("prod", made_run_id(100 + number), Trigger.EVENT, Scope.of(["mirror/team/app"]))
+        applied.finish(run, moved())
     assert applied.json("status")["syncs"][0]["in_sync"] is True
 
 

@@ -15,6 +15,7 @@ from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunSt
 from syncline.state import BatchRecord, State, first_batch
 from syncline.steps.engine import Work
 from syncline.steps.known import answered, told_apart
+from tests.run_ids import made_run_id
 from tests.unit.cli.cli_stack import Stack, moved
 
 
@@ -67,7 +68,7 @@ def test_an_item_that_a_scan_knew_to_fail_is_scanned_again_and_never_sent_on_as_
 ) -> None:
     """The letter of a result has an item without the kind's own details, which no transfer could carry out."""
     state, queues = applied.target.state, applied.target.queues
-    batch = Batch("20261120-000000-000000", "prod", step, "b")
+    batch = Batch(made_run_id(), "prod", step, "b")
     result = Result("mirror/team/app", "1.0", Outcome.FAILED, "run:7.1", code="ARTIFACT_EXPIRED", reason="expired")
     _, [letter] = told_apart(state.failures, batch, [result], [], 0.0)
     assert [dict(item.detail) for item in letter.batch.items] == [{}]
@@ -159,7 +160,7 @@ def test_a_start_that_never_began_a_run_is_done_again(applied: Stack) -> None:
 def test_work_of_a_run_that_is_over_is_done_again(applied: Stack) -> None:
     run = applied.finish(applied.begin(), moved())
     late = Batch(run.id, "prod", Step.VERIFY, "late", (Item("mirror/team/app", "1.0"),))
-    forgotten = replace(late, run="20250101-000000-000000", items=(Item("mirror/team/base", "1.0"),))
+    forgotten = replace(late, run=made_run_id(), items=(Item("mirror/team/base", "1.0"),))
     applied.target.queues.bury(Step.VERIFY, [encode(late), encode(forgotten)])
     assert applied.json("retry", "prod")["letters"]["retried"] == 2
     assert applied.started()[0].scope.groups == ("mirror/team/app", "mirror/team/base")
@@ -253,7 +254,7 @@ def test_thousands_of_dead_letters_make_a_run_that_can_be_written_down(applied: 
     letters.take(given_up)
     assert len(letters.given_up) + len(letters.beyond) == len(groups)
     state = applied.target.state
-    run, _ = state.begin_run("prod", "20261121-101522-ffffff", Trigger.RETRY, letters.scope, asked=letters.asked)
+    run, _ = state.begin_run("prod", made_run_id(), Trigger.RETRY, letters.scope, asked=letters.asked)
     assert state.run("prod", run.id).scope == letters.scope
     assert letters.scope.fits
     assert state.failures.asked("prod", run.id) == set(letters.asked)

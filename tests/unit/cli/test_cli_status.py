@@ -7,7 +7,7 @@ import time
 import pytest
 
 from syncline.model import Outcome, Result, Trigger
-from syncline.state import new_run_id
+from tests.run_ids import made_run_id
 from tests.unit.cli.cli_stack import GOOD, OTHER, SYNCS, Stack, conflict, failed, moved
 
 TWO = SYNCS + SYNCS.removeprefix("syncs:\n").replace("  prod:", "  dev:").replace(
@@ -180,7 +180,7 @@ def test_a_report_as_json(applied: Stack) -> None:
 
 def test_a_report_by_the_id_that_a_run_really_has(applied: Stack) -> None:
     """Also of a run that is not the latest: the ID is not taken for the name of a sync."""
-    run = applied.finish(applied.begin(name=new_run_id(lambda: 1_790_000_000.0)), moved())
+    run = applied.finish(applied.begin(), moved())
     applied.finish(applied.begin(), failed())
     assert applied.json("report", run.id)["run"]["id"] == run.id
 
@@ -202,10 +202,11 @@ def test_a_look_that_failed_as_a_whole_is_named(applied: Stack) -> None:
 
 
 def test_reports_of_what_there_is_not(applied: Stack) -> None:
+    unknown = made_run_id()
     for words, what in (
         ([], "there has been no run yet"),
         (["prod"], "prod has not run yet"),
-        (["20261121-101522-3f9c2a"], "no sync has a run 20261121-101522-3f9c2a"),
+        ([unknown], f"no sync has a run {unknown}"),
     ):
         result = applied.run("report", *words)
         assert result.exit_code == 2

@@ -22,6 +22,7 @@ from syncline.stores.manifests import Manifests
 from syncline.stores.totals import BUCKETS, totals_of
 from syncline.table import Database
 from syncline.wiring.console import console_of
+from tests.run_ids import made_run_id
 from tests.stack import new_table
 from tests.standins.programs import needs
 from tests.standins.prometheus import Prometheus
@@ -54,7 +55,7 @@ class Clock:
 def run(state: State, clock: Clock, counts: Counts, seconds: float) -> None:
     """One run of a single batch that comes to ``counts``."""
     clock.now += 1
-    started, batch = state.begin_run("clusters", f"run-{clock.now}", Trigger.HAND, Scope())
+    started, batch = state.begin_run("clusters", made_run_id(int(clock.now)), Trigger.HAND, Scope())
     clock.now += seconds
     state.end_batch(batch, BatchRecord((), (), ()), counts)
     assert state.finish_run("clusters", started.id) is not None
@@ -106,7 +107,7 @@ def test_the_figures_of_git_sync(table: Table) -> None:
     assert found["syncline_items_total", "left_out"] == 7
     assert found["syncline_moved_bytes_total", ""] == 1000
     assert found["syncline_running", ""] == 0
-    state.begin_run("clusters", "under-way", Trigger.HAND, Scope())
+    state.begin_run("clusters", made_run_id(), Trigger.HAND, Scope())
     assert samples(table)["syncline_running", ""] == 1
 
 
@@ -149,7 +150,7 @@ def test_a_plan_counts_nothing(table: Table) -> None:
     clock = Clock()
     state = State(table, clock)
     state.put_sync("clusters", load_sync(json.dumps(BACKUPS)).model_dump_json())
-    started, batch = state.begin_run("clusters", "plan", Trigger.HAND, Scope(), plan=True)
+    started, batch = state.begin_run("clusters", made_run_id(), Trigger.HAND, Scope(), plan=True)
     state.end_batch(batch, BatchRecord((), (), ()), Counts(would_move=3))
     assert state.finish_run("clusters", started.id) is not None
     assert sum(totals_of(Database(table), "clusters").durations) == 0

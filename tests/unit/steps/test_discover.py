@@ -18,6 +18,7 @@ from syncline.model import EVERYTHING, Item, Outcome, Result, RunStatus, Scope, 
 from syncline.steps.discover import CHUNK_SECONDS
 from tests.made_up import SYNC, Answer, Steps, items, pages
 from tests.pump import Letter
+from tests.run_ids import made_run_id
 from tests.unit.steps.conftest import CHUNK_ITEMS, CHUNK_RESULTS
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
@@ -142,8 +143,9 @@ def test_steps_are_told_of_the_removals_allowed_for_the_run(steps: Steps, allowe
         return Arrived(item)
 
     steps.kind.look, steps.kind.move = look, move
-    steps.state.begin_run(SYNC, "by-hand", Trigger.HAND, EVERYTHING, allow_removals=allowed)
-    steps.start(run="by-hand")
+    by_hand = made_run_id()
+    steps.state.begin_run(SYNC, by_hand, Trigger.HAND, EVERYTHING, allow_removals=allowed)
+    steps.start(run=by_hand)
     steps.pump.run()
     assert seen == [allowed, allowed]
     assert steps.latest().allow_removals == allowed

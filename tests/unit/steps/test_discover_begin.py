@@ -14,10 +14,13 @@ from syncline.model import EVERYTHING, RunStatus, Scope, Step, Trigger
 from syncline.telemetry import logger
 from tests.made_up import SYNC, Steps, items, pages
 from tests.pump import Letter
+from tests.run_ids import made_run_id
+
+UNDER_WAY = made_run_id()
 
 
 def test_a_plan_moves_nothing_beside_a_run(steps: Steps) -> None:
-    steps.begin("under-way")
+    steps.begin(UNDER_WAY)
     steps.kind.pages = [Page("a", items("1", "2", group="a"), skipped=1)]
     steps.start(plan=True)
     steps.pump.run()
@@ -27,11 +30,11 @@ def test_a_plan_moves_nothing_beside_a_run(steps: Steps) -> None:
     assert steps.kind.moved == []
     current = steps.state.current_run(SYNC)
     assert current is not None
-    assert current.id == "under-way"
+    assert current.id == UNDER_WAY
 
 
 def test_a_plan_of_a_part_does_not_join_the_run_under_way(steps: Steps) -> None:
-    steps.begin("under-way")
+    steps.begin(UNDER_WAY)
     steps.kind.pages = [Page("a", items("1", group="a"))]
     steps.start("a", plan=True)
     steps.pump.run()
@@ -43,28 +46,28 @@ def test_a_plan_of_a_part_does_not_join_the_run_under_way(steps: Steps) -> None:
 def test_a_second_start_of_everything_says_so_and_does_nothing(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     log = io.StringIO()
     monkeypatch.setattr(logger.registered_handler, "stream", log)
-    steps.begin("under-way")
+    steps.begin(UNDER_WAY)
     steps.kind.pages = pages(1)
     steps.start()
     steps.pump.run()
     [said] = [line for line in map(json.loads, log.getvalue().splitlines()) if line["message"] == "not started"]
     assert (said["level"], said["sync"]) == ("warning", SYNC)
-    assert "under-way" in said["why"]
+    assert UNDER_WAY in said["why"]
     assert steps.mail.waiting() == []
-    assert [run.id for run in steps.state.runs(SYNC)] == ["under-way"]
+    assert [run.id for run in steps.state.runs(SYNC)] == [UNDER_WAY]
     assert steps.kind.moved == []
 
 
 def test_a_full_look_waits_for_a_run_that_looks_at_a_part_only(steps: Steps) -> None:
     """A registry that is pushed to all the time must not have its scheduled look passed over every time."""
-    steps.state.begin_run(SYNC, "20260101-part", Trigger.WEBHOOK, Scope.of(["a"]))
+    steps.state.begin_run(SYNC, UNDER_WAY, Trigger.WEBHOOK, Scope.of(["a"]))
     steps.kind.look = lambda scope, _cursor, _pace: [
         Page(group, items("1", group=group)) for group in scope.groups or ("a", "b")
     ]
     steps.start()
     steps.pump.deliver(steps.mail.waiting())
     assert steps.kind.moved == []
-    steps.put(Batch("20260101-part", SYNC, Step.DISCOVER, "20260101-part", scope=Scope.of(["a"])))
+    steps.put(Batch(UNDER_WAY, SYNC, Step.DISCOVER, UNDER_WAY, scope=Scope.of(["a"])))
     steps.pump.run()
     latest = steps.latest()
     assert (latest.scope, latest.status, latest.counts.queued) == (EVERYTHING, RunStatus.DONE, 2)
@@ -99,8 +102,8 @@ def test_an_event_begins_a_run_of_its_own_where_none_is_under_way(steps: Steps) 
 
 def test_an_event_waits_for_a_run_that_is_being_cancelled(steps: Steps) -> None:
     """Longer than SQS would show a message again and again: the hint is not laid aside as a dead letter."""
-    steps.begin("20260101-older")
-    steps.state.cancel_run(SYNC, "20260101-older")
+    steps.begin(UNDER_WAY)
+    steps.state.cancel_run(SYNC, UNDER_WAY)
     steps.kind.look = lambda scope, _cursor, _pace: [Page("x", items("1", group=(scope.groups or ("all",))[0]))]
     steps.start("hinted")
     deadline = steps.clock.now + 300
@@ -108,8 +111,8 @@ def test_an_event_waits_for_a_run_that_is_being_cancelled(steps: Steps) -> None:
         (letter,) = steps.mail.waiting()
         steps.clock.now = max(steps.clock.now, letter.due)
         steps.pump.deliver([letter])
-    run = steps.state.run(SYNC, "20260101-older")
-    steps.put(Batch("20260101-older", SYNC, Step.DISCOVER, "20260101-older", scope=run.scope))
+    run = steps.state.run(SYNC, UNDER_WAY)
+    steps.put(Batch(UNDER_WAY, SYNC, Step.DISCOVER, UNDER_WAY, scope=run.scope))
     steps.pump.run()
     assert steps.mail.dead() == []
     latest = steps.latest()
@@ -117,12 +120,12 @@ def test_an_event_waits_for_a_run_that_is_being_cancelled(steps: Steps) -> None:
 
 
 def test_a_run_that_was_begun_by_the_sender_is_carried_out_under_its_id(steps: Steps) -> None:
-    steps.state.begin_run(SYNC, "mine", Trigger.HAND, EVERYTHING)
+    steps.state.begin_run(SYNC, UNDER_WAY, Trigger.HAND, EVERYTHING)
     steps.kind.pages = pages(2)
-    steps.start(run="mine")
+    steps.start(run=UNDER_WAY)
     steps.pump.run()
     (run,) = steps.state.runs(SYNC)
-    assert (run.id, run.status, run.counts.moved) == ("mine", RunStatus.DONE, 2)
+    assert (run.id, run.status, run.counts.moved) == (UNDER_WAY, RunStatus.DONE, 2)
 
 
 def test_a_start_that_comes_again_after_its_run_does_nothing(steps: Steps) -> None:

@@ -14,6 +14,7 @@ from syncline.model import Item, RunStatus, Scope, Step, Trigger
 from tests.interleaving import deliver_meanwhile
 from tests.made_up import SYNC, Answer, Steps, items, pages, transfer_of
 from tests.pump import KilledError, Letter
+from tests.run_ids import made_run_id
 from tests.stack import QUEUES
 
 
@@ -59,7 +60,7 @@ def test_a_start_that_was_sent_twice_begins_one_run(steps: Steps) -> None:
 
 
 def test_a_start_that_waits_keeps_its_name(steps: Steps) -> None:
-    steps.state.begin_run(SYNC, "20260101-other", Trigger.HAND, Scope.of(["a"]))
+    steps.state.begin_run(SYNC, made_run_id(), Trigger.HAND, Scope.of(["a"]))
     letter = steps.start()
     steps.pump.deliver([letter])
     (waiting,) = steps.mail.waiting()

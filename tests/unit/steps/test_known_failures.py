@@ -11,6 +11,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
 from syncline.messages import Start
 from syncline.model import Counts, Item, Outcome, Result, Run, Scope, Trigger
+from syncline.state import new_run_id
 from tests.made_up import SYNC, Answer, MadeUp, Steps, items
 from tests.made_up import steps as made_steps
 from tests.pump import Duplicates, When
@@ -185,7 +186,7 @@ def test_a_retry_of_an_odd_entry_that_is_mended_lets_its_letter_go(steps: Steps,
     steps.kind.pages = [Page("p", skipped=1, failures=() if mended else tuple(failures))]
     steps.clock.sleep(1)
     asked = [(item.group, item.name) for item in odd]
-    run, _ = steps.state.begin_run(SYNC, "run-r", Trigger.RETRY, Scope(), asked=asked)
+    run, _ = steps.state.begin_run(SYNC, new_run_id(steps.clock.time), Trigger.RETRY, Scope(), asked=asked)
     steps.queues.start(Start(SYNC, Trigger.RETRY, run=run.id))
     steps.pump.run()
     assert counted(steps.state.run(SYNC, run.id).counts) == ((0, 0, 0) if mended else (0, 2, 0))

@@ -11,7 +11,7 @@ from syncline.kinds.kind import Arrived, Later, Pace
 from syncline.messages import Batch, decode
 from syncline.model import Item, RunStatus, Step
 from tests.aws_faults import disturb
-from tests.made_up import Answer, Steps, transfer_of
+from tests.made_up import MADE_UP_RUN, Answer, Steps, transfer_of
 from tests.pump import KilledError, Letter
 from tests.stack import QUEUES
 
@@ -203,7 +203,7 @@ def test_nothing_is_written_under_a_lease_that_another_has(steps: Steps) -> None
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
     assert moved(steps) == ["1", "2", "1"]
-    assert steps.state.progress("run-1").counts.bytes == 20
+    assert steps.state.progress(MADE_UP_RUN).counts.bytes == 20
 
 
 def test_a_lease_never_outlives_the_function_that_took_it(steps: Steps) -> None:

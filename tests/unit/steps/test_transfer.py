@@ -10,7 +10,7 @@ from syncline.messages import Batch, decode
 from syncline.model import Item, Outcome, Result, RunStatus, Step
 from syncline.steps.engine import ATTEMPTS, IDLE
 from syncline.steps.transfer import WAITING
-from tests.made_up import SYNC, Answer, Steps, transfer_of
+from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, transfer_of
 from tests.pump import Letter
 from tests.stack import QUEUES
 
@@ -186,7 +186,7 @@ def test_a_proof_that_is_never_begun_is_given_up(steps: Steps) -> None:
 
 def test_one_reference_has_one_writer(steps: Steps) -> None:
     """Another batch of the group is delivered while the first one writes: it waits, and not for the whole lease."""
-    steps.begin("run-1")
+    steps.begin(MADE_UP_RUN)
     other = transfer_of("2")
     writing: list[str] = []
 
@@ -208,7 +208,7 @@ def test_one_reference_has_one_writer(steps: Steps) -> None:
 
 
 def test_two_groups_are_written_at_the_same_time(steps: Steps) -> None:
-    steps.begin("run-1")
+    steps.begin(MADE_UP_RUN)
     other = transfer_of("2", group="another")
 
     def move(item: Item, _pace: Pace) -> Answer:
@@ -300,7 +300,7 @@ def test_cancelling_finishes_what_is_written_and_begins_nothing_new(steps: Steps
     def move(item: Item, pace: Pace) -> Answer:
         if pace.over:
             return Later(item)
-        steps.state.cancel_run(SYNC, "run-1")
+        steps.state.cancel_run(SYNC, MADE_UP_RUN)
         steps.clock.sleep(10)
         return Arrived(item)
 

@@ -8,7 +8,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item, Outcome, RunStatus
 from syncline.steps.engine import ATTEMPTS
-from tests.made_up import SYNC, Steps, transfer_of
+from tests.made_up import MADE_UP_RUN, SYNC, Steps, transfer_of
 
 NOT_THERE = SynclineError("NOT_ARRIVED", "it is not there")
 
@@ -42,7 +42,7 @@ def test_what_did_not_arrive_is_transferred_again_with_its_detail(steps: Steps) 
 @pytest.mark.parametrize("error", [NOT_THERE, SynclineError("UNREACHABLE", "gone")])
 def test_of_a_cancelled_run_nothing_is_transferred_or_asked_again(steps: Steps, error: SynclineError) -> None:
     def move(item: Item, _pace: Pace) -> Arrived:
-        steps.state.cancel_run(SYNC, "run-1")
+        steps.state.cancel_run(SYNC, MADE_UP_RUN)
         return Arrived(item)
 
     steps.kind.move = move

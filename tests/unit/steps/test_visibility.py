@@ -9,7 +9,7 @@ import pytest
 from syncline.kinds.kind import Arrived, Pace, Page
 from syncline.messages import Batch, Start
 from syncline.model import Item, RunStatus, Scope, Step, Trigger
-from tests.made_up import SYNC, Answer, Steps, items, transfer_of
+from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, items, transfer_of
 from tests.pump import KilledError, Manners
 from tests.stack import EVENTS, QUEUES
 
@@ -33,8 +33,8 @@ def test_the_messages_of_a_killed_function_are_back_within_a_minute_of_its_time(
 
     steps.kind.move = steps.kind.prove = dies  # type: ignore[assignment]
     steps.kind.look = looks
-    _, root = steps.begin("run-1")
-    batches = [Batch("run-1", SYNC, step, f"b{n}", items("1", group=f"g{n}"), hop=1) for n in range(3)]
+    _, root = steps.begin(MADE_UP_RUN)
+    batches = [Batch(MADE_UP_RUN, SYNC, step, f"b{n}", items("1", group=f"g{n}"), hop=1) for n in range(3)]
     letters = [steps.put(each) for each in ([root] if step is Step.DISCOVER else batches)]
     begun = steps.clock.now
     steps.pump.deliver(letters)
@@ -60,7 +60,7 @@ def test_the_events_of_a_killed_function_are_back_within_a_minute_of_its_time(
 
 def test_a_message_that_waits_behind_a_slow_one_goes_back_at_once(steps: Steps) -> None:
     """The other messages are done by another function while the first one is slow."""
-    steps.begin("run-1")
+    steps.begin(MADE_UP_RUN)
     slow = steps.put(transfer_of("slow"))
     others = [steps.put(transfer_of(f"quick-{n}", group=f"g{n}")) for n in range(9)]
     begun, done = steps.clock.now, dict[str, float]()
@@ -82,12 +82,12 @@ def test_a_message_that_waits_behind_a_slow_one_goes_back_at_once(steps: Steps) 
     assert len(done) == 10
     assert max(at for name, at in done.items() if name != "slow") <= begun + 10
     assert [item.name for item in steps.kind.moved].count("quick-3") == 1
-    assert steps.state.progress("run-1").counts.moved == 10
+    assert steps.state.progress(MADE_UP_RUN).counts.moved == 10
 
 
 def test_a_message_may_wait_behind_slow_ones_however_often(steps: Steps) -> None:
     """That is neither a death nor idleness."""
-    steps.begin("run-1")
+    steps.begin(MADE_UP_RUN)
 
     def move(item: Item, _pace: Pace) -> Answer:
         if item.name.startswith("slow"):
@@ -102,14 +102,14 @@ def test_a_message_may_wait_behind_slow_ones_however_often(steps: Steps) -> None
         steps.pump.deliver([slow, patient])
     assert "patient" not in [item.name for item in steps.kind.moved]
     steps.pump.run()
-    assert steps.state.progress("run-1").counts.moved == 21
+    assert steps.state.progress(MADE_UP_RUN).counts.moved == 21
     assert steps.mail.dead() == []
 
 
 @pytest.mark.parametrize("step", [Step.DISCOVER, Step.COMMIT])
 def test_what_cannot_be_sent_anew_is_shown_again(steps: Steps, step: Step) -> None:
     """A start message is known by its id, and a FIFO queue drops the double of a message."""
-    steps.begin("run-1")
+    steps.begin(MADE_UP_RUN)
     slow = False
 
     def move(item: Item, _pace: Pace) -> Answer:
@@ -126,7 +126,7 @@ def test_what_cannot_be_sent_anew_is_shown_again(steps: Steps, step: Step) -> No
 
     steps.kind.move, steps.kind.look = move, looks
     if step is Step.COMMIT:
-        messages = [Batch("run-1", SYNC, step, name, items(name, group=name), hop=1) for name in ("slow", "quick")]
+        messages = [Batch(MADE_UP_RUN, SYNC, step, name, items(name, group=name), hop=1) for name in ("slow", "quick")]
         first, second = [steps.put(each) for each in messages]
     else:
         first, second = (steps.put(Start(f"sync-{n}", Trigger.SCHEDULE)) for n in range(2))
@@ -143,7 +143,7 @@ def test_what_cannot_be_sent_anew_is_shown_again(steps: Steps, step: Step) -> No
 
 
 def test_quick_messages_are_done_together(steps: Steps) -> None:
-    steps.begin("run-1")
+    steps.begin(MADE_UP_RUN)
     letters = [steps.put(transfer_of(str(n), group=f"g{n}")) for n in range(10)]
     steps.pump.deliver(letters)
     assert len(steps.kind.moved) == 10

@@ -19,7 +19,7 @@ from syncline.model import EVERYTHING, Item, Result, Run, RunStatus, Scope, Step
 from syncline.state import REPORTS
 from syncline.steps.engine import DEATHS
 from tests.aws_faults import disturb
-from tests.made_up import SYNC, Answer, MadeUp, Steps, items, transfer_of
+from tests.made_up import MADE_UP_RUN, SYNC, Answer, MadeUp, Steps, items, transfer_of
 from tests.pump import Duplicates, KilledError, Letter, Manners
 from tests.stack import QUEUES
 
@@ -137,7 +137,7 @@ def test_what_followed_is_sent_again_when_a_message_comes_again(steps: Steps) ->
 
 
 def test_messages_of_one_event_fail_and_succeed_by_themselves(steps: Steps) -> None:
-    steps.begin("run-1")
+    steps.begin(MADE_UP_RUN)
     steps.pump.manners = Manners(random.Random(1), batches=True)
     failing = iter([True])
 
@@ -157,10 +157,10 @@ def test_messages_of_one_event_fail_and_succeed_by_themselves(steps: Steps) -> N
 
 
 def test_cancel_before_the_start_was_seen(steps: Steps) -> None:
-    steps.begin("20260101-mine")
-    steps.state.cancel_run(SYNC, "20260101-mine")
+    steps.begin(MADE_UP_RUN)
+    steps.state.cancel_run(SYNC, MADE_UP_RUN)
     steps.kind.look = lambda *_: pytest.fail("nothing is looked at")
-    steps.start(run="20260101-mine")
+    steps.start(run=MADE_UP_RUN)
     steps.pump.run()
     assert steps.latest().status is RunStatus.CANCELLED
     assert steps.state.current_run(SYNC) is None
@@ -168,7 +168,7 @@ def test_cancel_before_the_start_was_seen(steps: Steps) -> None:
 
 def test_cancel_leaves_items_that_were_queued_as_they_are(steps: Steps) -> None:
     steps.begin_with(transfer_of("1", "2"))
-    steps.state.cancel_run(SYNC, "run-1")
+    steps.state.cancel_run(SYNC, MADE_UP_RUN)
     steps.pump.run()
     run = steps.latest()
     assert (run.status, run.counts.cancelled, run.counts.moved) == (RunStatus.CANCELLED, 2, 0)
@@ -185,8 +185,8 @@ def test_two_deliveries_at_the_same_time_have_one_effect(steps: Steps, step: Ste
     """Two functions, in threads, are in the middle of the same batch at once."""
     batch = transfer_of("1", "2", "3") if step is Step.TRANSFER else None
     both = threading.Barrier(2, timeout=20)
-    steps.begin("run-1")
-    letter = steps.put(batch or Batch("run-1", SYNC, Step.VERIFY, "verify", items("1", "2", "3"), hop=1))
+    steps.begin(MADE_UP_RUN)
+    letter = steps.put(batch or Batch(MADE_UP_RUN, SYNC, Step.VERIFY, "verify", items("1", "2", "3"), hop=1))
     twin = Letter(letter.id, letter.url, letter.body, letter.sent, letter.due, copied=True)
     steps.mail.add(twin)
 
@@ -203,8 +203,8 @@ def test_two_deliveries_at_the_same_time_have_one_effect(steps: Steps, step: Ste
         thread.join()
     steps.pump.on_delivery = lambda _letter: None
     steps.pump.run()
-    assert steps.state.progress("run-1").counts.moved == 3
-    assert len(list(steps.state.results("run-1"))) == 3
+    assert steps.state.progress(MADE_UP_RUN).counts.moved == 3
+    assert len(list(steps.state.results(MADE_UP_RUN))) == 3
 
 
 @pytest.mark.parametrize(("seed", "duplicates"), list(enumerate(Duplicates)))

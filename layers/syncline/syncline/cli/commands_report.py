@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,10 +14,9 @@ from syncline.cli.show import ago, many, number, size
 from syncline.cli.summary import TRIGGERS, as_dict, counted, ending, exit_code, item_lines, named, rank
 from syncline.errors import CODES, SynclineError
 from syncline.model import Result, Run
-from syncline.state import State
+from syncline.state import State, is_run_id
 from syncline.stores.failures import KnownFailure
 
-_RUN_ID: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6,}")
 _FEW: Final = 20
 """Runs among which the latest one that was no plan is looked for first, and known failures that a report shows."""
 _MANY: Final = 1000
@@ -94,7 +92,7 @@ def _found(state: State, what: str | None) -> Run:
         if not latest:
             raise SynclineError("NO_SUCH_RUN", "there has been no run yet; `syncline run NAME` starts one")
         return max(latest, key=lambda run: run.started)
-    if _RUN_ID.fullmatch(what):
+    if is_run_id(what):
         return _by_id(state, what)
     config_of(state, what)
     run = latest_run(state, what)
