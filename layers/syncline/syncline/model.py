@@ -167,6 +167,11 @@ class Result:
         ]
 
     @classmethod
+    def cancelled(cls, item: Item) -> Result:
+        """Return the result of an item that is left as it is, for its run was cancelled."""
+        return cls(item.group, item.name, Outcome.CANCELLED, item.source, item.target)
+
+    @classmethod
     def from_json(cls, value: list[Any]) -> Result:
         group, name, outcome, source, target, moved_bytes, code, reason = value
         return cls(group, name, Outcome(outcome), source, target, moved_bytes, code, reason)

@@ -48,10 +48,14 @@ SHARDS: Final = 8
 """Into how many partitions a run's records are spread; one partition takes 1,000 writes a second."""
 LOST_AFTER: Final = 2 * 3600
 """Seconds without a sign of life after which a run may be taken for lost: longer than any message stays unseen."""
+CANCELLED_AFTER: Final = 10.0
+"""Seconds for which a cancelled run waits for its functions to end what they are at."""
 REPORTS: Final = 4
 """How often the report of a run's end is attempted."""
 _TRIES: Final = 12
 _RUN_ID: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{10}")
+_CANCELLED_AT_ONCE: Final = 400
+"""Items after which those of a cancelled run begin another record."""
 _ROOM: Final = 350_000
 """Bytes of packed content that an item of the table has room for: DynamoDB takes 400 KB."""
 
@@ -106,7 +110,7 @@ class State(Configurations):
         for _ in range(_TRIES):
             current = self._db.get(f"SYNC#{sync}", "CURRENT") or {}
             if not plan and current.get("run") not in (None, run_id):
-                self._give_up_if_lost(sync, str(current["run"]))
+                self._make_way(sync, str(current["run"]))
             latest = int(current.get("number", 0))
             run = Run(
                 run_id,
@@ -144,16 +148,24 @@ class State(Configurations):
                 return run, first_batch(run)
         raise SynclineError("ALREADY_RUNNING", f"{sync} is being started by many at once")
 
-    def _give_up_if_lost(self, sync: str, run_id: str) -> None:
-        run = self._known(sync, run_id)
-        if run is None:
+    def _make_way(self, sync: str, run_id: str) -> None:
+        """End a run that was cancelled or lost, so that another can begin; raises ALREADY_RUNNING."""
+        if self._known(sync, run_id) is None:
             self._db.update_if(self._free_sync(sync, run_id))
             return
+        run = self.end_cancelled(sync, run_id)
+        if run.status is RunStatus.CANCELLING:
+            what = f"run {run_id} of {sync} is being cancelled, which takes {CANCELLED_AFTER:.0f} s at most"
+            raise SynclineError("ALREADY_RUNNING", what)
         heard = max(self.progress(run_id).heard, run.started)
         if not run.over and self._clock() - heard < LOST_AFTER:
             started = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(run.started))
             raise SynclineError("ALREADY_RUNNING", f"{sync} has run {run_id} under way since {started}")
-        self._end_run(run, RunStatus.LOST, self.progress(run_id).counts, joins=None)
+        self._end_lost(run)
+
+    def _end_lost(self, run: Run) -> None:
+        self._close(run.id)
+        self._end_run(run, RunStatus.LOST, self.progress(run.id).counts, joins=None)
 
     def join_run(self, sync: str, own: str, scope: Scope) -> Batch | None:
         """Announce a further look in the run under way; None if none is, or it is the one that ``own`` names.
@@ -217,23 +229,78 @@ class State(Configurations):
         return self._known(sync, str(current["run"])) if current.get("run") else None
 
     def cancel_run(self, sync: str, run_id: str) -> Run:
-        """Ask a run to end: what is being written is finished, nothing new is begun."""
+        """Ask a run to end: what is being written is finished, nothing new is begun; see :meth:`end_cancelled`."""
         self._db.update_if(
             self._db.update(
                 f"SYNC#{sync}",
                 f"RUN#{run_id}",
-                "SET #status = :status",
-                {"status": RunStatus.CANCELLING.value},
+                "SET #status = :status, #cancelled = :cancelled",
+                {"status": RunStatus.CANCELLING.value, "cancelled": number(self._clock())},
                 condition="#status = :running",
                 extra={":running": RunStatus.RUNNING.value},
             )
         )
         run = self.run(sync, run_id)
-        progress = self.progress(run_id)
-        if not run.over and self._clock() - max(progress.heard, run.started) > LOST_AFTER:
-            self._end_run(run, RunStatus.LOST, progress.counts, joins=None)
+        if not run.over and self._clock() - max(self.progress(run_id).heard, run.started) > LOST_AFTER:
+            self._end_lost(run)
             run = self.run(sync, run_id)
         return run
+
+    def end_cancelled(self, sync: str, run_id: str, settle: Callable[[Run], Counts] = lambda run: run.counts) -> Run:
+        """End a run that was cancelled :data:`CANCELLED_AFTER` seconds ago, and return the run as it stands.
+
+        That needs no function: the items of batches that have not ended are cancelled. Whoever looks at the run may call
+        this, any number at once. ``settle`` is that of :meth:`finish_run`. Raises NO_SUCH_RUN.
+        """
+        item = self._db.get(f"SYNC#{sync}", f"RUN#{run_id}")
+        run = self.run(sync, run_id) if item is None else run_of(item)
+        since = float((item or {}).get("cancelled", 0))
+        if run.status is not RunStatus.CANCELLING or self._clock() - since < CANCELLED_AFTER:
+            return run
+        self._close(run_id)
+        self._cancel_open(run_id)
+        self._end_run(run, RunStatus.CANCELLED, settle(replace(run, counts=self.progress(run_id).counts)), joins=None)
+        return self.run(sync, run_id)
+
+    def _close(self, run_id: str) -> None:
+        """Let no batch of a run end from now on, so that its records and counts stay as they are."""
+        for shard in range(SHARDS):
+            values = {"closed": True, "expires": int(self._clock()) + RETENTION}
+            update = self._db.update(
+                _shard_key(run_id, shard), "COUNTS", "SET #closed = :closed, #expires = :expires", values
+            )
+            self._db.update_if(update)
+
+    def _cancel_open(self, run_id: str) -> None:
+        """Add the results of items whose batches have not ended in a closed run; done again it adds nothing.
+
+        What a scan that joined the run had sent on has no results of its own, as in :mod:`syncline.steps.once`.
+        """
+        ended = {key for shard in range(SHARDS) for key in self._db.sort_keys(_shard_key(run_id, shard), "BATCH#")}
+        chunk, again, chunks = list[Result](), 0, 0
+
+        def add() -> None:
+            nonlocal chunk, again, chunks
+            self.add_results(run_id, f"cancelled-{chunks}", chunk, queued=-again)
+            chunk, again, chunks = [], 0, chunks + 1
+
+        for batch in self._following(run_id):
+            if f"BATCH#{batch.id}" in ended:
+                continue
+            if batch.scan is None:
+                chunk += [Result.cancelled(item) for item in batch.items]
+            else:
+                again += len(batch.items)
+            if len(chunk) >= _CANCELLED_AT_ONCE:
+                add()
+        if chunk or again:
+            add()
+
+    def _following(self, run_id: str) -> Iterator[Batch]:
+        """Yield the batches that were announced in records of a run, in a fixed order."""
+        for shard in range(SHARDS):
+            for item in self._db.query(_shard_key(run_id, shard), "BATCH#"):
+                yield from (Outgoing.from_json(each).batch for each in unpack(self._whole(item, "following")))
 
     def finish_run(
         self, sync: str, run_id: str, settle: Callable[[Run], Counts] = lambda run: run.counts
@@ -314,7 +381,7 @@ class State(Configurations):
         for item in self._db.batch_get(keys):
             heard = max(heard, float(item.get("at", 0)))
             for name, value in item.items():
-                if name not in ("pk", "sk", "at", "expires"):
+                if name not in ("pk", "sk", "at", "expires", "closed"):
                     totals[name] = totals.get(name, 0) + int(value)
         balance = totals.pop("balance", 0)
         return Progress(Counts(**totals), balance == 0, heard)
@@ -334,10 +401,13 @@ class State(Configurations):
         item = self._db.get(_shard_key(run_id, _shard_of(batch_id)), f"BATCH#{batch_id}")
         return None if item is None else self._record_of(item)
 
-    def end_batch(self, batch: Batch, record: BatchRecord, counts: Counts, lease: Lease | None = None) -> BatchRecord:
+    def end_batch(
+        self, batch: Batch, record: BatchRecord, counts: Counts, lease: Lease | None = None
+    ) -> BatchRecord | None:
         """End a batch, exactly once: its record, its counts and its lease, in one transaction.
 
-        Returns what counts from now on: the record given or, where the batch had ended before, that one.
+        Return what counts from now on: the record given or, if the batch had ended before, that one. Return None if the
+        run was ended without it.
         Raises LEASE_LOST if the lease went to another writer meanwhile.
         """
         shard = _shard_of(batch.id)
@@ -345,7 +415,7 @@ class State(Configurations):
         balance = sum(_hash(each.batch.id) for each in record.following) - _hash(batch.id)
         writes = [
             self._db.put_if(item, "attribute_not_exists(pk)"),
-            self._count(batch.run, shard, asdict(counts) | {"balance": balance}),
+            self._count(batch.run, shard, asdict(counts) | {"balance": balance}, unless_closed=True),
         ]
         if lease is not None:
             writes.append(self.leases.freed(lease))
@@ -356,20 +426,22 @@ class State(Configurations):
             stored = self.batch_record(batch.run, batch.id)
             assert stored is not None, "the table refused a record that is not there"
             return stored
+        if 1 in refused:
+            return None
         if refused:
             raise SynclineError("LEASE_LOST", f"another writer took {lease.reference if lease else 'the lease'}")
         if lease is not None:
             lease.expires = 0.0
         return record
 
-    def add_results(self, run_id: str, name: str, results: Iterable[Result]) -> Counts:
-        """Add results that no batch has, once under each name; the run's counts then."""
+    def add_results(self, run_id: str, name: str, results: Iterable[Result], *, queued: int = 0) -> Counts:
+        """Add results that no batch has, once under each name, and to the items found to differ; the run's counts then."""
         record = BatchRecord(tuple(results))
         batch_id = f"{run_id}-{name}"
         self._db.transact(
             [
                 self._db.put_if(self._batch_item(run_id, batch_id, record), "attribute_not_exists(pk)"),
-                self._count(run_id, _shard_of(batch_id), asdict(Counts.of(record.results))),
+                self._count(run_id, _shard_of(batch_id), asdict(Counts.of(record.results, queued=queued))),
             ]
         )
         return self.progress(run_id).counts
@@ -385,7 +457,9 @@ class State(Configurations):
     def _announcement(self, run_id: str, batch_id: str) -> dict[str, Any]:
         return self._count(run_id, _shard_of(batch_id), {"balance": _hash(batch_id)})
 
-    def _count(self, run_id: str, shard: int, amounts: dict[str, int]) -> dict[str, Any]:
+    def _count(
+        self, run_id: str, shard: int, amounts: dict[str, int], *, unless_closed: bool = False
+    ) -> dict[str, Any]:
         """Add amounts to a shard's counters; those that are zero are not sent."""
         amounts = {name: value for name, value in amounts.items() if value}
         now = self._clock()
@@ -394,6 +468,8 @@ class State(Configurations):
             "COUNTS",
             "SET #at = :at, #expires = :expires ADD " + ", ".join(f"#{name} :{name}" for name in amounts),
             {"at": number(now), "expires": int(now) + RETENTION, **amounts},
+            condition="attribute_not_exists(#closed)" if unless_closed else None,
+            names=("closed",) if unless_closed else (),
         )
 
     def _batch_item(self, run_id: str, batch_id: str, record: BatchRecord) -> dict[str, Any]:

@@ -221,7 +221,7 @@ class Engine:
         """End a batch with its work, and send what follows but for ``held_back``.
 
         False if the caller may not go on with what it held back: the batch had ended before, delivered twice, and what
-        followed then is sent instead, or it has gone round too often.
+        followed then is sent instead, or it has gone round too often, or its run is over.
         """
         self._bound(work)
         results, dead = told_apart(
@@ -230,6 +230,9 @@ class Engine:
         counts = work.counts(results)
         made = BatchRecord(results, tuple(work.following), dead)
         record = self.state.end_batch(work.batch, made, counts, lease)
+        if record is None:
+            logger.info("run is over", extra={"run": work.batch.run, "batch": work.batch.id})
+            return False
         remember(self.state.failures, work.batch, record, self.clock(), again=record is not made)
         if record is not made:
             self._send(work.batch, record)
@@ -242,7 +245,7 @@ class Engine:
     def cancel(self, batch: Batch) -> None:
         """End a batch of a cancelled run: its items are left as they are."""
         work = Work(batch)
-        work.results = [cancelled(item) for item in batch.items]
+        work.results = [Result.cancelled(item) for item in batch.items]
         self.end(work)
 
     def fail_all(self, batch: Batch, error: SynclineError, requests: int = 0) -> None:
@@ -369,11 +372,6 @@ def _endless(batch: Batch, following: Batch) -> str | None:
         return None
     where = f"behind {following.cursor}" if following.cursor else "with what it was given"
     return f"{IDLE} functions one after another got no further {where}"
-
-
-def cancelled(item: Item) -> Result:
-    """The item is left as it is, for the run is being cancelled."""
-    return Result(item.group, item.name, Outcome.CANCELLED, item.source, item.target)
 
 
 def step_error(error: Exception) -> SynclineError:

@@ -9,7 +9,7 @@ from typing import Final
 from syncline.kinds.kind import Arrived, Failure, Kind, Later, Pace, glances
 from syncline.messages import Batch
 from syncline.model import Item, Result, Run, RunStatus, Step
-from syncline.steps.engine import Engine, Work, cancelled
+from syncline.steps.engine import Engine, Work
 from syncline.stores.leases import Lease, LeaseHeldError
 
 ENDING: Final = 15.0
@@ -83,7 +83,7 @@ def _carry_out(work: Work, kind: Kind, pace: Pace, engine: Engine) -> None:
     if arrived:
         work.follow(step=Step.VERIFY, items=tuple(arrived))
     if later and pace.halted() and _is_cancelled(engine, work.batch):
-        work.results += [cancelled(item) for item in later]
+        work.results += [Result.cancelled(item) for item in later]
     elif later:
         idle = not further and len(later) == len(work.batch.items)
         work.follow(items=tuple(later), idle=work.batch.idle + 1 if idle else 0)
@@ -98,4 +98,4 @@ def _is_further(item: Item, before: Item) -> bool:
 
 def _is_cancelled(engine: Engine, batch: Batch) -> bool:
     """Whether it is for the run that nothing may go on, and not for the lease alone."""
-    return engine.state.run(batch.sync, batch.run).status is RunStatus.CANCELLING
+    return engine.state.run(batch.sync, batch.run).status is not RunStatus.RUNNING

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from syncline.kinds.kind import Arrived, Failure, Later
 from syncline.messages import Batch
 from syncline.model import Item, Outcome, Result, Run, RunStatus, Trigger
-from syncline.steps.engine import Engine, Work, cancelled
+from syncline.steps.engine import Engine, Work
 
 
 def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) -> None:
@@ -43,7 +43,7 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
         idle = not waiting and len(later) == len(batch.items)
         work.follow(items=tuple(later), idle=batch.idle + 1 if idle else 0)
     if run.status is RunStatus.CANCELLING:
-        work.results += [cancelled(failure.item) for failure in (*absent, *failures)]
+        work.results += [Result.cancelled(failure.item) for failure in (*absent, *failures)]
     else:
         work.fail(absent, engine.rng, step=kind.moves_by)
         work.fail(failures, engine.rng)

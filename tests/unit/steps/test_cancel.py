@@ -1,0 +1,193 @@
+"""A cancelled run is over ten seconds later, whatever its functions do, and what comes afterwards changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from syncline.errors import SynclineError
+from syncline.kinds.kind import Arrived, Later, Pace, Page
+from syncline.messages import Outgoing
+from syncline.model import EVERYTHING, Counts, Item, Outcome, Run, RunStatus, Scope, Step, Trigger
+from syncline.state import BatchRecord
+from tests.made_up import SYNC, Answer, Steps, items, transfer_of
+from tests.pump import KilledError, Letter, When
+
+GRACE = 10
+OPEN = {("team/app", name): Outcome.CANCELLED for name in ("1", "2", "3")}
+
+
+def another(steps: Steps, run_id: str = "run-2") -> Run:
+    """Begin another run; raises ALREADY_RUNNING."""
+    return steps.state.begin_run(SYNC, run_id, Trigger.HAND, EVERYTHING)[0]
+
+
+def outcomes(steps: Steps, run_id: str = "run-1") -> dict[tuple[str, str], Outcome]:
+    return {key: each.outcome for key, each in steps.results(steps.state.run(SYNC, run_id)).items()}
+
+
+def check_cancelled(steps: Steps, cancelled: int = 3) -> None:
+    run = steps.state.run(SYNC, "run-1")
+    assert run.status is RunStatus.CANCELLED
+    assert (run.counts.cancelled, run.counts.queued) == (cancelled, run.counts.ended)
+    assert steps.state.progress("run-1").counts == run.counts
+
+
+def test_another_run_can_start_ten_seconds_after_the_cancel(steps: Steps) -> None:
+    """The function that holds the items was killed: their messages are hidden for minutes."""
+
+    def die(_item: Item, _pace: Pace) -> Answer:
+        steps.reaper.dead = True
+        raise KilledError
+
+    steps.kind.move = die
+    steps.pump.deliver([steps.begin_with(transfer_of("1", "2", "3"))])
+    steps.state.cancel_run(SYNC, "run-1")
+    steps.clock.sleep(GRACE - 0.5)
+    with pytest.raises(SynclineError, match="is being cancelled"):
+        another(steps)
+    steps.clock.sleep(0.5)
+    another(steps)
+    check_cancelled(steps)
+    assert outcomes(steps) == OPEN
+    steps.pump.run()  # the messages come back, and find the run over
+    assert len(steps.kind.moved) == 1
+    check_cancelled(steps)
+
+
+def test_a_function_that_goes_on_after_the_end_of_its_run_writes_nothing_down(steps: Steps) -> None:
+    """The source holds it longer than the run lasts; the next run has what it did not finish."""
+
+    def move(item: Item, pace: Pace) -> Answer:
+        if item.name == "1":
+            steps.state.cancel_run(SYNC, "run-1")
+            steps.clock.sleep(30)
+            another(steps)
+            return Arrived(item, 10)
+        assert pace.over, "nothing new is begun for a run that is over"
+        return Later(item)
+
+    steps.kind.move = move
+    steps.pump.deliver([steps.begin_with(transfer_of("1", "2", "3"))])
+    check_cancelled(steps)
+    assert outcomes(steps) == OPEN
+    assert steps.mail.waiting() == [], "nothing follows from it"
+    steps.state.leases.take("made.up/team/app", "another", 60)
+
+
+def test_a_function_that_lets_go_in_time_ends_its_batch(steps: Steps) -> None:
+    def move(item: Item, pace: Pace) -> Answer:
+        if item.name == "1":
+            steps.state.cancel_run(SYNC, "run-1")
+            steps.clock.sleep(5)
+            return Arrived(item, 10)
+        return Later(item) if pace.over else Arrived(item)
+
+    steps.kind.move = move
+    steps.begin_with(transfer_of("1", "2", "3"))
+    steps.pump.run()
+    check_cancelled(steps, cancelled=2)
+    assert outcomes(steps)["team/app", "1"] is Outcome.MOVED
+
+
+def test_a_scan_that_goes_on_after_the_end_of_its_run_sends_nothing(steps: Steps) -> None:
+    def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> list[Page]:
+        steps.state.cancel_run(SYNC, steps.latest().id)
+        steps.clock.sleep(30)
+        another(steps)
+        return [Page("a", items("1", "2", "3"))]
+
+    steps.kind.look = look
+    steps.start(run="run-1")
+    steps.begin("run-1")
+    (letter,) = steps.mail.waiting()
+    steps.pump.deliver([letter])
+    check_cancelled(steps, cancelled=0)
+    assert steps.mail.waiting() == []
+
+
+@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
+def test_whoever_ends_a_run_may_die_on_the_way(steps: Steps, when: When) -> None:
+    """The next one who looks ends it, with the same counts."""
+    effects = 1
+    for number in range(1, 40):
+        run_id, next_id = f"run-{number}", f"run-{number}-next"
+        _, root = steps.begin(run_id)
+        batches = tuple(transfer_of(f"{n}", run=run_id, group=f"g{n}") for n in range(3))
+        following = tuple(Outgoing(each) for each in batches)
+        steps.state.end_batch(root, BatchRecord((), following), Counts(queued=3))
+        steps.state.cancel_run(SYNC, run_id)
+        steps.clock.sleep(GRACE)
+        before = len(steps.reaper.effects)
+        steps.reaper.plan = {(before + number, when)}
+        try:
+            another(steps, next_id)
+        except KilledError:
+            steps.reaper.dead = False
+            another(steps, next_id)
+        else:
+            effects = number
+        steps.reaper.plan = set()
+        run = steps.state.run(SYNC, run_id)
+        assert (run.status, run.counts.cancelled, run.counts.queued) == (RunStatus.CANCELLED, 3, 3)
+        assert len(steps.results(run)) == 3
+        steps.state.cancel_run(SYNC, next_id)
+        steps.clock.sleep(GRACE)
+        if effects == number > 1:
+            break
+    assert effects > 10, "each of the calls was tried"
+
+
+def test_what_a_joined_scan_had_found_again_is_counted_once(steps: Steps) -> None:
+    _, root = steps.begin("run-1")
+    first, again = transfer_of("1", "2", "3"), transfer_of("3", "2", "1", scan="joined")
+    steps.state.end_batch(root, BatchRecord((), (Outgoing(first),)), Counts(queued=3))
+    joined = steps.state.join_run(SYNC, "joined", Scope.of(["team/app"]))
+    assert joined is not None
+    steps.state.end_batch(joined, BatchRecord((), (Outgoing(again),)), Counts(queued=3))
+    steps.state.cancel_run(SYNC, "run-1")
+    steps.clock.sleep(GRACE)
+    another(steps)
+    check_cancelled(steps)
+    assert outcomes(steps) == OPEN
+
+
+def test_a_run_with_more_open_items_than_one_record_takes(steps: Steps) -> None:
+    _, root = steps.begin("run-1")
+    following = tuple(Outgoing(transfer_of(*(f"{n}-{m}" for m in range(100)), group=f"g{n}")) for n in range(11))
+    steps.state.end_batch(root, BatchRecord((), following), Counts(queued=1100))
+    steps.state.cancel_run(SYNC, "run-1")
+    steps.clock.sleep(GRACE)
+    another(steps)
+    check_cancelled(steps, cancelled=1100)
+    assert len(outcomes(steps)) == 1100
+
+
+def test_a_lost_run_takes_no_batch_any_more(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    letter = steps.begin_with(transfer_of("1"))
+
+    def move(item: Item, _pace: Pace) -> Answer:
+        steps.clock.sleep(1)
+        with monkeypatch.context() as patched:
+            patched.setattr("syncline.state.LOST_AFTER", 0)
+            another(steps)
+        return Arrived(item, 10)
+
+    steps.kind.move = move
+    steps.pump.deliver([letter])
+    run = steps.state.run(SYNC, "run-1")
+    assert (run.status, run.counts) == (RunStatus.LOST, steps.state.progress("run-1").counts)
+    assert steps.mail.waiting() == []
+
+
+def test_messages_of_a_cancelled_run_are_not_needed_for_its_end(steps: Steps) -> None:
+    """A duplicate that comes late, of each step."""
+    letter = steps.begin_with(transfer_of("1"))
+    steps.state.cancel_run(SYNC, "run-1")
+    steps.clock.sleep(GRACE)
+    another(steps)
+    for step in (Step.TRANSFER, Step.VERIFY):
+        late = Letter(f"late-{step}", letter.url, letter.body, letter.sent, steps.clock.now)
+        steps.mail.add(late)
+    steps.pump.run()
+    assert steps.kind.moved == []
+    check_cancelled(steps, cancelled=1)
