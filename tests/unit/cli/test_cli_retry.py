@@ -280,13 +280,15 @@ def test_cancelling_what_does_not_run(applied: Stack) -> None:
     assert applied.json("cancel", "prod") == {"cancelled": False, "run": None}
 
 
-def test_cancelling(applied: Stack) -> None:
+def test_cancelling_ends_a_run_that_no_function_works_on(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.state.CANCELLED_AFTER", 0.0)
     run = applied.begin()
     result = applied.run("cancel", "prod")
     assert result.exit_code == 0
-    assert f"run {run.id} of prod is being cancelled" in result.stdout
-    assert applied.target.state.run("prod", run.id).status is RunStatus.CANCELLING
-    assert applied.json("cancel", "prod")["run"]["status"] == "cancelling"
+    assert result.stdout.startswith("○ prod: cancelled after ")
+    assert applied.target.state.run("prod", run.id).status is RunStatus.CANCELLED
+    assert applied.json("run", "prod")["started"] is True
+    assert applied.json("cancel", "prod")["run"]["status"] == "cancelled"
 
 
 def test_cancelling_and_waiting_for_the_end(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +302,7 @@ def test_cancelling_and_waiting_for_the_end(applied: Stack, monkeypatch: pytest.
         return progress(state, run_id)
 
     monkeypatch.setattr(State, "progress", ends_meanwhile)
-    result = applied.run("cancel", "prod", "--wait")
+    result = applied.run("cancel", "prod")
     assert result.exit_code == 0
     assert result.stdout.startswith("○ prod: cancelled after ")
 

@@ -277,8 +277,8 @@ def _tell_of_letters(context: Context, name: str, letters: Letters, run: Run | N
         out.line(f"{many(len(letters.others), 'dead letter')} of other syncs left alone", "dim")
 
 
-def cancel(context: Context, name: str, *, wait: bool) -> Answer:
-    """End the run under way cleanly; nothing to do where none is. With ``wait``, wait until it is over."""
+def cancel(context: Context, name: str) -> Answer:
+    """End the run in progress and wait until it is over, which takes ten seconds at most."""
     state, out = context.target.state, context.out
     config_of(state, name)
     current = state.current_run(name)
@@ -286,13 +286,10 @@ def cancel(context: Context, name: str, *, wait: bool) -> Answer:
         out.line(f"no run of {name} is under way")
         return Answer({"cancelled": False, "run": None})
     run = state.cancel_run(name, current.id)
-    if wait and not run.over:
+    if not run.over:
         run = follow(context, run)
     if run.status is RunStatus.LOST:
         out.line(f"run {run.id} of {name} was lost, and is given up; the sync may run again", "yellow")
-    elif run.over:
-        out.line(*ending(run))
     else:
-        out.line(f"run {run.id} of {name} is being cancelled: what is being written is finished, nothing more is begun")
-        out.follow_up(context.command(f"status {name} --wait"), "follows it to its end")
+        out.line(*ending(run))
     return Answer({"cancelled": True, "run": as_dict(run)})

@@ -75,6 +75,8 @@ def interruptible(state: State, run: Run) -> Iterator[None]:
 def follow(context: Context, run: Run) -> Run:
     """Wait for the run's end and show how it goes. The run as it is then: not over only where nothing is heard of it.
 
+    A run that is being cancelled is ended here, if its functions do not end it in time.
+
     Raises InterruptedWaitError on Ctrl-C.
     """
     state = context.target.state
@@ -99,7 +101,7 @@ def _until_over(context: Context, state: State, run: Run, display: Display) -> R
     while True:
         now = time.monotonic()
         with _patience(context, now - heard):
-            run = state.run(run.sync, run.id)
+            run = state.end_cancelled(run.sync, run.id)
             if run.over:
                 return run
             latest = state.progress(run.id)

@@ -271,11 +271,16 @@ def restore(  # noqa: PLR0913 - each is an option
 
 
 @command
-def cancel(context: Context, name: Annotated[str, _NAME], *, wait: Annotated[bool, _WAIT] = False) -> Answer:
-    """End the run of a sync cleanly."""
+def cancel(
+    context: Context,
+    name: Annotated[str, _NAME],
+    *,
+    wait: Annotated[bool, typer.Option("--wait", hidden=True)] = True,  # noqa: ARG001 - as it does in any case
+) -> Answer:
+    """End the run of a sync within ten seconds."""
     from syncline.cli import commands_retry  # noqa: PLC0415
 
-    return commands_retry.cancel(context, name, wait=wait)
+    return commands_retry.cancel(context, name)
 
 
 @command
