@@ -14,8 +14,9 @@ from botocore.exceptions import ClientError
 from syncline.config.base import BaseSync, Gathering
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Kind, Pace, Page
-from syncline.messages import Start, decode
+from syncline.messages import Batch, Start, decode
 from syncline.model import Run, RunStatus, Scope, Step, Trigger
+from syncline.state import State
 from syncline.steps import gather as gather_module
 from syncline.stores.hearing import Claim
 from tests.interleaving import deliver_meanwhile
@@ -416,3 +417,35 @@ def test_a_claim_whose_scan_has_to_wait_is_free_for_its_next_try(steps: Steps, l
     steps.pump.run()
     assert looked == [Scope.of(["a"])]
     assert steps.clock.now - began < 60
+
+
+@pytest.mark.parametrize("when", ["before the scan", "in the scan"])
+def test_events_that_joined_a_cancelled_run_are_not_lost(
+    steps: Steps, looked: list[Scope], monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    steps.begin("run-1")
+    join_run, look = type(steps.state).join_run, steps.kind.look
+    assert look is not None
+
+    def join(state: State, sync: str, own: str, scope: Scope) -> Batch | None:
+        batch = join_run(state, sync, own, scope)
+        if batch is not None and when == "before the scan":
+            state.cancel_run(SYNC, batch.run)
+        return batch
+
+    def cancelled_look(scope: Scope, cursor: str | None, pace: Pace) -> Iterable[Page]:
+        if pace.joined:
+            steps.state.cancel_run(SYNC, "run-1")
+        return look(scope, cursor, pace)
+
+    monkeypatch.setattr(type(steps.state), "join_run", join)
+    if when == "in the scan":
+        steps.kind.look = cancelled_look
+    steps.notify("a")
+    steps.pump.run()
+    first, second = runs(steps)
+    assert (first.id, first.status, first.counts.moved) == ("run-1", RunStatus.CANCELLED, 0)
+    assert (second.trigger, second.status, second.counts.moved) == (Trigger.EVENT, RunStatus.DONE, 1)
+    assert looked[-1] == Scope.of(["a"])
+    assert steps.hearing.notes(SYNC) == []
+    assert steps.hearing.claimed(SYNC) is None

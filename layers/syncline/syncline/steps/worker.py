@@ -213,9 +213,18 @@ class Worker:
             logger.info("the look waits", extra={"why": str(error)})
             self.engine.queues.start(again or replace(start, id=run_id), _RUN_PAUSE)
             return False
-        if batch is not None:
-            self._batch(batch, received, left)
+        if batch is None:
+            return True
+        self._batch(batch, received, left)
+        if again is not None and batch.run != run_id and self._is_cut_short(batch):
+            # The cancel was not meant for what the events name: a run of its own is begun for that.
+            logger.info("the run that events joined was cancelled")
+            self.engine.queues.start(again, _RUN_PAUSE)
+            return False
         return True
+
+    def _is_cut_short(self, batch: Batch) -> bool:
+        return self.engine.state.run(batch.sync, batch.run).status not in (RunStatus.RUNNING, RunStatus.DONE)
 
     def _send_anew(self, batch: Batch, deaths: int, seconds: float, why: str) -> None:
         """Let a batch come again as a new message, for to be received again would count as a death of its function."""
