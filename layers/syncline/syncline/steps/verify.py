@@ -38,7 +38,7 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
             case Failure():
                 failures.append(answer)
     if later and pace.halted():
-        work.results += [cancelled(item) for item in later]
+        work.results += [Result.cancelled(item) for item in later]
     elif later:
         idle = not waiting and len(later) == len(batch.items)
         work.follow(items=tuple(later), idle=batch.idle + 1 if idle else 0)
