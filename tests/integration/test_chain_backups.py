@@ -360,6 +360,31 @@ def test_a_plan_changes_nothing(make: Make) -> None:
         chain.bare.commits()
 
 
+SECRET = b"apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {password: cGFzc3dvcmQ=}\n"
+
+
+@pytest.mark.parametrize("target", [None, {"directory": "copies"}])
+def test_a_plan_tells_removals_and_secrets_from_what_would_be_moved(make: Make, tmp_path: Path, target: Any) -> None:
+    chain = make(target={"directory": str(tmp_path / "copies")}) if target else make()
+    chain.run()
+    chain.put({"north/n/new.yaml": b"kind: ConfigMap\n", "south/n/secret.yaml": SECRET})
+    chain.bucket.delete("east/n/f1.yaml")
+    chain.clock.sleep(1)
+    chain.start(plan=True)
+    chain.pump.run()
+    plan = chain.latest()
+    outcomes = {key: (result.outcome, result.reason) for key, result in chain.results(plan).items()}
+    assert outcomes == {
+        "north/n/new.yaml": (Outcome.WOULD_MOVE, None),
+        "south/n/secret.yaml": (Outcome.LEFT_OUT, "'south/n/secret.yaml' is or holds a Kubernetes Secret"),
+        "east/n/f1.yaml": (Outcome.WOULD_REMOVE, None),
+    }
+    counts = plan.counts
+    assert (counts.would_move, counts.would_remove, counts.left_out) == (1, 1, 1)
+    run = chain.run()
+    assert (run.counts.moved, run.counts.removed, run.counts.left_out) == (1, 1, 1)
+
+
 def test_a_refused_key_fails_alone_and_is_not_tried_again(make: Make) -> None:
     chain = make()
     chain.put({"east/.git/config": b"x"})

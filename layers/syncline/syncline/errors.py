@@ -96,7 +96,7 @@ _ROWS: Final = (
     Code("PATH_COLLIDES", False, "Two keys are the same path on some systems, or one is a folder of the other.", "Rename one of the two objects; the one that was there first is kept."),
     Code("WOULD_OVERWRITE", False, "A restore would overwrite files that have other content now.", "Look at the files named. If the restored ones are the right ones, add `--overwrite`; else restore to another folder."),
     Code("ENTRY_UNSUPPORTED", False, "An entry of the repository is no file: a submodule, or a symbolic link.", "Nothing, if it is not wanted: no backup makes such an entry. Otherwise get it with git itself."),
-    Code("SECRET_SEALED", False, "A file of the repository is encrypted, and the sync has no key (any more).", "Name the key that it was encrypted with: `syncline restore … --key REFERENCE`."),
+    Code("SECRET_SEALED", False, "A file of the repository is encrypted, and the sync has no key (any more), or another one than it was encrypted with.", "Name the key that it was encrypted with: `syncline restore … --key REFERENCE`."),
     Code("SECRETS_UNSEEN", False, "The object was left out because it cannot be searched for Kubernetes Secrets: it is, or unpacks to, too much, is nested too deeply, or is damaged.", "Split the object, exclude it, or set `secrets: keep`."),
     Code("SECRET_SUSPECTED", False, "The object was left out: it cannot be parsed, but has a `kind` of Secret together with `data` or `stringData`.", "Correct the object so that it can be parsed, exclude it, or encrypt Secrets with `secrets: {encrypt: …}`."),
     # The engine itself

@@ -41,6 +41,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
     KNOWN = "known"  # a known failure: failed in an earlier run, too, with the same code and source
     WOULD_MOVE = "would_move"  # only in a plan
+    WOULD_REMOVE = "would_remove"  # only in a plan
     CANCELLED = "cancelled"  # the run was cancelled before its turn came
 
 
@@ -208,6 +209,7 @@ class Counts:
     acknowledged: int = 0
     cancelled: int = 0
     would_move: int = 0
+    would_remove: int = 0
     bytes: int = 0
     requests: int = 0
 

@@ -101,6 +101,18 @@ class TestLooks:
         assert chain.latest().counts.would_move == len(NAMES)
         assert chain.manager.files == {}
 
+    def test_a_plan_tells_removals_from_what_would_be_moved(self, chain: FilesChain) -> None:
+        fill(chain, removals={"share": 0.5})
+        chain.run()
+        chain.bucket.delete(NAMES[0])
+        chain.put(NAMES[1], b"changed")
+        chain.start(plan=True)
+        chain.pump.run()
+        plan = chain.latest()
+        outcomes = {result.name: result.outcome for result in chain.state.results(plan.id)}
+        assert outcomes == {NAMES[0]: Outcome.WOULD_REMOVE, NAMES[1]: Outcome.WOULD_MOVE}
+        assert (plan.counts.would_move, plan.counts.would_remove) == (1, 1)
+
     def test_a_lost_table_costs_no_second_upload(self, chain: FilesChain) -> None:
         fill(chain)
         chain.run()

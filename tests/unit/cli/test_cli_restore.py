@@ -248,7 +248,7 @@ def test_ciphertext_is_never_restored_as_content(stack: Stack, bare: Bare, tmp_p
         env={"THE_KEY": other},
         code=1,
     )["restored"]
-    assert [each["code"] for each in told["refused"]] == ["UNAUTHORIZED"]
+    assert [each["code"] for each in told["refused"]] == ["SECRET_SEALED"]
 
 
 def test_a_file_in_the_place_of_the_cluster_has_nothing_to_restore(applied: Stack, bare: Bare, tmp_path: Path) -> None:

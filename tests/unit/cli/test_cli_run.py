@@ -15,7 +15,7 @@ from syncline.cli.target import Target
 from syncline.messages import Start
 from syncline.model import Outcome, Result, Run, RunStatus, Trigger
 from syncline.state import State
-from tests.unit.cli.cli_stack import FILES, GOOD, SYNCS, Stack, conflict, failed, moved
+from tests.unit.cli.cli_stack import FILES, GOOD, OTHER, SYNCS, Stack, conflict, failed, moved
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_waiting_for_a_start_that_did_not_happen_is_an_error(applied: Stack) -> 
 
 def test_only_some_repositories(applied: Stack) -> None:
     result = applied.run("run", "prod", "--only", "team/base", "--only", "team/app")
-    assert ", of 2 repositories" in result.stdout
+    assert result.stdout.splitlines()[0].endswith(" of prod begun, only mirror/team/app, mirror/team/base")
     assert applied.started()[0].scope.groups == ("mirror/team/app", "mirror/team/base")
 
 
@@ -202,7 +202,9 @@ def test_nothing_there_is_not_called_equal(applied: Stack) -> None:
     with functions(applied, applied.finish):
         result = applied.run("run", "prod", "--wait")
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[-1].startswith("✓ prod: nothing found: the source has nothing there, in ")
+    assert result.stdout.splitlines()[-1].startswith(
+        "✓ prod: nothing found: the source has nothing that the sync selects, in "
+    )
 
 
 def test_a_source_of_which_all_is_left_out_is_not_called_empty(applied: Stack) -> None:
@@ -296,11 +298,25 @@ def test_a_plan_shows_what_would_move_and_moves_nothing(applied: Stack) -> None:
     assert starts[0].plan is True
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["would", "move", "mirror/team/app:1.0", "sha256:aaaaaaaaaaaa", "→", "-", "3.0", "MiB"]
+    assert lines[0].split() == ["would", "move", "mirror/team/app:1.0", "aaaaaaaaaaaa", "→", "-", "3.0", "MiB"]
     assert lines[1].startswith("✓ prod: 1 would move, 5 equal, in ")
     assert lines[2] == "at most 3.0 MiB would be sent"
     assert lines[3].startswith("→ syncline run prod --wait")
     assert applied.target.state.current_run("prod") is None
+
+
+def test_a_plan_says_what_a_run_would_remove_and_leave_out(applied: Stack) -> None:
+    gone = Result("east", "east/n/f1.yaml", Outcome.WOULD_REMOVE, None, OTHER)
+    secret = Result("east", "east/n/s.yaml", Outcome.LEFT_OUT, reason="east/n/s.yaml is or holds a Kubernetes Secret")
+    with functions(applied, lambda run: applied.finish(run, gone, secret)):
+        result = applied.run("plan", "prod")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["would", "remove", "east:east/n/f1.yaml", "-", "→", "bbbbbbbbbbbb"]
+    assert lines[1].split() == ["would", "leave", "out", "east:east/n/s.yaml"]
+    assert lines[2] == "  east/n/s.yaml is or holds a Kubernetes Secret"
+    assert lines[3].startswith("✓ prod: 1 would be removed, 1 left out, in ")
+    assert lines[4].startswith("→ syncline run prod --wait")
 
 
 def test_a_plan_with_a_conflict(applied: Stack) -> None:

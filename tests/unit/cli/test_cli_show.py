@@ -83,7 +83,9 @@ def test_numbers() -> None:
 
 def test_digests_are_short_unless_asked_for() -> None:
     digest = "sha256:" + "ab" * 32
-    assert show.digest(digest) == "sha256:abababababab"
+    assert show.digest(digest) == "abababababab"
+    assert show.digest("0123456789abcdef0123456789abcdef01234567") == "0123456789ab"
+    assert show.digest("run:7.1") == "run:7.1"
     assert show.digest(digest, full=True) == digest
     assert show.digest(None) == "-"
 

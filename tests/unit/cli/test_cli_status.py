@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
-from syncline.model import Outcome, Result, Trigger
+from syncline.model import Counts, Outcome, Result, Scope, Trigger
+from syncline.state import BatchRecord
 from tests.run_ids import made_run_id
 from tests.unit.cli.cli_stack import GOOD, OTHER, SYNCS, Stack, conflict, failed, moved
 
@@ -132,19 +134,11 @@ def test_a_report_names_what_needs_somebody_first(applied: Stack) -> None:
     assert result.exit_code == 1
     lines = result.stdout.splitlines()
     assert lines[0].startswith(f"run {run.id} of prod, by hand, begun ")
-    assert lines[1].split() == ["failed", "mirror/team/base:2.0", "sha256:aaaaaaaaaaaa", "→", "-", "UNAUTHORIZED"]
-    assert lines[2] == "  dr.example does not accept the credentials"
+    assert lines[1].split() == ["failed", "mirror/team/base:2.0", "aaaaaaaaaaaa", "→", "-"]
+    assert lines[2] == "  UNAUTHORIZED: dr.example does not accept the credentials"
     assert lines[3].split()[:2] == ["conflict", "mirror/team/app:latest"]
-    assert lines[5].split() == [
-        "moved",
-        "mirror/team/app:1.0",
-        "sha256:aaaaaaaaaaaa",
-        "on",
-        "both",
-        "sides",
-        "3.0",
-        "MiB",
-    ]
+    assert lines[5].split() == ["moved", "mirror/team/app:1.0", "aaaaaaaaaaaa", "on", "both", "sides", "3.0", "MiB"]
+    assert all(len(line) <= 80 for line in lines[1:6])
     assert "TAG_DIFFERS (1): The target has another image under this tag, and the sync may not overwrite." in lines
     assert "→ Renew the credentials in the place `auth` refers to, then `syncline retry`." in lines
     assert lines[-3].startswith("✗ prod: 1 moved (3.0 MiB), 7 equal, 1 conflict, 1 failed, in ")
@@ -156,6 +150,45 @@ def test_a_report_with_digests_in_full(applied: Stack) -> None:
     applied.finish(applied.begin(), conflict())
     result = applied.run("report", "prod", "--full")
     assert f"{GOOD} → {OTHER}" in result.stdout
+
+
+def test_the_rows_of_a_report_fit_80_columns(applied: Stack) -> None:
+    """Only a name that is too long by itself does not; it is on a line of its own, in full."""
+    long, too_long = "mirror/team/" + "n" * 40, "mirror/team/" + "n" * 90
+    results = [moved(), replace(conflict(), group=long), moved(too_long)]
+    blobs = {"source": "0123456789abcdef0123456789abcdef01234567", "target": "d41d8cd98f00b204e9800998ecf8427e-12"}
+    run = applied.finish(applied.begin(), *results, replace(moved("main", "east/n/f0.yaml"), **blobs))
+    lines = applied.run("report", run.id).stdout.splitlines()
+    wide = [line for line in lines if len(line) > 80 and not line.startswith(("TAG_DIFFERS", "→"))]
+    assert wide == [f"moved     {too_long}:1.0"]
+    at = lines.index(f"conflict  {long}:latest")
+    assert lines[at + 1].split() == ["aaaaaaaaaaaa", "→", "bbbbbbbbbbbb"]
+    assert "moved     main:east/n/f0.yaml  0123456789ab → d41d8cd98f00  3.0 MiB" in lines
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        (["key:odd/x"], "only odd/x"),
+        (["event:0055AED6DCD90281E5:odd/x", "key:odd/x", "prefix:docs/"], "only docs/, odd/x"),
+        (['mode:["odd/x","rw-r--r--",1.5,1790000000.0,0]'], "only odd/x"),
+        (["mirror/team/app", "mirror/team/base"], "only mirror/team/app, mirror/team/base"),
+    ],
+)
+def test_a_report_names_what_a_run_covered_as_people_call_it(applied: Stack, groups: list[str], said: str) -> None:
+    run, root = applied.target.state.begin_run("prod", made_run_id(), Trigger.EVENT, Scope.of(groups))
+    failure = Result(groups[0], "*", Outcome.FAILED, code="SOURCE_ABSENT", reason="it has no object")
+    applied.target.state.end_batch(root, BatchRecord((failure,)), Counts.of([failure]))
+    applied.target.state.finish_run("prod", run.id)
+    lines = applied.run("report", run.id).stdout.splitlines()
+    assert lines[1] == said
+    name = said.removeprefix("only ").split(", ")[-1 if len(groups) == 3 else 0]
+    assert lines[2] == f"failed  {name} (all)"
+
+
+def test_an_item_whose_group_is_its_own_key_is_named_once(applied: Stack) -> None:
+    run = applied.finish(applied.begin(), failed("key:odd/x", "odd/x"))
+    assert applied.run("report", run.id).stdout.splitlines()[1].split()[:2] == ["failed", "odd/x"]
 
 
 def test_a_report_as_json(applied: Stack) -> None:

@@ -226,7 +226,8 @@ class TestModes:
     )
     def test_others_are_refused(self, mode: str) -> None:
         assert "not of the form rw-r--r--" in refusal(body(mode=mode))
-        assert "not of the form rw-r--r--" in refusal({"events": [body(), body(mode=mode)]})
+        assert "not of the form rw-r--r--" in refusal({"events": [body(mode=mode)]})
+        assert len(manager_events_in({"events": [body(), body(mode=mode), body("create")]})) == 2, "it alone is lost"
 
     @pytest.mark.parametrize("mode", [None, 644, ["rw-r--r--"]])
     def test_permissions_must_be_text(self, mode: Any) -> None:

@@ -75,13 +75,20 @@ def test_every_kind_of_manifest_counts(media_type: str) -> None:
         {"events": [{"action": "push"}]},
         {"events": [{"action": "push", "target": {"mediaType": MANIFEST}}]},
         {"events": [event(repository=7)]},
-        {"events": [event("ok"), event("not ok")]},
+        {"events": [event("not ok"), event("Not/OK")]},
     ],
     ids=json.dumps,
 )
 def test_what_is_no_notification_is_said_to_be_none(body: Any) -> None:
     with pytest.raises(SynclineError, match="MESSAGE_INVALID"):
         repositories_in(body)
+
+
+@pytest.mark.parametrize(
+    "odd", [event("not ok"), event(repository=7), "push", None, {"action": "push"}], ids=json.dumps
+)
+def test_what_cannot_be_read_costs_that_part_alone(odd: Any) -> None:
+    assert repositories_in({"events": [event("b"), odd, event("a")]}) == ("a", "b")
 
 
 @given(JSON | st.fixed_dictionaries({"events": JSON}) | st.fixed_dictionaries({"repository": JSON}))

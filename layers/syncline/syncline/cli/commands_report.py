@@ -11,7 +11,7 @@ from syncline.cli.commands_acknowledge import known_dict, known_row
 from syncline.cli.commands_run import config_of
 from syncline.cli.context import Answer, Context
 from syncline.cli.show import ago, many, number, size
-from syncline.cli.summary import TRIGGERS, as_dict, counted, ending, exit_code, item_lines, named, rank
+from syncline.cli.summary import FOLD, TRIGGERS, as_dict, counted, ending, exit_code, item_lines, named, rank
 from syncline.errors import CODES, SynclineError
 from syncline.model import Result, Run
 from syncline.state import State, is_run_id
@@ -60,8 +60,8 @@ def _show(  # noqa: PLR0913 - each is a part of the report
     kind = "plan" if run.plan else "run"
     out.line(f"{kind} {run.id} of {run.sync}, {TRIGGERS[run.trigger]}, begun {ago(run.started, context.now())}", "bold")
     if run.scope.groups is not None:
-        out.line(f"of {many(len(run.scope.groups), 'repository', 'repositories')}: {named(run.scope)}")
-    out.table(item_lines(results, full=full))
+        out.line(f"only {named(run.scope)}")
+    out.table(item_lines(results, full=full, plan=run.plan), fold=FOLD)
     if others:
         out.line(f"known failures of {run.sync} that this run has not met, or that are acknowledged:")
         out.table([known_row(each) for each in others[:_FEW]], indent=2)

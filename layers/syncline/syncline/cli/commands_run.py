@@ -10,7 +10,7 @@ from typing import Any, Final
 from syncline.cli.context import SOME_FAILED, Answer, Context
 from syncline.cli.following import begin, follow, interruptible
 from syncline.cli.show import about, ago, many, number, size
-from syncline.cli.summary import as_dict, ending, exit_code, item_lines, item_name, rank
+from syncline.cli.summary import FOLD, as_dict, ending, exit_code, item_lines, item_name, named, rank
 from syncline.errors import SynclineError
 from syncline.model import EVERYTHING, RUNLESS, Outcome, Result, Run, Scope, Trigger
 from syncline.state import LOST_AFTER, State
@@ -70,7 +70,7 @@ def _already(context: Context, current: Run) -> Answer:
 
 
 def _of(scope: Scope) -> str:
-    return "" if scope.groups is None else f", of {many(len(scope.groups), 'repository', 'repositories')}"
+    return "" if scope.groups is None else f", only {named(scope)}"
 
 
 def ended(context: Context, run: Run, *, started: bool) -> Answer:
@@ -106,14 +106,14 @@ def plan(context: Context, name: str, only: Sequence[str] | None) -> Answer:
     scope = chosen(state, name, only)
     over = follow(context, begin(context.target, name, Trigger.HAND, scope, plan=True))
     results = sorted(state.results(over.id), key=rank)
-    out.table(item_lines(results))
+    out.table(item_lines(results, plan=True), fold=FOLD)
     out.line(*ending(over))
     known = sum(result.moved_bytes for result in results)
     if known:
         # The listings' sizes: layers that the target has already are counted too.
         out.line(f"at most {size(known)} would be sent")
-    if over.counts.would_move:
-        out.follow_up(context.command(f"run {name} --wait"), "moves them")
+    if over.counts.would_move or over.counts.would_remove:
+        out.follow_up(context.command(f"run {name} --wait"), "does this")
     return Answer({"run": as_dict(over), "items": [result.as_dict() for result in results]}, exit_code(over))
 
 

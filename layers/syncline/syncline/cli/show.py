@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 
 }
 _BREAKING: Final = _CONTROLS | {ord("\n"): "\n"}
 _SHORT_DIGEST: Final = 12  # hex digits; as many as git and docker show
+_LONGEST_WHOLE: Final = 20  # characters of a fingerprint that is not shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +63,21 @@ class Out:
         if not self.as_json:
             write(painted(text.translate(_BREAKING), style, sys.stdout))
 
-    def table(self, rows: Iterable[Row | str], *, indent: int = 0, head: Sequence[str] = ()) -> None:
-        """Rows with their columns aligned, under a head if there are rows; a string is a line of its own."""
+    def table(
+        self, rows: Iterable[Row | str], *, indent: int = 0, head: Sequence[str] = (), fold: int | None = None
+    ) -> None:
+        """Write rows with their columns aligned, under a head if there are rows; a string is a line of its own.
+
+        A row that is wider than the terminal goes on, from its cell ``fold``, on a second line.
+        """
         if self.as_json:
             return
         lines = [visible(row) if isinstance(row, str) else [_cell(each) for each in row] for row in rows]
         if head and lines:
             lines.insert(0, [Cell(word, "dim") for word in head])
         widths = _widths(line for line in lines if not isinstance(line, str))
+        if fold is not None:
+            lines = _folded(lines, widths, fold)
         shown = (line if isinstance(line, str) else _row(line, widths, sys.stdout) for line in lines)
         # One write for the whole table: a report may have many thousand rows.
         if lines:
@@ -103,6 +112,26 @@ def visible(text: str) -> str:
 
 def _cell(value: Cell | str) -> Cell:
     return replace(value, text=visible(value.text)) if isinstance(value, Cell) else Cell(visible(value))
+
+
+def _folded(lines: Sequence[str | list[Cell]], widths: list[int], fold: int) -> list[str | list[Cell]]:
+    """Part rows that are wider than the terminal, and set the column before ``fold`` to the width of those that are not."""
+    columns = shutil.get_terminal_size().columns
+    indent = sum(widths[: fold - 1]) + 2 * (fold - 1)
+    room = columns - indent - sum(widths[fold:]) - 2 * (len(widths) - fold)
+    folded: list[str | list[Cell]] = []
+    widest = 0
+    for line in lines:
+        if isinstance(line, str) or len(line[fold - 1].text) <= room:
+            widest = widest if isinstance(line, str) else max(widest, len(line[fold - 1].text))
+            folded.append(line)
+            continue
+        folded.append(_row(line[:fold], widths, sys.stdout))
+        if any(cell.text for cell in line[fold:]):
+            folded.append(" " * indent + "  ".join(cell.text for cell in line[fold:] if cell.text))
+    if widths:
+        widths[fold - 1] = widest
+    return folded
 
 
 def _widths(rows: Iterable[Sequence[Cell]]) -> list[int]:
@@ -187,8 +216,8 @@ def many(count: int, one: str, more: str = "") -> str:
 
 
 def digest(value: str | None, *, full: bool = False) -> str:
-    """A fingerprint, short unless ``full``; ``-`` where there is none."""
+    """Return a fingerprint, short unless ``full``; ``-`` if there is none."""
     if value is None:
         return "-"
-    algorithm, colon, rest = value.partition(":")
-    return value if full or not colon else f"{algorithm}:{rest[:_SHORT_DIGEST]}"
+    digits = value.removeprefix("sha256:").removeprefix("sha512:")
+    return value if full or len(digits) <= _LONGEST_WHOLE else digits[:_SHORT_DIGEST]

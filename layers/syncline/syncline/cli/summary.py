@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -22,6 +24,7 @@ OUTCOMES: Final[dict[Outcome, tuple[str, Style]]] = {
     Outcome.CONFLICT: ("conflict", "yellow"),
     Outcome.CANCELLED: ("cancelled", "yellow"),
     Outcome.REMOVED: ("removed", ""),
+    Outcome.WOULD_REMOVE: ("would remove", "yellow"),
     Outcome.WOULD_MOVE: ("would move", "cyan"),
     Outcome.MOVED: ("moved", "green"),
     Outcome.EXTRA: ("extra", "dim"),
@@ -29,8 +32,13 @@ OUTCOMES: Final[dict[Outcome, tuple[str, Style]]] = {
     Outcome.SKIPPED: ("equal", "dim"),
 }
 """In the order in which a report shows them, with the word and the style of each."""
+_IN_PLAN: Final = {Outcome.LEFT_OUT: "would leave out"}
 _RANK: Final = {outcome: rank for rank, outcome in enumerate(OUTCOMES)}
 _WHOLE: Final = "*"
+FOLD: Final = 2
+"""The cell of an item's row from which on a long row goes on in a second line."""
+_MODE: Final = "mode:"
+_SCOPED: Final = re.compile(r"^(?:key|prefix|event:[^:]*):(?=.)", re.DOTALL)
 _NAMED: Final = 5
 """How many repositories are named on a line; the others are counted."""
 
@@ -54,6 +62,8 @@ def counted(counts: Counts) -> str:
         said.append(f"{number(counts.moved)} moved ({size(counts.bytes)})")
     if counts.would_move:
         said.append(f"{number(counts.would_move)} would move")
+    if counts.would_remove:
+        said.append(f"{number(counts.would_remove)} would be removed")
     said += [f"{number(count)} removed" for count in (counts.removed,) if count]
     if counts.skipped:
         said.append(f"{number(counts.skipped)} equal")
@@ -76,11 +86,19 @@ def known_words(known: int, acknowledged: int) -> list[str]:
 
 
 def named(scope: Scope) -> str:
-    """What a look covers, on one line."""
+    """Return what a scan covers, on one line."""
     if scope.groups is None:
         return "everything"
-    more = len(scope.groups) - _NAMED
-    return ", ".join(scope.groups[:_NAMED]) + (f" and {many(more, 'other')}" if more > 0 else "")
+    groups = sorted({_group_name(group) for group in scope.groups})
+    more = len(groups) - _NAMED
+    return visible(", ".join(groups[:_NAMED])) + (f" and {many(more, 'other')}" if more > 0 else "")
+
+
+def _group_name(group: str) -> str:
+    """Return a group of a scope as people call it: without the words that tell keys, prefixes and events apart."""
+    if group.startswith(_MODE):
+        return str(json.loads(group.removeprefix(_MODE))[0])
+    return _SCOPED.sub("", group, count=1)
 
 
 def ending(run: Run) -> tuple[str, Style]:
@@ -94,7 +112,7 @@ def ending(run: Run) -> tuple[str, Style]:
             return f"✗ {run.sync}: lost: nothing more was heard of it; {counted(counts)}", "red"
         case _ if _is_bad(counts):
             return f"✗ {run.sync}: {counted(counts)}, in {took}", "red"
-        case _ if counts.moved or counts.removed or counts.would_move:
+        case _ if counts.moved or counts.removed or counts.would_move or counts.would_remove:
             return f"✓ {run.sync}: {counted(counts)}, in {took}", "green"
         case _:
             said, style = _without_change(counts)
@@ -113,7 +131,7 @@ def _without_change(counts: Counts) -> tuple[str, Style]:
     if counts.left_out:
         # By the selection or by the rule for Secrets; the report says which.
         return f"all that was found was left out ({many(counts.left_out, 'item')}){extra}", "yellow"
-    return f"nothing found: the source has nothing there{extra}", "yellow"
+    return f"nothing found: the source has nothing that the sync selects{extra}", "yellow"
 
 
 def as_dict(run: Run) -> dict[str, Any]:
@@ -136,22 +154,26 @@ def item_of(group: str, name: str) -> str:
     """Return an item as people call it; a scan that failed as a whole has no item."""
     if group == _WHOLE:
         return "(the whole scan)" if name == _WHOLE else visible(name)
-    return visible(f"{group} (all)" if name == _WHOLE else f"{group}:{name}")
+    called = _group_name(group)
+    if name == _WHOLE:
+        return visible(f"{called} (all)")
+    return visible(name if called == name else f"{group}:{name}")
 
 
-def item_lines(results: Iterable[Result], *, full: bool = False) -> Iterator[Row | str]:
+def item_lines(results: Iterable[Result], *, full: bool = False, plan: bool = False) -> Iterator[Row | str]:
     """Yield a report's lines: a row for each item and, below it, why it did not go well.
 
     Why a known failure fails was told in the run in which it first did; here it is told if ``full``.
     """
     for result in results:
-        yield item_row(result, full=full)
-        if result.reason and (full or result.outcome is not Outcome.KNOWN):
-            yield f"  {result.reason}"
+        yield item_row(result, full=full, plan=plan)
+        reason = result.reason if full or result.outcome is not Outcome.KNOWN else None
+        if result.code or reason:
+            yield "  " + ": ".join(filter(None, (result.code, reason)))
 
 
-def item_row(result: Result, *, full: bool = False) -> Row:
-    """A line of a report: item, outcome, digests, size or code."""
+def item_row(result: Result, *, full: bool = False, plan: bool = False) -> Row:
+    """Return the row of an item in a report: outcome, item, digests, size."""
     word, style = OUTCOMES[result.outcome]
     source, target = digest(result.source, full=full), digest(result.target, full=full)
     same = result.source is not None and result.source == result.target
@@ -159,9 +181,8 @@ def item_row(result: Result, *, full: bool = False) -> Row:
     if result.source is None and result.target is None:
         digests = ""
     return (
-        Cell(word, style),
+        Cell(_IN_PLAN.get(result.outcome, word) if plan else word, style),
         item_name(result),
         Cell(digests, "dim"),
         Cell(size(result.moved_bytes) if result.moved_bytes else "", right=True),
-        Cell(result.code or "", style),
     )

@@ -136,6 +136,16 @@ def parted(equal: Iterable[tuple[str, str]], asked: frozenset[tuple[str, str]]) 
     return count, tuple(results)
 
 
+def would_move(item: Item, reason: str | None = None) -> Result:
+    """Return the result of an item that a plan has found to differ."""
+    return Result(item.group, item.name, Outcome.WOULD_MOVE, item.source, item.target, item.size or 0, reason=reason)
+
+
+def would_remove(item: Item) -> Result:
+    """Return the result of an item that a run would remove from the target."""
+    return Result(item.group, item.name, Outcome.WOULD_REMOVE, None, item.target)
+
+
 def glances(seconds: float) -> Iterator[float]:
     """Pauses between looks at whether something has become free: short ones first, ``seconds`` together."""
     pause = _FIRST_GLANCE
@@ -186,6 +196,18 @@ class Kind(Protocol):
 
     def requests(self) -> int:
         """How many requests have been made to source and target so far."""
+        ...
+
+
+@runtime_checkable
+class Planning(Protocol):
+    """A kind whose items may end otherwise than as moved."""
+
+    def planned(self, items: Sequence[Item], pace: Pace) -> Iterable[Result]:
+        """Yield for each item how a run would end for it, without writing anything.
+
+        That is WOULD_MOVE, WOULD_REMOVE, LEFT_OUT, SKIPPED or FAILED. An item that there is no time for is WOULD_MOVE.
+        """
         ...
 
 

@@ -7,9 +7,9 @@ from itertools import groupby
 from typing import Final
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Failure, Kind, Page
+from syncline.kinds.kind import Failure, Kind, Pace, Page, Planning, would_move
 from syncline.messages import Batch, Start
-from syncline.model import EVERYTHING, Item, Outcome, Result, Run, RunStatus, Scope, Trigger
+from syncline.model import EVERYTHING, Outcome, Run, RunStatus, Scope, Trigger
 from syncline.state import State
 from syncline.steps.engine import ATTEMPTS, Engine, Work, pause
 from syncline.steps.transfer import ENDING
@@ -76,7 +76,7 @@ def _scan(engine: Engine, batch: Batch, run: Run, left: Callable[[], float], lea
     again: list[Failure] = []
     try:
         for page in kind.discover(batch.scope, batch.cursor, pace):
-            again += _add(work, page, kind)
+            again += _add(work, page, kind, pace)
             cursor = page.cursor
             late = work.queued > 0 and engine.clock() - since > CHUNK_SECONDS
             if late or work.queued >= CHUNK_ITEMS or len(work.results) + len(again) >= CHUNK_RESULTS:
@@ -111,7 +111,7 @@ def is_named(scope: Scope, run: Run) -> bool:
     return set(scope.groups) <= set(run.scope.groups)
 
 
-def _add(work: Work, page: Page, kind: Kind) -> list[Failure]:
+def _add(work: Work, page: Page, kind: Kind, pace: Pace) -> list[Failure]:
     """Add what a page shows; of what could not be looked at, that which is worth another look."""
     if work.batch.scan is None:  # the scan that a run begins with counts what there is nothing to do about
         work.skipped += page.skipped
@@ -119,7 +119,12 @@ def _add(work: Work, page: Page, kind: Kind) -> list[Failure]:
         work.extra += page.extra
     work.results += page.results
     if work.batch.plan:
-        work.results += [_would_move(item) for item in page.items]
+        planned = kind.planned(page.items, pace) if isinstance(kind, Planning) else map(would_move, page.items)
+        for result in planned:
+            if result.outcome is Outcome.SKIPPED:
+                work.skipped += 1
+            else:
+                work.results.append(result)
     else:
         for _, members in groupby(page.items, key=lambda item: item.group):
             items = tuple(members)
@@ -143,7 +148,3 @@ def _look_again(work: Work, failures: Sequence[Failure], engine: Engine) -> None
         delay = max(asked, pause(work.batch.attempt, engine.rng))
         # Work of its own, which does not wait for the rest of the scan.
         work.follow(delay, scope=scope, cursor=None, attempt=work.batch.attempt + 1, begun=None)
-
-
-def _would_move(item: Item) -> Result:
-    return Result(item.group, item.name, Outcome.WOULD_MOVE, item.source, item.target, item.size or 0)

@@ -334,7 +334,7 @@ def test_another_key_path_or_content_is_refused(key: str, path: str, change: byt
     sealed = seal(base64.b64decode(KEY), PATH, YAML) + change
     with pytest.raises(SynclineError) as caught:
         unseal(key, path, sealed)
-    assert caught.value.code.name == "UNAUTHORIZED"
+    assert caught.value.code.name == "SECRET_SEALED"
     assert KEY not in str(caught.value)
 
 

@@ -10,6 +10,7 @@ from syncline.clients.bucket import Bucket
 from syncline.clients.git_repository import Branch, Place, open_branch
 from syncline.clients.http import Http
 from syncline.kinds.backups.committing import Answer, Committer, Rules, Signature
+from syncline.kinds.backups.foreseeing import foreseen
 from syncline.kinds.backups.layout import Layout
 from syncline.kinds.backups.looking import SHARE, Look
 from syncline.kinds.backups.memory import Memory
@@ -49,12 +50,16 @@ class Backups:
         self._ledger = ledger
         self._place = place
         self._http = http
+        self._reader = reader
         self._committer = Committer(rules, reader, memory, ledger, self._open)
         self._opened = 0
         self._lock = threading.Lock()
 
     def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
         return Look(self._rules, self._bucket, self._memory, self._ledger, self._open).pages(scope, cursor, pace)
+
+    def planned(self, items: Sequence[Item], pace: Pace) -> Iterator[Result]:
+        return foreseen(self._reader, items, pace)
 
     def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
         return self._committer.commit(items, pace)

@@ -18,12 +18,13 @@ from syncline.kinds.backups.comparing import Comparison
 from syncline.kinds.backups.copying import Between, Copy, is_ours, record_of
 from syncline.kinds.backups.detecting import OutOfTime
 from syncline.kinds.backups.foreign import EXTRAS, check_listing, foreign
+from syncline.kinds.backups.foreseeing import foreseen
 from syncline.kinds.backups.memory import Count, Known, Memory
 from syncline.kinds.backups.odd import results_of
 from syncline.kinds.backups.ours import Ledger, Ours
 from syncline.kinds.backups.paths import Names, refusal, shown
 from syncline.kinds.backups.planning import Compared, Mark, planned, refused
-from syncline.kinds.backups.reading import Clusters, clusters_in, listing_of
+from syncline.kinds.backups.reading import Clusters, Reader, clusters_in, listing_of
 from syncline.kinds.backups.removing import Gone, Limiter, Source
 from syncline.kinds.backups.sealing import Sealer
 from syncline.kinds.backups.stores import Store
@@ -213,6 +214,10 @@ class Downloads:
                 return refused.get(cluster)
 
         return refusal_of
+
+    def planned(self, items: Sequence[Item], pace: Pace) -> Iterator[Result]:
+        reader = Reader(self._bucket, self._sealer, self._largest, AT_ONCE, self._layout.path_of)
+        return foreseen(reader, items, pace)
 
     # -- moving --------------------------------------------------------------------------------------------------
 

@@ -175,7 +175,7 @@ class Restoring:
             try:
                 yield self._with_content(file, blob)
             except SynclineError as error:
-                if error.code.name not in {"DIGEST_MISMATCH", "SECRET_SEALED", "UNAUTHORIZED"}:
+                if error.code.name not in {"DIGEST_MISMATCH", "SECRET_SEALED"}:
                     raise
                 refused.append(Refused.by(file.inner, error))
 

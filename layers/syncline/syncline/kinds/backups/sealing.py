@@ -145,7 +145,7 @@ def seal(key: bytes, path: str, data: bytes) -> bytes:
 
 
 def unseal(key: str, path: str, data: bytes) -> bytes:
-    """Return the data that :func:`seal` encrypted. Raises UNAUTHORIZED if the key, the path or the content is another."""
+    """Return the data that :func:`seal` encrypted. Raises SECRET_SEALED if the key, the path or the content is another."""
     from cryptography.exceptions import InvalidTag  # noqa: PLC0415
     from cryptography.hazmat.primitives.ciphers.aead import AESSIV  # noqa: PLC0415
 
@@ -154,7 +154,7 @@ def unseal(key: str, path: str, data: bytes) -> bytes:
         return AESSIV(_key(key)).decrypt(raw, [path.encode()])[1:]
     except (InvalidTag, binascii.Error):
         what = f"{path} cannot be decrypted: it was encrypted by another key, or changed since"
-        raise SynclineError("UNAUTHORIZED", what) from None
+        raise SynclineError("SECRET_SEALED", what) from None
 
 
 def _key(text: str | None) -> bytes:

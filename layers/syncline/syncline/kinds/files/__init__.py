@@ -18,11 +18,11 @@ from syncline.errors import SynclineError
 from syncline.kinds.files import sheets
 from syncline.kinds.files.discover import Cursor, Memory, Scan
 from syncline.kinds.files.events import Hints, groups_in, groups_of, hints_of
-from syncline.kinds.files.records import Gone, Record, Was
+from syncline.kinds.files.records import Gone, Record, Task, Was
 from syncline.kinds.files.targets import Target
 from syncline.kinds.files.transfer import Answer, Transfer
 from syncline.kinds.files.verify import PERMISSIONS_SET, Verify
-from syncline.kinds.kind import LAST_WORDS, Arrived, Failure, Later, Pace, Page, glances
+from syncline.kinds.kind import LAST_WORDS, Arrived, Failure, Later, Pace, Page, glances, would_move, would_remove
 from syncline.model import Item, Outcome, Result, Run, Scope, Step
 
 FEWEST_THREADS: Final = 8
@@ -84,6 +84,15 @@ class Files:
             records = self._means.memory.records
             transfer = Transfer(self._sync, self._source, self._target, records, pace, self._threads())
             yield from transfer.items(items)
+
+    def planned(self, items: Sequence[Item], pace: Pace) -> Iterator[Result]:  # noqa: ARG002 - nothing is read
+        """Tell removals from files that would be moved, and leave out those that a run would only look at again."""
+        for item in items:
+            task = Task.of(item)
+            if task.what == "remove":
+                yield would_remove(item)
+            elif task.what != "confirm":
+                yield would_move(item)
 
     def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
         turn = self._wait(pace)

@@ -78,10 +78,22 @@ def _order(sync: FilesSync, event: ObjectEvent) -> str | None:
 
 
 def manager_events_in(body: Any) -> list[FileEvent]:
-    """Return the file manager's events in a decoded body; raises MESSAGE_INVALID if it holds none."""
-    if isinstance(body, dict) and isinstance(body.get("events"), list):
-        return [event_of(each) for each in body["events"]]
-    return [event_of(body)]
+    """Return the file manager's events in a decoded body; raises MESSAGE_INVALID if none of them can be read.
+
+    An event that cannot be read costs that event alone: the next scan of everything finds what it stood for.
+    """
+    if not (isinstance(body, dict) and isinstance(body.get("events"), list)):
+        return [event_of(body)]
+    events: list[FileEvent] = []
+    wrong: SynclineError | None = None
+    for each in body["events"]:
+        try:
+            events.append(event_of(each))
+        except SynclineError as error:
+            wrong = wrong or error
+    if wrong is not None and not events:
+        raise wrong
+    return events
 
 
 def groups_of(sync: FilesSync, events: Iterable[FileEvent], now: float) -> tuple[str, ...]:

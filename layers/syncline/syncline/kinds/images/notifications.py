@@ -15,15 +15,24 @@ def repositories_in(body: Any) -> tuple[str, ...]:
 
     Two forms are known: Quay's (``{"repository": "ns/name", "updated_tags": [...]}``) and Docker Distribution's
     envelope (``{"events": [{"action": "push", "target": {"repository": ...}}]}``), which other registries use too.
-    Raises MESSAGE_INVALID where it is neither, or names what cannot be a repository.
+    What cannot be read of a notification costs that part alone: the next scan of everything finds what it stood for.
+    Raises MESSAGE_INVALID if the form is neither of these, or if it names no repository although it should.
     """
-    try:
-        names = tuple(sorted({parse_repository(name) for name in _names(body)}))
-    except SynclineError as error:
-        raise SynclineError("MESSAGE_INVALID", f"the notification names no repository: {error.what}") from None
-    except (KeyError, TypeError, AttributeError):
-        raise SynclineError("MESSAGE_INVALID", "neither Quay's nor Docker Distribution's notification") from None
-    return names
+    if not isinstance(body, dict) or not isinstance(body.get("events", []), list):
+        raise SynclineError("MESSAGE_INVALID", "neither Quay's nor Docker Distribution's notification")
+    names: set[str] = set()
+    wrong: SynclineError | None = None
+    for event in body.get("events", [body]):
+        try:
+            names.update(_names(event))
+        except SynclineError as error:
+            wrong = wrong or SynclineError("MESSAGE_INVALID", f"the notification names no repository: {error.what}")
+        except (KeyError, TypeError, AttributeError):
+            what = "neither Quay's nor Docker Distribution's notification"
+            wrong = wrong or SynclineError("MESSAGE_INVALID", what)
+    if wrong is not None and not names:
+        raise wrong
+    return tuple(sorted(names))
 
 
 def groups_in(sync: ImagesSync, body: Any) -> tuple[str, ...]:
@@ -31,14 +40,12 @@ def groups_in(sync: ImagesSync, body: Any) -> tuple[str, ...]:
     return tuple(sync.target_repository(name) for name in repositories_in(body) if sync.takes_repository(name))
 
 
-def _names(body: Any) -> Iterator[str]:
-    if "events" in body:
-        for event in body["events"]:
-            # Pulls are notified too; of pushes, those of blobs come beside those of the manifests that matter.
-            if event["action"] == "push" and _is_manifest(event["target"]):
-                yield event["target"]["repository"]
-    else:
-        yield body["repository"]
+def _names(event: Any) -> Iterator[str]:
+    if "action" not in event:
+        yield parse_repository(event["repository"])
+    elif event["action"] == "push" and _is_manifest(event["target"]):
+        # Pulls are notified too; of pushes, those of blobs come beside those of the manifests that matter.
+        yield parse_repository(event["target"]["repository"])
 
 
 def _is_manifest(target: Any) -> bool:
