@@ -103,7 +103,7 @@ def test_from_notifications_to_files(deployed: Deployed, manager: FileManagerSer
     }
     file = tmp_path / "syncs.yaml"
     file.write_text(json.dumps({"syncs": {"shop": sync}}))  # JSON is YAML
-    deployed.syncline("apply", str(file))
+    deployed.syncline("apply", str(file), "--prune")
 
     checked = deployed.syncline("check", "shop")["checked"]
     assert checked == {"source": "answers", "target": "answers", "reports": "answers"}
@@ -167,7 +167,7 @@ def test_what_minio_and_eventbridge_tell_with_access_lists(
     }
     file = tmp_path / "syncs.yaml"
     file.write_text(json.dumps({"syncs": {"told": sync}}))
-    deployed.syncline("apply", str(file))
+    deployed.syncline("apply", str(file), "--prune")
     sqs = boto3.client("sqs", **deployed.engine.client_arguments())  # type: ignore[call-overload]
     events = sqs.get_queue_url(QueueName=deployed.engine.outputs["EventsQueueArn"].rpartition(":")[2])["QueueUrl"]
 
@@ -217,7 +217,7 @@ def test_moving_over_without_a_second_upload(deployed: Deployed, manager: FileMa
     sync = {"kind": "files", "source": endpoint(deployed, "before"), "target": target}
     file = tmp_path / "syncs.yaml"
     file.write_text(json.dumps({"syncs": {"moved-over": sync}}))
-    deployed.syncline("apply", str(file))
+    deployed.syncline("apply", str(file), "--prune")
 
     assert deployed.syncline("state", "import", "moved-over", str(sheet)) == {
         "taken": 5,

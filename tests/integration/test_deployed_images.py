@@ -68,7 +68,7 @@ class Deployed:
         """JSON is YAML."""
         file = folder / "syncs.yaml"
         file.write_text(json.dumps({"syncs": {name.replace("_", "-"): sync for name, sync in syncs.items()}}))
-        return self.syncline("apply", str(file))
+        return self.syncline("apply", str(file), "--prune")
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_a_stack_is_driven_by_its_name(
     repositories = [f"{namespace}/team/app", f"{namespace}/base"]
     file = tmp_path / "syncs.yaml"
     file.write_text(json.dumps({"syncs": {"by-name": sync(prod, dr, ann, ann, repositories=repositories)}}))
-    deployed.by_name("apply", str(file))
+    deployed.by_name("apply", str(file), "--prune")
     assert deployed.by_name("plan", "by-name")["run"]["counts"]["would_move"] == len(digests)
     ran = deployed.by_name("run", "by-name", "--wait")["run"]
     assert (ran["counts"]["moved"], ran["counts"]["failed"]) == (len(digests), 0)

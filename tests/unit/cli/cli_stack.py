@@ -61,9 +61,9 @@ class Stack:
     home: Path
     target: Target
 
-    def run(self, *args: str, env: Mapping[str, str | None] | None = None) -> Result:
-        """The command in this process."""
-        return CliRunner().invoke(app, [*args, "--home", str(self.home)], env=env)
+    def run(self, *args: str, env: Mapping[str, str | None] | None = None, answer: str | None = None) -> Result:
+        """Run the command in this process; ``answer`` is what is typed at its prompts, "" for the end of the input."""
+        return CliRunner().invoke(app, [*args, "--home", str(self.home)], env=env, input=answer)
 
     def json(self, *args: str, code: int = 0, env: Mapping[str, str | None] | None = None) -> dict[str, Any]:
         """What ``--json`` printed: one object, and nothing on stderr."""
@@ -77,10 +77,10 @@ class Stack:
         """The command in a process of its own."""
         return command_process(*args, "--home", str(self.home), stdout=stdout, env=env)
 
-    def apply(self, text: str = SYNCS, *options: str) -> Result:
+    def apply(self, text: str = SYNCS, *options: str, answer: str | None = None) -> Result:
         file = self.home.parent / "syncs.yaml"
         file.write_text(text)
-        return self.run("apply", str(file), *options)
+        return self.run("apply", str(file), *options, answer=answer)
 
     # -- what the functions do ----------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from syncline.cli.applying import remembered
+from syncline.cli.show import Out
 from syncline.config.files import BucketTarget, FilesSync
 from syncline.messages import decode
 from syncline.model import RunStatus, Trigger
@@ -127,7 +128,8 @@ def test_what_leaves_the_target_as_it_is_says_nothing_of_it(stack: Stack) -> Non
     assert CHANGED not in stack.apply(FILES).stdout
     stack.apply()
     result = stack.apply(SYNCS.replace("dr.example", "other.example"))
-    assert ("prod  changed" in result.stdout, "the target changed" in result.stdout) == (True, False)
+    assert ["prod", "changed"] in [line.split()[:2] for line in result.stdout.splitlines()]
+    assert "the target changed" not in result.stdout
 
 
 def test_a_run_under_way_keeps_its_configuration(stack: Stack) -> None:
@@ -140,13 +142,90 @@ def test_a_run_under_way_keeps_its_configuration(stack: Stack) -> None:
     assert json.loads(state.sync_config("prod"))["target"]["prefix"] == "other"
 
 
+def test_another_file_leaves_the_syncs_of_the_first_one_as_they_are(stack: Stack) -> None:
+    stack.apply()
+    before = schedule(stack)["LastModificationDate"]
+    run = stack.begin()
+    result = stack.apply(FILES)
+    assert result.exit_code == 0, result.output
+    assert "not in syncs.yaml and kept: prod; --prune removes what is not in the file" in result.stdout.splitlines()
+    assert stack.target.state.sync_names() == ["prod", "shop-files"]
+    assert schedule(stack)["LastModificationDate"] == before
+    assert stack.target.state.run("prod", run.id).status is RunStatus.RUNNING
+    assert sorted(remembered(stack.home)) == ["prod", "shop-files"]
+    value = stack.json("apply", str(stack.home.parent / "syncs.yaml"))
+    assert [(each["name"], each["change"]) for each in value["syncs"]] == [
+        ("shop-files", "unchanged"),
+        ("prod", "kept"),
+    ]
+
+
+def test_a_file_may_not_conflict_with_the_syncs_that_are_kept(stack: Stack) -> None:
+    assert stack.apply(FILES).exit_code == 0
+    other = FILES.replace("shop-files", "other").replace("{bucket: shop}", "{bucket: elsewhere}")
+    result = stack.apply(other)
+    assert result.exit_code == 2
+    assert "CONFIG_INVALID" in result.stderr
+    assert "shop-files" in result.stderr
+    assert stack.target.state.sync_names() == ["shop-files"]
+    assert stack.apply(other, "--prune").exit_code == 0
+    assert stack.target.state.sync_names() == ["other"]
+
+
+def test_a_dry_run_shows_what_would_change_and_changes_nothing(stack: Stack) -> None:
+    stack.apply(SYNCS + FILES.removeprefix("syncs:\n"))
+    before = schedule(stack)["LastModificationDate"]
+    changed = SYNCS.replace("prefix: mirror", "prefix: other")
+    result = stack.apply(changed, "--dry-run")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0] == "syncs.yaml: 1 sync; nothing was applied"
+    assert lines[1].split() == ["prod", "changed"]
+    assert [line.strip() for line in lines if line.strip()[0] in "+-"] == [
+        '-target.prefix: "mirror"',
+        '+target.prefix: "other"',
+    ]
+    assert lines[-1].split() == ["shop-files", "kept"]
+    value = stack.json("apply", str(stack.home.parent / "syncs.yaml"), "--dry-run", "--prune")
+    assert [(each["name"], each["change"]) for each in value["syncs"]] == [
+        ("prod", "changed"),
+        ("shop-files", "removed"),
+    ]
+    assert json.loads(stack.target.state.sync_config("prod"))["target"]["prefix"] == "mirror"
+    assert stack.target.state.sync_names() == ["prod", "shop-files"]
+    assert schedule(stack)["LastModificationDate"] == before
+
+
+@pytest.mark.parametrize(("answer", "removed"), [("y\n", True), ("n\n", False), ("\n", False), ("", False)])
+def test_a_person_is_asked_before_syncs_are_removed(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, answer: str, *, removed: bool
+) -> None:
+    stack.apply()
+    monkeypatch.setattr(Out, "asks", True)
+    result = stack.apply(FILES, "--prune", answer=answer)
+    assert "Remove 1 sync? [y/N]: " in result.stderr
+    assert result.exit_code == (0 if removed else 2)
+    assert ("nothing was applied" in result.stdout) is not removed
+    assert stack.target.state.sync_names() == (["shop-files"] if removed else ["prod"])
+
+
+def test_nobody_is_asked_who_said_yes_or_where_nothing_is_removed(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack.apply()
+    monkeypatch.setattr(Out, "asks", True)
+    assert "[y/N]" not in stack.apply(SYNCS, "--prune", answer="").stderr
+    assert "[y/N]" not in stack.apply(FILES, "--prune", "--yes", answer="").stderr
+    assert stack.target.state.sync_names() == ["shop-files"]
+
+
 def test_a_sync_that_left_the_file_is_removed_after_saying_so(stack: Stack) -> None:
     stack.apply()
     run = stack.begin()
-    result = stack.apply("syncs: {}\n")
+    result = stack.apply("syncs: {}\n", "--prune")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    assert lines[0] == "prod is no longer in syncs.yaml and is removed; what it copied stays"
+    assert lines[0] == "prod is not in syncs.yaml and is removed; what it copied stays"
     assert "  prod  removed  schedule deleted" in lines
     assert f"run {run.id} of prod was under way and is cancelled" in lines
     assert stack.target.state.sync_names() == []
@@ -225,5 +304,5 @@ def test_a_variable_that_changed_since_is_a_warning(with_hook: Stack, monkeypatc
 def test_what_was_applied_is_remembered(stack: Stack) -> None:
     stack.apply()
     assert list(remembered(stack.home)) == ["prod"]
-    stack.apply("syncs: {}\n")
+    stack.apply("syncs: {}\n", "--prune")
     assert remembered(stack.home) == {}

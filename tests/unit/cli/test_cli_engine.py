@@ -97,7 +97,7 @@ def test_syncs_that_are_lost_are_applied_again(stack: Stack, starts: Start, *, u
     starts(unclean=unclean)
     result = stack.run("up")
     assert result.exit_code == 0, result.output
-    assert "2 syncs applied again: prod, dev" in result.stdout
+    assert "2 syncs applied again: dev, prod" in result.stdout
     assert "1 scan begun, as events may be lost: prod" in result.stdout
     assert "→ syncline status" in result.stdout
     assert stack.target.state.sync_names() == ["dev", "prod"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from syncline.cli.context import REMEMBERED
 from syncline.cli.following import begin
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class Applied:
     """What an apply did with one sync and with its schedule.
 
-    ``sync`` is None for one that was removed; ``cancelled`` is its run that was under way. ``under_way`` is the run of a
+    ``sync`` is None for one that is not in the file: it was removed or kept. ``cancelled`` is the run of a removed one. ``under_way`` is the run of a
     sync that was changed, which keeps the configuration that it began with. ``target_changed`` is set if the sync now
     writes to another target, of which its records say nothing.
     """
@@ -42,12 +43,16 @@ def stored(target: Target) -> dict[str, str]:
     return {name: target.state.sync_config(name) for name in target.state.sync_names()}
 
 
-def put_syncs(target: Target, syncs: Mapping[str, Sync]) -> list[Applied]:
-    """Make the stack hold just these syncs, with their schedules. What it holds already is not written again."""
+def put_syncs(target: Target, syncs: Mapping[str, Sync], *, prune: bool = False) -> list[Applied]:
+    """Make the stack hold these syncs, with their schedules. What it holds already is not written again.
+
+    Others that it holds stay as they are, and with ``prune`` are removed.
+    """
     before = stored(target)
+    others = sorted(set(before) - set(syncs))
     changes = {name: _put(target, sync, before.get(name)) for name, sync in syncs.items()}
     # Schedules go before the syncs they start, so that none starts what is no longer there.
-    schedules = Schedules(target).put(syncs.values())
+    schedules = Schedules(target).put(syncs.values(), () if prune else others)
     done = [
         Applied(
             name,
@@ -59,10 +64,42 @@ def put_syncs(target: Target, syncs: Mapping[str, Sync]) -> list[Applied]:
         )
         for name, sync in syncs.items()
     ]
-    for name in sorted(set(before) - set(syncs)):
+    if not prune:
+        return done + [Applied(name, "kept", "unchanged") for name in others]
+    for name in others:
         cancelled = _remove(target, name)
         done.append(Applied(name, "removed", schedules.get(name, "none"), cancelled=cancelled))
     return done
+
+
+def differences(target: Target, syncs: Mapping[str, Sync], *, prune: bool) -> dict[str, tuple[str, list[str]]]:
+    """Return by name how applying these syncs would change them, and the lines of the configuration that differ."""
+    before = stored(target)
+    found = {}
+    for name in [*syncs, *sorted(set(before) - set(syncs))]:
+        old, sync = before.get(name), syncs.get(name)
+        new = None if sync is None else sync.model_dump_json()
+        if new is None:
+            change = "removed" if prune else "kept"
+            new = None if prune else old
+        else:
+            change = "added" if old is None else "unchanged" if old == new else "changed"
+        lines = difflib.unified_diff(_lines(old), _lines(new), lineterm="", n=2)
+        found[name] = (change, [line for line in lines if not line.startswith(("---", "+++", "@@"))])
+    return found
+
+
+def _lines(config: str | None) -> list[str]:
+    """Return a configuration as lines of its keys that are set."""
+    if config is None:
+        return []
+    return _flat("", json.loads(config))
+
+
+def _flat(path: str, value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [line for key, each in value.items() for line in _flat(f"{path}.{key}" if path else str(key), each)]
+    return [] if value is None else [f"{path}: {json.dumps(value, ensure_ascii=False)}"]
 
 
 def _put(target: Target, sync: Sync, before: str | None) -> str:
@@ -115,11 +152,11 @@ def begin_scans(target: Target, syncs: Iterable[Sync]) -> list[Run]:
     return runs
 
 
-def remember(home: Path, syncs: Iterable[Sync]) -> None:
+def remember(home: Path, target: Target) -> None:
     """Keep the applied syncs beside the engine's state, which a crash may leave some seconds behind."""
     from syncline.cli.engine import write_durably  # noqa: PLC0415 - a stack on AWS does without it
 
-    text = json.dumps([json.loads(sync.model_dump_json()) for sync in syncs], indent=2)
+    text = json.dumps([json.loads(config) for config in stored(target).values()], indent=2)
     write_durably(home / REMEMBERED, text)
 
 

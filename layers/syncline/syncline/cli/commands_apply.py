@@ -2,44 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from syncline.cli.applying import Applied, put_syncs, remember, stored
-from syncline.cli.context import Answer, Context
+from syncline.cli.applying import Applied, differences, put_syncs, remember, stored
+from syncline.cli.context import NOT_DONE, Answer, Context
 from syncline.cli.secret_checks import check_secrets
 from syncline.cli.show import Cell, Row, Style, many
-from syncline.config import Sync
+from syncline.config import Sync, load_sync
 from syncline.config.file import SyncsFile, read_syncs
+from syncline.errors import SynclineError
 from syncline.model import RUNLESS
 
-_STYLES: Final[dict[str, Style]] = {"added": "green", "changed": "yellow", "unchanged": "dim", "removed": "red"}
+_STYLES: Final[dict[str, Style]] = {
+    "added": "green",
+    "changed": "yellow",
+    "unchanged": "dim",
+    "kept": "dim",
+    "removed": "red",
+}
 _MASK: Final = "****"
 
 
-def apply(context: Context, file: Path) -> Answer:
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The options of ``apply``: ``prune`` removes the syncs that are not in the file, ``yes`` without asking."""
+
+    prune: bool = False
+    dry_run: bool = False
+    yes: bool = False
+
+
+def apply(context: Context, file: Path, order: Order) -> Answer:
     """Check the whole file, then write what differs. Raises CONFIG_INVALID or why a secret cannot be had."""
-    read = read_syncs(file)
     target, out = context.target, context.out
+    before = stored(target)
+    read = read_syncs(file, () if order.prune else _readable(before.values()))
     unsure = check_secrets(target, read.syncs.values())
     for warning in (*(problem.text(file.name) for problem in read.warnings), *unsure):
         out.line(f"warning: {warning}", "yellow")
-    for name in sorted(set(stored(target)) - set(read.syncs)):
-        out.line(f"{name} is no longer in {file.name} and is removed; what it copied stays", "yellow")
-    done = put_syncs(target, read.syncs)
+    others = sorted(set(before) - set(read.syncs))
+    warnings = _warnings(read, unsure)
+    if order.dry_run:
+        return _dry_run(context, file, read, order, warnings)
+    if others and order.prune and not _agreed(context, file, others, order):
+        return Answer({"file": str(file), "syncs": [], "warnings": warnings}, NOT_DONE)
+    done = put_syncs(target, read.syncs, prune=order.prune)
     if target.local:
-        remember(context.home, read.syncs.values())
+        remember(context.home, target)
     address = target.output("ReceiveUrl")
     _show(context, file, done, address)
-    return Answer(
-        {
-            "file": str(file),
-            "syncs": [_as_dict(each, address) for each in done],
-            "warnings": _warnings(read, unsure),
-        }
-    )
+    return Answer({"file": str(file), "syncs": [_as_dict(each, address) for each in done], "warnings": warnings})
+
+
+def _readable(configs: Iterable[str]) -> Iterator[Sync]:
+    """Yield applied syncs, but for those that this version cannot read."""
+    for config in configs:
+        with contextlib.suppress(SynclineError):
+            yield load_sync(config)
+
+
+def _agreed(context: Context, file: Path, others: Sequence[str], order: Order) -> bool:
+    """Say which syncs are removed, and ask a person at a terminal whether they shall be."""
+    out = context.out
+    for name in others:
+        out.line(f"{name} is not in {file.name} and is removed; what it copied stays", "yellow")
+    if order.yes or not out.asks or out.agrees(f"Remove {many(len(others), 'sync')}?"):
+        return True
+    out.line("nothing was applied")
+    return False
+
+
+def _dry_run(context: Context, file: Path, read: SyncsFile, order: Order, warnings: Sequence[dict[str, Any]]) -> Answer:
+    """Show how applying the file would change each sync."""
+    out = context.out
+    found = differences(context.target, read.syncs, prune=order.prune)
+    out.line(f"{file.name}: {many(len(read.syncs), 'sync')}; nothing was applied", "bold")
+    for name, (change, lines) in found.items():
+        out.table([(Cell(name, "bold"), Cell(change, _STYLES[change]))], indent=2)
+        for line in lines:
+            out.line(f"    {line}", "green" if line[0] == "+" else "red" if line[0] == "-" else "dim")
+    syncs = [{"name": name, "change": change, "diff": lines} for name, (change, lines) in found.items()]
+    return Answer({"file": str(file), "dry_run": True, "syncs": syncs, "warnings": warnings})
 
 
 def _warnings(read: SyncsFile, unsure: Sequence[str]) -> list[dict[str, Any]]:
@@ -65,6 +112,9 @@ def _show(context: Context, file: Path, done: Sequence[Applied], address: str) -
             out.line(f"run {each.under_way} of {each.name} is under way and keeps the configuration that it began with")
         if each.cancelled:
             out.line(f"run {each.cancelled} of {each.name} was under way and is cancelled", "yellow")
+    kept = [each.name for each in done if each.change == "kept"]
+    if kept:
+        out.line(f"not in {file.name} and kept: {', '.join(kept)}; --prune removes what is not in the file", "yellow")
     new = [each for each in done if each.sync is not None and each.change in ("added", "changed")]
     added = next((each.name for each in new if each.sync is not None and each.sync.kind not in RUNLESS), None)
     if added:
@@ -76,7 +126,7 @@ def _show(context: Context, file: Path, done: Sequence[Applied], address: str) -
 def _row(each: Applied) -> Row:
     sync = each.sync
     if sync is None:
-        words = "schedule deleted" if each.schedule == "deleted" else ""
+        words = {"deleted": "schedule deleted", "unchanged": "not in the file"}.get(each.schedule, "")
     elif sync.schedule is None:
         words = "no schedule" + (" any more" if each.schedule == "deleted" else "")
     else:

@@ -47,7 +47,7 @@ def _look_after(context: Context, target: Target, *, unclean: bool) -> dict[str,
     for warning in found["warnings"]:
         context.out.line(f"warning: {warning}", "yellow")
     if unclean or not target.state.sync_names():
-        done = put_syncs(target, syncs)
+        done = put_syncs(target, syncs, prune=True)  # all that were applied are among those remembered
         restored = [each.name for each in done if each.change != "unchanged"]
         runs = begin_scans(target, syncs.values())
         found |= {"restored": restored, "runs": [as_dict(run) for run in runs]}

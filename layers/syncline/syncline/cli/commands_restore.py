@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import typer
-
 from syncline.cli.context import NOT_DONE, SOME_FAILED, Answer, Context
 from syncline.cli.endings import as_value
 from syncline.cli.show import Style, many, size, visible
@@ -83,7 +81,7 @@ def _agreed(context: Context, paths: list[str], place: str) -> Answer | None:
     _list(context, [f"would overwrite  {visible(path)}" for path in paths], "yellow")
     files = many(len(paths), "file", "files")
     if out.asks:
-        if typer.confirm(f"Overwrite {files} in {place}?", err=True):
+        if out.agrees(f"Overwrite {files} in {place}?"):
             return None
         out.line("nothing was written")
         return Answer(code=NOT_DONE)

@@ -142,11 +142,19 @@ def down(context: Context) -> Answer:
 def apply(
     context: Context,
     file: Annotated[Path, typer.Argument(help="The file with the syncs.", metavar="FILE")] = Path("syncs.yaml"),
+    *,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove the syncs that are not in the file.", show_default=False)
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would change; change nothing.", show_default=False)
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.", show_default=False)] = False,
 ) -> Answer:
     """Check syncs.yaml and make the syncs what it says."""
     from syncline.cli import commands_apply  # noqa: PLC0415
 
-    return commands_apply.apply(context, file)
+    return commands_apply.apply(context, file, commands_apply.Order(prune=prune, dry_run=dry_run, yes=yes))
 
 
 @command

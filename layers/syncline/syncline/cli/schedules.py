@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from syncline.config import Sync
@@ -24,14 +24,14 @@ class Schedules:
         self._role = target.output("SchedulerRoleArn")
         self._queue = target.output("DiscoverQueueArn")
 
-    def put(self, syncs: Iterable[Sync]) -> dict[str, str]:
-        """Make the group hold just the schedules of ``syncs``, writing only what differs.
+    def put(self, syncs: Iterable[Sync], kept: Collection[str] = ()) -> dict[str, str]:
+        """Make the group hold just the schedules of ``syncs`` and those named ``kept``, writing only what differs.
 
-        Says for each name what was done: created, updated, unchanged or deleted.
+        Return for each name what was done: created, updated, unchanged or deleted.
         """
         wanted = {sync.name: self._arguments(sync) for sync in syncs if sync.schedule is not None}
         done = {name: self._put(arguments) for name, arguments in wanted.items()}
-        for name in sorted(set(self._names()) - set(wanted)):
+        for name in sorted(set(self._names()) - set(wanted) - set(kept)):
             self._scheduler.delete_schedule(Name=name, GroupName=self._group)
             done[name] = "deleted"
         return done

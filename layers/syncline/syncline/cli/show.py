@@ -58,6 +58,18 @@ class Out:
         """Return True if somebody is there to answer a question."""
         return not self.as_json and sys.stdin.isatty() and sys.stderr.isatty()
 
+    def agrees(self, question: str) -> bool:
+        """Ask a question on stderr and return True for yes. An empty answer is no, and so is the end of the input."""
+        while True:
+            sys.stderr.write(f"{question} [y/N]: ")
+            sys.stderr.flush()
+            line = sys.stdin.readline()
+            if not line:
+                write("", sys.stderr)
+            answer = line.strip().lower()
+            if answer in ("", "n", "no", "y", "yes"):
+                return answer in ("y", "yes")
+
     def line(self, text: str = "", style: Style = "") -> None:
         """A line for people."""
         if not self.as_json:

@@ -60,26 +60,28 @@ class SyncsFile:
     warnings: tuple[Problem, ...]
 
 
-def read_syncs(path: Path) -> SyncsFile:
-    """The syncs of a file. Raises ConfigInvalid."""
+def read_syncs(path: Path, applied: Iterable[Sync] = ()) -> SyncsFile:
+    """Return the syncs of a file. Raises ConfigInvalid, also if they conflict with those of ``applied`` not in it."""
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
     except OSError as error:
         raise SynclineError("CONFIG_INVALID", f"{path} cannot be read: {error.strerror}") from None
-    return parse_syncs(data, name=path.name, folder=path.parent)
+    return parse_syncs(data, name=path.name, folder=path.parent, applied=applied)
 
 
-def parse_syncs(data: bytes, *, name: str = "syncs.yaml", folder: Path = Path()) -> SyncsFile:
-    """The syncs in ``data``; ``name`` is what messages call the file, ``file:`` is relative to ``folder``.
+def parse_syncs(
+    data: bytes, *, name: str = "syncs.yaml", folder: Path = Path(), applied: Iterable[Sync] = ()
+) -> SyncsFile:
+    """Return the syncs in ``data``; ``name`` is what messages call the file, ``file:`` is relative to ``folder``.
 
-    Raises ConfigInvalid.
+    Raises ConfigInvalid, also if they conflict with those of ``applied`` that are not in the file.
     """
     try:
         root, problems = compose(_text(data))
     except YamlProblem as problem:
         raise ConfigInvalid(name, [Problem(*problem.place, "", str(problem))]) from None
-    reading = _Reading(root, folder)
+    reading = _Reading(root, folder, applied)
     reading.problems += [Problem(*problem.place, _dotted(problem.path), str(problem)) for problem in problems]
     syncs = reading.syncs()
     if reading.problems:
@@ -101,9 +103,10 @@ def _text(data: bytes) -> str:
 class _Reading:
     """One pass over the nodes, gathering what is wrong."""
 
-    def __init__(self, root: Node, folder: Path) -> None:
+    def __init__(self, root: Node, folder: Path, applied: Iterable[Sync]) -> None:
         self._root = root
         self._folder = folder
+        self._applied = applied
         self._comparable: list[Sync] = []  # also those with faults that do not touch where they read and write
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
@@ -111,6 +114,7 @@ class _Reading:
     def syncs(self) -> dict[str, Sync]:
         entries = self._entries()
         found = {name: sync for name, node in entries.items() if (sync := self._sync(name, node))}
+        self._comparable += [sync for sync in self._applied if sync.name not in entries]
         for finding in conflicts_between([reach for sync in self._comparable for reach in sync.reaches()]):
             self._say(finding.path, finding.message)
         for finding in circles_between([flow for sync in self._comparable for flow in sync.flows()]):
