@@ -40,6 +40,7 @@ OUTPUTS: Final = {
     "EventsQueueArn",
     "ConsoleUrl",
     "ReceiveUrl",
+    "Kinds",
     "ProbeUrl",
     "ScheduleGroupName",
     "SchedulerRoleArn",

@@ -21,6 +21,18 @@ def moto_port() -> Iterator[int]:
     server.stop()
 
 
+@pytest.fixture(autouse=True)
+def no_server_is_asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`apply` asks no made-up server whether it answers, but in the tests of just that."""
+    if "asks_servers" not in request.fixturenames:
+        monkeypatch.setattr("syncline.cli.commands_apply.unreachable", lambda *_: [])
+
+
+@pytest.fixture
+def asks_servers() -> None:
+    """Let `apply` ask servers."""
+
+
 @pytest.fixture
 def stack(moto_port: int, tmp_path: Path) -> Iterator[Stack]:
     with made_stack(moto_port, tmp_path) as made:

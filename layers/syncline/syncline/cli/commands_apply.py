@@ -6,16 +6,20 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from syncline.cli.applying import Applied, differences, put_syncs, remember, stored
 from syncline.cli.context import NOT_DONE, Answer, Context
+from syncline.cli.reachability import unreachable
 from syncline.cli.secret_checks import check_secrets
 from syncline.cli.show import Cell, Row, Style, many
 from syncline.config import Sync, load_sync
 from syncline.config.file import SyncsFile, read_syncs
 from syncline.errors import SynclineError
 from syncline.model import RUNLESS
+
+if TYPE_CHECKING:
+    from syncline.cli.target import Target
 
 _STYLES: Final[dict[str, Style]] = {
     "added": "green",
@@ -29,19 +33,28 @@ _MASK: Final = "****"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The options of ``apply``: ``prune`` removes the syncs that are not in the file, ``yes`` without asking."""
+    """The options of ``apply``: ``prune`` removes the syncs that are not in the file, ``yes`` without asking.
+
+    With ``offline``, sources and targets are not asked whether they answer.
+    """
 
     prune: bool = False
     dry_run: bool = False
     yes: bool = False
+    offline: bool = False
 
 
 def apply(context: Context, file: Path, order: Order) -> Answer:
     """Check the whole file, then write what differs. Raises CONFIG_INVALID or why a secret cannot be had."""
+    read = read_syncs(file)  # what is wrong with it is told without an engine
     target, out = context.target, context.out
     before = stored(target)
-    read = read_syncs(file, () if order.prune else _readable(before.values()))
+    if not order.prune:
+        read = read_syncs(file, _readable(before.values()))
+    _check_kinds(target, read.syncs.values())
     unsure = check_secrets(target, read.syncs.values())
+    if not order.offline:
+        unsure += unreachable(read.syncs.values(), target.secrets)
     for warning in (*(problem.text(file.name) for problem in read.warnings), *unsure):
         out.line(f"warning: {warning}", "yellow")
     others = sorted(set(before) - set(read.syncs))
@@ -56,6 +69,16 @@ def apply(context: Context, file: Path, order: Order) -> Answer:
     address = target.output("ReceiveUrl")
     _show(context, file, done, address)
     return Answer({"file": str(file), "syncs": [_as_dict(each, address) for each in done], "warnings": warnings})
+
+
+def _check_kinds(target: Target, syncs: Iterable[Sync]) -> None:
+    """Raise ENGINE_ABSENT if the functions that are deployed do not know the kind of a sync."""
+    known = target.outputs.get("Kinds")
+    for sync in syncs:
+        if known is not None and sync.kind not in known.split(","):
+            remedy = "run `syncline up`, which deploys this version" if target.local else "deploy this version"
+            what = f"{sync.name} is a sync of {sync.kind}, which {target.where} does not know; {remedy}"
+            raise SynclineError("ENGINE_ABSENT", what)
 
 
 def _readable(configs: Iterable[str]) -> Iterator[Sync]:

@@ -139,7 +139,7 @@ def down(context: Context) -> Answer:
 
 
 @command
-def apply(
+def apply(  # noqa: PLR0913 - each is an option
     context: Context,
     file: Annotated[Path, typer.Argument(help="The file with the syncs.", metavar="FILE")] = Path("syncs.yaml"),
     *,
@@ -150,11 +150,15 @@ def apply(
         bool, typer.Option("--dry-run", help="Show what would change; change nothing.", show_default=False)
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.", show_default=False)] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Do not ask sources and targets whether they answer.", show_default=False)
+    ] = False,
 ) -> Answer:
     """Check syncs.yaml and make the syncs what it says."""
     from syncline.cli import commands_apply  # noqa: PLC0415
 
-    return commands_apply.apply(context, file, commands_apply.Order(prune=prune, dry_run=dry_run, yes=yes))
+    order = commands_apply.Order(prune=prune, dry_run=dry_run, yes=yes, offline=offline)
+    return commands_apply.apply(context, file, order)
 
 
 @command

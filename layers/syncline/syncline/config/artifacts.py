@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictInt, WithJsonSchema
 
-from syncline.config.base import BaseSync, Model
+from syncline.config.base import BaseSync, Model, ServerAddress
 from syncline.config.findings import Area, Finding, Reach
 from syncline.config.registry import RegistryEndpoint
 from syncline.config.templates import Template, TemplateText
@@ -94,6 +94,9 @@ class ArtifactsSource(Model):
     ca: Authority | None = Field(
         None, description="The authority that signed the API's certificate, if the system does not know it."
     )
+
+    def addresses(self) -> Iterator[ServerAddress]:
+        yield ServerAddress(self.url, self.ca)
 
 
 class Metadata(Model):
@@ -234,6 +237,11 @@ class ArtifactsTarget(RegistryEndpoint):
     api: GitLabApi | None = Field(
         None, description="GitLab's API. Without it the registry itself is asked for the tags of each repository."
     )
+
+    def addresses(self) -> Iterator[ServerAddress]:
+        yield from super().addresses()
+        if self.api is not None:
+            yield ServerAddress(self.api.url, self.ca, ("api", "url"))
 
 
 class ArtifactsSync(BaseSync):

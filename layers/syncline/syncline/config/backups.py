@@ -21,7 +21,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from syncline.config.base import BaseSync, Gathering, Model, Patterns, Removals
+from syncline.config.base import BaseSync, Gathering, Model, Patterns, Removals, ServerAddress
 from syncline.config.buckets import AccessKey, BucketEndpoint
 from syncline.config.circles import Flow, excluding
 from syncline.config.findings import Area, Finding, Place, Reach
@@ -184,6 +184,9 @@ class GitTarget(Model):
         "reference, or the PEM text itself.",
         examples=["file:git-ca.pem"],
     )
+
+    def addresses(self) -> Iterator[ServerAddress]:
+        yield ServerAddress(self.repository, self.ca)
 
 
 class DirectoryTarget(Model):

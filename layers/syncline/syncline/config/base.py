@@ -7,23 +7,39 @@ repeats a value that could be one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
 from syncline.config.circles import Flow
 from syncline.config.findings import Finding, Reach
-from syncline.config.values import Duration, Name, Pattern, Schedule, SecretReference, Timezone, seconds_of
+from syncline.config.values import Duration, KeyPath, Name, Pattern, Schedule, SecretReference, Timezone, seconds_of
 from syncline.errors import SynclineError
 from syncline.ownership import Limits
+from syncline.secrets import Reference
 from syncline.select import allows
+
+
+class ServerAddress(NamedTuple):
+    """The address of a server: its ``url``, the authority of its certificate, and where in a sync it stands."""
+
+    url: str
+    ca: str | Reference | None = None
+    path: KeyPath = ()
 
 
 class Model(BaseModel):
     """What every part of the configuration is: frozen, and without keys that nobody reads."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    def addresses(self) -> Iterator[ServerAddress]:
+        """Yield the addresses of the servers that this part of the configuration names."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, Model):
+                yield from (each._replace(path=(name, *each.path)) for each in value.addresses())
 
 
 class Patterns(Model):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, StrictBool, Tag, WithJsonSchema
 
-from syncline.config.base import Model
+from syncline.config.base import Model, ServerAddress
 from syncline.config.findings import Finding, Place
 from syncline.config.values import (
     Authority,
@@ -116,6 +116,9 @@ class BucketEndpoint(Model):
         "reference, or the PEM text itself.",
         examples=["file:minio-ca.pem"],
     )
+
+    def addresses(self) -> Iterator[ServerAddress]:
+        yield ServerAddress(self.url, self.ca)
 
     @property
     def url(self) -> str:

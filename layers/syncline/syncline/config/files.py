@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, Discriminator, Field, StrictBool, StrictInt, Tag, WithJsonSchema
 
-from syncline.config.base import BaseSync, Gathering, Model, Patterns, Removals
+from syncline.config.base import BaseSync, Gathering, Model, Patterns, Removals, ServerAddress
 from syncline.config.buckets import AccessKey, BucketEndpoint
 from syncline.config.circles import Flow, excluding
 from syncline.config.findings import Area, Finding, Place, Reach
@@ -86,6 +86,9 @@ class FileManagerTarget(Model):
         False, description="Read the API's own events (`/pubSubFullList`) at the beginning of each full scan."
     )
     report: StrictBool = Field(False, description="Send the results of each run to `/reportResults`.")
+
+    def addresses(self) -> Iterator[ServerAddress]:
+        yield ServerAddress(self.file_manager, self.ca)
 
     @property
     def site(self) -> Place:

@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field, StrictBool, StrictInt
 
-from syncline.config.base import BaseSync, Model, Patterns
+from syncline.config.base import BaseSync, Model, Patterns, ServerAddress
 from syncline.config.circles import Flow, excluding
 from syncline.config.findings import EVERYWHERE, Area, Finding, Reach
 from syncline.config.registry import RegistryEndpoint
@@ -46,6 +46,11 @@ class ImagesEndpoint(RegistryEndpoint):
     """A registry of images, perhaps with an API of its own."""
 
     api: QuayApi | None = Field(None, description="The registry's own API, where it has one.")
+
+    def addresses(self) -> Iterator[ServerAddress]:
+        yield from super().addresses()
+        if self.api is not None and self.api.url is not None:
+            yield ServerAddress(self.api.url, self.ca, ("api", "url"))
 
     @property
     def api_url(self) -> str | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, StrictBool, Tag
 
-from syncline.config.base import Model
+from syncline.config.base import Model, ServerAddress
 from syncline.config.findings import Finding, Place
 from syncline.config.values import (
     Authority,
@@ -89,6 +89,9 @@ class RegistryEndpoint(Model):
         examples=["file:prod-ca.pem"],
     )
     plain_http: StrictBool = Field(False, description="Speak HTTP without TLS. Only for networks you trust.")
+
+    def addresses(self) -> Iterator[ServerAddress]:
+        yield ServerAddress(f"{'http' if self.plain_http else 'https'}://{self.registry}/v2/", self.ca)
 
     @property
     def place(self) -> Place:

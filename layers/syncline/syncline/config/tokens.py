@@ -18,7 +18,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from syncline.config.base import BaseSync, Model
+from syncline.config.base import BaseSync, Model, ServerAddress
 from syncline.config.findings import Finding
 from syncline.config.values import Authority, Host, Name, SecretReference, Url
 
@@ -212,6 +212,10 @@ class InstancesSource(Model):
         "`labels`, and for a service with several ports.",
         examples=["https"],
     )
+
+    def addresses(self) -> Iterator[ServerAddress]:
+        if self.api is not None:
+            yield ServerAddress(self.api, self.ca)
 
 
 class Check(Model):

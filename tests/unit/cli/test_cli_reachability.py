@@ -1,0 +1,145 @@
+"""What ``apply`` finds before a run does: servers that do not answer, and kinds that the engine does not know."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from syncline.cli import reachability
+from syncline.cli.commands_apply import _check_kinds
+from syncline.config import KINDS
+from syncline.config.backups import BackupsSource
+from syncline.config.file import parse_syncs
+from syncline.errors import SynclineError
+from syncline.secrets import Secrets
+from tests.standins.certificates import Authority
+from tests.unit.cli.cli_stack import ROOT, SYNCS, Stack
+
+BACKUPS = """\
+syncs:
+  clusters:
+    kind: backups
+    source: {bucket: backups}
+    target:
+      repository: REPOSITORY
+      auth: {ssh_key: "secret:syncline/git#key", known_hosts: "git.example ssh-ed25519 AAAA"}
+"""
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A server that lives and lets nobody in."""
+
+    def do_GET(self) -> None:
+        self.send_response(401)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture
+def secure(authority: Authority) -> Iterator[str]:
+    """The host and port of a server with a certificate that only ``authority`` vouches for."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        server.socket = authority.server_context().wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def closed() -> Iterator[str]:
+    """An address at which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def no_secrets() -> Secrets:
+    return Secrets(lambda: None, lambda: None, {})  # type: ignore[arg-type, return-value]
+
+
+def syncs(source: str, target: str) -> str:
+    return SYNCS.replace("registry: prod.example", f"registry: {source}").replace(
+        "registry: dr.example", f"registry: {target}"
+    )
+
+
+def test_what_does_not_answer_is_named_with_its_place(secure: str, closed: str) -> None:
+    found = reachability.unreachable(parse_syncs(syncs(secure, closed).encode()).syncs.values(), no_secrets())
+    assert [each.partition(": ")[0] for each in found] == ["prod.source", "prod.target"]
+    assert secure in found[0]
+    assert "certificate" in found[0]
+    assert closed in found[1]
+    assert "refused" in found[1]
+
+
+def test_a_refusal_is_an_answer(secure: str, authority: Authority, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text(authority.pem)
+    text = syncs(f"{secure}\n      ca: file:ca.pem", f"{secure}\n      ca: file:ca.pem")
+    read = parse_syncs(text.encode(), folder=tmp_path)
+    assert reachability.unreachable(read.syncs.values(), no_secrets()) == []
+
+
+def test_one_that_is_silent_does_not_hold_up_the_command() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        where = f"127.0.0.1:{silent.getsockname()[1]}"
+        read = parse_syncs(syncs(where, where + "\n      plain_http: true").encode())
+        found = reachability.unreachable(read.syncs.values(), no_secrets(), 0.3)
+    assert [each.partition(": ")[0] for each in found] == ["prod.source", "prod.target"]
+
+
+@pytest.mark.parametrize("address", ["git@{}:team/b.git", "ssh://git@{}/team/b.git"])
+def test_a_server_that_speaks_ssh_is_connected_to(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def refuse(where: tuple[str, int], **_: float) -> socket.socket:
+        asked.append(where)
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    repository = address.format("git.example" if address.startswith("git") else "git.example:2222")
+    read = parse_syncs(BACKUPS.replace("REPOSITORY", repository).encode())
+    assert [each.path for each in read.syncs["clusters"].addresses()] == [("source",), ("target",)]
+    monkeypatch.setattr(BackupsSource, "addresses", lambda _: iter(()))
+    found = reachability.unreachable(read.syncs.values(), no_secrets())
+    assert found == [f"clusters.target: {repository}: Connection refused (asked from here)"]
+    assert asked == [("git.example", 22 if address.startswith("git") else 2222)]
+
+
+@pytest.mark.usefixtures("asks_servers")
+def test_apply_warns_and_applies_all_the_same(stack: Stack, closed: str) -> None:
+    result = stack.apply(syncs(closed, closed))
+    assert result.exit_code == 0
+    assert "warning: prod.source: " in result.stdout
+    assert "(asked from here)" in result.stdout
+    assert stack.target.state.sync_names() == ["prod"]
+    assert "warning" not in stack.apply(syncs(closed, closed), "--offline").stdout
+
+
+def test_a_kind_that_the_engine_does_not_know_is_refused(stack: Stack) -> None:
+    read = parse_syncs(SYNCS.encode()).syncs.values()
+    older = replace(stack.target, outputs={**stack.target.outputs, "Kinds": "files,tokens"})
+    with pytest.raises(SynclineError, match=r"prod is a sync of images, which .* does not know; run `syncline up`"):
+        _check_kinds(older, read)
+    _check_kinds(replace(older, outputs={**older.outputs, "Kinds": ",".join(KINDS)}), read)
+    _check_kinds(stack.target, read)  # of an older stack, which does not say
+
+
+def test_the_template_names_all_kinds() -> None:
+    [line] = [line for line in (ROOT / "template.yaml").read_text().splitlines() if line.startswith("  Kinds:")]
+    assert line == f'  Kinds: {{Value: "{",".join(sorted(KINDS))}"}}'
