@@ -224,6 +224,7 @@ def test_moving_over_without_a_second_upload(deployed: Deployed, manager: FileMa
         "absent": 0,
         "changed": 0,
         "gone": 0,
+        "outside": 0,
         "invalid": [],
     }
     ran = deployed.syncline("run", "moved-over", "--wait")

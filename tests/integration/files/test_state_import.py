@@ -138,3 +138,18 @@ def test_permissions_that_are_none_are_not_taken_from_a_sheet(filled: FilesChain
     run = filled.run()
     assert run.counts.failed == 0
     filled.check()
+
+
+def test_rows_outside_the_target_are_named(
+    filled: FilesChain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled.run()
+    rows = [row(filled, "00"), *(replace(row(filled, "01"), file_path=f"/elsewhere/{n}") for n in range(7))]
+    sheet = tmp_path / "state.csv"
+    sheet.write_text("".join(sheets.written(rows)))
+    assert command(filled, "import", sheet)["outside"] == 7
+    context = Context(None, None, Out())
+    context.__dict__["target"] = cast("Target", Stack(filled))
+    commands_state.state(context, "import", SYNC, sheet, None, reports=False)
+    said = "7 rows are not files of files below /data/, left out: /elsewhere/0, /elsewhere/1, /elsewhere/2"
+    assert said.replace("files of files", f"files of {SYNC}") in capsys.readouterr().out

@@ -55,6 +55,30 @@ def test_what_is_no_sheet(text: str) -> None:
     assert error.value.code.name == "USAGE"
 
 
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        (
+            ["/data/a,rw-r--r--,1,t,m,i", "/data/b,rw-r--r--," + "9" * 5000 + ",t,m,i"],
+            "line 3 of the sheet is not a file",
+        ),
+        (
+            ["/data/a,rw-r--r--,1,t,m,i", "/data/" + "b" * 200_000 + ",rw-r--r--,1,t,m,i"],
+            "line 3 of the sheet cannot be read",
+        ),
+        (
+            ["/data/a,rw-r--r--,1,t,m,i", "/data/b,,1,t,m,i", "/data/a,,2,t,m,i"],
+            "line 4 of the sheet names '/data/a' again",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_is_refused_with_its_line(lines: list[str], what: str) -> None:
+    with pytest.raises(SynclineError) as error:
+        list(sheets.read(line + "\n" for line in [",".join(sheets.COLUMNS), *lines]))
+    assert error.value.code.name == "USAGE"
+    assert error.value.what.startswith(what)
+
+
 def test_a_row_counts_only_if_source_and_target_confirm_it() -> None:
     row = Row("/a", "rw-r--r--", "5", "text/plain", "1970-01-01T00:01:40Z", "id-7")
     there = TargetFile("id-7|5||", None, 5, "id-7")

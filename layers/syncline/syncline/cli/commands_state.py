@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from syncline.cli.commands_run import config_of
 from syncline.cli.context import SOME_FAILED, Answer, Context
-from syncline.cli.show import many
+from syncline.cli.show import many, visible
 from syncline.clients.bucket import Bucket
 from syncline.clients.entries import Odd, OnOdd
 from syncline.clients.http import Http
@@ -30,6 +30,8 @@ from syncline.wiring.files import records_of, target_at
 from syncline.wiring.parts import Parts
 
 ACTIONS: Final = ("export", "diff", "import")
+_NAMED: Final = 5
+"""Paths that a message names."""
 _PORTION: Final = 500
 """Records written at a time."""
 
@@ -104,7 +106,14 @@ class _State:
 
         Every row is compared with the object and with the target's file: a row alone proves nothing.
         """
-        rows = {key: row for row in _read(file) if (key := self._sync.key_of(row.file_path)) is not None}
+        rows: dict[str, sheets.Row] = {}
+        outside: list[str] = []
+        for each in _read(file):
+            key = self._sync.key_of(each.file_path)
+            if key is None:
+                outside.append(each.file_path)
+            else:
+                rows[key] = each
         bucket = bucket_at(self._sync.source, self._parts)
         read = _Target(self._sync, target_at(self._sync, self._parts))
         taken = changed = absent = 0
@@ -126,9 +135,15 @@ class _State:
         if absent or changed or rows:
             words = f"{absent} not at {target}, {changed} changed on either side, {len(rows)} no longer at the source"
             out.line(f"{words}: the next run compares them", "yellow")
-        for each in odd:
-            out.line(str(each.error), "red")
-        value = {"taken": taken, "absent": absent, "changed": changed, "gone": len(rows)}
+        if outside:
+            are = "row is not a file" if len(outside) == 1 else "rows are not files"
+            below = f"{self._sync.name} below {self._sync.target.prefix or '/'}"
+            more = f" and {many(len(outside) - _NAMED, 'other')}" if len(outside) > _NAMED else ""
+            named = ", ".join(visible(path) for path in outside[:_NAMED])
+            out.line(f"{len(outside)} {are} of {below}, left out: {named}{more}", "yellow")
+        for entry in odd:
+            out.line(str(entry.error), "red")
+        value = {"taken": taken, "absent": absent, "changed": changed, "gone": len(rows), "outside": len(outside)}
         return Answer({**value, "invalid": [each.error.what for each in odd]}, SOME_FAILED if odd else 0)
 
     def _portions(

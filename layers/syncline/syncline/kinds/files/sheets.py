@@ -20,6 +20,8 @@ COLUMNS: Final = ("file_path", "permissions", "size", "file_type", "last_modifie
 DIFFERENCES: Final = ("operation", *COLUMNS)
 HEAD: Final = Head("", 0, "text/csv; charset=utf-8")
 """The type of a sheet in a bucket."""
+_LONGEST_SIZE: Final = 20
+"""Digits of a size in bytes, at most."""
 _LATER: Final = 1.0
 """Seconds by which times of two origins may differ for the same object."""
 
@@ -60,17 +62,28 @@ def written(rows: Iterable[Row]) -> Iterator[str]:
 
 
 def read(lines: Iterable[str]) -> Iterator[Row]:
-    """Yield the rows of a sheet; raises USAGE with the line where it is none."""
+    """Yield the rows of a sheet; raises USAGE with the line of a row that is not a file, or one that has been before."""
     reader = csv.reader(lines)
-    head = next(reader, None)
-    if head is None or tuple(cell.strip() for cell in head) != COLUMNS:
-        raise SynclineError("USAGE", f"the sheet has not the columns {','.join(COLUMNS)}")
-    for cells in reader:
-        if not cells:
-            continue
-        if len(cells) != len(COLUMNS) or not cells[0] or not (cells[2].isascii() and cells[2].isdigit()):
-            raise SynclineError("USAGE", f"line {reader.line_num} of the sheet is not a file")
-        yield Row(*cells)
+    paths: set[str] = set()
+    try:
+        head = next(reader, None)
+        if head is None or tuple(cell.strip() for cell in head) != COLUMNS:
+            raise SynclineError("USAGE", f"the sheet has not the columns {','.join(COLUMNS)}")
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(COLUMNS) or not cells[0] or not _is_size(cells[2]):
+                raise SynclineError("USAGE", f"line {reader.line_num} of the sheet is not a file")
+            if cells[0] in paths:
+                raise SynclineError("USAGE", f"line {reader.line_num} of the sheet names {cells[0]!r} again")
+            paths.add(cells[0])
+            yield Row(*cells)
+    except csv.Error as error:
+        raise SynclineError("USAGE", f"line {reader.line_num} of the sheet cannot be read: {error}") from None
+
+
+def _is_size(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _LONGEST_SIZE
 
 
 def differences(old: Mapping[str, Row], new: Iterable[Row]) -> Iterator[tuple[str, Row]]:
