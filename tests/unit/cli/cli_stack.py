@@ -198,6 +198,7 @@ def _target(port: int) -> Target:
         "ScheduleGroupName": "syncline",
         "SchedulerRoleArn": f"arn:aws:iam::{ACCOUNT}:role/syncline-scheduler",
         "DiscoverQueueArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:syncline-discover",
+        "ProbeUrl": f"http://127.0.0.1:{port}/_aws/lambda-url/probe/",
         "ReceiveUrl": f"http://127.0.0.1:{port}/_aws/lambda-url/abc/",
         "ConsoleUrl": f"http://127.0.0.1:{port}/_aws/lambda-url/def/",
     }

@@ -7,10 +7,15 @@ from dataclasses import replace
 
 import pytest
 
+from syncline.cli.commands_status import ends_of
+from syncline.clients.instances import Instance
 from syncline.model import Counts, Outcome, Result, Scope, Trigger
 from syncline.state import BatchRecord
+from syncline.stores.instances import InstanceLists
+from syncline.table import Database
+from syncline.wiring_tokens.parts import StoredListings
 from tests.run_ids import made_run_id
-from tests.unit.cli.cli_stack import GOOD, OTHER, SYNCS, Stack, conflict, failed, moved
+from tests.unit.cli.cli_stack import FILES, GOOD, OTHER, SYNCS, Stack, conflict, failed, moved
 
 TWO = SYNCS + SYNCS.removeprefix("syncs:\n").replace("  prod:", "  dev:").replace(
     "    schedule: rate(1 hour)\n", ""
@@ -156,8 +161,8 @@ def test_the_rows_of_a_report_fit_80_columns(applied: Stack) -> None:
     """Only a name that is too long by itself does not; it is on a line of its own, in full."""
     long, too_long = "mirror/team/" + "n" * 40, "mirror/team/" + "n" * 90
     results = [moved(), replace(conflict(), group=long), moved(too_long)]
-    blobs = {"source": "0123456789abcdef0123456789abcdef01234567", "target": "d41d8cd98f00b204e9800998ecf8427e-12"}
-    run = applied.finish(applied.begin(), *results, replace(moved("main", "east/n/f0.yaml"), **blobs))
+    blob, etag = "0123456789abcdef0123456789abcdef01234567", "d41d8cd98f00b204e9800998ecf8427e-12"
+    run = applied.finish(applied.begin(), *results, replace(moved("main", "east/n/f0.yaml"), source=blob, target=etag))
     lines = applied.run("report", run.id).stdout.splitlines()
     wide = [line for line in lines if len(line) > 80 and not line.startswith(("TAG_DIFFERS", "→"))]
     assert wide == [f"moved     {too_long}:1.0"]
@@ -244,3 +249,98 @@ def test_reports_of_what_there_is_not(applied: Stack) -> None:
         result = applied.run("report", *words)
         assert result.exit_code == 2
         assert result.stderr.startswith(f"error NO_SUCH_RUN: {what}")
+
+
+TOKENS = """\
+syncs:
+  gateway:
+    kind: tokens
+    sources: {one: {namespace: gateway, service: nginx}, two: {namespace: edge, service: nginx}}
+    check: {host: api.example}
+"""
+BACKUPS = """\
+syncs:
+  clusters:
+    kind: backups
+    source: {bucket: backups, prefix: prod/}
+    target: {directory: /srv/copies}
+"""
+MANAGED = """\
+syncs:
+  shop:
+    kind: files
+    source: {bucket: shop, endpoint: "http://127.0.0.1:9000", auth: anonymous}
+    target: {file_manager: "http://127.0.0.1:9001/api"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "head"),
+    [
+        (FILES, "shop-files: files, s3://shop/ → s3://shop-copy/"),
+        (MANAGED, "shop: files, s3://shop/ at http://127.0.0.1:9000 → http://127.0.0.1:9001/api"),
+        (BACKUPS, "clusters: backups, s3://backups/prod/ → /srv/copies"),
+        (TOKENS, "gateway: tokens, one, two → api.example"),
+    ],
+)
+def test_status_names_source_and_target_of_each_kind(stack: Stack, text: str, head: str) -> None:
+    assert stack.apply(text).exit_code == 0
+    name = head.partition(":")[0]
+    assert stack.run("status", name).stdout.splitlines()[0] == head
+
+
+def test_status_names_source_and_target_of_artifacts() -> None:
+    config = {
+        "source": {"repository": "octo/app", "url": "https://api.github.com"},
+        "target": {"registry": "registry.gitlab.example", "project": "team/images"},
+    }
+    assert ends_of(config) == "octo/app at https://api.github.com → registry.gitlab.example"
+
+
+def test_status_of_tokens_shows_what_is_listed_and_recommends_nothing_that_is_refused(stack: Stack) -> None:
+    assert stack.apply(TOKENS).exit_code == 0
+    shown = stack.run("status", "gateway").stdout
+    assert "instances: never listed" in shown
+    listings = StoredListings(InstanceLists(Database(stack.target.table), time.time))
+    nginx = Instance("nginx-0", "10.0.0.7", 8443, place="one")
+    listings.listed(
+        "gateway", [nginx, replace(nginx, name="nginx-1", address="10.0.0.8", ready=False)], time.time() - 120
+    )
+    listings.not_listed("gateway", "UNREACHABLE")
+    lines = stack.run("status", "gateway").stdout.splitlines()
+    assert "instances: 2, listed 2 min ago; the latest scrape failed: UNREACHABLE" in lines
+    assert ["one", "nginx-0", "10.0.0.7:8443"] in [line.split() for line in lines]
+    assert ["one", "nginx-1", "10.0.0.8:8443", "not", "ready"] in [line.split() for line in lines]
+    assert f"probe: {stack.target.output('ProbeUrl')}v1/synced" in lines
+    everything = stack.run("status").stdout
+    assert row(everything, "gateway").split()[1:3] == ["2", "instances"]
+    for words in ("plan gateway", "run gateway"):
+        assert words not in everything + "\n".join(lines)
+    [value] = stack.json("status")["syncs"]
+    assert (value["instances"], value["scrape_failed"]) == (2, "UNREACHABLE")
+    assert time.time() - value["listed"] > 100
+
+
+def test_a_sync_with_runs_is_recommended_where_one_of_tokens_is_first(stack: Stack) -> None:
+    assert stack.apply(TOKENS.replace("gateway:", "a-gateway:") + SYNCS.removeprefix("syncs:\n")).exit_code == 0
+    assert "→ syncline plan prod" in stack.run("status").stdout
+
+
+def test_dead_letters_of_a_removed_sync_are_named_listed_and_cleared(applied: Stack) -> None:
+    applied.bury("mirror/team/app", "mirror/team/base")
+    applied.bury("mirror/team/app", sync="other")
+    assert applied.apply(TWO.replace("  prod:", "  next:"), "--prune").exit_code == 0
+    shown = applied.run("status").stdout
+    assert "dead letters of prod, which is not applied: 2" in shown
+    assert "syncline retry prod --drop '*'" in shown
+    value = applied.json("status")
+    assert value["dead_letters_of_others"] == {"other": 1, "prod": 2}
+    listed = applied.run("retry", "prod")
+    assert listed.exit_code == 0, listed.output
+    assert "mirror/team/app:1.0" in listed.stdout
+    assert applied.started() == []
+    assert applied.run("retry", "prod", "--drop", "mirror/team/app:1.0").exit_code == 0
+    assert applied.dead() == 2
+    assert applied.run("retry", "prod", "--drop", "*").stdout == "1 dead letter of prod dropped\n"
+    assert applied.json("status")["dead_letters_of_others"] == {"other": 1}
+    assert applied.run("retry", "prod").stderr.startswith("error NO_SUCH_SYNC: ")

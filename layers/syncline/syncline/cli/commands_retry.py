@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +27,8 @@ NOTHING: Final = Scope(())
 _HIDDEN: Final = 120
 """Seconds for which a letter that was read is ours: long enough for some thousand of them."""
 _NAMED: Final = 5
+_ALL: Final = "*"
+"""Stands for all dead letters of a sync."""
 """How many items are named on lines of their own."""
 
 
@@ -99,10 +102,15 @@ def retry(context: Context, name: str, *, wait: bool, drop: Sequence[str] = ()) 
     state, queues = context.target.state, context.target.queues
     from syncline.config import load_sync  # noqa: PLC0415 - `status` imports this module
 
-    sync = load_sync(config_of(state, name))
+    try:
+        sync = load_sync(config_of(state, name))
+    except SynclineError as error:
+        if error.code.name == "NO_SUCH_SYNC" and letters_by_sync(queues).get(name):
+            return _drop(context, name, drop) if drop else _list(context, name)
+        raise
     if drop:
-        return _drop(context, sync, drop)
-    letters = _sorted(state, sync, _read(queues))
+        return _drop(context, name, drop)
+    letters = _sorted(state, name, _read(queues), sync.look_at)
     try:
         _resume(queues, letters)
         settle(context.target, name, letters.verified)
@@ -119,7 +127,8 @@ def take_away_verified(target: Target, name: str) -> int:
         return 0
     from syncline.config import load_sync  # noqa: PLC0415
 
-    letters = _sorted(target.state, load_sync(target.state.sync_config(name)), _read(target.queues))
+    look_at = load_sync(target.state.sync_config(name)).look_at
+    letters = _sorted(target.state, name, _read(target.queues), look_at)
     try:
         settle(target, name, letters.verified)
         target.state.failures.clear_solved(name)
@@ -138,26 +147,48 @@ def settle(target: Target, name: str, letters: Iterable[GivenUp]) -> None:
     target.state.failures.forget(name, keys)
 
 
-def _read(queues: Queues) -> list[DeadLetter]:
-    """Every letter of every step; each is hidden from others for a while."""
+def _read(queues: Queues, steps: Iterable[Step] = Step) -> list[DeadLetter]:
+    """Return every letter of the steps; each is hidden from others for a while."""
     with ThreadPoolExecutor(len(Step)) as pool:
-        found = pool.map(lambda step: list(queues.dead_letters(step, hidden_for=_HIDDEN)), Step)
+        found = pool.map(lambda step: list(queues.dead_letters(step, hidden_for=_HIDDEN)), steps)
         return [letter for letters in found for letter in letters]
 
 
-def _sorted(state: State, sync: Sync, found: Iterable[DeadLetter]) -> Letters:
+def letters_by_sync(queues: Queues, steps: Iterable[Step] = Step) -> Counter[str]:
+    """Return the number of dead letters of each sync, also of syncs that are not applied (any more)."""
+    letters = _read(queues, steps)
+    try:
+        works = [work for letter in letters if (work := _work(letter.read())) is not None]
+        return Counter(work.sync for work in works)
+    finally:
+        for letter in letters:
+            queues.put_back(letter)
+
+
+def _work(message: Dead | Batch | Start | None) -> Batch | Start | None:
+    return message.batch if isinstance(message, Dead) else message
+
+
+def _whole_group(group: str, name: str) -> str:  # noqa: ARG001 - as `look_at` of a sync
+    return group
+
+
+def _sorted(
+    state: State, name: str, found: Iterable[DeadLetter], look_at: Callable[[str, str], str] = _whole_group
+) -> Letters:
+    """Sort letters for the sync ``name``; ``look_at`` returns the group of a scan for an item of it."""
     letters = Letters()
     given_up: list[GivenUp] = []
     for letter in found:
         message = letter.read()
-        work = message.batch if isinstance(message, Dead) else message
-        if message is None or work is None or work.sync != sync.name:
+        work = _work(message)
+        if message is None or work is None or work.sync != name:
             letters.others.append(letter)
         elif not isinstance(message, Dead) and _is_awaited(state, message):
             letters.stranded.append((letter, message))
         else:
-            given_up.append(GivenUp(letter, _scope(work, sync), _keys(message)))
-    known = state.failures.find(sync.name, {key for each in given_up for key in each.keys})
+            given_up.append(GivenUp(letter, _scope(work, look_at), _keys(message)))
+    known = state.failures.find(name, {key for each in given_up for key in each.keys})
     solved = {key for key, failure in known.items() if failure.solved is not None}
     letters.verified = [each for each in given_up if solved.issuperset(each.keys)]
     letters.take([each for each in given_up if not solved.issuperset(each.keys)])
@@ -184,9 +215,9 @@ def _is_awaited(state: State, work: Batch | Start) -> bool:
         raise
 
 
-def _scope(work: Batch | Start, sync: Sync) -> Scope:
+def _scope(work: Batch | Start, look_at: Callable[[str, str], str]) -> Scope:
     items = work.items if isinstance(work, Batch) else ()
-    return Scope.of(sync.look_at(item.group, item.name) for item in items) if items else work.scope
+    return Scope.of(look_at(item.group, item.name) for item in items) if items else work.scope
 
 
 def _resume(queues: Queues, letters: Letters) -> None:
@@ -211,13 +242,29 @@ def _begin(context: Context, name: str, letters: Letters) -> Run | None:
         raise
 
 
-def _drop(context: Context, sync: Sync, items: Sequence[str]) -> Answer:
-    """Delete the dead letters of items, whatever became of these; raises USAGE for an item that has none."""
+def _list(context: Context, name: str) -> Answer:
+    """List the dead letters of a sync that is not applied (any more)."""
+    out, queues = context.out, context.target.queues
+    letters = _read(queues)
+    try:
+        found = _sorted(context.target.state, name, letters)
+    finally:
+        for letter in letters:
+            queues.put_back(letter)
+    items = sorted({item_of(*key) for each in (*found.verified, *found.given_up, *found.beyond) for key in each.keys})
+    out.line(f"{name} is not applied, so nothing of it is tried again; it has dead letters of:", "yellow")
+    out.table([(item,) for item in items], indent=2)
+    out.follow_up(context.command(f"retry {name} --drop '*'"), "deletes them")
+    return Answer({"started": False, "run": None, "letters": {"items": items}})
+
+
+def _drop(context: Context, name: str, items: Sequence[str]) -> Answer:
+    """Delete the dead letters of items, or all (``*``), whatever became of these; raises USAGE for one without any."""
     target, out = context.target, context.out
-    letters = _sorted(target.state, sync, _read(target.queues))
+    letters = _sorted(target.state, name, _read(target.queues))
     lying = [*letters.verified, *letters.given_up, *letters.beyond]
-    wanted = set(items)
-    chosen = [each for each in lying if not wanted.isdisjoint(each.called)]
+    wanted = set(items) - {_ALL}
+    chosen = [each for each in lying if _ALL in items or not wanted.isdisjoint(each.called)]
     missing = sorted(wanted.difference(*(each.called for each in chosen)))
     kept = lying if missing else [each for each in lying if each not in chosen]
     try:
@@ -229,9 +276,9 @@ def _drop(context: Context, sync: Sync, items: Sequence[str]) -> Answer:
             target.queues.put_back(letter)
     if missing:
         there = ", ".join(sorted({item_of(*key) for each in lying for key in each.keys})[:_NAMED])
-        what = f"{sync.name} has no dead letter of {missing[0]}; there are those of: {there or 'none'}"
+        what = f"{name} has no dead letter of {missing[0]}; there are those of: {there or 'none'}"
         raise SynclineError("USAGE", what)
-    out.line(f"{many(len(chosen), 'dead letter')} of {sync.name} dropped")
+    out.line(f"{many(len(chosen), 'dead letter')} of {name} dropped")
     return Answer({"started": False, "run": None, "letters": {"dropped": len(chosen)}})
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from syncline.cli.commands_acknowledge import known_row
 from syncline.cli.commands_report import latest_run
-from syncline.cli.commands_retry import take_away_verified
+from syncline.cli.commands_retry import letters_by_sync, take_away_verified
 from syncline.cli.commands_run import config_of, ended
 from syncline.cli.context import Answer, Context
 from syncline.cli.following import follow
@@ -21,10 +21,16 @@ from syncline.cli.show import Cell, Row, Style, ago, many, number
 from syncline.cli.summary import TRIGGERS, as_dict, counted, exit_code, known_words
 from syncline.cli.target import Target
 from syncline.errors import SynclineError
-from syncline.model import Run, RunStatus, Step, Trigger
+from syncline.model import RUNLESS, Run, RunStatus, Step, Trigger
 from syncline.state import State
+from syncline.stores.instances import InstanceLists, Record
+from syncline.table import Database
 
 _AT_ONCE: Final = 8
+_LETTERS_READ: Final = 500
+"""Dead letters that are read to tell whose they are."""
+_PLACES: Final = ("registry", "file_manager", "repository", "directory")
+"""Keys of a source or target that name it."""
 _HISTORY: Final = 10
 _MANY: Final = 1000
 """Runs among which the latest complete scan is looked for: each event may have begun one since."""
@@ -36,7 +42,8 @@ _SHOWN: Final = 20
 class Standing:
     """Where one sync stands; ``config`` is what was applied, ``coming`` the next start by schedule (Unix seconds).
 
-    ``known`` and ``acknowledged`` count its known failures. ``in_sync`` is None if no full run has ended well yet.
+    ``known`` and ``acknowledged`` count its known failures. ``in_sync`` is None if no full run has ended well yet. ``instances`` are
+    those of a sync of tokens.
     """
 
     name: str
@@ -47,9 +54,18 @@ class Standing:
     known: int = 0
     acknowledged: int = 0
     in_sync: bool | None = None
+    instances: Record | None = None
+
+    @property
+    def has_runs(self) -> bool:
+        return self.config.get("kind") not in RUNLESS
 
     def as_dict(self) -> dict[str, Any]:
-        return {
+        listed = {}
+        if self.instances is not None:
+            found = self.instances
+            listed = {"instances": len(found.instances), "listed": found.seen, "scrape_failed": found.failed}
+        return listed | {
             "name": self.name,
             "kind": self.config.get("kind"),
             "enabled": self.config.get("enabled", True),
@@ -75,19 +91,26 @@ def status(context: Context, name: str | None, *, wait: bool) -> Answer:
     modified = _modified(target)
     for each in names:
         take_away_verified(target, each)
+    lists = InstanceLists(Database(target.table), context.now).all()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        standings = list(pool.map(lambda each: _standing(context, each, modified.get(each)), names))
+        standings = [
+            replace(each, instances=None if each.has_runs else lists.get(each.name, Record()))
+            for each in pool.map(lambda each: _standing(context, each, modified.get(each)), names)
+        ]
         dead = dict(zip(Step, pool.map(target.queues.dead_count, Step), strict=True))
     if name is None:
         _show_all(context, standings)
     else:
         _show_one(context, standings[0])
-    _show_dead(context, dead)
+    others = _dead_of_others(target, dead) if name is None else {}
+    _show_dead(context, dead, others)
     _follow_up(context, standings)
     value: dict[str, Any] = {"engine": target.where, "console": target.outputs.get("ConsoleUrl")}
     value["syncs"] = [each.as_dict() for each in standings]
     value["dead_letters"] = {step.value: count for step, count in dead.items()}
-    if name is not None:
+    if name is None:
+        value["dead_letters_of_others"] = others
+    else:
         value["runs"] = [as_dict(run) for run in target.state.runs(name, _HISTORY)]
     return Answer(value)
 
@@ -183,6 +206,17 @@ def _show_all(context: Context, standings: Sequence[Standing]) -> None:
 
 
 def _row(context: Context, each: Standing) -> Row:
+    if each.instances is not None:
+        found = each.instances
+        listed = "never listed" if found.seen is None else f"listed {ago(found.seen, context.now())}"
+        style: Style = "red" if found.failed else "yellow" if found.seen is None else "green"
+        said = listed + (f"; the latest scrape failed: {found.failed}" if found.failed else "")
+        return (
+            Cell(each.name, "bold"),
+            many(len(found.instances), "instance"),
+            _next(context, each),
+            Cell(said, style),
+        )
     now, style = _now(each)
     return (Cell(each.name, "bold"), Cell(now, style), _next(context, each), *_last(context, each))
 
@@ -221,16 +255,53 @@ def _mark(run: Run) -> tuple[str, Style]:
 
 def _show_one(context: Context, each: Standing) -> None:
     out = context.out
-    source, target = (each.config.get(side, {}).get("registry", "?") for side in ("source", "target"))
-    out.line(f"{each.name}: {each.config.get('kind')}, {source} → {target}", "bold")
+    out.line(f"{each.name}: {each.config.get('kind')}, {ends_of(each.config)}", "bold")
     schedule = each.config.get("schedule") or "none"
     zone = f" {each.config['timezone']}" if each.config.get("timezone") else ""
     coming = f", next {_next(context, each)}" if each.coming is not None else ""
     out.line(f"schedule: {schedule}{zone}{coming}" + ("" if each.config.get("enabled", True) else ", disabled"))
+    if each.instances is not None:
+        _show_instances(context, each.instances)
+        return
     now, style = _now(each)
     out.line(f"now: {now}", style)
     out.table([_run_row(context, run) for run in context.target.state.runs(each.name, _HISTORY)])
     _show_agreement(context, each)
+
+
+def ends_of(config: Mapping[str, Any]) -> str:
+    """Return the source and the target of a configuration in words."""
+    if "sources" in config:  # instances in clusters, which are asked for tokens
+        return f"{', '.join(config['sources'])} → {config.get('check', {}).get('host', '?')}"
+    return " → ".join(_place(config.get(side) or {}) for side in ("source", "target"))
+
+
+def _place(side: Mapping[str, Any]) -> str:
+    if "bucket" in side:
+        at = f" at {side['endpoint']}" if side.get("endpoint") else ""
+        return f"s3://{side['bucket']}/{side.get('prefix') or ''}{at}"
+    place = next((str(side[key]) for key in _PLACES if side.get(key)), "?")
+    return f"{place} at {side['url']}" if side.get("url") else place
+
+
+def _show_instances(context: Context, found: Record) -> None:
+    """Show the instances of a sync of tokens, and where to ask whether they have one."""
+    out = context.out
+    said = "never listed"
+    if found.seen is not None:
+        said = f"{number(len(found.instances))}, listed {ago(found.seen, context.now())}"
+    failed = f"; the latest scrape failed: {found.failed}" if found.failed else ""
+    out.line(f"instances: {said}{failed}", "yellow" if failed or found.seen is None else "")
+    out.table([_instance_row(each) for each in found.instances], indent=2)
+    probe = context.target.outputs.get("ProbeUrl")
+    if probe:
+        out.line(f"probe: {probe.rstrip('/')}/v1/synced")
+
+
+def _instance_row(each: Mapping[str, Any]) -> Row:
+    state = "terminating" if each.get("terminating") else "" if each.get("ready", True) else "not ready"
+    address = f"{each.get('address', '?')}:{each.get('port', '?')}"
+    return (str(each.get("place", "")), str(each.get("name", "?")), address, Cell(state, "yellow"))
 
 
 def _show_agreement(context: Context, each: Standing) -> None:
@@ -256,10 +327,22 @@ def _run_row(context: Context, run: Run) -> Row:
     return (Cell(mark, style), run.id, ago(run.started, context.now()), kind, said)
 
 
-def _show_dead(context: Context, dead: Mapping[Step, int]) -> None:
+def _dead_of_others(target: Target, dead: Mapping[Step, int]) -> dict[str, int]:
+    """Return the number of dead letters of syncs that are not applied; nothing if there are too many to read."""
+    if not 0 < sum(dead.values()) <= _LETTERS_READ:
+        return {}
+    applied = set(target.state.sync_names())
+    counts = letters_by_sync(target.queues, [step for step, count in dead.items() if count])
+    return {name: count for name, count in sorted(counts.items()) if name not in applied}
+
+
+def _show_dead(context: Context, dead: Mapping[Step, int], others: Mapping[str, int]) -> None:
     if any(dead.values()):
         where = ", ".join(f"{step.value} {number(count)}" for step, count in dead.items() if count)
         context.out.line(f"dead letters: {where}", "yellow")
+    for name, count in others.items():
+        context.out.line(f"dead letters of {name}, which is not applied: {number(count)}", "yellow")
+        context.out.follow_up(context.command(f"retry {name} --drop '*'"), "deletes them")
 
 
 def _follow_up(context: Context, standings: Sequence[Standing]) -> None:
@@ -268,6 +351,10 @@ def _follow_up(context: Context, standings: Sequence[Standing]) -> None:
     if not standings:
         out.follow_up(context.command("apply"), "makes the syncs what syncs.yaml says")
         return
+    with_runs = [each for each in standings if each.has_runs]
+    if not with_runs:  # what instances have is asked at the probe
+        return
+    standings = with_runs
     running = next((each.name for each in standings if each.current is not None), None)
     troubled = next((each.last for each in standings if each.last is not None and exit_code(each.last)), None)
     if running:

@@ -226,7 +226,7 @@ def retry(
         typer.Option(
             "--drop",
             metavar="ITEM",
-            help="Delete the dead letter of this item and retry nothing; may be given several times.",
+            help="Delete the dead letter of this item (* for all) and retry nothing; may be given several times.",
             show_default=False,
         ),
     ] = None,
