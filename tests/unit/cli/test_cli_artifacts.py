@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from syncline.cli.artifacts import listing, watching
+from syncline.cli.artifacts import listing, steps, watching
 from syncline.cli.artifacts.setup import Options, Setup
 from syncline.cli.context import Answer
 from syncline.cli.main import app
@@ -252,3 +252,16 @@ def test_an_odd_entry_of_a_list_is_named_and_the_rest_is_shown(tmp_path: Path, m
         "entry 1 of the repositories of group/project",
         "entry 2 of the tags of repository 7",
     ]
+
+
+@pytest.mark.parametrize(("answer", "removed"), [("y\n", True), ("n\n", False), ("\n", False), ("", False)])
+@pytest.mark.parametrize("command", ["clean", "push"])
+def test_no_answer_is_no_and_says_that_nothing_was_done(
+    command: str, answer: str, monkeypatch: pytest.MonkeyPatch, *, removed: bool
+) -> None:
+    monkeypatch.setattr(steps, command, lambda *_: Answer())
+    done = CliRunner().invoke(app, ["artifacts", command, "1.0", "--config", str(EXAMPLE)], input=answer)
+    assert done.exit_code == (0 if removed else 2), done.output
+    assert "[y/N]: " in done.stderr
+    assert "INTERNAL" not in done.output
+    assert (f"nothing was {'removed' if command == 'clean' else 'pushed'}" in done.stdout) is not removed

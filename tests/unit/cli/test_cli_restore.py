@@ -90,7 +90,7 @@ def test_an_edited_file_is_not_overwritten_without_a_word(applied: Stack, tmp_pa
     assert in_folder(to) == FILES | {"east/a/mine": b"mine"}
 
 
-@pytest.mark.parametrize(("answer", "code"), [("n\n", 2), ("y\n", 0)])
+@pytest.mark.parametrize(("answer", "code"), [("n\n", 2), ("", 2), ("\n", 2), ("y\n", 0)])
 def test_somebody_at_a_terminal_is_asked(
     applied: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
 ) -> None:
@@ -106,6 +106,7 @@ def test_somebody_at_a_terminal_is_asked(
     result = CliRunner().invoke(app, arguments, input=answer)
     assert result.exit_code == code, result.output
     assert "east/b/f2" in result.output
+    assert ("nothing was written" in result.stdout) is (code == 2)
     assert in_folder(to) == (FILES if answer == "y\n" else {"east/b/f2": b"edited"})
 
 

@@ -204,7 +204,9 @@ def push(  # noqa: PLR0913 - each is an option
     from syncline.cli.artifacts import steps  # noqa: PLC0415
 
     del skip_login
-    if not yes and not _agrees(out, f"Push the images of {image_tag} to {setup.target.registry.host}?"):
+    if not yes and not _agrees(
+        out, f"Push the images of {image_tag} to {setup.target.registry.host}?", "nothing was pushed"
+    ):
         return Answer(code=NOT_DONE)
     how = steps.Pushing(force, ("latest",) if retag_as_latest else (), verbose)
     return steps.push(setup, out, image_tag, downloads_dir, how)
@@ -223,7 +225,7 @@ def clean(
     from syncline.cli.artifacts import steps  # noqa: PLC0415
 
     del setup
-    if not yes and not _agrees(out, f"Remove what {downloads_dir} has of {image_tag}?"):
+    if not yes and not _agrees(out, f"Remove what {downloads_dir} has of {image_tag}?", "nothing was removed"):
         return Answer(code=NOT_DONE)
     return steps.clean(out, image_tag, downloads_dir)
 
@@ -265,8 +267,9 @@ def retag(
     return steps.retag(setup, out, source, destination)
 
 
-def _agrees(out: Out, question: str) -> bool:
-    """Whether somebody at a terminal says yes; with ``--json`` nobody is asked."""
-    if out.as_json:
+def _agrees(out: Out, question: str, otherwise: str) -> bool:
+    """Return True if somebody says yes, else say what was not done; with ``--json`` nobody is asked."""
+    if out.as_json or out.agrees(question):
         return True
-    return bool(typer.confirm(question, err=True))
+    out.line(otherwise)
+    return False
