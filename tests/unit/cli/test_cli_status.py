@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 
@@ -10,9 +11,11 @@ import pytest
 from syncline.cli.commands_status import ends_of
 from syncline.clients.instances import Instance
 from syncline.model import Counts, Outcome, Result, Scope, Trigger
-from syncline.state import BatchRecord
+from syncline.state import BatchRecord, first_batch
+from syncline.steps.known import remember
 from syncline.stores.instances import InstanceLists
 from syncline.table import Database
+from syncline.wiring.files import group_of
 from syncline.wiring_tokens.parts import StoredListings
 from tests.run_ids import made_run_id
 from tests.unit.cli.cli_stack import FILES, GOOD, OTHER, SYNCS, Stack, conflict, failed, moved
@@ -189,6 +192,30 @@ def test_a_report_names_what_a_run_covered_as_people_call_it(applied: Stack, gro
     assert lines[1] == said
     name = said.removeprefix("only ").split(", ")[-1 if len(groups) == 3 else 0]
     assert lines[2] == f"failed  {name} (all)"
+
+
+def test_a_file_is_called_by_its_key_everywhere(stack: Stack) -> None:
+    """Its group is a share of the keys, which means nothing to people."""
+    assert stack.apply(FILES).exit_code == 0
+    run = stack.begin("shop-files")
+    bad = failed(group_of("odd/x"), "odd/x")
+    remember(stack.target.state.failures, first_batch(run), BatchRecord((bad,)), time.time())
+    stack.finish(run, bad)
+    stack.bury(group_of("odd/x"), sync="shop-files", name="odd/x")
+    for words in (
+        ["report", run.id],
+        ["status", "shop-files"],
+        ["status", "shop-files", "--wait"],
+        ["acknowledge", "shop-files"],
+    ):
+        lines = stack.run(*words).stdout.splitlines()
+        assert any("odd/x" in re.split(r"[ :]+", line.strip())[:2] for line in lines), lines
+        assert f"{group_of('odd/x')}:odd/x" not in "\n".join(lines)
+    assert stack.run("acknowledge", "shop-files", "odd/x").exit_code == 0
+    wrong = stack.run("retry", "shop-files", "--drop", "odd/y")
+    assert "there are those of: odd/x" in wrong.stderr
+    assert stack.run("retry", "shop-files", "--drop", "odd/x").exit_code == 0
+    assert stack.dead() == 0
 
 
 def test_an_item_whose_group_is_its_own_key_is_named_once(applied: Stack) -> None:

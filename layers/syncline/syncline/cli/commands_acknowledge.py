@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from syncline.cli.commands_run import config_of
+from syncline.cli.commands_run import config_of, kind_of
 from syncline.cli.context import Answer, Context
 from syncline.cli.show import Cell, Row, many
-from syncline.cli.summary import item_of
+from syncline.cli.summary import as_called, item_of
 from syncline.errors import SynclineError
 from syncline.stores.failures import KnownFailure
 
@@ -28,7 +28,7 @@ def acknowledge(context: Context, name: str, items: Sequence[str], *, undo: bool
     if not items:
         if not failures:
             out.line(f"{name} has no known failures")
-        out.table([known_row(each) for each in failures])
+        out.table([known_row(each) for each in as_called(kind_of(state, name), failures)])
         return Answer({"known": [known_dict(each) for each in failures]})
     chosen = [_chosen(failures, item, name) for item in items]
     for failure in chosen:

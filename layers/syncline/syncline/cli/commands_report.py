@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 from syncline.cli.commands_acknowledge import known_dict, known_row
-from syncline.cli.commands_run import config_of
+from syncline.cli.commands_run import config_of, kind_of
 from syncline.cli.context import Answer, Context
 from syncline.cli.show import ago, many, number, size
-from syncline.cli.summary import FOLD, TRIGGERS, as_dict, counted, ending, exit_code, item_lines, named, rank
+from syncline.cli.summary import FOLD, TRIGGERS, as_called, as_dict, counted, ending, exit_code, item_lines, named, rank
 from syncline.errors import CODES, SynclineError
 from syncline.model import Result, Run
 from syncline.state import State, is_run_id
@@ -57,14 +57,15 @@ def _show(  # noqa: PLR0913 - each is a part of the report
     full: bool,
 ) -> None:
     out = context.out
-    kind = "plan" if run.plan else "run"
-    out.line(f"{kind} {run.id} of {run.sync}, {TRIGGERS[run.trigger]}, begun {ago(run.started, context.now())}", "bold")
+    word = "plan" if run.plan else "run"
+    out.line(f"{word} {run.id} of {run.sync}, {TRIGGERS[run.trigger]}, begun {ago(run.started, context.now())}", "bold")
     if run.scope.groups is not None:
         out.line(f"only {named(run.scope)}")
-    out.table(item_lines(results, full=full, plan=run.plan), fold=FOLD)
+    kind = kind_of(context.target.state, run.sync)
+    out.table(item_lines(as_called(kind, results), full=full, plan=run.plan), fold=FOLD)
     if others:
         out.line(f"known failures of {run.sync} that this run has not met, or that are acknowledged:")
-        out.table([known_row(each) for each in others[:_FEW]], indent=2)
+        out.table([known_row(each) for each in as_called(kind, others[:_FEW])], indent=2)
         if len(others) > _FEW:
             out.line(f"  and {many(len(others) - _FEW, 'other')}; `syncline acknowledge {run.sync}` lists all")
     counts = Counter(result.code for result in results if result.code)

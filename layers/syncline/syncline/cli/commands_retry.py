@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from syncline.cli.commands_run import config_of, ended
+from syncline.cli.commands_run import config_of, ended, kind_of
 from syncline.cli.context import Answer, Context
 from syncline.cli.following import begin, follow
 from syncline.cli.show import many, number
 from syncline.cli.summary import as_dict, ending, item_of, named
 from syncline.errors import SynclineError
 from syncline.messages import Batch, Dead, DeadLetter, Outgoing, Queues, Start
-from syncline.model import EVERYTHING, LARGEST_SCOPE, Run, RunStatus, Scope, Step, Trigger, json_bytes
+from syncline.model import EVERYTHING, KEYED, LARGEST_SCOPE, Run, RunStatus, Scope, Step, Trigger, json_bytes
 from syncline.state import State
 from syncline.stores.failures import Key
 
@@ -263,6 +263,8 @@ def _drop(context: Context, name: str, items: Sequence[str]) -> Answer:
     target, out = context.target, context.out
     letters = _sorted(target.state, name, _read(target.queues))
     lying = [*letters.verified, *letters.given_up, *letters.beyond]
+    if kind_of(target.state, name) in KEYED:
+        lying = [replace(each, keys=tuple((item, item) for _, item in each.keys)) for each in lying]
     wanted = set(items) - {_ALL}
     chosen = [each for each in lying if _ALL in items or not wanted.isdisjoint(each.called)]
     missing = sorted(wanted.difference(*(each.called for each in chosen)))

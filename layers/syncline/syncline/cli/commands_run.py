@@ -10,7 +10,7 @@ from typing import Any, Final
 from syncline.cli.context import SOME_FAILED, Answer, Context
 from syncline.cli.following import begin, follow, interruptible
 from syncline.cli.show import about, ago, many, number, size
-from syncline.cli.summary import FOLD, as_dict, ending, exit_code, item_lines, item_name, named, rank
+from syncline.cli.summary import FOLD, as_called, as_dict, ending, exit_code, item_lines, item_name, named, rank
 from syncline.errors import SynclineError
 from syncline.model import EVERYTHING, RUNLESS, Outcome, Result, Run, Scope, Trigger
 from syncline.state import LOST_AFTER, State
@@ -83,7 +83,8 @@ def ended(context: Context, run: Run, *, started: bool) -> Answer:
         return Answer(value, SOME_FAILED)
     out.line(*ending(run))
     if exit_code(run):
-        bad = sorted(_bad(context.target.state, run), key=rank)
+        state = context.target.state
+        bad = sorted(as_called(kind_of(state, run.sync), _bad(state, run)), key=rank)
         for result in bad[:_SHOWN]:
             out.line(f"  {item_name(result)}: {result.code}: {result.reason}")
         if len(bad) > _SHOWN:
@@ -106,7 +107,7 @@ def plan(context: Context, name: str, only: Sequence[str] | None) -> Answer:
     scope = chosen(state, name, only)
     over = follow(context, begin(context.target, name, Trigger.HAND, scope, plan=True))
     results = sorted(state.results(over.id), key=rank)
-    out.table(item_lines(results, plan=True), fold=FOLD)
+    out.table(item_lines(as_called(kind_of(state, name), results), plan=True), fold=FOLD)
     out.line(*ending(over))
     known = sum(result.moved_bytes for result in results)
     if known:
@@ -133,6 +134,16 @@ def chosen(state: State, name: str, only: Sequence[str] | None) -> Scope:
         what = f"--only names {number(len(only))} at once, which is more than one scan takes; name fewer, or all by leaving it out"
         raise SynclineError("USAGE", what)
     return scope
+
+
+def kind_of(state: State, name: str) -> str:
+    """Return the kind of a sync, "" if it is not applied (any more)."""
+    try:
+        return str(json.loads(state.sync_config(name))["kind"])
+    except SynclineError as error:
+        if error.code.name != "NO_SUCH_SYNC":
+            raise
+        return ""
 
 
 def config_of(state: State, name: str) -> str:

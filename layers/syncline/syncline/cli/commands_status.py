@@ -18,7 +18,7 @@ from syncline.cli.following import follow
 from syncline.cli.next_time import next_time
 from syncline.cli.progress import Rate, words
 from syncline.cli.show import Cell, Row, Style, ago, many, number
-from syncline.cli.summary import TRIGGERS, as_dict, counted, exit_code, known_words
+from syncline.cli.summary import TRIGGERS, as_called, as_dict, counted, exit_code, known_words
 from syncline.cli.target import Target
 from syncline.errors import SynclineError
 from syncline.model import RUNLESS, Run, RunStatus, Step, Trigger
@@ -314,7 +314,8 @@ def _show_agreement(context: Context, each: Standing) -> None:
     shown = (
         list(islice(context.target.state.failures.all(each.name), _SHOWN)) if each.known or each.acknowledged else []
     )
-    out.table([known_row(failure) for failure in sorted(shown, key=lambda failure: failure.key)], indent=2)
+    shown.sort(key=lambda failure: failure.key)
+    out.table([known_row(failure) for failure in as_called(str(each.config.get("kind")), shown)], indent=2)
     more = each.known + each.acknowledged - len(shown)
     if more > 0:
         out.line(f"  and {many(more, 'other')}; `{context.command(f'acknowledge {each.name}')}` lists all")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, TypeVar
 
 from syncline.cli.context import ALL_WELL, SOME_FAILED
 from syncline.cli.show import Cell, Row, Style, digest, duration, many, number, size, visible
-from syncline.model import Counts, Outcome, Result, Run, RunStatus, Scope, Trigger
+from syncline.model import KEYED, Counts, Outcome, Result, Run, RunStatus, Scope, Trigger
+from syncline.stores.failures import KnownFailure
 
 TRIGGERS: Final = {
     Trigger.SCHEDULE: "by schedule",
@@ -18,6 +20,7 @@ TRIGGERS: Final = {
     Trigger.HAND: "by hand",
     Trigger.RETRY: "as a retry",
 }
+Shown = TypeVar("Shown", Result, KnownFailure)
 OUTCOMES: Final[dict[Outcome, tuple[str, Style]]] = {
     Outcome.FAILED: ("failed", "red"),
     Outcome.KNOWN: ("known", "red"),
@@ -143,6 +146,13 @@ def as_dict(run: Run) -> dict[str, Any]:
 def rank(result: Result) -> tuple[int, str, str]:
     """Sorts results as a report shows them: what needs somebody first, then by name."""
     return (_RANK[result.outcome], result.group, result.name)
+
+
+def as_called(kind: str, items: Iterable[Shown]) -> list[Shown]:
+    """Return results or known failures of a kind with groups that people know: of some kinds an item has its key alone."""
+    if kind not in KEYED:
+        return list(items)
+    return [each if _WHOLE in (each.group, each.name) else replace(each, group=each.name) for each in items]
 
 
 def item_name(result: Result) -> str:
