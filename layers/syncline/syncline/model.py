@@ -18,6 +18,8 @@ class Trigger(StrEnum):
     EVENT = "event"
     HAND = "hand"
     RETRY = "retry"
+    START = "start"
+    """`syncline up` after the engine on one machine was ended by force."""
 
 
 class Step(StrEnum):

@@ -16,6 +16,7 @@ from syncline.cli.engine import Engine
 from syncline.cli.engine import _free_port as free_port
 from syncline.cli.main import app
 from syncline.cli.show import Out
+from syncline.cli.summary import TRIGGERS
 from syncline.errors import SynclineError
 from syncline.model import Trigger
 from tests.unit.cli.cli_stack import SYNCS, Stack
@@ -103,7 +104,7 @@ def test_syncs_that_are_lost_are_applied_again(stack: Stack, starts: Start, *, u
     assert stack.target.state.sync_names() == ["dev", "prod"]
     assert len(stack.target.scheduler.list_schedules(GroupName="syncline")["Schedules"]) == 2
     [start] = stack.started()
-    assert (start.sync, start.trigger, start.scope.everything) == ("prod", Trigger.HAND, True)
+    assert (start.sync, start.trigger, start.scope.everything) == ("prod", Trigger.START, True)
 
 
 def test_after_an_unclean_stop_syncs_with_a_schedule_are_scanned(stack: Stack, starts: Start) -> None:
@@ -112,7 +113,8 @@ def test_after_an_unclean_stop_syncs_with_a_schedule_are_scanned(stack: Stack, s
     starts(unclean=True)
     value = stack.json("up")
     assert value["restored"] == []
-    assert [run["sync"] for run in value["runs"]] == ["dev"]
+    assert [(run["sync"], run["trigger"]) for run in value["runs"]] == [("dev", "start")]
+    assert TRIGGERS.keys() == set(Trigger)
     assert [start.sync for start in stack.started()] == ["dev"]
 
 

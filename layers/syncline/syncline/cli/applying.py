@@ -145,7 +145,7 @@ def begin_scans(target: Target, syncs: Iterable[Sync]) -> list[Run]:
     for sync in syncs:
         if sync.enabled and sync.schedule is not None and sync.kind not in RUNLESS:
             try:
-                runs.append(begin(target, sync.name, Trigger.HAND, EVERYTHING))
+                runs.append(begin(target, sync.name, Trigger.START, EVERYTHING))
             except SynclineError as error:
                 if error.code.name != "ALREADY_RUNNING":
                     raise

@@ -19,6 +19,7 @@ TRIGGERS: Final = {
     Trigger.EVENT: "by event",
     Trigger.HAND: "by hand",
     Trigger.RETRY: "as a retry",
+    Trigger.START: "after a start",
 }
 Shown = TypeVar("Shown", Result, KnownFailure)
 OUTCOMES: Final[dict[Outcome, tuple[str, Style]]] = {
