@@ -11,6 +11,7 @@ import base64
 import json
 import os
 import re
+import shlex
 import string
 import threading
 import time
@@ -32,6 +33,9 @@ _KEY: Final = r"[A-Za-z0-9_.:/@-]{1,128}"
 _PARAMETER: Final = r"(?:/[A-Za-z0-9_.-]+){1,15}"
 _VARIABLE: Final = r"[A-Za-z_][A-Za-z0-9_]{0,127}"
 REFERENCE_PATTERN: Final = rf"^(?:secret:{_NAME}(?:#{_KEY})?|ssm:{_PARAMETER}|env:{_VARIABLE})$"
+
+_ON_ENGINE: Final = "SYNCLINE_ENGINE" in os.environ  # set for the functions by the engine on one machine
+_ABSENT: Final = "does not exist"
 
 Scheme = Literal["secret", "ssm", "env"]
 
@@ -84,38 +88,51 @@ def _walk(value: object, path: str) -> Iterator[tuple[str, Reference]]:
             yield from _walk(inner, f"{path}.{key}")
 
 
+class _UnreadableError(Exception):
+    """A stored secret or one of its values cannot be had: the code of the error, and what follows the reference in it."""
+
+    def __init__(self, code: str, why: str) -> None:
+        super().__init__(code, why)
+        self.code = code
+        self.why = why
+
+
 @dataclass(slots=True)
 class _Kept:
     """What was fetched for one stored secret; ``lock`` lets one thread fetch while the others wait for it."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     text: str = ""
-    error: SynclineError | None = None
+    error: _UnreadableError | None = None
     fetched: float | None = None  # seconds of the clock
 
 
 class Secrets:
     """The values of references, each fetched once for all threads and kept for ``ttl`` seconds.
 
-    The two factories give a client of boto3 on first need. ``clock`` counts seconds and never goes back.
+    The two factories give a client of boto3 on first need. ``clock`` counts seconds and never goes back. ``local`` is
+    set for the engine on one machine: errors then say how to create a secret there.
     """
 
     _REST: Final = 5.0  # seconds between two fetches of one secret, however many requests are refused meanwhile
     _REST_AFTER_ERROR: Final = 1.0  # seconds: those who waited for a fetch that failed do not all repeat it
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - two services, and what tests set
         self,
         secretsmanager: Callable[[], SecretsManagerClient],
         ssm: Callable[[], SSMClient],
         environ: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.monotonic,
         ttl: float = 300.0,
+        *,
+        local: bool = _ON_ENGINE,
     ) -> None:
         self._secretsmanager = secretsmanager
         self._ssm = ssm
         self._environ = environ
         self._clock = clock
         self._ttl = ttl
+        self._local = local
         self._kept: dict[tuple[str, str], _Kept] = {}
         self._lock = threading.Lock()
 
@@ -145,12 +162,20 @@ class Secrets:
             if kept.fetched is None or self._clock() - kept.fetched >= oldest:
                 try:
                     kept.text, kept.error = self._fetch(reference), None
-                except SynclineError as error:
+                except _UnreadableError as error:
                     kept.error = error
                 kept.fetched = self._clock()
-            if kept.error:
-                raise SynclineError(kept.error.code.name, kept.error.what)
-            value = _part(reference, kept.text)
+            try:
+                if kept.error:
+                    raise kept.error
+                value = _part(reference, kept.text)
+            except _UnreadableError as error:
+                # Several references may share what was fetched: each is named in its own error.
+                hint = ""
+                if error.code == "SECRET_MISSING":
+                    absent = error.why == _ABSENT
+                    hint = f"; to {'create' if absent else 'set'} it: {_remedy(reference, absent, self._local)}"
+                raise SynclineError(error.code, f"{reference} {error.why}{hint}") from None
         register(value)
         return value
 
@@ -167,12 +192,12 @@ class Secrets:
             parameter = self._ssm().get_parameter(Name=reference.name, WithDecryption=True)
             return parameter["Parameter"].get("Value", "")
         except ClientError as error:
-            raise _refused(reference, error.response.get("Error", {}).get("Code", "")) from None
+            raise _refused(error.response.get("Error", {}).get("Code", "")) from None
         except UnicodeDecodeError:
-            raise SynclineError("SECRET_MISSING", f"{reference} holds bytes, not text; store it as a string") from None
+            raise _UnreadableError("SECRET_MISSING", "holds bytes, not text") from None
         except BotoCoreError as error:
             code = "AWS_DENIED" if "Credentials" in type(error).__name__ else "AWS_UNAVAILABLE"
-            raise SynclineError(code, f"{reference} could not be read ({type(error).__name__})") from None
+            raise _UnreadableError(code, f"could not be read ({type(error).__name__})") from None
 
 
 _MISSING_CODES: Final = {"ResourceNotFoundException", "ParameterNotFound", "InvalidRequestException"}
@@ -185,30 +210,34 @@ _IDENTITY_CODES: Final = {
 }
 
 
-def _refused(reference: Reference, code: str) -> SynclineError:
-    """The error for an answer of AWS; the service's own words are left out, its code says enough."""
+def _refused(code: str) -> _UnreadableError:
+    """Return the error for an answer of AWS; the service's own words are left out, its code says enough."""
     if code in _MISSING_CODES:
-        return _missing(reference, "does not exist")
+        return _UnreadableError("SECRET_MISSING", _ABSENT)
     if code in _DENIED_CODES:
-        return SynclineError("SECRET_DENIED", f"{reference} may not be read by this function's role ({code})")
+        return _UnreadableError("SECRET_DENIED", f"may not be read by this function's role ({code})")
     if code in _IDENTITY_CODES:
-        return SynclineError("AWS_DENIED", f"{reference} could not be read ({code})")
-    return SynclineError("AWS_UNAVAILABLE", f"{reference} could not be read ({code or 'no code'})")
+        return _UnreadableError("AWS_DENIED", f"could not be read ({code})")
+    return _UnreadableError("AWS_UNAVAILABLE", f"could not be read ({code or 'no code'})")
 
 
-def _missing(reference: Reference, why: str) -> SynclineError:
+def _remedy(reference: Reference, absent: bool, local: bool) -> str:  # noqa: FBT001 - two facts of one error
+    """Return the command that stores the value where the functions look for it."""
     if reference.scheme == "env":
-        where = f"set {reference.name} in the environment of the functions (of `syncline up` on one machine)"
-    elif reference.scheme == "ssm":
-        where = f"aws ssm put-parameter --type SecureString --name {reference.name} --value file://FILE"
-    else:
-        where = f"aws secretsmanager create-secret --name {reference.name} --secret-string file://FILE"
-        where += f", where FILE holds a JSON object with the key {reference.key}" if reference.key else ""
-    return SynclineError("SECRET_MISSING", f"{reference} {why}; to create it: {where}")
+        return f"{reference.name} in the environment of {'`syncline up`' if local else 'the functions'}"
+    if local:
+        name = str(reference).removeprefix("secret:")
+        return f"syncline secret set {shlex.quote(name)}"
+    if reference.scheme == "ssm":
+        replace = "" if absent else " --overwrite"
+        return f"aws ssm put-parameter --type SecureString --name {reference.name} --value file://FILE{replace}"
+    call = "create-secret --name" if absent else "put-secret-value --secret-id"
+    holds = f", where FILE holds a JSON object with the key {reference.key}" if reference.key else ""
+    return f"aws secretsmanager {call} {reference.name} --secret-string file://FILE{holds}"
 
 
 def _part(reference: Reference, text: str) -> str:
-    """What of the stored text the reference names."""
+    """Return the value that the reference names, out of the stored text."""
     value: object = text
     if reference.key is not None:
         try:
@@ -216,17 +245,17 @@ def _part(reference: Reference, text: str) -> str:
         except ValueError:
             values = None
         if not isinstance(values, dict):
-            raise _missing(reference, "is not a JSON object, so it has no keys")
+            raise _UnreadableError("SECRET_MISSING", "is not a JSON object, so it has no keys")
         value = values.get(reference.key)
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = str(value)
     if not isinstance(value, str):
-        raise _missing(reference, "has no text under that key")
+        raise _UnreadableError("SECRET_MISSING", "has no text under that key")
     value = value.rstrip("\r\n")
     if not value:
-        raise _missing(reference, "is empty")
+        raise _UnreadableError("SECRET_MISSING", "is empty")
     if any("\ud800" <= character <= "\udfff" for character in value):  # an environment's bytes that are not UTF-8
-        raise _missing(reference, "is not text in UTF-8")
+        raise _UnreadableError("SECRET_MISSING", "is not text in UTF-8")
     return value
 
 

@@ -177,7 +177,7 @@ def test_values_come_from_where_the_reference_says(aws: Secrets) -> None:
         ("secret:nowhere#key", "a JSON object with the key key"),
         ("ssm:/nowhere", "aws ssm put-parameter --type SecureString --name /nowhere"),
         ("env:BYTES", "is not text in UTF-8"),
-        ("env:NOWHERE", "set NOWHERE in the environment of the functions"),
+        ("env:NOWHERE", "NOWHERE in the environment of the functions"),
         ("secret:object#other", "has no text under that key"),
         ("secret:object#inner", "has no text under that key"),
         ("secret:object#empty", "is empty"),
@@ -199,6 +199,39 @@ def test_a_missing_value_is_told_with_where_to_create_it(aws: Secrets, text: str
         aws.resolve(Reference.parse(text))
     assert raised.value.code.name == "SECRET_MISSING"
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("scheme", ["secret:shared#{key}", "env:{key}", "ssm:/{key}"])
+def test_each_reference_of_a_shared_secret_is_named_in_its_own_error(aws: Secrets, scheme: str) -> None:
+    references = [scheme.format(key=key) for key in ("user", "password", "token")]
+    for text in (*references, *references):
+        with pytest.raises(SynclineError) as raised:
+            aws.resolve(Reference.parse(text))
+        assert raised.value.what.startswith(f"{text} ")
+        others = set(re.findall(r"user|password|token", raised.value.what)) - set(re.findall(r"\w+$", text))
+        assert others == set(), raised.value.what
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("secret:nowhere", "does not exist; to create it: syncline secret set nowhere"),
+        ("secret:nowhere#key", "does not exist; to create it: syncline secret set 'nowhere#key'"),
+        ("secret:text#key", "is not a JSON object, so it has no keys; to set it: syncline secret set 'text#key'"),
+        ("ssm:/nowhere", "does not exist; to create it: syncline secret set ssm:/nowhere"),
+        ("env:NOWHERE", "is empty; to set it: NOWHERE in the environment of `syncline up`"),
+    ],
+)
+def test_on_one_machine_a_missing_value_is_created_where_the_engine_looks(aws: Secrets, text: str, words: str) -> None:
+    boto3.client("secretsmanager").create_secret(Name="text", SecretString="hunter2")
+    local = Secrets(lambda: boto3.client("secretsmanager"), lambda: boto3.client("ssm"), ENVIRONMENT, local=True)
+    with pytest.raises(SynclineError) as raised:
+        local.resolve(Reference.parse(text))
+    assert raised.value.what == f"{text} {words}"
+    assert "aws " not in raised.value.what
+    with pytest.raises(SynclineError) as raised:
+        aws.resolve(Reference.parse(text))
+    assert "syncline secret" not in raised.value.what
 
 
 def client_error(code: str) -> ClientError:

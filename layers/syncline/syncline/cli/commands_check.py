@@ -28,7 +28,8 @@ def check(context: Context, name: str) -> Answer:
     sync = load_sync(config_of(target.state, name))
     if not isinstance(sync, FilesSync):
         raise SynclineError("USAGE", f"{name} is a sync of {sync.kind}; `check` is for one of files")
-    secrets = Secrets(lambda: target.client("secretsmanager"), lambda: target.client("ssm"), target.environ or {})
+    clients = (lambda: target.client("secretsmanager"), lambda: target.client("ssm"))
+    secrets = Secrets(*clients, target.environ or {}, local=target.local)
     parts = Parts(secrets, Http(), target.state, Database(target.table))
     asked: dict[str, Callable[[], object]] = {
         "source": lambda: bucket_at(sync.source, parts).page(sync.source.prefix, limit=1, odd=ignore),

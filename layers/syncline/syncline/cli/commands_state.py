@@ -73,7 +73,8 @@ class _State:
         target = context.target
         database = Database(target.table)
         # References to variables are those of the functions, not of this person's shell.
-        secrets = Secrets(lambda: target.client("secretsmanager"), lambda: target.client("ssm"), target.environ or {})
+        clients = (lambda: target.client("secretsmanager"), lambda: target.client("ssm"))
+        secrets = Secrets(*clients, target.environ or {}, local=target.local)
         self._parts = Parts(secrets, Http(), target.state, database, context.now)
         self._records = records_of(sync, self._parts)
 

@@ -216,6 +216,7 @@ def _environment(home: Path, engine: Engine) -> dict[str, str]:
         "TMPDIR": str(home / "tmp"),
         "AWS_ENDPOINT_URL": engine.endpoint,  # what the functions talk to
         "LOG_LEVEL": "INFO",
+        "SYNCLINE_ENGINE": str(home),  # tells the functions that they run on one machine
         # Settings that somebody's environment may hold for another engine:
         "AUTH": "false",
         "LAMBDA_EXECUTOR": "local",

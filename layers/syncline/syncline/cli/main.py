@@ -324,6 +324,18 @@ def state(  # noqa: PLR0913 - each is an argument of the command
     return commands_state.state(context, action, name, file, newer, reports=reports)
 
 
+@command
+def secret(
+    context: Context,
+    action: Annotated[str, typer.Argument(help="set.", metavar="ACTION")],
+    name: Annotated[str, typer.Argument(help="NAME or NAME#KEY of a secret, or ssm:/PATH of a parameter.")],
+) -> Answer:
+    """Store a secret, read from stdin, where the functions look for it."""
+    from syncline.cli import commands_secret  # noqa: PLC0415
+
+    return commands_secret.secret(context, action, name)
+
+
 app.add_typer(artifacts)
 
 

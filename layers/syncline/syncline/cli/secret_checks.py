@@ -49,7 +49,7 @@ def check_secrets(target: Target, syncs: Iterable[Sync]) -> list[str]:
     found = {reference: _check(target, reference) for reference in {each for _, _, each in places}}
     problems, codes, warnings = list[SecretProblem](), list[str](), set[str]()
     for name, path, reference in places:
-        match _outside(target, path, reference) or found[reference]:
+        match outside(target, path, reference) or found[reference]:
             case SynclineError() as error:
                 problems.append(SecretProblem(name, path, str(reference), error.what))
                 codes.append(error.code.name)
@@ -81,7 +81,7 @@ def _check(target: Target, reference: Reference) -> SynclineError | str | None:
     return None
 
 
-def _outside(target: Target, path: str, reference: Reference) -> SynclineError | None:
+def outside(target: Target, path: str, reference: Reference) -> SynclineError | None:
     """Return why the role of the function that needs a reference may not read it, by its name."""
     if target.local or reference.scheme == "env":
         return None

@@ -115,7 +115,7 @@ class Target:
         """The values of references, read with this person's rights."""
         from syncline.secrets import Secrets  # noqa: PLC0415 - only `apply` looks at secrets
 
-        return Secrets(lambda: self.client("secretsmanager"), lambda: self.client("ssm"))
+        return Secrets(lambda: self.client("secretsmanager"), lambda: self.client("ssm"), local=self.local)
 
 
 @contextlib.contextmanager

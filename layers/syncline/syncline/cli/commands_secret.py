@@ -1,0 +1,80 @@
+"""``syncline secret set``."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
+
+from syncline.cli.context import Answer, Context
+from syncline.cli.secret_checks import outside
+from syncline.errors import SynclineError
+from syncline.secrets import Reference
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+
+def secret(context: Context, action: str, name: str) -> Answer:
+    """Store the value given on stdin or typed; raises USAGE or SECRET_DENIED."""
+    if action != "set":
+        raise SynclineError("USAGE", f"unknown action {action!r}; the only one is `set`")
+    reference = _reference(name)
+    target = context.target
+    if refused := outside(target, "", reference):
+        raise refused
+    value = getpass.getpass(f"Value of {reference}: ") if sys.stdin.isatty() else sys.stdin.read()
+    value = value.rstrip("\r\n")
+    if not value:
+        raise SynclineError("USAGE", "no value was given; type it, or pass it on stdin")
+    if reference.scheme == "ssm":
+        put = target.client("ssm").put_parameter
+        created = put(Name=reference.name, Value=value, Type="SecureString", Overwrite=True)["Version"] == 1
+    else:
+        created = _put(target.client("secretsmanager"), reference, value)
+    context.out.line(f"{reference} is {'created' if created else 'replaced'}")
+    return Answer({"reference": str(reference), "created": created})
+
+
+def _reference(name: str) -> Reference:
+    try:
+        reference = Reference.parse(name if name.startswith(("secret:", "ssm:", "env:")) else f"secret:{name}")
+    except ValueError as error:
+        raise SynclineError("USAGE", f"{name!r} {error}") from None
+    if reference.scheme == "env":
+        raise SynclineError("USAGE", f"{reference} is read from the environment of `syncline up`; set it there")
+    return reference
+
+
+def _put(client: SecretsManagerClient, reference: Reference, value: str) -> bool:
+    """Store a secret, or one key of it; return True if that is new."""
+    try:
+        before = client.get_secret_value(SecretId=reference.name).get("SecretString", "")
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") != "ResourceNotFoundException":
+            raise
+        values = value if reference.key is None else json.dumps({reference.key: value})
+        client.create_secret(Name=reference.name, SecretString=values)
+        return True
+    values, created = value, False
+    if reference.key is not None:
+        kept = _object(before, reference)
+        values, created = json.dumps(kept | {reference.key: value}), reference.key not in kept
+    client.put_secret_value(SecretId=reference.name, SecretString=values)
+    return created
+
+
+def _object(text: str, reference: Reference) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        what = (
+            f"secret:{reference.name} is not a JSON object, so no key can be set in it; set it without #{reference.key}"
+        )
+        raise SynclineError("USAGE", what)
+    return values
