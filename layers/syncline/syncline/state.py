@@ -18,6 +18,9 @@ whoever finds the record sends it again, and nothing is lost between the two.
 A run is over when every batch that was announced has ended. That is known without a central counter: each shard
 carries a ``balance``, to which announcing a batch adds a hash of its id and ending it subtracts the same; the sum is
 zero only when the two sets are equal, whatever order the shards are read in.
+
+A run that was cancelled or lost is over without that. Its shards are marked ``closed``, which the transactions that end
+batches look for: from then on nothing is added, and what has no record was not done.
 """
 
 from __future__ import annotations

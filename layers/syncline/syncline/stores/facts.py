@@ -11,6 +11,7 @@ Facts make things fast; losing them makes nothing wrong.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from typing import Final
 
@@ -46,9 +47,10 @@ class Facts:
         claimed = self._db.update(
             f"FACT#{key}",
             "FACT",
-            "SET #until = :until, #expires = :expires",
-            {"until": number(now + seconds), "expires": int(now) + RETENTION},
-            condition="attribute_not_exists(#until) OR #until <= :now",
+            "SET #until = :until, #call = :call, #expires = :expires",
+            # boto3 repeats a call whose answer was lost: it meets its own claim.
+            {"until": number(now + seconds), "call": secrets.token_hex(8), "expires": int(now) + RETENTION},
+            condition="attribute_not_exists(#until) OR #until <= :now OR #call = :call",
             extra={":now": number(now)},
         )
         return self._db.update_if(claimed) is not None
