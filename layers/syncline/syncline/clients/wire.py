@@ -94,7 +94,7 @@ class Incoming:
     def read(self, size: int) -> bytes:
         """Return up to ``size`` bytes as they come over the wire, none at the end of the body.
 
-        They are fewer at the end of the body or of a chunk, and where they come slowly: then what came within a second.
+        They are fewer at the end of the body or of a chunk, and where they come slowly or are many.
         """
         connection = self._connection
         if connection is None or size <= 0:
@@ -122,9 +122,12 @@ class Incoming:
         coding = self.headers.get("Content-Encoding", "").strip().lower()
         if coding not in ("gzip", "x-gzip", "deflate"):
             content = self.read(limit + 1)
-            while len(content) <= limit and (more := self.read(limit + 1 - len(content))):
-                content += more
-            return content
+            if self._connection is None:  # it was whole
+                return content
+            pieces = bytearray(content)
+            while len(pieces) <= limit and (more := self.read(limit + 1 - len(pieces))):
+                pieces += more
+            return bytes(pieces)
         return _unpacked(self, limit, zlib.MAX_WBITS | (16 if "gzip" in coding else 0))
 
     def spoil(self) -> None:

@@ -118,7 +118,8 @@ class BaseSync(Model):
     slowest: Annotated[StrictInt, Field(ge=1)] = Field(
         1024,
         description="The lowest rate, in bytes a second, at which a server of the sync may send or take content, measured over 30 "
-        "seconds of waiting for it. A slower transfer ends with `TOO_SLOW` and is tried again later.",
+        "seconds of waiting for it. A slower transfer ends with `TOO_SLOW` and is tried again later. Git's own limit is 100 bytes a "
+        "second over 60 seconds; `tokens` have a `deadline` instead.",
         examples=[100],
     )
     enabled: StrictBool = Field(True, description="Whether the schedule and the webhook start runs.")
