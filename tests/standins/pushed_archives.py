@@ -29,7 +29,7 @@ class Place:
     def push(self, archive: bytes, image: str = "app") -> str:
         """Push and tag an image of an archive; its fingerprint, which examining the archive gives, too."""
         push = Push(self.client, self.repository, KnownLayers(self.memory, self.client), PACE)
-        written = push.image(lambda: [archive], "archive", Wanted(image, "v1"), Progress())
+        written = push.image(lambda _: [archive], "archive", Wanted(image, "v1"), Progress())
         assert written is not None
         self.client.put_manifest(self.repository, "v1", written.manifest)
         assert examined([archive], "archive", Wanted(image, "v1")).fingerprint == written.fingerprint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -18,6 +19,24 @@ from syncline.kinds.kind import Pace
 from tests.standins.oci import OciRegistry
 
 REPOSITORY = "group/project/x86/app"
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes in memory as a source, read in chunks of `chunk` bytes."""
+
+    data: bytes
+    name: str = "artifact"
+    chunk: int = 1 << 30
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    @contextmanager
+    def open(self, start: int, end: int) -> Iterator[Iterator[bytes]]:
+        assert 0 <= start <= end <= len(self.data)
+        yield (self.data[at : min(at + self.chunk, end)] for at in range(start, end, self.chunk))
 
 
 @dataclass
@@ -47,7 +66,7 @@ class Pushing:
         known = KnownLayers(self.memory, registry, naps)
         push = Push(registry, repository, known, Pace(self.left), processors=2, limits=limits)
         chunks = [archive[at : at + chunk] for at in range(0, len(archive), chunk)]
-        return push.image(lambda: iter(chunks), "archive", wanted or Wanted("app", "v1"), progress or Progress())
+        return push.image(lambda _: iter(chunks), "archive", wanted or Wanted("app", "v1"), progress or Progress())
 
     def image(self, archive: bytes, wanted: Wanted | None = None, *, repository: str = REPOSITORY) -> Written:
         """Push an archive and tag it, as the kind does."""

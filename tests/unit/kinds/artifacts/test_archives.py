@@ -27,29 +27,12 @@ from syncline.kinds.artifacts.archive.zips import Zip
 from syncline.kinds.artifacts.examining import examined
 from syncline.kinds.artifacts.passing import Wanted
 from tests.standins import saved
-from tests.unit.kinds.artifacts.conftest import Pushing
+from tests.unit.kinds.artifacts.conftest import Held, Pushing
 
 IMAGE = saved.Image([saved.layer({"a": b"one" * 1000}), saved.layer({"b": b"two"})])
 WANTED = Wanted("app", "v1")
 LARGE = random.Random(5).randbytes(9 << 20)
 SMALL = Limits(members=50, size=1 << 22, text=1 << 16, ratio=100, free=1 << 20)
-
-
-@dataclass(frozen=True)
-class Held:
-    """Bytes in memory as a source."""
-
-    data: bytes
-    name: str = "artifact"
-
-    @property
-    def size(self) -> int:
-        return len(self.data)
-
-    @contextmanager
-    def open(self, start: int, end: int) -> Iterator[Iterator[bytes]]:
-        assert 0 <= start <= end <= len(self.data)
-        yield iter([self.data[start:end]])
 
 
 def code_of(raises: Callable[[], object]) -> str:

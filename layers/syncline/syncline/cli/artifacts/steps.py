@@ -96,7 +96,7 @@ def prepare(setup: Setup, out: Out, tag: str, downloads: Path, *, clean: bool) -
     for entry in about["images"]:
         place = Place(entry["image"], entry["repository"], entry["tag"])
         found = _found(setup, folder, about, place, tag)
-        image = examined(found.open(), found.where, _wanted(setup, place, tag))
+        image = examined(found.open(None), found.where, _wanted(setup, place, tag))
         target = {"image": place.image, "repository": place.repository, "tag": place.tag}
         images.append({**target, "archive": found.where, "config": image.fingerprint, "layers": list(image.layers)})
         out.line(f"{place.image}: {image.fingerprint[:19]}, {len(image.layers)} layers → {place}")

@@ -47,7 +47,7 @@ class Artifacts:
         self._pushed = Pushed(memory, target.registry.host)
         self._builds = Builds(sync, github, memory)
         known = KnownLayers(memory, target.registry)
-        self._moving = Moving(sync, github, target.registry, self._builds, known, self._pushed, now)
+        self._moving = Moving(sync, github, target.registry, self._builds, known, self._pushed, memory, now)
 
     def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
         look = Look(self._sync, self._builds, self._target, self._pushed, self._memory, now=self._now)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from syncline.clients.reference import digest_of
-from syncline.kinds.artifacts.archive.feed import invalid
+from syncline.kinds.artifacts.archive.feed import Feed, invalid
 from syncline.kinds.artifacts.archive.images import chosen, images_in
 from syncline.kinds.artifacts.archive.legacy import with_layers
 from syncline.kinds.artifacts.archive.unpacking import unpacked
@@ -47,19 +47,24 @@ def examined(archive: Iterable[bytes], where: str, wanted: Wanted) -> Examined:
 class _Hasher:
     """Takes layers as a sender does, and only hashes them."""
 
-    def layer(
-        self, content: Iterable[bytes | memoryview], diff_id: str | None, stored: dict[str, Any] | None
-    ) -> Future[Layer | Interrupted]:
+    def holds(self, stored: dict[str, Any]) -> bool:
+        """Return False: it sends nothing."""
         del stored
+        return False
+
+    def layer(
+        self, content: Feed, diff_id: str | None, stored: dict[str, Any] | None, inside: dict[str, Any] | None = None
+    ) -> Future[Layer | Interrupted]:
+        del stored, inside
         layer = _layer(content)
         if diff_id not in (None, layer.diff_id):
             raise invalid(f"a layer that the archive calls {diff_id} has the content {layer.diff_id}")
         return _done(layer)
 
     def blob(
-        self, content: Iterable[bytes | memoryview], digest: str, stored: dict[str, Any] | None
+        self, content: Feed, digest: str, stored: dict[str, Any] | None, inside: dict[str, Any] | None = None
     ) -> Future[Layer | Interrupted]:
-        del stored
+        del stored, inside
         packed = hashlib.sha256()
 
         def passing() -> Iterator[bytes]:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Final
 
 from syncline.clients.github import Artifact
 from syncline.config.artifacts import Build
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.archive.feed import Source
-from syncline.kinds.artifacts.archive.zips import EMPTY, MAGIC, Entry, Zip
+from syncline.kinds.artifacts.archive.feed import Mark, Source, Stream, ranged
+from syncline.kinds.artifacts.archive.zips import EMPTY, MAGIC, Zip
 
 _ENDINGS: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.zstd")
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An archive that can be opened as often as need be; ``size`` is that of what is read, in bytes."""
+    """An archive that can be opened as often as need be, from its start or a mark.
+
+    ``size`` is that of what is read, in bytes. ``version`` is another one for another archive in the same ``source``.
+    """
 
     where: str
     size: int
-    open: Callable[[], Iterable[bytes]]
+    source: Source
+    version: str
+    open: Callable[[Mark | None], Stream[bytes]]
 
 
 def candidates(artifacts: Sequence[Artifact], rules: Build, where: str) -> list[Artifact]:
@@ -52,7 +58,7 @@ def find(sources: Iterable[Source], rules: Build, image: str, tag: str) -> Found
 def _in(source: Source, rules: Build, image: str, tag: str, seen: list[str]) -> Found | None:
     """The archive of an image in one download; the names that are there are added to ``seen``."""
     if not is_zip(source):
-        return Found(source.name, source.size, lambda: _whole(source))
+        return Found(source.name, source.size, source, str(source.size), partial(ranged, source, 0, source.size))
     archive = Zip(source)
     entries = [entry for entry in archive.entries if not entry.name.endswith("/")]
     seen += [entry.name for entry in entries]
@@ -61,7 +67,8 @@ def _in(source: Source, rules: Build, image: str, tag: str, seen: list[str]) -> 
     # Its own file; or else one that is not another image's, and alone.
     shared = [e for e in others if not any(rules.is_archive(e.name, rule.name, tag) for rule in rules.images)]
     for entry in (*own[:1], *(shared if len(shared) == 1 else ())):
-        return Found(f"{source.name}, {entry.name}", entry.packed, _opening(archive, entry))
+        where = f"{source.name}, {entry.name}"
+        return Found(where, entry.packed, source, f"{source.size} {entry}", partial(archive.open, entry))
     return None
 
 
@@ -71,12 +78,3 @@ def is_zip(source: Source) -> bool:
         return False
     with source.open(0, len(MAGIC)) as chunks:
         return b"".join(chunks) in (MAGIC, EMPTY)
-
-
-def _opening(archive: Zip, entry: Entry) -> Callable[[], Iterable[bytes]]:
-    return lambda: archive.open(entry)
-
-
-def _whole(source: Source) -> Iterator[bytes]:
-    with source.open(0, source.size) as chunks:
-        yield from chunks

@@ -57,17 +57,17 @@ class KnownLayers:
         ``key`` is its diff_id or, of one that the archive has packed, the digest of that; ``size`` is in bytes. Waits for
         somebody else who is sending it, but not when ``over``.
         """
+        return self._awaited(self._key(key), size, lambda: self.get(repository, key), over)
 
-        def there() -> Layer | None:
-            noted = self._recall(key)
-            if noted is None:
-                return None
-            if self._is_there(repository, *noted):
-                return noted[0]
-            self._memory.forget(self._key(key))
+    def get(self, repository: str, key: str) -> Layer | None:
+        """Return the layer if ``repository`` has it now, or could be given it."""
+        noted = self._recall(key)
+        if noted is None:
             return None
-
-        return self._awaited(self._key(key), size, there, over)
+        if self._is_there(repository, *noted):
+            return noted[0]
+        self._memory.forget(self._key(key))
+        return None
 
     def note(self, repository: str, key: str, layer: Layer) -> None:
         """Note that the layer that archives call ``key`` is in ``repository``."""
@@ -139,7 +139,8 @@ class OwnMemory:
     def recall(self, key: str) -> str | None:
         return self._facts.get(key)
 
-    def remember(self, key: str, value: str) -> None:
+    def remember(self, key: str, value: str, seconds: float = 0.0) -> None:
+        del seconds  # the process ends before
         with self._lock:
             self._facts[key] = value
             self._claims.pop(key, None)

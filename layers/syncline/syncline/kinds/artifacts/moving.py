@@ -12,14 +12,15 @@ from syncline.clients.oci import Registry, TagTakenError
 from syncline.config.artifacts import ArtifactsSync
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import Build, Builds
+from syncline.kinds.artifacts.checkpoints import Checkpoints
 from syncline.kinds.artifacts.finding import Found, candidates, find
 from syncline.kinds.artifacts.layers import KnownLayers
 from syncline.kinds.artifacts.looking import RUN, conflict
 from syncline.kinds.artifacts.manifests import Written
 from syncline.kinds.artifacts.passing import Progress, Wanted
 from syncline.kinds.artifacts.proving import check_parts, fingerprint_of, is_whole
+from syncline.kinds.artifacts.pushed import Facts, Pushed
 from syncline.kinds.artifacts.pushed import Push as PushNote
-from syncline.kinds.artifacts.pushed import Pushed
 from syncline.kinds.artifacts.pushing import Push
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item, Outcome, Result
@@ -39,6 +40,7 @@ class Moving:
     builds: Builds
     known: KnownLayers
     pushed: Pushed
+    memory: Facts
     now: Callable[[], float]
 
     def items(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
@@ -59,8 +61,11 @@ class Moving:
         except SynclineError as error:
             if error.code.name in _UNTIL_NAMED:
                 self.pushed.note_gone(str(item.detail["run"]), item.group, item.name, error)
-            # What was at the target is so no longer: the next try asks for each part again.
-            rest = Progress() if error.code.name == "NOT_ARRIVED" else progress
+            rest = progress
+            if error.code.name == "NOT_ARRIVED":
+                # What was at the target is so no longer: the next try asks for each part again.
+                rest = Progress()
+                Checkpoints(self.memory, self._reference(item)).forget()
             yield Failure(_with(item, rest, push), error)
 
     def _moved(self, item: Item, push: Push, progress: Progress, pace: Pace) -> Answer:
@@ -72,11 +77,12 @@ class Moving:
         if noted is not None and ours and (settled := self._settled(item, noted, push)) is not None:
             return settled
         image, tag = str(item.detail["image"]), str(item.detail["tag"])
-        found = self._find(run, image, tag)
+        found, version = self._find(run, image, tag)
         wanted = Wanted(image, tag, lambda name: self.sync.build.is_archive(name, image, tag))
-        written = push.image(found.open, found.where, wanted, progress)
+        checkpoints = Checkpoints(self.memory, self._reference(item), version)
+        written = push.image(found.open, found.where, wanted, progress, checkpoints)
         if written is None or pace.halted():
-            return Later(_with(item, progress, push))
+            return Later(_with(item, progress, push), progress.is_stuck)
         if present is not None and not ours:
             # The layers of the same image may be packed otherwise.
             if self._is(item, written.fingerprint):
@@ -93,6 +99,7 @@ class Moving:
             self.registry.put_tag(item.group, item.name, written.manifest, present, overwrite=self.sync.overwrite)
         except TagTakenError as taken:
             return self._taken(item, written, taken.digest)
+        checkpoints.forget()
         return self._arrived(item, written.fingerprint, push)
 
     def _settled(self, item: Item, noted: PushNote, push: Push) -> Answer | None:
@@ -117,18 +124,24 @@ class Moving:
         is_same = fingerprint_of(self.registry.manifest(item.group, item.name)) == fingerprint
         return is_same and is_whole(self.registry, item.group, item.name)
 
-    def _find(self, run: str, image: str, tag: str) -> Found:
+    def _reference(self, item: Item) -> str:
+        return f"{self.registry.host}/{item.group}:{item.name}"
+
+    def _find(self, run: str, image: str, tag: str) -> tuple[Found, str]:
+        """Return the archive of an image, and what tells it from any other."""
         number = int(run.partition(".")[0])
         odd: list[Odd] = []
         artifacts = self.github.artifacts(self.sync.source.repository, number, odd.append)
         try:
             fitting = candidates(artifacts, self.sync.build, f"run {number}")
             sources = [self.github.content(self.sync.source.repository, artifact) for artifact in fitting]
-            return find(sources, self.sync.build, image, tag)
+            found = find(sources, self.sync.build, image, tag)
+            artifact = next(each for each, source in zip(fitting, sources, strict=True) if source is found.source)
         except SynclineError as error:
             if not odd or error.code.name not in ("IMAGE_ABSENT", "ARTIFACT_EXPIRED"):
                 raise
             raise odd[0].error from error  # the odd entry may be the artifact that has it
+        return found, f"{artifact.id} {artifact.digest} {found.version}"
 
     def _arrived(self, item: Item, fingerprint: str, push: Push) -> Answer:
         """Return the answer for an image whose parts are all there, after its aliases were put where it is the youngest."""

@@ -15,6 +15,8 @@ from syncline.kinds.images.places import Memory
 class Facts(Memory, Protocol):
     """The memory that all functions share; see :class:`syncline.stores.facts.Facts`."""
 
+    def remember(self, key: str, value: str, seconds: float = ...) -> None: ...
+
     def take(self, key: str, owner: str, seconds: float) -> bool: ...
 
 

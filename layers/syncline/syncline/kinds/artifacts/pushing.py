@@ -10,12 +10,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Final
 
 from syncline.clients.oci import Registry
 from syncline.clients.read_ahead import read_ahead
-from syncline.kinds.artifacts.archive.feed import LIMITS, Limits
+from syncline.errors import SynclineError
+from syncline.kinds.artifacts.archive.feed import LIMITS, Limits, Mark, Stream
 from syncline.kinds.artifacts.archive.images import chosen, images_in
+from syncline.kinds.artifacts.checkpoints import Checkpoint, Checkpoints
 from syncline.kinds.artifacts.layers import KnownLayers
 from syncline.kinds.artifacts.manifests import Written, written
 from syncline.kinds.artifacts.passing import Pass, Progress, Wanted
@@ -24,6 +27,7 @@ from syncline.kinds.kind import Pace
 
 TRIMMED_AFTER: Final = 64
 """Chunks of an archive after which what was freed is given back to the system."""
+_ABOUT_ARCHIVE: Final = frozenset({"ARCHIVE_INVALID", "ARCHIVE_REFUSED", "IMAGE_ABSENT"})
 
 
 class Push:
@@ -48,50 +52,91 @@ class Push:
         self.sent = 0
 
     def image(
-        self, archive: Callable[[], Iterable[bytes]], where: str, wanted: Wanted, progress: Progress
+        self,
+        archive: Callable[[Mark | None], Iterable[bytes]],
+        where: str,
+        wanted: Wanted,
+        progress: Progress,
+        checkpoints: Checkpoints | None = None,
     ) -> Written | None:
         """Bring all of an image but its tag to the repository; None where time was short, ``progress`` being the rest.
 
-        ``archive`` opens the archive anew each time. Raises ARCHIVE_INVALID, ARCHIVE_REFUSED, IMAGE_ABSENT, and what
-        reading it and the registry raise; ``progress`` then tells what need not be done again.
+        ``archive`` opens the archive anew each time, from its start or a mark. Where time was short, or something failed
+        that is tried again, the place is kept in ``checkpoints``. Raises ARCHIVE_INVALID, ARCHIVE_REFUSED, IMAGE_ABSENT,
+        and what reading it and the registry raise; ``progress`` then tells what need not be done again.
         """
-        for trust in (True, False):
+        checkpoint = checkpoints.load() if checkpoints else None
+        layers = len(progress.done)
+        trust = True
+        while True:
             with Sender(self._registry, self._repository, self._pace, self._processors) as sender:
+                passed = Pass(
+                    sender,
+                    self._known,
+                    self._repository,
+                    self._pace,
+                    wanted,
+                    progress,
+                    where,
+                    self._limits,
+                    trust,
+                )
                 try:
-                    passed = Pass(
-                        sender,
-                        self._known,
-                        self._repository,
-                        self._pace,
-                        wanted,
-                        progress,
-                        where,
-                        self._limits,
-                        trust,
-                    )
-                    # Downloading and taking the zip apart is a thread's work of its own, beside unpacking what is in it.
-                    with read_ahead(_trimmed(archive())) as chunks:
+                    mark = None if checkpoint is None else passed.resume(checkpoint)
+                    with _ahead(archive(mark)) as chunks:
                         contents = passed.over(chunks)
-                    if contents is None:
-                        return None
-                    if not passed.misled:
+                    if contents is not None and not passed.misled:
                         image = chosen(images_in(contents), wanted.image, wanted.tag, where)
                         return written(progress.settled(image, contents), progress.done, contents, sender)
+                except SynclineError as error:
+                    if error.code.name not in _ABOUT_ARCHIVE:
+                        _keep(passed.checkpoint(), checkpoints)
+                        raise
+                    if checkpoint is None:
+                        raise
+                    # It may be the checkpoint that is wrong.
+                    checkpoint = None
+                    progress.done.clear()
+                    progress.open.clear()
+                    continue
                 finally:
                     self.sent += sender.sent
-        raise AssertionError  # the second pass guesses nothing
+            checkpoint = passed.checkpoint()
+            if contents is None:
+                progress.count_function(_keep(checkpoint, checkpoints), has_layers=len(progress.done) > layers)
+                return None
+            trust = False
 
 
-def _trimmed(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same chunks, freed memory being given back to the system now and then.
+def _keep(checkpoint: Checkpoint | None, checkpoints: Checkpoints | None) -> int:
+    """Keep a checkpoint, of a layer's start if the one within the layer is too large; how far it is, 0 if none is kept."""
+    if checkpoint is None or checkpoints is None:
+        return 0
+    for each in (checkpoint, replace(checkpoint, inside=None)):
+        if checkpoints.save(each):
+            return each.read
+    return 0
 
-    Buffers of many sizes and ages leave glibc's heaps full of gaps: an image of 5 GiB took 300 to 490 MiB without this,
-    of which 150 were in use. Done rarely, it costs nothing that could be measured.
+
+@contextlib.contextmanager
+def _ahead(chunks: Iterable[bytes]) -> Iterator[Stream[bytes]]:
+    """The same chunks with their marks: downloading and taking the zip apart is a thread's work of its own.
+
+    Freed memory is given back to the system now and then. Buffers of many sizes and ages leave glibc's heaps full of
+    gaps: an image of 5 GiB took 300 to 490 MiB without this, of which 150 were in use. Done rarely, it costs nothing that
+    could be measured.
     """
-    for number, chunk in enumerate(chunks):
-        if number % TRIMMED_AFTER == 0:
-            trim()
-        yield chunk
+    stream = chunks if isinstance(chunks, Stream) else Stream(((chunk, None) for chunk in chunks), None)
+    first = stream.mark
+
+    def marked() -> Iterator[tuple[bytes, Mark | None]]:
+        for number, chunk in enumerate(stream):
+            if number % TRIMMED_AFTER == 0:
+                trim()
+            yield chunk, stream.mark
+
+    with read_ahead(marked()) as ahead:
+        yield Stream(ahead, first)
 
 
 def trim() -> None:

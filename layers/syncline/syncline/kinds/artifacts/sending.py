@@ -9,12 +9,11 @@ dozen segments and a few pieces, whatever the sizes of layers.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import queue
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Any, Final, Self
 from syncline.clients.oci import Registry, Upload
 from syncline.clients.reference import digest_of
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.archive.feed import CHUNK
+from syncline.kinds.artifacts.archive.feed import CHUNK, Feed, Mark, Stream
 from syncline.kinds.artifacts.archive.unpacking import unpacked
 from syncline.kinds.artifacts.layers import Layer, has_whole
 from syncline.kinds.artifacts.packing import HEADER, SEGMENT, checksum, packed_segment, trailer
@@ -42,9 +41,14 @@ _SEGMENTS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """Time was short within a layer; ``state`` (JSON values) takes it up again, None where it starts anew."""
+    """Time was short within a layer; ``state`` (JSON values) takes it up again, None where it starts anew.
+
+    ``inside`` tells where in the archive the upload stands, and has the hashes of what came before, so that the layer
+    need not be read again from its start. It is None if it must be.
+    """
 
     state: dict[str, Any] | None
+    inside: dict[str, Any] | None = None
 
 
 class Sender(AbstractContextManager["Sender"]):
@@ -74,20 +78,40 @@ class Sender(AbstractContextManager["Sender"]):
         with self._lock:
             self.sent += size
 
+    def holds(self, stored: dict[str, Any]) -> bool:
+        """Return True if the registry has of an interrupted layer exactly what ``stored`` says."""
+        try:
+            upload = self.registry.resume_upload(self.repository, stored["upload"])
+            return upload.status() == int(stored["size"])
+        except SynclineError as error:
+            if error.code.name != "UPLOAD_LOST":
+                raise
+            return False
+
     def layer(
-        self, content: Iterable[bytes | memoryview], diff_id: str | None, stored: dict[str, Any] | None
+        self,
+        content: Feed,
+        diff_id: str | None,
+        stored: dict[str, Any] | None,
+        inside: dict[str, Any] | None = None,
     ) -> Future[Layer | Interrupted]:
         """Pack and send a layer, going on where ``stored`` left it; returns once ``content`` has been read.
 
-        ``diff_id`` is what the archive promises it to be, if it does: another one is ARCHIVE_INVALID.
+        With ``inside`` of an interrupted layer, ``content`` is what follows its mark. ``diff_id`` is what the archive
+        promises the layer to be, if it does: another one is ARCHIVE_INVALID. Raises UPLOAD_LOST if there is an
+        ``inside`` and the registry does not have what came before.
         """
-        return self._send(_Packed(self, diff_id, stored), content)
+        return self._send(_Packed(self, diff_id, stored, inside), content)
 
     def blob(
-        self, content: Iterable[bytes | memoryview], digest: str, stored: dict[str, Any] | None
+        self,
+        content: Feed,
+        digest: str,
+        stored: dict[str, Any] | None,
+        inside: dict[str, Any] | None = None,
     ) -> Future[Layer | Interrupted]:
-        """Send a blob as it is, going on where ``stored`` left it; its ``diff_id`` is the digest of what is packed in it."""
-        return self._send(_AsItIs(self, digest, stored), content)
+        """Send a blob as it is, as :meth:`layer` does; its ``diff_id`` is the digest of what is packed in it."""
+        return self._send(_AsItIs(self, digest, stored, inside), content)
 
     def put(self, content: bytes) -> str:
         """Send a small blob; its digest."""
@@ -97,15 +121,15 @@ class Sender(AbstractContextManager["Sender"]):
             self.count(len(content))
         return digest
 
-    def _send(self, transfer: _Transfer, content: Iterable[bytes | memoryview]) -> Future[Layer | Interrupted]:
+    def _send(self, transfer: _Transfer, content: Feed) -> Future[Layer | Interrupted]:
         done = self._uploads.submit(self._guarded, transfer)
         whole = False
         try:
-            for segment in _segments(content):
+            for segment, mark in _segments(content):
                 if done.done() or self._failed.is_set() or self.pace.over:
                     break
                 self.room.acquire()
-                transfer.give(segment)
+                transfer.give(segment, mark)
             else:
                 whole = True
         finally:
@@ -119,19 +143,26 @@ class Sender(AbstractContextManager["Sender"]):
             transfer.drain()
 
 
-def _segments(content: Iterable[bytes | memoryview]) -> Iterator[bytes]:
-    parts: list[bytes | memoryview] = []
-    size = 0
-    for piece in content:
-        while size + len(piece) >= SEGMENT:
-            split = SEGMENT - size
-            yield b"".join((*parts, piece[:split]))
-            piece, parts, size = piece[split:], [], 0  # noqa: PLW2901 - the rest of it
-        if piece:
+def _segments(content: Feed) -> Iterator[tuple[bytes, Mark | None]]:
+    """Yield the content in segments, with the mark of what follows each."""
+    while True:
+        parts: list[bytes | memoryview] = []
+        size = 0
+        while size < SEGMENT and (piece := content.some(SEGMENT - size)):
             parts.append(piece)
             size += len(piece)
-    if size:
-        yield b"".join(parts)
+        if not size:
+            return
+        yield b"".join(parts), content.mark()
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """Bytes of a layer, those packed of them if they are to be packed, and the mark of what follows them."""
+
+    data: bytes
+    packed: Future[bytes] | None
+    mark: Mark | None
 
 
 class _Transfer(ABC):
@@ -140,9 +171,9 @@ class _Transfer(ABC):
     ``raw`` counts the bytes taken, the first ``behind`` of which the registry has from an earlier try.
     """
 
-    def __init__(self, sender: Sender, stored: dict[str, Any] | None) -> None:
+    def __init__(self, sender: Sender, stored: dict[str, Any] | None, inside: dict[str, Any] | None) -> None:
         self.sender = sender
-        self._queue: queue.SimpleQueue[tuple[bytes, Future[bytes] | None] | bool] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Segment | bool] = queue.SimpleQueue()
         self._ended: bool | None = None
         self._upload: Upload | None = None
         self._pieces: list[bytes] = []
@@ -151,13 +182,21 @@ class _Transfer(ABC):
         self.hash = RunningHash("sha256")
         self.raw = 0
         self.behind = 0
+        self.diff = RunningHash("sha256")
+        self.mark: Mark | None = None
         self._kept: dict[str, Any] | None = None
+        self._inside = inside
         # Known before the first segment comes, so that none is packed that the registry has.
         if stored is not None and self._taken_up(stored):
             self.behind = int(stored["raw"])
+        if inside is not None:
+            self.raw = int(inside["raw"])
+            self.diff = RunningHash.resume("sha256", inside["diff"])
+            if self.behind < self.raw or self.diff.offset != inside["diff"][0]:
+                raise SynclineError("UPLOAD_LOST", "the registry no longer has the first part of a layer")
 
-    def give(self, segment: bytes) -> None:
-        self._queue.put((segment, self.packing(segment)))
+    def give(self, data: bytes, mark: Mark | None) -> None:
+        self._queue.put(_Segment(data, self.packing(data), mark))
 
     def end(self, *, whole: bool) -> None:
         self._queue.put(whole)
@@ -175,8 +214,13 @@ class _Transfer(ABC):
     def run(self) -> Layer | Interrupted:
         """Take all segments; what became of them."""
 
-    def taken(self) -> Iterator[tuple[bytes, Future[bytes] | None]]:
+    @abstractmethod
+    def inside(self) -> dict[str, Any] | None:
+        """Return what continues the layer behind the bytes taken so far, if anything can."""
+
+    def taken(self) -> Iterator[_Segment]:
         while (given := self._next()) is not None:
+            self.mark = given.mark
             yield given
 
     @property
@@ -184,7 +228,7 @@ class _Transfer(ABC):
         """Whether all segments came."""
         return self._ended is True
 
-    def _next(self) -> tuple[bytes, Future[bytes] | None] | None:
+    def _next(self) -> _Segment | None:
         given = self._queue.get()
         if isinstance(given, bool):
             self._ended = given
@@ -222,7 +266,12 @@ class _Transfer(ABC):
         """Time was short: what takes the upload up again, as far as the registry has it."""
         if self._kept is None:
             self.cancel()
-        return Interrupted(self._kept)
+        return Interrupted(self._kept, self._inside)
+
+    def note_reading(self) -> None:
+        """Note how far reading got, if that is not yet the part that the registry lacks."""
+        if self._kept is not None and self.mark is not None and self.raw <= self.behind:
+            self._inside = self.inside()
 
     def _taken_up(self, stored: dict[str, Any]) -> bool:
         """Go on with an upload, if the registry has exactly what went before."""
@@ -246,6 +295,7 @@ class _Transfer(ABC):
         hash_state = self.hash.state()
         if self._upload is not None and hash_state is not None:
             self._kept = {"upload": self._upload.state(), "hash": hash_state, "size": self.size, "raw": self.raw}
+            self._inside = None if self.mark is None else self.inside()
 
     def cancel(self) -> None:
         if self._upload is not None:
@@ -278,12 +328,13 @@ class _Transfer(ABC):
 class _Packed(_Transfer):
     """A layer that is packed on the way."""
 
-    def __init__(self, sender: Sender, diff_id: str | None, stored: dict[str, Any] | None) -> None:
-        super().__init__(sender, stored)
+    def __init__(
+        self, sender: Sender, diff_id: str | None, stored: dict[str, Any] | None, inside: dict[str, Any] | None
+    ) -> None:
+        super().__init__(sender, stored, inside)
         self._expected = diff_id
-        self._given = 0
-        self._crc = 0
-        self._diff = hashlib.sha256()
+        self._given = self.raw
+        self._crc = 0 if inside is None else int(inside["crc"])
 
     def packing(self, segment: bytes) -> Future[bytes] | None:
         self._given += len(segment)
@@ -291,16 +342,21 @@ class _Packed(_Transfer):
             return None
         return self.sender.packers.submit(packed_segment, segment)
 
+    def inside(self) -> dict[str, Any] | None:
+        diff = self.diff.state()
+        return None if diff is None else {"mark": self.mark, "raw": self.raw, "diff": diff, "crc": self._crc}
+
     def run(self) -> Layer | Interrupted:
         if not self.behind:
             self.add(HEADER)
-        for segment, packed in self.taken():
-            self._diff.update(segment)
-            self._crc = checksum(segment, self._crc)
-            self.raw += len(segment)
-            if packed is not None:
-                self.add(packed.result())
+        for segment in self.taken():
+            self.diff.update(segment.data)
+            self._crc = checksum(segment.data, self._crc)
+            self.raw += len(segment.data)
+            if segment.packed is not None:
+                self.add(segment.packed.result())
         if not self.whole:
+            self.note_reading()
             return self.interrupted()
         self.add(trailer(self._crc, self.raw))
         digest = self.finish(self._check)
@@ -308,7 +364,7 @@ class _Packed(_Transfer):
 
     @property
     def _diff_id(self) -> str:
-        return f"sha256:{self._diff.hexdigest()}"
+        return f"sha256:{self.diff.hexdigest()}"
 
     def _check(self) -> None:
         if self._expected is not None and self._expected != self._diff_id:
@@ -317,45 +373,80 @@ class _Packed(_Transfer):
             raise SynclineError("ARCHIVE_INVALID", what)
 
 
+_Asked = Future[dict[str, Any] | None]
+
+
 class _AsItIs(_Transfer):
     """A blob that is packed already; beside being sent it is unpacked, to learn what it holds."""
 
-    def __init__(self, sender: Sender, digest: str, stored: dict[str, Any] | None) -> None:
-        super().__init__(sender, stored)
+    def __init__(
+        self, sender: Sender, digest: str, stored: dict[str, Any] | None, inside: dict[str, Any] | None
+    ) -> None:
+        super().__init__(sender, stored, inside)
         self._digest = digest
-        self._diff = hashlib.sha256()
+        self._waiting: queue.Queue[bytes | _Asked | None] = queue.Queue(2)
+        self._unpacked_from = None if inside is None else inside["unpacked"]
 
     def packing(self, segment: bytes) -> Future[bytes] | None:
         del segment
         return None
 
+    def inside(self) -> dict[str, Any] | None:
+        """Wait until all that was taken is unpacked."""
+        asked: _Asked = Future()
+        self._waiting.put(asked)
+        answer = asked.result()
+        return None if answer is None else {"mark": self.mark, "raw": self.raw, **answer}
+
     def run(self) -> Layer | Interrupted:
-        waiting: queue.Queue[bytes | None] = queue.Queue(2)
         with ThreadPoolExecutor(1, thread_name_prefix="unpack") as unpacking:
-            unpacked_hash = unpacking.submit(self._unpack, waiting)
+            unpacked_hash = unpacking.submit(self._unpack)
             try:
-                for segment, _ in self.taken():
-                    waiting.put(segment)
-                    self.raw += len(segment)
+                for segment in self.taken():
+                    self._waiting.put(segment.data)
+                    self.raw += len(segment.data)
                     if self.raw > self.behind:
-                        self.add(segment)
+                        self.add(segment.data)
+                if not self.whole:
+                    self.note_reading()
             finally:
-                waiting.put(None)
+                self._waiting.put(None)
             if not self.whole:
                 return self.interrupted()
             diff_id = unpacked_hash.result()
         digest = self.finish(self._check)
         return Layer(diff_id, digest, self.size)
 
-    def _unpack(self, waiting: queue.Queue[bytes | None]) -> str:
-        chunks = iter(waiting.get, None)
+    def _unpack(self) -> str:
+        given: Iterator[bytes | _Asked] = iter(self._waiting.get, None)
+        size = 0 if self._unpacked_from is None else int(self._unpacked_from["given"])
+
+        def segments() -> Iterator[tuple[bytes, Mark]]:
+            nonlocal size
+            for each in given:
+                if isinstance(each, bytes):
+                    size += len(each)
+                    yield each, {}
+                else:
+                    each.set_result(self._reached(content.mark, size))
+
         try:
-            for chunk in unpacked(chunks, f"the blob {self._digest}"):
-                self._diff.update(chunk)
+            mark = self._unpacked_from
+            content = unpacked(Stream(segments(), {}), f"the blob {self._digest}", mark=mark)
+            for chunk in content:
+                self.diff.update(chunk)
         finally:
-            for _ in chunks:  # whoever gives them is not to wait for a place
-                pass
-        return f"sha256:{self._diff.hexdigest()}"
+            for each in given:  # whoever gives them is not to wait for a place
+                if not isinstance(each, bytes):
+                    each.set_result(None)
+        return f"sha256:{self.diff.hexdigest()}"
+
+    def _reached(self, mark: Mark | None, size: int) -> dict[str, Any] | None:
+        """Return what continues the unpacking behind ``size`` bytes, if it is there."""
+        diff = self.diff.state()
+        if mark is None or diff is None or mark["given"] != size:
+            return None
+        return {"diff": diff, "unpacked": {**mark, "skip": 0}}
 
     def _check(self) -> None:
         if f"sha256:{self.hash.hexdigest()}" != self._digest:

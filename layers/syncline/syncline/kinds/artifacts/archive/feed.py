@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from syncline.errors import SynclineError
 
 CHUNK: Final = 1024 * 1024
 """Bytes that pass at a time."""
 _WINDOW: Final = 4 * CHUNK
+_REMEMBERED: Final = 1024
+"""Bytes that a feed may be asked to go back, if they lie in other chunks than the present one."""
+
+Mark = dict[str, Any]
+DataT = TypeVar("DataT", bound=bytes | memoryview)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +104,83 @@ def refused(what: str) -> SynclineError:
     return SynclineError("ARCHIVE_REFUSED", what)
 
 
-class Feed:
-    """Chunks read by sizes. ``at`` counts the bytes given so far; ``cut`` makes the error of an early end."""
+class Stream(Generic[DataT]):
+    """Chunks of bytes. `mark` tells where the next chunk begins; None if the stream cannot be continued from there.
 
-    def __init__(self, chunks: Iterable[bytes], cut: Callable[[], SynclineError]) -> None:
-        self._chunks = iter(chunks)
+    A mark is made of JSON values and bytes. Whoever made the stream can make one of the rest with it. `under` in a mark
+    is the mark of the stream that this one was read from.
+    """
+
+    def __init__(self, marked: Iterable[tuple[DataT, Mark | None]], mark: Mark | None) -> None:
+        self._marked = iter(marked)
+        self.mark = mark
+
+    def __iter__(self) -> Iterator[DataT]:
+        return self
+
+    def __next__(self) -> DataT:
+        chunk, self.mark = next(self._marked)
+        return chunk
+
+
+def ranged(source: Source, start: int, end: int, mark: Mark | None = None) -> Stream[bytes]:
+    """Return the bytes of a source from `start` up to `end`, or those behind a mark."""
+
+    def chunks(at: int) -> Iterator[tuple[bytes, Mark]]:
+        with source.open(at, end) as found:
+            for chunk in found:
+                at += len(chunk)
+                yield chunk, {"at": at}
+
+    mark = mark or {"at": start}
+    return Stream(chunks(mark["at"]), mark)
+
+
+class Feed:
+    """Chunks read by sizes. ``at`` counts the bytes given so far; ``cut`` makes the error of an early end.
+
+    With a mark of another feed, ``chunks`` are those behind its ``under``, and reading goes on where that one was.
+    """
+
+    def __init__(
+        self, chunks: Iterable[bytes | memoryview], cut: Callable[[], SynclineError], mark: Mark | None = None
+    ) -> None:
+        self._chunks = chunks if isinstance(chunks, Stream) else Stream(((chunk, None) for chunk in chunks), None)
         self._cut = cut
         self._held: bytes | memoryview = b""
+        self._starts: deque[tuple[int, Mark | None]] = deque()
         self.at = 0
+        if mark is not None:
+            self.at = mark["given"] - mark["skip"]
+            self.skip(mark["skip"])
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        while piece := self.some(CHUNK):
+            yield piece
+
+    def mark(self, back: int = 0) -> Mark | None:
+        """Return where this feed is, or was ``back`` bytes ago; None if it cannot be told.
+
+        A feed remembers the chunk it is in, and at least the last ``_REMEMBERED`` bytes.
+        """
+        at = self.at - back
+        start, under = next(
+            (each for each in reversed(self._starts) if each[0] <= at),
+            (self.at, None if self._starts else self._chunks.mark),
+        )
+        return None if under is None else {"under": under, "skip": at - start, "given": at}
 
     def some(self, most: int) -> bytes | memoryview:
         """Up to ``most`` bytes, none only at the end."""
         while not self._held:
+            under = self._chunks.mark
             chunk = next(self._chunks, None)
             if chunk is None:
                 return b""
+            if under is not None:
+                while len(self._starts) > 1 and self._starts[1][0] <= self.at - _REMEMBERED:
+                    self._starts.popleft()
+                self._starts.append((self.at, under))
             self._held = chunk
         if len(self._held) <= most:
             given, self._held = self._held, b""

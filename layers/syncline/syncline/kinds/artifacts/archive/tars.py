@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from syncline.kinds.artifacts.archive.feed import LIMITS, Feed, Limits, invalid, refused
+from syncline.kinds.artifacts.archive.feed import LIMITS, Feed, Limits, Mark, Stream, invalid, refused
 
 BLOCK: Final = 512
 _LONGEST_HEADER: Final = 1024 * 1024
@@ -42,49 +42,77 @@ class Member:
 class Tar:
     """Iterating gives the members in order; of each file, :meth:`content` before the next one is asked for, or never.
 
+    With a mark of another tar, ``chunks`` are those behind its ``under``: :meth:`content` is the rest of the file that
+    was being read, and iterating gives the members behind it.
+
     Raises ARCHIVE_INVALID for what is damaged, ARCHIVE_REFUSED for what leads out of the archive or is no file.
     """
 
-    def __init__(self, chunks: Iterable[bytes], name: str, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self, chunks: Iterable[bytes | memoryview], name: str, limits: Limits = LIMITS, mark: Mark | None = None
+    ) -> None:
         self._name = name
-        self._feed = Feed(chunks, lambda: invalid(f"{name} is cut short"))
+        self._feed = Feed(chunks, lambda: invalid(f"{name} is cut short"), mark)
         self._limits = limits
-        self._left = 0
-        self._padding = 0
+        mark = mark or {"left": 0, "padding": 0, "members": 0, "common": {}}
+        self._left: int = mark["left"]
+        self._padding: int = mark["padding"]
+        self._members: int = mark["members"]
+        self._common: dict[str, str] = dict(mark["common"])
+
+    @property
+    def left(self) -> int:
+        """Bytes of the file's content that were not read yet."""
+        return self._left
+
+    def mark(self) -> Mark | None:
+        """Return where reading is: at a file or within it; None if it cannot be continued from there."""
+        mark = self._feed.mark()
+        if mark is None:
+            return None
+        here = {"left": self._left, "padding": self._padding, "members": self._members, "common": dict(self._common)}
+        return {**mark, **here}
 
     def __iter__(self) -> Iterator[Member]:
-        found = 0
-        common: dict[str, str] = {}
         own: dict[str, str] = {}
+        self._skip()
         while (header := self._header()) is not None:
-            found += 1
-            if found > self._limits.members:
+            self._members += 1
+            if self._members > self._limits.members:
                 raise refused(f"{self._name} has more than {self._limits.members} members")
             kind, size = header[156], self._size(header, own)
             if kind in (_LOCAL, _GLOBAL, _LONG_NAME, _LONG_LINK):
                 text = self._extension(size)
                 if kind == _GLOBAL:
-                    common |= self._pax(text)
+                    self._common |= self._pax(text)
                 elif kind == _LOCAL:
                     own |= self._pax(text)
                 else:
                     own["path" if kind == _LONG_NAME else "linkpath"] = _text(text.partition(b"\0")[0])
                 continue
-            member = self._member(header, {**common, **own}, kind, size)
+            member = self._member(header, {**self._common, **own}, kind, size)
             own = {}
             if member is not None:
                 yield member
-            self._feed.skip(self._left + self._padding)
-            self._left = self._padding = 0
+            self._skip()
 
-    def content(self) -> Iterator[bytes | memoryview]:
-        """The bytes of the file that iteration stands at; what is not read is skipped."""
-        while self._left:
-            piece = self._feed.some(self._left)
-            if not piece:
-                raise invalid(f"{self._name} is cut short")
-            self._left -= len(piece)
-            yield piece
+    def _skip(self) -> None:
+        """Skip what is left of the member."""
+        self._feed.skip(self._left + self._padding)
+        self._left = self._padding = 0
+
+    def content(self) -> Stream[bytes | memoryview]:
+        """Return the bytes of the file that iteration stands at; what is not read is skipped. Its marks are the tar's."""
+
+        def pieces() -> Iterator[tuple[bytes | memoryview, Mark | None]]:
+            while self._left:
+                piece = self._feed.some(self._left)
+                if not piece:
+                    raise invalid(f"{self._name} is cut short")
+                self._left -= len(piece)
+                yield piece, self.mark()
+
+        return Stream(pieces(), self.mark())
 
     def peek(self, size: int) -> bytes:
         """The first bytes of that file, which stay there."""

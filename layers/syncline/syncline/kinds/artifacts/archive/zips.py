@@ -14,7 +14,7 @@ from typing import Final
 
 from isal import isal_zlib
 
-from syncline.kinds.artifacts.archive.feed import LIMITS, Limits, Source, invalid, refused
+from syncline.kinds.artifacts.archive.feed import LIMITS, Limits, Mark, Source, Stream, invalid, ranged, refused
 from syncline.kinds.artifacts.archive.unpacking import inflated
 
 MAGIC: Final = b"PK\x03\x04"
@@ -53,13 +53,15 @@ class Zip:
         self._limits = limits
         self.entries = self._directory()
 
-    def open(self, entry: Entry) -> Iterator[bytes]:
-        """A member's content, unpacked and held against its size and checksum."""
+    def open(self, entry: Entry, mark: Mark | None = None) -> Stream[bytes]:
+        """Return a member's content, unpacked and held against its size and checksum, or the rest of it behind a mark."""
         name = f"{self._source.name}, {entry.name}"
-        chunks = self._packed(entry)
+        inner = None if mark is None else mark["under"]
         if entry.method == DEFLATED:
-            chunks = inflated(chunks, name, self._limits)
-        return _checked(chunks, entry, name)
+            chunks = inflated(self._packed(entry, inner and inner["under"]), name, self._limits, inner)
+        else:
+            chunks = self._packed(entry, inner)
+        return _checked(chunks, entry, name, mark)
 
     def _read(self, start: int, size: int) -> bytes:
         if start < 0 or start + size > self._source.size:
@@ -167,8 +169,8 @@ class Zip:
             raise invalid(f"{self._source.name}: a member lies over the directory")
         return entries
 
-    def _packed(self, entry: Entry) -> Iterator[bytes]:
-        """A member's bytes as they are stored, after its local header was held against the directory."""
+    def _packed(self, entry: Entry, mark: Mark | None) -> Stream[bytes]:
+        """Return a member's bytes as they are stored, after its local header was held against the directory."""
         if entry.method not in (STORED, DEFLATED):
             raise refused(f"{self._source.name}: {entry.name!r} is packed by method {entry.method}")
         head = self._read(entry.at, _LOCAL.size)
@@ -184,20 +186,22 @@ class Zip:
         start = entry.at + _LOCAL.size + name_size + extra_size
         if start + entry.packed > self._source.size:
             raise invalid(f"{self._source.name}: {entry.name!r} does not fit into it")
-        with self._source.open(start, start + entry.packed) as chunks:
-            yield from chunks
+        return ranged(self._source, start, start + entry.packed, mark)
 
 
-def _checked(chunks: Iterator[bytes], entry: Entry, name: str) -> Iterator[bytes]:
-    crc = size = 0
-    for chunk in chunks:
-        size += len(chunk)
-        if size > entry.size:
-            raise invalid(f"{name} is larger than the directory says")
-        crc = isal_zlib.crc32(chunk, crc)
-        yield chunk
-    if (size, crc) != (entry.size, entry.crc):
-        raise invalid(f"{name} is not what the directory says: its size or checksum is another")
+def _checked(chunks: Stream[bytes], entry: Entry, name: str, mark: Mark | None) -> Stream[bytes]:
+    def checked(crc: int, size: int) -> Iterator[tuple[bytes, Mark]]:
+        for chunk in chunks:
+            size += len(chunk)
+            if size > entry.size:
+                raise invalid(f"{name} is larger than the directory says")
+            crc = isal_zlib.crc32(chunk, crc)
+            yield chunk, {"crc": crc, "size": size, "under": chunks.mark}
+        if (size, crc) != (entry.size, entry.crc):
+            raise invalid(f"{name} is not what the directory says: its size or checksum is another")
+
+    mark = mark or {"crc": 0, "size": 0, "under": chunks.mark}
+    return Stream(checked(mark["crc"], mark["size"]), mark)
 
 
 def _extra(extra: bytes, wanted: int) -> bytes | None:

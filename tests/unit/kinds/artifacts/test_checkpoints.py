@@ -1,0 +1,401 @@
+"""Artifacts that take several functions: each goes on where the last one stopped."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import json
+import random
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from functools import partial
+from itertools import cycle, pairwise, repeat
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+import zstandard
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from syncline.clients import github
+from syncline.clients.github import GitHub, RemoteFile
+from syncline.clients.github_auth import GivenToken
+from syncline.clients.http import Endpoint, Http, Policy
+from syncline.clients.oci import Registry
+from syncline.config.artifacts import ArtifactsSync
+from syncline.kinds.artifacts import Artifacts, checkpoints, layers, sending
+from syncline.kinds.artifacts import pushing as pushing_module
+from syncline.kinds.artifacts.archive.feed import Mark, Stream, ranged
+from syncline.kinds.artifacts.archive.zips import Zip
+from syncline.kinds.artifacts.checkpoints import Checkpoints
+from syncline.kinds.artifacts.layers import KnownLayers, OwnMemory
+from syncline.kinds.artifacts.looking import Target
+from syncline.kinds.artifacts.manifests import Written
+from syncline.kinds.artifacts.passing import Progress, Wanted
+from syncline.kinds.artifacts.proving import check_parts
+from syncline.kinds.artifacts.pushing import Push
+from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.model import Item
+from tests.standins import saved
+from tests.standins.github import TOKEN, GitHubServer, Run, Stored, zipped
+from tests.standins.oci import OciRegistry
+from tests.unit.kinds.artifacts.conftest import Held, Pushing
+
+EXAMPLE: Final = Path(__file__).parents[4] / "examples/artifacts-presto.yaml"
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+REPOSITORY: Final = "group/project/x86/presto-coordinator"
+TAG: Final = "presto-1-linux-amd64"
+
+
+@dataclass
+class Functions:
+    """Functions that transfer one image, each with a share of the time, and what they read of the artifact."""
+
+    github: GitHubServer
+    registry: OciRegistry
+    memory: OwnMemory = field(default_factory=OwnMemory)
+    lossy: bool = False
+    read: int = 0
+    number: int = 0
+
+    def artifact(self, archive: bytes, name: str = f"presto-coordinator-{TAG}.tar.gz") -> int:
+        """Publish an artifact with an archive; its size in bytes."""
+        content = zipped({name: archive})
+        self.github.runs = [Run(1, {}, [Stored(10, "images", content)], "presto-build-images.yml")]
+        return len(content)
+
+    def transfer(self, item: Item, share: float) -> Arrived | Later | Failure:
+        """Return the answer of a function that has the time to read `share` bytes of the artifact."""
+        http = Http(Policy(attempts=1))
+        values = yaml.safe_load(EXAMPLE.read_text())["syncs"]["presto-images"]
+        values["source"]["repository"] = self.github.repository
+        sync = ArtifactsSync.model_validate({"name": "s", **values, "aliases": []})
+        client = GitHub(Endpoint.parse(self.github.url), GivenToken(lambda: TOKEN), http)
+        target = Target(Registry(Endpoint.parse(self.registry.url), lambda: None, http), None)
+        kind = Artifacts(sync, client, target, http, memory=self.memory, now=lambda: 1_700_000_000.0)
+        before = self.read
+        self.number += 1
+        pace = Pace(lambda: 1.0 if self.read - before < share else -1.0)
+        (answer,) = kind.transfer([Item.from_json(json.loads(json.dumps(item.to_json())))], pace)
+        assert isinstance(answer, (Arrived, Later, Failure))
+        return answer
+
+    @property
+    def item(self) -> Item:
+        """The image as a scan finds it."""
+        return Item(REPOSITORY, "presto-1", "run:1", detail={"run": "1.1", "image": "presto-coordinator", "tag": TAG})
+
+    def image(self, share: float, between: Callable[[], None] = lambda: None) -> Arrived:
+        """Transfer the image with as many functions as it takes."""
+        item = self.item
+        while True:
+            answer = self.transfer(item, share)
+            if isinstance(answer, Arrived):
+                return answer
+            assert isinstance(answer, Later), answer
+            assert self.number < 100
+            assert not answer.stuck
+            assert answer.item.detail["read"] > item.detail.get("read", 0) or self.lossy, "a function got no further"
+            item = answer.item
+            between()
+
+
+@pytest.fixture
+def functions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Functions]:
+    with ExitStack() as stack:
+        made = Functions(stack.enter_context(GitHubServer("team/builds")), stack.enter_context(OciRegistry()))
+        chunks = RemoteFile._chunks
+
+        def counted(*arguments: object) -> Iterator[bytes]:
+            for chunk in chunks(*arguments):  # type: ignore[arg-type]
+                made.read += len(chunk)
+                yield chunk
+
+        monkeypatch.setattr(RemoteFile, "_chunks", counted)
+        monkeypatch.setattr(layers, "_LONGEST_WAIT", 0.0)
+        for module, name in ((github, "CHUNK"), (sending, "SEGMENT"), (sending, "PIECE")):
+            monkeypatch.setattr(module, name, 64 * KIB)
+        yield made
+
+
+def image_of(megabytes: int, seed: int = 1, layers: int = 2) -> saved.Image:
+    """An image whose layers cannot be packed, so that a share of the artifact is a share of the layers."""
+    random_bytes = random.Random(seed).randbytes
+    contents = [saved.layer({f"{number}": random_bytes(megabytes * MIB // layers)}) for number in range(layers)]
+    return saved.Image(contents, "presto-coordinator:presto-1-linux-amd64")
+
+
+ARCHIVES: Final[dict[str, Callable[[saved.Image], bytes]]] = {
+    "before 25": lambda image: gzip.compress(saved.until_24(image), 1),
+    "since 25": lambda image: gzip.compress(saved.since_25(image), 1),
+    "containerd": lambda image: gzip.compress(saved.containerd([image]), 1),
+    "one archive for all": lambda image: gzip.compress(
+        saved.tar(
+            [
+                ("other.tar.gz", gzip.compress(saved.until_24(saved.Image([saved.layer({"o": b"other"})], "o:v1")))),
+                (f"presto-coordinator-{TAG}.tar.gz", gzip.compress(saved.until_24(image), 1)),
+            ]
+        ),
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("form", ARCHIVES)
+def test_an_artifact_is_read_about_once_by_any_number_of_functions(functions: Functions, form: str) -> None:
+    image = image_of(16)
+    name = "all.tar.gz" if form == "one archive for all" else f"presto-coordinator-{TAG}.tar.gz"
+    size = functions.artifact(ARCHIVES[form](image), name)
+    arrived = functions.image(share=3 * MIB)
+    assert form == "containerd" or arrived.item.source == f"sha256:{image.id}"
+    assert functions.number >= 5
+    assert functions.read < 1.6 * size, f"{functions.number} functions read {functions.read / size:.1f} times the size"
+
+
+def test_layers_that_the_registry_has_are_read_about_once_too(functions: Functions) -> None:
+    image = image_of(16)
+    size = functions.artifact(ARCHIVES["since 25"](image))
+    functions.image(share=10**9)
+    functions.registry.store.repositories[REPOSITORY].tags.clear()
+    functions.number = functions.read = 0
+    functions.registry.requests.clear()
+    functions.memory.forget(f"pushed@{functions.registry.host}/{REPOSITORY}:presto-1")
+    functions.image(share=3 * MIB)
+    assert functions.number >= 5
+    assert functions.read < 1.6 * size, f"{functions.number} functions read {functions.read / size:.1f} times the size"
+    assert not functions.registry.asked("PATCH")
+
+
+def test_functions_that_get_no_further_say_so(functions: Functions) -> None:
+    functions.artifact(ARCHIVES["before 25"](image_of(1)))
+    item = functions.item
+    while functions.number < 20:
+        answer = functions.transfer(item, share=1)
+        assert isinstance(answer, Later)
+        if answer.stuck:
+            break
+        item = answer.item
+    assert 5 < functions.number < 20
+
+
+def test_another_artifact_is_read_from_its_start(functions: Functions) -> None:
+    functions.lossy = True
+    functions.artifact(ARCHIVES["before 25"](image_of(4, seed=1)))
+    second = image_of(4, seed=2)
+    replaced: list[int] = []
+
+    def replace() -> None:
+        if not replaced:
+            replaced.append(functions.artifact(ARCHIVES["before 25"](second)))
+
+    arrived = functions.image(MIB, between=replace)
+    assert replaced
+    assert arrived.item.source == f"sha256:{second.id}"
+
+
+@pytest.mark.parametrize("damage", ["no base64", "wrong bytes", "a mark of another place"])
+def test_a_wrong_checkpoint_costs_time_alone(functions: Functions, damage: str) -> None:
+    functions.lossy = True
+    image = image_of(4)
+    functions.artifact(ARCHIVES["since 25"](image))
+    key = f"checkpoint@{functions.registry.host}/{REPOSITORY}:presto-1"
+    damaged: list[str] = []
+
+    def harm() -> None:
+        noted = functions.memory.recall(key)
+        if damaged or noted is None:
+            return
+        damaged.append(noted)
+        value = json.loads(zlib.decompress(base64.b64decode(noted)))
+        value["checkpoint"]["start"]["skip"] += 512
+        value["checkpoint"]["inside"] = None
+        wrong = base64.b64encode(zlib.compress(json.dumps(value).encode())).decode()
+        functions.memory.remember(
+            key, {"no base64": "?", "wrong bytes": noted[:5000] + "AAAA" + noted[5004:]}.get(damage, wrong)
+        )
+
+    arrived = functions.image(MIB, between=harm)
+    assert damaged
+    assert arrived.item.source == f"sha256:{image.id}"
+    assert functions.memory.recall(key) is None, "a checkpoint is removed when the image is there"
+
+
+def test_a_checkpoint_fits_into_an_item_of_the_table(functions: Functions, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    image = image_of(4)
+    functions.artifact(ARCHIVES["one archive for all"](image), "all.tar.gz")
+    remember = functions.memory.remember
+
+    def noted(key: str, value: str, seconds: float = 0.0) -> None:
+        if key.startswith("checkpoint@"):
+            sizes.append(len(value))
+            assert 0 < seconds <= 7 * 24 * 3600
+        remember(key, value, seconds)
+
+    monkeypatch.setattr(functions.memory, "remember", noted)
+    functions.image(MIB)
+    assert sizes
+    assert max(sizes) < 400 * 1000
+
+
+def test_a_checkpoint_that_is_too_large_keeps_the_start_of_the_layer(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functions.lossy = True
+    image = image_of(8, layers=16)
+    size = functions.artifact(ARCHIVES["before 25"](image))
+    monkeypatch.setattr(checkpoints, "LARGEST", 130_000)
+    arrived = functions.image(2 * MIB)
+    assert functions.read < 3 * size
+    assert arrived.item.source == f"sha256:{image.id}"
+
+
+class Loss(Enum):
+    """What is lost between two functions."""
+
+    NOTHING = auto()
+    CHECKPOINT = auto()
+    UPLOADS = auto()
+    PROGRESS = auto()
+
+
+KINDS: Final[dict[str, Callable[[random.Random, int], bytes]]] = {
+    "random": random.Random.randbytes,
+    "zeros": lambda _, size: bytes(size),
+    "text": lambda dice, size: b"".join(dice.choices([b"usr/", b"lib/", b"python", b"\n", b"\0" * 9], k=size // 4)),
+}
+FORMS: Final[dict[str, Callable[[saved.Image], bytes]]] = {
+    "before 25": saved.until_24,
+    "since 25": saved.since_25,
+    "containerd": lambda image: saved.containerd([image]),
+    "nested": lambda image: saved.tar(
+        [
+            ("out/other-v1.tar.gz", gzip.compress(saved.until_24(saved.Image(image.layers[:1], "other:v1")))),
+            ("out/app-v1.tar.gz", gzip.compress(saved.until_24(image))),
+        ]
+    ),
+}
+
+
+def members(archive: bytes, dice: random.Random) -> bytes:
+    """The archive as a gzip file of several members, with zeros behind them."""
+    cuts = sorted(dice.choices(range(len(archive) + 1), k=3))
+    parts = [archive[start:end] for start, end in pairwise([0, *cuts, len(archive)])]
+    return b"".join(gzip.compress(part, dice.choice([0, 1, 6, 9])) for part in parts) + bytes(512)
+
+
+PACKINGS: Final[dict[str, Callable[[bytes, random.Random], bytes]]] = {
+    "plain": lambda archive, _: archive,
+    "gzip": lambda archive, _: gzip.compress(archive),
+    "gzip of several members": members,
+    "zstd": lambda archive, _: zstandard.compress(archive),
+}
+
+
+def zip_of(archive: bytes, method: int, *, wide: bool) -> bytes:
+    """A zip with the archive and another file; `wide` with the fields of zip64."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as file:
+        file.writestr("readme.txt", b"not an archive")
+        with file.open("app-v1.tar.gz", "w", force_zip64=wide) as member:
+            member.write(archive)
+    return buffer.getvalue()
+
+
+def opener(content: bytes, chunk: int, *, is_zip: bool) -> Callable[[Mark | None], Stream[bytes]]:
+    source = Held(content, chunk=chunk)
+    if not is_zip:
+        return partial(ranged, source, 0, source.size)
+    archive = Zip(source)
+    return partial(archive.open, archive.entries[1])
+
+
+WANTED: Final = Wanted("app", "v1", lambda name: name.endswith("app-v1.tar.gz"))
+
+
+def in_parts(
+    pushing: Pushing,
+    archive: Callable[[Mark | None], Stream[bytes]],
+    looks: Iterator[int],
+    losses: Iterator[Loss],
+    repository: str,
+    version: str = "1",
+) -> tuple[Written, int]:
+    """Push an image by functions with time for so many looks at the clock each; with the number of functions."""
+    stored = Progress().to_json()
+    for number in range(1, 400):
+        progress = Progress.of(json.loads(json.dumps(stored)))
+        left = iter([1.0] * (next(looks) + number // 2))
+        pace = Pace(partial(next, left, -1.0))
+        kept = Checkpoints(pushing.memory, repository, version)
+        known = KnownLayers(pushing.memory, pushing.registry, lambda _: None)
+        push = Push(pushing.registry, repository, known, pace, processors=2)
+        written = push.image(archive, "archive", WANTED, progress, kept)
+        if written is not None:
+            return written, number
+        match next(losses):
+            case Loss.CHECKPOINT:
+                kept.forget()
+            case Loss.UPLOADS:
+                pushing.server.store.sessions.clear()
+            case Loss.PROGRESS:
+                continue
+        stored = progress.to_json()
+    raise AssertionError("it came to no end")
+
+
+class TestAnyCut:
+    @settings(
+        max_examples=60,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+    @given(
+        seed=st.integers(0, 2**32),
+        kinds=st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=4),
+        form=st.sampled_from(sorted(FORMS)),
+        packing=st.sampled_from(sorted(PACKINGS)),
+        method=st.sampled_from([None, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]),
+        wide=st.booleans(),
+        chunk=st.sampled_from([777, 4096, 30_000]),
+        looks=st.lists(st.integers(3, 25), min_size=1, max_size=10),
+        losses=st.lists(st.sampled_from(Loss), min_size=1, max_size=10),
+    )
+    def test_any_cut_gives_the_same_image(
+        self,
+        seed: int,
+        kinds: list[str],
+        form: str,
+        packing: str,
+        method: int | None,
+        wide: bool,
+        chunk: int,
+        looks: list[int],
+        losses: list[Loss],
+    ) -> None:
+        dice = random.Random(seed)
+        contents = [KINDS[kind](dice, dice.randint(100, 40_000)) for kind in kinds]
+        image = saved.Image([saved.layer({"file": content}) for content in contents])
+        archive = PACKINGS[packing](FORMS[form](image), dice)
+        content = archive if method is None else zip_of(archive, method, wide=wide)
+        opened = opener(content, chunk, is_zip=method is not None)
+        with OciRegistry() as server, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pushing_module, "_ABOUT_ARCHIVE", frozenset())  # a wrong checkpoint is to be seen
+            patch.setattr(sending, "SEGMENT", 3000)
+            patch.setattr(sending, "PIECE", 2000)
+            patch.setattr(layers, "_LONGEST_WAIT", 0.0)
+            pushing = Pushing(server)
+            whole, number = in_parts(pushing, opened, repeat(10**6), repeat(Loss.NOTHING), "some/whole")
+            assert number == 1
+            written, _ = in_parts(Pushing(server), opened, cycle(looks), cycle(losses), "some/parts")
+            assert written == whole
+            check_parts(pushing.registry, "some/parts", written.manifest)
+            assert form == "containerd" or written.fingerprint == f"sha256:{image.id}"
