@@ -10,6 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
 
+from syncline.kinds.artifacts import sending
 from syncline.messages import Start
 from syncline.model import Outcome, Scope, Step, Trigger
 from tests.integration.artifacts_chain import (
@@ -134,6 +135,31 @@ def test_an_alias_follows_the_youngest_build_and_is_mended(place: ArtifactsWorld
     mended = chain.run()
     assert chain.config_digest(repository, "latest") == newest
     assert mended.counts.moved == 1
+
+
+def test_an_image_that_takes_several_functions_is_continued_at_a_checkpoint(
+    place: ArtifactsWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at the time that is left takes so long that a function gets through a few segments only."""
+    monkeypatch.setattr(sending, "SEGMENT", 8192)
+    monkeypatch.setattr(sending, "PIECE", 8192)
+    dice = random.Random(3)
+    names = ("presto-coordinator", "presto-native-worker-cpu")
+    large = [image(name, OLD, saved.layer({name: dice.randbytes(200_000)})) for name in names]
+    chain = place.chain([build(1, OLD, large)])
+    chain.pump.tick = 20.0
+    keys = [f"checkpoint@{chain.target.host}/{PROJECT}/x86/{name}:presto-1" for name in names]
+    seen: set[str] = set()
+
+    def look(_letter: Letter) -> None:
+        seen.update(key for key in keys if chain.state.facts.recall(key))
+
+    chain.pump.on_delivery = look
+    chain.run()
+    chain.check_images({(f"x86/{each.name.partition(':')[0]}", "presto-1"): each for each in large})
+    assert seen == set(keys)
+    assert not [key for key in keys if chain.state.facts.recall(key)]
+    assert len([letter for letter in chain.pump.delivered if letter.step is Step.TRANSFER]) >= 5
 
 
 class TestWhatGoesWrong:
