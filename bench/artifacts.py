@@ -25,6 +25,8 @@ _ROUNDS: Final = 3
 _MOST_MEMORY: Final = 250  # MiB
 _GIB: Final = 1 << 30
 _PROJECTION_DISK: Final = 20 * _GIB  # the bundle, and what the registry keeps of it
+_PARTS_LAYERS: Final = 32  # of 640 MiB, some 350 of which are left when packed
+_SLOW: Final = 20e6  # bytes a second
 _LIMIT: Final = 900  # seconds that a function may take
 _PROJECT: Final = "bench/images"
 
@@ -117,12 +119,34 @@ def projection(place: Place) -> list[Row]:
     ]
 
 
+def parts(place: Place) -> list[Row]:
+    """One archive of 11 GiB over a connection of 20 MB/s: more than one function has the time for."""
+    program("docker-registry")
+    free = shutil.disk_usage(place.folder).free
+    if free < 2 * _PROJECTION_DISK:
+        raise NotMadeError(f"{free / _GIB:.0f} GiB are free, {2 * _PROJECTION_DISK // _GIB} are needed")
+    with tempfile.TemporaryDirectory(dir=place.folder) as folder:
+        place.say("writing an archive of 11 GiB")
+        made = bundle_large.make(Path(folder) / "bundle", bundle.NAMES[:1], _PARTS_LAYERS)
+        with _github(made, only=bundle.NAMES[0]) as github:
+            github.rate = _SLOW
+            ran, peak = _first(place, github, images=1)
+        functions = sum(end - start > _GIB // 1024 for _, start, end in github.ranges)
+    note = f"{functions} functions of 300 s; the peer is the archive's size"
+    return [
+        Row("artifacts.parts", "s", [ran.seconds], [made.packed / _SLOW], 1.2, "the peer is the download alone"),
+        Row("artifacts.parts.read", "GiB", [github.sent / _GIB], [made.packed / _GIB], 1.05, note),
+        *([Row("artifacts.parts.memory", "MiB", [peak], None, _MOST_MEMORY)] if peak else []),
+    ]
+
+
 MEASUREMENTS: Final[Mapping[str, Callable[[Place], Sequence[Row]]]] = {
     "docker": docker,
     "skopeo": skopeo,
     "projection": projection,
+    "parts": parts,
 }
-LONG: Final = ("projection",)
+LONG: Final = ("projection", "parts")
 
 
 def _first(place: Place, github: GitHubServer, images: int = len(bundle.NAMES)) -> tuple[Ran, float | None]:

@@ -13,7 +13,7 @@ import json
 import random
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -51,22 +51,22 @@ class _Layer:
         return sum(len(piece.raw) for piece in self.pieces)
 
 
-def make(folder: Path) -> bundle.Bundle:
-    """Write the zip of four archives: 20 GiB when unpacked, 11 when packed."""
+def make(folder: Path, names: Sequence[str] = bundle.NAMES, layers: int = LAYERS) -> bundle.Bundle:
+    """Write the zip of the images' archives: of four with eight layers each, 20 GiB when unpacked and 11 when packed."""
     folder.mkdir()
     data = bundle.sample(_POOL * SEGMENT)
     pool = [_Piece.of(data[at : at + SEGMENT]) for at in range(0, len(data), SEGMENT)]
-    common = [_layer(f"common-{number}", pool) for number in range(LAYERS // 2)]
+    common = [_layer(f"common-{number}", pool) for number in range(layers // 2)]
     path = folder / "images.zip"
     unpacked = 0
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, allowZip64=True) as file:
-        for name in bundle.NAMES:
-            layers = [*common, *(_layer(f"{name}-{number}", pool) for number in range(LAYERS // 2))]
-            unpacked += sum(layer.size for layer in layers)
+        for name in names:
+            own = [_layer(f"{name}-{number}", pool) for number in range(layers // 2)]
+            unpacked += sum(layer.size for layer in (*common, *own))
             with file.open(f"{name}-{bundle.TAG}.tar.gz", "w", force_zip64=True) as member:
                 ready = _Ready()
                 member._compressor = ready  # type: ignore[attr-defined]  # noqa: SLF001 - deflated already
-                for packed, ready.zipped in _gzip(layers, f"{name}:{bundle.TAG}"):
+                for packed, ready.zipped in _gzip([*common, *own], f"{name}:{bundle.TAG}"):
                     member.write(packed)
     return bundle.Bundle(folder, path, {}, unpacked, path.stat().st_size)
 

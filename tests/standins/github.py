@@ -158,7 +158,9 @@ class GitHubServer(ApiServer):
     """One GitHub with one repository. ``runs`` may be changed at any time; ``skew`` is added to its clock.
 
     ``ranges`` has the bytes asked of the store. ``cut`` breaks the next so many answers of the store off in the middle;
-    it rejects the next ``rejects`` good addresses, as one whose clock is wrong; ``does_ranges`` may be switched off. ``prefix`` is where GitHub Enterprise has its API.
+    It rejects the next ``rejects`` good addresses, as one whose clock is wrong; ``does_ranges`` may be switched off. Files
+    go out at ``rate`` bytes a second at most; ``sent`` counts their bytes. ``prefix`` is where GitHub Enterprise has its
+    API.
     """
 
     def __init__(
@@ -179,6 +181,8 @@ class GitHubServer(ApiServer):
         self.cut: list[int] = []
         self.rejects = 0
         self.does_ranges = True
+        self.rate: float | None = None
+        self.sent = 0
         self._prefix = prefix
         self._secret = secrets.token_bytes(16)
         self.store_url = f"http://localhost:{self.port}"
@@ -324,9 +328,12 @@ class GitHubServer(ApiServer):
         if match and start >= size:
             return _xml(416, "InvalidRange")
         self.ranges.append((kind, start, end))
-        body = content[start:end] if isinstance(content, bytes) else Part(content, start, end)
+        body = content[start:end] if isinstance(content, bytes) else Part(content, start, end, self.rate, self._count)
         said = {"Content-Range": f"bytes {start}-{end - 1}/{size}"} if match else {}
         return Answer(206 if match else 200, body, said, cut=self.cut.pop(0) if self.cut else None)
+
+    def _count(self, size: int) -> None:
+        self.sent += size
 
 
 def _fits(run: Run, query: Mapping[str, list[str]]) -> bool:

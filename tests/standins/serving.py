@@ -8,14 +8,17 @@ import socket
 import socketserver
 import sys
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from tests.standins.openapi.description import Description, Witness
+
+_PIECE: Final = 1 << 20
 
 
 class Server(socketserver.ThreadingTCPServer):
@@ -55,11 +58,16 @@ class Server(socketserver.ThreadingTCPServer):
 
 @dataclass(frozen=True)
 class Part:
-    """Bytes of a file from ``start`` up to ``end``."""
+    """Bytes of a file from ``start`` up to ``end``, sent at ``rate`` bytes a second at most.
+
+    ``sent`` is called with the number of bytes of each piece that was sent.
+    """
 
     file: Path
     start: int
     end: int
+    rate: float | None = None
+    sent: Callable[[int], None] = lambda _: None
 
     def __len__(self) -> int:
         return self.end - self.start
@@ -162,11 +170,18 @@ class _ApiHandler(BaseHTTPRequestHandler):
         if isinstance(answer.body, bytes):
             self.wfile.write(answer.body[:size])
         elif size:
-            with answer.body.file.open("rb") as file:
-                self.connection.sendfile(file, answer.body.start, size)
+            self._send_part(answer.body, size)
         if answer.cut is not None:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _send_part(self, part: Part, size: int) -> None:
+        began = time.monotonic()
+        with part.file.open("rb") as file:
+            for at in range(0, size, _PIECE):
+                part.sent(self.connection.sendfile(file, part.start + at, min(_PIECE, size - at)))
+                if part.rate is not None:
+                    time.sleep(max(0.0, began + at / part.rate - time.monotonic()))
 
     do_POST = do_GET  # noqa: N815 - http.server's name
 
