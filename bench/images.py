@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from bench import memory
 from bench.content import MIB, Filler
+from bench.images_listing import listing
 from bench.measure import NotMadeError, Row, in_turns
 from bench.peers import Skopeo, curl_layer, present
 from bench.place import QUAY_TOKEN, Functions, Place, Ran
@@ -126,6 +127,7 @@ MEASUREMENTS: Final[Mapping[str, Callable[[Place], Sequence[Row]]]] = {
     "cold": cold,
     "nothing": nothing,
     "layer": layer,
+    "listing": listing,
 }
 
 

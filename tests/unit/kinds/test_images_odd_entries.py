@@ -15,7 +15,8 @@ from syncline.clients.quay import Quay
 from syncline.config import load_sync
 from syncline.config.images import ImagesSync
 from syncline.kinds.artifacts.layers import OwnMemory
-from syncline.kinds.images.looking import Look, Side
+from syncline.kinds.images.listing import Side
+from syncline.kinds.images.looking import Look
 from syncline.kinds.images.notes import Notes
 from syncline.kinds.kind import Pace, Page
 from syncline.model import EVERYTHING, Scope

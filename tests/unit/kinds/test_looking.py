@@ -1,115 +1,16 @@
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients.entries import OnOdd
-from syncline.clients.oci import Registry
-from syncline.clients.oci_manifest import OCI_MANIFEST, Descriptor, Manifest
-from syncline.clients.quay import Quay, QuayRepository, QuayTag
-from syncline.config import load_sync
-from syncline.config.images import ImagesSync
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.layers import OwnMemory
 from syncline.kinds.images import looking
-from syncline.kinds.images.looking import Look, Side
-from syncline.kinds.images.notes import Notes
-from syncline.kinds.kind import Pace, Page
+from syncline.kinds.kind import Pace
 from syncline.model import EVERYTHING, Item, Outcome, Scope
-
-Content = Mapping[str, Mapping[str, str]]  # repository → tag → digest
-
-
-class MadeUpRegistry:
-    """Lists what it is given, and counts what it is asked."""
-
-    def __init__(self, host: str, content: Content) -> None:
-        self.host = host
-        self.content = content
-        self.asked: list[str] = []
-        self.broken: dict[str, SynclineError] = {}
-
-    def catalog(self, _odd: OnOdd) -> Iterator[str]:
-        yield from self.content
-
-    def tags(self, repository: str, _odd: OnOdd) -> list[str]:
-        self.asked.append(f"tags {repository}")
-        if repository in self.broken:
-            raise self.broken[repository]
-        return sorted(self.content.get(repository, {}))
-
-    def knows(self, repository: str) -> bool:
-        return repository in self.content
-
-    def manifest_digest(self, repository: str, reference: str) -> str | None:
-        self.asked.append(f"digest {repository}:{reference}")
-        return self.content.get(repository, {}).get(reference)
-
-    def manifest(self, repository: str, reference: str) -> Manifest:
-        self.asked.append(f"manifest {repository}@{reference}")
-        return Manifest(reference, OCI_MANIFEST, b"{}")
-
-    def referrers(self, repository: str, digest: str, _odd: OnOdd) -> tuple[Descriptor, ...]:
-        self.asked.append(f"referrers {repository}@{digest}")
-        return ()
-
-
-class MadeUpApi:
-    """Quay's API in front of a registry; ``states`` are those that are not NORMAL."""
-
-    def __init__(self, content: Content, states: Mapping[str, str] | None = None) -> None:
-        self.content = content
-        self.states = states or {}
-        self.listed: list[str] = []
-        self.broken: dict[str, SynclineError] = {}
-
-    def repositories(self, namespace: str, _odd: OnOdd) -> Iterator[QuayRepository]:
-        self.listed.append(namespace)
-        if namespace in self.broken:
-            raise self.broken[namespace]
-        for name in self.content:
-            if name.partition("/")[0] == namespace:
-                yield QuayRepository(name, self.states.get(name, "NORMAL"))
-
-    def tags(self, repository: str, _odd: OnOdd) -> dict[str, QuayTag]:
-        if repository not in self.content:
-            raise SynclineError("NOT_FOUND", "no such repository")
-        return {tag: QuayTag(digest, 10, False) for tag, digest in self.content[repository].items()}
-
-
-class Bench:
-    """A look between two registries made up."""
-
-    def __init__(self, there: Content, here: Content, *, api: bool = False, **config: Any) -> None:
-        self.source, self.target = MadeUpRegistry("prod.example", there), MadeUpRegistry("dr.example", here)
-        self.source_api = MadeUpApi(there) if api else None
-        self.target_api = MadeUpApi(here) if api else None
-        what: dict[str, Any] = {"organizations": ["team"], "api": {"kind": "quay"}} if api else {"catalog": True}
-        endpoints = {
-            "source": {"registry": "prod.example", **what, **config.pop("source", {})},
-            "target": {"registry": "dr.example", **config.pop("target", {})},
-        }
-        sync = load_sync(json.dumps({"name": "s", "kind": "images", **endpoints, **config}))
-        assert isinstance(sync, ImagesSync)
-        self.sync = sync
-
-    def look(self, scope: Scope = EVERYTHING, cursor: str | None = None) -> list[Page]:
-        return list(self.pages(scope, cursor, Pace(lambda: 60.0)))
-
-    def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
-        source = Side(cast("Registry", self.source), cast("Quay | None", self.source_api))
-        target = Side(cast("Registry", self.target), cast("Quay | None", self.target_api))
-        return Look(self.sync, source, target, Notes(OwnMemory(), "dr.example")).pages(scope, cursor, pace)
-
-
-def found(pages: Iterable[Page]) -> list[tuple[str, str]]:
-    return [(item.group, item.name) for page in pages for item in page.items]
+from tests.unit.kinds.images_world import Bench, found
 
 
 def test_a_push_has_no_other_organization_listed_than_its_own() -> None:
@@ -190,7 +91,7 @@ def test_names_at_the_target_have_its_prefix() -> None:
 
 def test_a_scope_is_looked_at_without_listing_everything() -> None:
     bench = Bench({"team/a": {"1": "d1"}, "team/b": {"1": "d1"}}, {}, source={"catalog": True})
-    bench.source.catalog = lambda _odd: pytest.fail("everything is listed")  # type: ignore[method-assign]
+    bench.source.catalog_pages = lambda _odd, _start: pytest.fail("everything is listed")  # type: ignore[method-assign,assignment]
     assert found(bench.look(Scope.of(["team/b"]))) == [("team/b", "1")]
 
 

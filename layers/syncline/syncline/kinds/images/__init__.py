@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from syncline.clients.http import Http
 from syncline.config.images import ImagesSync
 from syncline.kinds.images.copying import Answer, RepositoryCopy
-from syncline.kinds.images.looking import Look, Side
+from syncline.kinds.images.listing import Side
+from syncline.kinds.images.looking import Look
 from syncline.kinds.images.notes import Notes
 from syncline.kinds.images.notifications import groups_in
 from syncline.kinds.images.pieces import Way

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
+from typing import Final
 
 from syncline.clients.entries import Odd, ignore
 from syncline.clients.oci import Manifest, TagTakenError
@@ -27,6 +28,10 @@ from syncline.model import Item, Outcome, Result
 from syncline.select import is_signature_tag
 
 Answer = Arrived | Later | Result | Failure
+
+
+ASK: Final = "ask"
+"""The value of ``signed`` in an item's detail if the source has too many tags to list them: each is asked for by name."""
 
 
 class RepositoryCopy:
@@ -130,7 +135,7 @@ class RepositoryCopy:
         if not item.detail.get("signed"):
             return True
         for tag in tags_of(manifest):
-            if tag not in self._tags_of_source() or tag in self._brought:
+            if tag in self._brought or not self._is_at_source(tag, item):
                 continue
             try:
                 answer = self._copy(Item(item.group, tag), parts, share)
@@ -143,11 +148,14 @@ class RepositoryCopy:
             self._brought.add(tag)
         return True
 
-    def _tags_of_source(self) -> frozenset[str]:
+    def _is_at_source(self, tag: str, item: Item) -> bool:
+        """Return True if the source has an attached tag."""
+        if item.detail["signed"] == ASK:
+            return self._source.manifest_digest(self._from, tag) is not None
         with self._lock:
             if self._attached_tags is None:
                 self._attached_tags = frozenset(filter(is_signature_tag, self._source.tags(self._from, ignore)))
-            return self._attached_tags
+            return tag in self._attached_tags
 
     def _copy_referrers(self, manifest: Manifest, parts: Parts, share: Share) -> bool:
         """Bring all that refers to an image and that the target does not list; return False if time was short."""

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from syncline.clients.entries import Odd, OnOdd, ignore
 from syncline.clients.oci import Registry
 from syncline.clients.oci_manifest import is_same
-from syncline.clients.quay import Quay
 from syncline.config.images import ImagesSync
 from syncline.errors import SynclineError
 from syncline.kinds.images.attached import Attached, is_list
-from syncline.kinds.images.copying import conflict
+from syncline.kinds.images.copying import ASK, conflict
+from syncline.kinds.images.listing import (
+    HELD_REPOSITORIES,
+    ListedTags,
+    Place,
+    Side,
+    Tag,
+    counting,
+    held_tags,
+    repository_pages,
+    tag_pages,
+)
 from syncline.kinds.images.notes import Notes
 from syncline.kinds.images.proving import Origin, Proof
 from syncline.kinds.images.referrers import Compared, Referrers
@@ -29,41 +39,34 @@ AT_ONCE: Final = 16
 PAGE_TAGS: Final = 100
 """Tags in a page at most: the share of one transfer, and what is asked for between two looks at the time left."""
 _NORMAL: Final = "NORMAL"
+_LONG: Final = "?"
+"""Between a repository and the place in its long listing, in a cursor."""
 _BEFORE_TAGS: Final = " "
 """Sorts before every tag: a look that goes on behind it does not report a repository's odd entries again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """A registry and, where it has one, its own API, which lists tags with their digests."""
+class _Long:
+    """A repository with more tags than are held, and where in their listing to go on."""
 
-    registry: Registry
-    api: Quay | None
+    name: str
+    group: str
+    place: Place
 
 
 @dataclass(frozen=True, slots=True)
-class Tag:
-    """A tag as a listing shows it; plain registries list neither digest nor size (bytes)."""
+class _Compared:
+    """The tags of a repository on both sides. With ``suspect``, equal tags are no proof of whole images.
 
-    digest: str | None = None
-    size: int | None = None
+    ``detail`` is for all items.
+    """
 
-
-@dataclass(slots=True)
-class _Listed:
-    """The tags of a repository on one side, and the entries of the listing that cannot be used."""
-
-    tags: dict[str, Tag]
-    odd: list[Odd]
-
-    def there(self, tag: str) -> Tag | None:
-        """Return what is known of a tag; one that an entry without a name may stand for is asked for later."""
-        listed = self.tags.get(tag)
-        return Tag() if listed is None and any(odd.name is None for odd in self.odd) else listed
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.tags and not self.odd
+    name: str
+    group: str
+    found: ListedTags
+    present: ListedTags
+    suspect: bool
+    detail: dict[str, Any]
 
 
 class Look:
@@ -82,9 +85,10 @@ class Look:
         self._asking = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="ask")
 
     def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
-        """Pages in the order of repositories and tags, behind the one that ``cursor`` names.
+        """Yield pages in the order of repositories and tags, behind the one that ``cursor`` names.
 
-        A cursor is the name of a repository that was looked at, or ``name:tag`` within one.
+        A cursor is the name of a repository that was scanned, ``name:tag`` or ``name?place`` within one, or the
+        :class:`Place` in a long listing of repositories.
         """
         self._with_referrers |= scope.groups is not None and self._sync.referrers == "with-images"
         odd: list[Odd] = []
@@ -92,48 +96,95 @@ class Look:
         self._named, self._asked = pace.named, pace.asked
         if pace.named and cursor is None:
             yield Page("", failures=tuple(self._not_taken(scope)))
-        last, _, tag = (cursor or "").partition(":")
-        ahead: deque[Future[list[Page]]] = deque()
+        place = Place.parse(cursor) if cursor is not None and cursor.startswith("[") else None
         # Repositories wait for digests and digests wait for nobody, so the two pools cannot block one another.
         with self._asking, ThreadPoolExecutor(AT_ONCE, thread_name_prefix="look") as pool:
             # One side lists its repositories while the other does.
-            states = pool.submit(self._target_states, scope, odd_at_target.append)
-            names = [name for name in self._repositories(scope, odd.append) if name > last or (tag and name == last)]
+            states = pool.submit(self._target_states, scope, odd_at_target.append, pace)
+            names = self._repositories(scope, odd.append, pace) if place is None else place
             self._states = states.result()
             if cursor is None and scope.groups is None:
-                yield from odd_pages("", [*self._odd_repositories(odd), *self._odd_at_target(odd_at_target)])
-            waiting = iter(names)
-            try:
-                while not pace.over:
-                    while len(ahead) < 2 * AT_ONCE and (name := next(waiting, None)) is not None:
-                        ahead.append(pool.submit(self._pages_of, name, tag if name == last else "", pace))
-                    if not ahead:
-                        return
-                    yield from ahead.popleft().result()
-            finally:
-                for future in ahead:
-                    future.cancel()
+                yield from odd_pages("", self._odd_at_target(odd_at_target))
+            if isinstance(names, Place):
+                yield from self._long(names, pace, pool)
+                return
+            if cursor is None and scope.groups is None:
+                yield from odd_pages("", self._odd_repositories(odd))
+            yield from self._of(names, cursor or "", pace, pool)
 
-    def _repositories(self, scope: Scope, odd: OnOdd) -> list[str]:
-        """The source's repositories that belong to the sync and the scope, sorted."""
+    def _long(self, place: Place, pace: Pace, pool: ThreadPoolExecutor) -> Iterator[Page]:
+        """Yield the pages of a source with more repositories than are held: they are counted first."""
+        organizations = self._sync.source.organizations
+        if not place.counted:
+            for place in counting(repository_pages(self._source, organizations, ignore, place), place, pace):  # noqa: PLR1704, B020 - the last one counts
+                yield Page(str(place))
+        if pace.over or not place.counted:
+            return
+        odd: list[Odd] = []
+        for listed in repository_pages(self._source, organizations, odd.append, place):
+            if not place.behind:
+                yield from odd_pages(str(place), self._odd_repositories(odd))
+            odd.clear()
+            for page in self._of(self._taken(listed.names), place.behind, pace, pool):
+                yield replace(page, cursor=str(replace(place, behind=page.cursor)))
+            if pace.over or listed.following is None:
+                return
+            place = listed.following
+            yield Page(str(place))
+
+    def _of(self, names: Sequence[str], cursor: str, pace: Pace, pool: ThreadPoolExecutor) -> Iterator[Page]:
+        """Yield the pages of repositories behind a cursor, in the order of their names."""
+        last, separator, within = _parted(cursor)
+        waiting = iter([name for name in names if name > last or (separator and name == last)])
+        ahead: deque[Future[list[Page] | _Long]] = deque()
+        try:
+            while not pace.over:
+                while len(ahead) < 2 * AT_ONCE and (name := next(waiting, None)) is not None:
+                    group = self._sync.target_repository(name)
+                    if name == last and separator == _LONG:
+                        ahead.append(Future())
+                        ahead[-1].set_result(_Long(name, group, Place.parse(within)))
+                    else:
+                        ahead.append(pool.submit(self._pages_of, name, group, within if name == last else "", pace))
+                if not ahead:
+                    return
+                found = ahead.popleft().result()
+                yield from self._tags_of(found, pace) if isinstance(found, _Long) else found
+        finally:
+            for future in ahead:
+                future.cancel()
+
+    def _repositories(self, scope: Scope, odd: OnOdd, pace: Pace) -> list[str] | Place:
+        """Return the source's repositories that belong to the sync and the scope, sorted.
+
+        If there are too many to hold, or the time was over before all were listed, return how far the listing was read.
+        """
         sync = self._sync
         if scope.groups is not None:
             # A hint names repositories; they are asked for by name, and what is not there shows in the answer.
             sources = (sync.source_repository(group) for group in scope.groups)
-            names: Iterable[str] = (name for name in sources if name is not None)
-        elif sync.source.repositories is not None:
-            names = sync.source.repositories
-        elif sync.source.organizations is not None:
-            names = self._organizations(sync.source.organizations, odd)
-        else:
-            found: list[Odd] = []
-            names = list(self._source.registry.catalog(found.append))
-            for each in found:
-                odd(each)
-            if not names and not found:
-                what = f"the catalog of {self._source.registry.host} is listed without a single repository"
-                raise SynclineError("LISTING_INCOMPLETE", what)
-        return sorted({name for name in names if sync.takes_repository(name)})
+            return self._taken(name for name in sources if name is not None)
+        if sync.source.repositories is not None:
+            return self._taken(sync.source.repositories)
+        host, names, found = self._source.registry.host, list[str](), list[Odd]()
+        pages = repository_pages(self._source, sync.source.organizations, found.append, Place())
+        following: Place | None = Place()
+        while following is not None:
+            if pace.over or len(names) > HELD_REPOSITORIES:
+                return following
+            page = next(pages)
+            names += page.names
+            following = page.following
+        absent = sum(each.error.code.name == "SOURCE_ABSENT" for each in found)
+        if not names and len(found) == absent:
+            where = f"{found[0].label} at {host}" if found else f"the catalog of {host}"
+            raise SynclineError("LISTING_INCOMPLETE", f"{where} is listed without a single repository")
+        for each in found:
+            odd(each)
+        return self._taken(names)
+
+    def _taken(self, names: Iterable[str]) -> list[str]:
+        return sorted({name for name in names if self._sync.takes_repository(name)})
 
     def _not_taken(self, scope: Scope) -> Iterator[Failure]:
         """Yield a failure for each group that a person has named and that is none of the sync's."""
@@ -147,27 +198,6 @@ class Look:
         """Raise SOURCE_ABSENT if a person has named a repository, here or in syncs.yaml, and it does not exist."""
         if (self._named or self._sync.source.repositories is not None) and not self._source.registry.knows(name):
             raise SynclineError("SOURCE_ABSENT", f"{self._source.registry.host} has no repository {name}")
-
-    def _organizations(self, organizations: Sequence[str], odd: OnOdd) -> Iterator[str]:
-        """Yield the repositories of organizations; one that has none is odd, and an error where all have none."""
-        assert self._source.api is not None, "the configuration asks for an API with organizations"
-        without: list[str] = []
-        for organization in organizations:
-            found: list[Odd] = []
-            empty = True
-            for repository in self._source.api.repositories(organization, found.append):
-                empty = False
-                yield repository.name
-            for each in found:
-                odd(each)
-            if empty and not found:
-                without.append(organization)
-        host = self._source.registry.host
-        if len(without) == len(organizations):
-            raise SynclineError("LISTING_INCOMPLETE", f"{without[0]} at {host} is listed without a single repository")
-        for organization in without:
-            what = f"{host} lists no repository of {organization}: no such organization, or its repositories are hidden"
-            odd(Odd(organization, None, SynclineError("SOURCE_ABSENT", what)))
 
     def _odd_repositories(self, odd: Iterable[Odd]) -> Iterator[Failure]:
         """Yield the failures of odd repositories of the source; one that the sync does not take is none."""
@@ -184,10 +214,11 @@ class Look:
             if each.name is None or (source is not None and self._sync.takes_repository(source)):
                 yield Failure(Item("*", each.label), each.error)
 
-    def _target_states(self, scope: Scope, odd: OnOdd) -> dict[str, dict[str, str]]:
-        """Which target repositories exist and take pushes, where one listing for each organization tells.
+    def _target_states(self, scope: Scope, odd: OnOdd, pace: Pace) -> dict[str, dict[str, str]]:
+        """Return which target repositories exist and take pushes, where one listing for each organization tells.
 
-        After an odd entry it does not tell which ones exist, so the namespace is not among the complete ones.
+        After an odd entry, or if there are too many to hold, it does not tell which ones exist, so the namespace is not
+        among the complete ones.
         """
         states: dict[str, dict[str, str]] = {}
         if self._target.api is None or self._sync.source.organizations is None:
@@ -198,9 +229,14 @@ class Look:
         for namespace in {group.partition("/")[0] for group in groups}:
             found: list[Odd] = []
             try:
-                listed = self._target.api.repositories(namespace, found.append)
-                states[namespace] = {repository.name: repository.state for repository in listed}
-                if states[namespace] and not found:
+                held = states[namespace] = {}
+                is_whole = True
+                for page in self._target.api.repository_pages(namespace, found.append):
+                    held |= {repository.name: repository.state for repository in page.repositories}
+                    is_whole = page.following is None
+                    if pace.over or len(held) > HELD_REPOSITORIES:
+                        break
+                if held and is_whole and not found:
                     self._complete.add(namespace)
                 for each in found:
                     odd(each)
@@ -210,15 +246,19 @@ class Look:
                     raise
         return states
 
-    def _pages_of(self, name: str, behind: str, pace: Pace) -> list[Page]:
+    def _pages_of(self, name: str, group: str, behind: str, pace: Pace) -> list[Page] | _Long:
         """Return the pages of one repository's tags behind the tag ``behind``, or one that says why there are none.
 
-        Fewer pages where the time ends: a repository may have more tags than one function can ask for.
+        Fewer pages where the time ends: a repository may have more tags than one function can ask for. A repository with
+        more tags than are held is returned as such.
         """
-        group = self._sync.target_repository(name)
         pages: list[Page] = []
         try:
-            for page in self._compare(name, group, behind, pace):
+            found = held_tags(self._source, name, pace)
+            if found.following is not None:
+                return _Long(name, group, Place(found.following))
+            self._check_found(name, found)
+            for page in self._compare(name, group, found, behind, pace):
                 pages.append(page)
                 if pace.over:
                     break
@@ -226,37 +266,83 @@ class Look:
             return [Page(name, failures=(Failure(Item(group, "*"), error),))]
         return pages
 
-    def _compare(self, name: str, group: str, behind: str, pace: Pace) -> Iterator[Page]:
-        found = self._source_tags(name)
-        if not found.tags and not found.odd:
-            self._check_named(name)
-        takes = self._sync.takes_tag
-        present = _Listed({}, [])
-        if any(map(takes, found.tags)):
-            present = self._target_tags(group)
-        odd_names = {odd.name for odd in (*found.odd, *present.odd)}
-        wanted = sorted(tag for tag in found.tags if tag > behind and takes(tag) and tag not in odd_names)
+    def _compare(self, name: str, group: str, found: ListedTags, behind: str, pace: Pace) -> Iterator[Page]:
+        """Yield the pages of a repository all of whose tags are held."""
+        present = ListedTags({}, [])
+        if any(map(self._sync.takes_tag, found.tags)):
+            present = self._target_tags(group, pace)
         if not behind:
-            odd = (each for each in (*found.odd, *present.odd) if each.name is None or takes(each.name))
-            failures = {each.label: Failure(Item(group, each.label), each.error) for each in odd}
-            yield from odd_pages(f"{name}:{_BEFORE_TAGS}", failures.values())
-        detail = ({"fresh": True} if present.is_empty else {}) | (
-            {"signed": True} if any(map(is_signature_tag, found.tags)) else {}
-        )
+            failures = self._odd_tags(group, (*found.odd, *present.odd))
+            yield from odd_pages(f"{name}:{_BEFORE_TAGS}", failures)
         # Where something was put and not verified, equal tags are no proof of whole images.
         suspect = bool(present.tags) and self._notes.has_unverified(group)
-        whole = suspect and not behind
+        detail = {"signed": True} if any(map(is_signature_tag, found.tags)) else {}
+        both = _Compared(name, group, found, present, suspect, detail)
+        is_whole = yield from self._differences(both, behind, lambda tag: f"{name}:{tag}" if tag else name, pace)
+        if suspect and is_whole and not behind and not pace.over and not pace.plan:
+            self._notes.forget_unverified(group)
+
+    def _differences(
+        self, both: _Compared, behind: str, cursor: Callable[[str], str], pace: Pace
+    ) -> Generator[Page, None, bool]:
+        """Yield the pages of the listed tags behind ``behind``, until the time is over; return True if all are whole.
+
+        ``cursor`` returns the cursor behind a tag; that behind all of them for "".
+        """
+        name, group, takes = both.name, both.group, self._sync.takes_tag
+        odd_names = {odd.name for odd in (*both.found.odd, *both.present.odd)}
+        wanted = sorted(tag for tag in both.found.tags if tag > behind and takes(tag) and tag not in odd_names)
+        detail = ({"fresh": True} if both.present.is_empty else {}) | both.detail
+        whole = True
         for at in range(0, max(len(wanted), 1), PAGE_TAGS):
             tags = wanted[at : at + PAGE_TAGS]
-            cursor = name if at + PAGE_TAGS >= len(wanted) else f"{name}:{tags[-1]}"
-            both = {tag: (found.tags[tag], present.there(tag)) for tag in tags}
-            compared = self._with_digests(name, group, both)
-            broken = self._broken(name, compared, pace) if suspect else set()
+            is_last = at + PAGE_TAGS >= len(wanted)
+            listed = {tag: (both.found.tags[tag], both.present.there(tag)) for tag in tags}
+            compared = self._with_digests(name, group, listed)
+            broken = self._broken(name, compared, pace) if both.suspect else set()
             whole &= not broken
-            page = self._page(name, group, cursor, compared, broken)
+            page = self._page(name, group, cursor("" if is_last else tags[-1]), compared, broken)
             yield replace(page, items=tuple(replace(item, detail=detail) for item in page.items))
-        if whole and not pace.over and not pace.plan:
-            self._notes.forget_unverified(group)
+            if pace.over:
+                return False
+        return whole
+
+    def _odd_tags(self, group: str, odd: Iterable[Odd]) -> Iterable[Failure]:
+        """Return the failures of odd entries that the sync may take."""
+        taken = (each for each in odd if each.name is None or self._sync.takes_tag(each.name))
+        return {each.label: Failure(Item(group, each.label), each.error) for each in taken}.values()
+
+    def _tags_of(self, long: _Long, pace: Pace) -> Iterator[Page]:
+        """Yield the pages of a repository with more tags than are held: they are counted first."""
+        name, group, place = long.name, long.group, long.place
+
+        def cursor(at: Place) -> str:
+            return f"{name}{_LONG}{at}"
+
+        try:
+            if not place.counted:
+                for place in counting(tag_pages(self._source, name, [], place.position), place, pace):  # noqa: B020
+                    yield Page(cursor(place))
+            if pace.over or not place.counted:
+                return
+            present = self._target_tags(group, pace)
+            if place == Place(counted=True):
+                yield from odd_pages(cursor(place), self._odd_tags(group, present.odd))
+            suspect = not present.is_empty and self._notes.has_unverified(group)
+            odd: list[Odd] = []
+            for listed in tag_pages(self._source, name, odd, place.position):
+                if not place.behind:
+                    yield from odd_pages(cursor(place), self._odd_tags(group, odd))
+                following = None if listed.following is None else Place(listed.following, counted=True)
+                end = name if following is None else cursor(following)
+                both = _Compared(name, group, listed, present, suspect, {"signed": ASK})
+                yield from self._differences(both, place.behind, partial(_within, place, cursor, end), pace)
+                odd.clear()
+                if pace.over or following is None:
+                    return
+                place = following
+        except SynclineError as error:
+            yield Page(name, failures=(Failure(Item(group, "*"), error),))
 
     def _page(self, name: str, group: str, cursor: str, compared: Sequence[Item], broken: set[str]) -> Page:
         items: list[Item] = []
@@ -344,37 +430,23 @@ class Look:
 
         return {item.name for item, yes in zip(differing, self._asking.map(may, differing), strict=True) if yes}
 
-    def _source_tags(self, name: str) -> _Listed:
-        """The source's tags; an empty list is believed only when the registry itself confirms it."""
-        listed = self._tags(self._source, name)
-        if (
-            listed.is_empty
-            and self._source.api is not None
-            and any(True for _ in self._source.registry.tags(name, ignore))
-        ):
+    def _check_found(self, name: str, listed: ListedTags) -> None:
+        """Raise LISTING_INCOMPLETE if the registry itself does not confirm an empty list.
+
+        Raises SOURCE_ABSENT if a person has named a repository that does not exist.
+        """
+        if not listed.is_empty:
+            return
+        if self._source.api is not None and any(True for _ in self._source.registry.tags(name, ignore)):
             what = f"the API of {self._source.registry.host} lists no tags of {name}, but its registry does"
             raise SynclineError("LISTING_INCOMPLETE", what)
-        return listed
+        self._check_named(name)
 
-    def _target_tags(self, group: str) -> _Listed:
+    def _target_tags(self, group: str, pace: Pace) -> ListedTags:
         namespace = group.partition("/")[0]
         if namespace in self._complete and group not in self._states[namespace]:
-            return _Listed({}, [])
-        return self._tags(self._target, group)
-
-    def _tags(self, side: Side, repository: str) -> _Listed:
-        odd: list[Odd] = []
-        if side.api is not None:
-            try:
-                listed = side.api.tags(repository, odd.append)
-            except SynclineError as error:
-                # Not there, or not to be seen with this token: the registry's own answer decides.
-                if error.code.name not in ("NOT_FOUND", "FORBIDDEN", "UNAUTHORIZED"):
-                    raise
-                odd.clear()
-            else:
-                return _Listed({name: Tag(tag.digest, tag.size) for name, tag in listed.items()}, odd)
-        return _Listed({tag: Tag() for tag in side.registry.tags(repository, odd.append)}, odd)
+            return ListedTags({}, [])
+        return held_tags(self._target, group, pace)
 
     def _state(self, group: str) -> str | None:
         return self._states.get(group.partition("/")[0], {}).get(group)
@@ -384,12 +456,13 @@ class Look:
 
         A digest of another algorithm for the same bytes is shown as the source's, so that equal tags have equal ones.
         """
-        both = [tag for tag, (_, here) in tags.items() if here is not None]
-        there = self._digests(self._source.registry, name, {tag: tags[tag][0] for tag in both})
-        here = self._digests(self._target.registry, group, {tag: tags[tag][1] or Tag() for tag in both})
+        listed = {tag: present for tag, (_, present) in tags.items() if present is not None}
+        here = self._digests(self._target.registry, group, listed)
+        both = {tag: tags[tag][0] for tag, digest in here.items() if digest is not None}
+        there = self._digests(self._source.registry, name, both)
         items = [
-            Item(group, tag, there.get(tag, listed.digest), here.get(tag), listed.size)
-            for tag, (listed, _) in tags.items()
+            Item(group, tag, there.get(tag, found.digest), here.get(tag), found.size)
+            for tag, (found, _) in tags.items()
             if tag not in there or there[tag] is not None  # else removed at the source since it was listed
         ]
 
@@ -414,3 +487,14 @@ class Look:
             zip(unknown, self._asking.map(partial(registry.manifest_digest, repository), unknown), strict=True)
         )
         return {tag: listed.digest or asked[tag] for tag, listed in tags.items()}
+
+
+def _parted(cursor: str) -> tuple[str, str, str]:
+    """Return the repository of a cursor, its separator ("" if the repository was done), and the place within it."""
+    name, separator, place = cursor.partition(_LONG)
+    return (name, separator, place) if separator else cursor.partition(":")
+
+
+def _within(place: Place, cursor: Callable[[Place], str], end: str, tag: str) -> str:
+    """Return the cursor behind a tag of a page of a long listing; ``end`` behind all of them."""
+    return cursor(replace(place, behind=tag)) if tag else end

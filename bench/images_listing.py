@@ -1,0 +1,77 @@
+"""Memory of a scan of one repository with very many tags, none of which the target has.
+
+``python -m bench.images_listing SOURCE TARGET`` scans in a process of its own and prints its largest resident set in MiB
+and the number of tags that it found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+from bench.measure import Row
+from bench.memory import peak
+from bench.place import Place
+from syncline.clients.http import Endpoint, Http
+from syncline.clients.oci import Registry
+from syncline.config import load_sync
+from syncline.config.images import ImagesSync
+from syncline.kinds.artifacts.layers import OwnMemory
+from syncline.kinds.images.listing import Side
+from syncline.kinds.images.looking import Look
+from syncline.kinds.images.notes import Notes
+from syncline.kinds.kind import Pace
+from syncline.model import EVERYTHING
+from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
+
+FEW: Final = 100_000
+MANY: Final = 1_000_000
+_TAGS: Final = "/v2/team/app/tags/list"
+
+
+def listing(_place: Place) -> list[Row]:
+    """Compare the memory of scans of 1,000,000 and of 100,000 tags."""
+    note = (
+        "the largest resident set of the scan's process, all of Python's included; the peer is ours with 100,000 tags"
+    )
+    return [Row("images.listing.memory", "MiB", [_scan(MANY)], [_scan(FEW)], 1.1, note)]
+
+
+def _scan(tags: int) -> float:
+    def page(request: Request) -> Reply:
+        at = int(parse_qs(urlsplit(request.target).query).get("last", ["0"])[0])
+        names = [f"v1.{number}" for number in range(at, min(at + 100, tags))]
+        source.requests.clear()
+        if at + 100 >= tags:
+            return json_reply({"tags": names})
+        return json_reply({"tags": names}, Link=f'<{_TAGS}?n=100&last={at + 100}>; rel="next"')
+
+    with ScriptedServer() as source, ScriptedServer() as target:
+        source.on("GET", _TAGS, page)
+        target.on("GET", _TAGS, errors_reply(404, "NAME_UNKNOWN"))
+        command = [sys.executable, "-m", "bench.images_listing", source.url, target.url]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert int(said[1]) == tags, f"{said[1]} of {tags} tags were found"
+    return float(said[0])
+
+
+def main(source: str, target: str) -> None:
+    places = {
+        "source": {"registry": source.removeprefix("http://"), "plain_http": True, "repositories": ["team/app"]},
+        "target": {"registry": target.removeprefix("http://"), "plain_http": True},
+    }
+    sync = load_sync(json.dumps({"name": "s", "kind": "images", **places}))
+    assert isinstance(sync, ImagesSync)
+    sides = [Side(Registry(Endpoint.parse(url), lambda: None, Http()), None) for url in (source, target)]
+    look = Look(sync, sides[0], sides[1], Notes(OwnMemory(), "dr.example"))
+    with peak(lambda: [os.getpid()]) as found:
+        tags = sum(len(page.items) for page in look.pages(EVERYTHING, None, Pace(lambda: 60.0)))
+    print(found.mebibytes, tags)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,130 @@
+"""A scan between two registries that are made up: they list what they are given, and count what they are asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+from syncline.clients.entries import BEGINNING, OnOdd, Position
+from syncline.clients.oci import NamesPage, Registry
+from syncline.clients.oci_manifest import OCI_MANIFEST, Descriptor, Manifest
+from syncline.clients.quay import Quay, QuayRepository, QuayTag, RepositoriesPage, TagsPage
+from syncline.config import load_sync
+from syncline.config.images import ImagesSync
+from syncline.errors import SynclineError
+from syncline.kinds.artifacts.layers import OwnMemory
+from syncline.kinds.images.listing import Side
+from syncline.kinds.images.looking import Look
+from syncline.kinds.images.notes import Notes
+from syncline.kinds.kind import Pace, Page
+from syncline.model import EVERYTHING, Scope
+
+LIST_PAGE = 100
+Content = Mapping[str, Mapping[str, str]]  # repository → tag → digest
+
+
+def parts_of(names: Sequence[str], start: Position, path: str = "/") -> Iterator[NamesPage]:
+    """Yield the names in pages, at least one; tokens are paths at a registry, and numbers at an API."""
+    at = int(start.token.removeprefix("/") or 0)
+    for number in range(at, max(len(names), 1), LIST_PAGE):
+        part = list(names[number : number + LIST_PAGE])
+        end = number + LIST_PAGE
+        more = Position(f"{path}{end}", start.entries + end - at, start.pages + end // LIST_PAGE)
+        yield NamesPage(part, more if end < len(names) else None)
+
+
+class MadeUpRegistry:
+    """Lists what it is given, and counts what it is asked."""
+
+    def __init__(self, host: str, content: Content) -> None:
+        self.host = host
+        self.content = content
+        self.asked: list[str] = []
+        self.broken: dict[str, SynclineError] = {}
+        self.unordered: Callable[[list[str]], list[str]] = lambda names: names
+
+    def catalog_pages(self, _odd: OnOdd, start: Position) -> Iterator[NamesPage]:
+        yield from parts_of(list(self.content), start)
+
+    def tag_pages(self, repository: str, _odd: OnOdd, start: Position) -> Iterator[NamesPage]:
+        for page in parts_of(self.unordered(sorted(self.content.get(repository, {}))), start):
+            self.asked.append(f"tags {repository}")
+            if repository in self.broken:
+                raise self.broken[repository]
+            yield page
+
+    def tags(self, repository: str, _odd: OnOdd) -> Iterator[str]:
+        return iter(sorted(self.content.get(repository, {})))
+
+    def knows(self, repository: str) -> bool:
+        return repository in self.content
+
+    def manifest_digest(self, repository: str, reference: str) -> str | None:
+        self.asked.append(f"digest {repository}:{reference}")
+        return self.content.get(repository, {}).get(reference)
+
+    def manifest(self, repository: str, reference: str) -> Manifest:
+        self.asked.append(f"manifest {repository}@{reference}")
+        return Manifest(reference, OCI_MANIFEST, b"{}")
+
+    def referrers(self, repository: str, digest: str, _odd: OnOdd) -> tuple[Descriptor, ...]:
+        self.asked.append(f"referrers {repository}@{digest}")
+        return ()
+
+
+class MadeUpApi:
+    """Quay's API in front of a registry; ``states`` are those that are not NORMAL."""
+
+    def __init__(self, content: Content, states: Mapping[str, str] | None = None) -> None:
+        self.content = content
+        self.states = states or {}
+        self.listed: list[str] = []
+        self.broken: dict[str, SynclineError] = {}
+
+    def repository_pages(
+        self, namespace: str, _odd: OnOdd, start: Position | None = None
+    ) -> Iterator[RepositoriesPage]:
+        self.listed.append(namespace)
+        if namespace in self.broken:
+            raise self.broken[namespace]
+        names = [name for name in self.content if name.partition("/")[0] == namespace]
+        for page in parts_of(names, start or BEGINNING):
+            listed = [QuayRepository(name, self.states.get(name, "NORMAL")) for name in page.names]
+            yield RepositoriesPage(listed, page.following)
+
+    def tag_pages(self, repository: str, _odd: OnOdd, start: Position | None) -> Iterator[TagsPage]:
+        if repository not in self.content:
+            raise SynclineError("NOT_FOUND", "no such repository")
+        tags = self.content[repository]
+        for page in parts_of(list(tags), start or BEGINNING, ""):
+            yield TagsPage({tag: QuayTag(tags[tag], 10, False) for tag in page.names}, page.following)
+
+
+class Bench:
+    """A look between two registries made up."""
+
+    def __init__(self, there: Content, here: Content, *, api: bool = False, **config: Any) -> None:
+        self.source, self.target = MadeUpRegistry("prod.example", there), MadeUpRegistry("dr.example", here)
+        self.source_api = MadeUpApi(there) if api else None
+        self.target_api = MadeUpApi(here) if api else None
+        what: dict[str, Any] = {"organizations": ["team"], "api": {"kind": "quay"}} if api else {"catalog": True}
+        endpoints = {
+            "source": {"registry": "prod.example", **what, **config.pop("source", {})},
+            "target": {"registry": "dr.example", **config.pop("target", {})},
+        }
+        sync = load_sync(json.dumps({"name": "s", "kind": "images", **endpoints, **config}))
+        assert isinstance(sync, ImagesSync)
+        self.sync = sync
+
+    def look(self, scope: Scope = EVERYTHING, cursor: str | None = None) -> list[Page]:
+        return list(self.pages(scope, cursor, Pace(lambda: 60.0)))
+
+    def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+        source = Side(cast("Registry", self.source), cast("Quay | None", self.source_api))
+        target = Side(cast("Registry", self.target), cast("Quay | None", self.target_api))
+        return Look(self.sync, source, target, Notes(OwnMemory(), "dr.example")).pages(scope, cursor, pace)
+
+
+def found(pages: Iterable[Page]) -> list[tuple[str, str]]:
+    return [(item.group, item.name) for page in pages for item in page.items]

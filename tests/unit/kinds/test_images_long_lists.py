@@ -1,0 +1,186 @@
+"""Repositories and tags in listings that are too long to be held, or have no end."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from syncline.clients import oci
+from syncline.clients.entries import Limits
+from syncline.clients.http import Endpoint, Http
+from syncline.clients.oci import Registry
+from syncline.config import load_sync
+from syncline.config.images import ImagesSync
+from syncline.kinds.artifacts.layers import OwnMemory
+from syncline.kinds.images import listing, looking
+from syncline.kinds.images.listing import Side
+from syncline.kinds.images.looking import Look
+from syncline.kinds.images.notes import Notes
+from syncline.kinds.kind import Pace, Page
+from syncline.model import EVERYTHING
+from tests.standins.made_up import Naps
+from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
+from tests.unit.kinds.images_world import Bench, found
+
+TAGS = {f"t{n:03}": f"d{n}" for n in range(730)}
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "HELD_TAGS", 250)
+    monkeypatch.setattr(listing, "HELD_REPOSITORIES", 250)
+    monkeypatch.setattr(looking, "HELD_REPOSITORIES", 250)
+    monkeypatch.setattr(looking, "PAGE_TAGS", 40)
+
+
+def shuffled(names: list[str]) -> list[str]:
+    return random.Random(7).sample(names, len(names))
+
+
+def long_tags(*, api: bool = False) -> Bench:
+    """A long repository between two short ones, in no order, of which the target has a part with one difference."""
+    there = {"team/a": {"1": "d"}, "team/b": TAGS, "team/c": {"1": "d"}}
+    here = {"team/b": {tag: digest for tag, digest in TAGS.items() if int(tag[1:]) % 2} | {"t301": "other"}}
+    bench = Bench(there, here, api=api)
+    bench.source.unordered = bench.target.unordered = shuffled
+    return bench
+
+
+def functions(bench: Bench, pages_each: int) -> list[list[Page]]:
+    """Scan with functions that have time for a few pages each."""
+    made: list[list[Page]] = []
+    cursor = None
+    while not made or made[-1]:
+        pages: list[Page] = []
+        pace = Pace(lambda pages=pages: pages_each - len(pages))  # type: ignore[misc]
+        for page in bench.pages(EVERYTHING, cursor, pace):
+            pages.append(page)
+            cursor = page.cursor
+        made.append(pages)
+    return made
+
+
+@pytest.mark.parametrize("api", [False, True])
+def test_a_long_repository_is_compared_page_by_page(api: bool) -> None:
+    bench = long_tags(api=api)
+    pages = bench.look()
+    even = {("team/b", tag) for tag in TAGS if not int(tag[1:]) % 2}
+    assert found(pages)[0] == ("team/a", "1")
+    assert found(pages)[-1] == ("team/c", "1")
+    assert sorted(found(pages)[1:-1]) == sorted(even)
+    assert sum(page.skipped for page in pages) == len(TAGS) - len(even) - 1
+    assert [each.name for page in pages for each in page.results] == ["t301"]
+    assert max(len(page.items) for page in pages) <= looking.PAGE_TAGS
+    assert {item.detail.get("signed") for page in pages for item in page.items if item.group == "team/b"} == {"ask"}
+
+
+def test_what_a_target_lists_first_is_not_asked_for() -> None:
+    bench = long_tags()
+    bench.target.content = {"team/b": dict(list(TAGS.items())[:200])}
+    bench.look()
+    asked = [each for each in bench.target.asked if each.startswith("digest")]
+    assert len(asked) == 200, "the list of the target is held, so what it lacks is known"
+
+
+@pytest.mark.parametrize("pages_each", [1, 2, 3, 7])
+def test_a_long_repository_goes_on_in_the_next_function(pages_each: int) -> None:
+    bench = long_tags()
+    made = functions(bench, pages_each)
+    pages = [page for each in made for page in each]
+    assert len(made) > 20 / pages_each
+    assert sorted(set(found(pages))) == sorted(found(long_tags().look()))
+    assert len(found(pages)) == len(set(found(pages))), "each is sent on once"
+    assert sum(page.skipped for page in pages) == 364
+
+
+@pytest.mark.parametrize("api", [False, True])
+@pytest.mark.parametrize("pages_each", [3, 1000])
+def test_a_long_list_of_repositories_goes_on_in_the_next_function(pages_each: int, api: bool) -> None:
+    content = {f"team/{n:03}": {"1": "d"} for n in range(730)}
+    bench = Bench(content, {name: content[name] for name in list(content)[::2]}, api=api)
+    made = functions(bench, pages_each)
+    pages = [page for each in made for page in each]
+    assert sorted(found(pages)) == [(name, "1") for name in list(content)[1::2]]
+    assert sum(page.skipped for page in pages) == 365
+    assert all(len(each) <= pages_each for each in made)
+
+
+class Registries:
+    """A source that lists without an end, and a target without any repository. Limits are those of a small registry."""
+
+    def __init__(self, stack: ExitStack, endless: str, key: str) -> None:
+        self.source = stack.enter_context(ScriptedServer())
+        self.target = stack.enter_context(ScriptedServer())
+        self.requests = 0
+
+        def answer(request: Request) -> Reply:
+            self.requests += 1
+            at = int(parse_qs(urlsplit(request.target).query).get("last", ["0"])[0])
+            names = [f"x{number:06}" for number in range(at, at + 100)]
+            return json_reply({key: names}, Link=f'<{endless}?n=100&last={at + 100}>; rel="next"')
+
+        self.source.on("GET", endless, answer)
+
+    def functions(self, pages_each: int, source: dict[str, Any]) -> Iterator[list[Page]]:
+        cursor: str | None = None
+        for _ in range(1000):
+            before = self.requests
+            pages: list[Page] = []
+            for page in self.look(source, cursor, lambda before=before: before + pages_each - self.requests):  # type: ignore[misc]
+                pages.append(page)
+                cursor = page.cursor
+            yield pages
+            assert self.requests <= before + pages_each + 1
+            if self.requests < before + pages_each:
+                return
+
+    def look(self, source: dict[str, Any], cursor: str | None, left: Callable[[], float]) -> Iterator[Page]:
+        places = {
+            "source": {"registry": self.source.host, "plain_http": True, **source},
+            "target": {"registry": self.target.host, "plain_http": True},
+        }
+        sync = load_sync(json.dumps({"name": "s", "kind": "images", **places}))
+        assert isinstance(sync, ImagesSync)
+        look = Look(sync, side(self.source), side(self.target), Notes(OwnMemory(), "dr.example"))
+        yield from look.pages(EVERYTHING, cursor, Pace(left))
+
+
+def side(server: ScriptedServer) -> Side:
+    return Side(Registry(Endpoint.parse(server.url), lambda: None, Http(Naps().policy())), None)
+
+
+def test_tags_without_an_end_cost_their_repository_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oci, "TAGS", Limits(entries=5_000))
+    with ExitStack() as stack:
+        world = Registries(stack, "/v2/team/a/tags/list", "tags")
+        world.source.on("GET", "/v2/team/b/tags/list", json_reply({"tags": ["v1"]}))
+        world.target.on("GET", "/v2/team/b/tags/list", errors_reply(404, "NAME_UNKNOWN"))
+        made = list(world.functions(10, {"repositories": ["team/a", "team/b"]}))
+    pages = [page for each in made for page in each]
+    assert found(pages) == [("team/b", "v1")], "nothing of a listing without an end is sent on"
+    (failure,) = (each for page in pages for each in page.failures)
+    assert (str(failure.item), failure.error.code.name, failure.error.retried) == (
+        "team/a:*",
+        "LISTING_TOO_LONG",
+        False,
+    )
+    assert world.requests == 51
+    assert len(made) >= 5
+
+
+def test_a_catalog_without_an_end_ends_the_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oci, "REPOSITORIES", Limits(entries=5_000))
+    with ExitStack() as stack:
+        world = Registries(stack, "/v2/_catalog", "repositories")
+        with pytest.raises(Exception, match="over 5,000 entries, and no end") as caught:
+            for _ in world.functions(10, {"catalog": True}):
+                pass
+    assert "LISTING_TOO_LONG" in str(caught.value)
+    assert world.requests == 51
+    assert {request.path for request in world.source.requests} == {"/v2/_catalog"}
