@@ -41,7 +41,9 @@ def begin(state: State, run_id: str = FIRST) -> tuple[Run, Batch]:
 
 
 def end(state: State, batch: Batch, *following: Batch, **counts: int) -> BatchRecord:
-    return state.end_batch(batch, BatchRecord((), tuple(Outgoing(each) for each in following)), Counts(**counts))
+    record = state.end_batch(batch, BatchRecord((), tuple(Outgoing(each) for each in following)), Counts(**counts))
+    assert record is not None, "the run is not over"
+    return record
 
 
 def result(name: str, **more: str) -> Result:

@@ -249,12 +249,26 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why work of a run waits or was put back: an error's code and text.
+
+    It was noted at ``at`` last, and at ``since`` first; ``until`` is when the work is tried again. All are Unix seconds.
+    """
+
+    code: str
+    what: str
+    since: float
+    at: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One execution of a sync. Times are Unix seconds; ``number`` grows by one with each run of a sync.
 
     ``allow_removals`` is the number of removals that the operator allowed for this run in place of the sync's limits,
     None where the limits hold. ``config`` is the digest of the configuration that the run began with, which it keeps;
-    None for a run of a version that did not record it.
+    None for a run of a version that did not record it. ``waiting`` is why work of it waited last, None if none did.
     """
 
     id: str
@@ -269,6 +283,7 @@ class Run:
     counts: Counts = field(default_factory=Counts)
     allow_removals: int | None = None
     config: str | None = None
+    waiting: Waiting | None = None
 
     @property
     def over(self) -> bool:

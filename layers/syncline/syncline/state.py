@@ -40,7 +40,7 @@ from syncline.stores.configurations import Configurations
 from syncline.stores.facts import Facts
 from syncline.stores.failures import Failures, Key
 from syncline.stores.leases import Every, Lease, Leases, every
-from syncline.stores.runs import RETENTION, run_item, run_of
+from syncline.stores.runs import RETENTION, next_waiting, run_item, run_of, waiting_item
 from syncline.stores.totals import addition
 from syncline.table import Database, number, pack, unpack
 
@@ -74,11 +74,15 @@ class BatchRecord:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A run's counters as they stand. ``settled`` when no batch is under way; ``heard`` is the latest commit's time."""
+    """A run's counters as they stand. ``settled`` when no batch is under way; ``heard`` is the latest commit's time.
+
+    ``advanced`` is the time of the latest commit that counted an item.
+    """
 
     counts: Counts
     settled: bool
     heard: float
+    advanced: float = 0.0
 
 
 class State(Configurations):
@@ -380,14 +384,32 @@ class State(Configurations):
         """A run's counters, read from all shards."""
         keys = [(_shard_key(run_id, shard), "COUNTS") for shard in range(SHARDS)]
         totals: dict[str, int] = {}
-        heard = 0.0
+        heard = advanced = 0.0
         for item in self._db.batch_get(keys):
             heard = max(heard, float(item.get("at", 0)))
+            advanced = max(advanced, float(item.get("advanced", 0)))
             for name, value in item.items():
-                if name not in ("pk", "sk", "at", "expires", "closed"):
+                if name not in ("pk", "sk", "at", "advanced", "expires", "closed"):
                     totals[name] = totals.get(name, 0) + int(value)
         balance = totals.pop("balance", 0)
-        return Progress(Counts(**totals), balance == 0, heard)
+        return Progress(Counts(**totals), balance == 0, heard, advanced)
+
+    def note_waiting(self, run: Run, error: SynclineError, seconds: float) -> None:
+        """Note why work of a run waits, and for how many seconds. A later commit that counts an item makes it void."""
+        waiting = next_waiting(run, error, seconds, self._clock())
+        if waiting is None:
+            return
+        self._db.update_if(
+            self._db.update(
+                f"SYNC#{run.sync}",
+                f"RUN#{run.id}",
+                "SET #waiting = :waiting",
+                {"waiting": waiting_item(waiting)},
+                condition="#status IN (:running, :cancelling)",
+                extra={":running": RunStatus.RUNNING.value, ":cancelling": RunStatus.CANCELLING.value},
+                names=("status",),
+            )
+        )
 
     # -- batches -------------------------------------------------------------------------------------------------
 
@@ -466,11 +488,16 @@ class State(Configurations):
         """Add amounts to a shard's counters; those that are zero are not sent."""
         amounts = {name: value for name, value in amounts.items() if value}
         now = self._clock()
+        times = {"at": number(now), "expires": int(now) + RETENTION}
+        if amounts.keys() - {"balance", "requests"}:
+            times["advanced"] = number(now)
+        sets = ", ".join(f"#{name} = :{name}" for name in times)
+        adds = ", ".join(f"#{name} :{name}" for name in amounts)
         return self._db.update(
             _shard_key(run_id, shard),
             "COUNTS",
-            "SET #at = :at, #expires = :expires ADD " + ", ".join(f"#{name} :{name}" for name in amounts),
-            {"at": number(now), "expires": int(now) + RETENTION, **amounts},
+            f"SET {sets} ADD {adds}",
+            {**times, **amounts},
             condition="attribute_not_exists(#closed)" if unless_closed else None,
             names=("closed",) if unless_closed else (),
         )

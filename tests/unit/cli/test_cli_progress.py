@@ -60,9 +60,11 @@ def test_the_rate_is_that_of_the_last_seconds() -> None:
     assert course(*slow_then_fast).rate.items == pytest.approx(10.0, rel=0.05)
 
 
-def test_where_nothing_ended_lately_the_rate_is_that_of_the_whole_time() -> None:
+def test_where_nothing_ended_lately_no_rate_and_no_time_left_is_known() -> None:
     stalled = [(float(s), Counts(queued=900, moved=min(s, 40))) for s in range(81)]
-    assert course(*stalled).rate.items == pytest.approx(0.5)
+    made = course(*stalled)
+    assert made.rate == Rate()
+    assert words(made.counts, made.rate) == ["40 of 900 items"]
 
 
 def test_a_course_without_samples_says_nothing() -> None:
@@ -118,6 +120,7 @@ def test_plain_lines_come_each_few_seconds_and_seldom_when_nothing_changes() -> 
     for tick in range(1, 901):
         now = tick / 10
         made.add(Sample(now, Counts(queued=50, moved=min(int(now), 20))))
-        plain.show(made, silent=0)
+        plain.show(made, ["cancelling"] if tick > 300 else [])
     assert [at for at, _ in lines] == [5.0, 10.0, 15.0, 20.0, 50.0, 80.0]
     assert lines[1][1] == "10 of 50 items, 1 items/s, about 40 s left"
+    assert lines[-1][1] == "20 of 50 items, cancelling"

@@ -10,8 +10,9 @@ import pytest
 
 from syncline.cli.commands_status import ends_of
 from syncline.clients.instances import Instance
-from syncline.model import Counts, Outcome, Result, Scope, Trigger
-from syncline.state import BatchRecord, first_batch
+from syncline.errors import SynclineError
+from syncline.model import EVERYTHING, Counts, Outcome, Result, Scope, Trigger
+from syncline.state import BatchRecord, State, first_batch
 from syncline.steps.known import remember
 from syncline.stores.instances import InstanceLists
 from syncline.table import Database
@@ -62,6 +63,27 @@ def test_status_names_the_console(applied: Stack) -> None:
     address = applied.target.output("ConsoleUrl")
     assert row(applied.run("status").stdout, "console:") == f"console: {address}"
     assert applied.json("status")["console"] == address
+
+
+def test_a_run_that_waits_says_why(applied: Stack) -> None:
+    """The clock of the functions is five minutes behind, so the run has made no progress for so long."""
+    state = State(applied.target.state._db._table, lambda: time.time() - 300)
+    run, _ = state.begin_run("prod", made_run_id(), Trigger.HAND, EVERYTHING)
+    assert applied.json("status")["syncs"][0]["current"]["waiting"] is None
+    state.note_waiting(run, SynclineError("THROTTLED", "prod.example asked to slow down"), 900.0)
+    for arguments in (["status"], ["status", "prod"]):
+        shown = applied.run(*arguments).stdout
+        assert "running, waiting since" in shown
+        assert "THROTTLED: prod.example asked to slow down; tried again at" in shown
+    waiting = applied.json("status")["syncs"][0]["current"]["waiting"]
+    assert (waiting["code"], waiting["what"]) == ("THROTTLED", "prod.example asked to slow down")
+    assert waiting["since"] < waiting["until"]
+
+
+def test_a_run_that_is_cancelled_says_so(applied: Stack) -> None:
+    run = applied.begin()
+    applied.target.state.cancel_run("prod", run.id)
+    assert "cancelling, scanning" in applied.run("status").stdout
 
 
 def test_status_as_json(applied: Stack) -> None:

@@ -20,6 +20,7 @@ from syncline.cli.progress import Rate, words
 from syncline.cli.show import Cell, Row, Style, ago, many, number
 from syncline.cli.summary import TRIGGERS, as_called, as_dict, counted, exit_code, known_words
 from syncline.cli.target import Target
+from syncline.cli.waiting import state_words, waiting_of
 from syncline.errors import SynclineError
 from syncline.model import RUNLESS, Run, RunStatus, Step, Trigger
 from syncline.state import State
@@ -42,8 +43,9 @@ _SHOWN: Final = 20
 class Standing:
     """Where one sync stands; ``config`` is what was applied, ``coming`` the next start by schedule (Unix seconds).
 
-    ``known`` and ``acknowledged`` count its known failures. ``in_sync`` is None if no full run has ended well yet. ``instances`` are
-    those of a sync of tokens.
+    ``known`` and ``acknowledged`` count its known failures. ``in_sync`` is None if no full run has ended well yet.
+    ``instances`` are those of a sync of tokens. ``said`` are words on the state of the run in progress, such as why it
+    waits.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Standing:
     acknowledged: int = 0
     in_sync: bool | None = None
     instances: Record | None = None
+    said: Sequence[str] = ()
 
     @property
     def has_runs(self) -> bool:
@@ -142,8 +145,12 @@ def _standing(context: Context, name: str, modified: float | None) -> Standing:
     state = context.target.state
     config = json.loads(state.sync_config(name))
     current = state.current_run(name)
+    said: list[str] = []
     if current is not None:
-        current = replace(current, counts=state.progress(current.id).counts)
+        progress = state.progress(current.id)
+        said = state_words(current, progress, context.now())
+        waiting = waiting_of(current, progress, context.now())
+        current = replace(current, counts=progress.counts, waiting=waiting)
     runs = _ended_runs(state, name)
     marks = [each.acknowledged for each in state.failures.all(name)] if state.failures.any(name) else []
     acknowledged = sum(marks)
@@ -156,6 +163,7 @@ def _standing(context: Context, name: str, modified: float | None) -> Standing:
         len(marks) - acknowledged,
         acknowledged,
         _in_sync(runs, failing=bool(marks)),
+        said=said,
     )
 
 
@@ -225,8 +233,8 @@ def _now(each: Standing) -> tuple[str, Style]:
     current = each.current
     if current is None:
         return ("idle", "") if each.config.get("enabled", True) else ("disabled", "yellow")
-    word = "cancelling" if current.status is RunStatus.CANCELLING else "running"
-    return f"{word}, {', '.join(words(current.counts, Rate()))}", "cyan"
+    begun = [] if current.status is RunStatus.CANCELLING else ["running"]
+    return ", ".join([*begun, *each.said, *words(current.counts, Rate())]), "yellow" if current.waiting else "cyan"
 
 
 def _next(context: Context, each: Standing) -> str:

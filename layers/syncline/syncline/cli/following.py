@@ -13,6 +13,7 @@ from syncline.cli.aws_errors import as_syncline_error
 from syncline.cli.context import Context, InterruptedWaitError
 from syncline.cli.progress import Course, Sample, done, total, words
 from syncline.cli.show import about
+from syncline.cli.waiting import state_words
 from syncline.errors import SynclineError
 from syncline.messages import Start
 from syncline.model import Counts, Run, Scope, Trigger
@@ -90,9 +91,9 @@ def pause(elapsed: float) -> float:
 
 
 class Display(Protocol):
-    """Shows a course. ``silent`` is how many seconds ago something was heard of the run."""
+    """Shows a course. ``said`` are words on the state of the run, such as why it waits."""
 
-    def show(self, course: Course, silent: float) -> None: ...
+    def show(self, course: Course, said: list[str]) -> None: ...
 
 
 def _until_over(context: Context, state: State, run: Run, display: Display) -> Run:
@@ -108,7 +109,7 @@ def _until_over(context: Context, state: State, run: Run, display: Display) -> R
             if latest != progress:
                 progress, heard = latest, now
             course.add(Sample(now, latest.counts))
-        display.show(course, now - heard)
+        display.show(course, state_words(run, latest, context.now()) or quiet_words(now - heard))
         if now - heard > LOST_AFTER:
             return run
         time.sleep(pause(now - began))
@@ -144,7 +145,7 @@ def _display(context: Context, run: Run) -> Iterator[Display]:
 
 
 class _Nothing:
-    def show(self, course: Course, silent: float) -> None:
+    def show(self, course: Course, said: list[str]) -> None:
         pass
 
 
@@ -157,11 +158,11 @@ class PlainLines:
         self._counts: Counts | None = None
         self._at = clock()
 
-    def show(self, course: Course, silent: float) -> None:
+    def show(self, course: Course, said: list[str]) -> None:
         now = self._clock()
         due = _PLAIN_EVERY if course.counts != self._counts else _PLAIN_QUIET_EVERY
         if now - self._at >= due:
-            self._write(", ".join(words(course.counts, course.rate) + quiet_words(silent)))
+            self._write(", ".join(words(course.counts, course.rate) + said))
             self._at, self._counts = now, course.counts
 
 
@@ -179,7 +180,7 @@ class _LiveLine:
         self._run = run
         self._update = update
 
-    def show(self, course: Course, silent: float) -> None:
+    def show(self, course: Course, said: list[str]) -> None:
         from rich.progress_bar import ProgressBar  # noqa: PLC0415
         from rich.table import Table  # noqa: PLC0415
 
@@ -190,6 +191,5 @@ class _LiveLine:
         grid.add_column(no_wrap=True)
         grid.add_column(width=20)
         grid.add_column(no_wrap=True, overflow="ellipsis")
-        said = ", ".join(words(counts, course.rate) + quiet_words(silent))
-        grid.add_row(f"[bold]{self._run.sync}[/]", bar, said)
+        grid.add_row(f"[bold]{self._run.sync}[/]", bar, ", ".join(words(counts, course.rate) + said))
         self._update(grid)

@@ -62,11 +62,9 @@ def seconds_left(counts: Counts, items_per_second: float) -> float | None:
 class Course:
     """The samples of a run while it is followed."""
 
-    _start: Sample | None = None
     _recent: deque[Sample] = field(default_factory=deque)
 
     def add(self, sample: Sample) -> None:
-        self._start = self._start or sample
         self._recent.append(sample)
         # One sample from before the window stays, so that a rate spans the whole of it.
         while len(self._recent) > 2 and sample.at - self._recent[1].at >= WINDOW:
@@ -78,11 +76,8 @@ class Course:
 
     @property
     def rate(self) -> Rate:
-        """The rate of the last seconds; where nothing ended in them, that of the whole time."""
-        if self._start is None:
-            return Rate()
-        recent = rate(self._recent[0], self._recent[-1])
-        return recent if recent.items else rate(self._start, self._recent[-1])
+        """Return the rate of the last seconds: where nothing ended in them, none is known, nor when the run ends."""
+        return rate(self._recent[0], self._recent[-1]) if self._recent else Rate()
 
 
 def words(counts: Counts, speed: Rate) -> list[str]:

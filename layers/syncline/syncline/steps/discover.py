@@ -146,5 +146,6 @@ def _look_again(work: Work, failures: Sequence[Failure], engine: Engine) -> None
         asked = max(f.error.retry_after or 0.0 for f in failures)
         scope = Scope.of(f.scope or f.item.group for f in failures)
         delay = max(asked, pause(work.batch.attempt, engine.rng))
+        work.waits = (failures[0].error, delay)
         # Work of its own, which does not wait for the rest of the scan.
         work.follow(delay, scope=scope, cursor=None, attempt=work.batch.attempt + 1, begun=None)

@@ -63,6 +63,8 @@ class Work:
     extra: int = 0
     queued: int = 0
     requests: int = 0
+    waits: tuple[SynclineError, float] | None = None
+    """Why work is tried again, and after how many seconds."""
 
     def follow(self, delay: float = 0, **changes: object) -> Batch:
         """Let a batch follow from this one; see :meth:`Batch.child`."""
@@ -100,7 +102,9 @@ class Work:
                 self.give_up(failure.item, failure.error)
         if again:
             changes = {"items": tuple(again), "attempt": self.batch.attempt + 1} | changes
-            self.follow(max(asked, pause(self.batch.attempt, rng)), **changes)
+            delay = max(asked, pause(self.batch.attempt, rng))
+            self.waits = (next(each.error for each in failures if each.item in again), delay)
+            self.follow(delay, **changes)
 
     def counts(self, results: Sequence[Result]) -> Counts:
         """Return the counts of the batch with the results that are told of it.
@@ -240,7 +244,18 @@ class Engine:
         about = {"step": work.batch.step.value, "batch": work.batch.id, "attempt": work.batch.attempt}
         batch_ended(about, made.results, counts)
         self._send(work.batch, record, held_back)
+        if work.waits is not None:
+            self.waits(work.batch.sync, work.batch.run, *work.waits)
         return held_back is None or any(each.batch is held_back for each in record.following)
+
+    def waits(self, sync: str, run: str, error: Exception, seconds: float) -> None:
+        """Note why work of a run waits, and for how long. A run goes on whether that can be noted or not."""
+        if not isinstance(error, SynclineError):
+            error = SynclineError("AWS_UNAVAILABLE", str(error))
+        try:
+            self.state.note_waiting(self.state.run(sync, run), error, seconds)
+        except (ClientError, BotoCoreError, SynclineError) as failure:
+            logger.warning("cannot note why the run waits", extra={"run": run, "why": str(failure)})
 
     def cancel(self, batch: Batch) -> None:
         """End a batch of a cancelled run: its items are left as they are."""
@@ -255,6 +270,7 @@ class Engine:
             work.fail([Failure(item, error) for item in batch.items], self.rng)
         elif error.retried and batch.attempt < ATTEMPTS:
             delay = max(error.retry_after or 0, pause(batch.attempt, self.rng))
+            work.waits = (error, delay)
             work.follow(delay, attempt=batch.attempt + 1)
         else:
             work.give_up(Item(WHOLE, WHOLE), error)

@@ -36,7 +36,9 @@ def transfer(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
         # Its writer is often done long before the lease ends; the longer this goes on, the longer the pauses.
         # Whoever waits its turn is not idle.
         longest = min(WAITING, 2.0 ** min(batch.hop, 10)) * engine.rng.uniform(0.5, 1.0)
-        work.follow(min(held.retry_after or 1.0, longest), items=batch.items)
+        delay = min(held.retry_after or 1.0, longest)
+        work.waits = (held, delay)
+        work.follow(delay, items=batch.items)
         engine.end(work)
         return
     before = kind.requests()

@@ -144,6 +144,7 @@ class Worker:
             self._message(record, received, left)
         except (ClientError, BotoCoreError, SynclineError) as error:
             self._goes_back([record], _AWS_PAUSE * received, str(error))
+            self._note_waiting(record, _AWS_PAUSE * received, error)
             raise
 
     def _message(self, record: SQSRecord, received: int, left: Callable[[], float]) -> None:
@@ -253,6 +254,13 @@ class Worker:
                 if isinstance(error, SynclineError) and error.code.name == "LEASE_LOST":
                     raise
                 engine.fail_all(batch, step_error(error))
+
+    def _note_waiting(self, record: SQSRecord, seconds: float, error: Exception) -> None:
+        """Note in the run of a message why its work waits."""
+        with suppress(SynclineError):
+            message = decode(record.body)
+            if isinstance(message, Batch):
+                self.engine.waits(message.sync, message.run, error, seconds)
 
     def _goes_back(self, records: Sequence[SQSRecord], seconds: float, why: str) -> None:
         logger.warning("message goes back to its queue", extra={"seconds": round(seconds), "why": why})

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any, Final
 
-from syncline.model import Counts, Run, RunStatus, Scope, Trigger
+from syncline.errors import SynclineError
+from syncline.model import Counts, Run, RunStatus, Scope, Trigger, Waiting
 from syncline.table import number
 
 RETENTION: Final = 30 * 24 * 3600
 """Seconds for which runs and their records are kept."""
+STALLED: Final = 60.0
+"""Seconds without progress after which a run is said to wait."""
+_NOTED_AGAIN: Final = 15.0  # seconds: the same reason is not written more often
+_LONGEST_WHAT: Final = 500  # characters
 
 
 def run_item(run: Run) -> dict[str, Any]:
@@ -49,4 +54,28 @@ def run_of(item: dict[str, Any]) -> Run:
         counts=Counts(**counts),
         allow_removals=int(item["allow_removals"]) if "allow_removals" in item else None,
         config=item.get("config"),
+        waiting=_waiting(item.get("waiting")),
     )
+
+
+def next_waiting(run: Run, error: SynclineError, seconds: float, now: float) -> Waiting | None:
+    """Return what to note of a run whose work waits for some seconds; None if the same was noted just now."""
+    before, since = run.waiting, now
+    if before is not None and before.code == error.code.name and now - before.until < STALLED:
+        if now - before.at < _NOTED_AGAIN:
+            return None
+        since = before.since
+    return Waiting(error.code.name, error.what[:_LONGEST_WHAT], since, now, now + seconds)
+
+
+def waiting_item(waiting: Waiting) -> dict[str, Any]:
+    """Return the attribute of a run that says why work of it waits."""
+    times = {name: number(getattr(waiting, name)) for name in ("since", "at", "until")}
+    return asdict(waiting) | times
+
+
+def _waiting(value: dict[str, Any] | None) -> Waiting | None:
+    if value is None:
+        return None
+    since, at, until = (float(value[name]) for name in ("since", "at", "until"))
+    return Waiting(str(value["code"]), str(value["what"]), since, at, until)

@@ -1,0 +1,147 @@
+"""Why a run does not get further: noted by the steps, made void by progress, and told in words."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from botocore.exceptions import ClientError
+
+from syncline.cli.waiting import state_words, waiting_of
+from syncline.errors import SynclineError
+from syncline.kinds.kind import Arrived, Failure, Pace
+from syncline.model import EVERYTHING, Counts, Item, Run, RunStatus, Step, Trigger, Waiting
+from syncline.state import Progress
+from tests.made_up import SYNC, Answer, Steps, transfer_of
+from tests.pump import Letter
+
+SLOW_DOWN = SynclineError("THROTTLED", "registry.example asked to slow down", retry_after=90.0)
+RUN = Run("r", SYNC, 1, Trigger.HAND, EVERYTHING, started=1000.0)
+HELD = Waiting("LEASE_HELD", "made.up/team/app has another writer", since=1010.0, at=1100.0, until=1190.0)
+
+
+def test_work_that_is_tried_again_notes_why(steps: Steps) -> None:
+    seen: list[Waiting | None] = []
+    began: list[float] = []
+
+    def move(item: Item, _pace: Pace) -> Answer:
+        seen.append(steps.latest().waiting)
+        began.append(steps.clock.now)
+        return Failure(item, SLOW_DOWN) if len(seen) < 4 else Arrived(item)
+
+    steps.kind.move = move
+    steps.begin_with(transfer_of("1"))
+    steps.pump.run()
+    assert seen[0] is None
+    noted = [each for each in seen[1:] if each is not None]
+    assert [(each.code, each.what) for each in noted] == [("THROTTLED", SLOW_DOWN.what)] * 3
+    assert len({each.since for each in noted}) == 1, "it waits since the first time"
+    assert [round(each.until - each.at) for each in noted] == [90, 90, 90]
+    assert began[0] <= noted[0].since <= noted[0].at < noted[1].at < noted[2].at
+
+
+def test_a_scan_that_is_tried_again_notes_why(steps: Steps) -> None:
+    seen: list[Waiting | None] = []
+
+    def look(_scope: object, _cursor: object, _pace: Pace) -> list[object]:
+        seen.append(steps.latest().waiting)
+        if len(seen) < 2:
+            raise SLOW_DOWN
+        return []
+
+    steps.kind.look = look  # type: ignore[assignment]
+    steps.run()
+    assert [each and each.code for each in seen] == [None, "THROTTLED"]
+
+
+def test_work_that_waits_for_a_lease_notes_why(steps: Steps) -> None:
+    steps.state.leases.take("made.up/team/app", "another run", 200.0)
+    steps.begin_with(transfer_of("1"))
+    seen: list[Waiting | None] = []
+
+    def note(_letter: Letter) -> None:
+        seen.append(steps.latest().waiting)
+
+    steps.pump.on_delivery = note
+    steps.pump.run()
+    codes = [each.code for each in seen if each is not None]
+    assert codes
+    assert set(codes) == {"LEASE_HELD"}
+    assert steps.latest().status is RunStatus.DONE
+
+
+def test_a_queue_that_refuses_is_noted(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps.begin_with(transfer_of("1"))
+    refusal = ClientError({"Error": {"Code": "OverLimit", "Message": "too many messages"}}, "SendMessageBatch")
+    send, refused = steps.queues.send, list[ClientError]()
+
+    def refuse_once(messages: object) -> None:
+        if not refused:
+            refused.append(refusal)
+            raise refusal
+        send(messages)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(steps.queues), "send", lambda _self, messages: refuse_once(messages))
+    steps.pump.run()
+    waiting = steps.latest().waiting
+    assert waiting is not None
+    assert (waiting.code, "too many messages" in waiting.what) == ("AWS_UNAVAILABLE", True)
+
+
+def test_what_cannot_be_noted_stops_nothing(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ClientError({"Error": {"Code": "Throttling"}}, "UpdateItem")
+
+    monkeypatch.setattr(type(steps.state), "note_waiting", refuse)
+    answers = [Failure, None]
+    steps.kind.move = lambda item, _: Failure(item, SLOW_DOWN) if answers.pop(0) else Arrived(item)
+    steps.begin_with(transfer_of("1"))
+    steps.pump.run()
+    assert steps.latest().counts.moved == 1
+
+
+def test_only_a_commit_that_counts_an_item_is_progress(steps: Steps) -> None:
+    steps.kind.move = lambda item, _: Failure(item, SLOW_DOWN) if steps.clock.now < 1e12 else Arrived(item)
+    steps.begin_with(transfer_of("1"))
+    advanced = steps.state.progress("run-1").advanced
+    steps.clock.sleep(100.0)
+    worker, letter = steps.worker(Step.TRANSFER), steps.mail.letters[-1]
+    assert worker is not None
+    assert letter is not None
+    heard: list[float] = []
+    steps.pump.on_delivery = lambda _letter: heard.append(steps.state.progress("run-1").advanced)
+    steps.pump.run()
+    assert heard[0] == advanced
+    assert set(heard[1:3]) == {advanced}, "work that is tried again is none"
+    assert steps.state.progress("run-1").advanced > advanced, "work that is given up is"
+
+
+@pytest.mark.parametrize(
+    ("advanced", "now", "since"),
+    [
+        (0.0, 1100.0, 1010.0),
+        (0.0, 1059.0, None),  # less than a minute
+        (1050.0, 1111.0, 1050.0),  # no longer than since the last progress
+        (1101.0, 1300.0, None),  # progress has made it void
+    ],
+)
+def test_a_run_waits_after_a_minute_without_progress(advanced: float, now: float, since: float | None) -> None:
+    waiting = waiting_of(replace(RUN, waiting=HELD), Progress(Counts(), False, 1100.0, advanced), now)
+    assert (waiting and waiting.since) == since
+
+
+def test_a_run_that_is_over_waits_for_nothing() -> None:
+    over = replace(RUN, waiting=HELD, status=RunStatus.DONE)
+    assert waiting_of(over, Progress(Counts(), True, 1100.0), 1300.0) is None
+
+
+def test_words() -> None:
+    progress = Progress(Counts(), False, 1100.0)
+    assert state_words(RUN, progress, 1200.0) == []
+    cancelling = replace(RUN, status=RunStatus.CANCELLING, waiting=HELD)
+    said = state_words(cancelling, progress, 1150.0)
+    assert said[0] == "cancelling"
+    what = r"waiting since \d\d:16:50: LEASE_HELD: made.up/team/app has another writer; tried again at \d\d:19:50"
+    assert re.fullmatch(what, said[1])
+    assert state_words(replace(RUN, waiting=HELD), progress, 1200.0)[0].endswith("another writer")
