@@ -52,7 +52,10 @@ def _unbound(_run: Run, _seconds: float, _halted: Callable[[], bool]) -> None:
 
 @dataclass(slots=True)
 class Work:
-    """What a step did with a batch. ``following`` and ``dead`` grow as the step goes along."""
+    """What a step did with a batch. ``following`` and ``dead`` grow as the step goes along.
+
+    ``by`` is the step at work where that is not the batch's own.
+    """
 
     batch: Batch
     results: list[Result] = field(default_factory=list)
@@ -65,6 +68,7 @@ class Work:
     requests: int = 0
     waits: tuple[SynclineError, float] | None = None
     """Why work is tried again, and after how many seconds."""
+    by: Step | None = None
 
     def follow(self, delay: float = 0, **changes: object) -> Batch:
         """Let a batch follow from this one; see :meth:`Batch.child`."""
@@ -171,7 +175,7 @@ class Engine:
             # Of a run that is over everything has ended: sent again, it would only come back to be sent again.
             if run.over:
                 self.ended.add((batch.sync, batch.run))  # the function before may have died without its report
-            self._send(batch, replace(record, following=()) if run.over else record)
+            self._send(batch, replace(record, following=()) if run.over else record, batch.step)
             return None
         if run.over:
             logger.info("run is over", extra={"run": run.id, "status": run.status.value})
@@ -227,6 +231,7 @@ class Engine:
         False if the caller may not go on with what it held back: the batch had ended before, delivered twice, and what
         followed then is sent instead, or it has gone round too often, or its run is over.
         """
+        by = work.by or work.batch.step
         self._bound(work)
         results, dead = told_apart(
             self.state.failures, work.batch, told_once(self.state, work.batch, work.results), work.dead, self.clock()
@@ -239,11 +244,11 @@ class Engine:
             return False
         remember(self.state.failures, work.batch, record, self.clock(), again=record is not made)
         if record is not made:
-            self._send(work.batch, record)
+            self._send(work.batch, record, by)
             return False
         about = {"step": work.batch.step.value, "batch": work.batch.id, "attempt": work.batch.attempt}
         batch_ended(about, made.results, counts)
-        self._send(work.batch, record, held_back)
+        self._send(work.batch, record, by, held_back)
         if work.waits is not None:
             self.waits(work.batch.sync, work.batch.run, *work.waits)
         return held_back is None or any(each.batch is held_back for each in record.following)
@@ -283,27 +288,30 @@ class Engine:
             work.give_up(item, error)
         self.end(work)
 
-    def _send(self, batch: Batch, record: BatchRecord, held_back: Batch | None = None) -> None:
-        for letter, why in self.queues.bury(batch.step, [encode(dead) for dead in record.dead]):
+    def _send(self, batch: Batch, record: BatchRecord, by: Step, held_back: Batch | None = None) -> None:
+        for letter, why in self.queues.bury(by, [encode(dead) for dead in record.dead]):
             logger.error("no dead letter: the queue refuses it", extra={"why": why, "letter": letter[:_SHOWN]})
         refused = self.queues.send(
             each for each in record.following if held_back is None or each.batch.id != held_back.id
         )
         for each, why in refused:
-            self._refuse(each, why)
+            self._refuse(each, why, by)
         if not record.following:
             self.leaves.add((batch.sync, batch.run))
 
-    def _refuse(self, batch: Batch, why: str) -> None:
-        """End a batch that its queue does not take: its items are sent one by one, and a single one has failed."""
-        if len(batch.items) > 1:
-            work = Work(batch)
+    def _refuse(self, batch: Batch, why: str, by: Step) -> None:
+        """End a batch that its queue does not take: its items are sent one by one, and a single one has failed.
+
+        Its letter goes to the dead-letter queue of ``by``, the step at work: a function may write to no other.
+        """
+        bare = tuple(replace(item, detail={}) for item in batch.items)
+        work = Work(batch if len(bare) > 1 else replace(batch, items=bare), by=by)
+        if len(bare) > 1:
             for item in batch.items:
                 work.follow(items=(item,))
-            self.end(work)
         else:
-            bare = tuple(replace(item, detail={}) for item in batch.items)  # its letter goes to a queue as well
-            self.give_up_all(replace(batch, items=bare), SynclineError("MESSAGE_REFUSED", why))
+            work.give_up(bare[0] if bare else Item(WHOLE, WHOLE), SynclineError("MESSAGE_REFUSED", why))
+        self.end(work)
 
     def finish_runs(self, left: Callable[[], float]) -> None:
         """End the runs that may be over: those of which a batch ended since the last call with nothing following.
