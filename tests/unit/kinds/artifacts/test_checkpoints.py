@@ -30,6 +30,7 @@ from syncline.clients.github_auth import GivenToken
 from syncline.clients.http import Endpoint, Http, Policy
 from syncline.clients.oci import Registry
 from syncline.config.artifacts import ArtifactsSync
+from syncline.errors import SynclineError
 from syncline.kinds.artifacts import Artifacts, checkpoints, layers, sending
 from syncline.kinds.artifacts import pushing as pushing_module
 from syncline.kinds.artifacts.archive.feed import Mark, Stream, ranged
@@ -63,6 +64,9 @@ class Functions:
     registry: OciRegistry
     memory: OwnMemory = field(default_factory=OwnMemory)
     lossy: bool = False
+    fails: bool = False
+    share: float = 0.0
+    begun: int = 0
     read: int = 0
     number: int = 0
 
@@ -81,9 +85,9 @@ class Functions:
         client = GitHub(Endpoint.parse(self.github.url), GivenToken(lambda: TOKEN), http)
         target = Target(Registry(Endpoint.parse(self.registry.url), lambda: None, http), None)
         kind = Artifacts(sync, client, target, http, memory=self.memory, now=lambda: 1_700_000_000.0)
-        before = self.read
+        self.begun, self.share = self.read, share
         self.number += 1
-        pace = Pace(lambda: 1.0 if self.read - before < share else -1.0)
+        pace = Pace(lambda: 1.0 if self.fails or self.read - self.begun < share else -1.0)
         (answer,) = kind.transfer([Item.from_json(json.loads(json.dumps(item.to_json())))], pace)
         assert isinstance(answer, (Arrived, Later, Failure))
         return answer
@@ -100,8 +104,12 @@ class Functions:
             answer = self.transfer(item, share)
             if isinstance(answer, Arrived):
                 return answer
-            assert isinstance(answer, Later), answer
             assert self.number < 100
+            if self.fails:
+                assert isinstance(answer, Failure), answer
+                item = answer.item
+                continue
+            assert isinstance(answer, Later), answer
             assert not answer.stuck
             assert answer.item.detail["read"] > item.detail.get("read", 0) or self.lossy, "a function got no further"
             item = answer.item
@@ -118,6 +126,8 @@ def functions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Functions]:
             for chunk in chunks(*arguments):  # type: ignore[arg-type]
                 made.read += len(chunk)
                 yield chunk
+                if made.fails and made.read - made.begun > made.share:
+                    raise SynclineError("UNREACHABLE", "the source broke off")
 
         monkeypatch.setattr(RemoteFile, "_chunks", counted)
         monkeypatch.setattr(layers, "_LONGEST_WAIT", 0.0)
@@ -172,6 +182,16 @@ def test_layers_that_the_registry_has_are_read_about_once_too(functions: Functio
     assert functions.number >= 5
     assert functions.read < 1.6 * size, f"{functions.number} functions read {functions.read / size:.1f} times the size"
     assert not functions.registry.asked("PATCH")
+
+
+def test_a_source_that_breaks_off_costs_no_more(functions: Functions) -> None:
+    functions.fails = True
+    image = image_of(16)
+    size = functions.artifact(ARCHIVES["before 25"](image))
+    arrived = functions.image(share=3 * MIB)
+    assert arrived.item.source == f"sha256:{image.id}"
+    assert functions.number >= 5
+    assert functions.read < 1.6 * size, f"{functions.number} functions read {functions.read / size:.1f} times the size"
 
 
 def test_functions_that_get_no_further_say_so(functions: Functions) -> None:

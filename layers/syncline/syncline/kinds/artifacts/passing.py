@@ -17,7 +17,7 @@ from syncline.kinds.artifacts.archive.tars import Member, Tar, is_header
 from syncline.kinds.artifacts.archive.unpacking import form_of, unpacked
 from syncline.kinds.artifacts.checkpoints import Checkpoint
 from syncline.kinds.artifacts.layers import Layer
-from syncline.kinds.artifacts.sending import Interrupted
+from syncline.kinds.artifacts.sending import BrokenOffError, Interrupted
 from syncline.kinds.kind import Pace
 from syncline.running_hash import RunningHash
 
@@ -390,11 +390,15 @@ class Pass:
         if self._current is not None:
             self._unfinished[name] = self._current
         stored = self.progress.open.get(name)
-        if packed:
-            assert digest is not None, "only blobs are sent as they are"
-            self._running[name] = self.taker.blob(content, digest, stored, inside)
-        else:
-            self._running[name] = self.taker.layer(content, digest, stored, inside)
+        try:
+            if packed:
+                assert digest is not None, "only blobs are sent as they are"
+                self._running[name] = self.taker.blob(content, digest, stored, inside)
+            else:
+                self._running[name] = self.taker.layer(content, digest, stored, inside)
+        except BrokenOffError as broken:
+            self._running[name] = broken.sent
+            raise broken.error from None
 
     def _guess(self, member: Member) -> str | None:
         named = _NAMED_BY_CONTENT.fullmatch(member.name)
@@ -407,14 +411,16 @@ class Pass:
         hash_ = RunningHash("sha256") if inside is None else RunningHash.resume("sha256", inside["hash"])
         if self._current is not None:
             self._unfinished[member.name] = self._current
-        for piece in content:
-            if self.pace.over:
-                self._is_cut = True
-                mark, state = content.mark(len(piece)), hash_.state()
-                if mark is not None and state is not None:
-                    self._insides[member.name] = {"mark": mark, "hash": state, "key": key}
-                return
-            hash_.update(bytes(piece))
+        try:
+            for piece in content:
+                if self.pace.over:
+                    self._is_cut = True
+                    self._note_hash(member, key, content.mark(len(piece)), hash_)
+                    return
+                hash_.update(bytes(piece))
+        except SynclineError:
+            self._note_hash(member, key, content.mark(), hash_)
+            raise
         digest = f"sha256:{hash_.hexdigest()}"
         if digest == key:
             self.progress.done[member.name] = layer
@@ -425,6 +431,12 @@ class Pass:
             self.known.note_guess(member.name, member.size, None)
             self._insides.pop(member.name, None)
             self.misled.append(member.name)
+
+    def _note_hash(self, member: Member, key: str, mark: Mark | None, hash_: RunningHash) -> None:
+        """Note how far a layer was hashed, by which it is continued."""
+        state = hash_.state()
+        if mark is not None and state is not None:
+            self._insides[member.name] = {"mark": mark, "hash": state, "key": key}
 
     def _is_over(self) -> bool:
         """Whether to stop waiting for somebody else, who may be waiting for what has arrived here meanwhile."""

@@ -51,6 +51,15 @@ class Interrupted:
     inside: dict[str, Any] | None = None
 
 
+class BrokenOffError(Exception):
+    """A layer's content could not be read to its end because of ``error``; ``sent`` tells how far it was sent."""
+
+    def __init__(self, error: SynclineError, sent: Future[Layer | Interrupted]) -> None:
+        super().__init__("the content of a layer broke off")
+        self.error = error
+        self.sent = sent
+
+
 class Sender(AbstractContextManager["Sender"]):
     """Sends layers to one repository. ``sent`` counts the bytes that went out."""
 
@@ -99,7 +108,7 @@ class Sender(AbstractContextManager["Sender"]):
 
         With ``inside`` of an interrupted layer, ``content`` is what follows its mark. ``diff_id`` is what the archive
         promises the layer to be, if it does: another one is ARCHIVE_INVALID. Raises UPLOAD_LOST if there is an
-        ``inside`` and the registry does not have what came before.
+        ``inside`` and the registry does not have what came before, and BrokenOffError.
         """
         return self._send(_Packed(self, diff_id, stored, inside), content)
 
@@ -132,6 +141,8 @@ class Sender(AbstractContextManager["Sender"]):
                 transfer.give(segment, mark)
             else:
                 whole = True
+        except SynclineError as error:
+            raise BrokenOffError(error, done) from error
         finally:
             transfer.end(whole=whole)
         return done
