@@ -34,10 +34,13 @@ def client(server: Server, user: str | None = "ann", *, page_size: int = 100) ->
 
 
 def refusal(call: Any, *arguments: Any) -> SynclineError:
-    with pytest.raises(SynclineError) as caught:
+    def complete() -> None:
         answer = call(*arguments)
         if isinstance(answer, Iterator):
             list(answer)
+
+    with pytest.raises(SynclineError) as caught:
+        complete()
     assert SECRET not in str(caught.value)
     return caught.value
 

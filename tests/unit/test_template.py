@@ -327,7 +327,8 @@ def test_the_variables_that_the_code_reads_are_those_that_are_declared(resources
     functions = of_type(resources, "AWS::Lambda::Function")
     declared = {name for each in functions.values() for name in each["Environment"]["Variables"]}
     ours = {name for name in declared if name.startswith("SYNCLINE_")}
-    patterns = set(_variables_read())
+    # The engine on one machine sets this one for its functions.
+    patterns = {*_variables_read()} - {"SYNCLINE_ENGINE"}
     assert {pattern for pattern in patterns if not any(re.fullmatch(pattern, name) for name in ours)} == set()
     assert {name for name in ours if not any(re.fullmatch(pattern, name) for pattern in patterns)} == set()
     # What `sam local invoke` is to set has to be declared, too; AWS itself takes it away where it has no value.
