@@ -32,6 +32,17 @@ syncs:
 """
 
 
+TOKENS = """\
+syncs:
+  gateway:
+    kind: tokens
+    sources:
+      one: {api: "CLUSTER", namespace: gateway, service: nginx, auth: {token: "env:TOKEN"}}
+      two: {namespace: gateway, service: nginx}
+    check: {host: api.example}
+"""
+
+
 class Refusing(BaseHTTPRequestHandler):
     """A server that lives and lets nobody in."""
 
@@ -101,6 +112,12 @@ def test_one_that_is_silent_does_not_hold_up_the_command() -> None:
         read = parse_syncs(syncs(where, where + "\n      plain_http: true").encode())
         found = reachability.unreachable(read.syncs.values(), no_secrets(), 0.3)
     assert [each.partition(": ")[0] for each in found] == ["prod.source", "prod.target"]
+
+
+def test_each_cluster_of_a_sync_of_tokens_is_asked(closed: str) -> None:
+    read = parse_syncs(TOKENS.replace("CLUSTER", f"https://{closed}").encode())
+    found = reachability.unreachable(read.syncs.values(), no_secrets())
+    assert [each.partition(": ")[0] for each in found] == ["gateway.sources.one"]
 
 
 @pytest.mark.parametrize("address", ["git@{}:team/b.git", "ssh://git@{}/team/b.git"])

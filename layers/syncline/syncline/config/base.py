@@ -38,8 +38,11 @@ class Model(BaseModel):
         """Yield the addresses of the servers that this part of the configuration names."""
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if isinstance(value, Model):
-                yield from (each._replace(path=(name, *each.path)) for each in value.addresses())
+            parts = value.items() if isinstance(value, dict) else [(None, value)]
+            for key, part in parts:
+                if isinstance(part, Model):
+                    path = (name,) if key is None else (name, str(key))
+                    yield from (each._replace(path=(*path, *each.path)) for each in part.addresses())
 
 
 class Patterns(Model):
