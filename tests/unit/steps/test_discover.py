@@ -220,38 +220,24 @@ def test_a_slow_scan_sends_on_what_it_found_after_some_seconds(steps: Steps, *, 
 
 
 @pytest.mark.parametrize("at", [0, 1, CHUNK_ITEMS, CHUNK_ITEMS * 2 + 1])
-def test_a_look_delivered_twice_at_the_same_time_loses_nothing(steps: Steps, at: int) -> None:
-    """The second delivery begins and ends while the first one is at its ``at``-th page; both find different chunks."""
+def test_a_scan_delivered_twice_at_the_same_time_is_made_once(steps: Steps, at: int) -> None:
+    """The second delivery comes while the first one is at its ``at``-th page."""
     everything = pages(CHUNK_ITEMS * 2 + 6)
     letter = steps.start()
     twice = [Letter(letter.id, letter.url, letter.body, letter.sent, letter.due, copied=True)]
-    first: Counter[str] = Counter()
-    second: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
 
-    def look(_scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
         for number, page in enumerate(everything):
             if number == at and twice:
-                steps.kind.look = slower
                 steps.pump.deliver([twice.pop()])
-                while rest := [each for each in steps.mail.lying_in(letter.url) if each is not letter]:
-                    steps.pump.deliver(rest[:1])
-                steps.kind.look = look
             if cursor is None or page.cursor > cursor:
-                first[pace.work] += 1
-                yield page
-
-    def slower(_scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
-        """The same pages; time passes, so the chunks are others."""
-        for page in everything:
-            if cursor is None or page.cursor > cursor:
-                steps.clock.sleep(SLOW)
-                second[pace.work] += 1
+                seen[page.cursor] += 1
                 yield page
 
     steps.kind.look = look
     steps.pump.run()
-    # Both have the same clock: the time of the second one ends the chunk of the first one at its next page.
-    assert [(first[work], second[work]) for work in first if work in second] == [(at % CHUNK_ITEMS + 1, 3)]
+    assert set(seen.values()) == {1}
     run = steps.latest()
     assert run.status is RunStatus.DONE
     assert len(steps.results()) == run.counts.moved == run.counts.queued == len(everything)
