@@ -9,27 +9,29 @@ from syncline.kinds.kind import Arrived, Later, Pace, Page
 from syncline.messages import Outgoing
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Run, RunStatus, Scope, Step, Trigger
 from syncline.state import BatchRecord
-from tests.made_up import SYNC, Answer, Steps, items, transfer_of
+from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, items, transfer_of
 from tests.pump import KilledError, Letter, When
+from tests.run_ids import made_run_id
 
 GRACE = 10
+NEXT = made_run_id(1)
 OPEN = {("team/app", name): Outcome.CANCELLED for name in ("1", "2", "3")}
 
 
-def another(steps: Steps, run_id: str = "run-2") -> Run:
+def another(steps: Steps, run_id: str = NEXT) -> Run:
     """Begin another run; raises ALREADY_RUNNING."""
     return steps.state.begin_run(SYNC, run_id, Trigger.HAND, EVERYTHING)[0]
 
 
-def outcomes(steps: Steps, run_id: str = "run-1") -> dict[tuple[str, str], Outcome]:
+def outcomes(steps: Steps, run_id: str = MADE_UP_RUN) -> dict[tuple[str, str], Outcome]:
     return {key: each.outcome for key, each in steps.results(steps.state.run(SYNC, run_id)).items()}
 
 
 def check_cancelled(steps: Steps, cancelled: int = 3) -> None:
-    run = steps.state.run(SYNC, "run-1")
+    run = steps.state.run(SYNC, MADE_UP_RUN)
     assert run.status is RunStatus.CANCELLED
     assert (run.counts.cancelled, run.counts.queued) == (cancelled, run.counts.ended)
-    assert steps.state.progress("run-1").counts == run.counts
+    assert steps.state.progress(MADE_UP_RUN).counts == run.counts
 
 
 def test_another_run_can_start_ten_seconds_after_the_cancel(steps: Steps) -> None:
@@ -41,7 +43,7 @@ def test_another_run_can_start_ten_seconds_after_the_cancel(steps: Steps) -> Non
 
     steps.kind.move = die
     steps.pump.deliver([steps.begin_with(transfer_of("1", "2", "3"))])
-    steps.state.cancel_run(SYNC, "run-1")
+    steps.state.cancel_run(SYNC, MADE_UP_RUN)
     steps.clock.sleep(GRACE - 0.5)
     with pytest.raises(SynclineError, match="is being cancelled"):
         another(steps)
@@ -59,7 +61,7 @@ def test_a_function_that_goes_on_after_the_end_of_its_run_writes_nothing_down(st
 
     def move(item: Item, pace: Pace) -> Answer:
         if item.name == "1":
-            steps.state.cancel_run(SYNC, "run-1")
+            steps.state.cancel_run(SYNC, MADE_UP_RUN)
             steps.clock.sleep(30)
             another(steps)
             return Arrived(item, 10)
@@ -77,7 +79,7 @@ def test_a_function_that_goes_on_after_the_end_of_its_run_writes_nothing_down(st
 def test_a_function_that_lets_go_in_time_ends_its_batch(steps: Steps) -> None:
     def move(item: Item, pace: Pace) -> Answer:
         if item.name == "1":
-            steps.state.cancel_run(SYNC, "run-1")
+            steps.state.cancel_run(SYNC, MADE_UP_RUN)
             steps.clock.sleep(5)
             return Arrived(item, 10)
         return Later(item) if pace.over else Arrived(item)
@@ -97,8 +99,8 @@ def test_a_scan_that_goes_on_after_the_end_of_its_run_sends_nothing(steps: Steps
         return [Page("a", items("1", "2", "3"))]
 
     steps.kind.look = look
-    steps.start(run="run-1")
-    steps.begin("run-1")
+    steps.start(run=MADE_UP_RUN)
+    steps.begin(MADE_UP_RUN)
     (letter,) = steps.mail.waiting()
     steps.pump.deliver([letter])
     check_cancelled(steps, cancelled=0)
@@ -110,7 +112,7 @@ def test_whoever_ends_a_run_may_die_on_the_way(steps: Steps, when: When) -> None
     """The next one who looks ends it, with the same counts."""
     effects = 1
     for number in range(1, 40):
-        run_id, next_id = f"run-{number}", f"run-{number}-next"
+        run_id, next_id = made_run_id(2 * number), made_run_id(2 * number + 1)
         _, root = steps.begin(run_id)
         batches = tuple(transfer_of(f"{n}", run=run_id, group=f"g{n}") for n in range(3))
         following = tuple(Outgoing(each) for each in batches)
@@ -138,13 +140,13 @@ def test_whoever_ends_a_run_may_die_on_the_way(steps: Steps, when: When) -> None
 
 
 def test_what_a_joined_scan_had_found_again_is_counted_once(steps: Steps) -> None:
-    _, root = steps.begin("run-1")
+    _, root = steps.begin(MADE_UP_RUN)
     first, again = transfer_of("1", "2", "3"), transfer_of("3", "2", "1", scan="joined")
     steps.state.end_batch(root, BatchRecord((), (Outgoing(first),)), Counts(queued=3))
     joined = steps.state.join_run(SYNC, "joined", Scope.of(["team/app"]))
     assert joined is not None
     steps.state.end_batch(joined, BatchRecord((), (Outgoing(again),)), Counts(queued=3))
-    steps.state.cancel_run(SYNC, "run-1")
+    steps.state.cancel_run(SYNC, MADE_UP_RUN)
     steps.clock.sleep(GRACE)
     another(steps)
     check_cancelled(steps)
@@ -152,10 +154,10 @@ def test_what_a_joined_scan_had_found_again_is_counted_once(steps: Steps) -> Non
 
 
 def test_a_run_with_more_open_items_than_one_record_takes(steps: Steps) -> None:
-    _, root = steps.begin("run-1")
+    _, root = steps.begin(MADE_UP_RUN)
     following = tuple(Outgoing(transfer_of(*(f"{n}-{m}" for m in range(100)), group=f"g{n}")) for n in range(11))
     steps.state.end_batch(root, BatchRecord((), following), Counts(queued=1100))
-    steps.state.cancel_run(SYNC, "run-1")
+    steps.state.cancel_run(SYNC, MADE_UP_RUN)
     steps.clock.sleep(GRACE)
     another(steps)
     check_cancelled(steps, cancelled=1100)
@@ -174,15 +176,15 @@ def test_a_lost_run_takes_no_batch_any_more(steps: Steps, monkeypatch: pytest.Mo
 
     steps.kind.move = move
     steps.pump.deliver([letter])
-    run = steps.state.run(SYNC, "run-1")
-    assert (run.status, run.counts) == (RunStatus.LOST, steps.state.progress("run-1").counts)
+    run = steps.state.run(SYNC, MADE_UP_RUN)
+    assert (run.status, run.counts) == (RunStatus.LOST, steps.state.progress(MADE_UP_RUN).counts)
     assert steps.mail.waiting() == []
 
 
 def test_messages_of_a_cancelled_run_are_not_needed_for_its_end(steps: Steps) -> None:
     """A duplicate that comes late, of each step."""
     letter = steps.begin_with(transfer_of("1"))
-    steps.state.cancel_run(SYNC, "run-1")
+    steps.state.cancel_run(SYNC, MADE_UP_RUN)
     steps.clock.sleep(GRACE)
     another(steps)
     for step in (Step.TRANSFER, Step.VERIFY):

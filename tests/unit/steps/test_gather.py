@@ -20,7 +20,7 @@ from syncline.state import State
 from syncline.steps import gather as gather_module
 from syncline.stores.hearing import Claim
 from tests.interleaving import deliver_meanwhile
-from tests.made_up import SYNC, Steps, items
+from tests.made_up import MADE_UP_RUN, SYNC, Steps, items
 from tests.pump import Duplicates, KilledError, Manners, When
 from tests.stack import EVENTS, QUEUES
 
@@ -423,7 +423,7 @@ def test_a_claim_whose_scan_has_to_wait_is_free_for_its_next_try(steps: Steps, l
 def test_events_that_joined_a_cancelled_run_are_not_lost(
     steps: Steps, looked: list[Scope], monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    steps.begin("run-1")
+    steps.begin(MADE_UP_RUN)
     join_run, look = type(steps.state).join_run, steps.kind.look
     assert look is not None
 
@@ -435,7 +435,7 @@ def test_events_that_joined_a_cancelled_run_are_not_lost(
 
     def cancelled_look(scope: Scope, cursor: str | None, pace: Pace) -> Iterable[Page]:
         if pace.joined:
-            steps.state.cancel_run(SYNC, "run-1")
+            steps.state.cancel_run(SYNC, MADE_UP_RUN)
         return look(scope, cursor, pace)
 
     monkeypatch.setattr(type(steps.state), "join_run", join)
@@ -444,7 +444,7 @@ def test_events_that_joined_a_cancelled_run_are_not_lost(
     steps.notify("a")
     steps.pump.run()
     first, second = runs(steps)
-    assert (first.id, first.status, first.counts.moved) == ("run-1", RunStatus.CANCELLED, 0)
+    assert (first.id, first.status, first.counts.moved) == (MADE_UP_RUN, RunStatus.CANCELLED, 0)
     assert (second.trigger, second.status, second.counts.moved) == (Trigger.EVENT, RunStatus.DONE, 1)
     assert looked[-1] == Scope.of(["a"])
     assert steps.hearing.notes(SYNC) == []

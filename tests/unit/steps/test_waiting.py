@@ -13,7 +13,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Failure, Pace
 from syncline.model import EVERYTHING, Counts, Item, Run, RunStatus, Step, Trigger, Waiting
 from syncline.state import Progress
-from tests.made_up import SYNC, Answer, Steps, transfer_of
+from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, transfer_of
 from tests.pump import Letter
 
 SLOW_DOWN = SynclineError("THROTTLED", "registry.example asked to slow down", retry_after=90.0)
@@ -104,17 +104,17 @@ def test_what_cannot_be_noted_stops_nothing(steps: Steps, monkeypatch: pytest.Mo
 def test_only_a_commit_that_counts_an_item_is_progress(steps: Steps) -> None:
     steps.kind.move = lambda item, _: Failure(item, SLOW_DOWN) if steps.clock.now < 1e12 else Arrived(item)
     steps.begin_with(transfer_of("1"))
-    advanced = steps.state.progress("run-1").advanced
+    advanced = steps.state.progress(MADE_UP_RUN).advanced
     steps.clock.sleep(100.0)
     worker, letter = steps.worker(Step.TRANSFER), steps.mail.letters[-1]
     assert worker is not None
     assert letter is not None
     heard: list[float] = []
-    steps.pump.on_delivery = lambda _letter: heard.append(steps.state.progress("run-1").advanced)
+    steps.pump.on_delivery = lambda _letter: heard.append(steps.state.progress(MADE_UP_RUN).advanced)
     steps.pump.run()
     assert heard[0] == advanced
     assert set(heard[1:3]) == {advanced}, "work that is tried again is none"
-    assert steps.state.progress("run-1").advanced > advanced, "work that is given up is"
+    assert steps.state.progress(MADE_UP_RUN).advanced > advanced, "work that is given up is"
 
 
 @pytest.mark.parametrize(

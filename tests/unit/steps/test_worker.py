@@ -85,7 +85,7 @@ def test_a_start_of_a_sync_that_does_not_exist_is_dropped(steps: Steps, start: S
 def test_a_message_of_another_version_waits_for_the_upgrade(steps: Steps, message: Batch | Start, version: int) -> None:
     """It goes back to its queue for as long as a function of the other version may take it, and then stays."""
     body = json.dumps(to_json(message) | {"v": version, "more": "what a later version says"})
-    steps.begin("run-1")
+    steps.begin(MADE_UP_RUN)
     letter = steps.put(body, message.step if isinstance(message, Batch) else Step.DISCOVER)
     began, step = steps.clock.now, letter.step
     steps.pump.run()
