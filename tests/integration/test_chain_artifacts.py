@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
 
+from syncline.clients import github
+from syncline.clients.github import RemoteFile
 from syncline.kinds.artifacts import sending
 from syncline.messages import Start
 from syncline.model import Outcome, Scope, Step, Trigger
@@ -140,14 +143,22 @@ def test_an_alias_follows_the_youngest_build_and_is_mended(place: ArtifactsWorld
 def test_an_image_that_takes_several_functions_is_continued_at_a_checkpoint(
     place: ArtifactsWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each look at the time that is left takes so long that a function gets through a few segments only."""
+    """The download is so slow that a function gets through a part of a layer only."""
+    monkeypatch.setattr(github, "CHUNK", 16384)
     monkeypatch.setattr(sending, "SEGMENT", 8192)
     monkeypatch.setattr(sending, "PIECE", 8192)
     dice = random.Random(3)
     names = ("presto-coordinator", "presto-native-worker-cpu")
-    large = [image(name, OLD, saved.layer({name: dice.randbytes(200_000)})) for name in names]
+    large = [image(name, OLD, saved.layer({name: dice.randbytes(600_000)})) for name in names]
     chain = place.chain([build(1, OLD, large)])
-    chain.pump.tick = 20.0
+    chunks = RemoteFile._chunks
+
+    def slow(file: RemoteFile, *arguments: Any) -> Iterator[bytes]:
+        for chunk in chunks(file, *arguments):
+            chain.clock.sleep(12 if "artifact" in file.name else 0)
+            yield chunk
+
+    monkeypatch.setattr(RemoteFile, "_chunks", slow)
     keys = [f"checkpoint@{chain.target.host}/{PROJECT}/x86/{name}:presto-1" for name in names]
     seen: set[str] = set()
 
