@@ -248,6 +248,19 @@ def test_a_wrong_checkpoint_costs_time_alone(functions: Functions, damage: str) 
     assert functions.memory.recall(key) is None, "a checkpoint is removed when the image is there"
 
 
+def test_an_image_that_one_function_reads_writes_nothing_about_checkpoints(
+    functions: Functions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Removing what is not there would leave an empty item in the table, for ever."""
+    written: list[str] = []
+    functions.artifact(ARCHIVES["before 25"](image_of(1)))
+    monkeypatch.setattr(functions.memory, "forget", written.append)
+    monkeypatch.setattr(functions.memory, "remember", lambda key, *_: written.append(key))
+    functions.image(share=10**9)
+    assert functions.number == 1
+    assert not [key for key in written if key.startswith("checkpoint@")]
+
+
 def test_a_checkpoint_fits_into_an_item_of_the_table(functions: Functions, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     image = image_of(4)

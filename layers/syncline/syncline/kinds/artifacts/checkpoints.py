@@ -72,10 +72,12 @@ class Checkpoints:
         self._memory = memory
         self._key = f"checkpoint@{image}"
         self._version = f"{FORMAT} {VERSION} {version}"
+        self._is_kept: bool | None = None
 
     def load(self) -> Checkpoint | None:
         """Return the checkpoint; None if there is none, or it is of another archive or version of this program."""
         noted = self._memory.recall(self._key)
+        self._is_kept = noted is not None
         if noted is None:
             return None
         try:
@@ -92,10 +94,15 @@ class Checkpoints:
         if len(packed) > LARGEST:
             return False
         self._memory.remember(self._key, packed, RETENTION)
+        self._is_kept = True
         return True
 
     def forget(self) -> None:
-        self._memory.forget(self._key)
+        """Remove the checkpoint. Nothing is written if there is none."""
+        if self._is_kept is None:
+            self.load()
+        if self._is_kept:
+            self._memory.forget(self._key)
 
 
 def _to_json(value: object) -> dict[str, str]:
