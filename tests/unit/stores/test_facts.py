@@ -28,6 +28,12 @@ def test_a_fact_is_known_until_it_turns_out_wrong(facts: Facts) -> None:
     assert facts.recall("dr@sha256:1") is None
 
 
+def test_forgetting_what_is_not_known_leaves_no_item(clock: Clock) -> None:
+    with new_table() as table:
+        Facts(Database(table), clock.time).forget("dr@sha256:1")
+        assert table.scan()["Items"] == []
+
+
 def test_of_those_who_claim_a_fact_one_is_told_to_find_it_out(facts: Facts, clock: Clock) -> None:
     assert facts.claim("fact", 10)
     assert not facts.claim("fact", 10)

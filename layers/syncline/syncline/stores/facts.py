@@ -38,8 +38,11 @@ class Facts:
         self._db.put({"pk": f"FACT#{key}", "sk": "FACT", "value": value, "expires": int(self._clock() + seconds)})
 
     def forget(self, key: str) -> None:
-        """A fact turned out wrong."""
-        self._db.update_if(self._db.update(f"FACT#{key}", "FACT", "REMOVE #value", {}, names=("value",)))
+        """Remove a fact, if there is one."""
+        exists = "attribute_exists(pk)"
+        self._db.update_if(
+            self._db.update(f"FACT#{key}", "FACT", "REMOVE #value", {}, names=("value",), condition=exists)
+        )
 
     def claim(self, key: str, seconds: float) -> bool:
         """Whether the caller is the one to find out a fact: for ``seconds`` nobody else is told so."""
