@@ -99,7 +99,7 @@ class Functions:
         """Make these syncs, by name, the only ones."""
         file = self._home / "syncs.yaml"
         file.write_text(json.dumps({"syncs": configs}))  # JSON is YAML
-        self._syncline("apply", str(file), "--prune")
+        self._syncline("apply", str(file), "--prune", "--offline")
 
     def begin(self, name: str) -> None:
         """Start a run of a sync, and do not wait for it."""
