@@ -6,9 +6,9 @@ import json
 import random
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -23,6 +23,7 @@ LONGEST_KEY: Final = 1_900
 AWS_ERRORS: Final = (BotoCoreError, ClientError)
 """What a call of the table raises when AWS refuses it or cannot be reached."""
 _CONFLICT_TRIES: Final = 12
+_Answer = TypeVar("_Answer")
 
 
 class Database:
@@ -36,10 +37,10 @@ class Database:
         return self._table.get_item(Key={"pk": pk, "sk": sk}, ConsistentRead=True).get("Item")
 
     def put(self, item: dict[str, Any]) -> None:
-        self._table.put_item(Item=item)
+        self._single(self._table.put_item, Item=item)
 
     def delete(self, pk: str, sk: str) -> None:
-        self._table.delete_item(Key={"pk": pk, "sk": sk})
+        self._single(self._table.delete_item, Key={"pk": pk, "sk": sk})
 
     def batch_get(self, keys: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
         """The items of up to 100 keys that exist, in no order."""
@@ -106,9 +107,9 @@ class Database:
             arguments["ExpressionAttributeNames"] = {"#version": "version"}
             arguments["ExpressionAttributeValues"] = {":version": version}
         try:
-            self._table.put_item(**arguments)
+            self._single(self._table.put_item, **arguments)
         except ClientError as error:
-            if error.response.get("Error", {}).get("Code") == "ConditionalCheckFailedException":
+            if _code(error) == "ConditionalCheckFailedException":
                 return False
             raise
         return True
@@ -132,9 +133,9 @@ class Database:
         """Carry out one :meth:`update` by itself; the whole new item, or None if its condition refused it."""
         arguments = {name: value for name, value in update["Update"].items() if name != "TableName"}
         try:
-            answer = self._table.update_item(**arguments, ReturnValues="ALL_NEW")
+            answer = self._single(self._table.update_item, **arguments, ReturnValues="ALL_NEW")
         except ClientError as error:
-            if error.response.get("Error", {}).get("Code") == "ConditionalCheckFailedException":
+            if _code(error) == "ConditionalCheckFailedException":
                 return None
             raise
         return dict(answer["Attributes"])
@@ -149,11 +150,22 @@ class Database:
                 refused = {n for n, code in enumerate(codes) if code == "ConditionalCheckFailed"}
                 if refused:
                     return refused
-                # Batches met on one shard: a short pause parts two of them, a longer one many.
-                time.sleep(random.uniform(0.1, 1.0) * min(1.0, 0.02 * 2**attempt))  # noqa: S311 - a pause is no secret
+                _part(attempt)
             else:
                 return set()
         raise SynclineError("AWS_UNAVAILABLE", "DynamoDB refused a transaction many times over for conflicts")
+
+    @staticmethod
+    def _single(write: Callable[..., _Answer], **arguments: Any) -> _Answer:
+        """Carry out a write of one item, again while a transaction writes that item: botocore does not repeat these."""
+        for attempt in range(_CONFLICT_TRIES - 1):
+            try:
+                return write(**arguments)
+            except ClientError as error:
+                if _code(error) != "TransactionConflictException":
+                    raise
+                _part(attempt)
+        return write(**arguments)
 
     def put_if(self, item: dict[str, Any], condition: str) -> dict[str, Any]:
         """A put as a part of a transaction."""
@@ -189,6 +201,15 @@ class Database:
         if condition is not None:
             update["ConditionExpression"] = condition
         return {"Update": update}
+
+
+def _code(error: ClientError) -> str:
+    return error.response.get("Error", {}).get("Code", "")
+
+
+def _part(attempt: int) -> None:
+    """Pause after writers of one item have met: a short pause parts two of them, a longer one many."""
+    time.sleep(random.uniform(0.1, 1.0) * min(1.0, 0.02 * 2**attempt))  # noqa: S311 - a pause is no secret
 
 
 def is_key(text: str) -> bool:
