@@ -17,6 +17,7 @@ no note is lost, and no scan is made twice at once.
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -126,8 +127,8 @@ class Hearing:
     def take_up(self, sync: str, claim: Claim, seconds: float) -> Claim | None:
         """Hold a claim that a function has left, for `seconds`. None if it may be at work, or another one was faster."""
         now = self._clock()
-        # boto3 repeats a call whose answer was lost: it meets the time that it has set itself.
-        free = "#id = :id AND (attribute_not_exists(#until) OR #until <= :now OR #until = :until)"
+        # boto3 repeats a call whose answer was lost: it meets its own name.
+        free = "#id = :id AND (attribute_not_exists(#until) OR #until <= :now OR #call = :call)"
         return self._hold(sync, claim, now + seconds, free, {":now": number(now)})
 
     def release(self, sync: str, claim: Claim) -> None:
@@ -138,8 +139,8 @@ class Hearing:
         update = self._db.update(
             f"HEARD#{sync}",
             "CLAIM",
-            "SET #until = :until",
-            {"until": number(until)},
+            "SET #until = :until, #call = :call",
+            {"until": number(until), "call": secrets.token_hex(8)},
             condition=condition,
             extra={":id": claim.id, **extra},
             names=("id",),
