@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from aws_lambda_powertools.metrics import EphemeralMetrics
 
 from syncline.steps import discover
 from tests.made_up import Steps, steps
@@ -25,3 +26,12 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the chunks of a scan about a fifteenth of their size, for speed."""
     monkeypatch.setattr(discover, "CHUNK_ITEMS", CHUNK_ITEMS)
     monkeypatch.setattr(discover, "CHUNK_RESULTS", CHUNK_RESULTS)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
+    """What is measured, by name, in place of the lines that tell CloudWatch."""
+    found: list[tuple[str, float]] = []
+    monkeypatch.setattr(EphemeralMetrics, "add_metric", lambda _, name, _unit, value: found.append((name, value)))
+    monkeypatch.setattr(EphemeralMetrics, "flush_metrics", lambda _: None)
+    return found

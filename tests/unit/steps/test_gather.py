@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-from aws_lambda_powertools.metrics import EphemeralMetrics
 from botocore.exceptions import ClientError
 
 from syncline.config.base import BaseSync, Gathering
@@ -93,14 +92,12 @@ def test_what_is_nobody_s_event_is_dropped(steps: Steps, looked: list[Scope]) ->
 
 
 def test_an_event_that_no_sync_hears_of_is_counted(
-    steps: Steps, looked: list[Scope], monkeypatch: pytest.MonkeyPatch
+    steps: Steps, looked: list[Scope], counted: list[tuple[str, float]]
 ) -> None:
-    counted: list[str] = []
-    monkeypatch.setattr(EphemeralMetrics, "add_metric", lambda _, name, *_more: counted.append(name))
     steps.notify("a", source="elsewhere")
     steps.pump.run()
     assert looked == []
-    assert counted == ["MessagesDropped"]
+    assert counted == [("MessagesDropped", 1)]
 
 
 def test_an_event_that_its_sync_cannot_read_is_dropped_alone(steps: Steps, looked: list[Scope]) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from aws_lambda_powertools.metrics import EphemeralMetrics
 from botocore.exceptions import ClientError
 
 from syncline.config.base import BaseSync
@@ -55,11 +54,9 @@ def test_a_look_that_dies_again_and_again_ends_the_run(steps: Steps) -> None:
     [" ", "{}", "[]", "nonsense", '{"v": "2"}', '{"v": 1, "type": "what"}', '"text"', "1e999", '{"Records": "?"}'],
 )
 def test_what_is_no_message_of_ours_is_dropped_counted_and_logged(
-    steps: Steps, body: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    steps: Steps, body: str, caplog: pytest.LogCaptureFixture, counted: list[tuple[str, float]]
 ) -> None:
     """A dead letter that belongs to no sync would stay for ever: no retry takes it."""
-    counted: list[tuple[str, float]] = []
-    monkeypatch.setattr(EphemeralMetrics, "add_metric", lambda _, name, _unit, value: counted.append((name, value)))
     steps.put(body)
     steps.pump.run()
     assert steps.mail.dead() == []
