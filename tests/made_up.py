@@ -83,6 +83,18 @@ class MadeUp:
 
 
 @dataclass
+class Told(MadeUp):
+    """A kind that reports the ends of its runs."""
+
+    ended_runs: list[str] = field(default_factory=list)
+    told: list[Result] = field(default_factory=list)
+
+    def ended(self, run: Run, results: Iterable[Result]) -> None:
+        self.told += results
+        self.ended_runs.append(run.id)
+
+
+@dataclass
 class Steps:
     """The three steps around one kind."""
 

@@ -160,7 +160,8 @@ class State(Configurations):
         if self._known(sync, run_id) is None:
             self._db.update_if(self._free_sync(sync, run_id))
             return
-        run = self.end_cancelled(sync, run_id)
+        self.end_cancelled(sync, run_id)
+        run = self.run(sync, run_id)
         if run.status is RunStatus.CANCELLING:
             what = f"run {run_id} of {sync} is being cancelled, which takes {CANCELLED_AFTER:.0f} s at most"
             raise SynclineError("ALREADY_RUNNING", what)
@@ -253,21 +254,24 @@ class State(Configurations):
             run = self.run(sync, run_id)
         return run
 
-    def end_cancelled(self, sync: str, run_id: str, settle: Callable[[Run], Counts] = lambda run: run.counts) -> Run:
-        """End a run that was cancelled :data:`CANCELLED_AFTER` seconds ago, and return the run as it stands.
+    def end_cancelled(
+        self, sync: str, run_id: str, settle: Callable[[Run], Counts] = lambda run: run.counts
+    ) -> Run | None:
+        """End a run that was cancelled :data:`CANCELLED_AFTER` seconds ago; return it to the one caller who ended it.
 
         That needs no function: the items of batches that have not ended are cancelled. Whoever looks at the run may call
-        this, any number at once. ``settle`` is that of :meth:`finish_run`. Raises NO_SUCH_RUN.
+        this, any number at once. ``settle`` is that of :meth:`finish_run`.
         """
         item = self._db.get(f"SYNC#{sync}", f"RUN#{run_id}")
-        run = self.run(sync, run_id) if item is None else run_of(item)
-        since = float((item or {}).get("cancelled", 0))
+        if item is None:
+            return None
+        run, since = run_of(item), float(item.get("cancelled", 0))
         if run.status is not RunStatus.CANCELLING or self._clock() - since < CANCELLED_AFTER:
-            return run
+            return None
         self._close(run_id)
         self._cancel_open(run_id)
-        self._end_run(run, RunStatus.CANCELLED, settle(replace(run, counts=self.progress(run_id).counts)), joins=None)
-        return self.run(sync, run_id)
+        counts = settle(replace(run, counts=self.progress(run_id).counts))
+        return self.run(sync, run_id) if self._end_run(run, RunStatus.CANCELLED, counts, joins=None) else None
 
     def _close(self, run_id: str) -> None:
         """Let no batch of a run end from now on, so that its records and counts stay as they are."""
@@ -314,6 +318,8 @@ class State(Configurations):
     ) -> Run | None:
         """End the run if every batch that was announced has ended; the run for the one caller who ended it.
 
+        A run that was cancelled :data:`CANCELLED_AFTER` seconds ago is ended in any case.
+
         ``settle`` is called just before, with the run and its counts, and returns the counts that it ends with.
         """
         item = self._db.get(f"SYNC#{sync}", f"RUN#{run_id}")
@@ -324,7 +330,7 @@ class State(Configurations):
             return None
         progress = self.progress(run_id)
         if not progress.settled:
-            return None
+            return self.end_cancelled(sync, run_id, settle)
         cancelled = run.status is RunStatus.CANCELLING
         status = RunStatus.CANCELLED if cancelled else RunStatus.DONE
         # A look that joined after the shards were read shows in ``joins``; the run then goes on.

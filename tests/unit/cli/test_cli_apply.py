@@ -219,7 +219,8 @@ def test_nobody_is_asked_who_said_yes_or_where_nothing_is_removed(
     assert stack.target.state.sync_names() == ["shop-files"]
 
 
-def test_a_sync_that_left_the_file_is_removed_after_saying_so(stack: Stack) -> None:
+def test_a_sync_that_left_the_file_is_removed_after_saying_so(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.state.CANCELLED_AFTER", 0.0)
     stack.apply()
     run = stack.begin()
     result = stack.apply("syncs: {}\n", "--prune")
@@ -227,10 +228,11 @@ def test_a_sync_that_left_the_file_is_removed_after_saying_so(stack: Stack) -> N
     lines = result.stdout.splitlines()
     assert lines[0] == "prod is not in syncs.yaml and is removed; what it copied stays"
     assert "  prod  removed  schedule deleted" in lines
-    assert f"run {run.id} of prod was under way and is cancelled" in lines
+    assert f"run {run.id} of prod was in progress and is cancelled" in lines
     assert stack.target.state.sync_names() == []
     assert schedules(stack) == []
-    assert stack.target.state.run("prod", run.id).status is RunStatus.CANCELLING
+    assert stack.target.state.run("prod", run.id).status is RunStatus.CANCELLED
+    assert stack.target.state.current_run("prod") is None
 
 
 def test_nothing_is_written_where_anything_is_wrong(stack: Stack) -> None:

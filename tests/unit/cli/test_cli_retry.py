@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from botocore.exceptions import ClientError
 
 from syncline import messages
 from syncline.cli.commands_retry import GivenUp, Letters
@@ -289,6 +290,40 @@ def test_cancelling_ends_a_run_that_no_function_works_on(applied: Stack, monkeyp
     assert applied.target.state.run("prod", run.id).status is RunStatus.CANCELLED
     assert applied.json("run", "prod")["started"] is True
     assert applied.json("cancel", "prod")["run"]["status"] == "cancelled"
+
+
+def test_cancelling_lets_a_function_report_the_end(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else may: the functions that worked on the run may all be dead."""
+    monkeypatch.setattr("syncline.state.CANCELLED_AFTER", 0.0)
+    run = applied.begin()
+    assert applied.run("cancel", "prod").exit_code == 0
+    assert [decode(body) for body in bodies(applied, Step.DISCOVER)] == [first_batch(run)]
+
+
+def test_cancelling_while_the_table_throttles(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, end_cancelled, throttled = applied.begin(), State.end_cancelled, list[int]()
+    monkeypatch.setattr("syncline.state.CANCELLED_AFTER", 0.0)
+
+    def throttle(state: State, sync: str, run_id: str) -> Run | None:
+        throttled.append(1)
+        if len(throttled) < 3:
+            raise ClientError({"Error": {"Code": "ThrottlingException", "Message": "Rate exceeded"}}, "GetItem")
+        return end_cancelled(state, sync, run_id)
+
+    monkeypatch.setattr(State, "end_cancelled", throttle)
+    result = applied.run("cancel", "prod")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert applied.target.state.run("prod", run.id).status is RunStatus.CANCELLED
+
+
+def test_cancelling_the_run_of_a_removed_sync(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.state.CANCELLED_AFTER", 0.0)
+    run = applied.begin()
+    applied.target.state.remove_sync("prod")
+    assert applied.run("cancel", "prod").stdout.startswith("○ prod: cancelled after ")
+    assert applied.target.state.run("prod", run.id).over
+    result = applied.run("cancel", "prod")
+    assert "there is no sync named 'prod'" in result.stderr
 
 
 def test_cancelling_and_waiting_for_the_end(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

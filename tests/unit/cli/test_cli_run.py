@@ -369,6 +369,16 @@ def test_ctrl_c_while_following(applied: Stack) -> None:
     assert f"run {run.id} of prod goes on" in result.stderr
 
 
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_while_a_run_is_cancelled(applied: Stack) -> None:
+    run = applied.begin()
+    result = applied.run("cancel", "prod")
+    assert result.exit_code == 130
+    first, second = result.stderr.splitlines()
+    assert first == f"interrupted: run {run.id} of prod is being cancelled"
+    assert second.endswith("waits for its end")
+
+
 def test_what_passes_by_itself_is_waited_for(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     progress, errors = State.progress, [ReadTimeoutError(endpoint_url="http://x")] * 2
 

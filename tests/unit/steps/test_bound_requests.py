@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,23 +11,12 @@ from botocore.exceptions import EndpointConnectionError
 
 from syncline.errors import SynclineError
 from syncline.kinds.kind import LAST_WORDS, Failure, Pace
-from syncline.model import Item, Outcome, Result, Run, RunStatus, Step
+from syncline.model import Item, Outcome, Run, RunStatus, Step
 from syncline.state import State
 from syncline.steps.engine import TELLING
 from syncline.steps.transfer import ENDING
-from tests.made_up import MadeUp, Steps, pages
+from tests.made_up import MadeUp, Steps, Told, pages
 from tests.stack import QUEUES
-
-
-@dataclass
-class Told(MadeUp):
-    """A kind that tells of its runs."""
-
-    ended_runs: list[str] = field(default_factory=list)
-
-    def ended(self, run: Run, results: Iterable[Result]) -> None:
-        assert list(results)
-        self.ended_runs.append(run.id)
 
 
 def test_every_step_and_the_end_of_a_run_bind_the_requests(steps: Steps) -> None:
@@ -37,6 +26,7 @@ def test_every_step_and_the_end_of_a_run_bind_the_requests(steps: Steps) -> None
     steps.engine = replace(steps.engine, bind=lambda run, seconds, _: bound.append((run.sync, round(seconds))))
     run = steps.run()
     assert kind.ended_runs == [run.id]
+    assert kind.told
     for step in (Step.DISCOVER, Step.TRANSFER, Step.VERIFY):
         assert bound.pop(0) == (run.sync, QUEUES[step].function_timeout - ENDING + LAST_WORDS), step
     assert bound == [(run.sync, TELLING)]

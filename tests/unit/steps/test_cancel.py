@@ -9,7 +9,7 @@ from syncline.kinds.kind import Arrived, Later, Pace, Page
 from syncline.messages import Outgoing
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Run, RunStatus, Scope, Step, Trigger
 from syncline.state import BatchRecord
-from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, items, transfer_of
+from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, Told, items, transfer_of
 from tests.pump import KilledError, Letter, When
 from tests.run_ids import made_run_id
 
@@ -193,3 +193,42 @@ def test_messages_of_a_cancelled_run_are_not_needed_for_its_end(steps: Steps) ->
     steps.pump.run()
     assert steps.kind.moved == []
     check_cancelled(steps, cancelled=1)
+
+
+class TestReport:
+    """The end of a cancelled run is reported once, whoever ends it."""
+
+    @pytest.fixture(autouse=True)
+    def _kind(self, steps: Steps) -> None:
+        self.kind = Told()
+        steps.kind = self.kind
+
+    def cancel(self, steps: Steps) -> None:
+        self.letter = steps.begin_with(transfer_of("1"))
+        steps.state.cancel_run(SYNC, MADE_UP_RUN)
+        steps.clock.sleep(GRACE)
+
+    def test_of_a_run_that_no_function_has_ended(self, steps: Steps) -> None:
+        self.cancel(steps)
+        another(steps)
+        assert self.kind.ended_runs == []
+        steps.pump.deliver([self.letter])
+        assert self.kind.ended_runs == [MADE_UP_RUN]
+        steps.pump.run()
+        assert self.kind.ended_runs == [MADE_UP_RUN]
+
+    def test_of_a_run_that_a_function_finds_half_ended(self, steps: Steps) -> None:
+        """Whoever was to end it died after it had closed the run's records."""
+        self.cancel(steps)
+        steps.state._close(MADE_UP_RUN)
+        steps.pump.deliver([self.letter])
+        check_cancelled(steps, cancelled=1)
+        assert self.kind.ended_runs == [MADE_UP_RUN]
+
+    def test_of_a_run_that_is_lost(self, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.letter = steps.begin_with(transfer_of("1"))
+        with monkeypatch.context() as patched:
+            patched.setattr("syncline.state.LOST_AFTER", -1)
+            another(steps)
+        steps.pump.deliver([self.letter])
+        assert self.kind.ended_runs == [MADE_UP_RUN]

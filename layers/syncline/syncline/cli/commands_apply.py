@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from syncline.cli.applying import Applied, differences, put_syncs, remember, stored
 from syncline.cli.context import NOT_DONE, Answer, Context
+from syncline.cli.following import follow
 from syncline.cli.reachability import unreachable
 from syncline.cli.secret_checks import check_secrets
 from syncline.cli.show import Cell, Row, Style, many
@@ -68,6 +69,9 @@ def apply(context: Context, file: Path, order: Order) -> Answer:
         remember(context.home, target)
     address = target.output("ReceiveUrl")
     _show(context, file, done, address)
+    for each in done:
+        if each.cancelled:
+            follow(context, target.state.run(each.name, each.cancelled))
     return Answer({"file": str(file), "syncs": [_as_dict(each, address) for each in done], "warnings": warnings})
 
 
@@ -134,7 +138,7 @@ def _show(context: Context, file: Path, done: Sequence[Applied], address: str) -
         if each.under_way:
             out.line(f"run {each.under_way} of {each.name} is under way and keeps the configuration that it began with")
         if each.cancelled:
-            out.line(f"run {each.cancelled} of {each.name} was under way and is cancelled", "yellow")
+            out.line(f"run {each.cancelled} of {each.name} was in progress and is cancelled", "yellow")
     kept = [each.name for each in done if each.change == "kept"]
     if kept:
         out.line(f"not in {file.name} and kept: {', '.join(kept)}; --prune removes what is not in the file", "yellow")

@@ -327,11 +327,14 @@ def _tell_of_letters(context: Context, name: str, letters: Letters, run: Run | N
 
 
 def cancel(context: Context, name: str) -> Answer:
-    """End the run in progress and wait until it is over, which takes ten seconds at most."""
+    """End the run in progress and wait until it is over, which takes ten seconds at most.
+
+    That may be the run of a sync that was removed meanwhile.
+    """
     state, out = context.target.state, context.out
-    config_of(state, name)
     current = state.current_run(name)
     if current is None or current.over:
+        config_of(state, name)
         out.line(f"no run of {name} is under way")
         return Answer({"cancelled": False, "run": None})
     run = state.cancel_run(name, current.id)

@@ -16,6 +16,7 @@ import typer
 from syncline.cli.context import INTERRUPTED, NOT_DONE, Context, InterruptedWaitError
 from syncline.cli.show import painted, write, write_json
 from syncline.errors import SynclineError
+from syncline.model import RunStatus
 
 _PIPE_CLOSED: Final = 141  # what a shell reports of a program that SIGPIPE ended
 
@@ -92,6 +93,14 @@ def _tell_of_interruption(context: Context, interrupted: InterruptedWaitError) -
     value = {"interrupted": True, "cancelled": interrupted.cancelled, "run": run.as_dict()}
     if interrupted.cancelled:
         _say(context, value, [f"interrupted: the plan {run.id} was cancelled; it had moved nothing"])
+        return
+    if run.status is RunStatus.CANCELLING:
+        again = context.command(f"cancel {run.sync}")
+        _say(
+            context,
+            value,
+            [f"interrupted: run {run.id} of {run.sync} is being cancelled", f"→ {again}  waits for its end"],
+        )
         return
     follow, end = context.command(f"status {run.sync} --wait"), context.command(f"cancel {run.sync}")
     lines = [f"interrupted: run {run.id} of {run.sync} goes on", f"→ {follow}  follows it", f"→ {end}  ends it"]

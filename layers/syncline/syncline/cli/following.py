@@ -15,9 +15,9 @@ from syncline.cli.progress import Course, Sample, done, total, words
 from syncline.cli.show import about
 from syncline.cli.waiting import state_words
 from syncline.errors import SynclineError
-from syncline.messages import Start
+from syncline.messages import Outgoing, Start
 from syncline.model import Counts, Run, Scope, Trigger
-from syncline.state import LOST_AFTER, BatchRecord, State, new_run_id
+from syncline.state import LOST_AFTER, BatchRecord, State, first_batch, new_run_id
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -102,17 +102,31 @@ def _until_over(context: Context, state: State, run: Run, display: Display) -> R
     while True:
         now = time.monotonic()
         with _patience(context, now - heard):
-            run = state.end_cancelled(run.sync, run.id)
+            ended = state.end_cancelled(run.sync, run.id)
+            if ended is not None:
+                _let_report(context.target, ended)
+            run = ended or state.run(run.sync, run.id)
             if run.over:
                 return run
             latest = state.progress(run.id)
             if latest != progress:
                 progress, heard = latest, now
             course.add(Sample(now, latest.counts))
-        display.show(course, state_words(run, latest, context.now()) or quiet_words(now - heard))
+        said = [] if progress is None else state_words(run, progress, context.now())
+        display.show(course, said or quiet_words(now - heard))
         if now - heard > LOST_AFTER:
             return run
         time.sleep(pause(now - began))
+
+
+def _let_report(target: Target, run: Run) -> None:
+    """Let a function report the end of a run that no function has ended, if its kind does such.
+
+    If this fails, a message of the run that is still in flight has the same effect.
+    """
+    if not run.plan:
+        with contextlib.suppress(BotoCoreError, ClientError, SynclineError):
+            target.queues.send([Outgoing(first_batch(run))])
 
 
 @contextlib.contextmanager

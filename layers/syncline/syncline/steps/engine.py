@@ -142,10 +142,10 @@ def pause(attempt: int, rng: random.Random) -> float:
 class Engine:
     """What every step works with. ``kind`` returns the kind of a run's sync, with the configuration that it began with.
 
-    ``leaves`` are the runs, by sync and id, of which a batch has ended with nothing following; ``ended`` those that are
-    over and may have to be reported. ``every`` calls what is done beside the work. ``bind`` ends the requests of a run's
-    kind within so many seconds, and once the run is halted; the engine calls it before each step, as kinds share their
-    connections.
+    ``leaves`` are the runs, by sync and id, that may be over: a batch of theirs has ended with nothing following, or could
+    not end any more. ``ended`` are those that are over and may have to be reported. ``every`` calls what is done beside
+    the work. ``bind`` ends the requests of a run's kind within so many seconds, and once the run is halted; the engine
+    calls it before each step, as kinds share their connections.
     """
 
     state: State
@@ -165,6 +165,8 @@ class Engine:
         That is so when it ended before; then what follows from it is sent once more, in case that was missed.
         """
         run, record = self.state.open_batch(batch)
+        if run is not None and run.over:
+            self.ended.add((batch.sync, batch.run))  # whoever ended it may not have reported that
         if run is None:
             # The table remembers runs for a time only, or was lost; a look finds whatever is missing.
             logger.warning("batch of a forgotten run")
@@ -173,8 +175,6 @@ class Engine:
             logger.info("batch had ended before", extra={"batch": batch.id})
             remember(self.state.failures, batch, record, self.clock(), again=True)
             # Of a run that is over everything has ended: sent again, it would only come back to be sent again.
-            if run.over:
-                self.ended.add((batch.sync, batch.run))  # the function before may have died without its report
             self._send(batch, replace(record, following=()) if run.over else record, batch.step)
             return None
         if run.over:
@@ -241,6 +241,7 @@ class Engine:
         record = self.state.end_batch(work.batch, made, counts, lease)
         if record is None:
             logger.info("run is over", extra={"run": work.batch.run, "batch": work.batch.id})
+            self.leaves.add((work.batch.sync, work.batch.run))  # or whoever was ending it has died
             return False
         remember(self.state.failures, work.batch, record, self.clock(), again=record is not made)
         if record is not made:
@@ -314,7 +315,7 @@ class Engine:
         self.end(work)
 
     def finish_runs(self, left: Callable[[], float]) -> None:
-        """End the runs that may be over: those of which a batch ended since the last call with nothing following.
+        """End the runs that may be over, by what happened since the last call; see :attr:`leaves`.
 
         A worker calls this once for all its messages. If it dies before, or this raises, they are delivered again, and
         so is this. It raises if a report failed and may be made again. ``left`` gives the seconds that its steps had left.
