@@ -189,7 +189,7 @@ def test_a_lost_run_that_comes_back_ends_nothing_of_its_successor(state: State, 
     _, batch = begin(state, FIRST)
     clock.sleep(LOST_AFTER)
     begin(state, SECOND)
-    end(state, batch)
+    assert state.end_batch(batch, BatchRecord(()), Counts()) is None
     assert state.finish_run(SYNC, FIRST) is None
     current = state.current_run(SYNC)
     assert current is not None

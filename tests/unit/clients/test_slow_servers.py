@@ -144,6 +144,25 @@ def test_a_stream_that_drips_gives_what_it_has_and_is_too_slow_then(http: Http, 
     assert " 1 bytes a second" in error.what
 
 
+def test_a_body_that_is_slow_and_goes_on_is_told_of(http: Http, naps: Naps, connect: Connect) -> None:
+    told: list[tuple[float, str]] = []
+    url, began = connect(SlowSocket(naps, endless(HEAD, b"x"), fast=len(HEAD), pause=0.0625)), naps.now
+    http.end_within(70.0, slowest=10, slow=lambda what: told.append((naps.now - began, what)))
+    assert failed(http, url).code.name == "TIME_SHORT"
+    assert [round(at) for at, _ in told] == [30, 60]
+    assert told[1][1] == f"{url.split('/')[2]} is slow: 0.0156 KiB/s in the last 30 s of waiting"
+
+
+def test_a_body_that_is_not_slow_is_not_told_of(http: Http, naps: Naps, connect: Connect) -> None:
+    told: list[str] = []
+    head, size = b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n", 6_000_000
+    url = connect(SlowSocket(naps, endless(head, b"x"), fast=len(head) + size, pause=25.0))
+    http.end_within(70.0, slow=told.append)
+    with http.request("GET", url, stream=True) as answer:
+        assert size < drained(answer)[0]
+    assert told == []
+
+
 def test_a_head_that_drips_has_one_time_in_all(http: Http, naps: Naps, connect: Connect) -> None:
     url, began = connect(SlowSocket(naps, endless(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"))), naps.now
     error = failed(http, url, retry=naps.policy(attempts=1))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import replace
 
 import pytest
 from botocore.exceptions import ClientError
 
+from syncline import wiring
 from syncline.cli.waiting import state_words, waiting_of
+from syncline.clients.http import Http
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Failure, Pace
 from syncline.model import EVERYTHING, Counts, Item, Run, RunStatus, Step, Trigger, Waiting
 from syncline.state import Progress
+from syncline.wiring.syncs import Syncs
 from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, transfer_of
 from tests.pump import Letter
 
@@ -87,6 +91,20 @@ def test_a_queue_that_refuses_is_noted(steps: Steps, monkeypatch: pytest.MonkeyP
     waiting = steps.latest().waiting
     assert waiting is not None
     assert (waiting.code, "too many messages" in waiting.what) == ("AWS_UNAVAILABLE", True)
+
+
+def test_a_server_that_is_slow_is_noted(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    http, syncs = Http(), Syncs(steps.state, lambda _: steps.kind)
+    parts = {"state": steps.state, "_queues": steps.queues, "_http": http, "_syncs": syncs, "_table": steps.table}
+    for name, part in parts.items():
+        monkeypatch.setattr(wiring, name, lambda part=part: part)
+    engine = wiring.worker.__wrapped__(Step.TRANSFER).engine
+    run, _ = steps.begin()
+    engine.bind(run, 100.0, lambda: False)
+    http.policy.slow("registry.example is slow: 3 KiB/s")
+    noted = steps.latest()
+    said = state_words(noted, Progress(Counts(), False, 0.0), max(noted.started, time.time()) + 61)
+    assert [words.partition(": ")[2] for words in said] == ["TOO_SLOW: registry.example is slow: 3 KiB/s"]
 
 
 def test_what_cannot_be_noted_stops_nothing(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from urllib3 import exceptions as trouble
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from syncline.clients.addresses import DEFAULT_PORTS, host_name, is_refused
-from syncline.clients.pacing import Policy
+from syncline.clients.pacing import SLOW, Policy
 from syncline.errors import SynclineError
 
 CONNECT_TIMEOUT: Final = 5.0
@@ -50,11 +50,12 @@ class Patience:
     are counted by the seconds spent waiting for the server, so a slow reader of ours makes no server slow.
     """
 
-    __slots__ = ("_body", "_bytes", "_most", "_policy", "_spent")
+    __slots__ = ("_body", "_bytes", "_host", "_most", "_policy", "_spent")
 
-    def __init__(self, most: float, policy: Policy) -> None:
+    def __init__(self, most: float, policy: Policy, host: str = "the server") -> None:
         self._most = most
         self._policy = policy
+        self._host = host
         self._body = False
         self._spent = 0.0  # seconds waited for the head, or in the present window of the body
         self._bytes = 0  # of the body, in the present window
@@ -86,6 +87,9 @@ class Patience:
         if self._body and self._spent >= RATE_WINDOW:
             if self._bytes < self._policy.slowest * self._spent:
                 raise self._too_slow()
+            if self._bytes < SLOW * self._spent:
+                rate = self._bytes / self._spent / 1024
+                self._policy.slow(f"{self._host} is slow: {rate:.3g} KiB/s in the last {self._spent:.0f} s of waiting")
             self._spent, self._bytes = 0.0, 0
 
     def check(self, waited: float, limit: float) -> None:

@@ -20,7 +20,7 @@ from syncline import __version__
 from syncline.clients import failures, wire
 from syncline.clients.addresses import Address, Endpoint, redacted
 from syncline.clients.connections import Patience, pool_for
-from syncline.clients.pacing import PACE, SLOWEST, Policy, never
+from syncline.clients.pacing import PACE, SLOWEST, Policy, never, unheard
 from syncline.errors import SynclineError
 
 __all__ = ["BODY_LIMIT", "READ_TIMEOUT", "Body", "Endpoint", "Http", "Policy", "Response"]
@@ -110,13 +110,20 @@ class Http:
         """Requests sent so far, each try counted."""
         return self._made
 
-    def end_within(self, seconds: float, halted: Callable[[], bool] = never, slowest: int = SLOWEST) -> None:
+    def end_within(
+        self,
+        seconds: float,
+        halted: Callable[[], bool] = never,
+        slowest: int = SLOWEST,
+        slow: Callable[[str], None] = unheard,
+    ) -> None:
         """End every request within ``seconds`` from now with TIME_SHORT, or with RUN_CANCELLED once it is ``halted``.
 
-        A body at less than ``slowest`` bytes a second ends with TOO_SLOW. All this holds until the next call.
+        A body at less than ``slowest`` bytes a second ends with TOO_SLOW; ``slow`` is told of one that is slow and goes
+        on. All this holds until the next call.
         """
         deadline = self.policy.clock() + seconds
-        self.policy = replace(self.policy, deadline=deadline, halted=halted, slowest=slowest)
+        self.policy = replace(self.policy, deadline=deadline, halted=halted, slowest=slowest, slow=slow)
 
     def request(  # noqa: PLR0913 - each is a fact of the request, and all but two have defaults
         self,
@@ -150,7 +157,7 @@ class Http:
         for attempt in itertools.count(1):
             self._wait(address, policy)
             try:
-                patience = Patience(timeout, policy)
+                patience = Patience(timeout, policy, address.host)
                 response = self._send(_Call(method, address, sent, body, ca, stream, patience))
                 if response.status not in (408, 429) and (
                     response.status < 500 or response.status == failures.NOT_IMPLEMENTED

@@ -17,6 +17,7 @@ FORGOTTEN_GAP: Final = 0.01  # a gap eased below this is no gap
 
 
 SLOWEST: Final = 1024  # bytes a second: a body that comes or is taken at less is not waited for
+SLOW: Final = 100 * 1024  # bytes a second: a body at less goes on, and whoever waits is told
 _NAP: Final = 2.0  # seconds of a pause after which it is checked whether the pause is still wanted
 
 
@@ -25,11 +26,16 @@ def never() -> bool:
     return False
 
 
+def unheard(_what: str) -> None:
+    """Ignore that a body is slow."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How patient to be. Times are in seconds; ``deadline`` is one of ``clock``, None for no end.
 
     No request goes on once ``halted`` returns True. ``slowest`` is the lowest rate of a body in bytes a second.
+    ``slow`` is told of a body at less than :data:`SLOW`, every half minute of waiting.
 
     A pause that would be longer than ``cap``, or reach past the deadline, is not slept through: the failure goes to
     the caller with ``retry_after``, who has better places to wait.
@@ -44,6 +50,7 @@ class Policy:
     clock: Callable[[], float] = time.monotonic
     halted: Callable[[], bool] = never
     slowest: int = SLOWEST
+    slow: Callable[[str], None] = unheard
 
     def pause(self, attempt: int, retry_after: float | None = None) -> float:
         """Seconds to wait after failure number ``attempt`` (from 1): what the server says, else doubling with jitter."""

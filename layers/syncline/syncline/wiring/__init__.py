@@ -18,6 +18,7 @@ from botocore.config import Config
 
 from syncline.clients.bucket_events import events_in, is_notification
 from syncline.clients.http import Http
+from syncline.errors import SynclineError
 from syncline.messages import Queues
 from syncline.model import Step
 from syncline.secrets import Secrets
@@ -104,7 +105,8 @@ def worker(step: Step) -> Worker:
     """The worker of a function that is fed by a queue."""
     syncs = _syncs()
     chance = random.Random()  # noqa: S311 - for jitter
-    engine = Engine(state(), _queues(), syncs.kind_of, time.time, chance, bind=syncs.bind(_http()))
+    bind = syncs.bind(_http(), lambda run, what: engine.waits(run.sync, run.id, SynclineError("TOO_SLOW", what), 0))
+    engine = Engine(state(), _queues(), syncs.kind_of, time.time, chance, bind=bind)
     return Worker(step, STEPS[step], engine, gatherer(syncs, Hearing(Database(_table()), time.time), engine))
 
 

@@ -56,9 +56,18 @@ class Syncs:
         made = self._kinds.get(run.sync, {}).get(run.config)
         return made.kind if made else self._made(run.sync, run.config, self._state.config_of(run.sync, run.config))
 
-    def bind(self, http: Http) -> Callable[[Run, float, Callable[[], bool]], None]:
-        """Return what ends the requests that a step makes for its run: all kinds of a process share ``http``."""
-        return lambda run, seconds, halted: http.end_within(seconds, halted, self._slowest(run))
+    def bind(
+        self, http: Http, slow: Callable[[Run, str], None] = lambda _run, _what: None
+    ) -> Callable[[Run, float, Callable[[], bool]], None]:
+        """Return what ends the requests that a step makes for its run: all kinds of a process share ``http``.
+
+        ``slow`` is told of a server of the run that is slow.
+        """
+
+        def end(run: Run, seconds: float, halted: Callable[[], bool]) -> None:
+            http.end_within(seconds, halted, self._slowest(run), lambda what: slow(run, what))
+
+        return end
 
     def _slowest(self, run: Run) -> int:
         """Return the lowest rate that the sync of a run accepts; its kind has been made."""
