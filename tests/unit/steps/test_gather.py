@@ -21,6 +21,7 @@ from syncline.stores.hearing import Claim
 from tests.interleaving import deliver_meanwhile
 from tests.made_up import MADE_UP_RUN, SYNC, Steps, items
 from tests.pump import Duplicates, KilledError, Manners, When
+from tests.run_ids import made_run_id
 from tests.stack import EVENTS, QUEUES
 
 
@@ -416,9 +417,10 @@ def test_a_claim_whose_scan_has_to_wait_is_free_for_its_next_try(steps: Steps, l
     assert steps.clock.now - began < 60
 
 
+@pytest.mark.parametrize("trigger", [Trigger.EVENT, Trigger.WEBHOOK])
 @pytest.mark.parametrize("when", ["before the scan", "in the scan"])
-def test_events_that_joined_a_cancelled_run_are_not_lost(
-    steps: Steps, looked: list[Scope], monkeypatch: pytest.MonkeyPatch, when: str
+def test_what_joined_a_cancelled_run_is_not_lost(
+    steps: Steps, looked: list[Scope], monkeypatch: pytest.MonkeyPatch, when: str, trigger: Trigger
 ) -> None:
     steps.begin(MADE_UP_RUN)
     join_run, look = type(steps.state).join_run, steps.kind.look
@@ -438,11 +440,14 @@ def test_events_that_joined_a_cancelled_run_are_not_lost(
     monkeypatch.setattr(type(steps.state), "join_run", join)
     if when == "in the scan":
         steps.kind.look = cancelled_look
-    steps.notify("a")
+    if trigger is Trigger.EVENT:
+        steps.notify("a")
+    else:
+        steps.queues.start(Start(SYNC, trigger, Scope.of(["a"]), id=made_run_id(1)))
     steps.pump.run()
     first, second = runs(steps)
     assert (first.id, first.status, first.counts.moved) == (MADE_UP_RUN, RunStatus.CANCELLED, 0)
-    assert (second.trigger, second.status, second.counts.moved) == (Trigger.EVENT, RunStatus.DONE, 1)
+    assert (second.trigger, second.status, second.counts.moved) == (trigger, RunStatus.DONE, 1)
     assert looked[-1] == Scope.of(["a"])
     assert steps.hearing.notes(SYNC) == []
     assert steps.hearing.claimed(SYNC) is None

@@ -217,10 +217,10 @@ class Worker:
         if batch is None:
             return True
         self._batch(batch, received, left)
-        if again is not None and batch.run != run_id and self._is_cut_short(batch):
-            # The cancel was not meant for what the events name: a run of its own is begun for that.
-            logger.info("the run that events joined was cancelled")
-            self.engine.queues.start(again, _RUN_PAUSE)
+        if start.run is None and batch.run != run_id and self._is_cut_short(batch):
+            # The cancel was not meant for what the scan covers: a run of its own is begun for that.
+            logger.info("the run that the scan joined was cancelled")
+            self.engine.queues.start(again or replace(start, id=run_id), _RUN_PAUSE)
             return False
         return True
 
