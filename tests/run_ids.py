@@ -6,5 +6,5 @@ from syncline.state import new_run_id
 
 
 def made_run_id(number: int = 0) -> str:
-    """Return a new run ID; those of larger numbers sort behind it."""
-    return new_run_id(lambda: 1_790_000_000.0 + number)
+    """Return a new run ID; those of larger numbers sort behind it, as do those that a test's clock gives."""
+    return new_run_id(lambda: 1_789_900_000.0 + number)

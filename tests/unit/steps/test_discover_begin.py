@@ -101,22 +101,19 @@ def test_an_event_begins_a_run_of_its_own_where_none_is_under_way(steps: Steps) 
 
 
 def test_an_event_waits_for_a_run_that_is_being_cancelled(steps: Steps) -> None:
-    """Longer than SQS would show a message again and again: the hint is not laid aside as a dead letter."""
+    """It waits by messages of its own: it is not laid aside as a dead letter, and no function has to end that run."""
     steps.begin(UNDER_WAY)
     steps.state.cancel_run(SYNC, UNDER_WAY)
     steps.kind.look = lambda scope, _cursor, _pace: [Page("x", items("1", group=(scope.groups or ("all",))[0]))]
-    steps.start("hinted")
-    deadline = steps.clock.now + 300
-    while steps.clock.now < deadline:
-        (letter,) = steps.mail.waiting()
-        steps.clock.now = max(steps.clock.now, letter.due)
-        steps.pump.deliver([letter])
-    run = steps.state.run(SYNC, UNDER_WAY)
-    steps.put(Batch(UNDER_WAY, SYNC, Step.DISCOVER, UNDER_WAY, scope=run.scope))
+    steps.pump.deliver([steps.start("hinted")])
+    assert steps.kind.moved == []
+    (letter,) = steps.mail.waiting()
+    assert (letter.received, letter.due) == (0, steps.clock.now + 15)
     steps.pump.run()
     assert steps.mail.dead() == []
     latest = steps.latest()
     assert (latest.scope, latest.counts.moved) == (Scope.of(["hinted"]), 1)
+    assert steps.state.run(SYNC, UNDER_WAY).status is RunStatus.CANCELLED
 
 
 def test_a_run_that_was_begun_by_the_sender_is_carried_out_under_its_id(steps: Steps) -> None:
