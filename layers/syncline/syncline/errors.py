@@ -105,7 +105,7 @@ _ROWS: Final = (
     Code("TIME_SHORT", True, "The function's time was over before the item was finished; it goes on where it stands.", "Nothing."),
     Code("RUN_CANCELLED", True, "A request was ended before its answer: its run was cancelled, or had lost the right to write.", "Nothing."),
     Code("NO_PROGRESS", False, "A look or an item was continued time and again without getting any further.", "Check the speed of source and target, and whether the target keeps uploads; raise the function's timeout, then `syncline retry`."),
-    Code("STEP_DIED", False, "The function died with this item several times: out of memory, killed, or timed out.", "Look at the function's log at the time given, then `syncline retry`."),
+    Code("STEP_DIED", False, "The function died with this item several times (out of memory, killed, or timed out), or AWS refused its calls.", "Look at the function's log at the time given, then `syncline retry`."),
     Code("MESSAGE_INVALID", False, "A message on a queue is not one of Syncline's, or an event is none that its sync can read.", "Find out who else sends to the queue. The message was dropped and counted as `MessagesDropped`; a full scan finds what an event would have told."),
     Code("MESSAGE_VERSION", True, "A message was written by another version of Syncline.", "Nothing during an upgrade. If it lies in a dead-letter queue afterwards, `syncline retry NAME` with the new version puts it back."),
     Code("MESSAGE_REFUSED", False, "The queue does not take the message of an item: it is too large, or its content is refused.", "Exclude the item that the message names, or shorten its name at the source; all other items were done."),

@@ -241,7 +241,7 @@ class Worker:
         if run.status is RunStatus.CANCELLING and batch.step is not Step.VERIFY:
             engine.cancel(batch)
         elif deaths >= DEATHS:
-            what = f"the function died {deaths} times with this work and never said why"
+            what = f"the function died {deaths} times with this work, or AWS failed it; its log has the reasons"
             engine.give_up_all(batch, SynclineError("STEP_DIED", what))
         else:
             try:
