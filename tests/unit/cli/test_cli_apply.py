@@ -109,8 +109,11 @@ def with_identity(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_changed_target_is_told_with_what_it_means(stack: Stack, target: str) -> None:
     changed = FILES.replace("{bucket: shop-copy}", target)
     assert "the target changed" not in stack.apply(FILES).stdout
+    run = stack.begin("shop-files")
     lines = stack.apply(changed).stdout.splitlines()
     assert lines.count(CHANGED) == 1
+    (goes_on,) = [line for line in lines if line.startswith(f"run {run.id} of shop-files is in progress")]
+    assert "so it goes on with the old target; `syncline cancel shop-files" in goes_on
     value = stack.json("apply", str(stack.home.parent / "syncs.yaml"))
     assert [(each["change"], each["target_changed"]) for each in value["syncs"]] == [("unchanged", False)]
     (stack.home.parent / "syncs.yaml").write_text(FILES)
@@ -136,7 +139,7 @@ def test_a_run_under_way_keeps_its_configuration(stack: Stack) -> None:
     stack.apply()
     run = stack.begin()
     result = stack.apply(SYNCS.replace("prefix: mirror", "prefix: other"))
-    assert f"run {run.id} of prod is under way and keeps the configuration that it began with" in result.stdout
+    assert f"run {run.id} of prod is in progress and keeps the configuration that it began with\n" in result.stdout
     state = stack.target.state
     assert json.loads(state.config_of("prod", run.config))["target"]["prefix"] == "mirror"
     assert json.loads(state.sync_config("prod"))["target"]["prefix"] == "other"

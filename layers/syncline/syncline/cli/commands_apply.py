@@ -136,7 +136,9 @@ def _show(context: Context, file: Path, done: Sequence[Applied], address: str) -
                 "yellow",
             )
         if each.under_way:
-            out.line(f"run {each.under_way} of {each.name} is under way and keeps the configuration that it began with")
+            run = f"run {each.under_way} of {each.name} is in progress and keeps the configuration that it began with"
+            end = f", so it goes on with the old target; `{context.command(f'cancel {each.name}')}` ends it"
+            out.line(run + (end if each.target_changed else ""))
         if each.cancelled:
             out.line(f"run {each.cancelled} of {each.name} was in progress and is cancelled", "yellow")
     kept = [each.name for each in done if each.change == "kept"]
