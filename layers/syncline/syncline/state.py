@@ -328,10 +328,10 @@ class State(Configurations):
         run = run_of(item)
         if run.over:
             return None
+        cancelled = run.status is RunStatus.CANCELLING
         progress = self.progress(run_id)
         if not progress.settled:
-            return self.end_cancelled(sync, run_id, settle)
-        cancelled = run.status is RunStatus.CANCELLING
+            return self.end_cancelled(sync, run_id, settle) if cancelled else None
         status = RunStatus.CANCELLED if cancelled else RunStatus.DONE
         # A look that joined after the shards were read shows in ``joins``; the run then goes on.
         counts = settle(replace(run, counts=progress.counts))

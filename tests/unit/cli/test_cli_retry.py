@@ -349,3 +349,4 @@ def test_cancelling_a_lost_run_frees_the_sync(applied: Stack, monkeypatch: pytes
     assert result.exit_code == 0
     assert f"run {run.id} of prod was lost, and is given up; the sync may run again" in result.stdout
     assert applied.target.state.current_run("prod") is None
+    assert [decode(body) for body in bodies(applied, Step.DISCOVER)] == [first_batch(run)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from syncline.cli.commands_run import config_of, ended, kind_of
 from syncline.cli.context import Answer, Context
-from syncline.cli.following import begin, follow
+from syncline.cli.following import begin, follow, let_report
 from syncline.cli.show import many, number
 from syncline.cli.summary import as_dict, ending, item_of, named
 from syncline.errors import SynclineError
@@ -341,6 +341,7 @@ def cancel(context: Context, name: str) -> Answer:
     if not run.over:
         run = follow(context, run)
     if run.status is RunStatus.LOST:
+        let_report(context.target, run)
         out.line(f"run {run.id} of {name} was lost, and is given up; the sync may run again", "yellow")
     else:
         out.line(*ending(run))

@@ -104,7 +104,7 @@ def _until_over(context: Context, state: State, run: Run, display: Display) -> R
         with _patience(context, now - heard):
             ended = state.end_cancelled(run.sync, run.id)
             if ended is not None:
-                _let_report(context.target, ended)
+                let_report(context.target, ended)
             run = ended or state.run(run.sync, run.id)
             if run.over:
                 return run
@@ -119,7 +119,7 @@ def _until_over(context: Context, state: State, run: Run, display: Display) -> R
         time.sleep(pause(now - began))
 
 
-def _let_report(target: Target, run: Run) -> None:
+def let_report(target: Target, run: Run) -> None:
     """Let a function report the end of a run that no function has ended, if its kind does such.
 
     If this fails, a message of the run that is still in flight has the same effect.
