@@ -27,6 +27,7 @@ from syncline.table import Database
 from syncline.wiring.parts import Parts
 from syncline.wiring.syncs import Kinds, Syncs
 from tests.pump import Clock, Mail
+from tests.run_ids import made_run_id
 from tests.stack import EVENTS, create_table, dead_url, url
 from tests.standins.git_places import make_bare
 from tests.standins.scripted_http import Reply, ScriptedServer
@@ -70,7 +71,7 @@ class Process:
         """Discover everything of a new sync of a kind; return the number of requests that reached the server."""
         sync = load_sync(json.dumps({"name": name, "kind": kind, **self._config(kind)}))
         self.state.put_sync(name, sync.model_dump_json())
-        run, batch = self.state.begin_run(name, f"{name}-run", Trigger.HAND, EVERYTHING)
+        run, batch = self.state.begin_run(name, made_run_id(), Trigger.HAND, EVERYTHING)
         before, end = len(self.server.requests), self.clock.now + TIMEOUT
         discover(self.engine, batch, run, lambda: end - self.clock.now)
         return len(self.server.requests) - before
