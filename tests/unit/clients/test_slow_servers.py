@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import socket as sockets
+import ssl
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
 import pytest
+from urllib3 import exceptions as trouble
 
 from syncline.clients import connections
-from syncline.clients.http import Http, Policy, Response
+from syncline.clients.bucket import Bucket
+from syncline.clients.connections import Connection, Patience
+from syncline.clients.http import Endpoint, Http, Policy, Response
+from syncline.clients.sigv4 import Keys
 from syncline.errors import SynclineError
+from tests.standins.certificates import Authority
 from tests.standins.made_up import Naps
 
 HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
@@ -193,6 +201,38 @@ def test_a_server_that_takes_nothing_is_too_slow(http: Http, naps: Naps, connect
     error = failed(http, url, "PUT", body=bytes(100_000), timeout=4000.0)
     assert (error.code.name, naps.now - began) == ("TOO_SLOW", 30)
     assert " 0 bytes a second" in error.what
+
+
+def test_what_a_server_takes_over_tls_is_counted_before_it_has_taken_all(
+    naps: Naps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "GLANCE", 0.05)
+    authority, (ours, theirs) = Authority(), sockets.socketpair()
+    with ThreadPoolExecutor(1) as handshake:
+        server = handshake.submit(authority.server_context().wrap_socket, theirs, server_side=True)
+        context = ssl.create_default_context(cadata=authority.pem)
+        connection = Connection(context.wrap_socket(ours, server_hostname="127.0.0.1"))
+    patience = Patience(0.2, naps.policy())
+    patience.begin(body=True)
+    counted: list[int] = []
+    monkeypatch.setattr(Patience, "count", lambda _, size: counted.append(size))
+    with server.result(), pytest.raises(trouble.TimeoutError):
+        connection.send(bytes(8 * 1024 * 1024), patience)  # the server reads nothing
+    connection.close()
+    assert sum(counted) > 0, "the system has taken some of it"
+
+
+def test_a_service_that_joins_parts_may_take_its_time(http: Http, naps: Naps, connect: Connect) -> None:
+    """S3 sends the head at once, and then a space now and then until the object is complete."""
+    result = b'<?xml version="1.0" encoding="UTF-8"?>\n'
+    result += b"<CompleteMultipartUploadResult><ETag>&quot;abc-2&quot;</ETag></CompleteMultipartUploadResult>"
+    body = CHUNKED + b"1\r\n \r\n" * 20 + b"%x\r\n%b\r\n0\r\n\r\n" % (len(result), result)
+    socket = SlowSocket(naps, iter(body), fast=len(CHUNKED))
+    endpoint = Endpoint.parse(connect(socket).removesuffix("/a"))
+    upload = Bucket(endpoint, "bucket", lambda: Keys("id", "secret"), http).resume_upload("key", "1")
+    assert upload.complete({1: "a", 2: "b"}) == "abc-2"
+    assert naps.now - 1000 > 60
+    socket.close()
 
 
 def test_the_lowest_rate_can_be_set(http: Http, naps: Naps, connect: Connect) -> None:

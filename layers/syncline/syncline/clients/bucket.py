@@ -284,7 +284,7 @@ class Bucket:
         if REDIRECT in head.headers:
             headers[REDIRECT] = attributes_of(head)[REDIRECT]
         try:
-            response = self._requests.ask("PUT", key, {}, headers, condition=condition)
+            response = self._requests.ask("PUT", key, {}, headers, condition=condition, is_long=True)
             return self._requests.etag_within(response, "CopyObjectResult", condition)
         except SynclineError as error:
             if error.code.name != "TARGET_CHANGED":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 from urllib.parse import quote
 
@@ -80,14 +81,16 @@ class BucketRequests:
         body: bytes | None = None,
         *,
         condition: Condition | None = None,
+        is_long: bool = False,
     ) -> Response:
         """Send a request and return its answer of 200; raise the :meth:`error` of any other answer.
 
-        An empty ``key`` addresses the bucket itself.
+        An empty ``key`` addresses the bucket itself. ``is_long`` is for work that takes the service minutes: it sends a
+        space now and then until the work is done, so its answer has no lowest rate.
         """
         if condition is not None:
             headers = {**(headers or {}), **condition.headers}
-        response = self.send(method, key, query, headers, body)
+        response = self.send(method, key, query, headers, body, is_long=is_long)
         if response.status != 200:
             raise self.error(response, condition)
         return response
@@ -101,6 +104,7 @@ class BucketRequests:
         body: bytes | None = None,
         *,
         stream: bool = False,
+        is_long: bool = False,
     ) -> Response:
         """Send a request and return its answer, whatever the status; raise UNAUTHORIZED if the keys are refused.
 
@@ -117,7 +121,8 @@ class BucketRequests:
             signed = dict(headers or {})
             if who is not None:
                 signed = self._signer.headers(who, asked, signed, payload)
-            return self._http.request(method, url, signed, sent, ca=self._endpoint.ca, stream=stream)
+            policy = replace(self._http.policy, slowest=0) if is_long else None
+            return self._http.request(method, url, signed, sent, ca=self._endpoint.ca, stream=stream, retry=policy)
 
         return REJECTIONS.ask(self._host, self._keys(), self._renewed, signed_by, self._refusal)
 

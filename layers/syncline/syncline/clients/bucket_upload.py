@@ -41,7 +41,7 @@ class Upload:
         ``source`` is as :meth:`Bucket.copy_source` returns it.
         """
         headers = {**source, "x-amz-copy-source-range": f"bytes={start}-{end - 1}"}
-        response = self._requests.ask("PUT", self.key, self._query(part), headers)
+        response = self._requests.ask("PUT", self.key, self._query(part), headers, is_long=True)
         return self._requests.etag_within(response, "CopyPartResult")
 
     def parts(self) -> dict[int, tuple[str, int]]:
@@ -80,7 +80,8 @@ class Upload:
         if etags is None:
             etags = {number: etag for number, (etag, _) in self.parts().items()}
         body = s3_xml.completion((number, f'"{etags[number]}"') for number in sorted(etags))
-        response = self._requests.ask("POST", self.key, {"uploadId": self.number}, None, body, condition=condition)
+        query = {"uploadId": self.number}
+        response = self._requests.ask("POST", self.key, query, None, body, condition=condition, is_long=True)
         return self._requests.etag_within(response, "CompleteMultipartUploadResult", condition)
 
     def abort(self) -> None:

@@ -27,6 +27,7 @@ GLANCE: Final = 1.0  # seconds after which a wait looks whether it is still want
 RATE_WINDOW: Final = 30.0  # seconds of waiting over which the rate of a body is measured
 _READ: Final = 64 * 1024
 _LARGEST_FILL: Final = 256 * 1024
+_TLS_RECORD: Final = 16 * 1024
 _ROUNDING: Final = 0.001
 _TIME_OVER: Final = "the function's time was over"
 _Given = TypeVar("_Given")
@@ -131,8 +132,10 @@ class Connection:
     def send(self, data: bytes, patience: Patience) -> None:
         """Send ``data``; ``BrokenPipeError`` or ``ConnectionResetError`` if the server takes no more."""
         left = memoryview(data)
+        # TLS tells that bytes were taken only when all that it was given were.
+        most = _TLS_RECORD if isinstance(self._socket, ssl.SSLSocket) else len(left)
         while left:
-            sent = self._wait(self._socket.send, left, patience)
+            sent = self._wait(self._socket.send, left[:most], patience)
             patience.count(sent)
             left = left[sent:]
 

@@ -70,8 +70,9 @@ class NotXmlError(ValueError):
 def parse(body: bytes, root: str | None = None) -> ET.Element:
     """Return the root element with all namespaces removed; NotXmlError unless its name is ``root``."""
     try:
-        # Http limits the body to 8 MiB, and expat limits the expansion of entities.
-        top = ET.fromstring(body)  # noqa: S314
+        # Http limits the body to 8 MiB, and expat limits the expansion of entities. Spaces come first while a service is
+        # still at work.
+        top = ET.fromstring(body.lstrip())  # noqa: S314
     except ET.ParseError as error:
         raise NotXmlError("the answer is not XML") from error
     for element in top.iter():
