@@ -12,14 +12,16 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from syncline.clients import oci
-from syncline.clients.entries import Limits
+from syncline.clients.entries import Limits, Position
 from syncline.clients.http import Endpoint, Http
 from syncline.clients.oci import Registry
+from syncline.clients.quay import TagsPage
 from syncline.config import load_sync
 from syncline.config.images import ImagesSync
+from syncline.errors import SynclineError
 from syncline.kinds.artifacts.layers import OwnMemory
 from syncline.kinds.images import listing, looking
-from syncline.kinds.images.listing import Side
+from syncline.kinds.images.listing import Place, Side
 from syncline.kinds.images.looking import Look
 from syncline.kinds.images.notes import Notes
 from syncline.kinds.kind import Pace, Page
@@ -109,6 +111,32 @@ def test_a_long_list_of_repositories_goes_on_in_the_next_function(pages_each: in
     assert sorted(found(pages)) == [(name, "1") for name in list(content)[1::2]]
     assert sum(page.skipped for page in pages) == 365
     assert all(len(each) <= pages_each for each in made)
+
+
+@pytest.mark.parametrize("listed", [{}, {"team/b": {}}], ids=["absent", "empty"])
+def test_a_list_that_was_begun_without_time_may_be_of_nothing(listed: dict[str, dict[str, str]]) -> None:
+    bench = Bench(listed, {}, source={"catalog": False, "repositories": ["team/b"]})
+    at_once = bench.look(cursor=f"team/b?{Place()}")
+    assert [page.cursor for page in at_once][-1] == "team/b", "the next function does not begin it again"
+    failures = [each.error.code.name for page in at_once for each in page.failures]
+    assert failures == ([] if listed else ["SOURCE_ABSENT"])
+    assert failures == [each.error.code.name for page in bench.look() for each in page.failures]
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_an_api_that_refuses_in_the_middle_of_a_list_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, counted: bool
+) -> None:
+    def tag_pages(*_: object) -> Iterator[TagsPage]:
+        raise SynclineError("FORBIDDEN", "the token was withdrawn")
+
+    bench = long_tags(api=True)
+    monkeypatch.setattr(bench.source_api, "tag_pages", tag_pages)
+    place = Place(Position("300", 300, 3), counted)
+    pages = bench.look(cursor=f"team/b?{place}")
+    (failure,) = (each for page in pages for each in page.failures)
+    assert (str(failure.item), failure.error.code.name) == ("team/b:*", "FORBIDDEN")
+    assert not [each for each in bench.source.asked if each.startswith("tags team/b")], "its places are others"
 
 
 class Registries:

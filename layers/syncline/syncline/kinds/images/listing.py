@@ -95,12 +95,13 @@ def tag_pages(side: Side, repository: str, odd: list[Odd], start: Position | Non
     With ``start``, tags that others push meanwhile are no error; see :meth:`Quay.tag_pages`.
     """
     # A page of the registry is named by its path, one of the API by its number.
-    if side.api is not None and not (start or BEGINNING).token.startswith("/"):
+    token = (start or BEGINNING).token
+    if side.api is not None and not token.startswith("/"):
         try:
             for page in side.api.tag_pages(repository, odd.append, start):
                 yield ListedTags({n: Tag(tag.digest, tag.size) for n, tag in page.tags.items()}, odd, page.following)
         except SynclineError as error:
-            if error.code.name not in _NOT_SEEN:
+            if error.code.name not in _NOT_SEEN or token:  # what is a place in the API is none in the registry
                 raise
             odd.clear()
         else:

@@ -330,7 +330,7 @@ class Look:
                 yield from odd_pages(cursor(place), self._odd_tags(group, present.odd))
             suspect = not present.is_empty and self._notes.has_unverified(group)
             odd: list[Odd] = []
-            for listed in tag_pages(self._source, name, odd, place.position):
+            for listed in self._listed(name, odd, place):
                 if not place.behind:
                     yield from odd_pages(cursor(place), self._odd_tags(group, odd))
                 following = None if listed.following is None else Place(listed.following, counted=True)
@@ -343,6 +343,15 @@ class Look:
                 place = following
         except SynclineError as error:
             yield Page(name, failures=(Failure(Item(group, "*"), error),))
+
+    def _listed(self, name: str, odd: list[Odd], place: Place) -> Iterator[ListedTags]:
+        """Yield the pages of a repository's tags, at least one. Raises what :meth:`_check_found` raises."""
+        pages = tag_pages(self._source, name, odd, place.position)
+        first = next(pages, ListedTags({}, odd))
+        if place == Place(counted=True):
+            self._check_found(name, first)
+        yield first
+        yield from pages
 
     def _page(self, name: str, group: str, cursor: str, compared: Sequence[Item], broken: set[str]) -> Page:
         items: list[Item] = []
