@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import socket
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
+from syncline.clients.connections import MOST_POOLS, _tls_context, pool_for
 from syncline.clients.http import Http
 from syncline.errors import SynclineError
 
@@ -140,3 +143,16 @@ def test_a_target_that_no_request_line_can_carry(http: Http) -> None:
         b"GET /a%20b%C3%A9%2Fc?d=%3Ce%3E HTTP/1.1",
         b"GET /?x=1 HTTP/1.1",
     ]
+
+
+def test_many_hosts_take_little_memory() -> None:
+    """A registry may send each download to another host; the authorities that are trusted take 800 KiB."""
+    first = [pool_for("https", f"number-{number}.example", None) for number in range(3)]
+    known = weakref.ref(first.pop(0))
+    assert pool_for("https", "number-1.example", None) is first[0]
+    first.clear()
+    for number in range(3, 3 + MOST_POOLS):
+        pool_for("https", f"number-{number}.example", None)
+    gc.collect()
+    assert known() is None, "the pool that was made first is gone"
+    assert _tls_context(None) is _tls_context(None)

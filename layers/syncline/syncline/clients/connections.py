@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from time import monotonic
 from typing import Final, TypeVar
 
@@ -22,6 +23,7 @@ from syncline.errors import SynclineError
 CONNECT_TIMEOUT: Final = 5.0
 SHORTEST_WAIT: Final = 0.1  # seconds that a server is given however little time is left
 POOL_SIZE: Final = 32  # connections kept per server; more may be open at once, the surplus is closed after use
+MOST_POOLS: Final = 64  # servers; of more, those first spoken to lose their resting connections
 LONGEST_LIFE: Final = 300.0  # seconds after which a connection gets no further request: addresses of names change
 GLANCE: Final = 1.0  # seconds after which a wait looks whether it is still wanted
 RATE_WINDOW: Final = 30.0  # seconds of waiting over which the rate of a body is measured
@@ -251,7 +253,10 @@ def pool_for(scheme: str, host: str, ca: str | None) -> Pool:
         with _pools_lock:
             pool = _pools.get(key)
             if pool is None:
-                pool = _pools[key] = _new_pool(scheme, host, ca)
+                pool = _new_pool(scheme, host, ca)
+                if len(_pools) >= MOST_POOLS:
+                    del _pools[next(iter(_pools))]
+                _pools[key] = pool
     return pool
 
 
@@ -301,6 +306,7 @@ class _Tls(_Careful, HTTPSConnection):
         HTTPSConnection.__init__(self, name, port, timeout=CONNECT_TIMEOUT, ssl_context=context)
 
 
+@lru_cache(maxsize=16)  # it takes 800 KiB, and 17 ms to make
 def _tls_context(ca: str | None) -> ssl.SSLContext:
     context = ssl.create_default_context()
     if ca is not None:
