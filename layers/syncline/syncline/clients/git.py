@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from syncline.clients.git_failures import disk_full, failure_of
-from syncline.clients.pacing import never
+from syncline.clients.pacing import never, rest
 from syncline.clients.rejections import REJECTIONS
 from syncline.errors import SynclineError
 
@@ -113,12 +113,17 @@ class Patience:
     delay: float = 5.0
     sleep: Callable[[float], None] = time.sleep
 
-    def bears(self, error: SynclineError, attempt: int, left: Callable[[], float]) -> bool:
-        """Whether to try again after the ``attempt``-th failure, while seconds are ``left``; waits before it says so."""
+    def bears(
+        self, error: SynclineError, attempt: int, left: Callable[[], float], halted: Callable[[], bool] = never
+    ) -> bool:
+        """Return True, after a pause, if to try again after failure number ``attempt``, with seconds ``left``.
+
+        The pause ends once ``halted`` returns True.
+        """
         pause = self.delay * 2 ** (attempt - 1)
         if error.code.name not in _PASSING or attempt >= self.attempts or pause >= left():
             return False
-        self.sleep(pause)
+        rest(pause, self.sleep, halted)
         return True
 
 
@@ -150,13 +155,17 @@ class Git:
                     done = self.run(*arguments, feed=feed, accept=accept)
                     error = self.failure(arguments[0], done) if done.status else None
                     self._note(error)
-                    if error is None or not self.patience.bears(error, attempt, self.left):
+                    if error is None or not self.bears(error, attempt):
                         return done
                 except SynclineError as error:
                     self._note(error)
-                    if not self.patience.bears(error, attempt, self.left):
+                    if not self.bears(error, attempt):
                         raise
         raise AssertionError  # the loop has no other end
+
+    def bears(self, error: SynclineError, attempt: int) -> bool:
+        """Return True, after a pause, if to try again; see :meth:`Patience.bears`."""
+        return self.patience.bears(error, attempt, self.left, self.halted)
 
     def _note(self, error: SynclineError | None) -> None:
         """Note whether the server took the credentials, as far as an answer of it tells."""

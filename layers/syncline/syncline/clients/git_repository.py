@@ -385,7 +385,7 @@ class Branch:
                 self._check_free()  # not every server says so, and some say that the branch has moved
             if now != (self.tip.oid if self.tip else None):
                 raise SynclineError("BRANCH_MOVED", f"{self.name} is {now or 'gone'} since it was looked at")
-            if not self._git.patience.bears(error, attempt, self._git.left):
+            if not self._git.bears(error, attempt):
                 raise error
 
     def _push(self, commit: str) -> SynclineError | None:

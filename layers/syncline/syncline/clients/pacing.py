@@ -70,9 +70,14 @@ class Policy:
 
     def rest(self, seconds: float) -> None:
         """Sleep for ``seconds``, or until the policy is halted."""
-        while seconds > 0 and not self.halted():
-            self.sleep(min(seconds, _NAP))
-            seconds -= _NAP
+        rest(seconds, self.sleep, self.halted)
+
+
+def rest(seconds: float, sleep: Callable[[float], None], halted: Callable[[], bool]) -> None:
+    """Sleep for ``seconds``, or until ``halted`` returns True."""
+    while seconds > 0 and not halted():
+        sleep(min(seconds, _NAP))
+        seconds -= _NAP
 
 
 @dataclass(slots=True)
