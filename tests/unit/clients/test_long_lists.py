@@ -13,6 +13,7 @@ import pytest
 
 from syncline.clients import entries
 from syncline.clients import gitlab as gitlab_module
+from syncline.clients import http as http_module
 from syncline.clients import quay as quay_module
 from syncline.clients.bucket import Bucket
 from syncline.clients.entries import BEGINNING, TAGS, Entries, Extent, Limits, Position, refuse
@@ -263,3 +264,17 @@ def test_a_link_that_leads_back_is_found_without_names() -> None:
     with pytest.raises(SynclineError, match="leads back") as caught:
         count_all([[]] * 100, Extent("the list", TAGS), lambda number: f"page {number % 6}")
     assert caught.value.code.name == "LISTING_INCOMPLETE"
+
+
+def test_a_list_of_tags_in_one_answer_that_is_too_large_is_not_asked_for_again(
+    server: ScriptedServer, http: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docker-registry 2.8 lists all tags of a repository in one answer, however many are asked for."""
+    monkeypatch.setattr(http_module, "BODY_LIMIT", 100_000)
+    server.on("GET", "/v2/a/b/tags/list", json_reply({"name": "a/b", "tags": [f"t{n:08}" for n in range(10_000)]}))
+    registry = Registry(Endpoint.parse(server.url), lambda: None, http)
+    with pytest.raises(SynclineError) as caught:
+        list(registry.tags("a/b"))
+    assert (caught.value.code.name, len(server.requests)) == ("LISTING_TOO_LONG", 1)
+    assert "the tags of 'a/b' at" in caught.value.what
+    assert "the answer is larger than 100000 bytes" in caught.value.what

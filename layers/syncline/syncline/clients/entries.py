@@ -187,7 +187,7 @@ class Entries:
         start: Position = BEGINNING,
         strict: bool = False,
     ) -> None:
-        self._listing = listing
+        self.listing = listing
         self._odd = odd
         self._name_of = name_of
         self._key_of = key_of or name_of
@@ -209,7 +209,7 @@ class Entries:
         keys = [self._key_of(value) for value in page]
         shared = self._extent.count([key for key in keys if isinstance(key, str)], len(page), size)
         if shared and self._strict:
-            raise SynclineError("LISTING_INCOMPLETE", f"{self._listing} changed: {shown(min(shared))!r} came twice")
+            raise SynclineError("LISTING_INCOMPLETE", f"{self.listing} changed: {shown(min(shared))!r} came twice")
         for key, value in zip(keys, page, strict=True):
             self._count += 1
             if shared and isinstance(key, str) and key in shared:
@@ -228,10 +228,10 @@ class Entries:
     def _refuse(self, value: Any, why: str) -> None:
         found = self._name_of(value)
         name = found if isinstance(found, str) and found else None
-        odd = odd_entry(f"entry {self._count} of {self._listing}", name, why)
+        odd = odd_entry(f"entry {self._count} of {self.listing}", name, why)
         self._odd_ones += 1
         if self._odd_ones > MOST_ODD:
-            raise SynclineError("BAD_ANSWER", f"{self._listing}: over {MOST_ODD} invalid entries; {odd.error.what}")
+            raise SynclineError("BAD_ANSWER", f"{self.listing}: over {MOST_ODD} invalid entries; {odd.error.what}")
         self._odd(odd)
 
 

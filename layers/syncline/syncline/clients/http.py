@@ -23,7 +23,7 @@ from syncline.clients.connections import Patience, pool_for
 from syncline.clients.pacing import PACE, SLOWEST, Policy, never, unheard
 from syncline.errors import SynclineError
 
-__all__ = ["BODY_LIMIT", "READ_TIMEOUT", "Body", "Endpoint", "Http", "Policy", "Response"]
+__all__ = ["BODY_LIMIT", "READ_TIMEOUT", "Body", "Endpoint", "Http", "OversizeError", "Policy", "Response"]
 
 Body = bytes | Iterable[bytes] | None
 
@@ -32,6 +32,14 @@ BODY_LIMIT: Final = 8 * 1024 * 1024
 
 _REPEATABLE: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 _ALWAYS: Final = {"Accept-Encoding": "identity", "User-Agent": f"syncline/{__version__}"}
+
+
+class OversizeError(SynclineError):
+    """BAD_ANSWER: the answer is larger than :data:`BODY_LIMIT`, and would be so again."""
+
+    @property
+    def retried_here(self) -> bool:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,8 +275,6 @@ class _Call:
             return b""  # a refusal is one without its words, too: docker-registry cuts those of a 416 short
         if len(content) > BODY_LIMIT:
             answer.close()
-            raise SynclineError(
-                "BAD_ANSWER",
-                f"{self.method} {redacted(self.address.url)}: the answer is larger than {BODY_LIMIT} bytes",
-            )
+            what = f"{self.method} {redacted(self.address.url)}: the answer is larger than {BODY_LIMIT} bytes"
+            raise OversizeError("BAD_ANSWER", what)
         return content

@@ -29,7 +29,7 @@ from urllib.parse import quote
 
 from syncline.clients.entries import BEGINNING, FEW, REPOSITORIES, TAGS, Entries, OnOdd, Position, described, refuse
 from syncline.clients.failures import error_codes, speaks_distribution
-from syncline.clients.http import Endpoint, Http, Response
+from syncline.clients.http import Endpoint, Http, OversizeError, Response
 from syncline.clients.oci_auth import Credentials
 from syncline.clients.oci_links import next_link, own_target
 from syncline.clients.oci_manifest import (
@@ -401,7 +401,10 @@ class Registry:
     ) -> Iterator[NamesPage]:
         """Yield the pages of the list under ``key``, without names that the page before had."""
         while True:
-            answer = self._transport.fetch("GET", target, scopes, {"Accept": "application/json"})
+            try:
+                answer = self._transport.fetch("GET", target, scopes, {"Accept": "application/json"})
+            except OversizeError as error:
+                raise SynclineError("LISTING_TOO_LONG", f"{entries.listing}: {error.what}") from error
             if answer.status == 404 and key == "tags" and speaks_distribution(answer.body):
                 return  # no such repository (NAME_UNKNOWN; some say it otherwise)
             if answer.status != 200:
