@@ -232,7 +232,58 @@ def test_refused_credentials_are_tried_again_after_a_minute(
     assert system.tries() == 2
 
 
+def one_refused_registry(server: ScriptedServer, http: Http) -> Callable[[str], object]:
+    """A registry that answers 401 for repositories that the account may not read."""
+    wants = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate='Basic realm="here"')
+    found = Reply(200, headers={"Docker-Content-Digest": DIGEST})
+    server.reply_to = lambda request: wants if "odd" in request.path or not authorized(request) else found  # type: ignore[method-assign]
+    registry = Registry(Endpoint.parse(server.url), lambda: Credentials("ann", GOOD), http)
+    return lambda name: registry.manifest_digest(name, "v1")
+
+
+def one_refused_object(server: ScriptedServer, http: Http) -> Callable[[str], object]:
+    """A service behind a proxy that changes the paths of some keys, so that their signatures do not match."""
+    odd = Reply(403, b"<Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error>")
+    good = Reply(200, b"x", {"ETag": '"a"', "Last-Modified": "Sun, 29 Nov 2026 10:00:00 GMT"})
+    server.reply_to = lambda request: odd if "odd" in request.path else good  # type: ignore[method-assign]
+    bucket = Bucket(Endpoint.parse(server.url), "bucket", lambda: Keys(GOOD, "x"), http)
+
+    def ask(name: str) -> object:
+        with bucket.open(name) as stream:
+            return stream.head
+
+    return ask
+
+
+@pytest.mark.parametrize("system", [one_refused_registry, one_refused_object])
+def test_what_is_refused_alone_costs_nothing_else(
+    server: ScriptedServer, http: Http, system: Callable[[ScriptedServer, Http], Callable[[str], object]]
+) -> None:
+    ask = system(server, http)
+    ask("a")
+    for number in range(10):
+        with pytest.raises(SynclineError) as caught:
+            ask(f"odd{number}")
+        assert caught.value.code.name == "UNAUTHORIZED"
+        assert f"odd{number}" in caught.value.what, "its own reason"
+    ask("b")
+
+
 class TestRejections:
+    def test_accepted_credentials_are_asked_about_before_a_refusal_is_kept(self, naps: Naps) -> None:
+        kept, who, asked = Rejections(naps.clock), Keys("access", "secret"), [False, True, True]
+        failure = SynclineError("UNAUTHORIZED", "GET answered 401")
+        kept.accepted("host", who)
+        for _ in range(4):
+            kept.refused("host", who, failure, asked.pop)
+            kept.check("host", who)
+        for _ in range(2):
+            kept.refused("host", who, failure, asked.pop)
+        assert asked == []
+        assert kept.is_kept("host", who)
+        kept.refused("host", Keys("access", "new"), failure, asked.pop)
+        assert kept.is_kept("host", Keys("access", "new")), "it was never accepted"
+
     def test_of_accepted_credentials_two_refusals_in_a_row_are_kept(self, naps: Naps) -> None:
         kept, who = Rejections(naps.clock), Keys("access", "secret")
         failure = SynclineError("UNAUTHORIZED", "GET answered 401")

@@ -124,7 +124,14 @@ class BucketRequests:
             policy = replace(self._http.policy, slowest=0) if is_long else None
             return self._http.request(method, url, signed, sent, ca=self._endpoint.ca, stream=stream, retry=policy)
 
-        return REJECTIONS.ask(self._host, self._keys(), self._renewed, signed_by, self._refusal)
+        return REJECTIONS.ask(self._host, self._keys(), self._renewed, signed_by, self._refusal, self._accepts)
+
+    def _accepts(self, keys: Keys | None) -> bool:
+        """Return True if the service accepts the keys, whatever it says of one object."""
+        asked = Request("GET", self._host, f"{self._root}/", "list-type=2&max-keys=0")
+        headers = {} if keys is None else self._signer.headers(keys, asked, {}, EMPTY)
+        url = f"{self._endpoint.scheme}://{self._host}{asked.path}?{asked.query}"
+        return self._refusal(self._http.request("GET", url, headers, ca=self._endpoint.ca)) is None
 
     def _refusal(self, response: Response) -> SynclineError | None:
         """Return the failure of an answer that refuses the keys."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 from syncline.clients.addresses import Address, Endpoint
@@ -80,8 +81,8 @@ class Transport:
                         REJECTIONS.accepted(host, own)
                         return answer
                     refusal = None if own is None else self._auth.refusal(answer, scopes)
-                    if refusal is not None and refusal.code.name == "UNAUTHORIZED":
-                        REJECTIONS.refused(host, own, refusal)
+                    if own is not None and refusal is not None and refusal.code.name == "UNAUTHORIZED":
+                        REJECTIONS.refused(host, own, refusal, partial(self._accepts, own))
                     if not tries_left or not self._auth.renew(answer, authorization, scopes):
                         raise refusal or self._auth.refusal(answer, scopes)
             except KeptRefusalError:
@@ -91,6 +92,11 @@ class Transport:
             if not replayable:
                 return answer
         raise AssertionError  # the loop has no other end
+
+    def _accepts(self, authorization: str) -> bool:
+        """Return True if the registry accepts an ``Authorization`` header, whatever it says of one repository."""
+        headers = {"Authorization": authorization}
+        return self.http.request("GET", f"{self.endpoint.url}/v2/", headers, ca=self.endpoint.ca).status != 401
 
     def fetch(
         self,

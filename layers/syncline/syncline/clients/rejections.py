@@ -2,8 +2,9 @@
 
 A refusal is kept by host and identity, which is a keyed hash of the credentials: the secret itself is not kept. All who
 ask meanwhile get the failure of that one request. A renewed secret is another identity, and so is tried at once. As
-long as a host has not accepted an identity, one request at a time tries it. Of an identity that was accepted, a single
-refusal may concern one repository only, so it takes two in a row.
+long as a host has not accepted an identity, one request at a time tries it. Of an identity that was accepted, a refusal
+may concern one repository or object only. So it takes two in a row, and where the protocol has a request that is about
+the credentials alone, that is sent before the second one is kept.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field, is_dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 from syncline.clients.http import Response
@@ -41,6 +43,7 @@ class KeptRefusalError(SynclineError):
 class _Identity:
     trial: threading.Lock = field(default_factory=threading.Lock)
     accepted: bool = False
+    was_accepted: bool = False
     refusal: SynclineError | None = None
     until: float = 0.0
 
@@ -76,16 +79,25 @@ class Rejections:
         """Note that the host accepts the credentials."""
         if who is not None:
             identity = self._identity(host, who)
-            identity.accepted, identity.refusal = True, None
+            identity.accepted, identity.was_accepted, identity.refusal = True, True, None
 
-    def refused(self, host: str, who: object, failure: SynclineError) -> None:
-        """Note that the host refuses the credentials."""
-        if who is None:
+    def refused(
+        self, host: str, who: object, failure: SynclineError, is_accepted: Callable[[], bool] | None = None
+    ) -> None:
+        """Note that the host refuses the credentials.
+
+        ``is_accepted`` asks the host about the credentials alone, whatever the request was that it refused.
+        """
+        if who is None or self.is_kept(host, who):
             return
         identity = self._identity(host, who)
-        if not identity.accepted:
+        if identity.accepted:
+            identity.accepted = False
+        elif identity.was_accepted and is_accepted is not None and is_accepted():
+            identity.accepted = True
+        else:
+            identity.was_accepted = False
             identity.refusal, identity.until = failure, self._clock() + LIFE
-        identity.accepted = False
 
     @contextmanager
     def trial(self, host: str, who: object) -> Iterator[None]:
@@ -99,23 +111,25 @@ class Rejections:
             if held and identity is not None:
                 identity.trial.release()
 
-    def ask(
+    def ask(  # noqa: PLR0913, PLR0917 - whom to ask, as whom, and what a refusal is
         self,
         host: str,
         who: _Who | None,
         renewed: Callable[[], _Who | None],
         send: Callable[[_Who | None], Response],
         refusal: Callable[[Response], SynclineError | None] = unauthorized,
+        is_accepted: Callable[[_Who | None], bool] | None = None,
     ) -> Response:
         """Send a request with credentials, and with ``renewed()`` ones if those are refused; raise the last refusal.
 
-        ``refusal`` returns the failure that an answer stands for if it refuses the credentials.
+        ``refusal`` returns the failure that an answer stands for if it refuses the credentials; ``is_accepted`` is as in
+        :meth:`refused`.
         """
-        first = self._once(host, who, send, refusal)
+        first = self._once(host, who, send, refusal, is_accepted)
         if not isinstance(first, SynclineError):
             return first
         other = renewed()
-        last = first if other == who else self._once(host, other, send, refusal)
+        last = first if other == who else self._once(host, other, send, refusal, is_accepted)
         if isinstance(last, SynclineError):
             raise last
         return last
@@ -126,6 +140,7 @@ class Rejections:
         who: _Who | None,
         send: Callable[[_Who | None], Response],
         refusal: Callable[[Response], SynclineError | None],
+        is_accepted: Callable[[_Who | None], bool] | None,
     ) -> Response | SynclineError:
         """Return the answer to a request, or the failure if the credentials are refused."""
         try:
@@ -135,7 +150,7 @@ class Rejections:
                 if failure is None:
                     self.accepted(host, who)
                     return answer
-                self.refused(host, who, failure)
+                self.refused(host, who, failure, None if is_accepted is None else partial(is_accepted, who))
                 return failure
         except KeptRefusalError as kept:
             return kept
