@@ -130,6 +130,25 @@ def test_a_scan_that_is_tried_again_is_not_the_first_of_its_run(steps: Steps) ->
     assert (seen[1][0] != run.id, seen[1][1]) == (True, True)
 
 
+@pytest.mark.parametrize("code", ["TIME_SHORT", "THROTTLED", "SERVER_ERROR"])
+def test_a_scan_that_breaks_off_goes_on_behind_its_last_page(steps: Steps, code: str) -> None:
+    """A server that is slow, or throttles, breaks off each function's part of a long list that has nothing to move."""
+    begun: list[str | None] = []
+
+    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        begun.append(cursor)
+        behind = [page for page in pages(30) if cursor is None or page.cursor > cursor]
+        for page in behind[:3]:
+            yield replace(page, items=(), skipped=1)
+        if len(behind) > 3:
+            raise SynclineError(code, "the list broke off")
+
+    steps.kind.look = look
+    run = steps.run()
+    assert (run.status, run.counts.failed, run.counts.skipped) == (RunStatus.DONE, 0, 30)
+    assert len(begun) == len(set(begun)) == 10
+
+
 @pytest.mark.parametrize("allowed", [None, 0, 400])
 def test_steps_are_told_of_the_removals_allowed_for_the_run(steps: Steps, allowed: int | None) -> None:
     seen: list[int | None] = []

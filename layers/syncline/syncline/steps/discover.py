@@ -74,6 +74,7 @@ def _scan(engine: Engine, batch: Batch, run: Run, left: Callable[[], float], lea
     work, requests, since = Work(batch), kind.requests(), engine.clock()
     cursor = batch.cursor
     again: list[Failure] = []
+    broken: SynclineError | None = None
     try:
         for page in kind.discover(batch.scope, batch.cursor, pace):
             again += _add(work, page, kind, pace)
@@ -90,12 +91,18 @@ def _scan(engine: Engine, batch: Batch, run: Run, left: Callable[[], float], lea
                 # As if the rest had come by a message, which it does where the function dies now.
                 pace.work, pace.joined = rest.id, True
     except SynclineError as error:
-        # What was found since the last chunk is found again.
-        engine.state.leases.give_back(lease)
-        engine.fail_all(work.batch, error, kind.requests() - requests)
-        return
+        if cursor == work.batch.cursor or not error.retried:
+            engine.state.leases.give_back(lease)
+            engine.fail_all(work.batch, error, kind.requests() - requests)
+            return
+        broken = error
     _look_again(work, again, engine)
-    if pace.left() <= 0:
+    if broken is not None:
+        # The scan got further, so it has all its tries again from there on.
+        delay = 0.0 if broken.code.name == "TIME_SHORT" else max(broken.retry_after or 0.0, pause(1, engine.rng))
+        work.waits = (broken, delay) if delay else work.waits
+        work.follow(delay, cursor=cursor, attempt=1)
+    elif pace.left() <= 0:
         if cursor == work.batch.cursor:
             work.follow(idle=work.batch.idle + 1)
         else:
