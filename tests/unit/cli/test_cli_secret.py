@@ -13,7 +13,7 @@ from syncline.secrets import Reference, Secrets
 from tests.unit.cli.cli_stack import SYNCS, Stack
 
 
-def store(stack: Stack, name: str, value: str, *options: str) -> Result:
+def store(stack: Stack, name: str, value: str | bytes, *options: str) -> Result:
     return CliRunner().invoke(app, ["secret", "set", name, "--home", str(stack.home), *options], input=value)
 
 
@@ -63,12 +63,13 @@ def test_the_value_is_shown_nowhere(stack: Stack) -> None:
     ("name", "value", "words"),
     [
         ("syncline/token", "\n", "no value was given; type it, or pass it on stdin"),
+        ("syncline/token", b"\xff\xfe", "the value is not UTF-8 text; encode it first, with `base64` for example"),
         ("env:TOKEN", "x", "env:TOKEN is read from the environment of `syncline up`; set it there"),
         ("syncline/a b", "x", "'syncline/a b' is not a secret's name"),
         ("ssm:token", "x", "'ssm:token' is not a parameter's name"),
     ],
 )
-def test_wrong_use(stack: Stack, name: str, value: str, words: str) -> None:
+def test_wrong_use(stack: Stack, name: str, value: str | bytes, words: str) -> None:
     result = store(stack, name, value)
     assert result.exit_code == 2
     assert result.stderr.startswith(f"error USAGE: {words}")

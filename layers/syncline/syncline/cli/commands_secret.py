@@ -26,7 +26,7 @@ def secret(context: Context, action: str, name: str) -> Answer:
     target = context.target
     if refused := outside(target, "", reference):
         raise refused
-    value = getpass.getpass(f"Value of {reference}: ") if sys.stdin.isatty() else sys.stdin.read()
+    value = getpass.getpass(f"Value of {reference}: ") if sys.stdin.isatty() else _stdin()
     value = value.rstrip("\r\n")
     if not value:
         raise SynclineError("USAGE", "no value was given; type it, or pass it on stdin")
@@ -37,6 +37,15 @@ def secret(context: Context, action: str, name: str) -> Answer:
         created = _put(target.client("secretsmanager"), reference, value)
     context.out.line(f"{reference} is {'created' if created else 'replaced'}")
     return Answer({"reference": str(reference), "created": created})
+
+
+def _stdin() -> str:
+    """Return stdin as text; raises USAGE if it is not UTF-8, whatever the locale."""
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError:
+        what = "the value is not UTF-8 text; encode it first, with `base64` for example"
+        raise SynclineError("USAGE", what) from None
 
 
 def _reference(name: str) -> Reference:
