@@ -98,7 +98,7 @@ class Display(Protocol):
 
 def _until_over(context: Context, state: State, run: Run, display: Display) -> Run:
     began = heard = time.monotonic()
-    course, progress = Course(), None
+    course, progress = Course(), None  # None until AWS has answered
     while True:
         now = time.monotonic()
         with _patience(context, now - heard):
