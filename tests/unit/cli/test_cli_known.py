@@ -134,7 +134,7 @@ def test_an_item_that_is_no_known_failure(applied: Stack) -> None:
     finish(applied, failed())
     result = applied.run("acknowledge", "prod", "mirror/team/bose:2.0")
     assert result.exit_code == 2
-    assert "error USAGE: mirror/team/bose:2.0 is no known failure of prod" in result.stderr
+    assert "error USAGE: mirror/team/bose:2.0 is not a known failure of prod" in result.stderr
     assert applied.json("acknowledge", "prod")["known"][0]["acknowledged"] is False
 
 

@@ -149,10 +149,10 @@ def test_a_sync_that_removes_nothing_has_no_limits_to_lift(stack: Stack) -> None
 def test_a_sync_without_runs_says_so_and_begins_none(stack: Stack) -> None:
     result = stack.apply(TOKENS)
     assert (result.exit_code, "syncline plan" in result.output) == (0, False)
-    for command in ("run", "plan"):
-        result = stack.run(command, "gateway")
-        assert result.exit_code == 2
-        assert result.stderr.startswith("error USAGE: gateway is a sync of tokens, which has no runs")
+    what = "gateway is a sync of tokens, which has no runs; `syncline status gateway` shows its instances"
+    for command in (["run"], ["plan"], ["report"], ["status", "--wait"]):
+        result = stack.run(*command, "gateway")
+        assert (result.exit_code, result.stderr.splitlines()[0]) == (2, f"error USAGE: {what}")
     assert stack.target.state.runs("gateway") == []
     assert stack.started() == []
 
@@ -165,6 +165,13 @@ def test_a_sync_that_does_not_exist(applied: Stack) -> None:
             "error NO_SUCH_SYNC: there is no sync named 'prdo'; did you mean prod?"
         )
     assert "there are: prod" in applied.run("run", "xyz").stderr
+
+
+def test_no_sync_at_all(stack: Stack) -> None:
+    result = stack.run("run", "prod")
+    assert result.stderr.splitlines()[0] == (
+        "error NO_SUCH_SYNC: there is no sync named 'prod'; no sync has been applied"
+    )
 
 
 def test_a_run_whose_message_cannot_be_sent_is_ended_again(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

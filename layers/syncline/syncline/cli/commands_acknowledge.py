@@ -59,7 +59,7 @@ def _chosen(failures: Sequence[KnownFailure], item: str, sync: str) -> KnownFail
     exact = [each for each in failures if item in (item_of(*each.key), ":".join(each.key))]
     found = exact or [each for each in failures if item == each.name]
     if not found:
-        what = f"{item} is no known failure of {sync}; `syncline acknowledge {sync}` lists them"
+        what = f"{item} is not a known failure of {sync}; `syncline acknowledge {sync}` lists them"
         raise SynclineError("USAGE", what)
     if len(found) > 1:
         names = " or ".join(item_of(*each.key) for each in found[:_AMBIGUOUS])

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from syncline.cli.commands_acknowledge import known_dict, known_row
-from syncline.cli.commands_run import config_of, kind_of
+from syncline.cli.commands_run import config_with_runs, kind_of
 from syncline.cli.context import Answer, Context
 from syncline.cli.show import ago, many, number, size
 from syncline.cli.summary import FOLD, TRIGGERS, as_called, as_dict, counted, ending, exit_code, item_lines, named, rank
@@ -95,7 +95,7 @@ def _found(state: State, what: str | None) -> Run:
         return max(latest, key=lambda run: run.started)
     if is_run_id(what):
         return _by_id(state, what)
-    config_of(state, what)
+    config_with_runs(state, what)
     run = latest_run(state, what)
     if run is None:
         raise SynclineError("NO_SUCH_RUN", f"{what} has not run yet; `syncline run {what}` starts a run")

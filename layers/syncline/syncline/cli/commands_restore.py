@@ -53,7 +53,7 @@ def restore(context: Context, name: str, order: Order) -> Answer:
     target = context.target
     sync = load_sync(target.state.sync_config(name))
     if not isinstance(sync, BackupsSync) or not isinstance(sync.target, GitTarget):
-        raise SynclineError("USAGE", f"{name} is no sync of backups into git, so there is nothing to restore from")
+        raise SynclineError("USAGE", f"{name} is not a sync of backups into git, so there is nothing to restore from")
     at = None if order.at is None else order.at.lower()
     if at is not None and not _COMMIT.fullmatch(at):
         raise SynclineError("USAGE", f"--at {order.at!r} is not a commit's ID; write at least four of its digits")

@@ -119,12 +119,8 @@ def plan(context: Context, name: str, only: Sequence[str] | None) -> Answer:
 
 
 def chosen(state: State, name: str, only: Sequence[str] | None) -> Scope:
-    """The part of a sync that is meant; raises NO_SUCH_SYNC, or USAGE for what is none of its or a sync without runs."""
-    config = config_of(state, name)
-    kind = json.loads(config)["kind"]
-    if kind in RUNLESS:
-        what = f"{name} is a sync of {kind}, which has no runs: its instances are listed by a schedule, and GET /v1/synced asks"
-        raise SynclineError("USAGE", what)
+    """Return the part of a sync that is meant; raises NO_SUCH_SYNC, or USAGE for a part or a sync that cannot be run."""
+    config = config_with_runs(state, name)
     if not only:
         return EVERYTHING
     from syncline.config import load_sync  # noqa: PLC0415 - models take long to import
@@ -146,6 +142,16 @@ def kind_of(state: State, name: str) -> str:
         return ""
 
 
+def config_with_runs(state: State, name: str) -> str:
+    """Return a sync's configuration (JSON); raises NO_SUCH_SYNC, or USAGE if the sync has no runs."""
+    config = config_of(state, name)
+    kind = json.loads(config)["kind"]
+    if kind in RUNLESS:
+        what = f"{name} is a sync of {kind}, which has no runs; `syncline status {name}` shows its instances"
+        raise SynclineError("USAGE", what)
+    return config
+
+
 def config_of(state: State, name: str) -> str:
     """A sync's configuration (JSON); raises NO_SUCH_SYNC with the name that was probably meant."""
     try:
@@ -155,5 +161,6 @@ def config_of(state: State, name: str) -> str:
             raise
         names = state.sync_names()
         near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names) or 'none'}"
+        hint = f"there are: {', '.join(names)}" if names else "no sync has been applied"
+        hint = f"did you mean {near[0]}?" if near else hint
         raise SynclineError("NO_SUCH_SYNC", f"{error.what}; {hint}") from None

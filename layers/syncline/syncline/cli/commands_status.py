@@ -12,7 +12,7 @@ from typing import Any, Final
 from syncline.cli.commands_acknowledge import known_row
 from syncline.cli.commands_report import latest_run
 from syncline.cli.commands_retry import letters_by_sync, take_away_verified
-from syncline.cli.commands_run import config_of, ended
+from syncline.cli.commands_run import config_of, config_with_runs, ended
 from syncline.cli.context import Answer, Context
 from syncline.cli.following import follow
 from syncline.cli.next_time import next_time
@@ -123,7 +123,7 @@ def _wait(context: Context, name: str | None) -> Answer:
     state = context.target.state
     if name is None:
         raise SynclineError("USAGE", "--wait needs the name of a sync")
-    config_of(state, name)
+    config_with_runs(state, name)
     current = state.current_run(name)
     if current is not None and not current.over:
         return ended(context, follow(context, current), started=False)
