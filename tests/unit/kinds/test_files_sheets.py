@@ -55,13 +55,22 @@ def test_what_is_no_sheet(text: str) -> None:
     assert error.value.code.name == "USAGE"
 
 
+def test_a_sheet_with_other_columns_is_told_which_it_must_have() -> None:
+    with pytest.raises(SynclineError) as error:
+        list(sheets.read(["path,size\n"]))
+    assert error.value.what == f"the first line of the sheet must be {','.join(sheets.COLUMNS)}; it is path,size"
+
+
 @pytest.mark.parametrize(
     ("lines", "what"),
     [
         (
             ["/data/a,rw-r--r--,1,t,m,i", "/data/b,rw-r--r--," + "9" * 5000 + ",t,m,i"],
-            "line 3 of the sheet is not a file",
+            "line 3 of the sheet: the size is '" + "9" * 100 + "…', not a number of at most ",
         ),
+        (["/data/a,rw-r--r--,-1,t,m,i"], "line 2 of the sheet: the size is '-1', not a number of at most "),
+        ([",rw-r--r--,1,t,m,i"], "line 2 of the sheet: file_path is empty"),
+        (["/data/a,rw-r--r--,1"], "line 2 of the sheet has 3 cells; a file has 6: file_path,permissions,"),
         (
             ["/data/a,rw-r--r--,1,t,m,i", "/data/" + "b" * 200_000 + ",rw-r--r--,1,t,m,i"],
             "line 3 of the sheet cannot be read",

@@ -45,7 +45,7 @@ def state(  # noqa: PLR0913 - what the command takes
     answer, and what keeps a file from being read or written.
     """
     if action not in ACTIONS:
-        raise SynclineError("USAGE", f"{action} is none of {', '.join(ACTIONS)}")
+        raise SynclineError("USAGE", f"unknown action {action!r}; there are {', '.join(ACTIONS)}")
     sync = load_sync(config_of(context.target.state, name))
     if not isinstance(sync, FilesSync):
         raise SynclineError("USAGE", f"{name} is a sync of {sync.kind}; only one of files has such a state")
@@ -60,7 +60,7 @@ def state(  # noqa: PLR0913 - what the command takes
 
 def _given(file: Path | None, action: str) -> Path:
     if file is None:
-        raise SynclineError("USAGE", f"`syncline state {action}` needs a file")
+        raise SynclineError("USAGE", f"`syncline state {action}` needs a file: `syncline state {action} NAME FILE`")
     return file
 
 
@@ -221,4 +221,5 @@ def _read(file: Path) -> Iterator[sheets.Row]:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             yield from sheets.read(lines)
     except (OSError, UnicodeDecodeError) as error:
-        raise SynclineError("USAGE", f"{file} cannot be read: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SynclineError("USAGE", f"{file} cannot be read: {reason}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +22,8 @@ HEAD: Final = Head("", 0, "text/csv; charset=utf-8")
 """The type of a sheet in a bucket."""
 _LONGEST_SIZE: Final = 20
 """Digits of a size in bytes, at most."""
+_QUOTED: Final = 100
+"""Characters of a wrong value that a message quotes, at most."""
 _LATER: Final = 1.0
 """Seconds by which times of two origins may differ for the same object."""
 
@@ -68,12 +70,14 @@ def read(lines: Iterable[str]) -> Iterator[Row]:
     try:
         head = next(reader, None)
         if head is None or tuple(cell.strip() for cell in head) != COLUMNS:
-            raise SynclineError("USAGE", f"the sheet has not the columns {','.join(COLUMNS)}")
+            found = "missing" if head is None else _shortened(",".join(head))
+            what = f"the first line of the sheet must be {','.join(COLUMNS)}; it is {found}"
+            raise SynclineError("USAGE", what)
         for cells in reader:
             if not cells:
                 continue
-            if len(cells) != len(COLUMNS) or not cells[0] or not _is_size(cells[2]):
-                raise SynclineError("USAGE", f"line {reader.line_num} of the sheet is not a file")
+            if (wrong := _wrong(cells)) is not None:
+                raise SynclineError("USAGE", f"line {reader.line_num} of the sheet{wrong}")
             if cells[0] in paths:
                 raise SynclineError("USAGE", f"line {reader.line_num} of the sheet names {cells[0]!r} again")
             paths.add(cells[0])
@@ -82,8 +86,20 @@ def read(lines: Iterable[str]) -> Iterator[Row]:
         raise SynclineError("USAGE", f"line {reader.line_num} of the sheet cannot be read: {error}") from None
 
 
-def _is_size(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= _LONGEST_SIZE
+def _wrong(cells: Sequence[str]) -> str | None:
+    """Return what keeps cells from being a row, as the end of a sentence that begins with the line; None if they are one."""
+    if len(cells) != len(COLUMNS):
+        return f" has {len(cells)} cells; a file has {len(COLUMNS)}: {','.join(COLUMNS)}"
+    if not cells[0]:
+        return ": file_path is empty"
+    size = cells[2]
+    if not (size.isascii() and size.isdigit() and len(size) <= _LONGEST_SIZE):
+        return f": the size is {_shortened(size)!r}, not a number of at most {_LONGEST_SIZE} digits"
+    return None
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
 
 
 def differences(old: Mapping[str, Row], new: Iterable[Row]) -> Iterator[tuple[str, Row]]:
