@@ -73,6 +73,7 @@ def test_what_fails_again_is_not(chain: Chain) -> None:
     run = retry(chain, APP)
     assert run.counts.failed == 1
     assert solved(chain, APP) == set()
+    assert APP not in chain.dead(), "it has a dead letter: the one that is retried"
 
 
 def test_what_is_no_longer_at_the_source_says_so(chain: Chain) -> None:

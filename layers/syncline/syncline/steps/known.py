@@ -32,13 +32,14 @@ def told_apart(
     """Return a batch's results, with those that failed before marked as known, and the dead letters that are needed.
 
     A failure that the same run has met before is left out: it is told once, by the scan that met it first.
-    An item has one letter for as long as it fails: one more is written only when the first is about to expire.
+    An item has one letter for as long as it fails: one more is written only when the first is about to expire. An item
+    that is retried has one, also if its failure is not known any more.
     """
     failed = {_key(each) for each in results if each.outcome is Outcome.FAILED}
     if not failed:
         return tuple(results), ()
     found = failures.find(batch.sync, failed)
-    letters = {each.key: each for each in dead}
+    letters, retried = {each.key: each for each in dead}, failures.asked(batch.sync, batch.run)
     marked: list[Result] = []
     needed: dict[Key, Dead] = {}
     for each in results:
@@ -50,7 +51,8 @@ def told_apart(
         if known and was is not None and was.seen == batch.run:
             continue
         marked.append(replace(each, outcome=Outcome.KNOWN) if known else each)
-        if not batch.plan and (was is None or now - was.buried > _LETTER_OLD):
+        lacks_letter = _key(each) not in retried if was is None else now - was.buried > _LETTER_OLD
+        if lacks_letter and not batch.plan:
             needed[_key(each)] = letters.get(_key(each)) or _letter(batch, each)
     return tuple(marked), tuple(needed.values())
 
