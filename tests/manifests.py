@@ -30,7 +30,12 @@ SCHEMA: Final = CHART / "values.schema.json"
 SETTINGS: Final = (
     (),
     ("--set", "namespaces={gateway,edge}", "--set", "lists.pods=true", "--set", "replicas=3"),
-    ("--set", "lists.endpointslices=false,lists.pods=true", "--set", "serviceAccount.name=own"),
+    (
+        "--set",
+        "lists.endpointslices=false,lists.pods=true,serviceAccount.name=own",
+        "--set",
+        "syncs.gateway.sources.here.service=null,syncs.gateway.sources.here.labels=app=nginx",
+    ),
     ("--set", "env[1].name=A", "--set", "env[1].value=b", "--set", "imagePullSecrets[0].name=pull"),
     ("--set", "podAnnotations=null", "--set", "nodeSelector.disk=ssd", "--set", "image.tag=2.0"),
     ("--set", "serviceAccount.create=false,rbac.create=false,podDisruptionBudget.enabled=false"),

@@ -46,6 +46,7 @@ CUSTOM: Final = ("ServiceMonitor", "Route")
 """Kinds that Kubernetes' own models do not know; a real API server checks them against their definitions."""
 ALWAYS: Final = ("ServiceAccount", "ConfigMap", "Role", "RoleBinding", "Service", "Deployment", "PodDisruptionBudget")
 SYNC: Final = "syncs.gateway"
+SOURCE: Final = f"{SYNC}.sources.here"
 _API: Final[Any] = kubernetes.client.ApiClient()  # turns models into JSON; it asks nobody
 
 
@@ -220,6 +221,17 @@ def test_on_openshift_the_user_is_the_namespaces_own(program: str) -> None:
         ("podDisruptionBudget.maxUnavailable=120%", "/podDisruptionBudget/maxUnavailable"),
         ("podDisruptionBudget.minAvailable=1", "podDisruptionBudget takes one of minAvailable and maxUnavailable"),
         ("autoscaling.enabled=true,autoscaling.minReplicas=20", "autoscaling.minReplicas is greater"),
+        (
+            "autoscaling.enabled=true,autoscaling.targetCPUUtilizationPercentage=null",
+            "autoscaling needs targetCPUUtilizationPercentage or targetMemoryUtilizationPercentage",
+        ),
+        ("nameOverride=Gate_Way", "/nameOverride"),
+        (f"{SOURCE}.namespace=edge", f"{SOURCE}: nothing may be listed in the namespace edge; add it to `namespaces`"),
+        ("namespaces={edge}", f"{SOURCE}: nothing may be listed in the namespace gateway; add it to `namespaces`"),
+        ("lists.endpointslices=false", f"{SOURCE} needs `lists.endpointslices: true`"),
+        (f"{SOURCE}.service=null,{SOURCE}.labels=app=nginx", f"{SOURCE} needs `lists.pods: true`"),
+        (f"{SOURCE}.labels=app=nginx", f"{SOURCE} takes one of service and labels"),
+        (f"{SOURCE}.service=null", f"{SOURCE} takes one of service and labels"),
         ("syncs=text", "/syncs"),
         (f"{SYNC}.kind=images", f"/{SYNC.replace('.', '/')}/kind"),
         (f"{SYNC}.check=null", "/syncs/gateway/check"),
@@ -233,6 +245,11 @@ def test_helm_refuses_a_wrong_value_and_names_it(program: str, wrong: str, told:
     with pytest.raises(subprocess.CalledProcessError) as caught:
         rendered(program, "--set", wrong)
     assert told in caught.value.stderr
+
+
+def test_sources_elsewhere_need_no_role_of_the_chart(program: str) -> None:
+    for settings in (f"{SOURCE}.namespace=edge,rbac.create=false", f"{SOURCE}.namespace=edge,{SOURCE}.auth.eks=prod"):
+        assert rendered(program, "--set", settings)
 
 
 def test_helm_asks_for_a_sync(program: str) -> None:

@@ -34,3 +34,27 @@ labels: {{- include "tokens.labels" . | nindent 2 }}
 {{- end -}}
 {{ dict "syncs" .Values.syncs | toYaml }}
 {{- end -}}
+
+{{/* Refuse a source that names not one thing to list, or that the service account of the pods could not list. */}}
+{{- define "tokens.sources" -}}
+{{- $namespaces := .Values.namespaces | default (list .Release.Namespace) -}}
+{{- range $sync, $config := .Values.syncs -}}
+{{- range $name, $source := $config.sources -}}
+{{- $at := printf "syncs.%s.sources.%s" $sync $name -}}
+{{- if eq (empty $source.service) (empty $source.labels) -}}
+{{- fail (printf "%s takes one of service and labels" $at) -}}
+{{- end -}}
+{{- if and $.Values.rbac.create (eq "in-cluster" (toString ($source.auth | default "in-cluster"))) -}}
+{{- if not (has $source.namespace $namespaces) -}}
+{{- fail (printf "%s: nothing may be listed in the namespace %s; add it to `namespaces`" $at $source.namespace) -}}
+{{- end -}}
+{{- if and $source.service (not $.Values.lists.endpointslices) -}}
+{{- fail (printf "%s needs `lists.endpointslices: true`" $at) -}}
+{{- end -}}
+{{- if and $source.labels (not $.Values.lists.pods) -}}
+{{- fail (printf "%s needs `lists.pods: true`" $at) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
