@@ -87,6 +87,9 @@ def test_help_and_version() -> None:
     assert run("--help").exit_code == 0
     assert run("run", "--help").exit_code == 0
     assert run("--version").stdout.startswith("syncline ")
+    group = run("artifacts")
+    assert (group.exit_code, group.stdout) == (2, "")
+    assert group.stderr.startswith("Usage: ")
     bare = run()
     assert bare.exit_code == 2
     assert "Commands:" in bare.stderr

@@ -28,6 +28,13 @@ def prepare() -> None:
             stream.reconfigure(errors="replace")
 
 
+def ask_for_command(context: typer.Context) -> None:
+    """Show the help of a group that is called without one of its commands, and exit."""
+    if context.invoked_subcommand is None:
+        write(context.get_help(), sys.stderr)
+        raise typer.Exit(NOT_DONE)
+
+
 @contextlib.contextmanager
 def told(context: Context) -> Iterator[None]:
     """Tell of whatever goes wrong within, and exit with its code."""

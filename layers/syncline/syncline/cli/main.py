@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from syncline import __version__
 from syncline.cli import endings
 from syncline.cli.artifacts import artifacts
-from syncline.cli.context import NOT_DONE, Answer, Context
+from syncline.cli.context import Answer, Context
 from syncline.cli.show import Out, write
 
 _NAME: Final = typer.Argument(metavar="NAME", help="The sync, as syncs.yaml names it.", show_default=False)
@@ -68,9 +68,7 @@ def _without_command(
     if version:
         write(f"syncline {__version__}")
         raise typer.Exit
-    if context.invoked_subcommand is None:
-        write(context.get_help(), sys.stderr)
-        raise typer.Exit(NOT_DONE)
+    endings.ask_for_command(context)
 
 
 def _shared(

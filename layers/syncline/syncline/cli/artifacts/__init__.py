@@ -33,8 +33,12 @@ artifacts = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    no_args_is_help=True,
 )
+
+
+@artifacts.callback(invoke_without_command=True)
+def _without_command(context: typer.Context) -> None:
+    endings.ask_for_command(context)
 
 
 def _shared(  # noqa: PLR0913 - each is an option
