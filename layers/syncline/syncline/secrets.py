@@ -36,6 +36,7 @@ REFERENCE_PATTERN: Final = rf"^(?:secret:{_NAME}(?:#{_KEY})?|ssm:{_PARAMETER}|en
 
 _ON_ENGINE: Final = "SYNCLINE_ENGINE" in os.environ  # set for the functions by the engine on one machine
 _ABSENT: Final = "does not exist"
+_KEYLESS: Final = "is not a JSON object, so it has no keys"
 
 Scheme = Literal["secret", "ssm", "env"]
 
@@ -172,9 +173,13 @@ class Secrets:
             except _UnreadableError as error:
                 # Several references may share what was fetched: each is named in its own error.
                 hint = ""
-                if error.code == "SECRET_MISSING":
+                if error.why == _KEYLESS:
+                    whole = _remedy(Reference(reference.scheme, reference.name), absent=False, local=self._local)
+                    hint = f"; leave out #{reference.key} in syncs.yaml, or store an object: {whole}"
+                elif error.code == "SECRET_MISSING":
                     absent = error.why == _ABSENT
-                    hint = f"; to {'create' if absent else 'set'} it: {_remedy(reference, absent, self._local)}"
+                    remedy = _remedy(reference, absent=absent, local=self._local)
+                    hint = f"; to {'create' if absent else 'set'} it: {remedy}"
                 raise SynclineError(error.code, f"{reference} {error.why}{hint}") from None
         register(value)
         return value
@@ -221,7 +226,7 @@ def _refused(code: str) -> _UnreadableError:
     return _UnreadableError("AWS_UNAVAILABLE", f"could not be read ({code or 'no code'})")
 
 
-def _remedy(reference: Reference, absent: bool, local: bool) -> str:  # noqa: FBT001 - two facts of one error
+def _remedy(reference: Reference, *, absent: bool, local: bool) -> str:
     """Return the command that stores the value where the functions look for it."""
     if reference.scheme == "env":
         return f"{reference.name} in the environment of {'`syncline up`' if local else 'the functions'}"
@@ -245,7 +250,7 @@ def _part(reference: Reference, text: str) -> str:
         except ValueError:
             values = None
         if not isinstance(values, dict):
-            raise _UnreadableError("SECRET_MISSING", "is not a JSON object, so it has no keys")
+            raise _UnreadableError("SECRET_MISSING", _KEYLESS)
         value = values.get(reference.key)
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = str(value)

@@ -201,7 +201,9 @@ def test_no_credentials(cloudformation: ScriptedServer, monkeypatch: pytest.Monk
 def test_no_region(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_REGION")
     monkeypatch.delenv("AWS_DEFAULT_REGION")
-    assert first_line(run("status", "--stack", "syncline")).endswith("no region is set; set AWS_DEFAULT_REGION")
+    assert first_line(run("status", "--stack", "syncline")) == (
+        "error AWS_UNAVAILABLE: the stack syncline cannot be found: no region is set; set AWS_DEFAULT_REGION"
+    )
 
 
 def test_a_profile_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,7 +146,7 @@ def test_an_authority_that_is_none_is_refused(tmp_path: Path, content: bytes, wo
 
 
 def test_a_file_that_is_not_there() -> None:
-    with pytest.raises(SynclineError, match=r"CONFIG_INVALID: .*nowhere.yaml cannot be read"):
+    with pytest.raises(SynclineError, match=r"USAGE: .*nowhere.yaml cannot be read"):
         read_syncs(Path("/nowhere.yaml"))
 
 

@@ -217,7 +217,10 @@ def test_each_reference_of_a_shared_secret_is_named_in_its_own_error(aws: Secret
     [
         ("secret:nowhere", "does not exist; to create it: syncline secret set nowhere"),
         ("secret:nowhere#key", "does not exist; to create it: syncline secret set 'nowhere#key'"),
-        ("secret:text#key", "is not a JSON object, so it has no keys; to set it: syncline secret set 'text#key'"),
+        (
+            "secret:text#key",
+            "is not a JSON object, so it has no keys; leave out #key in syncs.yaml, or store an object: syncline secret set text",
+        ),
         ("ssm:/nowhere", "does not exist; to create it: syncline secret set ssm:/nowhere"),
         ("env:NOWHERE", "is empty; to set it: NOWHERE in the environment of `syncline up`"),
     ],

@@ -134,7 +134,7 @@ def on_aws(stack: str) -> Target:
     """
     with _errors_told(f"the stack {stack}"):
         session = boto3.Session()
-    where = f"the stack {stack} in {session.region_name or 'no region'}"
+    where = f"the stack {stack} in {session.region_name}" if session.region_name else f"the stack {stack}"
     with _errors_told(where):
         cloudformation = session.client("cloudformation", config=_CONFIG)
         try:

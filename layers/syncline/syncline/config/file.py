@@ -61,12 +61,13 @@ class SyncsFile:
 
 
 def read_syncs(path: Path, applied: Iterable[Sync] = ()) -> SyncsFile:
-    """Return the syncs of a file. Raises ConfigInvalid, also if they conflict with those of ``applied`` not in it."""
+    """Return the syncs of a file. Raises USAGE if it cannot be read, and ConfigInvalid, also if they conflict with those of ``applied`` not in it."""
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
     except OSError as error:
-        raise SynclineError("CONFIG_INVALID", f"{path} cannot be read: {error.strerror}") from None
+        what = f"{path} cannot be read: {error.strerror}; name the file with the syncs"
+        raise SynclineError("USAGE", what) from None
     return parse_syncs(data, name=path.name, folder=path.parent, applied=applied)
 
 
