@@ -319,7 +319,7 @@ def test_a_table_read_without_boto3_gives_the_same(stack: Stack) -> None:
     lists, state = InstanceLists(Database(table), time.time), State(table)
     assert lists.all() == stack.lists.all()
     assert state.sync_names() == stack.state.sync_names() == ["gateway", "more-0", "more-1", "more-2"]
-    stack.lists.fail("gateway", "FORBIDDEN")
+    stack.lists.fail("gateway", "FORBIDDEN", "the API refuses")
     assert lists.all()["gateway"].failed == "FORBIDDEN"
 
 

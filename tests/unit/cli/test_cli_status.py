@@ -355,9 +355,10 @@ def test_status_of_tokens_shows_what_is_listed_and_recommends_nothing_that_is_re
     listings.listed(
         "gateway", [nginx, replace(nginx, name="nginx-1", address="10.0.0.8", ready=False)], time.time() - 120
     )
-    listings.not_listed("gateway", "UNREACHABLE")
+    listings.not_listed("gateway", SynclineError("UNREACHABLE", "the API of one refuses connections"))
     lines = stack.run("status", "gateway").stdout.splitlines()
     assert "instances: 2, listed 2 min ago; the latest scrape failed: UNREACHABLE" in lines
+    assert "  the API of one refuses connections" in lines
     assert ["one", "nginx-0", "10.0.0.7:8443"] in [line.split() for line in lines]
     assert ["one", "nginx-1", "10.0.0.8:8443", "not", "ready"] in [line.split() for line in lines]
     assert f"probe: {stack.target.output('ProbeUrl')}v1/synced" in lines
@@ -367,7 +368,11 @@ def test_status_of_tokens_shows_what_is_listed_and_recommends_nothing_that_is_re
         assert words not in everything + "\n".join(lines)
     [value] = stack.json("status")["syncs"]
     assert (value["instances"], value["scrape_failed"]) == (2, "UNREACHABLE")
+    assert value["scrape_reason"] == "the API of one refuses connections"
     assert time.time() - value["listed"] > 100
+    listings.listed("gateway", [nginx], time.time())
+    [value] = stack.json("status")["syncs"]
+    assert (value["scrape_failed"], value["scrape_reason"]) == (None, None)
 
 
 def test_a_sync_with_runs_is_recommended_where_one_of_tokens_is_first(stack: Stack) -> None:

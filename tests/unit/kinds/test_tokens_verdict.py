@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.clients.instances import Instance, is_probed
+from syncline.errors import SynclineError
 from syncline.kinds.tokens.listing import Listing, MemoryListings
 from syncline.kinds.tokens.patience import FEWEST_INTERVALS, Patience
 from syncline.kinds.tokens.probing import origin_problem
@@ -168,10 +169,10 @@ def test_a_list_is_believed_while_it_is_fresh_and_has_somebody_in_it(listing: Li
 
 def test_a_failed_look_keeps_the_list_and_its_age() -> None:
     lists = MemoryListings()
-    lists.not_listed("gateway", "FORBIDDEN")
+    lists.not_listed("gateway", SynclineError("FORBIDDEN", "the API refuses"))
     assert lists.all()["gateway"] == Listing(failed="FORBIDDEN")
     lists.listed("gateway", [ONE], 7.0)
-    lists.not_listed("gateway", "THROTTLED")
+    lists.not_listed("gateway", SynclineError("THROTTLED", "the API asks to slow down"))
     assert lists.all()["gateway"] == Listing((ONE,), 7.0, "THROTTLED")
 
 

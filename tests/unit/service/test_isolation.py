@@ -17,6 +17,7 @@ from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 from syncline import service
 from syncline.clients.instances import Instance
 from syncline.config.tokens import TokensSync
+from syncline.errors import SynclineError
 from syncline.kinds.tokens.canary import LONGEST_ROUND
 from syncline.kinds.tokens.listing import Listing, MemoryListings
 from syncline.kinds.tokens.probing import Prober
@@ -118,7 +119,7 @@ def test_the_pod_is_ready_while_one_sync_works_and_each_sync_by_itself(tmp_path:
 
         nothing = [await said(path) for path in ("/ready", "/ready/one")]
         container.listings.listed("one", [ONE], time.time())
-        container.listings.not_listed("other", "FORBIDDEN")
+        container.listings.not_listed("other", SynclineError("FORBIDDEN", "the API refuses"))
         return [*nothing, *[await said(f"/ready{path}") for path in ("", "/", "/one", "/other", "/nobody")]]
 
     assert asyncio.run(ready()) == [

@@ -17,7 +17,7 @@ from syncline.cli.context import Answer, Context
 from syncline.cli.following import follow
 from syncline.cli.next_time import next_time
 from syncline.cli.progress import Rate, words
-from syncline.cli.show import Cell, Row, Style, ago, many, number
+from syncline.cli.show import Cell, Row, Style, ago, many, number, visible
 from syncline.cli.summary import TRIGGERS, as_called, as_dict, counted, exit_code, known_words
 from syncline.cli.target import Target
 from syncline.cli.waiting import state_words, waiting_of
@@ -64,10 +64,11 @@ class Standing:
         return self.config.get("kind") not in RUNLESS
 
     def as_dict(self) -> dict[str, Any]:
-        listed = {}
+        listed: dict[str, Any] = {}
         if self.instances is not None:
             found = self.instances
-            listed = {"instances": len(found.instances), "listed": found.seen, "scrape_failed": found.failed}
+            listed = {"instances": len(found.instances), "listed": found.seen}
+            listed |= {"scrape_failed": found.failed, "scrape_reason": found.reason}
         return listed | {
             "name": self.name,
             "kind": self.config.get("kind"),
@@ -300,6 +301,8 @@ def _show_instances(context: Context, found: Record) -> None:
         said = f"{number(len(found.instances))}, listed {ago(found.seen, context.now())}"
     failed = f"; the latest scrape failed: {found.failed}" if found.failed else ""
     out.line(f"instances: {said}{failed}", "yellow" if failed or found.seen is None else "")
+    if found.reason:
+        out.line(f"  {visible(found.reason)}", "yellow")
     out.table([_instance_row(each) for each in found.instances], indent=2)
     probe = context.target.outputs.get("ProbeUrl")
     if probe:

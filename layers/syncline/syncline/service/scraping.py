@@ -67,7 +67,7 @@ class Scraper:
 
     def _not_listed(self, sync: str, error: SynclineError) -> Scraped:
         logger.error("instances not listed", extra={"sync": sync, "code": error.code.name, "why": error.what})
-        self._listings.not_listed(sync, error.code.name)
+        self._listings.not_listed(sync, error)
         return Scraped(sync, failed=error.code.name)
 
     def _list(self, sync: str, places: Callable[[], Iterable[Place]]) -> Scraped:

@@ -20,15 +20,20 @@ from syncline.table import Database, number, pack, unpack
 KEPT: Final = 7 * 24 * 3600
 """Seconds for which a list is kept that nobody renews; it is not believed for that long."""
 _PK: Final = "INSTANCES"
+_LONGEST_REASON: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """``seen`` is when the list was read whole (Unix seconds), None if never; ``failed`` a code, if the latest look did."""
+    """``seen`` is when the list was read whole (Unix seconds), None if never.
+
+    If the latest scan failed, ``failed`` is its code and ``reason`` says why.
+    """
 
     instances: tuple[dict[str, Any], ...] = ()
     seen: float | None = None
     failed: str | None = None
+    reason: str | None = None
 
 
 class InstanceLists:
@@ -47,24 +52,23 @@ class InstanceLists:
         update = self._db.update(
             _PK,
             sync,
-            "SET instances = :list, #seen = :seen, #expires = :expires REMOVE failed",
+            "SET instances = :list, #seen = :seen, #expires = :expires REMOVE failed, #reason",
             {"seen": number(seen), "expires": int(self._clock()) + KEPT},
             condition="attribute_not_exists(#seen) OR #seen <= :seen",
+            names=("reason",),
             extra={":list": pack(list(instances))},
         )
         return self._db.update_if(update) is not None
 
-    def fail(self, sync: str, code: str) -> None:
-        """Remember that a look failed; the list from before stays."""
-        expires = int(self._clock()) + KEPT
-        self._db.update_if(
-            self._db.update(
-                _PK, sync, "SET #failed = :failed, #expires = :expires", {"failed": code, "expires": expires}
-            )
-        )
+    def fail(self, sync: str, code: str, reason: str) -> None:
+        """Remember that a scan failed, and why; the list from before stays."""
+        values = {"failed": code, "reason": reason[:_LONGEST_REASON], "expires": int(self._clock()) + KEPT}
+        setting = "SET #failed = :failed, #reason = :reason, #expires = :expires"
+        self._db.update_if(self._db.update(_PK, sync, setting, values))
 
 
 def _record(item: dict[str, Any]) -> Record:
     instances = tuple(unpack(item["instances"])) if "instances" in item else ()
     seen = float(item["seen"]) if "seen" in item else None
-    return Record(instances, seen, str(item["failed"]) if "failed" in item else None)
+    failed, reason = (str(item[name]) if name in item else None for name in ("failed", "reason"))
+    return Record(instances, seen, failed, reason)

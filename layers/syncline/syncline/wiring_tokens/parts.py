@@ -33,8 +33,8 @@ class StoredListings:
     def listed(self, sync: str, instances: Sequence[Instance], seen: float) -> None:
         self._lists.put(sync, [instance.as_json() for instance in instances], seen)
 
-    def not_listed(self, sync: str, code: str) -> None:
-        self._lists.fail(sync, code)
+    def not_listed(self, sync: str, error: SynclineError) -> None:
+        self._lists.fail(sync, error.code.name, error.what)
 
 
 def _listing(sync: str, record: Record) -> Listing:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from syncline.clients.instances import Instance
+from syncline.errors import SynclineError
 from syncline.kinds.tokens.verdict import Reason
 
 
@@ -47,7 +48,7 @@ class Listings(Protocol):
         """Remember a list that was read whole, asked for at ``seen`` (Unix seconds)."""
         ...
 
-    def not_listed(self, sync: str, code: str) -> None:
+    def not_listed(self, sync: str, error: SynclineError) -> None:
         """Remember that a look failed; the list from before stays, with its age."""
         ...
 
@@ -68,7 +69,7 @@ class MemoryListings:
             if known is None or known <= seen:  # one that hung may come after a newer one
                 self._all = {**self._all, sync: Listing(tuple(instances), seen)}
 
-    def not_listed(self, sync: str, code: str) -> None:
+    def not_listed(self, sync: str, error: SynclineError) -> None:
         with self._lock:
             before = self._all.get(sync, Listing())
-            self._all = {**self._all, sync: replace(before, failed=code)}
+            self._all = {**self._all, sync: replace(before, failed=error.code.name)}
