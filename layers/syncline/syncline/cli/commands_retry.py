@@ -27,9 +27,9 @@ NOTHING: Final = Scope(())
 _HIDDEN: Final = 120
 """Seconds for which a letter that was read is ours: long enough for some thousand of them."""
 _NAMED: Final = 5
+"""Items that a message names."""
 _ALL: Final = "*"
 """Stands for all dead letters of a sync."""
-"""How many items are named on lines of their own."""
 
 
 @dataclass(frozen=True, slots=True)

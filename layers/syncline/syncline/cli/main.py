@@ -316,7 +316,7 @@ def state(  # noqa: PLR0913 - each is an argument of the command
     *,
     reports: Annotated[bool, typer.Option("--reports", help="Write to the sync's bucket for reports.")] = False,
 ) -> Answer:
-    """Write, compare or take in what is remembered of a sync's files."""
+    """Export, compare or import the state of a sync's files."""
     from syncline.cli import commands_state  # noqa: PLC0415
 
     return commands_state.state(context, action, name, file, newer, reports=reports)
@@ -328,7 +328,7 @@ def secret(
     action: Annotated[str, typer.Argument(help="set.", metavar="ACTION")],
     name: Annotated[str, typer.Argument(help="NAME or NAME#KEY of a secret, or ssm:/PATH of a parameter.")],
 ) -> Answer:
-    """Store a secret, read from stdin, where the functions look for it."""
+    """Store a secret where the functions look for it."""
     from syncline.cli import commands_secret  # noqa: PLC0415
 
     return commands_secret.secret(context, action, name)
