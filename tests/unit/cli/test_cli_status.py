@@ -380,6 +380,12 @@ def test_a_sync_with_runs_is_recommended_where_one_of_tokens_is_first(stack: Sta
     assert "→ syncline plan prod" in stack.run("status").stdout
 
 
+def test_dead_letters_in_the_status_of_one_sync_are_not_taken_for_its_own(applied: Stack) -> None:
+    applied.bury("mirror/team/app", sync="other")
+    assert "dead letters of all syncs: transfer 1" in applied.run("status", "prod").stdout.splitlines()
+    assert "dead letters: transfer 1" in applied.run("status").stdout.splitlines()
+
+
 def test_dead_letters_of_a_removed_sync_are_named_listed_and_cleared(applied: Stack) -> None:
     applied.bury("mirror/team/app", "mirror/team/base")
     applied.bury("mirror/team/app", sync="other")

@@ -107,7 +107,7 @@ def status(context: Context, name: str | None, *, wait: bool) -> Answer:
     else:
         _show_one(context, standings[0])
     others = _dead_of_others(target, dead) if name is None else {}
-    _show_dead(context, dead, others)
+    _show_dead(context, "dead letters" if name is None else "dead letters of all syncs", dead, others)
     _follow_up(context, standings)
     value: dict[str, Any] = {"engine": target.where, "console": target.outputs.get("ConsoleUrl")}
     value["syncs"] = [each.as_dict() for each in standings]
@@ -348,10 +348,10 @@ def _dead_of_others(target: Target, dead: Mapping[Step, int]) -> dict[str, int]:
     return {name: count for name, count in sorted(counts.items()) if name not in applied}
 
 
-def _show_dead(context: Context, dead: Mapping[Step, int], others: Mapping[str, int]) -> None:
+def _show_dead(context: Context, what: str, dead: Mapping[Step, int], others: Mapping[str, int]) -> None:
     if any(dead.values()):
         where = ", ".join(f"{step.value} {number(count)}" for step, count in dead.items() if count)
-        context.out.line(f"dead letters: {where}", "yellow")
+        context.out.line(f"{what}: {where}", "yellow")
     for name, count in others.items():
         context.out.line(f"dead letters of {name}, which is not applied: {number(count)}", "yellow")
         context.out.follow_up(context.command(f"retry {name} --drop '*'"), "deletes them")
