@@ -173,6 +173,8 @@ class TestAgainstBadAnswers:
         with ScriptedServer() as server:
             for status, code, ours in [
                 (403, "AccessDenied", "FORBIDDEN"),
+                (403, "InvalidObjectState", "OBJECT_ARCHIVED"),
+                (403, "QuotaExceeded", "TARGET_FULL"),
                 (403, "InvalidAccessKeyId", "UNAUTHORIZED"),
                 (400, "ExpiredToken", "UNAUTHORIZED"),
                 (404, "NoSuchBucket", "BUCKET_ABSENT"),
@@ -183,6 +185,7 @@ class TestAgainstBadAnswers:
                 (400, "InvalidRequest", "REFUSED"),
                 (429, "TooManyRequests", "THROTTLED"),
                 (503, "SlowDown", "SERVER_ERROR"),
+                (507, "XMinioStorageFull", "TARGET_FULL"),
             ]:
                 reply = Reply(status, f"<Error><Code>{code}</Code></Error>".encode())
                 server.on("PUT", "/b/key", reply)
@@ -191,6 +194,7 @@ class TestAgainstBadAnswers:
                 REJECTIONS.forget()  # the next code is not that of these credentials
                 assert (code, code_of(error)) == (code, ours)
                 _forget_throttling()
+                REJECTIONS.forget()
 
     def test_another_region_is_named(self) -> None:
         with ScriptedServer() as server:
@@ -198,7 +202,7 @@ class TestAgainstBadAnswers:
             server.on("GET", "/b/", reply)
             with pytest.raises(SynclineError, match="eu-west-3") as error:
                 scripted(server).page()
-        assert code_of(error) == "REFUSED"
+        assert code_of(error) == "REDIRECTED"
 
     def test_renewed_keys_are_used_at_once(self) -> None:
         refusal = Reply(403, b"<Error><Code>ExpiredToken</Code></Error>")

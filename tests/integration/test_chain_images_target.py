@@ -8,6 +8,7 @@ from typing import Final
 import pytest
 from moto import mock_aws
 
+from syncline.kinds.images import parts
 from syncline.model import Outcome, Result
 from tests.integration.chain import Chain, World, world
 from tests.standins.oci import Fault
@@ -202,10 +203,18 @@ def test_a_blob_that_the_target_keeps_truncated_is_named_and_nothing_is_tagged(c
     assert chain.clock.now - before < 10, "it is not tried again"
 
 
-def test_a_blob_whose_manifest_states_another_size_is_refused_once(chain: Chain) -> None:
+@pytest.mark.parametrize("sizeless", [False, True])
+@pytest.mark.parametrize("small", [True, False])
+def test_a_blob_whose_manifest_states_another_size_is_refused_once(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, *, sizeless: bool, small: bool
+) -> None:
+    """Whether the source tells the size before the bytes or only by them, and however the blob is sent."""
+    if not small:
+        monkeypatch.setattr(parts, "SMALL", 0)
     chain.source.store.add_image(APP, "1.0", b"a layer")
     repository = chain.source.store.repositories[APP]
     repository.blobs[digest_of(b"a layer")] = b"a layer and more"
+    chain.source.fault("GET", f"/blobs/{digest_of(b'a layer')}", Fault(sizeless=sizeless), times=None)
     before = chain.clock.now
     chain.run()
     found = result(chain)

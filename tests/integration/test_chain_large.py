@@ -253,9 +253,13 @@ def test_wrong_bytes_of_a_large_layer_are_found_out(place: World, tick: float) -
 
 @pytest.mark.parametrize("tick", [0.0, 30.0])
 @pytest.mark.parametrize("blob", [LAYER[: CHUNK * 9], LAYER + b"and more"], ids=["short", "long"])
-def test_a_layer_of_another_size_than_its_manifest_says_is_found_out(place: World, blob: bytes, tick: float) -> None:
+@pytest.mark.parametrize("sizeless", [False, True])
+def test_a_layer_of_another_size_than_its_manifest_says_is_found_out(
+    place: World, blob: bytes, tick: float, *, sizeless: bool
+) -> None:
     """The source's answer is whole in itself; it must not look like a layer that needs more time for ever."""
     chain = large(place, tick=tick)
+    chain.source.fault("GET", BLOB, Fault(sizeless=sizeless), times=None)
     chain.source.store.repositories["team/large"].blobs[digest_of(LAYER)] = blob
     chain.run()
     chain.check({ITEM: "SIZE_DIFFERS"})

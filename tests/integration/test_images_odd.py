@@ -11,6 +11,7 @@ import pytest
 
 from syncline.clients.http import Endpoint, Http, Policy
 from syncline.clients.oci import Credentials, Registry
+from syncline.clients.oci_manifest import DOCKER_MANIFEST
 from syncline.config import load_sync
 from syncline.config.images import ImagesSync
 from syncline.kinds.artifacts.layers import OwnMemory
@@ -23,6 +24,7 @@ from tests.standins.pairs import USERS, RegistryPair
 from tests.standins.registry import Htpasswd
 from tests.standins.registry import Registry as Server
 
+DOCKER_CONFIG: Final = "application/vnd.docker.container.image.v1+json"
 TIME: Final = Pace(lambda: 60.0)
 
 
@@ -133,6 +135,23 @@ def test_a_sparse_index_that_docker_registry_refuses_is_named_as_the_cause(
     store.repositories[name].manifests[digest_of(index)] = Stored(OCI_INDEX, index)
     store.repositories[name].tags["sparse"] = digest_of(index)
     assert Sync(lenient, dr, name).copy() == {"sparse": "INDEX_INCOMPLETE", "whole": ""}
+
+
+def test_a_foreign_layer_that_docker_registry_forbids_is_named_as_the_cause(
+    lenient: OciRegistry, registry_pair: RegistryPair, namespace: str
+) -> None:
+    """As docker-registry comes, it takes no layer with `urls`, and answers 500 for one."""
+    name, store = f"{namespace}/windows", lenient.store
+    store.add_image(name, "linux", b"a layer")
+    kind = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+    foreign = {**descriptor(kind, b"a layer of Windows"), "urls": ["https://files.example.com/layer"]}
+    value = {"schemaVersion": 2, "mediaType": DOCKER_MANIFEST, "config": descriptor(DOCKER_CONFIG, b"{}")}
+    body = json.dumps({**value, "layers": [foreign]}).encode()
+    store.repositories[name].blobs[digest_of(b"{}")] = b"{}"
+    store.repositories[name].manifests[digest_of(body)] = Stored(DOCKER_MANIFEST, body)
+    store.repositories[name].tags["windows"] = digest_of(body)
+    copied = Sync(lenient, registry_pair.dr, name).copy()
+    assert copied == {"linux": "", "windows": "FOREIGN_LAYERS_REFUSED"}
 
 
 def test_a_layer_that_docker_registry_lost_below_a_right_tag_is_sent_again(

@@ -22,8 +22,8 @@ class Fault:
     With ``status`` it is answered so and not carried out. ``take``: only so many bytes of its body are taken, then
     the connection closes without an answer; what was taken of a chunk is kept, as registries do. ``lose_answer``: it
     is carried out, but the connection closes instead of an answer. ``cut``: of the answer's body only so many bytes
-    are sent. ``wrong``: the answer's body has other bytes, as many. ``expire_tokens``, ``forget_uploads``: so before
-    it is carried out. ``delay`` in seconds.
+    are sent. ``wrong``: the answer's body has other bytes, as many. ``sizeless``: the answer is chunked and so tells
+    no size. ``expire_tokens``, ``forget_uploads``: so before it is carried out. ``delay`` in seconds.
     """
 
     status: int = 0
@@ -33,6 +33,7 @@ class Fault:
     lose_answer: bool = False
     cut: int | None = None
     wrong: bool = False
+    sizeless: bool = False
     expire_tokens: bool = False
     forget_uploads: bool = False
     delay: float = 0.0
@@ -157,7 +158,10 @@ class _Connection(socketserver.StreamRequestHandler):
             body = bytes(255 - byte for byte in body)
         head = [f"HTTP/1.1 {answer.status} {PHRASES.get(answer.status, 'Unknown')}"]
         head += [f"{name}: {value}" for name, value in answer.headers.items()]
-        if answer.status != 204:
+        if fault.sizeless and method != "HEAD":
+            head.append("Transfer-Encoding: chunked")
+            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        elif answer.status != 204:
             head.append(f"Content-Length: {len(body)}")
         sent = b"" if method == "HEAD" else body[: fault.cut]
         self.wfile.write("\r\n".join([*head, "", ""]).encode("latin-1") + sent)

@@ -47,6 +47,8 @@ _ROWS: Final = (
     Code("TOO_LARGE", False, "The server refuses the size (413).", "Raise the limit of the server or of the proxy in front of it, then `syncline retry`."),
     Code("REFUSED", False, "The server refuses the request (4xx).", "The message holds the server's words; correct what it names, then `syncline retry`."),
     Code("ADDRESS_REFUSED", False, "The address is link-local, a cloud's metadata service or, for a function on AWS, loopback, where no copy has business.", "Correct the address in syncs.yaml, or find out why the server redirects there."),
+    Code("REDIRECTED", False, "The server sends the request on to another server or address, which the sync does not name, so nothing was sent there.", "If the address that the message names is right, write it in syncs.yaml in place of the old one; otherwise correct the server's public address in its own configuration."),
+    Code("TARGET_FULL", False, "The target has no room left: its disk is full, or a quota is used up.", "Free space at the target or raise its quota, then `syncline retry`."),
     # Listings
     Code("SOURCE_ABSENT", False, "The source does not have what syncs.yaml or the command line names.", "Correct the name, or create what is named at the source; then `syncline retry`."),
     Code("ITEM_GONE", False, "A retry did not find the item of a dead letter: its source is gone, or the sync no longer selects it.", "If that is right, drop the letter: `syncline retry NAME --drop ITEM`. Otherwise bring the source or the selection back, then `syncline retry`."),
@@ -55,6 +57,7 @@ _ROWS: Final = (
     Code("ENTRY_INVALID", False, "One entry of a listing is not what the protocol promises: it is null, has no name, a name that none can have, or a field of the wrong type. All other entries were read.", "Correct or remove the entry that the message names at its server, or exclude it by its name."),
     # Objects and files
     Code("BUCKET_ABSENT", False, "The service has no bucket of that name, or not for these credentials.", "Correct `bucket` or `endpoint` in syncs.yaml, or create the bucket."),
+    Code("OBJECT_ARCHIVED", False, "The object is in an archive storage class (such as S3 Glacier) and cannot be read until it is restored there.", "Restore the object at the source (`aws s3api restore-object`), then `syncline retry`; or exclude it."),
     Code("SOURCE_CHANGED", True, "The object was replaced while it was being read.", "Nothing; it is looked at again."),
     Code("FILE_DIFFERS", False, "The target has another file under this path, and the sync may not overwrite.", "Decide which is right: delete the target's file, or set `overwrite: true`."),
     Code("FILE_TOO_SLOW", False, "The file would take longer than one function has, and the target's API takes a file in one request only.", "Raise the timeout of the transfer function as the message says, exclude the file, or speed up the target; then `syncline retry`."),

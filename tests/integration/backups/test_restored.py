@@ -170,7 +170,7 @@ def test_a_place_that_fails_leaves_nothing_half_written(world: World, tmp_path: 
     done = {path: data for path, data in below("east", FILES).items() if path < "east/a/large.bin"}
     assert in_folder(tmp_path / "back") == done
     assert {each.path for each in restored.refused} == below("east", FILES).keys() - done.keys()
-    assert {each.code for each in restored.refused} == {"DISK_FULL"}
+    assert {each.code for each in restored.refused} == {"TARGET_FULL"}
     assert back(world, "east", Folder(tmp_path / "back")).unchanged == len(done)
 
 

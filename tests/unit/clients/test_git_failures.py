@@ -20,7 +20,7 @@ SAID = [
     ("fatal: unable to access 'https://host/': The requested URL returned error: 403", "FORBIDDEN"),
     ("fatal: unable to access 'https://host/': The requested URL returned error: 429", "THROTTLED"),
     ("fatal: unable to access 'https://host/': The requested URL returned error: 502", "SERVER_ERROR"),
-    ("fatal: unable to access 'https://host/': The requested URL returned error: 302", "REFUSED"),
+    ("fatal: unable to access 'https://host/': The requested URL returned error: 302", "REDIRECTED"),
     ("error: RPC failed; HTTP 413 curl 22 The requested URL returned error: 413", "OVER_LIMIT"),
     ("@@@\n@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.", "HOST_KEY_REFUSED"),
     ("No ED25519 host key is known for host.\nHost key verification failed.", "HOST_KEY_REFUSED"),
@@ -46,6 +46,15 @@ SAID = [
     ),
     ("fatal: pack exceeds maximum allowed size (2.00 GiB)", "OVER_LIMIT"),
     ("fatal: write error: No space left on device", "DISK_FULL"),
+    ("remote: fatal: write error: No space left on device\nerror: remote unpack failed: index-pack", "TARGET_FULL"),
+    (
+        "error: remote unpack failed: unable to create temporary object directory: No space left on device",
+        "TARGET_FULL",
+    ),
+    (
+        "remote: GitLab: This repository has exceeded its size limit.\n! [remote rejected] x (pre-receive hook declined)",
+        "TARGET_FULL",
+    ),
     ("fatal: transport 'file' not allowed", "REFUSED"),
     ("fatal: something that nobody has foreseen", "GIT_FAILED"),
 ]

@@ -128,7 +128,7 @@ def test_502_in_html_is_told_in_a_few_words(server: ScriptedServer, http: Http) 
 @pytest.mark.parametrize(
     ("status", "code"),
     [
-        (302, "BAD_ANSWER"),
+        (302, "REDIRECTED"),
         (400, "REFUSED"),
         (401, "UNAUTHORIZED"),
         (403, "FORBIDDEN"),
@@ -144,6 +144,49 @@ def test_statuses_have_codes(server: ScriptedServer, http: Http, status: int, co
     error = http.request("GET", f"{server.url}/a").error()
     assert error.code.name == code
     assert "WORD: said WORD" in error.what
+
+
+def test_a_redirect_that_nobody_follows_is_named(server: ScriptedServer, http: Http) -> None:
+    server.on("PUT", "/a", Reply(308, headers={"Location": "https://new.example/a?sig=s3cret"}))
+    error = http.request("PUT", f"{server.url}/a").error()
+    assert (error.code.name, error.retried) == ("REDIRECTED", False)
+    assert "redirects to https://new.example/a?sig=…" in error.what
+
+
+FULL = [
+    (
+        500,
+        b'{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":"write /v/data: no space left on device"}]}',
+    ),
+    (500, b'{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":{"Enclosed":{"Op":"write","Err":28}}}]}'),
+    (403, b'{"errors":[{"code":"DENIED","message":"Quota has been exceeded on namespace"}]}'),  # Quay
+    (
+        412,  # Harbor
+        b'{"errors":[{"message":"adding 3.5 MiB of storage resource will exceed the configured upper limit of 10 MiB"}]}',
+    ),
+    (403, b"<Error><Code>QuotaExceeded</Code></Error>"),  # Ceph
+    (400, b"<Error><Code>XMinioAdminBucketQuotaExceeded</Code><Message>Bucket quota exceeded</Message></Error>"),
+    (507, b"<Error><Code>XMinioStorageFull</Code></Error>"),
+]
+"""What servers without room answer. The first two are docker-registry 2.8.2 on a full file system."""
+
+
+@pytest.mark.parametrize(("status", "body"), FULL)
+def test_a_server_without_room_is_told_apart_from_one_that_fails(
+    server: ScriptedServer, http: Http, naps: Naps, status: int, body: bytes
+) -> None:
+    server.on("PUT", "/a", Reply(status, body))
+    try:
+        error = http.request("PUT", f"{server.url}/a", body=b"content").error()
+    except SynclineError as raised:
+        error = raised
+    assert (error.code.name, error.retried) == ("TARGET_FULL", False)
+    assert (len(server.requests), naps.slept) == (1, [])
+
+
+def test_a_reader_is_not_told_of_room(server: ScriptedServer, http: Http) -> None:
+    server.on("GET", "/a", Reply(403, b'{"message": "Quota exceeded for quota metric"}'))
+    assert http.request("GET", f"{server.url}/a").error().code.name == "FORBIDDEN"
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,20 @@ def test_a_store_that_fails_is_told_without_its_signature(
     assert "s3cret" not in error.what
 
 
+def test_a_redirect_to_a_registry_that_wants_credentials_of_its_own(
+    server: ScriptedServer, elsewhere: ScriptedServer, registry: Registry, person: Person
+) -> None:
+    """The credentials of the sync are right, so nobody is sent to renew them."""
+    person.credentials = Credentials("ann", "s3cret")
+    server.on("GET", "/v2/org/app/manifests/1.0", Reply(301, headers={"Location": f"{elsewhere.url}/v2/new/m/1.0"}))
+    elsewhere.on("GET", "/v2/new/m/1.0", Reply(401, headers={"WWW-Authenticate": "Basic"}))
+    error = refusal(registry.manifest, "org/app", "1.0")
+    assert error.code.name == "REDIRECTED"
+    assert server.url.partition("://")[2] in error.what
+    assert elsewhere.url.partition("://")[2] in error.what
+    assert all("authorization" not in request.headers for request in elsewhere.requests)
+
+
 @pytest.mark.parametrize(
     ("location", "code"),
     [
@@ -193,7 +207,7 @@ def test_a_redirect_away_from_tls_is_refused(server: ScriptedServer, http: Http)
         registry = Registry(Endpoint.parse(secure.url, ca=authority.pem), lambda: None, http)
         secure.on("GET", BLOB, Reply(302, headers={"Location": f"{server.url}/store"}))
         error = refusal(registry.open_blob, "org/app", DIGEST)
-    assert error.code.name == "REFUSED"
+    assert error.code.name == "REDIRECTED"
     assert "without TLS" in error.what
     assert server.requests == []
 

@@ -63,10 +63,10 @@ def test_a_location_of_the_registrys_own(location: str, target: str) -> None:
 @pytest.mark.parametrize(
     ("location", "code"),
     [
-        ("https://evil.com/u", "REFUSED"),
-        ("//evil.com/u", "REFUSED"),
-        ("https://registry.example.com.evil.com/u", "REFUSED"),
-        ("https://registry.example.com@evil.com/u", "REFUSED"),
+        ("https://evil.com/u", "REDIRECTED"),
+        ("//evil.com/u", "REDIRECTED"),
+        ("https://registry.example.com.evil.com/u", "REDIRECTED"),
+        ("https://registry.example.com@evil.com/u", "REDIRECTED"),
         ("file:///etc/passwd", "BAD_ANSWER"),
         ("https://[::1/u", "BAD_ANSWER"),
     ],

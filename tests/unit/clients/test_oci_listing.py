@@ -76,7 +76,7 @@ def test_a_list_that_repeats_itself_under_new_links(server: ScriptedServer, regi
 
 def test_a_list_that_leads_away(server: ScriptedServer, elsewhere: ScriptedServer, registry: Registry) -> None:
     server.on("GET", TAGS, page(["a"], f"{elsewhere.url}{TAGS}"))
-    assert refusal(registry.tags, "org/app").code.name == "REFUSED"
+    assert refusal(registry.tags, "org/app").code.name == "REDIRECTED"
     assert elsewhere.requests == []
 
 

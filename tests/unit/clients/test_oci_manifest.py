@@ -84,6 +84,13 @@ def test_malformed_manifests(value: Any) -> None:
     assert caught.value.code.name == "MANIFEST_INVALID"
 
 
+@pytest.mark.parametrize("size", [-1, "6", None])
+def test_a_size_that_is_none_is_quoted(size: Any) -> None:
+    with pytest.raises(SynclineError) as caught:
+        manifest({"config": {**CONFIG, "size": size}, "layers": []}).blobs()
+    assert f"{CONFIG['digest']} has the size {json.dumps(size)}, which is no number of bytes" in caught.value.what
+
+
 @pytest.mark.parametrize("media_type", kinds.MANIFEST_TYPES)
 def test_the_four_types(media_type: str) -> None:
     value = INDEX if "index" in media_type or "list" in media_type else IMAGE

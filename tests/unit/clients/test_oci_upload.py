@@ -60,7 +60,9 @@ def test_a_place_on_another_host_gets_no_bytes(
     server: ScriptedServer, elsewhere: ScriptedServer, registry: Registry
 ) -> None:
     server.on("POST", BEGIN, at(f"{elsewhere.url}/up"))
-    assert refusal(registry.begin_upload, "org/app").code.name == "REFUSED"
+    error = refusal(registry.begin_upload, "org/app")
+    assert error.code.name == "REDIRECTED"
+    assert elsewhere.url.partition("://")[2] in error.what
     assert elsewhere.requests == []
 
 

@@ -299,7 +299,7 @@ class TestTags:
         (502, b"<html><title>502 Bad Gateway</title></html>", "text/html", "SERVER_ERROR"),
         (429, b"<html><title>429 Too Many Requests</title></html>", "text/html", "THROTTLED"),
         (520, b'{"detail": "An external service timed out"}', "application/json", "SERVER_ERROR"),
-        (302, b"", "text/html", "BAD_ANSWER"),
+        (302, b"", "text/html", "REDIRECTED"),
         (204, b"", "text/html", "BAD_ANSWER"),
     ],
 )

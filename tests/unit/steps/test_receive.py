@@ -6,6 +6,7 @@ import hmac
 import json
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from botocore.exceptions import ClientError
@@ -69,6 +70,10 @@ def ask(receiver: Receiver, **more: Any) -> tuple[int, dict[str, Any]]:
     return answer["statusCode"], json.loads(answer["body"])
 
 
+UNPROVED = (401, {"error": "there is no such hook, or its secret or signature is wrong"})
+"""The answer to whoever does not know the secret, whether there is such a hook or not."""
+
+
 def queued(steps: Steps) -> list[Any]:
     """Return the queued starts. Each names the run that it may begin; that name is taken off."""
     starts = [decode(letter.body) for letter in steps.mail.waiting()]
@@ -101,25 +106,26 @@ def test_a_sync_that_is_not_enabled_takes_no_hints(steps: Steps, receiver: Recei
 @pytest.mark.parametrize(
     "path",
     [
-        "",
-        "/",
-        "/hooks",
         "/hooks/images",
         "/hooks/images/",
         "/hooks/images/wrong",
         f"/hooks/images/{SECRET}x",
         f"/hooks/images/{SECRET[:-1]}",
-        f"/hooks/images/{SECRET}/more",
         f"/hooks/unknown/{SECRET}",
         f"/hooks/closed/{SECRET}",
-        f"/other/images/{SECRET}",
         "/hooks/images/ünïcode",
         "/hooks/images/\ud800",
     ],
 )
 def test_whoever_does_not_know_the_secret_learns_nothing(steps: Steps, receiver: Receiver, path: str) -> None:
     for method in ("POST", "GET"):
-        assert ask(receiver, path=path, method=method) == (404, {"error": "no such hook"})
+        assert ask(receiver, path=path, method=method) == UNPROVED
+    assert queued(steps) == []
+
+
+@pytest.mark.parametrize("path", ["", "/", "/hooks", f"/hooks/images/{SECRET}/more", f"/other/images/{SECRET}"])
+def test_a_path_of_no_hook_is_told_where_hooks_are(steps: Steps, receiver: Receiver, path: str) -> None:
+    assert ask(receiver, path=path) == (404, {"error": "notifications go to /hooks/SYNC or /hooks/SYNC/SECRET"})
     assert queued(steps) == []
 
 
@@ -165,7 +171,28 @@ def test_who_signs_or_bears_the_secret_needs_none_in_the_path(
 def test_a_forged_notification_is_not_told_why(
     steps: Steps, receiver: Receiver, path: str, headers: dict[str, str]
 ) -> None:
-    assert ask(receiver, path=path, headers=headers) == (404, {"error": "no such hook"})
+    assert ask(receiver, path=path, headers=headers) == UNPROVED
+    assert queued(steps) == []
+
+
+FORM = {"content-type": "application/x-www-form-urlencoded"}
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_a_webhook_that_is_sent_as_a_form_is_read(steps: Steps, receiver: Receiver, *, encoded: bool) -> None:
+    """As GitHub sends it where `application/json` was not chosen. The signature is that of the form."""
+    raw = urlencode({"payload": json.dumps(BODY)}).encode()
+    headers = {**FORM, "x-hub-signature-256": signature(raw)}
+    body = base64.b64encode(raw).decode() if encoded else raw.decode()
+    assert ask(receiver, body=body, isBase64Encoded=encoded, path="/hooks/images", headers=headers)[0] == 202
+    assert queued(steps) == [Start("images", Trigger.WEBHOOK, Scope.of(["team/app"]))]
+
+
+@pytest.mark.parametrize("body", ["", "a=b", "payload=no+json", "payload=%7B%7D&payload=%7B%7D", json.dumps(BODY)])
+def test_a_form_that_is_no_webhook_is_told_what_to_choose(steps: Steps, receiver: Receiver, body: str) -> None:
+    status, answer = ask(receiver, body=body, headers={"Content-Type": f"{FORM['content-type']}; charset=utf-8"})
+    assert status == 400
+    assert "choose the content type `application/json`" in answer["error"]
     assert queued(steps) == []
 
 

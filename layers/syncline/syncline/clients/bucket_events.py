@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote_plus
 
+from syncline.clients.entries import described
 from syncline.errors import SynclineError
 
 __all__ = ["ObjectEvent", "climbs", "events_in", "is_notification", "surely_older"]
@@ -155,7 +156,7 @@ def _of_bus(body: Any) -> ObjectEvent:
 def _event(bucket: Any, key: Any, name: str, about: Any) -> ObjectEvent:
     size = about.get("size")
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
-        raise ValueError("`size` is not a number of bytes")
+        raise ValueError(f"its `size` is {described(size)}, not a number of bytes")
     if len(_text(key, "key").encode()) > _LONGEST_KEY:
         raise ValueError(f"a key of more than {_LONGEST_KEY} bytes")
     return ObjectEvent(

@@ -22,6 +22,10 @@ _CODES: Final = {
     "NoSuchBucket": "BUCKET_ABSENT",
     "NoSuchKey": "NOT_FOUND",
     "NoSuchVersion": "NOT_FOUND",
+    "InvalidObjectState": "OBJECT_ARCHIVED",
+    "QuotaExceeded": "TARGET_FULL",
+    "XMinioAdminBucketQuotaExceeded": "TARGET_FULL",
+    "XMinioStorageFull": "TARGET_FULL",
     "NoSuchUpload": "UPLOAD_LOST",
     "PreconditionFailed": "SOURCE_CHANGED",
     "ConditionalRequestConflict": "SERVER_ERROR",
@@ -154,7 +158,7 @@ class BucketRequests:
             name = _name_of("NoSuchKey", condition)
         elif name is None and response.status in (301, 307, 400) and response.header("x-amz-bucket-region"):
             what = f"the bucket {self} is in the region {response.header('x-amz-bucket-region')}"
-            return SynclineError("REFUSED", what)
+            return SynclineError("REDIRECTED", what)
         return error if name is None else SynclineError(name, error.what, retry_after=error.retry_after)
 
     def etag_within(self, response: Response, root: str, condition: Condition | None = None) -> str:

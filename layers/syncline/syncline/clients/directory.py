@@ -32,7 +32,7 @@ class Directory:
 
     Every method raises PATH_REFUSED for a path that has an empty name, `.` or `..` in it, LINK_REFUSED if a link stands
     where a folder or the file is expected, PATH_COLLIDES if a file stands where a folder is expected or the reverse,
-    DISK_FULL, and FILE_REFUSED with the system's reason for everything else but a file that does not exist.
+    TARGET_FULL, and FILE_REFUSED with the system's reason for everything else but a file that does not exist.
     """
 
     root: Path
@@ -160,7 +160,7 @@ class Directory:
         except OSError as error:
             full = error.errno in {errno.ENOSPC, errno.EDQUOT}
             what = f"{self._shown(path)}: {error.strerror or error}"
-            raise SynclineError("DISK_FULL" if full else "FILE_REFUSED", what) from error
+            raise SynclineError("TARGET_FULL" if full else "FILE_REFUSED", what) from error
 
     @contextlib.contextmanager
     def _parent(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:

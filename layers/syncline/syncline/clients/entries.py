@@ -264,7 +264,7 @@ def text(value: Any, field: str) -> str:
 def whole(value: Any, field: str) -> int:
     """Return the number of a field, whole and not negative. Raises ValueError."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"its {field} is {described(value)}, not a whole number")
+        raise ValueError(f"its {field} is {described(value)}, not a whole number from 0 on")
     return value
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import urllib3.exceptions as trouble
 
-from syncline.clients.addresses import redacted
+from syncline.clients.addresses import Address, redacted
 from syncline.clients.connections import StoppedError
 from syncline.errors import SynclineError
 
@@ -35,25 +35,41 @@ _TROUBLE: Final = (  # the first that fits counts: the later ones are ancestors 
     (trouble.TimeoutError, "no answer in time"),
 )
 _SECRET_HEADER: Final = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}")
+_NO_ROOM: Final = 507
+_FULL: Final = re.compile(
+    r"(?i)no space left|quota (has been )?exceeded|quotaexceeded|storagefull|exceed the configured upper limit"
+    r'|"Err": ?(28|122)\b'  # docker-registry gives the system's error number alone: ENOSPC, EDQUOT
+)
 _TITLE: Final = re.compile(r"(?is)<title[^>]*>(.*?)</title>")
 _XML_WORDS: Final = re.compile(r"(?s)<(Code|Message)>(.*?)</\1>")
 
 
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 NOT_IMPLEMENTED: Final = 501
 """The server does not know what the request asks for: a refusal, and no failure that passes."""
 
 
 def of_status(method: str, url: str, status: int, headers: Mapping[str, str], body: bytes) -> SynclineError:
     """The error that an answer stands for: a code by its status and the server's words."""
+    words = excerpt(body)
+    what = f"{method} {redacted(url)} answered {status}" + (f": {words}" if words else "")
+    if status == _NO_ROOM or (method not in ("GET", "HEAD") and status >= 400 and status != 429 and _is_full(body)):
+        return SynclineError("TARGET_FULL", what)
+    if status in REDIRECTS:
+        there = Address.parse_at(url, headers.get("Location", ""))
+        return SynclineError("REDIRECTED", f"{what}; it redirects to {redacted(there.url) if there else 'no address'}")
     if status >= 500 and status != NOT_IMPLEMENTED:
         code = "SERVER_ERROR"
     elif status >= 400:
         code = _CODES.get(status, "REFUSED")
     else:
         code = "BAD_ANSWER"
-    words = excerpt(body)
-    what = f"{method} {redacted(url)} answered {status}"
-    return SynclineError(code, f"{what}: {words}" if words else what, retry_after=retry_after(headers))
+    return SynclineError(code, what, retry_after=retry_after(headers))
+
+
+def _is_full(body: bytes) -> bool:
+    """Return True if the words of a refused write say that there is no room: no disk space, or no quota left."""
+    return _FULL.search(body[:4096].decode("utf-8", "replace")) is not None
 
 
 def of_exception(method: str, url: str, error: Exception) -> SynclineError:

@@ -22,7 +22,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from syncline.clients.addresses import Address, redacted
-from syncline.clients.entries import FEW, Entries, OnOdd, refuse
+from syncline.clients.entries import FEW, Entries, OnOdd, described, refuse
 from syncline.clients.http import READ_TIMEOUT, Body, Http, Response
 from syncline.clients.rejections import REJECTIONS
 from syncline.errors import SynclineError
@@ -338,8 +338,8 @@ def _saved(response: Response, operation: str, path: str) -> Saved:
     number, size, metadata = value.get("internal_id"), value.get("size"), value.get("metadata")
     if isinstance(number, bool) or not isinstance(number, str | int) or number == "":
         raise response.bad("the answer has no `internal_id`")
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
-        raise response.bad("`size` is not a number")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
+        raise response.bad(f"`size` is {described(size)}, not a number of bytes")
     if isinstance(metadata, str):  # as it was sent
         try:
             metadata = json.loads(metadata)

@@ -24,6 +24,8 @@ _PROMPT: Final = re.compile(r"could not read (?:username|password) for '([^']*)'
 _WORDS: Final = tuple(
     (re.compile(pattern, re.IGNORECASE), code)
     for pattern, code in (
+        (r"remote: .{0,80}no space left on device|unpack failed: .{0,200}no space left on device", "TARGET_FULL"),
+        (r"exceeded its size limit|remote: .{0,80}disk quota exceeded", "TARGET_FULL"),
         (r"no space left on device|out of disk ?space|sha1 file .* write error|disk quota exceeded|unable to create temporary file: file too large", "DISK_FULL"),
         (r"host key verification failed|remote host identification has changed|no matching host key", "HOST_KEY_REFUSED"),
         (r"certificate (problem|verif|is not trusted|subject name)|unable to get local issuer", "TLS_FAILED"),
@@ -41,7 +43,7 @@ _WORDS: Final = tuple(
         (r"permission to .* denied|you are not allowed|insufficient permission", "FORBIDDEN"),
         (r"does not appear to be a git repository|repository .{0,400}not (be )?found|returned error: 404", "REPOSITORY_ABSENT"),
         (r"no such project|project you were looking for could not be found", "REPOSITORY_ABSENT"),
-        (r"returned error: 3\d\d|unable to update url base from redirection", "REFUSED"),
+        (r"returned error: 3\d\d|unable to update url base from redirection", "REDIRECTED"),
         (r"returned error: 429", "THROTTLED"),
         (r"returned error: (408|5\d\d)|internal server error", "SERVER_ERROR"),
         (r"could not resolve host|name or service not known|temporary failure in name resolution", "UNREACHABLE"),

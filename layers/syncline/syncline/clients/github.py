@@ -25,7 +25,7 @@ from urllib.parse import quote, urlencode
 
 from syncline.clients.addresses import Address, Endpoint
 from syncline.clients.entries import FEW, Entries, OnOdd, described, mapping, optional, refuse, text, whole
-from syncline.clients.failures import retry_after
+from syncline.clients.failures import REDIRECTS, retry_after
 from syncline.clients.http import Http, Response
 from syncline.clients.oci_links import next_link, own_target
 from syncline.clients.rejections import REJECTIONS
@@ -42,7 +42,6 @@ _BREAKS: Final = 5
 _RENEWALS: Final = 2  # of an address that the store rejects
 _STALE: Final = frozenset({401, 403, 404, 410})  # what stores say of an address whose time is over
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
-_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,13 +290,13 @@ class RemoteFile:
         response = self._github.send("GET", self._target)
         if response.status in self._gone:
             raise SynclineError("ARTIFACT_EXPIRED", f"{self.name} has expired")
-        if response.status not in _REDIRECTS:
+        if response.status not in REDIRECTS:
             raise response.error() if response.status != 200 else response.bad("it does not say where the content is")
         there = Address.parse_at(response.url, response.header("Location"))
         if there is None:
             raise response.bad("it redirects to no address")
         if response.url.startswith("https:") and there.scheme != "https":
-            raise SynclineError("REFUSED", f"{self._github.endpoint.host} redirects to {there.host} without TLS")
+            raise SynclineError("REDIRECTED", f"{self._github.endpoint.host} redirects to {there.host} without TLS")
         self._url, self._until = there.url, asked + _URL_LIFE
 
 

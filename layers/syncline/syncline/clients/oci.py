@@ -28,7 +28,7 @@ from typing import Any, Final, Self
 from urllib.parse import quote
 
 from syncline.clients.entries import BEGINNING, FEW, REPOSITORIES, TAGS, Entries, OnOdd, Position, described, refuse
-from syncline.clients.failures import error_codes, speaks_distribution
+from syncline.clients.failures import REDIRECTS, error_codes, speaks_distribution
 from syncline.clients.http import Endpoint, Http, OversizeError, Response
 from syncline.clients.oci_auth import Credentials
 from syncline.clients.oci_links import next_link, own_target
@@ -42,7 +42,7 @@ from syncline.clients.oci_manifest import (
     media_type_of,
 )
 from syncline.clients.oci_referrers import ABSENT, list_tag, listed
-from syncline.clients.oci_transport import REDIRECTS, Transport, pull, push
+from syncline.clients.oci_transport import Transport, pull, push
 from syncline.clients.oci_upload import Upload, begin, session_of
 from syncline.clients.reference import (
     digest_of,

@@ -26,7 +26,7 @@ def next_link(values: Iterable[str]) -> str | None:
 def own_target(endpoint: Endpoint, base: str, location: str) -> str:
     """Path and query of a ``Location`` or ``Link`` of the registry's, relative or absolute, the query kept.
 
-    A registry behind a proxy often knows neither its public scheme nor its port: the configured ones count. REFUSED if
+    A registry behind a proxy often knows neither its public scheme nor its port: the configured ones count. REDIRECTED if
     it names another host: a token, or the bytes of an image, would go to somebody the configuration does not know.
     """
     address = Address.parse_at(f"{endpoint.url}{base}", location)
@@ -34,7 +34,7 @@ def own_target(endpoint: Endpoint, base: str, location: str) -> str:
         raise SynclineError("BAD_ANSWER", f"{endpoint.host} says to go on at {location[:80]!r}, which is no address")
     if address.name != host_name(endpoint.host).lower():
         raise SynclineError(
-            "REFUSED",
+            "REDIRECTED",
             f"{endpoint.host} says to go on at {address.host}; set its public address in its own configuration, "
             f"or use {address.host} in syncs.yaml",
         )

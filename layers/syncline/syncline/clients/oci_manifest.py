@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from syncline.clients.entries import Entries
+from syncline.clients.entries import Entries, described
 from syncline.clients.reference import is_digest, matches, parse_digest
 from syncline.errors import SynclineError
 
@@ -155,12 +155,14 @@ class Manifest:
         if not isinstance(value, dict):
             raise self._invalid("a descriptor is missing")
         digest, size, media_type = value.get("digest"), value.get("size"), value.get("mediaType")
-        if not isinstance(digest, str) or not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise self._invalid("a descriptor has no digest or no size")
+        if not isinstance(digest, str):
+            raise self._invalid(f"a descriptor has the digest {described(digest)}")
         try:
             parse_digest(digest)
         except SynclineError as error:
             raise self._invalid(error.what) from None
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            raise self._invalid(f"{digest} has the size {described(size)}, which is no number of bytes")
         media_type = media_type if isinstance(media_type, str) else ""
         foreign = bool(value.get("urls")) or media_type.startswith(_FOREIGN)
         return Descriptor(digest, size, media_type, foreign, _platform(value.get("platform")))

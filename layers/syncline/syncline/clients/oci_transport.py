@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final
 
 from syncline.clients.addresses import Address, Endpoint
+from syncline.clients.failures import REDIRECTS
 from syncline.clients.http import READ_TIMEOUT, Body, Http, Response
 from syncline.clients.oci_auth import Auth, Credentials, Scopes
 from syncline.clients.reference import parse_repository
@@ -14,7 +15,6 @@ from syncline.clients.rejections import REJECTIONS, KeptRefusalError
 from syncline.errors import SynclineError
 
 LONGEST_REDIRECTION: Final = 5
-REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
 def pull(repository: str) -> Scopes:
@@ -109,11 +109,16 @@ class Transport:
     ) -> Response:
         """A GET or HEAD that follows redirects, without ``Authorization`` as soon as they leave the registry."""
         answer = self.send(method, target, scopes, headers, stream=stream)
+        host = self.endpoint.host
         for _ in range(LONGEST_REDIRECTION):
+            if answer.status == 401:  # the registry's own never gets here
+                what = f"{self.endpoint.host} redirects to {host}, which asks for credentials of its own"
+                raise SynclineError("REDIRECTED", what)
             if answer.status not in REDIRECTS:
                 return answer
             there = self._redirection(answer)
-            if there.scheme == self.endpoint.scheme and there.host.lower() == self.endpoint.host.lower():
+            host = there.host
+            if there.scheme == self.endpoint.scheme and host.lower() == self.endpoint.host.lower():
                 answer = self.send(method, there.target or "/", scopes, headers, stream=stream)
             else:
                 answer = self.http.request(method, there.url, headers, ca=self.endpoint.ca, stream=stream)
@@ -126,5 +131,5 @@ class Transport:
         if there is None:
             raise answer.bad("it redirects to no address")
         if answer.url.startswith("https:") and there.scheme != "https":
-            raise SynclineError("REFUSED", f"{self.endpoint.host} redirects to {there.host} without TLS")
+            raise SynclineError("REDIRECTED", f"{self.endpoint.host} redirects to {there.host} without TLS")
         return there

@@ -32,6 +32,7 @@ from syncline.clients.entries import (
     optional,
     refuse,
     text,
+    whole,
 )
 from syncline.clients.http import Http, Response
 from syncline.clients.reference import parse_digest, parse_repository, parse_tag
@@ -238,7 +239,7 @@ def _repository(entry: Any, namespace: str) -> QuayRepository:
 def _tag(entry: Any) -> tuple[str, QuayTag]:
     value = mapping(entry)
     name, digest = text(value.get("name"), "`name`"), text(value.get("manifest_digest"), "`manifest_digest`")
-    size = optional(value.get("size"), int, "`size`")
+    size = None if value.get("size") is None else whole(value["size"], "`size`")
     is_list = optional(value.get("is_manifest_list"), bool, "`is_manifest_list`")
     return parse_tag(name), QuayTag(parse_digest(digest), size, bool(is_list))
 

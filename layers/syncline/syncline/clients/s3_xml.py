@@ -147,7 +147,7 @@ def _listed(element: ET.Element, *, encoded: bool) -> Listed:
     if not key:
         raise ValueError("it has no key")
     if size is None or not (size.isascii() and size.isdigit()):
-        raise ValueError("it has no size" if size is None else f"its size is {size[:40]!r}, not a number")
+        raise ValueError("it has no size" if size is None else f"its size is {size[:40]!r}, not a number of bytes")
     etag = (element.findtext("ETag") or "").strip('"')
     try:
         modified = unix_time(time)

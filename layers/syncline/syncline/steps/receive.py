@@ -8,9 +8,10 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import parse_qs
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -24,6 +25,8 @@ from syncline.telemetry import logger
 
 LARGEST_BODY: Final = 1024 * 1024
 """Bytes; no notification comes near it."""
+_FORM: Final = "application/x-www-form-urlencoded"
+_FIELDS: Final = 100
 _NAMED: Final = 10
 """How many of the things to look at a log line names."""
 
@@ -66,11 +69,12 @@ class Receiver:
         request = event["requestContext"]["http"]
         sync, given = self._sync(str(event["rawPath"]))
         if request["method"] != "POST":
-            raise AnswerError(405, "notifications come by POST") if given is not None else _unknown()
+            raise AnswerError(405, "notifications come by POST") if given is not None else _unproved()
+        headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
         raw = _raw(event)
-        if not self._is_proved(sync, given, event, raw):
-            raise _unknown()
-        body = _json(raw)
+        if not self._is_proved(sync, given, headers, raw):
+            raise _unproved()
+        body = _form(raw) if headers.get("content-type", "").lower().startswith(_FORM) else _json(raw)
         try:
             groups = self.hints(sync, body)
         except SynclineError as error:
@@ -88,27 +92,26 @@ class Receiver:
         return {"sync": sync.name, "queued": list(groups)}
 
     def _sync(self, path: str) -> tuple[Sync, str | None]:
-        """The sync a path names, and the secret in it; an unknown name and a wrong secret are not told apart."""
+        """Return the sync that a path names, and the secret in it; an unknown name and a wrong secret look the same."""
         parts = path.strip("/").split("/")
         if len(parts) not in (2, 3) or parts[0] != "hooks":
-            raise _unknown()
+            raise AnswerError(404, "notifications go to /hooks/SYNC or /hooks/SYNC/SECRET")
         try:
             sync = self.config(parts[1])
         except SynclineError as error:
             if error.code.name == "NO_SUCH_SYNC":
-                raise _unknown() from None
+                raise _unproved() from None
             raise
         if sync.webhook is None:
-            raise _unknown()
+            raise _unproved()
         given = parts[2] if len(parts) == 3 else None
         if given is not None and not _same(self.secrets.resolve(sync.webhook.secret), given):
-            raise _unknown()
+            raise _unproved()
         return sync, given
 
-    def _is_proved(self, sync: Sync, given: str | None, event: dict[str, Any], raw: bytes) -> bool:
-        """Whether the sender knows the secret: by the path, which was looked at, a signature or a bearer token."""
+    def _is_proved(self, sync: Sync, given: str | None, headers: Mapping[str, str], raw: bytes) -> bool:
+        """Return True if the sender knows the secret: by the path, already checked, a signature or a bearer token."""
         assert sync.webhook is not None
-        headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
         signature, bearer = headers.get("x-hub-signature-256"), headers.get("authorization", "")
         secret = self.secrets.resolve(sync.webhook.secret)
         if signature is not None:
@@ -117,8 +120,8 @@ class Receiver:
         return given is not None or (bearer[:7].lower() == "bearer " and _same(secret, bearer[7:]))
 
 
-def _unknown() -> AnswerError:
-    return AnswerError(404, "no such hook")
+def _unproved() -> AnswerError:
+    return AnswerError(401, "there is no such hook, or its secret or signature is wrong")
 
 
 def _same(secret: str, given: str) -> bool:
@@ -137,6 +140,16 @@ def _raw(event: dict[str, Any]) -> bytes:
     if len(raw) > LARGEST_BODY:
         raise AnswerError(413, f"more than {LARGEST_BODY} bytes")
     return raw
+
+
+def _form(raw: bytes) -> Any:
+    """Return the notification in a form, as GitHub sends it where no other content type was chosen."""
+    try:
+        (payload,) = parse_qs(raw.decode(), strict_parsing=True, max_num_fields=_FIELDS)["payload"]
+        return json.loads(payload)
+    except (ValueError, KeyError, RecursionError):
+        what = "the form has no `payload` in JSON; choose the content type `application/json` for this webhook"
+        raise AnswerError(400, what) from None
 
 
 def _json(raw: bytes) -> Any:

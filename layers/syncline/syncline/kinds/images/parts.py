@@ -239,11 +239,10 @@ class Parts:
         return None
 
     def _send_whole(self, blob: Descriptor) -> int:
-        other = SynclineError("DIGEST_MISMATCH", f"the bytes of {self._from}@{blob.digest} have another digest or size")
         with self._source.open_blob(self._from, blob.digest) as stream:
             if stream.size not in (None, blob.size):
                 raise other_size(self._way, blob, stream.size)
-            chunks = proved(chunks_of(stream, blob.size), blob.digest, other)
+            chunks = proved(chunks_of(stream, blob.size), self._way, blob)
             if blob.size > SMALL:
                 self._target.begin_upload(self._to).put(blob.digest, chunks, blob.size)
                 return blob.size

@@ -48,8 +48,8 @@ class Way:
 def send_in_pieces(way: Way, blob: Descriptor, stored: dict[str, Any] | None, pace: Pace) -> int:
     """Send a blob, going on where ``stored`` left it; the bytes sent.
 
-    Raises :class:`InterruptedUploadError` where the time ends first, DIGEST_MISMATCH where the source's bytes are
-    not the blob's, and what the registries answer.
+    Raises :class:`InterruptedUploadError` where the time ends first, SIZE_DIFFERS or DIGEST_MISMATCH where the
+    source's bytes are not the blob's, and what the registries answer.
     """
     if stored is None:
         stored = {"marks": []}
@@ -58,10 +58,15 @@ def send_in_pieces(way: Way, blob: Descriptor, stored: dict[str, Any] | None, pa
         upload = way.target.resume_upload(way.target_repository, stored["upload"])
         begun = upload.status()
     sending = _Sending(way, blob, upload, pace, list(stored["marks"]))
-    reached = sending.through_breaks(begun)
-    if reached < blob.size and pace.over:
-        raise InterruptedUploadError(blob.digest, sending.state(), reached - begun)
-    sending.finish()
+    try:
+        reached = sending.through_breaks(begun)
+        if reached < blob.size and pace.over:
+            raise InterruptedUploadError(blob.digest, sending.state(), reached - begun)
+        sending.finish()
+    except SynclineError as error:
+        if error.code.name in ("DIGEST_MISMATCH", "SIZE_DIFFERS"):
+            upload.cancel()
+        raise
     return reached - begun
 
 
@@ -100,14 +105,11 @@ class _Sending:
 
     def finish(self) -> None:
         """Close the upload, if the bytes were the blob's."""
+        if self._digest.offset != self._blob.size:
+            raise other_size(self._way, self._blob, self._digest.offset)
         if self._digest.hexdigest() != self._expected:
-            raise self._other_bytes()
+            raise other_digest(self._way, self._blob)
         self._upload.finish(self._blob.digest)
-
-    def _other_bytes(self) -> SynclineError:
-        self._upload.cancel()
-        what = f"the bytes of {self._way.source_repository}@{self._blob.digest} have another digest or size"
-        return SynclineError("DIGEST_MISMATCH", what)
 
     def _piece(self, at: int) -> int:
         latest = max((mark for mark in self._marks if mark[0] <= at), key=lambda mark: int(mark[0]), default=None)
@@ -115,7 +117,6 @@ class _Sending:
         way, blob = self._way, self._blob
         with way.source.open_blob(way.source_repository, blob.digest, self._digest.offset) as stream:
             if stream.size not in (None, blob.size):
-                self._upload.cancel()
                 raise other_size(way, blob, stream.size)
             with read_ahead(self._chunks(chunks_of(stream), at)) as chunks:
                 reached = self._upload.write(chunks, blob.size)
@@ -129,6 +130,8 @@ class _Sending:
             self._digest.update(chunk)
             if self._digest.offset // _MARK != before // _MARK:
                 self._mark()
+            if self._digest.offset > self._blob.size:
+                raise other_size(self._way, self._blob, self._digest.offset)
             if self._digest.offset > at:
                 yield chunk[max(0, at - before) :]
                 if self._pace.over:
@@ -141,12 +144,18 @@ class _Sending:
             del self._marks[:-4]
 
 
-def other_size(way: Way, blob: Descriptor, size: int | None) -> SynclineError:
-    """Return the error of a blob that has another size at the source than its manifest states."""
-    what = (
-        f"{way.source_repository}@{blob.digest} has {size} bytes at {way.source.host}, its manifest states {blob.size}"
-    )
+def other_size(way: Way, blob: Descriptor, size: int) -> SynclineError:
+    """Return the error of a blob of which the source gives ``size`` bytes, at least, where its manifest states others."""
+    named = f"{way.source_repository}@{blob.digest}"
+    what = f"{named} has {size} bytes at {way.source.host}, its manifest states {blob.size}"
     return SynclineError("SIZE_DIFFERS", what)
+
+
+def other_digest(way: Way, blob: Descriptor) -> SynclineError:
+    """Return the error of a blob whose bytes at the source are as many as stated, but do not have its digest."""
+    named = f"{way.source_repository}@{blob.digest}"
+    what = f"the {blob.size} bytes that {way.source.host} gives for {named} have another digest"
+    return SynclineError("DIGEST_MISMATCH", what)
 
 
 def chunks_of(stream: BlobStream, limit: int | None = None) -> Iterator[bytes]:
@@ -157,15 +166,20 @@ def chunks_of(stream: BlobStream, limit: int | None = None) -> Iterator[bytes]:
         yield chunk
 
 
-def proved(chunks: Iterator[bytes], digest: str, other: SynclineError) -> Iterator[bytes]:
-    """The same chunks, hashed as they pass; raises ``other`` instead of giving the last one if they are not those."""
-    hash_ = hasher(digest)
-    held = b""
+def proved(chunks: Iterator[bytes], way: Way, blob: Descriptor) -> Iterator[bytes]:
+    """Yield the chunks, hashed and counted as they pass.
+
+    Raises SIZE_DIFFERS or DIGEST_MISMATCH in place of the last one if they are not the blob.
+    """
+    hash_, passed, held = hasher(blob.digest), 0, b""
     for chunk in chunks:
         hash_.update(chunk)
+        passed += len(chunk)
         if held:
             yield held
         held = chunk
-    if not same(digest, hash_):
-        raise other
+    if passed != blob.size:
+        raise other_size(way, blob, passed)
+    if not same(blob.digest, hash_):
+        raise other_digest(way, blob)
     yield held
