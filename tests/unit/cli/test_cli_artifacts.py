@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,7 @@ from syncline.config.registry import BasicAuth
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts import Artifacts
 from syncline.model import Outcome, Result
+from tests.standins.made_up import Naps
 from tests.standins.scripted_http import ScriptedServer, json_reply
 
 EXAMPLE = Path(__file__).parents[3] / "examples/artifacts-presto.yaml"
@@ -265,3 +271,44 @@ def test_no_answer_is_no_and_says_that_nothing_was_done(
     assert "[y/N]: " in done.stderr
     assert "INTERNAL" not in done.output
     assert (f"nothing was {'removed' if command == 'clean' else 'pushed'}" in done.stdout) is not removed
+
+
+@pytest.fixture
+def limited() -> Iterator[tuple[Setup, ScriptedServer, Naps]]:
+    """A GitHub whose requests of this hour are used up, and a command that asks it; its pauses take no time."""
+    naps = Naps()
+    with ScriptedServer() as server:
+        setup = Setup(Options(EXAMPLE, gh_url=server.url, gh_token="the token"))
+        policy = setup.http.policy
+        setup.http.policy = replace(policy, sleep=naps.sleep, clock=naps.clock)
+        yield setup, server, naps
+
+
+def test_a_rate_limit_is_waited_for_and_told_of(
+    limited: tuple[Setup, ScriptedServer, Naps], capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup, server, naps = limited
+    reset = int(time.time()) + 3000
+    over = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(reset)}
+    runs = "/repos/rapidsai/velox-testing/actions/runs/1"
+    server.on("GET", runs, json_reply({"message": "API rate limit exceeded"}, 403, **over), json_reply({}))
+    with pytest.raises(SynclineError, match="BAD_ANSWER"):
+        setup.github.run("rapidsai/velox-testing", 1)
+    assert len(server.requests) == 2
+    assert sum(naps.slept) == pytest.approx(3001, abs=5)
+    told = capsys.readouterr()
+    assert told.out == ""
+    host = server.url.partition("://")[2]
+    (line,) = told.err.splitlines()
+    assert re.fullmatch(rf"{re.escape(host)} asked to slow down; waiting until \d\d:\d\d:\d\d UTC", line)
+    ends = {time.strftime("%H:%M:%S", time.gmtime(reset + after)) for after in range(-9, 10)}
+    assert any(end in line for end in ends)
+
+
+def test_an_interrupt_ends_the_waits_of_all_threads(limited: tuple[Setup, ScriptedServer, Naps]) -> None:
+    setup, server, _ = limited
+    server.on("GET", "/repos/a/b/actions/runs/1", json_reply({}, 429, **{"Retry-After": "3000"}))
+    with pytest.raises(KeyboardInterrupt), setup.interruptible():
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(SynclineError, match="RUN_CANCELLED"):
+        setup.github.run("a/b", 1)

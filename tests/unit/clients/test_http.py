@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import itertools
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
@@ -73,6 +74,50 @@ def test_a_pause_longer_than_patience_is_the_callers(server: ScriptedServer, htt
     assert error.retry_after is not None
     assert error.retry_after > 2990
     assert len(server.requests) == 1
+
+
+LIMITS = ["primary 403", "primary 429", "secondary 403"]
+
+
+def limited(limit: str, seconds: int) -> Reply:
+    """GitHub's answers to too many requests: a primary limit names the Unix time at which it ends."""
+    name, status = limit.split()
+    if name == "secondary":
+        return Reply(int(status), headers={"Retry-After": str(seconds)})
+    reset = str(int(time.time()) + seconds)
+    return Reply(int(status), headers={"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": reset})
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_rate_limit_is_waited_for_as_a_429_is(
+    server: ScriptedServer, http: Http, naps: Naps, limit: str, method: str
+) -> None:
+    server.on(method, "/a", limited(limit, 5), OK)
+    assert http.request(method, f"{server.url}/a").body == b"fine"
+    assert 4 < sum(naps.slept) < 7
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_long_wait_is_told_with_its_end(server: ScriptedServer, http: Http, naps: Naps, limit: str) -> None:
+    server.on("GET", "/a", limited(limit, 600))
+    for path in ("/a", "/b"):
+        before = time.time()
+        error = failed(http, "GET", f"{server.url}{path}")
+        ends = {time.strftime("until %H:%M:%S UTC", time.gmtime(before + after)) for after in range(590, 610)}
+        assert error.code.name == "THROTTLED"
+        assert any(end in error.what for end in ends), error.what
+    assert len(server.requests) == 1
+    assert naps.slept == []
+
+
+@pytest.mark.parametrize("headers", [{}, {"X-RateLimit-Remaining": "4000", "X-RateLimit-Reset": "1795971258"}])
+def test_what_is_merely_forbidden_is_not_waited_for(
+    server: ScriptedServer, http: Http, naps: Naps, headers: dict[str, str]
+) -> None:
+    server.on("GET", "/a", Reply(403, headers=headers))
+    answer = http.request("GET", f"{server.url}/a")
+    assert (answer.status, answer.error().code.name, naps.slept) == (403, "FORBIDDEN", [])
 
 
 def test_after_a_429_requests_keep_a_gap_that_eases(server: ScriptedServer, http: Http, naps: Naps) -> None:

@@ -15,6 +15,7 @@ import urllib3.exceptions as trouble
 
 from syncline.clients.addresses import Address, redacted
 from syncline.clients.connections import StoppedError
+from syncline.clients.pacing import LONG_PAUSE, clock_in
 from syncline.errors import SynclineError
 
 LONGEST_RETRY_AFTER: Final = 3600.0
@@ -26,7 +27,6 @@ _CODES: Final = {
     408: "SERVER_ERROR",  # the server gave up waiting for the request
     410: "NOT_FOUND",
     413: "TOO_LARGE",
-    429: "THROTTLED",
 }
 _TROUBLE: Final = (  # the first that fits counts: the later ones are ancestors of earlier ones
     (trouble.NameResolutionError, "the name is unknown"),
@@ -58,13 +58,30 @@ def of_status(method: str, url: str, status: int, headers: Mapping[str, str], bo
     if status in REDIRECTS:
         there = Address.parse_at(url, headers.get("Location", ""))
         return SynclineError("REDIRECTED", f"{what}; it redirects to {redacted(there.url) if there else 'no address'}")
+    asked = retry_after(headers)
+    if is_throttled(status, headers):
+        return SynclineError("THROTTLED", f"{what}{_until(asked)}", retry_after=asked)
     if status >= 500 and status != NOT_IMPLEMENTED:
         code = "SERVER_ERROR"
     elif status >= 400:
         code = _CODES.get(status, "REFUSED")
     else:
         code = "BAD_ANSWER"
-    return SynclineError(code, what, retry_after=retry_after(headers))
+    return SynclineError(code, what, retry_after=asked)
+
+
+def passes(status: int, headers: Mapping[str, str]) -> bool:
+    """Return True if an answer stands for a failure that may pass by itself."""
+    return status == 408 or (status >= 500 and status != NOT_IMPLEMENTED) or is_throttled(status, headers)
+
+
+def is_throttled(status: int, headers: Mapping[str, str]) -> bool:
+    """Return True if an answer asks to slow down: 429, or GitHub's 403 that says for how long."""
+    return status == 429 or (status == 403 and retry_after(headers) is not None)
+
+
+def _until(pause: float | None) -> str:
+    return f"; it asks to wait until {clock_in(pause)}" if pause is not None and pause > LONG_PAUSE else ""
 
 
 def _is_full(body: bytes) -> bool:

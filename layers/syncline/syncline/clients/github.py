@@ -25,7 +25,7 @@ from urllib.parse import quote, urlencode
 
 from syncline.clients.addresses import Address, Endpoint
 from syncline.clients.entries import FEW, Entries, OnOdd, described, mapping, optional, refuse, text, whole
-from syncline.clients.failures import REDIRECTS, retry_after
+from syncline.clients.failures import REDIRECTS
 from syncline.clients.http import Http, Response
 from syncline.clients.oci_links import next_link, own_target
 from syncline.clients.rejections import REJECTIONS
@@ -155,10 +155,7 @@ class GitHub:
             headers = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": VERSION}
             if token is not None:
                 headers["Authorization"] = f"Bearer {token}"
-            response = self.http.request(method, f"{self.endpoint.url}{target}", headers, ca=self.endpoint.ca)
-            if response.status == 403 and (pause := retry_after(response.headers)) is not None:
-                raise SynclineError("THROTTLED", response.error().what, retry_after=pause)
-            return response
+            return self.http.request(method, f"{self.endpoint.url}{target}", headers, ca=self.endpoint.ca)
 
         token = self._tokens.token()
         return REJECTIONS.ask(

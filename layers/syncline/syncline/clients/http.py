@@ -146,7 +146,9 @@ class Http:
         timeout: float = READ_TIMEOUT,
         repeatable: bool | None = None,
     ) -> Response:
-        """Return the answer to a request, whatever its status; 408, 429 and 5xx but 501 are tried again, then raised.
+        """Return the answer to a request, whatever its status, but for failures that may pass.
+
+        Those (408, 5xx but 501, and what asks to slow down: 429, GitHub's 403) are tried again, then raised.
 
         ``body`` may be bytes, or an iterable of chunks, sent as it yields: with the ``Content-Length`` of ``headers``
         if there is one, else in chunked encoding. Such a request is sent once. ``repeatable`` says that doing it twice
@@ -167,9 +169,7 @@ class Http:
             try:
                 patience = Patience(timeout, policy, address.host)
                 response = self._send(_Call(method, address, sent, body, ca, stream, patience))
-                if response.status not in (408, 429) and (
-                    response.status < 500 or response.status == failures.NOT_IMPLEMENTED
-                ):
+                if not failures.passes(response.status, response.headers):
                     PACE.ease(address.host)
                     return response
                 error = response.error()

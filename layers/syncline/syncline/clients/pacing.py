@@ -18,6 +18,7 @@ FORGOTTEN_GAP: Final = 0.01  # a gap eased below this is no gap
 
 SLOWEST: Final = 1024  # bytes a second: a body that comes or is taken at less is not waited for
 SLOW: Final = 100 * 1024  # bytes a second: a body at less goes on, and whoever waits is told
+LONG_PAUSE: Final = 60.0  # seconds: a longer pause is told with its end
 _NAP: Final = 2.0  # seconds of a pause after which it is checked whether the pause is still wanted
 
 
@@ -30,6 +31,15 @@ def unheard(_what: str) -> None:
     """Ignore that a body is slow."""
 
 
+def untold(host: str, seconds: float) -> None:
+    """Tell nobody of a pause."""
+
+
+def clock_in(seconds: float) -> str:
+    """Return the time of day in ``seconds`` from now, in UTC."""
+    return time.strftime("%H:%M:%S UTC", time.gmtime(time.time() + seconds))
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How patient to be. Times are in seconds; ``deadline`` is one of ``clock``, None for no end.
@@ -38,7 +48,8 @@ class Policy:
     ``slow`` is told of a body at less than :data:`SLOW`, every half minute of waiting.
 
     A pause that would be longer than ``cap``, or reach past the deadline, is not slept through: the failure goes to
-    the caller with ``retry_after``, who has better places to wait.
+    the caller with ``retry_after``, who has better places to wait. Before a longer pause than :data:`LONG_PAUSE` for a
+    host, ``told`` is called with the host and the seconds.
     """
 
     attempts: int = 4
@@ -51,6 +62,7 @@ class Policy:
     halted: Callable[[], bool] = never
     slowest: int = SLOWEST
     slow: Callable[[str], None] = unheard
+    told: Callable[[str, float], None] = untold
 
     def pause(self, attempt: int, retry_after: float | None = None) -> float:
         """Seconds to wait after failure number ``attempt`` (from 1): what the server says, else doubling with jitter."""
@@ -104,8 +116,12 @@ class Pace:
             now = policy.clock()
             pause = max(0.0, host.start - now)
             if not policy.bears(pause):
-                raise SynclineError("THROTTLED", f"{name} asked to be left alone for a while", retry_after=pause)
+                until = f"; it asks to wait until {clock_in(pause)}"
+                what = f"{name} asked to slow down{until if pause > LONG_PAUSE else ''}"
+                raise SynclineError("THROTTLED", what, retry_after=pause)
             host.start = max(host.start, now) + host.gap
+        if pause > LONG_PAUSE:
+            policy.told(name, pause)
         policy.rest(pause)
 
     def slow_down(self, name: str, pause: float, policy: Policy) -> None:

@@ -120,7 +120,8 @@ def _command(name: str) -> Callable[[Callable[..., Answer]], Callable[..., Answe
                 if given.get("retag_as_latest"):
                     more["aliases"] = ("latest",)
                 setup = Setup(Options(**values, **more))
-                answer = _with_odd(function(setup, out, **given), setup, out)
+                with setup.interruptible():
+                    answer = _with_odd(function(setup, out, **given), setup, out)
                 out.value(dict(answer.value))
             raise typer.Exit(answer.code)
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from pydantic import ValidationError
 
 from syncline.cli.context import Context
-from syncline.cli.show import Out
+from syncline.cli.show import Out, visible, write
 from syncline.clients.entries import Odd
-from syncline.clients.http import Http
+from syncline.clients.failures import LONGEST_RETRY_AFTER
+from syncline.clients.http import Http, Policy
+from syncline.clients.pacing import clock_in
 from syncline.config.artifacts import ArtifactsSync
 from syncline.config.file import read_syncs
 from syncline.config.values import STORED
@@ -35,6 +43,7 @@ _USER: Final = "SYNCLINE_GIVEN_REGISTRY_USERNAME"
 _PASSWORD: Final = "SYNCLINE_GIVEN_REGISTRY_PASSWORD"  # noqa: S105 - the name of a variable
 _DEFAULT: Final = "syncs.yaml"
 _SHIPPED: Final = "examples/artifacts-presto.yaml"
+_LONGEST_PAUSE: Final = LONGEST_RETRY_AFTER + 60
 _USUAL_USER: Final = "gitlab-ci-token"
 """GitLab takes any name beside a token that says who it is; a job's needs this one."""
 
@@ -65,13 +74,44 @@ class Options:
 class Setup:
     """The sync, and clients for both its ends. What is remembered is remembered for this process alone.
 
-    ``odd`` gathers the entries of listings that cannot be used.
+    ``odd`` gathers the entries of listings that cannot be used. Pauses that servers ask for are slept through, up to an
+    hour: there is no queue to wait in.
     """
 
     options: Options
-    http: Http = field(default_factory=Http)
+    http: Http = field(init=False)
     memory: OwnMemory = field(default_factory=OwnMemory)
     odd: list[Odd] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._halted = threading.Event()
+        self._told: dict[str, float] = {}
+        policy = Policy(cap=_LONGEST_PAUSE, halted=self._halted.is_set, told=self._tell_of_pause)
+        self.http = Http(policy)
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let an interrupt (Ctrl-C) within the block end the requests and pauses of all threads too."""
+
+        def interrupted(number: int, frame: FrameType | None) -> None:
+            self._halted.set()
+            signal.default_int_handler(number, frame)
+
+        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, as after `nohup`
+            yield
+            return
+        signal.signal(signal.SIGINT, interrupted)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _tell_of_pause(self, host: str, seconds: float) -> None:
+        """Write on stderr until when a host is not asked; once, however many threads wait."""
+        now = time.time()
+        if now >= self._told.get(host, 0.0):
+            self._told[host] = now + seconds
+            write(f"{visible(host)} asked to slow down; waiting until {clock_in(seconds)}", sys.stderr)
 
     @cached_property
     def has_file(self) -> bool:
