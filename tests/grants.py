@@ -65,6 +65,15 @@ used: set[tuple[str, str, str]] = set()
 """Function, action and pattern of the resource of each grant that a test used."""
 
 
+def outside(action: Callable[[], None]) -> None:
+    """Do something in the midst of a function's work that is not the function's own: no role holds for it."""
+    token = _at_work.set(None)
+    try:
+        action()
+    finally:
+        _at_work.reset(token)
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """One action on the resources that match ``resource``, and whether it is on condition."""

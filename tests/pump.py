@@ -29,6 +29,7 @@ from syncline.clients.http import Body, Http, Response
 from syncline.clients.pacing import Policy
 from syncline.model import Step
 from syncline.steps.worker import Worker
+from tests.grants import outside
 from tests.stack import EVENTS, QUEUES, dead_url, url
 
 LARGEST_MESSAGE: Final = 1024 * 1024
@@ -144,7 +145,7 @@ class Reaper:
     def call(self, name: str, *, effect: bool) -> Iterator[None]:
         """Around a call of AWS or of a registry."""
         self.breathe()
-        self.on_call()
+        outside(self.on_call)
         number = self.count(name) if effect else 0
         self.pass_by(number, When.BEFORE)
         yield
@@ -165,7 +166,7 @@ class MortalHttp(Http):
     def _send(self, call: Any) -> Response:
         streamed = call.body is not None and not isinstance(call.body, bytes)
         self._reaper.breathe()
-        self._reaper.on_call()
+        outside(self._reaper.on_call)
         number = 0
         if call.method in _WRITING and call.address.target.startswith(self._effects):
             number = self._reaper.count(f"{call.method} {call.address.target}", streamed=streamed)

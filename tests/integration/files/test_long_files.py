@@ -96,7 +96,7 @@ class TestThroughTheFunction:
     ) -> None:
         to_slow_bucket(strict, target)
         put_all(strict, strict_server, LARGE)
-        parts = [number for number in range(1, 60) if number % 14 == 0]
+        parts = [number for number in range(1, 60) if number % 12 == 0]
         strict.reaper.plan = {(number, When.AFTER) for number in parts}
         strict.run()
         strict.reaper.plan = set()

@@ -23,6 +23,7 @@ class Stack:
     """The stack that the command speaks to: the chain's own state and table."""
 
     where = "the stack of the tests"
+    local = False
     environ: Final = _SECRETS
 
     def __init__(self, chain: FilesChain) -> None:

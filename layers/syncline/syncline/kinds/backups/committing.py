@@ -35,6 +35,8 @@ from syncline.ownership import Limits
 
 REPLAYS: Final = 8
 """How often the changes are put on a new tip before the branch is left to the others for a while."""
+PUSHING: Final = 20.0
+"""Seconds, or a third of a shorter time, that are kept for the commit and the push: objects are read before."""
 
 Answer = Arrived | Later | Result | Failure
 Say = Callable[[str, dict[str, object], dict[str, float]], None]
@@ -177,7 +179,8 @@ class _Work:
     ) -> Iterator[bytes]:
         stored: set[str] = set()
         names = self._names(there)
-        for content in self._reader.read(items, self._branch.store_stream, lambda: self._pace.over):
+        kept = min(PUSHING, self._pace.left() / 3)
+        for content in self._reader.read(items, self._branch.store_stream, lambda: self._short(kept)):
             read.add(content.item.name)
             if content.error is not None:
                 self._done.append(Failure(content.item, content.error))
@@ -191,6 +194,10 @@ class _Work:
                 stored.add(str(content.blob))
                 yield content.data
             self._contents[path] = replace(content, data=None)
+
+    def _short(self, kept: float) -> bool:
+        """Return True if no object may be read any more, so that there is time to push the others."""
+        return self._pace.left() <= kept or self._pace.halted()
 
     def _names(self, there: Mapping[bytes, Mapping[bytes, Entry]]) -> Names:
         names = Names()
