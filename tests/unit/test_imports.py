@@ -19,6 +19,7 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
     "model": (),
     "errors": (),
     "running_hash": (),
+    "visible": (),
     "ownership": (),
     "select": ("errors",),
     "schedule": ("errors",),
@@ -40,9 +41,9 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
     ),
     # What a kind asks to be remembered.
     "stores": ("errors", "kinds.backups.memory", "model", "ownership", "stores", "table"),
-    "telemetry": ("messages", "model", "secrets"),
+    "telemetry": ("messages", "model", "secrets", "visible"),
     "clients": ("clients", "errors", "secrets.register"),  # what a token server gives out is a secret too
-    "kinds": ("clients", "config", "errors", "kinds", "model", "ownership", "running_hash", "select"),
+    "kinds": ("clients", "config", "errors", "kinds", "model", "ownership", "running_hash", "select", "visible"),
     # A step knows what a kind is, and no kind by name.
     "steps": (
         "config",
@@ -115,6 +116,7 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
         "table",
         "kinds.files",  # whose state it writes and reads
         "wiring",
+        "visible",
     ),
 }
 

@@ -103,3 +103,16 @@ def test_an_item_that_did_not_get_there_has_a_line_of_its_own(said: Callable[[],
         "differs",
     )
     assert (second["message"], second["moved"], second["conflict"]) == ("batch ended", 1, 1)
+
+
+def test_a_name_cannot_hide_or_forge_anything_in_a_log(
+    said: Callable[[], list[dict[str, Any]]],  # noqa: ARG001 - has lines printed here
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = "a\x1b[31mb\nc\x9bd\u202ee\u200bf\U000e0041\u2028g"
+    for _ in range(2):
+        logger.info("item not moved", extra={"item": name})
+    lines = capsys.readouterr().out.rstrip("\n").split("\n")
+    assert len(lines) == 2
+    assert all(line.isprintable() and "\u202e" not in line and "\u200b" not in line for line in lines)
+    assert json.loads(lines[0])["item"] == name

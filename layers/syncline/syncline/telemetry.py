@@ -15,6 +15,7 @@ from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
 from syncline.model import Counts, Outcome, Result, Run
 from syncline.secrets import redact
+from syncline.visible import visible_json
 
 
 class RedactingFormatter(LambdaPowertoolsFormatter):
@@ -25,7 +26,7 @@ class RedactingFormatter(LambdaPowertoolsFormatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+        return visible_json(redact(super().format(record)))
 
     def serialize(self, log: LogRecord) -> str:
         line: dict[str, Any] = {**log, "level": str(log["level"]).lower()}

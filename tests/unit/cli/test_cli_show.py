@@ -7,9 +7,12 @@ import json
 import pytest
 
 from syncline.cli import show
+from syncline.cli.endings import tell
 from syncline.cli.show import Cell, Out
 from syncline.cli.summary import item_lines, item_name
+from syncline.errors import SynclineError
 from syncline.model import Outcome, Result
+from syncline.visible import visible
 
 
 @pytest.mark.parametrize(
@@ -149,3 +152,19 @@ def test_a_name_neither_colours_a_terminal_nor_forges_lines(capsys: pytest.Captu
     assert "\x1b" not in shown
     assert len(shown.splitlines()) == 2
     assert "07:x\\x1b[31mred\\x0amoved  07:y\\u2028" in shown
+
+
+HIDDEN = "a\x1b[31mb\nc\x9bd\u202ee\u200bf\u2066g\ufeffh\ud800i"
+SHOWN = r"a\x1b[31mb\x0ac\x9bd\u202ee\u200bf\u2066g\ufeffh\ud800i"
+
+
+def test_what_hides_or_turns_text_is_written_out() -> None:
+    assert visible(HIDDEN) == SHOWN
+    assert visible("zürich/日本語-1.0") == "zürich/日本語-1.0"
+
+
+def test_an_error_with_a_forged_name_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    tell(SynclineError("NOT_FOUND", f"there is no {HIDDEN}"), as_json=False)
+    first, action = capsys.readouterr().err.splitlines()
+    assert first == f"error NOT_FOUND: there is no {SHOWN}"
+    assert action.startswith("→ ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 
 import pytest
@@ -26,6 +27,20 @@ ROWS = st.builds(
     internal_id=TEXT,
 )
 SHEETS = st.lists(ROWS, unique_by=lambda row: row.file_path)
+
+
+@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\tx", "'=x", "''+x", "'x", "a=b"])
+def test_no_name_becomes_a_formula(name: str) -> None:
+    """A spreadsheet takes a cell that begins with an apostrophe for text; what is read back is the name itself."""
+    row = Row(name, "-w-r--r--", "1", "@type", "2026-11-25T01:02:03Z", "-7")
+    sheet = "".join(sheets.written([row]))
+    _, cells = csv.reader(io.StringIO(sheet, newline=""))
+    assert not any(cell.startswith(("=", "+", "@", "\t", "\r")) for cell in cells)
+    assert not cells[0].startswith("-")
+    assert (cells[1], cells[-1]) == ("-w-r--r--", "'-7")
+    assert list(sheets.read(io.StringIO(sheet, newline=""))) == [row]
+    (_, difference) = csv.reader(io.StringIO("".join(sheets.differences_written([("create", row)])), newline=""))
+    assert difference[1:] == cells
 
 
 @given(SHEETS)

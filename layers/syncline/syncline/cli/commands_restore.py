@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 from syncline.cli.context import NOT_DONE, SOME_FAILED, Answer, Context
 from syncline.cli.endings import as_value
-from syncline.cli.show import Style, many, size, visible
+from syncline.cli.show import Style, many, size
 from syncline.config import load_sync
 from syncline.errors import SynclineError
+from syncline.visible import visible
 
 if TYPE_CHECKING:
     from syncline.config.backups import BackupsSync

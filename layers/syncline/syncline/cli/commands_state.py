@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from syncline.cli.commands_run import config_of
 from syncline.cli.context import SOME_FAILED, Answer, Context
-from syncline.cli.show import many, visible
+from syncline.cli.show import many
 from syncline.clients.bucket import Bucket
 from syncline.clients.entries import Odd, OnOdd
 from syncline.clients.http import Http
@@ -25,6 +25,7 @@ from syncline.kinds.files.records import Record
 from syncline.kinds.files.targets import Target, TargetFile
 from syncline.secrets import Secrets
 from syncline.table import Database
+from syncline.visible import visible
 from syncline.wiring.buckets import bucket_at
 from syncline.wiring.files import records_of, target_at
 from syncline.wiring.parts import Parts

@@ -17,7 +17,7 @@ from syncline.cli.context import Answer, Context
 from syncline.cli.following import follow
 from syncline.cli.next_time import next_time
 from syncline.cli.progress import Rate, words
-from syncline.cli.show import Cell, Row, Style, ago, many, number, visible
+from syncline.cli.show import Cell, Row, Style, ago, many, number
 from syncline.cli.summary import TRIGGERS, as_called, as_dict, counted, exit_code, known_words
 from syncline.cli.target import Target
 from syncline.cli.waiting import state_words, waiting_of
@@ -26,6 +26,7 @@ from syncline.model import RUNLESS, Run, RunStatus, Step, Trigger
 from syncline.state import State
 from syncline.stores.instances import InstanceLists, Record
 from syncline.table import Database
+from syncline.visible import visible
 
 _AT_ONCE: Final = 8
 _LETTERS_READ: Final = 500

@@ -17,6 +17,7 @@ from syncline.cli.context import INTERRUPTED, NOT_DONE, Context, InterruptedWait
 from syncline.cli.show import painted, write, write_json
 from syncline.errors import SynclineError
 from syncline.model import RunStatus
+from syncline.visible import visible
 
 _PIPE_CLOSED: Final = 141  # what a shell reports of a program that SIGPIPE ended
 
@@ -81,9 +82,9 @@ def tell(error: SynclineError, *, as_json: bool) -> None:
             value["problems"] = [asdict(problem) for problem in problems]
         write_json({"error": value})
         return
-    first, *more = error.what.splitlines() or [""]
+    # Several problems have a line each below the code. Anything else is one line, whatever names are in it.
+    first, *more = map(visible, error.what.split("\n") if problems else [error.what])
     if more:
-        # Several things at once: each has a line of its own below the code.
         first, more = f"{len(more) + 1} problems", [first, *more]
     head = painted(f"error {error.code.name}:", "red", sys.stderr)
     action = painted(f"→ {error.code.action}", "dim", sys.stderr)

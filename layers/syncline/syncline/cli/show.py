@@ -14,13 +14,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import IO, Any, Final, Literal
 
+from syncline.visible import visible
+
 Style = Literal["", "bold", "dim", "red", "green", "yellow", "cyan"]
 
 _ANSI: Final[dict[Style, str]] = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
-_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {
-    code: f"\\u{code:04x}" for code in (0x2028, 0x2029)
-}
-_BREAKING: Final = _CONTROLS | {ord("\n"): "\n"}
 _SHORT_DIGEST: Final = 12  # hex digits; as many as git and docker show
 _LONGEST_WHOLE: Final = 20  # characters of a fingerprint that is not shortened
 
@@ -71,9 +69,9 @@ class Out:
                 return answer in ("y", "yes")
 
     def line(self, text: str = "", style: Style = "") -> None:
-        """A line for people."""
+        """Write a line for people."""
         if not self.as_json:
-            write(painted(text.translate(_BREAKING), style, sys.stdout))
+            write(painted(visible(text), style, sys.stdout))
 
     def table(
         self, rows: Iterable[Row | str], *, indent: int = 0, head: Sequence[str] = (), fold: int | None = None
@@ -115,11 +113,6 @@ def write(text: str, stream: IO[str] | None = None) -> None:
 def write_json(value: dict[str, Any]) -> None:
     """An object on stdout."""
     write(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def visible(text: str) -> str:
-    """Return the text with control characters written out: a name could colour a terminal or forge lines with them."""
-    return text.translate(_CONTROLS)
 
 
 def _cell(value: Cell | str) -> Cell:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from syncline.cli.show import visible
 from syncline.model import Run, RunStatus, Waiting
 from syncline.state import Progress
 from syncline.stores.runs import STALLED
+from syncline.visible import visible
 
 
 def waiting_of(run: Run, progress: Progress, now: float) -> Waiting | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from pydantic import ValidationError
 
 from syncline.cli.context import Context
-from syncline.cli.show import Out, visible, write
+from syncline.cli.show import Out, write
 from syncline.clients.entries import Odd
 from syncline.clients.failures import LONGEST_RETRY_AFTER
 from syncline.clients.http import Http, Policy
@@ -31,6 +31,7 @@ from syncline.kinds.artifacts.builds import Build, Builds, Flawed
 from syncline.kinds.artifacts.layers import OwnMemory
 from syncline.kinds.artifacts.looking import TagLists, Target
 from syncline.secrets import Secrets
+from syncline.visible import visible
 from syncline.wiring.artifacts import github_at, gitlab_at
 from syncline.wiring.registries import registry_at
 

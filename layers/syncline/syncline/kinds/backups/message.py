@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from syncline.visible import visible
+
 SYNC: Final = "Syncline-Sync"
 """The trailer that names the sync: what such a commit put is the sync's own, whatever the table has forgotten."""
 BATCH: Final = "Syncline-Batch"
@@ -55,7 +57,7 @@ def message_of(sync: str, batch: str, seconds: float, files: Mapping[str, int], 
     """The message. ``files`` gives the files that each cluster has now, ``changes`` what changed in some of them."""
     lines = [f"Automated backup sync - {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(seconds))} UTC", ""]
     lines += [f"Clusters processed: {len(changes)}"]
-    lines += [f"- {cluster}: {files[cluster]} files" for cluster in sorted(changes)]
+    lines += [f"- {visible(cluster)}: {files[cluster]} files" for cluster in sorted(changes)]
     lines += ["", f"Total files: {sum(files.values())}", f"Changes: {sum(changes.values(), Tally())}", ""]
     lines += [f"{SYNC}: {sync}", f"{BATCH}: {batch}", ""]
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +21,13 @@ COLUMNS: Final = ("file_path", "permissions", "size", "file_type", "last_modifie
 DIFFERENCES: Final = ("operation", *COLUMNS)
 HEAD: Final = Head("", 0, "text/csv; charset=utf-8")
 """The type of a sheet in a bucket."""
+_FORMULA: Final = re.compile(r"'*[=+@\t\r-]")
+"""The beginning of a cell that a spreadsheet takes for a formula, and of one that was protected from that.
+
+Such a cell is written with an apostrophe before it, which spreadsheets do not show and :func:`read` takes away.
+"""
+_MODE: Final = re.compile(r"[-rwxstST]{9}")
+"""Permissions; they may begin with `-`, but are no formula."""
 _LONGEST_SIZE: Final = 20
 """Digits of a size in bytes, at most."""
 _QUOTED: Final = 100
@@ -73,9 +81,10 @@ def read(lines: Iterable[str]) -> Iterator[Row]:
             found = "missing" if head is None else _shortened(",".join(head))
             what = f"the first line of the sheet must be {','.join(COLUMNS)}; it is {found}"
             raise SynclineError("USAGE", what)
-        for cells in reader:
-            if not cells:
+        for line in reader:
+            if not line:
                 continue
+            cells = [cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell for cell in line]
             if (wrong := _wrong(cells)) is not None:
                 raise SynclineError("USAGE", f"line {reader.line_num} of the sheet{wrong}")
             if cells[0] in paths:
@@ -171,5 +180,7 @@ def record_of(row: Row, listed: Listed, there: TargetFile) -> Record | None:
 
 def _line(cells: Iterable[str]) -> str:
     text = io.StringIO()
-    csv.writer(text).writerow(cells)
+    csv.writer(text).writerow(
+        f"'{cell}" if _FORMULA.match(cell) and not _MODE.fullmatch(cell) else cell for cell in cells
+    )
     return text.getvalue()

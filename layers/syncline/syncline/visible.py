@@ -1,0 +1,40 @@
+"""Names as people may see them: what would colour a terminal, forge lines or turn text around is written out."""
+
+from __future__ import annotations
+
+from typing import Final
+
+HIDDEN: Final = frozenset(
+    {
+        *range(0x20),
+        *range(0x7F, 0xA0),
+        *(0xAD, 0x61C, 0x180E, 0xFEFF),
+        *range(0x200B, 0x2010),  # zero width, and marks of direction
+        *range(0x2028, 0x202F),  # ends of lines, and embedded directions
+        *range(0x2060, 0x2070),
+        *range(0xD800, 0xE000),  # lone surrogates
+        *range(0xE0000, 0xE0080),  # tags
+    }
+)
+"""Characters that are not seen but change what is: controls, line ends, directions, and what has no width."""
+_WRITTEN_OUT: Final = {
+    code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    for code in HIDDEN
+}
+_IN_JSON: Final = {
+    code: f"\\u{code:04x}"
+    if code < 0x10000
+    else "".join(f"\\u{unit:04x}" for unit in (0xDB40, 0xDC00 + code - 0xE0000))
+    for code in HIDDEN
+    if code >= 0x20
+}
+
+
+def visible(text: str) -> str:
+    """Return a text on one line, with the characters of :data:`HIDDEN` written out as in Python."""
+    return text if text.isascii() and text.isprintable() else text.translate(_WRITTEN_OUT)
+
+
+def visible_json(line: str) -> str:
+    """Return JSON on one line with the characters of :data:`HIDDEN` escaped; it has the same values."""
+    return line if line.isascii() and line.isprintable() else line.translate(_IN_JSON)
