@@ -6,26 +6,49 @@ A failure is raised as :class:`SynclineError` where its facts are known; nothing
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """One row of the table: ``retried`` says whether the same request may succeed later."""
+    """One row of the table: ``retried`` says whether the same request may succeed later.
+
+    ``by_kind`` has the action for kinds that need one of their own, ``alone`` that for commands without an engine.
+    """
 
     name: str
     retried: bool
     meaning: str
     action: str
+    by_kind: Mapping[str, str] = field(default_factory=dict)
+    alone: str = ""
 
+    def advice(self, kind: str = "", *, engine: bool = True) -> str:
+        """Return what the operator does about it in a sync of a kind, or in a command that needs no engine."""
+        advice = self.by_kind.get(kind, self.action)
+        return advice if engine else self.alone or advice.replace("`syncline retry`", "run the command again")
+
+
+_SLOWER: Final = "Nothing, if it passes; otherwise lower `concurrency` of the sync."
+_RESTORED: Final = (
+    "Look at the file that the message names. If the restored one is right, restore again with `--overwrite`."
+)
+_GRANTS: Final = {
+    "images": "Grant pull at the source, push at the target, for the repository named.",
+    "files": "Grant reading at the source (`s3:GetObject`, `s3:ListBucket`) and writing at the target, for the key named.",
+    "backups": "Grant reading of the bucket (`s3:GetObject`, `s3:ListBucket`), and pushing to the git repository.",
+    "artifacts": "Grant GitHub's token `actions: read`, and the registry's credentials push to the repository named.",
+    "tokens": "Grant the cluster's credentials `list` of endpoint slices or pods in the namespace.",
+}
 
 _ROWS: Final = (
     # Configuration and use
     Code("USAGE", False, "The command was called in a way it does not know.", "`syncline COMMAND --help` shows what it takes."),
-    Code("CONFIG_INVALID", False, "syncs.yaml says something Syncline does not understand.", "Correct the line that the message names; `syncline apply` changes nothing until the whole file is right."),
-    Code("SECRET_MISSING", False, "A referenced secret, parameter or environment variable does not exist or is empty.", "Create it where the message says, or correct the reference in syncs.yaml."),
-    Code("SECRET_DENIED", False, "The function's role may not read a referenced secret.", "Give the secret a name below the stack's SecretPrefix, or correct the reference."),
+    Code("CONFIG_INVALID", False, "syncs.yaml says something Syncline does not understand.", "Correct the line that the message names; `syncline apply` changes nothing until the whole file is right.", alone="Correct the line that the message names."),
+    Code("SECRET_MISSING", False, "A referenced secret, parameter or environment variable does not exist or is empty.", "Create it where the message says, or correct the reference in syncs.yaml.", alone="Set the variable that the message names, or give the value by an option of the command."),
+    Code("SECRET_DENIED", False, "The function's role may not read a referenced secret.", "Give the secret a name below the stack's SecretPrefix, or correct the reference.", alone="Correct the reference in syncs.yaml."),
     Code("NO_SUCH_SYNC", False, "No sync of that name has been applied.", "`syncline status` lists the names; `syncline apply` adds one."),
     Code("NO_SUCH_RUN", False, "No run of that name or id is known.", "`syncline status` lists the latest runs."),
     Code("CONFIG_CHANGED", False, "The configuration that the run began with was replaced and is no longer known, so its remaining items were not done.", "Start a run with the configuration as it is now: `syncline run NAME`; then `syncline retry NAME` for what is left."),
@@ -35,13 +58,13 @@ _ROWS: Final = (
     Code("AWS_DENIED", False, "AWS refused the call: wrong or missing credentials or rights.", "Check `aws sts get-caller-identity` and the rights of that identity."),
     Code("AWS_UNAVAILABLE", True, "AWS, or the local engine, did not answer or asked to slow down.", "Nothing, if it passes; otherwise check the region, the endpoint and the service's health."),
     # Any remote server
-    Code("UNREACHABLE", True, "No connection: refused, timed out, reset, or the name is unknown.", "Check the address, DNS and firewall between the functions and the server."),
+    Code("UNREACHABLE", True, "No connection: refused, timed out, reset, or the name is unknown.", "Check the address, DNS and firewall between the functions and the server.", alone="Check the address, DNS and firewall between this machine and the server."),
     Code("TOO_SLOW", True, "A body came, or was taken, at less than `slowest` bytes a second for half a minute of waiting.", "Look at the load of the server that the message names, and at the network on the way to it; `slowest` of the sync allows a lower rate."),
     Code("TLS_FAILED", False, "The server's certificate could not be verified, or it speaks no TLS there.", "Set `ca` of that endpoint to the authority that signed the certificate, or follow what the message says."),
-    Code("THROTTLED", True, "The server asked to slow down (429).", "Nothing, if it passes; otherwise lower `concurrency` of the sync."),
+    Code("THROTTLED", True, "The server asked to slow down: too many requests, or a rate limit.", "Nothing, if it passes; otherwise find out who else sends requests with the same credentials.", {"images": _SLOWER, "backups": _SLOWER}),
     Code("SERVER_ERROR", True, "The server failed (5xx), or a proxy in front of it answered in its place.", "Look at the server's own log at the time given."),
     Code("UNAUTHORIZED", False, "The server does not accept the credentials (401). Within a minute they are not sent again, so that no account is locked.", "Renew the credentials in the place `auth` refers to, then `syncline retry`."),
-    Code("FORBIDDEN", False, "The credentials are known but may not do this (403).", "Grant pull at the source, push at the target, for the repository named."),
+    Code("FORBIDDEN", False, "The credentials are known but may not do this (403).", "Grant the right that the message names at that server, then `syncline retry`.", _GRANTS),
     Code("NOT_FOUND", False, "The server does not have what was asked for (404).", "If it was removed meanwhile, nothing; the next look finds out."),
     Code("BAD_ANSWER", True, "The server's answer is not what the protocol promises: cut short, not JSON, or fields missing.", "If it stays, check that the address is really that server's and not a portal or proxy."),
     Code("TOO_LARGE", False, "The server refuses the size (413).", "Raise the limit of the server or of the proxy in front of it, then `syncline retry`."),
@@ -52,16 +75,16 @@ _ROWS: Final = (
     # Listings
     Code("SOURCE_ABSENT", False, "The source does not have what syncs.yaml or the command line names.", "Correct the name, or create what is named at the source; then `syncline retry`."),
     Code("ITEM_GONE", False, "A retry did not find the item of a dead letter: its source is gone, or the sync no longer selects it.", "If that is right, drop the letter: `syncline retry NAME --drop ITEM`. Otherwise bring the source or the selection back, then `syncline retry`."),
-    Code("LISTING_INCOMPLETE", True, "A listing repeated itself, broke off, or came back empty where it cannot be.", "Check the API token: Quay answers a bad one with an empty list instead of an error."),
+    Code("LISTING_INCOMPLETE", True, "A listing repeated itself, broke off, or came back empty where it cannot be.", "If it stays, look at the server's log: its list repeats itself or breaks off.", {"images": "Check the API token: Quay answers a bad one with an empty list instead of an error."}),
     Code("LISTING_TOO_LONG", False, "A listing goes on beyond the most entries, pages or bytes that one listing may have. Nothing of it was done.", "If the server really has so much, divide it: name repositories or a prefix in syncs.yaml, or exclude the repository that the message names. Otherwise the server lists without an end; look at its log."),
     Code("ENTRY_INVALID", False, "One entry of a listing is not what the protocol promises: it is null, has no name, a name that none can have, or a field of the wrong type. All other entries were read.", "Correct or remove the entry that the message names at its server, or exclude it by its name."),
     # Objects and files
     Code("BUCKET_ABSENT", False, "The service has no bucket of that name, or not for these credentials.", "Correct `bucket` or `endpoint` in syncs.yaml, or create the bucket."),
     Code("OBJECT_ARCHIVED", False, "The object is in an archive storage class (such as S3 Glacier) and cannot be read until it is restored there.", "Restore the object at the source (`aws s3api restore-object`), then `syncline retry`; or exclude it."),
     Code("SOURCE_CHANGED", True, "The object was replaced while it was being read.", "Nothing; it is looked at again."),
-    Code("FILE_DIFFERS", False, "The target has another file under this path, and the sync may not overwrite.", "Decide which is right: delete the target's file, or set `overwrite: true`."),
+    Code("FILE_DIFFERS", False, "The target has another file under this path, and the sync may not overwrite.", "Decide which is right: delete the target's file, or set `overwrite: true`.", {"backups": "Decide which is right. If the source is, delete the file in the repository, and the next run writes it."}),
     Code("FILE_TOO_SLOW", False, "The file would take longer than one function has, and the target's API takes a file in one request only.", "Raise the timeout of the transfer function as the message says, exclude the file, or speed up the target; then `syncline retry`."),
-    Code("TARGET_CHANGED", False, "Somebody else created or replaced the target's object after it was checked and before it was written.", "Decide which is right: delete the target's object, or set `overwrite: true`."),
+    Code("TARGET_CHANGED", False, "Somebody else created or replaced the target's object after it was checked and before it was written.", "Decide which is right: delete the target's object, or set `overwrite: true`.", {"backups": _RESTORED}),
     Code("LINK_REFUSED", False, "A symbolic link stands in the target's folder where a folder or file is expected. Links below the target's root are never followed.", "Replace the link with what it points to, or make that place the target of a sync of its own."),
     Code("FILE_REFUSED", False, "This machine refuses to read or write a file: missing rights, a read-only file system, a name that is too long.", "The message holds the system's reason; correct it (most often the owner or mode of the folder), then try again."),
     Code("PATH_REFUSED", False, "The key makes no path that the target can have, or one that would be dangerous or unreadable there: it has `..`, an empty part, a control character, or a name that git reserves.", "Rename the object at its source, or exclude it."),
@@ -112,7 +135,7 @@ _ROWS: Final = (
     Code("MESSAGE_INVALID", False, "A message on a queue is not one of Syncline's, or an event is none that its sync can read.", "Find out who else sends to the queue. The message was dropped and counted as `MessagesDropped`; a full scan finds what an event would have told."),
     Code("MESSAGE_VERSION", True, "A message was written by another version of Syncline.", "Nothing during an upgrade. If it lies in a dead-letter queue afterwards, `syncline retry NAME` with the new version puts it back."),
     Code("MESSAGE_REFUSED", False, "The queue does not take the message of an item: it is too large, or its content is refused.", "Exclude the item that the message names, or shorten its name at the source; all other items were done."),
-    Code("INTERNAL", True, "A defect in Syncline.", "Report it with the log lines of this correlation id."),
+    Code("INTERNAL", True, "A defect in Syncline.", "Report it with the log lines of this correlation id.", alone="Report it with what the command writes where `SYNCLINE_DEBUG=1` is set."),
 )  # fmt: skip
 
 CODES: Final[dict[str, Code]] = {row.name: row for row in _ROWS}
@@ -162,8 +185,13 @@ def as_markdown() -> str:
         "| code | meaning | tried again | what to do |",
         "|---|---|---|---|",
     ]
-    lines += [f"| `{c.name}` | {c.meaning} | {'yes' if c.retried else 'no'} | {c.action} |" for c in _ROWS]
+    lines += [f"| `{c.name}` | {c.meaning} | {'yes' if c.retried else 'no'} | {_actions(c)} |" for c in _ROWS]
     return "\n".join(lines) + "\n"
+
+
+def _actions(code: Code) -> str:
+    own = [f"*{kind}*: {action}" for kind, action in sorted(code.by_kind.items())]
+    return "<br>".join([code.action, *own])
 
 
 if __name__ == "__main__":

@@ -112,7 +112,8 @@ class Secrets:
     """The values of references, each fetched once for all threads and kept for ``ttl`` seconds.
 
     The two factories give a client of boto3 on first need. ``clock`` counts seconds and never goes back. ``local`` is
-    set for the engine on one machine: errors then say how to create a secret there.
+    set for the engine on one machine: errors then say how to create a secret there. ``environment`` names whose
+    variables are read, for errors.
     """
 
     _REST: Final = 5.0  # seconds between two fetches of one secret, however many requests are refused meanwhile
@@ -127,6 +128,7 @@ class Secrets:
         ttl: float = 300.0,
         *,
         local: bool = _ON_ENGINE,
+        environment: str = "",
     ) -> None:
         self._secretsmanager = secretsmanager
         self._ssm = ssm
@@ -134,6 +136,7 @@ class Secrets:
         self._clock = clock
         self._ttl = ttl
         self._local = local
+        self._environment = environment
         self._kept: dict[tuple[str, str], _Kept] = {}
         self._lock = threading.Lock()
 
@@ -174,15 +177,29 @@ class Secrets:
                 # Several references may share what was fetched: each is named in its own error.
                 hint = ""
                 if error.why == _KEYLESS:
-                    whole = _remedy(Reference(reference.scheme, reference.name), absent=False, local=self._local)
+                    whole = self._remedy(Reference(reference.scheme, reference.name), absent=False)
                     hint = f"; leave out #{reference.key} in syncs.yaml, or store an object: {whole}"
                 elif error.code == "SECRET_MISSING":
                     absent = error.why == _ABSENT
-                    remedy = _remedy(reference, absent=absent, local=self._local)
-                    hint = f"; to {'create' if absent else 'set'} it: {remedy}"
+                    hint = f"; to {'create' if absent else 'set'} it: {self._remedy(reference, absent=absent)}"
                 raise SynclineError(error.code, f"{reference} {error.why}{hint}") from None
         register(value)
         return value
+
+    def _remedy(self, reference: Reference, *, absent: bool) -> str:
+        """Return the command that stores the value where it is looked for."""
+        if reference.scheme == "env":
+            place = self._environment or ("`syncline up`" if self._local else "the functions")
+            return f"{reference.name} in the environment of {place}"
+        if self._local:
+            name = str(reference).removeprefix("secret:")
+            return f"syncline secret set {shlex.quote(name)}"
+        if reference.scheme == "ssm":
+            replace = "" if absent else " --overwrite"
+            return f"aws ssm put-parameter --type SecureString --name {reference.name} --value file://FILE{replace}"
+        call = "create-secret --name" if absent else "put-secret-value --secret-id"
+        holds = f", where FILE holds a JSON object with the key {reference.key}" if reference.key else ""
+        return f"aws secretsmanager {call} {reference.name} --secret-string file://FILE{holds}"
 
     def _fetch(self, reference: Reference) -> str:
         if reference.scheme == "env":
@@ -224,21 +241,6 @@ def _refused(code: str) -> _UnreadableError:
     if code in _IDENTITY_CODES:
         return _UnreadableError("AWS_DENIED", f"could not be read ({code})")
     return _UnreadableError("AWS_UNAVAILABLE", f"could not be read ({code or 'no code'})")
-
-
-def _remedy(reference: Reference, *, absent: bool, local: bool) -> str:
-    """Return the command that stores the value where the functions look for it."""
-    if reference.scheme == "env":
-        return f"{reference.name} in the environment of {'`syncline up`' if local else 'the functions'}"
-    if local:
-        name = str(reference).removeprefix("secret:")
-        return f"syncline secret set {shlex.quote(name)}"
-    if reference.scheme == "ssm":
-        replace = "" if absent else " --overwrite"
-        return f"aws ssm put-parameter --type SecureString --name {reference.name} --value file://FILE{replace}"
-    call = "create-secret --name" if absent else "put-secret-value --secret-id"
-    holds = f", where FILE holds a JSON object with the key {reference.key}" if reference.key else ""
-    return f"aws secretsmanager {call} {reference.name} --secret-string file://FILE{holds}"
 
 
 def _part(reference: Reference, text: str) -> str:

@@ -312,3 +312,16 @@ def test_an_interrupt_ends_the_waits_of_all_threads(limited: tuple[Setup, Script
         signal.raise_signal(signal.SIGINT)
     with pytest.raises(SynclineError, match="RUN_CANCELLED"):
         setup.github.run("a/b", 1)
+
+
+def test_a_missing_variable_is_told_without_functions_and_retries(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    done = CliRunner().invoke(app, ["artifacts", "gh-list"])
+    assert done.exit_code == 2
+    assert "in the environment of this command" in done.stderr
+    assert "by an option of the command" in done.stderr
+    assert not re.search(r"functions|syncline retry", done.stderr)

@@ -44,7 +44,7 @@ def check(context: Context, name: str) -> Answer:
         except SynclineError as error:
             told[what] = str(error)
             context.out.line(f"{what}: {error}", "red")
-            context.out.line(f"→ {error.code.action}", "dim")
+            context.out.line(f"→ {error.code.advice('files')}", "dim")
         else:
             told[what] = "answers"
             context.out.line(f"{what}: answers")

@@ -29,11 +29,12 @@ def report(context: Context, what: str | None, *, full: bool) -> Answer:
     if not run.over:
         run = _so_far(state, run)
     results = sorted(state.results(run.id), key=rank)
-    actions = {code: CODES[code].action for code in sorted({result.code for result in results if result.code})}
+    kind = kind_of(state, run.sync)
+    actions = {code: CODES[code].advice(kind) for code in sorted({result.code for result in results if result.code})}
     others = _others(state, run, results)
     if not out.as_json:
         _show(context, run, results, others, actions, full=full)
-    items = [_as_dict(result) for result in results] if out.as_json else []
+    items = [_as_dict(result, actions) for result in results] if out.as_json else []
     known = [known_dict(each) for each in others]
     return Answer({"run": as_dict(run), "items": items, "known": known, "actions": actions}, exit_code(run))
 
@@ -82,8 +83,8 @@ def _show(  # noqa: PLR0913 - each is a part of the report
         out.follow_up(context.command(f"retry {run.sync}"), "tries again what has failed")
 
 
-def _as_dict(result: Result) -> dict[str, Any]:
-    return result.as_dict() | {"action": CODES[result.code].action if result.code else None}
+def _as_dict(result: Result, actions: dict[str, str]) -> dict[str, Any]:
+    return result.as_dict() | {"action": actions[result.code] if result.code else None}
 
 
 def _found(state: State, what: str | None) -> Run:

@@ -37,8 +37,8 @@ def ask_for_command(context: typer.Context) -> None:
 
 
 @contextlib.contextmanager
-def told(context: Context) -> Iterator[None]:
-    """Tell of whatever goes wrong within, and exit with its code."""
+def told(context: Context, *, engine: bool = True) -> Iterator[None]:
+    """Tell of whatever goes wrong within, and exit with its code. ``engine`` is False for commands that need none."""
     try:
         yield
     except InterruptedWaitError as interrupted:
@@ -56,7 +56,7 @@ def told(context: Context) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - nobody else is there to tell of it
         if os.environ.get("SYNCLINE_DEBUG"):
             traceback.print_exc()
-        tell(_coded(error, context), as_json=context.out.as_json)
+        tell(_coded(error, context), as_json=context.out.as_json, engine=engine)
         raise typer.Exit(NOT_DONE) from None
 
 
@@ -73,11 +73,11 @@ def usage_told(*, as_json: bool) -> Iterator[None]:
         sys.exit(INTERRUPTED)
 
 
-def tell(error: SynclineError, *, as_json: bool) -> None:
+def tell(error: SynclineError, *, as_json: bool, engine: bool = True) -> None:
     """Print an error: for people on stderr, as JSON on stdout."""
     problems = getattr(error, "problems", ())
     if as_json:
-        value = as_value(error)
+        value = as_value(error, engine=engine)
         if problems:
             value["problems"] = [asdict(problem) for problem in problems]
         write_json({"error": value})
@@ -87,13 +87,18 @@ def tell(error: SynclineError, *, as_json: bool) -> None:
     if more:
         first, more = f"{len(more) + 1} problems", [first, *more]
     head = painted(f"error {error.code.name}:", "red", sys.stderr)
-    action = painted(f"→ {error.code.action}", "dim", sys.stderr)
+    action = painted(f"→ {_advice(error, engine=engine)}", "dim", sys.stderr)
     write("\n".join([f"{head} {first}", *(f"  {line}" for line in more), action]), sys.stderr)
 
 
-def as_value(error: SynclineError) -> dict[str, Any]:
+def _advice(error: SynclineError, *, engine: bool) -> str:
+    """Return what to do. Commands that need no engine are those about artifacts."""
+    return error.code.advice() if engine else error.code.advice("artifacts", engine=False)
+
+
+def as_value(error: SynclineError, *, engine: bool = True) -> dict[str, Any]:
     """Return an error as a part of a JSON object."""
-    return {"code": error.code.name, "what": error.what, "action": error.code.action}
+    return {"code": error.code.name, "what": error.what, "action": _advice(error, engine=engine)}
 
 
 def _tell_of_interruption(context: Context, interrupted: InterruptedWaitError) -> None:

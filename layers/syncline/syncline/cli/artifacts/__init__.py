@@ -113,7 +113,7 @@ def _command(name: str) -> Callable[[Callable[..., Answer]], Callable[..., Answe
         def invoke(**given: Any) -> None:
             values, out = _shared(**{each: given.pop(each) for each in shared})
             context = Context(None, None, out)
-            with endings.told(context):
+            with endings.told(context, engine=False):
                 from syncline.cli.artifacts.setup import Options, Setup  # noqa: PLC0415
 
                 more = {"overwrite": given.get("force_push", False)}

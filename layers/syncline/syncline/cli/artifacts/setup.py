@@ -148,7 +148,8 @@ class Setup:
             _USER: options.registry_username or _USUAL_USER,
             _PASSWORD: options.registry_password or options.gitlab_token,
         }
-        return Secrets(_on_aws, _on_aws, {**os.environ, **{name: text for name, text in given.items() if text}})
+        environ = {**os.environ, **{name: text for name, text in given.items() if text}}
+        return Secrets(_on_aws, _on_aws, environ, environment="this command")
 
     @cached_property
     def github(self) -> GitHub:
