@@ -425,7 +425,7 @@ def test_a_lost_answer_is_no_doubled_commit(world: World, server: GitHttp) -> No
 
 def test_short_time_leaves_the_rest_for_later(world: World) -> None:
     world.put(FILES)
-    left = iter([60.0] * 30)
+    left = iter([60.0] * 15)
     pace = Pace(lambda: next(left, 15.0), work="b")
     answers = list(world.kind().transfer([Item("main", key) for key in FILES], pace))
     later = [answer.item.name for answer in answers if isinstance(answer, Later)]
