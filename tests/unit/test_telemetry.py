@@ -116,3 +116,10 @@ def test_a_name_cannot_hide_or_forge_anything_in_a_log(
     assert len(lines) == 2
     assert all(line.isprintable() and "\u202e" not in line and "\u200b" not in line for line in lines)
     assert json.loads(lines[0])["item"] == name
+
+
+def test_every_line_has_an_operation(said: Callable[[], list[dict[str, Any]]]) -> None:
+    """A query such as ``select(.operation | startswith("git_"))`` fails at a line without one."""
+    run_ended(ended_run(moved=1))
+    operation("clusters", "git_push", {"files_new": 1}, {"ClustersBackedUp": 2.0})
+    assert [line["operation"] for line in said()] == ["service_undefined", "metrics", "git_push", "metrics"]

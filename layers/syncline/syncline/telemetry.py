@@ -43,6 +43,7 @@ def measurements(**dimensions: str) -> EphemeralMetrics:
     stack = os.environ.get("SYNCLINE_STACK")
     for name, value in (({"stack": stack} if stack else {}) | dimensions).items():
         metrics.add_dimension(name, value)
+    metrics.add_metadata("operation", "metrics")  # as every line of a log has one
     return metrics
 
 
