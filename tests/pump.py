@@ -28,6 +28,7 @@ from botocore.compat import HTTPHeaders
 from syncline.clients.http import Body, Http, Response
 from syncline.clients.pacing import Policy
 from syncline.model import Step
+from syncline.steps.transfer import ENDING
 from syncline.steps.worker import Worker
 from tests.grants import outside
 from tests.stack import EVENTS, QUEUES, dead_url, url
@@ -337,6 +338,10 @@ def _refusal(body: str) -> str | None:
     return None if len(body.encode()) <= LARGEST_MESSAGE else "InvalidParameterValue"
 
 
+_SHORTER_TIME: Final = 0.1
+_SHORTER_LOOK: Final = 0.06
+
+
 class Context:
     """A function's context. Each look at the time that is left lets ``tick`` seconds pass."""
 
@@ -416,7 +421,7 @@ class Pump:
             self.on_delivery(letter)
         worker = worker or self._worker(step)
         try:
-            context = Context(self.clock, queue.function_timeout, self.tick)
+            context = Context(self.clock, *self._time(queue.function_timeout))
             answer = worker.handle(_event(letters), cast("LambdaContext", context))
         except KilledError:
             self.reaper.dead = False
@@ -427,6 +432,18 @@ class Pump:
             if letter.id not in failed:
                 self.mail.remove(letter)
                 self._was_delivered(letter)
+
+    def _time(self, seconds: float) -> tuple[float, float]:
+        """Return the time of a function and of a look at it.
+
+        With a tick, both are shorter: a function makes as many looks as before, and a look takes less than requests have
+        beyond the end of their step.
+        """
+        return (
+            (seconds, 0.0)
+            if not self.tick
+            else (ENDING + (seconds - ENDING) * _SHORTER_TIME, self.tick * _SHORTER_LOOK)
+        )
 
     def _worker(self, step: Step) -> Worker:
         if step not in self._warm:

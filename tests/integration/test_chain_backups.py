@@ -46,7 +46,7 @@ SYNC: Final = "clusters"
 FILES: Final = {f"{c}/n/f{f}.yaml": f"{c} {f}\n".encode() for c in ("east", "west") for f in range(4)}
 CHANGED: Final = {"east/n/f0.yaml": b"changed", "north/n/new.yaml": b"new"}
 KEYS: Final = {"access_key": "AKIDOFTHETESTS", "secret_key": "env:S3_SECRET"}
-HEARD: Final = 6  # effects of hearing the three events: a note of each, and a message that asks for a look
+HEARD: Final = 9  # effects of hearing the three events: longer unseen, a note, a message that asks for a scan
 GONE: Final = "west/n/f3.yaml"
 AFTER: Final = {key: data for key, data in (FILES | CHANGED).items() if key != GONE}
 

@@ -77,7 +77,7 @@ def test_a_layer_in_one_function(place: World) -> None:
 
 
 @pytest.mark.usefixtures("openssl")
-@pytest.mark.parametrize("tick", [25.0, 40.0])
+@pytest.mark.parametrize("tick", [35.0, 40.0])
 def test_a_layer_over_several_functions(place: World, tick: float) -> None:
     chain = large(place, tick=tick)
     chain.run()
@@ -128,7 +128,7 @@ def test_two_layers_at_once_are_both_taken_up_again(place: World, concurrency: i
 def test_many_small_layers_over_several_functions(place: World) -> None:
     """None is begun when the time is over, however small: together they may take longer than a function has."""
     layers = [b"%d" % number * 100 for number in range(12)]
-    chain = large(place, *layers, tick=15.0)
+    chain = large(place, *layers, tick=25.0)
     chain.run()
     chain.check()
     assert transfers(chain) >= 2
@@ -286,7 +286,7 @@ def test_a_step_killed_anywhere_in_a_layer_over_several_functions(place: World, 
     """Before every second effect and after the others; without OpenSSL the other way round."""
 
     def started() -> Chain:
-        chain = large(place, LAYER[: CHUNK * 7], tick=40.0)
+        chain = large(place, LAYER[: CHUNK * 16], tick=40.0)
         chain.remember()
         chain.start()
         chain.reaper.effects.clear()

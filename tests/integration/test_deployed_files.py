@@ -188,7 +188,7 @@ def test_what_minio_and_eventbridge_tell_with_access_lists(
 
     deployed.s3.put_object(Bucket="told", Key="by minio+1", Body=b"one", ACL="private")
     deployed.s3.put_object(Bucket="told", Key="by bus", Body=b"two", ACL="public-read")
-    assert by_minio("another") == 404
+    assert by_minio("another") == 401
     assert by_minio(HOOK) == 202
     wait(lambda: arrived() == {"/data/by minio+1": (b"one", "rw-------")})
     by_eventbridge("Object Created", "PutObject")

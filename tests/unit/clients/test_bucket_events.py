@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from syncline.clients.bucket_events import ObjectEvent, events_in, is_notification, surely_older
 from syncline.errors import SynclineError
 
-KEYS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=200)
+KEYS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=200).filter(
+    lambda key: not {".", ".."} & set(key.split("/"))
+)
 SEQUENCERS = st.none() | st.text("0123456789ABCDEF", min_size=1, max_size=20)
 EVENTS = st.builds(
     ObjectEvent,

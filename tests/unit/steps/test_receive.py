@@ -188,7 +188,13 @@ def test_a_webhook_that_is_sent_as_a_form_is_read(steps: Steps, receiver: Receiv
     assert queued(steps) == [Start("images", Trigger.WEBHOOK, Scope.of(["team/app"]))]
 
 
-@pytest.mark.parametrize("body", ["", "a=b", "payload=no+json", "payload=%7B%7D&payload=%7B%7D", json.dumps(BODY)])
+def test_json_that_is_called_a_form_is_read(steps: Steps, receiver: Receiver) -> None:
+    """``curl --data`` and others call each body a form."""
+    assert ask(receiver, headers=FORM)[0] == 202
+    assert queued(steps) == [Start("images", Trigger.WEBHOOK, Scope.of(["team/app"]))]
+
+
+@pytest.mark.parametrize("body", ["", "a=b", "payload=no+json", "payload=%7B%7D&payload=%7B%7D"])
 def test_a_form_that_is_no_webhook_is_told_what_to_choose(steps: Steps, receiver: Receiver, body: str) -> None:
     status, answer = ask(receiver, body=body, headers={"Content-Type": f"{FORM['content-type']}; charset=utf-8"})
     assert status == 400

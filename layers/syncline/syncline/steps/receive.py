@@ -74,7 +74,9 @@ class Receiver:
         raw = _raw(event)
         if not self._is_proved(sync, given, headers, raw):
             raise _unproved()
-        body = _form(raw) if headers.get("content-type", "").lower().startswith(_FORM) else _json(raw)
+        is_form = headers.get("content-type", "").lower().startswith(_FORM)
+        # Many programs call a body a form unless they are told otherwise, `curl --data` among them.
+        body = _form(raw) if is_form and not raw.lstrip().startswith((b"{", b"[")) else _json(raw)
         try:
             groups = self.hints(sync, body)
         except SynclineError as error:
