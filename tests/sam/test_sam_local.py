@@ -155,7 +155,7 @@ def a_bucket_is_heard(world: World, event: str) -> None:
 
 def a_wrong_secret_is_refused(world: World, event: str) -> None:
     answer = world.invoke(event)
-    assert (answer["statusCode"], waiting(world, Step.DISCOVER)) == (404, [])
+    assert (answer["statusCode"], waiting(world, Step.DISCOVER)) == (401, [])
 
 
 def a_schedule_begins_a_run(world: World, event: str) -> None:

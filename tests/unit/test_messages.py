@@ -269,3 +269,10 @@ def test_a_message_of_another_version_is_not_invalid(body: str) -> None:
     with pytest.raises(SynclineError, match="version") as error:
         decode(body)
     assert (error.value.code.name, error.value.retried) == ("MESSAGE_VERSION", True)
+
+
+def test_messages_of_a_queue_that_is_not_ours_are_not_shown_again() -> None:
+    """As ``sam local invoke`` sends them: the queue of the event does not exist."""
+    with pytest.raises(SynclineError, match="the function has no queue 'another'") as caught:
+        queues(Sqs()).show_again("another", ["receipt"], 5)
+    assert caught.value.code.name == "MESSAGE_INVALID"

@@ -330,10 +330,14 @@ class Queues:
     def show_again(self, queue: str, receipts: Sequence[str], seconds: float) -> None:
         """Let messages that were received from a queue, by its name, be seen again after `seconds`.
 
-        Raise AWS_UNAVAILABLE if SQS refuses some of them.
+        Raise AWS_UNAVAILABLE if SQS refuses some of them, and MESSAGE_INVALID if they are from another queue, as those
+        that somebody invokes a function with.
         """
         seconds = max(0, min(int(seconds), 43_200))
-        url = next(url for url in (*self.urls.values(), self.events or "") if url.rpartition("/")[2] == queue)
+        urls = (*self.urls.values(), self.events or "")
+        url = next((url for url in urls if url.rpartition("/")[2] == queue), None)
+        if url is None:
+            raise SynclineError("MESSAGE_INVALID", f"the function has no queue {queue!r}")
         for at in range(0, len(receipts), _SEND_ENTRIES):
             answer = self.sqs.change_message_visibility_batch(
                 QueueUrl=url,
