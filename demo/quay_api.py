@@ -13,7 +13,7 @@ def main() -> None:
         [
             *("--registry", settings.url("prod")),
             *("--user", f"{USER}:{settings.password}"),
-            *("--token", settings.api_token),
+            f"--token={settings.api_token}",  # it may begin with a hyphen
             *("--port", str(settings.ports["quay"])),
         ]
     )

@@ -25,7 +25,7 @@ class QuayProcess:
     def __init__(
         self, registry_url: str, *, user: str = "", token: str = TOKEN, webhook: str | None = None, port: int = 0
     ) -> None:
-        self._arguments = ["--registry", registry_url, "--user", user, "--token", token, "--port", str(port)]
+        self._arguments = ["--registry", registry_url, "--user", user, f"--token={token}", "--port", str(port)]
         if webhook is not None:
             self._arguments += ["--webhook", webhook]
         self._process: subprocess.Popen[str] | None = None
