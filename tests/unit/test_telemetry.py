@@ -122,4 +122,4 @@ def test_every_line_has_an_operation(said: Callable[[], list[dict[str, Any]]]) -
     """A query such as ``select(.operation | startswith("git_"))`` fails at a line without one."""
     run_ended(ended_run(moved=1))
     operation("clusters", "git_push", {"files_new": 1}, {"ClustersBackedUp": 2.0})
-    assert [line["operation"] for line in said()] == ["service_undefined", "metrics", "git_push", "metrics"]
+    assert [line["operation"] for line in said()] == [logger.service, "metrics", "git_push", "metrics"]
