@@ -406,16 +406,21 @@ def limited(bare: Bare) -> None:
     assert len(bare.commits()) == 1
 
 
+def commit_one(branch: Branch) -> str:
+    """Make a commit of one file, ready to be pushed."""
+    branch.fetch()
+    branch.folders([b"c0"])
+    branch.store([b"x"])
+    return branch.commit(new(), {b"c0/x": blob_id(b"x")})
+
+
 def test_a_command_that_takes_too_long_is_ended_with_all_it_started(http: GitHttp, bare: Bare) -> None:
     bare.fill(FILES)
     waiting = threading.Event()
     http.before_push = [lambda: waiting.wait(30)]
     left = iter([60.0] * 7 + [0.3] * 10)
     branch = work(place(http.url + "/r.git", TokenAccess(TOKEN)), left=lambda: next(left, 0.3))
-    branch.fetch()
-    branch.folders([b"c0"])
-    branch.store([b"x"])
-    commit = branch.commit(new(), {b"c0/x": blob_id(b"x")})
+    commit = commit_one(branch)
     error = code(lambda: branch.push(commit))
     waiting.set()
     assert error.code.name == "TIME_SHORT"
@@ -433,10 +438,7 @@ def test_a_command_ends_when_its_run_is_cancelled(http: GitHttp, bare: Bare, mon
 
     http.before_push = [hang]
     branch = work(place(http.url + "/r.git", TokenAccess(TOKEN)), halted=pushing.is_set)
-    branch.fetch()
-    branch.folders([b"c0"])
-    branch.store([b"x"])
-    commit = branch.commit(new(), {b"c0/x": blob_id(b"x")})
+    commit = commit_one(branch)
     error = code(lambda: branch.push(commit))
     waiting.set()
     assert error.code.name == "RUN_CANCELLED"

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from moto import mock_aws
 
 from syncline.stores import files
-from tests.stack import create_table
+from tests.stack import create_table, new_table
 from tests.unit.stores.stepped import SteppedDatabase
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.service_resource import Table
 
 
 @pytest.fixture
 def database() -> Iterator[SteppedDatabase]:
     with mock_aws():
         yield SteppedDatabase(create_table())
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> Iterator[Table]:
+    """A table whose client tries again at once."""
+    monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda *_: 0.0)
+    with new_table() as table:
+        yield table
 
 
 @pytest.fixture(autouse=True)

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
-
-import pytest
 
 from syncline.stores.facts import Facts
 from syncline.stores.hearing import Hearing
 from syncline.table import Database
 from tests.aws_faults import disturb
 from tests.pump import Clock
-from tests.stack import new_table
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
-
-
-@pytest.fixture
-def table(monkeypatch: pytest.MonkeyPatch) -> Iterator[Table]:
-    monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda *_: 0.0)
-    with new_table() as table:
-        yield table
 
 
 def test_a_claim_of_a_fact(table: Table, clock: Clock) -> None:

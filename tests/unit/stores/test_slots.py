@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,17 +11,9 @@ from syncline.stores.leases import Lease, Leases
 from syncline.table import Database
 from tests.aws_faults import disturb
 from tests.pump import Clock
-from tests.stack import new_table
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
-
-
-@pytest.fixture
-def table(monkeypatch: pytest.MonkeyPatch) -> Iterator[Table]:
-    monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda *_: 0.0)
-    with new_table() as table:
-        yield table
 
 
 @pytest.fixture
