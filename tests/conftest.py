@@ -98,6 +98,14 @@ def _no_kept_refusals() -> None:
         sys.modules["syncline.clients.rejections"].REJECTIONS.forget()
 
 
+@pytest.fixture(autouse=True)
+def _secrets_of_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the secrets of a test after it: a value such as ``second`` is a part of the lines that others expect."""
+    if "syncline.secrets" in sys.modules:
+        secrets = sys.modules["syncline.secrets"]
+        monkeypatch.setattr(secrets, "_redaction", secrets._redaction.copy())
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _run_ids_have_their_form() -> Iterator[None]:
     """Refuse runs with IDs that the product would not make: what takes them for IDs would go untested."""

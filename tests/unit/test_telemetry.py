@@ -56,6 +56,18 @@ def test_no_line_holds_a_secret(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(json.loads(line) for line in output.splitlines())
 
 
+def test_a_secret_that_is_a_word_hides_no_field(said: Callable[[], list[dict[str, Any]]]) -> None:
+    for word in ("second", "operation", "level"):
+        register(word)
+    run_ended(ended_run(moved=1))
+    line, _ = said()
+    assert (line["level"], line["seconds"]) == ("info", 2.5)
+    assert "operation" in line
+    logger.warning("the %s", "second level", extra={"moved": {"seconds": 1}})
+    (line,) = said()
+    assert (line["message"], line["moved"]) == ("the *** ***", {"***s": 1})
+
+
 def test_the_end_of_a_run(said: Callable[[], list[dict[str, Any]]]) -> None:
     run_ended(ended_run(moved=3, skipped=4, failed=1, bytes=1000))
     line, emf = said()

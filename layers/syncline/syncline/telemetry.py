@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -19,18 +20,20 @@ from syncline.visible import visible_json
 
 
 class RedactingFormatter(LambdaPowertoolsFormatter):
-    """Powertools' JSON lines, with every known secret replaced wherever it occurs in a line.
+    """Powertools' JSON lines, with every known secret replaced wherever it occurs in a value.
 
-    The level is in lower case, and every line has an ``operation``: the function's name unless the line has its own.
+    The names of a line's fields stay, so that a secret that is a word such as ``second`` hides no field. The level is in
+    lower case, and every line has an ``operation``: the function's name unless the line has its own.
     Queries on the logs of git-sync rely on both.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        return visible_json(redact(super().format(record)))
+        return visible_json(super().format(record))
 
     def serialize(self, log: LogRecord) -> str:
         line: dict[str, Any] = {**log, "level": str(log["level"]).lower()}
-        return super().serialize({"operation": line.get("service", "syncline")} | line)
+        line = {"operation": line.get("service", "syncline")} | line
+        return "{" + ", ".join(f"{json.dumps(name)}: {redact(self.json_serializer(line[name]))}" for name in line) + "}"
 
 
 logger = Logger(logger_formatter=RedactingFormatter(), utc=True)
