@@ -5,6 +5,8 @@
 PYTHON ?= python3
 NAME ?=
 CRASHES ?= 50
+SEED ?=
+SEEDS ?= 0 2000
 
 bin := .venv/bin
 environments := .venv/installed .venv-engine/requirements.sha256
@@ -14,7 +16,7 @@ export PYTHON
 export SAM_CLI_TELEMETRY := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run push down test crashes lint format bench sam-local lock clean environments
+.PHONY: help run push down test crashes sim lint format bench sam-local lock clean environments
 
 help: ## List what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -33,6 +35,9 @@ test: environments ## Run the unit and integration tests; what this machine lack
 
 crashes: environments ## Kill the engine fifty times at random moments, and check what is left; CRASHES=... times
 	@CRASHES=$(CRASHES) $(bin)/python -m pytest --timeout 7200 -s -n 0 tests/integration/test_engine_crashes.py
+
+sim: environments ## Simulate SEEDS="first last" (2,000 by default), or one SEED=n with its trace
+	@PYTHONPATH=layers/syncline:. $(bin)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 lint: environments ## Check style and types
 	@$(bin)/ruff check --quiet $(code)

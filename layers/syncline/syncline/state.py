@@ -114,6 +114,8 @@ class State(Configurations):
         """
         if asked:
             self.failures.ask(sync, run_id, asked)
+        if plan:
+            self._end_lost_plans(sync, run_id)
         for _ in range(_TRIES):
             current = self._db.get(f"SYNC#{sync}", "CURRENT") or {}
             if not plan and current.get("run") not in (None, run_id):
@@ -170,6 +172,13 @@ class State(Configurations):
             started = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(run.started))
             raise SynclineError("ALREADY_RUNNING", f"{sync} has run {run_id} under way since {started}")
         self._end_lost(run)
+
+    def _end_lost_plans(self, sync: str, run_id: str) -> None:
+        """End plans of a sync of which nothing was heard for long: no run makes way for another one there."""
+        for run in self.runs(sync):
+            is_open = run.plan and not run.over and run.id != run_id
+            if is_open and self._clock() - max(self.progress(run.id).heard, run.started) >= LOST_AFTER:
+                self._end_lost(run)
 
     def _end_lost(self, run: Run) -> None:
         self._close(run.id)

@@ -12,6 +12,8 @@ from syncline.model import Item, Outcome, Result, Run, Scope, Step
 
 LAST_WORDS: Final = 5.0
 """Seconds for which a request may go on when a step's time is over: it ends in order if it can, and never outlives the function."""
+UNTOUCHED: Final = "untouched"
+"""In the detail of an item that arrived: discover and transfer found it equal, and nothing was sent for it."""
 _FIRST_GLANCE: Final = 0.03
 _LONGEST_GLANCE: Final = 0.5
 _FAILURES: Final = 100

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from syncline.kinds.kind import Arrived, Failure, Later
+from syncline.kinds.kind import UNTOUCHED, Arrived, Failure, Later
 from syncline.messages import Batch
 from syncline.model import Item, Outcome, Result, Run, RunStatus, Trigger
 from syncline.steps.engine import Engine, Work
@@ -52,10 +52,11 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
 
 
 def _ended(item: Item, note: str, asked: frozenset[tuple[str, str]]) -> Result:
-    """Return the result of a verified item. One that a retry sent on although it was equal is equal still."""
+    """Return the result of a verified item: skipped if it was sent on although it was equal, by a retry or to be sure."""
     moved_bytes = int(item.detail.get("bytes", 0))
     # Whatever has arrived has a fingerprint: what has none is what the target was to have no more.
     outcome = Outcome.REMOVED if item.source is None else Outcome.MOVED
-    if outcome is Outcome.MOVED and not moved_bytes and item.target == item.source and (item.group, item.name) in asked:
+    as_before = item.source is not None and item.target == item.source and not moved_bytes
+    if as_before and (item.detail.get(UNTOUCHED) or (item.group, item.name) in asked):
         outcome = Outcome.SKIPPED
     return Result(item.group, item.name, outcome, item.source, item.source, moved_bytes, reason=note or None)

@@ -23,7 +23,7 @@ from syncline.kinds.images.parts import KEPT, Parts, Share
 from syncline.kinds.images.pieces import Way
 from syncline.kinds.images.places import BlobPlaces
 from syncline.kinds.images.referrers import Compared, Lists, Referrers
-from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.kinds.kind import UNTOUCHED, Arrived, Failure, Later, Pace
 from syncline.model import Item, Outcome, Result
 from syncline.select import is_signature_tag
 
@@ -100,6 +100,9 @@ class RepositoryCopy:
         if not there or not self._copy_referrers(manifest, parts, share) or self._pace.halted():
             return Later(share.on(item), not share.further)
         if equal:
+            if present == item.target and not share.sent and not share.further:
+                # It was sent here for a closer look, as when its referrers could not be listed.
+                item = replace(item, detail={**item.detail, UNTOUCHED: True})
             return Arrived(item, share.sent)
         if manifest.subject is not None:
             parts.put(manifest, listed_by=item.name)

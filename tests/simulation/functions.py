@@ -1,0 +1,188 @@
+"""Lambda as its documentation defines it: event source mappings that feed functions, and functions that live and die.
+
+A function runs in a process that stays warm between events, frozen. It is killed when its time is over. While messages
+are with a function nobody else sees them, until their visibility timeout ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from syncline.model import Step
+from syncline.steps.worker import Worker
+from tests.simulation.machine import KilledError, Machine, Process
+from tests.simulation.queues import Message, ModelSqs, Queue
+
+WARM: Final = 0.9
+"""How likely a warm process is used again."""
+
+
+@dataclass(slots=True)
+class Mapping:
+    """Feeds the messages of a queue to the function of a step."""
+
+    queue: Queue
+    step: Step
+    seconds: float
+    batch_size: int
+    concurrency: int
+    running: int = 0
+    polls: float = float("inf")
+
+
+class Context:
+    """The context of one invocation."""
+
+    aws_request_id = "request"
+    function_name = "function"
+
+    def __init__(self, machine: Machine, seconds: float) -> None:
+        self._machine = machine
+        self.end = machine.now + seconds
+
+    def get_remaining_time_in_millis(self) -> int:
+        return round((self.end - self._machine.now) * 1000)
+
+
+@dataclass(slots=True, eq=False)
+class Invocation:
+    """Messages that are with a function."""
+
+    mapping: Mapping
+    messages: list[Message]
+    receipts: list[str]
+    over: bool = False
+
+
+@dataclass(slots=True)
+class Functions:
+    """The functions of a stack. ``build`` makes the worker of a step in a fresh process.
+
+    ``failures`` are errors that a function did not catch.
+    """
+
+    machine: Machine
+    sqs: ModelSqs
+    mappings: list[Mapping]
+    build: Callable[[Process, Step], Worker]
+    skew: float = 0.0
+    failures: list[BaseException] = field(default_factory=list)
+    on_return: Callable[[], None] = lambda: None
+    invocations: int = 0
+    _warm: dict[Step, list[tuple[Process, Worker]]] = field(default_factory=dict)
+    _processes: list[Process] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Begin to feed messages to functions."""
+        self.sqs.on_change = self.look
+        for mapping in self.mappings:
+            self.look(mapping.queue)
+
+    def look(self, queue: Queue) -> None:
+        """Poll a queue when its next message can be seen."""
+        due = queue.next_due()
+        if due is None:
+            return
+        for mapping in self.mappings:
+            if mapping.queue is queue and mapping.running < mapping.concurrency:
+                when = max(due, self.machine.now) + self.machine.rng.uniform(0.005, 0.2)
+                if when < mapping.polls or mapping.polls <= self.machine.now:
+                    mapping.polls = when
+                    self.machine.at(when, lambda mapping=mapping, when=when: self._poll(mapping, when))  # type: ignore[misc]
+
+    def alive(self) -> list[Process]:
+        """Return the processes that are at work now."""
+        return [process for process in self._processes if not process.dead and not process.frozen]
+
+    def _poll(self, mapping: Mapping, when: float) -> None:
+        if mapping.polls != when:
+            return  # another poll came before
+        mapping.polls = float("inf")
+        self.sqs.lay_aside(mapping.queue)
+        while mapping.running < mapping.concurrency:
+            visible = mapping.queue.visible(self.machine.now)
+            if not visible:
+                break
+            count = self.machine.rng.randint(1, mapping.batch_size)
+            self._invoke(mapping, visible[:count])
+        self.look(mapping.queue)
+
+    def _invoke(self, mapping: Mapping, messages: list[Message]) -> None:
+        for message in messages:
+            self.sqs.receive(message, mapping.queue.visibility)
+        mapping.running += 1
+        self.invocations += 1
+        invocation = Invocation(mapping, messages, [message.receipt for message in messages])
+        process, worker = self._process(mapping.step)
+        self.machine.note(f"{process.name} takes {', '.join(message.id for message in messages)}")
+        context = Context(self.machine, mapping.seconds)
+        process.on_death = lambda: self._end(invocation)
+        process.thaw()
+
+        def handle() -> None:
+            built = worker if worker is not None else self.build(process, mapping.step)
+            try:
+                answer = built.handle(_event(invocation), cast("LambdaContext", context))
+            except Exception as error:  # noqa: BLE001 - Lambda reports any
+                self.failures.append(error)
+                self.machine.note(f"{process.name} failed: {type(error).__name__}: {error}")
+            else:
+                self._settle(invocation, {str(each["itemIdentifier"]) for each in answer["batchItemFailures"]})
+            if process.dead:
+                raise KilledError
+            self._end(invocation)
+            process.freeze()
+            process.on_death = lambda: None
+            self._warm.setdefault(mapping.step, []).append((process, built))
+            self.on_return()
+
+        self.machine.spawn(process, f"{process.name} handler", handle)
+        self.machine.at(context.end, lambda: None if invocation.over else process.kill())
+
+    def _settle(self, invocation: Invocation, failed: set[str]) -> None:
+        for message, receipt in zip(invocation.messages, invocation.receipts, strict=True):
+            if message.id not in failed:
+                self.sqs.settle(invocation.mapping.queue, message, receipt)
+
+    def _end(self, invocation: Invocation) -> None:
+        if not invocation.over:
+            invocation.over = True
+            invocation.mapping.running -= 1
+            self.look(invocation.mapping.queue)
+
+    def _process(self, step: Step) -> tuple[Process, Worker | None]:
+        warm = self._warm.setdefault(step, [])
+        if warm and self.machine.rng.random() < WARM:
+            return warm.pop(self.machine.rng.randrange(len(warm)))
+        process = Process(self.machine, f"{step}-{len(self._processes) + 1}")
+        process.skew = self.machine.rng.uniform(-self.skew, self.skew)
+        self._processes.append(process)
+        return process, None
+
+
+def _event(invocation: Invocation) -> dict[str, Any]:
+    return {"Records": [_record(invocation.mapping.queue, message) for message in invocation.messages]}
+
+
+def _record(queue: Queue, message: Message) -> dict[str, Any]:
+    return {
+        "messageId": message.id,
+        "receiptHandle": message.receipt,
+        "body": message.body,
+        "attributes": {
+            "ApproximateReceiveCount": str(message.received),
+            "SentTimestamp": str(round(message.sent * 1000)),
+            "SenderId": "AIDAOFTHESIMULATION",
+            "ApproximateFirstReceiveTimestamp": str(round(message.sent * 1000)),
+        },
+        "messageAttributes": {},
+        "md5OfBody": hashlib.md5(message.body.encode(), usedforsecurity=False).hexdigest(),
+        "eventSource": "aws:sqs",
+        "eventSourceARN": f"arn:aws:sqs:eu-central-1:123456789012:{queue.name}",
+        "awsRegion": "eu-central-1",
+    }

@@ -1,0 +1,452 @@
+"""GitHub as its documentation describes it, in memory: workflow runs, their artifacts, their logs, and the store.
+
+:class:`GitHubServer` is the state that all processes share. :meth:`GitHubServer.add_build` makes a run with a real zip
+of real archives. :class:`SimGitHub` is the client of one process.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from typing import Final, Literal, TypeVar, cast
+
+from syncline.clients.addresses import Endpoint
+from syncline.clients.entries import FEW, Entries, OnOdd, refuse
+from syncline.clients.github import PAGE, Artifact, GitHub, RemoteFile, WorkflowRun
+from syncline.clients.http import Response
+from syncline.errors import SynclineError
+from tests.simulation.machine import Machine
+from tests.simulation.network import Network
+from tests.standins import saved
+
+API: Final = "api.github.example"
+STORE: Final = "store.github.example"
+MOST_FILTERED: Final = 1000
+"""Runs that a filtered list has at most."""
+Format = Literal["legacy", "oci"]
+"""``docker save`` of Docker 1.10 to 24, or of 25 and later."""
+T = TypeVar("T")
+
+_URL_LIFE: Final = 50.0  # seconds for which the client takes an address for good
+_RENEWALS: Final = 2
+_FLAGS: Final = {
+    "Build native CPU": "presto-native-worker-cpu",
+    "Build native GPU": "presto-native-worker-gpu",
+    "Build Java worker": "presto-java-worker",
+}
+_TAG: Final = re.compile(r"presto-(.+?)-velox-(.+)-linux-\w+")
+_BOLD, _SCRIPT, _PLAIN = "\x1b[1m", "\x1b[36;1m", "\x1b[0m"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedUrl:
+    """An address of the store. Whoever has it may read until its time is over."""
+
+    key: tuple[str, int, int]
+    until: float
+
+
+@dataclass(slots=True)
+class _Build:
+    repository: str
+    workflow: str
+    tag: str
+    images: Mapping[str, Sequence[bytes]]
+    form: Format
+    metadata: Mapping[str, str | None]
+    took: float
+    run: WorkflowRun
+    artifacts: list[Artifact] = field(default_factory=list)
+
+
+class GitHubServer:
+    """All of GitHub. Every refusal is raised with the code that the client documents for it.
+
+    Switches: the list of runs ends after ``listing_cut`` of them without saying so, is empty (``empty_listing``) or goes
+    on with made-up runs for ever (``endless``). Artifacts have no digest (``digest_null``). Downloads of artifacts have
+    one wrong byte (``wrong_bytes``). Addresses are good for ``url_lives`` seconds.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.listing_cut: int | None = None
+        self.empty_listing = False
+        self.endless = False
+        self.digest_null = False
+        self.wrong_bytes = False
+        self.url_lives = 60.0
+        self._machine = machine
+        self._builds: dict[int, _Build] = {}
+        self._counts: dict[tuple[str, str], int] = {}  # runs that each workflow ever had
+        self._contents: dict[tuple[str, int, int], bytes] = {}
+        self._last_id = 1_000
+
+    # -- the world ---------------------------------------------------------------------------------------------------
+
+    def add_build(
+        self,
+        repository: str,
+        workflow: str,
+        *,
+        tag: str,
+        images: Mapping[str, Sequence[bytes]],
+        metadata: Mapping[str, str | None] | None = None,
+        conclusion: str | None = "success",
+        form: Format = "oci",
+        branch: str = "main",
+        event: str = "workflow_dispatch",
+        took: float = 60.0,
+        beside: Mapping[str, bytes] | None = None,
+    ) -> int:
+        """Add a run that ended just now and return its id. Its artifact holds an archive for each of ``images``.
+
+        An image is given by what its layers hold, bottom first; see :func:`image_of`. ``metadata`` replaces lines of the
+        block that :func:`block` makes, or removes them (None). A conclusion of None is a run that still goes on.
+        ``beside`` are other artifacts, listed before the one of the images.
+        """
+        count = self._counts[repository, workflow] = self._counts.get((repository, workflow), 0) + 1
+        ended, number = float(int(self._machine.now)), self._next_id()
+        run = WorkflowRun(
+            id=number,
+            attempt=0,
+            number=count,
+            branch=branch,
+            sha=hashlib.sha1(f"{branch} {tag}".encode()).hexdigest(),
+            event=event,
+            status="completed",
+            conclusion="",
+            path=f".github/workflows/{workflow}",
+            created=ended - took,
+            started=ended - took,
+            updated=ended,
+            url=f"https://github.example/runs/{number}",
+        )
+        build = _Build(repository, workflow, tag, images, form, dict(metadata or {}), took, run)
+        self._builds[number] = build
+        for name, content in sorted((beside or {}).items()):
+            self._add_artifact(build, name, content)
+        self._attempt(build, conclusion, ended - took, ended)
+        return number
+
+    def rerun(
+        self, run: int, *, images: Mapping[str, Sequence[bytes]] | None = None, conclusion: str | None = "success"
+    ) -> None:
+        """Add an attempt to a run, with other images if given. Artifacts of earlier attempts stay in its list."""
+        build = self._builds[run]
+        build.images = build.images if images is None else images
+        ended = float(int(self._machine.now))
+        self._attempt(build, conclusion, max(ended - build.took, min(build.run.updated, ended)), ended)
+
+    def finish(self, run: int, conclusion: str = "success") -> None:
+        """End a run that still goes on."""
+        build = self._builds[run]
+        build.run = replace(build.run, attempt=build.run.attempt - 1)
+        self._attempt(build, conclusion, build.run.started, float(int(self._machine.now)))
+
+    def expire(self, artifact: int) -> None:
+        """End the retention of an artifact. Addresses that were given out stay good for their time."""
+        for build in self._builds.values():
+            build.artifacts = [replace(a, expired=a.expired or a.id == artifact) for a in build.artifacts]
+
+    def remove_build(self, run: int) -> None:
+        """Remove a run with its artifacts and its logs."""
+        build = self._builds.pop(run)
+        gone = {("artifact", each.id, 0) for each in build.artifacts}
+        gone |= {("logs", run, attempt) for attempt in range(1, build.run.attempt + 1)}
+        self._contents = {key: content for key, content in self._contents.items() if key not in gone}
+
+    def _next_id(self) -> int:
+        self._last_id += 7
+        return self._last_id
+
+    def _attempt(self, build: _Build, conclusion: str | None, began: float, ended: float) -> None:
+        run = build.run = replace(
+            build.run,
+            attempt=build.run.attempt + 1,
+            started=began,
+            updated=ended,
+            status="in_progress" if conclusion is None else "completed",
+            conclusion=conclusion or "",
+        )
+        if conclusion is None:
+            return
+        if build.images:
+            given = tuple((name, tuple(layers)) for name, layers in build.images.items())
+            self._add_artifact(build, f"images-{build.tag}", artifact_of(given, build.tag, build.form))
+        lines = {**block(build.tag, build.images, (began + ended) / 2), **build.metadata}
+        kept = {key: value for key, value in lines.items() if value is not None}
+        self._contents["logs", run.id, run.attempt] = logs_of(kept, (began + ended) / 2)
+
+    def _add_artifact(self, build: _Build, name: str, content: bytes) -> None:
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        artifact = Artifact(
+            self._next_id(), name, len(content), expired=False, digest=digest, created=_iso(self._machine.now)
+        )
+        self._contents["artifact", artifact.id, 0] = content
+        build.artifacts.append(artifact)
+
+    # -- the API -----------------------------------------------------------------------------------------------------
+
+    def runs(
+        self, repository: str, workflow: str, filters: Mapping[str, str], page: int
+    ) -> tuple[tuple[WorkflowRun, ...], int | None]:
+        """Return a page of a workflow's runs, the youngest first, and the number of the next page."""
+        if (repository, workflow) not in self._counts:
+            raise SynclineError("NOT_FOUND", f"GET runs of {repository}/{workflow} answered 404: Not Found")
+        if self.empty_listing:
+            return (), None
+        found = [b.run for b in self._builds.values() if (b.repository, b.workflow) == (repository, workflow)]
+        found = sorted((run for run in found if _fits(run, filters)), key=lambda r: (r.created, r.id), reverse=True)
+        if filters:
+            del found[MOST_FILTERED:]
+        if self.listing_cut is not None:
+            del found[self.listing_cut :]
+        listed, following = _page(found, page)
+        if self.endless:
+            before = (page - 1) * PAGE + len(listed) - len(found)
+            listed += tuple(_made_up(workflow, before + number) for number in range(PAGE - len(listed)))
+            following = page + 1
+        return listed, following
+
+    def run(self, repository: str, run: int) -> WorkflowRun:
+        return self._build(repository, run).run
+
+    def artifacts(self, repository: str, run: int, page: int = 1) -> tuple[tuple[Artifact, ...], int | None]:
+        """Return a page of what all attempts of a run left, and the number of the next page."""
+        found = self._build(repository, run).artifacts
+        return _page([replace(each, digest=None) if self.digest_null else each for each in found], page)
+
+    def artifact_url(self, repository: str, artifact: int) -> SignedUrl:
+        for build in self._builds.values():
+            for each in build.artifacts:
+                if (build.repository, each.id) == (repository, artifact):
+                    if each.expired:
+                        raise SynclineError("ARTIFACT_EXPIRED", f"artifact {each.name} ({each.id}) has expired")
+                    return SignedUrl(("artifact", artifact, 0), self._machine.now + self.url_lives)
+        raise SynclineError("NOT_FOUND", f"GET artifact {artifact} answered 404: Not Found")
+
+    def logs_url(self, repository: str, run: int, attempt: int) -> SignedUrl:
+        """Return an address of an attempt's logs. Logs that are not there are as good as expired."""
+        key = ("logs", run, attempt)
+        if run not in self._builds or self._builds[run].repository != repository or key not in self._contents:
+            raise SynclineError("ARTIFACT_EXPIRED", f"logs of run {run} has expired")
+        return SignedUrl(key, self._machine.now + self.url_lives)
+
+    def read(self, url: SignedUrl, start: int, end: int) -> tuple[bytes, int]:
+        """Return bytes that the store has at an address, and their number in all. FORBIDDEN if the address is too old."""
+        if self._machine.now > url.until:
+            raise SynclineError("FORBIDDEN", f"GET {STORE} answered 403: AuthenticationFailed")
+        if url.key not in self._contents:
+            raise SynclineError("NOT_FOUND", f"GET {STORE} answered 404: BlobNotFound")
+        content = self._contents[url.key]
+        if start >= len(content):
+            raise SynclineError("REFUSED", f"GET {STORE} answered 416: InvalidRange")
+        if self.wrong_bytes and url.key[0] == "artifact":
+            at = len(content) // 2
+            content = content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
+        return content[start:end], len(content)
+
+    def _build(self, repository: str, run: int) -> _Build:
+        build = self._builds.get(run)
+        if build is None or build.repository != repository:
+            raise SynclineError("NOT_FOUND", f"GET run {run} of {repository} answered 404: Not Found")
+        return build
+
+
+class SimGitHub(GitHub):
+    """GitHub as one process has it."""
+
+    def __init__(self, server: GitHubServer, network: Network) -> None:
+        self.endpoint = Endpoint("https", API)
+        self.http = network.http
+        self.server = server
+        self.network = network
+        self._prefix = ""
+
+    def send(self, method: str, target: str) -> Response:
+        raise AssertionError(f"the model has no {method} {target}")
+
+    def runs(self, repository: str, workflow: str, odd: OnOdd = refuse, **filters: str | None) -> Iterator[WorkflowRun]:
+        given = {key: value for key, value in filters.items() if value}
+        file = workflow.rpartition("/")[2]
+        entries = Entries(f"the runs of {file} at {API}", odd, _id_of, limits=FEW)
+        return self._pages(entries, "GET runs", partial(self.server.runs, repository, file, given))
+
+    def run(self, repository: str, run_id: int) -> WorkflowRun:
+        return self.network.call(API, "GET run", partial(self.server.run, repository, run_id))
+
+    def artifacts(self, repository: str, run_id: int, odd: OnOdd = refuse) -> list[Artifact]:
+        entries = Entries(f"the artifacts of run {run_id} at {API}", odd, _id_of, limits=FEW)
+        return list(self._pages(entries, "GET artifacts", partial(self.server.artifacts, repository, run_id)))
+
+    def content(self, repository: str, artifact: Artifact) -> RemoteFile:
+        name = f"artifact {artifact.name} ({artifact.id})"
+        return SimRemoteFile(self, partial(self.server.artifact_url, repository, artifact.id), name)
+
+    def logs(self, repository: str, run: WorkflowRun) -> RemoteFile:
+        url = partial(self.server.logs_url, repository, run.id, run.attempt)
+        return SimRemoteFile(self, url, f"logs of run {run.id}")
+
+    def _pages(
+        self, entries: Entries, name: str, ask: Callable[[int], tuple[tuple[T, ...], int | None]]
+    ) -> Iterator[T]:
+        page = 1
+        while True:
+            found, following = self.network.call(API, name, partial(ask, page))
+            yield from entries.read(found, lambda entry: cast("T", entry))
+            if following is None:
+                return
+            entries.at(str(following))
+            page = following
+
+
+class SimRemoteFile(RemoteFile):
+    """A download. Each range that is opened is one call; its bytes are those of that moment."""
+
+    def __init__(self, github: SimGitHub, ask: Callable[[], SignedUrl], name: str) -> None:
+        super().__init__(github, "", name)
+        self._sim = github
+        self._ask = ask
+        self._signed: SignedUrl | None = None
+
+    def _stream(self, start: int, end: int) -> Response:
+        network, server = self._sim.network, self._sim.server
+        for _ in range(_RENEWALS + 1):
+            self._renew_if_old()
+            assert self._signed is not None
+            try:
+                data, size = network.call(STORE, "GET download", partial(server.read, self._signed, start, end))
+            except SynclineError as error:
+                if error.code.name in ("FORBIDDEN", "NOT_FOUND", "REFUSED"):
+                    self._until = 0.0
+                if error.code.name in ("FORBIDDEN", "NOT_FOUND"):
+                    continue
+                raise
+            if self._size not in (None, size):
+                raise SynclineError("BAD_ANSWER", f"{STORE} gives other bytes of {self.name} than those asked for")
+            self._size = size
+            return cast("Response", io.BytesIO(data))  # what is used of a stream: read, close
+        raise SynclineError("SERVER_ERROR", f"the store rejects each address that GitHub gives for {self.name}")
+
+    def _renew_if_old(self) -> None:
+        now = self._sim.network.calls.machine.now
+        if now >= self._until:
+            self._signed = self._sim.network.call(API, "GET download address", self._ask)
+            self._until = now + _URL_LIFE
+
+
+# -- what builds leave -----------------------------------------------------------------------------------------------
+
+
+def image_of(name: str, tag: str, layers: Iterable[bytes]) -> saved.Image:
+    """Return the image that a build saves: each layer is a tar of one file. ``id`` is the hex of its config's digest."""
+    tars = [_layer(content) for content in layers]
+    return saved.Image(tars, f"{name}:{tag}", "arm64" if tag.endswith("arm64") else "amd64")
+
+
+@lru_cache(maxsize=4096)
+def _layer(content: bytes) -> bytes:
+    return saved.layer({f"file-{saved.sha(content)[:8]}": content})
+
+
+@lru_cache(maxsize=4096)
+def artifact_of(images: tuple[tuple[str, tuple[bytes, ...]], ...], tag: str, form: Format) -> bytes:
+    """Return the zip of a build: ``<image>-<tag>.tar.gz`` for each image, as ``docker save | gzip`` writes it."""
+    save = saved.since_25 if form == "oci" else saved.until_24
+    packed = {f"{name}-{tag}.tar.gz": gzip.compress(save(image_of(name, tag, of)), 1, mtime=0) for name, of in images}
+    return zip_of(packed)
+
+
+def zip_of(files: Mapping[str, bytes]) -> bytes:
+    """Return a zip as a stream has it: sizes follow the content (data descriptors)."""
+    pipe = _Pipe()
+    with zipfile.ZipFile(pipe, "w") as archive:
+        for name, content in files.items():
+            about = zipfile.ZipInfo(name, (2026, 1, 6, 16, 49, 50))
+            archive.writestr(about, content, zipfile.ZIP_DEFLATED, 1)
+    return pipe.getvalue()
+
+
+class _Pipe(io.BytesIO):
+    def seek(self, *_: int) -> int:
+        raise io.UnsupportedOperation
+
+
+def block(tag: str, images: Iterable[str], generated: float) -> dict[str, str]:
+    """Return the metadata block of a build of these images."""
+    found, names = _TAG.fullmatch(tag), set(images)
+    presto, velox = found.groups() if found else ("92865fb", "65797d5")
+    return {
+        "Presto repository": "prestodb/presto",
+        "Presto ref": presto,
+        "Velox repository": "facebookincubator/velox",
+        "Velox ref": velox,
+        "Target platform": "linux/arm64" if tag.endswith("arm64") else "linux/amd64",
+        "Worker bundle mode": "all_native",
+        **{key: str(name in names).lower() for key, name in _FLAGS.items()},
+        "Image tag": tag,
+        "Registry push": "false",
+        "Generated at": _iso(generated),
+    }
+
+
+def logs_of(values: Mapping[str, str], at: float) -> bytes:
+    """Return the zip of a run's logs: the script that prints the block is echoed before it runs, with the same words."""
+    script = [f'{_SCRIPT}echo "{key}: ${{{key.upper().replace(" ", "_")}}}"{_PLAIN}' for key in values]
+    env = [f"  {key.upper().replace(' ', '_')}: {value}" for key, value in values.items()]
+    group = ["##[group]Run echo the metadata", *script, f"shell: {_SCRIPT}/usr/bin/bash -e {{0}}{_PLAIN}"]
+    printed = ["Image build metadata", *(f"{key}: {_BOLD}{value}{_PLAIN}" for key, value in values.items()), "Done"]
+    text = _log([*group, "env:", *env, "##[endgroup]", *printed], at)
+    other = _log(["##[group]Run actions/checkout@v4", "##[endgroup]"], at)
+    return zip_of({"0_build.txt": text, "build/3_Print metadata.txt": text, "1_other.txt": other})
+
+
+def _log(lines: Iterable[str], at: float) -> bytes:
+    stamp = _iso(at).replace("Z", ".1234567Z")
+    return ("\ufeff" + "".join(f"{stamp} {line}\n" for line in lines)).encode()
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _made_up(workflow: str, number: int) -> WorkflowRun:
+    """Return a run of the far past, of which nothing else is known."""
+    began, id_ = 1.5e9 - 60 * number, 10**12 - number
+    path, url = f".github/workflows/{workflow}", f"https://github.example/runs/{id_}"
+    return WorkflowRun(id_, 1, 0, "main", "0" * 40, "push", "completed", "success", path, began, began, began + 30, url)
+
+
+def _page(entries: Sequence[T], page: int) -> tuple[tuple[T, ...], int | None]:
+    following = page + 1 if page * PAGE < len(entries) else None
+    return tuple(entries[(page - 1) * PAGE : page * PAGE]), following
+
+
+def _id_of(entry: WorkflowRun | Artifact) -> str:
+    return str(entry.id)
+
+
+def _fits(run: WorkflowRun, filters: Mapping[str, str]) -> bool:
+    """Return True if a run passes GitHub's filters: status, branch, event, head_sha, and created from a time on."""
+    known = {"branch": run.branch, "event": run.event, "head_sha": run.sha}
+    for name, value in filters.items():
+        if name == "status":
+            fits = value in (run.status, run.conclusion)
+        elif name == "created":
+            fits = run.created >= _since(value)
+        else:
+            fits = value == known[name]
+        if not fits:
+            return False
+    return True
+
+
+def _since(value: str) -> float:
+    assert value.startswith(">="), value
+    return datetime.fromisoformat(value[2:]).timestamp()

@@ -1,0 +1,148 @@
+"""GitLab's API of one project's container registry, in front of a registry, as its documentation describes it.
+
+:class:`GitLabServer` has no tags of its own: it shows those of the registry behind it. :class:`SimGitLab` is the client
+of one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
+
+from syncline.clients.addresses import Endpoint
+from syncline.clients.entries import FEW, TAGS, Entries, OnOdd, refuse
+from syncline.clients.gitlab import PAGE, GitLab, RegistryRepository, TagDetails
+from syncline.clients.reference import parse_repository, parse_tag
+from syncline.errors import SynclineError
+from tests.simulation.network import Network
+
+API: Final = "gitlab.example"
+SIZE: Final = 350_224_384
+CREATED: Final = "2026-01-06T16:49:51.272+00:00"
+T = TypeVar("T")
+
+_MADE_UP: Final = "zz-made-up-"
+
+
+class TagsBehind(Protocol):
+    """A registry, as far as GitLab needs it."""
+
+    def tags(self) -> dict[tuple[str, str], str]:
+        """Return the digest of each tag by repository and tag."""
+        ...
+
+
+class GitLabServer:
+    """One GitLab with one project. A repository keeps its number, even while it has no tags.
+
+    Switches: lists end after ``listing_cut`` entries without saying so, or are empty (``empty_listing``); lists of tags
+    go on with made-up tags for ever (``endless``). Tags have no digest (``digest_null``).
+    """
+
+    def __init__(self, registry: TagsBehind, project: str = "group/project") -> None:
+        self.project = project
+        self.listing_cut: int | None = None
+        self.empty_listing = False
+        self.endless = False
+        self.digest_null = False
+        self._registry = registry
+        self._ids: dict[str, int] = {}
+
+    def repositories(self, project: str, page: int) -> tuple[tuple[RegistryRepository, ...], int | None]:
+        """Return a page of the project's repositories by name, and the number of the next page."""
+        self._check(project)
+        found = []
+        for path in sorted(self._tags()):
+            number = self._ids.setdefault(path, len(self._ids) + 1)
+            found.append(RegistryRepository(number, path.removeprefix(self.project).lstrip("/"), path))
+        return self._page(found, page)
+
+    def tags(self, project: str, repository: int, page: int) -> tuple[tuple[str, ...], int | None]:
+        """Return a page of the names of a repository's tags, in order, and the number of the next page."""
+        self._check(project)
+        names = sorted(self._repository(repository))
+        listed, following = self._page(names, page)
+        if self.endless:
+            first = (page - 1) * PAGE
+            listed += tuple(f"{_MADE_UP}{first + number:09}" for number in range(len(listed), PAGE))
+            following = page + 1
+        return listed, following
+
+    def tag(self, project: str, repository: int, name: str) -> TagDetails:
+        self._check(project)
+        digests = self._repository(repository)
+        if name not in digests:
+            raise SynclineError("NOT_FOUND", f"GET tag {name} of repository {repository} answered 404: Tag Not Found")
+        return TagDetails(None if self.digest_null else digests[name], SIZE, CREATED)
+
+    def _check(self, project: str) -> None:
+        if project != self.project:
+            raise SynclineError("NOT_FOUND", f"GET project {project} answered 404: Project Not Found")
+
+    def _tags(self) -> dict[str, dict[str, str]]:
+        """Return the digests of the project's tags by repository."""
+        found: dict[str, dict[str, str]] = {}
+        for (path, tag), digest in self._registry.tags().items():
+            if path == self.project or path.startswith(f"{self.project}/"):
+                found.setdefault(path, {})[tag] = digest
+        return found
+
+    def _repository(self, number: int) -> dict[str, str]:
+        path = next((path for path, known in self._ids.items() if known == number), None)
+        found = None if path is None else self._tags().get(path)
+        if found is None:
+            raise SynclineError("NOT_FOUND", f"GET repository {number} answered 404: Container Repository Not Found")
+        return found
+
+    def _page(self, entries: Sequence[T], page: int) -> tuple[tuple[T, ...], int | None]:
+        if self.empty_listing:
+            return (), None
+        if self.listing_cut is not None:
+            entries = entries[: self.listing_cut]
+        following = page + 1 if page * PAGE < len(entries) else None
+        return tuple(entries[(page - 1) * PAGE : page * PAGE]), following
+
+
+class SimGitLab(GitLab):
+    """GitLab as one process has it."""
+
+    def __init__(self, server: GitLabServer, network: Network, project: str | None = None) -> None:
+        self._endpoint = Endpoint("https", API)
+        self._project = server.project if project is None else project
+        self._http = network.http
+        self.server = server
+        self.network = network
+
+    def repositories(self, odd: OnOdd = refuse) -> Iterator[RegistryRepository]:
+        entries = Entries(f"the repositories of {self._project} at {API}", odd, lambda each: each.path, limits=FEW)
+        ask = partial(self.server.repositories, self._project)
+        return self._pages(entries, "GET repositories", ask, _usable)
+
+    def tags(self, repository: int, odd: OnOdd = refuse) -> Iterator[str]:
+        entries = Entries(f"the tags of repository {repository} at {API}", odd, limits=TAGS)
+        return self._pages(entries, "GET tags", partial(self.server.tags, self._project, repository), parse_tag)
+
+    def tag(self, repository: int, name: str) -> TagDetails:
+        return self.network.call(API, "GET tag", partial(self.server.tag, self._project, repository, name))
+
+    def _pages(
+        self,
+        entries: Entries,
+        name: str,
+        ask: Callable[[int], tuple[tuple[T, ...], int | None]],
+        parse: Callable[[Any], T],
+    ) -> Iterator[T]:
+        page = 1
+        while True:
+            found, following = self.network.call(API, name, partial(ask, page))
+            yield from entries.read(found, parse)
+            if following is None:
+                return
+            entries.at(str(following))
+            page = following
+
+
+def _usable(entry: RegistryRepository) -> RegistryRepository:
+    parse_repository(entry.path)
+    return entry

@@ -1,0 +1,308 @@
+"""One simulation: a seed chooses a world, what goes wrong in it and what people do, and invariants judge the rest.
+
+A simulation has three parts. In the first everything happens at once: runs, events, cancels, retries, changes at
+source and target, faults of every kind. Then the faults end and all that was begun comes to its end. In the last part
+a full run, and another one, must find and leave everything as they report it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from syncline.cli import commands_retry
+from syncline.cli.applying import _put
+from syncline.cli.following import begin
+from syncline.config import load_sync
+from syncline.messages import Start
+from syncline.model import EVERYTHING, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
+from syncline.state import State
+from tests.simulation.machine import EndlessError, Machine, installed
+from tests.simulation.network import Faults
+from tests.simulation.stack import Operator, Stack
+from tests.simulation.worlds.images import ImagesWorld
+from tests.simulation.worlds.world import World
+
+CALM: Final = 5 * 3600.0
+"""Seconds after which everything that was begun must have come to its end."""
+WORLDS: Final[tuple[Callable[[Stack, str, Any], World], ...]] = (ImagesWorld,)
+
+
+@dataclass(slots=True)
+class Verdict:
+    """How a simulation ended: what was violated, and the trace."""
+
+    seed: int
+    violations: list[str]
+    trace: list[str]
+    faults: Faults
+    steps: int = 0
+    invocations: int = 0
+
+
+def simulate(seed: int) -> Verdict:
+    """Run the simulation of a seed."""
+    with installed(Machine(seed)) as machine, ExitStack() as stack:
+        stack.enter_context(_quiet())
+        return Simulation(machine, seed).run()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let the functions write their lines and metrics to nowhere."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
+class Simulation:
+    """The course of one simulation."""
+
+    def __init__(self, machine: Machine, seed: int) -> None:
+        self.machine = machine
+        self.seed = seed
+        self.rng = machine.rng
+        self.violations: list[str] = []
+        self.faults = self._weather()
+        swarm = self._swarm
+        self.stack = Stack(
+            machine,
+            self.faults,
+            skew=swarm(0.3, 0.0, 3.0),
+            late=swarm(0.4, 0.0, 600.0),
+            doubles=swarm(0.5, 0.0, 0.5),
+        )
+        self.worlds: list[World] = []
+        for number in range(self.rng.choice([1, 1, 2])):
+            make = self.rng.choice(WORLDS)
+            self.worlds.append(make(self.stack, f"sync-{number}", self.rng))
+        self.operators = [self.stack.operator(name) for name in ("ann", "bob")]
+
+    def _swarm(self, chance: float, low: float, high: float) -> float:
+        """Return 0, or with a chance a number between two: each seed has some faults and lacks others."""
+        return self.rng.uniform(low, high) if self.rng.random() < chance else 0.0
+
+    def _weather(self) -> Faults:
+        swarm = self._swarm
+        return Faults(
+            throttled=swarm(0.3, 0, 0.1),
+            lost=swarm(0.4, 0, 0.05),
+            unreachable=swarm(0.3, 0, 0.02),
+            conflicts=swarm(0.3, 0, 0.1),
+            killed=swarm(0.5, 0, 0.02),
+            slow=swarm(0.3, 0, 0.05),
+            broken=swarm(0.4, 0, 0.1),
+            limited=swarm(0.2, 0, 0.05),
+        )
+
+    @property
+    def state(self) -> State:
+        """The state as it is, read without a network."""
+        return State(cast("Any", self.stack.table), lambda: self.machine.now)
+
+    def run(self) -> Verdict:
+        with ExitStack() as stack:
+            for world in self.worlds:
+                stack.enter_context(world.wired())
+            self.stack.functions.begin()
+            try:
+                self._prologue()
+                self._storm()
+                self._calm()
+                self._judge()
+            except EndlessError as error:
+                self.violations.append(f"endless: {error}")
+        for world in self.worlds:
+            self.violations += world.violations
+        self.violations += [f"uncaught: {each!r}" for each in self.stack.functions.failures]
+        return Verdict(
+            self.seed,
+            self.violations,
+            self.machine.trace,
+            self.faults,
+            self.machine.steps,
+            self.stack.functions.invocations,
+        )
+
+    # -- before
+
+    def _prologue(self) -> None:
+        """Deploy the stack and apply the syncs, in calm."""
+        self.faults.off = True
+        for world in self.worlds:
+            self._apply(world, world.config())
+        self.machine.run(self.machine.now + 5)
+        self.faults.off = False
+
+    def _apply(self, world: World, config: dict[str, Any]) -> None:
+        sync = load_sync(json.dumps(config))
+        self.operators[0].does(f"apply {world.name}", lambda context: _put(context.target, sync, None))
+
+    # -- the storm
+
+    def _storm(self) -> None:
+        """Let things happen for some minutes."""
+        acts: list[Callable[[World], None]] = [
+            self._start,
+            self._start,
+            self._schedule,
+            self._hint,
+            self._hint,
+            self._source,
+            self._source,
+            self._source,
+            self._target,
+            self._spoil,
+            self._heal,
+        ]
+        acts += [
+            act
+            for act in (self._cancel, self._retry, self._reconfigure, self._start_some, self._plan)
+            if self.rng.random() < 0.5
+        ]
+        for _ in range(self.rng.randint(3, 14)):
+            act, world = self.rng.choice(acts), self.rng.choice(self.worlds)
+            self.machine.note(f"act {act.__name__.strip('_')} {world.name}")
+            act(world)
+            self.machine.run(self.machine.now + self.rng.choice([0.0, 0.05, 0.5, 2.0, 20.0, 200.0]))
+
+    def _operator(self) -> Operator:
+        return self.rng.choice(self.operators)
+
+    def _start(self, world: World) -> None:
+        self._operator().does("run", lambda context: begin(context.target, world.name, Trigger.HAND, EVERYTHING))
+
+    def _start_some(self, world: World) -> None:
+        scope = Scope.of([self.rng.choice(world.groups())])
+        self._operator().does("run some", lambda context: begin(context.target, world.name, Trigger.HAND, scope))
+
+    def _plan(self, world: World) -> None:
+        self._operator().does(
+            "plan", lambda context: begin(context.target, world.name, Trigger.HAND, EVERYTHING, plan=True)
+        )
+
+    def _cancel(self, world: World) -> None:
+        self._operator().does("cancel", lambda context: commands_retry.cancel(context, world.name))
+
+    def _retry(self, world: World) -> None:
+        self._operator().does("retry", lambda context: commands_retry.retry(context, world.name, wait=False))
+
+    def _reconfigure(self, world: World) -> None:
+        config = world.reconfigure()
+        if config is not None:
+            self._apply(world, config)
+
+    def _schedule(self, world: World) -> None:
+        """Send what the schedule sends."""
+        start = Start(world.name, Trigger.SCHEDULE)
+        self._send(start)
+
+    def _hint(self, world: World) -> None:
+        """Change something at the source, and send what its webhook leads to."""
+        groups = tuple(world.change_source())
+        self._send(Start(world.name, Trigger.WEBHOOK, Scope.of(groups)))
+
+    def _send(self, start: Start) -> None:
+        from syncline.messages import encode  # noqa: PLC0415
+
+        self.stack.sqs.put(self.stack.live[Step.DISCOVER], encode(start), 0.0)
+
+    def _source(self, world: World) -> None:
+        world.change_source()
+
+    def _target(self, world: World) -> None:
+        world.change_target()
+
+    def _spoil(self, world: World) -> None:
+        world.spoil()
+
+    def _heal(self, world: World) -> None:
+        world.heal()
+
+    # -- the calm
+
+    def _calm(self) -> None:
+        """End all faults, and let everything that was begun come to its end."""
+        self.machine.note("calm")
+        self.faults.off = True
+        self.stack.sqs.late = self.stack.sqs.doubles = 0.0
+        for world in self.worlds:
+            world.heal()
+        self.machine.run(self.machine.now + CALM)
+        waiting = [
+            f"{queue.name}: {m.body[:200]}" for queue, m in self.stack.sqs.messages() if "-dead" not in queue.name
+        ]
+        if waiting:
+            self.violations.append(f"messages are left: {waiting[:3]}")
+
+    # -- the judgement
+
+    def _judge(self) -> None:
+        for world in self.worlds:
+            first = self._full_run(world)
+            if first is None:
+                continue
+            second = self._full_run(world)
+            if second is not None and (second.counts.moved or second.counts.removed):
+                self.violations.append(f"{world.name}: a second run moved again: {second.counts}")
+            self._check_all_runs(world)
+
+    def _full_run(self, world: World) -> Run | None:
+        found: list[Run] = []
+
+        def command(context: Any) -> None:
+            found.append(begin(context.target, world.name, Trigger.HAND, EVERYTHING))
+
+        self.machine.run(self.machine.now + 1.5)
+        self.operators[0].does("full run", command)
+        self.machine.run(self.machine.now + CALM)
+        if not found:
+            self.violations.append(f"{world.name}: no run could be begun in calm")
+            return None
+        run = self.state.run(world.name, found[0].id)
+        if run.status is not RunStatus.DONE:
+            self.violations.append(f"{world.name}: a run in calm ended as {run.status}")
+            return None
+        results = list(self.state.results(run.id))
+        self.violations += [f"{world.name}: run {run.id}: {each}" for each in world.differences(run, results)]
+        return run
+
+    def _check_all_runs(self, world: World) -> None:
+        # A person who was cut off while they began a plan leaves it open; their next one ends it.
+        self.operators[0].does(
+            "plan", lambda context: begin(context.target, world.name, Trigger.HAND, EVERYTHING, plan=True)
+        )
+        self.machine.run(self.machine.now + CALM)
+        for run in self.state.runs(world.name, 100):
+            if not run.over:
+                self.violations.append(f"{world.name}: run {run.id} is {run.status}")
+                continue
+            results = list(self.state.results(run.id))
+            self.violations += [f"{world.name}: run {run.id}: {each}" for each in _miscounted(run, results, world)]
+
+
+def _miscounted(run: Run, results: list[Result], world: World) -> Iterator[str]:
+    """Yield what is wrong with the counts of a run that is over."""
+    counts = run.counts
+    seen: set[tuple[str, ...]] = set()
+    for each in results:
+        # What changed at the source while the run was at work may end twice, each time as what it was then.
+        key = (each.group, each.name, each.outcome, each.source or "", each.code or "")
+        if key in seen and not world.ends_twice(each):
+            yield f"{each.group}:{each.name} has the same result twice: {each}"
+        seen.add(key)
+    tally = {outcome: sum(each.outcome is outcome for each in results) for outcome in Outcome}
+    for outcome in (Outcome.MOVED, Outcome.REMOVED, Outcome.CONFLICT, Outcome.FAILED, Outcome.CANCELLED):
+        if getattr(counts, outcome.value) != tally[outcome]:
+            yield f"{getattr(counts, outcome.value)} counted as {outcome}, {tally[outcome]} have that result"
+    if run.status is RunStatus.DONE and not run.plan and counts.queued > counts.ended:
+        yield f"{counts.queued} items were queued, {counts.ended} came to an end: {counts}"

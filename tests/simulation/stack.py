@@ -1,0 +1,181 @@
+"""Syncline as it is deployed: table, queues, functions and the people who operate it, on one machine of the simulation.
+
+Everything above the seam is the product's own: steps, state, kinds, wiring and the command. Below it are models.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, cast
+
+from syncline.cli.context import Context
+from syncline.cli.show import Out
+from syncline.cli.target import Target
+from syncline.clients.http import Http
+from syncline.clients.pacing import Policy
+from syncline.errors import SynclineError
+from syncline.messages import Queues
+from syncline.model import Step
+from syncline.secrets import Secrets
+from syncline.state import State
+from syncline.steps.engine import Engine
+from syncline.steps.worker import Worker
+from syncline.stores.hearing import Hearing
+from syncline.table import Database
+from syncline.wiring import STEPS, gatherer
+from syncline.wiring.parts import Parts
+from syncline.wiring.syncs import Kinds, Syncs
+from tests.simulation.functions import Functions
+from tests.simulation.functions import Mapping as Source
+from tests.simulation.machine import Machine, Process
+from tests.simulation.network import Calls, Client, Faults, Network
+from tests.simulation.queues import ModelSqs, Queue
+from tests.simulation.table import ModelTable
+from tests.stack import EVENTS, QUEUES, dead_url, url
+
+CONCURRENCY: Final = {Step.DISCOVER: 2, Step.TRANSFER: 3, Step.COMMIT: 2, Step.VERIFY: 2}
+"""Functions of each step at a time: fewer than on AWS, enough to meet each other."""
+
+
+class SimHttp(Http):
+    """The HTTP of a process: its deadline, its cancellation and its count. Models make its calls."""
+
+    def __init__(self, calls: Calls) -> None:
+        machine = calls.machine
+        super().__init__(Policy(chance=lambda: 0.5, sleep=machine.sleep, clock=calls.machine.time))
+        self.network = Network(calls, self)
+
+    def _send(self, call: Any) -> Any:
+        raise AssertionError(f"a request that no model makes: {call.method} {call.address.url}")
+
+
+def _never() -> Any:
+    raise AssertionError("no secret is asked of AWS")
+
+
+@dataclass
+class Stack:
+    """A deployed stack. ``servers`` are the outside systems by their hosts."""
+
+    machine: Machine
+    faults: Faults
+    environ: Mapping[str, str] = field(default_factory=dict)
+    servers: dict[str, Any] = field(default_factory=dict)
+    skew: float = 0.0
+    late: float = 0.0
+    doubles: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.table = ModelTable()
+        dead = {step: Queue(dead_url(step)) for step in Step}
+        live = {step: Queue(url(step), QUEUES[step].visibility, QUEUES[step].receives, dead[step]) for step in Step}
+        discover = QUEUES[Step.DISCOVER]
+        events = Queue(EVENTS, discover.visibility, discover.receives, dead[Step.DISCOVER])
+        self.dead, self.live, self.events = dead, live, events
+        self.sqs = ModelSqs(self.machine, [*dead.values(), *live.values(), events], self.late, self.doubles)
+        mappings = [
+            Source(live[step], step, QUEUES[step].function_timeout, QUEUES[step].batch_size, CONCURRENCY[step])
+            for step in Step
+        ]
+        mappings.append(Source(events, Step.DISCOVER, discover.function_timeout, 10, 2))
+        self.functions = Functions(self.machine, self.sqs, mappings, self.worker, self.skew)
+
+    # -- what a process has
+
+    def calls(self, process: Process) -> Calls:
+        return Calls(self.machine, process, self.faults)
+
+    def queues(self, calls: Calls) -> Queues:
+        sqs = cast("Any", Client(calls, self.sqs))
+        return Queues(sqs, {step: url(step) for step in Step}, {step: dead_url(step) for step in Step}, EVENTS)
+
+    def worker(self, process: Process, step: Step) -> Worker:
+        """Return the worker of a step, as :mod:`syncline.wiring` makes it in a fresh process."""
+        calls = self.calls(process)
+        table = cast("Any", Client(calls, self.table))
+        clock = self.machine.time
+        state, database, http = State(table, clock), Database(table), SimHttp(calls)
+        parts = Parts(Secrets(_never, _never, self.environ, clock), http, state, database, clock)
+        syncs = Syncs(state, Kinds(parts))
+        bind = syncs.bind(http, lambda run, what: engine.waits(run.sync, run.id, SynclineError("TOO_SLOW", what), 0))
+        rng = random.Random(self.machine.rng.random())
+        engine = Engine(state, self.queues(calls), syncs.kind_of, clock, rng, self.machine.sleep, bind=bind)
+        return Worker(step, STEPS[step], engine, gatherer(syncs, Hearing(database, clock), engine))
+
+    def operator(self, name: str) -> Operator:
+        """Return a person with a terminal; each of their commands is a process of its own."""
+        return Operator(self, name)
+
+
+@dataclass
+class _Target:
+    """What the command knows of a stack; see :class:`syncline.cli.target.Target`."""
+
+    stack: Stack
+    process: Process
+    where: str = "the stack of the simulation"
+    local: bool = False
+    home: None = None
+
+    @cached_property
+    def _calls(self) -> Calls:
+        return self.stack.calls(self.process)
+
+    @cached_property
+    def table(self) -> Any:
+        return Client(self._calls, self.stack.table)
+
+    @cached_property
+    def state(self) -> State:
+        return State(self.table, self.stack.machine.time)
+
+    @cached_property
+    def hearing(self) -> Hearing:
+        return Hearing(Database(self.table), self.stack.machine.time)
+
+    @cached_property
+    def queues(self) -> Queues:
+        return self.stack.queues(self._calls)
+
+
+@dataclass
+class Operator:
+    """Runs commands, one process each. ``errors`` are those of the last command."""
+
+    stack: Stack
+    name: str
+    commands: int = 0
+
+    def does(self, name: str, command: Callable[[Context], object], *, reliable: bool = False) -> Process:
+        """Start a command in a process of its own. What it raises is what a person would see."""
+        self.commands += 1
+        machine = self.stack.machine
+        process = Process(machine, f"{self.name}-{self.commands} {name}")
+        context = Context(None, None, Out(as_json=True))
+        target = _Target(self.stack, process)
+        context.__dict__["target"] = cast("Target", target)
+
+        def run() -> None:
+            try:
+                command(context)
+            except SynclineError as error:
+                machine.note(f"{process.name}: {error.code.name}")
+                if reliable:
+                    raise
+            else:
+                machine.note(f"{process.name}: done")
+
+        machine.note(f"{process.name}: begun")
+        machine.spawn(process, process.name, run)
+        return process
+
+
+@contextmanager
+def plain_state(stack: Stack) -> Iterator[State]:
+    """Give the state of a stack as it is, without a network in between."""
+    with ExitStack():
+        yield State(cast("Any", stack.table), stack.machine.time)

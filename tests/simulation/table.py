@@ -1,0 +1,515 @@
+"""DynamoDB as its documentation defines it, for one table with the keys ``pk`` and ``sk``, in memory.
+
+:class:`ModelTable` has those methods of boto3's ``Table`` and of its client that Syncline calls. Every call is atomic,
+as it is at DynamoDB: an item or a transaction is written whole or not at all. Values are checked and copied on the way
+in and out. Expressions are parsed once each.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+from boto3.dynamodb.types import Binary
+from botocore.exceptions import ClientError
+
+Item = dict[str, Any]
+Names = Mapping[str, str]
+Test = Callable[[Mapping[str, Any], Names, Mapping[str, Any]], bool]
+Read = Callable[[Mapping[str, Any], Names, Mapping[str, Any]], Any]
+
+LARGEST_ITEM: Final = 400 * 1024
+PAGE: Final = 1024 * 1024
+_TOKEN: Final = re.compile(r"\s*([#:]?[A-Za-z_][A-Za-z0-9_]*|<>|<=|>=|[=<>(),+-])")
+_ABSENT: Final = object()
+
+
+class TransactionCanceledException(ClientError):  # noqa: N818 - as boto3 names it
+    """A transaction was refused; its response has a reason for each action."""
+
+
+class ValidationError(AssertionError):
+    """The request is not valid. DynamoDB would answer ValidationException, which is a defect of the caller."""
+
+
+def client_error(code: str, operation: str, message: str = "") -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": message or code}}, operation)
+
+
+# -- expressions -------------------------------------------------------------------------------------------------------
+
+
+class _Parser:
+    """Reads a condition or an update expression into functions of (item, names, values)."""
+
+    def __init__(self, text: str) -> None:
+        self._tokens: list[str] = []
+        at = 0
+        text = text.strip()
+        while at < len(text):
+            match = _TOKEN.match(text, at)
+            if match is None:
+                raise ValidationError(f"cannot read {text[at:]!r} in {text!r}")
+            self._tokens.append(match[1])
+            at = match.end()
+        self._at = 0
+        self.used: set[str] = {token for token in self._tokens if token[0] in "#:"}
+
+    def condition(self) -> Test:
+        test = self._either()
+        self._end()
+        return test
+
+    def _either(self) -> Test:
+        tests = [self._both()]
+        while self._take("OR"):
+            tests.append(self._both())
+        return tests[0] if len(tests) == 1 else lambda i, n, v: any(test(i, n, v) for test in tests)
+
+    def _both(self) -> Test:
+        tests = [self._not()]
+        while self._take("AND"):
+            tests.append(self._not())
+        return tests[0] if len(tests) == 1 else lambda i, n, v: all(test(i, n, v) for test in tests)
+
+    def _not(self) -> Test:
+        if self._take("NOT"):
+            test = self._not()
+            return lambda i, n, v: not test(i, n, v)
+        if self._take("("):
+            test = self._either()
+            self._need(")")
+            return test
+        return self._comparison()
+
+    def _comparison(self) -> Test:
+        word = self._peek()
+        if word in ("attribute_exists", "attribute_not_exists", "begins_with"):
+            self._at += 1
+            self._need("(")
+            path = self._path()
+            if word == "begins_with":
+                self._need(",")
+                start = self._operand()
+                self._need(")")
+                return lambda i, n, v: isinstance(t := path(i, n, v), str) and t.startswith(start(i, n, v))
+            self._need(")")
+            return lambda i, n, v: (path(i, n, v) is not _ABSENT) == (word == "attribute_exists")
+        left = self._operand()
+        if self._take("IN"):
+            self._need("(")
+            choices = [self._operand()]
+            while self._take(","):
+                choices.append(self._operand())
+            self._need(")")
+            return lambda i, n, v: any(_equal(left(i, n, v), choice(i, n, v)) for choice in choices)
+        sign = self._next()
+        right = self._operand()
+        return lambda i, n, v: _compare(sign, left(i, n, v), right(i, n, v))
+
+    def update(self) -> list[tuple[str, Read, Read]]:
+        """Return (clause, name of the attribute, value) for each action."""
+        actions: list[tuple[str, Read, Read]] = []
+        while self._at < len(self._tokens):
+            clause = self._next()
+            if clause not in ("SET", "REMOVE", "ADD"):
+                raise ValidationError(f"no clause of an update: {clause!r}")
+            while True:
+                name = self._name()
+                value: Read = lambda _i, _n, _v: None  # noqa: E731
+                if clause == "SET":
+                    self._need("=")
+                    value = self._sum()
+                elif clause == "ADD":
+                    value = self._operand()
+                actions.append((clause, name, value))
+                if not self._take(","):
+                    break
+        return actions
+
+    def _sum(self) -> Read:
+        left = self._operand()
+        if self._take("+"):
+            right = self._operand()
+            return lambda i, n, v: _number(left(i, n, v)) + _number(right(i, n, v))
+        if self._take("-"):
+            right = self._operand()
+            return lambda i, n, v: _number(left(i, n, v)) - _number(right(i, n, v))
+        return left
+
+    def _operand(self) -> Read:
+        token = self._peek()
+        if token.startswith(":"):
+            self._at += 1
+            return lambda _i, _n, v: v[token]
+        if token == "if_not_exists":
+            self._at += 1
+            self._need("(")
+            path = self._path()
+            self._need(",")
+            other = self._operand()
+            self._need(")")
+            return lambda i, n, v: other(i, n, v) if (found := path(i, n, v)) is _ABSENT else found
+        return self._path()
+
+    def _path(self) -> Read:
+        name = self._name()
+        return lambda i, n, v: i.get(name(i, n, v), _ABSENT)
+
+    def _name(self) -> Read:
+        token = self._next()
+        if token.startswith("#"):
+            return lambda _i, n, _v: n[token]
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", token):
+            raise ValidationError(f"no name of an attribute: {token!r}")
+        return lambda _i, _n, _v: token
+
+    def _peek(self) -> str:
+        if self._at >= len(self._tokens):
+            raise ValidationError("the expression ends too early")
+        return self._tokens[self._at]
+
+    def _next(self) -> str:
+        token = self._peek()
+        self._at += 1
+        return token
+
+    def _take(self, token: str) -> bool:
+        if self._at < len(self._tokens) and self._tokens[self._at] == token:
+            self._at += 1
+            return True
+        return False
+
+    def _need(self, token: str) -> None:
+        if not self._take(token):
+            raise ValidationError(f"{token!r} expected, not {self._tokens[self._at :]}")
+
+    def _end(self) -> None:
+        if self._at != len(self._tokens):
+            raise ValidationError(f"cannot read {self._tokens[self._at :]}")
+
+
+def _number(value: Any) -> Decimal:
+    if not isinstance(value, Decimal):
+        raise client_error("ValidationException", "UpdateItem", "an operand is not a number")
+    return value
+
+
+def _equal(left: Any, right: Any) -> bool:
+    return left is not _ABSENT and right is not _ABSENT and type(left) is type(right) and bool(left == right)
+
+
+def _compare(sign: str, left: Any, right: Any) -> bool:
+    if sign == "=":
+        return _equal(left, right)
+    if sign == "<>":
+        return not _equal(left, right)
+    if left is _ABSENT or right is _ABSENT or type(left) is not type(right):
+        return False
+    if sign not in ("<", "<=", ">", ">="):
+        raise ValidationError(f"no comparison: {sign!r}")
+    return bool({"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[sign])
+
+
+_conditions: dict[str, tuple[Test, frozenset[str]]] = {}
+_updates: dict[str, tuple[list[tuple[str, Read, Read]], frozenset[str]]] = {}
+
+
+def _condition(text: str) -> tuple[Test, frozenset[str]]:
+    if text not in _conditions:
+        parser = _Parser(text)
+        _conditions[text] = parser.condition(), frozenset(parser.used)
+    return _conditions[text]
+
+
+def _update(text: str) -> tuple[list[tuple[str, Read, Read]], frozenset[str]]:
+    if text not in _updates:
+        parser = _Parser(text)
+        _updates[text] = parser.update(), frozenset(parser.used)
+    return _updates[text]
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
+
+
+def stored(value: Any) -> Any:
+    """Return a value as DynamoDB keeps it. Raises TypeError for what boto3 refuses, such as a float."""
+    if isinstance(value, str | bool | Decimal | Binary) or value is None:
+        return value
+    if isinstance(value, int):
+        return Decimal(value)
+    if isinstance(value, bytes | bytearray):
+        return Binary(bytes(value))
+    if isinstance(value, Mapping):
+        return {_text(name): stored(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [stored(each) for each in value]
+    if isinstance(value, set | frozenset) and value and all(isinstance(each, str) for each in value):
+        return frozenset(value)
+    raise TypeError(f"DynamoDB takes no {type(value).__name__}: {value!r}")
+
+
+def _text(name: object) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"no name of an attribute: {name!r}")
+    return name
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _copy(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_copy(each) for each in value]
+    return set(value) if isinstance(value, frozenset) else value
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value) if value.isascii() else len(value.encode())
+    if isinstance(value, Binary):
+        return len(bytes(value))  # type: ignore[call-overload]
+    if isinstance(value, dict):
+        return 3 + sum(len(name) + _size(each) for name, each in value.items())
+    if isinstance(value, list | frozenset):
+        return 3 + sum(map(_size, value))
+    return 21 if isinstance(value, Decimal) else 1
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+
+class _Exceptions:
+    TransactionCanceledException = TransactionCanceledException
+    ClientError = ClientError
+
+
+class _Meta:
+    def __init__(self, client: ModelTable) -> None:
+        self.client = client
+
+
+class ModelTable:
+    """One table; also the client that ``table.meta.client`` is. ``page`` is the bytes of a query's page."""
+
+    exceptions = _Exceptions
+
+    def __init__(self, name: str = "syncline", page: int = PAGE) -> None:
+        self.name = name
+        self.meta = _Meta(self)
+        self.page = page
+        self.partitions: dict[str, dict[str, Item]] = {}
+        self._order: dict[str, list[str]] = {}
+
+    def items(self) -> Iterator[Item]:
+        """Yield every item of the table."""
+        for pk in sorted(self.partitions):
+            for sk in self._order[pk]:
+                yield self.partitions[pk][sk]
+
+    # -- single items
+
+    def get_item(self, *, Key: Mapping[str, str], ConsistentRead: bool = False) -> dict[str, Any]:  # noqa: N803
+        assert ConsistentRead, "a read that may be old"
+        item = self._find(_key(Key))
+        return {} if item is None else {"Item": _copy(item)}
+
+    def put_item(self, *, Item: Item, **condition: Any) -> dict[str, Any]:  # noqa: N803
+        self._write("PutItem", {"Put": {"Item": Item, **condition}})
+        return {}
+
+    def delete_item(self, *, Key: Mapping[str, str], **condition: Any) -> dict[str, Any]:  # noqa: N803
+        self._write("DeleteItem", {"Delete": {"Key": Key, **condition}})
+        return {}
+
+    def update_item(self, *, ReturnValues: str = "NONE", **update: Any) -> dict[str, Any]:  # noqa: N803
+        assert ReturnValues in ("NONE", "ALL_NEW")
+        item = self._write("UpdateItem", {"Update": update})
+        return {"Attributes": _copy(item)} if ReturnValues == "ALL_NEW" else {}
+
+    def _write(self, operation: str, action: Mapping[str, Any]) -> Item | None:
+        key, item, allowed = self._plan(action)
+        if not allowed:
+            raise client_error("ConditionalCheckFailedException", operation)
+        self._store(key, item)
+        return item
+
+    # -- several items
+
+    def transact_write_items(self, *, TransactItems: Sequence[Mapping[str, Any]]) -> dict[str, Any]:  # noqa: N803
+        if not 1 <= len(TransactItems) <= 100:
+            raise ValidationError(f"a transaction of {len(TransactItems)} actions")
+        plans = []
+        for action in TransactItems:
+            (what,) = action.values()
+            assert what["TableName"] == self.name
+            plans.append(self._plan(action))
+        if len({key for key, _, _ in plans}) != len(plans):
+            raise ValidationError("a transaction names one item twice")
+        if not all(allowed for _, _, allowed in plans):
+            codes = ["None" if allowed else "ConditionalCheckFailed" for _, _, allowed in plans]
+            raise cancelled(codes)
+        for key, item, _ in plans:
+            self._store(key, item)
+        return {}
+
+    def batch_get_item(self, *, RequestItems: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N803
+        ((name, request),) = RequestItems.items()
+        keys = [_key(key) for key in request["Keys"]]
+        assert name == self.name
+        assert request["ConsistentRead"]
+        if not 1 <= len(keys) <= 100 or len(set(keys)) != len(keys):
+            raise ValidationError(f"{len(keys)} keys, {len(set(keys))} different ones")
+        found = [_copy(item) for key in keys if (item := self._find(key)) is not None]
+        return {"Responses": {name: found}, "UnprocessedKeys": {}}
+
+    def batch_write_item(self, *, RequestItems: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N803
+        ((name, requests),) = RequestItems.items()
+        assert name == self.name
+        if not 1 <= len(requests) <= 25:
+            raise ValidationError(f"{len(requests)} writes in a batch")
+        plans = []
+        for request in requests:
+            if "PutRequest" in request:
+                plans.append(self._plan({"Put": request["PutRequest"]}))
+            else:
+                plans.append(self._plan({"Delete": request["DeleteRequest"]}))
+        if len({key for key, _, _ in plans}) != len(plans):
+            raise ValidationError("a batch names one item twice")
+        for key, item, _ in plans:
+            self._store(key, item)
+        return {"UnprocessedItems": {}}
+
+    def query(
+        self,
+        *,
+        KeyConditionExpression: str,  # noqa: N803
+        ExpressionAttributeValues: Mapping[str, Any],  # noqa: N803
+        ConsistentRead: bool,  # noqa: N803
+        ScanIndexForward: bool = True,  # noqa: N803
+        Limit: int | None = None,  # noqa: N803
+        ExclusiveStartKey: Mapping[str, str] | None = None,  # noqa: N803
+        ProjectionExpression: str | None = None,  # noqa: N803
+    ) -> dict[str, Any]:
+        assert ConsistentRead, "a read that may be old"
+        test, used = _condition(KeyConditionExpression)
+        values = {name: stored(value) for name, value in ExpressionAttributeValues.items()}
+        _check_used(used, {}, values)
+        pk = values[":pk"]
+        order = self._order.get(pk, [])
+        keys = list(order) if ScanIndexForward else order[::-1]
+        if ExclusiveStartKey is not None:
+            start = ExclusiveStartKey["sk"]
+            keys = [sk for sk in keys if (sk > start if ScanIndexForward else sk < start)]
+        found: list[Item] = []
+        size = 0
+        for sk in keys:
+            item = self.partitions[pk][sk]
+            if not test(item, {}, values):
+                continue
+            found.append({"sk": sk} if ProjectionExpression == "sk" else _copy(item))
+            size += _size(item)
+            if len(found) == Limit or size > self.page:
+                return {"Items": found, "LastEvaluatedKey": {"pk": pk, "sk": sk}}
+        return {"Items": found}
+
+    # -- inside
+
+    def _find(self, key: tuple[str, str]) -> Item | None:
+        return self.partitions.get(key[0], {}).get(key[1])
+
+    def _plan(self, action: Mapping[str, Any]) -> tuple[tuple[str, str], Item | None, bool]:
+        """Return the key of an action, the item after it and whether its condition holds. Nothing is written."""
+        ((what, request),) = action.items()
+        names: Names = request.get("ExpressionAttributeNames", {})
+        values = {name: stored(value) for name, value in request.get("ExpressionAttributeValues", {}).items()}
+        if ("ExpressionAttributeNames" in request and not names) or (
+            "ExpressionAttributeValues" in request and not values
+        ):
+            raise ValidationError(f"empty placeholders: {request}")
+        key = _key(request["Item"] if what == "Put" else request["Key"])
+        old = self._find(key)
+        allowed, used = True, frozenset[str]()
+        if "ConditionExpression" in request:
+            test, used = _condition(request["ConditionExpression"])
+            allowed = test(old or {}, names, values)
+        new: Item | None = None
+        if what == "Put":
+            new = stored(request["Item"])
+        elif what == "Update":
+            actions, more = _update(request["UpdateExpression"])
+            used |= more
+            new = _updated(key, old, actions, names, values) if allowed else old
+        elif what != "Delete":
+            raise ValidationError(f"no action of Syncline's: {what}")
+        _check_used(used, names, values)
+        if new is not None and _size(new) > LARGEST_ITEM:
+            raise client_error("ValidationException", what, "Item size has exceeded the maximum allowed size")
+        return key, new, allowed
+
+    def _store(self, key: tuple[str, str], item: Item | None) -> None:
+        pk, sk = key
+        partition, order = self.partitions.setdefault(pk, {}), self._order.setdefault(pk, [])
+        if item is None:
+            if partition.pop(sk, None) is not None:
+                del order[bisect.bisect_left(order, sk)]
+        else:
+            if sk not in partition:
+                bisect.insort(order, sk)
+            partition[sk] = item
+
+
+def cancelled(codes: Sequence[str]) -> TransactionCanceledException:
+    """Return the refusal of a transaction, with a code for each of its actions."""
+    response: Any = {
+        "Error": {"Code": "TransactionCanceledException", "Message": "cancelled"},
+        "CancellationReasons": [{"Code": code} for code in codes],
+    }
+    return TransactionCanceledException(response, "TransactWriteItems")
+
+
+def _key(value: Mapping[str, Any]) -> tuple[str, str]:
+    pk, sk = value["pk"], value["sk"]
+    for part, most in ((pk, 2048), (sk, 1024)):
+        if not isinstance(part, str) or not 1 <= len(part.encode()) <= most:
+            raise ValidationError(f"no key: {value}")
+    return pk, sk
+
+
+def _check_used(used: frozenset[str], names: Names, values: Mapping[str, Any]) -> None:
+    given = {*names, *values}
+    if used != given:
+        raise ValidationError(f"placeholders {sorted(given)} for {sorted(used)}")
+
+
+def _updated(
+    key: tuple[str, str],
+    old: Item | None,
+    actions: Sequence[tuple[str, Read, Read]],
+    names: Names,
+    values: Mapping[str, Any],
+) -> Item:
+    before = old or {}
+    new: Item = dict(before) if old is not None else {"pk": key[0], "sk": key[1]}
+    for clause, name_of, value_of in actions:
+        name = name_of(before, names, values)
+        if name in ("pk", "sk"):
+            raise ValidationError(f"an update of the key {name}")
+        if clause == "REMOVE":
+            new.pop(name, None)
+        elif clause == "SET":
+            value = value_of(before, names, values)
+            if value is _ABSENT:
+                raise client_error("ValidationException", "UpdateItem", "an operand does not exist")
+            new[name] = value
+        else:
+            amount, present = value_of(before, names, values), before.get(name)
+            if isinstance(amount, Decimal) and (present is None or isinstance(present, Decimal)):
+                new[name] = (present or Decimal(0)) + amount
+            elif isinstance(amount, frozenset) and (present is None or isinstance(present, frozenset)):
+                new[name] = (present or frozenset()) | amount
+            else:
+                raise client_error("ValidationException", "UpdateItem", "ADD takes numbers and sets")
+    return new

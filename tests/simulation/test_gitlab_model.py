@@ -1,0 +1,197 @@
+"""The model of GitLab against the stand-in behind the real client: the same questions, the same answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from syncline.clients.entries import Limits
+from syncline.clients.gitlab import GitLab, RegistryRepository
+from syncline.clients.http import Endpoint, Http, Policy
+from syncline.errors import SynclineError
+from tests.simulation.machine import Machine, Process
+from tests.simulation.models import gitlab as model
+from tests.simulation.network import Calls, Faults, Network
+from tests.standins.gitlab import TOKEN, GitLabServer
+
+PROJECT = "group/project"
+DIGEST = "sha256:" + "ab" * 32
+
+
+class FakeRegistry:
+    def __init__(self) -> None:
+        self.content: dict[tuple[str, str], str] = {}
+
+    def tags(self) -> dict[tuple[str, str], str]:
+        return dict(self.content)
+
+
+class World:
+    """A registry with a GitLab in front of it. ``client`` makes a client of a project, with an Http of its own."""
+
+    def __init__(self, registry: FakeRegistry, client: Callable[[str, Http], GitLab]) -> None:
+        self.registry = registry
+        self.http = Http(Policy(attempts=1))
+        self._client = client
+
+    def put(self, *names: str, repository: str = f"{PROJECT}/app") -> None:
+        self.registry.content.update(dict.fromkeys(((repository, name) for name in names), DIGEST))
+
+    def gitlab(self, project: str = PROJECT) -> GitLab:
+        return self._client(project, self.http)
+
+
+def sim(server: model.GitLabServer, http: Http, project: str = PROJECT) -> GitLab:
+    machine = Machine(1)
+    calls = Calls(machine, Process(machine, "test"), Faults(off=True))
+    return model.SimGitLab(server, Network(calls, http), project)
+
+
+@pytest.fixture(params=["model", "standin"])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    registry = FakeRegistry()
+    if request.param == "model":
+        server = model.GitLabServer(registry, PROJECT)
+        yield World(registry, lambda project, http: sim(server, http, project))
+        return
+
+    def content() -> dict[str, dict[str, str]]:
+        found: dict[str, dict[str, str]] = {}
+        for (path, tag), digest in registry.content.items():
+            if path.startswith(PROJECT):
+                found.setdefault(path, {})[tag] = digest
+        return found
+
+    with GitLabServer(content, PROJECT) as standin:
+        yield World(registry, lambda project, http: GitLab(Endpoint.parse(standin.url), project, lambda: TOKEN, http))
+
+
+def code_of(function: Callable[[], object]) -> str:
+    with pytest.raises(SynclineError) as error:
+        function()
+    return error.value.code.name
+
+
+@pytest.mark.parametrize(("count", "requests"), [(0, 1), (1, 1), (100, 1), (101, 2), (270, 3)])
+def test_repositories_of_all_pages(world: World, count: int, requests: int) -> None:
+    paths = [f"{PROJECT}/x86/app-{number:03}" for number in range(count)]
+    for path in reversed(paths):
+        world.put("v1", repository=path)
+    found = list(world.gitlab().repositories())
+    expected = [
+        RegistryRepository(number, path.removeprefix(f"{PROJECT}/"), path) for number, path in enumerate(paths, 1)
+    ]
+    assert found == expected
+    assert world.http.requests_made == requests
+
+
+@pytest.mark.parametrize("count", [1, 100, 101, 350])
+def test_tags_of_all_pages_come_by_name(world: World, count: int) -> None:
+    names = [f"v{number:03}" for number in range(count)]
+    world.put(*reversed(names))
+    gitlab = world.gitlab()
+    (repository,) = gitlab.repositories()
+    assert list(gitlab.tags(repository.id)) == names
+    assert world.http.requests_made == 1 + -(-count // 100)
+
+
+def test_a_repository_named_like_the_project_has_no_name(world: World) -> None:
+    world.put("v1", repository=PROJECT)
+    assert list(world.gitlab().repositories()) == [RegistryRepository(1, "", PROJECT)]
+
+
+def test_other_projects_are_not_shown(world: World) -> None:
+    world.put("v1")
+    world.put("v1", repository="other/project/app")
+    assert [each.path for each in world.gitlab().repositories()] == [f"{PROJECT}/app"]
+
+
+def test_one_tag(world: World) -> None:
+    world.put("v1")
+    gitlab = world.gitlab()
+    (repository,) = gitlab.repositories()
+    details = gitlab.tag(repository.id, "v1")
+    assert (details.digest, details.size, details.created) == (DIGEST, model.SIZE, model.CREATED)
+    assert world.http.requests_made == 2
+
+
+def test_a_repository_keeps_its_number(world: World) -> None:
+    world.put("v1", repository=f"{PROJECT}/b")
+    gitlab = world.gitlab()
+    before = list(gitlab.repositories())
+    world.put("v1", repository=f"{PROJECT}/a")
+    assert [(each.id, each.name) for each in gitlab.repositories()] == [(2, "a"), (before[0].id, "b")]
+
+
+def test_what_is_not_there(world: World) -> None:
+    world.put("v1")
+    gitlab = world.gitlab()
+    (repository,) = gitlab.repositories()
+    assert code_of(lambda: gitlab.tag(repository.id, "v2")) == "NOT_FOUND"
+    assert code_of(lambda: list(gitlab.tags(99))) == "NOT_FOUND"
+    assert code_of(lambda: gitlab.tag(99, "v1")) == "NOT_FOUND"
+    other = world.gitlab("group/other")
+    assert code_of(lambda: list(other.repositories())) == "NOT_FOUND"
+
+
+def test_a_repository_that_goes(world: World) -> None:
+    world.put("v1")
+    gitlab = world.gitlab()
+    (repository,) = gitlab.repositories()
+    world.registry.content.clear()
+    assert code_of(lambda: list(gitlab.tags(repository.id))) == "NOT_FOUND"
+
+
+def test_a_listing_asks_nothing_before_it_is_read(world: World) -> None:
+    listing = world.gitlab().repositories()
+    assert world.http.requests_made == 0
+    assert list(listing) == []
+
+
+def test_a_tag_that_comes_between_two_pages_hides_none_and_doubles_none(world: World) -> None:
+    names = [f"v{number:03}" for number in range(150)]
+    world.put(*names)
+    gitlab = world.gitlab()
+    (repository,) = gitlab.repositories()
+    listing = gitlab.tags(repository.id)
+    first = next(listing)
+    world.put("a")
+    assert [first, *listing] == names
+
+
+class TestSwitches:
+    @pytest.fixture
+    def registry(self) -> FakeRegistry:
+        registry = FakeRegistry()
+        registry.content.update({(f"{PROJECT}/app", f"v{number:03}"): DIGEST for number in range(150)})
+        return registry
+
+    @pytest.fixture
+    def server(self, registry: FakeRegistry) -> model.GitLabServer:
+        return model.GitLabServer(registry, PROJECT)
+
+    @pytest.fixture
+    def gitlab(self, server: model.GitLabServer) -> GitLab:
+        gitlab = sim(server, Http())
+        assert [each.id for each in gitlab.repositories()] == [1]
+        return gitlab
+
+    def test_a_listing_that_is_cut(self, server: model.GitLabServer, gitlab: GitLab) -> None:
+        server.listing_cut = 120
+        assert list(gitlab.tags(1)) == [f"v{number:03}" for number in range(120)]
+
+    def test_empty_listings(self, server: model.GitLabServer, gitlab: GitLab) -> None:
+        server.empty_listing = True
+        assert not list(gitlab.repositories())
+        assert not list(gitlab.tags(1))
+        assert gitlab.tag(1, "v000").digest == DIGEST
+
+    def test_endless_tags(self, server: model.GitLabServer, gitlab: GitLab, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(model, "TAGS", Limits(entries=10_000))
+        server.endless = True
+        assert code_of(lambda: sum(1 for _ in gitlab.tags(1))) == "LISTING_TOO_LONG"
+
+    def test_no_digest(self, server: model.GitLabServer, gitlab: GitLab) -> None:
+        server.digest_null = True
+        assert gitlab.tag(1, "v000").digest is None

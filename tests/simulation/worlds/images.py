@@ -1,0 +1,208 @@
+"""Images: a production registry, its twin, people who push and retag, and strangers who write to the twin."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+from unittest.mock import patch
+
+from syncline.model import Outcome, Result, Run
+from syncline.wiring import images as wiring
+from tests.simulation.models.registry import RegistryServer, SimRegistry
+from tests.simulation.stack import Stack
+
+REPOSITORIES: Final = ("team/app", "team/base", "web/front")
+TAGS: Final = ("v1", "v2", "latest", "stable", "edge")
+_RACE: Final = 30.0
+"""Seconds within which a stranger's write may be lost: no registry takes a tag on condition."""
+
+
+_MOVED_ON: Final = 1800.0
+"""Seconds within which a tag of ours may be replaced: it moved on at the source before it was verified."""
+
+
+class ImagesWorld:
+    """One sync of images between two registries."""
+
+    def __init__(self, stack: Stack, name: str, rng: random.Random) -> None:
+        self.name = name
+        self.violations: list[str] = []
+        self._stack = stack
+        self._rng = rng
+        self.source = RegistryServer(f"{name}.prod.example")
+        self.target = RegistryServer(f"{name}.dr.example")
+        stack.servers[self.source.host] = self.source
+        stack.servers[self.target.host] = self.target
+        self._overwrite = rng.random() < 0.4
+        self._prefix = rng.choice(["", "mirror"])
+        self._seeds = 0
+        self._foreign: dict[tuple[str, str], float] = {}
+        self._was: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+        self._moved: dict[tuple[str, str], float] = {}
+        self._spoiled = False
+        self._signed: set[str] = set()
+        self._put: dict[tuple[str, str], float] = {}
+        self._outside = True
+        self.target.on_tag = self._written
+        self.source.on_tag = self._source_changed
+        for _ in range(rng.randint(0, 6)):
+            self.change_source()
+        for _ in range(rng.choice([0, 0, 1, 2])):
+            self.change_target()
+        self._outside = False
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "kind": "images",
+            "source": {"registry": self.source.host, "catalog": True},
+            "target": {"registry": self.target.host, "prefix": self._prefix},
+            "overwrite": self._overwrite,
+            "concurrency": self._rng.choice([1, 2, 4]),
+            "referrers": self._rng.choice(["with-images", "always", "none"]),
+        }
+
+    def reconfigure(self) -> dict[str, Any] | None:
+        return self.config()
+
+    @contextmanager
+    def wired(self) -> Iterator[None]:
+        def registry_at(place: Any, _secrets: Any, http: Any) -> SimRegistry:
+            return SimRegistry(self._stack.servers[place.registry], http.network)
+
+        with patch.object(wiring, "registry_at", registry_at):
+            yield
+
+    def change_source(self) -> Iterable[str]:
+        rng, source = self._rng, self.source
+        repository, tag = rng.choice(REPOSITORIES), rng.choice(TAGS)
+        what = rng.random()
+        if what < 0.6 or not source.tags():
+            source.push_image(repository, tag, self._seed(), layers=rng.randint(1, 3))
+        elif what < 0.75:
+            source.push_index(repository, tag, [self._seed(), self._seed()])
+        elif what < 0.85:
+            (repository, tag), digest = rng.choice(sorted(source.tags().items()))
+            source.push_signature(repository, digest, self._seed())
+            self._signed.add(digest)
+        elif what < 0.93:
+            (repository, tag), _ = rng.choice(sorted(source.tags().items()))
+            source.delete_tag(repository, tag)
+        else:
+            # A tag moves back to an image that was there before.
+            (repository, _), digest = rng.choice(sorted(source.tags().items()))
+            source.move_tag(repository, tag, digest)
+        return [self._at_target(repository)]
+
+    def _source_changed(self, repository: str, tag: str, old: str | None, new: str | None) -> None:
+        note = (
+            f"{self.name}: source {repository}:{tag} becomes {(new or 'absent')[7:15]}, was {(old or 'absent')[7:15]}"
+        )
+        self._stack.machine.note(note)
+        key = (repository, tag)
+        if new is not None:
+            self._was[key].add(new)
+        if key not in self._moved or self._moved[key] < self._put.get((self._at_target(repository), tag), 0.0):
+            self._moved[key] = self._stack.machine.now  # the first change after we put it
+
+    def _seed(self) -> int:
+        """Return the seed of an image: at times one that was used before, as layers are shared."""
+        if self._seeds and self._rng.random() < 0.2:
+            return self._rng.randint(1, self._seeds)
+        self._seeds += 1
+        return self._seeds
+
+    def change_target(self) -> None:
+        rng = self._rng
+        repository, tag = self._at_target(rng.choice(REPOSITORIES)), rng.choice(TAGS)
+        self._outside = True
+        if rng.random() < 0.7 or not self.target.tags():
+            self.target.push_image(repository, tag, 1000 + rng.randrange(50))
+        else:
+            (repository, tag), _ = rng.choice(sorted(self.target.tags().items()))
+            self.target.delete_tag(repository, tag)
+        self._outside = False
+
+    def spoil(self) -> None:
+        self._spoiled, rng = True, self._rng
+        server = rng.choice([self.source, self.target])
+        switch = rng.choice(
+            ["answers_201_and_forgets", "empty_listing", "listing_cut", "mount_refused", "loses_uploads", "stale_tags"]
+        )
+        if switch == "answers_201_and_forgets":
+            self.target.answers_201_and_forgets = True
+        elif switch == "listing_cut":
+            server.listing_cut = rng.randint(0, 2)
+        elif switch == "stale_tags":
+            server.stale_tags = rng.uniform(0.1, 5.0)
+        else:
+            setattr(server, switch, True)
+
+    def heal(self) -> None:
+        for server in (self.source, self.target):
+            server.behave()
+
+    def groups(self) -> list[str]:
+        return [self._at_target(repository) for repository in REPOSITORIES]
+
+    def _at_target(self, repository: str) -> str:
+        return f"{self._prefix}/{repository}" if self._prefix else repository
+
+    def _at_source(self, repository: str) -> str:
+        return repository.removeprefix(f"{self._prefix}/") if self._prefix else repository
+
+    def _written(self, repository: str, tag: str, old: str | None, new: str | None) -> None:
+        """Judge a change of a tag at the target at the moment at which it happens."""
+        now, key = self._stack.machine.now, (repository, tag)
+        by = "a stranger" if self._outside else "syncline"
+        self._stack.machine.note(
+            f"{self.name}: {by} makes {repository}:{tag} {(new or 'absent')[7:15]}, was {(old or 'absent')[7:15]}"
+        )
+        if self._outside:
+            self._foreign[key] = now
+            self._put.pop(key, None)
+            return
+        named = f"{self.name}: {repository}:{tag}"
+        if new is None:
+            self.violations.append(f"{named} was removed")
+            return
+        source_key = (self._at_source(repository), tag)
+        if tag.startswith("sha256-"):
+            return  # lists of referrers are the client's own
+        if new not in self._was[source_key]:
+            self.violations.append(f"{named} became {new[:19]}, which the source never had there")
+        ours, self._put[key] = self._put.get(key), now
+        if old is None or old == new:
+            return
+        if ours is not None and abs(self._moved.get(source_key, 0.0) - ours) < _MOVED_ON:
+            return  # the tag moved on at the source while we copied it
+        raced = now - self._foreign.get(key, -_RACE) < _RACE
+        if not self._overwrite and not raced:
+            self.violations.append(f"{named} was overwritten: {old[:19]} became {new[:19]}")
+
+    def ends_twice(self, result: Result) -> bool:
+        return self._spoiled or result.source in self._signed or (result.group, result.name) in self._foreign
+
+    def differences(self, _run: Run, results: list[Result]) -> Iterator[str]:
+        wanted = {(self._at_target(r), tag): digest for (r, tag), digest in self.source.tags().items()}
+        have = self.target.tags()
+        told = {(each.group, each.name): each for each in results}
+        if ("*", "*") in told:
+            return  # the whole scan failed, which is said
+        for key, digest in sorted(wanted.items()):
+            if key[1].startswith("sha256-"):
+                continue
+            result = told.get(key) or told.get((key[0], "*"))
+            if have.get(key) == digest:
+                if result is not None and result.outcome not in (Outcome.MOVED, Outcome.SKIPPED, Outcome.EXTRA):
+                    yield f"{key} is equal, and reported as {result.outcome} {result.code}"
+            elif result is None:
+                yield f"{key} differs ({digest[:19]} is {str(have.get(key))[:19]}), and is not reported"
+            elif result.outcome not in (Outcome.CONFLICT, Outcome.FAILED, Outcome.KNOWN):
+                yield f"{key} differs, and is reported as {result.outcome}"
+            elif result.outcome is Outcome.CONFLICT and (self._overwrite or have.get(key) is None):
+                yield f"{key} is reported as a conflict that is none"
+        yield from (f"broken: {each}" for each in self.target.broken())
