@@ -77,14 +77,15 @@ def _prepare() -> None:
 
 def _simulate(work: tuple[range, float]) -> list[tuple[int, dict[str, Any]]]:
     """Run a share of seeds in a process of its own."""
-    from tests.simulation.simulation import simulate  # noqa: PLC0415 - after the clocks are taken over
+    from tests.simulation.plan import planned  # noqa: PLC0415 - after the clocks are taken over
+    from tests.simulation.simulation import WORLDS, simulate  # noqa: PLC0415
 
     share, end = work
     reports: list[tuple[int, dict[str, Any]]] = []
     for seed in share:
         if time.monotonic() > end:
             break
-        verdict = simulate(seed)
+        verdict = simulate(planned(seed, sorted(WORLDS)))
         points = verdict.faults.points
         totals = {f"point {name}": count for name, count in points.items()}
         totals |= {"seeds": 1, "steps": verdict.steps, "invocations": verdict.invocations}

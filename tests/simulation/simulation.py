@@ -10,7 +10,8 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -24,20 +25,23 @@ from syncline.model import EVERYTHING, Outcome, Result, Run, RunStatus, Scope, S
 from syncline.state import State
 from tests.simulation.machine import EndlessError, Machine, installed
 from tests.simulation.network import Faults
+from tests.simulation.plan import Plan
 from tests.simulation.stack import Operator, Stack
 from tests.simulation.worlds.images import ImagesWorld
 from tests.simulation.worlds.world import World
 
 CALM: Final = 5 * 3600.0
 """Seconds after which everything that was begun must have come to its end."""
-WORLDS: Final[tuple[Callable[[Stack, str, Any], World], ...]] = (ImagesWorld,)
+WORLDS: Final[Mapping[str, Callable[[Stack, str, random.Random], World]]] = {
+    "images": ImagesWorld,
+}
 
 
 @dataclass(slots=True)
 class Verdict:
     """How a simulation ended: what was violated, and the trace."""
 
-    seed: int
+    plan: Plan
     violations: list[str]
     trace: list[str]
     faults: Faults
@@ -45,11 +49,10 @@ class Verdict:
     invocations: int = 0
 
 
-def simulate(seed: int) -> Verdict:
-    """Run the simulation of a seed."""
-    with installed(Machine(seed)) as machine, ExitStack() as stack:
-        stack.enter_context(_quiet())
-        return Simulation(machine, seed).run()
+def simulate(plan: Plan) -> Verdict:
+    """Carry out a plan."""
+    with installed(Machine(plan.seed)) as machine, _quiet():
+        return Simulation(machine, plan).run()
 
 
 @contextmanager
@@ -67,42 +70,19 @@ def _quiet() -> Iterator[None]:
 class Simulation:
     """The course of one simulation."""
 
-    def __init__(self, machine: Machine, seed: int) -> None:
+    def __init__(self, machine: Machine, plan: Plan) -> None:
         self.machine = machine
-        self.seed = seed
+        self.plan = plan
         self.rng = machine.rng
         self.violations: list[str] = []
-        self.faults = self._weather()
-        swarm = self._swarm
-        self.stack = Stack(
-            machine,
-            self.faults,
-            skew=swarm(0.3, 0.0, 3.0),
-            late=swarm(0.4, 0.0, 600.0),
-            doubles=swarm(0.5, 0.0, 0.5),
-        )
+        weather: dict[str, Any] = dict(plan.weather)
+        queues = {name: weather.pop(name, 0.0) for name in ("skew", "late", "doubles")}
+        self.faults = Faults(**weather)
+        self.stack = Stack(machine, self.faults, **queues)
         self.worlds: list[World] = []
-        for number in range(self.rng.choice([1, 1, 2])):
-            make = self.rng.choice(WORLDS)
-            self.worlds.append(make(self.stack, f"sync-{number}", self.rng))
+        for number, name in enumerate(plan.worlds):
+            self.worlds.append(WORLDS[name](self.stack, f"sync-{number}", random.Random(f"{plan.seed} {number}")))
         self.operators = [self.stack.operator(name) for name in ("ann", "bob")]
-
-    def _swarm(self, chance: float, low: float, high: float) -> float:
-        """Return 0, or with a chance a number between two: each seed has some faults and lacks others."""
-        return self.rng.uniform(low, high) if self.rng.random() < chance else 0.0
-
-    def _weather(self) -> Faults:
-        swarm = self._swarm
-        return Faults(
-            throttled=swarm(0.3, 0, 0.1),
-            lost=swarm(0.4, 0, 0.05),
-            unreachable=swarm(0.3, 0, 0.02),
-            conflicts=swarm(0.3, 0, 0.1),
-            killed=swarm(0.5, 0, 0.02),
-            slow=swarm(0.3, 0, 0.05),
-            broken=swarm(0.4, 0, 0.1),
-            limited=swarm(0.2, 0, 0.05),
-        )
 
     @property
     def state(self) -> State:
@@ -125,7 +105,7 @@ class Simulation:
             self.violations += world.violations
         self.violations += [f"uncaught: {each!r}" for each in self.stack.functions.failures]
         return Verdict(
-            self.seed,
+            self.plan,
             self.violations,
             self.machine.trace,
             self.faults,
@@ -150,30 +130,14 @@ class Simulation:
     # -- the storm
 
     def _storm(self) -> None:
-        """Let things happen for some minutes."""
-        acts: list[Callable[[World], None]] = [
-            self._start,
-            self._start,
-            self._schedule,
-            self._hint,
-            self._hint,
-            self._source,
-            self._source,
-            self._source,
-            self._target,
-            self._spoil,
-            self._heal,
-        ]
-        acts += [
-            act
-            for act in (self._cancel, self._retry, self._reconfigure, self._start_some, self._plan)
-            if self.rng.random() < 0.5
-        ]
-        for _ in range(self.rng.randint(3, 14)):
-            act, world = self.rng.choice(acts), self.rng.choice(self.worlds)
-            self.machine.note(f"act {act.__name__.strip('_')} {world.name}")
-            act(world)
-            self.machine.run(self.machine.now + self.rng.choice([0.0, 0.05, 0.5, 2.0, 20.0, 200.0]))
+        """Let happen what was planned."""
+        for act in self.plan.acts:
+            world = self.worlds[act.world]
+            self.rng.seed(act.seed)
+            world.rng.seed(act.seed)
+            self.machine.note(f"act {act.name} {world.name}")
+            getattr(self, f"_{act.name}")(world)
+            self.machine.run(self.machine.now + act.pause)
 
     def _operator(self) -> Operator:
         return self.rng.choice(self.operators)
@@ -216,10 +180,10 @@ class Simulation:
 
         self.stack.sqs.put(self.stack.live[Step.DISCOVER], encode(start), 0.0)
 
-    def _source(self, world: World) -> None:
+    def _change_source(self, world: World) -> None:
         world.change_source()
 
-    def _target(self, world: World) -> None:
+    def _change_target(self, world: World) -> None:
         world.change_target()
 
     def _spoil(self, world: World) -> None:

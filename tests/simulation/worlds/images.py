@@ -31,7 +31,7 @@ class ImagesWorld:
         self.name = name
         self.violations: list[str] = []
         self._stack = stack
-        self._rng = rng
+        self.rng = rng
         self.source = RegistryServer(f"{name}.prod.example")
         self.target = RegistryServer(f"{name}.dr.example")
         stack.servers[self.source.host] = self.source
@@ -61,8 +61,8 @@ class ImagesWorld:
             "source": {"registry": self.source.host, "catalog": True},
             "target": {"registry": self.target.host, "prefix": self._prefix},
             "overwrite": self._overwrite,
-            "concurrency": self._rng.choice([1, 2, 4]),
-            "referrers": self._rng.choice(["with-images", "always", "none"]),
+            "concurrency": self.rng.choice([1, 2, 4]),
+            "referrers": self.rng.choice(["with-images", "always", "none"]),
         }
 
     def reconfigure(self) -> dict[str, Any] | None:
@@ -77,7 +77,7 @@ class ImagesWorld:
             yield
 
     def change_source(self) -> Iterable[str]:
-        rng, source = self._rng, self.source
+        rng, source = self.rng, self.source
         repository, tag = rng.choice(REPOSITORIES), rng.choice(TAGS)
         what = rng.random()
         if what < 0.6 or not source.tags():
@@ -110,13 +110,13 @@ class ImagesWorld:
 
     def _seed(self) -> int:
         """Return the seed of an image: at times one that was used before, as layers are shared."""
-        if self._seeds and self._rng.random() < 0.2:
-            return self._rng.randint(1, self._seeds)
+        if self._seeds and self.rng.random() < 0.2:
+            return self.rng.randint(1, self._seeds)
         self._seeds += 1
         return self._seeds
 
     def change_target(self) -> None:
-        rng = self._rng
+        rng = self.rng
         repository, tag = self._at_target(rng.choice(REPOSITORIES)), rng.choice(TAGS)
         self._outside = True
         if rng.random() < 0.7 or not self.target.tags():
@@ -127,7 +127,7 @@ class ImagesWorld:
         self._outside = False
 
     def spoil(self) -> None:
-        self._spoiled, rng = True, self._rng
+        self._spoiled, rng = True, self.rng
         server = rng.choice([self.source, self.target])
         switch = rng.choice(
             ["answers_201_and_forgets", "empty_listing", "listing_cut", "mount_refused", "loses_uploads", "stale_tags"]

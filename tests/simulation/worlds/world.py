@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -12,10 +13,11 @@ from syncline.model import Result, Run
 class World(Protocol):
     """The outside systems of one sync.
 
-    ``violations`` are collected at the moment at which they happen.
+    ``rng`` decides what is changed; it is seeded anew for each act. ``violations`` are collected at the moment at which they happen.
     """
 
     name: str
+    rng: random.Random
     violations: list[str]
 
     def config(self) -> dict[str, Any]:
