@@ -1,4 +1,13 @@
-"""Run simulations: ``python -m tests.simulation [--seeds FIRST LAST] [--jobs N] [--trace]``."""
+"""Run simulations.
+
+    python -m tests.simulation --seeds 0 2000            # many seeds
+    python -m tests.simulation --seed 5                  # one seed, with its trace
+    python -m tests.simulation --seeds 0 500 --shrink plan.json   # shorten the plan of the first seed that fails
+    python -m tests.simulation --plan plan.json          # carry out a plan that was kept
+    python -m tests.simulation --plants --seeds 0 10000  # plant faults, and find a seed for each
+
+Exit code 0: no violation, or every planted fault was found. 1: a violation, or a planted fault that was not found.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +15,13 @@ import argparse
 import json
 import multiprocessing
 import os
+import re
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Final
 
 _ENVIRONMENT: Final = {
@@ -21,6 +34,8 @@ _ENVIRONMENT: Final = {
 }
 _SHARE: Final = 20
 """Seeds that a process takes at a time."""
+_SHOWN: Final = 5
+"""Violations of a seed that are printed."""
 
 
 def main() -> int:
@@ -28,25 +43,53 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description="Simulate Syncline by seeds.")
     parser.add_argument("--seeds", type=int, nargs=2, default=(0, 2000), metavar=("FIRST", "LAST"))
     parser.add_argument("--seed", type=int, help="simulate one seed, and print its trace")
+    parser.add_argument("--plan", type=Path, help="carry out a plan that was kept, and print its trace")
+    parser.add_argument("--shrink", type=Path, help="shorten the plan of the first seed that fails, and keep it here")
+    parser.add_argument(
+        "--plants", nargs="*", metavar="NAME", help="plant faults (all by default); find a seed for each"
+    )
+    parser.add_argument("--with", dest="planted", metavar="NAME", help="simulate with a planted fault")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
-    parser.add_argument("--trace", action="store_true", help="print the trace of each seed that fails")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no seed after so many seconds")
-    parser.add_argument("--record", help="add the figures to this file of JSON")
+    parser.add_argument("--record", type=Path, help="add the figures to this file of JSON")
     options = parser.parse_args()
     if any(os.environ.get(name) != value for name, value in _ENVIRONMENT.items()):
         os.execve(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], os.environ | _ENVIRONMENT)
-    if options.seed is not None:
-        options.seeds, options.jobs, options.trace = (options.seed, options.seed + 1), 1, True
+    from tests.simulation.machine import take_over_time  # noqa: PLC0415 - before anything of the product is imported
+
+    take_over_time()
+    from tests.simulation.plants import PLANTS  # noqa: PLC0415
+
+    for name in (*(options.plants or ()), *filter(None, [options.planted])):
+        if name not in PLANTS:
+            parser.error(f"there is no plant {name!r}; there are: {', '.join(sorted(PLANTS))}")
+    if options.plants is not None:
+        return _find_plants(options.plants or sorted(PLANTS), options.seeds, options.jobs, options.record)
+    planted: AbstractContextManager[None] = PLANTS[options.planted]() if options.planted else nullcontext()
+    with planted:
+        if options.plan is not None:
+            return _carry_out(options.plan)
+        if options.shrink is not None:
+            return _shrink(
+                range(*options.seeds) if options.seed is None else range(options.seed, options.seed + 1), options.shrink
+            )
+        if options.seed is not None:
+            options.seeds, options.jobs = (options.seed, options.seed + 1), 1
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Simulate seeds and print those that fail."""
     begun = time.monotonic()
     total, failed = Counter[str](), 0
-    for seed, report in _verdicts(options.seeds[0], options.seeds[1], options.jobs, begun + options.seconds):
+    for seed, report in _reports(range(*options.seeds), options.jobs, begun + options.seconds):
         total.update(report["totals"])
         if report["violations"]:
             failed += 1
             print(f"seed {seed}: {len(report['violations'])} violations")
-            for each in report["violations"][:5]:
+            for each in report["violations"][:_SHOWN]:
                 print(f"    {each}")
-        if options.trace and report["trace"]:
+        if options.seed is not None:
             print("\n".join(report["trace"]))
         sys.stdout.flush()
     seconds = time.monotonic() - begun
@@ -60,23 +103,16 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _verdicts(first: int, last: int, jobs: int, end: float) -> Any:
+def _reports(seeds: range, jobs: int, end: float) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the seeds and their reports, in order."""
-    shares = [range(at, min(at + _SHARE, last)) for at in range(first, last, _SHARE)]
-    context = multiprocessing.get_context("fork")
-    with context.Pool(jobs, initializer=_prepare, maxtasksperchild=25) as pool:
+    shares = [seeds[at : at + _SHARE] for at in range(0, len(seeds), _SHARE)]
+    with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=25) as pool:
         for reports in pool.imap(_simulate, [(share, end) for share in shares]):
             yield from reports
 
 
-def _prepare() -> None:
-    from tests.simulation.machine import take_over_time  # noqa: PLC0415 - before anything of the product
-
-    take_over_time()
-
-
 def _simulate(work: tuple[range, float]) -> list[tuple[int, dict[str, Any]]]:
-    """Run a share of seeds in a process of its own."""
+    """Run a share of seeds."""
     from tests.simulation.plan import planned  # noqa: PLC0415 - after the clocks are taken over
     from tests.simulation.simulation import WORLDS, simulate  # noqa: PLC0415
 
@@ -88,25 +124,90 @@ def _simulate(work: tuple[range, float]) -> list[tuple[int, dict[str, Any]]]:
         verdict = simulate(planned(seed, sorted(WORLDS)))
         points = verdict.faults.points
         totals = {f"point {name}": count for name, count in points.items()}
+        totals |= {f"world {name}": 1 for name in verdict.plan.worlds}
         totals |= {"seeds": 1, "steps": verdict.steps, "invocations": verdict.invocations}
         totals["kills"] = sum(count for name, count in points.items() if name.startswith("killed"))
-        trace = verdict.trace if verdict.violations or len(share) == 1 else []
+        trace = verdict.trace if len(share) == 1 else []
         reports.append((seed, {"violations": verdict.violations, "trace": trace, "totals": totals}))
     return reports
 
 
-def _record(path: str, total: Counter[str], failed: int, seconds: float, seeds: tuple[int, int]) -> None:
-    """Add the figures of this command to a file."""
-    try:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123 - a path as it was given
-            records = json.load(file)
-    except FileNotFoundError:
-        records = []
-    records.append(
-        {"seeds": list(seeds), "failed": failed, "seconds": round(seconds), "totals": dict(sorted(total.items()))}
+def _carry_out(path: Path) -> int:
+    """Carry out a plan that was kept, and print its story."""
+    from tests.simulation.plan import Plan  # noqa: PLC0415
+    from tests.simulation.simulation import simulate  # noqa: PLC0415
+
+    verdict = simulate(Plan.from_json(path.read_text(encoding="utf-8")))
+    print("\n".join([*verdict.trace, *verdict.violations]))
+    return 1 if verdict.violations else 0
+
+
+def _shrink(seeds: range, path: Path) -> int:
+    """Shorten the plan of the first seed that fails, print its story, and keep the plan in a file."""
+    from tests.simulation.plan import Plan, planned, shrunk  # noqa: PLC0415
+    from tests.simulation.simulation import WORLDS, simulate  # noqa: PLC0415
+
+    for seed in seeds:
+        plan = planned(seed, sorted(WORLDS))
+        violations = simulate(plan).violations
+        if violations:
+            break
+    else:
+        print(f"no seed from {seeds.start} to {seeds.stop - 1} has a violation, so there is nothing to shorten")
+        return 1
+    kind = _kind(violations[0])
+
+    def fails(shorter: Plan) -> bool:
+        return any(_kind(found) == kind for found in simulate(shorter).violations)
+
+    short = shrunk(plan, fails)
+    verdict = simulate(short)
+    print("\n".join([*verdict.trace, *verdict.violations]))
+    print(
+        f"seed {seed}: {len(plan.acts)} acts and {len(plan.weather)} faults became "
+        f"{len(short.acts)} and {len(short.weather)}"
     )
-    with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123
-        json.dump(records, file, indent=1)
+    path.write_text(short.to_json(), encoding="utf-8")
+    return 0
+
+
+def _kind(violation: str) -> str:
+    """Return what is violated, without names and numbers."""
+    return re.sub(r"[0-9a-f]{6,}|\d+|'[^']*'|[\w/.-]+:[\w/.-]+", "", violation)[:80]
+
+
+def _find_plants(names: list[str], seeds: tuple[int, int], jobs: int, record: Path | None) -> int:
+    """Look for a seed that finds each planted fault. Return 1 if one is not found."""
+    with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
+        found = dict(pool.imap_unordered(_find_plant, [(name, range(*seeds)) for name in names]))
+    missed = [name for name in names if found[name]["seed"] is None]
+    print(f"{len(names) - len(missed)} of {len(names)} planted faults found; missed: {', '.join(missed) or 'none'}")
+    if record is not None:
+        record.write_text(json.dumps({name: found[name] for name in sorted(found)}, indent=1), encoding="utf-8")
+    return 1 if missed else 0
+
+
+def _find_plant(work: tuple[str, range]) -> tuple[str, dict[str, Any]]:
+    from tests.simulation.plan import planned  # noqa: PLC0415
+    from tests.simulation.plants import PLANTS  # noqa: PLC0415
+    from tests.simulation.simulation import WORLDS, simulate  # noqa: PLC0415
+
+    name, seeds = work
+    with PLANTS[name]():
+        for seed in seeds:
+            violations = simulate(planned(seed, sorted(WORLDS))).violations
+            if violations:
+                print(f"{name}: seed {seed}: {violations[0][:160]}", flush=True)
+                return name, {"seed": seed, "violation": violations[0][:200]}
+    print(f"{name}: not found in {len(seeds)} seeds", flush=True)
+    return name, {"seed": None, "seeds": len(seeds)}
+
+
+def _record(path: Path, total: Counter[str], failed: int, seconds: float, seeds: tuple[int, int]) -> None:
+    """Add the figures of this command to a file."""
+    records = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    figures = {"seeds": list(seeds), "failed": failed, "seconds": round(seconds), "totals": dict(sorted(total.items()))}
+    path.write_text(json.dumps([*records, figures], indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -233,6 +233,12 @@ def current() -> Task | None:
     return task if isinstance(task, Task) else None
 
 
+def writer() -> Process | None:
+    """Return the process whose call is carried out, None if it is somebody outside."""
+    task = current()
+    return None if task is None else task.process
+
+
 class Lock:
     """A lock of tasks. Whoever waits longest does not get it first: chance decides."""
 

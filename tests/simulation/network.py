@@ -69,6 +69,8 @@ class Calls:
         self.machine = machine
         self.process = process
         self.faults = faults
+        self.observe: Callable[[Process, dict[str, Any]], None] = lambda _process, _arguments: None
+        """Is told of each call of AWS that was carried out."""
 
     def kill_here(self, point: str) -> None:
         """Kill the process at a point of a call, by chance."""
@@ -219,7 +221,12 @@ class Client:
             return value
 
         def call(*args: Any, **arguments: Any) -> Any:
-            return self._calls.aws(name, value, *args, **arguments)
+            return self._calls.aws(name, carry_out, *args, **arguments)
+
+        def carry_out(*args: Any, **arguments: Any) -> Any:
+            answer = value(*args, **arguments)
+            self._calls.observe(self._calls.process, arguments)
+            return answer
 
         self.__dict__[name] = call
         return call

@@ -6,8 +6,7 @@ Everything above the seam is the product's own: steps, state, kinds, wiring and 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, cast
@@ -25,12 +24,13 @@ from syncline.state import State
 from syncline.steps.engine import Engine
 from syncline.steps.worker import Worker
 from syncline.stores.hearing import Hearing
-from syncline.table import Database
+from syncline.table import AWS_ERRORS, Database
 from syncline.wiring import STEPS, gatherer
 from syncline.wiring.parts import Parts
 from syncline.wiring.syncs import Kinds, Syncs
 from tests.simulation.functions import Functions
 from tests.simulation.functions import Mapping as Source
+from tests.simulation.invariants import Leases
 from tests.simulation.machine import Machine, Process
 from tests.simulation.network import Calls, Client, Faults, Network
 from tests.simulation.queues import ModelSqs, Queue
@@ -71,6 +71,7 @@ class Stack:
 
     def __post_init__(self) -> None:
         self.table = ModelTable()
+        self.leases = Leases(self.table)
         dead = {step: Queue(dead_url(step)) for step in Step}
         live = {step: Queue(url(step), QUEUES[step].visibility, QUEUES[step].receives, dead[step]) for step in Step}
         discover = QUEUES[Step.DISCOVER]
@@ -87,7 +88,9 @@ class Stack:
     # -- what a process has
 
     def calls(self, process: Process) -> Calls:
-        return Calls(self.machine, process, self.faults)
+        calls = Calls(self.machine, process, self.faults)
+        calls.observe = self.leases.observe
+        return calls
 
     def queues(self, calls: Calls) -> Queues:
         sqs = cast("Any", Client(calls, self.sqs))
@@ -150,7 +153,7 @@ class Operator:
     name: str
     commands: int = 0
 
-    def does(self, name: str, command: Callable[[Context], object], *, reliable: bool = False) -> Process:
+    def does(self, name: str, command: Callable[[Context], object]) -> Process:
         """Start a command in a process of its own. What it raises is what a person would see."""
         self.commands += 1
         machine = self.stack.machine
@@ -164,18 +167,13 @@ class Operator:
                 command(context)
             except SynclineError as error:
                 machine.note(f"{process.name}: {error.code.name}")
-                if reliable:
-                    raise
+            except AWS_ERRORS as error:
+                machine.note(f"{process.name}: {type(error).__name__}")
+            except Exception as error:  # noqa: BLE001 - no command may end so
+                self.stack.functions.failures.append(error)
             else:
                 machine.note(f"{process.name}: done")
 
         machine.note(f"{process.name}: begun")
         machine.spawn(process, process.name, run)
         return process
-
-
-@contextmanager
-def plain_state(stack: Stack) -> Iterator[State]:
-    """Give the state of a stack as it is, without a network in between."""
-    with ExitStack():
-        yield State(cast("Any", stack.table), stack.machine.time)

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from boto3.dynamodb.types import Binary
 from botocore.exceptions import ClientError
+from moto.dynamodb.parsing.reserved_keywords import ReservedKeywords
 
 Item = dict[str, Any]
 Names = Mapping[str, str]
@@ -25,6 +26,7 @@ LARGEST_ITEM: Final = 400 * 1024
 PAGE: Final = 1024 * 1024
 _TOKEN: Final = re.compile(r"\s*([#:]?[A-Za-z_][A-Za-z0-9_]*|<>|<=|>=|[=<>(),+-])")
 _ABSENT: Final = object()
+_RESERVED: Final = frozenset(word.upper() for word in ReservedKeywords.get_reserved_keywords())
 
 
 class TransactionCanceledException(ClientError):  # noqa: N818 - as boto3 names it
@@ -165,6 +167,8 @@ class _Parser:
             return lambda _i, n, _v: n[token]
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", token):
             raise ValidationError(f"no name of an attribute: {token!r}")
+        if token.upper() in _RESERVED:
+            raise ValidationError(f"a reserved word as a name: {token!r}")
         return lambda _i, _n, _v: token
 
     def _peek(self) -> str:

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from typing import Any, Final
 from unittest.mock import patch
 
-from syncline.model import Outcome, Result, Run
+from syncline.model import Outcome, Result, Run, RunStatus
 from syncline.wiring import images as wiring
+from tests.simulation.machine import writer
 from tests.simulation.models.registry import RegistryServer, SimRegistry
 from tests.simulation.stack import Stack
 
@@ -20,6 +21,8 @@ _RACE: Final = 30.0
 """Seconds within which a stranger's write may be lost: no registry takes a tag on condition."""
 
 
+_SKEW: Final = 10.0
+"""Seconds by which clocks may differ, at most."""
 _MOVED_ON: Final = 1800.0
 """Seconds within which a tag of ours may be replaced: it moved on at the source before it was verified."""
 
@@ -43,6 +46,9 @@ class ImagesWorld:
         self._was: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self._moved: dict[tuple[str, str], float] = {}
         self._spoiled = False
+        self._since: dict[tuple[str, str], float] = {}
+        self._at_target_once: set[tuple[str, str, str]] = set()
+        self._cut = False
         self._signed: set[str] = set()
         self._put: dict[tuple[str, str], float] = {}
         self._outside = True
@@ -103,8 +109,11 @@ class ImagesWorld:
         )
         self._stack.machine.note(note)
         key = (repository, tag)
-        if new is not None:
+        if new is None:
+            self._since.pop(key, None)
+        else:
             self._was[key].add(new)
+            self._since.setdefault(key, self._stack.machine.now)
         if key not in self._moved or self._moved[key] < self._put.get((self._at_target(repository), tag), 0.0):
             self._moved[key] = self._stack.machine.now  # the first change after we put it
 
@@ -136,6 +145,7 @@ class ImagesWorld:
             self.target.answers_201_and_forgets = True
         elif switch == "listing_cut":
             server.listing_cut = rng.randint(0, 2)
+            self._cut = True
         elif switch == "stale_tags":
             server.stale_tags = rng.uniform(0.1, 5.0)
         else:
@@ -157,6 +167,8 @@ class ImagesWorld:
     def _written(self, repository: str, tag: str, old: str | None, new: str | None) -> None:
         """Judge a change of a tag at the target at the moment at which it happens."""
         now, key = self._stack.machine.now, (repository, tag)
+        if new is not None:
+            self._at_target_once.add((repository, tag, new))
         by = "a stranger" if self._outside else "syncline"
         self._stack.machine.note(
             f"{self.name}: {by} makes {repository}:{tag} {(new or 'absent')[7:15]}, was {(old or 'absent')[7:15]}"
@@ -166,6 +178,10 @@ class ImagesWorld:
             self._put.pop(key, None)
             return
         named = f"{self.name}: {repository}:{tag}"
+        process = writer()
+        if process is not None:
+            reference = f"{self.target.host}/{repository}"
+            self._stack.leases.check_writer(process, reference, now, f"{named} was put")
         if new is None:
             self.violations.append(f"{named} was removed")
             return
@@ -186,7 +202,19 @@ class ImagesWorld:
     def ends_twice(self, result: Result) -> bool:
         return self._spoiled or result.source in self._signed or (result.group, result.name) in self._foreign
 
-    def differences(self, _run: Run, results: list[Result]) -> Iterator[str]:
+    def untruths(self, run: Run, results: list[Result]) -> Iterator[str]:
+        for each in results:
+            moved = each.outcome is Outcome.MOVED
+            if moved and (each.group, each.name, each.source or "") not in self._at_target_once:
+                yield f"{each.group}:{each.name} is reported as moved, and never was at the target"
+        if self._cut or run.plan or run.scope.groups is not None or run.status is not RunStatus.DONE:
+            return  # who reads a list that was cut in silence cannot know what it lacks
+        there = sum(since < run.started - _SKEW for since in self._since.values())
+        told = run.counts.skipped + len({(each.group, each.name) for each in results})
+        if told < there and not any(each.name == "*" for each in results):
+            yield f"{there} tags were at the source all the time, {told} are accounted for: {run.counts}"
+
+    def differences(self, run: Run, results: list[Result]) -> Iterator[str]:
         wanted = {(self._at_target(r), tag): digest for (r, tag), digest in self.source.tags().items()}
         have = self.target.tags()
         told = {(each.group, each.name): each for each in results}
@@ -206,3 +234,6 @@ class ImagesWorld:
             elif result.outcome is Outcome.CONFLICT and (self._overwrite or have.get(key) is None):
                 yield f"{key} is reported as a conflict that is none"
         yield from (f"broken: {each}" for each in self.target.broken())
+        told_of = sum((each.group, each.name) in wanted for each in results)
+        if not any(name == "*" for _, name in told) and run.counts.skipped + told_of != len(wanted):
+            yield f"{len(wanted)} tags, {run.counts.skipped} of them equal and {told_of} reported: {run.counts}"

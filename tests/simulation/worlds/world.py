@@ -56,6 +56,10 @@ class World(Protocol):
         """Return True if one run may have this result twice, for something that was added to the item meanwhile."""
         ...
 
-    def differences(self, _run: Run, results: list[Result]) -> Iterator[str]:
+    def untruths(self, run: Run, results: list[Result]) -> Iterator[str]:
+        """Yield what is wrong in the report of any run that is over, however stormy its time was."""
+        ...
+
+    def differences(self, run: Run, results: list[Result]) -> Iterator[str]:
         """Yield what is wrong after a full run that began and ended in calm: its report against the truth."""
         ...
