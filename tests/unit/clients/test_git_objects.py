@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.clients.git_objects import EMPTY_TREE, Commit, blob_id, branch_ref, quoted, tree_entries, tree_id
+from syncline.clients.git_objects import (
+    EMPTY_TREE,
+    Commit,
+    blob_id,
+    branch_ref,
+    quoted,
+    read_commit,
+    tree_entries,
+    tree_id,
+)
 from syncline.errors import SynclineError
 from tests.standins.git_places import make_bare
 
@@ -68,3 +77,21 @@ def test_a_trailer_is_found() -> None:
     commit = Commit("1", "2", "subject\n\nSyncline-Batch: a\nSyncline-Batch: b\n")
     assert commit.trailer("Syncline-Batch") == "b"
     assert commit.trailer("Other") is None
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"100644", b"100644 name", b"100644 name\0" + b"\1" * 19, b"100644 a\0" + b"\1" * 20 + b"x", b"no space\0"],
+    ids=["no name", "no end", "a short ID", "bytes behind it", "no ID"],
+)
+def test_a_damaged_tree_is_an_answer_of_its_server(raw: bytes) -> None:
+    with pytest.raises(SynclineError) as error:
+        list(tree_entries(raw))
+    assert error.value.code.name == "BAD_ANSWER"
+
+
+@pytest.mark.parametrize("raw", [b"", b"tree \xff\n\nx", b"parent x\n\nx", b"tree " + b"ab" * 19 + b"\n\nx"])
+def test_a_damaged_commit_is_an_answer_of_its_server(raw: bytes) -> None:
+    with pytest.raises(SynclineError) as error:
+        read_commit("ab" * 20, raw)
+    assert error.value.code.name == "BAD_ANSWER"

@@ -17,6 +17,7 @@ EMPTY_TREE: Final = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 _BRANCH: Final = re.compile(
     r"(?![/.]|.*(?:[/.]\.|//|@\{|\\|\.lock(?:/|$)))[^\x00-\x20\x7f~^:?*\[\\-][^\x00-\x20\x7f~^:?*\[\\]*(?<![/.])"
 )
+_TREE_LINE: Final = re.compile(rb"tree ([0-9a-f]{40})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +83,13 @@ def blob_id(data: bytes) -> str:
 
 
 def tree_entries(raw: bytes) -> Iterator[tuple[bytes, Entry]]:
-    """Names and entries of a tree object, in git's order."""
+    """Names and entries of a tree object, in git's order. Raises BAD_ANSWER for a damaged one: git passes them on."""
     at, end = 0, len(raw)
     while at < end:
-        space = raw.index(b" ", at)
-        zero = raw.index(b"\0", space)
+        space = raw.find(b" ", at)
+        zero = raw.find(b"\0", space)
+        if space < 0 or zero < 0 or zero + 21 > end:
+            raise SynclineError("BAD_ANSWER", "the git server gave a tree that is damaged")
         yield raw[space + 1 : zero], Entry(raw[at:space], raw[zero + 1 : zero + 21].hex())
         at = zero + 21
 
@@ -122,10 +125,12 @@ def _hash_tree(folder: Mapping[bytes, object]) -> str:
 
 
 def read_commit(oid: str, raw: bytes) -> Commit:
-    """A commit from its bytes."""
+    """A commit from its bytes. Raises BAD_ANSWER for one that does not begin with its tree: git passes it on."""
     head, _, message = raw.partition(b"\n\n")
-    tree = head.partition(b"\n")[0].removeprefix(b"tree ").decode()
-    return Commit(oid, tree, message.decode("utf-8", "replace"))
+    found = _TREE_LINE.fullmatch(head.partition(b"\n")[0])
+    if found is None:
+        raise SynclineError("BAD_ANSWER", f"the git server gave the commit {oid}, which is damaged")
+    return Commit(oid, found[1].decode(), message.decode("utf-8", "replace"))
 
 
 def text_of(name: bytes) -> str | None:

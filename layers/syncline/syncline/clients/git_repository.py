@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,6 +43,7 @@ _NEW: Final = "refs/syncline/new"
 _HISTORY: Final = "refs/syncline/history"
 _FULL: Final = 40  # digits of an ID
 _ABSENT: Final = "couldn't find remote ref"
+_OBJECT: Final = re.compile(rb"([0-9a-f]{40}) ([a-z]{1,10}) ([0-9]{1,18})")
 _PARTIAL: Final = ("remote.origin.promisor=true", "remote.origin.partialclonefilter=blob:none")
 
 
@@ -180,10 +182,8 @@ class Branch:
 
     def _commit(self, name: str) -> Commit:
         with self._git.start("cat-file", "--batch") as running:
-            running.write(f"{name}\n".encode())
-            oid, _, size = running.line().split(b" ")
-            raw = running.read_exactly(int(size))
-            return read_commit(oid.decode(), raw)
+            oid, size = _object(running, name, b"commit")
+            return read_commit(oid, running.read_exactly(size))
 
     def folders(self, paths: Iterable[bytes]) -> dict[bytes, dict[bytes, Entry]]:
         """The entries of folders of the branch's tree, by their paths; the root is ``b""``. What is no folder is empty.
@@ -282,9 +282,8 @@ class Branch:
 
             def each() -> Iterator[Blob]:
                 for oid in oids:
-                    running.write(f"{oid}\n".encode())
-                    _, _, size = running.line().split(b" ")
-                    yield Blob(int(size), _pieces(running.read_exactly, int(size)))
+                    _, size = _object(running, oid, b"blob")
+                    yield Blob(size, _pieces(running.read_exactly, size))
                     running.read_exactly(1)
 
             yield each()
@@ -450,11 +449,25 @@ def _initialise(bare: Path, url: str) -> None:
     )
 
 
+def _object(running: Running, name: str, kind: bytes) -> tuple[str, int]:
+    """Ask `git cat-file --batch` for an object; return its ID and its size.
+
+    Raises BAD_ANSWER if the object is missing or of another kind, which only the server can have caused.
+    """
+    running.write(f"{name}\n".encode())
+    line = running.line()
+    if not line:
+        raise running.error(running.ended())
+    found = _OBJECT.fullmatch(line)
+    if found is None or found[2] != kind:
+        said = line[-60:].decode("utf-8", "replace")
+        raise SynclineError("BAD_ANSWER", f"the git server gave no {kind.decode()} {name}: {said!r}")
+    return found[1].decode(), int(found[3])
+
+
 def _read_tree(running: Running, oid: str) -> Iterator[tuple[bytes, Entry]]:
-    running.write(f"{oid}\n".encode())
-    _, kind, size = running.line().split(b" ")
-    assert kind == b"tree", kind
-    return tree_entries(running.read_exactly(int(size) + 1)[:-1])
+    _, size = _object(running, oid, b"tree")
+    return tree_entries(running.read_exactly(size + 1)[:-1])
 
 
 def _pieces(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
