@@ -124,3 +124,10 @@ def test_what_is_no_address_gets_no_request(http: Http) -> None:
         http.request("GET", "file:///etc/passwd")
     assert caught.value.code.name == "REFUSED"
     assert http.requests_made == 0
+
+
+def test_a_slash_in_a_query_begins_no_path() -> None:
+    address = Address.parse("https://host.example:8443?/a")
+    assert address is not None
+    assert (address.host, address.target) == ("host.example:8443", "?/a")
+    assert Address.parse(address.url) == address

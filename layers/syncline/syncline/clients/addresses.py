@@ -72,7 +72,7 @@ class Address:
         path = url.find("/", 8)
         if path > 0 and url.isascii() and url.isprintable() and "#" not in url and " " not in url:
             origin = _origin(url[:path])
-            if origin is not None and not origin.target:
+            if origin is not None and not origin.target and url[path - 1] != "?":
                 return cls(origin.scheme, origin.host, url[path:])
         return cls._parse(url)
 
