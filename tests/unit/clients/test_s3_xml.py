@@ -195,3 +195,11 @@ def test_grants() -> None:
     assert found == Grants("me", frozenset({"FULL_CONTROL"}), frozenset({"READ"}), frozenset({"READ"}))
     with pytest.raises(NotXmlError, match="without"):
         s3_xml.grants(body.replace("<ID>you</ID>", "").encode())
+
+
+@pytest.mark.parametrize("encoding", ["UTF-n8", "shift_jis", "utf-7", "idna", "rot13"])
+def test_an_encoding_that_is_not_read_is_no_xml(encoding: str) -> None:
+    body = f'<?xml version="1.0" encoding="{encoding}"?><ListBucketResult/>'.encode()
+    with pytest.raises(NotXmlError):
+        s3_xml.list_page(body)
+    assert s3_xml.error_code(body) == ""

@@ -73,7 +73,7 @@ def parse(body: bytes, root: str | None = None) -> ET.Element:
         # Http limits the body to 8 MiB, and expat limits the expansion of entities. Spaces come first while a service is
         # still at work.
         top = ET.fromstring(body.lstrip())  # noqa: S314
-    except ET.ParseError as error:
+    except (ET.ParseError, LookupError, ValueError) as error:  # the last two for an encoding that Python does not read
         raise NotXmlError("the answer is not XML") from error
     for element in top.iter():
         element.tag = element.tag.rpartition("}")[2]
