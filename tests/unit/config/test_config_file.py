@@ -291,3 +291,16 @@ def test_a_wrong_key_does_not_make_others_look_wrong() -> None:
     assert [problem.path for problem in problems_of(text)] == ["syncs.a.source.organisations"]
     text = source("organizations: [x], api: {kind: quayy}")
     assert [problem.path for problem in problems_of(text)] == ["syncs.a.source.api.kind"]
+
+
+def test_text_where_a_number_may_stand_is_told() -> None:
+    """The number may be whole or not, so the checks speak of two places within it."""
+    text = """syncs:
+  nightly:
+    kind: backups
+    source: {bucket: backups}
+    target: {repository: "https://git.example/backups.git"}
+    commit: {author: {name: bot, email: bot@example.com}}
+    events: {quiet: 30, longest: soon}
+"""
+    assert {problem.line for problem in problems_of(text)} == {7}

@@ -242,8 +242,12 @@ def _drop(data: dict[str, Any], path: KeyPath) -> KeyPath:
         data["name"] = "name"
         return ("name",)
     part = data
-    for key in keys[:-1]:
-        part = part.get(key, {})
+    for depth, key in enumerate(keys[:-1], 1):
+        inner = part.get(key, {})
+        if not isinstance(inner, dict):  # text where a mapping may stand too: what is wrong there is all of it
+            keys = keys[:depth]
+            break
+        part = inner
     if keys:
         part.pop(keys[-1], None)
     return tuple(keys)
