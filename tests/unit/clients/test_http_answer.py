@@ -98,3 +98,12 @@ def test_whatever_comes_it_is_an_answer_or_garbage(data: bytes, cuts: list[int])
     except GarbageError:
         return
     assert reader.status is None or 200 <= reader.status < 600
+
+
+def test_the_first_empty_line_ends_the_head_however_lines_end() -> None:
+    data = b"HTTP/1.1 200 OK\nContent-Length: 25\n\nHTTP/1.1 404 no\r\nA: b\r\n\r\n"
+    whole, dripped = AnswerReader(), AnswerReader()
+    whole.feed(data)
+    for byte in data:
+        dripped.feed(bytes([byte]))
+    assert (whole.status, whole.complete) == (dripped.status, dripped.complete) == (200, True)

@@ -91,7 +91,7 @@ class AnswerReader:
         """What follows the head of the final answer; None while it is not all there."""
         while True:
             end, gap = data.find(b"\r\n\r\n"), 4
-            if end < 0:
+            if end < 0 or 0 <= data.find(b"\n\n", 0, end) < end:
                 end, gap = data.find(b"\n\n"), 2
             if end > LARGEST_HEAD or (end < 0 and len(data) > LARGEST_HEAD):
                 raise GarbageError("the head is too long")
