@@ -21,6 +21,8 @@ from syncline.service.contract import PATH, REASON_HEADER, STATUS_HEADER, body_o
 
 LARGEST_HEAD: Final = 32 * 1024
 """Bytes of a request's line and fields: twice the longest token."""
+MOST_OPEN: Final = 512
+"""Connections. Of more, the one that was opened first and asks nothing makes room; if all ask, the new one is closed."""
 _LARGEST_BODY: Final = 64 * 1024  # bytes that are read and dropped so that a refusal reaches whoever sends them
 _HEAD_SECONDS: Final = 10.0
 _IDLE_SECONDS: Final = 75.0
@@ -40,14 +42,18 @@ More = Callable[[Request], Answer | None]
 
 
 class Server:
-    """``more`` is asked before the API; both run in the loop. ``patience`` is for a request's head, in seconds."""
+    """``more`` is asked before the API; both run in the loop. ``patience`` is for a request's head, in seconds.
 
-    def __init__(self, api: Api, more: More, patience: float = _HEAD_SECONDS) -> None:
+    ``most_open`` is how many connections are open at a time.
+    """
+
+    def __init__(self, api: Api, more: More, patience: float = _HEAD_SECONDS, most_open: int = MOST_OPEN) -> None:
         self.patience = patience
+        self._most_open = most_open
         self._api = api
         self._more = more
         self._server: asyncio.Server | None = None
-        self._open: set[_Connection] = set()
+        self._open: dict[_Connection, None] = {}  # in the order in which they were opened
         self._emptied: asyncio.Event | None = None
 
     async def start(self, host: str, port: int) -> int:
@@ -73,10 +79,12 @@ class Server:
         return self._more(request) or await self._api.answer(request)
 
     def opened(self, connection: _Connection) -> None:
-        self._open.add(connection)
+        self._open[connection] = None
+        if len(self._open) > self._most_open:
+            next((each for each in self._open if each.is_idle and each is not connection), connection).abort()
 
     def closed(self, connection: _Connection) -> None:
-        self._open.discard(connection)
+        self._open.pop(connection, None)
         if not self._open and self._emptied is not None:
             self._emptied.set()
 
@@ -118,6 +126,11 @@ class _Connection(asyncio.Protocol):
         elif len(self._buffer) > LARGEST_HEAD:
             self._transport.pause_reading()  # whoever sends ahead waits for the answer under way
 
+    @property
+    def is_idle(self) -> bool:
+        """Return True if no answer is under way."""
+        return self._task is None and not self._transport.is_closing()
+
     def last(self) -> None:
         """The answer under way is the last."""
         self._closing = True
@@ -129,7 +142,7 @@ class _Connection(asyncio.Protocol):
 
     def _next(self) -> None:
         end, gap = self._buffer.find(b"\r\n\r\n"), 4
-        if end < 0:
+        if end < 0 or 0 <= self._buffer.find(b"\n\n", 0, end) < end:
             end, gap = self._buffer.find(b"\n\n"), 2
         if end > LARGEST_HEAD or (end < 0 and len(self._buffer) > LARGEST_HEAD):
             self._refuse(431, Reason.TOKEN_TOO_LONG, _path_of(self._buffer))
