@@ -1,0 +1,132 @@
+"""Whole chains with credentials that are right, and with some that servers refuse: no value of one is written anywhere.
+
+Searched are the table with its reports, every message that is sent, dead letters, logs and metrics. Backups have such a
+test in backups/test_secrets.py, tokens in test_tokens_container.py.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import quote, quote_plus
+
+import pytest
+from moto import mock_aws
+
+from syncline.model import Run
+from tests.integration import files_chain
+from tests.integration.artifacts_chain import ArtifactsWorld, build
+from tests.integration.chain import Chain, World, small
+from tests.integration.files_chain import FilesChain, FilesWorld
+from tests.standins import github
+from tests.standins.github import GitHubServer
+from tests.standins.oci import OciRegistry
+from tests.standins.s3 import S3Server
+
+PLANTED: Final = "pl4nted/s3cret+of=the;chain"
+WRONG: Final = "pl4nted/s3cret+that=is;wrong"
+
+
+class Written:
+    """All that a chain writes. ``has`` tells whether a secret is in it, in any of the forms that it may have."""
+
+    def __init__(self, chain: Chain | FilesChain, output: Callable[[], str]) -> None:
+        self._chain = chain
+        self._output = output
+        self._sent: list[str] = []
+        chain.queues.sqs.meta.events.register_first("before-call.sqs", self._note)
+
+    def _note(self, params: Any, **_: Any) -> None:
+        self._sent.append(str(params["body"]))
+
+    def text(self) -> str:
+        table = "\n".join(map(repr, self._chain.table.scan()["Items"]))
+        letters = "\n".join(letter.body for letter in self._chain.mail.letters)
+        return "\n".join([table, *self._sent, letters, self._output()])
+
+    def has(self, secret: str, user: str = "robot") -> list[str]:
+        text = self.text()
+        forms = {secret, quote(secret), quote_plus(secret), quote(secret, safe=""), json.dumps(secret)[1:-1]}
+        forms |= {base64.b64encode(each.encode()).decode() for each in (secret, f"{user}:{secret}", f":{secret}")}
+        return [form for form in forms if form in text]
+
+
+@pytest.fixture
+def output(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+    """Return what the log and the metrics have."""
+    caplog.set_level("DEBUG")
+    said: list[str] = []
+
+    def read() -> str:
+        said.extend(capfd.readouterr())
+        return "\n".join([*said, caplog.text, *(repr(vars(record)) for record in caplog.records)])
+
+    return read
+
+
+def check(written: Written, run: Run, *secrets: str) -> None:
+    """Nothing holds a secret, and the search would have found one: it finds the run."""
+    assert run.id in written.text()
+    for secret in secrets:
+        assert written.has(secret) == []
+
+
+@pytest.mark.parametrize("given", [PLANTED, WRONG])
+def test_images(output: Callable[[], str], given: str) -> None:
+    users = {"robot": PLANTED}
+    auth = {"username": "robot", "password": "env:ROBOT"}
+    with mock_aws(), OciRegistry(users) as source, OciRegistry(users) as target:
+        chain = World(source, target).chain()
+        chain.secrets = {"ROBOT": given}
+        ends = {
+            "source": {"registry": source.host, "plain_http": True, "catalog": True, "auth": auth},
+            "target": {"registry": target.host, "plain_http": True, "auth": auth},
+        }
+        written = Written(small(chain, **ends), output)
+        run = chain.run()
+        assert (run.counts.moved > 0) is (given is PLANTED)
+        check(written, run, given)
+
+
+@pytest.mark.parametrize("given", [github.TOKEN, WRONG])
+def test_artifacts(output: Callable[[], str], given: str) -> None:
+    with mock_aws(), GitHubServer("rapidsai/velox-testing") as server, OciRegistry() as target:
+        chain = ArtifactsWorld(server, target).chain([build(1, "presto-1-linux-amd64")])
+        chain.secrets = {"GITHUB_TOKEN": given}
+        written = Written(chain, output)
+        run = chain.run()
+        assert (run.counts.moved > 0) is (given is github.TOKEN)
+        check(written, run, given)
+
+
+@pytest.mark.parametrize("given", [PLANTED, WRONG])
+def test_files(output: Callable[[], str], monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setitem(files_chain._SECRETS, "FILES_TOKEN", PLANTED)  # type: ignore[arg-type]
+    with mock_aws(), S3Server() as server, FilesWorld(server).chain() as chain:
+        monkeypatch.setitem(files_chain._SECRETS, "FILES_TOKEN", given)  # type: ignore[arg-type]
+        chain.configure()
+        chain.put("a", b"content")
+        written = Written(chain, output)
+        run = chain.run()
+        assert (run.counts.moved > 0) is (given is PLANTED)
+        check(written, run, given)
+
+
+@pytest.mark.parametrize("given", [PLANTED, WRONG])
+def test_keys_of_a_bucket(output: Callable[[], str], monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setitem(files_chain._SECRETS, "S3_SECRET", given)  # type: ignore[arg-type]
+    with mock_aws(), S3Server() as server, FilesWorld(server).chain() as chain:
+        chain.configure()
+        chain.put("a", b"content")
+        written = Written(chain, output)
+        check(written, chain.run(), given)
+
+
+def test_the_search_finds_a_secret(output: Callable[[], str]) -> None:
+    with mock_aws(), OciRegistry() as source, OciRegistry() as target:
+        chain = World(source, target).chain()
+        written = Written(small(chain), output)
+        chain.start(f"team/{base64.b64encode(f'robot:{PLANTED}'.encode()).decode()}")
+        assert written.has(PLANTED)
