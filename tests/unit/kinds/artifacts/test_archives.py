@@ -407,6 +407,11 @@ BAD: dict[str, tuple[bytes, str]] = {
         saved.layout({}, [{"mediaType": saved.OCI_MANIFEST, "digest": "sha256:" + "0" * 64, "size": 1}]),
         "ARCHIVE_INVALID",
     ),
+    "a list of before 1.10 that is no JSON": (saved.tar([("repositories", b"{")]), "ARCHIVE_INVALID"),
+    "a layer of before 1.10 that is no JSON": (
+        saved.tar([("repositories", b'{"a":{"1":"x"}}'), ("x/json", b'"i":'), ("x/layer.tar", b"")]),
+        "ARCHIVE_INVALID",
+    ),
     "an index with a digest that is none": (saved.layout({}, [{"digest": "../../etc/passwd"}]), "ARCHIVE_INVALID"),
 }
 

@@ -127,7 +127,7 @@ def images_in(contents: Contents) -> list[SavedImage]:
         if "repositories" in contents.files:
             found = legacy_images(contents.name, contents.texts, contents.files)
             return [SavedImage(image.names, image.config, image.layers, legacy=True) for image in found]
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
         raise invalid(f"{contents.name}: a description of its images is not of its form") from None
     raise invalid(f"{contents.name} is not an archive of images: it has no manifest.json, index.json or repositories")
 
