@@ -1,0 +1,194 @@
+"""Servers that mean harm, and every client that may meet them: a code, little memory, and no request to somewhere else."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache
+from io import BytesIO
+from typing import Any, Final
+
+import pytest
+import urllib3
+
+from syncline.clients import cluster
+from syncline.clients.bucket import Bucket
+from syncline.clients.cluster import Cluster, ServiceSource
+from syncline.clients.file_manager import FileManager
+from syncline.clients.github import Artifact, GitHub
+from syncline.clients.github_auth import GivenToken
+from syncline.clients.gitlab import GitLab
+from syncline.clients.http import Endpoint, Http
+from syncline.clients.oci import Credentials, Registry
+from syncline.clients.quay import Quay
+from syncline.errors import SynclineError
+from tests.standins.made_up import Naps
+from tests.standins.scripted_http import Reply, ScriptedServer
+
+DIGEST: Final = "sha256:" + "ab" * 32
+DEEP: Final = b"[" * 200_000
+METADATA: Final = "http://169.254.169.254/latest/meta-data/"
+LAUGHS: Final = (
+    b"<!DOCTYPE a [<!ENTITY a0 'aaaaaaaaaa'>"
+    + b"".join(b"<!ENTITY a%d '%b'>" % (n, b"&a%d;" % (n - 1) * 10) for n in range(1, 12))
+    + b"]><ListBucketResult>&a11;</ListBucketResult>"
+)
+"""An XML document of a kilobyte whose text has a terabyte."""
+
+Call = Callable[[ScriptedServer, Http], object]
+
+
+def github_of(server: ScriptedServer, http: Http) -> GitHub:
+    return GitHub(Endpoint.parse(server.url), GivenToken(lambda: "t0ken"), http)
+
+
+def registry_of(server: ScriptedServer, http: Http) -> Registry:
+    return Registry(Endpoint.parse(server.url), lambda: Credentials("robot", "s3cret"), http)
+
+
+def bucket_of(server: ScriptedServer, http: Http) -> Bucket:
+    return Bucket(Endpoint.parse(server.url), "bucket", lambda: None, http)
+
+
+CALLS: Final[dict[str, tuple[str, Call]]] = {
+    "registry": ("/v2/a/tags/list", lambda server, http: list(registry_of(server, http).tags("a"))),
+    "bucket": ("/bucket/", lambda server, http: list(bucket_of(server, http).pages(""))),
+    "github": ("/repos/o/r/actions/runs/1", lambda server, http: github_of(server, http).run("o/r", 1)),
+    "gitlab": (
+        "/api/v4/projects/1/registry/repositories/1/tags/v",
+        lambda server, http: GitLab(Endpoint.parse(server.url), "1", lambda: "t", http).tag(1, "v"),
+    ),
+    "quay": (
+        "/api/v1/repository/o/a/tag/",
+        lambda server, http: Quay(Endpoint.parse(server.url), lambda: "t", http).tags("o/a"),
+    ),
+    "file manager": (
+        "/pubSubFullList",
+        lambda server, http: FileManager(server.url, lambda: "t", http, nullcontext()).events(),
+    ),
+}
+
+
+def code_of(call: Call, server: ScriptedServer, http: Http) -> str:
+    with pytest.raises(SynclineError) as error:
+        call(server, http)
+    return error.value.code.name
+
+
+def peak_of(call: Callable[[], object]) -> int:
+    """Return the most memory that Python took for a call, in MiB."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1] >> 20
+    finally:
+        tracemalloc.stop()
+
+
+@cache
+def bomb(mebibytes: int) -> bytes:
+    """Return zeros, a thousandth of their size."""
+    packer, piece = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16), bytes(1 << 20)
+    return b"".join([packer.compress(piece) for _ in range(mebibytes)]) + packer.flush()
+
+
+@pytest.fixture
+def http(naps: Naps) -> Http:
+    return Http(naps.policy(attempts=1))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_json_or_xml_that_is_too_deep_is_a_bad_answer(server: ScriptedServer, http: Http, name: str) -> None:
+    path, call = CALLS[name]
+    server.on("GET", path, Reply(200, b"<a>" * 100_000 if name == "bucket" else DEEP))
+    assert code_of(call, server, http) == "BAD_ANSWER"
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_an_answer_that_unpacks_to_much_more_than_it_is(server: ScriptedServer, http: Http, name: str) -> None:
+    path, call = CALLS[name]
+    server.on("GET", path, Reply(200, bomb(100), {"Content-Encoding": "gzip"}))
+    codes: list[str] = []
+    assert peak_of(lambda: codes.append(code_of(call, server, http))) < 64
+    # A registry whose list is too large in one answer gives the same one if it is asked again.
+    assert codes == ["LISTING_TOO_LONG" if name == "registry" else "BAD_ANSWER"]
+
+
+def test_entities_that_unfold_without_end(server: ScriptedServer, http: Http) -> None:
+    path, call = CALLS["bucket"]
+    server.on("GET", path, Reply(200, LAUGHS))
+    codes: list[str] = []
+    assert peak_of(lambda: codes.append(code_of(call, server, http))) < 64
+    assert codes == ["BAD_ANSWER"]
+
+
+def test_a_blob_at_a_metadata_address_gets_no_request(server: ScriptedServer, http: Http) -> None:
+    server.on("GET", f"/v2/a/blobs/{DIGEST}", Reply(307, headers={"Location": METADATA}))
+    assert code_of(lambda s, h: registry_of(s, h).open_blob("a", DIGEST), server, http) == "ADDRESS_REFUSED"
+
+
+def test_a_download_at_a_metadata_address_gets_no_request(server: ScriptedServer, http: Http) -> None:
+    server.on("GET", "/repos/o/r/actions/artifacts/1/zip", Reply(302, headers={"Location": METADATA}))
+    artifact = Artifact(1, "a", 3, False, None, "")
+    assert code_of(lambda s, h: github_of(s, h).content("o/r", artifact).size, server, http) == "ADDRESS_REFUSED"
+
+
+def test_a_list_that_goes_on_at_a_metadata_address_gets_no_request(server: ScriptedServer, http: Http) -> None:
+    link = {"Link": f'<{METADATA}>; rel="next"'}
+    server.on("GET", "/v2/a/tags/list", Reply(200, b'{"tags":["v"]}', link))
+    assert code_of(CALLS["registry"][1], server, http) == "REDIRECTED"
+
+
+class Login:
+    """Of a cluster whose answers are made up."""
+
+    def configuration(self, *, renewed: bool = False) -> Any:
+        del renewed
+        from kubernetes.client import Configuration  # noqa: PLC0415 - slow
+
+        return Configuration(host="http://cluster.example")
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes, dict[str, str]], Cluster]:
+    """Return a cluster that answers with a body and headers."""
+    from kubernetes.client import DiscoveryV1Api  # noqa: PLC0415 - slow
+
+    def made(body: bytes, headers: dict[str, str]) -> Cluster:
+        def answer(*_: object, **__: object) -> urllib3.HTTPResponse:
+            return urllib3.HTTPResponse(BytesIO(body), headers, 200, preload_content=False)
+
+        monkeypatch.setattr(DiscoveryV1Api, "list_namespaced_endpoint_slice", answer)
+        return Cluster(Login(), Naps().policy(attempts=1))
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [(DEEP, {}), (b" " * (cluster.LARGEST_PAGE + 1), {}), (bomb(100), {"content-encoding": "gzip"})],
+    ids=["deep", "large", "bomb"],
+)
+def test_a_cluster_whose_answer_is_no_list(
+    answering: Callable[[bytes, dict[str, str]], Cluster], body: bytes, headers: dict[str, str]
+) -> None:
+    codes: list[str] = []
+
+    def listed() -> None:
+        with pytest.raises(SynclineError) as error:
+            answering(body, headers).instances(ServiceSource("ns", "gateway"))
+        codes.append(error.value.code.name)
+
+    assert peak_of(listed) < 160
+    assert codes == ["BAD_ANSWER"]
+
+
+def test_the_bomb_is_one() -> None:
+    assert len(bomb(20)) < 64 * 1024
+    assert len(gzip.decompress(bomb(20))) == 20 << 20
+    with pytest.raises(RecursionError):
+        json.loads(DEEP)
