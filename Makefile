@@ -7,6 +7,8 @@ NAME ?=
 CRASHES ?= 50
 SEED ?=
 SEEDS ?= 0 2000
+SECONDS ?= 60
+TARGET ?=
 
 bin := .venv/bin
 environments := .venv/installed .venv-engine/requirements.sha256
@@ -16,7 +18,7 @@ export PYTHON
 export SAM_CLI_TELEMETRY := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run push down test crashes sim lint format bench sam-local lock clean environments
+.PHONY: help run push down test crashes sim fuzz sbom lint format bench sam-local lock clean environments
 
 help: ## List what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -38,6 +40,12 @@ crashes: environments ## Kill the engine fifty times at random moments, and chec
 
 sim: environments ## Simulate SEEDS="first last" (2,000 by default), or one SEED=n with its trace
 	@PYTHONPATH=layers/syncline:. $(bin)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+fuzz: environments .venv-fuzz/requirements.sha256 ## Fuzz every parser for SECONDS in all (60 by default); TARGET=... fuzzes one
+	@PYTHONPATH=layers/syncline:.:$$(echo .venv-fuzz/lib/python3*/site-packages) $(bin)/python -m tests.fuzz --seconds $(SECONDS) $(TARGET)
+
+sbom: ## Write a bill of materials (CycloneDX) of the pinned requirements to .build/sbom.json
+	@mkdir -p .build && $(PYTHON) scripts/sbom .build/sbom.json && echo .build/sbom.json
 
 lint: environments ## Check style and types
 	@$(bin)/ruff check --quiet $(code)
@@ -74,3 +82,6 @@ environments:
 
 .venv-engine/requirements.sha256: requirements/engine.txt
 	scripts/environment .venv-engine requirements/engine.txt
+
+.venv-fuzz/requirements.sha256: requirements/fuzz.txt
+	scripts/environment .venv-fuzz requirements/fuzz.txt

@@ -1,0 +1,517 @@
+"""Targets of answers: whole clients whose servers answer with the input.
+
+An input is the body of an answer, or an answer with its head if it begins with ``HTTP/1.``. Three zeros divide it into
+the answers of one request after another; the last one comes for all further requests.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, cast
+from unittest import mock
+
+from urllib3.exceptions import HTTPError
+
+from syncline.clients import entries
+from syncline.clients import http as http_module
+from syncline.clients.addresses import Endpoint
+from syncline.clients.bucket import Bucket
+from syncline.clients.cluster import PodsSource, ServiceSource, _checked_page, _instances
+from syncline.clients.connections import Connection, Patience, Pool
+from syncline.clients.entries import Odd, ignore
+from syncline.clients.file_manager import FileManager, Permissions
+from syncline.clients.github import GitHub
+from syncline.clients.github_auth import GivenToken
+from syncline.clients.gitlab import GitLab
+from syncline.clients.http import Http
+from syncline.clients.http_answer import AnswerReader, GarbageError
+from syncline.clients.oci import Credentials, Registry
+from syncline.clients.oci_manifest import MANIFEST_TYPES, Manifest, media_type_of
+from syncline.clients.pacing import PACE
+from syncline.clients.quay import Quay
+from syncline.clients.reference import digest_of
+from syncline.clients.rejections import REJECTIONS
+from syncline.clients.s3_xml import NotXmlError, _page, _plain_page, completion, error_code, grants, list_page, parse
+from syncline.clients.sigv4 import Keys
+from syncline.clients.wire import Incoming
+from tests.fuzz.target import PLANTED, Finding, Target, must, refusals
+from tests.standins.made_up import Naps
+
+_MOST_REQUESTS: Final = 400
+_HOME: Final = "example.com"
+_DIGEST: Final = "sha256:" + "ab" * 32
+
+
+class _Socket:
+    """A connection to a server that sends an answer in segments and closes."""
+
+    def __init__(self, answer: bytes, sent: bytearray, segment: int = 1 << 16) -> None:
+        self._answer = memoryview(answer)
+        self._sent = sent
+        self._segment = segment
+
+    def send(self, data: bytes) -> int:
+        self._sent += data
+        return len(data)
+
+    def recv(self, size: int) -> bytes:
+        size = min(size, self._segment)
+        given, self._answer = self._answer[:size], self._answer[size:]
+        return bytes(given)
+
+    def recv_into(self, space: memoryview) -> int:
+        given = self.recv(len(space))
+        space[: len(given)] = given
+        return len(given)
+
+    def settimeout(self, seconds: float) -> None:
+        del seconds
+
+    def close(self) -> None:
+        self._answer = memoryview(b"")
+
+
+class _Servers:
+    """Every server there is. Each gives the same answers, and nobody else's credentials may come to it."""
+
+    def __init__(self, data: bytes) -> None:
+        self._answers = [_framed(each) for each in data.split(b"\0\0\0")]
+        self._requests = 0
+
+    def pool(self, scheme: str, host: str, ca: str | None) -> Pool:
+        del scheme, ca
+        return cast("Pool", _OncePool(lambda: self._connect(host)))
+
+    def _connect(self, host: str) -> _Connection:
+        self._requests += 1
+        if self._requests > _MOST_REQUESTS:
+            raise Finding(f"over {_MOST_REQUESTS} requests for one call")
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        return _Connection(host, answer)
+
+
+class _Connection(Connection):
+    __slots__ = ("_host", "_said")
+
+    def __init__(self, host: str, answer: bytes) -> None:
+        self._host = host
+        self._said = bytearray()
+        super().__init__(cast("Any", _Socket(answer, self._said)))
+
+    def fill(self, patience: Patience) -> bytes:
+        self._check()
+        return super().fill(patience)
+
+    def fill_up(self, size: int, patience: Patience) -> bytes:
+        self._check()
+        return super().fill_up(size, patience)
+
+    @property
+    def is_open(self) -> bool:
+        return False
+
+    def _check(self) -> None:
+        name = self._host.partition(":")[0]
+        if name != _HOME and not name.endswith(f".{_HOME}"):
+            must(PLANTED.encode() not in self._said, f"the secret went to {self._host}")
+            must(b"authorization" not in self._said.lower(), f"credentials went to {self._host}")
+
+
+class _OncePool:
+    def __init__(self, make: Callable[[], _Connection]) -> None:
+        self.take = make
+
+    def give_back(self, connection: Connection) -> None:
+        connection.close()
+
+
+def _framed(answer: bytes) -> bytes:
+    if answer.startswith(b"HTTP/1."):
+        return answer
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer)
+
+
+@contextmanager
+def _answering(data: bytes) -> Iterator[Http]:
+    PACE._hosts.clear()
+    REJECTIONS._identities.clear()
+    few = mock.patch.object(entries, "_MOST_EMPTY", 20)  # a thousand take too long here
+    with few, mock.patch.object(http_module, "pool_for", _Servers(data).pool):
+        yield Http(Naps().policy(attempts=2))
+
+
+_Calls = tuple[Callable[[], object], ...]
+
+
+def _each(data: bytes, made: Callable[[Http], _Calls]) -> None:
+    """Make each of a client's calls with a client of its own, to servers that begin with the first answer."""
+    count, most = 0, 1
+    while count < most:
+        with _answering(data) as http, refusals():
+            calls = made(http)
+            most = len(calls)
+            found = calls[count]()
+            if isinstance(found, Iterator):
+                for _ in found:
+                    pass
+        count += 1
+
+
+def _registry(data: bytes) -> None:
+    def calls(http: Http) -> _Calls:
+        person = Credentials("robot", PLANTED)
+        registry = Registry(Endpoint.parse(f"https://registry.{_HOME}"), lambda: person, http)
+        return (
+            lambda: registry.catalog(ignore),
+            lambda: registry.tags("team/app", ignore),
+            lambda: _consistent(registry.manifest("team/app", "v1")),
+            lambda: registry.referrers("team/app", _DIGEST, ignore),
+            lambda: _blob(registry),
+        )
+
+    _each(data, calls)
+
+
+def _blob(registry: Registry) -> None:
+    registry.begin_upload("team/app")
+    with registry.open_blob("team/app", _DIGEST) as stream:
+        while stream.read():
+            pass
+
+
+def _consistent(manifest: Manifest) -> None:
+    must(manifest.digest == digest_of(manifest.body), "a manifest has another digest than its bytes")
+
+
+def _manifests(data: bytes) -> None:
+    head, _, body = data.partition(b"\n")
+    with refusals():
+        media_type_of(head.decode("latin-1"), body, "a manifest")
+    for media_type in (*MANIFEST_TYPES, "application/x"):
+        manifest = Manifest(digest_of(body), media_type, body)
+        for read in (
+            manifest.children,
+            manifest.needed,
+            manifest.layers,
+            manifest.blobs,
+            manifest.entries,
+            manifest.as_entry,
+            lambda: manifest.subject,  # noqa: B023 - called at once
+        ):
+            with refusals():
+                read()
+
+
+def _bucket(data: bytes) -> None:
+    keys = Keys("AKIDOFTHEFUZZER", PLANTED)
+
+    def calls(http: Http) -> _Calls:
+        bucket = Bucket(Endpoint.parse(f"https://s3.{_HOME}"), "bucket", lambda: keys, http)
+        return (
+            lambda: bucket.pages("", odd=ignore),
+            lambda: bucket.head("a"),
+            lambda: bucket.grants("a"),
+            lambda: bucket.read("a", 1 << 16),
+        )
+
+    _each(data, calls)
+
+
+def _s3_xml(data: bytes) -> None:
+    odd: list[Odd] = []
+    with refusals(NotXmlError):
+        list_page(data, odd.append)
+    plain = _plain_page(data)
+    if plain is not None:
+        top, objects = _page(data, odd.append)
+        must(objects == plain[1], "the two readers of a page differ")
+        for field in ("NextContinuationToken", "IsTruncated"):
+            must(top.findtext(field) == plain[0].findtext(field), f"the two readers differ in {field}")
+    error_code(data)
+    with refusals(NotXmlError):
+        grants(data)
+    etag = "".join(letter for letter in data.decode("utf-8", "replace") if letter.isprintable())
+    read = parse(completion([(1, etag)]), "CompleteMultipartUpload").findtext("Part/ETag") or ""
+    must(read == etag, "an ETag does not come back from XML")
+
+
+def _github(data: bytes) -> None:
+    def calls(http: Http) -> _Calls:
+        github = GitHub(Endpoint.parse(f"https://api.{_HOME}"), GivenToken(lambda: PLANTED), http)
+        return (
+            lambda: github.runs("team/builds", "build.yml", ignore),
+            lambda: [github.content("team/builds", each).size for each in github.artifacts("team/builds", 1, ignore)],
+            lambda: github.logs("team/builds", github.run("team/builds", 1)).size,
+        )
+
+    _each(data, calls)
+
+
+def _gitlab(data: bytes) -> None:
+    def calls(http: Http) -> _Calls:
+        gitlab = GitLab(Endpoint.parse(f"https://gitlab.{_HOME}"), "team/app", lambda: PLANTED, http)
+        return (
+            lambda: gitlab.repositories(ignore),
+            lambda: gitlab.tags(1, ignore),
+            lambda: gitlab.tag(1, "v1"),
+        )
+
+    _each(data, calls)
+
+
+def _quay(data: bytes) -> None:
+    def calls(http: Http) -> _Calls:
+        quay = Quay(Endpoint.parse(f"https://quay.{_HOME}"), lambda: PLANTED, http)
+        return (
+            lambda: quay.repositories("org", ignore),
+            lambda: quay.tags("org/app", ignore),
+        )
+
+    _each(data, calls)
+
+
+def _file_manager(data: bytes) -> None:
+    def calls(http: Http) -> _Calls:
+        manager = FileManager(f"https://files.{_HOME}", lambda: PLANTED, http, mock.MagicMock())
+        return (
+            lambda: manager.get("/a"),
+            lambda: manager.events(odd=ignore),
+            lambda: manager.permissions("/a"),
+            lambda: manager.set_permissions("/a", Permissions("rw-r--r--")),
+            lambda: manager.rename("/a", "/b"),
+            lambda: manager.report({"a": 1}),
+        )
+
+    _each(data, calls)
+
+
+def _wire(data: bytes) -> None:
+    """Read an answer whole and in segments: both have to come to the same end."""
+    data = data if data.startswith(b"HTTP/1.") else b"HTTP/1.1 200 OK\r\n" + data
+    segment = 1 + len(data) % 7
+    whole, dripped = _read(data, 1 << 16), _read(data, segment)
+    must(whole == dripped, f"in segments of {segment} bytes an answer reads {dripped}, whole {whole}")
+    with refusals(HTTPError):
+        must(len(_incoming(data, 1 << 16).whole(1 << 20)) <= 1 << 21, "a body is much larger than its limit")
+
+
+def _incoming(data: bytes, segment: int) -> Incoming:
+    connection = Connection(cast("Any", _Socket(data, bytearray(), segment)))
+    return Incoming(cast("Pool", _OncePool(Finding)), connection, Patience(30.0, Naps().policy()), "GET")  # type: ignore[arg-type]
+
+
+def _read(data: bytes, segment: int) -> tuple[object, ...]:
+    try:
+        answer = _incoming(data, segment)
+    except HTTPError as error:
+        return (type(error).__name__,)
+    body, failure = b"", ""
+    try:
+        while piece := answer.read(64):
+            body += piece
+    except HTTPError as error:
+        failure = type(error).__name__
+    return answer.status, dict(answer.headers), body, failure
+
+
+def _probe(data: bytes) -> None:
+    """Feed an answer whole and byte by byte: both have to come to the same end."""
+    whole, dripped = _fed([data]), _fed([bytes([byte]) for byte in data])
+    must(whole == dripped, f"byte by byte an answer ends as {dripped}, whole as {whole}")
+
+
+def _fed(pieces: list[bytes]) -> tuple[object, ...]:
+    reader = AnswerReader()
+    try:
+        for piece in pieces:
+            if piece:
+                reader.feed(piece)
+    except GarbageError:
+        return ("garbage",)
+    reader.ended()
+    return reader.status, reader.complete, reader.reusable
+
+
+def _cluster(data: bytes) -> None:
+    for source in (ServiceSource("ns", "gateway"), ServiceSource("ns", "gateway", "http"), PodsSource("ns", "a=b", 80)):
+        with refusals():
+            page = _checked_page("https://cluster", data)
+            for each in _instances(source, page["items"], ignore):
+                must(isinstance(each.name, str) and isinstance(each.address, str), "an instance has no name or address")
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+_DESCRIPTOR: Final = {"mediaType": MANIFEST_TYPES[1], "digest": _DIGEST, "size": 2}
+_IMAGE: Final = _json(
+    {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPES[1],
+        "config": {**_DESCRIPTOR, "mediaType": "application/vnd.oci.image.config.v1+json"},
+        "layers": [{**_DESCRIPTOR, "urls": ["https://x"]}],
+        "subject": _DESCRIPTOR,
+        "annotations": {"a": "b"},
+    }
+)
+_INDEX: Final = _json(
+    {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPES[0],
+        "manifests": [{**_DESCRIPTOR, "platform": {"os": "linux", "architecture": "arm", "variant": "v7"}}],
+    }
+)
+_LISTING: Final = (
+    b'<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+    b"<EncodingType>url</EncodingType><Contents><Key>a%2Bb</Key><LastModified>2026-01-02T03:04:05.000Z</LastModified>"
+    b"<ETag>&quot;ab&quot;</ETag><Size>3</Size><Owner><ID>x</ID></Owner><StorageClass>STANDARD</StorageClass></Contents>"
+    b"<CommonPrefixes><Prefix>f%2F</Prefix></CommonPrefixes><IsTruncated>%b</IsTruncated>%b</ListBucketResult>"
+).replace(b"%2", b"%%2")
+_PAGES: Final = (_LISTING % (b"false", b""), _LISTING % (b"true", b"<NextContinuationToken>t</NextContinuationToken>"))
+_ACL: Final = (
+    b"<AccessControlPolicy><Owner><ID>o</ID></Owner><AccessControlList><Grant><Grantee><ID>o</ID></Grantee>"
+    b"<Permission>FULL_CONTROL</Permission></Grant></AccessControlList></AccessControlPolicy>"
+)
+_CHUNKED: Final = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4;x=y\r\nfine\r\n0\r\nTrailer: x\r\n\r\n"
+_CHALLENGE: Final = (
+    b"HTTP/1.1 401 no\r\nContent-Length: 0\r\nWWW-Authenticate: Bearer "
+    b'realm="https://auth.%b/token",service="r"\r\n\r\n\0\0\0{"token":"t","expires_in":300}\0\0\0%b'
+)
+_MOVED: Final = b"HTTP/1.1 307 on\r\nLocation: https://store.%b/x\r\nContent-Length: 0\r\n\r\n\0\0\0%b"
+_RUN: Final = {
+    "id": 7,
+    "run_attempt": 1,
+    "name": "build",
+    "path": ".github/workflows/build.yml",
+    "head_branch": "main",
+    "head_sha": "ab" * 20,
+    "status": "completed",
+    "conclusion": "success",
+    "event": "push",
+    "created_at": "2026-01-02T03:04:05Z",
+    "updated_at": "2026-01-02T03:04:05Z",
+    "run_started_at": "2026-01-02T03:04:05Z",
+}
+_ARTIFACT: Final = {
+    "id": 9,
+    "name": "images",
+    "size_in_bytes": 12,
+    "expired": False,
+    "digest": _DIGEST,
+    "created_at": "2026-01-02T03:04:05Z",
+    "archive_download_url": "https://api.example.com/x",
+}
+_POD: Final = {
+    "metadata": {"name": "a", "deletionTimestamp": None},
+    "status": {"podIP": "10.0.0.1", "phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
+}
+_SLICE: Final = {
+    "metadata": {"name": "s"},
+    "ports": [{"name": "http", "port": 80}],
+    "endpoints": [
+        {"addresses": ["10.0.0.1"], "conditions": {"ready": True}, "targetRef": {"kind": "Pod", "name": "a"}}
+    ],
+}
+
+TARGETS = (
+    Target(
+        "registry",
+        _registry,
+        (
+            b'{"repositories":["a/b","c"]}',
+            b'{"name":"team/app","tags":["v1","v2"]}',
+            b'HTTP/1.1 200 OK\r\nLink: </v2/x?n=1>; rel="next"\r\nContent-Length: 24\r\n\r\n{"name":"a","tags":["1"]}',
+            _CHALLENGE % (b"example.com", b'{"tags":["a"]}'),
+            _CHALLENGE % (b"elsewhere.net", b'{"tags":["a"]}'),
+            _MOVED % (b"elsewhere.net", b"blob"),
+            b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n%b"
+            % (MANIFEST_TYPES[1].encode(), len(_IMAGE), _IMAGE),
+            _INDEX,
+            _CHUNKED,
+            b"HTTP/1.1 202 ok\r\nLocation: /v2/team/app/blobs/uploads/1?a=b\r\nContent-Length: 0\r\n\r\n\0\0\0blob",
+        ),
+    ),
+    Target(
+        "manifests",
+        _manifests,
+        tuple(
+            b"\n".join(each)
+            for each in (
+                (MANIFEST_TYPES[1].encode(), _IMAGE),
+                (MANIFEST_TYPES[0].encode(), _INDEX),
+                (b"application/vnd.cncf.oras.artifact.manifest.v1+json", _json({"blobs": [_DESCRIPTOR]})),
+                (b"", b"[" * 3000),
+            )
+        ),
+    ),
+    Target(
+        "bucket", _bucket, (*_PAGES, _ACL, _CHUNKED, b"HTTP/1.1 404 no\r\n\r\n<Error><Code>NoSuchKey</Code></Error>")
+    ),
+    Target(
+        "s3-xml",
+        _s3_xml,
+        (*_PAGES, _ACL, b"<Error><Code>SlowDown</Code></Error>", b"<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>"),
+    ),
+    Target(
+        "github",
+        _github,
+        (
+            _json({"workflow_runs": [_RUN]}),
+            _json({"artifacts": [_ARTIFACT]}),
+            _json(_RUN),
+            _json({"artifacts": [_ARTIFACT]})
+            + b"\0\0\0"
+            + _MOVED
+            % (b"elsewhere.net", b"HTTP/1.1 206 part\r\nContent-Range: bytes 0-0/12\r\nContent-Length: 1\r\n\r\nx"),
+        ),
+    ),
+    Target(
+        "gitlab",
+        _gitlab,
+        (
+            _json([{"id": 1, "name": "app", "path": "team/app/app", "location": "x"}]),
+            _json([{"name": "v1", "path": "x", "location": "y"}]),
+            _json({"name": "v1", "digest": _DIGEST, "total_size": 3, "created_at": "2026-01-02T03:04:05Z"}),
+        ),
+    ),
+    Target(
+        "quay",
+        _quay,
+        (
+            _json({"repositories": [{"namespace": "org", "name": "app", "state": "NORMAL"}], "next_page": "t"}),
+            _json(
+                {"tags": [{"name": "v1", "manifest_digest": _DIGEST, "size": 3}], "has_additional": False, "page": 1}
+            ),
+        ),
+    ),
+    Target(
+        "file-manager",
+        _file_manager,
+        (
+            _json(
+                {"operation": "get", "file_path": "/a", "internal_id": "7", "size": 3, "metadata": "{}", "status": "ok"}
+            ),
+            _json({"events": [{"event_type": "rename", "file_path": "/a", "new_path": "/b", "timestamp": "1"}]}),
+            _json({"file_path": "/a", "permissions": "rw-r--r--", "owner": "o", "group": "g"}),
+        ),
+    ),
+    Target(
+        "wire",
+        _wire,
+        (
+            _CHUNKED,
+            b"Content-Length: 4\r\n\r\nfine",
+            b"HTTP/1.1 100 go\r\n\r\nHTTP/1.0 200 OK\r\n\r\nuntil the end",
+            b"Content-Encoding: gzip\r\n\r\n\x1f\x8b\x08\0\0\0\0\0\0\x03K\xcb\xccK\x05\0\xf2\x11\x8d\x84\x04\0\0\0",
+        ),
+    ),
+    Target("probe", _probe, (_CHUNKED, b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine", b"HTTP/1.0 204 no\n\n")),
+    Target(
+        "cluster",
+        _cluster,
+        (_json({"metadata": {"continue": ""}, "items": [_POD]}), _json({"metadata": {}, "items": [_SLICE]})),
+    ),
+)

@@ -1,0 +1,234 @@
+"""Targets of what others send and operators write: messages, webhooks, events, syncs.yaml, Docker's configuration."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, cast
+from unittest import mock
+
+from syncline.clients.bucket_events import climbs, events_in
+from syncline.clients.docker_credentials import credentials_for
+from syncline.config import Sync, load_sync
+from syncline.config.file import parse_syncs, read_syncs
+from syncline.kinds.files.events import hints_of as files_hints
+from syncline.messages import Notice, Queues, Start, decode, encode
+from syncline.secrets import Secrets
+from syncline.steps.console import Console
+from syncline.steps.receive import Receiver
+from syncline.wiring.syncs import hints_of
+from tests.fuzz.target import PLANTED, Target, must, refusals
+
+_EXAMPLES: Final = Path(__file__).parents[2] / "examples"
+_HTTP: Final = {"method": "POST", "path": "/hooks/x"}
+_NOW: Final = 1.7e9
+
+
+@cache
+def _syncs() -> dict[str, Sync]:
+    """Return a sync with a webhook for each kind that has notifications."""
+    found: dict[str, Sync] = {}
+    for path in sorted(_EXAMPLES.glob("*.yaml")):
+        for sync in read_syncs(path).syncs.values():
+            if sync.kind != "tokens":
+                values = sync.model_dump(mode="json") | {"webhook": {"secret": "env:HOOK"}, "name": sync.kind}
+                found.setdefault(sync.kind, type(sync).model_validate(values))
+    return found
+
+
+@dataclass
+class _Mail:
+    """Takes what is queued, and forgets it."""
+
+    starts: list[Start] = field(default_factory=list)
+
+    def start(self, start: Start, delay: int = 0) -> None:
+        del delay
+        must(isinstance(decode(encode(start)), Start), "a start does not come back from its message")
+        self.starts.append(start)
+
+
+def _unasked() -> Any:
+    raise AssertionError("no client of AWS is needed")
+
+
+def _receive(data: bytes) -> None:
+    """Send a body as everybody can, and as who knows the secret: the first is never taken, the second never fails."""
+    secrets = Secrets(_unasked, _unasked, {"HOOK": PLANTED})
+    signature = f"sha256={hmac.new(PLANTED.encode(), data, hashlib.sha256).hexdigest()}"
+    encoded = {"body": base64.b64encode(data).decode(), "isBase64Encoded": True}
+    text = data.decode("utf-8", "replace")
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    for kind in _syncs():
+        mail = _Mail()
+        receiver = Receiver(
+            lambda name: _syncs()[name], lambda sync, body: hints_of(sync, body, _NOW), secrets, cast("Queues", mail)
+        )
+        path = f"/hooks/{kind}"
+        attempts: tuple[tuple[bool, dict[str, Any]], ...] = (
+            (False, {"rawPath": path, "headers": {"X-Hub-Signature-256": text[:100]}, **encoded}),
+            (False, {"rawPath": path, "headers": {"Authorization": f"Bearer {text[:100]}"}, **encoded}),
+            (False, {"rawPath": f"{path}/{text[:100].replace('/', '')}", "headers": {}, "body": text}),
+            (False, {"rawPath": path, "headers": {}, "body": text, "isBase64Encoded": True}),
+            (True, {"rawPath": path, "headers": {"X-Hub-Signature-256": signature}, **encoded}),
+            (True, {"rawPath": f"{path}/{PLANTED}", "headers": form, "body": text}),
+        )
+        for is_proved, event in attempts:
+            if not is_proved and PLANTED in text:
+                continue
+            answer = receiver.handle({"requestContext": {"http": _HTTP}, **event})
+            status = answer["statusCode"]
+            must(status in ((202, 400) if is_proved else (400, 401)), f"{kind} answers {status}: {answer['body']}")
+            must(PLANTED not in answer["body"], "an answer holds the secret")
+            must(is_proved or not mail.starts, "something is queued for who does not know the secret")
+
+
+def _console(data: bytes) -> None:
+    parts = data.decode("utf-8", "replace").split("\n")
+    console = Console(list, lambda: PLANTED)
+    path, method = f"/{parts[0].lstrip('/')}", parts[1] if len(parts) > 1 else "GET"
+    answer = console.handle(
+        {
+            "rawPath": path,
+            "requestContext": {"http": {"method": method}},
+            "headers": {"Authorization": "\n".join(parts[2:])},
+        }
+    )
+    must(PLANTED not in answer["body"], "an answer holds the secret")
+    if path.rstrip("/") == "/metrics" and PLANTED not in "\n".join(parts):
+        must(answer["statusCode"] in (401, 405), "figures go to who does not know the token")
+
+
+def _events(data: bytes) -> None:
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    with refusals():
+        for event in events_in(body):
+            must(isinstance(event.key, str) and isinstance(event.bucket, str), "an event names no key or bucket")
+            must(not climbs(event.key), "a key climbs")
+            must(event.order is None or len(event.order) <= 32, "a sequencer is too long")
+    for kind, sync in _syncs().items():
+        with refusals():
+            groups = hints_of(sync, body, _NOW)
+            must(all(isinstance(group, str) for group in groups), "a group is no text")
+            if kind == "files":
+                files_hints(groups)
+
+
+def _messages(data: bytes) -> None:
+    with refusals():
+        message = decode(data.decode("utf-8", "replace"))
+        if not isinstance(message, Notice):
+            once = encode(message)
+            again = decode(once)
+            assert not isinstance(again, Notice)
+            must(encode(again) == once, "a message does not come back from its JSON")
+
+
+def _syncs_yaml(data: bytes) -> None:
+    with refusals():
+        for name, sync in parse_syncs(data, folder=Path("/nonexistent")).syncs.items():
+            must(load_sync(sync.model_dump_json()) == sync, f"the sync {name} does not come back from its JSON")
+
+
+def _docker(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_bytes(data)
+        environment = {"DOCKER_CONFIG": folder, "PATH": folder, "HOME": folder}
+        with mock.patch.dict(os.environ, environment, clear=True), refusals():
+            credentials_for("registry.example.com")
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _config(change: Callable[[str], str] = lambda text: text) -> tuple[bytes, ...]:
+    texts = (path.read_text() for path in sorted(_EXAMPLES.glob("*.yaml")))
+    plain = ("\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#")) for text in texts)
+    return tuple(change(text).encode() for text in plain if len(text) <= 4096)
+
+
+_RECORD: Final = {
+    "eventSource": "aws:s3",
+    "eventVersion": "2.1",
+    "eventName": "ObjectCreated:Put",
+    "s3": {
+        "bucket": {"name": "b"},
+        "object": {"key": "a+b", "size": 3, "eTag": "x", "sequencer": "0055AED6DCD90281E5"},
+    },
+}
+_BUS: Final = {
+    "source": "aws.s3",
+    "detail-type": "Object Created",
+    "detail": {"bucket": {"name": "b"}, "object": {"key": "k", "size": 1, "etag": "e"}, "reason": "PutObject"},
+}
+_HOOKS: Final = (
+    _json({"Records": [_RECORD]}),
+    _json(_BUS),
+    _json({"Type": "Notification", "Message": json.dumps({"Records": [_RECORD]})}),
+    _json({"repository": "team/app", "updated_tags": ["v1"]}),
+    _json({"events": [{"action": "push", "target": {"mediaType": "x.manifest", "repository": "team/app"}}]}),
+    _json(
+        {
+            "events": [
+                {"event_type": "change_permission", "file_path": "/a", "metadata": {"new_permissions": "rw-r--r--"}}
+            ]
+        }
+    ),
+    _json(
+        {
+            "action": "completed",
+            "repository": {"full_name": "o/r"},
+            "workflow_run": {"id": 1, "path": ".github/workflows/b.yml@main", "conclusion": "success"},
+        }
+    ),
+    b"payload=%7B%22zen%22%3A%22x%22%7D",
+)
+_BATCH: Final = {
+    "v": 1,
+    "type": "batch",
+    "run": "r",
+    "sync": "s",
+    "step": "transfer",
+    "id": "i",
+    "attempt": 1,
+    "hop": 0,
+    "items": [["g", "n", "f", None, 1, {"at": 1}]],
+}
+
+TARGETS = (
+    Target("webhooks", _receive, _HOOKS),
+    Target("console", _console, (b"metrics\nGET\nBearer x", b"health", b"metrics\nPOST")),
+    Target("events", _events, _HOOKS[:-1]),
+    Target(
+        "messages",
+        _messages,
+        (
+            _json({"v": 1, "type": "start", "sync": "s", "trigger": "manual", "groups": ["a"], "plan": True}),
+            _json(_BATCH),
+            _json({"v": 1, "type": "dead", "code": "NOT_FOUND", "reason": "r", "batch": _BATCH, "item": ["g", "n"]}),
+            _json({"Records": []}),
+        ),
+    ),
+    Target("syncs-yaml", _syncs_yaml, _config()),
+    Target(
+        "docker-credentials",
+        _docker,
+        (
+            _json({"auths": {"registry.example.com": {"auth": base64.b64encode(b"a:b").decode()}}}),
+            _json({"credsStore": "pass", "credHelpers": {"registry.example.com": "x"}}),
+            _json({"auths": {"https://registry.example.com/v2/": {"identitytoken": "x"}}}),
+        ),
+    ),
+)
