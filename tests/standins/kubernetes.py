@@ -319,7 +319,7 @@ def _status(status: int, message: str, **headers: str) -> bytes:
         "metadata": {},
         "status": "Failure",
         "message": message,
-        "reason": _REASONS[status],
+        "reason": _REASONS.get(status, "Unknown"),
         "code": status,
     }
     return reply(status, json.dumps(body).encode(), **headers)

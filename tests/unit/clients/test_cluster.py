@@ -322,3 +322,10 @@ def test_an_aws_identity_logs_in_to_the_cluster_it_names_and_to_no_other(api: Ku
     with pytest.raises(SynclineError) as caught:
         eks_token("prod", "eu-central-1", None)
     assert caught.value.code.name == "AWS_DENIED"
+
+
+def test_a_redirect_is_not_followed(api: KubernetesApi, naps: Naps) -> None:
+    api.fail(302, times=20, Location=f"{api.url}/elsewhere")
+    with pytest.raises(SynclineError) as caught:
+        _cluster(api, naps).instances(SERVICE)
+    assert caught.value.code.name == "UNREACHABLE"
