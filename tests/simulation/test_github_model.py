@@ -20,8 +20,9 @@ from syncline.clients.github_auth import GivenToken
 from syncline.clients.http import Endpoint, Http
 from syncline.errors import SynclineError
 from tests.simulation.machine import EPOCH, Machine, Process
-from tests.simulation.models.github import Format, SimGitHub, artifact_of, image_of
+from tests.simulation.models.builds import Format, artifact_of, image_of
 from tests.simulation.models.github import GitHubServer as Model
+from tests.simulation.models.github import SimGitHub
 from tests.simulation.network import Calls, Faults, Network
 from tests.standins.github import TOKEN, GitHubServer, Run, Stored
 from tests.standins.made_up import Naps

@@ -9,7 +9,7 @@ from syncline.clients.entries import BEGINNING, REPOSITORIES, TAGS, Entries, OnO
 from syncline.clients.quay import Quay, QuayRepository, QuayTag, RepositoriesPage, TagsPage
 from syncline.clients.reference import parse_digest, parse_repository, parse_tag
 from syncline.errors import SynclineError
-from tests.simulation.models.registry import RegistryServer, Repository
+from tests.simulation.models.registry_server import RegistryServer, Repository
 from tests.simulation.network import Network
 
 TOKEN: Final = "quay-api-token"
