@@ -319,11 +319,13 @@ class TestConformance:
         assert upload.write([BLOB[5:]], len(BLOB)) == len(BLOB)
 
     def test_a_part_of_known_size_in_the_middle(self, world: World) -> None:
-        if world.kind == "docker-registry":
-            pytest.skip("2.8.2 does not compare them; later ones and the stand-in do")
-        upload = world.client.begin_upload(world.app)
-        upload.write([BLOB[:5]], len(BLOB), 5)
-        assert code_of(lambda: upload.write([BLOB[5:8]], len(BLOB), 3)) == "DIGEST_MISMATCH"
+        for total in (len(BLOB), None):
+            upload = world.client.begin_upload(world.app)
+            upload.write([BLOB[:5]], total, 5)
+            assert upload.write([BLOB[5:8]], total, 3) == 8
+            assert upload.write([BLOB[8:]], total, len(BLOB) - 8) == len(BLOB)
+            upload.finish(DIGEST)
+        assert world.client.has_blob(world.app, DIGEST)
 
     @pytest.mark.parametrize("api", [True, False])
     def test_referrers(self, world: World, api: bool) -> None:
@@ -355,7 +357,8 @@ class TestConformance:
             for method in ("PUT", "POST"):
                 world.server.fault(method, "/v2/", refusal, times=None)
         assert code_of(lambda: world.client.put_manifest(world.app, "v2", image)) == "READ_ONLY"
-        assert code_of(lambda: world.client.begin_upload(world.app)) == "REFUSED"
+        assert code_of(lambda: world.client.begin_upload(world.app)) == "READ_ONLY"
+        # Some registries refuse each mount, so the upload that follows says why.
         assert not world.client.mount_blob(world.app, OTHER, "elsewhere")
         assert world.client.manifest_digest(world.app, "v1") == image.digest
 

@@ -72,6 +72,7 @@ def test_a_place_on_another_host_gets_no_bytes(
         (Reply(202), "BAD_ANSWER"),
         (errors_reply(403, "DENIED"), "FORBIDDEN"),
         (errors_reply(404, "NAME_UNKNOWN"), "NOT_FOUND"),
+        (errors_reply(405, "UNSUPPORTED"), "READ_ONLY"),
         (Reply(200), "BAD_ANSWER"),
     ],
 )
@@ -349,3 +350,22 @@ def test_an_upload_that_is_throttled_is_not_sent_again_by_itself(server: Scripte
     error = refusal(upload.write, [CONTENT])
     assert (error.code.name, error.retry_after) == ("THROTTLED", 3.0)
     assert len(server.asked("PATCH", "/up")) == 1
+
+
+@pytest.mark.parametrize("total", [None, len(CONTENT)])
+def test_a_piece_of_known_size_says_its_own_end(server: ScriptedServer, registry: Registry, total: int | None) -> None:
+    upload = begun(server, registry, "/up1")
+    server.on("PATCH", "/up1", at("/up2", 599))
+    server.on("PATCH", "/up2", at("/up3", 799))
+    upload.write([CONTENT[:600]], total, 600)
+    upload.write([CONTENT[600:800]], total, 200)
+    (second,) = server.asked("PATCH", "/up2")
+    assert (second.headers["content-range"], second.headers["content-length"]) == ("600-799", "200")
+
+
+def test_a_refused_size_is_not_a_wrong_digest(server: ScriptedServer, registry: Registry) -> None:
+    upload = begun(server, registry, "/up1")
+    server.on("PATCH", "/up1", errors_reply(400, "SIZE_INVALID"))
+    error = refusal(upload.write, [CONTENT], None, len(CONTENT))
+    assert error.code.name == "REFUSED"
+    assert "SIZE_INVALID" in error.what

@@ -40,13 +40,15 @@ class Upload:
     def write(self, chunks: Iterable[bytes], total: int | None = None, size: int | None = None) -> int:
         """Send what ``chunks`` yields in one PATCH; the new offset. It is streamed where ``size`` is not told.
 
-        ``total`` is the size of the whole blob, where known: with it, a write that goes on at an offset says so
-        (``Content-Range``), which Quay needs; its end is the most that may come, not a promise. Raises UPLOAD_LOST,
-        and whatever ``chunks`` raises.
+        ``total`` is the size of the whole blob, where known: with it or with ``size``, a write that goes on at an offset
+        says so (``Content-Range``), which Quay needs. Without ``size`` the range ends where the blob does, which is the
+        most that may come; with it the range is exactly what comes, as registries compare both. Raises UPLOAD_LOST, and
+        whatever ``chunks`` raises.
         """
         headers = OCTETS if size is None else {**OCTETS, "Content-Length": str(size)}
-        if self.offset and total is not None and total > self.offset:
-            headers = {**headers, "Content-Range": f"{self.offset}-{total - 1}"}
+        end = total if size is None else self.offset + size
+        if self.offset and end is not None and end > self.offset:
+            headers = {**headers, "Content-Range": f"{self.offset}-{end - 1}"}
         stream = _Replay(chunks)
         answer = self._stream("PATCH", self._target, headers, stream)
         if answer.status not in (202, 204, 201):
@@ -167,7 +169,7 @@ class Upload:
     def _failure(self, answer: Response) -> SynclineError:
         error = answer.error()
         codes = error_codes(answer.body)
-        if "DIGEST_INVALID" in codes or "SIZE_INVALID" in codes:
+        if "DIGEST_INVALID" in codes:
             return SynclineError("DIGEST_MISMATCH", error.what)
         if answer.status in (404, 416) and "NAME_UNKNOWN" not in codes:
             return SynclineError("UPLOAD_LOST", error.what)
@@ -179,7 +181,7 @@ class Upload:
 
 
 def begin(transport: Transport, repository: str) -> Upload:
-    """A new upload session."""
+    """A new upload session. Raises READ_ONLY."""
     answer = _begun(transport, repository)
     chunk_min = answer.header("OCI-Chunk-Min-Length").strip()
     return Upload(
@@ -202,6 +204,8 @@ def _begun(transport: Transport, repository: str) -> Response:
     # A session begun twice, its first answer lost, does no harm: registries forget sessions that nothing comes to.
     target = f"/v2/{repository}/blobs/uploads/"
     answer = transport.send("POST", target, push(repository), repeatable=True)
+    if answer.status == 405:
+        raise SynclineError("READ_ONLY", answer.error().what)
     if answer.status != 202:
         raise answer.error()
     return answer
