@@ -81,6 +81,9 @@ class World:
             attempt=run.attempt,
             sha=run.sha,
             logs_gone=logs is None,
+            number=run.number,
+            started=run.started,
+            earlier_logs={n: contents["logs", run.id, n] for n in range(1, run.attempt) if ("logs", run.id, n) in contents},
         )
 
     def sleep(self, seconds: float) -> None:
@@ -128,11 +131,6 @@ def code_of(function: Callable[[], object]) -> str:
 def read(file: RemoteFile, start: int = 0, end: int | None = None) -> bytes:
     with file.open(start, file.size if end is None else end) as chunks:
         return b"".join(chunks)
-
-
-def known(run: WorkflowRun) -> WorkflowRun:
-    """The run without what the stand-in makes up: its number, and when a later attempt began."""
-    return replace(run, number=0, started=0.0)
 
 
 class TestRuns:
@@ -233,9 +231,23 @@ class TestRuns:
         world.show()
         (run,) = world.runs()
         assert (run.mark, run.created, run.updated) == (f"{number}.2", EPOCH - 60, EPOCH + 600)
-        assert known(world.github.run(REPOSITORY, number)) == known(world.server.run(REPOSITORY, number))
+        assert (run.number, run.started) == (1, EPOCH + 540)
+        assert world.github.run(REPOSITORY, number) == world.server.run(REPOSITORY, number)
         assert len({each.id for each in world.github.artifacts(REPOSITORY, number)}) == 2
         assert read(world.github.logs(REPOSITORY, run)) != before
+        assert read(world.github.logs(REPOSITORY, replace(run, attempt=1))) == before
+
+    def test_runs_are_numbered(self, world: World) -> None:
+        numbers = [world.add(), world.add()]
+        assert [world.github.run(REPOSITORY, each).number for each in numbers] == [1, 2]
+
+    def test_an_address_outlives_the_run(self, world: World) -> None:
+        number = world.add()
+        file = world.content(world.artifact(number))
+        assert file.size
+        world.server.remove_build(number)
+        world.show()
+        assert code_of(lambda: read(file, 0, 2)) == "NOT_FOUND"
 
     def test_a_run_that_goes_on(self, world: World) -> None:
         number = world.add(conclusion=None)

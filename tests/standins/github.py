@@ -83,7 +83,11 @@ class Stored:
 
 @dataclass
 class Run:
-    """A workflow run; times in Unix seconds."""
+    """A workflow run; times in Unix seconds.
+
+    Its number is its place in the list, and it started when it was created, if nothing else is given. The logs of its
+    earlier attempts are gone but for ``earlier_logs``.
+    """
 
     id: int
     logs: Mapping[str, str | bytes] | bytes
@@ -98,6 +102,9 @@ class Run:
     attempt: int = 1
     sha: str = "5" * 40
     logs_gone: bool = False
+    number: int | None = None
+    started: float | None = None
+    earlier_logs: Mapping[int, Mapping[str, str | bytes] | bytes] = field(default_factory=dict)
 
     def shown(self, url: str, number: int) -> dict[str, Any]:
         return {
@@ -106,7 +113,7 @@ class Run:
             "head_branch": self.branch,
             "head_sha": self.sha,
             "path": f".github/workflows/{self.workflow}",
-            "run_number": number,
+            "run_number": number if self.number is None else self.number,
             "run_attempt": self.attempt,
             "event": self.event,
             "status": self.status,
@@ -116,12 +123,13 @@ class Run:
             "html_url": f"https://github.example/runs/{self.id}",
             "created_at": iso(self.created),
             "updated_at": iso(self.updated),
-            "run_started_at": iso(self.created),
+            "run_started_at": iso(self.created if self.started is None else self.started),
         }
 
-    @property
-    def logs_zip(self) -> bytes:
-        return self.logs if isinstance(self.logs, bytes) else zipped(self.logs)
+    def logs_zip(self, attempt: int) -> bytes | None:
+        """Return the logs of an attempt, None if they are gone."""
+        logs = self.earlier_logs.get(attempt) if attempt < self.attempt else None if self.logs_gone else self.logs
+        return logs if logs is None or isinstance(logs, bytes) else zipped(logs)
 
 
 def iso(seconds: float) -> str:
@@ -229,12 +237,13 @@ class GitHubServer(ApiServer):
         if match is None or run is None or int(match[3] or 1) > run.attempt:
             raise refusal(404, "Not Found")
         if match[2] is None:
-            return json_answer(200, run.shown(url, 1))
+            return json_answer(200, run.shown(url, self.runs.index(run) + 1))
         if match[2] == "/artifacts":
             return self._page("artifacts", [each.shown(url, run) for each in run.artifacts], query, target)
-        if run.logs_gone:
+        attempt = int(match[3] or run.attempt)
+        if run.logs_zip(attempt) is None:
             raise refusal(404, "Not Found")
-        return self._download(Stored(0, "logs", b""), f"/store/logs/{run.id}", known=known)
+        return self._download(Stored(0, "logs", b""), f"/store/logs/{run.id}.{attempt}", known=known)
 
     def _listed(self, workflow: str, query: Mapping[str, list[str]]) -> list[dict[str, Any]]:
         if not any(workflow in (run.workflow, str(WORKFLOW_ID)) for run in self.runs):
@@ -315,13 +324,9 @@ class GitHubServer(ApiServer):
             self.rejects -= 1
             return _xml(403, "AuthenticationFailed")
         _, _, kind, number = parts.path.split("/")
-        content: bytes | Path
-        if kind == "logs":
-            run = self._run(int(number))
-            assert run is not None
-            content = run.logs_zip
-        else:
-            content = next(each for run in self.runs for each in run.artifacts if each.id == int(number)).content
+        content = self._content(kind, number)
+        if content is None:
+            return _xml(404, "BlobNotFound")
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("Range", "")) if self.does_ranges else None
         start, end = (int(match[1]), min(size, int(match[2]) + 1 if match[2] else size)) if match else (0, size)
@@ -331,6 +336,14 @@ class GitHubServer(ApiServer):
         body = content[start:end] if isinstance(content, bytes) else Part(content, start, end, self.rate, self._count)
         said = {"Content-Range": f"bytes {start}-{end - 1}/{size}"} if match else {}
         return Answer(206 if match else 200, body, said, cut=self.cut.pop(0) if self.cut else None)
+
+    def _content(self, kind: str, number: str) -> bytes | Path | None:
+        """Return what the store has under a number, None if it was removed meanwhile."""
+        if kind == "logs":
+            run_id, _, attempt = number.partition(".")
+            run = self._run(int(run_id))
+            return None if run is None else run.logs_zip(int(attempt))
+        return next((each.content for run in self.runs for each in run.artifacts if each.id == int(number)), None)
 
     def _count(self, size: int) -> None:
         self.sent += size
