@@ -12,7 +12,7 @@ from moto import mock_aws
 from syncline.model import RunStatus
 from tests.integration.chain import Chain, Key, World, small, world
 from tests.standins.oci import Fault, OciRegistry, bad_gateway, throttled
-from tests.standins.oci_store import Store, digest_of
+from tests.standins.oci_store import Repository, Store, digest_of
 
 ITEM: Final[Key] = ("team/web", "2.0")
 LAYER: Final = digest_of(b"web 2.0")  # in that item alone
@@ -279,7 +279,8 @@ def test_bytes_that_are_not_the_digests_never_reach_a_registry_that_does_not_che
     """Both for blobs that are held in memory and for those that are streamed."""
 
     def trusting(self: Store, name: str, session: str, digest: str, data: bytes) -> None:
-        self.repositories[name].blobs[digest] = bytes(self.sessions.pop(session).data) + data
+        blobs = self.repositories.setdefault(name, Repository()).blobs
+        blobs[digest] = bytes(self.sessions.pop(session).data) + data
 
     monkeypatch.setattr(Store, "finish", trusting)
     for small_size in (0, 4 * 1024 * 1024):

@@ -265,6 +265,23 @@ class TestConformance:
         assert code_of(lambda: upload.finish(OTHER)) == "DIGEST_MISMATCH"
         assert not world.client.has_blob(world.app, OTHER)
 
+    def test_a_session_after_a_wrong_digest(self, world: World) -> None:
+        upload = world.client.begin_upload(world.app)
+        upload.write([BLOB])
+        for _ in range(2):
+            assert code_of(lambda: upload.finish(OTHER)) == "DIGEST_MISMATCH"
+        assert upload.status() == len(BLOB)
+        upload.finish(DIGEST)
+        assert world.client.has_blob(world.app, DIGEST)
+
+    def test_a_repository_is_there_with_its_first_blob(self, world: World) -> None:
+        upload = world.client.begin_upload(world.app)
+        upload.write([BLOB])
+        assert world.app not in list(world.client.catalog())
+        assert not world.client.knows(world.app)
+        upload.finish(DIGEST)
+        assert world.app in list(world.client.catalog())
+
     def test_a_finish_that_had_arrived(self, world: World) -> None:
         upload = world.client.begin_upload(world.app)
         upload.write([BLOB])

@@ -184,7 +184,6 @@ class Store:
         """A new upload session, its id."""
         if NAME.fullmatch(name) is None:
             raise RefusalError(400, "NAME_INVALID")
-        self.repositories.setdefault(name, Repository())
         session = f"session-{next(self._tickets)}"
         self.sessions[session] = Session(name)
         return session
@@ -227,11 +226,14 @@ class Store:
         session.data += data
 
     def finish(self, name: str, session: str, digest: str, data: bytes) -> None:
-        """The end of an upload, with its last bytes; wrong bytes end it too."""
-        content = bytes(self.sessions.pop(session).data) + data
+        """The end of an upload, with its last bytes; as at docker-registry, another digest does not end it."""
+        under_way = self.sessions[session]
+        under_way.data += data
+        content = bytes(under_way.data)
         if digest_of(content) != _valid(digest):
             raise RefusalError(400, "DIGEST_INVALID", f"the bytes have {digest_of(content)}")
-        blobs = self.repositories[name].blobs
+        del self.sessions[session]
+        blobs = self.repositories.setdefault(name, Repository()).blobs
         if digest not in blobs or not self.keeps_blobs:
             blobs[digest] = content
 

@@ -352,11 +352,12 @@ class RegistryServer:
         self.uploads[session] = (repository, before + data)
 
     def finish(self, repository: str, session: str, digest: str, data: bytes = b"") -> None:
-        """End an upload with its last bytes, and keep the blob if it has the digest."""
+        """End an upload with its last bytes, and keep the blob. The upload stays if the digest is another one."""
         data = self.upload(repository, session) + data
-        del self.uploads[session]
         if digest_of(data) != self._valid(digest):
+            self.uploads[session] = (repository, data)
             raise self._refusal(400, "DIGEST_INVALID", f"the bytes have {digest_of(data)}")
+        del self.uploads[session]
         self.received.append((repository, digest))
         self._store_blob(repository, data)
 
