@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +31,7 @@ from tests.integration.artifacts_chain import (
 from tests.integration.chain import SYNC
 from tests.pump import Duplicates, Letter, Manners, When
 from tests.standins import saved
-from tests.standins.github import zipped
+from tests.standins.github import Stored, zipped
 from tests.standins.oci import Fault
 from tests.standins.serving import json_answer
 
@@ -140,6 +141,30 @@ def test_an_alias_follows_the_youngest_build_and_is_mended(place: ArtifactsWorld
     assert mended.counts.moved == 1
 
 
+def test_an_alias_follows_where_a_younger_build_cannot_be_had(place: ArtifactsWorld) -> None:
+    """In the same run, whenever that is found out."""
+    chain = place.chain([build(1, OLD)], aliases=[])
+    chain.run()
+    younger = build(2, NEW)
+    younger.artifacts[0].expired = True
+    place.github.runs.append(younger)
+    chain.configure()
+    run = chain.run()
+    repository = f"{PROJECT}/x86/presto-coordinator"
+    assert chain.config_digest(repository, "latest") == chain.config_digest(repository, "presto-1") is not None
+    assert run.counts.failed == 2
+    assert chain.run().counts.moved == 0
+
+
+def test_an_alias_does_not_follow_what_somebody_put_in_place_of_a_build(place: ArtifactsWorld) -> None:
+    chain = place.chain([build(1, OLD), build(2, NEW)])
+    chain.run()
+    repository = f"{PROJECT}/x86/presto-coordinator"
+    chain.target.store.add_image(repository, "presto-2", b"of a stranger")
+    chain.run()
+    assert chain.config_digest(repository, "latest") == chain.config_digest(repository, "presto-1") is not None
+
+
 def test_an_image_that_takes_several_functions_is_continued_at_a_checkpoint(
     place: ArtifactsWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +214,29 @@ class TestWhatGoesWrong:
         assert (run.counts.moved, run.counts.failed) == (2, 0)
         assert lost
         chain.check_images(images(OLD))
+
+    def test_a_younger_artifact_that_is_no_archive_hides_no_image(self, place: ArtifactsWorld) -> None:
+        made = build(1, OLD)
+        made.artifacts.append(Stored(11, "notes", b"written by a later step, and not put into a zip"))
+        chain = place.chain([made])
+        assert chain.run().counts.failed == 0
+        chain.check_images(images(OLD))
+
+    def test_a_younger_archive_of_something_else_hides_no_image(self, place: ArtifactsWorld) -> None:
+        made = build(1, OLD)
+        made.artifacts.append(Stored(11, "logs", gzip.compress(b"written by a later step, and not put into a zip")))
+        chain = place.chain([made])
+        assert chain.run().counts.failed == 0
+        chain.check_images(images(OLD))
+
+    def test_an_expired_artifact_beside_one_that_is_there(self, place: ArtifactsWorld) -> None:
+        made = build(1, OLD)
+        made.artifacts[0].expired = True
+        made.artifacts.append(Stored(11, "tests", zipped({"results.xml": b"<tests/>"})))
+        chain = place.chain([made])
+        failed = [r for r in chain.results(chain.run()).values() if r.outcome is Outcome.FAILED]
+        assert {r.code for r in failed} == {"ARTIFACT_EXPIRED"}
+        assert f"images-{OLD} has expired" in (failed[0].reason or "")
 
     def test_an_expired_artifact_is_asked_for_once(self, place: ArtifactsWorld) -> None:
         runs = [build(1, OLD), build(2, NEW)]

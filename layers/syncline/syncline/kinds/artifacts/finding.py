@@ -12,8 +12,10 @@ from syncline.clients.github import Artifact
 from syncline.config.artifacts import Build
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.archive.feed import Mark, Source, Stream, ranged
+from syncline.kinds.artifacts.archive.unpacking import form_of
 from syncline.kinds.artifacts.archive.zips import EMPTY, MAGIC, Zip
 
+_HEADER: Final = 512  # bytes of the header of a tar's member
 _ENDINGS: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.zstd")
 
 
@@ -43,14 +45,31 @@ def candidates(artifacts: Sequence[Artifact], rules: Build, where: str) -> list[
     return sorted(alive, key=lambda artifact: (artifact.created, artifact.id), reverse=True)
 
 
+def expired(artifacts: Sequence[Artifact], rules: Build, where: str, absent: SynclineError) -> SynclineError:
+    """Return why an image is ``absent``: if an artifact that may have held it has expired, that is the reason."""
+    gone = [a.name for a in artifacts if a.expired and fnmatchcase(a.name, rules.artifact)]
+    if absent.code.name != "IMAGE_ABSENT" or not gone:
+        return absent
+    return SynclineError("ARTIFACT_EXPIRED", f"{where}: its artifact {gone[0]} has expired, and {absent.what}")
+
+
 def find(sources: Iterable[Source], rules: Build, image: str, tag: str) -> Found:
-    """The archive that has an image of a build. Raises IMAGE_ABSENT, and what reading the downloads raises."""
+    """The archive that has an image of a build. Raises IMAGE_ABSENT, and what reading the downloads raises.
+
+    A download that is no zip says nothing of what it holds. If it is not named like the image, the others count first.
+    """
     seen: list[str] = []
+    plain: Found | None = None
     # One that is named like the image is looked into first: each costs a few requests.
     for source in sorted(sources, key=lambda source: image not in source.name):
         found = _in(source, rules, image, tag, seen)
-        if found is not None:
+        if found is None:
+            continue
+        if found.where != source.name or image in source.name:
             return found
+        plain = plain or found
+    if plain is not None:
+        return plain
     what = ", ".join(seen)[:400] or "nothing"
     raise SynclineError("IMAGE_ABSENT", f"no artifact has an archive for {image}; they have {what}")
 
@@ -58,6 +77,9 @@ def find(sources: Iterable[Source], rules: Build, image: str, tag: str) -> Found
 def _in(source: Source, rules: Build, image: str, tag: str, seen: list[str]) -> Found | None:
     """The archive of an image in one download; the names that are there are added to ``seen``."""
     if not is_zip(source):
+        seen.append(source.name)
+        if not _is_archive(source):
+            return None
         return Found(source.name, source.size, source, str(source.size), partial(ranged, source, 0, source.size))
     archive = Zip(source)
     entries = [entry for entry in archive.entries if not entry.name.endswith("/")]
@@ -78,3 +100,23 @@ def is_zip(source: Source) -> bool:
         return False
     with source.open(0, len(MAGIC)) as chunks:
         return b"".join(chunks) in (MAGIC, EMPTY)
+
+
+def _is_archive(source: Source) -> bool:
+    """Return True if a download may be an archive of images: packed by gzip or zstd, or a tar, by its first bytes."""
+    if not source.size:
+        return False
+    with source.open(0, min(source.size, _HEADER)) as chunks:
+        start = b"".join(chunks)
+    return bool(form_of(start)) or _is_tar(start)
+
+
+def _is_tar(start: bytes) -> bool:
+    """Return True if bytes begin with the header of a tar's member, which holds the sum of its own bytes."""
+    said = start[148:156].strip(b" \0")
+    if len(start) < _HEADER or not said.isdigit():
+        return False
+    try:
+        return int(said, 8) == sum(start[:148]) + 8 * ord(" ") + sum(start[156:_HEADER])
+    except ValueError:
+        return False

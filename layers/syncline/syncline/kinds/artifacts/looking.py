@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -184,7 +184,7 @@ class Look:
         items: list[Item] = []
         results: list[Result] = []
         skipped = 0
-        newest: Place | None = None
+        there: list[Place] = []
         wanted, failures = self._without_odd(repository, wanted, scope)
         is_whole = not self._tags.odd_of(repository)
         may_be_unproved, is_proved = self._pushed.may_be_unproved(repository), True
@@ -194,8 +194,8 @@ class Look:
             if not _covers(scope, build, place):
                 continue
             unproved = self._pushed.unproved(place) if is_there and may_be_unproved else None
-            if gone is None and not (unproved and unproved.other):
-                newest = newest or place
+            if is_there:
+                there.append(place)
             is_proved = is_proved and unproved is None
             asked = (repository, place.tag) in pace.asked  # its transfer looks closer
             if is_there and unproved is None and not asked and not self._is_older(build, place):
@@ -215,8 +215,8 @@ class Look:
             self._pushed.note_all_proved(repository)
         # An odd entry may stand for a younger build.
         is_whole &= self._is_whole
-        if scope.everything and is_whole and newest is not None and newest.tag in self._tags.of(repository):
-            items += self._aliases(newest)
+        if scope.everything and is_whole and self._sync.aliases:
+            items += self._aliases(there)
         return Page(repository, tuple(items), skipped, tuple(results), tuple(failures))
 
     def _without_odd(
@@ -262,16 +262,21 @@ class Look:
         """
         return self._sync.overwrite and self._pushed.run_of(place) != build.run.mark
 
-    def _aliases(self, newest: Place) -> Iterator[Item]:
-        """The aliases that do not point at the youngest build; where that is not there yet, its transfer sees to them."""
-        if not self._sync.aliases:
-            return
+    def _aliases(self, there: Iterable[Place]) -> Iterator[Item]:
+        """Yield the aliases that do not point at the youngest build of those that are there.
+
+        The transfer of one that is not there yet sees to them once it has come.
+        """
         registry = self._target.registry
-        digest = registry.manifest_digest(newest.repository, newest.tag)
-        for alias in self._sync.aliases:
-            present = registry.manifest_digest(newest.repository, alias)
-            if digest is not None and present != digest:
-                yield Item(newest.repository, alias, target=present, detail={"alias": True})
+        for place in there:
+            digest = registry.manifest_digest(place.repository, place.tag)
+            if digest is None or self._pushed.is_replaced(place.repository, place.tag, digest):
+                continue
+            for alias in self._sync.aliases:
+                present = registry.manifest_digest(place.repository, alias)
+                if present != digest:
+                    yield Item(place.repository, alias, target=present, detail={"alias": True})
+            return
 
 
 def _failure_of_run(odd: Odd) -> Failure:

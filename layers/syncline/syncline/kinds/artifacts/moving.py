@@ -13,7 +13,7 @@ from syncline.config.artifacts import ArtifactsSync
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import Build, Builds
 from syncline.kinds.artifacts.checkpoints import Checkpoints
-from syncline.kinds.artifacts.finding import Found, candidates, find
+from syncline.kinds.artifacts.finding import Found, candidates, expired, find
 from syncline.kinds.artifacts.layers import KnownLayers
 from syncline.kinds.artifacts.looking import RUN, conflict
 from syncline.kinds.artifacts.manifests import Written
@@ -138,9 +138,11 @@ class Moving:
             found = find(sources, self.sync.build, image, tag)
             artifact = next(each for each, source in zip(fitting, sources, strict=True) if source is found.source)
         except SynclineError as error:
-            if not odd or error.code.name not in ("IMAGE_ABSENT", "ARTIFACT_EXPIRED"):
+            if error.code.name not in ("IMAGE_ABSENT", "ARTIFACT_EXPIRED"):
                 raise
-            raise odd[0].error from error  # the odd entry may be the artifact that has it
+            if odd:
+                raise odd[0].error from error  # the odd entry may be the artifact that has it
+            raise expired(artifacts, self.sync.build, f"run {number}", error) from None
         return found, f"{artifact.id} {artifact.digest} {found.version}"
 
     def _arrived(self, item: Item, fingerprint: str, push: Push) -> Answer:
@@ -183,8 +185,8 @@ class Moving:
             if isinstance(build, Build):
                 for place in build.places:
                     if place.repository == repository and place.tag in there:
-                        noted = self.pushed.of(repository, place.tag)
-                        if noted is None or not noted.other:
+                        digest = self.registry.manifest_digest(repository, place.tag)
+                        if not self.pushed.is_replaced(repository, place.tag, digest):
                             return place.tag
         return None
 

@@ -58,6 +58,11 @@ class Pushed:
         noted = self._memory.recall(self._key(repository, tag))
         return None if noted is None else Push(*json.loads(noted))
 
+    def is_replaced(self, repository: str, tag: str, digest: str | None) -> bool:
+        """Return True if a tag, which now has a digest, is known to be not what was pushed."""
+        push = self.of(repository, tag)
+        return push is not None and (bool(push.other) or push.manifest != digest)
+
     def may_be_unproved(self, repository: str) -> bool:
         """Return True if a tag of the repository may have been pushed and not verified."""
         return self._memory.recall(self._open_key(repository)) is not None
