@@ -14,12 +14,15 @@ from typing import Any, Final, cast
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from syncline.model import Step
+from syncline.steps.transfer import ENDING
 from syncline.steps.worker import Worker
 from tests.simulation.machine import KilledError, Machine, Process
 from tests.simulation.queues import Message, ModelSqs, Queue
 
 WARM: Final = 0.9
 """How likely a warm process is used again."""
+LEAST: Final = 2.0
+"""Seconds for work that a function has at least."""
 
 
 @dataclass(slots=True)
@@ -63,7 +66,8 @@ class Invocation:
 class Functions:
     """The functions of a stack. ``build`` makes the worker of a step in a fresh process.
 
-    ``failures`` are errors that a function did not catch.
+    ``hurry`` is how much less time a function has, from 0 to 1, so that work ends before it is done. ``failures`` are
+    errors that a function did not catch.
     """
 
     machine: Machine
@@ -71,6 +75,7 @@ class Functions:
     mappings: list[Mapping]
     build: Callable[[Process, Step], Worker]
     skew: float = 0.0
+    hurry: float = 0.0
     failures: list[BaseException] = field(default_factory=list)
     on_return: Callable[[], None] = lambda: None
     invocations: int = 0
@@ -120,7 +125,7 @@ class Functions:
         invocation = Invocation(mapping, messages, [message.receipt for message in messages])
         process, worker = self._process(mapping.step)
         self.machine.note(f"{process.name} takes {', '.join(message.id for message in messages)}")
-        context = Context(self.machine, mapping.seconds)
+        context = Context(self.machine, self._seconds(mapping))
         process.on_death = lambda: self._end(invocation)
         process.thaw()
 
@@ -143,6 +148,11 @@ class Functions:
 
         self.machine.spawn(process, f"{process.name} handler", handle)
         self.machine.at(context.end, lambda: None if invocation.over else process.kill())
+
+    def _seconds(self, mapping: Mapping) -> float:
+        """Return the time of an invocation. A function keeps some of it for its end, and needs more to do anything."""
+        most = mapping.seconds - ENDING - LEAST
+        return ENDING + LEAST + most * (1 - self.hurry) ** 4
 
     def _settle(self, invocation: Invocation, failed: set[str]) -> None:
         for message, receipt in zip(invocation.messages, invocation.receipts, strict=True):

@@ -41,6 +41,8 @@ _WEATHER: Final = {
     "skew": (0.3, 3.0),
     "late": (0.4, 600.0),
     "doubles": (0.5, 0.5),
+    # of the functions: how much less time they have
+    "hurry": (0.3, 1.0),
 }
 
 

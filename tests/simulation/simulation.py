@@ -29,6 +29,7 @@ from tests.simulation.machine import EndlessError, Machine, installed
 from tests.simulation.network import Faults
 from tests.simulation.plan import Plan
 from tests.simulation.stack import Operator, Stack
+from tests.simulation.worlds.artifacts import ArtifactsWorld
 from tests.simulation.worlds.images import ImagesWorld
 from tests.simulation.worlds.world import World
 
@@ -38,6 +39,7 @@ SLOWEST_CANCEL: Final = 120.0
 """Seconds that a cancel may take: ten, and what the faults of its own calls cost."""
 WORLDS: Final[Mapping[str, Callable[[Stack, str, random.Random], World]]] = {
     "images": ImagesWorld,
+    "artifacts": ArtifactsWorld,
 }
 
 
@@ -80,7 +82,7 @@ class Simulation:
         self.rng = machine.rng
         self.violations: list[str] = []
         weather: dict[str, Any] = dict(plan.weather)
-        queues = {name: weather.pop(name, 0.0) for name in ("skew", "late", "doubles")}
+        queues = {name: weather.pop(name, 0.0) for name in ("skew", "late", "doubles", "hurry")}
         self.faults = Faults(**weather)
         self.stack = Stack(machine, self.faults, **queues)
         self.worlds: list[World] = []
@@ -213,7 +215,7 @@ class Simulation:
         """End all faults, and let everything that was begun come to its end."""
         self.machine.note("calm")
         self.faults.off = True
-        self.stack.sqs.late = self.stack.sqs.doubles = 0.0
+        self.stack.sqs.late = self.stack.sqs.doubles = self.stack.functions.hurry = 0.0
         for world in self.worlds:
             world.heal()
         self.machine.run(self.machine.now + CALM)

@@ -68,6 +68,7 @@ class Stack:
     skew: float = 0.0
     late: float = 0.0
     doubles: float = 0.0
+    hurry: float = 0.0
 
     def __post_init__(self) -> None:
         self.table = ModelTable()
@@ -83,7 +84,7 @@ class Stack:
             for step in Step
         ]
         mappings.append(Source(events, Step.DISCOVER, discover.function_timeout, 10, 2))
-        self.functions = Functions(self.machine, self.sqs, mappings, self.worker, self.skew)
+        self.functions = Functions(self.machine, self.sqs, mappings, self.worker, self.skew, self.hurry)
 
     # -- what a process has
 

@@ -83,7 +83,9 @@ class World:
             logs_gone=logs is None,
             number=run.number,
             started=run.started,
-            earlier_logs={n: contents["logs", run.id, n] for n in range(1, run.attempt) if ("logs", run.id, n) in contents},
+            earlier_logs={
+                n: contents["logs", run.id, n] for n in range(1, run.attempt) if ("logs", run.id, n) in contents
+            },
         )
 
     def sleep(self, seconds: float) -> None:

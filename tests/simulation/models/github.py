@@ -62,18 +62,23 @@ class GitHubServer:
     one wrong byte (``wrong_bytes``). Addresses are good for ``url_lives`` seconds.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, host: str = API) -> None:
+        self.host = host
+        self.behave()
+        self._machine = machine
+        self._builds: dict[int, _Build] = {}
+        self._counts: dict[tuple[str, str], int] = {}  # runs that each workflow ever had
+        self._contents: dict[tuple[str, int, int], bytes] = {}
+        self._last_id = 1_000
+
+    def behave(self) -> None:
+        """Turn every odd behaviour off."""
         self.listing_cut: int | None = None
         self.empty_listing = False
         self.endless = False
         self.digest_null = False
         self.wrong_bytes = False
         self.url_lives = 60.0
-        self._machine = machine
-        self._builds: dict[int, _Build] = {}
-        self._counts: dict[tuple[str, str], int] = {}  # runs that each workflow ever had
-        self._contents: dict[tuple[str, int, int], bytes] = {}
-        self._last_id = 1_000
 
     # -- the world ---------------------------------------------------------------------------------------------------
 
@@ -91,12 +96,13 @@ class GitHubServer:
         event: str = "workflow_dispatch",
         took: float = 60.0,
         beside: Mapping[str, bytes] | None = None,
+        behind: Mapping[str, bytes] | None = None,
     ) -> int:
         """Add a run that ended just now and return its id. Its artifact holds an archive for each of ``images``.
 
         An image is given by what its layers hold, bottom first; see :func:`image_of`. ``metadata`` replaces lines of the
         block that :func:`block` makes, or removes them (None). A conclusion of None is a run that still goes on.
-        ``beside`` are other artifacts, listed before the one of the images.
+        ``beside`` are other artifacts, listed before the one of the images, and ``behind`` those after it.
         """
         count = self._counts[repository, workflow] = self._counts.get((repository, workflow), 0) + 1
         ended, number = float(int(self._machine.now)), self._next_id()
@@ -120,6 +126,8 @@ class GitHubServer:
         for name, content in sorted((beside or {}).items()):
             self._add_artifact(build, name, content)
         self._attempt(build, conclusion, ended - took, ended)
+        for name, content in sorted((behind or {}).items()):
+            self._add_artifact(build, name, content)
         return number
 
     def rerun(
@@ -130,6 +138,10 @@ class GitHubServer:
         build.images = build.images if images is None else images
         ended = float(int(self._machine.now))
         self._attempt(build, conclusion, max(ended - build.took, min(build.run.updated, ended)), ended)
+
+    def layers(self, run: int) -> dict[str, list[bytes]]:
+        """Return what the layers of a run's images hold, by the images' names."""
+        return {name: list(layers) for name, layers in self._builds[run].images.items()}
 
     def finish(self, run: int, conclusion: str = "success") -> None:
         """End a run that still goes on."""
@@ -251,7 +263,7 @@ class SimGitHub(GitHub):
     """GitHub as one process has it."""
 
     def __init__(self, server: GitHubServer, network: Network) -> None:
-        self.endpoint = Endpoint("https", API)
+        self.endpoint = Endpoint("https", server.host)
         self.http = network.http
         self.server = server
         self.network = network
@@ -263,14 +275,14 @@ class SimGitHub(GitHub):
     def runs(self, repository: str, workflow: str, odd: OnOdd = refuse, **filters: str | None) -> Iterator[WorkflowRun]:
         given = {key: value for key, value in filters.items() if value}
         file = workflow.rpartition("/")[2]
-        entries = Entries(f"the runs of {file} at {API}", odd, _id_of, limits=FEW)
+        entries = Entries(f"the runs of {file} at {self.server.host}", odd, _id_of, limits=FEW)
         return self._pages(entries, "GET runs", partial(self.server.runs, repository, file, given))
 
     def run(self, repository: str, run_id: int) -> WorkflowRun:
-        return self.network.call(API, "GET run", partial(self.server.run, repository, run_id))
+        return self.network.call(self.server.host, "GET run", partial(self.server.run, repository, run_id))
 
     def artifacts(self, repository: str, run_id: int, odd: OnOdd = refuse) -> list[Artifact]:
-        entries = Entries(f"the artifacts of run {run_id} at {API}", odd, _id_of, limits=FEW)
+        entries = Entries(f"the artifacts of run {run_id} at {self.server.host}", odd, _id_of, limits=FEW)
         return list(self._pages(entries, "GET artifacts", partial(self.server.artifacts, repository, run_id)))
 
     def content(self, repository: str, artifact: Artifact) -> RemoteFile:
@@ -286,7 +298,7 @@ class SimGitHub(GitHub):
     ) -> Iterator[T]:
         page = 1
         while True:
-            found, following = self.network.call(API, name, partial(ask, page))
+            found, following = self.network.call(self.server.host, name, partial(ask, page))
             yield from entries.read(found, lambda entry: cast("T", entry))
             if following is None:
                 return
@@ -325,7 +337,7 @@ class SimRemoteFile(RemoteFile):
     def _renew_if_old(self) -> None:
         now = self._sim.network.calls.machine.now
         if now >= self._until:
-            self._signed = self._sim.network.call(API, "GET download address", self._ask)
+            self._signed = self._sim.network.call(self._sim.server.host, "GET download address", self._ask)
             self._until = now + _URL_LIFE
 
 

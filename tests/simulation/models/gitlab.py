@@ -40,14 +40,19 @@ class GitLabServer:
     go on with made-up tags for ever (``endless``). Tags have no digest (``digest_null``).
     """
 
-    def __init__(self, registry: TagsBehind, project: str = "group/project") -> None:
+    def __init__(self, registry: TagsBehind, project: str = "group/project", host: str = API) -> None:
+        self.host = host
         self.project = project
+        self.behave()
+        self._registry = registry
+        self._ids: dict[str, int] = {}
+
+    def behave(self) -> None:
+        """Turn every odd behaviour off."""
         self.listing_cut: int | None = None
         self.empty_listing = False
         self.endless = False
         self.digest_null = False
-        self._registry = registry
-        self._ids: dict[str, int] = {}
 
     def repositories(self, project: str, page: int) -> tuple[tuple[RegistryRepository, ...], int | None]:
         """Return a page of the project's repositories by name, and the number of the next page."""
@@ -108,23 +113,25 @@ class SimGitLab(GitLab):
     """GitLab as one process has it."""
 
     def __init__(self, server: GitLabServer, network: Network, project: str | None = None) -> None:
-        self._endpoint = Endpoint("https", API)
+        self._endpoint = Endpoint("https", server.host)
         self._project = server.project if project is None else project
         self._http = network.http
         self.server = server
         self.network = network
 
     def repositories(self, odd: OnOdd = refuse) -> Iterator[RegistryRepository]:
-        entries = Entries(f"the repositories of {self._project} at {API}", odd, lambda each: each.path, limits=FEW)
+        entries = Entries(
+            f"the repositories of {self._project} at {self.server.host}", odd, lambda each: each.path, limits=FEW
+        )
         ask = partial(self.server.repositories, self._project)
         return self._pages(entries, "GET repositories", ask, _usable)
 
     def tags(self, repository: int, odd: OnOdd = refuse) -> Iterator[str]:
-        entries = Entries(f"the tags of repository {repository} at {API}", odd, limits=TAGS)
+        entries = Entries(f"the tags of repository {repository} at {self.server.host}", odd, limits=TAGS)
         return self._pages(entries, "GET tags", partial(self.server.tags, self._project, repository), parse_tag)
 
     def tag(self, repository: int, name: str) -> TagDetails:
-        return self.network.call(API, "GET tag", partial(self.server.tag, self._project, repository, name))
+        return self.network.call(self.server.host, "GET tag", partial(self.server.tag, self._project, repository, name))
 
     def _pages(
         self,
@@ -135,7 +142,7 @@ class SimGitLab(GitLab):
     ) -> Iterator[T]:
         page = 1
         while True:
-            found, following = self.network.call(API, name, partial(ask, page))
+            found, following = self.network.call(self.server.host, name, partial(ask, page))
             yield from entries.read(found, parse)
             if following is None:
                 return

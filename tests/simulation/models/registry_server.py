@@ -125,6 +125,10 @@ class RegistryServer:
         config = json.dumps({"architecture": "amd64", "os": "linux", "seed": seed}).encode()
         return self._push(repository, tag, _CONFIG, config, kept[:layers])
 
+    def push_config(self, repository: str, tag: str, config: bytes, layers: list[bytes]) -> str:
+        """Put an image with this config there, which need not be true of its layers; return its digest."""
+        return self._push(repository, tag, _CONFIG, config, layers)
+
     def push_index(self, repository: str, tag: str | None, seeds: Sequence[int]) -> str:
         """Put an index there, and the images of the seeds without tags; return its digest."""
         entries = []
@@ -182,8 +186,12 @@ class RegistryServer:
         return [
             f"{name}:{tag} lacks {part}"
             for (name, tag), digest in self.tags().items()
-            for part in self._absent(self.repositories[name], digest)
+            for part in self.absent(name, digest)
         ]
+
+    def absent(self, repository: str, digest: str) -> list[str]:
+        """Return the parts of a manifest that are missing, or itself."""
+        return list(self._absent(self.repositories[repository], digest))
 
     def _push(
         self, repository: str, tag: str | None, config_type: str, config: bytes, layers: list[bytes], **more: Any
