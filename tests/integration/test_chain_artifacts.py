@@ -238,6 +238,18 @@ class TestWhatGoesWrong:
         assert {r.code for r in failed} == {"ARTIFACT_EXPIRED"}
         assert f"images-{OLD} has expired" in (failed[0].reason or "")
 
+    @pytest.mark.parametrize("expired", [False, True])
+    def test_an_artifact_of_an_earlier_attempt_counts_no_more(self, place: ArtifactsWorld, expired: bool) -> None:
+        before, made = build(1, OLD), build(2, OLD, [image("presto-coordinator", OLD)])
+        made.attempt = 2
+        made.artifacts[0].expired = expired
+        made.artifacts.insert(0, before.artifacts[0])
+        chain = place.chain([made])
+        failed = {r.group: r.code for r in chain.results(chain.run()).values() if r.outcome is Outcome.FAILED}
+        worker = f"{PROJECT}/x86/presto-native-worker-cpu"
+        assert failed[worker] == ("ARTIFACT_EXPIRED" if expired else "IMAGE_ABSENT")
+        assert len(failed) == (2 if expired else 1)
+
     def test_an_expired_artifact_is_asked_for_once(self, place: ArtifactsWorld) -> None:
         runs = [build(1, OLD), build(2, NEW)]
         runs[0].artifacts[0].expired = True

@@ -35,22 +35,32 @@ class Found:
 
 def candidates(artifacts: Sequence[Artifact], rules: Build, where: str) -> list[Artifact]:
     """The artifacts that may hold images, the youngest first. Raises ARTIFACT_EXPIRED, IMAGE_ABSENT."""
-    fitting = [artifact for artifact in artifacts if fnmatchcase(artifact.name, rules.artifact)]
+    fitting = _fitting(artifacts, rules)
     if not fitting:
         names = ", ".join(sorted(artifact.name for artifact in artifacts))[:300] or "none at all"
         raise SynclineError("IMAGE_ABSENT", f"{where} left no artifact {rules.artifact!r}; it left {names}")
     alive = [artifact for artifact in fitting if not artifact.expired]
     if not alive:
-        raise SynclineError("ARTIFACT_EXPIRED", f"{where}: its artifact {fitting[0].name} has expired")
-    return sorted(alive, key=lambda artifact: (artifact.created, artifact.id), reverse=True)
+        raise SynclineError("ARTIFACT_EXPIRED", f"{where}: its artifact {fitting[-1].name} has expired")
+    return alive
 
 
 def expired(artifacts: Sequence[Artifact], rules: Build, where: str, absent: SynclineError) -> SynclineError:
     """Return why an image is ``absent``: if an artifact that may have held it has expired, that is the reason."""
-    gone = [a.name for a in artifacts if a.expired and fnmatchcase(a.name, rules.artifact)]
+    gone = [artifact.name for artifact in _fitting(artifacts, rules) if artifact.expired]
     if absent.code.name != "IMAGE_ABSENT" or not gone:
         return absent
     return SynclineError("ARTIFACT_EXPIRED", f"{where}: its artifact {gone[0]} has expired, and {absent.what}")
+
+
+def _fitting(artifacts: Sequence[Artifact], rules: Build) -> list[Artifact]:
+    """Return the artifacts that the rules name, the youngest first. One that a later attempt left again is no more."""
+    youngest = sorted(artifacts, key=lambda artifact: (artifact.created, artifact.id), reverse=True)
+    latest: dict[str, Artifact] = {}
+    for artifact in youngest:
+        if fnmatchcase(artifact.name, rules.artifact):
+            latest.setdefault(artifact.name, artifact)
+    return list(latest.values())
 
 
 def find(sources: Iterable[Source], rules: Build, image: str, tag: str) -> Found:

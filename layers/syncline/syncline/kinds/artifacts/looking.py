@@ -270,7 +270,7 @@ class Look:
         registry = self._target.registry
         for place in there:
             digest = registry.manifest_digest(place.repository, place.tag)
-            if digest is None or self._pushed.is_replaced(place.repository, place.tag, digest):
+            if digest is None or self._pushed.is_replaced(registry, place.repository, place.tag, digest):
                 continue
             for alias in self._sync.aliases:
                 present = registry.manifest_digest(place.repository, alias)

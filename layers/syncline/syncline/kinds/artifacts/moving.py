@@ -186,8 +186,9 @@ class Moving:
                 for place in build.places:
                     if place.repository == repository and place.tag in there:
                         digest = self.registry.manifest_digest(repository, place.tag)
-                        if not self.pushed.is_replaced(repository, place.tag, digest):
-                            return place.tag
+                        if digest is None or self.pushed.is_replaced(self.registry, repository, place.tag, digest):
+                            continue
+                        return place.tag
         return None
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from syncline.clients.github import WorkflowRun
+from syncline.clients.oci import Registry
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import READING, Place
+from syncline.kinds.artifacts.proving import fingerprint_of
 from syncline.kinds.images.places import Memory
 
 
@@ -58,10 +60,12 @@ class Pushed:
         noted = self._memory.recall(self._key(repository, tag))
         return None if noted is None else Push(*json.loads(noted))
 
-    def is_replaced(self, repository: str, tag: str, digest: str | None) -> bool:
-        """Return True if a tag, which now has a digest, is known to be not what was pushed."""
+    def is_replaced(self, registry: Registry, repository: str, tag: str, digest: str) -> bool:
+        """Return True if a tag, which now has a digest, is known to be another image than the one that was pushed."""
         push = self.of(repository, tag)
-        return push is not None and (bool(push.other) or push.manifest != digest)
+        if push is None or digest == push.manifest:
+            return False
+        return digest == push.other or fingerprint_of(registry.manifest(repository, digest)) != push.fingerprint
 
     def may_be_unproved(self, repository: str) -> bool:
         """Return True if a tag of the repository may have been pushed and not verified."""
