@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from moto import mock_aws
 from syncline.clients import github
 from syncline.clients.github import RemoteFile
 from syncline.kinds.artifacts import sending
+from syncline.kinds.artifacts.pushed import Push, Pushed
 from syncline.messages import Start
 from syncline.model import Outcome, Scope, Step, Trigger
 from tests.integration.artifacts_chain import (
@@ -196,6 +198,65 @@ def test_an_image_that_takes_several_functions_is_continued_at_a_checkpoint(
     assert seen == set(keys)
     assert not [key for key in keys if chain.state.facts.recall(key)]
     assert len([letter for letter in chain.pump.delivered if letter.step is Step.TRANSFER]) >= 5
+
+
+class TestWhatChangedSinceTheScan:
+    """A message may come long after the scan that sent it."""
+
+    REPOSITORY = f"{PROJECT}/x86/presto-coordinator"
+
+    def before_transfers(self, chain: ArtifactsChain, change: Callable[[], object]) -> None:
+        """Do something once, before the first transfer."""
+        done: list[Letter] = []
+
+        def once(letter: Letter) -> None:
+            if letter.step is Step.TRANSFER and not done:
+                done.append(letter)
+                change()
+
+        chain.pump.on_delivery = once
+
+    def pushed_by(self, chain: ArtifactsChain, run: str) -> Callable[[], object]:
+        """Return what another function does that puts the image of another run."""
+
+        def put() -> None:
+            digest = chain.target.store.add_image(self.REPOSITORY, "presto-1", b"of another run")
+            found = str(chain.config_digest(self.REPOSITORY, "presto-1"))
+            Pushed(chain.state.facts, chain.target.host).note(self.REPOSITORY, "presto-1", Push(run, digest, found))
+
+        return put
+
+    def test_a_younger_build_is_not_replaced(self, place: ArtifactsWorld) -> None:
+        chain = place.chain([build(1, OLD)], overwrite=True)
+        self.before_transfers(chain, self.pushed_by(chain, "2.1"))
+        chain.run(self.REPOSITORY)
+        there = chain.target.store.digest(self.REPOSITORY, "presto-1")
+        push = Pushed(chain.state.facts, chain.target.host).of(self.REPOSITORY, "presto-1")
+        assert push is not None
+        assert (push.run, push.manifest) == ("2.1", there)
+        assert chain.run(self.REPOSITORY).counts.queued == 0
+        assert chain.target.store.digest(self.REPOSITORY, "presto-1") == there
+
+    def test_an_older_build_of_ours_is_no_conflict(self, place: ArtifactsWorld) -> None:
+        chain = place.chain([build(1, OLD)])
+        self.before_transfers(chain, self.pushed_by(chain, "0.1"))
+        run = chain.run(self.REPOSITORY)
+        assert (run.counts.conflict, run.counts.failed) == (0, 0)
+        assert chain.config_digest(self.REPOSITORY, "latest") == chain.config_digest(self.REPOSITORY, "presto-1")
+
+    def test_a_later_attempt_is_not_taken_for_the_one_that_was_scanned(self, place: ArtifactsWorld) -> None:
+        made = build(1, OLD)
+        chain = place.chain([made])
+
+        def fail_again() -> None:
+            made.attempt, made.conclusion = 2, "failure"
+            other = build(1, OLD, [image("presto-coordinator", OLD, saved.layer({"a": b"2"}))])
+            made.artifacts.append(replace(other.artifacts[0], id=11))
+
+        self.before_transfers(chain, fail_again)
+        run = chain.run(self.REPOSITORY)
+        assert {r.code for r in chain.results(run).values()} == {"SOURCE_CHANGED"}
+        assert not chain.target.store.tags()
 
 
 class TestWhatGoesWrong:

@@ -14,7 +14,7 @@ from syncline.clients.oci import Registry
 from syncline.config.artifacts import ArtifactsSync
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import Build, Builds, Flawed, Place
-from syncline.kinds.artifacts.pushed import Facts, Push, Pushed
+from syncline.kinds.artifacts.pushed import Facts, Push, Pushed, age_of
 from syncline.kinds.kind import Failure, Pace, Page, odd_pages
 from syncline.model import Item, Outcome, Result, Scope
 
@@ -256,11 +256,14 @@ class Look:
         return [Page("", results=(_failed(item, flawed.error.code.name, flawed.error.what),))]
 
     def _is_older(self, build: Build, place: Place) -> bool:
-        """Whether the tag that is there came from another run of the same image tag, and may be replaced.
+        """Whether the tag that is there came from an older run of the same image tag, and may be replaced.
 
         One that nobody remembers is looked into: where it is the same image, it is left as it is.
         """
-        return self._sync.overwrite and self._pushed.run_of(place) != build.run.mark
+        if not self._sync.overwrite:
+            return False
+        run = self._pushed.run_of(place)
+        return run is None or age_of(run) < age_of(build.run.mark)
 
     def _aliases(self, there: Iterable[Place]) -> Iterator[Item]:
         """Yield the aliases that do not point at the youngest build of those that are there.

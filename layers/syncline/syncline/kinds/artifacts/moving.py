@@ -19,7 +19,7 @@ from syncline.kinds.artifacts.looking import RUN, conflict
 from syncline.kinds.artifacts.manifests import Written
 from syncline.kinds.artifacts.passing import Progress, Wanted
 from syncline.kinds.artifacts.proving import check_parts, fingerprint_of, is_whole
-from syncline.kinds.artifacts.pushed import Facts, Pushed
+from syncline.kinds.artifacts.pushed import Facts, Pushed, age_of
 from syncline.kinds.artifacts.pushed import Push as PushNote
 from syncline.kinds.artifacts.pushing import Push
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
@@ -72,10 +72,11 @@ class Moving:
         run = str(item.detail["run"])
         present = self.registry.manifest_digest(item.group, item.name)
         noted = self.pushed.of(item.group, item.name)
-        # One of an older build that was never verified is still ours to mend.
-        ours = noted is not None and noted.manifest == present and (noted.run == run or not noted.proved)
-        if noted is not None and ours and (settled := self._settled(item, noted, push)) is not None:
+        is_noted = noted is not None and noted.manifest == present
+        if noted is not None and is_noted and (settled := self._settled(item, noted, push)) is not None:
             return settled
+        # One of an older build that was never verified is still ours to mend.
+        ours = noted is not None and is_noted and (noted.run == run or not noted.proved)
         image, tag = str(item.detail["image"]), str(item.detail["tag"])
         found, version = self._find(run, image, tag)
         wanted = Wanted(image, tag, lambda name: self.sync.build.is_archive(name, image, tag))
@@ -87,6 +88,7 @@ class Moving:
             # The layers of the same image may be packed otherwise.
             if self._is(item, written.fingerprint):
                 self.pushed.note(item.group, item.name, PushNote(run, present, written.fingerprint))
+                self._follow(item)
                 return Result(item.group, item.name, Outcome.SKIPPED, written.fingerprint, written.fingerprint)
             if not self.sync.overwrite:
                 return self._taken(item, written, present)
@@ -103,13 +105,19 @@ class Moving:
         return self._arrived(item, written.fingerprint, push)
 
     def _settled(self, item: Item, noted: PushNote, push: Push) -> Answer | None:
-        """Return the answer for an item whose tag an earlier try has put; None if it is to be put once more."""
-        is_older = noted.run != item.detail["run"]
+        """Return the answer for an item whose tag is as noted, None if it is to be put, or put once more."""
+        run = str(item.detail["run"])
+        is_older = noted.run != run
+        if is_older and age_of(noted.run) > age_of(run):
+            # A younger build came after the scan.
+            return Result(item.group, item.name, Outcome.SKIPPED, noted.fingerprint, noted.fingerprint)
         if (is_older and self.sync.overwrite) or not is_whole(self.registry, item.group, item.name):
             return None
         if not is_older:
             return self._arrived(item, noted.fingerprint, push)
+        # It was put after the scan, and is left alone as one that was there before it.
         self.pushed.note_proved(item.group, item.name, noted.fingerprint)
+        self._follow(item)
         return Result(item.group, item.name, Outcome.SKIPPED, noted.fingerprint, noted.fingerprint)
 
     def _taken(self, item: Item, written: Written, other: str) -> Result:
@@ -132,6 +140,10 @@ class Moving:
         number = int(run.partition(".")[0])
         odd: list[Odd] = []
         artifacts = self.github.artifacts(self.sync.source.repository, number, odd.append)
+        # Artifacts do not say which attempt left them. Asked for afterwards, the run tells that there was no later one.
+        now = self.builds.run(number)
+        if now.mark != run or not self.builds.takes(now):
+            raise SynclineError("SOURCE_CHANGED", f"run {number} was started again since it was scanned")
         try:
             fitting = candidates(artifacts, self.sync.build, f"run {number}")
             sources = [self.github.content(self.sync.source.repository, artifact) for artifact in fitting]
@@ -147,10 +159,14 @@ class Moving:
 
     def _arrived(self, item: Item, fingerprint: str, push: Push) -> Answer:
         """Return the answer for an image whose parts are all there, after its aliases were put where it is the youngest."""
-        if self.sync.aliases and self._youngest(item.group) == item.name:
-            self._point(item.group, item.name)
+        self._follow(item)
         moved = replace(item, source=fingerprint, detail=_build_of(item))
         return Arrived(moved, push.sent + int(item.detail.get("bytes", 0)))
+
+    def _follow(self, item: Item) -> None:
+        """Point the aliases at an image that is at the target, if it is the youngest there."""
+        if self.sync.aliases and self._youngest(item.group) == item.name:
+            self._point(item.group, item.name)
 
     def _alias(self, item: Item) -> Answer:
         """Point an alias at the youngest build as it is now, whatever was so when it was looked at."""

@@ -36,6 +36,12 @@ class Push:
     other: str = ""
 
 
+def age_of(run: str) -> tuple[int, int]:
+    """Return the number and attempt of a run. GitHub counts both up, so a younger run has greater ones."""
+    number, _, attempt = run.partition(".")
+    return int(number), int(attempt)
+
+
 class Pushed:
     """The memory of one registry's tags. Losing it costs reading archives again, and nothing else."""
 
