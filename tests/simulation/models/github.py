@@ -19,7 +19,7 @@ from syncline.clients.entries import FEW, Entries, OnOdd, refuse
 from syncline.clients.github import PAGE, Artifact, GitHub, RemoteFile, WorkflowRun
 from syncline.clients.http import Response
 from syncline.errors import SynclineError
-from tests.simulation.machine import Machine
+from tests.simulation.machine import EPOCH, Machine
 from tests.simulation.models.builds import Format, artifact_of, block, iso, logs_of
 from tests.simulation.network import Network
 
@@ -105,7 +105,8 @@ class GitHubServer:
         ``beside`` are other artifacts, listed before the one of the images, and ``behind`` those after it.
         """
         count = self._counts[repository, workflow] = self._counts.get((repository, workflow), 0) + 1
-        ended, number = float(int(self._machine.now)), self._next_id()
+        ended = float(int(self._machine.now))
+        number = self._run_id(ended - took)
         run = WorkflowRun(
             id=number,
             attempt=0,
@@ -160,6 +161,13 @@ class GitHubServer:
         gone = {("artifact", each.id, 0) for each in build.artifacts}
         gone |= {("logs", run, attempt) for attempt in range(1, build.run.attempt + 1)}
         self._contents = {key: content for key, content in self._contents.items() if key not in gone}
+
+    def _run_id(self, created: float) -> int:
+        """Return the id of a run: one that was created later has a greater one."""
+        number = int(created - EPOCH + 100_000) * 1000
+        while number in self._builds:
+            number += 1
+        return number
 
     def _next_id(self) -> int:
         self._last_id += 7

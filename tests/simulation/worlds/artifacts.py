@@ -266,26 +266,27 @@ class ArtifactsWorld:
             ranks[config] = max(ranks.get(config, (0.0, 0, 0)), (about.created, about.id, about.attempt))
         self._judge_winners()
 
-    def _selected(self) -> list[tuple[WorkflowRun, Build]]:
+    def _selected(self, limit: int | None = None) -> list[tuple[WorkflowRun, Build]]:
         """Return the runs that the sync looks at, the youngest first."""
         found = [(self.github.run(REPOSITORY, run), build) for run, build in self._builds.items()]
         fit = [
             (run, build) for run, build in found if run.conclusion == "success" and self._branch in (None, run.branch)
         ]
-        return sorted(fit, key=lambda each: (each[0].created, each[0].id), reverse=True)[: self._limit]
+        return sorted(fit, key=lambda each: (each[0].created, each[0].id), reverse=True)[: limit or self._limit]
 
-    def winners(self) -> dict[Key, Winner]:
+    def winners(self, limit: int | None = None) -> dict[Key, Winner]:
         """Return what each tag should be. The youngest run with an image tag counts, whichever images it has."""
         found: dict[Key, Winner] = {}
         seen: set[str] = set()
-        for run, build in self._selected():
+        for run, build in self._selected(limit):
             if build.valid and build.tag not in seen:
                 seen.add(build.tag)
                 found |= {build.key(name): Winner(run, build.images.get(name)) for name in sorted(build.wanted)}
         return found
 
     def _judge_winners(self) -> None:
-        winners = self.winners()
+        # A delivery, or a person, may name a run that is older than those that are looked at.
+        winners = self.winners(len(self._builds))
         for key in sorted({*winners, *self._won}):
             config = winners[key].config if key in winners else None
             if not self._won[key] or self._won[key][-1][1] != config:
@@ -472,8 +473,8 @@ class ArtifactsWorld:
                 allowed += [Outcome.CONFLICT]
             if result is not None and result.outcome not in allowed:
                 yield f"{key} is there, and is reported as {result.outcome} {result.code}"
-        elif self._is_younger(key, have, winner):
-            return
+        elif self._is_younger(key, have, winner) or (digest is not None and key in self._foreign and key in self._put):
+            return  # what a stranger put in place of a build stays until a younger run: lists of tags have no digests
         elif result is None:
             yield f"{key} differs ({_short(winner.config)} is {_short(have)}), and is not reported"
         elif result.outcome not in (Outcome.FAILED, Outcome.KNOWN) or not result.code:
@@ -494,16 +495,22 @@ class ArtifactsWorld:
     def _wrong_aliases(self, winners: Mapping[Key, Winner], told: Mapping[Key, Result]) -> Iterator[str]:
         tags = self.registry.tags()
         for repository in sorted({repository for repository, _ in winners}):
-            there = [
-                (winner.run.created, winner.run.id, winner.config)
-                for key, winner in winners.items()
-                if key[0] == repository and self._ours.get(key) == winner.config is not None and key in tags
-            ]
-            for alias in self._aliases if there else ():
+            youngest = self._youngest_there(repository, winners)
+            for alias in self._aliases if youngest is not None else ():
                 key = (repository, alias)
                 have = self._config_at(repository, tags.get(key))
-                if key not in self._foreign and have != max(there)[2] and key not in told:
-                    yield f"{key} is {_short(have)}, and the youngest image there is {_short(max(there)[2])}"
+                if key not in self._foreign and have != youngest and key not in told:
+                    yield f"{key} is {_short(have)}, and the youngest image there is {_short(youngest)}"
+
+    def _youngest_there(self, repository: str, winners: Mapping[Key, Winner]) -> str | None:
+        """Return the image of the youngest build in a repository. A tag that we never put counts as its build's."""
+        tags = self.registry.tags()
+        keys = [key for key in winners if key[0] == repository and key in tags]
+        for key in sorted(keys, key=lambda key: (winners[key].run.created, winners[key].run.id), reverse=True):
+            config = self._config_at(repository, tags[key])
+            if key not in self._put or self._ours.get(key) == config:
+                return config
+        return None
 
     def _note(self, what: str) -> None:
         self._stack.machine.note(f"{self.name}: {what}")
