@@ -140,10 +140,6 @@ class Moving:
         number = int(run.partition(".")[0])
         odd: list[Odd] = []
         artifacts = self.github.artifacts(self.sync.source.repository, number, odd.append)
-        # Artifacts do not say which attempt left them. Asked for afterwards, the run tells that there was no later one.
-        now = self.builds.run(number)
-        if now.mark != run or not self.builds.takes(now):
-            raise SynclineError("SOURCE_CHANGED", f"run {number} was started again since it was scanned")
         try:
             fitting = candidates(artifacts, self.sync.build, f"run {number}")
             sources = [self.github.content(self.sync.source.repository, artifact) for artifact in fitting]
@@ -155,6 +151,10 @@ class Moving:
             if odd:
                 raise odd[0].error from error  # the odd entry may be the artifact that has it
             raise expired(artifacts, self.sync.build, f"run {number}", error) from None
+        # Artifacts do not say which attempt left them. Asked for afterwards, the run tells that there was no later one.
+        now = self.builds.run(number)
+        if now.mark != run or not self.builds.takes(now):
+            raise SynclineError("SOURCE_CHANGED", f"run {number} was started again since it was scanned")
         return found, f"{artifact.id} {artifact.digest} {found.version}"
 
     def _arrived(self, item: Item, fingerprint: str, push: Push) -> Answer:
