@@ -22,6 +22,7 @@ from syncline.config import load_sync
 from syncline.model import Outcome, Result, Run
 from syncline.wiring import artifacts as wiring
 from syncline.wiring.syncs import hints_of
+from tests.simulation.machine import writer
 from tests.simulation.models.builds import Format, image_of
 from tests.simulation.models.github import GitHubServer, SimGitHub
 from tests.simulation.models.gitlab import GitLabServer, SimGitLab
@@ -102,6 +103,7 @@ class ArtifactsWorld:
         self._won: defaultdict[Key, list[tuple[float, str | None]]] = defaultdict(list)
         self._foreign: dict[Key, float] = {}
         self._put: set[Key] = set()
+        self._once: set[tuple[str, str, str]] = set()
         self._ours: dict[Key, str] = {}
         self.registry.on_tag = self._written
         self._add_build()  # a workflow that never ran is not known
@@ -403,11 +405,16 @@ class ArtifactsWorld:
         made, was = self._config_at(repository, new), self._config_at(repository, old)
         by = "a stranger" if self._outside else "syncline"
         self._note(f"{by} makes {repository}:{tag} {_short(new)} ({_short(made)}), was {_short(old)} ({_short(was)})")
+        if made is not None:
+            self._once.add((repository, tag, made))
         if self._outside:
             self._foreign[key] = now
             self._ours.pop(key, None)
             return
         named = f"{self.name}: {repository}:{tag}"
+        if (process := writer()) is not None:
+            reference = f"{self.registry.host}/{repository}"
+            self._stack.leases.check_writer(process, reference, now, f"{named} was put")
         if new is None or made is None:
             self.violations.append(f"{named} was removed")
             return
@@ -452,14 +459,24 @@ class ArtifactsWorld:
     def ends_twice(self, result: Result) -> bool:
         return self._spoiled or (result.group, result.name) in self._foreign
 
-    def differences(self, _run: Run, results: list[Result]) -> Iterator[str]:
+    def untruths(self, run: Run, results: list[Result]) -> Iterator[str]:
+        del run
+        for each in results:
+            if each.outcome is Outcome.MOVED and (each.group, each.name, each.source or "") not in self._once:
+                yield f"{each.group}:{each.name} is reported as moved, and never was that image"
+
+    def differences(self, run: Run, results: list[Result]) -> Iterator[str]:
         told = {(each.group, each.name): each for each in results}
         winners = self.winners()
         for key, winner in sorted(winners.items()):
             yield from self._wrong(key, winner, told.get(key))
-        for run, build in self._selected():
-            if not build.valid and not any(_names(each, run) and each.code for each in results):
-                yield f"run {run.number} has no valid block, and is not reported"
+        equal = run.counts.skipped - sum(r.outcome is Outcome.SKIPPED and key not in winners for key, r in told.items())
+        others = sum(r.outcome is not Outcome.SKIPPED and key in winners for key, r in told.items())
+        if equal + others != len(winners):
+            yield f"{len(winners)} images, {equal} of them equal and {others} reported: {run.counts}"
+        for made, build in self._selected():
+            if not build.valid and not any(_names(each, made) and each.code for each in results):
+                yield f"run {made.number} has no valid block, and is not reported"
         yield from self._wrong_aliases(winners, told)
         yield from (f"broken: {each}" for each in self.registry.broken())
 
