@@ -21,7 +21,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.tokens.canary import LONGEST_ROUND
 from syncline.kinds.tokens.listing import Listing, MemoryListings
 from syncline.kinds.tokens.probing import Prober
-from syncline.kinds.tokens.sightings import ProcessMemories
+from syncline.kinds.tokens.sightings import CanaryMemory, ProcessMemories
 from syncline.secrets import Secrets
 from syncline.service.api import Request
 from syncline.service.directory import Directory
@@ -187,6 +187,61 @@ def test_a_gateway_without_instances_raises_the_alarm_in_the_second_round(listed
     assert [(one.faults, [each.reason for each in one.sightings]) for one in flown] == [
         (faults, ["the list of instances cannot be used (list_empty)"]) for faults in ((), ("round",))
     ]
+
+
+class Broken(ProcessMemories):
+    """Memories that cannot be recalled at some calls, counted from 1."""
+
+    def __init__(self, *broken: int) -> None:
+        super().__init__()
+        self._broken = broken
+        self._calls = 0
+
+    def recall(self, sync: str) -> CanaryMemory:
+        self._calls += 1
+        if self._calls in self._broken:
+            raise RuntimeError
+        return super().recall(sync)
+
+
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [
+        ((1,), [(), ("round",)]),  # the list is empty, too: two failures in a row
+        ((1, 2, 3, 4), [(), ("round",)]),  # not even the failure could be counted in the table
+    ],
+)
+def test_a_table_that_cannot_be_read_raises_the_alarm_in_the_second_round(
+    broken: tuple[int, ...], expected: list[tuple[str, ...]]
+) -> None:
+    call = {"method": "PUT", "path": "/keys/{key}"}
+    sync = TokensSync.model_validate(
+        {"name": "one", **SYNC, "canary": dict.fromkeys(("write", "read", "delete"), call)}
+    )
+    listings = MemoryListings()
+    listings.listed("one", (), time.time())
+    secrets = Secrets(lambda: pytest.fail("no secret"), lambda: pytest.fail("no secret"), {})
+    canaries = Canaries(lambda: {"one": sync}, listings, Broken(*broken), secrets, Counted())
+    assert [canaries.fly()["one"].faults for _ in range(2)] == expected
+
+
+def test_a_round_that_could_not_be_counted_does_not_bring_back_what_was_settled() -> None:
+    """Another process may have flown since."""
+    sync = TokensSync.model_validate(
+        {
+            "name": "one",
+            **SYNC,
+            "canary": {each: {"method": "PUT", "path": "/k"} for each in ("write", "read", "delete")},
+        }
+    )
+    listings, memories = MemoryListings(), Broken(3, 4)
+    listings.listed("one", (), time.time())
+    secrets = Secrets(lambda: pytest.fail("no secret"), lambda: pytest.fail("no secret"), {})
+    canaries = Canaries(lambda: {"one": sync}, listings, memories, secrets, Counted())
+    assert [canaries.fly()["one"].faults for _ in range(2)] == [(), ("round",)]
+    memories.remember("one", CanaryMemory())
+    assert canaries.fly()["one"].faults == ()
+    assert memories.recall("one") == CanaryMemory()
 
 
 def test_deadlines_end_before_the_functions_do() -> None:

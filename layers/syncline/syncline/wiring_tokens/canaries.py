@@ -50,6 +50,7 @@ class Canaries:
         self._secrets = secrets
         self._counts = counts
         self._memories = memories
+        self._uncounted: dict[str, CanaryMemory] = {}
         self._loop = Loop()
         self._made: dict[str, tuple[TokensSync, Prober, Canary]] = {}
         self._isolated: Isolated[Flown] = Isolated("the canary", DEADLINE)
@@ -66,17 +67,33 @@ class Canaries:
         flown = {}
         for sync_name, result in self._isolated.run(rounds).items():
             if isinstance(result, SynclineError):
-                # A defect, or a thread that hangs: no memory is needed to confirm that.
-                fault = failed_round(f"{result.code.name}: {result.what}")
-                result = Flown((fault,), (fault.fault,))  # noqa: PLW2901 - it stands for the round
-                self._tell(sync_name, result)
+                result = self._failed(sync_name, result)  # noqa: PLW2901 - it stands for the round
             flown[sync_name] = result
+        return flown
+
+    def _failed(self, sync: str, error: SynclineError) -> Flown:
+        """Count a round that ended with an error: the table was out of reach, a thread hangs, or there is a defect.
+
+        One such round is no confirmed fault. If it cannot be counted in the table, it is counted in this process.
+        """
+        found = failed_round(f"{error.code.name}: {error.what}")
+        uncounted = self._uncounted.pop(sync, CanaryMemory())
+        try:
+            after = self._memories.recall(sync).after([found], None, ())
+            self._memories.remember(sync, after)
+        except Exception as problem:  # noqa: BLE001 - the round has failed whatever this was
+            logger.warning("canary round not counted", extra={"sync": sync, "error": type(problem).__name__})
+            # What the table had before is not known. It must not be overwritten with what an older round knew.
+            after = self._uncounted[sync] = uncounted.after([found], None, ())
+        flown = Flown((found,), after.faults)
+        self._tell(sync, flown)
         return flown
 
     def _round(self, sync: TokensSync, listing: Listing) -> Flown:
         memory = self._memories.recall(sync.name)
         found, after = self._seen(sync, listing, memory)
         self._memories.remember(sync.name, after)
+        self._uncounted.pop(sync.name, None)
         flown = Flown(tuple(found), after.faults)
         self._tell(sync.name, flown)
         return flown
