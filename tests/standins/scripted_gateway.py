@@ -77,7 +77,7 @@ class ScriptedGateway:
             if has and fault is Fault.FORGETS and (number, key) in self._read:
                 return 404
             self._read.add((number, key))
-            return 200 if has else 404
+            return 200 if has else 401 if key == "/check" else 404
         if fault is Fault.REFUSES:
             return 403
         if fault is not Fault.DROPS:

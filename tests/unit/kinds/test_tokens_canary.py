@@ -44,7 +44,7 @@ class Scripted:
     def ask(self, address: tuple[str, int], request: bytes, done: Callable[[Answer], None]) -> Any:
         method, path, _ = request.decode().split("\r\n")[0].split(" ")
         if method == "GET" and (path not in self._written or address[0] == WRITER):
-            done(Answer(200 if path in self._written else 404))
+            done(Answer(200 if path in self._written else 401 if path == "/check" else 404))
             return self
         if method == "PUT":
             self._written.add(path)
@@ -91,6 +91,9 @@ SENT: Final = (Check.WRITE, "gateway-0", Outcome.SENT, False)
         ({0: 401, 2: 200}, [SENT, (Check.WRITE, "gateway-1", Outcome.ARRIVED, False)]),
         ({0: 404, 2: 200, 3: 404}, [SENT, (Check.WRITE, "gateway-1", Outcome.LOST, True)]),
         ({0: 401, 2: 200, 3: 401}, [SENT, (Check.WRITE, "gateway-1", Outcome.LOST, True)]),
+        ({0: 401, 2: 200, 3: 500, 4: 200}, [SENT, (Check.WRITE, "gateway-1", Outcome.ARRIVED, False)]),
+        ({0: 401, 2: 200, 3: 500}, [SENT, (Check.WRITE, "gateway-1", Outcome.FAILED, True)]),
+        ({0: 401, 2: 200, 3: REFUSED}, [SENT, (Check.WRITE, "gateway-1", Outcome.FAILED, True)]),
         ({0: 401}, [(Check.WRITE, "gateway-0 to gateway-1", Outcome.NEVER, True)]),
         ({0: 500}, [(Check.WRITE, "gateway-1", Outcome.FAILED, True)]),
         ({0: REFUSED}, [(Check.WRITE, "gateway-1", Outcome.FAILED, True)]),
@@ -164,6 +167,31 @@ def test_a_round_without_end_is_given_up_and_the_writer_has_had_its_turn() -> No
         (Check.ROUND, "(all)", Outcome.FAILED)
     ]
     assert (memory.last_writer, dict(memory.failures)) == ("10.0.0.0:8443", {"round": 1})
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (Answer(500), "asked about a token, it answered 500"),
+        (Answer(302), "asked about a token, it answered 302"),
+        (REFUSED, "about a token: unreachable: Connection refused"),
+    ],
+)
+def test_an_instance_that_does_not_answer_about_tokens_is_at_fault(answer: Answer, reason: str) -> None:
+    """It may know its keys, and no verdict can rest on it."""
+
+    class Unasked(Scripted):
+        def ask(self, address: tuple[str, int], request: bytes, done: Callable[[Answer], None]) -> Any:
+            if request.startswith(b"GET /check HTTP/1.1\r\n") and address[0] != WRITER:
+                done(answer)
+                return self
+            return super().ask(address, request, done)
+
+    found, memory = _flown(Unasked(_usual({0: 200})))
+    assert [(one.instance, one.outcome, one.reason) for one in found if one.bad] == [
+        ("gateway-1", Outcome.FAILED, reason)
+    ]
+    assert dict(memory.failures) == {"answer 10.0.0.1:8443": 1}
 
 
 def test_the_token_that_nobody_wrote_is_asked_about_as_a_probe_does() -> None:

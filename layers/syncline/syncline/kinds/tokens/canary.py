@@ -30,6 +30,7 @@ LONGEST_ROUND: Final = 200.0
 _LONGEST_ANSWER: Final = 10.0  # seconds
 _STABLE: Final = 2.0  # intervals for which a key that arrived must stay
 _GONE: Final = (401, 404)
+_REFUSED: Final = 401  # of a token: the one answer that a probe takes for a no
 _JUDGES: Final = 2  # instances without the key that make it the writer's fault
 
 
@@ -44,7 +45,9 @@ class Call:
 
     def bytes(self, host: str, key: str, value: str) -> bytes:
         """Return the request as it goes over the wire."""
-        path = self.path.replace("{key}", quote(key, safe="")).replace("{value}", quote(value, safe=""))
+        path = self.path.replace("{key}", quote(key, safe=""))
+        if "{value}" in path:
+            path = path.replace("{value}", quote(value, safe=""))
         body = self.body.replace("{key}", key).replace("{value}", value).encode()
         fields = {"Host": host, "User-Agent": f"syncline/{__version__}", "Accept": "*/*"}
         fields |= {name: text.replace("{key}", key) for name, text in self.headers.items()}
@@ -129,10 +132,13 @@ class Canary:
         if read.status == 200 or asked.status == 200:
             what = "key" if read.status == 200 else "token"
             found = flight.sighting(key.check, instance, Outcome.INVENTED, None, f"it has a {what} that nobody wrote")
-        elif read.status in _GONE:
-            found = flight.sighting(key.check, instance, Outcome.ABSENT)
-        else:
+        elif read.status not in _GONE:
             found = flight.sighting(key.check, instance, Outcome.FAILED, None, _words(read))
+        elif asked.status != _REFUSED:
+            reason = f"asked about a token, it {_words(asked)}" if asked.status else f"about a token: {_words(asked)}"
+            found = flight.sighting(key.check, instance, Outcome.FAILED, None, reason)
+        else:
+            found = flight.sighting(key.check, instance, Outcome.ABSENT)
         return replace(found, role=Role.ANSWER)
 
     async def _written(self, flight: _Flight, key: _Key) -> list[Sighting]:
@@ -157,8 +163,13 @@ class Canary:
             return flight.sighting(key.check, instance, Outcome.FAILED if failed else Outcome.NEVER, None, words)
         await asyncio.sleep(_STABLE * self._interval)
         answer = await self._ask(instance, self._rules.read, key)
+        if answer.status != 200 and answer.status not in _GONE:
+            answer = await self._ask(instance, self._rules.read, key)  # a connection may break at any time
         if answer.status in _GONE:
             return flight.sighting(key.check, instance, Outcome.LOST, seconds, "it had the key and lost it")
+        if answer.status != 200:
+            reason = f"it had the key; asked whether it kept it: {_words(answer)}"
+            return flight.sighting(key.check, instance, Outcome.FAILED, seconds, reason)
         return flight.sighting(key.check, instance, Outcome.ARRIVED, seconds)
 
     async def _deleted(self, flight: _Flight, key: _Key) -> list[Sighting]:
@@ -260,7 +271,7 @@ class _Flight:
         own = replace(own, seconds=None)
         if not others:
             return [own]
-        if any(one.outcome in (Outcome.ARRIVED, Outcome.LOST) for one in others):
+        if any(one.seconds is not None for one in others):  # it came there, whatever became of it
             return [replace(own, outcome=Outcome.SENT), *others]
         # Nobody has it. Those that did not get earlier keys either say nothing about this writer.
         never = [one for one in others if one.outcome is Outcome.NEVER]
