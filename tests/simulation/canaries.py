@@ -240,7 +240,7 @@ class Simulation:
         odd = [self._spoil, self._well, self._part, self._restart, self._come, self._go, self._cluster, self._seal]
         odd += [self._unready]
         acts += [act for act in odd for _ in range(self.rng.choice([0, 1, 1]))]
-        for _ in range(self.rng.randint(6, 22)):
+        for _ in range(self.rng.randint(5, 16)):
             act, world = self.rng.choice(acts), self.rng.choice(self.worlds)
             act(world)
             self._pass(self.rng.choice([0.0, 0.3, 2.0, 10.0, 30.0, 60.0]))
@@ -418,7 +418,7 @@ def _most_rounds(fault: Any, count: int) -> int:
     from tests.simulation.models.replicas import Fault  # noqa: PLC0415
 
     match fault:
-        case Fault.YES | Fault.ERRORS | Fault.REFUSES | Fault.SILENT:
+        case Fault.YES | Fault.ERRORS | Fault.UNASKED | Fault.REFUSES | Fault.SILENT:
             return 2
         case Fault.NO | Fault.LOSES:
             return 3

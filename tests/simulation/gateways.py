@@ -57,7 +57,7 @@ class World:
         self.name = f"gateway-{number}"
         self.number = number
         self.secret = f"canary-secret-{rng.randbytes(12).hex()}"
-        self.interval = rng.choice([0.2, 1.0, 1.0, 1.0, 2.0])
+        self.interval = rng.choice([0.2, 0.5, 1.0, 1.0])
         self.stale_after = rng.choice([90.0, 180.0])
         self.quorum: str | int = rng.choice(["all", "all", "majority", 1, 2])
         self.long_value = rng.choice([0, 0, 65536, 9000])

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 from syncline.clients.replica_connection import Trouble
 from syncline.clients.replicas import Address, Answer, Exchange, Replicas
@@ -26,7 +25,10 @@ BUFFER: Final = 8192
 """Bytes of the store's messages: a longer value is never pushed."""
 
 
+PATIENCE: Final = 10.0
+"""Seconds for which anybody waits for an instance that never answers."""
 _MOMENT: Final = 1e-4  # seconds
+_LONG: Final = 0.1  # seconds that a request is on its way, at the most, where nothing is slow
 
 
 class Fault(enum.StrEnum):
@@ -35,6 +37,7 @@ class Fault(enum.StrEnum):
     YES = "answers 200 to everything"
     NO = "answers 401 to everything"
     ERRORS = "answers 500 to everything"
+    UNASKED = "answers 500 to the question about a token"
     REFUSES = "refuses connections"
     SILENT = "never answers"
     SLOW = "answers slowly"
@@ -291,6 +294,8 @@ class Gateway:
         if kind != "check" and headers.get(self.protocol.header.lower()) != self.protocol.secret:
             return kind, key, 403
         match kind:
+            case "check" if pod.fault is Fault.UNASKED:
+                return kind, key, 500
             case "check":
                 return kind, key, 200 if key in pod.memory else 401
             case "read":
@@ -329,7 +334,6 @@ class SimReplicas(Replicas):
         super().__init__(loop, None, None, connect_timeout)
         self._gateways = gateways
         self._calls = calls
-        self._exchanges: deque[Exchange] = deque(maxlen=0)
 
     def ask(self, address: Address, request: bytes, done: Callable[[Answer], None]) -> Exchange:
         exchange = Exchange(address, request, done)
@@ -344,6 +348,9 @@ class SimReplicas(Replicas):
         found = self._gateways(address)
         sent = machine.now
         there = self._delay(0.003)
+        if found is not None and there > _LONG:
+            # Nobody may wait until it arrives.
+            found[0].replies.append(Reply(sent, sent + there, found[1].name, "", "", None))
 
         def arrive() -> None:
             if found is None or not found[1].up or found[1].fault is Fault.REFUSES:
@@ -351,7 +358,7 @@ class SimReplicas(Replicas):
                 return
             gateway, pod = found
             if pod.fault is Fault.SILENT:
-                gateway.replies.append(Reply(sent, float("inf"), pod.name, "", "", None))
+                gateway.replies.append(Reply(sent, sent + PATIENCE, pod.name, "", "", None))
                 return
             if not faults.off and faults.broken and machine.rng.random() < faults.broken:
                 faults.points["instance answers 503 or nothing"] += 1
@@ -411,7 +418,3 @@ class SimReplicas(Replicas):
 
     def close(self) -> None:
         """Close nothing: there are no sockets."""
-
-
-def as_any(value: object) -> Any:
-    return cast("Any", value)
