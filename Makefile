@@ -18,7 +18,7 @@ export PYTHON
 export SAM_CLI_TELEMETRY := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run push down test crashes sim fuzz sbom lint format bench sam-local lock clean environments
+.PHONY: help run push down test crashes sim canaries fuzz sbom lint format bench sam-local lock clean environments
 
 help: ## List what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -40,6 +40,9 @@ crashes: environments ## Kill the engine fifty times at random moments, and chec
 
 sim: environments ## Simulate SEEDS="first last" (2,000 by default), or one SEED=n with its trace
 	@PYTHONPATH=layers/syncline:. $(bin)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+canaries: environments ## Simulate canaries and probes of tokens: SEEDS="first last", or one SEED=n with its trace
+	@PYTHONPATH=layers/syncline:. $(bin)/python -m tests.simulation.canaries $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 fuzz: environments .venv-fuzz/requirements.sha256 ## Fuzz every parser for SECONDS in all (60 by default); TARGET=... fuzzes one
 	@PYTHONPATH=layers/syncline:.:$$(echo .venv-fuzz/lib/python3*/site-packages) $(bin)/python -m tests.fuzz --seconds $(SECONDS) $(TARGET)

@@ -322,7 +322,8 @@ class Simulation:
             if not any(flown.faults for flown in report.values()):
                 break
         else:
-            self.violations.append(f"{when}: faults stand after {most} rounds: {[f.faults for f in report.values()]}")
+            faults = [flown.faults for flown in (report or {}).values()]
+            self.violations.append(f"{when}: faults stand after {most} rounds: {faults}")
         for world in self.worlds:
             answers = self._probe(world, 0.0)
             self._pass(10)
@@ -436,6 +437,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs=2, default=(0, 500), metavar=("FIRST", "LAST"))
     parser.add_argument("--seed", type=int, help="simulate one seed, and print its trace")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no seed after so many seconds")
     parser.add_argument("--record", help="write the figures into this file of JSON")
     options = parser.parse_args()
     if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
@@ -445,7 +447,7 @@ def main() -> int:
         options.seeds, options.jobs = (options.seed, options.seed + 1), 1
     begun = time.monotonic()
     total, failed = Counter[str](), 0
-    for verdict in _verdicts(*options.seeds, options.jobs):
+    for verdict in _verdicts(tuple(options.seeds), options.jobs, begun + options.seconds):
         total.update(verdict.totals)
         if options.seed is not None:
             print("\n".join(verdict.trace))
@@ -468,11 +470,12 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _verdicts(first: int, last: int, jobs: int) -> Iterator[Verdict]:
+def _verdicts(seeds: tuple[int, int], jobs: int, end: float) -> Iterator[Verdict]:
+    first, last = seeds
     shares = [range(at, min(at + _SHARE, last)) for at in range(first, last, _SHARE)]
     context = multiprocessing.get_context("fork")
     with context.Pool(jobs, initializer=_prepare, maxtasksperchild=25) as pool:
-        for verdicts in pool.imap(_simulate, shares):
+        for verdicts in pool.imap(_simulate, [(share, end) for share in shares]):
             yield from verdicts
 
 
@@ -485,9 +488,12 @@ def _prepare() -> None:
     ignore_ends()
 
 
-def _simulate(share: range) -> list[Verdict]:
-    verdicts = []
+def _simulate(work: tuple[range, float]) -> list[Verdict]:
+    share, end = work
+    verdicts: list[Verdict] = []
     for seed in share:
+        if time.monotonic() > end:
+            break
         verdict = simulate(seed)
         if not verdict.violations and len(share) > 1:
             verdict.trace = []

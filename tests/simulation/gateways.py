@@ -59,7 +59,8 @@ class World:
         self.secret = f"canary-secret-{rng.randbytes(12).hex()}"
         self.interval = rng.choice([0.2, 0.5, 1.0, 1.0])
         self.stale_after = rng.choice([90.0, 180.0])
-        self.quorum: str | int = rng.choice(["all", "all", "majority", 1, 2])
+        quorums: list[str | int] = ["all", "all", "majority", 1, 2]
+        self.quorum = rng.choice(quorums)
         self.long_value = rng.choice([0, 0, 65536, 9000])
         self.watch_deletes = rng.random() < 0.7
         protocol = Protocol("api.example", "X-Api-Key", self.secret, "auth_token", rng.choice([404, 401]))

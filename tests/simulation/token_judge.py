@@ -23,6 +23,13 @@ _LONGEST_SCRAPE: Final = 51.0
 """Seconds for which a list may be under way to the table."""
 
 
+_CONFIRMED: Final = 2
+
+
+def _unless(fine: bool, wrong: str) -> str | None:
+    return None if fine else wrong
+
+
 @dataclass(frozen=True)
 class Seen:
     """One result of a round: who, by address and port, in which role, and how it ended."""
@@ -183,18 +190,26 @@ class Judge:
             if seen.good and seen.role == "reader" and not self._arrived(seen.where, one):
                 self.violations.append(f"a key was said to be at {seen.where} and was not: {seen.text}")
         for fault in one.faults:
-            role, _, where = fault.partition(" ")
-            causes = 0
-            for other in reversed(self.rounds):
-                if other.reported and any(s.good and (s.role, s.where) == (role, where) for s in other.seen):
-                    if other is one:
-                        self.violations.append(f"a fault stands after a success: {fault}")
-                    if other.end <= one.begin:
-                        break
-                if self.cause(role, where, other):
-                    causes += 1
-            if causes < 2:
-                self._false(f"a false alarm: {fault} after {causes} failures")
+            self._fault(one, fault)
+
+    def _fault(self, one: Round, fault: str) -> None:
+        """Judge a confirmed fault: there were two failures in the role, and no success in between."""
+        role, _, where = fault.partition(" ")
+        if self._did_well(one, role, where):
+            self.violations.append(f"a fault stands after a success: {fault}")
+        causes = 0
+        for other in reversed(self.rounds):
+            if other.reported and other.end <= one.begin and self._did_well(other, role, where):
+                break
+            causes += self.cause(role, where, other)
+        if causes < _CONFIRMED:
+            self._false(f"a false alarm: {fault} after {causes} failures")
+
+    @staticmethod
+    def _did_well(one: Round, role: str, where: str) -> bool:
+        """Return True if a round has a success in a role, and no failure in it."""
+        seen = [each for each in one.seen if (each.role, each.where) == (role, where)]
+        return any(each.good for each in seen) and not any(each.bad for each in seen)
 
     def _arrived(self, where: str, one: Round) -> bool:
         name = self.names.get(where, "")
@@ -261,26 +276,21 @@ class Judge:
         agreed = yes >= needed and (bool(places) or 200 in said[origin])
         match known:
             case "Synced":
-                if could < needed or (not places and not self._could(origin, token, begin, end)):
-                    return f"{could} of {len(places)} can have had the token, {needed} are needed"
-                if refused:
-                    return "the origin refused the token twice"
-                if not origin_listed:
-                    return "the origin is not listed"
+                enough = could >= needed and (bool(places) or self._could(origin, token, begin, end))
+                lacks = None if enough else f"{could} of {len(places)} can have had the token, {needed} are needed"
+                return lacks or ("the origin refused the token" if refused else _unless(origin_listed, "no origin"))
             case "Partialy":
-                if 2 * could <= len(places) and origin_listed:
-                    return f"only {could} of {len(places)} can have had the token"
-                if agreed and origin_listed and 200 in said[origin]:
-                    return "enough of them had the token"
+                few = f"only {could} of {len(places)} can have had the token"
+                synced = agreed and origin_listed and 200 in said[origin]
+                return _unless(2 * could > len(places), few) or _unless(not synced, "enough had the token")
             case "NotSynced":
-                if 2 * yes > len(places) and not refused and 401 not in said[origin]:
-                    return f"{yes} of {len(places)} had the token"
+                more = 2 * yes > len(places) and not refused and 401 not in said[origin]
+                return _unless(not more, f"{yes} of {len(places)} had the token")
             case "Timeout":
-                if not any(self.troubled(where, begin, end) for where in [*places, origin]):
-                    return "every instance answered"
-                if end - begin < self.deadline:
-                    return f"after {end - begin:.2f} s"
-        return None
+                late = end - begin >= self.deadline
+                slow = any(self.troubled(where, begin, end) for where in [*places, origin])
+                return _unless(late, f"after {end - begin:.2f} s") or _unless(slow, "every instance answered")
+        return f"no word of the contract: {known}"
 
     def _said(self, where: str, token: str, begin: float, end: float) -> list[int]:
         name = self.names.get(where)

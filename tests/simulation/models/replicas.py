@@ -48,6 +48,9 @@ class Fault(enum.StrEnum):
     READ_ONLY = "refuses writes"
 
 
+_ALWAYS: Final = {Fault.YES: 200, Fault.NO: 401, Fault.ERRORS: 500}
+
+
 class Record(NamedTuple):
     """A register: its value, and its time by the clock of the instance that was written to."""
 
@@ -283,33 +286,33 @@ class Gateway:
         method, path, _ = first.split(" ")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
         kind, key = self._asked(method, path, headers)
-        if pod.fault is Fault.YES:
-            return kind, key, 200
-        if pod.fault is Fault.NO:
-            return kind, key, 401
-        if pod.fault is Fault.ERRORS:
-            return kind, key, 500
+        status = _ALWAYS.get(pod.fault) if pod.fault else None
+        if status is None:
+            status = self._refusal(pod, kind, headers) or self._answer(pod, kind, key, body)
+        return kind, key, status
+
+    def _refusal(self, pod: Pod, kind: str, headers: dict[str, str]) -> int | None:
+        """Return the status of a request that is not carried out, None for one that is."""
         if headers.get("host") != self.protocol.host:
-            return kind, key, 404
-        if kind != "check" and headers.get(self.protocol.header.lower()) != self.protocol.secret:
-            return kind, key, 403
+            return 404
+        if kind == "check":
+            return 500 if pod.fault is Fault.UNASKED else None
+        refused = kind == "write" and pod.fault is Fault.READ_ONLY
+        return 403 if refused or headers.get(self.protocol.header.lower()) != self.protocol.secret else None
+
+    def _answer(self, pod: Pod, kind: str, key: str, body: str) -> int:
         match kind:
-            case "check" if pod.fault is Fault.UNASKED:
-                return kind, key, 500
             case "check":
-                return kind, key, 200 if key in pod.memory else 401
+                return 200 if key in pod.memory else 401
             case "read":
-                return kind, key, 200 if key in pod.memory else self.protocol.absent
+                return 200 if key in pod.memory else self.protocol.absent
             case "delete":
-                # A deletion is a success whether or not the key was there.
                 self.delete(pod, key)
-                return kind, key, 204
-            case "write" if pod.fault is Fault.READ_ONLY:
-                return kind, key, 403
+                return 204  # whether or not the key was there
             case "write":
                 self.write(pod, key, body)
-                return kind, key, 201
-        return kind, key, 404
+                return 201
+        return 404
 
     def _asked(self, method: str, path: str, headers: dict[str, str]) -> tuple[str, str]:
         if method == "GET" and path == "/check":
