@@ -154,7 +154,8 @@ class _Listings(StoredListings):
     def listed(self, sync: str, instances: Sequence[Instance], seen: float) -> None:
         super().listed(sync, instances, seen)
         for each in self.system.worlds[sync].judge.lists:
-            each.stored = each.stored or each.asked == seen
+            if each.asked == seen:
+                each.stored = min(each.stored, self.system.machine.now)
 
 
 class _Vault:

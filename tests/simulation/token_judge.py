@@ -19,8 +19,6 @@ SLOW: Final = 0.4
 """Seconds after which an answer is slow enough to be the cause of anything."""
 
 _MILLISECONDS: Final = 0.0015
-_LONGEST_SCRAPE: Final = 51.0
-"""Seconds for which a list may be under way to the table."""
 
 
 _CONFIRMED: Final = 2
@@ -56,13 +54,14 @@ class Round:
 
 @dataclass
 class Listed:
-    """A list as the cluster gave it: when it was asked for, which instances served, whether the table has it."""
+    """A list as the cluster gave it: when it was asked for, and which instances served."""
 
     asked: float
     serving: tuple[str, ...]
     whole: tuple[str, ...] = ()
     """The serving instances, and those that get no requests now."""
-    stored: bool = False
+    stored: float = float("inf")
+    """When the table had it."""
 
 
 @dataclass
@@ -174,7 +173,7 @@ class Judge:
     def _list_unusable(self, begin: float, end: float) -> bool:
         if any(start <= end and begin <= stop for start, stop in self.list_trouble):
             return True
-        known = [each.asked for each in self.lists if each.stored and each.asked <= begin - _LONGEST_SCRAPE]
+        known = [each.asked for each in self.lists if each.stored <= begin]
         if not known:
             return True
         # Any of these may have been the latest in the table when it was read.

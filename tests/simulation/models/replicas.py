@@ -250,12 +250,10 @@ class Gateway:
                 waiting[key] = None
         self._push_next(pod)
 
-    def delete(self, pod: Pod, key: str) -> bool:
-        """Delete a register at one instance alone; False if it was not there."""
-        if key not in pod.memory:
-            return False
-        self._drop(pod, key)
-        return True
+    def drop(self, pod: Pod, key: str) -> None:
+        """Delete a register at one instance alone, if it is there."""
+        if key in pod.memory:
+            self._drop(pod, key)
 
     def _keep(self, pod: Pod, key: str, record: Record) -> None:
         if key not in pod.memory:
@@ -307,7 +305,7 @@ class Gateway:
             case "read":
                 return 200 if key in pod.memory else self.protocol.absent
             case "delete":
-                self.delete(pod, key)
+                self.drop(pod, key)
                 return 204  # whether or not the key was there
             case "write":
                 self.write(pod, key, body)

@@ -1,0 +1,393 @@
+"""The course of one simulation of canaries and probes of tokens.
+
+A simulation has four parts. In the first everything happens at once: rounds of canaries, probes, scrapes, faults of
+instances, of the network between them, of the cluster and of AWS; functions are killed at any call. Then all is well,
+and every fault must be cleared. Then one instance has a fault for good, which must be found within the documented
+rounds. In the end it is well again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from syncline.telemetry import logger
+from tests.simulation.gateways import System, World, probe_event
+from tests.simulation.loops import LoopMachine
+from tests.simulation.machine import EndlessError, Machine, installed
+from tests.simulation.models.replicas import Fault, Pod
+from tests.simulation.network import Faults
+from tests.simulation.token_judge import Round, Seen
+
+
+@dataclass
+class Verdict:
+    """How a simulation ended."""
+
+    seed: int
+    violations: list[str]
+    trace: list[str]
+    totals: Counter[str] = field(default_factory=Counter)
+
+
+def simulate(seed: int) -> Verdict:
+    """Run the simulation of a seed."""
+    with installed(LoopMachine(seed, 1_000_000)) as machine, ExitStack() as stack:
+        lines = stack.enter_context(_caught())
+        return Simulation(machine, seed, lines).run()
+
+
+@contextmanager
+def _caught() -> Iterator[io.StringIO]:
+    """Catch the lines and metrics of the functions."""
+    lines = io.StringIO()
+    handler = logger.registered_handler
+    before = handler.setStream(lines)  # type: ignore[attr-defined]
+    level = logging.root.manager.disable
+    logging.disable(logging.NOTSET)
+    try:
+        with redirect_stdout(lines):
+            yield lines
+    finally:
+        handler.setStream(before)  # type: ignore[attr-defined]
+        logging.disable(level)
+
+
+class Simulation:
+    """The course of one simulation."""
+
+    def __init__(self, machine: Machine, seed: int, lines: io.StringIO) -> None:
+        self.machine, self.rng, self.seed, self.lines = machine, machine.rng, seed, lines
+        swarm = self._swarm
+        self.faults = Faults(
+            throttled=swarm(0.3, 0, 0.1),
+            lost=swarm(0.4, 0, 0.05),
+            unreachable=swarm(0.2, 0, 0.03),
+            conflicts=swarm(0.2, 0, 0.05),
+            killed=swarm(0.4, 0, 0.01),
+            slow=swarm(0.2, 0, 0.02),
+            broken=swarm(0.3, 0, 0.03),
+        )
+        skew = swarm(0.3, 0.0, 2.0)
+        self.system = System(machine, self.faults, skew)
+        self.worlds = [World(machine, number, swarm) for number in range(self.rng.choice([1, 1, 1, 2]))]
+        for world in self.worlds:
+            world.judge.skew = 2 * skew
+            self.system.apply(world)
+        self.totals = Counter[str]()
+        self.violations: list[str] = []
+        self.tokens: list[str] = []
+        self.calm = False
+        self.bodies: list[str] = []
+
+    def _swarm(self, chance: float, low: float, high: float) -> float:
+        return self.rng.uniform(low, high) if self.rng.random() < chance else 0.0
+
+    def run(self) -> Verdict:
+        with self.system.wired():
+            try:
+                self._scrape()
+                self._pass(3)
+                self._storm()
+                self._calm("after the storm")
+                self._loss()
+                self._calm("after the loss")
+            except EndlessError as error:
+                self.violations.append(f"endless: {error}")
+            self.system.end()
+        for world in self.worlds:
+            self.violations += [f"{world.name}: {each}" for each in world.judge.violations]
+            self.totals["false alarms"] += world.judge.false_alarms
+        self.violations += self.system.failures
+        self.violations += self._leaks() + self._metrics()
+        self.totals |= {"seeds": 1, "steps": self.machine.steps, "invocations": self.system.invocations}
+        kills = sum(count for name, count in self.faults.points.items() if name.startswith("killed"))
+        self.totals |= {"kills": kills, "failures of AWS": len(self.system.hiccups)}
+        for name in ("slow answer", "instance answers 503 or nothing"):
+            self.totals[name] += self.faults.points[name]
+        return Verdict(self.seed, self.violations, self.machine.trace, self.totals)
+
+    # -- what happens
+
+    def _pass(self, seconds: float) -> None:
+        self.machine.run(self.machine.now + seconds)
+
+    def _scrape(self) -> None:
+        self.totals["scrapes"] += 1
+        self.system.invoke("scrape", {}, lambda _result, _process: None)
+
+    def _round(self) -> Callable[[], dict[str, Any] | None]:
+        """Begin a round of every gateway; return a function that gives its report, None if there is none."""
+        now = self.machine.now
+        rounds = {world.name: Round(now, listed=self._listed(world)) for world in self.worlds}
+        for world in self.worlds:
+            world.judge.rounds.append(rounds[world.name])
+        self.totals["rounds"] += len(rounds)
+        reports: list[dict[str, Any]] = []
+
+        def done(flown: Any, _process: Any) -> None:
+            reports.append(flown)
+            for world in self.worlds:
+                self._reported(world, rounds[world.name], flown.get(world.name))
+
+        process = self.system.invoke("canary", {}, done)
+
+        def killed() -> None:
+            for one in rounds.values():
+                one.end = min(one.end, self.machine.now)
+
+        process.on_death = killed
+        return lambda: reports[0] if reports else None
+
+    @staticmethod
+    def _listed(world: World) -> tuple[str, ...]:
+        lists = world.judge.lists
+        return () if not lists else max(lists, key=lambda each: each.asked).serving
+
+    def _reported(self, world: World, one: Round, flown: Any) -> None:
+        one.end = min(one.end, self.machine.now)
+        if flown is None:
+            self.violations.append(f"{world.name}: no report of a round")
+            return
+        one.reported = True
+        one.seen = [Seen(each.role.value, each.where, each.bad, each.good, str(each)) for each in flown.sightings]
+        one.faults = flown.faults
+        self.totals["reported rounds"] += 1
+        for each in flown.sightings:
+            if each.bad:
+                self.machine.note(f"{world.name}: {each}")
+        self.machine.note(f"{world.name}: faults {list(flown.faults)}")
+        world.judge.flown(one)
+
+    def _probe(self, world: World, delay: float = 0.0, *, origin: Pod | None = None, known: bool = True) -> list[str]:
+        """Write a token at an instance and ask for it; return where the header of the answer will be."""
+        origin = origin or world.some()
+        token = f"token-{self.rng.randbytes(10).hex()}"
+        self.tokens.append(token)
+        if known and origin.up:
+            world.gateway.write(origin, token, "session")
+            if not self.calm and self.rng.random() < 0.05:
+                self.machine.after(1.0, partial(world.gateway.drop, origin, token))
+        answers: list[str] = []
+        where = world.where(origin)
+
+        def ask() -> None:
+            begun = self.machine.now
+
+            def done(response: Any, _process: Any) -> None:
+                self.bodies.append(json.dumps(response))
+                header = response["headers"].get("X-Token-Status", "")
+                answers.append(header)
+                self.totals[f"verdict {header}"] += 1
+                self.machine.note(f"{world.name}: {response['body']}")
+                body = json.loads(response["body"])
+                if response["statusCode"] == 200 and "verdict" in body and body.get("sync") is not None:
+                    world.judge.verdict(token, where, begun, self.machine.now, body, header)
+                elif header != "NotSynced":
+                    self.violations.append(f"{world.name}: {response['statusCode']} with {header}")
+
+            self.totals["probes"] += 1
+            name = self.rng.choice([where, origin.name])
+            self.system.invoke("probe", probe_event(token, name, world.name), done)
+
+        self.machine.after(delay, ask)
+        return answers
+
+    # -- the storm
+
+    def _storm(self) -> None:
+        acts: list[Callable[[World], object]] = [
+            *[lambda _world: self._round()] * 2,
+            *[lambda world: self._probe(world, self.rng.choice([0.0, 0.0, 0.5, 5.0]))] * 2,
+            *[lambda _world: self._scrape()] * 2,
+        ]
+        odd = [self._spoil, self._well, self._part, self._restart, self._come, self._go, self._cluster, self._seal]
+        odd += [self._unready]
+        acts += [act for act in odd for _ in range(self.rng.choice([0, 1, 1]))]
+        for _ in range(self.rng.randint(5, 16)):
+            act, world = self.rng.choice(acts), self.rng.choice(self.worlds)
+            act(world)
+            self._pass(self.rng.choice([0.0, 0.3, 2.0, 10.0, 30.0, 60.0]))
+
+    def _spoil(self, world: World) -> None:
+        pod, fault = world.some(), self.rng.choice(list(Fault))
+        self.totals[f"fault: {fault.value}"] += 1
+        self.machine.note(f"{pod.name} {fault.value}")
+        world.gateway.spoil(pod, fault)
+        if self.rng.random() < 0.5:
+            self.machine.after(self.rng.choice([0.5, 3.0, 30.0, 200.0]), lambda: world.gateway.spoil(pod, None))
+
+    def _well(self, world: World) -> None:
+        for pod in world.gateway.pods.values():
+            world.gateway.spoil(pod, None)
+        world.gateway.heal()
+        world.cluster = ""
+        self.system.sealed = False
+
+    def _part(self, world: World) -> None:
+        one, other = self.rng.sample(list(world.gateway.pods.values()), 2)
+        self.totals["fault: partition"] += 1
+        self.machine.note(f"a partition between {one.name} and {other.name}")
+        world.gateway.part(one, other)
+        self.machine.after(self.rng.choice([0.5, 3.0, 30.0, 200.0]), world.gateway.heal)
+
+    def _restart(self, world: World) -> None:
+        pod = world.some()
+        self.totals["fault: restart"] += 1
+        self.machine.note(f"{pod.name} restarts")
+        world.gateway.restart(pod, self.rng.choice([0.1, 2.0, 20.0]), snapshot=self.rng.random() < 0.5)
+
+    def _come(self, world: World) -> None:
+        if len(world.gateway.pods) < 8:
+            self.totals["fault: instance added"] += 1
+            self.machine.note(f"{world.add().name} comes")
+
+    def _go(self, world: World) -> None:
+        if len(world.gateway.pods) > 2:
+            pod = world.some()
+            self.totals["fault: instance removed"] += 1
+            self.machine.note(f"{pod.name} goes")
+            world.gateway.remove(pod)
+
+    def _unready(self, world: World) -> None:
+        pod = world.some()
+        pod.ready = not pod.ready
+
+    def _cluster(self, world: World) -> None:
+        world.cluster = self.rng.choice(["fails", "empty", "hangs"])
+        self.totals[f"fault: cluster {world.cluster}"] += 1
+        self.machine.note(f"the cluster of {world.name} {world.cluster}")
+
+    def _seal(self, _world: World) -> None:
+        self.totals["fault: secrets"] += 1
+        self.system.sealed = True
+        self.machine.after(self.rng.choice([5.0, 60.0]), lambda: setattr(self.system, "sealed", False))
+
+    # -- afterwards
+
+    def _calm(self, when: str) -> None:
+        """End all faults; every confirmed fault must be cleared within the documented rounds."""
+        self.faults.off = self.calm = True
+        for world in self.worlds:
+            self._well(world)
+            for pod in world.gateway.pods.values():
+                pod.ready = True
+        self._pass(320)  # whatever was under way has ended, killed or not
+        self._scrape()
+        self._pass(10)
+        most = 2 * max(len(world.gateway.pods) for world in self.worlds)
+        for _ in range(most):
+            report = self._flown()
+            if report is None:
+                self.violations.append(f"{when}: a round without a fault had no report")
+                return
+            if not any(flown.faults for flown in report.values()):
+                break
+        else:
+            faults = [flown.faults for flown in (report or {}).values()]
+            self.violations.append(f"{when}: faults stand after {most} rounds: {faults}")
+        for world in self.worlds:
+            answers = self._probe(world, 0.0)
+            self._pass(10)
+            if answers != ["Synced"] and not isinstance(world.quorum, int):
+                self.violations.append(f"{when}: {world.name} in calm is {answers}")
+
+    def _flown(self) -> dict[str, Any] | None:
+        """Fly a round with a fresh list; return its report."""
+        self._scrape()
+        self._pass(5)
+        report = self._round()
+        for _ in range(30):
+            self._pass(10)
+            if report() is not None:
+                break
+        return report()
+
+    def _loss(self) -> None:
+        """Give one instance a fault for good, and count the rounds until it is found."""
+        world = self.rng.choice(self.worlds)
+        pod, count = world.some(), len(world.gateway.pods)
+        fault = self.rng.choice([each for each in Fault if each is not Fault.SLOW])
+        most = _most_rounds(fault, count)
+        self.machine.note(f"{pod.name} {fault.value} for good")
+        world.gateway.spoil(pod, fault)
+        self.totals["losses"] += 1
+        self.faults.off = self.rng.random() < 0.5
+        for name in ("unreachable", "slow", "broken"):
+            setattr(self.faults, name, 0.0)
+        completed = 0
+        where = world.where(pod)
+        for _ in range(most * 6):
+            report = self._flown()
+            if report is None:
+                continue
+            completed += 1
+            if any(where in each for each in report[world.name].faults):
+                self.totals["losses found"] += 1
+                self.totals[f"found after {completed} rounds"] += 1
+                break
+            if completed >= most:
+                break
+        else:
+            self.totals["losses not judged"] += 1  # the function was killed in nearly every round
+            return
+        if not any(where in each for each in report[world.name].faults):
+            what = f"{world.name}: {pod.name} of {count} {fault.value}: not found after {completed} rounds"
+            self.violations.append(what)
+        if fault is Fault.DEAF and count > 1:
+            others = [each for each in world.gateway.pods.values() if each is not pod]
+            self._probe(world, 0.0, origin=self.rng.choice(others))
+            self._pass(20)
+
+    # -- secrets
+
+    def _leaks(self) -> list[str]:
+        """Return where a token, a key or a secret appears in a line, a metric, an answer or the table."""
+        secret = [world.secret for world in self.worlds]
+        keys = {reply.key for world in self.worlds for reply in world.gateway.replies if reply.key}
+        stored = json.dumps([str(item) for item in self.table_items()])
+        texts = {"a log or a metric": self.lines.getvalue(), "the table": stored, "an answer": "".join(self.bodies)}
+        found = []
+        for where, text in texts.items():
+            found += [
+                f"{each[:14]}... is in {where}" for each in sorted({*secret, *self.tokens, *keys}) if each in text
+            ]
+        return found
+
+    def _metrics(self) -> list[str]:
+        """Return where the metric that raises the alarm differs from what the rounds reported."""
+        measured: Counter[tuple[str, int]] = Counter()
+        for line in self.lines.getvalue().splitlines():
+            if '"CanaryFaults"' in line and '"sync"' in line:
+                values = json.loads(line)
+                measured[values["sync"], int(values["CanaryFaults"][0])] += 1
+        found = []
+        for world in self.worlds:
+            reported = Counter((world.name, len(one.faults)) for one in world.judge.rounds if one.reported)
+            cut_off = sum(not one.reported for one in world.judge.rounds)
+            more = {each: count for each, count in (measured - reported).items() if each[0] == world.name}
+            if reported - measured or sum(more.values()) > cut_off:
+                found.append(f"{world.name}: measured {dict(measured)}, reported {dict(reported)}, {cut_off} cut off")
+        return found
+
+    def table_items(self) -> list[Any]:
+        return list(self.system.table.items())
+
+
+def _most_rounds(fault: Fault, count: int) -> int:
+    """Return after how many rounds docs/tokens.md says that a fault is confirmed at the latest."""
+    match fault:
+        case Fault.YES | Fault.ERRORS | Fault.UNASKED | Fault.REFUSES | Fault.SILENT:
+            return 2
+        case Fault.NO | Fault.LOSES:
+            return 3
+        case Fault.DEAF:
+            return 4 if count == 2 else 3
+    return 2 * count
