@@ -328,7 +328,8 @@ class Simulation:
             report = self._flown()
             if report is None:
                 continue
-            completed += 1
+            # A round that could not be flown is no look at the instances.
+            completed += not any(each.role.value == "round" for each in report[world.name].sightings)
             if any(where in each for each in report[world.name].faults):
                 self.totals["losses found"] += 1
                 self.totals[f"found after {completed} rounds"] += 1
@@ -386,8 +387,8 @@ def _most_rounds(fault: Fault, count: int) -> int:
     match fault:
         case Fault.YES | Fault.ERRORS | Fault.UNASKED | Fault.REFUSES | Fault.SILENT:
             return 2
-        case Fault.NO | Fault.LOSES:
+        case Fault.NO:
             return 3
-        case Fault.DEAF:
+        case Fault.DEAF | Fault.LOSES:  # a key may be lost before anybody has seen it
             return 4 if count == 2 else 3
     return 2 * count
