@@ -147,17 +147,40 @@ class Network:
         self.calls = calls
         self.http = http
 
-    def call(self, host: str, name: str, function: Callable[[], T], *, writes: bool = False) -> T:
+    def call(
+        self,
+        host: str,
+        name: str,
+        function: Callable[[], T],
+        *,
+        writes: bool = False,
+        counted: bool = True,
+        repeatable: bool = False,
+    ) -> T:
         """Make one call to a server and return what ``function`` returns, which is the server's side of it.
 
-        The function is called once at most, and all at once. Raises what Syncline's clients raise where the network or
-        the time ends a call: UNREACHABLE, SERVER_ERROR, THROTTLED, TIME_SHORT, RUN_CANCELLED. After any of them but
-        THROTTLED a call that ``writes`` may have been carried out.
+        The function is called once, and all at once; not at all if the call fails before. Raises what Syncline's clients
+        raise where the network or the time ends a call: UNREACHABLE, SERVER_ERROR, THROTTLED, TIME_SHORT, RUN_CANCELLED.
+        After any of them but THROTTLED a call that ``writes`` may have been carried out.
+
+        A ``repeatable`` call that fails is made once more, by chance, as the HTTP room does. So a writer may meet what
+        its own first try wrote, whose answer was lost. With ``counted`` False, for a chunk of a stream, the call is no
+        request of its own.
         """
+        try:
+            return self._once(host, name, function, writes=writes, counted=counted)
+        except SynclineError as error:
+            passes = repeatable and error.code.name in ("UNREACHABLE", "SERVER_ERROR")
+            if not passes or self.calls.faults.off or self.calls.machine.rng.random() < 0.5:
+                raise
+        return self._once(host, name, function, writes=writes, counted=counted)
+
+    def _once(self, host: str, name: str, function: Callable[[], T], *, writes: bool, counted: bool) -> T:
         calls, faults = self.calls, self.calls.faults
         faults.points[name] += 1
         self._check(host)
-        self.http._made += 1
+        if counted:
+            self.http._made += 1
         calls.travel()
         if writes:
             calls.kill_here(f"before {name}")

@@ -1,435 +1,21 @@
-"""A bucket of an S3-compatible service in memory, and the client of one process.
-
-The contract is that of Amazon S3: each request happens or not, a read sees the last write, conditional writes are
-honoured, listings are in the order of the keys, and every change is told in a notification.
-"""
+"""The client of a bucket as one process has it. Its requests go to a :class:`BucketServer`."""
 
 from __future__ import annotations
 
-import hashlib
-from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
-from time import gmtime, strftime
-from typing import Any, Final, NamedTuple, TypeVar, cast
-from urllib.parse import quote_plus, unquote
+from typing import TypeVar, cast
 
-from syncline.clients.bucket import (
-    LARGEST_COPY,
-    Bucket,
-    Condition,
-    Grants,
-    Head,
-    Listed,
-    ListPage,
-    ObjectStream,
-    Upload,
-)
-from syncline.clients.bucket_head import REDIRECT, attributes_of
+from syncline.clients.bucket import Bucket, Condition, Grants, Head, ListPage, ObjectStream, Upload
+from syncline.clients.bucket_head import REDIRECT
 from syncline.clients.bucket_requests import BucketRequests
 from syncline.clients.entries import OnOdd, ignore, refuse
 from syncline.clients.http import Endpoint, Response
 from syncline.errors import SynclineError
-from tests.simulation.machine import Machine
+from tests.simulation.models.bucket_server import BucketServer, attributes, no_such_key, precondition_failed
 from tests.simulation.network import Network
 
-META: Final = "x-amz-meta-"
-_OWN: Final = ("cache-control", "content-disposition", "content-encoding", "content-language", "expires", REDIRECT)
-_ARCHIVED: Final = ("GLACIER", "DEEP_ARCHIVE")
-_MOST_PARTS: Final = 10_000
-_EVENTS: Final = {"put": "Put", "copy": "Copy", "complete": "CompleteMultipartUpload"}
 T = TypeVar("T")
-
-
-class Write(NamedTuple):
-    """A change of the bucket. ``op`` is ``put``, ``copy``, ``complete`` or ``delete``; an ETag is None for no object."""
-
-    op: str
-    key: str
-    old: str | None
-    new: str | None
-    by: str
-
-
-@dataclass(frozen=True, slots=True)
-class StoredObject:
-    """An object. ``headers`` are its content type, own headers and metadata as they were sent, in lower case."""
-
-    content: bytes
-    etag: str
-    headers: Mapping[str, str]
-    modified: float
-    version: str | None = None
-    storage_class: str = "STANDARD"
-    public: bool = False
-
-    def head(self, size: int | None = None) -> Head:
-        """Return the head of the object, or of ``size`` bytes of it."""
-        headers = self.headers
-        return Head(
-            self.etag,
-            len(self.content) if size is None else size,
-            headers.get("content-type") or "application/octet-stream",
-            float(int(self.modified)),  # an HTTP date has whole seconds
-            self.version,
-            {name.removeprefix(META): value for name, value in headers.items() if name.startswith(META)},
-            {name: headers[name] for name in _OWN if headers.get(name)},
-        )
-
-
-@dataclass(slots=True)
-class StoredUpload:
-    """A multipart upload in progress."""
-
-    key: str
-    headers: Mapping[str, str]
-    parts: dict[int, bytes] = field(default_factory=dict)
-
-
-class BucketServer:
-    """A bucket as its service has it. ``beside`` is another bucket of the same service: copies go between the two.
-
-    Settings: ``page_size`` and ``parts_page`` limit one answer, ``smallest_part`` and ``largest_copy`` are in bytes,
-    ``versioned`` keeps every version. Odd behaviour, off by default:
-
-    - ``absent``: the bucket does not exist.
-    - ``ignores_conditions``: conditional writes are carried out all the same.
-    - ``put_and_forget``: writes are acknowledged, and nothing is kept.
-    - ``wrong_bytes``: a write keeps as many other bytes; ``lost_bytes``: it keeps one byte less. The ETag is of these.
-    - ``listing_cut``: a listing ends after so many keys, and says that it is complete; ``empty_listing``: at once.
-    - ``endless``: a listing begins again where it should end.
-    - ``stale_listing``: a listing lacks the changes of the last so many seconds.
-    - ``exact_listing``: a listing has fractions of seconds, which HEAD cannot have.
-    - ``short_reads``: a read gives fewer bytes than asked for, by chance.
-    - ``no_grants``: the service has no access lists.
-    """
-
-    def __init__(
-        self, machine: Machine, name: str = "bucket", *, host: str = "s3.sim", beside: BucketServer | None = None
-    ) -> None:
-        self.machine, self.name = machine, name
-        self.host: str = host if beside is None else beside.host
-        self.service: dict[str, BucketServer] = {} if beside is None else beside.service
-        self.service[name] = self
-        self.page_size, self.parts_page = 4, 1000
-        self.smallest_part, self.largest_copy = 5 * 1024 * 1024, LARGEST_COPY
-        self.versioned = self.absent = self.ignores_conditions = self.put_and_forget = False
-        self.wrong_bytes = self.lost_bytes = self.short_reads = self.no_grants = False
-        self.empty_listing = self.endless = self.exact_listing = False
-        self.listing_cut = 0
-        self.stale_listing = 0.0
-        self.on_event: Callable[[dict[str, Any]], None] | None = None
-        self.writes: list[Write] = []
-        self.uploads: dict[str, StoredUpload] = {}
-        self._objects: dict[str, StoredObject] = {}
-        self._keys: list[str] = []
-        self._log: list[tuple[float, str, StoredObject | None]] = []
-        self._versions: dict[tuple[str, str], StoredObject] = {}
-        self._numbers = count(1)
-
-    # -- the world -----------------------------------------------------------------------------------------------
-
-    def set(
-        self,
-        key: str,
-        content: bytes,
-        like: Head | None = None,
-        *,
-        storage_class: str = "STANDARD",
-        public: bool = False,
-    ) -> str:
-        """Put an object, as somebody else does; return its ETag."""
-        stored = StoredObject(
-            content, md5(content), _attributes(like), self.machine.now, self._version(), storage_class, public
-        )
-        self._change("put", key, stored, "outside")
-        return stored.etag
-
-    def remove(self, key: str) -> None:
-        """Delete an object, as somebody else does."""
-        self._change("delete", key, None, "outside")
-
-    def objects(self) -> dict[str, tuple[str, bytes]]:
-        """Return the ETag and the content of each object, by key and in their order."""
-        return {key: (self._objects[key].etag, self._objects[key].content) for key in self._keys}
-
-    # -- reading -------------------------------------------------------------------------------------------------
-
-    def page(self, prefix: str, delimiter: str, after: str, token: str | None, limit: int) -> ListPage:
-        """Return a page of the listing, as ListObjectsV2 does."""
-        self._check_bucket()
-        if limit < 1 or (token is not None and ":" not in token):
-            raise SynclineError("REFUSED", f"400 InvalidArgument: max-keys={limit}, continuation-token={token}")
-        if token is not None:
-            after = token.partition(":")[2]
-        objects = self._listed()
-        keys = self._keys if objects is self._objects else sorted(objects)
-        first = bisect_left(keys, prefix)
-        rows: list[Listed] = []
-        groups: list[str] = []
-        last = ""
-        following: str | None = f"again-{next(self._numbers)}:" if self.endless else None
-        for index in range(max(first, bisect_right(keys, after)), len(keys)):
-            key = keys[index]
-            if not key.startswith(prefix) or (self.listing_cut and index - first >= self.listing_cut):
-                break
-            at = key.find(delimiter, len(prefix)) if delimiter else -1
-            group = key[: at + len(delimiter)] if at >= 0 else ""
-            if group and group in (last, after):
-                continue
-            if len(rows) + len(groups) == min(limit, self.page_size):
-                following = f"after:{last}"
-                break
-            last = group or key
-            if group:
-                groups.append(group)
-            else:
-                each = objects[key]
-                modified = each.modified if self.exact_listing else float(int(each.modified))
-                rows.append(Listed(key, each.etag, len(each.content), modified))
-        return ListPage(tuple(rows), tuple(groups), following)
-
-    def _listed(self) -> Mapping[str, StoredObject]:
-        """Return the objects that a listing knows of."""
-        if self.empty_listing:
-            return {}
-        if not self.stale_listing:
-            return self._objects
-        known: dict[str, StoredObject] = {}
-        for when, key, stored in self._log:
-            if when > self.machine.now - self.stale_listing:
-                break
-            if stored is None:
-                known.pop(key, None)
-            else:
-                known[key] = stored
-        return known
-
-    def head(self, key: str, version: str | None) -> Head | None:
-        """Return the head of an object, None for the bare 404 of HEAD."""
-        stored = None if self.absent else self._find(key, version)
-        return None if stored is None else stored.head()
-
-    def get(self, key: str, etag: str | None, version: str | None, start: int, end: int | None) -> tuple[Head, bytes]:
-        """Return an object, or a range of it, if its ETag is ``etag``."""
-        stored = self._existing(key, version)
-        if etag is not None and stored.etag != etag:
-            raise _precondition_failed(key, None)
-        if start > 0 or end is not None:
-            if start >= len(stored.content) or (end is not None and end <= start):
-                raise SynclineError("REFUSED", f"416 InvalidRange: {start} to {end} of {key!r}")
-            content = stored.content[start:end]
-            return stored.head(len(content)), content
-        return stored.head(), stored.content
-
-    def grants(self, key: str) -> Grants:
-        """Return the access list of an object."""
-        stored = self._existing(key, None, readable=False)
-        if self.no_grants:
-            raise SynclineError("REFUSED", "501 NotImplemented: the service has no access lists")
-        return Grants("owner", frozenset({"FULL_CONTROL"}), frozenset(), frozenset({"READ"} if stored.public else ()))
-
-    # -- writing -------------------------------------------------------------------------------------------------
-
-    def put(self, key: str, content: bytes, headers: Mapping[str, str], condition: Condition | None) -> str:
-        """Put an object; return its ETag."""
-        self._check(key, condition)
-        return self._keep("put", key, content, _checked(key, headers), md5(content))
-
-    def copy(self, source: Mapping[str, str], key: str, condition: Condition | None) -> str:
-        """Copy the object that the headers ``source`` name; return the ETag of the copy."""
-        self._check(key, condition)
-        stored = self._source(source, condition)
-        if len(stored.content) > self.largest_copy:
-            raise SynclineError("REFUSED", f"400 InvalidRequest: {key!r} is too large for one copy")
-        if stored is self._objects.get(key):
-            raise SynclineError("REFUSED", f"400 InvalidRequest: a copy of {key!r} onto itself that changes nothing")
-        headers = {name: value for name, value in stored.headers.items() if name != REDIRECT}
-        headers |= {REDIRECT: source[REDIRECT]} if REDIRECT in source else {}
-        return self._keep("copy", key, stored.content, headers, md5(stored.content))
-
-    def delete(self, key: str, condition: Condition | None) -> None:
-        """Delete an object; one that does not exist is no failure."""
-        if condition is not None and condition.etag is None:
-            raise SynclineError("REFUSED", "501 NotImplemented: If-None-Match of a deletion")
-        self._check_bucket()
-        if key in self._objects:
-            self._check(key, condition)
-            self._change("delete", key, None, "client")
-
-    def begin(self, key: str, headers: Mapping[str, str]) -> str:
-        """Begin a multipart upload; return its ID."""
-        self._check(key, None)
-        number = f"upload-{next(self._numbers)}"
-        self.uploads[number] = StoredUpload(key, _checked(key, headers))
-        return number
-
-    def put_part(self, key: str, number: str, part: int, content: bytes) -> str:
-        """Store a part of an upload; return its ETag."""
-        upload = self._upload(key, number)
-        if not 1 <= part <= _MOST_PARTS:
-            raise SynclineError("REFUSED", f"400 InvalidArgument: partNumber={part}")
-        upload.parts[part] = content
-        return md5(content)
-
-    def copy_part(self, key: str, number: str, part: int, source: Mapping[str, str], span: tuple[int, int]) -> str:
-        """Copy the bytes of the object that the headers ``source`` name as a part; return its ETag."""
-        self._upload(key, number)
-        content, (start, end) = self._source(source, None).content, span
-        if not 0 <= start < end <= len(content):
-            raise SynclineError("REFUSED", f"400 InvalidArgument: {start} to {end} of {len(content)} bytes")
-        return self.put_part(key, number, part, content[start:end])
-
-    def parts(self, key: str, number: str, marker: int) -> tuple[dict[int, tuple[str, int]], bool]:
-        """Return the parts behind number ``marker`` that one answer has, and whether there are more."""
-        stored = self._upload(key, number).parts
-        behind = sorted(part for part in stored if part > marker)
-        page = {part: (md5(stored[part]), len(stored[part])) for part in behind[: self.parts_page]}
-        return page, len(behind) > self.parts_page
-
-    def complete(self, key: str, number: str, etags: Mapping[int, str], condition: Condition | None) -> str:
-        """Make an object of the parts ``etags`` names; return its ETag."""
-        self._check(key, condition)
-        upload = self._upload(key, number)
-        contents = [upload.parts.get(part, b"") for part in sorted(etags)]
-        wrong = [part for part, etag in etags.items() if part not in upload.parts or md5(upload.parts[part]) != etag]
-        if wrong or not etags:
-            raise SynclineError("REFUSED", f"400 InvalidPart: {wrong}" if wrong else "400 MalformedXML: no parts")
-        if any(len(content) < self.smallest_part for content in contents[:-1]):
-            raise SynclineError("REFUSED", f"400 EntityTooSmall: a part of {key!r}")
-        del self.uploads[number]
-        sums = b"".join(hashlib.md5(content, usedforsecurity=False).digest() for content in contents)
-        return self._keep("complete", key, b"".join(contents), upload.headers, f"{md5(sums)}-{len(contents)}")
-
-    def abort(self, key: str, number: str) -> None:
-        """Delete an upload and its parts."""
-        self._upload(key, number)
-        del self.uploads[number]
-
-    # -- checks --------------------------------------------------------------------------------------------------
-
-    def _check_bucket(self) -> None:
-        if self.absent:
-            raise SynclineError("BUCKET_ABSENT", f"404 NoSuchBucket: {self.name}")
-
-    def _check(self, key: str, condition: Condition | None) -> None:
-        """Refuse a write whose condition does not hold."""
-        self._check_bucket()
-        if condition is None or self.ignores_conditions:
-            return
-        there = self._objects.get(key)
-        if condition.etag is not None and there is None:
-            raise _no_such_key(key, condition)
-        if there is not None and there.etag != condition.etag:
-            raise _precondition_failed(key, condition)
-
-    def _find(self, key: str, version: str | None) -> StoredObject | None:
-        return self._objects.get(key) if version is None else self._versions.get((key, version))
-
-    def _existing(self, key: str, version: str | None, *, readable: bool = True) -> StoredObject:
-        self._check_bucket()
-        stored = self._find(key, version)
-        if stored is None:
-            raise _no_such_key(key, None)
-        if readable and stored.storage_class in _ARCHIVED:
-            raise SynclineError("OBJECT_ARCHIVED", f"403 InvalidObjectState: {key!r} is in {stored.storage_class}")
-        return stored
-
-    def _source(self, source: Mapping[str, str], condition: Condition | None) -> StoredObject:
-        """Return the object to copy, if its ETag is still that of the headers."""
-        where, _, version = source["x-amz-copy-source"].partition("?versionId=")
-        name, _, key = where.removeprefix("/").partition("/")
-        bucket, key = self.service.get(unquote(name)), unquote(key)
-        if bucket is None:
-            raise SynclineError("BUCKET_ABSENT", f"404 NoSuchBucket: {unquote(name)}")
-        bucket._check_bucket()
-        if bucket._find(key, unquote(version) or None) is None:
-            raise _no_such_key(key, condition)
-        stored = bucket._existing(key, unquote(version) or None)
-        if source["x-amz-copy-source-if-match"] != f'"{stored.etag}"':
-            raise _precondition_failed(key, condition)
-        return stored
-
-    def _upload(self, key: str, number: str) -> StoredUpload:
-        self._check_bucket()
-        upload = self.uploads.get(number)
-        if upload is None or upload.key != key:
-            raise SynclineError("UPLOAD_LOST", f"404 NoSuchUpload: {number} of {key!r}")
-        return upload
-
-    # -- changes -------------------------------------------------------------------------------------------------
-
-    def _version(self) -> str | None:
-        return f"v{next(self._numbers)}" if self.versioned else None
-
-    def _keep(self, op: str, key: str, content: bytes, headers: Mapping[str, str], etag: str) -> str:
-        """Keep what a client wrote; return the ETag that it is told."""
-        if self.put_and_forget:
-            return etag
-        if self.wrong_bytes or self.lost_bytes:
-            end = bytes([content[-1] ^ 1]) if content and self.wrong_bytes else b""
-            content = content[:-1] + end if content else b"?"
-            etag = md5(content)
-        self._change(op, key, StoredObject(content, etag, headers, self.machine.now, self._version()), "client")
-        return etag
-
-    def _change(self, op: str, key: str, stored: StoredObject | None, by: str) -> None:
-        """Carry out a change, note it and tell of it."""
-        old = self._objects.get(key)
-        if stored is not None:
-            if old is None:
-                insort(self._keys, key)
-            self._objects[key] = stored
-            if stored.version is not None:
-                self._versions[key, stored.version] = stored
-        elif old is not None:
-            del self._objects[key]
-            del self._keys[bisect_left(self._keys, key)]
-        else:
-            return
-        self._log.append((self.machine.now, key, stored))
-        write = Write(op, key, None if old is None else old.etag, None if stored is None else stored.etag, by)
-        self.writes.append(write)
-        self.machine.note(f"{self.name}: {by} {op} {key!r} {write.old} -> {write.new}")
-        if self.on_event is not None:
-            self.on_event(self._notification(op, key, stored))
-
-    def _notification(self, op: str, key: str, stored: StoredObject | None) -> dict[str, Any]:
-        """Return the body of the notification that S3 sends of a change."""
-        name = f"ObjectCreated:{_EVENTS[op]}" if stored else "ObjectRemoved:Delete"
-        about: dict[str, Any] = {"key": quote_plus(key, safe="/")}
-        if stored is not None:
-            about |= {"size": len(stored.content), "eTag": stored.etag}
-            about |= {} if stored.version is None else {"versionId": stored.version}
-        elif self.versioned:
-            name = "ObjectRemoved:DeleteMarkerCreated"
-            about |= {"eTag": md5(b""), "versionId": self._version()}
-        about["sequencer"] = f"{0x0065_0000_0000_0000_00 + len(self._log):018X}"
-        whole = int(self.machine.now)
-        record = {
-            "eventVersion": "2.1",
-            "eventSource": "aws:s3",
-            "awsRegion": "us-east-1",
-            "eventTime": strftime("%Y-%m-%dT%H:%M:%S", gmtime(whole))
-            + f".{int((self.machine.now - whole) * 1000):03d}Z",
-            "eventName": name,
-            "userIdentity": {"principalId": "AWS:sim"},
-            "requestParameters": {"sourceIPAddress": "127.0.0.1"},
-            "responseElements": {"x-amz-request-id": f"{len(self._log):016X}", "x-amz-id-2": "sim"},
-            "s3": {
-                "s3SchemaVersion": "1.0",
-                "configurationId": "syncline",
-                "bucket": {
-                    "name": self.name,
-                    "ownerIdentity": {"principalId": "owner"},
-                    "arn": f"arn:aws:s3:::{self.name}",
-                },
-                "object": about,
-            },
-        }
-        return {"Records": [record]}
 
 
 class SimBucket(Bucket):
@@ -450,7 +36,7 @@ class SimBucket(Bucket):
 
     def write(self, name: str, function: Callable[[], T], *, repeatable: bool = True) -> T:
         """Make one request that writes."""
-        return write(self.network, self.server.host, name, function, repeatable=repeatable)
+        return self.network.call(self.server.host, name, function, writes=True, repeatable=repeatable)
 
     def page(
         self,
@@ -490,10 +76,10 @@ class SimBucket(Bucket):
         return self.call("GET acl", lambda: self.server.grants(key))
 
     def put(self, key: str, content: bytes, like: Head | None = None, *, condition: Condition | None = None) -> str:
-        return self.write("PUT object", lambda: self.server.put(key, content, _attributes(like), condition))
+        return self.write("PUT object", lambda: self.server.put(key, content, attributes(like), condition))
 
     def begin_upload(self, key: str, like: Head | None = None) -> Upload:
-        number = self.write("POST upload", lambda: self.server.begin(key, _attributes(like)), repeatable=False)
+        number = self.write("POST upload", lambda: self.server.begin(key, attributes(like)), repeatable=False)
         return self.resume_upload(key, number)
 
     def resume_upload(self, key: str, number: str) -> Upload:
@@ -501,7 +87,7 @@ class SimBucket(Bucket):
 
     def copy(self, source: Bucket, source_key: str, key: str, head: Head, *, condition: Condition | None = None) -> str:
         headers = source.copy_source(source_key, head)
-        headers |= {REDIRECT: _attributes(head)[REDIRECT]} if REDIRECT in head.headers else {}
+        headers |= {REDIRECT: attributes(head)[REDIRECT]} if REDIRECT in head.headers else {}
         try:
             return self.write("PUT copy", lambda: self.server.copy(headers, key, condition))
         except SynclineError as error:
@@ -509,9 +95,9 @@ class SimBucket(Bucket):
                 raise
             there = source.head(source_key, version=head.version)
             if there is None:
-                raise _no_such_key(source_key, None) from None
+                raise no_such_key(source_key, None) from None
             if there.etag != head.etag:
-                raise _precondition_failed(source_key, None) from None
+                raise precondition_failed(source_key, None) from None
             raise
 
     def delete(self, key: str, *, condition: Condition | None = None) -> None:
@@ -579,7 +165,8 @@ class _Body:
         if self._at >= len(self._content):
             return b""
         try:
-            return self._bucket.call("GET object chunk", lambda: self._next(size))
+            network, host = self._bucket.network, self._bucket.server.host
+            return network.call(host, "GET object chunk", lambda: self._next(size), counted=False)
         except SynclineError as error:
             self._broken = True
             if error.code.name in ("SERVER_ERROR", "THROTTLED"):  # there is no second status
@@ -595,47 +182,3 @@ class _Body:
 
     def close(self) -> None:
         self._broken = True
-
-
-def write(network: Network, host: str, name: str, function: Callable[[], T], *, repeatable: bool) -> T:
-    """Make a call that writes. A repeatable one is repeated after a failure, by chance, as the HTTP room does.
-
-    So a caller may meet what its own first try wrote, whose answer was lost.
-    """
-    try:
-        return network.call(host, name, function, writes=True)
-    except SynclineError as error:
-        calls = network.calls
-        passes = repeatable and error.code.name in ("UNREACHABLE", "SERVER_ERROR")
-        if not passes or calls.faults.off or calls.machine.rng.random() < 0.5:
-            raise
-    return network.call(host, name, function, writes=True)
-
-
-def md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-def _attributes(like: Head | None) -> dict[str, str]:
-    """Return the headers of a new object, as the service keeps them."""
-    sent = {name.lower(): value for name, value in attributes_of(like).items()}
-    return {"content-type": "binary/octet-stream", **sent}
-
-
-def _checked(key: str, headers: Mapping[str, str]) -> Mapping[str, str]:
-    if len(key.encode()) > 1024:
-        raise SynclineError("REFUSED", f"400 KeyTooLongError: {key[:40]!r}…")
-    if sum(len(name) + len(value) for name, value in headers.items() if name.startswith(META)) > 2048:
-        raise SynclineError("REFUSED", f"400 MetadataTooLarge: {key!r}")
-    return headers
-
-
-def _no_such_key(key: str, condition: Condition | None) -> SynclineError:
-    changed = condition is not None and condition.etag is not None
-    return SynclineError("TARGET_CHANGED" if changed else "NOT_FOUND", f"404 NoSuchKey: {key!r}")
-
-
-def _precondition_failed(key: str, condition: Condition | None) -> SynclineError:
-    return SynclineError(
-        "SOURCE_CHANGED" if condition is None else "TARGET_CHANGED", f"412 PreconditionFailed: {key!r}"
-    )

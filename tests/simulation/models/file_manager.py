@@ -20,7 +20,6 @@ from syncline.clients.entries import FEW, Entries, OnOdd, refuse
 from syncline.clients.file_manager import MOST_EVENTS, Content, FileEvent, FileManager, Permissions, Saved, event_of
 from syncline.errors import SynclineError
 from tests.simulation.machine import Machine
-from tests.simulation.models.bucket import write
 from tests.simulation.network import Network
 
 _MODE: Final = re.compile(r"[rwxst-]{9}")
@@ -75,6 +74,8 @@ class FileManagerServer:
     - ``ignores_permissions``: permissions are acknowledged, and not kept.
     - ``overwrites``: ``create`` replaces a file, ``update`` creates one, and a rename replaces another file.
     - ``publishes``: every change becomes an event by itself; otherwise only :meth:`tell` makes events.
+
+    ``on_write`` is called with each change, the file before and the file after it.
     """
 
     def __init__(self, machine: Machine, *, host: str = "files.sim") -> None:
@@ -82,6 +83,7 @@ class FileManagerServer:
         self.put_and_forget = self.wrong_bytes = self.admits = False
         self.ignores_permissions = self.overwrites = self.publishes = False
         self.on_event: Callable[[dict[str, Any]], None] | None = None
+        self.on_write: Callable[[FileWrite, StoredFile | None, StoredFile | None], None] | None = None
         self.events: list[dict[str, Any]] = []
         self.reports: list[dict[str, Any]] = []
         self.writes: list[FileWrite] = []
@@ -208,24 +210,30 @@ class FileManagerServer:
         old = self._files.pop(path, None)
         if stored is not None:
             self._files[path if new_path is None else new_path] = stored
-        self._note(
-            FileWrite(op, path, old.digest if old else None, stored.digest if stored else None, by, new_path),
-            "create" if op == "update" else op,
-        )
+        done = FileWrite(op, path, old.digest if old else None, stored.digest if stored else None, by, new_path)
+        self._note(done, old, stored, "create" if op == "update" else op)
 
     def _set_rights(self, path: str, stored: StoredFile, by: str) -> None:
         old, self._files[path] = self._files[path], stored
         if old != stored:
             before, after = (f"{each.permissions} {each.owner}:{each.group}" for each in (old, stored))
             changed = stored.permissions if old.permissions != stored.permissions else None
-            self._note(
-                FileWrite("permissions", path, before, after, by), "change_permission" if changed else "", changed
-            )
+            done = FileWrite("permissions", path, before, after, by)
+            self._note(done, old, stored, "change_permission" if changed else "", changed)
 
-    def _note(self, done: FileWrite, kind: str, permissions: str | None = None) -> None:
+    def _note(
+        self,
+        done: FileWrite,
+        old: StoredFile | None,
+        new: StoredFile | None,
+        kind: str,
+        permissions: str | None = None,
+    ) -> None:
         self.writes.append(done)
         where = repr(done.path) if done.new_path is None else f"{done.path!r} to {done.new_path!r}"
         self.machine.note(f"{self.host}: {done.by} {done.op} {where}")
+        if self.on_write is not None:
+            self.on_write(done, old, new)
         if self.publishes and kind:
             self.tell(kind, done.path, done.new_path, permissions)
 
@@ -250,7 +258,7 @@ class SimFileManager(FileManager):
     def write(self, name: str, function: Callable[[], T], *, repeatable: bool = True) -> T:
         """Make one request that writes."""
         with self._gate:
-            return write(self.network, self.host, name, function, repeatable=repeatable)
+            return self.network.call(self.host, name, function, writes=True, repeatable=repeatable)
 
     def get(self, path: str) -> Saved | None:
         return self.call("POST get", lambda: self.server.get(path))
@@ -265,12 +273,11 @@ class SimFileManager(FileManager):
         else:
             with self._gate:  # one request, however many chunks it has
                 received = self._stream(operation, content)
-                saved = write(
-                    self.network,
+                saved = self.network.call(
                     self.host,
                     f"POST {operation}",
                     lambda: self.server.save(operation, path, received, content.size, about),
-                    repeatable=False,
+                    writes=True,
                 )
         if saved.size not in (None, content.size):
             raise SynclineError("BAD_ANSWER", f"{self.host}: {saved.size} bytes were saved of {content.size}")
@@ -283,7 +290,7 @@ class SimFileManager(FileManager):
             received += chunk  # type: ignore[arg-type]  # chunks, not one piece
             if len(received) > content.size:
                 break
-            self.network.call(self.host, f"POST {operation} chunk", lambda: None)
+            self.network.call(self.host, f"POST {operation} chunk", lambda: None, counted=False)
         if len(received) != content.size:
             raise SynclineError(
                 "SOURCE_CHANGED", f"the source gave other than the {content.size} bytes it had promised"
