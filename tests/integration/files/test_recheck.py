@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from syncline.model import Outcome, Result, Run
-from tests.integration.files.targets import MANAGER, ROOT, Pair
+from tests.integration.files.targets import MANAGER, ROOT, Pair, events
 from tests.integration.files_chain import MODE
 
 HOUR: Final = 3600.0
@@ -67,6 +67,17 @@ class TestShares:
         [(run, asked)] = scans(pair, 1, 8 * DAY)
         assert set(asked) == set(keys)
         assert run.counts.queued == 0
+
+    def test_all_that_are_known_before_the_first_full_scan(self, pair: Pair) -> None:
+        """Nothing says when they were read last."""
+        pair.configure()
+        for key in ("a", "b"):
+            pair.put(key, OURS)
+        events(pair, "a", "b")
+        pair.remove("a")
+        pair.chain.clock.sleep(8 * DAY)
+        assert pair.chain.run().counts.moved == 1
+        assert pair.found() == {"a": OURS, "b": OURS}
 
     def test_almost_none_where_scans_are_frequent(self, pair: Pair) -> None:
         populated(pair, 56)

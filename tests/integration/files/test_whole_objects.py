@@ -94,6 +94,22 @@ class TestHeaders:
         assert_whole(pair)
         assert_idle(pair)
 
+    @pytest.mark.parametrize("where", ["source", "target"])
+    def test_that_changed_with_a_rename(self, pair: Pair, where: str) -> None:
+        """The file at the target is renamed only if the new object has its headers."""
+        pair.configure(removals=REMOVALS)
+        pair.put("small.csv", SMALL, HEADERS, METADATA)
+        pair.put("other.csv", b"other")
+        pair.chain.run()
+        if where == "target":
+            pair.copies["small.csv"].headers = TYPE
+        pair.delete("small.csv")
+        pair.put("renamed.csv", SMALL, *(CHANGES["type"] if where == "source" else (HEADERS, METADATA)))
+        run = pair.chain.run()
+        assert_whole(pair)
+        assert (run.counts.moved, run.counts.removed) == (1, 0)
+        assert_idle(pair)
+
     def test_of_the_new_object_replace_those_of_the_old(self, pair: Pair) -> None:
         pair.configure()
         fill(pair, HEADERS, METADATA)
@@ -139,6 +155,13 @@ class TestHeadersThatChangeAlone:
         assert_whole(pair)
         assert (run.counts.moved, run.counts.skipped, run.counts.conflict) == (len(CHANGES) + 1, 1, 0)
         assert_idle(pair)
+
+    def test_they_are_equal_when_it_is_their_turn_to_be_read_again(self, pair: Pair) -> None:
+        self.change(pair)
+        pair.chain.run()
+        pair.chain.clock.sleep(8 * 86_400)
+        run = pair.chain.run()
+        assert (run.counts.queued, run.counts.skipped) == (0, len(pair.objects))
 
     def test_they_are_brought_over_by_an_event(self, pair: Pair) -> None:
         self.change(pair)

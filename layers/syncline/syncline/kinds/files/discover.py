@@ -193,8 +193,11 @@ class Scan:
     def _begun(self, cursor: Cursor, *, whole: bool) -> Cursor:
         """Return the cursor of a scan that begins now."""
         began = self._memory.clock()
-        last = self._memory.facts.recall(self._fact) if whole else None
-        return replace(cursor, began=began, since=None if last is None else float(last))
+        if not whole:
+            return replace(cursor, began=began)
+        last = self._memory.facts.recall(self._fact)
+        # Before the first full scan events may have brought files: nothing says when they were read, so all are.
+        return replace(cursor, began=began, since=began - self._sync.recheck_seconds if last is None else float(last))
 
     @property
     def _fact(self) -> str:

@@ -218,22 +218,30 @@ class Transfer:
             return conflict(item, there)
         return self._adopt(item, task, head, there)
 
-    def _written(self, item: Item, task: Task, there: TargetFile | None) -> Answer:
-        guarded = not self._sync.overwrite
-        put = Put(
+    def _to_put(self, item: Item, task: Task, there: TargetFile | None) -> Put:
+        # The headers of an object that is written for their sake have to be known: the scan has not seen them.
+        for_headers = there is not None and there.headers is not None and there.equals(item.source, item.size)
+        return Put(
             self._sync.path_of(item.name),
             self._source,
             item.name,
-            _seen(item, task),
+            None if for_headers else _seen(item, task),
             there,
-            guarded,
+            not self._sync.overwrite,
             self._pace.left,
             self._pace.run,
         )
+
+    def _written(self, item: Item, task: Task, there: TargetFile | None) -> Answer:
+        put = self._to_put(item, task, there)
         try:
             done = self._target.put(put)
         except SynclineError as error:
-            if guarded or error.code.name not in ("FILE_DIFFERS", "NOT_FOUND") or not self._target_decides(error, put):
+            if (
+                put.guarded
+                or error.code.name not in ("FILE_DIFFERS", "NOT_FOUND")
+                or not self._target_decides(error, put)
+            ):
                 raise
             # Whether the file manager has the file is learnt by trying.
             done = self._target.put(replace(put, there=self._target.stat(put.path)))
@@ -264,16 +272,31 @@ class Transfer:
             before = self._target.stat(old)
             if before is not None and before.version == task.origin_ours:
                 try:
+                    if _headers_differ(head, before):
+                        return self._rewritten(item, task, old, before)
                     version = self._target.rename(old, path, before)
                 except SynclineError as error:
                     if error.code.name not in ("NOT_FOUND", *_CHANGED):
                         raise
                 else:
                     return self._arrived(item, task, Written(head, replace(before, version=version)))
-        elif there is not None and there.version == task.origin_ours and self._target.stat(old) is None:
+        elif (
+            there is not None
+            and there.version == task.origin_ours
+            and not _headers_differ(head, there)
+            and self._target.stat(old) is None
+        ):
             return self._arrived(item, task, Written(head, there))  # renamed by a try whose answer was lost
         # The file at the old path is not forgotten: a later scan removes it or finds it equal.
         return self._put(item, replace(task, what="put", origin=None, was=None))
+
+    def _rewritten(self, item: Item, task: Task, old: str, before: TargetFile) -> Answer:
+        """Rename a file whose headers are others at the source: bring the object, and then remove the old file."""
+        done = self._target.put(self._to_put(item, task, None))
+        if isinstance(done, Unfinished):
+            return Later(replace(task, parts=done.parts).on(item))
+        self._target.remove(old, before)
+        return self._arrived(item, task, done)
 
     def _remove(self, item: Item, task: Task) -> Answer:
         """Remove at the target what is gone from the source, if it is ours."""
