@@ -30,6 +30,7 @@ from tests.simulation.network import Faults
 from tests.simulation.plan import Plan
 from tests.simulation.stack import Operator, Stack
 from tests.simulation.worlds.artifacts import ArtifactsWorld
+from tests.simulation.worlds.files import FilesWorld
 from tests.simulation.worlds.images import ImagesWorld
 from tests.simulation.worlds.world import World
 
@@ -38,6 +39,7 @@ CALM: Final = 5 * 3600.0
 SLOWEST_CANCEL: Final = 120.0
 """Seconds that a cancel may take: ten, and what the faults of its own calls cost."""
 WORLDS: Final[Mapping[str, Callable[[Stack, str, random.Random], World]]] = {
+    "files": FilesWorld,
     "images": ImagesWorld,
     "artifacts": ArtifactsWorld,
 }
