@@ -61,6 +61,7 @@ class FilesWorld:
         self._operator = stack.operator(f"owner of {name}")
         self._contents = count(1)
         self._spoiled = self._lazy = False
+        self._judged = 0
         self._choose(rng)
         host = f"{name}.s3.example"
         self.source = BucketServer(self.machine, f"{name}-media", host=host)
@@ -344,6 +345,49 @@ class FilesWorld:
             assert stored is not None
             yield from self._item(key, stored, told.get(key))
         yield from self._counts(run, results, set(wanted))
+        yield from self._left(run, results, set(wanted))
+        self._judged += 1
+        if self._judged == 2:
+            yield from self._by_event()
+
+    def _left(self, run: Run, results: list[Result], wanted: set[str]) -> Iterator[str]:
+        """Yield what is at the target although it had to be removed, and what was removed although nothing had to be."""
+        if not self._below() and run.counts.removed:
+            yield f"the source is empty, and {run.counts.removed} files were removed"
+        faults = self._stack.faults
+        harmed = self._spoiled or faults.killed or faults.lost or faults.unreachable or faults.broken or faults.limited
+        if self._limits is None or harmed or not self._below() or any(each.name == "*" for each in results):
+            return
+        for path in sorted(self.judge.written):
+            key, untouched = self.key_of(path), path not in self.judge.touched
+            if key is not None and key not in wanted and untouched and self.judge.ours(path):
+                yield f"{path!r} is ours and gone from the source, and is still there"
+
+    def _by_event(self) -> Iterator[str]:
+        """Change an object, tell of it, and yield how the target differs a while later."""
+        # The quiet time after an event is measured by the clocks of two processes.
+        if not self._tells or self._stack.skew > 0.25:
+            return
+        key = self._prefix + self.rng.choice(self._keys)
+        path = self.path_of(key)
+        there = path in self.judge.paths()
+        refused = self._odd(key) or ".." in key  # no service has such a key: an event of one is forged
+        if not self._selects(key) or refused or (there and not self.judge.ours(path) and not self.overwrite):
+            return
+        self.machine.run(self.machine.now + 2)
+        self.source.set(key, self._content(), self._about())
+        if self._collides(key):
+            return
+        self.machine.run(self.machine.now + _BY_EVENT)
+        stored = self.source.stored(key)
+        assert stored is not None
+        if (how := self.judge.differs(key, stored)) is not None:
+            yield f"{key!r} was changed and told, and {how}"
+        elif self._limits == (1.0, 1000):
+            self.source.remove(key)
+            self.machine.run(self.machine.now + _BY_EVENT)
+            if path in self.judge.paths():
+                yield f"{key!r} was deleted and told, and its file is still there"
 
     def _item(self, key: str, stored: StoredObject, result: Result | None) -> Iterator[str]:
         """Yield what is wrong with the result of one object."""
@@ -366,6 +410,8 @@ class FilesWorld:
 
     def _is_unseen(self, key: str, how: str) -> bool:
         """Return True if a difference is found when it is the file's turn to be read again, and it need not be by now."""
+        if "bytes" in how and self.path_of(key) in self.judge.damaged:
+            return True  # by a service that states the ETag of the wrong bytes: version and size are verified
         if self.rereads:
             return False
         changed = self.path_of(key) in self.judge.touched
@@ -380,8 +426,16 @@ class FilesWorld:
         """Return True if a file manager rightly refuses a key with a code."""
         if not isinstance(self.target, FileManagerServer) or code not in _REFUSALS:
             return False
-        if code == "PATH_REFUSED":
-            return any(key.removeprefix(self._prefix) == odd for odd in ODD)
+        return self._odd(key) if code == "PATH_REFUSED" else self._collides(key)
+
+    def _odd(self, key: str) -> bool:
+        """Return True if a file manager cannot have the path of a key."""
+        return isinstance(self.target, FileManagerServer) and key.removeprefix(self._prefix) in ODD
+
+    def _collides(self, key: str) -> bool:
+        """Return True if a file manager may take the key for another one, or as a folder."""
+        if not isinstance(self.target, FileManagerServer):
+            return False
         one = _plain(key)
         others = [_plain(other) for other in self.source.objects() if other != key]
         return any(one == other or other.startswith(f"{one}/") or one.startswith(f"{other}/") for other in others)

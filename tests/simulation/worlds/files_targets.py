@@ -89,6 +89,8 @@ class Judge:
         self.rules = rules
         self.touched: dict[str, float] = {}
         """When somebody else changed a path last."""
+        self.damaged: set[str] = set()
+        """Paths whose service keeps other bytes of the same number, and tells nobody."""
         self.written: set[str] = set()
         """Paths that Syncline has written, and those at which it may have found its own by comparing."""
 
@@ -164,6 +166,8 @@ class BucketJudge(Judge):
         if old is not None:
             self.replaced(path, ours=self._is_ours(path, old.etag), may_race=may_race)
         self.etags[path].add(new.etag)
+        if server.wrong_bytes:
+            self.damaged.add(path)
         spoilt = server.wrong_bytes or server.lost_bytes
         if not spoilt and not rules.past[key].had(new.content, About.of(new.head())):
             rules.accuse(f"writes {path!r} with bytes or headers that the source never had there: {new}")
