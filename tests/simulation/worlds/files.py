@@ -269,8 +269,9 @@ class FilesWorld:
         past.changed = self.machine.now
         past.versions.append(new)
         path = self.path_of(write.key)
-        if isinstance(self.judge, BucketJudge) and self.judge.ours(path):
+        if isinstance(self.judge, BucketJudge) and path not in self.judge.written and self.judge.ours(path):
             self.judge.written.add(path)
+            self.judge.came += 1
 
     def _tell(self, body: dict[str, Any]) -> None:
         """Send a notification as the bucket does."""
@@ -329,7 +330,7 @@ class FilesWorld:
             return
         self._removals += 1
         share, most = self._limits
-        most = min(most, max(1, int(share * len(self.judge.written))))
+        most = min(most, max(1, int(share * self.judge.came)))
         if self._removals > most + self._allowed:
             self.accuse(f"removes {path!r}, the removal {self._removals} of {most}, and {self._allowed} were allowed")
 

@@ -91,6 +91,8 @@ class Judge:
         """When somebody else changed a path last."""
         self.damaged: set[str] = set()
         """Paths whose service keeps other bytes of the same number, and tells nobody."""
+        self.came = 0
+        """Files that became ours, one that was removed and came again more than once."""
         self.written: set[str] = set()
         """Paths that Syncline has written, and those at which it may have found its own by comparing."""
 
@@ -132,6 +134,7 @@ class BucketJudge(Judge):
         super().__init__(rules)
         self.server = server
         self.etags: defaultdict[str, set[str]] = defaultdict(set)
+        self.damaged_etags: set[str] = set()
         server.on_write = self._happens
 
     def paths(self) -> list[str]:
@@ -154,6 +157,7 @@ class BucketJudge(Judge):
         path, server, rules = write.key, self.server, self.rules
         if new is not None and (write.by == "client" or self._is_ours(path, new.etag)):
             self.written.add(path)
+            self.came += old is None or not self._is_ours(path, old.etag)
         if write.by != "client":
             self.touched[path] = self.now
             return
@@ -167,13 +171,21 @@ class BucketJudge(Judge):
             self.replaced(path, ours=self._is_ours(path, old.etag), may_race=may_race)
         self.etags[path].add(new.etag)
         if server.wrong_bytes:
+            self.damaged_etags.add(new.etag)
+        if new.etag in self.damaged_etags:  # also by a copy of what was damaged
             self.damaged.add(path)
-        spoilt = server.wrong_bytes or server.lost_bytes
+        else:
+            self.damaged.discard(path)
+        spoilt = server.lost_bytes or new.etag in self.damaged_etags
         if not spoilt and not rules.past[key].had(new.content, About.of(new.head())):
             rules.accuse(f"writes {path!r} with bytes or headers that the source never had there: {new}")
 
     def _is_renamed(self, path: str, old: StoredObject) -> bool:
         """Return True if the target has the same object at another path, where the source has it now."""
+        if self.server.put_and_forget:  # the copy was acknowledged, and is not there
+            return any(
+                past.had_etag(old.etag) for key, past in self.rules.past.items() if self.rules.path_of(key) != path
+            )
         for other, (etag, _) in self.server.objects().items():
             key = self.rules.key_of(other)
             if other != path and etag == old.etag and key is not None:
@@ -241,6 +253,7 @@ class ManagerJudge(Judge):
             self.replaced(path, ours=self._is_ours(path, old), may_race=True)
         key = self.key(path, "writes")
         self.written.add(path)
+        self.came += write.new_path is not None or old is None
         self.versions[path].add(_version(new))
         raced = write.new_path is not None and self.raced(write.path)
         if not self.server.wrong_bytes and not raced and not self.rules.past[key].had(new.content):
