@@ -66,7 +66,7 @@ class Reader:
         if there is None or there.version != record.target:
             action = Action.CREATE if there is None else Action.REPLACE
             return self._items.of(Change(check.key, check.name, action, listed, record))
-        differs = bool(record.headers) and record.headers != headers
+        differs = _headers_changed(record, headers, there, listed.modified)
         if differs or there.headers not in (None, headers, record.kept):
             return self._items.of(Change(check.key, check.name, Action.REPLACE, listed, record))
         if (item := self._items.permission(check.key, record, told)) is not None:
@@ -110,8 +110,8 @@ class Reader:
                 and there.headers not in (None, headers, kept)
             ):
                 action = Action.REPLACE if ours or self._sync.overwrite else Action.CONFLICT
-            if action is Action.EQUAL and record is not None and record.headers not in ("", headers):
-                action = Action.REPLACE
+            if action is Action.EQUAL and record is not None and there is not None:
+                action = Action.REPLACE if _headers_changed(record, headers, there, head.modified) else action
             if action is Action.EQUAL and record is not None:
                 return self._items.permission(key, record, hints)
             if action is Action.CONFLICT and there is not None:
@@ -139,6 +139,16 @@ class Reader:
         if self._sync.removals is None or (record is None and not pace.joined):
             return None
         return replace(change, there=_as_listed(change.key, there))
+
+
+def _headers_changed(record: Record, headers: str, there: TargetFile, modified: float) -> bool:
+    """Return True if the object's headers are others than those of the record.
+
+    Where neither the record nor the target has any, the object's time says that they may be: permissions come from them.
+    """
+    if record.headers:
+        return record.headers != headers
+    return there.headers is None and record.modified != int(modified)
 
 
 def _as_listed(key: str, there: TargetFile | None) -> Listed | None:
