@@ -339,6 +339,11 @@ class FilesWorld:
         past = self.past[result.name]
         return self._spoiled or past.changes > 1 or self.path_of(result.name) in self.judge.touched
 
+    def untruths(self, run: Run, results: list[Result]) -> Iterator[str]:  # noqa: ARG002 - as each world has it
+        for each in results:
+            if each.outcome is Outcome.MOVED and each.source and not self.past[each.name].had_etag(each.source):
+                yield f"{each.name!r} is reported as moved, and the source never had {each.source}"
+
     def differences(self, run: Run, results: list[Result]) -> Iterator[str]:
         told = {each.name: each for each in results}
         wanted = {key: self.source.stored(key) for key in self.source.objects() if self._selects(key)}
