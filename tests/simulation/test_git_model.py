@@ -41,8 +41,8 @@ class Sim:
         self.files, self.lost = self.server.files, 0
         call = self.network.call
 
-        def lossy(host: str, name: str, function: Callable[[], T], *, writes: bool = False) -> T:
-            answer = call(host, name, function, writes=writes)
+        def lossy(host: str, name: str, function: Callable[[], T], *, writes: bool = False, **more: bool) -> T:
+            answer = call(host, name, function, writes=writes, **more)
             if writes and self.lost:
                 self.lost -= 1
                 raise SynclineError("UNREACHABLE", "the answer was lost")
