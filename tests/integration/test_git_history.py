@@ -39,6 +39,16 @@ def test_the_latest_commit_with_the_trailer_decides(bare: Bare) -> None:
     assert put(bare, folder=b"b") == {b"b/y": blob_id(b"2")}
 
 
+@pytest.mark.parametrize("sign", list("+?|{}()[]*.^$\\"))
+def test_no_sign_of_a_trailer_is_an_expression(bare: Bare, sign: str) -> None:
+    trailer = f"Syncline-Sync: a{sign}b"
+    bare.fill({"a": b"1"}, message=f"m\n\n{trailer}\n")
+    bare.fill({"b": b"2"}, message=f"m\n\n{trailer}b\n> {trailer}\nSyncline-Sync: aab\n")
+    with open_branch(Place(Remote.parse(f"file://{bare.path}")), "main", depth=1, left=lambda: 60.0) as branch:
+        branch.fetch()
+        assert branch.blobs_put(None, trailer, b"") == {b"a": blob_id(b"1")}
+
+
 def test_a_commit_that_removed_a_file_says_so(bare: Bare) -> None:
     bare.fill({"a/x": b"1"}, message=OURS)
     tip = bare.git("rev-parse", "main").strip()
@@ -48,7 +58,7 @@ def test_a_commit_that_removed_a_file_says_so(bare: Bare) -> None:
 
 
 def test_no_more_is_read_than_is_needed(bare: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(git_history, "_DEPTHS", (2, git_history._ALL))
+    monkeypatch.setattr(git_history, "_DEPTHS", (2, git_history.WHOLE_HISTORY))
     depths: list[int] = []
     fetch = git_history._fetch
 

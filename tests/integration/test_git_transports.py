@@ -471,3 +471,27 @@ def test_a_signed_commit(bare: Bare, tmp_path: Path) -> None:
     (tmp_path / "allowed").write_text(f"{ME.email} {make_key(tmp_path / 'other')}\n")
     with pytest.raises(subprocess.CalledProcessError):
         bare.git(*verified)
+
+
+@pytest.mark.parametrize("status", [503, 403, 404])
+def test_what_git_cannot_fetch_by_itself_has_a_code(bare: Bare, http: GitHttp, status: int) -> None:
+    first = bare.fill(FILES)
+    with open_branch(place(f"{http.url}/r.git", TokenAccess(TOKEN)), "main", depth=2, left=lambda: 60.0) as branch:
+        tip = branch.fetch()
+        assert tip is not None
+        http.answer_with = status
+        known = {503: "SERVER_ERROR", 403: "FORBIDDEN", 404: "REPOSITORY_ABSENT"}[status]
+        assert code(lambda: list(branch.files(b"", tip.tree))).code.name == known
+        assert code(lambda: branch.landed("1" * 40)).code.name == known
+        branch._blobs.add(blob_id(b"000"))
+
+        def read() -> None:
+            with branch.blobs([blob_id(b"000")]) as blobs:
+                next(blobs)
+
+        assert code(read).code.name == known
+        http.answer_with = None
+        read()
+        assert len(list(branch.files(b"", tip.tree))) == len(FILES)
+        assert branch.tip is not None
+        assert branch.tip.oid == first

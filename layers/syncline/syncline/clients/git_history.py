@@ -6,15 +6,14 @@ are: who asks often asks only about what is new.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Final
 
 from syncline.clients.git import Git
 
 _PAST: Final = "refs/syncline/past"
-_ALL: Final = 2_147_483_647  # as git spells an infinite depth
-_DEPTHS: Final = (100, _ALL)
+WHOLE_HISTORY: Final = 2_147_483_647  # as git spells an infinite depth
+_DEPTHS: Final = (100, WHOLE_HISTORY)
 
 
 def blobs_put(  # noqa: PLR0913, PLR0917 - what is asked of one history
@@ -27,12 +26,11 @@ def blobs_put(  # noqa: PLR0913, PLR0917 - what is asked of one history
     """
     for depth in _DEPTHS:
         _fetch(git, tip, depth, "tree:0")
-        if depth == _ALL or _is_complete(local, tip, since):
+        if depth == WHOLE_HISTORY or _is_complete(local, tip, since):
             break
     unlike = ["--not", since] if since is not None and _has(local, since) else []
-    choice = ["--topo-order", f"--grep=^{re.escape(trailer)}$", tip, *unlike]
     cut = _shallow(local)
-    ours = [oid for oid in local.run("rev-list", *choice).out.decode().split() if oid not in cut]
+    ours = [oid for oid in _with_line(local, trailer, tip, *unlike) if oid not in cut]
     if not ours:
         return {}
     _fetch(git, tip, depth, "blob:none")
@@ -59,6 +57,16 @@ def _fetch(git: Git, tip: str, depth: int, what: str) -> None:
         "origin",
         f"+{tip}:{_PAST}",
     )
+
+
+def _with_line(git: Git, line: str, *commits: str) -> Iterator[str]:
+    """Yield the commits whose message has this very line, the latest first."""
+    fixed = ("--fixed-strings", f"--grep={line}")  # its own expressions are not those of Python, nor anchored so
+    out = git.run("log", "--topo-order", "-z", "--format=%H%n%B", *fixed, *commits).out
+    for each in out.split(b"\0"):
+        oid, *message = each.split(b"\n")
+        if line.encode() in message:
+            yield oid.decode()
 
 
 def _has(git: Git, oid: str) -> bool:

@@ -20,7 +20,7 @@ from typing import Final
 from syncline.clients.git import Done, Git, Patience, Running, program
 from syncline.clients.git_access import Access, Means, Remote, means, private_folder
 from syncline.clients.git_failures import disk_full
-from syncline.clients.git_history import blobs_put
+from syncline.clients.git_history import WHOLE_HISTORY, blobs_put
 from syncline.clients.git_objects import (
     EMPTY_TREE,
     FILE,
@@ -139,7 +139,8 @@ class Branch:
 
         A server takes full IDs only, so all commits of the branch are fetched, without their trees.
         """
-        history = ("--filter=tree:0", "--no-tags", "--no-write-fetch-head")
+        # Without the depth git goes no further back than an earlier fetch of one commit did.
+        history = (f"--depth={WHOLE_HISTORY}", "--filter=tree:0", "--no-tags", "--no-write-fetch-head")
         done = self._git.ask("fetch", "--quiet", *history, "origin", f"+{self._ref}:{_HISTORY}", accept=(0, 128))
         if done.status and _ABSENT not in done.err:
             raise self._git.failure("fetch", done)
@@ -452,7 +453,8 @@ def _initialise(bare: Path, url: str) -> None:
 def _object(running: Running, name: str, kind: bytes) -> tuple[str, int]:
     """Ask `git cat-file --batch` for an object; return its ID and its size.
 
-    Raises BAD_ANSWER if the object is missing or of another kind, which only the server can have caused.
+    Raises what kept git from fetching an object that is not here; BAD_ANSWER if the object is missing all the same or
+    of another kind, which only the server can have caused.
     """
     running.write(f"{name}\n".encode())
     line = running.line()
@@ -460,6 +462,9 @@ def _object(running: Running, name: str, kind: bytes) -> tuple[str, int]:
         raise running.error(running.ended())
     found = _OBJECT.fullmatch(line)
     if found is None or found[2] != kind:
+        error = running.error(running.ended())
+        if found is None and error.code.name != "GIT_FAILED":
+            raise error
         said = line[-60:].decode("utf-8", "replace")
         raise SynclineError("BAD_ANSWER", f"the git server gave no {kind.decode()} {name}: {said!r}")
     return found[1].decode(), int(found[3])
