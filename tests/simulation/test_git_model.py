@@ -17,7 +17,8 @@ from syncline.clients.git_repository import Blob, Branch, NewCommit, Person, Pla
 from syncline.clients.http import Http
 from syncline.errors import SynclineError
 from tests.simulation.machine import Machine, Process
-from tests.simulation.models.git import GitServer, SimBranch, sim_open_branch
+from tests.simulation.models.git import SimBranch, sim_open_branch
+from tests.simulation.models.git_server import GitServer
 from tests.simulation.network import Calls, Faults, Network
 from tests.standins.git_http import git_http
 from tests.standins.git_places import make_bare
