@@ -31,6 +31,7 @@ from tests.simulation.plan import Plan
 from tests.simulation.stack import Operator, Stack
 from tests.simulation.worlds.artifacts import ArtifactsWorld
 from tests.simulation.worlds.files import FilesWorld
+from tests.simulation.worlds.backups import BackupsWorld
 from tests.simulation.worlds.images import ImagesWorld
 from tests.simulation.worlds.world import World
 
@@ -40,6 +41,7 @@ SLOWEST_CANCEL: Final = 120.0
 """Seconds that a cancel may take: ten, and what the faults of its own calls cost."""
 WORLDS: Final[Mapping[str, Callable[[Stack, str, random.Random], World]]] = {
     "files": FilesWorld,
+    "backups": BackupsWorld,
     "images": ImagesWorld,
     "artifacts": ArtifactsWorld,
 }

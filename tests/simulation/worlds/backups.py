@@ -1,0 +1,276 @@
+"""Backups: a bucket that clusters write to, a repository, and strangers who commit to it, rewrite it and delete from it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final, cast
+from unittest.mock import patch
+
+from syncline.kinds import backups as kind
+from syncline.model import Result, Run
+from syncline.wiring import backups as wiring
+from tests.simulation.machine import current
+from tests.simulation.models.bucket import BucketServer, SimBucket
+from tests.simulation.models.git import sim_open_branch
+from tests.simulation.models.git_server import OUTSIDE, GitServer, Move
+from tests.simulation.network import Network
+from tests.simulation.stack import Stack
+from tests.simulation.worlds.backups_judge import Judge, Rules
+
+CLUSTERS: Final = ("east", "west")
+NAMESPACES: Final = ("shop", "auth", "kube-system")
+NAMES: Final = ("configmaps/app.yaml", "deployments/web.yaml", "secrets/db.yaml", "all.yaml")
+FOREIGN: Final = ("README.md", "east/NOTES.md", "west/shop/local.yaml", "north/shop/all.yaml", "tools/run.sh")
+LEFT_OUT: Final = "kube-system"
+"""The namespace that the selection excludes."""
+_KEY: Final = base64.b64encode(bytes(range(64))).decode()
+_TOKEN: Final = "ghp_planted-token-of-the-simulation"
+
+
+class BackupsWorld:
+    """One sync of a bucket into a repository."""
+
+    def __init__(self, stack: Stack, name: str, rng: random.Random) -> None:
+        self.name = name
+        self.rng = rng
+        self._stack = stack
+        machine = stack.machine
+        self.source = BucketServer(machine, f"{name}-backups", host=f"s3.{name}.example")
+        self.target = GitServer(f"https://git.{name}.example/backups.git", lambda: machine.now)
+        stack.servers[self.source.name] = self.source
+        stack.servers[self.target.url] = self.target
+        cast("dict[str, str]", stack.environ).update({"BACKUPS_KEY": _KEY, "GIT_TOKEN": _TOKEN})
+        self._prefix = rng.choice(["", "backups/"])
+        self._events = {"quiet": rng.choice([1, 5, 30]), "longest": rng.choice([30, 60])}
+        self._removals: dict[str, Any] = {"share": rng.choice([0.25, 0.5, 1]), "count": rng.choice([1000, 1000, 2, 0])}
+        self._notified = rng.random() < 0.7
+        self.rules = Rules(
+            name,
+            self._prefix,
+            rng.choice(["main", "backups/{cluster}"]),
+            rng.choice(["", "clusterbackup"]),
+            encrypts=rng.random() < 0.3,
+            key=_KEY,
+            left_out=LEFT_OUT,
+            **self._removals,
+        )
+        self.judge = Judge(self.rules, self.target, lambda: machine.now)
+        self.judge.planted.update({_KEY: "the key", _TOKEN: "the token"})
+        self.violations = self.judge.violations
+        self._secrets = 0
+        for _ in range(rng.randint(0, 12)):
+            self.change_source()
+        for _ in range(rng.choice([0, 0, 1, 2])):
+            self.change_target()
+        self.source.on_event = self._notify
+        self.target.on_move = self._moved
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "kind": "backups",
+            "source": {"bucket": self.source.name, "endpoint": f"https://{self.source.host}", "prefix": self._prefix},
+            "target": {
+                "repository": self.target.url,
+                "branch": self.rules.branch,
+                "folder": self.rules.folder,
+                "auth": {"token": "env:GIT_TOKEN"},
+            },
+            "select": {"namespaces": {"exclude": [LEFT_OUT]}},
+            "commit": {"author": {"name": "cluster-backup-bot", "email": "backup@example.com"}},
+            "secrets": {"encrypt": "env:BACKUPS_KEY"} if self.rules.encrypts else "leave-out",
+            "removals": self._removals,
+            "events": self._events,
+            "retry": {"attempts": self.rng.choice([1, 3]), "delay": self.rng.choice([1, 5])},
+            "concurrency": self.rng.choice([1, 4, 16]),
+        }
+
+    def reconfigure(self) -> dict[str, Any] | None:
+        return self.config()
+
+    @contextmanager
+    def wired(self) -> Iterator[None]:
+        networks: dict[Any, Network] = {}
+
+        def bucket_at(place: Any, parts: Any) -> SimBucket:
+            network = parts.http.network
+            networks[network.calls.process] = network
+            return SimBucket(self._stack.servers[place.bucket], network)
+
+        def network() -> Network:
+            task = current()
+            assert task is not None
+            return networks[task.process]
+
+        put = self._stack.sqs.put
+
+        def checked_put(queue: Any, body: str, *rest: Any) -> Any:
+            self.judge.check_text(f"a message of {queue.name}", body)
+            return put(queue, body, *rest)
+
+        with ExitStack() as stack:
+            stack.enter_context(patch.object(wiring, "bucket_at", bucket_at))
+            stack.enter_context(patch.object(kind, "open_branch", sim_open_branch(self._stack.servers, network)))
+            stack.enter_context(patch.object(self._stack.sqs, "put", checked_put))
+            yield
+
+    # -- the source
+
+    def change_source(self) -> Iterable[str]:
+        rng = self.rng
+        there = sorted(self.source.objects())
+        what = rng.random()
+        if what < 0.6 or not there:
+            keys = [self._any_key() for _ in range(rng.choice([1, 1, 1, 3, 6]))]
+            for key in keys:
+                self._put(key, self._content(key))
+            return keys
+        key = rng.choice(there)
+        if what < 0.75:
+            self._remove(key)
+            return [key]
+        if what < 0.83:
+            other = self._any_key()
+            if other != key:
+                self._put(other, self.source.objects()[key][1])
+                self._remove(key)
+            return [other, key]
+        if what < 0.88:
+            self._put(key, self.source.objects()[key][1])  # the backup ran again, and nothing was new
+            return [key]
+        if what < 0.93:
+            # What was there before comes back.
+            was = sorted({content for _, content in self.judge.source[self._path(key)] if content is not None})
+            self._put(key, rng.choice(was))
+            return [key]
+        folder = "/".join(self._path(key).split("/")[: rng.choice([1, 2, 2])]) + "/"
+        gone = [each for each in there if self._path(each).startswith(folder)]
+        for each in gone:
+            self._remove(each)
+        return gone
+
+    def _any_key(self) -> str:
+        rng = self.rng
+        names = (rng.choice(CLUSTERS), rng.choices(NAMESPACES, [4, 3, 1])[0], rng.choice(NAMES))
+        return self._prefix + "/".join(names)
+
+    def _path(self, key: str) -> str:
+        return key.removeprefix(self._prefix)
+
+    def _put(self, key: str, content: bytes) -> None:
+        self.judge.source_became(self._path(key), content)
+        self.source.set(key, content)
+
+    def _remove(self, key: str) -> None:
+        self.judge.source_became(self._path(key), None)
+        self.source.remove(key)
+
+    def _content(self, key: str) -> bytes:
+        rng, number = self.rng, self.rng.randrange(1000)
+        if key.endswith("secrets/db.yaml"):
+            return self._secret()
+        if key.endswith("deployments/web.yaml"):
+            return _deployment(number)
+        if key.endswith("all.yaml") and rng.random() < 0.4:
+            documents = [_config_map(number), self._secret(), _deployment(number)]
+            rng.shuffle(documents)
+            return b"---\n".join(documents)
+        if rng.random() < 0.1:
+            return self._secret()
+        return _config_map(number)
+
+    def _secret(self) -> bytes:
+        """Return a Secret whose password nobody else has."""
+        self._secrets += 1
+        value = f"hunter2-{self.name}-{self._secrets:04d}-of-the-simulation"
+        encoded = base64.b64encode(value.encode()).decode()
+        self.judge.planted.update({value: "a Secret", encoded: "a Secret"})
+        body = f"data:\n  password: {encoded}\n" if self.rng.random() < 0.7 else f"stringData:\n  password: {value}\n"
+        return f"apiVersion: v1\nkind: Secret\nmetadata:\n  name: db\n{body}".encode()
+
+    def _notify(self, event: dict[str, Any]) -> None:
+        """Send the notification of a change, which may be lost, come twice or late."""
+        if not self._notified:
+            return
+        for _ in range(self.rng.choices([0, 1, 2], [1, 5, 1])[0]):
+            delay = self.rng.uniform(0, 300) if self.rng.random() < 0.2 else 0.0
+            self._stack.sqs.put(self._stack.events, json.dumps(event), delay)
+
+    # -- the target
+
+    def change_target(self) -> None:
+        rng, target = self.rng, self.target
+        ours = [self.rules.branch_of(cluster) for cluster in CLUSTERS]
+        branch = rng.choice(ours)
+        files = sorted(target.files(branch))
+        what = rng.random()
+        if branch not in target.branches or what < 0.35:
+            path = rng.choice(FOREIGN) if rng.random() < 0.6 else self.rules.at_target(self._path(self._any_key()))
+            path = self.rules.at_target(path) if rng.random() < 0.3 and path in FOREIGN else path
+            target.commit_outside(branch, {path: b"theirs %d\n" % rng.randrange(50)})
+        elif what < 0.55 and files:
+            target.commit_outside(branch, {rng.choice(files): b"changed by them %d\n" % rng.randrange(50)})
+        elif what < 0.7 and files:
+            target.commit_outside(branch, dict.fromkeys(rng.sample(files, min(len(files), rng.randint(1, 3)))))
+        elif what < 0.8:
+            target.rewrite(branch, {"README.md": b"rewritten %d\n" % rng.randrange(50)})
+        elif what < 0.92 and len(target.log(branch)) > 1:
+            target.rewind(branch, rng.randint(1, min(3, len(target.log(branch)) - 1)))
+        elif what < 0.95:
+            target.commit_outside("feature/theirs", {"a": b"%d" % rng.randrange(50)})
+        else:
+            target.delete(branch)
+
+    def _moved(self, move: Move) -> None:
+        short = [(oid or "absent")[:8] for oid in (move.old, move.new)]
+        self._stack.machine.note(f"{self.name}: {move.by} moves {move.branch} from {short[0]} to {short[1]}")
+        if move.by == OUTSIDE:
+            return
+        for line in self.judge.pushed(move):
+            self._stack.machine.note(f"{self.name}:     {line}")
+
+    def spoil(self) -> None:
+        rng = self.rng
+        switch = rng.choice(
+            ["listing_cut", "empty_listing", "short_reads", "push_and_forget", "vanishes", "refuses_pushes"]
+        )
+        self._stack.machine.note(f"{self.name}: {switch}")
+        if switch == "listing_cut":
+            self.source.listing_cut = rng.randint(1, 8)
+            self.judge.listed_too_little = True
+        elif hasattr(self.source, switch):
+            setattr(self.source, switch, True)
+        else:
+            setattr(self.target, switch, True)
+
+    def heal(self) -> None:
+        self.source.empty_listing = self.source.short_reads = False
+        self.source.listing_cut = 0
+        self.target.refuses_pushes = self.target.push_and_forget = self.target.vanishes = False
+
+    def groups(self) -> list[str]:
+        return [*CLUSTERS, *(self._prefix + f"{cluster}/shop/{name}" for cluster in CLUSTERS for name in NAMES[:2])]
+
+    def ends_twice(self, _result: Result) -> bool:
+        return False
+
+    def differences(self, run: Run, results: list[Result]) -> Iterator[str]:
+        table = cast("Any", self._stack.table)
+        for item in table.items():
+            self.judge.check_item(item)
+        self._stack.machine.note(f"{self.name}: run {run.id} is {run.counts}")
+        for result in results:
+            self._stack.machine.note(f"{self.name}:     {result}")
+        yield from self.judge.differences(run, results)
+
+
+def _config_map(number: int) -> bytes:
+    return f"apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: app\ndata:\n  limit: '{number}'\n".encode()
+
+
+def _deployment(number: int) -> bytes:
+    return f"apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\nspec:\n  replicas: {number}\n".encode()
