@@ -269,6 +269,32 @@ def test_what_a_function_pushed_and_did_not_record_is_ours(world: World, scope: 
     assert world.codes(world.run(*scope)) == {"east/n/f0.yaml": "moved"}
 
 
+@pytest.mark.parametrize("scope", [(), ("east/n/f0.yaml",)])
+def test_a_branch_that_was_set_back_behind_a_commit_of_ours_makes_nothing_foreign(
+    world: World, scope: tuple[str, ...]
+) -> None:
+    world.put(FILES)
+    world.run()
+    theirs = world.bare.fill({"README.md": b"hello"})
+    world.put({"east/n/f0.yaml": b"newer"})
+    assert world.codes(world.run("east/n/f0.yaml")) == {"east/n/f0.yaml": "moved"}
+    world.bare.git("update-ref", "refs/heads/main", theirs)
+    assert world.codes(world.run(*scope)) == {"east/n/f0.yaml": "moved"}
+    assert world.bare.files() == FILES | {"README.md": b"hello", "east/n/f0.yaml": b"newer"}
+
+
+def test_a_branch_that_was_set_back_to_what_was_read_makes_nothing_foreign(world: World) -> None:
+    world.put(FILES)
+    world.run()
+    first = world.bare.git("rev-parse", "main").strip()
+    world.bare.fill({"README.md": b"hello"})
+    world.put({"east/n/f0.yaml": b"newer"})
+    world.run("east/n/f0.yaml")
+    world.bare.git("update-ref", "refs/heads/main", first)
+    assert world.codes(world.run()) == {"east/n/f0.yaml": "moved"}
+    assert world.bare.files() == FILES | {"east/n/f0.yaml": b"newer"}
+
+
 def test_a_plan_records_nothing(world: World) -> None:
     world.bare.fill({"docs/x": b"x"})
     world.put(FILES)
@@ -323,9 +349,11 @@ def test_what_was_read_of_the_history_is_not_read_again(world: World, monkeypatc
     reads: list[str | None] = []
     read = Branch.blobs_put
 
-    def noted(self: Branch, since: str | None, trailer: str, folder: bytes) -> dict[bytes, str | None]:
+    def noted(
+        self: Branch, since: str | None, trailer: str, folder: bytes, *, having: str | None = None
+    ) -> dict[bytes, str | None]:
         reads.append(since)
-        return read(self, since, trailer, folder)
+        return read(self, since, trailer, folder, having=having)
 
     monkeypatch.setattr(Branch, "blobs_put", noted)
     world.run()

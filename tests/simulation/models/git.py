@@ -190,13 +190,17 @@ class SimBranch(Branch):
 
         yield each()
 
-    def blobs_put(self, since: str | None, trailer: str, folder: bytes) -> dict[bytes, str | None]:
+    def blobs_put(
+        self, since: str | None, trailer: str, folder: bytes, *, having: str | None = None
+    ) -> dict[bytes, str | None]:
         if self.tip is None:
             return {}
         tip = self.tip.oid
         for most in (_FIRST_COMMITS, None):
             every = self._ask("fetch", "git fetch history", lambda: self.server.history(tip))
             new = list(itertools.takewhile(lambda commit: commit.oid != since, every))
+            if having is not None and all(commit.oid != having for commit in new):
+                new = every
             if most is None or len(every) <= most or len(new) < most:
                 break
         ours = [commit for commit in new if trailer in commit.message.split("\n")]

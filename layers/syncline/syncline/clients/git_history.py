@@ -17,16 +17,20 @@ _DEPTHS: Final = (100, WHOLE_HISTORY)
 
 
 def blobs_put(  # noqa: PLR0913, PLR0917 - what is asked of one history
-    git: Git, local: Git, tip: str, since: str | None, trailer: str, folder: bytes
+    git: Git, local: Git, tip: str, since: str | None, trailer: str, folder: bytes, having: str | None = None
 ) -> dict[bytes, str | None]:
     """Return the blob that the latest commit with a trailer line put at each path below ``folder``; None: removed it.
 
-    Left out are the commit ``since`` and those before it. A commit whose parents the server does not have says nothing:
+    Left out are the commit ``since`` and those before it, unless the commit ``having`` is missing behind it. A commit whose parents the server does not have says nothing:
     compared with nothing, it would seem to have put all files. ``local`` is ``git`` that never fetches by itself.
     """
     for depth in _DEPTHS:
         _fetch(git, tip, depth, "tree:0")
-        if depth == WHOLE_HISTORY or _is_complete(local, tip, since):
+        complete = depth == WHOLE_HISTORY or _is_complete(local, tip, since)
+        if complete and having is not None and not _leads_to(local, having, tip):
+            since = having = None
+            complete = depth == WHOLE_HISTORY or _is_complete(local, tip, since)
+        if complete:
             break
     unlike = ["--not", since] if since is not None and _has(local, since) else []
     cut = _shallow(local)
@@ -71,6 +75,11 @@ def _with_line(git: Git, line: str, *commits: str) -> Iterator[str]:
 
 def _has(git: Git, oid: str) -> bool:
     return git.run("cat-file", "-e", oid, accept=(0, 1, 128)).status == 0
+
+
+def _leads_to(git: Git, oid: str, tip: str) -> bool:
+    """Return True if a commit is the tip or one before it, as far as commits are here."""
+    return _has(git, oid) and git.run("merge-base", "--is-ancestor", oid, tip, accept=(0, 1)).status == 0
 
 
 def _is_complete(git: Git, tip: str, since: str | None) -> bool:

@@ -289,11 +289,13 @@ class Branch:
 
             yield each()
 
-    def blobs_put(self, since: str | None, trailer: str, folder: bytes) -> dict[bytes, str | None]:
+    def blobs_put(
+        self, since: str | None, trailer: str, folder: bytes, *, having: str | None = None
+    ) -> dict[bytes, str | None]:
         """Return what the commits with a trailer put since another commit: see :func:`.git_history.blobs_put`."""
         if self.tip is None:
             return {}
-        return blobs_put(self._git, self._pushing, self.tip.oid, since, trailer, folder)
+        return blobs_put(self._git, self._pushing, self.tip.oid, since, trailer, folder, having)
 
     # -- writing -------------------------------------------------------------------------------------------------
 

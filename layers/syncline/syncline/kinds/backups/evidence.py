@@ -1,7 +1,9 @@
 """The evidence of a branch: which of its files are ours because our own commits put them.
 
 It counts where the table has no record of a file, after a lost table or a function that died behind its push. The
-table remembers up to which commit the history was read, so that a scan reads what is new.
+table remembers up to which commit the history was read, so that a scan reads what is new. It also remembers the last
+commit of ours behind that one: where the branch no longer has it, the branch was set back, and the records are of
+files that are no longer there. The history is then read as a whole.
 """
 
 from __future__ import annotations
@@ -30,26 +32,29 @@ class Evidence:
         self._branch = branch
         self._pace = pace
         self._fact = f"backups-history:{sync}:{reference}:{layout.folder}"
-        self._since = ledger.facts.recall(self._fact)
+        since, _, pushed = (ledger.facts.recall(self._fact) or "").partition(" ")
+        self._since, self._pushed = since or None, pushed or None
         self._tip: str | None = None
         self._put: dict[str, str | None] = {}
 
     def has(self, key: str, blob: str) -> bool:
         """Return True if our latest commit that changed the key put this blob. Reads the history, once for each tip."""
         tip = self._branch.tip.oid if self._branch.tip else None
-        if tip is not None and tip not in (self._tip, self._since):
+        if tip is not None and tip != self._tip and (tip != self._since or self._pushed is not None):
             self._read()
             self._tip = tip
         return self._put.get(key) == content_of(blob)
 
     def extend(self, before: str | None) -> None:
-        """Note that the branch's last commit is ours and recorded, if the history up to the one ``before`` it was read."""
-        if self._branch.tip is not None and before == self._since:
-            self._remember(self._branch.tip.oid)
+        """Note that the branch's last commit is ours and recorded, and whether all up to the one ``before`` it was read."""
+        if self._branch.tip is not None:
+            tip = self._branch.tip.oid
+            self._remember(*((tip, None) if before == self._since and self._pushed is None else (self._since, tip)))
 
     def _read(self) -> None:
         layout = self._layout
-        put = self._branch.blobs_put(self._since, f"{SYNC}: {self._sync}", layout.folder.encode())
+        trailer, folder = f"{SYNC}: {self._sync}", layout.folder.encode()
+        put = self._branch.blobs_put(self._since, trailer, folder, having=self._pushed)
         # What was read before stays: this may be only what is new since.
         self._put |= {layout.key_of(path.decode("utf-8", "surrogateescape")): blob for path, blob in put.items()}
         if self._pace.plan or self._branch.tip is None:
@@ -57,7 +62,7 @@ class Evidence:
         recorded = self._ledger.some(self._put)
         new = {key: blob for key, blob in self._put.items() if blob and key not in recorded}
         self._ledger.write({key: Ours(blob) for key, blob in (new | self._unrecorded(recorded)).items()})
-        self._remember(self._branch.tip.oid)
+        self._remember(self._branch.tip.oid, None)
 
     def _unrecorded(self, recorded: Mapping[str, Ours]) -> dict[str, str]:
         """Return what the branch still has of files that we put after they were recorded."""
@@ -68,6 +73,6 @@ class Evidence:
         there = {key: folders[folder].get(name) for key, (folder, _, name) in places.items()}
         return {key: blob for key, blob in put.items() if (entry := there[key]) is not None and entry.oid == blob}
 
-    def _remember(self, commit: str) -> None:
-        self._since = commit
-        self._ledger.facts.remember(self._fact, commit, _ALWAYS)
+    def _remember(self, since: str | None, pushed: str | None) -> None:
+        self._since, self._pushed = since, pushed
+        self._ledger.facts.remember(self._fact, f"{since or ''} {pushed or ''}".rstrip(), _ALWAYS)
