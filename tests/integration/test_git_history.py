@@ -82,6 +82,18 @@ def test_no_more_is_read_than_is_needed(bare: Bare, monkeypatch: pytest.MonkeyPa
     assert put(bare, since=commits[1]) == {path: every[path] for path in (b"a/3", b"a/5")}
 
 
+def test_a_branch_that_was_set_back_is_read_as_a_whole(bare: Bare) -> None:
+    first = bare.fill({"a/x": b"1", "a/y": b"1"}, message=OURS)
+    last = bare.fill({"a/x": b"2"}, message=OURS)
+    assert put(bare, since=first) == {b"a/x": blob_id(b"2")}
+    bare.git("update-ref", "refs/heads/main", first)
+    assert put(bare, since=last) == {b"a/x": blob_id(b"1"), b"a/y": blob_id(b"1")}
+    # The server has the commit still, and another history of the branch has it not.
+    bare.git("update-ref", "refs/heads/kept", last)
+    bare.fill({"a/z": b"3"}, message=OURS)
+    assert put(bare, since=last) == {b"a/x": blob_id(b"1"), b"a/y": blob_id(b"1"), b"a/z": blob_id(b"3")}
+
+
 def test_a_commit_without_its_parents_says_nothing(bare: Bare, tmp_path: Path) -> None:
     bare.fill({"a/foreign": b"f"})
     bare.fill({"a/x": b"1"}, message=OURS)
