@@ -67,7 +67,7 @@ class Judge:
     planted: dict[str, str] = field(default_factory=dict)
     listed_too_little: bool = False
     _put: set[tuple[str, str, bytes]] = field(default_factory=set)  # branch, path and content that we put
-    _removed: set[tuple[str, str, bytes]] = field(default_factory=set)
+    _removed: set[str] = field(default_factory=set)
     _last: dict[tuple[str, str], bytes] = field(default_factory=dict)  # what we put last at a path of a branch
     _checked: set[str] = field(default_factory=set)
 
@@ -224,7 +224,7 @@ class Judge:
         if not self.listed_too_little and not self._was_gone(path):
             self.violated(f"{named} was removed, and the source has it")
         if not renamed:
-            self._removed.add((branch, path, old))
+            self._removed.add(path)
 
     def _was_gone(self, path: str) -> bool:
         """Return True if the source lacked an object for the file not long ago."""
@@ -236,10 +236,13 @@ class Judge:
         return any(not self.is_wanted(path, was) and end >= since for end, (_, was) in zip(ends, history, strict=True))
 
     def _judge_limits(self) -> None:
-        """Check what was removed within the one window that a simulation is shorter than."""
+        """Check what was removed within the one window that a simulation is shorter than.
+
+        A file that came back and was removed again is one of the files of the limit.
+        """
         of: defaultdict[str, int] = defaultdict(int)
         ever: defaultdict[str, set[str]] = defaultdict(set)
-        for _, path, _ in self._removed:
+        for path in self._removed:
             of[path.split("/")[0]] += 1
         for path in sorted(self.source):
             if self.rules.selects(path):
