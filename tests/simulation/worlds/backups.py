@@ -131,8 +131,10 @@ class BackupsWorld:
             return keys
         key = rng.choice(there)
         if what < 0.75:
-            self._remove(key)
-            return [key]
+            gone = rng.sample(there, min(len(there), rng.choice([1, 1, 2, 4])))
+            for each in gone:
+                self._remove(each)
+            return gone
         if what < 0.83:
             other = self._any_key()
             if other != key:

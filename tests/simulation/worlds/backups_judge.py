@@ -305,8 +305,17 @@ class Judge:
             yield f"{path} differs ({have!r} is not {content!r}), and is reported as {told}"
         elif have is None:
             yield f"{path} is absent, and reported as a conflict: {told}"
-        elif self._last.get((branch, path)) == have:
-            yield f"{path} is what we put last, and reported as a conflict: {told}"
+        elif self._put_last(branch, self.rules.at_target(path)):
+            yield f"{path} is as a commit of ours put it, and reported as a conflict: {told}"
+
+    def _put_last(self, branch: str, path: str) -> bool:
+        """Return True if the last commit of a branch that changed a path is ours."""
+        commits = self.server.log(branch)
+        for commit in commits:
+            before = {} if commit.parent is None else self._files(commit.parent)
+            if before.get(path) != self._files(commit.oid).get(path):
+                return commit.author == AUTHOR
+        return False
 
     def _beyond(self, now: Mapping[str, bytes | None], run: Run, results: list[Result]) -> Iterator[str]:
         """Yield what is wrong with files of the target that the source does not have."""
