@@ -70,6 +70,8 @@ class Judge:
     _removed: set[str] = field(default_factory=set)
     _last: dict[tuple[str, str], bytes] = field(default_factory=dict)  # what we put last at a path of a branch
     _checked: set[str] = field(default_factory=set)
+    _pushes: int = 0
+    _settled: int | None = None  # pushes when the first run in calm was over
 
     # -- what the world tells
 
@@ -138,6 +140,7 @@ class Judge:
 
     def pushed(self, move: Move) -> Iterator[str]:
         """Judge a push of ours at the moment at which it happens; yield what it did."""
+        self._pushes += 1
         commits = self.server.objects.commits
         if move.new is None:
             return self.violated(f"the branch {move.branch} was deleted")
@@ -256,7 +259,11 @@ class Judge:
     # -- after a run in calm
 
     def differences(self, run: Run, results: list[Result]) -> Iterator[str]:
-        """Yield what is wrong after a run of everything that began and ended in calm."""
+        """Yield what is wrong after a run of everything that began and ended in calm, the first or one after it."""
+        if self._settled is None:
+            self._settled = self._pushes
+        elif self._pushes > self._settled:
+            yield f"{self._pushes - self._settled} commits were made where nothing had changed"
         now = {path: history[-1][1] for path, history in sorted(self.source.items())}
         if ("*", "*") in {(each.group, each.name) for each in results}:
             # Without a single cluster nothing is compared.
