@@ -260,6 +260,9 @@ class BackupsWorld:
     def ends_twice(self, _result: Result) -> bool:
         return False
 
+    def untruths(self, _run: Run, results: list[Result]) -> Iterator[str]:
+        yield from self.judge.untruths(results)
+
     def differences(self, run: Run, results: list[Result]) -> Iterator[str]:
         table = cast("Any", self._stack.table)
         for item in table.items():

@@ -70,6 +70,7 @@ class Judge:
     _removed: set[str] = field(default_factory=set)
     _last: dict[tuple[str, str], bytes] = field(default_factory=dict)  # what we put last at a path of a branch
     _checked: set[str] = field(default_factory=set)
+    _arrived: set[tuple[str, str, str]] = field(default_factory=set)  # branch, path and blob that we pushed
     _pushes: int = 0
     _settled: int | None = None  # pushes when the first run in calm was over
 
@@ -151,6 +152,8 @@ class Judge:
             at = commits[at].parent
         if at != move.old:
             self.violated(f"the push to {move.branch} drops {move.old}")
+        there = self.server.objects.flat(commits[move.new].tree)
+        self._arrived |= {(move.branch, path.decode("utf-8", "surrogateescape"), entry.oid) for path, entry in there}
         for commit in reversed(line):
             yield from self._judge_commit(move.branch, commit)
         for oid, data in self.server.objects.blobs.items():
@@ -256,7 +259,14 @@ class Judge:
             if count > self.rules.count or count > share:
                 self.violated(f"{count} files of {cluster} were removed, of {len(ever[cluster])}")
 
-    # -- after a run in calm
+    # -- after a run
+
+    def untruths(self, results: list[Result]) -> Iterator[str]:
+        """Yield what is wrong in the report of any run that is over."""
+        for each in results:
+            path = self.rules.at_target(each.name.removeprefix(self.rules.prefix))
+            if each.outcome is Outcome.MOVED and (each.group, path, each.target or "") not in self._arrived:
+                yield f"{each.group}:{each.name} is reported as moved, and never was at the target"
 
     def differences(self, run: Run, results: list[Result]) -> Iterator[str]:
         """Yield what is wrong after a run of everything that began and ended in calm, the first or one after it."""
