@@ -173,7 +173,9 @@ class Judge:
         changed = [path for path in sorted({*before, *after}) if before.get(path) != after.get(path)]
         if not changed:
             self.violated(f"{named} is empty")
-        new = {after[path] for path in changed if path in after}
+        # A file was renamed if another has its content; the two changes may be in two commits.
+        others = [name for name in self.server.branches if name != branch]
+        kept = {*after.values(), *(content for name in others for content in self.server.files(name).values())}
         for path in changed:
             yield f"{'put' if path in after else 'removed'} {path}"
             source = self.rules.at_source(path)
@@ -182,7 +184,7 @@ class Judge:
             elif path in after:
                 self._judge_put(branch, source, before.get(path), after[path])
             else:
-                self._judge_removal(branch, source, before[path], renamed=before[path] in new)
+                self._judge_removal(branch, source, before[path], renamed=before[path] in kept)
         self._judge_limits()
 
     def _files(self, commit: str) -> dict[str, bytes]:
