@@ -129,6 +129,10 @@ class Judge:
         except (InvalidTag, ValueError):
             return None
 
+    def _plain(self, files: Mapping[str, bytes]) -> set[bytes]:
+        """Return the contents of files as they are in the source: encrypted ones differ by their paths."""
+        return {self._opened(self.rules.at_source(path) or "", made) or made for path, made in files.items()}
+
     def is_wanted(self, path: str, content: bytes | None) -> bool:
         """Return True if an object of this content has a file at the target."""
         if content is None or not self.rules.selects(path):
@@ -175,7 +179,7 @@ class Judge:
             self.violated(f"{named} is empty")
         # A file was renamed if another has its content; the two changes may be in two commits.
         others = [name for name in self.server.branches if name != branch]
-        kept = {*after.values(), *(content for name in others for content in self.server.files(name).values())}
+        kept = self._plain(after).union(*(self._plain(self.server.files(name)) for name in others))
         for path in changed:
             yield f"{'put' if path in after else 'removed'} {path}"
             source = self.rules.at_source(path)
@@ -184,7 +188,7 @@ class Judge:
             elif path in after:
                 self._judge_put(branch, source, before.get(path), after[path])
             else:
-                self._judge_removal(branch, source, before[path], renamed=before[path] in kept)
+                self._judge_removal(branch, source, before[path], renamed=self._plain({path: before[path]}) <= kept)
         self._judge_limits()
 
     def _files(self, commit: str) -> dict[str, bytes]:
