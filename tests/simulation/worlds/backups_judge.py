@@ -277,7 +277,9 @@ class Judge:
     def differences(self, run: Run, results: list[Result]) -> Iterator[str]:
         """Yield what is wrong after a run of everything that began and ended in calm, the first or one after it."""
         if self._settled is None:
-            self._settled = self._pushes
+            # Files that this run put let the next one remove more of those that went beyond the limits.
+            capped = any(each.code == "REMOVALS_CAPPED" for each in results) and run.counts.moved
+            self._settled = None if capped else self._pushes
         elif self._pushes > self._settled:
             yield f"{self._pushes - self._settled} commits were made where nothing had changed"
         now = {path: history[-1][1] for path, history in sorted(self.source.items())}
