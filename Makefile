@@ -33,7 +33,7 @@ down: ## Stop what `make run` started; its content is kept
 	@test ! -x $(bin)/python || $(bin)/python -m demo down
 
 test: environments ## Run the unit and integration tests; what this machine lacks for some is listed at the end
-	@$(bin)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests/integration tests/unit
+	@$(bin)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests/integration tests/simulation tests/unit
 
 crashes: environments ## Kill the engine fifty times at random moments, and check what is left; CRASHES=... times
 	@CRASHES=$(CRASHES) $(bin)/python -m pytest --timeout 7200 -s -n 0 tests/integration/test_engine_crashes.py

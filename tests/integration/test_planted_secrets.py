@@ -103,9 +103,9 @@ def test_artifacts(output: Callable[[], str], given: str) -> None:
 
 @pytest.mark.parametrize("given", [PLANTED, WRONG])
 def test_files(output: Callable[[], str], monkeypatch: pytest.MonkeyPatch, given: str) -> None:
-    monkeypatch.setitem(files_chain._SECRETS, "FILES_TOKEN", PLANTED)  # type: ignore[arg-type]
+    monkeypatch.setitem(files_chain._SECRETS, "FILES_TOKEN", PLANTED)
     with mock_aws(), S3Server() as server, FilesWorld(server).chain() as chain:
-        monkeypatch.setitem(files_chain._SECRETS, "FILES_TOKEN", given)  # type: ignore[arg-type]
+        monkeypatch.setitem(files_chain._SECRETS, "FILES_TOKEN", given)
         chain.configure()
         chain.put("a", b"content")
         written = Written(chain, output)
@@ -116,7 +116,7 @@ def test_files(output: Callable[[], str], monkeypatch: pytest.MonkeyPatch, given
 
 @pytest.mark.parametrize("given", [PLANTED, WRONG])
 def test_keys_of_a_bucket(output: Callable[[], str], monkeypatch: pytest.MonkeyPatch, given: str) -> None:
-    monkeypatch.setitem(files_chain._SECRETS, "S3_SECRET", given)  # type: ignore[arg-type]
+    monkeypatch.setitem(files_chain._SECRETS, "S3_SECRET", given)
     with mock_aws(), S3Server() as server, FilesWorld(server).chain() as chain:
         chain.configure()
         chain.put("a", b"content")

@@ -30,8 +30,8 @@ from tests.simulation.network import Faults
 from tests.simulation.plan import Plan
 from tests.simulation.stack import Operator, Stack
 from tests.simulation.worlds.artifacts import ArtifactsWorld
-from tests.simulation.worlds.files import FilesWorld
 from tests.simulation.worlds.backups import BackupsWorld
+from tests.simulation.worlds.files import FilesWorld
 from tests.simulation.worlds.images import ImagesWorld
 from tests.simulation.worlds.world import World
 

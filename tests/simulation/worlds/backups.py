@@ -14,7 +14,8 @@ from syncline.kinds import backups as kind
 from syncline.model import Result, Run
 from syncline.wiring import backups as wiring
 from tests.simulation.machine import current
-from tests.simulation.models.bucket import BucketServer, SimBucket
+from tests.simulation.models.bucket import SimBucket
+from tests.simulation.models.bucket_server import BucketServer
 from tests.simulation.models.git import sim_open_branch
 from tests.simulation.models.git_server import OUTSIDE, GitServer, Move
 from tests.simulation.network import Network
