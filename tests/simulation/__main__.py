@@ -49,6 +49,7 @@ def main() -> int:
         "--plants", nargs="*", metavar="NAME", help="plant faults (all by default); find a seed for each"
     )
     parser.add_argument("--with", dest="planted", metavar="NAME", help="simulate with a planted fault")
+    parser.add_argument("--worlds", nargs="+", metavar="KIND", help="simulate these kinds only")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no seed after so many seconds")
     parser.add_argument("--record", type=Path, help="add the figures to this file of JSON")
@@ -59,30 +60,33 @@ def main() -> int:
 
     take_over_time()
     from tests.simulation.plants import PLANTS  # noqa: PLC0415
+    from tests.simulation.simulation import WORLDS  # noqa: PLC0415
 
+    worlds = tuple(options.worlds or sorted(WORLDS))
+    for name in set(worlds) - set(WORLDS):
+        parser.error(f"there is no world of {name!r}; there are: {', '.join(sorted(WORLDS))}")
     for name in (*(options.plants or ()), *filter(None, [options.planted])):
         if name not in PLANTS:
             parser.error(f"there is no plant {name!r}; there are: {', '.join(sorted(PLANTS))}")
     if options.plants is not None:
-        return _find_plants(options.plants or sorted(PLANTS), options.seeds, options.jobs, options.record)
+        return _find_plants(options.plants or sorted(PLANTS), worlds, options.seeds, options.jobs, options.record)
     planted: AbstractContextManager[None] = PLANTS[options.planted]() if options.planted else nullcontext()
     with planted:
         if options.plan is not None:
             return _carry_out(options.plan)
         if options.shrink is not None:
-            return _shrink(
-                range(*options.seeds) if options.seed is None else range(options.seed, options.seed + 1), options.shrink
-            )
+            first = options.seed
+            return _shrink(range(*options.seeds) if first is None else range(first, first + 1), worlds, options.shrink)
         if options.seed is not None:
             options.seeds, options.jobs = (options.seed, options.seed + 1), 1
-        return _run(options)
+        return _run(options, worlds)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, worlds: tuple[str, ...]) -> int:
     """Simulate seeds and print those that fail."""
     begun = time.monotonic()
     total, failed = Counter[str](), 0
-    for seed, report in _reports(range(*options.seeds), options.jobs, begun + options.seconds):
+    for seed, report in _reports(range(*options.seeds), worlds, options.jobs, begun + options.seconds):
         total.update(report["totals"])
         if report["violations"]:
             failed += 1
@@ -103,25 +107,25 @@ def _run(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _reports(seeds: range, jobs: int, end: float) -> Iterator[tuple[int, dict[str, Any]]]:
+def _reports(seeds: range, worlds: tuple[str, ...], jobs: int, end: float) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the seeds and their reports, in order."""
     shares = [seeds[at : at + _SHARE] for at in range(0, len(seeds), _SHARE)]
     with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=25) as pool:
-        for reports in pool.imap(_simulate, [(share, end) for share in shares]):
+        for reports in pool.imap(_simulate, [(share, worlds, end) for share in shares]):
             yield from reports
 
 
-def _simulate(work: tuple[range, float]) -> list[tuple[int, dict[str, Any]]]:
+def _simulate(work: tuple[range, tuple[str, ...], float]) -> list[tuple[int, dict[str, Any]]]:
     """Run a share of seeds."""
     from tests.simulation.plan import planned  # noqa: PLC0415 - after the clocks are taken over
-    from tests.simulation.simulation import WORLDS, simulate  # noqa: PLC0415
+    from tests.simulation.simulation import simulate  # noqa: PLC0415
 
-    share, end = work
+    share, worlds, end = work
     reports: list[tuple[int, dict[str, Any]]] = []
     for seed in share:
         if time.monotonic() > end:
             break
-        verdict = simulate(planned(seed, sorted(WORLDS)))
+        verdict = simulate(planned(seed, worlds))
         points = verdict.faults.points
         totals = {f"point {name}": count for name, count in points.items()}
         totals |= {f"world {name}": 1 for name in verdict.plan.worlds}
@@ -142,13 +146,13 @@ def _carry_out(path: Path) -> int:
     return 1 if verdict.violations else 0
 
 
-def _shrink(seeds: range, path: Path) -> int:
+def _shrink(seeds: range, worlds: tuple[str, ...], path: Path) -> int:
     """Shorten the plan of the first seed that fails, print its story, and keep the plan in a file."""
     from tests.simulation.plan import Plan, planned, shrunk  # noqa: PLC0415
-    from tests.simulation.simulation import WORLDS, simulate  # noqa: PLC0415
+    from tests.simulation.simulation import simulate  # noqa: PLC0415
 
     for seed in seeds:
-        plan = planned(seed, sorted(WORLDS))
+        plan = planned(seed, worlds)
         violations = simulate(plan).violations
         if violations:
             break
@@ -176,10 +180,12 @@ def _kind(violation: str) -> str:
     return re.sub(r"[0-9a-f]{6,}|\d+|'[^']*'|[\w/.-]+:[\w/.-]+", "", violation)[:80]
 
 
-def _find_plants(names: list[str], seeds: tuple[int, int], jobs: int, record: Path | None) -> int:
+def _find_plants(
+    names: list[str], worlds: tuple[str, ...], seeds: tuple[int, int], jobs: int, record: Path | None
+) -> int:
     """Look for a seed that finds each planted fault. Return 1 if one is not found."""
     with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
-        found = dict(pool.imap_unordered(_find_plant, [(name, range(*seeds)) for name in names]))
+        found = dict(pool.imap_unordered(_find_plant, [(name, worlds, range(*seeds)) for name in names]))
     missed = [name for name in names if found[name]["seed"] is None]
     print(f"{len(names) - len(missed)} of {len(names)} planted faults found; missed: {', '.join(missed) or 'none'}")
     if record is not None:
@@ -187,15 +193,15 @@ def _find_plants(names: list[str], seeds: tuple[int, int], jobs: int, record: Pa
     return 1 if missed else 0
 
 
-def _find_plant(work: tuple[str, range]) -> tuple[str, dict[str, Any]]:
+def _find_plant(work: tuple[str, tuple[str, ...], range]) -> tuple[str, dict[str, Any]]:
     from tests.simulation.plan import planned  # noqa: PLC0415
     from tests.simulation.plants import PLANTS  # noqa: PLC0415
-    from tests.simulation.simulation import WORLDS, simulate  # noqa: PLC0415
+    from tests.simulation.simulation import simulate  # noqa: PLC0415
 
-    name, seeds = work
+    name, worlds, seeds = work
     with PLANTS[name]():
         for seed in seeds:
-            violations = simulate(planned(seed, sorted(WORLDS))).violations
+            violations = simulate(planned(seed, worlds)).violations
             if violations:
                 print(f"{name}: seed {seed}: {violations[0][:160]}", flush=True)
                 return name, {"seed": seed, "violation": violations[0][:200]}
