@@ -43,7 +43,8 @@ class Start:
     `run` is the run's ID if the sender has begun the run. Otherwise the scan begins a run or, if one is in progress and
     the scope is not everything, joins it. `id` names that run or the scan that joins: a message that was sent twice has
     the same. Without it the message's own ID names it. `gathered` asks for a scan of what events have named since the
-    last one; `heard` is the body of an event that is to be noted before, for this sync alone.
+    last one; `heard` is the body of an event that is to be noted before, for this sync alone. `noted` is when the events
+    that led to the message were noted, in Unix seconds of the function that did.
     """
 
     sync: str
@@ -54,6 +55,7 @@ class Start:
     gathered: bool = False
     heard: Any = None
     id: str | None = None
+    noted: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,7 @@ def to_json(message: Start | Batch | Dead) -> dict[str, Any]:
             body |= {"gathered": True} if message.gathered else {}
             body |= {"heard": message.heard} if message.heard is not None else {}
             body |= {"id": message.id} if message.id is not None else {}
+            body |= {"noted": message.noted} if message.noted is not None else {}
         case Batch():
             body = {"v": VERSION, "type": "batch", "run": message.run, "sync": message.sync}
             body |= {"step": message.step.value, "id": message.id, "attempt": message.attempt, "hop": message.hop}
@@ -199,6 +202,7 @@ def from_json(body: Any) -> Start | Batch | Dead | Notice:
                     body.get("gathered", False),
                     body.get("heard"),
                     body.get("id"),
+                    body.get("noted"),
                 )
             case "batch":
                 return Batch(

@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
@@ -17,7 +18,7 @@ from syncline.messages import Batch, Start, decode
 from syncline.model import Run, RunStatus, Scope, Step, Trigger
 from syncline.state import State
 from syncline.steps import gather as gather_module
-from syncline.stores.hearing import Claim
+from syncline.stores.hearing import Claim, Hearing
 from tests.interleaving import deliver_meanwhile
 from tests.made_up import MADE_UP_RUN, SYNC, Steps, items
 from tests.pump import Duplicates, KilledError, Manners, When
@@ -69,6 +70,22 @@ def test_a_look_waits_for_a_quiet_moment_but_not_for_ever(steps: Steps, looked: 
             break
     assert 20 <= steps.clock.now - began <= 30
     assert len(looked[0].groups or ()) > 5
+
+
+def test_a_clock_that_is_fast_strands_no_event(
+    steps: Steps, looked: list[Scope], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = Hearing.note
+
+    def fast(self: Hearing, *arguments: Any) -> float:
+        with monkeypatch.context() as patched:
+            patched.setattr(self, "_clock", lambda: steps.clock.now + 3)
+            return note(self, *arguments)
+
+    monkeypatch.setattr(Hearing, "note", fast)
+    steps.notify("a")
+    steps.pump.run()
+    assert looked == [Scope.of(["a"])]
 
 
 def test_who_has_not_asked_hears_nothing(steps: Steps, looked: list[Scope]) -> None:

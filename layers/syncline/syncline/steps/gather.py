@@ -85,8 +85,8 @@ class Gatherer:
                 logger.error("event cannot be read", extra={"sync": name, "why": str(error)})
                 refused.add(message)
         if groups:
-            self.hearing.note(name, note_id, groups)
-            self.queues.start(self.start(name), round(sync.gathering().quiet))
+            noted = self.hearing.note(name, note_id, groups)
+            self.queues.start(replace(self.start(name), noted=noted), round(sync.gathering().quiet))
             logger.info("events noted", extra={"sync": name, "groups": len(groups)})
         return refused
 
@@ -101,8 +101,8 @@ class Gatherer:
     def start(self, sync: str) -> Start:
         return Start(sync, Trigger.EVENT, gathered=True)
 
-    def due(self, sync: str, seconds: float) -> Claim | None:
-        """Claim what is to be scanned now, for `seconds`.
+    def due(self, sync: str, seconds: float, noted: float | None = None) -> Claim | None:
+        """Claim what is to be scanned now, for `seconds`; `noted` is that of the message that asks.
 
         None where there is nothing, where events keep coming and none has waited too long, and where another function
         scans: when that is done it asks for a scan of what was noted meanwhile.
@@ -114,8 +114,10 @@ class Gatherer:
         if not notes:
             return None
         gathering, now = self.config(sync).gathering(), self.clock()
-        # Whoever noted the latest asked for a look of its own, later than this one.
-        if now - notes[-1].at < gathering.quiet - 0.5 and now - notes[0].at < gathering.longest:
+        # The message about the latest note comes after the quiet time, whatever the clock of this function says.
+        is_last = noted is not None and notes[-1].at <= noted
+        is_early = now - notes[-1].at < gathering.quiet - 0.5 and now - notes[0].at < gathering.longest
+        if is_early and not is_last:
             return None
         return self.hearing.claim(sync, notes, seconds)
 

@@ -182,11 +182,11 @@ class Worker:
 
     def _gathered(self, start: Start, received: int, left: Callable[[], float]) -> None:
         """Scan what events have named, if it is time and no other function does."""
-        claim = self.gatherer.due(start.sync, left() + ENDING)
+        claim = self.gatherer.due(start.sync, left() + ENDING, start.noted)
         if claim is None:
             logger.info("nothing to scan now", extra={"sync": start.sync})
             return
-        look = replace(start, scope=scope_of(claim), gathered=False)
+        look = replace(start, scope=scope_of(claim), gathered=False, noted=None)
         # The run is named by what it looks at: done again for the same claim, it is the same run.
         try:
             made = self._look(look, _run_id(claim.at, claim.id), received, left, again=start)

@@ -77,15 +77,16 @@ class Hearing:
             return []
         return [str(item["sk"]) for item in self._db.query(f"HEARS#{source}")]
 
-    def note(self, sync: str, note_id: str, groups: Iterable[str]) -> None:
-        """Keep what a delivery named; the same ``note_id`` again is the same note.
+    def note(self, sync: str, note_id: str, groups: Iterable[str]) -> float:
+        """Keep what a delivery named, and return when it was noted; the same ``note_id`` again is the same note.
 
         What is more than a look may cover becomes several notes.
         """
-        now = self._clock()
+        now = round(self._clock(), 3)
         for part, names in enumerate(portions(sorted(set(groups)))):
             item = {"pk": f"HEARD#{sync}", "sk": f"NOTE#{note_id}" + (f"-{part}" if part else "")}
             self._db.put(item | {"groups": pack(list(names)), "at": number(now), "expires": int(now) + KEPT})
+        return now
 
     def notes(self, sync: str) -> list[Note]:
         """What has been heard and not been looked at, oldest first."""
