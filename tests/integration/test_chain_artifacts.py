@@ -171,7 +171,7 @@ def test_an_image_that_takes_several_functions_is_continued_at_a_checkpoint(
     place: ArtifactsWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The download is so slow that a function gets through a part of a layer only."""
-    monkeypatch.setattr(github, "CHUNK", 16384)
+    monkeypatch.setattr(github, "CHUNK", 4096)
     monkeypatch.setattr(sending, "SEGMENT", 8192)
     monkeypatch.setattr(sending, "PIECE", 8192)
     dice = random.Random(3)
@@ -182,7 +182,7 @@ def test_an_image_that_takes_several_functions_is_continued_at_a_checkpoint(
 
     def slow(file: RemoteFile, *arguments: Any) -> Iterator[bytes]:
         for chunk in chunks(file, *arguments):
-            chain.clock.sleep(12 if "artifact" in file.name else 0)
+            chain.clock.sleep(3 if "artifact" in file.name else 0)
             yield chunk
 
     monkeypatch.setattr(RemoteFile, "_chunks", slow)
