@@ -36,7 +36,7 @@ def test_200_seeds_show_no_false_alarm_and_find_every_loss(tmp_path: Path) -> No
     _simulated("--seeds", "0", "200", "--record", str(record))
     totals: dict[str, Any] = json.loads(record.read_text())["totals"]
     assert totals["seeds"] == 200
-    assert totals["false alarms"] == 0
+    assert not totals.get("false alarms")
     assert totals["losses found"] + totals.get("losses not judged", 0) == totals["losses"]
     assert totals["losses found"] > 180
     assert all(totals[f"verdict {word}"] for word in ("Synced", "Partialy", "NotSynced", "Timeout"))
