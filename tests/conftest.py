@@ -102,8 +102,10 @@ def _no_kept_refusals() -> None:
 def _secrets_of_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget the secrets of a test after it: a value such as ``second`` is a part of the lines that others expect."""
     if "syncline.secrets" in sys.modules:
-        secrets = sys.modules["syncline.secrets"]
-        monkeypatch.setattr(secrets, "_redaction", secrets._redaction.copy())
+        redaction = sys.modules["syncline.secrets"]._redaction
+        for name in ("plain", "encoded"):
+            monkeypatch.setattr(redaction, name, getattr(redaction, name))
+        monkeypatch.setattr(redaction, "_forms", dict(redaction._forms))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -290,13 +290,6 @@ class _Redaction:
             self.plain = _longest_first(plain for plain, _ in self._forms.values())
             self.encoded = _longest_first(encoded for _, encoded in self._forms.values())
 
-    def copy(self) -> _Redaction:
-        """Return another one that knows the same values."""
-        other = _Redaction()
-        with self._lock:
-            other.plain, other.encoded, other._forms = self.plain, self.encoded, dict(self._forms)
-        return other
-
 
 def _longest_first(forms: Iterable[set[str]]) -> tuple[str, ...]:
     return tuple(sorted(set().union(*forms), key=len, reverse=True))
