@@ -24,16 +24,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
-_ENVIRONMENT: Final = {
-    "PYTHONHASHSEED": "0",  # sets of text have the same order in every process
-    "AWS_ACCESS_KEY_ID": "AKIDOFTHESIMULATION",
-    "AWS_SECRET_ACCESS_KEY": "secret-of-the-simulation",
-    "AWS_DEFAULT_REGION": "eu-central-1",
-    "POWERTOOLS_METRICS_NAMESPACE": "Syncline",
-    "POWERTOOLS_SERVICE_NAME": "simulation",
-}
-_SHARE: Final = 20
-"""Seeds that a process takes at a time."""
+from tests.simulation.process import SHARE, fix_environment
+
 _SHOWN: Final = 5
 """Violations of a seed that are printed."""
 
@@ -54,8 +46,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no seed after so many seconds")
     parser.add_argument("--record", type=Path, help="add the figures to this file of JSON")
     options = parser.parse_args()
-    if any(os.environ.get(name) != value for name, value in _ENVIRONMENT.items()):
-        os.execve(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], os.environ | _ENVIRONMENT)
+    fix_environment("tests.simulation")
     from tests.simulation.machine import take_over_time  # noqa: PLC0415 - before anything of the product is imported
 
     take_over_time()
@@ -109,7 +100,7 @@ def _run(options: argparse.Namespace, worlds: tuple[str, ...]) -> int:
 
 def _reports(seeds: range, worlds: tuple[str, ...], jobs: int, end: float) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the seeds and their reports, in order."""
-    shares = [seeds[at : at + _SHARE] for at in range(0, len(seeds), _SHARE)]
+    shares = [seeds[at : at + SHARE] for at in range(0, len(seeds), SHARE)]
     with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=25) as pool:
         for reports in pool.imap(_simulate, [(share, worlds, end) for share in shares]):
             yield from reports

@@ -11,20 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+from tests.simulation.process import SHARE, fix_environment
 
 if TYPE_CHECKING:
     from tests.simulation.canary_course import Verdict
-
-ENVIRONMENT: Final = {
-    "PYTHONHASHSEED": "0",
-    "AWS_ACCESS_KEY_ID": "AKIDOFTHESIMULATION",
-    "AWS_SECRET_ACCESS_KEY": "secret-of-the-simulation",
-    "AWS_DEFAULT_REGION": "eu-central-1",
-    "POWERTOOLS_METRICS_NAMESPACE": "Syncline",
-    "POWERTOOLS_SERVICE_NAME": "simulation",
-}
-_SHARE: Final = 20
 
 
 def main() -> int:
@@ -36,9 +28,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no seed after so many seconds")
     parser.add_argument("--record", help="write the figures into this file of JSON")
     options = parser.parse_args()
-    if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
-        command = [sys.executable, "-m", "tests.simulation.canaries", *sys.argv[1:]]
-        os.execve(sys.executable, command, os.environ | ENVIRONMENT)
+    fix_environment("tests.simulation.canaries")
     if options.seed is not None:
         options.seeds, options.jobs = (options.seed, options.seed + 1), 1
     begun = time.monotonic()
@@ -68,7 +58,7 @@ def main() -> int:
 
 def _verdicts(seeds: tuple[int, int], jobs: int, end: float) -> Iterator[Verdict]:
     first, last = seeds
-    shares = [range(at, min(at + _SHARE, last)) for at in range(first, last, _SHARE)]
+    shares = [range(at, min(at + SHARE, last)) for at in range(first, last, SHARE)]
     context = multiprocessing.get_context("fork")
     with context.Pool(jobs, initializer=_prepare, maxtasksperchild=25) as pool:
         for verdicts in pool.imap(_simulate, [(share, end) for share in shares]):
