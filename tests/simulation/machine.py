@@ -394,29 +394,6 @@ class Thread:
         return None if self._task is None else self._task.number
 
 
-class _Local:
-    """Values of each task: :class:`threading.local` without its subclasses."""
-
-    def __getattr__(self, name: str) -> Any:
-        values = _values(self)
-        if name not in values:
-            raise AttributeError(name)
-        return values[name]
-
-    def __setattr__(self, name: str, value: object) -> None:
-        _values(self)[name] = value
-
-
-_of_hub: dict[int, dict[str, Any]] = {}
-
-
-def _values(local: _Local) -> dict[str, Any]:
-    task = current()
-    owner: dict[int, Any] = _of_hub if task is None else task.locals
-    values: dict[str, Any] = owner.setdefault(id(local), {})
-    return values
-
-
 class _AcquireFutures:
     """Locks of futures, taken in the order in which the futures were made: by default that is the order in memory."""
 
