@@ -150,7 +150,9 @@ def a_bucket_is_heard(world: World, event: str) -> None:
     assert world.invoke(event) == NOTHING_FAILED
     (note,) = hearing.notes(FILES)
     assert note.groups == (f"key:{FILES_KEY}",)
-    assert waiting(world, Step.DISCOVER) == [Start(FILES, Trigger.EVENT, gathered=True)]
+    (start,) = waiting(world, Step.DISCOVER)
+    assert isinstance(start, Start)
+    assert (start.sync, start.trigger, start.gathered, start.noted) == (FILES, Trigger.EVENT, True, note.at)
 
 
 def a_wrong_secret_is_refused(world: World, event: str) -> None:
