@@ -9,6 +9,7 @@ SEED ?=
 SEEDS ?= 0 2000
 SECONDS ?= 60
 TARGET ?=
+KEY ?=
 
 bin := .venv/bin
 environments := .venv/installed .venv-engine/requirements.sha256
@@ -18,7 +19,7 @@ export PYTHON
 export SAM_CLI_TELEMETRY := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run push down test crashes sim canaries fuzz sbom lint format bench sam-local lock clean environments
+.PHONY: help run push down test crashes sim canaries fuzz sbom audit release lint format bench sam-local lock clean environments
 
 help: ## List what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -49,6 +50,12 @@ fuzz: environments .venv-fuzz/requirements.sha256 ## Fuzz every parser for SECON
 
 sbom: ## Write a bill of materials (CycloneDX) of the pinned requirements to .build/sbom.json
 	@mkdir -p .build && $(PYTHON) scripts/sbom .build/sbom.json && echo .build/sbom.json
+
+audit: .venv-audit/requirements.sha256 ## Look for known vulnerabilities of the pinned requirements
+	@$(PYTHON) scripts/audit .venv-audit/bin/python
+
+release: ## Build a signed release of the commit in .build/release; KEY=... is the SSH key to sign with
+	@scripts/release $(KEY)
 
 lint: environments ## Check style and types
 	@$(bin)/ruff check --quiet $(code)
@@ -88,3 +95,6 @@ environments:
 
 .venv-fuzz/requirements.sha256: requirements/fuzz.txt
 	scripts/environment .venv-fuzz requirements/fuzz.txt
+
+.venv-audit/requirements.sha256: requirements/audit.txt
+	scripts/environment .venv-audit requirements/audit.txt
