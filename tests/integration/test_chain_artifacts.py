@@ -26,6 +26,7 @@ from tests.integration.artifacts_chain import (
     artifacts_world,
     block,
     build,
+    config,
     expected,
     image,
     log,
@@ -110,6 +111,19 @@ def test_the_most_recent_run_of_a_tag_wins(place: ArtifactsWorld) -> None:
     chain = place.chain([build(1, OLD, other), build(2, OLD)])
     chain.run()
     chain.check_images(images(OLD))
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_webhook_of_an_older_run_waits_for_the_youngest_of_its_tag(place: ArtifactsWorld, limit: int) -> None:
+    """Also where the youngest is older than the runs that the sync looks at."""
+    other = [image("presto-coordinator", OLD, b""), image("presto-native-worker-cpu", OLD, b"")]
+    runs = [build(1, OLD, other), build(2, OLD), build(3, NEW), build(4, NEW)]
+    chain = place.chain(runs, source={**config(place.github, "")["source"], "limit": limit})
+    for run, there in (("run:1", {}), ("run:2", images(OLD)), ("run:1", images(OLD))):
+        chain.clock.sleep(1)
+        chain.queues.start(Start(SYNC, Trigger.WEBHOOK, Scope.of([run])))
+        chain.pump.run()
+        chain.check_images(there)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -30,6 +30,7 @@ EXAMPLE: Final = Path(__file__).parents[4] / "examples/artifacts-presto.yaml"
 RUNS: Final = "/repos/rapidsai/velox-testing/actions/workflows/presto-build-images.yml/runs"
 REPOSITORIES: Final = "/api/v4/projects/group%2Fproject/registry/repositories"
 COORDINATOR: Final = "group/project/x86/presto-coordinator"
+PATH: Final = ".github/workflows/presto-build-images.yml"
 AT: Final = "2023-11-14T22:30:00Z"
 
 
@@ -110,6 +111,24 @@ def test_a_named_run_of_which_github_says_nonsense_is_not_absent(world: World) -
     world.github.on("GET", "/repos/rapidsai/velox-testing/actions/runs/2", json_reply({"id": "two"}))
     (failure,) = [failure for page in world.look("run:2") for failure in page.failures]
     assert (str(failure.item), failure.error.code.name) == ("run:2:*", "BAD_ANSWER")
+
+
+def test_a_named_run_that_the_list_does_not_reach(world: World) -> None:
+    """Whether a younger run made the same image tag is not known, so nothing is transferred."""
+    world.runs(run(3, created_at="2023-11-14T22:31:00Z"))
+    world.github.on("GET", "/repos/rapidsai/velox-testing/actions/runs/2", json_reply(run(2, path=PATH)))
+    world.repositories()
+    pages = world.look("run:2")
+    assert (moves(pages), failed(pages)) == ([], {"run:2:*": "LISTING_INCOMPLETE"})
+
+
+def test_a_named_run_that_is_not_listed_yet(world: World) -> None:
+    """GitHub may tell of a run before its list has it; none of the others is asked for once more."""
+    world.runs(run(1, created_at="2023-11-14T22:29:00Z"))
+    world.github.on("GET", "/repos/rapidsai/velox-testing/actions/runs/2", json_reply(run(2, path=PATH)))
+    world.repositories()
+    assert moves(world.look("run:2")) == [f"{COORDINATOR}:2"]
+    assert len(world.github.asked("GET", RUNS)) == 1
 
 
 def test_an_alias_does_not_move_while_the_youngest_run_may_be_an_odd_one(world: World) -> None:

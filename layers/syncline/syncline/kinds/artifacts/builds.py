@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Final
 
-from syncline.clients.entries import Odd, OnOdd, refuse
+from syncline.clients.entries import Odd, OnOdd, ignore, refuse
 from syncline.clients.github import GitHub, WorkflowRun
 from syncline.clients.reference import parse_repository, parse_tag
 from syncline.config.artifacts import ArtifactsSync
@@ -78,10 +78,7 @@ class Builds:
         syncs.yaml names does not exist.
         """
         source = self._sync.source
-        since = None
-        if source.max_age_days is not None:
-            moment = datetime.fromtimestamp(now - source.max_age_days * _DAY, UTC)
-            since = f">={moment.strftime('%Y-%m-%dT%H:%M:%SZ')}"
+        since = None if source.max_age_days is None else _since(now - source.max_age_days * _DAY)
         odd_runs: list[Odd] = []
         runs = list(islice(self._listed(odd_runs.append, status="success", created=since), source.limit))
         for each in odd_runs:
@@ -89,6 +86,19 @@ class Builds:
         if not runs and not odd_runs:
             self._check_named()
         return runs
+
+    def since(self, run: WorkflowRun) -> list[WorkflowRun]:
+        """Return the successful runs from ``run`` on that GitHub lists, the youngest first, whatever the sync's limits."""
+        return list(self._listed(ignore, status="success", created=_since(run.created)))
+
+    def unlisted(self, run: WorkflowRun) -> SynclineError:
+        """Return the error of a run that GitHub's list does not reach."""
+        source = self._sync.source
+        what = (
+            f"GitHub's list of the runs of {source.workflow} in {source.repository} ends before run {run.id}, so a younger "
+            "one may have made the same images (it lists at most 1000 runs); nothing of this run is transferred"
+        )
+        return SynclineError("LISTING_INCOMPLETE", what)
 
     def _listed(self, odd: OnOdd, **filters: str | None) -> Iterator[WorkflowRun]:
         source = self._sync.source
@@ -192,3 +202,8 @@ class Builds:
             repository = parse_repository(f"{self._sync.target.project}/{place[0]}")
             places.append(Place(image, repository, parse_tag(place[1])))
         return Build(run, block, tag, tuple(places))
+
+
+def _since(moment: float) -> str:
+    """Return GitHub's filter for runs created at a moment (Unix seconds) or later."""
+    return f">={datetime.fromtimestamp(moment, UTC).strftime('%Y-%m-%dT%H:%M:%SZ')}"

@@ -120,9 +120,14 @@ class Look:
         odd: list[Odd] = []
         runs = self._builds.runs(self._now(), odd.append)
         self._is_whole = not odd
-        for build in self._builds.youngest(self._with_named(runs, scope, flawed)):
+        named = self._named(runs, scope, flawed)
+        candidates = self._with_younger(runs, named, flawed)
+        covered = {run.id for run in (*runs, *named)}
+        for build in self._builds.youngest(candidates):
             if pace.over:
                 return
+            if build.run.id not in covered:
+                continue  # all it does is to keep its image tag from older runs
             if isinstance(build, Flawed):
                 flawed += self._flawed(build, scope, pace) if cursor is None else []
                 found.add(f"{RUN}{build.run.id}")
@@ -159,25 +164,45 @@ class Look:
             what = f"no successful run of {source.workflow} in {source.repository} has made {name}, as far as it is scanned"
             yield Failure(Item(name, "*"), SynclineError("SOURCE_ABSENT", what))
 
-    def _with_named(self, runs: list[WorkflowRun], scope: Scope, flawed: list[Page]) -> list[WorkflowRun]:
-        """The runs looked at, and those that the scope names though they are older.
+    def _named(self, runs: Sequence[WorkflowRun], scope: Scope, flawed: list[Page]) -> list[WorkflowRun]:
+        """Return the runs that the scope names and ``runs`` does not have: they are older, or not listed yet.
 
         One of which GitHub's answer cannot be used is added to ``flawed``.
         """
         known = {run.id for run in runs}
         numbers = {int(g.removeprefix(RUN)) for g in scope.groups or () if g.startswith(RUN) and g[4:].isdigit()}
+        found = []
         for number in sorted(numbers - known, reverse=True):
             try:
                 run = self._builds.run(number)
             except SynclineError as error:
                 if error.code.name == "BAD_ANSWER":
-                    flawed.append(Page("", failures=(Failure(Item(f"{RUN}{number}", "*"), error),)))
+                    flawed.append(_failed_page(number, error))
                 elif error.code.name != "NOT_FOUND":
                     raise
                 continue
             if self._builds.takes(run):
-                runs = sorted([*runs, run], key=lambda run: (run.created, run.id), reverse=True)
-        return runs
+                found.append(run)
+        return found
+
+    def _with_younger(
+        self, runs: Sequence[WorkflowRun], named: list[WorkflowRun], flawed: list[Page]
+    ) -> list[WorkflowRun]:
+        """Return ``runs``, ``named``, and where one of these is older than all of ``runs``, all that are younger than it.
+
+        A younger run may have made the same image tag. A run whose younger ones the list lacks is moved from ``named``
+        to ``flawed``.
+        """
+        found = {run.id: run for run in runs}
+        if named and (not runs or min(map(_age, named)) < _age(runs[-1])):
+            found |= {run.id: run for run in self._builds.since(min(named, key=_age))}
+        oldest = min(map(_age, found.values()), default=None)
+        for run in list(named):
+            if oldest is None or _age(run) < oldest:
+                named.remove(run)
+                flawed.append(_failed_page(run.id, self._builds.unlisted(run)))
+        found |= {run.id: run for run in named}
+        return sorted(found.values(), key=_age, reverse=True)
 
     def _page(self, repository: str, wanted: Sequence[tuple[Build, Place]], scope: Scope, pace: Pace) -> Page:
         """What one repository lacks, the youngest build first, and its aliases where they point elsewhere."""
@@ -280,6 +305,15 @@ class Look:
                 if present != digest:
                     yield Item(place.repository, alias, target=present, detail={"alias": True})
             return
+
+
+def _age(run: WorkflowRun) -> tuple[float, int]:
+    """Return what GitHub lists runs by: of a younger run it is greater."""
+    return run.created, run.id
+
+
+def _failed_page(run: int, error: SynclineError) -> Page:
+    return Page("", failures=(Failure(Item(f"{RUN}{run}", "*"), error),))
 
 
 def _failure_of_run(odd: Odd) -> Failure:
