@@ -53,6 +53,8 @@ _OLD: Final = 3 * 3600.0
 
 Key = tuple[str, str]
 """A repository and a tag at GitLab."""
+Rank = tuple[float, int, int]
+"""When a run was created, its id and its attempt: greater is younger."""
 
 
 @dataclass(slots=True)
@@ -99,7 +101,7 @@ class ArtifactsWorld:
         self._spoiled = False
         self._damaged = False
         self._outside = True
-        self._ranks: defaultdict[Key, dict[str, tuple[float, int, int]]] = defaultdict(dict)
+        self._ranks: defaultdict[Key, dict[str, set[Rank]]] = defaultdict(dict)
         self._won: defaultdict[Key, list[tuple[float, str | None]]] = defaultdict(list)
         self._foreign: dict[Key, float] = {}
         self._put: set[Key] = set()
@@ -261,17 +263,19 @@ class ArtifactsWorld:
     def _made(self, run: int) -> None:
         """Note what an attempt made, and who decides now."""
         build, about = self._builds[run], self.github.run(REPOSITORY, run)
-        for name, config in build.images.items():
-            ranks = self._ranks[build.key(name)]
-            ranks[config] = max(ranks.get(config, (0.0, 0, 0)), (about.created, about.id, about.attempt))
+        if build.valid and self._takes(about):
+            for name, config in build.images.items():
+                ranks = self._ranks[build.key(name)].setdefault(config, set())
+                ranks.add((about.created, about.id, about.attempt))
         self._judge_winners()
+
+    def _takes(self, run: WorkflowRun) -> bool:
+        return run.conclusion == "success" and self._branch in (None, run.branch)
 
     def _selected(self, limit: int | None = None) -> list[tuple[WorkflowRun, Build]]:
         """Return the runs that the sync looks at, the youngest first."""
         found = [(self.github.run(REPOSITORY, run), build) for run, build in self._builds.items()]
-        fit = [
-            (run, build) for run, build in found if run.conclusion == "success" and self._branch in (None, run.branch)
-        ]
+        fit = [(run, build) for run, build in found if self._takes(run)]
         return sorted(fit, key=lambda each: (each[0].created, each[0].id), reverse=True)[: limit or self._limit]
 
     def winners(self, limit: int | None = None) -> dict[Key, Winner]:
@@ -446,8 +450,13 @@ class ArtifactsWorld:
             self.violations.append(f"{named} was overwritten: {_short(was)} became {_short(made)}")
         elif was == made:
             self.violations.append(f"{named} is the same image, and was put again")
-        elif ours == was and was is not None and self._ranks[key].get(made, (0.0,)) < self._ranks[key].get(was, (0.0,)):
+        elif ours == was and was is not None and self._is_older(key, made, was):
             self.violations.append(f"{named} was replaced by an older build: {_short(was)} became {_short(made)}")
+
+    def _is_older(self, key: Key, made: str, was: str) -> bool:
+        """Return True if all runs that made one image are older than all that made another."""
+        ranks = self._ranks[key]
+        return made in ranks and was in ranks and max(ranks[made]) < min(ranks[was])
 
     def _config_at(self, repository: str, digest: str | None) -> str | None:
         """Return the config digest of a manifest: the image's ID."""
@@ -500,8 +509,8 @@ class ArtifactsWorld:
 
     def _is_younger(self, key: Key, have: str | None, winner: Winner) -> bool:
         """Return True if an image is of a run that is younger than the one that decides, and is no longer listed."""
-        rank = None if have is None else self._ranks[key].get(have)
-        return rank is not None and rank > (winner.run.created, winner.run.id, winner.run.attempt)
+        ranks = self._ranks[key].get(have or "", set())
+        return max(ranks, default=(0.0, 0, 0)) > (winner.run.created, winner.run.id, winner.run.attempt)
 
     def _is_obtainable(self, winner: Winner) -> bool:
         artifacts = self.github.artifacts(REPOSITORY, winner.run.id)[0]
