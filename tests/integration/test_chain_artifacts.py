@@ -113,6 +113,18 @@ def test_the_most_recent_run_of_a_tag_wins(place: ArtifactsWorld) -> None:
     chain.check_images(images(OLD))
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_alias_points_at_the_youngest_image(place: ArtifactsWorld, overwrite: bool) -> None:
+    """Where a tag was built again and not replaced, its image still is that of the older build."""
+    before = [image(name, OLD, saved.layer({"a": b"1"})) for name in ("presto-coordinator", "presto-native-worker-cpu")]
+    chain = place.chain([build(1, OLD, before), build(2, NEW)], overwrite=overwrite)
+    chain.run()
+    place.github.runs.append(build(3, OLD))
+    chain.run()
+    youngest = image("presto-coordinator", OLD if overwrite else NEW)
+    assert chain.config_digest(f"{PROJECT}/x86/presto-coordinator", "latest") == f"sha256:{youngest.id}"
+
+
 @pytest.mark.parametrize("limit", [1, 2])
 def test_a_webhook_of_an_older_run_waits_for_the_youngest_of_its_tag(place: ArtifactsWorld, limit: int) -> None:
     """Also where the youngest is older than the runs that the sync looks at."""

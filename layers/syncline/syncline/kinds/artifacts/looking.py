@@ -209,7 +209,7 @@ class Look:
         items: list[Item] = []
         results: list[Result] = []
         skipped = 0
-        there: list[Place] = []
+        there: list[tuple[Build, Place]] = []
         wanted, failures = self._without_odd(repository, wanted, scope)
         is_whole = not self._tags.odd_of(repository)
         may_be_unproved, is_proved = self._pushed.may_be_unproved(repository), True
@@ -220,7 +220,7 @@ class Look:
                 continue
             unproved = self._pushed.unproved(place) if is_there and may_be_unproved else None
             if is_there:
-                there.append(place)
+                there.append((build, place))
             is_proved = is_proved and unproved is None
             asked = (repository, place.tag) in pace.asked  # its transfer looks closer
             if is_there and unproved is None and not asked and not self._is_older(build, place):
@@ -290,21 +290,42 @@ class Look:
         run = self._pushed.run_of(place)
         return run is None or age_of(run) < age_of(build.run.mark)
 
-    def _aliases(self, there: Iterable[Place]) -> Iterator[Item]:
+    def _aliases(self, there: Iterable[tuple[Build, Place]]) -> Iterator[Item]:
         """Yield the aliases that do not point at the youngest build of those that are there.
 
         The transfer of one that is not there yet sees to them once it has come.
         """
         registry = self._target.registry
-        for place in there:
-            digest = registry.manifest_digest(place.repository, place.tag)
-            if digest is None or self._pushed.is_replaced(registry, place.repository, place.tag, digest):
-                continue
-            for alias in self._sync.aliases:
-                present = registry.manifest_digest(place.repository, alias)
-                if present != digest:
-                    yield Item(place.repository, alias, target=present, detail={"alias": True})
+        found = youngest_there(registry, self._pushed, there)
+        if found is None:
             return
+        place, digest = found
+        for alias in self._sync.aliases:
+            present = registry.manifest_digest(place.repository, alias)
+            if present != digest:
+                yield Item(place.repository, alias, target=present, detail={"alias": True})
+
+
+def youngest_there(
+    registry: Registry, pushed: Pushed, builds: Iterable[tuple[Build, Place]]
+) -> tuple[Place, str] | None:
+    """Return the place with the image of the youngest build and its manifest's digest. ``builds`` has the youngest first.
+
+    A tag may still have the image of an older run than the one that made it again. What somebody else put does not count,
+    except where nobody remembers who put it: then it counts as the build's.
+    """
+    best: tuple[Place, str] | None = None
+    made = (0, 0)
+    for build, place in builds:
+        if age_of(build.run.mark) <= made:
+            break
+        digest = registry.manifest_digest(place.repository, place.tag)
+        if digest is None or pushed.is_replaced(registry, place.repository, place.tag, digest):
+            continue
+        run = age_of(pushed.run_of(place) or build.run.mark)
+        if run > made:
+            best, made = (place, digest), run
+    return best
 
 
 def _age(run: WorkflowRun) -> tuple[float, int]:

@@ -15,7 +15,7 @@ from syncline.kinds.artifacts.builds import Build, Builds
 from syncline.kinds.artifacts.checkpoints import Checkpoints
 from syncline.kinds.artifacts.finding import Found, candidates, expired, find
 from syncline.kinds.artifacts.layers import KnownLayers
-from syncline.kinds.artifacts.looking import RUN, conflict
+from syncline.kinds.artifacts.looking import RUN, conflict, youngest_there
 from syncline.kinds.artifacts.manifests import Written
 from syncline.kinds.artifacts.passing import Progress, Wanted
 from syncline.kinds.artifacts.proving import check_parts, fingerprint_of, is_whole
@@ -197,15 +197,18 @@ class Moving:
         runs = self.builds.runs(self.now(), odd.append)
         if odd:
             return None
-        for build in self.builds.youngest(runs):
-            if isinstance(build, Build):
-                for place in build.places:
-                    if place.repository == repository and place.tag in there:
-                        digest = self.registry.manifest_digest(repository, place.tag)
-                        if digest is None or self.pushed.is_replaced(self.registry, repository, place.tag, digest):
-                            continue
-                        return place.tag
-        return None
+        found = youngest_there(
+            self.registry,
+            self.pushed,
+            (
+                (build, place)
+                for build in self.builds.youngest(runs)
+                if isinstance(build, Build)
+                for place in build.places
+                if place.repository == repository and place.tag in there
+            ),
+        )
+        return None if found is None else found[0].tag
 
 
 def _with(item: Item, progress: Progress, push: Push) -> Item:
