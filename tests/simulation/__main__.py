@@ -19,7 +19,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
@@ -50,18 +50,18 @@ def main() -> int:
     from tests.simulation.machine import take_over_time  # noqa: PLC0415 - before anything of the product is imported
 
     take_over_time()
-    from tests.simulation.plants import PLANTS  # noqa: PLC0415
     from tests.simulation.simulation import WORLDS  # noqa: PLC0415
 
+    plants = _plants()
     worlds = tuple(options.worlds or sorted(WORLDS))
     for name in set(worlds) - set(WORLDS):
         parser.error(f"there is no world of {name!r}; there are: {', '.join(sorted(WORLDS))}")
     for name in (*(options.plants or ()), *filter(None, [options.planted])):
-        if name not in PLANTS:
-            parser.error(f"there is no plant {name!r}; there are: {', '.join(sorted(PLANTS))}")
+        if name not in plants:
+            parser.error(f"there is no plant {name!r}; there are: {', '.join(sorted(plants))}")
     if options.plants is not None:
-        return _find_plants(options.plants or sorted(PLANTS), worlds, options.seeds, options.jobs, options.record)
-    planted: AbstractContextManager[None] = PLANTS[options.planted]() if options.planted else nullcontext()
+        return _find_plants(options.plants or sorted(plants), worlds, options.seeds, options.jobs, options.record)
+    planted: AbstractContextManager[None] = plants[options.planted]() if options.planted else nullcontext()
     with planted:
         if options.plan is not None:
             return _carry_out(options.plan)
@@ -171,6 +171,14 @@ def _kind(violation: str) -> str:
     return re.sub(r"[0-9a-f]{6,}|\d+|'[^']*'|[\w/.-]+:[\w/.-]+", "", violation)[:80]
 
 
+def _plants() -> dict[str, Callable[[], AbstractContextManager[None]]]:
+    """Return the plants of all modules that register some."""
+    from tests.simulation import plants_artifacts  # noqa: F401, PLC0415
+    from tests.simulation.plants import PLANTS  # noqa: PLC0415
+
+    return PLANTS
+
+
 def _find_plants(
     names: list[str], worlds: tuple[str, ...], seeds: tuple[int, int], jobs: int, record: Path | None
 ) -> int:
@@ -186,11 +194,10 @@ def _find_plants(
 
 def _find_plant(work: tuple[str, tuple[str, ...], range]) -> tuple[str, dict[str, Any]]:
     from tests.simulation.plan import planned  # noqa: PLC0415
-    from tests.simulation.plants import PLANTS  # noqa: PLC0415
     from tests.simulation.simulation import simulate  # noqa: PLC0415
 
     name, worlds, seeds = work
-    with PLANTS[name]():
+    with _plants()[name]():
         for seed in seeds:
             violations = simulate(planned(seed, worlds)).violations
             if violations:

@@ -15,6 +15,8 @@ from tests.standins import saved
 
 Format = Literal["legacy", "oci"]
 """``docker save`` of Docker 1.10 to 24, or of 25 and later."""
+DAMAGED: Final = b"damaged "
+"""What the uppermost layer of a damaged image begins with."""
 _FLAGS: Final = {
     "Build native CPU": "presto-native-worker-cpu",
     "Build native GPU": "presto-native-worker-gpu",
@@ -26,8 +28,19 @@ _BOLD, _SCRIPT, _PLAIN = "\x1b[1m", "\x1b[36;1m", "\x1b[0m"
 
 def image_of(name: str, tag: str, layers: Iterable[bytes]) -> saved.Image:
     """Return the image that a build saves: each layer is a tar of one file. ``id`` is the hex of its config's digest."""
-    tars = [_layer(content) for content in layers]
-    return saved.Image(tars, f"{name}:{tag}", "arm64" if tag.endswith("arm64") else "amd64")
+    contents = list(layers)
+    form = DamagedImage if contents[-1].startswith(DAMAGED) else saved.Image
+    return form(
+        [_layer(content) for content in contents], f"{name}:{tag}", "arm64" if tag.endswith("arm64") else "amd64"
+    )
+
+
+class DamagedImage(saved.Image):
+    """An image whose uppermost layer is not what its config says."""
+
+    @property
+    def diff_ids(self) -> list[str]:
+        return [*super().diff_ids[:-1], f"sha256:{saved.sha(DAMAGED)}"]
 
 
 @lru_cache(maxsize=4096)

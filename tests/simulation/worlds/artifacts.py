@@ -6,6 +6,7 @@ is, its block names the images, and its last attempt holds them.
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import random
@@ -18,12 +19,13 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from syncline.clients.github import Artifact, WorkflowRun
+from syncline.clients.reference import digest_of
 from syncline.config import load_sync
 from syncline.model import Outcome, Result, Run
 from syncline.wiring import artifacts as wiring
 from syncline.wiring.syncs import hints_of
 from tests.simulation.machine import writer
-from tests.simulation.models.builds import Format, image_of
+from tests.simulation.models.builds import DAMAGED, Format, image_of
 from tests.simulation.models.github import GitHubServer, SimGitHub
 from tests.simulation.models.gitlab import GitLabServer, SimGitLab
 from tests.simulation.models.registry import RegistryServer, SimRegistry
@@ -46,6 +48,7 @@ ODD_BLOCKS: Final[tuple[Mapping[str, str | None], ...]] = (
     {"Presto ref": "another"},
     {"Generated at": "2020-01-01T00:00:00Z"},
 )
+_GZIP: Final = b"\x1f\x8b"
 _RACE: Final = 30.0
 """Seconds within which a stranger's write may be lost: no registry takes a tag on condition."""
 _OLD: Final = 3 * 3600.0
@@ -55,6 +58,7 @@ Key = tuple[str, str]
 """A repository and a tag at GitLab."""
 Rank = tuple[float, int, int]
 """When a run was created, its id and its attempt: greater is younger."""
+_NEVER: Final[Rank] = (0.0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -227,6 +231,10 @@ class ArtifactsWorld:
             if name != COORDINATOR:
                 metadata[WORKERS[name]] = "true"
         images = {name: self._layers_of(name) for name in names}
+        if 0.16 <= odd < 0.22 and names:  # an image is saved with another layer than its config says
+            damaged = names.pop()
+            images[damaged].append(DAMAGED + images[damaged][-1])
+            metadata |= {WORKERS[damaged]: "true"} if damaged in WORKERS else {}  # in later attempts, too
         conclusion = rng.choice(["success"] * 6 + ["failure", None])
         form: Format = "legacy" if rng.random() < 0.5 else "oci"
         run = self.github.add_build(
@@ -242,7 +250,7 @@ class ArtifactsWorld:
             beside=_beside(rng) if rng.random() < 0.3 else None,
             behind=_beside(rng) if rng.random() < 0.2 else None,
         )
-        made = {name: _config_of(name, tag, layers) for name, layers in images.items()}
+        made = {name: _config_of(name, tag, images[name]) for name in names}
         self._builds[run] = Build(tag, not 0 <= odd < 0.1, made, wanted)
         self._note(f"run {run} of {tag}: {conclusion}, {', '.join(sorted(wanted))}, odd {odd:.2f}")
         self._made(run)
@@ -423,6 +431,7 @@ class ArtifactsWorld:
             self.violations.append(f"{named} was removed")
             return
         self.violations += [f"{named} is not whole: {each}" for each in self.registry.absent(repository, new)]
+        self.violations += [f"{named} is not what was saved: {each}" for each in self._wrong_layers(repository, new)]
         if tag in self._aliases:
             self._judge_alias(repository, named, made)
         else:
@@ -464,6 +473,16 @@ class ArtifactsWorld:
             return None
         stored = self.registry.repositories[repository].manifests.get(digest)
         return None if stored is None or stored.is_index else stored.blobs[0][0]
+
+    def _wrong_layers(self, repository: str, digest: str) -> Iterator[str]:
+        """Yield the layers of an image whose content is not what its config says. A stranger's say nothing."""
+        found = self.registry.repositories[repository]
+        (config, _), *layers = found.manifests[digest].blobs
+        said = json.loads(found.blobs.get(config, b"{}")).get("rootfs", {}).get("diff_ids", [])
+        for diff_id, (layer, _) in zip(said, layers, strict=False):
+            packed = found.blobs.get(layer, b"")
+            if packed.startswith(_GZIP) and digest_of(gzip.decompress(packed)) != diff_id:
+                yield f"the layer {layer[:19]} has not the content {diff_id[:19]}"
 
     def ends_twice(self, result: Result) -> bool:
         return self._spoiled or (result.group, result.name) in self._foreign
@@ -510,7 +529,7 @@ class ArtifactsWorld:
     def _is_younger(self, key: Key, have: str | None, winner: Winner) -> bool:
         """Return True if an image is of a run that is younger than the one that decides, and is no longer listed."""
         ranks = self._ranks[key].get(have or "", set())
-        return max(ranks, default=(0.0, 0, 0)) > (winner.run.created, winner.run.id, winner.run.attempt)
+        return max(ranks, default=_NEVER) > (winner.run.created, winner.run.id, winner.run.attempt)
 
     def _is_obtainable(self, winner: Winner) -> bool:
         artifacts = self.github.artifacts(REPOSITORY, winner.run.id)[0]
@@ -529,15 +548,21 @@ class ArtifactsWorld:
 
     def _youngest_there(self, repository: str, winners: Mapping[Key, Winner]) -> str | None:
         """Return the image of the youngest build in a repository, None if that is a matter of what is remembered."""
-        tags = self.registry.tags()
-        keys = [key for key in winners if key[0] == repository and key in tags]
-        for key in sorted(keys, key=lambda key: (winners[key].run.created, winners[key].run.id), reverse=True):
-            config = self._config_at(repository, tags[key])
+        found: list[tuple[Rank, Rank, str]] = []  # the oldest and the youngest run that may have made an image
+        for key in (key for key in winners if key[0] == repository and key in self.registry.tags()):
+            config, ranks = self._config_at(repository, self.registry.tags()[key]), self._ranks[key]
+            if config is None or (key in self._put and self._ours.get(key) != config):
+                continue  # a stranger's, in place of a build
+            run = winners[key].run
+            decides = (run.created, run.id, run.attempt)
             if key not in self._put and config != winners[key].config:
-                return None  # a stranger's: it counts as the build's until it is looked into
-            if key not in self._put or self._ours.get(key) == config:
-                return config
-        return None
+                found.append((_NEVER, decides, ""))  # a stranger's: it counts as the build's until it is looked into
+            else:
+                made = ranks.get(config, {decides})
+                found.append((min(made), max(made), config))
+        oldest, _, youngest = max(found, default=(_NEVER, _NEVER, ""))
+        others = [last for _, last, config in found if config != youngest]
+        return youngest if youngest and all(oldest > last for last in others) else None
 
     def _note(self, what: str) -> None:
         self._stack.machine.note(f"{self.name}: {what}")
