@@ -183,8 +183,10 @@ class ArtifactsWorld:
 
     def change_source(self) -> Iterable[str]:
         run = self._change()
-        if self.rng.random() < 0.1:
-            run = self.rng.choice(sorted(self._builds))  # the delivery is of another run
+        if self.rng.random() < 0.2:  # the delivery is of another run, first of one whose image tag was made again
+            made = {build.tag: each for each, build in sorted(self._builds.items())}
+            again = [each for each, build in sorted(self._builds.items()) if made[build.tag] != each]
+            run = self.rng.choice(again or sorted(self._builds))
         return self._hints(run)
 
     def _change(self) -> int:
@@ -405,9 +407,8 @@ class ArtifactsWorld:
 
     def groups(self) -> list[str]:
         tags = sorted({build.tag for build in self._builds.values()})
-        numbers = sorted(self.github.run(REPOSITORY, run).number for run in self._builds)
         repositories = sorted({build.key(name)[0] for build in self._builds.values() for name in build.wanted})
-        return [*tags, *(f"run:{number}" for number in numbers), *repositories]
+        return [*tags, *(f"run:{run}" for run in sorted(self._builds)), *repositories]
 
     # -- the judgement
 
