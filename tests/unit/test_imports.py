@@ -42,7 +42,8 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
     # What a kind asks to be remembered.
     "stores": ("errors", "kinds.backups.memory", "model", "ownership", "stores", "table"),
     "telemetry": ("messages", "model", "secrets", "visible"),
-    "clients": ("clients", "errors", "secrets.register"),  # what a token server gives out is a secret too
+    # What a token server gives out is a secret too, and a server may repeat a secret in its words.
+    "clients": ("clients", "errors", "secrets.redact", "secrets.register"),
     "kinds": ("clients", "config", "errors", "kinds", "model", "ownership", "running_hash", "select", "visible"),
     # A step knows what a kind is, and no kind by name.
     "steps": (

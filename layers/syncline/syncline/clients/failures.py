@@ -17,6 +17,7 @@ from syncline.clients.addresses import Address, redacted
 from syncline.clients.connections import StoppedError
 from syncline.clients.pacing import LONG_PAUSE, clock_in
 from syncline.errors import SynclineError
+from syncline.secrets import redact
 
 LONGEST_RETRY_AFTER: Final = 3600.0
 _EXCERPT: Final = 200  # characters of the server's words
@@ -193,6 +194,6 @@ def _message(value: Any) -> str:
 
 
 def _clean(text: str) -> str:
-    line = " ".join(html.unescape(text).split())
-    line = _SECRET_HEADER.sub(r"\1 …", redacted("".join(c for c in line if c.isprintable())))
+    line = "".join(c for c in " ".join(html.unescape(text).split()) if c.isprintable())
+    line = redact(_SECRET_HEADER.sub(r"\1 …", redacted(line)))  # before it is cut: a part of a secret is not known
     return line if len(line) <= _EXCERPT else line[:_EXCERPT] + "…"

@@ -14,6 +14,7 @@ from typing import Final
 
 from syncline.clients.addresses import redacted
 from syncline.errors import SynclineError
+from syncline.secrets import redact
 
 _EXCERPT: Final = 300  # characters of git's words
 _NOISE: Final = re.compile(r"(?m)^(hint: .*|warning: .*|remote:\s*|\*+|@+|To .*|Everything up-to-date)$")
@@ -84,11 +85,11 @@ def _said(code: str, words: str, *, anonymous: bool) -> str:
 
 
 def words_of(err: str) -> str:
-    """What git said, in one short line without addresses' passwords."""
+    """Return what git said, in one short line without secrets."""
     said = _NOISE.sub("", err.replace("\r", "\n"))
     lines = [line.strip() for line in said.splitlines()]
     line = "; ".join(dict.fromkeys("".join(c for c in line if c.isprintable()) for line in lines if line))
-    line = redacted(line)
+    line = redact(redacted(line))  # before it is cut: a part of a secret is not known
     return line if len(line) <= _EXCERPT else line[:_EXCERPT] + "…"
 
 

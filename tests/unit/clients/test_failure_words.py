@@ -1,0 +1,45 @@
+"""The words of servers and programs in error texts: those that repeat a secret are shown without it."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+
+from syncline import secrets
+from syncline.clients.failures import of_status
+from syncline.clients.git_failures import failure_of
+
+SECRET = "pass+word/of the robot"
+
+
+@pytest.fixture(autouse=True)
+def _known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "_redaction", secrets._Redaction())
+    secrets.register(SECRET)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"unknown token {SECRET}",
+        json.dumps({"errors": [{"code": "DENIED", "message": f"no user has the password {SECRET}"}]}),
+        json.dumps({"message": "Authorization: " + base64.b64encode(f"robot:{SECRET}".encode()).decode()}),
+        f"<Error><Code>InvalidAccessKeyId</Code><Message>no key {SECRET}</Message></Error>",
+        "x" * 190 + SECRET,
+    ],
+    ids=["text", "json", "base64", "xml", "cut"],
+)
+def test_a_server_that_repeats_the_credentials_is_quoted_without_them(body: str) -> None:
+    what = of_status("GET", "https://quay.example/v2/", 403, {}, body.encode()).what
+    assert "***" in what
+    assert SECRET[:6] not in what
+    assert base64.b64encode(SECRET.encode()).decode()[4:12] not in what
+
+
+@pytest.mark.parametrize("before", ["", "x" * 280], ids=["whole", "cut"])
+def test_git_words_that_repeat_the_credentials_are_quoted_without_them(before: str) -> None:
+    what = failure_of("push", 128, f"remote: {before} token {SECRET} is unknown").what
+    assert "***" in what
+    assert SECRET[:4] not in what
