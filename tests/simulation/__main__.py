@@ -116,7 +116,7 @@ def _simulate(work: tuple[range, tuple[str, ...], float]) -> list[tuple[int, dic
     for seed in share:
         if time.monotonic() > end:
             break
-        verdict = simulate(planned(seed, worlds))
+        verdict = simulate(planned(seed, worlds), logged=len(share) == 1)
         points = verdict.faults.points
         totals = {f"point {name}": count for name, count in points.items()}
         totals |= {f"world {name}": 1 for name in verdict.plan.worlds}
@@ -132,7 +132,7 @@ def _carry_out(path: Path) -> int:
     from tests.simulation.plan import Plan  # noqa: PLC0415
     from tests.simulation.simulation import simulate  # noqa: PLC0415
 
-    verdict = simulate(Plan.from_json(path.read_text(encoding="utf-8")))
+    verdict = simulate(Plan.from_json(path.read_text(encoding="utf-8")), logged=True)
     print("\n".join([*verdict.trace, *verdict.violations]))
     return 1 if verdict.violations else 0
 
@@ -144,7 +144,7 @@ def _shrink(seeds: range, worlds: tuple[str, ...], path: Path) -> int:
 
     for seed in seeds:
         plan = planned(seed, worlds)
-        violations = simulate(plan).violations
+        violations = simulate(plan, logged=True).violations
         if violations:
             break
     else:
@@ -153,10 +153,10 @@ def _shrink(seeds: range, worlds: tuple[str, ...], path: Path) -> int:
     kind = _kind(violations[0])
 
     def fails(shorter: Plan) -> bool:
-        return any(_kind(found) == kind for found in simulate(shorter).violations)
+        return any(_kind(found) == kind for found in simulate(shorter, logged=True).violations)
 
     short = shrunk(plan, fails)
-    verdict = simulate(short)
+    verdict = simulate(short, logged=True)
     print("\n".join([*verdict.trace, *verdict.violations]))
     print(
         f"seed {seed}: {len(plan.acts)} acts and {len(plan.weather)} faults became "

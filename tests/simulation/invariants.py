@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from boto3.dynamodb.types import Binary
 
 from syncline.messages import Dead, decode
 from syncline.model import Outcome, Result, Run
-from tests.simulation.machine import Process
+from syncline.stores.leases import _key
+from tests.simulation.machine import Process, writer
 from tests.simulation.queues import ModelSqs
-from tests.simulation.table import ModelTable
+from tests.simulation.table import Item, ModelTable
 
 _IN_FLIGHT: Final = 20.0
 """Seconds for which a request may be under way after the lease that it was made under has ended."""
+
+
+@dataclass(slots=True)
+class _Holding:
+    """A lease as one process holds it: the call that took it, and when it ends or ended."""
+
+    call: str
+    process: Process
+    end: float
 
 
 class Leases:
@@ -26,31 +37,35 @@ class Leases:
     """
 
     def __init__(self, table: ModelTable) -> None:
-        self._table = table
-        self._holders: dict[tuple[str, str], tuple[str, Process]] = {}
+        self._now: dict[str, _Holding] = {}
+        self._ended: dict[tuple[str, Process], float] = {}
         self.violations: list[str] = []
+        table.on_store = self._stored
 
-    def observe(self, process: Process, update: Mapping[str, Any]) -> None:
-        """Note that a process has updated a record, if that took a lease."""
-        pk = update.get("Key", {}).get("pk", "")
-        if pk.startswith(("LEASE#", "SLOT#")) and ":call" in update.get("ExpressionAttributeValues", {}):
-            key = (pk, update["Key"]["sk"])
-            call = str(update["ExpressionAttributeValues"][":call"])
-            item = self._table.partitions.get(key[0], {}).get(key[1], {})
-            if item.get("call") == call and ":owner" in update["ExpressionAttributeValues"]:
-                self._holders[key] = (call, process)
+    def _stored(self, key: tuple[str, str], item: Item) -> None:
+        """Note that a process has taken, renewed or given back a lease."""
+        process = writer()
+        if not key[0].startswith("LEASE#") or process is None:
+            return
+        now, call = process.machine.now, str(item["call"])
+        held = self._now.get(key[0])
+        if held is None or held.call != call:
+            if held is not None:
+                self._ended[key[0], held.process] = min(now, held.end)
+            held = self._now[key[0]] = _Holding(call, process, now)
+        held.end = float(item["until"]) or now
 
     def check_writer(self, process: Process, reference: str, now: float, what: str) -> None:
         """Judge a write to a reference by a process: it must hold the lease, or have held it a moment ago."""
-        key = (f"LEASE#{reference}", "LEASE")
-        call, holder = self._holders.get(key, ("", None))
-        item = self._table.partitions.get(key[0], {}).get(key[1])
-        if item is None or holder is None:
+        key = _key(reference, "LEASE")[0]
+        held = self._now.get(key)
+        if held is None:
             self.violations.append(f"{what} without a lease on {reference}")
-        elif holder is not process and holder.dead is False and now > float(item.get("until", 0)) + _IN_FLIGHT:
-            self.violations.append(f"{what} by {process.name}, while {holder.name} holds {reference} ({call})")
-        elif holder is not process and float(item.get("until", 0)) > now and not holder.dead:
-            self.violations.append(f"{what} by {process.name}, while {holder.name} holds {reference}")
+        elif held.process is process:
+            if now > held.end + _IN_FLIGHT:
+                self.violations.append(f"{what} by {process.name}, whose lease on {reference} has ended")
+        elif now > self._ended.get((key, process), 0.0) + _IN_FLIGHT:
+            self.violations.append(f"{what} by {process.name}, while {held.process.name} holds {reference}")
 
 
 def dead_letters(sqs: ModelSqs) -> dict[tuple[str, str], list[Dead]]:
@@ -76,21 +91,14 @@ def unreported(run: Run, results: list[Result], sqs: ModelSqs) -> Iterator[str]:
             yield f"{each.group}:{each.name} failed with {each.code} and has no dead letter"
 
 
-def leaks(secrets: Mapping[str, str], table: ModelTable, sqs: ModelSqs, lines: str) -> Iterator[str]:
-    """Yield where a planted secret was written: the table, a message or a line of the logs."""
-    planted = sorted(secrets.values())
-
-    def held(text: str) -> Iterator[str]:
-        yield from (value for value in planted if value in text)
-
+def written(table: ModelTable, sqs: ModelSqs, printed: str) -> Iterator[tuple[str, str]]:
+    """Yield the texts that the product has written, with the names of their places: items, messages and lines."""
     for item in table.items():
-        for value in held(json.dumps(item, default=_readable)):
-            yield f"{value} is in the table, in {item['pk']} {item['sk']}"
-    for queue, message in sqs.messages():
-        for value in held(message.body):
-            yield f"{value} is in a message of {queue.name}"
-    for value in held(lines):
-        yield f"{value} is in a line of the logs"
+        yield f"the table, in {item['pk']} {item['sk']}", json.dumps(item, default=_readable, ensure_ascii=False)
+    for body, queue in sqs.sent.items():
+        yield f"a message of {queue}", body
+    for line in printed.splitlines():
+        yield f"what was printed: {line[:200]}", line
 
 
 def _readable(value: Any) -> Any:

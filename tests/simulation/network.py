@@ -8,7 +8,7 @@ that AWS recognises. Syncline's clients repeat reads; what they raise in the end
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -19,6 +19,7 @@ from syncline.clients.http import Http
 from syncline.errors import SynclineError
 from tests.simulation.machine import KilledError, Machine, Process, current
 from tests.simulation.table import cancelled, client_error
+from tests.simulation.vault import Texts, refusal
 
 _WRITES: Final = frozenset(
     {
@@ -35,6 +36,8 @@ _WRITES: Final = frozenset(
 )
 _TOKENED: Final = frozenset({"transact_write_items"})
 _TRIES: Final = 6
+_REMEMBERED: Final = 30.0
+"""Seconds after which a client asks for its credentials again."""
 T = TypeVar("T")
 
 
@@ -69,8 +72,6 @@ class Calls:
         self.machine = machine
         self.process = process
         self.faults = faults
-        self.observe: Callable[[Process, dict[str, Any]], None] = lambda _process, _arguments: None
-        """Is told of each call of AWS that was carried out."""
 
     def kill_here(self, point: str) -> None:
         """Kill the process at a point of a call, by chance."""
@@ -140,12 +141,15 @@ class Calls:
 class Network:
     """Carries out calls of one process to the servers of sources and targets.
 
-    ``http`` has the deadline and the cancellation of the step at work, and counts the calls.
+    ``http`` has the deadline and the cancellation of the step at work, and counts the calls. ``identities`` give what
+    requests to a host say of who we are.
     """
 
     def __init__(self, calls: Calls, http: Http) -> None:
         self.calls = calls
         self.http = http
+        self.identities: dict[str, Texts] = {}
+        self._known: dict[str, tuple[float, Sequence[str]]] = {}
 
     def call(
         self,
@@ -179,6 +183,7 @@ class Network:
         calls, faults = self.calls, self.calls.faults
         faults.points[name] += 1
         self._check(host)
+        texts = self._identity(host)
         if counted:
             self.http._made += 1
         calls.travel()
@@ -186,7 +191,7 @@ class Network:
             calls.kill_here(f"before {name}")
         if faults.off:
             return function()
-        self._spoil(host, name, function)
+        self._spoil(host, name, function, texts)
         answer = function()
         if writes:
             calls.kill_here(f"within {name}")
@@ -196,13 +201,22 @@ class Network:
             calls.kill_here(f"after {name}")
         return answer
 
-    def _spoil(self, host: str, name: str, function: Callable[[], object]) -> None:
+    def _identity(self, host: str) -> Sequence[str]:
+        """Return what a request says of who we are; the product resolves it."""
+        until, texts = self._known.get(host, (0.0, ()))
+        if host in self.identities and self.calls.machine.now >= until:
+            texts = self.identities[host]()
+            self._known[host] = (self.calls.machine.now + _REMEMBERED, texts)
+        return texts
+
+    def _spoil(self, host: str, name: str, function: Callable[[], object], texts: Sequence[str]) -> None:
         """Raise a failure of the server or of the network, by chance."""
         faults, policy, machine = self.calls.faults, self.http.policy, self.calls.machine
         rng = machine.rng
         if faults.limited and rng.random() < faults.limited:
-            wait = rng.choice([None, 1.0, 30.0])
-            raise SynclineError("THROTTLED", f"{host} answers 429 to {name}", retry_after=wait)
+            error = refusal(rng, host, name, 429, texts, "")
+            error.retry_after = rng.choice([None, 1.0, 30.0])
+            raise error
         if not faults.broken or rng.random() >= faults.broken:
             return
         done = rng.random() < 0.5
@@ -213,8 +227,10 @@ class Network:
             machine.sleep(min(rng.uniform(5, 60), max(0.0, (policy.deadline or machine.now) - machine.now)))
         if policy.over:
             raise SynclineError("TIME_SHORT", f"{name} at {host}: the function's time is over")
-        code = rng.choice(["UNREACHABLE", "SERVER_ERROR"])
-        raise SynclineError(code, f"{name} at {host}" + (", carried out" if done else ""))
+        beside = ", carried out" if done else ""
+        if rng.random() < 0.5:
+            raise SynclineError("UNREACHABLE", f"{name} at {host}{beside}")
+        raise refusal(rng, host, name, 502, texts, beside)
 
     def _check(self, host: str) -> None:
         if self.calls.process.dead:
@@ -244,12 +260,7 @@ class Client:
             return value
 
         def call(*args: Any, **arguments: Any) -> Any:
-            return self._calls.aws(name, carry_out, *args, **arguments)
-
-        def carry_out(*args: Any, **arguments: Any) -> Any:
-            answer = value(*args, **arguments)
-            self._calls.observe(self._calls.process, arguments)
-            return answer
+            return self._calls.aws(name, value, *args, **arguments)
 
         self.__dict__[name] = call
         return call

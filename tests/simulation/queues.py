@@ -83,7 +83,9 @@ class ModelSqs:
         self.late = late
         self.doubles = doubles
         self.on_change: Callable[[Queue], None] = lambda _queue: None
-        self._numbers = 0
+        self.sent: dict[str, str] = {}
+        """Every message that was ever sent, and its queue."""
+        self.puts = 0
 
     def messages(self) -> Iterator[tuple[Queue, Message]]:
         """Yield every message there is."""
@@ -191,10 +193,11 @@ class ModelSqs:
 
     def put(self, queue: Queue, body: str, delay: float = 0.0, group: str | None = None) -> Message:
         """Put a message into a queue, as any sender may."""
-        self._numbers += 1
+        self.puts += 1
+        self.sent.setdefault(body, queue.name)
         rng, now = self._machine.rng, self._machine.now
         late = rng.uniform(0, self.late) if self.late and rng.random() < 0.3 else 0.0
-        message = Message(f"m{self._numbers}", body, now, now + delay + late, group)
+        message = Message(f"m{self.puts}", body, now, now + delay + late, group)
         message.doubled = rng.random() < self.doubles
         if queue.fifo:
             queue.messages.append(message)

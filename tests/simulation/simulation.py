@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -24,11 +23,13 @@ from syncline.config import load_sync
 from syncline.messages import Start
 from syncline.model import EVERYTHING, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.state import State
-from tests.simulation.invariants import unreported
+from tests.simulation.invariants import unreported, written
 from tests.simulation.machine import EndlessError, Machine, installed
 from tests.simulation.network import Faults
 from tests.simulation.plan import Plan
+from tests.simulation.printing import printing
 from tests.simulation.stack import Operator, Stack
+from tests.simulation.vault import secrets_of_processes
 from tests.simulation.worlds.artifacts import ArtifactsWorld
 from tests.simulation.worlds.backups import BackupsWorld
 from tests.simulation.worlds.files import FilesWorld
@@ -59,36 +60,36 @@ class Verdict:
     invocations: int = 0
 
 
-def simulate(plan: Plan) -> Verdict:
-    """Carry out a plan."""
-    with installed(Machine(plan.seed)) as machine, _quiet():
-        return Simulation(machine, plan).run()
+LOGGED: Final = 8
+"""Of so many seeds one has its log lines searched for secrets. To write them takes longer than all else does."""
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Let the functions write their lines and metrics to nowhere."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
+def simulate(plan: Plan, *, logged: bool = False) -> Verdict:
+    """Carry out a plan. ``logged`` if the log lines are searched for secrets; they are in every LOGGED-th seed.
+
+    Messages, items of the table, metrics and what commands print are searched in every seed.
+    """
+    with (
+        printing(logged=logged or plan.seed % LOGGED == 0) as printed,
+        installed(Machine(plan.seed)) as machine,
+        secrets_of_processes(),
+    ):
+        return Simulation(machine, plan, printed).run()
 
 
 class Simulation:
     """The course of one simulation."""
 
-    def __init__(self, machine: Machine, plan: Plan) -> None:
+    def __init__(self, machine: Machine, plan: Plan, printed: io.StringIO) -> None:
         self.machine = machine
+        self.printed = printed
         self.plan = plan
         self.rng = machine.rng
         self.violations: list[str] = []
         weather: dict[str, Any] = dict(plan.weather)
         queues = {name: weather.pop(name, 0.0) for name in ("skew", "late", "doubles", "hurry")}
         self.faults = Faults(**weather)
-        self.stack = Stack(machine, self.faults, **queues)
+        self.stack = Stack(machine, self.faults, plan.seed, **queues)
         self.worlds: list[World] = []
         for number, name in enumerate(plan.worlds):
             self.worlds.append(WORLDS[name](self.stack, f"sync-{number}", random.Random(f"{plan.seed} {number}")))
@@ -116,6 +117,7 @@ class Simulation:
             self.violations += world.violations
         self.violations += self.stack.leases.violations
         self.violations += [f"uncaught: {each!r}" for each in self.stack.functions.failures]
+        self.violations += self.stack.vault.leaks(written(self.stack.table, self.stack.sqs, self.printed.getvalue()))
         return Verdict(
             self.plan,
             self.violations,

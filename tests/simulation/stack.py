@@ -6,7 +6,7 @@ Everything above the seam is the product's own: steps, state, kinds, wiring and 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, cast
@@ -35,6 +35,7 @@ from tests.simulation.machine import Machine, Process
 from tests.simulation.network import Calls, Client, Faults, Network
 from tests.simulation.queues import ModelSqs, Queue
 from tests.simulation.table import ModelTable
+from tests.simulation.vault import Vault
 from tests.stack import EVENTS, QUEUES, dead_url, url
 
 CONCURRENCY: Final = {Step.DISCOVER: 2, Step.TRANSFER: 3, Step.COMMIT: 2, Step.VERIFY: 2}
@@ -53,17 +54,13 @@ class SimHttp(Http):
         raise AssertionError(f"a request that no model makes: {call.method} {call.address.url}")
 
 
-def _never() -> Any:
-    raise AssertionError("no secret is asked of AWS")
-
-
 @dataclass
 class Stack:
     """A deployed stack. ``servers`` are the outside systems by their hosts."""
 
     machine: Machine
     faults: Faults
-    environ: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
     servers: dict[str, Any] = field(default_factory=dict)
     skew: float = 0.0
     late: float = 0.0
@@ -73,6 +70,8 @@ class Stack:
     def __post_init__(self) -> None:
         self.table = ModelTable()
         self.leases = Leases(self.table)
+        self.environ: dict[str, str] = {}
+        self.vault = Vault(self.seed, self.environ)
         dead = {step: Queue(dead_url(step)) for step in Step}
         live = {step: Queue(url(step), QUEUES[step].visibility, QUEUES[step].receives, dead[step]) for step in Step}
         discover = QUEUES[Step.DISCOVER]
@@ -89,9 +88,12 @@ class Stack:
     # -- what a process has
 
     def calls(self, process: Process) -> Calls:
-        calls = Calls(self.machine, process, self.faults)
-        calls.observe = self.leases.observe
-        return calls
+        return Calls(self.machine, process, self.faults)
+
+    def secrets(self, calls: Calls) -> Secrets:
+        """Return the secrets of a process."""
+        vault = cast("Any", Client(calls, self.vault))
+        return Secrets(lambda: vault, lambda: vault, self.environ, self.machine.time)
 
     def queues(self, calls: Calls) -> Queues:
         sqs = cast("Any", Client(calls, self.sqs))
@@ -103,7 +105,7 @@ class Stack:
         table = cast("Any", Client(calls, self.table))
         clock = self.machine.time
         state, database, http = State(table, clock), Database(table), SimHttp(calls)
-        parts = Parts(Secrets(_never, _never, self.environ, clock), http, state, database, clock)
+        parts = Parts(self.secrets(calls), http, state, database, clock)
         syncs = Syncs(state, Kinds(parts))
         bind = syncs.bind(http, lambda run, what: engine.waits(run.sync, run.id, SynclineError("TOO_SLOW", what), 0))
         rng = random.Random(self.machine.rng.random())

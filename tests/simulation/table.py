@@ -306,6 +306,8 @@ class ModelTable:
         self.page = page
         self.partitions: dict[str, dict[str, Item]] = {}
         self._order: dict[str, list[str]] = {}
+        self.on_store: Callable[[tuple[str, str], Item], None] = lambda _key, _item: None
+        """Is told of each item that is written."""
 
     def items(self) -> Iterator[Item]:
         """Yield every item of the table."""
@@ -463,6 +465,7 @@ class ModelTable:
             if sk not in partition:
                 bisect.insort(order, sk)
             partition[sk] = item
+            self.on_store(key, item)
 
 
 def cancelled(codes: Sequence[str]) -> TransactionCanceledException:

@@ -5,6 +5,7 @@ What a process fetched or stored is its own and ends with its branch; a push alo
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import itertools
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from syncline.clients.git import Git, Patience
+from syncline.clients.git_access import TokenAccess
 from syncline.clients.git_objects import FOLDER, Commit, Entry, blob_hash
 from syncline.clients.git_repository import Blob, Branch, NewCommit, Place
 from syncline.clients.pacing import never
@@ -269,6 +271,10 @@ def sim_open_branch(servers: Mapping[str, GitServer], network: Callable[[], Netw
             server = GitServer(place.remote.url, lambda: 0.0)
             server.vanishes = True
         host, patience = place.remote.host or "localhost", place.patience
+        if isinstance(place.access, TokenAccess):
+            pair = f"{place.access.username}:{place.access.token}".encode()
+            texts = [place.access.token, f"Basic {base64.b64encode(pair).decode()}"]
+            network().identities[host] = lambda: texts
         made = SimBranch(server, network(), branch, depth=depth, host=host, patience=patience, left=left, halted=halted)
         try:
             yield made

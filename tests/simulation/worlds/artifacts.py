@@ -30,6 +30,7 @@ from tests.simulation.models.github import GitHubServer, SimGitHub
 from tests.simulation.models.gitlab import GitLabServer, SimGitLab
 from tests.simulation.models.registry import RegistryServer, SimRegistry
 from tests.simulation.stack import Stack
+from tests.simulation.worlds.identities import github_identity, registry_identity, token_identity
 
 REPOSITORY: Final = "team/builds"
 WORKFLOW: Final = "build-images.yml"
@@ -100,6 +101,7 @@ class ArtifactsWorld:
         self._limit = rng.choice([2, 5, 20])
         self._aliases = rng.choice([[], ["latest"], ["latest", "newest"]])
         self._api = rng.random() < 0.7
+        self._references = {each: stack.vault.plant(f"{each} of {name}") for each in ("github", "gitlab", "registry")}
         self._builds: dict[int, Build] = {}
         self._layers = 0
         self._spoiled = False
@@ -128,13 +130,14 @@ class ArtifactsWorld:
             "workflow": WORKFLOW,
             "limit": self._limit,
             "url": f"https://api.{self.name}.example",
-            "auth": {"token": "env:GITHUB_TOKEN"},
+            "auth": {"token": self._references["github"]},
         }
         if self._branch is not None:
             source["branch"] = self._branch
-        target: dict[str, Any] = {"registry": self.registry.host, "project": PROJECT}
+        auth = {"username": "builder", "password": self._references["registry"]}
+        target: dict[str, Any] = {"registry": self.registry.host, "project": PROJECT, "auth": auth}
         if self._api:
-            target["api"] = {"url": f"https://gitlab.{self.name}.example", "token": "env:GITLAB_TOKEN"}
+            target["api"] = {"url": f"https://gitlab.{self.name}.example", "token": self._references["gitlab"]}
         return {
             "name": self.name,
             "kind": "artifacts",
@@ -165,13 +168,18 @@ class ArtifactsWorld:
     def wired(self) -> Iterator[None]:
         servers = self._stack.servers
 
-        def github_at(source: Any, _secrets: Any, http: Any) -> SimGitHub:
+        def github_at(source: Any, secrets: Any, http: Any) -> SimGitHub:
+            http.network.identities[_host(source.url)] = github_identity(source, secrets, http)
             return SimGitHub(servers[_host(source.url)], http.network)
 
-        def gitlab_at(place: Any, _secrets: Any, http: Any) -> SimGitLab | None:
-            return None if place.api is None else SimGitLab(servers[_host(place.api.url)], http.network)
+        def gitlab_at(place: Any, secrets: Any, http: Any) -> SimGitLab | None:
+            if place.api is None:
+                return None
+            http.network.identities[_host(place.api.url)] = token_identity(place.api.token, secrets)
+            return SimGitLab(servers[_host(place.api.url)], http.network)
 
-        def registry_at(place: Any, _secrets: Any, http: Any) -> SimRegistry:
+        def registry_at(place: Any, secrets: Any, http: Any) -> SimRegistry:
+            http.network.identities[place.registry] = registry_identity(place, secrets)
             return SimRegistry(servers[place.registry], http.network)
 
         with ExitStack() as stack:

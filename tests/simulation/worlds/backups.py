@@ -13,7 +13,7 @@ from unittest.mock import patch
 from syncline.kinds import backups as kind
 from syncline.model import Result, Run
 from syncline.wiring import backups as wiring
-from tests.simulation.machine import current
+from tests.simulation.machine import current, writer
 from tests.simulation.models.bucket import SimBucket
 from tests.simulation.models.bucket_server import BucketServer
 from tests.simulation.models.git import sim_open_branch
@@ -21,6 +21,7 @@ from tests.simulation.models.git_server import OUTSIDE, GitServer, Move
 from tests.simulation.network import Network
 from tests.simulation.stack import Stack
 from tests.simulation.worlds.backups_judge import Judge, Rules
+from tests.simulation.worlds.identities import bucket_identity
 
 CLUSTERS: Final = ("east", "west")
 NAMESPACES: Final = ("shop", "auth", "kube-system")
@@ -44,7 +45,9 @@ class BackupsWorld:
         self.target = GitServer(f"https://git.{name}.example/backups.git", lambda: machine.now)
         stack.servers[self.source.name] = self.source
         stack.servers[self.target.url] = self.target
-        cast("dict[str, str]", stack.environ).update({"BACKUPS_KEY": _KEY, "GIT_TOKEN": _TOKEN})
+        plant = stack.vault.plant
+        self._references = {"key": plant(f"key of {name}", _KEY), "git": plant(f"git token of {name}", _TOKEN)}
+        self._references |= {each: plant(f"{each} key of {name}") for each in ("access", "secret")}
         self._prefix = rng.choice(["", "backups/"])
         self._events = {"quiet": rng.choice([1, 5, 30]), "longest": rng.choice([30, 60])}
         self._removals: dict[str, Any] = {"share": rng.choice([0.25, 0.5, 1]), "count": rng.choice([1000, 1000, 2, 0])}
@@ -74,16 +77,21 @@ class BackupsWorld:
         return {
             "name": self.name,
             "kind": "backups",
-            "source": {"bucket": self.source.name, "endpoint": f"https://{self.source.host}", "prefix": self._prefix},
+            "source": {
+                "bucket": self.source.name,
+                "endpoint": f"https://{self.source.host}",
+                "prefix": self._prefix,
+                "auth": {"access_key": self._references["access"], "secret_key": self._references["secret"]},
+            },
             "target": {
                 "repository": self.target.url,
                 "branch": self.rules.branch,
                 "folder": self.rules.folder,
-                "auth": {"token": "env:GIT_TOKEN"},
+                "auth": {"token": self._references["git"]},
             },
             "select": {"namespaces": {"exclude": [LEFT_OUT]}},
             "commit": {"author": {"name": "cluster-backup-bot", "email": "backup@example.com"}},
-            "secrets": {"encrypt": "env:BACKUPS_KEY"} if self.rules.encrypts else "leave-out",
+            "secrets": {"encrypt": self._references["key"]} if self.rules.encrypts else "leave-out",
             "removals": self._removals,
             "events": self._events,
             "retry": {"attempts": self.rng.choice([1, 3]), "delay": self.rng.choice([1, 5])},
@@ -100,6 +108,7 @@ class BackupsWorld:
         def bucket_at(place: Any, parts: Any) -> SimBucket:
             network = parts.http.network
             networks[network.calls.process] = network
+            network.identities[self.source.host] = bucket_identity(place, parts)
             return SimBucket(self._stack.servers[place.bucket], network)
 
         def network() -> Network:
@@ -233,6 +242,9 @@ class BackupsWorld:
         self._stack.machine.note(f"{self.name}: {move.by} moves {move.branch} from {short[0]} to {short[1]}")
         if move.by == OUTSIDE:
             return
+        if (process := writer()) is not None:
+            reference, now = f"{self.target.url}#{move.branch}", self._stack.machine.now
+            self._stack.leases.check_writer(process, reference, now, f"{self.name}: {move.branch} was pushed")
         for line in self.judge.pushed(move):
             self._stack.machine.note(f"{self.name}:     {line}")
 

@@ -23,6 +23,7 @@ from tests.simulation.models.bucket_server import BucketServer, StoredObject, Wr
 from tests.simulation.models.file_manager import FileManagerServer, SimFileManager
 from tests.simulation.stack import Stack
 from tests.simulation.worlds.files_targets import BucketJudge, ManagerJudge, Past
+from tests.simulation.worlds.identities import bucket_identity, token_identity
 
 KEYS: Final = (
     "a.txt",
@@ -62,6 +63,8 @@ class FilesWorld:
         self._contents = count(1)
         self._spoiled = self._lazy = False
         self._judged = 0
+        secret = ("token", "source access", "source secret", "target access", "target secret")
+        self._references = {each: stack.vault.plant(f"{each} of {name}") for each in secret}
         self._choose(rng)
         host = f"{name}.s3.example"
         self.source = BucketServer(self.machine, f"{name}-media", host=host)
@@ -111,11 +114,16 @@ class FilesWorld:
         place: dict[str, Any] = {"prefix": self._target_prefix, "requests": rng.choice([1, 2, 32])}
         if isinstance(target, FileManagerServer):
             place |= {"file_manager": f"https://{target.host}", "report": rng.random() < 0.3}
+            place["token"] = self._references["token"]
             place["prefix"] = f"/{self._target_prefix}"
         else:
-            place |= {"bucket": target.name, "endpoint": f"https://{target.host}", "auth": "anonymous"}
+            place |= {"bucket": target.name, "endpoint": f"https://{target.host}", "auth": self._keys_of("target")}
             place["same_service"] = rng.random() < 0.8
-        source = {"bucket": self.source.name, "endpoint": f"https://{self.source.host}", "auth": "anonymous"}
+        source = {
+            "bucket": self.source.name,
+            "endpoint": f"https://{self.source.host}",
+            "auth": self._keys_of("source"),
+        }
         config = {
             "name": self.name,
             "kind": "files",
@@ -134,6 +142,9 @@ class FilesWorld:
             config["removals"] = {"share": self._limits[0], "count": self._limits[1], "per": "7d"}
         return config
 
+    def _keys_of(self, side: str) -> dict[str, str]:
+        return {"access_key": self._references[f"{side} access"], "secret_key": self._references[f"{side} secret"]}
+
     def reconfigure(self) -> dict[str, Any] | None:
         return self.config()
 
@@ -143,11 +154,13 @@ class FilesWorld:
 
         def bucket_at(place: Any, parts: Any) -> SimBucket:
             host = place.endpoint.removeprefix("https://")
+            parts.http.network.identities[host] = bucket_identity(place, parts)
             return SimBucket(servers[f"{host}/{place.bucket}"], parts.http.network)
 
         def manager_at(config: Any, parts: Any) -> SimFileManager:
-            gate = threading.BoundedSemaphore(threads_for(config.requests))
-            return SimFileManager(servers[config.file_manager.removeprefix("https://")], parts.http.network, gate)
+            gate, host = threading.BoundedSemaphore(threads_for(config.requests)), config.file_manager[8:]
+            parts.http.network.identities[host] = token_identity(config.token, parts.secrets)
+            return SimFileManager(servers[host], parts.http.network, gate)
 
         with ExitStack() as stack:
             stack.enter_context(patch.object(wiring, "bucket_at", bucket_at))

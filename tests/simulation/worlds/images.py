@@ -14,6 +14,7 @@ from syncline.wiring import images as wiring
 from tests.simulation.machine import writer
 from tests.simulation.models.registry import RegistryServer, SimRegistry
 from tests.simulation.stack import Stack
+from tests.simulation.worlds.identities import registry_identity
 
 REPOSITORIES: Final = ("team/app", "team/base", "web/front")
 TAGS: Final = ("v1", "v2", "latest", "stable", "edge")
@@ -51,6 +52,7 @@ class ImagesWorld:
         self._cut = False
         self._signed: set[str] = set()
         self._put: dict[tuple[str, str], float] = {}
+        self._auth = {server.host: self._credentials(server.host) for server in (self.source, self.target)}
         self._outside = True
         self.target.on_tag = self._written
         self.source.on_tag = self._source_changed
@@ -64,8 +66,8 @@ class ImagesWorld:
         return {
             "name": self.name,
             "kind": "images",
-            "source": {"registry": self.source.host, "catalog": True},
-            "target": {"registry": self.target.host, "prefix": self._prefix},
+            "source": {"registry": self.source.host, "catalog": True, "auth": self._auth[self.source.host]},
+            "target": {"registry": self.target.host, "prefix": self._prefix, "auth": self._auth[self.target.host]},
             "overwrite": self._overwrite,
             "concurrency": self.rng.choice([1, 2, 4]),
             "referrers": self.rng.choice(["with-images", "always", "none"]),
@@ -76,11 +78,18 @@ class ImagesWorld:
 
     @contextmanager
     def wired(self) -> Iterator[None]:
-        def registry_at(place: Any, _secrets: Any, http: Any) -> SimRegistry:
+        def registry_at(place: Any, secrets: Any, http: Any) -> SimRegistry:
+            http.network.identities[place.registry] = registry_identity(place, secrets)
             return SimRegistry(self._stack.servers[place.registry], http.network)
 
         with patch.object(wiring, "registry_at", registry_at):
             yield
+
+    def _credentials(self, host: str) -> dict[str, Any]:
+        plant = self._stack.vault.plant
+        if self.rng.random() < 0.3:
+            return {"token": plant(f"token of {host}")}
+        return {"username": plant(f"user of {host}"), "password": plant(f"password of {host}")}
 
     def change_source(self) -> Iterable[str]:
         rng, source = self.rng, self.source

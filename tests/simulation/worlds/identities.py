@@ -1,0 +1,53 @@
+"""What the requests of Syncline's clients say of who it is, resolved by the product's own wiring."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from syncline.wiring import registries
+from syncline.wiring.artifacts import _tokens
+from syncline.wiring.buckets import bucket_at as real_bucket_at
+from tests.simulation.vault import Texts
+
+
+def registry_identity(place: Any, secrets: Any) -> Texts:
+    """Return the credentials for a registry: a token, or a user name and password, alone and as a header."""
+
+    def texts() -> list[str]:
+        found = registries._credentials(place, secrets.resolve)
+        if found is None:
+            return []
+        return [found.registry_token] if found.registry_token else [found.username, found.password, found.basic]
+
+    return texts
+
+
+def bucket_identity(place: Any, parts: Any) -> Texts:
+    """Return the access key for a bucket. The secret key signs requests and is in none of them."""
+    bucket = real_bucket_at(place, parts)
+
+    def texts() -> list[str]:
+        keys = bucket._requests._keys()
+        return [] if keys is None else [keys.access]
+
+    return texts
+
+
+def token_identity(reference: Any, secrets: Any) -> Texts:
+    """Return a token that is sent as a header."""
+
+    def texts() -> list[str]:
+        return [] if reference is None else [secrets.resolve(reference)]
+
+    return texts
+
+
+def github_identity(source: Any, secrets: Any, http: Any) -> Texts:
+    """Return the token for GitHub, as the product's wiring gets it."""
+    tokens = _tokens(source, None, secrets, http, "")  # type: ignore[arg-type] - a given token asks nobody
+
+    def texts() -> list[str]:
+        token = tokens.token()
+        return [] if token is None else [token]
+
+    return texts
