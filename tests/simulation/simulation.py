@@ -23,6 +23,7 @@ from syncline.config import load_sync
 from syncline.messages import Start
 from syncline.model import EVERYTHING, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.state import State
+from tests.simulation import bounds
 from tests.simulation.invariants import unreported, written
 from tests.simulation.machine import EndlessError, Machine, installed
 from tests.simulation.network import Faults
@@ -242,6 +243,7 @@ class Simulation:
             if second is not None and (second.counts.moved or second.counts.removed):
                 self.violations.append(f"{world.name}: a second run moved again: {second.counts}")
             self._check_all_runs(world)
+        self._check_rest()
 
     def _full_run(self, world: World) -> Run | None:
         found: list[Run] = []
@@ -250,8 +252,10 @@ class Simulation:
             found.append(begin(context.target, world.name, Trigger.HAND, EVERYTHING))
 
         self.machine.run(self.machine.now + 1.5)
+        before, size = self._tally(), world.size()
         self.operators[0].does("full run", command)
         self.machine.run(self.machine.now + CALM)
+        done = self._tally().since(before)
         if not found:
             self.violations.append(f"{world.name}: no run could be begun in calm")
             return None
@@ -261,8 +265,22 @@ class Simulation:
             return None
         results = list(self.state.results(run.id))
         wrong = [*world.differences(run, results), *unreported(run, results, self.stack.sqs)]
+        counts = run.counts
+        work = counts.moved + counts.removed + counts.conflict + counts.failed + counts.known
+        kind = self.plan.worlds[self.worlds.index(world)]
+        wrong += bounds.exceeded(kind, max(size, world.size()), work, done)
         self.violations += [f"{world.name}: run {run.id}: {each}" for each in wrong]
         return run
+
+    def _tally(self) -> bounds.Tally:
+        return bounds.tally(self.faults, self.stack.functions.invocations, self.stack.sqs)
+
+    def _check_rest(self) -> None:
+        """Judge what is left in the table and the queues."""
+        size = sum(world.size() for world in self.worlds)
+        runs = sum(len(self.state.runs(world.name, 100)) for world in self.worlds)
+        table, sqs = self.stack.table, self.stack.sqs
+        self.violations += bounds.left(table, sqs, size, runs, len(self.worlds), self.machine.now)
 
     def _check_all_runs(self, world: World) -> None:
         # A person who was cut off while they began a plan leaves it open; their next one ends it.

@@ -418,6 +418,9 @@ class ArtifactsWorld:
         repositories = sorted({build.key(name)[0] for build in self._builds.values() for name in build.wanted})
         return [*tags, *(f"run:{run}" for run in sorted(self._builds)), *repositories]
 
+    def size(self) -> int:
+        return len(self._builds) * (1 + len(WORKERS)) + len(self.registry.tags())
+
     # -- the judgement
 
     def _written(self, repository: str, tag: str, old: str | None, new: str | None) -> None:

@@ -92,7 +92,7 @@ class BackupsWorld:
             "select": {"namespaces": {"exclude": [LEFT_OUT]}},
             "commit": {"author": {"name": "cluster-backup-bot", "email": "backup@example.com"}},
             "secrets": {"encrypt": self._references["key"]} if self.rules.encrypts else "leave-out",
-            "removals": self._removals,
+            "removals": self._removals | {"per": "7d"},  # a simulation is shorter
             "events": self._events,
             "retry": {"attempts": self.rng.choice([1, 3]), "delay": self.rng.choice([1, 5])},
             "concurrency": self.rng.choice([1, 4, 16]),
@@ -269,6 +269,9 @@ class BackupsWorld:
 
     def groups(self) -> list[str]:
         return [*CLUSTERS, *(self._prefix + f"{cluster}/shop/{name}" for cluster in CLUSTERS for name in NAMES[:2])]
+
+    def size(self) -> int:
+        return len(self.source.objects()) + sum(len(self.target.files(branch)) for branch in self.target.branches)
 
     def ends_twice(self, _result: Result) -> bool:
         return False

@@ -192,6 +192,9 @@ class FilesWorld:
     def groups(self) -> list[str]:
         return [*(f"key:{self._prefix}{name}" for name in self._keys), f"prefix:{self._prefix}docs/"]
 
+    def size(self) -> int:
+        return len(self.source.objects()) + len(self.judge.paths())
+
     # -- people and strangers
 
     def change_source(self) -> Iterable[str]:

@@ -52,6 +52,10 @@ class World(Protocol):
         """Return groups that an operator may name."""
         ...
 
+    def size(self) -> int:
+        """Return how many things source and target have: what the work of a full run may grow with."""
+        ...
+
     def ends_twice(self, result: Result) -> bool:
         """Return True if one run may have this result twice, for something that was added to the item meanwhile."""
         ...
