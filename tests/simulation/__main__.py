@@ -4,7 +4,7 @@
     python -m tests.simulation --seed 5                  # one seed, with its trace
     python -m tests.simulation --seeds 0 500 --shrink plan.json   # shorten the plan of the first seed that fails
     python -m tests.simulation --plan plan.json          # carry out a plan that was kept
-    python -m tests.simulation --plants --seeds 0 10000  # plant faults, and find a seed for each
+    python -m tests.simulation --plants --seeds 0 10000  # plant faults, and find a seed for each in its worlds
 
 Exit code 0: no violation, or every planted fault was found. 1: a violation, or a planted fault that was not found.
 """
@@ -19,7 +19,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
@@ -50,9 +50,10 @@ def main() -> int:
     from tests.simulation.machine import take_over_time  # noqa: PLC0415 - before anything of the product is imported
 
     take_over_time()
+    from tests.simulation.plants import all_plants  # noqa: PLC0415
     from tests.simulation.simulation import WORLDS  # noqa: PLC0415
 
-    plants = _plants()
+    plants = all_plants()
     worlds = tuple(options.worlds or sorted(WORLDS))
     for name in set(worlds) - set(WORLDS):
         parser.error(f"there is no world of {name!r}; there are: {', '.join(sorted(WORLDS))}")
@@ -60,7 +61,8 @@ def main() -> int:
         if name not in plants:
             parser.error(f"there is no plant {name!r}; there are: {', '.join(sorted(plants))}")
     if options.plants is not None:
-        return _find_plants(options.plants or sorted(plants), worlds, options.seeds, options.jobs, options.record)
+        names, given = options.plants or sorted(plants), tuple(options.worlds or ())
+        return _find_plants(names, given, options.seeds, options.jobs, options.record)
     planted: AbstractContextManager[None] = plants[options.planted]() if options.planted else nullcontext()
     with planted:
         if options.plan is not None:
@@ -171,18 +173,13 @@ def _kind(violation: str) -> str:
     return re.sub(r"[0-9a-f]{6,}|\d+|'[^']*'|[\w/.-]+:[\w/.-]+", "", violation)[:80]
 
 
-def _plants() -> dict[str, Callable[[], AbstractContextManager[None]]]:
-    """Return the plants of all modules that register some."""
-    from tests.simulation import plants_artifacts  # noqa: F401, PLC0415
-    from tests.simulation.plants import PLANTS  # noqa: PLC0415
-
-    return PLANTS
-
-
 def _find_plants(
     names: list[str], worlds: tuple[str, ...], seeds: tuple[int, int], jobs: int, record: Path | None
 ) -> int:
-    """Look for a seed that finds each planted fault. Return 1 if one is not found."""
+    """Look for a seed that finds each planted fault. Return 1 if one is not found.
+
+    Without ``worlds``, each is looked for in those that it names.
+    """
     with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
         found = dict(pool.imap_unordered(_find_plant, [(name, worlds, range(*seeds)) for name in names]))
     missed = [name for name in names if found[name]["seed"] is None]
@@ -194,15 +191,18 @@ def _find_plants(
 
 def _find_plant(work: tuple[str, tuple[str, ...], range]) -> tuple[str, dict[str, Any]]:
     from tests.simulation.plan import planned  # noqa: PLC0415
-    from tests.simulation.simulation import simulate  # noqa: PLC0415
+    from tests.simulation.plants import PLACES, PLANTS  # noqa: PLC0415
+    from tests.simulation.simulation import WORLDS, simulate  # noqa: PLC0415
 
-    name, worlds, seeds = work
-    with _plants()[name]():
-        for seed in seeds:
-            violations = simulate(planned(seed, worlds)).violations
-            if violations:
-                print(f"{name}: seed {seed}: {violations[0][:160]}", flush=True)
-                return name, {"seed": seed, "violation": violations[0][:200]}
+    name, given, seeds = work
+    worlds = given or PLACES[name] or tuple(sorted(WORLDS))
+    for seed in seeds:
+        plan = planned(seed, worlds)
+        with PLANTS[name]():
+            violations = simulate(plan).violations
+        if violations and not simulate(plan).violations:  # a seed that fails without the plant shows nothing
+            print(f"{name}: seed {seed}: {violations[0][:160]}", flush=True)
+            return name, {"seed": seed, "worlds": worlds, "violation": violations[0][:200]}
     print(f"{name}: not found in {len(seeds)} seeds", flush=True)
     return name, {"seed": None, "seeds": len(seeds)}
 

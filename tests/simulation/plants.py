@@ -2,6 +2,9 @@
 
 A plant changes one rule that the product keeps: it drops a condition, forgets a call, believes an answer. What no seed
 finds shows what the simulation lacks.
+
+Plants of a kind are in a module of their own, ``plants_<kind>``. Each plant has the worlds in which it is looked for:
+those that ``@plant(worlds=...)`` names, else the constant ``WORLDS`` of its module, else the kind in the module's name.
 """
 
 from __future__ import annotations
@@ -10,7 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import Any, Final
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, overload
 from unittest.mock import patch
 
 from syncline import state
@@ -24,14 +29,38 @@ from syncline.stores import failures, leases
 from syncline.table import Database
 from syncline.wiring import syncs
 
+WORLDS: Final = ("images",)
+"""Where plants of the engine are looked for: the quickest world."""
+Function = Callable[[], Iterator[None]]
 Plant = Callable[[], AbstractContextManager[None]]
 PLANTS: Final[dict[str, Plant]] = {}
+PLACES: Final[dict[str, tuple[str, ...]]] = {}
+"""The worlds in which each plant is looked for; none for all."""
 
 
-def plant(function: Callable[[], Iterator[None]]) -> Callable[[], Iterator[None]]:
-    """Register a plant under the name of its function."""
-    PLANTS[function.__name__] = contextmanager(function)
-    return function
+@overload
+def plant(function: Function) -> Function: ...
+@overload
+def plant(*, worlds: tuple[str, ...]) -> Callable[[Function], Function]: ...
+def plant(
+    function: Function | None = None, *, worlds: tuple[str, ...] = ()
+) -> Function | Callable[[Function], Function]:
+    """Register a plant under the name of its function; a decorator with and without arguments."""
+
+    def register(planted: Function) -> Function:
+        module = planted.__module__.rpartition("plants_")[2] if "plants_" in planted.__module__ else ""
+        PLANTS[planted.__name__] = contextmanager(planted)
+        PLACES[planted.__name__] = worlds or planted.__globals__.get("WORLDS", (module,) if module else ())
+        return planted
+
+    return register if function is None else register(function)
+
+
+def all_plants() -> Mapping[str, Plant]:
+    """Return the plants of this module and of all ``plants_<kind>``."""
+    for path in sorted(Path(__file__).parent.glob("plants_*.py")):
+        import_module(f"{__package__}.{path.stem}")
+    return PLANTS
 
 
 def _replaced(owner: Any, name: str, new: Callable[[Any], Any]) -> Any:
