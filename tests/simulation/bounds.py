@@ -41,7 +41,7 @@ def tally(faults: Faults, invocations: int, sqs: ModelSqs) -> Tally:
     for name, count in faults.points.items():
         if " " not in name:
             calls += count
-        elif not name.startswith("killed ") and not name.endswith((" chunk", " bytes")):
+        elif not name.startswith(("killed ", "passed ")) and not name.endswith((" chunk", " bytes")):
             requests += count
     return Tally(requests, calls, invocations, sqs.puts)
 

@@ -1,6 +1,7 @@
 """The network as a process sees it: calls take time, are throttled, fail, or are carried out and their answer is lost.
 
-A call goes over the network twice: there, and back. The process may be killed before, between and after. boto3 repeats
+A call goes over the network twice: there, and back. The process may be killed before it and after it; where it writes,
+also within: it was carried out, and its answer never came. A call that is seldom made is likelier to be killed at. boto3 repeats
 calls of AWS that fail, so a call whose answer was lost is carried out again, except a transaction, which carries a token
 that AWS recognises. Syncline's clients repeat reads; what they raise in the end has a code.
 """
@@ -36,6 +37,9 @@ _WRITES: Final = frozenset(
 )
 _TOKENED: Final = frozenset({"transact_write_items"})
 _TRIES: Final = 6
+_RARE: Final = 20
+"""A process is twice as likely to be killed at a call that is one of so many, and likelier at a rarer one."""
+_RAREST: Final = 40.0
 _REMEMBERED: Final = 30.0
 """Seconds after which a client asks for its credentials again."""
 T = TypeVar("T")
@@ -43,7 +47,11 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Faults:
-    """How likely each thing goes wrong in a call, from 0 to 1. ``points`` counts the calls and the kills at them."""
+    """How likely each thing goes wrong in a call, from 0 to 1.
+
+    ``points`` counts the calls by name, and for each point at which a process may be killed how often it was passed
+    (``passed before put_item``), and how often it was killed there (``killed before put_item``).
+    """
 
     throttled: float = 0.0  # boto3 tries again, and it costs time
     lost: float = 0.0  # the answer is lost, boto3 repeats the call
@@ -54,6 +62,7 @@ class Faults:
     broken: float = 0.0  # a server of a source or target answers 5xx or not at all; the call was carried out or not
     limited: float = 0.0  # a server asks to slow down
     off: bool = False
+    calls: int = 0
     points: Counter[str] = field(default_factory=Counter)
 
 
@@ -73,10 +82,17 @@ class Calls:
         self.process = process
         self.faults = faults
 
-    def kill_here(self, point: str) -> None:
+    def kill_here(self, when: str, name: str) -> None:
         """Kill the process at a point of a call, by chance."""
-        faults = self.faults
-        if faults.killed and not faults.off and self.machine.rng.random() < faults.killed:
+        faults, point = self.faults, f"{when} {name}"
+        if faults.off:
+            return
+        faults.calls += when == "before"
+        faults.points[f"passed {point}"] += 1
+        if not faults.killed:
+            return
+        rare = min(_RAREST, 1 + faults.calls / (_RARE * faults.points[name]))
+        if self.machine.rng.random() < faults.killed * rare:
             faults.points[f"killed {point}"] += 1
             self.machine.note(f"killed {point}")
             self.process.kill()
@@ -94,8 +110,7 @@ class Calls:
         self.faults.points[name] += 1
         self.travel()
         writes = name in _WRITES
-        if writes:
-            self.kill_here(f"before {name}")
+        self.kill_here("before", name)
         if self.faults.off:
             return function(*args, **arguments)
         done: list[Any] = []
@@ -106,15 +121,14 @@ class Calls:
             self._fail(name, function, args, arguments, done=bool(done))
             answer = done[0] if done and name in _TOKENED else function(*args, **arguments)
             if writes:
-                self.kill_here(f"within {name}")
+                self.kill_here("within", name)
             if self._happens(self.faults.lost):
                 done.append(answer)
                 self.machine.sleep(self.machine.rng.uniform(0.02, 1.0))
                 continue
             if self.machine.rng.random() < 0.3:
                 self.travel()
-            if writes:
-                self.kill_here(f"after {name}")
+            self.kill_here("after", name)
             return answer
         raise client_error("ThrottlingException", name)
 
@@ -187,18 +201,16 @@ class Network:
         if counted:
             self.http._made += 1
         calls.travel()
-        if writes:
-            calls.kill_here(f"before {name}")
+        calls.kill_here("before", name)
         if faults.off:
             return function()
         self._spoil(host, name, function, texts)
         answer = function()
         if writes:
-            calls.kill_here(f"within {name}")
+            calls.kill_here("within", name)
         if calls.machine.rng.random() < 0.3:
             calls.travel()
-        if writes:
-            calls.kill_here(f"after {name}")
+        calls.kill_here("after", name)
         return answer
 
     def _identity(self, host: str) -> Sequence[str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 _RECORDS: Final = Path(__file__).with_name("records")
 _FOUND: Final = _RECORDS / "found.json"
+_WHEN: Final = ("before", "within", "after")
 _INTRODUCTION: Final = """\
 # Reliability
 
@@ -68,20 +69,33 @@ def _runs() -> Iterator[str]:
     yield f"\nIn all, {seeds:,} seeds are on record.\n"
 
 
+def crash_points(totals: Mapping[str, int]) -> tuple[dict[str, int], list[str]]:
+    """Return how often a process was killed at each point that the seeds passed, and the points never hit."""
+    points = {name.removeprefix("point "): count for name, count in totals.items() if name.startswith("point ")}
+    passed = sorted(name.removeprefix("passed ") for name in points if name.startswith("passed "))
+    hit = {point: points.get(f"killed {point}", 0) for point in passed}
+    return hit, [point for point, count in hit.items() if not count]
+
+
 def _points() -> Iterator[str]:
     totals: Counter[str] = Counter()
     for each in _read("seeds.json") or []:
         totals.update(each["totals"])
-    points = {name.removeprefix("point "): count for name, count in totals.items() if name.startswith("point ")}
-    calls = sorted(name for name in points if not name.startswith("killed "))
+    hit, missed = crash_points(totals)
+    calls = sorted({point.partition(" ")[2] for point in hit})
     yield "## Where processes were killed\n"
+    yield "A process may be killed before a call and after it. Within is where a call that writes was carried out, and its"
+    yield "process ended before the answer came.\n"
     yield "| call | made | killed before | killed within | killed after |"
     yield "|---|---|---|---|---|"
     for name in calls:
-        kills = [points.get(f"killed {when} {name}", 0) for when in ("before", "within", "after")]
-        if any(kills):
-            yield f"| {name} | {points[name]:,} | " + " | ".join(f"{count:,}" for count in kills) + " |"
-    yield ""
+        cells = [f"{hit[f'{when} {name}']:,}" if f"{when} {name}" in hit else "" for when in _WHEN]
+        yield f"| {name} | {totals[f'point {name}']:,} | {' | '.join(cells)} |"
+    yield f"\n{len(hit) - len(missed)} of {len(hit)} points of {len(calls)} calls were hit. {_never(missed)}\n"
+
+
+def _never(missed: list[str]) -> str:
+    return f"Never hit: {', '.join(missed)}." if missed else "Every one was hit."
 
 
 def _plants() -> Iterator[str]:
