@@ -219,6 +219,8 @@ class ImagesWorld:
             moved = each.outcome is Outcome.MOVED
             if moved and (each.group, each.name, each.source or "") not in self._at_target_once:
                 yield f"{each.group}:{each.name} is reported as moved, and never was at the target"
+        if run.counts.skipped > len(self._was):
+            yield f"{run.counts.skipped} tags are counted as equal, and there never were more than {len(self._was)}"
         if self._cut or run.plan or run.scope.groups is not None or run.status is not RunStatus.DONE:
             return  # who reads a list that was cut in silence cannot know what it lacks
         there = sum(since < run.started - _SKEW for since in self._since.values())
