@@ -6,6 +6,7 @@ import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from typing import Any, cast
 
 from syncline.telemetry import logger
 
@@ -18,7 +19,7 @@ def printing(*, logged: bool) -> Iterator[io.StringIO]:
     the machine: its handlers have real locks, so that the course is the same with and without lines.
     """
     printed = io.StringIO()
-    handler, others = logger.registered_handler, logging.StreamHandler(printed)
+    handler, others = cast("logging.StreamHandler[Any]", logger.registered_handler), logging.StreamHandler(printed)
     others.setFormatter(logging.Formatter("[%(levelname)s] %(message)s"))
     before, stream, disabled = logging.root.handlers[:], handler.stream, logging.root.manager.disable
     handler.stream = printed
