@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from syncline.clients.addresses import Endpoint
 from syncline.wiring import registries
 from syncline.wiring.artifacts import _tokens
 from syncline.wiring.buckets import bucket_at as real_bucket_at
@@ -44,7 +45,7 @@ def token_identity(reference: Any, secrets: Any) -> Texts:
 
 def github_identity(source: Any, secrets: Any, http: Any) -> Texts:
     """Return the token for GitHub, as the product's wiring gets it."""
-    tokens = _tokens(source, None, secrets, http, "")  # type: ignore[arg-type] - a given token asks nobody
+    tokens = _tokens(source, Endpoint.parse(source.url), secrets, http, "")
 
     def texts() -> list[str]:
         token = tokens.token()
