@@ -239,6 +239,20 @@ def writer() -> Process | None:
     return None if task is None else task.process
 
 
+class PerProcess:
+    """A variable of a module as the processes of one simulation have it: ``make`` makes the value of each."""
+
+    def __init__(self, make: Callable[[], object]) -> None:
+        self._make = make
+        self._values: dict[Process | None, object] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        process = writer()
+        if process not in self._values:
+            self._values[process] = self._make()
+        return getattr(self._values[process], name)
+
+
 class Lock:
     """A lock of tasks. Whoever waits longest does not get it first: chance decides."""
 

@@ -12,20 +12,23 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
+from unittest.mock import patch
 
 from syncline.cli import commands_retry
 from syncline.cli.applying import _put
 from syncline.cli.following import begin
+from syncline.clients.rejections import REJECTIONS
 from syncline.config import load_sync
 from syncline.messages import Start
 from syncline.model import EVERYTHING, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.state import State
+from syncline.stores import files
 from tests.simulation import bounds
 from tests.simulation.invariants import unreported, written
-from tests.simulation.machine import EndlessError, Machine, installed
+from tests.simulation.machine import EndlessError, Machine, PerProcess, installed
 from tests.simulation.network import Faults
 from tests.simulation.plan import Plan
 from tests.simulation.printing import printing
@@ -73,9 +76,18 @@ def simulate(plan: Plan, *, logged: bool = False) -> Verdict:
     with (
         printing(logged=logged or plan.seed % LOGGED == 0) as printed,
         installed(Machine(plan.seed)) as machine,
+        _fresh(),
         secrets_of_processes(),
     ):
         return Simulation(machine, plan, printed).run()
+
+
+@contextmanager
+def _fresh() -> Iterator[None]:
+    """Let each simulated process begin with modules that remember nothing of other processes and simulations."""
+    REJECTIONS.forget()
+    with patch.object(files, "_IDS", PerProcess(files._Ids)):
+        yield
 
 
 class Simulation:
