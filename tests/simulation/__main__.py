@@ -2,6 +2,7 @@
 
     python -m tests.simulation --seeds 0 2000            # many seeds
     python -m tests.simulation --seed 5                  # one seed, with its trace
+    python -m tests.simulation --seeds 0 2000 --twice    # each seed twice: its trace must be the same
     python -m tests.simulation --seeds 0 500 --shrink plan.json   # shorten the plan of the first seed that fails
     python -m tests.simulation --plan plan.json          # carry out a plan that was kept
     python -m tests.simulation --plants --seeds 0 10000  # plant faults, and find a seed for each in its worlds
@@ -12,6 +13,7 @@ Exit code 0: no violation, or every planted fault was found. 1: a violation, or 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -41,6 +43,7 @@ def main() -> int:
         "--plants", nargs="*", metavar="NAME", help="plant faults (all by default); find a seed for each"
     )
     parser.add_argument("--with", dest="planted", metavar="NAME", help="simulate with a planted fault")
+    parser.add_argument("--twice", action="store_true", help="simulate each seed twice, and compare the traces")
     parser.add_argument("--worlds", nargs="+", metavar="KIND", help="simulate these kinds only")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no seed after so many seconds")
@@ -79,7 +82,8 @@ def _run(options: argparse.Namespace, worlds: tuple[str, ...]) -> int:
     """Simulate seeds and print those that fail."""
     begun = time.monotonic()
     total, failed = Counter[str](), 0
-    for seed, report in _reports(range(*options.seeds), worlds, options.jobs, begun + options.seconds):
+    work = range(*options.seeds), worlds, begun + options.seconds, options.twice
+    for seed, report in _reports(*work, options.jobs):
         total.update(report["totals"])
         if report["violations"]:
             failed += 1
@@ -100,20 +104,27 @@ def _run(options: argparse.Namespace, worlds: tuple[str, ...]) -> int:
     return 1 if failed else 0
 
 
-def _reports(seeds: range, worlds: tuple[str, ...], jobs: int, end: float) -> Iterator[tuple[int, dict[str, Any]]]:
+def _reports(
+    seeds: range,
+    worlds: tuple[str, ...],
+    end: float,
+    twice: bool,
+    jobs: int,
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the seeds and their reports, in order."""
     shares = [seeds[at : at + SHARE] for at in range(0, len(seeds), SHARE)]
     with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=25) as pool:
-        for reports in pool.imap(_simulate, [(share, worlds, end) for share in shares]):
+        for reports in pool.imap(_simulate, [(share, worlds, end, twice) for share in shares]):
             yield from reports
 
 
-def _simulate(work: tuple[range, tuple[str, ...], float]) -> list[tuple[int, dict[str, Any]]]:
-    """Run a share of seeds."""
+def _simulate(work: tuple[range, tuple[str, ...], float, bool]) -> list[tuple[int, dict[str, Any]]]:
+    """Run a share of seeds; where it is asked for, run them backwards as well, and compare."""
     from tests.simulation.plan import planned  # noqa: PLC0415 - after the clocks are taken over
     from tests.simulation.simulation import simulate  # noqa: PLC0415
 
-    share, worlds, end = work
+    share, worlds, end, twice = work
+    traces: dict[int, list[str]] = {}
     reports: list[tuple[int, dict[str, Any]]] = []
     for seed in share:
         if time.monotonic() > end:
@@ -126,7 +137,20 @@ def _simulate(work: tuple[range, tuple[str, ...], float]) -> list[tuple[int, dic
         totals["kills"] = sum(count for name, count in points.items() if name.startswith("killed"))
         trace = verdict.trace if len(share) == 1 else []
         reports.append((seed, {"violations": verdict.violations, "trace": trace, "totals": totals}))
+        if twice:
+            traces[seed] = [*verdict.trace, *verdict.violations]
+    for seed, report in reversed(reports if twice else []):
+        again = simulate(planned(seed, worlds))
+        report["violations"] += _differences(traces[seed], [*again.trace, *again.violations])
     return reports
+
+
+def _differences(first: list[str], second: list[str]) -> list[str]:
+    """Return where the traces of one seed differ, if they do."""
+    for one, other in itertools.zip_longest(first, second):
+        if one != other:
+            return [f"another trace the second time: {one!r} became {other!r}"]
+    return []
 
 
 def _carry_out(path: Path) -> int:

@@ -423,6 +423,13 @@ class _AcquireFutures:
             future._condition.release()
 
 
+class _SeededRandom(random.Random):
+    """Chance of a module's own: without a seed, that of the simulation chooses one."""
+
+    def __init__(self, seed: int | float | str | bytes | bytearray | None = None) -> None:  # noqa: PYI041
+        super().__init__(machine().rng.random() if seed is None else seed)
+
+
 _future_init: Final = Future.__init__
 
 
@@ -490,6 +497,7 @@ def installed(new: Machine) -> Iterator[Machine]:
         (Future, "__init__", _number_future),
         (Future, "__hash__", lambda future: future._number),
         (_base, "_AcquireFutures", _AcquireFutures),
+        (random, "Random", _SeededRandom),
         (secrets, "token_hex", lambda size=32: new.rng.randbytes(size).hex()),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in names]

@@ -36,6 +36,13 @@ def test_the_same_seed_gives_the_same_trace() -> None:
     assert lines[:-1] == second[1].splitlines()[:-1]  # the last one tells how long it took
 
 
+def test_seeds_have_the_same_traces_forwards_and_backwards() -> None:
+    """No simulation leaves anything behind that the next one in its process would find."""
+    code, printed = simulation("--seeds", "640", "650", "--jobs", "1", "--twice")
+    assert code == 0, printed
+    assert "10 seeds" in printed
+
+
 def test_a_planted_fault_is_found() -> None:
     code, printed = simulation("--plants", "call_any_tag_equal", "--seeds", "0", "200")
     assert code == 0, printed
