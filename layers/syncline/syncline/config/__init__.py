@@ -7,6 +7,7 @@ in every message, is :mod:`syncline.config.file`'s.
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from importlib import import_module
 from typing import Final
 
@@ -35,6 +36,7 @@ def model_of(kind: str) -> type[Sync]:
     return model
 
 
+@lru_cache(maxsize=64)  # a warm function reads the same few with every message
 def load_sync(text: str | bytes) -> Sync:
     """A sync from its JSON (``sync.model_dump_json()``).
 
