@@ -148,7 +148,9 @@ class Machine:
 
     def at(self, when: float, action: Callable[[], None]) -> None:
         """Call ``action`` at a time. Of two at the same time, chance decides which comes first."""
-        heapq.heappush(self._agenda, (max(when, self.now), self.rng.random(), self.next_number(), action))
+        now = self.now
+        self._numbers += 1
+        heapq.heappush(self._agenda, (max(now, when), self.rng.random(), self._numbers, action))
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         self.at(self.now + seconds, action)
@@ -203,7 +205,7 @@ class Machine:
         ticket = task.ticket = object()
         task.answer = None
         if seconds is not None:
-            self.after(seconds, lambda: self._resume(task, ticket))
+            self.at(self.now + seconds, lambda: self._resume(task, ticket))
         self.hub.switch()
         if task.process.dead:
             raise KilledError

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import log
 from typing import Any, Final, TypeVar
 
 from botocore.exceptions import EndpointConnectionError
@@ -71,7 +72,7 @@ def latency(machine: Machine, faults: Faults, base: float = 0.01) -> float:
     rng = machine.rng
     if faults.slow and not faults.off and rng.random() < faults.slow:
         return rng.uniform(0.5, 8.0)
-    return base * (0.2 + rng.expovariate(1.0))
+    return base * (0.2 - log(1.0 - rng.random()))  # an exponential distribution
 
 
 class Calls:

@@ -239,16 +239,20 @@ def _update(text: str) -> tuple[list[tuple[str, Read, Read]], frozenset[str]]:
 # -- values ------------------------------------------------------------------------------------------------------------
 
 
+_ATOMS: Final = frozenset({str, bool, Decimal, Binary, type(None)})
+"""Types of values that nobody changes."""
+
+
 def stored(value: Any) -> Any:
     """Return a value as DynamoDB keeps it. Raises TypeError for what boto3 refuses, such as a float."""
-    if isinstance(value, str | bool | Decimal | Binary) or value is None:
+    if type(value) in _ATOMS or isinstance(value, str | bool | Decimal | Binary):
         return value
     if isinstance(value, int):
         return Decimal(value)
     if isinstance(value, bytes | bytearray):
         return Binary(bytes(value))
     if isinstance(value, Mapping):
-        return {_text(name): stored(each) for name, each in value.items()}
+        return {_text(name): each if type(each) in _ATOMS else stored(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [stored(each) for each in value]
     if isinstance(value, set | frozenset) and value and all(isinstance(each, str) for each in value):
@@ -264,22 +268,24 @@ def _text(name: object) -> str:
 
 def _copy(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _copy(each) for name, each in value.items()}
+        return {name: each if type(each) in _ATOMS else _copy(each) for name, each in value.items()}
     if isinstance(value, list):
-        return [_copy(each) for each in value]
+        return [each if type(each) in _ATOMS else _copy(each) for each in value]
     return set(value) if isinstance(value, frozenset) else value
 
 
 def _size(value: Any) -> int:
     if isinstance(value, str):
         return len(value) if value.isascii() else len(value.encode())
+    if isinstance(value, Decimal):
+        return 21
     if isinstance(value, Binary):
         return len(bytes(value))  # type: ignore[call-overload]
     if isinstance(value, dict):
         return 3 + sum(len(name) + _size(each) for name, each in value.items())
     if isinstance(value, list | frozenset):
         return 3 + sum(map(_size, value))
-    return 21 if isinstance(value, Decimal) else 1
+    return 1
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------
@@ -424,7 +430,8 @@ class ModelTable:
     # -- inside
 
     def _find(self, key: tuple[str, str]) -> Item | None:
-        return self.partitions.get(key[0], {}).get(key[1])
+        partition = self.partitions.get(key[0])
+        return None if partition is None else partition.get(key[1])
 
     def _plan(self, action: Mapping[str, Any]) -> tuple[tuple[str, str], Item | None, bool]:
         """Return the key of an action, the item after it and whether its condition holds. Nothing is written."""
@@ -480,15 +487,14 @@ def cancelled(codes: Sequence[str]) -> TransactionCanceledException:
 def _key(value: Mapping[str, Any]) -> tuple[str, str]:
     pk, sk = value["pk"], value["sk"]
     for part, most in ((pk, 2048), (sk, 1024)):
-        if not isinstance(part, str) or not 1 <= len(part.encode()) <= most:
+        if not isinstance(part, str) or not 1 <= (len(part) if part.isascii() else len(part.encode())) <= most:
             raise ValidationError(f"no key: {value}")
     return pk, sk
 
 
 def _check_used(used: frozenset[str], names: Names, values: Mapping[str, Any]) -> None:
-    given = {*names, *values}
-    if used != given:
-        raise ValidationError(f"placeholders {sorted(given)} for {sorted(used)}")
+    if used != names.keys() | values.keys():
+        raise ValidationError(f"placeholders {sorted({*names, *values})} for {sorted(used)}")
 
 
 def _updated(

@@ -15,6 +15,7 @@ STALLED: Final = 60.0
 """Seconds without progress after which a run is said to wait."""
 _NOTED_AGAIN: Final = 15.0  # seconds: the same reason is not written more often
 _LONGEST_WHAT: Final = 500  # characters
+_COUNTS: Final = frozenset(field.name for field in fields(Counts))
 
 
 def run_item(run: Run) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def run_item(run: Run) -> dict[str, Any]:
 
 def run_of(item: dict[str, Any]) -> Run:
     """Return the run that an item holds."""
-    counts = {f.name: int(item.get("counts", {}).get(f.name, 0)) for f in fields(Counts)}
+    counts = {name: int(value) for name, value in item.get("counts", {}).items() if name in _COUNTS}
     return Run(
         id=str(item["sk"]).removeprefix("RUN#"),
         sync=str(item["pk"]).removeprefix("SYNC#"),
