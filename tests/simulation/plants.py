@@ -28,6 +28,7 @@ from syncline.steps import discover, engine, transfer, worker
 from syncline.stores import failures, leases
 from syncline.table import Database
 from syncline.wiring import syncs
+from tests.simulation import plants_backups
 
 WORLDS: Final = ("images",)
 """Where plants of the engine are looked for: the quickest world."""
@@ -498,3 +499,9 @@ def copy_what_was_found() -> Iterator[None]:
 
     with patch.object(copying, "conflict", conflict), patch.object(looking, "conflict", conflict):
         yield
+
+
+# -- backups -----------------------------------------------------------------------------------------------------------
+
+for _each in plants_backups.ALL:
+    plant(_each)

@@ -1,0 +1,122 @@
+"""Faults that are planted in what commits backups; see :mod:`tests.simulation.plants`, which registers them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final
+from unittest.mock import patch
+
+from syncline.clients.git_repository import Branch
+from syncline.errors import SynclineError
+from syncline.kinds.backups.committing import _Work
+from syncline.kinds.backups.comparing import Comparison
+from syncline.kinds.backups.evidence import Evidence
+from syncline.kinds.backups.proving import Proof
+from syncline.kinds.backups.removing import Limiter
+from syncline.kinds.backups.sealing import Sealed, Sealer
+from syncline.kinds.kind import Arrived
+
+
+def push_although_the_branch_moved() -> Iterator[None]:
+    """A commit replaces what somebody else pushed meanwhile."""
+    push_old = Branch.push
+
+    def push(self: Any, commit: str) -> None:
+        now = self.ask()
+        if now is not None and self.tip is not None:
+            self.tip = replace(self.tip, oid=now)
+        push_old(self, commit)
+
+    with patch.object(Branch, "push", push):
+        yield
+
+
+def commit_again_without_comparing() -> Iterator[None]:
+    """After a push that was too late, the same changes are put on the new tip, whatever it has."""
+    changes_old = _Work._changes
+
+    def changes(self: Any, there: Any) -> Any:
+        if "first" not in self.__dict__:
+            self.first = changes_old(self, there)
+        return list(self.first)
+
+    with patch.object(_Work, "_changes", changes):
+        yield
+
+
+def let_a_secret_reach_git() -> Iterator[None]:
+    """A Secret is committed as it is."""
+    with patch.object(Sealer, "sealed", lambda _self, _path, data, _over=None: Sealed(data)):
+        yield
+
+
+def believe_a_rejected_push() -> Iterator[None]:
+    """A push that the server refused counts as done, and nobody asks the branch again."""
+    push_old = Branch.push
+
+    def push(self: Any, commit: str) -> None:
+        with suppress(SynclineError):
+            push_old(self, commit)
+
+    with patch.object(Branch, "push", push), patch.object(Proof, "of", _all_arrived):
+        yield
+
+
+def believe_the_answer_to_a_push() -> Iterator[None]:
+    """Verify does not ask the branch again."""
+    with patch.object(Proof, "of", _all_arrived):
+        yield
+
+
+def _all_arrived(_self: Any, items: Any, _pace: Any) -> Any:
+    return [Arrived(item) for item in items]
+
+
+def replace_foreign_files() -> Iterator[None]:
+    """A file that strangers committed is replaced."""
+    with (
+        patch.object(_Work, "_is_ours", lambda *_: True),
+        patch.object(Comparison, "_is_ours", lambda _self, key, mark: bool(key and mark)),
+    ):
+        yield
+
+
+def lose_a_deletion() -> Iterator[None]:
+    """A scan forgets one of the files that are gone from the source."""
+    part_old = Comparison._part
+
+    def part(self: Any, there: Any, results: Any) -> int:
+        extras = part_old(self, there, results)
+        if self.gone:
+            self.gone.popitem()
+        return extras
+
+    with patch.object(Comparison, "_part", part):
+        yield
+
+
+def remove_beyond_the_limits() -> Iterator[None]:
+    """No limit holds a removal back."""
+    with patch.object(Limiter, "refused", lambda *_: {}):
+        yield
+
+
+def forget_our_commits() -> Iterator[None]:
+    """A file without a record is foreign, even if a commit of ours put it."""
+    with patch.object(Evidence, "has", lambda *_: False):
+        yield
+
+
+ALL: Final[tuple[Callable[[], Iterator[None]], ...]] = (
+    push_although_the_branch_moved,
+    commit_again_without_comparing,
+    let_a_secret_reach_git,
+    believe_a_rejected_push,
+    believe_the_answer_to_a_push,
+    replace_foreign_files,
+    lose_a_deletion,
+    remove_beyond_the_limits,
+    forget_our_commits,
+)
