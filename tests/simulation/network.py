@@ -270,6 +270,7 @@ class Client:
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._model, name)
         if not callable(value) or isinstance(value, type):
+            self.__dict__[name] = value
             return value
 
         def call(*args: Any, **arguments: Any) -> Any:
