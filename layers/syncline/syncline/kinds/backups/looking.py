@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final
 
@@ -106,6 +106,11 @@ class _Portions:
         return page
 
 
+def _told(results: Sequence[Result]) -> Iterator[Page]:
+    for at in range(0, len(results), RESULTS):
+        yield Page("", results=tuple(results[at : at + RESULTS]))
+
+
 class Look:
     """One look of one sync."""
 
@@ -119,16 +124,19 @@ class Look:
 
     def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
         """What differs; a cursor is a :class:`Mark`."""
-        if scope.groups is not None:
-            keys = [group for group in scope.groups if not group.endswith("/")]
-            yield from self._hinted(keys)
-            prefixes = [group for group in scope.groups if group.endswith("/")]
-            if prefixes:
-                yield from self._clusters(sorted({p.partition("/")[0] for p in prefixes}), Mark.parse(cursor), pace)
+        mark = Mark.parse(cursor)
+        if scope.groups is None:
+            yield from self._clusters(None, mark, pace)
             return
-        yield from self._clusters(None, Mark.parse(cursor), pace)
+        keys = [group for group in scope.groups if not group.endswith("/")]
+        yield from self._hinted(keys, mark)
+        prefixes = [group for group in scope.groups if group.endswith("/")]
+        if prefixes:
+            for page in self._clusters(sorted({p.partition("/")[0] for p in prefixes}), mark, pace):
+                yield replace(page, cursor=str(replace(Mark.parse(page.cursor), hinted=len(keys))))
 
-    def _hinted(self, keys: Sequence[str]) -> Iterator[Page]:
+    def _hinted(self, keys: Sequence[str], mark: Mark) -> Iterator[Page]:
+        """Yield the items of keys, then the results of those whose branch cannot be, behind as many as were sent on."""
         items = [
             Item(self._layout.branch_of(cluster), key)
             for key in keys
@@ -136,10 +144,13 @@ class Look:
         ]
         items.sort(key=lambda item: (item.group, item.name))
         odd = {item.group: error for item in items if (error := unfit_branch(item.group)) is not None}
-        results = tuple(refused(item, odd[item.group]) for item in items if item.group in odd)
-        portions = _Portions()
-        yield from portions.add(Page("", tuple(item for item in items if item.group not in odd), 0, results), Mark())
-        yield from portions.rest(Mark())
+        fit = [item for item in items if item.group not in odd]
+        results = [refused(item, odd[item.group]) for item in items if item.group in odd]
+        sent, portions = mark.hinted, _Portions()
+        left = tuple(results[max(0, sent - len(fit)) :])
+        for page in chain(portions.add(Page("", tuple(fit[sent:])), mark), portions.rest(mark), _told(left)):
+            sent += len(page.items) + len(page.results)
+            yield replace(page, cursor=str(replace(mark, hinted=sent)))
 
     # -- a full look ---------------------------------------------------------------------------------------------
 

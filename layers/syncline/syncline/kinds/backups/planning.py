@@ -23,7 +23,7 @@ class Mark:
 
     Up to there ``total`` selected files of the target are ours. The clusters ``pending`` have files that are gone, so
     many each, of which nothing was sent on yet. Once ``decided``, so many are removed; in the clusters ``refused`` not all,
-    and none where another function goes on.
+    and none where another function goes on. ``hinted`` keys of the scope were sent on, those of clusters come after them.
     """
 
     after: str = ""
@@ -31,16 +31,19 @@ class Mark:
     pending: tuple[tuple[str, int], ...] = ()
     decided: bool = False
     refused: tuple[str, ...] = ()
+    hinted: int = 0
 
     @classmethod
     def parse(cls, cursor: str | None) -> Mark:
         if cursor is None:
             return cls()
-        after, total, pending, decided, refused = json.loads(cursor)
-        return cls(after, total, tuple((cluster, count) for cluster, count in pending), decided, tuple(refused))
+        after, total, pending, decided, refused, *hinted = json.loads(cursor)
+        parsed = tuple((cluster, count) for cluster, count in pending)
+        return cls(after, total, parsed, decided, tuple(refused), *hinted)
 
     def __str__(self) -> str:
-        return compact_json(list(asdict(self).values()))
+        values = list(asdict(self).values())
+        return compact_json(values if self.hinted else values[:-1])
 
 
 @dataclass(frozen=True, slots=True)
