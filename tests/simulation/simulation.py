@@ -42,6 +42,11 @@ from tests.simulation.worlds.world import World
 
 CALM: Final = 5 * 3600.0
 """Seconds after which everything that was begun must have come to its end."""
+SETTLED: Final = 2.5 * 3600.0
+"""Seconds after which a command that is given in calm has come to its end.
+
+A simulation of two syncs is so shorter than the window of 24 hours that removals are counted in.
+"""
 SLOWEST_CANCEL: Final = 120.0
 """Seconds that a cancel may take: ten, and what the faults of its own calls cost."""
 WORLDS: Final[Mapping[str, Callable[[Stack, str, random.Random], World]]] = {
@@ -266,7 +271,7 @@ class Simulation:
         self.machine.run(self.machine.now + 1.5)
         before, size = self._tally(), world.size()
         self.operators[0].does("full run", command)
-        self.machine.run(self.machine.now + CALM)
+        self.machine.run(self.machine.now + SETTLED)
         done = self._tally().since(before)
         if not found:
             self.violations.append(f"{world.name}: no run could be begun in calm")
@@ -299,7 +304,7 @@ class Simulation:
         self.operators[0].does(
             "plan", lambda context: begin(context.target, world.name, Trigger.HAND, EVERYTHING, plan=True)
         )
-        self.machine.run(self.machine.now + CALM)
+        self.machine.run(self.machine.now + SETTLED)
         runs = self.state.runs(world.name, 100)
         sent = [run for run in runs if run.trigger in (Trigger.SCHEDULE, Trigger.WEBHOOK)]
         if len(sent) > self.starts[world.name]:
