@@ -66,6 +66,7 @@ class BackupsWorld:
         self.judge.planted.update({_KEY: "the key", _TOKEN: "the token"})
         self.violations = self.judge.violations
         self._secrets = 0
+        self._touched: set[tuple[str, str]] = set()  # branch and path of files that strangers changed
         for _ in range(rng.randint(0, 12)):
             self.change_source()
         for _ in range(rng.choice([0, 0, 1, 2])):
@@ -241,6 +242,8 @@ class BackupsWorld:
         short = [(oid or "absent")[:8] for oid in (move.old, move.new)]
         self._stack.machine.note(f"{self.name}: {move.by} moves {move.branch} from {short[0]} to {short[1]}")
         if move.by == OUTSIDE:
+            old, new = (self.judge.files_of(oid) if oid else {} for oid in (move.old, move.new))
+            self._touched |= {(move.branch, path) for path in {*old, *new} if old.get(path) != new.get(path)}
             return
         if (process := writer()) is not None:
             reference, now = f"{self.target.url}#{move.branch}", self._stack.machine.now
@@ -273,8 +276,9 @@ class BackupsWorld:
     def size(self) -> int:
         return len(self.source.objects()) + sum(len(self.target.files(branch)) for branch in self.target.branches)
 
-    def ends_twice(self, _result: Result) -> bool:
-        return False
+    def ends_twice(self, result: Result) -> bool:
+        """A run that events joined may put a file once more, if a stranger changed it meanwhile."""
+        return (result.group, self.rules.at_target(self._path(result.name))) in self._touched
 
     def untruths(self, _run: Run, results: list[Result]) -> Iterator[str]:
         yield from self.judge.untruths(results)

@@ -166,8 +166,8 @@ class Judge:
                 self.check_text("a blob", data.decode("latin-1"))
 
     def _judge_commit(self, branch: str, commit: Logged) -> Iterator[str]:
-        before = {} if commit.parent is None else self._files(commit.parent)
-        after = self._files(commit.oid)
+        before = {} if commit.parent is None else self.files_of(commit.parent)
+        after = self.files_of(commit.oid)
         named = f"the commit {commit.oid[:8]} on {branch}"
         self.check_text(named, commit.message)
         if commit.author != AUTHOR:
@@ -191,7 +191,7 @@ class Judge:
                 self._judge_removal(branch, source, before[path], renamed=self._plain({path: before[path]}) <= kept)
         self._judge_limits()
 
-    def _files(self, commit: str) -> dict[str, bytes]:
+    def files_of(self, commit: str) -> dict[str, bytes]:
         objects = self.server.objects
         found = objects.flat(objects.commits[commit].tree)
         return {path.decode("utf-8", "surrogateescape"): objects.blobs[entry.oid] for path, entry in found}
@@ -337,8 +337,8 @@ class Judge:
         """Return True if the last commit of a branch that changed a path is ours."""
         commits = self.server.log(branch)
         for commit in commits:
-            before = {} if commit.parent is None else self._files(commit.parent)
-            if before.get(path) != self._files(commit.oid).get(path):
+            before = {} if commit.parent is None else self.files_of(commit.parent)
+            if before.get(path) != self.files_of(commit.oid).get(path):
                 return commit.author == AUTHOR
         return False
 
