@@ -33,19 +33,6 @@ def push_although_the_branch_moved() -> Iterator[None]:
         yield
 
 
-def commit_again_without_comparing() -> Iterator[None]:
-    """After a push that was too late, the same changes are put on the new tip, whatever it has."""
-    changes_old = _Work._changes
-
-    def changes(self: Any, there: Any) -> Any:
-        if "first" not in self.__dict__:
-            self.first = changes_old(self, there)
-        return list(self.first)
-
-    with patch.object(_Work, "_changes", changes):
-        yield
-
-
 def let_a_secret_reach_git() -> Iterator[None]:
     """A Secret is committed as it is."""
     with patch.object(Sealer, "sealed", lambda _self, _path, data, _over=None: Sealed(data)):
@@ -111,7 +98,6 @@ def forget_our_commits() -> Iterator[None]:
 
 ALL: Final[tuple[Callable[[], Iterator[None]], ...]] = (
     push_although_the_branch_moved,
-    commit_again_without_comparing,
     let_a_secret_reach_git,
     believe_a_rejected_push,
     believe_the_answer_to_a_push,
