@@ -279,8 +279,6 @@ class SimFileManager(FileManager):
                     lambda: self.server.save(operation, path, received, content.size, about),
                     writes=True,
                 )
-        if saved.size not in (None, content.size):
-            raise SynclineError("BAD_ANSWER", f"{self.host}: {saved.size} bytes were saved of {content.size}")
         return saved
 
     def _stream(self, operation: str, content: Content) -> bytes:

@@ -45,6 +45,8 @@ _LARGE: Final = 1024 * 1024 + 7
 """Bytes of an object that is not held in memory, but passes in chunks."""
 _BY_EVENT: Final = 600.0
 """Seconds in which a change that was told must be at the target."""
+_TURN: Final = 3600.0
+"""Seconds in which every file is read again, where it has its turn in each full run."""
 _REFUSALS: Final = frozenset({"PATH_REFUSED", "PATH_COLLIDES"})
 """Codes of keys that a file manager cannot have."""
 
@@ -65,6 +67,7 @@ class FilesWorld:
         self._judged = 0
         secret = ("token", "source access", "source secret", "target access", "target secret")
         self._references = {each: stack.vault.plant(f"{each} of {name}") for each in secret}
+        self._adopted: set[str] = set()
         self._choose(rng)
         host = f"{name}.s3.example"
         self.source = BucketServer(self.machine, f"{name}-media", host=host)
@@ -363,9 +366,12 @@ class FilesWorld:
     def differences(self, run: Run, results: list[Result]) -> Iterator[str]:
         told = {each.name: each for each in results}
         wanted = {key: self.source.stored(key) for key in self.source.objects() if self._selects(key)}
+        self._adopted.clear()
         for key, stored in wanted.items():
             assert stored is not None
             yield from self._item(key, stored, told.get(key))
+        if self._adopted:
+            yield from self._by_turn()
         yield from self._counts(run, results, set(wanted))
         yield from self._left(run, results, set(wanted))
         self._judged += 1
@@ -384,6 +390,15 @@ class FilesWorld:
             key, untouched = self.key_of(path), path not in self.judge.touched
             if key is not None and key not in wanted and untouched and self.judge.ours(path):
                 yield f"{path!r} is ours and gone from the source, and is still there"
+
+    def _by_turn(self) -> Iterator[str]:
+        """Yield how files differ that a run has adopted by their ETags, after another run, in which it is their turn."""
+        self._operator.does("run", lambda context: begin(context.target, self.name, Trigger.HAND, EVERYTHING))
+        self.machine.run(self.machine.now + 2 * _TURN)
+        for key in self._adopted:
+            stored = self.source.stored(key)
+            if stored is not None and (how := self.judge.differs(key, stored)) is not None:
+                yield f"{key!r} was adopted and has had its turn since, and {how}"
 
     def _by_event(self) -> Iterator[str]:
         """Change an object, tell of it, and yield how the target differs a while later."""
@@ -436,9 +451,12 @@ class FilesWorld:
         """Return True if a difference is found when it is the file's turn to be read again, and it need not be by now."""
         if "bytes" in how and self.path_of(key) in self.judge.damaged:
             return True  # by a service that states the ETag of the wrong bytes: version and size are verified
-        if self.rereads:
-            return False
         changed = self.path_of(key) in self.judge.touched
+        if self.rereads:
+            # A listing shows equal bytes; the file is known from this run on, and then it has its turns.
+            late = isinstance(self.target, BucketServer) and "headers" in how and changed and not self._judged
+            self._adopted |= {key} if late else set()
+            return late
         if isinstance(self.target, FileManagerServer):
             return changed or (self._lazy and "permissions" in how)
         return "headers" in how and (changed or self._lazy)

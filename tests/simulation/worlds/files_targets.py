@@ -214,6 +214,8 @@ class ManagerJudge(Judge):
         super().__init__(rules)
         self.server = server
         self.versions: defaultdict[str, set[tuple[str, int, str]]] = defaultdict(set)
+        self.short: set[tuple[str, int, str]] = set()
+        """Versions of files that were kept short: ours only if the answer said so, and reached Syncline."""
         server.on_write = self._happens
 
     def paths(self) -> list[str]:
@@ -226,7 +228,7 @@ class ManagerJudge(Judge):
     def ours(self, path: str) -> bool:
         """Return True if Syncline may rightly take the file for its own."""
         stored = self.server.files().get(path)
-        return stored is not None and self._is_ours(path, stored)
+        return stored is not None and self._is_ours(path, stored) and _version(stored) not in self.short
 
     def _is_ours(self, path: str, stored: StoredFile) -> bool:
         return _version(stored) in self.versions[path]
@@ -255,6 +257,8 @@ class ManagerJudge(Judge):
         self.written.add(path)
         self.came += write.new_path is not None or old is None
         self.versions[path].add(_version(new))
+        if self.server.wrong_bytes:
+            self.short.add(_version(new))
         raced = write.new_path is not None and self.raced(write.path)
         if not self.server.wrong_bytes and not raced and not self.rules.past[key].had(new.content):
             self.rules.accuse(f"{write.op}s {path!r} with bytes that the source never had there")

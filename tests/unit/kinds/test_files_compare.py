@@ -77,7 +77,7 @@ def action_for(source: Objects, target: Objects, records: Recorded, name: str) -
         return Action.REMOVE if ours else Action.CONFLICT
     if there is None:
         return Action.CREATE
-    if ours and known is not None and known[0] == here:
+    if ours and known is not None and known[0] == here and there[1] == here[1]:
         return Action.EQUAL
     if there == here:
         return Action.ADOPT
@@ -149,6 +149,14 @@ def test_another_stated_time_is_checked_and_no_difference() -> None:
     assert [change for change in going.changes() if change is not None] == []
     assert [check.name for check in going.checks] == ["a"]
     assert going.equal == 1
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_a_file_of_another_size_is_not_equal_whatever_its_record_says(*, verified: bool) -> None:
+    """A service kept fewer bytes than it was sent, and states their ETag: verify refused the file."""
+    going, changes = run({"a": ("e", 3)}, {"a": ("x", 2)}, {"a": (("e", 3), "x", verified)})
+    assert [change.action for change in changes] == [Action.REPLACE]
+    assert going.adopted == {}
 
 
 @pytest.mark.parametrize("side", ["source", "target"])

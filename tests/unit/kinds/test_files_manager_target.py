@@ -18,6 +18,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.files.manager_target import HELD, FileManagerTarget
 from syncline.kinds.files.targets import CHUNK, Put, TargetFile, Unfinished, Written
 from tests.standins.file_manager import FileManagerServer
+from tests.standins.file_manager_wire import json_answer
 from tests.standins.s3 import S3Server
 from tests.standins.s3_store import md5
 from tests.unit.kinds.files_services import QUICK, bucket_of, failed
@@ -67,6 +68,16 @@ class TestMark:
         assert there.written
         assert (there.etag, there.size, there.path, there.run) == (md5(b"content"), 7, f"{ROOT}a", "run-1")
         assert there.equals(md5(b"content"), 7)
+
+    def test_a_file_that_is_kept_short_has_the_version_of_its_own_size(self, files: Files) -> None:
+        """So it is ours, and is written again, although its mark does not hold."""
+        answer = {"operation": "create", "file_path": f"{ROOT}a", "internal_id": "id-1", "size": 6}
+        files.server.misbehave("create", json_answer(answer))
+        done = files.written("a", b"content")
+        whole = files.written("a", b"content")
+        files.server.put(f"{ROOT}a", b"conten", files.server.files[f"{ROOT}a"].metadata)
+        assert files.stat(f"{ROOT}a") == done.file != whole.file
+        assert (done.file.size, done.file.etag, done.file.written) == (6, None, False)
 
     def test_a_file_too_large_to_be_held_shows_it_too(self, files: Files) -> None:
         content = bytes(HELD + 1)

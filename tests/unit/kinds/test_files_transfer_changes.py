@@ -153,11 +153,13 @@ class TestRename:
         assert made.was is None
 
     @SORTS
-    @pytest.mark.parametrize("case", ["foreign", "gone", "back", "changed"])
+    @pytest.mark.parametrize("case", ["foreign", "cut", "gone", "back", "changed"])
     def test_the_object_is_sent_where_a_rename_is_not_right_any_more(self, make: Make, case: str) -> None:
         world, item = self.world(make)
         if case == "foreign":
             world.target.holds("old", b"CONTENT", TargetFile("t", None, 7))
+        elif case == "cut":
+            world.target.holds("old", b"conten", replace(world.target.files["old"], size=6))
         elif case == "gone":
             del world.target.files["old"]
         elif case == "back":

@@ -120,7 +120,11 @@ class FileManager:
         return None if response is None else _saved(response, "get", path)
 
     def save(self, operation: str, path: str, content: Content) -> Saved:
-        """Send a file's bytes; ``operation`` is ``create`` or ``update``. Raises TOO_LARGE, or FILE_DIFFERS where one is there."""
+        """Send a file's bytes; ``operation`` is ``create`` or ``update``.
+
+        The size in the answer is that of the bytes that were kept, which may be fewer. Raises TOO_LARGE, or FILE_DIFFERS
+        where there is a file.
+        """
         fields = {
             "operation": operation,
             "file_path": path,
@@ -141,10 +145,7 @@ class FileManager:
         response = self._send("POST", "/saveToDisk", headers, body, repeatable=again, timeout=patience)
         if response.status == 409:
             raise SynclineError("FILE_DIFFERS", response.error().what)
-        saved = _saved(_good(response), operation, path)
-        if saved.size not in (None, content.size):
-            raise response.bad(f"{saved.size} bytes were saved of {content.size}")
-        return saved
+        return _saved(_good(response), operation, path)
 
     def rename(self, path: str, new_path: str) -> Saved:
         """Give a file another name, or another folder.

@@ -198,6 +198,7 @@ class Pass:
                     and row[SIZE] == listed.size
                     and row[VERIFIED]
                     and (target is None or (here is not None and here.etag and here.etag == (row[TARGET] or row[ETAG])))
+                    and (here is None or here.size == listed.size)
                     and row[MODIFIED] == int(listed.modified)
                     and (turns is None or not turns.has(at))
                     and at not in told
@@ -232,6 +233,8 @@ class Pass:
             ours = record is not None and record.verified
             action = Action.EQUAL if ours and current else Action.CREATE
         else:
+            # A service that kept fewer bytes than it was sent may list them under the ETag that it answered.
+            current = current and here is not None and here.size == listed.size
             # Some services list no ETags: then nothing is known of the bytes.
             ours = record is not None and here is not None and here.etag == record.target != ""
             same = here is not None and (here.etag, here.size) == (listed.etag, listed.size) and listed.etag != ""

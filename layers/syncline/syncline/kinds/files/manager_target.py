@@ -114,7 +114,9 @@ class FileManagerTarget:
                     raise sending.too_slow() from None
         if head.size > HELD:
             unchanged(put.source, put.key, head)
-        there = self._file(put.path, Saved(saved.internal_id, put.path, head.size), about)
+        # A file that was kept short has the version of its own size: it is ours, and verify refuses it.
+        kept = head.size if saved.size is None else saved.size
+        there = self._file(put.path, Saved(saved.internal_id, put.path, kept), about)
         return Written(head, there, head.size, fingerprint(head))
 
     def rename(self, path: str, new_path: str, there: TargetFile) -> str:

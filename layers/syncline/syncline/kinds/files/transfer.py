@@ -270,7 +270,7 @@ class Transfer:
         there = self._target.stat(path)
         if there is None and head.etag == item.source and self._source.head(task.origin) is None:
             before = self._target.stat(old)
-            if before is not None and before.version == task.origin_ours:
+            if before is not None and before.version == task.origin_ours and before.size in (None, head.size):
                 try:
                     if _headers_differ(head, before):
                         return self._rewritten(item, task, old, before)
@@ -283,6 +283,7 @@ class Transfer:
         elif (
             there is not None
             and there.version == task.origin_ours
+            and there.size in (None, head.size)
             and not _headers_differ(head, there)
             and self._target.stat(old) is None
         ):
