@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from syncline.clients.s3_xml import Listed
 from syncline.errors import SynclineError
-from syncline.kinds.files.compare import Change, Pass, Tally, TargetListing, Turns, renames_among
+from syncline.kinds.files.compare import Change, Pass, Tally, TargetListing, Turns, renames_among, with_renames
 from syncline.kinds.files.discover import Cursor
 from syncline.kinds.files.records import Gone, Record, Task, Was
 from syncline.model import Item
@@ -157,6 +157,15 @@ def test_a_file_of_another_size_is_not_equal_whatever_its_record_says(*, verifie
     going, changes = run({"a": ("e", 3)}, {"a": ("x", 2)}, {"a": (("e", 3), "x", verified)})
     assert [change.action for change in changes] == [Action.REPLACE]
     assert going.adopted == {}
+
+
+def test_a_file_that_came_again_is_another_removal() -> None:
+    """So its removal counts again, although its name was reserved before."""
+    digests = set()
+    for etag, modified in (("e", 7), ("e", 8), ("f", 8)):
+        change = Change("s/a", "a", Action.REMOVE, None, Record(etag, 3, modified, etag))
+        digests.add(with_renames(Tally(gone=1), [change], {}).digest)
+    assert len(digests) == 3
 
 
 @pytest.mark.parametrize("side", ["source", "target"])

@@ -295,3 +295,12 @@ def test_what_a_run_removed_before_the_window_does_not_count(windows: RemovalWin
     assert not windows.reserve(RemovalRequest(half, 26, "scan-2", run), lambda: 50, lambda: 50).allowed
     assert windows.reserve(RemovalRequest(half, 25, "scan-2", run), lambda: 50, lambda: 50).allowed
     assert not windows.reserve(RemovalRequest(half, 1, "scan-3", run), lambda: 25, lambda: 75).allowed
+
+
+def test_removals_that_another_run_takes_over_count_once_among_the_items(windows: RemovalWindows) -> None:
+    """A cancelled run reserved a removal, and the next one carried it out: no item came since."""
+    limits = Limits(0.5, 2, DAY)
+    assert windows.reserve(RemovalRequest(limits, 1, "a", "run 1"), lambda: 3).allowed
+    assert windows.reserve(RemovalRequest(limits, 1, "a", "run 2"), lambda: 3).allowed
+    assert not windows.reserve(RemovalRequest(limits, 1, "b", "run 2"), lambda: 2, lambda: 1).allowed
+    assert windows.reserve(RemovalRequest(limits, 1, "b", "run 2"), lambda: 3, lambda: 1).allowed

@@ -121,7 +121,8 @@ class RemovalWindows:
                 window.by, window.settled = request.run, window.used
             if more > allowance(limits, window.total, window.used):
                 by_run, left = items()
-                window.total = max(window.total, left + window.settled + by_run)
+                # What an earlier run reserved, and this one removed, is among both.
+                window.total = max(window.total, left + min(window.settled + by_run, window.used))
             allowed = more <= allowance(limits, window.total, window.used)
             written = allowed and more > 0
             until = window.until if running or written else now

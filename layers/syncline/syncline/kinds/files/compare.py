@@ -69,6 +69,12 @@ class Change:
         """The record before the change."""
         return None if self.record is None else Was(self.name, self.record)
 
+    @property
+    def removal(self) -> str:
+        """A text for the removal of this version: a file that came again since is removed once more, and counts again."""
+        known = "" if self.record is None else f"{self.record.etag} {self.record.modified}"
+        return f"{self.name}\0{known}"
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -85,7 +91,7 @@ class Check:
 class Tally:
     """Objects listed at the source, files that are ours and selected, and those of them that are gone from the source.
 
-    ``renamed`` counts renames, which are not among ``gone``, and ``digest`` stands for the names that are gone. ``odd``
+    ``renamed`` counts renames, which are not among ``gone``, and ``digest`` stands for the files that are gone. ``odd``
     counts the entries of the listings that cannot be used: nothing is removed after one, as it may be what seems gone.
     """
 
@@ -318,13 +324,13 @@ def renames_among(changes: Sequence[Change]) -> dict[str, str]:
 def with_renames(tally: Tally, changes: Sequence[Change], renames: Mapping[str, str]) -> Tally:
     """Return a tally with the renames among its last changes counted as such, and not as removals."""
     origins = set(renames.values())
-    gone = [change.name for change in changes if change.action is Action.REMOVE and change.key not in origins]
+    gone = [change.removal for change in changes if change.action is Action.REMOVE and change.key not in origins]
     digest = digest_of([tally.digest, *gone]) if gone else tally.digest
     count = tally.gone - len(renames)
     return replace(tally, gone=count, renamed=tally.renamed + len(renames), digest=digest)
 
 
-def digest_of(names: Sequence[str]) -> str:
-    """Return a short text that stands for names: the same removals asked for again are reserved once."""
-    text = "\0".join(names).encode(errors="surrogatepass")
+def digest_of(texts: Sequence[str]) -> str:
+    """Return a short text that stands for texts: the same removals asked for again are reserved once."""
+    text = "\0".join(texts).encode(errors="surrogatepass")
     return hashlib.blake2b(text, digest_size=8).hexdigest()

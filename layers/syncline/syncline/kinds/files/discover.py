@@ -416,7 +416,7 @@ class Scan:
         removed = [c for c in counted if c.action is Action.REMOVE and c.key not in origins]
         keeps = {id(change) for change in removed}
         if removed and self._sync.removals is not None:
-            name = digest_of([change.name for change in removed])
+            name = digest_of([change.removal for change in removed])
             granted, capped = self._reserved(len(removed), None, pace, name)
             if granted:
                 keeps = set()
