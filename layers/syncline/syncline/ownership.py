@@ -108,11 +108,12 @@ class Windows(Protocol):
     """The windows of removals of one sync; see :class:`syncline.stores.removals.RemovalWindows`."""
 
     def reserve(
-        self, request: RemovalRequest, total: Callable[[], int], removed: Callable[[], int] = lambda: 0
+        self, request: RemovalRequest, total: Callable[[], int], removed: Callable[[str], int] | None = None
     ) -> Grant:
         """Reserve removals.
 
-        `total` returns the number of items that are ours and selected, and `removed` the number of those that the run
-        has removed so far, which are no longer among them. Both may be slow.
+        `total` returns the number of items that are ours and selected, and `removed` the number of those that a run, by
+        its ID, has removed so far, which are no longer among them. Both may be slow. Without `removed` a run that is over
+        counts as one that removed all it had reserved.
         """
         ...

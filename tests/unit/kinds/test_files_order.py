@@ -138,7 +138,7 @@ class World:
         self,
         request: RemovalRequest,
         total: Callable[[], int],
-        removed: Callable[[], int] = lambda: 0,  # noqa: ARG002 - every removal is granted
+        removed: Callable[[str], int] | None = None,  # noqa: ARG002 - every removal is granted
     ) -> Grant:
         return Grant(True, 0, total(), 0.0, request.count)
 

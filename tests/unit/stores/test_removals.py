@@ -283,24 +283,38 @@ def test_items_that_come_and_go_during_one_run(windows: RemovalWindows) -> None:
     run, limits = "20260921-141320-72f07e70b9", Limits(1.0, 100, DAY)
     assert windows.reserve(RemovalRequest(limits, 4, "scan-1", run), lambda: 4).allowed
     more = RemovalRequest(limits, 4, "scan-2", run)
-    assert not windows.reserve(more, lambda: 4, lambda: 0).allowed, "these may be the same four"
-    assert windows.reserve(more, lambda: 4, lambda: 4) == Grant(True, 4, 8, windows._clock() + DAY, 8)
-    assert not windows.reserve(RemovalRequest(limits, 1, "scan-3", run), lambda: 0, lambda: 8).allowed
+    assert not windows.reserve(more, lambda: 4, lambda _run: 0).allowed, "these may be the same four"
+    assert windows.reserve(more, lambda: 4, lambda _run: 4) == Grant(True, 4, 8, windows._clock() + DAY, 8)
+    assert not windows.reserve(RemovalRequest(limits, 1, "scan-3", run), lambda: 0, lambda _run: 8).allowed
 
 
 def test_what_a_run_removed_before_the_window_does_not_count(windows: RemovalWindows, clock: Clock) -> None:
     run, half = "20260921-141320-72f07e70b9", Limits(0.5, 100, DAY)
     assert windows.reserve(RemovalRequest(half, 50, "scan-1", run), lambda: 100).allowed
     clock.sleep(DAY + 1)
-    assert not windows.reserve(RemovalRequest(half, 26, "scan-2", run), lambda: 50, lambda: 50).allowed
-    assert windows.reserve(RemovalRequest(half, 25, "scan-2", run), lambda: 50, lambda: 50).allowed
-    assert not windows.reserve(RemovalRequest(half, 1, "scan-3", run), lambda: 25, lambda: 75).allowed
+    assert not windows.reserve(RemovalRequest(half, 26, "scan-2", run), lambda: 50, lambda _run: 50).allowed
+    assert windows.reserve(RemovalRequest(half, 25, "scan-2", run), lambda: 50, lambda _run: 50).allowed
+    assert not windows.reserve(RemovalRequest(half, 1, "scan-3", run), lambda: 25, lambda _run: 75).allowed
 
 
-def test_removals_that_another_run_takes_over_count_once_among_the_items(windows: RemovalWindows) -> None:
+@pytest.mark.parametrize("counted", [False, True])
+def test_removals_that_another_run_takes_over_count_once_among_the_items(
+    windows: RemovalWindows, *, counted: bool
+) -> None:
     """A cancelled run reserved a removal, and the next one carried it out: no item came since."""
-    limits = Limits(0.5, 2, DAY)
-    assert windows.reserve(RemovalRequest(limits, 1, "a", "run 1"), lambda: 3).allowed
-    assert windows.reserve(RemovalRequest(limits, 1, "a", "run 2"), lambda: 3).allowed
-    assert not windows.reserve(RemovalRequest(limits, 1, "b", "run 2"), lambda: 2, lambda: 1).allowed
-    assert windows.reserve(RemovalRequest(limits, 1, "b", "run 2"), lambda: 3, lambda: 1).allowed
+    limits, removed = Limits(0.5, 2, DAY), {"run 1": 0, "run 2": 0}
+    removals_of = removed.__getitem__ if counted else None
+    assert windows.reserve(RemovalRequest(limits, 1, "a", "run 1"), lambda: 3, removals_of).allowed
+    assert windows.reserve(RemovalRequest(limits, 1, "a", "run 2"), lambda: 3, removals_of).allowed
+    removed["run 2"] = 1
+    assert not windows.reserve(RemovalRequest(limits, 1, "b", "run 2"), lambda: 2, removals_of).allowed
+    assert windows.reserve(RemovalRequest(limits, 1, "b", "run 2"), lambda: 3, removals_of).allowed
+
+
+def test_a_removal_that_a_cancelled_run_has_left_undone_counts_once_among_the_items(windows: RemovalWindows) -> None:
+    """The item is there still, so it is not one that was removed as well."""
+    limits, removed = Limits(0.5, 2, DAY), {"run 1": 0, "run 2": 0, "run 3": 0}
+    assert windows.reserve(RemovalRequest(limits, 1, "a", "run 1"), lambda: 3, removed.__getitem__).allowed
+    assert not windows.reserve(RemovalRequest(limits, 1, "b", "run 2"), lambda: 3, removed.__getitem__).allowed
+    removed["run 1"] = 1
+    assert windows.reserve(RemovalRequest(limits, 1, "b", "run 3"), lambda: 3, removed.__getitem__).allowed

@@ -92,7 +92,7 @@ class Pace:
     was cancelled or the right to write was lost, and nothing new may begin. ``allow_removals`` is the number of
     removals that the operator allowed for this run in place of the sync's limits, None where the limits hold. ``run`` is
     the run's ID, and ``plan`` says that the run only plans: nothing may be written, not even to the table. ``removed``
-    returns the number of items that the run has removed so far, each of them verified; it reads the table.
+    returns the number of items that a run has removed so far, each of them verified; it reads the table.
 
     ``work`` names the work. For a transfer it is the same when the same items are tried again or continued. For a scan
     it is the ID of the batch being worked on, the same when the message is delivered again. A scan that sends on what
@@ -117,7 +117,7 @@ class Pace:
     run: str = ""
     scan: str = ""
     plan: bool = False
-    removed: Callable[[], int] = field(default=lambda: 0)
+    removed: Callable[[str], int] = field(default=lambda _run: 0)
     named: bool = False
     asked: frozenset[tuple[str, str]] = frozenset()
 

@@ -222,7 +222,7 @@ class Engine:
             allow_removals=run.allow_removals,
             run=run.id,
             plan=run.plan,
-            removed=lambda: self.state.progress(run.id).counts.removed,
+            removed=lambda run_id: self.state.progress(run_id).counts.removed,
         )
 
     def end(self, work: Work, lease: Lease | None = None, *, held_back: Batch | None = None) -> bool:

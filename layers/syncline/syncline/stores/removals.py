@@ -37,8 +37,8 @@ _KEPT: Final = 24 * 3600
 class _Window:
     """A window. `names` has the removals reserved under each name, and how many were reserved before the first.
 
-    `by` is the run that reserved last, and `settled` the removals reserved by the runs before it, which are over, less
-    what it had removed itself when the window began.
+    `by` is the run that reserved last, and `settled` the removals by the runs before it, which are over, less what it had
+    removed itself when the window began.
     """
 
     until: float
@@ -89,14 +89,15 @@ class RemovalWindows:
         self._sk = f"{_SK}/{part}" if part else _SK
 
     def reserve(
-        self, request: RemovalRequest, total: Callable[[], int], removed: Callable[[], int] = lambda: 0
+        self, request: RemovalRequest, total: Callable[[], int], removed: Callable[[str], int] | None = None
     ) -> Grant:
         """Answer a request for removals in the window that now runs.
 
-        `total` returns the number of items that are ours and selected, and `removed` the number that this run has
-        removed so far. Both are called at most once: if no window runs, or if the window would refuse. Items that were
-        added since the window began count as well: its share is that of the items now and of those that were removed
-        in it. A refusal reserves nothing and begins no window.
+        `total` returns the number of items that are ours and selected, and `removed` the number that a run has removed so
+        far, by its ID. Both are called at most once for this run: if no window runs, or if the window would refuse; and
+        `removed` for the run that reserved before it. Without `removed` that one has removed all it had reserved. Items
+        that were added since the window began count as well: its share is that of the items now and of those that were
+        removed in it. A refusal reserves nothing and begins no window.
         """
         limits = request.limits
         key = hashlib.blake2b(request.name.encode(errors="surrogatepass"), digest_size=6).hexdigest()
@@ -105,7 +106,10 @@ class RemovalWindows:
         @cache
         def items() -> tuple[int, int]:
             """Return the removals of this run and the items that are left; the first are never among the second."""
-            return removed(), total()
+            return 0 if removed is None else removed(request.run), total()
+
+        # What a run has reserved may be there still: it was cancelled, or has not been verified.
+        removed_by = None if removed is None else cache(removed)
 
         for attempt in range(_TRIES):
             item = self._db.get(f"SYNC#{self._sync}", sk)
@@ -118,10 +122,11 @@ class RemovalWindows:
             reserved, before = window.names.get(key, (0, window.used))
             more = max(0, request.count - reserved)
             if window.by != request.run:
-                window.by, window.settled = request.run, window.used
+                settled = window.used if removed_by is None else window.settled + removed_by(window.by)
+                window.by, window.settled = request.run, settled
             if more > allowance(limits, window.total, window.used):
                 by_run, left = items()
-                # What an earlier run reserved, and this one removed, is among both.
+                # Without counts, what an earlier run reserved and this one removed is among both.
                 window.total = max(window.total, left + min(window.settled + by_run, window.used))
             allowed = more <= allowance(limits, window.total, window.used)
             written = allowed and more > 0

@@ -319,9 +319,12 @@ class Scan:
         request = RemovalRequest(limits, gone, name, pace.run, own is not None, keep=not pace.plan)
         if own is not None:
             ours = sys.maxsize
-        # A full scan counts while files are being removed, so those that its run has removed may be among its files.
-        count, removed = (self._total, pace.removed) if ours is None else ((lambda: ours), (lambda: 0))
-        grant = self._memory.removals.reserve(request, count, removed)
+
+        def removed(run: str) -> int:
+            # A full scan counts while files are being removed, so those that its run has removed may be among its files.
+            return 0 if run == pace.run and ours is not None else pace.removed(run)
+
+        grant = self._memory.removals.reserve(request, self._total if ours is None else lambda: ours, removed)
         if grant.allowed:
             return gone, None
         limit = f"the limit is {grant.most} of {grant.total} per {rule.per}"
