@@ -440,7 +440,8 @@ class FilesWorld:
             if not self._is_marker(key) and not self._is_unseen(key, how):
                 yield f"{key!r} {how}, and is not reported"
         elif outcome not in (Outcome.CONFLICT, Outcome.FAILED, Outcome.KNOWN):
-            yield f"{key!r} {how}, and is reported as {result}"
+            if not self._is_damaged(key, how):  # also by the rename of a damaged file
+                yield f"{key!r} {how}, and is reported as {result}"
         elif code == "FILE_DIFFERS":
             if self.overwrite or "absent" in how:
                 yield f"{key!r} {how}, and is reported as a conflict that is none: {result}"
@@ -449,8 +450,8 @@ class FilesWorld:
 
     def _is_unseen(self, key: str, how: str) -> bool:
         """Return True if a difference is found when it is the file's turn to be read again, and it need not be by now."""
-        if "bytes" in how and self.path_of(key) in self.judge.damaged:
-            return True  # by a service that states the ETag of the wrong bytes: version and size are verified
+        if self._is_damaged(key, how):
+            return True
         changed = self.path_of(key) in self.judge.touched
         if self.rereads:
             # A listing shows equal bytes; the file is known from this run on, and then it has its turns.
@@ -460,6 +461,10 @@ class FilesWorld:
         if isinstance(self.target, FileManagerServer):
             return changed or (self._lazy and "permissions" in how)
         return "headers" in how and (changed or self._lazy)
+
+    def _is_damaged(self, key: str, how: str) -> bool:
+        """Return True for bytes that a service has damaged and states the ETag of: version and size are verified."""
+        return "bytes" in how and self.path_of(key) in self.judge.damaged
 
     def _is_marker(self, key: str) -> bool:
         return isinstance(self.target, FileManagerServer) and key.endswith("/")

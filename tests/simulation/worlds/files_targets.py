@@ -190,7 +190,7 @@ class BucketJudge(Judge):
             key = self.rules.key_of(other)
             if other != path and etag == old.etag and key is not None:
                 there = self.rules.source_object(key)
-                if there is not None and there.etag == etag:
+                if there is not None and (there.etag == etag or etag in self.damaged_etags):
                     return True
         return False
 
