@@ -231,6 +231,7 @@ class TestTurns:
         began=st.floats(0, 1e10),
         since=st.none() | st.floats(0, 1e10),
         granted=st.integers(0),
+        ended=st.booleans(),
     )
 )
 def test_a_cursor_survives_its_message(cursor: Cursor) -> None:

@@ -150,13 +150,12 @@ class World:
 
     # -- a run
 
-    def scan_pages(self, sync: FilesSync, scope: Scope) -> list[Any]:
+    def scan_pages(self, sync: FilesSync, scope: Scope, cursor: str | None = None) -> list[Any]:
         world: Any = self
 
         memory = Memory(world, world, world, lambda: 0.0)
-        return list(
-            Scan(sync, world, world, memory, lambda key: key, Hints()).pages(scope, None, Pace(lambda: 60.0, work="w"))
-        )
+        scan = Scan(sync, world, world, memory, lambda key: key, Hints())
+        return list(scan.pages(scope, cursor, Pace(lambda: 60.0, work="w")))
 
     def look(self, sync: FilesSync, *bodies: dict[str, Any], everything: bool = False) -> int:
         """Scan the keys of events, or everything, and do what follows; return the number of keys read by the scan."""
@@ -337,3 +336,21 @@ def test_events_travel_in_a_scope(sequencers: list[str], key: str) -> None:
     assert hints.events == {key: sequencers}
     assert hints.all_keys() == {key}
     assert hints.latest(key) in sequencers
+
+
+def test_a_scan_of_keys_that_goes_on_sends_each_item_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function's time may end behind any page, also behind the last one."""
+    monkeypatch.setattr("syncline.kinds.files.items.PAGE_BYTES", 1)
+    world, sync = World(), sync_of()
+    for key in "abc":
+        world.change(key, removes=False)
+    world.look(sync, everything=True)
+    world.change("a", removes=True)
+    world.change("b", removes=False)
+    world.change("c", removes=True)
+    scope = Scope.of(sync.groups_of(["a", "b", "c"]))
+    pages = world.scan_pages(sync, scope)
+    for number, page in enumerate(pages):
+        rest = world.scan_pages(sync, scope, page.cursor)
+        sent = [item.name for each in pages[: number + 1] for item in each.items]
+        assert sent + [item.name for each in rest for item in each.items] == ["a", "b", "c"], page.cursor

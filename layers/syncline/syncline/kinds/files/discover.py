@@ -70,7 +70,8 @@ class Cursor:
 
     A window that was being sent on reaches to ``upto`` (None: to the end of the listing), and its pages are out as far
     as ``sent`` (group and key). ``whole`` says that this window is all there was. ``began`` is the time of the scan's
-    start, ``since`` that of the last full one before it (Unix seconds). ``granted`` removals may be sent on.
+    start, ``since`` that of the last full one before it (Unix seconds). ``granted`` removals may be sent on. A scan of
+    named keys has ``removing`` where its removals were granted, and ``ended`` where all of it is out.
     """
 
     removing: bool = False
@@ -82,6 +83,7 @@ class Cursor:
     began: float = 0.0
     since: float | None = None
     granted: int = 0
+    ended: bool = False
 
     def to_text(self) -> str:
         return compact_json({name: value for name, value in asdict(self).items() if value is not None})
@@ -148,7 +150,7 @@ class Scan:
         hints = hints_of(scope.groups)
         at = json.loads(cursor) if cursor else {}
         if "prefix" not in at:
-            yield from self._named(hints, cursor, pace)
+            yield from self._named(hints, Cursor.of_text(cursor), pace)
         for prefix in hints.prefixes:
             if prefix < at.get("prefix", ""):
                 continue
@@ -373,11 +375,14 @@ class Scan:
 
     # -- named keys ----------------------------------------------------------------------------------------------
 
-    def _named(self, hints: Hints, cursor: str | None, pace: Pace) -> Iterator[Page]:
+    def _named(self, hints: Hints, cursor: Cursor, pace: Pace) -> Iterator[Page]:
         """Read keys one by one at source and target, and compare both with their records.
 
-        Left aside is a key of which events alone tell that certainly came before what is recorded of it.
+        Left aside is a key of which events alone tell that certainly came before what is recorded of it. A scan that
+        goes on reads all keys again, since renames are pairs, and sends on only what it has not.
         """
+        if cursor.ended:
+            return
         keys = sorted(key for key in hints.all_keys() if self._sync.takes(key))
         if not keys:
             return
@@ -399,29 +404,37 @@ class Scan:
         if not pace.plan:
             self._records.write(adopted)
         renames = self._renames(changes)
-        decided = self._decided(changes, renames, pace, failures)
+        goes_on = cursor.sent is not None
+        decided = self._decided(changes, renames, pace, failures, granted=cursor.removing if goes_on else None)
         found = [*(each for each in read if isinstance(each, Item)), *self._items.found(decided, renames)]
         results = self._answers([*(names[key] for key in equal), *adopted])
         count = len(equal) + len(adopted) - len(results) + (0 if pace.named else len(gone_keys))
         first = Page("", skipped=count, results=tuple(results), failures=tuple(failures), left_out=read.count(LEFT_OUT))
-        at = cursor or Cursor().to_text()
-        here = Cursor(granted=len(changes))  # what may not be removed was taken out before
-        for page in self._sent_on(found, here, first):
-            yield replace(page, cursor=at)
+        # What may not be removed was taken out before.
+        removals = sum(Task.of(item).what == "remove" for item in found)
+        here = cursor if goes_on else Cursor(_counted(decided, renames) != [], granted=removals)
+        pages = list(self._sent_on(found, here, first))
+        for page in pages[:-1]:
+            yield page
+        for page in pages[-1:]:
+            yield replace(page, cursor=replace(Cursor.of_text(page.cursor), ended=True).to_text())
 
     def _decided(
-        self, changes: Sequence[Change], renames: Mapping[str, str], pace: Pace, failures: list[Failure]
+        self,
+        changes: Sequence[Change],
+        renames: Mapping[str, str],
+        pace: Pace,
+        failures: list[Failure],
+        *,
+        granted: bool | None,
     ) -> list[Change]:
-        """Return the changes to carry out: removals only within the limits."""
-        origins = set(renames.values())
-        # A key without record or file is that of an item under way: a transfer decides.
-        counted = [c for c in changes if c.record is not None or c.there is not None]
-        removed = [c for c in counted if c.action is Action.REMOVE and c.key not in origins]
-        keeps = {id(change) for change in removed}
-        if removed and self._sync.removals is not None:
+        """Return the changes to carry out: removals only within the limits, as they were ``granted`` before if they were."""
+        removed = _counted(changes, renames)
+        keeps = set() if granted else {id(change) for change in removed}
+        if granted is None and removed and self._sync.removals is not None:
             name = digest_of([change.removal for change in removed])
-            granted, capped = self._reserved(len(removed), None, pace, name)
-            if granted:
+            count, capped = self._reserved(len(removed), None, pace, name)
+            if count:
                 keeps = set()
             elif capped is not None:
                 # Scanned again by a retry are the keys that were not removed, and no others.
@@ -490,6 +503,13 @@ class _Window:
         equal = self.going.equal - len(checked.items) - len(checked.failures) - len(checked.answers)
         answers = tuple(checked.answers)
         return Page("", skipped=equal, results=answers, failures=failures, left_out=self.going.left_out)
+
+
+def _counted(changes: Sequence[Change], renames: Mapping[str, str]) -> list[Change]:
+    """Return the removals that count; a key without record or file is that of an item under way: a transfer decides."""
+    origins = set(renames.values())
+    known = [c for c in changes if c.record is not None or c.there is not None]
+    return [c for c in known if c.action is Action.REMOVE and c.key not in origins]
 
 
 def _etag(change: Change) -> str | None:
