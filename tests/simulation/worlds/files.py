@@ -63,7 +63,7 @@ class FilesWorld:
         self._stack = stack
         self._operator = stack.operator(f"owner of {name}")
         self._contents = count(1)
-        self._spoiled = self._lazy = False
+        self._spoiled = self._lazy = self._forgets = False
         self._judged = 0
         secret = ("token", "source access", "source secret", "target access", "target secret")
         self._references = {each: stack.vault.plant(f"{each} of {name}") for each in secret}
@@ -313,7 +313,9 @@ class FilesWorld:
                 target.wrong_bytes |= switch == "admits"
                 return
         elif rng.random() < 0.3:
-            setattr(target, rng.choice(["put_and_forget", "wrong_bytes", "lost_bytes"]), True)
+            switch = rng.choice(["put_and_forget", "wrong_bytes", "lost_bytes"])
+            self._forgets |= switch == "put_and_forget"
+            setattr(target, switch, True)
             return
         server = self.source if isinstance(target, FileManagerServer) else rng.choice([self.source, target])
         switch = rng.choice(["listing_cut", "empty_listing", "stale_listing", "short_reads", "endless"])
@@ -397,7 +399,8 @@ class FilesWorld:
         self.machine.run(self.machine.now + 2 * _TURN)
         for key in self._adopted:
             stored = self.source.stored(key)
-            if stored is not None and (how := self.judge.differs(key, stored)) is not None:
+            how = None if stored is None or self._forgets else self.judge.differs(key, stored)
+            if how is not None:
                 yield f"{key!r} was adopted and has had its turn since, and {how}"
 
     def _by_event(self) -> Iterator[str]:
@@ -452,6 +455,8 @@ class FilesWorld:
         """Return True if a difference is found when it is the file's turn to be read again, and it need not be by now."""
         if self._is_damaged(key, how):
             return True
+        if "headers" in how and self._forgets:
+            return True  # a service that has forgotten a change of headers looks like one that does not keep them
         changed = self.path_of(key) in self.judge.touched
         if self.rereads:
             # A listing shows equal bytes; the file is known from this run on, and then it has its turns.
@@ -492,7 +497,9 @@ class FilesWorld:
         counts = run.counts
         ends = (Outcome.MOVED, Outcome.CONFLICT, Outcome.FAILED, Outcome.KNOWN)
         ended = {each.name for each in results if each.outcome in ends and each.name in wanted}
-        if counts.skipped + len(ended) + counts.left_out != len(self._below()):
+        # What is gone from the source and turned out not to be ours is skipped, too.
+        foreign = sum(each.outcome is Outcome.SKIPPED and each.name not in wanted for each in results)
+        if counts.skipped - foreign + len(ended) + counts.left_out != len(self._below()):
             yield f"{len(self._below())} objects are counted as {counts}"
         alone = [path for path in self.judge.paths() if (key := self.key_of(path)) is not None and key not in wanted]
         if counts.extra > len(alone):  # what the target alone has is not counted by this kind
