@@ -182,10 +182,6 @@ class BucketJudge(Judge):
 
     def _is_renamed(self, path: str, old: StoredObject) -> bool:
         """Return True if the target has the same object at another path, where the source has it now."""
-        if self.server.put_and_forget:  # the copy was acknowledged, and is not there
-            return any(
-                past.had_etag(old.etag) for key, past in self.rules.past.items() if self.rules.path_of(key) != path
-            )
         for other, (etag, _) in self.server.objects().items():
             key = self.rules.key_of(other)
             if other != path and etag == old.etag and key is not None:

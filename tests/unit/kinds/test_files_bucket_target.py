@@ -389,6 +389,16 @@ class TestRenameAndRemove:
         assert failed(lambda: target.rename("old", "new", there)) == "TARGET_CHANGED"
         assert buckets.objects == {"old": b"theirs"}, "and nobody's object is copied to the new path"
 
+    def test_a_rename_whose_copy_is_not_there_removes_nothing(
+        self, buckets: Buckets, monkeypatch: pytest.MonkeyPatch, *, near: bool
+    ) -> None:
+        buckets.server.put("target", "old", b"mine")
+        target = buckets.target(near=near)
+        there = self.stat(target, "old")
+        monkeypatch.setattr(target._bucket, "copy", lambda *_args, **_more: there.version)
+        assert failed(lambda: target.rename("old", "new", there)) == "NOT_ARRIVED"
+        assert buckets.objects == {"old": b"mine"}
+
     def test_a_rename_of_nothing(self, buckets: Buckets, *, near: bool) -> None:
         target = buckets.target(near=near)
         assert failed(lambda: target.rename("old", "new", TargetFile("e", "e", 1))) == "NOT_FOUND"

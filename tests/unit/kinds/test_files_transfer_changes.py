@@ -9,10 +9,10 @@ import pytest
 
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import Record, Task, Was
-from syncline.kinds.files.targets import TargetFile, file_of
+from syncline.kinds.files.targets import TargetFile, Written, file_of
 from syncline.kinds.kind import Arrived
 from syncline.model import Item, Outcome, Result
-from tests.unit.kinds.files_transfer_world import SORTS, Make, World, bucket, manager, outcome, task_of
+from tests.unit.kinds.files_transfer_world import SORTS, Make, World, bucket, code, manager, outcome, task_of
 
 TOLD: Final = "rwx------"
 """Permissions that an event set."""
@@ -171,6 +171,16 @@ class TestRename:
         assert "rename" not in {call for call, _ in world.target.calls}
         assert world.target.contents["a"] == world.source.objects["a"][1]
         assert task_of(answer).what == "put"
+
+    def test_a_file_that_is_written_for_its_headers_is_there_before_the_old_one_goes(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world, item = self.world(bucket)
+        head = world.source.put("a", b"content", "e1", content_type="text/plain")
+        world.target.holds("old", b"content", file_of("e1", 7, "other headers"))
+        monkeypatch.setattr(world.target, "put", lambda _put: Written(head, file_of("e1", 7)))
+        assert code(world.answer(item)) == "NOT_ARRIVED"
+        assert "old" in world.target.files
 
     def test_an_object_that_is_gone_is_left(self) -> None:
         world, item = self.world(bucket)

@@ -31,6 +31,7 @@ from syncline.kinds.files.targets import (
     TargetFile,
     Unfinished,
     Written,
+    check_arrived,
     file_of,
     folder_of,
     opened,
@@ -247,6 +248,7 @@ class BucketTarget:
             return self._bucket.copy(self._bucket, path, new_path, found, condition=condition)
 
         etag = self._on(ABSENT, copy, checked=True)
+        check_arrived(self, new_path, file_of(etag, head.size))
         self.remove(path, there)
         return etag
 

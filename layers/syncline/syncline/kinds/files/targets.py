@@ -151,7 +151,8 @@ class Target(Protocol):
     def rename(self, path: str, new_path: str, there: TargetFile) -> str:
         """Rename the file ``there``, and return its new version.
 
-        Raises NOT_FOUND, and FILE_DIFFERS or TARGET_CHANGED where the target has a file under ``new_path``.
+        Raises NOT_FOUND, FILE_DIFFERS or TARGET_CHANGED where the target has a file under ``new_path``, and NOT_ARRIVED if
+        a copy that was made for it is not there: the file ``there`` stays then.
         """
         ...
 
@@ -185,6 +186,16 @@ class Facts(Protocol):
 def file_of(etag: str, size: int, headers: str | None = None) -> TargetFile:
     """Return an object of a bucket as a file: its ETag is its version, and shows its bytes."""
     return TargetFile(etag or UNSTATED, etag or None, size, headers=headers)
+
+
+def check_arrived(target: Target, path: str, made: TargetFile) -> None:
+    """Ask the target again for a file that takes the place of another one; raises NOT_ARRIVED if it is not as ``made``."""
+    there = target.stat(path)
+    if there is None or there.size != made.size or made.version not in (UNSTATED, there.version):
+        found = "is absent" if there is None else f"is {there.version} of {there.size} bytes"
+        raise SynclineError(
+            "NOT_ARRIVED", f"{path!r} at {target.name} {found}, not {made.version} of {made.size} bytes"
+        )
 
 
 def other_name(target: Target, path: str, there: TargetFile) -> str | None:

@@ -24,6 +24,7 @@ from syncline.kinds.files.targets import (
     TargetFile,
     Unfinished,
     Written,
+    check_arrived,
     collides,
     folded,
     other_name,
@@ -296,6 +297,7 @@ class Transfer:
         done = self._target.put(self._to_put(item, task, None))
         if isinstance(done, Unfinished):
             return Later(replace(task, parts=done.parts).on(item))
+        check_arrived(self._target, self._sync.path_of(item.name), done.file)
         self._target.remove(old, before)
         return self._arrived(item, task, done)
 
