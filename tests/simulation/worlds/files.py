@@ -270,8 +270,9 @@ class FilesWorld:
             return
         key = self.key_of(path)
         stored = None if key is None else self.source.stored(key)
-        if what > 0.85 and stored is not None:
-            target.set(path, stored.content, self._about())
+        if what > 0.8 and stored is not None:
+            # The same bytes, or as many others.
+            target.set(path, stored.content if what > 0.85 else stored.content[::-1], self._about())
         else:
             target.set(path, b"theirs %d" % next(self._contents), self._about())
 
@@ -420,6 +421,9 @@ class FilesWorld:
         self.source.set(key, self._content(), self._about())
         if self._collides(key):
             return
+        if self._limits == (1.0, 1000) and self.rng.random() < 0.5:
+            yield from self._deleted_at_once(key)
+            return
         self.machine.run(self.machine.now + _BY_EVENT)
         stored = self.source.stored(key)
         assert stored is not None
@@ -430,6 +434,14 @@ class FilesWorld:
             self.machine.run(self.machine.now + _BY_EVENT)
             if path in self.judge.paths():
                 yield f"{key!r} was deleted and told, and its file is still there"
+
+    def _deleted_at_once(self, key: str) -> Iterator[str]:
+        """Delete an object whose copy may be under way, and yield whether its file is still there a while later."""
+        self.machine.run(self.machine.now + self.rng.uniform(0, 8))
+        self.source.remove(key)
+        self.machine.run(self.machine.now + _BY_EVENT)
+        if self.path_of(key) in self.judge.paths():
+            yield f"{key!r} was deleted while it was copied, and its file is still there"
 
     def _item(self, key: str, stored: StoredObject, result: Result | None) -> Iterator[str]:
         """Yield what is wrong with the result of one object."""
