@@ -437,7 +437,7 @@ class FilesWorld:
 
     def _deleted_at_once(self, key: str) -> Iterator[str]:
         """Delete an object whose copy may be under way, and yield whether its file is still there a while later."""
-        self.machine.run(self.machine.now + self.rng.uniform(0, 8))
+        self.machine.run(self.machine.now + self.rng.uniform(0, 1))
         self.source.remove(key)
         self.machine.run(self.machine.now + _BY_EVENT)
         if self.path_of(key) in self.judge.paths():

@@ -318,3 +318,10 @@ def test_a_removal_that_a_cancelled_run_has_left_undone_counts_once_among_the_it
     assert not windows.reserve(RemovalRequest(limits, 1, "b", "run 2"), lambda: 3, removed.__getitem__).allowed
     removed["run 1"] = 1
     assert windows.reserve(RemovalRequest(limits, 1, "b", "run 3"), lambda: 3, removed.__getitem__).allowed
+
+
+def test_a_share_of_everything_is_no_limit_after_a_removal_that_two_scans_reserved(windows: RemovalWindows) -> None:
+    limits, removed = Limits(1.0, 1000, DAY), {"run 1": 1, "run 2": 0}
+    assert windows.reserve(RemovalRequest(limits, 1, "a", "run 1"), lambda: 2).allowed
+    assert windows.reserve(RemovalRequest(limits, 1, "again", "run 1"), lambda: 2).allowed
+    assert windows.reserve(RemovalRequest(limits, 1, "b", "run 2"), lambda: 1, removed.__getitem__).allowed

@@ -122,7 +122,9 @@ class RemovalWindows:
             reserved, before = window.names.get(key, (0, window.used))
             more = max(0, request.count - reserved)
             if window.by != request.run:
-                settled = window.used if removed_by is None else window.settled + removed_by(window.by)
+                # Two scans may have reserved one removal. A share of everything is no limit, and must not become one.
+                exact = removed_by is not None and limits.share < 1
+                settled = window.settled + removed_by(window.by) if exact and removed_by else window.used
                 window.by, window.settled = request.run, settled
             if more > allowance(limits, window.total, window.used):
                 by_run, left = items()
