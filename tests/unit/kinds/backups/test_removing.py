@@ -54,6 +54,14 @@ def test_the_same_removals_are_counted_once() -> None:
     assert [ask(gone) for _ in range(4)] == [set()] * 4
 
 
+def test_a_file_that_came_again_counts_again() -> None:
+    ask = Asking()
+    first, again = ({"east": Gone({"east/f": Ours("blob", "etag", 1, created)}, 12)} for created in (0, 1000))
+    others = {"east": Gone(files("east", 0, 1), 12)}
+    assert [ask(each) for each in (others, first, first)] == [set()] * 3
+    assert ask(again) == {"east"}
+
+
 def test_a_plan_reserves_nothing() -> None:
     ask = Asking()
     plan = Pace(lambda: 60.0, plan=True)

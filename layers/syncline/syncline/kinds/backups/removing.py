@@ -118,19 +118,19 @@ class Limiter:
 
     def _decide(self, gone: Mapping[str, Gone], source: Source) -> dict[str, SynclineError]:
         gone = {cluster: each for cluster, each in gone.items() if each.files}
-        names = [key for each in gone.values() for key in sorted(each.files)]
-        if not names:
+        files = {key: ours for each in gone.values() for key, ours in each.files.items()}
+        if not files:
             return {}
         if any(each.vanished for each in gone.values()) and not list(source.clusters()):
-            return dict.fromkeys(gone, _capped(f"the source lists no cluster, and {len(names)} files would be removed"))
+            return dict.fromkeys(gone, _capped(f"the source lists no cluster, and {len(files)} files would be removed"))
         own = self.pace.allow_removals
         if own is not None:
-            asked = RemovalRequest(Limits(1.0, own, _RUN_WINDOW), len(names), _name(names), self.pace.run, own=True)
+            asked = RemovalRequest(Limits(1.0, own, _RUN_WINDOW), len(files), _name(files), self.pace.run, own=True)
             grant = self._reserve("", asked, lambda: sys.maxsize)
-            what = f"{len(names)} files would be removed; this run may remove {own}, and {grant.used} were reserved"
-            return {} if grant.allowed else dict.fromkeys(gone, self._too_many(what, len(names)))
+            what = f"{len(files)} files would be removed; this run may remove {own}, and {grant.used} were reserved"
+            return {} if grant.allowed else dict.fromkeys(gone, self._too_many(what, len(files)))
         refused = {cluster: error for cluster, each in gone.items() if (error := self._of_cluster(cluster, each))}
-        rest = [key for cluster, each in gone.items() if cluster not in refused for key in sorted(each.files)]
+        rest = {key: o for cluster, each in gone.items() if cluster not in refused for key, o in each.files.items()}
         if rest:
             grant = self._reserve("", self._request(rest), source.total or (lambda: len(rest)))
             if not grant.allowed:
@@ -150,9 +150,8 @@ class Limiter:
         grant = self._reserve(cluster, request, lambda: gone.ours)
         return None if grant.allowed else self._too_many(_words(count, grant, f"files of {cluster}"), count)
 
-    def _request(self, keys: Iterable[str]) -> RemovalRequest:
-        keys = sorted(keys)
-        return RemovalRequest(self.limits, len(keys), _name(keys), self.pace.run)
+    def _request(self, files: Mapping[str, Ours]) -> RemovalRequest:
+        return RemovalRequest(self.limits, len(files), _name(files), self.pace.run)
 
     def _reserve(self, part: str, request: RemovalRequest, total: Callable[[], int]) -> Grant:
         if self.pace.plan:
@@ -172,6 +171,10 @@ def _words(count: int, grant: Grant, of: str) -> str:
     return f"{count} {of} would be removed; {limit}, and {grant.used} were removed in it before"
 
 
-def _name(keys: Iterable[str]) -> str:
-    """Return a short text that stands for keys: the same removals asked for again are reserved once."""
-    return hashlib.blake2b("\0".join(sorted(keys)).encode(errors="surrogatepass"), digest_size=8).hexdigest()
+def _name(files: Mapping[str, Ours]) -> str:
+    """Return a short text that stands for the removals of files: asked for again, they are reserved once.
+
+    A file that came again since is another one.
+    """
+    lines = [f"{key}\0{ours.fingerprint}\0{ours.etag}\0{ours.created}" for key, ours in sorted(files.items())]
+    return hashlib.blake2b("\0".join(lines).encode(errors="surrogatepass"), digest_size=8).hexdigest()
