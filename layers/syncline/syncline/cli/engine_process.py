@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +31,8 @@ Application = Callable[[Event, Receive, Send], Awaitable[None]]
 _FUNCTION_URLS: Final = "/_aws/lambda-url/"
 _BODY_SECONDS: Final = 8  # a sender gives up after about ten
 _BODY_BYTES: Final = 6 << 20  # as Lambda takes it
+_AT_ONCE: Final = 4 * (os.cpu_count() or 1)
+"""Requests to one function's address that are carried out at once: each may start a process, which takes a second."""
 
 
 def main(home: Path, endpoint: str) -> None:
@@ -43,7 +46,7 @@ def main(home: Path, endpoint: str) -> None:
     _keep_log_clean(app)
     _count_in_numbers(app)
     _deliver_fairly(app)
-    app.app = _limited(app.app)
+    app.app = _limited(_not_too_many(app.app))
     keeper = engine_state.Keeper(app, home, endpoint)
     app._load_persisted_state = keeper.load
     app.save_all = keeper.save_last
@@ -112,6 +115,31 @@ def _deliver_fairly(app: Any) -> None:
         return list(plain({**queue, "messages": chosen}, most, hidden_for))
 
     sqs._collect_msgs = collect
+
+
+def _not_too_many(serve: Application) -> Application:
+    """Answer 429, as Lambda does, to requests to a function's address while :data:`_AT_ONCE` of them are under way.
+
+    A registry that has no answer after two seconds sends its notification again, while the function goes on. Without a
+    limit more and more functions start, until none ends in time and the machine does nothing else.
+    """
+    under_way = Counter[str]()
+
+    async def limited(scope: Event, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith(_FUNCTION_URLS):
+            await serve(scope, receive, send)
+            return
+        address = scope["path"].removeprefix(_FUNCTION_URLS).partition("/")[0]
+        if under_way[address] >= _AT_ONCE:
+            await _refuse(send, 429, f"{_AT_ONCE} requests to this function are under way; send it again")
+            return
+        under_way[address] += 1
+        # A sender that goes away cancels this, and not the function.
+        work = asyncio.ensure_future(serve(scope, receive, send))
+        work.add_done_callback(lambda _: under_way.subtract([address]))
+        await asyncio.shield(work)
+
+    return limited
 
 
 def _limited(serve: Application) -> Application:
