@@ -8,6 +8,7 @@ CRASHES ?= 50
 SEED ?=
 SEEDS ?= 0 2000
 SECONDS ?= 60
+MINUTES ?= 60
 TARGET ?=
 KEY ?=
 
@@ -19,7 +20,7 @@ export PYTHON
 export SAM_CLI_TELEMETRY := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run push down test crashes sim canaries fuzz sbom audit release lint format bench sam-local lock clean environments
+.PHONY: help run push down test crashes soak sim canaries fuzz sbom audit release lint format bench sam-local lock clean environments
 
 help: ## List what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -38,6 +39,9 @@ test: environments ## Run the unit and integration tests; what this machine lack
 
 crashes: environments ## Kill the engine fifty times at random moments, and check what is left; CRASHES=... times
 	@CRASHES=$(CRASHES) $(bin)/python -m pytest --timeout 7200 -s -n 0 tests/integration/test_engine_crashes.py
+
+soak: environments ## Run all five kinds for MINUTES (60 by default) with kills of functions, engine and servers; SEED=n
+	@PYTHONPATH=layers/syncline:. $(bin)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 sim: environments ## Simulate SEEDS="first last" (2,000 by default), or one SEED=n with its trace
 	@PYTHONPATH=layers/syncline:. $(bin)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))

@@ -9,7 +9,7 @@ must hold the fields of its operation and no others. ``misbehave`` scripts what 
 lost after the request was carried out. ``on_received`` is called with the size of each piece of a file as it comes, and
 may raise ConnectionAbortedError to close the connection. ``delay`` seconds pass before each answer; ``peak`` is how many requests were
 under way at a time. With ``strict_modes`` it takes no permissions but those of the contract: nine of ``rwx-`` in their
-places, without special bits. ``normalise`` maps a path to the name that its file is stored under, as a file system does
+places, without special bits. ``port`` is a free one if it is 0. ``normalise`` maps a path to the name that its file is stored under, as a file system does
 that ignores case (``str.lower``) or Unicode forms.
 
 As a program of its own it prints its address: ``python -m tests.standins.file_manager DELAY``; ``GET /_seen`` tells
@@ -96,6 +96,7 @@ class FileManagerServer:
     on_save: Callable[[str], None] = lambda _path: None
     on_received: Callable[[int], None] = lambda _size: None
     strict_modes: bool = False
+    port: int = 0
     _plays: list[_Play] = field(default_factory=list)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -110,7 +111,7 @@ class FileManagerServer:
 
     def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()
-        starting = self._loop.create_server(lambda: Connection(self), "127.0.0.1", 0, backlog=512)
+        starting = self._loop.create_server(lambda: Connection(self), "127.0.0.1", self.port, backlog=512)
         self._server = self._loop.run_until_complete(starting)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         self._thread = threading.Thread(target=self._loop.run_forever, name="file-manager", daemon=True)

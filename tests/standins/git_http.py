@@ -45,14 +45,16 @@ class GitHttp:
 
 
 @contextmanager
-def git_http(root: Path, users: dict[str, str] | None = None, host: str = "127.0.0.1") -> Iterator[GitHttp]:
-    """The server on a free port, of the loopback interface where nothing else is said, until the block ends."""
+def git_http(
+    root: Path, users: dict[str, str] | None = None, host: str = "127.0.0.1", port: int = 0
+) -> Iterator[GitHttp]:
+    """The server on ``port``, a free one if it is 0, of the loopback interface where nothing else is said, until the block ends."""
     state = GitHttp(root, users or {})
 
     class Handler(_Handler):
         server_state = state
 
-    server = Server(Handler, host)
+    server = Server(Handler, host, port)
     state.url = f"http://{host}:{server.port}"
     server.start()
     try:

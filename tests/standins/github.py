@@ -178,8 +178,9 @@ class GitHubServer(ApiServer):
         tokens: tuple[str, ...] = (TOKEN,),
         app: AppKey | None = None,
         prefix: str = "",
+        port: int = 0,
     ) -> None:
-        super().__init__(DESCRIPTION)
+        super().__init__(DESCRIPTION, port)
         self.repository = repository
         self.runs: list[Run] = []
         self.tokens = set(tokens)

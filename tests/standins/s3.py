@@ -76,6 +76,7 @@ class S3Server:
         default_type: str | None = store.DEFAULT_TYPE,
         clock: Callable[[], float] = time.time,
         listing_skew: float = 0.0,
+        port: int = 0,
     ) -> None:
         self.objects: dict[str, dict[str, StoredObject]] = {name: {} for name in buckets}
         self.uploads: dict[str, StoredUpload] = {}
@@ -97,7 +98,7 @@ class S3Server:
         self.defects: list[str] = []
         self._upload_numbers = count(1)
         self._lock = threading.Lock()
-        self._server = Server(self)
+        self._server = Server(self, port)
         self.port = self._server.port
         self.url = f"http://127.0.0.1:{self.port}"
 

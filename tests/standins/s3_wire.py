@@ -174,9 +174,9 @@ class Site(Protocol):
 
 
 class Server(serving.Server):
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, port: int = 0) -> None:
         self.site = site
-        super().__init__(_Connection)
+        super().__init__(_Connection, port=port)
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - socketserver calls it so
         """Keep a defect of the stand-in, or of a test's hook, for the end of the test."""

@@ -22,15 +22,15 @@ _PIECE: Final = 1 << 20
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """On a free port of ``host``; a connection that the client breaks off is part of the play."""
+    """On ``port`` of ``host``, a free one if it is 0; a connection that the client breaks off is part of the play."""
 
     daemon_threads = True
     allow_reuse_address = True
     request_queue_size = 128
 
-    def __init__(self, handler: type[socketserver.BaseRequestHandler], host: str = "127.0.0.1") -> None:
+    def __init__(self, handler: type[socketserver.BaseRequestHandler], host: str = "127.0.0.1", port: int = 0) -> None:
         self._open: set[Any] = set()
-        super().__init__((host, 0), handler)
+        super().__init__((host, port), handler)
         self.port: int = self.server_address[1]
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
 
@@ -107,11 +107,11 @@ class ApiServer(ABC):
     its own, which is a test's own affair.
     """
 
-    def __init__(self, description: Description) -> None:
+    def __init__(self, description: Description, port: int = 0) -> None:
         self.requests: list[tuple[str, str]] = []
         self.before: Callable[[str, str], Answer | None] = lambda _method, _target: None
         self.witness = Witness(description)
-        self._server = _ApiServer(self)
+        self._server = _ApiServer(self, port)
         self.port = self._server.port
         self.host = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.host}"
@@ -144,9 +144,9 @@ class ApiServer(ABC):
 
 
 class _ApiServer(Server):
-    def __init__(self, owner: ApiServer) -> None:
+    def __init__(self, owner: ApiServer, port: int = 0) -> None:
         self.owner = owner
-        super().__init__(_ApiHandler)
+        super().__init__(_ApiHandler, port=port)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver calls it so
         """What the stand-in itself cannot do fails the test, too."""

@@ -1,0 +1,220 @@
+"""Compares every source with its target byte by byte, with nothing of the product's, and reads what the product says."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from tests.soak.deployment import KINDS, PREFIX, PROJECT, REPOSITORIES, Deployment, sync_name
+from tests.soak.durable import read
+from tests.soak.serve import BUCKETS, FILES
+from tests.soak.servers import Servers
+from tests.soak.writers import AWAY, INDEX, Work
+from tests.standins.file_manager import Stored
+from tests.standins.registry import OCI_MANIFEST, Registry, sha256
+
+_ACCEPT: Final = f"{OCI_MANIFEST}, {INDEX}, application/vnd.docker.distribution.manifest.v2+json"
+_COPIED: Final = tuple(kind for kind in KINDS if kind != "tokens")
+_QUIET_LIMIT: Final = 600.0
+_LIST_LIMIT: Final = 150.0
+
+
+def idle(deployment: Deployment) -> None:
+    """Wait until no sync has a run under way and no event waits; raises RuntimeError if that takes minutes."""
+    end, quiet = time.monotonic() + _QUIET_LIMIT, 0
+    while quiet < 3:
+        _, said = deployment.syncline("status")
+        busy = [each["name"] for each in said["syncs"] if each.get("current")]
+        waiting = messages(deployment)
+        quiet = 0 if busy or waiting else quiet + 1
+        if time.monotonic() > end:
+            raise RuntimeError(f"after {_QUIET_LIMIT:.0f} s without faults {busy} still run, {waiting} messages wait")
+        time.sleep(1)
+
+
+def messages(deployment: Deployment) -> int:
+    """Return the number of messages in the queues, also of those in hand and delayed."""
+    sqs = deployment.client("sqs")
+    urls = [deployment.outputs[f"{name}QueueUrl"] for name in ("Discover", "Transfer", "Commit", "Verify")]
+    urls.append(sqs.get_queue_url(QueueName=deployment.outputs["EventsQueueArn"].rpartition(":")[2])["QueueUrl"])
+    names = [f"ApproximateNumberOfMessages{each}" for each in ("", "NotVisible", "Delayed")]
+    return sum(
+        int(value)
+        for url in urls
+        for value in sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"].values()
+    )
+
+
+def settle(deployment: Deployment) -> tuple[dict[str, int], list[str]]:
+    """Have every sync retry what was given up and run in full; the dead letters at first, and what is wrong then."""
+    letters: dict[str, int] = {}
+    wrong = []
+    for kind in _COPIED:
+        name = sync_name(kind)
+        retried = _alone(deployment, "retry", name)
+        letters[kind] = retried[1].get("letters", {}).get("retried", 0)
+        code, said = _alone(deployment, "run", name)
+        counts = said.get("run", {}).get("counts", {})
+        if code or counts.get("failed") or counts.get("conflict"):
+            _, report = deployment.syncline("report", name)
+            bad = [each for each in report.get("items", []) if each["outcome"] in ("failed", "conflict")]
+            about = [f"{each['name']}: {each['outcome']} {each['code']} {each['reason']}" for each in bad]
+            wrong.append(
+                f"{name}: the run without faults ended with {code}: {counts} {about[:5]} {said.get('error', '')}"
+            )
+    _, status = deployment.syncline("status")
+    wrong += [f"{s['name']} is not in sync" for s in status["syncs"] if s["kind"] != "tokens" and not s["in_sync"]]
+    return letters, wrong
+
+
+def left_letters(deployment: Deployment) -> int:
+    """Return the number of dead letters."""
+    return sum(deployment.syncline("status")[1]["dead_letters"].values())
+
+
+def _alone(deployment: Deployment, command: str, name: str) -> tuple[int, Any]:
+    """Run a command that follows its run, again where a schedule was quicker."""
+    for _ in range(20):
+        code, said = deployment.syncline(command, name, "--wait")
+        if said.get("error", {}).get("code") != "ALREADY_RUNNING":
+            return code, said
+        deployment.syncline("status", name, "--wait")
+    return code, said
+
+
+def differences(work: Work) -> Iterator[str]:
+    """Yield what a target lacks, or has otherwise than its source."""
+    servers = work.servers
+    yield from _images(servers)
+    yield from _files(work)
+    yield from _backups(work)
+    yield from _artifacts(work)
+    yield from _tokens(work)
+
+
+# -- images ----------------------------------------------------------------------------------------------------------
+
+
+def _tags(registry: Registry, repository: str) -> list[str]:
+    return list(json.loads(registry.authorized("GET", f"/v2/{repository}/tags/list").body)["tags"] or [])
+
+
+def _manifest(registry: Registry, repository: str, reference: str) -> bytes:
+    path = f"/v2/{repository}/manifests/{reference}"
+    return registry.authorized("GET", path, headers={"Accept": _ACCEPT}).body
+
+
+def _images(servers: Servers) -> Iterator[str]:
+    prod, dr = servers.prod.registry, servers.dr.registry
+    for repository in REPOSITORIES:
+        for tag in _tags(prod, repository):
+            try:
+                yield from _same_image(prod, dr, repository, tag)
+            except AssertionError as error:
+                yield f"image {repository}:{tag}: {error}"
+
+
+def _same_image(prod: Registry, dr: Registry, repository: str, reference: str) -> Iterator[str]:
+    manifest, copy = (_manifest(registry, repository, reference) for registry in (prod, dr))
+    if manifest != copy:
+        yield f"image {repository}:{reference}: {sha256(manifest)} at the source, {sha256(copy)} at the target"
+        return
+    content = json.loads(manifest)
+    for child in content.get("manifests", ()):
+        yield from _same_image(prod, dr, repository, child["digest"])
+    for blob in (*content.get("layers", ()), *([content["config"]] if "config" in content else ())):
+        bodies = [each.authorized("GET", f"/v2/{repository}/blobs/{blob['digest']}").body for each in (prod, dr)]
+        if bodies[0] != bodies[1] or sha256(bodies[1]) != blob["digest"]:
+            yield f"blob {repository}@{blob['digest']} differs"
+
+
+# -- files and backups -----------------------------------------------------------------------------------------------
+
+
+def _objects(work: Work, bucket: str) -> dict[str, tuple[bytes, str]]:
+    s3 = work.s3
+    found = {}
+    for key in s3.keys(bucket):
+        content, headers = s3.get(bucket, key)
+        found[key] = (content, headers.get("x-amz-meta-permissions", ""))
+    return found
+
+
+def _compared(what: str, source: dict[str, Any], target: dict[str, Any]) -> Iterator[str]:
+    yield from (f"{what} {name!r} is not at the target" for name in source.keys() - target.keys())
+    yield from (f"{what} {name!r} is at the target alone" for name in target.keys() - source.keys())
+    yield from (f"{what} {name!r} differs" for name in source.keys() & target.keys() if source[name] != target[name])
+
+
+def _files(work: Work) -> Iterator[str]:
+    stored: dict[str, Stored] = read(work.servers.manager.folder / FILES)
+    target = {path.removeprefix(PREFIX): (each.content, each.permissions) for path, each in stored.items()}
+    yield from _compared("file", _objects(work, BUCKETS[0]), target)
+
+
+def _backups(work: Work) -> Iterator[str]:
+    source = {key: content for key, (content, _) in _objects(work, BUCKETS[1]).items()}
+    bare = work.servers.bare
+    yield from _compared("backup", source, bare.files())
+    bare.check()
+
+
+# -- artifacts -------------------------------------------------------------------------------------------------------
+
+
+def _artifacts(work: Work) -> Iterator[str]:
+    from tests.integration.artifacts_chain import expected, image  # noqa: PLC0415 - it is large
+
+    dr = work.servers.dr.registry
+    for number, run in enumerate(work.builds, 1):
+        tag = run.artifacts[0].name.removeprefix("images-")
+        values = {"Build native CPU": "true", "Build native GPU": "false"}
+        log = run.logs["0_build.txt"] if isinstance(run.logs, dict) else ""
+        values["Build Java worker"] = "true" if "Build Java worker: \x1b[1mtrue" in str(log) else "false"
+        architecture = {"amd64": "x86", "arm64": "arm"}[tag.rpartition("-")[2]]
+        for name in expected(values):
+            repository = f"{PROJECT}/{architecture}/{name}"
+            built = image(name, tag)
+            try:
+                manifest = json.loads(_manifest(dr, repository, f"presto-{number}"))
+                config = dr.authorized("GET", f"/v2/{repository}/blobs/{manifest['config']['digest']}").body
+                if config != built.config:
+                    yield f"artifact {repository}:presto-{number} has another configuration"
+                for layer, content in zip(manifest["layers"], built.layers, strict=True):
+                    if _plain(dr.authorized("GET", f"/v2/{repository}/blobs/{layer['digest']}").body) != content:
+                        yield f"artifact {repository}:presto-{number}: a layer differs"
+            except AssertionError as error:
+                yield f"artifact {repository}:presto-{number}: {error}"
+
+
+def _plain(layer: bytes) -> bytes:
+    import gzip  # noqa: PLC0415
+
+    return gzip.decompress(layer) if layer.startswith(b"\x1f\x8b") else layer
+
+
+# -- tokens ----------------------------------------------------------------------------------------------------------
+
+
+def _tokens(work: Work) -> Iterator[str]:
+    """All instances run: a session that all have is synced, one that only its origin has is not."""
+    end, number = time.monotonic() + _LIST_LIMIT, 0
+    while True:  # the list of instances may be a minute old
+        number += 1
+        try:
+            verdicts = [
+                work.probe(f"session-{work.seed}-{word}-{number}-of-the-judge", 0, everywhere=word == "all")
+                for word in ("all", "one")
+            ]
+        except AWAY as error:
+            verdicts = [str(error), ""]
+        if verdicts[0] == "Synced" or time.monotonic() > end:
+            break
+        time.sleep(2)
+    if verdicts[0] != "Synced":
+        yield f"token: one that every instance has is {verdicts[0]}"
+    if verdicts[1] in ("Synced", ""):
+        yield f"token: one that only the origin has is {verdicts[1] or 'not answered'}"
+    yield from (f"token: {each}" for each in work.false)

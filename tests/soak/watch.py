@@ -1,0 +1,178 @@
+"""What the engine takes of the machine, sampled, and the search for secrets in all that it writes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Final
+from urllib.parse import quote, quote_plus
+
+from tests.soak.deployment import Deployment
+
+EVERY: Final = 10.0
+ALLOWED_SHARE: Final = 1.25
+"""The median of the last quarter may be so many times that of the second quarter,"""
+ALLOWED_BYTES: Final = 32 << 20
+"""and so many bytes more: what the table keeps of each run grows with the runs, and is forgotten after weeks."""
+_VAULT: Final = "secretsmanager"
+_STATIC: Final = frozenset({"build", "layer", "sam"})
+"""Folders of the engine's home that only a deployment writes."""
+_PIECE: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Bytes at a time (seconds since the start): of the engine, of its largest function, of its state, of its logs."""
+
+    at: float
+    engine: int
+    function: int
+    functions: int
+    disk: int
+    log: int
+
+
+@dataclass
+class Watch:
+    """Samples ``deployment`` in a thread of its own."""
+
+    deployment: Deployment
+    samples: list[Sample] = field(default_factory=list)
+
+    def run(self, ended: threading.Event) -> None:
+        """Take a sample every ten seconds until ``ended``."""
+        began = time.monotonic()
+        while True:
+            with suppress(OSError, ValueError):  # the engine is being killed, or begins
+                self.samples.append(self.sample(time.monotonic() - began))
+            if ended.wait(EVERY):
+                return
+
+    def sample(self, at: float) -> Sample:
+        """Take one; raises OSError if the engine does not run."""
+        pid = self.deployment.pid
+        if pid is None:
+            raise ProcessLookupError
+        functions = [size for each in self.deployment.workers() if (size := resident(each))]
+        home = self.deployment.home
+        disk = sum(map(size_of, files_of(home, but=_STATIC)))
+        log = sum(map(size_of, home.glob("*.log*")))
+        return Sample(at, resident(pid), max(functions, default=0), len(functions), disk - log, log)
+
+
+def resident(pid: int) -> int:
+    """Return the resident bytes of a process, 0 if it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+def size_of(file: Path) -> int:
+    """Return the size of a file, 0 if it is gone."""
+    try:
+        return file.lstat().st_size
+    except OSError:
+        return 0
+
+
+def files_of(folder: Path, but: Iterable[str] = ()) -> Iterator[Path]:
+    """Yield the files below a folder, but those in some of its own folders."""
+    for root, folders, names in os.walk(folder):
+        if Path(root) == folder:
+            folders[:] = [each for each in folders if each not in but]
+        yield from (Path(root) / name for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """The medians of the second and of the last quarter of a figure."""
+
+    name: str
+    second: float
+    last: float
+
+    @property
+    def flat(self) -> bool:
+        """Return True if the last is within the bound."""
+        return self.last <= self.second * ALLOWED_SHARE + ALLOWED_BYTES
+
+
+def growth(samples: list[Sample], seconds: float) -> list[Growth]:
+    """Return how each figure that has to be flat has grown over ``seconds``."""
+    quarters = [
+        [each for each in samples if low * seconds <= each.at <= high * seconds]
+        for low, high in ((0.25, 0.5), (0.75, 1))
+    ]
+    names = ("engine", "function", "disk")
+    return [Growth(name, *(median([getattr(e, name) for e in q] or [0]) for q in quarters)) for name in names]
+
+
+class Search:
+    """Looks for secrets in every form that they may be written in. A name of each is told, never its value."""
+
+    def __init__(self, secrets: dict[str, str], user: str) -> None:
+        self._forms = [(name, form) for name, value in secrets.items() for form in _forms(value, user)]
+        self._longest = max(len(form) for _, form in self._forms)
+        self.found: set[str] = set()
+        self.bytes = 0
+
+    def text(self, place: str, content: bytes) -> None:
+        """Look into some bytes."""
+        self.bytes += len(content)
+        self.found |= {f"{name} in {place}" for name, form in self._forms if form in content}
+
+    def file(self, file: Path) -> None:
+        """Look into a file, piece by piece."""
+        rest = b""
+        with suppress(FileNotFoundError), file.open("rb") as stream:
+            while piece := stream.read(_PIECE):
+                self.text(file.name, rest + piece)
+                rest = piece[-self._longest :]
+
+    def home(self, home: Path) -> int:
+        """Look into all that an engine has written but its vault; the number of records and files."""
+        state = home / "state"
+        count = 0
+        for file in files_of(home):
+            if file.parent != state:
+                self.file(file)
+                count += 1
+        return count + self.state(state / "engine.db")
+
+    def state(self, database: Path) -> int:
+        """Look into the table, the queues with the dead letters, and every service but the vault; the number of rows."""
+        count = 0
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)) as db:
+            for name, value in db.execute("SELECT name, state FROM services"):
+                if name != _VAULT:
+                    self.text(f"state of {name}", value.encode())
+                    count += 1
+            for service, resource, key, value in db.execute("SELECT service, resource, key, value FROM records"):
+                self.text(f"{service} {json.loads(resource)[-1]}", f"{key}\n{value}".encode())
+                count += 1
+        return count
+
+    def commands(self, pids: Iterable[int]) -> None:
+        """Look at the command lines of processes and of what they started."""
+        for pid in pids:
+            with suppress(OSError):
+                children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+                for each in (str(pid), *children):
+                    with suppress(OSError):
+                        self.text("a command line", Path(f"/proc/{each}/cmdline").read_bytes())
+
+
+def _forms(secret: str, user: str) -> set[bytes]:
+    plain = {secret, quote(secret), quote_plus(secret), quote(secret, safe=""), json.dumps(secret)[1:-1]}
+    pairs = (secret, f"{user}:{secret}", f":{secret}", f"x-access-token:{secret}")
+    return {each.encode() for each in plain | {base64.b64encode(each.encode()).decode() for each in pairs}}

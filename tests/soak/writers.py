@@ -1,0 +1,225 @@
+"""Those who change the sources, one thread for each kind, with a chance of its own from the seed.
+
+A change that a killed server did not take is made up for by the next one. Events and webhooks are sent as the sources
+would: some are lost, some come twice, and those that come while the engine is dead are not sent again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import http.client
+import json
+import pickle
+import random
+import threading
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import quote
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from tests.integration.artifacts_chain import build
+from tests.soak.deployment import KINDS, REPOSITORIES, WORKFLOW, Deployment
+from tests.soak.s3_client import S3Client
+from tests.soak.serve import BUCKETS, REPOSITORY
+from tests.soak.servers import Servers
+from tests.standins.github import Run
+from tests.standins.registry import OCI_MANIFEST
+
+INDEX: Final = "application/vnd.oci.image.index.v1+json"
+AWAY: Final = (OSError, http.client.HTTPException, AssertionError, ClientError, BotoCoreError)
+"""What a server or an engine that was killed costs those who talk to it; the stand-ins' own clients assert."""
+_PAUSES: Final = {"images": 4.0, "files": 0.7, "backups": 0.7, "artifacts": 25.0, "tokens": 3.0}
+_TAGS: Final = 6
+_KEYS: Final = 60
+_MODES: Final = ("rw-r--r--", "rw-r-----", "rwxr-xr-x")
+
+
+@dataclass
+class Work:
+    """What the writers share. ``false`` has the verdicts ``Synced`` of tokens that an instance did not have."""
+
+    deployment: Deployment
+    servers: Servers
+    secrets: dict[str, str]
+    seed: int
+    done: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    hints: Counter[str] = field(default_factory=Counter)
+    verdicts: Counter[str] = field(default_factory=Counter)
+    false: list[str] = field(default_factory=list)
+    builds: list[Run] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
+
+    @property
+    def s3(self) -> S3Client:
+        return S3Client(self.servers.s3.port)
+
+    def run(self, kind: str, ended: threading.Event) -> None:
+        """Make changes of a kind until ``ended``."""
+        chance = random.Random(f"{self.seed} {kind}")
+        change: Callable[[random.Random], None] = getattr(self, f"change_{kind}")
+        while not ended.wait(chance.uniform(0.5, 1.5) * _PAUSES[kind]):
+            try:
+                change(chance)
+            except AWAY:
+                self.refused[kind] += 1
+            else:
+                self.done[kind] += 1
+
+    # -- images ------------------------------------------------------------------------------------------------------
+
+    def change_images(self, chance: random.Random) -> None:
+        """Push an image or an index under a tag, often one that is there. The registry tells of it."""
+        prod = self.servers.prod.registry
+        repository = chance.choice(REPOSITORIES)
+        tag = f"v{chance.randrange(_TAGS)}"
+        base = random.Random(chance.randrange(5)).randbytes(200_000)
+        layers = [base, chance.randbytes(chance.randrange(1_000, 400_000))]
+        if chance.random() < 0.8:
+            prod.push_image(repository, tag, layers)
+            return
+        children = []
+        for architecture in ("amd64", "arm64"):
+            digest = prod.push_image(repository, f"{tag}-{architecture}", [*layers, architecture.encode()])
+            path = f"/v2/{repository}/manifests/{digest}"
+            size = len(prod.authorized("GET", path, headers={"Accept": OCI_MANIFEST}).body)
+            platform = {"os": "linux", "architecture": architecture}
+            children.append({"mediaType": OCI_MANIFEST, "digest": digest, "size": size, "platform": platform})
+        index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": children}).encode()
+        prod.push_manifest(repository, tag, index, INDEX)
+
+    # -- files and backups -------------------------------------------------------------------------------------------
+
+    def change_files(self, chance: random.Random) -> None:
+        """Put, delete or rename an object with permissions; MinIO's webhook tells of it."""
+        bucket = BUCKETS[0]
+        key = f"d{chance.randrange(4)}/file {chance.randrange(_KEYS // 4)}+ä.txt"
+        metadata = {"permissions": chance.choice(_MODES)}
+        match chance.random():
+            case share if share < 0.65:
+                self.s3.put(bucket, key, chance.randbytes(chance.randrange(1, 200_000)), metadata)
+                events = [("s3:ObjectCreated:Put", key)]
+            case share if share < 0.85:
+                self.s3.delete(bucket, key)
+                events = [("s3:ObjectRemoved:Delete", key)]
+            case _:
+                content, headers = self.s3.get(bucket, key)
+                new = f"moved/{chance.randrange(_KEYS // 4)}.txt"
+                self.s3.put(bucket, new, content, {"permissions": headers["x-amz-meta-permissions"]})
+                self.s3.delete(bucket, key)
+                events = [("s3:ObjectCreated:Copy", new), ("s3:ObjectRemoved:Delete", key)]
+        for name, changed in events:
+            about = {"bucket": {"name": bucket}, "object": {"key": quote(changed)}}
+            record = {"eventVersion": "2.0", "eventSource": "minio:s3", "eventName": name, "s3": about}
+            body = json.dumps({"Records": [record]}).encode()
+            headers = {"Authorization": f"Bearer {self.secrets['hook_files']}"}
+            self._tell("files", chance, lambda: self.deployment.post("files", body, headers))  # noqa: B023 - called here
+
+    def change_backups(self, chance: random.Random) -> None:
+        """Put or delete an object of a cluster; EventBridge's form of the event goes into the queue for events."""
+        bucket = BUCKETS[1]
+        cluster = chance.choice(("east", "west", "north"))
+        key = f"{cluster}/ns{chance.randrange(3)}/f{chance.randrange(_KEYS // 9)}.yaml"
+        removed = chance.random() < 0.25
+        if removed:
+            self.s3.delete(bucket, key)
+        else:
+            value = chance.randbytes(chance.randrange(10, 5_000)).hex()
+            self.s3.put(bucket, key, f"kind: ConfigMap\ndata:\n  value: {value}\n".encode(), {})
+        kind, reason = ("Object Deleted", "DeleteObject") if removed else ("Object Created", "PutObject")
+        detail = {"bucket": {"name": bucket}, "object": {"key": key}, "reason": reason}
+        body = json.dumps({"version": "0", "detail-type": kind, "source": "aws.s3", "detail": detail})
+        arn = self.deployment.outputs["EventsQueueArn"]
+
+        def send() -> bool:
+            sqs = self.deployment.client("sqs")
+            url = sqs.get_queue_url(QueueName=arn.rpartition(":")[2])["QueueUrl"]
+            sqs.send_message(QueueUrl=url, MessageBody=body)
+            return True
+
+        self._tell("backups", chance, send)
+
+    # -- artifacts ---------------------------------------------------------------------------------------------------
+
+    def change_artifacts(self, chance: random.Random) -> None:
+        """Finish a build; GitHub's signed webhook tells of it."""
+        number = len(self.builds) + 1
+        made = build(number, f"presto-{number}-linux-{chance.choice(('amd64', 'arm64'))}", java=chance.random() < 0.5)
+        file = self.servers.github.folder / f"{number:05}.run"
+        new = file.with_suffix(".new")
+        new.write_bytes(pickle.dumps(made))
+        new.replace(file)
+        self.builds.append(made)
+        path = f".github/workflows/{WORKFLOW}"
+        run = {"id": number, "path": path, "conclusion": "success"}
+        body = json.dumps(
+            {"action": "completed", "workflow_run": run, "repository": {"full_name": REPOSITORY}}
+        ).encode()
+        signature = hmac.new(self.secrets["hook_artifacts"].encode(), body, hashlib.sha256).hexdigest()
+        headers = {"X-Hub-Signature-256": f"sha256={signature}"}
+        self._tell("artifacts", chance, lambda: self.deployment.post("artifacts", body, headers))
+
+    def _tell(self, kind: str, chance: random.Random, send: Callable[[], bool]) -> None:
+        """Send an event, or not, or twice."""
+        for _ in range(chance.choices((0, 1, 2), (1, 8, 1))[0]):
+            with contextlib.suppress(*AWAY):
+                self.hints[kind] += send()
+
+    # -- tokens ------------------------------------------------------------------------------------------------------
+
+    def change_tokens(self, chance: random.Random) -> None:
+        """Put a session into an instance, and ask the probe about it. A third is kept from the other instances."""
+        origin = chance.randrange(len(self.servers.instances))
+        self.probe(f"session-{chance.getrandbits(160):040x}", origin, everywhere=chance.random() < 0.67)
+
+    def probe(self, token: str, origin: int, *, everywhere: bool) -> str:
+        """Put a session and ask about it; the verdict. One that is better than what is true is noted in ``false``."""
+        gateway, instances = self.servers.gateway, self.servers.instances
+        self.tokens.append(token)
+        before = [each.lives for each in instances]
+        gateway.put(origin, token, visible=None if everywhere else 0)
+        headers = {"X-Auth-Token": token, "X-Nginx-Origin": gateway.instances[origin].name}
+        request = urllib.request.Request(
+            f"{self.deployment.outputs['ProbeUrl'].rstrip('/')}/v1/synced", headers=headers
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            verdict = str(answer.headers["X-Token-Status"])
+        self.verdicts[verdict] += 1
+        for number, lives in enumerate(before):
+            if verdict != "Synced" or instances[number].lives != lives:
+                continue  # one that was killed or started meanwhile may have had it
+            if lives % 2 == 0 or not self._has(number, token):
+                self.false.append(f"Synced, and gateway-{number:03d} lacks the token")
+        return verdict
+
+    def _has(self, number: int, token: str) -> bool:
+        try:
+            return self.servers.gateway.has(number, token)
+        except AWAY:
+            return True  # killed just now
+
+
+def first_content(work: Work) -> None:
+    """Give each source something before the first run."""
+    for kind, count in zip(KINDS, (4, 40, 40, 1, 0), strict=True):
+        chance = random.Random(f"{work.seed} first {kind}")
+        for _ in range(count):
+            try:
+                getattr(work, f"change_{kind}")(chance)
+            except AWAY as error:
+                if "NoSuchKey" not in str(error):
+                    raise
+                continue  # a rename of a file that is not there
+            work.done[kind] += 1
+
+
+def threads(work: Work, ended: threading.Event) -> list[threading.Thread]:
+    """Return a thread for each kind, not started."""
+    return [threading.Thread(target=work.run, args=(kind, ended), name=kind, daemon=True) for kind in KINDS]
