@@ -22,7 +22,7 @@ from typing import Any, Final
 from tests.soak import judge, writers
 from tests.soak.deployment import KINDS, Deployment, sync_name
 from tests.soak.killer import Killer
-from tests.soak.servers import USER, running
+from tests.soak.servers import running
 from tests.soak.watch import Growth, Search, Watch, growth
 from tests.standins.programs import program
 
@@ -46,6 +46,7 @@ class Soak:
         self.seconds = minutes * 60
         self.seed = seed
         self.secrets = planted(seed)
+        self.search = Search(self.secrets | {"session": writers.marker(seed)})
         self.wrong: list[str] = []
         self.record: dict[str, Any] = {"minutes": minutes, "seed": seed}
         self.growth: list[Growth] = []
@@ -70,7 +71,7 @@ class Soak:
         """Change, kill and watch until the time is over; then have everything run again."""
         ended = threading.Event()
         killer = Killer(work.deployment, work.servers.victims, self.seed, self.seconds)
-        watch = Watch(work.deployment)
+        watch = Watch(work.deployment, self.search)
         threads = writers.threads(work, ended)
         threads += [threading.Thread(target=each.run, args=(ended,), daemon=True) for each in (killer, watch)]
         for each in threads:
@@ -122,15 +123,14 @@ class Soak:
 
     def _search(self, deployment: Deployment, work: writers.Work) -> None:
         """Look for every secret and session in all that the engine has written."""
-        tokens = {f"session {number}": each for number, each in enumerate(work.tokens)}
-        search = Search(self.secrets | tokens, USER)
+        search = self.search
         count = search.home(deployment.home)
-        control = Search({"control": sync_name("files")}, USER)
+        control = Search({"control": sync_name("files")})
         control.home(deployment.home)
         if not control.found:
             self.wrong.append("the search for secrets finds nothing at all")
         self.wrong += [f"secret: {each}" for each in sorted(search.found)]
-        self.record |= {"secrets": len(self.secrets) + len(tokens), "secrets_found": len(search.found)}
+        self.record |= {"secrets": len(self.secrets) + work.sessions, "secrets_found": len(search.found)}
         self.record |= {"searched": {"places": count, "bytes": search.bytes}}
 
 

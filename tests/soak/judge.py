@@ -200,14 +200,10 @@ def _plain(layer: bytes) -> bytes:
 
 def _tokens(work: Work) -> Iterator[str]:
     """All instances run: a session that all have is synced, one that only its origin has is not."""
-    end, number = time.monotonic() + _LIST_LIMIT, 0
+    end = time.monotonic() + _LIST_LIMIT
     while True:  # the list of instances may be a minute old
-        number += 1
         try:
-            verdicts = [
-                work.probe(f"session-{work.seed}-{word}-{number}-of-the-judge", 0, everywhere=word == "all")
-                for word in ("all", "one")
-            ]
+            verdicts = [work.probe(0, everywhere=everywhere) for everywhere in (True, False)]
         except AWAY as error:
             verdicts = [str(error), ""]
         if verdicts[0] == "Synced" or time.monotonic() > end:

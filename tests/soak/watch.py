@@ -41,19 +41,83 @@ class Sample:
     log: int
 
 
+class Search:
+    """Looks for secrets in every form that they may be written in. A name of each is told, never its value."""
+
+    def __init__(self, secrets: dict[str, str]) -> None:
+        self._forms = [(name, form) for name, value in secrets.items() for form in forms(value)]
+        self._longest = max(len(form) for _, form in self._forms)
+        self.found: set[str] = set()
+        self.bytes = 0
+
+    def text(self, place: str, content: bytes) -> None:
+        """Look into some bytes."""
+        self.bytes += len(content)
+        self.found |= {f"{name} in {place}" for name, form in self._forms if form in content}
+
+    def file(self, file: Path) -> None:
+        """Look into a file, piece by piece."""
+        rest = b""
+        with suppress(FileNotFoundError), file.open("rb") as stream:
+            while piece := stream.read(_PIECE):
+                self.text(file.name, rest + piece)
+                rest = piece[-self._longest :]
+
+    def home(self, home: Path) -> int:
+        """Look into all that an engine has written but its vault; the number of records and files."""
+        state = home / "state"
+        count = 0
+        for file in files_of(home):
+            if file.parent != state:
+                self.file(file)
+                count += 1
+        return count + self.state(home)
+
+    def state(self, home: Path) -> int:
+        """Look into the table, the queues with the dead letters, and every service but the vault; the number of rows."""
+        count = 0
+        with closing(_opened(home)) as db:
+            for name, value in db.execute("SELECT name, state FROM services"):
+                if name != _VAULT:
+                    self.text(f"state of {name}", value.encode())
+                    count += 1
+            for service, resource, key, value in db.execute("SELECT service, resource, key, value FROM records"):
+                self.text(f"{service} {json.loads(resource)[-1]}", f"{key}\n{value}".encode())
+                count += 1
+        return count
+
+    def messages(self, home: Path) -> None:
+        """Look into the messages that wait now."""
+        with closing(_opened(home)) as db:
+            for (value,) in db.execute("SELECT value FROM records WHERE service = 'sqs'"):
+                self.text("a message", value.encode())
+
+    def commands(self, pids: Iterable[int]) -> None:
+        """Look at the command lines of processes and of what they started."""
+        for pid in pids:
+            with suppress(OSError):
+                children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+                for each in (str(pid), *children):
+                    with suppress(OSError):
+                        self.text("a command line", Path(f"/proc/{each}/cmdline").read_bytes())
+
+
 @dataclass
 class Watch:
-    """Samples ``deployment`` in a thread of its own."""
+    """Samples ``deployment`` in a thread of its own, and looks for secrets in what will be gone later."""
 
     deployment: Deployment
+    search: Search
     samples: list[Sample] = field(default_factory=list)
 
     def run(self, ended: threading.Event) -> None:
         """Take a sample every ten seconds until ``ended``."""
         began = time.monotonic()
         while True:
-            with suppress(OSError, ValueError):  # the engine is being killed, or begins
+            with suppress(OSError, ValueError, sqlite3.Error):  # the engine is being killed, or begins
                 self.samples.append(self.sample(time.monotonic() - began))
+                self.search.messages(self.deployment.home)
+                self.search.commands(self.deployment.workers())
             if ended.wait(EVERY):
                 return
 
@@ -117,62 +181,16 @@ def growth(samples: list[Sample], seconds: float) -> list[Growth]:
     return [Growth(name, *(median([getattr(e, name) for e in q] or [0]) for q in quarters)) for name in names]
 
 
-class Search:
-    """Looks for secrets in every form that they may be written in. A name of each is told, never its value."""
-
-    def __init__(self, secrets: dict[str, str], user: str) -> None:
-        self._forms = [(name, form) for name, value in secrets.items() for form in _forms(value, user)]
-        self._longest = max(len(form) for _, form in self._forms)
-        self.found: set[str] = set()
-        self.bytes = 0
-
-    def text(self, place: str, content: bytes) -> None:
-        """Look into some bytes."""
-        self.bytes += len(content)
-        self.found |= {f"{name} in {place}" for name, form in self._forms if form in content}
-
-    def file(self, file: Path) -> None:
-        """Look into a file, piece by piece."""
-        rest = b""
-        with suppress(FileNotFoundError), file.open("rb") as stream:
-            while piece := stream.read(_PIECE):
-                self.text(file.name, rest + piece)
-                rest = piece[-self._longest :]
-
-    def home(self, home: Path) -> int:
-        """Look into all that an engine has written but its vault; the number of records and files."""
-        state = home / "state"
-        count = 0
-        for file in files_of(home):
-            if file.parent != state:
-                self.file(file)
-                count += 1
-        return count + self.state(state / "engine.db")
-
-    def state(self, database: Path) -> int:
-        """Look into the table, the queues with the dead letters, and every service but the vault; the number of rows."""
-        count = 0
-        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)) as db:
-            for name, value in db.execute("SELECT name, state FROM services"):
-                if name != _VAULT:
-                    self.text(f"state of {name}", value.encode())
-                    count += 1
-            for service, resource, key, value in db.execute("SELECT service, resource, key, value FROM records"):
-                self.text(f"{service} {json.loads(resource)[-1]}", f"{key}\n{value}".encode())
-                count += 1
-        return count
-
-    def commands(self, pids: Iterable[int]) -> None:
-        """Look at the command lines of processes and of what they started."""
-        for pid in pids:
-            with suppress(OSError):
-                children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-                for each in (str(pid), *children):
-                    with suppress(OSError):
-                        self.text("a command line", Path(f"/proc/{each}/cmdline").read_bytes())
+def _opened(home: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{home / 'state' / 'engine.db'}?mode=ro", uri=True, timeout=30)
 
 
-def _forms(secret: str, user: str) -> set[bytes]:
+def forms(secret: str) -> set[bytes]:
+    """Return the secret in plain, in addresses and JSON, in hexadecimal, and as any Base64 around it has it."""
     plain = {secret, quote(secret), quote_plus(secret), quote(secret, safe=""), json.dumps(secret)[1:-1]}
-    pairs = (secret, f"{user}:{secret}", f":{secret}", f"x-access-token:{secret}")
-    return {each.encode() for each in plain | {base64.b64encode(each.encode()).decode() for each in pairs}}
+    plain.add(secret.encode().hex())
+    for before in range(3):  # bytes of the group of three that its first byte is in
+        data = bytes(before) + secret.encode()
+        whole = base64.b64encode(data[: len(data) // 3 * 3]).decode()[4 * (before > 0) :]
+        plain |= {whole, whole.replace("+", "-").replace("/", "_")}
+    return {each.encode() for each in plain}

@@ -41,6 +41,11 @@ _KEYS: Final = 60
 _MODES: Final = ("rw-r--r--", "rw-r-----", "rwxr-xr-x")
 
 
+def marker(seed: int) -> str:
+    """Return what every session begins with."""
+    return f"session-{random.Random(f'{seed} sessions').getrandbits(128):032x}-"
+
+
 @dataclass
 class Work:
     """What the writers share. ``false`` has the verdicts ``Synced`` of tokens that an instance did not have."""
@@ -55,7 +60,7 @@ class Work:
     verdicts: Counter[str] = field(default_factory=Counter)
     false: list[str] = field(default_factory=list)
     builds: list[Run] = field(default_factory=list)
-    tokens: list[str] = field(default_factory=list)
+    sessions: int = 0
 
     @property
     def s3(self) -> S3Client:
@@ -177,12 +182,13 @@ class Work:
     def change_tokens(self, chance: random.Random) -> None:
         """Put a session into an instance, and ask the probe about it. A third is kept from the other instances."""
         origin = chance.randrange(len(self.servers.instances))
-        self.probe(f"session-{chance.getrandbits(160):040x}", origin, everywhere=chance.random() < 0.67)
+        self.probe(origin, everywhere=chance.random() < 0.67)
 
-    def probe(self, token: str, origin: int, *, everywhere: bool) -> str:
+    def probe(self, origin: int, *, everywhere: bool) -> str:
         """Put a session and ask about it; the verdict. One that is better than what is true is noted in ``false``."""
         gateway, instances = self.servers.gateway, self.servers.instances
-        self.tokens.append(token)
+        self.sessions += 1
+        token = f"{marker(self.seed)}{self.sessions:06}"
         before = [each.lives for each in instances]
         gateway.put(origin, token, visible=None if everywhere else 0)
         headers = {"X-Auth-Token": token, "X-Nginx-Origin": gateway.instances[origin].name}
