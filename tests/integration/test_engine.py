@@ -264,6 +264,8 @@ def test_a_kill_loses_nothing_that_was_saved(home: Path, project: Path) -> None:
     os.kill(pid_of(home), signal.SIGKILL)
     assert until(lambda: engine.describe(home) is None)
     assert runs(worker)
+    unpacked = list((home / "tmp").glob("ministack-lambda-*"))
+    assert unpacked
 
     said: list[str] = []
     after = engine.up(home, project, say=said.append)
@@ -274,6 +276,7 @@ def test_a_kill_loses_nothing_that_was_saved(home: Path, project: Path) -> None:
     assert after.unclean
     assert (after.outputs, after.key) == (before.outputs, before.key)
     assert until(lambda: not runs(worker))
+    assert not any(folder.exists() for folder in unpacked), "each kill leaves the code of every function behind"
     assert seen(after, "one")["times"] == 1
     assert seen(after, "slow", times=2)["receives"] == 1  # at once, and not counted as a failure
     # No function is at work any more, so nothing is held by one.

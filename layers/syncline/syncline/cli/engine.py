@@ -21,6 +21,7 @@ import fcntl
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -151,6 +152,7 @@ def _start(home: Path, python: Path, port: int | None, say: deploy.Say) -> Engin
     for folder in (state, temporary):
         folder.mkdir(exist_ok=True)
     _end_orphans(temporary)
+    _remove_leftovers(temporary)
     _record(home, engine)
     if log.exists() and log.stat().st_size > _LOG_BYTES:
         log.replace(home / "engine.log.1")
@@ -264,6 +266,16 @@ def _end_orphans(temporary: Path) -> None:
         with suppress(OSError):
             if f"{temporary}/".encode() in command.read_bytes():
                 os.kill(int(command.parent.name), signal.SIGKILL)
+
+
+def _remove_leftovers(temporary: Path) -> None:
+    """Remove the code of functions that an earlier engine has unpacked; a killed one leaves a folder for each.
+
+    Where orphans cannot be found they may still run from there.
+    """
+    if Path("/proc/self").exists():
+        for left in temporary.glob("ministack-lambda-*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def save(home: Path) -> None:
