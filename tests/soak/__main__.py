@@ -16,6 +16,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,8 +74,12 @@ class Soak:
         ended = threading.Event()
         killer = Killer(work.deployment, work.servers.victims, self.seed, self.seconds)
         watch = Watch(work.deployment, self.search)
-        threads = writers.threads(work, ended)
-        threads += [threading.Thread(target=each.run, args=(ended,), daemon=True) for each in (killer, watch)]
+        parts: dict[str, Callable[[threading.Event], None]] = {kind: partial(work.run, kind) for kind in KINDS}
+        parts |= {"killer": killer.run, "watch": watch.run}
+        threads = [
+            threading.Thread(target=self._noting, args=(name, part, ended), name=name, daemon=True)
+            for name, part in parts.items()
+        ]
         for each in threads:
             each.start()
         end = time.monotonic() + self.seconds
@@ -105,10 +111,18 @@ class Soak:
             "growth": {each.name: {"second_quarter": each.second, "last_quarter": each.last} for each in self.growth},
         }
 
+    def _noting(self, name: str, part: Callable[[threading.Event], None], ended: threading.Event) -> None:
+        """Do a part of the load, and note if it ends by an error: a soak without it proves nothing."""
+        try:
+            part(ended)
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            self.wrong.append(f"the {name} of the soak ended: {error!r}")
+
     def _judge(self, work: writers.Work) -> None:
         began = time.monotonic()
-        judge.idle(work.deployment)
-        letters, wrong = judge.settle(work.deployment)
+        wrong = judge.idle(work.deployment)
+        letters, unsettled = judge.settle(work.deployment)
+        wrong += unsettled
         lost = list(judge.differences(work))
         left = judge.left_letters(work.deployment)
         if left:
@@ -153,8 +167,8 @@ def show(soak: Soak) -> None:
         print(f"{each.name}: {_grown(each)}")
     for name in ("verdicts", "requests", "secrets", "secrets_found", "searched", "settled_seconds"):
         print(f"{name}: {json.dumps(record.get(name))}")
-    for each in soak.wrong[:_SHOWN]:
-        print(f"wrong: {each}")
+    for what in soak.wrong[:_SHOWN]:
+        print(f"wrong: {what}")
     verdict = f"{len(soak.wrong)} wrong" if soak.wrong else "nothing lost, memory and disk flat, no secret written"
     print(f"{'✗' if soak.wrong else '✓'} soak of {record['minutes']:g} minutes, seed {soak.seed}: {verdict}")
 

@@ -171,7 +171,7 @@ def _syncs(servers: Servers) -> dict[str, Any]:
     events = {"quiet": 1, "longest": 5}
     removals = {"share": 1.0, "count": 1_000_000}
     manager = {"file_manager": servers.manager.url, "token": _reference("manager"), "prefix": PREFIX}
-    syncs = {
+    syncs: dict[str, dict[str, Any]] = {
         "images": {
             "source": registry("prod", prod.host) | {"repositories": list(REPOSITORIES)},
             "target": registry("dr", dr.host),

@@ -21,8 +21,8 @@ _QUIET_LIMIT: Final = 600.0
 _LIST_LIMIT: Final = 150.0
 
 
-def idle(deployment: Deployment) -> None:
-    """Wait until no sync has a run under way and no event waits; raises RuntimeError if that takes minutes."""
+def idle(deployment: Deployment) -> list[str]:
+    """Wait until no sync has a run under way and no message waits; what is wrong, if that takes minutes."""
     end, quiet = time.monotonic() + _QUIET_LIMIT, 0
     while quiet < 3:
         _, said = deployment.syncline("status")
@@ -30,8 +30,9 @@ def idle(deployment: Deployment) -> None:
         waiting = messages(deployment)
         quiet = 0 if busy or waiting else quiet + 1
         if time.monotonic() > end:
-            raise RuntimeError(f"after {_QUIET_LIMIT:.0f} s without faults {busy} still run, {waiting} messages wait")
+            return [f"after {_QUIET_LIMIT:.0f} s without faults {busy} still run, {waiting} messages wait"]
         time.sleep(1)
+    return []
 
 
 def messages(deployment: Deployment) -> int:
@@ -55,6 +56,8 @@ def settle(deployment: Deployment) -> tuple[dict[str, int], list[str]]:
         name = sync_name(kind)
         retried = _alone(deployment, "retry", name)
         letters[kind] = retried[1].get("letters", {}).get("retried", 0)
+        if letters[kind]:
+            _drop_gone(deployment, name)
         code, said = _alone(deployment, "run", name)
         counts = said.get("run", {}).get("counts", {})
         if code or counts.get("failed") or counts.get("conflict"):
@@ -67,6 +70,14 @@ def settle(deployment: Deployment) -> tuple[dict[str, int], list[str]]:
     _, status = deployment.syncline("status")
     wrong += [f"{s['name']} is not in sync" for s in status["syncs"] if s["kind"] != "tokens" and not s["in_sync"]]
     return letters, wrong
+
+
+def _drop_gone(deployment: Deployment, name: str) -> None:
+    """Drop the letters of items that are gone from the source, as a person has to; `differences` tells if they are not."""
+    _, report = deployment.syncline("report", name)
+    gone = [f"{each['group']}:{each['name']}" for each in report.get("items", []) if each["code"] == "ITEM_GONE"]
+    if gone:
+        deployment.syncline("retry", name, *(word for item in gone for word in ("--drop", item)))
 
 
 def left_letters(deployment: Deployment) -> int:

@@ -218,4 +218,6 @@ def running(folder: Path, secrets: dict[str, str], notify: str) -> Iterator[Serv
             stack.callback(each.end)
             each.start()
         instances = [Instance(gateway, number) for number in range(3)]
-        yield Servers(*registries, standins[0], bare, *standins[1:], gateway, instances, cluster)
+        prod, dr = registries
+        git, manager, s3, github = standins
+        yield Servers(prod, dr, git, bare, manager, s3, github, gateway, instances, cluster)

@@ -224,8 +224,3 @@ def first_content(work: Work) -> None:
                     raise
                 continue  # a rename of a file that is not there
             work.done[kind] += 1
-
-
-def threads(work: Work, ended: threading.Event) -> list[threading.Thread]:
-    """Return a thread for each kind, not started."""
-    return [threading.Thread(target=work.run, args=(kind, ended), name=kind, daemon=True) for kind in KINDS]
