@@ -48,7 +48,7 @@ def test_what_grows_is_not_flat() -> None:
         return [Sample(float(at), 100 << 20, 100 << 20, 3, (100 << 20) + at * grows, 0) for at in range(0, 600, 10)]
 
     assert all(each.flat for each in growth(samples(0), 600))
-    assert [each.name for each in growth(samples(ALLOWED_BYTES // 100), 600) if not each.flat] == ["disk"]
+    assert [each.name for each in growth(samples(ALLOWED_BYTES["disk"] // 50), 600) if not each.flat] == ["disk"]
 
 
 def test_differences_are_named() -> None:
