@@ -22,13 +22,13 @@ _PAUSE: Final = (3.0, 9.0)
 _DEAD: Final = (0.2, 4.0)
 """Seconds for which a server is away."""
 _FUNCTIONS: Final = 6
-"""Kills of functions for each round of all servers."""
+"""Kills of functions in each round, in which every server is killed once."""
 ENGINE_SHARE: Final = 0.25
 
 
 @dataclass
 class Functions:
-    """The processes of functions, of which one at a time is killed: one at work on messages, if there is any."""
+    """The processes of functions, of which one at a time is killed, at work or not."""
 
     deployment: Deployment
     chance: random.Random
