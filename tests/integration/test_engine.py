@@ -179,6 +179,8 @@ def test_the_stack_is_deployed_and_works(home: Path, project: Path, monkeypatch:
         assert str(item["package"]).startswith(str(home / "layer"))  # not this environment's, nor the project's
     with urllib.request.urlopen(f"{running.outputs['ReceiveUrl']}hooks/sync/secret", data=b"{}") as answer:
         assert answer.read() == b"/hooks/sync/secret"
+    metrics = client(running, "cloudwatch").list_metrics(Namespace="AWS/Lambda")["Metrics"]
+    assert metrics == [], "what is kept of each invocation makes the engine grow for two weeks"
 
     assert any("building" in line for line in said)
     said.clear()
