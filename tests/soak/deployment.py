@@ -51,7 +51,11 @@ class Deployment:
         self.kind = "engine"
         self._file = folder / "syncs.yaml"
         self._project = _project(folder / "project")
-        self._engine = engine.up(home, self._project, port=0, say=print)
+        try:
+            self._engine = engine.up(home, self._project, port=0, say=print)
+        except BaseException:
+            engine.down(home)
+            raise
         self.outputs: Mapping[str, str] = self._engine.outputs
 
     @property
