@@ -75,7 +75,7 @@ COSTS: Final[Mapping[str, Costs]] = {
     "artifacts": Costs(Bound(40, 1, 60), Bound(120, 1, 40), Bound(6, 0, 3), Bound(6, 0, 5)),
     "backups": Costs(Bound(40, 1, 20), Bound(160, 1, 20), Bound(6, 0.1, 2), Bound(6, 0.1, 3)),
 }
-_AT_REST: Final = Bound(40, 4, 12)
+_AT_REST: Final = Bound(80, 4, 20)
 """Rows of the table by things and runs."""
 _LETTERS: Final = Bound(10, 2, 0)
 """Dead letters by things."""

@@ -91,6 +91,7 @@ class ArtifactsWorld:
         self.name = name
         self.rng = rng
         self.violations: list[str] = []
+        self.late = 0
         self._stack = stack
         self.github = GitHubServer(stack.machine, f"api.{name}.example")
         self.registry = RegistryServer(f"registry.{name}.example")

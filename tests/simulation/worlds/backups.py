@@ -65,6 +65,7 @@ class BackupsWorld:
         self.judge = Judge(self.rules, self.target, lambda: machine.now)
         self.judge.planted.update({_KEY: "the key", _TOKEN: "the token"})
         self.violations = self.judge.violations
+        self.late = 0
         self._secrets = 0
         self._touched: set[tuple[str, str]] = set()  # branch and path of files that strangers changed
         for _ in range(rng.randint(0, 12)):

@@ -58,6 +58,7 @@ class FilesWorld:
         self.name = name
         self.rng = rng
         self.violations: list[str] = []
+        self.late = 0
         self.machine = stack.machine
         self.past: defaultdict[str, Past] = defaultdict(Past)
         self._stack = stack
@@ -370,6 +371,7 @@ class FilesWorld:
         told = {each.name: each for each in results}
         wanted = {key: self.source.stored(key) for key in self.source.objects() if self._selects(key)}
         self._adopted.clear()
+        self.late = 0
         for key, stored in wanted.items():
             assert stored is not None
             yield from self._item(key, stored, told.get(key))
@@ -452,7 +454,7 @@ class FilesWorld:
             if outcome not in (None, Outcome.MOVED, Outcome.SKIPPED) and not self._refuses(key, code):
                 yield f"{key!r} is equal, and reported as {result}"
         elif outcome is Outcome.LEFT_OUT or result is None:
-            if not self._is_marker(key) and not self._is_unseen(key, how):
+            if not self._is_marker(key) and not self._is_late(key, how):
                 yield f"{key!r} {how}, and is not reported"
         elif outcome not in (Outcome.CONFLICT, Outcome.FAILED, Outcome.KNOWN):
             if not self._is_damaged(key, how):  # also by the rename of a damaged file
@@ -462,6 +464,12 @@ class FilesWorld:
                 yield f"{key!r} {how}, and is reported as a conflict that is none: {result}"
         elif not self._refuses(key, code):
             yield f"{key!r} {how} in calm, and is reported as {result}"
+
+    def _is_late(self, key: str, how: str) -> bool:
+        """Return and count whether a difference need not be seen yet."""
+        unseen = self._is_unseen(key, how)
+        self.late += unseen
+        return unseen
 
     def _is_unseen(self, key: str, how: str) -> bool:
         """Return True if a difference is found when it is the file's turn to be read again, and it need not be by now."""

@@ -34,6 +34,7 @@ class ImagesWorld:
     def __init__(self, stack: Stack, name: str, rng: random.Random) -> None:
         self.name = name
         self.violations: list[str] = []
+        self.late = 0
         self._stack = stack
         self.rng = rng
         self.source = RegistryServer(f"{name}.prod.example")

@@ -13,12 +13,14 @@ from syncline.model import Result, Run
 class World(Protocol):
     """The outside systems of one sync.
 
-    ``rng`` decides what is changed; it is seeded anew for each act. ``violations`` are collected at the moment at which they happen.
+    ``rng`` decides what is changed; it is seeded anew for each act. ``violations`` are collected at the moment at which they
+    happen. ``late`` is the number of items that the last full run rightly left different, and that the next one may move.
     """
 
     name: str
     rng: random.Random
     violations: list[str]
+    late: int
 
     def config(self) -> dict[str, Any]:
         """Return the configuration of the sync."""
