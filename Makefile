@@ -11,6 +11,9 @@ SECONDS ?= 60
 MINUTES ?= 60
 TARGET ?=
 KEY ?=
+FILES ?=
+ALL ?=
+SAMPLE ?=
 
 bin := .venv/bin
 environments := .venv/installed .venv-engine/requirements.sha256
@@ -20,7 +23,7 @@ export PYTHON
 export SAM_CLI_TELEMETRY := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run push down test crashes soak sim canaries fuzz sbom audit release lint format bench sam-local lock clean environments
+.PHONY: help run push down test crashes soak sim canaries fuzz mutate sbom audit release lint format bench sam-local lock clean environments
 
 help: ## List what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -51,6 +54,10 @@ canaries: environments ## Simulate canaries and probes of tokens: SEEDS="first l
 
 fuzz: environments .venv-fuzz/requirements.sha256 ## Fuzz every parser for SECONDS in all (60 by default); TARGET=... fuzzes one
 	@PYTHONPATH=layers/syncline:.:$$(echo .venv-fuzz/lib/python3*/site-packages) $(bin)/python -m tests.fuzz --seconds $(SECONDS) $(TARGET)
+
+mutate: environments .venv-mutate/requirements.sha256 ## Put faults into changed lines that decide, and see tests fail; FILES="...", ALL=1, SAMPLE=n
+	@PYTHONHASHSEED=0 PYTHONPATH=layers/syncline:.:$$(echo .venv-mutate/lib/python3*/site-packages) nice $(bin)/python -m tests.mutation \
+		$(if $(ALL),--all) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(ALL)$(FILES),--record) $(FILES)
 
 sbom: ## Write a bill of materials (CycloneDX) of the pinned requirements to .build/sbom.json
 	@mkdir -p .build && $(PYTHON) scripts/sbom .build/sbom.json && echo .build/sbom.json
@@ -102,3 +109,6 @@ environments:
 
 .venv-audit/requirements.sha256: requirements/audit.txt
 	scripts/environment .venv-audit requirements/audit.txt
+
+.venv-mutate/requirements.sha256: requirements/mutate.txt
+	scripts/environment .venv-mutate requirements/mutate.txt

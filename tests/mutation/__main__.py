@@ -1,0 +1,114 @@
+"""Put faults into the code that decides, one at a time, and see whether its tests fail.
+
+``python -m tests.mutation`` takes the lines that differ from the branch ``main``; ``--all`` takes every module of the
+table and ``FILE...`` some of them. The exit code is 1 where less than 85 % of the faults of a module are found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.mutation.plugin import Job, Mutations, Outcome
+from tests.mutation.table import CODE, ROWS, TESTS
+
+LEAST: Final = 85
+"""Of a hundred mutants, those that must be killed."""
+RECORD: Final = Path("tests/simulation/records/mutation.json")
+_HUNK: Final = re.compile(r"^@@ -\S+ \+(\d+)(?:,(\d+))? @@")
+_Lines = Mapping[Path, list[int] | None]
+
+
+def main() -> int:
+    """Run the mutants; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
+    parser.add_argument("files", nargs="*", type=Path, help="modules, as paths; all their lines")
+    parser.add_argument("--all", action="store_true", help="all modules of the table")
+    parser.add_argument("--base", default="main", help="the branch whose merge base the lines are compared with")
+    parser.add_argument("--sample", type=int, help="try this many mutants of each module, always the same ones")
+    parser.add_argument("--record", action="store_true", help=f"record the figures of whole modules in {RECORD}")
+    options = parser.parse_args()
+    known = [path for row in ROWS for path in row.paths]
+    unknown = [str(path) for path in options.files if path not in known]
+    if unknown:
+        parser.error(f"{unknown[0]} is in no row of tests/mutation/table.py; add it with the tests that judge it")
+    if options.files or options.all:
+        lines: _Lines = dict.fromkeys(options.files or known)
+    else:
+        lines = {path: found for path in known if (found := _changed(path, options.base))}
+    if not lines:
+        print(f"no line of the modules in tests/mutation/table.py differs from {options.base}")
+        return 0
+    jobs = [
+        Job(path, lines[path], tuple(TESTS / name for name in row.tests))
+        for row in ROWS
+        for path in row.paths
+        if path in lines
+    ]
+    few: list[Path] = []
+
+    def tell(outcome: Outcome) -> None:
+        if _tell(outcome):
+            few.append(outcome.path)
+        if options.record and lines[outcome.path] is None:
+            _record(outcome)
+
+    tests = dict.fromkeys(str(test) for job in jobs for test in job.tests)
+    settings = ["-p", "no:cacheprovider", "-p", "no:schemathesis", "-n", "0", "--quiet", "--capture=no", "--timeout=0"]
+    ended = pytest.main([*settings, "--hypothesis-seed=0", *tests], plugins=[Mutations(jobs, options.sample, tell)])
+    if ended not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        raise SystemExit(f"pytest ended with {ended}; run these tests by themselves: {' '.join(tests)}")
+    for path in few:
+        print(f"{path}: less than {LEAST} % of the mutants are killed")
+    return int(bool(few))
+
+
+def _changed(path: Path, base: str) -> list[int]:
+    """Return the lines of a file that the working tree adds to the merge base or changes."""
+    since = _git("merge-base", base, "HEAD").strip()
+    found: list[int] = []
+    for line in _git("diff", "--unified=0", since, "--", str(path)).splitlines():
+        if match := _HUNK.match(line):
+            first, number = int(match[1]), int(match[2] or "1")
+            found += range(first, first + number)
+    return found
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def _tell(outcome: Outcome) -> bool:
+    """Print the survivors of a module and its figures; return True if there are too many."""
+    for line, tests, diff in outcome.survivors:
+        print(f"\n{outcome.path}:{line} survived {tests} tests\n{diff}")
+    figures = _figures(outcome)
+    told = f"{figures['killed']} of {outcome.tried} killed, {len(outcome.survivors)} survived"
+    print(f"{outcome.path}: {told}" + (f", {figures['percent']} %" if outcome.tried else ""), flush=True)
+    return outcome.tried > 0 and figures["percent"] < LEAST
+
+
+def _figures(outcome: Outcome) -> dict[str, Any]:
+    survived = len(outcome.survivors)
+    killed = outcome.tried - survived
+    percent = round(100 * killed / outcome.tried, 1) if outcome.tried else None
+    return {"mutants": outcome.mutants, "killed": killed, "survived": survived, "percent": percent}
+
+
+def _record(outcome: Outcome) -> None:
+    known = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    known[str(outcome.path.relative_to(CODE).with_suffix(""))] = _figures(outcome)
+    RECORD.parent.mkdir(exist_ok=True)
+    RECORD.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Make the mutants of a module: its source, each time with one small fault.
+
+mutmut makes them. Left out are those that need no test: texts for people (strings with a space, parts of f-strings),
+strings in another case beside the same string with other letters, and what the type checker refuses anyway (None for a
+value, a missing positional argument). As with mutmut, only code in functions is mutated.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import random
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType
+from typing import Final
+
+import libcst as cst
+from libcst.metadata import MetadataWrapper, PositionProvider
+from mutmut.mutation.file_mutation import Mutation, create_mutations
+
+_IS_FUNCTION: Final = 0x01  # CO_OPTIMIZED, which the code of a class or module lacks
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """`function` is the outermost function that changes, by its qualified name and first line; `lines` its statement."""
+
+    line: int
+    lines: range
+    function: tuple[str, int]
+    diff: str
+    code: CodeType
+
+
+def mutants_of(path: Path, wanted: Container[int] | None = None, sample: int | None = None) -> tuple[list[Mutant], int]:
+    """Return the mutants whose change begins in one of the `wanted` lines, and how many there are.
+
+    With `sample`, return that many of them, always the same ones of the same source.
+    """
+    source = path.read_text()
+    module, mutations, _, _ = create_mutations(str(path), source)
+    positions = MetadataWrapper(module, unsafe_skip_copy=True).resolve(PositionProvider)
+    texts = {part for node in _walk(module) if isinstance(node, cst.FormattedString) for part in _walk(node)}
+    spans = _spans(source)
+    found: list[tuple[int, Mutation]] = []
+    for mutation in mutations:
+        node, line = mutation.original_node, positions[mutation.original_node].start.line
+        if mutation.contained_by_top_level_function is None or (wanted is not None and line not in wanted):
+            continue
+        if node not in texts and _needs_a_test(node, mutation.mutated_node):
+            found.append((line, mutation))
+    number = len(found)
+    if sample is not None and number > sample:
+        found = [found[at] for at in sorted(random.Random(path.name).sample(range(number), sample))]
+    before = _functions_of(compile(source, str(path), "exec"))
+    made = [_mutant(path, module, mutation, line, spans, before) for line, mutation in found]
+    return [mutant for mutant in made if mutant is not None], number
+
+
+def _functions_of(code: CodeType) -> dict[tuple[str, int], CodeType]:
+    """Return the outermost functions of a module and of its classes, by name and first line."""
+    found = {}
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            if inner.co_flags & _IS_FUNCTION:
+                found[inner.co_qualname, inner.co_firstlineno] = inner
+            else:
+                found |= _functions_of(inner)
+    return found
+
+
+def _needs_a_test(node: cst.CSTNode, mutated: cst.CSTNode) -> bool:
+    if isinstance(node, cst.SimpleString):
+        assert isinstance(mutated, cst.SimpleString)
+        return " " not in node.value and "XX" in mutated.value
+    if isinstance(node, cst.Assign | cst.AnnAssign):
+        return False
+    if isinstance(node, cst.Call) and isinstance(mutated, cst.Call) and mutated.func is node.func:
+        if len(mutated.args) == len(node.args):
+            return False  # None in place of an argument
+        (removed,) = [argument for argument in node.args if argument not in mutated.args]
+        return removed.keyword is not None
+    return True
+
+
+def _mutant(
+    path: Path,
+    module: cst.Module,
+    mutation: Mutation,
+    line: int,
+    spans: dict[int, range],
+    before: dict[tuple[str, int], CodeType],
+) -> Mutant | None:
+    """Return None if the change is in no function: in the default of a parameter, say."""
+    changed = module.deep_replace(mutation.original_node, mutation.mutated_node)
+    assert isinstance(changed, cst.Module)
+    try:
+        whole = compile(changed.code, str(path), "exec")
+    except SyntaxError:
+        return None
+    for name, code in _functions_of(whole).items():
+        if name in before and code != before[name]:
+            diff = difflib.unified_diff(module.code.splitlines(), changed.code.splitlines(), lineterm="", n=0)
+            shown = "\n".join(each for each in list(diff)[3:])
+            return Mutant(line, spans.get(line, range(line, line + 1)), name, shown, code)
+    return None
+
+
+def _spans(source: str) -> dict[int, range]:
+    """Return the lines of the innermost statement of each line; of a compound one, those of its head."""
+    found: dict[int, range] = {}
+    for node in ast.walk(ast.parse(source)):  # from the outside inwards
+        if isinstance(node, ast.stmt):
+            body = getattr(node, "body", None) or getattr(node, "cases", None)
+            end = (node.end_lineno or node.lineno) + 1
+            if isinstance(body, list):
+                end = max(node.lineno + 1, body[0].lineno if hasattr(body[0], "lineno") else body[0].pattern.lineno)
+            lines = range(node.lineno, end)
+            found.update(dict.fromkeys(lines, lines))
+    return found
+
+
+def _walk(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    yield node
+    for child in node.children:
+        yield from _walk(child)

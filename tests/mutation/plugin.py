@@ -1,0 +1,236 @@
+"""A pytest plugin: run the selected tests once, then each mutant against those that execute its line.
+
+A mutant lives in a forked process, where the code of the function is exchanged; the first test that fails kills it. The
+tests are collected and their modules imported once for all mutants.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import os
+import resource
+import signal
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FunctionType
+from typing import Any, Final
+
+import coverage
+import pytest
+from _pytest.runner import runtestprotocol
+
+from tests.mutation.mutants import Mutant, mutants_of
+
+_LONGEST: Final = 5.0
+"""Seconds after which a test takes too long for this."""
+_MOST: Final = 20.0
+"""Seconds that the tests of one mutant take at most, as measured without a fault."""
+_KILLED: Final = 1
+_UNFIT: Final = 77
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A module with the lines to change (None for all), and the files or folders of tests that judge it."""
+
+    path: Path
+    lines: Container[int] | None
+    tests: tuple[Path, ...]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """`mutants` exist, `tried` of them ran; of a survivor, its line, how many tests execute it and its diff are known."""
+
+    path: Path
+    mutants: int
+    tried: int = 0
+    survivors: list[tuple[int, int, str]] = field(default_factory=list)
+
+
+class Mutations:
+    """The plugin: tells the outcome of each job as soon as it is known."""
+
+    def __init__(self, jobs: Sequence[Job], sample: int | None, tell: Callable[[Outcome], None]) -> None:
+        self._jobs, self._sample, self._tell = jobs, sample, tell
+        self._passed: dict[str, pytest.Item] = {}
+        self._seconds: dict[str, float] = {}
+        self._left_out: list[str] = []
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_configure(self) -> None:
+        import hypothesis  # noqa: PLC0415 - its plugin of pytest comes first
+
+        phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+        quiet = list(hypothesis.HealthCheck)
+        hypothesis.settings.register_profile(
+            "mutation", phases=phases, database=None, deadline=None, max_examples=30, suppress_health_check=quiet
+        )
+        hypothesis.settings.load_profile("mutation")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        if session.testsfailed:
+            raise session.Interrupted(f"{session.testsfailed} files of tests cannot be collected")
+        with _quiet():
+            data = self._measure(session)
+        for line in self._left_out:
+            print(line, flush=True)
+        live = {job.path: _Live(job.path.resolve()) for job in self._jobs}
+        gc.collect()
+        gc.freeze()
+        for job in self._jobs:
+            self._run(job, live[job.path], data.contexts_by_lineno(str(job.path.resolve())))
+        return True
+
+    def _measure(self, session: pytest.Session) -> coverage.CoverageData:
+        """Run every test, note those that pass in time, and return which lines each executes."""
+        paths = [str(job.path.resolve()) for job in self._jobs]
+        measured = coverage.Coverage(data_file=None, include=paths, config_file=False)
+        measured.start()
+        for item, following in zip(session.items, [*session.items[1:], None], strict=True):
+            measured.switch_context(item.nodeid)
+            began = time.process_time()
+            reports = runtestprotocol(item, nextitem=following, log=False)
+            self._seconds[item.nodeid] = seconds = time.process_time() - began
+            if not all(report.passed for report in reports):
+                self._left_out.append(f"left out, as it does not pass: {item.nodeid}")
+            elif seconds > _LONGEST:
+                self._left_out.append(f"left out, as it takes {seconds:.0f} s: {item.nodeid}")
+            else:
+                self._passed[item.nodeid] = item
+        measured.stop()
+        return measured.get_data()
+
+    def _run(self, job: Job, live: _Live, tests_of: dict[int, list[str]]) -> None:
+        mutants, number = mutants_of(job.path.resolve(), job.lines, self._sample)
+        outcome = Outcome(job.path, number)
+        folders = [test.resolve() for test in job.tests]
+        judges = {
+            name for name, item in self._passed.items() if any(item.path.is_relative_to(each) for each in folders)
+        }
+        killers: dict[tuple[str, int], list[str]] = defaultdict(list)
+        for mutant in mutants:
+            names = judges.intersection(name for line in mutant.lines for name in tests_of.get(line, ()))
+            first = killers[mutant.function]
+            order = [name for name in first if name in names]
+            order += sorted(names - set(order), key=lambda name: (self._seconds[name], name))
+            ended, killer = self._try(mutant, live, list(self._affordable(order)))
+            outcome.tried += ended != _UNFIT
+            if ended == 0:
+                outcome.survivors.append((mutant.line, len(names), mutant.diff))
+            elif killer:
+                killers[mutant.function] = [killer, *(name for name in first if name != killer)]
+        self._tell(outcome)
+
+    def _affordable(self, order: Sequence[str]) -> Iterator[pytest.Item]:
+        """Yield the tests that fit into the time of a mutant."""
+        left = _MOST
+        for name in order:
+            left -= self._seconds[name]
+            if left < 0:
+                return
+            yield self._passed[name]
+
+    def _try(self, mutant: Mutant, live: _Live, items: Sequence[pytest.Item]) -> tuple[int, str]:
+        """Return how the process of a mutant ended, 0 if no test fails, and the test that failed."""
+        if not items:
+            return 0, ""
+        expected = sum(self._seconds[item.nodeid] for item in items)
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            _child(mutant, live, items, writing, expected)
+        os.close(writing)
+        ended = _ended(child, 60 + 20 * expected)
+        with os.fdopen(reading, "rb") as pipe:
+            return ended, pipe.read().decode()
+
+
+class _Live:
+    """The functions of a module by name and line, wherever they are held, and all caches of functions."""
+
+    def __init__(self, path: Path) -> None:
+        self.functions: dict[tuple[str, int], list[FunctionType]] = defaultdict(list)
+        self.caches: list[Any] = []
+        for each in gc.get_objects():
+            if isinstance(each, functools._lru_cache_wrapper):
+                self.caches.append(each)
+            elif isinstance(each, FunctionType) and each.__code__.co_filename == str(path):
+                self.functions[each.__code__.co_qualname, each.__code__.co_firstlineno].append(each)
+
+    def put(self, mutant: Mutant) -> bool:
+        """Exchange the code of a function; return False if that is not possible."""
+        held = self.functions.get(mutant.function, [])
+        try:
+            for function in held:
+                function.__code__ = mutant.code
+        except ValueError:  # another number of free variables
+            return False
+        for cache in self.caches:
+            cache.cache_clear()
+        return bool(held)
+
+
+def _ended(child: int, most: float) -> int:
+    """Return the exit code of a child, which is killed after `most` seconds."""
+    deadline = time.monotonic() + most
+    pause = 0.002
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(pause)
+        pause = min(pause * 1.2, 0.05)
+
+
+def _child(mutant: Mutant, live: _Live, items: Sequence[pytest.Item], writing: int, expected: float) -> None:
+    """Run the tests with the mutant in place, and leave the process."""
+    code = _KILLED
+    try:
+        gc.disable()  # a collection would copy the whole memory
+        seconds = int(10 + 10 * expected)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        limit = int(used.ru_utime + used.ru_stime) + seconds
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+        _silence()
+        if not live.put(mutant):
+            os._exit(_UNFIT)
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            if not all(report.passed for report in runtestprotocol(item, nextitem=following, log=False)):
+                os.write(writing, item.nodeid.encode())
+                break
+        else:
+            code = 0
+    finally:
+        os._exit(code)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Throw away what tests print; the settings of pytest capture nothing, as a fork could not share that."""
+    sys.stdout.flush()
+    kept = os.dup(1), os.dup(2)
+    _silence()
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        for descriptor, copy in enumerate(kept, 1):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+
+
+def _silence() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)

@@ -1,0 +1,86 @@
+"""The modules that decide, and the tests that judge each of them: fast ones, without outside systems."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+CODE: Final = Path("layers/syncline/syncline")
+TESTS: Final = Path("tests/unit")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Modules in `CODE`, and the files or folders in `TESTS` that judge all of them."""
+
+    modules: tuple[str, ...]
+    tests: tuple[str, ...]
+
+    @property
+    def paths(self) -> list[Path]:
+        return [CODE / f"{module}.py" for module in self.modules]
+
+
+_STEPS: Final = tuple(
+    f"steps/test_{name}.py"
+    for name in (
+        *("bound_requests", "cancel", "discover", "discover_begin", "discover_failures", "duplicates", "gather"),
+        *("joined", "known_failures", "lease_ends", "transfer", "unsendable", "verify", "visibility", "waiting"),
+        "worker",
+    )
+)
+
+ROWS: Final = (
+    Row(
+        tuple(
+            f"steps/{name}"
+            for name in ("discover", "engine", "gather", "known", "once", "transfer", "verify", "worker")
+        ),
+        _STEPS,
+    ),
+    Row(("steps/receive",), ("steps/test_receive.py", "steps/test_receive_github.py", "steps/test_receive_wiring.py")),
+    Row(("steps/console",), ("steps/test_console.py",)),
+    Row(("state",), ("test_state.py", "steps/test_cancel.py", "steps/test_joined.py", "steps/test_duplicates.py")),
+    Row(("messages", "model"), ("test_messages.py", "steps/test_unsendable.py", "steps/test_worker.py")),
+    Row(("ownership", "stores/removals"), ("test_ownership.py", "stores/test_removals.py")),
+    Row(("stores/leases",), ("test_leases.py", "stores/test_slots.py", "steps/test_lease_ends.py")),
+    Row(("stores/failures",), ("steps/test_known_failures.py", "cli/test_cli_known.py")),
+    Row(("stores/hearing",), ("steps/test_gather.py", "stores/test_lost_answers.py")),
+    Row(("stores/facts",), ("stores/test_facts.py", "stores/test_lost_answers.py")),
+    Row(
+        ("stores/files", "stores/packing"),
+        ("stores/test_files.py", "stores/test_packing.py", "stores/test_files_crashes.py"),
+    ),
+    Row(("stores/manifests",), ("stores/test_manifests.py",)),
+    Row(("select",), ("config/test_select.py",)),
+    Row(("schedule",), ("config/test_schedule.py",)),
+    Row(
+        ("kinds/tokens/verdict", "kinds/tokens/probing"),
+        ("kinds/test_tokens_verdict.py", "kinds/test_tokens_instances.py"),
+    ),
+    Row(
+        ("kinds/tokens/canary", "kinds/tokens/patience", "kinds/tokens/sightings"),
+        ("kinds/test_tokens_canary.py", "kinds/test_tokens_canary_rounds.py", "service/test_counting.py"),
+    ),
+    Row(
+        ("kinds/files/compare", "kinds/files/discover"),
+        ("kinds/test_files_compare.py", "kinds/test_files_order.py", "kinds/test_files_sheets.py"),
+    ),
+    Row(("kinds/files/events",), ("kinds/test_files_events.py",)),
+    Row(
+        ("kinds/files/transfer",),
+        tuple(f"kinds/test_files_transfer_{name}.py" for name in ("changes", "ownership", "writes")),
+    ),
+    Row(("kinds/files/verify",), ("kinds/test_files_verify.py",)),
+    Row(("kinds/images/looking",), ("kinds/test_looking.py", "kinds/test_images_odd_entries.py")),
+    Row(("kinds/images/proving",), ("kinds/test_proving.py",)),
+    Row(("kinds/images/places",), ("kinds/test_blob_places.py",)),
+    Row(("kinds/backups/removing", "kinds/backups/ours"), ("kinds/backups/test_removing.py",)),
+    Row(
+        ("kinds/backups/paths", "kinds/backups/layout"), ("kinds/backups/test_paths.py", "kinds/backups/test_layout.py")
+    ),
+    Row(("kinds/artifacts/metadata", "kinds/artifacts/notifications"), ("kinds/artifacts/test_rules.py",)),
+    Row(("kinds/artifacts/checkpoints",), ("kinds/artifacts/test_checkpoints.py",)),
+    Row(("kinds/artifacts/examining",), ("kinds/artifacts/test_archives.py", "kinds/artifacts/test_descriptions.py")),
+)
