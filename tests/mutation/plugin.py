@@ -28,7 +28,7 @@ from _pytest.runner import runtestprotocol
 from tests.mutation.mutants import Mutant, mutants_of
 
 _LONGEST: Final = 5.0
-"""Seconds after which a test takes too long for this."""
+"""Seconds of processor time after which a test is stopped and left out."""
 _MOST: Final = 20.0
 """Seconds that the tests of one mutant take at most, as measured without a fault."""
 _KILLED: Final = 1
@@ -94,15 +94,17 @@ class Mutations:
         paths = [str(job.path.resolve()) for job in self._jobs]
         measured = coverage.Coverage(data_file=None, include=paths, config_file=False)
         measured.start()
+        signal.signal(signal.SIGPROF, lambda *_: pytest.fail("takes too long"))
         for item, following in zip(session.items, [*session.items[1:], None], strict=True):
             measured.switch_context(item.nodeid)
             began = time.process_time()
+            signal.setitimer(signal.ITIMER_PROF, _LONGEST)
             reports = runtestprotocol(item, nextitem=following, log=False)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             self._seconds[item.nodeid] = seconds = time.process_time() - began
             if not all(report.passed for report in reports):
-                self._left_out.append(f"left out, as it does not pass: {item.nodeid}")
-            elif seconds > _LONGEST:
-                self._left_out.append(f"left out, as it takes {seconds:.0f} s: {item.nodeid}")
+                why = "takes too long" if seconds >= _LONGEST else "does not pass"
+                self._left_out.append(f"left out, as it {why}: {item.nodeid}")
             else:
                 self._passed[item.nodeid] = item
         measured.stop()
