@@ -50,6 +50,16 @@ def test_the_slot_of_a_dead_function_is_free_within_a_minute(leases: Leases, clo
     assert take(leases) is not None
 
 
+def test_a_slot_is_free_again_the_moment_its_time_ends(leases: Leases, clock: Clock) -> None:
+    taken = [leases.slot("place", 2, 30, RNG) for _ in range(2)]
+    assert sorted(slot.part for slot in taken if slot is not None) == ["0000", "0001"]
+    clock.sleep(29.5)
+    assert take(leases, 2) is None
+    clock.sleep(0.5)
+    again = [take(leases, 2) for _ in range(2)]
+    assert sorted(slot.part for slot in again if slot is not None) == ["0000", "0001"]
+
+
 def test_a_slot_is_kept_for_as_long_as_its_function_works(leases: Leases, clock: Clock) -> None:
     slot = take(leases)
     assert slot is not None
