@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import gc
 import os
-import resource
 import signal
 import sys
 import time
@@ -29,7 +28,7 @@ from tests.mutation.mutants import Mutant, mutants_of
 
 _LONGEST: Final = 5.0
 """Seconds of processor time after which a test is stopped and left out."""
-_MOST: Final = 20.0
+_MOST: Final = 10.0
 """Seconds that the tests of one mutant take at most, as measured without a fault."""
 _KILLED: Final = 1
 _UNFIT: Final = 77
@@ -144,15 +143,14 @@ class Mutations:
         """Return how the process of a mutant ended, 0 if no test fails, and the test that failed."""
         if not items:
             return 0, ""
-        expected = sum(self._seconds[item.nodeid] for item in items)
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
-            _child(mutant, live, items, writing, expected)
+            _child(mutant, live, [(item, self._seconds[item.nodeid]) for item in items], writing)
         os.close(writing)
-        ended = _ended(child, 60 + 20 * expected)
         with os.fdopen(reading, "rb") as pipe:
-            return ended, pipe.read().decode()
+            killer = pipe.read().decode()
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), killer
 
 
 class _Live:
@@ -180,34 +178,24 @@ class _Live:
         return bool(held)
 
 
-def _ended(child: int, most: float) -> int:
-    """Return the exit code of a child, which is killed after `most` seconds."""
-    deadline = time.monotonic() + most
-    pause = 0.002
-    while True:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > deadline:
-            os.kill(child, signal.SIGKILL)
-        time.sleep(pause)
-        pause = min(pause * 1.2, 0.05)
+def _child(mutant: Mutant, live: _Live, items: Sequence[tuple[pytest.Item, float]], writing: int) -> None:
+    """Run tests, each with the seconds that it takes, with the mutant in place, and leave the process.
 
-
-def _child(mutant: Mutant, live: _Live, items: Sequence[pytest.Item], writing: int, expected: float) -> None:
-    """Run the tests with the mutant in place, and leave the process."""
+    Where the mutant makes a test hang, the system ends the process.
+    """
     code = _KILLED
     try:
         gc.disable()  # a collection would copy the whole memory
-        seconds = int(10 + 10 * expected)
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        limit = int(used.ru_utime + used.ru_stime) + seconds
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         _silence()
         if not live.put(mutant):
             os._exit(_UNFIT)
-        for item, following in zip(items, [*items[1:], None], strict=True):
-            if not all(report.passed for report in runtestprotocol(item, nextitem=following, log=False)):
+        following = [item for item, _ in items[1:]]
+        for (item, seconds), after in zip(items, [*following, None], strict=True):
+            signal.setitimer(signal.ITIMER_PROF, 3 + 5 * seconds)
+            signal.setitimer(signal.ITIMER_REAL, 60 + 50 * seconds)  # others may use the machine as well
+            if not all(report.passed for report in runtestprotocol(item, nextitem=after, log=False)):
                 os.write(writing, item.nodeid.encode())
                 break
         else:

@@ -74,9 +74,7 @@ ROWS: Final = (
     Row(("kinds/images/proving",), ("kinds/test_proving.py",)),
     Row(("kinds/images/places",), ("kinds/test_blob_places.py",)),
     Row(("kinds/backups/removing", "kinds/backups/ours"), ("kinds/backups/test_removing.py",)),
-    Row(
-        ("kinds/backups/paths", "kinds/backups/layout"), ("kinds/backups/test_paths.py", "kinds/backups/test_layout.py")
-    ),
+    Row(("kinds/backups/paths",), ("kinds/backups/test_paths.py",)),
     Row(("kinds/artifacts/metadata", "kinds/artifacts/notifications"), ("kinds/artifacts/test_rules.py",)),
     Row(("kinds/artifacts/checkpoints",), ("kinds/artifacts/test_checkpoints.py",)),
     Row(("kinds/artifacts/examining",), ("kinds/artifacts/test_archives.py", "kinds/artifacts/test_descriptions.py")),
