@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from syncline.errors import SynclineError
@@ -88,16 +90,20 @@ def test_no_lease_is_longer_than_the_longest(state: State, clock: Clock, asked: 
     with pytest.raises(LeaseHeldError) as held:
         state.leases.take("dr/app", "b", 60)
     assert (held.value.same_owner, held.value.retry_after) == (False, 1.0)
+    assert f"until {time.strftime('%H:%M:%S', time.gmtime(lease.expires))} UTC" in held.value.what
     clock.sleep(0.5)
     state.leases.take("dr/app", "b", 60)
 
 
 @pytest.mark.parametrize(("late", "renewed"), [(59.5, True), (60, False), (61, False)])
-def test_a_lease_that_ran_out_is_not_renewed(state: State, clock: Clock, late: float, renewed: bool) -> None:
+def test_a_lease_that_ran_out_is_not_renewed(
+    state: State, clock: Clock, caplog: pytest.LogCaptureFixture, late: float, renewed: bool
+) -> None:
     lease = state.leases.take("dr/app", "a", 60)
     clock.sleep(late)
     state.leases.renew(lease, 60)
     assert lease.expires == (clock.now + 60 if renewed else 0)
+    assert ("the lease on dr/app was lost" in caplog.messages) is not renewed
 
 
 def test_a_lease_is_renewed_while_its_holder_may_work(state: State, clock: Clock) -> None:

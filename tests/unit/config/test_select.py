@@ -256,3 +256,17 @@ def test_tags_of_signatures(end: str) -> None:
 def test_other_tags(tag: str) -> None:
     assert not is_signature_tag(tag)
     assert signature_subject(tag) is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "matched"),
+    [
+        ("[ab]x[cd]", "axc", True),
+        ("[ab]x[cd]", "axb", False),
+        ("[a-a]", "a", True),
+        ("[a-c]-[!a-c]", "b-d", True),
+        ("[a-c]-[!a-c]", "b-b", False),
+    ],
+)
+def test_sets_stand_side_by_side(pattern: str, name: str, matched: bool) -> None:
+    assert matches(pattern, name) is matched

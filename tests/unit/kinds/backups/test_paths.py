@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.kinds.backups.paths import Names, folded, problem_of, refusal, shown
+from syncline.kinds.backups.paths import LONGEST, LONGEST_NAME, Names, folded, problem_of, refusal, shown
 
 BAD = [
     "",
@@ -72,6 +72,55 @@ def test_a_key_that_cannot_be_a_path_is_refused_with_a_reason(key: str) -> None:
     assert error.code.name == "PATH_REFUSED"
     assert "\n" not in error.what
     assert refusal("c/n/good.yaml", names) is None, "the rest is taken"
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("c/\ud83d", "control character"),
+        ("c/x\u2029y", "control character"),
+        ("c/./x", "another folder"),
+        ("c/../x", "another folder"),
+        ("c/" + "n" * (LONGEST_NAME + 1), "name longer"),
+        ("/".join(["n" * LONGEST_NAME] * 15 + ["n" * 79, "n" * 81]), f"longer than {LONGEST}"),
+    ],
+    ids=ascii,
+)
+def test_the_reason_names_the_problem(key: str, reason: str) -> None:
+    assert reason in (problem_of(key) or "")
+
+
+def test_a_key_may_be_as_long_as_the_longest() -> None:
+    key = "/".join(["n" * LONGEST_NAME] * 15 + ["n" * 79, "n" * 80])
+    assert len(key) == LONGEST
+    assert problem_of(key) is None
+
+
+@pytest.mark.parametrize(
+    ("there", "key", "reason"),
+    [
+        ("c/a", "c/a/b", "cannot be a file and a folder"),
+        ("a", "a/b/c", "cannot be a file and a folder"),
+        ("a/b", "a/b/c/d/e", "cannot be a file and a folder"),
+        ("c/a/b", "c/a", "cannot be a file and a folder"),
+        ("c/a", "c/A", "on some systems"),
+        ("c/A/b", "c/a/c", "on some systems"),
+    ],
+)
+def test_a_collision_says_which_it_is(there: str, key: str, reason: str) -> None:
+    names = Names()
+    names.add(there)
+    error = refusal(key, names)
+    assert error is not None
+    assert reason in error.what
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [("日本", "'日本'"), ("日\n", "'\\u65e5\\n'"), ("n" * 198, f"'{'n' * 198}'"), ("n" * 199, f"'{'n' * 199}…")],
+)
+def test_a_key_is_shown_in_one_short_line(key: str, text: str) -> None:
+    assert shown(key) == text
 
 
 @pytest.mark.parametrize("key", GOOD, ids=ascii)
