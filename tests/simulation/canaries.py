@@ -59,7 +59,7 @@ def main() -> int:
 def _verdicts(seeds: tuple[int, int], jobs: int, end: float) -> Iterator[Verdict]:
     first, last = seeds
     shares = [range(at, min(at + SHARE, last)) for at in range(first, last, SHARE)]
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # a worker forked from a thread of the pool finds other clocks
     with context.Pool(jobs, initializer=_prepare, maxtasksperchild=25) as pool:
         for verdicts in pool.imap(_simulate, [(share, end) for share in shares]):
             yield from verdicts
