@@ -281,7 +281,8 @@ class Judge:
             case "Partialy":
                 few = f"only {could} of {len(places)} can have had the token"
                 synced = agreed and origin_listed and 200 in said[origin]
-                return _unless(2 * could > len(places), few) or _unless(not synced, "enough had the token")
+                capped = not origin_listed and could >= needed  # the quorum agrees, and the origin may not be alone
+                return _unless(2 * could > len(places) or capped, few) or _unless(not synced, "enough had the token")
             case "NotSynced":
                 more = 2 * yes > len(places) and not refused and 401 not in said[origin]
                 return _unless(not more, f"{yes} of {len(places)} had the token")
