@@ -43,9 +43,13 @@ def main() -> int:
     if options.files or options.all:
         lines: _Lines = dict.fromkeys(options.files or known)
     else:
-        lines = {path: found for path in known if (found := _changed(path, options.base))}
+        try:
+            since = _git("merge-base", options.base, "HEAD").strip()
+        except subprocess.CalledProcessError as error:
+            parser.error(f"no merge base with {options.base}: {error.stderr.strip()}; give another branch with --base")
+        lines = {path: found for path in known if (found := _changed(path, since))}
     if not lines:
-        print(f"no line of the modules in tests/mutation/table.py differs from {options.base}")
+        print(f"nothing to do: no module in tests/mutation/table.py adds or changes a line since {options.base}")
         return 0
     jobs = [
         Job(path, lines[path], tuple(TESTS / name for name in row.tests))
@@ -59,7 +63,7 @@ def main() -> int:
         if _tell(outcome):
             few.append(outcome.path)
         if options.record and lines[outcome.path] is None:
-            _record(outcome)
+            _record(outcome, options.sample)
 
     tests = dict.fromkeys(str(test) for job in jobs for test in job.tests)
     settings = ["-p", "no:cacheprovider", "-p", "no:schemathesis", "-n", "0", "--quiet", "--capture=no", "--timeout=0"]
@@ -71,11 +75,12 @@ def main() -> int:
     return int(bool(few))
 
 
-def _changed(path: Path, base: str) -> list[int]:
-    """Return the lines of a file that the working tree adds to the merge base or changes."""
-    since = _git("merge-base", base, "HEAD").strip()
+def _changed(path: Path, since: str) -> list[int]:
+    """Return the lines of a file that the working tree adds or changes since a commit; all if git does not know it."""
+    if not _git("ls-files", "--", str(path)):
+        return list(range(1, len(path.read_text().splitlines()) + 1))
     found: list[int] = []
-    for line in _git("diff", "--unified=0", since, "--", str(path)).splitlines():
+    for line in _git("diff", "--no-ext-diff", "--no-color", "--unified=0", since, "--", str(path)).splitlines():
         if match := _HUNK.match(line):
             first, number = int(match[1]), int(match[2] or "1")
             found += range(first, first + number)
@@ -91,6 +96,9 @@ def _tell(outcome: Outcome) -> bool:
     for line, tests, diff in outcome.survivors:
         print(f"\n{outcome.path}:{line} survived {tests} tests\n{diff}")
     figures = _figures(outcome)
+    if not outcome.mutants:
+        print(f"{outcome.path}: nothing in these lines can be mutated", flush=True)
+        return False
     told = f"{figures['killed']} of {outcome.tried} killed, {len(outcome.survivors)} survived"
     print(f"{outcome.path}: {told}" + (f", {figures['percent']} %" if outcome.tried else ""), flush=True)
     return outcome.tried > 0 and figures["percent"] < LEAST
@@ -103,9 +111,12 @@ def _figures(outcome: Outcome) -> dict[str, Any]:
     return {"mutants": outcome.mutants, "killed": killed, "survived": survived, "percent": percent}
 
 
-def _record(outcome: Outcome) -> None:
+def _record(outcome: Outcome, sample: int | None) -> None:
     known = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    known[str(outcome.path.relative_to(CODE).with_suffix(""))] = _figures(outcome)
+    figures = _figures(outcome)
+    if sample is not None and sample < outcome.mutants:
+        figures["sample"] = sample
+    known[str(outcome.path.relative_to(CODE).with_suffix(""))] = figures
     RECORD.parent.mkdir(exist_ok=True)
     RECORD.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
 

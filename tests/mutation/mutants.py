@@ -2,7 +2,8 @@
 
 mutmut makes them. Left out are those that need no test: texts for people (strings with a space, parts of f-strings),
 strings in another case beside the same string with other letters, and what the type checker refuses anyway (None for a
-value, a missing positional argument). As with mutmut, only code in functions is mutated.
+value, a missing positional argument). Only the bodies of functions are mutated: the fields of a class and the defaults
+of parameters are not.
 """
 
 from __future__ import annotations
@@ -43,13 +44,15 @@ def mutants_of(path: Path, wanted: Container[int] | None = None, sample: int | N
     module, mutations, _, _ = create_mutations(str(path), source)
     positions = MetadataWrapper(module, unsafe_skip_copy=True).resolve(PositionProvider)
     texts = {part for node in _walk(module) if isinstance(node, cst.FormattedString) for part in _walk(node)}
+    functions = {mutation.contained_by_top_level_function for mutation in mutations}
+    bodies = {part for each in functions if isinstance(each, cst.FunctionDef) for part in _walk(each.body)}
     spans = _spans(source)
     found: list[tuple[int, Mutation]] = []
     for mutation in mutations:
         node, line = mutation.original_node, positions[mutation.original_node].start.line
-        if mutation.contained_by_top_level_function is None or (wanted is not None and line not in wanted):
+        if wanted is not None and line not in wanted:
             continue
-        if node not in texts and _needs_a_test(node, mutation.mutated_node):
+        if node in bodies and node not in texts and _needs_a_test(node, mutation.mutated_node):
             found.append((line, mutation))
     number = len(found)
     if sample is not None and number > sample:
@@ -93,7 +96,7 @@ def _mutant(
     spans: dict[int, range],
     before: dict[tuple[str, int], CodeType],
 ) -> Mutant | None:
-    """Return None if the change is in no function: in the default of a parameter, say."""
+    """Return None if the change is no valid code, or changes none: an annotation of a local name, say."""
     changed = module.deep_replace(mutation.original_node, mutation.mutated_node)
     assert isinstance(changed, cst.Module)
     try:
