@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Arrived, Failure, Later, Pace
-from syncline.model import Item, Outcome, RunStatus
+from syncline.kinds.kind import LAST_WORDS, UNTOUCHED, Arrived, Failure, Later, Pace
+from syncline.messages import Batch, decode
+from syncline.model import EVERYTHING, Item, Outcome, RunStatus, Step, Trigger
 from syncline.steps.engine import ATTEMPTS
 from tests.made_up import MADE_UP_RUN, SYNC, Steps, transfer_of
 
@@ -84,3 +86,116 @@ def test_what_needs_more_time_is_verified_later(steps: Steps, rounds: int) -> No
     steps.pump.run()
     assert len(steps.kind.moved) == 1
     assert steps.latest().counts.moved == 1
+
+
+def verify_of(*items: Item, **more: Any) -> Batch:
+    return Batch(MADE_UP_RUN, SYNC, Step.VERIFY, "batch", items, hop=1, **more)
+
+
+def one(name: str = "1", source: str | None = "a", target: str | None = "a", **detail: Any) -> Item:
+    return Item("team/app", name, source, target, detail=detail)
+
+
+def following(steps: Steps, batch: Batch) -> Batch:
+    """Deliver a batch once, and return the only one that follows."""
+    steps.pump.deliver([steps.begin_with(batch)])
+    (letter,) = steps.mail.waiting()
+    after = decode(letter.body)
+    assert isinstance(after, Batch)
+    return after
+
+
+@pytest.mark.parametrize(
+    ("item", "outcome", "sent"),
+    [
+        (one(**{UNTOUCHED: True}), Outcome.SKIPPED, 0),
+        (one(), Outcome.MOVED, 0),
+        (one(**{UNTOUCHED: True, "bytes": 7}), Outcome.MOVED, 7),
+        (one(target="b", **{UNTOUCHED: True}), Outcome.MOVED, 0),
+        (one(source=None, target=None, **{UNTOUCHED: True}), Outcome.REMOVED, 0),
+    ],
+)
+def test_only_an_untouched_item_that_was_equal_is_skipped(
+    steps: Steps, item: Item, outcome: Outcome, sent: int
+) -> None:
+    steps.pump.deliver([steps.begin_with(verify_of(item))])
+    result = steps.results()["team/app", "1"]
+    assert (result.outcome, result.moved_bytes, result.reason) == (outcome, sent, None)
+
+
+def test_the_note_of_the_kind_is_the_reason(steps: Steps) -> None:
+    steps.kind.prove = lambda item, _pace: Arrived(item, note="read again")
+    steps.pump.deliver([steps.begin_with(verify_of(one()))])
+    assert steps.results()["team/app", "1"].reason == "read again"
+
+
+@pytest.mark.parametrize(
+    ("trigger", "asked", "outcome"),
+    [
+        (Trigger.RETRY, "1", Outcome.SKIPPED),
+        (Trigger.RETRY, "2", Outcome.MOVED),
+        (Trigger.HAND, "1", Outcome.MOVED),
+    ],
+)
+def test_a_retry_skips_the_items_of_its_dead_letters_that_were_equal(
+    steps: Steps, trigger: Trigger, asked: str, outcome: Outcome
+) -> None:
+    steps.state.begin_run(SYNC, MADE_UP_RUN, trigger, EVERYTHING, asked=[("team/app", asked)])
+    steps.pump.deliver([steps.begin_with(verify_of(one()))])
+    assert steps.results()["team/app", "1"].outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("answers", "names", "idle"),
+    [
+        ((Later(one("1")), Later(one("2"))), ["1", "2"], 3),
+        ((Arrived(one("1")), Later(one("2"))), ["2"], 0),
+        ((Later(one("1"), waiting=True), Later(one("2"))), ["1", "2"], 0),
+    ],
+)
+def test_a_batch_is_idle_if_no_item_got_further(
+    steps: Steps, answers: tuple[Arrived | Later, Arrived | Later], names: list[str], idle: int
+) -> None:
+    steps.kind.prove = lambda item, _pace: answers[int(item.name) - 1]
+    after = following(steps, verify_of(one("1"), one("2"), idle=2))
+    assert ([item.name for item in after.items], after.step, after.idle) == (names, Step.VERIFY, idle)
+
+
+def test_a_request_that_the_end_of_the_run_cut_off_is_no_failed_attempt(steps: Steps) -> None:
+    steps.kind.prove = lambda item, _pace: Failure(item, SynclineError("RUN_CANCELLED", "the run is cancelled"))
+    after = following(steps, verify_of(one()))
+    assert (after.items, after.attempt, after.idle) == ((one(),), 1, 1)
+
+
+def test_a_cancelled_run_still_proves_what_was_written(steps: Steps) -> None:
+    steps.kind.prove = lambda item, _pace: Failure(item, NOT_THERE) if item.name == "2" else Arrived(item)
+    letter = steps.begin_with(verify_of(one("1"), one("2")))
+    steps.state.cancel_run(SYNC, MADE_UP_RUN)
+    steps.pump.deliver([letter])
+    outcomes = {name: result.outcome for (_, name), result in steps.results().items()}
+    assert outcomes == {"1": Outcome.MOVED, "2": Outcome.CANCELLED}
+
+
+def test_a_cancelled_run_ends_with_what_is_proved_in_its_last_seconds(steps: Steps) -> None:
+    halted = []
+
+    def prove(item: Item, pace: Pace) -> Arrived | Later:
+        if item.name == "1":
+            return Arrived(item)
+        steps.state.cancel_run(SYNC, MADE_UP_RUN)
+        for seconds in (4, LAST_WORDS):
+            steps.clock.sleep(seconds)
+            halted.append(pace.halted())
+        return Later(item)
+
+    steps.kind.prove = prove
+    steps.pump.deliver([steps.begin_with(verify_of(one("1"), one("2")))])
+    assert halted == [False, True]
+    outcomes = {name: result.outcome for (_, name), result in steps.results().items()}
+    assert outcomes == {"1": Outcome.MOVED, "2": Outcome.CANCELLED}
+
+
+def test_only_the_requests_of_the_batch_are_counted(steps: Steps) -> None:
+    steps.kind.more_requests = 5
+    steps.pump.deliver([steps.begin_with(verify_of(one()))])
+    assert steps.latest().counts.requests == 1
