@@ -77,15 +77,22 @@ class Mutations:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         if session.testsfailed:
             raise session.Interrupted(f"{session.testsfailed} files of tests cannot be collected")
-        with _quiet():
-            data = self._measure(session)
+        found = {job.path: mutants_of(job.path.resolve(), job.lines, self._sample) for job in self._jobs}
+        if any(mutants for mutants, _ in found.values()):
+            with _quiet():
+                data = self._measure(session)
+        else:
+            data = coverage.CoverageData(no_disk=True)
         for line in self._left_out:
             print(line, flush=True)
         live = {job.path: _Live(job.path.resolve()) for job in self._jobs}
         gc.collect()
         gc.freeze()
         for job in self._jobs:
-            self._run(job, live[job.path], data.contexts_by_lineno(str(job.path.resolve())))
+            mutants, number = found[job.path]
+            outcome = Outcome(job.path, number)
+            self._run(job, mutants, outcome, live[job.path], data.contexts_by_lineno(str(job.path.resolve())))
+            self._tell(outcome)
         return True
 
     def _measure(self, session: pytest.Session) -> coverage.CoverageData:
@@ -109,9 +116,9 @@ class Mutations:
         measured.stop()
         return measured.get_data()
 
-    def _run(self, job: Job, live: _Live, tests_of: dict[int, list[str]]) -> None:
-        mutants, number = mutants_of(job.path.resolve(), job.lines, self._sample)
-        outcome = Outcome(job.path, number)
+    def _run(
+        self, job: Job, mutants: Sequence[Mutant], outcome: Outcome, live: _Live, tests_of: dict[int, list[str]]
+    ) -> None:
         folders = [test.resolve() for test in job.tests]
         judges = {
             name for name, item in self._passed.items() if any(item.path.is_relative_to(each) for each in folders)
@@ -128,7 +135,6 @@ class Mutations:
                 outcome.survivors.append((mutant.line, len(names), mutant.diff))
             elif killer:
                 killers[mutant.function] = [killer, *(name for name in first if name != killer)]
-        self._tell(outcome)
 
     def _affordable(self, order: Sequence[str]) -> Iterator[pytest.Item]:
         """Yield the tests that fit into the time of a mutant."""
