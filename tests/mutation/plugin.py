@@ -45,7 +45,7 @@ class Job:
 
 @dataclass(slots=True)
 class Outcome:
-    """`mutants` exist, `tried` of them ran; of a survivor, its line, how many tests execute it and its diff are known."""
+    """`mutants` exist, `tried` of them ran; of a survivor, its line, how many tests it survived and its diff are known."""
 
     path: Path
     mutants: int
@@ -129,10 +129,11 @@ class Mutations:
             first = killers[mutant.function]
             order = [name for name in first if name in names]
             order += sorted(names - set(order), key=lambda name: (self._seconds[name], name))
-            ended, killer = self._try(mutant, live, list(self._affordable(order)))
+            items = list(self._affordable(order))
+            ended, killer = self._try(mutant, live, items)
             outcome.tried += ended != _UNFIT
             if ended == 0:
-                outcome.survivors.append((mutant.line, len(names), mutant.diff))
+                outcome.survivors.append((mutant.line, len(items), mutant.diff))
             elif killer:
                 killers[mutant.function] = [killer, *(name for name in first if name != killer)]
 
