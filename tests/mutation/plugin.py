@@ -28,7 +28,7 @@ from tests.mutation.mutants import Mutant, mutants_of
 
 _LONGEST: Final = 5.0
 """Seconds of processor time after which a test is stopped and left out."""
-_MOST: Final = 10.0
+_MOST: Final = 20.0
 """Seconds that the tests of one mutant take at most, as measured without a fault."""
 _KILLED: Final = 1
 _UNFIT: Final = 77
