@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import LAST_WORDS, UNTOUCHED, Arrived, Failure, Later, Pace
+from syncline.kinds.kind import LAST_WORDS, Arrived, Failure, Later, Pace
 from syncline.messages import Batch, decode
 from syncline.model import EVERYTHING, Item, Outcome, RunStatus, Step, Trigger
 from syncline.steps.engine import ATTEMPTS
@@ -108,11 +108,11 @@ def following(steps: Steps, batch: Batch) -> Batch:
 @pytest.mark.parametrize(
     ("item", "outcome", "sent"),
     [
-        (one(**{UNTOUCHED: True}), Outcome.SKIPPED, 0),
+        (one(untouched=True), Outcome.SKIPPED, 0),
         (one(), Outcome.MOVED, 0),
-        (one(**{UNTOUCHED: True, "bytes": 7}), Outcome.MOVED, 7),
-        (one(target="b", **{UNTOUCHED: True}), Outcome.MOVED, 0),
-        (one(source=None, target=None, **{UNTOUCHED: True}), Outcome.REMOVED, 0),
+        (one(untouched=True, bytes=7), Outcome.MOVED, 7),
+        (one(target="b", untouched=True), Outcome.MOVED, 0),
+        (one(source=None, target=None, untouched=True), Outcome.REMOVED, 0),
     ],
 )
 def test_only_an_untouched_item_that_was_equal_is_skipped(
