@@ -144,6 +144,19 @@ def test_the_removals_allowed_for_a_run_are_stored_with_it(state: State, allowed
     assert state.open_batch(root)[0] == run
 
 
+def test_a_plan_that_was_lost_is_ended_by_the_next_one_however_many_runs_came_between(
+    state: State, clock: Clock
+) -> None:
+    lost, _ = state.begin_run(SYNC, FIRST, Trigger.HAND, EVERYTHING, plan=True)
+    for number in range(3, 15):
+        _, batch = begin(state, made_run_id(number))
+        end(state, batch)
+        state.finish_run(SYNC, batch.run)
+    clock.now += LOST_AFTER
+    plan, _ = state.begin_run(SYNC, made_run_id(20), Trigger.HAND, EVERYTHING, plan=True)
+    assert (state.run(SYNC, lost.id).status, state.run(SYNC, plan.id).status) == (RunStatus.LOST, RunStatus.RUNNING)
+
+
 def test_a_plan_runs_beside_a_run_and_ends_alone(state: State) -> None:
     begin(state, FIRST)
     plan, batch = state.begin_run(SYNC, SECOND, Trigger.HAND, EVERYTHING, plan=True)

@@ -5,6 +5,7 @@ pk                     sk                    what
 =====================  ====================  =================================================================
 ``SYNC#<name>``        ``CURRENT``           the run under way, if any, and the number of the latest one
 ``SYNC#<name>``        ``RUN#<id>``          one run; ids sort by time
+``SYNC#<name>``        ``PLAN#<id>``         a plan that may not be over
 ``RUN#<id>#<shard>``   ``COUNTS``            a share of the run's counters
 ``RUN#<id>#<shard>``   ``BATCH#<id>``        one batch that came to its end: its results, and what follows from it
 ``RUN#<id>#<shard>``   ``PART#<digest>#``    a part of what a record of a batch has no room for
@@ -137,7 +138,10 @@ class State(Configurations):
                 self._db.put_if(run_item(run), "attribute_not_exists(pk)"),
                 self._announcement(root.run, root.id),
             ]
-            if not plan:
+            if plan:
+                row = {"pk": f"SYNC#{sync}", "sk": f"PLAN#{run_id}", "expires": int(run.started) + RETENTION}
+                writes.append(self._db.put_if(row, "attribute_not_exists(pk)"))
+            else:
                 writes.append(
                     self._db.update(
                         f"SYNC#{sync}",
@@ -175,9 +179,11 @@ class State(Configurations):
 
     def _end_lost_plans(self, sync: str, run_id: str) -> None:
         """End plans of a sync of which nothing was heard for long: no run makes way for another one there."""
-        for run in self.runs(sync):
-            is_open = run.plan and not run.over and run.id != run_id
-            if is_open and self._clock() - max(self.progress(run.id).heard, run.started) >= LOST_AFTER:
+        for key in list(self._db.sort_keys(f"SYNC#{sync}", "PLAN#")):
+            run = self._known(sync, key.removeprefix("PLAN#"))
+            if run is None or run.over:  # whoever ended it has died since
+                self._db.delete(f"SYNC#{sync}", key)
+            elif run.id != run_id and self._clock() - max(self.progress(run.id).heard, run.started) >= LOST_AFTER:
                 self._end_lost(run)
 
     def _end_lost(self, run: Run) -> None:
@@ -369,7 +375,11 @@ class State(Configurations):
             writes.append(self._free_sync(run.sync, run.id))
             now, good = self._clock(), status is RunStatus.DONE and not counts.failed and not counts.known
             writes.append(addition(self._db, run.sync, now - run.started, asdict(counts), now if good else None))
-        return not self._db.transact(writes)
+        if self._db.transact(writes):
+            return False
+        if run.plan:
+            self._db.delete(f"SYNC#{run.sync}", f"PLAN#{run.id}")
+        return True
 
     def take_report(self, run: Run) -> bool:
         """Take one of the attempts to report the end of a run; False if none is left, or it was reported."""
