@@ -18,6 +18,7 @@ from syncline.clients.bucket import Head
 from syncline.kinds.files import threads_for
 from syncline.model import EVERYTHING, Outcome, Result, Run, Trigger
 from syncline.wiring import files as wiring
+from tests.simulation.bounds import tally
 from tests.simulation.models.bucket import SimBucket
 from tests.simulation.models.bucket_server import BucketServer, StoredObject, Write
 from tests.simulation.models.file_manager import FileManagerServer, SimFileManager
@@ -45,6 +46,10 @@ _LARGE: Final = 1024 * 1024 + 7
 """Bytes of an object that is not held in memory, but passes in chunks."""
 _BY_EVENT: Final = 600.0
 """Seconds in which a change that was told must be at the target."""
+_COPY: Final = 10
+"""Requests that a file's copy takes, with the scan before it and its verification, at most."""
+_LATE: Final = 60.0
+"""Seconds that a message is late at most, which is longer than a sync waits for more events."""
 _TURN: Final = 3600.0
 """Seconds in which every file is read again, where it has its turn in each full run."""
 _REFUSALS: Final = frozenset({"PATH_REFUSED", "PATH_COLLIDES"})
@@ -438,12 +443,23 @@ class FilesWorld:
                 yield f"{key!r} was deleted and told, and its file is still there"
 
     def _deleted_at_once(self, key: str) -> Iterator[str]:
-        """Delete an object whose copy may be under way, and yield whether its file is still there a while later."""
-        self.machine.run(self.machine.now + self.rng.uniform(0, 1))
+        """Delete an object at some request of its copy, and yield whether its file is still there a while later.
+
+        From then on messages are late: so the deletion is heard of before the copy is verified, or after it.
+        """
+        requests, end = self._requests() + self.rng.randint(1, _COPY), self.machine.now + 100
+        while self._requests() < requests and self.machine.now < end:
+            self.machine.run(self.machine.now + 0.01)
+        self._stack.sqs.late = self.rng.choice([0.0, _LATE])
         self.source.remove(key)
         self.machine.run(self.machine.now + _BY_EVENT)
+        self._stack.sqs.late = 0.0
         if self.path_of(key) in self.judge.paths():
             yield f"{key!r} was deleted while it was copied, and its file is still there"
+
+    def _requests(self) -> int:
+        """Return the number of requests that were made to servers until now."""
+        return tally(self._stack.faults, 0, self._stack.sqs).requests
 
     def _item(self, key: str, stored: StoredObject, result: Result | None) -> Iterator[str]:
         """Yield what is wrong with the result of one object."""
