@@ -145,6 +145,8 @@ class BucketTarget:
             head = stream.head
             if head.size <= PART:
                 content = b"".join(stream.chunks(CHUNK))
+                # Before the write: a file that is written and not recorded is nobody's once its object is deleted.
+                unchanged(put.source, put.key, head)
                 etag = self._on(put.condition, lambda at: self._bucket.put(put.path, content, head, condition=at))
                 if put.guarded:
                     self._learn(lambda: self._bucket.put_again_is_refused(put.path, content, head))
@@ -152,7 +154,6 @@ class BucketTarget:
                 etag = None  # in parts: of those only the last request is repeated if the service knows no conditions
         if etag is None:
             return self._in_parts(put, head)
-        unchanged(put.source, put.key, head)
         return Written(head, file_of(etag, head.size), head.size, fingerprint(head))
 
     def _in_parts(self, put: Put, head: Head) -> Written | Unfinished:
