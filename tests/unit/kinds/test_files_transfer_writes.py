@@ -122,6 +122,28 @@ class TestPut:
         assert (answer.outcome, answer.reason) == (Outcome.SKIPPED, "it is no longer at the source")
         assert not world.records.rows
 
+    @SORTS
+    def test_what_was_written_of_an_object_that_is_gone_is_recorded(self, make: Make) -> None:
+        """A function wrote it and died before it recorded it; without a record no scan would remove it."""
+        world = make()
+        world.source.put("a", b"content", "e1")
+        item = world.item()
+        world.target.holds("a", b"content", there := file_of("e1", 7))
+        world.source.objects.clear()
+        assert isinstance(world.answer(item), Result)
+        record = Record.of_row(world.records.rows["a"])
+        assert (record.target, record.verified) == (there.version, False)
+
+    @SORTS
+    def test_what_others_wrote_instead_of_an_object_that_is_gone_is_not(self, make: Make) -> None:
+        world = make(overwrite=True)
+        world.source.put("a", b"content", "e1")
+        item = world.item()
+        world.target.holds("a", b"theirs", file_of("e2", 6))
+        world.source.objects.clear()
+        assert isinstance(world.answer(item), Result)
+        assert not world.records.rows
+
     def test_an_upload_that_is_not_finished_goes_on_later(self) -> None:
         world = bucket()
         world.source.put("a", b"content", "e1")

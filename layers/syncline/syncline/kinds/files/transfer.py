@@ -115,23 +115,25 @@ class Transfer:
         there, answer = self._expected(item, task)
         if answer is not None:
             return answer
-        try:
-            return self._written(item, task, there)
-        except SynclineError as error:
-            if error.code.name == "NOT_FOUND" and self._source.head(item.name) is None:
-                return _left(item)
-            if error.code.name not in _CHANGED:
-                raise
+        done = self._tried(item, task, there)
+        if done is not None:
+            return done
         # The target has something else than was expected: a file of somebody else, or our own if an answer was lost.
         there = self._target.stat(self._sync.path_of(item.name))
         if there is not None and (answer := self._met(item, task, there, own=True)) is not None:
             return answer
+        return self._tried(item, task, there) or conflict(item, there)
+
+    def _tried(self, item: Item, task: Task, there: TargetFile | None) -> Answer | None:
+        """Write the object, and return None if the target has something else than ``there``."""
         try:
             return self._written(item, task, there)
         except SynclineError as error:
+            if error.code.name == "NOT_FOUND" and self._source.head(item.name) is None:
+                return self._gone(item, task)
             if error.code.name not in _CHANGED:
                 raise
-        return conflict(item, there)
+        return None
 
     def _expected(self, item: Item, task: Task) -> tuple[TargetFile | None, Answer | None]:
         """Return the target's file before the write, or the answer that makes a write needless.
@@ -266,7 +268,7 @@ class Transfer:
         assert task.origin is not None
         head = self._source.head(item.name)
         if head is None:
-            return _left(item)
+            return self._gone(item, task)
         path, old = self._sync.path_of(item.name), self._sync.path_of(task.origin)
         there = self._target.stat(path)
         if there is None and head.etag == item.source and self._source.head(task.origin) is None:
@@ -300,6 +302,20 @@ class Transfer:
         check_arrived(self._target, self._sync.path_of(item.name), done.file)
         self._target.remove(old, before)
         return self._arrived(item, task, done)
+
+    def _gone(self, item: Item, task: Task) -> Answer:
+        """Leave an item whose object is gone.
+
+        A file that an earlier try wrote and did not record is recorded, so that a scan removes it.
+        """
+        there, name = self._target.stat(self._sync.path_of(item.name)), self._sync.name_of(item.name)
+        if there is not None and (there.written or there.equals(item.source, item.size)):
+            row = self._records.known([name])[0].get(name)
+            if row is None or Record.of_row(row).target != there.version:
+                etag, size = there.etag or item.source or "", there.size or item.size or 0
+                made = Record(etag, size, 0, there.version, verified=False, internal_id=there.internal_id, seq=task.seq)
+                self._rows[name] = made.to_row()
+        return _left(item)
 
     def _remove(self, item: Item, task: Task) -> Answer:
         """Remove at the target what is gone from the source, if it is ours."""
