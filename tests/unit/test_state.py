@@ -144,6 +144,29 @@ def test_the_removals_allowed_for_a_run_are_stored_with_it(state: State, allowed
     assert state.open_batch(root)[0] == run
 
 
+def test_looks_that_keep_joining_keep_no_run_open_whose_own_work_is_lost(state: State, clock: Clock) -> None:
+    lost, _ = begin(state)  # its message went to the dead-letter queue
+    for hour in range(2):
+        clock.now += 3000
+        look = state.join_run(SYNC, made_run_id(3 + hour), Scope.of(["a"]))
+        assert look is not None
+        end(state, look)
+    clock.now += 3000
+    assert state.join_run(SYNC, made_run_id(5), Scope.of(["a"])) is None
+    with pytest.raises(SynclineError, match="ALREADY_RUNNING"):
+        begin(state, made_run_id(6))
+    clock.now += LOST_AFTER
+    begin(state, made_run_id(7))
+    assert state.run(SYNC, lost.id).status is RunStatus.LOST
+
+
+def test_looks_join_a_long_run_whose_own_work_goes_on(state: State, clock: Clock) -> None:
+    _, batch = begin(state)
+    clock.now += LOST_AFTER
+    end(state, batch, batch.child(0))
+    assert state.join_run(SYNC, made_run_id(3), Scope.of(["a"])) is not None
+
+
 def test_a_plan_that_was_lost_is_ended_by_the_next_one_however_many_runs_came_between(
     state: State, clock: Clock
 ) -> None:

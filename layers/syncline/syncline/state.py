@@ -77,13 +77,15 @@ class BatchRecord:
 class Progress:
     """A run's counters as they stand. ``settled`` when no batch is under way; ``heard`` is the latest commit's time.
 
-    ``advanced`` is the time of the latest commit that counted an item.
+    ``advanced`` is the time of the latest commit that counted an item, ``own`` that of the latest one of the run's first
+    scan and of what followed from it.
     """
 
     counts: Counts
     settled: bool
     heard: float
     advanced: float = 0.0
+    own: float = 0.0
 
 
 class State(Configurations):
@@ -194,7 +196,8 @@ class State(Configurations):
         """Announce a further look in the run under way; None if none is, or it is the one that ``own`` names.
 
         ``own`` is the id that a run of this look's own would have; the same joins a run only once. No look joins a run
-        that began with another configuration than the applied one: it would be made by that one.
+        that began with another configuration than the applied one: it would be made by that one. Nor one of whose own
+        work nothing was heard for long: looks that keep joining would keep it open for ever, and full scans away.
         """
         batch_id = f"{own}-look"
         for _ in range(_TRIES):
@@ -204,6 +207,9 @@ class State(Configurations):
             run_id = str(current["run"])
             run = self._known(sync, run_id)
             if run is None or run.status is RunStatus.CANCELLING or run.config != self.applied_digest(sync):
+                return None
+            old = self._clock() - LOST_AFTER
+            if run.started <= old and self.progress(run_id).own <= old:
                 return None
             batch = Batch(run_id, sync, Step.DISCOVER, batch_id, scope=scope, scan=batch_id)
             refused = self._db.transact(
@@ -409,15 +415,16 @@ class State(Configurations):
         """A run's counters, read from all shards."""
         keys = [(_shard_key(run_id, shard), "COUNTS") for shard in range(SHARDS)]
         totals: dict[str, int] = {}
-        heard = advanced = 0.0
+        heard = advanced = own = 0.0
         for item in self._db.batch_get(keys):
             heard = max(heard, float(item.get("at", 0)))
             advanced = max(advanced, float(item.get("advanced", 0)))
+            own = max(own, float(item.get("own", 0)))
             for name, value in item.items():
-                if name not in ("pk", "sk", "at", "advanced", "expires", "closed"):
+                if name not in ("pk", "sk", "at", "advanced", "own", "expires", "closed"):
                     totals[name] = totals.get(name, 0) + int(value)
         balance = totals.pop("balance", 0)
-        return Progress(Counts(**totals), balance == 0, heard, advanced)
+        return Progress(Counts(**totals), balance == 0, heard, advanced, own)
 
     def note_waiting(self, run: Run, error: SynclineError, seconds: float) -> None:
         """Note why work of a run waits, and for how many seconds. A later commit that counts an item makes it void."""
@@ -465,7 +472,9 @@ class State(Configurations):
         balance = sum(_hash(each.batch.id) for each in record.following) - _hash(batch.id)
         writes = [
             self._db.put_if(item, "attribute_not_exists(pk)"),
-            self._count(batch.run, shard, asdict(counts) | {"balance": balance}, unless_closed=True),
+            self._count(
+                batch.run, shard, asdict(counts) | {"balance": balance}, unless_closed=True, own=batch.scan is None
+            ),
         ]
         if lease is not None:
             writes.append(self.leases.freed(lease))
@@ -508,7 +517,7 @@ class State(Configurations):
         return self._count(run_id, _shard_of(batch_id), {"balance": _hash(batch_id)})
 
     def _count(
-        self, run_id: str, shard: int, amounts: dict[str, int], *, unless_closed: bool = False
+        self, run_id: str, shard: int, amounts: dict[str, int], *, unless_closed: bool = False, own: bool = False
     ) -> dict[str, Any]:
         """Add amounts to a shard's counters; those that are zero are not sent."""
         amounts = {name: value for name, value in amounts.items() if value}
@@ -516,6 +525,8 @@ class State(Configurations):
         times = {"at": number(now), "expires": int(now) + RETENTION}
         if amounts.keys() - {"balance", "requests"}:
             times["advanced"] = number(now)
+        if own:
+            times["own"] = number(now)
         sets = ", ".join(f"#{name} = :{name}" for name in times)
         adds = ", ".join(f"#{name} :{name}" for name in amounts)
         return self._db.update(
