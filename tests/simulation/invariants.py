@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from boto3.dynamodb.types import Binary
 
-from syncline.messages import Dead, decode
-from syncline.model import Outcome, Result, Run
-from syncline.stores.leases import _key
+from syncline.messages import Batch, Dead, Start, decode
+from syncline.model import Outcome, Result, Run, RunStatus
+from syncline.state import State
+from syncline.stores.leases import Lease, _key
 from tests.simulation.machine import Process, writer
 from tests.simulation.queues import ModelSqs
 from tests.simulation.table import Item, ModelTable
 
 _IN_FLIGHT: Final = 20.0
 """Seconds for which a request may be under way after the lease that it was made under has ended."""
+_SKEW: Final = 10.0
+"""Seconds by which the clocks of two processes differ at most."""
 
 
 @dataclass(slots=True)
@@ -39,6 +43,7 @@ class Leases:
     def __init__(self, table: ModelTable) -> None:
         self._now: dict[str, _Holding] = {}
         self._ended: dict[tuple[str, Process], float] = {}
+        self._scans: dict[str, dict[Process, str]] = {}
         self.violations: list[str] = []
         table.on_store = self._stored
 
@@ -51,9 +56,30 @@ class Leases:
         held = self._now.get(key[0])
         if held is None or held.call != call:
             if held is not None:
+                if held.end > now + _SKEW:
+                    left = held.end - now
+                    self.violations.append(f"{key[0]} was taken {left:.0f} s before {held.process.name} has to end")
                 self._ended[key[0], held.process] = min(now, held.end)
             held = self._now[key[0]] = _Holding(call, process, now)
         held.end = float(item["until"]) or now
+
+    @contextmanager
+    def scanning(self, lease: Lease, origin: str) -> Iterator[None]:
+        """Judge a scan while the block carries it out: no other process may hold a lease and work on it meanwhile."""
+        process, key = writer(), _key(lease.reference, lease.part)[0]
+        assert process is not None
+        at_work = self._scans.setdefault(origin, {})
+        for other, reference in at_work.items():
+            held = self._now.get(reference)
+            if other.dead or held is None or held.process is not other:
+                continue
+            if held.end > process.machine.now + _SKEW:
+                self.violations.append(f"{process.name} and {other.name} work on the scan {origin}")
+        at_work[process] = key
+        try:
+            yield
+        finally:
+            at_work.pop(process, None)
 
     def check_writer(self, process: Process, reference: str, now: float, what: str) -> None:
         """Judge a write to a reference by a process: it must hold the lease, or have held it a moment ago."""
@@ -89,6 +115,38 @@ def unreported(run: Run, results: list[Result], sqs: ModelSqs) -> Iterator[str]:
             yield f"{each.group}:{each.name} failed without a code or a reason"
         if (run.sync, f"{each.group}:{each.name}") not in letters:
             yield f"{each.group}:{each.name} failed with {each.code} and has no dead letter"
+
+
+def unended(run: Run, state: State, sqs: ModelSqs) -> Iterator[str]:
+    """Yield why a run that is over may not be: work of it is left, or it was lost although its work had begun.
+
+    A run is lost if whoever began it was cut off before its first message, or a message was received too often.
+    """
+    if run.status is RunStatus.DONE and not state.progress(run.id).settled:
+        yield "it is done, and work of it was announced that has not ended"
+    if run.status is RunStatus.LOST and state.progress(run.id).heard > run.started + _SKEW:
+        messages = [decode(each.body) for queue, each in sqs.messages() if "-dead" in queue.name]
+        if not any(isinstance(each, Batch | Start) and each.run == run.id for each in messages):
+            yield "it was lost after its work had begun"
+
+
+class Known:
+    """What may be known to fail, by the results of a sync's runs, which are given oldest first."""
+
+    def __init__(self) -> None:
+        self._failing: set[tuple[str, str]] = set()
+        self._latest = 0.0
+
+    def exceeded(self, run: Run, results: list[Result]) -> Iterator[str]:
+        """Yield a count of known failures that is more than those which the run and earlier ones explain."""
+        failing = {(e.group, e.name) for e in results if e.outcome in (Outcome.FAILED, Outcome.KNOWN)}
+        verified = {(e.group, e.name) for e in results if e.outcome is Outcome.MOVED and e.code is None}
+        if not run.plan and run.started > self._latest + _SKEW:  # else an earlier run may have written since
+            self._failing -= verified - failing
+        self._failing |= failing
+        self._latest = max(self._latest, run.ended or run.started)
+        if not run.plan and run.counts.known > len(self._failing):
+            yield f"{run.counts.known} failures are known, and {len(self._failing)} items have failed and not been solved"
 
 
 def written(table: ModelTable, sqs: ModelSqs, printed: str) -> Iterator[tuple[str, str]]:

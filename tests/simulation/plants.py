@@ -20,6 +20,7 @@ from unittest.mock import patch
 
 from syncline import state
 from syncline.clients import oci
+from syncline.errors import SynclineError
 from syncline.kinds.images import copying, looking, proving
 from syncline.kinds.kind import Arrived
 from syncline.messages import Queues
@@ -181,8 +182,8 @@ def never_end_a_run() -> Iterator[None]:
 
 
 @plant
-def end_twice() -> Iterator[None]:
-    """A run that is over is ended once more by another function."""
+def end_before_a_joined_scan() -> Iterator[None]:
+    """A run ends although a scan has joined it since its counters were read."""
 
     def end_run(old: Any) -> Any:
         def changed(self: Any, run: Any, status: Any, counts: Any, *, joins: Any) -> Any:
@@ -483,7 +484,26 @@ def call_any_tag_equal() -> Iterator[None]:
 
 @plant
 def accept_an_empty_listing() -> Iterator[None]:
-    """A registry that lists nothing is believed."""
+    """A catalog without a single repository is believed."""
+
+    def repositories(old: Any) -> Any:
+        def changed(self: Any, scope: Any, odd: Any, pace: Any) -> Any:
+            try:
+                return old(self, scope, odd, pace)
+            except SynclineError as error:
+                if error.code.name != "LISTING_INCOMPLETE":
+                    raise
+                return []
+
+        return changed
+
+    with _replaced(looking.Look, "_repositories", repositories):
+        yield
+
+
+@plant
+def accept_an_unknown_repository() -> Iterator[None]:
+    """A repository that a person has named and that does not exist is equal."""
     with patch.object(looking.Look, "_check_found", lambda *_: None):
         yield
 

@@ -22,12 +22,15 @@ from syncline.cli.applying import _put
 from syncline.cli.following import begin
 from syncline.clients.rejections import REJECTIONS
 from syncline.config import load_sync
-from syncline.messages import Start
+from syncline.messages import Batch, Start
 from syncline.model import EVERYTHING, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.state import State
+from syncline.steps import discover
+from syncline.steps.engine import Engine
 from syncline.stores import files
+from syncline.stores.leases import Lease
 from tests.simulation import bounds
-from tests.simulation.invariants import unreported, written
+from tests.simulation.invariants import Known, unended, unreported, written
 from tests.simulation.machine import EndlessError, Machine, PerProcess, installed
 from tests.simulation.network import Faults
 from tests.simulation.plan import Plan
@@ -123,6 +126,7 @@ class Simulation:
         with ExitStack() as stack:
             for world in self.worlds:
                 stack.enter_context(world.wired())
+            stack.enter_context(self._watched())
             self.stack.functions.begin()
             try:
                 self._prologue()
@@ -144,6 +148,18 @@ class Simulation:
             self.machine.steps,
             self.stack.functions.invocations,
         )
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Let the judge see who works on a scan while the block runs."""
+        scan = discover._scan
+
+        def watched(engine: Engine, batch: Batch, run: Run, left: Callable[[], float], lease: Lease) -> None:
+            with self.stack.leases.scanning(lease, batch.origin):
+                scan(engine, batch, run, left, lease)
+
+        with patch.object(discover, "_scan", watched):
+            yield
 
     # -- before
 
@@ -314,12 +330,14 @@ class Simulation:
         sent = [run for run in runs if run.trigger in (Trigger.SCHEDULE, Trigger.WEBHOOK)]
         if len(sent) > self.starts[world.name]:
             self.violations.append(f"{world.name}: {self.starts[world.name]} messages began {len(sent)} runs")
-        for run in runs:
+        known = Known()
+        for run in sorted(runs, key=lambda each: each.started):
             if not run.over:
                 self.violations.append(f"{world.name}: run {run.id} is {run.status}")
                 continue
             results = list(self.state.results(run.id))
             wrong = [*_miscounted(run, results, world), *world.untruths(run, results)]
+            wrong += [*unended(run, self.state, self.stack.sqs), *known.exceeded(run, results)]
             self.violations += [f"{world.name}: run {run.id}: {each}" for each in wrong]
 
 

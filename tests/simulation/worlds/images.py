@@ -6,10 +6,11 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 from unittest.mock import patch
 
-from syncline.model import Outcome, Result, Run, RunStatus
+from syncline.model import Outcome, Result, Run, RunStatus, Trigger
+from syncline.state import State
 from syncline.wiring import images as wiring
 from tests.simulation.machine import writer
 from tests.simulation.models.registry import RegistryServer, SimRegistry
@@ -20,10 +21,12 @@ REPOSITORIES: Final = ("team/app", "team/base", "web/front")
 TAGS: Final = ("v1", "v2", "latest", "stable", "edge")
 _RACE: Final = 30.0
 """Seconds within which a stranger's write may be lost: no registry takes a tag on condition."""
-
-
 _SKEW: Final = 10.0
 """Seconds by which clocks may differ, at most."""
+_STALE: Final = 30.0
+"""Seconds for which a registry may show a tag as it was, with the difference of clocks."""
+_LONGEST: Final = 1000.0
+"""Seconds for which a function may go on after its run was ended."""
 _MOVED_ON: Final = 1800.0
 """Seconds within which a tag of ours may be replaced: it moved on at the source before it was verified."""
 
@@ -45,10 +48,13 @@ class ImagesWorld:
         self._prefix = rng.choice(["", "mirror"])
         self._seeds = 0
         self._foreign: dict[tuple[str, str], float] = {}
+        self._changed: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
         self._was: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self._moved: dict[tuple[str, str], float] = {}
         self._spoiled = False
         self._since: dict[tuple[str, str], float] = {}
+        self._there: defaultdict[tuple[str, str], list[list[float]]] = defaultdict(list)
+        self._puts: list[tuple[float, str, str]] = []
         self._at_target_once: set[tuple[str, str, str]] = set()
         self._cut = False
         self._signed: set[str] = set()
@@ -119,6 +125,12 @@ class ImagesWorld:
         )
         self._stack.machine.note(note)
         key = (repository, tag)
+        now = self._stack.machine.now
+        self._changed[self._at_target(repository), tag].append(now)
+        if old is None:
+            self._there[key].append([now, float("inf")])
+        elif new is None:
+            self._there[key][-1][1] = now
         if new is None:
             self._since.pop(key, None)
         else:
@@ -187,6 +199,7 @@ class ImagesWorld:
             f"{self.name}: {by} makes {repository}:{tag} {(new or 'absent')[7:15]}, was {(old or 'absent')[7:15]}"
         )
         if self._outside:
+            self._changed[key].append(now)
             self._foreign[key] = now
             self._put.pop(key, None)
             return
@@ -204,6 +217,7 @@ class ImagesWorld:
         if new not in self._was[source_key]:
             self.violations.append(f"{named} became {new[:19]}, which the source never had there")
         ours, self._put[key] = self._put.get(key), now
+        self._puts.append((now, repository, tag))
         if old is None or old == new:
             return
         if ours is not None and abs(self._moved.get(source_key, 0.0) - ours) < _MOVED_ON:
@@ -220,14 +234,64 @@ class ImagesWorld:
             moved = each.outcome is Outcome.MOVED
             if moved and (each.group, each.name, each.source or "") not in self._at_target_once:
                 yield f"{each.group}:{each.name} is reported as moved, and never was at the target"
-        if run.counts.skipped > len(self._was):
-            yield f"{run.counts.skipped} tags are counted as equal, and there never were more than {len(self._was)}"
+        most = self._most_equal(run)
+        if run.counts.skipped > most:
+            yield f"{run.counts.skipped} tags are counted as equal, and there never were more than {most}"
+        yield from self._untouched(run, results)
+        yield from self._untold(run, results)
+        yield from self._unknown(run, results)
         if self._cut or run.plan or run.scope.groups is not None or run.status is not RunStatus.DONE:
             return  # who reads a list that was cut in silence cannot know what it lacks
         there = sum(since < run.started - _SKEW for since in self._since.values())
         told = run.counts.skipped + len({(each.group, each.name) for each in results})
         if told < there and not any(each.name == "*" for each in results):
             yield f"{there} tags were at the source all the time, {told} are accounted for: {run.counts}"
+
+    def _most_equal(self, run: Run) -> int:
+        """Return how many tags of a run's scope were at the source at any time of the run."""
+        first, last = run.started - _SKEW, (run.ended or run.started) + _SKEW
+        return sum(
+            any(begun <= last and ended >= first for begun, ended in spans)
+            for (repository, _), spans in self._there.items()
+            if run.scope.groups is None or self._at_target(repository) in run.scope.groups
+        )
+
+    def _untouched(self, run: Run, results: list[Result]) -> Iterator[str]:
+        """Yield tags that are reported as moved although neither a byte was sent nor the tag changed."""
+        if self._spoiled:
+            return  # a listing without tags makes them look absent
+        puts = [(repository, tag) for at, repository, tag in self._puts if at > run.started - _STALE]
+        for each in results:
+            key = (each.group, each.name)
+            if each.outcome is not Outcome.MOVED or each.moved_bytes or key in puts:
+                continue
+            if not any(at > run.started - _STALE for at in self._changed[key]):
+                yield f"{each.group}:{each.name} is reported as moved, and nobody has touched it"
+
+    def _untold(self, run: Run, results: list[Result]) -> Iterator[str]:
+        """Yield tags that a run has put and does not tell of."""
+        if run.plan or run.status is not RunStatus.DONE or run.ended is None:
+            return
+        told = {(each.group, each.name) for each in results}
+        state = State(cast("Any", self._stack.table), lambda: self._stack.machine.now)
+        others = [each for each in state.runs(self.name, 100) if each.id != run.id and not each.plan]
+        for at, repository, tag in self._puts:
+            key = (repository, tag)
+            if key in told or not run.started + _SKEW < at < run.ended - _SKEW:
+                continue
+            if any(each.started - _SKEW < at < (each.ended or at) + _LONGEST for each in others):
+                continue  # a function of another run may have been at work still
+            if not any(at - _SKEW < changed < run.ended + _SKEW for changed in self._changed[key]):
+                yield f"{repository}:{tag} was put, and is not reported"
+
+    def _unknown(self, run: Run, results: list[Result]) -> Iterator[str]:
+        """Yield repositories that a person has named, that never were, and of which nothing is said."""
+        if run.trigger is not Trigger.HAND or run.status is not RunStatus.DONE:
+            return
+        told = {each.group for each in results if each.name == "*"}
+        for group in run.scope.groups or ():
+            if self._at_source(group) not in self.source.repositories and not told & {group, "*"}:
+                yield f"{group} is not at the source, and that is not reported"
 
     def differences(self, run: Run, results: list[Result]) -> Iterator[str]:
         wanted = {(self._at_target(r), tag): digest for (r, tag), digest in self.source.tags().items()}
