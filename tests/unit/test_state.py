@@ -290,6 +290,20 @@ def test_a_look_that_joins_while_the_run_is_being_ended(state: State, monkeypatc
     assert state.finish_run(SYNC, run.id) is not None
 
 
+def test_a_look_that_comes_again_is_the_one_that_joined_whatever_was_applied_since(state: State) -> None:
+    """The run waits for it, and would be lost."""
+    state.put_sync(SYNC, "first")
+    run, batch = begin(state)
+    look = state.join_run(SYNC, "look", Scope.of(["a"]))
+    assert look is not None
+    state.put_sync(SYNC, "second")
+    assert state.join_run(SYNC, "look", Scope.of(["a"])) == look
+    assert state.join_run(SYNC, "other", Scope.of(["a"])) is None
+    end(state, batch)
+    end(state, look)
+    assert state.finish_run(SYNC, run.id) is not None
+
+
 def test_no_look_joins_a_run_that_is_being_cancelled(state: State) -> None:
     begin(state)
     state.cancel_run(SYNC, FIRST)

@@ -197,7 +197,8 @@ class State(Configurations):
 
         ``own`` is the id that a run of this look's own would have; the same joins a run only once. No look joins a run
         that began with another configuration than the applied one: it would be made by that one. Nor one of whose own
-        work nothing was heard for long: looks that keep joining would keep it open for ever, and full scans away.
+        work nothing was heard for long: looks that keep joining would keep it open for ever, and full scans away. A look
+        that has joined before goes on, for the run does not end without it.
         """
         batch_id = f"{own}-look"
         for _ in range(_TRIES):
@@ -206,15 +207,17 @@ class State(Configurations):
                 return None
             run_id = str(current["run"])
             run = self._known(sync, run_id)
-            if run is None or run.status is RunStatus.CANCELLING or run.config != self.applied_digest(sync):
-                return None
-            old = self._clock() - LOST_AFTER
-            if run.started <= old and self.progress(run_id).own <= old:
+            if run is None or run.status is RunStatus.CANCELLING:
                 return None
             batch = Batch(run_id, sync, Step.DISCOVER, batch_id, scope=scope, scan=batch_id)
+            join = self._record(run_id, batch_id, "JOIN")
+            old = self._clock() - LOST_AFTER
+            is_silent = run.started <= old and self.progress(run_id).own <= old
+            if is_silent or run.config != self.applied_digest(sync):
+                return batch if self._db.get(join["pk"], join["sk"]) is not None else None
             refused = self._db.transact(
                 [
-                    self._db.put_if(self._record(run_id, batch_id, "JOIN"), "attribute_not_exists(pk)"),
+                    self._db.put_if(join, "attribute_not_exists(pk)"),
                     self._db.update(
                         f"SYNC#{sync}",
                         f"RUN#{run_id}",
