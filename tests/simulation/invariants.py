@@ -13,7 +13,7 @@ from boto3.dynamodb.types import Binary
 
 from syncline.messages import Batch, Dead, Start, decode
 from syncline.model import Outcome, Result, Run, RunStatus
-from syncline.state import State
+from syncline.state import State, first_batch
 from syncline.stores.leases import Lease, _key
 from tests.simulation.machine import Process, writer
 from tests.simulation.queues import ModelSqs
@@ -118,16 +118,16 @@ def unreported(run: Run, results: list[Result], sqs: ModelSqs) -> Iterator[str]:
 
 
 def unended(run: Run, state: State, sqs: ModelSqs) -> Iterator[str]:
-    """Yield why a run that is over may not be: work of it is left, or it was lost although its work had begun.
+    """Yield why a run that is over may not be: work of it is left, or it was lost after its first batch had ended.
 
     A run is lost if whoever began it was cut off before its first message, or a message was received too often.
     """
     if run.status is RunStatus.DONE and not state.progress(run.id).settled:
         yield "it is done, and work of it was announced that has not ended"
-    if run.status is RunStatus.LOST and state.progress(run.id).heard > run.started + _SKEW:
+    if run.status is RunStatus.LOST and state.batch_record(run.id, first_batch(run).id) is not None:
         messages = [decode(each.body) for queue, each in sqs.messages() if "-dead" in queue.name]
         if not any(isinstance(each, Batch | Start) and each.run == run.id for each in messages):
-            yield "it was lost after its work had begun"
+            yield "it was lost after its first batch had ended"
 
 
 class Known:

@@ -221,16 +221,15 @@ def name_runs_by_chance() -> Iterator[None]:
 def join_without_an_announcement() -> Iterator[None]:
     """A scan that joins a run is not counted among its batches."""
 
-    def join_run(old: Any) -> Any:
-        def changed(self: Any, sync: str, own: str, scope: Any) -> Any:
-            with patch.object(
-                state.State, "_announcement", lambda *_: self._count("none", 0, {"balance": 0, "requests": 1})
-            ):
-                return old(self, sync, own, scope)
+    def announcement(old: Any) -> Any:
+        def changed(self: Any, run_id: str, batch_id: str) -> Any:
+            if batch_id.endswith("-look"):
+                return self._count("none", 0, {"balance": 0, "requests": 1})
+            return old(self, run_id, batch_id)
 
         return changed
 
-    with _replaced(state.State, "join_run", join_run):
+    with _replaced(state.State, "_announcement", announcement):
         yield
 
 
