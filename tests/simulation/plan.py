@@ -44,6 +44,8 @@ _WEATHER: Final = {
     # of the functions: how much less time they have
     "hurry": (0.3, 1.0),
 }
+_ECHOES: Final = (0.3, 1.0)
+"""How likely a seed has events that come when a run has ended its last batch, and the greatest chance of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,9 @@ def planned(seed: int, worlds: Sequence[str]) -> Plan:
         Act(rng.choice(names), rng.randrange(len(chosen)), rng.getrandbits(32), rng.choice(PAUSES))
         for _ in range(rng.randint(3, 14))
     )
+    chance, most = _ECHOES
+    if rng.random() < chance:
+        weather["echoes"] = rng.uniform(0, most)
     return Plan(seed, chosen, weather, acts)
 
 

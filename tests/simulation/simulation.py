@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, cast
 from unittest.mock import patch
 
@@ -24,7 +25,7 @@ from syncline.clients.rejections import REJECTIONS
 from syncline.config import load_sync
 from syncline.messages import Batch, Start
 from syncline.model import EVERYTHING, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
-from syncline.state import State
+from syncline.state import SHARDS, State
 from syncline.steps import discover
 from syncline.steps.engine import Engine
 from syncline.stores import files
@@ -36,6 +37,7 @@ from tests.simulation.network import Faults
 from tests.simulation.plan import Plan
 from tests.simulation.printing import printing
 from tests.simulation.stack import Operator, Stack
+from tests.simulation.table import Item
 from tests.simulation.vault import secrets_of_processes
 from tests.simulation.worlds.artifacts import ArtifactsWorld
 from tests.simulation.worlds.backups import BackupsWorld
@@ -50,6 +52,8 @@ SETTLED: Final = 2.5 * 3600.0
 
 A simulation of two syncs is so shorter than the window of 24 hours that removals are counted in.
 """
+ECHOES: Final = 4
+"""Events at most that come when a run has ended its last batch."""
 SLOWEST_CANCEL: Final = 120.0
 """Seconds that a cancel may take: ten, and what the faults of its own calls cost."""
 WORLDS: Final[Mapping[str, Callable[[Stack, str, random.Random], World]]] = {
@@ -109,11 +113,13 @@ class Simulation:
         self.violations: list[str] = []
         weather: dict[str, Any] = dict(plan.weather)
         queues = {name: weather.pop(name, 0.0) for name in ("skew", "late", "doubles", "hurry")}
+        self._echoes, self._echoes_left = weather.pop("echoes", 0.0), ECHOES
         self.faults = Faults(**weather)
         self.stack = Stack(machine, self.faults, plan.seed, **queues)
         self.worlds: list[World] = []
         for number, name in enumerate(plan.worlds):
             self.worlds.append(WORLDS[name](self.stack, f"sync-{number}", random.Random(f"{plan.seed} {number}")))
+        self._watched_by, self.stack.table.on_store = self.stack.table.on_store, self._stored
         self.starts: Counter[str] = Counter()
         self.operators = [self.stack.operator(name) for name in ("ann", "bob")]
 
@@ -230,6 +236,22 @@ class Simulation:
         """Change something at the source, and send what its webhook leads to."""
         groups = tuple(world.change_source())
         self._send(Start(world.name, Trigger.WEBHOOK, Scope.of(groups)))
+
+    def _stored(self, key: tuple[str, str], item: Item) -> None:
+        """Send an event by chance at the moment at which the last batch of a run ends: its scan may join or come late."""
+        self._watched_by(key, item)
+        run_id = key[0].removeprefix("RUN#").rpartition("#")[0]
+        if not self._echoes or key[1] != "COUNTS" or self.faults.off or not self._echoes_left:
+            return
+        tables = self.stack.table.partitions
+        shards = (tables.get(f"RUN#{run_id}#{shard}", {}).get("COUNTS", {}) for shard in range(SHARDS))
+        if sum(int(shard.get("balance", 0)) for shard in shards):
+            return
+        for world in self.worlds:
+            current = tables.get(f"SYNC#{world.name}", {}).get("CURRENT", {})
+            if current.get("run") == run_id and self.rng.random() < self._echoes:
+                self._echoes_left -= 1
+                self.machine.at(self.machine.now + self.rng.uniform(0, 0.1), partial(self._hint, world))
 
     def _send(self, start: Start) -> None:
         self.starts[start.sync] += 1
