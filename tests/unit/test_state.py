@@ -259,7 +259,7 @@ def test_a_look_does_not_join_the_run_it_began_itself(state: State) -> None:
 def test_a_look_joins_once_and_the_run_waits_for_it(state: State) -> None:
     run, batch = begin(state)
     look = state.join_run(SYNC, "look", Scope.of(["a"]))
-    assert look == Batch(run.id, SYNC, Step.DISCOVER, "look-look", scope=Scope.of(["a"]), scan="look-look")
+    assert look == Batch(run.id, SYNC, Step.DISCOVER, f"look-{FIRST}-look", scope=Scope.of(["a"]), scan=f"look-{FIRST}-look")
     assert state.join_run(SYNC, "look", Scope.of(["a"])) == look
     end(state, batch)
     assert state.finish_run(SYNC, run.id) is None
@@ -288,6 +288,22 @@ def test_a_look_that_joins_while_the_run_is_being_ended(state: State, monkeypatc
     assert state.run(SYNC, run.id).status is RunStatus.RUNNING
     end(state, looks[0])
     assert state.finish_run(SYNC, run.id) is not None
+
+
+def test_a_look_that_comes_again_after_its_run_joins_the_next_one_as_other_work(state: State) -> None:
+    """A FIFO queue drops a commit whose id it has seen a while ago, so no two runs may have batches of the same id."""
+    run, batch = begin(state)
+    look = state.join_run(SYNC, "look", Scope.of(["a"]))
+    assert look is not None
+    end(state, batch)
+    end(state, look)
+    assert state.finish_run(SYNC, run.id) is not None
+    begin(state, SECOND)
+    again = state.join_run(SYNC, "look", Scope.of(["a"]))
+    assert again is not None
+    assert again.run == SECOND
+    assert again.id != look.id
+    assert again.child(0).id != look.child(0).id
 
 
 def test_a_look_that_comes_again_is_the_one_that_joined_whatever_was_applied_since(state: State) -> None:

@@ -200,7 +200,6 @@ class State(Configurations):
         work nothing was heard for long: looks that keep joining would keep it open for ever, and full scans away. A look
         that has joined before goes on, for the run does not end without it.
         """
-        batch_id = f"{own}-look"
         for _ in range(_TRIES):
             current = self._db.get(f"SYNC#{sync}", "CURRENT") or {}
             if current.get("run") in (None, own):
@@ -209,6 +208,7 @@ class State(Configurations):
             run = self._known(sync, run_id)
             if run is None or run.status is RunStatus.CANCELLING:
                 return None
+            batch_id = f"{own}-{run_id}-look"  # one that comes again after its run joins the next one as other work
             batch = Batch(run_id, sync, Step.DISCOVER, batch_id, scope=scope, scan=batch_id)
             join = self._record(run_id, batch_id, "JOIN")
             old = self._clock() - LOST_AFTER
