@@ -44,8 +44,12 @@ _WEATHER: Final = {
     # of the functions: how much less time they have
     "hurry": (0.3, 1.0),
 }
-_ECHOES: Final = (0.3, 1.0)
-"""How likely a seed has events that come when a run has ended its last batch, and the greatest chance of each."""
+_MOMENTS: Final = {
+    # what happens at a moment that matters: how likely a seed has it, and its greatest chance at each
+    "echoes": (0.3, 1.0),  # an event comes when a run has ended its last batch
+    "cancels": (0.2, 0.5),  # a run is cancelled when a function has begun to write
+    "stalls": (0.5, 1.0),  # functions stand still when a run is cancelled
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +97,7 @@ def planned(seed: int, worlds: Sequence[str]) -> Plan:
         Act(rng.choice(names), rng.randrange(len(chosen)), rng.getrandbits(32), rng.choice(PAUSES))
         for _ in range(rng.randint(3, 14))
     )
-    chance, most = _ECHOES
-    if rng.random() < chance:
-        weather["echoes"] = rng.uniform(0, most)
+    weather |= {name: rng.uniform(0, most) for name, (chance, most) in _MOMENTS.items() if rng.random() < chance}
     return Plan(seed, chosen, weather, acts)
 
 

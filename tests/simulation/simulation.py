@@ -54,6 +54,8 @@ A simulation of two syncs is so shorter than the window of 24 hours that removal
 """
 ECHOES: Final = 4
 """Events at most that come when a run has ended its last batch."""
+STALL: Final = (8.0, 18.0)
+"""Seconds for which a function stands still: less than a lease has left that is renewed in time."""
 SLOWEST_CANCEL: Final = 120.0
 """Seconds that a cancel may take: ten, and what the faults of its own calls cost."""
 WORLDS: Final[Mapping[str, Callable[[Stack, str, random.Random], World]]] = {
@@ -114,6 +116,7 @@ class Simulation:
         weather: dict[str, Any] = dict(plan.weather)
         queues = {name: weather.pop(name, 0.0) for name in ("skew", "late", "doubles", "hurry")}
         self._echoes, self._echoes_left = weather.pop("echoes", 0.0), ECHOES
+        self._cancels, self._stalls = weather.pop("cancels", 0.0), weather.pop("stalls", 0.0)
         self.faults = Faults(**weather)
         self.stack = Stack(machine, self.faults, plan.seed, **queues)
         self.worlds: list[World] = []
@@ -238,20 +241,38 @@ class Simulation:
         self._send(Start(world.name, Trigger.WEBHOOK, Scope.of(groups)))
 
     def _stored(self, key: tuple[str, str], item: Item) -> None:
-        """Send an event by chance at the moment at which the last batch of a run ends: its scan may join or come late."""
+        """Let things happen by chance at the moments that matter: a batch begins or ends, or a run is cancelled."""
         self._watched_by(key, item)
-        run_id = key[0].removeprefix("RUN#").rpartition("#")[0]
-        if not self._echoes or key[1] != "COUNTS" or self.faults.off or not self._echoes_left:
+        if self.faults.off:
             return
-        tables = self.stack.table.partitions
-        shards = (tables.get(f"RUN#{run_id}#{shard}", {}).get("COUNTS", {}) for shard in range(SHARDS))
-        if sum(int(shard.get("balance", 0)) for shard in shards):
+        if self._echoes and key[1] == "COUNTS":
+            self._echo(key[0].removeprefix("RUN#").rpartition("#")[0])
+        writes = key[0].startswith("LEASE#") and "#scan@" not in key[0] and item["until"]
+        if self._cancels and writes and self.rng.random() < self._cancels:
+            self._cancels = 0.0  # one is enough
+            cancel = partial(self._cancel, self.rng.choice(self.worlds))
+            self.machine.at(self.machine.now + self.rng.uniform(0, 0.3), cancel)
+        if self._stalls and key[1].startswith("RUN#") and item.get("status") == RunStatus.CANCELLING:
+            self._stall()
+
+    def _echo(self, run_id: str) -> None:
+        """Send an event if the last batch of a run has ended: its scan joins while the run is being ended, or is late."""
+        rows = self.stack.table.partitions
+        shards = (rows.get(f"RUN#{run_id}#{shard}", {}).get("COUNTS", {}) for shard in range(SHARDS))
+        if not self._echoes_left or sum(int(shard.get("balance", 0)) for shard in shards):
             return
         for world in self.worlds:
-            current = tables.get(f"SYNC#{world.name}", {}).get("CURRENT", {})
+            current = rows.get(f"SYNC#{world.name}", {}).get("CURRENT", {})
             if current.get("run") == run_id and self.rng.random() < self._echoes:
                 self._echoes_left -= 1
                 self.machine.at(self.machine.now + self.rng.uniform(0, 0.1), partial(self._hint, world))
+
+    def _stall(self) -> None:
+        """Let functions at work stand still for a while, as on a network that hangs."""
+        for process in self.stack.functions.alive():
+            if self.rng.random() < self._stalls:
+                process.freeze()
+                self.machine.at(self.machine.now + self.rng.uniform(*STALL), process.thaw)
 
     def _send(self, start: Start) -> None:
         self.starts[start.sync] += 1
