@@ -259,7 +259,9 @@ def test_a_look_does_not_join_the_run_it_began_itself(state: State) -> None:
 def test_a_look_joins_once_and_the_run_waits_for_it(state: State) -> None:
     run, batch = begin(state)
     look = state.join_run(SYNC, "look", Scope.of(["a"]))
-    assert look == Batch(run.id, SYNC, Step.DISCOVER, f"look-{FIRST}-look", scope=Scope.of(["a"]), scan=f"look-{FIRST}-look")
+    assert look == Batch(
+        run.id, SYNC, Step.DISCOVER, f"look-{FIRST}-look", scope=Scope.of(["a"]), scan=f"look-{FIRST}-look"
+    )
     assert state.join_run(SYNC, "look", Scope.of(["a"])) == look
     end(state, batch)
     assert state.finish_run(SYNC, run.id) is None
