@@ -259,7 +259,8 @@ class Simulation:
         """Send an event if the last batch of a run has ended: its scan joins while the run is being ended, or is late."""
         rows = self.stack.table.partitions
         shards = (rows.get(f"RUN#{run_id}#{shard}", {}).get("COUNTS", {}) for shard in range(SHARDS))
-        if not self._echoes_left or sum(int(shard.get("balance", 0)) for shard in shards):
+        balance = sum(int(shard.get("balance", 0)) for shard in shards)
+        if not self._echoes_left or balance:
             return
         for world in self.worlds:
             current = rows.get(f"SYNC#{world.name}", {}).get("CURRENT", {})
