@@ -414,8 +414,8 @@ def test_what_commits_with_a_trailer_put(world: World) -> None:
         assert branch.blobs_put(None, "Syncline-Sync: other", b"") == {}
         assert branch.tip is not None
         newer = {b"a/x": blob_id(b"4"), b"b/z": None}
-        assert branch.blobs_put(second, "Syncline-Sync: s", b"", having=branch.tip.oid) == newer
-        assert branch.blobs_put(second, "Syncline-Sync: s", b"", having="1" * 40) == every
+        assert branch.blobs_put(second, "Syncline-Sync: s", b"", having=[branch.tip.oid]) == newer
+        assert branch.blobs_put(second, "Syncline-Sync: s", b"", having=[branch.tip.oid, "1" * 40]) == every
 
 
 def test_random_commits_have_the_same_ids(tmp_path: Path) -> None:

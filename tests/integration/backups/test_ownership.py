@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -295,6 +295,22 @@ def test_a_branch_that_was_set_back_to_what_was_read_makes_nothing_foreign(world
     assert world.bare.files() == FILES | {"east/n/f0.yaml": b"newer"}
 
 
+@pytest.mark.parametrize("commits", [1, 9])
+def test_commits_after_a_branch_was_set_back_make_nothing_foreign(world: World, commits: int) -> None:
+    world.put(FILES)
+    world.run()
+    first = world.bare.git("rev-parse", "main").strip()
+    world.bare.fill({"README.md": b"hello"})
+    world.put({"east/n/f0.yaml": b"newer"})
+    world.run("east/n/f0.yaml")
+    world.bare.git("update-ref", "refs/heads/main", first)
+    for number in range(commits):
+        world.bare.fill({"README.md": b"hello %d" % number})
+        world.put({"east/n/f1.yaml": b"version %d" % number})
+        assert world.codes(world.run("east/n/f1.yaml")) == {"east/n/f1.yaml": "moved"}
+    assert world.codes(world.run()) == {"east/n/f0.yaml": "moved"}
+
+
 def test_a_plan_records_nothing(world: World) -> None:
     world.bare.fill({"docs/x": b"x"})
     world.put(FILES)
@@ -350,7 +366,7 @@ def test_what_was_read_of_the_history_is_not_read_again(world: World, monkeypatc
     read = Branch.blobs_put
 
     def noted(
-        self: Branch, since: str | None, trailer: str, folder: bytes, *, having: str | None = None
+        self: Branch, since: str | None, trailer: str, folder: bytes, *, having: Sequence[str] = ()
     ) -> dict[bytes, str | None]:
         reads.append(since)
         return read(self, since, trailer, folder, having=having)

@@ -193,7 +193,7 @@ class SimBranch(Branch):
         yield each()
 
     def blobs_put(
-        self, since: str | None, trailer: str, folder: bytes, *, having: str | None = None
+        self, since: str | None, trailer: str, folder: bytes, *, having: Sequence[str] = ()
     ) -> dict[bytes, str | None]:
         if self.tip is None:
             return {}
@@ -201,7 +201,7 @@ class SimBranch(Branch):
         for most in (_FIRST_COMMITS, None):
             every = self._ask("fetch", "git fetch history", lambda: self.server.history(tip))
             new = list(itertools.takewhile(lambda commit: commit.oid != since, every))
-            if having is not None and all(commit.oid != having for commit in new):
+            if not {commit.oid for commit in new}.issuperset(having):
                 new = every
             if most is None or len(every) <= most or len(new) < most:
                 break

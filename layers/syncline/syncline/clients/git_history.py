@@ -6,7 +6,7 @@ are: who asks often asks only about what is new.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from syncline.clients.git import Git
@@ -17,18 +17,18 @@ _DEPTHS: Final = (100, WHOLE_HISTORY)
 
 
 def blobs_put(  # noqa: PLR0913, PLR0917 - what is asked of one history
-    git: Git, local: Git, tip: str, since: str | None, trailer: str, folder: bytes, having: str | None = None
+    git: Git, local: Git, tip: str, since: str | None, trailer: str, folder: bytes, having: Sequence[str] = ()
 ) -> dict[bytes, str | None]:
     """Return the blob that the latest commit with a trailer line put at each path below ``folder``; None: removed it.
 
-    Left out are the commit ``since`` and those before it, unless the commit ``having`` is missing behind it. A commit whose parents the server does not have says nothing:
-    compared with nothing, it would seem to have put all files. ``local`` is ``git`` that never fetches by itself.
+    Left out are the commit ``since`` and those before it, unless one of the commits ``having`` is missing behind it. A
+    commit whose parents the server does not have says nothing: compared with nothing, it would seem to have put all files. ``local`` is ``git`` that never fetches by itself.
     """
     for depth in _DEPTHS:
         _fetch(git, tip, depth, "tree:0")
         complete = depth == WHOLE_HISTORY or _is_complete(local, tip, since)
-        if complete and having is not None and not _leads_to(local, having, tip):
-            since = having = None
+        if complete and not all(_leads_to(local, oid, tip) for oid in having):
+            since, having = None, ()
             complete = depth == WHOLE_HISTORY or _is_complete(local, tip, since)
         if complete:
             break

@@ -290,7 +290,7 @@ class Branch:
             yield each()
 
     def blobs_put(
-        self, since: str | None, trailer: str, folder: bytes, *, having: str | None = None
+        self, since: str | None, trailer: str, folder: bytes, *, having: Sequence[str] = ()
     ) -> dict[bytes, str | None]:
         """Return what the commits with a trailer put since another commit: see :func:`.git_history.blobs_put`."""
         if self.tip is None:

@@ -1,9 +1,9 @@
 """The evidence of a branch: which of its files are ours because our own commits put them.
 
 It counts where the table has no record of a file, after a lost table or a function that died behind its push. The
-table remembers up to which commit the history was read, so that a scan reads what is new. It also remembers the last
-commit of ours behind that one: where the branch no longer has it, the branch was set back, and the records are of
-files that are no longer there. The history is then read as a whole.
+table remembers up to which commit the history was read, so that a scan reads what is new. It also remembers the commits
+of ours behind that one: where the branch no longer has one of them, the branch was set back, and the records are of files
+that are no longer there. The history is then read as a whole.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from syncline.kinds.backups.ours import Ledger, Ours, content_of
 from syncline.kinds.kind import Pace
 
 _ALWAYS: Final = 10 * 365 * 86_400.0
+_MOST: Final = 8
+"""Commits of ours that are remembered behind what was read; beyond that the history is read as a whole next time."""
 
 
 class Evidence:
@@ -32,24 +34,32 @@ class Evidence:
         self._branch = branch
         self._pace = pace
         self._fact = f"backups-history:{sync}:{reference}:{layout.folder}"
-        since, _, pushed = (ledger.facts.recall(self._fact) or "").partition(" ")
-        self._since, self._pushed = since or None, pushed or None
+        since, *pushed = (ledger.facts.recall(self._fact) or "").split(" ")
+        self._since, self._pushed = since or None, tuple(pushed)
         self._tip: str | None = None
         self._put: dict[str, str | None] = {}
 
     def has(self, key: str, blob: str) -> bool:
         """Return True if our latest commit that changed the key put this blob. Reads the history, once for each tip."""
         tip = self._branch.tip.oid if self._branch.tip else None
-        if tip is not None and tip != self._tip and (tip != self._since or self._pushed is not None):
+        if tip is not None and tip != self._tip and (tip != self._since or self._pushed):
             self._read()
             self._tip = tip
         return self._put.get(key) == content_of(blob)
 
     def extend(self, before: str | None) -> None:
-        """Note that the branch's last commit is ours and recorded, and whether all up to the one ``before`` it was read."""
-        if self._branch.tip is not None:
-            tip = self._branch.tip.oid
-            self._remember(*((tip, None) if before == self._since and self._pushed is None else (self._since, tip)))
+        """Note that the branch's last commit is ours and recorded, and that it follows the commit ``before``.
+
+        A commit of ours that it does not follow directly stays remembered: the branch may have lost it.
+        """
+        if self._branch.tip is None:
+            return
+        tip, pushed = self._branch.tip.oid, self._pushed
+        if not pushed and before == self._since:
+            self._remember(tip)
+            return
+        pushed = (*(pushed[:-1] if pushed and before == pushed[-1] else pushed), tip)
+        self._remember(*((self._since, pushed) if len(pushed) <= _MOST else (None, (tip,))))
 
     def _read(self) -> None:
         layout = self._layout
@@ -62,7 +72,7 @@ class Evidence:
         recorded = self._ledger.some(self._put)
         new = {key: blob for key, blob in self._put.items() if blob and key not in recorded}
         self._ledger.write({key: Ours(blob) for key, blob in (new | self._unrecorded(recorded)).items()})
-        self._remember(self._branch.tip.oid, None)
+        self._remember(self._branch.tip.oid)
 
     def _unrecorded(self, recorded: Mapping[str, Ours]) -> dict[str, str]:
         """Return what the branch still has of files that we put after they were recorded."""
@@ -73,6 +83,6 @@ class Evidence:
         there = {key: folders[folder].get(name) for key, (folder, _, name) in places.items()}
         return {key: blob for key, blob in put.items() if (entry := there[key]) is not None and entry.oid == blob}
 
-    def _remember(self, since: str | None, pushed: str | None) -> None:
+    def _remember(self, since: str | None, pushed: tuple[str, ...] = ()) -> None:
         self._since, self._pushed = since, pushed
-        self._ledger.facts.remember(self._fact, f"{since or ''} {pushed or ''}".rstrip(), _ALWAYS)
+        self._ledger.facts.remember(self._fact, " ".join((since or "", *pushed)), _ALWAYS)
