@@ -77,8 +77,8 @@ COSTS: Final[Mapping[str, Costs]] = {
 }
 _AT_REST: Final = Bound(80, 4, 20)
 """Rows of the table by things and runs."""
-_LETTERS: Final = Bound(10, 2, 0)
-"""Dead letters by things."""
+_LETTERS: Final = Bound(10, 2, 2)
+"""Dead letters by things and runs."""
 _FILES: Final = Bound(60, 4, 0)
 """Rows of files without an end by things."""
 _LASTING: Final = frozenset({"CONFIG", "CURRENT", "TOTALS", "FAILURES", "HEARS"})
@@ -124,7 +124,7 @@ def left(table: ModelTable, sqs: ModelSqs, size: int, runs: int, syncs: int, now
     for what, count, most in (
         ("rows", rows, _AT_REST.of(size, runs)),
         ("rows of files without an end", files, _FILES.of(size, 0)),
-        ("dead letters", letters, _LETTERS.of(size, 0)),
+        ("dead letters", letters, _LETTERS.of(size, runs)),
     ):
         if count > most:
             yield f"{count} {what} are left of {runs} runs of {size} things, where {most:.0f} are enough"

@@ -263,7 +263,7 @@ class ImagesWorld:
         puts = [(repository, tag) for at, repository, tag in self._puts if at > run.started - _STALE]
         for each in results:
             key = (each.group, each.name)
-            if each.outcome is not Outcome.MOVED or each.moved_bytes or key in puts:
+            if each.outcome is not Outcome.MOVED or each.moved_bytes or key in puts or each.source in self._signed:
                 continue
             if not any(at > run.started - _STALE for at in self._changed[key]):
                 yield f"{each.group}:{each.name} is reported as moved, and nobody has touched it"
