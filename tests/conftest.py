@@ -34,9 +34,10 @@ os.environ.update(_AWS)
 hypothesis.settings.register_profile("syncline", print_blob=True, deadline=None)
 hypothesis.settings.load_profile("syncline")
 
-from tests import grants  # noqa: E402 - imports what looks at the environment
+from tests import grants, quick_moto  # noqa: E402 - imports what looks at the environment
 
 grants.install()
+quick_moto.install()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
