@@ -40,10 +40,14 @@ def audit() -> ModuleType:
             ],
             1,
         ),
-        ([UNKNOWN], ["not audited: the package index has no facts about any of 1 packages"], 0),
+        (
+            [UNKNOWN],
+            ["not audited, nor are the lists after it: the package index has no facts about any of 1 packages"],
+            None,
+        ),
     ],
 )
-def test_the_summary(audit: ModuleType, packages: list[dict[str, Any]], lines: list[str], code: int) -> None:
+def test_the_summary(audit: ModuleType, packages: list[dict[str, Any]], lines: list[str], code: int | None) -> None:
     assert audit.summary(packages) == (lines, code)
 
 
@@ -62,6 +66,16 @@ def test_the_exit_code_is_that_of_the_worst_list(
     python = _python(tmp_path, 'for last; do :; done; cat "$last.json"')
     monkeypatch.setattr(sys, "argv", ["audit", python, str(tmp_path / "bad.txt"), str(tmp_path / "safe.txt")])
     assert audit.main() == 1
+
+
+def test_an_index_without_facts_is_asked_once(
+    audit: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.json").write_text(json.dumps({"dependencies": [UNKNOWN]}))
+    python = _python(tmp_path, f'cat "{tmp_path / "list.json"}"')
+    monkeypatch.setattr(sys, "argv", ["audit", python, "one.txt", "two.txt"])
+    assert audit.main() == 0
+    assert capsys.readouterr().out.count("not audited") == 1
 
 
 def test_a_failed_audit_is_no_pass(audit: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
