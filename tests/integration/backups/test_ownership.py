@@ -283,7 +283,8 @@ def test_a_branch_that_was_set_back_behind_a_commit_of_ours_makes_nothing_foreig
     assert world.bare.files() == FILES | {"README.md": b"hello", "east/n/f0.yaml": b"newer"}
 
 
-def test_a_branch_that_was_set_back_to_what_was_read_makes_nothing_foreign(world: World) -> None:
+def lose_the_second_commit(world: World) -> None:
+    """Commit twice, with a stranger's commit between, and set the branch back to the first."""
     world.put(FILES)
     world.run()
     first = world.bare.git("rev-parse", "main").strip()
@@ -291,19 +292,17 @@ def test_a_branch_that_was_set_back_to_what_was_read_makes_nothing_foreign(world
     world.put({"east/n/f0.yaml": b"newer"})
     world.run("east/n/f0.yaml")
     world.bare.git("update-ref", "refs/heads/main", first)
+
+
+def test_a_branch_that_was_set_back_to_what_was_read_makes_nothing_foreign(world: World) -> None:
+    lose_the_second_commit(world)
     assert world.codes(world.run()) == {"east/n/f0.yaml": "moved"}
     assert world.bare.files() == FILES | {"east/n/f0.yaml": b"newer"}
 
 
 @pytest.mark.parametrize("commits", [1, 9])
 def test_commits_after_a_branch_was_set_back_make_nothing_foreign(world: World, commits: int) -> None:
-    world.put(FILES)
-    world.run()
-    first = world.bare.git("rev-parse", "main").strip()
-    world.bare.fill({"README.md": b"hello"})
-    world.put({"east/n/f0.yaml": b"newer"})
-    world.run("east/n/f0.yaml")
-    world.bare.git("update-ref", "refs/heads/main", first)
+    lose_the_second_commit(world)
     for number in range(commits):
         world.bare.fill({"README.md": b"hello %d" % number})
         world.put({"east/n/f1.yaml": b"version %d" % number})

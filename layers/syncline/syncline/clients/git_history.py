@@ -22,7 +22,8 @@ def blobs_put(  # noqa: PLR0913, PLR0917 - what is asked of one history
     """Return the blob that the latest commit with a trailer line put at each path below ``folder``; None: removed it.
 
     Left out are the commit ``since`` and those before it, unless one of the commits ``having`` is missing behind it. A
-    commit whose parents the server does not have says nothing: compared with nothing, it would seem to have put all files. ``local`` is ``git`` that never fetches by itself.
+    commit whose parents the server does not have says nothing: compared with nothing, it would seem to have put all
+    files. ``local`` is ``git`` that never fetches by itself.
     """
     for depth in _DEPTHS:
         _fetch(git, tip, depth, "tree:0")

@@ -123,9 +123,11 @@ class RemovalWindows:
             more = max(0, request.count - reserved)
             if window.by != request.run:
                 # Two scans may have reserved one removal. A share of everything is no limit, and must not become one.
-                exact = removed_by is not None and limits.share < 1
-                settled = window.settled + removed_by(window.by) if exact and removed_by else window.used
-                window.by, window.settled = request.run, settled
+                if removed_by is not None and limits.share < 1:
+                    window.settled += removed_by(window.by)
+                else:
+                    window.settled = window.used
+                window.by = request.run
             if more > allowance(limits, window.total, window.used):
                 by_run, left = items()
                 # Without counts, what an earlier run reserved and this one removed is among both.
