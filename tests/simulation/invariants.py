@@ -131,22 +131,32 @@ def unended(run: Run, state: State, sqs: ModelSqs) -> Iterator[str]:
 
 
 class Known:
-    """What may be known to fail, by the results of a sync's runs, which are given oldest first."""
+    """What may be known to fail, by the results of a sync's runs, which are judged oldest first.
 
-    def __init__(self) -> None:
+    Runs may be in another order than their times say: the clocks that gave them differ.
+    """
+
+    def __init__(self, runs: list[tuple[Run, list[Result]]]) -> None:
+        self._failed = [(run.started, _failing(results)) for run, results in runs]
         self._failing: set[tuple[str, str]] = set()
         self._latest = 0.0
 
     def exceeded(self, run: Run, results: list[Result]) -> Iterator[str]:
         """Yield a count of known failures that is more than those which the run and earlier ones explain."""
-        failing = {(e.group, e.name) for e in results if e.outcome in (Outcome.FAILED, Outcome.KNOWN)}
+        failing = _failing(results)
         verified = {(e.group, e.name) for e in results if e.outcome is Outcome.MOVED and e.code is None}
         if not run.plan and run.started > self._latest + _SKEW:  # else an earlier run may have written since
             self._failing -= verified - failing
         self._failing |= failing
         self._latest = max(self._latest, run.ended or run.started)
-        if not run.plan and run.counts.known > len(self._failing):
-            yield f"{run.counts.known} failures are known, and {len(self._failing)} items have failed and not been solved"
+        meanwhile = (failed for started, failed in self._failed if run.started < started <= run.started + _SKEW)
+        possible = self._failing.union(*meanwhile)
+        if not run.plan and run.counts.known > len(possible):
+            yield f"{run.counts.known} failures are known, and {len(possible)} items have failed and not been solved"
+
+
+def _failing(results: list[Result]) -> set[tuple[str, str]]:
+    return {(each.group, each.name) for each in results if each.outcome in (Outcome.FAILED, Outcome.KNOWN)}
 
 
 def written(table: ModelTable, sqs: ModelSqs, printed: str) -> Iterator[tuple[str, str]]:

@@ -374,12 +374,11 @@ class Simulation:
         sent = [run for run in runs if run.trigger in (Trigger.SCHEDULE, Trigger.WEBHOOK)]
         if len(sent) > self.starts[world.name]:
             self.violations.append(f"{world.name}: {self.starts[world.name]} messages began {len(sent)} runs")
-        known = Known()
-        for run in sorted(runs, key=lambda each: each.started):
-            if not run.over:
-                self.violations.append(f"{world.name}: run {run.id} is {run.status}")
-                continue
-            results = list(self.state.results(run.id))
+        self.violations += [f"{world.name}: run {run.id} is {run.status}" for run in runs if not run.over]
+        over = sorted((run for run in runs if run.over), key=lambda each: each.started)
+        told = [(run, list(self.state.results(run.id))) for run in over]
+        known = Known(told)
+        for run, results in told:
             wrong = [*_miscounted(run, results, world), *world.untruths(run, results)]
             wrong += [*unended(run, self.state, self.stack.sqs), *known.exceeded(run, results)]
             self.violations += [f"{world.name}: run {run.id}: {each}" for each in wrong]

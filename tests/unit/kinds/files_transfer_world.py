@@ -188,6 +188,10 @@ class _Target:
         return mode
 
 
+RECORDED = 1_790_000_000_000_000
+"""The time at which records are written, in Unix microseconds."""
+
+
 @dataclass
 class _Records:
     rows: dict[str, Row] = field(default_factory=dict)
@@ -195,12 +199,13 @@ class _Records:
     def known(self, names: Iterable[str]) -> tuple[dict[str, Row], dict[str, Row]]:
         return {name: self.rows[name] for name in names if name in self.rows}, {}
 
-    def write(self, changes: Mapping[str, Row | None]) -> None:
+    def write(self, changes: Mapping[str, Row | None]) -> int:
         for name, row in changes.items():
             if row is None:
                 self.rows.pop(name, None)
             else:
                 self.rows[name] = row
+        return RECORDED
 
 
 def sync_of(*, manager: bool, **more: Any) -> FilesSync:

@@ -121,12 +121,13 @@ class World:
     def scan(self, after: str = "", prefix: str = "") -> Any:  # noqa: ARG002 - as the real one
         return iter([each for each in sorted(self.files.items()) if each[0] > after])
 
-    def write(self, changes: dict[str, Row | None], gone: dict[str, Row] | None = None) -> None:
+    def write(self, changes: dict[str, Row | None], gone: dict[str, Row] | None = None, *, after: int = 0) -> int:  # noqa: ARG002 - as the real one
         for name in {*changes, *(gone or {})}:
             self.files.pop(name, None)
             self.gone.pop(name, None)
         self.files |= {name: row for name, row in changes.items() if row is not None}
         self.gone |= gone or {}
+        return 0
 
     def compact(self) -> int:
         return len(self.files)

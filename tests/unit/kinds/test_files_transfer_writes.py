@@ -11,7 +11,7 @@ from syncline.kinds.files.records import Record
 from syncline.kinds.files.targets import TargetFile, file_of
 from syncline.kinds.kind import Arrived, Later
 from syncline.model import Outcome, Result
-from tests.unit.kinds.files_transfer_world import SORTS, Make, bucket, code, manager, outcome, task_of
+from tests.unit.kinds.files_transfer_world import RECORDED, SORTS, Make, bucket, code, manager, outcome, task_of
 
 
 class TestPut:
@@ -26,8 +26,8 @@ class TestPut:
         assert record is not None
         assert (record.etag, record.size, record.modified, record.file_type) == ("e1", 7, 5, "text/plain")
         assert (record.target, record.verified) == (world.target.files["a"].version, False)
-        made = task_of(answer).made
-        assert made == replace(record, verified=True)
+        assert task_of(answer).made == replace(record, verified=True)
+        assert task_of(answer).written == RECORDED
 
     @SORTS
     def test_a_foreign_file_is_a_conflict(self, make: Make) -> None:

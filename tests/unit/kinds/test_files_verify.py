@@ -53,9 +53,11 @@ class _Bucket:
 class _Records:
     def __init__(self) -> None:
         self.values: dict[str, Row | None] = {}
+        self.after = 0
 
-    def write(self, changes: Mapping[str, Row | None], gone: Mapping[str, Row]) -> None:
+    def write(self, changes: Mapping[str, Row | None], gone: Mapping[str, Row], *, after: int) -> None:
         assert not gone, "no event came with a sequencer, and no run's rows are kept"
+        self.after = after
         self.values |= changes
 
 
@@ -98,6 +100,13 @@ def test_a_page_verifies_files_that_stand_together() -> None:
     assert all(isinstance(answer, Arrived) for answer in answers.values())
     assert records.values.keys() == set(keys)
     assert (bucket.pages, bucket.heads) == (6, [])
+
+
+def test_what_is_verified_is_recorded_after_all_that_the_transfers_recorded() -> None:
+    bucket = _Bucket({key: Head("e", 4) for key in "abc"})
+    times = dict(zip("abc", (1_790_000_000_000_000, 1_790_000_000_000_002, 1_790_000_000_000_001), strict=True))
+    _, records = _verified(bucket, [_made(key, written=at) for key, at in times.items()])
+    assert records.after == max(times.values())
 
 
 def test_the_rest_is_read_one_by_one() -> None:

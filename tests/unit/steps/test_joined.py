@@ -92,6 +92,23 @@ def test_a_failure_is_told_once_and_has_one_letter(steps: Steps) -> None:
     assert len(steps.mail.dead()) == 1
 
 
+def test_a_failure_is_told_once_whose_function_died_before_it_was_noted_as_known(
+    steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = Failure(Item("team/app", "1"), SynclineError("REFUSED", "the target does not take it"))
+    steps.kind.pages = [Page("a", items("2"), failures=(refused,))]
+    steps.start()
+    with monkeypatch.context() as dying:
+        dying.setattr("syncline.steps.engine.remember", lambda *_args, **_options: None)
+        steps.pump.deliver(steps.mail.waiting())
+    for _ in range(3):
+        steps.start("team/app")
+    steps.pump.run()
+    (run,) = steps.state.runs(SYNC)
+    told = [each.name for each in steps.state.results(run.id) if each.outcome is Outcome.FAILED]
+    assert (told, run.counts.failed, len(steps.mail.dead())) == (["1"], 1, 1)
+
+
 def test_an_item_that_changed_during_the_run_is_moved_again(steps: Steps) -> None:
     def look(scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
         yield Page("a", (Item("team/app", "1", "old" if scope.everything else "new"),))

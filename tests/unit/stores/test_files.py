@@ -57,6 +57,15 @@ class TestRecords:
         behind.write({"a": [2]})
         assert behind.known(["a"]) == ({"a": [2]}, {})
 
+    def test_a_writer_whose_clock_is_behind_wins_over_the_write_that_it_comes_after(
+        self, database: SteppedDatabase, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        written = FileRecords(database, "one", "ab12", lambda: clock.now + 60).write({"a": [1]})
+        monkeypatch.setattr(files, "_IDS", files._Ids())  # another process
+        behind = FileRecords(database, "one", "ab12", clock.time)
+        behind.write({"a": [2]}, after=written)
+        assert behind.known(["a"]) == ({"a": [2]}, {})
+
     def test_a_row_of_a_file_that_is_gone_is_kept_for_14_days(self, database: SteppedDatabase, clock: Clock) -> None:
         records = FileRecords(database, "one", "ab12", clock.time)
         for compacted in (False, True):

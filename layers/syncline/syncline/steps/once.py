@@ -21,6 +21,8 @@ from syncline.state import State
 _TAKEN_BY_ONE: Final = (Outcome.MOVED, Outcome.REMOVED, Outcome.CONFLICT, Outcome.FAILED)
 _DROPPED_IF_JOINED: Final = (Outcome.SKIPPED, Outcome.LEFT_OUT, Outcome.EXTRA, Outcome.CANCELLED)
 """Outcomes of items that nothing was done about: the scan that the run began with counts them."""
+_MET_AGAIN: Final = (Outcome.CONFLICT, Outcome.FAILED)
+"""Outcomes that a scan has again for an item that had it before. An item that was moved or removed is equal then."""
 _KEPT: Final = 7 * 24 * 3600.0
 """Seconds for which a result stays taken: longer than a run."""
 _AT_ONCE: Final = 16
@@ -33,12 +35,14 @@ def told_once(state: State, batch: Batch, results: Sequence[Result]) -> list[Res
     if batch.scan is not None:
         results = [each for each in results if each.outcome not in _DROPPED_IF_JOINED]
     ours = _taken(state, batch, results)
-    met_again = batch.scan is not None and any(each.outcome is Outcome.CONFLICT for each in ours)
-    if met_again and state.progress(batch.run).counts.conflict:
-        # Before anybody had joined the run, nothing was taken. A conflict is the one thing that is met again after that.
-        before = {_key(each) for each in state.results(batch.run) if each.outcome is Outcome.CONFLICT}
-        ours = [each for each in ours if each.outcome is not Outcome.CONFLICT or _key(each) not in before]
-    return ours
+    if batch.scan is None or not any(each.outcome in _MET_AGAIN for each in ours):
+        return ours
+    counts = state.progress(batch.run).counts
+    if not counts.conflict and not counts.failed:
+        return ours
+    # Before a scan had joined the run, nothing was taken.
+    before = {_key(each) for each in state.results(batch.run) if each.outcome in _MET_AGAIN}
+    return [each for each in ours if _key(each) not in before]
 
 
 def _taken(state: State, batch: Batch, results: Iterable[Result]) -> list[Result]:

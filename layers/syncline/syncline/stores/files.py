@@ -14,8 +14,8 @@ replacement changes. The id of a segment is that of the intent of the compaction
 
 The files are spread over 16 partitions by a hash of their names, unless the caller divides them otherwise. A reader queries a partition from its start to the
 directory, gets the segments it needs in batches, and overlays the changes, the later id winning. The id of a change
-begins with the time. Every process makes its ids later than those of all unmerged changes it has read, so a writer
-overrides what it has read even if its clock is behind.
+begins with the time. Every process makes its ids later than those of all unmerged changes it has read or was told of, so
+a writer overrides them even if its clock is behind.
 
 A compaction merges the changes of a partition into new segments. It replaces only the segments that changes or expired
 rows fall into, and the next one where too few records are left:
@@ -142,9 +142,10 @@ class _Ids:
             self._latest = max(self._latest + 1, int(now * 1_000_000))
             return f"{self._latest:0{_MICROSECONDS}}{secrets.token_hex(4)}"
 
-    def read(self, change: str) -> None:
+    def note(self, latest: int) -> None:
+        """Make all further ids later than a time (Unix microseconds)."""
         with self._lock:
-            self._latest = max(self._latest, int(change[:_MICROSECONDS]))
+            self._latest = max(self._latest, latest)
 
 
 _IDS: Final = _Ids()
@@ -280,11 +281,14 @@ class FileRecords:
                 return
         raise self._damaged(self._pk(shard))
 
-    def write(self, changes: Mapping[str, Row | None], gone: Mapping[str, Row] | None = None) -> None:
+    def write(self, changes: Mapping[str, Row | None], gone: Mapping[str, Row] | None = None, *, after: int = 0) -> int:
         """Record the rows of files. None removes a name; `gone` does so too, and keeps a row for it for 14 days.
 
-        The rows of one partition are written together, unless they exceed the size of an item.
+        The rows of one partition are written together, unless they exceed the size of an item. Return the time of the
+        write (Unix microseconds). It overrides the write whose time is `after`, whatever the clocks of the two say.
         """
+        _IDS.note(after)
+        written = 0
         until = int(self._clock()) + KEPT
         kept = {name: Gone(until, row) for name, row in (gone or {}).items()}
         shards: dict[int, dict[str, Entry | None]] = defaultdict(dict)
@@ -296,6 +300,7 @@ class FileRecords:
             pk = self._pk(shard)
             for piece in pieces(group, self._segment_rows):
                 change = _IDS.next(self._clock())
+                written = int(change[:_MICROSECONDS])
                 puts.append({"pk": pk, "sk": _CHANGE + change, "data": piece.pack()})
                 if zlib.crc32(f"{pk}{change[:_MICROSECONDS]}".encode()) % _TIDY_EVERY == 0:
                     tidy.add(shard)
@@ -306,6 +311,7 @@ class FileRecords:
             many = len(partition.pending) >= len(partition.segments) or partition.size > _TIDY_BYTES
             if len(partition.pending) > _TIDY_EVERY and many:
                 self._compact(partition)  # whoever overtakes it does the same work
+        return written
 
     def compact(self) -> int:
         """Merge all changes into segments. Return the number of files recorded."""
@@ -374,7 +380,7 @@ class FileRecords:
             if change in merged:
                 partition.merged.append(change)
                 continue
-            _IDS.read(change)
+            _IDS.note(int(change[:_MICROSECONDS]))
             contents = Contents.of(item["data"])
             partition.pending.append(change)
             partition.size += len(bytes(item["data"]))

@@ -32,7 +32,9 @@ class Records(Protocol):
 
     def scan(self, after: str = "", prefix: str = "") -> Iterator[tuple[str, Row]]: ...
 
-    def write(self, changes: Mapping[str, Row | None], gone: Mapping[str, Row] | None = None) -> None: ...
+    def write(
+        self, changes: Mapping[str, Row | None], gone: Mapping[str, Row] | None = None, *, after: int = 0
+    ) -> int: ...
 
     def compact(self) -> int: ...
 
@@ -146,7 +148,7 @@ class Task:
     target's file that is ours, "" for none; ``origin_ours`` is the same for the origin of a rename. ``mode`` and
     ``told`` are permissions that an event set. ``modified`` (Unix seconds) is the time that the scan saw. ``seq`` and
     ``was`` go into the new record, ``gone`` is the ``seq`` for the origin of a rename. ``made`` is the new record after
-    a transfer. ``parts`` counts the parts of a multipart upload that are done.
+    a transfer, and ``written`` the time of the write that recorded it (Unix microseconds). ``parts`` counts the parts of a multipart upload that are done.
     ``alone`` is True for a file that needs a function to itself. ``compared`` counts the bytes found equal so far, of
     the two versions (source, target) that ``versions`` names.
     """
@@ -162,6 +164,7 @@ class Task:
     gone: str = ""
     was: Was | None = None
     made: Record | None = None
+    written: int = 0
     parts: int = 0
     alone: bool = False
     compared: int = 0
@@ -184,6 +187,7 @@ class Task:
             detail.get("gone", ""),
             None if was is None else Was.from_json(was),
             None if made is None else Record.of_row(made),
+            detail.get("written", 0),
             detail.get("parts", 0),
             detail.get("alone", False),
             detail.get("compared", 0),
@@ -202,6 +206,7 @@ class Task:
             "gone": self.gone,
             "was": None if self.was is None else self.was.to_json(),
             "made": None if self.made is None else self.made.to_row(),
+            "written": self.written,
             "parts": self.parts,
             "alone": self.alone,
             "compared": self.compared,

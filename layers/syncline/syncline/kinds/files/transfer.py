@@ -77,13 +77,15 @@ class Transfer:
         answers: list[Answer] = in_parallel(self._answer, together, self._threads)
         # Names that the target may take for one come one after another, so that each meets the file of the other.
         answers += [self._answer(each) for each in alone[:1] or tasks if each[0].name in self._alike]
-        self._record(answers)
-        yield from answers
+        yield from self._recorded(answers)
         # A file that needs a function to itself is not to share its time.
         yield from (Later(item, waiting=True) for item in waiting)
 
-    def _record(self, answers: Sequence[Answer]) -> None:
-        """Record the files that were written or adopted; the written ones count as verified only after verify."""
+    def _recorded(self, answers: Sequence[Answer]) -> Iterator[Answer]:
+        """Record the files that were written or adopted; the written ones count as verified only after verify.
+
+        Yield the answers. What has arrived says when it was recorded, so that its verification is recorded after it.
+        """
         made = {each.item.name: Task.of(each.item).made for each in answers if isinstance(each, Arrived)}
         rows: dict[str, Row | None] = {
             self._sync.name_of(key): replace(record, verified=False).to_row()
@@ -91,8 +93,12 @@ class Transfer:
             if record is not None
         }
         rows |= self._rows
-        if rows:
-            self._records.write(rows)
+        at = self._records.write(rows) if rows else 0
+        for each in answers:
+            if at and isinstance(each, Arrived):
+                yield replace(each, item=replace(Task.of(each.item), written=at).on(each.item))
+            else:
+                yield each
 
     def _answer(self, each: tuple[Item, Task]) -> Answer:
         item, task = each

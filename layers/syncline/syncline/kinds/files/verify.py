@@ -109,11 +109,13 @@ class Verify:
     def _record(self, answered: Sequence[tuple[_Asked, Verified]]) -> None:
         changes: dict[str, Row | None] = {}
         gone: dict[str, Row] = {}
+        written = 0
         for each, answer in answered:
             if isinstance(answer, Arrived):
                 self._remember(each, Task.of(answer.item), changes, gone)
+                written = max(written, each.task.written)
         if changes or gone:
-            self._records.write(changes, gone)
+            self._records.write(changes, gone, after=written)
 
     def _remember(self, asked: _Asked, task: Task, changes: dict[str, Row | None], gone: dict[str, Row]) -> None:
         """Add the record of a file, or what is kept of one that is gone, if anything is."""
