@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from syncline.clients.git_objects import blob_id
 from syncline.clients.git_repository import Branch
 from syncline.errors import SynclineError
 from syncline.kinds.backups import Layout
+from syncline.kinds.backups.ours import Ledger, Ours
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore
 from syncline.kinds.kind import Pace
@@ -298,6 +299,31 @@ def test_a_branch_that_was_set_back_to_what_was_read_makes_nothing_foreign(world
     lose_the_second_commit(world)
     assert world.codes(world.run()) == {"east/n/f0.yaml": "moved"}
     assert world.bare.files() == FILES | {"east/n/f0.yaml": b"newer"}
+
+
+class _DiedError(BaseException):
+    """Stands for the end of a function."""
+
+
+def test_a_function_that_died_behind_its_record_leaves_nothing_foreign_on_a_branch_that_is_set_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put(FILES)
+    world.run()
+    first = world.bare.git("rev-parse", "main").strip()
+    world.put({"east/n/f0.yaml": b"newer"})
+    write = Ledger.write
+
+    def write_and_die(ledger: Ledger, changes: Mapping[str, Ours | None]) -> None:
+        write(ledger, changes)
+        raise _DiedError
+
+    with monkeypatch.context() as dying, pytest.raises(_DiedError):
+        dying.setattr(Ledger, "write", write_and_die)
+        world.run("east/n/f0.yaml")
+    world.bare.git("update-ref", "refs/heads/main", first)
+    world.put({"east/n/f0.yaml": b"newest"})
+    assert world.codes(world.run()) == {"east/n/f0.yaml": "moved"}
 
 
 @pytest.mark.parametrize("commits", [1, 9])

@@ -315,8 +315,9 @@ class _Work:
             else:
                 before = self._branch.tip.oid if self._branch.tip else None
                 self._branch.landed(commit)
+                self._evidence.note(before)
                 self._record()
-                self._evidence.extend(before)
+                self._evidence.settle(before)
                 self._keep_counts()
                 self._tell(commit, changes, replay)
                 return changed

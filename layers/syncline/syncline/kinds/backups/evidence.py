@@ -47,19 +47,22 @@ class Evidence:
             self._tip = tip
         return self._put.get(key) == content_of(blob)
 
-    def extend(self, before: str | None) -> None:
-        """Note that the branch's last commit is ours and recorded, and that it follows the commit ``before``.
+    def note(self, before: str | None) -> None:
+        """Note that the branch's last commit is ours, and that it follows the commit ``before``.
 
-        A commit of ours that it does not follow directly stays remembered: the branch may have lost it.
+        Call this before its files are recorded, and :meth:`settle` after. If the branch loses the commit, the records
+        are ahead of it, and only this note leads to the history.
         """
         if self._branch.tip is None:
             return
         tip, pushed = self._branch.tip.oid, self._pushed
-        if not pushed and before == self._since:
-            self._remember(tip)
-            return
         pushed = (*(pushed[:-1] if pushed and before == pushed[-1] else pushed), tip)
         self._remember(*((self._since, pushed) if len(pushed) <= _MOST else (None, (tip,))))
+
+    def settle(self, before: str | None) -> None:
+        """Note that all up to the branch's last commit is recorded, if it directly follows what was read."""
+        if self._branch.tip is not None and self._pushed == (self._branch.tip.oid,) and before == self._since:
+            self._remember(self._branch.tip.oid)
 
     def _read(self) -> None:
         layout = self._layout
