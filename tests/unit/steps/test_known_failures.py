@@ -31,6 +31,10 @@ def absent(item: Item, _pace: Pace) -> Arrived | Later | Failure:
     return Arrived(item)
 
 
+class DiedError(BaseException):
+    """Stands for the end of a function."""
+
+
 def at_transfer(kind: MadeUp) -> None:
     kind.pages, kind.move = [Page("p", items("bad", "good"))], refuse
 
@@ -253,3 +257,19 @@ def test_known_failures_survive_a_function_that_dies_anywhere(number: int, when:
         assert {dead.key for dead in steps.dead()} == {("team/app", "bad")}
         steps.reaper.plan = {(len(steps.reaper.effects) + number, when)}
         assert counted(again(steps).counts) == (0, 1, 0)
+
+
+def test_a_function_that_dies_before_its_letter_is_written_notes_no_failure(
+    steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The failure would count as known, and known failures get no letter."""
+    on_a_page(steps.kind)
+    steps.start()
+
+    def die(*_: object) -> None:
+        raise DiedError
+
+    with monkeypatch.context() as dying, pytest.raises(DiedError):
+        dying.setattr("syncline.messages.Queues.bury", die)
+        steps.pump.run()
+    assert not list(steps.state.failures.all(SYNC))

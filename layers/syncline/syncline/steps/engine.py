@@ -173,9 +173,8 @@ class Engine:
             return None
         if record is not None:
             logger.info("batch had ended before", extra={"batch": batch.id})
-            remember(self.state.failures, batch, record, self.clock(), again=True)
             # Of a run that is over everything has ended: sent again, it would only come back to be sent again.
-            self._send(batch, replace(record, following=()) if run.over else record, batch.step)
+            self._follow_up(batch, replace(record, following=()) if run.over else record, batch.step, again=True)
             return None
         if run.over:
             logger.info("run is over", extra={"run": run.id, "status": run.status.value})
@@ -243,13 +242,12 @@ class Engine:
             logger.info("run is over", extra={"run": work.batch.run, "batch": work.batch.id})
             self.leaves.add((work.batch.sync, work.batch.run))  # or whoever was ending it has died
             return False
-        remember(self.state.failures, work.batch, record, self.clock(), again=record is not made)
         if record is not made:
-            self._send(work.batch, record, by)
+            self._follow_up(work.batch, record, by, again=True)
             return False
         about = {"step": work.batch.step.value, "batch": work.batch.id, "attempt": work.batch.attempt}
         batch_ended(about, made.results, counts)
-        self._send(work.batch, record, by, held_back)
+        self._follow_up(work.batch, record, by, held_back)
         if work.waits is not None:
             self.waits(work.batch.sync, work.batch.run, *work.waits)
         return held_back is None or any(each.batch is held_back for each in record.following)
@@ -289,9 +287,16 @@ class Engine:
             work.give_up(item, error)
         self.end(work)
 
-    def _send(self, batch: Batch, record: BatchRecord, by: Step, held_back: Batch | None = None) -> None:
+    def _follow_up(
+        self, batch: Batch, record: BatchRecord, by: Step, held_back: Batch | None = None, *, again: bool = False
+    ) -> None:
+        """Write the dead letters of a batch that has ended, note which items fail, and send what follows.
+
+        An item that is noted as failing has a letter: if the function dies between the two, it gets a second one.
+        """
         for letter, why in self.queues.bury(by, [encode(dead) for dead in record.dead]):
             logger.error("no dead letter: the queue refuses it", extra={"why": why, "letter": letter[:_SHOWN]})
+        remember(self.state.failures, batch, record, self.clock(), again=again)
         refused = self.queues.send(
             each for each in record.following if held_back is None or each.batch.id != held_back.id
         )
