@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 _RECORDS: Final = Path(__file__).with_name("records")
+_FUZZ: Final = Path("tests/fuzz/record.json")
 _FOUND: Final = _RECORDS / "found.json"
 _WHEN: Final = ("before", "within", "after")
 _INTRODUCTION: Final = """\
@@ -38,13 +39,21 @@ end, and what is left is judged against the models.
 | `make sim SEEDS="0 100000"` | simulates many seeds |
 | `python -m tests.simulation --plants --seeds 0 10000` | plants faults and looks for a seed that finds each |
 | `python -m tests.simulation --seeds 0 9999 --shrink plan.json` | shortens the plan of the first seed that fails |
+| `make canaries` | simulates canaries and probes of tokens |
+| `make soak MINUTES=60` | runs all five kinds in real time on the local engine, with kills |
+| `make fuzz SECONDS=3600` | fuzzes every parser of outside bytes, guided by coverage |
+| `make mutate ALL=1` | puts faults into the modules that decide, and counts those that tests find |
+
+Each of these takes `--record FILE` (`make mutate ALL=1` and `python -m tests.fuzz --keep` record by themselves); the
+files are in `tests/simulation/records` and `tests/fuzz/record.json`.
 """
 
 
 def main() -> None:
     """Print the page."""
     print(_INTRODUCTION)
-    print("\n".join([*_runs(), *_points(), *_plants(), *_found()]))
+    parts = [_runs(), _points(), _plants(), _canaries(), _soak(), _mutation(), _fuzz(), _found()]
+    print("\n".join(line for part in parts for line in part))
 
 
 def _read(name: str) -> Any:
@@ -108,6 +117,69 @@ def _plants() -> Iterator[str]:
         yield f"| {name.replace('_', ' ')} | {seed} | {_cell(each.get('violation', ''))} |"
     found = sum(each["seed"] is not None for each in plants.values())
     yield f"\n{found} of {len(plants)} are found.\n"
+
+
+def _canaries() -> Iterator[str]:
+    record = _read("canaries.json")
+    if record is None:
+        return
+    totals, (first, last) = record["totals"], record["seeds"]
+    yield "## Canaries of tokens\n"
+    yield "A canary writes a token to one instance and looks for it at the others. A model knows what each instance has, so it"
+    yield "knows each loss, and each alarm without one.\n"
+    yield "| seeds | rounds | probes | kills | losses | found | false alarms | seeds with violations |"
+    yield "|---|---|---|---|---|---|---|---|"
+    cells = [
+        f"{totals.get(name, 0):,}" for name in ("rounds", "probes", "kills", "losses", "losses found", "false alarms")
+    ]
+    yield f"| {first} to {last - 1} | {' | '.join(cells)} | {record['failed']} |\n"
+
+
+def _soak() -> Iterator[str]:
+    record = _read("soak.json")
+    if record is None:
+        return
+    yield "## Soak\n"
+    yield f"{record['minutes']:g} minutes of real time with seed {record['seed']}, all five kinds at work on the local engine:\n"
+    yield "| what | figure |"
+    yield "|---|---|"
+    yield f"| changes at the sources | {sum(record['changes'].values()):,} |"
+    yield f"| kills | {', '.join(f'{kind} {count}' for kind, count in sorted(record['kills'].items()))} |"
+    yield f"| items lost | {record['lost']} |"
+    yield f"| dead letters retried, and left | {sum(record['dead_letters_retried'].values())}, {record['dead_letters_left']} |"
+    for name, quarters in record["growth"].items():
+        second, last = (quarters[each] / (1 << 20) for each in ("second_quarter", "last_quarter"))
+        yield f"| {name}, second and last quarter | {second:.1f} and {last:.1f} MiB |"
+    searched = record["searched"]["bytes"] / (1 << 20)
+    yield f"| secrets searched for, and found, in {searched:.0f} MiB | {record['secrets']}, {record['secrets_found']} |\n"
+
+
+def _mutation() -> Iterator[str]:
+    record: Mapping[str, Mapping[str, Any]] = _read("mutation.json") or {}
+    yield "## Mutation tests\n"
+    yield "Each mutant is one fault in one line; only the tests that run the line are tried. A sample is drawn by a seed.\n"
+    yield "| module | mutants | tried | killed | share |"
+    yield "|---|---|---|---|---|"
+    killed = tried = 0
+    for name, each in sorted(record.items()):
+        count = each["killed"] + each["survived"]
+        killed, tried = killed + each["killed"], tried + count
+        yield f"| `{name}` | {each['mutants']} | {count} | {each['killed']} | {each['percent']} % |"
+    yield f"\nIn all, {killed:,} of {tried:,} are killed, {100 * killed / max(tried, 1):.1f} %.\n"
+
+
+def _fuzz() -> Iterator[str]:
+    record = json.loads(_FUZZ.read_text(encoding="utf-8"))
+    yield "## Fuzzing\n"
+    yield "| parser | inputs | edges | seconds | crashes, hangs, growth |"
+    yield "|---|---|---|---|---|"
+    for name, each in sorted(record["targets"].items()):
+        found = ", ".join(each["findings"]) or "none"
+        yield f"| {name} | {each['executions']:,} | {each['edges']:,} | {each['seconds']:,.0f} | {found} |"
+    totals = [sum(each[name] for each in record["targets"].values()) for name in ("executions", "seconds")]
+    yield f"\n{totals[0]:,.0f} inputs in {totals[1] / 60:,.0f} minutes. Faults found on the way, and mended:\n"
+    yield from (f"- {each['target']}: {each['what']}" for each in record["mended"])
+    yield ""
 
 
 def _found() -> Iterator[str]:
