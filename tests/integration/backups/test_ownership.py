@@ -318,9 +318,10 @@ def test_a_function_that_died_behind_its_record_leaves_nothing_foreign_on_a_bran
         write(ledger, changes)
         raise _DiedError
 
-    with monkeypatch.context() as dying, pytest.raises(_DiedError):
+    with monkeypatch.context() as dying:
         dying.setattr(Ledger, "write", write_and_die)
-        world.run("east/n/f0.yaml")
+        with pytest.raises(_DiedError):
+            world.run("east/n/f0.yaml")
     world.bare.git("update-ref", "refs/heads/main", first)
     world.put({"east/n/f0.yaml": b"newest"})
     assert world.codes(world.run()) == {"east/n/f0.yaml": "moved"}

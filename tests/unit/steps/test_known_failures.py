@@ -269,7 +269,7 @@ def test_a_function_that_dies_before_its_letter_is_written_notes_no_failure(
     def die(*_: object) -> None:
         raise DiedError
 
-    with monkeypatch.context() as dying, pytest.raises(DiedError):
-        dying.setattr("syncline.messages.Queues.bury", die)
+    monkeypatch.setattr("syncline.messages.Queues.bury", die)
+    with pytest.raises(DiedError):
         steps.pump.run()
     assert not list(steps.state.failures.all(SYNC))
