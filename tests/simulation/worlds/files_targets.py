@@ -251,7 +251,7 @@ class ManagerJudge(Judge):
             self.replaced(path, ours=self._is_ours(path, old), may_race=True)
         key = self.key(path, "writes")
         self.written.add(path)
-        self.came += write.new_path is not None or old is None
+        self.came += write.new_path is not None or old is None or not self._is_ours(path, old)
         self.versions[path].add(_version(new))
         if self.server.wrong_bytes:
             self.short.add(_version(new))
