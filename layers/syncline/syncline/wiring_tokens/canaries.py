@@ -14,7 +14,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.tokens.canary import Call, Canary, CanaryRules
 from syncline.kinds.tokens.listing import Listing, Listings
 from syncline.kinds.tokens.probing import Prober
-from syncline.kinds.tokens.sightings import CanaryMemories, CanaryMemory, Sighting, failed_round
+from syncline.kinds.tokens.sightings import CanaryMemories, CanaryMemory, Role, Sighting, failed_round
 from syncline.secrets import Secrets
 from syncline.service.counting import Counts
 from syncline.service.isolation import Isolated
@@ -51,6 +51,7 @@ class Canaries:
         self._counts = counts
         self._memories = memories
         self._uncounted: dict[str, CanaryMemory] = {}
+        self._before: dict[str, CanaryMemory] = {}  # what the failure of the latest round is added to
         self._loop = Loop()
         self._made: dict[str, tuple[TokensSync, Prober, Canary]] = {}
         self._isolated: Isolated[Flown] = Isolated("the canary", DEADLINE)
@@ -74,12 +75,14 @@ class Canaries:
     def _failed(self, sync: str, error: SynclineError) -> Flown:
         """Count a round that ended with an error: the table was out of reach, a thread hangs, or there is a defect.
 
-        One such round is no confirmed fault. If it cannot be counted in the table, it is counted in this process.
+        One such round is no confirmed fault. If it cannot be counted in the table, it is counted in this process. The
+        table may have the round's own count although the round ended with an error, so the count before it is used.
         """
         found = failed_round(f"{error.code.name}: {error.what}")
         uncounted = self._uncounted.pop(sync, CanaryMemory())
         try:
-            after = self._memories.recall(sync).after([found], None, ())
+            before = self._before.get(sync) or self._memories.recall(sync)
+            after = self._before[sync] = before.after([found], None, ())  # a round that hangs may fail again
             self._memories.remember(sync, after)
         except Exception as problem:  # noqa: BLE001 - the round has failed whatever this was
             logger.warning("canary round not counted", extra={"sync": sync, "error": type(problem).__name__})
@@ -90,8 +93,11 @@ class Canaries:
         return flown
 
     def _round(self, sync: TokensSync, listing: Listing) -> Flown:
-        memory = self._memories.recall(sync.name)
+        self._before.pop(sync.name, None)
+        memory = self._before[sync.name] = self._memories.recall(sync.name)
         found, after = self._seen(sync, listing, memory)
+        if not any(each.role is Role.ROUND for each in found):
+            self._before[sync.name] = after
         self._memories.remember(sync.name, after)
         self._uncounted.pop(sync.name, None)
         flown = Flown(tuple(found), after.faults)

@@ -1,0 +1,95 @@
+"""Rounds of canaries that could not be flown or remembered: each counts as one failure."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from syncline.config.tokens import TokensSync
+from syncline.kinds.tokens.listing import MemoryListings
+from syncline.kinds.tokens.sightings import CanaryMemory, ProcessMemories
+from syncline.secrets import Secrets
+from syncline.service import isolation
+from syncline.service.counting import PrometheusCounts
+from syncline.wiring_tokens.canaries import Canaries
+
+
+class AnswerLost(ProcessMemories):
+    """Memories that are kept, although the first call to keep them fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lost = False
+
+    def remember(self, sync: str, memory: CanaryMemory) -> None:
+        super().remember(sync, memory)
+        if not self._lost:
+            self._lost = True
+            raise ConnectionError
+
+
+class Hanging(ProcessMemories):
+    """Memories that are kept at once, although the first call to keep them does not return while the test lasts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept, self.over = threading.Event(), threading.Event()
+
+    def remember(self, sync: str, memory: CanaryMemory) -> None:
+        super().remember(sync, memory)
+        if not self.kept.is_set():
+            self.kept.set()
+            assert self.over.wait(60)
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hanging]:
+    memories = Hanging()
+
+    def wait(_futures: object, _seconds: float) -> None:
+        """Wait until the round hangs, and say that its time is over."""
+        assert memories.kept.wait(60)
+
+    monkeypatch.setattr(isolation, "wait", wait)
+    yield memories
+    memories.over.set()
+
+
+def _canaries(memories: ProcessMemories) -> Canaries:
+    """Return canaries of a gateway whose list of instances is empty."""
+    call = {"method": "PUT", "path": "/keys/{key}"}
+    sync = TokensSync.model_validate(
+        {
+            "name": "one",
+            "kind": "tokens",
+            "sources": {"here": {"namespace": "gateway", "service": "nginx"}},
+            "check": {"host": "gateway.example", "plain_http": True},
+            "canary": dict.fromkeys(("write", "read", "delete"), call),
+        }
+    )
+    listings = MemoryListings()
+    listings.listed("one", (), time.time())
+    secrets = Secrets(lambda: pytest.fail("no secret"), lambda: pytest.fail("no secret"), {})
+    return Canaries(lambda: {"one": sync}, listings, memories, secrets, PrometheusCounts())
+
+
+def test_a_failed_round_whose_memory_was_kept_counts_once_although_the_answer_was_lost() -> None:
+    canaries = _canaries(AnswerLost())
+    assert [canaries.fly()["one"].faults for _ in range(2)] == [(), ("round",)]
+
+
+def test_a_round_whose_memory_cannot_be_kept_keeps_the_turn_and_the_successes(monkeypatch: pytest.MonkeyPatch) -> None:
+    memories = AnswerLost()
+    canaries = _canaries(memories)
+    flown = CanaryMemory("10.0.0.1:8443")
+    monkeypatch.setattr(canaries, "_seen", lambda *_: ([], flown))
+    assert canaries.fly()["one"].faults == ()
+    assert memories.recall("one") == CanaryMemory("10.0.0.1:8443", {"round": 1})
+
+
+def test_a_round_that_hangs_counts_once_in_each_call(hanging: Hanging) -> None:
+    canaries = _canaries(hanging)
+    assert [canaries.fly()["one"].faults for _ in range(2)] == [(), ("round",)]
