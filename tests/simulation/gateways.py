@@ -128,7 +128,7 @@ class _Cluster:
         pods = [] if world.cluster == "empty" else sorted(world.gateway.pods.values(), key=lambda pod: pod.name)
         found = tuple(Instance(pod.name, pod.address, pod.port, pod.ready, place="one") for pod in pods)
         serving = tuple(world.where(pod) for pod in pods if pod.ready)
-        world.judge.lists.append(Listed(self.asked, serving, tuple(map(world.where, pods))))
+        world.judge.lists.append(Listed(self.asked, serving, tuple(map(world.where, pods)), machine.now))
         self.calls.travel()
         return found
 

@@ -54,12 +54,13 @@ class Round:
 
 @dataclass
 class Listed:
-    """A list as the cluster gave it: when it was asked for, and which instances served."""
+    """A list as the cluster gave it. ``asked`` is by the clock of the function that asked, the other times are true."""
 
     asked: float
     serving: tuple[str, ...]
-    whole: tuple[str, ...] = ()
+    whole: tuple[str, ...]
     """The serving instances, and those that get no requests now."""
+    given: float
     stored: float = float("inf")
     """When the table had it."""
 
@@ -177,7 +178,7 @@ class Judge:
         if not known:
             return True
         # Any of these may have been the latest in the table when it was read.
-        lists = [each for each in self.lists if max(known) <= each.asked <= end]
+        lists = [each for each in self.lists if max(known) <= each.asked and each.given <= end]
         old = end - self.stale_after + self.skew
         return any(not each.serving or each.asked < old for each in lists)
 
@@ -207,6 +208,8 @@ class Judge:
     @staticmethod
     def _did_well(one: Round, role: str, where: str) -> bool:
         """Return True if a round has a success in a role, and no failure in it."""
+        if role == "round":
+            return not any(each.role == role for each in one.seen)
         seen = [each for each in one.seen if (each.role, each.where) == (role, where)]
         return any(each.good for each in seen) and not any(each.bad for each in seen)
 
