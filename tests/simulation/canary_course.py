@@ -17,7 +17,9 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
+from syncline import secrets
 from syncline.telemetry import logger
 from tests.simulation.gateways import System, World, probe_event
 from tests.simulation.loops import LoopMachine
@@ -39,7 +41,10 @@ class Verdict:
 
 def simulate(seed: int) -> Verdict:
     """Run the simulation of a seed."""
-    with installed(LoopMachine(seed, 1_000_000)) as machine, ExitStack() as stack:
+    with ExitStack() as stack:
+        # Lines are searched for the secrets of this simulation alone.
+        stack.enter_context(patch.object(secrets, "_redaction", secrets._Redaction()))
+        machine = stack.enter_context(installed(LoopMachine(seed, 1_000_000)))
         lines = stack.enter_context(_caught())
         return Simulation(machine, seed, lines).run()
 
