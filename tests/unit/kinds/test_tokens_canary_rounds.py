@@ -88,6 +88,15 @@ def test_a_healthy_writer_is_not_confirmed_because_all_others_are_deaf() -> None
     assert after[-1].faults == ("reader 10.0.0.1:8443", "reader 10.0.0.2:8443")
 
 
+@pytest.mark.parametrize(("count", "fault"), [(2, "path 10.0.0.0:8443 to 10.0.0.1:8443"), (3, "writer 10.0.0.0:8443")])
+def test_a_mute_writer_is_found_although_a_reader_failed_before_it_wrote_itself(count: int, fault: str) -> None:
+    """The reader was the last writer and had no chance since to show that it does well."""
+    gateway = ScriptedGateway(count, {0: Fault.MUTE})
+    last = gateway.instances[-1].where
+    _, after = fly(gateway, 2 * count, CanaryMemory(last, {f"reader {last}": 1}))
+    assert {each for one in after for each in one.faults} == {fault}
+
+
 def test_what_is_no_longer_listed_is_forgotten() -> None:
     gateway = ScriptedGateway(3, {0: Fault.DEAD})
     _, after = fly(gateway, 2, FIRST)

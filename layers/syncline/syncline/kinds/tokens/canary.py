@@ -273,14 +273,17 @@ class _Flight:
             return [own]
         if any(one.seconds is not None for one in others):  # it came there, whatever became of it
             return [replace(own, outcome=Outcome.SENT), *others]
-        # Nobody has it. Those that did not get earlier keys either say nothing about this writer.
+        # Nobody has it. Readers that are known to be at fault, or that all failed before, say nothing about this writer.
         never = [one for one in others if one.outcome is Outcome.NEVER]
-        trusted = [one for one in never if one.fault not in self.memory.failures]
-        others = [one for one in others if one not in trusted]
-        if len(trusted) >= _JUDGES:
+        judges = [one for one in never if one.fault not in self.memory.faults]
+        trusted = [one for one in judges if one.fault not in self.memory.failures]
+        if trusted and len(judges) >= _JUDGES:
+            others = [one for one in others if one not in judges]
             return [replace(own, outcome=Outcome.UNSENT, reason="no other instance got the key"), *others]
-        if trusted:
-            reader = trusted[0]
+        suspects = never if len(self.readers) == 1 else trusted
+        if suspects:
+            reader = suspects[0]
+            others = [one for one in others if one is not reader]
             path = Sighting(
                 Check.WRITE,
                 f"{own.instance} to {reader.instance}",
