@@ -21,8 +21,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, _base, thread  # noqa: F401 - `thread` makes locks when it is imported
-from contextlib import contextmanager
+from concurrent.futures import Future, _base, thread
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]
@@ -499,6 +499,8 @@ def installed(new: Machine) -> Iterator[Machine]:
         (Future, "__init__", _number_future),
         (Future, "__hash__", lambda future: future._number),
         (_base, "_AcquireFutures", _AcquireFutures),
+        # The real one is shared by all simulated processes: whoever holds it and gives way stops them all for good.
+        (thread, "_global_shutdown_lock", nullcontext()),
         (random, "Random", _SeededRandom),
         (secrets, "token_hex", lambda size=32: new.rng.randbytes(size).hex()),
     ]
