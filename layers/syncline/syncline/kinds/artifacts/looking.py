@@ -311,21 +311,20 @@ def youngest_there(
 ) -> tuple[Place, str] | None:
     """Return the place with the image of the youngest build and its manifest's digest. ``builds`` has the youngest first.
 
-    A tag may still have the image of an older run than the one that made it again. What somebody else put does not count,
+    A tag counts as the run whose image it has: the one that is remembered. That run may be older than the tag's build, if
+    the tag was not replaced, and younger, if it is no longer listed as successful. What somebody else put does not count,
     except where nobody remembers who put it: then it counts as the build's.
     """
-    best: tuple[Place, str] | None = None
-    made = (0, 0)
-    for build, place in builds:
-        if age_of(build.run.mark) <= made:
-            break
+
+    def age(made: tuple[Build, Place]) -> tuple[int, int]:
+        build, place = made
+        return age_of(pushed.run_of(place) or build.run.mark)
+
+    for _, place in sorted(builds, key=age, reverse=True):
         digest = registry.manifest_digest(place.repository, place.tag)
-        if digest is None or pushed.is_replaced(registry, place.repository, place.tag, digest):
-            continue
-        run = age_of(pushed.run_of(place) or build.run.mark)
-        if run > made:
-            best, made = (place, digest), run
-    return best
+        if digest is not None and not pushed.is_replaced(registry, place.repository, place.tag, digest):
+            return place, digest
+    return None
 
 
 def _age(run: WorkflowRun) -> tuple[float, int]:

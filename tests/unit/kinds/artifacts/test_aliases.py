@@ -1,0 +1,65 @@
+"""The image that aliases point at: that of the youngest build that the repository has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import cast
+
+from syncline.clients.github import WorkflowRun
+from syncline.clients.oci import Registry
+from syncline.kinds.artifacts.builds import Build, Place
+from syncline.kinds.artifacts.layers import OwnMemory
+from syncline.kinds.artifacts.looking import youngest_there
+from syncline.kinds.artifacts.pushed import Push, Pushed
+
+REPOSITORY = "group/project/x86/app"
+
+
+@dataclass
+class Tags:
+    """A registry's tags with their digests. ``asked`` has the tags whose digests were asked for."""
+
+    digests: dict[str, str]
+    asked: list[str] = field(default_factory=list)
+
+    def manifest_digest(self, _repository: str, tag: str) -> str | None:
+        self.asked.append(tag)
+        return self.digests.get(tag)
+
+
+def build(number: int, tag: str) -> tuple[Build, Place]:
+    place = Place("app", REPOSITORY, tag)
+    run = WorkflowRun(number, 1, number, "", "", "push", "completed", "success", "build.yml", 0.0, 0.0, 0.0, "")
+    return Build(run, {}, tag, (place,)), place
+
+
+def youngest(registry: Tags, pushed: Pushed, *builds: tuple[Build, Place]) -> str | None:
+    found = youngest_there(cast("Registry", registry), pushed, builds)
+    return None if found is None else found[0].tag
+
+
+def noted(**runs: str) -> Pushed:
+    """Return a memory of tags that were pushed for these runs, each with its name as its digest."""
+    pushed = Pushed(OwnMemory(), "host")
+    for tag, run in runs.items():
+        pushed.note(REPOSITORY, tag, Push(run, tag, tag))
+    return pushed
+
+
+def test_an_image_of_a_run_that_is_no_longer_listed_counts_as_that_run() -> None:
+    """Run 3 made `a` once more, and was started again without success since."""
+    registry = Tags({"a": "a", "b": "b"})
+    assert youngest(registry, noted(a="3.1", b="2.1"), build(2, "b"), build(1, "a")) == "a"
+    assert registry.asked == ["a"], "older ones are not asked for"
+
+
+def test_an_image_that_was_not_replaced_counts_as_the_older_run() -> None:
+    assert youngest(Tags({"a": "a", "b": "b"}), noted(a="1.1", b="2.1"), build(3, "a"), build(2, "b")) == "b"
+
+
+def test_a_tag_that_is_gone_does_not_count() -> None:
+    assert youngest(Tags({"b": "b"}), noted(a="3.1", b="2.1"), build(3, "a"), build(2, "b")) == "b"
+
+
+def test_a_tag_of_which_nothing_is_remembered_counts_as_its_build() -> None:
+    assert youngest(Tags({"a": "a", "b": "b"}), noted(b="2.1"), build(3, "a"), build(2, "b")) == "a"
