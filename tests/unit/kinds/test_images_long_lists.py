@@ -124,6 +124,12 @@ def test_a_list_that_was_begun_without_time_may_be_of_nothing(listed: dict[str, 
 
 
 @pytest.mark.parametrize("counted", [False, True])
+def test_an_empty_catalog_that_was_begun_without_time_is_not_believed(counted: bool) -> None:
+    with pytest.raises(SynclineError, match="LISTING_INCOMPLETE"):
+        Bench({}, {}).look(cursor=str(Place(counted=counted)))
+
+
+@pytest.mark.parametrize("counted", [False, True])
 def test_an_api_that_refuses_in_the_middle_of_a_list_is_a_failure(
     monkeypatch: pytest.MonkeyPatch, counted: bool
 ) -> None:

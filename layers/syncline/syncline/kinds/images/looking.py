@@ -122,6 +122,8 @@ class Look:
             return
         odd: list[Odd] = []
         for listed in repository_pages(self._source, organizations, odd.append, place):
+            if listed.following is None and not (place.position.entries or listed.names or odd):
+                raise self._nothing_listed("the catalog")
             if not place.behind:
                 yield from odd_pages(str(place), self._odd_repositories(odd))
             odd.clear()
@@ -166,7 +168,7 @@ class Look:
             return self._taken(name for name in sources if name is not None)
         if sync.source.repositories is not None:
             return self._taken(sync.source.repositories)
-        host, names, found = self._source.registry.host, list[str](), list[Odd]()
+        names, found = list[str](), list[Odd]()
         pages = repository_pages(self._source, sync.source.organizations, found.append, Place())
         following: Place | None = Place()
         while following is not None:
@@ -177,11 +179,15 @@ class Look:
             following = page.following
         absent = sum(each.error.code.name == "SOURCE_ABSENT" for each in found)
         if not names and len(found) == absent:
-            where = f"{found[0].label} at {host}" if found else f"the catalog of {host}"
-            raise SynclineError("LISTING_INCOMPLETE", f"{where} is listed without a single repository")
+            raise self._nothing_listed(found[0].label if found else "the catalog")
         for each in found:
             odd(each)
         return self._taken(names)
+
+    def _nothing_listed(self, listing: str) -> SynclineError:
+        """Return the error of an empty listing, which is not believed."""
+        what = f"{listing} at {self._source.registry.host} is listed without a single repository"
+        return SynclineError("LISTING_INCOMPLETE", what)
 
     def _taken(self, names: Iterable[str]) -> list[str]:
         return sorted({name for name in names if self._sync.takes_repository(name)})
