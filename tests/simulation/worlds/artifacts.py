@@ -52,6 +52,8 @@ ODD_BLOCKS: Final[tuple[Mapping[str, str | None], ...]] = (
 _GZIP: Final = b"\x1f\x8b"
 _RACE: Final = 30.0
 """Seconds within which a stranger's write may be lost: no registry takes a tag on condition."""
+_SKEW: Final = 10.0
+"""Seconds by which clocks may differ, at most."""
 _OLD: Final = 3 * 3600.0
 """Seconds after which no work may rest on what a scan found: messages come late and again, and each step looks anew."""
 
@@ -112,7 +114,7 @@ class ArtifactsWorld:
         self._won: defaultdict[Key, list[tuple[float, str | None]]] = defaultdict(list)
         self._foreign: dict[Key, float] = {}
         self._put: set[Key] = set()
-        self._once: set[tuple[str, str, str]] = set()
+        self._first_there: dict[tuple[str, str, str], float] = {}
         self._ours: dict[Key, str] = {}
         self.registry.on_tag = self._written
         self._add_build()  # a workflow that never ran is not known
@@ -431,7 +433,7 @@ class ArtifactsWorld:
         by = "a stranger" if self._outside else "syncline"
         self._note(f"{by} makes {repository}:{tag} {_short(new)} ({_short(made)}), was {_short(old)} ({_short(was)})")
         if made is not None:
-            self._once.add((repository, tag, made))
+            self._first_there.setdefault((repository, tag, made), now)
         if self._outside:
             self._foreign[key] = now
             self._ours.pop(key, None)
@@ -501,10 +503,10 @@ class ArtifactsWorld:
         return self._spoiled or (result.group, result.name) in self._foreign
 
     def untruths(self, run: Run, results: list[Result]) -> Iterator[str]:
-        del run
         for each in results:
-            if each.outcome is Outcome.MOVED and (each.group, each.name, each.source or "") not in self._once:
-                yield f"{each.group}:{each.name} is reported as moved, and never was that image"
+            came = self._first_there.get((each.group, each.name, each.source or ""), float("inf"))
+            if each.outcome is Outcome.MOVED and came > (run.ended or came) + _SKEW:
+                yield f"{each.group}:{each.name} is reported as moved, and was not that image by then"
 
     def differences(self, run: Run, results: list[Result]) -> Iterator[str]:
         told = {(each.group, each.name): each for each in results}

@@ -55,7 +55,7 @@ class ImagesWorld:
         self._since: dict[tuple[str, str], float] = {}
         self._there: defaultdict[tuple[str, str], list[list[float]]] = defaultdict(list)
         self._puts: list[tuple[float, str, str]] = []
-        self._at_target_once: set[tuple[str, str, str]] = set()
+        self._first_there: dict[tuple[str, str, str], float] = {}
         self._cut = False
         self._signed: set[str] = set()
         self._put: dict[tuple[str, str], float] = {}
@@ -193,7 +193,7 @@ class ImagesWorld:
         """Judge a change of a tag at the target at the moment at which it happens."""
         now, key = self._stack.machine.now, (repository, tag)
         if new is not None:
-            self._at_target_once.add((repository, tag, new))
+            self._first_there.setdefault((repository, tag, new), now)
         by = "a stranger" if self._outside else "syncline"
         self._stack.machine.note(
             f"{self.name}: {by} makes {repository}:{tag} {(new or 'absent')[7:15]}, was {(old or 'absent')[7:15]}"
@@ -231,9 +231,9 @@ class ImagesWorld:
 
     def untruths(self, run: Run, results: list[Result]) -> Iterator[str]:
         for each in results:
-            moved = each.outcome is Outcome.MOVED
-            if moved and (each.group, each.name, each.source or "") not in self._at_target_once:
-                yield f"{each.group}:{each.name} is reported as moved, and never was at the target"
+            came = self._first_there.get((each.group, each.name, each.source or ""), float("inf"))
+            if each.outcome is Outcome.MOVED and came > (run.ended or came) + _SKEW:
+                yield f"{each.group}:{each.name} is reported as moved, and was not at the target by then"
         most = self._most_equal(run)
         if run.counts.skipped > most:
             yield f"{run.counts.skipped} tags are counted as equal, and there never were more than {most}"
