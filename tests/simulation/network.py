@@ -62,6 +62,7 @@ class Faults:
     slow: float = 0.0  # the call takes seconds
     broken: float = 0.0  # a server of a source or target answers 5xx or not at all; the call was carried out or not
     limited: float = 0.0  # a server asks to slow down
+    meddles: float = 0.0  # a stranger changes a tag that a process has just asked for
     off: bool = False
     calls: int = 0
     points: Counter[str] = field(default_factory=Counter)

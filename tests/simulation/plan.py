@@ -49,6 +49,7 @@ _MOMENTS: Final = {
     "echoes": (0.3, 1.0),  # an event comes when a run has ended its last batch
     "cancels": (0.2, 0.5),  # a run is cancelled when a function has begun to write
     "stalls": (0.5, 1.0),  # functions stand still when a run is cancelled
+    "meddles": (0.3, 0.3),  # a stranger changes a tag that a function has just asked for
 }
 
 

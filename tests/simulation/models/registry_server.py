@@ -79,7 +79,8 @@ class RegistryServer:
 
     ``writes`` has every change of a tag: ``("tag", repository, tag, old digest, new digest)``, None for no tag.
     ``on_tag`` is called with each of them, but for the word "tag", at the moment at which it happens. ``received`` has
-    every blob that was uploaded: repository and digest. Time is that of ``machine``, or else of the installed one.
+    every blob that was uploaded: repository and digest. ``on_asked`` is called with each answer to the HEAD of a
+    tag: repository, tag, digest. Time is that of ``machine``, or else of the installed one.
     """
 
     def __init__(self, host: str, machine: Machine | None = None) -> None:
@@ -93,6 +94,7 @@ class RegistryServer:
         self.page_size = 3  # names or referrers in a page
         self.chunk_size = 24  # bytes of a blob that come at once
         self.on_tag: Callable[[str, str, str | None, str | None], None] = lambda _repository, _tag, _old, _new: None
+        self.on_asked: Callable[[str, str, str | None], None] = lambda _repository, _tag, _digest: None
         self.behave()
         self._numbers = 0
         self._before: dict[tuple[str, str], list[tuple[float, str | None]]] = {}
@@ -277,7 +279,10 @@ class RegistryServer:
             if when > self._now() - self.stale_tags:
                 digest = old
                 break
-        return digest if digest in found.manifests else None
+        answer = digest if digest in found.manifests else None
+        if ":" not in reference:
+            self.on_asked(repository, reference, answer)
+        return answer
 
     def manifest(self, repository: str, reference: str) -> tuple[str, Stored]:
         found = self._repository(repository)

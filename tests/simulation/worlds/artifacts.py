@@ -31,6 +31,7 @@ from tests.simulation.models.gitlab import GitLabServer, SimGitLab
 from tests.simulation.models.registry import RegistryServer, SimRegistry
 from tests.simulation.stack import Stack
 from tests.simulation.worlds.identities import github_identity, registry_identity, token_identity
+from tests.simulation.worlds.tag_watch import TagWatch
 
 REPOSITORY: Final = "team/builds"
 WORKFLOW: Final = "build-images.yml"
@@ -50,8 +51,6 @@ ODD_BLOCKS: Final[tuple[Mapping[str, str | None], ...]] = (
     {"Generated at": "2020-01-01T00:00:00Z"},
 )
 _GZIP: Final = b"\x1f\x8b"
-_RACE: Final = 30.0
-"""Seconds within which a stranger's write may be lost: no registry takes a tag on condition."""
 _SKEW: Final = 10.0
 """Seconds by which clocks may differ, at most."""
 _OLD: Final = 3 * 3600.0
@@ -117,6 +116,7 @@ class ArtifactsWorld:
         self._first_there: dict[tuple[str, str, str], float] = {}
         self._ours: dict[Key, str] = {}
         self.registry.on_tag = self._written
+        self._watch = TagWatch(stack, self.registry, self._push_theirs)
         self._add_build()  # a workflow that never ran is not known
         for _ in range(rng.randint(0, 5)):
             self._change()
@@ -359,7 +359,7 @@ class ArtifactsWorld:
         if what < 0.1 and self._aliases:
             tag = rng.choice(self._aliases)
         if what < 0.45 or not tags:
-            self.registry.push_image(repository, tag, 1000 + rng.randrange(50))
+            self._push_theirs(repository, tag)
         elif what < 0.6:
             # Somebody pushes the same image with another program: the same config, other bytes of its layers.
             name = repository.rpartition("/")[2]
@@ -374,6 +374,12 @@ class ArtifactsWorld:
                 self.registry.move_tag(repository, tag, rng.choice([*manifests, digest]))
             else:
                 self.registry.delete_tag(repository, tag)
+        self._outside = False
+
+    def _push_theirs(self, repository: str, tag: str) -> None:
+        """Push an image as a stranger does."""
+        self._outside = True
+        self.registry.push_image(repository, tag, 1000 + self.rng.randrange(50))
         self._outside = False
 
     def _run_of(self, build: Build) -> int:
@@ -468,7 +474,7 @@ class ArtifactsWorld:
         self._put.add(key)
         if not self._is_fresh(key, made):
             self.violations.append(f"{named} became {made[:19]}, which no build that decides has made")
-        if old in (None, new) or self._stack.machine.now - self._foreign.get(key, -_RACE) < _RACE:
+        if old in (None, new) or self._watch.raced(*key, old, self._foreign.get(key)):
             return
         if not self._overwrite:
             self.violations.append(f"{named} was overwritten: {_short(was)} became {_short(made)}")

@@ -16,11 +16,10 @@ from tests.simulation.machine import writer
 from tests.simulation.models.registry import RegistryServer, SimRegistry
 from tests.simulation.stack import Stack
 from tests.simulation.worlds.identities import registry_identity
+from tests.simulation.worlds.tag_watch import TagWatch
 
 REPOSITORIES: Final = ("team/app", "team/base", "web/front")
 TAGS: Final = ("v1", "v2", "latest", "stable", "edge")
-_RACE: Final = 30.0
-"""Seconds within which a stranger's write may be lost: no registry takes a tag on condition."""
 _SKEW: Final = 10.0
 """Seconds by which clocks may differ, at most."""
 _STALE: Final = 30.0
@@ -62,6 +61,7 @@ class ImagesWorld:
         self._auth = {server.host: self._credentials(server.host) for server in (self.source, self.target)}
         self._outside = True
         self.target.on_tag = self._written
+        self._watch = TagWatch(stack, self.target, self._push_theirs)
         self.source.on_tag = self._source_changed
         for _ in range(rng.randint(0, 6)):
             self.change_source()
@@ -151,10 +151,16 @@ class ImagesWorld:
         repository, tag = self._at_target(rng.choice(REPOSITORIES)), rng.choice(TAGS)
         self._outside = True
         if rng.random() < 0.7 or not self.target.tags():
-            self.target.push_image(repository, tag, 1000 + rng.randrange(50))
+            self._push_theirs(repository, tag)
         else:
             (repository, tag), _ = rng.choice(sorted(self.target.tags().items()))
             self.target.delete_tag(repository, tag)
+        self._outside = False
+
+    def _push_theirs(self, repository: str, tag: str) -> None:
+        """Push an image to the target as a stranger does."""
+        self._outside = True
+        self.target.push_image(repository, tag, 1000 + self.rng.randrange(50))
         self._outside = False
 
     def spoil(self) -> None:
@@ -222,8 +228,7 @@ class ImagesWorld:
             return
         if ours is not None and abs(self._moved.get(source_key, 0.0) - ours) < _MOVED_ON:
             return  # the tag moved on at the source while we copied it
-        raced = now - self._foreign.get(key, -_RACE) < _RACE
-        if not self._overwrite and not raced:
+        if not self._overwrite and not self._watch.raced(repository, tag, old, self._foreign.get(key)):
             self.violations.append(f"{named} was overwritten: {old[:19]} became {new[:19]}")
 
     def ends_twice(self, result: Result) -> bool:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 from syncline.clients.github import WorkflowRun
-from syncline.clients.oci import Registry
+from syncline.clients.oci import Manifest, Registry
+from syncline.clients.oci_manifest import OCI_MANIFEST
+from syncline.clients.reference import digest_of
 from syncline.kinds.artifacts.builds import Build, Place
 from syncline.kinds.artifacts.layers import OwnMemory
 from syncline.kinds.artifacts.looking import youngest_there
+from syncline.kinds.artifacts.moving import Moving
 from syncline.kinds.artifacts.pushed import Push, Pushed
+from syncline.kinds.kind import Arrived, Pace
+from syncline.model import Item
 
 REPOSITORY = "group/project/x86/app"
 
@@ -63,3 +70,36 @@ def test_a_tag_that_is_gone_does_not_count() -> None:
 
 def test_a_tag_of_which_nothing_is_remembered_counts_as_its_build() -> None:
     assert youngest(Tags({"a": "a", "b": "b"}), noted(b="2.1"), build(3, "a"), build(2, "b")) == "a"
+
+
+class ChangingTags(Tags):
+    """A registry at which a stranger replaces each tag directly after its digest was asked for."""
+
+    def tags(self, _repository: str, _odd: object) -> list[str]:
+        return sorted(self.digests)
+
+    def manifest_digest(self, repository: str, tag: str) -> str | None:
+        digest = super().manifest_digest(repository, tag)
+        if tag != "latest":
+            self.digests[tag] = "theirs"
+        return digest
+
+    def manifest(self, _repository: str, reference: str) -> Manifest:
+        digest = self.digests.get(reference, reference)
+        return Manifest(digest, OCI_MANIFEST, json.dumps({"config": {"digest": digest_of(digest.encode())}}).encode())
+
+    def put_manifest(self, _repository: str, tag: str, manifest: Manifest) -> None:
+        self.digests[tag] = manifest.digest
+
+
+def test_an_alias_does_not_follow_what_is_put_while_it_is_moved() -> None:
+    registry = ChangingTags({"a": "ours"})
+    made = build(1, "a")[0]
+    builds = SimpleNamespace(runs=lambda *_: [made.run], youngest=lambda _: [made])
+    pushed = noted()
+    pushed.note(REPOSITORY, "a", Push("1.1", "ours", digest_of(b"ours")))
+    sync = SimpleNamespace(aliases=("latest",))
+    moving = Moving(*cast("Any", (sync, None, registry, builds, None, pushed, None, lambda: 0.0)))
+    (answer,) = moving.items([Item(REPOSITORY, "latest", detail={"alias": True})], Pace(lambda: 60.0))
+    assert isinstance(answer, Arrived)
+    assert registry.digests == {"a": "theirs", "latest": "ours"}

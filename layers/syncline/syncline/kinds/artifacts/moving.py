@@ -11,7 +11,7 @@ from syncline.clients.github import GitHub
 from syncline.clients.oci import Registry, TagTakenError
 from syncline.config.artifacts import ArtifactsSync
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.builds import Build, Builds
+from syncline.kinds.artifacts.builds import Build, Builds, Place
 from syncline.kinds.artifacts.checkpoints import Checkpoints
 from syncline.kinds.artifacts.finding import Found, candidates, expired, find
 from syncline.kinds.artifacts.layers import KnownLayers
@@ -165,30 +165,34 @@ class Moving:
 
     def _follow(self, item: Item) -> None:
         """Point the aliases at an image that is at the target, if it is the youngest there."""
-        if self.sync.aliases and self._youngest(item.group) == item.name:
-            self._point(item.group, item.name)
+        found = self._youngest(item.group) if self.sync.aliases else None
+        if found is not None and found[0].tag == item.name:
+            self._point(*found)
 
     def _alias(self, item: Item) -> Answer:
         """Point an alias at the youngest build as it is now, whatever was so when it was looked at."""
         try:
-            tag = self._youngest(item.group)
-            if tag is None:
+            found = self._youngest(item.group)
+            if found is None:
                 return Result(item.group, item.name, Outcome.SKIPPED, target=item.target)
-            fingerprint = self._point(item.group, tag, item.name)
+            fingerprint = self._point(*found, item.name)
         except SynclineError as error:
             return Failure(item, error)
         return Arrived(replace(item, source=fingerprint))
 
-    def _point(self, repository: str, tag: str, *aliases: str) -> str:
-        """Put a tag's very manifest under the aliases: no layer moves. Its image's fingerprint."""
-        manifest = self.registry.manifest(repository, tag)
+    def _point(self, place: Place, digest: str, *aliases: str) -> str:
+        """Put the manifest that a tag was found with under the aliases, and return its image's fingerprint.
+
+        It is read by its digest: somebody may have put another one under the tag meanwhile.
+        """
+        manifest = self.registry.manifest(place.repository, digest)
         for alias in aliases or self.sync.aliases:
-            if self.registry.manifest_digest(repository, alias) != manifest.digest:
-                self.registry.put_manifest(repository, alias, manifest)
+            if self.registry.manifest_digest(place.repository, alias) != manifest.digest:
+                self.registry.put_manifest(place.repository, alias, manifest)
         return fingerprint_of(manifest)
 
-    def _youngest(self, repository: str) -> str | None:
-        """Return the tag of the youngest build that the repository has, and that nobody else has put.
+    def _youngest(self, repository: str) -> tuple[Place, str] | None:
+        """Return the place and the digest of the youngest build that the repository has, and that nobody else has put.
 
         None where an odd entry may stand for a younger one.
         """
@@ -197,7 +201,7 @@ class Moving:
         runs = self.builds.runs(self.now(), odd.append)
         if odd:
             return None
-        found = youngest_there(
+        return youngest_there(
             self.registry,
             self.pushed,
             (
@@ -208,7 +212,6 @@ class Moving:
                 if place.repository == repository and place.tag in there
             ),
         )
-        return None if found is None else found[0].tag
 
 
 def _with(item: Item, progress: Progress, push: Push) -> Item:
