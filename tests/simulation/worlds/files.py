@@ -230,7 +230,8 @@ class FilesWorld:
         elif what < 0.9:
             source.set(key, stored.content, self._about())
         elif what < 0.95:
-            source.set(key, stored.content, stored.head())
+            # The same bytes once more, or as many others.
+            source.set(key, stored.content if rng.random() < 0.3 else stored.content[::-1], stored.head())
         else:
             for gone in rng.sample(there, rng.randint(1, len(there))):
                 source.remove(gone)
@@ -325,9 +326,10 @@ class FilesWorld:
             setattr(target, switch, True)
             return
         server = self.source if isinstance(target, FileManagerServer) else rng.choice([self.source, target])
-        switch = rng.choice(["listing_cut", "empty_listing", "stale_listing", "short_reads", "endless"])
+        switch = rng.choice(["listing_cut", "listing_cut", "empty_listing", "stale_listing", "short_reads", "endless"])
         if switch == "listing_cut":
-            server.listing_cut = rng.randint(1, 3)
+            # The limits of removals allow no more than the last files to be gone.
+            server.listing_cut = rng.choice([rng.randint(1, 3), max(1, len(server.objects()) - 1)])
         elif switch == "stale_listing":
             server.stale_listing = rng.uniform(0.1, 60.0)
         else:
