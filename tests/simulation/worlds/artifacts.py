@@ -7,18 +7,16 @@ is, its block names the images, and its last attempt holds them.
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import random
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 from unittest.mock import patch
 
-from syncline.clients.github import Artifact, WorkflowRun
+from syncline.clients.github import WorkflowRun
 from syncline.clients.reference import digest_of
 from syncline.config import load_sync
 from syncline.model import Outcome, Result, Run
@@ -30,51 +28,34 @@ from tests.simulation.models.github import GitHubServer, SimGitHub
 from tests.simulation.models.gitlab import GitLabServer, SimGitLab
 from tests.simulation.models.registry import RegistryServer, SimRegistry
 from tests.simulation.stack import Stack
+from tests.simulation.worlds.artifacts_builds import (
+    COORDINATOR,
+    ODD_BLOCKS,
+    PLATFORMS,
+    PROJECT,
+    REPOSITORY,
+    STEMS,
+    WORKERS,
+    WORKFLOW,
+    Build,
+    Key,
+    beside,
+    build_rules,
+    config_of,
+    has_images,
+)
 from tests.simulation.worlds.identities import github_identity, registry_identity, token_identity
 from tests.simulation.worlds.tag_watch import TagWatch
 
-REPOSITORY: Final = "team/builds"
-WORKFLOW: Final = "build-images.yml"
-PROJECT: Final = "group/project"
-COORDINATOR: Final = "presto-coordinator"
-WORKERS: Final = {
-    "presto-java-worker": "Build Java worker",
-    "presto-native-worker-cpu": "Build native CPU",
-    "presto-native-worker-gpu": "Build native GPU",
-}
-STEMS: Final = ("presto-92865fb-velox-65797d5", "presto-0a1b2c3-velox-65797d5", "presto-92865fb-velox-fedcba9")
-PLATFORMS: Final = {"linux-amd64": "x86", "linux-arm64": "arm"}
-ODD_BLOCKS: Final[tuple[Mapping[str, str | None], ...]] = (
-    {"Image tag": None},
-    {"Velox ref": None},
-    {"Presto ref": "another"},
-    {"Generated at": "2020-01-01T00:00:00Z"},
-)
 _GZIP: Final = b"\x1f\x8b"
 _SKEW: Final = 10.0
 """Seconds by which clocks may differ, at most."""
 _OLD: Final = 3 * 3600.0
 """Seconds after which no work may rest on what a scan found: messages come late and again, and each step looks anew."""
 
-Key = tuple[str, str]
-"""A repository and a tag at GitLab."""
 Rank = tuple[float, int, int]
 """When a run was created, its id and its attempt: greater is younger."""
 _NEVER: Final[Rank] = (0.0, 0, 0)
-
-
-@dataclass(slots=True)
-class Build:
-    """A run as its last attempt made it. ``images`` are the config digests by name, ``wanted`` the names in its block."""
-
-    tag: str
-    valid: bool
-    images: dict[str, str] = field(default_factory=dict)
-    wanted: frozenset[str] = frozenset()
-
-    def key(self, name: str) -> Key:
-        stem, _, platform = self.tag.rpartition("-linux-")
-        return f"{PROJECT}/{PLATFORMS[f'linux-{platform}']}/{name}", stem
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +106,6 @@ class ArtifactsWorld:
         self._outside = False
 
     def config(self) -> dict[str, Any]:
-        block = ["Presto ref", "Velox ref", "Target platform", *WORKERS.values(), "Image tag", "Generated at"]
-        images: list[dict[str, Any]] = [{"name": COORDINATOR}]
-        images += [{"name": name, "when": {key: "true"}} for name, key in WORKERS.items()]
         source: dict[str, Any] = {
             "repository": REPOSITORY,
             "workflow": WORKFLOW,
@@ -145,20 +123,7 @@ class ArtifactsWorld:
             "name": self.name,
             "kind": "artifacts",
             "source": source,
-            "build": {
-                "metadata": {
-                    "keys": block,
-                    "required": ["Presto ref", "Velox ref", "Target platform", "Image tag"],
-                    "tag": "Image tag",
-                    "time": "Generated at",
-                    "check": "presto-{Presto ref:.12}-velox-{Velox ref:.12}-{Target platform}",
-                },
-                "images": images,
-                "mapping": [
-                    {"tag": f"{{tag}}-{platform}", "to": f"{where}/{{image}}:{{tag}}"}
-                    for platform, where in PLATFORMS.items()
-                ],
-            },
+            "build": build_rules(),
             "target": target,
             "overwrite": self._overwrite,
             "aliases": self._aliases,
@@ -216,11 +181,11 @@ class ArtifactsWorld:
             images = {name: self._layers_of(name) for name in build.images} if rng.random() < 0.7 else None
             self.github.rerun(run, images=images, conclusion=rng.choice(["success", "success", "failure", None]))
             if images is not None:
-                build.images = {name: _config_of(name, build.tag, layers) for name, layers in images.items()}
+                build.images = {name: config_of(name, build.tag, layers) for name, layers in images.items()}
             self._made(run)
         elif what < 0.93 or len(runs) < 2:
             artifacts = self.github.artifacts(REPOSITORY, run)[0]
-            saved = [each for each in artifacts if _has_images(each)]
+            saved = [each for each in artifacts if has_images(each)]
             if saved:
                 self.github.expire(saved[-1].id if rng.random() < 0.7 else rng.choice(artifacts).id)
         else:
@@ -260,10 +225,10 @@ class ArtifactsWorld:
             form=form,
             branch="main" if rng.random() < 0.8 else "other",
             took=rng.choice([20.0, 60.0, 900.0]),
-            beside=_beside(rng) if rng.random() < 0.3 else None,
-            behind=_beside(rng) if rng.random() < 0.2 else None,
+            beside=beside(rng) if rng.random() < 0.3 else None,
+            behind=beside(rng) if rng.random() < 0.2 else None,
         )
-        made = {name: _config_of(name, tag, images[name]) for name in names}
+        made = {name: config_of(name, tag, images[name]) for name in names}
         self._builds[run] = Build(tag, not 0 <= odd < 0.1, made, wanted)
         self._note(f"run {run} of {tag}: {conclusion}, {', '.join(sorted(wanted))}, odd {odd:.2f}")
         self._made(run)
@@ -554,7 +519,7 @@ class ArtifactsWorld:
 
     def _is_obtainable(self, winner: Winner) -> bool:
         artifacts = self.github.artifacts(REPOSITORY, winner.run.id)[0]
-        kept = [each for each in artifacts if _has_images(each)]
+        kept = [each for each in artifacts if has_images(each)]
         return winner.config is not None and bool(kept) and not kept[-1].expired
 
     def _wrong_aliases(self, winners: Mapping[Key, Winner], told: Mapping[Key, Result]) -> Iterator[str]:
@@ -587,24 +552,6 @@ class ArtifactsWorld:
 
     def _note(self, what: str) -> None:
         self._stack.machine.note(f"{self.name}: {what}")
-
-
-def _config_of(name: str, tag: str, layers: Iterable[bytes]) -> str:
-    """Return the config digest of an image that a build saves."""
-    return f"sha256:{image_of(name, tag, layers).id}"
-
-
-def _beside(rng: random.Random) -> dict[str, bytes]:
-    """Return artifacts that a build leaves beside its images."""
-    pipe = io.BytesIO()
-    with zipfile.ZipFile(pipe, "w") as archive:
-        archive.writestr(zipfile.ZipInfo("results.xml", (2026, 1, 6, 16, 49, 50)), b"<tests/>")
-    found = {"a-tests": pipe.getvalue(), "notes": b"not an archive of any kind"}
-    return {name: found[name] for name in rng.sample(sorted(found), rng.randint(1, 2))}
-
-
-def _has_images(artifact: Artifact) -> bool:
-    return artifact.name.startswith("images-")
 
 
 def _host(url: str) -> str:
