@@ -51,7 +51,8 @@ class OciRegistry:
     """The registry. ``users`` (name to password) makes it want bearer tokens, which it gives out at ``/token``.
 
     ``before`` is called with each request's method and target before anything is done with it; ``forgets_broken``
-    makes it forget an upload whose connection broke, as docker-registry 2.8 does. ``lists_referrers`` set to False takes
+    makes it forget an upload whose connection broke, as docker-registry 2.8 does, and ``broken`` is released once for each
+    such connection. ``lists_referrers`` set to False takes
     the referrers API away, as it is there; ``referrers_page`` is how many that API lists at a time.
     """
 
@@ -61,6 +62,7 @@ class OciRegistry:
         self.requests: list[Asked] = []
         self.before: Callable[[str, str], None] = lambda _method, _target: None
         self.forgets_broken = forgets_broken
+        self.broken = threading.Semaphore(0)
         self.lists_referrers = True
         self.referrers_page = _PAGE
         self._orders: list[_Order] = []
@@ -140,6 +142,7 @@ class OciRegistry:
                     del self.store.sessions[match["session"]]
                 else:
                     self.store.append(session, asked.headers.get("content-range", ""), None, asked.body)
+        self.broken.release()
 
     def _do(self, asked: Asked) -> Answer:
         if asked.path == "/v2/":
