@@ -34,7 +34,7 @@ os.environ.update(_AWS)
 hypothesis.settings.register_profile("syncline", print_blob=True, deadline=None)
 hypothesis.settings.load_profile("syncline")
 
-from tests import grants, quick_moto  # noqa: E402 - imports what looks at the environment
+from tests import grants, quick_moto, stack  # noqa: E402 - imports what looks at the environment
 
 grants.install()
 quick_moto.install()
@@ -50,6 +50,13 @@ def pytest_configure(config: pytest.Config) -> None:
         # In CI a change fails for what it changed; what nobody thought of yet is found by the runs of everybody else.
         seed = 0 if os.environ.get("CI") else random.SystemRandom().getrandbits(32)
         config.option.hypothesis_seed = str(seed)
+
+    config.addinivalue_line("markers", "moto: The test's table is moto's behind boto3, and not the model.")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    stack.on_moto = item.get_closest_marker("moto") is not None
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -234,6 +234,13 @@ def check(action: str, arn: str) -> None:
     _denied.setdefault((function, action), arn)
 
 
+def check_call(service: str, operation: str, asked: Mapping[str, Any]) -> None:
+    """Note the actions of a call of AWS that the role of the function at work does not allow."""
+    if _at_work.get() is not None:
+        for action, arn in needed_for(service, operation, asked):
+            check(action, arn)
+
+
 def fail_if_denied() -> None:
     """Fail if a function has made a call that its role does not allow since this was asked last."""
     found = [f"{function}Role does not allow {action} on {arn}" for (function, action), arn in _denied.items()]
@@ -262,9 +269,7 @@ def install() -> None:
     call_aws, send = client._make_api_call, BucketRequests.send
 
     def call_checked(self: Any, operation_name: str, api_params: Any) -> Any:
-        if _at_work.get() is not None:
-            for action, arn in needed_for(self.meta.service_model.service_name, operation_name, api_params):
-                check(action, arn)
+        check_call(self.meta.service_model.service_name, operation_name, api_params)
         return call_aws(self, operation_name, api_params)
 
     def send_checked(

@@ -1,4 +1,4 @@
-"""Steps without registries: the engine, the table in moto and the pump around a kind made up by a test."""
+"""Steps without registries: the engine, the table and the pump around a kind made up by a test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
-from moto import mock_aws
 
 from syncline.config.base import BaseSync
 from syncline.errors import SynclineError
@@ -27,7 +26,7 @@ from syncline.table import Database
 from syncline.wiring import STEPS
 from tests.pump import Clock, Letter, Mail, Manners, Pump, Reaper, guard
 from tests.run_ids import made_run_id
-from tests.stack import EVENTS, create_table, dead_url, url
+from tests.stack import EVENTS, dead_url, new_table, url
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
@@ -203,9 +202,9 @@ def sources_of(body: Any) -> tuple[str, ...]:
 
 @contextmanager
 def steps(kind: MadeUp | None = None) -> Iterator[Steps]:
-    """Steps with a table of their own, in a moto of their own."""
-    with mock_aws():
-        yield Steps(create_table(), kind or MadeUp())
+    """Steps with a table of their own."""
+    with new_table() as table:
+        yield Steps(table, kind or MadeUp())
 
 
 def items(*names: str, group: str = "team/app") -> tuple[Item, ...]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import boto3
 import yaml
 from moto import mock_aws
 
 from syncline.model import Step
+from tests.quick_table import QuickTable
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
@@ -81,15 +82,24 @@ EVENTS: Final = f"{_HERE}-events"
 """The queue that sources notify."""
 
 
+on_moto = False
+"""True while a test marked ``moto`` runs, whose table is moto's behind boto3. The other tests use the model."""
+
+
 @contextmanager
 def new_table() -> Iterator[Table]:
-    """The table, empty, in moto; nothing else uses it."""
-    with mock_aws():
-        yield create_table()
+    """Give an empty table of its own to a block."""
+    with mock_aws() if on_moto else nullcontext():
+        yield table_of_test()
+
+
+def table_of_test() -> Table:
+    """Return an empty table, as `on_moto` says. Moto must be at work if it is True."""
+    return create_table() if on_moto else cast("Table", QuickTable(f"syncline-{next(_numbers)}"))
 
 
 def create_table() -> Table:
-    """One more table, where moto is at work already."""
+    """Create a table in moto, which must be at work."""
     return boto3.resource("dynamodb").create_table(
         TableName=f"syncline-{next(_numbers)}",
         **{name: _TABLE[name] for name in ("AttributeDefinitions", "KeySchema", "BillingMode")},

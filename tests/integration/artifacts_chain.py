@@ -20,7 +20,7 @@ from syncline.messages import Queues
 from syncline.model import Outcome, Run, RunStatus, Step
 from tests.integration.chain import SYNC, Chain
 from tests.pump import Clock, Mail, Reaper, guard
-from tests.stack import EVENTS, create_table, dead_url, url
+from tests.stack import EVENTS, dead_url, table_of_test, url
 from tests.standins import saved
 from tests.standins.github import TOKEN, GitHubServer, Stored, zipped
 from tests.standins.github import Run as WorkflowRun
@@ -160,7 +160,7 @@ class ArtifactsWorld:
         if self._table is not None:
             self._table.delete()
         clock, reaper, lock = Clock(), Reaper(), threading.Lock()
-        table, sqs, mail = create_table(), boto3.client("sqs"), Mail(clock)
+        table, sqs, mail = table_of_test(), boto3.client("sqs"), Mail(clock)
         self._table = table
         mail.connect(sqs)
         for client in (table.meta.client, sqs):

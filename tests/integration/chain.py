@@ -27,7 +27,7 @@ from syncline.wiring import STEPS, gatherer
 from syncline.wiring.parts import Parts
 from syncline.wiring.syncs import Kinds, Syncs
 from tests.pump import Clock, Letter, Mail, Manners, MortalHttp, Pump, Reaper, guard
-from tests.stack import EVENTS, create_table, dead_url, url
+from tests.stack import EVENTS, dead_url, table_of_test, url
 from tests.standins.oci import OciRegistry
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class World:
         if self._table is not None:
             self._table.delete()  # moto copies every table for each transaction
         clock, reaper, lock = Clock(), Reaper(), threading.Lock()
-        table, sqs, mail = create_table(), boto3.client("sqs"), Mail(clock)
+        table, sqs, mail = table_of_test(), boto3.client("sqs"), Mail(clock)
         self._table = table
         mail.connect(sqs)
         for client in (table.meta.client, sqs):

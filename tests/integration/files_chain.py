@@ -30,7 +30,7 @@ from syncline.wiring import STEPS, gatherer
 from syncline.wiring.parts import Parts
 from syncline.wiring.syncs import Kinds, Syncs
 from tests.pump import Clock, Letter, Mail, Manners, MortalHttp, Pump, Reaper, guard
-from tests.stack import EVENTS, create_table, dead_url, url
+from tests.stack import EVENTS, dead_url, table_of_test, url
 from tests.standins.file_manager import FileManagerServer
 from tests.standins.rclone import ACCESS, SECRET, Rclone
 from tests.standins.s3 import S3Server
@@ -108,10 +108,8 @@ class FilesChain:
 
     def lose_table(self) -> None:
         """Delete every item of the table, and apply the latest configuration again."""
-        keys = [{"pk": item["pk"], "sk": item["sk"]} for item in self.table.scan()["Items"]]
-        with self.table.batch_writer() as batch:
-            for key in keys:
-                batch.delete_item(Key=key)
+        for item in self.table.scan()["Items"]:
+            self.table.delete_item(Key={"pk": item["pk"], "sk": item["sk"]})
         self._apply()
 
     def new_worker(self, step: Step) -> Worker:
@@ -233,7 +231,7 @@ class FilesWorld:
         if self._table is not None:
             self._table.delete()
         clock, reaper, lock = Clock(), Reaper(), threading.Lock()
-        table, sqs, mail = create_table(), boto3.client("sqs"), Mail(clock)
+        table, sqs, mail = table_of_test(), boto3.client("sqs"), Mail(clock)
         self._table = table
         mail.connect(sqs)
         for client in (table.meta.client, sqs):

@@ -38,7 +38,7 @@ from syncline.wiring.parts import Parts
 from syncline.wiring.syncs import Kinds, Syncs
 from tests.backups_world import make_bucket, s3_server
 from tests.pump import Clock, Duplicates, Letter, Mail, Manners, MortalHttp, Pump, Reaper, When, guard
-from tests.stack import EVENTS, create_table, dead_url, url
+from tests.stack import EVENTS, dead_url, table_of_test, url
 from tests.standins.git_places import Bare, make_bare
 from tests.standins.programs import needs, program
 
@@ -66,7 +66,7 @@ class Chain:
 
     def __post_init__(self) -> None:
         self.bucket = make_bucket(self.s3, self.name, Http())
-        self.table, sqs, self.mail = create_table(), boto3.client("sqs"), Mail(self.clock)
+        self.table, sqs, self.mail = table_of_test(), boto3.client("sqs"), Mail(self.clock)
         self.mail.connect(sqs)
         lock = threading.Lock()
         for client in (self.table.meta.client, sqs):

@@ -17,6 +17,8 @@ from tests.standins.oci import Fault
 from tests.standins.oci_store import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Repository, Stored, descriptor, digest_of
 from tests.standins.quay import TOKEN, QuayServer
 
+pytestmark = pytest.mark.moto
+
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
 

@@ -44,6 +44,8 @@ from tests.standins.programs import needs
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
 
+pytestmark = pytest.mark.moto
+
 
 class Counted:
     """Remembers what was counted."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
-from boto3.dynamodb.types import Binary
+from boto3.dynamodb.types import DYNAMODB_CONTEXT, Binary
 from botocore.exceptions import ClientError
 from moto.dynamodb.parsing.reserved_keywords import ReservedKeywords
 
@@ -23,9 +23,18 @@ Test = Callable[[Mapping[str, Any], Names, Mapping[str, Any]], bool]
 Read = Callable[[Mapping[str, Any], Names, Mapping[str, Any]], Any]
 
 LARGEST_ITEM: Final = 400 * 1024
+LARGEST_TRANSACTION: Final = 4 * 1024 * 1024
 PAGE: Final = 1024 * 1024
 _TOKEN: Final = re.compile(r"\s*([#:]?[A-Za-z_][A-Za-z0-9_]*|<>|<=|>=|[=<>(),+-])")
 _ABSENT: Final = object()
+_KEY_CONDITION: Final = re.compile(r"pk = (:\w+)(?: AND (?:begins_with\(sk, (:\w+)\)|sk (?:=|<=|<|>=|>) (:\w+)))?")
+_KEY_FIELDS: Final = {"pk", "sk"}
+_FIELDS: Final = {
+    "Put": {"Item", "ConditionExpression"},
+    "Update": {"Key", "UpdateExpression", "ConditionExpression"},
+    "Delete": {"Key", "ConditionExpression"},
+}
+_MORE_FIELDS: Final = {"TableName", "ExpressionAttributeNames", "ExpressionAttributeValues"}
 _RESERVED: Final = frozenset(word.upper() for word in ReservedKeywords.get_reserved_keywords())
 
 
@@ -115,10 +124,12 @@ class _Parser:
     def update(self) -> list[tuple[str, Read, Read]]:
         """Return (clause, name of the attribute, value) for each action."""
         actions: list[tuple[str, Read, Read]] = []
-        while self._at < len(self._tokens):
+        clauses = {"SET", "REMOVE", "ADD"}
+        while self._at < len(self._tokens) or not actions:
             clause = self._next()
-            if clause not in ("SET", "REMOVE", "ADD"):
-                raise ValidationError(f"no clause of an update: {clause!r}")
+            if clause not in clauses:
+                raise ValidationError(f"no clause of an update, or the second of its sort: {clause!r}")
+            clauses.remove(clause)
             while True:
                 name = self._name()
                 value: Read = lambda _i, _n, _v: None  # noqa: E731
@@ -241,23 +252,32 @@ def _update(text: str) -> tuple[list[tuple[str, Read, Read]], frozenset[str]]:
 
 _ATOMS: Final = frozenset({str, bool, Decimal, Binary, type(None)})
 """Types of values that nobody changes."""
+_AS_STORED: Final = _ATOMS - {Decimal}
+"""Types of values that are stored as they are."""
 
 
 def stored(value: Any) -> Any:
     """Return a value as DynamoDB keeps it. Raises TypeError for what boto3 refuses, such as a float."""
-    if type(value) in _ATOMS or isinstance(value, str | bool | Decimal | Binary):
+    if type(value) in _AS_STORED or isinstance(value, str | bool | Binary):
         return value
-    if isinstance(value, int):
-        return Decimal(value)
+    if isinstance(value, int | Decimal):
+        return _stored_number(value)
     if isinstance(value, bytes | bytearray):
         return Binary(bytes(value))
     if isinstance(value, Mapping):
-        return {_text(name): each if type(each) in _ATOMS else stored(each) for name, each in value.items()}
+        return {_text(name): each if type(each) in _AS_STORED else stored(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [stored(each) for each in value]
     if isinstance(value, set | frozenset) and value and all(isinstance(each, str) for each in value):
         return frozenset(value)
     raise TypeError(f"DynamoDB takes no {type(value).__name__}: {value!r}")
+
+
+def _stored_number(value: int | Decimal) -> Decimal:
+    number = DYNAMODB_CONTEXT.create_decimal(value)  # refuses more than 38 digits, as boto3 does
+    if not number.is_finite():
+        raise TypeError(f"DynamoDB takes no {value}")
+    return number
 
 
 def _text(name: object) -> str:
@@ -315,6 +335,16 @@ class ModelTable:
         self.on_store: Callable[[tuple[str, str], Item], None] = lambda _key, _item: None
         """Is told of each item that is written."""
 
+    def saved(self) -> Callable[[], None]:
+        """Return a function that brings back what the table holds now."""
+        partitions = {pk: dict(items) for pk, items in self.partitions.items()}
+
+        def restore() -> None:
+            self.partitions = {pk: dict(items) for pk, items in partitions.items()}
+            self._order = {pk: sorted(items) for pk, items in partitions.items()}
+
+        return restore
+
     def items(self) -> Iterator[Item]:
         """Yield every item of the table."""
         for pk in sorted(self.partitions):
@@ -325,7 +355,7 @@ class ModelTable:
 
     def get_item(self, *, Key: Mapping[str, str], ConsistentRead: bool = False) -> dict[str, Any]:  # noqa: N803
         assert ConsistentRead, "a read that may be old"
-        item = self._find(_key(Key))
+        item = self._find(_exact_key(Key))
         return {} if item is None else {"Item": _copy(item)}
 
     def put_item(self, *, Item: Item, **condition: Any) -> dict[str, Any]:  # noqa: N803
@@ -360,6 +390,8 @@ class ModelTable:
             plans.append(self._plan(action))
         if len({key for key, _, _ in plans}) != len(plans):
             raise ValidationError("a transaction names one item twice")
+        if sum(_size(item) for _, item, _ in plans if item is not None) > LARGEST_TRANSACTION:
+            raise client_error("ValidationException", "TransactWriteItems", "the items are too large together")
         if not all(allowed for _, _, allowed in plans):
             codes = ["None" if allowed else "ConditionalCheckFailed" for _, _, allowed in plans]
             raise cancelled(codes)
@@ -369,7 +401,7 @@ class ModelTable:
 
     def batch_get_item(self, *, RequestItems: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N803
         ((name, request),) = RequestItems.items()
-        keys = [_key(key) for key in request["Keys"]]
+        keys = [_exact_key(key) for key in request["Keys"]]
         assert name == self.name
         assert request["ConsistentRead"]
         if not 1 <= len(keys) <= 100 or len(set(keys)) != len(keys):
@@ -406,14 +438,20 @@ class ModelTable:
         ProjectionExpression: str | None = None,  # noqa: N803
     ) -> dict[str, Any]:
         assert ConsistentRead, "a read that may be old"
+        shape = _KEY_CONDITION.fullmatch(KeyConditionExpression)
+        if shape is None or ProjectionExpression not in (None, "sk") or (Limit is not None and Limit < 1):
+            raise ValidationError(f"no query: {KeyConditionExpression}, {ProjectionExpression}, {Limit}")
         test, used = _condition(KeyConditionExpression)
         values = {name: stored(value) for name, value in ExpressionAttributeValues.items()}
         _check_used(used, {}, values)
-        pk = values[":pk"]
+        pk = values[shape[1]]
+        _key({"pk": pk, "sk": values[shape[2] or shape[3]] if shape[2] or shape[3] else "any"})
         order = self._order.get(pk, [])
         keys = list(order) if ScanIndexForward else order[::-1]
         if ExclusiveStartKey is not None:
-            start = ExclusiveStartKey["sk"]
+            of, start = _exact_key(ExclusiveStartKey)
+            if of != pk:
+                raise ValidationError(f"the page after {ExclusiveStartKey} of {pk}")
             keys = [sk for sk in keys if (sk > start if ScanIndexForward else sk < start)]
         found: list[Item] = []
         size = 0
@@ -426,6 +464,11 @@ class ModelTable:
             if len(found) == Limit or size > self.page:
                 return {"Items": found, "LastEvaluatedKey": {"pk": pk, "sk": sk}}
         return {"Items": found}
+
+    def scan(self, *, ConsistentRead: bool = True) -> dict[str, Any]:  # noqa: N803
+        """Return all items as one page, for tests. Syncline never scans."""
+        assert ConsistentRead
+        return {"Items": [_copy(item) for item in self.items()]}
 
     # -- inside
 
@@ -442,7 +485,9 @@ class ModelTable:
             "ExpressionAttributeValues" in request and not values
         ):
             raise ValidationError(f"empty placeholders: {request}")
-        key = _key(request["Item"] if what == "Put" else request["Key"])
+        if not request.keys() <= _FIELDS.get(what, set()) | _MORE_FIELDS:
+            raise ValidationError(f"no {what} of Syncline's: {sorted(request)}")
+        key = _key(request["Item"]) if what == "Put" else _exact_key(request["Key"])
         old = self._find(key)
         allowed, used = True, frozenset[str]()
         if "ConditionExpression" in request:
@@ -455,8 +500,6 @@ class ModelTable:
             actions, more = _update(request["UpdateExpression"])
             used |= more
             new = _updated(key, old, actions, names, values) if allowed else old
-        elif what != "Delete":
-            raise ValidationError(f"no action of Syncline's: {what}")
         _check_used(used, names, values)
         if new is not None and _size(new) > LARGEST_ITEM:
             raise client_error("ValidationException", what, "Item size has exceeded the maximum allowed size")
@@ -492,6 +535,12 @@ def _key(value: Mapping[str, Any]) -> tuple[str, str]:
     return pk, sk
 
 
+def _exact_key(value: Mapping[str, Any]) -> tuple[str, str]:
+    if value.keys() != _KEY_FIELDS:
+        raise ValidationError(f"no key: {value}")
+    return _key(value)
+
+
 def _check_used(used: frozenset[str], names: Names, values: Mapping[str, Any]) -> None:
     if used != names.keys() | values.keys():
         raise ValidationError(f"placeholders {sorted({*names, *values})} for {sorted(used)}")
@@ -506,6 +555,9 @@ def _updated(
 ) -> Item:
     before = old or {}
     new: Item = dict(before) if old is not None else {"pk": key[0], "sk": key[1]}
+    named = [name_of(before, names, values) for _, name_of, _ in actions]
+    if len(set(named)) != len(named):
+        raise ValidationError(f"an update names an attribute twice: {named}")
     for clause, name_of, value_of in actions:
         name = name_of(before, names, values)
         if name in ("pk", "sk"):

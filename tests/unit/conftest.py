@@ -1,4 +1,4 @@
-"""What unit tests share: a clock that they set, and the table on moto."""
+"""What unit tests share: a clock that they set, and the table."""
 
 from __future__ import annotations
 

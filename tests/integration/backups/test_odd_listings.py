@@ -21,7 +21,7 @@ from syncline.state import State
 from syncline.table import Database
 from syncline.wiring.backups import Builder
 from syncline.wiring.parts import Parts
-from tests.stack import create_table
+from tests.stack import table_of_test
 from tests.standins.git_places import Bare, make_bare
 from tests.standins.odd_listings import Spoil, bad_size, no_key, spoiling
 from tests.standins.s3 import ACCESS, SECRET, S3Server
@@ -87,7 +87,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "Syncline")
     PACE._hosts.clear()
     with mock_aws(), S3Server("first", "second") as s3:
-        table = create_table()
+        table = table_of_test()
         secrets = Secrets(_never, _never, {"S3_SECRET": SECRET})
         parts = Parts(secrets, Http(), State(table), Database(table))
         yield World(s3, make_bare(tmp_path / "r.git"), tmp_path / "folder", request.param, parts)

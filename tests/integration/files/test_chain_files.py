@@ -20,6 +20,8 @@ from tests.standins.certificates import Authority
 from tests.standins.file_manager_wire import Answer, json_answer
 from tests.standins.rclone import Rclone
 
+pytestmark = pytest.mark.moto
+
 NAMES = ["a", "b/c", "b c", "b+c", "b%20c", "ä", "a\u0308", "日本/🎈", "d/" + "n" * 200, "empty"]
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final, cast
 
 import pytest
-from moto.dynamodb.models import dynamodb_backends
 
 from syncline.messages import Start
 from syncline.model import RunStatus, Scope, Trigger
 from tests.integration.files_chain import MODE, SYNC, FilesChain, record
 from tests.interleaving import Schedule, at_every_call, deliver, deliver_meanwhile, every_schedule
 from tests.pump import Pump
+from tests.simulation.table import ModelTable
 
 KEPT: Final = {f"kept/{number}": b"%d" % number for number in range(4)}
 DAYS: Final = 2 * 24 * 3600.0
@@ -47,7 +46,7 @@ class Subject:
             chain.put(key, content)
         chain.run()
         chain.check()
-        self.before = deepcopy(self._table().items)
+        self.restore = cast("ModelTable", self.chain.table).saved()
 
     def new_key(self) -> None:
         self.number += 1
@@ -58,14 +57,11 @@ class Subject:
         self.chain.clock.sleep(DAYS)
 
     def _forget(self) -> None:
-        """Go back to the beginning: moto copies its whole table in every transaction."""
-        self._table().items = deepcopy(self.before)
+        """Go back to the beginning, so that the table stays small."""
+        self.restore()
         for key in self.contents:
             self.chain.bucket.delete(key)
             self.chain.manager.files.pop(f"/data/{key}", None)
-
-    def _table(self) -> Any:
-        return dynamodb_backends["123456789012"]["eu-central-1"].tables[self.chain.table.name]
 
     def tell(self, name: str = "ObjectCreated:Put") -> None:
         """Tell that something happened to the key: by an event, or by a scan of that key."""

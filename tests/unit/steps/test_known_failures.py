@@ -233,6 +233,7 @@ def test_a_plan_writes_nothing_down(steps: Steps) -> None:
     assert steps.dead() == []
 
 
+@pytest.mark.moto
 def test_a_run_without_failures_costs_nothing_more(steps: Steps) -> None:
     """One look at the sync's own mark for a batch that moved something, and one at the run's end."""
     steps.kind.pages = [Page("p", items(*(f"t{n}" for n in range(50))))]

@@ -15,6 +15,8 @@ from tests.made_up import MADE_UP_RUN, Answer, Steps, transfer_of
 from tests.pump import KilledError, Letter
 from tests.stack import QUEUES
 
+pytestmark = pytest.mark.moto
+
 TRIES = 4
 """How often boto3 makes a call here."""
 

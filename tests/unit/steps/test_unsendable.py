@@ -78,6 +78,7 @@ def test_what_a_queue_refuses_for_reasons_of_its_own_fails_alone(steps: Steps) -
     assert steps.results(run)[GROUP, "%bad%"].code == "MESSAGE_REFUSED"
 
 
+@pytest.mark.moto
 def test_a_page_of_long_names_that_no_item_of_the_table_holds_is_recorded_in_parts(steps: Steps) -> None:
     """A record may hold 400 KB; a thousand keys of a kilobyte that do not compress are more."""
     rng = random.Random(1)

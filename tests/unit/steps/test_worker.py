@@ -22,6 +22,8 @@ from tests.made_up import MADE_UP_RUN, SYNC, Answer, MadeUp, Steps, items, trans
 from tests.pump import Duplicates, KilledError, Letter, Manners
 from tests.stack import QUEUES
 
+pytestmark = pytest.mark.moto
+
 
 def die(_item: Item, _pace: Pace) -> Answer:
     raise KilledError

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from moto import mock_aws
 
 from syncline.stores import files
-from tests.stack import create_table, new_table
+from tests.stack import new_table
 from tests.unit.stores.stepped import SteppedDatabase
 
 if TYPE_CHECKING:
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def database() -> Iterator[SteppedDatabase]:
-    with mock_aws():
-        yield SteppedDatabase(create_table())
+    with new_table() as table:
+        yield SteppedDatabase(table)
 
 
 @pytest.fixture

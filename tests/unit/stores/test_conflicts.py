@@ -12,6 +12,8 @@ from syncline.state import State
 from syncline.table import Database
 from tests.stack import new_table
 
+pytestmark = pytest.mark.moto
+
 ITEM = {"pk": "LEASE#dr/app", "sk": "LEASE"}
 WRITES: dict[str, Callable[[Database], object]] = {
     "UpdateItem": lambda db: db.update_if(db.update("LEASE#dr/app", "LEASE", "SET #until = :until", {"until": 1})),

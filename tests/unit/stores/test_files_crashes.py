@@ -10,14 +10,13 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from moto import mock_aws
 
 from syncline.stores import files
 from syncline.stores.files import KEPT, FileRecords
 from syncline.stores.packing import Row
 from syncline.table import Database
 from tests.pump import Clock
-from tests.stack import create_table
+from tests.stack import new_table, table_of_test
 from tests.unit.stores.stepped import (
     NAMES,
     CrashError,
@@ -44,8 +43,8 @@ def prepare(database: SteppedDatabase, clock: Clock) -> tuple[FileRecords, dict[
 
 def calls_of(clock: Clock, act: Callable[[FileRecords], object]) -> int:
     """Return the number of calls that an action on prepared records takes."""
-    with mock_aws():
-        database = SteppedDatabase(create_table())
+    with new_table() as table:
+        database = SteppedDatabase(table)
         records, _ = prepare(database, clock)
         act(records)
         return len(database.calls)
@@ -72,8 +71,8 @@ class TestConcurrency:
     @pytest.mark.parametrize("effect", [0.0, 0.5, 1.0])
     def test_a_compaction_that_crashes_in_any_call_changes_nothing(self, clock: Clock, effect: float) -> None:
         for at in range(calls_of(clock, compact)):
-            with mock_aws():
-                database = SteppedDatabase(create_table())
+            with new_table() as table:
+                database = SteppedDatabase(table)
                 records, model = prepare(database, clock)
                 database.crash_in, database.effect = at, effect
                 with pytest.raises(CrashError):
@@ -83,8 +82,8 @@ class TestConcurrency:
     @pytest.mark.parametrize("other", ["compact", "write", "write and compact", "crash"])
     def test_a_compaction_that_is_overtaken_at_any_call(self, clock: Clock, other: str) -> None:
         for at in range(calls_of(clock, compact)):
-            with mock_aws():
-                database = SteppedDatabase(create_table())
+            with new_table() as table:
+                database = SteppedDatabase(table)
                 records, model = prepare(database, clock)
                 second = SteppedDatabase(database._table)
 
@@ -110,8 +109,8 @@ class TestConcurrency:
 
     def test_a_compaction_that_slept_for_hours_does_no_harm(self, clock: Clock) -> None:
         for at in range(calls_of(clock, compact)):
-            with mock_aws():
-                database = SteppedDatabase(create_table())
+            with new_table() as table:
+                database = SteppedDatabase(table)
                 records, model = prepare(database, clock)
 
                 def sleep(now: int, at: int = at, table: Any = database._table) -> None:
@@ -181,8 +180,8 @@ class TestConcurrency:
             return records.count() if read == "count" else records.known([*NAMES, "zz", "zy", "k0105"])[0]
 
         for at in range(calls_of(clock, act)):
-            with mock_aws():
-                database = SteppedDatabase(create_table())
+            with new_table() as table:
+                database = SteppedDatabase(table)
                 records, model = prepare(database, clock)
 
                 def rewrite(now: int, at: int = at, table: Any = database._table) -> None:
@@ -199,8 +198,8 @@ class TestConcurrency:
     def test_a_clear_and_a_compaction_at_once_leave_nothing(self, clock: Clock, first: str, second: str) -> None:
         acts = {"compact": FileRecords.compact, "clear": FileRecords.clear}
         for at in range(calls_of(clock, acts[first])):
-            with mock_aws():
-                database = SteppedDatabase(create_table())
+            with new_table() as table:
+                database = SteppedDatabase(table)
                 records, _ = prepare(database, clock)
 
                 def interrupt(now: int, at: int = at, table: Any = database._table) -> None:
@@ -224,10 +223,8 @@ class Model(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(files, "SHARDS", 2)
         self.patch.setattr(files, "_IDS", files._Ids())
-        self.aws = mock_aws()
-        self.aws.start()
         self.clock = Clock()
-        self.database = SteppedDatabase(create_table())
+        self.database = SteppedDatabase(table_of_test())
         self.records = records_of(self.database, self.clock)
         self.files: dict[str, Row] = {}
         self.gone: dict[str, tuple[float, Row]] = {}
@@ -239,7 +236,6 @@ class Model(RuleBasedStateMachine):
             assert dict(self.records.scan()) == self.files
             assert_tidy(self.database)
         finally:
-            self.aws.stop()
             self.patch.undo()
 
     @rule(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from syncline.stores.facts import Facts
 from syncline.stores.hearing import Hearing
 from syncline.table import Database
@@ -12,6 +14,8 @@ from tests.pump import Clock
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
+
+pytestmark = pytest.mark.moto
 
 
 def test_a_claim_of_a_fact(table: Table, clock: Clock) -> None:

@@ -16,6 +16,8 @@ from tests.pump import Clock
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
 
+pytestmark = pytest.mark.moto
+
 
 @pytest.fixture
 def leases(table: Table, clock: Clock) -> Leases:
