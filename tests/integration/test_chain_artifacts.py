@@ -193,6 +193,7 @@ def test_an_alias_does_not_follow_what_somebody_put_in_place_of_a_build(place: A
     assert chain.config_digest(repository, "latest") == chain.config_digest(repository, "presto-1") is not None
 
 
+@pytest.mark.moto  # threads move the clock: with the model the functions get less done in their time
 def test_an_image_that_takes_several_functions_is_continued_at_a_checkpoint(
     place: ArtifactsWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from boto3.dynamodb.types import Binary
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ParamValidationError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
@@ -169,6 +169,36 @@ def test_queries_page_and_keep_their_order() -> None:
 def test_requests_that_dynamodb_refuses_are_defects(arguments: dict[str, Any]) -> None:
     with pytest.raises((ValidationError, KeyError)):
         ModelTable().update_item(Key={"pk": "p", "sk": "s"}, **arguments)
+
+
+_ITEM = {"pk": "strict", "sk": "s"}
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("get_item", {"Key": {**_ITEM, "more": "x"}, "ConsistentRead": True}),
+        (
+            "update_item",
+            {"Key": _ITEM, "UpdateExpression": "SET a = :a, a = :a", "ExpressionAttributeValues": {":a": 1}},
+        ),
+        (
+            "update_item",
+            {"Key": _ITEM, "UpdateExpression": "SET a = :a SET b = :a", "ExpressionAttributeValues": {":a": 1}},
+        ),
+        ("put_item", {"Item": {**_ITEM, "value": Decimal("1." + "1" * 38)}}),
+        ("put_item", {"Item": {**_ITEM, "value": Decimal("NaN")}}),
+        ("put_item", {"Item": {**_ITEM, "value": set()}}),
+        ("put_item", {"Item": {**_ITEM, "value": 1.5}}),
+        ("put_item", {"Item": {"pk": "", "sk": "s"}}),
+        ("put_item", {"Item": _ITEM, "Condition": "attribute_exists(pk)"}),
+        ("put_item", {"Item": {**_ITEM, "value": "x" * 410_000}}),
+    ],
+)
+def test_both_refuse(real: Table, method: str, arguments: dict[str, Any]) -> None:
+    for table in (real, ModelTable(real.name)):
+        with pytest.raises((ClientError, ParamValidationError, TypeError, ArithmeticError, AssertionError)):
+            getattr(table, method)(**arguments)
 
 
 def test_floats_and_large_items_are_refused() -> None:

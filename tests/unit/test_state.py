@@ -117,6 +117,7 @@ def test_runs_are_numbered_and_plans_take_no_number(state: State) -> None:
     assert (plan.plan, run.number) == (True, 3)
 
 
+@pytest.mark.moto  # the model knows no paths into a map
 def test_what_was_left_out_is_stored_and_may_be_absent(state: State) -> None:
     """A run that was stored before the count existed is read as one that left out nothing."""
     run, batch = begin(state)
