@@ -73,6 +73,7 @@ def check(chain: ArtifactsChain) -> None:
         assert chain.config_digest(f"{PROJECT}/{repository}", "latest") == newest
 
 
+@pytest.mark.moto
 def test_everything_arrives_and_a_second_look_finds_nothing(place: ArtifactsWorld) -> None:
     chain = started(place)
     chain.pump.run()
@@ -86,6 +87,7 @@ def test_everything_arrives_and_a_second_look_finds_nothing(place: ArtifactsWorl
     assert not [effect for effect in chain.reaper.effects[writes:] if "/v2/" in effect]
 
 
+@pytest.mark.moto
 def test_a_webhook_looks_at_its_run_alone(place: ArtifactsWorld) -> None:
     chain = place.chain([build(1, OLD), build(2, NEW)])
     chain.clock.sleep(1)
@@ -106,6 +108,7 @@ def test_a_part_by_its_name(place: ArtifactsWorld, name: str) -> None:
     chain.check_images(wanted)
 
 
+@pytest.mark.moto
 def test_the_most_recent_run_of_a_tag_wins(place: ArtifactsWorld) -> None:
     other = [image("presto-coordinator", OLD, b""), image("presto-native-worker-cpu", OLD, b"")]
     chain = place.chain([build(1, OLD, other), build(2, OLD)])
@@ -154,6 +157,7 @@ def test_a_tag_that_was_built_again(place: ArtifactsWorld, overwrite: bool) -> N
     assert chain.run().counts.moved == 0
 
 
+@pytest.mark.moto
 def test_an_alias_follows_the_youngest_build_and_is_mended(place: ArtifactsWorld) -> None:
     chain = place.chain([build(2, NEW)])
     chain.run()

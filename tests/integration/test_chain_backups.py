@@ -199,6 +199,7 @@ def changed(chain: Chain) -> Chain:
     return chain
 
 
+@pytest.mark.moto
 def test_a_full_look_becomes_one_commit(make: Make) -> None:
     chain = make()
     run = chain.run()
@@ -207,6 +208,7 @@ def test_a_full_look_becomes_one_commit(make: Make) -> None:
     chain.check_again()
 
 
+@pytest.mark.moto
 def test_events_become_one_commit(make: Make) -> None:
     chain = changed(make())
     chain.pump.run()
@@ -219,6 +221,7 @@ def test_events_become_one_commit(make: Make) -> None:
     chain.check_again()
 
 
+@pytest.mark.moto
 def test_the_queries_of_git_sync_find_what_runs_did(
     make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -262,6 +265,7 @@ def test_the_queries_of_git_sync_find_what_runs_did(
     assert failed[1]["operation"] == "sync_failed"
 
 
+@pytest.mark.moto
 def test_foreign_files_are_extras_whatever_the_table_remembers(make: Make) -> None:
     chain = make()
     foreign = {"docs/guide.md": b"guide", "src/a.py": b"a"}
