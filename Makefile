@@ -14,6 +14,7 @@ KEY ?=
 FILES ?=
 ALL ?=
 SAMPLE ?=
+SAMPLE_SEED ?=
 
 bin := .venv/bin
 environments := .venv/installed .venv-engine/requirements.sha256
@@ -55,9 +56,9 @@ canaries: environments ## Simulate canaries and probes of tokens: SEEDS="first l
 fuzz: environments .venv-fuzz/requirements.sha256 ## Fuzz every parser for SECONDS in all (60 by default); TARGET=... fuzzes one
 	@PYTHONPATH=layers/syncline:.:$$(echo .venv-fuzz/lib/python3*/site-packages) $(bin)/python -m tests.fuzz --seconds $(SECONDS) $(TARGET)
 
-mutate: environments .venv-mutate/requirements.sha256 ## Put faults into changed lines that decide, and see tests fail; FILES="...", ALL=1, SAMPLE=n
+mutate: environments .venv-mutate/requirements.sha256 ## Put faults into changed lines that decide, and see tests fail; FILES="...", ALL=1, SAMPLE=n, SAMPLE_SEED=n
 	@PYTHONHASHSEED=0 PYTHONPATH=layers/syncline:.:$$(echo .venv-mutate/lib/python3*/site-packages) nice $(bin)/python -m tests.mutation \
-		$(if $(ALL),--all) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(ALL)$(FILES),--record) $(FILES)
+		$(if $(ALL),--all) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SAMPLE_SEED),--sample-seed $(SAMPLE_SEED)) $(if $(ALL)$(FILES),--record) $(FILES)
 
 sbom: ## Write a bill of materials (CycloneDX) of the pinned requirements to .build/sbom.json
 	@mkdir -p .build && $(PYTHON) scripts/sbom .build/sbom.json && echo .build/sbom.json

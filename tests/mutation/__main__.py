@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="all modules of the table")
     parser.add_argument("--base", default="main", help="the branch whose merge base the lines are compared with")
     parser.add_argument("--sample", type=int, help="try this many mutants of each module, always the same ones")
+    parser.add_argument("--sample-seed", type=int, help="with --sample, take other mutants: those of this number")
     parser.add_argument("--record", action="store_true", help=f"record the figures of whole modules in {RECORD}")
     options = parser.parse_args()
     known = [path for row in ROWS for path in row.paths]
@@ -63,11 +64,12 @@ def main() -> int:
         if _tell(outcome):
             few.append(outcome.path)
         if options.record and lines[outcome.path] is None:
-            _record(outcome, options.sample)
+            _record(outcome, options.sample, options.sample_seed)
 
     tests = dict.fromkeys(str(test) for job in jobs for test in job.tests)
     settings = ["-p", "no:cacheprovider", "-p", "no:schemathesis", "-n", "0", "--quiet", "--capture=no", "--timeout=0"]
-    ended = pytest.main([*settings, "--hypothesis-seed=0", *tests], plugins=[Mutations(jobs, options.sample, tell)])
+    plugin = Mutations(jobs, options.sample, options.sample_seed, tell)
+    ended = pytest.main([*settings, "--hypothesis-seed=0", *tests], plugins=[plugin])
     if ended not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         raise SystemExit(f"pytest ended with {ended}; run these tests by themselves: {' '.join(tests)}")
     for path in few:
@@ -111,11 +113,13 @@ def _figures(outcome: Outcome) -> dict[str, Any]:
     return {"mutants": outcome.mutants, "killed": killed, "survived": survived, "percent": percent}
 
 
-def _record(outcome: Outcome, sample: int | None) -> None:
+def _record(outcome: Outcome, sample: int | None, seed: int | None) -> None:
     known = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     figures = _figures(outcome)
     if sample is not None and sample < outcome.mutants:
         figures["sample"] = sample
+        if seed is not None:
+            figures["sample_seed"] = seed
     known[str(outcome.path.relative_to(CODE).with_suffix(""))] = figures
     RECORD.parent.mkdir(exist_ok=True)
     RECORD.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")

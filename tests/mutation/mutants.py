@@ -35,10 +35,12 @@ class Mutant:
     code: CodeType
 
 
-def mutants_of(path: Path, wanted: Container[int] | None = None, sample: int | None = None) -> tuple[list[Mutant], int]:
+def mutants_of(
+    path: Path, wanted: Container[int] | None = None, sample: int | None = None, seed: int | None = None
+) -> tuple[list[Mutant], int]:
     """Return the mutants whose change begins in one of the `wanted` lines, and how many there are.
 
-    With `sample`, return that many of them, always the same ones of the same source.
+    With `sample`, return that many of them, always the same ones of the same source and `seed`.
     """
     source = path.read_text()
     module, mutations, _, _ = create_mutations(str(path), source)
@@ -56,7 +58,8 @@ def mutants_of(path: Path, wanted: Container[int] | None = None, sample: int | N
             found.append((line, mutation))
     number = len(found)
     if sample is not None and number > sample:
-        found = [found[at] for at in sorted(random.Random(path.name).sample(range(number), sample))]
+        rng = random.Random(path.name if seed is None else f"{path.name} {seed}")
+        found = [found[at] for at in sorted(rng.sample(range(number), sample))]
     before = _functions_of(compile(source, str(path), "exec"))
     made = [_mutant(path, module, mutation, line, spans, before) for line, mutation in found]
     return [mutant for mutant in made if mutant is not None], number

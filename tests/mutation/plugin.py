@@ -56,8 +56,10 @@ class Outcome:
 class Mutations:
     """The plugin: tells the outcome of each job as soon as it is known."""
 
-    def __init__(self, jobs: Sequence[Job], sample: int | None, tell: Callable[[Outcome], None]) -> None:
-        self._jobs, self._sample, self._tell = jobs, sample, tell
+    def __init__(
+        self, jobs: Sequence[Job], sample: int | None, seed: int | None, tell: Callable[[Outcome], None]
+    ) -> None:
+        self._jobs, self._sample, self._seed, self._tell = jobs, sample, seed, tell
         self._passed: dict[str, pytest.Item] = {}
         self._seconds: dict[str, float] = {}
         self._left_out: list[str] = []
@@ -77,7 +79,7 @@ class Mutations:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         if session.testsfailed:
             raise session.Interrupted(f"{session.testsfailed} files of tests cannot be collected")
-        found = {job.path: mutants_of(job.path.resolve(), job.lines, self._sample) for job in self._jobs}
+        found = {job.path: mutants_of(job.path.resolve(), job.lines, self._sample, self._seed) for job in self._jobs}
         if any(mutants for mutants, _ in found.values()):
             with _quiet():
                 data = self._measure(session)
