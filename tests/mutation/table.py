@@ -63,14 +63,14 @@ ROWS: Final = (
     ),
     Row(
         ("kinds/files/compare", "kinds/files/discover"),
-        ("kinds/test_files_compare.py", "kinds/test_files_order.py", "kinds/test_files_sheets.py"),
+        tuple(f"kinds/test_files_{name}.py" for name in ("compare", "discover", "order")),
     ),
-    Row(("kinds/files/events",), ("kinds/test_files_events.py",)),
+    Row(("kinds/files/events",), ("kinds/test_files_events.py", "kinds/test_files_order.py")),
     Row(
         ("kinds/files/transfer",),
         tuple(f"kinds/test_files_transfer_{name}.py" for name in ("changes", "ownership", "writes")),
     ),
-    Row(("kinds/files/verify",), ("kinds/test_files_verify.py",)),
+    Row(("kinds/files/verify",), ("kinds/test_files_verify.py", "kinds/test_files_verify_read.py")),
     Row(("kinds/images/looking",), ("kinds/test_looking.py", "kinds/test_images_odd_entries.py")),
     Row(("kinds/images/proving",), ("kinds/test_proving.py",)),
     Row(("kinds/images/places",), ("kinds/test_blob_places.py",)),

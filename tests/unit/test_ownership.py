@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from syncline.ownership import Action, decide
+from syncline.ownership import Action, decide, digest_of
 
 CASES = [
     dict(zip(("at_source", "at_target", "ours", "current", "same", "overwrite"), flags, strict=True))
@@ -44,3 +44,11 @@ def test_foreign_items_stay(case: dict[str, bool]) -> None:
 )
 def test_the_actions(flags: dict[str, bool], action: Action) -> None:
     assert decide(**{"overwrite": False, **flags}) is action
+
+
+def test_removals_have_a_short_name_of_their_own() -> None:
+    requests: list[list[str]] = [[], ["ab"], ["a", "b"], ["b", "a"], ["\ud800"]]
+    names = [digest_of(each) for each in requests]
+    assert names == [digest_of(each) for each in requests]
+    assert len(set(names)) == len(names)
+    assert {len(name) for name in names} == {16}

@@ -6,7 +6,8 @@ we wrote it. Everything else is foreign: it is never overwritten (unless the syn
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -102,6 +103,11 @@ def allowance(limits: Limits, total: int, used: int) -> int:
     share = int(Decimal(repr(limits.share)) * total)
     most = min(limits.count, max(1, share))
     return max(0, most - used)
+
+
+def digest_of(texts: Iterable[str]) -> str:
+    """Return a short name for a request: the same removals asked for again are reserved once."""
+    return hashlib.blake2b("\0".join(texts).encode(errors="surrogatepass"), digest_size=8).hexdigest()
 
 
 class Windows(Protocol):

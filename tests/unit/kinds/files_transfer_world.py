@@ -80,7 +80,7 @@ class _Target:
     """A target, by default a bucket without conditional writes.
 
     ``conditional``: honour the conditions of writes. ``modes``: permissions by path, None for a target without them.
-    ``calls``: each change that was asked for, in order. ``meanwhile`` is called before each change. ``fails``: the error
+    ``calls``: each change that was asked for, in order, and ``puts`` those that write files. ``meanwhile`` is called before each change. ``fails``: the error
     of every change to a path. ``loses``: errors, each raised after a change was made, as if its answer were lost.
     ``unfinished``: end each put early. ``keeps``: the fingerprint of the headers of every file that is put, None if the
     target has none. ``gives_bytes``: False for an API without reads. ``same``: paths with the same value name one file.
@@ -92,6 +92,7 @@ class _Target:
     files: dict[str, TargetFile] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
+    puts: list[Put] = field(default_factory=list)
     meanwhile: Callable[[], None] = lambda: None
     loses: list[SynclineError] = field(default_factory=list)
     fails: dict[str, SynclineError] = field(default_factory=dict)
@@ -137,6 +138,7 @@ class _Target:
                 yield Listed(path, there.version, there.size or 0, 0.0)
 
     def put(self, put: Put) -> Written | Unfinished:
+        self.puts.append(put)
         self._begin("put", put.path)
         there = self.stat(put.path)
         if put.guarded and self.conditional:
@@ -145,6 +147,8 @@ class _Target:
                 raise SynclineError("TARGET_CHANGED", "another one")
         elif not self.is_listed and put.there is None and there is not None:
             raise SynclineError("FILE_DIFFERS", "there is one")
+        elif not self.is_listed and put.there is not None and there is None:
+            raise SynclineError("NOT_FOUND", "no such file")
         source: Any = put.source
         if put.key not in source.objects:
             raise SynclineError("NOT_FOUND", "no such object")

@@ -169,9 +169,10 @@ def test_a_file_that_came_again_is_another_removal() -> None:
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_a_listing_out_of_order_is_not_believed(side: str) -> None:
-    wrong = [Listed("b", "e", 1, 0), Listed("a", "e", 1, 0), Listed("c", "e", 1, 0)]
-    right = sorted(wrong, key=lambda each: each.key)
+@pytest.mark.parametrize("keys", ["bac", "aab"])
+def test_a_listing_out_of_order_is_not_believed(side: str, keys: str) -> None:
+    wrong = [Listed(key, "e", 1, 0) for key in keys]
+    right = [Listed(key, "e", 1, 0) for key in sorted(set(keys))]
     source, target = (wrong, right) if side == "source" else (right, wrong)
     going = Pass(iter(source), listing(target), iter([]), ("", ""), None, lambda *_: False, None, frozenset(), False)
     with pytest.raises(SynclineError) as error:
@@ -179,19 +180,40 @@ def test_a_listing_out_of_order_is_not_believed(side: str) -> None:
     assert error.value.code.name == "LISTING_INCOMPLETE"
 
 
-@given(OBJECTS, RECORDED)
-def test_renames_are_never_ambiguous(source: Objects, records: Recorded) -> None:
-    _, changes = run(source, None, records)
+@given(OBJECTS, st.none() | OBJECTS, RECORDED)
+def test_renames_are_the_pairs_that_are_not_ambiguous(
+    source: Objects, target: Objects | None, records: Recorded
+) -> None:
+    going, changes = run(source, target, records)
+    new = [k for k, v in source.items() if v[1] and k not in records and (target is None or k not in target)]
+    old = [change.name for change in changes if change.action is Action.REMOVE]
+    alike_new = {version: [k for k in new if source[k] == version] for version in source.values()}
+    alike_old = {version: [k for k in old if records[k][0] == version] for version in source.values()}
+    pairs = {
+        f"s/{alike_new[version][0]}": f"s/{alike_old[version][0]}"
+        for version in source.values()
+        if len(alike_new[version]) == len(alike_old[version]) == 1
+    }
     renames = renames_among(changes)
-    assert len(set(renames.values())) == len(renames)
-    for new, old in ((new[2:], old[2:]) for new, old in renames.items()):
-        assert source[new] == records[old][0]
-        assert new not in records
-        assert old not in source
-        assert source[new][1] > 0
-        same_new = [k for k, v in source.items() if v == source[new] and k not in records]
-        same_old = [k for k, v in records.items() if v[0] == records[old][0] and k not in source]
-        assert (len(same_new), len(same_old)) == (1, 1)
+    assert renames == pairs
+    tally = with_renames(going.tally, changes, renames)
+    assert (tally.gone, tally.renamed) == (len(old) - len(pairs), len(pairs))
+    removed = [change for change in changes if change.key not in pairs.values()]
+    assert tally.digest == with_renames(going.tally, removed, {}).digest
+
+
+@pytest.mark.parametrize("etag", ["", "e"])
+def test_nothing_is_known_of_files_without_etags(etag: str) -> None:
+    """Some services list none: files of equal size are no renames then."""
+    gone = Change("s/old", "old", Action.REMOVE, None, Record(etag, 3, 7, "v"))
+    new = Change("s/new", "new", Action.CREATE, Listed("s/new", etag, 3, 7.0), None)
+    assert renames_among([gone, new]) == ({"s/new": "s/old"} if etag else {})
+
+
+def test_renames_of_two_windows_are_added_up() -> None:
+    gone = Change("s/old", "old", Action.REMOVE, None, Record("e", 3, 7, "e"))
+    tally = with_renames(Tally(gone=2, renamed=4), [gone], {"s/new": "s/old"})
+    assert tally == Tally(gone=1, renamed=5)
 
 
 class TestTurns:
@@ -269,22 +291,46 @@ def test_records_survive_their_rows(record: Record, was: Was | None) -> None:
     assert Gone.of_row(Gone(record.seq, was).to_row()) == Gone(record.seq, was)
 
 
-def test_files_of_others_are_not_read_past_one_by_one() -> None:
-    """The listing is opened anew behind them, wherever they stand."""
-    others = [Listed(f"a/{number:06}", "x", 1, 0.0) for number in range(9000)]
-    files = [*others, Listed("b", "e", 1, 7.0), Listed("c", "x", 1, 0.0)]
-    read, opened = 0, list[str]()
+class TestFilesOfOthers:
+    """A target's listing is opened anew behind many of them, and read past where there are few."""
 
-    def open_behind(after: str) -> Generator[Listed]:
-        nonlocal read
-        opened.append(after)
-        for each in files:
-            if not after or each.key > after:
-                read += 1
-                yield each
+    @staticmethod
+    def found(names: list[str], asked: list[str]) -> tuple[list[str | None], list[str], int]:
+        """Look for names; return the names found, where the listing was opened, and how many files were read."""
+        read, opened = 0, list[str]()
 
-    found = TargetListing(open_behind, "", "")
-    assert found.find("b") == files[-2]
-    assert found.find("bb") is None
-    assert len(opened) == 2
-    assert read <= 2003
+        def open_behind(after: str) -> Generator[Listed]:
+            nonlocal read
+            opened.append(after.encode().decode())  # as a request would carry it
+            for name in names:
+                if name > after:
+                    read += 1
+                    yield Listed(name, "e", 1, 0.0)
+
+        there = TargetListing(open_behind, "", "")
+        found = [there.find(name) for name in asked]
+        return [None if each is None else each.key for each in found], opened, read
+
+    @pytest.mark.parametrize("name", ["b", "b\x00", "b\ue000"])
+    def test_many_are_passed_over(self, name: str) -> None:
+        others = [f"a~{number:06}" for number in range(9000)]
+        found, opened, read = self.found(sorted([*others, name, "c"]), [name, f"{name}b"])
+        assert found == [name, None]
+        assert len(opened) <= 2
+        assert read <= 2003
+
+    def test_few_are_read_past(self) -> None:
+        _, opened, read = self.found([*(f"a~{number:04}" for number in range(1900)), "b"], ["b"])
+        assert (opened, read) == ([""], 1901)
+
+    @given(
+        st.lists(st.text("\x00\x01ab\ud7ff\ue000\U0010ffff", min_size=1, max_size=3), unique=True, max_size=12).map(
+            sorted
+        ),
+        st.sets(st.text("\x00\x01ab\ud7ff\ue000\U0010ffff", max_size=3), max_size=6).map(sorted),
+    )
+    def test_every_name_is_found_wherever_it_is_opened(self, names: list[str], asked: list[str]) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("syncline.kinds.files.compare._MOST_SKIPPED", 1)
+            found, _, _ = self.found(names, asked)
+        assert found == [name if name in names else None for name in asked]

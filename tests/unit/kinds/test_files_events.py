@@ -6,6 +6,7 @@ import datetime as dt
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -248,3 +249,30 @@ class TestModes:
         assert len(manager_events_in(body())) == 1
         assert len(manager_events_in({"events": [body(), body("create")]})) == 2
         assert groups_in(sync_of(), {"events": []}, NOW) == ()
+
+
+def test_a_path_outside_the_sync_is_passed_over_alone() -> None:
+    """A file that is moved into the folder of a sync has one path outside it."""
+    moved = FileEvent("move", "/elsewhere/a", "/data/a", None, "")
+    assert groups_of(sync_of(), [moved], NOW) == ("key:in/a",)
+    assert groups_of(sync_of(), [replace(moved, path="/data/b", new_path="/elsewhere/b")], NOW) == ("key:in/b",)
+
+
+def test_of_a_notification_the_keys_of_the_sync_count() -> None:
+    def record(bucket: str, key: str) -> dict[str, Any]:
+        return {
+            "eventVersion": "2.1",
+            "eventSource": "aws:s3",
+            "eventName": "ObjectCreated:Put",
+            "s3": {"bucket": {"name": bucket}, "object": {"key": key}},
+        }
+
+    keys = [("photos", "in/a"), ("photos", "elsewhere/a"), ("others", "in/b"), ("photos", "in/a")]
+    sync = sync_of(select={"exclude": ["*.tmp"]})
+    records = [record(*each) for each in [*keys, ("photos", "in/c.tmp")]]
+    assert groups_in(sync, {"Records": records}, NOW) == ("key:in/a",)
+
+
+def test_a_scope_names_prefixes() -> None:
+    hints = hints_of(["prefix:in/b/", "key:in/c", "prefix:in/a/"])
+    assert (hints.prefixes, hints.keys) == (("in/a/", "in/b/"), frozenset({"in/c"}))

@@ -10,7 +10,7 @@ import pytest
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import Record, Task, Was
 from syncline.kinds.files.targets import TargetFile, Written, file_of
-from syncline.kinds.kind import Arrived
+from syncline.kinds.kind import Arrived, Later
 from syncline.model import Item, Outcome, Result
 from tests.unit.kinds.files_transfer_world import SORTS, Make, World, bucket, code, manager, outcome, task_of
 
@@ -181,6 +181,14 @@ class TestRename:
         monkeypatch.setattr(world.target, "put", lambda _put: Written(head, file_of("e1", 7)))
         assert code(world.answer(item)) == "NOT_ARRIVED"
         assert "old" in world.target.files
+
+    def test_an_upload_in_its_place_goes_on_as_such(self) -> None:
+        world, item = self.world(bucket)
+        del world.target.files["old"]
+        world.target.unfinished = True
+        answer = world.answer(item)
+        assert isinstance(answer, Later)
+        assert (task_of(answer).what, task_of(answer).origin, task_of(answer).parts) == ("put", None, 3)
 
     def test_an_object_that_is_gone_is_left(self) -> None:
         world, item = self.world(bucket)

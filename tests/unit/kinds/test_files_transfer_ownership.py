@@ -262,6 +262,15 @@ class TestCollisions:
         assert code(answers["A"]) == "PATH_COLLIDES"
         assert sorted(world.target.files) == ["a", "b", "c"]
 
+    def test_an_equal_file_of_another_key_is_not_adopted(self) -> None:
+        """A new key has no file of its own, as the target takes its path for that of the other one."""
+        world = bucket()
+        world.target.same = str.lower
+        world.target.holds("A", b"content", file_of("e1", 7))
+        world.source.put("a", b"content", "e1")
+        assert code(world.answer(world.item())) == "PATH_COLLIDES"
+        assert world.target.calls == []
+
     def test_a_file_manager_states_the_path_itself(self) -> None:
         world = manager()
         world.target.same = str.lower

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -112,6 +113,40 @@ class TestPut:
         assert made.modified == modified
 
     @SORTS
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_a_file_that_is_removed_between_the_read_and_the_write_is_written_anew(
+        self, make: Make, *, overwrite: bool
+    ) -> None:
+        world = make(overwrite=overwrite)
+        world.source.put("a", b"content", "e2")
+        world.target.holds("a", b"before", TargetFile("v", "e1", 6))
+        world.target.meanwhile = lambda: world.target.files.pop("a", None)  # type: ignore[assignment]
+        assert isinstance(world.answer(world.item(ours="v", target="e1")), Arrived)
+        assert world.target.contents["a"] == b"content"
+
+    @SORTS
+    def test_the_event_that_told_of_an_object_is_recorded(self, make: Make) -> None:
+        world = make()
+        world.source.put("a", b"content", "e1")
+        world.answer(world.item(seq="05"))
+        record = world.record()
+        assert record is not None
+        assert record.seq == "05"
+
+    @pytest.mark.parametrize("missing", ["source", "size", "modified", None])
+    def test_the_target_is_told_what_the_scan_saw(self, missing: str | None) -> None:
+        """So it need not ask for the object once more."""
+        world = bucket(overwrite=True)
+        head = world.source.put("a", b"content", "e1", modified=5.0)
+        item = world.item()
+        if missing is not None:
+            without: dict[str, Any] = {"detail": {}} if missing == "modified" else {missing: None}
+            item = replace(item, **without)
+        assert isinstance(world.answer(item), Arrived)
+        (put,) = world.target.puts
+        assert put.seen == (head if missing is None else None)
+
+    @SORTS
     def test_an_object_that_is_gone_is_left(self, make: Make) -> None:
         world = make()
         world.source.put("a", b"content", "e1")
@@ -134,6 +169,19 @@ class TestPut:
         record = Record.of_row(world.records.rows["a"])
         assert (record.target, record.verified) == (there.version, False)
 
+    def test_what_is_recorded_of_an_object_that_is_gone_stays(self) -> None:
+        world = manager()
+        world.source.put("a", b"content", "e1")
+        item = world.item()
+        world.target.holds("a", b"content", TargetFile("v", "e1", 7, written=True))
+        for version in ("v", "v-0"):
+            world.records.rows["a"] = Record("e1", 7, 5, version).to_row()
+            world.source.objects.clear()
+            world.answer(item)
+            record = world.record()
+            assert record is not None
+            assert (record.target, record.verified) == ("v", version == "v")
+
     @SORTS
     def test_what_others_wrote_instead_of_an_object_that_is_gone_is_not(self, make: Make) -> None:
         world = make(overwrite=True)
@@ -143,6 +191,27 @@ class TestPut:
         world.source.objects.clear()
         assert isinstance(world.answer(item), Result)
         assert not world.records.rows
+
+    @SORTS
+    def test_an_item_that_arrived_carries_no_progress(self, make: Make) -> None:
+        """If verify does not find it, it is transferred again from its beginning."""
+        world = make()
+        world.source.put("a", b"content", "e1")
+        (answer,) = world.carry_out([world.item(parts=3, compared=5, versions=("e1", "v"), alone=True)]).values()
+        task = task_of(answer)
+        assert (task.parts, task.compared, task.versions, task.alone) == (0, 0, None, False)
+
+    @pytest.mark.parametrize("size", [7, None])
+    def test_a_file_without_an_etag_is_recorded_with_that_of_the_object_that_is_gone(self, size: int | None) -> None:
+        world = manager()
+        world.source.put("a", b"content", "e1")
+        item = world.item()
+        world.target.holds("a", b"content", TargetFile("v", None, size, written=True))
+        del world.source.objects["a"]
+        assert outcome(world.answer(item)) is Outcome.SKIPPED
+        record = world.record()
+        assert record is not None
+        assert (record.etag, record.size, record.target, record.verified) == ("e1", 7, "v", False)
 
     def test_an_upload_that_is_not_finished_goes_on_later(self) -> None:
         world = bucket()

@@ -6,7 +6,6 @@ another name was renamed, which is no removal. A cluster that vanished as a whol
 
 from __future__ import annotations
 
-import hashlib
 import math
 import sys
 from bisect import insort
@@ -18,7 +17,7 @@ from typing import Final
 from syncline.errors import SynclineError
 from syncline.kinds.backups.ours import Ledger, Ours
 from syncline.kinds.kind import Pace
-from syncline.ownership import Grant, Limits, RemovalRequest
+from syncline.ownership import Grant, Limits, RemovalRequest, digest_of
 
 _RUN_WINDOW: Final = 30 * 86_400.0
 """Seconds that the window of a run with removals of its own is kept: longer than any run."""
@@ -176,5 +175,4 @@ def _name(files: Mapping[str, Ours]) -> str:
 
     A file that came again since is another one.
     """
-    lines = [f"{key}\0{ours.fingerprint}\0{ours.etag}\0{ours.created}" for key, ours in sorted(files.items())]
-    return hashlib.blake2b("\0".join(lines).encode(errors="surrogatepass"), digest_size=8).hexdigest()
+    return digest_of(f"{key}\0{ours.fingerprint}\0{ours.etag}\0{ours.created}" for key, ours in sorted(files.items()))

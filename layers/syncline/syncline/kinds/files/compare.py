@@ -6,7 +6,6 @@ verified, and a share of the files is read again in each pass (:class:`Turns`).
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from syncline.clients.entries import Odd
 from syncline.clients.s3_xml import Listed
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import ETAG, MODIFIED, SIZE, TARGET, VERIFIED, Record, Row, Was
-from syncline.ownership import Action, decide
+from syncline.ownership import Action, decide, digest_of
 
 _EVERY: Final = 1000
 """Names after which a pass yields None, so that its caller can check the time."""
@@ -294,10 +293,9 @@ class Pass:
 
 def _just_before(name: str) -> str:
     """Return a text that sorts before the name and after nearly all others that do."""
-    last = ord(name[-1]) - 1 if name else -1
-    if last < 0 or 0xD800 <= last <= 0xDFFF:
+    if name[-1] in "\0\ue000":  # before these comes no character that UTF-8 has
         return name[:-1]
-    return name[:-1] + chr(last) + "\U0010ffff"
+    return name[:-1] + chr(ord(name[-1]) - 1) + "\U0010ffff"
 
 
 def renames_among(changes: Sequence[Change]) -> dict[str, str]:
@@ -328,9 +326,3 @@ def with_renames(tally: Tally, changes: Sequence[Change], renames: Mapping[str, 
     digest = digest_of([tally.digest, *gone]) if gone else tally.digest
     count = tally.gone - len(renames)
     return replace(tally, gone=count, renamed=tally.renamed + len(renames), digest=digest)
-
-
-def digest_of(texts: Sequence[str]) -> str:
-    """Return a short text that stands for texts: the same removals asked for again are reserved once."""
-    text = "\0".join(texts).encode(errors="surrogatepass")
-    return hashlib.blake2b(text, digest_size=8).hexdigest()

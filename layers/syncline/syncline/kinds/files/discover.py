@@ -30,7 +30,6 @@ from syncline.kinds.files.compare import (
     Tally,
     TargetListing,
     Turns,
-    digest_of,
     renames_among,
     with_renames,
 )
@@ -44,7 +43,7 @@ from syncline.kinds.files.records import Gone, Record, Records, Row, Task
 from syncline.kinds.files.targets import Facts, Target
 from syncline.kinds.kind import Failure, Pace, Page
 from syncline.model import Item, Outcome, Result, Scope, compact_json
-from syncline.ownership import Action, Limits, RemovalRequest, Windows
+from syncline.ownership import Action, Limits, RemovalRequest, Windows, digest_of
 
 T = TypeVar("T")
 
@@ -337,7 +336,8 @@ class Scan:
     def _sent_on(self, items: Sequence[Item], here: Cursor, first: Page) -> Generator[Page, None, Cursor]:
         """Yield items in pages, and return the cursor behind them; the first page carries the counts of ``first``.
 
-        No more removals are sent on than the cursor grants.
+        No more removals are sent on than the cursor grants. Behind the counts ``sent`` is before all items, so that a
+        scan that goes on there does not count again.
         """
         waiting = [item for item in sorted(items, key=place_of) if here.sent is None or place_of(item) > here.sent]
         if here.sent is None and first != Page(""):
@@ -346,6 +346,7 @@ class Scan:
                 yield Page(here.to_text(), failures=failures)
             for at in range(0, len(first.results), FAILURES):
                 yield Page(here.to_text(), results=first.results[at : at + FAILURES])
+            here = replace(here, sent=("", ""))
             yield Page(here.to_text(), skipped=first.skipped, left_out=first.left_out)
         for portion in portions(waiting):
             sent: list[Item] = []

@@ -137,7 +137,8 @@ class Transfer:
         except SynclineError as error:
             if error.code.name == "NOT_FOUND" and self._source.head(item.name) is None:
                 return self._gone(item, task)
-            if error.code.name not in _CHANGED:
+            # A file manager does not find the file either, if somebody removed it since it was read.
+            if error.code.name not in _CHANGED and (error.code.name != "NOT_FOUND" or there is None):
                 raise
         return None
 
@@ -243,17 +244,7 @@ class Transfer:
 
     def _written(self, item: Item, task: Task, there: TargetFile | None) -> Answer:
         put = self._to_put(item, task, there)
-        try:
-            done = self._target.put(put)
-        except SynclineError as error:
-            if (
-                put.guarded
-                or error.code.name not in ("FILE_DIFFERS", "NOT_FOUND")
-                or not self._target_decides(error, put)
-            ):
-                raise
-            # Whether the file manager has the file is learnt by trying.
-            done = self._target.put(replace(put, there=self._target.stat(put.path)))
+        done = self._target.put(put)
         if isinstance(done, Unfinished):
             return Later(replace(task, parts=done.parts).on(item))
         if there is not None and there.headers is not None and there.equals(done.head.etag, done.head.size):
@@ -265,9 +256,6 @@ class Transfer:
         there, wanted = self._target.stat(path), fingerprint(done.head)
         kept = "" if there is None or there.headers in (None, wanted) else there.headers or ""
         return replace(done, headers=wanted, kept=kept)
-
-    def _target_decides(self, error: SynclineError, put: Put) -> bool:
-        return error.code.name == "FILE_DIFFERS" or (put.there is not None and self._source.head(put.key) is not None)
 
     def _rename(self, item: Item, task: Task) -> Answer:
         """Rename at the target what was renamed at the source; where that is not so any more, send the object."""

@@ -1,0 +1,137 @@
+"""Files that are read one by one at a file manager: what counts as arrived, and what is recorded of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from syncline.kinds.files.records import UNSTATED, Gone, Record, Row, Task, Was
+from syncline.kinds.files.targets import TargetFile
+from syncline.kinds.files.verify import PERMISSIONS_SET, Verify
+from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.model import Item
+from tests.unit.kinds.files_transfer_world import sync_of
+
+MADE = Record("e", 4, 7, "v-1", internal_id="id-1")
+THERE = TargetFile("v-1", "e", 4, "id-1")
+
+
+@dataclass
+class _Manager:
+    """A file manager and the records. ``changes`` and ``gone`` are what was written to them."""
+
+    files: dict[str, TargetFile] = field(default_factory=dict)
+    modes: dict[str, str] = field(default_factory=dict)
+    changes: dict[str, Row | None] = field(default_factory=dict)
+    gone: dict[str, Row] = field(default_factory=dict)
+    is_listed: bool = False
+    name: str = "the manager"
+
+    def listed(self, paths: Sequence[str]) -> dict[str, TargetFile]:  # noqa: ARG002 - as the real one
+        return {}
+
+    def stat(self, path: str) -> TargetFile | None:
+        return self.files.get(path)
+
+    def mode(self, path: str) -> str:
+        return self.modes[path]
+
+    def write(self, changes: Mapping[str, Row | None], gone: Mapping[str, Row]) -> None:
+        self.changes |= changes
+        self.gone |= gone
+
+    def verified(self, task: Task, key: str = "a") -> Arrived | Later | Failure:
+        item = task.on(Item("g", key, "e", None, 4))
+        verify = Verify(sync_of(manager=True), self, self, Pace(lambda: 60.0), 1)  # type: ignore[arg-type]
+        (answer,) = verify.items([item])
+        assert answer.item.name == key
+        return answer
+
+
+def made_by(answer: Arrived | Later | Failure) -> Record:
+    assert isinstance(answer, Arrived), answer
+    made = Task.of(answer.item).made
+    assert made is not None
+    return made
+
+
+def code(answer: Arrived | Later | Failure) -> str:
+    assert isinstance(answer, Failure), answer
+    return answer.error.code.name
+
+
+@pytest.mark.parametrize(
+    ("made", "there"),
+    [
+        (MADE, THERE),
+        (MADE, replace(THERE, size=None)),
+        (replace(MADE, target=UNSTATED), replace(THERE, version="v-2")),
+        (replace(MADE, internal_id=""), replace(THERE, internal_id="id-2")),
+        (MADE, replace(THERE, internal_id="")),
+    ],
+)
+def test_the_record_has_what_the_target_shows(made: Record, there: TargetFile) -> None:
+    world = _Manager({"a": there})
+    answer = world.verified(Task(made=made, seq="05"))
+    record = made_by(answer)
+    assert record == replace(made, target=there.version, internal_id=there.internal_id or made.internal_id)
+    assert Task.of(answer.item) == Task(made=record, seq="05")
+    assert (world.changes, world.gone) == ({"a": record.to_row()}, {})
+
+
+@pytest.mark.parametrize(
+    "there", [None, replace(THERE, version="v-2"), replace(THERE, size=5), replace(THERE, version="v-2", size=None)]
+)
+def test_any_other_file_has_not_arrived(there: TargetFile | None) -> None:
+    world = _Manager({} if there is None else {"a": there})
+    assert code(world.verified(Task(made=MADE))) == "NOT_ARRIVED"
+    assert (world.changes, world.gone) == ({}, {})
+
+
+@pytest.mark.parametrize("what", ["put", "permit"])
+def test_permissions_are_read_where_they_were_set(what: str) -> None:
+    made = replace(MADE, mode="rw-r--r--")
+    world = _Manager({"a": THERE}, {"a": "rw-r--r--"})
+    answer = world.verified(Task(what, made=made))
+    assert isinstance(answer, Arrived)
+    assert answer.note == (PERMISSIONS_SET if what == "permit" else "")
+    world.modes["a"] = "rwxrwxrwx"
+    assert code(world.verified(Task(what, made=made))) == "NOT_ARRIVED"
+
+
+@pytest.mark.parametrize("seq", ["", "05"])
+@pytest.mark.parametrize("was", [None, Was("a", MADE)])
+def test_what_is_kept_of_a_removed_file(seq: str, was: Was | None) -> None:
+    world = _Manager()
+    answer = world.verified(Task("remove", seq=seq, was=was))
+    assert isinstance(answer, Arrived)
+    assert answer.note == ""
+    if seq or was:
+        assert (world.changes, world.gone) == ({}, {"a": Gone(seq, was).to_row()})
+    else:
+        assert (world.changes, world.gone) == ({"a": None}, {})
+
+
+def test_a_file_that_is_still_there_is_not_removed() -> None:
+    world = _Manager({"a": THERE})
+    assert code(world.verified(Task("remove"))) == "NOT_ARRIVED"
+    assert (world.changes, world.gone) == ({}, {})
+
+
+@pytest.mark.parametrize("gone", ["", "05"])
+def test_a_rename_forgets_the_old_name(gone: str) -> None:
+    world = _Manager({"a": THERE})
+    assert made_by(world.verified(Task("rename", origin="old", gone=gone, made=MADE))) == MADE
+    assert world.changes == {"a": MADE.to_row()} | ({} if gone else {"old": None})
+    assert world.gone == ({"old": Gone(gone).to_row()} if gone else {})
+
+
+@pytest.mark.parametrize("what", ["put", "remove"])
+def test_a_path_that_the_manager_keeps_in_another_case_is_named(what: str) -> None:
+    world = _Manager({"a": replace(THERE, version="v-2", path="A")})
+    answer = world.verified(Task(what, made=None if what == "remove" else MADE))
+    assert code(answer) == "PATH_COLLIDES"
+    assert isinstance(answer, Failure)
+    assert "'A'" in answer.error.what
