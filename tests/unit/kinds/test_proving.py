@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -9,6 +10,9 @@ from syncline.clients.addresses import Endpoint
 from syncline.clients.http import Http
 from syncline.clients.oci import Registry
 from syncline.clients.pacing import Policy
+from syncline.errors import SynclineError
+from syncline.kinds.artifacts.layers import OwnMemory
+from syncline.kinds.images.notes import Notes
 from syncline.kinds.images.proving import Origin, Proof
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item
@@ -146,3 +150,94 @@ def test_what_refers_to_an_image_is_proved_with_it(registry: OciRegistry, lost: 
         del here.blobs[digest_of(b"signed")]
     wanted = "arrived" if lost == "nothing" else "NOT_ARRIVED"
     assert prove(proof, Item(GROUP, "1", digest)) == [wanted]
+
+
+class TestNotes:
+    """What a later run has to know of the images, and what a report says of them."""
+
+    @pytest.fixture
+    def notes(self) -> Notes:
+        return Notes(OwnMemory(), "dr.example")
+
+    @pytest.fixture
+    def client(self, registry: OciRegistry) -> Registry:
+        return Registry(Endpoint("http", registry.host), lambda: None, Http(Policy(sleep=lambda _: None)))
+
+    @staticmethod
+    def noted(client: Registry, item: Item, notes: Notes | None) -> str:
+        """Return the note of an image that arrived."""
+        (answer,) = Proof(client, Origin(client, lambda _: "source/app", notes=notes)).of([item], TIME)
+        assert isinstance(answer, Arrived), answer
+        return answer.note
+
+    def test_a_tag_that_moved_on_at_the_source_is_copied_by_the_next_run(
+        self, registry: OciRegistry, client: Registry, notes: Notes
+    ) -> None:
+        digest = registry.store.add_image(GROUP, "1", b"one")
+        now = registry.store.add_image("source/app", "1", b"two")
+        note = self.noted(client, Item(GROUP, "1", digest), notes)
+        assert digest in note
+        assert now in note
+        assert notes.outdated(GROUP, "1") == digest
+        assert self.noted(client, Item(GROUP, "1", digest), None) == "", "nobody is to be told"
+
+    @pytest.mark.parametrize("source", ["the same", "gone", "another algorithm"])
+    def test_any_other_is_not_outdated(
+        self, registry: OciRegistry, client: Registry, notes: Notes, source: str
+    ) -> None:
+        digest = registry.store.add_image(GROUP, "1", b"one")
+        registry.store.add_image("source/app", None if source == "gone" else "1", b"one")
+        if source == "another algorithm":
+            registry.store.algorithm = "sha512"
+        assert self.noted(client, Item(GROUP, "1", digest), notes) == ""
+        assert notes.outdated(GROUP, "1") is None
+
+    def test_a_report_has_the_digest_that_an_image_replaced(self, registry: OciRegistry, client: Registry) -> None:
+        item = Item(GROUP, "1", registry.store.add_image(GROUP, "1", b"one"))
+        assert "sha256:before" in self.noted(client, replace(item, detail={"replaced": "sha256:before"}), None)
+
+    @pytest.mark.parametrize(("code", "unverified"), [("SERVER_ERROR", True), ("TIME_SHORT", False)])
+    def test_what_could_not_be_verified_is_looked_through_later(
+        self,
+        client: Registry,
+        notes: Notes,
+        monkeypatch: pytest.MonkeyPatch,
+        code: str,
+        *,
+        unverified: bool,
+    ) -> None:
+        def manifest(*_: object) -> None:
+            raise SynclineError(code, "no")
+
+        monkeypatch.setattr(client, "manifest", manifest)
+        assert prove(Proof(client, Origin(client, lambda _: "source/app", notes=notes)), Item(GROUP, "1", "d")) == [
+            code
+        ]
+        assert notes.has_unverified(GROUP) == unverified
+
+    @pytest.mark.parametrize("whole", [True, False])
+    def test_an_index_may_lack_what_its_source_lacks(
+        self, registry: OciRegistry, client: Registry, *, whole: bool
+    ) -> None:
+        for name in ("source/app", GROUP):
+            child = registry.store.add_image(name, None, b"one")
+            digest = registry.store.add_index(name, "1", child)
+            if name == GROUP or not whole:
+                del registry.store.repositories[name].manifests[child]
+        if whole:
+            origin = Origin(client, lambda _: "source/app")
+            assert prove(Proof(client, origin), Item(GROUP, "1", digest)) == ["NOT_ARRIVED"]
+        else:
+            assert child in self.noted(client, Item(GROUP, "1", digest), None)
+
+    def test_a_type_that_registries_refuse_may_be_missing(self, registry: OciRegistry, client: Registry) -> None:
+        registry.store.takes_all = True
+        for name in ("source/app", GROUP):
+            digest = registry.store.add_image(name, "1", b"one")
+        subject = descriptor(OCI_MANIFEST, registry.store.repositories[GROUP].manifests[digest].body)
+        strange = {"schemaVersion": 2, "mediaType": "application/vnd.strange.manifest.v1+json", "subject": subject}
+        body = json.dumps(strange).encode()
+        registry.store.put_manifest("source/app", digest_of(body), "application/vnd.strange.manifest.v1+json", body)
+        note = self.noted(client, Item(GROUP, "1", digest), None)
+        assert digest_of(body) in note
+        assert "application/vnd.strange.manifest.v1+json" in note
