@@ -71,7 +71,10 @@ ROWS: Final = (
         tuple(f"kinds/test_files_transfer_{name}.py" for name in ("changes", "ownership", "writes")),
     ),
     Row(("kinds/files/verify",), ("kinds/test_files_verify.py", "kinds/test_files_verify_read.py")),
-    Row(("kinds/images/looking",), ("kinds/test_looking.py", "kinds/test_images_odd_entries.py")),
+    Row(
+        ("kinds/images/looking",),
+        ("kinds/test_looking.py", "kinds/test_images_long_lists.py", "kinds/test_images_odd_entries.py"),
+    ),
     Row(("kinds/images/proving",), ("kinds/test_proving.py",)),
     Row(("kinds/images/places",), ("kinds/test_blob_places.py",)),
     Row(("kinds/backups/removing", "kinds/backups/ours"), ("kinds/backups/test_removing.py",)),

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from syncline.clients.entries import BEGINNING, OnOdd, Position
+from syncline.clients.entries import BEGINNING, Odd, OnOdd, Position
 from syncline.clients.oci import NamesPage, Registry
 from syncline.clients.oci_manifest import OCI_MANIFEST, Descriptor, Manifest
 from syncline.clients.quay import Quay, QuayRepository, QuayTag, RepositoriesPage, TagsPage
@@ -34,14 +34,32 @@ def parts_of(names: Sequence[str], start: Position, path: str = "/") -> Iterator
         yield NamesPage(part, more if end < len(names) else None)
 
 
+_CONFIG = "sha256:" + "0" * 64
+_IMAGE = json.dumps(
+    {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": {"mediaType": "c", "digest": _CONFIG, "size": 2},
+        "layers": [],
+    }
+).encode()
+
+
 class MadeUpRegistry:
-    """Lists what it is given, and counts what it is asked."""
+    """Lists what it is given, and counts what it is asked.
+
+    ``broken`` are errors of repositories' lists, ``odd`` errors of manifests by tag or digest. ``cut`` are repositories
+    without blobs, and ``signed`` has what refers to a digest.
+    """
 
     def __init__(self, host: str, content: Content) -> None:
         self.host = host
         self.content = content
         self.asked: list[str] = []
         self.broken: dict[str, SynclineError] = {}
+        self.odd: dict[str, SynclineError] = {}
+        self.cut: set[str] = set()
+        self.signed: dict[str, tuple[Descriptor, ...]] = {}
         self.unordered: Callable[[list[str]], list[str]] = lambda names: names
 
     def catalog_pages(self, _odd: OnOdd, start: Position) -> Iterator[NamesPage]:
@@ -64,36 +82,52 @@ class MadeUpRegistry:
         self.asked.append(f"digest {repository}:{reference}")
         return self.content.get(repository, {}).get(reference)
 
-    def manifest(self, repository: str, reference: str) -> Manifest:
+    def manifest(self, repository: str, reference: str, _media_type: str = "") -> Manifest:
         self.asked.append(f"manifest {repository}@{reference}")
-        return Manifest(reference, OCI_MANIFEST, b"{}")
+        if reference in self.odd:
+            raise self.odd[reference]
+        digest = self.content.get(repository, {}).get(reference, reference)
+        subject = next((each for each, listed in self.signed.items() if digest in [d.digest for d in listed]), None)
+        if subject is None:
+            return Manifest(digest, OCI_MANIFEST, _IMAGE)
+        about = {"mediaType": OCI_MANIFEST, "digest": subject, "size": len(_IMAGE)}
+        return Manifest(digest, OCI_MANIFEST, json.dumps({**json.loads(_IMAGE), "subject": about}).encode())
+
+    def blob_size(self, repository: str, _blob: Descriptor) -> int | None:
+        return None if repository in self.cut else 2
 
     def referrers(self, repository: str, digest: str, _odd: OnOdd) -> tuple[Descriptor, ...]:
         self.asked.append(f"referrers {repository}@{digest}")
-        return ()
+        return self.signed.get(digest, ())
 
 
 class MadeUpApi:
-    """Quay's API in front of a registry; ``states`` are those that are not NORMAL."""
+    """Quay's API in front of a registry; ``states`` are those that are not NORMAL.
+
+    ``listed`` has each namespace that was listed, ``asked`` each repository, and ``odd`` entries that cannot be used.
+    """
 
     def __init__(self, content: Content, states: Mapping[str, str] | None = None) -> None:
         self.content = content
         self.states = states or {}
         self.listed: list[str] = []
+        self.asked: list[str] = []
+        self.odd: list[Odd] = []
         self.broken: dict[str, SynclineError] = {}
 
-    def repository_pages(
-        self, namespace: str, _odd: OnOdd, start: Position | None = None
-    ) -> Iterator[RepositoriesPage]:
+    def repository_pages(self, namespace: str, odd: OnOdd, start: Position | None = None) -> Iterator[RepositoriesPage]:
         self.listed.append(namespace)
         if namespace in self.broken:
             raise self.broken[namespace]
+        for each in self.odd:
+            odd(each)
         names = [name for name in self.content if name.partition("/")[0] == namespace]
         for page in parts_of(names, start or BEGINNING):
             listed = [QuayRepository(name, self.states.get(name, "NORMAL")) for name in page.names]
             yield RepositoriesPage(listed, page.following)
 
     def tag_pages(self, repository: str, _odd: OnOdd, start: Position | None) -> Iterator[TagsPage]:
+        self.asked.append(repository)
         if repository not in self.content:
             raise SynclineError("NOT_FOUND", "no such repository")
         tags = self.content[repository]
@@ -102,7 +136,7 @@ class MadeUpApi:
 
 
 class Bench:
-    """A look between two registries made up."""
+    """A look between two registries made up; ``notes`` are kept from one look to the next."""
 
     def __init__(self, there: Content, here: Content, *, api: bool = False, **config: Any) -> None:
         self.source, self.target = MadeUpRegistry("prod.example", there), MadeUpRegistry("dr.example", here)
@@ -116,6 +150,7 @@ class Bench:
         sync = load_sync(json.dumps({"name": "s", "kind": "images", **endpoints, **config}))
         assert isinstance(sync, ImagesSync)
         self.sync = sync
+        self.notes = Notes(OwnMemory(), "dr.example")
 
     def look(self, scope: Scope = EVERYTHING, cursor: str | None = None) -> list[Page]:
         return list(self.pages(scope, cursor, Pace(lambda: 60.0)))
@@ -123,7 +158,7 @@ class Bench:
     def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
         source = Side(cast("Registry", self.source), cast("Quay | None", self.source_api))
         target = Side(cast("Registry", self.target), cast("Quay | None", self.target_api))
-        return Look(self.sync, source, target, Notes(OwnMemory(), "dr.example")).pages(scope, cursor, pace)
+        return Look(self.sync, source, target, self.notes).pages(scope, cursor, pace)
 
 
 def found(pages: Iterable[Page]) -> list[tuple[str, str]]:

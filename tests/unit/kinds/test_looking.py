@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syncline.clients.entries import Odd
+from syncline.clients.oci_manifest import OCI_MANIFEST, Descriptor
 from syncline.errors import SynclineError
 from syncline.kinds.images import looking
 from syncline.kinds.kind import Pace
@@ -247,3 +249,147 @@ def test_a_target_whose_api_does_not_answer_fails_the_look() -> None:
     bench.target_api.broken["team"] = SynclineError("SERVER_ERROR", "it failed")
     with pytest.raises(SynclineError, match="SERVER_ERROR"):
         bench.look()
+
+
+def test_a_repository_that_the_target_does_not_list_is_not_asked_for() -> None:
+    bench = Bench({"team/a": {"1": "d1"}, "team/b": {"1": "d1"}}, {"team/b": {"1": "d1"}}, api=True)
+    assert bench.target_api is not None
+    assert found(bench.look()) == [("team/a", "1")]
+    assert bench.target_api.asked == ["team/b"]
+    bench.target_api.odd = [Odd("entry 2", "team/x", SynclineError("REFERENCE_INVALID", "no name"))]
+    bench.look()
+    assert "team/a" in bench.target_api.asked, "after an odd entry the listing is not all there is"
+
+
+@pytest.mark.parametrize(("name", "label"), [("team/x", "team/x"), (None, "entry 2"), ("other/x", None)])
+def test_an_odd_repository_of_the_target_is_a_failure_if_it_may_be_one_of_the_sync(
+    name: str | None, label: str | None
+) -> None:
+    content = {"team/a": {"1": "d1"}}
+    bench = Bench(content, content, api=True, select={"repositories": {"include": ["team/*"]}})
+    assert bench.target_api is not None
+    bench.target_api.odd = [Odd("entry 2", name, SynclineError("REFERENCE_INVALID", "no name"))]
+    pages = bench.look()
+    assert [each.item for page in pages for each in page.failures] == ([] if label is None else [Item("*", label)])
+    assert not [each for page in bench.look(Scope.of(["team/a"])) for each in page.failures]
+    assert not [each for page in bench.look(cursor="team/0") for each in page.failures], "it was told before"
+
+
+class TestNamed:
+    """What a person names must exist."""
+
+    @staticmethod
+    def failures(bench: Bench, scope: Scope, *, named: bool, cursor: str | None = None) -> list[tuple[str, str]]:
+        pages = bench.pages(scope, cursor, Pace(lambda: 60.0, named=named))
+        return [(each.item.group, each.error.code.name) for page in pages for each in page.failures]
+
+    @pytest.mark.parametrize("named", [False, True])
+    def test_a_repository_of_the_scope(self, named: bool) -> None:
+        bench = Bench({"team/a": {"1": "d"}}, {}, select={"repositories": {"include": ["team/*"]}})
+        absent = [("other/b", "SOURCE_ABSENT"), ("team/gone", "SOURCE_ABSENT")] if named else []
+        scope = Scope.of(["team/a", "team/gone", "other/b"])
+        assert self.failures(bench, scope, named=named) == absent
+        assert self.failures(bench, scope, named=named, cursor="team/a") == absent[1:], "the other was told before"
+
+    def test_a_repository_of_the_configuration(self) -> None:
+        bench = Bench({"team/a": {"1": "d"}}, {}, source={"catalog": False, "repositories": ["team/a", "team/gone"]})
+        assert self.failures(bench, EVERYTHING, named=False) == [("team/gone", "SOURCE_ABSENT")]
+
+
+class TestUnverified:
+    """Where something was put and could not be verified, equal tags are no proof of whole images."""
+
+    @staticmethod
+    def bench(*, cut: bool = True) -> Bench:
+        content = {"team/a": {f"t{n}": f"d{n}" for n in range(3)}}
+        bench = Bench({"team/a": {**content["team/a"], "new": "d9"}}, content)
+        bench.notes.note_unverified("team/a")
+        if cut:
+            bench.target.cut = {"team/a"}
+        return bench
+
+    def test_images_that_are_not_whole_are_sent_again(self) -> None:
+        bench = self.bench()
+        pages = bench.look()
+        assert [tag for _, tag in found(pages)] == ["new", "t0", "t1", "t2"]
+        assert bench.notes.has_unverified("team/a")
+
+    def test_where_all_are_whole_the_note_is_forgotten(self) -> None:
+        bench = self.bench(cut=False)
+        assert [tag for _, tag in found(bench.look())] == ["new"]
+        assert not bench.notes.has_unverified("team/a")
+
+    @pytest.mark.parametrize("pace", [Pace(lambda: 60.0, plan=True), Pace(lambda: 60.0)], ids=["plan", "rest"])
+    def test_a_plan_and_a_part_of_a_scan_forget_nothing(self, pace: Pace) -> None:
+        bench = self.bench(cut=False)
+        list(bench.pages(EVERYTHING, None if pace.plan else "team/a:new", pace))
+        assert bench.notes.has_unverified("team/a")
+
+    def test_one_broken_image_among_many_keeps_the_note(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(looking, "PAGE_TAGS", 1)
+        bench = self.bench(cut=False)
+        bench.target.odd["t0"] = SynclineError("NOT_FOUND", "no such manifest")
+        assert [tag for _, tag in found(bench.look())] == ["new", "t0"]
+        assert bench.notes.has_unverified("team/a")
+
+    def test_elsewhere_nothing_is_read(self) -> None:
+        bench = self.bench()
+        bench.notes.forget_unverified("team/a")
+        assert [tag for _, tag in found(bench.look())] == ["new"]
+        assert not [each for each in bench.target.asked if each.startswith("manifest")]
+
+
+class TestReferrers:
+    """A tag is equal only if the target lists all that refers to its image, where that is asked."""
+
+    ONE, TWO, SIGNATURE = (f"sha256:{each * 64}" for each in "123")
+
+    def bench(self) -> Bench:
+        content = {"team/a": {"1": self.ONE, "2": self.TWO}}
+        bench = Bench(content, content, referrers="always")
+        bench.source.signed = {self.ONE: (Descriptor(self.SIGNATURE, 2, OCI_MANIFEST),)}
+        return bench
+
+    def test_an_image_that_lacks_one_is_sent_again(self) -> None:
+        bench = self.bench()
+        assert found(bench.look()) == [("team/a", "1")]
+        bench.target.signed = bench.source.signed
+        assert found(bench.look()) == []
+
+    @pytest.mark.parametrize(
+        ("code", "sent"),
+        [("MANIFEST_INVALID", False), ("MANIFEST_UNSUPPORTED", False), ("NOT_FOUND", False), ("FORBIDDEN", True)],
+    )
+    def test_what_is_no_image_has_none(self, code: str, *, sent: bool) -> None:
+        """Anything else is for the transfer to say."""
+        bench = self.bench()
+        bench.source.odd[self.TWO] = SynclineError(code, "no")
+        assert found(bench.look()) == [("team/a", "1"), ("team/a", "2")][: 1 + sent]
+
+
+class TestConflicts:
+    """A tag with another digest at the target stays, except where we know better."""
+
+    OURS, THEIRS = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+
+    def look(self, target: str, *, noted: str = "", error: str = "") -> tuple[list[str], list[str]]:
+        """Return the tags that are sent on, and the codes of the failures and conflicts."""
+        bench = Bench({"team/a": {"1": self.OURS}}, {"team/a": {"1": target}})
+        if noted:
+            bench.notes.note_outdated("team/a", "1", noted)
+        if error:
+            bench.source.odd["1"] = bench.target.odd["1"] = SynclineError(error, "no")
+        pages = bench.look()
+        codes = [each.code for page in pages for each in page.results]
+        codes += [each.error.code.name for page in pages for each in page.failures]
+        return [tag for _, tag in found(pages)], [code for code in codes if code]
+
+    def test_a_tag_that_we_copied_and_that_moved_on_is_replaced(self) -> None:
+        assert self.look(self.THEIRS, noted=self.THEIRS) == (["1"], [])
+        assert self.look(self.THEIRS, noted="sha256:" + "3" * 64) == ([], ["TAG_DIFFERS"])
+        assert self.look(self.THEIRS) == ([], ["TAG_DIFFERS"])
+
+    @pytest.mark.parametrize(("error", "code"), [("MANIFEST_INVALID", "TAG_DIFFERS"), ("SERVER_ERROR", "SERVER_ERROR")])
+    def test_where_the_algorithms_differ_the_bytes_are_read(self, error: str, code: str) -> None:
+        """If they cannot be, it is a conflict, or tried again."""
+        assert self.look("sha512:" + "1" * 128, error=error) == ([], [code])

@@ -424,6 +424,54 @@ def test_what_is_no_image_is_told_and_leaves_no_manifest(pushing: Pushing, what:
     assert not [asked for asked in pushing.server.requests if asked.method == "PUT" and "/manifests/" in asked.target]
 
 
+class TestExamined:
+    """An archive alone tells what its image will be."""
+
+    @pytest.mark.parametrize("write", [saved.until_24, saved.since_25])
+    def test_an_image_is_identified_by_its_config(self, write: Callable[[saved.Image], bytes]) -> None:
+        found = examined([write(IMAGE)], "archive", WANTED)
+        assert (found.fingerprint, found.layers) == (f"sha256:{IMAGE.id}", tuple(IMAGE.diff_ids))
+        assert "app:v1" in found.names
+
+    def test_one_of_several_platforms_by_its_index(self, pushing: Pushing) -> None:
+        archive = saved.containerd([IMAGE, saved.Image([saved.layer({"c": b"three"})], architecture="arm64")])
+        written = pushing.image(archive)
+        assert written.manifest.is_index
+        assert examined([archive], "archive", WANTED).fingerprint == written.manifest.digest
+
+    @pytest.mark.parametrize("behind", [b"", b"behind the compressed layer"])
+    def test_a_compressed_layer_is_the_one_that_it_is_called(self, behind: bytes) -> None:
+        """A blob of another content is refused, also where only its compressed form differs."""
+        content = IMAGE.layers[0]
+        blob, other = gzip.compress(content, 9, mtime=0), gzip.compress(content, 1, mtime=1)
+        config = json.dumps({"rootfs": {"type": "layers", "diff_ids": IMAGE.diff_ids[:1]}}).encode()
+        layer = {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": f"sha256:{saved.sha(blob)}"}
+        manifest = json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": saved.OCI_MANIFEST,
+                "config": {
+                    "mediaType": "application/vnd.oci.image.config.v1+json",
+                    "digest": f"sha256:{saved.sha(config)}",
+                    "size": len(config),
+                },
+                "layers": [layer | {"size": len(blob)}],
+            }
+        ).encode()
+        names = {"org.opencontainers.image.ref.name": "v1", "io.containerd.image.name": "app:v1"}
+        entry = {
+            "mediaType": saved.OCI_MANIFEST,
+            "digest": f"sha256:{saved.sha(manifest)}",
+            "size": len(manifest),
+            "annotations": names,
+        }
+        blobs = {saved.sha(each): each for each in (config, manifest)}
+        whole = saved.layout(blobs | {saved.sha(blob): blob}, [entry])
+        assert examined([whole], "archive", WANTED).layers == (IMAGE.diff_ids[0],)
+        wrong = saved.layout(blobs | {saved.sha(blob): other + behind}, [entry])
+        assert code_of(lambda: examined([wrong], "archive", WANTED)) == "ARCHIVE_INVALID"
+
+
 def test_a_bomb_within_an_image(pushing: Pushing) -> None:
     archive = gzip.compress(saved.since_25(saved.Image([saved.layer({"zeros": bytes(1 << 23)})])))
     assert code_of(lambda: pushing.attempt(archive, limits=SMALL)) == "ARCHIVE_REFUSED"

@@ -45,6 +45,9 @@ class TestBlocks:
     def test_as_a_log_has_it(self) -> None:
         assert found("\ufeff" + lines()) == [VALUES]
 
+    def test_a_log_without_times_begins_with_a_byte_order_mark(self) -> None:
+        assert found("\ufeff" + lines(before="")) == [VALUES]
+
     def test_with_colours_and_indented(self) -> None:
         assert found(lines({f"\x1b[36;1m  {key}": f"\x1b[0;32m{value}\x1b[0m" for key, value in VALUES.items()})) == [
             VALUES
@@ -65,6 +68,13 @@ class TestBlocks:
     def test_empty_lines_a_trace_and_unknown_keys_between_its_lines(self) -> None:
         between = f"{AT}\n{AT}+ echo 'Image tag: app-0'\n{AT}Runner : large\n"
         assert found(between.join(lines({key: value}) for key, value in VALUES.items())) == [VALUES]
+
+    @pytest.mark.parametrize(("number", "is_block"), [(10, True), (11, False)])
+    def test_ten_lines_may_stand_between_two_of_it(self, number: int, *, is_block: bool) -> None:
+        between = f"{AT}Runner: large\n" * number
+        text = between.join(lines({key: value}) for key, value in VALUES.items())
+        assert found(text) == ([VALUES] if is_block else [])
+        assert found(f"{AT}Runner: large\n" * 30 + lines()) == [VALUES]
 
     def test_other_output_between_its_lines(self) -> None:
         between = f"{AT}#12 DONE 0.3s\n"
@@ -148,6 +158,11 @@ class TestTheOneBlock:
         [
             ("2026-01-06T12:00:00Z", True),
             ("2026-01-06 12:00:00", True),
+            ("2026-01-06 12:00:00 UTC", True),
+            ("2026-01-06T10:46:40Z", True),
+            ("2026-01-06T10:46:39Z", False),
+            ("2026-01-06T18:20:00Z", True),
+            ("2026-01-06T18:20:01Z", False),
             ("2026-01-06T12:00:00+00:00", True),
             ("2025-12-31T12:00:00Z", False),
             ("2026-02-06T12:00:00Z", False),
@@ -167,6 +182,10 @@ class TestTheOneBlock:
         rules = RULES.model_copy(update={"check": Template("app-{Commit:.4}-{Target platform}")})
         own = {**VALUES, "Image tag": "app-1234-linux-amd64"}
         assert block_of([VALUES, own], rules, BEGAN, ENDED, "logs") == own
+        assert code_and_words(VALUES, rules=rules)[0] == "METADATA_INVALID"
+
+    def test_a_block_without_what_the_check_needs_is_of_another_build(self) -> None:
+        rules = RULES.model_copy(update={"check": Template("app-{Commit:.4}-{Branch}")})
         assert code_and_words(VALUES, rules=rules)[0] == "METADATA_INVALID"
 
     def test_the_check_reads_tags_as_builds_write_them(self) -> None:
@@ -292,6 +311,22 @@ class TestWebhooks:
         assert [runs_in(body, self.SOURCE) for body in EXAMPLES] == [(), ("run:289782451",), ("run:289782451",), (), ()]
 
     @pytest.mark.parametrize(
+        ("change", "groups"),
+        [
+            ({"id": 1}, ("run:1",)),
+            ({"path": ".github/workflows/test.yml"}, ("run:289782451",)),
+            ({"path": ".github/workflows/test.yml@refs/heads/main"}, ("run:289782451",)),
+            ({"path": ".github/workflows/other.yml@refs/heads/test.yml"}, ()),
+            ({"conclusion": "failure"}, ()),
+        ],
+    )
+    def test_the_run_itself_says_what_it_is(self, change: dict[str, Any], groups: tuple[str, ...]) -> None:
+        body = json.loads(json.dumps(EXAMPLES[1]))
+        body["workflow_run"] |= change
+        assert runs_in(body, self.SOURCE) == groups
+        assert runs_in({**body, "action": "requested"}, self.SOURCE) == ()
+
+    @pytest.mark.parametrize(
         "change",
         [{"repository": "octo-org/other"}, {"workflow": "other.yml"}, {"workflow": ".github/workflows/tests.yml"}],
     )
@@ -322,7 +357,7 @@ class TestWebhooks:
             runs_in(body, self.SOURCE)
         assert error.value.code.name == "MESSAGE_INVALID"
 
-    @pytest.mark.parametrize("number", ["1", True, -1, None, 1.5])
+    @pytest.mark.parametrize("number", ["1", True, 0, -1, None, 1.5])
     def test_a_run_whose_number_is_none(self, number: Any) -> None:
         body = json.loads(json.dumps(EXAMPLES[1]))
         body["workflow_run"]["id"] = number

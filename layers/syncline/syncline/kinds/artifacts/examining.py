@@ -56,10 +56,10 @@ class _Hasher:
         self, content: Feed, diff_id: str | None, stored: dict[str, Any] | None, inside: dict[str, Any] | None = None
     ) -> Future[Layer | Interrupted]:
         del stored, inside
-        layer = _layer(content)
-        if diff_id not in (None, layer.diff_id):
-            raise invalid(f"a layer that the archive calls {diff_id} has the content {layer.diff_id}")
-        return _done(layer)
+        digest = _hashed(content)
+        if diff_id not in (None, digest):
+            raise invalid(f"a layer that the archive calls {diff_id} has the content {digest}")
+        return _done(digest, digest)
 
     def blob(
         self, content: Feed, digest: str, stored: dict[str, Any] | None, inside: dict[str, Any] | None = None
@@ -72,24 +72,23 @@ class _Hasher:
                 packed.update(piece)
                 yield bytes(piece)
 
-        layer = _layer(unpacked(passing(), f"the blob {digest}"))
+        diff_id = _hashed(unpacked(passing(), f"the blob {digest}"))
         for piece in content:
             packed.update(piece)
         if f"sha256:{packed.hexdigest()}" != digest:
             raise invalid(f"the blob that the archive calls {digest} is another")
-        return _done(Layer(layer.diff_id, digest, layer.size))
+        return _done(diff_id, digest)
 
 
-def _done(layer: Layer) -> Future[Layer | Interrupted]:
+def _done(diff_id: str, digest: str) -> Future[Layer | Interrupted]:
+    """Return a layer of which no registry keeps anything."""
     future: Future[Layer | Interrupted] = Future()
-    future.set_result(layer)
+    future.set_result(Layer(diff_id, digest, 0))
     return future
 
 
-def _layer(content: Iterable[bytes | memoryview]) -> Layer:
-    hash_, size = hashlib.sha256(), 0
+def _hashed(content: Iterable[bytes | memoryview]) -> str:
+    hash_ = hashlib.sha256()
     for piece in content:
         hash_.update(piece)
-        size += len(piece)
-    digest = f"sha256:{hash_.hexdigest()}"
-    return Layer(digest, digest, size)
+    return f"sha256:{hash_.hexdigest()}"

@@ -60,7 +60,7 @@ def blocks_in(lines: Iterable[str], rules: Metadata) -> Iterator[dict[str, str]]
             echoed = line.startswith("##[group]Run ")
             yield from _blocks_of(run, rules)
             run = []
-        if echoed or line.startswith("##["):
+        if echoed:
             continue
         name, _, value = (part.strip() for part in line.partition(":"))
         key = keys.get(name.lower())
