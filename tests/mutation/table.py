@@ -55,7 +55,7 @@ ROWS: Final = (
     Row(("schedule",), ("config/test_schedule.py",)),
     Row(
         ("kinds/tokens/verdict", "kinds/tokens/probing"),
-        ("kinds/test_tokens_verdict.py", "kinds/test_tokens_instances.py"),
+        tuple(f"kinds/test_tokens_{name}.py" for name in ("verdict", "instances", "probing")),
     ),
     Row(
         ("kinds/tokens/canary", "kinds/tokens/patience", "kinds/tokens/sightings"),

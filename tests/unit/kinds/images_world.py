@@ -48,7 +48,8 @@ _IMAGE = json.dumps(
 class MadeUpRegistry:
     """Lists what it is given, and counts what it is asked.
 
-    ``broken`` are errors of repositories' lists, ``odd`` errors of manifests by tag or digest. ``cut`` are repositories
+    ``broken`` are errors of repositories' lists, ``odd`` errors of manifests by tag or digest, and
+    ``odd_tags`` entries of repositories' lists that cannot be used. ``cut`` are repositories
     without blobs, and ``signed`` has what refers to a digest.
     """
 
@@ -58,6 +59,7 @@ class MadeUpRegistry:
         self.asked: list[str] = []
         self.broken: dict[str, SynclineError] = {}
         self.odd: dict[str, SynclineError] = {}
+        self.odd_tags: dict[str, list[Odd]] = {}
         self.cut: set[str] = set()
         self.signed: dict[str, tuple[Descriptor, ...]] = {}
         self.unordered: Callable[[list[str]], list[str]] = lambda names: names
@@ -65,7 +67,9 @@ class MadeUpRegistry:
     def catalog_pages(self, _odd: OnOdd, start: Position) -> Iterator[NamesPage]:
         yield from parts_of(list(self.content), start)
 
-    def tag_pages(self, repository: str, _odd: OnOdd, start: Position) -> Iterator[NamesPage]:
+    def tag_pages(self, repository: str, odd: OnOdd, start: Position) -> Iterator[NamesPage]:
+        for each in self.odd_tags.get(repository, ()) if start == BEGINNING else ():
+            odd(each)
         for page in parts_of(self.unordered(sorted(self.content.get(repository, {}))), start):
             self.asked.append(f"tags {repository}")
             if repository in self.broken:

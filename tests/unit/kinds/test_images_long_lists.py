@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from syncline.clients import oci
-from syncline.clients.entries import Limits, Position
+from syncline.clients.entries import Limits, Odd, Position
 from syncline.clients.http import Endpoint, Http
 from syncline.clients.oci import Registry
 from syncline.clients.quay import TagsPage
@@ -25,7 +25,7 @@ from syncline.kinds.images.listing import Place, Side
 from syncline.kinds.images.looking import Look
 from syncline.kinds.images.notes import Notes
 from syncline.kinds.kind import Pace, Page
-from syncline.model import EVERYTHING
+from syncline.model import EVERYTHING, Item
 from tests.standins.made_up import Naps
 from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
 from tests.unit.kinds.images_world import Bench, found
@@ -99,6 +99,17 @@ def test_a_long_repository_goes_on_in_the_next_function(pages_each: int) -> None
     assert sorted(set(found(pages))) == sorted(found(long_tags().look()))
     assert len(found(pages)) == len(set(found(pages))), "each is sent on once"
     assert sum(page.skipped for page in pages) == 364
+
+
+@pytest.mark.parametrize("pages_each", [1, 3, 1000])
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_an_odd_tag_of_a_long_repository_is_a_failure_once(pages_each: int, side: str) -> None:
+    bench = long_tags()
+    odd = Odd("entry 3", "t 3", SynclineError("REFERENCE_INVALID", "no tag"))
+    getattr(bench, side).odd_tags = {"team/b": [odd]}
+    pages = [page for each in functions(bench, pages_each) for page in each]
+    assert [each.item for page in pages for each in page.failures] == [Item("team/b", "t 3")]
+    assert sorted(found(pages)) == sorted(found(long_tags().look()))
 
 
 @pytest.mark.parametrize("api", [False, True])

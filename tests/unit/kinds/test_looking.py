@@ -252,9 +252,10 @@ def test_a_target_whose_api_does_not_answer_fails_the_look() -> None:
 
 
 def test_a_repository_that_the_target_does_not_list_is_not_asked_for() -> None:
-    bench = Bench({"team/a": {"1": "d1"}, "team/b": {"1": "d1"}}, {"team/b": {"1": "d1"}}, api=True)
+    tags = {"1": "d1"}
+    bench = Bench({"team/a": tags, "team/b": tags, "team/b/c": tags}, {"team/b": tags}, api=True)
     assert bench.target_api is not None
-    assert found(bench.look()) == [("team/a", "1")]
+    assert found(bench.look()) == [("team/a", "1"), ("team/b/c", "1")]
     assert bench.target_api.asked == ["team/b"]
     bench.target_api.odd = [Odd("entry 2", "team/x", SynclineError("REFERENCE_INVALID", "no name"))]
     bench.look()
@@ -273,6 +274,19 @@ def test_an_odd_repository_of_the_target_is_a_failure_if_it_may_be_one_of_the_sy
     assert [each.item for page in pages for each in page.failures] == ([] if label is None else [Item("*", label)])
     assert not [each for page in bench.look(Scope.of(["team/a"])) for each in page.failures]
     assert not [each for page in bench.look(cursor="team/0") for each in page.failures], "it was told before"
+
+
+def test_a_look_goes_on_behind_the_failures_of_odd_repositories() -> None:
+    bench = Bench({f"team/{letter}": {"1": "d1"} for letter in "abc"}, {}, api=True)
+    for number, api in enumerate((bench.source_api, bench.target_api)):
+        assert api is not None
+        api.odd = [Odd(f"entry {number}", None, SynclineError("REFERENCE_INVALID", "no name"))]
+    pages = bench.look()
+    assert [each.item.name for page in pages for each in page.failures] == ["entry 1", "entry 0"]
+    for at, page in enumerate(pages):
+        rest = bench.look(cursor=page.cursor)
+        assert found(pages[: at + 1]) + found(rest) == found(pages)
+        assert not [each for each in rest if each.failures]
 
 
 class TestNamed:

@@ -125,6 +125,29 @@ def test_a_deletion_that_is_refused_is_a_failure() -> None:
     assert found[-1] == (Check.DELETE, "gateway-0", Outcome.FAILED, True)
 
 
+@pytest.mark.parametrize(("status", "is_done"), [(199, False), (200, True), (299, True), (300, False)])
+@pytest.mark.parametrize("call", ["PUT", "DELETE"])
+def test_a_change_is_made_where_the_answer_says_so(call: str, status: int, *, is_done: bool) -> None:
+    answers = _usual({0: 200})
+    found, _ = _round(lambda *asked: status if asked[1] == call else answers(*asked))
+    failed = [check for check, _, outcome, _ in found if outcome is Outcome.FAILED]
+    assert failed == ([] if is_done else [Check.WRITE if call == "PUT" else Check.DELETE])
+
+
+def test_a_report_says_why_a_write_failed() -> None:
+    for answer, reason in ((Answer(None, None, "cut off"), "cut off"), (403, "answered 403")):
+        found, _ = _flown(Scripted(lambda _, method, __, answer=answer: answer if method == "PUT" else 204))  # type: ignore[misc]
+        assert [one.reason for one in found if one.bad] == [f"the write failed: {reason}"]
+
+
+def test_a_writer_that_nobody_hears_is_named_with_the_reason() -> None:
+    instances = [*INSTANCES, Instance("gateway-2", "10.0.0.2", 8443)]
+    found, _ = _flown(Scripted(_usual({0: 404})), replace(RULES, watch_deletes=False), instances=instances)
+    assert [(one.instance, one.outcome, one.reason) for one in found if one.bad] == [
+        ("gateway-0", Outcome.UNSENT, "no other instance got the key")
+    ]
+
+
 @pytest.mark.parametrize(
     ("long", "outcome", "bad"),
     [(201, Outcome.ARRIVED, False), (413, Outcome.NEVER, False), (REFUSED, Outcome.FAILED, True)],

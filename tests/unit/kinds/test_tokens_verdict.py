@@ -138,6 +138,7 @@ def test_only_what_a_cookie_can_hold_is_asked_about(token: str, problem: str | N
         ("", Reason.ORIGIN_MISSING),
         ("a b", Reason.ORIGIN_INVALID),
         ("a\n", Reason.ORIGIN_INVALID),
+        ("o" * 253, None),
         ("o" * 254, Reason.ORIGIN_INVALID),
     ],
 )

@@ -1,0 +1,113 @@
+"""Verdicts without a question, and the question as it goes over the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import pytest
+
+from syncline import __version__
+from syncline.clients.instances import Instance
+from syncline.clients.replicas import Answer, Replicas
+from syncline.kinds.tokens import probing
+from syncline.kinds.tokens.listing import Listing
+from syncline.kinds.tokens.patience import Patience
+from syncline.kinds.tokens.probing import Prober, Rules
+from syncline.kinds.tokens.verdict import Finding, Known, Quorum, Reason
+
+NOW: Final = 1_764_072_000.0
+ORIGIN: Final = Instance("origin", "10.0.0.1", 8443)
+OTHER: Final = Instance("other", "10.0.0.2", 8443)
+
+
+class Noting:
+    """Stands where :class:`Replicas` does: every instance has the token, the last one from its third answer on."""
+
+    def __init__(self) -> None:
+        self.requests: dict[str, list[bytes]] = {}
+
+    def ask(self, address: tuple[str, int], request: bytes, done: Callable[[Answer], None]) -> Any:
+        asked = self.requests.setdefault(address[0], [])
+        asked.append(request)
+        done(Answer(401 if address[0] == OTHER.address and len(asked) < 3 else 200))
+        return self
+
+    def cancel(self) -> None:
+        pass
+
+
+def jwt(expiry: float) -> str:
+    claims = base64.urlsafe_b64encode(json.dumps({"exp": expiry}).encode()).decode().rstrip("=")
+    return f"e30.{claims}.c2ln"
+
+
+def rules(**more: Any) -> Rules:
+    patience = Patience(30, more.pop("deadline", 60), 0.001, 0.002)
+    about = {"plain_http": True, **more}
+    return Rules("/check", "gateway.example:8443", "auth_token", Quorum(), patience, 60, **about)
+
+
+def finding(token: str, listing: Listing, origin: str = "origin") -> tuple[Finding, dict[str, list[bytes]]]:
+    async def ask() -> tuple[Finding, dict[str, list[bytes]]]:
+        prober = Prober(rules(), asyncio.get_running_loop(), lambda: NOW)
+        noting = Noting()
+        prober.replicas = cast("Replicas", noting)
+        return await prober.finding(token, origin, listing), noting.requests
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("token", "seen", "verdict", "reason"),
+    [
+        (jwt(NOW - 1), NOW, Known.NOT_SYNCED, Reason.TOKEN_EXPIRED),
+        (jwt(NOW), NOW, Known.NOT_SYNCED, Reason.TOKEN_EXPIRED),
+        ("a b", NOW, Known.UNKNOWN, Reason.TOKEN_INVALID),
+        ("", NOW, Known.UNKNOWN, Reason.TOKEN_MISSING),
+        ("t", NOW - 61, Known.UNKNOWN, Reason.LIST_STALE),
+        ("t", None, Known.UNKNOWN, Reason.LIST_MISSING),
+    ],
+)
+def test_nobody_is_asked_where_the_answer_is_at_hand(
+    token: str, seen: float | None, verdict: Known, reason: Reason
+) -> None:
+    found, requests = finding(token, Listing((ORIGIN, OTHER), seen))
+    assert (found.verdict, found.reason) == (verdict, reason)
+    assert requests == {}
+
+
+def test_each_instance_is_asked_with_the_token_until_it_has_it() -> None:
+    token = jwt(NOW + 1)
+    found, requests = finding(token, Listing((ORIGIN, OTHER), NOW))
+    assert (found.verdict, found.reason) == (Known.SYNCED, Reason.ALL_AGREE)
+    assert set(requests) == {ORIGIN.address, OTHER.address}
+    assert len(requests[OTHER.address]) == 3
+    assert {each for asked in requests.values() for each in asked} == {
+        b"GET /check HTTP/1.1\r\nHost: gateway.example:8443\r\n"
+        + f"User-Agent: syncline/{__version__}\r\nAccept: */*\r\n".encode()
+        + f"Cookie: auth_token={token}\r\n\r\n".encode()
+    }
+
+
+@pytest.mark.parametrize(
+    ("more", "name", "connecting"),
+    [
+        ({}, "gateway.example", 30.0),
+        ({"deadline": 1.0}, "gateway.example", 1.0),
+        ({"server_name": "inside.example"}, "inside.example", 30.0),
+    ],
+)
+def test_connections_are_made_to_the_name_in_time(
+    monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], name: str, connecting: float
+) -> None:
+    """The certificate is checked against the name, and half the time of a probe may go into a connection."""
+    made: list[tuple[object, ...]] = []
+    monkeypatch.setattr(probing, "Replicas", lambda *about: made.append(about))
+    loop = asyncio.new_event_loop()
+    Prober(rules(**more), loop)
+    loop.close()
+    assert made == [(loop, None, name, connecting)]
