@@ -77,9 +77,19 @@ ROWS: Final = (
     ),
     Row(("kinds/images/proving",), ("kinds/test_proving.py",)),
     Row(("kinds/images/places",), ("kinds/test_blob_places.py",)),
-    Row(("kinds/backups/removing", "kinds/backups/ours"), ("kinds/backups/test_removing.py",)),
+    Row(
+        ("kinds/backups/removing", "kinds/backups/ours"),
+        ("kinds/backups/test_ours.py", "kinds/backups/test_removing.py"),
+    ),
+    Row(
+        ("kinds/backups/detecting", "kinds/backups/documents", "kinds/backups/sealing"),
+        ("kinds/backups/test_sealing.py",),
+    ),
     Row(("kinds/backups/paths",), ("kinds/backups/test_paths.py",)),
     Row(("kinds/artifacts/metadata", "kinds/artifacts/notifications"), ("kinds/artifacts/test_rules.py",)),
-    Row(("kinds/artifacts/checkpoints",), ("kinds/artifacts/test_checkpoints.py",)),
+    Row(
+        ("kinds/artifacts/checkpoints",),
+        ("kinds/artifacts/test_checkpoint_memory.py", "kinds/artifacts/test_checkpoints.py"),
+    ),
     Row(("kinds/artifacts/examining",), ("kinds/artifacts/test_archives.py", "kinds/artifacts/test_descriptions.py")),
 )

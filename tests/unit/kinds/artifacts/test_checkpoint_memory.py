@@ -1,0 +1,53 @@
+"""The checkpoint that is kept for an image, as long as it is of use."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+import pytest
+
+from syncline.kinds.artifacts import checkpoints
+from syncline.kinds.artifacts.checkpoints import Checkpoint, Checkpoints
+from syncline.kinds.artifacts.layers import OwnMemory
+
+CHECKPOINT: Final = Checkpoint("layer.tar", 7, {"given": 3}, None, "", {"a": b"\x00"}, {}, {"a": 1}, {})
+
+
+@pytest.fixture
+def memory() -> OwnMemory:
+    return OwnMemory()
+
+
+def test_it_is_read_and_forgotten_by_another_function(memory: OwnMemory) -> None:
+    assert Checkpoints(memory, "app:v1").save(CHECKPOINT)
+    assert Checkpoints(memory, "app:v1").load() == CHECKPOINT
+    assert Checkpoints(memory, "app:v1", "another archive").load() is None
+    assert Checkpoints(memory, "app:v2").load() is None
+    Checkpoints(memory, "app:v1").forget()
+    assert Checkpoints(memory, "app:v1").load() is None
+
+
+def test_it_is_forgotten_by_the_function_that_made_it(memory: OwnMemory) -> None:
+    kept = Checkpoints(memory, "app:v1")
+    assert kept.load() is None
+    assert kept.save(CHECKPOINT)
+    kept.forget()
+    assert kept.load() is None
+
+
+def test_one_that_is_too_large_leaves_the_other(memory: OwnMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Checkpoints(memory, "app:v1")
+    assert kept.save(CHECKPOINT)
+    monkeypatch.setattr(checkpoints, "LARGEST", 100)
+    assert not kept.save(replace(CHECKPOINT, member="other"))
+    assert kept.load() == CHECKPOINT
+
+
+@pytest.mark.parametrize(("inside", "read"), [(None, 3), ({"mark": {"given": 5, "left": 0}}, 5), ({"mark": None}, 0)])
+def test_it_tells_how_far_the_archive_was_read(inside: dict[str, Any] | None, read: int) -> None:
+    under = {"given": 1, "left": 2}
+    start = {"given": 3, "under": None, "left": 0}
+    assert replace(CHECKPOINT, start=start, inside=inside).read == read
+    assert replace(CHECKPOINT, start={**start, "under": under}).read == 4
+    assert replace(CHECKPOINT, start={"given": 3, "under": under}).read == 1
