@@ -85,11 +85,13 @@ ROWS: Final = (
         ("kinds/backups/detecting", "kinds/backups/documents", "kinds/backups/sealing"),
         ("kinds/backups/test_sealing.py",),
     ),
+    Row(("kinds/backups/comparing",), ("kinds/backups/test_comparing.py",)),
     Row(("kinds/backups/paths",), ("kinds/backups/test_paths.py",)),
     Row(("kinds/artifacts/metadata", "kinds/artifacts/notifications"), ("kinds/artifacts/test_rules.py",)),
     Row(
         ("kinds/artifacts/checkpoints",),
         ("kinds/artifacts/test_checkpoint_memory.py", "kinds/artifacts/test_checkpoints.py"),
     ),
+    Row(("kinds/artifacts/finding",), ("kinds/artifacts/test_finding.py",)),
     Row(("kinds/artifacts/examining",), ("kinds/artifacts/test_archives.py", "kinds/artifacts/test_descriptions.py")),
 )
