@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from syncline.clients.entries import BEGINNING, Odd, OnOdd, Position
 from syncline.clients.oci import NamesPage, Registry
@@ -35,7 +35,7 @@ def parts_of(names: Sequence[str], start: Position, path: str = "/") -> Iterator
 
 
 _CONFIG = "sha256:" + "0" * 64
-_IMAGE = json.dumps(
+IMAGE: Final = json.dumps(
     {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
@@ -93,9 +93,9 @@ class MadeUpRegistry:
         digest = self.content.get(repository, {}).get(reference, reference)
         subject = next((each for each, listed in self.signed.items() if digest in [d.digest for d in listed]), None)
         if subject is None:
-            return Manifest(digest, OCI_MANIFEST, _IMAGE)
-        about = {"mediaType": OCI_MANIFEST, "digest": subject, "size": len(_IMAGE)}
-        return Manifest(digest, OCI_MANIFEST, json.dumps({**json.loads(_IMAGE), "subject": about}).encode())
+            return Manifest(digest, OCI_MANIFEST, IMAGE)
+        about = {"mediaType": OCI_MANIFEST, "digest": subject, "size": len(IMAGE)}
+        return Manifest(digest, OCI_MANIFEST, json.dumps({**json.loads(IMAGE), "subject": about}).encode())
 
     def blob_size(self, repository: str, _blob: Descriptor) -> int | None:
         return None if repository in self.cut else 2
@@ -109,6 +109,7 @@ class MadeUpApi:
     """Quay's API in front of a registry; ``states`` are those that are not NORMAL.
 
     ``listed`` has each namespace that was listed, ``asked`` each repository, and ``odd`` entries that cannot be used.
+    ``pages`` counts those of namespaces.
     """
 
     def __init__(self, content: Content, states: Mapping[str, str] | None = None) -> None:
@@ -116,6 +117,7 @@ class MadeUpApi:
         self.states = states or {}
         self.listed: list[str] = []
         self.asked: list[str] = []
+        self.pages = 0
         self.odd: list[Odd] = []
         self.broken: dict[str, SynclineError] = {}
 
@@ -127,6 +129,7 @@ class MadeUpApi:
             odd(each)
         names = [name for name in self.content if name.partition("/")[0] == namespace]
         for page in parts_of(names, start or BEGINNING):
+            self.pages += 1
             listed = [QuayRepository(name, self.states.get(name, "NORMAL")) for name in page.names]
             yield RepositoriesPage(listed, page.following)
 

@@ -124,6 +124,14 @@ def test_a_long_list_of_repositories_goes_on_in_the_next_function(pages_each: in
     assert all(len(each) <= pages_each for each in made)
 
 
+@pytest.mark.parametrize(("left", "read"), [(60.0, 3), (0.0, 1)])
+def test_a_target_with_too_many_repositories_is_not_listed_to_its_end(left: float, read: int) -> None:
+    bench = Bench({"team/a": {"1": "d"}}, {f"team/{n:03}": {"1": "d"} for n in range(730)}, api=True)
+    list(bench.pages(EVERYTHING, None, Pace(lambda: left)))
+    assert bench.target_api is not None
+    assert bench.target_api.pages == read
+
+
 @pytest.mark.parametrize("listed", [{}, {"team/b": {}}], ids=["absent", "empty"])
 def test_a_list_that_was_begun_without_time_may_be_of_nothing(listed: dict[str, dict[str, str]]) -> None:
     bench = Bench(listed, {}, source={"catalog": False, "repositories": ["team/b"]})

@@ -304,6 +304,9 @@ class TestNamed:
         scope = Scope.of(["team/a", "team/gone", "other/b"])
         assert self.failures(bench, scope, named=named) == absent
         assert self.failures(bench, scope, named=named, cursor="team/a") == absent[1:], "the other was told before"
+        pages = list(bench.pages(scope, None, Pace(lambda: 60.0, named=named)))
+        for at, page in enumerate(pages):
+            assert found(pages[: at + 1]) + found(bench.look(scope, page.cursor)) == [("team/a", "1")]
 
     def test_a_repository_of_the_configuration(self) -> None:
         bench = Bench({"team/a": {"1": "d"}}, {}, source={"catalog": False, "repositories": ["team/a", "team/gone"]})
