@@ -93,7 +93,7 @@ ROWS: Final = (
         ("kinds/artifacts/test_checkpoint_memory.py", "kinds/artifacts/test_checkpoints.py"),
     ),
     Row(("kinds/artifacts/layers",), ("kinds/artifacts/test_known_layers.py",)),
-    Row(("kinds/artifacts/looking",), ("kinds/artifacts/test_artifacts_odd_entries.py",)),
+    Row(("kinds/artifacts/looking",), ("kinds/artifacts/test_look.py", "kinds/artifacts/test_artifacts_odd_entries.py")),
     Row(("kinds/artifacts/finding",), ("kinds/artifacts/test_finding.py",)),
     Row(("kinds/artifacts/examining",), ("kinds/artifacts/test_archives.py", "kinds/artifacts/test_descriptions.py")),
 )

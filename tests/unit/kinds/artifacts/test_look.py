@@ -1,0 +1,321 @@
+"""A scan of builds: which images are sent, which are known to be there or to fail, and where aliases point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+import pytest
+
+from syncline.clients.entries import Odd, OnOdd
+from syncline.clients.github import WorkflowRun
+from syncline.clients.oci import Registry
+from syncline.clients.oci_manifest import OCI_MANIFEST, Manifest
+from syncline.errors import SynclineError
+from syncline.kinds.artifacts.builds import Build, Builds, Flawed, Place
+from syncline.kinds.artifacts.layers import OwnMemory
+from syncline.kinds.artifacts.looking import Look, Target
+from syncline.kinds.artifacts.pushed import Push, Pushed
+from syncline.kinds.kind import Pace, Page
+from syncline.model import EVERYTHING, Outcome, Scope
+from tests.unit.kinds.artifacts.test_rules import example
+
+APP: Final = "group/project/app"
+SYNC: Final = example().model_copy(update={"aliases": ("latest",), "overwrite": False})
+PACE: Final = Pace(lambda: 60.0)
+ABSENT: Final = SynclineError("IMAGE_ABSENT", "no archive")
+
+
+def run_of(number: int, attempt: int = 1) -> WorkflowRun:
+    at = float(number)
+    return WorkflowRun(number, attempt, number, "main", "", "push", "completed", "success", "", at, at, at, "")
+
+
+def build_of(number: int, *tags: str) -> Build:
+    """Return a build of one image for each repository and tag."""
+    places = tuple(Place("app", *tag.rsplit(":", 1)) for tag in tags or (f"{APP}:v{number}",))
+    return Build(run_of(number), {}, f"build-{number}", places)
+
+
+class _Memory(OwnMemory):
+    """A memory in which the scans of one run take turns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: dict[str, str] = {}
+
+    def take(self, key: str, owner: str, seconds: float) -> bool:
+        assert seconds
+        return self.taken.setdefault(key, owner) == owner
+
+
+@dataclass
+class World:
+    """``builds`` are those that GitHub lists, the youngest first; ``older`` are others. ``tags`` has digests by tag."""
+
+    builds: list[Build | Flawed] = field(default_factory=list)
+    older: list[Build] = field(default_factory=list)
+    tags: dict[str, dict[str, str]] = field(default_factory=dict)
+    odd: list[Odd] = field(default_factory=list)
+    errors: dict[int, SynclineError] = field(default_factory=dict)
+    memory: _Memory = field(default_factory=_Memory)
+    sync: Any = SYNC
+    host: str = "registry.example"
+
+    def __post_init__(self) -> None:
+        self.pushed = Pushed(self.memory, self.host)
+
+    # -- GitHub
+
+    def runs(self, now: float, odd: OnOdd) -> list[WorkflowRun]:
+        assert now == 7.0
+        for each in self.odd:
+            odd(each)
+        return [build.run for build in self.builds]
+
+    def run(self, number: int) -> WorkflowRun:
+        if number in self.errors:
+            raise self.errors[number]
+        return next(build.run for build in self.older if build.run.id == number)
+
+    def takes(self, run: WorkflowRun) -> bool:
+        return run.attempt == 1
+
+    def since(self, run: WorkflowRun) -> list[WorkflowRun]:
+        return [build.run for build in (*self.builds, *self.older) if build.run.created >= run.created]
+
+    def youngest(self, runs: list[WorkflowRun]) -> Iterator[Build | Flawed]:
+        known = {build.run.id: build for build in (*self.builds, *self.older)}
+        seen: set[str] = set()
+        for run in runs:
+            build = known[run.id]
+            if isinstance(build, Flawed) or build.tag not in seen:
+                seen.add("" if isinstance(build, Flawed) else build.tag)
+                yield build
+
+    # -- the registry
+
+    def tag_list(self, repository: str, _odd: OnOdd) -> Iterator[str]:
+        return iter(self.tags.get(repository, {}))
+
+    def manifest_digest(self, repository: str, reference: str) -> str | None:
+        return self.tags.get(repository, {}).get(reference)
+
+    def manifest(self, _repository: str, reference: str) -> Manifest:
+        return Manifest(reference, OCI_MANIFEST, b'{"schemaVersion": 2, "config": {}, "layers": []}')
+
+    # -- a scan
+
+    def look(self, *groups: str, cursor: str | None = None, pace: Pace = PACE) -> list[Page]:
+        world = self
+
+        class _Registry:
+            host = world.host
+            tags = staticmethod(world.tag_list)
+            manifest_digest = staticmethod(world.manifest_digest)
+            manifest = staticmethod(world.manifest)
+
+        target = Target(cast("Registry", _Registry()), None)
+        look = Look(self.sync, cast("Builds", self), target, self.pushed, self.memory, now=lambda: 7.0)
+        return list(look.pages(Scope.of(groups) if groups else EVERYTHING, cursor, pace))
+
+
+def sent(pages: list[Page]) -> list[str]:
+    return [str(item) for page in pages for item in page.items]
+
+
+def results_of(pages: list[Page]) -> list[tuple[str, Outcome, str | None]]:
+    return [(f"{each.group}:{each.name}", each.outcome, each.code) for page in pages for each in page.results]
+
+
+def failures_of(pages: list[Page]) -> list[tuple[str, str]]:
+    return [(str(each.item), each.error.code.name) for page in pages for each in page.failures]
+
+
+def test_what_the_registry_lacks_is_sent_by_repository() -> None:
+    other = "group/project/other"
+    builds = [build_of(3, f"{APP}:v3", f"{other}:v3"), build_of(2), build_of(1)]
+    world = World([*builds], tags={APP: {"v2": "d2", "latest": "d2"}})
+    pages = world.look()
+    assert sent(pages) == [f"{APP}:v3", f"{APP}:v1", f"{other}:v3"]
+    assert [page.cursor for page in pages] == ["", APP, other]
+    assert sum(page.skipped for page in pages) == 1
+    item = pages[1].items[0]
+    assert (item.source, item.detail) == ("run:3.1", {"run": "3.1", "image": "app", "tag": "build-3"})
+    assert sent(world.look(cursor=APP)) == [f"{other}:v3"]
+    assert [page.cursor for page in world.look(cursor=APP)] == [other]
+
+
+@pytest.mark.parametrize("scope", ["run:3", "build-3", APP, f"{APP}:v3"])
+def test_a_scope_names_a_run_a_tag_of_a_build_a_repository_or_an_image(scope: str) -> None:
+    other = "group/project/other"
+    world = World([build_of(3, f"{APP}:v3", f"{other}:v4"), build_of(2, f"{other}:v2")])
+    assert sent(world.look(scope)) == [f"{APP}:v3", *([] if APP in scope else [f"{other}:v4"])]
+
+
+def test_a_name_that_no_build_has_is_a_failure_if_a_person_has_named_it() -> None:
+    world = World([build_of(3)])
+    named = Pace(lambda: 60.0, named=True, asked=frozenset({(APP, "v9")}))
+    names = ("run:3", "build-3", APP, f"{APP}:v3", f"{APP}:v9", "build-4")
+    assert failures_of(world.look(*names, pace=named)) == [("build-4:*", "SOURCE_ABSENT")]
+    assert failures_of(world.look(*names)) == []
+    assert failures_of(world.look(*names, pace=named, cursor="a")) == [], "it was told before"
+
+
+class TestOlderRuns:
+    """A run that a person names may be older than those that the sync covers."""
+
+    def test_it_is_looked_up_with_all_that_are_younger(self) -> None:
+        newer = Build(run_of(2), {}, "build-1", (Place("app", APP, "v1"),))
+        world = World([build_of(3)], [build_of(1), newer])
+        assert sent(world.look("run:1")) == [], "a younger one made the same tag"
+        world = World([build_of(3)], [build_of(1), build_of(2)])
+        assert sent(world.look("run:1")) == [f"{APP}:v1"]
+        assert sent(World([], [build_of(1)]).look("run:1")) == [f"{APP}:v1"]
+
+    @pytest.mark.parametrize(("code", "told"), [("NOT_FOUND", []), ("BAD_ANSWER", [("run:1:*", "BAD_ANSWER")])])
+    def test_one_that_github_does_not_have(self, code: str, told: list[tuple[str, str]]) -> None:
+        world = World([build_of(3)], errors={1: SynclineError(code, "no")})
+        assert failures_of(world.look("run:1", "run:x", "run:3")) == told
+        assert sent(world.look("run:1", "run:3")) == [f"{APP}:v3"]
+
+    def test_one_that_cannot_be_asked_for_ends_the_scan(self) -> None:
+        world = World([build_of(3)], errors={1: SynclineError("SERVER_ERROR", "no")})
+        with pytest.raises(SynclineError, match="SERVER_ERROR"):
+            world.look("run:1")
+
+    def test_one_that_is_not_of_the_sync(self) -> None:
+        other = Build(run_of(1, attempt=2), {}, "build-1", (Place("app", APP, "v1"),))
+        assert sent(World([build_of(3)], [other]).look("run:1")) == []
+
+
+class TestFlawed:
+    """A run that cannot be understood fails when that is found out, and is known to fail from then on."""
+
+    @pytest.mark.parametrize("fresh", [False, True])
+    def test_it_is_told_once_in_a_scan(self, *, fresh: bool) -> None:
+        world = World([Flawed(run_of(3), SynclineError("METADATA_INVALID", "no block"), fresh), build_of(2)])
+        pages = world.look()
+        assert sent(pages) == [f"{APP}:v2"]
+        assert failures_of(pages) == ([("run:3:log", "METADATA_INVALID")] if fresh else [])
+        assert results_of(pages) == ([] if fresh else [("run:3:log", Outcome.FAILED, "METADATA_INVALID")])
+        assert [page.cursor for page in world.look(cursor="a")] == [APP]
+        assert not [page for page in world.look("run:2") if page.failures or page.results]
+        named = world.look("run:3", pace=Pace(lambda: 60.0, named=True))
+        assert [len(page.failures) + len(page.results) for page in named] == [1, 0]
+
+
+class TestKnown:
+    """What was pushed or is gone is remembered."""
+
+    @pytest.mark.parametrize(("code", "named"), [("IMAGE_ABSENT", [f"{APP}:v3"]), ("ARTIFACT_EXPIRED", [])])
+    def test_what_cannot_be_had_is_tried_again_only_by_name(self, code: str, named: list[str]) -> None:
+        world = World([build_of(3)])
+        world.pushed.note_gone("3.1", APP, "v3", SynclineError(code, "it is gone"))
+        pages = world.look()
+        assert (sent(pages), results_of(pages)) == ([], [(f"{APP}:v3", Outcome.FAILED, code)])
+        assert sent(world.look("run:3")) == named
+        world.tags = {APP: {"v3": "d3"}}
+        assert results_of(world.look()) == [], "it is there"
+
+    def test_what_was_not_verified_is_sent_again(self) -> None:
+        world = World([build_of(3), build_of(2)], tags={APP: {"v3": "d3", "v2": "d2", "latest": "d3"}})
+        world.pushed.note(APP, "v3", Push("3.1", "d3", "f3", proved=False))
+        assert sent(world.look()) == [f"{APP}:v3"]
+        assert world.pushed.may_be_unproved(APP)
+        world.pushed.note_proved(APP, "v3", "f3")
+        assert sent(world.look("run:3")) == []
+        assert sent(world.look(pace=Pace(lambda: 60.0, plan=True))) == []
+        assert world.pushed.may_be_unproved(APP), "neither saw all of it, or may write"
+        assert sent(world.look()) == []
+        assert not world.pushed.may_be_unproved(APP)
+
+    @pytest.mark.parametrize("change", ["nothing", "overwrite", "another run", "moved on", "not replaced"])
+    def test_a_tag_that_somebody_else_has_put_is_a_conflict(self, change: str) -> None:
+        world = World([build_of(3)], tags={APP: {"v3": "theirs", "latest": "theirs"}})
+        run, other = ("2.1" if change == "another run" else "3.1"), ("" if change == "not replaced" else "theirs")
+        world.pushed.note(APP, "v3", Push(run, "d3", "f3", proved=False, other=other))
+        if change == "overwrite":
+            world.sync = SYNC.model_copy(update={"overwrite": True})
+        elif change == "moved on":
+            world.tags[APP]["v3"] = "again another"
+        pages = world.look("run:3")
+        if change == "nothing":
+            assert (sent(pages), results_of(pages)) == ([], [(f"{APP}:v3", Outcome.CONFLICT, "TAG_DIFFERS")])
+            (result,) = [each for page in pages for each in page.results]
+            assert (result.source, result.target) == ("f3", "theirs")
+        else:
+            assert (sent(pages), results_of(pages)) == ([f"{APP}:v3"], [])
+
+    @pytest.mark.parametrize(("pushed_for", "replaced"), [("2.1", True), ("3.1", False), ("4.1", False), (None, True)])
+    def test_an_image_of_an_older_run_is_replaced_where_that_is_allowed(
+        self, pushed_for: str | None, *, replaced: bool
+    ) -> None:
+        world = World([build_of(3)], tags={APP: {"v3": "d", "latest": "d"}})
+        if pushed_for is not None:
+            world.pushed.note(APP, "v3", Push(pushed_for, "d", "f"))
+        assert sent(world.look()) == []
+        world.sync = SYNC.model_copy(update={"overwrite": True})
+        assert sent(world.look()) == ([f"{APP}:v3"] if replaced else [])
+
+    def test_a_retry_looks_closer_at_what_it_asks_for(self) -> None:
+        world = World([build_of(3), build_of(2)], tags={APP: {"v3": "d3", "v2": "d2", "latest": "d3"}})
+        assert sent(world.look(pace=Pace(lambda: 60.0, asked=frozenset({(APP, "v2")})))) == [f"{APP}:v2"]
+
+    def test_two_scans_of_one_run_send_an_item_once(self) -> None:
+        world = World([build_of(3)])
+        first, second = (Pace(lambda: 60.0, run="run-1", scan=scan) for scan in ("scan-1", "scan-2"))
+        assert sent(world.look(pace=first)) == [f"{APP}:v3"]
+        assert sent(world.look(pace=second)) == []
+        assert sent(world.look(pace=first)) == [f"{APP}:v3"], "the same scan may be repeated"
+        assert sent(world.look(pace=Pace(lambda: 60.0, run="run-1", scan="scan-2", plan=True))) == [f"{APP}:v3"]
+        assert sent(world.look(pace=Pace(lambda: 60.0, run="run-2", scan="scan-3"))) == [f"{APP}:v3"]
+
+
+class TestAliases:
+    """An alias points at the youngest build that is there."""
+
+    @pytest.mark.parametrize(
+        ("latest", "moves"), [("d3", False), ("d2", True), (None, True)], ids=["right", "older", "absent"]
+    )
+    def test_it_moves_where_it_points_elsewhere(self, latest: str | None, *, moves: bool) -> None:
+        tags = {"v3": "d3", "v2": "d2"} | ({} if latest is None else {"latest": latest})
+        world = World([build_of(4), build_of(3), build_of(2)], tags={APP: tags})
+        items = [item for page in world.look() for item in page.items]
+        assert [item.name for item in items] == ["v4", *(["latest"] if moves else [])]
+        if moves:
+            assert (items[-1].target, items[-1].detail) == (latest, {"alias": True})
+        assert sent(world.look("run:3")) == [], "part of the builds says nothing of the youngest"
+
+    def test_a_build_that_somebody_replaced_does_not_count(self) -> None:
+        world = World([build_of(3), build_of(2)], tags={APP: {"v3": "theirs", "v2": "d2", "latest": "d2"}})
+        world.pushed.note(APP, "v3", Push("3.1", "d3", "f3", other="theirs"))
+        assert sent(world.look()) == []
+
+    def test_a_tag_that_still_has_the_image_of_an_older_run_is_as_old_as_that(self) -> None:
+        world = World([build_of(4), build_of(3), build_of(2)], tags={APP: {"v4": "d4", "v3": "d3", "v2": "d2"}})
+        world.tags[APP]["latest"] = "d3"
+        world.pushed.note(APP, "v4", Push("1.1", "d4", "f4"))
+        assert sent(world.look()) == []
+
+    def test_where_a_run_cannot_be_read_none_moves(self) -> None:
+        world = World([build_of(3)], tags={APP: {"v3": "d3"}})
+        world.odd = [Odd("entry 2", "9", SynclineError("ENTRY_INVALID", "no time"))]
+        pages = world.look()
+        assert (sent(pages), failures_of(pages)) == ([], [("run:9:*", "ENTRY_INVALID")])
+        assert failures_of(world.look("run:3")) == []
+        assert failures_of(world.look(cursor="a")) == []
+
+    def test_nothing_is_asked_where_the_sync_has_none(self) -> None:
+        world = World([build_of(3)], tags={APP: {"v3": "d3"}}, sync=SYNC.model_copy(update={"aliases": ()}))
+        assert sent(world.look()) == []
+
+
+def test_a_scan_ends_with_its_time() -> None:
+    world = World([build_of(2, "group/project/a:v2"), build_of(1, "group/project/b:v1")])
+    assert world.look(pace=Pace(lambda: 0.0)) == []
+    left = [0.0, 0.0, 1.0, 1.0, 1.0]
+    pages = world.look(pace=Pace(lambda: left.pop() if left else 0.0))
+    assert [page.cursor for page in pages] == ["", "group/project/a"]
+    assert sent(world.look(cursor=pages[-1].cursor)) == ["group/project/b:v1"]
