@@ -83,7 +83,7 @@ ROWS: Final = (
     ),
     Row(
         ("kinds/backups/detecting", "kinds/backups/documents", "kinds/backups/sealing"),
-        ("kinds/backups/test_sealing.py",),
+        ("kinds/backups/test_detecting.py", "kinds/backups/test_sealing.py"),
     ),
     Row(("kinds/backups/comparing",), ("kinds/backups/test_comparing.py",)),
     Row(("kinds/backups/paths",), ("kinds/backups/test_paths.py",)),
@@ -93,7 +93,9 @@ ROWS: Final = (
         ("kinds/artifacts/test_checkpoint_memory.py", "kinds/artifacts/test_checkpoints.py"),
     ),
     Row(("kinds/artifacts/layers",), ("kinds/artifacts/test_known_layers.py",)),
-    Row(("kinds/artifacts/looking",), ("kinds/artifacts/test_look.py", "kinds/artifacts/test_artifacts_odd_entries.py")),
+    Row(
+        ("kinds/artifacts/looking",), ("kinds/artifacts/test_look.py", "kinds/artifacts/test_artifacts_odd_entries.py")
+    ),
     Row(("kinds/artifacts/finding",), ("kinds/artifacts/test_finding.py",)),
     Row(("kinds/artifacts/examining",), ("kinds/artifacts/test_archives.py", "kinds/artifacts/test_descriptions.py")),
 )

@@ -338,7 +338,7 @@ def test_another_key_path_or_content_is_refused(key: str, path: str, change: byt
     assert KEY not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", [None, "", "short", base64.b64encode(bytes(31)).decode()])
+@pytest.mark.parametrize("key", [None, "", "short", base64.b64encode(bytes(31)).decode(), f"!{KEY}"])
 def test_a_key_that_is_none_is_a_configuration_error(key: str | None) -> None:
     with pytest.raises(SynclineError) as caught:
         Sealer(Rule.ENCRYPT, key).sealed(PATH, YAML)
@@ -363,7 +363,7 @@ def test_what_is_too_large_to_be_held_cannot_be_encrypted() -> None:
 def test_what_is_known_to_be_left_out_is_counted_and_named_if_it_has_a_code() -> None:
     known = {"a": Known("1", "blob"), "b": Known("2", ""), "c": Known("3", "", "SECRET_SUSPECTED")}
     page = staying("main", known, frozenset())
-    assert (page.skipped, page.left_out) == (1, 1)
-    assert [(each.name, each.outcome, each.code, each.source) for each in page.results] == [
-        ("c", Outcome.LEFT_OUT, "SECRET_SUSPECTED", None)
+    assert (page.cursor, page.skipped, page.left_out) == ("", 1, 1)
+    assert [(each.name, each.outcome, each.code, each.source, each.moved_bytes) for each in page.results] == [
+        ("c", Outcome.LEFT_OUT, "SECRET_SUSPECTED", None, 0)
     ]

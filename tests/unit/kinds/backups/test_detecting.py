@@ -1,0 +1,127 @@
+"""What counts as a Secret, at every depth and in every form; and what is not looked into any more."""
+
+from __future__ import annotations
+
+import base64
+import bz2
+import gzip
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+
+from syncline.kinds.backups import detecting
+from syncline.kinds.backups.detecting import Verdict, inspect, without_secrets
+from tests.secret_ways import CONFIG, YAML, packed
+
+
+def zipped(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("x", data)
+    return buffer.getvalue()
+
+
+def behind(data: bytes) -> bytes:
+    """Return data behind compressed data of another form."""
+    return (bz2.compress if data.startswith(b"\x1f\x8b") else gzip.compress)(b"x") + data
+
+
+SECRET: Final = b'{"kind": "Secret", "data": {"x": "eA=="}}'
+WRAPPINGS: Final[dict[str, Callable[[bytes], bytes]]] = {
+    "gzip": gzip.compress,
+    "tar": lambda data: packed({"x": data}),
+    "zip": zipped,
+    "base64": base64.b64encode,
+    "behind": behind,
+    "text": lambda data: json.dumps({"kind": "ConfigMap", "data": {"x": data.decode("latin-1")}}).encode(),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPINGS)
+def test_each_form_counts_as_one_layer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detecting, "_DEEPEST", 3)
+    data, verdicts = SECRET, [inspect([SECRET])]
+    for _ in range(4):
+        data = WRAPPINGS[name](data)
+        verdicts.append(inspect([data]))
+    assert verdicts == [*[Verdict.SECRET] * 4, Verdict.UNSEEN]
+
+
+def test_a_zip_is_held_as_a_whole_or_not_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = zipped(YAML)
+    monkeypatch.setattr(detecting, "LARGEST", len(data))
+    assert inspect([data]) is Verdict.SECRET
+    monkeypatch.setattr(detecting, "LARGEST", len(data) - 1)
+    assert inspect([data]) is Verdict.UNSEEN
+
+
+def test_a_large_text_that_names_a_secret_is_not_taken_for_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its documents are not parsed, so nobody can tell what it is."""
+    monkeypatch.setattr(detecting, "LARGEST", 5_000)
+    filler = b"a: nothing\n" * 600
+    assert inspect([filler + b"the Secret data\n" + filler]) is Verdict.UNSEEN
+    assert inspect([filler]) is Verdict.CLEAN
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        YAML.replace(b"Secret", b"Sec\0ret"),
+        CONFIG + b"---\n\xef\xbb\xbf" + YAML,
+        b'level=info object={{"kind":"Secret","data":{"x":"eA=="}} "',
+        b'{"apiVersion": " v1 ", "kind": "Secret", "metadata": {"name": "x"}}',
+        b'{"kind": "SecretList", "items": [{"data": {}}]}',
+        b'{"v1/secrets": {"data": {"x": "eA=="}}}',
+        b'{"v1/secret": [{"data": {"x": "eA=="}}]}',
+        b"x: &x {kind: Secret}\ny: {<<: *x, stringData: {a: b}}\n",
+        b"x: &x {kind: Secret}\ny: {<<: [*x], data: {a: b}}\n",
+    ],
+    ids=["zeros", "mark", "log", "no data", "list", "velero", "velero's list", "merged", "merged list"],
+)
+def test_a_secret(data: bytes) -> None:
+    assert inspect([data]) is Verdict.SECRET
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"kind": "SecretList", "apiVersion": "v1", "items": []},
+        {"kind": "SecretList", "data": {"x": "y"}},
+        {"kind": "Secret", "metadata": {"name": "x"}},
+        {"kind": "Secret", "apiVersion": "v2", "metadata": {"name": "x"}},
+        {"kind": "Secret", "apiVersion": "v1", "metadata": "x"},
+        {"kind": "Secret", "data": None},
+        {"kind": ["Secret"], "data": {"x": "y"}},
+        {"kind": "Other", "data": {"kind": "Secret"}},
+        {"<<": [], "data": {"x": "Secret"}},
+        {"v1/secrets": {"name": "data"}},
+        {"items": [{}], "data": {"kind": "SecretList"}},
+    ],
+    ids=str,
+)
+def test_what_is_none(value: dict[str, Any]) -> None:
+    assert inspect([json.dumps(value).encode()]) is Verdict.CLEAN
+
+
+def test_text_with_zeros_is_left_out_as_a_whole() -> None:
+    """What a parser takes its documents for is not known."""
+    assert without_secrets(CONFIG + b"---\n" + YAML) == CONFIG
+    assert without_secrets(CONFIG + b"\0\n---\n" + YAML) is None
+
+
+def test_the_time_is_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detecting, "_LOOK", 5_000)
+    looks = 0
+
+    def over() -> bool:
+        nonlocal looks
+        looks += 1
+        return False
+
+    documents = (CONFIG + b"of: the Secret\n---\n") * 200
+    assert inspect([documents], over) is Verdict.CLEAN
+    assert 5 < looks <= 50
