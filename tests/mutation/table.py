@@ -85,6 +85,7 @@ ROWS: Final = (
         ("kinds/backups/detecting", "kinds/backups/documents", "kinds/backups/sealing"),
         ("kinds/backups/test_detecting.py", "kinds/backups/test_sealing.py"),
     ),
+    Row(("kinds/backups/committing",), ("kinds/backups/test_committing.py",)),
     Row(("kinds/backups/comparing",), ("kinds/backups/test_comparing.py",)),
     Row(("kinds/backups/paths",), ("kinds/backups/test_paths.py",)),
     Row(("kinds/artifacts/metadata", "kinds/artifacts/notifications"), ("kinds/artifacts/test_rules.py",)),
