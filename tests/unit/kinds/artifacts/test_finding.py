@@ -6,13 +6,14 @@ import gzip
 import io
 import tarfile
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from syncline.clients.github import Artifact
 from syncline.config.artifacts import Build
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.archive.zips import EMPTY
+from syncline.kinds.artifacts.archive.zips import EMPTY, MAGIC
 from syncline.kinds.artifacts.finding import candidates, expired, find, is_zip
 from tests.standins.github import zipped
 from tests.unit.kinds.artifacts.conftest import Held
@@ -138,6 +139,24 @@ class TestFind:
         assert self.found(plain, own) == (f"images, {IMAGE}-{TAG}.tar", b"own")
         assert self.found(plain, Held(tar_of(b"second"), "more")) == (plain.name, plain.data)
 
+    def test_the_others_are_not_looked_into_before(self) -> None:
+        """Each costs a few requests."""
+
+        class Unread(Held):
+            def open(self, start: int, end: int) -> Any:
+                raise AssertionError(f"nobody has to read {start} to {end}")
+
+        own = Held(zipped({f"{IMAGE}-{TAG}.tar": b"own"}), f"{IMAGE}.zip")
+        assert self.found(Unread(b"text" * 9, "logs"), own) == (f"{IMAGE}.zip, {IMAGE}-{TAG}.tar", b"own")
+
+    def test_all_are_looked_into_until_one_has_it(self) -> None:
+        others = [Held(b"text" * 200, "text"), Held(zipped({"readme": b""}), "logs")]
+        own = Held(zipped({f"{IMAGE}-{TAG}.tar": b"own"}), "images")
+        assert self.found(*others, own) == (f"images, {IMAGE}-{TAG}.tar", b"own")
+        code, what = failure(lambda: self.found(*others))
+        assert (code, "text, readme" in what) == ("IMAGE_ABSENT", True)
+        assert "nothing" in failure(self.found)[1]
+
     def test_another_archive_in_one_download_has_another_version(self) -> None:
         files = {f"{IMAGE}-{TAG}.tar": b"1" * 9, f"{OTHER}-{TAG}.tar": b"2" * 9}
         source = Held(zipped(files), "images")
@@ -147,7 +166,8 @@ class TestFind:
 
 
 @pytest.mark.parametrize(
-    ("data", "is_one"), [(zipped({"a": b""}), True), (EMPTY + bytes(18), True), (b"PK\x03", False), (tar_of(), False)]
+    ("data", "is_one"),
+    [(zipped({"a": b""}), True), (EMPTY + bytes(18), True), (b"PK\x03", False), (tar_of(), False), (MAGIC, True)],
 )
 def test_a_zip_shows_in_its_first_bytes(data: bytes, *, is_one: bool) -> None:
-    assert is_zip(Held(data)) == is_one
+    assert is_zip(Held(data, chunk=3)) == is_one

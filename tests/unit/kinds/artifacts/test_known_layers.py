@@ -130,6 +130,13 @@ class TestWaiting:
         assert bench.known.find("app", DIFF_ID, size, never) is None
         assert bench.now == pytest.approx(longest, abs=0.2)
 
+    def test_they_wait_no_longer_where_it_is_claimed_again(
+        self, bench: _Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(bench.memory, "claim", lambda *_: False)
+        assert bench.known.find("app", DIFF_ID, 100 * MIB, lambda: bench.now > 60) is None
+        assert bench.now == pytest.approx(6.0, abs=0.2)
+
     def test_a_small_one_is_worth_no_waiting(self, bench: _Bench) -> None:
         for _ in range(2):
             assert bench.known.find("app", DIFF_ID, MIB - 1, never) is None

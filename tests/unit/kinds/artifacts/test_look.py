@@ -180,6 +180,10 @@ class TestOlderRuns:
         assert failures_of(world.look("run:1", "run:x", "run:3")) == told
         assert sent(world.look("run:1", "run:3")) == [f"{APP}:v3"]
 
+    def test_one_that_is_absent_hides_no_other(self) -> None:
+        world = World([build_of(3)], [build_of(1)], errors={2: SynclineError("NOT_FOUND", "no")})
+        assert sent(world.look("run:1", "run:2")) == [f"{APP}:v1"]
+
     def test_one_that_cannot_be_asked_for_ends_the_scan(self) -> None:
         world = World([build_of(3)], errors={1: SynclineError("SERVER_ERROR", "no")})
         with pytest.raises(SynclineError, match="SERVER_ERROR"):
@@ -204,6 +208,8 @@ class TestFlawed:
         assert not [page for page in world.look("run:2") if page.failures or page.results]
         named = world.look("run:3", pace=Pace(lambda: 60.0, named=True))
         assert [len(page.failures) + len(page.results) for page in named] == [1, 0]
+        world.builds.append(Flawed(run_of(1), SynclineError("METADATA_INVALID", "no block"), fresh))
+        assert [len(page.failures) + len(page.results) for page in world.look()] == [2, 0]
 
 
 class TestKnown:
@@ -304,6 +310,7 @@ class TestAliases:
         world.odd = [Odd("entry 2", "9", SynclineError("ENTRY_INVALID", "no time"))]
         pages = world.look()
         assert (sent(pages), failures_of(pages)) == ([], [("run:9:*", "ENTRY_INVALID")])
+        assert [page.cursor for page in pages] == ["", "", APP]
         assert failures_of(world.look("run:3")) == []
         assert failures_of(world.look(cursor="a")) == []
 

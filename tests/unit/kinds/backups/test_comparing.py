@@ -105,6 +105,25 @@ def test_a_foreign_file_stays() -> None:
     assert (case.ours, case.gone, case.learned) == (0, {}, {})
 
 
+def test_all_files_of_ours_are_counted() -> None:
+    names = [f"east/shop/{letter}" for letter in "abcdefgh"]
+    objects = dict.fromkeys(names[:6], OBJECT)
+    current = dict.fromkeys(names[:4], EQUAL)
+    case = comparison(objects, current, dict.fromkeys(names, ROW))
+    page = case.compared({**dict.fromkeys(names[:2], "blob"), **dict.fromkeys(names[2:], "blob")})
+    assert page.skipped == 4
+    assert [item.name for item in page.items] == names[4:6]
+    assert list(case.gone) == names[6:]
+    assert case.ours == 8
+
+
+def test_what_is_not_selected_hides_nothing() -> None:
+    case = comparison({}, {}, {B: ROW, "east/shop/c": ROW})
+    page = case.compared({"east/shop/a.tmp": "blob", B: "blob", "east/shop/c": "blob", "east/shop/d": "theirs"})
+    assert list(case.gone) == [B, "east/shop/c"]
+    assert [each.name for each in page.results] == ["east/shop/d"]
+
+
 def test_of_many_extras_some_are_named_and_all_counted() -> None:
     there = {f"east/shop/{number:04}": "theirs" for number in range(EXTRAS + 7)}
     page = comparison({}, {}, {}).compared(there)
