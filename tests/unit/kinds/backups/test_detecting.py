@@ -95,6 +95,9 @@ def test_a_secret(data: bytes) -> None:
         {"kind": "Secret", "apiVersion": "v2", "metadata": {"name": "x"}},
         {"kind": "Secret", "apiVersion": "v1", "metadata": "x"},
         {"kind": "Secret", "data": None},
+        {"kind": "Secret", "data": 1},
+        {"kind": "Secret", "data": 1.5},
+        {"kind": "Secret", "data": float("nan")},
         {"kind": ["Secret"], "data": {"x": "y"}},
         {"kind": "Other", "data": {"kind": "Secret"}},
         {"<<": [], "data": {"x": "Secret"}},
@@ -105,6 +108,32 @@ def test_a_secret(data: bytes) -> None:
 )
 def test_what_is_none(value: dict[str, Any]) -> None:
     assert inspect([json.dumps(value).encode()]) is Verdict.CLEAN
+
+
+ADJACENT: Final = {
+    "objects": b'{"a": 1}{"kind": "Secret", "data": {"x": "y"}}',
+    "a list first": b'\t[1]\n{"kind": "Secret", "data": {"x": "y"}}',
+    "a long number": b'{"a": ' + b"9" * 5_000 + b'}{"kind": "Secret", "data": {"x": "y"}}',
+    "text in lists": b'{"a": 1}' + json.dumps([[["x", [SECRET.decode()]]]]).encode(),
+    "a text": b'{"a": 1}' + json.dumps(SECRET.decode()).encode(),
+}
+
+
+@pytest.mark.parametrize("name", ADJACENT)
+def test_json_documents_may_stand_side_by_side(name: str) -> None:
+    """No parser of YAML takes them."""
+    assert inspect([ADJACENT[name]]) is Verdict.SECRET
+
+
+def test_harmless_ones_are_not_suspected() -> None:
+    assert inspect([b'{"a": {"kind": "Secret"}}{"data": {"x": "y"}}\n']) is Verdict.CLEAN
+
+
+@pytest.mark.parametrize("value", ["//4=", "no base64 at all"])
+def test_binary_text_need_not_be_text(value: str) -> None:
+    assert (
+        inspect([f"kind: ConfigMap\nbinaryData: {{x: !!binary '{value}'}}\ndata: Secret\n".encode()]) is Verdict.CLEAN
+    )
 
 
 def test_text_with_zeros_is_left_out_as_a_whole() -> None:
