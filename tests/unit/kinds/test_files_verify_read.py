@@ -20,12 +20,13 @@ THERE = TargetFile("v-1", "e", 4, "id-1")
 
 @dataclass
 class _Manager:
-    """A file manager and the records. ``changes`` and ``gone`` are what was written to them."""
+    """A file manager and the records. ``changes`` and ``gone`` are what was written to them, after the time ``after``."""
 
     files: dict[str, TargetFile] = field(default_factory=dict)
     modes: dict[str, str] = field(default_factory=dict)
     changes: dict[str, Row | None] = field(default_factory=dict)
     gone: dict[str, Row] = field(default_factory=dict)
+    after: int = -1
     is_listed: bool = False
     name: str = "the manager"
 
@@ -38,9 +39,11 @@ class _Manager:
     def mode(self, path: str) -> str:
         return self.modes[path]
 
-    def write(self, changes: Mapping[str, Row | None], gone: Mapping[str, Row]) -> None:
+    def write(self, changes: Mapping[str, Row | None], gone: Mapping[str, Row], *, after: int) -> int:
+        self.after = after
         self.changes |= changes
         self.gone |= gone
+        return after + 1
 
     def verified(self, task: Task, key: str = "a") -> Arrived | Later | Failure:
         item = task.on(Item("g", key, "e", None, 4))
@@ -74,10 +77,11 @@ def code(answer: Arrived | Later | Failure) -> str:
 )
 def test_the_record_has_what_the_target_shows(made: Record, there: TargetFile) -> None:
     world = _Manager({"a": there})
-    answer = world.verified(Task(made=made, seq="05"))
+    answer = world.verified(Task(made=made, seq="05", written=7))
     record = made_by(answer)
     assert record == replace(made, target=there.version, internal_id=there.internal_id or made.internal_id)
-    assert Task.of(answer.item) == Task(made=record, seq="05")
+    assert Task.of(answer.item) == Task(made=record, seq="05", written=7)
+    assert world.after == 7, "the transfer's own record may not come later"
     assert (world.changes, world.gone) == ({"a": record.to_row()}, {})
 
 
