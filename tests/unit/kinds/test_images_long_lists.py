@@ -82,6 +82,14 @@ def test_a_long_repository_is_compared_page_by_page(api: bool) -> None:
     assert {item.detail.get("signed") for page in pages for item in page.items if item.group == "team/b"} == {"ask"}
 
 
+def test_images_of_a_long_repository_that_are_not_whole_are_sent_again() -> None:
+    bench = long_tags()
+    bench.notes.note_unverified("team/b")
+    bench.target.cut = {"team/b"}
+    tags = {tag for group, tag in found(bench.look()) if group == "team/b"}
+    assert tags == set(TAGS) - {"t301"}
+
+
 def test_what_a_target_lists_first_is_not_asked_for() -> None:
     bench = long_tags()
     bench.target.content = {"team/b": dict(list(TAGS.items())[:200])}

@@ -106,7 +106,9 @@ def test_a_hint_for_what_the_sync_does_not_take_comes_to_nothing() -> None:
 def test_tags_are_selected_and_signatures_follow() -> None:
     signature = f"sha256-{'0' * 64}.sig"
     bench = Bench({"team/a": {"v1": "1", "dev": "2", signature: "3"}}, {}, select={"tags": {"include": ["v*"]}})
-    assert found(bench.look()) == [("team/a", signature), ("team/a", "v1")]
+    (page,) = bench.look()
+    assert found([page]) == [("team/a", signature), ("team/a", "v1")]
+    assert [item.detail["signed"] for item in page.items] == [True, True]
 
 
 @given(
@@ -372,6 +374,13 @@ class TestReferrers:
         assert found(bench.look()) == [("team/a", "1")]
         bench.target.signed = bench.source.signed
         assert found(bench.look()) == []
+
+    def test_only_images_that_are_equal_are_asked_about(self) -> None:
+        bench = self.bench()
+        bench.target.content = {"team/a": {"1": self.ONE}}
+        assert found(bench.look()) == [("team/a", "1"), ("team/a", "2")]
+        asked = [each for each in bench.source.asked if each.startswith("referrers")]
+        assert asked == [f"referrers team/a@{self.ONE}"]
 
     @pytest.mark.parametrize(
         ("code", "sent"),

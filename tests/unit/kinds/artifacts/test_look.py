@@ -58,6 +58,7 @@ class World:
     older: list[Build] = field(default_factory=list)
     tags: dict[str, dict[str, str]] = field(default_factory=dict)
     odd: list[Odd] = field(default_factory=list)
+    odd_tags: list[Odd] = field(default_factory=list)
     errors: dict[int, SynclineError] = field(default_factory=dict)
     memory: _Memory = field(default_factory=_Memory)
     sync: Any = SYNC
@@ -96,7 +97,9 @@ class World:
 
     # -- the registry
 
-    def tag_list(self, repository: str, _odd: OnOdd) -> Iterator[str]:
+    def tag_list(self, repository: str, odd: OnOdd) -> Iterator[str]:
+        for each in self.odd_tags:
+            odd(each)
         return iter(self.tags.get(repository, {}))
 
     def manifest_digest(self, repository: str, reference: str) -> str | None:
@@ -194,6 +197,16 @@ class TestOlderRuns:
         assert sent(World([build_of(3)], [other]).look("run:1")) == []
 
 
+def test_a_tag_with_an_odd_entry_is_a_failure_and_not_sent() -> None:
+    world = World([build_of(3), build_of(2), build_of(1)])
+    world.odd_tags = [Odd("entry 1", name, SynclineError("ENTRY_INVALID", "no size")) for name in ("v3", "v2", "x")]
+    odd = [(f"{APP}:{name}", "ENTRY_INVALID") for name in ("v3", "v2", "x")]
+    pages = world.look()
+    assert (sent(pages), failures_of(pages)) == ([f"{APP}:v1"], odd)
+    pages = world.look("run:2", "run:1")
+    assert (sent(pages), failures_of(pages)) == ([f"{APP}:v1"], odd[1:2])
+
+
 class TestFlawed:
     """A run that cannot be understood fails when that is found out, and is known to fail from then on."""
 
@@ -250,7 +263,7 @@ class TestKnown:
         if change == "nothing":
             assert (sent(pages), results_of(pages)) == ([], [(f"{APP}:v3", Outcome.CONFLICT, "TAG_DIFFERS")])
             (result,) = [each for page in pages for each in page.results]
-            assert (result.source, result.target) == ("f3", "theirs")
+            assert (result.source, result.target, result.moved_bytes) == ("f3", "theirs", 0)
         else:
             assert (sent(pages), results_of(pages)) == ([f"{APP}:v3"], [])
 
@@ -277,6 +290,8 @@ class TestKnown:
         assert sent(world.look(pace=first)) == [f"{APP}:v3"], "the same scan may be repeated"
         assert sent(world.look(pace=Pace(lambda: 60.0, run="run-1", scan="scan-2", plan=True))) == [f"{APP}:v3"]
         assert sent(world.look(pace=Pace(lambda: 60.0, run="run-2", scan="scan-3"))) == [f"{APP}:v3"]
+        world.builds.append(build_of(2))
+        assert sent(world.look(pace=second)) == [f"{APP}:v2"]
 
 
 class TestAliases:
@@ -295,8 +310,10 @@ class TestAliases:
         assert sent(world.look("run:3")) == [], "part of the builds says nothing of the youngest"
 
     def test_a_build_that_somebody_replaced_does_not_count(self) -> None:
-        world = World([build_of(3), build_of(2)], tags={APP: {"v3": "theirs", "v2": "d2", "latest": "d2"}})
+        world = World([build_of(3), build_of(2)], tags={APP: {"v3": "theirs", "v2": "d2", "latest": "theirs"}})
         world.pushed.note(APP, "v3", Push("3.1", "d3", "f3", other="theirs"))
+        assert sent(world.look()) == [f"{APP}:latest"]
+        world.tags[APP]["latest"] = "d2"
         assert sent(world.look()) == []
 
     def test_a_tag_that_still_has_the_image_of_an_older_run_is_as_old_as_that(self) -> None:

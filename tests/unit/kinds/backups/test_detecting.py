@@ -15,7 +15,7 @@ import pytest
 
 from syncline.kinds.backups import detecting
 from syncline.kinds.backups.detecting import Verdict, inspect, without_secrets
-from tests.secret_ways import CONFIG, YAML, packed
+from tests.secret_ways import CONFIG, WAYS, YAML, packed
 
 
 def zipped(data: bytes) -> bytes:
@@ -59,11 +59,25 @@ def test_a_zip_is_held_as_a_whole_or_not_looked_into(monkeypatch: pytest.MonkeyP
     assert inspect([data]) is Verdict.UNSEEN
 
 
+def test_an_object_may_unpack_to_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = b"a: nothing\n" * 500
+    packed_ = gzip.compress(text, mtime=0)
+    monkeypatch.setattr(detecting, "_UNPACKED", len(text))
+    assert inspect([packed_]) is Verdict.CLEAN
+    assert inspect([gzip.compress(text + b"\n")]) is Verdict.UNSEEN
+    monkeypatch.setattr(detecting, "_RATIO", 2)
+    monkeypatch.setattr(detecting, "_FREE", len(text) - 2 * len(packed_))
+    assert inspect([packed_]) is Verdict.CLEAN
+    monkeypatch.setattr(detecting, "_FREE", len(text) - 2 * len(packed_) - 1)
+    assert inspect([packed_]) is Verdict.UNSEEN
+
+
 def test_a_large_text_that_names_a_secret_is_not_taken_for_clean(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its documents are not parsed, so nobody can tell what it is."""
     monkeypatch.setattr(detecting, "LARGEST", 5_000)
     filler = b"a: nothing\n" * 600
     assert inspect([filler + b"the Secret data\n" + filler]) is Verdict.UNSEEN
+    assert inspect([filler + WAYS["etcd's protobuf"][1] + filler]) is Verdict.UNSEEN
     assert inspect([filler]) is Verdict.CLEAN
 
 

@@ -172,7 +172,7 @@ class Look:
         known = {run.id for run in runs}
         numbers = {int(g.removeprefix(RUN)) for g in scope.groups or () if g.startswith(RUN) and g[4:].isdigit()}
         found = []
-        for number in sorted(numbers - known, reverse=True):
+        for number in sorted(numbers - known):
             try:
                 run = self._builds.run(number)
             except SynclineError as error:

@@ -1,0 +1,222 @@
+"""A bucket, a branch and a memory around the committer, all in memory.
+
+world = World({"east/shop/a": b"content"})
+answers = world.commit("east/shop/a")
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+from syncline.clients.bucket import Head, ListPage
+from syncline.clients.git_objects import FILE, FOLDER, Commit, Entry, blob_id
+from syncline.clients.git_repository import Branch, NewCommit, Person
+from syncline.clients.s3_xml import Listed
+from syncline.errors import SynclineError
+from syncline.kinds.backups.committing import Answer, Committer, Rules, Signature
+from syncline.kinds.backups.layout import Layout
+from syncline.kinds.backups.memory import Known
+from syncline.kinds.backups.ours import Ours
+from syncline.kinds.backups.reading import Content, Reader
+from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.model import Item, Result
+from syncline.ownership import Limits
+from tests.backups_memory import Kept, KeptLedger
+
+AUTHOR, COMMITTER = Person("Author", "author@example.com"), Person("Bot", "bot@example.com")
+SECONDS: Final = 1_750_000_000.0
+ALL: Final = Limits(1.0, 1000, 86_400.0)
+
+
+@dataclass
+class _Remote:
+    """A branch as its server has it. ``put`` are the blobs that commits of ours put, by path."""
+
+    files: dict[str, str] = field(default_factory=dict)
+    commits: list[tuple[str, NewCommit | None]] = field(default_factory=list)
+    put: dict[str, str | None] = field(default_factory=dict)
+
+    def change(self, files: Mapping[str, str | None], new: NewCommit | None = None) -> None:
+        """Put blobs and remove paths; without ``new`` it is somebody else's commit."""
+        for path, blob in files.items():
+            if blob is None:
+                self.files.pop(path, None)
+            else:
+                self.files[path] = blob
+        self.commits.append((f"commit {len(self.commits)}", new))
+
+
+class _Branch:
+    """One clone of it. ``meanwhile`` is called before each push, ``counted`` has the trees that were counted."""
+
+    name = "main"
+
+    def __init__(self, remote: _Remote, meanwhile: Callable[[], None]) -> None:
+        self.remote = remote
+        self.tip: Commit | None = None
+        self.blobs: set[str] = set()
+        self.counted: list[str] = []
+        self._meanwhile = meanwhile
+        self._made: dict[str, tuple[dict[str, str | None], NewCommit]] = {}
+        self._files: dict[str, str] = {}
+
+    def fetch(self) -> None:
+        self._files = dict(self.remote.files)
+        if self.remote.commits:
+            oid, new = self.remote.commits[-1]
+            self.tip = Commit(oid, "tree", "" if new is None else new.message)
+
+    def folders(self, wanted: Iterable[bytes]) -> dict[bytes, dict[bytes, Entry]]:
+        return {folder: dict(self._entries(folder.decode())) for folder in wanted}
+
+    def _entries(self, folder: str) -> Iterator[tuple[bytes, Entry]]:
+        start = f"{folder}/" if folder else ""
+        for path, blob in self._files.items():
+            if path.startswith(start):
+                name, slash, _ = path[len(start) :].partition("/")
+                below = sorted(each for each in self._files.items() if each[0].startswith(f"{start}{name}/"))
+                tree = f"{start}{name} {hashlib.sha256(repr(below).encode()).hexdigest()}"
+                yield name.encode(), Entry(FOLDER, tree) if slash else Entry(FILE, blob)
+
+    def store(self, blobs: Iterable[bytes]) -> None:
+        for each in blobs:
+            assert blob_id(each) not in self.blobs, "each is stored once"
+            self.blobs.add(blob_id(each))
+
+    def store_stream(self, _blob: object) -> str:
+        raise AssertionError("all objects are small")
+
+    def commit(self, new: NewCommit, changes: Mapping[bytes, str | None]) -> str:
+        oid = f"made {len(self._made)}"
+        self._made[oid] = ({path.decode(): blob for path, blob in changes.items()}, new)
+        return oid
+
+    def push(self, commit: str) -> None:
+        self._meanwhile()
+        if self.remote.commits and (self.tip is None or self.remote.commits[-1][0] != self.tip.oid):
+            raise SynclineError("BRANCH_MOVED", "somebody else pushed")
+        changes, new = self._made[commit]
+        assert all(blob is None or blob in self.blobs or blob in self._files.values() for blob in changes.values())
+        self.remote.change(changes, new)
+
+    def landed(self, _commit: str) -> None:
+        self.fetch()
+
+    def fetch_below(self, trees: Sequence[str]) -> None:
+        self.counted += trees
+
+    def files(self, _folder: bytes, tree: str) -> Iterator[str]:
+        assert tree in self.counted
+        return (path for path in self._files if path.startswith(f"{tree.split(' ', maxsplit=1)[0]}/"))
+
+    def blobs_put(self, *_: object, having: object) -> dict[bytes, str | None]:
+        del having
+        return {path.encode(): blob for path, blob in self.remote.put.items()}
+
+
+@dataclass
+class World:
+    """A bucket, a branch, and what is remembered. ``codes`` are those of objects that are left out or unreadable."""
+
+    objects: dict[str, bytes] = field(default_factory=dict)
+    remote: _Remote = field(default_factory=_Remote)
+    memory: Kept = field(default_factory=Kept)
+    kept: KeptLedger = field(default_factory=KeptLedger)
+    left_out: dict[str, str] = field(default_factory=dict)
+    broken: dict[str, SynclineError] = field(default_factory=dict)
+    meanwhile: Callable[[], None] = lambda: None
+    limits: Limits = ALL
+    told: list[tuple[str, dict[str, object], dict[str, float]]] = field(default_factory=list)
+    branches: list[_Branch] = field(default_factory=list)
+    layout: Layout = field(default_factory=Layout)
+
+    # -- the bucket, and its reader
+
+    @property
+    def bucket(self) -> World:
+        return self
+
+    def head(self, key: str) -> Head | None:
+        return Head("etag", 1) if key in self.objects else None
+
+    def page(self, prefix: str, *, limit: int) -> ListPage:
+        listed = [Listed(key, "etag", 1, 0.0) for key in sorted(self.objects) if key.startswith(prefix)]
+        return ListPage(tuple(listed[:limit]), (), None)
+
+    def pages(self, prefix: str, *, delimiter: str, odd: object) -> Iterator[ListPage]:
+        del odd
+        names = {key[len(prefix) :].partition(delimiter)[0] for key in self.objects if key.startswith(prefix)}
+        yield ListPage((), tuple(f"{prefix}{name}/" for name in sorted(names)), None)
+
+    def read(self, items: Sequence[Item], _store: object, short: Callable[[], bool]) -> Iterator[Content]:
+        for item in items:
+            if short():
+                return
+            data = self.objects.get(item.name)
+            if item.name in self.broken:
+                yield Content(item, error=self.broken[item.name])
+            elif item.name in self.left_out:
+                yield Content(item, known=Known("etag", ""), left_out=self.left_out[item.name])
+            elif data is None:
+                yield Content(item)
+            else:
+                etag = f"etag of {data.decode()}"
+                yield Content(item, blob_id(data), data, Known(etag, blob_id(data)), len(data))
+
+    # -- a commit
+
+    def commit(self, *keys: str, pace: Pace | None = None, removed: bool = False) -> dict[str, Answer]:
+        """Commit the objects with these keys; return the answers by key."""
+        ledger = self.kept.ledger(self.layout)
+        rules = Rules(
+            "backups",
+            "place",
+            lambda name: f"repository#{name}",
+            self.layout,
+            self.limits,
+            Signature(AUTHOR, COMMITTER, lambda: "key"),
+            lambda *about: self.told.append(about),
+        )
+
+        @contextmanager
+        def opened(name: str, _pace: Pace) -> Iterator[Branch]:
+            assert name == "main"
+            self.branches.append(_Branch(self.remote, self.meanwhile))
+            yield cast("Branch", self.branches[-1])
+
+        committer = Committer(rules, cast("Reader", self), self.memory, ledger, opened, lambda: SECONDS)
+        detail: dict[str, Any] = {"remove": True} if removed else {}
+        items = [Item("main", key, target="before", detail=detail) for key in keys]
+        answers = list(committer.commit(items, pace or Pace(lambda: 60.0, work="work")))
+        by_key = {each.name if isinstance(each, Result) else each.item.name: each for each in answers}
+        assert sorted(by_key) == sorted(keys)
+        assert len(answers) == len(keys)
+        return by_key
+
+    def ours(self, cluster: str = "east") -> dict[str, Ours]:
+        return self.kept.ledger(self.layout).of(cluster)
+
+
+def outcome(answer: Answer) -> tuple[str, str | None, str | None]:
+    """Return what became of an item, with its fingerprints at source and target."""
+    match answer:
+        case Arrived(item):
+            return "arrived", item.source, item.target
+        case Later(item):
+            return "later", item.source, item.target
+        case Failure(item, error):
+            return error.code.name, item.source, item.target
+    return answer.code or answer.outcome.value, answer.source, answer.target
+
+
+def filled(world: World, **contents: bytes) -> None:
+    """Put files of ours at the target, ``east/shop/<name>``."""
+    files = {f"east/shop/{name}": data for name, data in contents.items()}
+    world.objects |= files
+    world.commit(*files)
+    world.told.clear()
+    world.branches.clear()
