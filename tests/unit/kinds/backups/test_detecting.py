@@ -85,7 +85,8 @@ def test_a_large_text_that_names_a_secret_is_not_taken_for_clean(monkeypatch: py
     "data",
     [
         YAML.replace(b"Secret", b"Sec\0ret"),
-        CONFIG + b"---\n\xef\xbb\xbf" + YAML,
+        CONFIG + b"---\n\xef\xbb\xbfkind: Secret\ndata: {x: y}\n",
+        b"a: b\n#kind: Secret\n# data: {x: y}\n",
         b'level=info object={{"kind":"Secret","data":{"x":"eA=="}} "',
         b'{"apiVersion": " v1 ", "kind": "Secret", "metadata": {"name": "x"}}',
         b'{"kind": "SecretList", "items": [{"data": {}}]}',
@@ -94,7 +95,7 @@ def test_a_large_text_that_names_a_secret_is_not_taken_for_clean(monkeypatch: py
         b"x: &x {kind: Secret}\ny: {<<: *x, stringData: {a: b}}\n",
         b"x: &x {kind: Secret}\ny: {<<: [*x], data: {a: b}}\n",
     ],
-    ids=["zeros", "mark", "log", "no data", "list", "velero", "velero's list", "merged", "merged list"],
+    ids=["zeros", "mark", "comment", "log", "no data", "list", "velero", "velero's list", "merged", "merged list"],
 )
 def test_a_secret(data: bytes) -> None:
     assert inspect([data]) is Verdict.SECRET
@@ -115,6 +116,7 @@ def test_a_secret(data: bytes) -> None:
         {"kind": ["Secret"], "data": {"x": "y"}},
         {"kind": "Other", "data": {"kind": "Secret"}},
         {"<<": [], "data": {"x": "Secret"}},
+        {"<<": ["x"], "data": {"x": "Secret"}},
         {"v1/secrets": {"name": "data"}},
         {"items": [{}], "data": {"kind": "SecretList"}},
     ],
@@ -129,6 +131,7 @@ ADJACENT: Final = {
     "a list first": b'\t[1]\n{"kind": "Secret", "data": {"x": "y"}}',
     "a long number": b'{"a": ' + b"9" * 5_000 + b'}{"kind": "Secret", "data": {"x": "y"}}',
     "text in lists": b'{"a": 1}' + json.dumps([[["x", [SECRET.decode()]]]]).encode(),
+    "a tab in a text": b'{"a": "b\tc"}{"kind": "Secret", "data": {"x": "y"}}',
     "a text": b'{"a": 1}' + json.dumps(SECRET.decode()).encode(),
 }
 
@@ -153,6 +156,7 @@ def test_binary_text_need_not_be_text(value: str) -> None:
 def test_text_with_zeros_is_left_out_as_a_whole() -> None:
     """What a parser takes its documents for is not known."""
     assert without_secrets(CONFIG + b"---\n" + YAML) == CONFIG
+    assert without_secrets(CONFIG + b"...\n" + YAML) == CONFIG + b"...\n"
     assert without_secrets(CONFIG + b"\0\n---\n" + YAML) is None
 
 
