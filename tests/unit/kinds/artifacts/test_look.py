@@ -157,6 +157,10 @@ def test_a_scope_names_a_run_a_tag_of_a_build_a_repository_or_an_image(scope: st
     assert sent(world.look(scope)) == [f"{APP}:v3", *([] if APP in scope else [f"{other}:v4"])]
 
 
+def test_without_builds_there_is_nothing_to_do() -> None:
+    assert [(page.items, page.failures) for page in World().look()] == [((), ())]
+
+
 def test_a_name_that_no_build_has_is_a_failure_if_a_person_has_named_it() -> None:
     world = World([build_of(3)])
     named = Pace(lambda: 60.0, named=True, asked=frozenset({(APP, "v9")}))
@@ -234,6 +238,7 @@ class TestKnown:
         world.pushed.note_gone("3.1", APP, "v3", SynclineError(code, "it is gone"))
         pages = world.look()
         assert (sent(pages), results_of(pages)) == ([], [(f"{APP}:v3", Outcome.FAILED, code)])
+        assert [each.reason for page in pages for each in page.results] == ["it is gone"]
         assert sent(world.look("run:3")) == named
         world.tags = {APP: {"v3": "d3"}}
         assert results_of(world.look()) == [], "it is there"

@@ -105,7 +105,8 @@ def test_a_secret(data: bytes) -> None:
     "value",
     [
         {"kind": "SecretList", "apiVersion": "v1", "items": []},
-        {"kind": "SecretList", "data": {"x": "y"}},
+        {"kind": "SecretList", "items": [], "data": {"x": "y"}},
+        {"kind": "SecretList", "items": {"data": "x"}},
         {"kind": "Secret", "metadata": {"name": "x"}},
         {"kind": "Secret", "apiVersion": "v2", "metadata": {"name": "x"}},
         {"kind": "Secret", "apiVersion": "v1", "metadata": "x"},
@@ -127,11 +128,11 @@ def test_what_is_none(value: dict[str, Any]) -> None:
 
 
 ADJACENT: Final = {
-    "objects": b'{"a": 1}{"kind": "Secret", "data": {"x": "y"}}',
-    "a list first": b'\t[1]\n{"kind": "Secret", "data": {"x": "y"}}',
+    "objects": b'{"a": 1}{"kind": "Secret",\n"data": {"x": "y"}}',
+    "lists": b'\t[1]\n[{"kind": "Secret",\n"data": {"x": "y"}}]',
     "a long number": b'{"a": ' + b"9" * 5_000 + b'}{"kind": "Secret", "data": {"x": "y"}}',
     "text in lists": b'{"a": 1}' + json.dumps([[["x", [SECRET.decode()]]]]).encode(),
-    "a tab in a text": b'{"a": "b\tc"}{"kind": "Secret", "data": {"x": "y"}}',
+    "a tab in a text": b'{"a": 1}{"kind": "Secret", "note": "b\tc", "data": {"x": "y"}}',
     "a text": b'{"a": 1}' + json.dumps(SECRET.decode()).encode(),
 }
 
