@@ -45,7 +45,7 @@ class World:
     ``odd`` and ``odd_there`` are keys and paths whose entries in the listings cannot be used. ``refused`` and ``folders``
     are paths that the target cannot have and does not need, ``unreadable`` those that cannot be read there. ``allows`` is the answer to requests for removals, which
     ``requests`` lists with the total that each was told. ``written`` counts writes to the records, ``compacted`` how
-    often they were compacted.
+    often they were compacted, ``listings`` how often the source was listed.
     """
 
     objects: dict[str, Head] = field(default_factory=dict)
@@ -68,6 +68,8 @@ class World:
     now: float = 1000.0
     written: int = 0
     compacted: int = 0
+    listings: int = 0
+    group_of: Callable[[str], str] = lambda name: name
 
     # -- the bucket
 
@@ -88,6 +90,7 @@ class World:
         return self.objects.get(key)
 
     def page(self, prefix: str = "", *, odd: OnOdd, after: str = "", limit: int = 1000, **_: Any) -> ListPage:
+        self.listings += 1
         _tell(self.odd, prefix, after, odd)
         listed = [Listed(key, head.etag, head.size, head.modified) for key, head in sorted(self.objects.items())]
         shown = [each for each in listed if each.key > after and each.key.startswith(prefix)]
@@ -185,7 +188,7 @@ class World:
         world: Any = self
 
         memory = Memory(world, world, world, lambda: self.now)
-        scan = Scan(sync, world, world, memory, lambda key: key, told or Hints())
+        scan = Scan(sync, world, world, memory, self.group_of, told or Hints())
         return list(scan.pages(scope, cursor, pace or Pace(lambda: 60.0, work="w")))
 
     def look(self, sync: FilesSync, *bodies: dict[str, Any], everything: bool = False) -> int:

@@ -99,9 +99,10 @@ def test_a_scan_that_goes_on_sends_on_what_it_has_not(
     """A function's time may end behind any page; the windows of the rest may be others."""
     sync = sync_of({"recheck": "7d" if rechecked else "3650d"})
     scope = EVERYTHING if whole else Scope.of(["prefix:d/", "prefix:e/"])
-    at_once = copy.deepcopy(world_of(files)).scan_pages(sync, scope, pace=PACE)
+    at_once = world_of(files).scan_pages(sync, scope, pace=PACE)
     world = world_of(files)
     world.now = 1e9
+    world.group_of = lambda name: name[-1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("syncline.kinds.files.items.PAGE_BYTES", 1)
         if limit != "nothing":
@@ -207,6 +208,15 @@ class TestRemovals:
         del world.objects["d"]
         assert removed_by([first, *world.scan_pages(sync_of(), EVERYTHING, first.cursor, pace=PACE)]) == ["b", "c"]
 
+    @pytest.mark.parametrize(("window", "listings"), [(20_000, 1), (2, 4)])
+    def test_what_fits_into_one_window_is_listed_once(
+        self, monkeypatch: pytest.MonkeyPatch, window: int, listings: int
+    ) -> None:
+        monkeypatch.setattr("syncline.kinds.files.discover.WINDOW", window)
+        world = world_of({"a": "equal", "b": "new", "c": "gone", "d": "gone"})
+        assert removed_by(world.scan_pages(sync_of(), EVERYTHING, pace=PACE)) == ["c", "d"]
+        assert world.listings == listings
+
     def test_a_sync_that_never_removes_asks_for_none(self) -> None:
         world = world_of({"a": "equal", "c": "gone"})
         pages = world.scan_pages(sync_of({"removals": None}), EVERYTHING, pace=PACE)
@@ -251,16 +261,17 @@ class TestRemovals:
 
     @pytest.mark.parametrize("side", ["odd", "odd_there"])
     @pytest.mark.parametrize("window", [1, 20_000])
+    @pytest.mark.parametrize("odd", ["0", "b", "d", "n", "zz"])
     def test_nothing_is_removed_or_renamed_after_an_entry_that_cannot_be_used(
-        self, monkeypatch: pytest.MonkeyPatch, side: str, window: int
+        self, monkeypatch: pytest.MonkeyPatch, side: str, window: int, odd: str
     ) -> None:
         monkeypatch.setattr("syncline.kinds.files.discover.WINDOW", window)
-        world = world_of({"a": "new", "c": "gone", "d": "gone"})
-        world.objects["z"] = Head("etag of d", 3, modified=7.0)
-        setattr(world, side, ["b"])
+        world = world_of({"a": "gone", "c": "gone", "m": "new", "p": "new"})
+        world.objects["z"] = Head("etag of c", 3, modified=7.0)
+        setattr(world, side, [odd])
         pages = world.scan_pages(sync_of(), EVERYTHING, pace=PACE)
-        assert {item.name: Task.of(item).what for item in items_of(pages)} == {"a": "put", "z": "put"}
-        assert codes_of(pages) == [("b", "MESSAGE_INVALID")]
+        assert {item.name: Task.of(item).what for item in items_of(pages)} == dict.fromkeys("mpz", "put")
+        assert codes_of(pages) == [(odd, "MESSAGE_INVALID")]
 
     def test_a_file_with_an_odd_entry_is_a_failure_and_no_item(self) -> None:
         world = world_of({"a": "new", "b": "new"})
@@ -408,10 +419,10 @@ class TestNamedKeys:
             assert [failure.scope for page in pages for failure in page.failures] == ["key:a"]
 
     def test_removals_beyond_the_limits_are_failures_of_their_keys(self) -> None:
-        world = world_of({"a": "new", "b": "gone", "c": "gone", "d": "equal"})
+        world = world_of({"a": "new", "b": "gone", "c": "gone", "d": "equal", "e": "changed"})
         world.allows = False
-        pages = world.scan_pages(sync_of(), Scope.of(["key:a", "key:b", "key:c"]), pace=PACE)
-        assert names_of(pages) == ["a"]
+        pages = world.scan_pages(sync_of(), Scope.of(["key:a", "key:b", "key:c", "key:e"]), pace=PACE)
+        assert names_of(pages) == ["a", "e"]
         assert codes_of(pages) == [("b", "REMOVALS_CAPPED"), ("c", "REMOVALS_CAPPED")]
         assert [failure.item.target for page in pages for failure in page.failures] == ["etag of b", "etag of c"]
         ((request, _),) = world.requests
@@ -421,6 +432,12 @@ class TestNamedKeys:
         world = world_of({"a.txt": "new", "b.jpg": "new"})
         pages = world.scan_pages(sync_of({"select": {"include": ["*.txt"]}}), Scope.of(["key:a.txt", "key:b.jpg"]))
         assert names_of(pages) == ["a.txt"]
+
+    def test_none_is_read_again_when_all_are_out(self) -> None:
+        world, scope = world_of({"a": "new", "b": "equal"}), Scope.of(["key:a", "key:b"])
+        pages = world.scan_pages(sync_of(), scope, pace=PACE)
+        world.heads.clear()
+        assert (world.scan_pages(sync_of(), scope, pages[-1].cursor, PACE), world.heads) == ([], [])
 
     def test_left_out_and_equal_ones_are_counted(self) -> None:
         world = world_of({"a": "equal", "b": "left", "c": "adopted"})
