@@ -39,7 +39,10 @@ ROWS: Final = (
     ),
     Row(("steps/receive",), ("steps/test_receive.py", "steps/test_receive_github.py", "steps/test_receive_wiring.py")),
     Row(("steps/console",), ("steps/test_console.py",)),
-    Row(("state",), ("test_state.py", "steps/test_joined.py")),
+    Row(
+        ("state",),
+        ("test_state.py", "test_state_ends.py", *(f"steps/test_{name}.py" for name in ("joined", "cancel", "waiting"))),
+    ),
     Row(("messages",), ("test_messages.py",)),
     Row(("model",), ("test_model.py", "test_messages.py")),
     Row(("ownership", "stores/removals"), ("test_ownership.py", "stores/test_removals.py")),
