@@ -30,7 +30,7 @@ ROWS: Final = (
     Row(("steps/known", "stores/failures"), ("steps/test_known_failures.py",)),
     Row(
         ("steps/discover",),
-        tuple(f"steps/test_{name}.py" for name in ("discover", "discover_begin", "discover_failures")),
+        tuple(f"steps/test_{name}.py" for name in ("discover", "discover_begin", "discover_failures", "discover_told")),
     ),
     Row(("steps/worker",), tuple(f"steps/test_{name}.py" for name in ("worker", "visibility", "unsendable", "cancel"))),
     Row(
