@@ -86,6 +86,7 @@ WRONG = [
     ("cron(0 3 ? * 2/2 *)", "steps with / are not for this field"),
     ("cron(0/0 3 * * ? *)", "a step counts from 1"),
     ("cron(0/60 3 * * ? *)", "larger than the field"),
+    ("cron(0 3 1 */FEB ? *)", "month: 'FEB' is not understood"),
     ("cron(/5 3 * * ? *)", "a value is missing"),
     ("cron(*/ 3 * * ? *)", "a value is missing"),
     ("cron(1, 3 * * ? *)", "a value is missing"),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from syncline.stores.facts import Facts
+from syncline.stores.facts import RETENTION, Facts
 from syncline.table import Database
 from tests.pump import Clock
 from tests.stack import new_table
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.service_resource import Table
 
 
 @pytest.fixture
@@ -49,3 +53,31 @@ def test_a_key_is_taken_by_one_owner_who_may_take_it_again(facts: Facts, clock: 
     assert facts.take("another", "two", 10)
     clock.now += 10
     assert facts.take("key", "two", 10)
+
+
+def test_a_fact_is_kept_for_as_long_as_was_said(table: Table, clock: Clock) -> None:
+    facts = Facts(Database(table), clock.time)
+    facts.remember("long", "value")
+    facts.remember("short", "value", 60)
+    facts.claim("claimed", 10)
+    facts.take("taken", "one", 20)
+    expires = {str(item["pk"]): int(str(item["expires"])) - int(clock.now) for item in table.scan()["Items"]}
+    assert expires == {"FACT#long": RETENTION, "FACT#short": 60, "FACT#claimed": RETENTION, "FACT#taken": 20}
+
+
+def test_a_fact_that_is_being_found_out_is_not_known_yet(facts: Facts, clock: Clock) -> None:
+    assert facts.claim("fact", 10)
+    assert facts.recall("fact") is None
+    clock.sleep(9)
+    assert not facts.claim("fact", 10)
+    facts.remember("fact", "value")
+    assert facts.recall("fact") == "value"
+    assert facts.claim("fact", 10), "what was found out may be claimed again, when it turns out wrong"
+
+
+def test_a_key_that_its_owner_takes_again_is_the_owner_s_for_longer(facts: Facts, clock: Clock) -> None:
+    assert facts.take("key", "one", 10)
+    clock.now += 9
+    assert facts.take("key", "one", 10)
+    clock.now += 9
+    assert not facts.take("key", "two", 10)

@@ -79,7 +79,7 @@ class TestFormat:
 
 
 class TestDivision:
-    @pytest.mark.parametrize("size", [1, 7, 8, 9, 100, 1000])
+    @pytest.mark.parametrize("size", [1, 7, 8, 9, 10, 100, 1000])
     def test_a_piece_has_at_most_so_many_records(self, size: int) -> None:
         entries: dict[str, Entry | None] = {f"{number:04}": [number] for number in range(size)}
         found = pieces(entries, 8)
@@ -112,3 +112,10 @@ class TestDivision:
         found = pieces(entries, SEGMENT_ROWS)
         assert max(piece.weight for piece in found) <= 1 + 1e-6
         assert [name for piece in found for name in contents_of(piece).names] == sorted(entries)
+
+    @pytest.mark.parametrize("sizes", [(100_000, 200_000), (200_000, 100_000), (60_000, 150_000, 150_000)])
+    def test_a_record_that_does_not_fit_beside_the_others_begins_a_piece(self, sizes: tuple[int, ...]) -> None:
+        entries: dict[str, Entry | None] = {f"{at}": ["x" * size] for at, size in enumerate(sizes)}
+        found = pieces(entries, SEGMENT_ROWS)
+        assert all(len(json_of(piece)) < 260_000 for piece in found)
+        assert sum(len(piece.names) for piece in found) == len(sizes)
