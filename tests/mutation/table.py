@@ -27,7 +27,8 @@ ROWS: Final = (
     Row(("steps/transfer",), ("steps/test_transfer.py", "steps/test_lease_ends.py")),
     Row(("steps/once",), ("steps/test_joined.py", "steps/test_duplicates.py")),
     Row(("steps/gather",), ("steps/test_gather.py",)),
-    Row(("steps/known", "stores/failures"), ("steps/test_known_failures.py",)),
+    Row(("steps/known",), ("steps/test_known.py",)),
+    Row(("stores/failures",), ("stores/test_failures.py",)),
     Row(
         ("steps/discover",),
         tuple(f"steps/test_{name}.py" for name in ("discover", "discover_begin", "discover_failures", "discover_told")),

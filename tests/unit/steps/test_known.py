@@ -1,0 +1,319 @@
+"""Known failures: what a batch tells of them, what is written down, and what a run's end counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from syncline.messages import Batch, Dead
+from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
+from syncline.state import BatchRecord
+from syncline.steps.known import WHOLE, answered, is_verified, remember, settled, told_apart
+from syncline.stores.failures import LETTER_KEPT, Failures, Key, KnownFailure
+from syncline.table import Database
+from tests.stack import new_table
+
+SYNC = "images"
+RUNS = [f"2026112{day}-101522-0000000000" for day in range(1, 8)]
+BEFORE, NOW, NEXT = RUNS[2:5]
+NOON = 1_790_000_000.0
+DAY = 24 * 3600.0
+BATCH = Batch(NOW, SYNC, Step.TRANSFER, "batch")
+
+
+@pytest.fixture
+def failures() -> Iterator[Failures]:
+    with new_table() as table:
+        yield Failures(Database(table), lambda: NOON)
+
+
+def failed(
+    name: str = "bad", code: str = "REFUSED", source: str | None = "sha256:1", group: str = "team/app"
+) -> Result:
+    return Result(group, name, Outcome.FAILED, source, "sha256:2", code=code, reason="it is so")
+
+
+def moved(name: str = "bad", outcome: Outcome = Outcome.MOVED) -> Result:
+    return Result("team/app", name, outcome, "sha256:1")
+
+
+def known(name: str = "bad", run: str = BEFORE, seen: str | None = None, **more: object) -> KnownFailure:
+    made = replace(KnownFailure.of(failed(name), run, NOON - DAY), seen=seen or run)
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+def letter(name: str = "bad") -> Dead:
+    return Dead(BATCH, "REFUSED", "it is so", ("team/app", name))
+
+
+def all_of(failures: Failures) -> dict[str, KnownFailure]:
+    return {each.name: each for each in failures.all(SYNC)}
+
+
+class TestTold:
+    """What a batch tells: new failures with a letter, known ones without."""
+
+    def test_a_new_failure(self, failures: Failures) -> None:
+        results, dead = told_apart(failures, BATCH, [moved("1"), failed()], [letter()], NOON)
+        assert (results, dead) == ((moved("1"), failed()), (letter(),))
+
+    def test_no_failure(self, failures: Failures) -> None:
+        assert told_apart(failures, BATCH, [moved("1")], [], NOON) == ((moved("1"),), ())
+
+    def test_one_that_is_known(self, failures: Failures) -> None:
+        failures.write(SYNC, [known()])
+        results, dead = told_apart(failures, BATCH, [moved("1"), failed()], [letter()], NOON)
+        assert (results, dead) == ((moved("1"), replace(failed(), outcome=Outcome.KNOWN)), ())
+
+    def test_one_that_fails_otherwise_has_a_letter_already(self, failures: Failures) -> None:
+        failures.write(SYNC, [known(code="FORBIDDEN")])
+        assert told_apart(failures, BATCH, [failed()], [letter()], NOON) == ((failed(),), ())
+
+    def test_one_that_the_run_has_met_is_left_out_alone(self, failures: Failures) -> None:
+        failures.write(SYNC, [known(seen=NOW)])
+        results, dead = told_apart(failures, BATCH, [failed(), moved("1"), failed("2")], [letter(), letter("2")], NOON)
+        assert (results, dead) == ((moved("1"), failed("2")), (letter("2"),))
+
+    @pytest.mark.parametrize(("age", "expiring"), [(LETTER_KEPT - DAY, False), (LETTER_KEPT - DAY + 1, True)])
+    def test_one_whose_letter_is_about_to_expire_has_another(
+        self, failures: Failures, age: float, *, expiring: bool
+    ) -> None:
+        failures.write(SYNC, [known(buried=NOON - age)])
+        _, dead = told_apart(failures, BATCH, [failed()], [letter()], NOON)
+        assert dead == ((letter(),) if expiring else ())
+
+    def test_a_result_of_a_scan_has_a_letter_that_scans_its_group(self, failures: Failures) -> None:
+        """The scan knew without trying, so it wrote none itself."""
+        _, (dead,) = told_apart(failures, replace(BATCH, scope=EVERYTHING), [failed()], [], NOON)
+        assert dead.key == ("team/app", "bad")
+        assert (dead.code, dead.reason) == ("REFUSED", "it is so")
+        assert dead.batch == replace(
+            BATCH, items=(Item("team/app", "bad", "sha256:1", "sha256:2"),), scope=Scope.of(["team/app"])
+        )
+
+    def test_one_that_is_retried_has_a_letter(self, failures: Failures) -> None:
+        failures.ask(SYNC, NOW, [("team/app", "bad")])
+        results, dead = told_apart(failures, BATCH, [failed(), failed("2")], [letter(), letter("2")], NOON)
+        assert (results, dead) == ((failed(), failed("2")), (letter("2"),))
+
+    def test_a_plan_leaves_no_letter(self, failures: Failures) -> None:
+        assert told_apart(failures, replace(BATCH, plan=True), [failed()], [], NOON) == ((failed(),), ())
+
+
+class TestRemembered:
+    def met(self, failures: Failures, *results: Result, dead: Iterable[Dead] = (), again: bool = False) -> None:
+        remember(failures, BATCH, BatchRecord(results, (), tuple(dead)), NOON, again=again)
+
+    def test_a_new_failure(self, failures: Failures) -> None:
+        self.met(failures, failed(), dead=[letter()])
+        assert all_of(failures) == {"bad": KnownFailure.of(failed(), NOW, NOON)}
+        assert failures.any(SYNC)
+
+    def test_one_that_is_known_is_seen_and_has_the_letter_it_had(self, failures: Failures) -> None:
+        failures.write(SYNC, [known(acknowledged=True)])
+        self.met(failures, replace(failed(), outcome=Outcome.KNOWN, source=None))
+        assert all_of(failures) == {"bad": known(acknowledged=True, seen=NOW)}
+
+    def test_one_with_another_letter(self, failures: Failures) -> None:
+        failures.write(SYNC, [known()])
+        self.met(failures, replace(failed(), outcome=Outcome.KNOWN), dead=[letter()])
+        assert all_of(failures) == {"bad": known(seen=NOW, buried=NOON)}
+
+    def test_one_whose_source_is_known_only_now(self, failures: Failures) -> None:
+        failures.write(SYNC, [known(source=None)])
+        self.met(failures, replace(failed(), outcome=Outcome.KNOWN))
+        assert all_of(failures) == {"bad": known(seen=NOW)}
+
+    def test_one_that_fails_otherwise_is_new_and_not_acknowledged(self, failures: Failures) -> None:
+        failures.write(SYNC, [known(code="FORBIDDEN", acknowledged=True)])
+        self.met(failures, failed())
+        assert all_of(failures) == {"bad": KnownFailure.of(failed(), NOW, NOON - DAY)}
+
+    def test_one_that_was_known_to_a_record_that_is_gone_is_of_an_earlier_run(self, failures: Failures) -> None:
+        self.met(failures, replace(failed(), outcome=Outcome.KNOWN))
+        assert all_of(failures) == {"bad": replace(KnownFailure.of(failed(), "", NOON), seen=NOW)}
+
+    @pytest.mark.parametrize("outcome", [Outcome.MOVED, Outcome.REMOVED, Outcome.SKIPPED])
+    def test_one_that_is_verified_is_solved(self, failures: Failures, outcome: Outcome) -> None:
+        failures.write(SYNC, [known(), known("other")])
+        self.met(failures, moved("bad", outcome))
+        assert set(all_of(failures)) == {"other"}
+        assert failures.find(SYNC, [("team/app", "bad")])["team/app", "bad"].solved == NOW
+
+    def test_one_that_is_left_out_is_forgotten(self, failures: Failures) -> None:
+        failures.write(SYNC, [known(), known("other")])
+        self.met(failures, moved("bad", Outcome.LEFT_OUT))
+        assert set(all_of(failures)) == {"other"}
+        assert failures.find(SYNC, [("team/app", "bad")]) == {}
+
+    def test_one_that_was_solved_is_neither_solved_again_nor_forgotten(self, failures: Failures) -> None:
+        failures.write(SYNC, [known("other")])
+        failures.solve(SYNC, [known("1"), known("2")], BEFORE)
+        self.met(failures, moved("1"), moved("2", Outcome.LEFT_OUT))
+        found = failures.find(SYNC, [("team/app", "1"), ("team/app", "2")])
+        assert [each.solved for each in found.values()] == [BEFORE, BEFORE]
+
+    def test_a_conflict_and_a_cancelled_item_solve_nothing(self, failures: Failures) -> None:
+        failures.write(SYNC, [known("1"), known("2")])
+        self.met(failures, moved("1", Outcome.CONFLICT), moved("2", Outcome.CANCELLED))
+        assert set(all_of(failures)) == {"1", "2"}
+
+    def test_an_end_that_is_told_again_changes_nothing(self, failures: Failures) -> None:
+        """Meanwhile a later run may have met the item, or solved it."""
+        later = [known("1", seen=NEXT), known("2", run=NEXT), known("3", seen=NOW)]
+        failures.write(SYNC, later)
+        failures.solve(SYNC, [known("4")], NEXT)
+        self.met(failures, *(failed(name, "FORBIDDEN") for name in "1234"), moved("5"), again=True)
+        assert all_of(failures) == {each.name: each for each in later}
+
+    def test_an_end_that_was_not_written_down_is(self, failures: Failures) -> None:
+        """The function died between the end of the batch and this."""
+        failures.write(SYNC, [known("1")])
+        self.met(failures, failed("1"), failed("2"), again=True)
+        assert {name: each.seen for name, each in all_of(failures).items()} == {"1": NOW, "2": NOW}
+
+    def test_a_plan_writes_nothing_down(self, failures: Failures) -> None:
+        remember(failures, replace(BATCH, plan=True), BatchRecord((failed(),)), NOON)
+        assert not failures.any(SYNC)
+
+
+def run(counts: Counts, scope: Scope = EVERYTHING, **more: object) -> Run:
+    made = Run(NOW, SYNC, 3, Trigger.HAND, scope, NOON, counts=counts)
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+class TestSettled:
+    """What a run's end counts: (known, acknowledged)."""
+
+    def ends(self, failures: Failures, made: Run, *results: Result) -> tuple[int, int]:
+        counts = settled(failures, made, results)
+        assert replace(counts, known=0, acknowledged=0) == replace(made.counts, known=0, acknowledged=0)
+        return counts.known, counts.acknowledged
+
+    def test_a_sync_without_failures(self, failures: Failures) -> None:
+        assert self.ends(failures, run(Counts(moved=3))) == (0, 0)
+
+    def test_what_it_has_met_new_known_and_acknowledged(self, failures: Failures) -> None:
+        accepted = [known("3", seen=NOW, acknowledged=True), known("4", seen=NOW, acknowledged=True)]
+        failures.write(SYNC, [known("1", run=NOW), known("2", seen=NOW), *accepted])
+        assert self.ends(failures, run(Counts(failed=1, known=3))) == (1, 2)
+        assert failures.any(SYNC)
+
+    def test_what_a_full_scan_has_not_met_is_over(self, failures: Failures) -> None:
+        failures.write(SYNC, [known("1"), known("2", acknowledged=True), known("3", seen=NOW)])
+        assert self.ends(failures, run(Counts(known=1))) == (1, 0)
+        assert set(all_of(failures)) == {"3"}
+        assert failures.any(SYNC)
+
+    def test_the_last_one(self, failures: Failures) -> None:
+        failures.write(SYNC, [known("1"), known("2", acknowledged=True)])
+        assert self.ends(failures, run(Counts())) == (0, 0)
+        assert not failures.any(SYNC)
+
+    def test_one_that_is_written_meanwhile(self, failures: Failures, monkeypatch: pytest.MonkeyPatch) -> None:
+        failures.write(SYNC, [known("1")])
+        forget = Failures.forget
+
+        def forget_and_write(self: Failures, sync: str, keys: Iterable[Key]) -> None:
+            forget(self, sync, keys)
+            self.write(sync, [known("2", run=NEXT)])
+
+        monkeypatch.setattr(Failures, "forget", forget_and_write)
+        assert self.ends(failures, run(Counts())) == (0, 0)
+        assert failures.any(SYNC)
+
+    @pytest.mark.parametrize(
+        "made",
+        [
+            run(Counts(), Scope.of(["team/other"])),
+            run(Counts(), status=RunStatus.CANCELLING),
+        ],
+    )
+    def test_what_a_scan_of_a_part_or_a_cancelled_one_has_not_met_stays(self, failures: Failures, made: Run) -> None:
+        failures.write(SYNC, [known("1"), known("2", acknowledged=True)])
+        assert self.ends(failures, made) == (1, 1)
+        assert set(all_of(failures)) == {"1", "2"}
+
+    @pytest.mark.parametrize(
+        ("group", "stays"),
+        [
+            (WHOLE, {"a/1", "b/a/2", "ba/3"}),
+            ("team/app", {"a/1", "b/a/2", "ba/3"}),
+            ("a/", {"a/1", "b/a/2"}),
+            ("a", set()),
+            ("b/", {"b/a/2"}),
+        ],
+    )
+    def test_what_it_could_not_see_stays(self, failures: Failures, group: str, stays: set[str]) -> None:
+        unseen = KnownFailure.of(failed(WHOLE, "FORBIDDEN", group=group), NOW, NOON)
+        failures.write(SYNC, [known("a/1"), known("b/a/2"), known("ba/3"), unseen])
+        assert self.ends(failures, run(Counts(failed=1))) == (len(stays), 0)
+        assert set(all_of(failures)) == stays | {WHOLE}
+
+    def test_a_scan_whose_removals_are_capped_has_seen_everything(self, failures: Failures) -> None:
+        failures.write(SYNC, [known("1"), KnownFailure.of(failed(WHOLE, "REMOVALS_CAPPED", group=WHOLE), NOW, NOON)])
+        assert self.ends(failures, run(Counts(failed=1))) == (0, 0)
+
+    def test_a_plan_counts_what_it_has_met(self, failures: Failures) -> None:
+        failures.write(SYNC, [known("1"), known("2", acknowledged=True), known("3")])
+        met = [replace(failed(name), outcome=Outcome.KNOWN) for name in "12"]
+        plan = run(Counts(known=2, would_move=1), plan=True)
+        assert self.ends(failures, plan, *met, moved("3", Outcome.WOULD_MOVE)) == (1, 1)
+        assert self.ends(failures, replace(plan, counts=Counts()), *met) == (0, 0)
+        assert set(all_of(failures)) == {"1", "2", "3"}
+
+
+class TestAnswered:
+    """What becomes of the items of a retry."""
+
+    def answers(self, failures: Failures, asked: Iterable[Key], *results: Result) -> tuple[set[Key], set[Key]]:
+        """Return the items that are answered for as gone, and those whose letters may go."""
+        asked = list(asked)
+        failures.ask(SYNC, NOW, asked)
+        gone = answered(failures, run(Counts(), trigger=Trigger.RETRY), results)
+        assert {(each.outcome, each.code) for each in gone} <= {(Outcome.FAILED, "ITEM_GONE")}
+        assert [(each.group, each.name) for each in gone] == sorted((each.group, each.name) for each in gone)
+        found = failures.find(SYNC, asked)
+        return {(each.group, each.name) for each in gone}, {key for key, each in found.items() if each.solved == NOW}
+
+    def test_a_run_that_is_no_retry(self, failures: Failures) -> None:
+        assert answered(failures, run(Counts()), [moved()]) == []
+
+    def test_items_that_were_verified_failed_or_were_not_met(self, failures: Failures) -> None:
+        failures.write(SYNC, [known("1"), known("2", seen=NOW)])
+        asked = [("team/app", name) for name in "1234"]
+        results = [moved("1"), failed("2"), moved("3", Outcome.SKIPPED), moved("other")]
+        gone, solved = self.answers(failures, asked, *results)
+        assert gone == {("team/app", "4")}
+        assert solved == {("team/app", "1"), ("team/app", "3")}
+        assert set(all_of(failures)) == {"2"}
+
+    def test_an_item_that_fails_although_a_part_of_it_was_verified(self, failures: Failures) -> None:
+        assert self.answers(failures, [("team/app", "1")], moved("1"), failed("1")) == (set(), set())
+
+    def test_an_item_that_ended_in_a_conflict_is_met(self, failures: Failures) -> None:
+        assert self.answers(failures, [("team/app", "1")], moved("1", Outcome.CONFLICT)) == (set(), set())
+
+    @pytest.mark.parametrize("group", ["team/app", WHOLE])
+    def test_an_item_of_what_could_not_be_scanned_is_not_gone(self, failures: Failures, group: str) -> None:
+        assert self.answers(failures, [("team/app", "1")], failed(WHOLE, "FORBIDDEN", group=group)) == (set(), set())
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_a_group_that_could_not_be_scanned_is_answered_by_a_scan(self, failures: Failures, *, fails: bool) -> None:
+        asked = [("team/app", WHOLE), (WHOLE, WHOLE), (WHOLE, "bucket")]
+        results = [failed(name, "FORBIDDEN", group=group) for group, name in asked if fails]
+        assert self.answers(failures, asked, *results) == (set(), set() if fails else set(asked))
+
+    def test_an_odd_entry_that_is_not_met_is_mended(self, failures: Failures) -> None:
+        failures.write(SYNC, [known("entry 3", code="ENTRY_INVALID"), known("1")])
+        gone, solved = self.answers(failures, [("team/app", "entry 3"), ("team/app", "1")], moved("other"))
+        assert (gone, solved) == ({("team/app", "1")}, {("team/app", "entry 3")})
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_an_item_is_verified_if_the_target_has_what_the_source_has(outcome: Outcome) -> None:
+    verified = outcome in (Outcome.MOVED, Outcome.REMOVED, Outcome.SKIPPED)
+    assert is_verified(moved("1", outcome)) is verified
+    assert not is_verified(replace(moved("1", outcome), code="TAG_DIFFERS"))
