@@ -36,7 +36,7 @@ ROWS: Final = (
     Row(("steps/worker",), tuple(f"steps/test_{name}.py" for name in ("worker", "visibility", "unsendable", "cancel"))),
     Row(
         ("steps/engine",),
-        tuple(f"steps/test_{name}.py" for name in ("bound_requests", "transfer", "waiting", "worker")),
+        tuple(f"steps/test_{name}.py" for name in ("engine", "bound_requests", "unsendable")),
     ),
     Row(("steps/receive",), ("steps/test_receive.py", "steps/test_receive_github.py", "steps/test_receive_wiring.py")),
     Row(("steps/console",), ("steps/test_console.py",)),

@@ -1,0 +1,406 @@
+"""The engine: what follows from a batch, what is given up, what is counted, and what is sent once more."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncline.errors import SynclineError
+from syncline.kinds.kind import LAST_WORDS, Failure
+from syncline.messages import Batch, Dead, Outgoing, decode
+from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
+from syncline.state import BatchRecord, State
+from syncline.steps.engine import ATTEMPTS, HOPS, IDLE, LARGEST_ITEM, TELLING, Work, pause, step_error
+from syncline.stores.leases import Lease
+from tests.made_up import MADE_UP_RUN, SYNC, MadeUp, Steps, items, transfer_of
+from tests.run_ids import made_run_id
+
+TRANSFER = transfer_of("1", "2", "3", attempt=2)
+NO_CHANCE = random.Random(0)
+
+
+def failure(name: str, code: str = "SERVER_ERROR", retry_after: float | None = None) -> Failure:
+    return Failure(items(name)[0], SynclineError(code, f"{name} failed", retry_after=retry_after))
+
+
+def result(name: str, outcome: Outcome = Outcome.MOVED, moved_bytes: int = 0) -> Result:
+    return Result("team/app", name, outcome, moved_bytes=moved_bytes)
+
+
+@given(st.integers(1, 20), st.randoms())
+def test_a_pause_doubles_up_to_five_minutes_and_differs_among_those_who_failed(
+    attempt: int, rng: random.Random
+) -> None:
+    longest = min(300, 4 * 2 ** (attempt - 1))
+    assert longest / 2 <= pause(attempt, rng) <= longest
+
+
+class TestFollowing:
+    def test_batches_that_follow_have_different_ids_and_whole_seconds(self) -> None:
+        work = Work(TRANSFER)
+        first, second = work.follow(1.6, step=Step.VERIFY), work.follow()
+        assert [each.delay for each in work.following] == [2, 0]
+        assert [each.batch for each in work.following] == [first, second]
+        assert first.id != second.id
+        assert (first.step, second.step, first.items) == (Step.VERIFY, Step.TRANSFER, TRANSFER.items)
+
+    def test_items_that_may_be_tried_again_are_together_and_the_others_given_up(self) -> None:
+        work = Work(TRANSFER)
+        work.fail([failure("1"), failure("2", "FORBIDDEN"), failure("3", "THROTTLED")], NO_CHANCE, step=Step.TRANSFER)
+        (again,) = work.following
+        assert [item.name for item in again.batch.items] == ["1", "3"]
+        assert (again.batch.attempt, again.batch.step) == (3, Step.TRANSFER)
+        assert 4 <= again.delay <= 8
+        assert [each.name for each in work.results] == ["2"]
+        assert work.waits is not None
+        assert work.waits[0].what == "1 failed"
+
+    def test_changes_apply_to_the_batch_that_tries_again(self) -> None:
+        work = Work(TRANSFER)
+        work.fail([failure("1")], NO_CHANCE, step=Step.VERIFY, attempt=1)
+        assert (work.following[0].batch.step, work.following[0].batch.attempt) == (Step.VERIFY, 1)
+
+    def test_the_reason_to_wait_is_of_an_item_that_is_tried_again(self) -> None:
+        work = Work(TRANSFER)
+        work.fail(
+            [failure("1", "FORBIDDEN"), failure("2", "THROTTLED", 90.0), failure("3", retry_after=30.0)], NO_CHANCE
+        )
+        assert work.waits is not None
+        assert (work.waits[0].code.name, work.waits[1]) == ("THROTTLED", 90.0)
+        assert work.following[0].delay == 90
+
+    @pytest.mark.parametrize(("attempt", "again"), [(ATTEMPTS - 1, True), (ATTEMPTS, False)])
+    def test_the_last_try_is_followed_by_none(self, attempt: int, *, again: bool) -> None:
+        work = Work(replace(TRANSFER, attempt=attempt))
+        work.fail([failure("1")], NO_CHANCE)
+        assert (len(work.following), len(work.dead), work.waits is not None) == (again, not again, again)
+
+    def test_nothing_to_fail(self) -> None:
+        work = Work(TRANSFER)
+        work.fail([], NO_CHANCE)
+        assert work == Work(TRANSFER)
+
+
+class TestGivenUp:
+    error = SynclineError("REFUSED", "it is so")
+
+    def test_an_item_of_a_transfer(self) -> None:
+        work, item = Work(TRANSFER), Item("team/app", "2", "ours", "theirs", detail={"session": 1})
+        work.give_up(item, self.error)
+        why = ("REFUSED", "it is so")
+        assert work.results == [Result("team/app", "2", Outcome.FAILED, "ours", "theirs", 0, *why)]
+        scope = Scope.of(["team/app"])
+        assert work.dead == [Dead(replace(TRANSFER, items=(item,), scope=scope), *why, ("team/app", "2"))]
+
+    def test_an_item_that_another_group_finds(self) -> None:
+        work = Work(TRANSFER)
+        work.give_up(Item("folder/file", "file"), self.error, "folder/")
+        assert work.dead[0].batch.scope == Scope.of(["folder/"])
+
+    def test_a_whole_scan_is_made_again_by_its_scope(self) -> None:
+        scan = Batch(MADE_UP_RUN, SYNC, Step.DISCOVER, "scan", scope=Scope.of(["a", "b"]), cursor="a")
+        work = Work(scan)
+        work.give_up(Item("*", "*"), self.error)
+        assert (work.dead[0].batch, work.dead[0].key) == (scan, ("*", "*"))
+
+    def test_a_plan_leaves_no_letter(self) -> None:
+        work = Work(replace(TRANSFER, plan=True))
+        work.give_up(items("1")[0], self.error)
+        assert (len(work.results), work.dead) == (1, [])
+
+
+class TestCounts:
+    def test_of_a_transfer(self) -> None:
+        work = Work(TRANSFER, requests=7)
+        work.results = [result("1", Outcome.CONFLICT), result("2", Outcome.SKIPPED), result("3", Outcome.EXTRA)]
+        counts = work.counts(work.results)
+        assert counts == Counts(conflict=1, skipped=1, extra=1, queued=-2, requests=7)
+
+    def test_what_is_not_told_counts_as_queued_no_more_but_its_bytes_were_sent(self) -> None:
+        work = Work(replace(TRANSFER, step=Step.VERIFY))
+        work.results = [result("1", moved_bytes=5), result("2", moved_bytes=7), result("other", Outcome.REMOVED, 1)]
+        counts = work.counts(work.results[:1])
+        assert counts == Counts(moved=1, queued=-1, bytes=13)
+
+    def test_of_a_scan_nothing_that_it_settles_was_queued(self) -> None:
+        scan = Batch(MADE_UP_RUN, SYNC, Step.DISCOVER, "scan")
+        work = Work(scan, skipped=4, left_out=3, extra=2, queued=5)
+        work.results = [result("1", Outcome.LEFT_OUT), result("2", Outcome.EXTRA), result("3", Outcome.CONFLICT)]
+        assert work.counts(work.results[:2]) == Counts(skipped=4, left_out=4, extra=3, queued=5)
+
+
+class TestEnd:
+    def test_what_is_held_back_is_not_sent(self, steps: Steps) -> None:
+        _, root = steps.begin()
+        work = Work(root)
+        work.follow(step=Step.TRANSFER, items=items("1"))
+        rest = work.follow(cursor="a")
+        assert steps.engine.end(work, held_back=rest)
+        assert [decode(letter.body) for letter in steps.mail.waiting()] == [work.following[0].batch]
+        assert steps.engine.leaves == set()
+
+    def test_a_batch_that_had_ended_sends_what_followed_then(self, steps: Steps) -> None:
+        _, root = steps.begin()
+        first, second = Work(root), Work(root)
+        sent = first.follow(cursor="a")
+        rest = second.follow(cursor="b")
+        assert steps.engine.end(first)
+        steps.mail.letters.clear()
+        assert not steps.engine.end(second, held_back=rest)
+        assert [decode(letter.body) for letter in steps.mail.waiting()] == [sent]
+
+    def test_a_batch_with_nothing_following_may_be_the_last_of_its_run(self, steps: Steps) -> None:
+        _, root = steps.begin()
+        assert steps.engine.end(Work(root))
+        assert steps.engine.leaves == {(SYNC, MADE_UP_RUN)}
+        steps.engine.finish_runs(lambda: 100.0)
+        assert steps.latest().status is RunStatus.DONE
+        assert (steps.engine.leaves, steps.engine.ended) == (set(), set())
+
+    def test_of_a_run_that_was_closed_nothing_is_sent(self, steps: Steps) -> None:
+        _, root = steps.begin()
+        steps.state.cancel_run(SYNC, MADE_UP_RUN)
+        steps.clock.sleep(20)
+        steps.state.end_cancelled(SYNC, MADE_UP_RUN)
+        work = Work(root)
+        rest = work.follow(cursor="a")
+        assert not steps.engine.end(work, held_back=rest)
+        assert steps.mail.waiting() == []
+        assert steps.engine.leaves == {(SYNC, MADE_UP_RUN)}
+
+    @pytest.mark.parametrize(("hop", "gone"), [(HOPS - 1, False), (HOPS, True)])
+    def test_a_chain_of_messages_has_an_end(self, steps: Steps, hop: int, *, gone: bool) -> None:
+        _, root = steps.begin()
+        work = Work(replace(root, hop=hop))
+        rest = work.follow(cursor="a")
+        assert steps.engine.end(work, held_back=rest) is not gone
+        assert [each.code for each in steps.dead()] == (["NO_PROGRESS"] if gone else [])
+
+    @pytest.mark.parametrize(("idle", "given_up"), [(IDLE - 1, []), (IDLE, ["1", "2"])])
+    def test_items_that_get_no_further_are_given_up(self, steps: Steps, idle: int, given_up: list[str]) -> None:
+        steps.begin()
+        work = Work(transfer_of("1", "2"))
+        work.follow(idle=idle)
+        steps.engine.end(work)
+        assert [(each.name, each.code) for each in work.results] == [(name, "NO_PROGRESS") for name in given_up]
+        assert len(steps.mail.waiting()) == (not given_up)
+
+    def test_items_too_large_for_a_message_are_given_up_alone(self, steps: Steps) -> None:
+        steps.begin()
+        fits, large = (Item("team/app", name, detail={"state": name * LARGEST_ITEM}) for name in ("a", "b"))
+        fits = replace(fits, detail={"state": "a" * (LARGEST_ITEM - 200)})
+        work = Work(transfer_of("1"))
+        work.follow(items=(fits, large, *items("3")))
+        work.follow(items=(large,))
+        steps.engine.end(work)
+        (sent,) = [decode(letter.body) for letter in steps.mail.waiting()]
+        assert isinstance(sent, Batch)
+        assert [item.name for item in sent.items] == ["a", "3"]
+        assert {(each.name, each.code) for each in work.results} == {("b", "MESSAGE_REFUSED")}
+        assert all(not item.detail for each in steps.dead() for item in each.batch.items)
+
+
+class TestFailAll:
+    error = SynclineError("SERVER_ERROR", "it failed", retry_after=90.0)
+
+    def test_items_are_tried_again(self, steps: Steps) -> None:
+        steps.begin()
+        steps.engine.fail_all(transfer_of("1", "2"), self.error, 3)
+        (letter,) = steps.mail.waiting()
+        again = decode(letter.body)
+        assert isinstance(again, Batch)
+        assert (again.attempt, len(again.items), letter.due) == (2, 2, steps.clock.now + 90)
+        assert steps.state.progress(MADE_UP_RUN).counts == Counts(requests=3)
+
+    @pytest.mark.parametrize(("code", "attempt", "again"), [
+        ("SERVER_ERROR", 1, True),
+        ("SERVER_ERROR", ATTEMPTS - 1, True),
+        ("SERVER_ERROR", ATTEMPTS, False),
+        ("FORBIDDEN", 1, False),
+    ])  # fmt: skip
+    def test_a_scan_is_tried_again_where_that_helps(
+        self, steps: Steps, code: str, attempt: int, *, again: bool
+    ) -> None:
+        _, root = steps.begin()
+        error = SynclineError(code, "it failed", retry_after=900.0)
+        steps.engine.fail_all(replace(root, attempt=attempt), error, 3)
+        assert [letter.due for letter in steps.mail.waiting()] == ([steps.clock.now + 900] if again else [])
+        assert [each.code for each in steps.dead()] == ([] if again else [code])
+        waiting = steps.latest().waiting
+        assert (waiting is not None) is again
+        assert steps.state.progress(MADE_UP_RUN).counts.requests == 3
+
+    def test_items_that_are_given_up_are_all_named(self, steps: Steps) -> None:
+        _, root = steps.begin()
+        steps.engine.give_up_all(transfer_of("1", "2"), self.error)
+        steps.engine.give_up_all(root, self.error)
+        assert {name for _, name in steps.results()} == {"1", "2", "*"}
+        assert steps.mail.waiting() == []
+
+
+class TestRunOf:
+    def test_a_batch_of_a_run_under_way(self, steps: Steps) -> None:
+        run, root = steps.begin()
+        assert steps.engine.run_of(root) == run
+        assert (steps.engine.leaves, steps.engine.ended) == (set(), set())
+
+    def test_a_batch_of_a_forgotten_run(self, steps: Steps) -> None:
+        assert steps.engine.run_of(transfer_of("1")) is None
+        assert steps.mail.letters == []
+
+    def test_a_batch_that_had_ended_sends_all_again(self, steps: Steps) -> None:
+        """The function died before it had sent what follows, and written down what fails."""
+        _, root = steps.begin()
+        letter = Dead(root, "REFUSED", "it is so", ("team/app", "bad"))
+        following = Outgoing(transfer_of("1"), 30)
+        failed = Result("team/app", "bad", Outcome.FAILED, code="REFUSED", reason="it is so")
+        steps.state.end_batch(root, BatchRecord((failed,), (following,), (letter,)), Counts(failed=1))
+        assert steps.engine.run_of(root) is None
+        assert [(decode(each.body), each.due) for each in steps.mail.waiting()] == [
+            (following.batch, steps.clock.now + 30)
+        ]
+        assert steps.dead() == [letter]
+        assert [each.name for each in steps.state.failures.all(SYNC)] == ["bad"]
+
+    def test_of_a_run_that_is_over_the_letters_alone_are_sent_again(self, steps: Steps) -> None:
+        _, root = steps.begin()
+        child = root.child(0)
+        letter = Dead(root, "REFUSED", "it is so", ("team/app", "bad"))
+        steps.state.end_batch(root, BatchRecord((), (Outgoing(child),), (letter,)), Counts())
+        steps.state.end_batch(child, BatchRecord(()), Counts())
+        assert steps.state.finish_run(SYNC, MADE_UP_RUN) is not None
+        assert steps.engine.run_of(root) is None
+        assert steps.mail.waiting() == []
+        assert steps.dead() == [letter]
+        assert steps.engine.ended == {(SYNC, MADE_UP_RUN)}
+
+    def test_a_batch_that_comes_after_its_run(self, steps: Steps) -> None:
+        _, root = steps.begin()
+        steps.state.end_batch(root, BatchRecord(()), Counts())
+        assert steps.state.finish_run(SYNC, MADE_UP_RUN) is not None
+        assert steps.engine.run_of(transfer_of("late")) is None
+        assert steps.engine.ended == {(SYNC, MADE_UP_RUN)}
+
+
+class TestPace:
+    def test_it_says_what_is_known_of_the_run(self, steps: Steps) -> None:
+        run, root = steps.state.begin_run(SYNC, MADE_UP_RUN, Trigger.HAND, EVERYTHING, plan=True, allow_removals=7)
+        steps.state.end_batch(root, BatchRecord(()), Counts(removed=3))
+        pace = steps.engine.pace(run, lambda: 42.0, "work")
+        assert (pace.left(), pace.work, pace.run, pace.plan, pace.allow_removals) == (42, "work", run.id, True, 7)
+        assert pace.removed(run.id) == 3
+        assert not pace.halted()
+
+    def test_it_ends_with_the_lease(self, steps: Steps) -> None:
+        run, _ = steps.begin()
+        lease = steps.state.leases.take("dr/team/app", "owner", 60)
+        pace = steps.engine.pace(run, lambda: 100.0, "work", lease)
+        assert not pace.halted()
+        steps.clock.sleep(lease.expires - steps.clock.now)
+        assert pace.halted()
+
+    @pytest.mark.parametrize(("verifies", "seconds"), [(False, 0.0), (True, LAST_WORDS)])
+    def test_it_ends_when_the_run_is_cancelled(self, steps: Steps, seconds: float, *, verifies: bool) -> None:
+        run, _ = steps.begin()
+        bound: list[tuple[Run, float]] = []
+        engine = replace(steps.engine, bind=lambda run, seconds, _: bound.append((run, seconds)))
+        pace = engine.pace(run, lambda: 100.0, "work", verifies=verifies)
+        assert bound == [(run, 100 + LAST_WORDS)]
+        steps.state.cancel_run(SYNC, run.id)
+        steps.clock.sleep(3)
+        assert not pace.halted(), "the table is read every few seconds only"
+        steps.clock.sleep(0.1)
+        assert pace.halted() is not verifies
+        steps.clock.sleep(seconds - 0.1)
+        assert pace.halted() is not verifies
+        steps.clock.sleep(0.1)
+        assert pace.halted()
+
+    @pytest.mark.parametrize("verifies", [False, True])
+    def test_of_a_run_that_is_being_cancelled(self, steps: Steps, *, verifies: bool) -> None:
+        steps.begin()
+        run = steps.state.cancel_run(SYNC, MADE_UP_RUN)
+        pace = steps.engine.pace(run, lambda: 100.0, "work", verifies=verifies)
+        assert pace.halted() is not verifies
+        steps.clock.sleep(LAST_WORDS)
+        assert pace.halted()
+
+    def test_the_table_is_read_every_few_seconds(self, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+        run, _ = steps.begin()
+        pace = steps.engine.pace(run, lambda: 100.0, "work")
+        read, look, began = list[float](), State.run, steps.clock.now
+
+        def reading(self: State, sync: str, run_id: str) -> Run:
+            read.append(steps.clock.now - began)
+            return look(self, sync, run_id)
+
+        monkeypatch.setattr(State, "run", reading)
+        for _ in range(100):
+            steps.clock.sleep(0.1)
+            assert not pace.halted()
+        assert len(read) == 3
+
+
+@dataclass
+class Telling(MadeUp):
+    """A kind that reports the ends of runs; each of the first ones raises one of `errors`."""
+
+    errors: list[Exception] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+
+    def ended(self, run: Run, results: Iterable[Result]) -> None:
+        del results
+        if self.errors:
+            raise self.errors.pop(0)
+        self.told.append(run.id)
+
+
+class TestReports:
+    @pytest.mark.parametrize(("left", "seconds"), [(-30.0, LAST_WORDS), (0.0, 2 * LAST_WORDS), (100.0, TELLING)])
+    def test_a_report_has_the_time_that_is_left(self, steps: Steps, left: float, seconds: float) -> None:
+        steps.kind = kind = Telling()
+        bound: list[float] = []
+        engine = replace(steps.engine, bind=lambda _run, seconds, _: bound.append(seconds))
+        _, root = steps.begin()
+        engine.end(Work(root))
+        engine.finish_runs(lambda: left)
+        assert (bound, kind.told) == ([seconds], [MADE_UP_RUN])
+
+    def test_a_report_that_fails_keeps_no_other_run_waiting(self, steps: Steps) -> None:
+        steps.kind = kind = Telling(errors=[SynclineError("SERVER_ERROR", "500")])
+        for run_id in (MADE_UP_RUN, made_run_id(1)):
+            _, root = steps.begin(run_id)
+            steps.state.end_batch(root, BatchRecord(()), Counts())
+            steps.engine.leaves.add((SYNC, run_id))
+            assert steps.state.finish_run(SYNC, run_id) is not None
+            steps.engine.ended.add((SYNC, run_id))
+        with pytest.raises(SynclineError, match="SERVER_ERROR"):
+            steps.engine.finish_runs(lambda: 100.0)
+        assert len(kind.told) == 1
+        assert (steps.engine.leaves, steps.engine.ended) == (set(), set())
+
+    def test_a_plan_is_not_reported(self, steps: Steps) -> None:
+        steps.kind = kind = Telling()
+        steps.start(plan=True)
+        steps.pump.run()
+        assert steps.latest().status is RunStatus.DONE
+        assert kind.told == []
+
+
+def test_an_error_of_ours_stays_and_any_other_is_internal() -> None:
+    ours = SynclineError("FORBIDDEN", "no")
+    assert step_error(ours) is ours
+    other = step_error(ZeroDivisionError("secret"))
+    assert (other.code.name, "ZeroDivisionError" in other.what, "secret" in other.what) == ("INTERNAL", True, False)
+
+
+def test_the_leases_of_batches_end_with_them(steps: Steps) -> None:
+    steps.begin()
+    lease: Lease = steps.state.leases.take("made.up/team/app", "batch", 60)
+    steps.engine.end(Work(transfer_of("1")), lease)
+    steps.state.leases.take("made.up/team/app", "another", 60)
