@@ -24,8 +24,8 @@ class Row:
 
 ROWS: Final = (
     Row(("steps/verify",), ("steps/test_verify.py", "steps/test_waiting.py")),
-    Row(("steps/transfer",), ("steps/test_transfer.py", "steps/test_lease_ends.py")),
-    Row(("steps/once",), ("steps/test_joined.py", "steps/test_duplicates.py")),
+    Row(("steps/transfer",), ("steps/test_transfer_turns.py",)),
+    Row(("steps/once",), ("steps/test_once.py",)),
     Row(("steps/gather",), ("steps/test_gather.py",)),
     Row(("steps/known",), ("steps/test_known.py",)),
     Row(("stores/failures",), ("stores/test_failures.py",)),

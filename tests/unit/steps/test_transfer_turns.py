@@ -1,0 +1,206 @@
+"""Transfer: whose turn a group is, what a transfer is told, and what follows from its answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from syncline.errors import SynclineError
+from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.messages import Batch, decode
+from syncline.model import Item, Run, RunStatus, Step
+from syncline.steps.transfer import ENDING, GLANCING, WAITING, transfer
+from syncline.stores.leases import LeaseHeldError
+from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, transfer_of
+
+GROUP = "made.up/team/app"
+LEFT = 100.0
+
+
+@pytest.fixture
+def run(steps: Steps) -> Run:
+    return steps.begin()[0]
+
+
+def following(steps: Steps) -> list[Batch]:
+    found = [decode(letter.body) for letter in steps.mail.waiting()]
+    return [each for each in found if isinstance(each, Batch)]
+
+
+def delay(steps: Steps) -> float:
+    (letter,) = steps.mail.waiting()
+    return letter.due - steps.clock.now
+
+
+class TestTurns:
+    def test_a_writer_that_is_done_within_seconds_is_waited_for(self, steps: Steps, run: Run) -> None:
+        other = steps.state.leases.take(GROUP, "another", 60)
+        with steps.clock.every(GLANCING / 2, lambda: steps.state.leases.give_back(other)):
+            transfer(steps.engine, transfer_of("1"), run, lambda: LEFT)
+        assert [batch.step for batch in following(steps)] == [Step.VERIFY]
+
+    def test_for_a_writer_that_goes_on_no_function_waits(self, steps: Steps, run: Run) -> None:
+        steps.state.leases.take(GROUP, "another", 300)
+        began = steps.clock.now
+        batch = transfer_of("1", "2")
+        transfer(steps.engine, batch, run, lambda: LEFT)
+        assert steps.clock.now - began == pytest.approx(GLANCING)
+        (again,) = following(steps)
+        assert (again.step, again.items, again.attempt, again.idle) == (Step.TRANSFER, batch.items, 1, 0)
+        assert steps.kind.moved == []
+        waiting = steps.latest().waiting
+        assert waiting is not None
+        assert waiting.code == "LEASE_HELD"
+
+    @pytest.mark.parametrize(("hop", "longest"), [(0, 1), (1, 2), (3, 8), (5, WAITING), (9000, WAITING)])
+    def test_pauses_get_longer(self, steps: Steps, run: Run, hop: int, longest: float) -> None:
+        steps.state.leases.take(GROUP, "another", 300)
+        transfer(steps.engine, replace(transfer_of("1"), hop=hop), run, lambda: LEFT)
+        assert longest / 2 - 0.5 <= delay(steps) <= longest + 0.5
+
+    def test_no_pause_is_longer_than_the_lease(self, steps: Steps, run: Run) -> None:
+        steps.state.leases.take(GROUP, "another", GLANCING + 2)
+        transfer(steps.engine, replace(transfer_of("1"), hop=9000), run, lambda: LEFT)
+        assert delay(steps) == 2
+
+    def test_without_time_nobody_waits(self, steps: Steps, run: Run) -> None:
+        steps.state.leases.take(GROUP, "another", 300)
+        began = steps.clock.now
+        transfer(steps.engine, transfer_of("1"), run, lambda: 0.0)
+        assert steps.clock.now == began
+        assert len(following(steps)) == 1
+
+    def test_the_same_batch_at_work_is_not_waited_for(self, steps: Steps, run: Run) -> None:
+        batch = transfer_of("1")
+        steps.state.leases.take(GROUP, batch.id, 300)
+        began = steps.clock.now
+        with pytest.raises(LeaseHeldError):
+            transfer(steps.engine, batch, run, lambda: LEFT)
+        assert steps.clock.now == began
+        assert steps.mail.waiting() == []
+
+    def test_a_commit_that_meets_its_own_lease_comes_again(self, steps: Steps, run: Run) -> None:
+        """A FIFO queue shows it again only when its first function is dead."""
+        batch = replace(transfer_of("1"), step=Step.COMMIT)
+        steps.state.leases.take(GROUP, batch.id, 300)
+        transfer(steps.engine, batch, run, lambda: LEFT)
+        assert [each.step for each in following(steps)] == [Step.COMMIT]
+
+    def test_a_lease_is_held_for_as_long_as_the_function_lives(self, steps: Steps, run: Run) -> None:
+        def move(item: Item, pace: Pace) -> Answer:
+            for _ in range(int(LEFT / 20)):
+                steps.clock.sleep(20)
+                with pytest.raises(LeaseHeldError):
+                    steps.state.leases.take(GROUP, "another", 60)
+            assert not pace.halted()
+            return Arrived(item)
+
+        steps.kind.move = move
+        end = steps.clock.now + LEFT
+        transfer(steps.engine, transfer_of("1"), run, lambda: end - steps.clock.now)
+        assert [batch.step for batch in following(steps)] == [Step.VERIFY]
+        steps.state.leases.take(GROUP, "another", 60)
+
+
+def test_the_work_of_a_transfer_has_the_same_name_when_it_goes_on(steps: Steps) -> None:
+    names: list[str] = []
+
+    def move(item: Item, pace: Pace) -> Answer:
+        names.append(pace.work)
+        done = int(item.detail.get("done", 0)) + 1
+        return Arrived(item) if done == 3 else Later(replace(item, detail={"done": done}))
+
+    steps.kind.move = move
+    steps.begin_with(transfer_of("1"))
+    steps.pump.run()
+    assert len(names) == 3
+    assert len(set(names)) == 1
+    assert MADE_UP_RUN in names[0]
+
+
+def test_a_transfer_has_the_time_of_its_function(steps: Steps) -> None:
+    left: list[float] = []
+
+    def move(item: Item, pace: Pace) -> Answer:
+        left.append(pace.left())
+        return Arrived(item)
+
+    steps.kind.move = move
+    run, _ = steps.begin()
+    transfer(steps.engine, transfer_of("1"), run, lambda: LEFT)
+    assert left == [LEFT]
+    assert ENDING > 0
+
+
+class TestAnswers:
+    def transfer(self, steps: Steps, run: Run, **answers: Answer) -> list[Batch]:
+        """Give these answers for the items `1`, `2`, ...; return what follows."""
+        steps.kind.move = lambda item, _pace: answers[f"item{item.name}"]
+        names = [name.removeprefix("item") for name in answers]
+        transfer(steps.engine, replace(transfer_of(*names), idle=3), run, lambda: LEFT)
+        return following(steps)
+
+    def item(self, name: str, **detail: object) -> Item:
+        return replace(transfer_of(name).items[0], detail=detail)
+
+    def test_what_arrived_is_verified_with_the_bytes_that_were_sent(self, steps: Steps, run: Run) -> None:
+        (verify,) = self.transfer(steps, run, item1=Arrived(self.item("1", note="x"), 7))
+        assert verify.step is Step.VERIFY
+        assert [item.detail for item in verify.items] == [{"note": "x", "bytes": 7}]
+
+    def test_requests_are_those_of_the_transfer(self, steps: Steps, run: Run) -> None:
+        steps.kind.more_requests = 40
+        self.transfer(steps, run, item1=Arrived(self.item("1")), item2=Arrived(self.item("2")))
+        assert steps.state.progress(MADE_UP_RUN).counts.requests == 2
+
+    def test_an_item_that_was_cancelled_alone_goes_on(self, steps: Steps, run: Run) -> None:
+        """The lease ran out, or its request was ended: the run itself goes on."""
+        error = SynclineError("RUN_CANCELLED", "its request was ended")
+        (again,) = self.transfer(steps, run, item1=Failure(self.item("1", session=5), error))
+        assert (again.step, again.attempt) == (Step.TRANSFER, 1)
+        assert [item.detail for item in again.items] == [{"session": 5}]
+
+    @pytest.mark.parametrize(
+        ("later", "idle"),
+        [
+            (Later(transfer_of("1").items[0]), 4),
+            (Later(transfer_of("1").items[0], waiting=True), 0),
+            (Later(replace(transfer_of("1").items[0], detail={"bytes": 5})), 4),
+            (Later(replace(transfer_of("1").items[0], detail={"session": 5})), 0),
+            (Later(replace(transfer_of("1").items[0], detail={"session": 5}), stuck=True), 4),
+            (Later(replace(transfer_of("1").items[0], source="sha256:2")), 0),
+        ],
+    )
+    def test_a_batch_that_got_no_further_is_counted_as_idle(
+        self, steps: Steps, run: Run, later: Later, idle: int
+    ) -> None:
+        (again,) = self.transfer(steps, run, item1=later)
+        assert (again.idle, again.attempt) == (idle, 1)
+
+    @pytest.mark.parametrize("first", [True, False])
+    def test_one_item_that_got_further_is_enough(self, steps: Steps, run: Run, *, first: bool) -> None:
+        further, same = Later(self.item("1", session=5)), Later(self.item("2"))
+        answers = {"item1": further, "item2": same} if first else {"item2": same, "item1": further}
+        (again,) = self.transfer(steps, run, **answers)
+        assert (again.idle, len(again.items)) == (0, 2)
+
+    def test_one_item_that_ended_is_enough(self, steps: Steps, run: Run) -> None:
+        again, verify = self.transfer(steps, run, item1=Arrived(self.item("1")), item2=Later(self.item("2")))
+        assert (verify.step, again.step, again.idle) == (Step.VERIFY, Step.TRANSFER, 0)
+        assert [item.name for item in again.items] == ["2"]
+
+    def test_what_is_left_of_a_run_that_was_cancelled_is_cancelled(self, steps: Steps, run: Run) -> None:
+        def move(item: Item, pace: Pace) -> Answer:
+            if item.name == "1":
+                steps.state.cancel_run(SYNC, MADE_UP_RUN)
+                steps.clock.sleep(4)
+                return Arrived(item)
+            assert pace.halted()
+            return Later(item)
+
+        steps.kind.move = move
+        transfer(steps.engine, transfer_of("1", "2"), run, lambda: LEFT)
+        assert [batch.step for batch in following(steps)] == [Step.VERIFY]
+        assert steps.state.progress(MADE_UP_RUN).counts.cancelled == 1
+        assert steps.latest().status is RunStatus.CANCELLING
