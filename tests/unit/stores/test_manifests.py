@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from syncline.kinds.backups.memory import Count, Known
+from syncline.stores import manifests
 from syncline.stores.manifests import KEPT, PARTS, Manifests
-from syncline.table import Database
+from syncline.table import Database, unpack
 from tests.pump import KilledError
 from tests.stack import new_table
 
@@ -135,6 +136,26 @@ def test_large_parts_take_several_items_that_dynamodb_takes(database: Database) 
     assert max(len(bytes(item["objects"])) for item in items) < 400_000  # type: ignore[arg-type]
     store.settle("place", "east", many)
     assert {str(item["sk"]) for item in database._table.scan()["Items"]} == {f"BASE#{n:06}" for n in range(3)}
+
+
+@pytest.mark.parametrize("code", ["", "CODE8888"])
+def test_items_are_filled_up_to_their_limit(database: Database, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row takes its key, ETag, blob and code, and 12 bytes of JSON: a hundred bytes here."""
+    monkeypatch.setattr(manifests, "_SIZE", 1000)
+    store = Manifests(database, Clock())
+    objects = {f"{n:040}": Known("é" * 10, "b" * (28 - len(code)), code) for n in range(25)}
+    store.settle("place", "east", objects)
+    assert store.known("place", "east") == objects
+    items = sorted(database._table.scan()["Items"], key=lambda item: str(item["sk"]))
+    assert [len(unpack(item["objects"])) for item in items] == [10, 10, 5]
+
+
+def test_counts_that_one_item_does_not_hold_are_left_out(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifests, "_SIZE", 1000)
+    store = Manifests(database, Clock())
+    counts = {f"{n:020}{'é' * 10}": Count("t", n) for n in range(12)}
+    store.keep_counts("repository#main", counts)
+    assert store.counts("repository#main") == dict(list(counts.items())[:10])
 
 
 def test_clusters_of_a_repository_are_counted_once_in_all_branches(database: Database) -> None:

@@ -133,21 +133,19 @@ def pieces(entries: Mapping[str, Entry | None], most: int) -> list[Piece]:
 
     None stands for a name that was removed. The pieces are in ascending order of names and have about the same weight.
     """
-    names = sorted(entries)
-    encoded = []
-    for name in names:
-        entry = entries[name]
-        encoded.append((_json(name), _json(entry.row if isinstance(entry, Gone) else entry)))
-    least = 1 / most
-    weights = [max(least, (len(name) + len(row)) / _SEGMENT_BYTES) for name, row in encoded]
-    total = sum(weights)
+    records: list[tuple[str, bytes, bytes, float]] = []
+    for low in sorted(entries):
+        entry = entries[low]
+        name, row = _json(low), _json(entry.row if isinstance(entry, Gone) else entry)
+        records.append((low, name, row, max(1 / most, (len(name) + len(row)) / _SEGMENT_BYTES)))
+    total = sum(weight for *_, weight in records)
     count = 1 if total <= _FULL else math.ceil(total / _FILL)
     found: list[Piece] = []
     passed = 0.0
-    for low, (name_json, row_json), weight in zip(names, encoded, weights, strict=True):
+    for low, name, row, weight in records:
         if not found or found[-1].weight + weight > _FULL or passed * count >= total * len(found):
             found.append(Piece(low))
-        found[-1].add(entries[low], name_json, row_json, weight)
+        found[-1].add(entries[low], name, row, weight)
         passed += weight
     return found
 
