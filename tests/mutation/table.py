@@ -26,14 +26,14 @@ ROWS: Final = (
     Row(("steps/verify",), ("steps/test_verify.py", "steps/test_waiting.py")),
     Row(("steps/transfer",), ("steps/test_transfer_turns.py",)),
     Row(("steps/once",), ("steps/test_once.py",)),
-    Row(("steps/gather",), ("steps/test_gather.py",)),
+    Row(("steps/gather",), ("steps/test_gatherer.py",)),
     Row(("steps/known",), ("steps/test_known.py",)),
     Row(("stores/failures",), ("stores/test_failures.py",)),
     Row(
         ("steps/discover",),
         tuple(f"steps/test_{name}.py" for name in ("discover", "discover_begin", "discover_failures", "discover_told")),
     ),
-    Row(("steps/worker",), tuple(f"steps/test_{name}.py" for name in ("worker", "visibility", "unsendable", "cancel"))),
+    Row(("steps/worker",), ("steps/test_worker_messages.py", "steps/test_visibility.py")),
     Row(
         ("steps/engine",),
         tuple(f"steps/test_{name}.py" for name in ("engine", "bound_requests", "unsendable")),

@@ -1,0 +1,219 @@
+"""The gatherer by itself: what a delivery of events leads to, and when notes are due."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from syncline.config.base import BaseSync, Gathering
+from syncline.errors import SynclineError
+from syncline.kinds.kind import Kind
+from syncline.messages import Start, decode
+from syncline.model import Trigger
+from tests.made_up import SYNC, Steps
+
+QUIET, LONGEST = 5.0, 20.0
+SECONDS = 60.0
+
+
+class Sync(BaseSync):
+    def gathering(self) -> Gathering:
+        return Gathering(quiet=QUIET, longest=LONGEST)
+
+
+@pytest.fixture(autouse=True)
+def _sync(steps: Steps) -> None:
+    steps.hearing.subscribe(SYNC, ["made.up"])
+    steps.configs[SYNC] = Sync(name=SYNC, kind="made-up")
+
+
+def event(group: str, source: str = "made.up", **more: str) -> dict[str, str]:
+    return {"source": source, "group": group, **more}
+
+
+def notes(steps: Steps, sync: str = SYNC) -> list[tuple[str, ...]]:
+    return [note.groups for note in steps.hearing.notes(sync)]
+
+
+def starts(steps: Steps) -> list[tuple[Start, float]]:
+    """Return the start messages, each with the seconds until it can be seen."""
+    found = [(decode(letter.body), letter.due - steps.clock.now) for letter in steps.mail.waiting()]
+    return [(each, seconds) for each, seconds in found if isinstance(each, Start)]
+
+
+def refuse(steps: Steps, code: str, *names: str) -> None:
+    """Let syncs not be told of events, for an error with this code."""
+    kind = steps.gatherer.kind
+
+    def kind_of(name: str) -> Kind:
+        if name in names:
+            raise SynclineError(code, "it is so")
+        return kind(name)
+
+    object.__setattr__(steps.gatherer, "kind", kind_of)
+
+
+class TestHear:
+    def test_a_delivery_becomes_one_note_and_one_start_after_the_quiet_time(self, steps: Steps) -> None:
+        assert steps.gatherer.hear([("1", event("b")), ("2", event("a")), ("3", event("b"))]) == set()
+        assert notes(steps) == [("a", "b")]
+        assert starts(steps) == [(Start(SYNC, Trigger.EVENT, gathered=True, noted=steps.clock.now), QUIET)]
+
+    def test_the_same_delivery_again_is_the_same_note(self, steps: Steps) -> None:
+        for bodies in ([("1", event("a")), ("2", event("b"))], [("2", event("b")), ("1", event("a"))]):
+            steps.gatherer.hear(bodies)
+        assert notes(steps) == [("a", "b")]
+        steps.clock.sleep(1)
+        steps.gatherer.hear([("3", event("a"))])
+        assert notes(steps) == [("a", "b"), ("a",)]
+
+    def test_each_sync_hears_of_its_own_sources(self, steps: Steps) -> None:
+        steps.hearing.subscribe("another", ["made.up", "elsewhere"])
+        steps.gatherer.hear([("1", event("a")), ("2", event("b", "elsewhere")), ("3", event("c", "nowhere"))])
+        assert (notes(steps), notes(steps, "another")) == ([("a",)], [("a", "b")])
+        assert {each.sync for each, _ in starts(steps)} == {SYNC, "another"}
+
+    def test_what_a_sync_cannot_read_is_named(self, steps: Steps) -> None:
+        hints = steps.kind.hints
+
+        def strict(body: Any) -> tuple[str, ...]:
+            if "odd" in body:
+                raise SynclineError("MESSAGE_INVALID", "not like that")
+            return hints(body)
+
+        object.__setattr__(steps.kind, "hints", strict)
+        steps.hearing.subscribe("another", ["made.up"])
+        bodies = [("1", event("a", odd="yes")), ("2", event("b")), ("3", event("c", odd="yes"))]
+        assert steps.gatherer.hear(bodies) == {"1", "3"}
+        assert notes(steps) == notes(steps, "another") == [("b",)]
+
+    def test_of_nothing_that_can_be_read_nothing_is_noted(self, steps: Steps) -> None:
+        def odd(_body: object) -> tuple[str, ...]:
+            raise SynclineError("MESSAGE_INVALID", "not like that")
+
+        object.__setattr__(steps.kind, "hints", odd)
+        assert steps.gatherer.hear([("1", event("a"))]) == {"1"}
+        assert (notes(steps), starts(steps)) == ([], [])
+
+    def test_what_is_of_no_source_is_raised(self, steps: Steps) -> None:
+        with pytest.raises(SynclineError, match="MESSAGE_INVALID"):
+            steps.gatherer.hear([("1", {"what": "is this"})])
+
+    def test_a_sync_that_is_off_hears_nothing(self, steps: Steps) -> None:
+        steps.configs[SYNC] = Sync(name=SYNC, kind="made-up", enabled=False)
+        assert steps.gatherer.hear([("1", event("a"))]) == set()
+        assert (notes(steps), starts(steps)) == ([], [])
+
+    def test_a_sync_that_cannot_be_told_is_told_later_of_each_event(self, steps: Steps) -> None:
+        steps.hearing.subscribe("another", ["made.up"])
+        refuse(steps, "SECRET_MISSING", "another")
+        assert steps.gatherer.hear([("1", event("a")), ("2", event("b"))]) == set()
+        assert (notes(steps), notes(steps, "another")) == ([("a", "b")], [])
+        later = [(each.heard, seconds) for each, seconds in starts(steps) if each.sync == "another"]
+        assert later == [(event("a"), 30), (event("b"), 30)]
+
+    def test_a_sync_that_is_no_more_is_not_told_later(self, steps: Steps) -> None:
+        refuse(steps, "NO_SUCH_SYNC", SYNC)
+        assert steps.gatherer.hear([("1", event("a"))]) == set()
+        assert starts(steps) == []
+
+    @pytest.mark.parametrize("code", ["MESSAGE_REFUSED", "AWS_UNAVAILABLE"])
+    def test_an_event_that_no_message_can_hold_is_left_to_the_next_full_scan(
+        self, steps: Steps, code: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def start(*_: object) -> None:
+            raise SynclineError(code, "it is so")
+
+        refuse(steps, "SECRET_MISSING", SYNC)
+        monkeypatch.setattr(type(steps.queues), "start", start)
+        if code == "MESSAGE_REFUSED":
+            assert steps.gatherer.hear([("1", event("a"))]) == set()
+        else:
+            with pytest.raises(SynclineError, match=code):
+                steps.gatherer.hear([("1", event("a"))])
+
+    def test_a_hint_that_fails_otherwise_is_told_later(self, steps: Steps) -> None:
+        def fails(_body: object) -> tuple[str, ...]:
+            raise SynclineError("SERVER_ERROR", "500")
+
+        object.__setattr__(steps.kind, "hints", fails)
+        with pytest.raises(SynclineError, match="SERVER_ERROR"):
+            steps.gatherer.note(SYNC, [("1", event("a"))])
+        assert notes(steps) == []
+
+
+class TestDue:
+    def due(self, steps: Steps, noted: float | None = None) -> tuple[str, ...] | None:
+        claim = steps.gatherer.due(SYNC, SECONDS, noted)
+        return None if claim is None else claim.groups
+
+    def test_nothing_was_noted(self, steps: Steps) -> None:
+        assert self.due(steps) is None
+
+    @pytest.mark.parametrize(("seconds", "is_due"), [(0, False), (QUIET - 0.6, False), (QUIET - 0.5, True)])
+    def test_after_the_quiet_time(self, steps: Steps, seconds: float, *, is_due: bool) -> None:
+        steps.hearing.note(SYNC, "1", ["a"])
+        steps.clock.sleep(seconds)
+        assert self.due(steps) == (("a",) if is_due else None)
+
+    @pytest.mark.parametrize(("seconds", "is_due"), [(LONGEST - 0.1, False), (LONGEST, True)])
+    def test_events_that_keep_coming_wait_for_so_long(self, steps: Steps, seconds: float, *, is_due: bool) -> None:
+        steps.hearing.note(SYNC, "1", ["a"])
+        steps.clock.sleep(seconds)
+        steps.hearing.note(SYNC, "2", ["b"])
+        assert self.due(steps) == (("a", "b") if is_due else None)
+
+    def test_the_message_about_the_latest_note_says_that_it_is_quiet(self, steps: Steps) -> None:
+        first = steps.hearing.note(SYNC, "1", ["a"])
+        steps.clock.sleep(1)
+        second = steps.hearing.note(SYNC, "2", ["b"])
+        assert self.due(steps, first) is None
+        assert self.due(steps, second) == ("a", "b")
+
+    def test_a_claim_that_a_function_has_left_is_taken_up_at_once(self, steps: Steps) -> None:
+        noted = steps.hearing.note(SYNC, "1", ["a"])
+        claim = steps.gatherer.due(SYNC, SECONDS, noted)
+        assert claim is not None
+        assert claim.until == steps.clock.now + SECONDS
+        steps.hearing.note(SYNC, "2", ["b"])
+        steps.clock.sleep(LONGEST)
+        assert self.due(steps) is None, "another function scans"
+        steps.gatherer.release(SYNC, claim)
+        assert steps.gatherer.due(SYNC, SECONDS) == replace(claim, until=steps.clock.now + SECONDS)
+
+
+class TestSettle:
+    def settle(self, steps: Steps, *more: str) -> None:
+        noted = steps.hearing.note(SYNC, "1", ["a"])
+        claim = steps.gatherer.due(SYNC, SECONDS, noted)
+        assert claim is not None
+        for group in more:
+            steps.hearing.note(SYNC, group, [group])
+        steps.gatherer.settle(SYNC, claim)
+        assert steps.hearing.claimed(SYNC) is None
+        assert notes(steps) == [(group,) for group in more]
+
+    def test_nothing_follows(self, steps: Steps) -> None:
+        self.settle(steps)
+        assert starts(steps) == []
+
+    @pytest.mark.parametrize(("quiet", "delay"), [(QUIET, QUIET), (0.2, 1)])
+    def test_what_was_noted_meanwhile_is_scanned_after_a_quiet_time(
+        self, steps: Steps, quiet: float, delay: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Sync, "gathering", lambda _: Gathering(quiet=quiet, longest=LONGEST))
+        self.settle(steps, "b")
+        assert starts(steps) == [(Start(SYNC, Trigger.EVENT, gathered=True), delay)]
+
+
+@pytest.mark.parametrize(("code", "known"), [(None, True), ("NO_SUCH_SYNC", False), ("CONFIG_INVALID", True)])
+def test_a_sync_is_known_unless_none_of_its_name_is_applied(steps: Steps, code: str | None, *, known: bool) -> None:
+    def config(name: str) -> BaseSync:
+        if code is not None:
+            raise SynclineError(code, name)
+        return steps.configs[name]
+
+    object.__setattr__(steps.gatherer, "config", config)
+    assert steps.gatherer.knows(SYNC) is known

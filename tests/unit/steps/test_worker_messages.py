@@ -1,0 +1,373 @@
+"""The worker: what becomes of one message, by what it says and by how its step ends."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+from botocore.exceptions import ClientError
+
+from syncline.config.base import BaseSync
+from syncline.errors import SynclineError
+from syncline.kinds.kind import Arrived, Pace, Page
+from syncline.messages import Batch, Start, decode, encode
+from syncline.model import EVERYTHING, Item, Outcome, RunStatus, Scope, Step, Trigger
+from syncline.state import State
+from syncline.steps.engine import DEATHS
+from syncline.steps.gather import Gatherer
+from syncline.stores.hearing import Hearing
+from tests.aws_faults import disturb
+from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, items, transfer_of
+from tests.pump import Letter
+from tests.run_ids import made_run_id
+
+AWS_PAUSE = 30
+RUN_PAUSE = 15
+TWIN_PAUSE = 15
+NEXT = made_run_id(5)
+NO_SUCH_ITEM = ClientError({"Error": {"Code": "InternalServerError", "Message": "it failed"}}, "PutItem")
+
+
+def batches(steps: Steps) -> list[tuple[Batch, float]]:
+    """Return the batches in the queues, each with the seconds until it can be seen."""
+    found = [(decode(letter.body), letter.due - steps.clock.now) for letter in steps.mail.waiting()]
+    return [(each, seconds) for each, seconds in found if isinstance(each, Batch)]
+
+
+def starts(steps: Steps) -> list[tuple[Start, float]]:
+    """Return the start messages in the queues, likewise."""
+    found = [(decode(letter.body), letter.due - steps.clock.now) for letter in steps.mail.waiting()]
+    return [(each, seconds) for each, seconds in found if isinstance(each, Start)]
+
+
+def stamp(seconds: float) -> str:
+    """Return the part of a run's ID that says when it was caused."""
+    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime(seconds))
+
+
+def raising(error: Exception) -> object:
+    def fails(*_: object) -> Answer:
+        raise error
+
+    return fails
+
+
+class TestBatch:
+    def test_a_step_that_aws_fails_comes_again_later_each_time(self, steps: Steps) -> None:
+        letter = steps.begin_with(transfer_of("1"))
+        steps.kind.move = raising(NO_SUCH_ITEM)  # type: ignore[assignment]
+        for received in (1, 2):
+            steps.pump.deliver([letter])
+            assert letter in steps.mail.waiting()
+            assert letter.due == steps.clock.now + AWS_PAUSE * received
+            waiting = steps.latest().waiting
+            assert waiting is not None
+            assert (waiting.code, waiting.until - waiting.at) == ("AWS_UNAVAILABLE", AWS_PAUSE * received)
+            steps.clock.sleep(200)
+        assert steps.mail.waiting() == [letter]
+
+    def test_a_batch_whose_lease_was_lost_comes_again(self, steps: Steps) -> None:
+        letter = steps.begin_with(transfer_of("1"))
+        steps.kind.move = raising(SynclineError("LEASE_LOST", "another has it"))  # type: ignore[assignment]
+        steps.pump.deliver([letter])
+        assert letter in steps.mail.waiting()
+        assert letter.due == steps.clock.now + AWS_PAUSE
+
+    @pytest.mark.parametrize(
+        ("error", "code", "again"),
+        [
+            (SynclineError("SERVER_ERROR", "500"), "SERVER_ERROR", True),
+            (SynclineError("FORBIDDEN", "403"), "FORBIDDEN", False),
+            (KeyError("status"), "INTERNAL", True),
+        ],
+    )
+    def test_any_other_error_is_of_its_items(self, steps: Steps, error: Exception, code: str, *, again: bool) -> None:
+        letter = steps.begin_with(transfer_of("1", "2"))
+        steps.kind.move = raising(error)  # type: ignore[assignment]
+        steps.pump.deliver([letter])
+        assert letter not in steps.mail.waiting()
+        assert [batch.attempt for batch, _ in batches(steps)] == ([2] if again else [])
+        assert [each.code for each in steps.dead()] == ([] if again else [code] * 2)
+
+    @pytest.mark.parametrize(("deaths", "received", "gone"), [
+        (0, DEATHS, False),
+        (0, DEATHS + 1, True),
+        (DEATHS - 1, 1, False),
+        (DEATHS - 2, 3, True),
+    ])  # fmt: skip
+    def test_work_that_functions_died_with_is_given_up(
+        self, steps: Steps, deaths: int, received: int, *, gone: bool
+    ) -> None:
+        steps.begin()
+        letter = steps.put(replace(transfer_of("1", "2"), deaths=deaths))
+        letter.received = received - 1
+        steps.pump.deliver([letter])
+        assert [each.code for each in steps.dead()] == (["STEP_DIED"] * 2 if gone else [])
+        assert len(steps.kind.moved) == (0 if gone else 2)
+
+    @pytest.mark.parametrize(("held", "pause"), [(4, 4), (300, TWIN_PAUSE)])
+    def test_work_that_another_function_does_is_seen_again_soon(self, steps: Steps, held: float, pause: float) -> None:
+        batch = replace(transfer_of("1"), deaths=1)
+        steps.begin()
+        letter = steps.put(batch)
+        letter.received = 1
+        steps.state.leases.take("made.up/team/app", batch.id, held)
+        steps.pump.deliver([letter])
+        assert letter not in steps.mail.waiting()
+        assert batches(steps) == [(replace(batch, deaths=2), pause)]
+
+    @pytest.mark.parametrize("step", [Step.DISCOVER, Step.TRANSFER, Step.VERIFY])
+    def test_of_a_run_that_is_being_cancelled_only_proofs_are_made(self, steps: Steps, step: Step) -> None:
+        _, root = steps.begin()
+        steps.kind.look = raising(AssertionError("nothing is scanned"))  # type: ignore[assignment]
+        steps.state.cancel_run(SYNC, MADE_UP_RUN)
+        batch = root if step is Step.DISCOVER else replace(transfer_of("1"), step=step)
+        steps.pump.deliver([steps.put(batch)])
+        assert (steps.kind.moved, len(steps.kind.proved)) == ([], step is Step.VERIFY)
+        outcomes = {Step.DISCOVER: [], Step.TRANSFER: [Outcome.CANCELLED], Step.VERIFY: [Outcome.MOVED]}
+        assert [each.outcome for each in steps.state.results(MADE_UP_RUN)] == outcomes[step]
+
+    def test_a_commit_that_waited_is_handed_to_its_own_queue(self, steps: Steps) -> None:
+        """No single message of a FIFO queue can be delayed, so it waits in the queue of discover."""
+        steps.begin()
+        commit = replace(transfer_of("1"), step=Step.COMMIT)
+        letter = steps.put(commit, Step.DISCOVER)
+        steps.pump.deliver([letter])
+        (handed,) = steps.mail.waiting()
+        assert (handed.step, decode(handed.body)) == (Step.COMMIT, commit)
+        assert steps.kind.moved == []
+
+    @pytest.mark.parametrize("step", [Step.TRANSFER, Step.VERIFY, Step.COMMIT])
+    def test_a_message_of_another_step_is_buried(self, steps: Steps, step: Step) -> None:
+        wrong = Step.VERIFY if step is not Step.VERIFY else Step.TRANSFER
+        body = encode(replace(transfer_of("1"), step=wrong))
+        steps.pump.deliver([steps.put(body, step)])
+        assert [(where, letter.body) for where, letter in steps.mail.dead()] == [(step, body)]
+        assert steps.mail.waiting() == []
+
+
+class TestStart:
+    def test_the_run_is_named_by_when_the_message_was_sent_and_by_its_id(self, steps: Steps) -> None:
+        """Delivered again, it is the same run; another message is another one."""
+        sent = steps.clock.now
+        letter = steps.start("a")
+        steps.clock.sleep(3600)
+        steps.pump.deliver([letter])
+        run = steps.latest()
+        steps.mail.letters.clear()
+        steps.pump.deliver([Letter(letter.id, letter.url, letter.body, sent, steps.clock.now)])
+        assert [each.id for each in steps.state.runs(SYNC)] == [run.id]
+        assert run.id.startswith(stamp(sent))
+        another = Letter("another", letter.url, letter.body, sent, steps.clock.now)
+        steps.pump.deliver([another])
+        assert len({each.id for each in steps.state.runs(SYNC) if each.id.startswith(stamp(sent))}) == 2
+
+    def test_a_start_with_an_id_begins_the_run_of_that_id(self, steps: Steps) -> None:
+        steps.pump.deliver([steps.put(Start(SYNC, Trigger.WEBHOOK, Scope.of(["a"]), id=NEXT))])
+        assert [run.id for run in steps.state.runs(SYNC)] == [NEXT]
+
+    def test_a_start_that_has_to_wait_is_sent_anew_under_its_name(self, steps: Steps) -> None:
+        steps.state.begin_run(SYNC, MADE_UP_RUN, Trigger.HAND, Scope.of(["a"]))
+        start = Start(SYNC, Trigger.SCHEDULE, id=NEXT)
+        letter = steps.put(start)
+        steps.pump.deliver([letter])
+        assert letter not in steps.mail.waiting()
+        assert starts(steps) == [(start, RUN_PAUSE)]
+
+    def test_a_start_that_fails_otherwise_comes_again(self, steps: Steps) -> None:
+        letter = steps.put(Start(SYNC, Trigger.RETRY, run=NEXT))
+        disturb(steps.table.meta.client, "TransactWriteItems", code="ValidationException")
+        steps.pump.deliver([letter])
+        assert letter in steps.mail.waiting()
+        assert letter.due == steps.clock.now + AWS_PAUSE
+
+    def test_a_run_that_was_begun_is_carried_out_although_its_sync_is_gone(self, steps: Steps) -> None:
+        """The run holds its sync; without an end nothing could be applied under that name."""
+        steps.begin()
+
+        def config(name: str) -> BaseSync:
+            raise SynclineError("NO_SUCH_SYNC", name)
+
+        object.__setattr__(steps.gatherer, "config", config)
+        steps.pump.deliver([steps.start(run=MADE_UP_RUN)])
+        assert steps.latest().status is RunStatus.DONE
+
+    @pytest.mark.parametrize(("status", "again"), [("cancelled", True), ("done", False)])
+    def test_a_scan_whose_run_was_cancelled_is_made_by_a_run_of_its_own(
+        self, steps: Steps, status: str, *, again: bool
+    ) -> None:
+        steps.begin()
+
+        def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> list[Page]:
+            if status == "cancelled":
+                steps.state.cancel_run(SYNC, MADE_UP_RUN)
+            return []
+
+        steps.kind.look = look
+        start = Start(SYNC, Trigger.WEBHOOK, Scope.of(["a"]), id=NEXT)
+        steps.pump.deliver([steps.put(start)])
+        assert starts(steps) == ([(start, RUN_PAUSE)] if again else [])
+
+    def test_a_run_of_its_own_that_was_cancelled_is_not_made_again(self, steps: Steps) -> None:
+        def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> list[Page]:
+            steps.state.cancel_run(SYNC, steps.latest().id)
+            return []
+
+        steps.kind.look = look
+        steps.pump.deliver([steps.put(Start(SYNC, Trigger.WEBHOOK, Scope.of(["a"]), id=NEXT))])
+        assert steps.mail.waiting() == []
+
+
+class TestEvents:
+    @pytest.fixture(autouse=True)
+    def _subscribed(self, steps: Steps) -> None:
+        steps.hearing.subscribe(SYNC, ["made.up"])
+
+    def note(self, steps: Steps, *groups: str) -> Letter:
+        """Note groups; return the start message that asks for their scan."""
+        for group in groups:
+            noted = steps.hearing.note(SYNC, group, [group])
+        return steps.put(replace(steps.gatherer.start(SYNC), noted=noted))
+
+    def test_notes_become_a_run_that_covers_them(self, steps: Steps) -> None:
+        letter = self.note(steps, "a", "b")
+        steps.clock.sleep(3600)
+        steps.pump.deliver([letter])
+        run = steps.latest()
+        assert (run.scope, run.trigger, run.status) == (Scope.of(["a", "b"]), Trigger.EVENT, RunStatus.DONE)
+        assert run.id.startswith(stamp(steps.clock.now)), "named by its claim"
+        assert (steps.hearing.notes(SYNC), steps.hearing.claimed(SYNC)) == ([], None)
+
+    def test_events_that_cannot_be_noted_come_again(self, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+        def note(*_: object) -> float:
+            raise NO_SUCH_ITEM
+
+        monkeypatch.setattr(Hearing, "note", note)
+        steps.notify("a", "b")
+        letters = list(steps.mail.letters)
+        steps.pump.deliver(letters)
+        assert [(letter in steps.mail.waiting(), letter.due - steps.clock.now) for letter in letters] == [
+            (True, AWS_PAUSE)
+        ] * 2
+
+    def test_an_event_that_its_sync_cannot_read_is_dropped(
+        self, steps: Steps, counted: list[tuple[str, float]]
+    ) -> None:
+        object.__setattr__(steps.kind, "hints", raising(SynclineError("MESSAGE_INVALID", "not like that")))
+        steps.notify("a")
+        steps.pump.deliver(list(steps.mail.letters))
+        assert steps.mail.letters == []
+        assert counted == [("MessagesDropped", 1)]
+
+    def test_an_event_that_was_put_off_is_noted(self, steps: Steps) -> None:
+        heard = {"source": "made.up", "group": "a"}
+        steps.pump.deliver([steps.put(replace(steps.gatherer.start(SYNC), heard=heard))])
+        assert [note.groups for note in steps.hearing.notes(SYNC)] == [("a",)]
+        assert len(starts(steps)) == 1
+
+    @pytest.mark.parametrize("step", [Step.TRANSFER, Step.VERIFY])
+    def test_only_discover_hears(self, steps: Steps, step: Step) -> None:
+        steps.pump.deliver([steps.put(json.dumps({"source": "made.up", "group": "a"}), step)])
+        assert steps.hearing.notes(SYNC) == []
+
+    @pytest.mark.parametrize("ended", [True, False])
+    def test_a_claim_stands_until_its_run_is_ended(
+        self, steps: Steps, monkeypatch: pytest.MonkeyPatch, *, ended: bool
+    ) -> None:
+        """A function that dies with the claim deleted would leave the run open: nobody comes back."""
+        seen: list[RunStatus] = []
+        settle = Gatherer.settle
+
+        def settle_then(self: Gatherer, *arguments: object) -> None:
+            seen.append(steps.latest().status)
+            if not ended:
+                raise NO_SUCH_ITEM
+            settle(self, *arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Gatherer, "settle", settle_then)
+        letter = self.note(steps, "a")
+        steps.pump.deliver([letter])
+        assert seen == [RunStatus.DONE]
+        assert (letter in steps.mail.waiting()) is not ended
+        claim = steps.hearing.claimed(SYNC)
+        assert (claim is None) is ended
+        assert claim is None or steps.hearing.take_up(SYNC, claim, 60) is not None, "it was left to the next one"
+
+    def test_a_scan_that_has_to_wait_leaves_its_claim_and_is_asked_for_again(self, steps: Steps) -> None:
+        steps.begin()
+        steps.state.cancel_run(SYNC, MADE_UP_RUN)
+        letter = self.note(steps, "a")
+        steps.pump.deliver([letter])
+        (again,) = starts(steps)
+        assert again == (decode(letter.body), RUN_PAUSE)
+        claim = steps.hearing.claimed(SYNC)
+        assert claim is not None
+        assert steps.hearing.take_up(SYNC, claim, 60) is not None
+
+
+class TestEnds:
+    def test_a_run_that_cannot_be_ended_has_all_messages_come_again(
+        self, steps: Steps, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        steps.begin()
+        letters = [steps.put(transfer_of("1")), steps.put(transfer_of("2", group="other"))]
+
+        def finish(*_: object) -> None:
+            raise NO_SUCH_ITEM
+
+        steps.kind.move = lambda item, _pace: Arrived(item)
+        steps.engine.leaves.add((SYNC, MADE_UP_RUN))
+        with monkeypatch.context() as patched:
+            patched.setattr(State, "finish_run", finish)
+            steps.pump.deliver(letters)
+        assert all(letter in steps.mail.waiting() for letter in letters)
+        assert [letter.due - steps.clock.now for letter in letters] == [AWS_PAUSE] * 2
+        steps.pump.run()
+        assert steps.state.progress(MADE_UP_RUN).counts.moved == 2
+        assert len(steps.kind.moved) == 2
+
+    def test_a_message_that_fails_keeps_no_other_from_its_end(self, steps: Steps) -> None:
+        steps.begin()
+        letters = [steps.put(transfer_of(name, group=name)) for name in "123"]
+
+        def move(item: Item, _pace: Pace) -> Answer:
+            if item.name == "2":
+                raise NO_SUCH_ITEM
+            return Arrived(item)
+
+        steps.kind.move = move
+        steps.pump.deliver(letters)
+        assert [letter in steps.mail.waiting() for letter in letters] == [False, True, False]
+
+
+def test_messages_behind_a_slow_one_keep_their_deaths(steps: Steps) -> None:
+    steps.begin()
+    slow, behind = steps.put(transfer_of("slow")), steps.put(replace(transfer_of("2", group="other"), deaths=1))
+    behind.received = 2
+
+    def move(item: Item, _pace: Pace) -> Answer:
+        steps.clock.sleep(6)
+        assert [(batch.deaths, seconds) for batch, seconds in batches(steps) if batch.group == "other"][-1] == (3, 0)
+        return Arrived(item)
+
+    steps.kind.move = move
+    steps.pump.deliver([slow, behind])
+    assert [item.name for item in steps.kind.moved] == ["slow"]
+    assert slow not in steps.mail.waiting()
+    assert behind not in steps.mail.waiting()
+
+
+def test_a_scan_of_everything_is_not_begun_beside_another_one(steps: Steps) -> None:
+    steps.begin()
+    looked: list[Scope] = []
+
+    def look(scope: Scope, _cursor: str | None, _pace: Pace) -> Iterable[Page]:
+        looked.append(scope)
+        return [Page("a", items("1"))]
+
+    steps.kind.look = look
+    steps.pump.deliver([steps.put(Start(SYNC, Trigger.SCHEDULE, EVERYTHING))])
+    assert (looked, steps.mail.waiting()) == ([], [])
