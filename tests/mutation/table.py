@@ -38,7 +38,7 @@ ROWS: Final = (
         ("steps/engine",),
         tuple(f"steps/test_{name}.py" for name in ("engine", "bound_requests", "unsendable")),
     ),
-    Row(("steps/receive",), ("steps/test_receive.py", "steps/test_receive_github.py", "steps/test_receive_wiring.py")),
+    Row(("steps/receive",), ("steps/test_receive_bodies.py",)),
     Row(("steps/console",), ("steps/test_console.py",)),
     Row(
         ("state",),

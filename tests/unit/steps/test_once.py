@@ -106,24 +106,24 @@ def test_a_result_stays_taken_for_longer_than_a_run(state: State, clock: Clock) 
     assert told_once(state, OTHER, [result("1")]) == []
 
 
-class TestConflicts:
-    """A conflict that was told before anybody joined the run is met again by the scans that join."""
-
-    told = result("1", Outcome.CONFLICT, source="sha256:1", code="TAG_DIFFERS")
+@pytest.mark.parametrize("outcome", [Outcome.CONFLICT, Outcome.FAILED])
+class TestMetAgain:
+    """A conflict or failure that was told before anybody joined the run is met again by the scans that join."""
 
     @pytest.fixture(autouse=True)
-    def _before(self, state: State, root: Batch) -> None:
-        state.end_batch(root, BatchRecord((self.told, result("2"))), Counts(conflict=1, moved=1))
+    def told(self, state: State, root: Batch, outcome: Outcome) -> Result:
+        told = result("1", outcome, source="sha256:1", code="TAG_DIFFERS")
+        state.end_batch(root, BatchRecord((told, result("2"))), Counts.of((told, result("2"))))
+        return told
 
-    def test_it_is_told_once(self, state: State) -> None:
-        another = replace(self.told, name="3")
-        found = [result("2"), self.told, another]
-        assert told_once(state, JOINED, found) == [result("2"), another]
+    def test_it_is_told_once(self, state: State, told: Result) -> None:
+        another = replace(told, name="3")
+        assert told_once(state, JOINED, [result("2"), told, another]) == [result("2"), another]
 
-    def test_one_of_another_content_is_told(self, state: State) -> None:
-        changed = replace(self.told, source="sha256:2")
+    def test_one_of_another_content_is_told(self, state: State, told: Result) -> None:
+        changed = replace(told, source="sha256:2")
         assert told_once(state, JOINED, [changed]) == [changed]
 
-    def test_the_scan_that_told_it_may_be_told_again(self, state: State) -> None:
+    def test_the_scan_that_told_it_may_tell_it_again(self, state: State, told: Result) -> None:
         state.join_run(SYNC, made_run_id(2), Scope.of(["team/app"]))
-        assert told_once(state, OWN, [self.told]) == [self.told]
+        assert told_once(state, OWN, [told]) == [told]
