@@ -39,7 +39,7 @@ ROWS: Final = (
         tuple(f"steps/test_{name}.py" for name in ("engine", "bound_requests", "unsendable")),
     ),
     Row(("steps/receive",), ("steps/test_receive_bodies.py",)),
-    Row(("steps/console",), ("steps/test_console.py",)),
+    Row(("steps/console",), ("steps/test_console_pages.py",)),
     Row(
         ("state",),
         ("test_state.py", "test_state_ends.py", *(f"steps/test_{name}.py" for name in ("joined", "cancel", "waiting"))),

@@ -1,0 +1,151 @@
+"""The console's pages by themselves: every sample with its labels, and every answer with its headers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.parser import text_string_to_metric_families
+
+from syncline import __version__
+from syncline.errors import SynclineError
+from syncline.steps.console import Console, Figures, exposition
+from syncline.stores.totals import BUCKETS, Totals
+
+ITEMS = {"moved": 38, "skipped": 5, "left_out": 7, "removed": 2, "extra": 1, "conflict": 3, "failed": 4}
+TOTALS = Totals(tuple(range(1, len(BUCKETS) + 2)), 4003.5, 6, ITEMS, 1000, 1_790_000_000.0, known=9)
+IMAGES = Figures("shop", "images", TOTALS, running=True)
+BACKUPS = Figures("clusters", "backups", replace(TOTALS, seconds=7.0), running=False, clusters=3)
+BOUNDS = ["1.0", "2.5", "5.0", "10.0", "30.0", "60.0", "120.0", "300.0", "600.0", "1800.0", "+Inf"]
+WITHIN = [1, 3, 6, 10, 15, 21, 28, 36, 45, 55, 66]
+
+
+def samples(*figures: Figures) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Return every sample by its name and its labels, in alphabetical order."""
+    families = text_string_to_metric_families(exposition(figures).decode())
+    return {(each.name, tuple(sorted(each.labels.items()))): each.value for fam in families for each in fam.samples}
+
+
+def of_runs(name: str, seconds: float, **labels: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Return the samples of the durations of runs."""
+    own = tuple(sorted(labels.items()))
+    found = {(f"{name}_count", own): 66.0, (f"{name}_sum", own): seconds}
+    for bound, count in zip(BOUNDS, WITHIN, strict=True):
+        found[f"{name}_bucket", tuple(sorted({**labels, "le": bound}.items()))] = count
+    return found
+
+
+def test_every_sync_has_the_figures_of_syncline() -> None:
+    labels = (("kind", "images"), ("sync", "shop"))
+    expected = of_runs("syncline_run_duration_seconds", 4003.5, sync="shop", kind="images")
+    expected |= {
+        ("syncline_items_total", (*labels[:1], ("outcome", each), *labels[1:])): n for each, n in ITEMS.items()
+    }
+    expected |= {
+        ("syncline_runs_failed_total", labels): 6,
+        ("syncline_moved_bytes_total", labels): 1000,
+        ("syncline_last_success_timestamp_seconds", labels): 1_790_000_000,
+        ("syncline_known_failures", labels): 9,
+        ("syncline_running", labels): 1,
+    }
+    assert samples(IMAGES) == expected
+
+
+@pytest.mark.parametrize(("clusters", "shown"), [(3, 3), (None, 0)])
+def test_backups_have_those_of_git_sync_too(clusters: int | None, shown: int) -> None:
+    found = samples(IMAGES, replace(BACKUPS, clusters=clusters))
+    of_git_sync = {key: value for key, value in found.items() if key[0].startswith("git_sync")}
+    labels = (("sync", "clusters"),)
+    assert of_git_sync == of_runs("git_sync_duration_seconds", 7.0, sync="clusters") | {
+        ("git_sync_errors_total", labels): 6,
+        ("git_sync_files_processed_total", labels): 40,
+        ("git_sync_last_success_timestamp", labels): 1_790_000_000,
+        ("git_sync_clusters_backed_up", labels): shown,
+    }
+    assert found["syncline_running", (("kind", "backups"), ("sync", "clusters"))] == 0
+
+
+def ask(
+    path: str | None = "/metrics",
+    method: str | None = "GET",
+    token: str | None = None,
+    figures: Iterable[Figures] | Exception = (IMAGES, BACKUPS),
+    headers: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    def read() -> Iterable[Figures]:
+        if isinstance(figures, Exception):
+            raise figures
+        return figures
+
+    event: dict[str, Any] = {"headers": headers}
+    event |= {} if path is None else {"rawPath": path}
+    event |= {} if method is None else {"requestContext": {"http": {"method": method}}}
+    return Console(read, lambda: token).handle(event)
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", None])
+def test_health(path: str, method: str | None) -> None:
+    answer = ask(path, method, token="secret")
+    assert (answer["statusCode"], answer["headers"]) == (200, JSON)
+    assert json.loads(answer["body"]) == {"status": "ok", "version": __version__, "syncs": 2}
+
+
+def test_metrics() -> None:
+    answer = ask()
+    assert (answer["statusCode"], answer["headers"]) == (200, {"Content-Type": CONTENT_TYPE_LATEST})
+    assert answer["body"].encode() == exposition([IMAGES, BACKUPS])
+
+
+@pytest.mark.parametrize("path", ["/", None, "/metrics/more", ""])
+def test_another_path(path: str | None) -> None:
+    answer = ask(path)
+    assert (answer["statusCode"], answer["headers"]) == (404, JSON)
+    assert "/metrics" in json.loads(answer["body"])["error"]
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+def test_another_method(method: str) -> None:
+    answer = ask("/health", method)
+    assert (answer["statusCode"], answer["headers"]) == (405, {"Allow": "GET, HEAD"})
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ({"authorization": "Bearer secret"}, 200),
+        ({"Authorization": "Bearer secret"}, 200),
+        ({"authorization": "bearer secret"}, 401),
+        ({"authorization": "secret"}, 401),
+        ({"authorization": "Bearer \ud83d"}, 401),
+        ({}, 401),
+    ],
+)
+def test_metrics_are_for_who_has_the_token(given: dict[str, str], status: int) -> None:
+    answer = ask(token="secret", headers=given)
+    assert answer["statusCode"] == status
+    assert (answer["headers"] == JSON) is (status == 401)
+    assert ask("/health", token="secret", headers=given)["statusCode"] == 200
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (SynclineError("SECRET_MISSING", "it is gone"), "SECRET_MISSING"),
+        (ClientError({"Error": {"Code": "Throttling"}}, "Query"), "ClientError"),
+        (EndpointConnectionError(endpoint_url="https://dynamodb.example"), "EndpointConnectionError"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/health", "/metrics"])
+def test_a_table_that_cannot_be_read(error: Exception, code: str, path: str) -> None:
+    answer = ask(path, figures=error)
+    assert (answer["statusCode"], answer["headers"]) == (503, JSON)
+    assert json.loads(answer["body"]) == {"status": "unwell", "error": code}
