@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.messages import Batch, decode
-from syncline.model import Item, Run, RunStatus, Step
+from syncline.model import Item, Outcome, Result, Run, RunStatus, Step
 from syncline.steps.transfer import ENDING, GLANCING, WAITING, transfer
 from syncline.stores.leases import LeaseHeldError
 from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, transfer_of
@@ -54,10 +55,15 @@ class TestTurns:
         assert waiting.code == "LEASE_HELD"
 
     @pytest.mark.parametrize(("hop", "longest"), [(0, 1), (1, 2), (3, 8), (5, WAITING), (9000, WAITING)])
-    def test_pauses_get_longer(self, steps: Steps, run: Run, hop: int, longest: float) -> None:
+    @pytest.mark.parametrize("share", [0.5, 1.0])
+    def test_pauses_get_longer_and_differ(self, steps: Steps, run: Run, hop: int, longest: float, share: float) -> None:
+        class Chance(random.Random):
+            def uniform(self, a: float, b: float) -> float:
+                return {0.5: a, 1.0: b}[share]
+
         steps.state.leases.take(GROUP, "another", 300)
-        transfer(steps.engine, replace(transfer_of("1"), hop=hop), run, lambda: LEFT)
-        assert longest / 2 - 0.5 <= delay(steps) <= longest + 0.5
+        transfer(replace(steps.engine, rng=Chance()), replace(transfer_of("1"), hop=hop), run, lambda: LEFT)
+        assert delay(steps) == round(longest * share)
 
     def test_no_pause_is_longer_than_the_lease(self, steps: Steps, run: Run) -> None:
         steps.state.leases.take(GROUP, "another", GLANCING + 2)
@@ -178,6 +184,14 @@ class TestAnswers:
         (again,) = self.transfer(steps, run, item1=later)
         assert (again.idle, again.attempt) == (idle, 1)
 
+    def test_a_failure_is_tried_again_alone(self, steps: Steps, run: Run) -> None:
+        failure = Failure(self.item("2", session=5), SynclineError("SERVER_ERROR", "500"))
+        found = self.transfer(steps, run, item1=Arrived(self.item("1")), item2=failure)
+        assert {(each.step, each.attempt, each.items[0].name) for each in found} == {
+            (Step.VERIFY, 1, "1"),
+            (Step.TRANSFER, 2, "2"),
+        }
+
     @pytest.mark.parametrize("first", [True, False])
     def test_one_item_that_got_further_is_enough(self, steps: Steps, run: Run, *, first: bool) -> None:
         further, same = Later(self.item("1", session=5)), Later(self.item("2"))
@@ -197,10 +211,11 @@ class TestAnswers:
                 steps.clock.sleep(4)
                 return Arrived(item)
             assert pace.halted()
-            return Later(item)
+            return Later(item) if item.name == "2" else Result(item.group, item.name, Outcome.CONFLICT)
 
         steps.kind.move = move
-        transfer(steps.engine, transfer_of("1", "2"), run, lambda: LEFT)
+        transfer(steps.engine, transfer_of("1", "2", "3"), run, lambda: LEFT)
         assert [batch.step for batch in following(steps)] == [Step.VERIFY]
-        assert steps.state.progress(MADE_UP_RUN).counts.cancelled == 1
+        counts = steps.state.progress(MADE_UP_RUN).counts
+        assert (counts.cancelled, counts.conflict) == (1, 1)
         assert steps.latest().status is RunStatus.CANCELLING

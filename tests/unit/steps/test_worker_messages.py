@@ -19,7 +19,6 @@ from syncline.state import State
 from syncline.steps.engine import DEATHS
 from syncline.steps.gather import Gatherer
 from syncline.stores.hearing import Hearing
-from tests.aws_faults import disturb
 from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, items, transfer_of
 from tests.pump import Letter
 from tests.run_ids import made_run_id
@@ -177,9 +176,13 @@ class TestStart:
         assert letter not in steps.mail.waiting()
         assert starts(steps) == [(start, RUN_PAUSE)]
 
-    def test_a_start_that_fails_otherwise_comes_again(self, steps: Steps) -> None:
-        letter = steps.put(Start(SYNC, Trigger.RETRY, run=NEXT))
-        disturb(steps.table.meta.client, "TransactWriteItems", code="ValidationException")
+    def test_a_start_that_fails_otherwise_comes_again(self, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+        letter = steps.put(Start(SYNC, Trigger.SCHEDULE))
+
+        def refuse(*_: object, **__: object) -> None:
+            raise SynclineError("AWS_UNAVAILABLE", "the table does not answer")
+
+        monkeypatch.setattr(State, "begin_run", refuse)
         steps.pump.deliver([letter])
         assert letter in steps.mail.waiting()
         assert letter.due == steps.clock.now + AWS_PAUSE

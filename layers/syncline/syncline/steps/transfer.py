@@ -38,7 +38,7 @@ def transfer(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
         longest = min(WAITING, 2.0 ** min(batch.hop, 10)) * engine.rng.uniform(0.5, 1.0)
         delay = min(held.retry_after or 1.0, longest)
         work.waits = (held, delay)
-        work.follow(delay, items=batch.items)
+        work.follow(delay)
         engine.end(work)
         return
     before = kind.requests()
@@ -94,8 +94,7 @@ def _carry_out(work: Work, kind: Kind, pace: Pace, engine: Engine) -> None:
 
 def _is_further(item: Item, before: Item) -> bool:
     """Whether an item stands elsewhere than before. How much was sent for it tells nothing: it may be sent in vain."""
-    sent = {"bytes": item.detail.get("bytes")}
-    return replace(item, detail={**item.detail, **sent}) != replace(before, detail={**before.detail, **sent})
+    return replace(item, detail={**item.detail, "bytes": 0}) != replace(before, detail={**before.detail, "bytes": 0})
 
 
 def _is_cancelled(engine: Engine, batch: Batch) -> bool:
