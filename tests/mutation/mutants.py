@@ -42,7 +42,7 @@ def mutants_of(
 
     With `sample`, return that many of them, always the same ones of the same source and `seed`.
     """
-    source = path.read_text()
+    source = _undecorated(path.read_text())
     module, mutations, _, _ = create_mutations(str(path), source)
     positions = MetadataWrapper(module, unsafe_skip_copy=True).resolve(PositionProvider)
     texts = {part for node in _walk(module) if isinstance(node, cst.FormattedString) for part in _walk(node)}
@@ -63,6 +63,17 @@ def mutants_of(
     before = _functions_of(compile(source, str(path), "exec"))
     made = [_mutant(path, module, mutation, line, spans, before) for line, mutation in found]
     return [mutant for mutant in made if mutant is not None], number
+
+
+def _undecorated(source: str) -> str:
+    """Return a source with the decorators of classes as comments: mutmut leaves out the methods of others."""
+    lines = source.splitlines(keepends=True)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef):
+            for decorator in node.decorator_list:
+                for at in range(decorator.lineno - 1, decorator.end_lineno or decorator.lineno):
+                    lines[at] = f"#{lines[at]}"
+    return "".join(lines)
 
 
 def _functions_of(code: CodeType) -> dict[tuple[str, int], CodeType]:

@@ -119,10 +119,18 @@ class TestMetAgain:
     def test_it_is_told_once(self, state: State, told: Result) -> None:
         another = replace(told, name="3")
         assert told_once(state, JOINED, [result("2"), told, another]) == [result("2"), another]
+        assert told_once(state, OTHER, [told]) == []
 
     def test_one_of_another_content_is_told(self, state: State, told: Result) -> None:
         changed = replace(told, source="sha256:2")
         assert told_once(state, JOINED, [changed]) == [changed]
+
+    @pytest.mark.usefixtures("told")
+    def test_the_results_of_the_run_are_read_only_where_it_may_be_among_them(
+        self, state: State, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(State, "results", lambda *_: pytest.fail("the results of a run are many"))
+        assert told_once(state, JOINED, [result("2"), result("3", Outcome.KNOWN)]) != []
 
     def test_the_scan_that_told_it_may_tell_it_again(self, state: State, told: Result) -> None:
         state.join_run(SYNC, made_run_id(2), Scope.of(["team/app"]))

@@ -49,15 +49,14 @@ def _taken(state: State, batch: Batch, results: Iterable[Result]) -> list[Result
     """Return the results that the batch's scan has taken, now or in an earlier try."""
     scan = batch.scan or batch.run
 
-    def is_ours(result: Result) -> bool:
+    def ours(result: Result) -> Result | None:
         if result.outcome not in _TAKEN_BY_ONE:
-            return True
+            return result
         digest = hashlib.blake2b("\0".join(_key(result)).encode(errors="surrogatepass"), digest_size=16).hexdigest()
-        return state.facts.take(f"told@{batch.run}@{digest}", scan, _KEPT)
+        return result if state.facts.take(f"told@{batch.run}@{digest}", scan, _KEPT) else None
 
-    waiting = list(results)
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="take") as pool:
-        return [each for each, ours in zip(waiting, pool.map(is_ours, waiting), strict=True) if ours]
+        return [each for each in pool.map(ours, results) if each is not None]
 
 
 def _key(result: Result) -> tuple[str, ...]:
