@@ -380,17 +380,16 @@ class Engine:
 
 def _fitting(work: Work, outgoing: Outgoing) -> list[Outgoing]:
     """Give up the items of a batch that are too large for a message; return the batch with the others, if any."""
-    items = outgoing.batch.items
-    sizes = [json_bytes(item.to_json()) if item.detail else 0 for item in items]
-    if max(sizes, default=0) <= LARGEST_ITEM:
-        return [outgoing]
-    kept = []
-    for item, size in zip(items, sizes, strict=True):
+    items, kept = outgoing.batch.items, list[Item]()
+    for item in items:
+        size = json_bytes(item.to_json()) if item.detail else 0
         if size <= LARGEST_ITEM:
             kept.append(item)
         else:
             why = f"its state takes {size} bytes, a message {LARGEST_ITEM} at most"
             work.give_up(replace(item, detail={}), SynclineError("MESSAGE_REFUSED", why))
+    if len(kept) == len(items):
+        return [outgoing]
     return [replace(outgoing, batch=replace(outgoing.batch, items=tuple(kept)))] if kept else []
 
 
