@@ -1,9 +1,9 @@
 """Make the mutants of a module: its source, each time with one small fault.
 
 mutmut makes them. Left out are those that need no test: texts for people (strings with a space, parts of f-strings),
-strings in another case beside the same string with other letters, and what the type checker refuses anyway (None for a
-value, a missing positional argument). Only the bodies of functions are mutated: the fields of a class and the defaults
-of parameters are not.
+strings in another case beside the same string with other letters, what the type checker refuses anyway (None for a
+value, a missing positional argument), and the arguments in `_NO_BEHAVIOUR`. Only the bodies of functions are mutated:
+the fields of a class and the defaults of parameters are not.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 from mutmut.mutation.file_mutation import Mutation, create_mutations
 
+_NO_BEHAVIOUR: Final = frozenset({"digest_size", "strict", "thread_name_prefix"})
+"""Arguments by keyword that no test can see: another value is as good."""
 _IS_FUNCTION: Final = 0x01  # CO_OPTIMIZED, which the code of a class or module lacks
 
 
@@ -45,7 +47,7 @@ def mutants_of(
     source = _undecorated(path.read_text())
     module, mutations, _, _ = create_mutations(str(path), source)
     positions = MetadataWrapper(module, unsafe_skip_copy=True).resolve(PositionProvider)
-    texts = {part for node in _walk(module) if isinstance(node, cst.FormattedString) for part in _walk(node)}
+    spared = {part for node in _walk(module) if _is_spared(node) for part in _walk(node)}
     functions = {mutation.contained_by_top_level_function for mutation in mutations}
     bodies = {part for each in functions if isinstance(each, cst.FunctionDef) for part in _walk(each.body)}
     spans = _spans(source)
@@ -54,7 +56,7 @@ def mutants_of(
         node, line = mutation.original_node, positions[mutation.original_node].start.line
         if wanted is not None and line not in wanted:
             continue
-        if node in bodies and node not in texts and _needs_a_test(node, mutation.mutated_node):
+        if node in bodies and node not in spared and _needs_a_test(node, mutation.mutated_node):
             found.append((line, mutation))
     number = len(found)
     if sample is not None and number > sample:
@@ -88,6 +90,13 @@ def _functions_of(code: CodeType) -> dict[tuple[str, int], CodeType]:
     return found
 
 
+def _is_spared(node: cst.CSTNode) -> bool:
+    """Return True for a node within which nothing is mutated."""
+    if isinstance(node, cst.Arg):
+        return node.keyword is not None and node.keyword.value in _NO_BEHAVIOUR
+    return isinstance(node, cst.FormattedString)
+
+
 def _needs_a_test(node: cst.CSTNode, mutated: cst.CSTNode) -> bool:
     if isinstance(node, cst.SimpleString):
         assert isinstance(mutated, cst.SimpleString)
@@ -98,7 +107,7 @@ def _needs_a_test(node: cst.CSTNode, mutated: cst.CSTNode) -> bool:
         if len(mutated.args) == len(node.args):
             return False  # None in place of an argument
         (removed,) = [argument for argument in node.args if argument not in mutated.args]
-        return removed.keyword is not None
+        return removed.keyword is not None and not _is_spared(removed)
     return True
 
 
