@@ -2,8 +2,8 @@
 
 mutmut makes them. Left out are those that need no test: texts for people (strings with a space, parts of f-strings),
 strings in another case beside the same string with other letters, what the type checker refuses anyway (None for a
-value, a missing positional argument), and the arguments in `_NO_BEHAVIOUR`. Only the bodies of functions are mutated:
-the fields of a class and the defaults of parameters are not.
+value, a missing positional argument), what is logged, and the arguments in `_NO_BEHAVIOUR`. Only the bodies of
+functions are mutated: the fields of a class and the defaults of parameters are not.
 """
 
 from __future__ import annotations
@@ -94,6 +94,8 @@ def _is_spared(node: cst.CSTNode) -> bool:
     """Return True for a node within which nothing is mutated."""
     if isinstance(node, cst.Arg):
         return node.keyword is not None and node.keyword.value in _NO_BEHAVIOUR
+    if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
+        return isinstance(node.func.value, cst.Name) and node.func.value.value == "logger"
     return isinstance(node, cst.FormattedString)
 
 

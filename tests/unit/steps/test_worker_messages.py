@@ -244,6 +244,10 @@ class TestEvents:
         assert run.id.startswith(stamp(steps.clock.now)), "named by its claim"
         assert (steps.hearing.notes(SYNC), steps.hearing.claimed(SYNC)) == ([], None)
 
+    def test_a_start_that_finds_nothing_noted_does_nothing(self, steps: Steps) -> None:
+        steps.pump.deliver([steps.put(steps.gatherer.start(SYNC))])
+        assert (steps.mail.letters, steps.state.runs(SYNC)) == ([], [])
+
     def test_events_that_cannot_be_noted_come_again(self, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
         def note(*_: object) -> float:
             raise NO_SUCH_ITEM
@@ -361,6 +365,21 @@ def test_messages_behind_a_slow_one_keep_their_deaths(steps: Steps) -> None:
     assert [item.name for item in steps.kind.moved] == ["slow"]
     assert slow not in steps.mail.waiting()
     assert behind not in steps.mail.waiting()
+
+
+def test_a_commit_behind_a_slow_one_is_shown_again_at_once(steps: Steps) -> None:
+    """A FIFO queue would drop its double."""
+    steps.begin()
+    slow, behind = (steps.put(replace(transfer_of(name, group=name), step=Step.COMMIT)) for name in ("slow", "other"))
+
+    def move(item: Item, _pace: Pace) -> Answer:
+        steps.clock.sleep(6)
+        assert behind.due == began + 5
+        return Arrived(item)
+
+    steps.kind.move, began = move, steps.clock.now
+    steps.pump.deliver([slow, behind])
+    assert behind in steps.mail.waiting()
 
 
 def test_a_scan_of_everything_is_not_begun_beside_another_one(steps: Steps) -> None:

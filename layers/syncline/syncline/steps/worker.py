@@ -186,7 +186,7 @@ class Worker:
         if claim is None:
             logger.info("nothing to scan now", extra={"sync": start.sync})
             return
-        look = replace(start, scope=scope_of(claim), gathered=False, noted=None)
+        look = replace(start, scope=scope_of(claim))
         # The run is named by what it looks at: done again for the same claim, it is the same run.
         try:
             made = self._look(look, _run_id(claim.at, claim.id), received, left, again=start)
