@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from syncline.errors import SynclineError
 from syncline.kinds.kind import LAST_WORDS, Failure
-from syncline.messages import Batch, Dead, Outgoing, decode
+from syncline.messages import Batch, Dead, Outgoing, Queues, decode
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger, json_bytes
 from syncline.state import BatchRecord, State
 from syncline.steps.engine import ATTEMPTS, HOPS, IDLE, LARGEST_ITEM, TELLING, Work, pause, step_error
+from syncline.stores.failures import KnownFailure
 from syncline.stores.leases import Lease
 from tests.made_up import MADE_UP_RUN, SYNC, MadeUp, Steps, items, transfer_of
 from tests.run_ids import made_run_id
@@ -206,6 +207,43 @@ class TestEnd:
         assert all(not item.detail for each in steps.dead() for item in each.batch.items)
 
 
+class TestRefused:
+    """A queue may refuse a batch for good: its items are sent one by one, and a single one has failed."""
+
+    def refused(self, steps: Steps, monkeypatch: pytest.MonkeyPatch, most: int, *names: str) -> None:
+        """Let the queues take batches of `most` items, and send one with these."""
+        send = Queues.send
+
+        def strict(self: Queues, outgoing: Iterable[Outgoing]) -> list[tuple[Batch, str]]:
+            given = list(outgoing)
+            send(self, [each for each in given if len(each.batch.items) <= most])
+            return [(each.batch, "it is too large") for each in given if len(each.batch.items) > most]
+
+        monkeypatch.setattr(Queues, "send", strict)
+        steps.begin()
+        work = Work(transfer_of("first"))
+        work.follow(items=tuple(replace(item, detail={"state": 1}) for item in items(*names)))
+        steps.engine.end(work)
+
+    @pytest.mark.parametrize("names", [("1", "2"), ("1", "2", "3")])
+    def test_its_items_are_sent_one_by_one(
+        self, steps: Steps, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+    ) -> None:
+        self.refused(steps, monkeypatch, 1, *names)
+        sent = [decode(letter.body) for letter in steps.mail.waiting()]
+        assert [each.items[0].name for each in sent if isinstance(each, Batch)] == list(names)
+        assert all(each.items[0].detail == {"state": 1} for each in sent if isinstance(each, Batch))
+        assert steps.dead() == []
+
+    def test_an_item_that_is_refused_alone_has_failed(self, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What it carried may be the reason, so its letter does not carry that."""
+        self.refused(steps, monkeypatch, 0, "1")
+        (letter,) = steps.dead()
+        assert (letter.code, letter.reason) == ("MESSAGE_REFUSED", "it is too large")
+        assert letter.batch.items == items("1")
+        assert [each.code for each in steps.state.results(MADE_UP_RUN)] == ["MESSAGE_REFUSED"]
+
+
 class TestFailAll:
     error = SynclineError("SERVER_ERROR", "it failed", retry_after=90.0)
 
@@ -267,6 +305,14 @@ class TestRunOf:
         ]
         assert steps.dead() == [letter]
         assert [each.name for each in steps.state.failures.all(SYNC)] == ["bad"]
+
+    def test_what_a_later_run_has_solved_stays_solved(self, steps: Steps) -> None:
+        _, root = steps.begin()
+        failed = Result("team/app", "bad", Outcome.FAILED, code="REFUSED", reason="it is so")
+        steps.state.end_batch(root, BatchRecord((failed,)), Counts(failed=1))
+        steps.state.failures.solve(SYNC, [KnownFailure.of(failed, MADE_UP_RUN, 0.0)], made_run_id(1))
+        assert steps.engine.run_of(root) is None
+        assert list(steps.state.failures.all(SYNC)) == []
 
     def test_of_a_run_that_is_over_the_letters_alone_are_sent_again(self, steps: Steps) -> None:
         _, root = steps.begin()

@@ -12,7 +12,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Kind
 from syncline.messages import Start, decode
 from syncline.model import Trigger
-from tests.made_up import SYNC, Steps
+from tests.made_up import SYNC, MadeUp, Steps
 
 QUIET, LONGEST = 5.0, 20.0
 SECONDS = 60.0
@@ -88,6 +88,26 @@ class TestHear:
         bodies = [("1", event("a", odd="yes")), ("2", event("b")), ("3", event("c", odd="yes"))]
         assert steps.gatherer.hear(bodies) == {"1", "3"}
         assert notes(steps) == notes(steps, "another") == [("b",)]
+
+    def test_what_one_of_two_syncs_cannot_read_is_named(self, steps: Steps) -> None:
+        def odd(_body: object) -> tuple[str, ...]:
+            raise SynclineError("MESSAGE_INVALID", "not like that")
+
+        strict = MadeUp()
+        object.__setattr__(strict, "hints", odd)
+        kinds: dict[str, Kind] = {"another": strict, SYNC: steps.kind}
+        object.__setattr__(steps.gatherer, "kind", kinds.get)
+        steps.hearing.subscribe("another", ["made.up"])
+        assert steps.gatherer.hear([("1", event("a"))]) == {"1"}
+        assert (notes(steps), notes(steps, "another")) == ([("a",)], [])
+
+    def test_only_what_no_sync_hears_of_is_counted_as_dropped(
+        self, steps: Steps, counted: list[tuple[str, float]]
+    ) -> None:
+        steps.gatherer.hear([("1", event("a"))])
+        assert counted == []
+        steps.gatherer.hear([("2", event("a", "nowhere")), ("3", event("b"))])
+        assert counted == [("MessagesDropped", 1)]
 
     def test_of_nothing_that_can_be_read_nothing_is_noted(self, steps: Steps) -> None:
         def odd(_body: object) -> tuple[str, ...]:
