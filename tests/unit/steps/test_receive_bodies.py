@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from syncline.config import load_sync
+from syncline.config import Sync, load_sync
 from syncline.errors import SynclineError
 from syncline.messages import Queues, Start
 from syncline.model import LARGEST_SCOPE, Scope, Trigger
@@ -21,9 +21,18 @@ from syncline.steps.receive import LARGEST_BODY, Receiver
 from tests.run_ids import made_run_id
 
 SECRET = "secret-of-the-hook"
-SYNC = {"name": "images", "kind": "images", "webhook": {"secret": "env:HOOK"}}
+SYNC: dict[str, Any] = {"name": "images", "kind": "images", "webhook": {"secret": "env:HOOK"}}
 SYNC |= {"source": {"registry": "prod.example", "catalog": True}, "target": {"registry": "dr.example"}}
 FORM = {"content-type": "application/x-www-form-urlencoded"}
+
+
+def find(name: str) -> Sync:
+    if name == "unknown":
+        raise SynclineError("NO_SUCH_SYNC", name)
+    if name == "broken":
+        raise SynclineError("CONFIG_INVALID", name)
+    more: dict[str, dict[str, Any]] = {"off": {"enabled": False}, "closed": {"webhook": None}}
+    return load_sync(json.dumps(SYNC | {"name": name} | more.get(name, {})))
 
 
 class Sent:
@@ -52,9 +61,8 @@ def sent() -> Sent:
 def ask(sent: Sent) -> Callable[..., tuple[int, dict[str, Any]]]:
     """Return a function that posts a body and returns status and answer."""
     secrets = Secrets(lambda: pytest.fail("not asked"), lambda: pytest.fail("not asked"), {"HOOK": SECRET})
-    config = load_sync(json.dumps(SYNC))
     receiver = Receiver(
-        lambda _name: config,
+        find,
         lambda _sync, body: groups_in(body),
         secrets,
         cast("Queues", sent),
@@ -155,6 +163,23 @@ def test_more_than_one_scan_may_cover_becomes_several(ask: Ask, sent: Sent) -> N
 def test_a_name_has_a_largest_size(ask: Ask, sent: Sent, size: int, status: int) -> None:
     assert ask(json.dumps({"groups": ["n" * size]}))[0] == status
     assert len(sent.starts) == (status == 202)
+
+
+def test_a_sync_that_is_off_takes_nothing(ask: Ask, sent: Sent) -> None:
+    status, answer = ask('{"groups": ["a"]}', rawPath=f"/hooks/off/{SECRET}")
+    assert (status, answer) == (202, {"sync": "off", "queued": [], "why": "the sync is not enabled"})
+    assert sent.starts == []
+
+
+@pytest.mark.parametrize("name", ["unknown", "closed"])
+def test_whether_there_is_a_hook_is_told_to_nobody(ask: Ask, name: str) -> None:
+    assert ask('{"groups": ["a"]}', rawPath=f"/hooks/{name}/{SECRET}") == ask("{}", rawPath="/hooks/images/another")
+    assert ask('{"groups": ["a"]}', rawPath=f"/hooks/{name}/{SECRET}")[0] == 401
+
+
+def test_what_is_wrong_here_is_not_told(ask: Ask) -> None:
+    answer = ask('{"groups": ["a"]}', rawPath=f"/hooks/broken/{SECRET}")
+    assert answer == (503, {"error": "not taken now; send it again"})
 
 
 class TestProof:
