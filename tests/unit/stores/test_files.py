@@ -66,6 +66,22 @@ class TestRecords:
         behind.write({"a": [2]}, after=written)
         assert behind.known(["a"]) == ({"a": [2]}, {})
 
+    def test_a_write_has_the_time_of_its_clock(self, database: SteppedDatabase, clock: Clock) -> None:
+        records = FileRecords(database, "one", "ab12", clock.time)
+        assert records.write({}) == 0
+        assert records.write({"a": [1]}) == int(clock.now * 1_000_000)
+        clock.sleep(1)
+        assert records.write({}, {"b": [1]}) == int(clock.now * 1_000_000)
+
+    def test_the_later_of_two_writers_wins_although_neither_has_read(
+        self, database: SteppedDatabase, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for turn in range(10):
+            monkeypatch.setattr(files, "_IDS", files._Ids())  # a process of its own
+            FileRecords(database, "one", "ab12", clock.time).write({"a": [turn]})
+            clock.sleep(0.001)
+        assert FileRecords(database, "one", "ab12", clock.time).known(["a"]) == ({"a": [9]}, {})
+
     def test_a_row_of_a_file_that_is_gone_is_kept_for_14_days(self, database: SteppedDatabase, clock: Clock) -> None:
         records = FileRecords(database, "one", "ab12", clock.time)
         for compacted in (False, True):
@@ -109,6 +125,12 @@ class TestRecords:
         item = database.get(f"FILES#one#ab12#{in_two('b'):02}", "D")
         assert item is not None
         assert "expires" not in item
+
+    def test_clear_deletes_the_records_behind_an_empty_partition(self, database: SteppedDatabase, clock: Clock) -> None:
+        records = FileRecords(database, "one", "ab12", clock.time, lambda _: SHARDS - 1)
+        records.write({"a": [1]})
+        records.clear()
+        assert list(records.scan()) == []
 
     def test_absent_segments_are_an_error_that_says_what_to_do(self, database: SteppedDatabase, clock: Clock) -> None:
         records = records_of(database, clock)
@@ -196,6 +218,13 @@ class TestPartitions:
             clock.sleep(0.37)
         assert 16 < most < 60
         assert records.count() == 120
+
+    def test_few_writers_read_the_partition_that_they_write(self, database: SteppedDatabase, clock: Clock) -> None:
+        records = FileRecords(database, "one", "ab12", clock.time, lambda _: 0)
+        for number in range(160):
+            records.write({f"{number:03}": [number]})
+            clock.sleep(0.37)
+        assert 3 <= database.calls.count("query") <= 20
 
     def test_names_that_differ_in_case_or_form_share_a_partition(self) -> None:
         for one, other in [("Report.PDF", "report.pdf"), ("ä", "a\u0308"), ("Ä", "a\u0308"), ("ǰ", "J\u030c")]:
