@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -154,6 +155,38 @@ class TestEnd:
         steps.mail.letters.clear()
         assert not steps.engine.end(second, held_back=rest)
         assert [decode(letter.body) for letter in steps.mail.waiting()] == [sent]
+
+    def test_an_end_that_comes_late_leaves_solved_what_a_later_run_has_solved(self, steps: Steps) -> None:
+        _, root = steps.begin()
+        failed = Result("team/app", "bad", Outcome.FAILED, code="REFUSED", reason="it is so")
+        steps.state.end_batch(root, BatchRecord((failed,)), Counts(failed=1))
+        steps.state.failures.solve(SYNC, [KnownFailure.of(failed, MADE_UP_RUN, 0.0)], made_run_id(1))
+        assert not steps.engine.end(Work(root))
+        assert list(steps.state.failures.all(SYNC)) == []
+
+    @pytest.mark.parametrize(
+        ("error", "code"),
+        [
+            (SynclineError("THROTTLED", "slow down"), "THROTTLED"),
+            (EndpointConnectionError(endpoint_url="https://sqs.example"), "AWS_UNAVAILABLE"),
+        ],
+    )
+    def test_the_run_says_why_it_waits(self, steps: Steps, error: Exception, code: str) -> None:
+        steps.begin()
+        steps.engine.waits(SYNC, MADE_UP_RUN, error, 30)
+        waiting = steps.latest().waiting
+        assert waiting is not None
+        assert (waiting.code, waiting.until - waiting.at) == (code, 30)
+
+    @pytest.mark.parametrize("trigger", [Trigger.RETRY, Trigger.HAND])
+    def test_a_retry_answers_for_items_that_it_has_not_met(self, steps: Steps, trigger: Trigger) -> None:
+        asked = [("team/app", "gone")]
+        _, root = steps.state.begin_run(SYNC, MADE_UP_RUN, trigger, EVERYTHING, asked=asked)
+        steps.engine.end(Work(root))
+        steps.engine.finish_runs(lambda: 100.0)
+        answers = trigger is Trigger.RETRY
+        assert [each.code for each in steps.state.results(MADE_UP_RUN)] == ["ITEM_GONE"] * answers
+        assert steps.latest().counts.failed == answers
 
     def test_a_batch_with_nothing_following_may_be_the_last_of_its_run(self, steps: Steps) -> None:
         _, root = steps.begin()
@@ -411,12 +444,35 @@ class TestReports:
     @pytest.mark.parametrize(("left", "seconds"), [(-30.0, LAST_WORDS), (0.0, 2 * LAST_WORDS), (100.0, TELLING)])
     def test_a_report_has_the_time_that_is_left(self, steps: Steps, left: float, seconds: float) -> None:
         steps.kind = kind = Telling()
-        bound: list[float] = []
-        engine = replace(steps.engine, bind=lambda _run, seconds, _: bound.append(seconds))
+        bound: list[tuple[float, bool]] = []
+        engine = replace(steps.engine, bind=lambda _run, seconds, halted: bound.append((seconds, halted())))
         _, root = steps.begin()
         engine.end(Work(root))
         engine.finish_runs(lambda: left)
-        assert (bound, kind.told) == ([seconds], [MADE_UP_RUN])
+        assert (bound, kind.told) == ([(seconds, False)], [MADE_UP_RUN])
+
+    @pytest.mark.parametrize(
+        ("error", "code"),
+        [
+            (KeyError("status"), "INTERNAL"),
+            (SynclineError("SERVER_ERROR", "500"), "SERVER_ERROR"),
+            (SynclineError("FORBIDDEN", "403"), None),
+        ],
+    )
+    def test_a_report_that_may_succeed_later_is_made_again(
+        self, steps: Steps, error: Exception, code: str | None
+    ) -> None:
+        steps.kind = kind = Telling(errors=[error])
+        _, root = steps.begin()
+        steps.engine.end(Work(root))
+        if code is None:
+            steps.engine.finish_runs(lambda: 100.0)
+            return
+        with pytest.raises(SynclineError, match=code):
+            steps.engine.finish_runs(lambda: 100.0)
+        assert steps.engine.run_of(root) is None
+        steps.engine.finish_runs(lambda: 100.0)
+        assert kind.told == [MADE_UP_RUN]
 
     def test_a_report_that_fails_keeps_no_other_run_waiting(self, steps: Steps) -> None:
         steps.kind = kind = Telling(errors=[SynclineError("SERVER_ERROR", "500")])
