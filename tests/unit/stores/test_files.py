@@ -226,6 +226,29 @@ class TestPartitions:
             clock.sleep(0.37)
         assert 3 <= database.calls.count("query") <= 20
 
+    def test_few_changes_are_not_merged_by_those_who_write_them(self, database: SteppedDatabase, clock: Clock) -> None:
+        for target in ("aa", "bb", "cc"):
+            records = FileRecords(database, "one", target, clock.time, lambda _: 0)
+            for number in range(16):
+                records.write({f"{number:03}": [number]})
+                clock.sleep(0.37)
+        assert database.calls.count("query") > 0
+        assert {sk[0] for _, sk in items_of(database)} == {"C"}
+
+    def test_changes_to_many_segments_are_merged_when_there_are_as_many(
+        self, database: SteppedDatabase, clock: Clock
+    ) -> None:
+        records = FileRecords(database, "one", "ab12", clock.time, lambda _: 0, 4)
+        records.write({f"{number:03}": [0] for number in range(200)})
+        records.compact()
+        before = directory_of(database, "FILES#one#ab12#00")
+        most = 0
+        while directory_of(database, "FILES#one#ab12#00") == before:
+            records.write({f"{most:03}": [1]})
+            most += 1
+            clock.sleep(0.37)
+        assert len(before) <= most < len(before) + 60
+
     def test_names_that_differ_in_case_or_form_share_a_partition(self) -> None:
         for one, other in [("Report.PDF", "report.pdf"), ("ä", "a\u0308"), ("Ä", "a\u0308"), ("ǰ", "J\u030c")]:
             assert shard_of(one) == shard_of(other)
