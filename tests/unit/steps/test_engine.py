@@ -125,9 +125,10 @@ class TestCounts:
 
     def test_what_is_not_told_counts_as_queued_no_more_but_its_bytes_were_sent(self) -> None:
         work = Work(replace(TRANSFER, step=Step.VERIFY))
-        work.results = [result("1", moved_bytes=5), result("2", moved_bytes=7), result("other", Outcome.REMOVED, 1)]
+        others = [result(name, Outcome.REMOVED, 1) for name in ("4", "5", "6")]
+        work.results = [result("1", moved_bytes=5), result("2", moved_bytes=7), *others]
         counts = work.counts(work.results[:1])
-        assert counts == Counts(moved=1, queued=-1, bytes=13)
+        assert counts == Counts(moved=1, queued=-1, bytes=15)
 
     def test_of_a_scan_nothing_that_it_settles_was_queued(self) -> None:
         scan = Batch(MADE_UP_RUN, SYNC, Step.DISCOVER, "scan")
