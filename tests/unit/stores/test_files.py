@@ -118,7 +118,8 @@ class TestRecords:
         records.clear()
         assert (list(records.scan()), records.count(), records.known(NAMES)) == ([], 0, ({}, {}))
         assert {sk for pk, sk in items_of(database) if "ab12" in pk} == {"D"}
-        assert all("expires" in item for item in all_items(database) if "ab12" in item["pk"] and item["sk"] == "D")
+        empty = [item for item in all_items(database) if "ab12" in item["pk"] and item["sk"] == "D"]
+        assert {item["expires"] for item in empty} == {int(clock.now) + 24 * 3600}
         assert list(other.scan()) == [("a", [1])]
         records.write({"b": [2]})
         assert records.compact() == 1
@@ -176,6 +177,28 @@ class TestPartitions:
         assert records.count() == 4000
         assert records.compact() == 4000
         assert set(database.calls) == {"query"}
+
+    def test_segments_are_read_a_hundred_in_a_call(self, database: SteppedDatabase, clock: Clock) -> None:
+        records = FileRecords(database, "one", "ab12", clock.time, lambda _: 0, 1)
+        rows = {f"{number:03}": [number] for number in range(202)}
+        records.write(rows)
+        records.compact()
+        database.restart()
+        assert records.known(rows) == (rows, {})
+        assert database.calls == ["query"] + ["batch_get"] * 3
+
+    def test_large_changes_are_merged_soon(
+        self, database: SteppedDatabase, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(files, "_TIDY_BYTES", 400)
+        records = FileRecords(database, "one", "ab12", clock.time, lambda _: 0, 1)
+        records.write({f"{number:03}": [0] for number in range(100)})
+        records.compact()
+        before = directory_of(database, "FILES#one#ab12#00")
+        for number in range(90):
+            records.write({f"{number:03}": [1]})
+            clock.sleep(0.37)
+        assert directory_of(database, "FILES#one#ab12#00") != before
 
     @pytest.mark.usefixtures("two_partitions")
     def test_compaction_keeps_the_segments_without_changes(self, database: SteppedDatabase, clock: Clock) -> None:
