@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -186,6 +188,24 @@ class TestPartitions:
         database.restart()
         assert records.known(rows) == (rows, {})
         assert database.calls == ["query"] + ["batch_get"] * 3
+
+    def test_a_scan_reads_the_segments_that_it_needs(
+        self, database: SteppedDatabase, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        records = FileRecords(database, "one", "ab12", clock.time, lambda _: 0, 1, 1)
+        FileRecords(database, "one", "ab12", clock.time, lambda _: 0).write({f"{n:03}": [n] for n in range(40)})
+        database.restart()
+        records.compact()
+        assert database.calls.count("batch_write") == 12, "four segments in a call, then the change and the intent"
+        read, batch_get = list[tuple[str, str]](), database.batch_get
+
+        def reading(keys: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+            read.extend(keys)
+            return batch_get(keys)
+
+        monkeypatch.setattr(database, "batch_get", reading)
+        assert list(records.scan("", "020")) == [("020", [20])]
+        assert len(read) == 2, "the one of the name, and the one before it, which may hold such names too"
 
     def test_large_changes_are_merged_soon(
         self, database: SteppedDatabase, clock: Clock, monkeypatch: pytest.MonkeyPatch
