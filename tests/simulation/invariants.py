@@ -120,13 +120,15 @@ def unreported(run: Run, results: list[Result], sqs: ModelSqs) -> Iterator[str]:
 def unended(run: Run, state: State, sqs: ModelSqs) -> Iterator[str]:
     """Yield why a run that is over may not be: work of it is left, or it was lost after its first batch had ended.
 
-    A run is lost if whoever began it was cut off before its first message, or a message was received too often.
+    A run is lost if whoever began it was cut off before its first message, or a message was received too often: one of
+    its own, or one from outside that began it, which names no run.
     """
     if run.status is RunStatus.DONE and not state.progress(run.id).settled:
         yield "it is done, and work of it was announced that has not ended"
     if run.status is RunStatus.LOST and state.batch_record(run.id, first_batch(run).id) is not None:
         messages = [decode(each.body) for queue, each in sqs.messages() if "-dead" in queue.name]
-        if not any(isinstance(each, Batch | Start) and each.run == run.id for each in messages):
+        begun = any(isinstance(each, Start) and each.run is None and each.sync == run.sync for each in messages)
+        if not begun and not any(isinstance(each, Batch | Start) and each.run == run.id for each in messages):
             yield "it was lost after its first batch had ended"
 
 
