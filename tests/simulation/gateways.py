@@ -36,11 +36,12 @@ from syncline.wiring_tokens.memories import StoredMemories
 from syncline.wiring_tokens.parts import StoredListings, StoredSyncs
 from syncline.wiring_tokens.probing import ProbeFunction
 from syncline.wiring_tokens.scraping import Scraping
+from tests.simulation.expressions import client_error
 from tests.simulation.loops import SimLoop
 from tests.simulation.machine import EndlessError, KilledError, Machine, Process, current
 from tests.simulation.models.replicas import Gateway, Pod, Protocol, SimReplicas
 from tests.simulation.network import Calls, Client, Faults
-from tests.simulation.table import ModelTable, client_error
+from tests.simulation.table import ModelTable
 from tests.simulation.token_judge import Judge, Listed
 
 TIMEOUTS: Final = {"scrape": 50.0, "probe": 30.0, "canary": 300.0}

@@ -15,9 +15,10 @@ from syncline.messages import Batch, Dead, Start, decode
 from syncline.model import Outcome, Result, Run, RunStatus
 from syncline.state import State, first_batch
 from syncline.stores.leases import Lease, _key
+from tests.simulation.expressions import Item
 from tests.simulation.machine import Process, writer
 from tests.simulation.queues import ModelSqs
-from tests.simulation.table import Item, ModelTable
+from tests.simulation.table import ModelTable
 
 _IN_FLIGHT: Final = 20.0
 """Seconds for which a request may be under way after the lease that it was made under has ended."""

@@ -19,8 +19,9 @@ from botocore.exceptions import EndpointConnectionError
 
 from syncline.clients.http import Http
 from syncline.errors import SynclineError
+from tests.simulation.expressions import client_error
 from tests.simulation.machine import KilledError, Machine, Process, current
-from tests.simulation.table import cancelled, client_error
+from tests.simulation.table import cancelled
 from tests.simulation.vault import Texts, refusal
 
 _WRITES: Final = frozenset(

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
+from tests.simulation.expressions import ValidationError, client_error
 from tests.simulation.machine import Machine
-from tests.simulation.table import ValidationError, client_error
 
 LARGEST: Final = 1024 * 1024
 _DEDUPLICATED: Final = 300.0

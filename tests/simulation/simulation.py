@@ -31,13 +31,13 @@ from syncline.steps.engine import Engine
 from syncline.stores import files
 from syncline.stores.leases import Lease
 from tests.simulation import bounds
+from tests.simulation.expressions import Item
 from tests.simulation.invariants import Known, unended, unreported, written
 from tests.simulation.machine import EndlessError, Machine, PerProcess, installed
 from tests.simulation.network import Faults
 from tests.simulation.plan import Plan
 from tests.simulation.printing import printing
 from tests.simulation.stack import Operator, Stack
-from tests.simulation.table import Item
 from tests.simulation.vault import secrets_of_processes
 from tests.simulation.worlds.artifacts import ArtifactsWorld
 from tests.simulation.worlds.backups import BackupsWorld

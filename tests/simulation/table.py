@@ -15,18 +15,21 @@ from typing import Any, Final
 
 from boto3.dynamodb.types import DYNAMODB_CONTEXT, Binary
 from botocore.exceptions import ClientError
-from moto.dynamodb.parsing.reserved_keywords import ReservedKeywords
 
-Item = dict[str, Any]
-Names = Mapping[str, str]
-Test = Callable[[Mapping[str, Any], Names, Mapping[str, Any]], bool]
-Read = Callable[[Mapping[str, Any], Names, Mapping[str, Any]], Any]
+from tests.simulation.expressions import (
+    Item,
+    Names,
+    ValidationError,
+    check_used,
+    client_error,
+    condition_of,
+    update_of,
+    updated,
+)
 
 LARGEST_ITEM: Final = 400 * 1024
 LARGEST_TRANSACTION: Final = 4 * 1024 * 1024
 PAGE: Final = 1024 * 1024
-_TOKEN: Final = re.compile(r"\s*([#:]?[A-Za-z_][A-Za-z0-9_]*|<>|<=|>=|[=<>(),+-])")
-_ABSENT: Final = object()
 _KEY_CONDITION: Final = re.compile(r"pk = (:\w+)(?: AND (?:begins_with\(sk, (:\w+)\)|sk (?:=|<=|<|>=|>) (:\w+)))?")
 _KEY_FIELDS: Final = {"pk", "sk"}
 _FIELDS: Final = {
@@ -35,216 +38,10 @@ _FIELDS: Final = {
     "Delete": {"Key", "ConditionExpression"},
 }
 _MORE_FIELDS: Final = {"TableName", "ExpressionAttributeNames", "ExpressionAttributeValues"}
-_RESERVED: Final = frozenset(word.upper() for word in ReservedKeywords.get_reserved_keywords())
 
 
 class TransactionCanceledException(ClientError):  # noqa: N818 - as boto3 names it
     """A transaction was refused; its response has a reason for each action."""
-
-
-class ValidationError(AssertionError):
-    """The request is not valid. DynamoDB would answer ValidationException, which is a defect of the caller."""
-
-
-def client_error(code: str, operation: str, message: str = "") -> ClientError:
-    return ClientError({"Error": {"Code": code, "Message": message or code}}, operation)
-
-
-# -- expressions -------------------------------------------------------------------------------------------------------
-
-
-class _Parser:
-    """Reads a condition or an update expression into functions of (item, names, values)."""
-
-    def __init__(self, text: str) -> None:
-        self._tokens: list[str] = []
-        at = 0
-        text = text.strip()
-        while at < len(text):
-            match = _TOKEN.match(text, at)
-            if match is None:
-                raise ValidationError(f"cannot read {text[at:]!r} in {text!r}")
-            self._tokens.append(match[1])
-            at = match.end()
-        self._at = 0
-        self.used: set[str] = {token for token in self._tokens if token[0] in "#:"}
-
-    def condition(self) -> Test:
-        test = self._either()
-        self._end()
-        return test
-
-    def _either(self) -> Test:
-        tests = [self._both()]
-        while self._take("OR"):
-            tests.append(self._both())
-        return tests[0] if len(tests) == 1 else lambda i, n, v: any(test(i, n, v) for test in tests)
-
-    def _both(self) -> Test:
-        tests = [self._not()]
-        while self._take("AND"):
-            tests.append(self._not())
-        return tests[0] if len(tests) == 1 else lambda i, n, v: all(test(i, n, v) for test in tests)
-
-    def _not(self) -> Test:
-        if self._take("NOT"):
-            test = self._not()
-            return lambda i, n, v: not test(i, n, v)
-        if self._take("("):
-            test = self._either()
-            self._need(")")
-            return test
-        return self._comparison()
-
-    def _comparison(self) -> Test:
-        word = self._peek()
-        if word in ("attribute_exists", "attribute_not_exists", "begins_with"):
-            self._at += 1
-            self._need("(")
-            path = self._path()
-            if word == "begins_with":
-                self._need(",")
-                start = self._operand()
-                self._need(")")
-                return lambda i, n, v: isinstance(t := path(i, n, v), str) and t.startswith(start(i, n, v))
-            self._need(")")
-            return lambda i, n, v: (path(i, n, v) is not _ABSENT) == (word == "attribute_exists")
-        left = self._operand()
-        if self._take("IN"):
-            self._need("(")
-            choices = [self._operand()]
-            while self._take(","):
-                choices.append(self._operand())
-            self._need(")")
-            return lambda i, n, v: any(_equal(left(i, n, v), choice(i, n, v)) for choice in choices)
-        sign = self._next()
-        right = self._operand()
-        return lambda i, n, v: _compare(sign, left(i, n, v), right(i, n, v))
-
-    def update(self) -> list[tuple[str, Read, Read]]:
-        """Return (clause, name of the attribute, value) for each action."""
-        actions: list[tuple[str, Read, Read]] = []
-        clauses = {"SET", "REMOVE", "ADD"}
-        while self._at < len(self._tokens) or not actions:
-            clause = self._next()
-            if clause not in clauses:
-                raise ValidationError(f"no clause of an update, or the second of its sort: {clause!r}")
-            clauses.remove(clause)
-            while True:
-                name = self._name()
-                value: Read = lambda _i, _n, _v: None  # noqa: E731
-                if clause == "SET":
-                    self._need("=")
-                    value = self._sum()
-                elif clause == "ADD":
-                    value = self._operand()
-                actions.append((clause, name, value))
-                if not self._take(","):
-                    break
-        return actions
-
-    def _sum(self) -> Read:
-        left = self._operand()
-        if self._take("+"):
-            right = self._operand()
-            return lambda i, n, v: _number(left(i, n, v)) + _number(right(i, n, v))
-        if self._take("-"):
-            right = self._operand()
-            return lambda i, n, v: _number(left(i, n, v)) - _number(right(i, n, v))
-        return left
-
-    def _operand(self) -> Read:
-        token = self._peek()
-        if token.startswith(":"):
-            self._at += 1
-            return lambda _i, _n, v: v[token]
-        if token == "if_not_exists":
-            self._at += 1
-            self._need("(")
-            path = self._path()
-            self._need(",")
-            other = self._operand()
-            self._need(")")
-            return lambda i, n, v: other(i, n, v) if (found := path(i, n, v)) is _ABSENT else found
-        return self._path()
-
-    def _path(self) -> Read:
-        name = self._name()
-        return lambda i, n, v: i.get(name(i, n, v), _ABSENT)
-
-    def _name(self) -> Read:
-        token = self._next()
-        if token.startswith("#"):
-            return lambda _i, n, _v: n[token]
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", token):
-            raise ValidationError(f"no name of an attribute: {token!r}")
-        if token.upper() in _RESERVED:
-            raise ValidationError(f"a reserved word as a name: {token!r}")
-        return lambda _i, _n, _v: token
-
-    def _peek(self) -> str:
-        if self._at >= len(self._tokens):
-            raise ValidationError("the expression ends too early")
-        return self._tokens[self._at]
-
-    def _next(self) -> str:
-        token = self._peek()
-        self._at += 1
-        return token
-
-    def _take(self, token: str) -> bool:
-        if self._at < len(self._tokens) and self._tokens[self._at] == token:
-            self._at += 1
-            return True
-        return False
-
-    def _need(self, token: str) -> None:
-        if not self._take(token):
-            raise ValidationError(f"{token!r} expected, not {self._tokens[self._at :]}")
-
-    def _end(self) -> None:
-        if self._at != len(self._tokens):
-            raise ValidationError(f"cannot read {self._tokens[self._at :]}")
-
-
-def _number(value: Any) -> Decimal:
-    if not isinstance(value, Decimal):
-        raise client_error("ValidationException", "UpdateItem", "an operand is not a number")
-    return value
-
-
-def _equal(left: Any, right: Any) -> bool:
-    return left is not _ABSENT and right is not _ABSENT and type(left) is type(right) and bool(left == right)
-
-
-def _compare(sign: str, left: Any, right: Any) -> bool:
-    if sign == "=":
-        return _equal(left, right)
-    if sign == "<>":
-        return not _equal(left, right)
-    if left is _ABSENT or right is _ABSENT or type(left) is not type(right):
-        return False
-    if sign not in ("<", "<=", ">", ">="):
-        raise ValidationError(f"no comparison: {sign!r}")
-    return bool({"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[sign])
-
-
-_conditions: dict[str, tuple[Test, frozenset[str]]] = {}
-_updates: dict[str, tuple[list[tuple[str, Read, Read]], frozenset[str]]] = {}
-
-
-def _condition(text: str) -> tuple[Test, frozenset[str]]:
-    if text not in _conditions:
-        parser = _Parser(text)
-        _conditions[text] = parser.condition(), frozenset(parser.used)
-    return _conditions[text]
-
-
-def _update(text: str) -> tuple[list[tuple[str, Read, Read]], frozenset[str]]:
-    if text not in _updates:
-        parser = _Parser(text)
-        _updates[text] = parser.update(), frozenset(parser.used)
-    return _updates[text]
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
@@ -441,9 +238,9 @@ class ModelTable:
         shape = _KEY_CONDITION.fullmatch(KeyConditionExpression)
         if shape is None or ProjectionExpression not in (None, "sk") or (Limit is not None and Limit < 1):
             raise ValidationError(f"no query: {KeyConditionExpression}, {ProjectionExpression}, {Limit}")
-        test, used = _condition(KeyConditionExpression)
+        test, used = condition_of(KeyConditionExpression)
         values = {name: stored(value) for name, value in ExpressionAttributeValues.items()}
-        _check_used(used, {}, values)
+        check_used(used, {}, values)
         pk = values[shape[1]]
         _key({"pk": pk, "sk": values[shape[2] or shape[3]] if shape[2] or shape[3] else "any"})
         order = self._order.get(pk, [])
@@ -491,16 +288,16 @@ class ModelTable:
         old = self._find(key)
         allowed, used = True, frozenset[str]()
         if "ConditionExpression" in request:
-            test, used = _condition(request["ConditionExpression"])
+            test, used = condition_of(request["ConditionExpression"])
             allowed = test(old or {}, names, values)
         new: Item | None = None
         if what == "Put":
             new = stored(request["Item"])
         elif what == "Update":
-            actions, more = _update(request["UpdateExpression"])
+            actions, more = update_of(request["UpdateExpression"])
             used |= more
-            new = _updated(key, old, actions, names, values) if allowed else old
-        _check_used(used, names, values)
+            new = updated(key, old, actions, names, values) if allowed else old
+        check_used(used, names, values)
         if new is not None and _size(new) > LARGEST_ITEM:
             raise client_error("ValidationException", what, "Item size has exceeded the maximum allowed size")
         return key, new, allowed
@@ -539,42 +336,3 @@ def _exact_key(value: Mapping[str, Any]) -> tuple[str, str]:
     if value.keys() != _KEY_FIELDS:
         raise ValidationError(f"no key: {value}")
     return _key(value)
-
-
-def _check_used(used: frozenset[str], names: Names, values: Mapping[str, Any]) -> None:
-    if used != names.keys() | values.keys():
-        raise ValidationError(f"placeholders {sorted({*names, *values})} for {sorted(used)}")
-
-
-def _updated(
-    key: tuple[str, str],
-    old: Item | None,
-    actions: Sequence[tuple[str, Read, Read]],
-    names: Names,
-    values: Mapping[str, Any],
-) -> Item:
-    before = old or {}
-    new: Item = dict(before) if old is not None else {"pk": key[0], "sk": key[1]}
-    named = [name_of(before, names, values) for _, name_of, _ in actions]
-    if len(set(named)) != len(named):
-        raise ValidationError(f"an update names an attribute twice: {named}")
-    for clause, name_of, value_of in actions:
-        name = name_of(before, names, values)
-        if name in ("pk", "sk"):
-            raise ValidationError(f"an update of the key {name}")
-        if clause == "REMOVE":
-            new.pop(name, None)
-        elif clause == "SET":
-            value = value_of(before, names, values)
-            if value is _ABSENT:
-                raise client_error("ValidationException", "UpdateItem", "an operand does not exist")
-            new[name] = value
-        else:
-            amount, present = value_of(before, names, values), before.get(name)
-            if isinstance(amount, Decimal) and (present is None or isinstance(present, Decimal)):
-                new[name] = (present or Decimal(0)) + amount
-            elif isinstance(amount, frozenset) and (present is None or isinstance(present, frozenset)):
-                new[name] = (present or frozenset()) | amount
-            else:
-                raise client_error("ValidationException", "UpdateItem", "ADD takes numbers and sets")
-    return new

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
 
-from tests.simulation.table import ModelTable, ValidationError
+from tests.simulation.expressions import ValidationError
+from tests.simulation.table import ModelTable
 from tests.stack import create_table
 
 Table = Any

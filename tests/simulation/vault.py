@@ -21,8 +21,8 @@ from syncline import secrets
 from syncline.clients.failures import of_status
 from syncline.clients.git_failures import failure_of
 from syncline.errors import SynclineError
+from tests.simulation.expressions import client_error
 from tests.simulation.machine import Process, writer
-from tests.simulation.table import client_error
 
 KEY: Final = "value"
 """The key of a secret that is a JSON object."""
