@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from syncline.messages import Batch
-from syncline.model import EVERYTHING, Counts, Outcome, Result, Scope, Step, Trigger
-from syncline.state import BatchRecord, State
+from syncline.model import EVERYTHING, Outcome, Result, Scope, Step, Trigger
+from syncline.state import State
 from syncline.steps.once import told_once
 from tests.pump import Clock
 from tests.run_ids import made_run_id
@@ -18,7 +18,8 @@ OWN = Batch(RUN, SYNC, Step.TRANSFER, "own")
 JOINED = replace(OWN, id="joined", scan="scan-1")
 OTHER = replace(OWN, id="other", scan="scan-2")
 COUNTED_ONCE = {Outcome.SKIPPED, Outcome.LEFT_OUT, Outcome.EXTRA, Outcome.CANCELLED}
-TAKEN = {Outcome.MOVED, Outcome.REMOVED, Outcome.CONFLICT, Outcome.FAILED}
+MET_AGAIN = {Outcome.CONFLICT, Outcome.FAILED}
+TAKEN = {Outcome.MOVED, Outcome.REMOVED, *MET_AGAIN}
 
 
 @pytest.fixture(autouse=True)
@@ -40,10 +41,10 @@ def taken(state: State) -> int:
     return sum(str(item["pk"]).startswith("FACT#told@") for item in state._db._table.scan()["Items"])
 
 
-def test_a_run_that_nobody_has_joined_tells_everything_and_takes_nothing(state: State) -> None:
+def test_a_run_that_nobody_has_joined_tells_everything_and_takes_what_is_met_again(state: State) -> None:
     everything = [result(outcome.value, outcome) for outcome in Outcome]
     assert told_once(state, OWN, everything) == told_once(state, OWN, everything) == everything
-    assert taken(state) == 0
+    assert taken(state) == len(MET_AGAIN)
 
 
 @pytest.mark.usefixtures("joined")
@@ -106,32 +107,12 @@ def test_a_result_stays_taken_for_longer_than_a_run(state: State, clock: Clock) 
     assert told_once(state, OTHER, [result("1")]) == []
 
 
-@pytest.mark.parametrize("outcome", [Outcome.CONFLICT, Outcome.FAILED])
-class TestMetAgain:
-    """A conflict or failure that was told before anybody joined the run is met again by the scans that join."""
-
-    @pytest.fixture(autouse=True)
-    def told(self, state: State, root: Batch, outcome: Outcome) -> Result:
-        told = result("1", outcome, source="sha256:1", code="TAG_DIFFERS")
-        state.end_batch(root, BatchRecord((told, result("2"))), Counts.of((told, result("2"))))
-        return told
-
-    def test_it_is_told_once(self, state: State, told: Result) -> None:
-        another = replace(told, name="3")
-        assert told_once(state, JOINED, [result("2"), told, another]) == [result("2"), another]
-        assert told_once(state, OTHER, [told]) == []
-
-    def test_one_of_another_content_is_told(self, state: State, told: Result) -> None:
-        changed = replace(told, source="sha256:2")
-        assert told_once(state, JOINED, [changed]) == [changed]
-
-    @pytest.mark.usefixtures("told")
-    def test_the_results_of_the_run_are_read_only_where_it_may_be_among_them(
-        self, state: State, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(State, "results", lambda *_: pytest.fail("the results of a run are many"))
-        assert told_once(state, JOINED, [result("2"), result("3", Outcome.KNOWN)]) != []
-
-    def test_the_scan_that_told_it_may_tell_it_again(self, state: State, told: Result) -> None:
-        state.join_run(SYNC, made_run_id(2), Scope.of(["team/app"]))
-        assert told_once(state, OWN, [told]) == [told]
+@pytest.mark.parametrize("outcome", sorted(MET_AGAIN))
+def test_what_was_told_before_anybody_joined_is_told_once(state: State, outcome: Outcome) -> None:
+    """Also if the first scan has not ended its batch by then."""
+    told = result("1", outcome, source="sha256:1", code="TAG_DIFFERS")
+    assert told_once(state, OWN, [told, result("2")]) == [told, result("2")]
+    state.join_run(SYNC, made_run_id(2), Scope.of(["team/app"]))
+    changed = replace(told, source="sha256:2")
+    assert told_once(state, JOINED, [told, changed]) == [changed]
+    assert told_once(state, OWN, [told]) == [told]
