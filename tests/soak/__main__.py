@@ -98,7 +98,7 @@ class Soak:
         self.wrong += [f"{each.name} is not flat: {_grown(each)}" for each in self.growth if not each.flat]
         samples = watch.samples
         ends = [
-            {name: getattr(each, name) for name in ("engine", "function", "disk", "log")}
+            {name: getattr(each, name) for name in ("engine", "function", "disk", "log", "rows")}
             for each in samples[:: len(samples) - 1 or 1]
         ]
         self.record |= {

@@ -209,6 +209,7 @@ def _artifacts(servers: Servers) -> dict[str, Any]:
     """The shipped example, with the servers of the soak in it."""
     example = yaml.safe_load((TOP / "examples" / "artifacts-presto.yaml").read_text())["syncs"]["presto-images"]
     example["source"] |= {"url": servers.github.url, "repository": REPOSITORY, "auth": {"token": _reference("github")}}
+    example["source"]["limit"] = 100  # a build every 25 s, and some without an event: a full scan looks 40 minutes back
     example["build"]["metadata"].pop("check")  # the tags here are shorter
     example["webhook"] = {"secret": _reference("hook_artifacts")}
     return dict(example)

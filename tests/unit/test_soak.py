@@ -51,6 +51,18 @@ def test_what_grows_is_not_flat() -> None:
     assert [each.name for each in growth(samples(ALLOWED_BYTES["disk"] // 50), 600) if not each.flat] == ["disk"]
 
 
+def test_what_grows_with_the_rows_of_the_table_is_flat() -> None:
+    def samples(row: int) -> list[Sample]:
+        rows = [at * 100 for at in range(0, 600, 10)]
+        return [
+            Sample(float(at), 1 << 27, 1 << 27, 3, (1 << 27) + n * row, 0, n)
+            for at, n in zip(range(0, 600, 10), rows, strict=True)
+        ]
+
+    assert all(each.flat for each in growth(samples(1 << 10), 600))
+    assert not all(each.flat for each in growth(samples(4 << 10), 600))
+
+
 def test_differences_are_named() -> None:
     source, target = {"a": b"1", "b": b"2", "c": b"3"}, {"b": b"2", "c": b"4", "d": b"5"}
     assert list(_compared("file", source, target)) == [
