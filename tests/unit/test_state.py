@@ -14,6 +14,7 @@ from syncline.kinds.images.looking import PAGE_TAGS
 from syncline.messages import Batch, Dead, Outgoing
 from syncline.model import EVERYTHING, Counts, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.state import (
+    JOINED_FOR,
     LOST_AFTER,
     SHARDS,
     BatchRecord,
@@ -145,17 +146,33 @@ def test_the_removals_allowed_for_a_run_are_stored_with_it(state: State, allowed
     assert state.open_batch(root)[0] == run
 
 
-def test_looks_that_keep_joining_keep_no_run_open_whose_own_work_is_lost(state: State, clock: Clock) -> None:
-    lost, _ = begin(state)  # its message went to the dead-letter queue
-    for hour in range(2):
-        clock.now += 3000
-        look = state.join_run(SYNC, made_run_id(3 + hour), Scope.of(["a"]))
-        assert look is not None
-        end(state, look)
-    clock.now += 3000
+def test_looks_that_keep_joining_keep_no_run_open_whose_own_work_has_ended(state: State, clock: Clock) -> None:
+    """The next full scan waits for its end."""
+    _, batch = begin(state)
+    end(state, batch, last := batch.child(0))
+    names = [made_run_id(3), made_run_id(4)]
+    for name in names:
+        clock.now += JOINED_FOR / 2 - 1
+        assert state.join_run(SYNC, name, Scope.of(["a"])) is not None
+    end(state, last)
+    clock.now += JOINED_FOR
     assert state.join_run(SYNC, made_run_id(5), Scope.of(["a"])) is None
     with pytest.raises(SynclineError, match="ALREADY_RUNNING"):
         begin(state, made_run_id(6))
+    for name in names:
+        look = state.join_run(SYNC, name, Scope.of(["a"]))
+        assert look is not None, "it is a part of the run"
+        end(state, look)
+    assert state.finish_run(SYNC, FIRST) is not None
+    begin(state, made_run_id(7))
+
+
+def test_a_run_whose_own_work_is_lost_gives_way_although_looks_have_joined_it(state: State, clock: Clock) -> None:
+    lost, _ = begin(state)  # its message went to the dead-letter queue
+    clock.now += JOINED_FOR - 1
+    look = state.join_run(SYNC, made_run_id(3), Scope.of(["a"]))
+    assert look is not None
+    end(state, look)
     clock.now += LOST_AFTER
     begin(state, made_run_id(7))
     assert state.run(SYNC, lost.id).status is RunStatus.LOST

@@ -52,6 +52,8 @@ SHARDS: Final = 8
 """Into how many partitions a run's records are spread; one partition takes 1,000 writes a second."""
 LOST_AFTER: Final = 2 * 3600
 """Seconds without a sign of life after which a run may be taken for lost: longer than any message stays unseen."""
+JOINED_FOR: Final = 15 * 60
+"""Seconds after the last sign of a run's own work for which scans join it: no function works for longer."""
 CANCELLED_AFTER: Final = 10.0
 """Seconds for which a cancelled run waits for its functions to end what they are at."""
 REPORTS: Final = 4
@@ -197,8 +199,8 @@ class State(Configurations):
 
         ``own`` is the id that a run of this look's own would have; the same joins a run only once. No look joins a run
         that began with another configuration than the applied one: it would be made by that one. Nor one of whose own
-        work nothing was heard for long: looks that keep joining would keep it open for ever, and full scans away. A look
-        that has joined before goes on, for the run does not end without it.
+        work nothing was heard for :data:`JOINED_FOR`: looks that keep joining would keep it open, and full scans away. A
+        look that has joined before goes on, for the run does not end without it.
         """
         for _ in range(_TRIES):
             current = self._db.get(f"SYNC#{sync}", "CURRENT") or {}
@@ -211,7 +213,7 @@ class State(Configurations):
             batch_id = f"{own}-{run_id}-look"  # one that comes again after its run joins the next one as other work
             batch = Batch(run_id, sync, Step.DISCOVER, batch_id, scope=scope, scan=batch_id)
             join = self._record(run_id, batch_id, "JOIN")
-            old = self._clock() - LOST_AFTER
+            old = self._clock() - JOINED_FOR
             is_silent = run.started <= old and self.progress(run_id).own <= old
             if is_silent or run.config != self.applied_digest(sync):
                 return batch if self._db.get(join["pk"], join["sk"]) is not None else None
