@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 from boto3.dynamodb.types import Binary
 
 from syncline.messages import Batch, Dead, Start, decode
-from syncline.model import Outcome, Result, Run, RunStatus
+from syncline.model import Outcome, Result, Run, RunStatus, Trigger
 from syncline.state import State, first_batch
 from syncline.stores.leases import Lease, _key
 from tests.simulation.expressions import Item
@@ -126,7 +126,10 @@ def unended(run: Run, state: State, sqs: ModelSqs) -> Iterator[str]:
     """
     if run.status is RunStatus.DONE and not state.progress(run.id).settled:
         yield "it is done, and work of it was announced that has not ended"
-    if run.status is RunStatus.LOST and state.batch_record(run.id, first_batch(run).id) is not None:
+    first = state.batch_record(run.id, first_batch(run).id)
+    # A command that cannot send its message ends the first batch, and may be cut off before it ends the run.
+    given_up = first is not None and run.trigger is Trigger.HAND and not first.results and not first.following
+    if run.status is RunStatus.LOST and first is not None and not given_up:
         messages = [decode(each.body) for queue, each in sqs.messages() if "-dead" in queue.name]
         begun = any(isinstance(each, Start) and each.run is None and each.sync == run.sync for each in messages)
         if not begun and not any(isinstance(each, Batch | Start) and each.run == run.id for each in messages):
