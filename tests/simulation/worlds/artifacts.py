@@ -424,12 +424,16 @@ class ArtifactsWorld:
             self._judge_image(key, named, made, old, new)
 
     def _judge_alias(self, repository: str, named: str, made: str) -> None:
-        """Judge an image that an alias was pointed at. A stranger's counts as a build's where we never put another."""
+        """Judge an image that an alias was pointed at. A stranger's counts as a build's where we never put another.
+
+        It may have been replaced a moment ago, while the alias was on its way.
+        """
         built = any(made in ranks for (where, _), ranks in self._ranks.items() if where == repository)
         tags = self.registry.tags()
         wanted = {build.key(name) for build in self._builds.values() for name in build.wanted}
-        keys = sorted(key for key in wanted if key[0] == repository and key in tags and key not in self._put)
-        if not built and made not in [self._config_at(repository, tags[key]) for key in keys]:
+        keys = [key for key in wanted if key[0] == repository and key not in self._put]
+        there = {each for key in keys for each in self._watch.possible(*key, tags.get(key), self._foreign.get(key))}
+        if not built and made not in {self._config_at(repository, digest) for digest in there}:
             self.violations.append(f"{named} became {made[:19]}, which no build made")
 
     def _judge_image(self, key: Key, named: str, made: str, old: str | None, new: str) -> None:

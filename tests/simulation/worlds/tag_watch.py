@@ -37,6 +37,16 @@ class TagWatch:
             return False
         return process is None or self._told.get((process, repository, tag)) != old
 
+    def possible(self, repository: str, tag: str, digest: str | None, changed: float | None) -> set[str | None]:
+        """Return what the process at work may take a tag for that is ``digest``.
+
+        It may also be what the process was told, if a stranger ``changed`` the tag since; see :meth:`raced`.
+        """
+        process = writer()
+        if process is None or not self.raced(repository, tag, digest, changed):
+            return {digest}
+        return {digest, self._told.get((process, repository, tag))}
+
     def _asked(self, repository: str, tag: str, digest: str | None) -> None:
         process, machine, faults = writer(), self._stack.machine, self._stack.faults
         if process is None:
