@@ -9,13 +9,14 @@ import pytest
 from botocore.exceptions import ClientError
 
 from syncline import messages
-from syncline.cli.commands_retry import GivenUp, Letters
+from syncline.cli.commands_retry import GivenUp, Letters, settle
 from syncline.errors import SynclineError
 from syncline.messages import Batch, DeadLetter, Outgoing, Start, decode, encode, to_json
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.state import BatchRecord, State, first_batch
 from syncline.steps.engine import Work
 from syncline.steps.known import answered, told_apart
+from syncline.stores.failures import KnownFailure
 from tests.run_ids import made_run_id
 from tests.unit.cli.cli_stack import Stack, moved
 
@@ -224,8 +225,19 @@ def test_a_letter_goes_when_its_item_is_verified(applied: Stack) -> None:
     assert run is not None
     verify(applied, run, "mirror/team/app")
     assert applied.json("status")["dead_letters"]["transfer"] == 1
+    assert applied.target.state.failures.forgotten("prod") == run.id
     value = applied.json("retry", "prod")
     assert value["letters"] == {"retried": 1, "resumed": 0, "left": 0, "verified": 0}
+
+
+def test_a_failure_that_is_noted_while_its_letter_goes_stays(applied: Stack) -> None:
+    failures, key = applied.target.state.failures, ("mirror/team/app", "1.0")
+    applied.bury(key[0])
+    [letter] = applied.target.queues.dead_letters(Step.TRANSFER, hidden_for=1)
+    failures.write("prod", [KnownFailure(*key, "REFUSED", None, "it is so", "run", "run", 0.0)])
+    settle(applied.target, "prod", [GivenUp(letter, EVERYTHING, (key,))])
+    assert applied.dead() == 0
+    assert [each.key for each in failures.all("prod")] == [key]
 
 
 def test_an_item_that_is_gone_says_so_and_its_letter_stays_until_it_is_dropped(applied: Stack) -> None:

@@ -174,6 +174,26 @@ class TestRemembered:
         self.met(failures, failed("1"), failed("2"), again=True)
         assert {name: each.seen for name, each in all_of(failures).items()} == {"1": NOW, "2": NOW}
 
+    def test_an_end_whose_failure_a_later_run_has_forgotten_changes_nothing(self, failures: Failures) -> None:
+        failures.forget(SYNC, [("team/app", "other")], NEXT)
+        self.met(failures, failed(), again=True)
+        assert not all_of(failures)
+
+    @pytest.mark.parametrize("forgetting", [BEFORE, NOW])
+    def test_an_end_that_was_not_written_down_is_although_others_were_forgotten(
+        self, failures: Failures, forgetting: str
+    ) -> None:
+        failures.forget(SYNC, [("team/app", "other")], forgetting)
+        self.met(failures, failed(), again=True)
+        assert set(all_of(failures)) == {"bad"}
+
+    def test_a_verification_that_was_not_written_down_is(self, failures: Failures) -> None:
+        failures.write(SYNC, [known("1"), known("2"), known("3", seen=NOW), known("4", run=NEXT)])
+        self.met(failures, moved("1"), moved("2", Outcome.LEFT_OUT), moved("3"), moved("4"), again=True)
+        assert set(all_of(failures)) == {"3", "4"}
+        found = failures.find(SYNC, [("team/app", "1"), ("team/app", "2")])
+        assert {key[1]: each.solved for key, each in found.items()} == {"1": NOW}
+
     def test_a_plan_writes_nothing_down(self, failures: Failures) -> None:
         remember(failures, replace(BATCH, plan=True), BatchRecord((failed(),)), NOON)
         assert not failures.any(SYNC)
@@ -216,8 +236,8 @@ class TestSettled:
         failures.write(SYNC, [known("1")])
         forget = Failures.forget
 
-        def forget_and_write(self: Failures, sync: str, keys: Iterable[Key]) -> None:
-            forget(self, sync, keys)
+        def forget_and_write(self: Failures, sync: str, keys: Iterable[Key], run: str) -> None:
+            forget(self, sync, keys, run)
             self.write(sync, [known("2", run=NEXT)])
 
         monkeypatch.setattr(Failures, "forget", forget_and_write)

@@ -51,8 +51,18 @@ def test_more_than_one_call_takes_are_written_found_and_forgotten(failures: Fail
     failures.write(SYNC, records)
     assert {each.key for each in failures.all(SYNC)} == {each.key for each in records}
     assert len(failures.find(SYNC, [each.key for each in records] * 2)) == 230
-    failures.forget(SYNC, [each.key for each in records[:220]])
+    failures.forget(SYNC, [each.key for each in records[:220]], LATER)
     assert {each.key for each in failures.all(SYNC)} == {each.key for each in records[220:]}
+
+
+def test_the_latest_run_that_forgot_records_is_known(failures: Failures) -> None:
+    assert failures.forgotten(SYNC) == ""
+    failures.forget(SYNC, [], LATER)
+    assert failures.forgotten(SYNC) == ""
+    failures.forget(SYNC, [BAD.key], LATER)
+    failures.forget(SYNC, [BAD.key], RUN)
+    assert (failures.forgotten(SYNC), failures.forgotten("another")) == (LATER, "")
+    assert not failures.any(SYNC)
 
 
 def test_the_records_are_spread(failures: Failures, table: Table) -> None:

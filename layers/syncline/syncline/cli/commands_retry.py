@@ -144,7 +144,9 @@ def settle(target: Target, name: str, letters: Iterable[GivenUp]) -> None:
     for each in letters:
         target.queues.forget(each.letter)
         keys |= set(each.keys)
-    target.state.failures.forget(name, keys)
+    failures = target.state.failures
+    solved = {key: each.solved for key, each in failures.find(name, keys).items() if each.solved is not None}
+    failures.forget(name, solved, max(solved.values(), default=""))
 
 
 def _read(queues: Queues, steps: Iterable[Step] = Step) -> list[DeadLetter]:

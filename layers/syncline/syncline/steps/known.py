@@ -58,23 +58,32 @@ def told_apart(
 
 
 def remember(failures: Failures, batch: Batch, record: BatchRecord, now: float, *, again: bool = False) -> None:
-    """Write down which items of an ended batch fail, and which were verified; ``again`` if that may have been done."""
+    """Write down which items of an ended batch fail, and which were verified; ``again`` if that may have been done.
+
+    Then what later runs have written stays, and a record that they have deleted is not written again.
+    """
     if batch.plan:
         return
     failing = {_key(each): each for each in record.results if each.outcome in _FAILING}
     if failing:
         found, letters = failures.find(batch.sync, failing), {each.key for each in record.dead}
         if again:
-            failing = {key: each for key, each in failing.items() if not _is_met(found.get(key), batch.run)}
+            deleted = failures.forgotten(batch.sync) > batch.run
+            failing = {
+                key: each
+                for key, each in failing.items()
+                if not (_is_met(found[key], batch.run) if key in found else deleted)
+            }
         failures.write(
             batch.sync, [_met(each, found.get(key), batch.run, now, key in letters) for key, each in failing.items()]
         )
     verified = {_key(each) for each in record.results if is_verified(each)}
     excluded = {_key(each) for each in record.results if each.outcome is Outcome.LEFT_OUT}
-    if (verified or excluded) and not again and failures.any(batch.sync):
+    if (verified or excluded) and failures.any(batch.sync):
         found = failures.find(batch.sync, verified | excluded)
-        failures.solve(batch.sync, [f for key, f in found.items() if key in verified and f.solved is None], batch.run)
-        failures.forget(batch.sync, [key for key, f in found.items() if key in excluded and f.solved is None])
+        found = {key: f for key, f in found.items() if f.solved is None and not (again and _is_met(f, batch.run))}
+        failures.solve(batch.sync, [f for key, f in found.items() if key in verified], batch.run)
+        failures.forget(batch.sync, [key for key in found if key in excluded], batch.run)
 
 
 def is_verified(result: Result) -> bool:
@@ -110,7 +119,7 @@ def settled(failures: Failures, run: Run, results: Iterable[Result]) -> Counts:
             left -= len(chunk)
             known -= sum(not each.acknowledged for each in chunk)
             acknowledged -= sum(each.acknowledged for each in chunk)
-            failures.forget(run.sync, [each.key for each in chunk])
+            failures.forget(run.sync, [each.key for each in chunk], run.id)
     if not left:
         failures.clear(run.sync, writes)
     return replace(counts, known=known, acknowledged=acknowledged)
@@ -160,9 +169,9 @@ def _letter(batch: Batch, result: Result) -> Dead:
     return Dead(work, str(result.code), result.reason or "", _key(result))
 
 
-def _is_met(failure: KnownFailure | None, run: str) -> bool:
+def _is_met(failure: KnownFailure, run: str) -> bool:
     """Return True if a run, or a later one, has written a record."""
-    return failure is not None and max(failure.run, failure.seen, failure.solved or "") >= run
+    return max(failure.run, failure.seen, failure.solved or "") >= run
 
 
 def _met(result: Result, was: KnownFailure | None, run: str, now: float, has_letter: bool) -> KnownFailure:  # noqa: FBT001

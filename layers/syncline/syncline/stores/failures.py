@@ -5,7 +5,8 @@ pk                         sk            content
 =========================  ============  ==========================================================================
 ``FAILED#<sync>#<shard>``  ``<hash>``    an item that failed; with ``solved``, one that was verified since
 ``SYNC#<sync>``            ``FAILURES``  ``failing`` if there may be records, and how often some were written
-                                         (``writes``); ``solved`` if dead letters of solved items may be left
+                                         (``writes``); ``solved`` if dead letters of solved items may be left;
+                                         ``forgotten``, the latest run that deleted records
 ``SYNC#<sync>``            ``ASKED#``    ``ASKED#<run>``: the items of the dead letters that a retry answers for
 =========================  ============  ==========================================================================
 
@@ -119,11 +120,23 @@ class Failures:
             self._put(sync, records, LETTER_KEPT)
             self._db.update_if(self._db.update(f"SYNC#{sync}", "FAILURES", "SET #solved = :solved", {"solved": True}))
 
-    def forget(self, sync: str, keys: Iterable[Key]) -> None:
-        """Delete the records of items."""
+    def forget(self, sync: str, keys: Iterable[Key], run: str) -> None:
+        """Delete the records of items, which ``run`` has verified, excluded, or met no more."""
         places = [_place(sync, key) for key in keys]
+        if not places:
+            return
+        # The mark comes first: without it an earlier run's batch that is delivered again would write the record again.
+        condition = "attribute_not_exists(#forgotten) OR #forgotten < :forgotten"
+        mark = self._db.update(
+            f"SYNC#{sync}", "FAILURES", "SET #forgotten = :forgotten", {"forgotten": run}, condition=condition
+        )
+        self._db.update_if(mark)
         for at in range(0, len(places), _WRITTEN_AT_ONCE):
             self._db.batch_write([], places[at : at + _WRITTEN_AT_ONCE])
+
+    def forgotten(self, sync: str) -> str:
+        """Return the latest run that deleted records, "" if none has."""
+        return str(self._head(sync).get("forgotten", ""))
 
     def acknowledge(self, sync: str, failure: KnownFailure, *, acknowledged: bool) -> bool:
         """Acknowledge a failure, or take that back; False if it has changed meanwhile."""
