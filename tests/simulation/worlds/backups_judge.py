@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -67,7 +67,8 @@ class Judge:
     planted: dict[str, str] = field(default_factory=dict)
     listed_too_little: bool = False
     _put: set[tuple[str, str, bytes]] = field(default_factory=set)  # branch, path and content that we put
-    _removed: set[str] = field(default_factory=set)
+    _again: Counter[str] = field(default_factory=Counter)  # how often we put a path again after its removal
+    _removed: set[tuple[str, int]] = field(default_factory=set)  # path, and how often it had come again by then
     _last: dict[tuple[str, str], bytes] = field(default_factory=dict)  # what we put last at a path of a branch
     _checked: set[str] = field(default_factory=set)
     _arrived: set[tuple[str, str, str]] = field(default_factory=set)  # branch, path and blob that we pushed
@@ -215,6 +216,7 @@ class Judge:
             self.violated(f"{named} goes back to {new!r}, after {last!r}")
         self._put.add((branch, path, new))
         self._last[branch, path] = new
+        self._again[path] += (path, self._again[path]) in self._removed
 
     def _end(self, path: str, made: bytes) -> float:
         """Return when the source had last what fits; infinity if it still has it."""
@@ -236,7 +238,7 @@ class Judge:
         if not self.listed_too_little and not self._was_gone(path):
             self.violated(f"{named} was removed, and the source has it")
         if not renamed:
-            self._removed.add(path)
+            self._removed.add((path, self._again[path]))
 
     def _was_gone(self, path: str) -> bool:
         """Return True if the source lacked an object for the file not long ago."""
@@ -250,20 +252,17 @@ class Judge:
     def _judge_limits(self) -> None:
         """Check what was removed within the one window that a simulation is shorter than.
 
-        A file that came back and was removed again is one of the files of the limit.
+        A file that was removed and put again is another file, here as in the limits.
         """
-        of: defaultdict[str, int] = defaultdict(int)
-        ever: defaultdict[str, set[str]] = defaultdict(set)
-        for path in self._removed:
-            of[path.split("/")[0]] += 1
-        for path in sorted(self.source):
-            if self.rules.selects(path):
-                ever[path.split("/")[0]].add(path)
-        of["all clusters"], ever["all clusters"] = sum(of.values()), set().union(*ever.values())
+        of = Counter(path.split("/")[0] for path, _ in self._removed)
+        ever = Counter(path.split("/")[0] for path in self.source if self.rules.selects(path))
+        for path, times in self._again.items():
+            ever[path.split("/")[0]] += times
+        of["all clusters"], ever["all clusters"] = of.total(), ever.total()
         for cluster, count in of.items():
-            share = max(1, int(self.rules.share * len(ever[cluster])))
+            share = max(1, int(self.rules.share * ever[cluster]))
             if count > self.rules.count or count > share:
-                self.violated(f"{count} files of {cluster} were removed, of {len(ever[cluster])}")
+                self.violated(f"{count} files of {cluster} were removed, of {ever[cluster]}")
 
     # -- after a run
 
