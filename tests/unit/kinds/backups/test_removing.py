@@ -62,6 +62,16 @@ def test_a_file_that_came_again_counts_again() -> None:
     assert ask(again) == {"east"}
 
 
+def test_a_removal_that_an_earlier_run_left_undone_counts_once_among_the_files() -> None:
+    """The file is there still, so it is not one that was removed as well."""
+    ask, removed = Asking(), dict.fromkeys(("run 1", "run 2", "run 3"), 0)
+    first, second, third = (Pace(lambda: 60.0, run=run, removed=removed.__getitem__) for run in removed)
+    assert ask({"east": Gone(files("east", 0), 7)}, first) == set()
+    assert ask({"east": Gone(files("east", 1), 7)}, second) == {"east"}, "two of seven would be removed"
+    removed["run 1"] = 1
+    assert ask({"east": Gone(files("east", 1), 7)}, third) == set(), "a file came since: two of eight are removed"
+
+
 def test_a_plan_reserves_nothing() -> None:
     ask = Asking()
     plan = Pace(lambda: 60.0, plan=True)

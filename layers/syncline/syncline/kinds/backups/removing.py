@@ -155,7 +155,12 @@ class Limiter:
     def _reserve(self, part: str, request: RemovalRequest, total: Callable[[], int]) -> Grant:
         if self.pace.plan:
             request = replace(request, keep=False)
-        return self.ledger.windows(part).reserve(request, total)
+
+        def removed(run: str) -> int:
+            # A scan counts while files are being removed, so those that its run has removed may be among its files.
+            return 0 if run == self.pace.run else self.pace.removed(run)
+
+        return self.ledger.windows(part).reserve(request, total, removed)
 
     def _too_many(self, what: str, count: int) -> SynclineError:
         return _capped(f"{what}. If they are meant: syncline run {self.sync} --allow-removals {count}")
