@@ -237,8 +237,17 @@ class Judge:
         self._last.pop((branch, path), None)
         if not self.listed_too_little and not self._was_gone(path):
             self.violated(f"{named} was removed, and the source has it")
-        if not renamed:
+        if not renamed and not self._has_another_name(path, old):
             self._removed.add((path, self._again[path]))
+
+    def _has_another_name(self, path: str, content: bytes) -> bool:
+        """Return True if the source got the content of a file under another name not long ago, in any cluster."""
+        latest = ((other, *history[-1]) for other, history in self.source.items() if other != path and history)
+        since = self.clock() - _LONGEST
+        return any(
+            when >= since and was is not None and self.rules.selects(other) and self.fits(other, was, content)
+            for other, when, was in latest
+        )
 
     def _was_gone(self, path: str) -> bool:
         """Return True if the source lacked an object for the file not long ago."""
