@@ -94,6 +94,8 @@ class ArtifactsWorld:
         self._won: defaultdict[Key, list[tuple[float, str | None]]] = defaultdict(list)
         self._foreign: dict[Key, float] = {}
         self._put: set[Key] = set()
+        self._adoptable: set[Key] = set()
+        """Tags that had the image of a build by a stranger's hand, so that a scan may have found them equal."""
         self._first_there: dict[tuple[str, str, str], float] = {}
         self._ours: dict[Key, str] = {}
         self.registry.on_tag = self._written
@@ -408,6 +410,8 @@ class ArtifactsWorld:
         if self._outside:
             self._foreign[key] = now
             self._ours.pop(key, None)
+            if made in self._ranks[key]:
+                self._adoptable.add(key)
             return
         named = f"{self.name}: {repository}:{tag}"
         if (process := writer()) is not None:
@@ -509,7 +513,9 @@ class ArtifactsWorld:
                 allowed += [Outcome.FAILED, Outcome.KNOWN]  # it cannot be compared with what somebody else put there
             if result is not None and result.outcome not in allowed:
                 yield f"{key} is there, and is reported as {result.outcome} {result.code}"
-        elif self._is_younger(key, have, winner) or (digest is not None and key in self._foreign and key in self._put):
+        elif self._is_younger(key, have, winner) or (
+            digest is not None and key in self._foreign and key in self._put | self._adoptable
+        ):
             return  # what a stranger put in place of a build stays until a younger run: lists of tags have no digests
         elif result is None:
             yield f"{key} differs ({_short(winner.config)} is {_short(have)}), and is not reported"
