@@ -17,8 +17,8 @@ from syncline.kinds.backups import Layout
 from syncline.kinds.backups.ours import Ledger, Ours
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore
-from syncline.kinds.kind import Pace
-from syncline.model import Outcome, Scope
+from syncline.kinds.kind import Arrived, Pace
+from syncline.model import Outcome, Result, Scope
 from tests.backups_world import Download, World, blobs, content
 
 FILES = {f"{c}/n/f{f}.yaml": f"{c} {f}\n".encode() for c in ("east", "west") for f in range(12)}
@@ -325,6 +325,28 @@ def test_a_function_that_died_behind_its_record_leaves_nothing_foreign_on_a_bran
     world.bare.git("update-ref", "refs/heads/main", first)
     world.put({"east/n/f0.yaml": b"newest"})
     assert world.codes(world.run()) == {"east/n/f0.yaml": "moved"}
+
+
+def test_what_the_push_of_a_dead_function_did_not_change_counts_as_equal(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put(FILES)
+    world.run()
+    world.put({"east/n/f0.yaml": b"newer", "west/n/f0.yaml": b"newer"})
+    members, pace = [item for page in world.look() for item in page.items], Pace(lambda: 100.0, work="batch")
+    assert world.codes(world.run("west/n/f0.yaml")) == {"west/n/f0.yaml": "moved"}
+
+    def die(*_: object) -> None:
+        raise _DiedError
+
+    with monkeypatch.context() as dying:
+        dying.setattr(Branch, "landed", die)
+        with pytest.raises(_DiedError):
+            list(world.kind().transfer(members, pace))
+    arrived, equal = sorted(world.kind().transfer(members, pace), key=lambda each: isinstance(each, Result))
+    assert isinstance(arrived, Arrived)
+    assert isinstance(equal, Result)
+    assert (arrived.item.name, equal.name, equal.outcome) == ("east/n/f0.yaml", "west/n/f0.yaml", Outcome.SKIPPED)
 
 
 @pytest.mark.parametrize("commits", [1, 9])

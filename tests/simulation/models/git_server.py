@@ -41,7 +41,7 @@ class Logged:
 
     @property
     def commit(self) -> Commit:
-        return Commit(self.oid, self.tree, self.message)
+        return Commit(self.oid, self.tree, self.message, self.parent)
 
 
 class Objects:

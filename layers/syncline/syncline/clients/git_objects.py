@@ -18,6 +18,7 @@ _BRANCH: Final = re.compile(
     r"(?![/.]|.*(?:[/.]\.|//|@\{|\\|\.lock(?:/|$)))[^\x00-\x20\x7f~^:?*\[\\-][^\x00-\x20\x7f~^:?*\[\\]*(?<![/.])"
 )
 _TREE_LINE: Final = re.compile(rb"tree ([0-9a-f]{40})")
+_PARENT_LINE: Final = re.compile(rb"^parent ([0-9a-f]{40,64})$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A commit: its id, its tree's, and its message."""
+    """A commit: its id, its tree's, its message, and the id of its first parent, None if it has none."""
 
     oid: str
     tree: str
     message: str
+    parent: str | None = None
 
     def trailer(self, name: str) -> str | None:
         """The last value of a trailer such as ``Syncline-Batch``."""
@@ -130,7 +132,9 @@ def read_commit(oid: str, raw: bytes) -> Commit:
     found = _TREE_LINE.fullmatch(head.partition(b"\n")[0])
     if found is None:
         raise SynclineError("BAD_ANSWER", f"the git server gave the commit {oid}, which is damaged")
-    return Commit(oid, found[1].decode(), message.decode("utf-8", "replace"))
+    parent = _PARENT_LINE.search(head)
+    before = None if parent is None else parent[1].decode()
+    return Commit(oid, found[1].decode(), message.decode("utf-8", "replace"), before)
 
 
 def text_of(name: bytes) -> str | None:

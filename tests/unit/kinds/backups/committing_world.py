@@ -20,6 +20,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.backups.committing import Answer, Committer, Rules, Signature
 from syncline.kinds.backups.layout import Layout
 from syncline.kinds.backups.memory import Known
+from syncline.kinds.backups.message import BATCH
 from syncline.kinds.backups.ours import Ours
 from syncline.kinds.backups.reading import Content, Reader
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
@@ -34,10 +35,11 @@ ALL: Final = Limits(1.0, 1000, 86_400.0)
 
 @dataclass
 class _Remote:
-    """A branch as its server has it. ``put`` are the blobs that commits of ours put, by path."""
+    """A branch as its server has it, with what the last commit changed. ``put`` has blobs of earlier commits of ours."""
 
     files: dict[str, str] = field(default_factory=dict)
     commits: list[tuple[str, NewCommit | None]] = field(default_factory=list)
+    changed: Mapping[str, str | None] = field(default_factory=dict)
     put: dict[str, str | None] = field(default_factory=dict)
 
     def change(self, files: Mapping[str, str | None], new: NewCommit | None = None) -> None:
@@ -47,6 +49,7 @@ class _Remote:
                 self.files.pop(path, None)
             else:
                 self.files[path] = blob
+        self.changed = files
         self.commits.append((f"commit {len(self.commits)}", new))
 
 
@@ -113,9 +116,9 @@ class _Branch:
         assert tree in self.counted
         return (path for path in self._files if path.startswith(f"{tree.split(' ', maxsplit=1)[0]}/"))
 
-    def blobs_put(self, *_: object, having: object) -> dict[bytes, str | None]:
-        del having
-        return {path.encode(): blob for path, blob in self.remote.put.items()}
+    def blobs_put(self, _since: object, trailer: str, _folder: bytes, **_: object) -> dict[bytes, str | None]:
+        put = self.remote.changed if trailer.startswith(BATCH) else self.remote.put
+        return {path.encode(): blob for path, blob in put.items()}
 
 
 @dataclass

@@ -130,14 +130,20 @@ class _Work:
         self._rows = self._ledger.some(content.item.name for content in self._contents.values())
         changes = self._changes(there)
         changes = self._capped(changes)
-        # A push that nobody answered, of a function that died: what it changed is not to change any more.
-        ours = not changes and self._branch.tip is not None and self._branch.tip.trailer(BATCH) == self._batch
-        landed = self._land(changes)
+        landed = self._land(changes) or self._landed_before()
         self._record()
         self._note()
         yield from self._done
         for path, content in self._contents.items():
-            yield self._answer(content, changed=path in landed or ours)
+            yield self._answer(content, changed=path in landed)
+
+    def _landed_before(self) -> set[str]:
+        """Return what an earlier try of this batch changed: a push whose function died, or that nobody answered."""
+        tip = self._branch.tip
+        if tip is None or tip.trailer(BATCH) != self._batch:
+            return set()
+        put = self._branch.blobs_put(tip.parent, f"{BATCH}: {self._batch}", self._layout.folder.encode())
+        return {path.decode("utf-8", "surrogateescape") for path in put}
 
     # -- looking -------------------------------------------------------------------------------------------------
 
