@@ -227,6 +227,21 @@ class TestSettled:
         assert set(all_of(failures)) == {"3"}
         assert failures.any(SYNC)
 
+    def test_what_was_verified_is_not_known_although_nobody_has_noted_that_yet(self, failures: Failures) -> None:
+        """Another function has ended the batch, and is about to note it."""
+        failures.write(SYNC, [known("1"), known("2"), known("3", seen=NOW)])
+        made = run(Counts(moved=1, known=1), Scope.of(["team/app"]))
+        assert self.ends(failures, made, moved("1"), moved("3")) == (2, 0)
+        assert set(all_of(failures)) == {"1", "2", "3"}
+
+    def test_what_is_solved_while_the_known_are_counted(
+        self, failures: Failures, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = iter([[known("1"), known("2", seen=NOW)], [known("2", seen=NOW)]])
+        monkeypatch.setattr(Failures, "all", lambda *_: iter(next(found)))
+        failures.write(SYNC, [known("2")])
+        assert self.ends(failures, run(Counts(moved=1, known=1))) == (1, 0)
+
     def test_the_last_one(self, failures: Failures) -> None:
         failures.write(SYNC, [known("1"), known("2", acknowledged=True)])
         assert self.ends(failures, run(Counts())) == (0, 0)

@@ -6,9 +6,8 @@ still has them, whether they meet it or not, until the item is verified or a com
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Final
 
 from syncline.messages import Batch, Dead
@@ -105,24 +104,35 @@ def settled(failures: Failures, run: Run, results: Iterable[Result]) -> Counts:
     if not (counts.known or counts.failed or failures.any(run.sync)):
         return counts
     writes = failures.writes(run.sync)
-    unseen = _Unseen()
-    known = acknowledged = left = unmet = 0
+    unseen = _unseen_by(failures, run)
+    # Whoever ended the batch of a verified item may not have noted yet that its failure is solved.
+    verified = {_key(each) for each in results if is_verified(each)} if unseen.everything else set()
+    known = acknowledged = left = 0
+    gone: list[Key] = []
     for failure in failures.all(run.sync):
+        if failure.seen != run.id and not unseen.has(failure.key):
+            gone.append(failure.key)
+            continue
         left += 1
-        known += failure.run != run.id and not failure.acknowledged
-        acknowledged += failure.acknowledged
-        unmet += failure.seen != run.id
-        if failure.seen == run.id:
-            unseen.add(failure.key, failure.code)
-    if unmet and run.scope.everything and run.status is RunStatus.RUNNING and not unseen.everything:
-        for chunk in _chunks(f for f in failures.all(run.sync) if f.seen != run.id and not unseen.has(f.key)):
-            left -= len(chunk)
-            known -= sum(not each.acknowledged for each in chunk)
-            acknowledged -= sum(each.acknowledged for each in chunk)
-            failures.forget(run.sync, [each.key for each in chunk], run.id)
+        if failure.seen == run.id or failure.key not in verified:
+            known += failure.run != run.id and not failure.acknowledged
+            acknowledged += failure.acknowledged
+    for at in range(0, len(gone), _AT_ONCE):
+        failures.forget(run.sync, gone[at : at + _AT_ONCE], run.id)
     if not left:
         failures.clear(run.sync, writes)
     return replace(counts, known=known, acknowledged=acknowledged)
+
+
+def _unseen_by(failures: Failures, run: Run) -> _Unseen:
+    """Return the parts of the source that a run has not seen: everything, unless it was a full scan that ended."""
+    unseen = _Unseen()
+    unseen.everything = not run.scope.everything or run.status is not RunStatus.RUNNING
+    if not unseen.everything:
+        for failure in failures.all(run.sync):
+            if failure.seen == run.id:
+                unseen.add(failure.key, failure.code)
+    return unseen
 
 
 def answered(failures: Failures, run: Run, results: Iterable[Result]) -> list[Result]:
@@ -203,9 +213,3 @@ class _Unseen:
         if self.everything or group in self._groups:
             return True
         return any(part.endswith("/") and f"/{part}" in f"/{name}" for part in self._groups)
-
-
-def _chunks(failures: Iterable[KnownFailure]) -> Iterator[list[KnownFailure]]:
-    rest = iter(failures)
-    while chunk := list(islice(rest, _AT_ONCE)):
-        yield chunk
