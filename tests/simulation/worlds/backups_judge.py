@@ -241,11 +241,11 @@ class Judge:
             self._removed.add((path, self._again[path]))
 
     def _has_another_name(self, path: str, content: bytes) -> bool:
-        """Return True if the source got the content of a file under another name not long ago, in any cluster."""
+        """Return True if the source got the content of a file under another name after the file, in any cluster."""
         latest = ((other, *history[-1]) for other, history in self.source.items() if other != path and history)
-        since = self.clock() - _LONGEST
+        came = min((when for when, _ in self.source.get(path, [])), default=0.0)
         return any(
-            when >= since and was is not None and self.rules.selects(other) and self.fits(other, was, content)
+            when >= came and was is not None and self.rules.selects(other) and self.fits(other, was, content)
             for other, when, was in latest
         )
 

@@ -456,7 +456,7 @@ class FilesWorld:
         self.source.remove(key)
         self.machine.run(self.machine.now + _BY_EVENT)
         self._stack.sqs.late = 0.0
-        if self.path_of(key) in self.judge.paths():
+        if self.path_of(key) in self.judge.paths() and self.judge.ours(self.path_of(key)):
             yield f"{key!r} was deleted while it was copied, and its file is still there"
 
     def _requests(self) -> int:
