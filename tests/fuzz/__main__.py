@@ -46,6 +46,7 @@ def main() -> int:
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         parser.error(f"there is no target {unknown[0]}; there are {', '.join(NAMES)}")
+    logging.disable(logging.CRITICAL)
     failed = 0
     for name in names:
         figures = _run(name, options.seconds / len(names))

@@ -120,6 +120,13 @@ def test_what_is_wrong_is_named(body: str, why: str) -> None:
     assert error.value.code.name == "MESSAGE_INVALID"
 
 
+def test_a_letter_that_names_half_an_item_is_no_message() -> None:
+    batch = {"v": 1, "type": "batch", "run": "r", "sync": "s", "step": "transfer", "id": "i", "attempt": 1, "hop": 0}
+    letter = {"v": 1, "type": "dead", "batch": batch, "code": "FORBIDDEN", "reason": "no", "item": ["team/app"]}
+    with pytest.raises(SynclineError, match="MESSAGE_INVALID"):
+        from_json(letter)
+
+
 def test_a_letter_within_a_letter_without_end_is_no_message() -> None:
     body: Any = None
     for _ in range(3000):

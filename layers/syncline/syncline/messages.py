@@ -229,7 +229,7 @@ def from_json(body: Any) -> Start | Batch | Dead | Notice:
                 return Dead(batch, body["code"], str(body["reason"]), item and (str(item[0]), str(item[1])))
             case other:
                 raise SynclineError("MESSAGE_INVALID", f"unknown message type {other!r}")
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise SynclineError("MESSAGE_INVALID", f"{type(error).__name__}: {error}") from None
 
 
