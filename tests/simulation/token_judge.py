@@ -18,6 +18,11 @@ SLACK: Final = 0.1
 SLOW: Final = 0.4
 """Seconds after which an answer is slow enough to be the cause of anything."""
 
+_LATE: Final = 0.05
+"""Seconds before the end of a question within which an answer may come too late for it."""
+_REFUSALS: Final = 2
+"""Refusals of the origin that make a token bad."""
+
 _MILLISECONDS: Final = 0.0015
 
 
@@ -270,11 +275,11 @@ class Judge:
     def _counted(
         self, token: str, origin: str, begin: float, end: float, known: str, places: list[str], origin_listed: bool
     ) -> str | None:
-        said = {where: self._said(where, token, begin, end) for where in [*places, origin]}
+        said = {where: self._said(where, token, begin, end - _LATE) for where in [*places, origin]}
         yes = sum(200 in said[where] for where in places)
         could = sum(self._could(where, token, begin, end) for where in places)
         needed = self._needed(len(places))
-        refused = origin_listed and 200 not in said[origin] and said[origin].count(401) >= 2
+        refused = origin_listed and 200 not in said[origin] and said[origin].count(401) >= _REFUSALS
         agreed = yes >= needed and (bool(places) or 200 in said[origin])
         match known:
             case "Synced":
@@ -287,7 +292,8 @@ class Judge:
                 capped = not origin_listed and could >= needed  # the quorum agrees, and the origin may not be alone
                 return _unless(2 * could > len(places) or capped, few) or _unless(not synced, "enough had the token")
             case "NotSynced":
-                more = 2 * yes > len(places) and not refused and 401 not in said[origin]
+                refusals = self._said(origin, token, begin, end).count(401)  # the last one may have ended the question
+                more = 2 * yes > len(places) and refusals < _REFUSALS
                 return _unless(not more, f"{yes} of {len(places)} had the token")
             case "Timeout":
                 late = end - begin >= self.deadline
@@ -296,11 +302,12 @@ class Judge:
         return f"no word of the contract: {known}"
 
     def _said(self, where: str, token: str, begin: float, end: float) -> list[int]:
+        """Return the statuses that an instance answered to the question about a token between two times."""
         name = self.names.get(where)
         return [
             each.status
             for each in self.gateway.replies
-            if each.pod == name and each.key == token and begin <= each.sent and each.came <= end - 0.05
+            if each.pod == name and each.key == token and begin <= each.sent and each.came <= end
             if each.status is not None
         ]
 

@@ -157,3 +157,29 @@ def test_one_that_says_no_is_named_before_one_that_is_unknown() -> None:
     seen = [Seen(f"i-{number}", "10.0.0.1:1", state) for number, state in enumerate(states)]
     assert judge(seen, 5, over=False, origin_listed=True, origin=None) == (Known.PARTIALLY, Reason.SOME_DO_NOT)
     assert judge(seen[:3], 5, over=False, origin_listed=True, origin=None) == (Known.PARTIALLY, Reason.SOME_DO_NOT)
+
+
+@pytest.mark.parametrize("patience", [AT_ONCE, WAITS])
+@pytest.mark.parametrize("statuses", [(500, 401, 200), (401, 200), (401, 500, 500)])
+def test_an_origin_that_refuses_the_token_once_does_not_make_it_bad(
+    statuses: Sequence[int], patience: Patience
+) -> None:
+    found, _ = _finding(
+        [SHARED[0], Instance("other", "10.0.1.1", 8443)],
+        lambda address, before: statuses[before] if address == "10.0.0.1" else 200,
+        patience=patience,
+    )
+    assert (found.verdict, found.reason) == (Known.SYNCED, Reason.ALL_AGREE)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "patience"), [((401, 401), AT_ONCE), ((401, 401), WAITS), ((500, 401, 401), WAITS)]
+)
+def test_an_origin_that_refuses_the_token_twice_makes_it_bad(statuses: Sequence[int], patience: Patience) -> None:
+    found, asked = _finding(
+        [SHARED[0], Instance("other", "10.0.1.1", 8443)],
+        lambda address, before: statuses[before] if address == "10.0.0.1" else 200,
+        patience=patience,
+    )
+    assert (found.verdict, found.reason) == (Known.NOT_SYNCED, Reason.ORIGIN_REFUSES)
+    assert asked["10.0.0.1"] == len(statuses)

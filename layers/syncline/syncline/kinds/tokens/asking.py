@@ -23,7 +23,7 @@ from syncline.kinds.tokens.patience import Patience
 from syncline.kinds.tokens.verdict import Finding, Known, Quorum, Reason, Seen, State, judge
 
 _TRIES_AFTER_TROUBLE: Final = 2
-_TRIES_OF_ORIGIN: Final = 2
+_REFUSALS_OF_ORIGIN: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +88,8 @@ class Asking:
         order = list(question.others)
         self._chance.shuffle(order)
         self._asked = [_Asked(self, instance) for instance in order]
-        tries = _TRIES_OF_ORIGIN if len(question.controls) == 1 and not question.shared else None
-        self._controls = [_Asked(self, one, tries) for one in question.controls]
+        refusals = _REFUSALS_OF_ORIGIN if len(question.controls) == 1 and not question.shared else None
+        self._controls = [_Asked(self, one, refusals) for one in question.controls]
         self._origins = [*self._controls, *(one for one in self._asked if one.instance in question.shared)]
         timer = self._loop.call_later(question.patience.deadline, self._over)
         self._crowd.asked += self._pending
@@ -167,15 +167,19 @@ class Asking:
 
 
 class _Asked:
-    """One instance and its answers so far. After `tries` refusals it is not asked again; None leaves it to patience."""
+    """One instance and its answers so far.
 
-    __slots__ = ("_asking", "_exchange", "_stopped", "_timer", "_tries", "_troubles", "instance", "seen")
+    It lacks the token after so many `refusals`, however late they come. With None it lacks the token if it still refuses
+    it when the retries are over.
+    """
 
-    def __init__(self, asking: Asking, instance: Instance, tries: int | None = None) -> None:
+    __slots__ = ("_asking", "_exchange", "_refusals", "_stopped", "_timer", "_troubles", "instance", "seen")
+
+    def __init__(self, asking: Asking, instance: Instance, refusals: int | None = None) -> None:
         self.instance = instance
         self.seen = Seen(instance.name, instance.where)
         self._asking = asking
-        self._tries = tries
+        self._refusals = refusals
         self._exchange: Exchange | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._troubles = 0
@@ -200,7 +204,10 @@ class _Asked:
         if answer.status == 401:
             seen.reason = "asked for a login (401)"
             delay = self._asking.delay(seen.attempts)
-            if delay is None or (self._tries is not None and seen.attempts >= self._tries):
+            if self._refusals is not None:
+                self._refusals -= 1
+                delay = (delay or 0.0) if self._refusals else None
+            if delay is None:
                 self._settle(State.NO)
             else:
                 self._timer = self._asking.later(delay, self)
