@@ -44,9 +44,10 @@ def fly(
         found, after = [], [memory]
         for _ in range(rounds):
             canary = Canary(RULES, "gateway.example", 0, AT_ONCE, cast("Replicas", gateway))
-            seen, last = await canary.round(gateway.instances if instances is None else instances, after[-1])
+            listed = gateway.instances if instances is None else instances
+            seen, writer = await canary.round(listed, after[-1])
             found.append(seen)
-            after.append(last)
+            after.append(after[-1].after(seen, writer, listed))
         return found, after[1:]
 
     return asyncio.run(flown())

@@ -203,7 +203,7 @@ class Judge:
         if self._did_well(one, role, where):
             self.violations.append(f"a fault stands after a success: {fault}")
         causes = 0
-        for other in reversed(self.rounds):
+        for other in sorted(self.rounds, key=lambda each: each.end, reverse=True):  # they count when they end
             if other.reported and other.end <= one.begin and self._did_well(other, role, where):
                 break
             causes += self.cause(role, where, other)

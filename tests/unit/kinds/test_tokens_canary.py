@@ -63,7 +63,8 @@ def _flown(
     scripted: Any, rules: CanaryRules = RULES, *, instances: Sequence[Instance] = INSTANCES, longest: float = 60
 ) -> tuple[list[Sighting], CanaryMemory]:
     canary = Canary(rules, "gateway.example", 0, PATIENCE, cast("Replicas", scripted))
-    return asyncio.run(canary.round(instances, FIRST, longest))
+    found, writer = asyncio.run(canary.round(instances, FIRST, longest))
+    return found, FIRST.after(found, writer, instances)
 
 
 def _round(

@@ -5,16 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from typing import Final
 
 import pytest
 
+from syncline.clients.instances import Instance
 from syncline.config.tokens import TokensSync
 from syncline.kinds.tokens.listing import MemoryListings
-from syncline.kinds.tokens.sightings import CanaryMemory, ProcessMemories
+from syncline.kinds.tokens.sightings import CanaryMemory, Check, Outcome, ProcessMemories, Sighting
 from syncline.secrets import Secrets
 from syncline.service import isolation
 from syncline.service.counting import PrometheusCounts
 from syncline.wiring_tokens.canaries import Canaries
+
+WRITER: Final = Instance("gateway", "10.0.0.1", 8443)
 
 
 class AnswerLost(ProcessMemories):
@@ -84,8 +88,7 @@ def test_a_failed_round_whose_memory_was_kept_counts_once_although_the_answer_wa
 def test_a_round_whose_memory_cannot_be_kept_keeps_the_turn_and_the_successes(monkeypatch: pytest.MonkeyPatch) -> None:
     memories = AnswerLost()
     canaries = _canaries(memories)
-    flown = CanaryMemory("10.0.0.1:8443")
-    monkeypatch.setattr(canaries, "_seen", lambda *_: ([], flown))
+    monkeypatch.setattr(canaries, "_seen", lambda *_: ([], WRITER))
     assert canaries.fly()["one"].faults == ()
     assert memories.recall("one") == CanaryMemory("10.0.0.1:8443", {"round": 1})
 
@@ -93,3 +96,19 @@ def test_a_round_whose_memory_cannot_be_kept_keeps_the_turn_and_the_successes(mo
 def test_a_round_that_hangs_counts_once_in_each_call(hanging: Hanging) -> None:
     canaries = _canaries(hanging)
     assert [canaries.fly()["one"].faults for _ in range(2)] == [(), ("round",)]
+
+
+def test_a_round_is_added_to_what_another_one_has_counted_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A success that another round counted is not forgotten: one failure after it confirms no fault."""
+    never = Sighting(Check.WRITE, "other", Outcome.NEVER, where="10.0.0.2:8443")
+    memories = ProcessMemories()
+    memories.remember("one", CanaryMemory(None, {never.fault: 1}))
+    canaries = _canaries(memories)
+
+    def seen(*_: object) -> tuple[list[Sighting], Instance]:
+        memories.remember("one", CanaryMemory())  # another round ends
+        return [never], WRITER
+
+    monkeypatch.setattr(canaries, "_seen", seen)
+    assert canaries.fly()["one"].faults == ()
+    assert memories.recall("one") == CanaryMemory(WRITER.where, {never.fault: 1})

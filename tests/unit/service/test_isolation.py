@@ -234,7 +234,7 @@ def test_a_round_that_could_not_be_counted_does_not_bring_back_what_was_settled(
             "canary": {each: {"method": "PUT", "path": "/k"} for each in ("write", "read", "delete")},
         }
     )
-    listings, memories = MemoryListings(), Broken(3, 4)
+    listings, memories = MemoryListings(), Broken(5, 6)
     listings.listed("one", (), time.time())
     secrets = Secrets(lambda: pytest.fail("no secret"), lambda: pytest.fail("no secret"), {})
     canaries = Canaries(lambda: {"one": sync}, listings, memories, secrets, Counted())

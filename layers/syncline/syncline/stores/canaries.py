@@ -44,7 +44,7 @@ class CanaryRecords:
         return CanaryRecord(item.get("writer"), failures)
 
     def put(self, sync: str, record: CanaryRecord) -> None:
-        """Keep the record of a sync. Of two rounds at the same time the later one counts, which costs a turn at most."""
+        """Keep the record of a sync. Of two rounds that put at the same moment only the later one counts."""
         writer = {} if record.last_writer is None else {"writer": record.last_writer}
         expires = int(self._clock()) + KEPT
         self._db.put({"pk": _PK, "sk": sync, "failures": dict(record.failures), "expires": expires, **writer})

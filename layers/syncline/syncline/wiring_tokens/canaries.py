@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from syncline.clients.instances import Instance
 from syncline.config.tokens import Request, TokensSync
 from syncline.errors import SynclineError
 from syncline.kinds.tokens.canary import Call, Canary, CanaryRules
@@ -93,9 +94,9 @@ class Canaries:
         return flown
 
     def _round(self, sync: TokensSync, listing: Listing) -> Flown:
-        self._before.pop(sync.name, None)
-        memory = self._before[sync.name] = self._memories.recall(sync.name)
-        found, after = self._seen(sync, listing, memory)
+        found, writer = self._seen(sync, listing, self._recalled(sync.name))
+        # Another round may have been counted since.
+        after = self._recalled(sync.name).after(found, writer, listing.instances)
         if not any(each.role is Role.ROUND for each in found):
             self._before[sync.name] = after
         self._memories.remember(sync.name, after)
@@ -104,7 +105,12 @@ class Canaries:
         self._tell(sync.name, flown)
         return flown
 
-    def _seen(self, sync: TokensSync, listing: Listing, memory: CanaryMemory) -> tuple[list[Sighting], CanaryMemory]:
+    def _recalled(self, sync: str) -> CanaryMemory:
+        self._before.pop(sync, None)
+        memory = self._before[sync] = self._memories.recall(sync)
+        return memory
+
+    def _seen(self, sync: TokensSync, listing: Listing, memory: CanaryMemory) -> tuple[list[Sighting], Instance | None]:
         problem = listing.problem(time.time(), sync.stale_after)
         if problem is None:
             try:
@@ -113,8 +119,7 @@ class Canaries:
                 why = f"{error.code.name}: {error.what}"
         else:
             why = f"the list of instances cannot be used ({problem.value})"
-        found = [failed_round(why)]
-        return found, memory.after(found, None, ())
+        return [failed_round(why)], None
 
     def _tell(self, sync: str, flown: Flown) -> None:
         """Log and count a round."""

@@ -84,22 +84,21 @@ class Canary:
 
     async def round(
         self, instances: Sequence[Instance], memory: CanaryMemory, longest: float = LONGEST_ROUND
-    ) -> tuple[list[Sighting], CanaryMemory]:
-        """Fly one round over the instances that serve; return what was seen and the memory for the next round.
+    ) -> tuple[list[Sighting], Instance | None]:
+        """Fly one round over the instances that serve; return what was seen and the writer, None if there was none.
 
         A round that takes longer than `longest` seconds is given up. It still counts as the turn of its writer.
         """
         serving = sorted((one for one in instances if one.serves), key=lambda one: one.where)
         if not serving:
-            found = [failed_round("no instance serves")]
-            return found, memory.after(found, None, ())
+            return [failed_round("no instance serves")], None
         flight = _Flight(serving, memory)
         try:
             async with asyncio.timeout(longest):
                 await self._fly(flight)
         except TimeoutError:
             flight.found.append(failed_round(f"it was not done after {longest:g} seconds"))
-        return flight.found, memory.after(flight.found, flight.writer, serving)
+        return flight.found, flight.writer
 
     async def _fly(self, flight: _Flight) -> None:
         """Make all checks of a round, adding to what was found."""

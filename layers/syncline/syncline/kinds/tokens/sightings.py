@@ -112,12 +112,12 @@ class CanaryMemory:
         return next((one for one in order if one.where > self.last_writer), order[0])
 
     def after(self, sightings: Iterable[Sighting], writer: Instance | None, listed: Iterable[Instance]) -> CanaryMemory:
-        """Return the memory after a round. What was seen of instances that are no longer listed is forgotten."""
+        """Return the memory after a round. What was seen of instances that no longer serve is forgotten."""
         found = list(sightings)
         bad = {one.fault for one in found if one.bad}
         well = {one.fault for one in found if one.good} - bad
         flown = not any(one.role is Role.ROUND for one in found)
-        there = {one.where for one in listed}
+        there = {one.where for one in listed if one.serves}
         sent = {one.where for one in found if one.outcome is Outcome.SENT}
         failures = {}
         for fault, times in self.failures.items():
