@@ -142,7 +142,7 @@ def split_json(data: bytes) -> list[bytes]:
             starts.append(at)
     except (ValueError, RecursionError):
         return [data]
-    return [text[a:b].encode("utf-8", "surrogateescape") for a, b in itertools.pairwise(starts)]
+    return [text[a:b].encode("utf-8", "surrogateescape") for a, b in itertools.pairwise(starts)] or [data]
 
 
 def _skipped(text: str, at: int) -> int:
