@@ -72,7 +72,7 @@ class Costs:
 COSTS: Final[Mapping[str, Costs]] = {
     "images": Costs(Bound(50, 3, 60), Bound(100, 1, 25), Bound(4, 0, 3), Bound(4, 0, 4)),
     "files": Costs(Bound(60, 2, 15), Bound(320, 10, 40), Bound(20, 0.5, 4), Bound(20, 0.5, 5)),
-    "artifacts": Costs(Bound(40, 1, 60), Bound(120, 1, 40), Bound(6, 0, 3), Bound(6, 0, 5)),
+    "artifacts": Costs(Bound(40, 4, 60), Bound(120, 1, 40), Bound(6, 0, 3), Bound(6, 0, 5)),
     "backups": Costs(Bound(40, 1, 20), Bound(160, 1, 20), Bound(6, 0.1, 2), Bound(6, 0.1, 3)),
 }
 _AT_REST: Final = Bound(80, 4, 20)
