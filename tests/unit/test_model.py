@@ -1,8 +1,24 @@
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
-from syncline.model import LARGEST_SCOPE, compact_json, json_bytes, portions
+from syncline.model import (
+    EVERYTHING,
+    LARGEST_SCOPE,
+    Counts,
+    Item,
+    Outcome,
+    Result,
+    Run,
+    RunStatus,
+    Scope,
+    Trigger,
+    compact_json,
+    json_bytes,
+    portions,
+)
 
 HALF = LARGEST_SCOPE // 2
 FITS = "a" * (HALF - 3)
@@ -26,3 +42,98 @@ def test_portions_are_filled_to_the_largest_scope() -> None:
     assert list(portions([FITS, FITS + "b"])) == [(FITS,), (FITS + "b",)]
     third = "a" * (LARGEST_SCOPE // 3 - 3)
     assert list(portions([third] * 4)) == [(third,) * 3, (third,)]
+
+
+def test_a_scope_holds_each_group_once_in_order() -> None:
+    assert Scope.of(["b", "a", "b"]) == Scope(("a", "b"))
+    assert Scope.of([]).groups == ()
+    assert Scope.of(None) == EVERYTHING
+    assert (EVERYTHING.everything, Scope.of([]).everything) == (True, False)
+
+
+def test_a_scope_fits_up_to_the_largest_size() -> None:
+    assert EVERYTHING.fits
+    assert Scope((FITS, FITS)).fits
+    assert not Scope((FITS, FITS + "b")).fits
+
+
+def test_a_scope_too_large_for_one_scan_is_split() -> None:
+    assert list(EVERYTHING.parts()) == [EVERYTHING]
+    assert list(Scope((FITS, FITS)).parts()) == [Scope((FITS, FITS))]
+    assert list(Scope((FITS, FITS, FITS)).parts()) == [Scope((FITS, FITS)), Scope((FITS,))]
+    assert list(Scope(()).parts()) == []
+
+
+def test_an_item_is_named_by_its_group_and_name() -> None:
+    assert str(Item("team/app", "v1")) == "team/app:v1"
+
+
+def test_an_item_of_a_cancelled_run_keeps_its_fingerprints() -> None:
+    item = Item("team/app", "v1", "sha256:1", "sha256:2", 7)
+    assert Result.cancelled(item) == Result("team/app", "v1", Outcome.CANCELLED, "sha256:1", "sha256:2")
+
+
+def test_a_result_is_read_as_it_was_written() -> None:
+    result = Result("team/app", "v1", Outcome.FAILED, "sha256:1", "sha256:2", 5, "FORBIDDEN", "no access")
+    assert result.to_json() == ["team/app", "v1", "failed", "sha256:1", "sha256:2", 5, "FORBIDDEN", "no access"]
+    assert Result.from_json(result.to_json()) == result
+
+
+def test_a_result_is_reported_with_its_field_names() -> None:
+    value = Result("team/app", "v1", Outcome.LEFT_OUT, "sha256:1", moved_bytes=5).as_dict()
+    assert type(value["outcome"]) is str
+    assert value == {
+        "group": "team/app",
+        "name": "v1",
+        "outcome": "left_out",
+        "source": "sha256:1",
+        "target": None,
+        "moved_bytes": 5,
+        "code": None,
+        "reason": None,
+    }
+
+
+def test_each_outcome_has_a_count_of_its_own() -> None:
+    for outcome in Outcome:
+        assert Counts.of([Result("g", "a", outcome), Result("g", "b", outcome)]) == Counts(**{outcome.value: 2})
+
+
+def test_counts_add_up_results_and_items_without_a_result() -> None:
+    outcomes = [Outcome.MOVED, Outcome.MOVED, Outcome.SKIPPED, Outcome.LEFT_OUT, Outcome.EXTRA]
+    results = [Result("g", str(number), outcome, moved_bytes=number) for number, outcome in enumerate(outcomes)]
+    assert Counts.of([]) == Counts()
+    assert Counts.of(results, skipped=10, left_out=20, extra=30, queued=40, requests=50) == Counts(
+        moved=2, skipped=11, left_out=21, extra=31, queued=40, bytes=10, requests=50
+    )
+
+
+def test_the_sum_of_counts_is_taken_field_by_field() -> None:
+    names = [each.name for each in fields(Counts)]
+    one = Counts(**{name: number for number, name in enumerate(names, 1)})
+    assert one + Counts() == one
+    assert one + one == Counts(**{name: 2 * number for number, name in enumerate(names, 1)})
+
+
+def test_only_queued_items_with_an_outcome_have_ended() -> None:
+    ended = {"moved", "removed", "cancelled", "failed", "known", "conflict"}
+    for each in fields(Counts):
+        assert Counts(**{each.name: 3}).ended == (3 if each.name in ended else 0), each.name
+    assert Counts(moved=1, removed=2, cancelled=4, failed=8, known=16, conflict=32).ended == 63
+
+
+@pytest.mark.parametrize("status", list(RunStatus))
+def test_a_run_is_over_once_it_is_done_cancelled_or_lost(status: RunStatus) -> None:
+    run = Run("r", "images", 3, Trigger.HAND, EVERYTHING, 1.0, status)
+    assert run.over is (status not in (RunStatus.RUNNING, RunStatus.CANCELLING))
+
+
+def test_a_run_is_reported_with_its_field_names() -> None:
+    run = Run("r", "images", 3, Trigger.HAND, Scope.of(["team/app"]), 1.0, RunStatus.LOST, ended=2.0)
+    value = run.as_dict()
+    assert value.keys() == {each.name for each in fields(Run)}
+    assert (value["id"], value["sync"], value["number"], value["ended"]) == ("r", "images", 3, 2.0)
+    assert (type(value["trigger"]), value["trigger"]) == (str, "hand")
+    assert (type(value["status"]), value["status"]) == (str, "lost")
+    assert value["scope"] == ("team/app",)
+    assert value["counts"]["moved"] == 0
