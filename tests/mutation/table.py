@@ -44,7 +44,7 @@ ROWS: Final = (
         ("state",),
         ("test_state.py", "test_state_ends.py", *(f"steps/test_{name}.py" for name in ("joined", "cancel", "waiting"))),
     ),
-    Row(("messages",), ("test_messages.py",)),
+    Row(("messages",), ("test_messages.py", "test_queues.py")),
     Row(("model",), ("test_model.py", "test_messages.py")),
     Row(("ownership", "stores/removals"), ("test_ownership.py", "stores/test_removals.py")),
     Row(("stores/leases",), ("test_leases.py", "stores/test_slots.py")),

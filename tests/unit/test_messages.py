@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from typing import Any
@@ -12,7 +13,19 @@ from hypothesis import strategies as st
 from moto import mock_aws
 
 from syncline.errors import CODES, SynclineError
-from syncline.messages import Batch, Dead, DeadLetter, Outgoing, Queues, Start, decode, encode, from_json, to_json
+from syncline.messages import (
+    Batch,
+    Dead,
+    DeadLetter,
+    Notice,
+    Outgoing,
+    Queues,
+    Start,
+    decode,
+    encode,
+    from_json,
+    to_json,
+)
 from syncline.model import EVERYTHING, Item, Scope, Step, Trigger
 from tests.pump import LARGEST_MESSAGE
 
@@ -55,13 +68,25 @@ BATCHES = st.builds(
     st.integers(0, 9),
     st.booleans(),
     st.integers(0, 9),
+    st.none() | TEXT,
+    st.none() | TEXT,
+    st.integers(0, 9),
 )
 RUN_IDS = st.none() | st.text(min_size=1, max_size=20)
 HEARD = st.none() | st.dictionaries(TEXT, PLAIN_JSON, max_size=3)
 STARTS = st.builds(
-    Start, TEXT, st.sampled_from(Trigger), SCOPES.map(Scope.of), RUN_IDS, st.booleans(), st.booleans(), HEARD
+    Start,
+    TEXT,
+    st.sampled_from(Trigger),
+    SCOPES.map(Scope.of),
+    RUN_IDS,
+    st.booleans(),
+    st.booleans(),
+    HEARD,
+    st.none() | TEXT,
+    st.none() | st.floats(0, 2e9),
 )
-DEAD = st.builds(Dead, BATCHES, st.sampled_from(sorted(CODES)), TEXT)
+DEAD = st.builds(Dead, BATCHES, st.sampled_from(sorted(CODES)), TEXT, st.none() | st.tuples(TEXT, TEXT))
 
 
 @given(BATCHES | STARTS | DEAD)
@@ -102,6 +127,7 @@ def test_a_message_with_one_wrong_field_is_a_message_or_said_to_be_none(
     ("body", "why"),
     [
         ("no json", "not JSON"),
+        ('{"v": "1", "type": "start"}', "message version '1', this Syncline reads 1"),
         ("[" * 100_000, "not JSON"),
         ("[]", "TypeError"),
         ('{"v": 1, "type": "what"}', "'what'"),
@@ -147,6 +173,50 @@ def test_children_have_ids_that_follow_from_their_parents() -> None:
     assert len({batch.id, first.id, second.id, first.child(0).id}) == 4
     assert (first.hop, first.scope, first.step) == (4, batch.scope, Step.TRANSFER)
     assert batch.child(0, hop=3).hop == 3
+
+
+def test_children_keep_their_ids_over_an_update() -> None:
+    """Otherwise a batch that is delivered again after it sends its work on twice."""
+    digest = hashlib.blake2b(b"root/2", digest_size=10).hexdigest()
+    assert Batch("r", "s", Step.DISCOVER, "root").child(2).id == digest
+
+
+def test_a_child_of_the_same_step_carries_on_the_work_of_its_parent() -> None:
+    batch = Batch("r", "s", Step.TRANSFER, "root", idle=4, deaths=2, scan="j")
+    on = batch.child(0)
+    assert (on.begun, on.idle, on.deaths, on.scan) == ("root", 0, 0, "j")
+    assert on.child(0).origin == on.origin == batch.origin == "root"
+    assert batch.child(1, idle=5).idle == 5
+    verify = on.child(0, step=Step.VERIFY)
+    assert (verify.begun, verify.origin) == (None, verify.id)
+
+
+@pytest.mark.parametrize(
+    ("items", "groups", "item", "key"),
+    [
+        ((Item("g", "a"), Item("g", "b")), ["s"], ("h", "c"), ("h", "c")),
+        ((Item("g", "a"), Item("g", "b")), ["s"], None, ("g", "a")),
+        ((), ["s"], None, ("s", "*")),
+        ((), ["s", "t"], None, ("*", "*")),
+        ((), [], None, ("*", "*")),
+        ((), None, None, ("*", "*")),
+    ],
+)
+def test_a_letter_stands_for_its_item_or_for_those_of_its_batch(
+    items: tuple[Item, ...], groups: list[str] | None, item: tuple[str, str] | None, key: tuple[str, str]
+) -> None:
+    batch = Batch("r", "s", Step.VERIFY, "b", items, Scope.of(groups))
+    assert Dead(batch, "INTERNAL", "why", item).key == key
+
+
+def test_a_message_of_an_earlier_version_that_lacks_newer_fields_is_read() -> None:
+    body = {"v": 1, "type": "batch", "run": "r", "sync": "s", "step": "verify", "id": "i", "attempt": 2, "hop": 3}
+    assert from_json(body) == Batch("r", "s", Step.VERIFY, "i", attempt=2, hop=3)
+
+
+def test_json_without_a_version_is_a_notice() -> None:
+    assert decode('{"Records": []}') == Notice({"Records": []})
+    assert DeadLetter(Step.DISCOVER, '{"Records": []}', "r").read() is None
 
 
 class Exceptions:
@@ -276,6 +346,7 @@ def test_a_message_of_another_version_is_not_invalid(body: str) -> None:
     with pytest.raises(SynclineError, match="version") as error:
         decode(body)
     assert (error.value.code.name, error.value.retried) == ("MESSAGE_VERSION", True)
+    assert str(json.loads(body)["v"]) in str(error.value)
 
 
 def test_messages_of_a_queue_that_is_not_ours_are_not_shown_again() -> None:
