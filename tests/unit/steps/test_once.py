@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -91,6 +92,14 @@ def test_the_first_scan_of_a_run_takes_as_the_others_do(state: State) -> None:
 def test_what_ended_otherwise_is_told_too(state: State, other: Result) -> None:
     assert told_once(state, JOINED, [result("1")]) == [result("1")]
     assert told_once(state, OTHER, [result("1"), other]) == [other]
+
+
+@pytest.mark.usefixtures("joined")
+def test_a_result_that_was_told_before_an_update_is_not_told_again(state: State) -> None:
+    """The facts of a run outlive the version that wrote them."""
+    digest = hashlib.blake2b(b"\0".join([b"team/app", b"1", b"moved", b"", b""]), digest_size=16).hexdigest()
+    assert state.facts.take(f"told@{RUN}@{digest}", "scan-1", 3600.0)
+    assert told_once(state, OTHER, [result("1")]) == []
 
 
 @pytest.mark.usefixtures("joined")
