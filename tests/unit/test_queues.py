@@ -108,6 +108,12 @@ def test_a_refused_request_is_sent_again_message_by_message(code: str) -> None:
     assert sqs.sizes == [10, 3, 1, 1, 1]
 
 
+def test_what_several_requests_refuse_is_returned_together() -> None:
+    sqs = Sqs(*[{"Failed": [failed(0, "InvalidMessageContents", "bad")]}] * 2)
+    refused = queues(sqs).send(outgoing(11))
+    assert [batch.id for batch, _ in refused] == ["b0", "b10"]
+
+
 def test_another_error_of_a_request_is_raised() -> None:
     sqs = Sqs(error("AccessDenied"))
     with pytest.raises(ClientError, match="AccessDenied"):
