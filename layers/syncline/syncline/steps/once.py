@@ -39,14 +39,14 @@ def told_once(state: State, batch: Batch, results: Sequence[Result]) -> list[Res
     taken = (*_MET_AGAIN, *_CHANGED) if joined else _MET_AGAIN
     scan = batch.scan or batch.run
 
-    def ours(result: Result) -> Result | None:
-        if result.outcome not in taken:
-            return result
+    def is_ours(result: Result) -> bool:
         digest = hashlib.blake2b("\0".join(_key(result)).encode(errors="surrogatepass"), digest_size=16).hexdigest()
-        return result if state.facts.take(f"told@{batch.run}@{digest}", scan, _KEPT) else None
+        return state.facts.take(f"told@{batch.run}@{digest}", scan, _KEPT)
 
+    asked = [each for each in results if each.outcome in taken]
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="take") as pool:
-        return [each for each in pool.map(ours, results) if each is not None]
+        ours = pool.map(is_ours, asked)
+        return [each for each in results if each.outcome not in taken or next(ours)]
 
 
 def _key(result: Result) -> tuple[str, ...]:

@@ -148,8 +148,8 @@ class Task:
     target's file that is ours, "" for none; ``origin_ours`` is the same for the origin of a rename. ``mode`` and
     ``told`` are permissions that an event set. ``modified`` (Unix seconds) is the time that the scan saw. ``seq`` and
     ``was`` go into the new record, ``gone`` is the ``seq`` for the origin of a rename. ``made`` is the new record after
-    a transfer, and ``written`` the time of the write that recorded it (Unix microseconds). ``parts`` counts the parts of a multipart upload that are done.
-    ``alone`` is True for a file that needs a function to itself. ``compared`` counts the bytes found equal so far, of
+    a transfer, and ``written`` the time of the write that recorded it (Unix microseconds). ``parts`` counts the parts of
+    a multipart upload that are done. ``alone`` is True for a file that needs a function to itself. ``compared`` counts the bytes found equal so far, of
     the two versions (source, target) that ``versions`` names.
     """
 
