@@ -12,10 +12,10 @@ pk                                       sk             ``data``
 :mod:`syncline.stores.packing` states the format of ``data``. The directory also has a ``version``, which each
 replacement changes. The id of a segment is that of the intent of the compaction that wrote it.
 
-The files are spread over 16 partitions by a hash of their names, unless the caller divides them otherwise. A reader queries a partition from its start to the
-directory, gets the segments it needs in batches, and overlays the changes, the later id winning. The id of a change
-begins with the time. Every process makes its ids later than those of all unmerged changes it has read or was told of, so
-a writer overrides them even if its clock is behind.
+The files are spread over 16 partitions by a hash of their names, unless the caller divides them otherwise. A reader
+queries a partition from its start to the directory, gets the segments it needs in batches, and overlays the changes, the
+later id winning. The id of a change begins with the time. Every process makes its ids later than those of all unmerged
+changes it has read or was told of, so a writer overrides them even if its clock is behind.
 
 A compaction merges the changes of a partition into new segments. It replaces only the segments that changes or expired
 rows fall into, and the next one where too few records are left:

@@ -149,8 +149,8 @@ class Task:
     ``told`` are permissions that an event set. ``modified`` (Unix seconds) is the time that the scan saw. ``seq`` and
     ``was`` go into the new record, ``gone`` is the ``seq`` for the origin of a rename. ``made`` is the new record after
     a transfer, and ``written`` the time of the write that recorded it (Unix microseconds). ``parts`` counts the parts of
-    a multipart upload that are done. ``alone`` is True for a file that needs a function to itself. ``compared`` counts the bytes found equal so far, of
-    the two versions (source, target) that ``versions`` names.
+    a multipart upload that are done. ``alone`` is True for a file that needs a function to itself. ``compared`` counts the
+    bytes found equal so far, of the two versions (source, target) that ``versions`` names.
     """
 
     what: str = "put"
