@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -214,6 +215,7 @@ def test_an_image_that_takes_several_functions_is_continued_at_a_checkpoint(
     def slow(file: RemoteFile, *arguments: Any) -> Iterator[bytes]:
         for chunk in chunks(file, *arguments):
             chain.clock.sleep(3 if "artifact" in file.name else 0)
+            time.sleep(0.01)  # the threads that send have to see the clock move, as they do where it moves by itself
             yield chunk
 
     monkeypatch.setattr(RemoteFile, "_chunks", slow)
