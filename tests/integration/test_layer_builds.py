@@ -15,7 +15,7 @@ PYTHON: Final = """#!/bin/sh
 case "$*" in
 *"pip install"*)
     while [ "$1" != --target ]; do shift; done
-    mkdir -p "$2"
+    mkdir -p "$2/kubernetes/client/api" "$2/kubernetes/client/apis" "$2/kubernetes/client/models"
     echo "this build" >"$2/module.py"
     published=${2%.*}
     mkdir -p "$published"
@@ -30,7 +30,9 @@ esac
 def test_a_build_that_meets_the_result_of_another_one_uses_it(name: str, tmp_path: Path) -> None:
     layer = tmp_path / "layers" / name
     (layer / "syncline").mkdir(parents=True)
-    shutil.copy(TOP / "layers" / name / "Makefile", layer)
+    for file in (TOP / "layers" / name).iterdir():
+        if file.is_file():
+            shutil.copy(file, layer)
     shutil.copytree(TOP / "requirements", tmp_path / "requirements")
     python = tmp_path / "python"
     python.write_text(PYTHON)

@@ -156,13 +156,12 @@ class Login:
 @pytest.fixture
 def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes, dict[str, str]], Cluster]:
     """Return a cluster that answers with a body and headers."""
-    from kubernetes.client import DiscoveryV1Api  # noqa: PLC0415 - slow
 
     def made(body: bytes, headers: dict[str, str]) -> Cluster:
         def answer(*_: object, **__: object) -> urllib3.HTTPResponse:
             return urllib3.HTTPResponse(BytesIO(body), headers, 200, preload_content=False)
 
-        monkeypatch.setattr(DiscoveryV1Api, "list_namespaced_endpoint_slice", answer)
+        monkeypatch.setattr(urllib3.PoolManager, "request", answer)
         return Cluster(Login(), Naps().policy(attempts=1))
 
     return made

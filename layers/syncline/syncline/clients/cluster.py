@@ -6,7 +6,9 @@ and half of a new one is no list. Of an EndpointSlice's endpoint, ``ready`` abse
 absent means not (Kubernetes API, discovery.k8s.io/v1). One endpoint may be in two slices for a moment. Endpoints of
 every address type are listed: one that cannot be asked, such as a host name (FQDN), must count as unknown.
 
-Answers are read as plain JSON: the package's typed models take ten times as long.
+Requests go through the package's `ApiClient` and answers are read as plain JSON. The package's classes for API groups
+and objects are not imported: they take 0.6 s to import, ten times as long to read, and are not in the layer
+(`layers/kubernetes/prune`).
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
-import urllib3.exceptions
+import urllib3
 
 from syncline.clients import failures
 from syncline.clients.cluster_login import Login, client_package
@@ -48,6 +50,12 @@ class ServiceSource:
     service: str
     port: int | str | None = None
 
+    path: ClassVar = "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+
+    @property
+    def selector(self) -> str:
+        return f"kubernetes.io/service-name={self.service}"
+
     @property
     def place(self) -> str:
         return f"{self.namespace}/{self.service}"
@@ -60,6 +68,12 @@ class PodsSource:
     namespace: str
     labels: str
     port: int
+
+    path: ClassVar = "/api/v1/namespaces/{namespace}/pods"
+
+    @property
+    def selector(self) -> str:
+        return self.labels
 
     @property
     def place(self) -> str:
@@ -136,40 +150,43 @@ class Cluster:
             attempt += 1
 
     def _ask(self, source: Source, token: str, *, renewed: bool) -> dict[str, Any]:
-        kubernetes = client_package()
         if self._api is None or renewed:
-            self._api = kubernetes.ApiClient(self._login.configuration(renewed=renewed))
-        options: dict[str, Any] = {"limit": PAGE, "_request_timeout": self._timeouts(source), "_preload_content": False}
-        if token:
-            options["_continue"] = token
+            self._api = client_package().ApiClient(self._login.configuration(renewed=renewed))
         configuration = self._api.configuration
         where = f"{configuration.host} ({source.place})"
         account = configuration.host, tuple(sorted(configuration.api_key.items())) or None
         REJECTIONS.check(*account)
-        answer: Any  # with these options it is urllib3's response
         try:
-            if isinstance(source, ServiceSource):
-                answer = kubernetes.DiscoveryV1Api(self._api).list_namespaced_endpoint_slice(
-                    source.namespace, label_selector=f"kubernetes.io/service-name={source.service}", **options
-                )
-            else:
-                answer = kubernetes.CoreV1Api(self._api).list_namespaced_pod(
-                    source.namespace, label_selector=source.labels, **options
-                )
+            answer = self._request(self._api, source, token)
             body = self._body(where, answer)
         except urllib3.exceptions.HTTPError as error:
             cause = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason else error
             raise failures.of_exception("GET", where, cause) from None
-        except kubernetes.ApiException as error:
-            if error.status == 410:
-                raise _ExpiredError from None
-            said = error.body.encode() if isinstance(error.body, str) else error.body or b""
-            failure = failures.of_status("GET", where, error.status or 0, error.headers or {}, said)
-            if error.status == 401:
+        if answer.status == 410:
+            raise _ExpiredError
+        if answer.status != 200:
+            failure = failures.of_status("GET", where, answer.status, answer.headers, body)
+            if answer.status == 401:
                 REJECTIONS.refused(*account, failure)
-            raise failure from None
+            raise failure
         REJECTIONS.accepted(*account)
         return _checked_page(where, body)
+
+    def _request(self, api: ApiClient, source: Source, token: str) -> urllib3.BaseHTTPResponse:
+        """Ask for a page; the answer's body is not read yet."""
+        query = [("labelSelector", source.selector), ("limit", str(PAGE))]
+        if token:
+            query.append(("continue", token))
+        request = api.param_serialize(
+            "GET",
+            source.path,
+            {"namespace": source.namespace},
+            query,
+            {"Accept": "application/json"},
+            auth_settings=["BearerToken"],
+        )
+        answer: urllib3.BaseHTTPResponse = api.call_api(*request, _request_timeout=self._timeouts(source)).response
+        return answer
 
     def _timeouts(self, source: Source) -> tuple[float, float]:
         """Return the seconds to connect and to wait for bytes, none of them beyond the deadline."""
@@ -180,7 +197,7 @@ class Cluster:
             raise SynclineError("UNREACHABLE", f"the list of {source.place} was not complete at its deadline")
         return min(_TIMEOUTS[0], left), min(_TIMEOUTS[1], left)
 
-    def _body(self, where: str, answer: Any) -> bytes:
+    def _body(self, where: str, answer: urllib3.BaseHTTPResponse) -> bytes:
         """Read an answer in pieces, so that one that trickles in ends at the deadline."""
         body = bytearray()
         while len(body) <= LARGEST_PAGE and (piece := answer.read1(_PIECE, decode_content=True)):
