@@ -1,8 +1,8 @@
 """Schedules as EventBridge Scheduler takes them: ``rate(1 hour)`` or ``cron(0 3 * * ? *)``.
 
-The service itself answers a wrong expression only with "Invalid Schedule Expression", so :func:`check_schedule` says
-before that which field is wrong and what it may hold. It is as strict as the service or stricter: fields of a range
-rise, names are in capitals, one space stands between fields.
+The service answers a wrong expression only with "Invalid Schedule Expression", so :func:`parse_schedule` says before
+that which field is wrong and what it may hold. It is as strict as the service or stricter: ranges rise, names are in
+capitals, one space stands between fields.
 """
 
 from __future__ import annotations
@@ -10,14 +10,38 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 _LONGEST: Final = 256  # characters; the limit of ScheduleExpression
 _RATE: Final = re.compile(r"rate\(([0-9]{1,9}) (minute|hour|day)(s?)\)")
+_SECONDS: Final = {"minute": 60, "hour": 3600, "day": 86_400}
 _CRON: Final = re.compile(r"cron\((.*)\)")
 _MONTHS: Final = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 _DAYS: Final = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 _LONGEST_MONTH: Final = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+
+
+Days: TypeAlias = frozenset[int] | str
+"""The numbers of a field for days, or its mark where the days differ from month to month: ``L``, ``15W``, ``2#1``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A schedule that runs every ``seconds``."""
+
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cron:
+    """A schedule by the calendar. Days of the week count from 1 for Sunday; one of the two fields for days is ``?``."""
+
+    minutes: frozenset[int]
+    hours: frozenset[int]
+    day_of_month: Days
+    months: frozenset[int]
+    day_of_week: Days
+    years: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,42 +65,43 @@ class _Field:
 
 
 # As in the user guide of EventBridge Scheduler, "Cron-based schedules": steps (/) are not for days of the week.
-_FIELDS: Final = (
-    _Field("minutes", 0, 59),
-    _Field("hours", 0, 23),
-    _Field("day of month", 1, 31, ", - * ? / L W", special=re.compile(r"\?|L|([1-9]|[12][0-9]|3[01])W")),
-    _Field("month", 1, 12, names={name: number for number, name in enumerate(_MONTHS, 1)}),
-    _Field(
-        "day of week",
-        1,
-        7,
-        ", - * ? L #",
-        {name: number for number, name in enumerate(_DAYS, 1)},
-        re.compile(rf"\?|L|([1-7]|{'|'.join(_DAYS)})(L|#[1-5])"),
-    ),
-    _Field("year", 1970, 2199),
+_MINUTES: Final = _Field("minutes", 0, 59)
+_HOURS: Final = _Field("hours", 0, 23)
+_DAY_OF_MONTH: Final = _Field(
+    "day of month", 1, 31, ", - * ? / L W", special=re.compile(r"\?|L|([1-9]|[12][0-9]|3[01])W")
 )
+_MONTH: Final = _Field("month", 1, 12, names={name: number for number, name in enumerate(_MONTHS, 1)})
+_DAY_OF_WEEK: Final = _Field(
+    "day of week",
+    1,
+    7,
+    ", - * ? L #",
+    {name: number for number, name in enumerate(_DAYS, 1)},
+    re.compile(rf"\?|L|([1-7]|{'|'.join(_DAYS)})(L|#[1-5])"),
+)
+_YEAR: Final = _Field("year", 1970, 2199)
 
 
 def check_schedule(text: str) -> str:
-    """``text`` itself when it is a schedule.
-
-    Raises ValueError saying which part is wrong and what is allowed there.
-    """
-    if len(text) > _LONGEST:
-        raise ValueError(f"is longer than {_LONGEST} characters")
-    if text.startswith("rate("):
-        _check_rate(text)
-    elif text.startswith("cron("):
-        _check_cron(text)
-    elif text.startswith("at("):
-        raise ValueError("at(...) runs once only; use rate(...) or cron(...), and `syncline run` for a single run")
-    else:
-        raise ValueError("is not a schedule; write rate(1 hour) or cron(0 3 * * ? *)")
+    """Return ``text`` if it is a schedule. Raises ValueError as :func:`parse_schedule` does."""
+    parse_schedule(text)
     return text
 
 
-def _check_rate(text: str) -> None:
+def parse_schedule(text: str) -> Rate | Cron:
+    """Return a schedule. Raises ValueError saying which part of ``text`` is wrong and what is allowed there."""
+    if len(text) > _LONGEST:
+        raise ValueError(f"is longer than {_LONGEST} characters")
+    if text.startswith("rate("):
+        return _parse_rate(text)
+    if text.startswith("cron("):
+        return _parse_cron(text)
+    if text.startswith("at("):
+        raise ValueError("at(...) runs once only; use rate(...) or cron(...), and `syncline run` for a single run")
+    raise ValueError("is not a schedule; write rate(1 hour) or cron(0 3 * * ? *)")
+
+
+def _parse_rate(text: str) -> Rate:
     match = _RATE.fullmatch(text)
     if match is None:
         raise ValueError(
@@ -88,24 +113,34 @@ def _check_rate(text: str) -> None:
     if (value == 1) == bool(plural):
         right = f"rate({value} {unit}{'' if value == 1 else 's'})"
         raise ValueError(f"EventBridge wants the singular for 1 and the plural for more; write {right}")
+    return Rate(value * _SECONDS[unit])
 
 
-def _check_cron(text: str) -> None:
+def _parse_cron(text: str) -> Cron:
     match = _CRON.fullmatch(text)
     if match is None:
         raise ValueError("is not closed; write cron(MINUTES HOURS DAY-OF-MONTH MONTH DAY-OF-WEEK YEAR)")
     parts = match[1].split(" ")
-    if len(parts) != len(_FIELDS) or not all(parts):
+    if len(parts) != 6 or not all(parts):
         given = len(match[1].split())
         raise ValueError(
             f"has {given} fields; six are needed, one space between: minutes, hours, day of month, month, day of week, "
             "year; for example cron(0 3 * * ? *)"
-            if given != len(_FIELDS)
+            if given != 6
             else "has more than one space between fields, or one at an end; write exactly one between fields"
         )
-    _check_day_marks(parts[2], parts[4])
-    values = [_values(rule, part) for rule, part in zip(_FIELDS, parts, strict=True)]
-    _check_day_exists(values[2], values[3])
+    minutes, hours, day_of_month, month, day_of_week, year = parts
+    _check_day_marks(day_of_month, day_of_week)
+    cron = Cron(
+        _numbers(_MINUTES, minutes),
+        _numbers(_HOURS, hours),
+        _days(_DAY_OF_MONTH, day_of_month),
+        _numbers(_MONTH, month),
+        _days(_DAY_OF_WEEK, day_of_week),
+        _numbers(_YEAR, year),
+    )
+    _check_day_exists(cron)
+    return cron
 
 
 def _check_day_marks(day_of_month: str, day_of_week: str) -> None:
@@ -116,17 +151,23 @@ def _check_day_marks(day_of_month: str, day_of_week: str) -> None:
         )
 
 
-def _values(rule: _Field, text: str) -> set[int]:
-    """The numbers that a field names; empty for ``?`` and for marks such as ``L`` whose numbers vary by month."""
-    if rule.special is not None and rule.special.fullmatch(text):
-        return set()
+def _days(rule: _Field, text: str) -> Days:
+    """Return the numbers of a field for days, or its mark with a number in place of a day's name."""
+    if rule.special is None or not rule.special.fullmatch(text):
+        return _numbers(rule, text)
+    name, rest = text[:3], text[3:]
+    return f"{rule.names[name]}{rest}" if name in rule.names else text
+
+
+def _numbers(rule: _Field, text: str) -> frozenset[int]:
+    """Return the numbers of a field: ``*``, or a list of parts."""
     if text == "*":
-        return set(range(rule.low, rule.high + 1))
-    return set().union(*(_span(rule, part) for part in text.split(",")))
+        return frozenset(range(rule.low, rule.high + 1))
+    return frozenset().union(*(_span(rule, part) for part in text.split(",")))
 
 
-def _span(rule: _Field, text: str) -> set[int]:
-    """The numbers of one part of a list: ``5``, ``1-5``, and ``5``, ``1-5`` and ``*`` with ``/step``."""
+def _span(rule: _Field, text: str) -> range:
+    """Return the numbers of one part of a list: ``5``, ``1-5``, and ``5``, ``1-5`` and ``*`` with ``/step``."""
     span, slash, step_text = text.partition("/")
     if slash and "/" not in rule.marks:
         raise rule.wrong("steps with / are not for this field")
@@ -143,7 +184,7 @@ def _span(rule: _Field, text: str) -> set[int]:
         raise rule.wrong(f"the range {span} falls; write a range that rises, or two parts with a comma")
     if slash and step > rule.high - rule.low:
         raise rule.wrong(f"the step {step} is larger than the field")
-    return set(range(low, high + 1, step))
+    return range(low, high + 1, step)
 
 
 def _in_range(rule: _Field, text: str) -> int:
@@ -163,10 +204,11 @@ def _number(rule: _Field, text: str, *, names: bool) -> int:
     return int(text)
 
 
-def _check_day_exists(days: set[int], months: set[int]) -> None:
+def _check_day_exists(cron: Cron) -> None:
     """Refuse what never comes, such as 31 February."""
-    longest = max((_LONGEST_MONTH[month - 1] for month in months), default=31)
-    if days and min(days) > longest:
+    days = cron.day_of_month
+    longest = max(_LONGEST_MONTH[month - 1] for month in cron.months)
+    if not isinstance(days, str) and min(days) > longest:
         raise ValueError(f"day of month: no month named has {min(days)} days, so it would never run")
 
 
