@@ -304,7 +304,11 @@ def test_a_kubeconfig_that_runs_programs_is_refused(api: KubernetesApi, naps: Na
     assert caught.value.code.name == "CONFIG_INVALID"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "a: b: c", "current-context: x", "clusters: 1\nusers: 2\ncontexts: 3"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "a: b: c", "[" * 5_000, "current-context: x", "clusters: 1\nusers: 2\ncontexts: 3"],
+    ids=["empty", "list", "no YAML", "deep", "no users", "numbers"],
+)
 def test_what_is_no_kubeconfig_is_said_without_quoting_it(naps: Naps, text: str) -> None:
     with pytest.raises(SynclineError) as caught:
         Cluster(Kubeconfig(lambda: text), naps.policy()).instances(SERVICE)

@@ -97,7 +97,7 @@ class Kubeconfig:
 
         try:
             content = yaml.safe_load(self.text())
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError):
             content = None
         if not isinstance(content, dict):
             raise SynclineError("CONFIG_INVALID", "the kubeconfig is not YAML with keys")
