@@ -9,13 +9,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+import requests
 
 from demo.catalog import SIGNED
 from demo.settings import USER, Settings, credentials_file, folder
 from demo.signature import key_pair, signs, tag_for
 from tests.standins.programs import ProgramAbsentError, program
-from tests.standins.registry import Htpasswd, Registry, basic
 
 _MANIFEST_TYPES: Final = (
     "application/vnd.oci.image.index.v1+json",
@@ -24,6 +25,7 @@ _MANIFEST_TYPES: Final = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 _AT_ONCE: Final = 4
+_TIMEOUT: Final = 30.0  # seconds
 
 Read = Callable[[str, str, str], bytes | None]
 """(server, repository, reference) -> a manifest's exact bytes, None if it is not there."""
@@ -55,7 +57,7 @@ def compare(settings: Settings) -> Proof:
 
 
 def signature_holds(settings: Settings) -> bool:
-    """Whether the signature that was copied to dr holds for the image that was copied to dr."""
+    """Return True if the signature that was copied to dr holds for the image that was copied to dr."""
     plain = Plain(settings)
     repository, tag = SIGNED
     image = plain.manifest("dr", repository, tag)
@@ -71,35 +73,42 @@ def signature_holds(settings: Settings) -> bool:
 
 
 def public_key() -> Path:
-    """The file with the public half of the key that signs the sample."""
+    """Return the file with the public half of the key that signs the sample."""
     return key_pair(folder())[1]
 
 
 class Plain:
-    """The two registries by nothing but requests."""
+    """The two registries, read with `requests`: nothing of Syncline, and no setting of the environment."""
 
     def __init__(self, settings: Settings) -> None:
-        auth = Htpasswd({USER: settings.password}) if settings.real else None
-        self._servers = {name: Registry(auth=auth, port=settings.ports[name]) for name in ("prod", "dr")}
-        self._headers = {"Accept": ", ".join(_MANIFEST_TYPES)}
-        if auth is not None:
-            self._headers["Authorization"] = basic(USER, settings.password)
+        self._url = settings.url
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.headers.update({"Accept": ", ".join(_MANIFEST_TYPES), "Accept-Encoding": "identity"})
+        if settings.real:
+            self._session.auth = (USER, settings.password)
 
     def tags(self, server: str) -> list[tuple[str, str]]:
-        """Every repository and tag."""
-        names = self._json(server, "/v2/_catalog?n=1000")["repositories"]
-        return [(name, tag) for name in names for tag in self._json(server, f"/v2/{name}/tags/list?n=1000")["tags"]]
+        """Return every repository and tag."""
+        names = self._found(server, "_catalog?n=1000").json()["repositories"]
+        return [(name, tag) for name in names for tag in self._found(server, f"{name}/tags/list?n=1000").json()["tags"]]
 
     def manifest(self, server: str, repository: str, reference: str) -> bytes | None:
-        answer = self._servers[server].request("GET", f"/v2/{repository}/manifests/{reference}", headers=self._headers)
-        return answer.body if answer.status == 200 else None
+        """Return the exact bytes of a manifest, or None if it is not there."""
+        answer = self._get(server, f"{repository}/manifests/{reference}")
+        return answer.content if answer.status_code == 200 else None
 
     def blob(self, server: str, repository: str, digest: str) -> bytes:
-        return self._servers[server].authorized("GET", f"/v2/{repository}/blobs/{digest}").body
+        """Return the bytes of a blob."""
+        return self._found(server, f"{repository}/blobs/{digest}").content
 
-    def _json(self, server: str, path: str) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads(self._servers[server].authorized("GET", path).body)
-        return value
+    def _get(self, server: str, path: str) -> requests.Response:
+        return self._session.get(f"{self._url(server)}/v2/{path}", timeout=_TIMEOUT)
+
+    def _found(self, server: str, path: str) -> requests.Response:
+        answer = self._get(server, path)
+        answer.raise_for_status()
+        return answer
 
 
 def _witness(settings: Settings, plain: Plain) -> tuple[str, Read]:

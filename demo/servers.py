@@ -6,7 +6,6 @@ in, which needs none: an emulator of AWS for each, serving nothing but its ECR.
 
 from __future__ import annotations
 
-import http.client
 import os
 import sys
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import boto3
+import requests
 
 from demo import background
 from demo.settings import ROOT, SERVERS, USER, Settings, folder
@@ -26,6 +26,8 @@ from tests.standins.programs import ProgramAbsentError, program
 
 REGISTRIES: Final = ("prod", "dr")
 
+_SESSION: Final = requests.Session()
+_SESSION.trust_env = False  # a proxy of the environment has no business on loopback
 _ENGINE_PYTHON: Final = ROOT / ".venv-engine" / "bin" / "python"
 
 
@@ -73,14 +75,9 @@ def create_repositories(names: Iterable[str], settings: Settings) -> None:
 
 def ask_quay(settings: Settings, what: str, body: bytes = b"") -> None:
     """Steer the stand-in for Quay: ``refresh``, ``webhook`` with an address, ``events`` with a notification."""
-    connection = http.client.HTTPConnection(settings.host("quay"), timeout=60)
-    try:
-        connection.request("POST", f"/-/{what}", body)
-        status = connection.getresponse().status
-    finally:
-        connection.close()
-    if status != 200:
-        raise RuntimeError(f"the stand-in for Quay answered {what} with {status}")
+    answer = _SESSION.post(f"{settings.url('quay')}/-/{what}", body, timeout=60)
+    if not answer.ok:
+        raise RuntimeError(f"the stand-in for Quay answered {what} with {answer.status_code}")
 
 
 def _has_docker_registry() -> bool:
@@ -129,25 +126,21 @@ def _start_engine_registry(name: str, settings: Settings) -> None:
         "DOCKER_HOST": f"unix://{state}/no-docker.sock",
     }
     command = [str(_ENGINE_PYTHON), "-m", "ministack"]
-    background.start(place, command, environment, lambda: _answers(settings.host(name), "/v2/"))
+    background.start(place, command, environment, lambda: _answers(f"{settings.url(name)}/v2/"))
 
 
 def _start_quay(settings: Settings) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "demo.quay_api"]
-    background.start(_place("quay"), command, environment, lambda: _answers(settings.host("quay"), "/-/counts"))
+    background.start(_place("quay"), command, environment, lambda: _answers(f"{settings.url('quay')}/-/counts"))
 
 
 def _plain_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
 
 
-def _answers(host: str, path: str) -> bool:
-    connection = http.client.HTTPConnection(host, timeout=5)
+def _answers(url: str) -> bool:
     try:
-        connection.request("GET", path)
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
+        return _SESSION.get(url, timeout=5).ok
+    except requests.RequestException:
         return False
-    finally:
-        connection.close()
