@@ -26,21 +26,42 @@ esac
 """
 
 
-@pytest.mark.parametrize("name", ["syncline", "kubernetes"])
-def test_a_build_that_meets_the_result_of_another_one_uses_it(name: str, tmp_path: Path) -> None:
-    layer = tmp_path / "layers" / name
+def project(folder: Path, name: str) -> Path:
+    """Copy what the build of a layer reads; return the layer's folder."""
+    layer = folder / "layers" / name
     (layer / "syncline").mkdir(parents=True)
     for file in (TOP / "layers" / name).iterdir():
         if file.is_file():
             shutil.copy(file, layer)
-    shutil.copytree(TOP / "requirements", tmp_path / "requirements")
-    python = tmp_path / "python"
+    shutil.copytree(TOP / "requirements", folder / "requirements")
+    python = folder / "python"
     python.write_text(PYTHON)
     python.chmod(0o755)
-    built = tmp_path / "built"
-    environ = os.environ | {"ARTIFACTS_DIR": str(built), "SYNCLINE_PYTHON": str(python)}
+    return layer
 
-    subprocess.run(["make", f"build-{name.title()}Layer"], cwd=layer, env=environ, check=True, timeout=60)
 
+def build(folder: Path, name: str) -> Path:
+    """Build a layer of a project; return its content."""
+    built = folder / "built"
+    environ = os.environ | {"ARTIFACTS_DIR": str(built), "SYNCLINE_PYTHON": str(folder / "python")}
+    command = ["make", f"build-{name.title()}Layer"]
+    subprocess.run(command, cwd=folder / "layers" / name, env=environ, check=True, timeout=60)
+    return built
+
+
+@pytest.mark.parametrize("name", ["syncline", "kubernetes"])
+def test_a_build_that_meets_the_result_of_another_one_uses_it(name: str, tmp_path: Path) -> None:
+    project(tmp_path, name)
+    built = build(tmp_path, name)
     assert [file.read_text() for file in built.rglob("module.py")] == ["another build\n"]
     assert len(list((tmp_path / ".build").glob("*/*"))) == 1
+
+
+def test_a_layer_is_built_anew_when_other_parts_are_to_be_removed(tmp_path: Path) -> None:
+    prune = project(tmp_path, "kubernetes") / "prune"
+    for _ in range(2):
+        build(tmp_path, "kubernetes")
+    assert len(list((tmp_path / ".build").glob("*/*"))) == 1
+    prune.write_text(f"{prune.read_text()}\nrm -rf kubernetes/stream\n")
+    build(tmp_path, "kubernetes")
+    assert len(list((tmp_path / ".build").glob("*/*"))) == 2
