@@ -32,7 +32,7 @@ _ENGINE_PYTHON: Final = ROOT / ".venv-engine" / "bin" / "python"
 
 
 def start(settings: Settings) -> tuple[Settings, bool]:
-    """Have all servers running; the settings with the ports they got, and whether they had to be started."""
+    """Start all servers unless they run; return the settings with their ports, and True if any was started."""
     real = _has_docker_registry()
     if real == settings.real and are_running():
         return settings, False
@@ -47,23 +47,23 @@ def start(settings: Settings) -> tuple[Settings, bool]:
 
 
 def are_running() -> bool:
-    """Whether all servers run."""
+    """Return True if all servers run."""
     return all(background.running(_place(name)) for name in SERVERS)
 
 
 def stop() -> list[str]:
-    """End whichever servers run; their names."""
+    """End the servers that run; return their names."""
     return [name for name in reversed(SERVERS) if background.stop(_place(name))]
 
 
 def registry(name: str, settings: Settings) -> Registry:
-    """A client of one of the registries."""
+    """Return a client of one of the registries."""
     credentials = Credentials(USER, settings.password)
     return Registry(Endpoint("http", settings.host(name)), lambda: credentials, Http())
 
 
 def create_repositories(names: Iterable[str], settings: Settings) -> None:
-    """Have repositories at both registries. docker-registry makes them by itself; ECR wants to be asked."""
+    """Create repositories at both registries where they are ECR; docker-registry creates them on the first push."""
     if settings.real:
         return
     for server in REGISTRIES:

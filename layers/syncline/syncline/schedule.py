@@ -213,7 +213,7 @@ def _check_day_exists(cron: Cron) -> None:
 
 
 def check_timezone(text: str) -> str:
-    """``text`` itself when it is a time zone of the IANA database, such as ``Asia/Kolkata``.
+    """Return ``text`` if it is a time zone of the IANA database, such as ``Asia/Kolkata``.
 
     Raises ValueError, with a likely spelling where there is one.
     """

@@ -1,10 +1,9 @@
-"""Lists the instances of a service in a Kubernetes cluster, by its EndpointSlices or by the labels of its pods.
+"""The instances of a service in a Kubernetes cluster, by its EndpointSlices or by the labels of its pods.
 
 A listing comes in pages: each but the last has ``metadata.continue``, which the next request brings back with the
-same selector and limit. A page asked for too late is answered 410; then the list begins anew, for half of an old list
-and half of a new one is no list. Of an EndpointSlice's endpoint, ``ready`` absent means ready and ``terminating``
+same selector and limit. A page asked for too late is answered 410; then the whole list is read again. Of an EndpointSlice's endpoint, ``ready`` absent means ready and ``terminating``
 absent means not (Kubernetes API, discovery.k8s.io/v1). One endpoint may be in two slices for a moment. Endpoints of
-every address type are listed: one that cannot be asked, such as a host name (FQDN), must count as unknown.
+every address type are listed: one that cannot be asked, such as a host name (FQDN), counts as unknown.
 
 Requests go through the package's `ApiClient` and answers are read as plain JSON. The package's classes for API groups
 and objects are not imported: they take 0.6 s to import, ten times as long to read, and are not in the layer
@@ -37,7 +36,7 @@ PAGE: Final = 500
 LARGEST_PAGE: Final = 32 * 1024 * 1024  # bytes
 _MOST_PAGES: Final = 100
 WHOLE: Final = Limits(entries=PAGE * _MOST_PAGES)
-_MOST_BEGINNINGS: Final = 3  # a list that expires three times over will not come together
+_MOST_BEGINNINGS: Final = 3  # times a list is read from its start
 _TIMEOUTS: Final = (5.0, 20.0)  # seconds to connect, and to wait for bytes
 _PIECE: Final = 64 * 1024  # bytes
 
@@ -88,7 +87,7 @@ class _ExpiredError(Exception):
 
 
 class Cluster:
-    """One cluster's API. ``policy`` is how patient to be with 429 and 5xx; its deadline bounds the whole list."""
+    """One cluster's API. ``policy`` is for answers of 429 and 5xx; its deadline bounds the whole list."""
 
     def __init__(self, login: Login, policy: Policy | None = None) -> None:
         self._login = login
@@ -98,8 +97,8 @@ class Cluster:
     def instances(self, source: Source, odd: OnOdd = ignore) -> tuple[Instance, ...]:
         """Return every instance of a source, sorted by name, whether it serves or not: the whole list or an error.
 
-        An odd entry stands for an instance that serves and that nobody can ask: it has its label for a name and for an
-        address. So what is missing in a list never looks as if it had agreed.
+        An odd entry stands for an instance that serves and cannot be asked; its label is its name and address. So a
+        missing instance never counts as one that agreed.
 
         Raises UNAUTHORIZED, FORBIDDEN, THROTTLED, SERVER_ERROR, UNREACHABLE, TLS_FAILED, BAD_ANSWER,
         LISTING_INCOMPLETE, LISTING_TOO_LONG, CONFIG_INVALID, and SOURCE_ABSENT for a service without an EndpointSlice.
@@ -133,7 +132,7 @@ class Cluster:
             seen.add(token)
 
     def _page(self, source: Source, token: str) -> dict[str, Any]:
-        """One page, after as many tries as there is patience for."""
+        """Return one page, retrying as the policy allows."""
         attempt, renew, renewed = 1, False, False
         while True:
             try:

@@ -1,7 +1,7 @@
 """Ways to log in to a Kubernetes API: from inside the cluster, by kubeconfig, by token (OpenShift), by AWS (EKS).
 
-The kubernetes package is imported here and in :mod:`syncline.clients.cluster` only, and only once it is needed: it is
-large, slow to import, and on Lambda in a layer that the function ``scrape`` alone has.
+The kubernetes package is imported on first use, here and in :mod:`syncline.clients.cluster` only: it is slow to import,
+and on Lambda in a layer of the function ``scrape`` alone. The layer has no classes for API groups and objects.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 class Login(Protocol):
-    """Where a cluster's API is and who we are there."""
+    """The address of a cluster's API and the credentials for it."""
 
     def configuration(self, *, renewed: bool) -> Configuration:
-        """As the kubernetes package wants it. ``renewed`` asks for fresh credentials: the last were refused (401).
+        """Return the configuration of the kubernetes package, with fresh credentials if ``renewed``: the last got 401.
 
-        Raises SynclineError: CONFIG_INVALID for what cannot be used, or why a secret cannot be had.
+        Raises CONFIG_INVALID for an unusable login, and the error of a secret that cannot be read.
         """
         ...
 
 
 def client_package() -> ModuleType:
-    """The package's client, imported on first use, by one thread: its modules import one another in rings."""
+    """Import the package's client, in one thread at a time: its modules import one another in rings."""
     with _importing:
         import kubernetes.client  # noqa: PLC0415 - slow to import
         import kubernetes.config  # noqa: PLC0415
@@ -46,7 +46,7 @@ def client_package() -> ModuleType:
 
 def _plain() -> Configuration:
     configuration: Configuration = client_package().Configuration()
-    # Patience is the caller's, and a proxy of the environment's has no business with a cluster's API.
+    # The caller retries, and a proxy of the environment is not for a cluster's API.
     configuration.retries = 0
     configuration.proxy = None
     configuration.no_proxy = "*"
