@@ -24,6 +24,7 @@ import pytest
 
 from syncline.cli import deploy, engine, engine_state
 from syncline.cli.engine import Engine
+from syncline.cli.programs import ProgramError
 from syncline.errors import SynclineError
 from syncline.stores.hearing import Hearing, Note
 from syncline.stores.leases import Leases
@@ -364,13 +365,14 @@ def test_a_port_of_another_program_is_left_to_it(home: Path, project: Path) -> N
     assert engine.describe(home) is None
 
 
-def test_a_template_that_cannot_be_built_names_the_log(home: Path, project: Path, tmp_path: Path) -> None:
+def test_a_template_that_cannot_be_built_shows_why(home: Path, project: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(project, broken, symlinks=True)
     template = broken / "template.yaml"
     template.write_text(template.read_text().replace("CodeUri: functions/verify", "CodeUri: functions/absent"))
-    with pytest.raises(SynclineError) as caught:
+    with pytest.raises(ProgramError, match="samcli deploy` failed") as caught:
         up(home, broken)
+    assert "Parameter CodeUri of resource VerifyFunction refers to a file or folder" in caught.value.output[-1]
     log = re.search(r"its output is in (.*)", caught.value.what)
     assert log is not None
     assert "functions/absent" in Path(log[1]).read_text()

@@ -54,7 +54,7 @@ _ROWS: Final = (
     Code("CONFIG_CHANGED", False, "The configuration that the run began with was replaced and is no longer known, so its remaining items were not done.", "Start a run with the configuration as it is now: `syncline run NAME`; then `syncline retry NAME` for what is left."),
     Code("ALREADY_RUNNING", False, "The sync has a run under way, and two never overlap.", "Wait for it (`syncline status`), or end it with `syncline cancel`."),
     Code("ENGINE_ABSENT", False, "No engine answers: neither a local one nor a stack on AWS.", "`syncline up` starts one on this machine; `--stack NAME` names one on AWS."),
-    Code("ENGINE_FAILED", False, "The engine on this machine did not start or did not take the template.", "Do what the message says; where it names a log file, the reason is at the end of that."),
+    Code("ENGINE_FAILED", False, "The engine on this machine did not start or did not take the template.", "Do what the message says; where it names a log file, the reason is in the lines shown, or further up in that file."),
     Code("AWS_DENIED", False, "AWS refused the call: wrong or missing credentials or rights.", "Check `aws sts get-caller-identity` and the rights of that identity."),
     Code("AWS_UNAVAILABLE", True, "AWS, or the local engine, did not answer or asked to slow down.", "Nothing, if it passes; otherwise check the region, the endpoint and the service's health."),
     # Any remote server

@@ -6,9 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
-import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from syncline.cli.programs import run
 from syncline.errors import SynclineError
 
 REGION: Final = "us-east-1"
@@ -33,7 +32,6 @@ _INPUTS: Final = (
 )
 _FUNCTION_URLS: Final = ("ReceiveUrl", "ConsoleUrl", "ProbeUrl")
 _OPEN: Final = ("ConsoleAuth=NONE", "ProbeAuth=NONE")  # only this machine reaches their addresses
-_PROGRAM_SECONDS: Final = 900
 
 
 def client_arguments(endpoint: str) -> dict[str, str]:
@@ -80,7 +78,7 @@ def _input_files(project: Path) -> Iterator[Path]:
 
 
 def deploy(project: Path, home: Path, endpoint: str, python: Path, say: Say) -> dict[str, str]:
-    """Build and deploy the stack; its outputs by name. Raises ENGINE_FAILED naming sam's log file."""
+    """Build and deploy the stack; its outputs by name. Raises ENGINE_FAILED with the end of sam's output."""
     log = home / "sam.log"
     log.unlink(missing_ok=True)
     runtime = _runtime_of(python)
@@ -192,24 +190,3 @@ def local_environment(environ: Mapping[str, str]) -> dict[str, str]:
     for name in ("no_proxy", "NO_PROXY"):
         kept[name] = ",".join(filter(None, [environ.get(name), "127.0.0.1,localhost"]))
     return kept
-
-
-def run(command: list[str], folder: Path, log: Path, environ: Mapping[str, str] | None = None) -> None:
-    """Run a program to its end, its output appended to ``log``; raises ENGINE_FAILED if it fails."""
-    with log.open("a") as output:
-        output.write(f"$ {shlex.join(command)}\n")
-        output.flush()
-        try:
-            subprocess.run(  # noqa: S603 - a fixed program, no shell
-                command,
-                cwd=folder,
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                check=True,
-                timeout=_PROGRAM_SECONDS,
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            what = f"exit status {error.returncode}" if isinstance(error, subprocess.CalledProcessError) else str(error)
-            raise SynclineError("ENGINE_FAILED", f"{command[0]} failed ({what}); its output is in {log}") from error

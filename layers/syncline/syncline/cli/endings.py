@@ -75,16 +75,19 @@ def usage_told(*, as_json: bool) -> Iterator[None]:
 
 def tell(error: SynclineError, *, as_json: bool, engine: bool = True) -> None:
     """Print an error: for people on stderr, as JSON on stdout."""
-    problems = getattr(error, "problems", ())
+    problems, output = getattr(error, "problems", ()), getattr(error, "output", ())
     if as_json:
         value = as_value(error, engine=engine)
+        if output:
+            value["output"] = list(output)
         if problems:
             value["problems"] = [asdict(problem) for problem in problems]
         write_json({"error": value})
         return
-    # Several problems have a line each below the code. Anything else is one line, whatever names are in it.
-    first, *more = map(visible, error.what.split("\n") if problems else [error.what])
-    if more:
+    # Several problems have a line each below the code, and so has a program's output. Anything else is one line,
+    # whatever names are in it.
+    first, *more = map(visible, error.what.split("\n") if problems else [error.what, *output])
+    if problems and more:
         first, more = f"{len(more) + 1} problems", [first, *more]
     head = painted(f"error {error.code.name}:", "red", sys.stderr)
     action = painted(f"→ {_advice(error, engine=engine)}", "dim", sys.stderr)

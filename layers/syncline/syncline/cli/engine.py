@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Final
 
 from syncline.cli import deploy
+from syncline.cli.programs import ProgramError, last_lines, reason
 from syncline.errors import SynclineError
 
 DEFAULT_PORT: Final = 4577
@@ -158,10 +159,15 @@ def _start(home: Path, python: Path, port: int | None, say: deploy.Say) -> Engin
         log.replace(home / "engine.log.1")
     for name in ("pid", "save"):
         (home / name).unlink(missing_ok=True)
+    begin = log.stat().st_size if log.exists() else 0
     say(f"starting the engine on {_HOST}:{engine.port}")
-    _launch(home, python, engine, log)
+    try:
+        _launch(home, python, engine, log)
+    except (OSError, subprocess.SubprocessError) as error:
+        what = f"the engine did not start ({reason(error)}); its output is in {log}"
+        raise ProgramError(what, last_lines(log, begin)) from error
     if not _until(lambda: _healthy(engine.port) or not _lives(home), _START_SECONDS) or not _lives(home):
-        raise SynclineError("ENGINE_FAILED", f"the engine did not start; see {log}")
+        raise ProgramError(f"the engine did not start; its output is in {log}", last_lines(log, begin))
     if not _only_loopback(engine.port):
         _stop(home, say)
         raise SynclineError("ENGINE_FAILED", "the engine listens on more than 127.0.0.1, and was stopped")
@@ -198,8 +204,6 @@ def _launch(home: Path, python: Path, engine: Engine, log: Path) -> None:
                 check=True,
                 timeout=_START_SECONDS,
             )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise SynclineError("ENGINE_FAILED", f"the engine did not start ({error}); see {log}") from error
     finally:
         os.close(lock)
 

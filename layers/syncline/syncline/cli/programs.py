@@ -1,0 +1,100 @@
+"""Programs that the command runs: pip, sam, the engine. Their output goes to a log, and its end into the error."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Final
+
+from syncline.errors import SynclineError
+from syncline.visible import visible
+
+_SECONDS: Final = 900
+_LINES: Final = 5
+_WIDTH: Final = 240  # characters of a line
+_TAIL: Final = 1 << 20  # bytes of a log that are read for its last lines
+_STYLES: Final = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]")
+_SECRET_NAME: Final = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
+_SHORTEST_SECRET: Final = 8  # characters; a shorter value is likely to be an ordinary word
+
+
+class ProgramError(SynclineError):
+    """ENGINE_FAILED by a program. ``output`` has the last lines that it printed, without secrets."""
+
+    def __init__(self, what: str, output: Sequence[str]) -> None:
+        super().__init__("ENGINE_FAILED", what)
+        self.output = tuple(output)
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *(f"  {line}" for line in self.output)])
+
+    def __reduce__(self) -> tuple[type[ProgramError], tuple[str, Sequence[str]]]:  # type: ignore[override]
+        return (ProgramError, (self.what, self.output))
+
+
+def run(
+    command: list[str], folder: Path, log: Path, environ: Mapping[str, str] | None = None, *, seconds: float = _SECONDS
+) -> None:
+    """Run a program to its end, its output appended to ``log``; raises ENGINE_FAILED with the last lines if it fails."""
+    with log.open("a") as output:
+        output.write(f"$ {shlex.join(command)}\n")
+        output.flush()
+        begin = output.tell()
+        try:
+            subprocess.run(  # noqa: S603 - a fixed program, no shell
+                command,
+                cwd=folder,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=True,
+                timeout=seconds,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            what = f"`{_name(command)}` failed ({reason(error)}); its output is in {log}"
+            raise ProgramError(what, last_lines(log, begin)) from error
+
+
+def reason(error: Exception) -> str:
+    """Return why a program failed, in few words; the command itself is not among them."""
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"exit status {error.returncode}"
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"no end after {error.timeout:.0f} s"
+    return str(error)
+
+
+def last_lines(log: Path, begin: int = 0) -> list[str]:
+    """Return the last lines of ``log`` after ``begin`` bytes: without blank ones, styles and secrets, and cut."""
+    with log.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(begin, size - _TAIL))
+        if size - begin > _TAIL:
+            file.readline()  # a part of a line may begin in the middle of a secret
+        text = file.read().decode(errors="replace")
+    lines = [line.expandtabs(2).rstrip() for line in _STYLES.sub("", text).splitlines() if line.strip()]
+    return list(_shown(lines[-_LINES:]))
+
+
+def _shown(lines: Sequence[str]) -> Iterator[str]:
+    from syncline.clients.addresses import redacted  # noqa: PLC0415 - only a failure needs them
+    from syncline.secrets import redact, register  # noqa: PLC0415
+
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name):
+            register(value)
+    for line in lines:
+        clean = visible(redact(redacted(line)))  # before it is cut: a part of a secret is not known
+        yield clean if len(clean) <= _WIDTH else f"{clean[:_WIDTH]}…"
+
+
+def _name(command: Sequence[str]) -> str:
+    """Return the words of a command before its options: ``python3 -m pip install``."""
+    words = takewhile(lambda word: word == "-m" or not word.startswith("-"), command[1:])
+    return " ".join([Path(command[0]).name, *words])
