@@ -1,3 +1,3 @@
-"""Syncline keeps copies true: it notices what differs, moves it, proves that it arrived, and says so."""
+"""Sync container images, files, backups, artifacts and tokens between systems, and verify every copy."""
 
 __version__ = "0.1.0"

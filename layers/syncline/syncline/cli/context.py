@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from syncline.cli.project import find, home_folder
 from syncline.cli.show import Out
 from syncline.errors import SynclineError
 
@@ -25,7 +26,6 @@ INTERRUPTED: Final = 130
 
 REMEMBERED: Final = "applied.json"
 """In the engine's home: the syncs applied last."""
-_TEMPLATE: Final = "template.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +55,13 @@ class Context:
 
     @cached_property
     def home(self) -> Path:
-        """Where the engine of this machine keeps its state: ``--home``, or ``.syncline`` in the project's folder."""
-        from syncline.cli.engine import home_folder  # noqa: PLC0415 - a stack on AWS does without it
-
+        """The folder in which the engine of this machine keeps its state: ``--home``, or the project's default."""
         return self.home_option.absolute() if self.home_option else home_folder(self.project)
 
     @cached_property
     def project(self) -> Path:
-        """The folder with the template: this one or the nearest above it, else the one this command is run from."""
-        here = Path.cwd()
-        for folder in (here, *here.parents):
-            if (folder / _TEMPLATE).is_file() and (folder / "layers" / "syncline").is_dir():
-                return folder
-        return Path(__file__).resolve().parents[4]
+        """The project that `syncline up` deploys."""
+        return find(Path.cwd())
 
     @cached_property
     def target(self) -> Target:

@@ -41,7 +41,7 @@ def client_arguments(endpoint: str) -> dict[str, str]:
 
 
 def environment(project: Path, log: Path, say: Say) -> Path:
-    """The Python of the engine's environment, ``.venv-engine`` in the project, made or brought up to date if need be.
+    """Return the Python of the engine's environment, ``.venv-engine`` in the project; install or update it if needed.
 
     Raises ENGINE_FAILED.
     """
@@ -52,7 +52,7 @@ def environment(project: Path, log: Path, say: Say) -> Path:
     stamp = folder / "requirements.sha256"
     if python.exists() and stamp.exists() and stamp.read_text() == wanted:
         return python
-    say("installing the engine into .venv-engine")
+    say(f"installing the engine into {folder}")
     if not python.exists():
         run([sys.executable, "-m", "venv", str(folder)], project, log)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]

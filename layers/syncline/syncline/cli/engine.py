@@ -11,6 +11,7 @@ All its files are in one folder, its *home*:
 ``save``        asks the engine to save its state now; the engine removes it when that is done
 ``engine.log``  its log, with the functions' output; ``engine.log.1`` is the log before
 ``sam.log``     the output of ``sam build`` and ``sam deploy``
+``project``     what is deployed and its environment, if the command is installed from a wheel
 ==============  ======================================================================================
 """
 
@@ -34,6 +35,7 @@ from typing import Final
 
 from syncline.cli import deploy
 from syncline.cli.programs import ProgramError, last_lines, reason
+from syncline.cli.project import writable
 from syncline.errors import SynclineError
 
 DEFAULT_PORT: Final = 4577
@@ -67,11 +69,6 @@ class Engine:
         return deploy.client_arguments(self.endpoint)
 
 
-def home_folder(project: Path, environ: Mapping[str, str] = os.environ) -> Path:
-    """The engine's home: what ``SYNCLINE_HOME`` names, or ``.syncline`` in the project."""
-    return Path(environ.get("SYNCLINE_HOME") or project / ".syncline").absolute()
-
-
 def up(home: Path, project: Path, *, port: int | None = None, say: deploy.Say = print) -> Engine:
     """Have the engine run, with the stack of ``project`` as it is now; what is so already is left alone.
 
@@ -80,6 +77,7 @@ def up(home: Path, project: Path, *, port: int | None = None, say: deploy.Say = 
     """
     home, project = home.absolute(), project.absolute()
     with _used(home), _locked(home / "up.lock"):
+        project = writable(project, home)
         python = deploy.environment(project, home / "sam.log", say)
         engine = describe(home)
         fresh = engine is None and not _has_state(home)

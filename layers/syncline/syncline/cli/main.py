@@ -86,7 +86,8 @@ def _shared(
         typer.Option(
             envvar="SYNCLINE_HOME",
             metavar="FOLDER",
-            help="Where the engine on this machine keeps its state; .syncline in the project when absent.",
+            help="Folder with the state of the engine on this machine. Defaults to .syncline in the checkout, or "
+            "~/.local/share/syncline outside of one.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
@@ -332,6 +333,24 @@ def secret(
     from syncline.cli import commands_secret  # noqa: PLC0415
 
     return commands_secret.secret(context, action, name)
+
+
+@command
+def template(
+    context: Context,
+    folder: Annotated[
+        Path, typer.Argument(help="The folder to write to, new or empty.", metavar="[FOLDER]", show_default=True)
+    ] = Path("syncline"),
+    *,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace an earlier copy, all but its samconfig.toml.", show_default=False),
+    ] = False,
+) -> Answer:
+    """Write the template and all it needs to a folder for sam."""
+    from syncline.cli import commands_template  # noqa: PLC0415
+
+    return commands_template.template(context, folder, overwrite=overwrite)
 
 
 app.add_typer(artifacts)
