@@ -32,6 +32,7 @@ from tests.unit.test_template import OUTPUTS
 TOP: Final = Path(__file__).parents[2]
 _SHARED: Final = (".venv-engine", ".build")
 """Folders of a project that take minutes to fill; a test's project has those of this checkout."""
+_BUILD: Final = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
 _IMPORT_ALL: Final = """
 import importlib, pkgutil, syncline
 for each in pkgutil.walk_packages(syncline.__path__, "syncline."):
@@ -76,7 +77,7 @@ class Installed:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """Build a wheel of what is committed or to be, and install it offline."""
+    """Build a wheel, and install it offline with the pinned versions of what it asks for."""
     needs("make")
     top = tmp_path_factory.mktemp("package")
     source = copied_source(top / "source")
@@ -94,17 +95,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 
 def copied_source(folder: Path) -> Path:
-    """Return a copy of the files of this checkout that git knows or would add."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=TOP,
-        capture_output=True,
-        check=True,
-    )
-    for name in listed.stdout.decode().split("\0"):
-        if (TOP / name).is_file() and not name.startswith(("tests/", "bench/")):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(TOP / name, folder / name)
+    """Return a copy of the files of this checkout that a wheel is built from."""
+    left_out = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    folder.mkdir()
+    for name in sorted({*_BUILD, *(part.split("/")[0] for part in PARTS)}):
+        if (TOP / name).is_dir():
+            shutil.copytree(TOP / name, folder / name, ignore=left_out)
+        else:
+            shutil.copy(TOP / name, folder)
     return folder
 
 
@@ -187,6 +185,15 @@ def test_what_the_metadata_asks_for_is_all_that_the_package_needs(installed: Ins
     assert Path(file).is_relative_to(installed.environment)
     assert installed.run("--version") == f"syncline {__version__}\n"
     assert "Commands:" in installed.run("--help")
+
+
+def test_commands_about_artifacts_find_the_shipped_example(installed: Installed) -> None:
+    """The workflow in the request is the one of the example."""
+    places = ("--registry", "127.0.0.1:1", "--gitlab-project", "a/b", "--repo", "a/b", "--gh-url", "http://127.0.0.1:1")
+    said = installed.run("artifacts", "gh-list", *places, "--gh-token", "absent", status=2)
+    assert said.startswith(
+        "error UNREACHABLE: GET http://127.0.0.1:1/repos/a/b/actions/workflows/presto-build-images.yml"
+    )
 
 
 def test_up_outside_a_checkout(installed: Installed, tmp_path: Path) -> None:
