@@ -166,6 +166,16 @@ class TestRenames:
         tasks = {item.name: Task.of(item).what for item in items_of(pages)}
         assert tasks == ({"new": "put", "old": "remove"} if taken else {"new": "rename"})
 
+    @pytest.mark.parametrize("scope", [EVERYTHING, Scope.of(["key:new", "key:old"])])
+    def test_a_file_whose_new_path_is_refused_is_removed(self, scope: Scope) -> None:
+        """Its removal counts within the limits."""
+        world = self.world()
+        world.refused = frozenset(["new"])
+        pages = world.scan_pages(sync_of(), scope, pace=PACE)
+        assert removed_by(pages) == names_of(pages) == ["old"]
+        assert codes_of(pages) == [("new", "PATH_REFUSED")]
+        assert [request.count for request, _ in world.requests] == [1]
+
     def test_removals_wait_for_the_renames_of_earlier_windows(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Their old names look gone until the transfers are done."""
         monkeypatch.setattr("syncline.kinds.files.discover.WINDOW", 2)

@@ -449,10 +449,16 @@ class Scan:
         return sum(self._sync.takes(self._sync.source.prefix + name) for name, _ in self._records.scan())
 
     def _renames(self, changes: Sequence[Change]) -> dict[str, str]:
-        """Return the renames among changes. None leads to a path that is taken: its origin is removed like any other."""
+        """Return the renames among changes. None leads to a path that is taken or that the target cannot have.
+
+        The origin of such a pair is removed like any other file.
+        """
         if self._sync.removals is None:
             return {}
-        renames = renames_among(changes)
+        sync, target = self._sync, self._target
+        renames = {
+            new: old for new, old in renames_among(changes).items() if not target.refuses(sync.path_of(new), None)
+        }
         if self._target.is_listed:
             return renames
 
