@@ -222,6 +222,30 @@ def test_a_connection_that_breaks_in_every_function(place: World, side: str, met
     chain.check()
 
 
+def test_a_layer_whose_reads_always_break_takes_many_functions(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each gets further before it fails, so none counts as a failed try."""
+    monkeypatch.setattr(pieces, "_BREAKS", 1)
+    monkeypatch.setattr(pieces, "_MARK", CHUNK)
+    chain = large(place)
+    chain.source.fault("GET", BLOB, Fault(cut=CHUNK * 2 + 100), times=None)
+    chain.run()
+    chain.check()
+    assert transfers(chain) > engine.ATTEMPTS
+    assert sent(chain) < len(LAYER) * 1.5
+
+
+@pytest.mark.parametrize("tick", [30.0, 35.0, 40.0])
+def test_a_layer_whose_requests_outlive_their_functions(
+    place: World, monkeypatch: pytest.MonkeyPatch, tick: float
+) -> None:
+    """The end of a function's time ends its request, so only the next function learns how far that got."""
+    monkeypatch.setattr(engine, "LAST_WORDS", 0.0)
+    chain = large(place, LAYER * 3, tick=tick)
+    chain.run()
+    chain.check()
+    assert transfers(chain) > engine.ATTEMPTS
+
+
 def test_a_piece_goes_on_where_the_connection_broke(place: World) -> None:
     chain = large(place)
     chain.source.fault("GET", BLOB, Fault(cut=CHUNK * 7 + 100), times=2)

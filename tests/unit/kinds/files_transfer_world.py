@@ -82,7 +82,7 @@ class _Target:
     ``conditional``: honour the conditions of writes. ``modes``: permissions by path, None for a target without them.
     ``calls``: each change that was asked for, in order, and ``puts`` those that write files. ``meanwhile`` is called before each change. ``fails``: the error
     of every change to a path. ``loses``: errors, each raised after a change was made, as if its answer were lost.
-    ``unfinished``: end each put early. ``keeps``: the fingerprint of the headers of every file that is put, None if the
+    ``unfinished``: end each put early, after so many parts; with ``error`` by this error. ``keeps``: the fingerprint of the headers of every file that is put, None if the
     target has none. ``gives_bytes``: False for an API without reads. ``same``: paths with the same value name one file.
     """
 
@@ -96,7 +96,8 @@ class _Target:
     meanwhile: Callable[[], None] = lambda: None
     loses: list[SynclineError] = field(default_factory=list)
     fails: dict[str, SynclineError] = field(default_factory=dict)
-    unfinished: bool = False
+    unfinished: int = 0
+    error: SynclineError | None = None
     keeps: str | None = None
     gives_bytes: bool = True
     same: Callable[[str], str] = lambda path: path
@@ -153,7 +154,7 @@ class _Target:
         if put.key not in source.objects:
             raise SynclineError("NOT_FOUND", "no such object")
         if self.unfinished:
-            return Unfinished(3)
+            return Unfinished(self.unfinished, self.error)
         head, content = source.objects[put.key]
         made = file_of(head.etag, head.size, self.keeps)
         if not self.is_listed:
@@ -279,7 +280,7 @@ def code(answer: Answer) -> str:
 
 
 def task_of(answer: Answer) -> Task:
-    assert isinstance(answer, Arrived | Later), answer
+    assert isinstance(answer, Arrived | Later | Failure), answer
     return Task.of(answer.item)
 
 

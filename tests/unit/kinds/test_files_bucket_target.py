@@ -279,6 +279,24 @@ class TestUploads:
         assert self.parts(buckets) == [(number, str(part)) for part in range(1, 6)]
 
     @SORTS
+    def test_an_upload_that_fails_for_now_goes_on(self, buckets: Buckets, *, near: bool) -> None:
+        buckets.server.put("source", "a", SEVERAL)
+
+        def hook(_method: str, _bucket: str, _key: str, query: Mapping[str, str]) -> Answer | None:
+            return (500, {}, b"") if int(query.get("partNumber", 0)) > 2 else None
+
+        buckets.server.hook = hook
+        answer = buckets.target(near=near).put(buckets.put("a"))
+        assert isinstance(answer, Unfinished)
+        assert answer.error is not None
+        assert (answer.parts, answer.error.code.name) == (2, "SERVER_ERROR")
+        (number,) = buckets.server.uploads
+        buckets.server.hook = lambda *_: None
+        assert isinstance(buckets.target(near=near).put(buckets.put("a")), Written)
+        assert {upload for upload, _ in self.parts(buckets)} == {number}
+        assert buckets.objects == {"a": SEVERAL}
+
+    @SORTS
     def test_a_replaced_object_is_sent_from_its_beginning(self, buckets: Buckets, *, near: bool) -> None:
         number = self.begun(buckets, near=near)
         buckets.server.put("source", "a", SEVERAL[::-1])

@@ -11,11 +11,13 @@ from syncline.clients.bucket import fingerprint
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import COLLIDES, Record, Task
 from syncline.kinds.files.targets import CHUNK, TargetFile, file_of
-from syncline.kinds.kind import Arrived, Later
+from syncline.kinds.kind import Arrived, Failure, Later
 from syncline.model import Item, Outcome
 from tests.unit.kinds.files_transfer_world import RUN, Make, World, bucket, code, manager, outcome, task_of
 
 TWO_CHUNKS: Final = bytes(CHUNK) + b"the end"
+PIECES: Final = 4
+"""Reads that a chunk takes."""
 
 
 class TestEqual:
@@ -185,6 +187,25 @@ class TestCompared:
         record = world.record()
         assert record is not None
         assert record.verified
+
+    @pytest.mark.parametrize("chunks", [0, 1])
+    def test_a_comparison_that_breaks_off_goes_on_where_it_stood(self, chunks: int) -> None:
+        world = self.world(TWO_CHUNKS)
+
+        def read() -> None:
+            if len(reads) == chunks * PIECES:
+                raise SynclineError("UNREACHABLE", "it broke off")
+            reads.append(None)
+
+        reads: list[None] = []
+        world.source.on_read = read
+        answer = world.answer(world.item(target="parts-2"))
+        assert isinstance(answer, Failure)
+        assert (task_of(answer).compared, answer.further) == (chunks * CHUNK, chunks > 0)
+        world.source.on_read = lambda: None
+        world.source.opened.clear()
+        assert outcome(world.answer(Item.from_json(answer.item.to_json()))) is Outcome.SKIPPED
+        assert world.source.opened == [chunks * CHUNK]
 
     def test_the_rest_may_differ(self) -> None:
         world, item = self.interrupted(TWO_CHUNKS[:-1] + b"!")

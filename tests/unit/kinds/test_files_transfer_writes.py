@@ -10,7 +10,7 @@ import pytest
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import Record
 from syncline.kinds.files.targets import TargetFile, file_of
-from syncline.kinds.kind import Arrived, Later
+from syncline.kinds.kind import Arrived, Failure, Later
 from syncline.model import Outcome, Result
 from tests.unit.kinds.files_transfer_world import RECORDED, SORTS, Make, bucket, code, manager, outcome, task_of
 
@@ -216,11 +216,20 @@ class TestPut:
     def test_an_upload_that_is_not_finished_goes_on_later(self) -> None:
         world = bucket()
         world.source.put("a", b"content", "e1")
-        world.target.unfinished = True
+        world.target.unfinished = 3
         answer = world.answer(world.item())
         assert isinstance(answer, Later)
         assert task_of(answer).parts == 3
         assert not world.records.rows
+
+    @pytest.mark.parametrize(("before", "further"), [(0, True), (2, True), (3, False)])
+    def test_an_upload_that_failed_and_got_further_is_no_failed_try(self, before: int, *, further: bool) -> None:
+        world = bucket()
+        world.source.put("a", b"content", "e1")
+        world.target.unfinished, world.target.error = 3, SynclineError("SERVER_ERROR", "it broke")
+        answer = world.answer(world.item(parts=before))
+        assert isinstance(answer, Failure)
+        assert (task_of(answer).parts, answer.error, answer.further) == (3, world.target.error, further)
 
     def test_nothing_is_begun_when_time_is_over(self) -> None:
         world = bucket()

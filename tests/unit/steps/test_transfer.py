@@ -77,6 +77,36 @@ def test_an_item_that_fails_for_good_lies_in_the_dead_letter_queue_with_its_reas
     assert [item.name for item in steps.kind.moved].count("2") == tries
 
 
+def test_tries_that_get_further_do_not_count(steps: Steps) -> None:
+    """An item that needs many functions, each of which a failure ends; another one of its batch gets no further."""
+    error = SynclineError("TIME_SHORT", "the time is over")
+
+    def move(item: Item, _pace: Pace) -> Answer:
+        done = int(item.detail.get("done", 0)) + 1
+        if item.name == "2" or done % 4 == 0:
+            return Failure(replace(item, detail={"done": done}), error)
+        if done > 4 * ATTEMPTS:
+            return Arrived(item, 10)
+        return Failure(replace(item, detail={"done": done}), error, further=True)
+
+    steps.kind.move = move
+    steps.begin_with(transfer_of("1", "2"))
+    steps.pump.run()
+    assert {name: result.code for (_, name), result in steps.results().items()} == {
+        "1": "TIME_SHORT",
+        "2": "TIME_SHORT",
+    }
+    tries = [item.name for item in steps.kind.moved]
+    assert (tries.count("1"), tries.count("2")) == (4 * ATTEMPTS, ATTEMPTS)
+
+
+def test_what_gets_further_and_may_not_be_tried_again_is_given_up(steps: Steps) -> None:
+    steps.kind.move = lambda item, _pace: Failure(item, SynclineError("FORBIDDEN", "no"), further=True)
+    steps.begin_with(transfer_of("1"))
+    steps.pump.run()
+    assert (len(steps.kind.moved), steps.results()["team/app", "1"].code) == (1, "FORBIDDEN")
+
+
 def test_retries_wait_as_long_as_the_server_asks(steps: Steps) -> None:
     failing = iter([True])
     error = SynclineError("THROTTLED", "slow down", retry_after=120)

@@ -76,12 +76,14 @@ class Later:
 class Failure:
     """The item could not be done; the step decides by the error's code whether to try again, with the item as it is here.
 
-    ``scope`` is the group of a scope that scans the item again, None if that is the item's own group.
+    ``scope`` is the group of a scope that scans the item again, None if that is the item's own group. ``further`` says
+    that the try brought more of the item to the target, where the next one goes on: it does not count as a failed one.
     """
 
     item: Item
     error: SynclineError
     scope: str | None = None
+    further: bool = False
 
 
 @dataclass(slots=True)

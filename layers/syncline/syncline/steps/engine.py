@@ -94,21 +94,20 @@ class Work:
     def fail(self, failures: Sequence[Failure], rng: random.Random, **changes: object) -> None:
         """Try the items of failures again, those that may be and have not been too often; give up the others.
 
-        ``changes`` apply to the batch that tries again.
+        A try that got further does not count. ``changes`` apply to the batches that try again.
         """
-        again: list[Item] = []
-        asked = 0.0
+        again: dict[int, list[Failure]] = {}
         for failure in failures:
-            if failure.error.retried and self.batch.attempt < ATTEMPTS:
-                again.append(failure.item)
-                asked = max(asked, failure.error.retry_after or 0.0)
+            attempt = self.batch.attempt + (not failure.further)
+            if failure.error.retried and attempt <= ATTEMPTS:
+                again.setdefault(attempt, []).append(failure)
             else:
                 self.give_up(failure.item, failure.error)
-        if again:
-            changes = {"items": tuple(again), "attempt": self.batch.attempt + 1} | changes
+        for attempt, some in again.items():
+            asked = max(failure.error.retry_after or 0.0 for failure in some)
             delay = max(asked, pause(self.batch.attempt, rng))
-            self.waits = (next(each.error for each in failures if each.item in again), delay)
-            self.follow(delay, **changes)
+            self.waits = (some[0].error, delay)
+            self.follow(delay, **{"items": tuple(each.item for each in some), "attempt": attempt} | changes)
 
     def counts(self, results: Sequence[Result]) -> Counts:
         """Return the counts of the batch with the results that are told of it.

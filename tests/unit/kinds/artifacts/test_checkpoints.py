@@ -44,6 +44,7 @@ from syncline.kinds.artifacts.proving import check_parts
 from syncline.kinds.artifacts.pushing import Push
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item
+from syncline.steps.engine import ATTEMPTS
 from tests.standins import saved
 from tests.standins.github import TOKEN, GitHubServer, Run, Stored, zipped
 from tests.standins.oci import OciRegistry
@@ -64,7 +65,8 @@ class Functions:
     registry: OciRegistry
     memory: OwnMemory = field(default_factory=OwnMemory)
     lossy: bool = False
-    fails: bool = False
+    fails: str = ""
+    """The code of the error that ends each function."""
     share: float = 0.0
     begun: int = 0
     read: int = 0
@@ -107,6 +109,7 @@ class Functions:
             assert self.number < 100
             if self.fails:
                 assert isinstance(answer, Failure), answer
+                assert answer.further, "it counts as a failed try"
                 item = answer.item
                 continue
             assert isinstance(answer, Later), answer
@@ -127,7 +130,7 @@ def functions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Functions]:
                 made.read += len(chunk)
                 yield chunk
                 if made.fails and made.read - made.begun > made.share:
-                    raise SynclineError("UNREACHABLE", "the source broke off")
+                    raise SynclineError(made.fails, "the source broke off")
 
         monkeypatch.setattr(RemoteFile, "_chunks", counted)
         monkeypatch.setattr(layers, "_LONGEST_WAIT", 0.0)
@@ -184,14 +187,24 @@ def test_layers_that_the_registry_has_are_read_about_once_too(functions: Functio
     assert not functions.registry.asked("PATCH")
 
 
-def test_a_source_that_breaks_off_costs_no_more(functions: Functions) -> None:
-    functions.fails = True
+@pytest.mark.parametrize("code", ["UNREACHABLE", "TIME_SHORT"])
+def test_a_source_that_breaks_off_costs_no_more(functions: Functions, code: str) -> None:
+    """However many functions an image needs, none that gets further counts as a failed try."""
+    functions.fails = code
     image = image_of(16)
     size = functions.artifact(ARCHIVES["before 25"](image))
     arrived = functions.image(share=3 * MIB)
     assert arrived.item.source == f"sha256:{image.id}"
-    assert functions.number >= 5
+    assert functions.number > ATTEMPTS
     assert functions.read < 1.6 * size, f"{functions.number} functions read {functions.read / size:.1f} times the size"
+
+
+def test_a_function_that_fails_and_gets_no_further_counts(functions: Functions) -> None:
+    functions.artifact(ARCHIVES["before 25"](image_of(1)))
+    functions.fails = "TIME_SHORT"
+    answer = functions.transfer(functions.item, share=0)
+    assert isinstance(answer, Failure)
+    assert not answer.further
 
 
 def test_functions_that_get_no_further_say_so(functions: Functions) -> None:

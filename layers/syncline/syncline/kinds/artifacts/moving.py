@@ -55,18 +55,19 @@ class Moving:
 
     def _image(self, item: Item, pace: Pace) -> Iterator[Answer]:
         progress = Progress.of(dict(item.detail))
+        reached = progress.reached
         push = Push(self.registry, item.group, self.known, pace)
         try:
             yield self._moved(item, push, progress, pace)
         except SynclineError as error:
             if error.code.name in _UNTIL_NAMED:
                 self.pushed.note_gone(str(item.detail["run"]), item.group, item.name, error)
-            rest = progress
+            rest, further = progress, progress.reached > reached
             if error.code.name == "NOT_ARRIVED":
                 # What was at the target is so no longer: the next try asks for each part again.
-                rest = Progress()
+                rest, further = Progress(), False
                 Checkpoints(self.memory, self._reference(item)).forget()
-            yield Failure(_with(item, rest, push), error)
+            yield Failure(_with(item, rest, push), error, further=further)
 
     def _moved(self, item: Item, push: Push, progress: Progress, pace: Pace) -> Answer:
         run = str(item.detail["run"])

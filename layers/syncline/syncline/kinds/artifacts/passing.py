@@ -42,8 +42,8 @@ class Wanted:
 class Progress:
     """The layers of an archive by its own names: those that are at the target, and the uploads under way.
 
-    ``functions`` counts those whose time was short. ``read`` is how far into the archive one of them has read, so that
-    the next one could continue there, and ``reached`` how many it took to get there.
+    ``functions`` counts those that did not come to the end. ``read`` is how far into the archive one of them has read, so
+    that the next one could continue there, and ``reached`` how many it took to get there.
     """
 
     done: dict[str, Layer] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Progress:
         return {"done": done, "open": self.open, **counts}
 
     def count_function(self, read: int, *, has_layers: bool) -> None:
-        """Count a function whose time was short; ``has_layers`` if it has brought layers to the target."""
+        """Count a function that did not come to the end; ``has_layers`` if it has brought layers to the target."""
         self.functions += 1
         if read > self.read or has_layers:
             self.read, self.reached = max(read, self.read), self.functions

@@ -90,7 +90,8 @@ class Push:
                         return written(progress.settled(image, contents), progress.done, contents, sender)
                 except SynclineError as error:
                     if error.code.name not in _ABOUT_ARCHIVE:
-                        _keep(passed.checkpoint(), checkpoints)
+                        read = _keep(passed.checkpoint(), checkpoints)
+                        progress.count_function(read, has_layers=len(progress.done) > layers)
                         raise
                     if checkpoint is None:
                         raise

@@ -178,7 +178,8 @@ class BucketTarget:
             if not error.retried or error.code.name in ("SOURCE_CHANGED", "UPLOAD_LOST"):
                 upload.abort()
                 self._facts.forget(self._upload_fact(put.path))
-            raise
+                raise
+            return Unfinished(len(done), error)
         self._facts.forget(self._upload_fact(put.path))
         return Written(head, file_of(etag, head.size), sent, fingerprint(head))
 

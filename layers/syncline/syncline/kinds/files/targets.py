@@ -94,9 +94,10 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """An upload that goes on in another function; ``parts`` of it are done."""
+    """An upload that goes on in another function; ``parts`` of it are done. ``error`` is what broke it off, if not time."""
 
     parts: int
+    error: SynclineError | None = None
 
 
 class Target(Protocol):

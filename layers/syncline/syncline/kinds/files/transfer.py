@@ -212,21 +212,29 @@ class Transfer:
         if head is None or there.size != head.size:
             return conflict(item, there)
         versions = (head.etag, there.version)
-        at = task.compared if task.versions == versions else 0
-        with self._source.open(item.name, etag=head.etag, start=at) as ours:
-            other = self._target.open(self._sync.path_of(item.name), there, at)
-            if other is None:
-                return conflict(item, there)
-            with other as theirs:
-                while chunk := _whole(ours.read, CHUNK):
-                    if _whole(theirs.read, len(chunk)) != chunk:
-                        return conflict(item, there)
-                    at += len(chunk)
-                    if self._pace.over and at < head.size:
-                        return Later(replace(task, compared=at, versions=versions).on(item))
-        if _headers_differ(head, there):
+        begun = at = task.compared if task.versions == versions else 0
+        try:
+            for at in self._equal(item.name, head, there, begun):
+                if self._pace.over and at < head.size:
+                    return Later(replace(task, compared=at, versions=versions).on(item))
+        except SynclineError as error:
+            if at == begun:
+                raise
+            return Failure(replace(task, compared=at, versions=versions).on(item), error, further=True)
+        if at < head.size or _headers_differ(head, there):
             return conflict(item, there)
         return self._adopt(item, task, head, there)
+
+    def _equal(self, key: str, head: Head, there: TargetFile, at: int) -> Iterator[int]:
+        """Yield how many bytes are equal, after each chunk behind ``at``, and end where some differ or cannot be read."""
+        with self._source.open(key, etag=head.etag, start=at) as ours:
+            other = self._target.open(self._sync.path_of(key), there, at)
+            if other is None:
+                return
+            with other as theirs:
+                while (chunk := _whole(ours.read, CHUNK)) and _whole(theirs.read, len(chunk)) == chunk:
+                    at += len(chunk)
+                    yield at
 
     def _to_put(self, item: Item, task: Task, there: TargetFile | None) -> Put:
         # The headers of an object that is written for their sake have to be known: the scan has not seen them.
@@ -246,7 +254,7 @@ class Transfer:
         put = self._to_put(item, task, there)
         done = self._target.put(put)
         if isinstance(done, Unfinished):
-            return Later(replace(task, parts=done.parts).on(item))
+            return _continued(item, task, done)
         if there is not None and there.headers is not None and there.equals(done.head.etag, done.head.size):
             done = self._with_kept(put.path, done)
         return self._arrived(item, task, done)
@@ -292,7 +300,7 @@ class Transfer:
         """Rename a file whose headers are others at the source: bring the object, and then remove the old file."""
         done = self._target.put(self._to_put(item, task, None))
         if isinstance(done, Unfinished):
-            return Later(replace(task, parts=done.parts).on(item))
+            return _continued(item, task, done)
         check_arrived(self._target, self._sync.path_of(item.name), done.file)
         self._target.remove(old, before)
         return self._arrived(item, task, done)
@@ -390,6 +398,12 @@ def wanted_mode(sync: FilesSync, source: Bucket, key: str, head: Head) -> str:
         case "acl":
             return mode_of_grants(source.grants(key))
     return rule.default
+
+
+def _continued(item: Item, task: Task, done: Unfinished) -> Later | Failure:
+    """Return the answer for an item whose upload goes on in another function."""
+    after = replace(task, parts=done.parts).on(item)
+    return Later(after) if done.error is None else Failure(after, done.error, further=done.parts > task.parts)
 
 
 def conflict(item: Item, there: TargetFile | None) -> Result:

@@ -82,7 +82,7 @@ class RepositoryCopy:
         except SynclineError as error:
             if error.code.name == "TIME_SHORT" and share.sent > before:
                 return Later(share.on(item), not share.further)  # bytes went out, so it is no try that failed
-            return Failure(share.on(item), error)
+            return Failure(share.on(item), error, further=share.continued)
 
     def _copy(self, item: Item, parts: Parts, share: Share) -> Answer:
         # By its name: the tag may have moved since it was looked at, and an old digest must not undo a newer one.

@@ -14,7 +14,15 @@ from typing import Any, Final
 from syncline.clients.oci import Descriptor, Manifest, Registry
 from syncline.clients.oci_referrers import list_tag
 from syncline.errors import SynclineError
-from syncline.kinds.images.pieces import InterruptedUploadError, Way, chunks_of, other_size, proved, send_in_pieces
+from syncline.kinds.images.pieces import (
+    STARTS_AGAIN,
+    InterruptedUploadError,
+    Way,
+    chunks_of,
+    other_size,
+    proved,
+    send_in_pieces,
+)
 from syncline.kinds.images.places import BlobPlaces
 from syncline.kinds.images.referrers import DEEPEST, Lists
 from syncline.kinds.kind import Pace
@@ -28,19 +36,19 @@ SLOWEST: Final = 1024 * 1024
 """Bytes a second that are counted on when a blob is to be sent in one request before the time ends."""
 KEPT: Final = ("replaced", "signed")
 """Parts of an item's detail that stay when it is tried again."""
-_STARTS_AGAIN: Final = frozenset({"UPLOAD_LOST", "DIGEST_MISMATCH", "SIZE_DIFFERS"})
-"""After these nothing is left of an upload that could be taken up again."""
 
 
 class Share:
     """The progress of one image: the bytes sent for it, and by digest the uploads to be taken up again.
 
-    ``late`` if time was short for a part of it; ``further`` if more of it is at the target than before.
+    ``late`` if time was short for a part of it; ``further`` if more of it is at the target than before. ``continued`` if
+    an upload got further that was then broken off by an error, and is continued.
     """
 
     def __init__(self, item: Item) -> None:
         self.late = False
         self.further = False
+        self.continued = False
         self.sent = int(item.detail.get("bytes", 0))
         self.uploads: dict[str, Any] = dict(item.detail.get("uploads", {}))
 
@@ -52,22 +60,25 @@ class Share:
 
     def settle(self, digest: str, copy: Future[int], *, mine: bool) -> SynclineError | None:
         """Wait for the copy of a blob and return its error. Bytes count for the image that began it (``mine``)."""
+        error: SynclineError | None = None
         try:
             sent = copy.result()
         except InterruptedUploadError as interrupted:
-            self.late, sent = True, interrupted.sent
+            self.late, sent, error = True, interrupted.sent, interrupted.error
             if interrupted.state is not None:
-                self.further |= _offset(interrupted.state) > _offset(self.uploads.get(digest))
+                further = _offset(interrupted.state) > _offset(self.uploads.get(digest))
+                self.further |= further
+                self.continued |= further and error is not None
                 self.uploads[digest] = interrupted.state
-        except SynclineError as error:
-            if error.code.name in _STARTS_AGAIN:
+        except SynclineError as failed:
+            if failed.code.name in STARTS_AGAIN:
                 self.uploads.pop(digest, None)
-            return error
+            return failed
         else:
             self.uploads.pop(digest, None)
             self.further |= sent > 0
         self.sent += sent if mine else 0
-        return None
+        return error
 
 
 def _offset(upload: dict[str, Any] | None) -> int:
@@ -192,9 +203,11 @@ class Parts:
             if running is not None:
                 error = running.exception() if running.done() else None
                 # One that failed is begun again for the next image that needs it; one for which time was short is not.
-                if not isinstance(error, SynclineError):
+                if isinstance(error, InterruptedUploadError) and error.error is not None and error.state is not None:
+                    self._uploads[blob.digest] = error.state
+                elif not isinstance(error, SynclineError):
                     return running, False
-                if error.code.name in _STARTS_AGAIN:
+                elif error.code.name in STARTS_AGAIN:
                     self._uploads.pop(blob.digest, None)
             mine = self._blobs[blob.digest] = self._pool.submit(self._copy_blob, blob, self._uploads.get(blob.digest))
             return mine, True

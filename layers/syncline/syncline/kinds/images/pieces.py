@@ -21,18 +21,26 @@ CHUNK: Final = 1024 * 1024
 """Bytes read and sent at a time."""
 _MARK: Final = 64 * CHUNK
 """Bytes after which the hash under way is noted, so that a broken piece is not hashed again from the start."""
+STARTS_AGAIN: Final = frozenset({"UPLOAD_LOST", "DIGEST_MISMATCH", "SIZE_DIFFERS"})
+"""After these nothing is left of an upload that could be taken up again."""
 _BREAKS: Final = 5
 """How many broken connections one call bears, as long as each piece gets further."""
 
 
 class InterruptedUploadError(Exception):
-    """Time was short for a blob; ``state`` takes the upload up again, None if none was begun; ``sent`` bytes went out."""
+    """Another function continues with a blob: time was short for it, or a request failed with ``error``.
 
-    def __init__(self, digest: str, state: dict[str, Any] | None, sent: int) -> None:
+    ``state`` takes the upload up again, None if none was begun; ``sent`` bytes were confirmed.
+    """
+
+    def __init__(
+        self, digest: str, state: dict[str, Any] | None, sent: int, error: SynclineError | None = None
+    ) -> None:
         super().__init__(digest)
         self.digest = digest
         self.state = state
         self.sent = sent
+        self.error = error
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +54,14 @@ class Way:
 
 
 def send_in_pieces(way: Way, blob: Descriptor, stored: dict[str, Any] | None, pace: Pace) -> int:
-    """Send a blob, going on where ``stored`` left it; the bytes sent.
+    """Send a blob, going on where ``stored`` left it, and return the number of bytes sent.
 
-    Raises :class:`InterruptedUploadError` where the time ends first, SIZE_DIFFERS or DIGEST_MISMATCH where the
-    source's bytes are not the blob's, and what the registries answer.
+    Raises :class:`InterruptedUploadError` where the time ends first or a request fails that may be tried again,
+    UPLOAD_LOST, SIZE_DIFFERS or DIGEST_MISMATCH where the source's bytes are not the blob's, and what else the
+    registries answer.
     """
-    if stored is None:
-        stored = {"marks": []}
-        upload, begun = way.target.begin_upload(way.target_repository), 0
-    else:
-        upload = way.target.resume_upload(way.target_repository, stored["upload"])
-        begun = upload.status()
-    sending = _Sending(way, blob, upload, pace, list(stored["marks"]))
+    upload, begun, marks = _opened(way, stored)
+    sending = _Sending(way, blob, upload, pace, marks)
     try:
         reached = sending.through_breaks(begun)
         if reached < blob.size and pace.over:
@@ -66,8 +70,24 @@ def send_in_pieces(way: Way, blob: Descriptor, stored: dict[str, Any] | None, pa
     except SynclineError as error:
         if error.code.name in ("DIGEST_MISMATCH", "SIZE_DIFFERS"):
             upload.cancel()
-        raise
+        if not error.retried or error.code.name in STARTS_AGAIN:
+            raise
+        # What the registry has confirmed stays there, and the next function asks for more.
+        raise InterruptedUploadError(blob.digest, sending.state(), upload.offset - begun, error) from error
     return reached - begun
+
+
+def _opened(way: Way, stored: dict[str, Any] | None) -> tuple[Upload, int, list[Any]]:
+    """Return the upload that was ``stored``, or a new one, with its offset and its marks."""
+    if stored is not None:
+        upload = way.target.resume_upload(way.target_repository, stored["upload"])
+        try:
+            return upload, upload.status(), list(stored["marks"])
+        except SynclineError as error:
+            # Where nothing was confirmed, nothing is lost with the session.
+            if error.code.name != "UPLOAD_LOST" or stored["upload"]["offset"]:
+                raise
+    return way.target.begin_upload(way.target_repository), 0, []
 
 
 class _Sending:
