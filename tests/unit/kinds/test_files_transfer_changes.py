@@ -9,7 +9,7 @@ import pytest
 
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import Record, Task, Was
-from syncline.kinds.files.targets import TargetFile, Written, file_of
+from syncline.kinds.files.targets import NotArrivedError, TargetFile, Written, file_of
 from syncline.kinds.kind import Arrived, Later
 from syncline.model import Item, Outcome, Result
 from tests.unit.kinds.files_transfer_world import SORTS, Make, World, bucket, code, manager, outcome, task_of
@@ -142,6 +142,21 @@ class TestRename:
         assert ("put", "a") in world.target.calls
         assert (task_of(answer).what, task_of(answer).origin) == ("put", None), "the old record stays"
 
+    def test_a_copy_that_the_service_kept_short_is_ours_and_replaced(self) -> None:
+        """The old file stays until a scan removes it."""
+        world, item = self.world(bucket)
+        world.target.fails["old"] = NotArrivedError(file_of("short", 7), "it has 6 bytes")
+        assert code(world.answer(item)) == "NOT_ARRIVED"
+        record = world.record()
+        assert record is not None
+        assert (record.target, record.verified) == ("short", False)
+        world.target.fails.clear()
+        world.target.holds("a", b"conten", file_of("short", 6))
+        answer = world.answer(item)
+        assert isinstance(answer, Arrived)
+        assert task_of(answer).what == "put"
+        assert world.target.contents == {"a": b"content", "old": b"content"}
+
     def test_after_a_refused_rename_the_file_is_a_new_one(self) -> None:
         """So the run reports no earlier name or version of it."""
         world, item = self.world(bucket)
@@ -181,11 +196,14 @@ class TestRename:
         monkeypatch.setattr(world.target, "put", lambda _put: Written(head, file_of("e1", 7)))
         assert code(world.answer(item)) == "NOT_ARRIVED"
         assert "old" in world.target.files
+        record = world.record()
+        assert record is not None
+        assert (record.target, record.verified) == ("e1", False)
 
     def test_an_upload_in_its_place_goes_on_as_such(self) -> None:
         world, item = self.world(bucket)
         del world.target.files["old"]
-        world.target.unfinished = True
+        world.target.unfinished = 3
         answer = world.answer(item)
         assert isinstance(answer, Later)
         assert (task_of(answer).what, task_of(answer).origin, task_of(answer).parts) == ("put", None, 3)

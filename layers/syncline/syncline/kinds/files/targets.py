@@ -189,14 +189,23 @@ def file_of(etag: str, size: int, headers: str | None = None) -> TargetFile:
     return TargetFile(etag or UNSTATED, etag or None, size, headers=headers)
 
 
+class NotArrivedError(SynclineError):
+    """NOT_ARRIVED: the target does not have a file as it was written; `made` is what the target answered to the write."""
+
+    def __init__(self, made: TargetFile, what: str) -> None:
+        super().__init__("NOT_ARRIVED", what)
+        self.made = made
+
+
 def check_arrived(target: Target, path: str, made: TargetFile) -> None:
-    """Ask the target again for a file that takes the place of another one; raises NOT_ARRIVED if it is not as ``made``."""
+    """Ask the target again for a file that takes the place of another one.
+
+    Raises :class:`NotArrivedError` if it is not as ``made``.
+    """
     there = target.stat(path)
     if there is None or there.size != made.size or made.version not in (UNSTATED, there.version):
         found = "is absent" if there is None else f"is {there.version} of {there.size} bytes"
-        raise SynclineError(
-            "NOT_ARRIVED", f"{path!r} at {target.name} {found}, not {made.version} of {made.size} bytes"
-        )
+        raise NotArrivedError(made, f"{path!r} at {target.name} {found}, not {made.version} of {made.size} bytes")
 
 
 def other_name(target: Target, path: str, there: TargetFile) -> str | None:

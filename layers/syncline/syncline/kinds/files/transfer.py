@@ -19,6 +19,7 @@ from syncline.kinds.files.parallel import in_parallel
 from syncline.kinds.files.records import COLLIDES, Record, Records, Row, Task, mode_of_grants, mode_of_metadata
 from syncline.kinds.files.targets import (
     CHUNK,
+    NotArrivedError,
     Put,
     Target,
     TargetFile,
@@ -280,6 +281,10 @@ class Transfer:
                     if _headers_differ(head, before):
                         return self._rewritten(item, task, old, before)
                     version = self._target.rename(old, path, before)
+                except NotArrivedError as error:
+                    # Recorded as ours, or it would be foreign to the next try.
+                    self._note_made(item, task, error.made)
+                    raise
                 except SynclineError as error:
                     if error.code.name not in ("NOT_FOUND", *_CHANGED):
                         raise
@@ -314,10 +319,14 @@ class Transfer:
         if there is not None and (there.written or there.equals(item.source, item.size)):
             row = self._records.known([name])[0].get(name)
             if row is None or Record.of_row(row).target != there.version:
-                etag, size = there.etag or item.source or "", there.size or item.size or 0
-                made = Record(etag, size, 0, there.version, verified=False, internal_id=there.internal_id, seq=task.seq)
-                self._rows[name] = made.to_row()
+                self._note_made(item, task, there)
         return _left(item)
+
+    def _note_made(self, item: Item, task: Task, there: TargetFile) -> None:
+        """Record a file as written by us and not verified, whatever its object is by now."""
+        etag, size = there.etag or item.source or "", there.size or item.size or 0
+        made = Record(etag, size, 0, there.version, verified=False, internal_id=there.internal_id, seq=task.seq)
+        self._rows[self._sync.name_of(item.name)] = made.to_row()
 
     def _remove(self, item: Item, task: Task) -> Answer:
         """Remove at the target what is gone from the source, if it is ours."""
