@@ -118,6 +118,11 @@ class BucketServer:
 
     # -- the world -----------------------------------------------------------------------------------------------
 
+    @property
+    def hides(self) -> bool:
+        """True while listings leave objects out."""
+        return bool(self.listing_cut or self.empty_listing or self.stale_listing)
+
     def set(
         self,
         key: str,

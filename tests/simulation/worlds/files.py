@@ -69,7 +69,7 @@ class FilesWorld:
         self._stack = stack
         self._operator = stack.operator(f"owner of {name}")
         self._contents = count(1)
-        self._spoiled = self._lazy = self._forgets = False
+        self._spoiled = self._lazy = self._forgets = self._hides = False
         self._judged = 0
         secret = ("token", "source access", "source secret", "target access", "target secret")
         self._references = {each: stack.vault.plant(f"{each} of {name}") for each in secret}
@@ -287,6 +287,7 @@ class FilesWorld:
         past = self.past[write.key]
         past.changes += 1
         if new is None:
+            past.gone = self.machine.now
             return
         if write.old is None:
             past.since = self.machine.now
@@ -334,6 +335,8 @@ class FilesWorld:
             server.stale_listing = rng.uniform(0.1, 60.0)
         else:
             setattr(server, switch, True)
+        # A file that neither listing shows is forgotten, and adopted again by its ETag.
+        self._hides |= all(isinstance(each, BucketServer) and each.hides for each in (self.source, target))
 
     def heal(self) -> None:
         target = self.target
@@ -388,7 +391,7 @@ class FilesWorld:
         yield from self._left(run, results, set(wanted))
         self._judged += 1
         if self._judged == 2:
-            yield from self._by_event()
+            yield from self._by_event({each.name for each in results if each.outcome is Outcome.CONFLICT})
 
     def _left(self, run: Run, results: list[Result], wanted: set[str]) -> Iterator[str]:
         """Yield what is at the target although it had to be removed, and what was removed although nothing had to be."""
@@ -413,14 +416,19 @@ class FilesWorld:
             if how is not None:
                 yield f"{key!r} was adopted and has had its turn since, and {how}"
 
-    def _by_event(self) -> Iterator[str]:
-        """Change an object, tell of it, and yield how the target differs a while later."""
+    def _by_event(self, conflicts: set[str]) -> Iterator[str]:
+        """Change an object, tell of it, and yield how the target differs a while later.
+
+        A conflict with a file that somebody else put there, as the source had it before, stays one.
+        """
         # The quiet time after an event is measured by the clocks of two processes.
         if not self._tells or self._stack.skew > 0.25:
             return
         key = self._prefix + self.rng.choice(self._keys)
         path = self.path_of(key)
         there = path in self.judge.paths()
+        if key in conflicts and path in self.judge.touched:
+            return
         if there and self.source.stored(key) is None:
             return  # what a lost write left behind may be nobody's
         refused = self._odd(key) or ".." in key  # no service has such a key: an event of one is forged
@@ -495,7 +503,7 @@ class FilesWorld:
             return True
         if "headers" in how and self._forgets:
             return True  # a service that has forgotten a change of headers looks like one that does not keep them
-        changed = self.path_of(key) in self.judge.touched
+        changed = self.path_of(key) in self.judge.touched or self._hides
         if self.rereads:
             # A listing shows equal bytes; the file is known from this run on, and then it has its turns.
             late = isinstance(self.target, BucketServer) and "headers" in how and changed and not self._judged

@@ -38,12 +38,14 @@ class About:
 class Past:
     """All that a key of the source has been.
 
-    ``changed`` is when it was written last, ``since`` when it came, ``changes`` how often it was written or deleted.
+    ``changed`` is when it was written last, ``since`` when it came, ``gone`` when it was deleted last, ``changes`` how
+    often it was written or deleted.
     """
 
     versions: list[StoredObject] = field(default_factory=list)
     changed: float = 0.0
     since: float = 0.0
+    gone: float = 0.0
     changes: int = 0
 
     def had(self, content: bytes, about: About | None = None) -> bool:
@@ -181,13 +183,19 @@ class BucketJudge(Judge):
             rules.accuse(f"writes {path!r} with bytes or headers that the source never had there: {new}")
 
     def _is_renamed(self, path: str, old: StoredObject) -> bool:
-        """Return True if the target has the same object at another path, where the source has it now."""
+        """Return True if the target has the object at another path, where the source has it, or had it a moment ago.
+
+        The service may have damaged the copy.
+        """
         for other, (etag, _) in self.server.objects().items():
-            key = self.rules.key_of(other)
-            if other != path and etag == old.etag and key is not None:
-                there = self.rules.source_object(key)
-                if there is not None and (there.etag == etag or etag in self.damaged_etags):
-                    return True
+            key, damaged = self.rules.key_of(other), etag in self.damaged_etags
+            if other == path or key is None or (etag != old.etag and not damaged):
+                continue
+            there, past = self.rules.source_object(key), self.rules.past[key]
+            if there is None and self.now - past.gone < RACE:
+                there = past.versions[-1]
+            if there is not None and (there.etag == old.etag or (damaged and etag == old.etag)):
+                return True
         return False
 
     def differs(self, key: str, stored: StoredObject) -> str | None:
