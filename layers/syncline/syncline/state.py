@@ -124,6 +124,9 @@ class State(Configurations):
         for _ in range(_TRIES):
             current = self._db.get(f"SYNC#{sync}", "CURRENT") or {}
             if not plan and current.get("run") not in (None, run_id):
+                begun = self._known(sync, run_id)
+                if begun is not None:  # it is over, and its message has come again
+                    return begun, first_batch(begun)
                 self._make_way(sync, str(current["run"]))
             latest = int(current.get("number", 0))
             run = Run(

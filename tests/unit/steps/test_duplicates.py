@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from syncline.kinds.kind import Arrived, Pace, Page
+from syncline.errors import SynclineError
+from syncline.kinds.kind import Arrived, Failure, Pace, Page
 from syncline.messages import Start
 from syncline.model import Item, RunStatus, Scope, Step, Trigger
 from tests.interleaving import deliver_meanwhile
@@ -125,6 +126,34 @@ def test_a_copy_comes_back_briefly_and_never_counts_as_a_death(steps: Steps, ste
     assert len(done) == 1
     assert steps.latest().status is RunStatus.DONE
     assert steps.dead() == []
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_batch_that_comes_again_writes_no_second_letter(steps: Steps, *, deleted: bool) -> None:
+    """Its failure is noted, and so has a letter; or a later run has deleted the record, as the item did not fail."""
+    steps.kind.move = lambda item, _pace: Failure(item, SynclineError("FORBIDDEN", "no"))
+    letter = steps.begin_with(transfer_of("1"))
+    steps.pump.run()
+    assert len(steps.dead()) == 1
+    if deleted:
+        steps.run()
+        assert steps.state.failures.forgotten(SYNC)
+    for _ in range(3):
+        copy_of(steps, letter)
+        steps.pump.run()
+    assert len(steps.dead()) == 1
+
+
+def test_a_start_whose_run_is_over_waits_for_no_other_run(steps: Steps) -> None:
+    letter = steps.start("a", run=made_run_id())
+    steps.pump.run()
+    run = steps.latest()
+    assert run.over
+    steps.begin(made_run_id(1))
+    copy_of(steps, letter)
+    steps.pump.deliver([steps.mail.letters[-1]])
+    assert steps.mail.waiting() == []
+    assert steps.latest().id != run.id
 
 
 def test_the_scan_of_a_function_that_died_is_made_again_by_the_copy(steps: Steps) -> None:

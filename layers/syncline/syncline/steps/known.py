@@ -56,6 +56,17 @@ def told_apart(
     return tuple(marked), tuple(needed.values())
 
 
+def unwritten(failures: Failures, batch: Batch, dead: Sequence[Dead]) -> list[Dead]:
+    """Return those dead letters of a batch that had ended before which may not have been written.
+
+    A failure is noted after its letter, so where it is noted, or was solved since, there is one.
+    """
+    if not dead or failures.forgotten(batch.sync) > batch.run:
+        return []
+    found = failures.find(batch.sync, {each.key for each in dead})
+    return [each for each in dead if each.key not in found or not _is_met(found[each.key], batch.run)]
+
+
 def remember(failures: Failures, batch: Batch, record: BatchRecord, now: float, *, again: bool = False) -> None:
     """Write down which items of an ended batch fail, and which were verified; ``again`` if that may have been done.
 
