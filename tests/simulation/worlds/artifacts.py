@@ -509,8 +509,9 @@ class ArtifactsWorld:
             allowed = [Outcome.MOVED, Outcome.SKIPPED, Outcome.EXTRA]
             if have != winner.config:
                 allowed += [Outcome.CONFLICT]
-            if (have != winner.config or key in self._foreign) and not self._is_obtainable(winner):
-                allowed += [Outcome.FAILED, Outcome.KNOWN]  # it cannot be compared with what somebody else put there
+            # It cannot be compared with what somebody else put there, or an earlier attempt of the run.
+            if not self._is_obtainable(winner) and (have != winner.config or key in self._foreign or self._overwrite):
+                allowed += [Outcome.FAILED, Outcome.KNOWN]
             if result is not None and result.outcome not in allowed:
                 yield f"{key} is there, and is reported as {result.outcome} {result.code}"
         elif self._is_younger(key, have, winner) or (
