@@ -120,6 +120,18 @@ class TestForeign:
         assert outcome(world.commit(A)[A])[0] == "arrived"
         assert world.remote.files[A] == blob_id(b"1")
 
+    def test_a_push_that_the_server_forgot_is_made_and_recorded_again(self) -> None:
+        """The history shows the file of before, and its record takes the place of the one of the lost commit."""
+        world, key = World(), "east/shop/a"
+        filled(world, a=b"old")
+        world.objects[key] = b"new"
+        world.commit(key)
+        world.remote.commits.pop()
+        world.remote.files[key] = world.remote.put[key] = blob_id(b"old")
+        assert outcome(world.commit(key)[key]) == ("arrived", blob_id(b"new"), "before")
+        assert world.remote.files == {key: blob_id(b"new")}
+        assert world.ours()[key].fingerprint == blob_id(b"new")
+
 
 class TestMoved:
     """Somebody else pushes meanwhile: the same changes are put on what the branch is then."""

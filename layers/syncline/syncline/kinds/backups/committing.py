@@ -254,6 +254,7 @@ class _Work:
             else:
                 self._done.append(foreign(content.item.group, key, content.blob, before))
                 del self._contents[path]
+        self._rows |= self._evidence.learned()
         return changes
 
     def _replaced(self, changes: list[Change]) -> list[Change]:

@@ -38,6 +38,7 @@ class Evidence:
         self._since, self._pushed = since or None, tuple(pushed)
         self._tip: str | None = None
         self._put: dict[str, str | None] = {}
+        self._learned: dict[str, Ours] = {}
 
     def has(self, key: str, blob: str) -> bool:
         """Return True if our latest commit that changed the key put this blob. Reads the history, once for each tip."""
@@ -46,6 +47,11 @@ class Evidence:
             self._read()
             self._tip = tip
         return self._put.get(key) == content_of(blob)
+
+    def learned(self) -> dict[str, Ours]:
+        """Return the records that were written for what the history shows, since this was asked last."""
+        learned, self._learned = self._learned, {}
+        return learned
 
     def note(self, before: str | None) -> None:
         """Note that the branch's last commit is ours, and that it follows the commit ``before``.
@@ -74,7 +80,9 @@ class Evidence:
             return
         recorded = self._ledger.some(self._put)
         new = {key: blob for key, blob in self._put.items() if blob and key not in recorded}
-        self._ledger.write({key: Ours(blob) for key, blob in (new | self._unrecorded(recorded)).items()})
+        learned = {key: Ours(blob) for key, blob in (new | self._unrecorded(recorded)).items()}
+        self._ledger.write(learned)
+        self._learned |= learned
         self._remember(self._branch.tip.oid)
 
     def _unrecorded(self, recorded: Mapping[str, Ours]) -> dict[str, str]:
