@@ -62,7 +62,7 @@ class BackupsWorld:
             left_out=LEFT_OUT,
             **self._removals,
         )
-        self.judge = Judge(self.rules, self.target, lambda: machine.now)
+        self.judge = Judge(self.rules, self.target, lambda: machine.now, loses_records=bool(stack.faults.killed))
         self.judge.planted.update({_KEY: "the key", _TOKEN: "the token"})
         self.violations = self.judge.violations
         self.late = 0
@@ -258,6 +258,7 @@ class BackupsWorld:
             ["listing_cut", "empty_listing", "short_reads", "push_and_forget", "vanishes", "refuses_pushes"]
         )
         self._stack.machine.note(f"{self.name}: {switch}")
+        self.judge.loses_records |= switch == "push_and_forget"
         if switch == "listing_cut":
             self.source.listing_cut = rng.randint(1, 8)
             self.judge.listed_too_little = True
