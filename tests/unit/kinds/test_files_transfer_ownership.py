@@ -292,6 +292,20 @@ class TestCollisions:
         assert code(world.answer(world.item())) == "PATH_COLLIDES"
         assert world.target.calls == []
 
+    @pytest.mark.parametrize("together", [False, True])
+    def test_a_file_that_was_renamed_to_another_case_is_its_own(self, *, together: bool) -> None:
+        """It still states the path that it was written under, which is no other key's any more."""
+        world = manager(removals={})
+        world.source.put("a", b"content", "e1")
+        world.target.holds("a", b"content", TargetFile("v", "e1", 7, "id", False, "A", "run-1"))
+        world.records.rows["a"] = Record("e1", 7, 0, "v", verified=False, mode="rw-r--r--").to_row()
+        gone = Task(what="remove", ours="v").on(Item("g", "A", None, "e1", 7))
+        answers = world.carry_out([world.item(), *([gone] if together else [])])
+        assert outcome(answers["a"]) is Outcome.SKIPPED
+        record = world.record()
+        assert record is not None
+        assert (record.target, record.verified) == ("v", True)
+
     def test_a_file_manager_states_the_path_itself(self) -> None:
         world = manager()
         world.target.same = str.lower

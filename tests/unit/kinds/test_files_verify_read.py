@@ -46,11 +46,14 @@ class _Manager:
         return after + 1
 
     def verified(self, task: Task, key: str = "a") -> Arrived | Later | Failure:
-        item = task.on(Item("g", key, "e", None, 4))
+        return self.verified_together({key: task})[key]
+
+    def verified_together(self, tasks: Mapping[str, Task]) -> dict[str, Arrived | Later | Failure]:
+        items = [task.on(Item("g", key, "e", None, 4)) for key, task in tasks.items()]
         verify = Verify(sync_of(manager=True), self, self, Pace(lambda: 60.0), 1)  # type: ignore[arg-type]
-        (answer,) = verify.items([item])
-        assert answer.item.name == key
-        return answer
+        answers = {answer.item.name: answer for answer in verify.items(items)}
+        assert answers.keys() == tasks.keys()
+        return answers
 
 
 def made_by(answer: Arrived | Later | Failure) -> Record:
@@ -130,6 +133,16 @@ def test_a_rename_forgets_the_old_name(gone: str) -> None:
     assert made_by(world.verified(Task("rename", origin="old", gone=gone, made=MADE))) == MADE
     assert world.changes == {"a": MADE.to_row()} | ({} if gone else {"old": None})
     assert world.gone == ({"old": Gone(gone).to_row()} if gone else {})
+
+
+@pytest.mark.parametrize(
+    ("what", "other"), [("rename", Task(made=replace(MADE, target="v-2"))), ("put", Task("remove"))]
+)
+def test_a_file_that_was_renamed_to_another_case_states_its_old_path(what: str, other: Task) -> None:
+    """The other key has a file of its own, or none any more."""
+    files = {"a": replace(THERE, path="A")} | ({} if other.made is None else {"A": replace(THERE, version="v-2")})
+    answers = _Manager(files).verified_together({"a": Task(what, origin="b", made=MADE), "A": other})
+    assert all(isinstance(answer, Arrived) for answer in answers.values()), answers
 
 
 @pytest.mark.parametrize("what", ["put", "remove"])

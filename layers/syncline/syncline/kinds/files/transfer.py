@@ -156,7 +156,8 @@ class Transfer:
         if there is None:
             return None, None
         odd = alike or item.target is None or task.ours == COLLIDES
-        if odd and (other := other_name(self._target, path, there)) is not None:
+        # A file that was renamed to this path states its old one.
+        if odd and not self._is_recorded(item, there) and (other := other_name(self._target, path, there)) is not None:
             raise collides(self._target, path, other)
         return there, self._met(item, task, there)
 
@@ -204,6 +205,10 @@ class Transfer:
         """
         if there.written or there.version == task.ours or there.equals(item.source, item.size):
             return True
+        return self._is_recorded(item, there)
+
+    def _is_recorded(self, item: Item, there: TargetFile) -> bool:
+        """Return True if the record of an item's name is about this very file."""
         name = self._sync.name_of(item.name)
         row = self._records.known([name])[0].get(name)
         return row is not None and Record.of_row(row).target == there.version

@@ -40,7 +40,8 @@ class Verify:
         asked = [_Asked(item, Task.of(item)) for item in items]
         alike = defaultdict(list)
         for each in asked:
-            alike[folded(each.item.name)].append(each.item.name)
+            if each.task.what != "remove":
+                alike[folded(each.item.name)].append(each.item.name)
         self._alike = {name: keys for name, keys in alike.items() if len(keys) > 1}
         answered = self._from_listing(asked)
         names = {each.item.name for each, _ in answered}
@@ -90,7 +91,8 @@ class Verify:
             raise self._absent(item, there, f"{path!r} at {self._target.name} is {found}, not {made.etag}")
         if made.mode is not None and (mode := self._target.mode(path)) != made.mode:
             raise self._absent(item, there, f"{path!r} at {self._target.name} has permissions {mode}, not {made.mode}")
-        if folded(item.name) in self._alike and other_name(self._target, path, there) is not None:
+        is_alike = folded(item.name) in self._alike and task.what != "rename"  # a renamed file states its old path
+        if is_alike and other_name(self._target, path, there) is not None:
             # The bytes of both may be the same: then only the target's own name for the file shows that there is one.
             raise self._absent(item, there, f"{path!r} is not listed at {self._target.name}")
         return there
