@@ -145,18 +145,22 @@ class Known:
     def __init__(self, runs: list[tuple[Run, list[Result]]]) -> None:
         self._failed = [(run.started, _failing(results)) for run, results in runs]
         self._failing: set[tuple[str, str]] = set()
+        self._solved: list[tuple[float, set[tuple[str, str]]]] = []
         self._latest = 0.0
 
     def exceeded(self, run: Run, results: list[Result]) -> Iterator[str]:
         """Yield a count of known failures that is more than those which the run and earlier ones explain."""
         failing = _failing(results)
         verified = {(e.group, e.name) for e in results if e.outcome is Outcome.MOVED and e.code is None}
+        # What a run has solved may have failed still when one ended that began after it by another clock.
+        lately = [solved for started, solved in self._solved if started >= run.started - _SKEW]
         if not run.plan and run.started > self._latest + _SKEW:  # else an earlier run may have written since
+            self._solved.append((run.started, self._failing & (verified - failing)))
             self._failing -= verified - failing
         self._failing |= failing
         self._latest = max(self._latest, run.ended or run.started)
         meanwhile = (failed for started, failed in self._failed if run.started < started <= run.started + _SKEW)
-        possible = self._failing.union(*meanwhile)
+        possible = self._failing.union(*meanwhile, *lately)
         if not run.plan and run.counts.known > len(possible):
             yield f"{run.counts.known} failures are known, and {len(possible)} items have failed and not been solved"
 
