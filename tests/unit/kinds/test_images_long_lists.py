@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import islice
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -25,7 +26,7 @@ from syncline.kinds.images.listing import Place, Side
 from syncline.kinds.images.looking import Look
 from syncline.kinds.images.notes import Notes
 from syncline.kinds.kind import Pace, Page
-from syncline.model import EVERYTHING, Item
+from syncline.model import EVERYTHING, Item, Scope
 from tests.standins.made_up import Naps
 from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
 from tests.unit.kinds.images_world import Bench, found
@@ -41,7 +42,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(looking, "PAGE_TAGS", 40)
 
 
-def shuffled(names: list[str]) -> list[str]:
+def shuffled(names: list[Any]) -> list[Any]:
     return random.Random(7).sample(names, len(names))
 
 
@@ -118,6 +119,61 @@ def test_an_odd_tag_of_a_long_repository_is_a_failure_once(pages_each: int, side
     pages = [page for each in functions(bench, pages_each) for page in each]
     assert [each.item for page in pages for each in page.failures] == [Item("team/b", "t 3")]
     assert sorted(found(pages)) == sorted(found(long_tags().look()))
+
+
+@pytest.mark.parametrize("api", [False, True])
+def test_what_was_scanned_while_a_list_was_held_is_not_scanned_again(api: bool) -> None:
+    """The next function has no time to hold the list, and reads it page by page in the registry's order."""
+    content = {f"team/{n:03}": {"1": "d"} for n in shuffled(list(range(230)))}
+    bench = Bench(content, {name: content[name] for name in sorted(content)[::2]}, api=api)
+    pages = list(islice(bench.pages(EVERYTHING, None, Pace(lambda: 60.0)), 100))
+    assert 0 < len(found(pages)) < 115
+    looks = iter([1.0])
+    pages += bench.pages(EVERYTHING, pages[-1].cursor, Pace(lambda: next(looks, -1.0)))
+    assert Place.parse(pages[-1].cursor).after, "the list was too long for the function"
+    pages += bench.look(cursor=pages[-1].cursor)
+    assert sorted(found(pages)) == [(name, "1") for name in sorted(content)[1::2]]
+    assert sum(page.skipped for page in pages) == 115
+
+
+def test_tags_that_were_scanned_while_their_list_was_held_are_not_scanned_again() -> None:
+    tags = dict(list(TAGS.items())[:230])
+    bench = Bench({"team/b": tags}, {"team/b": dict(list(tags.items())[::2])})
+    bench.source.unordered = bench.target.unordered = shuffled
+    pages = list(islice(bench.pages(EVERYTHING, f"team/b:{min(tags)}", Pace(lambda: 60.0)), 1))
+    assert 0 < len(found(pages)) < 115
+    looks = iter([1.0] * 3)
+    pages += bench.pages(EVERYTHING, pages[-1].cursor, Pace(lambda: next(looks, -1.0)))
+    assert "?" in pages[-1].cursor, "the list was too long for the function"
+    pages += bench.look(cursor=pages[-1].cursor)
+    assert sorted(found(pages)) == [("team/b", tag) for tag in list(tags)[1::2]]
+    assert sum(page.skipped for page in pages) == 114
+
+
+@pytest.mark.parametrize("breaks", [1, 2, 4, 6, 9, 12])
+def test_a_long_repository_whose_listing_breaks_off_goes_on_there(breaks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so many pages; nothing is sent on or counted twice."""
+    bench, asked = long_tags(), 0
+    tag_pages = bench.source.tag_pages
+
+    def breaking(repository: str, *where: Any) -> Iterator[Any]:
+        nonlocal asked
+        for page in tag_pages(repository, *where):
+            asked += repository == "team/b"
+            if asked == breaks and repository == "team/b":
+                asked += 1
+                raise SynclineError("UNREACHABLE", "it broke off")
+            yield page
+
+    monkeypatch.setattr(bench.source, "tag_pages", breaking)
+    pages = bench.look()
+    (failure,) = (each for page in pages for each in page.failures)
+    assert (str(failure.item), failure.error.code.name) == ("team/b:*", "UNREACHABLE")
+    assert (failure.cursor is not None) == (breaks > 3), "held listings are read from their beginning"
+    assert failure.further == (breaks > 4)
+    pages += bench.look(Scope.of(["team/b"]), failure.cursor)
+    assert sorted(found(pages)) == sorted(found(long_tags().look()))
+    assert sum(page.skipped for page in pages) == 364
 
 
 @pytest.mark.parametrize("api", [False, True])

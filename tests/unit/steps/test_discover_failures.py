@@ -38,6 +38,33 @@ def test_a_group_that_cannot_be_looked_at_is_looked_at_again_alone(steps: Steps)
     assert run.counts.failed == 0
 
 
+@pytest.mark.parametrize("steady", [False, True])
+def test_a_group_that_was_scanned_in_part_goes_on_behind_that(steps: Steps, *, steady: bool) -> None:
+    """Each try gets further and does not count; or none does, and the last one scans the group from its beginning."""
+    asked: list[tuple[tuple[str, ...] | None, str | None]] = []
+
+    def look(scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        asked.append((scope.groups, cursor))
+        at = int(cursor or 0)
+        if at == 2 * engine_module.ATTEMPTS:
+            return
+        if scope.everything or steady:
+            yield Page(str(at + 1), items(f"t{at}", group="team/long"))
+        error, at = SynclineError("SERVER_ERROR", "it broke off"), at + 1 if scope.everything or steady else at
+        failure = Failure(Item("team/long", "*"), error, further=scope.everything or steady, cursor=str(at))
+        yield Page("team/long", failures=(failure,))
+
+    steps.kind.look = look
+    run = steps.run()
+    again = [cursor for groups, cursor in asked if groups == ("team/long",)]
+    if steady:
+        assert again == [str(number) for number in range(1, 2 * engine_module.ATTEMPTS + 1)]
+        assert (run.counts.moved, run.counts.failed) == (2 * engine_module.ATTEMPTS, 0)
+    else:
+        assert again == [*["1"] * (engine_module.ATTEMPTS - 1), None]
+        assert (run.counts.moved, run.counts.failed) == (1, 1)
+
+
 def test_a_registry_that_is_down_causes_few_looks_and_small_records(steps: Steps) -> None:
     """One look again for many groups, and never more of them than a record of the table holds."""
     names = [f"team/{n:04}" for n in range(CHUNK_RESULTS * 2 + 5)]

@@ -78,12 +78,14 @@ class Failure:
 
     ``scope`` is the group of a scope that scans the item again, None if that is the item's own group. ``further`` says
     that the try brought more of the item to the target, where the next one goes on: it does not count as a failed one.
+    So it is for a group of which a part was scanned; ``cursor`` resumes the scan of its scope, None scans all of it again.
     """
 
     item: Item
     error: SynclineError
     scope: str | None = None
     further: bool = False
+    cursor: str | None = None
 
 
 @dataclass(slots=True)

@@ -140,7 +140,7 @@ def _add(work: Work, page: Page, kind: Kind, pace: Pace) -> list[Failure]:
                 share = items[at : at + kind.share]
                 work.follow(step=kind.moves_by, items=share, scope=EVERYTHING, cursor=None, attempt=1)
             work.queued += len(items)
-    again = [f for f in page.failures if f.error.retried and work.batch.attempt < ATTEMPTS]
+    again = [f for f in page.failures if f.error.retried and work.batch.attempt + (not f.further) <= ATTEMPTS]
     for failure in page.failures:
         if failure not in again:
             work.give_up(failure.item, failure.error, failure.scope)
@@ -148,11 +148,18 @@ def _add(work: Work, page: Page, kind: Kind, pace: Pace) -> list[Failure]:
 
 
 def _look_again(work: Work, failures: Sequence[Failure], engine: Engine) -> None:
-    """Let one look follow at all groups that could not be looked at: a registry that is down would cause one each."""
-    if failures:
-        asked = max(f.error.retry_after or 0.0 for f in failures)
-        scope = Scope.of(f.scope or f.item.group for f in failures)
+    """Let one scan follow of all groups that could not be scanned: a registry that is down would cause one each.
+
+    A group of which a part was scanned goes on by itself. The last try scans all of it, in case its place is lost.
+    """
+    whole = [each for each in failures if each.cursor is None]
+    parts = [[each] for each in failures if each.cursor is not None]
+    for some in [whole, *parts] if whole else parts:
+        asked = max(f.error.retry_after or 0.0 for f in some)
+        scope = Scope.of(f.scope or f.item.group for f in some)
         delay = max(asked, pause(work.batch.attempt, engine.rng))
-        work.waits = (failures[0].error, delay)
+        work.waits = (some[0].error, delay)
+        attempt = work.batch.attempt + (not all(each.further for each in some))
+        cursor = some[0].cursor if attempt < ATTEMPTS else None
         # Work of its own, which does not wait for the rest of the scan.
-        work.follow(delay, scope=scope, cursor=None, attempt=work.batch.attempt + 1, begun=None)
+        work.follow(delay, scope=scope, cursor=cursor, attempt=attempt, begun=None)

@@ -72,21 +72,32 @@ class Place:
     """A place in a long listing, kept in a cursor. ``counted`` is False while the listing is only counted.
 
     ``part`` is the number of the listing where there are several. ``behind`` is what was done of the page at
-    ``position``: a tag, or the cursor of a repository.
+    ``position``: a tag, or the cursor of a repository. ``after`` is the same for what was done of all names, in their
+    order, while the listing was held.
     """
 
     position: Position = BEGINNING
     counted: bool = False
     part: int = 0
     behind: str = ""
+    after: str = ""
+
+    @property
+    def done(self) -> str:
+        """What was done of the names of the page, in their order."""
+        return self.behind or self.after
+
+    def page(self, position: Position, part: int = 0) -> Place:
+        """Return the place of another page."""
+        return replace(self, position=position, part=part, behind="")
 
     def __str__(self) -> str:
-        return compact_json([self.position.to_json(), self.counted, self.part, self.behind])
+        return compact_json([self.position.to_json(), self.counted, self.part, self.behind, self.after])
 
     @classmethod
     def parse(cls, text: str) -> Place:
-        position, counted, part, behind = json.loads(text)
-        return cls(Position.of_json(position), bool(counted), int(part), str(behind))
+        position, counted, part, behind, *after = json.loads(text)
+        return cls(Position.of_json(position), bool(counted), int(part), str(behind), "".join(after))
 
 
 def tag_pages(side: Side, repository: str, odd: list[Odd], start: Position | None = None) -> Iterator[ListedTags]:
@@ -144,7 +155,7 @@ def repository_pages(
     if organizations is None:
         for page in side.registry.catalog_pages(odd, start.position):
             following = page.following
-            yield ListedNames(page.names, None if following is None else replace(start, position=following, behind=""))
+            yield ListedNames(page.names, None if following is None else start.page(following))
         return
     assert side.api is not None, "the configuration asks for an API with organizations"
     for number in range(start.part, len(organizations)):
@@ -164,9 +175,9 @@ def repository_pages(
                 what = f"{host} lists no repository of {name}: no such organization, or its repositories are hidden"
                 odd(Odd(name, None, SynclineError("SOURCE_ABSENT", what)))
             if listed.following is not None:
-                yield ListedNames(names, Place(listed.following, start.counted, number))
+                yield ListedNames(names, start.page(listed.following, number))
             elif number + 1 < len(organizations):
-                yield ListedNames(names, Place(BEGINNING, start.counted, number + 1))
+                yield ListedNames(names, start.page(BEGINNING, number + 1))
             else:
                 yield ListedNames(names, None)
 
@@ -181,6 +192,6 @@ def counting(pages: Iterator[ListedTags | ListedNames], place: Place, pace: Pace
     while not pace.over:
         page = next(pages, None)
         if page is None or page.following is None:
-            yield Place(counted=True)
+            yield replace(place.page(BEGINNING), counted=True)
             return
-        yield page.following if isinstance(page.following, Place) else Place(page.following)
+        yield page.following if isinstance(page.following, Place) else place.page(page.following)

@@ -106,7 +106,8 @@ class Look:
             if cursor is None and scope.groups is None:
                 yield from odd_pages("", self._odd_at_target(odd_at_target))
             if isinstance(names, Place):
-                yield from self._long(names, pace, pool)
+                begun = names if place is not None else replace(names, after=cursor or "")
+                yield from self._long(begun, pace, pool)
                 return
             if cursor is None and scope.groups is None:
                 yield from odd_pages("", self._odd_repositories(odd))
@@ -127,7 +128,7 @@ class Look:
             if not place.behind:
                 yield from odd_pages(str(place), self._odd_repositories(odd))
             odd.clear()
-            for page in self._of(self._taken(listed.names), place.behind, pace, pool):
+            for page in self._of(self._taken(listed.names), place.done, pace, pool):
                 yield replace(page, cursor=str(replace(place, behind=page.cursor)))
             if pace.over or listed.following is None:
                 return
@@ -262,7 +263,7 @@ class Look:
         try:
             found = held_tags(self._source, name, pace)
             if found.following is not None:
-                return _Long(name, group, Place(found.following))
+                return _Long(name, group, Place(found.following, after=behind))
             self._check_found(name, found)
             for page in self._compare(name, group, found, behind, pace):
                 pages.append(page)
@@ -319,36 +320,44 @@ class Look:
         return {each.label: Failure(Item(group, each.label), each.error) for each in taken}.values()
 
     def _tags_of(self, long: _Long, pace: Pace) -> Iterator[Page]:
+        """Yield the pages of a repository with more tags than are held; a failure is of what is behind the last one."""
+        begun = at = None if long.place == Place() else f"{long.name}{_LONG}{long.place}"
+        try:
+            for page in self._long_tags(long, pace):
+                at = page.cursor
+                yield page
+        except SynclineError as error:
+            failure = Failure(Item(long.group, "*"), error, further=at != begun, cursor=at)
+            yield Page(long.name, failures=(failure,))
+
+    def _long_tags(self, long: _Long, pace: Pace) -> Iterator[Page]:
         """Yield the pages of a repository with more tags than are held: they are counted first."""
         name, group, place = long.name, long.group, long.place
 
         def cursor(at: Place) -> str:
             return f"{name}{_LONG}{at}"
 
-        try:
-            if not place.counted:
-                for place in counting(tag_pages(self._source, name, [], place.position), place, pace):  # noqa: B020
-                    yield Page(cursor(place))
-            if pace.over or not place.counted:
+        if not place.counted:
+            for place in counting(tag_pages(self._source, name, [], place.position), place, pace):  # noqa: B020
+                yield Page(cursor(place))
+        if pace.over or not place.counted:
+            return
+        present = self._target_tags(group, pace)
+        if place == Place(counted=True):
+            yield from odd_pages(cursor(place), self._odd_tags(group, present.odd))
+        suspect = not present.is_empty and self._notes.has_unverified(group)
+        odd: list[Odd] = []
+        for listed in self._listed(name, odd, place):
+            if not place.behind:
+                yield from odd_pages(cursor(place), self._odd_tags(group, odd))
+            following = None if listed.following is None else place.page(listed.following)
+            end = name if following is None else cursor(following)
+            both = _Compared(name, group, listed, present, suspect, {"signed": ASK})
+            yield from self._differences(both, place.done, partial(_within, place, cursor, end), pace)
+            odd.clear()
+            if pace.over or following is None:
                 return
-            present = self._target_tags(group, pace)
-            if place == Place(counted=True):
-                yield from odd_pages(cursor(place), self._odd_tags(group, present.odd))
-            suspect = not present.is_empty and self._notes.has_unverified(group)
-            odd: list[Odd] = []
-            for listed in self._listed(name, odd, place):
-                if not place.behind:
-                    yield from odd_pages(cursor(place), self._odd_tags(group, odd))
-                following = None if listed.following is None else Place(listed.following, counted=True)
-                end = name if following is None else cursor(following)
-                both = _Compared(name, group, listed, present, suspect, {"signed": ASK})
-                yield from self._differences(both, place.behind, partial(_within, place, cursor, end), pace)
-                odd.clear()
-                if pace.over or following is None:
-                    return
-                place = following
-        except SynclineError as error:
-            yield Page(name, failures=(Failure(Item(group, "*"), error),))
+            place = following
 
     def _listed(self, name: str, odd: list[Odd], place: Place) -> Iterator[ListedTags]:
         """Yield the pages of a repository's tags, at least one. Raises what :meth:`_check_found` raises."""
