@@ -93,7 +93,7 @@ class ArtifactsWorld:
         self._ranks: defaultdict[Key, dict[str, set[Rank]]] = defaultdict(dict)
         self._won: defaultdict[Key, list[tuple[float, str | None]]] = defaultdict(list)
         self._foreign: dict[Key, float] = {}
-        self._put: set[Key] = set()
+        self._put: dict[Key, str] = {}
         self._adoptable: set[Key] = set()
         """Tags that had the image of a build by a stranger's hand, so that a scan may have found them equal."""
         self._first_there: dict[tuple[str, str, str], float] = {}
@@ -444,7 +444,7 @@ class ArtifactsWorld:
         """Judge an image that was put under its build's tag."""
         ours, self._ours[key] = self._ours.get(key), made
         was = self._config_at(key[0], old)
-        self._put.add(key)
+        self._put[key] = made
         if not self._is_fresh(key, made):
             self.violations.append(f"{named} became {made[:19]}, which no build that decides has made")
         if old in (None, new) or self._watch.raced(*key, old, self._foreign.get(key)):
@@ -515,7 +515,7 @@ class ArtifactsWorld:
             if result is not None and result.outcome not in allowed:
                 yield f"{key} is there, and is reported as {result.outcome} {result.code}"
         elif self._is_younger(key, have, winner) or (
-            digest is not None and key in self._foreign and key in self._put | self._adoptable
+            digest is not None and key in self._foreign and key in self._put.keys() | self._adoptable
         ):
             return  # what a stranger put in place of a build stays until a younger run: lists of tags have no digests
         elif result is None:
@@ -550,7 +550,7 @@ class ArtifactsWorld:
         found: list[tuple[Rank, Rank, str]] = []  # the oldest and the youngest run that may have made an image
         for key in (key for key in winners if key[0] == repository and key in self.registry.tags()):
             config, ranks = self._config_at(repository, self.registry.tags()[key]), self._ranks[key]
-            if config is None or (key in self._put and self._ours.get(key) != config):
+            if config is None or self._put.get(key, config) != config:
                 continue  # a stranger's, in place of a build
             run = winners[key].run
             decides = (run.created, run.id, run.attempt)
