@@ -10,7 +10,7 @@ import pytest
 from syncline.messages import Batch, Dead
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.state import BatchRecord
-from syncline.steps.known import WHOLE, answered, is_verified, remember, settled, told_apart
+from syncline.steps.known import WHOLE, answered, is_verified, remember, settled, told_apart, undone
 from syncline.stores.failures import LETTER_KEPT, Failures, Key, KnownFailure
 from syncline.table import Database
 from tests.stack import new_table
@@ -104,7 +104,10 @@ class TestTold:
 
 class TestRemembered:
     def met(self, failures: Failures, *results: Result, dead: Iterable[Dead] = (), again: bool = False) -> None:
-        remember(failures, BATCH, BatchRecord(results, (), tuple(dead)), NOON, again=again)
+        record = BatchRecord(results, (), tuple(dead))
+        if again:
+            record = undone(failures, BATCH, record, lambda _: set())
+        remember(failures, BATCH, record, NOON, again=again)
 
     def test_a_new_failure(self, failures: Failures) -> None:
         self.met(failures, failed(), dead=[letter()])
@@ -178,6 +181,19 @@ class TestRemembered:
         failures.forget(SYNC, [("team/app", "other")], NEXT)
         self.met(failures, failed(), again=True)
         assert not all_of(failures)
+
+    def test_an_end_whose_item_a_later_run_has_verified_writes_nothing(self, failures: Failures) -> None:
+        failures.write(SYNC, [known("3", seen=NOW)])
+        record = BatchRecord((moved("0"), failed("1"), failed("2"), failed("3")), (), (letter("1"), letter("2")))
+        asked: list[set[Key]] = []
+
+        def since(keys: set[Key]) -> set[Key]:
+            asked.append(keys)
+            return {("team/app", "1")}
+
+        left = undone(failures, BATCH, record, since)
+        assert left == BatchRecord((moved("0"), failed("2")), (), (letter("2"),))
+        assert asked == [{("team/app", "1"), ("team/app", "2")}]
 
     @pytest.mark.parametrize("forgetting", [BEFORE, NOW])
     def test_an_end_that_was_not_written_down_is_although_others_were_forgotten(

@@ -10,7 +10,7 @@ import pytest
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
 from syncline.messages import Start
-from syncline.model import Counts, Item, Outcome, Result, Run, Scope, Trigger
+from syncline.model import Counts, Item, Outcome, Result, Run, Scope, Step, Trigger
 from syncline.state import new_run_id
 from tests.made_up import SYNC, Answer, MadeUp, Steps, items
 from tests.made_up import steps as made_steps
@@ -274,3 +274,23 @@ def test_a_function_that_dies_before_its_letter_is_written_notes_no_failure(
     with pytest.raises(DiedError):
         steps.pump.run()
     assert not list(steps.state.failures.all(SYNC))
+
+
+@pytest.mark.parametrize("groups", [(), ("team/app",)])
+def test_a_failure_that_is_noted_late_is_not_once_another_run_has_verified_the_item(
+    steps: Steps, monkeypatch: pytest.MonkeyPatch, groups: tuple[str, ...]
+) -> None:
+    """The function died behind the letter, the run ended without it, and its message comes again after the other run."""
+    at_transfer(steps.kind)
+    with monkeypatch.context() as patch:
+        patch.setattr("syncline.steps.engine.remember", lambda *_, **__: None)
+        again(steps)
+    late = next(letter for letter in steps.pump.delivered if letter.step is Step.TRANSFER)
+    steps.kind.move = lambda item, _pace: Arrived(item, 10)
+    assert counted(again(steps, *groups).counts) == (0, 0, 0)
+    steps.mail.add(replace(late, id="late", due=steps.clock.now))
+    steps.pump.run()
+    assert not list(steps.state.failures.all(SYNC))
+    assert len(steps.dead()) == 1
+    steps.kind.pages = []
+    assert counted(again(steps, "team/other").counts) == (0, 0, 0)

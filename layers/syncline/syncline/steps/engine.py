@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -20,7 +21,7 @@ from syncline.kinds.kind import LAST_WORDS, Failure, Kind, Pace, Telling
 from syncline.messages import Batch, Dead, Outgoing, Queues, encode
 from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger, json_bytes
 from syncline.state import BatchRecord, State
-from syncline.steps.known import WHOLE, answered, remember, settled, told_apart, unwritten
+from syncline.steps.known import WHOLE, answered, remember, settled, told_apart, undone, verified_since
 from syncline.steps.once import told_once
 from syncline.stores.leases import Every, Lease, every
 from syncline.telemetry import batch_ended, logger, run_ended
@@ -293,10 +294,12 @@ class Engine:
 
         An item that is noted as failing has a letter: if the function dies between the two, it gets a second one.
         """
-        dead = unwritten(self.state.failures, batch, record.dead) if again else record.dead
-        for letter, why in self.queues.bury(by, [encode(each) for each in dead]):
+        failures = self.state.failures
+        if again:
+            record = undone(failures, batch, record, partial(verified_since, self.state, batch))
+        for letter, why in self.queues.bury(by, [encode(dead) for dead in record.dead]):
             logger.error("no dead letter: the queue refuses it", extra={"why": why, "letter": letter[:_SHOWN]})
-        remember(self.state.failures, batch, record, self.clock(), again=again)
+        remember(failures, batch, record, self.clock(), again=again)
         refused = self.queues.send(
             each for each in record.following if held_back is None or each.batch.id != held_back.id
         )

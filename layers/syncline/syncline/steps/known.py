@@ -6,13 +6,13 @@ still has them, whether they meet it or not, until the item is verified or a com
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
 from syncline.messages import Batch, Dead
 from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope
-from syncline.state import BatchRecord
+from syncline.state import BatchRecord, State
 from syncline.stores.failures import LETTER_KEPT, Failures, Key, KnownFailure
 
 WHOLE: Final = "*"
@@ -56,34 +56,46 @@ def told_apart(
     return tuple(marked), tuple(needed.values())
 
 
-def unwritten(failures: Failures, batch: Batch, dead: Sequence[Dead]) -> list[Dead]:
-    """Return those dead letters of a batch that had ended before which may not have been written.
+def undone(
+    failures: Failures, batch: Batch, record: BatchRecord, verified_since: Callable[[set[Key]], set[Key]]
+) -> BatchRecord:
+    """Return the record of a batch that had ended before, with those failures and letters that may not be written yet.
 
-    A failure is noted after its letter, so where it is noted, or was solved since, there is one.
+    A failure is noted after its letter. Where later runs have deleted records, or verified the item, it is not to be
+    noted any more; ``verified_since`` returns the items that they have.
     """
-    if not dead or failures.forgotten(batch.sync) > batch.run:
-        return []
-    found = failures.find(batch.sync, {each.key for each in dead})
-    return [each for each in dead if each.key not in found or not _is_met(found[each.key], batch.run)]
+    failing = {_key(each) for each in record.results if each.outcome in _FAILING}
+    if not failing:
+        return record
+    found = failures.find(batch.sync, failing)
+    left = {key for key in failing if key not in found or not _is_met(found[key], batch.run)}
+    if absent := left - found.keys():
+        left -= absent if failures.forgotten(batch.sync) > batch.run else verified_since(absent)
+    results = tuple(each for each in record.results if each.outcome not in _FAILING or _key(each) in left)
+    return replace(record, results=results, dead=tuple(each for each in record.dead if each.key in left))
+
+
+def verified_since(state: State, batch: Batch, keys: set[Key]) -> set[Key]:
+    """Return the items that runs after a batch's have verified, or, as full scans, have not met as failing."""
+    found: set[Key] = set()
+    for run in state.runs(batch.sync):
+        if run.id > batch.run and not run.plan:
+            if run.scope.everything and run.status is RunStatus.DONE:
+                return keys
+            found |= {_key(each) for each in state.results(run.id) if is_verified(each)}
+    return found
 
 
 def remember(failures: Failures, batch: Batch, record: BatchRecord, now: float, *, again: bool = False) -> None:
     """Write down which items of an ended batch fail, and which were verified; ``again`` if that may have been done.
 
-    Then what later runs have written stays, and a record that they have deleted is not written again.
+    Then the record is that of :func:`undone`, and what later runs have written stays.
     """
     if batch.plan:
         return
     failing = {_key(each): each for each in record.results if each.outcome in _FAILING}
     if failing:
         found, letters = failures.find(batch.sync, failing), {each.key for each in record.dead}
-        if again:
-            deleted = failures.forgotten(batch.sync) > batch.run
-            failing = {
-                key: each
-                for key, each in failing.items()
-                if not (_is_met(found[key], batch.run) if key in found else deleted)
-            }
         failures.write(
             batch.sync, [_met(each, found.get(key), batch.run, now, key in letters) for key, each in failing.items()]
         )
