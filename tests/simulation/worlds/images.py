@@ -178,6 +178,8 @@ class ImagesWorld:
             server.stale_tags = rng.uniform(0.1, 5.0)
         else:
             setattr(server, switch, True)
+            # A repository may be without tags; a scan of it alone sees no catalog, whose emptiness is not believed.
+            self._cut |= switch == "empty_listing"
 
     def heal(self) -> None:
         for server in (self.source, self.target):
