@@ -7,9 +7,11 @@ import random
 import signal
 import sys
 from collections.abc import Generator, Iterator
+from ipaddress import ip_address
 from typing import Any, Final
 
 import hypothesis
+import pycurl
 import pytest
 from xdist.workermanage import WorkerController  # type: ignore[import-untyped]
 
@@ -97,6 +99,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("grants that no test used")
         for line in grants.unused(grants.used):
             terminalreporter.line(line)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _connections_stay_here() -> Iterator[None]:
+    """Let libcurl connect to this machine alone: it uses sockets beside those that pytest-socket watches."""
+    from syncline.clients import transfer  # noqa: PLC0415 - after the environment is set
+
+    opened = transfer.open_socket
+
+    def open_socket(family: int, kind: int, protocol: int, peer: str) -> Any:
+        return opened(family, kind, protocol, peer) if ip_address(peer).is_loopback else pycurl.SOCKET_BAD
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(transfer, "open_socket", open_socket)
+        yield
 
 
 @pytest.fixture(autouse=True)

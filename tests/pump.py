@@ -27,6 +27,7 @@ from botocore.compat import HTTPHeaders
 
 from syncline.clients.http import Body, Http, Response
 from syncline.clients.pacing import Policy
+from syncline.clients.transfer import Limits, Request
 from syncline.model import Step
 from syncline.steps.transfer import ENDING
 from syncline.steps.worker import Worker
@@ -164,15 +165,17 @@ class MortalHttp(Http):
         super().__init__(Policy(chance=lambda: 0.5, sleep=clock.sleep, clock=clock.time))
         self._reaper = reaper
 
-    def _send(self, call: Any) -> Response:
-        streamed = call.body is not None and not isinstance(call.body, bytes)
+    def _send(self, request: Request, limits: Limits, *, stream: bool) -> Response:
+        streamed = request.body is not None and not isinstance(request.body, bytes)
         self._reaper.breathe()
         outside(self._reaper.on_call)
         number = 0
-        if call.method in _WRITING and call.address.target.startswith(self._effects):
-            number = self._reaper.count(f"{call.method} {call.address.target}", streamed=streamed)
+        if request.method in _WRITING and request.address.target.startswith(self._effects):
+            number = self._reaper.count(f"{request.method} {request.address.target}", streamed=streamed)
         self._reaper.pass_by(number, When.BEFORE)
-        response = super()._send(replace(call, body=self._mortal(call.body, number)) if streamed else call)
+        if streamed:
+            request = replace(request, body=self._mortal(request.body, number))
+        response = super()._send(request, limits, stream=stream)
         try:
             self._reaper.pass_by(number, When.AFTER)
         except KilledError:

@@ -14,7 +14,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "texts": ("references", "addresses", "links", "challenges", "tokens", "git-words", "times"),
     "answers": (
         *("registry", "manifests", "bucket", "s3-xml", "github", "gitlab", "quay", "file-manager"),
-        *("wire", "probe", "cluster"),
+        *("probe", "cluster"),
     ),
     "inputs": ("webhooks", "console", "events", "messages", "syncs-yaml", "docker-credentials"),
     "documents": ("secrets", "packed", "git-objects", "git-batch", "build-logs"),

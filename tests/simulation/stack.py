@@ -14,8 +14,9 @@ from typing import Any, Final, cast
 from syncline.cli.context import Context
 from syncline.cli.show import Out
 from syncline.cli.target import Target
-from syncline.clients.http import Http
+from syncline.clients.http import Http, Response
 from syncline.clients.pacing import Policy
+from syncline.clients.transfer import Limits, Request
 from syncline.errors import SynclineError
 from syncline.messages import Queues
 from syncline.model import Step
@@ -50,8 +51,9 @@ class SimHttp(Http):
         super().__init__(Policy(chance=lambda: 0.5, sleep=machine.sleep, clock=calls.machine.time))
         self.network = Network(calls, self)
 
-    def _send(self, call: Any) -> Any:
-        raise AssertionError(f"a request that no model makes: {call.method} {call.address.url}")
+    def _send(self, request: Request, limits: Limits, *, stream: bool) -> Response:
+        del limits, stream
+        raise AssertionError(f"a request that no model makes: {request.method} {request.address.url}")
 
 
 @dataclass

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.clients.addresses import Address, Endpoint, is_refused, redacted
-from syncline.clients.connections import pool_for
 from syncline.clients.http import Http
 from syncline.clients.instances import is_probed
+from syncline.clients.transfer import pool_for
 from syncline.errors import SynclineError
 from tests.standins.scripted_http import ScriptedServer
 
@@ -81,7 +81,7 @@ def test_metadata_services_are_refused(name: str) -> None:
     assert is_refused(name)
     host = f"[{name}]" if ":" in name else name
     with pytest.raises(SynclineError) as caught:
-        pool_for("http", host, None)
+        pool_for(Address("http", host, "/"), None)
     assert caught.value.code.name == "ADDRESS_REFUSED"
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients import wire
 from syncline.clients.bucket_head import ABSENT, Condition, Head, attributes_of, fingerprint, head_of
 from syncline.clients.http import Response
+from syncline.clients.transfer import Headers, Transfer
 from syncline.errors import SynclineError
 
 OWN = {
@@ -31,8 +31,8 @@ class _Raw:
 def answer(fields: dict[str, str], length: str = "7") -> Response:
     """Return an answer with header ``fields`` as they come over the wire: bytes decoded as Latin-1."""
     listed = [(name.lower(), value.encode().decode("latin-1")) for name, value in fields.items()]
-    headers = wire.Headers([("content-length", length), *listed])
-    return Response("HEAD", "http://h/b/k", 200, headers, b"", cast("wire.Incoming", _Raw()))
+    headers = Headers([("content-length", length), *listed])
+    return Response("HEAD", "http://h/b/k", 200, headers, b"", cast("Transfer", _Raw()))
 
 
 def sent(head: Head) -> Head:

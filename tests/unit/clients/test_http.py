@@ -11,7 +11,7 @@ from email.utils import formatdate
 
 import pytest
 
-from syncline.clients import connections
+from syncline.clients import transfer as connections
 from syncline.clients.http import BODY_LIMIT, Http, Policy
 from syncline.errors import SynclineError
 from tests.standins.certificates import Authority
@@ -415,7 +415,8 @@ def test_a_stream_is_read_in_pieces_and_its_connection_kept(server: ScriptedServ
         with http.request("GET", f"{server.url}/a", stream=True) as answer:
             assert [answer.read(3), answer.read(3), answer.read(3), answer.read(3)] == [b"abc", b"def", b"g", b""]
     assert server.connections == 1
-    with http.request("GET", f"{server.url}/a", stream=True) as answer:
+    server.on("GET", "/large", Reply(200, bytes(BODY_LIMIT)))
+    with http.request("GET", f"{server.url}/large", stream=True) as answer:
         answer.read(1)
     http.request("GET", f"{server.url}/a")
     assert server.connections == 2, "a stream left half read takes its connection with it"

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from syncline.clients import connections
 from syncline.clients.bucket import Bucket
 from syncline.clients.bucket_head import Head
 from syncline.clients.http import Endpoint, Http
 from syncline.errors import SynclineError
 from tests.standins.made_up import Naps
 from tests.standins.scripted_http import Reply, ScriptedServer
-from tests.unit.clients.test_wire import BODY, raw
+from tests.unit.clients.test_transfer import BODY, raw
 
 OK = Reply(200, b"fine")
 START = b"HTTP/1.1 200 OK\r\n"
@@ -28,25 +27,31 @@ def failed(http: Http, url: str, method: str = "GET", **options: object) -> Sync
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (b"SSH-2.0-OpenSSH_9 cut\r\n\r\n", "it is not HTTP"),
-        (START + b"no field cut\r\n\r\n", "a header field is 'no field cut'"),
+        (b"SSH-2.0-OpenSSH_9 cut\r\n\r\n", "not valid HTTP (Received HTTP/0.9"),
+        (START + b"no field cut\r\n\r\n", "Header without colon"),
         (START + b"X y: 1\r\nContent-Length: 4\r\n\r\nfine cut", "a header field is named 'X y'"),
-        (START + b"X\r: 1\r\nContent-Length: 4\r\n\r\nfine cut", "a header field is named 'X\\r'"),
+        (START + b"X\r: 1\r\nContent-Length: 4\r\n\r\nfine cut", "Carriage return found in header"),
         (START + b": 1\r\nContent-Length: 4\r\n\r\nfine cut", "a header field is named ''"),
         (START + b"X-\xe9: 1\r\nContent-Length: 4\r\n\r\nfine cut", "a header field is named 'X-\\xe9'"),
         (START + b"X : 1\r\nContent-Length: 4\r\n\r\nfine cut", "a header field is named 'X '"),
-        (START + b"X: a\0b\r\nContent-Length: 4\r\n\r\nfine cut", "the header field x has a control character"),
-        (START + b"X: a\rb\r\nContent-Length: 4\r\n\r\nfine cut", "the header field x has a control character"),
-        (START + b"Content-Length: four\r\n\r\ncut", "its Content-Length is 'four'"),
-        (START + b"Transfer-Encoding: gzip, chunked\r\n\r\ncut", "its Transfer-Encoding is 'gzip, chunked'"),
-        (START + b"Transfer-Encoding: chunked\r\n\r\nzz\r\ncut", "a chunk begins with b'zz'"),
-        (START + b"Transfer-Encoding: chunked\r\n\r\n4\r\nfine0\r\n\r\ncut", "no line end follows a chunk"),
+        (START + b"X: a\0b\r\nContent-Length: 4\r\n\r\nfine cut", "NUL byte in header"),
+        (START + b"X: a\x08b\r\nContent-Length: 4\r\n\r\nfine cut", "the header field x has a control character"),
+        (START + b"Content-Length: four\r\n\r\ncut", "Invalid Content-Length"),
+        (START + b"Transfer-Encoding: gzip, chunked\r\n\r\ncut", "Unsolicited Transfer-Encoding (gzip)"),
+        (START + b"Transfer-Encoding: chunked\r\n\r\nzz\r\ncut", "char not a hex digit: 0x7a"),
+        (
+            START + b"Transfer-Encoding: chunked\r\n\r\n4\r\nfine0\r\n\r\ncut",
+            "Malformed encoding found in chunked-encoding",
+        ),
         (
             START + b"Transfer-Encoding: chunked\r\n\r\n4\r\nfine4\r\nmore\r\n0\r\n\r\ncut",
-            "no line end follows a chunk",
+            "Malformed encoding found in chunked-encoding",
         ),
-        (START + b"X: " + b"y" * 70_000 + b" cut", "its head is longer than 65536 bytes"),
-        (START + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"A: b\r\n" * 20_000 + b"cut", "its trailers are longer"),
+        (START + b"X: " + b"y" * 110_000 + b" cut", "too long"),
+        (
+            START + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"A: b\r\n" * 20_000 + b"cut",
+            "Too many response headers",
+        ),
     ],
 )
 def test_an_answer_that_breaks_the_protocol(http: Http, naps: Naps, answer: bytes, reason: str) -> None:
@@ -112,14 +117,3 @@ def test_a_stream_shorter_than_announced(server: ScriptedServer, http: Http) -> 
     assert "2 of the 3 bytes" in error.what
     assert http.request("GET", f"{server.url}/a").body == b"fine"
     assert server.connections == 2
-
-
-def test_a_connection_is_not_used_for_ever(
-    server: ScriptedServer, http: Http, naps: Naps, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connections, "monotonic", naps.clock)
-    server.on("GET", "/a", OK)
-    for _ in range(11):
-        http.request("GET", f"{server.url}/a")
-        naps.now += connections.LONGEST_LIFE / 4
-    assert server.connections == 3

@@ -101,6 +101,11 @@ class Address:
             return None
 
     @property
+    def origin(self) -> str:
+        """Return scheme and host."""
+        return f"{self.scheme}://{self.host}"
+
+    @property
     def url(self) -> str:
         return f"{self.scheme}://{self.host}{self.target}"
 

@@ -159,8 +159,7 @@ class Cluster:
             answer = self._request(self._api, source, token)
             body = self._body(where, answer)
         except urllib3.exceptions.HTTPError as error:
-            cause = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason else error
-            raise failures.of_exception("GET", where, cause) from None
+            raise _broken(where, error) from None
         if answer.status == 410:
             raise _ExpiredError
         if answer.status != 200:
@@ -204,6 +203,16 @@ class Cluster:
             if self._policy.over:
                 raise SynclineError("UNREACHABLE", f"GET {where}: the answer was not complete at the deadline")
         return bytes(body)
+
+
+def _broken(where: str, error: urllib3.exceptions.HTTPError) -> SynclineError:
+    """Return the failure of a request that has no answer."""
+    cause = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason else error
+    if isinstance(cause, urllib3.exceptions.SSLError):
+        return SynclineError("TLS_FAILED", f"GET {where}: {cause}")
+    if isinstance(cause, urllib3.exceptions.DecodeError):
+        return SynclineError("BAD_ANSWER", f"GET {where}: the body is not what its Content-Encoding says")
+    return SynclineError("UNREACHABLE", f"GET {where}: the connection broke ({type(cause).__name__})")
 
 
 def _checked_page(where: str, body: bytes) -> dict[str, Any]:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import html
 import json
 import re
-import ssl
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-import urllib3.exceptions as trouble
+import pycurl
 
 from syncline.clients.addresses import Address, redacted
-from syncline.clients.connections import StoppedError
 from syncline.clients.pacing import LONG_PAUSE, clock_in
 from syncline.errors import SynclineError
 from syncline.secrets import redact
@@ -29,12 +27,19 @@ _CODES: Final = {
     410: "NOT_FOUND",
     413: "TOO_LARGE",
 }
-_TROUBLE: Final = (  # the first that fits counts: the later ones are ancestors of earlier ones
-    (trouble.NameResolutionError, "the name is unknown"),
-    (trouble.NewConnectionError, "connection refused, or no way there"),
-    (trouble.ConnectTimeoutError, "no connection in time"),
-    (trouble.TimeoutError, "no answer in time"),
+_UNREACHABLE: Final = {
+    pycurl.E_COULDNT_RESOLVE_HOST: "the name is unknown",
+    pycurl.E_COULDNT_CONNECT: "connection refused, or no way there",
+    pycurl.E_OPERATION_TIMEDOUT: "no connection in time",
+    pycurl.E_SEND_FAIL_REWIND: "the connection broke before an answer came",
+}
+_TOO_LARGE: Final = 100  # CURLE_TOO_LARGE, which pycurl does not name
+_NOT_HTTP: Final = frozenset(
+    {pycurl.E_FTP_WEIRD_SERVER_REPLY, pycurl.E_UNSUPPORTED_PROTOCOL, pycurl.E_BAD_CONTENT_ENCODING, _TOO_LARGE}
 )
+_VERIFY: Final = "SSL certificate OpenSSL verify result: "
+_NO_TLS: Final = re.compile(r"error:0A(00010B|00009C|000410|0000F7):", re.IGNORECASE)  # wrong version, plain HTTP
+_CLOSED: Final = re.compile(r"error:0A000126:|SSL_ERROR_SYSCALL", re.IGNORECASE)  # the server closed the connection
 _SECRET_HEADER: Final = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}")
 _NO_ROOM: Final = 507
 _FULL: Final = re.compile(
@@ -90,36 +95,19 @@ def _is_full(body: bytes) -> bool:
     return _FULL.search(body[:4096].decode("utf-8", "replace")) is not None
 
 
-def of_exception(method: str, url: str, error: Exception) -> SynclineError:
-    """The error that an exception of urllib3 stands for."""
-    where = f"{method} {redacted(url)}"
-    if isinstance(error, StoppedError):
-        return SynclineError(error.code, f"{where}: {error.why}")
-    if isinstance(error, trouble.SSLError):
-        cause = error.args[0] if error.args else error
-        if not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-            return SynclineError("TLS_FAILED", f"{where}: {_tls_words(cause)}")
-    if isinstance(error, trouble.DecodeError):
-        return SynclineError("BAD_ANSWER", f"{where}: the answer's Content-Encoding is not what its bytes are")
-    words = next((words for kind, words in _TROUBLE if isinstance(error, kind)), None)
-    return SynclineError("UNREACHABLE", f"{where}: {words or f'the connection broke ({_root(error)})'}")
-
-
-def _tls_words(cause: BaseException | str) -> str:
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"the certificate could not be verified ({cause.verify_message})"
-    if getattr(cause, "reason", None) in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
-        return "the server answers without TLS there; where that is meant, the sync says `plain_http: true`"
-    return f"no TLS connection ({getattr(cause, 'reason', None) or type(cause).__name__})"
-
-
-def _root(error: BaseException) -> str:
-    """The name of the innermost exception; its text may hold addresses, so it stays out."""
-    while True:
-        inner = next((a for a in error.args if isinstance(a, BaseException)), None) or error.__cause__
-        if inner is None or inner is error:
-            return type(error).__name__
-        error = inner
+def of_libcurl(number: int, words: str, system_error: int) -> tuple[str, str]:
+    """Return the code and the reason of a transfer that libcurl ended with an error ``number``."""
+    words = words or ("a header line or all of them are too long" if number == _TOO_LARGE else f"error {number}")
+    if number == pycurl.E_PEER_FAILED_VERIFICATION:
+        return "TLS_FAILED", f"the certificate could not be verified ({words.removeprefix(_VERIFY)})"
+    if number == pycurl.E_SSL_CONNECT_ERROR and not _CLOSED.search(words):
+        if _NO_TLS.search(words):
+            plain = "the server answers without TLS there; where that is meant, the sync says `plain_http: true`"
+            return "TLS_FAILED", plain
+        return "TLS_FAILED", f"no TLS connection ({words})"
+    if number in _NOT_HTTP or (number == pycurl.E_RECV_ERROR and not system_error):
+        return "BAD_ANSWER", f"the answer is not valid HTTP ({words})"
+    return "UNREACHABLE", _UNREACHABLE.get(number) or f"the connection broke ({words})"
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

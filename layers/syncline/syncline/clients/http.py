@@ -9,23 +9,19 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Self
 
-from urllib3.exceptions import HTTPError
-
 from syncline import __version__
-from syncline.clients import failures, wire
+from syncline.clients import failures
 from syncline.clients.addresses import Address, Endpoint, redacted
-from syncline.clients.connections import Patience, pool_for
 from syncline.clients.pacing import PACE, SLOWEST, Policy, never, unheard
+from syncline.clients.transfer import Body, Headers, Limits, Request, Transfer, is_token
 from syncline.errors import SynclineError
 
 __all__ = ["BODY_LIMIT", "READ_TIMEOUT", "Body", "Endpoint", "Http", "OversizeError", "Policy", "Response"]
-
-Body = bytes | Iterable[bytes] | None
 
 READ_TIMEOUT: Final = 30.0
 BODY_LIMIT: Final = 8 * 1024 * 1024
@@ -52,9 +48,9 @@ class Response:
     method: str
     url: str
     status: int
-    headers: wire.Headers
+    headers: Headers
     body: bytes
-    raw: wire.Incoming
+    raw: Transfer
 
     def header(self, name: str) -> str:
         """A header's value, or the empty string."""
@@ -84,10 +80,7 @@ class Response:
 
         They may be fewer anywhere in the stream. Raises TOO_SLOW, TIME_SHORT and RUN_CANCELLED too.
         """
-        try:
-            return self.raw.read(size)
-        except HTTPError as error:
-            raise failures.of_exception(self.method, self.url, error) from error
+        return self.raw.read(size)
 
     def close(self) -> None:
         """Close the connection, unless the stream was read to its end: then it was given back."""
@@ -162,13 +155,13 @@ class Http:
         policy = retry or self.policy
         streamed = body is not None and not isinstance(body, bytes)
         repeatable = not streamed and (method in _REPEATABLE if repeatable is None else repeatable)
-        sent = {"Host": address.host, **_ALWAYS, **(headers or {})}
+        sent = {**_ALWAYS, **(headers or {})}
         _check(sent, address)
+        sending = Request(method, address, sent, body, ca, repeatable)
         for attempt in itertools.count(1):
             self._wait(address, policy)
             try:
-                patience = Patience(timeout, policy, address.host)
-                response = self._send(_Call(method, address, sent, body, ca, stream, patience))
+                response = self._send(sending, Limits(timeout, policy, sending), stream=stream)
                 if not failures.passes(response.status, response.headers):
                     PACE.ease(address.host)
                     return response
@@ -197,10 +190,28 @@ class Http:
         if policy.over:
             raise SynclineError("TIME_SHORT", f"nothing more was asked of {address.host}: the function's time is over")
 
-    def _send(self, call: _Call) -> Response:
+    def _send(self, request: Request, limits: Limits, *, stream: bool) -> Response:
+        """Send a request once; return its answer, with its body unless that is wanted as a stream."""
         with self._made_lock:
             self._made += 1
-        return call.send()
+        answer = Transfer(request, limits)
+        method, url = request.method, request.address.url
+        if stream and answer.status < 300:
+            return Response(method, url, answer.status, answer.headers, b"", answer)
+        try:
+            content = answer.whole(BODY_LIMIT)
+        except SynclineError:
+            if answer.status < 400:
+                raise
+            content = b""  # a refusal is one without its words, too: docker-registry cuts those of a 416 short
+        finally:
+            answer.close()
+        if len(content) > BODY_LIMIT:
+            what = f"{method} {redacted(url)}: the answer is larger than {BODY_LIMIT} bytes"
+            raise OversizeError("BAD_ANSWER", what)
+        if not answer.ended and answer.status < 400:
+            raise SynclineError("BAD_ANSWER", f"{method} {redacted(url)} was answered before all was sent")
+        return Response(method, url, answer.status, answer.headers, content, answer)
 
 
 def _late(failure: SynclineError, policy: Policy) -> SynclineError:
@@ -213,68 +224,9 @@ def _late(failure: SynclineError, policy: Policy) -> SynclineError:
 def _check(headers: Mapping[str, str], address: Address) -> None:
     """Raise REFUSED for what no header can carry; a value, which may be a password, is not shown."""
     for name, value in headers.items():
-        if not wire.is_token(name):
+        if not is_token(name):
             what = f"the header name {name!r} for {address.host} has a character that none can have, or no character"
             raise SynclineError("REFUSED", what)
         if not (value.isascii() and value.isprintable()):
             what = f"the header {name} for {address.host} has a character that none can carry, such as a line break"
             raise SynclineError("REFUSED", what)
-
-
-class _Chunks:
-    """A streamed body that knows whether it was sent to its end."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = chunks
-        self.ended = False
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._chunks
-        self.ended = True
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One request as it goes over the wire, once."""
-
-    method: str
-    address: Address
-    headers: dict[str, str]
-    body: Body
-    ca: str | None
-    stream: bool
-    patience: Patience
-
-    def send(self) -> Response:
-        pool = pool_for(self.address.scheme, self.address.host, self.ca)
-        body = self.body
-        chunks = None if body is None or isinstance(body, bytes) else _Chunks(body)
-        try:
-            request = wire.Outgoing(self.method, self.address.target, self.headers, chunks or body)
-            answer = wire.ask(pool, request, self.patience)
-            if self.stream and answer.status < 300:
-                return self._response(answer, b"")
-            content = self._content(answer)
-        except HTTPError as error:
-            raise failures.of_exception(self.method, self.address.url, error) from error
-        if chunks is not None and not chunks.ended and answer.status < 400:
-            where = f"{self.method} {redacted(self.address.url)}"
-            raise SynclineError("BAD_ANSWER", f"{where} was answered before all was sent")
-        return self._response(answer, content)
-
-    def _response(self, answer: wire.Incoming, content: bytes) -> Response:
-        return Response(self.method, self.address.url, answer.status, answer.headers, content, answer)
-
-    def _content(self, answer: wire.Incoming) -> bytes:
-        try:
-            content = answer.whole(BODY_LIMIT)
-        except HTTPError:
-            answer.close()
-            if answer.status < 400:
-                raise
-            return b""  # a refusal is one without its words, too: docker-registry cuts those of a 416 short
-        if len(content) > BODY_LIMIT:
-            answer.close()
-            what = f"{self.method} {redacted(self.address.url)}: the answer is larger than {BODY_LIMIT} bytes"
-            raise OversizeError("BAD_ANSWER", what)
-        return content

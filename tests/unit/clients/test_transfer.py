@@ -12,8 +12,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from syncline.clients.connections import MOST_POOLS, _tls_context, pool_for
+from syncline.clients.addresses import Address
 from syncline.clients.http import Http
+from syncline.clients.transfer import MOST_POOLS, Pool, pool_for
 from syncline.errors import SynclineError
 
 BODY = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine"
@@ -146,13 +147,16 @@ def test_a_target_that_no_request_line_can_carry(http: Http) -> None:
 
 
 def test_many_hosts_take_little_memory() -> None:
-    """A registry may send each download to another host; the authorities that are trusted take 800 KiB."""
-    first = [pool_for("https", f"number-{number}.example", None) for number in range(3)]
+    """A registry may send each download to another host."""
+
+    def pool(number: int) -> Pool:
+        return pool_for(Address("https", f"number-{number}.example", "/"), None)
+
+    first = [pool(number) for number in range(3)]
     known = weakref.ref(first.pop(0))
-    assert pool_for("https", "number-1.example", None) is first[0]
+    assert pool(1) is first[0]
     first.clear()
     for number in range(3, 3 + MOST_POOLS):
-        pool_for("https", f"number-{number}.example", None)
+        pool(number)
     gc.collect()
     assert known() is None, "the pool that was made first is gone"
-    assert _tls_context(None) is _tls_context(None)
