@@ -1,6 +1,7 @@
 """Builds of a layer that run at the same time share what pip installs, and each layer holds it once."""
 
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 
 TOP: Final = Path(__file__).parents[2]
 
-# Stands in for Python. "pip install" publishes the finished folder, as a build that started a moment earlier would.
+# Stands in for Python 3.11. "pip install" publishes the finished folder, as a build that started a moment earlier would.
 PYTHON: Final = """#!/bin/sh
+echo "$*" >>"$0.log"
 case "$*" in
+"-c import sys; print("*) echo 3.11 ;;
 *"pip install"*)
     while [ "$1" != --target ]; do shift; done
     mkdir -p "$2/kubernetes/client/api" "$2/kubernetes/client/apis" "$2/kubernetes/client/models"
@@ -33,6 +36,7 @@ def project(folder: Path, name: str) -> Path:
     for file in (TOP / "layers" / name).iterdir():
         if file.is_file():
             shutil.copy(file, layer)
+    shutil.copy(TOP / "layers" / "packages.mk", folder / "layers")
     shutil.copytree(TOP / "requirements", folder / "requirements")
     python = folder / "python"
     python.write_text(PYTHON)
@@ -40,10 +44,10 @@ def project(folder: Path, name: str) -> Path:
     return layer
 
 
-def build(folder: Path, name: str) -> Path:
+def build(folder: Path, name: str, **variables: str) -> Path:
     """Build a layer of a project; return its content."""
     built = folder / "built"
-    environ = os.environ | {"ARTIFACTS_DIR": str(built), "SYNCLINE_PYTHON": str(folder / "python")}
+    environ = os.environ | {"ARTIFACTS_DIR": str(built), "SYNCLINE_PYTHON": str(folder / "python")} | variables
     command = ["make", f"build-{name.title()}Layer"]
     subprocess.run(command, cwd=folder / "layers" / name, env=environ, check=True, timeout=60)
     return built
@@ -55,6 +59,37 @@ def test_a_build_that_meets_the_result_of_another_one_uses_it(name: str, tmp_pat
     built = build(tmp_path, name)
     assert [file.read_text() for file in built.rglob("module.py")] == ["another build\n"]
     assert len(list((tmp_path / ".build").glob("*/*"))) == 1
+
+
+@pytest.mark.parametrize("name", ["syncline", "kubernetes"])
+@pytest.mark.parametrize(
+    ("variables", "options", "compiled"),
+    [
+        ({}, "--platform manylinux_2_28_{0} --platform manylinux2014_{0} --python-version 3.13", False),
+        (
+            {"SYNCLINE_LAYER_PYTHON": "3.12"},
+            "--platform manylinux_2_28_{0} --platform manylinux2014_{0} --python-version 3.12",
+            False,
+        ),
+        ({"SYNCLINE_LAYER_PLATFORM": "any"}, "--platform any --python-version 3.13", False),
+        ({"SYNCLINE_LAYER_PYTHON": "3.11"}, "", True),
+        ({"SYNCLINE_LAYER_PYTHON": "3.11", "SYNCLINE_LAYER_PLATFORM": "any"}, "--platform any", True),
+    ],
+)
+def test_packages_are_those_of_the_functions_python(
+    name: str, variables: dict[str, str], options: str, compiled: bool, tmp_path: Path
+) -> None:
+    folder = tmp_path / "with a space"
+    project(folder, name)
+    build(folder, name, **variables)
+    calls = (folder / "python.log").read_text().splitlines()
+    wanted = (
+        f"--no-compile {options.format(platform.machine())} --only-binary=:all: --target"
+        if options
+        else "--no-compile --target"
+    )
+    assert [wanted in " ".join(call.split()) for call in calls if "pip install" in call] == [True]
+    assert any("compileall" in call for call in calls) == compiled
 
 
 def test_a_layer_is_built_anew_when_other_parts_are_to_be_removed(tmp_path: Path) -> None:

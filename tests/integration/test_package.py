@@ -242,6 +242,7 @@ def test_sam_builds_the_template_that_is_written(installed: Installed, tmp_path:
     python = TOP / ".venv-engine" / "bin" / "python"
     (library,) = python.parent.parent.glob("lib/python3.*")
     environ = sam_settings(tmp_path / "sam") | {"SYNCLINE_PYTHON": str(python)}
+    environ["SYNCLINE_LAYER_PYTHON"] = library.name.removeprefix("python")  # installed by the engine's build already
     environ["PATH"] = os.pathsep.join([str(python.parent), os.environ["PATH"]])
     template = ("--template-file", folder / "template.yaml", "--region", "eu-central-1")
     assert "is a valid SAM Template" in installed.python(

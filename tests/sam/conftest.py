@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 from syncline.state import State
 from syncline.wiring import queues_from
 from tests.sam.docker_engine import Engine, running_engine
-from tests.sam.lambda_image import ensure_image
+from tests.sam.lambda_image import RUNTIME, ensure_image
 from tests.sam.stack import REGION, create_stack, session
 from tests.sam.world import BUILD, PARAMETERS, TEMPLATE, TOP, ReachableRegistry, World, run_sam
 from tests.standins.programs import needing, needs
@@ -48,6 +48,7 @@ def environment(engine: Engine) -> dict[str, str]:
         "AWS_EC2_METADATA_DISABLED": "true",
         "SAM_CLI_TELEMETRY": "0",
         "SAM_CLI_CONTAINER_CONNECTION_TIMEOUT": "60",
+        "SYNCLINE_LAYER_PYTHON": RUNTIME.removeprefix("python"),
     }
 
 
