@@ -132,6 +132,7 @@ ONLY: Final[dict[str, tuple[str, ...]]] = {
     "mypy_boto3_ssm": ("secrets",),
     "aws_lambda_powertools": ("functions", "service", "steps", "telemetry"),
     "kubernetes": ("clients",),
+    "httptools": ("service",),
     "prometheus_client": ("service", "steps"),
     "urllib3": ("clients",),
     "docker": ("clients",),
@@ -208,6 +209,7 @@ def test_every_rule_speaks_of_a_room_that_is_there() -> None:
             (
                 "boto3",
                 "docker",
+                "httptools",
                 "kubernetes",
                 "yaml",
                 "prometheus_client",

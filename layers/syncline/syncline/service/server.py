@@ -1,18 +1,20 @@
-"""The container's HTTP server: HTTP/1.1 on one port, in the very loop that asks the instances.
+"""The container's HTTP server: HTTP/1.1 on one port, on the event loop that also asks the instances.
 
-It takes GET and HEAD without bodies and refuses the rest; in front of it stands whatever speaks TLS. What a client
-sends is bounded in size and time, and whatever it sends to the contract's path is answered in the contract's words.
+httptools parses the heads of requests; asyncio's streams do the rest. GET and HEAD are answered, and bodies are dropped.
+TLS is left to a proxy in front. What a client may send, hold and wait for is bounded. An invalid request to the
+contract's path gets a verdict as well.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gzip
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Final, Protocol
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from syncline.kinds.tokens.verdict import Finding, Known, Reason
 from syncline.model import compact_json
@@ -22,239 +24,233 @@ from syncline.service.contract import PATH, REASON_HEADER, STATUS_HEADER, body_o
 LARGEST_HEAD: Final = 32 * 1024
 """Bytes of a request's line and fields: twice the longest token."""
 MOST_OPEN: Final = 512
-"""Connections. Of more, the one that was opened first and asks nothing makes room; if all ask, the new one is closed."""
-_LARGEST_BODY: Final = 64 * 1024  # bytes that are read and dropped so that a refusal reaches whoever sends them
+"""Open connections. A further one closes the oldest that waits for a request, or is closed itself if none waits."""
+_LARGEST_BODY: Final = 64 * 1024
 _HEAD_SECONDS: Final = 10.0
 _IDLE_SECONDS: Final = 75.0
-_LINE: Final = re.compile(rb"([A-Z]{1,20}) (/[!-~]*) HTTP/1\.([01])\r?\Z")
-_FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*\r?\Z", re.DOTALL)
-_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
+_LINGER_SECONDS: Final = 1.0
+_END: Final = b"\r\n\r\n"
 
 
 class Api(Protocol):
-    """Whoever answers requests; never raises."""
+    """A service whose `answer` never raises."""
 
     async def answer(self, request: Request) -> Answer: ...
 
 
 More = Callable[[Request], Answer | None]
-"""What else is served besides the API: a page, or None."""
+"""A function that returns what the API does not have, or None."""
 
 
 class Server:
-    """``more`` is asked before the API; both run in the loop. ``patience`` is for a request's head, in seconds.
+    """HTTP server of `more` and, where that returns None, of `api`.
 
-    ``most_open`` is how many connections are open at a time.
+    `head_timeout` is in seconds, from the connection or from the head's first byte; `most_open` bounds the connections.
     """
 
-    def __init__(self, api: Api, more: More, patience: float = _HEAD_SECONDS, most_open: int = MOST_OPEN) -> None:
-        self.patience = patience
+    def __init__(self, api: Api, more: More, head_timeout: float = _HEAD_SECONDS, most_open: int = MOST_OPEN) -> None:
+        self.head_timeout: Final = head_timeout
+        self.stopping = False
         self._most_open = most_open
         self._api = api
         self._more = more
         self._server: asyncio.Server | None = None
-        self._open: dict[_Connection, None] = {}  # in the order in which they were opened
-        self._emptied: asyncio.Event | None = None
+        self._open: dict[_Connection, None] = {}  # oldest first
 
     async def start(self, host: str, port: int) -> int:
-        """Listen; the port."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self), host, port, backlog=1024)
+        """Listen, and return the port."""
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: _Connection(self), host, port, backlog=1024
+        )
         return int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self, seconds: float) -> None:
-        """Take no more connections, let what is under way end within so many seconds, then close."""
+        """Accept no more connections, let answers in progress end within `seconds`, and close every connection."""
+        self.stopping = True
         if self._server is not None:
             self._server.close()
-        for connection in list(self._open):
-            connection.last()
+        for connection in [each for each in self._open if not each.answering]:
+            connection.writer.close()
         if self._open:
-            self._emptied = asyncio.Event()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._emptied.wait(), seconds)
+            await asyncio.wait([each.task for each in self._open], timeout=seconds)
         for connection in list(self._open):
-            connection.abort()
+            connection.writer.transport.abort()
 
     async def answer(self, request: Request) -> Answer:
+        """Return the answer to a request."""
         return self._more(request) or await self._api.answer(request)
 
     def opened(self, connection: _Connection) -> None:
+        """Add a connection, and close one if there are too many."""
         self._open[connection] = None
         if len(self._open) > self._most_open:
-            next((each for each in self._open if each.is_idle and each is not connection), connection).abort()
+            waiting = (each for each in self._open if not each.answering and each is not connection)
+            next(waiting, connection).writer.transport.abort()
 
     def closed(self, connection: _Connection) -> None:
+        """Remove a connection."""
         self._open.pop(connection, None)
-        if not self._open and self._emptied is not None:
-            self._emptied.set()
 
 
-class _Connection(asyncio.Protocol):
-    """One client; its requests are answered one after another."""
+class _RefusedError(Exception):
+    """A request that the API cannot be asked. Under the contract's path, its answer is a verdict with `reason`."""
+
+    def __init__(self, status: int, reason: Reason | None = None, path: str = "") -> None:
+        super().__init__(status)
+        self.status = status
+        self.reason = reason
+        self.path = path
+
+    def answer(self) -> Answer:
+        headers = {"content-type": "application/json", "cache-control": "no-store"}
+        if self.reason is None or not (self.path == PATH or self.path.startswith(f"{PATH}/")):
+            return Answer(self.status, b'{"error":"invalid request"}', headers)
+        finding = Finding(Known.UNKNOWN, self.reason)
+        headers |= {STATUS_HEADER: finding.verdict.header.value, REASON_HEADER: self.reason.value}
+        return Answer(self.status, compact_json(body_of(None, None, finding, None)).encode(), headers)
+
+
+class _Connection(asyncio.StreamReaderProtocol):
+    """One client. Its requests are answered one after another."""
+
+    task: asyncio.Task[None]
+    writer: asyncio.StreamWriter
 
     def __init__(self, server: Server) -> None:
+        self._reader = asyncio.StreamReader(limit=LARGEST_HEAD)
+        super().__init__(self._reader, self._begin)
+        self.answering = False
         self._server = server
-        self._loop = asyncio.get_running_loop()
-        self._buffer = b""
-        self._task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._drop = 0  # bytes of a body still to come, which nobody wants
-        self._closing = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._server.opened(self)
-        self._wait(self._server.patience)
+    def eof_received(self) -> bool:
+        """Close the connection: no instance is asked for a client that is gone."""
+        super().eof_received()
+        return False
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel the answer in progress."""
+        super().connection_lost(exc)
+        self._timer.cancel()
+        self.task.cancel()
         self._server.closed(self)
-        self._wait(None)
-        if self._task is not None:
-            self._task.cancel()
 
-    def data_received(self, data: bytes) -> None:
-        if self._closing:
-            return
-        if self._drop:
-            dropped = min(self._drop, len(data))
-            self._drop -= dropped
-            data = data[dropped:]
-        self._buffer += data
-        if self._task is None:
-            self._next()
-        elif len(self._buffer) > LARGEST_HEAD:
-            self._transport.pause_reading()  # whoever sends ahead waits for the answer under way
+    def _begin(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+        self._timer = self._after(self._server.head_timeout)
+        self.task = asyncio.get_running_loop().create_task(self._run())
+        self._server.opened(self)
 
-    @property
-    def is_idle(self) -> bool:
-        """Return True if no answer is under way."""
-        return self._task is None and not self._transport.is_closing()
+    async def _run(self) -> None:
+        try:
+            with suppress(asyncio.IncompleteReadError, OSError):  # the client is gone
+                try:
+                    await self._answer_all()
+                except asyncio.LimitOverrunError:
+                    await self._refuse(_RefusedError(431, Reason.TOKEN_TOO_LONG, _path(await self._reader.read(1024))))
+                except _RefusedError as refused:
+                    await self._refuse(refused)
+                self.writer.close()
+                await self.writer.wait_closed()
+        finally:
+            self.writer.transport.abort()
 
-    def last(self) -> None:
-        """The answer under way is the last."""
-        self._closing = True
-        if self._task is None:
-            self._transport.close()
-
-    def abort(self) -> None:
-        self._transport.abort()
-
-    def _next(self) -> None:
-        end, gap = self._buffer.find(b"\r\n\r\n"), 4
-        if end < 0 or 0 <= self._buffer.find(b"\n\n", 0, end) < end:
-            end, gap = self._buffer.find(b"\n\n"), 2
-        if end > LARGEST_HEAD or (end < 0 and len(self._buffer) > LARGEST_HEAD):
-            self._refuse(431, Reason.TOKEN_TOO_LONG, _path_of(self._buffer))
-            return
-        if end < 0:
-            if self._buffer:
-                self._wait(self._server.patience, again=False)
-            return
-        head, self._buffer = self._buffer[:end], self._buffer[end + gap :]
-        lines = head.split(b"\n")
-        line = _LINE.match(lines[0])
-        if line is None:
-            self._refuse(400, None, "")
-            return
-        target = line[2].decode()
-        path = target.partition("?")[0]
-        fields = _fields(lines[1:])
-        if fields is None:
-            self._refuse(400, Reason.TOKEN_INVALID, path)
-            return
-        length = fields.get("content-length", "0")
-        if "transfer-encoding" in fields or not (length.isascii() and length.isdigit()) or len(length) > 9:
-            self._refuse(411, None, "")
-            return
-        if int(length) > _LARGEST_BODY:
-            self._refuse(413, None, "")
-            return
-        rest = int(length)
-        dropped = min(rest, len(self._buffer))
-        self._buffer, self._drop = self._buffer[dropped:], rest - dropped
-        connection = fields.get("connection", "").lower()
-        keeps = "close" not in connection and (line[3] == b"1" or "keep-alive" in connection)
-        request = Request(line[1].decode(), path, fields)
-        self._wait(None)
-        self._task = self._loop.create_task(self._answer(request, keeps=keeps))
-
-    async def _answer(self, request: Request, *, keeps: bool) -> None:
-        answer = await self._server.answer(request)
-        if self._transport.is_closing():
-            return
-        accepts = "gzip" in request.headers.get("accept-encoding", "")
-        keeps = keeps and not self._closing
-        self._transport.write(_wire(answer, head=request.method == "HEAD", accepts=accepts, keeps=keeps))
-        self._task = None
-        if not keeps:
-            self._closing = True
-            self._transport.close()
-            return
-        self._transport.resume_reading()
-        self._wait(_IDLE_SECONDS)
-        if self._buffer:
-            self._next()
-
-    def _refuse(self, status: int, reason: Reason | None, path: str) -> None:
-        """An answer to what is no request; in the contract's words where it was meant for the contract's path."""
-        headers = {"content-type": "application/json", "cache-control": "no-store"}
-        body = b'{"error":"not a request that is understood here"}'
-        if reason is not None and (path == PATH or path.startswith(f"{PATH}/")):
-            finding = Finding(Known.UNKNOWN, reason)
-            body = compact_json(body_of(None, None, finding, None)).encode()
-            headers |= {STATUS_HEADER: finding.verdict.header.value, REASON_HEADER: reason.value}
-        self._closing = True
-        self._transport.write(_wire(Answer(status, body, headers), head=False, accepts=False, keeps=False))
-        # What is still on its way is let in for a moment: closing on it would take the answer from the client.
-        self._transport.write_eof() if self._transport.can_write_eof() else None
-        self._wait(1.0)
-
-    def _wait(self, seconds: float | None, *, again: bool = True) -> None:
-        """Close after so many seconds; ``again`` lets them begin anew."""
-        if self._timer is not None:
-            if not again and not self._timer.cancelled() and seconds is not None:
-                left = self._timer.when() - self._loop.time()
-                if left <= seconds:
-                    return
+    async def _answer_all(self) -> None:
+        first = b""
+        while True:
+            request, keeps, length = _read(first + await self._reader.readuntil(_END))
             self._timer.cancel()
-            self._timer = None
-        if seconds is not None:
-            self._timer = self._loop.call_later(seconds, self._transport.close)
+            self.answering = True
+            answer = await self._server.answer(request)
+            self.answering = False
+            keeps = keeps and not self._server.stopping
+            self.writer.write(_wire(answer, request, keeps=keeps))
+            self._close_after(_IDLE_SECONDS)
+            await self.writer.drain()
+            if not keeps:
+                return
+            # The body is dropped, and a head that has begun has to end soon.
+            first = (await self._reader.readexactly(length + 1))[-1:]
+            self._close_after(self._server.head_timeout)
+
+    async def _refuse(self, refused: _RefusedError) -> None:
+        self.writer.write(_wire(refused.answer(), None, keeps=False))
+        self.writer.write_eof()
+        # A connection that is closed with bytes unread is reset, and the client may lose the answer.
+        self._close_after(_LINGER_SECONDS)
+        while await self._reader.read(LARGEST_HEAD):
+            pass
+
+    def _close_after(self, seconds: float) -> None:
+        self._timer.cancel()
+        self._timer = self._after(seconds)
+
+    def _after(self, seconds: float) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(seconds, self.writer.transport.abort)
 
 
-def _path_of(data: bytes) -> str:
-    """The path in the first bytes of a request whose head is too long."""
-    parts = data[:1024].split(b" ", 2)
+class _Head:
+    """A request's line and fields. `version` is empty if the data has no head."""
+
+    def __init__(self, data: bytes) -> None:
+        """Parse `data`; raises HttpParserError."""
+        self.method = self.version = ""
+        self.url = b""
+        self.keeps = False
+        self.fields: dict[str, str] = {}
+        self._parser = HttpRequestParser(self)
+        try:
+            with suppress(HttpParserUpgrade):  # no other protocol is spoken: it is answered like any request
+                self._parser.feed_data(data)
+        finally:
+            del self._parser  # which refers to this object: a cycle for each request would be work for the collector
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        key, text = name.decode("latin-1").lower(), value.strip(b" \t").decode("latin-1")
+        self.fields[key] = f"{self.fields[key]}, {text}" if key in self.fields else text
+
+    def on_headers_complete(self) -> None:
+        self.method = self._parser.get_method().decode()
+        self.version = self._parser.get_http_version()
+        self.keeps = self._parser.should_keep_alive()
+
+
+def _read(data: bytes) -> tuple[Request, bool, int]:
+    """Return the request, whether its connection is kept, and the length of its body; raises _RefusedError."""
+    try:
+        head = _Head(data)
+    except HttpParserError:
+        raise _RefusedError(400, Reason.TOKEN_INVALID, _path(data)) from None
+    if head.version not in ("1.1", "1.0") or not head.url.startswith(b"/"):
+        raise _RefusedError(400)
+    if "transfer-encoding" in head.fields:
+        raise _RefusedError(411)
+    length = int(head.fields.get("content-length", "0"))
+    if length > _LARGEST_BODY:
+        raise _RefusedError(413)
+    return Request(head.method, head.url.decode("latin-1").partition("?")[0], head.fields), head.keeps, length
+
+
+def _path(head: bytes) -> str:
+    """Return the path in the first bytes of a head that cannot be parsed."""
+    parts = head[:1024].split(b" ", 2)
     return parts[1].decode("latin-1").partition("?")[0] if len(parts) == 3 else ""
 
 
-def _fields(lines: list[bytes]) -> dict[str, str] | None:
-    """The header fields by their lower-case names; None if one is none. One that comes twice is joined, as HTTP has it."""
-    found: dict[str, str] = {}
-    for line in lines:
-        match = _FIELD.match(line)
-        if match is None or b"\0" in match[2] or b"\r" in match[2]:
-            return None
-        name, value = match[1].decode().lower(), match[2].decode("latin-1")
-        found[name] = f"{found[name]}, {value}" if name in found else value
-    return found
-
-
-def _wire(answer: Answer, *, head: bool, accepts: bool, keeps: bool) -> bytes:
+def _wire(answer: Answer, request: Request | None, *, keeps: bool) -> bytes:
     body, headers = answer.body, dict(answer.headers)
-    if answer.packed and accepts:
+    if answer.packed and request is not None and "gzip" in request.headers.get("accept-encoding", ""):
         headers["content-encoding"] = "gzip"
     elif answer.packed:
         body = gzip.decompress(body)
+    headers["content-length"] = str(len(body))
+    if not keeps:
+        headers["connection"] = "close"
     lines = [
-        f"HTTP/1.1 {answer.status} {_PHRASES.get(answer.status, 'Unknown')}",
-        *_lines(headers),
-        f"content-length: {len(body)}",
-        *([] if keeps else ["connection: close"]),
+        f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}",
+        *(f"{name}: {headers[name]}" for name in headers),
     ]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + (b"" if head else body)
-
-
-def _lines(headers: Mapping[str, str]) -> list[str]:
-    return [f"{name}: {value}" for name, value in headers.items()]
+    head = "\r\n".join([*lines, "", ""]).encode("latin-1")
+    return head if request is not None and request.method == "HEAD" else head + body
