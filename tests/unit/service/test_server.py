@@ -165,7 +165,7 @@ def test_a_client_that_does_not_read_its_answers_gets_no_more_of_them() -> None:
         api.let.set()
         _, writer = await connect()
         writer.transport.pause_reading()
-        writer.write(b"GET / HTTP/1.1\r\n\r\n" * 1000)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n" * 100)
         await api.begun.wait()
         assert len(api.asked) < 50
         writer.transport.abort()
@@ -179,6 +179,8 @@ def test_an_answer_under_way_at_the_end_arrives_whole() -> None:
         reader, writer = await connect()
         writer.write(b"GET / HTTP/1.1\r\n\r\n")
         await api.begun.wait()
+        (connection,) = server._open
+        connection.writer.transport.set_write_buffer_limits(1 << 30)  # what is left to send does not hold up the task
         stopping = asyncio.ensure_future(server.stop(10))
         api.let.set()
         assert len((await reader.read()).partition(b"\r\n\r\n")[2]) == len(api.body)
@@ -249,6 +251,21 @@ def test_a_refusal_arrives_and_nothing_behind_it_is_answered(sent: bytes, status
         assert (first[:3], second[:3]) == (b"200", status)
         assert (b'"verdict":"Unknown"' in second, b"X-Token-Status: NotSynced" in second) == (verdict, verdict)
         assert api.asked == ["GET /one"]
+        await _ended(writer)
+
+    played(play)
+
+
+def test_a_refusal_is_not_lost_while_a_body_is_still_being_sent() -> None:
+    async def play(_: Server, api: Slow, connect: Any) -> None:
+        reader, writer = await connect()
+        writer.transport.pause_reading()
+        writer.transport.set_write_buffer_limits(0)
+        writer.write(b"POST / HTTP/1.1\r\nContent-Length: 10000000\r\n\r\n" + bytes(10_000_000))
+        await writer.drain()
+        writer.transport.resume_reading()
+        assert (await reader.read()).startswith(b"HTTP/1.1 413 ")
+        assert api.asked == []
         await _ended(writer)
 
     played(play)
