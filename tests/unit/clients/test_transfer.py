@@ -87,7 +87,6 @@ def test_odd_but_right(http: Http, answer: bytes) -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nfine",
         b"HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nfine",
         b"HTTP/1.0 200 OK\r\n\r\nfine",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n0\r\n\r\nclose",
     ],
 )
 def test_a_connection_that_is_not_used_again(http: Http, answer: bytes) -> None:

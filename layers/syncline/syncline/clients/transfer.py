@@ -409,7 +409,6 @@ class Transfer:
         "_limits",
         "_lines",
         "_pool",
-        "_reusable",
         "_taken",
         "headers",
         "status",
@@ -420,7 +419,6 @@ class Transfer:
         self._error: SynclineError | None = None
         self._body: Reader | None = None
         self._taken = 0  # bytes of the body that the server has taken
-        self._reusable = True
         self._pool = pool_for(request.address, request.ca)
         self._channel: Channel | None = self._pool.take()
         try:
@@ -526,8 +524,6 @@ class Transfer:
             self._advance(self._channel)
             head = self._final_head()
         headers = Headers(self._fields(head[1:]))
-        # RFC 9112, section 6.3: two lengths are a sign of request smuggling.
-        self._reusable = "transfer-encoding" not in headers or "content-length" not in headers
         self._limits.begin(body=True)
         return int(head[0][9:12]), headers
 
@@ -535,16 +531,15 @@ class Transfer:
         """Return the lines of the final answer's head, none while it is not whole; raise BAD_ANSWER for another protocol."""
         lines = self._lines
         begin = 0
-        while True:
-            end = next((n for n in range(begin, len(lines)) if lines[n] in _LINE_ENDS), 0)
-            if not end:
-                return []
-            status = lines[begin][9:12]
-            if status == b"101":
-                raise self._limits.failed("BAD_ANSWER", "no final answer follows an answer 101")
-            if status >= b"200":
-                return lines[begin:end]
-            begin = end + 1
+        for number, line in enumerate(lines):
+            if line in _LINE_ENDS:
+                status = lines[begin][9:12]
+                if status == b"101":
+                    raise self._limits.failed("BAD_ANSWER", "no final answer follows an answer 101")
+                if status >= b"200":
+                    return lines[begin:number]
+                begin = number + 1
+        return []
 
     def _fields(self, lines: Lines) -> list[tuple[str, str]]:
         found = _FIELD.findall(b"".join(lines).decode("latin-1"))
@@ -597,8 +592,7 @@ class Transfer:
                 self._error = self._limits.failed(code, why)
         channel.stop()
         self._channel = None
-        if self._reusable:
-            self._pool.give_back(channel)
+        self._pool.give_back(channel)
 
 
 def _sendable(target: str) -> str:
