@@ -25,13 +25,13 @@ from syncline.clients.github import GitHub
 from syncline.clients.github_auth import GivenToken
 from syncline.clients.gitlab import GitLab
 from syncline.clients.http import Http
-from syncline.clients.http_answer import AnswerReader, GarbageError
 from syncline.clients.oci import Credentials, Registry
 from syncline.clients.oci_manifest import MANIFEST_TYPES, Manifest, media_type_of
 from syncline.clients.pacing import PACE
 from syncline.clients.quay import Quay
 from syncline.clients.reference import digest_of
 from syncline.clients.rejections import REJECTIONS
+from syncline.clients.replicas import LARGEST_HEAD, Exchange, _Head
 from syncline.clients.s3_xml import NotXmlError, _page, _plain_page, completion, error_code, grants, list_page, parse
 from syncline.clients.sigv4 import Keys
 from syncline.clients.transfer import Channel, Lines, Pool, Reader
@@ -263,21 +263,24 @@ def _file_manager(data: bytes) -> None:
 
 
 def _probe(data: bytes) -> None:
-    """Feed an answer whole and byte by byte: both have to come to the same end."""
-    whole, dripped = _fed([data]), _fed([bytes([byte]) for byte in data])
-    must(whole == dripped, f"byte by byte an answer ends as {dripped}, whole as {whole}")
-
-
-def _fed(pieces: list[bytes]) -> tuple[object, ...]:
-    reader = AnswerReader()
-    try:
-        for piece in pieces:
-            if piece:
-                reader.feed(piece)
-    except GarbageError:
-        return ("garbage",)
-    reader.ended()
-    return reader.status, reader.complete, reader.reusable
+    """Give the lines of an answer to its head, as libcurl does, until the head refuses one."""
+    known: list[_Head] = []
+    head = _Head(None, cast("Exchange", None), known, plain=True)
+    taken = b""
+    for line in (each + b"\n" for each in data.split(b"\n")):
+        refused = head.take(line) is not None
+        must(refused == bool(head.garbage), "a line is refused without a reason")
+        if refused:
+            break
+        if head.status is None:
+            taken = b"" if line in (b"\r\n", b"\n") else taken + line
+        elif known:
+            known.clear()
+            fields = {name.strip().lower() for name, *_ in (each.split(b":") for each in taken.split(b"\n"))}
+            must(200 <= head.status < 600, f"{head.status} is no status of a final answer")
+            must(not {b"content-length", b"transfer-encoding"} <= fields, "an answer has two lengths")
+    must(not known or head.status is not None, "an answer without a status is known")
+    must(head.size <= LARGEST_HEAD or bool(head.garbage), "a head is longer than its limit")
 
 
 def _cluster(data: bytes) -> None:

@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from syncline.clients.instances import Instance
-from syncline.clients.replica_connection import Trouble
-from syncline.clients.replicas import Answer
+from syncline.clients.replicas import Answer, Trouble
 
 PORT = 8443
 

@@ -16,8 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from syncline.clients.replica_connection import Trouble
-from syncline.clients.replicas import Address, Answer, Exchange, Replicas
+from syncline.clients.replicas import Address, Answer, Exchange, Replicas, Trouble
 from tests.simulation.machine import Machine, Process
 from tests.simulation.network import Calls
 

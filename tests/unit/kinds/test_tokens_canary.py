@@ -10,8 +10,7 @@ from typing import Any, Final, cast
 import pytest
 
 from syncline.clients.instances import Instance
-from syncline.clients.replica_connection import Trouble
-from syncline.clients.replicas import Answer, Replicas
+from syncline.clients.replicas import Answer, Replicas, Trouble
 from syncline.kinds.tokens.canary import KEY_PREFIX, Call, Canary, CanaryRules
 from syncline.kinds.tokens.patience import Patience
 from syncline.kinds.tokens.sightings import CanaryMemory, Check, Outcome, Sighting

@@ -11,8 +11,7 @@ from typing import Any, Final, cast
 import pytest
 
 from syncline.clients.instances import Instance, is_probed
-from syncline.clients.replica_connection import Trouble
-from syncline.clients.replicas import Answer, Replicas
+from syncline.clients.replicas import Answer, Replicas, Trouble
 from syncline.kinds.tokens.listing import Listing
 from syncline.kinds.tokens.patience import Patience
 from syncline.kinds.tokens.probing import Prober, Rules

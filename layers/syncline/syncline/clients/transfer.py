@@ -321,7 +321,7 @@ class Reader:
 
 def _trust(easy: Any, ca: str | None) -> None:
     """Have libcurl trust the system's certificate authorities, and those in ``ca``."""
-    file, folder = _system_authorities()
+    file, folder = system_authorities()
     if folder is not None:
         # libcurl reads a file of authorities for each connection, which takes 5 ms; of a folder it reads one.
         easy.setopt(pycurl.CAPATH, folder)
@@ -337,7 +337,7 @@ def _trust(easy: Any, ca: str | None) -> None:
 
 
 @lru_cache(maxsize=1)
-def _system_authorities() -> tuple[str | None, str | None]:
+def system_authorities() -> tuple[str | None, str | None]:
     """Return the file of the system's certificate authorities, and the folder where they lie by the hash of their names."""
     paths = ssl.get_default_verify_paths()
     if paths.openssl_cafile_env not in os.environ:

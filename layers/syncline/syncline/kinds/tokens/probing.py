@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,9 +55,9 @@ class Prober:
         self._clock = clock
         self._crowd = Crowd()
         self._chance = chance or random.Random()  # noqa: S311 - for jitter
-        tls = None if rules.plain_http else ssl.create_default_context(cadata=rules.ca)
+        authorities = None if rules.plain_http else rules.ca or ""
         connecting = max(_CONNECTING, rules.patience.deadline / 2)
-        self.replicas = Replicas(loop, tls, rules.server_name or host_name(rules.host), connecting)
+        self.replicas = Replicas(loop, authorities, rules.server_name or host_name(rules.host), connecting)
         head = f"Host: {rules.host}\r\nUser-Agent: syncline/{__version__}\r\nAccept: */*\r\nCookie: {rules.cookie}="
         self._head = f"GET {rules.path} HTTP/1.1\r\n{head}".encode()
 
