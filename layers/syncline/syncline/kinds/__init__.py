@@ -1,1 +1,1 @@
-"""Kinds: what is particular to images, and later to files, backups, artifacts and tokens."""
+"""Kinds of syncs: images, files, backups, artifacts and tokens, each in a package of its own."""
