@@ -117,6 +117,12 @@ def _connections_stay_here() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _no_kept_connections() -> None:
+    """Keep no connection to a server of another test: ports come again."""
+    sys.modules["syncline.clients.transfer"]._pools.clear()
+
+
+@pytest.fixture(autouse=True)
 def _no_kept_refusals() -> None:
     """Let no test know of the credentials that the servers of another one refused: ports come again."""
     if "syncline.clients.rejections" in sys.modules:

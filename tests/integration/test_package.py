@@ -35,8 +35,10 @@ _SHARED: Final = (".venv-engine", ".build")
 _BUILD: Final = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
 _IMPORT_ALL: Final = """
 import importlib, pkgutil, syncline
+# These run with the engine's own Python and in the container.
+others = {"syncline.cli.engine_process", "syncline.service.server", "syncline.wiring_tokens.container"}
 for each in pkgutil.walk_packages(syncline.__path__, "syncline."):
-    if each.name != "syncline.cli.engine_process":  # runs with the engine's own Python
+    if each.name not in others:
         importlib.import_module(each.name)
 print(syncline.__file__)
 """
