@@ -26,8 +26,8 @@ from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 
 from syncline.clients.http import Body, Http, Response
+from syncline.clients.limits import Limits, Request
 from syncline.clients.pacing import Policy
-from syncline.clients.transfer import Limits, Request
 from syncline.model import Step
 from syncline.steps.transfer import ENDING
 from syncline.steps.worker import Worker

@@ -15,8 +15,8 @@ from syncline.cli.context import Context
 from syncline.cli.show import Out
 from syncline.cli.target import Target
 from syncline.clients.http import Http, Response
+from syncline.clients.limits import Limits, Request
 from syncline.clients.pacing import Policy
-from syncline.clients.transfer import Limits, Request
 from syncline.errors import SynclineError
 from syncline.messages import Queues
 from syncline.model import Step

@@ -12,9 +12,9 @@ from typing import Final
 
 import pytest
 
+from syncline.clients import authorities
 from syncline.clients import replicas as module
 from syncline.clients.replicas import LARGEST_BODY, LARGEST_HEAD, LARGEST_POOL, Answer, Exchange, Replicas, Trouble
-from syncline.clients.transfer import system_authorities
 from tests.standins.certificates import Authority
 
 NAME: Final = "gateway.example"
@@ -83,6 +83,16 @@ def asking(authorities: str | None = None, timeout: float = 20.0) -> Iterator[Re
         yield replicas
     finally:
         replicas.close()
+
+
+def saying_after(event: asyncio.Event, answer: bytes) -> Serve:
+    """Send an answer once ``event`` has happened."""
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await event.wait()
+        writer.write(answer)
+
+    return serve
 
 
 def saying(*pieces: bytes, close: bool = False) -> Serve:
@@ -272,11 +282,7 @@ def test_a_cancelled_request_is_not_answered_and_its_connection_is_kept() -> Non
     async def run() -> None:
         go_on = asyncio.Event()
 
-        async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await go_on.wait()
-            writer.write(OK)
-
-        async with serving(serve) as server:
+        async with serving(saying_after(go_on, OK)) as server:
             with asking() as replicas:
                 exchange, answer = begin(replicas, server.address)
                 exchange.cancel()
@@ -376,11 +382,7 @@ def test_further_requests_wait_for_one_of_the_connections_however_long() -> None
     async def run() -> None:
         go_on = asyncio.Event()
 
-        async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await go_on.wait()
-            writer.write(OK)
-
-        async with serving(serve) as server:
+        async with serving(saying_after(go_on, OK)) as server:
             with asking(timeout=0.5) as replicas:
                 answers = [begin(replicas, server.address)[1] for _ in range(LARGEST_POOL + 8)]
                 await server.until(lambda: len(server.requests) == LARGEST_POOL)
@@ -509,7 +511,9 @@ def test_certificates_are_checked_with_the_given_authorities_alone(
     system, given = Authority(), Authority("Another")
     (tmp_path / "system.pem").write_text(system.pem)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "system.pem"))
-    monkeypatch.setattr(module, "system_authorities", system_authorities.__wrapped__)  # it remembers the environment
+    monkeypatch.setattr(
+        authorities, "system_authorities", authorities.system_authorities.__wrapped__
+    )  # it remembers the environment
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(*(given if own else system).write_server_files(tmp_path, NAME))
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from syncline.cli.programs import run
+from syncline.cli.project import INPUTS
 from syncline.errors import SynclineError
 
 REGION: Final = "us-east-1"
@@ -22,14 +23,6 @@ STACK: Final = "syncline"
 Say = Callable[[str], None]
 
 _BUCKET: Final = "syncline-artifacts"  # as samconfig.toml names it
-_INPUTS: Final = (
-    "template.yaml",
-    "samconfig.toml",
-    "functions",
-    "layers",
-    "requirements/layer.txt",
-    "requirements/kubernetes.txt",
-)
 _FUNCTION_URLS: Final = ("ReceiveUrl", "ConsoleUrl", "ProbeUrl")
 _OPEN: Final = ("ConsoleAuth=NONE", "ProbeAuth=NONE")  # only this machine reaches their addresses
 
@@ -71,7 +64,7 @@ def inputs_key(project: Path, python: Path) -> str:
 
 
 def _input_files(project: Path) -> Iterator[Path]:
-    for name in _INPUTS:
+    for name in INPUTS:
         root = project / name
         found = [root] if root.is_file() else sorted(root.rglob("*"))
         yield from (file for file in found if file.is_file() and "__pycache__" not in file.parts)

@@ -14,17 +14,16 @@ from typing import Final
 
 from syncline.errors import SynclineError
 
-PARTS: Final = (
+INPUTS: Final = (
     "template.yaml",
     "samconfig.toml",
     "functions",
     "layers",
     "requirements/layer.txt",
     "requirements/kubernetes.txt",
-    "requirements/engine.txt",
-    "examples",
-    "events",
 )
+"""The parts that a deployment is made of."""
+PARTS: Final = (*INPUTS, "requirements/engine.txt", "examples", "events")
 SETTINGS: Final = "samconfig.toml"
 """The part that people change: `sam deploy --guided` writes the parameters into it."""
 _PACKAGE: Final = Path(__file__).resolve().parents[1]

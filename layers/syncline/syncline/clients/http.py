@@ -17,8 +17,9 @@ from typing import Any, Final, Self
 from syncline import __version__
 from syncline.clients import failures
 from syncline.clients.addresses import Address, Endpoint, redacted
+from syncline.clients.limits import Body, Limits, Request
 from syncline.clients.pacing import PACE, SLOWEST, Policy, never, unheard
-from syncline.clients.transfer import Body, Headers, Limits, Request, Transfer, is_token
+from syncline.clients.transfer import Headers, Transfer, is_token
 from syncline.errors import SynclineError
 
 __all__ = ["BODY_LIMIT", "READ_TIMEOUT", "Body", "Endpoint", "Http", "OversizeError", "Policy", "Response"]

@@ -25,8 +25,8 @@ from typing import Any, Final, NamedTuple
 import pycurl
 
 from syncline.clients import failures
+from syncline.clients.authorities import trust
 from syncline.clients.instances import is_probed
-from syncline.clients.transfer import system_authorities
 
 LARGEST_POOL: Final = 32
 """Connections to one replica at a time; further requests wait for one of them."""
@@ -243,7 +243,7 @@ class Replicas:
         easy.setopt(pycurl.WRITEFUNCTION, len)  # a body's bytes are counted and dropped
         if self._authorities is not None:
             easy.setopt(pycurl.SSL_SESSIONID_CACHE, 0)  # all replicas have one name, and no session of each other's
-            _trust(easy, self._authorities)
+            trust(easy, self._authorities or None, system=not self._authorities)
         return easy
 
     def _placed(self, address: Address) -> tuple[str, list[str]] | None:
@@ -406,20 +406,6 @@ def _has_two_lengths(fields: bytes) -> bool:
 
 def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _trust(easy: Any, authorities: str) -> None:
-    """Have libcurl trust these certificates alone, or the system's if there are none."""
-    file, folder = (None, None) if authorities else system_authorities()
-    if folder is not None:
-        easy.setopt(pycurl.CAPATH, folder)
-        easy.unsetopt(pycurl.CAINFO)
-        return
-    easy.unsetopt(pycurl.CAPATH)  # with a folder, libcurl would read the file again for each connection
-    if authorities:
-        easy.setopt(pycurl.CAINFO_BLOB, authorities.encode())
-    elif file is not None:
-        easy.setopt(pycurl.CAINFO, file)
 
 
 def _failure(head: _Head, number: int, words: str) -> Answer:

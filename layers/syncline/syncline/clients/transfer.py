@@ -4,14 +4,12 @@ A :class:`Channel` is a handle of libcurl and the multi handle that drives it. I
 serves one thread at a time. libcurl sends and receives only while :meth:`Transfer._advance` runs, so a stream that
 nobody reads holds at most what one turn brings. A connection is used again only after an answer that came to its end.
 
-libcurl connects, speaks TLS and takes answers apart (RFC 9112). This module adds limits: addresses that no connection
-may go to, names and values of header fields, the size of the head, the length announced for a streamed body, and the
-time for each wait.
+libcurl connects, speaks TLS, and takes answers apart (RFC 9112) within its own limits for heads. This module adds others:
+addresses that no connection may go to, names and values of header fields, and the length announced for a streamed body.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import ssl
@@ -19,9 +17,7 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Final
 from urllib.parse import quote
@@ -29,31 +25,27 @@ from urllib.parse import quote
 import pycurl
 
 from syncline.clients import failures
-from syncline.clients.addresses import Address, is_refused, redacted
-from syncline.clients.pacing import SLOW, Policy
+from syncline.clients.addresses import Address, is_refused
+from syncline.clients.authorities import trust
+from syncline.clients.limits import Limits, Request
 from syncline.errors import SynclineError
 
 CONNECT_TIMEOUT: Final = 5.0
-SHORTEST_WAIT: Final = 0.1  # seconds that a server is given however little time is left
 POOL_SIZE: Final = 32  # channels kept per server; more may be open at once, the surplus is closed after use
 MOST_POOLS: Final = 64  # servers; of more, those first spoken to lose their resting connections
 LONGEST_LIFE: Final = 300  # seconds after which a connection gets no further request: addresses of names change
 GLANCE: Final = 1.0  # seconds after which a wait checks that it is still wanted
-RATE_WINDOW: Final = 30.0  # seconds of waiting over which the rate of a body is measured
 _RECEIVED: Final = 64 * 1024  # bytes that libcurl reads at once; one turn reads up to ten times as much
 _SENT: Final = 256 * 1024  # bytes that libcurl asks a streamed body for at once
 _IN_MEMORY: Final = 64 * 1024  # bytes of a body up to which it is sent together with its head
 _NO_SOCKET: Final = 0.002  # seconds; libcurl has nothing to wait for while it resolves a name without a socket
-_ROUNDING: Final = 0.001
 _TARGET: Final = re.compile(r"/[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]*")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD: Final = re.compile(rf"(?m)^({_TOKEN.pattern}):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)\r?\n")
 _LINE_ENDS: Final = (b"\r\n", b"\n")
 READ_ABORT: Final = int(pycurl.READFUNC_ABORT)
 _WITH_BODY: Final = frozenset({"PUT", "POST", "PATCH"})
-_HASHED: Final = ("/etc/pki/ca-trust/extracted/pem/directory-hash",)
 
-Body = bytes | Iterable[bytes] | None
 Lines = list[bytes]
 
 
@@ -93,92 +85,6 @@ class Headers(Mapping[str, str]):
         return [value for field, value in self._fields if field == lower]
 
 
-@dataclass(slots=True)
-class Request:
-    """A request. A body that is not in memory is sent as it yields, with the ``Content-Length`` of ``headers`` or in chunks.
-
-    ``ca`` is PEM text of authorities trusted beside the system's. ``repeatable`` says that sending the request twice
-    does no harm.
-    """
-
-    method: str
-    address: Address
-    headers: Mapping[str, str]
-    body: Body
-    ca: str | None
-    repeatable: bool
-
-
-class Limits:
-    """Time limits of one request.
-
-    A wait for bytes of a body takes ``most`` seconds at most, as do all waits for a head together. None goes past the
-    policy's deadline, or on when the policy is halted. A body has to come, or to be taken, at the policy's rate: bytes
-    are counted by the seconds spent waiting for the server, so a slow reader of ours makes no server slow.
-    """
-
-    __slots__ = ("_body", "_bytes", "_idle", "_limit", "_most", "_policy", "_request", "_window")
-
-    def __init__(self, most: float, policy: Policy, request: Request) -> None:
-        self._most = most
-        self._policy = policy
-        self._request = request
-        self.begin(body=False)
-
-    def begin(self, *, body: bool) -> None:
-        """Begin with the waits for a head, or with those for a body."""
-        self._body = body
-        self._idle = 0.0  # seconds of the present wait
-        self._limit = 0.0  # seconds that it may take
-        self._window = 0.0  # seconds waited in the present window
-        self._bytes = 0  # of the body, in the present window
-
-    def count(self, size: int) -> None:
-        """Count bytes of the body that came or were taken, which ends the present wait."""
-        self._idle = 0.0
-        self._bytes += size
-
-    def left(self) -> float:
-        """Return the seconds that the present wait may still take; raise UNREACHABLE, TIME_SHORT or RUN_CANCELLED."""
-        policy = self._policy
-        if policy.halted():
-            raise self.failed("RUN_CANCELLED", "the run was cancelled, or may not write any more")
-        if not self._idle:
-            self._limit = self._most
-            if policy.deadline is not None:
-                time = policy.deadline - policy.clock()
-                self._limit = min(self._most, max(time, SHORTEST_WAIT)) if time > 0 else 0.0
-        left = self._limit - self._idle
-        if left > _ROUNDING:
-            return left
-        if self._limit < self._most:
-            raise self.failed("TIME_SHORT", "the function's time was over")
-        raise self.failed("UNREACHABLE", "no answer in time")
-
-    def spend(self, seconds: float) -> None:
-        """Count seconds of waiting; raise TOO_SLOW if the body is too slow."""
-        self._idle += seconds
-        self._window += seconds
-        if not self._body or self._window < RATE_WINDOW:
-            return
-        rate, slowest = self._bytes / self._window, self._policy.slowest
-        if rate < slowest:
-            why = f"{rate:.0f} bytes a second in {self._window:.0f} s, below the limit of {slowest}"
-            raise self.failed("TOO_SLOW", why)
-        if rate < SLOW:
-            seconds = self._window
-            what = (
-                f"{self._request.address.host} is slow: {rate / 1024:.3g} KiB/s in the last {seconds:.0f} s of waiting"
-            )
-            self._policy.slow(what)
-        self._window, self._bytes = 0.0, 0
-
-    def failed(self, code: str, why: str) -> SynclineError:
-        """Return a failure that names the request."""
-        request = self._request
-        return SynclineError(code, f"{request.method} {redacted(request.address.url)}: {why}")
-
-
 class Channel:
     """A handle of libcurl that keeps a connection to one server. One thread uses it at a time."""
 
@@ -200,7 +106,7 @@ class Channel:
         easy.setopt(pycurl.MAXLIFETIME_CONN, LONGEST_LIFE)
         easy.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
         if scheme == "https":
-            _trust(easy, ca)
+            trust(easy, ca, system=True)
 
     def start(self, method: str, url: str, fields: list[str], body: bytes | Reader | None) -> tuple[Lines, Lines]:
         """Begin a request; return the lists that take the answer's header lines and the pieces of its body."""
@@ -317,34 +223,6 @@ class Reader:
             what = f"the content to send has only {self.given} of the {self.size} bytes announced"
             raise SynclineError("SOURCE_CHANGED", what)
         return chunk
-
-
-def _trust(easy: Any, ca: str | None) -> None:
-    """Have libcurl trust the system's certificate authorities, and those in ``ca``."""
-    file, folder = system_authorities()
-    if folder is not None:
-        # libcurl reads a file of authorities for each connection, which takes 5 ms; of a folder it reads one.
-        easy.setopt(pycurl.CAPATH, folder)
-        if ca is None:
-            easy.unsetopt(pycurl.CAINFO)
-        else:
-            easy.set_ca_certs(ca)
-    elif ca is None:
-        if file is not None:
-            easy.setopt(pycurl.CAINFO, file)
-    else:
-        easy.set_ca_certs(f"{Path(file or os.devnull).read_text(encoding='utf-8')}\n{ca}")
-
-
-@lru_cache(maxsize=1)
-def system_authorities() -> tuple[str | None, str | None]:
-    """Return the file of the system's certificate authorities, and the folder where they lie by the hash of their names."""
-    paths = ssl.get_default_verify_paths()
-    if paths.openssl_cafile_env not in os.environ:
-        for folder in map(Path, filter(None, (paths.capath, *_HASHED))):
-            if folder.is_dir() and any(file.suffix == ".0" for file in folder.iterdir()):
-                return paths.cafile, str(folder)
-    return paths.cafile, None
 
 
 class Pool:

@@ -1,0 +1,30 @@
+"""Authorities of a sync's own are trusted beside the system's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from syncline.clients import authorities
+from syncline.clients.http import Http
+from syncline.errors import SynclineError
+from tests.standins.certificates import Authority
+from tests.standins.scripted_http import Reply, ScriptedServer
+
+
+@pytest.mark.parametrize("by", ["system", "own", "nobody"])
+def test_the_systems_file_and_an_own_authority(
+    by: str, http: Http, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"system": Authority("system"), "own": Authority("own")}
+    file = tmp_path / "authorities.pem"
+    file.write_text(known["system"].pem)
+    monkeypatch.setattr(authorities, "system_authorities", lambda: (str(file), None))
+    with ScriptedServer(tls=known.get(by, Authority("nobody"))) as server:
+        server.on("GET", "/a", Reply(200, b"fine"))
+        if by != "nobody":
+            assert http.request("GET", f"{server.url}/a", ca=known["own"].pem).body == b"fine"
+            return
+        with pytest.raises(SynclineError, match="TLS_FAILED"):
+            http.request("GET", f"{server.url}/a", ca=known["own"].pem)
