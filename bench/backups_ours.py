@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.backups_place import BUCKET, Watch
-from syncline.clients.bucket import Bucket, Keys
-from syncline.clients.git_access import Remote
-from syncline.clients.git_repository import Person, Place
-from syncline.clients.http import Endpoint, Http
+from syncline.clients.git.access import Remote
+from syncline.clients.git.repository import Person, Place
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.s3.client import Bucket, Keys
 from syncline.config.base import Removals
 from syncline.kinds.backups import Backups, Layout, Reader, Rules, Signature
 from syncline.kinds.backups.sealing import Rule, Sealer

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
-from syncline.clients.git_objects import blob_id, quoted, tree_id
+from syncline.clients.git.objects import blob_id, quoted, tree_id
 from syncline.kinds.backups.memory import Count
 from tests.standins.git_http import GitHttp, git_http
 from tests.standins.git_places import Bare, make_bare

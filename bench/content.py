@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from syncline.clients.http import Endpoint, Http
-from syncline.clients.oci import Manifest, Registry
-from syncline.clients.reference import digest_of
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.registry.client import Manifest, Registry
+from syncline.clients.registry.reference import digest_of
 from tests.standins.registry import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 
 MIB: Final = 1024 * 1024

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bench.place import ROOT
-from syncline.clients.http import Http
+from syncline.clients.http.client import Http
 
 
 class Manager:

@@ -16,8 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 from bench.measure import Row
 from bench.memory import peak
 from bench.place import Place
-from syncline.clients.http import Endpoint, Http
-from syncline.clients.oci import Registry
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.registry.client import Registry
 from syncline.config import load_sync
 from syncline.config.images import ImagesSync
 from syncline.kinds.artifacts.layers import OwnMemory

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Coroutine, Sequence
 from typing import Any, Self, TypeVar
 
-from syncline.clients.instances import Instance
+from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens.patience import Patience
 from tests.standins.nginx import HOST
 

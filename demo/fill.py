@@ -11,7 +11,7 @@ from demo.images import Image
 from demo.servers import registry
 from demo.settings import Settings, folder
 from demo.signature import key_pair, sign, tag_for
-from syncline.clients.oci import Registry
+from syncline.clients.registry.client import Registry
 
 
 @dataclass(slots=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from demo.layers import LIBRARY, PREFIX, Layer
-from syncline.clients.oci_manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Manifest
-from syncline.clients.reference import digest_of
+from syncline.clients.registry.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Manifest
+from syncline.clients.registry.reference import digest_of
 
 CREATED: Final = "2026-01-01T00:00:00Z"  # the same for all, so that the same content is the same image
 SOURCE: Final = "syncline sample"

@@ -18,7 +18,7 @@ from importlib.metadata import distribution
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from syncline.clients.reference import digest_of
+from syncline.clients.registry.reference import digest_of
 
 PREFIX: Final = PurePosixPath("usr/local")
 LIBRARY: Final = PREFIX / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}"

@@ -19,8 +19,8 @@ import requests
 from demo import background
 from demo.settings import ROOT, SERVERS, USER, Settings, folder
 from syncline.cli.deploy import client_arguments
-from syncline.clients.http import Endpoint, Http
-from syncline.clients.oci import Credentials, Registry
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.registry.client import Credentials, Registry
 from tests.standins import registry as docker_registry
 from tests.standins.programs import ProgramAbsentError, program
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from demo.images import OCI, Image, descriptor, manifest_of
-from syncline.clients.reference import digest_of
+from syncline.clients.registry.reference import digest_of
 
 LAYER_TYPE: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 ANNOTATION: Final = "dev.cosignproject.cosign/signature"

@@ -12,12 +12,12 @@ from typing import Any, Final
 
 from moto.server import ThreadedMotoServer
 
-from syncline.clients.bucket import Bucket, Keys
-from syncline.clients.folders import Folder
-from syncline.clients.git_access import Access, Remote
-from syncline.clients.git_objects import blob_id
-from syncline.clients.git_repository import Person, Place
-from syncline.clients.http import Endpoint, Http
+from syncline.clients.folder.target import Folder
+from syncline.clients.git.access import Access, Remote
+from syncline.clients.git.objects import blob_id
+from syncline.clients.git.repository import Person, Place
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.s3.client import Bucket, Keys
 from syncline.kinds.backups import Backups, Layout, Reader, Rules, Signature
 from syncline.kinds.backups.committing import Answer
 from syncline.kinds.backups.downloading import Downloads

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, cast
 
-from syncline.clients.instances import Instance
-from syncline.clients.replicas import Replicas
+from syncline.clients.replicas.client import Replicas
+from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens.canary import Call, Canary, CanaryRules
 from syncline.kinds.tokens.patience import Patience
 from syncline.kinds.tokens.sightings import CanaryMemory, Sighting

@@ -104,7 +104,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.fixture(scope="session", autouse=True)
 def _connections_stay_here() -> Iterator[None]:
     """Let libcurl connect to this machine alone: it uses sockets beside those that pytest-socket watches."""
-    from syncline.clients import transfer  # noqa: PLC0415 - after the environment is set
+    from syncline.clients.http import transfer  # noqa: PLC0415 - after the environment is set
 
     opened = transfer.open_socket
 
@@ -119,14 +119,14 @@ def _connections_stay_here() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_kept_connections() -> None:
     """Keep no connection to a server of another test: ports come again."""
-    sys.modules["syncline.clients.transfer"]._pools.clear()
+    sys.modules["syncline.clients.http.transfer"]._pools.clear()
 
 
 @pytest.fixture(autouse=True)
 def _no_kept_refusals() -> None:
     """Let no test know of the credentials that the servers of another one refused: ports come again."""
-    if "syncline.clients.rejections" in sys.modules:
-        sys.modules["syncline.clients.rejections"].REJECTIONS.forget()
+    if "syncline.clients.http.rejections" in sys.modules:
+        sys.modules["syncline.clients.http.rejections"].REJECTIONS.forget()
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 
 import yaml
 
-from syncline.clients.instances import Instance
+from syncline.clients.replicas.instances import Instance
 from tests.standins.kubernetes import KubernetesApi, endpoint, endpoint_slice
 from tests.standins.nginx import HOST, Gateway
 

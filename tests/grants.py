@@ -24,7 +24,7 @@ from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 
-from syncline.clients.bucket_requests import BucketRequests
+from syncline.clients.s3.requests import BucketRequests
 from syncline.steps.console import Console
 from syncline.steps.receive import Receiver
 from syncline.steps.worker import Worker

@@ -15,26 +15,27 @@ from unittest import mock
 
 import pycurl
 
-from syncline.clients import entries, transfer
-from syncline.clients.addresses import Address, Endpoint
-from syncline.clients.bucket import Bucket
-from syncline.clients.cluster import PodsSource, ServiceSource, _checked_page, _instances
-from syncline.clients.entries import Odd, ignore
-from syncline.clients.file_manager import FileManager, Permissions
-from syncline.clients.github import GitHub
-from syncline.clients.github_auth import GivenToken
-from syncline.clients.gitlab import GitLab
-from syncline.clients.http import Http
-from syncline.clients.oci import Credentials, Registry
-from syncline.clients.oci_manifest import MANIFEST_TYPES, Manifest, media_type_of
-from syncline.clients.pacing import PACE
-from syncline.clients.quay import Quay
-from syncline.clients.reference import digest_of
-from syncline.clients.rejections import REJECTIONS
-from syncline.clients.replicas import LARGEST_HEAD, Exchange, _Head
-from syncline.clients.s3_xml import NotXmlError, _page, _plain_page, completion, error_code, grants, list_page, parse
-from syncline.clients.sigv4 import Keys
-from syncline.clients.transfer import Channel, Lines, Pool, Reader
+from syncline.clients.file_manager.client import FileManager, Permissions
+from syncline.clients.github.auth import GivenToken
+from syncline.clients.github.client import GitHub
+from syncline.clients.gitlab.client import GitLab
+from syncline.clients.http import listings as entries
+from syncline.clients.http import transfer
+from syncline.clients.http.addresses import Address, Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.http.listings import Odd, ignore
+from syncline.clients.http.pacing import PACE
+from syncline.clients.http.rejections import REJECTIONS
+from syncline.clients.http.transfer import Channel, Lines, Pool, Reader
+from syncline.clients.kubernetes.client import PodsSource, ServiceSource, _checked_page, _instances
+from syncline.clients.registry.client import Credentials, Registry
+from syncline.clients.registry.manifest import MANIFEST_TYPES, Manifest, media_type_of
+from syncline.clients.registry.quay import Quay
+from syncline.clients.registry.reference import digest_of
+from syncline.clients.replicas.client import LARGEST_HEAD, Exchange, _Head
+from syncline.clients.s3.client import Bucket
+from syncline.clients.s3.sigv4 import Keys
+from syncline.clients.s3.xml import NotXmlError, _page, _plain_page, completion, error_code, grants, list_page, parse
 from tests.fuzz.target import PLANTED, Finding, Target, must, refusals
 from tests.standins.made_up import Naps
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import zstandard
 
-from syncline.clients.reference import digest_of
+from syncline.clients.registry.reference import digest_of
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.archive.feed import Limits, Mark, Stream, ranged
 from syncline.kinds.artifacts.archive.images import Contents, chosen, images_in

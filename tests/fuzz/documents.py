@@ -9,10 +9,10 @@ from typing import Any, Final, cast
 
 import yaml
 
-from syncline.clients.git import Running
-from syncline.clients.git_history import _changes
-from syncline.clients.git_objects import FOLDER, quoted, read_commit, text_of, tree_entries, tree_id, unfit_branch
-from syncline.clients.git_repository import _read_tree
+from syncline.clients.git.history import _changes
+from syncline.clients.git.objects import FOLDER, quoted, read_commit, text_of, tree_entries, tree_id, unfit_branch
+from syncline.clients.git.program import Running
+from syncline.clients.git.repository import _read_tree
 from syncline.config.artifacts import Metadata
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.metadata import block_of, blocks_in, lines_of

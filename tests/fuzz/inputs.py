@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final, cast
 from unittest import mock
 
-from syncline.clients.bucket_events import climbs, events_in
-from syncline.clients.docker_credentials import credentials_for
+from syncline.clients.registry.docker_credentials import credentials_for
+from syncline.clients.s3.events import climbs, events_in
 from syncline.config import Sync, load_sync
 from syncline.config.file import parse_syncs, read_syncs
 from syncline.kinds.files.events import hints_of as files_hints

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 
-from syncline.clients.addresses import Address, Endpoint, is_refused, redacted
-from syncline.clients.challenges import parse_challenges
-from syncline.clients.failures import retry_after
-from syncline.clients.git_failures import failure_of
-from syncline.clients.oci_links import next_link, own_target
-from syncline.clients.realms import is_expected_realm
-from syncline.clients.reference import is_digest, parse_digest, parse_reference, parse_repository, parse_tag
+from syncline.clients.git.failures import failure_of
+from syncline.clients.http.addresses import Address, Endpoint, is_refused, redacted
+from syncline.clients.http.failures import retry_after
+from syncline.clients.registry.auth import is_expected_realm, parse_challenges
+from syncline.clients.registry.reference import is_digest, parse_digest, parse_reference, parse_repository, parse_tag
+from syncline.clients.registry.transport import next_link, own_target
 from syncline.kinds.files.events import instant
 from syncline.kinds.tokens.token import expiry_of, problem_of, short_hash
 from syncline.schedule import check_schedule

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import boto3
 import yaml
 
-from syncline.clients.pacing import PACE
+from syncline.clients.http.pacing import PACE
 from syncline.config import load_sync
 from syncline.messages import Queues
 from syncline.model import Outcome, Run, RunStatus, Step

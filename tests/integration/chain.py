@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 
-from syncline.clients.pacing import PACE
+from syncline.clients.http.pacing import PACE
 from syncline.config import load_sync
 from syncline.errors import CODES
 from syncline.messages import Batch, Dead, Queues, Start, decode

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 
-from syncline.clients.bucket import Bucket, Head, Keys
-from syncline.clients.http import Endpoint, Http
-from syncline.clients.pacing import PACE
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.pacing import PACE
+from syncline.clients.s3.client import Bucket, Head, Keys
 from syncline.config import load_sync
 from syncline.config.files import FilesSync
 from syncline.messages import Dead, Queues, Start, decode

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from syncline.clients.instances import Instance
+from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens.listing import Listing
 from syncline.kinds.tokens.patience import Patience
 from syncline.kinds.tokens.probing import Prober, Rules

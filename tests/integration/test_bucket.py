@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from syncline.clients.bucket import PART, Bucket, Head, Keys, part_size
-from syncline.clients.http import Endpoint, Http, Policy
-from syncline.clients.rejections import REJECTIONS
+from syncline.clients.http.client import Endpoint, Http, Policy
+from syncline.clients.http.rejections import REJECTIONS
+from syncline.clients.s3.client import PART, Bucket, Head, Keys, part_size
 from syncline.errors import SynclineError
 from tests.standins.rclone import ACCESS, SECRET, Rclone
 from tests.standins.scripted_http import Reply, ScriptedServer
@@ -288,6 +288,6 @@ def test_parts_hold_any_size() -> None:
 
 
 def _forget_throttling() -> None:
-    from syncline.clients.pacing import PACE  # noqa: PLC0415 - here alone
+    from syncline.clients.http.pacing import PACE  # noqa: PLC0415 - here alone
 
     PACE._hosts.clear()

@@ -10,7 +10,8 @@ import pytest
 from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
-from syncline.clients.bucket import (
+from syncline.clients.http.client import Endpoint, Http, Policy
+from syncline.clients.s3.client import (
     ABSENT,
     PART,
     Bucket,
@@ -21,7 +22,6 @@ from syncline.clients.bucket import (
     fingerprint,
     part_size,
 )
-from syncline.clients.http import Endpoint, Http, Policy
 from syncline.errors import SynclineError
 from tests.standins.rclone import Rclone
 from tests.standins.s3 import ACCESS, SECRET, S3Server

@@ -14,8 +14,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
 
-from syncline.clients import github
-from syncline.clients.github import RemoteFile
+from syncline.clients.github import client as github
+from syncline.clients.github.client import RemoteFile
 from syncline.kinds.artifacts import sending
 from syncline.kinds.artifacts.pushed import Push, Pushed
 from syncline.messages import Start

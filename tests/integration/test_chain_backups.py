@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
 
-from syncline.clients.git_repository import Branch
-from syncline.clients.http import Http
-from syncline.clients.pacing import PACE
+from syncline.clients.git.repository import Branch
+from syncline.clients.http.client import Http
+from syncline.clients.http.pacing import PACE
 from syncline.config import load_sync
 from syncline.errors import SynclineError
 from syncline.messages import Queues, Start

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from syncline.cli import engine
-from syncline.clients.http import Http
+from syncline.clients.http.client import Http
 from tests.integration.test_deployed_images import Deployed
 from tests.standins.git_http import GitHttp, git_http
 from tests.standins.git_places import Bare, make_bare

@@ -18,7 +18,7 @@ import pytest
 
 from syncline.cli import engine
 from syncline.cli.engine import Engine
-from syncline.clients.http import Http
+from syncline.clients.http.client import Http
 from tests.standins.file_manager import FileManagerServer
 
 TOP: Final = Path(__file__).parents[2]

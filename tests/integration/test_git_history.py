@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from syncline.clients import git_history
-from syncline.clients.git import Git
-from syncline.clients.git_access import Remote
-from syncline.clients.git_objects import blob_id
-from syncline.clients.git_repository import Place, open_branch
+from syncline.clients.git import history as git_history
+from syncline.clients.git.access import Remote
+from syncline.clients.git.objects import blob_id
+from syncline.clients.git.program import Git
+from syncline.clients.git.repository import Place, open_branch
 from tests.standins.git_places import Bare, make_bare
 
 TRAILER = "Syncline-Sync: sync"

@@ -11,10 +11,10 @@ from typing import Final
 
 import pytest
 
-from syncline.clients import git
-from syncline.clients.git_access import KeyAccess, Remote
-from syncline.clients.git_objects import blob_id
-from syncline.clients.git_repository import NewCommit, Person, Place, open_branch
+from syncline.clients.git import program as git
+from syncline.clients.git.access import KeyAccess, Remote
+from syncline.clients.git.objects import blob_id
+from syncline.clients.git.repository import NewCommit, Person, Place, open_branch
 from tests.standins.debian import mirror, proxies
 from tests.standins.git_http import git_http
 from tests.standins.git_places import make_bare, make_key, sshd

@@ -13,12 +13,12 @@ from typing import Final
 
 import pytest
 
-from syncline.clients import git
-from syncline.clients.git import Patience
-from syncline.clients.git_access import Access, KeyAccess, Remote, TokenAccess
-from syncline.clients.git_objects import blob_id
-from syncline.clients.git_repository import Blob, Branch, NewCommit, Person, Place, open_branch
-from syncline.clients.pacing import never
+from syncline.clients.git import program as git
+from syncline.clients.git.access import Access, KeyAccess, Remote, TokenAccess
+from syncline.clients.git.objects import blob_id
+from syncline.clients.git.program import Patience
+from syncline.clients.git.repository import Blob, Branch, NewCommit, Person, Place, open_branch
+from syncline.clients.http.pacing import never
 from syncline.errors import SynclineError
 from syncline.secrets import redact
 from tests.standins.git_http import GitHttp, git_http

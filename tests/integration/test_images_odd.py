@@ -9,9 +9,9 @@ from typing import Final
 
 import pytest
 
-from syncline.clients.http import Endpoint, Http, Policy
-from syncline.clients.oci import Credentials, Registry
-from syncline.clients.oci_manifest import DOCKER_MANIFEST
+from syncline.clients.http.client import Endpoint, Http, Policy
+from syncline.clients.registry.client import Credentials, Registry
+from syncline.clients.registry.manifest import DOCKER_MANIFEST
 from syncline.config import load_sync
 from syncline.config.images import ImagesSync
 from syncline.kinds.artifacts.layers import OwnMemory

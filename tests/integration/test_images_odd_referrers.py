@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import pytest
 
-from syncline.clients.http import Endpoint, Http
-from syncline.clients.oci import Registry
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.registry.client import Registry
 from syncline.config import load_sync
 from syncline.config.images import ImagesSync
 from syncline.kinds.artifacts.layers import OwnMemory

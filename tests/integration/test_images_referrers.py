@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import pytest
 
-from syncline.clients.http import Endpoint, Http, Policy
-from syncline.clients.oci import Credentials, Registry
+from syncline.clients.http.client import Endpoint, Http, Policy
+from syncline.clients.registry.client import Credentials, Registry
 from syncline.config import load_sync
 from syncline.config.images import ImagesSync
 from syncline.kinds.images import BlobPlaces, Images, Notes, Side

@@ -13,8 +13,8 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from syncline.clients.cluster import Cluster, PodsSource, ServiceSource, _ExpiredError
-from syncline.clients.cluster_login import BearerToken, InCluster, Kubeconfig
+from syncline.clients.kubernetes.client import Cluster, PodsSource, ServiceSource, _ExpiredError
+from syncline.clients.kubernetes.login import BearerToken, InCluster, Kubeconfig
 from syncline.errors import SynclineError
 from tests.container import Container, sync_of, wait_for
 from tests.manifests import FILE, NAMESPACE, RELEASE, SETTINGS, helm, rendered

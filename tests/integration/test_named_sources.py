@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from moto import mock_aws
 
-from syncline.clients.addresses import Endpoint
-from syncline.clients.bucket import Bucket, Keys
-from syncline.clients.git_access import TokenAccess
-from syncline.clients.http import Http
+from syncline.clients.git.access import TokenAccess
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.s3.client import Bucket, Keys
 from syncline.errors import SynclineError
 from syncline.kinds.backups import Layout
 from syncline.kinds.kind import Pace

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.http import Endpoint, Http, Policy
-from syncline.clients.oci import Credentials, Manifest, Registry
-from syncline.clients.oci_manifest import OCI_INDEX, OCI_MANIFEST
-from syncline.clients.reference import digest_of
+from syncline.clients.http.client import Endpoint, Http, Policy
+from syncline.clients.registry.client import Credentials, Manifest, Registry
+from syncline.clients.registry.manifest import OCI_INDEX, OCI_MANIFEST
+from syncline.clients.registry.reference import digest_of
 from syncline.errors import SynclineError
 from tests.standins.pairs import TOKEN_USERS, USERS, RegistryPair, TokenRegistryPair
 from tests.standins.programs import needs

@@ -13,8 +13,8 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from syncline.clients.http import Http
-from syncline.clients.pacing import Policy
+from syncline.clients.http.client import Http
+from syncline.clients.http.pacing import Policy
 from syncline.config import load_sync
 from syncline.errors import SynclineError
 from syncline.messages import Queues

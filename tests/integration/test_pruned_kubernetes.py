@@ -25,8 +25,8 @@ LARGEST: Final = 3 * 1024**2  # bytes of the kubernetes package; it has 107 MB b
 LISTING: Final = """
 import json, pathlib, sys
 import kubernetes
-from syncline.clients.cluster import Cluster, PodsSource, ServiceSource
-from syncline.clients.cluster_login import BearerToken, InCluster, Kubeconfig
+from syncline.clients.kubernetes.client import Cluster, PodsSource, ServiceSource
+from syncline.clients.kubernetes.login import BearerToken, InCluster, Kubeconfig
 from syncline.errors import SynclineError
 
 url, port, account = sys.argv[1:]

@@ -12,8 +12,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from syncline.clients.http import Endpoint, Http
-from syncline.clients.quay import Quay, QuayTag
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.registry.quay import Quay, QuayTag
 from tests.standins.lean_http import LeanServer, Request, reply
 from tests.standins.pairs import TOKEN_USERS, USERS, RegistryPair, TokenRegistryPair
 from tests.standins.programs import needs

@@ -11,9 +11,9 @@ from urllib.parse import unquote
 import pytest
 from moto.server import ThreadedMotoServer
 
-from syncline.clients.bucket import PART, Bucket, Head, Keys
-from syncline.clients.http import Endpoint, Http, Policy
-from syncline.clients.sigv4 import EMPTY, Request, Signer
+from syncline.clients.http.client import Endpoint, Http, Policy
+from syncline.clients.s3.client import PART, Bucket, Head, Keys
+from syncline.clients.s3.sigv4 import EMPTY, Request, Signer
 from syncline.errors import SynclineError
 from tests.standins.s3 import ACCESS, SECRET, S3Server
 from tests.standins.scripted_http import ScriptedServer

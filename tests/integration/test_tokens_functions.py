@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.config import Config
 
-from syncline.clients.instances import Instance
+from syncline.clients.replicas.instances import Instance
 from syncline.config.tokens import TokensSync
 from syncline.kinds.tokens.listing import MemoryListings
 from syncline.kinds.tokens.sightings import Check, Outcome, Sighting

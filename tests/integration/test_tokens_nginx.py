@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from syncline.clients.instances import Instance
+from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens.patience import Patience
 from syncline.kinds.tokens.probing import Prober
 from syncline.kinds.tokens.verdict import Finding, Known, Quorum, Reason, State

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.bucket_events import events_in
+from syncline.clients.s3.events import events_in
 from syncline.config.artifacts import ArtifactsSync
 from syncline.config.file import read_syncs
 from syncline.kinds.artifacts.notifications import runs_in

@@ -17,7 +17,7 @@ from typing import Final
 import pytest
 import yaml
 
-from syncline.clients.git_objects import blob_id
+from syncline.clients.git.objects import blob_id
 from syncline.config import Sync, load_sync
 from syncline.config.images import ImagesSync
 from syncline.config.tokens import TokensSync

@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from syncline.clients.instances import Instance
+from syncline.clients.replicas.instances import Instance
 from syncline.config import load_sync
 from syncline.config.tokens import TokensSync
 from syncline.errors import SynclineError

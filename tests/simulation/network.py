@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 from botocore.exceptions import EndpointConnectionError
 
-from syncline.clients.http import Http
+from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
 from tests.simulation.expressions import client_error
 from tests.simulation.machine import KilledError, Machine, Process, current

@@ -19,7 +19,7 @@ from typing import Any, Final, overload
 from unittest.mock import patch
 
 from syncline import state
-from syncline.clients import oci
+from syncline.clients.registry import client as oci
 from syncline.errors import SynclineError
 from syncline.kinds.images import copying, looking, proving
 from syncline.kinds.kind import Arrived

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 from unittest.mock import patch
 
-from syncline.clients.git_repository import Branch
+from syncline.clients.git.repository import Branch
 from syncline.errors import SynclineError
 from syncline.kinds.backups.committing import _Work
 from syncline.kinds.backups.comparing import Comparison

@@ -12,7 +12,8 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from syncline import state, telemetry
-from syncline.clients import failures, git_failures
+from syncline.clients.git import failures as git_failures
+from syncline.clients.http import failures
 from syncline.kinds.images import looking
 from syncline.messages import Queues
 from syncline.secrets import Secrets

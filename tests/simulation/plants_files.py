@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from syncline.clients.bucket import ObjectStream
+from syncline.clients.s3.client import ObjectStream
 from syncline.kinds.files import bucket_target
 from syncline.kinds.files.discover import Scan
 from syncline.kinds.files.events import Hints

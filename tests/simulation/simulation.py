@@ -21,7 +21,7 @@ from unittest.mock import patch
 from syncline.cli import commands_retry
 from syncline.cli.applying import _put
 from syncline.cli.following import begin
-from syncline.clients.rejections import REJECTIONS
+from syncline.clients.http.rejections import REJECTIONS
 from syncline.config import load_sync
 from syncline.messages import Batch, Start
 from syncline.model import EVERYTHING, Outcome, Result, Run, RunStatus, Scope, Step, Trigger

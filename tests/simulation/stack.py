@@ -14,9 +14,9 @@ from typing import Any, Final, cast
 from syncline.cli.context import Context
 from syncline.cli.show import Out
 from syncline.cli.target import Target
-from syncline.clients.http import Http, Response
-from syncline.clients.limits import Limits, Request
-from syncline.clients.pacing import Policy
+from syncline.clients.http.client import Http, Response
+from syncline.clients.http.limits import Limits, Request
+from syncline.clients.http.pacing import Policy
 from syncline.errors import SynclineError
 from syncline.messages import Queues
 from syncline.model import Step

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.bucket import ABSENT, PART, Bucket, Condition, Head, Keys
-from syncline.clients.bucket_events import events_in
-from syncline.clients.http import Endpoint, Http, Policy
+from syncline.clients.http.client import Endpoint, Http, Policy
+from syncline.clients.s3.client import ABSENT, PART, Bucket, Condition, Head, Keys
+from syncline.clients.s3.events import events_in
 from syncline.errors import SynclineError
 from tests.simulation.machine import Machine, Process
 from tests.simulation.models.bucket import SimBucket

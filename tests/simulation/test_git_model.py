@@ -10,11 +10,11 @@ from typing import Final, TypeVar
 
 import pytest
 
-from syncline.clients.git import Patience
-from syncline.clients.git_access import Remote
-from syncline.clients.git_objects import EMPTY_TREE, blob_id, tree_id
-from syncline.clients.git_repository import Blob, Branch, NewCommit, Person, Place, open_branch
-from syncline.clients.http import Http
+from syncline.clients.git.access import Remote
+from syncline.clients.git.objects import EMPTY_TREE, blob_id, tree_id
+from syncline.clients.git.program import Patience
+from syncline.clients.git.repository import Blob, Branch, NewCommit, Person, Place, open_branch
+from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
 from tests.simulation.machine import Machine, Process
 from tests.simulation.models.git import SimBranch, sim_open_branch

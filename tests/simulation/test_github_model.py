@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.entries import refuse
-from syncline.clients.github import Artifact, GitHub, RemoteFile, WorkflowRun
-from syncline.clients.github_auth import GivenToken
-from syncline.clients.http import Endpoint, Http
+from syncline.clients.github.auth import GivenToken
+from syncline.clients.github.client import Artifact, GitHub, RemoteFile, WorkflowRun
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.listings import refuse
 from syncline.errors import SynclineError
 from tests.simulation.machine import EPOCH, Machine, Process
 from tests.simulation.models.builds import Format, artifact_of, image_of

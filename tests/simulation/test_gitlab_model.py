@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from syncline.clients.entries import Limits
-from syncline.clients.gitlab import GitLab, RegistryRepository
-from syncline.clients.http import Endpoint, Http, Policy
+from syncline.clients.gitlab.client import GitLab, RegistryRepository
+from syncline.clients.http.client import Endpoint, Http, Policy
+from syncline.clients.http.listings import Limits
 from syncline.errors import SynclineError
 from tests.simulation.machine import Machine, Process
 from tests.simulation.models import gitlab as model

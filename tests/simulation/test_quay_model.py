@@ -8,9 +8,9 @@ from typing import get_args
 
 import pytest
 
-from syncline.clients.entries import Position
-from syncline.clients.http import Endpoint, Http, Policy
-from syncline.clients.quay import Quay, QuayRepository, QuayTag
+from syncline.clients.http.client import Endpoint, Http, Policy
+from syncline.clients.http.listings import Position
+from syncline.clients.registry.quay import Quay, QuayRepository, QuayTag
 from syncline.errors import SynclineError
 from tests.simulation.machine import Machine, Process
 from tests.simulation.models import quay as model

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.entries import Position
-from syncline.clients.http import Endpoint, Http, Policy
-from syncline.clients.oci import Descriptor, Manifest, Registry
-from syncline.clients.oci_manifest import OCI_INDEX, OCI_MANIFEST
-from syncline.clients.reference import digest_of
+from syncline.clients.http.client import Endpoint, Http, Policy
+from syncline.clients.http.listings import Position
+from syncline.clients.registry.client import Descriptor, Manifest, Registry
+from syncline.clients.registry.manifest import OCI_INDEX, OCI_MANIFEST
+from syncline.clients.registry.reference import digest_of
 from syncline.errors import SynclineError
 from tests.simulation.machine import Machine, Process
 from tests.simulation.models.registry import RegistryServer, SimRegistry

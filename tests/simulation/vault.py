@@ -18,8 +18,8 @@ from unittest.mock import patch
 from urllib.parse import quote
 
 from syncline import secrets
-from syncline.clients.failures import of_status
-from syncline.clients.git_failures import failure_of
+from syncline.clients.git.failures import failure_of
+from syncline.clients.http.failures import of_status
 from syncline.errors import SynclineError
 from tests.simulation.expressions import client_error
 from tests.simulation.machine import Process, writer

@@ -23,7 +23,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
-from syncline.clients.instances import Instance
+from syncline.clients.replicas.instances import Instance
 from tests.standins.certificates import Authority
 from tests.standins.programs import ProgramAbsentError, program
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from syncline.clients.http import Endpoint, Http
-from syncline.clients.oci import Registry as Client
-from syncline.clients.oci_auth import Credentials
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.registry.auth import Credentials
+from syncline.clients.registry.client import Registry as Client
 from syncline.kinds.artifacts.examining import examined
 from syncline.kinds.artifacts.layers import KnownLayers, OwnMemory
 from syncline.kinds.artifacts.passing import Progress, Wanted

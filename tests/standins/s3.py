@@ -5,7 +5,7 @@
         server.put("source", "a/b", b"content", {"cache-control": "no-store"}, {"owner": "me"})
         server.objects["source"]["a/b"].etag
 
-It speaks the requests of :class:`syncline.clients.bucket.Bucket` (path style) and refuses everything else with 501:
+It speaks the requests of :class:`syncline.clients.s3.client.Bucket` (path style) and refuses everything else with 501:
 operations, query parameters and ``x-amz-`` headers that it does not know, bodies whose sha256 is not the signed one,
 ``x-amz-`` headers that are not signed, ranges outside the object, parts out of order. Signatures themselves are not
 verified: ``rclone serve s3`` does that.

@@ -11,8 +11,8 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from syncline.clients.instances import Instance
-from syncline.clients.replicas import Answer, Trouble
+from syncline.clients.replicas.client import Answer, Trouble
+from syncline.clients.replicas.instances import Instance
 
 PORT = 8443
 

@@ -201,7 +201,10 @@ def test_every_rule_speaks_of_a_room_that_is_there() -> None:
     ("module", "absent"),
     [
         ("syncline.model", ("boto3", "pydantic", "urllib3", "syncline.errors")),
-        ("syncline.clients.oci", ("boto3", "docker", "syncline.config", "syncline.model", "syncline.kinds")),
+        (
+            "syncline.clients.registry.client",
+            ("boto3", "docker", "syncline.config", "syncline.model", "syncline.kinds"),
+        ),
         ("syncline.kinds.images", ("boto3", "docker", "aws_lambda_powertools", "syncline.messages", "syncline.state")),
         ("syncline.wiring", ("docker", "kubernetes", "yaml", "syncline.cli", "syncline.service")),
         (
@@ -213,11 +216,11 @@ def test_every_rule_speaks_of_a_room_that_is_there() -> None:
                 "kubernetes",
                 "yaml",
                 "prometheus_client",
-                "syncline.clients.cluster",
+                "syncline.clients.kubernetes.client",
                 "syncline.steps",
             ),
         ),
-        ("syncline.clients.cluster", ("kubernetes", "yaml", "boto3")),
+        ("syncline.clients.kubernetes.client", ("kubernetes", "yaml", "boto3")),
     ],
 )
 def test_nothing_comes_along_that_was_not_asked_for(module: str, absent: tuple[str, ...]) -> None:

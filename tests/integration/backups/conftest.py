@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from syncline.clients.folders import Folder
-from syncline.clients.http import Http
+from syncline.clients.folder.target import Folder
+from syncline.clients.http.client import Http
 from syncline.kinds.backups.stores import BucketStore
 from tests.backups_world import World, make_bucket, make_world, s3_server
 

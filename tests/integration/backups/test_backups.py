@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from syncline.clients.git_access import TokenAccess
-from syncline.clients.git_objects import blob_id
-from syncline.clients.http import Http
+from syncline.clients.git.access import TokenAccess
+from syncline.clients.git.objects import blob_id
+from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
 from syncline.kinds.backups import Layout, looking
 from syncline.kinds.kind import Arrived, Failure, Later, Pace

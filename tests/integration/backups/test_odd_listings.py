@@ -11,8 +11,8 @@ from typing import Any, Final
 import pytest
 from moto import mock_aws
 
-from syncline.clients.http import Http
-from syncline.clients.pacing import PACE
+from syncline.clients.http.client import Http
+from syncline.clients.http.pacing import PACE
 from syncline.config import load_sync
 from syncline.kinds.kind import Pace
 from syncline.model import EVERYTHING, Item

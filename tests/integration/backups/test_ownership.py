@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from syncline.clients.entries import OnOdd, refuse
-from syncline.clients.folders import Folder
-from syncline.clients.git_objects import blob_id
-from syncline.clients.git_repository import Branch
+from syncline.clients.folder.target import Folder
+from syncline.clients.git.objects import blob_id
+from syncline.clients.git.repository import Branch
+from syncline.clients.http.listings import OnOdd, refuse
 from syncline.errors import SynclineError
 from syncline.kinds.backups import Layout
 from syncline.kinds.backups.ours import Ledger, Ours

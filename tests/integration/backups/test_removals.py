@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.folders import Folder
+from syncline.clients.folder.target import Folder
 from syncline.kinds.backups import Layout
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from syncline.clients.folders import Folder
-from syncline.clients.git_access import Remote
-from syncline.clients.git_repository import Place, open_branch
-from syncline.clients.http import Http
+from syncline.clients.folder.target import Folder
+from syncline.clients.git.access import Remote
+from syncline.clients.git.repository import Place, open_branch
+from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
 from syncline.kinds.backups import Layout
 from syncline.kinds.backups.restoring import Place as RestorePlace
@@ -192,7 +192,7 @@ def test_what_is_in_the_bucket_already_is_looked_at_too(world: World, s3: str) -
 
 
 def test_downloads_follow_the_bucket(world: World, store: Folder | BucketStore) -> None:
-    from syncline.clients.git_objects import blob_id  # noqa: PLC0415
+    from syncline.clients.git.objects import blob_id  # noqa: PLC0415
 
     world.put(FILES | {"east/a/secret.yaml": SECRET, "east/.git/config": b"x"})
     download = Download(world, store)

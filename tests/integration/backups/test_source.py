@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from syncline.clients.bucket import Bucket, Keys
-from syncline.clients.folders import Folder
-from syncline.clients.http import Endpoint, Http
+from syncline.clients.folder.target import Folder
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.s3.client import Bucket, Keys
 from syncline.kinds.kind import Failure, Pace, Page
 from syncline.model import EVERYTHING
 from tests.backups_world import Caps, Download, World

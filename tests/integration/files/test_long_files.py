@@ -10,8 +10,8 @@ from typing import Final
 
 import pytest
 
-from syncline.clients import bucket_upload
-from syncline.clients.bucket import PART
+from syncline.clients.s3 import upload as bucket_upload
+from syncline.clients.s3.client import PART
 from syncline.kinds.files import bucket_target
 from syncline.model import Step
 from tests.integration.files_chain import SYNC, FilesChain

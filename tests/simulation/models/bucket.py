@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar, cast
 
-from syncline.clients.bucket import Bucket, Condition, Grants, Head, ListPage, ObjectStream, Upload
-from syncline.clients.bucket_head import REDIRECT
-from syncline.clients.bucket_requests import BucketRequests
-from syncline.clients.entries import OnOdd, ignore, refuse
-from syncline.clients.http import Endpoint, Response
+from syncline.clients.http.client import Endpoint, Response
+from syncline.clients.http.listings import OnOdd, ignore, refuse
+from syncline.clients.s3.client import Bucket, Condition, Grants, Head, ListPage, ObjectStream, Upload
+from syncline.clients.s3.head import REDIRECT
+from syncline.clients.s3.requests import BucketRequests
 from syncline.errors import SynclineError
 from tests.simulation.models.bucket_server import BucketServer, attributes, no_such_key, precondition_failed
 from tests.simulation.network import Network

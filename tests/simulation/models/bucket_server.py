@@ -15,8 +15,8 @@ from time import gmtime, strftime
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote_plus, unquote
 
-from syncline.clients.bucket import LARGEST_COPY, Condition, Grants, Head, Listed, ListPage
-from syncline.clients.bucket_head import REDIRECT, attributes_of
+from syncline.clients.s3.client import LARGEST_COPY, Condition, Grants, Head, Listed, ListPage
+from syncline.clients.s3.head import REDIRECT, attributes_of
 from syncline.errors import SynclineError
 from tests.simulation.machine import Machine
 

@@ -16,8 +16,16 @@ from itertools import count
 from time import gmtime, strftime
 from typing import Any, Final, NamedTuple, TypeVar
 
-from syncline.clients.entries import FEW, Entries, OnOdd, refuse
-from syncline.clients.file_manager import MOST_EVENTS, Content, FileEvent, FileManager, Permissions, Saved, event_of
+from syncline.clients.file_manager.client import (
+    MOST_EVENTS,
+    Content,
+    FileEvent,
+    FileManager,
+    Permissions,
+    Saved,
+    event_of,
+)
+from syncline.clients.http.listings import FEW, Entries, OnOdd, refuse
 from syncline.errors import SynclineError
 from tests.simulation.machine import Machine
 from tests.simulation.network import Network

@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from syncline.clients.git import Git, Patience
-from syncline.clients.git_access import TokenAccess
-from syncline.clients.git_objects import FOLDER, Commit, Entry, blob_hash
-from syncline.clients.git_repository import Blob, Branch, NewCommit, Place
-from syncline.clients.pacing import never
+from syncline.clients.git.access import TokenAccess
+from syncline.clients.git.objects import FOLDER, Commit, Entry, blob_hash
+from syncline.clients.git.program import Git, Patience
+from syncline.clients.git.repository import Blob, Branch, NewCommit, Place
+from syncline.clients.http.pacing import never
 from syncline.errors import SynclineError
 from tests.simulation.models.git_server import GitServer, Objects, Tree, changed
 from tests.simulation.network import Network

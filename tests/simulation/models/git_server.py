@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from syncline.clients.git_objects import EMPTY_TREE, FILE, FOLDER, Commit, Entry, blob_id
-from syncline.clients.git_repository import NewCommit, Person
+from syncline.clients.git.objects import EMPTY_TREE, FILE, FOLDER, Commit, Entry, blob_id
+from syncline.clients.git.repository import NewCommit, Person
 from syncline.errors import SynclineError
 
 Tree = dict[bytes, Entry]

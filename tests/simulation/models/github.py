@@ -14,10 +14,10 @@ from datetime import datetime
 from functools import partial
 from typing import Final, TypeVar, cast
 
-from syncline.clients.addresses import Endpoint
-from syncline.clients.entries import FEW, Entries, OnOdd, refuse
-from syncline.clients.github import PAGE, Artifact, GitHub, RemoteFile, WorkflowRun
-from syncline.clients.http import Response
+from syncline.clients.github.client import PAGE, Artifact, GitHub, RemoteFile, WorkflowRun
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Response
+from syncline.clients.http.listings import FEW, Entries, OnOdd, refuse
 from syncline.errors import SynclineError
 from tests.simulation.machine import EPOCH, Machine
 from tests.simulation.models.builds import Format, artifact_of, block, iso, logs_of

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
-from syncline.clients.addresses import Endpoint
-from syncline.clients.entries import FEW, TAGS, Entries, OnOdd, refuse
-from syncline.clients.gitlab import PAGE, GitLab, RegistryRepository, TagDetails
-from syncline.clients.reference import parse_repository, parse_tag
+from syncline.clients.gitlab.client import PAGE, GitLab, RegistryRepository, TagDetails
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.listings import FEW, TAGS, Entries, OnOdd, refuse
+from syncline.clients.registry.reference import parse_repository, parse_tag
 from syncline.errors import SynclineError
 from tests.simulation.network import Network
 

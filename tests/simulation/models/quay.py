@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, Literal, TypeVar
 
-from syncline.clients.entries import BEGINNING, REPOSITORIES, TAGS, Entries, OnOdd, Position, refuse
-from syncline.clients.quay import Quay, QuayRepository, QuayTag, RepositoriesPage, TagsPage
-from syncline.clients.reference import parse_digest, parse_repository, parse_tag
+from syncline.clients.http.listings import BEGINNING, REPOSITORIES, TAGS, Entries, OnOdd, Position, refuse
+from syncline.clients.registry.quay import Quay, QuayRepository, QuayTag, RepositoriesPage, TagsPage
+from syncline.clients.registry.reference import parse_digest, parse_repository, parse_tag
 from syncline.errors import SynclineError
 from tests.simulation.models.registry_server import RegistryServer, Repository
 from tests.simulation.network import Network

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, unquote
 
-from syncline.clients.entries import BEGINNING, FEW, REPOSITORIES, TAGS, Entries, OnOdd, Position, refuse
-from syncline.clients.oci import CHUNK, NO_API, SETTLING_ATTEMPTS, BlobStream, NamesPage, Registry
-from syncline.clients.oci_manifest import Descriptor, Manifest, media_type_of
-from syncline.clients.oci_referrers import listed
-from syncline.clients.oci_upload import PUT_ATTEMPTS, Upload
-from syncline.clients.reference import parse_digest, parse_reference, parse_repository, parse_tag
+from syncline.clients.http.listings import BEGINNING, FEW, REPOSITORIES, TAGS, Entries, OnOdd, Position, refuse
+from syncline.clients.registry.client import CHUNK, NO_API, SETTLING_ATTEMPTS, BlobStream, NamesPage, Registry
+from syncline.clients.registry.manifest import Descriptor, Manifest, media_type_of
+from syncline.clients.registry.reference import parse_digest, parse_reference, parse_repository, parse_tag
+from syncline.clients.registry.referrers import listed
+from syncline.clients.registry.upload import PUT_ATTEMPTS, Upload
 from syncline.errors import SynclineError
 from tests.simulation.models.registry_server import RefusalError, RegistryServer
 from tests.simulation.network import Network

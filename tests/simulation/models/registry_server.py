@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from syncline.clients.oci_manifest import MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST
-from syncline.clients.oci_referrers import list_tag
-from syncline.clients.reference import digest_of
+from syncline.clients.registry.manifest import MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST
+from syncline.clients.registry.reference import digest_of
+from syncline.clients.registry.referrers import list_tag
 from syncline.errors import SynclineError
 from tests.simulation import machine as machine_of
 from tests.simulation.machine import EPOCH, Machine

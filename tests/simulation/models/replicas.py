@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from syncline.clients.replicas import Address, Answer, Exchange, Replicas, Trouble
+from syncline.clients.replicas.client import Address, Answer, Exchange, Replicas, Trouble
 from tests.simulation.machine import Machine, Process
 from tests.simulation.network import Calls
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 from unittest.mock import patch
 
-from syncline.clients.github import WorkflowRun
-from syncline.clients.reference import digest_of
+from syncline.clients.github.client import WorkflowRun
+from syncline.clients.registry.reference import digest_of
 from syncline.config import load_sync
 from syncline.model import Outcome, Result, Run
 from syncline.wiring import artifacts as wiring

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from syncline.clients.github import Artifact
+from syncline.clients.github.client import Artifact
 from tests.simulation.models.builds import image_of
 
 REPOSITORY: Final = "team/builds"

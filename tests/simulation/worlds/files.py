@@ -14,7 +14,7 @@ from unicodedata import normalize
 from unittest.mock import patch
 
 from syncline.cli.following import begin
-from syncline.clients.bucket import Head
+from syncline.clients.s3.client import Head
 from syncline.kinds.files import threads_for
 from syncline.model import EVERYTHING, Outcome, Result, Run, Trigger
 from syncline.wiring import files as wiring

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from syncline.clients.addresses import Endpoint
+from syncline.clients.http.addresses import Endpoint
 from syncline.wiring import registries
 from syncline.wiring.artifacts import _tokens
 from syncline.wiring.buckets import bucket_at as real_bucket_at

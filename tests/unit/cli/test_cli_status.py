@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from syncline.cli.commands_status import ends_of
-from syncline.clients.instances import Instance
+from syncline.clients.replicas.instances import Instance
 from syncline.errors import SynclineError
 from syncline.model import EVERYTHING, Counts, Outcome, Result, Scope, Trigger
 from syncline.state import BatchRecord, State, first_batch

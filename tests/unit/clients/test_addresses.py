@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients.addresses import Address, Endpoint, is_refused, redacted
-from syncline.clients.http import Http
-from syncline.clients.instances import is_probed
-from syncline.clients.transfer import pool_for
+from syncline.clients.http.addresses import Address, Endpoint, is_refused, redacted
+from syncline.clients.http.client import Http
+from syncline.clients.http.transfer import pool_for
+from syncline.clients.replicas.instances import is_probed
 from syncline.errors import SynclineError
 from tests.standins.scripted_http import ScriptedServer
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from syncline.clients import authorities
-from syncline.clients.http import Http
+from syncline.clients.http import authorities
+from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
 from tests.standins.certificates import Authority
 from tests.standins.scripted_http import Reply, ScriptedServer

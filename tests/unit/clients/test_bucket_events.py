@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from syncline.clients.bucket_events import ObjectEvent, events_in, is_notification, surely_older
+from syncline.clients.s3.events import ObjectEvent, events_in, is_notification, surely_older
 from syncline.errors import SynclineError
 
 KEYS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=200).filter(

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients.bucket_head import ABSENT, Condition, Head, attributes_of, fingerprint, head_of
-from syncline.clients.http import Response
-from syncline.clients.transfer import Headers, Transfer
+from syncline.clients.http.client import Response
+from syncline.clients.http.transfer import Headers, Transfer
+from syncline.clients.s3.head import ABSENT, Condition, Head, attributes_of, fingerprint, head_of
 from syncline.errors import SynclineError
 
 OWN = {

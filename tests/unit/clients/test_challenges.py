@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients.challenges import parse_challenges
+from syncline.clients.registry.auth import parse_challenges
 
 TOKEN = st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True)
 VALUE = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from botocore.credentials import Credentials
 
-from syncline.clients.cluster import Cluster, PodsSource, ServiceSource
-from syncline.clients.cluster_login import BearerToken, InCluster, Kubeconfig
-from syncline.clients.eks import eks_token
-from syncline.clients.instances import Instance
+from syncline.clients.kubernetes.client import Cluster, PodsSource, ServiceSource
+from syncline.clients.kubernetes.eks import eks_token
+from syncline.clients.kubernetes.login import BearerToken, InCluster, Kubeconfig
+from syncline.clients.replicas.instances import Instance
 from syncline.errors import SynclineError
 from tests.standins.kubernetes import KubernetesApi, endpoint, endpoint_slice, pod
 from tests.standins.made_up import Naps

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import pytest
 
-from syncline.clients.cluster import Cluster, ServiceSource
-from syncline.clients.cluster_login import BearerToken
-from syncline.clients.pacing import Policy
+from syncline.clients.http.pacing import Policy
+from syncline.clients.kubernetes.client import Cluster, ServiceSource
+from syncline.clients.kubernetes.login import BearerToken
 from syncline.errors import SynclineError
 from tests.standins.kubernetes import KubernetesApi, endpoint, endpoint_slice
 from tests.standins.made_up import Naps

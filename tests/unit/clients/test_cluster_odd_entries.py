@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients.cluster import Cluster, PodsSource, ServiceSource
-from syncline.clients.cluster_login import BearerToken
-from syncline.clients.entries import Odd
-from syncline.clients.instances import Instance, is_probed
+from syncline.clients.http.listings import Odd
+from syncline.clients.kubernetes.client import Cluster, PodsSource, ServiceSource
+from syncline.clients.kubernetes.login import BearerToken
+from syncline.clients.replicas.instances import Instance, is_probed
 from syncline.errors import SynclineError
 from tests.standins.kubernetes import KubernetesApi, endpoint, endpoint_slice, pod
 from tests.standins.made_up import Naps

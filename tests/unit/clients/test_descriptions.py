@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.github import GitHub
-from syncline.clients.github_auth import App, AppTokens, GivenToken
-from syncline.clients.gitlab import GitLab, TagDetails
-from syncline.clients.http import Endpoint, Http
+from syncline.clients.github.auth import App, AppTokens, GivenToken
+from syncline.clients.github.client import GitHub
+from syncline.clients.gitlab.client import GitLab, TagDetails
+from syncline.clients.http.client import Endpoint, Http
 from syncline.errors import SynclineError
 from tests.standins import github, gitlab
 from tests.standins.github import AppKey, GitHubServer

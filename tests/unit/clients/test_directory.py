@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from syncline.clients.directory import Directory
+from syncline.clients.folder.directory import Directory
 from syncline.errors import SynclineError
 
 

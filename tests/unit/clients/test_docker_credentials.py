@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.docker_credentials import credentials_for
-from syncline.clients.oci import Credentials
+from syncline.clients.registry.client import Credentials
+from syncline.clients.registry.docker_credentials import credentials_for
 from syncline.errors import SynclineError
 
 HOST = "registry.example.com:5000"

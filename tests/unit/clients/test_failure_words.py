@@ -8,8 +8,8 @@ import json
 import pytest
 
 from syncline import secrets
-from syncline.clients.failures import of_status
-from syncline.clients.git_failures import failure_of
+from syncline.clients.git.failures import failure_of
+from syncline.clients.http.failures import of_status
 
 SECRET = "pass+word/of the robot"
 

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.clients.entries import Odd
-from syncline.clients.file_manager import Content, FileEvent, FileManager, Permissions, event_of
-from syncline.clients.http import Http, Policy
-from syncline.clients.pacing import PACE
+from syncline.clients.file_manager.client import Content, FileEvent, FileManager, Permissions, event_of
+from syncline.clients.http.client import Http, Policy
+from syncline.clients.http.listings import Odd
+from syncline.clients.http.pacing import PACE
 from syncline.errors import SynclineError
 from tests.standins.file_manager import FileManagerServer
 from tests.standins.file_manager_wire import Answer, json_answer

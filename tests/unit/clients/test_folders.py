@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from syncline.clients.folders import Folder
-from syncline.clients.git_objects import blob_id
+from syncline.clients.folder.target import Folder
+from syncline.clients.git.objects import blob_id
 from syncline.errors import SynclineError
 
 

@@ -6,8 +6,8 @@ import errno
 
 import pytest
 
-from syncline.clients.git_access import Remote
-from syncline.clients.git_failures import disk_full, failure_of
+from syncline.clients.git.access import Remote
+from syncline.clients.git.failures import disk_full, failure_of
 from syncline.errors import SynclineError
 
 SAID = [

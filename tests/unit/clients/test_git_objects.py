@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.clients.git_objects import (
+from syncline.clients.git.objects import (
     EMPTY_TREE,
     Commit,
     blob_id,

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from syncline.clients.entries import refuse
-from syncline.clients.github import GitHub, WorkflowRun
-from syncline.clients.github_auth import App, AppTokens, GivenToken, signed
-from syncline.clients.http import Endpoint, Http
+from syncline.clients.github.auth import App, AppTokens, GivenToken, signed
+from syncline.clients.github.client import GitHub, WorkflowRun
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.listings import refuse
 from syncline.errors import SynclineError
 from tests.standins.github import TOKEN, AppKey, GitHubServer, Run, Stored
 from tests.standins.made_up import Naps

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from syncline.clients.gitlab import GitLab, RegistryRepository, TagDetails, TokenKind
-from syncline.clients.http import Endpoint, Http, Policy
+from syncline.clients.gitlab.client import GitLab, RegistryRepository, TagDetails, TokenKind
+from syncline.clients.http.client import Endpoint, Http, Policy
 from syncline.errors import SynclineError
 from tests.standins.gitlab import JOB_TOKEN, PROJECT_ID, TOKEN, GitLabServer
 from tests.standins.serving import Answer, json_answer

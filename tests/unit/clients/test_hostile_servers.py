@@ -15,16 +15,16 @@ from typing import Any, Final
 import pytest
 import urllib3
 
-from syncline.clients import cluster
-from syncline.clients.bucket import Bucket
-from syncline.clients.cluster import Cluster, ServiceSource
-from syncline.clients.file_manager import FileManager
-from syncline.clients.github import Artifact, GitHub
-from syncline.clients.github_auth import GivenToken
-from syncline.clients.gitlab import GitLab
-from syncline.clients.http import Endpoint, Http
-from syncline.clients.oci import Credentials, Registry
-from syncline.clients.quay import Quay
+from syncline.clients.file_manager.client import FileManager
+from syncline.clients.github.auth import GivenToken
+from syncline.clients.github.client import Artifact, GitHub
+from syncline.clients.gitlab.client import GitLab
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.kubernetes import client as cluster
+from syncline.clients.kubernetes.client import Cluster, ServiceSource
+from syncline.clients.registry.client import Credentials, Registry
+from syncline.clients.registry.quay import Quay
+from syncline.clients.s3.client import Bucket
 from syncline.errors import SynclineError
 from tests.standins.made_up import Naps
 from tests.standins.scripted_http import Reply, ScriptedServer

@@ -11,8 +11,8 @@ from email.utils import formatdate
 
 import pytest
 
-from syncline.clients import transfer as connections
-from syncline.clients.http import BODY_LIMIT, Http, Policy
+from syncline.clients.http import transfer as connections
+from syncline.clients.http.client import BODY_LIMIT, Http, Policy
 from syncline.errors import SynclineError
 from tests.standins.certificates import Authority
 from tests.standins.made_up import Naps

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from syncline.clients.bucket import Bucket
-from syncline.clients.bucket_head import Head
-from syncline.clients.http import Endpoint, Http
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.s3.client import Bucket
+from syncline.clients.s3.head import Head
 from syncline.errors import SynclineError
 from tests.standins.made_up import Naps
 from tests.standins.scripted_http import Reply, ScriptedServer

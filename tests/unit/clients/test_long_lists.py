@@ -11,18 +11,18 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from syncline.clients import entries
-from syncline.clients import gitlab as gitlab_module
-from syncline.clients import http as http_module
-from syncline.clients import quay as quay_module
-from syncline.clients.bucket import Bucket
-from syncline.clients.entries import BEGINNING, TAGS, Entries, Extent, Limits, Position, refuse
-from syncline.clients.github import GitHub
-from syncline.clients.gitlab import GitLab
-from syncline.clients.http import Endpoint, Http
-from syncline.clients.oci import Registry
-from syncline.clients.oci_manifest import OCI_MANIFEST
-from syncline.clients.quay import Quay
+from syncline.clients.github.client import GitHub
+from syncline.clients.gitlab import client as gitlab_module
+from syncline.clients.gitlab.client import GitLab
+from syncline.clients.http import client as http_module
+from syncline.clients.http import listings as entries
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.listings import BEGINNING, TAGS, Entries, Extent, Limits, Position, refuse
+from syncline.clients.registry import quay as quay_module
+from syncline.clients.registry.client import Registry
+from syncline.clients.registry.manifest import OCI_MANIFEST
+from syncline.clients.registry.quay import Quay
+from syncline.clients.s3.client import Bucket
 from syncline.errors import SynclineError
 from syncline.kinds.files.listing import listed_ahead
 from tests.standins.made_up import Naps

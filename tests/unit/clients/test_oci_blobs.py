@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.http import Endpoint, Http
-from syncline.clients.oci import BlobStream, Credentials, Descriptor, Registry
-from syncline.clients.reference import digest_of, matches
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.registry.client import BlobStream, Credentials, Descriptor, Registry
+from syncline.clients.registry.reference import digest_of, matches
 from syncline.errors import SynclineError
 from tests.standins.certificates import Authority
 from tests.standins.made_up import Person

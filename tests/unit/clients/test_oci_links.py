@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients.addresses import Endpoint
-from syncline.clients.oci_links import next_link, own_target
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.registry.transport import next_link, own_target
 from syncline.errors import SynclineError
 
 BASE = "/v2/org/app/blobs/uploads/"

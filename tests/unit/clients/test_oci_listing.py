@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.oci import MANIFEST_TYPES, Manifest, Registry, TagTakenError
-from syncline.clients.oci_manifest import ARTIFACT_TYPES, OCI_INDEX, OCI_MANIFEST
-from syncline.clients.reference import digest_of
+from syncline.clients.registry.client import MANIFEST_TYPES, Manifest, Registry, TagTakenError
+from syncline.clients.registry.manifest import ARTIFACT_TYPES, OCI_INDEX, OCI_MANIFEST
+from syncline.clients.registry.reference import digest_of
 from syncline.errors import SynclineError
 from tests.standins.made_up import Naps
 from tests.standins.scripted_http import Reply, ScriptedServer, errors_reply, json_reply

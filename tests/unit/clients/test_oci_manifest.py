@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients import oci_manifest as kinds
-from syncline.clients.oci_manifest import Manifest, media_type_of
-from syncline.clients.reference import digest_of
+from syncline.clients.registry import manifest as kinds
+from syncline.clients.registry.manifest import Manifest, media_type_of
+from syncline.clients.registry.reference import digest_of
 from syncline.errors import SynclineError
 
 CONFIG = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest_of(b"config"), "size": 6}

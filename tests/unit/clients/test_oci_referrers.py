@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.oci import Manifest, Registry
-from syncline.clients.oci_manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
-from syncline.clients.oci_referrers import list_tag, with_entries
-from syncline.clients.reference import digest_of
+from syncline.clients.registry.client import Manifest, Registry
+from syncline.clients.registry.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from syncline.clients.registry.reference import digest_of
+from syncline.clients.registry.referrers import list_tag, with_entries
 from syncline.errors import SynclineError
 from tests.standins.scripted_http import Reply, ScriptedServer, errors_reply, json_reply
 

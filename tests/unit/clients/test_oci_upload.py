@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.oci import Registry, Upload
-from syncline.clients.oci_upload import REPLAYED
-from syncline.clients.reference import digest_of
+from syncline.clients.registry.client import Registry, Upload
+from syncline.clients.registry.reference import digest_of
+from syncline.clients.registry.upload import REPLAYED
 from syncline.errors import SynclineError
 from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
 

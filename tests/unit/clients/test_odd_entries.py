@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients.bucket import Bucket
-from syncline.clients.entries import MOST_ODD, Odd, OnOdd
-from syncline.clients.file_manager import FileManager
-from syncline.clients.github import GitHub
-from syncline.clients.github_auth import GivenToken
-from syncline.clients.gitlab import GitLab
-from syncline.clients.http import Endpoint, Http
-from syncline.clients.oci import Registry
-from syncline.clients.quay import Quay
+from syncline.clients.file_manager.client import FileManager
+from syncline.clients.github.auth import GivenToken
+from syncline.clients.github.client import GitHub
+from syncline.clients.gitlab.client import GitLab
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.listings import MOST_ODD, Odd, OnOdd
+from syncline.clients.registry.client import Registry
+from syncline.clients.registry.quay import Quay
+from syncline.clients.s3.client import Bucket
 from syncline.errors import SynclineError
 from tests.standins.made_up import Naps
 from tests.standins.scripted_http import Reply, ScriptedServer, json_reply

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncline.clients.pacing import FIRST_GAP, LARGEST_GAP, Pace
+from syncline.clients.http.pacing import FIRST_GAP, LARGEST_GAP, Pace
 from syncline.errors import SynclineError
 from tests.standins.made_up import Naps
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.clients.http import Endpoint, Http, Policy
-from syncline.clients.quay import Quay, QuayRepository, QuayTag
+from syncline.clients.http.client import Endpoint, Http, Policy
+from syncline.clients.registry.quay import Quay, QuayRepository, QuayTag
 from syncline.errors import SynclineError
 from tests.standins.quay import TOKEN, QuayServer
 from tests.standins.quay_store import Tag

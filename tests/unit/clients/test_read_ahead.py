@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.clients.read_ahead import read_ahead
+from syncline.clients.http.read_ahead import read_ahead
 from syncline.errors import SynclineError
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from syncline.clients.addresses import Address, Endpoint
-from syncline.clients.realms import is_expected_realm
+from syncline.clients.http.addresses import Address, Endpoint
+from syncline.clients.registry.auth import is_expected_realm
 
 
 def expected(registry: str, realm: str, *listed: str) -> bool:

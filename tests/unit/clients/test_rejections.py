@@ -11,16 +11,16 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from syncline.clients.bucket import Bucket, Keys
-from syncline.clients.entries import ignore
-from syncline.clients.file_manager import FileManager
-from syncline.clients.github import GitHub
-from syncline.clients.github_auth import App, AppTokens, GivenToken
-from syncline.clients.gitlab import GitLab
-from syncline.clients.http import Endpoint, Http
-from syncline.clients.oci import Credentials, Registry
-from syncline.clients.quay import Quay
-from syncline.clients.rejections import LIFE, REJECTIONS, Rejections
+from syncline.clients.file_manager.client import FileManager
+from syncline.clients.github.auth import App, AppTokens, GivenToken
+from syncline.clients.github.client import GitHub
+from syncline.clients.gitlab.client import GitLab
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.listings import ignore
+from syncline.clients.http.rejections import LIFE, REJECTIONS, Rejections
+from syncline.clients.registry.client import Credentials, Registry
+from syncline.clients.registry.quay import Quay
+from syncline.clients.s3.client import Bucket, Keys
 from syncline.errors import SynclineError
 from tests.standins.made_up import Naps
 from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply

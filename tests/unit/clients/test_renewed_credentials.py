@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from syncline.clients.http import Endpoint, Http
-from syncline.clients.oci import Credentials, Registry
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.registry.client import Credentials, Registry
 from syncline.secrets import redact
 from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
 

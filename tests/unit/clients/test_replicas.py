@@ -12,9 +12,17 @@ from typing import Final
 
 import pytest
 
-from syncline.clients import authorities
-from syncline.clients import replicas as module
-from syncline.clients.replicas import LARGEST_BODY, LARGEST_HEAD, LARGEST_POOL, Answer, Exchange, Replicas, Trouble
+from syncline.clients.http import authorities
+from syncline.clients.replicas import client as module
+from syncline.clients.replicas.client import (
+    LARGEST_BODY,
+    LARGEST_HEAD,
+    LARGEST_POOL,
+    Answer,
+    Exchange,
+    Replicas,
+    Trouble,
+)
 from tests.standins.certificates import Authority
 
 NAME: Final = "gateway.example"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients import s3_xml
-from syncline.clients.s3_xml import Grants, Listed, ListPage, NotXmlError
+from syncline.clients.s3 import xml as s3_xml
+from syncline.clients.s3.xml import Grants, Listed, ListPage, NotXmlError
 from syncline.errors import SynclineError
 
 NS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'

@@ -12,7 +12,7 @@ from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients.sigv4 import EMPTY, Keys, Request, Signer
+from syncline.clients.s3.sigv4 import EMPTY, Keys, Request, Signer
 
 NOW = 1_790_000_000
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=40)

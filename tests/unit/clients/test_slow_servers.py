@@ -12,10 +12,10 @@ from typing import Final
 import pycurl
 import pytest
 
-from syncline.clients import transfer
-from syncline.clients.bucket import Bucket
-from syncline.clients.http import Endpoint, Http, Policy, Response
-from syncline.clients.sigv4 import Keys
+from syncline.clients.http import transfer
+from syncline.clients.http.client import Endpoint, Http, Policy, Response
+from syncline.clients.s3.client import Bucket
+from syncline.clients.s3.sigv4 import Keys
 from syncline.errors import SynclineError
 from tests.standins.made_up import Naps
 

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from syncline.clients.addresses import Address
-from syncline.clients.http import Http
-from syncline.clients.transfer import MOST_POOLS, Pool, pool_for
+from syncline.clients.http.addresses import Address
+from syncline.clients.http.client import Http
+from syncline.clients.http.transfer import MOST_POOLS, Pool, pool_for
 from syncline.errors import SynclineError
 
 BODY = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine"

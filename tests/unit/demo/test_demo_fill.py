@@ -9,8 +9,8 @@ from demo import fill as filling
 from demo.catalog import REPOSITORIES, SIGNED
 from demo.fill import Filled, fill
 from demo.settings import Settings, folder
-from syncline.clients.oci_manifest import Manifest
-from syncline.clients.reference import digest_of
+from syncline.clients.registry.manifest import Manifest
+from syncline.clients.registry.reference import digest_of
 
 pytestmark = pytest.mark.usefixtures("small_layers", "home")
 

@@ -9,8 +9,8 @@ import pytest
 
 from demo.catalog import ORGANIZATIONS, REPOSITORIES, SIGNED, Repository
 from demo.images import DOCKER, OCI, Image
-from syncline.clients.oci_manifest import OCI_INDEX, media_type_of
-from syncline.clients.reference import digest_of, parse_repository, parse_tag
+from syncline.clients.registry.manifest import OCI_INDEX, media_type_of
+from syncline.clients.registry.reference import digest_of, parse_repository, parse_tag
 
 pytestmark = pytest.mark.usefixtures("small_layers")
 

@@ -10,7 +10,7 @@ import pytest
 from demo import layers
 from demo.catalog import REPOSITORIES, made
 from demo.layers import Files, Layer, layer
-from syncline.clients.reference import digest_of
+from syncline.clients.registry.reference import digest_of
 
 FILES: Files = {
     PurePosixPath("usr/bin/tool"): b"#!/bin/sh\n",

@@ -7,8 +7,8 @@ from typing import Final
 
 import pytest
 
-from syncline.clients.bucket import Bucket, Keys
-from syncline.clients.http import Endpoint, Http, Policy
+from syncline.clients.http.client import Endpoint, Http, Policy
+from syncline.clients.s3.client import Bucket, Keys
 from syncline.errors import SynclineError
 from tests.standins.s3 import ACCESS, SECRET, S3Server
 

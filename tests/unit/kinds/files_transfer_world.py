@@ -15,8 +15,8 @@ from typing import Any, Final, Self
 
 import pytest
 
-from syncline.clients.bucket import Head
-from syncline.clients.s3_xml import Grants, Listed
+from syncline.clients.s3.client import Head
+from syncline.clients.s3.xml import Grants, Listed
 from syncline.config import load_sync
 from syncline.config.files import FilesSync
 from syncline.errors import SynclineError

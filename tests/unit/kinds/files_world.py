@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from syncline.clients.bucket import Head, ListPage
-from syncline.clients.entries import Odd, OnOdd
-from syncline.clients.s3_xml import Listed
+from syncline.clients.http.listings import Odd, OnOdd
+from syncline.clients.s3.client import Head, ListPage
+from syncline.clients.s3.xml import Listed
 from syncline.config import load_sync
 from syncline.config.files import FilesSync
 from syncline.errors import SynclineError

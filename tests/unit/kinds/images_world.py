@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
-from syncline.clients.entries import BEGINNING, Odd, OnOdd, Position
-from syncline.clients.oci import NamesPage, Registry
-from syncline.clients.oci_manifest import OCI_MANIFEST, Descriptor, Manifest
-from syncline.clients.quay import Quay, QuayRepository, QuayTag, RepositoriesPage, TagsPage
+from syncline.clients.http.listings import BEGINNING, Odd, OnOdd, Position
+from syncline.clients.registry.client import NamesPage, Registry
+from syncline.clients.registry.manifest import OCI_MANIFEST, Descriptor, Manifest
+from syncline.clients.registry.quay import Quay, QuayRepository, QuayTag, RepositoriesPage, TagsPage
 from syncline.config import load_sync
 from syncline.config.images import ImagesSync
 from syncline.errors import SynclineError

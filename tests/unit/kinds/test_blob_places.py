@@ -7,7 +7,7 @@ from threading import Lock
 
 import pytest
 
-from syncline.clients.oci import Descriptor
+from syncline.clients.registry.client import Descriptor
 from syncline.kinds.images.places import WORTH_NOTING, BlobPlaces
 
 HOST = "dr.example"

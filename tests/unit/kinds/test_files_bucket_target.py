@@ -8,9 +8,9 @@ from typing import Final
 
 import pytest
 
-from syncline.clients import bucket_upload
-from syncline.clients.bucket import ABSENT, Head
-from syncline.clients.http import Http
+from syncline.clients.http.client import Http
+from syncline.clients.s3 import upload as bucket_upload
+from syncline.clients.s3.client import ABSENT, Head
 from syncline.kinds.files import bucket_target
 from syncline.kinds.files.bucket_target import PART_SECONDS, BucketTarget
 from syncline.kinds.files.records import UNSTATED

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.clients.s3_xml import Listed
+from syncline.clients.s3.xml import Listed
 from syncline.errors import SynclineError
 from syncline.kinds.files.compare import Change, Pass, Tally, TargetListing, Turns, renames_among, with_renames
 from syncline.kinds.files.discover import Cursor

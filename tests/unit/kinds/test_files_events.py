@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients.bucket_events import climbs
-from syncline.clients.file_manager import FileEvent
+from syncline.clients.file_manager.client import FileEvent
+from syncline.clients.s3.events import climbs
 from syncline.config import load_sync
 from syncline.config.files import FilesSync
 from syncline.errors import SynclineError

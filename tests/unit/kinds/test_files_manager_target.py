@@ -11,9 +11,9 @@ from typing import Any, Final, Self
 
 import pytest
 
-from syncline.clients.bucket import Head
-from syncline.clients.file_manager import Content, FileManager, Saved
-from syncline.clients.http import Http
+from syncline.clients.file_manager.client import Content, FileManager, Saved
+from syncline.clients.http.client import Http
+from syncline.clients.s3.client import Head
 from syncline.errors import SynclineError
 from syncline.kinds.files.manager_target import HELD, FileManagerTarget
 from syncline.kinds.files.targets import CHUNK, Put, TargetFile, Unfinished, Written

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients.s3_xml import Grants, Listed
+from syncline.clients.s3.xml import Grants, Listed
 from syncline.errors import SynclineError
 from syncline.kinds.files import sheets
 from syncline.kinds.files.records import Record, mode_of_grants, mode_of_metadata, path_problem

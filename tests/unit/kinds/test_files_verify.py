@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.bucket import Head, Listed, ListPage
+from syncline.clients.s3.client import Head, Listed, ListPage
 from syncline.config import load_sync
 from syncline.config.files import FilesSync
 from syncline.errors import SynclineError

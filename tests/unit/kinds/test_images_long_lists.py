@@ -12,11 +12,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from syncline.clients import oci
-from syncline.clients.entries import Limits, Odd, Position
-from syncline.clients.http import Endpoint, Http
-from syncline.clients.oci import Registry
-from syncline.clients.quay import TagsPage
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.listings import Limits, Odd, Position
+from syncline.clients.registry import client as oci
+from syncline.clients.registry.client import Registry
+from syncline.clients.registry.quay import TagsPage
 from syncline.config import load_sync
 from syncline.config.images import ImagesSync
 from syncline.errors import SynclineError

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.http import Endpoint, Http
-from syncline.clients.oci import Registry
-from syncline.clients.quay import Quay
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.registry.client import Registry
+from syncline.clients.registry.quay import Quay
 from syncline.config import load_sync
 from syncline.config.images import ImagesSync
 from syncline.kinds.artifacts.layers import OwnMemory

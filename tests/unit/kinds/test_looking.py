@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients.entries import Odd
-from syncline.clients.oci_manifest import OCI_MANIFEST, Descriptor
+from syncline.clients.http.listings import Odd
+from syncline.clients.registry.manifest import OCI_MANIFEST, Descriptor
 from syncline.errors import SynclineError
 from syncline.kinds.images import looking
 from syncline.kinds.kind import Pace

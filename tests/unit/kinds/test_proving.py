@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from syncline.clients.addresses import Endpoint
-from syncline.clients.http import Http
-from syncline.clients.oci import Registry
-from syncline.clients.pacing import Policy
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.http.pacing import Policy
+from syncline.clients.registry.client import Registry
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.layers import OwnMemory
 from syncline.kinds.images.notes import Notes

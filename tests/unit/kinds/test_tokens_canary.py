@@ -9,8 +9,8 @@ from typing import Any, Final, cast
 
 import pytest
 
-from syncline.clients.instances import Instance
-from syncline.clients.replicas import Answer, Replicas, Trouble
+from syncline.clients.replicas.client import Answer, Replicas, Trouble
+from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens.canary import KEY_PREFIX, Call, Canary, CanaryRules
 from syncline.kinds.tokens.patience import Patience
 from syncline.kinds.tokens.sightings import CanaryMemory, Check, Outcome, Sighting

@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from syncline.clients.instances import Instance
+from syncline.clients.replicas.instances import Instance
 from syncline.config.tokens import TokensSync
 from syncline.kinds.tokens.listing import MemoryListings
 from syncline.kinds.tokens.sightings import CanaryMemory, Check, Outcome, ProcessMemories, Sighting

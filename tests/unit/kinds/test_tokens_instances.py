@@ -10,8 +10,8 @@ from typing import Any, Final, cast
 
 import pytest
 
-from syncline.clients.instances import Instance, is_probed
-from syncline.clients.replicas import Answer, Replicas, Trouble
+from syncline.clients.replicas.client import Answer, Replicas, Trouble
+from syncline.clients.replicas.instances import Instance, is_probed
 from syncline.kinds.tokens.listing import Listing
 from syncline.kinds.tokens.patience import Patience
 from syncline.kinds.tokens.probing import Prober, Rules

@@ -11,8 +11,8 @@ from typing import Any, Final, cast
 import pytest
 
 from syncline import __version__
-from syncline.clients.instances import Instance
-from syncline.clients.replicas import Answer, Replicas
+from syncline.clients.replicas.client import Answer, Replicas
+from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens import probing
 from syncline.kinds.tokens.listing import Listing
 from syncline.kinds.tokens.patience import Patience

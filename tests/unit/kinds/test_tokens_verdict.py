@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients.instances import Instance, is_probed
+from syncline.clients.replicas.instances import Instance, is_probed
 from syncline.errors import SynclineError
 from syncline.kinds.tokens.listing import Listing, MemoryListings
 from syncline.kinds.tokens.patience import FEWEST_INTERVALS, Patience

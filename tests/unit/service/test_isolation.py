@@ -15,7 +15,7 @@ import yaml
 from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 
 from syncline import service
-from syncline.clients.instances import Instance
+from syncline.clients.replicas.instances import Instance
 from syncline.config.tokens import TokensSync
 from syncline.errors import SynclineError
 from syncline.kinds.tokens.canary import LONGEST_ROUND

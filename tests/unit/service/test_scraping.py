@@ -10,9 +10,9 @@ from typing import Final
 
 import pytest
 
-from syncline.clients.cluster import ServiceSource, Source
-from syncline.clients.entries import OnOdd
-from syncline.clients.instances import Instance
+from syncline.clients.http.listings import OnOdd
+from syncline.clients.kubernetes.client import ServiceSource, Source
+from syncline.clients.replicas.instances import Instance
 from syncline.errors import SynclineError
 from syncline.kinds.tokens.listing import MemoryListings
 from syncline.service.scraping import Place, Scraped, Scraper

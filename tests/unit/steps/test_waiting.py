@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from syncline import wiring
 from syncline.cli.waiting import state_words, waiting_of
-from syncline.clients.http import Http
+from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Failure, Pace
 from syncline.model import EVERYTHING, Counts, Item, Run, RunStatus, Step, Trigger, Waiting

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from syncline.cli.commands_run import config_of
 from syncline.cli.context import SOME_FAILED, Answer, Context
-from syncline.clients.entries import ignore
-from syncline.clients.file_manager import FileManager
-from syncline.clients.http import Http
+from syncline.clients.file_manager.client import FileManager
+from syncline.clients.http.client import Http
+from syncline.clients.http.listings import ignore
 from syncline.config import load_sync
 from syncline.config.files import FileManagerTarget, FilesSync
 from syncline.errors import SynclineError

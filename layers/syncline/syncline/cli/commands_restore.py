@@ -43,8 +43,8 @@ def restore(context: Context, name: str, order: Order) -> Answer:
     Nothing is written before everything was looked at. Raises USAGE for what cannot be restored, NOT_FOUND if it is
     not in the repository at that commit, and WOULD_OVERWRITE if files differ and nobody agrees to overwrite them.
     """
-    from syncline.clients.git_repository import open_branch  # noqa: PLC0415 - git is asked for here alone
-    from syncline.clients.http import Http  # noqa: PLC0415
+    from syncline.clients.git.repository import open_branch  # noqa: PLC0415 - git is asked for here alone
+    from syncline.clients.http.client import Http  # noqa: PLC0415
     from syncline.config.backups import BackupsSync, GitTarget  # noqa: PLC0415
     from syncline.kinds.backups.restoring import Restoring  # noqa: PLC0415
     from syncline.table import Database  # noqa: PLC0415
@@ -128,7 +128,7 @@ def _key(context: Context, sync: BackupsSync, named: str | None) -> str | None:
 
 def _place(sync: BackupsSync, to: str, parts: Parts) -> Place:
     """A folder, or a bucket at the service that the backups come from."""
-    from syncline.clients.folders import Folder  # noqa: PLC0415
+    from syncline.clients.folder.target import Folder  # noqa: PLC0415
     from syncline.config.buckets import is_bucket  # noqa: PLC0415
     from syncline.kinds.backups.stores import BucketStore  # noqa: PLC0415
     from syncline.wiring.buckets import bucket_at  # noqa: PLC0415

@@ -12,10 +12,10 @@ from typing import Any, Final
 from syncline.cli.commands_run import config_of
 from syncline.cli.context import SOME_FAILED, Answer, Context
 from syncline.cli.show import many
-from syncline.clients.bucket import Bucket
-from syncline.clients.entries import Odd, OnOdd
-from syncline.clients.http import Http
-from syncline.clients.s3_xml import Listed
+from syncline.clients.http.client import Http
+from syncline.clients.http.listings import Odd, OnOdd
+from syncline.clients.s3.client import Bucket
+from syncline.clients.s3.xml import Listed
 from syncline.config import load_sync
 from syncline.config.files import FilesSync
 from syncline.errors import SynclineError

@@ -83,7 +83,7 @@ def last_lines(log: Path, begin: int = 0) -> list[str]:
 
 
 def _shown(lines: Sequence[str]) -> Iterator[str]:
-    from syncline.clients.addresses import redacted  # noqa: PLC0415 - only a failure needs them
+    from syncline.clients.http.addresses import redacted  # noqa: PLC0415 - only a failure needs them
     from syncline.secrets import redact, register  # noqa: PLC0415
 
     for name, value in os.environ.items():

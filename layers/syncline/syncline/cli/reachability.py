@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from syncline.clients.http import Http
-from syncline.clients.pacing import Policy
+from syncline.clients.http.client import Http
+from syncline.clients.http.pacing import Policy
 from syncline.config import Sync
 from syncline.config.base import ServerAddress
 from syncline.errors import SynclineError

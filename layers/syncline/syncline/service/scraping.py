@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
-from syncline.clients.cluster import Source
-from syncline.clients.entries import Odd, OnOdd
-from syncline.clients.instances import Instance, distinct
+from syncline.clients.http.listings import Odd, OnOdd
+from syncline.clients.kubernetes.client import Source
+from syncline.clients.replicas.instances import Instance, distinct
 from syncline.errors import SynclineError
 from syncline.kinds.tokens.listing import Listings
 from syncline.service.isolation import Isolated

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 import boto3
 from botocore.config import Config
 
-from syncline.clients.bucket_events import events_in, is_notification
-from syncline.clients.http import Http
+from syncline.clients.http.client import Http
+from syncline.clients.s3.events import events_in, is_notification
 from syncline.errors import SynclineError
 from syncline.messages import Queues
 from syncline.model import Step

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from syncline.clients.addresses import Address, Endpoint
-from syncline.clients.github import GitHub, Tokens
-from syncline.clients.github_auth import App, AppTokens, GivenToken
-from syncline.clients.gitlab import GitLab
-from syncline.clients.http import Http
+from syncline.clients.github.auth import App, AppTokens, GivenToken
+from syncline.clients.github.client import GitHub, Tokens
+from syncline.clients.gitlab.client import GitLab
+from syncline.clients.http.addresses import Address, Endpoint
+from syncline.clients.http.client import Http
 from syncline.config import Sync
 from syncline.config.artifacts import ArtifactsSource, ArtifactsSync, ArtifactsTarget, GitHubApp, GitHubToken
 from syncline.kinds.artifacts import Artifacts, Target

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from syncline.clients.folders import Folder
-from syncline.clients.git import Patience
-from syncline.clients.git_access import Access, KeyAccess, Remote, TokenAccess
-from syncline.clients.git_repository import Person, Place
-from syncline.clients.rejections import REJECTIONS
+from syncline.clients.folder.target import Folder
+from syncline.clients.git.access import Access, KeyAccess, Remote, TokenAccess
+from syncline.clients.git.program import Patience
+from syncline.clients.git.repository import Person, Place
+from syncline.clients.http.rejections import REJECTIONS
 from syncline.config import Sync
 from syncline.config.backups import BackupsSync, BucketTarget, DirectoryTarget, Encrypt, GitKey, GitTarget, GitToken
 from syncline.config.backups import Person as ConfiguredPerson

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from syncline.clients.addresses import Endpoint
-from syncline.clients.bucket import Bucket, Keys
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.s3.client import Bucket, Keys
 from syncline.config.buckets import AccessKey, BucketEndpoint
 from syncline.wiring.parts import Parts
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from syncline.clients.file_manager import FileManager
+from syncline.clients.file_manager.client import FileManager
 from syncline.config import Sync
 from syncline.config.files import BucketTarget as BucketConfig
 from syncline.config.files import FileManagerTarget as FileManagerConfig

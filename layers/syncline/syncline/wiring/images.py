@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from syncline.clients.addresses import Endpoint
-from syncline.clients.quay import Quay
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.registry.quay import Quay
 from syncline.config import Sync
 from syncline.config.images import ImagesEndpoint, ImagesSync
 from syncline.kinds.images import BlobPlaces, Images, Notes, Side

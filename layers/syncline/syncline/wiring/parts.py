@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from syncline.clients.http import Http
+from syncline.clients.http.client import Http
 from syncline.secrets import Reference, Secrets
 from syncline.state import State
 from syncline.table import Database

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from syncline.clients.addresses import Endpoint
-from syncline.clients.http import Http
-from syncline.clients.oci import Registry
-from syncline.clients.oci_auth import Credentials
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.registry.auth import Credentials
+from syncline.clients.registry.client import Registry
 from syncline.config.registry import BasicAuth, RegistryEndpoint, TokenAuth
 from syncline.secrets import Reference, Secrets
 
@@ -30,7 +30,7 @@ def _credentials(place: RegistryEndpoint, value_of: Callable[[Reference], str]) 
         case "anonymous":
             return None
         case "docker-config":
-            from syncline.clients.docker_credentials import credentials_for  # noqa: PLC0415 - the SDK is slow to import
+            from syncline.clients.registry.docker_credentials import credentials_for  # noqa: PLC0415 - the SDK is slow to import
 
             return credentials_for(place.registry)
         case BasicAuth(username=username, password=password):

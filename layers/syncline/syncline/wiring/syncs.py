@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Final
 
-from syncline.clients.http import Http
-from syncline.clients.pacing import SLOWEST
+from syncline.clients.http.client import Http
+from syncline.clients.http.pacing import SLOWEST
 from syncline.config import Sync, load_sync
 from syncline.kinds.kind import Kind
 from syncline.model import Run

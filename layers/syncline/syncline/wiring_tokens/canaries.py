@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from syncline.clients.instances import Instance
+from syncline.clients.replicas.instances import Instance
 from syncline.config.tokens import Request, TokensSync
 from syncline.errors import SynclineError
 from syncline.kinds.tokens.canary import Call, Canary, CanaryRules

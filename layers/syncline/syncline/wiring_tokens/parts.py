@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from syncline.clients.instances import Instance
+from syncline.clients.replicas.instances import Instance
 from syncline.config import Sync, load_sync
 from syncline.config.tokens import TokensSync
 from syncline.errors import SynclineError

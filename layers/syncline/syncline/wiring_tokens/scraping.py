@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from syncline.clients.cluster import Cluster, PodsSource, ServiceSource, Source
-from syncline.clients.cluster_login import BearerToken, InCluster, Kubeconfig, Login
-from syncline.clients.pacing import Policy
+from syncline.clients.http.pacing import Policy
+from syncline.clients.kubernetes.client import Cluster, PodsSource, ServiceSource, Source
+from syncline.clients.kubernetes.login import BearerToken, InCluster, Kubeconfig, Login
 from syncline.config.tokens import EksLogin, InstancesSource, KubeconfigLogin, TokenLogin, TokensSync
 from syncline.secrets import Reference, Secrets, register
 from syncline.service.scraping import DEADLINE, Place, Scraped, Scraper
@@ -68,7 +68,7 @@ class Scraping:
 def _eks_token(cluster: str, region: str | None, _renewed: bool) -> str:  # noqa: FBT001 - a callback's only word
     import botocore.session  # noqa: PLC0415 - not every cluster is one of AWS's
 
-    from syncline.clients.eks import eks_token  # noqa: PLC0415
+    from syncline.clients.kubernetes.eks import eks_token  # noqa: PLC0415
 
     session = botocore.session.get_session()
     where = region or os.environ.get("AWS_REGION") or session.get_config_variable("region") or "us-east-1"

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from syncline.clients.http import Endpoint, Http, Policy
-from syncline.clients.oci import Manifest, Registry
+from syncline.clients.http.client import Endpoint, Http, Policy
+from syncline.clients.registry.client import Manifest, Registry
 from syncline.kinds.artifacts.archive.feed import LIMITS, Limits
 from syncline.kinds.artifacts.layers import KnownLayers, OwnMemory
 from syncline.kinds.artifacts.manifests import Written

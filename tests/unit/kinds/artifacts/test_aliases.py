@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
-from syncline.clients.github import WorkflowRun
-from syncline.clients.oci import Manifest, Registry
-from syncline.clients.oci_manifest import OCI_MANIFEST
-from syncline.clients.reference import digest_of
+from syncline.clients.github.client import WorkflowRun
+from syncline.clients.registry.client import Manifest, Registry
+from syncline.clients.registry.manifest import OCI_MANIFEST
+from syncline.clients.registry.reference import digest_of
 from syncline.kinds.artifacts.builds import Build, Place
 from syncline.kinds.artifacts.layers import OwnMemory
 from syncline.kinds.artifacts.looking import youngest_there

@@ -10,11 +10,11 @@ from typing import Any, Final, cast
 import pytest
 import yaml
 
-from syncline.clients.github import GitHub, WorkflowRun
-from syncline.clients.github_auth import GivenToken
-from syncline.clients.gitlab import GitLab
-from syncline.clients.http import Endpoint, Http
-from syncline.clients.oci import Registry
+from syncline.clients.github.auth import GivenToken
+from syncline.clients.github.client import GitHub, WorkflowRun
+from syncline.clients.gitlab.client import GitLab
+from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.registry.client import Registry
 from syncline.config.artifacts import ArtifactsSync
 from syncline.kinds.artifacts import Artifacts
 from syncline.kinds.artifacts.builds import Builds

@@ -24,11 +24,11 @@ import zstandard
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from syncline.clients import github
-from syncline.clients.github import GitHub, RemoteFile
-from syncline.clients.github_auth import GivenToken
-from syncline.clients.http import Endpoint, Http, Policy
-from syncline.clients.oci import Registry
+from syncline.clients.github import client as github
+from syncline.clients.github.auth import GivenToken
+from syncline.clients.github.client import GitHub, RemoteFile
+from syncline.clients.http.client import Endpoint, Http, Policy
+from syncline.clients.registry.client import Registry
 from syncline.config.artifacts import ArtifactsSync
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts import Artifacts, checkpoints, layers, sending

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.github import Artifact
+from syncline.clients.github.client import Artifact
 from syncline.config.artifacts import Build
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.archive.zips import EMPTY, MAGIC

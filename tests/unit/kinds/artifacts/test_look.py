@@ -8,10 +8,10 @@ from typing import Any, Final, cast
 
 import pytest
 
-from syncline.clients.entries import Odd, OnOdd
-from syncline.clients.github import WorkflowRun
-from syncline.clients.oci import Registry
-from syncline.clients.oci_manifest import OCI_MANIFEST, Manifest
+from syncline.clients.github.client import WorkflowRun
+from syncline.clients.http.listings import Odd, OnOdd
+from syncline.clients.registry.client import Registry
+from syncline.clients.registry.manifest import OCI_MANIFEST, Manifest
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import Build, Builds, Flawed, Place
 from syncline.kinds.artifacts.layers import OwnMemory

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from syncline.clients.reference import digest_of
+from syncline.clients.registry.reference import digest_of
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts import layers
 from syncline.kinds.artifacts import pushing as module

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from syncline.clients.bucket import Head, ListPage
-from syncline.clients.git_objects import FILE, FOLDER, Commit, Entry, blob_id
-from syncline.clients.git_repository import Branch, NewCommit, Person
-from syncline.clients.s3_xml import Listed
+from syncline.clients.git.objects import FILE, FOLDER, Commit, Entry, blob_id
+from syncline.clients.git.repository import Branch, NewCommit, Person
+from syncline.clients.s3.client import Head, ListPage
+from syncline.clients.s3.xml import Listed
 from syncline.errors import SynclineError
 from syncline.kinds.backups.committing import Answer, Committer, Rules, Signature
 from syncline.kinds.backups.layout import Layout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncline.clients.git_objects import Commit, blob_id
+from syncline.clients.git.objects import Commit, blob_id
 from syncline.errors import SynclineError
 from syncline.kinds.backups.committing import REPLAYS
 from syncline.kinds.backups.layout import Layout

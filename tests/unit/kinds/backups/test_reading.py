@@ -8,7 +8,7 @@ from typing import Self, cast
 
 import pytest
 
-from syncline.clients.bucket import Bucket, Head
+from syncline.clients.s3.client import Bucket, Head
 from syncline.kinds.backups import detecting
 from syncline.kinds.backups.reading import Content, Reader
 from syncline.kinds.backups.sealing import Rule, Sealer

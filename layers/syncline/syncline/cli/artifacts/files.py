@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from syncline.clients.directory import Directory
-from syncline.clients.github import RemoteFile
-from syncline.clients.reference import parse_tag
+from syncline.clients.folder.directory import Directory
+from syncline.clients.github.client import RemoteFile
+from syncline.clients.registry.reference import parse_tag
 from syncline.errors import SynclineError
 
 METADATA: Final = "metadata.json"

@@ -19,10 +19,10 @@ from pydantic import ValidationError
 
 from syncline.cli.context import Context
 from syncline.cli.show import Out, write
-from syncline.clients.entries import Odd
-from syncline.clients.failures import LONGEST_RETRY_AFTER
-from syncline.clients.http import Http, Policy
-from syncline.clients.pacing import clock_in
+from syncline.clients.http.client import Http, Policy
+from syncline.clients.http.failures import LONGEST_RETRY_AFTER
+from syncline.clients.http.listings import Odd
+from syncline.clients.http.pacing import clock_in
 from syncline.config.artifacts import ArtifactsSync
 from syncline.config.file import read_syncs
 from syncline.config.values import STORED
@@ -36,7 +36,7 @@ from syncline.wiring.artifacts import github_at, gitlab_at
 from syncline.wiring.registries import registry_at
 
 if TYPE_CHECKING:
-    from syncline.clients.github import GitHub
+    from syncline.clients.github.client import GitHub
 
 _GITHUB: Final = "SYNCLINE_GIVEN_GITHUB_TOKEN"
 _GITLAB: Final = "SYNCLINE_GIVEN_GITLAB_TOKEN"

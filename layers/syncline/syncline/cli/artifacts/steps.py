@@ -12,9 +12,9 @@ from syncline.cli.artifacts.files import METADATA, PLAN, Folder, LocalFile, down
 from syncline.cli.artifacts.setup import Setup
 from syncline.cli.context import SOME_FAILED, Answer
 from syncline.cli.show import Out, size
-from syncline.clients.github import Artifact
-from syncline.clients.oci import Registry
-from syncline.clients.reference import parse_repository, parse_tag
+from syncline.clients.github.client import Artifact
+from syncline.clients.registry.client import Registry
+from syncline.clients.registry.reference import parse_repository, parse_tag
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import Place
 from syncline.kinds.artifacts.examining import examined

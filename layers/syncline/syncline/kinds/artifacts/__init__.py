@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from syncline.clients.github import GitHub
-from syncline.clients.http import Http
+from syncline.clients.github.client import GitHub
+from syncline.clients.http.client import Http
 from syncline.config.artifacts import ArtifactsSync
 from syncline.kinds.artifacts.builds import Builds
 from syncline.kinds.artifacts.layers import KnownLayers

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Final
 
-from syncline.clients.entries import Odd, OnOdd, ignore, refuse
-from syncline.clients.github import GitHub, WorkflowRun
-from syncline.clients.reference import parse_repository, parse_tag
+from syncline.clients.github.client import GitHub, WorkflowRun
+from syncline.clients.http.listings import Odd, OnOdd, ignore, refuse
+from syncline.clients.registry.reference import parse_repository, parse_tag
 from syncline.config.artifacts import ArtifactsSync
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.archive.feed import Limits, Windowed

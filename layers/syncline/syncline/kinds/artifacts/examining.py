@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from syncline.clients.reference import digest_of
+from syncline.clients.registry.reference import digest_of
 from syncline.kinds.artifacts.archive.feed import Feed, invalid
 from syncline.kinds.artifacts.archive.images import chosen, images_in
 from syncline.kinds.artifacts.archive.legacy import with_layers

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import Final
 
-from syncline.clients.github import Artifact
+from syncline.clients.github.client import Artifact
 from syncline.config.artifacts import Build
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.archive.feed import Mark, Source, Stream, ranged

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from syncline.clients.oci import Descriptor, Registry
-from syncline.clients.reference import is_digest
+from syncline.clients.registry.client import Descriptor, Registry
+from syncline.clients.registry.reference import is_digest
 from syncline.kinds.images.places import Memory
 
 T = TypeVar("T")

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from syncline.clients.entries import Odd, OnOdd, ignore
-from syncline.clients.github import WorkflowRun
-from syncline.clients.gitlab import GitLab
-from syncline.clients.oci import Registry
+from syncline.clients.github.client import WorkflowRun
+from syncline.clients.gitlab.client import GitLab
+from syncline.clients.http.listings import Odd, OnOdd, ignore
+from syncline.clients.registry.client import Registry
 from syncline.config.artifacts import ArtifactsSync
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import Build, Builds, Flawed, Place

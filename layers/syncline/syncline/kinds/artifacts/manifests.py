@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from syncline.clients.oci_manifest import DOCKER_MANIFEST, OCI_MANIFEST, Manifest
-from syncline.clients.reference import digest_of
+from syncline.clients.registry.manifest import DOCKER_MANIFEST, OCI_MANIFEST, Manifest
+from syncline.clients.registry.reference import digest_of
 from syncline.kinds.artifacts.archive.feed import invalid
 from syncline.kinds.artifacts.archive.images import DOCKER_CONFIG, DOCKER_LAYER, Contents, SavedImage
 from syncline.kinds.artifacts.archive.legacy import with_layers

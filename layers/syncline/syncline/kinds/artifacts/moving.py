@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from syncline.clients.entries import Odd
-from syncline.clients.github import GitHub
-from syncline.clients.oci import Registry, TagTakenError
+from syncline.clients.github.client import GitHub
+from syncline.clients.http.listings import Odd
+from syncline.clients.registry.client import Registry, TagTakenError
 from syncline.config.artifacts import ArtifactsSync
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import Build, Builds, Place

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Final, Protocol
 
-from syncline.clients.reference import digest_of
+from syncline.clients.registry.reference import digest_of
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.archive.feed import LIMITS, Feed, Limits, Mark, Stream, invalid, refused
 from syncline.kinds.artifacts.archive.images import Contents, SavedImage

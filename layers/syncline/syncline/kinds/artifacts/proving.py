@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-from syncline.clients.oci import Manifest, Registry
-from syncline.clients.reference import parse_digest
+from syncline.clients.registry.client import Manifest, Registry
+from syncline.clients.registry.reference import parse_digest
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item

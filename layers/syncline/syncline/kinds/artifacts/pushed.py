@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from syncline.clients.github import WorkflowRun
-from syncline.clients.oci import Registry
+from syncline.clients.github.client import WorkflowRun
+from syncline.clients.registry.client import Registry
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import READING, Place
 from syncline.kinds.artifacts.proving import fingerprint_of

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
-from syncline.clients.oci import Registry
-from syncline.clients.read_ahead import read_ahead
+from syncline.clients.http.read_ahead import read_ahead
+from syncline.clients.registry.client import Registry
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.archive.feed import LIMITS, Limits, Mark, Stream
 from syncline.kinds.artifacts.archive.images import chosen, images_in

@@ -19,8 +19,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from syncline.clients.oci import Registry, Upload
-from syncline.clients.reference import digest_of
+from syncline.clients.registry.client import Registry, Upload
+from syncline.clients.registry.reference import digest_of
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.archive.feed import CHUNK, Feed, Mark, Stream
 from syncline.kinds.artifacts.archive.unpacking import unpacked

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
-from syncline.clients.bucket import Bucket
-from syncline.clients.git_repository import Branch, Place, open_branch
-from syncline.clients.http import Http
+from syncline.clients.git.repository import Branch, Place, open_branch
+from syncline.clients.http.client import Http
+from syncline.clients.s3.client import Bucket
 from syncline.kinds.backups.committing import Answer, Committer, Rules, Signature
 from syncline.kinds.backups.foreseeing import foreseen
 from syncline.kinds.backups.layout import Layout

@@ -16,8 +16,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from syncline.clients.git_objects import Entry, text_of
-from syncline.clients.git_repository import Branch, NewCommit, Person
+from syncline.clients.git.objects import Entry, text_of
+from syncline.clients.git.repository import Branch, NewCommit, Person
 from syncline.errors import SynclineError
 from syncline.kinds.backups.evidence import Evidence
 from syncline.kinds.backups.foreign import foreign

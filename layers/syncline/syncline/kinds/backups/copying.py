@@ -8,8 +8,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Final
 
-from syncline.clients.bucket import Bucket, Head, ObjectStream
-from syncline.clients.git_objects import blob_hash, blob_id
+from syncline.clients.git.objects import blob_hash, blob_id
+from syncline.clients.s3.client import Bucket, Head, ObjectStream
 from syncline.errors import SynclineError
 from syncline.kinds.backups.committing import Answer
 from syncline.kinds.backups.detecting import LARGEST

@@ -9,9 +9,9 @@ from dataclasses import replace
 from functools import cache
 from typing import Final
 
-from syncline.clients.bucket import Bucket
-from syncline.clients.entries import Odd
-from syncline.clients.http import Http
+from syncline.clients.http.client import Http
+from syncline.clients.http.listings import Odd
+from syncline.clients.s3.client import Bucket
 from syncline.errors import SynclineError
 from syncline.kinds.backups.committing import Answer, Rules
 from syncline.kinds.backups.comparing import Comparison

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from syncline.clients.git_repository import Branch
+from syncline.clients.git.repository import Branch
 from syncline.kinds.backups.layout import Layout
 from syncline.kinds.backups.message import SYNC
 from syncline.kinds.backups.ours import Ledger, Ours, content_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from syncline.clients.bucket import Bucket
+from syncline.clients.s3.client import Bucket
 from syncline.errors import SynclineError
 from syncline.kinds.backups.layout import Layout
 from syncline.kinds.backups.ours import Ledger

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from syncline.clients.git_objects import blob_hash
-from syncline.clients.git_repository import Blob
+from syncline.clients.git.objects import blob_hash
+from syncline.clients.git.repository import Blob
 from syncline.kinds.backups.reading import Content, Reader
 from syncline.kinds.backups.sealing import left_out
 from syncline.kinds.kind import Pace, would_move, would_remove

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from syncline.clients.bucket_events import events_in
+from syncline.clients.s3.events import events_in
 from syncline.select import allows
 
 CLUSTER: Final = "{cluster}"

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final
 
-from syncline.clients.bucket import Bucket
-from syncline.clients.git_objects import Entry, text_of, tree_id, unfit_branch
-from syncline.clients.git_repository import Branch
+from syncline.clients.git.objects import Entry, text_of, tree_id, unfit_branch
+from syncline.clients.git.repository import Branch
+from syncline.clients.s3.client import Bucket
 from syncline.errors import SynclineError
 from syncline.kinds.backups.committing import Open, Rules
 from syncline.kinds.backups.comparing import Comparison

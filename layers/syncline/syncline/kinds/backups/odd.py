@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from syncline.clients.entries import Odd
+from syncline.clients.http.listings import Odd
 from syncline.kinds.backups.planning import refused
 from syncline.model import Item, Result
 

@@ -8,10 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from syncline.clients.bucket import Bucket, Head, ObjectStream
-from syncline.clients.entries import Odd
-from syncline.clients.git_objects import blob_id
-from syncline.clients.git_repository import Blob
+from syncline.clients.git.objects import blob_id
+from syncline.clients.git.repository import Blob
+from syncline.clients.http.listings import Odd
+from syncline.clients.s3.client import Bucket, Head, ObjectStream
 from syncline.errors import SynclineError
 from syncline.kinds.backups.detecting import LARGEST, OutOfTime
 from syncline.kinds.backups.layout import Layout
@@ -85,7 +85,7 @@ def listing_of(bucket: Bucket, layout: Layout, cluster: str, *, listed: bool) ->
 
 
 class LargeStore(Protocol):
-    """Keeps a large blob without holding it: :meth:`syncline.clients.git_repository.Branch.store_stream`."""
+    """Keeps a large blob without holding it: :meth:`syncline.clients.git.repository.Branch.store_stream`."""
 
     def __call__(self, blob: Blob) -> str: ...
 

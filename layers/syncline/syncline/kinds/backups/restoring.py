@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from syncline.clients.git_objects import Entry, blob_hash, blob_id, text_of
-from syncline.clients.git_repository import Blob, Branch
+from syncline.clients.git.objects import Entry, blob_hash, blob_id, text_of
+from syncline.clients.git.repository import Blob, Branch
 from syncline.errors import SynclineError
 from syncline.kinds.backups.detecting import LARGEST
 from syncline.kinds.backups.layout import Layout

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Protocol
 
-from syncline.clients.bucket import Bucket
-from syncline.clients.entries import Odd, OnOdd, ignore, refuse
-from syncline.clients.git_objects import blob_hash
+from syncline.clients.git.objects import blob_hash
+from syncline.clients.http.listings import Odd, OnOdd, ignore, refuse
+from syncline.clients.s3.client import Bucket
 
 
 class Store(Protocol):

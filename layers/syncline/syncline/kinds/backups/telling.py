@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from syncline.clients.bucket import Bucket
+from syncline.clients.s3.client import Bucket
 from syncline.errors import SynclineError
 from syncline.kinds.backups.committing import Rules
 from syncline.kinds.backups.reading import clusters_in

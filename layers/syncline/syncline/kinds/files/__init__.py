@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from syncline.clients.bucket import Bucket
-from syncline.clients.entries import Odd
-from syncline.clients.file_manager import FileManager
-from syncline.clients.http import Http
+from syncline.clients.file_manager.client import FileManager
+from syncline.clients.http.client import Http
+from syncline.clients.http.listings import Odd
+from syncline.clients.s3.client import Bucket
 from syncline.config.files import FilesSync
 from syncline.errors import SynclineError
 from syncline.kinds.files import sheets

@@ -7,7 +7,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import groupby, takewhile
 from typing import Final, TypeVar
 
-from syncline.clients.bucket import (
+from syncline.clients.http.listings import OnOdd, ignore, refuse
+from syncline.clients.s3.client import (
     ABSENT,
     LARGEST_COPY,
     PART,
@@ -21,7 +22,6 @@ from syncline.clients.bucket import (
     fingerprint,
     part_size,
 )
-from syncline.clients.entries import OnOdd, ignore, refuse
 from syncline.errors import SynclineError
 from syncline.kinds.files.listing import listed_ahead
 from syncline.kinds.files.targets import (

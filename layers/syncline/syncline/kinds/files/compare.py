@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from syncline.clients.entries import Odd
-from syncline.clients.s3_xml import Listed
+from syncline.clients.http.listings import Odd
+from syncline.clients.s3.xml import Listed
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import ETAG, MODIFIED, SIZE, TARGET, VERIFIED, Record, Row, Was
 from syncline.ownership import Action, decide, digest_of

@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from typing import Final, TypeVar
 
-from syncline.clients.bucket import Bucket
-from syncline.clients.entries import ignore
-from syncline.clients.read_ahead import read_ahead
-from syncline.clients.s3_xml import Listed
+from syncline.clients.http.listings import ignore
+from syncline.clients.http.read_ahead import read_ahead
+from syncline.clients.s3.client import Bucket
+from syncline.clients.s3.xml import Listed
 from syncline.config.files import KEY, PREFIX, FilesSync
 from syncline.errors import SynclineError
 from syncline.kinds.files.compare import (

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from syncline.clients.bucket_events import ObjectEvent, climbs, events_in, is_notification, surely_older
-from syncline.clients.file_manager import FileEvent, event_of
+from syncline.clients.file_manager.client import FileEvent, event_of
+from syncline.clients.s3.events import ObjectEvent, climbs, events_in, is_notification, surely_older
 from syncline.config.files import KEY, PREFIX, FilesSync
 from syncline.errors import SynclineError
 from syncline.model import compact_json

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from syncline.clients.bucket import Bucket
+from syncline.clients.s3.client import Bucket
 from syncline.config.files import KEY, FilesSync
 from syncline.errors import SynclineError
 from syncline.kinds.files.compare import Change

@@ -8,9 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Final, TypeVar
 
-from syncline.clients.bucket import Bucket, ListPage
-from syncline.clients.entries import OBJECTS, Extent, Odd, OnOdd, refuse
-from syncline.clients.s3_xml import Listed
+from syncline.clients.http.listings import OBJECTS, Extent, Odd, OnOdd, refuse
+from syncline.clients.s3.client import Bucket, ListPage
+from syncline.clients.s3.xml import Listed
 
 SHARDS: Final = 6
 """Parts of a bucket that are listed at a time, where folders part it."""

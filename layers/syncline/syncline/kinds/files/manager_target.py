@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Final
 
-from syncline.clients.bucket import Listed, ObjectStream, fingerprint
-from syncline.clients.entries import OnOdd, refuse
-from syncline.clients.file_manager import Content, FileManager, Permissions, Saved
-from syncline.clients.read_ahead import read_ahead
+from syncline.clients.file_manager.client import Content, FileManager, Permissions, Saved
+from syncline.clients.http.listings import OnOdd, refuse
+from syncline.clients.http.read_ahead import read_ahead
+from syncline.clients.s3.client import Listed, ObjectStream, fingerprint
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import path_problem
 from syncline.kinds.files.targets import CHUNK, Put, TargetFile, Unfinished, Written, opened, unchanged

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from syncline.clients.entries import Odd
+from syncline.clients.http.listings import Odd
 from syncline.config.files import FilesSync
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Failure

@@ -6,8 +6,8 @@ from dataclasses import replace
 from enum import Enum
 from typing import Final
 
-from syncline.clients.bucket import Bucket, fingerprint
-from syncline.clients.s3_xml import Listed
+from syncline.clients.s3.client import Bucket, fingerprint
+from syncline.clients.s3.xml import Listed
 from syncline.config.files import FilesSync
 from syncline.errors import SynclineError
 from syncline.kinds.files.compare import Change, Check

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-from syncline.clients.file_manager import checked_mode
-from syncline.clients.s3_xml import Grants
+from syncline.clients.file_manager.client import checked_mode
+from syncline.clients.s3.xml import Grants
 from syncline.model import Item
 
 Row = list[Any]

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from syncline.clients.bucket import Head
-from syncline.clients.file_manager import checked_mode
-from syncline.clients.s3_xml import Listed
+from syncline.clients.file_manager.client import checked_mode
+from syncline.clients.s3.client import Head
+from syncline.clients.s3.xml import Listed
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import Record
 from syncline.kinds.files.targets import TargetFile

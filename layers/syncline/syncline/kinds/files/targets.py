@@ -12,15 +12,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from syncline.clients.bucket import (
-    ABSENT,
-    Bucket,
-    Condition,
-    Head,
-    Listed,
-    ObjectStream,
-)
-from syncline.clients.entries import OnOdd, refuse
+from syncline.clients.http.listings import OnOdd, refuse
+from syncline.clients.s3.client import ABSENT, Bucket, Condition, Head, Listed, ObjectStream
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import UNSTATED
 

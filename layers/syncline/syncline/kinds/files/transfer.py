@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from syncline.clients.bucket import Bucket, Head, fingerprint
+from syncline.clients.s3.client import Bucket, Head, fingerprint
 from syncline.config.files import FilesSync
 from syncline.errors import SynclineError
 from syncline.kinds.files.parallel import in_parallel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from syncline.clients.http import Http
+from syncline.clients.http.client import Http
 from syncline.config.images import ImagesSync
 from syncline.kinds.images.copying import Answer, RepositoryCopy
 from syncline.kinds.images.listing import Side

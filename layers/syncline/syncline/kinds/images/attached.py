@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from syncline.clients.oci import Descriptor, Manifest, Registry
-from syncline.clients.oci_manifest import OCI_INDEX
-from syncline.clients.oci_referrers import list_tag
-from syncline.clients.reference import is_digest
+from syncline.clients.registry.client import Descriptor, Manifest, Registry
+from syncline.clients.registry.manifest import OCI_INDEX
+from syncline.clients.registry.reference import is_digest
+from syncline.clients.registry.referrers import list_tag
 from syncline.errors import SynclineError
 from syncline.select import is_signature_tag, signature_subject
 

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from typing import Final
 
-from syncline.clients.entries import Odd, ignore
-from syncline.clients.oci import Manifest, TagTakenError
-from syncline.clients.oci_manifest import is_same
+from syncline.clients.http.listings import Odd, ignore
+from syncline.clients.registry.client import Manifest, TagTakenError
+from syncline.clients.registry.manifest import is_same
 from syncline.config.images import ImagesSync
 from syncline.errors import SynclineError
 from syncline.kinds.images.attached import Attached, tags_of

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from syncline.clients.entries import BEGINNING, Odd, OnOdd, Position
-from syncline.clients.oci import Registry
-from syncline.clients.quay import Quay
+from syncline.clients.http.listings import BEGINNING, Odd, OnOdd, Position
+from syncline.clients.registry.client import Registry
+from syncline.clients.registry.quay import Quay
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Pace
 from syncline.model import compact_json

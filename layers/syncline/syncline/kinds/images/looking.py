@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from syncline.clients.entries import Odd, OnOdd, ignore
-from syncline.clients.oci import Registry
-from syncline.clients.oci_manifest import is_same
+from syncline.clients.http.listings import Odd, OnOdd, ignore
+from syncline.clients.registry.client import Registry
+from syncline.clients.registry.manifest import is_same
 from syncline.config.images import ImagesSync
 from syncline.errors import SynclineError
 from syncline.kinds.images.attached import Attached, is_list

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from syncline.clients.reference import parse_repository
+from syncline.clients.registry.reference import parse_repository
 from syncline.config.images import ImagesSync
 from syncline.errors import SynclineError
 

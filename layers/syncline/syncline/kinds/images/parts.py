@@ -11,8 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Final
 
-from syncline.clients.oci import Descriptor, Manifest, Registry
-from syncline.clients.oci_referrers import list_tag
+from syncline.clients.registry.client import Descriptor, Manifest, Registry
+from syncline.clients.registry.referrers import list_tag
 from syncline.errors import SynclineError
 from syncline.kinds.images.pieces import (
     STARTS_AGAIN,

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from syncline.clients.oci import BlobStream, Descriptor, Registry, Upload
-from syncline.clients.read_ahead import read_ahead
-from syncline.clients.reference import hasher, same
+from syncline.clients.http.read_ahead import read_ahead
+from syncline.clients.registry.client import BlobStream, Descriptor, Registry, Upload
+from syncline.clients.registry.reference import hasher, same
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Pace
 from syncline.running_hash import RunningHash

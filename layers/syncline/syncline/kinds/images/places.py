@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from syncline.clients.oci import Descriptor
+from syncline.clients.registry.client import Descriptor
 
 WORTH_NOTING: Final = 1024 * 1024
 """Bytes from which a blob is worth calls to the shared memory."""

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Final
 
-from syncline.clients.entries import ignore
-from syncline.clients.oci import Descriptor, Manifest, Registry
-from syncline.clients.oci_manifest import is_same
+from syncline.clients.http.listings import ignore
+from syncline.clients.registry.client import Descriptor, Manifest, Registry
+from syncline.clients.registry.manifest import is_same
 from syncline.errors import SynclineError
 from syncline.kinds.images.attached import is_list
 from syncline.kinds.images.notes import Notes

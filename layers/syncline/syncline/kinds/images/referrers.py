@@ -6,10 +6,10 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-from syncline.clients.entries import OnOdd
-from syncline.clients.oci import Descriptor, Manifest, Registry, TagTakenError
-from syncline.clients.oci_manifest import INDEX_TYPES
-from syncline.clients.oci_referrers import list_tag, with_entries
+from syncline.clients.http.listings import OnOdd
+from syncline.clients.registry.client import Descriptor, Manifest, Registry, TagTakenError
+from syncline.clients.registry.manifest import INDEX_TYPES
+from syncline.clients.registry.referrers import list_tag, with_entries
 from syncline.errors import SynclineError
 from syncline.kinds.images.attached import Attached
 

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from syncline.clients.instances import Instance
-from syncline.clients.replicas import Answer, Exchange, Replicas
+from syncline.clients.replicas.client import Answer, Exchange, Replicas
+from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens.patience import Patience
 from syncline.kinds.tokens.verdict import Finding, Known, Quorum, Reason, Seen, State, judge
 

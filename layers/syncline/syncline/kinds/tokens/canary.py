@@ -19,8 +19,8 @@ from typing import Final
 from urllib.parse import quote
 
 from syncline import __version__
-from syncline.clients.instances import Instance
-from syncline.clients.replicas import Answer, Replicas
+from syncline.clients.replicas.client import Answer, Replicas
+from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens.patience import Patience
 from syncline.kinds.tokens.sightings import CanaryMemory, Check, Outcome, Role, Sighting, failed_round
 

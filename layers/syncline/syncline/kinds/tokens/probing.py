@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from syncline import __version__
-from syncline.clients.addresses import host_name
-from syncline.clients.replicas import Replicas
+from syncline.clients.http.addresses import host_name
+from syncline.clients.replicas.client import Replicas
 from syncline.kinds.tokens.asking import Asking, Crowd, Question
 from syncline.kinds.tokens.listing import Listing
 from syncline.kinds.tokens.patience import Patience

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from syncline.clients.instances import Instance
+from syncline.clients.replicas.instances import Instance
 
 CONFIRMED: Final = 2
 """Failures in one role after which a fault is confirmed: one may be a restart or a lost packet."""

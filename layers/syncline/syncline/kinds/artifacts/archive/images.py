@@ -17,8 +17,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from syncline.clients.oci_manifest import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor, Manifest
-from syncline.clients.reference import digest_of, is_digest
+from syncline.clients.registry.manifest import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Descriptor,
+    Manifest,
+)
+from syncline.clients.registry.reference import digest_of, is_digest
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.archive.feed import invalid
 from syncline.kinds.artifacts.archive.legacy import legacy_images

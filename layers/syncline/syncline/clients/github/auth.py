@@ -1,0 +1,152 @@
+"""Who we are at GitHub: a token, or an App that gets tokens of one hour for its installation.
+
+The App's private key signs a JWT that says who it is for a few minutes; GitHub gives a token for it that may do what
+the installation was granted. https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import quote
+
+from syncline.clients.github.client import VERSION
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http, Response
+from syncline.clients.http.rejections import REJECTIONS
+from syncline.errors import SynclineError
+from syncline.secrets import register
+
+_EARLY: Final = 120.0  # seconds before a token's end from which on another one is asked for
+_JWT_LIFE: Final = 540  # seconds; GitHub takes 600, and clocks differ
+_JWT_SKEW: Final = 60
+
+
+class GivenToken:
+    """A token out of a secret; ``again`` reads it anew where GitHub refuses it."""
+
+    def __init__(self, value: Callable[[], str | None], again: Callable[[], str | None] | None = None) -> None:
+        self._value = value
+        self._again = again
+        self._renewed: str | None = None
+
+    def token(self) -> str | None:
+        return self._renewed or self._value()
+
+    def renew(self) -> bool:
+        before = self.token()
+        self._renewed = self._again() if self._again is not None else None
+        return self._renewed is not None and self._renewed != before
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """An App: ``key`` gives its private key in PEM form, ``renewed`` after a refusal. Without ``installation``, the one on ``repository`` counts."""
+
+    id: str
+    key: Callable[[], str]
+    repository: str
+    installation: int | None = None
+    renewed: Callable[[], str] | None = None
+
+
+class AppTokens:
+    """Tokens of an App's installation, each for as long as it is good; safe to use from any number of threads.
+
+    Beside what :class:`Http` raises: UNAUTHORIZED where GitHub does not know the App or its key, SECRET_MISSING for a
+    key that is none.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, app: App, http: Http, prefix: str = "", clock: Callable[[], float] = time.time
+    ) -> None:
+        self._endpoint = endpoint
+        self._app = app
+        self._http = http
+        self._prefix = prefix
+        self._clock = clock
+        self._token: str | None = None
+        self._until = 0.0
+        self._lock = threading.Lock()
+
+    def token(self) -> str | None:
+        with self._lock:
+            if self._token is None or self._clock() >= self._until:
+                self._token, self._until = self._ask()
+            return self._token
+
+    def renew(self) -> bool:
+        with self._lock:
+            self._token = None
+        return True
+
+    def _ask(self) -> tuple[str, float]:
+        installation = self._app.installation or self._installation()
+        response = self._send("POST", f"/app/installations/{installation}/access_tokens")
+        value = _answer(response, 201)
+        token, until = value.get("token"), value.get("expires_at")
+        if not isinstance(token, str) or not isinstance(until, str):
+            raise response.bad("it has no token")
+        register(token)
+        return token, datetime.fromisoformat(until).timestamp() - _EARLY
+
+    def _installation(self) -> int:
+        response = self._send("GET", f"/repos/{quote(self._app.repository)}/installation")
+        number = _answer(response, 200).get("id")
+        if not isinstance(number, int):
+            raise response.bad("it has no installation")
+        return number
+
+    def _send(self, method: str, path: str) -> Response:
+        url = f"{self._endpoint.url}{self._prefix}{path}"
+
+        def send(key: str | None) -> Response:
+            assert key is not None
+            headers = {
+                "Accept": "application/vnd.github+json",
+                "X-GitHub-Api-Version": VERSION,
+                "Authorization": f"Bearer {signed(self._app.id, key, self._clock())}",
+            }
+            return self._http.request(method, url, headers, ca=self._endpoint.ca, repeatable=True)
+
+        return REJECTIONS.ask(self._endpoint.host, self._app.key(), self._app.renewed or self._app.key, send)
+
+
+def signed(app: str, key: str, now: float) -> str:
+    """The JWT by which an App says who it is (RFC 7519, RS256). Raises SECRET_MISSING for a key that is none."""
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - slow to import, and for Apps alone
+    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import padding, rsa  # noqa: PLC0415
+
+    try:
+        private = serialization.load_pem_private_key(key.encode(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        private = None
+    if not isinstance(private, rsa.RSAPrivateKey):
+        raise SynclineError("SECRET_MISSING", f"the private key of the App {app} is not an RSA key in PEM form")
+    claims = {"iat": int(now) - _JWT_SKEW, "exp": int(now) + _JWT_LIFE - _JWT_SKEW, "iss": app}
+    text = f"{_part({'alg': 'RS256', 'typ': 'JWT'})}.{_part(claims)}"
+    return f"{text}.{_base64(private.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
+
+
+def _part(value: Mapping[str, Any]) -> str:
+    return _base64(json.dumps(value, separators=(",", ":")).encode())
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _answer(response: Response, status: int) -> dict[str, Any]:
+    if response.status != status:
+        raise response.error()
+    value = response.json()
+    if not isinstance(value, dict):
+        raise response.bad("something that should be an object is not")
+    return value

@@ -1,0 +1,187 @@
+"""What a failed request is called: exceptions and statuses as codes, and the server's own words in one short line."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+import pycurl
+
+from syncline.clients.http.addresses import Address, redacted
+from syncline.clients.http.pacing import LONG_PAUSE, clock_in
+from syncline.errors import SynclineError
+from syncline.secrets import redact
+
+LONGEST_RETRY_AFTER: Final = 3600.0
+_EXCERPT: Final = 200  # characters of the server's words
+_CODES: Final = {
+    401: "UNAUTHORIZED",
+    403: "FORBIDDEN",
+    404: "NOT_FOUND",
+    408: "SERVER_ERROR",  # the server gave up waiting for the request
+    410: "NOT_FOUND",
+    413: "TOO_LARGE",
+}
+_UNREACHABLE: Final = {
+    pycurl.E_COULDNT_RESOLVE_HOST: "the name is unknown",
+    pycurl.E_COULDNT_CONNECT: "connection refused, or no way there",
+    pycurl.E_OPERATION_TIMEDOUT: "no connection in time",
+    pycurl.E_SEND_FAIL_REWIND: "the connection broke before an answer came",
+}
+_TOO_LARGE: Final = 100  # CURLE_TOO_LARGE, which pycurl does not name
+_NOT_HTTP: Final = frozenset(
+    {pycurl.E_FTP_WEIRD_SERVER_REPLY, pycurl.E_UNSUPPORTED_PROTOCOL, pycurl.E_BAD_CONTENT_ENCODING, _TOO_LARGE}
+)
+_VERIFY: Final = "SSL certificate OpenSSL verify result: "
+_NO_TLS: Final = re.compile(r"error:0A(00010B|00009C|000410|0000F7):", re.IGNORECASE)  # wrong version, plain HTTP
+_CLOSED: Final = re.compile(r"error:0A000126:|SSL_ERROR_SYSCALL", re.IGNORECASE)  # the server closed the connection
+_SECRET_HEADER: Final = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}")
+_NO_ROOM: Final = 507
+_FULL: Final = re.compile(
+    r"(?i)no space left|quota (has been )?exceeded|quotaexceeded|storagefull|exceed the configured upper limit"
+    r'|"Err": ?(28|122)\b'  # docker-registry gives the system's error number alone: ENOSPC, EDQUOT
+)
+_TITLE: Final = re.compile(r"(?is)<title[^>]*>(.*?)</title>")
+_XML_WORDS: Final = re.compile(r"(?s)<(Code|Message)>(.*?)</\1>")
+
+
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+NOT_IMPLEMENTED: Final = 501
+"""The server does not know what the request asks for: a refusal, and no failure that passes."""
+
+
+def of_status(method: str, url: str, status: int, headers: Mapping[str, str], body: bytes) -> SynclineError:
+    """The error that an answer stands for: a code by its status and the server's words."""
+    words = excerpt(body)
+    what = f"{method} {redacted(url)} answered {status}" + (f": {words}" if words else "")
+    if status == _NO_ROOM or (method not in ("GET", "HEAD") and status >= 400 and status != 429 and _is_full(body)):
+        return SynclineError("TARGET_FULL", what)
+    if status in REDIRECTS:
+        there = Address.parse_at(url, headers.get("Location", ""))
+        return SynclineError("REDIRECTED", f"{what}; it redirects to {redacted(there.url) if there else 'no address'}")
+    asked = retry_after(headers)
+    if is_throttled(status, headers):
+        return SynclineError("THROTTLED", f"{what}{_until(asked)}", retry_after=asked)
+    if status >= 500 and status != NOT_IMPLEMENTED:
+        code = "SERVER_ERROR"
+    elif status >= 400:
+        code = _CODES.get(status, "REFUSED")
+    else:
+        code = "BAD_ANSWER"
+    return SynclineError(code, what, retry_after=asked)
+
+
+def passes(status: int, headers: Mapping[str, str]) -> bool:
+    """Return True if an answer stands for a failure that may pass by itself."""
+    return status == 408 or (status >= 500 and status != NOT_IMPLEMENTED) or is_throttled(status, headers)
+
+
+def is_throttled(status: int, headers: Mapping[str, str]) -> bool:
+    """Return True if an answer asks to slow down: 429, or GitHub's 403 that says for how long."""
+    return status == 429 or (status == 403 and retry_after(headers) is not None)
+
+
+def _until(pause: float | None) -> str:
+    return f"; it asks to wait until {clock_in(pause)}" if pause is not None and pause > LONG_PAUSE else ""
+
+
+def _is_full(body: bytes) -> bool:
+    """Return True if the words of a refused write say that there is no room: no disk space, or no quota left."""
+    return _FULL.search(body[:4096].decode("utf-8", "replace")) is not None
+
+
+def of_libcurl(number: int, words: str, system_error: int) -> tuple[str, str]:
+    """Return the code and the reason of a transfer that libcurl ended with an error ``number``."""
+    words = words or ("a header line or all of them are too long" if number == _TOO_LARGE else f"error {number}")
+    if number == pycurl.E_PEER_FAILED_VERIFICATION:
+        return "TLS_FAILED", f"the certificate could not be verified ({words.removeprefix(_VERIFY)})"
+    if number == pycurl.E_SSL_CONNECT_ERROR and not _CLOSED.search(words):
+        if _NO_TLS.search(words):
+            plain = "the server answers without TLS there; where that is meant, the sync says `plain_http: true`"
+            return "TLS_FAILED", plain
+        return "TLS_FAILED", f"no TLS connection ({words})"
+    if number in _NOT_HTTP or (number == pycurl.E_RECV_ERROR and not system_error):
+        return "BAD_ANSWER", f"the answer is not valid HTTP ({words})"
+    return "UNREACHABLE", _UNREACHABLE.get(number) or f"the connection broke ({words})"
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that an answer asks to wait, at most an hour; None if it says nothing.
+
+    It says so in ``Retry-After`` (a number or a date), or as GitHub and others do where nothing is left: by the Unix
+    time at which there will be.
+    """
+    text = headers.get("Retry-After", "").strip()
+    reset = headers.get("X-RateLimit-Reset", "").strip()
+    if not text and headers.get("X-RateLimit-Remaining", "").strip() == "0" and reset.isascii() and reset.isdigit():
+        seconds = float(reset[:12]) - time.time() + 1
+    elif text.isascii() and text.isdigit():
+        seconds = float(text[:9])
+    else:
+        try:
+            seconds = parsedate_to_datetime(text).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
+
+
+def error_codes(body: bytes) -> tuple[str, ...]:
+    """The codes of a distribution error body, ``{"errors": [{"code": ...}]}``."""
+    return tuple(code for code, _ in _errors(_json(body)) if code)
+
+
+def speaks_distribution(body: bytes) -> bool:
+    """Whether a refusal comes from a registry itself, not from a proxy or a portal in its place."""
+    return bool(_errors(_json(body)))
+
+
+def excerpt(body: bytes) -> str:
+    """The server's words in one line without secrets: from the protocol's JSON, a page's title or plain text."""
+    value = _json(body)
+    if value is not None:
+        words = "; ".join(": ".join(filter(None, pair)) for pair in _errors(value))
+        return _clean(words or _message(value))
+    text = body[:4096].decode("utf-8", "replace")
+    if text.lstrip()[:1] != "<":
+        return _clean(text)
+    found = _XML_WORDS.findall(text)
+    if found:
+        return _clean(": ".join(words for _, words in found))
+    title = _TITLE.search(text)
+    return _clean(f"{title[1].strip()} (a page in HTML)" if title else "a page in HTML")
+
+
+def _json(body: bytes) -> Any:
+    if body.lstrip()[:1] not in (b"{", b"["):
+        return None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _errors(value: Any) -> list[tuple[str, str]]:
+    listed = value.get("errors") if isinstance(value, dict) else None
+    if not isinstance(listed, list):
+        return []
+    return [(str(e.get("code") or ""), str(e.get("message") or "")) for e in listed if isinstance(e, dict)]
+
+
+def _message(value: Any) -> str:
+    if not isinstance(value, dict):
+        return ""
+    for key in ("error_description", "error_message", "message", "detail", "details", "error"):
+        if isinstance(value.get(key), str):
+            return str(value[key])
+    return ""
+
+
+def _clean(text: str) -> str:
+    line = "".join(c for c in " ".join(html.unescape(text).split()) if c.isprintable())
+    line = redact(_SECRET_HEADER.sub(r"\1 …", redacted(line)))  # before it is cut: a part of a secret is not known
+    return line if len(line) <= _EXCERPT else line[:_EXCERPT] + "…"

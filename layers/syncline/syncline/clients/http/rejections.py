@@ -1,0 +1,174 @@
+"""Credentials that servers refuse: each is tried once, and not again for a minute, so that no account is locked.
+
+A refusal is kept by host and identity, which is a keyed hash of the credentials: the secret itself is not kept. All who
+ask meanwhile get the failure of that one request. A renewed secret is another identity, and so is tried at once. As
+long as a host has not accepted an identity, one request at a time tries it. Of an identity that was accepted, a refusal
+may concern one repository or object only. So it takes two in a row, and where the protocol has a request that is about
+the credentials alone, that is sent before the second one is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, field, is_dataclass
+from functools import partial
+from typing import Final, TypeVar
+
+from syncline.clients.http.client import Response
+from syncline.errors import SynclineError
+
+LIFE: Final = 60.0
+"""Seconds for which a refusal is kept."""
+_MOST: Final = 1000  # identities
+_LONGEST_TRIAL: Final = 30.0  # seconds for which others wait for a request that tries an identity
+_KEY: Final = os.urandom(16)
+_Who = TypeVar("_Who")
+
+
+def unauthorized(answer: Response) -> SynclineError | None:
+    """Return the failure of an answer with the status 401."""
+    return answer.error() if answer.status == 401 else None
+
+
+class KeptRefusalError(SynclineError):
+    """The failure of an earlier request with the same credentials; nothing was sent."""
+
+
+@dataclass(slots=True)
+class _Identity:
+    trial: threading.Lock = field(default_factory=threading.Lock)
+    accepted: bool = False
+    was_accepted: bool = False
+    refusal: SynclineError | None = None
+    until: float = 0.0
+
+
+class Rejections:
+    """The identities of a process by host; safe for concurrent use by threads.
+
+    Credentials are given as ``who``: a text, a tuple or a dataclass, None for none. Those are never refused here.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._identities: dict[tuple[str, bytes], _Identity] = {}
+        self._lock = threading.Lock()
+
+    def check(self, host: str, who: object) -> None:
+        """Raise KeptRefusalError if the host refused the credentials within the last minute."""
+        refusal = self._kept(host, who)
+        if refusal is not None:
+            raise KeptRefusalError(refusal.code.name, refusal.what)
+
+    def is_kept(self, host: str, who: object) -> bool:
+        """Return True if :meth:`check` raises."""
+        return self._kept(host, who) is not None
+
+    def _kept(self, host: str, who: object) -> SynclineError | None:
+        if who is None:
+            return None
+        identity = self._identity(host, who)
+        return identity.refusal if self._clock() < identity.until else None
+
+    def accepted(self, host: str, who: object) -> None:
+        """Note that the host accepts the credentials."""
+        if who is not None:
+            identity = self._identity(host, who)
+            identity.accepted, identity.was_accepted, identity.refusal = True, True, None
+
+    def refused(
+        self, host: str, who: object, failure: SynclineError, is_accepted: Callable[[], bool] | None = None
+    ) -> None:
+        """Note that the host refuses the credentials.
+
+        ``is_accepted`` asks the host about the credentials alone, whatever the request was that it refused.
+        """
+        if who is None or self.is_kept(host, who):
+            return
+        identity = self._identity(host, who)
+        if identity.accepted:
+            identity.accepted = False
+        elif identity.was_accepted and is_accepted is not None and is_accepted():
+            identity.accepted = True
+        else:
+            identity.was_accepted = False
+            identity.refusal, identity.until = failure, self._clock() + LIFE
+
+    @contextmanager
+    def trial(self, host: str, who: object) -> Iterator[None]:
+        """Wait for a request that tries the same credentials, if there is one; raise KeptRefusalError as :meth:`check`."""
+        identity = None if who is None else self._identity(host, who)
+        held = identity is not None and not identity.accepted and identity.trial.acquire(timeout=_LONGEST_TRIAL)
+        try:
+            self.check(host, who)
+            yield
+        finally:
+            if held and identity is not None:
+                identity.trial.release()
+
+    def ask(  # noqa: PLR0913, PLR0917 - whom to ask, as whom, and what a refusal is
+        self,
+        host: str,
+        who: _Who | None,
+        renewed: Callable[[], _Who | None],
+        send: Callable[[_Who | None], Response],
+        refusal: Callable[[Response], SynclineError | None] = unauthorized,
+        is_accepted: Callable[[_Who | None], bool] | None = None,
+    ) -> Response:
+        """Send a request with credentials, and with ``renewed()`` ones if those are refused; raise the last refusal.
+
+        ``refusal`` returns the failure that an answer stands for if it refuses the credentials; ``is_accepted`` is as in
+        :meth:`refused`.
+        """
+        first = self._once(host, who, send, refusal, is_accepted)
+        if not isinstance(first, SynclineError):
+            return first
+        other = renewed()
+        last = first if other == who else self._once(host, other, send, refusal, is_accepted)
+        if isinstance(last, SynclineError):
+            raise last
+        return last
+
+    def _once(
+        self,
+        host: str,
+        who: _Who | None,
+        send: Callable[[_Who | None], Response],
+        refusal: Callable[[Response], SynclineError | None],
+        is_accepted: Callable[[_Who | None], bool] | None,
+    ) -> Response | SynclineError:
+        """Return the answer to a request, or the failure if the credentials are refused."""
+        try:
+            with self.trial(host, who):
+                answer = send(who)
+                failure = refusal(answer)
+                if failure is None:
+                    self.accepted(host, who)
+                    return answer
+                self.refused(host, who, failure, None if is_accepted is None else partial(is_accepted, who))
+                return failure
+        except KeptRefusalError as kept:
+            return kept
+
+    def _identity(self, host: str, who: object) -> _Identity:
+        parts = astuple(who) if is_dataclass(who) and not isinstance(who, type) else who
+        key = host, hashlib.blake2b(repr(parts).encode(errors="surrogatepass"), key=_KEY).digest()
+        with self._lock:
+            found = self._identities.pop(key, None) or _Identity()
+            self._identities[key] = found  # the one used last is at the end
+            if len(self._identities) > _MOST:
+                del self._identities[next(iter(self._identities))]
+            return found
+
+    def forget(self) -> None:
+        """Forget all identities."""
+        with self._lock:
+            self._identities.clear()
+
+
+REJECTIONS: Final = Rejections()

@@ -1,0 +1,82 @@
+"""Instances of a replicated service, as a cluster lists them and a probe asks them.
+
+An address and a port identify an instance. Names do not: hand-written endpoints may share a host name, and one pod may
+have several addresses.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from syncline.clients.http.addresses import is_refused
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One replica. ``name`` is that of its pod or host and may be shared; ``place`` is the source that listed it.
+
+    ``address`` is an IP address, or a host name, which is never asked. ``ready`` says that it gets requests now. One
+    that is ``terminating`` gets no new ones.
+    """
+
+    name: str
+    address: str
+    port: int
+    ready: bool = True
+    terminating: bool = False
+    place: str = ""
+
+    @property
+    def serves(self) -> bool:
+        """Return True if the next request of a client may reach it."""
+        return self.ready and not self.terminating
+
+    @property
+    def where(self) -> str:
+        """Address and port as in a URL; the identity of the instance."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+    def is_called(self, origin: str) -> bool:
+        """Return True if `origin` is its name, its address, or its address and port."""
+        return origin in (self.name, self.address, self.where)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Instance:
+        """Raises KeyError, TypeError or ValueError for what :meth:`as_json` never gave."""
+        return cls(
+            str(value["name"]),
+            str(value["address"]),
+            int(value["port"]),
+            bool(value["ready"]),
+            bool(value["terminating"]),
+            str(value["place"]),
+        )
+
+
+def distinct(instances: Iterable[Instance]) -> tuple[Instance, ...]:
+    """Return one instance for each address and port, by name. If it is listed twice, one that serves is preferred."""
+    found: dict[str, Instance] = {}
+    for instance in instances:
+        known = found.get(instance.where)
+        if known is None or (instance.serves and not known.serves):
+            found[instance.where] = instance
+    return tuple(sorted(found.values(), key=lambda one: (one.name, one.where)))
+
+
+def is_probed(address: str) -> bool:
+    """Return True if a probe may connect to `address`: an IP address of a pod, never a name.
+
+    The rule of copies is the other way round: they go to public names. Neither goes to a link-local address or a
+    cloud's metadata service, and here nothing goes to an address that many machines share.
+    """
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return not (is_refused(address) or parsed.is_multicast or parsed.is_unspecified or parsed.is_reserved)

@@ -1,0 +1,203 @@
+"""Requests to one bucket of an S3-compatible service: their addresses, signatures and errors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
+from urllib.parse import quote
+
+from syncline.clients.http.client import Body, Endpoint, Http, Response
+from syncline.clients.http.rejections import REJECTIONS
+from syncline.clients.s3 import xml
+from syncline.clients.s3.head import Condition
+from syncline.clients.s3.sigv4 import EMPTY, Keys, Request, Signer
+from syncline.clients.s3.xml import NotXmlError
+from syncline.errors import SynclineError
+
+_SAFE: Final = "-._~"
+_DOTS: Final = (".", "..")
+_CODES: Final = {
+    "NoSuchBucket": "BUCKET_ABSENT",
+    "NoSuchKey": "NOT_FOUND",
+    "NoSuchVersion": "NOT_FOUND",
+    "InvalidObjectState": "OBJECT_ARCHIVED",
+    "QuotaExceeded": "TARGET_FULL",
+    "XMinioAdminBucketQuotaExceeded": "TARGET_FULL",
+    "XMinioStorageFull": "TARGET_FULL",
+    "NoSuchUpload": "UPLOAD_LOST",
+    "PreconditionFailed": "SOURCE_CHANGED",
+    "ConditionalRequestConflict": "SERVER_ERROR",
+    "OperationAborted": "SERVER_ERROR",
+    "SignatureDoesNotMatch": "UNAUTHORIZED",
+    "InvalidAccessKeyId": "UNAUTHORIZED",
+    "ExpiredToken": "UNAUTHORIZED",
+    "InvalidToken": "UNAUTHORIZED",
+    "RequestTimeTooSkewed": "UNAUTHORIZED",
+    "EntityTooLarge": "TOO_LARGE",
+    "IncompleteBody": "SERVER_ERROR",
+    "RequestTimeout": "SERVER_ERROR",
+    "InternalError": "SERVER_ERROR",
+    "SlowDown": "THROTTLED",
+    "BadDigest": "BAD_ANSWER",
+    "XAmzContentSHA256Mismatch": "BAD_ANSWER",
+}
+"""Our code for each error code of the protocol that is more specific than the HTTP status it comes with."""
+
+
+class BucketRequests:
+    """Sends signed requests to one bucket. Safe for concurrent use by threads.
+
+    ``keys`` returns the keys to sign with, None to send requests unsigned. ``renewed`` is called for other keys if the
+    service refuses them. With ``path_style`` the bucket is named in the path, otherwise in the host name.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is a property of the bucket
+        self,
+        endpoint: Endpoint,
+        bucket: str,
+        keys: Callable[[], Keys | None],
+        http: Http,
+        *,
+        path_style: bool,
+        renewed: Callable[[], Keys | None],
+        signer: Signer,
+    ) -> None:
+        self._endpoint = endpoint
+        self._bucket = bucket
+        self._host = endpoint.host if path_style else f"{bucket}.{endpoint.host}"
+        self._root = f"/{quoted(bucket)}" if path_style else ""
+        self._keys = keys
+        self._renewed = renewed
+        self._http = http
+        self._signer = signer
+
+    def __str__(self) -> str:
+        return f"{self._endpoint.host}/{self._bucket}"
+
+    def ask(  # noqa: PLR0913 - the parts of a request
+        self,
+        method: str,
+        key: str,
+        query: Mapping[str, str],
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        *,
+        condition: Condition | None = None,
+        is_long: bool = False,
+    ) -> Response:
+        """Send a request and return its answer of 200; raise the :meth:`error` of any other answer.
+
+        An empty ``key`` addresses the bucket itself. ``is_long`` is for work that takes the service minutes: it sends a
+        space now and then until the work is done, so its answer has no lowest rate.
+        """
+        if condition is not None:
+            headers = {**(headers or {}), **condition.headers}
+        response = self.send(method, key, query, headers, body, is_long=is_long)
+        if response.status != 200:
+            raise self.error(response, condition)
+        return response
+
+    def send(  # noqa: PLR0913 - the parts of a request
+        self,
+        method: str,
+        key: str,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        *,
+        stream: bool = False,
+        is_long: bool = False,
+    ) -> Response:
+        """Send a request and return its answer, whatever the status; raise UNAUTHORIZED if the keys are refused.
+
+        If the service refuses the keys and there are new ones, the request is sent once more, signed with those.
+        """
+        path = f"{self._root}/{quoted_key(key)}"
+        text = "&".join(f"{quoted(name)}={quoted(value)}" for name, value in sorted((query or {}).items()))
+        url = f"{self._endpoint.scheme}://{self._host}{_sent(path)}{'?' if text else ''}{text}"
+        payload = EMPTY if body is None else hashlib.sha256(body).hexdigest()
+        asked = Request(method, self._host, path, text)
+        sent: Body = body if body is not None or method not in ("PUT", "POST") else b""
+
+        def signed_by(who: Keys | None) -> Response:
+            signed = dict(headers or {})
+            if who is not None:
+                signed = self._signer.headers(who, asked, signed, payload)
+            policy = replace(self._http.policy, slowest=0) if is_long else None
+            return self._http.request(method, url, signed, sent, ca=self._endpoint.ca, stream=stream, retry=policy)
+
+        return REJECTIONS.ask(self._host, self._keys(), self._renewed, signed_by, self._refusal, self._accepts)
+
+    def _accepts(self, keys: Keys | None) -> bool:
+        """Return True if the service accepts the keys, whatever it says of one object."""
+        asked = Request("GET", self._host, f"{self._root}/", "list-type=2&max-keys=0")
+        headers = {} if keys is None else self._signer.headers(keys, asked, {}, EMPTY)
+        url = f"{self._endpoint.scheme}://{self._host}{asked.path}?{asked.query}"
+        return self._refusal(self._http.request("GET", url, headers, ca=self._endpoint.ca)) is None
+
+    def _refusal(self, response: Response) -> SynclineError | None:
+        """Return the failure of an answer that refuses the keys."""
+        if response.status not in (400, 401, 403):
+            return None
+        error = self.error(response)
+        return error if error.code.name == "UNAUTHORIZED" else None
+
+    def error(self, response: Response, condition: Condition | None = None) -> SynclineError:
+        """Return the error for an answer that refuses a request with ``condition``.
+
+        An error code in the body that is more specific than the status takes precedence.
+        """
+        error = response.error()
+        code = xml.error_code(response.body)
+        name = _CODES.get(code)
+        if response.status == 412:
+            name = _name_of("PreconditionFailed", condition)
+        elif response.status == 404 and code in ("", "NoSuchKey"):
+            name = _name_of("NoSuchKey", condition)
+        elif name is None and response.status in (301, 307, 400) and response.header("x-amz-bucket-region"):
+            what = f"the bucket {self} is in the region {response.header('x-amz-bucket-region')}"
+            return SynclineError("REDIRECTED", what)
+        return error if name is None else SynclineError(name, error.what, retry_after=error.retry_after)
+
+    def etag_within(self, response: Response, root: str, condition: Condition | None = None) -> str:
+        """Return the ETag in the body of an answer of 200, an XML document named ``root``.
+
+        CopyObject, UploadPartCopy and CompleteMultipartUpload can fail after the status was sent. The body is an error
+        document then, and its error is raised.
+        """
+        try:
+            etag = xml.parse(response.body, root).findtext("ETag")
+        except NotXmlError as error:
+            code = xml.error_code(response.body)
+            if code:
+                what = f"{response.method} of {self} failed after it had begun: {code}"
+                raise SynclineError(_name_of(code, condition) or "SERVER_ERROR", what) from None
+            raise response.bad(str(error)) from None
+        return (etag or "").strip('"')
+
+
+def quoted(text: str) -> str:
+    """Return ``text`` percent-encoded as signatures require it: all but letters, digits and ``-._~``."""
+    return quote(text, safe=_SAFE)
+
+
+def quoted_key(key: str) -> str:
+    """Return ``key`` percent-encoded for a path: like :func:`quoted`, with its slashes unchanged."""
+    return quote(key, safe=f"/{_SAFE}")
+
+
+def _sent(path: str) -> str:
+    """Return an encoded path as it is sent: with its `.` and `..` encoded, which servers and proxies would resolve.
+
+    They are signed as they are. A signature covers the key, and `.` needs no encoding there.
+    """
+    return "/".join(part.replace(".", "%2E") if part in _DOTS else part for part in path.split("/"))
+
+
+def _name_of(code: str, condition: Condition | None) -> str | None:
+    """Return our code for the service's in an answer to a request with ``condition``, None if there is no such code."""
+    refused = code == "PreconditionFailed" and condition is not None
+    gone = code == "NoSuchKey" and condition is not None and condition.etag is not None
+    return "TARGET_CHANGED" if refused or gone else _CODES.get(code)
