@@ -9,8 +9,8 @@ from typing import Any, cast
 from syncline.kinds.backups.layout import Layout
 from syncline.kinds.backups.memory import Count, Known
 from syncline.kinds.backups.ours import Ledger
-from syncline.stores.removals import RemovalWindows
-from syncline.table import Database
+from syncline.store.removals import RemovalWindows
+from syncline.store.table import Database
 
 
 class Kept:

@@ -25,9 +25,9 @@ from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 
 from syncline.clients.s3.requests import BucketRequests
-from syncline.steps.console import Console
-from syncline.steps.receive import Receiver
 from syncline.steps.worker import Worker
+from syncline.web.console import Console
+from syncline.web.receive import Receiver
 from syncline.wiring_tokens.canaries import Canaries
 from syncline.wiring_tokens.probing import ProbeFunction
 from syncline.wiring_tokens.scraping import Scraping

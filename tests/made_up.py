@@ -17,12 +17,12 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
 from syncline.messages import Batch, Dead, Queues, Start, decode, encode
 from syncline.model import EVERYTHING, Item, Result, Run, Scope, Step, Trigger
-from syncline.state import State, first_batch
 from syncline.steps.engine import Engine
 from syncline.steps.gather import Gatherer
 from syncline.steps.worker import Worker
-from syncline.stores.hearing import Hearing
-from syncline.table import Database
+from syncline.store.events import Hearing
+from syncline.store.state import State, first_batch
+from syncline.store.table import Database
 from syncline.wiring import STEPS
 from tests.pump import Clock, Letter, Mail, Manners, Pump, Reaper, guard
 from tests.run_ids import made_run_id
@@ -158,7 +158,7 @@ class Steps:
         """A run whose look is over, and has led to this batch, which lies in its queue."""
         from syncline.messages import Outgoing  # noqa: PLC0415
         from syncline.model import Counts  # noqa: PLC0415
-        from syncline.state import BatchRecord  # noqa: PLC0415
+        from syncline.store.state import BatchRecord  # noqa: PLC0415
 
         run, root = self.begin(batch.run)
         assert root == first_batch(run)

@@ -22,8 +22,8 @@ from syncline.config.file import parse_syncs, read_syncs
 from syncline.kinds.files.events import hints_of as files_hints
 from syncline.messages import Notice, Queues, Start, decode, encode
 from syncline.secrets import Secrets
-from syncline.steps.console import Console
-from syncline.steps.receive import Receiver
+from syncline.web.console import Console
+from syncline.web.receive import Receiver
 from syncline.wiring.syncs import hints_of
 from tests.fuzz.target import PLANTED, Target, must, refusals
 

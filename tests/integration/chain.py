@@ -18,11 +18,11 @@ from syncline.errors import CODES
 from syncline.messages import Batch, Dead, Queues, Start, decode
 from syncline.model import EVERYTHING, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.secrets import Secrets
-from syncline.state import State
 from syncline.steps.engine import Engine
 from syncline.steps.worker import Worker
-from syncline.stores.hearing import Hearing
-from syncline.table import Database
+from syncline.store.events import Hearing
+from syncline.store.state import State
+from syncline.store.table import Database
 from syncline.wiring import STEPS, gatherer
 from syncline.wiring.parts import Parts
 from syncline.wiring.syncs import Kinds, Syncs

@@ -27,11 +27,11 @@ from syncline.errors import SynclineError
 from syncline.messages import Queues, Start
 from syncline.model import Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.secrets import Secrets
-from syncline.state import State
 from syncline.steps.engine import Engine
 from syncline.steps.worker import Worker
-from syncline.stores.hearing import Hearing
-from syncline.table import Database
+from syncline.store.events import Hearing
+from syncline.store.state import State
+from syncline.store.table import Database
 from syncline.telemetry import logger
 from syncline.wiring import STEPS, gatherer
 from syncline.wiring.parts import Parts

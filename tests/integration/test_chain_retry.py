@@ -9,7 +9,7 @@ from moto import mock_aws
 
 from syncline.messages import Start
 from syncline.model import EVERYTHING, Outcome, Run, Scope, Trigger
-from syncline.state import new_run_id
+from syncline.store.state import new_run_id
 from tests.integration.chain import SYNC, Chain, World, world
 from tests.standins.oci import Fault
 

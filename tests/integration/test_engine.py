@@ -26,9 +26,9 @@ from syncline.cli import deploy, engine, engine_state
 from syncline.cli.engine import Engine
 from syncline.cli.programs import ProgramError
 from syncline.errors import SynclineError
-from syncline.stores.hearing import Hearing, Note
-from syncline.stores.leases import Leases
-from syncline.table import Database
+from syncline.store.events import Hearing, Note
+from syncline.store.leases import Leases
+from syncline.store.table import Database
 from tests.standins.programs import needs
 from tests.unit.test_template import OUTPUTS
 

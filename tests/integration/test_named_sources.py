@@ -20,7 +20,7 @@ from syncline.kinds.backups import Layout
 from syncline.kinds.kind import Pace
 from syncline.messages import Start
 from syncline.model import EVERYTHING, Outcome, Run, Scope, Trigger
-from syncline.state import new_run_id
+from syncline.store.state import new_run_id
 from syncline.wiring.files import group_of
 from tests.backups_world import World as BackupsWorld
 from tests.backups_world import make_bucket, s3_server

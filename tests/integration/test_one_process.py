@@ -20,10 +20,10 @@ from syncline.errors import SynclineError
 from syncline.messages import Queues
 from syncline.model import EVERYTHING, Step, Trigger
 from syncline.secrets import Secrets
-from syncline.state import State
 from syncline.steps.discover import discover
 from syncline.steps.engine import Engine
-from syncline.table import Database
+from syncline.store.state import State
+from syncline.store.table import Database
 from syncline.wiring.parts import Parts
 from syncline.wiring.syncs import Kinds, Syncs
 from tests.pump import Clock, Mail

@@ -24,10 +24,10 @@ from syncline.secrets import Secrets
 from syncline.service.directory import FRESH, USABLE, Directory
 from syncline.service.document import document
 from syncline.service.scraping import Scraped
-from syncline.state import State
-from syncline.stores.canaries import CanaryRecords
-from syncline.stores.instances import InstanceLists
-from syncline.table import Database
+from syncline.store.canaries import CanaryRecords
+from syncline.store.instances import InstanceLists
+from syncline.store.state import State
+from syncline.store.table import Database
 from syncline.wiring_tokens.canaries import Canaries
 from syncline.wiring_tokens.lean_table import lean_table
 from syncline.wiring_tokens.memories import StoredMemories

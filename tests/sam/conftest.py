@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from moto.server import ThreadedMotoServer
 
-from syncline.state import State
+from syncline.store.state import State
 from syncline.wiring import queues_from
 from tests.sam.docker_engine import Engine, running_engine
 from tests.sam.lambda_image import RUNTIME, ensure_image

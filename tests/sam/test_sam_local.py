@@ -24,10 +24,10 @@ from syncline.config.tokens import TokensSync
 from syncline.messages import Batch, Outgoing, Start, decode
 from syncline.model import EVERYTHING, Counts, Outcome, RunStatus, Scope, Step, Trigger
 from syncline.service.document import document
-from syncline.state import BatchRecord
-from syncline.stores.hearing import Hearing
-from syncline.stores.instances import InstanceLists
-from syncline.table import Database
+from syncline.store.events import Hearing
+from syncline.store.instances import InstanceLists
+from syncline.store.state import BatchRecord
+from syncline.store.table import Database
 from tests.container import CANARY, GRANTS, TOKEN, slices_of, sync_of
 from tests.sam.events import (
     BACKUP,

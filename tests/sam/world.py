@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from syncline.messages import Queues
-from syncline.state import State
+from syncline.store.state import State
 from tests.sam.events import FOLDER
 from tests.sam.lambda_image import ARCHITECTURE, RUNTIME
 from tests.sam.stack import REGION, Stack

@@ -27,10 +27,10 @@ from syncline.secrets import Secrets
 from syncline.service import loop
 from syncline.service.counting import CloudWatchCounts
 from syncline.service.scraping import Place
-from syncline.state import State
-from syncline.stores.canaries import CanaryRecords
-from syncline.stores.instances import InstanceLists
-from syncline.table import Database
+from syncline.store.canaries import CanaryRecords
+from syncline.store.instances import InstanceLists
+from syncline.store.state import State
+from syncline.store.table import Database
 from syncline.wiring_tokens.canaries import Canaries
 from syncline.wiring_tokens.memories import StoredMemories
 from syncline.wiring_tokens.parts import StoredListings, StoredSyncs

@@ -13,8 +13,8 @@ from boto3.dynamodb.types import Binary
 
 from syncline.messages import Batch, Dead, Start, decode
 from syncline.model import Outcome, Result, Run, RunStatus, Trigger
-from syncline.state import State, first_batch
-from syncline.stores.leases import Lease, _key
+from syncline.store.leases import Lease, _key
+from syncline.store.state import State, first_batch
 from tests.simulation.expressions import Item
 from tests.simulation.machine import Process, writer
 from tests.simulation.queues import ModelSqs

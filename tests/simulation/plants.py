@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final, overload
 from unittest.mock import patch
 
-from syncline import state
 from syncline.clients.registry import client as oci
 from syncline.errors import SynclineError
 from syncline.kinds.images import copying, looking, proving
@@ -26,8 +25,8 @@ from syncline.kinds.kind import Arrived
 from syncline.messages import Queues
 from syncline.model import Outcome, Step
 from syncline.steps import discover, engine, transfer, worker
-from syncline.stores import failures, leases
-from syncline.table import Database
+from syncline.store import failures, leases, state
+from syncline.store.table import Database
 from syncline.wiring import syncs
 from tests.simulation import plants_backups
 

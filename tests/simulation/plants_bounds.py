@@ -11,15 +11,15 @@ from dataclasses import replace
 from typing import Any, Final
 from unittest.mock import patch
 
-from syncline import state, telemetry
+from syncline import telemetry
 from syncline.clients.git import failures as git_failures
 from syncline.clients.http import failures
 from syncline.kinds.images import looking
 from syncline.messages import Queues
 from syncline.secrets import Secrets
 from syncline.steps import worker
-from syncline.stores import leases
-from syncline.table import Database
+from syncline.store import leases, state
+from syncline.store.table import Database
 from tests.simulation.plants import _replaced, plant
 
 WORLDS: Final = ("images",)

@@ -25,11 +25,11 @@ from syncline.clients.http.rejections import REJECTIONS
 from syncline.config import load_sync
 from syncline.messages import Batch, Start
 from syncline.model import EVERYTHING, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
-from syncline.state import SHARDS, State
 from syncline.steps import discover
 from syncline.steps.engine import Engine
-from syncline.stores import files
-from syncline.stores.leases import Lease
+from syncline.store import files
+from syncline.store.leases import Lease
+from syncline.store.state import SHARDS, State
 from tests.simulation import bounds
 from tests.simulation.expressions import Item
 from tests.simulation.invariants import Known, unended, unreported, written

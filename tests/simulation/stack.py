@@ -21,11 +21,11 @@ from syncline.errors import SynclineError
 from syncline.messages import Queues
 from syncline.model import Step
 from syncline.secrets import Secrets
-from syncline.state import State
 from syncline.steps.engine import Engine
 from syncline.steps.worker import Worker
-from syncline.stores.hearing import Hearing
-from syncline.table import AWS_ERRORS, Database
+from syncline.store.events import Hearing
+from syncline.store.state import State
+from syncline.store.table import AWS_ERRORS, Database
 from syncline.wiring import STEPS, gatherer
 from syncline.wiring.parts import Parts
 from syncline.wiring.syncs import Kinds, Syncs

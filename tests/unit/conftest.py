@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from syncline.state import State
+from syncline.store.state import State
 from tests.pump import Clock, Reaper, guard
 from tests.stack import new_table
 

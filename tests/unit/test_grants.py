@@ -10,7 +10,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from syncline.steps.console import Console
+from syncline.web.console import Console
 from tests import grants
 from tests.stack import create_table
 

@@ -25,8 +25,8 @@ from syncline.secrets import Secrets
 from syncline.service.api import Answer, Entry, ProbeApi, Request
 from syncline.service.function_url import request_of, response_of
 from syncline.service.server import MOST_OPEN, Server
-from syncline.steps.console import Console
-from syncline.steps.receive import LARGEST_BODY, Receiver
+from syncline.web.console import Console
+from syncline.web.receive import LARGEST_BODY, Receiver
 
 TEMPLATE: Final = Path(__file__).parents[2] / "template.yaml"
 PUBLIC: Final = ("Receive", "Console", "Probe")
@@ -57,8 +57,8 @@ def find(name: str) -> Sync:
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Receiver:
     """A receiver that fails the test if it reads a notification or queues anything."""
-    monkeypatch.setattr("syncline.steps.receive.json.loads", not_asked)
-    monkeypatch.setattr("syncline.steps.receive.parse_qs", not_asked)
+    monkeypatch.setattr("syncline.web.receive.json.loads", not_asked)
+    monkeypatch.setattr("syncline.web.receive.parse_qs", not_asked)
     return Receiver(find, not_asked, Secrets(not_asked, not_asked, {"HOOK": SECRET}), cast("Queues", None))
 
 
@@ -79,7 +79,7 @@ def hook(path: str, body: bytes, **headers: str) -> dict[str, Any]:
 def test_receive_decodes_no_body_of_who_names_no_hook(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr("syncline.steps.receive.base64.b64decode", not_asked)
+    monkeypatch.setattr("syncline.web.receive.base64.b64decode", not_asked)
     assert receiver.handle(hook(path, b"{}"))["statusCode"] in (401, 404)
 
 
@@ -96,7 +96,7 @@ def test_receive_reads_no_notification_without_a_proof(receiver: Receiver, heade
 def test_receive_decodes_no_large_body_even_with_the_secret(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr("syncline.steps.receive.base64.b64decode", not_asked)
+    monkeypatch.setattr("syncline.web.receive.base64.b64decode", not_asked)
     assert receiver.handle(hook(path, bytes(LARGEST_BODY + 10)))["statusCode"] == 413
 
 

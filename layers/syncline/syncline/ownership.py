@@ -111,7 +111,7 @@ def digest_of(texts: Iterable[str]) -> str:
 
 
 class Windows(Protocol):
-    """The windows of removals of one sync; see :class:`syncline.stores.removals.RemovalWindows`."""
+    """The windows of removals of one sync; see :class:`syncline.store.removals.RemovalWindows`."""
 
     def reserve(
         self, request: RemovalRequest, total: Callable[[], int], removed: Callable[[str], int] | None = None

@@ -17,8 +17,8 @@ from syncline.config import load_sync
 from syncline.kinds.kind import Pace
 from syncline.model import EVERYTHING, Item
 from syncline.secrets import Secrets
-from syncline.state import State
-from syncline.table import Database
+from syncline.store.state import State
+from syncline.store.table import Database
 from syncline.wiring.backups import Builder
 from syncline.wiring.parts import Parts
 from tests.stack import table_of_test

@@ -10,7 +10,7 @@ import pytest
 
 from syncline.messages import Start
 from syncline.model import EVERYTHING, Run, Scope, Step, Trigger
-from syncline.state import new_run_id
+from syncline.store.state import new_run_id
 from tests.integration.files_chain import SYNC, FilesChain, record
 from tests.pump import Duplicates, Letter, When
 

@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 from unittest.mock import patch
 
 from syncline.model import Outcome, Result, Run, RunStatus, Trigger
-from syncline.state import State
+from syncline.store.state import State
 from syncline.wiring import images as wiring
 from tests.simulation.machine import writer
 from tests.simulation.models.registry import RegistryServer, SimRegistry

@@ -24,7 +24,7 @@ from syncline.cli.target import Target, of_engine
 from syncline.messages import Batch, Dead, Start, decode, encode
 from syncline.model import Counts, Item, Outcome, Run, Scope, Step, Trigger
 from syncline.model import Result as ItemResult
-from syncline.state import BatchRecord, first_batch
+from syncline.store.state import BatchRecord, first_batch
 from tests.run_ids import made_run_id
 
 ROOT: Final = Path(__file__).resolve().parents[3]

@@ -223,7 +223,7 @@ def test_nobody_is_asked_who_said_yes_or_where_nothing_is_removed(
 
 
 def test_a_sync_that_left_the_file_is_removed_after_saying_so(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncline.state.CANCELLED_AFTER", 0.0)
+    monkeypatch.setattr("syncline.store.state.CANCELLED_AFTER", 0.0)
     stack.apply()
     run = stack.begin()
     result = stack.apply("syncs: {}\n", "--prune")

@@ -301,7 +301,7 @@ def test_a_defect_is_told_without_its_traceback(stack: Stack, monkeypatch: pytes
     def fails(*_: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("syncline.state.State.sync_names", fails)
+    monkeypatch.setattr("syncline.store.state.State.sync_names", fails)
     assert first_line(stack.run("status")).startswith("error INTERNAL: ZeroDivisionError: division by zero")
     assert stack.json("status", code=2)["error"]["code"] == "INTERNAL"
     assert "Traceback" in stack.run("status", env={"SYNCLINE_DEBUG": "1"}).stderr
@@ -311,7 +311,7 @@ def test_ctrl_c_outside_of_waiting(stack: Stack, monkeypatch: pytest.MonkeyPatch
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("syncline.state.State.sync_names", interrupted)
+    monkeypatch.setattr("syncline.store.state.State.sync_names", interrupted)
     result = stack.run("status")
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
     assert stack.json("status", code=130) == {"interrupted": True}

@@ -8,8 +8,8 @@ import pytest
 
 from syncline.model import Counts, Run, Scope, Trigger
 from syncline.model import Result as ItemResult
-from syncline.state import BatchRecord, first_batch
 from syncline.steps.known import remember, settled, told_apart
+from syncline.store.state import BatchRecord, first_batch
 from tests.run_ids import made_run_id
 from tests.unit.cli.cli_stack import Stack, failed, moved
 

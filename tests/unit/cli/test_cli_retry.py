@@ -13,10 +13,10 @@ from syncline.cli.commands_retry import GivenUp, Letters, settle
 from syncline.errors import SynclineError
 from syncline.messages import Batch, DeadLetter, Outgoing, Start, decode, encode, to_json
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
-from syncline.state import BatchRecord, State, first_batch
 from syncline.steps.engine import Work
 from syncline.steps.known import answered, told_apart
-from syncline.stores.failures import KnownFailure
+from syncline.store.failures import KnownFailure
+from syncline.store.state import BatchRecord, State, first_batch
 from tests.run_ids import made_run_id
 from tests.unit.cli.cli_stack import Stack, moved
 
@@ -294,7 +294,7 @@ def test_cancelling_what_does_not_run(applied: Stack) -> None:
 
 
 def test_cancelling_ends_a_run_that_no_function_works_on(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncline.state.CANCELLED_AFTER", 0.0)
+    monkeypatch.setattr("syncline.store.state.CANCELLED_AFTER", 0.0)
     run = applied.begin()
     result = applied.run("cancel", "prod")
     assert result.exit_code == 0
@@ -306,7 +306,7 @@ def test_cancelling_ends_a_run_that_no_function_works_on(applied: Stack, monkeyp
 
 def test_cancelling_lets_a_function_report_the_end(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else may: the functions that worked on the run may all be dead."""
-    monkeypatch.setattr("syncline.state.CANCELLED_AFTER", 0.0)
+    monkeypatch.setattr("syncline.store.state.CANCELLED_AFTER", 0.0)
     run = applied.begin()
     assert applied.run("cancel", "prod").exit_code == 0
     assert [decode(body) for body in bodies(applied, Step.DISCOVER)] == [first_batch(run)]
@@ -314,7 +314,7 @@ def test_cancelling_lets_a_function_report_the_end(applied: Stack, monkeypatch: 
 
 def test_cancelling_while_the_table_throttles(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     run, end_cancelled, throttled = applied.begin(), State.end_cancelled, list[int]()
-    monkeypatch.setattr("syncline.state.CANCELLED_AFTER", 0.0)
+    monkeypatch.setattr("syncline.store.state.CANCELLED_AFTER", 0.0)
 
     def throttle(state: State, sync: str, run_id: str) -> Run | None:
         throttled.append(1)
@@ -329,7 +329,7 @@ def test_cancelling_while_the_table_throttles(applied: Stack, monkeypatch: pytes
 
 
 def test_cancelling_the_run_of_a_removed_sync(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncline.state.CANCELLED_AFTER", 0.0)
+    monkeypatch.setattr("syncline.store.state.CANCELLED_AFTER", 0.0)
     run = applied.begin()
     applied.target.state.remove_sync("prod")
     assert applied.run("cancel", "prod").stdout.startswith("○ prod: cancelled after ")
@@ -356,7 +356,7 @@ def test_cancelling_and_waiting_for_the_end(applied: Stack, monkeypatch: pytest.
 
 def test_cancelling_a_lost_run_frees_the_sync(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     run = applied.begin()
-    monkeypatch.setattr("syncline.state.LOST_AFTER", -1)
+    monkeypatch.setattr("syncline.store.state.LOST_AFTER", -1)
     result = applied.run("cancel", "prod")
     assert result.exit_code == 0
     assert f"run {run.id} of prod was lost, and is given up; the sync may run again" in result.stdout

@@ -14,7 +14,7 @@ from syncline.cli import following
 from syncline.cli.target import Target
 from syncline.messages import Start
 from syncline.model import Outcome, Result, Run, RunStatus, Trigger
-from syncline.state import State
+from syncline.store.state import State
 from tests.unit.cli.cli_stack import FILES, GOOD, OTHER, SYNCS, Stack, conflict, failed, moved
 
 

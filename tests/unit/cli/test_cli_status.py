@@ -12,10 +12,10 @@ from syncline.cli.commands_status import ends_of
 from syncline.clients.replicas.instances import Instance
 from syncline.errors import SynclineError
 from syncline.model import EVERYTHING, Counts, Outcome, Result, Scope, Trigger
-from syncline.state import BatchRecord, State, first_batch
 from syncline.steps.known import remember
-from syncline.stores.instances import InstanceLists
-from syncline.table import Database
+from syncline.store.instances import InstanceLists
+from syncline.store.state import BatchRecord, State, first_batch
+from syncline.store.table import Database
 from syncline.wiring.files import group_of
 from syncline.wiring_tokens.parts import StoredListings
 from tests.run_ids import made_run_id

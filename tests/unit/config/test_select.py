@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from syncline.select import allows, compile_pattern, is_signature_tag, literal_start, signature_subject
+from syncline.patterns import allows, compile_pattern, is_signature_tag, literal_start, signature_subject
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from demo.catalog import REPOSITORIES
 from demo.images import Image
 from demo.signature import ANNOTATION, key_pair, sign, signs, tag_for
-from syncline.select import signature_subject
+from syncline.patterns import signature_subject
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ from syncline.kinds.tokens.sightings import CanaryMemory, ProcessMemories
 from syncline.secrets import Secrets
 from syncline.service.api import Request
 from syncline.service.directory import Directory
-from syncline.state import State
-from syncline.stores.instances import InstanceLists, Record
+from syncline.store.instances import InstanceLists, Record
+from syncline.store.state import State
 from syncline.wiring_tokens.canaries import DEADLINE as CANARY_DEADLINE
 from syncline.wiring_tokens.canaries import Canaries
 from syncline.wiring_tokens.container import Container, Settings

@@ -12,9 +12,9 @@ from botocore.exceptions import EndpointConnectionError
 from syncline.errors import SynclineError
 from syncline.kinds.kind import LAST_WORDS, Failure, Pace
 from syncline.model import Item, Outcome, Run, RunStatus, Step
-from syncline.state import State
 from syncline.steps.engine import TELLING
 from syncline.steps.transfer import ENDING
+from syncline.store.state import State
 from tests.made_up import MadeUp, Steps, Told, pages
 from tests.stack import QUEUES
 

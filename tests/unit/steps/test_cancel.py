@@ -8,7 +8,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Later, Pace, Page
 from syncline.messages import Outgoing
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Run, RunStatus, Scope, Step, Trigger
-from syncline.state import BatchRecord
+from syncline.store.state import BatchRecord
 from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, Told, items, transfer_of
 from tests.pump import KilledError, Letter, When
 from tests.run_ids import made_run_id
@@ -170,7 +170,7 @@ def test_a_lost_run_takes_no_batch_any_more(steps: Steps, monkeypatch: pytest.Mo
     def move(item: Item, _pace: Pace) -> Answer:
         steps.clock.sleep(1)
         with monkeypatch.context() as patched:
-            patched.setattr("syncline.state.LOST_AFTER", 0)
+            patched.setattr("syncline.store.state.LOST_AFTER", 0)
             another(steps)
         return Arrived(item, 10)
 
@@ -228,7 +228,7 @@ class TestReport:
     def test_of_a_run_that_is_lost(self, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
         self.letter = steps.begin_with(transfer_of("1"))
         with monkeypatch.context() as patched:
-            patched.setattr("syncline.state.LOST_AFTER", -1)
+            patched.setattr("syncline.store.state.LOST_AFTER", -1)
             another(steps)
         steps.pump.deliver([self.letter])
         assert self.kind.ended_runs == [MADE_UP_RUN]

@@ -17,10 +17,10 @@ from syncline.kinds.backups.memory import Count
 from syncline.messages import Batch
 from syncline.model import Counts, Scope, Trigger
 from syncline.secrets import Secrets
-from syncline.state import BatchRecord, State
-from syncline.stores.manifests import Manifests
-from syncline.stores.totals import BUCKETS, totals_of
-from syncline.table import Database
+from syncline.store.backup_index import Manifests
+from syncline.store.state import BatchRecord, State
+from syncline.store.table import Database
+from syncline.store.totals import BUCKETS, totals_of
 from syncline.wiring.console import console_of
 from tests.run_ids import made_run_id
 from tests.stack import new_table

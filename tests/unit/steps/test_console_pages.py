@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from syncline import __version__
 from syncline.errors import SynclineError
-from syncline.steps.console import Console, Figures, exposition
-from syncline.stores.totals import BUCKETS, Totals
+from syncline.store.totals import BUCKETS, Totals
+from syncline.web.console import Console, Figures, exposition
 
 ITEMS = {"moved": 38, "skipped": 5, "left_out": 7, "removed": 2, "extra": 1, "conflict": 3, "failed": 4}
 TOTALS = Totals(tuple(range(1, len(BUCKETS) + 2)), 4003.5, 6, ITEMS, 1000, 1_790_000_000.0, known=9)

@@ -15,10 +15,10 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import LAST_WORDS, Failure
 from syncline.messages import Batch, Dead, Outgoing, Queues, decode
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger, json_bytes
-from syncline.state import BatchRecord, State
 from syncline.steps.engine import ATTEMPTS, HOPS, IDLE, LARGEST_ITEM, TELLING, Work, pause, step_error
-from syncline.stores.failures import KnownFailure
-from syncline.stores.leases import Lease
+from syncline.store.failures import KnownFailure
+from syncline.store.leases import Lease
+from syncline.store.state import BatchRecord, State
 from tests.made_up import MADE_UP_RUN, SYNC, MadeUp, Steps, items, transfer_of
 from tests.run_ids import made_run_id
 

@@ -16,9 +16,9 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Kind, Pace, Page
 from syncline.messages import Batch, Start, decode
 from syncline.model import Run, RunStatus, Scope, Step, Trigger
-from syncline.state import State
 from syncline.steps import gather as gather_module
-from syncline.stores.hearing import Claim, Hearing
+from syncline.store.events import Claim, Hearing
+from syncline.store.state import State
 from tests.interleaving import deliver_meanwhile
 from tests.made_up import MADE_UP_RUN, SYNC, Steps, items
 from tests.pump import Duplicates, KilledError, Manners, When
@@ -213,7 +213,7 @@ def test_a_sync_that_is_no_more_hears_nothing(steps: Steps, looked: list[Scope])
 def test_more_than_one_look_can_cover_is_looked_at_in_turn(
     steps: Steps, looked: list[Scope], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("syncline.stores.hearing.LARGEST_SCOPE", 12)
+    monkeypatch.setattr("syncline.store.events.LARGEST_SCOPE", 12)
     steps.notify(*"abcdefg")
     steps.pump.run()
     assert sorted(group for scope in looked for group in scope.groups or ()) == list("abcdefg")

@@ -9,10 +9,10 @@ import pytest
 
 from syncline.messages import Batch, Dead
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
-from syncline.state import BatchRecord
 from syncline.steps.known import WHOLE, answered, is_verified, remember, settled, told_apart, undone
-from syncline.stores.failures import LETTER_KEPT, Failures, Key, KnownFailure
-from syncline.table import Database
+from syncline.store.failures import LETTER_KEPT, Failures, Key, KnownFailure
+from syncline.store.state import BatchRecord
+from syncline.store.table import Database
 from tests.stack import new_table
 
 SYNC = "images"

@@ -11,7 +11,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
 from syncline.messages import Start
 from syncline.model import Counts, Item, Outcome, Result, Run, Scope, Step, Trigger
-from syncline.state import new_run_id
+from syncline.store.state import new_run_id
 from tests.made_up import SYNC, Answer, MadeUp, Steps, items
 from tests.made_up import steps as made_steps
 from tests.pump import Duplicates, When

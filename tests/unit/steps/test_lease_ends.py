@@ -24,7 +24,7 @@ TRIES = 4
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda *_: 0.0)
-    monkeypatch.setattr("syncline.table.time.sleep", lambda _: None)
+    monkeypatch.setattr("syncline.store.table.time.sleep", lambda _: None)
 
 
 def client(steps: Steps) -> Any:

@@ -9,8 +9,8 @@ import pytest
 
 from syncline.messages import Batch
 from syncline.model import EVERYTHING, Outcome, Result, Scope, Step, Trigger
-from syncline.state import State
 from syncline.steps.once import told_once
+from syncline.store.state import State
 from tests.pump import Clock
 from tests.run_ids import made_run_id
 

@@ -17,7 +17,7 @@ from syncline.kinds.images.notifications import repositories_in
 from syncline.messages import Start, decode
 from syncline.model import Scope, Trigger
 from syncline.secrets import Secrets
-from syncline.steps.receive import LARGEST_BODY, Receiver
+from syncline.web.receive import LARGEST_BODY, Receiver
 from tests.made_up import Steps
 
 SECRET = "the hook's secret"
@@ -242,8 +242,8 @@ def test_a_notification_of_thousands_of_repositories_becomes_looks_that_fit(step
 def test_the_size_is_looked_at_before_anything_else(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, encoded: bool
 ) -> None:
-    monkeypatch.setattr("syncline.steps.receive.json.loads", lambda _: pytest.fail("it was read"))
-    monkeypatch.setattr("syncline.steps.receive.base64.b64decode", lambda *_, **__: pytest.fail("it was decoded"))
+    monkeypatch.setattr("syncline.web.receive.json.loads", lambda _: pytest.fail("it was read"))
+    monkeypatch.setattr("syncline.web.receive.base64.b64decode", lambda *_, **__: pytest.fail("it was decoded"))
     size = LARGEST_BODY * 4 // 3 + 10 if encoded else LARGEST_BODY + 1
     answer = receiver.handle(event(body="A" * size, isBase64Encoded=encoded))
     assert answer["statusCode"] == 413

@@ -17,7 +17,7 @@ from syncline.errors import SynclineError
 from syncline.messages import Queues, Start
 from syncline.model import LARGEST_SCOPE, Scope, Trigger
 from syncline.secrets import Secrets
-from syncline.steps.receive import LARGEST_BODY, Receiver
+from syncline.web.receive import LARGEST_BODY, Receiver
 from tests.run_ids import made_run_id
 
 SECRET = "secret-of-the-hook"

@@ -17,7 +17,7 @@ from syncline.kinds.artifacts.notifications import runs_in
 from syncline.messages import Start, decode
 from syncline.model import Scope, Trigger
 from syncline.secrets import Secrets
-from syncline.steps.receive import LARGEST_BODY, Receiver
+from syncline.web.receive import LARGEST_BODY, Receiver
 from tests.made_up import Steps
 
 ROOT: Final = Path(__file__).parents[3]

@@ -16,8 +16,8 @@ from syncline import wiring
 from syncline.config import load_sync
 from syncline.config.file import read_syncs
 from syncline.model import Step
-from syncline.state import State
-from syncline.steps.receive import LARGEST_BODY
+from syncline.store.state import State
+from syncline.web.receive import LARGEST_BODY
 from tests.grants import TEMPLATE, translated
 from tests.stack import create_table
 
@@ -108,7 +108,7 @@ from syncline import wiring
 from syncline.config import load_sync
 from syncline.config.file import read_syncs
 from syncline.secrets import Secrets
-from syncline.steps.receive import Receiver
+from syncline.web.receive import Receiver
 
 boxes, size = int(sys.argv[1]), int(sys.argv[2])
 wiring.secrets()._secretsmanager(), wiring._table(), wiring._queues()  # the clients that the function has

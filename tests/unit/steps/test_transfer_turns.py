@@ -12,7 +12,7 @@ from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.messages import Batch, decode
 from syncline.model import Item, Outcome, Result, Run, RunStatus, Step
 from syncline.steps.transfer import ENDING, GLANCING, WAITING, transfer
-from syncline.stores.leases import LeaseHeldError
+from syncline.store.leases import LeaseHeldError
 from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, transfer_of
 
 GROUP = "made.up/team/app"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from syncline.kinds.kind import Arrived, Later, Pace, Page
 from syncline.model import Item, RunStatus, Step
-from syncline.table import pack, unpack
+from syncline.store.table import pack, unpack
 from tests.made_up import SYNC, Answer, Steps, items, transfer_of
 
 GROUP = "team/app"

@@ -15,7 +15,7 @@ from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Failure, Pace
 from syncline.model import EVERYTHING, Counts, Item, Run, RunStatus, Step, Trigger, Waiting
-from syncline.state import Progress
+from syncline.store.state import Progress
 from syncline.wiring.syncs import Syncs
 from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, transfer_of
 from tests.pump import Letter

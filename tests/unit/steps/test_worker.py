@@ -15,8 +15,8 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Pace, Page
 from syncline.messages import Batch, Dead, DeadLetter, Start, encode, to_json
 from syncline.model import EVERYTHING, Item, Result, Run, RunStatus, Scope, Step, Trigger
-from syncline.state import REPORTS
 from syncline.steps.engine import DEATHS
+from syncline.store.state import REPORTS
 from tests.aws_faults import disturb
 from tests.made_up import MADE_UP_RUN, SYNC, Answer, MadeUp, Steps, items, transfer_of
 from tests.pump import Duplicates, KilledError, Letter, Manners
@@ -253,7 +253,7 @@ def test_throttled_calls_heal(
 def test_transactions_in_one_another_s_way_heal(
     steps: Steps, monkeypatch: pytest.MonkeyPatch, reason: str, times: int
 ) -> None:
-    monkeypatch.setattr("syncline.table.time.sleep", lambda _: None)
+    monkeypatch.setattr("syncline.store.table.time.sleep", lambda _: None)
     steps.begin_with(transfer_of("1", "2"))
     left = [times]
     client: Any = steps.table.meta.client

@@ -15,10 +15,10 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Pace, Page
 from syncline.messages import Batch, Start, decode, encode, to_json
 from syncline.model import EVERYTHING, Item, Outcome, RunStatus, Scope, Step, Trigger
-from syncline.state import State
 from syncline.steps.engine import DEATHS
 from syncline.steps.gather import Gatherer
-from syncline.stores.hearing import Hearing
+from syncline.store.events import Hearing
+from syncline.store.state import State
 from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, items, transfer_of
 from tests.pump import Letter
 from tests.run_ids import made_run_id

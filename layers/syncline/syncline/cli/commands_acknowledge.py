@@ -11,7 +11,7 @@ from syncline.cli.context import Answer, Context
 from syncline.cli.show import Cell, Row, many
 from syncline.cli.summary import as_called, item_of
 from syncline.errors import SynclineError
-from syncline.stores.failures import KnownFailure
+from syncline.store.failures import KnownFailure
 
 _AMBIGUOUS = 3
 """Items that a message names where one of several may be meant."""

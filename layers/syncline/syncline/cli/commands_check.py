@@ -14,7 +14,7 @@ from syncline.config import load_sync
 from syncline.config.files import FileManagerTarget, FilesSync
 from syncline.errors import SynclineError
 from syncline.secrets import Secrets
-from syncline.table import Database
+from syncline.store.table import Database
 from syncline.wiring.buckets import bucket_at
 from syncline.wiring.parts import Parts
 

@@ -14,8 +14,8 @@ from syncline.cli.show import ago, many, number, size
 from syncline.cli.summary import FOLD, TRIGGERS, as_called, as_dict, counted, ending, exit_code, item_lines, named, rank
 from syncline.errors import CODES, SynclineError
 from syncline.model import Result, Run
-from syncline.state import State, is_run_id
-from syncline.stores.failures import KnownFailure
+from syncline.store.failures import KnownFailure
+from syncline.store.state import State, is_run_id
 
 _FEW: Final = 20
 """Runs among which the latest one that was no plan is looked for first, and known failures that a report shows."""

@@ -47,7 +47,7 @@ def restore(context: Context, name: str, order: Order) -> Answer:
     from syncline.clients.http.client import Http  # noqa: PLC0415
     from syncline.config.backups import BackupsSync, GitTarget  # noqa: PLC0415
     from syncline.kinds.backups.restoring import Restoring  # noqa: PLC0415
-    from syncline.table import Database  # noqa: PLC0415
+    from syncline.store.table import Database  # noqa: PLC0415
     from syncline.wiring.backups import layout_of, place_of  # noqa: PLC0415
     from syncline.wiring.parts import Parts  # noqa: PLC0415
 

@@ -16,8 +16,8 @@ from syncline.cli.summary import as_dict, ending, item_of, named
 from syncline.errors import SynclineError
 from syncline.messages import Batch, Dead, DeadLetter, Outgoing, Queues, Start
 from syncline.model import EVERYTHING, KEYED, LARGEST_SCOPE, Run, RunStatus, Scope, Step, Trigger, json_bytes
-from syncline.state import State
-from syncline.stores.failures import Key
+from syncline.store.failures import Key
+from syncline.store.state import State
 
 if TYPE_CHECKING:
     from syncline.cli.target import Target

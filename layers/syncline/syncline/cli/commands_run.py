@@ -13,7 +13,7 @@ from syncline.cli.show import about, ago, many, number, size
 from syncline.cli.summary import FOLD, as_called, as_dict, ending, exit_code, item_lines, item_name, named, rank
 from syncline.errors import SynclineError
 from syncline.model import EVERYTHING, RUNLESS, Outcome, Result, Run, Scope, Trigger
-from syncline.state import LOST_AFTER, State
+from syncline.store.state import LOST_AFTER, State
 
 _SHOWN: Final = 5
 """How many items that did not go well are named at the end of a run; the report names all."""

@@ -24,7 +24,7 @@ from syncline.kinds.files.parallel import in_parallel
 from syncline.kinds.files.records import Record
 from syncline.kinds.files.targets import Target, TargetFile
 from syncline.secrets import Secrets
-from syncline.table import Database
+from syncline.store.table import Database
 from syncline.visible import visible
 from syncline.wiring.buckets import bucket_at
 from syncline.wiring.files import records_of, target_at

@@ -23,9 +23,9 @@ from syncline.cli.target import Target
 from syncline.cli.waiting import state_words, waiting_of
 from syncline.errors import SynclineError
 from syncline.model import RUNLESS, Run, RunStatus, Step, Trigger
-from syncline.state import State
-from syncline.stores.instances import InstanceLists, Record
-from syncline.table import Database
+from syncline.store.instances import InstanceLists, Record
+from syncline.store.state import State
+from syncline.store.table import Database
 from syncline.visible import visible
 
 _AT_ONCE: Final = 8

@@ -38,7 +38,7 @@ FILE: Final = "engine.db"
 REQUEST: Final = "save"
 """In the engine's home: a file that asks for a save, and is removed when that is done."""
 
-_LOG: Final = logging.getLogger("syncline.state")
+_LOG: Final = logging.getLogger("syncline.store.state")
 _SECONDS: Final = 1.0
 _MOST_SECONDS: Final = 6.0
 _SHARE: Final = 20

@@ -17,13 +17,13 @@ from syncline.cli.waiting import state_words
 from syncline.errors import SynclineError
 from syncline.messages import Outgoing, Start
 from syncline.model import Counts, Run, Scope, Trigger
-from syncline.state import LOST_AFTER, BatchRecord, State, first_batch, new_run_id
+from syncline.store.state import LOST_AFTER, BatchRecord, State, first_batch, new_run_id
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from syncline.cli.target import Target
-    from syncline.stores.failures import Key
+    from syncline.store.failures import Key
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from syncline.cli.context import ALL_WELL, SOME_FAILED
 from syncline.cli.show import Cell, Row, Style, digest, duration, many, number, size
 from syncline.model import KEYED, Counts, Outcome, Result, Run, RunStatus, Scope, Trigger
-from syncline.stores.failures import KnownFailure
+from syncline.store.failures import KnownFailure
 from syncline.visible import visible
 
 TRIGGERS: Final = {

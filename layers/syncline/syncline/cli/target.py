@@ -19,9 +19,9 @@ from syncline.cli.local_aws import LOCAL_CONFIG, local_session
 from syncline.errors import SynclineError
 from syncline.messages import Queues
 from syncline.model import Step
-from syncline.state import State
-from syncline.stores.hearing import Hearing
-from syncline.table import Database
+from syncline.store.events import Hearing
+from syncline.store.state import State
+from syncline.store.table import Database
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table

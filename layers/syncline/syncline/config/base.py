@@ -17,8 +17,8 @@ from syncline.config.findings import Finding, Reach
 from syncline.config.values import Duration, KeyPath, Name, Pattern, Schedule, SecretReference, Timezone, seconds_of
 from syncline.errors import SynclineError
 from syncline.ownership import Limits
+from syncline.patterns import allows
 from syncline.secrets import Reference
-from syncline.select import allows
 
 
 class ServerAddress(NamedTuple):

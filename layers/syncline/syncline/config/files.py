@@ -24,7 +24,7 @@ from syncline.config.values import (
     split_host,
 )
 from syncline.errors import SynclineError
-from syncline.select import literal_start
+from syncline.patterns import literal_start
 
 KEY: Final = "key:"
 PREFIX: Final = "prefix:"

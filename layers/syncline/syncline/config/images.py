@@ -23,7 +23,7 @@ from syncline.config.values import (
     split_host,
 )
 from syncline.errors import SynclineError
-from syncline.select import is_signature_tag, literal_start
+from syncline.patterns import is_signature_tag, literal_start
 
 
 class QuayApi(Model):

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Final, TypeAlias
 
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, ValidationInfo, WithJsonSchema
 
+from syncline.patterns import compile_pattern
 from syncline.schedule import check_schedule, check_timezone
 from syncline.secrets import REFERENCE_PATTERN, Reference
-from syncline.select import compile_pattern
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 """The place of a value: keys of mappings and positions in lists."""

@@ -10,10 +10,10 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Failure, Kind, Pace, Page, Planning, would_move
 from syncline.messages import Batch, Start
 from syncline.model import EVERYTHING, Outcome, Run, RunStatus, Scope, Trigger
-from syncline.state import State
 from syncline.steps.engine import ATTEMPTS, Engine, Work, pause
 from syncline.steps.transfer import ENDING
-from syncline.stores.leases import Lease
+from syncline.store.leases import Lease
+from syncline.store.state import State
 from syncline.telemetry import logger
 
 CHUNK_ITEMS: Final = 60

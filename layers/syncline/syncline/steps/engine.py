@@ -20,10 +20,10 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import LAST_WORDS, Failure, Kind, Pace, Telling
 from syncline.messages import Batch, Dead, Outgoing, Queues, encode
 from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger, json_bytes
-from syncline.state import BatchRecord, State
 from syncline.steps.known import WHOLE, answered, remember, settled, told_apart, undone, verified_since
 from syncline.steps.once import told_once
-from syncline.stores.leases import Every, Lease, every
+from syncline.store.leases import Every, Lease, every
+from syncline.store.state import BatchRecord, State
 from syncline.telemetry import batch_ended, logger, run_ended
 
 ATTEMPTS: Final = 5

@@ -12,7 +12,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Kind
 from syncline.messages import Queues, Start
 from syncline.model import Scope, Trigger
-from syncline.stores.hearing import Claim, Hearing
+from syncline.store.events import Claim, Hearing
 from syncline.telemetry import logger, message_dropped
 
 _AGAIN: Final = 1.0

@@ -12,8 +12,8 @@ from typing import Final
 
 from syncline.messages import Batch, Dead
 from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope
-from syncline.state import BatchRecord, State
-from syncline.stores.failures import LETTER_KEPT, Failures, Key, KnownFailure
+from syncline.store.failures import LETTER_KEPT, Failures, Key, KnownFailure
+from syncline.store.state import BatchRecord, State
 
 WHOLE: Final = "*"
 """Stands for a group or a name in the result of a scan that failed as a whole."""

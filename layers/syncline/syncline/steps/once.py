@@ -17,7 +17,7 @@ from typing import Final
 
 from syncline.messages import Batch
 from syncline.model import Outcome, Result
-from syncline.state import State
+from syncline.store.state import State
 
 _CHANGED: Final = (Outcome.MOVED, Outcome.REMOVED)
 _MET_AGAIN: Final = (Outcome.CONFLICT, Outcome.FAILED)

@@ -10,7 +10,7 @@ from syncline.kinds.kind import Arrived, Failure, Kind, Later, Pace, glances
 from syncline.messages import Batch
 from syncline.model import Item, Result, Run, RunStatus, Step
 from syncline.steps.engine import Engine, Work
-from syncline.stores.leases import Lease, LeaseHeldError
+from syncline.store.leases import Lease, LeaseHeldError
 
 ENDING: Final = 15.0
 """Seconds of a function's time kept for writing down where it is."""

@@ -23,7 +23,7 @@ from syncline.steps.discover import begin
 from syncline.steps.engine import DEATHS, Engine, step_error
 from syncline.steps.gather import Gatherer, scope_of
 from syncline.steps.transfer import ENDING
-from syncline.stores.leases import LeaseHeldError
+from syncline.store.leases import LeaseHeldError
 from syncline.telemetry import logger, message_dropped
 
 StepFunction = Callable[[Engine, Batch, Run, Callable[[], float]], None]

@@ -22,16 +22,16 @@ from syncline.errors import SynclineError
 from syncline.messages import Queues
 from syncline.model import Step
 from syncline.secrets import Secrets
-from syncline.state import State
 from syncline.steps.discover import discover
 from syncline.steps.engine import Engine
 from syncline.steps.gather import Gatherer
-from syncline.steps.receive import Receiver
 from syncline.steps.transfer import transfer
 from syncline.steps.verify import verify
 from syncline.steps.worker import StepFunction, Worker
-from syncline.stores.hearing import Hearing
-from syncline.table import Database
+from syncline.store.events import Hearing
+from syncline.store.state import State
+from syncline.store.table import Database
+from syncline.web.receive import Receiver
 from syncline.wiring.parts import Parts
 from syncline.wiring.syncs import Kinds, Syncs, hints_of
 

@@ -23,9 +23,9 @@ from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore, Store
 from syncline.kinds.kind import Kind
 from syncline.secrets import Reference, Secrets
-from syncline.stores.files import FileRecords
-from syncline.stores.manifests import Manifests
-from syncline.stores.removals import RemovalWindows
+from syncline.store.backup_index import Manifests
+from syncline.store.files import FileRecords
+from syncline.store.removals import RemovalWindows
 from syncline.telemetry import operation
 from syncline.wiring.buckets import bucket_at
 from syncline.wiring.parts import Parts

@@ -10,12 +10,12 @@ from functools import cache
 from syncline.config import Sync
 from syncline.errors import SynclineError
 from syncline.secrets import Reference, Secrets
-from syncline.state import State
-from syncline.steps.console import Console, Figures
-from syncline.stores.manifests import Manifests
-from syncline.stores.totals import totals_of
-from syncline.table import Database
+from syncline.store.backup_index import Manifests
+from syncline.store.state import State
+from syncline.store.table import Database
+from syncline.store.totals import totals_of
 from syncline.telemetry import logger
+from syncline.web.console import Console, Figures
 
 
 def console_of(state: State, database: Database, secrets: Secrets, token: str) -> Console:

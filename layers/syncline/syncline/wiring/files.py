@@ -19,8 +19,8 @@ from syncline.kinds.files.events import groups_in
 from syncline.kinds.files.manager_target import FileManagerTarget
 from syncline.kinds.files.targets import Target, folder_of
 from syncline.kinds.kind import Kind
-from syncline.stores.files import FileRecords, shard_of
-from syncline.stores.removals import RemovalWindows
+from syncline.store.files import FileRecords, shard_of
+from syncline.store.removals import RemovalWindows
 from syncline.wiring.buckets import bucket_at
 from syncline.wiring.parts import Parts
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from syncline.clients.http.client import Http
 from syncline.secrets import Reference, Secrets
-from syncline.state import State
-from syncline.table import Database
+from syncline.store.state import State
+from syncline.store.table import Database
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from syncline.clients.http.pacing import SLOWEST
 from syncline.config import Sync, load_sync
 from syncline.kinds.kind import Kind
 from syncline.model import Run
-from syncline.state import State
-from syncline.stores.configurations import config_digest
+from syncline.store.state import State
+from syncline.store.syncs import config_digest
 from syncline.wiring.parts import Parts
 
 _MOST: Final = 2

@@ -15,9 +15,9 @@ from botocore.config import Config
 
 from syncline.secrets import Secrets
 from syncline.service.counting import CloudWatchCounts
-from syncline.state import State
-from syncline.stores.instances import InstanceLists
-from syncline.table import Database
+from syncline.store.instances import InstanceLists
+from syncline.store.state import State
+from syncline.store.table import Database
 from syncline.wiring_tokens.parts import StoredListings, StoredSyncs
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def scraper() -> Scraping:
 @cache
 def canaries() -> Canaries:
     """What the function `canary` does."""
-    from syncline.stores.canaries import CanaryRecords  # noqa: PLC0415 - the others do not need it
+    from syncline.store.canaries import CanaryRecords  # noqa: PLC0415 - the others do not need it
     from syncline.wiring_tokens.canaries import Canaries  # noqa: PLC0415
     from syncline.wiring_tokens.memories import StoredMemories  # noqa: PLC0415
 

@@ -1,6 +1,6 @@
 """DynamoDB's table as far as a probe reads it, without boto3: a third of a probe's start was its import.
 
-It stands where :class:`syncline.table.Database` expects boto3's ``Table``, and gives what that gives.
+It stands where :class:`syncline.store.table.Database` expects boto3's ``Table``, and gives what that gives.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from syncline.kinds.tokens.sightings import CanaryMemory
-from syncline.stores.canaries import CanaryRecord, CanaryRecords
+from syncline.store.canaries import CanaryRecord, CanaryRecords
 
 
 class StoredMemories:

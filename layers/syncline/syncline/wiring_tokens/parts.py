@@ -14,8 +14,8 @@ from syncline.kinds.tokens.patience import Patience
 from syncline.kinds.tokens.probing import Rules
 from syncline.kinds.tokens.verdict import Quorum
 from syncline.secrets import Secrets
-from syncline.state import State
-from syncline.stores.instances import InstanceLists, Record
+from syncline.store.instances import InstanceLists, Record
+from syncline.store.state import State
 from syncline.telemetry import logger
 
 KIND: Final = "tokens"

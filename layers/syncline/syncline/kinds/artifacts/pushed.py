@@ -15,7 +15,7 @@ from syncline.kinds.images.places import Memory
 
 
 class Facts(Memory, Protocol):
-    """The memory that all functions share; see :class:`syncline.stores.facts.Facts`."""
+    """The memory that all functions share; see :class:`syncline.store.facts.Facts`."""
 
     def remember(self, key: str, value: str, seconds: float = ...) -> None: ...
 

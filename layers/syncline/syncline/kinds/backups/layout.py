@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from syncline.clients.s3.events import events_in
-from syncline.select import allows
+from syncline.patterns import allows
 
 CLUSTER: Final = "{cluster}"
 

@@ -17,7 +17,7 @@ from syncline.ownership import Windows
 
 
 class Rows(Protocol):
-    """The records of one cluster: see :class:`syncline.stores.files.FileRecords`."""
+    """The records of one cluster: see :class:`syncline.store.files.FileRecords`."""
 
     def known(self, names: Iterable[str]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]: ...
 
@@ -29,7 +29,7 @@ class Rows(Protocol):
 
 
 class Facts(Protocol):
-    """See :class:`syncline.stores.facts.Facts`."""
+    """See :class:`syncline.store.facts.Facts`."""
 
     def recall(self, key: str) -> str | None: ...
 

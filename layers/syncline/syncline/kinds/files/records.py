@@ -25,7 +25,7 @@ _PERMISSION_BITS: Final = 0o777
 class Records(Protocol):
     """The records of a sync's files by name (the key without the source's prefix).
 
-    See :class:`syncline.stores.files.FileRecords`.
+    See :class:`syncline.store.files.FileRecords`.
     """
 
     def known(self, names: Iterable[str]) -> tuple[dict[str, Row], dict[str, Row]]: ...

@@ -168,7 +168,7 @@ class Target(Protocol):
 
 
 class Facts(Protocol):
-    """Facts that functions share; see :class:`syncline.stores.facts.Facts`."""
+    """Facts that functions share; see :class:`syncline.store.facts.Facts`."""
 
     def recall(self, key: str) -> str | None: ...
 

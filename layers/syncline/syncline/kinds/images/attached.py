@@ -14,7 +14,7 @@ from syncline.clients.registry.manifest import OCI_INDEX
 from syncline.clients.registry.reference import is_digest
 from syncline.clients.registry.referrers import list_tag
 from syncline.errors import SynclineError
-from syncline.select import is_signature_tag, signature_subject
+from syncline.patterns import is_signature_tag, signature_subject
 
 ENDINGS: Final = ("", ".sig", ".att", ".sbom")
 """Endings of the tags that belong to an image; without one it is the tag that lists its referrers."""

@@ -25,7 +25,7 @@ from syncline.kinds.images.places import BlobPlaces
 from syncline.kinds.images.referrers import Compared, Lists, Referrers
 from syncline.kinds.kind import UNTOUCHED, Arrived, Failure, Later, Pace
 from syncline.model import Item, Outcome, Result
-from syncline.select import is_signature_tag
+from syncline.patterns import is_signature_tag
 
 Answer = Arrived | Later | Result | Failure
 

@@ -32,7 +32,7 @@ from syncline.kinds.images.proving import Origin, Proof
 from syncline.kinds.images.referrers import Compared, Referrers
 from syncline.kinds.kind import Arrived, Failure, Pace, Page, odd_pages
 from syncline.model import Item, Result, Scope
-from syncline.select import is_signature_tag
+from syncline.patterns import is_signature_tag
 
 AT_ONCE: Final = 16
 """Repositories compared at a time."""

@@ -24,7 +24,7 @@ _REMEMBERED: Final = 100_000
 
 
 class Memory(Protocol):
-    """What all functions remember together; see :class:`syncline.state.State`."""
+    """What all functions remember together; see :class:`syncline.store.state.State`."""
 
     def recall(self, key: str) -> str | None: ...
 

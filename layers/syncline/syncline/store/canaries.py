@@ -1,0 +1,50 @@
+"""What the canaries of each sync of tokens remember from round to round.
+
+=======================  ==============  ===========================================================
+pk                       sk              content
+=======================  ==============  ===========================================================
+``CANARIES``             ``<sync>``      the last writer, and how often each fault was seen in a row
+=======================  ==============  ===========================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from syncline.store.table import Database
+
+KEPT: Final = 90 * 24 * 3600
+"""Seconds for which a record is kept that no round renews."""
+_PK: Final = "CANARIES"
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryRecord:
+    """The address and port of the last writer, and the number of failures in a row by fault."""
+
+    last_writer: str | None = None
+    failures: Mapping[str, int] = field(default_factory=dict)
+
+
+class CanaryRecords:
+    """The table's part about canaries. ``clock`` gives Unix seconds."""
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._db = database
+        self._clock = clock
+
+    def get(self, sync: str) -> CanaryRecord | None:
+        """Return the record of a sync, None if it has none."""
+        item = self._db.get(_PK, sync)
+        if item is None:
+            return None
+        failures = {str(fault): int(times) for fault, times in item["failures"].items()}
+        return CanaryRecord(item.get("writer"), failures)
+
+    def put(self, sync: str, record: CanaryRecord) -> None:
+        """Keep the record of a sync. Of two rounds that put at the same moment only the later one counts."""
+        writer = {} if record.last_writer is None else {"writer": record.last_writer}
+        expires = int(self._clock()) + KEPT
+        self._db.put({"pk": _PK, "sk": sync, "failures": dict(record.failures), "expires": expires, **writer})

@@ -1,0 +1,141 @@
+"""Console: whether Syncline is well, and its figures as Prometheus reads them."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from syncline import __version__
+from syncline.errors import SynclineError
+from syncline.store.totals import BUCKETS, Totals
+from syncline.telemetry import logger
+
+_LABELS: Final = ("sync",)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What is shown of one sync. ``clusters`` is None where its kind knows none."""
+
+    sync: str
+    kind: str
+    totals: Totals
+    running: bool
+    clusters: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """Answers requests. ``token`` gives what a request has to bring as a bearer token, None for nothing."""
+
+    figures: Callable[[], Iterable[Figures]]
+    token: Callable[[], str | None]
+
+    def handle(self, event: dict[str, Any]) -> dict[str, Any]:
+        """A function URL's request; the response."""
+        method = event.get("requestContext", {}).get("http", {}).get("method", "GET")
+        path = str(event.get("rawPath", "/")).rstrip("/") or "/"
+        if path not in ("/health", "/metrics"):
+            return _answer(404, {"error": "there are /health and /metrics"})
+        if method not in ("GET", "HEAD"):
+            return _answer(405, {"error": "GET alone"}) | {"headers": {"Allow": "GET, HEAD"}}
+        try:
+            # Whether we are well is no secret, and who asks may be a load balancer.
+            if path == "/metrics" and not self._knows(event):
+                return _answer(401, {"error": "the bearer token is missing or wrong"})
+            figures = list(self.figures())
+        except (ClientError, BotoCoreError, SynclineError) as error:
+            code = error.code.name if isinstance(error, SynclineError) else type(error).__name__
+            logger.error("console cannot read the table", extra={"why": str(error)})
+            return _answer(503, {"status": "unwell", "error": code})
+        if path == "/health":
+            return _answer(200, {"status": "ok", "version": __version__, "syncs": len(figures)})
+        text = exposition(figures).decode()
+        return {"statusCode": 200, "headers": {"Content-Type": CONTENT_TYPE_LATEST}, "body": text}
+
+    def _knows(self, event: dict[str, Any]) -> bool:
+        token = self.token()
+        headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
+        given = headers.get("authorization", "")
+        return token is None or hmac.compare_digest(f"Bearer {token}".encode(), given.encode(errors="replace"))
+
+
+def exposition(figures: Iterable[Figures]) -> bytes:
+    """The figures in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(_Collected(list(figures)))
+    return generate_latest(registry)
+
+
+class _Collected(Collector):
+    """Metrics of every sync, and those of the names that dashboards of git-sync know for syncs of backups."""
+
+    def __init__(self, figures: list[Figures]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _general(self._figures)
+        yield from _git_sync([each for each in self._figures if each.kind == "backups"])
+
+
+def _general(figures: list[Figures]) -> Iterator[Metric]:
+    labels = ("sync", "kind")
+    runs = HistogramMetricFamily("syncline_run_duration_seconds", "How long runs took.", labels=labels)
+    failed = CounterMetricFamily("syncline_runs_failed", "Runs with failed items.", labels=labels)
+    items = CounterMetricFamily("syncline_items", "Items by how they ended.", labels=(*labels, "outcome"))
+    moved = CounterMetricFamily("syncline_moved_bytes", "Bytes sent to targets.", labels=labels)
+    success = GaugeMetricFamily(
+        "syncline_last_success_timestamp_seconds", "The last run without failures.", labels=labels
+    )
+    known = GaugeMetricFamily("syncline_known_failures", "Items known to fail and not acknowledged.", labels=labels)
+    running = GaugeMetricFamily("syncline_running", "Whether a run is under way.", labels=labels)
+    for each in figures:
+        values = (each.sync, each.kind)
+        runs.add_metric(values, _buckets(each.totals), each.totals.seconds)
+        failed.add_metric(values, each.totals.failed)
+        for outcome, count in each.totals.items.items():
+            items.add_metric((*values, outcome), count)
+        moved.add_metric(values, each.totals.bytes)
+        success.add_metric(values, each.totals.last_success)
+        known.add_metric(values, each.totals.known)
+        running.add_metric(values, float(each.running))
+    yield from (runs, failed, items, moved, success, known, running)
+
+
+def _git_sync(figures: list[Figures]) -> Iterator[Metric]:
+    duration = HistogramMetricFamily("git_sync_duration_seconds", "Complete sync operation duration.", labels=_LABELS)
+    errors = CounterMetricFamily("git_sync_errors", "Total number of sync failures.", labels=_LABELS)
+    processed = CounterMetricFamily("git_sync_files_processed", "Cumulative files processed.", labels=_LABELS)
+    success = GaugeMetricFamily("git_sync_last_success_timestamp", "Unix timestamp of last success.", labels=_LABELS)
+    clusters = GaugeMetricFamily("git_sync_clusters_backed_up", "Number of clusters backed up.", labels=_LABELS)
+    for each in figures:
+        values = (each.sync,)
+        duration.add_metric(values, _buckets(each.totals), each.totals.seconds)
+        errors.add_metric(values, each.totals.failed)
+        processed.add_metric(values, each.totals.items["moved"] + each.totals.items["removed"])
+        success.add_metric(values, each.totals.last_success)
+        clusters.add_metric(values, each.clusters or 0)
+    yield from (duration, errors, processed, success, clusters)
+
+
+def _buckets(totals: Totals) -> list[tuple[str, float]]:
+    """Prometheus' buckets count all that are within a bound, and the last one all there are."""
+    rows: list[tuple[str, float]] = []
+    count = 0
+    for bound, within in zip((*map(str, map(float, BUCKETS)), "+Inf"), totals.durations, strict=True):
+        count += within
+        rows.append((bound, count))
+    return rows
+
+
+def _answer(status: int, body: dict[str, Any]) -> dict[str, Any]:
+    return {"statusCode": status, "headers": {"Content-Type": "application/json"}, "body": json.dumps(body)}

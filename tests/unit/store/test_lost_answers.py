@@ -1,0 +1,40 @@
+"""A call whose answer is lost is repeated by boto3: what it took before is its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from syncline.store.events import Hearing
+from syncline.store.facts import Facts
+from syncline.store.table import Database
+from tests.aws_faults import disturb
+from tests.pump import Clock
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.service_resource import Table
+
+pytestmark = pytest.mark.moto
+
+
+def test_a_claim_of_a_fact(table: Table, clock: Clock) -> None:
+    facts = Facts(Database(table), clock.time)
+    fault = disturb(table.meta.client, "UpdateItem", lose_answer=True)
+    assert facts.claim("fact", 10)
+    assert fault.left == 0
+    assert not facts.claim("fact", 10)
+
+
+def test_a_claim_of_events_that_is_taken_up(table: Table, clock: Clock) -> None:
+    """The start of the scan is a message that is not sent twice."""
+    hearing = Hearing(Database(table), clock.time)
+    hearing.note("shop", "note", ["a"])
+    claim = hearing.claim("shop", hearing.notes("shop"), 60)
+    assert claim is not None
+    clock.sleep(61)
+    fault = disturb(table.meta.client, "UpdateItem", lose_answer=True)
+    assert hearing.take_up("shop", claim, 60) is not None
+    assert fault.left == 0
+    clock.sleep(1)
+    assert hearing.take_up("shop", claim, 60) is None
