@@ -18,10 +18,15 @@ from typing import Any
 from bench.backups_place import BUCKET, Watch
 from syncline.clients.git.access import Remote
 from syncline.clients.git.repository import Person, Place
-from syncline.clients.http.client import Endpoint, Http
-from syncline.clients.s3.client import Bucket, Keys
-from syncline.config.base import Removals
-from syncline.kinds.backups import Backups, Layout, Reader, Rules, Signature
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.s3.client import Bucket
+from syncline.clients.s3.sigv4 import Keys
+from syncline.config.sync import Removals
+from syncline.kinds.backups.commit import Rules, Signature
+from syncline.kinds.backups.kind import Backups
+from syncline.kinds.backups.paths import Layout
+from syncline.kinds.backups.reading import Reader
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.kind import Arrived, Pace
 from syncline.model import EVERYTHING, Scope

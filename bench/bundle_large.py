@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench import bundle
-from syncline.kinds.artifacts.packing import HEADER, SEGMENT, checksum, packed_segment, trailer
+from syncline.kinds.artifacts.layers import HEADER, SEGMENT, checksum, packed_segment, trailer
 
 LAYERS: Final = 8  # of each image, half of them common to all
 SEGMENTS: Final = 160  # of each layer: 640 MiB, of which some 350 are left when packed

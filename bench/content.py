@@ -9,8 +9,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from syncline.clients.http.client import Endpoint, Http
-from syncline.clients.registry.client import Manifest, Registry
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.registry.client import Registry
+from syncline.clients.registry.manifest import Manifest
 from syncline.clients.registry.reference import digest_of
 from tests.standins.registry import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 

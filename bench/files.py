@@ -18,8 +18,10 @@ from bench.file_manager import manager
 from bench.measure import NotMadeError, Row
 from bench.peers import RcloneClient
 from bench.place import ROOT, Place, Ran, bucket
-from syncline.clients.http.client import Endpoint, Http
-from syncline.clients.s3.client import Bucket, Keys
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.s3.client import Bucket
+from syncline.clients.s3.sigv4 import Keys
 from tests.standins.rclone import ACCESS, SECRET, Rclone
 
 _SMALL: Final = 10_000

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import boto3
 
-from syncline.cli import engine
+from syncline.cli import local_engine as engine
 from syncline.cli.target import of_engine
 from syncline.kinds.files.records import Record
 from syncline.messages import Queues

@@ -16,14 +16,15 @@ from urllib.parse import parse_qs, urlsplit
 from bench.measure import Row
 from bench.memory import peak
 from bench.place import Place
-from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
 from syncline.clients.registry.client import Registry
-from syncline.config import load_sync
-from syncline.config.images import ImagesSync
+from syncline.config.sync import load_sync
 from syncline.kinds.artifacts.layers import OwnMemory
+from syncline.kinds.images.config import ImagesSync
+from syncline.kinds.images.discover import Look
 from syncline.kinds.images.listing import Side
-from syncline.kinds.images.looking import Look
-from syncline.kinds.images.notes import Notes
+from syncline.kinds.images.memory import Notes
 from syncline.kinds.kind import Pace
 from syncline.model import EVERYTHING
 from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply

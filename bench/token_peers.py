@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Self, TypeVar
 
 from syncline.clients.replicas.instances import Instance
-from syncline.kinds.tokens.patience import Patience
+from syncline.kinds.tokens.ask import Patience
 from tests.standins.nginx import HOST
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from bench.measure import NotMadeError, Row
 from bench.place import QUAY_TOKEN, Place
 from bench.token_peers import PlainClient
-from syncline.kinds.tokens.patience import Patience
+from syncline.kinds.tokens.ask import Patience
 from tests.container import Container, cluster_of, sync_of
 from tests.standins.nginx import Gateway
 from tests.standins.programs import program
@@ -75,7 +75,7 @@ def start(_place: Place) -> list[Row]:
         "import time; began = time.perf_counter()\n"
         "import sys; sys.path.insert(0, 'functions/probe')\n"
         "import app\n"
-        "from syncline.wiring_tokens import prober\n"
+        "from syncline.kinds.tokens.wiring import prober\n"
         "prober()\n"
         "print((time.perf_counter() - began) * 1000)"
     )

@@ -15,8 +15,8 @@ from demo import push as pushing
 from demo.catalog import REPOSITORIES, SIGNED
 from demo.fill import fill
 from demo.settings import ROOT, SYNC, USER, Settings, credentials_file, home, is_free
-from syncline.cli import engine as engines
-from syncline.cli.engine import Engine
+from syncline.cli import local_engine as engines
+from syncline.cli.local_engine import Engine
 from syncline.cli.show import Out, duration, many, size
 from syncline.cli.target import of_engine
 

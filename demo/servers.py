@@ -19,8 +19,10 @@ import requests
 from demo import background
 from demo.settings import ROOT, SERVERS, USER, Settings, folder
 from syncline.cli.deploy import client_arguments
-from syncline.clients.http.client import Endpoint, Http
-from syncline.clients.registry.client import Credentials, Registry
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.registry.auth import Credentials
+from syncline.clients.registry.client import Registry
 from tests.standins import registry as docker_registry
 from tests.standins.programs import ProgramAbsentError, program
 

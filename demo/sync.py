@@ -9,7 +9,7 @@ from typing import Final
 
 from demo.catalog import ORGANIZATIONS
 from demo.settings import ROOT, SYNC, USER, Settings, home
-from syncline.cli.engine import Engine
+from syncline.cli.local_engine import Engine
 from syncline.cli.target import of_engine
 
 SECRET: Final = "syncline/sample"  # noqa: S105 - its name

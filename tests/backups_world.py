@@ -16,11 +16,15 @@ from syncline.clients.folder.target import Folder
 from syncline.clients.git.access import Access, Remote
 from syncline.clients.git.objects import blob_id
 from syncline.clients.git.repository import Person, Place
-from syncline.clients.http.client import Endpoint, Http
-from syncline.clients.s3.client import Bucket, Keys
-from syncline.kinds.backups import Backups, Layout, Reader, Rules, Signature
-from syncline.kinds.backups.committing import Answer
-from syncline.kinds.backups.downloading import Downloads
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.s3.client import Bucket
+from syncline.clients.s3.sigv4 import Keys
+from syncline.kinds.backups.commit import Answer, Rules, Signature
+from syncline.kinds.backups.download import Downloads
+from syncline.kinds.backups.kind import Backups
+from syncline.kinds.backups.paths import Layout
+from syncline.kinds.backups.reading import Reader
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore
 from syncline.kinds.kind import Arrived, Failure, Pace, Page

@@ -14,9 +14,8 @@ from typing import Final, cast
 
 from syncline.clients.replicas.client import Replicas
 from syncline.clients.replicas.instances import Instance
-from syncline.kinds.tokens.canary import Call, Canary, CanaryRules
-from syncline.kinds.tokens.patience import Patience
-from syncline.kinds.tokens.sightings import CanaryMemory, Sighting
+from syncline.kinds.tokens.ask import Patience
+from syncline.kinds.tokens.canary import Call, Canary, CanaryMemory, CanaryRules, Sighting
 from tests.standins.scripted_gateway import Fault, ScriptedGateway
 
 DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "tokens.md"

@@ -69,7 +69,7 @@ class Said:
 
 
 class Container:
-    """Runs ``python -m syncline.wiring_tokens.container`` on a free port with syncs as ``syncs.yaml`` has them."""
+    """Runs ``python -m syncline.kinds.tokens.container`` on a free port with syncs as ``syncs.yaml`` has them."""
 
     def __init__(
         self, syncs: Mapping[str, Any], *, canary_every: float = 0, scrape_every: float = 1, token: str = TOKEN
@@ -104,7 +104,7 @@ class Container:
         """The process to start, and its environment."""
         environ = {**os.environ, **settings, "PYTHONPATH": str(LAYER), "CONTAINER_SYNCS": str(syncs)}
         environ |= {"CLUSTER_TOKEN": self._token, "POWERTOOLS_SERVICE_NAME": "tokens"}
-        return [sys.executable, "-m", "syncline.wiring_tokens.container"], environ
+        return [sys.executable, "-m", "syncline.kinds.tokens.container"], environ
 
     def stop(self) -> int:
         """Tell it to end as Kubernetes does; its exit code."""

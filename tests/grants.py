@@ -25,12 +25,12 @@ from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 
 from syncline.clients.s3.requests import BucketRequests
+from syncline.kinds.tokens.wiring_canary import Canaries
+from syncline.kinds.tokens.wiring_probe import ProbeFunction
+from syncline.kinds.tokens.wiring_scrape import Scraping
 from syncline.steps.worker import Worker
 from syncline.web.console import Console
 from syncline.web.receive import Receiver
-from syncline.wiring_tokens.canaries import Canaries
-from syncline.wiring_tokens.probing import ProbeFunction
-from syncline.wiring_tokens.scraping import Scraping
 
 TEMPLATE: Final = Path(__file__).parent.parent / "template.yaml"
 _PSEUDO: Final = {

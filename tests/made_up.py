@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 
-from syncline.config.base import BaseSync
+from syncline.config.sync import Sync
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
 from syncline.messages import Batch, Dead, Queues, Start, decode, encode
@@ -23,7 +23,7 @@ from syncline.steps.worker import Worker
 from syncline.store.events import Hearing
 from syncline.store.state import State, first_batch
 from syncline.store.table import Database
-from syncline.wiring import STEPS
+from syncline.wiring.functions import STEPS
 from tests.pump import Clock, Letter, Mail, Manners, Pump, Reaper, guard
 from tests.run_ids import made_run_id
 from tests.stack import EVENTS, dead_url, new_table, url
@@ -121,14 +121,14 @@ class Steps:
             every=self.clock.every,
         )
         self.hearing = Hearing(Database(self.table), self.clock.time)
-        self.configs: dict[str, BaseSync] = {}
+        self.configs: dict[str, Sync] = {}
         self.gatherer = Gatherer(
             self.hearing, sources_of, self._config, lambda _name: self.kind, self.queues, self.clock.time
         )
         self.pump = Pump(self.mail, self.clock, self.reaper, self.worker, Manners(random.Random(self.seed)))
 
-    def _config(self, name: str) -> BaseSync:
-        return self.configs.get(name) or BaseSync(name=name, kind="made-up")
+    def _config(self, name: str) -> Sync:
+        return self.configs.get(name) or Sync(name=name, kind="made-up")
 
     def worker(self, step: Step) -> Worker:
         return Worker(step, STEPS[step], self.engine, self.gatherer)

@@ -25,8 +25,8 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 
-from syncline.clients.http.client import Body, Http, Response
-from syncline.clients.http.limits import Limits, Request
+from syncline.clients.http.client import Http, Response
+from syncline.clients.http.limits import Body, Limits, Request
 from syncline.clients.http.pacing import Policy
 from syncline.model import Step
 from syncline.steps.transfer import ENDING

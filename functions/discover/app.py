@@ -7,7 +7,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from syncline.model import Step
 from syncline.telemetry import logger
-from syncline.wiring import worker
+from syncline.wiring.functions import worker
 
 
 @logger.inject_lambda_context(clear_state=True)

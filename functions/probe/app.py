@@ -4,8 +4,8 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from syncline.kinds.tokens.wiring import prober
 from syncline.telemetry import logger
-from syncline.wiring_tokens import prober
 
 
 @logger.inject_lambda_context(clear_state=True)

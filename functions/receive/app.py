@@ -5,7 +5,7 @@ from typing import Any
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from syncline.telemetry import logger
-from syncline.wiring import receiver
+from syncline.wiring.functions import receiver
 
 
 @logger.inject_lambda_context(clear_state=True)

@@ -28,7 +28,8 @@ from syncline.clients.http.pacing import PACE
 from syncline.clients.http.rejections import REJECTIONS
 from syncline.clients.http.transfer import Channel, Lines, Pool, Reader
 from syncline.clients.kubernetes.client import PodsSource, ServiceSource, _checked_page, _instances
-from syncline.clients.registry.client import Credentials, Registry
+from syncline.clients.registry.auth import Credentials
+from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import MANIFEST_TYPES, Manifest, media_type_of
 from syncline.clients.registry.quay import Quay
 from syncline.clients.registry.reference import digest_of

@@ -22,8 +22,8 @@ from syncline.kinds.artifacts.archive.images import Contents, chosen, images_in
 from syncline.kinds.artifacts.archive.tars import BLOCK, Tar
 from syncline.kinds.artifacts.archive.unpacking import unpacked
 from syncline.kinds.artifacts.archive.zips import Zip
-from syncline.kinds.artifacts.examining import examined
-from syncline.kinds.artifacts.passing import Wanted
+from syncline.kinds.artifacts.examine import examined
+from syncline.kinds.artifacts.reading import Wanted
 from tests.fuzz.target import Target, must, refusals
 from tests.secret_ways import packed
 from tests.standins import saved

@@ -13,11 +13,11 @@ from syncline.clients.git.history import _changes
 from syncline.clients.git.objects import FOLDER, quoted, read_commit, text_of, tree_entries, tree_id, unfit_branch
 from syncline.clients.git.program import Running
 from syncline.clients.git.repository import _read_tree
-from syncline.config.artifacts import Metadata
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.metadata import block_of, blocks_in, lines_of
-from syncline.kinds.backups.detecting import Verdict, inspect, is_harmless, without_secrets
+from syncline.kinds.artifacts.builds import block_of, blocks_in, lines_of
+from syncline.kinds.artifacts.config import Metadata
 from syncline.kinds.backups.documents import split_json, split_yaml
+from syncline.kinds.backups.secrets import Verdict, inspect, is_harmless, without_secrets
 from tests.fuzz.target import Target, must, refusals
 from tests.secret_ways import CONFIG, JSON, WAYS, YAML
 

@@ -17,8 +17,8 @@ from unittest import mock
 
 from syncline.clients.registry.docker_credentials import credentials_for
 from syncline.clients.s3.events import climbs, events_in
-from syncline.config import Sync, load_sync
 from syncline.config.file import parse_syncs, read_syncs
+from syncline.config.sync import Sync, load_sync
 from syncline.kinds.files.events import hints_of as files_hints
 from syncline.messages import Notice, Queues, Start, decode, encode
 from syncline.secrets import Secrets

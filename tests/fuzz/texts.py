@@ -11,7 +11,7 @@ from syncline.clients.registry.auth import is_expected_realm, parse_challenges
 from syncline.clients.registry.reference import is_digest, parse_digest, parse_reference, parse_repository, parse_tag
 from syncline.clients.registry.transport import next_link, own_target
 from syncline.kinds.files.events import instant
-from syncline.kinds.tokens.token import expiry_of, problem_of, short_hash
+from syncline.kinds.tokens.probe import expiry_of, problem_of, short_hash
 from syncline.schedule import check_schedule
 from tests.fuzz.target import Target, must, refusals
 

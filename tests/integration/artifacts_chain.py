@@ -15,7 +15,7 @@ import boto3
 import yaml
 
 from syncline.clients.http.pacing import PACE
-from syncline.config import load_sync
+from syncline.config.sync import load_sync
 from syncline.messages import Queues
 from syncline.model import Outcome, Run, RunStatus, Step
 from tests.integration.chain import SYNC, Chain

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import boto3
 
 from syncline.clients.http.pacing import PACE
-from syncline.config import load_sync
+from syncline.config.sync import load_sync
 from syncline.errors import CODES
 from syncline.messages import Batch, Dead, Queues, Start, decode
 from syncline.model import EVERYTHING, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
@@ -23,7 +23,7 @@ from syncline.steps.worker import Worker
 from syncline.store.events import Hearing
 from syncline.store.state import State
 from syncline.store.table import Database
-from syncline.wiring import STEPS, gatherer
+from syncline.wiring.functions import STEPS, gatherer
 from syncline.wiring.parts import Parts
 from syncline.wiring.syncs import Kinds, Syncs
 from tests.pump import Clock, Letter, Mail, Manners, MortalHttp, Pump, Reaper, guard
@@ -67,7 +67,7 @@ class Chain:
         self.state.put_sync(SYNC, load_sync(json.dumps(config)).model_dump_json())
 
     def new_worker(self, step: Step) -> Worker:
-        """A step's worker as :mod:`syncline.wiring` makes it in a fresh process, with its HTTP and clock replaced."""
+        """A step's worker as :mod:`syncline.wiring.functions` makes it in a fresh process, with its HTTP and clock replaced."""
         state = State(self.table, self.clock.time, self.clock.every)
         database, http = Database(self.table), MortalHttp(self.reaper, self.clock)
         syncs = Syncs(state, Kinds(Parts(Secrets(_never, _never, self.secrets), http, state, database)))

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 
-from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
 from syncline.clients.http.pacing import PACE
-from syncline.clients.s3.client import Bucket, Head, Keys
-from syncline.config import load_sync
-from syncline.config.files import FilesSync
+from syncline.clients.s3.client import Bucket
+from syncline.clients.s3.head import Head
+from syncline.clients.s3.sigv4 import Keys
+from syncline.config.sync import load_sync
+from syncline.kinds.files.config import FilesSync
 from syncline.messages import Dead, Queues, Start, decode
 from syncline.model import EVERYTHING, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.secrets import Secrets
@@ -26,7 +29,7 @@ from syncline.store.events import Hearing
 from syncline.store.files import FileRecords
 from syncline.store.state import State
 from syncline.store.table import Database
-from syncline.wiring import STEPS, gatherer
+from syncline.wiring.functions import STEPS, gatherer
 from syncline.wiring.parts import Parts
 from syncline.wiring.syncs import Kinds, Syncs
 from tests.pump import Clock, Letter, Mail, Manners, MortalHttp, Pump, Reaper, guard
@@ -113,7 +116,7 @@ class FilesChain:
         self._apply()
 
     def new_worker(self, step: Step) -> Worker:
-        """A step's worker as :mod:`syncline.wiring` makes it in a fresh process, with its HTTP and clock replaced."""
+        """A step's worker as :mod:`syncline.wiring.functions` makes it in a fresh process, with its HTTP and clock replaced."""
         state, http = (
             State(self.table, self.clock.time, self.clock.every),
             MortalHttp(self.reaper, self.clock, _EFFECTS),

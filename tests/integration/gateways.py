@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from syncline.clients.replicas.instances import Instance
+from syncline.kinds.tokens.ask import Patience
 from syncline.kinds.tokens.listing import Listing
-from syncline.kinds.tokens.patience import Patience
-from syncline.kinds.tokens.probing import Prober, Rules
+from syncline.kinds.tokens.probe import Prober, Rules
 from syncline.kinds.tokens.verdict import Finding, Quorum
 from tests.standins.nginx import HOST, Gateway
 

@@ -18,7 +18,7 @@ from syncline.cli.artifacts import watching
 from syncline.cli.artifacts.setup import Options, Setup
 from syncline.cli.main import app
 from syncline.cli.show import Out
-from syncline.clients.registry.client import MANIFEST_TYPES
+from syncline.clients.registry.manifest import MANIFEST_TYPES
 from tests.integration.artifacts_chain import EXAMPLE, block, build, expected, image, log
 from tests.standins import saved
 from tests.standins.github import TOKEN, GitHubServer, Stored, zipped

@@ -8,9 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from syncline.clients.http.client import Endpoint, Http, Policy
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.http.pacing import Policy
 from syncline.clients.http.rejections import REJECTIONS
-from syncline.clients.s3.client import PART, Bucket, Head, Keys, part_size
+from syncline.clients.s3.client import Bucket
+from syncline.clients.s3.head import Head
+from syncline.clients.s3.sigv4 import Keys
+from syncline.clients.s3.upload import PART, part_size
 from syncline.errors import SynclineError
 from tests.standins.rclone import ACCESS, SECRET, Rclone
 from tests.standins.scripted_http import Reply, ScriptedServer

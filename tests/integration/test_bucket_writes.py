@@ -10,18 +10,13 @@ import pytest
 from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
-from syncline.clients.http.client import Endpoint, Http, Policy
-from syncline.clients.s3.client import (
-    ABSENT,
-    PART,
-    Bucket,
-    Condition,
-    Head,
-    Keys,
-    copy_part_size,
-    fingerprint,
-    part_size,
-)
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.http.pacing import Policy
+from syncline.clients.s3.client import Bucket
+from syncline.clients.s3.head import ABSENT, Condition, Head, fingerprint
+from syncline.clients.s3.sigv4 import Keys
+from syncline.clients.s3.upload import PART, copy_part_size, part_size
 from syncline.errors import SynclineError
 from tests.standins.rclone import Rclone
 from tests.standins.s3 import ACCESS, SECRET, S3Server

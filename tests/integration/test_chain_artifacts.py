@@ -17,7 +17,7 @@ from moto import mock_aws
 from syncline.clients.github import client as github
 from syncline.clients.github.client import RemoteFile
 from syncline.kinds.artifacts import sending
-from syncline.kinds.artifacts.pushed import Push, Pushed
+from syncline.kinds.artifacts.memory import Push, Pushed
 from syncline.messages import Start
 from syncline.model import Outcome, Scope, Step, Trigger
 from tests.integration.artifacts_chain import (

@@ -22,7 +22,7 @@ from moto import mock_aws
 from syncline.clients.git.repository import Branch
 from syncline.clients.http.client import Http
 from syncline.clients.http.pacing import PACE
-from syncline.config import load_sync
+from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.messages import Queues, Start
 from syncline.model import Outcome, Result, Run, RunStatus, Scope, Step, Trigger
@@ -33,7 +33,7 @@ from syncline.store.events import Hearing
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.telemetry import logger
-from syncline.wiring import STEPS, gatherer
+from syncline.wiring.functions import STEPS, gatherer
 from syncline.wiring.parts import Parts
 from syncline.wiring.syncs import Kinds, Syncs
 from tests.backups_world import make_bucket, s3_server
@@ -337,7 +337,7 @@ def test_two_looks_at_the_same_count_once_what_is_committed_once(make: Make) -> 
 
 
 def test_a_look_killed_at_any_effect_removes_what_is_gone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncline.kinds.backups.looking.SHARE", 1)
+    monkeypatch.setattr("syncline.kinds.backups.discover.SHARE", 1)
     monkeypatch.setattr("syncline.steps.discover.CHUNK_ITEMS", 1)
     gone, number, effects = "east/n/f1.yaml", 2, 2
     while number <= effects:

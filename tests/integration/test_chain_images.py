@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 from moto import mock_aws
 
-from syncline.kinds.images import places
+from syncline.kinds.images import memory as places
 from syncline.kinds.images.referrers import DEEPEST
 from syncline.model import RunStatus
 from tests.integration.chain import Chain, World, small, world

@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 from moto import mock_aws
 
-from syncline.kinds.images import looking
+from syncline.kinds.images import discover as looking
 from syncline.model import Outcome, Result
 from tests.integration.chain import Chain, World, world
 from tests.standins.oci_store import OCI_LAYER, OCI_MANIFEST, Store, descriptor, digest_of

@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 from moto import mock_aws
 
-from syncline.kinds.images import parts
+from syncline.kinds.images import transfer as parts
 from syncline.model import Outcome, Result
 from tests.integration.chain import Chain, World, world
 from tests.standins.oci import Fault

@@ -11,7 +11,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
 
-from syncline.kinds.images import parts, places
+from syncline.kinds.images import memory as places
+from syncline.kinds.images import transfer as parts
 from tests.integration.chain import Chain, World, small, world
 from tests.pump import Duplicates, Manners, When
 

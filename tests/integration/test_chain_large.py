@@ -10,7 +10,9 @@ import pytest
 from moto import mock_aws
 
 from syncline import running_hash
-from syncline.kinds.images import copying, parts, pieces
+from syncline.kinds.images import pieces
+from syncline.kinds.images import transfer as copying
+from syncline.kinds.images import transfer as parts
 from syncline.model import Step
 from syncline.steps import engine
 from tests.integration.chain import SYNC, Chain, Key, World, world

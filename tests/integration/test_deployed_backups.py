@@ -11,7 +11,7 @@ import boto3
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from syncline.cli import engine
+from syncline.cli import local_engine as engine
 from syncline.clients.http.client import Http
 from tests.integration.test_deployed_images import Deployed
 from tests.standins.git_http import GitHttp, git_http

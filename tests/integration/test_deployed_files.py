@@ -16,8 +16,8 @@ from typing import Any, Final
 import boto3
 import pytest
 
-from syncline.cli import engine
-from syncline.cli.engine import Engine
+from syncline.cli import local_engine as engine
+from syncline.cli.local_engine import Engine
 from syncline.clients.http.client import Http
 from tests.standins.file_manager import FileManagerServer
 

@@ -15,9 +15,9 @@ from typing import Any, Final
 import boto3
 import pytest
 
-from syncline.cli import engine
+from syncline.cli import local_engine as engine
 from syncline.cli.deploy import STACK
-from syncline.cli.engine import Engine
+from syncline.cli.local_engine import Engine
 from tests.standins.pairs import RegistryPair, TokenRegistryPair
 from tests.standins.registry import Htpasswd, Registry, basic, sha256
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import pytest
 
-from syncline.cli import engine
+from syncline.cli import local_engine as engine
 from tests.standins.oci import Fault, OciRegistry
 from tests.standins.oci_store import digest_of
 from tests.standins.programs import needs

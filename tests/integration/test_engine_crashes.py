@@ -22,7 +22,7 @@ from typing import Any, Final
 import pytest
 from botocore.exceptions import ClientError
 
-from syncline.cli import engine
+from syncline.cli import local_engine as engine
 from syncline.cli.target import Target, on_this_machine
 from syncline.errors import SynclineError
 from syncline.model import Step

@@ -11,8 +11,9 @@ from typing import Final
 
 import pytest
 
-from syncline.cli import deploy, engine
-from syncline.cli.engine import Engine
+from syncline.cli import deploy
+from syncline.cli import local_engine as engine
+from syncline.cli.local_engine import Engine
 
 TOP: Final = Path(__file__).parents[2]
 SECONDS: Final = 10  # a registry waits about so long for the answer to a notification

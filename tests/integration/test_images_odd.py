@@ -9,13 +9,18 @@ from typing import Final
 
 import pytest
 
-from syncline.clients.http.client import Endpoint, Http, Policy
-from syncline.clients.registry.client import Credentials, Registry
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.http.pacing import Policy
+from syncline.clients.registry.auth import Credentials
+from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import DOCKER_MANIFEST
-from syncline.config import load_sync
-from syncline.config.images import ImagesSync
+from syncline.config.sync import load_sync
 from syncline.kinds.artifacts.layers import OwnMemory
-from syncline.kinds.images import BlobPlaces, Images, Notes, Side
+from syncline.kinds.images.config import ImagesSync
+from syncline.kinds.images.kind import Images
+from syncline.kinds.images.listing import Side
+from syncline.kinds.images.memory import BlobPlaces, Notes
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import EVERYTHING, Item, Result
 from tests.standins.oci import OciRegistry

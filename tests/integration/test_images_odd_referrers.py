@@ -9,12 +9,15 @@ from typing import Any, Final
 
 import pytest
 
-from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
 from syncline.clients.registry.client import Registry
-from syncline.config import load_sync
-from syncline.config.images import ImagesSync
+from syncline.config.sync import load_sync
 from syncline.kinds.artifacts.layers import OwnMemory
-from syncline.kinds.images import BlobPlaces, Images, Notes, Side
+from syncline.kinds.images.config import ImagesSync
+from syncline.kinds.images.kind import Images
+from syncline.kinds.images.listing import Side
+from syncline.kinds.images.memory import BlobPlaces, Notes
 from syncline.kinds.kind import Arrived, Failure, Pace
 from syncline.model import Result, Scope
 from tests.standins.made_up import Naps

@@ -8,11 +8,16 @@ from typing import Any, Final
 
 import pytest
 
-from syncline.clients.http.client import Endpoint, Http, Policy
-from syncline.clients.registry.client import Credentials, Registry
-from syncline.config import load_sync
-from syncline.config.images import ImagesSync
-from syncline.kinds.images import BlobPlaces, Images, Notes, Side
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.http.pacing import Policy
+from syncline.clients.registry.auth import Credentials
+from syncline.clients.registry.client import Registry
+from syncline.config.sync import load_sync
+from syncline.kinds.images.config import ImagesSync
+from syncline.kinds.images.kind import Images
+from syncline.kinds.images.listing import Side
+from syncline.kinds.images.memory import BlobPlaces, Notes
 from syncline.kinds.kind import Arrived, Pace
 from syncline.model import EVERYTHING, Scope
 from tests.standins.oci import OciRegistry

@@ -14,14 +14,15 @@ from moto import mock_aws
 from syncline.clients.git.access import TokenAccess
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.s3.client import Bucket, Keys
+from syncline.clients.s3.client import Bucket
+from syncline.clients.s3.sigv4 import Keys
 from syncline.errors import SynclineError
-from syncline.kinds.backups import Layout
+from syncline.kinds.backups.paths import Layout
+from syncline.kinds.files.wiring import group_of
 from syncline.kinds.kind import Pace
 from syncline.messages import Start
 from syncline.model import EVERYTHING, Outcome, Run, Scope, Trigger
 from syncline.store.state import new_run_id
-from syncline.wiring.files import group_of
 from tests.backups_world import World as BackupsWorld
 from tests.backups_world import make_bucket, s3_server
 from tests.integration.artifacts_chain import ArtifactsChain, ArtifactsWorld, artifacts_world, build, config

@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.http.client import Endpoint, Http, Policy
-from syncline.clients.registry.client import Credentials, Manifest, Registry
-from syncline.clients.registry.manifest import OCI_INDEX, OCI_MANIFEST
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.http.pacing import Policy
+from syncline.clients.registry.auth import Credentials
+from syncline.clients.registry.client import Registry
+from syncline.clients.registry.manifest import OCI_INDEX, OCI_MANIFEST, Manifest
 from syncline.clients.registry.reference import digest_of
 from syncline.errors import SynclineError
 from tests.standins.pairs import TOKEN_USERS, USERS, RegistryPair, TokenRegistryPair

@@ -15,7 +15,7 @@ from moto import mock_aws
 
 from syncline.clients.http.client import Http
 from syncline.clients.http.pacing import Policy
-from syncline.config import load_sync
+from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.messages import Queues
 from syncline.model import EVERYTHING, Step, Trigger

@@ -36,7 +36,7 @@ _BUILD: Final = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICE
 _IMPORT_ALL: Final = """
 import importlib, pkgutil, syncline
 # These run with the engine's own Python and in the container.
-others = {"syncline.cli.engine_process", "syncline.service.server", "syncline.wiring_tokens.container"}
+others = {"syncline.cli.engine_process", "syncline.web.server", "syncline.kinds.tokens.container"}
 for each in pkgutil.walk_packages(syncline.__path__, "syncline."):
     if each.name not in others:
         importlib.import_module(each.name)

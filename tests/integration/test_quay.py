@@ -12,7 +12,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
 from syncline.clients.registry.quay import Quay, QuayTag
 from tests.standins.lean_http import LeanServer, Request, reply
 from tests.standins.pairs import TOKEN_USERS, USERS, RegistryPair, TokenRegistryPair

@@ -11,9 +11,13 @@ from urllib.parse import unquote
 import pytest
 from moto.server import ThreadedMotoServer
 
-from syncline.clients.http.client import Endpoint, Http, Policy
-from syncline.clients.s3.client import PART, Bucket, Head, Keys
-from syncline.clients.s3.sigv4 import EMPTY, Request, Signer
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.http.pacing import Policy
+from syncline.clients.s3.client import Bucket
+from syncline.clients.s3.head import Head
+from syncline.clients.s3.sigv4 import EMPTY, Keys, Request, Signer
+from syncline.clients.s3.upload import PART
 from syncline.errors import SynclineError
 from tests.standins.s3 import ACCESS, SECRET, S3Server
 from tests.standins.scripted_http import ScriptedServer

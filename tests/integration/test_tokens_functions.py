@@ -16,24 +16,23 @@ import pytest
 from botocore.config import Config
 
 from syncline.clients.replicas.instances import Instance
-from syncline.config.tokens import TokensSync
+from syncline.kinds.tokens.canary import Check, Outcome, Sighting
+from syncline.kinds.tokens.config import TokensSync
+from syncline.kinds.tokens.directory import FRESH, USABLE, Directory
 from syncline.kinds.tokens.listing import MemoryListings
-from syncline.kinds.tokens.sightings import Check, Outcome, Sighting
+from syncline.kinds.tokens.scrape import Scraped
 from syncline.kinds.tokens.verdict import Finding
+from syncline.kinds.tokens.wiring import StoredListings, StoredMemories, StoredSyncs
+from syncline.kinds.tokens.wiring_canary import Canaries
+from syncline.kinds.tokens.wiring_probe import ProbeFunction
+from syncline.kinds.tokens.wiring_scrape import Scraping
 from syncline.secrets import Secrets
-from syncline.service.directory import FRESH, USABLE, Directory
-from syncline.service.document import document
-from syncline.service.scraping import Scraped
 from syncline.store.canaries import CanaryRecords
 from syncline.store.instances import InstanceLists
+from syncline.store.read_only_table import lean_table
 from syncline.store.state import State
 from syncline.store.table import Database
-from syncline.wiring_tokens.canaries import Canaries
-from syncline.wiring_tokens.lean_table import lean_table
-from syncline.wiring_tokens.memories import StoredMemories
-from syncline.wiring_tokens.parts import StoredListings, StoredSyncs
-from syncline.wiring_tokens.probing import ProbeFunction
-from syncline.wiring_tokens.scraping import Scraping
+from syncline.web.openapi import document
 from tests.container import CANARY, TOKEN, cluster_of, slices_of, sync_of
 from tests.integration.gateways import misbehaving
 from tests.stack import new_table

@@ -12,8 +12,8 @@ from typing import Final
 import pytest
 
 from syncline.clients.replicas.instances import Instance
-from syncline.kinds.tokens.patience import Patience
-from syncline.kinds.tokens.probing import Prober
+from syncline.kinds.tokens.ask import Patience
+from syncline.kinds.tokens.probe import Prober
 from syncline.kinds.tokens.verdict import Finding, Known, Quorum, Reason, State
 from tests.integration.gateways import ALL, listing, misbehaving, rules, verdict, verdicts
 from tests.standins.nginx import HOST, Gateway

@@ -60,12 +60,12 @@ ROWS: Final = (
     Row(("patterns",), ("config/test_select.py",)),
     Row(("schedule",), ("config/test_schedule.py",)),
     Row(
-        ("kinds/tokens/verdict", "kinds/tokens/probing"),
+        ("kinds/tokens/verdict", "kinds/tokens/probe"),
         tuple(f"kinds/test_tokens_{name}.py" for name in ("verdict", "instances", "probing")),
     ),
     Row(
-        ("kinds/tokens/canary", "kinds/tokens/patience", "kinds/tokens/sightings"),
-        ("kinds/test_tokens_canary.py", "kinds/test_tokens_canary_rounds.py", "service/test_counting.py"),
+        ("kinds/tokens/canary", "kinds/tokens/ask"),
+        ("kinds/test_tokens_canary.py", "kinds/test_tokens_canary_rounds.py", "kinds/test_tokens_metrics.py"),
     ),
     Row(
         ("kinds/files/compare", "kinds/files/discover"),
@@ -78,31 +78,31 @@ ROWS: Final = (
     ),
     Row(("kinds/files/verify",), ("kinds/test_files_verify.py", "kinds/test_files_verify_read.py")),
     Row(
-        ("kinds/images/looking",),
+        ("kinds/images/discover",),
         ("kinds/test_looking.py", "kinds/test_images_long_lists.py", "kinds/test_images_odd_entries.py"),
     ),
-    Row(("kinds/images/proving",), ("kinds/test_proving.py",)),
-    Row(("kinds/images/places",), ("kinds/test_blob_places.py",)),
+    Row(("kinds/images/verify",), ("kinds/test_proving.py",)),
+    Row(("kinds/images/memory",), ("kinds/test_blob_places.py",)),
     Row(
-        ("kinds/backups/removing", "kinds/backups/ours"),
+        ("kinds/backups/removals", "kinds/backups/ours"),
         ("kinds/backups/test_ours.py", "kinds/backups/test_removing.py"),
     ),
     Row(
-        ("kinds/backups/detecting", "kinds/backups/documents", "kinds/backups/sealing"),
+        ("kinds/backups/secrets", "kinds/backups/documents", "kinds/backups/sealing"),
         ("kinds/backups/test_detecting.py", "kinds/backups/test_sealing.py"),
     ),
-    Row(("kinds/backups/committing",), ("kinds/backups/test_committing.py",)),
-    Row(("kinds/backups/comparing",), ("kinds/backups/test_comparing.py",)),
+    Row(("kinds/backups/commit",), ("kinds/backups/test_committing.py",)),
+    Row(("kinds/backups/compare",), ("kinds/backups/test_comparing.py",)),
     Row(("kinds/backups/paths",), ("kinds/backups/test_paths.py",)),
-    Row(("kinds/artifacts/metadata", "kinds/artifacts/notifications"), ("kinds/artifacts/test_rules.py",)),
+    Row(("kinds/artifacts/builds", "kinds/artifacts/events"), ("kinds/artifacts/test_rules.py",)),
     Row(
         ("kinds/artifacts/checkpoints",),
         ("kinds/artifacts/test_checkpoint_memory.py", "kinds/artifacts/test_checkpoints.py"),
     ),
     Row(("kinds/artifacts/layers",), ("kinds/artifacts/test_known_layers.py",)),
     Row(
-        ("kinds/artifacts/looking",), ("kinds/artifacts/test_look.py", "kinds/artifacts/test_artifacts_odd_entries.py")
+        ("kinds/artifacts/discover",), ("kinds/artifacts/test_look.py", "kinds/artifacts/test_artifacts_odd_entries.py")
     ),
     Row(("kinds/artifacts/finding",), ("kinds/artifacts/test_finding.py",)),
-    Row(("kinds/artifacts/examining",), ("kinds/artifacts/test_archives.py", "kinds/artifacts/test_descriptions.py")),
+    Row(("kinds/artifacts/examine",), ("kinds/artifacts/test_archives.py", "kinds/artifacts/test_descriptions.py")),
 )

@@ -12,7 +12,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from syncline.store.state import State
-from syncline.wiring import queues_from
+from syncline.wiring.functions import queues_from
 from tests.sam.docker_engine import Engine, running_engine
 from tests.sam.lambda_image import RUNTIME, ensure_image
 from tests.sam.stack import REGION, create_stack, session

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from syncline.clients.s3.events import events_in
-from syncline.config.artifacts import ArtifactsSync
 from syncline.config.file import read_syncs
-from syncline.kinds.artifacts.notifications import runs_in
-from syncline.kinds.images.notifications import repositories_in
+from syncline.kinds.artifacts.config import ArtifactsSync
+from syncline.kinds.artifacts.events import runs_in
+from syncline.kinds.images.events import repositories_in
 from syncline.messages import Batch, Notice, Start, decode
-from syncline.service.contract import PATH
-from syncline.service.function_url import request_of
+from syncline.web.contract import PATH
+from syncline.web.function_url import request_of
 from tests.sam.events import BUILDS, FILES_BUCKET, FILES_KEY, FOLDER, REPOSITORY, WORKFLOW_RUN, events, written
 
 FILES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.json"))

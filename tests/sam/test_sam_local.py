@@ -18,16 +18,16 @@ import pytest
 import yaml
 
 from syncline.clients.git.objects import blob_id
-from syncline.config import Sync, load_sync
-from syncline.config.images import ImagesSync
-from syncline.config.tokens import TokensSync
+from syncline.config.sync import Sync, load_sync
+from syncline.kinds.images.config import ImagesSync
+from syncline.kinds.tokens.config import TokensSync
 from syncline.messages import Batch, Outgoing, Start, decode
 from syncline.model import EVERYTHING, Counts, Outcome, RunStatus, Scope, Step, Trigger
-from syncline.service.document import document
 from syncline.store.events import Hearing
 from syncline.store.instances import InstanceLists
 from syncline.store.state import BatchRecord
 from syncline.store.table import Database
+from syncline.web.openapi import document
 from tests.container import CANARY, GRANTS, TOKEN, slices_of, sync_of
 from tests.sam.events import (
     BACKUP,

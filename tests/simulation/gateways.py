@@ -19,23 +19,22 @@ from unittest.mock import patch
 from botocore.exceptions import BotoCoreError, ClientError
 
 from syncline.clients.replicas.instances import Instance
-from syncline.config import load_sync
-from syncline.config.tokens import TokensSync
+from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
-from syncline.kinds.tokens import probing
+from syncline.kinds.tokens import loop
+from syncline.kinds.tokens import probe as probing
+from syncline.kinds.tokens.config import TokensSync
+from syncline.kinds.tokens.metrics import CloudWatchCounts
+from syncline.kinds.tokens.scrape import Place
+from syncline.kinds.tokens.wiring import StoredListings, StoredMemories, StoredSyncs
+from syncline.kinds.tokens.wiring_canary import Canaries
+from syncline.kinds.tokens.wiring_probe import ProbeFunction
+from syncline.kinds.tokens.wiring_scrape import Scraping
 from syncline.secrets import Secrets
-from syncline.service import loop
-from syncline.service.counting import CloudWatchCounts
-from syncline.service.scraping import Place
 from syncline.store.canaries import CanaryRecords
 from syncline.store.instances import InstanceLists
 from syncline.store.state import State
 from syncline.store.table import Database
-from syncline.wiring_tokens.canaries import Canaries
-from syncline.wiring_tokens.memories import StoredMemories
-from syncline.wiring_tokens.parts import StoredListings, StoredSyncs
-from syncline.wiring_tokens.probing import ProbeFunction
-from syncline.wiring_tokens.scraping import Scraping
 from tests.simulation.expressions import client_error
 from tests.simulation.loops import SimLoop
 from tests.simulation.machine import EndlessError, KilledError, Machine, Process, current

@@ -20,7 +20,9 @@ from unittest.mock import patch
 
 from syncline.clients.registry import client as oci
 from syncline.errors import SynclineError
-from syncline.kinds.images import copying, looking, proving
+from syncline.kinds.images import discover as looking
+from syncline.kinds.images import transfer as copying
+from syncline.kinds.images import verify as proving
 from syncline.kinds.kind import Arrived
 from syncline.messages import Queues
 from syncline.model import Outcome, Step

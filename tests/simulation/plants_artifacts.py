@@ -8,12 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from syncline.kinds import artifacts
-from syncline.kinds.artifacts import finding, moving
+from syncline.kinds.artifacts import finding
+from syncline.kinds.artifacts import kind as artifacts
+from syncline.kinds.artifacts import transfer as moving
 from syncline.kinds.artifacts.builds import Builds
-from syncline.kinds.artifacts.moving import Moving
-from syncline.kinds.artifacts.passing import Progress
-from syncline.kinds.artifacts.pushed import Pushed
+from syncline.kinds.artifacts.memory import Pushed
+from syncline.kinds.artifacts.reading import Progress
+from syncline.kinds.artifacts.transfer import Moving
 from syncline.kinds.kind import Arrived
 from tests.simulation.plants import plant
 

@@ -10,12 +10,12 @@ from unittest.mock import patch
 
 from syncline.clients.git.repository import Branch
 from syncline.errors import SynclineError
-from syncline.kinds.backups.committing import _Work
-from syncline.kinds.backups.comparing import Comparison
-from syncline.kinds.backups.evidence import Evidence
-from syncline.kinds.backups.proving import Proof
-from syncline.kinds.backups.removing import Limiter
+from syncline.kinds.backups.commit import _Work
+from syncline.kinds.backups.compare import Comparison
+from syncline.kinds.backups.ours import Evidence
+from syncline.kinds.backups.removals import Limiter
 from syncline.kinds.backups.sealing import Sealed, Sealer
+from syncline.kinds.backups.verify import Proof
 from syncline.kinds.kind import Arrived
 
 

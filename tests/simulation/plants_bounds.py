@@ -14,7 +14,7 @@ from unittest.mock import patch
 from syncline import telemetry
 from syncline.clients.git import failures as git_failures
 from syncline.clients.http import failures
-from syncline.kinds.images import looking
+from syncline.kinds.images import discover as looking
 from syncline.messages import Queues
 from syncline.secrets import Secrets
 from syncline.steps import worker

@@ -13,7 +13,7 @@ from syncline.kinds.files import bucket_target
 from syncline.kinds.files.discover import Scan
 from syncline.kinds.files.events import Hints
 from syncline.kinds.files.manager_target import FileManagerTarget
-from syncline.kinds.files.reading import Reader
+from syncline.kinds.files.single import Reader
 from syncline.kinds.files.targets import TargetFile
 from syncline.kinds.files.transfer import Transfer
 from syncline.kinds.files.verify import Verify

@@ -22,7 +22,7 @@ from syncline.cli import commands_retry
 from syncline.cli.applying import _put
 from syncline.cli.following import begin
 from syncline.clients.http.rejections import REJECTIONS
-from syncline.config import load_sync
+from syncline.config.sync import load_sync
 from syncline.messages import Batch, Start
 from syncline.model import EVERYTHING, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.steps import discover

@@ -26,7 +26,7 @@ from syncline.steps.worker import Worker
 from syncline.store.events import Hearing
 from syncline.store.state import State
 from syncline.store.table import AWS_ERRORS, Database
-from syncline.wiring import STEPS, gatherer
+from syncline.wiring.functions import STEPS, gatherer
 from syncline.wiring.parts import Parts
 from syncline.wiring.syncs import Kinds, Syncs
 from tests.simulation.functions import Functions
@@ -102,7 +102,7 @@ class Stack:
         return Queues(sqs, {step: url(step) for step in Step}, {step: dead_url(step) for step in Step}, EVENTS)
 
     def worker(self, process: Process, step: Step) -> Worker:
-        """Return the worker of a step, as :mod:`syncline.wiring` makes it in a fresh process."""
+        """Return the worker of a step, as :mod:`syncline.wiring.functions` makes it in a fresh process."""
         calls = self.calls(process)
         table = cast("Any", Client(calls, self.table))
         clock = self.machine.time

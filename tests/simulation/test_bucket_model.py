@@ -9,9 +9,14 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.http.client import Endpoint, Http, Policy
-from syncline.clients.s3.client import ABSENT, PART, Bucket, Condition, Head, Keys
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.http.pacing import Policy
+from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.events import events_in
+from syncline.clients.s3.head import ABSENT, Condition, Head
+from syncline.clients.s3.sigv4 import Keys
+from syncline.clients.s3.upload import PART
 from syncline.errors import SynclineError
 from tests.simulation.machine import Machine, Process
 from tests.simulation.models.bucket import SimBucket

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from syncline.clients.file_manager.client import Content, FileEvent, FileManager, Permissions
-from syncline.clients.http.client import Http, Policy
+from syncline.clients.http.client import Http
 from syncline.clients.http.listings import Odd
+from syncline.clients.http.pacing import Policy
 from syncline.errors import SynclineError
 from tests.simulation.machine import Machine, Process
 from tests.simulation.models.file_manager import FileManagerServer, FileWrite, SimFileManager

@@ -16,7 +16,8 @@ import pytest
 
 from syncline.clients.github.auth import GivenToken
 from syncline.clients.github.client import Artifact, GitHub, RemoteFile, WorkflowRun
-from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
 from syncline.clients.http.listings import refuse
 from syncline.errors import SynclineError
 from tests.simulation.machine import EPOCH, Machine, Process

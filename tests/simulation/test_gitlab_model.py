@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from syncline.clients.gitlab.client import GitLab, RegistryRepository
-from syncline.clients.http.client import Endpoint, Http, Policy
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
 from syncline.clients.http.listings import Limits
+from syncline.clients.http.pacing import Policy
 from syncline.errors import SynclineError
 from tests.simulation.machine import Machine, Process
 from tests.simulation.models import gitlab as model

@@ -8,8 +8,10 @@ from typing import get_args
 
 import pytest
 
-from syncline.clients.http.client import Endpoint, Http, Policy
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
 from syncline.clients.http.listings import Position
+from syncline.clients.http.pacing import Policy
 from syncline.clients.registry.quay import Quay, QuayRepository, QuayTag
 from syncline.errors import SynclineError
 from tests.simulation.machine import Machine, Process

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.http.client import Endpoint, Http, Policy
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
 from syncline.clients.http.listings import Position
-from syncline.clients.registry.client import Descriptor, Manifest, Registry
-from syncline.clients.registry.manifest import OCI_INDEX, OCI_MANIFEST
+from syncline.clients.http.pacing import Policy
+from syncline.clients.registry.client import Registry
+from syncline.clients.registry.manifest import OCI_INDEX, OCI_MANIFEST, Descriptor, Manifest
 from syncline.clients.registry.reference import digest_of
 from syncline.errors import SynclineError
 from tests.simulation.machine import Machine, Process

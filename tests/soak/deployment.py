@@ -19,8 +19,8 @@ from typing import Any, Final
 import boto3
 import yaml
 
-from syncline.cli import engine
-from syncline.cli.engine import Engine
+from syncline.cli import local_engine as engine
+from syncline.cli.local_engine import Engine
 from tests.container import CANARY
 from tests.soak.serve import BUCKETS, REPOSITORY
 from tests.soak.servers import TOP, USER, Servers

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from syncline.clients.http.client import Policy
-from syncline.clients.registry.client import Credentials
+from syncline.clients.http.pacing import Policy
+from syncline.clients.registry.auth import Credentials
 
 
 @dataclass

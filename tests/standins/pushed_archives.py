@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
 from syncline.clients.registry.auth import Credentials
 from syncline.clients.registry.client import Registry as Client
-from syncline.kinds.artifacts.examining import examined
+from syncline.kinds.artifacts.examine import examined
 from syncline.kinds.artifacts.layers import KnownLayers, OwnMemory
-from syncline.kinds.artifacts.passing import Progress, Wanted
-from syncline.kinds.artifacts.pushing import Push
+from syncline.kinds.artifacts.reading import Progress, Wanted
+from syncline.kinds.artifacts.transfer import Push
 from syncline.kinds.kind import Pace
 from tests.standins.pairs import USERS
 from tests.standins.registry import Registry

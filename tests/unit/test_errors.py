@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import pytest
 
-from syncline.config.artifacts import ArtifactsSync
-from syncline.config.backups import BackupsSync
-from syncline.config.files import FilesSync
-from syncline.config.images import ImagesSync
-from syncline.config.tokens import TokensSync
 from syncline.errors import CODES
+from syncline.kinds.artifacts.config import ArtifactsSync
+from syncline.kinds.backups.config import BackupsSync
+from syncline.kinds.files.config import FilesSync
+from syncline.kinds.images.config import ImagesSync
+from syncline.kinds.tokens.config import TokensSync
 
 PACKAGE: Final = Path(__file__).parents[2] / "layers/syncline/syncline"
 MODELS: Final[dict[str, Any]] = {
@@ -52,9 +52,8 @@ def keys(kind: str) -> frozenset[str]:
 def modules(kind: str) -> frozenset[Path]:
     """Return the modules that a kind consists of, with those that they import but for other kinds."""
     found: set[Path] = set()
-    waiting = [*(PACKAGE / "kinds" / kind).rglob("*.py"), PACKAGE / "wiring" / f"{kind}.py"]
-    waiting += (PACKAGE / "wiring_tokens").glob("*.py") if kind == "tokens" else ()
-    rooms = (PACKAGE / "clients", PACKAGE / "kinds" / kind, *((PACKAGE / "service",) if kind == "tokens" else ()))
+    waiting = list((PACKAGE / "kinds" / kind).rglob("*.py"))
+    rooms = (PACKAGE / "clients", PACKAGE / "kinds" / kind, *((PACKAGE / "web",) if kind == "tokens" else ()))
     first = frozenset(waiting)
     while waiting:
         path = waiting.pop()

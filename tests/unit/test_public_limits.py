@@ -17,16 +17,17 @@ from typing import Any, Final, cast
 import pytest
 from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 
-from syncline.config import Sync, load_sync
+from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
-from syncline.kinds.tokens.token import LONGEST_TOKEN
+from syncline.kinds.tokens.directory import Entry
+from syncline.kinds.tokens.probe import LONGEST_TOKEN
 from syncline.messages import Queues
 from syncline.secrets import Secrets
-from syncline.service.api import Answer, Entry, ProbeApi, Request
-from syncline.service.function_url import request_of, response_of
-from syncline.service.server import MOST_OPEN, Server
 from syncline.web.console import Console
+from syncline.web.function_url import Answer, Request, request_of, response_of
+from syncline.web.probe import ProbeApi
 from syncline.web.receive import LARGEST_BODY, Receiver
+from syncline.web.server import MOST_OPEN, Server
 
 TEMPLATE: Final = Path(__file__).parents[2] / "template.yaml"
 PUBLIC: Final = ("Receive", "Console", "Probe")

@@ -12,7 +12,8 @@ from syncline.clients.git.access import TokenAccess
 from syncline.clients.git.objects import blob_id
 from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
-from syncline.kinds.backups import Layout, looking
+from syncline.kinds.backups import discover as looking
+from syncline.kinds.backups.paths import Layout
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import EVERYTHING, Item, Outcome, Result
 from tests.backups_memory import Kept

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from syncline.errors import SynclineError
-from syncline.kinds.backups import Layout
+from syncline.kinds.backups.paths import Layout
 from syncline.kinds.kind import Pace
 from syncline.model import EVERYTHING, Scope
 from tests.backups_world import World, make_world

@@ -13,13 +13,13 @@ from moto import mock_aws
 
 from syncline.clients.http.client import Http
 from syncline.clients.http.pacing import PACE
-from syncline.config import load_sync
+from syncline.config.sync import load_sync
+from syncline.kinds.backups.wiring import Builder
 from syncline.kinds.kind import Pace
 from syncline.model import EVERYTHING, Item
 from syncline.secrets import Secrets
 from syncline.store.state import State
 from syncline.store.table import Database
-from syncline.wiring.backups import Builder
 from syncline.wiring.parts import Parts
 from tests.stack import table_of_test
 from tests.standins.git_places import Bare, make_bare

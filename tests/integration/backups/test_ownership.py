@@ -13,8 +13,8 @@ from syncline.clients.git.objects import blob_id
 from syncline.clients.git.repository import Branch
 from syncline.clients.http.listings import OnOdd, refuse
 from syncline.errors import SynclineError
-from syncline.kinds.backups import Layout
 from syncline.kinds.backups.ours import Ledger, Ours
+from syncline.kinds.backups.paths import Layout
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore
 from syncline.kinds.kind import Arrived, Pace

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from syncline.clients.folder.target import Folder
-from syncline.kinds.backups import Layout
+from syncline.kinds.backups.paths import Layout
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore
 from syncline.kinds.kind import Arrived, Failure, Pace

@@ -16,9 +16,9 @@ from syncline.clients.git.access import Remote
 from syncline.clients.git.repository import Place, open_branch
 from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
-from syncline.kinds.backups import Layout
-from syncline.kinds.backups.restoring import Place as RestorePlace
-from syncline.kinds.backups.restoring import Restored, Restoring
+from syncline.kinds.backups.paths import Layout
+from syncline.kinds.backups.restore import Place as RestorePlace
+from syncline.kinds.backups.restore import Restored, Restoring
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore
 from syncline.kinds.kind import Pace

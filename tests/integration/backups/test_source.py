@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from syncline.clients.folder.target import Folder
-from syncline.clients.http.client import Endpoint, Http
-from syncline.clients.s3.client import Bucket, Keys
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.s3.client import Bucket
+from syncline.clients.s3.sigv4 import Keys
 from syncline.kinds.kind import Failure, Pace, Page
 from syncline.model import EVERYTHING
 from tests.backups_world import Caps, Download, World

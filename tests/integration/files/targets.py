@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from syncline.clients.s3.client import PART
+from syncline.clients.s3.upload import PART
 from syncline.model import Counts, Run
 from tests.integration.files_chain import FilesChain, record
 from tests.standins.s3 import Asked, S3Server, StoredObject, StoredUpload

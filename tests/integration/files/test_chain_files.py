@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from syncline.kinds import files
 from syncline.kinds.files import discover, items, sheets
+from syncline.kinds.files import kind as files
 from syncline.model import Outcome
 from tests.integration.files_chain import MODE, SYNC, FilesChain, record
 from tests.pump import Duplicates, Manners, MortalHttp

@@ -12,7 +12,7 @@ import pytest
 from moto import mock_aws
 from moto.server import ThreadedMotoServer
 
-from syncline.clients.s3.client import PART
+from syncline.clients.s3.upload import PART
 from tests.integration.files_chain import FilesChain, FilesWorld, record
 from tests.standins.scripted_http import Reply, Request, ScriptedServer
 

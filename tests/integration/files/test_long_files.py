@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from syncline.clients.s3 import upload as bucket_upload
-from syncline.clients.s3.client import PART
+from syncline.clients.s3.upload import PART
 from syncline.kinds.files import bucket_target
 from syncline.model import Step
 from tests.integration.files_chain import SYNC, FilesChain

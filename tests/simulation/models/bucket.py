@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar, cast
 
-from syncline.clients.http.client import Endpoint, Response
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Response
 from syncline.clients.http.listings import OnOdd, ignore, refuse
-from syncline.clients.s3.client import Bucket, Condition, Grants, Head, ListPage, ObjectStream, Upload
-from syncline.clients.s3.head import REDIRECT
+from syncline.clients.s3.client import Bucket, ObjectStream
+from syncline.clients.s3.head import REDIRECT, Condition, Head
 from syncline.clients.s3.requests import BucketRequests
+from syncline.clients.s3.upload import Upload
+from syncline.clients.s3.xml import Grants, ListPage
 from syncline.errors import SynclineError
 from tests.simulation.models.bucket_server import BucketServer, attributes, no_such_key, precondition_failed
 from tests.simulation.network import Network

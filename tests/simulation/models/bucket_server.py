@@ -15,8 +15,9 @@ from time import gmtime, strftime
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote_plus, unquote
 
-from syncline.clients.s3.client import LARGEST_COPY, Condition, Grants, Head, Listed, ListPage
-from syncline.clients.s3.head import REDIRECT, attributes_of
+from syncline.clients.s3.client import LARGEST_COPY
+from syncline.clients.s3.head import REDIRECT, Condition, Head, attributes_of
+from syncline.clients.s3.xml import Grants, Listed, ListPage
 from syncline.errors import SynclineError
 from tests.simulation.machine import Machine
 

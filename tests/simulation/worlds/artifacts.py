@@ -18,9 +18,9 @@ from unittest.mock import patch
 
 from syncline.clients.github.client import WorkflowRun
 from syncline.clients.registry.reference import digest_of
-from syncline.config import load_sync
+from syncline.config.sync import load_sync
+from syncline.kinds.artifacts import wiring
 from syncline.model import Outcome, Result, Run
-from syncline.wiring import artifacts as wiring
 from syncline.wiring.syncs import hints_of
 from tests.simulation.machine import writer
 from tests.simulation.models.builds import DAMAGED, Format, image_of

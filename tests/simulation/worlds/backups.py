@@ -10,9 +10,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final, cast
 from unittest.mock import patch
 
-from syncline.kinds import backups as kind
+from syncline.kinds.backups import kind, wiring
 from syncline.model import Result, Run
-from syncline.wiring import backups as wiring
 from tests.simulation.machine import current, writer
 from tests.simulation.models.bucket import SimBucket
 from tests.simulation.models.bucket_server import BucketServer

@@ -14,10 +14,10 @@ from unicodedata import normalize
 from unittest.mock import patch
 
 from syncline.cli.following import begin
-from syncline.clients.s3.client import Head
-from syncline.kinds.files import threads_for
+from syncline.clients.s3.head import Head
+from syncline.kinds.files import wiring
+from syncline.kinds.files.kind import threads_for
 from syncline.model import EVERYTHING, Outcome, Result, Run, Trigger
-from syncline.wiring import files as wiring
 from tests.simulation.bounds import tally
 from tests.simulation.models.bucket import SimBucket
 from tests.simulation.models.bucket_server import BucketServer, StoredObject, Write

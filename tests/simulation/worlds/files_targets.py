@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from syncline.clients.s3.client import Head
+from syncline.clients.s3.head import Head
 from tests.simulation.machine import Machine
 from tests.simulation.models.bucket_server import BucketServer, StoredObject, Write
 from tests.simulation.models.file_manager import FileManagerServer, FileWrite, StoredFile

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from syncline.clients.http.addresses import Endpoint
+from syncline.kinds.artifacts.wiring import _tokens
 from syncline.wiring import registries
-from syncline.wiring.artifacts import _tokens
 from syncline.wiring.buckets import bucket_at as real_bucket_at
 from tests.simulation.vault import Texts
 

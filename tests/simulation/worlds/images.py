@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import Any, Final, cast
 from unittest.mock import patch
 
+from syncline.kinds.images import wiring
 from syncline.model import Outcome, Result, Run, RunStatus, Trigger
 from syncline.store.state import State
-from syncline.wiring import images as wiring
 from tests.simulation.machine import writer
 from tests.simulation.models.registry import RegistryServer, SimRegistry
 from tests.simulation.stack import Stack

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from syncline.kinds.images.attached import is_list
+from syncline.kinds.images.referrers import is_list
 from tests.simulation.machine import Process, writer
 from tests.simulation.models.registry import RegistryServer
 from tests.simulation.stack import Stack

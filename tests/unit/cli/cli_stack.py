@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from typer.testing import CliRunner, Result
 
-from syncline.cli.engine import Engine
+from syncline.cli.local_engine import Engine
 from syncline.cli.main import app
 from syncline.cli.target import Target, of_engine
 from syncline.messages import Batch, Dead, Start, decode, encode

@@ -9,7 +9,7 @@ import pytest
 
 from syncline.cli.applying import remembered
 from syncline.cli.show import Out
-from syncline.config.files import BucketTarget, FilesSync
+from syncline.kinds.files.config import BucketTarget, FilesSync
 from syncline.messages import decode
 from syncline.model import RunStatus, Trigger
 from tests.unit.cli.cli_stack import FILES, SYNCS, Stack
@@ -267,7 +267,7 @@ def test_a_file_that_is_not_there(stack: Stack) -> None:
 
 
 def test_secrets_are_resolved_as_the_functions_will(with_hook: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncline.cli.engine.environment_of", lambda _: {"DR_TOKEN": "t0k3n-value"})
+    monkeypatch.setattr("syncline.cli.local_engine.environment_of", lambda _: {"DR_TOKEN": "t0k3n-value"})
     result = with_hook.apply(WITH_SECRETS)
     assert result.exit_code == 0, result.output
     address = with_hook.target.output("ReceiveUrl")
@@ -289,7 +289,7 @@ def test_every_secret_that_is_missing_is_told_at_once(stack: Stack, monkeypatch:
 
 
 def test_a_variable_set_after_the_engine_was_started(with_hook: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncline.cli.engine.environment_of", lambda _: {})
+    monkeypatch.setattr("syncline.cli.local_engine.environment_of", lambda _: {})
     monkeypatch.setenv("DR_TOKEN", "t0k3n-value")
     result = with_hook.apply(WITH_SECRETS)
     assert result.exit_code == 2
@@ -298,7 +298,7 @@ def test_a_variable_set_after_the_engine_was_started(with_hook: Stack, monkeypat
 
 
 def test_a_variable_that_changed_since_is_a_warning(with_hook: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncline.cli.engine.environment_of", lambda _: {"DR_TOKEN": "old-value"})
+    monkeypatch.setattr("syncline.cli.local_engine.environment_of", lambda _: {"DR_TOKEN": "old-value"})
     monkeypatch.setenv("DR_TOKEN", "new-value")
     result = with_hook.apply(WITH_SECRETS)
     assert result.exit_code == 0

@@ -20,10 +20,10 @@ from syncline.cli.artifacts.setup import Options, Setup
 from syncline.cli.context import Answer
 from syncline.cli.main import app
 from syncline.cli.show import Out
-from syncline.config.artifacts import GitHubToken
 from syncline.config.registry import BasicAuth
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts import Artifacts
+from syncline.kinds.artifacts.config import GitHubToken
+from syncline.kinds.artifacts.kind import Artifacts
 from syncline.model import Outcome, Result
 from tests.standins.made_up import Naps
 from tests.standins.scripted_http import ScriptedServer, json_reply

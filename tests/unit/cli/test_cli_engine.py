@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from syncline.cli import commands_engine
 from syncline.cli.context import Context
-from syncline.cli.engine import Engine
-from syncline.cli.engine import _free_port as free_port
+from syncline.cli.local_engine import Engine
+from syncline.cli.local_engine import _free_port as free_port
 from syncline.cli.main import app
 from syncline.cli.show import Out
 from syncline.cli.summary import TRIGGERS
@@ -81,9 +81,9 @@ def test_up_again_after_a_clean_stop(stack: Stack, starts: Start) -> None:
 def test_a_variable_that_this_shell_does_not_have_is_told(
     stack: Stack, starts: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("syncline.cli.engine.environment_of", lambda _: {"HOOK": "s3cr3t"})
+    monkeypatch.setattr("syncline.cli.local_engine.environment_of", lambda _: {"HOOK": "s3cr3t"})
     assert stack.apply(SYNCS + "    webhook: {secret: 'env:HOOK'}\n").exit_code == 0
-    monkeypatch.setattr("syncline.cli.engine.environment_of", lambda _: {})
+    monkeypatch.setattr("syncline.cli.local_engine.environment_of", lambda _: {})
     starts(unclean=False)
     result = stack.run("up")
     assert result.exit_code == 0

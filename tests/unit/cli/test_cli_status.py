@@ -11,13 +11,13 @@ import pytest
 from syncline.cli.commands_status import ends_of
 from syncline.clients.replicas.instances import Instance
 from syncline.errors import SynclineError
+from syncline.kinds.files.wiring import group_of
+from syncline.kinds.tokens.wiring import StoredListings
 from syncline.model import EVERYTHING, Counts, Outcome, Result, Scope, Trigger
 from syncline.steps.known import remember
 from syncline.store.instances import InstanceLists
 from syncline.store.state import BatchRecord, State, first_batch
 from syncline.store.table import Database
-from syncline.wiring.files import group_of
-from syncline.wiring_tokens.parts import StoredListings
 from tests.run_ids import made_run_id
 from tests.unit.cli.cli_stack import FILES, GOOD, OTHER, SYNCS, Stack, conflict, failed, moved
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from syncline.cli import engine
+from syncline.cli import local_engine as engine
 
 URL: Final = f"/_aws/lambda-url/{'a' * 32}/hooks/sync"
 OTHER: Final = f"/_aws/lambda-url/{'b' * 32}/hooks/sync"

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from syncline.cli import commands_engine, engine, programs
-from syncline.cli.engine import Engine
+from syncline.cli import commands_engine, programs
+from syncline.cli import local_engine as engine
+from syncline.cli.local_engine import Engine
 from syncline.cli.main import app
 from syncline.cli.programs import ProgramError
 from syncline.secrets import register

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
 from syncline.clients.registry.client import Registry
 from tests.standins.made_up import Naps, Person
 from tests.standins.scripted_http import ScriptedServer

@@ -12,7 +12,8 @@ import pytest
 from syncline.clients.github.auth import App, AppTokens, GivenToken
 from syncline.clients.github.client import GitHub
 from syncline.clients.gitlab.client import GitLab, TagDetails
-from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
 from tests.standins import github, gitlab
 from tests.standins.github import AppKey, GitHubServer

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.registry.client import Credentials
+from syncline.clients.registry.auth import Credentials
 from syncline.clients.registry.docker_credentials import credentials_for
 from syncline.errors import SynclineError
 

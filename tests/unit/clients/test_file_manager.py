@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncline.clients.file_manager.client import Content, FileEvent, FileManager, Permissions, event_of
-from syncline.clients.http.client import Http, Policy
+from syncline.clients.http.client import Http
 from syncline.clients.http.listings import Odd
-from syncline.clients.http.pacing import PACE
+from syncline.clients.http.pacing import PACE, Policy
 from syncline.errors import SynclineError
 from tests.standins.file_manager import FileManagerServer
 from tests.standins.file_manager_wire import Answer, json_answer

@@ -9,7 +9,8 @@ import pytest
 
 from syncline.clients.github.auth import App, AppTokens, GivenToken, signed
 from syncline.clients.github.client import GitHub, WorkflowRun
-from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
 from syncline.clients.http.listings import refuse
 from syncline.errors import SynclineError
 from tests.standins.github import TOKEN, AppKey, GitHubServer, Run, Stored

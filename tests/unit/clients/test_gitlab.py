@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from syncline.clients.gitlab.client import GitLab, RegistryRepository, TagDetails, TokenKind
-from syncline.clients.http.client import Endpoint, Http, Policy
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.http.pacing import Policy
 from syncline.errors import SynclineError
 from tests.standins.gitlab import JOB_TOKEN, PROJECT_ID, TOKEN, GitLabServer
 from tests.standins.serving import Answer, json_answer

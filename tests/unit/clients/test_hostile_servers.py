@@ -19,10 +19,12 @@ from syncline.clients.file_manager.client import FileManager
 from syncline.clients.github.auth import GivenToken
 from syncline.clients.github.client import Artifact, GitHub
 from syncline.clients.gitlab.client import GitLab
-from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
 from syncline.clients.kubernetes import client as cluster
 from syncline.clients.kubernetes.client import Cluster, ServiceSource
-from syncline.clients.registry.client import Credentials, Registry
+from syncline.clients.registry.auth import Credentials
+from syncline.clients.registry.client import Registry
 from syncline.clients.registry.quay import Quay
 from syncline.clients.s3.client import Bucket
 from syncline.errors import SynclineError

@@ -12,7 +12,8 @@ from email.utils import formatdate
 import pytest
 
 from syncline.clients.http import transfer as connections
-from syncline.clients.http.client import BODY_LIMIT, Http, Policy
+from syncline.clients.http.client import BODY_LIMIT, Http
+from syncline.clients.http.pacing import Policy
 from syncline.errors import SynclineError
 from tests.standins.certificates import Authority
 from tests.standins.made_up import Naps

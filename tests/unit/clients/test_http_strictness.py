@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.head import Head
 from syncline.errors import SynclineError

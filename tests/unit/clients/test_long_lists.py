@@ -16,7 +16,8 @@ from syncline.clients.gitlab import client as gitlab_module
 from syncline.clients.gitlab.client import GitLab
 from syncline.clients.http import client as http_module
 from syncline.clients.http import listings as entries
-from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
 from syncline.clients.http.listings import BEGINNING, TAGS, Entries, Extent, Limits, Position, refuse
 from syncline.clients.registry import quay as quay_module
 from syncline.clients.registry.client import Registry

@@ -9,9 +9,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from syncline.clients.http.client import Endpoint, Http
-from syncline.clients.registry.auth import Auth
-from syncline.clients.registry.client import Credentials, Registry
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.registry.auth import Auth, Credentials
+from syncline.clients.registry.client import Registry
 from syncline.errors import SynclineError
 from tests.standins.made_up import Naps, Person
 from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply

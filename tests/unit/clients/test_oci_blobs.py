@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.http.client import Endpoint, Http
-from syncline.clients.registry.client import BlobStream, Credentials, Descriptor, Registry
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.registry.auth import Credentials
+from syncline.clients.registry.client import BlobStream, Registry
+from syncline.clients.registry.manifest import Descriptor
 from syncline.clients.registry.reference import digest_of, matches
 from syncline.errors import SynclineError
 from tests.standins.certificates import Authority

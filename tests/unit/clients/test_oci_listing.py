@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.registry.client import MANIFEST_TYPES, Manifest, Registry, TagTakenError
-from syncline.clients.registry.manifest import ARTIFACT_TYPES, OCI_INDEX, OCI_MANIFEST
+from syncline.clients.registry.client import Registry, TagTakenError
+from syncline.clients.registry.manifest import ARTIFACT_TYPES, MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST, Manifest
 from syncline.clients.registry.reference import digest_of
 from syncline.errors import SynclineError
 from tests.standins.made_up import Naps

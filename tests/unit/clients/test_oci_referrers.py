@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.registry.client import Manifest, Registry
-from syncline.clients.registry.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from syncline.clients.registry.client import Registry
+from syncline.clients.registry.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Manifest
 from syncline.clients.registry.reference import digest_of
 from syncline.clients.registry.referrers import list_tag, with_entries
 from syncline.errors import SynclineError

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.registry.client import Registry, Upload
+from syncline.clients.registry.client import Registry
 from syncline.clients.registry.reference import digest_of
-from syncline.clients.registry.upload import REPLAYED
+from syncline.clients.registry.upload import REPLAYED, Upload
 from syncline.errors import SynclineError
 from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
 

@@ -15,7 +15,8 @@ from syncline.clients.file_manager.client import FileManager
 from syncline.clients.github.auth import GivenToken
 from syncline.clients.github.client import GitHub
 from syncline.clients.gitlab.client import GitLab
-from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
 from syncline.clients.http.listings import MOST_ODD, Odd, OnOdd
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.quay import Quay

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.clients.http.client import Endpoint, Http, Policy
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.http.pacing import Policy
 from syncline.clients.registry.quay import Quay, QuayRepository, QuayTag
 from syncline.errors import SynclineError
 from tests.standins.quay import TOKEN, QuayServer

@@ -15,12 +15,15 @@ from syncline.clients.file_manager.client import FileManager
 from syncline.clients.github.auth import App, AppTokens, GivenToken
 from syncline.clients.github.client import GitHub
 from syncline.clients.gitlab.client import GitLab
-from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
 from syncline.clients.http.listings import ignore
 from syncline.clients.http.rejections import LIFE, REJECTIONS, Rejections
-from syncline.clients.registry.client import Credentials, Registry
+from syncline.clients.registry.auth import Credentials
+from syncline.clients.registry.client import Registry
 from syncline.clients.registry.quay import Quay
-from syncline.clients.s3.client import Bucket, Keys
+from syncline.clients.s3.client import Bucket
+from syncline.clients.s3.sigv4 import Keys
 from syncline.errors import SynclineError
 from tests.standins.made_up import Naps
 from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply

@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from syncline.clients.http.client import Endpoint, Http
-from syncline.clients.registry.client import Credentials, Registry
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.registry.auth import Credentials
+from syncline.clients.registry.client import Registry
 from syncline.secrets import redact
 from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
 

@@ -13,7 +13,9 @@ import pycurl
 import pytest
 
 from syncline.clients.http import transfer
-from syncline.clients.http.client import Endpoint, Http, Policy, Response
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http, Response
+from syncline.clients.http.pacing import Policy
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.sigv4 import Keys
 from syncline.errors import SynclineError

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from syncline.config.backups import BackupsSync, BucketTarget, DirectoryTarget, GitKey, GitTarget
 from syncline.config.findings import conflicts_between
 from syncline.errors import SynclineError
+from syncline.kinds.backups.config import BackupsSync, BucketTarget, DirectoryTarget, GitKey, GitTarget
+from syncline.kinds.backups.wiring import layout_of
 from syncline.ownership import Limits
-from syncline.wiring.backups import layout_of
 
 GIT = {"repository": "https://git.example/org/backups.git"}
 KEY = {"ssh_key": "secret:syncline/key", "known_hosts": "host ssh-ed25519 AAAA\n# a word\n"}

@@ -15,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from syncline.config import findings, load_sync
+from syncline.config import findings
 from syncline.config.file import parse_syncs
-from syncline.config.images import ImagesSync
 from syncline.config.registry import BasicAuth, TokenAuth
+from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
+from syncline.kinds.images.config import ImagesSync
 from syncline.secrets import Reference
 
 PACKAGE = Path(__file__).parents[3] / "layers/syncline"

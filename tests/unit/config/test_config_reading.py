@@ -10,10 +10,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from syncline.config import Sync
 from syncline.config.file import LARGEST, ConfigInvalid, parse_syncs, read_syncs
-from syncline.config.images import ImagesSync
+from syncline.config.sync import Sync
 from syncline.errors import SynclineError
+from syncline.kinds.images.config import ImagesSync
 
 ONE = """syncs:
   a:

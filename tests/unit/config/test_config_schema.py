@@ -10,10 +10,9 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from syncline.config import KINDS, model_of
-from syncline.config.base import Gathering, Model, Removals
 from syncline.config.file import ConfigInvalid, parse_syncs, read_syncs
 from syncline.config.schema import PAGE_FILE, SCHEMA_FILE, main, page, schema
+from syncline.config.sync import KINDS, Gathering, Model, Removals, model_of
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))

@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 
 from syncline.config.file import ConfigInvalid, parse_syncs
-from syncline.config.tokens import TokensSync
+from syncline.kinds.tokens.config import TokensSync
 from syncline.secrets import references_in
 
 SOURCE: Final = {"namespace": "gateway", "service": "nginx"}

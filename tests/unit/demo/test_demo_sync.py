@@ -6,9 +6,9 @@ from pathlib import Path
 from demo import sync
 from demo.catalog import ORGANIZATIONS
 from demo.settings import Settings, credentials_file, folder, is_free
-from syncline.cli.engine import Engine
+from syncline.cli.local_engine import Engine
 from syncline.config.file import read_syncs
-from syncline.config.images import ImagesSync
+from syncline.kinds.images.config import ImagesSync
 
 PORTS = {"prod": 1001, "dr": 1002, "quay": 1003}
 

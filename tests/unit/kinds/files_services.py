@@ -7,8 +7,11 @@ from typing import Final
 
 import pytest
 
-from syncline.clients.http.client import Endpoint, Http, Policy
-from syncline.clients.s3.client import Bucket, Keys
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.http.pacing import Policy
+from syncline.clients.s3.client import Bucket
+from syncline.clients.s3.sigv4 import Keys
 from syncline.errors import SynclineError
 from tests.standins.s3 import ACCESS, SECRET, S3Server
 

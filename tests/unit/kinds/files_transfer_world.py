@@ -15,11 +15,11 @@ from typing import Any, Final, Self
 
 import pytest
 
-from syncline.clients.s3.client import Head
+from syncline.clients.s3.head import Head
 from syncline.clients.s3.xml import Grants, Listed
-from syncline.config import load_sync
-from syncline.config.files import FilesSync
+from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
+from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.records import Record, Row, Task
 from syncline.kinds.files.targets import Put, TargetFile, Unfinished, Written, file_of
 from syncline.kinds.files.transfer import Answer, Transfer

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from syncline.clients.http.listings import Odd, OnOdd
-from syncline.clients.s3.client import Head, ListPage
-from syncline.clients.s3.xml import Listed
-from syncline.config import load_sync
-from syncline.config.files import FilesSync
+from syncline.clients.s3.head import Head
+from syncline.clients.s3.xml import Listed, ListPage
+from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
+from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.discover import Memory, Scan
 from syncline.kinds.files.events import Hints, groups_in
 from syncline.kinds.files.records import Record, Row

@@ -10,13 +10,13 @@ from syncline.clients.http.listings import BEGINNING, Odd, OnOdd, Position
 from syncline.clients.registry.client import NamesPage, Registry
 from syncline.clients.registry.manifest import OCI_MANIFEST, Descriptor, Manifest
 from syncline.clients.registry.quay import Quay, QuayRepository, QuayTag, RepositoriesPage, TagsPage
-from syncline.config import load_sync
-from syncline.config.images import ImagesSync
+from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.layers import OwnMemory
+from syncline.kinds.images.config import ImagesSync
+from syncline.kinds.images.discover import Look
 from syncline.kinds.images.listing import Side
-from syncline.kinds.images.looking import Look
-from syncline.kinds.images.notes import Notes
+from syncline.kinds.images.memory import Notes
 from syncline.kinds.kind import Pace, Page
 from syncline.model import EVERYTHING, Scope
 

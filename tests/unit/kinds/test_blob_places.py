@@ -7,8 +7,8 @@ from threading import Lock
 
 import pytest
 
-from syncline.clients.registry.client import Descriptor
-from syncline.kinds.images.places import WORTH_NOTING, BlobPlaces
+from syncline.clients.registry.manifest import Descriptor
+from syncline.kinds.images.memory import WORTH_NOTING, BlobPlaces
 
 HOST = "dr.example"
 

@@ -10,7 +10,7 @@ import pytest
 
 from syncline.clients.http.client import Http
 from syncline.clients.s3 import upload as bucket_upload
-from syncline.clients.s3.client import ABSENT, Head
+from syncline.clients.s3.head import ABSENT, Head
 from syncline.kinds.files import bucket_target
 from syncline.kinds.files.bucket_target import PART_SECONDS, BucketTarget
 from syncline.kinds.files.records import UNSTATED

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients.s3.client import Head, fingerprint
+from syncline.clients.s3.head import Head, fingerprint
 from syncline.kinds.files.events import Hints
 from syncline.kinds.files.records import Record, Task
 from syncline.kinds.files.targets import TargetFile, file_of

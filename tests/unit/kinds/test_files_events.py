@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from syncline.clients.file_manager.client import FileEvent
 from syncline.clients.s3.events import climbs
-from syncline.config import load_sync
-from syncline.config.files import FilesSync
+from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
+from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.events import groups_in, groups_of, hints_of, instant, manager_events_in
 from syncline.model import compact_json
 

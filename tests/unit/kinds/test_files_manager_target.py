@@ -13,7 +13,7 @@ import pytest
 
 from syncline.clients.file_manager.client import Content, FileManager, Saved
 from syncline.clients.http.client import Http
-from syncline.clients.s3.client import Head
+from syncline.clients.s3.head import Head
 from syncline.errors import SynclineError
 from syncline.kinds.files.manager_target import HELD, FileManagerTarget
 from syncline.kinds.files.targets import CHUNK, Put, TargetFile, Unfinished, Written

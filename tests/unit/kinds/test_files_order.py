@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.config.files import FilesSync
+from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.events import groups_in, hints_of
 from syncline.kinds.files.records import Gone, Record
 from syncline.model import Scope

@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from syncline.clients.s3.client import fingerprint
+from syncline.clients.s3.head import fingerprint
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import COLLIDES, Record, Task
 from syncline.kinds.files.targets import CHUNK, TargetFile, file_of

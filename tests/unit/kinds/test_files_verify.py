@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.s3.client import Head, Listed, ListPage
-from syncline.config import load_sync
-from syncline.config.files import FilesSync
+from syncline.clients.s3.head import Head
+from syncline.clients.s3.xml import Listed, ListPage
+from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.files.bucket_target import BucketTarget
+from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.records import Record, Row, Task
 from syncline.kinds.files.verify import Verify
+from syncline.kinds.files.wiring import folder_group_of
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item, compact_json
-from syncline.wiring.files import folder_group_of
 
 PAGE = 100
 

@@ -12,19 +12,21 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
 from syncline.clients.http.listings import Limits, Odd, Position
 from syncline.clients.registry import client as oci
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.quay import TagsPage
-from syncline.config import load_sync
-from syncline.config.images import ImagesSync
+from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.layers import OwnMemory
-from syncline.kinds.images import listing, looking
+from syncline.kinds.images import discover as looking
+from syncline.kinds.images import listing
+from syncline.kinds.images.config import ImagesSync
+from syncline.kinds.images.discover import Look
 from syncline.kinds.images.listing import Place, Side
-from syncline.kinds.images.looking import Look
-from syncline.kinds.images.notes import Notes
+from syncline.kinds.images.memory import Notes
 from syncline.kinds.kind import Pace, Page
 from syncline.model import EVERYTHING, Item, Scope
 from tests.standins.made_up import Naps

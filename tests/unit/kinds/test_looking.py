@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from syncline.clients.http.listings import Odd
 from syncline.clients.registry.manifest import OCI_MANIFEST, Descriptor
 from syncline.errors import SynclineError
-from syncline.kinds.images import looking
+from syncline.kinds.images import discover as looking
 from syncline.kinds.kind import Pace
 from syncline.model import EVERYTHING, Item, Outcome, Scope
 from tests.unit.kinds.images_world import Bench, found

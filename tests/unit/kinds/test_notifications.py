@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.errors import SynclineError
-from syncline.kinds.images.notifications import repositories_in
+from syncline.kinds.images.events import repositories_in
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 JSON = st.recursive(

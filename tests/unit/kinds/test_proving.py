@@ -12,8 +12,8 @@ from syncline.clients.http.pacing import Policy
 from syncline.clients.registry.client import Registry
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.layers import OwnMemory
-from syncline.kinds.images.notes import Notes
-from syncline.kinds.images.proving import Origin, Proof
+from syncline.kinds.images.memory import Notes
+from syncline.kinds.images.verify import Origin, Proof
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item
 from tests.standins.oci import Fault, OciRegistry

@@ -11,9 +11,8 @@ import pytest
 
 from syncline.clients.replicas.client import Answer, Replicas, Trouble
 from syncline.clients.replicas.instances import Instance
-from syncline.kinds.tokens.canary import KEY_PREFIX, Call, Canary, CanaryRules
-from syncline.kinds.tokens.patience import Patience
-from syncline.kinds.tokens.sightings import CanaryMemory, Check, Outcome, Sighting
+from syncline.kinds.tokens.ask import Patience
+from syncline.kinds.tokens.canary import KEY_PREFIX, Call, Canary, CanaryMemory, CanaryRules, Check, Outcome, Sighting
 
 INSTANCES: Final = tuple(Instance(f"gateway-{number}", f"10.0.0.{number}", 8443) for number in range(2))
 WRITER: Final = INSTANCES[0].address

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from syncline.clients.replicas.instances import Instance
-from syncline.kinds.tokens.sightings import CanaryMemory
+from syncline.kinds.tokens.canary import CanaryMemory
 from tests.canary_rounds import DOCUMENT, SIZES, cases, fly, rounds_until_confirmed, table, written
 from tests.standins.scripted_gateway import Fault, ScriptedGateway
 

@@ -10,13 +10,13 @@ from typing import Final
 import pytest
 
 from syncline.clients.replicas.instances import Instance
-from syncline.config.tokens import TokensSync
+from syncline.kinds.tokens import isolation
+from syncline.kinds.tokens.canary import CanaryMemory, Check, Outcome, ProcessMemories, Sighting
+from syncline.kinds.tokens.config import TokensSync
 from syncline.kinds.tokens.listing import MemoryListings
-from syncline.kinds.tokens.sightings import CanaryMemory, Check, Outcome, ProcessMemories, Sighting
+from syncline.kinds.tokens.metrics import PrometheusCounts
+from syncline.kinds.tokens.wiring_canary import Canaries
 from syncline.secrets import Secrets
-from syncline.service import isolation
-from syncline.service.counting import PrometheusCounts
-from syncline.wiring_tokens.canaries import Canaries
 
 WRITER: Final = Instance("gateway", "10.0.0.1", 8443)
 

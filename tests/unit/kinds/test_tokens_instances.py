@@ -12,11 +12,11 @@ import pytest
 
 from syncline.clients.replicas.client import Answer, Replicas, Trouble
 from syncline.clients.replicas.instances import Instance, is_probed
+from syncline.kinds.tokens.ask import Patience
 from syncline.kinds.tokens.listing import Listing
-from syncline.kinds.tokens.patience import Patience
-from syncline.kinds.tokens.probing import Prober, Rules
+from syncline.kinds.tokens.probe import Prober, Rules
 from syncline.kinds.tokens.verdict import Finding, Known, Quorum, Reason, Seen, State, judge
-from syncline.service.contract import body_of
+from syncline.web.contract import body_of
 
 AT_ONCE: Final = Patience(0.0, 30, 0.001, 0.002)
 WAITS: Final = Patience(30, 60, 0.001, 0.002)

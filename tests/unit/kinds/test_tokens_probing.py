@@ -13,10 +13,10 @@ import pytest
 from syncline import __version__
 from syncline.clients.replicas.client import Answer, Replicas
 from syncline.clients.replicas.instances import Instance
-from syncline.kinds.tokens import probing
+from syncline.kinds.tokens import probe as probing
+from syncline.kinds.tokens.ask import Patience
 from syncline.kinds.tokens.listing import Listing
-from syncline.kinds.tokens.patience import Patience
-from syncline.kinds.tokens.probing import Prober, Rules
+from syncline.kinds.tokens.probe import Prober, Rules
 from syncline.kinds.tokens.verdict import Finding, Known, Quorum, Reason
 
 NOW: Final = 1_764_072_000.0

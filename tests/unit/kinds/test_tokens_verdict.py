@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from syncline.clients.replicas.instances import Instance, is_probed
 from syncline.errors import SynclineError
+from syncline.kinds.tokens.ask import FEWEST_INTERVALS, Patience
 from syncline.kinds.tokens.listing import Listing, MemoryListings
-from syncline.kinds.tokens.patience import FEWEST_INTERVALS, Patience
-from syncline.kinds.tokens.probing import origin_problem
-from syncline.kinds.tokens.token import LONGEST_TOKEN, expiry_of, problem_of, short_hash
+from syncline.kinds.tokens.probe import LONGEST_TOKEN, expiry_of, origin_problem, problem_of, short_hash
 from syncline.kinds.tokens.verdict import Known, Quorum, Reason, Seen, State, Verdict, judge
 
 states = st.lists(st.sampled_from(State), min_size=1, max_size=120)

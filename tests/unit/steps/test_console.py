@@ -12,7 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 from prometheus_client.parser import text_string_to_metric_families
 
-from syncline.config import load_sync
+from syncline.config.sync import load_sync
 from syncline.kinds.backups.memory import Count
 from syncline.messages import Batch
 from syncline.model import Counts, Scope, Trigger

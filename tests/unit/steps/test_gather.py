@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from syncline.config.base import BaseSync, Gathering
+from syncline.config.sync import Gathering, Sync
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Kind, Pace, Page
 from syncline.messages import Batch, Start, decode
@@ -26,7 +26,7 @@ from tests.run_ids import made_run_id
 from tests.stack import EVENTS, QUEUES
 
 
-class Sync(BaseSync):
+class MadeUpSync(Sync):
     def gathering(self) -> Gathering:
         return Gathering(quiet=5, longest=20)
 
@@ -42,7 +42,7 @@ def looked(steps: Steps) -> list[Scope]:
 
     steps.kind.look = look
     steps.hearing.subscribe(SYNC, ["made.up"])
-    steps.configs[SYNC] = Sync(name=SYNC, kind="made-up")
+    steps.configs[SYNC] = MadeUpSync(name=SYNC, kind="made-up")
     return scopes
 
 
@@ -96,7 +96,7 @@ def test_who_has_not_asked_hears_nothing(steps: Steps, looked: list[Scope]) -> N
 
 
 def test_a_sync_that_is_off_hears_nothing(steps: Steps, looked: list[Scope]) -> None:
-    steps.configs[SYNC] = Sync(name=SYNC, kind="made-up", enabled=False)
+    steps.configs[SYNC] = MadeUpSync(name=SYNC, kind="made-up", enabled=False)
     steps.notify("a")
     steps.pump.run()
     assert looked == []
@@ -198,7 +198,7 @@ def test_a_sync_that_is_no_more_hears_nothing(steps: Steps, looked: list[Scope])
     steps.hearing.subscribe("another", ["made.up"])
     known = steps.gatherer.config
 
-    def config(name: str) -> BaseSync:
+    def config(name: str) -> Sync:
         if name == "another":
             raise SynclineError("NO_SUCH_SYNC", "it is gone")
         return known(name)

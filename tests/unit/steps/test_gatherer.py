@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from syncline.config.base import BaseSync, Gathering
+from syncline.config.sync import Gathering, Sync
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Kind
 from syncline.messages import Start, decode
@@ -18,7 +18,7 @@ QUIET, LONGEST = 5.0, 20.0
 SECONDS = 60.0
 
 
-class Sync(BaseSync):
+class MadeUpSync(Sync):
     def gathering(self) -> Gathering:
         return Gathering(quiet=QUIET, longest=LONGEST)
 
@@ -26,7 +26,7 @@ class Sync(BaseSync):
 @pytest.fixture(autouse=True)
 def _sync(steps: Steps) -> None:
     steps.hearing.subscribe(SYNC, ["made.up"])
-    steps.configs[SYNC] = Sync(name=SYNC, kind="made-up")
+    steps.configs[SYNC] = MadeUpSync(name=SYNC, kind="made-up")
 
 
 def event(group: str, source: str = "made.up", **more: str) -> dict[str, str]:
@@ -122,7 +122,7 @@ class TestHear:
             steps.gatherer.hear([("1", {"what": "is this"})])
 
     def test_a_sync_that_is_off_hears_nothing(self, steps: Steps) -> None:
-        steps.configs[SYNC] = Sync(name=SYNC, kind="made-up", enabled=False)
+        steps.configs[SYNC] = MadeUpSync(name=SYNC, kind="made-up", enabled=False)
         assert steps.gatherer.hear([("1", event("a"))]) == set()
         assert (notes(steps), starts(steps)) == ([], [])
 
@@ -230,7 +230,7 @@ class TestSettle:
 
 @pytest.mark.parametrize(("code", "known"), [(None, True), ("NO_SUCH_SYNC", False), ("CONFIG_INVALID", True)])
 def test_a_sync_is_known_unless_none_of_its_name_is_applied(steps: Steps, code: str | None, *, known: bool) -> None:
-    def config(name: str) -> BaseSync:
+    def config(name: str) -> Sync:
         if code is not None:
             raise SynclineError(code, name)
         return steps.configs[name]

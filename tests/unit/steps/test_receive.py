@@ -11,9 +11,9 @@ from urllib.parse import urlencode
 import pytest
 from botocore.exceptions import ClientError
 
-from syncline.config import Sync, load_sync
+from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
-from syncline.kinds.images.notifications import repositories_in
+from syncline.kinds.images.events import repositories_in
 from syncline.messages import Start, decode
 from syncline.model import Scope, Trigger
 from syncline.secrets import Secrets

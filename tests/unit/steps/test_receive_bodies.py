@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from syncline.config import Sync, load_sync
+from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
 from syncline.messages import Queues, Start
 from syncline.model import LARGEST_SCOPE, Scope, Trigger

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import pytest
 
-from syncline.config.artifacts import ArtifactsSync
 from syncline.config.file import read_syncs
-from syncline.kinds.artifacts.notifications import runs_in
+from syncline.kinds.artifacts.config import ArtifactsSync
+from syncline.kinds.artifacts.events import runs_in
 from syncline.messages import Start, decode
 from syncline.model import Scope, Trigger
 from syncline.secrets import Secrets

@@ -12,12 +12,12 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from syncline import wiring
-from syncline.config import load_sync
 from syncline.config.file import read_syncs
+from syncline.config.sync import load_sync
 from syncline.model import Step
 from syncline.store.state import State
 from syncline.web.receive import LARGEST_BODY
+from syncline.wiring import functions as wiring
 from tests.grants import TEMPLATE, translated
 from tests.stack import create_table
 

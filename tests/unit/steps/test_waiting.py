@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 from botocore.exceptions import ClientError
 
-from syncline import wiring
 from syncline.cli.waiting import state_words, waiting_of
 from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Failure, Pace
 from syncline.model import EVERYTHING, Counts, Item, Run, RunStatus, Step, Trigger, Waiting
 from syncline.store.state import Progress
+from syncline.wiring import functions as wiring
 from syncline.wiring.syncs import Syncs
 from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, transfer_of
 from tests.pump import Letter

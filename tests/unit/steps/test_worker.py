@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from syncline.config.base import BaseSync
+from syncline.config.sync import Sync
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Pace, Page
 from syncline.messages import Batch, Dead, DeadLetter, Start, encode, to_json
@@ -69,7 +69,7 @@ def test_what_is_no_message_of_ours_is_dropped_counted_and_logged(
 
 @pytest.mark.parametrize("start", [Start("nobody", Trigger.WEBHOOK), Start("nobody", Trigger.EVENT, gathered=True)])
 def test_a_start_of_a_sync_that_does_not_exist_is_dropped(steps: Steps, start: Start) -> None:
-    def config(name: str) -> BaseSync:
+    def config(name: str) -> Sync:
         raise SynclineError("NO_SUCH_SYNC", name)
 
     object.__setattr__(steps.gatherer, "config", config)

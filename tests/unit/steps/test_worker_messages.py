@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from botocore.exceptions import ClientError
 
-from syncline.config.base import BaseSync
+from syncline.config.sync import Sync
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Arrived, Pace, Page
 from syncline.messages import Batch, Start, decode, encode, to_json
@@ -200,7 +200,7 @@ class TestStart:
         """The run holds its sync; without an end nothing could be applied under that name."""
         steps.begin()
 
-        def config(name: str) -> BaseSync:
+        def config(name: str) -> Sync:
             raise SynclineError("NO_SUCH_SYNC", name)
 
         object.__setattr__(steps.gatherer, "config", config)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncline.errors import SynclineError
-from syncline.kinds.images.looking import PAGE_TAGS
+from syncline.kinds.images.discover import PAGE_TAGS
 from syncline.messages import Batch, Dead, Outgoing
 from syncline.model import EVERYTHING, Counts, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.steps.discover import CHUNK_RESULTS

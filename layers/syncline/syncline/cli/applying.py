@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from syncline.cli.context import REMEMBERED
 from syncline.cli.following import begin
 from syncline.cli.schedules import Schedules
-from syncline.config import Sync, load_sync
+from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
 from syncline.model import EVERYTHING, RUNLESS, Run, Trigger
 
@@ -154,7 +154,7 @@ def begin_scans(target: Target, syncs: Iterable[Sync]) -> list[Run]:
 
 def remember(home: Path, target: Target) -> None:
     """Keep the applied syncs beside the engine's state, which a crash may leave some seconds behind."""
-    from syncline.cli.engine import write_durably  # noqa: PLC0415 - a stack on AWS does without it
+    from syncline.cli.local_engine import write_durably  # noqa: PLC0415 - a stack on AWS does without it
 
     text = json.dumps([json.loads(config) for config in stored(target).values()], indent=2)
     write_durably(home / REMEMBERED, text)

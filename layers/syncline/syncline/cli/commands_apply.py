@@ -14,8 +14,8 @@ from syncline.cli.following import follow
 from syncline.cli.reachability import unreachable
 from syncline.cli.secret_checks import check_secrets
 from syncline.cli.show import Cell, Row, Style, many
-from syncline.config import Sync, load_sync
 from syncline.config.file import SyncsFile, read_syncs
+from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
 from syncline.model import RUNLESS
 

@@ -10,9 +10,9 @@ from syncline.cli.context import SOME_FAILED, Answer, Context
 from syncline.clients.file_manager.client import FileManager
 from syncline.clients.http.client import Http
 from syncline.clients.http.listings import ignore
-from syncline.config import load_sync
-from syncline.config.files import FileManagerTarget, FilesSync
+from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
+from syncline.kinds.files.config import FileManagerTarget, FilesSync
 from syncline.secrets import Secrets
 from syncline.store.table import Database
 from syncline.wiring.buckets import bucket_at

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from syncline.cli.context import REMEMBERED, Answer, Context
-from syncline.cli.engine import down as stop
-from syncline.cli.engine import up as start
+from syncline.cli.local_engine import down as stop
+from syncline.cli.local_engine import up as start
 from syncline.cli.show import many
 from syncline.cli.summary import as_dict
 from syncline.cli.target import Target, of_engine

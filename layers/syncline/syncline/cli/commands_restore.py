@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final
 from syncline.cli.context import NOT_DONE, SOME_FAILED, Answer, Context
 from syncline.cli.endings import as_value
 from syncline.cli.show import Style, many, size
-from syncline.config import load_sync
+from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.visible import visible
 
 if TYPE_CHECKING:
-    from syncline.config.backups import BackupsSync
-    from syncline.kinds.backups.restoring import Place, Restored
+    from syncline.kinds.backups.config import BackupsSync
+    from syncline.kinds.backups.restore import Place, Restored
     from syncline.wiring.parts import Parts
 
 _LONGEST: Final = 24 * 3600.0
@@ -45,10 +45,10 @@ def restore(context: Context, name: str, order: Order) -> Answer:
     """
     from syncline.clients.git.repository import open_branch  # noqa: PLC0415 - git is asked for here alone
     from syncline.clients.http.client import Http  # noqa: PLC0415
-    from syncline.config.backups import BackupsSync, GitTarget  # noqa: PLC0415
-    from syncline.kinds.backups.restoring import Restoring  # noqa: PLC0415
+    from syncline.kinds.backups.config import BackupsSync, GitTarget  # noqa: PLC0415
+    from syncline.kinds.backups.restore import Restoring  # noqa: PLC0415
+    from syncline.kinds.backups.wiring import layout_of, place_of  # noqa: PLC0415
     from syncline.store.table import Database  # noqa: PLC0415
-    from syncline.wiring.backups import layout_of, place_of  # noqa: PLC0415
     from syncline.wiring.parts import Parts  # noqa: PLC0415
 
     target = context.target
@@ -115,7 +115,7 @@ def _list(context: Context, lines: list[str], style: Style) -> None:
 
 def _key(context: Context, sync: BackupsSync, named: str | None) -> str | None:
     """Return the key for encrypted files: the one that was named, or else the sync's."""
-    from syncline.config.backups import Encrypt  # noqa: PLC0415
+    from syncline.kinds.backups.config import Encrypt  # noqa: PLC0415
     from syncline.secrets import Reference  # noqa: PLC0415
 
     if named is None:

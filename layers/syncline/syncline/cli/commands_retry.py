@@ -21,7 +21,7 @@ from syncline.store.state import State
 
 if TYPE_CHECKING:
     from syncline.cli.target import Target
-    from syncline.config import Sync
+    from syncline.config.sync import Sync
 
 NOTHING: Final = Scope(())
 _HIDDEN: Final = 120
@@ -100,7 +100,7 @@ def retry(context: Context, name: str, *, wait: bool, drop: Sequence[str] = ()) 
     ``retry --wait`` after its run, and ``status``. Raises ALREADY_RUNNING, unless there was work for the run under way.
     """
     state, queues = context.target.state, context.target.queues
-    from syncline.config import load_sync  # noqa: PLC0415 - `status` imports this module
+    from syncline.config.sync import load_sync  # noqa: PLC0415 - `status` imports this module
 
     try:
         sync = load_sync(config_of(state, name))
@@ -125,7 +125,7 @@ def take_away_verified(target: Target, name: str) -> int:
     """Delete the dead letters of a sync whose items were verified since, and return their number."""
     if not target.state.failures.has_solved(name):
         return 0
-    from syncline.config import load_sync  # noqa: PLC0415
+    from syncline.config.sync import load_sync  # noqa: PLC0415
 
     look_at = load_sync(target.state.sync_config(name)).look_at
     letters = _sorted(target.state, name, _read(target.queues), look_at)

@@ -49,7 +49,7 @@ def run(
 
 def _check_removals(config: str) -> None:
     """Raise USAGE if a sync never removes anything, so that there are no limits to lift."""
-    from syncline.config import load_sync  # noqa: PLC0415 - models take long to import
+    from syncline.config.sync import load_sync  # noqa: PLC0415 - models take long to import
 
     sync = load_sync(config)
     if "removals" not in type(sync).model_fields:
@@ -123,7 +123,7 @@ def chosen(state: State, name: str, only: Sequence[str] | None) -> Scope:
     config = config_with_runs(state, name)
     if not only:
         return EVERYTHING
-    from syncline.config import load_sync  # noqa: PLC0415 - models take long to import
+    from syncline.config.sync import load_sync  # noqa: PLC0415 - models take long to import
 
     scope = Scope.of(load_sync(config).groups_of(only))
     if not scope.fits:

@@ -16,18 +16,19 @@ from syncline.clients.http.client import Http
 from syncline.clients.http.listings import Odd, OnOdd
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.xml import Listed
-from syncline.config import load_sync
-from syncline.config.files import FilesSync
+from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
-from syncline.kinds.files import sheets, threads_for
+from syncline.kinds.files import sheets
+from syncline.kinds.files.config import FilesSync
+from syncline.kinds.files.kind import threads_for
 from syncline.kinds.files.parallel import in_parallel
 from syncline.kinds.files.records import Record
 from syncline.kinds.files.targets import Target, TargetFile
+from syncline.kinds.files.wiring import records_of, target_at
 from syncline.secrets import Secrets
 from syncline.store.table import Database
 from syncline.visible import visible
 from syncline.wiring.buckets import bucket_at
-from syncline.wiring.files import records_of, target_at
 from syncline.wiring.parts import Parts
 
 ACTIONS: Final = ("export", "diff", "import")

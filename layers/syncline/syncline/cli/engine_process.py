@@ -1,6 +1,6 @@
 """The process of the engine on this machine: ministack, apart from whoever started it.
 
-:mod:`syncline.cli.engine` runs this file with the engine's own Python, which has nothing of Syncline's:
+:mod:`syncline.cli.local_engine` runs this file with the engine's own Python, which has nothing of Syncline's:
 ``engine_process.py HOME ENDPOINT``. Its environment holds ministack's settings. In ``HOME`` it keeps ``pid`` and
 ``unsaved``, a mark that is there from the start until the state has been saved at a clean stop.
 """

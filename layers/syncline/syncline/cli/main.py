@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from syncline import __version__
 from syncline.cli import endings
-from syncline.cli.artifacts import artifacts
+from syncline.cli.artifacts.commands import artifacts
 from syncline.cli.context import Answer, Context
 from syncline.cli.show import Out, write
 

@@ -11,8 +11,7 @@ from typing import Final
 
 from syncline.clients.http.client import Http
 from syncline.clients.http.pacing import Policy
-from syncline.config import Sync
-from syncline.config.base import ServerAddress
+from syncline.config.sync import ServerAddress, Sync
 from syncline.errors import SynclineError
 from syncline.secrets import Secrets
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from syncline.config import Sync
+from syncline.config.sync import Sync
 from syncline.messages import Start, encode
 from syncline.model import Trigger
 

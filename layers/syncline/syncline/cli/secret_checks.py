@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from syncline.config import Sync
+from syncline.config.sync import Sync
 from syncline.errors import SynclineError
 from syncline.secrets import Reference, references_in
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
     from mypy_boto3_scheduler import EventBridgeSchedulerClient
 
-    from syncline.cli.engine import Engine
+    from syncline.cli.local_engine import Engine
     from syncline.secrets import Secrets
 
 _CONFIG: Final = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=5, read_timeout=20)
@@ -96,7 +96,7 @@ class Target:
     def environ(self) -> Mapping[str, str] | None:
         """The environment of the functions, by which ``env:`` references are resolved; None where it may not be read."""
         if self.home is not None:
-            from syncline.cli.engine import environment_of  # noqa: PLC0415 - only `apply` asks
+            from syncline.cli.local_engine import environment_of  # noqa: PLC0415 - only `apply` asks
 
             return environment_of(self.home)
         try:
@@ -151,7 +151,7 @@ def on_aws(stack: str) -> Target:
 
 def on_this_machine(home: Path) -> Target:
     """The engine that ``syncline up`` started in ``home``; raises ENGINE_ABSENT."""
-    from syncline.cli.engine import describe  # noqa: PLC0415 - a stack on AWS does without it
+    from syncline.cli.local_engine import describe  # noqa: PLC0415 - a stack on AWS does without it
 
     engine = describe(home)
     if engine is None:

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, StrictBool, Tag, WithJsonSchema
 
-from syncline.config.base import Model, ServerAddress
 from syncline.config.findings import Finding, Place
+from syncline.config.sync import Model, ServerAddress
 from syncline.config.values import (
     Authority,
     KeyPath,

@@ -17,10 +17,10 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from syncline.config import KINDS, Sync, model_of
 from syncline.config.circles import circles_between
 from syncline.config.findings import Finding, conflicts_between
 from syncline.config.messages import inner_path, keys_at, message_for, near, resembles, without_echoes
+from syncline.config.sync import KINDS, Sync, model_of
 from syncline.config.values import LONGEST_CA, KeyPath
 from syncline.config.yaml_nodes import Node, Place, YamlProblem, compose
 from syncline.errors import SynclineError

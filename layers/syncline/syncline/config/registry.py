@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, StrictBool, Tag
 
-from syncline.config.base import Model, ServerAddress
 from syncline.config.findings import Finding, Place
+from syncline.config.sync import Model, ServerAddress
 from syncline.config.values import (
     Authority,
     Host,

@@ -12,9 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from syncline.config import KINDS, model_of
-from syncline.config.base import BaseSync, Gathering, Model, Patterns, Removals, Webhook
 from syncline.config.registry import BasicAuth, RegistryEndpoint, TokenAuth
+from syncline.config.sync import KINDS, Gathering, Model, Patterns, Removals, Sync, Webhook, model_of
 from syncline.config.values import NAME_PATTERN
 
 SCHEMA_FILE: Final = "schema/syncs.schema.json"
@@ -188,9 +187,9 @@ _SHARED: Final[tuple[tuple[str, type[Model], str], ...]] = (
 
 def page() -> str:
     """The reference page: every key of every model, each where it is declared."""
-    parts = [_HEAD, _section("What every sync has", BaseSync, "")]
+    parts = [_HEAD, _section("What every sync has", Sync, "")]
     for kind in KINDS:
-        module = import_module(f"syncline.config.{kind}")
+        module = import_module(f"syncline.kinds.{kind}.config")
         parts += [_section(*part) for part in module.PAGE]
         parts.append(f"### What is checked beyond single keys\n\n{module.CHECKS}")
     return "\n".join([*parts, *(_section(*part) for part in _SHARED), _TAIL])
@@ -205,7 +204,7 @@ def _section(title: str, model: type[Model], note: str) -> str:
 def _rows(model: type[Model]) -> Iterator[str]:
     for name, info in model.model_fields.items():
         # `kind` is told by each kind in its own words.
-        if name == "name" or name not in model.__annotations__ or (name == "kind" and model is BaseSync):
+        if name == "name" or name not in model.__annotations__ or (name == "kind" and model is Sync):
             continue
         absent = "an error" if info.is_required() else _default(info.get_default())
         example = f"`{_plain(info.examples[0])}`" if info.examples else ""

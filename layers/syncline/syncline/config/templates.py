@@ -13,8 +13,6 @@ from typing import Annotated, Any, Final, TypeAlias
 
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
-__all__ = ["Template", "TemplateText"]
-
 _PLACE: Final = re.compile(r"\{([A-Za-z][A-Za-z0-9 _-]*)(?::\.([0-9]{1,3}))?\}")
 _LONGEST: Final = 300
 

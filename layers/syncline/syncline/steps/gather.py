@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from syncline.config import Sync
+from syncline.config.sync import Sync
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Kind
 from syncline.messages import Queues, Start

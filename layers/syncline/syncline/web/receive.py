@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from syncline.config import Sync
+from syncline.config.sync import Sync
 from syncline.errors import SynclineError
 from syncline.messages import Queues, Start
 from syncline.model import LARGEST_SCOPE, Scope, Trigger, compact_json, json_bytes

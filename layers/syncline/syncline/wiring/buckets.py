@@ -6,7 +6,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from syncline.clients.http.addresses import Endpoint
-from syncline.clients.s3.client import Bucket, Keys
+from syncline.clients.s3.client import Bucket
+from syncline.clients.s3.sigv4 import Keys
 from syncline.config.buckets import AccessKey, BucketEndpoint
 from syncline.wiring.parts import Parts
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from functools import cache
 
-from syncline.config import Sync
+from syncline.config.sync import Sync
 from syncline.errors import SynclineError
 from syncline.secrets import Reference, Secrets
 from syncline.store.backup_index import Manifests
@@ -22,7 +22,7 @@ def console_of(state: State, database: Database, secrets: Secrets, token: str) -
     """The console over a table; ``token`` is a reference to what requests have to bring, empty for nothing."""
 
     def figures() -> Iterator[Figures]:
-        from syncline.config import load_sync  # noqa: PLC0415 - each kind's model when it is there
+        from syncline.config.sync import load_sync  # noqa: PLC0415 - each kind's model when it is there
 
         for name in state.sync_names():
             try:
@@ -39,7 +39,7 @@ def console_of(state: State, database: Database, secrets: Secrets, token: str) -
 def _clusters(sync: Sync, database: Database) -> int | None:
     if sync.kind != "backups":
         return None
-    from syncline.config.backups import BackupsSync, GitTarget  # noqa: PLC0415
+    from syncline.kinds.backups.config import BackupsSync, GitTarget  # noqa: PLC0415
 
     assert isinstance(sync, BackupsSync)
     where = sync.target.repository if isinstance(sync.target, GitTarget) else sync.name
@@ -49,6 +49,6 @@ def _clusters(sync: Sync, database: Database) -> int | None:
 @cache
 def console() -> Console:
     """What the function behind the function URL does."""
-    from syncline.wiring import database, secrets, state  # noqa: PLC0415
+    from syncline.wiring.functions import database, secrets, state  # noqa: PLC0415
 
     return console_of(state(), database(), secrets(), os.environ.get("SYNCLINE_CONSOLE_TOKEN", ""))

@@ -9,7 +9,7 @@ from typing import Final
 
 from syncline.clients.http.client import Http
 from syncline.clients.http.pacing import SLOWEST
-from syncline.config import Sync, load_sync
+from syncline.config.sync import Sync, load_sync
 from syncline.kinds.kind import Kind
 from syncline.model import Run
 from syncline.store.state import State
@@ -93,7 +93,7 @@ def hints_of(sync: Sync, event: object, now: float) -> tuple[str, ...]:
 
     ``now`` is the time at which the event came. Raises MESSAGE_INVALID if it is no event that the sync can read.
     """
-    groups: tuple[str, ...] = import_module(f"syncline.wiring.{sync.kind}").hints(sync, event, now)
+    groups: tuple[str, ...] = import_module(f"syncline.kinds.{sync.kind}.wiring").hints(sync, event, now)
     return groups
 
 
@@ -107,6 +107,6 @@ class Kinds:
     def __call__(self, sync: Sync) -> Kind:
         builder = self._builders.get(sync.kind)
         if builder is None:
-            module = import_module(f"syncline.wiring.{sync.kind}")
+            module = import_module(f"syncline.kinds.{sync.kind}.wiring")
             builder = self._builders[sync.kind] = module.Builder(self._parts)
         return builder(sync)

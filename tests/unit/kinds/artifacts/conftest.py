@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from syncline.clients.http.client import Endpoint, Http, Policy
-from syncline.clients.registry.client import Manifest, Registry
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.http.pacing import Policy
+from syncline.clients.registry.client import Registry
+from syncline.clients.registry.manifest import Manifest
 from syncline.kinds.artifacts.archive.feed import LIMITS, Limits
 from syncline.kinds.artifacts.layers import KnownLayers, OwnMemory
 from syncline.kinds.artifacts.manifests import Written
-from syncline.kinds.artifacts.passing import Progress, Wanted
-from syncline.kinds.artifacts.pushing import Push
+from syncline.kinds.artifacts.reading import Progress, Wanted
+from syncline.kinds.artifacts.transfer import Push
 from syncline.kinds.kind import Pace
 from tests.standins.oci import OciRegistry
 

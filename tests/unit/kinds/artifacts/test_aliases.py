@@ -8,14 +8,14 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from syncline.clients.github.client import WorkflowRun
-from syncline.clients.registry.client import Manifest, Registry
-from syncline.clients.registry.manifest import OCI_MANIFEST
+from syncline.clients.registry.client import Registry
+from syncline.clients.registry.manifest import OCI_MANIFEST, Manifest
 from syncline.clients.registry.reference import digest_of
 from syncline.kinds.artifacts.builds import Build, Place
+from syncline.kinds.artifacts.discover import youngest_there
 from syncline.kinds.artifacts.layers import OwnMemory
-from syncline.kinds.artifacts.looking import youngest_there
-from syncline.kinds.artifacts.moving import Moving
-from syncline.kinds.artifacts.pushed import Push, Pushed
+from syncline.kinds.artifacts.memory import Push, Pushed
+from syncline.kinds.artifacts.transfer import Moving
 from syncline.kinds.kind import Arrived, Pace
 from syncline.model import Item
 

@@ -24,8 +24,8 @@ from syncline.kinds.artifacts.archive.feed import Feed, Limits, Windowed, invali
 from syncline.kinds.artifacts.archive.tars import Tar
 from syncline.kinds.artifacts.archive.unpacking import unpacked
 from syncline.kinds.artifacts.archive.zips import Zip
-from syncline.kinds.artifacts.examining import examined
-from syncline.kinds.artifacts.passing import Wanted
+from syncline.kinds.artifacts.examine import examined
+from syncline.kinds.artifacts.reading import Wanted
 from tests.standins import saved
 from tests.unit.kinds.artifacts.conftest import Held, Pushing
 

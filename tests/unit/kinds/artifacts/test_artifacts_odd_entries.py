@@ -13,14 +13,15 @@ import yaml
 from syncline.clients.github.auth import GivenToken
 from syncline.clients.github.client import GitHub, WorkflowRun
 from syncline.clients.gitlab.client import GitLab
-from syncline.clients.http.client import Endpoint, Http
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
 from syncline.clients.registry.client import Registry
-from syncline.config.artifacts import ArtifactsSync
-from syncline.kinds.artifacts import Artifacts
 from syncline.kinds.artifacts.builds import Builds
+from syncline.kinds.artifacts.config import ArtifactsSync
+from syncline.kinds.artifacts.discover import Look, Target
+from syncline.kinds.artifacts.kind import Artifacts
 from syncline.kinds.artifacts.layers import OwnMemory
-from syncline.kinds.artifacts.looking import Look, Target
-from syncline.kinds.artifacts.pushed import Pushed
+from syncline.kinds.artifacts.memory import Pushed
 from syncline.kinds.kind import Failure, Pace, Page
 from syncline.model import Item, Scope
 from tests.standins.made_up import Naps

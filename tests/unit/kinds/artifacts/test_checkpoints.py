@@ -27,21 +27,24 @@ from hypothesis import strategies as st
 from syncline.clients.github import client as github
 from syncline.clients.github.auth import GivenToken
 from syncline.clients.github.client import GitHub, RemoteFile
-from syncline.clients.http.client import Endpoint, Http, Policy
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.http.pacing import Policy
 from syncline.clients.registry.client import Registry
-from syncline.config.artifacts import ArtifactsSync
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts import Artifacts, checkpoints, layers, sending
-from syncline.kinds.artifacts import pushing as pushing_module
+from syncline.kinds.artifacts import checkpoints, layers, sending
+from syncline.kinds.artifacts import transfer as pushing_module
 from syncline.kinds.artifacts.archive.feed import Mark, Stream, ranged
 from syncline.kinds.artifacts.archive.zips import Zip
 from syncline.kinds.artifacts.checkpoints import Checkpoints
+from syncline.kinds.artifacts.config import ArtifactsSync
+from syncline.kinds.artifacts.discover import Target
+from syncline.kinds.artifacts.kind import Artifacts
 from syncline.kinds.artifacts.layers import KnownLayers, OwnMemory
-from syncline.kinds.artifacts.looking import Target
 from syncline.kinds.artifacts.manifests import Written
-from syncline.kinds.artifacts.passing import Progress, Wanted
-from syncline.kinds.artifacts.proving import check_parts
-from syncline.kinds.artifacts.pushing import Push
+from syncline.kinds.artifacts.reading import Progress, Wanted
+from syncline.kinds.artifacts.transfer import Push
+from syncline.kinds.artifacts.verify import check_parts
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item
 from syncline.steps.engine import ATTEMPTS

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.examining import examined
-from syncline.kinds.artifacts.passing import Wanted
+from syncline.kinds.artifacts.examine import examined
+from syncline.kinds.artifacts.reading import Wanted
 from tests.standins import saved
 from tests.unit.kinds.artifacts.conftest import Pushing
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from syncline.clients.github.client import Artifact
-from syncline.config.artifacts import Build
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.archive.zips import EMPTY, MAGIC
+from syncline.kinds.artifacts.config import Build
 from syncline.kinds.artifacts.finding import candidates, expired, find, is_zip
 from tests.standins.github import zipped
 from tests.unit.kinds.artifacts.conftest import Held

@@ -8,7 +8,8 @@ from typing import Final, cast
 
 import pytest
 
-from syncline.clients.registry.client import Descriptor, Registry
+from syncline.clients.registry.client import Registry
+from syncline.clients.registry.manifest import Descriptor
 from syncline.kinds.artifacts.layers import KnownLayers, Layer, OwnMemory
 
 DIFF_ID, DIGEST = "sha256:" + "1" * 64, "sha256:" + "2" * 64

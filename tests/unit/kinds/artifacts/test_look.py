@@ -14,9 +14,9 @@ from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import OCI_MANIFEST, Manifest
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import Build, Builds, Flawed, Place
+from syncline.kinds.artifacts.discover import Look, Target
 from syncline.kinds.artifacts.layers import OwnMemory
-from syncline.kinds.artifacts.looking import Look, Target
-from syncline.kinds.artifacts.pushed import Push, Pushed
+from syncline.kinds.artifacts.memory import Push, Pushed
 from syncline.kinds.kind import Pace, Page
 from syncline.model import EVERYTHING, Outcome, Scope
 from tests.unit.kinds.artifacts.test_rules import example

@@ -16,9 +16,9 @@ import zstandard
 from syncline.clients.registry.reference import digest_of
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts import layers
-from syncline.kinds.artifacts import pushing as module
-from syncline.kinds.artifacts.packing import SEGMENT
-from syncline.kinds.artifacts.passing import Progress, Wanted
+from syncline.kinds.artifacts import transfer as module
+from syncline.kinds.artifacts.layers import SEGMENT
+from syncline.kinds.artifacts.reading import Progress, Wanted
 from syncline.kinds.artifacts.sending import PIECE
 from tests.standins import saved
 from tests.standins.oci import Fault

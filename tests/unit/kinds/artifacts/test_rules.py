@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.config.artifacts import ArtifactsSync, Build, Metadata
 from syncline.config.file import read_syncs
 from syncline.config.templates import Template
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.metadata import block_of, blocks_in, lines_of
-from syncline.kinds.artifacts.notifications import runs_in
+from syncline.kinds.artifacts.builds import block_of, blocks_in, lines_of
+from syncline.kinds.artifacts.config import ArtifactsSync, Build, Metadata
+from syncline.kinds.artifacts.events import runs_in
 
 ROOT = Path(__file__).parents[4]
 AT = "2026-01-06T16:49:51.1234567Z "

@@ -14,14 +14,14 @@ from typing import Any, Final, cast
 
 from syncline.clients.git.objects import FILE, FOLDER, Commit, Entry, blob_id
 from syncline.clients.git.repository import Branch, NewCommit, Person
-from syncline.clients.s3.client import Head, ListPage
-from syncline.clients.s3.xml import Listed
+from syncline.clients.s3.head import Head
+from syncline.clients.s3.xml import Listed, ListPage
 from syncline.errors import SynclineError
-from syncline.kinds.backups.committing import Answer, Committer, Rules, Signature
-from syncline.kinds.backups.layout import Layout
+from syncline.kinds.backups.commit import Answer, Committer, Rules, Signature
 from syncline.kinds.backups.memory import Known
 from syncline.kinds.backups.message import BATCH
 from syncline.kinds.backups.ours import Ours
+from syncline.kinds.backups.paths import Layout
 from syncline.kinds.backups.reading import Content, Reader
 from syncline.kinds.kind import Arrived, Failure, Later, Pace
 from syncline.model import Item, Result

@@ -6,11 +6,11 @@ import pytest
 
 from syncline.clients.git.objects import Commit, blob_id
 from syncline.errors import SynclineError
-from syncline.kinds.backups.committing import REPLAYS
-from syncline.kinds.backups.layout import Layout
+from syncline.kinds.backups.commit import REPLAYS
 from syncline.kinds.backups.memory import Known
 from syncline.kinds.backups.message import BATCH, SYNC
 from syncline.kinds.backups.ours import Ours
+from syncline.kinds.backups.paths import Layout
 from syncline.kinds.kind import Arrived, Pace
 from syncline.ownership import Limits
 from tests.backups_memory import KeptLedger

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from syncline.kinds.backups.comparing import Comparison
-from syncline.kinds.backups.foreign import EXTRAS
-from syncline.kinds.backups.layout import Layout
+from syncline.kinds.backups.compare import Comparison
 from syncline.kinds.backups.memory import Known
-from syncline.kinds.backups.ours import Ours
+from syncline.kinds.backups.ours import EXTRAS, Ours
+from syncline.kinds.backups.paths import Layout
 from syncline.kinds.kind import Page
 from syncline.model import Item, Outcome, Result
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import pytest
 
-from syncline.kinds.backups import detecting
-from syncline.kinds.backups.detecting import Verdict, inspect, without_secrets
+from syncline.kinds.backups import secrets as detecting
+from syncline.kinds.backups.secrets import Verdict, inspect, without_secrets
 from tests.secret_ways import CONFIG, WAYS, YAML, packed
 
 

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from syncline.kinds.backups import looking
-from syncline.kinds.backups.layout import Layout
+from syncline.kinds.backups import discover as looking
+from syncline.kinds.backups.paths import Layout
 from syncline.kinds.kind import Page
 from syncline.model import Scope
 

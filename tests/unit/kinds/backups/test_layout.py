@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from syncline.kinds.backups.layout import Layout
 from syncline.kinds.backups.message import Change, Tally, message_of
+from syncline.kinds.backups.paths import Layout
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from syncline.kinds.backups.layout import Layout
 from syncline.kinds.backups.ours import Ledger, Ours, marks_of
+from syncline.kinds.backups.paths import Layout
 from tests.backups_memory import KeptLedger
 
 EAST, WEST = Ours("blob 1", "etag 1", 7, 5), Ours("blob 2", "etag 2", 8)

@@ -8,8 +8,9 @@ from typing import Self, cast
 
 import pytest
 
-from syncline.clients.s3.client import Bucket, Head
-from syncline.kinds.backups import detecting
+from syncline.clients.s3.client import Bucket
+from syncline.clients.s3.head import Head
+from syncline.kinds.backups import secrets as detecting
 from syncline.kinds.backups.reading import Content, Reader
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.model import Item

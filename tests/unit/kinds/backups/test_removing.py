@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from syncline.kinds.backups.layout import Layout
 from syncline.kinds.backups.ours import Ours
-from syncline.kinds.backups.removing import Gone, Limiter, Renames, Source
+from syncline.kinds.backups.paths import Layout
+from syncline.kinds.backups.removals import Gone, Limiter, Renames, Source
 from syncline.kinds.kind import Pace
 from syncline.ownership import Limits
 from tests.backups_memory import KeptLedger

@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.errors import SynclineError
-from syncline.kinds.backups import detecting, hints
-from syncline.kinds.backups.detecting import Verdict, inspect, is_harmless
+from syncline.kinds.backups import secrets as detecting
+from syncline.kinds.backups import secrets as hints
 from syncline.kinds.backups.memory import Known
 from syncline.kinds.backups.sealing import CERTAIN, MAGIC, Rule, Sealer, seal, staying, unseal
+from syncline.kinds.backups.secrets import Verdict, inspect, is_harmless
 from syncline.model import Outcome
 from tests.secret_ways import CONFIG, HARMLESS, JSON, PLANTED, WAYS, YAML, packed
 

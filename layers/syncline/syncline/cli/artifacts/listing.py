@@ -9,7 +9,7 @@ from syncline.cli.artifacts.setup import Setup
 from syncline.cli.context import SOME_FAILED, Answer
 from syncline.cli.show import Out, size
 from syncline.kinds.artifacts.builds import Build, Flawed, Place
-from syncline.kinds.artifacts.looking import TagLists
+from syncline.kinds.artifacts.discover import TagLists
 
 
 def gh_list(setup: Setup, out: Out) -> Answer:

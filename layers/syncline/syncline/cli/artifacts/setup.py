@@ -19,20 +19,20 @@ from pydantic import ValidationError
 
 from syncline.cli.context import Context
 from syncline.cli.show import Out, write
-from syncline.clients.http.client import Http, Policy
+from syncline.clients.http.client import Http
 from syncline.clients.http.failures import LONGEST_RETRY_AFTER
 from syncline.clients.http.listings import Odd
-from syncline.clients.http.pacing import clock_in
-from syncline.config.artifacts import ArtifactsSync
+from syncline.clients.http.pacing import Policy, clock_in
 from syncline.config.file import read_syncs
 from syncline.config.values import STORED
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import Build, Builds, Flawed
+from syncline.kinds.artifacts.config import ArtifactsSync
+from syncline.kinds.artifacts.discover import TagLists, Target
 from syncline.kinds.artifacts.layers import OwnMemory
-from syncline.kinds.artifacts.looking import TagLists, Target
+from syncline.kinds.artifacts.wiring import github_at, gitlab_at
 from syncline.secrets import Secrets
 from syncline.visible import visible
-from syncline.wiring.artifacts import github_at, gitlab_at
 from syncline.wiring.registries import registry_at
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ from syncline.clients.registry.client import Registry
 from syncline.clients.registry.reference import parse_repository, parse_tag
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import Place
-from syncline.kinds.artifacts.examining import examined
+from syncline.kinds.artifacts.examine import examined
 from syncline.kinds.artifacts.finding import Found, candidates, find
 from syncline.kinds.artifacts.layers import KnownLayers
-from syncline.kinds.artifacts.passing import Progress, Wanted
-from syncline.kinds.artifacts.proving import check_parts, fingerprint_of, is_whole, proved
-from syncline.kinds.artifacts.pushing import Push
+from syncline.kinds.artifacts.reading import Progress, Wanted
+from syncline.kinds.artifacts.transfer import Push
+from syncline.kinds.artifacts.verify import check_parts, fingerprint_of, is_whole, proved
 from syncline.kinds.kind import Failure, Pace
 from syncline.model import Item
 

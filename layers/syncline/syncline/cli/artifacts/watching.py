@@ -12,7 +12,7 @@ from syncline.cli.artifacts.setup import Setup
 from syncline.cli.context import SOME_FAILED, Answer
 from syncline.cli.show import Out, Style, size
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts import Artifacts
+from syncline.kinds.artifacts.kind import Artifacts
 from syncline.kinds.kind import Arrived, Failure, Pace
 from syncline.model import EVERYTHING, Item, Outcome, Result
 

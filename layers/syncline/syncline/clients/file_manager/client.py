@@ -22,12 +22,11 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from syncline.clients.http.addresses import Address, redacted
-from syncline.clients.http.client import READ_TIMEOUT, Body, Http, Response
+from syncline.clients.http.client import READ_TIMEOUT, Http, Response
+from syncline.clients.http.limits import Body
 from syncline.clients.http.listings import FEW, Entries, OnOdd, described, refuse
 from syncline.clients.http.rejections import REJECTIONS
 from syncline.errors import SynclineError
-
-__all__ = ["EVENT_TYPES", "FileEvent", "FileManager", "Permissions", "Saved"]
 
 _MODE: Final = re.compile(r"[r-][w-][xsS-][r-][w-][xsS-][r-][w-][xtT-]")
 _PLAIN: Final = str.maketrans("sStT", "x-x-")

@@ -16,13 +16,11 @@ from typing import Any, Final, Self
 
 from syncline import __version__
 from syncline.clients.http import failures
-from syncline.clients.http.addresses import Address, Endpoint, redacted
+from syncline.clients.http.addresses import Address, redacted
 from syncline.clients.http.limits import Body, Limits, Request
 from syncline.clients.http.pacing import PACE, SLOWEST, Policy, never, unheard
 from syncline.clients.http.transfer import Headers, Transfer, is_token
 from syncline.errors import SynclineError
-
-__all__ = ["BODY_LIMIT", "READ_TIMEOUT", "Body", "Endpoint", "Http", "OversizeError", "Policy", "Response"]
 
 READ_TIMEOUT: Final = 30.0
 BODY_LIMIT: Final = 8 * 1024 * 1024

@@ -27,7 +27,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import quote
 
-from syncline.clients.http.client import Endpoint, Http, OversizeError, Response
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http, OversizeError, Response
 from syncline.clients.http.failures import REDIRECTS, error_codes, speaks_distribution
 from syncline.clients.http.listings import (
     BEGINNING,
@@ -63,19 +64,6 @@ from syncline.clients.registry.referrers import ABSENT, list_tag, listed
 from syncline.clients.registry.transport import Transport, next_link, own_target, pull, push
 from syncline.clients.registry.upload import Upload, begin, session_of
 from syncline.errors import SynclineError
-
-__all__ = [
-    "CHUNK",
-    "MANIFEST_TYPES",
-    "BlobStream",
-    "Credentials",
-    "Descriptor",
-    "Manifest",
-    "NamesPage",
-    "Registry",
-    "TagTakenError",
-    "Upload",
-]
 
 CHUNK: Final = 1024 * 1024
 SETTLING_ATTEMPTS: Final = 4  # a manifest PUT and three more

@@ -8,8 +8,9 @@ from functools import partial
 from typing import Final
 
 from syncline.clients.http.addresses import Address, Endpoint, host_name
-from syncline.clients.http.client import READ_TIMEOUT, Body, Http, Response
+from syncline.clients.http.client import READ_TIMEOUT, Http, Response
 from syncline.clients.http.failures import REDIRECTS
+from syncline.clients.http.limits import Body
 from syncline.clients.http.rejections import REJECTIONS, KeptRefusalError
 from syncline.clients.registry.auth import Auth, Credentials, Scopes
 from syncline.clients.registry.reference import parse_repository

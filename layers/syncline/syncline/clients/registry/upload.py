@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from syncline.clients.http.client import READ_TIMEOUT, Body, Response
+from syncline.clients.http.client import READ_TIMEOUT, Response
 from syncline.clients.http.failures import error_codes
+from syncline.clients.http.limits import Body
 from syncline.clients.registry.reference import parse_digest
 from syncline.clients.registry.transport import Transport, own_target, push
 from syncline.errors import SynclineError

@@ -19,33 +19,16 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from syncline.clients.http.client import Endpoint, Http, Response
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http, Response
 from syncline.clients.http.listings import KEYS, Extent, Limits, OnOdd, ignore, refuse
 from syncline.clients.s3 import xml
-from syncline.clients.s3.head import ABSENT, REDIRECT, Condition, Head, attributes_of, etag_of, fingerprint, head_of
+from syncline.clients.s3.head import ABSENT, REDIRECT, Condition, Head, attributes_of, etag_of, head_of
 from syncline.clients.s3.requests import BucketRequests, quoted, quoted_key
 from syncline.clients.s3.sigv4 import Keys, Signer
-from syncline.clients.s3.upload import PART, Upload, copy_part_size, part_size
-from syncline.clients.s3.xml import Grants, Listed, ListPage, NotXmlError
+from syncline.clients.s3.upload import PART, Upload, part_size
+from syncline.clients.s3.xml import Grants, ListPage, NotXmlError
 from syncline.errors import SynclineError
-
-__all__ = [
-    "ABSENT",
-    "LARGEST_COPY",
-    "PART",
-    "Bucket",
-    "Condition",
-    "Grants",
-    "Head",
-    "Keys",
-    "ListPage",
-    "Listed",
-    "ObjectStream",
-    "Upload",
-    "copy_part_size",
-    "fingerprint",
-    "part_size",
-]
 
 LARGEST_COPY: Final = 5 * 1024**3
 """Bytes of the largest object that one request copies; a larger one is copied in parts."""

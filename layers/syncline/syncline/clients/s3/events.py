@@ -20,8 +20,6 @@ from urllib.parse import unquote_plus
 from syncline.clients.http.listings import described
 from syncline.errors import SynclineError
 
-__all__ = ["ObjectEvent", "climbs", "events_in", "is_notification", "surely_older"]
-
 _LONGEST_KEY: Final = 1024  # bytes
 _HEX: Final = frozenset(string.hexdigits)
 _LONGEST_SEQUENCER: Final = 32

@@ -8,7 +8,9 @@ from dataclasses import replace
 from typing import Final
 from urllib.parse import quote
 
-from syncline.clients.http.client import Body, Endpoint, Http, Response
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http, Response
+from syncline.clients.http.limits import Body
 from syncline.clients.http.rejections import REJECTIONS
 from syncline.clients.s3 import xml
 from syncline.clients.s3.head import Condition

@@ -9,11 +9,11 @@ from functools import partial
 from typing import Final
 
 from syncline.clients.github.client import Artifact
-from syncline.config.artifacts import Build
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.archive.feed import Mark, Source, Stream, ranged
 from syncline.kinds.artifacts.archive.unpacking import form_of
 from syncline.kinds.artifacts.archive.zips import EMPTY, MAGIC, Zip
+from syncline.kinds.artifacts.config import Build
 
 _HEADER: Final = 512  # bytes of the header of a tar's member
 _ENDINGS: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.zstd")

@@ -13,8 +13,8 @@ from syncline.kinds.artifacts.archive.feed import invalid
 from syncline.kinds.artifacts.archive.images import DOCKER_CONFIG, DOCKER_LAYER, Contents, SavedImage
 from syncline.kinds.artifacts.archive.legacy import with_layers
 from syncline.kinds.artifacts.layers import Layer
-from syncline.kinds.artifacts.proving import check_parts
 from syncline.kinds.artifacts.sending import Sender
+from syncline.kinds.artifacts.verify import check_parts
 
 _OCI_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
 _DOCKER_LAYER_KIND: Final = "application/vnd.docker.image.rootfs."

@@ -19,13 +19,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from syncline.clients.registry.client import Registry, Upload
+from syncline.clients.registry.client import Registry
 from syncline.clients.registry.reference import digest_of
+from syncline.clients.registry.upload import Upload
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.archive.feed import CHUNK, Feed, Mark, Stream
 from syncline.kinds.artifacts.archive.unpacking import unpacked
-from syncline.kinds.artifacts.layers import Layer, has_whole
-from syncline.kinds.artifacts.packing import HEADER, SEGMENT, checksum, packed_segment, trailer
+from syncline.kinds.artifacts.layers import HEADER, SEGMENT, Layer, checksum, has_whole, packed_segment, trailer
 from syncline.kinds.kind import Pace
 from syncline.running_hash import RunningHash
 

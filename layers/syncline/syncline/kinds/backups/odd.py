@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from syncline.clients.http.listings import Odd
-from syncline.kinds.backups.planning import refused
+from syncline.kinds.backups.removals import refused
 from syncline.model import Item, Result
 
 

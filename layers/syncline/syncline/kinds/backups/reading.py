@@ -11,13 +11,13 @@ from typing import Final, Protocol
 from syncline.clients.git.objects import blob_id
 from syncline.clients.git.repository import Blob
 from syncline.clients.http.listings import Odd
-from syncline.clients.s3.client import Bucket, Head, ObjectStream
+from syncline.clients.s3.client import Bucket, ObjectStream
+from syncline.clients.s3.head import Head
 from syncline.errors import SynclineError
-from syncline.kinds.backups.detecting import LARGEST, OutOfTime
-from syncline.kinds.backups.layout import Layout
 from syncline.kinds.backups.memory import Known
-from syncline.kinds.backups.paths import shown
+from syncline.kinds.backups.paths import Layout, shown
 from syncline.kinds.backups.sealing import CERTAIN, Sealer
+from syncline.kinds.backups.secrets import LARGEST, OutOfTime
 from syncline.model import Item
 
 SMALL: Final = 2 * 1024 * 1024

@@ -16,9 +16,9 @@ from enum import StrEnum
 from typing import Final
 
 from syncline.errors import SynclineError
-from syncline.kinds.backups.detecting import Verdict, inspect, is_harmless, never, without_secrets
 from syncline.kinds.backups.memory import Known
 from syncline.kinds.backups.paths import shown
+from syncline.kinds.backups.secrets import Verdict, inspect, is_harmless, never, without_secrets
 from syncline.kinds.kind import Page, parted
 from syncline.model import Item, Outcome, Result
 

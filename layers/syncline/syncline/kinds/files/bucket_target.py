@@ -8,20 +8,10 @@ from itertools import groupby, takewhile
 from typing import Final, TypeVar
 
 from syncline.clients.http.listings import OnOdd, ignore, refuse
-from syncline.clients.s3.client import (
-    ABSENT,
-    LARGEST_COPY,
-    PART,
-    Bucket,
-    Condition,
-    Head,
-    Listed,
-    ObjectStream,
-    Upload,
-    copy_part_size,
-    fingerprint,
-    part_size,
-)
+from syncline.clients.s3.client import LARGEST_COPY, Bucket, ObjectStream
+from syncline.clients.s3.head import ABSENT, Condition, Head, fingerprint
+from syncline.clients.s3.upload import PART, Upload, copy_part_size, part_size
+from syncline.clients.s3.xml import Listed
 from syncline.errors import SynclineError
 from syncline.kinds.files.listing import listed_ahead
 from syncline.kinds.files.targets import (

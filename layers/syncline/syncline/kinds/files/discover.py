@@ -22,7 +22,6 @@ from syncline.clients.http.listings import ignore
 from syncline.clients.http.read_ahead import read_ahead
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.xml import Listed
-from syncline.config.files import KEY, PREFIX, FilesSync
 from syncline.errors import SynclineError
 from syncline.kinds.files.compare import (
     Change,
@@ -33,13 +32,13 @@ from syncline.kinds.files.compare import (
     renames_among,
     with_renames,
 )
+from syncline.kinds.files.config import KEY, PREFIX, FilesSync
 from syncline.kinds.files.events import Hints, hints_of
 from syncline.kinds.files.items import Items, place_of, portions
-from syncline.kinds.files.listing import behind, chunks, listed_ahead
-from syncline.kinds.files.odd import OddOnes
+from syncline.kinds.files.listing import OddOnes, behind, chunks, listed_ahead
 from syncline.kinds.files.parallel import in_parallel
-from syncline.kinds.files.reading import GONE, LEFT_OUT, Reader, Unequal, adopted_by
 from syncline.kinds.files.records import Gone, Record, Records, Row, Task
+from syncline.kinds.files.single import GONE, LEFT_OUT, Reader, Unequal, adopted_by
 from syncline.kinds.files.targets import Facts, Target
 from syncline.kinds.kind import Failure, Pace, Page
 from syncline.model import Item, Outcome, Result, Scope, compact_json

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from syncline.clients.file_manager.client import FileEvent, event_of
 from syncline.clients.s3.events import ObjectEvent, climbs, events_in, is_notification, surely_older
-from syncline.config.files import KEY, PREFIX, FilesSync
 from syncline.errors import SynclineError
+from syncline.kinds.files.config import KEY, PREFIX, FilesSync
 from syncline.model import compact_json
 
 _MODE: Final = "mode:"

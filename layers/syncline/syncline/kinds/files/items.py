@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Final
 
 from syncline.clients.s3.client import Bucket
-from syncline.config.files import KEY, FilesSync
 from syncline.errors import SynclineError
 from syncline.kinds.files.compare import Change
+from syncline.kinds.files.config import KEY, FilesSync
 from syncline.kinds.files.events import Hints
 from syncline.kinds.files.records import Record, Task, mode_of_grants
 from syncline.kinds.files.targets import Target

@@ -10,7 +10,9 @@ from typing import Final
 from syncline.clients.file_manager.client import Content, FileManager, Permissions, Saved
 from syncline.clients.http.listings import OnOdd, refuse
 from syncline.clients.http.read_ahead import read_ahead
-from syncline.clients.s3.client import Listed, ObjectStream, fingerprint
+from syncline.clients.s3.client import ObjectStream
+from syncline.clients.s3.head import fingerprint
+from syncline.clients.s3.xml import Listed
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import path_problem
 from syncline.kinds.files.targets import CHUNK, Put, TargetFile, Unfinished, Written, opened, unchanged

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from syncline.clients.file_manager.client import checked_mode
-from syncline.clients.s3.client import Head
+from syncline.clients.s3.head import Head
 from syncline.clients.s3.xml import Listed
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import Record

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from syncline.clients.http.listings import OnOdd, refuse
-from syncline.clients.s3.client import ABSENT, Bucket, Condition, Head, Listed, ObjectStream
+from syncline.clients.s3.client import Bucket, ObjectStream
+from syncline.clients.s3.head import ABSENT, Condition, Head
+from syncline.clients.s3.xml import Listed
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import UNSTATED
 

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from syncline.clients.s3.client import Bucket, Head, fingerprint
-from syncline.config.files import FilesSync
+from syncline.clients.s3.client import Bucket
+from syncline.clients.s3.head import Head, fingerprint
 from syncline.errors import SynclineError
+from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.parallel import in_parallel
 from syncline.kinds.files.records import COLLIDES, Record, Records, Row, Task, mode_of_grants, mode_of_metadata
 from syncline.kinds.files.targets import (

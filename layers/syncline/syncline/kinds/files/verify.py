@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from syncline.config.files import FilesSync
 from syncline.errors import SynclineError
+from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.parallel import in_parallel
 from syncline.kinds.files.records import UNSTATED, Gone, Records, Row, Task
 from syncline.kinds.files.targets import Target, TargetFile, folded, other_name

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from syncline.clients.http.read_ahead import read_ahead
-from syncline.clients.registry.client import BlobStream, Descriptor, Registry, Upload
+from syncline.clients.registry.client import BlobStream, Registry
+from syncline.clients.registry.manifest import Descriptor
 from syncline.clients.registry.reference import hasher, same
+from syncline.clients.registry.upload import Upload
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Pace
 from syncline.running_hash import RunningHash

@@ -1,0 +1,351 @@
+"""A sync of the kind ``artifacts``: the images that builds leave at GitHub, in a registry at GitLab."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictInt, WithJsonSchema
+
+from syncline.config.findings import Area, Finding, Reach
+from syncline.config.registry import RegistryEndpoint
+from syncline.config.sync import Model, ServerAddress, Sync
+from syncline.config.templates import Template, TemplateText
+from syncline.config.values import Authority, KeyPath, SecretReference, Url, is_loopback
+
+_REPOSITORY: Final = r"^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$"
+_PROJECT: Final = r"^[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*)+$"
+_TAG: Final = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"
+_DEEPEST: Final = 2  # path levels that GitLab allows below a project
+
+
+def _check_repository(text: str) -> str:
+    if re.fullmatch(_REPOSITORY, text) is None:
+        raise ValueError("is not a repository at GitHub; write owner/name")
+    return text
+
+
+def _check_project(text: str) -> str:
+    if re.fullmatch(_PROJECT, text) is None:
+        raise ValueError("is not a project's path; write group/project in lower case, as the registry has it")
+    return text
+
+
+def _check_tag(text: str) -> str:
+    if re.fullmatch(_TAG, text) is None:
+        raise ValueError("is not a tag; use up to 128 of A-Z a-z 0-9 . _ -, not beginning with . or -")
+    return text
+
+
+AliasTag = Annotated[str, AfterValidator(_check_tag), WithJsonSchema({"type": "string", "pattern": _TAG})]
+
+
+class GitHubApp(Model):
+    """A GitHub App that is installed on the repository."""
+
+    app: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = Field(
+        description="The App's client ID or number, as text.", examples=["123456"]
+    )
+    key: SecretReference = Field(
+        description="A reference to its private key, in PEM form.", examples=["secret:syncline/github#key"]
+    )
+    installation: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        None, description="The installation's number; the one on the repository when absent.", examples=[42]
+    )
+
+
+class GitHubToken(Model):
+    """A token: a person's, fine-grained or classic, with the right to read actions."""
+
+    token: SecretReference = Field(description="A reference to the token.", examples=["secret:syncline/github#token"])
+
+
+class ArtifactsSource(Model):
+    """The builds: successful runs of one workflow, the youngest first."""
+
+    repository: Annotated[
+        str, AfterValidator(_check_repository), WithJsonSchema({"type": "string", "pattern": _REPOSITORY})
+    ] = Field(description="The repository at GitHub.", examples=["team/builds"])
+    workflow: Annotated[str, Field(min_length=1, max_length=200)] = Field(
+        description="The workflow's file, with or without its path.", examples=["build-images.yml"]
+    )
+    branch: Annotated[str, Field(min_length=1, max_length=255)] | None = Field(
+        None, description="Only runs on this branch.", examples=["main"]
+    )
+    event: Annotated[str, Field(pattern=r"^[a-z_]{1,64}$")] | None = Field(
+        None, description="Only runs that this event started.", examples=["workflow_dispatch"]
+    )
+    limit: Annotated[StrictInt, Field(ge=1, le=1000)] = Field(
+        20, description="How many runs are looked at, the youngest first, 1 to 1000."
+    )
+    max_age_days: Annotated[StrictInt, Field(ge=1, le=400)] | None = Field(
+        None, description="Leave out runs that began earlier.", examples=[30]
+    )
+    auth: Literal["anonymous"] | GitHubToken | GitHubApp = Field(
+        "anonymous", description="The credentials: `{token: …}` or `{app: …, key: …}`. Logs and artifacts need some."
+    )
+    url: Url = Field(
+        "https://api.github.com",
+        description="Where the API is; of GitHub Enterprise with its path.",
+        examples=["https://github.example/api/v3"],
+    )
+    ca: Authority | None = Field(
+        None, description="The authority that signed the API's certificate, if the system does not know it."
+    )
+
+    def addresses(self) -> Iterator[ServerAddress]:
+        yield ServerAddress(self.url, self.ca)
+
+
+class Metadata(Model):
+    """The block that a build prints into its log, one `Key: value` a line."""
+
+    keys: Annotated[tuple[str, ...], Field(min_length=1, max_length=100)] = Field(
+        description="The keys of the block.", examples=[["Image tag", "Target platform"]]
+    )
+    required: tuple[str, ...] = Field(
+        (), description="Those that make a block one; all of them when empty.", examples=[["Image tag"]]
+    )
+    tag: str = Field(description="The key whose value is the build's image tag.", examples=["Image tag"])
+    time: str | None = Field(
+        None,
+        description="A key with a time (ISO 8601), which must lie within the run: a block of another build has another.",
+        examples=["Generated at"],
+    )
+    check: TemplateText | None = Field(
+        None,
+        description="The image tag that the block's other values make; a block with another tag is that of another build. "
+        "`{Some key:.12}` is a value's first 12 characters. Case does not count, nor which characters other than "
+        "letters, digits, `_` and `.` stand between, or how many.",
+        examples=["app-{Commit:.12}-{Target platform}"],
+    )
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return self.required or self.keys
+
+
+class ImageRule(Model):
+    """An image that a build makes."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")] = Field(
+        description="The image's name.", examples=["app-worker"]
+    )
+    when: Mapping[str, str] = Field(
+        {}, description="Only where the block has these values.", examples=[{"Build worker": "true"}]
+    )
+
+    def applies(self, block: Mapping[str, str]) -> bool:
+        return all(block.get(key, "").lower() == value.lower() for key, value in self.when.items())
+
+
+class TagMapping(Model):
+    """How a build's image tag becomes a repository and a tag at GitLab."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True)
+
+    tag: TemplateText = Field(description="Image tags of this form.", examples=["{tag}-linux-amd64"])
+    to: TemplateText = Field(
+        description="The repository below the project, and the tag.", examples=["x86/{image}:{tag}"]
+    )
+
+
+class Build(Model):
+    """What a build says of itself, and what it leaves."""
+
+    metadata: Metadata = Field(description="The block in the log.")
+    images: Annotated[tuple[ImageRule, ...], Field(min_length=1, max_length=200)] = Field(
+        description="The images it makes."
+    )
+    mapping: Annotated[tuple[TagMapping, ...], Field(min_length=1, max_length=50)] = Field(
+        description="Where they go; the first form that fits counts."
+    )
+    archive: TemplateText = Field(
+        "{image}-{tag}.tar*",
+        validate_default=True,
+        description="The file of an image in the artifact, by its name; `*` is any characters. One archive for all images "
+        "needs no such name.",
+        examples=["{image}-{tag}.tar.gz"],
+    )
+    artifact: Annotated[str, Field(min_length=1, max_length=200)] = Field(
+        "*", description="The artifacts that hold images, by name; `*` is any characters.", examples=["images-*"]
+    )
+
+    def expected(self, block: Mapping[str, str]) -> tuple[str, ...]:
+        """The images that a build with this block made."""
+        return tuple(rule.name for rule in self.images if rule.applies(block))
+
+    def place(self, image: str, tag: str) -> tuple[str, str] | None:
+        """Repository (below the project) and tag at GitLab for an image of a build; None where no form fits."""
+        for form in self.mapping:
+            values = form.tag.match(tag)
+            if values is not None:
+                repository, _, name = form.to.fill({**values, "image": image}).rpartition(":")
+                return repository, name
+        return None
+
+    def origin(self, repository: str, tag: str) -> tuple[str, str] | None:
+        """The way back: image and image tag for a repository and tag at GitLab; None where no form fits."""
+        for form in self.mapping:
+            values = _matched(form.to, f"{repository}:{tag}")
+            if values is None or values["image"] not in {rule.name for rule in self.images}:
+                continue
+            original = form.tag.fill(values)
+            if self.place(values["image"], original) == (repository, tag):
+                return values["image"], original
+        return None
+
+    def repositories(self) -> tuple[str, ...]:
+        """The repositories below the project that images can go to, as far as the mapping alone tells."""
+        found = {
+            form.to.text.rpartition(":")[0].replace("{image}", rule.name)
+            for form in self.mapping
+            for rule in self.images
+        }
+        return tuple(sorted(name for name in found if "{" not in name))
+
+    def is_archive(self, file: str, image: str, tag: str) -> bool:
+        """Whether a file, by its name, is an image's own archive."""
+        return fnmatchcase(file.rpartition("/")[2], self.archive.fill({"image": image, "tag": tag}))
+
+
+def _matched(template: Template, text: str) -> dict[str, str] | None:
+    values = template.match(text)
+    return values if values is not None and "image" in values else None
+
+
+class GitLabApi(Model):
+    """GitLab's own API: it lists the repositories of a project."""
+
+    url: Url = Field(description="Where GitLab is.", examples=["https://gitlab.example"])
+    token: SecretReference = Field(
+        description="A reference to a token with `read_api`.", examples=["secret:syncline/gitlab#token"]
+    )
+    token_kind: Literal["personal", "job", "oauth"] = Field(
+        "personal", description="What the token is: `personal` (a project's and a group's, too), `job` or `oauth`."
+    )
+
+
+class ArtifactsTarget(RegistryEndpoint):
+    """The registry of a GitLab project. Its `auth` is a user name and a token: deploy, personal, or a job's."""
+
+    project: Annotated[str, AfterValidator(_check_project), WithJsonSchema({"type": "string", "pattern": _PROJECT})] = (
+        Field(description="The project's path.", examples=["group/project"])
+    )
+    api: GitLabApi | None = Field(
+        None, description="GitLab's API. Without it the registry itself is asked for the tags of each repository."
+    )
+
+    def addresses(self) -> Iterator[ServerAddress]:
+        yield from super().addresses()
+        if self.api is not None:
+            yield ServerAddress(self.api.url, self.ca, ("api", "url"))
+
+
+class ArtifactsSync(Sync):
+    """Images that builds at GitHub leave as artifacts, in the registry of a GitLab project."""
+
+    kind: Literal["artifacts"] = Field(description="What is kept true: `artifacts`.", examples=["artifacts"])
+    source: ArtifactsSource = Field(description="Where builds are.")
+    build: Build = Field(description="What they say and leave.")
+    target: ArtifactsTarget = Field(description="Where images go.")
+    aliases: tuple[AliasTag, ...] = Field(
+        (),
+        description="Further tags of each repository that point at the image of the youngest build that is there.",
+        examples=[["latest"]],
+    )
+    overwrite: StrictBool = Field(
+        False, description="Whether a tag that is there is replaced when a younger run has made it again."
+    )
+
+    def problems(self) -> list[Finding]:
+        return [*super().problems(), *_metadata_problems(self.build), *_mapping_problems(self)]
+
+    def warnings(self) -> list[Finding]:
+        found = [*super().warnings(), *self.target.plain_text_warnings(("target",))]
+        api = self.target.api
+        if api is not None and api.url.startswith("http:") and not is_loopback(api.url.partition("://")[2]):
+            found.append(Finding(("target", "api", "url"), "sends the token readable over the network; use https"))
+        if self.source.auth == "anonymous":
+            found.append(
+                Finding(("source", "auth"), "is anonymous, and GitHub gives logs and artifacts to nobody unknown")
+            )
+        return found
+
+    def reaches(self) -> list[Reach]:
+        areas = {self._area(form, rule.name) for form in self.build.mapping for rule in self.build.images}
+        advice = "give one of them another project, or map its images to other repositories"
+        at = f"{self.target.registry}/{self.target.project}"
+        return [Reach(self.name, self.target.place, tuple(sorted(areas, key=str)), ("target", "project"), at, advice)]
+
+    def hears(self) -> tuple[str, ...]:
+        return ()
+
+    def look_at(self, group: str, name: str) -> str:
+        return group if group.startswith("run:") or name == "*" else f"{group}:{name}"
+
+    def groups_of(self, names: Sequence[str]) -> tuple[str, ...]:
+        """A build by its run (``run:123``) or image tag, or a repository of the target."""
+        return tuple(names)
+
+    def _area(self, form: TagMapping, image: str) -> Area:
+        repository = form.to.text.rpartition(":")[0].replace("{image}", image)
+        start, brace, _ = repository.partition("{")
+        return Area(f"{self.target.project}/{start}", whole=not brace)
+
+
+def _metadata_problems(build: Build) -> Iterator[Finding]:
+    known = set(build.metadata.keys)
+    path: KeyPath = ("build", "metadata")
+    named = {"tag": [build.metadata.tag], "required": list(build.metadata.required)}
+    named["time"] = [build.metadata.time] if build.metadata.time else []
+    named["check"] = sorted(build.metadata.check.names) if build.metadata.check else []
+    for key, names in named.items():
+        for name in names:
+            if name not in known:
+                yield Finding((*path, key), f"names {name!r}, which is not one of the keys")
+    for number, rule in enumerate(build.images):
+        for name in rule.when:
+            if name not in known:
+                yield Finding(("build", "images", number, "when"), f"names {name!r}, which is not one of the keys")
+    names = [rule.name for rule in build.images]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield Finding(("build", "images"), f"has {name} twice")
+
+
+def _mapping_problems(sync: ArtifactsSync) -> Iterator[Finding]:
+    for number, form in enumerate(sync.build.mapping):
+        path: KeyPath = ("build", "mapping", number, "to")
+        repository, colon, tag = form.to.text.rpartition(":")
+        if not colon or not repository or not tag:
+            yield Finding(path, "has no tag; write repository:tag, such as x86/{image}:{tag}")
+        if "image" not in form.to.names:
+            yield Finding(path, "does not name {image}, so all images would go to one repository")
+        if missing := form.to.names - form.tag.names - {"image"}:
+            yield Finding(path, f"uses {{{min(missing)}}}, which `tag` does not have")
+        if repository.count("/") + 1 > _DEEPEST:
+            yield Finding(path, f"has more than {_DEEPEST} levels below the project, which GitLab does not take")
+
+
+PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
+    ("A sync of artifacts", ArtifactsSync, ""),
+    ("Artifacts, `source`", ArtifactsSource, ""),
+    ("Artifacts, `source.auth`, an App", GitHubApp, ""),
+    ("Artifacts, `source.auth`, a token", GitHubToken, ""),
+    ("Artifacts, `build`", Build, ""),
+    ("Artifacts, `build.metadata`", Metadata, ""),
+    ("Artifacts, `build.images`", ImageRule, ""),
+    ("Artifacts, `build.mapping`", TagMapping, ""),
+    ("Artifacts, `target`", ArtifactsTarget, "A registry, see below, and besides:"),
+    ("Artifacts, `target.api`", GitLabApi, ""),
+)
+"""The sections of the reference page: title, model, a note."""
+
+CHECKS: Final = """\
+- Every key that `build` names is one of `build.metadata.keys`; each form of `build.mapping` names the image, a tag, and
+  at most two levels below the project.
+- No two syncs can write one repository of a project.
+- Only warned about: credentials over plain HTTP to another machine, no credentials at GitHub.
+"""

@@ -1,0 +1,83 @@
+"""Verification: the registry is asked again for the image and all its parts; its config must be the archive's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from syncline.clients.registry.client import Registry
+from syncline.clients.registry.manifest import Manifest
+from syncline.clients.registry.reference import parse_digest
+from syncline.errors import SynclineError
+from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.model import Item
+
+
+def fingerprint_of(manifest: Manifest) -> str:
+    """What identifies an image whatever its layers are packed by: its config's digest; of an index, its own."""
+    if manifest.is_index:
+        return manifest.digest
+    try:
+        return parse_digest(str(json.loads(manifest.body)["config"]["digest"]))
+    except (ValueError, KeyError, TypeError):
+        raise SynclineError("MANIFEST_INVALID", f"manifest {manifest.digest} has no config") from None
+
+
+def check_parts(registry: Registry, repository: str, manifest: Manifest) -> None:
+    """Check that a repository has all that a manifest is made of, each blob with its size. Raises NOT_ARRIVED."""
+    for child in manifest.children():
+        try:
+            below = registry.manifest(repository, child.digest)
+        except SynclineError as error:
+            if error.code.name != "NOT_FOUND":
+                raise
+            raise _absent(registry, repository, f"the manifest {child.digest}", manifest) from None
+        check_parts(registry, repository, below)
+    for blob in manifest.blobs():
+        size = blob.size if blob.foreign else registry.blob_size(repository, blob)
+        if size != blob.size:
+            had = "" if size is None else f" with {blob.size} bytes but {size}"
+            raise _absent(registry, repository, f"the blob {blob.digest}{had}", manifest)
+
+
+def _absent(registry: Registry, repository: str, part: str, manifest: Manifest) -> SynclineError:
+    what = f"{registry.host}/{repository} does not have {part}, a part of {manifest.digest}"
+    return SynclineError("NOT_ARRIVED", what)
+
+
+def is_whole(registry: Registry, repository: str, tag: str) -> bool:
+    """Return True if a repository has all that the manifest of a tag is made of."""
+    try:
+        check_parts(registry, repository, registry.manifest(repository, tag))
+    except SynclineError as error:
+        if error.code.name != "NOT_ARRIVED":
+            raise
+        return False
+    return True
+
+
+def proved(registry: Registry, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
+    """Yield an answer for each item: arrived only if the tag has the item's fingerprint and every part is there."""
+    for item in items:
+        if pace.over:
+            yield Later(item)
+            continue
+        try:
+            check_parts(registry, item.group, _manifest(registry, item))
+        except SynclineError as error:
+            yield Failure(item, error)
+        else:
+            yield Arrived(item)
+
+
+def _manifest(registry: Registry, item: Item) -> Manifest:
+    try:
+        manifest = registry.manifest(item.group, item.name)
+    except SynclineError as error:
+        if error.code.name == "NOT_FOUND":
+            raise SynclineError("NOT_ARRIVED", f"{item} is not at {registry.host}") from None
+        raise
+    fingerprint = fingerprint_of(manifest)
+    if fingerprint != item.source:
+        raise SynclineError("NOT_ARRIVED", f"{item} at {registry.host} is the image {fingerprint}, not {item.source}")
+    return manifest

@@ -1,0 +1,80 @@
+"""How a sync of artifacts is put together."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from syncline.clients.github.auth import App, AppTokens, GivenToken
+from syncline.clients.github.client import GitHub, Tokens
+from syncline.clients.gitlab.client import GitLab
+from syncline.clients.http.addresses import Address, Endpoint
+from syncline.clients.http.client import Http
+from syncline.config.sync import Sync
+from syncline.kinds.artifacts.config import ArtifactsSource, ArtifactsSync, ArtifactsTarget, GitHubApp, GitHubToken
+from syncline.kinds.artifacts.discover import Target
+from syncline.kinds.artifacts.events import runs_in
+from syncline.kinds.artifacts.kind import Artifacts
+from syncline.secrets import Secrets
+from syncline.wiring.registries import registry_at
+
+if TYPE_CHECKING:
+    from syncline.kinds.kind import Kind
+    from syncline.wiring.parts import Parts
+
+
+class Builder:
+    """Makes the kind of a sync."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def __call__(self, sync: Sync) -> Kind:
+        assert isinstance(sync, ArtifactsSync)
+        secrets, http, facts = self._parts.secrets, self._parts.http, self._parts.state.facts
+        target = Target(registry_at(sync.target, secrets, http), gitlab_at(sync.target, secrets, http))
+        return Artifacts(sync, github_at(sync.source, secrets, http), target, http, memory=facts, now=time.time)
+
+
+def gitlab_at(place: ArtifactsTarget, secrets: Secrets, http: Http) -> GitLab | None:
+    """GitLab's API, where the sync names it."""
+    if place.api is None:
+        return None
+    token = place.api.token
+    endpoint = Endpoint.parse(place.api.url, ca=None if place.ca is None else secrets.text(place.ca))
+    return GitLab(
+        endpoint,
+        place.project,
+        lambda: secrets.resolve(token),
+        http,
+        place.api.token_kind,
+        renewed=lambda: secrets.refresh(token),
+    )
+
+
+def github_at(source: ArtifactsSource, secrets: Secrets, http: Http) -> GitHub:
+    """The client of GitHub's API; who we are there is asked for when it is needed."""
+    address = Address.parse(source.url)
+    assert address is not None, "the configuration has checked it"
+    ca = None if source.ca is None else secrets.text(source.ca)
+    endpoint = Endpoint(address.scheme, address.host, ca)
+    prefix = address.target.rstrip("/")
+    return GitHub(endpoint, _tokens(source, endpoint, secrets, http, prefix), http, prefix)
+
+
+def _tokens(source: ArtifactsSource, endpoint: Endpoint, secrets: Secrets, http: Http, prefix: str) -> Tokens:
+    match source.auth:
+        case GitHubToken(token=token):
+            return GivenToken(lambda: secrets.resolve(token), lambda: secrets.refresh(token))
+        case GitHubApp(app=name, key=key, installation=installation):
+            renewed = lambda: secrets.refresh(key)  # noqa: E731 - as the other
+            app = App(name, lambda: secrets.resolve(key), source.repository, installation, renewed)
+            return AppTokens(endpoint, app, http, prefix)
+        case _:
+            return GivenToken(lambda: None)
+
+
+def hints(sync: Sync, event: object, _now: float) -> tuple[str, ...]:
+    """Return the run that a delivery of GitHub's names; see :func:`syncline.wiring.syncs.hints_of`."""
+    assert isinstance(sync, ArtifactsSync)
+    return runs_in(event, sync.source)

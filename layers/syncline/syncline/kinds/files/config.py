@@ -1,0 +1,328 @@
+"""A sync of the kind ``files``, and what is checked between its keys."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from pydantic import AfterValidator, Discriminator, Field, StrictBool, StrictInt, Tag, WithJsonSchema
+
+from syncline.config.buckets import AccessKey, BucketEndpoint
+from syncline.config.circles import Flow, excluding
+from syncline.config.findings import Area, Finding, Place, Reach
+from syncline.config.sync import Gathering, Model, Patterns, Removals, ServerAddress, Sync
+from syncline.config.values import (
+    Authority,
+    Duration,
+    KeyPath,
+    SecretReference,
+    is_loopback,
+    seconds_of,
+    server_of,
+    split_host,
+)
+from syncline.errors import SynclineError
+from syncline.patterns import literal_start
+
+KEY: Final = "key:"
+PREFIX: Final = "prefix:"
+_MODE: Final = re.compile(r"([r-][w-][x-]){3}")
+_ADDRESS: Final = re.compile(r"(https?)://([^/?#@]+)(/[^?#\s]*)?")
+
+
+def _check_mode(text: str) -> str:
+    if _MODE.fullmatch(text):
+        return text
+    raise ValueError("is not a file's permissions; write nine characters such as rw-r--r--")
+
+
+def _check_address(text: str) -> str:
+    match = _ADDRESS.fullmatch(text)
+    if match is None:
+        raise ValueError("is not an address; write https://host[:port][/path], and the token under token")
+    split_host(match[2])
+    return text.rstrip("/")
+
+
+def _check_path(text: str) -> str:
+    if text.startswith("/") and ".." not in text.split("/") and text.isprintable():
+        return text
+    if not text:
+        return text
+    raise ValueError("is not the beginning of paths; write one such as /data/, or leave it out")
+
+
+Mode: TypeAlias = Annotated[
+    str, AfterValidator(_check_mode), WithJsonSchema({"type": "string", "pattern": f"^{_MODE.pattern}$"})
+]
+Address: TypeAlias = Annotated[
+    str, AfterValidator(_check_address), WithJsonSchema({"type": "string", "pattern": "^https?://"})
+]
+PathStart: TypeAlias = Annotated[str, AfterValidator(_check_path), WithJsonSchema({"type": "string"})]
+AtOnce: TypeAlias = Annotated[StrictInt, Field(ge=1, le=512)]
+
+
+class FileManagerTarget(Model):
+    """A file manager with an HTTP API: `/saveToDisk`, `/updatePermissions` and the rest."""
+
+    file_manager: Address = Field(description="The API's address.", examples=["https://files.example/api"])
+    token: SecretReference | None = Field(
+        None, description="A reference to the bearer token.", examples=["secret:syncline/files#token"]
+    )
+    ca: Authority | None = Field(
+        None,
+        description="The authority that signed the API's certificate, if the system does not know it.",
+        examples=["file:files-ca.pem"],
+    )
+    prefix: PathStart = Field(
+        "", description="The text put before each key to make it a path.", examples=["/data/customer/"]
+    )
+    requests: AtOnce = Field(
+        32, description="Requests at the API at a time, over all functions together.", examples=[64]
+    )
+    events: StrictBool = Field(
+        False, description="Read the API's own events (`/pubSubFullList`) at the beginning of each full scan."
+    )
+    report: StrictBool = Field(False, description="Send the results of each run to `/reportResults`.")
+
+    def addresses(self) -> Iterator[ServerAddress]:
+        yield ServerAddress(self.file_manager, self.ca)
+
+    @property
+    def site(self) -> Place:
+        """An identity that is the same for all spellings of one API."""
+        match = _ADDRESS.fullmatch(self.file_manager)
+        assert match is not None
+        return ("file manager", *server_of(match[2], 443 if match[1] == "https" else 80), match[3] or "")
+
+    @property
+    def place(self) -> Place:
+        """An identity that is the same for two spellings of one API. Records are kept under it, so it stays as it is."""
+        match = _ADDRESS.fullmatch(self.file_manager)
+        assert match is not None
+        name, port = split_host(match[2])
+        loopback = is_loopback(match[2])
+        return ("file manager", "localhost" if loopback else name, port or match[1], match[3] or "")
+
+    def plain_text_warnings(self, path: KeyPath) -> Iterator[Finding]:
+        """Yield a warning if files go over a network without encryption."""
+        match = _ADDRESS.fullmatch(self.file_manager)
+        assert match is not None
+        if match[1] == "http" and not is_loopback(match[2]):
+            yield Finding((*path, "file_manager"), "sends files readable over the network; use https and ca")
+
+
+class Source(BucketEndpoint):
+    """The bucket that files come from."""
+
+    sequencers: StrictBool | None = Field(
+        None,
+        description="The service numbers the events of a key in their order (`sequencer`), so that one which is older than "
+        "the record costs no request. When absent, only AWS is believed: others number by the clocks of their machines, or "
+        "not at all.",
+    )
+
+    @property
+    def sequenced(self) -> bool:
+        """True if the order of the bucket's events is known."""
+        return self.endpoint is None if self.sequencers is None else self.sequencers
+
+
+class BucketTarget(BucketEndpoint):
+    """Another bucket. Where both are of one service, and it may read the source, it copies by itself."""
+
+    requests: AtOnce = Field(32, description="Requests at the bucket at a time, over all functions together.")
+    same_service: StrictBool = Field(
+        True,
+        description="Whether objects are copied by the service, where source and target have one endpoint; else they "
+        "go through the function.",
+    )
+
+
+class Reports(BucketEndpoint):
+    """A bucket for sheets (CSV)."""
+
+    full: StrictBool = Field(
+        False,
+        description="Whether each run that changed something also writes the state of all files (`new.csv`), and keeps "
+        "the one before (`old.csv`). It reads every record; the sheets of a run read those of what changed.",
+    )
+
+
+class PermissionsRule(Model):
+    """Where a file's permissions come from; a file manager is told them, a bucket knows none."""
+
+    source: Literal["default", "metadata", "acl"] = Field(
+        "metadata",
+        description="`metadata` (`permissions`, or an octal `mode`, in the object's metadata), `acl` (one more request "
+        "for each object), or `default` for none of them.",
+        examples=["acl"],
+    )
+    default: Mode = Field("rw-r--r--", description="Where the source tells none.", examples=["rw-r-----"])
+    owner: str | None = Field(None, description="The owner that the file manager is told.", examples=["www-data"])
+    group: str | None = Field(None, description="The group that the file manager is told.", examples=["www-data"])
+
+
+def _target_form(value: Any) -> str | None:
+    if isinstance(value, FileManagerTarget) or (isinstance(value, dict) and "file_manager" in value):
+        return "<file manager>"
+    return "<bucket>" if isinstance(value, BucketTarget) or (isinstance(value, dict) and "bucket" in value) else None
+
+
+_NOT_TARGET: Final = "is not a target; write {file_manager: https://…} or {bucket: …}"
+Target: TypeAlias = Annotated[
+    Annotated[FileManagerTarget, Tag("<file manager>")] | Annotated[BucketTarget, Tag("<bucket>")],
+    Discriminator(_target_form, custom_error_type="target_form", custom_error_message=_NOT_TARGET),
+]
+
+
+class FilesSync(Sync):
+    """The objects of a bucket, kept in sync in a file manager or another bucket."""
+
+    kind: Literal["files"] = Field(description="The kind of the sync: `files`.", examples=["files"])
+    source: Source = Field(description="The bucket that files come from.")
+    target: Target = Field(description="Where files go: a file manager, or another bucket.")
+    select: Patterns = Field(Patterns(), description="Which keys, as the source names them, without its prefix.")
+    permissions: PermissionsRule = Field(PermissionsRule(), description="Where permissions come from.")
+    overwrite: StrictBool = Field(
+        False,
+        description="Replace files at the target that did not come from here. When false each is a `conflict`.",
+    )
+    removals: Removals | None = Field(
+        None,
+        description="Removes files from the target that are gone from the source, within limits. Absent: never removes.",
+    )
+    recheck: Duration = Field(
+        "7d",
+        description="The time within which every file is read again at the target: a share of them in each full scan. "
+        "A target bucket is listed in every full scan besides; a file manager cannot be listed.",
+        examples=["1d"],
+    )
+    events: Gathering = Field(Gathering(), description="When events of the bucket become one scan.")
+    reports: Reports | None = Field(
+        None,
+        description="A bucket for the sheets (CSV) of each run, of what it changed before, after and between, and for "
+        "those asked for by hand.",
+    )
+
+    def name_of(self, key: str) -> str:
+        """Return the name of a key: the key without the source's prefix."""
+        return key.removeprefix(self.source.prefix)
+
+    def path_of(self, key: str) -> str:
+        """Return the target's path for a key of the source."""
+        return self.target.prefix + self.name_of(key)
+
+    def key_of(self, path: str) -> str | None:
+        """Return the source's key for a path of the target, None if the path does not belong to this sync."""
+        if not path.startswith(self.target.prefix):
+            return None
+        key = self.source.prefix + path.removeprefix(self.target.prefix)
+        return key if self.takes(key) else None
+
+    def takes(self, key: str) -> bool:
+        """Return True if the sync selects the key."""
+        return key.startswith(self.source.prefix) and self.select.allows(self.name_of(key))
+
+    @property
+    def selects(self) -> bool:
+        """True if the sync has a selection of its own; else it takes every key below its prefix."""
+        return bool(self.select.include or self.select.exclude)
+
+    @property
+    def recheck_seconds(self) -> float:
+        return seconds_of(self.recheck)
+
+    def target_id(self) -> str:
+        """Return a short text that is the same for one target, however it is spelt."""
+        return hashlib.blake2b(repr((self.target.place, self.target.prefix)).encode(), digest_size=6).hexdigest()
+
+    def problems(self) -> list[Finding]:
+        source, target = self.source, self.target
+        if isinstance(target, BucketTarget) and source.site == target.site:
+            one, other = Area(source.prefix), Area(target.prefix)
+            if one.meets(other):
+                what = "is the source itself, or lies within it; write another bucket, or prefixes apart"
+                return [Finding(("target", "bucket"), what, (("source",), ("target",)))]
+        return []
+
+    def warnings(self) -> list[Finding]:
+        found = [
+            *self.source.plain_text_warnings(("source",)),
+            *self.target.plain_text_warnings(("target",)),
+            *super().warnings(),
+        ]
+        if self.reports is not None:
+            found += self.reports.plain_text_warnings(("reports",))
+        return found
+
+    def reaches(self) -> list[Reach]:
+        advice = "give one of them another prefix"
+        target = self.target
+        if isinstance(target, FileManagerTarget):
+            area = Area(re.sub("/+", "/", target.prefix).removeprefix("/"))
+            return [Reach(self.name, target.site, (area,), ("target", "file_manager"), target.file_manager, advice)]
+        return [Reach(self.name, target.site, (Area(target.prefix),), ("target", "bucket"), target.bucket, advice)]
+
+    def flows(self) -> list[Flow]:
+        target, start = self.target, self.source.prefix
+        if not isinstance(target, BucketTarget):
+            return []
+        wanted = [(literal_start(text), literal_start(text) == text) for text in self.select.include] or [("", False)]
+        areas = tuple(Area(start + text, whole) for text, whole in wanted)
+        excluded = excluding(self.select.exclude, start)
+        return [
+            Flow(
+                self.name,
+                self.source.site,
+                target.site,
+                areas,
+                lambda area: Area(self.path_of(area.start), area.whole),
+                lambda area: not self.takes(area.start) if area.whole else excluded(area),
+                ("target", "bucket"),
+                target.bucket,
+            )
+        ]
+
+    def hears(self) -> tuple[str, ...]:
+        sources = [f"bucket:{self.source.bucket}"]
+        if isinstance(self.target, FileManagerTarget):
+            sources.append(f"files:{self.target.file_manager}")
+        return tuple(sources)
+
+    def gathering(self) -> Gathering:
+        return self.events
+
+    def look_at(self, group: str, name: str) -> str:
+        return group if group.startswith((KEY, PREFIX)) else f"{KEY}{name}"
+
+    def groups_of(self, names: Sequence[str]) -> tuple[str, ...]:
+        for name in names:
+            if not name.startswith(self.source.prefix) or not (name.endswith("/") or self.takes(name)):
+                raise SynclineError(
+                    "USAGE",
+                    f"{name} is not a key that {self.name} takes; keys begin with {self.source.prefix!r} and match `select`",
+                )
+        return tuple(f"{PREFIX if name.endswith('/') else KEY}{name}" for name in names)
+
+
+PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
+    ("A sync of files", FilesSync, ""),
+    ("Files, `source`, and `target` where it is a bucket", BucketEndpoint, ""),
+    ("Files, `source`, besides", Source, ""),
+    ("Files, `reports`, besides", Reports, ""),
+    ("Files, `target` where it is a bucket, besides", BucketTarget, ""),
+    ("Files, `target` where it is a file manager", FileManagerTarget, ""),
+    ("Files, `permissions`", PermissionsRule, ""),
+    ("`auth` of a bucket", AccessKey, "Besides this form `auth` can be the word `role` or `anonymous`."),
+)
+"""The sections of the reference page: title, model, a note."""
+
+CHECKS: Final = """\
+- A bucket that is its own target has prefixes of which neither begins with the other.
+- No two syncs write below one prefix of one target, however its address is spelled, nor one below the prefix of another.
+- No circle of syncs between buckets brings its own copies back to a source, unless `select` excludes them.
+- Only warned about: files or credentials over plain HTTP to another machine, a `timezone` that has no effect.
+"""

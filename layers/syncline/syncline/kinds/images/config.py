@@ -1,0 +1,295 @@
+"""A sync of the kind ``images``, and what is checked between its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Annotated, Final, Literal
+
+from pydantic import ConfigDict, Field, StrictBool, StrictInt
+
+from syncline.config.circles import Flow, excluding
+from syncline.config.findings import EVERYWHERE, Area, Finding, Reach
+from syncline.config.registry import RegistryEndpoint
+from syncline.config.sync import Model, Patterns, ServerAddress, Sync
+from syncline.config.values import (
+    KeyPath,
+    Organizations,
+    Prefix,
+    Repositories,
+    SecretReference,
+    Url,
+    is_loopback,
+    split_host,
+)
+from syncline.errors import SynclineError
+from syncline.patterns import is_signature_tag, literal_start
+
+
+class QuayApi(Model):
+    """Quay's own API beside the registry: it lists organizations, and the digests of 100 tags in one answer."""
+
+    kind: Literal["quay"] = Field(description="The API's kind; `quay` is the only one.", examples=["quay"])
+    url: Url | None = Field(
+        None,
+        description="Where the API is; the registry itself when absent.",
+        examples=["https://quay.prod.example:8443"],
+    )
+    token: SecretReference | None = Field(
+        None,
+        description="A reference to an OAuth token of the API (a robot's password is none); public repositories need none.",
+        examples=["secret:syncline/quay#api"],
+    )
+
+
+class ImagesEndpoint(RegistryEndpoint):
+    """A registry of images, perhaps with an API of its own."""
+
+    api: QuayApi | None = Field(None, description="The registry's own API, where it has one.")
+
+    def addresses(self) -> Iterator[ServerAddress]:
+        yield from super().addresses()
+        if self.api is not None and self.api.url is not None:
+            yield ServerAddress(self.api.url, self.ca, ("api", "url"))
+
+    @property
+    def api_url(self) -> str | None:
+        """The base address of the API, without a slash at its end; None where there is no API."""
+        if self.api is None:
+            return None
+        return self.api.url or f"{'http' if self.plain_http else 'https'}://{self.registry}"
+
+    def plain_text_warnings(self, path: KeyPath) -> Iterator[Finding]:
+        yield from super().plain_text_warnings(path)
+        if self.api is None or self.api.token is None or self.api_url is None:
+            return
+        scheme, _, host = self.api_url.partition("://")
+        if scheme == "http" and not is_loopback(host):
+            yield Finding(
+                (*path, "api"), f"sends the token of {split_host(host)[0]} readable over the network; use https and ca"
+            )
+
+
+class ImagesSource(ImagesEndpoint):
+    """Where images come from: exactly one of `repositories`, `organizations` and `catalog` says which."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["repositories"]},
+                {"required": ["organizations", "api"]},
+                {"required": ["catalog"], "properties": {"catalog": {"const": True}}},
+            ]
+        }
+    )
+
+    repositories: Repositories | None = Field(
+        None, description="These repositories.", examples=[["team/app", "team/base"]]
+    )
+    organizations: Organizations | None = Field(
+        None, description="All repositories of these organizations; needs `api`.", examples=[["payments", "web"]]
+    )
+    catalog: StrictBool = Field(
+        False, description="All repositories that the registry lists in `_catalog`, which many registries refuse."
+    )
+
+    @cached_property
+    def repository_set(self) -> frozenset[str]:
+        """``repositories`` for looking one up: the list may be long."""
+        return frozenset(self.repositories or ())
+
+
+class ImagesTarget(ImagesEndpoint):
+    """Where images go. With `api`, what is there already is compared 100 tags at a time."""
+
+    prefix: Prefix = Field("", description="A path that is put before each repository's own.", examples=["mirror"])
+
+
+class ImagesSelect(Model):
+    """Which of the source's images are kept true."""
+
+    repositories: Patterns = Field(Patterns(), description="Repositories, as the source names them.")
+    tags: Patterns = Field(Patterns(), description="Tags. Those of signatures are always taken; see `referrers`.")
+
+
+class ImagesSync(Sync):
+    """Container images, kept true from one registry to another."""
+
+    kind: Literal["images"] = Field(description="What is kept true: `images`.", examples=["images"])
+    source: ImagesSource = Field(description="Where images come from.")
+    target: ImagesTarget = Field(description="Where images go.")
+    select: ImagesSelect = Field(ImagesSelect(), description="Which of the source's images are kept true.")
+    overwrite: StrictBool = Field(
+        False,
+        description="Whether a tag that differs at the target is replaced. When false it is a `conflict` in the report.",
+    )
+    referrers: Literal["with-images", "always", "none"] = Field(
+        "with-images",
+        description="When signatures, attestations and SBOMs are looked for that have no tag and only name their image "
+        "(`subject`): `with-images` when an image moves, and when a push notification or `--only` names its repository; "
+        "`always` also for images that are equal on both sides, at some requests for each tag and run; `none` never.",
+    )
+    concurrency: Annotated[StrictInt, Field(ge=1, le=32)] = Field(
+        8, description="Images in flight in one function at a time, 1 to 32."
+    )
+
+    def target_repository(self, source: str) -> str:
+        """The target's name for a repository of the source."""
+        return f"{self.target.prefix}/{source}" if self.target.prefix else source
+
+    def source_repository(self, target: str) -> str | None:
+        """The source's name for a repository of the target; None for one outside the prefix."""
+        prefix = f"{self.target.prefix}/" if self.target.prefix else ""
+        return target.removeprefix(prefix) if target.startswith(prefix) else None
+
+    def takes_repository(self, source: str) -> bool:
+        """Whether a repository of the source belongs to this sync."""
+        if self.source.repositories is not None and source not in self.source.repository_set:
+            return False
+        if self.source.organizations is not None and source.partition("/")[0] not in self.source.organizations:
+            return False
+        return self.select.repositories.allows(source)
+
+    def takes_tag(self, tag: str) -> bool:
+        """Whether a tag belongs to this sync; signatures always do."""
+        return is_signature_tag(tag) or self.select.tags.allows(tag)
+
+    def problems(self) -> list[Finding]:
+        return [*_selector_problems(self), *_loop_problems(self)]
+
+    def warnings(self) -> list[Finding]:
+        return [
+            *self.source.plain_text_warnings(("source",)),
+            *self.target.plain_text_warnings(("target",)),
+            *super().warnings(),
+            *_idle_warnings(self),
+        ]
+
+    def reaches(self) -> list[Reach]:
+        areas = tuple(Area(self.target_repository(area.start), area.whole) for area in _source_areas(self))
+        advice = "give one of them another prefix, or repositories or organizations that the other does not have"
+        path: KeyPath = ("target", "registry")
+        return [Reach(self.name, self.target.place, areas, path, self.target.registry, advice, self._writes)]
+
+    def flows(self) -> list[Flow]:
+        excluded = excluding(self.select.repositories.exclude)
+        return [
+            Flow(
+                self.name,
+                self.source.place,
+                self.target.place,
+                tuple(_source_areas(self)),
+                lambda area: Area(self.target_repository(area.start), area.whole),
+                lambda area: not self.takes_repository(area.start) if area.whole else excluded(area),
+                ("target", "registry"),
+                self.target.registry,
+            )
+        ]
+
+    def _writes(self, target: str) -> bool:
+        source = self.source_repository(target)
+        return source is not None and self.takes_repository(source)
+
+    def groups_of(self, names: Sequence[str]) -> tuple[str, ...]:
+        for name in names:
+            if not self.takes_repository(name):
+                raise SynclineError("USAGE", f"{name} is not a repository that {self.name} keeps true")
+        return tuple(self.target_repository(name) for name in names)
+
+
+def _selector_problems(sync: ImagesSync) -> Iterator[Finding]:
+    source = sync.source
+    selectors = {
+        "repositories": source.repositories is not None,
+        "organizations": source.organizations is not None,
+        "catalog": source.catalog,
+    }
+    given = [name for name, there in selectors.items() if there]
+    if not given:
+        yield Finding(
+            ("source",), "does not say which repositories; write one of repositories, organizations and catalog: true"
+        )
+    if len(given) > 1:
+        yield Finding(
+            ("source", given[1]),
+            f"stands beside {given[0]}; write exactly one of repositories, organizations and catalog: true",
+            tuple(("source", name) for name in given),
+        )
+    if source.organizations is not None and source.api is None:
+        yield Finding(
+            ("source", "organizations"),
+            "needs api: {kind: quay}, for a registry alone cannot list an organization; "
+            "without that API write repositories or catalog: true",
+            (("source", "api"),),
+        )
+
+
+def _loop_problems(sync: ImagesSync) -> Iterator[Finding]:
+    """A source that is its own target, at once or because the copies would be found as sources again."""
+    if sync.source.place != sync.target.place:
+        return
+    rests_on = (("source",), ("target",), ("select",))
+    if not sync.target.prefix:
+        yield Finding(
+            ("target", "registry"),
+            "is the source itself (same registry, same path); write another registry, or a prefix",
+            rests_on,
+        )
+        return
+    below = Area(f"{sync.target.prefix}/")
+    first = sync.target.prefix.partition("/")[0]
+    kept_out = {f"{sync.target.prefix}/**", f"{first}/**"} & set(sync.select.repositories.exclude)
+    if sync.source.repositories is not None:
+        again = [name for name in sync.source.repositories if sync.takes_repository(sync.source_repository(name) or "")]
+        if again:
+            yield Finding(
+                ("target", "prefix"),
+                f"makes {again[0]} a target and a source of the same sync; write another prefix",
+                rests_on,
+            )
+    elif not kept_out and any(area.meets(below) for area in _source_areas(sync)):
+        yield Finding(
+            ("target", "prefix"),
+            "lies inside the source, so copies would be found and copied again; "
+            f'add "{sync.target.prefix}/**" to select.repositories.exclude',
+            rests_on,
+        )
+
+
+def _source_areas(sync: ImagesSync) -> list[Area]:
+    """Where the repositories lie that a sync takes, as the source names them."""
+    if sync.source.repositories is not None:
+        return [Area(name, whole=True) for name in sync.source.repositories if sync.takes_repository(name)]
+    places = [EVERYWHERE]
+    if sync.source.organizations is not None:
+        places = [Area(f"{name}/") for name in sync.source.organizations]
+    wanted = [Area(literal_start(text), literal_start(text) == text) for text in sync.select.repositories.include]
+    return [common for place in places for want in wanted or [EVERYWHERE] if (common := place.within(want))]
+
+
+def _idle_warnings(sync: ImagesSync) -> Iterator[Finding]:
+    if sync.source.repositories is not None and not _source_areas(sync):
+        yield Finding(("select", "repositories"), "leaves out every one of source.repositories, so nothing is copied")
+
+
+PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
+    ("A sync of images", ImagesSync, ""),
+    ("Images, `source` and `target`", ImagesEndpoint, "Each is a registry, see below, and besides:"),
+    ("Images, `source`", ImagesSource, ""),
+    ("Images, `target`", ImagesTarget, ""),
+    ("Images, `api`", QuayApi, ""),
+    ("Images, `select`", ImagesSelect, ""),
+)
+"""The sections of the reference page: title, model, a note."""
+
+CHECKS: Final = """\
+- Exactly one of `repositories`, `organizations` and `catalog: true`; `organizations` with an `api`.
+- A source is not its own target: the same registry, however it is spelled (capitals, default port), needs a `prefix`,
+  and one under which the copies are not found as sources again.
+- No two syncs can write one target repository. Explicit repositories are compared one by one; organizations, prefixes and
+  the beginnings of globs by how names begin, and whatever may meet is refused. Disabled syncs count too.
+- No circle of syncs brings its own copies back to a source (two registries that copy their catalogs to each other below a
+  prefix, for example), unless `select.repositories.exclude` keeps them out.
+- Only warned about: credentials over plain HTTP to another machine, a `timezone` that has no effect, a selection that
+  leaves out everything.
+"""

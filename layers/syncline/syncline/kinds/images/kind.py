@@ -1,0 +1,61 @@
+"""Container images: every tag of a source registry under the same digest at a target registry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from syncline.clients.http.client import Http
+from syncline.kinds.images.config import ImagesSync
+from syncline.kinds.images.discover import Look
+from syncline.kinds.images.events import groups_in
+from syncline.kinds.images.listing import Side
+from syncline.kinds.images.memory import BlobPlaces, Notes
+from syncline.kinds.images.pieces import Way
+from syncline.kinds.images.transfer import Answer, RepositoryCopy
+from syncline.kinds.images.verify import Origin, Proof
+from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
+from syncline.model import Item, Scope, Step
+
+
+class Images:
+    """The kind ``images`` for one sync. A group is a target repository, an item a tag, a fingerprint a digest."""
+
+    moves_by = Step.TRANSFER
+    share = 100
+
+    def __init__(  # noqa: PLR0913 - each is handed in
+        self, sync: ImagesSync, source: Side, target: Side, http: Http, *, places: BlobPlaces, notes: Notes
+    ) -> None:
+        self._sync = sync
+        self._source = source
+        self._target = target
+        self._http = http
+        self._places = places
+        self._notes = notes
+
+    def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+        return Look(self._sync, self._source, self._target, self._notes).pages(scope, cursor, pace)
+
+    def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
+        group = items[0].group
+        way = Way(self._source.registry, self._repository(group), self._target.registry, group)
+        copy = RepositoryCopy(way, self._places, pace, self._sync, self._notes)
+        return copy.images(items)
+
+    def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
+        origin = Origin(self._source.registry, self._repository, self._sync.referrers != "none", self._notes)
+        return Proof(self._target.registry, origin).of(items, pace)
+
+    def _repository(self, group: str) -> str:
+        source = self._sync.source_repository(group)
+        assert source is not None, "discover names only repositories below the prefix"
+        return source
+
+    def reference(self, group: str) -> str:
+        return f"{self._target.registry.host}/{group}"
+
+    def hints(self, event: object) -> tuple[str, ...]:
+        return groups_in(self._sync, event)
+
+    def requests(self) -> int:
+        return self._http.requests_made

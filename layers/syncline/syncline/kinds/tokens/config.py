@@ -1,0 +1,365 @@
+"""A sync of the kind ``tokens``, and what is checked between its keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, Literal, TypeAlias, cast
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainValidator,
+    StrictBool,
+    StrictInt,
+    Tag,
+    WithJsonSchema,
+)
+
+from syncline.config.findings import Finding
+from syncline.config.sync import Model, ServerAddress, Sync
+from syncline.config.values import Authority, Host, Name, SecretReference, Url
+
+_DNS_LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,100}")
+_COOKIE_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+_LABEL_KEY: Final = r"(?:[a-z0-9.-]{1,253}/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
+_SELECTOR: Final = re.compile(
+    rf"{_LABEL_KEY}(?:=|==|!=)[A-Za-z0-9._-]{{0,63}}(?:,{_LABEL_KEY}(?:=|==|!=)[A-Za-z0-9._-]{{0,63}})*"
+)
+_TARGET: Final = re.compile(r"/[!-~]{0,1000}")
+_LEAST_INTERVALS: Final = 2
+_LONGEST_SECONDS: Final = 3600
+_LARGEST_QUORUM: Final = 10_000
+_GRACE: Final = 0.5  # seconds from the end of the retries to the deadline
+_LONGEST_ON_LAMBDA: Final = 25.0  # seconds; the function's timeout is 30
+
+
+def _check_dns_label(text: str) -> str:
+    if _DNS_LABEL.fullmatch(text):
+        return text
+    raise ValueError("is not a name of Kubernetes'; use 1 to 63 of a-z 0-9 -, such as gateway")
+
+
+def _check_labels(text: str) -> str:
+    if _SELECTOR.fullmatch(text):
+        return text
+    raise ValueError("is not a label selector; write name=value, several with commas between, such as app=nginx")
+
+
+def _check_path(text: str) -> str:
+    if _TARGET.fullmatch(text):
+        return text
+    raise ValueError("is not a path; begin it with / and write what is not ASCII in percent encoding")
+
+
+def _check_cookie(text: str) -> str:
+    if _COOKIE_NAME.fullmatch(text):
+        return text
+    raise ValueError("is not a cookie's name; use letters, digits and _.-, such as auth_token")
+
+
+def _check_headers(value: dict[str, Any]) -> dict[str, Any]:
+    for name in value:
+        if not _HEADER_NAME.fullmatch(name) or name.lower() in ("host", "content-length", "transfer-encoding"):
+            raise ValueError("has a name that is no header of its own; use letters, digits and -, such as X-Api-Key")
+    return value
+
+
+def _check_port(value: Any) -> int | str:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65535:
+        return value
+    if isinstance(value, str) and _DNS_LABEL.fullmatch(value):
+        return value
+    raise ValueError("is not a port; write a number from 1 to 65535, or the name of one of the service's ports")
+
+
+def _check_seconds(value: Any) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _LONGEST_SECONDS:
+        return value
+    raise ValueError(f"is not a time; write seconds as a number over 0, at most {_LONGEST_SECONDS}")
+
+
+def _check_quorum(value: Any) -> int | Literal["all", "majority"]:
+    if value in ("all", "majority"):
+        return cast('Literal["all", "majority"]', value)
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _LARGEST_QUORUM:
+        return value
+    raise ValueError(f"is not a quorum; write all, majority, or a number from 1 to {_LARGEST_QUORUM}")
+
+
+KubernetesName: TypeAlias = Annotated[str, AfterValidator(_check_dns_label)]
+Labels: TypeAlias = Annotated[str, AfterValidator(_check_labels)]
+Path: TypeAlias = Annotated[str, AfterValidator(_check_path)]
+CookieName: TypeAlias = Annotated[str, AfterValidator(_check_cookie)]
+# One validator for each, not a union: a union's faults are told once for each of its members.
+Port: TypeAlias = Annotated[
+    int | str,
+    PlainValidator(_check_port),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": 65535},
+                {"type": "string", "pattern": f"^{_DNS_LABEL.pattern}$"},
+            ]
+        }
+    ),
+]
+Seconds: TypeAlias = Annotated[
+    float,
+    PlainValidator(_check_seconds),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": _LONGEST_SECONDS}),
+]
+Quorum: TypeAlias = Annotated[
+    int | Literal["all", "majority"],
+    PlainValidator(_check_quorum),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 1, "maximum": _LARGEST_QUORUM}, {"enum": ["all", "majority"]}]}
+    ),
+]
+
+
+class KubeconfigLogin(Model):
+    """A kubeconfig with tokens or keys in it; one that would run a program is refused."""
+
+    kubeconfig: SecretReference = Field(
+        description="A reference to the kubeconfig's text.", examples=["secret:syncline/gateway-kubeconfig"]
+    )
+    context: str | None = Field(
+        None, description="Which of its contexts; the current one when absent.", examples=["prod"]
+    )
+
+
+class TokenLogin(Model):
+    """A bearer token: a service account's, or what `oc whoami --show-token` prints on OpenShift."""
+
+    token: SecretReference = Field(
+        description="A reference to the token.", examples=["secret:syncline/gateway#cluster-token"]
+    )
+
+
+class EksLogin(Model):
+    """The functions' own AWS identity, which the EKS cluster knows by its access entries."""
+
+    eks: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[0-9A-Za-z][A-Za-z0-9_-]*$")] = Field(
+        description="The name of the EKS cluster.", examples=["prod"]
+    )
+    region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]$")] | None = Field(
+        None, description="Its region; that of the functions when absent.", examples=["eu-central-1"]
+    )
+
+
+_FORMS: Final = "write in-cluster, {kubeconfig: …}, {token: …} or {eks: NAME}"
+
+
+def _login_form(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "<word>"
+    for name, model in (("kubeconfig", KubeconfigLogin), ("token", TokenLogin), ("eks", EksLogin)):
+        if isinstance(value, model) or (isinstance(value, dict) and name in value):
+            return f"<{name}>"
+    return None
+
+
+def _check_login_form(value: Any) -> Any:
+    if isinstance(value, dict) and len({"kubeconfig", "token", "eks"} & value.keys()) > 1:
+        raise ValueError(f"has two ways to log in; {_FORMS}")
+    if isinstance(value, str) and value != "in-cluster":
+        raise ValueError(f"is not a way to log in; {_FORMS}")
+    return value
+
+
+Login: TypeAlias = Annotated[
+    Annotated[Literal["in-cluster"], Tag("<word>")]
+    | Annotated[KubeconfigLogin, Tag("<kubeconfig>")]
+    | Annotated[TokenLogin, Tag("<token>")]
+    | Annotated[EksLogin, Tag("<eks>")],
+    Discriminator(_login_form, custom_error_type="auth_form", custom_error_message=f"is not a way to log in; {_FORMS}"),
+    BeforeValidator(_check_login_form),
+]
+
+
+class InstancesSource(Model):
+    """Where instances are listed: a service or pods of a Kubernetes cluster."""
+
+    auth: Login = Field(
+        "in-cluster",
+        description="How to log in: `in-cluster` (the service account of the pod it runs in), a kubeconfig, a token, or "
+        "the identity of the functions on EKS.",
+    )
+    api: Url | None = Field(
+        None,
+        description="The address of the cluster's API; needed with a token and on EKS.",
+        examples=["https://api.prod.example:6443"],
+    )
+    ca: Authority | None = Field(
+        None,
+        description="The authority of the API's certificate: `file:PATH` (read on apply), a reference, or the PEM text.",
+        examples=["file:cluster-ca.pem"],
+    )
+    namespace: KubernetesName = Field(description="The namespace.", examples=["gateway"])
+    service: KubernetesName | None = Field(
+        None, description="The service whose EndpointSlices name the instances.", examples=["nginx"]
+    )
+    labels: Labels | None = Field(
+        None, description="In place of a service: the labels of the pods.", examples=["app=nginx"]
+    )
+    port: Port | None = Field(
+        None,
+        description="The port of the instances: a number, or the name of one of the service's ports; needed with "
+        "`labels`, and for a service with several ports.",
+        examples=["https"],
+    )
+
+    def addresses(self) -> Iterator[ServerAddress]:
+        if self.api is not None:
+            yield ServerAddress(self.api, self.ca)
+
+
+class Check(Model):
+    """How an instance is asked whether it has a token: a GET with the token as a cookie; 200 is yes, 401 is not yet."""
+
+    host: Host = Field(description="The `Host` header.", examples=["api.prod.example"])
+    path: Path = Field("/check", description="A path that only a valid token gets past.", examples=["/check"])
+    cookie: CookieName = Field("auth_token", description="The cookie that carries the token.", examples=["auth_token"])
+    server_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$")] | None = Field(
+        None,
+        description="The name that the instances' certificates are for; that of `host` when absent.",
+        examples=["gateway.prod.example"],
+    )
+    ca: Authority | None = Field(
+        None,
+        description="The authority of the instances' certificates: `file:PATH` (read on apply), a reference, or the PEM "
+        "text; the system's authorities when absent.",
+        examples=["file:gateway-ca.pem"],
+    )
+    plain_http: StrictBool = Field(False, description="Ask without TLS. The token goes readable over the network.")
+
+
+class Request(Model):
+    """One request of a canary; `{key}` and `{value}` in it stand for the canary's key and value."""
+
+    method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] = Field(
+        description="The method.", examples=["PUT"]
+    )
+    path: Path = Field(description="The path and the query.", examples=["/keys/{key}"])
+    body: Annotated[str, Field(max_length=4096)] = Field("", description="The body.", examples=['{"{key}": "{value}"}'])
+
+
+class Canary(Model):
+    """A key that is written through one instance and watched at the others."""
+
+    write: Request = Field(description="Writes the key; any 2xx is success.")
+    read: Request = Field(description="Reads it: 200 is there, 401 and 404 are not there.")
+    delete: Request = Field(description="Takes it away; any 2xx is success.")
+    headers: Annotated[dict[str, SecretReference], AfterValidator(_check_headers)] = Field(
+        {}, description="Headers of the three requests, each a reference to its value."
+    )
+    long_value: Annotated[StrictInt, Field(ge=0, le=1048576)] = Field(
+        0, description="The length in bytes of a value that should be too long for the store; 0 tries none."
+    )
+    watch_deletes: StrictBool = Field(True, description="Whether to watch a deletion, too.")
+
+
+class TokensSync(Sync):
+    """Session tokens in a replicated gateway: whether every instance has one, and how long that took."""
+
+    kind: Literal["tokens"] = Field(description="What is kept true: `tokens`.", examples=["tokens"])
+    sources: Annotated[dict[Name, InstancesSource], Field(min_length=1)] = Field(
+        description="Where the instances are listed, each place under a name of your own; together they are one store."
+    )
+    check: Check = Field(description="How an instance is asked.")
+    sync_interval: Seconds = Field(
+        1, description="Every how many seconds the store tells its peers (`zone_sync_interval` of nginx Plus)."
+    )
+    retry_for: Seconds | None = Field(
+        None,
+        description="For how many seconds an instance that says 401 is asked again; 2.5 times `sync_interval` when "
+        "absent, and never less than twice.",
+        examples=[2.5],
+    )
+    deadline: Seconds | None = Field(
+        None,
+        description="After how many seconds a verdict comes whatever is missing; half a second after `retry_for` when "
+        "absent.",
+        examples=[3],
+    )
+    quorum: Quorum = Field(
+        "all",
+        description="How many of the instances besides the origin must have the token: `all`, `majority`, or a number.",
+        examples=["majority"],
+    )
+    stale_after: Seconds = Field(
+        180, description="The age in seconds at which a list of instances is no longer believed.", examples=[60]
+    )
+    canary: Canary | None = Field(None, description="Keys that are written to see whether and how fast they travel.")
+
+    def problems(self) -> list[Finding]:
+        return [*self._schedule_problems(), *self._source_problems(), *self._time_problems()]
+
+    def warnings(self) -> list[Finding]:
+        found = super().warnings()
+        if self.check.plain_http:
+            found.append(Finding(("check", "plain_http"), "sends tokens readable over the network; use TLS and ca"))
+        lasts = self.deadline if self.deadline is not None else self._retries_last + _GRACE
+        if lasts > _LONGEST_ON_LAMBDA:
+            key = "deadline" if self.deadline is not None else "sync_interval"
+            what = f"lets a verdict take {lasts:g} seconds; on AWS the function probe ends after {_LONGEST_ON_LAMBDA + 5:g}"
+            found.append(Finding((key,), what))
+        return found
+
+    @property
+    def _retries_last(self) -> float:
+        return self.retry_for if self.retry_for is not None else 2.5 * self.sync_interval
+
+    def _schedule_problems(self) -> Iterator[Finding]:
+        for key in ("schedule", "webhook"):
+            if getattr(self, key) is not None:
+                what = "has no use here: instances are listed as often as the stack's ScrapeSchedule says; leave it out"
+                yield Finding((key,), what)
+
+    def _source_problems(self) -> Iterator[Finding]:
+        for name, source in self.sources.items():
+            path = ("sources", name)
+            if (source.service is None) == (source.labels is None):
+                yield Finding(path, "does not say what to list; write exactly one of service and labels")
+            if source.labels is not None and not isinstance(source.port, int):
+                yield Finding(path, "does not say the pods' port; write a number under port")
+            needs_api = isinstance(source.auth, TokenLogin | EksLogin)
+            if needs_api and (source.api is None or not source.api.startswith("https://")):
+                yield Finding(path, "does not say where the cluster's API is; write https://host[:port] under api")
+            if not needs_api and (source.api is not None or source.ca is not None):
+                yield Finding(path, "names an api or ca, which in-cluster and a kubeconfig bring; leave them out")
+
+    def _time_problems(self) -> Iterator[Finding]:
+        least = _LEAST_INTERVALS * self.sync_interval
+        if self.retry_for is not None and self.retry_for < least:
+            what = f"is shorter than two sync intervals ({least:g} seconds), in which a token may still be under way"
+            yield Finding(("retry_for",), what, (("sync_interval",),))
+        lasts = self._retries_last
+        if self.deadline is not None and self.deadline <= lasts:
+            what = f"comes before the retries end (after {lasts:g} seconds); write a larger one, or another retry_for"
+            yield Finding(("deadline",), what, (("sync_interval",), ("retry_for",)))
+
+
+PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
+    ("A sync of tokens", TokensSync, ""),
+    ("Tokens, one of `sources`", InstancesSource, ""),
+    ("Tokens, `auth` with a kubeconfig", KubeconfigLogin, ""),
+    ("Tokens, `auth` with a token", TokenLogin, ""),
+    ("Tokens, `auth` on EKS", EksLogin, ""),
+    ("Tokens, `check`", Check, ""),
+    ("Tokens, `canary`", Canary, ""),
+    ("Tokens, a request of a `canary`", Request, ""),
+)
+"""The sections of the reference page: title, model, a note."""
+
+CHECKS: Final = """\
+- Each source names exactly one of `service` and `labels`; with `labels` its `port` is a number. With a token and on EKS it
+  names the `api`; otherwise neither `api` nor `ca`.
+- `retry_for` is at least two `sync_interval`s, and `deadline` is longer than `retry_for`.
+- There is no `schedule` and no `webhook`: instances are listed as often as the stack's `ScrapeSchedule` says.
+- Only warned about: `plain_http`; a `deadline` that outlasts the function `probe`, which a container does not have.
+"""

@@ -1,0 +1,131 @@
+"""What is counted of verdicts, lists and canaries: for CloudWatch on Lambda, for Prometheus in a container."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, Protocol
+
+from aws_lambda_powertools.metrics import MetricUnit
+
+from syncline.kinds.tokens.verdict import Finding, Known
+from syncline.telemetry import measurements
+
+if TYPE_CHECKING:  # a probe counts neither
+    from syncline.kinds.tokens.canary import Sighting
+    from syncline.kinds.tokens.scrape import Scraped
+
+BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Seconds; a store that tells its peers every second is between 0 and 1 most of the time."""
+
+
+class Counts(Protocol):
+    """Whoever counts."""
+
+    def verdict(self, sync: str, finding: Finding) -> None: ...
+
+    def scraped(self, results: Iterable[Scraped]) -> None: ...
+
+    def sighted(self, sync: str, sightings: Iterable[Sighting], faults: int) -> None:
+        """Count a round of canaries; `faults` is how many are confirmed after it."""
+        ...
+
+
+class CloudWatchCounts:
+    """Metrics in the log's embedded format; CloudWatch makes percentiles of the values that come in one line."""
+
+    def verdict(self, sync: str, finding: Finding) -> None:
+        metrics = measurements(sync=sync)
+        metrics.add_metric("VerdictMilliseconds", MetricUnit.Milliseconds, finding.milliseconds)
+        for known in Known:
+            metrics.add_metric(f"Verdict{known.value}", MetricUnit.Count, int(finding.verdict is known))
+        metrics.flush_metrics()
+
+    def scraped(self, results: Iterable[Scraped]) -> None:
+        found = list(results)
+        _over_all_syncs("ScrapesFailed", sum(each.failed is not None for each in found))
+        for each in found:
+            metrics = measurements(sync=each.sync)
+            metrics.add_metric("ScrapeFailed", MetricUnit.Count, int(each.failed is not None))
+            if each.failed is None:
+                metrics.add_metric("InstancesServing", MetricUnit.Count, each.serving)
+            metrics.flush_metrics()
+
+    def sighted(self, sync: str, sightings: Iterable[Sighting], faults: int) -> None:
+        """Measure a round by check, not by instance: each name of a pod would be further metrics to pay for."""
+        found = list(sightings)
+        _over_all_syncs("CanaryFaults", faults)
+        metrics = measurements(sync=sync)
+        metrics.add_metric("CanaryFaults", MetricUnit.Count, faults)
+        metrics.add_metric("CanaryFailed", MetricUnit.Count, sum(each.bad for each in found))
+        metrics.flush_metrics()
+        for check in dict.fromkeys(each.check for each in found):
+            some = [each for each in found if each.check is check]
+            metrics = measurements(sync=sync, check=check.value)
+            for seconds in (each.seconds for each in some if each.seconds is not None):
+                metrics.add_metric("CanarySeconds", MetricUnit.Seconds, seconds)
+            for outcome, count in Tally(each.outcome for each in some).items():
+                metrics.add_metric(f"Canary{outcome.value.capitalize()}", MetricUnit.Count, count)
+            metrics.flush_metrics()
+
+
+def _over_all_syncs(name: str, count: int) -> None:
+    """Measure a sum of all syncs, for an alarm: that cannot name the syncs of a stack."""
+    metrics = measurements()
+    metrics.add_metric(name, MetricUnit.Count, count)
+    metrics.flush_metrics()
+
+
+class PrometheusCounts:
+    """Metrics that a container shows at ``/metrics``."""
+
+    def __init__(self) -> None:
+        # Not needed on Lambda, where each millisecond of a start counts.
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram  # noqa: PLC0415
+
+        self.registry = CollectorRegistry()
+        verdicts, results = ("sync", "verdict", "reason"), ("sync", "instance", "check")
+        self._verdicts = Counter("syncline_verdicts", "Verdicts given.", verdicts, registry=self.registry)
+        self._seconds = Histogram(
+            "syncline_verdict_seconds", "Time until a verdict.", ("sync",), registry=self.registry, buckets=BUCKETS
+        )
+        self._instances = Gauge(
+            "syncline_instances", "Instances that get requests now.", ("sync",), registry=self.registry
+        )
+        self._scrapes = Counter("syncline_scrapes", "Looks at the clusters.", ("sync", "code"), registry=self.registry)
+        self._canaries = Counter(
+            "syncline_canaries", "Canaries by how they went.", (*results, "outcome"), registry=self.registry
+        )
+        self._faults = Gauge(
+            "syncline_canary_faults", "Confirmed faults that canaries found.", ("sync",), registry=self.registry
+        )
+        self._canary_seconds = Histogram(
+            "syncline_canary_seconds",
+            "Time until an instance agreed with the one written through.",
+            results,
+            registry=self.registry,
+            buckets=BUCKETS,
+        )
+
+    def verdict(self, sync: str, finding: Finding) -> None:
+        self._verdicts.labels(sync, finding.verdict.value, finding.reason.value).inc()
+        self._seconds.labels(sync).observe(finding.milliseconds / 1000)
+
+    def scraped(self, results: Iterable[Scraped]) -> None:
+        for each in results:
+            self._scrapes.labels(each.sync, each.failed or "").inc()
+            if each.failed is None:
+                self._instances.labels(each.sync).set(each.serving)
+
+    def sighted(self, sync: str, sightings: Iterable[Sighting], faults: int) -> None:
+        self._faults.labels(sync).set(faults)
+        for each in sightings:
+            self._canaries.labels(sync, each.instance, each.check.value, each.outcome.value).inc()
+            if each.seconds is not None:
+                self._canary_seconds.labels(sync, each.instance, each.check.value).observe(each.seconds)
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus' text format."""
+        from prometheus_client import generate_latest  # noqa: PLC0415
+
+        return generate_latest(self.registry)

@@ -1,0 +1,207 @@
+"""Builds what the functions `probe`, `scrape` and `canary` call, each once for a process, on first use.
+
+It imports as little as it can: a login waits while a probe starts.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.config import Config
+
+from syncline.clients.replicas.instances import Instance
+from syncline.config.sync import Sync, load_sync
+from syncline.errors import SynclineError
+from syncline.kinds.tokens.ask import Patience
+from syncline.kinds.tokens.canary import CanaryMemory
+from syncline.kinds.tokens.config import TokensSync
+from syncline.kinds.tokens.listing import Listing
+from syncline.kinds.tokens.metrics import CloudWatchCounts
+from syncline.kinds.tokens.probe import Rules
+from syncline.kinds.tokens.verdict import Quorum
+from syncline.secrets import Secrets
+from syncline.store.canaries import CanaryRecord, CanaryRecords
+from syncline.store.instances import InstanceLists, Record
+from syncline.store.state import State
+from syncline.store.table import Database
+from syncline.telemetry import logger
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.service_resource import Table
+
+    from syncline.kinds.kind import Kind
+    from syncline.kinds.tokens.wiring_canary import Canaries
+    from syncline.kinds.tokens.wiring_probe import ProbeFunction
+    from syncline.kinds.tokens.wiring_scrape import Scraping
+    from syncline.wiring.parts import Parts
+
+
+KIND: Final = "tokens"
+
+
+class StoredListings:
+    """Lists in the table."""
+
+    def __init__(self, lists: InstanceLists) -> None:
+        self._lists = lists
+
+    def all(self) -> Mapping[str, Listing]:
+        return {sync: _listing(sync, record) for sync, record in self._lists.all().items()}
+
+    def listed(self, sync: str, instances: Sequence[Instance], seen: float) -> None:
+        self._lists.put(sync, [instance.as_json() for instance in instances], seen)
+
+    def not_listed(self, sync: str, error: SynclineError) -> None:
+        self._lists.fail(sync, error.code.name, error.what)
+
+
+def _listing(sync: str, record: Record) -> Listing:
+    """Return a stored list; one that this version does not understand is as good as none."""
+    try:
+        return Listing(tuple(map(Instance.from_json, record.instances)), record.seen, record.failed)
+    except (KeyError, TypeError, ValueError) as error:
+        logger.error("stored list not understood", extra={"sync": sync, "error": type(error).__name__})
+        return Listing(failed=record.failed)
+
+
+class StoredSyncs:
+    """The applied syncs of tokens that are enabled; a configuration is parsed once."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._parsed: dict[str, tuple[str, Sync]] = {}
+
+    def __call__(self) -> Mapping[str, TokensSync]:
+        found = {}
+        for name in self._state.sync_names():
+            try:
+                sync = self._sync(name)
+            except SynclineError as error:
+                logger.error("sync not used", extra={"sync": name, "code": error.code.name, "why": error.what})
+                continue
+            if isinstance(sync, TokensSync) and sync.enabled:
+                found[name] = sync
+        return found
+
+    def _sync(self, name: str) -> Sync | None:
+        """Return a sync, or None for one of another kind, which is not parsed.
+
+        Raises NO_SUCH_SYNC for one that was removed just now, CONFIG_INVALID for one that is not understood.
+        """
+        text = self._state.sync_config(name)
+        if f'"kind":"{KIND}"' not in text:
+            return None
+        parsed = self._parsed.get(name)
+        if parsed is None or parsed[0] != text:
+            parsed = self._parsed[name] = (text, load_sync(text))
+        return parsed[1]
+
+
+def rules_of(sync: TokensSync, secrets: Secrets) -> Rules:
+    """How a sync's instances are asked; raises why a reference cannot be resolved."""
+    check, quorum = sync.check, sync.quorum
+    return Rules(
+        check.path,
+        check.host,
+        check.cookie,
+        Quorum("count", quorum) if isinstance(quorum, int) else Quorum(quorum),
+        Patience.of(sync.sync_interval, sync.retry_for, sync.deadline),
+        sync.stale_after,
+        check.server_name,
+        None if check.ca is None else secrets.text(check.ca),
+        check.plain_http,
+    )
+
+
+class StoredMemories:
+    """Memories in the table: the turn of the writers survives the process."""
+
+    def __init__(self, records: CanaryRecords) -> None:
+        self._records = records
+
+    def recall(self, sync: str) -> CanaryMemory:
+        record = self._records.get(sync)
+        return CanaryMemory() if record is None else CanaryMemory(record.last_writer, record.failures)
+
+    def remember(self, sync: str, memory: CanaryMemory) -> None:
+        self._records.put(sync, CanaryRecord(memory.last_writer, memory.failures))
+
+
+class Builder:
+    """Says of each sync that it has no runs."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def __call__(self, sync: Sync) -> Kind:
+        raise _no_runs(sync)
+
+
+def hints(sync: Sync, _event: object, _now: float) -> tuple[str, ...]:
+    """Say that a sync has no runs."""
+    raise _no_runs(sync)
+
+
+def _no_runs(sync: Sync) -> SynclineError:
+    what = f"{sync.name} is of the kind tokens and has no runs: `scrape` lists its instances, GET /v1/synced asks them"
+    return SynclineError("USAGE", what)
+
+
+# A verdict has seconds at most: rather none than a late one.
+_AWS_CONFIG: Final = Config(retries={"mode": "standard", "max_attempts": 3}, connect_timeout=2, read_timeout=5)
+
+
+@cache
+def prober() -> ProbeFunction:
+    """What the function behind the probe's URL does."""
+    from syncline.kinds.tokens.wiring_probe import ProbeFunction  # noqa: PLC0415 - the others do not need it
+    from syncline.store.read_only_table import lean_table  # noqa: PLC0415 - it only reads
+
+    table = lean_table(os.environ["SYNCLINE_TABLE"], _AWS_CONFIG)
+    listings = StoredListings(InstanceLists(Database(table), time.time))
+    return ProbeFunction(StoredSyncs(State(table)), listings, _secrets(), CloudWatchCounts())
+
+
+@cache
+def scraper() -> Scraping:
+    """What the function `scrape` does."""
+    from syncline.kinds.tokens.wiring_scrape import Scraping  # noqa: PLC0415 - clusters are nothing to a probe
+
+    return Scraping(StoredSyncs(State(_table())), _listings(), _secrets(), time.time, CloudWatchCounts())
+
+
+@cache
+def canaries() -> Canaries:
+    """What the function `canary` does."""
+    from syncline.kinds.tokens.wiring import StoredMemories  # noqa: PLC0415
+    from syncline.kinds.tokens.wiring_canary import Canaries  # noqa: PLC0415
+    from syncline.store.canaries import CanaryRecords  # noqa: PLC0415 - the others do not need it
+
+    memories = StoredMemories(CanaryRecords(Database(_table()), time.time))
+    return Canaries(StoredSyncs(State(_table())), _listings(), memories, _secrets(), CloudWatchCounts())
+
+
+def _listings() -> StoredListings:
+    return StoredListings(InstanceLists(Database(_table()), time.time))
+
+
+@cache
+def _table() -> Table:
+    import boto3  # noqa: PLC0415 - a probe does without
+
+    return boto3.resource("dynamodb", config=_AWS_CONFIG).Table(os.environ["SYNCLINE_TABLE"])
+
+
+@cache
+def _secrets() -> Secrets:
+    return Secrets(lambda: _client("secretsmanager"), lambda: _client("ssm"))
+
+
+def _client(name: Any) -> Any:
+    import boto3  # noqa: PLC0415 - only where a secret is AWS's
+
+    return boto3.client(name, config=_AWS_CONFIG)

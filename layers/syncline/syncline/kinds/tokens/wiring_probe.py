@@ -1,0 +1,39 @@
+"""How the function behind the probe's URL is put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from syncline.kinds.tokens.config import TokensSync
+from syncline.kinds.tokens.directory import Directory
+from syncline.kinds.tokens.loop import Loop
+from syncline.kinds.tokens.probe import Prober, Rules
+from syncline.kinds.tokens.wiring import StoredListings, rules_of
+from syncline.secrets import Secrets
+from syncline.web.function_url import request_of, response_of
+from syncline.web.probe import Observer, ProbeApi
+
+
+class ProbeFunction:
+    """What the function behind the probe's URL does."""
+
+    def __init__(
+        self,
+        syncs: Callable[[], Mapping[str, TokensSync]],
+        listings: StoredListings,
+        secrets: Secrets,
+        observer: Observer,
+        loop: Loop | None = None,
+    ) -> None:
+        self.loop = loop or Loop()
+        self.directory = Directory(syncs, listings, lambda sync: self._prober(rules_of(sync, secrets)))
+        self._api = ProbeApi(self.directory, observer)
+
+    def handle(self, event: dict[str, Any]) -> dict[str, Any]:
+        """A function URL's event (payload format 2.0); its response."""
+        self.directory.refresh()
+        return response_of(self.loop.run(self._api.answer(request_of(event))))
+
+    def _prober(self, rules: Rules) -> Prober:
+        return self.loop.call(lambda: Prober(rules, self.loop.loop))

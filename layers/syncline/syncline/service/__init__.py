@@ -1,1 +1,0 @@
-"""Tokens as a service: the probe's API, the scrape and the canaries, on Lambda and in a container alike."""

@@ -1,0 +1,112 @@
+"""Scrapes of several syncs, of which some hang or break: one never delays or fails another."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Final
+
+import pytest
+
+from syncline.clients.http.listings import OnOdd
+from syncline.clients.kubernetes.client import ServiceSource, Source
+from syncline.clients.replicas.instances import Instance
+from syncline.errors import SynclineError
+from syncline.kinds.tokens.listing import MemoryListings
+from syncline.kinds.tokens.scrape import Place, Scraped, Scraper
+
+ONE: Final = Instance("one", "10.0.0.1", 8443)
+SOURCE: Final = ServiceSource("gateway", "nginx")
+SHORT: Final = 0.2  # seconds
+
+
+class Lists:
+    """A cluster that lists at once, after `gate` opens, or raises."""
+
+    def __init__(
+        self, *listed: Instance, gate: threading.Event | None = None, error: BaseException | None = None
+    ) -> None:
+        self.calls = 0
+        self._listed = listed
+        self._gate = gate
+        self._error = error
+
+    def instances(self, _: Source, _odd: OnOdd) -> tuple[Instance, ...]:
+        self.calls += 1
+        if self._gate is not None:
+            assert self._gate.wait(60)
+        if self._error is not None:
+            raise self._error
+        return self._listed
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def _places(cluster: Lists) -> list[Place]:
+    return [Place(cluster, SOURCE)]
+
+
+def _scrape(scraper: Scraper, clusters: Mapping[str, Lists]) -> list[Scraped]:
+    return scraper.scrape({name: partial(_places, cluster) for name, cluster in clusters.items()})
+
+
+def _wait_until_listed(listings: MemoryListings, sync: str) -> None:
+    end = time.monotonic() + 5
+    while (listing := listings.all().get(sync)) is None or listing.instances != (ONE,):
+        assert time.monotonic() < end, f"{sync} is not listed"
+        time.sleep(0.01)
+
+
+def test_however_many_hang_one_that_answers_is_listed_at_once(gate: threading.Event) -> None:
+    listings = MemoryListings()
+    clusters = {f"hangs-{number:02d}": Lists(gate=gate) for number in range(20)} | {"healthy": Lists(ONE)}
+    scraper = Scraper(listings, time.time)
+    threading.Thread(target=_scrape, args=(scraper, clusters), daemon=True).start()
+    _wait_until_listed(listings, "healthy")
+
+
+def test_one_that_hangs_fails_at_its_deadline_and_the_next_scrape_waits_for_the_same_listing(
+    gate: threading.Event,
+) -> None:
+    listings = MemoryListings()
+    scraper = Scraper(listings, time.time, SHORT)
+    clusters = {"hangs": Lists(ONE, gate=gate), "healthy": Lists(ONE)}
+    for _ in range(2):
+        assert _scrape(scraper, clusters) == [Scraped("hangs", failed="UNREACHABLE"), Scraped("healthy", 1, 1)]
+        assert listings.all()["hangs"].failed == "UNREACHABLE"
+    assert (clusters["hangs"].calls, clusters["healthy"].calls) == (1, 2)
+    gate.set()
+    _wait_until_listed(listings, "hangs")
+    assert _scrape(scraper, clusters)[0] == Scraped("hangs", 1, 1)
+    assert listings.all()["hangs"].failed is None
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(SynclineError("FORBIDDEN", "no"), "FORBIDDEN"), (RuntimeError("defect"), "INTERNAL")]
+)
+def test_one_that_breaks_in_whatever_way_fails_alone(error: Exception, code: str) -> None:
+    listings = MemoryListings()
+    found = _scrape(Scraper(listings, time.time), {"breaks": Lists(error=error), "healthy": Lists(ONE)})
+    assert found == [Scraped("breaks", failed=code), Scraped("healthy", 1, 1)]
+    assert listings.all()["breaks"].failed == code
+
+
+def test_an_instance_that_two_sources_list_serves_if_either_says_so() -> None:
+    listings = MemoryListings()
+    starting = Lists(Instance("one", "10.0.0.1", 8443, ready=False))
+    found = Scraper(listings, time.time).scrape({"both": lambda: [Place(Lists(ONE), SOURCE), Place(starting, SOURCE)]})
+    assert found == [Scraped("both", 1, 1)]
+
+
+def test_a_list_that_comes_late_does_not_replace_a_newer_one() -> None:
+    listings = MemoryListings()
+    listings.listed("gateway", [ONE], 2000.0)
+    listings.listed("gateway", [], 1999.0)
+    assert listings.all()["gateway"].instances == (ONE,)

@@ -1,0 +1,283 @@
+"""The container's server with clients that are slow, impatient, gone, or do not speak HTTP/1.1."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import pytest
+
+from syncline.web.contract import PATH
+from syncline.web.function_url import Answer, Request
+from syncline.web.server import LARGEST_HEAD, Server
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+HEAD: Final = b"GET /v1/synced HTTP/1.1\r\n"
+
+
+class Slow:
+    """An API that answers after `let` is set. It records requests and cancellations."""
+
+    def __init__(self) -> None:
+        self.body = b"{}"
+        self.asked: list[str] = []
+        self.headers: list[dict[str, str]] = []
+        self.given_up = asyncio.Event()
+        self.begun = asyncio.Event()
+        self.let = asyncio.Event()
+
+    async def answer(self, request: Request) -> Answer:
+        self.asked.append(f"{request.method} {request.path}")
+        self.headers.append(dict(request.headers))
+        self.begun.set()
+        try:
+            await self.let.wait()
+        except asyncio.CancelledError:
+            self.given_up.set()
+            raise
+        return Answer(200, self.body, {"content-type": "application/json"})
+
+
+def played(
+    play: Callable[[Server, Slow, Callable[[], Coroutine[Any, Any, Streams]]], Coroutine[Any, Any, None]],
+) -> None:
+    """Run a play with a server that waits 0.1 seconds for a head."""
+    errors: list[dict[str, Any]] = []
+
+    async def all_of_it() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+        api = Slow()
+        server = Server(api, lambda _: None, head_timeout=0.1)
+        port = await server.start("127.0.0.1", 0)
+        await asyncio.wait_for(play(server, api, lambda: asyncio.open_connection("127.0.0.1", port)), 20)
+        await server.stop(0)
+
+    asyncio.run(all_of_it())
+    assert errors == []
+
+
+async def _ended(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    await writer.wait_closed()
+
+
+def test_who_sends_nothing_or_half_a_head_is_not_waited_for() -> None:
+    async def play(_: Server, api: Slow, connect: Any) -> None:
+        for sent in (b"", b"GET /v1/synced HTTP/1.1\r\nX-Auth-Tok"):
+            reader, writer = await connect()
+            writer.write(sent)
+            assert await reader.read() == b""
+            await _ended(writer)
+        assert api.asked == []
+
+    played(play)
+
+
+def test_bytes_one_by_one_do_not_buy_time() -> None:
+    async def play(_: Server, api: Slow, connect: Any) -> None:
+        reader, writer = await connect()
+        ended = asyncio.ensure_future(reader.read())
+        while not ended.done():
+            writer.write(b"G")
+            await asyncio.sleep(0.02)
+        assert ended.result() == b""
+        assert api.asked == []
+        await _ended(writer)
+
+    played(play)
+
+
+def test_a_body_that_nobody_asked_for_is_dropped_and_the_next_request_answered() -> None:
+    async def play(_: Server, api: Slow, connect: Any) -> None:
+        api.let.set()
+        reader, writer = await connect()
+        writer.write(b"GET /one HTTP/1.1\r\nContent-Length: 10\r\n\r\n01234")
+        writer.write(b"56789GET /two HTTP/1.1\r\nConnection: close\r\n\r\n")
+        assert (await reader.read()).count(b"HTTP/1.1 200 OK") == 2
+        assert api.asked == ["GET /one", "GET /two"]
+        await _ended(writer)
+
+    played(play)
+
+
+def test_who_is_gone_is_not_asked_for() -> None:
+    async def play(_: Server, api: Slow, connect: Any) -> None:
+        _, writer = await connect()
+        writer.write(b"GET /v1/synced HTTP/1.1\r\n\r\n")
+        await api.begun.wait()
+        await _ended(writer)
+        await api.given_up.wait()
+
+    played(play)
+
+
+def test_a_client_that_resets_its_connection_is_not_answered() -> None:
+    async def play(_: Server, api: Slow, connect: Any) -> None:
+        _, writer = await connect()
+        writer.write(HEAD + b"\r\n")
+        await api.begun.wait()
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+        await api.given_up.wait()
+
+    played(play)
+
+
+def test_an_end_lets_the_answer_under_way_be_the_last() -> None:
+    async def play(server: Server, api: Slow, connect: Any) -> None:
+        reader, writer = await connect()
+        idle, idle_writer = await connect()
+        writer.write(b"GET /v1/synced HTTP/1.1\r\n\r\n")
+        await api.begun.wait()
+        stopping = asyncio.ensure_future(server.stop(10))
+        assert await idle.read() == b""
+        api.let.set()
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+        assert b"connection: close" in answer
+        await stopping
+        await _ended(writer)
+        await _ended(idle_writer)
+
+    played(play)
+
+
+def test_a_second_head_has_to_end_in_time_as_well() -> None:
+    async def play(_: Server, api: Slow, connect: Any) -> None:
+        api.let.set()
+        reader, writer = await connect()
+        writer.write(b"GET /one HTTP/1.1\r\n\r\nGET /two HTT")
+        assert (await reader.read()).count(b"HTTP/1.1 200 OK") == 1
+        assert api.asked == ["GET /one"]
+        await _ended(writer)
+
+    played(play)
+
+
+def test_a_client_that_does_not_read_its_answers_gets_no_more_of_them() -> None:
+    async def play(_: Server, api: Slow, connect: Any) -> None:
+        api.body = bytes(1 << 20)
+        api.let.set()
+        _, writer = await connect()
+        writer.transport.pause_reading()
+        writer.write(b"GET / HTTP/1.1\r\n\r\n" * 100)
+        await api.begun.wait()
+        assert len(api.asked) < 50
+        writer.transport.abort()
+
+    played(play)
+
+
+def test_an_answer_under_way_at_the_end_arrives_whole() -> None:
+    async def play(server: Server, api: Slow, connect: Any) -> None:
+        api.body = bytes(1 << 24)
+        reader, writer = await connect()
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await api.begun.wait()
+        (connection,) = server._open
+        connection.writer.transport.set_write_buffer_limits(1 << 30)  # what is left to send does not hold up the task
+        stopping = asyncio.ensure_future(server.stop(10))
+        api.let.set()
+        assert len((await reader.read()).partition(b"\r\n\r\n")[2]) == len(api.body)
+        await stopping
+        await _ended(writer)
+
+    played(play)
+
+
+def test_fields_of_one_name_are_joined() -> None:
+    async def play(_: Server, api: Slow, connect: Any) -> None:
+        api.let.set()
+        reader, writer = await connect()
+        writer.write(HEAD + b"X-A: 1\r\nConnection: close\r\nx-a:\t2 \r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert api.headers == [{"x-a": "1, 2", "connection": "close"}]
+        await _ended(writer)
+
+    played(play)
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (b" HTTP/1.1\r\n", True),
+        (b" HTTP/1.1\r\nConnection: close\r\n", False),
+        (b" HTTP/1.1\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n", True),
+        (b" HTTP/1.0\r\n", False),
+        (b" HTTP/1.0\r\nConnection: keep-alive\r\n", True),
+    ],
+)
+def test_a_connection_is_kept_as_its_client_says(sent: bytes, kept: bool) -> None:
+    async def play(_: Server, api: Slow, connect: Any) -> None:
+        api.let.set()
+        reader, writer = await connect()
+        writer.write(b"GET /one" + sent + b"\r\nGET /two HTTP/1.1\r\nConnection: close\r\n\r\n")
+        answers = (await reader.read()).split(b"HTTP/1.1 ")[1:]
+        assert (len(answers), b"connection: close" in answers[0]) == (1 + kept, not kept)
+        assert api.asked == ["GET /one", "GET /two"][: 1 + kept]
+        await _ended(writer)
+
+    played(play)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "verdict"),
+    [
+        (b"GET /v1/synced HTTP/2.0\r\n\r\n", b"400", False),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"400", False),
+        (b"GET http://elsewhere/v1/synced HTTP/1.1\r\n\r\n", b"400", False),
+        (b"CONNECT elsewhere:443 HTTP/1.1\r\n\r\n", b"400", False),
+        (HEAD + b"X-A: 1\r\n folded\r\nX-B: \0\r\n\r\n", b"400", True),
+        (HEAD + b"X-A: 1\nX-B: 2\r\n\r\n", b"400", True),
+        (HEAD + b"Content-Length: -1\r\n\r\n", b"400", True),
+        (HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", b"400", True),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"411", False),
+        (HEAD + b"Content-Length: 1000000\r\n\r\n" + bytes(1_000_000), b"413", False),
+        (HEAD + b"X-A: " + b"a" * LARGEST_HEAD + b"\r\n\r\n", b"431", True),
+        (HEAD + b"X-A: " + b"a" * 10 * LARGEST_HEAD, b"431", True),
+    ],
+)
+def test_a_refusal_arrives_and_nothing_behind_it_is_answered(sent: bytes, status: bytes, verdict: bool) -> None:
+    async def play(_: Server, api: Slow, connect: Any) -> None:
+        api.let.set()
+        reader, writer = await connect()
+        writer.write(b"GET /one HTTP/1.1\r\n\r\n" + sent + b"GET /two HTTP/1.1\r\n\r\n")
+        first, second = (await reader.read()).split(b"HTTP/1.1 ")[1:]
+        assert (first[:3], second[:3]) == (b"200", status)
+        assert (b'"verdict":"Unknown"' in second, b"X-Token-Status: NotSynced" in second) == (verdict, verdict)
+        assert api.asked == ["GET /one"]
+        await _ended(writer)
+
+    played(play)
+
+
+def test_a_refusal_is_not_lost_while_a_body_is_still_being_sent() -> None:
+    async def play(_: Server, api: Slow, connect: Any) -> None:
+        reader, writer = await connect()
+        writer.transport.pause_reading()
+        writer.transport.set_write_buffer_limits(0)
+        writer.write(b"POST / HTTP/1.1\r\nContent-Length: 10000000\r\n\r\n" + bytes(10_000_000))
+        await writer.drain()
+        writer.transport.resume_reading()
+        assert (await reader.read()).startswith(b"HTTP/1.1 413 ")
+        assert api.asked == []
+        await _ended(writer)
+
+    played(play)
+
+
+def test_a_head_may_be_as_long_as_the_limit() -> None:
+    async def play(_: Server, api: Slow, connect: Any) -> None:
+        api.let.set()
+        reader, writer = await connect()
+        start = b"GET " + PATH.encode() + b" HTTP/1.1\r\nConnection: close\r\nX-A: "
+        writer.write(start + b"a" * (LARGEST_HEAD - len(start)) + b"\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
+        await _ended(writer)
+
+    played(play)
