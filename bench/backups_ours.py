@@ -28,7 +28,7 @@ from syncline.kinds.backups.kind import Backups
 from syncline.kinds.backups.paths import Layout
 from syncline.kinds.backups.reading import Reader
 from syncline.kinds.backups.sealing import Rule, Sealer
-from syncline.kinds.kind import Arrived, Pace
+from syncline.kinds.kind import Completed, StepContext
 from syncline.model import EVERYTHING, Scope
 from tests.backups_memory import Kept, KeptLedger
 from tests.standins.rclone import ACCESS, SECRET
@@ -49,15 +49,15 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         tempfile.tempdir = folder
         scope = EVERYTHING if asked["keys"] is None else Scope.of(asked["keys"])
-        pace = Pace(lambda: 600.0, work="bench")
+        context = StepContext(lambda: 600.0, work="bench")
         with Watch(os.getpid(), Path(folder)) as watch:
             began = time.perf_counter()
-            items = [item for page in kind.discover(scope, None, pace) for item in page.items]
-            answers = list(kind.transfer(items, pace)) if items else []
-            proofs = list(kind.verify([a.item for a in answers if isinstance(a, Arrived)], pace))
+            items = [item for page in kind.discover(scope, None, context) for item in page.items]
+            answers = list(kind.transfer(items, context)) if items else []
+            proofs = list(kind.verify([a.item for a in answers if isinstance(a, Completed)], context))
             seconds = time.perf_counter() - began
         tempfile.tempdir = None
-    assert all(isinstance(proof, Arrived) for proof in proofs)
+    assert all(isinstance(proof, Completed) for proof in proofs)
     if asked["keep"]:
         memory_file.write_bytes(pickle.dumps((memory, ledger.rows, ledger.facts)))
     return {"seconds": seconds, "mebibytes": watch.memory / 2**20, "disk": watch.disk, "changed": len(proofs)}

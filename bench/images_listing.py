@@ -25,7 +25,7 @@ from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.discover import Look
 from syncline.kinds.images.listing import Side
 from syncline.kinds.images.memory import Notes
-from syncline.kinds.kind import Pace
+from syncline.kinds.kind import StepContext
 from syncline.model import EVERYTHING
 from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
 
@@ -70,7 +70,7 @@ def main(source: str, target: str) -> None:
     sides = [Side(Registry(Endpoint.parse(url), lambda: None, Http()), None) for url in (source, target)]
     look = Look(sync, sides[0], sides[1], Notes(OwnMemory(), "dr.example"))
     with peak(lambda: [os.getpid()]) as found:
-        tags = sum(len(page.items) for page in look.pages(EVERYTHING, None, Pace(lambda: 60.0)))
+        tags = sum(len(page.items) for page in look.pages(EVERYTHING, None, StepContext(lambda: 60.0)))
     print(found.mebibytes, tags)
 
 

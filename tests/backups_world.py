@@ -27,13 +27,13 @@ from syncline.kinds.backups.paths import Layout
 from syncline.kinds.backups.reading import Reader
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore
-from syncline.kinds.kind import Arrived, Failure, Pace, Page
+from syncline.kinds.kind import Completed, Failure, Page, StepContext
 from syncline.model import EVERYTHING, Item, Outcome, Result, Scope
 from syncline.ownership import Limits
 from tests.backups_memory import Clock, Kept, KeptLedger
 from tests.standins.git_places import Bare, make_bare
 
-PACE: Final = Pace(lambda: 60.0, work="run")
+PACE: Final = StepContext(lambda: 60.0, work="run")
 BOT: Final = Person("Backup Bot", "backup@example.com")
 
 
@@ -91,13 +91,15 @@ class World:
 
     def look(self, *groups: str) -> list[Page]:
         scope = Scope.of(groups) if groups else EVERYTHING
-        pace = Pace(lambda: 100.0, allow_removals=self.allow_removals)
-        return list(self.kind().discover(scope, None, pace))
+        context = StepContext(lambda: 100.0, allow_removals=self.allow_removals)
+        return list(self.kind().discover(scope, None, context))
 
     def commit(self, items: list[Item], batch: str | None = None) -> list[Answer]:
         self.batches += 1
         work = batch or f"batch{self.batches}"
-        return list(self.kind().transfer(items, Pace(lambda: 100.0, work=work, allow_removals=self.allow_removals)))
+        return list(
+            self.kind().transfer(items, StepContext(lambda: 100.0, work=work, allow_removals=self.allow_removals))
+        )
 
     def run(self, *groups: str) -> dict[str, Result]:
         """A look, commits and their proof; the result of each key that has one, and of those equal a count at ``""``."""
@@ -109,7 +111,7 @@ class World:
         for members in self.shares(pages):
             for answer in self.commit(members):
                 match answer:
-                    case Arrived(item):
+                    case Completed(item):
                         arrived.append(item)
                     case Failure(item, error):
                         results[item.name] = _failed(item, error.code.name, error.what)
@@ -117,8 +119,8 @@ class World:
                         results[answer.name] = answer
                     case other:
                         raise AssertionError(other)
-        for proof in self.kind().verify(arrived, Pace(lambda: 100.0)):
-            assert isinstance(proof, Arrived), proof
+        for proof in self.kind().verify(arrived, StepContext(lambda: 100.0)):
+            assert isinstance(proof, Completed), proof
             item = proof.item
             outcome = Outcome.REMOVED if item.source is None else Outcome.MOVED
             results[item.name] = Result(item.group, item.name, outcome, item.source, item.source)
@@ -179,9 +181,9 @@ class Download:
         for item in [item for page in pages for item in page.items]:
             for answer in self.kind.transfer([item], PACE):
                 match answer:
-                    case Arrived(arrived):
+                    case Completed(arrived):
                         (proof,) = self.kind.verify([arrived], PACE)
-                        assert isinstance(proof, Arrived)
+                        assert isinstance(proof, Completed)
                         done[item.name] = "removed" if arrived.source is None else "moved"
                     case Result():
                         done[item.name] = answer.code or answer.outcome.value

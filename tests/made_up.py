@@ -14,13 +14,13 @@ import boto3
 
 from syncline.config.sync import Sync
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
+from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
 from syncline.messages import Batch, Dead, Queues, Start, decode, encode
 from syncline.model import EVERYTHING, Item, Result, Run, Scope, Step, Trigger
 from syncline.steps.engine import Engine
 from syncline.steps.gather import Gatherer
 from syncline.steps.worker import Worker
-from syncline.store.events import Hearing
+from syncline.store.events import EventStore
 from syncline.store.state import State, first_batch
 from syncline.store.table import Database
 from syncline.wiring.functions import STEPS
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SYNC: Final = "made-up"
 MADE_UP_RUN: Final = made_run_id()
-Answer = Arrived | Later | Result | Failure
+Answer = Completed | Unfinished | Result | Failure
 
 
 @dataclass
@@ -41,9 +41,9 @@ class MadeUp:
     """A kind whose looks, transfers and proofs are what the test says; each item arrives unless it says otherwise."""
 
     pages: Sequence[Page] = ()
-    look: Callable[[Scope, str | None, Pace], Iterable[Page]] | None = None
-    move: Callable[[Item, Pace], Answer] = lambda item, _pace: Arrived(item, 10)
-    prove: Callable[[Item, Pace], Arrived | Later | Failure] = lambda item, _pace: Arrived(item)
+    look: Callable[[Scope, str | None, StepContext], Iterable[Page]] | None = None
+    move: Callable[[Item, StepContext], Answer] = lambda item, _context: Completed(item, 10)
+    prove: Callable[[Item, StepContext], Completed | Unfinished | Failure] = lambda item, _context: Completed(item)
     moved: list[Item] = field(default_factory=list)
     proved: list[Item] = field(default_factory=list)
     more_requests: int = 0
@@ -51,30 +51,30 @@ class MadeUp:
     moves_by: Step = Step.TRANSFER
     share: int = 100
 
-    def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+    def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         if self.look is not None:
-            yield from self.look(scope, cursor, pace)
+            yield from self.look(scope, cursor, context)
             return
         for page in self.pages:
-            if pace.over:
+            if context.over:
                 return
             if cursor is None or page.cursor > cursor:
                 yield page
 
-    def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
+    def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[Answer]:
         for item in items:
             self.moved.append(item)
-            yield self.move(item, pace)
+            yield self.move(item, context)
 
-    def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
+    def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
         for item in items:
             self.proved.append(item)
-            yield self.prove(item, pace)
+            yield self.prove(item, context)
 
     def reference(self, group: str) -> str:
         return f"made.up/{group}"
 
-    def hints(self, event: object) -> tuple[str, ...]:
+    def changed_groups(self, event: object) -> tuple[str, ...]:
         return (str(event["group"] if isinstance(event, dict) else event),)
 
     def requests(self) -> int:
@@ -120,10 +120,10 @@ class Steps:
             self.clock.sleep,
             every=self.clock.every,
         )
-        self.hearing = Hearing(Database(self.table), self.clock.time)
+        self.event_store = EventStore(Database(self.table), self.clock.time)
         self.configs: dict[str, Sync] = {}
         self.gatherer = Gatherer(
-            self.hearing, sources_of, self._config, lambda _name: self.kind, self.queues, self.clock.time
+            self.event_store, sources_of, self._config, lambda _name: self.kind, self.queues, self.clock.time
         )
         self.pump = Pump(self.mail, self.clock, self.reaper, self.worker, Manners(random.Random(self.seed)))
 

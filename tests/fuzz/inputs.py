@@ -24,7 +24,7 @@ from syncline.messages import Notice, Queues, Start, decode, encode
 from syncline.secrets import Secrets
 from syncline.web.console import Console
 from syncline.web.receive import Receiver
-from syncline.wiring.syncs import hints_of
+from syncline.wiring.syncs import changed_groups_of
 from tests.fuzz.target import PLANTED, Target, must, refusals
 
 _EXAMPLES: Final = Path(__file__).parents[2] / "examples"
@@ -70,7 +70,10 @@ def _receive(data: bytes) -> None:
     for kind in _syncs():
         mail = _Mail()
         receiver = Receiver(
-            lambda name: _syncs()[name], lambda sync, body: hints_of(sync, body, _NOW), secrets, cast("Queues", mail)
+            lambda name: _syncs()[name],
+            lambda sync, body: changed_groups_of(sync, body, _NOW),
+            secrets,
+            cast("Queues", mail),
         )
         path = f"/hooks/{kind}"
         attempts: tuple[tuple[bool, dict[str, Any]], ...] = (
@@ -119,7 +122,7 @@ def _events(data: bytes) -> None:
             must(event.order is None or len(event.order) <= 32, "a sequencer is too long")
     for kind, sync in _syncs().items():
         with refusals():
-            groups = hints_of(sync, body, _NOW)
+            groups = changed_groups_of(sync, body, _NOW)
             must(all(isinstance(group, str) for group in groups), "a group is no text")
             if kind == "files":
                 files_hints(groups)

@@ -20,7 +20,7 @@ from syncline.model import EVERYTHING, Outcome, Result, Run, RunStatus, Scope, S
 from syncline.secrets import Secrets
 from syncline.steps.engine import Engine
 from syncline.steps.worker import Worker
-from syncline.store.events import Hearing
+from syncline.store.events import EventStore
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.wiring.functions import STEPS, gatherer
@@ -73,7 +73,7 @@ class Chain:
         syncs = Syncs(state, Kinds(Parts(Secrets(_never, _never, self.secrets), http, state, database)))
         clock, rng, bind = self.clock, random.Random(self.seed), syncs.bind(http)
         engine = Engine(state, self.queues, syncs.kind_of, clock.time, rng, clock.sleep, every=clock.every, bind=bind)
-        return Worker(step, STEPS[step], engine, gatherer(syncs, Hearing(database, self.clock.time), engine))
+        return Worker(step, STEPS[step], engine, gatherer(syncs, EventStore(database, self.clock.time), engine))
 
     def start(self, *groups: str, trigger: Trigger = Trigger.HAND, plan: bool = False) -> None:
         """Put a start message into the queue: for everything, or for some repositories."""

@@ -25,7 +25,7 @@ from syncline.model import EVERYTHING, Result, Run, RunStatus, Scope, Step, Trig
 from syncline.secrets import Secrets
 from syncline.steps.engine import Engine
 from syncline.steps.worker import Worker
-from syncline.store.events import Hearing
+from syncline.store.events import EventStore
 from syncline.store.files import FileRecords
 from syncline.store.state import State
 from syncline.store.table import Database
@@ -101,7 +101,7 @@ class FilesChain:
     def _apply(self) -> None:
         sync = self._applied
         self.state.put_sync(sync.name, sync.model_dump_json())
-        Hearing(self.database, self.clock.time).subscribe(sync.name, sync.hears())
+        EventStore(self.database, self.clock.time).subscribe(sync.name, sync.event_sources())
 
     @property
     def records(self) -> FileRecords:
@@ -126,7 +126,7 @@ class FilesChain:
         syncs = Syncs(state, Kinds(parts))
         clock, rng, bind = self.clock, random.Random(self.seed), syncs.bind(http)
         engine = Engine(state, self.queues, syncs.kind_of, clock.time, rng, clock.sleep, every=clock.every, bind=bind)
-        return Worker(step, STEPS[step], engine, gatherer(syncs, Hearing(self.database, self.clock.time), engine))
+        return Worker(step, STEPS[step], engine, gatherer(syncs, EventStore(self.database, self.clock.time), engine))
 
     def put(self, key: str, content: bytes, **metadata: str) -> str:
         """Put an object; its ETag."""

@@ -29,7 +29,7 @@ from syncline.model import Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.secrets import Secrets
 from syncline.steps.engine import Engine
 from syncline.steps.worker import Worker
-from syncline.store.events import Hearing
+from syncline.store.events import EventStore
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.telemetry import logger
@@ -46,7 +46,7 @@ SYNC: Final = "clusters"
 FILES: Final = {f"{c}/n/f{f}.yaml": f"{c} {f}\n".encode() for c in ("east", "west") for f in range(4)}
 CHANGED: Final = {"east/n/f0.yaml": b"changed", "north/n/new.yaml": b"new"}
 KEYS: Final = {"access_key": "AKIDOFTHETESTS", "secret_key": "env:S3_SECRET"}
-HEARD: Final = 9  # effects of hearing the three events: longer unseen, a note, a message that asks for a scan
+HEARD: Final = 9  # effects of event_store the three events: longer unseen, a note, a message that asks for a scan
 GONE: Final = "west/n/f3.yaml"
 AFTER: Final = {key: data for key, data in (FILES | CHANGED).items() if key != GONE}
 
@@ -90,7 +90,7 @@ class Chain:
         }
         sync = load_sync(json.dumps(config))
         self.state.put_sync(SYNC, sync.model_dump_json())
-        Hearing(Database(self.table), self.clock.time).subscribe(SYNC, sync.hears())
+        EventStore(Database(self.table), self.clock.time).subscribe(SYNC, sync.event_sources())
 
     def new_worker(self, step: Step) -> Worker:
         state = State(self.table, self.clock.time, self.clock.every)
@@ -100,7 +100,7 @@ class Chain:
         )
         clock, rng, bind = self.clock, random.Random(self.seed), syncs.bind(http)
         engine = Engine(state, self.queues, syncs.kind_of, clock.time, rng, clock.sleep, every=clock.every, bind=bind)
-        return Worker(step, STEPS[step], engine, gatherer(syncs, Hearing(database, self.clock.time), engine))
+        return Worker(step, STEPS[step], engine, gatherer(syncs, EventStore(database, self.clock.time), engine))
 
     def put(self, objects: Mapping[str, bytes]) -> None:
         for key, data in objects.items():

@@ -37,7 +37,7 @@ def place() -> Iterator[World]:
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large is what has more than four chunks, and chunks are small. Time passes in large steps, so its end is late."""
-    monkeypatch.setattr(engine, "LAST_WORDS", 100.0)
+    monkeypatch.setattr(engine, "GRACE_SECONDS", 100.0)
     monkeypatch.setattr(parts, "SMALL", 0)
     monkeypatch.setattr(parts, "WHOLE", CHUNK * 4)
     monkeypatch.setattr(pieces, "CHUNK", CHUNK)
@@ -241,7 +241,7 @@ def test_a_layer_whose_requests_outlive_their_functions(
     place: World, monkeypatch: pytest.MonkeyPatch, tick: float
 ) -> None:
     """The end of a function's time ends its request, so only the next function learns how far that got."""
-    monkeypatch.setattr(engine, "LAST_WORDS", 0.0)
+    monkeypatch.setattr(engine, "GRACE_SECONDS", 0.0)
     chain = large(place, LAYER * 3, tick=tick)
     chain.run()
     chain.check()

@@ -27,7 +27,7 @@ from syncline.cli import local_engine as engine
 from syncline.cli.local_engine import Engine
 from syncline.cli.programs import ProgramError
 from syncline.errors import SynclineError
-from syncline.store.events import Hearing, Note
+from syncline.store.events import EventStore, Note
 from syncline.store.leases import Leases
 from syncline.store.table import Database
 from tests.standins.programs import needs
@@ -262,7 +262,7 @@ def test_a_kill_loses_nothing_that_was_saved(home: Path, project: Path) -> None:
     leases = Leases(database, time.time)
     leases.take("team/app", "a function that is killed", 900)
     assert leases.slot("registry.example", 1, 900, random.Random(1))
-    claim = Hearing(database, time.time).claim("prod", [Note("one", 0.0, ("team/app",))], 900)
+    claim = EventStore(database, time.time).claim("prod", [Note("one", 0.0, ("team/app",))], 900)
     assert claim
     engine.save(home)
     os.kill(pid_of(home), signal.SIGKILL)
@@ -288,7 +288,7 @@ def test_a_kill_loses_nothing_that_was_saved(home: Path, project: Path) -> None:
     leases = Leases(database, time.time)
     assert leases.take("team/app", "the next", 900).fence == 2
     assert leases.slot("registry.example", 1, 900, random.Random(1))
-    assert Hearing(database, time.time).take_up("prod", claim, 900)
+    assert EventStore(database, time.time).take_up("prod", claim, 900)
     assert client(after, "secretsmanager").get_secret_value(SecretId="syncline/kept")["SecretString"] == "s3cr3t"
     assert client(after, "scheduler").get_schedule(Name="kept")["ScheduleExpression"] == "rate(1 day)"
     assert client(after, "sqs").receive_message(QueueUrl=dead)["Messages"][0]["Body"] == "given up"

@@ -21,7 +21,7 @@ from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.kind import Images
 from syncline.kinds.images.listing import Side
 from syncline.kinds.images.memory import BlobPlaces, Notes
-from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import EVERYTHING, Item, Result
 from tests.standins.oci import OciRegistry
 from tests.standins.oci_store import OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Stored, descriptor, digest_of
@@ -30,7 +30,7 @@ from tests.standins.registry import Htpasswd
 from tests.standins.registry import Registry as Server
 
 DOCKER_CONFIG: Final = "application/vnd.docker.container.image.v1+json"
-TIME: Final = Pace(lambda: 60.0)
+TIME: Final = StepContext(lambda: 60.0)
 
 
 @pytest.fixture
@@ -78,11 +78,11 @@ class Sync:
         assert not [each for page in pages for each in (*page.failures, *page.results)]
         return [item for page in pages for item in page.items]
 
-    def transfer(self, item: Item) -> Arrived | Later | Result | Failure:
+    def transfer(self, item: Item) -> Completed | Unfinished | Result | Failure:
         (answer,) = self.kind.transfer([item], TIME)
         return answer
 
-    def verify(self, item: Item) -> Arrived | Later | Failure:
+    def verify(self, item: Item) -> Completed | Unfinished | Failure:
         (answer,) = self.kind.verify([item], TIME)
         return answer
 
@@ -91,10 +91,10 @@ class Sync:
         found: dict[str, str] = {}
         for item in self.discover():
             answer = self.transfer(item)
-            if isinstance(answer, Arrived):
+            if isinstance(answer, Completed):
                 answer = self.verify(answer.item)
-            assert isinstance(answer, Arrived | Failure)
-            found[item.name] = answer.note if isinstance(answer, Arrived) else answer.error.code.name
+            assert isinstance(answer, Completed | Failure)
+            found[item.name] = answer.note if isinstance(answer, Completed) else answer.error.code.name
         return found
 
 

@@ -18,14 +18,14 @@ from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.kind import Images
 from syncline.kinds.images.listing import Side
 from syncline.kinds.images.memory import BlobPlaces, Notes
-from syncline.kinds.kind import Arrived, Failure, Pace
+from syncline.kinds.kind import Completed, Failure, StepContext
 from syncline.model import Result, Scope
 from tests.standins.made_up import Naps
 from tests.standins.oci import OciRegistry
 from tests.standins.oci_store import OCI_MANIFEST, descriptor
 
 NAME: Final = "team/app"
-TIME: Final = Pace(lambda: 60.0)
+TIME: Final = StepContext(lambda: 60.0)
 DIGEST: Final = "sha256:" + "ab" * 32
 ODD: Final[tuple[Any, ...]] = (
     None,
@@ -73,8 +73,8 @@ class World:
         answers = list(kind.transfer(items, TIME)) if items else []
         failed += [(each.name, str(each.code)) for each in answers if isinstance(each, Result)]
         failed += [(each.item.name, each.error.code.name) for each in answers if isinstance(each, Failure)]
-        arrived = [answer.item for answer in answers if isinstance(answer, Arrived)]
-        assert all(isinstance(proof, Arrived) for proof in kind.verify(arrived, TIME))
+        arrived = [answer.item for answer in answers if isinstance(answer, Completed)]
+        assert all(isinstance(proof, Completed) for proof in kind.verify(arrived, TIME))
         assert {code for _, code in failed} <= {"ENTRY_INVALID"}, failed
         return [item.name for item in arrived], [name for name, _ in failed]
 

@@ -18,7 +18,7 @@ from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.kind import Images
 from syncline.kinds.images.listing import Side
 from syncline.kinds.images.memory import BlobPlaces, Notes
-from syncline.kinds.kind import Arrived, Pace
+from syncline.kinds.kind import Completed, StepContext
 from syncline.model import EVERYTHING, Scope
 from tests.standins.oci import OciRegistry
 from tests.standins.oci_store import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, descriptor, digest_of
@@ -26,7 +26,7 @@ from tests.standins.pairs import USERS, RegistryPair
 from tests.standins.registry import Registry as Server
 
 Skopeo = Callable[..., bytes]
-TIME: Final = Pace(lambda: 60.0)
+TIME: Final = StepContext(lambda: 60.0)
 CREDS: Final = f"ann:{USERS['ann']}"
 
 
@@ -81,9 +81,9 @@ def copy(
     items = [item for page in pages for item in page.items]
     if not items:
         return []
-    arrived = [answer.item for answer in kind.transfer(items, TIME) if isinstance(answer, Arrived)]
+    arrived = [answer.item for answer in kind.transfer(items, TIME) if isinstance(answer, Completed)]
     assert len(arrived) == len(items)
-    proved = [answer for answer in kind.verify(arrived, TIME) if isinstance(answer, Arrived)]
+    proved = [answer for answer in kind.verify(arrived, TIME) if isinstance(answer, Completed)]
     assert len(proved) == len(items)
     return sorted(item.name for item in items)
 

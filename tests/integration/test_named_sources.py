@@ -19,7 +19,7 @@ from syncline.clients.s3.sigv4 import Keys
 from syncline.errors import SynclineError
 from syncline.kinds.backups.paths import Layout
 from syncline.kinds.files.wiring import group_of
-from syncline.kinds.kind import Pace
+from syncline.kinds.kind import StepContext
 from syncline.messages import Start
 from syncline.model import EVERYTHING, Outcome, Run, Scope, Trigger
 from syncline.store.state import new_run_id
@@ -216,7 +216,7 @@ def backups(s3: str, server_of_git: GitHttp, tmp_path: Path) -> BackupsWorld:
 
 def codes(world: BackupsWorld, *groups: str, named: bool = True) -> set[tuple[str, str]]:
     scope = Scope.of(groups) if groups else EVERYTHING
-    pages = world.kind().discover(scope, None, Pace(lambda: 100.0, named=named and bool(groups)))
+    pages = world.kind().discover(scope, None, StepContext(lambda: 100.0, named=named and bool(groups)))
     return {(each.item.group, each.error.code.name) for page in pages for each in page.failures}
 
 
@@ -284,7 +284,7 @@ def test_a_scan_of_backups_answers_for_what_is_equal(backups: BackupsWorld, bran
     backups.put({"east/n/b.yaml": b"b"})
     assert set(backups.codes(backups.run()).values()) == {"moved"}
     asked = frozenset({(branch.replace("{cluster}", "east"), "east/n/a.yaml")})
-    pages = list(backups.kind().discover(EVERYTHING, None, Pace(lambda: 100.0, asked=asked)))
+    pages = list(backups.kind().discover(EVERYTHING, None, StepContext(lambda: 100.0, asked=asked)))
     assert [(each.name, each.outcome) for page in pages for each in page.results] == [
         ("east/n/a.yaml", Outcome.SKIPPED)
     ]

@@ -23,7 +23,7 @@ from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.tokens.config import TokensSync
 from syncline.messages import Batch, Outgoing, Start, decode
 from syncline.model import EVERYTHING, Counts, Outcome, RunStatus, Scope, Step, Trigger
-from syncline.store.events import Hearing
+from syncline.store.events import EventStore
 from syncline.store.instances import InstanceLists
 from syncline.store.state import BatchRecord
 from syncline.store.table import Database
@@ -122,7 +122,7 @@ def a_build_is_queued(world: World, event: str) -> None:
 
 
 def _files(world: World) -> Sync:
-    """A sync of files that hears of its bucket; events are looked at after no time, so that messages are seen at once."""
+    """A sync of files that event_sources of its bucket; events are looked at after no time, so that messages are seen at once."""
     values = {
         "name": FILES,
         "kind": "files",
@@ -145,10 +145,10 @@ def a_file_is_looked_at(world: World, event: str) -> None:
 
 
 def a_bucket_is_heard(world: World, event: str) -> None:
-    hearing = Hearing(_database(world), time.time)
-    hearing.subscribe(FILES, _files(world).hears())
+    event_store = EventStore(_database(world), time.time)
+    event_store.subscribe(FILES, _files(world).event_sources())
     assert world.invoke(event) == NOTHING_FAILED
-    (note,) = hearing.notes(FILES)
+    (note,) = event_store.notes(FILES)
     assert note.groups == (f"key:{FILES_KEY}",)
     (start,) = waiting(world, Step.DISCOVER)
     assert isinstance(start, Start)

@@ -23,7 +23,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.images import discover as looking
 from syncline.kinds.images import transfer as copying
 from syncline.kinds.images import verify as proving
-from syncline.kinds.kind import Arrived
+from syncline.kinds.kind import Completed
 from syncline.messages import Queues
 from syncline.model import Outcome, Step
 from syncline.steps import discover, engine, transfer, worker
@@ -116,8 +116,8 @@ def forget_what_needs_more_time() -> Iterator[None]:
     """Items that were not finished do not go on."""
 
     def carry_out(old: Any) -> Any:
-        def changed(work: Any, kind: Any, pace: Any, run_engine: Any) -> None:
-            old(work, kind, pace, run_engine)
+        def changed(work: Any, kind: Any, context: Any, run_engine: Any) -> None:
+            old(work, kind, context, run_engine)
             work.following = [each for each in work.following if each.batch.step is Step.VERIFY or each.delay]
 
         return changed
@@ -282,9 +282,9 @@ def let_a_plan_write() -> Iterator[None]:
     """A plan sends on what it finds."""
 
     def add(old: Any) -> Any:
-        def changed(work: Any, page: Any, kind: Any, pace: Any) -> Any:
+        def changed(work: Any, page: Any, kind: Any, context: Any) -> Any:
             work.batch = replace(work.batch, plan=False)
-            return old(work, page, kind, pace)
+            return old(work, page, kind, context)
 
         return changed
 
@@ -297,10 +297,10 @@ def count_joined_scans() -> Iterator[None]:
     """Scans that join a run count what is equal once more."""
 
     def add(old: Any) -> Any:
-        def changed(work: Any, page: Any, kind: Any, pace: Any) -> Any:
+        def changed(work: Any, page: Any, kind: Any, context: Any) -> Any:
             if work.batch.scan is not None:
                 work.skipped += page.skipped
-            return old(work, page, kind, pace)
+            return old(work, page, kind, context)
 
         return changed
 
@@ -311,7 +311,7 @@ def count_joined_scans() -> Iterator[None]:
 @plant
 def tell_twice() -> Iterator[None]:
     """An item that two scans of a run have found has two results."""
-    with patch.object(engine, "told_once", lambda _state, _batch, results: list(results)):
+    with patch.object(engine, "first_results", lambda _state, _batch, results: list(results)):
         yield
 
 
@@ -325,7 +325,7 @@ def forget_results() -> Iterator[None]:
 
         return changed
 
-    with _replaced(engine, "told_once", told):
+    with _replaced(engine, "first_results", told):
         yield
 
 
@@ -426,8 +426,8 @@ def call_failures_equal() -> Iterator[None]:
 def believe_a_201() -> Iterator[None]:
     """Verify does not ask the target again."""
 
-    def of(_self: Any, items: Any, _pace: Any) -> Any:
-        return [Arrived(item) for item in items]
+    def of(_self: Any, items: Any, _context: Any) -> Any:
+        return [Completed(item) for item in items]
 
     with patch.object(proving.Proof, "of", of):
         yield
@@ -487,9 +487,9 @@ def accept_an_empty_listing() -> Iterator[None]:
     """A catalog without a single repository is believed."""
 
     def repositories(old: Any) -> Any:
-        def changed(self: Any, scope: Any, odd: Any, pace: Any) -> Any:
+        def changed(self: Any, scope: Any, odd: Any, context: Any) -> Any:
             try:
-                return old(self, scope, odd, pace)
+                return old(self, scope, odd, context)
             except SynclineError as error:
                 if error.code.name != "LISTING_INCOMPLETE":
                     raise

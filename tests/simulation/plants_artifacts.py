@@ -15,7 +15,7 @@ from syncline.kinds.artifacts.builds import Builds
 from syncline.kinds.artifacts.memory import Pushed
 from syncline.kinds.artifacts.reading import Progress
 from syncline.kinds.artifacts.transfer import Moving
-from syncline.kinds.kind import Arrived
+from syncline.kinds.kind import Completed
 from tests.simulation.plants import plant
 
 
@@ -63,7 +63,7 @@ def point_aliases_at_what_arrives() -> Iterator[None]:
 @plant
 def believe_the_registry() -> Iterator[None]:
     """What the registry has acknowledged counts as arrived, without another question."""
-    with patch.object(artifacts, "proved", lambda _registry, items, _pace: map(Arrived, items)):
+    with patch.object(artifacts, "proved", lambda _registry, items, _context: map(Completed, items)):
         yield
 
 

@@ -16,7 +16,7 @@ from syncline.kinds.backups.ours import Evidence
 from syncline.kinds.backups.removals import Limiter
 from syncline.kinds.backups.sealing import Sealed, Sealer
 from syncline.kinds.backups.verify import Proof
-from syncline.kinds.kind import Arrived
+from syncline.kinds.kind import Completed
 
 
 def push_although_the_branch_moved() -> Iterator[None]:
@@ -57,8 +57,8 @@ def believe_the_answer_to_a_push() -> Iterator[None]:
         yield
 
 
-def _all_arrived(_self: Any, items: Any, _pace: Any) -> Any:
-    return [Arrived(item) for item in items]
+def _all_arrived(_self: Any, items: Any, _context: Any) -> Any:
+    return [Completed(item) for item in items]
 
 
 def replace_foreign_files() -> Iterator[None]:

@@ -83,9 +83,9 @@ def forget_deletions_during_a_copy() -> Iterator[None]:
     """A file whose copy is not verified yet is not removed when its object is gone."""
 
     def read_gone(old: Any) -> Any:
-        def changed(self: Any, change: Any, there: Any, pace: Any) -> Any:
+        def changed(self: Any, change: Any, there: Any, context: Any) -> Any:
             under_way = change.record is None or not change.record.verified
-            return None if under_way else old(self, change, there, pace)
+            return None if under_way else old(self, change, there, context)
 
         return changed
 

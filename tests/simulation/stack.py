@@ -23,7 +23,7 @@ from syncline.model import Step
 from syncline.secrets import Secrets
 from syncline.steps.engine import Engine
 from syncline.steps.worker import Worker
-from syncline.store.events import Hearing
+from syncline.store.events import EventStore
 from syncline.store.state import State
 from syncline.store.table import AWS_ERRORS, Database
 from syncline.wiring.functions import STEPS, gatherer
@@ -112,7 +112,7 @@ class Stack:
         bind = syncs.bind(http, lambda run, what: engine.waits(run.sync, run.id, SynclineError("TOO_SLOW", what), 0))
         rng = random.Random(self.machine.rng.random())
         engine = Engine(state, self.queues(calls), syncs.kind_of, clock, rng, self.machine.sleep, bind=bind)
-        return Worker(step, STEPS[step], engine, gatherer(syncs, Hearing(database, clock), engine))
+        return Worker(step, STEPS[step], engine, gatherer(syncs, EventStore(database, clock), engine))
 
     def operator(self, name: str) -> Operator:
         """Return a person with a terminal; each of their commands is a process of its own."""
@@ -142,8 +142,8 @@ class _Target:
         return State(self.table, self.stack.machine.time)
 
     @cached_property
-    def hearing(self) -> Hearing:
-        return Hearing(Database(self.table), self.stack.machine.time)
+    def event_store(self) -> EventStore:
+        return EventStore(Database(self.table), self.stack.machine.time)
 
     @cached_property
     def queues(self) -> Queues:

@@ -10,11 +10,11 @@ from syncline.kinds.artifacts.examine import examined
 from syncline.kinds.artifacts.layers import KnownLayers, OwnMemory
 from syncline.kinds.artifacts.reading import Progress, Wanted
 from syncline.kinds.artifacts.transfer import Push
-from syncline.kinds.kind import Pace
+from syncline.kinds.kind import StepContext
 from tests.standins.pairs import USERS
 from tests.standins.registry import Registry
 
-PACE = Pace(lambda: 60.0)
+PACE = StepContext(lambda: 60.0)
 
 
 class Place:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Final
 
@@ -152,6 +153,24 @@ def test_every_rule_has_a_file() -> None:
     names = [_name(path) for path in _files() if path.name != "__init__.py"]
     patterns = [*RULES, *(pattern for each in ONLY.values() for pattern in each)]
     assert [each for each in patterns if not any(fnmatch(name, each) for name in names)] == []
+
+
+def test_no_modules_import_each_other() -> None:
+    modules = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+    needs = {
+        module: {
+            name if name in modules else name.rpartition(".")[0]
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("syncline")
+            for name in (f"{node.module}.{alias.name}" for alias in node.names)
+        }
+        & set(modules)
+        for module, path in modules.items()
+    }
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        pytest.fail(f"modules import each other: {error.args[1]}")
 
 
 @pytest.mark.parametrize(

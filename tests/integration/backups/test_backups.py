@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
 from syncline.kinds.backups import discover as looking
 from syncline.kinds.backups.paths import Layout
-from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import EVERYTHING, Item, Outcome, Result
 from tests.backups_memory import Kept
 from tests.backups_world import Caps, World, make_bucket
@@ -260,7 +261,7 @@ def test_planned_removals_outlive_a_function(world: World, caps: Caps, monkeypat
     undisturbed = here.look()
     assert len(undisturbed) >= 4
     for sent in range(1, len(undisturbed)):
-        again = here.kind().discover(EVERYTHING, undisturbed[sent - 1].cursor, Pace(lambda: 100.0))
+        again = here.kind().discover(EVERYTHING, undisturbed[sent - 1].cursor, StepContext(lambda: 100.0))
         pages = [*undisturbed[:sent], *again]
         assert {item.name for page in pages for item in page.items if item.detail} == (
             set() if caps.count == 0 else gone
@@ -409,7 +410,7 @@ def test_a_function_killed_after_its_push_commits_nothing_twice(world: World) ->
     again = world.commit(items, batch="the-batch")
     assert len(world.bare.commits()) == 1
     for answers in (first, again):
-        assert {answer.item.source for answer in answers if isinstance(answer, Arrived)} == set(
+        assert {answer.item.source for answer in answers if isinstance(answer, Completed)} == set(
             map(blob_id, FILES.values())
         )
     other = world.commit(items, batch="another")
@@ -427,9 +428,9 @@ def test_a_lost_answer_is_no_doubled_commit(world: World, server: GitHttp) -> No
 def test_short_time_leaves_the_rest_for_later(world: World) -> None:
     world.put(FILES)
     left = iter([60.0] * 15)
-    pace = Pace(lambda: next(left, 15.0), work="b")
-    answers = list(world.kind().transfer([Item("main", key) for key in FILES], pace))
-    later = [answer.item.name for answer in answers if isinstance(answer, Later)]
+    context = StepContext(lambda: next(left, 15.0), work="b")
+    answers = list(world.kind().transfer([Item("main", key) for key in FILES], context))
+    later = [answer.item.name for answer in answers if isinstance(answer, Unfinished)]
     assert len(answers) == len(FILES)
     assert 0 < len(later) < len(FILES)
     assert set(world.bare.files()) == set(FILES) - set(later)
@@ -438,16 +439,16 @@ def test_short_time_leaves_the_rest_for_later(world: World) -> None:
 def test_what_did_not_arrive_is_told_by_verify(world: World) -> None:
     world.put({"east/n/x": b"x"})
     (arrived,) = world.commit([Item("main", "east/n/x")])
-    assert isinstance(arrived, Arrived)
+    assert isinstance(arrived, Completed)
     world.bare.fill({"east/n/x": b"tampered"})
-    pace = Pace(lambda: 60.0)
-    (answer,) = world.kind().verify([arrived.item], pace)
+    context = StepContext(lambda: 60.0)
+    (answer,) = world.kind().verify([arrived.item], context)
     assert isinstance(answer, Failure)
     assert answer.error.code.name == "NOT_ARRIVED"
-    (gone,) = world.kind().verify([Item("main", "east/n/x", None)], pace)
+    (gone,) = world.kind().verify([Item("main", "east/n/x", None)], context)
     assert isinstance(gone, Failure)
-    (absent,) = world.kind().verify([Item("main", "east/n/never", None)], pace)
-    assert isinstance(absent, Arrived)
+    (absent,) = world.kind().verify([Item("main", "east/n/never", None)], context)
+    assert isinstance(absent, Completed)
 
 
 def test_a_look_goes_on_where_it_stopped(world: World) -> None:
@@ -457,7 +458,8 @@ def test_a_look_goes_on_where_it_stopped(world: World) -> None:
     cursor, rounds = None, 0
     while rounds < 20:
         halts = iter([False] * 3 + [True] * 100)
-        pages = list(world.kind().discover(EVERYTHING, cursor, Pace(lambda: 60.0, lambda h=halts: next(h, True))))  # type: ignore[misc]
+        context = StepContext(lambda: 60.0, partial(next, halts, True))
+        pages = list(world.kind().discover(EVERYTHING, cursor, context))
         if not pages:
             break
         found += [item.name for page in pages for item in page.items]

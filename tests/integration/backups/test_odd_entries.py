@@ -9,7 +9,7 @@ import pytest
 
 from syncline.errors import SynclineError
 from syncline.kinds.backups.paths import Layout
-from syncline.kinds.kind import Pace
+from syncline.kinds.kind import StepContext
 from syncline.model import EVERYTHING, Scope
 from tests.backups_world import World, make_world
 from tests.standins.git_places import Bare
@@ -52,7 +52,7 @@ def entry(bare: Bare, path: str, branch: str = "main") -> str:
 def discover(world: World, *groups: str) -> dict[str, str]:
     """Return the codes of a scan's results."""
     scope = Scope.of(groups) if groups else EVERYTHING
-    pages = list(world.kind().discover(scope, None, Pace(lambda: 100.0)))
+    pages = list(world.kind().discover(scope, None, StepContext(lambda: 100.0)))
     return {result.name: result.code or "" for page in pages for result in page.results}
 
 

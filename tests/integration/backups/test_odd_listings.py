@@ -15,7 +15,7 @@ from syncline.clients.http.client import Http
 from syncline.clients.http.pacing import PACE
 from syncline.config.sync import load_sync
 from syncline.kinds.backups.wiring import Builder
-from syncline.kinds.kind import Pace
+from syncline.kinds.kind import StepContext
 from syncline.model import EVERYTHING, Item
 from syncline.secrets import Secrets
 from syncline.store.state import State
@@ -57,13 +57,13 @@ class World:
         self.batches += 1
         ended: dict[str, str] = {}
         items: list[Item] = []
-        for page in kind.discover(EVERYTHING, None, Pace(lambda: 100.0, work=f"scan{self.batches}", run="r")):
+        for page in kind.discover(EVERYTHING, None, StepContext(lambda: 100.0, work=f"scan{self.batches}", run="r")):
             items += page.items
             ended |= {result.name: result.code or result.outcome.value for result in page.results}
             ended |= {str(failure.item): failure.error.code.name for failure in page.failures}
         for group in sorted({item.group for item in items}):
             members = [item for item in items if item.group == group]
-            answers = list(kind.transfer(members, Pace(lambda: 100.0, work=f"batch{self.batches}", run="r")))
+            answers = list(kind.transfer(members, StepContext(lambda: 100.0, work=f"batch{self.batches}", run="r")))
             assert len(answers) == len(members)
         return ended | dict.fromkeys((item.name for item in items), "sent")
 

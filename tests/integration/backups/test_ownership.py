@@ -17,7 +17,7 @@ from syncline.kinds.backups.ours import Ledger, Ours
 from syncline.kinds.backups.paths import Layout
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore
-from syncline.kinds.kind import Arrived, Pace
+from syncline.kinds.kind import Completed, StepContext
 from syncline.model import Outcome, Result, Scope
 from tests.backups_world import Download, World, blobs, content
 
@@ -333,7 +333,7 @@ def test_what_the_push_of_a_dead_function_did_not_change_counts_as_equal(
     world.put(FILES)
     world.run()
     world.put({"east/n/f0.yaml": b"newer", "west/n/f0.yaml": b"newer"})
-    members, pace = [item for page in world.look() for item in page.items], Pace(lambda: 100.0, work="batch")
+    members, context = [item for page in world.look() for item in page.items], StepContext(lambda: 100.0, work="batch")
     assert world.codes(world.run("west/n/f0.yaml")) == {"west/n/f0.yaml": "moved"}
 
     def die(*_: object) -> None:
@@ -342,9 +342,9 @@ def test_what_the_push_of_a_dead_function_did_not_change_counts_as_equal(
     with monkeypatch.context() as dying:
         dying.setattr(Branch, "landed", die)
         with pytest.raises(_DiedError):
-            list(world.kind().transfer(members, pace))
-    arrived, equal = sorted(world.kind().transfer(members, pace), key=lambda each: isinstance(each, Result))
-    assert isinstance(arrived, Arrived)
+            list(world.kind().transfer(members, context))
+    arrived, equal = sorted(world.kind().transfer(members, context), key=lambda each: isinstance(each, Result))
+    assert isinstance(arrived, Completed)
     assert isinstance(equal, Result)
     assert (arrived.item.name, equal.name, equal.outcome) == ("east/n/f0.yaml", "west/n/f0.yaml", Outcome.SKIPPED)
 
@@ -365,7 +365,7 @@ def test_a_plan_records_nothing(world: World) -> None:
     world.run()
     lost = world.forgetful()
     lost.delete("east/n/f0.yaml")
-    pages = list(lost.kind().discover(Scope(), None, Pace(lambda: 60.0, plan=True)))
+    pages = list(lost.kind().discover(Scope(), None, StepContext(lambda: 60.0, plan=True)))
     assert "east/n/f0.yaml" in {item.name for page in pages for item in page.items if item.detail}
     assert not lost.kept.facts
     assert not [row for rows in lost.kept.rows.values() for row in rows.rows]
@@ -377,7 +377,7 @@ def test_a_plan_leaves_what_is_remembered_as_it_is(world: World, store: Folder |
     world.put({"east/n/f0.yaml": b"newer"})
     download, remembered = Download(world, store), copy.deepcopy(world.memory.objects)
     for kind in (world.kind(), download.kind):
-        list(kind.discover(Scope(), None, Pace(lambda: 60.0, plan=True)))
+        list(kind.discover(Scope(), None, StepContext(lambda: 60.0, plan=True)))
     assert world.memory.objects == remembered
     assert not download.memory.counted
 

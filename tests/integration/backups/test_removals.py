@@ -12,7 +12,7 @@ from syncline.clients.folder.target import Folder
 from syncline.kinds.backups.paths import Layout
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore
-from syncline.kinds.kind import Arrived, Failure, Pace
+from syncline.kinds.kind import Completed, Failure, StepContext
 from syncline.model import Scope
 from tests.backups_memory import KeptRows
 from tests.backups_world import PACE, Caps, Download, World, blobs, content
@@ -208,10 +208,10 @@ def test_a_removal_is_verified(world: World, tmp_path: Path) -> None:
     download = Download(world, store)
     download.run()
     world.delete("east/n/f0.yaml")
-    pace = Pace(lambda: 60.0, work="run")
-    (page,) = [page for page in download.kind.discover(Scope(), None, pace) if page.items]
-    (answer,) = download.kind.transfer(page.items, pace)
-    assert isinstance(answer, Arrived), "verify decides whether it is removed"
-    (proof,) = download.kind.verify([answer.item], pace)
+    context = StepContext(lambda: 60.0, work="run")
+    (page,) = [page for page in download.kind.discover(Scope(), None, context) if page.items]
+    (answer,) = download.kind.transfer(page.items, context)
+    assert isinstance(answer, Completed), "verify decides whether it is removed"
+    (proof,) = download.kind.verify([answer.item], context)
     assert isinstance(proof, Failure)
     assert proof.error.code.name == "NOT_ARRIVED"

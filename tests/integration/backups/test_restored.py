@@ -21,7 +21,7 @@ from syncline.kinds.backups.restore import Place as RestorePlace
 from syncline.kinds.backups.restore import Restored, Restoring
 from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore
-from syncline.kinds.kind import Pace
+from syncline.kinds.kind import StepContext
 from syncline.model import Outcome, Result, Scope
 from tests.backups_world import Caps, Download, World, content, make_bucket, make_world
 
@@ -31,7 +31,7 @@ FILES = {
 FILES |= {"east/a/deep/er/x": b"", "east/a/large.bin": os.urandom(3_000_000)}
 SECRET = b"kind: Secret\ndata: {password: aHVudGVyMg==}\n"
 KEY = base64.b64encode(bytes(range(64))).decode()
-PACE = Pace(lambda: 60.0, work="run")
+PACE = StepContext(lambda: 60.0, work="run")
 
 
 @pytest.fixture

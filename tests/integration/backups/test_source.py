@@ -12,7 +12,7 @@ from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.sigv4 import Keys
-from syncline.kinds.kind import Failure, Pace, Page
+from syncline.kinds.kind import Failure, Page, StepContext
 from syncline.model import EVERYTHING
 from tests.backups_world import Caps, Download, World
 from tests.standins.git_places import make_bare
@@ -56,7 +56,7 @@ def test_an_empty_listing_of_a_cluster_is_not_believed(world: World, server: S3S
 
     server.hook = empty
     assert failed(world.look()) == {"east/": "LISTING_INCOMPLETE"}
-    pages = list(download.kind.discover(EVERYTHING, None, Pace(lambda: 60.0)))
+    pages = list(download.kind.discover(EVERYTHING, None, StepContext(lambda: 60.0)))
     assert failed(pages) == {"east/": "LISTING_INCOMPLETE"}
 
 

@@ -117,7 +117,7 @@ class Gateway:
         self.replies: list[Reply] = []
         self.troubles: dict[str, list[tuple[float, float]]] = {}
         """When something was wrong with a pod, whatever it was."""
-        self.parted: dict[frozenset[str], list[tuple[float, float]]] = {}
+        self.split_equal: dict[frozenset[str], list[tuple[float, float]]] = {}
 
     # -- the instances
 
@@ -170,14 +170,14 @@ class Gateway:
         pair = frozenset((one.name, other.name))
         if len(pair) == 2 and pair not in self.apart:
             self.apart.add(pair)
-            self.parted.setdefault(pair, []).append((self.machine.now, float("inf")))
+            self.split_equal.setdefault(pair, []).append((self.machine.now, float("inf")))
 
     def heal(self) -> None:
         """End all partitions. What they held back travels with the next push."""
         for pair in sorted(self.apart, key=sorted):
-            begun, _ = self.parted[pair][-1]
+            begun, _ = self.split_equal[pair][-1]
             # What was held back may need another interval.
-            self.parted[pair][-1] = (begun, self.machine.now + self.interval)
+            self.split_equal[pair][-1] = (begun, self.machine.now + self.interval)
         self.apart.clear()
 
     def begin_trouble(self, pod: Pod) -> None:

@@ -21,7 +21,7 @@ from syncline.clients.registry.reference import digest_of
 from syncline.config.sync import load_sync
 from syncline.kinds.artifacts import wiring
 from syncline.model import Outcome, Result, Run
-from syncline.wiring.syncs import hints_of
+from syncline.wiring.syncs import changed_groups_of
 from tests.simulation.machine import writer
 from tests.simulation.models.builds import DAMAGED, Format, image_of
 from tests.simulation.models.github import GitHubServer, SimGitHub
@@ -312,7 +312,7 @@ class ArtifactsWorld:
             "workflow": {"path": about.path},
             "repository": {"full_name": REPOSITORY},
         }
-        return hints_of(sync, event, self._stack.machine.now)
+        return changed_groups_of(sync, event, self._stack.machine.now)
 
     # -- strangers
 

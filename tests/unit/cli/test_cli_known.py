@@ -8,7 +8,7 @@ import pytest
 
 from syncline.model import Counts, Run, Scope, Trigger
 from syncline.model import Result as ItemResult
-from syncline.steps.known import remember, settled, told_apart
+from syncline.steps.known import remember, separate_known, settled
 from syncline.store.state import BatchRecord, first_batch
 from tests.run_ids import made_run_id
 from tests.unit.cli.cli_stack import Stack, failed, moved
@@ -24,7 +24,7 @@ def finish(stack: Stack, *results: ItemResult, skipped: int = 0, plan: bool = Fa
     """A run with these results, ended as the functions end it."""
     run = stack.begin(plan=plan)
     state, batch = stack.target.state, first_batch(run)
-    marked, dead = told_apart(state.failures, batch, results, (), 0.0)
+    marked, dead = separate_known(state.failures, batch, results, (), 0.0)
     record = BatchRecord(marked, (), dead)
     state.end_batch(batch, record, Counts.of(marked, skipped=skipped, queued=len(marked)))
     remember(state.failures, batch, record, 0.0)

@@ -14,7 +14,7 @@ from syncline.errors import SynclineError
 from syncline.messages import Batch, DeadLetter, Outgoing, Start, decode, encode, to_json
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.steps.engine import Work
-from syncline.steps.known import answered, told_apart
+from syncline.steps.known import answered, separate_known
 from syncline.store.failures import KnownFailure
 from syncline.store.state import BatchRecord, State, first_batch
 from tests.run_ids import made_run_id
@@ -72,7 +72,7 @@ def test_an_item_that_a_scan_knew_to_fail_is_scanned_again_and_never_sent_on_as_
     state, queues = applied.target.state, applied.target.queues
     batch = Batch(made_run_id(), "prod", step, "b")
     result = Result("mirror/team/app", "1.0", Outcome.FAILED, "run:7.1", code="ARTIFACT_EXPIRED", reason="expired")
-    _, [letter] = told_apart(state.failures, batch, [result], [], 0.0)
+    _, [letter] = separate_known(state.failures, batch, [result], [], 0.0)
     assert [dict(item.detail) for item in letter.batch.items] == [{}]
     queues.bury(step, [encode(letter)])
     applied.run("retry", "prod")

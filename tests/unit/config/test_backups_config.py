@@ -134,8 +134,8 @@ def test_parts_of_a_sync() -> None:
     assert made.groups_of(["prod-a"]) == ("prod-a/",)
     with pytest.raises(SynclineError):
         made.groups_of(["dev"])
-    assert made.hears() == ("bucket:b-b",)
-    assert made.look_at("main", "x/prod-a/n/y") == "x/prod-a/n/y"
+    assert made.event_sources() == ("bucket:b-b",)
+    assert made.scan_group("main", "x/prod-a/n/y") == "x/prod-a/n/y"
     assert layout_of(made).takes("x/prod-a/n/y")
     assert not layout_of(made).takes("x/dev/n/y")
 

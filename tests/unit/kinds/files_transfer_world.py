@@ -21,9 +21,9 @@ from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.records import Record, Row, Task
-from syncline.kinds.files.targets import Put, TargetFile, Unfinished, Written, file_of
+from syncline.kinds.files.targets import PartlyWritten, Put, TargetFile, Written, file_of
 from syncline.kinds.files.transfer import Answer, Transfer
-from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result, compact_json
 
 RUN: Final = "run-2"
@@ -138,7 +138,7 @@ class _Target:
             if path.startswith(prefix):
                 yield Listed(path, there.version, there.size or 0, 0.0)
 
-    def put(self, put: Put) -> Written | Unfinished:
+    def put(self, put: Put) -> Written | PartlyWritten:
         self.puts.append(put)
         self._begin("put", put.path)
         there = self.stat(put.path)
@@ -154,7 +154,7 @@ class _Target:
         if put.key not in source.objects:
             raise SynclineError("NOT_FOUND", "no such object")
         if self.unfinished:
-            return Unfinished(self.unfinished, self.error)
+            return PartlyWritten(self.unfinished, self.error)
         head, content = source.objects[put.key]
         made = file_of(head.etag, head.size, self.keeps)
         if not self.is_listed:
@@ -239,7 +239,7 @@ class World:
         source: Any = self.source
         target: Any = self.target
         records: Any = self.records
-        transfer = Transfer(self.sync, source, target, records, Pace(self.left, run=RUN), threads)
+        transfer = Transfer(self.sync, source, target, records, StepContext(self.left, run=RUN), threads)
         answers = list(transfer.items(items))
         assert sorted(each.item.name if not isinstance(each, Result) else each.name for each in answers) == sorted(
             each.name for each in items
@@ -280,7 +280,7 @@ def code(answer: Answer) -> str:
 
 
 def task_of(answer: Answer) -> Task:
-    assert isinstance(answer, Arrived | Later | Failure), answer
+    assert isinstance(answer, Completed | Unfinished | Failure), answer
     return Task.of(answer.item)
 
 

@@ -18,7 +18,7 @@ from syncline.kinds.files.records import Record, Row
 from syncline.kinds.files.targets import Put, TargetFile, Written, file_of
 from syncline.kinds.files.transfer import Transfer
 from syncline.kinds.files.verify import Verify
-from syncline.kinds.kind import Arrived, Pace, Page
+from syncline.kinds.kind import Completed, Page, StepContext
 from syncline.model import EVERYTHING, Scope, compact_json
 from syncline.ownership import Grant, RemovalRequest
 
@@ -182,14 +182,14 @@ class World:
         sync: FilesSync,
         scope: Scope,
         cursor: str | None = None,
-        pace: Pace | None = None,
+        context: StepContext | None = None,
         told: Hints | None = None,
     ) -> list[Page]:
         world: Any = self
 
         memory = Memory(world, world, world, lambda: self.now)
         scan = Scan(sync, world, world, memory, self.group_of, told or Hints())
-        return list(scan.pages(scope, cursor, pace or Pace(lambda: 60.0, work="w")))
+        return list(scan.pages(scope, cursor, context or StepContext(lambda: 60.0, work="w")))
 
     def look(self, sync: FilesSync, *bodies: dict[str, Any], everything: bool = False) -> int:
         """Scan the keys of events, or everything, and do what follows; return the number of keys read by the scan."""
@@ -201,10 +201,10 @@ class World:
         capped = [failure.error.code.name for page in pages for failure in page.failures]
         assert set(capped) <= {"REMOVALS_CAPPED"}, "a full scan that finds nothing at all removes nothing"
         for item in [item for page in pages for item in page.items]:
-            pace = Pace(lambda: 60.0)
-            for answer in Transfer(sync, world, world, world, pace, 1).items([item]):
-                if isinstance(answer, Arrived):
-                    assert Verify(sync, world, world, pace, 1).items([answer.item])
+            context = StepContext(lambda: 60.0)
+            for answer in Transfer(sync, world, world, world, context, 1).items([item]):
+                if isinstance(answer, Completed):
+                    assert Verify(sync, world, world, context, 1).items([answer.item])
         return asked
 
     def is_true(self) -> bool:

@@ -17,7 +17,7 @@ from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.discover import Look
 from syncline.kinds.images.listing import Side
 from syncline.kinds.images.memory import Notes
-from syncline.kinds.kind import Pace, Page
+from syncline.kinds.kind import Page, StepContext
 from syncline.model import EVERYTHING, Scope
 
 LIST_PAGE = 100
@@ -160,12 +160,12 @@ class Bench:
         self.notes = Notes(OwnMemory(), "dr.example")
 
     def look(self, scope: Scope = EVERYTHING, cursor: str | None = None) -> list[Page]:
-        return list(self.pages(scope, cursor, Pace(lambda: 60.0)))
+        return list(self.pages(scope, cursor, StepContext(lambda: 60.0)))
 
-    def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+    def pages(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         source = Side(cast("Registry", self.source), cast("Quay | None", self.source_api))
         target = Side(cast("Registry", self.target), cast("Quay | None", self.target_api))
-        return Look(self.sync, source, target, self.notes).pages(scope, cursor, pace)
+        return Look(self.sync, source, target, self.notes).pages(scope, cursor, context)
 
 
 def found(pages: Iterable[Page]) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from syncline.clients.s3.head import ABSENT, Head
 from syncline.kinds.files import bucket_target
 from syncline.kinds.files.bucket_target import PART_SECONDS, BucketTarget
 from syncline.kinds.files.records import UNSTATED
-from syncline.kinds.files.targets import Put, TargetFile, Unfinished, Written, file_of
+from syncline.kinds.files.targets import PartlyWritten, Put, TargetFile, Written, file_of
 from tests.standins.s3 import Answer, Asked, S3Server
 from tests.standins.s3_store import md5
 from tests.unit.kinds.files_services import QUICK, bucket_of, failed
@@ -224,7 +224,7 @@ class TestUploads:
         """Begin the upload of ``a``, for which there is time for ``count`` parts; return its ID."""
         buckets.server.put("source", "a", SEVERAL)
         answer = buckets.target(near=near).put(buckets.put("a", left=self.for_parts(count)))
-        assert answer == Unfinished(count)
+        assert answer == PartlyWritten(count)
         (number,) = buckets.server.uploads
         assert buckets.objects == {}
         return number
@@ -234,7 +234,7 @@ class TestUploads:
         buckets.server.put("source", "a", SEVERAL)
         seen = Head(md5(b"small"), 5)
         put = replace(buckets.put("a", left=self.for_parts(2)), seen=seen)
-        assert buckets.target(near=near).put(put) == Unfinished(2)
+        assert buckets.target(near=near).put(put) == PartlyWritten(2)
         assert isinstance(buckets.target(near=near).put(replace(buckets.put("a"), seen=seen)), Written)
         assert buckets.objects == {"a": SEVERAL}
         assert len(self.parts(buckets)) == len(set(self.parts(buckets))), "no part was sent twice"
@@ -247,7 +247,7 @@ class TestUploads:
     @SORTS
     def test_a_new_function_goes_on_with_the_same_upload(self, buckets: Buckets, *, near: bool) -> None:
         number = self.begun(buckets, near=near)
-        assert buckets.target(near=near).put(buckets.put("a", left=self.for_parts(1))) == Unfinished(3)
+        assert buckets.target(near=near).put(buckets.put("a", left=self.for_parts(1))) == PartlyWritten(3)
         done = buckets.target(near=near).put(buckets.put("a"))
         assert isinstance(done, Written)
         assert done.sent == (0 if near else 2 * SMALL), "bytes are counted by the function that sent them"
@@ -273,7 +273,7 @@ class TestUploads:
                 http.end_within(0.0)
             return 60.0
 
-        assert buckets.target(near=near, http=http).put(buckets.put("a", left=left)) == Unfinished(2)
+        assert buckets.target(near=near, http=http).put(buckets.put("a", left=left)) == PartlyWritten(2)
         (number,) = buckets.server.uploads
         assert isinstance(buckets.target(near=near).put(buckets.put("a")), Written)
         assert self.parts(buckets) == [(number, str(part)) for part in range(1, 6)]
@@ -287,7 +287,7 @@ class TestUploads:
 
         buckets.server.hook = hook
         answer = buckets.target(near=near).put(buckets.put("a"))
-        assert isinstance(answer, Unfinished)
+        assert isinstance(answer, PartlyWritten)
         assert answer.error is not None
         assert (answer.parts, answer.error.code.name) == (2, "SERVER_ERROR")
         (number,) = buckets.server.uploads

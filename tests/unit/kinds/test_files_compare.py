@@ -14,7 +14,7 @@ from syncline.clients.s3.xml import Listed
 from syncline.errors import SynclineError
 from syncline.kinds.files.compare import Change, Pass, Tally, TargetListing, Turns, renames_among, with_renames
 from syncline.kinds.files.discover import Cursor
-from syncline.kinds.files.records import Gone, Record, Task, Was
+from syncline.kinds.files.records import Gone, PreviousRecord, Record, Task
 from syncline.model import Item
 from syncline.ownership import Action
 
@@ -34,7 +34,7 @@ RECORDS = st.builds(
     told=st.none() | st.floats(0, 1e9),
     internal_id=st.text(max_size=2),
 )
-WAS = st.builds(Was, KEYS, RECORDS.map(lambda record: replace(record, was=None)))
+WAS = st.builds(PreviousRecord, KEYS, RECORDS.map(lambda record: replace(record, was=None)))
 Objects = dict[str, tuple[str, int]]
 Recorded = dict[str, tuple[tuple[str, int], str, bool]]
 
@@ -285,7 +285,7 @@ def test_a_task_survives_its_item(task: Task) -> None:
 
 
 @given(st.builds(replace, RECORDS, seq=st.text(max_size=3), was=st.none() | WAS), st.none() | WAS)
-def test_records_survive_their_rows(record: Record, was: Was | None) -> None:
+def test_records_survive_their_rows(record: Record, was: PreviousRecord | None) -> None:
     read = Record.of_row(record.to_row())
     assert read == record
     assert Gone.of_row(Gone(record.seq, was).to_row()) == Gone(record.seq, was)

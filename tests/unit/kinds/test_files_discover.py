@@ -15,13 +15,13 @@ from syncline.clients.s3.head import Head, fingerprint
 from syncline.kinds.files.events import Hints
 from syncline.kinds.files.records import Record, Task
 from syncline.kinds.files.targets import TargetFile, file_of
-from syncline.kinds.kind import Pace, Page
+from syncline.kinds.kind import Page, StepContext
 from syncline.model import EVERYTHING, Item, Outcome, Scope
 from syncline.ownership import RemovalRequest
 from tests.unit.kinds.files_world import World, sync_of
 
-PACE = Pace(lambda: 60.0, run="run-1")
-PLAN = Pace(lambda: 60.0, run="run-1", plan=True)
+PACE = StepContext(lambda: 60.0, run="run-1")
+PLAN = StepContext(lambda: 60.0, run="run-1", plan=True)
 NAMES = st.sampled_from([f"{folder}{letter}" for folder in ("", "d/", "e/") for letter in "abc"])
 KINDS = ("new", "equal", "changed", "gone", "foreign", "adopted", "unverified", "left")
 FILES = st.dictionaries(NAMES, st.sampled_from(KINDS), min_size=1, max_size=9)
@@ -79,7 +79,7 @@ def test_a_scan_sends_on_what_differs_and_counts_the_rest(files: dict[str, str])
     world = world_of(files)
     present = [key for key in files if files[key] != "gone"]
     gone = [key for key in files if files[key] == "gone"]
-    pages = world.scan_pages(sync_of(), EVERYTHING, pace=PACE)
+    pages = world.scan_pages(sync_of(), EVERYTHING, context=PACE)
     differ = {key for key in files if files[key] in ("new", "changed", "foreign")}
     assert set(names_of(pages)) == differ | set(gone if present else ())
     assert removed_by(pages) == (sorted(gone) if present else [])
@@ -99,7 +99,7 @@ def test_a_scan_that_goes_on_sends_on_what_it_has_not(
     """A function's time may end behind any page; the windows of the rest may be others."""
     sync = sync_of({"recheck": "7d" if rechecked else "3650d"})
     scope = EVERYTHING if whole else Scope.of(["prefix:d/", "prefix:e/"])
-    at_once = world_of(files).scan_pages(sync, scope, pace=PACE)
+    at_once = world_of(files).scan_pages(sync, scope, context=PACE)
     world = world_of(files)
     world.now = 1e9
     world.group_of = lambda name: name[-1]
@@ -107,11 +107,11 @@ def test_a_scan_that_goes_on_sends_on_what_it_has_not(
         patch.setattr("syncline.kinds.files.items.PAGE_BYTES", 1)
         if limit != "nothing":
             patch.setattr(f"syncline.kinds.files.discover.{limit}", 2)
-        pages = world.scan_pages(sync, scope, pace=PACE)
+        pages = world.scan_pages(sync, scope, context=PACE)
         assert counts_of(pages) == counts_of(at_once)
         for number, page in enumerate(pages):
             world.now += 1.0
-            rest = world.scan_pages(sync, scope, page.cursor, pace=PACE)
+            rest = world.scan_pages(sync, scope, page.cursor, context=PACE)
             assert counts_of([*pages[: number + 1], *rest]) == counts_of(at_once), page.cursor
 
 
@@ -123,8 +123,8 @@ def test_a_scan_ends_with_its_time_and_goes_on_there() -> None:
             add(world, letter, "new" if letter in "bdf" else "equal")
         for _ in range(20):
             left = [0.0, 1.0]
-            pace = Pace(lambda left=left: left.pop() if left else 0.0)  # type: ignore[misc]
-            pages = world.scan_pages(sync_of(), EVERYTHING, cursor, pace)
+            context = StepContext(lambda left=left: left.pop() if left else 0.0)  # type: ignore[misc]
+            pages = world.scan_pages(sync_of(), EVERYTHING, cursor, context)
             found += names_of(pages)
             cursor = pages[-1].cursor if pages else None
             if world.facts:
@@ -134,7 +134,7 @@ def test_a_scan_ends_with_its_time_and_goes_on_there() -> None:
 
 def test_nothing_is_sent_on_before_anything_was_met() -> None:
     world = world_of({"a": "new"})
-    assert world.scan_pages(sync_of(), EVERYTHING, pace=Pace(lambda: 0.0)) == []
+    assert world.scan_pages(sync_of(), EVERYTHING, context=StepContext(lambda: 0.0)) == []
 
 
 class TestRenames:
@@ -147,12 +147,12 @@ class TestRenames:
 
     def test_a_rename_is_one_item_and_no_removal(self) -> None:
         world = self.world()
-        (item,) = items_of(world.scan_pages(sync_of(), EVERYTHING, pace=PACE))
+        (item,) = items_of(world.scan_pages(sync_of(), EVERYTHING, context=PACE))
         assert (item.name, Task.of(item).what, Task.of(item).origin) == ("new", "rename", "old")
         assert not world.requests
 
     def test_a_sync_that_never_removes_renames_nothing(self) -> None:
-        (item,) = items_of(self.world().scan_pages(sync_of({"removals": None}), EVERYTHING, pace=PACE))
+        (item,) = items_of(self.world().scan_pages(sync_of({"removals": None}), EVERYTHING, context=PACE))
         assert (item.name, Task.of(item).what) == ("new", "put")
 
     @pytest.mark.parametrize("taken", [False, True])
@@ -162,7 +162,7 @@ class TestRenames:
         world.is_listed = False
         if taken:
             world.there["new"] = file_of("other", 9)
-        pages = world.scan_pages(sync_of({"recheck": "3650d"}), EVERYTHING, pace=PACE)
+        pages = world.scan_pages(sync_of({"recheck": "3650d"}), EVERYTHING, context=PACE)
         tasks = {item.name: Task.of(item).what for item in items_of(pages)}
         assert tasks == ({"new": "put", "old": "remove"} if taken else {"new": "rename"})
 
@@ -171,7 +171,7 @@ class TestRenames:
         """Its removal counts within the limits."""
         world = self.world()
         world.refused = frozenset(["new"])
-        pages = world.scan_pages(sync_of(), scope, pace=PACE)
+        pages = world.scan_pages(sync_of(), scope, context=PACE)
         assert removed_by(pages) == names_of(pages) == ["old"]
         assert codes_of(pages) == [("new", "PATH_REFUSED")]
         assert [request.count for request, _ in world.requests] == [1]
@@ -181,13 +181,13 @@ class TestRenames:
         monkeypatch.setattr("syncline.kinds.files.discover.WINDOW", 2)
         world = self.world()
         add(world, "z", "gone")
-        assert removed_by(world.scan_pages(sync_of(), EVERYTHING, pace=PACE)) == []
+        assert removed_by(world.scan_pages(sync_of(), EVERYTHING, context=PACE)) == []
 
 
 class TestRemovals:
     def test_the_limits_are_those_of_the_sync_and_all_of_its_files(self) -> None:
         world = world_of({"a": "equal", "b": "changed", "c": "gone", "d": "foreign"})
-        pages = world.scan_pages(sync_of({"removals": {"share": 0.5, "count": 9}}), EVERYTHING, pace=PACE)
+        pages = world.scan_pages(sync_of({"removals": {"share": 0.5, "count": 9}}), EVERYTHING, context=PACE)
         ((request, total),) = world.requests
         assert (request.limits.share, request.limits.count, request.count, total) == (0.5, 9, 1, 3)
         assert (request.run, request.own, request.keep) == ("run-1", False, True)
@@ -195,8 +195,8 @@ class TestRemovals:
 
     def test_those_of_a_run_are_its_own(self) -> None:
         world = world_of({"a": "equal", "c": "gone"})
-        pace = replace(PACE, allow_removals=7)
-        assert removed_by(world.scan_pages(sync_of(), EVERYTHING, pace=pace)) == ["c"]
+        context = replace(PACE, allow_removals=7)
+        assert removed_by(world.scan_pages(sync_of(), EVERYTHING, context=context)) == ["c"]
         ((request, total),) = world.requests
         assert request.own
         assert (request.limits.share, request.limits.count) == (1.0, 7)
@@ -207,16 +207,16 @@ class TestRemovals:
         monkeypatch.setattr("syncline.kinds.files.discover.WINDOW", window)
         world = world_of({"a": "equal", "b": "new", "c": "gone", "d": "gone"})
         world.allows = False
-        pages = world.scan_pages(sync_of(), EVERYTHING, pace=PACE)
+        pages = world.scan_pages(sync_of(), EVERYTHING, context=PACE)
         assert names_of(pages) == ["b"]
         assert codes_of(pages) == [("*", "REMOVALS_CAPPED")]
 
     def test_what_goes_while_a_scan_goes_on_is_not_among_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("syncline.kinds.files.items.PAGE_BYTES", 1)
         world = world_of({"a": "equal", "b": "gone", "c": "gone", "d": "equal"})
-        first = next(page for page in world.scan_pages(sync_of(), EVERYTHING, pace=PACE) if page.items)
+        first = next(page for page in world.scan_pages(sync_of(), EVERYTHING, context=PACE) if page.items)
         del world.objects["d"]
-        assert removed_by([first, *world.scan_pages(sync_of(), EVERYTHING, first.cursor, pace=PACE)]) == ["b", "c"]
+        assert removed_by([first, *world.scan_pages(sync_of(), EVERYTHING, first.cursor, context=PACE)]) == ["b", "c"]
 
     @pytest.mark.parametrize(("window", "listings"), [(20_000, 1), (2, 4)])
     def test_what_fits_into_one_window_is_listed_once(
@@ -224,12 +224,12 @@ class TestRemovals:
     ) -> None:
         monkeypatch.setattr("syncline.kinds.files.discover.WINDOW", window)
         world = world_of({"a": "equal", "b": "new", "c": "gone", "d": "gone"})
-        assert removed_by(world.scan_pages(sync_of(), EVERYTHING, pace=PACE)) == ["c", "d"]
+        assert removed_by(world.scan_pages(sync_of(), EVERYTHING, context=PACE)) == ["c", "d"]
         assert world.listings == listings
 
     def test_a_sync_that_never_removes_asks_for_none(self) -> None:
         world = world_of({"a": "equal", "c": "gone"})
-        pages = world.scan_pages(sync_of({"removals": None}), EVERYTHING, pace=PACE)
+        pages = world.scan_pages(sync_of({"removals": None}), EVERYTHING, context=PACE)
         assert (names_of(pages), codes_of(pages), world.requests) == ([], [], [])
 
     def test_the_same_removals_are_asked_for_under_the_same_name(self) -> None:
@@ -237,7 +237,7 @@ class TestRemovals:
         requests: list[RemovalRequest] = []
         for gone in (["c"], ["c"], ["c", "d"]):
             world = world_of({"a": "equal", **dict.fromkeys(gone, "gone")})
-            world.scan_pages(sync_of(), EVERYTHING, pace=PACE)
+            world.scan_pages(sync_of(), EVERYTHING, context=PACE)
             requests += [request for request, _ in world.requests]
         one, same, other = [request.name for request in requests]
         assert one == same != other
@@ -252,21 +252,21 @@ class TestRemovals:
             asked.append(run)
             return 3
 
-        pace = replace(PACE, allow_removals=own, removed=removed)
-        world.scan_pages(sync_of(), EVERYTHING, pace=pace)
+        context = replace(PACE, allow_removals=own, removed=removed)
+        world.scan_pages(sync_of(), EVERYTHING, context=context)
         assert asked == []
-        world.scan_pages(sync_of(), EVERYTHING, pace=replace(pace, run="run-2"))
+        world.scan_pages(sync_of(), EVERYTHING, context=replace(context, run="run-2"))
         assert asked == ["run-1"]
 
     def test_an_empty_folder_of_a_bucket_with_files_is_removed(self) -> None:
         world = world_of({"a": "equal", "d/a": "gone"})
-        assert removed_by(world.scan_pages(sync_of(), Scope.of(["prefix:d/"]), pace=PACE)) == ["d/a"]
+        assert removed_by(world.scan_pages(sync_of(), Scope.of(["prefix:d/"]), context=PACE)) == ["d/a"]
         ((_, total),) = world.requests
         assert total == 2, "the limits are of all files, not of the folder's"
 
     def test_nothing_is_removed_where_the_whole_bucket_is_empty(self) -> None:
         world = world_of({"d/a": "gone"})
-        pages = world.scan_pages(sync_of(), Scope.of(["prefix:d/"]), pace=PACE)
+        pages = world.scan_pages(sync_of(), Scope.of(["prefix:d/"]), context=PACE)
         assert (names_of(pages), codes_of(pages)) == ([], [("*", "REMOVALS_CAPPED")])
 
     @pytest.mark.parametrize("side", ["odd", "odd_there"])
@@ -279,20 +279,20 @@ class TestRemovals:
         world = world_of({"a": "gone", "c": "gone", "m": "new", "p": "new"})
         world.objects["z"] = Head("etag of c", 3, modified=7.0)
         setattr(world, side, [odd])
-        pages = world.scan_pages(sync_of(), EVERYTHING, pace=PACE)
+        pages = world.scan_pages(sync_of(), EVERYTHING, context=PACE)
         assert {item.name: Task.of(item).what for item in items_of(pages)} == dict.fromkeys("mpz", "put")
         assert codes_of(pages) == [(odd, "MESSAGE_INVALID")]
 
     def test_a_file_with_an_odd_entry_is_a_failure_and_no_item(self) -> None:
         world = world_of({"a": "new", "b": "new"})
         world.odd_there = ["b"]
-        pages = world.scan_pages(sync_of(), EVERYTHING, pace=PACE)
+        pages = world.scan_pages(sync_of(), EVERYTHING, context=PACE)
         assert (names_of(pages), codes_of(pages)) == (["a"], [("b", "MESSAGE_INVALID")])
 
     def test_a_selection_counts_what_it_selects(self) -> None:
         world = world_of({"a.txt": "equal", "b.txt": "gone", "c.jpg": "equal", "d.jpg": "gone"})
         sync = sync_of({"select": {"include": ["*.txt"]}})
-        assert removed_by(world.scan_pages(sync, Scope.of(["key:b.txt"]), pace=PACE)) == ["b.txt"]
+        assert removed_by(world.scan_pages(sync, Scope.of(["key:b.txt"]), context=PACE)) == ["b.txt"]
         ((_, total),) = world.requests
         assert total == 2
 
@@ -302,16 +302,16 @@ class TestPlan:
         world = world_of({"a": "adopted", "b": "gone", "c": "new", "d": "unverified"})
         before = copy.deepcopy(world.files)
         for scope in (EVERYTHING, Scope.of(["key:a", "key:b", "key:c"])):
-            pages = world.scan_pages(sync_of(), scope, pace=PLAN)
+            pages = world.scan_pages(sync_of(), scope, context=PLAN)
             assert set(names_of(pages)) == {"b", "c"}
         assert (world.files, world.facts, world.written, world.compacted) == (before, {}, 0, 0)
         assert [request.keep for request, _ in world.requests] == [False, False]
 
     def test_a_scan_compacts_the_records_at_its_beginning(self) -> None:
         world = world_of({"a": "adopted", "c": "new"})
-        pages = world.scan_pages(sync_of(), EVERYTHING, pace=PACE)
+        pages = world.scan_pages(sync_of(), EVERYTHING, context=PACE)
         assert (world.written, world.compacted) == (1, 1)
-        world.scan_pages(sync_of(), EVERYTHING, pages[0].cursor, pace=PACE)
+        world.scan_pages(sync_of(), EVERYTHING, pages[0].cursor, context=PACE)
         assert world.compacted == 1
 
 
@@ -329,11 +329,11 @@ class TestRechecks:
         world.now = 1e9
         sync = sync_of({"recheck": "1d"})
         if since is not None:
-            world.scan_pages(sync, EVERYTHING, pace=PACE)
+            world.scan_pages(sync, EVERYTHING, context=PACE)
             world.now += since
         for key in "abcdefgh":
             self.changed_unseen(world, key)
-        return world, world.scan_pages(sync, EVERYTHING, pace=PACE, told=told)
+        return world, world.scan_pages(sync, EVERYTHING, context=PACE, told=told)
 
     def test_all_are_read_before_anything_is_known(self) -> None:
         world, pages = self.read(None)
@@ -357,13 +357,13 @@ class TestRechecks:
         world = world_of({"d/a": "equal"})
         world.is_listed = False
         self.changed_unseen(world, "d/a")
-        assert names_of(world.scan_pages(sync_of(), Scope.of(["prefix:d/"]), pace=PACE)) == []
+        assert names_of(world.scan_pages(sync_of(), Scope.of(["prefix:d/"]), context=PACE)) == []
         assert not world.facts
 
     def test_what_cannot_be_read_is_a_failure(self) -> None:
         world = world_of({"a": "equal", "b": "equal"})
         world.unreadable = frozenset("b")
-        pages = world.scan_pages(sync_of(), EVERYTHING, pace=PACE)
+        pages = world.scan_pages(sync_of(), EVERYTHING, context=PACE)
         assert codes_of(pages) == [("b", "FORBIDDEN")]
         assert sum(page.skipped for page in pages) == 1
 
@@ -371,7 +371,7 @@ class TestRechecks:
         world = World()
         add(world, "a", headers=fingerprint(Head("etag of a", 3)))
         world.objects["a"] = replace(world.objects["a"], modified=9.0)
-        world.scan_pages(sync_of({"recheck": "3650d"}), EVERYTHING, pace=PACE)
+        world.scan_pages(sync_of({"recheck": "3650d"}), EVERYTHING, context=PACE)
         assert Record.of_row(world.files["a"]).modified == 9
 
 
@@ -381,8 +381,8 @@ class TestAsked:
     @pytest.mark.parametrize("scope", [EVERYTHING, Scope.of(["key:a", "key:b", "key:c", "key:d"])])
     def test_equal_items_have_results(self, scope: Scope) -> None:
         world = world_of({"a": "equal", "b": "adopted", "c": "new", "d": "equal"})
-        pace = replace(PACE, asked=frozenset((key, key) for key in "abc"))
-        pages = world.scan_pages(sync_of(), scope, pace=pace)
+        context = replace(PACE, asked=frozenset((key, key) for key in "abc"))
+        pages = world.scan_pages(sync_of(), scope, context=context)
         results = [(result.name, result.outcome) for page in pages for result in page.results]
         assert sorted(results) == [("a", Outcome.SKIPPED), ("b", Outcome.SKIPPED)]
         assert names_of(pages) == ["c"]
@@ -391,10 +391,10 @@ class TestAsked:
     def test_a_prefix_without_objects_is_absent(self) -> None:
         world = world_of({"a": "equal"})
         scope = Scope.of(["prefix:d/"])
-        (page,) = world.scan_pages(sync_of(), scope, pace=replace(PACE, named=True))[:1]
+        (page,) = world.scan_pages(sync_of(), scope, context=replace(PACE, named=True))[:1]
         ((name, code),) = codes_of([page])
         assert (page.failures[0].item.group, name, code) == ("prefix:d/", "*", "SOURCE_ABSENT")
-        assert codes_of(world.scan_pages(sync_of(), scope, pace=PACE)) == []
+        assert codes_of(world.scan_pages(sync_of(), scope, context=PACE)) == []
 
     @pytest.mark.parametrize(("key", "codes"), [("b", [("*", "SOURCE_ABSENT")]), ("in/b", [])])
     def test_a_source_without_objects_is_absent_if_it_has_a_prefix(
@@ -402,17 +402,17 @@ class TestAsked:
     ) -> None:
         world = world_of({key: "new"})
         sync = sync_of(prefix="in/")
-        assert codes_of(world.scan_pages(sync, EVERYTHING, pace=PACE)) == codes
-        assert codes_of(World().scan_pages(sync_of(), EVERYTHING, pace=PACE)) == []
+        assert codes_of(world.scan_pages(sync, EVERYTHING, context=PACE)) == codes
+        assert codes_of(World().scan_pages(sync_of(), EVERYTHING, context=PACE)) == []
 
     def test_objects_that_are_left_out_are_objects(self) -> None:
         world = world_of({"d/a": "left"})
-        assert codes_of(world.scan_pages(sync_of(), Scope.of(["prefix:d/"]), pace=replace(PACE, named=True))) == []
+        assert codes_of(world.scan_pages(sync_of(), Scope.of(["prefix:d/"]), context=replace(PACE, named=True))) == []
 
     @pytest.mark.parametrize("named", [False, True])
     def test_a_key_that_nobody_has_is_absent_if_it_was_named(self, *, named: bool) -> None:
         pages = world_of({"a": "equal"}).scan_pages(
-            sync_of(), Scope.of(["key:a", "key:x"]), pace=replace(PACE, named=named)
+            sync_of(), Scope.of(["key:a", "key:x"]), context=replace(PACE, named=named)
         )
         assert codes_of(pages) == ([("x", "SOURCE_ABSENT")] if named else [])
         assert sum(page.skipped for page in pages) == (1 if named else 2)
@@ -423,7 +423,7 @@ class TestNamedKeys:
         world = world_of({"a": "new", "b": "gone", "c": "new", "d": "equal"})
         world.refused = frozenset("ab")
         for scope in (EVERYTHING, Scope.of(["key:a", "key:b", "key:c"])):
-            pages = world.scan_pages(sync_of(), scope, pace=PACE)
+            pages = world.scan_pages(sync_of(), scope, context=PACE)
             assert set(names_of(pages)) == {"b", "c"}
             assert codes_of(pages) == [("a", "PATH_REFUSED")]
             assert [failure.scope for page in pages for failure in page.failures] == ["key:a"]
@@ -431,7 +431,7 @@ class TestNamedKeys:
     def test_removals_beyond_the_limits_are_failures_of_their_keys(self) -> None:
         world = world_of({"a": "new", "b": "gone", "c": "gone", "d": "equal", "e": "changed"})
         world.allows = False
-        pages = world.scan_pages(sync_of(), Scope.of(["key:a", "key:b", "key:c", "key:e"]), pace=PACE)
+        pages = world.scan_pages(sync_of(), Scope.of(["key:a", "key:b", "key:c", "key:e"]), context=PACE)
         assert names_of(pages) == ["a", "e"]
         assert codes_of(pages) == [("b", "REMOVALS_CAPPED"), ("c", "REMOVALS_CAPPED")]
         assert [failure.item.target for page in pages for failure in page.failures] == ["etag of b", "etag of c"]
@@ -445,20 +445,20 @@ class TestNamedKeys:
 
     def test_none_is_read_again_when_all_are_out(self) -> None:
         world, scope = world_of({"a": "new", "b": "equal"}), Scope.of(["key:a", "key:b"])
-        pages = world.scan_pages(sync_of(), scope, pace=PACE)
+        pages = world.scan_pages(sync_of(), scope, context=PACE)
         world.heads.clear()
         assert (world.scan_pages(sync_of(), scope, pages[-1].cursor, PACE), world.heads) == ([], [])
 
     def test_left_out_and_equal_ones_are_counted(self) -> None:
         world = world_of({"a": "equal", "b": "left", "c": "adopted"})
-        pages = world.scan_pages(sync_of(), Scope.of(["key:a", "key:b", "key:c"]), pace=PACE)
+        pages = world.scan_pages(sync_of(), Scope.of(["key:a", "key:b", "key:c"]), context=PACE)
         assert counts_of(pages) == (Counter(), 2, 1)
         assert world.files.keys() == {"a", "b", "c"}
 
     def test_a_file_that_may_be_on_its_way_is_removed_without_being_counted(self) -> None:
         """A transfer, which comes after those that are under way, decides by what is there."""
         world = world_of({"a": "equal"})
-        pages = world.scan_pages(sync_of(), Scope.of(["key:x"]), pace=replace(PACE, joined=True))
+        pages = world.scan_pages(sync_of(), Scope.of(["key:x"]), context=replace(PACE, joined=True))
         assert (removed_by(pages), world.requests) == (["x"], [])
 
 
@@ -470,8 +470,8 @@ def test_the_object_whose_key_is_the_prefix_itself_has_a_record() -> None:
         world.objects[f"in/{name}"] = head
         world.there[f"out/{name}"] = file_of("e", 3)
         world.files[name] = Record("e", 3, 7, "e").to_row()
-    pages = world.scan_pages(sync, EVERYTHING, pace=PACE)
+    pages = world.scan_pages(sync, EVERYTHING, context=PACE)
     assert counts_of(pages) == (Counter(), 2, 0)
     del world.objects["in/"]
-    assert names_of(world.scan_pages(sync, Scope.of(["prefix:in/a"]), pace=PACE)) == []
-    assert removed_by(world.scan_pages(sync, EVERYTHING, pace=PACE)) == ["in/"]
+    assert names_of(world.scan_pages(sync, Scope.of(["prefix:in/a"]), context=PACE)) == []
+    assert removed_by(world.scan_pages(sync, EVERYTHING, context=PACE)) == ["in/"]

@@ -16,7 +16,7 @@ from syncline.clients.http.client import Http
 from syncline.clients.s3.head import Head
 from syncline.errors import SynclineError
 from syncline.kinds.files.manager_target import HELD, FileManagerTarget
-from syncline.kinds.files.targets import CHUNK, Put, TargetFile, Unfinished, Written
+from syncline.kinds.files.targets import CHUNK, PartlyWritten, Put, TargetFile, Written
 from tests.standins.file_manager import FileManagerServer
 from tests.standins.file_manager_wire import json_answer
 from tests.standins.s3 import S3Server
@@ -228,7 +228,7 @@ class _Client:
 class TestTooSlow:
     """A file that one function cannot send is given up as soon as that is certain."""
 
-    def put(self, source: _Source, client: Any, ends: float, seen: Head | None = None) -> Written | Unfinished:
+    def put(self, source: _Source, client: Any, ends: float, seen: Head | None = None) -> Written | PartlyWritten:
         """Put the source's object by a function that ends at the time ``ends``."""
         bucket: Any = source
         target = FileManagerTarget(client, NAME, None, None, lambda: source.now)

@@ -8,9 +8,9 @@ from typing import Any, Final
 import pytest
 
 from syncline.errors import SynclineError
-from syncline.kinds.files.records import Record, Task, Was
+from syncline.kinds.files.records import PreviousRecord, Record, Task
 from syncline.kinds.files.targets import NotArrivedError, TargetFile, Written, file_of
-from syncline.kinds.kind import Arrived, Later
+from syncline.kinds.kind import Completed, Unfinished
 from syncline.model import Item, Outcome, Result
 from tests.unit.kinds.files_transfer_world import SORTS, Make, World, bucket, code, manager, outcome, task_of
 
@@ -22,14 +22,14 @@ class TestPermissions:
     def test_the_source_states_them(self) -> None:
         world = manager()
         world.source.put("a", b"content", "e1", metadata={"mode": "0640"})
-        assert isinstance(world.answer(world.item()), Arrived)
+        assert isinstance(world.answer(world.item()), Completed)
         assert world.target.modes == {"a": "rw-r-----"}
 
     def test_those_that_an_event_set_are_kept(self) -> None:
         world = manager()
         world.source.put("a", b"content", "e2", metadata={"mode": "0640"})
         world.target.holds("a", b"before", TargetFile("v", "e1", 6, "id", True, "a", "run-1"))
-        assert isinstance(world.answer(world.item(target="e1", ours="v", mode=TOLD, told=7.0)), Arrived)
+        assert isinstance(world.answer(world.item(target="e1", ours="v", mode=TOLD, told=7.0)), Completed)
         assert world.target.modes == {"a": TOLD}
         record = world.record()
         assert record is not None
@@ -47,7 +47,7 @@ class TestPermissions:
             assert outcome(answer) is Outcome.SKIPPED
             assert world.target.calls == []
         else:
-            assert isinstance(answer, Arrived), "verify reads them again"
+            assert isinstance(answer, Completed), "verify reads them again"
             assert world.target.calls == [("permit", "a")]
         assert world.target.modes == {"a": TOLD}
         record = world.record()
@@ -79,7 +79,7 @@ class TestPermissions:
 
         world.target.meanwhile = meanwhile
         answer = world.answer(item)
-        assert isinstance(answer, Arrived)
+        assert isinstance(answer, Completed)
         assert world.target.calls == [("permit", "a"), ("put", "a"), ("permit", "a")]
         assert world.target.modes == {"a": TOLD}
 
@@ -97,7 +97,7 @@ class TestRename:
     def test_the_file_is_renamed(self, make: Make) -> None:
         world, item = self.world(make)
         answer = world.answer(item)
-        assert isinstance(answer, Arrived)
+        assert isinstance(answer, Completed)
         assert answer.moved_bytes == 0
         assert world.target.contents == {"a": b"content"}
         assert ("put", "a") not in world.target.calls
@@ -120,7 +120,7 @@ class TestRename:
         world, item = self.world(lambda: bucket(conditional=conditional))
         world.target.holds("a", b"content", world.target.files["old"])
         answer = world.answer(item)
-        assert isinstance(answer, Arrived)
+        assert isinstance(answer, Completed)
         assert (task_of(answer).what, task_of(answer).origin) == ("put", None)
         assert "old" in world.target.files
 
@@ -138,7 +138,7 @@ class TestRename:
         world, item = self.world(make)
         world.target.fails["old"] = SynclineError(refusal, "no")
         answer = world.answer(item)
-        assert isinstance(answer, Arrived)
+        assert isinstance(answer, Completed)
         assert ("put", "a") in world.target.calls
         assert (task_of(answer).what, task_of(answer).origin) == ("put", None), "the old record stays"
 
@@ -153,14 +153,14 @@ class TestRename:
         world.target.fails.clear()
         world.target.holds("a", b"conten", file_of("short", 6))
         answer = world.answer(item)
-        assert isinstance(answer, Arrived)
+        assert isinstance(answer, Completed)
         assert task_of(answer).what == "put"
         assert world.target.contents == {"a": b"content", "old": b"content"}
 
     def test_after_a_refused_rename_the_file_is_a_new_one(self) -> None:
         """So the run reports no earlier name or version of it."""
         world, item = self.world(bucket)
-        was = Was("old", Record("e1", 7, 0, "e1"))
+        was = PreviousRecord("old", Record("e1", 7, 0, "e1"))
         item = replace(Task.of(item), was=was).on(item)
         world.target.fails["old"] = SynclineError("TARGET_CHANGED", "no")
         made = task_of(world.answer(item)).made
@@ -182,7 +182,7 @@ class TestRename:
         else:
             world.source.put("a", b"content 2", "e2")
         answer = world.answer(item)
-        assert isinstance(answer, Arrived)
+        assert isinstance(answer, Completed)
         assert "rename" not in {call for call, _ in world.target.calls}
         assert world.target.contents["a"] == world.source.objects["a"][1]
         assert task_of(answer).what == "put"
@@ -205,7 +205,7 @@ class TestRename:
         del world.target.files["old"]
         world.target.unfinished = 3
         answer = world.answer(item)
-        assert isinstance(answer, Later)
+        assert isinstance(answer, Unfinished)
         assert (task_of(answer).what, task_of(answer).origin, task_of(answer).parts) == ("put", None, 3)
 
     def test_an_object_that_is_gone_is_left(self) -> None:
@@ -232,7 +232,7 @@ class TestRemove:
     def test_our_file_is_removed(self, make: Make) -> None:
         world = self.world(make)
         answer = world.answer(self.item())
-        assert isinstance(answer, Arrived)
+        assert isinstance(answer, Completed)
         assert (task_of(answer).what, answer.item.source) == ("remove", None)
         assert world.target.files == {}
         assert world.record() is not None, "the record goes when the removal is verified"
@@ -272,14 +272,14 @@ class TestRemove:
     def test_the_mark_of_a_file_shows_that_it_is_ours(self) -> None:
         world = self.world(manager, "t", written=True)
         world.records.rows.clear()
-        assert isinstance(world.answer(self.item()), Arrived)
+        assert isinstance(world.answer(self.item()), Completed)
         assert world.target.files == {}
 
     def test_so_does_the_version_that_the_scan_saw(self) -> None:
         world = self.world(bucket)
         world.records.rows.clear()
         world.target.holds("a", b"content", file_of("e1", 7))
-        assert isinstance(world.answer(self.item()), Arrived)
+        assert isinstance(world.answer(self.item()), Completed)
         assert world.target.files == {}
 
     @SORTS
@@ -295,7 +295,7 @@ class TestRemove:
     def test_an_object_that_came_back_is_sent(self, make: Make, what: str) -> None:
         world = self.world(make)
         world.source.put("a", b"content 2", "e2")
-        assert isinstance(world.answer(self.item(what)), Arrived)
+        assert isinstance(world.answer(self.item(what)), Completed)
         assert world.target.contents == {"a": b"content 2"}
 
     @SORTS

@@ -11,7 +11,7 @@ from syncline.clients.s3.head import fingerprint
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import COLLIDES, Record, Task
 from syncline.kinds.files.targets import CHUNK, TargetFile, file_of
-from syncline.kinds.kind import Arrived, Failure, Later
+from syncline.kinds.kind import Completed, Failure, Unfinished
 from syncline.model import Item, Outcome
 from tests.unit.kinds.files_transfer_world import RUN, Make, World, bucket, code, manager, outcome, task_of
 
@@ -50,7 +50,7 @@ class TestEqual:
         world.source.put("a", b"content", "e1")
         world.target.holds("a", b"content", file_of("e1", 7))
         answer = world.answer(world.item())
-        assert isinstance(answer, Arrived)
+        assert isinstance(answer, Completed)
         assert answer.moved_bytes == 0
         assert world.target.calls == []
         record = world.record()
@@ -63,7 +63,7 @@ class TestEqual:
         world.source.put("a", b"content", "e1", metadata={"permissions": mode})
         world.target.holds("a", b"content", TargetFile("v", "e1", 7, "id", True, "a", RUN))
         answer = world.answer(world.item())
-        assert isinstance(answer, Arrived)
+        assert isinstance(answer, Completed)
         assert world.target.calls == [("permit", "a")], "the function may have died before it set them"
         assert world.target.modes == {"a": mode}
         record = world.record()
@@ -77,7 +77,7 @@ class TestEqual:
         world.source.put("a", b"content", "e1")
         world.target.loses = [SynclineError("TARGET_CHANGED" if world.target.conditional else "FILE_DIFFERS", "taken")]
         answer = world.answer(world.item())
-        assert isinstance(answer, Arrived)
+        assert isinstance(answer, Completed)
         assert [call for call in world.target.calls if call[0] == "put"] == [("put", "a")]
         record = world.record()
         assert record is not None
@@ -89,7 +89,7 @@ class TestEqual:
         world.source.put("a", b"content", "e1")
         world.target.loses = [SynclineError("TARGET_CHANGED", "taken")]
         answer = world.answer(Task(what="remove", ours="e1").on(Item("g", "a", None, "e1", 7)))
-        assert isinstance(answer, Arrived), "verify reads it"
+        assert isinstance(answer, Completed), "verify reads it"
         record = world.record()
         assert record is not None
         assert not record.verified
@@ -100,7 +100,7 @@ class TestEqual:
         world.source.put("a", b"content", "e1", content_type="text/plain")
         world.target.holds("a", b"content", file_of("e1", 7, "other headers"))
         answer = world.answer(replace(world.item(target="e1"), source="e0"))
-        assert isinstance(answer, Arrived) if overwrite else outcome(answer) is Outcome.CONFLICT
+        assert isinstance(answer, Completed) if overwrite else outcome(answer) is Outcome.CONFLICT
         assert world.target.calls == ([("put", "a")] if overwrite else [])
 
     @pytest.mark.parametrize("keeps", ["none", "all", "others"])
@@ -111,7 +111,7 @@ class TestEqual:
         world.target.keeps = {"none": None, "all": wanted, "others": "other headers"}[keeps]
         world.target.holds("a", b"content", file_of("e1", 7, "other headers"))
         answer = world.answer(replace(world.item(target="e1", ours="e1"), source="e0"))
-        assert isinstance(answer, Arrived)
+        assert isinstance(answer, Completed)
         assert world.target.calls == [("put", "a")]
         record = world.record()
         assert record is not None
@@ -140,7 +140,7 @@ class TestCompared:
         world.source.on_read = lambda: left.__setitem__(0, 0.0)
         world.left = lambda: left[0]
         answer = world.answer(world.item(target=target))
-        assert isinstance(answer, Later)
+        assert isinstance(answer, Unfinished)
         assert not answer.stuck
         assert task_of(answer).compared == CHUNK
         assert not world.records.rows
@@ -279,7 +279,7 @@ class TestCollisions:
         for key in keys:
             world.source.put(key, b"content", "e1")
         answers = world.carry_out([world.item(key) for key in keys], threads=4)
-        assert {key for key, answer in answers.items() if isinstance(answer, Arrived)} == {"a", "b", "c"}
+        assert {key for key, answer in answers.items() if isinstance(answer, Completed)} == {"a", "b", "c"}
         assert code(answers["A"]) == "PATH_COLLIDES"
         assert sorted(world.target.files) == ["a", "b", "c"]
 

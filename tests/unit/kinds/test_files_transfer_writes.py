@@ -10,7 +10,7 @@ import pytest
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import Record
 from syncline.kinds.files.targets import TargetFile, file_of
-from syncline.kinds.kind import Arrived, Failure, Later
+from syncline.kinds.kind import Completed, Failure, Unfinished
 from syncline.model import Outcome, Result
 from tests.unit.kinds.files_transfer_world import RECORDED, SORTS, Make, bucket, code, manager, outcome, task_of
 
@@ -21,7 +21,7 @@ class TestPut:
         world = make()
         world.source.put("a", b"content", "e1", content_type="text/plain", modified=5.5)
         answer = world.answer(world.item())
-        assert isinstance(answer, Arrived)
+        assert isinstance(answer, Completed)
         assert answer.moved_bytes == 7
         record = world.record()
         assert record is not None
@@ -62,7 +62,7 @@ class TestPut:
         world = make(overwrite=True)
         world.source.put("a", b"content", "e1")
         world.target.holds("a", b"theirs", TargetFile("v", None, 6))
-        assert isinstance(world.answer(world.item(target="v" if known else None)), Arrived)
+        assert isinstance(world.answer(world.item(target="v" if known else None)), Completed)
         assert world.target.contents == {"a": b"content"}
 
     @SORTS
@@ -70,7 +70,7 @@ class TestPut:
         world = make()
         world.source.put("a", b"content", "e2")
         world.target.holds("a", b"before", TargetFile("v", "v", 6))
-        assert isinstance(world.answer(world.item(target="v", ours="v")), Arrived)
+        assert isinstance(world.answer(world.item(target="v", ours="v")), Completed)
         assert world.target.contents == {"a": b"content"}
 
     @SORTS
@@ -79,7 +79,7 @@ class TestPut:
         world.source.put("a", b"content", "e3")
         world.target.holds("a", b"between", TargetFile("v2", "v2", 7))
         world.records.rows["a"] = Record("e2", 7, 0, "v2").to_row()
-        assert isinstance(world.answer(world.item(target="v1", ours="v1")), Arrived)
+        assert isinstance(world.answer(world.item(target="v1", ours="v1")), Completed)
         assert world.target.contents == {"a": b"content"}
 
     def test_so_is_one_whose_mark_shows_that_we_wrote_it(self) -> None:
@@ -87,7 +87,7 @@ class TestPut:
         world = manager()
         world.source.put("a", b"content", "e2")
         world.target.holds("a", b"before", TargetFile("v", "e1", 6, "id", True, "a", "run-1"))
-        assert isinstance(world.answer(world.item()), Arrived)
+        assert isinstance(world.answer(world.item()), Completed)
         assert world.target.contents == {"a": b"content"}
 
     @SORTS
@@ -98,7 +98,7 @@ class TestPut:
         item = world.item()
         world.target.holds("a", b"content", file_of("e1", 7))
         world.source.put("a", b"content 2", "e2")
-        assert isinstance(world.answer(item), Arrived)
+        assert isinstance(world.answer(item), Completed)
         assert world.target.contents == {"a": b"content 2"}
 
     @pytest.mark.parametrize(("etag", "modified"), [("e1", 7), ("e2", 5)])
@@ -121,7 +121,7 @@ class TestPut:
         world.source.put("a", b"content", "e2")
         world.target.holds("a", b"before", TargetFile("v", "e1", 6))
         world.target.meanwhile = lambda: world.target.files.pop("a", None)  # type: ignore[assignment]
-        assert isinstance(world.answer(world.item(ours="v", target="e1")), Arrived)
+        assert isinstance(world.answer(world.item(ours="v", target="e1")), Completed)
         assert world.target.contents["a"] == b"content"
 
     @SORTS
@@ -142,7 +142,7 @@ class TestPut:
         if missing is not None:
             without: dict[str, Any] = {"detail": {}} if missing == "modified" else {missing: None}
             item = replace(item, **without)
-        assert isinstance(world.answer(item), Arrived)
+        assert isinstance(world.answer(item), Completed)
         (put,) = world.target.puts
         assert put.seen == (head if missing is None else None)
 
@@ -218,7 +218,7 @@ class TestPut:
         world.source.put("a", b"content", "e1")
         world.target.unfinished = 3
         answer = world.answer(world.item())
-        assert isinstance(answer, Later)
+        assert isinstance(answer, Unfinished)
         assert task_of(answer).parts == 3
         assert not world.records.rows
 
@@ -237,7 +237,7 @@ class TestPut:
         for key in "ab":
             world.source.put(key, b"content", "e1")
         answers = world.carry_out([world.item("a"), world.item("b")])
-        assert answers == {key: Later(world.item(key)) for key in "ab"}
+        assert answers == {key: Unfinished(world.item(key)) for key in "ab"}
         assert world.target.calls == []
 
 
@@ -250,9 +250,9 @@ class TestAlone:
             world.source.put(key, b"content", "e1")
         world.target.fails["a"] = SynclineError("FILE_TOO_SLOW", "slow")
         answers = world.carry_out([world.item("a"), world.item("b")])
-        assert isinstance(answers["b"], Arrived)
+        assert isinstance(answers["b"], Completed)
         later = answers["a"]
-        assert isinstance(later, Later)
+        assert isinstance(later, Unfinished)
         assert (later.waiting, task_of(later).alone) == (True, True)
 
     def test_they_come_one_at_a_time_and_before_others(self) -> None:
@@ -261,10 +261,10 @@ class TestAlone:
             world.source.put(key, b"content", "e1")
         items = [world.item("c"), world.item("a", alone=True), world.item("b", alone=True)]
         answers = world.carry_out(items)
-        assert isinstance(answers["a"], Arrived)
+        assert isinstance(answers["a"], Completed)
         assert not task_of(answers["a"]).alone
-        assert answers["b"] == Later(items[2], waiting=True)
-        assert answers["c"] == Later(items[0], waiting=True)
+        assert answers["b"] == Unfinished(items[2], waiting=True)
+        assert answers["c"] == Unfinished(items[0], waiting=True)
         assert list(world.target.files) == ["a"]
 
     @pytest.mark.parametrize("alone", [False, True])

@@ -17,7 +17,7 @@ from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.records import Record, Row, Task
 from syncline.kinds.files.verify import Verify
 from syncline.kinds.files.wiring import folder_group_of
-from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, compact_json
 
 PAGE = 100
@@ -84,11 +84,11 @@ def _made(key: str, etag: str = "e", size: int = 4, **task: Any) -> Item:
 
 
 def _verified(
-    bucket: _Bucket, items: Sequence[Item], pace: Pace | None = None
-) -> tuple[dict[str, Arrived | Later | Failure], _Records]:
+    bucket: _Bucket, items: Sequence[Item], context: StepContext | None = None
+) -> tuple[dict[str, Completed | Unfinished | Failure], _Records]:
     records = _Records()
     target = BucketTarget(bucket, near=True, facts=_Facts())  # type: ignore[arg-type]
-    verify = Verify(_sync(), target, records, pace or Pace(lambda: 60.0), 4)  # type: ignore[arg-type]
+    verify = Verify(_sync(), target, records, context or StepContext(lambda: 60.0), 4)  # type: ignore[arg-type]
     answers = verify.items(items)
     assert len(answers) == len(items)
     return {answer.item.name: answer for answer in answers}, records
@@ -98,7 +98,7 @@ def test_a_page_verifies_files_that_stand_together() -> None:
     keys = [f"d{number % 2}/f{number:04}" for number in range(500)]
     bucket = _Bucket({key: Head("e", 4) for key in keys})
     answers, records = _verified(bucket, [_made(key) for key in keys])
-    assert all(isinstance(answer, Arrived) for answer in answers.values())
+    assert all(isinstance(answer, Completed) for answer in answers.values())
     assert records.values.keys() == set(keys)
     assert (bucket.pages, bucket.heads) == (6, [])
 
@@ -131,7 +131,7 @@ def test_removals_and_permissions_are_read_one_by_one() -> None:
     removed = [Item("00", key, None, "e", 4, {"do": "remove"}) for key in keys[:20]]
     told = [_made(key, what="permit", mode="rw-r--r--") for key in keys[20:]]
     answers, records = _verified(bucket, [*removed, *told])
-    assert all(isinstance(answer, Arrived) for answer in answers.values())
+    assert all(isinstance(answer, Completed) for answer in answers.values())
     assert (bucket.pages, sorted(bucket.heads)) == (0, keys)
     assert [records.values[key] for key in keys[:20]] == [None] * 20
 
@@ -140,7 +140,7 @@ def test_a_renamed_file_takes_its_old_record_along() -> None:
     keys = [f"f{number:02}" for number in range(20)]
     bucket = _Bucket({key: Head("e", 4) for key in keys})
     answers, records = _verified(bucket, [_made(key, origin=f"old-{key}") for key in keys])
-    assert all(isinstance(answer, Arrived) for answer in answers.values())
+    assert all(isinstance(answer, Completed) for answer in answers.values())
     assert records.values["old-f00"] is None
     assert records.values["f00"] is not None
     assert bucket.heads == []
@@ -159,7 +159,7 @@ def test_where_keys_stand_far_apart_one_page_shows_it() -> None:
     keys = everything[::100]
     bucket = _Bucket({key: Head("e", 4) for key in everything})
     answers, _ = _verified(bucket, [_made(key) for key in keys])
-    assert all(isinstance(answer, Arrived) for answer in answers.values())
+    assert all(isinstance(answer, Completed) for answer in answers.values())
     assert (bucket.pages, len(bucket.heads)) == (1, 39)
 
 
@@ -168,15 +168,15 @@ def test_a_refused_listing_costs_no_verification() -> None:
     bucket = _Bucket({key: Head("e", 4) for key in keys})
     bucket.listing_fails = True
     answers, _ = _verified(bucket, [_made(key) for key in keys])
-    assert all(isinstance(answer, Arrived) for answer in answers.values())
+    assert all(isinstance(answer, Completed) for answer in answers.values())
     assert len(bucket.heads) == 20
 
 
 def test_nothing_is_read_when_time_is_over() -> None:
     keys = [f"f{number:02}" for number in range(20)]
     bucket = _Bucket({key: Head("e", 4) for key in keys})
-    answers, records = _verified(bucket, [_made(key) for key in keys], Pace(lambda: 0.0))
-    assert all(isinstance(answer, Later) for answer in answers.values())
+    answers, records = _verified(bucket, [_made(key) for key in keys], StepContext(lambda: 0.0))
+    assert all(isinstance(answer, Unfinished) for answer in answers.values())
     assert (bucket.pages, bucket.heads, records.values) == (0, [], {})
 
 
@@ -188,7 +188,7 @@ def test_files_of_one_folder_are_of_one_group() -> None:
 def test_two_keys_that_the_target_makes_one_are_named() -> None:
     bucket = _Bucket({"photos/A.jpg": Head("second", 4)})
     answers, records = _verified(bucket, [_made("photos/A.jpg", "second"), _made("photos/a.jpg", "first")])
-    assert isinstance(answers["photos/A.jpg"], Arrived)
+    assert isinstance(answers["photos/A.jpg"], Completed)
     failure = answers["photos/a.jpg"]
     assert isinstance(failure, Failure)
     assert failure.error.code.name == "PATH_COLLIDES"

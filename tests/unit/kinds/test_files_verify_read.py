@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from syncline.kinds.files.records import UNSTATED, Gone, Record, Row, Task, Was
+from syncline.kinds.files.records import UNSTATED, Gone, PreviousRecord, Record, Row, Task
 from syncline.kinds.files.targets import TargetFile
 from syncline.kinds.files.verify import PERMISSIONS_SET, Verify
-from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item
 from tests.unit.kinds.files_transfer_world import sync_of
 
@@ -45,25 +45,25 @@ class _Manager:
         self.gone |= gone
         return after + 1
 
-    def verified(self, task: Task, key: str = "a") -> Arrived | Later | Failure:
+    def verified(self, task: Task, key: str = "a") -> Completed | Unfinished | Failure:
         return self.verified_together({key: task})[key]
 
-    def verified_together(self, tasks: Mapping[str, Task]) -> dict[str, Arrived | Later | Failure]:
+    def verified_together(self, tasks: Mapping[str, Task]) -> dict[str, Completed | Unfinished | Failure]:
         items = [task.on(Item("g", key, "e", None, 4)) for key, task in tasks.items()]
-        verify = Verify(sync_of(manager=True), self, self, Pace(lambda: 60.0), 1)  # type: ignore[arg-type]
+        verify = Verify(sync_of(manager=True), self, self, StepContext(lambda: 60.0), 1)  # type: ignore[arg-type]
         answers = {answer.item.name: answer for answer in verify.items(items)}
         assert answers.keys() == tasks.keys()
         return answers
 
 
-def made_by(answer: Arrived | Later | Failure) -> Record:
-    assert isinstance(answer, Arrived), answer
+def made_by(answer: Completed | Unfinished | Failure) -> Record:
+    assert isinstance(answer, Completed), answer
     made = Task.of(answer.item).made
     assert made is not None
     return made
 
 
-def code(answer: Arrived | Later | Failure) -> str:
+def code(answer: Completed | Unfinished | Failure) -> str:
     assert isinstance(answer, Failure), answer
     return answer.error.code.name
 
@@ -102,18 +102,18 @@ def test_permissions_are_read_where_they_were_set(what: str) -> None:
     made = replace(MADE, mode="rw-r--r--")
     world = _Manager({"a": THERE}, {"a": "rw-r--r--"})
     answer = world.verified(Task(what, made=made))
-    assert isinstance(answer, Arrived)
+    assert isinstance(answer, Completed)
     assert answer.note == (PERMISSIONS_SET if what == "permit" else "")
     world.modes["a"] = "rwxrwxrwx"
     assert code(world.verified(Task(what, made=made))) == "NOT_ARRIVED"
 
 
 @pytest.mark.parametrize("seq", ["", "05"])
-@pytest.mark.parametrize("was", [None, Was("a", MADE)])
-def test_what_is_kept_of_a_removed_file(seq: str, was: Was | None) -> None:
+@pytest.mark.parametrize("was", [None, PreviousRecord("a", MADE)])
+def test_what_is_kept_of_a_removed_file(seq: str, was: PreviousRecord | None) -> None:
     world = _Manager()
     answer = world.verified(Task("remove", seq=seq, was=was))
-    assert isinstance(answer, Arrived)
+    assert isinstance(answer, Completed)
     assert answer.note == ""
     if seq or was:
         assert (world.changes, world.gone) == ({}, {"a": Gone(seq, was).to_row()})
@@ -142,7 +142,7 @@ def test_a_file_that_was_renamed_to_another_case_states_its_old_path(what: str, 
     """The other key has a file of its own, or none any more."""
     files = {"a": replace(THERE, path="A")} | ({} if other.made is None else {"A": replace(THERE, version="v-2")})
     answers = _Manager(files).verified_together({"a": Task(what, origin="b", made=MADE), "A": other})
-    assert all(isinstance(answer, Arrived) for answer in answers.values()), answers
+    assert all(isinstance(answer, Completed) for answer in answers.values()), answers
 
 
 @pytest.mark.parametrize("what", ["put", "remove"])

@@ -27,7 +27,7 @@ from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.discover import Look
 from syncline.kinds.images.listing import Place, Side
 from syncline.kinds.images.memory import Notes
-from syncline.kinds.kind import Pace, Page
+from syncline.kinds.kind import Page, StepContext
 from syncline.model import EVERYTHING, Item, Scope
 from tests.standins.made_up import Naps
 from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
@@ -63,8 +63,8 @@ def functions(bench: Bench, pages_each: int) -> list[list[Page]]:
     cursor = None
     while not made or made[-1]:
         pages: list[Page] = []
-        pace = Pace(lambda pages=pages: pages_each - len(pages))  # type: ignore[misc]
-        for page in bench.pages(EVERYTHING, cursor, pace):
+        context = StepContext(lambda pages=pages: pages_each - len(pages))  # type: ignore[misc]
+        for page in bench.pages(EVERYTHING, cursor, context):
             pages.append(page)
             cursor = page.cursor
         made.append(pages)
@@ -128,10 +128,10 @@ def test_what_was_scanned_while_a_list_was_held_is_not_scanned_again(api: bool) 
     """The next function has no time to hold the list, and reads it page by page in the registry's order."""
     content = {f"team/{n:03}": {"1": "d"} for n in shuffled(list(range(230)))}
     bench = Bench(content, {name: content[name] for name in sorted(content)[::2]}, api=api)
-    pages = list(islice(bench.pages(EVERYTHING, None, Pace(lambda: 60.0)), 100))
+    pages = list(islice(bench.pages(EVERYTHING, None, StepContext(lambda: 60.0)), 100))
     assert 0 < len(found(pages)) < 115
     looks = iter([1.0])
-    pages += bench.pages(EVERYTHING, pages[-1].cursor, Pace(lambda: next(looks, -1.0)))
+    pages += bench.pages(EVERYTHING, pages[-1].cursor, StepContext(lambda: next(looks, -1.0)))
     assert Place.parse(pages[-1].cursor).after, "the list was too long for the function"
     pages += bench.look(cursor=pages[-1].cursor)
     assert sorted(found(pages)) == [(name, "1") for name in sorted(content)[1::2]]
@@ -142,10 +142,10 @@ def test_tags_that_were_scanned_while_their_list_was_held_are_not_scanned_again(
     tags = dict(list(TAGS.items())[:230])
     bench = Bench({"team/b": tags}, {"team/b": dict(list(tags.items())[::2])})
     bench.source.unordered = bench.target.unordered = shuffled
-    pages = list(islice(bench.pages(EVERYTHING, f"team/b:{min(tags)}", Pace(lambda: 60.0)), 1))
+    pages = list(islice(bench.pages(EVERYTHING, f"team/b:{min(tags)}", StepContext(lambda: 60.0)), 1))
     assert 0 < len(found(pages)) < 115
     looks = iter([1.0] * 3)
-    pages += bench.pages(EVERYTHING, pages[-1].cursor, Pace(lambda: next(looks, -1.0)))
+    pages += bench.pages(EVERYTHING, pages[-1].cursor, StepContext(lambda: next(looks, -1.0)))
     assert "?" in pages[-1].cursor, "the list was too long for the function"
     pages += bench.look(cursor=pages[-1].cursor)
     assert sorted(found(pages)) == [("team/b", tag) for tag in list(tags)[1::2]]
@@ -193,7 +193,7 @@ def test_a_long_list_of_repositories_goes_on_in_the_next_function(pages_each: in
 @pytest.mark.parametrize(("left", "read"), [(60.0, 3), (0.0, 1)])
 def test_a_target_with_too_many_repositories_is_not_listed_to_its_end(left: float, read: int) -> None:
     bench = Bench({"team/a": {"1": "d"}}, {f"team/{n:03}": {"1": "d"} for n in range(730)}, api=True)
-    list(bench.pages(EVERYTHING, None, Pace(lambda: left)))
+    list(bench.pages(EVERYTHING, None, StepContext(lambda: left)))
     assert bench.target_api is not None
     assert bench.target_api.pages == read
 
@@ -267,7 +267,7 @@ class Registries:
         sync = load_sync(json.dumps({"name": "s", "kind": "images", **places}))
         assert isinstance(sync, ImagesSync)
         look = Look(sync, side(self.source), side(self.target), Notes(OwnMemory(), "dr.example"))
-        yield from look.pages(EVERYTHING, cursor, Pace(left))
+        yield from look.pages(EVERYTHING, cursor, StepContext(left))
 
 
 def side(server: ScriptedServer) -> Side:

@@ -19,7 +19,7 @@ from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.discover import Look
 from syncline.kinds.images.listing import Side
 from syncline.kinds.images.memory import Notes
-from syncline.kinds.kind import Pace, Page
+from syncline.kinds.kind import Page, StepContext
 from syncline.model import EVERYTHING, Scope
 from tests.standins.made_up import Naps
 from tests.standins.scripted_http import Reply, ScriptedServer, errors_reply, json_reply
@@ -43,7 +43,7 @@ class World:
         sync = load_sync(json.dumps({"name": "s", "kind": "images", "source": source, "target": target, **config}))
         assert isinstance(sync, ImagesSync)
         sides = (self._side(self.there, api=api), self._side(self.here, api=api))
-        return list(Look(sync, *sides, Notes(OwnMemory(), "dr.example")).pages(scope, None, Pace(lambda: 60.0)))
+        return list(Look(sync, *sides, Notes(OwnMemory(), "dr.example")).pages(scope, None, StepContext(lambda: 60.0)))
 
     def _side(self, server: ScriptedServer, *, api: bool) -> Side:
         http, endpoint = Http(Naps().policy()), Endpoint.parse(server.url)

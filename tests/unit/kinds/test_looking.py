@@ -10,7 +10,7 @@ from syncline.clients.http.listings import Odd
 from syncline.clients.registry.manifest import OCI_MANIFEST, Descriptor
 from syncline.errors import SynclineError
 from syncline.kinds.images import discover as looking
-from syncline.kinds.kind import Pace
+from syncline.kinds.kind import StepContext
 from syncline.model import EVERYTHING, Item, Outcome, Scope
 from tests.unit.kinds.images_world import Bench, found
 
@@ -135,7 +135,7 @@ def test_a_look_stops_when_the_time_is_over() -> None:
     content = {f"team/{n:02}": {"1": "d"} for n in range(60)}
     bench = Bench(content, {})
     left, number = [1.0] * 5, 0
-    for number, page in enumerate(bench.pages(EVERYTHING, None, Pace(lambda: sum(left)))):
+    for number, page in enumerate(bench.pages(EVERYTHING, None, StepContext(lambda: sum(left)))):
         assert page.cursor == f"team/{number:02}"
         left.pop()
     assert number == 4
@@ -152,7 +152,7 @@ def test_a_repository_with_more_tags_than_a_function_has_time_for_is_left_betwee
     cursor, skipped, functions = None, 0, []
     while cursor != "team/b":
         bench.source.asked.clear()
-        for page in bench.pages(EVERYTHING, cursor, Pace(lambda: 60.0 if asked() <= looking.PAGE_TAGS else 0.0)):
+        for page in bench.pages(EVERYTHING, cursor, StepContext(lambda: 60.0 if asked() <= looking.PAGE_TAGS else 0.0)):
             cursor, skipped = page.cursor, skipped + page.skipped
         functions.append(asked())
     assert skipped == len(tags)
@@ -296,7 +296,7 @@ class TestNamed:
 
     @staticmethod
     def failures(bench: Bench, scope: Scope, *, named: bool, cursor: str | None = None) -> list[tuple[str, str]]:
-        pages = bench.pages(scope, cursor, Pace(lambda: 60.0, named=named))
+        pages = bench.pages(scope, cursor, StepContext(lambda: 60.0, named=named))
         return [(each.item.group, each.error.code.name) for page in pages for each in page.failures]
 
     @pytest.mark.parametrize("named", [False, True])
@@ -306,7 +306,7 @@ class TestNamed:
         scope = Scope.of(["team/a", "team/gone", "other/b"])
         assert self.failures(bench, scope, named=named) == absent
         assert self.failures(bench, scope, named=named, cursor="team/a") == absent[1:], "the other was told before"
-        pages = list(bench.pages(scope, None, Pace(lambda: 60.0, named=named)))
+        pages = list(bench.pages(scope, None, StepContext(lambda: 60.0, named=named)))
         for at, page in enumerate(pages):
             assert found(pages[: at + 1]) + found(bench.look(scope, page.cursor)) == [("team/a", "1")]
 
@@ -338,10 +338,12 @@ class TestUnverified:
         assert [tag for _, tag in found(bench.look())] == ["new"]
         assert not bench.notes.has_unverified("team/a")
 
-    @pytest.mark.parametrize("pace", [Pace(lambda: 60.0, plan=True), Pace(lambda: 60.0)], ids=["plan", "rest"])
-    def test_a_plan_and_a_part_of_a_scan_forget_nothing(self, pace: Pace) -> None:
+    @pytest.mark.parametrize(
+        "context", [StepContext(lambda: 60.0, plan=True), StepContext(lambda: 60.0)], ids=["plan", "rest"]
+    )
+    def test_a_plan_and_a_part_of_a_scan_forget_nothing(self, context: StepContext) -> None:
         bench = self.bench(cut=False)
-        list(bench.pages(EVERYTHING, None if pace.plan else "team/a:new", pace))
+        list(bench.pages(EVERYTHING, None if context.plan else "team/a:new", context))
         assert bench.notes.has_unverified("team/a")
 
     def test_one_broken_image_among_many_keeps_the_note(self, monkeypatch: pytest.MonkeyPatch) -> None:

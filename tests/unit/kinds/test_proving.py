@@ -14,13 +14,13 @@ from syncline.errors import SynclineError
 from syncline.kinds.artifacts.layers import OwnMemory
 from syncline.kinds.images.memory import Notes
 from syncline.kinds.images.verify import Origin, Proof
-from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item
 from tests.standins.oci import Fault, OciRegistry
 from tests.standins.oci_store import OCI_MANIFEST, Store, descriptor, digest_of
 
 GROUP = "team/app"
-TIME = Pace(lambda: 60.0)
+TIME = StepContext(lambda: 60.0)
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +41,14 @@ def proof(registry: OciRegistry) -> Proof:
     return Proof(Registry(Endpoint("http", registry.host), lambda: None, http))
 
 
-def prove(proof: Proof, *items: Item, pace: Pace = TIME) -> list[str]:
+def prove(proof: Proof, *items: Item, context: StepContext = TIME) -> list[str]:
     """What each item came to: ``arrived``, ``later`` or the failure's code."""
     found: dict[str, str] = {}
-    for answer in proof.of(items, pace):
+    for answer in proof.of(items, context):
         match answer:
-            case Arrived(item):
+            case Completed(item):
                 found[item.name] = "arrived"
-            case Later(item):
+            case Unfinished(item):
                 found[item.name] = "later"
             case Failure(item, error):
                 found[item.name] = error.code.name
@@ -130,7 +130,7 @@ def test_what_is_absent_in_one_image_is_asked_for_again_for_the_next(registry: O
 
 def test_what_there_is_no_time_for_is_left_for_later(registry: OciRegistry, proof: Proof) -> None:
     digest = registry.store.add_image(GROUP, "1", b"one")
-    assert prove(proof, Item(GROUP, "1", digest), pace=Pace(lambda: 0.0)) == ["later"]
+    assert prove(proof, Item(GROUP, "1", digest), context=StepContext(lambda: 0.0)) == ["later"]
     assert registry.requests == []
 
 
@@ -167,7 +167,7 @@ class TestNotes:
     def noted(client: Registry, item: Item, notes: Notes | None) -> str:
         """Return the note of an image that arrived."""
         (answer,) = Proof(client, Origin(client, lambda _: "source/app", notes=notes)).of([item], TIME)
-        assert isinstance(answer, Arrived), answer
+        assert isinstance(answer, Completed), answer
         return answer.note
 
     def test_a_tag_that_moved_on_at_the_source_is_copied_by_the_next_run(

@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import LAST_WORDS, Failure, Pace
+from syncline.kinds.kind import GRACE_SECONDS, Failure, StepContext
 from syncline.model import Item, Outcome, Run, RunStatus, Step
 from syncline.steps.engine import TELLING
 from syncline.steps.transfer import ENDING
@@ -28,7 +28,7 @@ def test_every_step_and_the_end_of_a_run_bind_the_requests(steps: Steps) -> None
     assert kind.ended_runs == [run.id]
     assert kind.told
     for step in (Step.DISCOVER, Step.TRANSFER, Step.VERIFY):
-        assert bound.pop(0) == (run.sync, QUEUES[step].function_timeout - ENDING + LAST_WORDS), step
+        assert bound.pop(0) == (run.sync, QUEUES[step].function_timeout - ENDING + GRACE_SECONDS), step
     assert bound == [(run.sync, TELLING)]
 
 
@@ -55,7 +55,7 @@ class TestCancelled:
     def test_requests_of_every_step_end(self, steps: Steps, step: Step) -> None:
         wait = self.wait(steps, step)
 
-        def fail(item: Item, _pace: Pace) -> Failure:
+        def fail(item: Item, _context: StepContext) -> Failure:
             try:
                 wait()
             except SynclineError as error:
@@ -77,7 +77,7 @@ class TestCancelled:
 
     def test_a_status_that_cannot_be_read_ends_nothing(self, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
         run, batch = steps.begin()
-        pace = steps.engine.pace(run, lambda: 100.0, batch.id)
+        context = steps.engine.context(run, lambda: 100.0, batch.id)
 
         def fails(*_: object) -> Run:
             raise EndpointConnectionError(endpoint_url="https://dynamodb.example")
@@ -85,7 +85,7 @@ class TestCancelled:
         with monkeypatch.context() as patch:
             patch.setattr(State, "run", fails)
             steps.clock.sleep(10)
-            assert not pace.over
+            assert not context.over
         steps.state.cancel_run(run.sync, run.id)
         steps.clock.sleep(10)
-        assert pace.over
+        assert context.over

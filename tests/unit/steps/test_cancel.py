@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Arrived, Later, Pace, Page
+from syncline.kinds.kind import Completed, Page, StepContext, Unfinished
 from syncline.messages import Outgoing
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Run, RunStatus, Scope, Step, Trigger
 from syncline.store.state import BatchRecord
@@ -37,7 +37,7 @@ def check_cancelled(steps: Steps, cancelled: int = 3) -> None:
 def test_another_run_can_start_ten_seconds_after_the_cancel(steps: Steps) -> None:
     """The function that holds the items was killed: their messages are hidden for minutes."""
 
-    def die(_item: Item, _pace: Pace) -> Answer:
+    def die(_item: Item, _context: StepContext) -> Answer:
         steps.reaper.dead = True
         raise KilledError
 
@@ -59,14 +59,14 @@ def test_another_run_can_start_ten_seconds_after_the_cancel(steps: Steps) -> Non
 def test_a_function_that_goes_on_after_the_end_of_its_run_writes_nothing_down(steps: Steps) -> None:
     """The source holds it longer than the run lasts; the next run has what it did not finish."""
 
-    def move(item: Item, pace: Pace) -> Answer:
+    def move(item: Item, context: StepContext) -> Answer:
         if item.name == "1":
             steps.state.cancel_run(SYNC, MADE_UP_RUN)
             steps.clock.sleep(30)
             another(steps)
-            return Arrived(item, 10)
-        assert pace.over, "nothing new is begun for a run that is over"
-        return Later(item)
+            return Completed(item, 10)
+        assert context.over, "nothing new is begun for a run that is over"
+        return Unfinished(item)
 
     steps.kind.move = move
     steps.pump.deliver([steps.begin_with(transfer_of("1", "2", "3"))])
@@ -77,12 +77,12 @@ def test_a_function_that_goes_on_after_the_end_of_its_run_writes_nothing_down(st
 
 
 def test_a_function_that_lets_go_in_time_ends_its_batch(steps: Steps) -> None:
-    def move(item: Item, pace: Pace) -> Answer:
+    def move(item: Item, context: StepContext) -> Answer:
         if item.name == "1":
             steps.state.cancel_run(SYNC, MADE_UP_RUN)
             steps.clock.sleep(5)
-            return Arrived(item, 10)
-        return Later(item) if pace.over else Arrived(item)
+            return Completed(item, 10)
+        return Unfinished(item) if context.over else Completed(item)
 
     steps.kind.move = move
     steps.begin_with(transfer_of("1", "2", "3"))
@@ -92,7 +92,7 @@ def test_a_function_that_lets_go_in_time_ends_its_batch(steps: Steps) -> None:
 
 
 def test_a_scan_that_goes_on_after_the_end_of_its_run_sends_nothing(steps: Steps) -> None:
-    def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> list[Page]:
+    def look(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
         steps.state.cancel_run(SYNC, steps.latest().id)
         steps.clock.sleep(30)
         another(steps)
@@ -167,12 +167,12 @@ def test_a_run_with_more_open_items_than_one_record_takes(steps: Steps) -> None:
 def test_a_lost_run_takes_no_batch_any_more(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     letter = steps.begin_with(transfer_of("1"))
 
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         steps.clock.sleep(1)
         with monkeypatch.context() as patched:
             patched.setattr("syncline.store.state.LOST_AFTER", 0)
             another(steps)
-        return Arrived(item, 10)
+        return Completed(item, 10)
 
     steps.kind.move = move
     steps.pump.deliver([letter])

@@ -12,7 +12,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Arrived, Pace, Page
+from syncline.kinds.kind import Completed, Page, StepContext
 from syncline.messages import Batch, decode
 from syncline.model import EVERYTHING, Item, Outcome, Result, RunStatus, Scope, Trigger
 from syncline.steps.discover import CHUNK_SECONDS
@@ -72,12 +72,12 @@ def test_what_is_left_out_in_each_chunk_is_counted_once(steps: Steps) -> None:
 def test_a_scan_knows_its_batch_and_whether_it_is_the_first_of_its_run(steps: Steps) -> None:
     seen: list[tuple[str, bool]] = []
 
-    def look(scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+    def look(scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         if scope.groups is None and cursor is None:
             steps.start("team/0001")  # joins the run while its first scan is under way
         for page in pages(CHUNK_ITEMS + 2):
             if (scope.groups is None or page.cursor in scope.groups) and (cursor is None or page.cursor > cursor):
-                seen.append((pace.work, pace.joined))
+                seen.append((context.work, context.joined))
                 yield page
 
     steps.kind.look = look
@@ -97,10 +97,10 @@ def test_a_batch_that_is_delivered_again_is_the_same_work(steps: Steps) -> None:
     second: list[tuple[str, str, bool]] = []
     seen = first
 
-    def look(_scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+    def look(_scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         for page in pages(CHUNK_ITEMS + 2):
             if cursor is None or page.cursor > cursor:
-                seen.append((page.cursor, pace.work, pace.joined))
+                seen.append((page.cursor, context.work, context.joined))
                 if seen is first and len(seen) == CHUNK_ITEMS + 2:
                     raise EndpointConnectionError(endpoint_url="made.up")  # the message goes back to its queue
                 yield page
@@ -118,8 +118,8 @@ def test_a_batch_that_is_delivered_again_is_the_same_work(steps: Steps) -> None:
 def test_a_scan_that_is_tried_again_is_not_the_first_of_its_run(steps: Steps) -> None:
     seen: list[tuple[str, bool]] = []
 
-    def look(_scope: Scope, _cursor: str | None, pace: Pace) -> Iterator[Page]:
-        seen.append((pace.work, pace.joined))
+    def look(_scope: Scope, _cursor: str | None, context: StepContext) -> Iterator[Page]:
+        seen.append((context.work, context.joined))
         if len(seen) == 1:
             raise SynclineError("UNREACHABLE", "gone")
         yield from pages(1)
@@ -135,7 +135,7 @@ def test_a_scan_that_breaks_off_goes_on_behind_its_last_page(steps: Steps, code:
     """A server that is slow, or throttles, breaks off each function's part of a long list that has nothing to move."""
     begun: list[str | None] = []
 
-    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(_scope: Scope, cursor: str | None, _context: StepContext) -> Iterator[Page]:
         begun.append(cursor)
         behind = [page for page in pages(30) if cursor is None or page.cursor > cursor]
         for page in behind[:3]:
@@ -153,13 +153,13 @@ def test_a_scan_that_breaks_off_goes_on_behind_its_last_page(steps: Steps, code:
 def test_steps_are_told_of_the_removals_allowed_for_the_run(steps: Steps, allowed: int | None) -> None:
     seen: list[int | None] = []
 
-    def look(_scope: Scope, _cursor: str | None, pace: Pace) -> Iterator[Page]:
-        seen.append(pace.allow_removals)
+    def look(_scope: Scope, _cursor: str | None, context: StepContext) -> Iterator[Page]:
+        seen.append(context.allow_removals)
         yield from pages(1)
 
-    def move(item: Item, pace: Pace) -> Answer:
-        seen.append(pace.allow_removals)
-        return Arrived(item)
+    def move(item: Item, context: StepContext) -> Answer:
+        seen.append(context.allow_removals)
+        return Completed(item)
 
     steps.kind.look, steps.kind.move = look, move
     by_hand = made_run_id()
@@ -194,7 +194,7 @@ def test_a_scan_of_many_groups_writes_small_records_and_letters(steps: Steps) ->
 def test_a_long_look_sends_on_what_it_found_while_it_goes_on(steps: Steps) -> None:
     sent: list[int] = []
 
-    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(_scope: Scope, cursor: str | None, _context: StepContext) -> Iterator[Page]:
         for page in pages(CHUNK_ITEMS * 2 + 3):
             if cursor is None or page.cursor > cursor:
                 sent.append(len(steps.mail.waiting()))
@@ -210,7 +210,7 @@ def test_a_long_look_sends_on_what_it_found_while_it_goes_on(steps: Steps) -> No
 def test_a_look_with_many_results_ends_a_chunk_before_its_record_is_too_large(steps: Steps) -> None:
     recorded: list[int] = []
 
-    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(_scope: Scope, cursor: str | None, _context: StepContext) -> Iterator[Page]:
         for name in (f"{n:04}" for n in range(CHUNK_RESULTS + 10)):
             if cursor is None or name > cursor:
                 recorded.append(len(steps.results()))
@@ -226,10 +226,10 @@ def test_a_look_with_many_results_ends_a_chunk_before_its_record_is_too_large(st
 def test_a_slow_scan_sends_on_what_it_found_after_some_seconds(steps: Steps, *, differs: bool) -> None:
     works: list[str] = []
 
-    def look(_scope: Scope, _cursor: str | None, pace: Pace) -> Iterator[Page]:
+    def look(_scope: Scope, _cursor: str | None, context: StepContext) -> Iterator[Page]:
         for page in pages(6):
             steps.clock.sleep(SLOW)
-            works.append(pace.work)
+            works.append(context.work)
             yield page if differs else Page(page.cursor, skipped=1)
 
     steps.kind.look = look
@@ -246,7 +246,7 @@ def test_a_scan_delivered_twice_at_the_same_time_is_made_once(steps: Steps, at: 
     twice = [Letter(letter.id, letter.url, letter.body, letter.sent, letter.due, copied=True)]
     seen: Counter[str] = Counter()
 
-    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(_scope: Scope, cursor: str | None, _context: StepContext) -> Iterator[Page]:
         for number, page in enumerate(everything):
             if number == at and twice:
                 steps.pump.deliver([twice.pop()])
@@ -266,12 +266,12 @@ def test_a_scan_delivered_twice_at_the_same_time_is_made_once(steps: Steps, at: 
 def test_a_look_goes_on_over_several_functions(steps: Steps, pages_each: int) -> None:
     functions: list[int] = []
 
-    def look(_scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+    def look(_scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         functions.append(0)
         for page in pages(8):
             if cursor is not None and page.cursor <= cursor:
                 continue
-            if pace.over:
+            if context.over:
                 return
             functions[-1] += 1
             steps.clock.sleep(285 / pages_each)

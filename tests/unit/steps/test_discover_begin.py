@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from syncline.kinds.kind import Pace, Page
+from syncline.kinds.kind import Page, StepContext
 from syncline.messages import Batch
 from syncline.model import EVERYTHING, RunStatus, Scope, Step, Trigger
 from syncline.telemetry import logger
@@ -61,7 +61,7 @@ def test_a_second_start_of_everything_says_so_and_does_nothing(steps: Steps, mon
 def test_a_full_look_waits_for_a_run_that_looks_at_a_part_only(steps: Steps) -> None:
     """A registry that is pushed to all the time must not have its scheduled look passed over every time."""
     steps.state.begin_run(SYNC, UNDER_WAY, Trigger.WEBHOOK, Scope.of(["a"]))
-    steps.kind.look = lambda scope, _cursor, _pace: [
+    steps.kind.look = lambda scope, _cursor, _context: [
         Page(group, items("1", group=group)) for group in scope.groups or ("a", "b")
     ]
     steps.start()
@@ -76,7 +76,7 @@ def test_a_full_look_waits_for_a_run_that_looks_at_a_part_only(steps: Steps) -> 
 def test_an_event_joins_the_run_under_way_and_the_run_waits_for_it(steps: Steps) -> None:
     scopes: list[tuple[str, ...] | None] = []
 
-    def look(scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(scope: Scope, _cursor: str | None, _context: StepContext) -> Iterator[Page]:
         scopes.append(scope.groups)
         group = scope.groups[0] if scope.groups else "all"
         yield Page(group, items("1", group=group))
@@ -92,7 +92,7 @@ def test_an_event_joins_the_run_under_way_and_the_run_waits_for_it(steps: Steps)
 
 
 def test_an_event_begins_a_run_of_its_own_where_none_is_under_way(steps: Steps) -> None:
-    steps.kind.look = lambda scope, _cursor, _pace: [Page("hinted", items("1", group=(scope.groups or ("all",))[0]))]
+    steps.kind.look = lambda scope, _cursor, _context: [Page("hinted", items("1", group=(scope.groups or ("all",))[0]))]
     steps.start("hinted")
     steps.pump.run()
     (run,) = steps.state.runs(SYNC)
@@ -104,7 +104,7 @@ def test_an_event_waits_for_a_run_that_is_being_cancelled(steps: Steps) -> None:
     """It waits by messages of its own: it is not laid aside as a dead letter, and no function has to end that run."""
     steps.begin(UNDER_WAY)
     steps.state.cancel_run(SYNC, UNDER_WAY)
-    steps.kind.look = lambda scope, _cursor, _pace: [Page("x", items("1", group=(scope.groups or ("all",))[0]))]
+    steps.kind.look = lambda scope, _cursor, _context: [Page("x", items("1", group=(scope.groups or ("all",))[0]))]
     steps.pump.deliver([steps.start("hinted")])
     assert steps.kind.moved == []
     (letter,) = steps.mail.waiting()

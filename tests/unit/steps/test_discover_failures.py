@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Arrived, Failure, Pace, Page
+from syncline.kinds.kind import Completed, Failure, Page, StepContext
 from syncline.model import EVERYTHING, Item, RunStatus, Scope
 from syncline.steps import engine as engine_module
 from tests.made_up import Answer, Steps, items, pages
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("small_chunks")
 def test_a_group_that_cannot_be_looked_at_is_looked_at_again_alone(steps: Steps) -> None:
     scopes: list[tuple[str, ...] | None] = []
 
-    def look(scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(scope: Scope, _cursor: str | None, _context: StepContext) -> Iterator[Page]:
         scopes.append(scope.groups)
         for page in pages(3):
             if scope.groups is not None and page.cursor not in scope.groups:
@@ -43,7 +43,7 @@ def test_a_group_that_was_scanned_in_part_goes_on_behind_that(steps: Steps, *, s
     """Each try gets further and does not count; or none does, and the last one scans the group from its beginning."""
     asked: list[tuple[tuple[str, ...] | None, str | None]] = []
 
-    def look(scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(scope: Scope, cursor: str | None, _context: StepContext) -> Iterator[Page]:
         asked.append((scope.groups, cursor))
         at = int(cursor or 0)
         if at == 2 * engine_module.ATTEMPTS:
@@ -70,7 +70,7 @@ def test_a_registry_that_is_down_causes_few_looks_and_small_records(steps: Steps
     names = [f"team/{n:04}" for n in range(CHUNK_RESULTS * 2 + 5)]
     scopes: list[tuple[str, ...] | None] = []
 
-    def look(scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(scope: Scope, cursor: str | None, _context: StepContext) -> Iterator[Page]:
         scopes.append(scope.groups)
         for name in scope.groups or names:
             if cursor is not None and name <= cursor:
@@ -91,7 +91,7 @@ def test_a_registry_that_is_down_causes_few_looks_and_small_records(steps: Steps
 def test_a_group_that_stays_unreadable_is_given_up_with_its_reason(steps: Steps, code: str, looks: int) -> None:
     asked: list[tuple[str, ...] | None] = []
 
-    def look(scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(scope: Scope, _cursor: str | None, _context: StepContext) -> Iterator[Page]:
         asked.append(scope.groups)
         yield Page("bad", failures=(Failure(Item("bad", "*"), SynclineError(code, "it is so")),))
         if scope.everything:
@@ -109,7 +109,7 @@ def test_a_group_that_stays_unreadable_is_given_up_with_its_reason(steps: Steps,
 def test_a_look_that_fails_as_a_whole_ends_the_run_with_its_reason(steps: Steps, code: str, looks: int) -> None:
     asked: list[str | None] = []
 
-    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(_scope: Scope, cursor: str | None, _context: StepContext) -> Iterator[Page]:
         asked.append(cursor)
         raise SynclineError(code, "nothing to see")
         yield
@@ -126,7 +126,7 @@ def test_a_look_that_fails_as_a_whole_ends_the_run_with_its_reason(steps: Steps,
 def test_a_look_that_breaks_off_after_a_chunk_goes_on_behind_it(steps: Steps) -> None:
     breaks = iter([True, True])
 
-    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(_scope: Scope, cursor: str | None, _context: StepContext) -> Iterator[Page]:
         for number, page in enumerate(pages(CHUNK_ITEMS + 3)):
             if cursor is None or page.cursor > cursor:
                 if number == CHUNK_ITEMS + 2 and next(breaks, False):
@@ -147,7 +147,7 @@ def test_a_look_that_got_further_may_fail_as_often_again(steps: Steps, *, slow: 
         {page.cursor: engine_module.ATTEMPTS - 1 for page in (everything[0], everything[1 if slow else -1])}
     )
 
-    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(_scope: Scope, cursor: str | None, _context: StepContext) -> Iterator[Page]:
         for page in everything:
             if cursor is None or page.cursor > cursor:
                 if fails[page.cursor]:
@@ -167,15 +167,15 @@ def test_a_look_that_got_further_may_fail_as_often_again(steps: Steps, *, slow: 
 def test_items_have_all_their_tries_whatever_the_look_took(steps: Steps) -> None:
     looks, moves = iter(range(1, 100)), iter(range(1, 100))
 
-    def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(_scope: Scope, _cursor: str | None, _context: StepContext) -> Iterator[Page]:
         if next(looks) < engine_module.ATTEMPTS:
             raise SynclineError("UNREACHABLE", "gone")
         yield from pages(1)
 
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         if next(moves) < engine_module.ATTEMPTS:
             return Failure(item, SynclineError("UNREACHABLE", "gone"))
-        return Arrived(item)
+        return Completed(item)
 
     steps.kind.look, steps.kind.move = look, move
     run = steps.run()
@@ -188,7 +188,7 @@ def test_a_group_is_looked_at_again_without_the_cursor_of_the_scan(steps: Steps)
     unreadable = everything[-1].cursor
     again: list[str | None] = []
 
-    def look(scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(scope: Scope, cursor: str | None, _context: StepContext) -> Iterator[Page]:
         if scope.groups is not None:
             again.append(cursor)
             yield everything[-1]
@@ -203,7 +203,7 @@ def test_a_group_is_looked_at_again_without_the_cursor_of_the_scan(steps: Steps)
 
 
 def test_an_unforeseen_error_is_internal_and_has_its_end(steps: Steps) -> None:
-    def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(_scope: Scope, _cursor: str | None, _context: StepContext) -> Iterator[Page]:
         raise ZeroDivisionError
         yield
 
@@ -223,7 +223,7 @@ def test_a_look_of_any_length_is_not_taken_for_one_without_end(steps: Steps, mon
 def test_a_look_that_never_gets_anywhere_is_given_up(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "HOPS", 4)
 
-    def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(_scope: Scope, _cursor: str | None, _context: StepContext) -> Iterator[Page]:
         steps.clock.sleep(400)
         return
         yield
@@ -237,7 +237,7 @@ def test_a_look_that_never_gets_anywhere_is_given_up(steps: Steps, monkeypatch: 
 def test_a_look_that_stays_where_it_is_is_given_up_soon(steps: Steps) -> None:
     looks: list[str | None] = []
 
-    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(_scope: Scope, cursor: str | None, _context: StepContext) -> Iterator[Page]:
         looks.append(cursor)
         if cursor is None:
             yield Page("team/0001", items("1", group="team/0001"))
@@ -255,7 +255,7 @@ def test_a_look_that_stays_where_it_is_is_given_up_soon(steps: Steps) -> None:
 def test_a_look_that_gets_further_now_and_then_is_not_given_up(steps: Steps) -> None:
     looks = iter(range(1000))
 
-    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(_scope: Scope, cursor: str | None, _context: StepContext) -> Iterator[Page]:
         reached = int(cursor or 0)
         if next(looks) % engine_module.IDLE == 0:
             yield Page(str(reached + 1), items("1", group=f"team/{reached}"))
@@ -270,7 +270,7 @@ def test_a_look_that_gets_further_now_and_then_is_not_given_up(steps: Steps) -> 
 def test_a_look_that_fails_and_stays_where_it_is_in_turn_is_given_up_too(steps: Steps) -> None:
     looks = iter(range(100))
 
-    def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(_scope: Scope, _cursor: str | None, _context: StepContext) -> Iterator[Page]:
         steps.clock.sleep(400)
         if next(looks) % 2:
             raise SynclineError("SERVER_ERROR", "it failed")
@@ -285,7 +285,7 @@ def test_a_look_that_fails_and_stays_where_it_is_in_turn_is_given_up_too(steps: 
 def test_the_requests_of_a_look_that_failed_are_counted(steps: Steps, pages_before: int) -> None:
     made = iter(range(1, 1000))
 
-    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(_scope: Scope, cursor: str | None, _context: StepContext) -> Iterator[Page]:
         for page in pages(pages_before):
             if cursor is None or page.cursor > cursor:
                 steps.kind.more_requests = next(made)

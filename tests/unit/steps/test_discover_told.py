@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Failure, Pace, Page, would_move
+from syncline.kinds.kind import Failure, Page, StepContext, would_move
 from syncline.messages import Start
 from syncline.model import EVERYTHING, Item, Outcome, Result, RunStatus, Scope, Trigger
 from syncline.steps.discover import begin, is_named
@@ -23,21 +23,21 @@ LATER = made_run_id(2)
 class Planned(MadeUp):
     """A kind that plans: of the items named "same" it finds that there is nothing to do."""
 
-    def planned(self, items: Sequence[Item], _pace: Pace) -> Iterator[Result]:
+    def planned(self, items: Sequence[Item], _context: StepContext) -> Iterator[Result]:
         for item in items:
             made = would_move(item)
             yield replace(made, outcome=Outcome.SKIPPED) if item.name == "same" else made
 
 
-def scans(steps: Steps, *more: Page) -> list[Pace]:
-    """Let each scan find these pages; return the pace of each part, as it is at its end."""
-    found: list[Pace] = []
+def scans(steps: Steps, *more: Page) -> list[StepContext]:
+    """Let each scan find these pages; return the context of each part, as it is at its end."""
+    found: list[StepContext] = []
 
-    def look(_scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+    def look(_scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         for page in more:
             if cursor is None or page.cursor > cursor:
                 yield page
-        found.append(pace)
+        found.append(context)
 
     steps.kind.look = look
     return found
@@ -51,16 +51,16 @@ def test_all_parts_of_a_scan_have_its_name(steps: Steps) -> None:
     for batch in (root, look):
         steps.put(batch)
     steps.pump.run()
-    assert {(pace.scan, pace.joined) for pace in found} == {(MADE_UP_RUN, False), (look.id, True)}
-    assert {pace.run for pace in found} == {MADE_UP_RUN}
+    assert {(context.scan, context.joined) for context in found} == {(MADE_UP_RUN, False), (look.id, True)}
+    assert {context.run for context in found} == {MADE_UP_RUN}
 
 
 @pytest.mark.usefixtures("small_chunks")
 def test_a_scan_that_goes_on_in_another_function_keeps_its_name(steps: Steps) -> None:
     names: list[str] = []
 
-    def look(_scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
-        names.append(pace.scan)
+    def look(_scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
+        names.append(context.scan)
         if cursor is None:
             yield pages(1)[0]
             steps.clock.sleep(400)
@@ -77,7 +77,7 @@ def test_only_a_retry_asks_for_items(steps: Steps, trigger: Trigger) -> None:
     steps.start(run=MADE_UP_RUN)
     steps.pump.run()
     asked = {("team/app", "1")} if trigger is Trigger.RETRY else set()
-    assert [pace.asked for pace in found] == [asked]
+    assert [context.asked for context in found] == [asked]
 
 
 @pytest.mark.parametrize("trigger", list(Trigger))
@@ -87,7 +87,7 @@ def test_a_scope_is_named_where_a_person_asked_for_it(steps: Steps, trigger: Tri
     steps.start(run=MADE_UP_RUN)
     steps.pump.run()
     by_person = trigger in (Trigger.HAND, Trigger.RETRY)
-    assert [pace.named for pace in found] == [by_person]
+    assert [context.named for context in found] == [by_person]
     assert is_named(Scope.of(["b"]), run) is by_person, "a part of it that is scanned again"
     assert not is_named(Scope.of(["b", "c"]), run), "a scan that has joined"
     assert not is_named(EVERYTHING, run)
@@ -145,7 +145,7 @@ class TestAgain:
         began: list[float] = []
         start = steps.clock.now
 
-        def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        def look(_scope: Scope, _cursor: str | None, _context: StepContext) -> Iterator[Page]:
             began.append(steps.clock.now - start)
             for each in answer if len(began) == 1 else ():
                 if isinstance(each, SynclineError):
@@ -184,7 +184,7 @@ class TestAgain:
         scopes: list[Scope] = []
         failure = Failure(Item("folder/file", "file"), SynclineError("SERVER_ERROR", "it failed"), "folder/")
 
-        def look(scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        def look(scope: Scope, _cursor: str | None, _context: StepContext) -> Iterator[Page]:
             scopes.append(scope)
             if scope.everything:
                 yield Page("a", failures=(failure,))
@@ -205,7 +205,7 @@ class TestAgain:
         scopes: list[tuple[Scope, str | None]] = []
         everything = [Page("0", failures=(failure,)), *pages(CHUNK_ITEMS + 1)]
 
-        def look(scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+        def look(scope: Scope, cursor: str | None, _context: StepContext) -> Iterator[Page]:
             scopes.append((scope, cursor))
             if scope.everything:
                 yield from everything

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Arrived, Failure, Pace, Page
+from syncline.kinds.kind import Completed, Failure, Page, StepContext
 from syncline.messages import Start
 from syncline.model import Item, RunStatus, Scope, Step, Trigger
 from tests.interleaving import deliver_meanwhile
@@ -30,7 +30,7 @@ def scanning(steps: Steps, meanwhile: Callable[[], None]) -> list[Scope]:
     """Do something during each scan, after its first page. Return the scopes of the scans that began."""
     begun: list[Scope] = []
 
-    def look(scope: Scope, cursor: str | None, _pace: Pace) -> list[Page]:
+    def look(scope: Scope, cursor: str | None, _context: StepContext) -> list[Page]:
         begun.append(scope)
         meanwhile()
         return [page for page in pages(3) if cursor is None or page.cursor > cursor]
@@ -72,7 +72,7 @@ def test_the_continuation_of_a_scan_that_was_sent_twice_is_made_once(steps: Step
     """The scan has sent a part of what it found, so the copy finds its batch ended; the rest is still at work."""
     begun: list[str | None] = []
 
-    def look(_scope: Scope, cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(_scope: Scope, cursor: str | None, _context: StepContext) -> Iterator[Page]:
         begun.append(cursor)
 
         def found() -> Iterator[Page]:
@@ -104,9 +104,9 @@ def test_a_copy_comes_back_briefly_and_never_counts_as_a_death(steps: Steps, ste
             deliver_meanwhile(steps.pump, 5)
             steps.clock.sleep(10)
 
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         work(item.name)
-        return Arrived(item, 1)
+        return Completed(item, 1)
 
     if step is Step.DISCOVER:
         scanning(steps, lambda: work("scan"))
@@ -131,7 +131,7 @@ def test_a_copy_comes_back_briefly_and_never_counts_as_a_death(steps: Steps, ste
 @pytest.mark.parametrize("deleted", [False, True])
 def test_a_batch_that_comes_again_writes_no_second_letter(steps: Steps, *, deleted: bool) -> None:
     """Its failure is noted, and so has a letter; or a later run has deleted the record, as the item did not fail."""
-    steps.kind.move = lambda item, _pace: Failure(item, SynclineError("FORBIDDEN", "no"))
+    steps.kind.move = lambda item, _context: Failure(item, SynclineError("FORBIDDEN", "no"))
     letter = steps.begin_with(transfer_of("1"))
     steps.pump.run()
     assert len(steps.dead()) == 1
@@ -186,9 +186,9 @@ def test_groups_that_could_not_be_read_do_not_wait_for_the_rest_of_the_scan(step
 
 
 def test_two_batches_of_one_group_wait_for_each_other(steps: Steps) -> None:
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         deliver_meanwhile(steps.pump, 3)
-        return Arrived(item, 1)
+        return Completed(item, 1)
 
     steps.kind.move = move
     steps.begin_with(transfer_of("1"))

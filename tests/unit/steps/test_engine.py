@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import LAST_WORDS, Failure
+from syncline.kinds.kind import GRACE_SECONDS, Failure
 from syncline.messages import Batch, Dead, Outgoing, Queues, decode
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger, json_bytes
 from syncline.steps.engine import ATTEMPTS, HOPS, IDLE, LARGEST_ITEM, TELLING, Work, pause, step_error
@@ -372,48 +372,54 @@ class TestPace:
     def test_it_says_what_is_known_of_the_run(self, steps: Steps) -> None:
         run, root = steps.state.begin_run(SYNC, MADE_UP_RUN, Trigger.HAND, EVERYTHING, plan=True, allow_removals=7)
         steps.state.end_batch(root, BatchRecord(()), Counts(removed=3))
-        pace = steps.engine.pace(run, lambda: 42.0, "work")
-        assert (pace.left(), pace.work, pace.run, pace.plan, pace.allow_removals) == (42, "work", run.id, True, 7)
-        assert pace.removed(run.id) == 3
-        assert not pace.halted()
+        context = steps.engine.context(run, lambda: 42.0, "work")
+        assert (context.left(), context.work, context.run, context.plan, context.allow_removals) == (
+            42,
+            "work",
+            run.id,
+            True,
+            7,
+        )
+        assert context.removed(run.id) == 3
+        assert not context.halted()
 
     def test_it_ends_with_the_lease(self, steps: Steps) -> None:
         run, _ = steps.begin()
         lease = steps.state.leases.take("dr/team/app", "owner", 60)
-        pace = steps.engine.pace(run, lambda: 100.0, "work", lease)
-        assert not pace.halted()
+        context = steps.engine.context(run, lambda: 100.0, "work", lease)
+        assert not context.halted()
         steps.clock.sleep(lease.expires - steps.clock.now)
-        assert pace.halted()
+        assert context.halted()
 
-    @pytest.mark.parametrize(("verifies", "seconds"), [(False, 0.0), (True, LAST_WORDS)])
+    @pytest.mark.parametrize(("verifies", "seconds"), [(False, 0.0), (True, GRACE_SECONDS)])
     def test_it_ends_when_the_run_is_cancelled(self, steps: Steps, seconds: float, *, verifies: bool) -> None:
         run, _ = steps.begin()
         bound: list[tuple[Run, float]] = []
         engine = replace(steps.engine, bind=lambda run, seconds, _: bound.append((run, seconds)))
-        pace = engine.pace(run, lambda: 100.0, "work", verifies=verifies)
-        assert bound == [(run, 100 + LAST_WORDS)]
+        context = engine.context(run, lambda: 100.0, "work", verifies=verifies)
+        assert bound == [(run, 100 + GRACE_SECONDS)]
         steps.state.cancel_run(SYNC, run.id)
         steps.clock.sleep(3)
-        assert not pace.halted(), "the table is read every few seconds only"
+        assert not context.halted(), "the table is read every few seconds only"
         steps.clock.sleep(0.1)
-        assert pace.halted() is not verifies
+        assert context.halted() is not verifies
         steps.clock.sleep(seconds - 0.1)
-        assert pace.halted() is not verifies
+        assert context.halted() is not verifies
         steps.clock.sleep(0.1)
-        assert pace.halted()
+        assert context.halted()
 
     @pytest.mark.parametrize("verifies", [False, True])
     def test_of_a_run_that_is_being_cancelled(self, steps: Steps, *, verifies: bool) -> None:
         steps.begin()
         run = steps.state.cancel_run(SYNC, MADE_UP_RUN)
-        pace = steps.engine.pace(run, lambda: 100.0, "work", verifies=verifies)
-        assert pace.halted() is not verifies
-        steps.clock.sleep(LAST_WORDS)
-        assert pace.halted()
+        context = steps.engine.context(run, lambda: 100.0, "work", verifies=verifies)
+        assert context.halted() is not verifies
+        steps.clock.sleep(GRACE_SECONDS)
+        assert context.halted()
 
     def test_the_table_is_read_every_few_seconds(self, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
         run, _ = steps.begin()
-        pace = steps.engine.pace(run, lambda: 100.0, "work")
+        context = steps.engine.context(run, lambda: 100.0, "work")
         read, look, began = list[float](), State.run, steps.clock.now
 
         def reading(self: State, sync: str, run_id: str) -> Run:
@@ -423,12 +429,12 @@ class TestPace:
         monkeypatch.setattr(State, "run", reading)
         for _ in range(100):
             steps.clock.sleep(0.1)
-            assert not pace.halted()
+            assert not context.halted()
         assert len(read) == 3
 
 
 @dataclass
-class Telling(MadeUp):
+class RunObserver(MadeUp):
     """A kind that reports the ends of runs; each of the first ones raises one of `errors`."""
 
     errors: list[Exception] = field(default_factory=list)
@@ -442,9 +448,9 @@ class Telling(MadeUp):
 
 
 class TestReports:
-    @pytest.mark.parametrize(("left", "seconds"), [(-30.0, LAST_WORDS), (0.0, 2 * LAST_WORDS), (100.0, TELLING)])
+    @pytest.mark.parametrize(("left", "seconds"), [(-30.0, GRACE_SECONDS), (0.0, 2 * GRACE_SECONDS), (100.0, TELLING)])
     def test_a_report_has_the_time_that_is_left(self, steps: Steps, left: float, seconds: float) -> None:
-        steps.kind = kind = Telling()
+        steps.kind = kind = RunObserver()
         bound: list[tuple[float, bool]] = []
         engine = replace(steps.engine, bind=lambda _run, seconds, halted: bound.append((seconds, halted())))
         _, root = steps.begin()
@@ -463,7 +469,7 @@ class TestReports:
     def test_a_report_that_may_succeed_later_is_made_again(
         self, steps: Steps, error: Exception, code: str | None
     ) -> None:
-        steps.kind = kind = Telling(errors=[error])
+        steps.kind = kind = RunObserver(errors=[error])
         _, root = steps.begin()
         steps.engine.end(Work(root))
         if code is None:
@@ -476,7 +482,7 @@ class TestReports:
         assert kind.told == [MADE_UP_RUN]
 
     def test_a_report_that_fails_keeps_no_other_run_waiting(self, steps: Steps) -> None:
-        steps.kind = kind = Telling(errors=[SynclineError("SERVER_ERROR", "500")])
+        steps.kind = kind = RunObserver(errors=[SynclineError("SERVER_ERROR", "500")])
         for run_id in (MADE_UP_RUN, made_run_id(1)):
             _, root = steps.begin(run_id)
             steps.state.end_batch(root, BatchRecord(()), Counts())
@@ -489,7 +495,7 @@ class TestReports:
         assert (steps.engine.leaves, steps.engine.ended) == (set(), set())
 
     def test_a_plan_is_not_reported(self, steps: Steps) -> None:
-        steps.kind = kind = Telling()
+        steps.kind = kind = RunObserver()
         steps.start(plan=True)
         steps.pump.run()
         assert steps.latest().status is RunStatus.DONE

@@ -13,11 +13,11 @@ from botocore.exceptions import ClientError
 
 from syncline.config.sync import Gathering, Sync
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Kind, Pace, Page
+from syncline.kinds.kind import Kind, Page, StepContext
 from syncline.messages import Batch, Start, decode
 from syncline.model import Run, RunStatus, Scope, Step, Trigger
 from syncline.steps import gather as gather_module
-from syncline.store.events import Claim, Hearing
+from syncline.store.events import Claim, EventStore
 from syncline.store.state import State
 from tests.interleaving import deliver_meanwhile
 from tests.made_up import MADE_UP_RUN, SYNC, Steps, items
@@ -36,12 +36,12 @@ def looked(steps: Steps) -> list[Scope]:
     """The scopes that were looked at."""
     scopes: list[Scope] = []
 
-    def look(scope: Scope, _cursor: str | None, _pace: Pace) -> list[Page]:
+    def look(scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
         scopes.append(scope)
         return [Page(group, items(group, group=group)) for group in scope.groups or ()]
 
     steps.kind.look = look
-    steps.hearing.subscribe(SYNC, ["made.up"])
+    steps.event_store.subscribe(SYNC, ["made.up"])
     steps.configs[SYNC] = MadeUpSync(name=SYNC, kind="made-up")
     return scopes
 
@@ -57,8 +57,8 @@ def test_events_that_come_together_become_one_look(steps: Steps, looked: list[Sc
     assert looked == [Scope.of(["a", "b", "c"])]
     (run,) = runs(steps)
     assert (run.trigger, run.status, run.counts.moved) == (Trigger.EVENT, RunStatus.DONE, 3)
-    assert steps.hearing.notes(SYNC) == []
-    assert steps.hearing.claimed(SYNC) is None
+    assert steps.event_store.notes(SYNC) == []
+    assert steps.event_store.claimed(SYNC) is None
 
 
 def test_a_look_waits_for_a_quiet_moment_but_not_for_ever(steps: Steps, looked: list[Scope]) -> None:
@@ -75,14 +75,14 @@ def test_a_look_waits_for_a_quiet_moment_but_not_for_ever(steps: Steps, looked: 
 def test_a_clock_that_is_fast_strands_no_event(
     steps: Steps, looked: list[Scope], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note = Hearing.note
+    note = EventStore.note
 
-    def fast(self: Hearing, *arguments: Any) -> float:
+    def fast(self: EventStore, *arguments: Any) -> float:
         with monkeypatch.context() as patched:
             patched.setattr(self, "_clock", lambda: steps.clock.now + 3)
             return note(self, *arguments)
 
-    monkeypatch.setattr(Hearing, "note", fast)
+    monkeypatch.setattr(EventStore, "note", fast)
     steps.notify("a")
     steps.pump.run()
     assert looked == [Scope.of(["a"])]
@@ -119,15 +119,15 @@ def test_an_event_that_no_sync_hears_of_is_counted(
 
 
 def test_an_event_that_its_sync_cannot_read_is_dropped_alone(steps: Steps, looked: list[Scope]) -> None:
-    steps.hearing.subscribe("another", ["made.up"])
-    hints = steps.kind.hints
+    steps.event_store.subscribe("another", ["made.up"])
+    hints = steps.kind.changed_groups
 
     def strict(event: object) -> tuple[str, ...]:
         if isinstance(event, dict) and event["group"] == "b":
             raise SynclineError("MESSAGE_INVALID", "not like that")
         return hints(event)
 
-    object.__setattr__(steps.kind, "hints", strict)
+    object.__setattr__(steps.kind, "changed_groups", strict)
     steps.pump.manners.batches = True
     steps.notify("a", "b", "c")
     steps.pump.run()
@@ -139,7 +139,7 @@ def test_an_event_that_its_sync_cannot_read_is_dropped_alone(steps: Steps, looke
 def missing(steps: Steps) -> set[str]:
     """The syncs of which a secret is missing; at first it is one of two that hear of the same source."""
     gone, kind = {"another"}, steps.gatherer.kind
-    steps.hearing.subscribe("another", ["made.up"])
+    steps.event_store.subscribe("another", ["made.up"])
 
     def kind_of(name: str) -> Kind:
         if name in gone:
@@ -188,14 +188,14 @@ def test_what_a_sync_could_not_be_told_and_cannot_read_is_dropped(
     def strict(_event: object) -> tuple[str, ...]:
         raise SynclineError("MESSAGE_INVALID", "not like that")
 
-    object.__setattr__(steps.kind, "hints", strict)
+    object.__setattr__(steps.kind, "changed_groups", strict)
     missing.clear()
     steps.pump.run()
     assert steps.mail.dead() == []
 
 
 def test_a_sync_that_is_no_more_hears_nothing(steps: Steps, looked: list[Scope]) -> None:
-    steps.hearing.subscribe("another", ["made.up"])
+    steps.event_store.subscribe("another", ["made.up"])
     known = steps.gatherer.config
 
     def config(name: str) -> Sync:
@@ -223,13 +223,13 @@ def test_more_than_one_look_can_cover_is_looked_at_in_turn(
 def test_one_delivery_of_more_than_an_item_of_the_table_holds_is_looked_at_in_turn(
     steps: Steps, looked: list[Scope]
 ) -> None:
-    def look(scope: Scope, _cursor: str | None, _pace: Pace) -> list[Page]:
+    def look(scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
         looked.append(scope)  # and nothing of it differs: six hundred groups would take their time
         return []
 
     steps.kind.look = look
     names = [f"{number:06}{'ä' * 400}" for number in range(600)]
-    steps.hearing.note(SYNC, "one", names)
+    steps.event_store.note(SYNC, "one", names)
     steps.queues.start(steps.gatherer.start(SYNC))
     steps.clock.sleep(10)
     steps.pump.run()
@@ -247,7 +247,7 @@ def test_events_doubled_and_in_any_order_lose_nothing(steps: Steps, looked: list
     assert {group for scope in looked for group in scope.groups or ()} == set("abcdefgh")
     assert all(run.status is RunStatus.DONE for run in runs(steps))
     assert steps.state.current_run(SYNC) is None
-    assert steps.hearing.notes(SYNC) == []
+    assert steps.event_store.notes(SYNC) == []
 
 
 def effects(steps: Steps) -> int:
@@ -267,8 +267,8 @@ def test_a_function_killed_at_any_call_loses_nothing(
     assert {group for scope in looked for group in scope.groups or ()} == {"a", "b"}
     assert all(run.status is RunStatus.DONE for run in runs(steps))
     assert steps.state.current_run(SYNC) is None
-    assert steps.hearing.notes(SYNC) == []
-    assert steps.hearing.claimed(SYNC) is None
+    assert steps.event_store.notes(SYNC) == []
+    assert steps.event_store.claimed(SYNC) is None
 
 
 def test_a_look_that_dies_is_made_again_under_its_name(steps: Steps, looked: list[Scope]) -> None:
@@ -276,51 +276,51 @@ def test_a_look_that_dies_is_made_again_under_its_name(steps: Steps, looked: lis
     look = steps.kind.look
     deaths: list[Scope] = []
 
-    def die_once(scope: Scope, cursor: str | None, pace: Pace) -> object:
+    def die_once(scope: Scope, cursor: str | None, context: StepContext) -> object:
         assert look is not None
         if not deaths:
             deaths.append(scope)
             steps.notify("b")  # heard between death and the second try
             raise KilledError
-        return look(scope, cursor, pace)
+        return look(scope, cursor, context)
 
     steps.kind.look = die_once  # type: ignore[assignment]
     steps.pump.run()
     assert deaths == [Scope.of(["a"])]
     assert {group for scope in looked for group in scope.groups or ()} == {"a", "b"}
     assert all(run.status is RunStatus.DONE for run in runs(steps))
-    assert steps.hearing.notes(SYNC) == []
+    assert steps.event_store.notes(SYNC) == []
 
 
 def test_a_claim_is_made_once(steps: Steps) -> None:
-    steps.hearing.note(SYNC, "1", ["a"])
-    notes = steps.hearing.notes(SYNC)
-    first = steps.hearing.claim(SYNC, notes, 60)
+    steps.event_store.note(SYNC, "1", ["a"])
+    notes = steps.event_store.notes(SYNC)
+    first = steps.event_store.claim(SYNC, notes, 60)
     assert first is not None
-    steps.hearing.note(SYNC, "2", ["b"])
-    assert steps.hearing.claim(SYNC, steps.hearing.notes(SYNC), 60) is None
-    assert steps.hearing.claimed(SYNC) == first
-    assert steps.hearing.take_up(SYNC, first, 60) is None
+    steps.event_store.note(SYNC, "2", ["b"])
+    assert steps.event_store.claim(SYNC, steps.event_store.notes(SYNC), 60) is None
+    assert steps.event_store.claimed(SYNC) == first
+    assert steps.event_store.take_up(SYNC, first, 60) is None
     steps.clock.sleep(60)
-    taken = steps.hearing.take_up(SYNC, first, 60)
+    taken = steps.event_store.take_up(SYNC, first, 60)
     assert taken is not None
     assert taken.until == first.until + 60
-    assert steps.hearing.take_up(SYNC, first, 60) is None
-    steps.hearing.release(SYNC, first)
-    assert steps.hearing.take_up(SYNC, first, 60) is None, "who has lost a claim cannot release it"
-    steps.hearing.release(SYNC, taken)
-    assert steps.hearing.take_up(SYNC, first, 60) is not None
-    steps.hearing.settle(SYNC, first)
-    assert [note.id for note in steps.hearing.notes(SYNC)] == ["2"]
+    assert steps.event_store.take_up(SYNC, first, 60) is None
+    steps.event_store.release(SYNC, first)
+    assert steps.event_store.take_up(SYNC, first, 60) is None, "who has lost a claim cannot release it"
+    steps.event_store.release(SYNC, taken)
+    assert steps.event_store.take_up(SYNC, first, 60) is not None
+    steps.event_store.settle(SYNC, first)
+    assert [note.id for note in steps.event_store.notes(SYNC)] == ["2"]
 
 
 def test_subscriptions_are_just_those_of_the_last_time(steps: Steps) -> None:
-    steps.hearing.subscribe(SYNC, ["one", "two"])
-    steps.hearing.subscribe(SYNC, ["two", "three"])
-    heard = {source: steps.hearing.subscribers(source) for source in ("made.up", "one", "two", "three")}
+    steps.event_store.subscribe(SYNC, ["one", "two"])
+    steps.event_store.subscribe(SYNC, ["two", "three"])
+    heard = {source: steps.event_store.subscribers(source) for source in ("made.up", "one", "two", "three")}
     assert heard == {"made.up": [], "one": [], "two": [SYNC], "three": [SYNC]}
-    steps.hearing.subscribe(SYNC, [])
-    assert steps.hearing.subscribers("two") == []
+    steps.event_store.subscribe(SYNC, [])
+    assert steps.event_store.subscribers("two") == []
 
 
 def test_a_claim_is_looked_at_as_a_scope() -> None:
@@ -331,7 +331,7 @@ def at_once(steps: Steps) -> list[Scope]:
     """Let every message that can be seen go to further functions while a scan is at work. Return the scopes begun."""
     begun: list[Scope] = []
 
-    def look(scope: Scope, _cursor: str | None, _pace: Pace) -> list[Page]:
+    def look(scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
         begun.append(scope)
         steps.clock.sleep(1)
         deliver_meanwhile(steps.pump, 20)
@@ -359,7 +359,7 @@ def test_one_claim_is_scanned_once_however_many_starts_come_at_once(steps: Steps
     assert len(transfers) == 2
     assert len(set(transfers)) == 2
     assert (len(runs(steps)), runs(steps)[0].counts.moved) == (1, 2)
-    assert steps.hearing.claimed(SYNC) is None
+    assert steps.event_store.claimed(SYNC) is None
 
 
 def test_a_start_that_comes_twice_at_once_is_scanned_once(steps: Steps) -> None:
@@ -376,7 +376,7 @@ def test_a_start_that_comes_twice_at_once_is_scanned_once(steps: Steps) -> None:
 def test_what_is_heard_during_a_scan_is_scanned_after_it(steps: Steps) -> None:
     begun: list[Scope] = []
 
-    def look(scope: Scope, _cursor: str | None, _pace: Pace) -> list[Page]:
+    def look(scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
         begun.append(scope)
         if len(begun) == 1:
             steps.notify("b")
@@ -395,7 +395,7 @@ def test_the_claim_of_a_function_that_died_is_taken_up_by_the_next_start(steps: 
     look = steps.kind.look
     assert look is not None
 
-    def die(_scope: Scope, _cursor: str | None, _pace: Pace) -> list[Page]:
+    def die(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
         raise KilledError
 
     steps.kind.look = die
@@ -411,8 +411,8 @@ def test_the_claim_of_a_function_that_died_is_taken_up_by_the_next_start(steps: 
     steps.pump.run()
     assert looked[0] == Scope.of(["a"])
     assert {group for scope in looked for group in scope.groups or ()} == {"a", "b", "c"}
-    assert steps.hearing.notes(SYNC) == []
-    assert steps.hearing.claimed(SYNC) is None
+    assert steps.event_store.notes(SYNC) == []
+    assert steps.event_store.claimed(SYNC) is None
 
 
 def test_a_claim_whose_scan_has_to_wait_is_free_for_its_next_try(steps: Steps, looked: list[Scope]) -> None:
@@ -421,10 +421,10 @@ def test_a_claim_whose_scan_has_to_wait_is_free_for_its_next_try(steps: Steps, l
     look = steps.kind.look
     assert look is not None
 
-    def fail_once(scope: Scope, cursor: str | None, pace: Pace) -> Iterable[Page]:
+    def fail_once(scope: Scope, cursor: str | None, context: StepContext) -> Iterable[Page]:
         if next(failing, False):
             raise ClientError({"Error": {"Code": "InternalServerError"}}, "PutItem")
-        return look(scope, cursor, pace)
+        return look(scope, cursor, context)
 
     steps.kind.look = fail_once
     began = steps.clock.now
@@ -449,10 +449,10 @@ def test_what_joined_a_cancelled_run_is_not_lost(
             state.cancel_run(SYNC, batch.run)
         return batch
 
-    def cancelled_look(scope: Scope, cursor: str | None, pace: Pace) -> Iterable[Page]:
-        if pace.joined:
+    def cancelled_look(scope: Scope, cursor: str | None, context: StepContext) -> Iterable[Page]:
+        if context.joined:
             steps.state.cancel_run(SYNC, MADE_UP_RUN)
-        return look(scope, cursor, pace)
+        return look(scope, cursor, context)
 
     monkeypatch.setattr(type(steps.state), "join_run", join)
     if when == "in the scan":
@@ -466,5 +466,5 @@ def test_what_joined_a_cancelled_run_is_not_lost(
     assert (first.id, first.status, first.counts.moved) == (MADE_UP_RUN, RunStatus.CANCELLED, 0)
     assert (second.trigger, second.status, second.counts.moved) == (trigger, RunStatus.DONE, 1)
     assert looked[-1] == Scope.of(["a"])
-    assert steps.hearing.notes(SYNC) == []
-    assert steps.hearing.claimed(SYNC) is None
+    assert steps.event_store.notes(SYNC) == []
+    assert steps.event_store.claimed(SYNC) is None

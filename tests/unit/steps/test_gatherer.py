@@ -25,7 +25,7 @@ class MadeUpSync(Sync):
 
 @pytest.fixture(autouse=True)
 def _sync(steps: Steps) -> None:
-    steps.hearing.subscribe(SYNC, ["made.up"])
+    steps.event_store.subscribe(SYNC, ["made.up"])
     steps.configs[SYNC] = MadeUpSync(name=SYNC, kind="made-up")
 
 
@@ -34,7 +34,7 @@ def event(group: str, source: str = "made.up", **more: str) -> dict[str, str]:
 
 
 def notes(steps: Steps, sync: str = SYNC) -> list[tuple[str, ...]]:
-    return [note.groups for note in steps.hearing.notes(sync)]
+    return [note.groups for note in steps.event_store.notes(sync)]
 
 
 def starts(steps: Steps) -> list[tuple[Start, float]]:
@@ -70,21 +70,21 @@ class TestHear:
         assert notes(steps) == [("a", "b"), ("a",)]
 
     def test_each_sync_hears_of_its_own_sources(self, steps: Steps) -> None:
-        steps.hearing.subscribe("another", ["made.up", "elsewhere"])
+        steps.event_store.subscribe("another", ["made.up", "elsewhere"])
         steps.gatherer.hear([("1", event("a")), ("2", event("b", "elsewhere")), ("3", event("c", "nowhere"))])
         assert (notes(steps), notes(steps, "another")) == ([("a",)], [("a", "b")])
         assert {each.sync for each, _ in starts(steps)} == {SYNC, "another"}
 
     def test_what_a_sync_cannot_read_is_named(self, steps: Steps) -> None:
-        hints = steps.kind.hints
+        hints = steps.kind.changed_groups
 
         def strict(body: Any) -> tuple[str, ...]:
             if "odd" in body:
                 raise SynclineError("MESSAGE_INVALID", "not like that")
             return hints(body)
 
-        object.__setattr__(steps.kind, "hints", strict)
-        steps.hearing.subscribe("another", ["made.up"])
+        object.__setattr__(steps.kind, "changed_groups", strict)
+        steps.event_store.subscribe("another", ["made.up"])
         bodies = [("1", event("a", odd="yes")), ("2", event("b")), ("3", event("c", odd="yes"))]
         assert steps.gatherer.hear(bodies) == {"1", "3"}
         assert notes(steps) == notes(steps, "another") == [("b",)]
@@ -94,10 +94,10 @@ class TestHear:
             raise SynclineError("MESSAGE_INVALID", "not like that")
 
         strict = MadeUp()
-        object.__setattr__(strict, "hints", odd)
+        object.__setattr__(strict, "changed_groups", odd)
         kinds: dict[str, Kind] = {"another": strict, SYNC: steps.kind}
         object.__setattr__(steps.gatherer, "kind", kinds.get)
-        steps.hearing.subscribe("another", ["made.up"])
+        steps.event_store.subscribe("another", ["made.up"])
         assert steps.gatherer.hear([("1", event("a"))]) == {"1"}
         assert (notes(steps), notes(steps, "another")) == ([("a",)], [])
 
@@ -113,7 +113,7 @@ class TestHear:
         def odd(_body: object) -> tuple[str, ...]:
             raise SynclineError("MESSAGE_INVALID", "not like that")
 
-        object.__setattr__(steps.kind, "hints", odd)
+        object.__setattr__(steps.kind, "changed_groups", odd)
         assert steps.gatherer.hear([("1", event("a"))]) == {"1"}
         assert (notes(steps), starts(steps)) == ([], [])
 
@@ -127,7 +127,7 @@ class TestHear:
         assert (notes(steps), starts(steps)) == ([], [])
 
     def test_a_sync_that_cannot_be_told_is_told_later_of_each_event(self, steps: Steps) -> None:
-        steps.hearing.subscribe("another", ["made.up"])
+        steps.event_store.subscribe("another", ["made.up"])
         refuse(steps, "SECRET_MISSING", "another")
         assert steps.gatherer.hear([("1", event("a")), ("2", event("b"))]) == set()
         assert (notes(steps), notes(steps, "another")) == ([("a", "b")], [])
@@ -158,7 +158,7 @@ class TestHear:
         def fails(_body: object) -> tuple[str, ...]:
             raise SynclineError("SERVER_ERROR", "500")
 
-        object.__setattr__(steps.kind, "hints", fails)
+        object.__setattr__(steps.kind, "changed_groups", fails)
         with pytest.raises(SynclineError, match="SERVER_ERROR"):
             steps.gatherer.note(SYNC, [("1", event("a"))])
         assert notes(steps) == []
@@ -174,30 +174,30 @@ class TestDue:
 
     @pytest.mark.parametrize(("seconds", "is_due"), [(0, False), (QUIET - 0.6, False), (QUIET - 0.5, True)])
     def test_after_the_quiet_time(self, steps: Steps, seconds: float, *, is_due: bool) -> None:
-        steps.hearing.note(SYNC, "1", ["a"])
+        steps.event_store.note(SYNC, "1", ["a"])
         steps.clock.sleep(seconds)
         assert self.due(steps) == (("a",) if is_due else None)
 
     @pytest.mark.parametrize(("seconds", "is_due"), [(LONGEST - 0.1, False), (LONGEST, True)])
     def test_events_that_keep_coming_wait_for_so_long(self, steps: Steps, seconds: float, *, is_due: bool) -> None:
-        steps.hearing.note(SYNC, "1", ["a"])
+        steps.event_store.note(SYNC, "1", ["a"])
         steps.clock.sleep(seconds)
-        steps.hearing.note(SYNC, "2", ["b"])
+        steps.event_store.note(SYNC, "2", ["b"])
         assert self.due(steps) == (("a", "b") if is_due else None)
 
     def test_the_message_about_the_latest_note_says_that_it_is_quiet(self, steps: Steps) -> None:
-        first = steps.hearing.note(SYNC, "1", ["a"])
+        first = steps.event_store.note(SYNC, "1", ["a"])
         steps.clock.sleep(1)
-        second = steps.hearing.note(SYNC, "2", ["b"])
+        second = steps.event_store.note(SYNC, "2", ["b"])
         assert self.due(steps, first) is None
         assert self.due(steps, second) == ("a", "b")
 
     def test_a_claim_that_a_function_has_left_is_taken_up_at_once(self, steps: Steps) -> None:
-        noted = steps.hearing.note(SYNC, "1", ["a"])
+        noted = steps.event_store.note(SYNC, "1", ["a"])
         claim = steps.gatherer.due(SYNC, SECONDS, noted)
         assert claim is not None
         assert claim.until == steps.clock.now + SECONDS
-        steps.hearing.note(SYNC, "2", ["b"])
+        steps.event_store.note(SYNC, "2", ["b"])
         steps.clock.sleep(LONGEST)
         assert self.due(steps) is None, "another function scans"
         steps.gatherer.release(SYNC, claim)
@@ -206,13 +206,13 @@ class TestDue:
 
 class TestSettle:
     def settle(self, steps: Steps, *more: str) -> None:
-        noted = steps.hearing.note(SYNC, "1", ["a"])
+        noted = steps.event_store.note(SYNC, "1", ["a"])
         claim = steps.gatherer.due(SYNC, SECONDS, noted)
         assert claim is not None
         for group in more:
-            steps.hearing.note(SYNC, group, [group])
+            steps.event_store.note(SYNC, group, [group])
         steps.gatherer.settle(SYNC, claim)
-        assert steps.hearing.claimed(SYNC) is None
+        assert steps.event_store.claimed(SYNC) is None
         assert notes(steps) == [(group,) for group in more]
 
     def test_nothing_follows(self, steps: Steps) -> None:
@@ -223,7 +223,7 @@ class TestSettle:
     def test_what_was_noted_meanwhile_is_scanned_after_a_quiet_time(
         self, steps: Steps, quiet: float, delay: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Sync, "gathering", lambda _: Gathering(quiet=quiet, longest=LONGEST))
+        monkeypatch.setattr(MadeUpSync, "gathering", lambda _: Gathering(quiet=quiet, longest=LONGEST))
         self.settle(steps, "b")
         assert starts(steps) == [(Start(SYNC, Trigger.EVENT, gathered=True), delay)]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Arrived, Failure, Pace, Page
+from syncline.kinds.kind import Completed, Failure, Page, StepContext
 from syncline.messages import Batch, decode
 from syncline.model import Item, Outcome, Result, RunStatus, Scope, Step
 from tests.made_up import SYNC, Answer, Steps, items
@@ -56,10 +56,10 @@ def test_what_joined_scans_find_needless_is_not_counted(steps: Steps, outcome: O
     """The first transfer moves the item; those of the other scans find that there is nothing to do."""
     steps.kind.pages = [Page("a", items("1"))]
 
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         if len(steps.kind.moved) > 1:
             return Result(item.group, item.name, outcome)
-        return Arrived(item, 10)
+        return Completed(item, 10)
 
     steps.kind.move = move
     joined(steps)
@@ -84,7 +84,7 @@ def test_a_conflict_is_told_once(steps: Steps, before: bool) -> None:
 
 def test_a_failure_is_told_once_and_has_one_letter(steps: Steps) -> None:
     steps.kind.pages = [Page("a", items("1"))]
-    steps.kind.move = lambda item, _pace: Failure(item, SynclineError("REFUSED", "the target does not take it"))
+    steps.kind.move = lambda item, _context: Failure(item, SynclineError("REFUSED", "the target does not take it"))
     joined(steps)
     (run,) = steps.state.runs(SYNC)
     assert [each.outcome for each in steps.state.results(run.id)] == [Outcome.FAILED]
@@ -110,7 +110,7 @@ def test_a_failure_is_told_once_whose_function_died_before_it_was_noted_as_known
 
 
 def test_an_item_that_changed_during_the_run_is_moved_again(steps: Steps) -> None:
-    def look(scope: Scope, _cursor: str | None, _pace: Pace) -> Iterator[Page]:
+    def look(scope: Scope, _cursor: str | None, _context: StepContext) -> Iterator[Page]:
         yield Page("a", (Item("team/app", "1", "old" if scope.everything else "new"),))
 
     steps.kind.look = look

@@ -9,7 +9,7 @@ import pytest
 
 from syncline.messages import Batch, Dead
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
-from syncline.steps.known import WHOLE, answered, is_verified, remember, settled, told_apart, undone
+from syncline.steps.known import WHOLE, answered, is_verified, remember, separate_known, settled, undone
 from syncline.store.failures import LETTER_KEPT, Failures, Key, KnownFailure
 from syncline.store.state import BatchRecord
 from syncline.store.table import Database
@@ -56,24 +56,26 @@ class TestTold:
     """What a batch tells: new failures with a letter, known ones without."""
 
     def test_a_new_failure(self, failures: Failures) -> None:
-        results, dead = told_apart(failures, BATCH, [moved("1"), failed()], [letter()], NOON)
+        results, dead = separate_known(failures, BATCH, [moved("1"), failed()], [letter()], NOON)
         assert (results, dead) == ((moved("1"), failed()), (letter(),))
 
     def test_no_failure(self, failures: Failures) -> None:
-        assert told_apart(failures, BATCH, [moved("1")], [], NOON) == ((moved("1"),), ())
+        assert separate_known(failures, BATCH, [moved("1")], [], NOON) == ((moved("1"),), ())
 
     def test_one_that_is_known(self, failures: Failures) -> None:
         failures.write(SYNC, [known()])
-        results, dead = told_apart(failures, BATCH, [moved("1"), failed()], [letter()], NOON)
+        results, dead = separate_known(failures, BATCH, [moved("1"), failed()], [letter()], NOON)
         assert (results, dead) == ((moved("1"), replace(failed(), outcome=Outcome.KNOWN)), ())
 
     def test_one_that_fails_otherwise_has_a_letter_already(self, failures: Failures) -> None:
         failures.write(SYNC, [known(code="FORBIDDEN")])
-        assert told_apart(failures, BATCH, [failed()], [letter()], NOON) == ((failed(),), ())
+        assert separate_known(failures, BATCH, [failed()], [letter()], NOON) == ((failed(),), ())
 
     def test_one_that_the_run_has_met_is_left_out_alone(self, failures: Failures) -> None:
         failures.write(SYNC, [known(seen=NOW)])
-        results, dead = told_apart(failures, BATCH, [failed(), moved("1"), failed("2")], [letter(), letter("2")], NOON)
+        results, dead = separate_known(
+            failures, BATCH, [failed(), moved("1"), failed("2")], [letter(), letter("2")], NOON
+        )
         assert (results, dead) == ((moved("1"), failed("2")), (letter("2"),))
 
     @pytest.mark.parametrize(("age", "expiring"), [(LETTER_KEPT - DAY, False), (LETTER_KEPT - DAY + 1, True)])
@@ -81,12 +83,12 @@ class TestTold:
         self, failures: Failures, age: float, *, expiring: bool
     ) -> None:
         failures.write(SYNC, [known(buried=NOON - age)])
-        _, dead = told_apart(failures, BATCH, [failed()], [letter()], NOON)
+        _, dead = separate_known(failures, BATCH, [failed()], [letter()], NOON)
         assert dead == ((letter(),) if expiring else ())
 
     def test_a_result_of_a_scan_has_a_letter_that_scans_its_group(self, failures: Failures) -> None:
         """The scan knew without trying, so it wrote none itself."""
-        _, (dead,) = told_apart(failures, replace(BATCH, scope=EVERYTHING), [failed()], [], NOON)
+        _, (dead,) = separate_known(failures, replace(BATCH, scope=EVERYTHING), [failed()], [], NOON)
         assert dead.key == ("team/app", "bad")
         assert (dead.code, dead.reason) == ("REFUSED", "it is so")
         assert dead.batch == replace(
@@ -95,11 +97,11 @@ class TestTold:
 
     def test_one_that_is_retried_has_a_letter(self, failures: Failures) -> None:
         failures.ask(SYNC, NOW, [("team/app", "bad")])
-        results, dead = told_apart(failures, BATCH, [failed(), failed("2")], [letter(), letter("2")], NOON)
+        results, dead = separate_known(failures, BATCH, [failed(), failed("2")], [letter(), letter("2")], NOON)
         assert (results, dead) == ((failed(), failed("2")), (letter("2"),))
 
     def test_a_plan_leaves_no_letter(self, failures: Failures) -> None:
-        assert told_apart(failures, replace(BATCH, plan=True), [failed()], [], NOON) == ((failed(),), ())
+        assert separate_known(failures, replace(BATCH, plan=True), [failed()], [], NOON) == ((failed(),), ())
 
 
 class TestRemembered:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
+from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
 from syncline.messages import Start
 from syncline.model import Counts, Item, Outcome, Result, Run, Scope, Step, Trigger
 from syncline.store.state import new_run_id
@@ -19,16 +19,16 @@ from tests.pump import Duplicates, When
 BAD = Item("team/app", "bad", "digest of bad")
 
 
-def refuse(item: Item, _pace: Pace) -> Answer:
+def refuse(item: Item, _context: StepContext) -> Answer:
     if item.name == "bad":
         return Failure(item, SynclineError("REFUSED", "the target does not take it"))
-    return Arrived(item, 10)
+    return Completed(item, 10)
 
 
-def absent(item: Item, _pace: Pace) -> Arrived | Later | Failure:
+def absent(item: Item, _context: StepContext) -> Completed | Unfinished | Failure:
     if item.name == "bad":
         return Failure(item, SynclineError("NOT_ARRIVED", "it is not there"))
-    return Arrived(item)
+    return Completed(item)
 
 
 class DiedError(BaseException):
@@ -58,7 +58,7 @@ def of_a_group(kind: MadeUp) -> None:
 
 
 def of_the_scan(kind: MadeUp) -> None:
-    def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> list[Page]:
+    def look(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
         raise SynclineError("UNAUTHORIZED", "the source does not accept the credentials")
 
     kind.look = look
@@ -105,7 +105,7 @@ def test_what_fails_otherwise_than_before_is_new(steps: Steps, change: Callable[
     at_transfer(steps.kind)
     again(steps)
     steps.state.failures.acknowledge(SYNC, next(steps.state.failures.all(SYNC)), acknowledged=True)
-    steps.kind.move = lambda item, _pace: change(item) if item.name == "bad" else Arrived(item)
+    steps.kind.move = lambda item, _context: change(item) if item.name == "bad" else Completed(item)
     assert counted(again(steps).counts) == (1, 0, 0)
     assert counted(again(steps).counts) == (0, 1, 0)
     assert len(steps.dead()) == 1
@@ -126,7 +126,7 @@ def test_a_source_that_is_known_only_now_is_no_change(steps: Steps) -> None:
 def test_what_moves_at_last_is_solved(steps: Steps) -> None:
     at_transfer(steps.kind)
     again(steps)
-    steps.kind.move = lambda item, _pace: Arrived(item)
+    steps.kind.move = lambda item, _context: Completed(item)
     assert counted(again(steps).counts) == (0, 0, 0)
     assert not steps.state.failures.any(SYNC)
     at_transfer(steps.kind)
@@ -171,7 +171,7 @@ def test_a_group_that_a_scan_did_not_see_solves_nothing_of_it(steps: Steps, grou
 
 def test_a_folder_that_a_scan_did_not_see_solves_nothing_in_it(steps: Steps) -> None:
     steps.kind.pages = [Page("p", (Item("main", "backups/east/n/bad", "1"), Item("main", "backups/west/n/bad", "1")))]
-    steps.kind.move = lambda item, _pace: Failure(item, SynclineError("REFUSED", "no"))
+    steps.kind.move = lambda item, _context: Failure(item, SynclineError("REFUSED", "no"))
     assert counted(again(steps).counts) == (2, 0, 0)
     error = SynclineError("FORBIDDEN", "no")
     steps.kind.pages = [Page("p", failures=(Failure(Item("east/", "*"), error),))]
@@ -286,7 +286,7 @@ def test_a_failure_that_is_noted_late_is_not_once_another_run_has_verified_the_i
         patch.setattr("syncline.steps.engine.remember", lambda *_, **__: None)
         again(steps)
     late = next(letter for letter in steps.pump.delivered if letter.step is Step.TRANSFER)
-    steps.kind.move = lambda item, _pace: Arrived(item, 10)
+    steps.kind.move = lambda item, _context: Completed(item, 10)
     assert counted(again(steps, *groups).counts) == (0, 0, 0)
     steps.mail.add(replace(late, id="late", due=steps.clock.now))
     steps.pump.run()

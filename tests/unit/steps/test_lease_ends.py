@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from syncline.kinds.kind import Arrived, Later, Pace
+from syncline.kinds.kind import Completed, StepContext, Unfinished
 from syncline.messages import Batch, decode
 from syncline.model import Item, RunStatus, Step
 from tests.aws_faults import disturb
@@ -87,7 +87,7 @@ def test_a_child_never_meets_the_lease_of_its_parent(steps: Steps) -> None:
 
 
 def test_the_reason_of_a_failure_is_told_although_its_lease_cannot_be_given_back(steps: Steps) -> None:
-    def move(_item: Item, _pace: Pace) -> Answer:
+    def move(_item: Item, _context: StepContext) -> Answer:
         disturb(client(steps), "UpdateItem", holding="LEASE#", code="ValidationException")
         raise ZeroDivisionError
 
@@ -103,11 +103,11 @@ def test_the_work_of_a_function_that_was_killed_is_done_within_a_minute_once_its
     letter = steps.begin_with(transfer_of("1"))
     kills = 4
 
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         if len(steps.kind.moved) <= kills:
             steps.reaper.dead = True
             raise KilledError
-        return Arrived(item)
+        return Completed(item)
 
     steps.kind.move = move
     for number in range(1, kills + 1):
@@ -123,14 +123,14 @@ def test_the_work_of_a_function_that_was_killed_is_done_within_a_minute_once_its
 def test_a_message_delivered_again_and_again_while_its_function_works_is_no_death(steps: Steps) -> None:
     letter = steps.begin_with(transfer_of("1"))
 
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         if len(steps.kind.moved) == 1:
             steps.mail.add(Letter("twin", letter.url, letter.body, letter.sent, letter.due))
             for _ in range(8):
                 (twin,) = [each for each in steps.mail.waiting() if each is not letter]
                 steps.pump.deliver([twin])
                 steps.clock.sleep(5)
-        return Arrived(item)
+        return Completed(item)
 
     steps.kind.move = move
     steps.pump.run()
@@ -142,16 +142,16 @@ def test_a_message_delivered_again_and_again_while_its_function_works_is_no_deat
 def test_a_function_keeps_its_lease_for_as_long_as_it_may_live(steps: Steps) -> None:
     other, tried = transfer_of("2"), list[float]()
 
-    def move(item: Item, pace: Pace) -> Answer:
+    def move(item: Item, context: StepContext) -> Answer:
         if item.name == "1":
             steps.pump.deliver([steps.put(other)])
             for _ in range(10):
                 steps.clock.sleep(20)
                 tried.append(steps.clock.now)
-                assert not pace.halted()
+                assert not context.halted()
                 (again,) = [each for each in steps.mail.waiting() if b"2" in each.body.encode() and each is not first]
                 steps.pump.deliver([again])
-        return Arrived(item)
+        return Completed(item)
 
     steps.kind.move = move
     first = steps.begin_with(transfer_of("1"))
@@ -169,12 +169,12 @@ def test_a_short_batch_never_renews_its_lease(steps: Steps) -> None:
 
 
 def test_a_renewal_may_fail(steps: Steps) -> None:
-    def move(item: Item, pace: Pace) -> Answer:
+    def move(item: Item, context: StepContext) -> Answer:
         disturb(client(steps), "UpdateItem", holding="LEASE#", code="ValidationException")
         steps.clock.sleep(59)
-        assert not pace.halted()
+        assert not context.halted()
         steps.clock.sleep(59)
-        return Later(item) if pace.halted() else Arrived(item)
+        return Unfinished(item) if context.halted() else Completed(item)
 
     steps.kind.move = move
     steps.begin_with(transfer_of("1"))
@@ -186,20 +186,20 @@ def test_nothing_is_written_under_a_lease_that_another_has(steps: Steps) -> None
     """The renewals of a function fail, it goes on, and another takes the lease: the first one ends nothing."""
     states = itertools.count()
 
-    def move(item: Item, pace: Pace) -> Answer:
+    def move(item: Item, context: StepContext) -> Answer:
         if next(states):
-            return Arrived(item, 10)
+            return Completed(item, 10)
         disturb(client(steps), "UpdateItem", holding="LEASE#", code="ValidationException", times=2)
         steps.clock.sleep(59.5)
-        with_lease = not pace.halted()
+        with_lease = not context.halted()
         steps.clock.sleep(1)
         assert with_lease
-        assert pace.halted()
+        assert context.halted()
         steps.pump.deliver([steps.put(transfer_of("2"))])
         assert moved(steps) == ["1", "2"]
         steps.clock.sleep(20)
-        assert pace.halted()
-        return Arrived(item, 5)
+        assert context.halted()
+        return Completed(item, 5)
 
     steps.kind.move = move
     steps.begin_with(transfer_of("1"))
@@ -209,10 +209,10 @@ def test_nothing_is_written_under_a_lease_that_another_has(steps: Steps) -> None
 
 
 def test_a_lease_never_outlives_the_function_that_took_it(steps: Steps) -> None:
-    def move(item: Item, pace: Pace) -> Answer:
+    def move(item: Item, context: StepContext) -> Answer:
         steps.clock.sleep(QUEUES[Step.TRANSFER].function_timeout + 1)
-        assert pace.halted()
-        return Arrived(item)
+        assert context.halted()
+        return Completed(item)
 
     steps.kind.move = move
     letter = steps.begin_with(transfer_of("1"))

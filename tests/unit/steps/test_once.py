@@ -9,7 +9,7 @@ import pytest
 
 from syncline.messages import Batch
 from syncline.model import EVERYTHING, Outcome, Result, Scope, Step, Trigger
-from syncline.steps.once import told_once
+from syncline.steps.once import first_results
 from syncline.store.state import State
 from tests.pump import Clock
 from tests.run_ids import made_run_id
@@ -44,7 +44,7 @@ def taken(state: State) -> int:
 
 def test_a_run_that_nobody_has_joined_tells_everything_and_takes_what_is_met_again(state: State) -> None:
     everything = [result(outcome.value, outcome) for outcome in Outcome]
-    assert told_once(state, OWN, everything) == told_once(state, OWN, everything) == everything
+    assert first_results(state, OWN, everything) == first_results(state, OWN, everything) == everything
     assert taken(state) == len(MET_AGAIN)
 
 
@@ -53,11 +53,11 @@ def test_a_run_that_nobody_has_joined_tells_everything_and_takes_what_is_met_aga
 def test_an_outcome_is_told_by_the_scan_that_met_it_first(state: State, outcome: Outcome) -> None:
     found = [result("1", outcome)]
     needed = [] if outcome in COUNTED_ONCE else found
-    assert told_once(state, JOINED, found) == needed
-    assert told_once(state, JOINED, found) == needed, "its work may be tried again"
+    assert first_results(state, JOINED, found) == needed
+    assert first_results(state, JOINED, found) == needed, "its work may be tried again"
     once = outcome in TAKEN
-    assert told_once(state, OTHER, found) == ([] if once else needed)
-    assert told_once(state, OWN, found) == ([] if once else found)
+    assert first_results(state, OTHER, found) == ([] if once else needed)
+    assert first_results(state, OWN, found) == ([] if once else found)
     assert taken(state) == once
 
 
@@ -65,16 +65,16 @@ def test_an_outcome_is_told_by_the_scan_that_met_it_first(state: State, outcome:
 def test_a_plan_takes_nothing(state: State) -> None:
     plan = replace(JOINED, plan=True)
     found = [result("1"), result("2", Outcome.SKIPPED)]
-    assert told_once(state, plan, found) == found
-    assert told_once(state, JOINED, []) == []
+    assert first_results(state, plan, found) == found
+    assert first_results(state, JOINED, []) == []
     assert taken(state) == 0
 
 
 @pytest.mark.usefixtures("joined")
 def test_the_first_scan_of_a_run_takes_as_the_others_do(state: State) -> None:
-    assert told_once(state, OWN, [result("1")]) == [result("1")]
-    assert told_once(state, replace(OWN, id="again"), [result("1")]) == [result("1")]
-    assert told_once(state, JOINED, [result("1")]) == []
+    assert first_results(state, OWN, [result("1")]) == [result("1")]
+    assert first_results(state, replace(OWN, id="again"), [result("1")]) == [result("1")]
+    assert first_results(state, JOINED, [result("1")]) == []
 
 
 @pytest.mark.usefixtures("joined")
@@ -90,8 +90,8 @@ def test_the_first_scan_of_a_run_takes_as_the_others_do(state: State) -> None:
     ],
 )
 def test_what_ended_otherwise_is_told_too(state: State, other: Result) -> None:
-    assert told_once(state, JOINED, [result("1")]) == [result("1")]
-    assert told_once(state, OTHER, [result("1"), other]) == [other]
+    assert first_results(state, JOINED, [result("1")]) == [result("1")]
+    assert first_results(state, OTHER, [result("1"), other]) == [other]
 
 
 @pytest.mark.usefixtures("joined")
@@ -99,29 +99,29 @@ def test_a_result_that_was_told_before_an_update_is_not_told_again(state: State)
     """The facts of a run outlive the version that wrote them."""
     digest = hashlib.blake2b(b"\0".join([b"team/app", b"1", b"moved", b"", b""]), digest_size=16).hexdigest()
     assert state.facts.take(f"told@{RUN}@{digest}", "scan-1", 3600.0)
-    assert told_once(state, OTHER, [result("1")]) == []
+    assert first_results(state, OTHER, [result("1")]) == []
 
 
 @pytest.mark.usefixtures("joined")
 def test_many_results_stay_in_their_order(state: State) -> None:
     found = [result(f"{number}") for number in range(40)]
-    told_once(state, OTHER, found[::3])
-    assert told_once(state, JOINED, found) == [each for at, each in enumerate(found) if at % 3]
+    first_results(state, OTHER, found[::3])
+    assert first_results(state, JOINED, found) == [each for at, each in enumerate(found) if at % 3]
 
 
 @pytest.mark.usefixtures("joined")
 def test_a_result_stays_taken_for_longer_than_a_run(state: State, clock: Clock) -> None:
-    told_once(state, JOINED, [result("1")])
+    first_results(state, JOINED, [result("1")])
     clock.sleep(6 * 24 * 3600)
-    assert told_once(state, OTHER, [result("1")]) == []
+    assert first_results(state, OTHER, [result("1")]) == []
 
 
 @pytest.mark.parametrize("outcome", sorted(MET_AGAIN))
 def test_what_was_told_before_anybody_joined_is_told_once(state: State, outcome: Outcome) -> None:
     """Also if the first scan has not ended its batch by then."""
     told = result("1", outcome, source="sha256:1", code="TAG_DIFFERS")
-    assert told_once(state, OWN, [told, result("2")]) == [told, result("2")]
+    assert first_results(state, OWN, [told, result("2")]) == [told, result("2")]
     state.join_run(SYNC, made_run_id(2), Scope.of(["team/app"]))
     changed = replace(told, source="sha256:2")
-    assert told_once(state, JOINED, [told, changed]) == [changed]
-    assert told_once(state, OWN, [told]) == [told]
+    assert first_results(state, JOINED, [told, changed]) == [changed]
+    assert first_results(state, OWN, [told]) == [told]

@@ -104,18 +104,18 @@ def test_no_secret_but_the_webhooks_own_is_read(sqs: SQSClient, kind: str) -> No
 
 IN_A_PROCESS: Final = """
 import json, sys
-from syncline import wiring
-from syncline.config import load_sync
+from syncline.config.sync import load_sync
 from syncline.config.file import read_syncs
 from syncline.secrets import Secrets
 from syncline.web.receive import Receiver
+from syncline.wiring import functions as wiring
 
 boxes, size = int(sys.argv[1]), int(sys.argv[2])
 wiring.secrets()._secretsmanager(), wiring._table(), wiring._queues()  # the clients that the function has
 values = {"registry": "prod.example", "catalog": True}, {"registry": "dr.example"}
 sync = {"name": "a", "kind": "images", "source": values[0], "target": values[1], "webhook": {"secret": "env:HOOK"}}
 sync = load_sync(json.dumps(sync))
-hints = lambda sync, event: wiring.hints_of(sync, event, 0.0)
+hints = lambda sync, event: wiring.changed_groups_of(sync, event, 0.0)
 receiver = Receiver(lambda _: sync, hints, Secrets(None, None, {"HOOK": "hook"}), None)
 body = "[" + ",".join(["[[[[]]]]"] * boxes) + "]"
 event = {"rawPath": "/hooks/a/hook", "headers": {}, "requestContext": {"http": {"method": "POST"}}}

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.messages import Batch, decode
 from syncline.model import Item, Outcome, Result, RunStatus, Step
 from syncline.steps.engine import ATTEMPTS, IDLE
@@ -31,8 +31,8 @@ def test_what_arrived_is_verified_and_then_moved(steps: Steps) -> None:
 def test_an_item_with_nothing_to_do_for_counts_as_queued_no_more(steps: Steps) -> None:
     without = {"2": Outcome.LEFT_OUT, "3": Outcome.EXTRA}
 
-    def move(item: Item, _pace: Pace) -> Answer:
-        return Result(item.group, item.name, without[item.name]) if item.name in without else Arrived(item)
+    def move(item: Item, _context: StepContext) -> Answer:
+        return Result(item.group, item.name, without[item.name]) if item.name in without else Completed(item)
 
     steps.kind.move = move
     steps.begin_with(transfer_of("1", "2", "3"))
@@ -44,10 +44,10 @@ def test_an_item_with_nothing_to_do_for_counts_as_queued_no_more(steps: Steps) -
 def test_an_item_is_tried_again_alone_and_the_others_do_not_wait(steps: Steps) -> None:
     failing = iter([True, True])
 
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         if item.name == "2" and next(failing, False):
             return Failure(item, SynclineError("UNREACHABLE", "gone"))
-        return Arrived(item)
+        return Completed(item)
 
     steps.kind.move = move
     steps.begin_with(transfer_of("1", "2", "3"))
@@ -61,8 +61,8 @@ def test_an_item_is_tried_again_alone_and_the_others_do_not_wait(steps: Steps) -
 def test_an_item_that_fails_for_good_lies_in_the_dead_letter_queue_with_its_reason(
     steps: Steps, code: str, tries: int
 ) -> None:
-    steps.kind.move = lambda item, _pace: (
-        Failure(item, SynclineError(code, "it is so")) if item.name == "2" else Arrived(item)
+    steps.kind.move = lambda item, _context: (
+        Failure(item, SynclineError(code, "it is so")) if item.name == "2" else Completed(item)
     )
     steps.begin_with(transfer_of("1", "2"))
     steps.pump.run()
@@ -81,12 +81,12 @@ def test_tries_that_get_further_do_not_count(steps: Steps) -> None:
     """An item that needs many functions, each of which a failure ends; another one of its batch gets no further."""
     error = SynclineError("TIME_SHORT", "the time is over")
 
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         done = int(item.detail.get("done", 0)) + 1
         if item.name == "2" or done % 4 == 0:
             return Failure(replace(item, detail={"done": done}), error)
         if done > 4 * ATTEMPTS:
-            return Arrived(item, 10)
+            return Completed(item, 10)
         return Failure(replace(item, detail={"done": done}), error, further=True)
 
     steps.kind.move = move
@@ -101,7 +101,7 @@ def test_tries_that_get_further_do_not_count(steps: Steps) -> None:
 
 
 def test_what_gets_further_and_may_not_be_tried_again_is_given_up(steps: Steps) -> None:
-    steps.kind.move = lambda item, _pace: Failure(item, SynclineError("FORBIDDEN", "no"), further=True)
+    steps.kind.move = lambda item, _context: Failure(item, SynclineError("FORBIDDEN", "no"), further=True)
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
     assert (len(steps.kind.moved), steps.results()["team/app", "1"].code) == (1, "FORBIDDEN")
@@ -110,7 +110,7 @@ def test_what_gets_further_and_may_not_be_tried_again_is_given_up(steps: Steps) 
 def test_retries_wait_as_long_as_the_server_asks(steps: Steps) -> None:
     failing = iter([True])
     error = SynclineError("THROTTLED", "slow down", retry_after=120)
-    steps.kind.move = lambda item, _pace: Failure(item, error) if next(failing, False) else Arrived(item)
+    steps.kind.move = lambda item, _context: Failure(item, error) if next(failing, False) else Completed(item)
     steps.begin_with(transfer_of("1"))
     begun = steps.clock.now
     steps.pump.run()
@@ -118,7 +118,7 @@ def test_retries_wait_as_long_as_the_server_asks(steps: Steps) -> None:
 
 
 def test_results_of_the_transfer_itself_stay(steps: Steps) -> None:
-    steps.kind.move = lambda item, _pace: Result(item.group, item.name, Outcome.CONFLICT, code="TAG_DIFFERS")
+    steps.kind.move = lambda item, _context: Result(item.group, item.name, Outcome.CONFLICT, code="TAG_DIFFERS")
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
     assert steps.latest().counts.conflict == 1
@@ -126,9 +126,9 @@ def test_results_of_the_transfer_itself_stay(steps: Steps) -> None:
 
 
 def test_what_needs_more_time_goes_on_where_it_stands(steps: Steps) -> None:
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         done = int(item.detail.get("done", 0)) + 1
-        return Arrived(item, 30) if done == 4 else Later(replace(item, detail={"done": done}))
+        return Completed(item, 30) if done == 4 else Unfinished(replace(item, detail={"done": done}))
 
     steps.kind.move = move
     steps.begin_with(transfer_of("1"))
@@ -139,7 +139,7 @@ def test_what_needs_more_time_goes_on_where_it_stands(steps: Steps) -> None:
 
 def test_what_never_ends_is_given_up(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncline.steps.engine.HOPS", 5)
-    steps.kind.move = lambda item, _pace: Later(item)
+    steps.kind.move = lambda item, _context: Unfinished(item)
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
     assert steps.latest().status is RunStatus.DONE
@@ -149,15 +149,15 @@ def test_what_never_ends_is_given_up(steps: Steps, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("way", ["same", "sent in vain", "by the kind's word"])
 def test_what_gets_no_further_is_given_up_soon(steps: Steps, way: str) -> None:
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         sent = len(steps.kind.moved)
         match way:
             case "same":
-                return Later(item)
+                return Unfinished(item)
             case "sent in vain":
-                return Later(replace(item, detail={"bytes": sent}))
+                return Unfinished(replace(item, detail={"bytes": sent}))
             case _:
-                return Later(replace(item, detail={"session": sent}), stuck=True)
+                return Unfinished(replace(item, detail={"session": sent}), stuck=True)
 
     steps.kind.move = move
     steps.begin_with(transfer_of("1"))
@@ -167,12 +167,12 @@ def test_what_gets_no_further_is_given_up_soon(steps: Steps, way: str) -> None:
 
 
 def test_one_that_gets_further_is_enough_for_all_of_a_batch(steps: Steps) -> None:
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         done = int(item.detail.get("done", 0)) + (item.name == "1")
         return (
-            Arrived(item)
+            Completed(item)
             if done == IDLE + 3 or len(steps.kind.moved) > 2 * IDLE + 6
-            else Later(replace(item, detail={"done": done}))
+            else Unfinished(replace(item, detail={"done": done}))
         )
 
     steps.kind.move = move
@@ -198,8 +198,8 @@ def test_whoever_waits_for_a_turn_is_not_given_up(steps: Steps) -> None:
         waits[what] -= 1
         return waits[what] < 0
 
-    steps.kind.move = lambda item, _pace: Arrived(item, 1) if waited("move") else Later(item, waiting=True)
-    steps.kind.prove = lambda item, _pace: Arrived(item, 0) if waited("prove") else Later(item, waiting=True)
+    steps.kind.move = lambda item, _context: Completed(item, 1) if waited("move") else Unfinished(item, waiting=True)
+    steps.kind.prove = lambda item, _context: Completed(item, 0) if waited("prove") else Unfinished(item, waiting=True)
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
     assert waits == {"move": -1, "prove": -1}
@@ -207,7 +207,7 @@ def test_whoever_waits_for_a_turn_is_not_given_up(steps: Steps) -> None:
 
 
 def test_a_proof_that_is_never_begun_is_given_up(steps: Steps) -> None:
-    steps.kind.prove = lambda item, _pace: Later(item)
+    steps.kind.prove = lambda item, _context: Unfinished(item)
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
     assert len(steps.kind.proved) == IDLE
@@ -220,13 +220,13 @@ def test_one_reference_has_one_writer(steps: Steps) -> None:
     other = transfer_of("2")
     writing: list[str] = []
 
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         assert not writing, f"{item.name} is written while {writing} is"
         writing.append(item.name)
         if item.name == "1":
             steps.pump.deliver([steps.put(other)])
         writing.remove(item.name)
-        return Arrived(item)
+        return Completed(item)
 
     steps.kind.move = move
     begun = steps.clock.now
@@ -241,11 +241,11 @@ def test_two_groups_are_written_at_the_same_time(steps: Steps) -> None:
     steps.begin(MADE_UP_RUN)
     other = transfer_of("2", group="another")
 
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         if item.name == "1":
             steps.pump.deliver([steps.put(other)])
             assert [each.name for each in steps.kind.moved] == ["1", "2"]
-        return Arrived(item)
+        return Completed(item)
 
     steps.kind.move = move
     steps.pump.deliver([steps.put(transfer_of("1"))])
@@ -255,7 +255,7 @@ def test_two_groups_are_written_at_the_same_time(steps: Steps) -> None:
 def test_the_same_message_delivered_while_it_is_worked_on_is_shown_again_later(steps: Steps) -> None:
     letter = steps.begin_with(transfer_of("1"))
 
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         if len(steps.kind.moved) == 1:
             twin = copy_of(letter)
             steps.mail.add(twin)
@@ -264,7 +264,7 @@ def test_the_same_message_delivered_while_it_is_worked_on_is_shown_again_later(s
             (again,) = [each for each in steps.mail.waiting() if each is not letter]
             assert again.body == letter.body
             assert again.due == pytest.approx(steps.clock.now + 15, abs=1)
-        return Arrived(item)
+        return Completed(item)
 
     steps.kind.move = move
     steps.pump.run()
@@ -297,14 +297,14 @@ def test_a_batch_that_ended_between_two_looks_leaves_no_lease_behind(
 def test_a_writer_that_lost_its_lease_ends_nothing(steps: Steps) -> None:
     letter = steps.begin_with(transfer_of("1"))
 
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         if len(steps.kind.moved) == 1:  # it sleeps for longer than its function may live, and another comes
             steps.clock.sleep(QUEUES[Step.TRANSFER].function_timeout + 1)
             twin = copy_of(letter)
             steps.mail.add(twin)
             steps.pump.deliver([twin])
             assert len(steps.kind.moved) == 2
-        return Arrived(item, 10)
+        return Completed(item, 10)
 
     steps.kind.move = move
     steps.pump.run()
@@ -314,10 +314,10 @@ def test_a_writer_that_lost_its_lease_ends_nothing(steps: Steps) -> None:
 def test_a_lease_that_ran_out_cancels_nothing(steps: Steps) -> None:
     """Nothing new is begun under it, but the run goes on: what is left is done under a new one."""
 
-    def move(item: Item, pace: Pace) -> Answer:
+    def move(item: Item, context: StepContext) -> Answer:
         if len(steps.kind.moved) == 1:
             steps.clock.sleep(QUEUES[Step.TRANSFER].function_timeout + 1)
-        return Later(item) if pace.halted() else Arrived(item)
+        return Unfinished(item) if context.halted() else Completed(item)
 
     steps.kind.move = move
     steps.begin_with(transfer_of("1", "2"))
@@ -327,12 +327,12 @@ def test_a_lease_that_ran_out_cancels_nothing(steps: Steps) -> None:
 
 
 def test_cancelling_finishes_what_is_written_and_begins_nothing_new(steps: Steps) -> None:
-    def move(item: Item, pace: Pace) -> Answer:
-        if pace.over:
-            return Later(item)
+    def move(item: Item, context: StepContext) -> Answer:
+        if context.over:
+            return Unfinished(item)
         steps.state.cancel_run(SYNC, MADE_UP_RUN)
         steps.clock.sleep(10)
-        return Arrived(item)
+        return Completed(item)
 
     steps.kind.move = move
     steps.begin_with(transfer_of("1", "2", "3"))
@@ -347,7 +347,7 @@ def test_cancelling_finishes_what_is_written_and_begins_nothing_new(steps: Steps
 
 
 def test_the_lease_is_given_back_when_a_transfer_breaks(steps: Steps) -> None:
-    def move(_item: Item, _pace: Pace) -> Answer:
+    def move(_item: Item, _context: StepContext) -> Answer:
         raise ZeroDivisionError
 
     steps.kind.move = move

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.messages import Batch, decode
 from syncline.model import Item, Outcome, Result, Run, RunStatus, Step
 from syncline.steps.transfer import ENDING, GLANCING, WAITING, transfer
@@ -94,13 +94,13 @@ class TestTurns:
         assert [each.step for each in following(steps)] == [Step.COMMIT]
 
     def test_a_lease_is_held_for_as_long_as_the_function_lives(self, steps: Steps, run: Run) -> None:
-        def move(item: Item, pace: Pace) -> Answer:
+        def move(item: Item, context: StepContext) -> Answer:
             for _ in range(int(LEFT / 20)):
                 steps.clock.sleep(20)
                 with pytest.raises(LeaseHeldError):
                     steps.state.leases.take(GROUP, "another", 60)
-            assert not pace.halted()
-            return Arrived(item)
+            assert not context.halted()
+            return Completed(item)
 
         steps.kind.move = move
         end = steps.clock.now + LEFT
@@ -112,10 +112,10 @@ class TestTurns:
 def test_the_work_of_a_transfer_has_the_same_name_when_it_goes_on(steps: Steps) -> None:
     names: list[str] = []
 
-    def move(item: Item, pace: Pace) -> Answer:
-        names.append(pace.work)
+    def move(item: Item, context: StepContext) -> Answer:
+        names.append(context.work)
         done = int(item.detail.get("done", 0)) + 1
-        return Arrived(item) if done == 3 else Later(replace(item, detail={"done": done}))
+        return Completed(item) if done == 3 else Unfinished(replace(item, detail={"done": done}))
 
     steps.kind.move = move
     steps.begin_with(transfer_of("1"))
@@ -128,9 +128,9 @@ def test_the_work_of_a_transfer_has_the_same_name_when_it_goes_on(steps: Steps) 
 def test_a_transfer_has_the_time_of_its_function(steps: Steps) -> None:
     left: list[float] = []
 
-    def move(item: Item, pace: Pace) -> Answer:
-        left.append(pace.left())
-        return Arrived(item)
+    def move(item: Item, context: StepContext) -> Answer:
+        left.append(context.left())
+        return Completed(item)
 
     steps.kind.move = move
     run, _ = steps.begin()
@@ -142,7 +142,7 @@ def test_a_transfer_has_the_time_of_its_function(steps: Steps) -> None:
 class TestAnswers:
     def transfer(self, steps: Steps, run: Run, **answers: Answer) -> list[Batch]:
         """Give these answers for the items `1`, `2`, ...; return what follows."""
-        steps.kind.move = lambda item, _pace: answers[f"item{item.name}"]
+        steps.kind.move = lambda item, _context: answers[f"item{item.name}"]
         names = [name.removeprefix("item") for name in answers]
         transfer(steps.engine, replace(transfer_of(*names), idle=3), run, lambda: LEFT)
         return following(steps)
@@ -151,13 +151,13 @@ class TestAnswers:
         return replace(transfer_of(name).items[0], detail=detail)
 
     def test_what_arrived_is_verified_with_the_bytes_that_were_sent(self, steps: Steps, run: Run) -> None:
-        (verify,) = self.transfer(steps, run, item1=Arrived(self.item("1", note="x"), 7))
+        (verify,) = self.transfer(steps, run, item1=Completed(self.item("1", note="x"), 7))
         assert verify.step is Step.VERIFY
         assert [item.detail for item in verify.items] == [{"note": "x", "bytes": 7}]
 
     def test_requests_are_those_of_the_transfer(self, steps: Steps, run: Run) -> None:
         steps.kind.more_requests = 40
-        self.transfer(steps, run, item1=Arrived(self.item("1")), item2=Arrived(self.item("2")))
+        self.transfer(steps, run, item1=Completed(self.item("1")), item2=Completed(self.item("2")))
         assert steps.state.progress(MADE_UP_RUN).counts.requests == 2
 
     def test_an_item_that_was_cancelled_alone_goes_on(self, steps: Steps, run: Run) -> None:
@@ -170,23 +170,23 @@ class TestAnswers:
     @pytest.mark.parametrize(
         ("later", "idle"),
         [
-            (Later(transfer_of("1").items[0]), 4),
-            (Later(transfer_of("1").items[0], waiting=True), 0),
-            (Later(replace(transfer_of("1").items[0], detail={"bytes": 5})), 4),
-            (Later(replace(transfer_of("1").items[0], detail={"session": 5})), 0),
-            (Later(replace(transfer_of("1").items[0], detail={"session": 5}), stuck=True), 4),
-            (Later(replace(transfer_of("1").items[0], source="sha256:2")), 0),
+            (Unfinished(transfer_of("1").items[0]), 4),
+            (Unfinished(transfer_of("1").items[0], waiting=True), 0),
+            (Unfinished(replace(transfer_of("1").items[0], detail={"bytes": 5})), 4),
+            (Unfinished(replace(transfer_of("1").items[0], detail={"session": 5})), 0),
+            (Unfinished(replace(transfer_of("1").items[0], detail={"session": 5}), stuck=True), 4),
+            (Unfinished(replace(transfer_of("1").items[0], source="sha256:2")), 0),
         ],
     )
     def test_a_batch_that_got_no_further_is_counted_as_idle(
-        self, steps: Steps, run: Run, later: Later, idle: int
+        self, steps: Steps, run: Run, later: Unfinished, idle: int
     ) -> None:
         (again,) = self.transfer(steps, run, item1=later)
         assert (again.idle, again.attempt) == (idle, 1)
 
     def test_a_failure_is_tried_again_alone(self, steps: Steps, run: Run) -> None:
         failure = Failure(self.item("2", session=5), SynclineError("SERVER_ERROR", "500"))
-        found = self.transfer(steps, run, item1=Arrived(self.item("1")), item2=failure)
+        found = self.transfer(steps, run, item1=Completed(self.item("1")), item2=failure)
         assert {(each.step, each.attempt, each.items[0].name) for each in found} == {
             (Step.VERIFY, 1, "1"),
             (Step.TRANSFER, 2, "2"),
@@ -194,24 +194,24 @@ class TestAnswers:
 
     @pytest.mark.parametrize("first", [True, False])
     def test_one_item_that_got_further_is_enough(self, steps: Steps, run: Run, *, first: bool) -> None:
-        further, same = Later(self.item("1", session=5)), Later(self.item("2"))
+        further, same = Unfinished(self.item("1", session=5)), Unfinished(self.item("2"))
         answers = {"item1": further, "item2": same} if first else {"item2": same, "item1": further}
         (again,) = self.transfer(steps, run, **answers)
         assert (again.idle, len(again.items)) == (0, 2)
 
     def test_one_item_that_ended_is_enough(self, steps: Steps, run: Run) -> None:
-        again, verify = self.transfer(steps, run, item1=Arrived(self.item("1")), item2=Later(self.item("2")))
+        again, verify = self.transfer(steps, run, item1=Completed(self.item("1")), item2=Unfinished(self.item("2")))
         assert (verify.step, again.step, again.idle) == (Step.VERIFY, Step.TRANSFER, 0)
         assert [item.name for item in again.items] == ["2"]
 
     def test_what_is_left_of_a_run_that_was_cancelled_is_cancelled(self, steps: Steps, run: Run) -> None:
-        def move(item: Item, pace: Pace) -> Answer:
+        def move(item: Item, context: StepContext) -> Answer:
             if item.name == "1":
                 steps.state.cancel_run(SYNC, MADE_UP_RUN)
                 steps.clock.sleep(4)
-                return Arrived(item)
-            assert pace.halted()
-            return Later(item) if item.name == "2" else Result(item.group, item.name, Outcome.CONFLICT)
+                return Completed(item)
+            assert context.halted()
+            return Unfinished(item) if item.name == "2" else Result(item.group, item.name, Outcome.CONFLICT)
 
         steps.kind.move = move
         transfer(steps.engine, transfer_of("1", "2", "3"), run, lambda: LEFT)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from syncline.kinds.kind import Arrived, Later, Pace, Page
+from syncline.kinds.kind import Completed, Page, StepContext, Unfinished
 from syncline.model import Item, RunStatus, Step
 from syncline.store.table import pack, unpack
 from tests.made_up import SYNC, Answer, Steps, items, transfer_of
@@ -38,13 +38,13 @@ def test_an_item_too_large_for_a_message_fails_alone(steps: Steps) -> None:
 
 
 def test_an_item_that_grows_too_large_on_its_way_fails_alone(steps: Steps) -> None:
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         return (
-            Later(Item(item.group, item.name, item.source, detail=LARGE))
+            Unfinished(Item(item.group, item.name, item.source, detail=LARGE))
             if item.name == "2"
-            else Later(item)
+            else Unfinished(item)
             if not item.detail and steps.kind.moved.count(item) < 2
-            else Arrived(item, 1)
+            else Completed(item, 1)
         )
 
     steps.kind.move = move
@@ -112,7 +112,7 @@ def test_a_known_failure_may_have_any_name(steps: Steps) -> None:
     from syncline.kinds.kind import Failure  # noqa: PLC0415
 
     names = ["half \ud83d", "odd\uffff", ""]
-    steps.kind.move = lambda item, _pace: Failure(item, SynclineError("FORBIDDEN", f"no {item.name}"))
+    steps.kind.move = lambda item, _context: Failure(item, SynclineError("FORBIDDEN", f"no {item.name}"))
     steps.kind.pages = [Page("p", items(*names, group=GROUP))]
     run = steps.run()
     assert run.counts.failed == 3
@@ -131,7 +131,7 @@ def test_a_group_that_no_key_of_the_table_can_have_is_done(steps: Steps, group: 
 
 @pytest.mark.parametrize("source", ["half \ud83d", "b" * 3000, ""])
 def test_an_event_of_a_source_that_no_key_can_have_is_nobody_s(steps: Steps, source: str) -> None:
-    steps.hearing.subscribe(SYNC, ["made.up"])
+    steps.event_store.subscribe(SYNC, ["made.up"])
     steps.pump.manners.batches = True
     steps.notify("a", source=source)
     steps.notify("b")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import LAST_WORDS, Arrived, Failure, Later, Pace
+from syncline.kinds.kind import GRACE_SECONDS, Completed, Failure, StepContext, Unfinished
 from syncline.messages import Batch, decode
 from syncline.model import EVERYTHING, Item, Outcome, RunStatus, Step, Trigger
 from syncline.steps.engine import ATTEMPTS
@@ -23,8 +23,8 @@ def test_only_what_is_proved_is_moved(steps: Steps) -> None:
 
 
 def test_what_did_not_arrive_is_transferred_again(steps: Steps) -> None:
-    def prove(item: Item, _pace: Pace) -> Arrived | Failure:
-        return Failure(item, NOT_THERE) if len(steps.kind.proved) == 1 else Arrived(item)
+    def prove(item: Item, _context: StepContext) -> Completed | Failure:
+        return Failure(item, NOT_THERE) if len(steps.kind.proved) == 1 else Completed(item)
 
     steps.kind.prove = prove
     steps.begin_with(transfer_of("1"))
@@ -34,8 +34,10 @@ def test_what_did_not_arrive_is_transferred_again(steps: Steps) -> None:
 
 
 def test_what_did_not_arrive_is_transferred_again_with_its_detail(steps: Steps) -> None:
-    steps.kind.move = lambda item, _pace: Arrived(replace(item, detail={"run": "1.1"}))
-    steps.kind.prove = lambda item, _pace: Failure(item, NOT_THERE) if len(steps.kind.proved) == 1 else Arrived(item)
+    steps.kind.move = lambda item, _context: Completed(replace(item, detail={"run": "1.1"}))
+    steps.kind.prove = lambda item, _context: (
+        Failure(item, NOT_THERE) if len(steps.kind.proved) == 1 else Completed(item)
+    )
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
     assert [item.detail.get("run") for item in steps.kind.moved] == [None, "1.1"]
@@ -43,12 +45,12 @@ def test_what_did_not_arrive_is_transferred_again_with_its_detail(steps: Steps) 
 
 @pytest.mark.parametrize("error", [NOT_THERE, SynclineError("UNREACHABLE", "gone")])
 def test_of_a_cancelled_run_nothing_is_transferred_or_asked_again(steps: Steps, error: SynclineError) -> None:
-    def move(item: Item, _pace: Pace) -> Arrived:
+    def move(item: Item, _context: StepContext) -> Completed:
         steps.state.cancel_run(SYNC, MADE_UP_RUN)
-        return Arrived(item)
+        return Completed(item)
 
     steps.kind.move = move
-    steps.kind.prove = lambda item, _pace: Failure(item, error)
+    steps.kind.prove = lambda item, _context: Failure(item, error)
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
     run = steps.latest()
@@ -57,8 +59,8 @@ def test_of_a_cancelled_run_nothing_is_transferred_or_asked_again(steps: Steps, 
 
 
 def test_what_cannot_be_asked_is_asked_again_and_not_transferred(steps: Steps) -> None:
-    def prove(item: Item, _pace: Pace) -> Arrived | Failure:
-        return Failure(item, SynclineError("UNREACHABLE", "gone")) if len(steps.kind.proved) < 3 else Arrived(item)
+    def prove(item: Item, _context: StepContext) -> Completed | Failure:
+        return Failure(item, SynclineError("UNREACHABLE", "gone")) if len(steps.kind.proved) < 3 else Completed(item)
 
     steps.kind.prove = prove
     steps.begin_with(transfer_of("1"))
@@ -68,7 +70,7 @@ def test_what_cannot_be_asked_is_asked_again_and_not_transferred(steps: Steps) -
 
 
 def test_what_never_arrives_fails_after_all_attempts_of_both_steps_together(steps: Steps) -> None:
-    steps.kind.prove = lambda item, _pace: Failure(item, NOT_THERE)
+    steps.kind.prove = lambda item, _context: Failure(item, NOT_THERE)
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
     assert len(steps.kind.moved) == ATTEMPTS
@@ -78,8 +80,8 @@ def test_what_never_arrives_fails_after_all_attempts_of_both_steps_together(step
 
 @pytest.mark.parametrize("rounds", [1, 4])
 def test_what_needs_more_time_is_verified_later(steps: Steps, rounds: int) -> None:
-    def prove(item: Item, _pace: Pace) -> Arrived | Later:
-        return Later(item) if len(steps.kind.proved) <= rounds else Arrived(item)
+    def prove(item: Item, _context: StepContext) -> Completed | Unfinished:
+        return Unfinished(item) if len(steps.kind.proved) <= rounds else Completed(item)
 
     steps.kind.prove = prove
     steps.begin_with(transfer_of("1"))
@@ -124,7 +126,7 @@ def test_only_an_untouched_item_that_was_equal_is_skipped(
 
 
 def test_the_note_of_the_kind_is_the_reason(steps: Steps) -> None:
-    steps.kind.prove = lambda item, _pace: Arrived(item, note="read again")
+    steps.kind.prove = lambda item, _context: Completed(item, note="read again")
     steps.pump.deliver([steps.begin_with(verify_of(one()))])
     assert steps.results()["team/app", "1"].reason == "read again"
 
@@ -148,27 +150,27 @@ def test_a_retry_skips_the_items_of_its_dead_letters_that_were_equal(
 @pytest.mark.parametrize(
     ("answers", "names", "idle"),
     [
-        ((Later(one("1")), Later(one("2"))), ["1", "2"], 3),
-        ((Arrived(one("1")), Later(one("2"))), ["2"], 0),
-        ((Later(one("1"), waiting=True), Later(one("2"))), ["1", "2"], 0),
+        ((Unfinished(one("1")), Unfinished(one("2"))), ["1", "2"], 3),
+        ((Completed(one("1")), Unfinished(one("2"))), ["2"], 0),
+        ((Unfinished(one("1"), waiting=True), Unfinished(one("2"))), ["1", "2"], 0),
     ],
 )
 def test_a_batch_is_idle_if_no_item_got_further(
-    steps: Steps, answers: tuple[Arrived | Later, Arrived | Later], names: list[str], idle: int
+    steps: Steps, answers: tuple[Completed | Unfinished, Completed | Unfinished], names: list[str], idle: int
 ) -> None:
-    steps.kind.prove = lambda item, _pace: answers[int(item.name) - 1]
+    steps.kind.prove = lambda item, _context: answers[int(item.name) - 1]
     after = following(steps, verify_of(one("1"), one("2"), idle=2))
     assert ([item.name for item in after.items], after.step, after.idle) == (names, Step.VERIFY, idle)
 
 
 def test_a_request_that_the_end_of_the_run_cut_off_is_no_failed_attempt(steps: Steps) -> None:
-    steps.kind.prove = lambda item, _pace: Failure(item, SynclineError("RUN_CANCELLED", "the run is cancelled"))
+    steps.kind.prove = lambda item, _context: Failure(item, SynclineError("RUN_CANCELLED", "the run is cancelled"))
     after = following(steps, verify_of(one()))
     assert (after.items, after.attempt, after.idle) == ((one(),), 1, 1)
 
 
 def test_a_cancelled_run_still_proves_what_was_written(steps: Steps) -> None:
-    steps.kind.prove = lambda item, _pace: Failure(item, NOT_THERE) if item.name == "2" else Arrived(item)
+    steps.kind.prove = lambda item, _context: Failure(item, NOT_THERE) if item.name == "2" else Completed(item)
     letter = steps.begin_with(verify_of(one("1"), one("2")))
     steps.state.cancel_run(SYNC, MADE_UP_RUN)
     steps.pump.deliver([letter])
@@ -179,14 +181,14 @@ def test_a_cancelled_run_still_proves_what_was_written(steps: Steps) -> None:
 def test_a_cancelled_run_ends_with_what_is_proved_in_its_last_seconds(steps: Steps) -> None:
     halted = []
 
-    def prove(item: Item, pace: Pace) -> Arrived | Later:
+    def prove(item: Item, context: StepContext) -> Completed | Unfinished:
         if item.name == "1":
-            return Arrived(item)
+            return Completed(item)
         steps.state.cancel_run(SYNC, MADE_UP_RUN)
-        for seconds in (4, LAST_WORDS):
+        for seconds in (4, GRACE_SECONDS):
             steps.clock.sleep(seconds)
-            halted.append(pace.halted())
-        return Later(item)
+            halted.append(context.halted())
+        return Unfinished(item)
 
     steps.kind.prove = prove
     steps.pump.deliver([steps.begin_with(verify_of(one("1"), one("2")))])

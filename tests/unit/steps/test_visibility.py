@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from syncline.kinds.kind import Arrived, Pace, Page
+from syncline.kinds.kind import Completed, Page, StepContext
 from syncline.messages import Batch, Start
 from syncline.model import Item, RunStatus, Scope, Step, Trigger
 from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, items, transfer_of
@@ -27,7 +27,7 @@ def test_the_messages_of_a_killed_function_are_back_within_a_minute_of_its_time(
         steps.clock.sleep(3)
         raise killed(steps)
 
-    def looks(_scope: Scope, _cursor: str | None, _pace: Pace) -> list[Page]:
+    def looks(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
         steps.clock.sleep(3)
         raise killed(steps)
 
@@ -50,7 +50,7 @@ def test_the_events_of_a_killed_function_are_back_within_a_minute_of_its_time(
     def dies(*_: object) -> None:
         raise killed(steps)
 
-    monkeypatch.setattr(type(steps.hearing), "subscribers", dies)
+    monkeypatch.setattr(type(steps.event_store), "subscribers", dies)
     steps.notify(*(f"g{n}" for n in range(100)))
     letters = steps.mail.lying_in(EVENTS)
     begun = steps.clock.now
@@ -65,7 +65,7 @@ def test_a_message_that_waits_behind_a_slow_one_goes_back_at_once(steps: Steps) 
     others = [steps.put(transfer_of(f"quick-{n}", group=f"g{n}")) for n in range(9)]
     begun, done = steps.clock.now, dict[str, float]()
 
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         if item.name == "slow":
             steps.clock.sleep(10)
             again = [each for each in steps.mail.waiting() if each is not slow and each not in others]
@@ -74,7 +74,7 @@ def test_a_message_that_waits_behind_a_slow_one_goes_back_at_once(steps: Steps) 
                 steps.pump.deliver([each])
             steps.clock.sleep(200)
         done[item.name] = steps.clock.now
-        return Arrived(item)
+        return Completed(item)
 
     steps.kind.move = move
     steps.pump.deliver([slow, *others])
@@ -89,10 +89,10 @@ def test_a_message_may_wait_behind_slow_ones_however_often(steps: Steps) -> None
     """That is neither a death nor idleness."""
     steps.begin(MADE_UP_RUN)
 
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         if item.name.startswith("slow"):
             steps.clock.sleep(280)
-        return Arrived(item)
+        return Completed(item)
 
     steps.kind.move = move
     steps.put(transfer_of("patient", group="another"))
@@ -112,12 +112,12 @@ def test_what_cannot_be_sent_anew_is_shown_again(steps: Steps, step: Step) -> No
     steps.begin(MADE_UP_RUN)
     slow = False
 
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         if item.name == "slow":
             steps.clock.sleep(100)
-        return Arrived(item)
+        return Completed(item)
 
-    def looks(_scope: Scope, _cursor: str | None, _pace: Pace) -> list[Page]:
+    def looks(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
         nonlocal slow
         if not slow:
             slow = True
@@ -164,9 +164,9 @@ def test_disorder_and_slowness_change_no_count(steps: Steps) -> None:
     rng = random.Random(7)
     steps.pump.manners = Manners(rng, shuffle=True, batches=True)
 
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         steps.clock.sleep(rng.choice([0, 3, 40]))
-        return Arrived(item, 1)
+        return Completed(item, 1)
 
     steps.kind.move = move
     steps.kind.prove = move  # type: ignore[assignment]

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 from syncline.cli.waiting import state_words, waiting_of
 from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Arrived, Failure, Pace
+from syncline.kinds.kind import Completed, Failure, StepContext
 from syncline.model import EVERYTHING, Counts, Item, Run, RunStatus, Step, Trigger, Waiting
 from syncline.store.state import Progress
 from syncline.wiring import functions as wiring
@@ -29,10 +29,10 @@ def test_work_that_is_tried_again_notes_why(steps: Steps) -> None:
     seen: list[Waiting | None] = []
     began: list[float] = []
 
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         seen.append(steps.latest().waiting)
         began.append(steps.clock.now)
-        return Failure(item, SLOW_DOWN) if len(seen) < 4 else Arrived(item)
+        return Failure(item, SLOW_DOWN) if len(seen) < 4 else Completed(item)
 
     steps.kind.move = move
     steps.begin_with(transfer_of("1"))
@@ -48,7 +48,7 @@ def test_work_that_is_tried_again_notes_why(steps: Steps) -> None:
 def test_a_scan_that_is_tried_again_notes_why(steps: Steps) -> None:
     seen: list[Waiting | None] = []
 
-    def look(_scope: object, _cursor: object, _pace: Pace) -> list[object]:
+    def look(_scope: object, _cursor: object, _context: StepContext) -> list[object]:
         seen.append(steps.latest().waiting)
         if len(seen) < 2:
             raise SLOW_DOWN
@@ -113,14 +113,14 @@ def test_what_cannot_be_noted_stops_nothing(steps: Steps, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(type(steps.state), "note_waiting", refuse)
     answers = [Failure, None]
-    steps.kind.move = lambda item, _: Failure(item, SLOW_DOWN) if answers.pop(0) else Arrived(item)
+    steps.kind.move = lambda item, _: Failure(item, SLOW_DOWN) if answers.pop(0) else Completed(item)
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
     assert steps.latest().counts.moved == 1
 
 
 def test_only_a_commit_that_counts_an_item_is_progress(steps: Steps) -> None:
-    steps.kind.move = lambda item, _: Failure(item, SLOW_DOWN) if steps.clock.now < 1e12 else Arrived(item)
+    steps.kind.move = lambda item, _: Failure(item, SLOW_DOWN) if steps.clock.now < 1e12 else Completed(item)
     steps.begin_with(transfer_of("1"))
     advanced = steps.state.progress(MADE_UP_RUN).advanced
     steps.clock.sleep(100.0)

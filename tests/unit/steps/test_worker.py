@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from syncline.config.sync import Sync
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Arrived, Pace, Page
+from syncline.kinds.kind import Completed, Page, StepContext
 from syncline.messages import Batch, Dead, DeadLetter, Start, encode, to_json
 from syncline.model import EVERYTHING, Item, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.steps.engine import DEATHS
@@ -25,7 +25,7 @@ from tests.stack import QUEUES
 pytestmark = pytest.mark.moto
 
 
-def die(_item: Item, _pace: Pace) -> Answer:
+def die(_item: Item, _context: StepContext) -> Answer:
     raise KilledError
 
 
@@ -41,7 +41,7 @@ def test_a_function_that_dies_again_and_again_gives_its_work_up(steps: Steps) ->
 
 
 def test_a_look_that_dies_again_and_again_ends_the_run(steps: Steps) -> None:
-    def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> list[object]:
+    def look(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[object]:
         raise KilledError
 
     steps.kind.look = look  # type: ignore[assignment]
@@ -140,10 +140,10 @@ def test_messages_of_one_event_fail_and_succeed_by_themselves(steps: Steps) -> N
     steps.pump.manners = Manners(random.Random(1), batches=True)
     failing = iter([True])
 
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         if item.name == "1" and next(failing, False):
             raise ClientError({"Error": {"Code": "InternalServerError"}}, "PutItem")
-        return Arrived(item)
+        return Completed(item)
 
     steps.kind.move = move
     first, second = steps.put(transfer_of("1")), steps.put(transfer_of("2", group="another"))
@@ -214,8 +214,8 @@ def test_disorder_changes_no_count(steps: Steps, seed: int, duplicates: Duplicat
     steps.pump.manners = Manners(rng, True, duplicates, 600.0, True)
     failures = [SynclineError("UNREACHABLE", "gone")] * 4
 
-    def move(item: Item, _pace: Pace) -> Answer:
-        return Failure(item, failures.pop()) if failures and rng.random() < 0.3 else Arrived(item, 1)
+    def move(item: Item, _context: StepContext) -> Answer:
+        return Failure(item, failures.pop()) if failures and rng.random() < 0.3 else Completed(item, 1)
 
     steps.kind.move = move
     steps.kind.pages = [Page(f"g{n}", items("1", "2", group=f"g{n}"), skipped=n) for n in range(4)]

@@ -12,12 +12,12 @@ from botocore.exceptions import ClientError
 
 from syncline.config.sync import Sync
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Arrived, Pace, Page
+from syncline.kinds.kind import Completed, Page, StepContext
 from syncline.messages import Batch, Start, decode, encode, to_json
 from syncline.model import EVERYTHING, Item, Outcome, RunStatus, Scope, Step, Trigger
 from syncline.steps.engine import DEATHS
 from syncline.steps.gather import Gatherer
-from syncline.store.events import Hearing
+from syncline.store.events import EventStore
 from syncline.store.state import State
 from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, items, transfer_of
 from tests.pump import Letter
@@ -213,7 +213,7 @@ class TestStart:
     ) -> None:
         steps.begin()
 
-        def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> list[Page]:
+        def look(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
             if status == "cancelled":
                 steps.state.cancel_run(SYNC, MADE_UP_RUN)
             return []
@@ -224,7 +224,7 @@ class TestStart:
         assert starts(steps) == ([(start, RUN_PAUSE)] if again else [])
 
     def test_a_run_of_its_own_that_was_cancelled_is_not_made_again(self, steps: Steps) -> None:
-        def look(_scope: Scope, _cursor: str | None, _pace: Pace) -> list[Page]:
+        def look(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
             steps.state.cancel_run(SYNC, steps.latest().id)
             return []
 
@@ -236,12 +236,12 @@ class TestStart:
 class TestEvents:
     @pytest.fixture(autouse=True)
     def _subscribed(self, steps: Steps) -> None:
-        steps.hearing.subscribe(SYNC, ["made.up"])
+        steps.event_store.subscribe(SYNC, ["made.up"])
 
     def note(self, steps: Steps, *groups: str) -> Letter:
         """Note groups; return the start message that asks for their scan."""
         for group in groups:
-            noted = steps.hearing.note(SYNC, group, [group])
+            noted = steps.event_store.note(SYNC, group, [group])
         return steps.put(replace(steps.gatherer.start(SYNC), noted=noted))
 
     def test_notes_become_a_run_that_covers_them(self, steps: Steps) -> None:
@@ -251,7 +251,7 @@ class TestEvents:
         run = steps.latest()
         assert (run.scope, run.trigger, run.status) == (Scope.of(["a", "b"]), Trigger.EVENT, RunStatus.DONE)
         assert run.id.startswith(stamp(steps.clock.now)), "named by its claim"
-        assert (steps.hearing.notes(SYNC), steps.hearing.claimed(SYNC)) == ([], None)
+        assert (steps.event_store.notes(SYNC), steps.event_store.claimed(SYNC)) == ([], None)
 
     def test_a_start_that_finds_nothing_noted_does_nothing(self, steps: Steps) -> None:
         steps.pump.deliver([steps.put(steps.gatherer.start(SYNC))])
@@ -265,7 +265,7 @@ class TestEvents:
         letters = [replace(letter, url=url(Step.DISCOVER)) for letter in steps.mail.letters]
         steps.mail.letters = list(letters)
         steps.pump.deliver(letters)
-        assert [note.groups for note in steps.hearing.notes(SYNC)] == [("a", "b")]
+        assert [note.groups for note in steps.event_store.notes(SYNC)] == [("a", "b")]
         assert not [letter for letter in letters if letter in steps.mail.waiting()]
         assert counted == [("MessagesDropped", 1)] * 2
 
@@ -279,7 +279,7 @@ class TestEvents:
         def note(*_: object) -> float:
             raise NO_SUCH_ITEM
 
-        monkeypatch.setattr(Hearing, "note", note)
+        monkeypatch.setattr(EventStore, "note", note)
         steps.notify("a", "b")
         letters = list(steps.mail.letters)
         steps.pump.deliver(letters)
@@ -290,7 +290,7 @@ class TestEvents:
     def test_an_event_that_its_sync_cannot_read_is_dropped(
         self, steps: Steps, counted: list[tuple[str, float]]
     ) -> None:
-        object.__setattr__(steps.kind, "hints", raising(SynclineError("MESSAGE_INVALID", "not like that")))
+        object.__setattr__(steps.kind, "changed_groups", raising(SynclineError("MESSAGE_INVALID", "not like that")))
         steps.notify("a")
         steps.pump.deliver(list(steps.mail.letters))
         assert steps.mail.letters == []
@@ -299,13 +299,13 @@ class TestEvents:
     def test_an_event_that_was_put_off_is_noted(self, steps: Steps) -> None:
         heard = {"source": "made.up", "group": "a"}
         steps.pump.deliver([steps.put(replace(steps.gatherer.start(SYNC), heard=heard))])
-        assert [note.groups for note in steps.hearing.notes(SYNC)] == [("a",)]
+        assert [note.groups for note in steps.event_store.notes(SYNC)] == [("a",)]
         assert len(starts(steps)) == 1
 
     @pytest.mark.parametrize("step", [Step.TRANSFER, Step.VERIFY])
     def test_only_discover_hears(self, steps: Steps, step: Step) -> None:
         steps.pump.deliver([steps.put(json.dumps({"source": "made.up", "group": "a"}), step)])
-        assert steps.hearing.notes(SYNC) == []
+        assert steps.event_store.notes(SYNC) == []
 
     @pytest.mark.parametrize("ended", [True, False])
     def test_a_claim_stands_until_its_run_is_ended(
@@ -326,9 +326,9 @@ class TestEvents:
         steps.pump.deliver([letter])
         assert seen == [RunStatus.DONE]
         assert (letter in steps.mail.waiting()) is not ended
-        claim = steps.hearing.claimed(SYNC)
+        claim = steps.event_store.claimed(SYNC)
         assert (claim is None) is ended
-        assert claim is None or steps.hearing.take_up(SYNC, claim, 60) is not None, "it was left to the next one"
+        assert claim is None or steps.event_store.take_up(SYNC, claim, 60) is not None, "it was left to the next one"
 
     def test_a_scan_that_has_to_wait_leaves_its_claim_and_is_asked_for_again(self, steps: Steps) -> None:
         steps.begin()
@@ -337,9 +337,9 @@ class TestEvents:
         steps.pump.deliver([letter])
         (again,) = starts(steps)
         assert again == (decode(letter.body), RUN_PAUSE)
-        claim = steps.hearing.claimed(SYNC)
+        claim = steps.event_store.claimed(SYNC)
         assert claim is not None
-        assert steps.hearing.take_up(SYNC, claim, 60) is not None
+        assert steps.event_store.take_up(SYNC, claim, 60) is not None
 
 
 class TestEnds:
@@ -352,7 +352,7 @@ class TestEnds:
         def finish(*_: object) -> None:
             raise NO_SUCH_ITEM
 
-        steps.kind.move = lambda item, _pace: Arrived(item)
+        steps.kind.move = lambda item, _context: Completed(item)
         steps.engine.leaves.add((SYNC, MADE_UP_RUN))
         with monkeypatch.context() as patched:
             patched.setattr(State, "finish_run", finish)
@@ -367,10 +367,10 @@ class TestEnds:
         steps.begin()
         letters = [steps.put(transfer_of(name, group=name)) for name in "123"]
 
-        def move(item: Item, _pace: Pace) -> Answer:
+        def move(item: Item, _context: StepContext) -> Answer:
             if item.name == "2":
                 raise NO_SUCH_ITEM
-            return Arrived(item)
+            return Completed(item)
 
         steps.kind.move = move
         steps.pump.deliver(letters)
@@ -384,13 +384,13 @@ def test_messages_behind_a_slow_one_keep_their_deaths(steps: Steps) -> None:
 
     anew: list[tuple[int, float]] = []
 
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         steps.clock.sleep(6)
         waiting = [each for each in steps.mail.waiting() if each not in (slow, behind)]
         anew.extend(
             (batch.deaths, each.due - began) for each in waiting if isinstance(batch := decode(each.body), Batch)
         )
-        return Arrived(item)
+        return Completed(item)
 
     steps.kind.move, began = move, steps.clock.now
     steps.pump.deliver([slow, behind])
@@ -405,10 +405,10 @@ def test_a_commit_behind_a_slow_one_is_shown_again_at_once(steps: Steps) -> None
     steps.begin()
     slow, behind = (steps.put(replace(transfer_of(name, group=name), step=Step.COMMIT)) for name in ("slow", "other"))
 
-    def move(item: Item, _pace: Pace) -> Answer:
+    def move(item: Item, _context: StepContext) -> Answer:
         steps.clock.sleep(6)
         shown.append(behind.due - began)
-        return Arrived(item)
+        return Completed(item)
 
     shown: list[float] = []
     steps.kind.move, began = move, steps.clock.now
@@ -421,7 +421,7 @@ def test_a_scan_of_everything_is_not_begun_beside_another_one(steps: Steps) -> N
     steps.begin()
     looked: list[Scope] = []
 
-    def look(scope: Scope, _cursor: str | None, _pace: Pace) -> Iterable[Page]:
+    def look(scope: Scope, _cursor: str | None, _context: StepContext) -> Iterable[Page]:
         looked.append(scope)
         return [Page("a", items("1"))]
 

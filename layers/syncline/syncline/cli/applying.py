@@ -106,7 +106,7 @@ def _put(target: Target, sync: Sync, before: str | None) -> str:
     text = sync.model_dump_json()
     if text == before:
         return "unchanged"
-    target.hearing.subscribe(sync.name, sync.hears())
+    target.event_store.subscribe(sync.name, sync.event_sources())
     target.state.put_sync(sync.name, text)
     return "added" if before is None else "changed"
 
@@ -134,7 +134,7 @@ def _remove(target: Target, name: str) -> str | None:
     current = target.state.current_run(name)
     if current is not None:
         target.state.cancel_run(name, current.id)
-    target.hearing.subscribe(name, ())
+    target.event_store.subscribe(name, ())
     target.state.remove_sync(name)
     return None if current is None else current.id
 

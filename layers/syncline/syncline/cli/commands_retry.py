@@ -110,7 +110,7 @@ def retry(context: Context, name: str, *, wait: bool, drop: Sequence[str] = ()) 
         raise
     if drop:
         return _drop(context, name, drop)
-    letters = _sorted(state, name, _read(queues), sync.look_at)
+    letters = _sorted(state, name, _read(queues), sync.scan_group)
     try:
         _resume(queues, letters)
         settle(context.target, name, letters.verified)
@@ -127,8 +127,8 @@ def take_away_verified(target: Target, name: str) -> int:
         return 0
     from syncline.config.sync import load_sync  # noqa: PLC0415
 
-    look_at = load_sync(target.state.sync_config(name)).look_at
-    letters = _sorted(target.state, name, _read(target.queues), look_at)
+    scan_group = load_sync(target.state.sync_config(name)).scan_group
+    letters = _sorted(target.state, name, _read(target.queues), scan_group)
     try:
         settle(target, name, letters.verified)
         target.state.failures.clear_solved(name)
@@ -171,14 +171,14 @@ def _work(message: Dead | Batch | Start | None) -> Batch | Start | None:
     return message.batch if isinstance(message, Dead) else message
 
 
-def _whole_group(group: str, name: str) -> str:  # noqa: ARG001 - as `look_at` of a sync
+def _whole_group(group: str, name: str) -> str:  # noqa: ARG001 - as `scan_group` of a sync
     return group
 
 
 def _sorted(
-    state: State, name: str, found: Iterable[DeadLetter], look_at: Callable[[str, str], str] = _whole_group
+    state: State, name: str, found: Iterable[DeadLetter], scan_group: Callable[[str, str], str] = _whole_group
 ) -> Letters:
-    """Sort letters for the sync ``name``; ``look_at`` returns the group of a scan for an item of it."""
+    """Sort letters for the sync ``name``; ``scan_group`` returns the group of a scan for an item of it."""
     letters = Letters()
     given_up: list[GivenUp] = []
     for letter in found:
@@ -189,7 +189,7 @@ def _sorted(
         elif not isinstance(message, Dead) and _is_awaited(state, message):
             letters.stranded.append((letter, message))
         else:
-            given_up.append(GivenUp(letter, _scope(work, look_at), _keys(message)))
+            given_up.append(GivenUp(letter, _scope(work, scan_group), _keys(message)))
     known = state.failures.find(name, {key for each in given_up for key in each.keys})
     solved = {key for key, failure in known.items() if failure.solved is not None}
     letters.verified = [each for each in given_up if solved.issuperset(each.keys)]
@@ -217,9 +217,9 @@ def _is_awaited(state: State, work: Batch | Start) -> bool:
         raise
 
 
-def _scope(work: Batch | Start, look_at: Callable[[str, str], str]) -> Scope:
+def _scope(work: Batch | Start, scan_group: Callable[[str, str], str]) -> Scope:
     items = work.items if isinstance(work, Batch) else ()
-    return Scope.of(look_at(item.group, item.name) for item in items) if items else work.scope
+    return Scope.of(scan_group(item.group, item.name) for item in items) if items else work.scope
 
 
 def _resume(queues: Queues, letters: Letters) -> None:

@@ -19,7 +19,7 @@ from syncline.cli.local_aws import LOCAL_CONFIG, local_session
 from syncline.errors import SynclineError
 from syncline.messages import Queues
 from syncline.model import Step
-from syncline.store.events import Hearing
+from syncline.store.events import EventStore
 from syncline.store.state import State
 from syncline.store.table import Database
 
@@ -78,8 +78,8 @@ class Target:
         return State(self.table)
 
     @cached_property
-    def hearing(self) -> Hearing:
-        return Hearing(Database(self.table), time.time)
+    def event_store(self) -> EventStore:
+        return EventStore(Database(self.table), time.time)
 
     @cached_property
     def queues(self) -> Queues:

@@ -69,8 +69,8 @@ def circles_between(flows: Sequence[Flow]) -> Iterator[Finding]:
 
 def _circle_from(start: Flow, by_source: dict[Place, list[Flow]]) -> list[tuple[Flow, Area]] | None:
     """Return the shortest circle through a sync, each of its syncs with what it writes; None if there is none."""
-    Way = list[tuple[Flow, Area]]  # noqa: N806 - a type
-    waiting: deque[tuple[Way, int]] = deque()
+    _Path = list[tuple[Flow, Area]]  # noqa: N806 - a type
+    waiting: deque[tuple[_Path, int]] = deque()
     waiting.extend(([(start, start.moved(area))], 0) for area in start.areas)
     visited: set[tuple[str, Area, int]] = set()
     steps = 0

@@ -163,15 +163,15 @@ class Sync(Model):
         """Return what identifies the target that records belong to, None for a kind without such records."""
         return None
 
-    def hears(self) -> tuple[str, ...]:
+    def event_sources(self) -> tuple[str, ...]:
         """The sources whose events it wants to hear of, such as ``bucket:NAME``."""
         return ()
 
     def gathering(self) -> Gathering:
-        """How the events it hears of become looks."""
+        """How the events it event_sources of become looks."""
         return Gathering()
 
-    def look_at(self, group: str, name: str) -> str:  # noqa: ARG002 - a kind may look at less than a group
+    def scan_group(self, group: str, name: str) -> str:  # noqa: ARG002 - a kind may look at less than a group
         """The group that a look at one item covers."""
         return group
 

@@ -10,7 +10,7 @@ from typing import Final, Protocol, runtime_checkable
 from syncline.errors import SynclineError
 from syncline.model import Item, Outcome, Result, Run, Scope, Step
 
-LAST_WORDS: Final = 5.0
+GRACE_SECONDS: Final = 5.0
 """Seconds for which a request may go on when a step's time is over: it ends in order if it can, and never outlives the function."""
 UNTOUCHED: Final = "untouched"
 """In the detail of an item that arrived: discover and transfer found it equal, and nothing was sent for it."""
@@ -40,7 +40,7 @@ class Page:
     extra: int = 0
 
 
-def odd_pages(cursor: str, failures: Iterable[Failure]) -> Iterator[Page]:
+def failure_pages(cursor: str, failures: Iterable[Failure]) -> Iterator[Page]:
     """Yield pages with the failures of a listing's odd entries: the record of a page must fit an item of the table."""
     waiting = iter(failures)
     while some := tuple(islice(waiting, _FAILURES)):
@@ -48,7 +48,7 @@ def odd_pages(cursor: str, failures: Iterable[Failure]) -> Iterator[Page]:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
+class Completed:
     """The item is at the target, as far as the transfer knows; ``item`` carries its fingerprint as ``source``.
 
     If verify does not find it there, the item is transferred again as it is here, so its detail holds no progress.
@@ -61,7 +61,7 @@ class Arrived:
 
 
 @dataclass(frozen=True, slots=True)
-class Later:
+class Unfinished:
     """Time was short: ``item`` carries where it stands. ``stuck`` if that is no further than before, by the kind's word.
 
     ``waiting`` if it was not begun, as others had all the turns: they get further.
@@ -89,7 +89,7 @@ class Failure:
 
 
 @dataclass(slots=True)
-class Pace:
+class StepContext:
     """How long a step may go on, and under which conditions.
 
     ``left`` gives the seconds left of the function's time, less what ending takes. ``halted`` tells whether the run
@@ -131,7 +131,7 @@ class Pace:
         return self.left() <= 0 or self.halted()
 
 
-def parted(equal: Iterable[tuple[str, str]], asked: frozenset[tuple[str, str]]) -> tuple[int, tuple[Result, ...]]:
+def split_equal(equal: Iterable[tuple[str, str]], asked: frozenset[tuple[str, str]]) -> tuple[int, tuple[Result, ...]]:
     """Part items that are equal, by group and name: the number of those to count only, and results of those asked for."""
     count, results = 0, list[Result]()
     for group, name in equal:
@@ -152,7 +152,7 @@ def would_remove(item: Item) -> Result:
     return Result(item.group, item.name, Outcome.WOULD_REMOVE, None, item.target)
 
 
-def glances(seconds: float) -> Iterator[float]:
+def poll_intervals(seconds: float) -> Iterator[float]:
     """Pauses between looks at whether something has become free: short ones first, ``seconds`` together."""
     pause = _FIRST_GLANCE
     while seconds > 0:
@@ -174,18 +174,20 @@ class Kind(Protocol):
         """The most items of one group in one message: what one function is to move."""
         ...
 
-    def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+    def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         """Look at source and target behind ``cursor`` and yield what differs, page by page, in a fixed order.
 
-        Raises SynclineError where the look as a whole cannot be made. Stops early when ``pace`` is over.
+        Raises SynclineError where the look as a whole cannot be made. Stops early when ``context`` is over.
         """
         ...
 
-    def transfer(self, items: Sequence[Item], pace: Pace) -> Iterable[Arrived | Later | Result | Failure]:
+    def transfer(
+        self, items: Sequence[Item], context: StepContext
+    ) -> Iterable[Completed | Unfinished | Result | Failure]:
         """Bring items of one group to the target and yield exactly one answer for each, in any order."""
         ...
 
-    def verify(self, items: Sequence[Item], pace: Pace) -> Iterable[Arrived | Later | Failure]:
+    def verify(self, items: Sequence[Item], context: StepContext) -> Iterable[Completed | Unfinished | Failure]:
         """Ask the target, independently of the transfer, and yield exactly one answer for each item."""
         ...
 
@@ -193,7 +195,7 @@ class Kind(Protocol):
         """The full name of the target reference a group stands for: it has one writer at a time, whatever the sync."""
         ...
 
-    def hints(self, event: object) -> tuple[str, ...]:
+    def changed_groups(self, event: object) -> tuple[str, ...]:
         """What to look at by a notification's or an event's decoded body, as groups of a scope.
 
         Raises MESSAGE_INVALID if it is none.
@@ -209,7 +211,7 @@ class Kind(Protocol):
 class Planning(Protocol):
     """A kind whose items may end otherwise than as moved."""
 
-    def planned(self, items: Sequence[Item], pace: Pace) -> Iterable[Result]:
+    def planned(self, items: Sequence[Item], context: StepContext) -> Iterable[Result]:
         """Yield for each item how a run would end for it, without writing anything.
 
         That is WOULD_MOVE, WOULD_REMOVE, LEFT_OUT, SKIPPED or FAILED. An item that there is no time for is WOULD_MOVE.
@@ -218,7 +220,7 @@ class Planning(Protocol):
 
 
 @runtime_checkable
-class Telling(Protocol):
+class RunObserver(Protocol):
     """A kind that tells others how its runs ended."""
 
     def ended(self, run: Run, results: Iterable[Result]) -> None:

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Final
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Failure, Kind, Pace, Page, Planning, would_move
+from syncline.kinds.kind import Failure, Kind, Page, Planning, StepContext, would_move
 from syncline.messages import Batch, Start
 from syncline.model import EVERYTHING, Outcome, Run, RunStatus, Scope, Trigger
 from syncline.steps.engine import ATTEMPTS, Engine, Work, pause
@@ -37,14 +37,14 @@ def begin(state: State, start: Start, run_id: str) -> Batch | None:
     try:
         _, batch = state.begin_run(start.sync, start.run or run_id, start.trigger, start.scope, plan=start.plan)
     except SynclineError as error:
-        if error.code.name == "ALREADY_RUNNING" and start.scope.everything and _looks_at_everything(state, start.sync):
+        if error.code.name == "ALREADY_RUNNING" and start.scope.everything and _scans_everything(state, start.sync):
             logger.warning("not started", extra={"sync": start.sync, "why": str(error)})
             return None
         raise
     return batch
 
 
-def _looks_at_everything(state: State, sync: str) -> bool:
+def _scans_everything(state: State, sync: str) -> bool:
     """Return True if the run under way makes another full scan needless: it has the applied configuration, too."""
     current = state.current_run(sync)
     if current is None or current.status is not RunStatus.RUNNING or not current.scope.everything:
@@ -66,22 +66,22 @@ def discover(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
 def _scan(engine: Engine, batch: Batch, run: Run, left: Callable[[], float], lease: Lease) -> None:
     """Scan under a lease, which is given back before the scan is tried again."""
     kind = engine.kind(run)
-    pace = engine.pace(run, left, batch.id)
-    pace.joined, pace.scan = batch.id != run.id, batch.scan or run.id
-    pace.named = is_named(batch.scope, run)
+    context = engine.context(run, left, batch.id)
+    context.joined, context.scan = batch.id != run.id, batch.scan or run.id
+    context.named = is_named(batch.scope, run)
     if run.trigger is Trigger.RETRY:
-        pace.asked = engine.state.failures.asked(run.sync, run.id)
+        context.asked = engine.state.failures.asked(run.sync, run.id)
     work, requests, since = Work(batch), kind.requests(), engine.clock()
     cursor = batch.cursor
     again: list[Failure] = []
     broken: SynclineError | None = None
     try:
-        for page in kind.discover(batch.scope, batch.cursor, pace):
-            again += _add(work, page, kind, pace)
+        for page in kind.discover(batch.scope, batch.cursor, context):
+            again += _add(work, page, kind, context)
             cursor = page.cursor
             late = work.queued > 0 and engine.clock() - since > CHUNK_SECONDS
             if late or work.queued >= CHUNK_ITEMS or len(work.results) + len(again) >= CHUNK_RESULTS:
-                _look_again(work, again, engine)
+                _scan_again(work, again, engine)
                 # What was found bounds this chain; hops are for those that find nothing.
                 rest = work.follow(cursor=cursor, attempt=1, hop=work.batch.hop)
                 work.requests, requests = kind.requests() - requests, kind.requests()
@@ -89,20 +89,20 @@ def _scan(engine: Engine, batch: Batch, run: Run, left: Callable[[], float], lea
                     return
                 work, since, again = Work(rest), engine.clock(), []
                 # As if the rest had come by a message, which it does where the function dies now.
-                pace.work, pace.joined = rest.id, True
+                context.work, context.joined = rest.id, True
     except SynclineError as error:
         if cursor == work.batch.cursor or not error.retried:
             engine.state.leases.give_back(lease)
             engine.fail_all(work.batch, error, kind.requests() - requests)
             return
         broken = error
-    _look_again(work, again, engine)
+    _scan_again(work, again, engine)
     if broken is not None:
         # The scan got further, so it has all its tries again from there on.
         delay = 0.0 if broken.code.name == "TIME_SHORT" else max(broken.retry_after or 0.0, pause(1, engine.rng))
         work.waits = (broken, delay) if delay else work.waits
         work.follow(delay, cursor=cursor, attempt=1)
-    elif pace.left() <= 0:
+    elif context.left() <= 0:
         if cursor == work.batch.cursor:
             work.follow(idle=work.batch.idle + 1)
         else:
@@ -118,7 +118,7 @@ def is_named(scope: Scope, run: Run) -> bool:
     return set(scope.groups) <= set(run.scope.groups)
 
 
-def _add(work: Work, page: Page, kind: Kind, pace: Pace) -> list[Failure]:
+def _add(work: Work, page: Page, kind: Kind, context: StepContext) -> list[Failure]:
     """Add what a page shows; of what could not be looked at, that which is worth another look."""
     if work.batch.scan is None:  # the scan that a run begins with counts what there is nothing to do about
         work.skipped += page.skipped
@@ -126,7 +126,7 @@ def _add(work: Work, page: Page, kind: Kind, pace: Pace) -> list[Failure]:
         work.extra += page.extra
     work.results += page.results
     if work.batch.plan:
-        planned = kind.planned(page.items, pace) if isinstance(kind, Planning) else map(would_move, page.items)
+        planned = kind.planned(page.items, context) if isinstance(kind, Planning) else map(would_move, page.items)
         for result in planned:
             if result.outcome is Outcome.SKIPPED:
                 work.skipped += 1
@@ -147,7 +147,7 @@ def _add(work: Work, page: Page, kind: Kind, pace: Pace) -> list[Failure]:
     return again
 
 
-def _look_again(work: Work, failures: Sequence[Failure], engine: Engine) -> None:
+def _scan_again(work: Work, failures: Sequence[Failure], engine: Engine) -> None:
     """Let one scan follow of all groups that could not be scanned: a registry that is down would cause one each.
 
     A group of which a part was scanned goes on by itself. The last try scans all of it, in case its place is lost.

@@ -17,11 +17,11 @@ from typing import Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import LAST_WORDS, Failure, Kind, Pace, Telling
+from syncline.kinds.kind import GRACE_SECONDS, Failure, Kind, RunObserver, StepContext
 from syncline.messages import Batch, Dead, Outgoing, Queues, encode
 from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger, json_bytes
-from syncline.steps.known import WHOLE, answered, remember, settled, told_apart, undone, verified_since
-from syncline.steps.once import told_once
+from syncline.steps.known import WHOLE, answered, remember, separate_known, settled, undone, verified_since
+from syncline.steps.once import first_results
 from syncline.store.leases import Every, Lease, every
 from syncline.store.state import BatchRecord, State
 from syncline.telemetry import batch_ended, logger, run_ended
@@ -181,10 +181,10 @@ class Engine:
             return None
         return run
 
-    def pace(
+    def context(
         self, run: Run, left: Callable[[], float], work: str, lease: Lease | None = None, *, verifies: bool = False
-    ) -> Pace:
-        """Return a pace that also ends when the run is cancelled or the lease runs out, and bind the requests to it.
+    ) -> StepContext:
+        """Return a context that also ends when the run is cancelled or the lease runs out, and bind the requests to it.
 
         It reads the run's status every few seconds. A step that ``verifies`` goes on in a cancelled run, but its
         requests end a few seconds later.
@@ -211,10 +211,10 @@ class Engine:
             return cancelled_for() >= 0 or (lease is not None and self.clock() >= lease.expires)
 
         def overdue() -> bool:
-            return cancelled_for() >= LAST_WORDS
+            return cancelled_for() >= GRACE_SECONDS
 
-        self.bind(run, left() + LAST_WORDS, overdue if verifies else halted)
-        return Pace(
+        self.bind(run, left() + GRACE_SECONDS, overdue if verifies else halted)
+        return StepContext(
             left,
             overdue if verifies else halted,
             work,
@@ -232,8 +232,12 @@ class Engine:
         """
         by = work.by or work.batch.step
         self._bound(work)
-        results, dead = told_apart(
-            self.state.failures, work.batch, told_once(self.state, work.batch, work.results), work.dead, self.clock()
+        results, dead = separate_known(
+            self.state.failures,
+            work.batch,
+            first_results(self.state, work.batch, work.results),
+            work.dead,
+            self.clock(),
         )
         counts = work.counts(results)
         made = BatchRecord(results, tuple(work.following), dead)
@@ -335,7 +339,7 @@ class Engine:
                 run_ended(run)
                 self.ended.add((sync, run_id))
         for sync, run_id in sorted(self.ended):
-            failed = self._report(sync, run_id, left() + 2 * LAST_WORDS) or failed
+            failed = self._report(sync, run_id, left() + 2 * GRACE_SECONDS) or failed
         self.leaves.clear()
         self.ended.clear()
         if failed is not None:
@@ -357,9 +361,9 @@ class Engine:
         try:
             run = self.state.run(sync, run_id)
             kind = None if run.plan else self.kind(run)
-            if not isinstance(kind, Telling) or not self.state.take_report(run):
+            if not isinstance(kind, RunObserver) or not self.state.take_report(run):
                 return None
-            self.bind(run, max(LAST_WORDS, min(TELLING, seconds)), lambda: False)
+            self.bind(run, max(GRACE_SECONDS, min(TELLING, seconds)), lambda: False)
             kind.ended(run, self.state.results(run.id))
             self.state.reported(run)
         except Exception as error:  # noqa: BLE001 - a kind may raise anything

@@ -12,7 +12,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Kind
 from syncline.messages import Queues, Start
 from syncline.model import Scope, Trigger
-from syncline.store.events import Claim, Hearing
+from syncline.store.events import Claim, EventStore
 from syncline.telemetry import logger, message_dropped
 
 _AGAIN: Final = 1.0
@@ -28,7 +28,7 @@ class Gatherer:
     It raises MESSAGE_INVALID for what is nobody's event.
     """
 
-    hearing: Hearing
+    event_store: EventStore
     sources: Callable[[object], tuple[str, ...]]
     config: Callable[[str], Sync]
     kind: Callable[[str], Kind]
@@ -38,17 +38,17 @@ class Gatherer:
     def hear(self, bodies: Sequence[tuple[str, Any]]) -> set[str]:
         """Note what a delivery of events speaks of, for each sync that wants to hear of it, and ask for a look.
 
-        ``bodies`` are the messages by their ids. Answers with those that a sync which hears of their source cannot
+        ``bodies`` are the messages by their ids. Answers with those that a sync which event_sources of their source cannot
         read; raises MESSAGE_INVALID for what is of no source. A sync that cannot be told, as a secret of it is
-        missing, is told later by messages of its own: nobody else waits for it, or hears the same twice.
+        missing, is told later by messages of its own: nobody else waits for it, or event_sources the same twice.
         """
         by_sync: dict[str, list[tuple[str, Any]]] = {}
         for message, body in bodies:
-            names = {name for source in self.sources(body) for name in self.hearing.subscribers(source)}
+            names = {name for source in self.sources(body) for name in self.event_store.subscribers(source)}
             for name in sorted(names):
                 by_sync.setdefault(name, []).append((message, body))
             if not names:
-                message_dropped("an event that no sync hears of")
+                message_dropped("an event that no sync event_sources of")
         refused: set[str] = set()
         for name, heard in by_sync.items():
             try:
@@ -70,7 +70,7 @@ class Gatherer:
             logger.error("an event cannot be put off", extra={"sync": name, "why": str(error)})
 
     def note(self, name: str, heard: Sequence[tuple[str, Any]]) -> set[str]:
-        """Note what a sync hears; the messages that it cannot read. Raises why it cannot be told."""
+        """Note what a sync event_sources; the messages that it cannot read. Raises why it cannot be told."""
         note_id = hashlib.blake2b("\n".join(sorted(each for each, _ in heard)).encode(), digest_size=10).hexdigest()
         sync = self.config(name)
         if not sync.enabled:
@@ -78,14 +78,14 @@ class Gatherer:
         kind, groups, refused = self.kind(name), set[str](), set[str]()
         for message, body in heard:
             try:
-                groups |= set(kind.hints(body))
+                groups |= set(kind.changed_groups(body))
             except SynclineError as error:
                 if error.code.name != "MESSAGE_INVALID":
                     raise
                 logger.error("event cannot be read", extra={"sync": name, "why": str(error)})
                 refused.add(message)
         if groups:
-            noted = self.hearing.note(name, note_id, groups)
+            noted = self.event_store.note(name, note_id, groups)
             self.queues.start(replace(self.start(name), noted=noted), round(sync.gathering().quiet))
             logger.info("events noted", extra={"sync": name, "groups": len(groups)})
         return refused
@@ -107,10 +107,10 @@ class Gatherer:
         None where there is nothing, where events keep coming and none has waited too long, and where another function
         scans: when that is done it asks for a scan of what was noted meanwhile.
         """
-        claim = self.hearing.claimed(sync)
+        claim = self.event_store.claimed(sync)
         if claim is not None:
-            return self.hearing.take_up(sync, claim, seconds)
-        notes = self.hearing.notes(sync)
+            return self.event_store.take_up(sync, claim, seconds)
+        notes = self.event_store.notes(sync)
         if not notes:
             return None
         gathering, now = self.config(sync).gathering(), self.clock()
@@ -119,16 +119,16 @@ class Gatherer:
         is_early = now - notes[-1].at < gathering.quiet - 0.5 and now - notes[0].at < gathering.longest
         if is_early and not is_last:
             return None
-        return self.hearing.claim(sync, notes, seconds)
+        return self.event_store.claim(sync, notes, seconds)
 
     def release(self, sync: str, claim: Claim) -> None:
         """Leave a claim to the next start: its scan has to wait."""
-        self.hearing.release(sync, claim)
+        self.event_store.release(sync, claim)
 
     def settle(self, sync: str, claim: Claim) -> None:
         """Delete a claim whose scan was made, and ask for another scan if more was noted."""
-        self.hearing.settle(sync, claim)
-        if self.hearing.notes(sync):
+        self.event_store.settle(sync, claim)
+        if self.event_store.notes(sync):
             self.queues.start(self.start(sync), round(max(_AGAIN, self.config(sync).gathering().quiet)))
 
 

@@ -25,7 +25,7 @@ _LETTER_OLD: Final = LETTER_KEPT - 24 * 3600
 _AT_ONCE: Final = 500
 
 
-def told_apart(
+def separate_known(
     failures: Failures, batch: Batch, results: Sequence[Result], dead: Sequence[Dead], now: float
 ) -> tuple[tuple[Result, ...], tuple[Dead, ...]]:
     """Return a batch's results, with those that failed before marked as known, and the dead letters that are needed.

@@ -28,7 +28,7 @@ _KEPT: Final = 7 * 24 * 3600.0
 _AT_ONCE: Final = 16
 
 
-def told_once(state: State, batch: Batch, results: Sequence[Result]) -> list[Result]:
+def first_results(state: State, batch: Batch, results: Sequence[Result]) -> list[Result]:
     """Return the results of a batch without those that another scan of its run has told."""
     if batch.plan:
         return list(results)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from syncline.kinds.kind import Arrived, Failure, Kind, Later, Pace, glances
+from syncline.kinds.kind import Completed, Failure, Kind, StepContext, Unfinished, poll_intervals
 from syncline.messages import Batch
 from syncline.model import Item, Result, Run, RunStatus, Step
 from syncline.steps.engine import Engine, Work
@@ -42,10 +42,10 @@ def transfer(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
         engine.end(work)
         return
     before = kind.requests()
-    pace = engine.pace(run, left, f"{run.id}-{batch.origin}", lease)
+    context = engine.context(run, left, f"{run.id}-{batch.origin}", lease)
     # It is renewed up to the end of the function's time, and no longer: nobody takes it from a writer that is alive.
-    with engine.state.leases.held(lease, lambda: 0.0 if pace.halted() else left() + ENDING):
-        _carry_out(work, kind, pace, engine)
+    with engine.state.leases.held(lease, lambda: 0.0 if context.halted() else left() + ENDING):
+        _carry_out(work, kind, context, engine)
         work.requests = kind.requests() - before
         engine.end(work, lease)
 
@@ -53,7 +53,7 @@ def transfer(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) 
 def _lease(engine: Engine, batch: Batch, kind: Kind, left: Callable[[], float]) -> Lease:
     """The right to write to the batch's reference, waited for a little where another has it."""
     reference = kind.reference(batch.group)
-    for pause in (*glances(GLANCING), None):
+    for pause in (*poll_intervals(GLANCING), None):
         try:
             return engine.state.leases.take(reference, batch.id, left() + ENDING)
         except LeaseHeldError as held:
@@ -63,17 +63,17 @@ def _lease(engine: Engine, batch: Batch, kind: Kind, left: Callable[[], float]) 
     raise AssertionError  # the last round returns or raises
 
 
-def _carry_out(work: Work, kind: Kind, pace: Pace, engine: Engine) -> None:
+def _carry_out(work: Work, kind: Kind, context: StepContext, engine: Engine) -> None:
     arrived: list[Item] = []
     later: list[Item] = []
     failures: list[Failure] = []
     before = {(item.group, item.name): item for item in work.batch.items}
     further = False
-    for answer in kind.transfer(work.batch.items, pace):
+    for answer in kind.transfer(work.batch.items, context):
         match answer:
-            case Arrived(item, moved_bytes):
+            case Completed(item, moved_bytes):
                 arrived.append(replace(item, detail={**item.detail, "bytes": moved_bytes}))
-            case Later(item, stuck, waiting):
+            case Unfinished(item, stuck, waiting):
                 later.append(item)
                 further = further or waiting or (not stuck and _is_further(item, before[item.group, item.name]))
             case Failure(item, error) if error.code.name == "RUN_CANCELLED":
@@ -84,7 +84,7 @@ def _carry_out(work: Work, kind: Kind, pace: Pace, engine: Engine) -> None:
                 work.results.append(answer)
     if arrived:
         work.follow(step=Step.VERIFY, items=tuple(arrived))
-    if later and pace.halted() and _is_cancelled(engine, work.batch):
+    if later and context.halted() and _is_cancelled(engine, work.batch):
         work.results += [Result.cancelled(item) for item in later]
     elif later:
         idle = not further and len(later) == len(work.batch.items)

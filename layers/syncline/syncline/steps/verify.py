@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from syncline.kinds.kind import UNTOUCHED, Arrived, Failure, Later
+from syncline.kinds.kind import UNTOUCHED, Completed, Failure, Unfinished
 from syncline.messages import Batch
 from syncline.model import Item, Outcome, Result, Run, RunStatus, Trigger
 from syncline.steps.engine import Engine, Work
@@ -23,12 +23,12 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
     absent: list[Failure] = []
     failures: list[Failure] = []
     waiting = False
-    pace = engine.pace(run, left, batch.id, verifies=True)
-    for answer in kind.verify(batch.items, pace):
+    context = engine.context(run, left, batch.id, verifies=True)
+    for answer in kind.verify(batch.items, context):
         match answer:
-            case Arrived(item, _, note):
+            case Completed(item, _, note):
                 work.results.append(_ended(item, note, asked))
-            case Later(item):
+            case Unfinished(item):
                 later.append(item)
                 waiting |= answer.waiting
             case Failure(error=error) if error.code.name == "NOT_ARRIVED":
@@ -37,7 +37,7 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
                 later.append(item)
             case Failure():
                 failures.append(answer)
-    if later and pace.halted():
+    if later and context.halted():
         work.results += [Result.cancelled(item) for item in later]
     elif later:
         idle = not waiting and len(later) == len(batch.items)

@@ -163,7 +163,7 @@ class Worker:
             case Batch() if self.step is Step.DISCOVER and message.step is Step.COMMIT:
                 self.engine.queues.send([Outgoing(message)])
             case Notice():
-                message_dropped("an event that no sync which hears of its source can read")
+                message_dropped("an event that no sync which event_sources of its source can read")
             case _:
                 logger.error("message is for another step", extra={"sync": getattr(message, "sync", None)})
                 self.engine.queues.bury(self.step, [record.body])

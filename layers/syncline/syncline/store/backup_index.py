@@ -30,7 +30,7 @@ _SIZE: Final = 300_000
 """Bytes of names, ETags and ids in one item: one of the table holds 400 KB, and these hardly compress."""
 
 
-class Manifests:
+class BackupIndex:
     """The table's part about backups. ``clock`` gives Unix seconds."""
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:

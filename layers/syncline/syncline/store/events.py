@@ -49,7 +49,7 @@ class Claim:
     until: float = 0.0
 
 
-class Hearing:
+class EventStore:
     """The table's part about events. ``clock`` gives Unix seconds."""
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:

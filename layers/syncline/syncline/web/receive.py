@@ -43,11 +43,11 @@ class Receiver:
     """Takes notifications at ``POST /hooks/<sync>/<secret>`` and, with a signature or a bearer token, ``/hooks/<sync>``.
 
     A signature is GitHub's: ``X-Hub-Signature-256``, the HMAC-SHA256 of the raw body. Bearer tokens are MinIO's.
-    ``hints`` gives the groups that a notification names. The webhooks' own are the only secrets that are needed here.
+    ``changed_groups`` gives the groups that a notification names. The webhooks' own are the only secrets that are needed here.
     """
 
     config: Callable[[str], Sync]
-    hints: Callable[[Sync, object], tuple[str, ...]]
+    changed_groups: Callable[[Sync, object], tuple[str, ...]]
     secrets: Secrets
     queues: Queues
     clock: Callable[[], float] = time.time
@@ -77,7 +77,7 @@ class Receiver:
         # Many programs call a body a form unless they are told otherwise, `curl --data` among them.
         body = _form(raw) if is_form and not raw.lstrip().startswith((b"{", b"[")) else _json(raw)
         try:
-            groups = self.hints(sync, body)
+            groups = self.changed_groups(sync, body)
         except SynclineError as error:
             if error.code.name != "MESSAGE_INVALID":
                 raise

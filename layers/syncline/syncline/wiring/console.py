@@ -10,7 +10,7 @@ from functools import cache
 from syncline.config.sync import Sync
 from syncline.errors import SynclineError
 from syncline.secrets import Reference, Secrets
-from syncline.store.backup_index import Manifests
+from syncline.store.backup_index import BackupIndex
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.store.totals import totals_of
@@ -43,7 +43,7 @@ def _clusters(sync: Sync, database: Database) -> int | None:
 
     assert isinstance(sync, BackupsSync)
     where = sync.target.repository if isinstance(sync.target, GitTarget) else sync.name
-    return Manifests(database, time.time).clusters_of(where)
+    return BackupIndex(database, time.time).clusters_of(where)
 
 
 @cache

@@ -28,12 +28,12 @@ from syncline.steps.gather import Gatherer
 from syncline.steps.transfer import transfer
 from syncline.steps.verify import verify
 from syncline.steps.worker import StepFunction, Worker
-from syncline.store.events import Hearing
+from syncline.store.events import EventStore
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.web.receive import Receiver
 from syncline.wiring.parts import Parts
-from syncline.wiring.syncs import Kinds, Syncs, hints_of
+from syncline.wiring.syncs import Kinds, Syncs, changed_groups_of
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
@@ -107,12 +107,12 @@ def worker(step: Step) -> Worker:
     chance = random.Random()  # noqa: S311 - for jitter
     bind = syncs.bind(_http(), lambda run, what: engine.waits(run.sync, run.id, SynclineError("TOO_SLOW", what), 0))
     engine = Engine(state(), _queues(), syncs.kind_of, time.time, chance, bind=bind)
-    return Worker(step, STEPS[step], engine, gatherer(syncs, Hearing(Database(_table()), time.time), engine))
+    return Worker(step, STEPS[step], engine, gatherer(syncs, EventStore(Database(_table()), time.time), engine))
 
 
-def gatherer(syncs: Syncs, hearing: Hearing, engine: Engine) -> Gatherer:
+def gatherer(syncs: Syncs, event_store: EventStore, engine: Engine) -> Gatherer:
     """What takes in the events of sources."""
-    return Gatherer(hearing, _sources, syncs.config, syncs.kind, engine.queues, engine.clock)
+    return Gatherer(event_store, _sources, syncs.config, syncs.kind, engine.queues, engine.clock)
 
 
 def _sources(body: object) -> tuple[str, ...]:
@@ -128,4 +128,6 @@ def _sources(body: object) -> tuple[str, ...]:
 @cache
 def receiver() -> Receiver:
     """What the function behind the function URL does."""
-    return Receiver(_syncs().config, lambda sync, event: hints_of(sync, event, time.time()), secrets(), _queues())
+    return Receiver(
+        _syncs().config, lambda sync, event: changed_groups_of(sync, event, time.time()), secrets(), _queues()
+    )

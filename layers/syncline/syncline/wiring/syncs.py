@@ -88,12 +88,12 @@ class Syncs:
         return made.kind
 
 
-def hints_of(sync: Sync, event: object, now: float) -> tuple[str, ...]:
+def changed_groups_of(sync: Sync, event: object, now: float) -> tuple[str, ...]:
     """Return the groups of a sync that a decoded event names, without building its kind, which may need secrets.
 
     ``now`` is the time at which the event came. Raises MESSAGE_INVALID if it is no event that the sync can read.
     """
-    groups: tuple[str, ...] = import_module(f"syncline.kinds.{sync.kind}.wiring").hints(sync, event, now)
+    groups: tuple[str, ...] = import_module(f"syncline.kinds.{sync.kind}.wiring").changed_groups(sync, event, now)
     return groups
 
 

@@ -18,7 +18,7 @@ from syncline.kinds.artifacts.layers import KnownLayers, OwnMemory
 from syncline.kinds.artifacts.manifests import Written
 from syncline.kinds.artifacts.reading import Progress, Wanted
 from syncline.kinds.artifacts.transfer import Push
-from syncline.kinds.kind import Pace
+from syncline.kinds.kind import StepContext
 from tests.standins.oci import OciRegistry
 
 REPOSITORY = "group/project/x86/app"
@@ -67,7 +67,7 @@ class Pushing:
     ) -> Written | None:
         registry = self.registry
         known = KnownLayers(self.memory, registry, naps)
-        push = Push(registry, repository, known, Pace(self.left), processors=2, limits=limits)
+        push = Push(registry, repository, known, StepContext(self.left), processors=2, limits=limits)
         chunks = [archive[at : at + chunk] for at in range(0, len(archive), chunk)]
         return push.image(lambda _: iter(chunks), "archive", wanted or Wanted("app", "v1"), progress or Progress())
 

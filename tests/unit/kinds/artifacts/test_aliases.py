@@ -16,7 +16,7 @@ from syncline.kinds.artifacts.discover import youngest_there
 from syncline.kinds.artifacts.layers import OwnMemory
 from syncline.kinds.artifacts.memory import Push, Pushed
 from syncline.kinds.artifacts.transfer import Moving
-from syncline.kinds.kind import Arrived, Pace
+from syncline.kinds.kind import Completed, StepContext
 from syncline.model import Item
 
 REPOSITORY = "group/project/x86/app"
@@ -100,6 +100,6 @@ def test_an_alias_does_not_follow_what_is_put_while_it_is_moved() -> None:
     pushed.note(REPOSITORY, "a", Push("1.1", "ours", digest_of(b"ours")))
     sync = SimpleNamespace(aliases=("latest",))
     moving = Moving(*cast("Any", (sync, None, registry, builds, None, pushed, None, lambda: 0.0)))
-    (answer,) = moving.items([Item(REPOSITORY, "latest", detail={"alias": True})], Pace(lambda: 60.0))
-    assert isinstance(answer, Arrived)
+    (answer,) = moving.items([Item(REPOSITORY, "latest", detail={"alias": True})], StepContext(lambda: 60.0))
+    assert isinstance(answer, Completed)
     assert registry.digests == {"a": "theirs", "latest": "ours"}

@@ -22,7 +22,7 @@ from syncline.kinds.artifacts.discover import Look, Target
 from syncline.kinds.artifacts.kind import Artifacts
 from syncline.kinds.artifacts.layers import OwnMemory
 from syncline.kinds.artifacts.memory import Pushed
-from syncline.kinds.kind import Failure, Pace, Page
+from syncline.kinds.kind import Failure, Page, StepContext
 from syncline.model import Item, Scope
 from tests.standins.made_up import Naps
 from tests.standins.scripted_http import ScriptedServer, errors_reply, json_reply
@@ -79,7 +79,7 @@ class World:
         look = Look(
             self.sync, builds, self.target, Pushed(OwnMemory(), "host"), OwnMemory(), now=lambda: 1_700_000_000.0
         )
-        return list(look.pages(Scope.of(groups or None), None, Pace(lambda: 60.0, named=bool(groups))))
+        return list(look.pages(Scope.of(groups or None), None, StepContext(lambda: 60.0, named=bool(groups))))
 
 
 @pytest.fixture
@@ -181,5 +181,5 @@ def test_an_image_that_an_odd_artifact_may_have_is_not_taken_for_absent(world: W
     world.registry.on("HEAD", f"/v2/{COORDINATOR}/manifests/3", errors_reply(404, "MANIFEST_UNKNOWN"))
     kind = Artifacts(world.sync, world.client, world.target, world.http, memory=OwnMemory(), now=lambda: 0.0)
     item = Item(COORDINATOR, "3", detail={"run": "3.1", "image": "presto-coordinator", "tag": "3-linux-amd64"})
-    (answer,) = kind.transfer([item], Pace(lambda: 60.0))
+    (answer,) = kind.transfer([item], StepContext(lambda: 60.0))
     assert cast("Failure", answer).error.code.name == "ENTRY_INVALID"

@@ -45,7 +45,7 @@ from syncline.kinds.artifacts.manifests import Written
 from syncline.kinds.artifacts.reading import Progress, Wanted
 from syncline.kinds.artifacts.transfer import Push
 from syncline.kinds.artifacts.verify import check_parts
-from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item
 from syncline.steps.engine import ATTEMPTS
 from tests.standins import saved
@@ -81,7 +81,7 @@ class Functions:
         self.github.runs = [Run(1, {}, [Stored(10, "images", content)], "presto-build-images.yml")]
         return len(content)
 
-    def transfer(self, item: Item, share: float) -> Arrived | Later | Failure:
+    def transfer(self, item: Item, share: float) -> Completed | Unfinished | Failure:
         """Return the answer of a function that has the time to read `share` bytes of the artifact."""
         http = Http(Policy(attempts=1))
         values = yaml.safe_load(EXAMPLE.read_text())["syncs"]["presto-images"]
@@ -92,9 +92,9 @@ class Functions:
         kind = Artifacts(sync, client, target, http, memory=self.memory, now=lambda: 1_700_000_000.0)
         self.begun, self.share = self.read, share
         self.number += 1
-        pace = Pace(lambda: 1.0 if self.fails or self.read - self.begun < share else -1.0)
-        (answer,) = kind.transfer([Item.from_json(json.loads(json.dumps(item.to_json())))], pace)
-        assert isinstance(answer, (Arrived, Later, Failure))
+        context = StepContext(lambda: 1.0 if self.fails or self.read - self.begun < share else -1.0)
+        (answer,) = kind.transfer([Item.from_json(json.loads(json.dumps(item.to_json())))], context)
+        assert isinstance(answer, (Completed, Unfinished, Failure))
         return answer
 
     @property
@@ -102,12 +102,12 @@ class Functions:
         """The image as a scan finds it."""
         return Item(REPOSITORY, "presto-1", "run:1", detail={"run": "1.1", "image": "presto-coordinator", "tag": TAG})
 
-    def image(self, share: float, between: Callable[[], None] = lambda: None) -> Arrived:
+    def image(self, share: float, between: Callable[[], None] = lambda: None) -> Completed:
         """Transfer the image with as many functions as it takes."""
         item = self.item
         while True:
             answer = self.transfer(item, share)
-            if isinstance(answer, Arrived):
+            if isinstance(answer, Completed):
                 return answer
             assert self.number < 100
             if self.fails:
@@ -115,7 +115,7 @@ class Functions:
                 assert answer.further, "it counts as a failed try"
                 item = answer.item
                 continue
-            assert isinstance(answer, Later), answer
+            assert isinstance(answer, Unfinished), answer
             assert not answer.stuck
             assert answer.item.detail["read"] > item.detail.get("read", 0) or self.lossy, "a function got no further"
             item = answer.item
@@ -215,7 +215,7 @@ def test_functions_that_get_no_further_say_so(functions: Functions) -> None:
     item = functions.item
     while functions.number < 20:
         answer = functions.transfer(item, share=1)
-        assert isinstance(answer, Later)
+        assert isinstance(answer, Unfinished)
         if answer.stuck:
             break
         item = answer.item
@@ -383,10 +383,10 @@ def in_parts(
     for number in range(1, 400):
         progress = Progress.of(json.loads(json.dumps(stored)))
         left = iter([1.0] * (next(looks) + number // 2))
-        pace = Pace(partial(next, left, -1.0))
+        context = StepContext(partial(next, left, -1.0))
         kept = Checkpoints(pushing.memory, repository, version)
         known = KnownLayers(pushing.memory, pushing.registry, lambda _: None)
-        push = Push(pushing.registry, repository, known, pace, processors=2)
+        push = Push(pushing.registry, repository, known, context, processors=2)
         written = push.image(archive, "archive", WANTED, progress, kept)
         if written is not None:
             return written, number

@@ -17,13 +17,13 @@ from syncline.kinds.artifacts.builds import Build, Builds, Flawed, Place
 from syncline.kinds.artifacts.discover import Look, Target
 from syncline.kinds.artifacts.layers import OwnMemory
 from syncline.kinds.artifacts.memory import Push, Pushed
-from syncline.kinds.kind import Pace, Page
+from syncline.kinds.kind import Page, StepContext
 from syncline.model import EVERYTHING, Outcome, Scope
 from tests.unit.kinds.artifacts.test_rules import example
 
 APP: Final = "group/project/app"
 SYNC: Final = example().model_copy(update={"aliases": ("latest",), "overwrite": False})
-PACE: Final = Pace(lambda: 60.0)
+PACE: Final = StepContext(lambda: 60.0)
 ABSENT: Final = SynclineError("IMAGE_ABSENT", "no archive")
 
 
@@ -110,7 +110,7 @@ class World:
 
     # -- a scan
 
-    def look(self, *groups: str, cursor: str | None = None, pace: Pace = PACE) -> list[Page]:
+    def look(self, *groups: str, cursor: str | None = None, context: StepContext = PACE) -> list[Page]:
         world = self
 
         class _Registry:
@@ -121,7 +121,7 @@ class World:
 
         target = Target(cast("Registry", _Registry()), None)
         look = Look(self.sync, cast("Builds", self), target, self.pushed, self.memory, now=lambda: 7.0)
-        return list(look.pages(Scope.of(groups) if groups else EVERYTHING, cursor, pace))
+        return list(look.pages(Scope.of(groups) if groups else EVERYTHING, cursor, context))
 
 
 def sent(pages: list[Page]) -> list[str]:
@@ -163,11 +163,11 @@ def test_without_builds_there_is_nothing_to_do() -> None:
 
 def test_a_name_that_no_build_has_is_a_failure_if_a_person_has_named_it() -> None:
     world = World([build_of(3)])
-    named = Pace(lambda: 60.0, named=True, asked=frozenset({(APP, "v9")}))
+    named = StepContext(lambda: 60.0, named=True, asked=frozenset({(APP, "v9")}))
     names = ("run:3", "build-3", APP, f"{APP}:v3", f"{APP}:v9", "build-4")
-    assert failures_of(world.look(*names, pace=named)) == [("build-4:*", "SOURCE_ABSENT")]
+    assert failures_of(world.look(*names, context=named)) == [("build-4:*", "SOURCE_ABSENT")]
     assert failures_of(world.look(*names)) == []
-    assert failures_of(world.look(*names, pace=named, cursor="a")) == [], "it was told before"
+    assert failures_of(world.look(*names, context=named, cursor="a")) == [], "it was told before"
 
 
 class TestOlderRuns:
@@ -223,7 +223,7 @@ class TestFlawed:
         assert results_of(pages) == ([] if fresh else [("run:3:log", Outcome.FAILED, "METADATA_INVALID")])
         assert [page.cursor for page in world.look(cursor="a")] == [APP]
         assert not [page for page in world.look("run:2") if page.failures or page.results]
-        named = world.look("run:3", pace=Pace(lambda: 60.0, named=True))
+        named = world.look("run:3", context=StepContext(lambda: 60.0, named=True))
         assert [len(page.failures) + len(page.results) for page in named] == [1, 0]
         world.builds.append(Flawed(run_of(1), SynclineError("METADATA_INVALID", "no block"), fresh))
         assert [len(page.failures) + len(page.results) for page in world.look()] == [2, 0]
@@ -250,7 +250,7 @@ class TestKnown:
         assert world.pushed.may_be_unproved(APP)
         world.pushed.note_proved(APP, "v3", "f3")
         assert sent(world.look("run:3")) == []
-        assert sent(world.look(pace=Pace(lambda: 60.0, plan=True))) == []
+        assert sent(world.look(context=StepContext(lambda: 60.0, plan=True))) == []
         assert world.pushed.may_be_unproved(APP), "neither saw all of it, or may write"
         assert sent(world.look()) == []
         assert not world.pushed.may_be_unproved(APP)
@@ -285,18 +285,20 @@ class TestKnown:
 
     def test_a_retry_looks_closer_at_what_it_asks_for(self) -> None:
         world = World([build_of(3), build_of(2)], tags={APP: {"v3": "d3", "v2": "d2", "latest": "d3"}})
-        assert sent(world.look(pace=Pace(lambda: 60.0, asked=frozenset({(APP, "v2")})))) == [f"{APP}:v2"]
+        assert sent(world.look(context=StepContext(lambda: 60.0, asked=frozenset({(APP, "v2")})))) == [f"{APP}:v2"]
 
     def test_two_scans_of_one_run_send_an_item_once(self) -> None:
         world = World([build_of(3)])
-        first, second = (Pace(lambda: 60.0, run="run-1", scan=scan) for scan in ("scan-1", "scan-2"))
-        assert sent(world.look(pace=first)) == [f"{APP}:v3"]
-        assert sent(world.look(pace=second)) == []
-        assert sent(world.look(pace=first)) == [f"{APP}:v3"], "the same scan may be repeated"
-        assert sent(world.look(pace=Pace(lambda: 60.0, run="run-1", scan="scan-2", plan=True))) == [f"{APP}:v3"]
-        assert sent(world.look(pace=Pace(lambda: 60.0, run="run-2", scan="scan-3"))) == [f"{APP}:v3"]
+        first, second = (StepContext(lambda: 60.0, run="run-1", scan=scan) for scan in ("scan-1", "scan-2"))
+        assert sent(world.look(context=first)) == [f"{APP}:v3"]
+        assert sent(world.look(context=second)) == []
+        assert sent(world.look(context=first)) == [f"{APP}:v3"], "the same scan may be repeated"
+        assert sent(world.look(context=StepContext(lambda: 60.0, run="run-1", scan="scan-2", plan=True))) == [
+            f"{APP}:v3"
+        ]
+        assert sent(world.look(context=StepContext(lambda: 60.0, run="run-2", scan="scan-3"))) == [f"{APP}:v3"]
         world.builds.append(build_of(2))
-        assert sent(world.look(pace=second)) == [f"{APP}:v2"]
+        assert sent(world.look(context=second)) == [f"{APP}:v2"]
 
 
 class TestAliases:
@@ -343,8 +345,8 @@ class TestAliases:
 
 def test_a_scan_ends_with_its_time() -> None:
     world = World([build_of(2, "group/project/a:v2"), build_of(1, "group/project/b:v1")])
-    assert world.look(pace=Pace(lambda: 0.0)) == []
+    assert world.look(context=StepContext(lambda: 0.0)) == []
     left = [0.0, 0.0, 1.0, 1.0, 1.0]
-    pages = world.look(pace=Pace(lambda: left.pop() if left else 0.0))
+    pages = world.look(context=StepContext(lambda: left.pop() if left else 0.0))
     assert [page.cursor for page in pages] == ["", "group/project/a"]
     assert sent(world.look(cursor=pages[-1].cursor)) == ["group/project/b:v1"]

@@ -23,7 +23,7 @@ from syncline.kinds.backups.message import BATCH
 from syncline.kinds.backups.ours import Ours
 from syncline.kinds.backups.paths import Layout
 from syncline.kinds.backups.reading import Content, Reader
-from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Result
 from syncline.ownership import Limits
 from tests.backups_memory import Kept, KeptLedger
@@ -172,7 +172,7 @@ class World:
 
     # -- a commit
 
-    def commit(self, *keys: str, pace: Pace | None = None, removed: bool = False) -> dict[str, Answer]:
+    def commit(self, *keys: str, context: StepContext | None = None, removed: bool = False) -> dict[str, Answer]:
         """Commit the objects with these keys; return the answers by key."""
         ledger = self.kept.ledger(self.layout)
         rules = Rules(
@@ -186,7 +186,7 @@ class World:
         )
 
         @contextmanager
-        def opened(name: str, _pace: Pace) -> Iterator[Branch]:
+        def opened(name: str, _context: StepContext) -> Iterator[Branch]:
             assert name == "main"
             self.branches.append(_Branch(self.remote, self.meanwhile))
             yield cast("Branch", self.branches[-1])
@@ -194,7 +194,7 @@ class World:
         committer = Committer(rules, cast("Reader", self), self.memory, ledger, opened, lambda: SECONDS)
         detail: dict[str, Any] = {"remove": True} if removed else {}
         items = [Item("main", key, target="before", detail=detail) for key in keys]
-        answers = list(committer.commit(items, pace or Pace(lambda: 60.0, work="work")))
+        answers = list(committer.commit(items, context or StepContext(lambda: 60.0, work="work")))
         by_key = {each.name if isinstance(each, Result) else each.item.name: each for each in answers}
         assert sorted(by_key) == sorted(keys)
         assert len(answers) == len(keys)
@@ -207,9 +207,9 @@ class World:
 def outcome(answer: Answer) -> tuple[str, str | None, str | None]:
     """Return what became of an item, with its fingerprints at source and target."""
     match answer:
-        case Arrived(item):
+        case Completed(item):
             return "arrived", item.source, item.target
-        case Later(item):
+        case Unfinished(item):
             return "later", item.source, item.target
         case Failure(item, error):
             return error.code.name, item.source, item.target

@@ -11,7 +11,7 @@ from syncline.kinds.backups.memory import Known
 from syncline.kinds.backups.message import BATCH, SYNC
 from syncline.kinds.backups.ours import Ours
 from syncline.kinds.backups.paths import Layout
-from syncline.kinds.kind import Arrived, Pace
+from syncline.kinds.kind import Completed, StepContext
 from syncline.ownership import Limits
 from tests.backups_memory import KeptLedger
 from tests.unit.kinds.backups.committing_world import AUTHOR, COMMITTER, SECONDS, World, filled, outcome
@@ -31,7 +31,7 @@ def test_changes_become_one_commit() -> None:
         C: ("arrived", blob_id(b"new"), "before"),
         "west/shop/d": ("arrived", blob_id(b"new"), "before"),
     }
-    assert [each.moved_bytes for each in answers.values() if isinstance(each, Arrived)] == [7, 0, 3, 3]
+    assert [each.moved_bytes for each in answers.values() if isinstance(each, Completed)] == [7, 0, 3, 3]
     assert world.remote.files == {A: blob_id(b"changed"), C: blob_id(b"new"), "west/shop/d": blob_id(b"new")}
     assert world.ours().keys() == {A, C}
     assert len(world.remote.commits) == 2
@@ -92,7 +92,7 @@ def test_a_push_whose_answer_was_lost_had_changed_what_it_should() -> None:
     world = World()
     filled(world, a=b"1")
     assert outcome(world.commit(A)[A])[0] == "arrived", "the last commit is this batch's own"
-    assert outcome(world.commit(A, pace=Pace(lambda: 60.0, work="other"))[A])[0] == "skipped"
+    assert outcome(world.commit(A, context=StepContext(lambda: 60.0, work="other"))[A])[0] == "skipped"
     world.remote.change({B: blob_id(b"theirs")})
     assert outcome(world.commit(A)[A])[0] == "skipped"
 
@@ -168,9 +168,9 @@ class TestMoved:
         world = World({A: b"1"})
         self.pushing(world, times)
         seconds = [left, left, 60.0, 60.0]
-        pace = Pace(lambda: seconds.pop() if len(seconds) > 1 else seconds[0], work="work")
+        context = StepContext(lambda: seconds.pop() if len(seconds) > 1 else seconds[0], work="work")
         with pytest.raises(SynclineError, match="BRANCH_MOVED"):
-            world.commit(A, pace=pace)
+            world.commit(A, context=context)
         assert A not in world.remote.files
         assert world.ours() == {}
 
@@ -287,15 +287,15 @@ def test_objects_of_equal_content_are_stored_once() -> None:
 def test_time_is_kept_for_the_push(left: float, kept: float) -> None:
     world = World({A: b"1", B: b"2", C: b"3"})
     seconds = [left, kept + 1, kept]
-    pace = Pace(lambda: seconds.pop(0) if len(seconds) > 1 else seconds[0], work="work")
-    answers = world.commit(A, B, C, pace=pace)
+    context = StepContext(lambda: seconds.pop(0) if len(seconds) > 1 else seconds[0], work="work")
+    answers = world.commit(A, B, C, context=context)
     assert [outcome(each)[0] for _, each in sorted(answers.items())] == ["arrived", "later", "later"]
     assert world.remote.files == {A: blob_id(b"1")}
 
 
 def test_nothing_is_read_after_a_cancellation() -> None:
     world = World({A: b"1"})
-    answers = world.commit(A, pace=Pace(lambda: 60.0, halted=lambda: True, work="work"))
+    answers = world.commit(A, context=StepContext(lambda: 60.0, halted=lambda: True, work="work"))
     assert outcome(answers[A])[0] == "later"
     assert world.remote.commits == []
 

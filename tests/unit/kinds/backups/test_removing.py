@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from syncline.kinds.backups.ours import Ours
 from syncline.kinds.backups.paths import Layout
 from syncline.kinds.backups.removals import Gone, Limiter, Renames, Source
-from syncline.kinds.kind import Pace
+from syncline.kinds.kind import StepContext
 from syncline.ownership import Limits
 from tests.backups_memory import KeptLedger
 
@@ -27,9 +27,9 @@ class Asking:
         self.there = ["east", "west"]
         self.total = 40
 
-    def __call__(self, gone: Mapping[str, Gone], pace: Pace | None = None) -> set[str]:
+    def __call__(self, gone: Mapping[str, Gone], context: StepContext | None = None) -> set[str]:
         ledger = self.kept.ledger(Layout())
-        limiter = Limiter("sync", self.limits, ledger, pace or Pace(lambda: 60.0))
+        limiter = Limiter("sync", self.limits, ledger, context or StepContext(lambda: 60.0))
         source = Source(lambda: self.there, lambda _: True, lambda: self.total)
         return {key.partition("/")[0] for key in limiter.refused(gone, source)}
 
@@ -65,7 +65,7 @@ def test_a_file_that_came_again_counts_again() -> None:
 def test_a_removal_that_an_earlier_run_left_undone_counts_once_among_the_files() -> None:
     """The file is there still, so it is not one that was removed as well."""
     ask, removed = Asking(), dict.fromkeys(("run 1", "run 2", "run 3"), 0)
-    first, second, third = (Pace(lambda: 60.0, run=run, removed=removed.__getitem__) for run in removed)
+    first, second, third = (StepContext(lambda: 60.0, run=run, removed=removed.__getitem__) for run in removed)
     assert ask({"east": Gone(files("east", 0), 7)}, first) == set()
     assert ask({"east": Gone(files("east", 1), 7)}, second) == {"east"}, "two of seven would be removed"
     removed["run 1"] = 1
@@ -74,7 +74,7 @@ def test_a_removal_that_an_earlier_run_left_undone_counts_once_among_the_files()
 
 def test_a_plan_reserves_nothing() -> None:
     ask = Asking()
-    plan = Pace(lambda: 60.0, plan=True)
+    plan = StepContext(lambda: 60.0, plan=True)
     for number in range(4):
         assert ask({"east": Gone(files("east", *range(number, number + 3)), 12)}, plan) == set()
 
@@ -83,7 +83,7 @@ def test_a_vanished_cluster_stays_unless_its_removal_is_allowed() -> None:
     gone = {"east": Gone(files("east", 0), 1, vanished=True)}
     assert Asking()(gone) == {"east"}
     assert Asking(share=1.0)(gone) == set()
-    assert Asking()(gone, Pace(lambda: 60.0, allow_removals=1, run="run")) == set()
+    assert Asking()(gone, StepContext(lambda: 60.0, allow_removals=1, run="run")) == set()
     assert Asking(count=0)(gone) == {"east"}
 
 
@@ -92,14 +92,14 @@ def test_nothing_is_removed_after_an_empty_listing() -> None:
     ask.there = []
     gone = {"east": Gone(files("east", 0), 1, vanished=True)}
     assert ask(gone) == {"east"}
-    assert ask(gone, Pace(lambda: 60.0, allow_removals=1, run="run")) == {"east"}
+    assert ask(gone, StepContext(lambda: 60.0, allow_removals=1, run="run")) == {"east"}
 
 
 def test_a_run_has_its_own_limit_over_all_its_scans() -> None:
-    ask, pace = Asking(), Pace(lambda: 60.0, allow_removals=5, run="run")
-    assert ask({"east": Gone(files("east", 0, 1, 2), 3)}, pace) == set()
-    assert ask({"west": Gone(files("west", 0, 1, 2), 3)}, pace) == {"west"}
-    assert ask({"west": Gone(files("west", 0, 1), 3)}, pace) == set()
+    ask, context = Asking(), StepContext(lambda: 60.0, allow_removals=5, run="run")
+    assert ask({"east": Gone(files("east", 0, 1, 2), 3)}, context) == set()
+    assert ask({"west": Gone(files("west", 0, 1, 2), 3)}, context) == {"west"}
+    assert ask({"west": Gone(files("west", 0, 1), 3)}, context) == set()
 
 
 def test_a_new_file_explains_one_older_file() -> None:

@@ -23,10 +23,10 @@ from syncline.kinds.artifacts.layers import KnownLayers
 from syncline.kinds.artifacts.reading import Progress, Wanted
 from syncline.kinds.artifacts.transfer import Push
 from syncline.kinds.artifacts.verify import check_parts, fingerprint_of, is_whole, proved
-from syncline.kinds.kind import Failure, Pace
+from syncline.kinds.kind import Failure, StepContext
 from syncline.model import Item
 
-_FOR_EVER: Final = Pace(lambda: 3600.0)
+_FOR_EVER: Final = StepContext(lambda: 3600.0)
 _AT_ONCE: Final = 2
 """Images pushed at a time: what one waits for is time for the other."""
 

@@ -13,10 +13,10 @@ from syncline.cli.context import SOME_FAILED, Answer
 from syncline.cli.show import Out, Style, size
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.kind import Artifacts
-from syncline.kinds.kind import Arrived, Failure, Pace
+from syncline.kinds.kind import Completed, Failure, StepContext
 from syncline.model import EVERYTHING, Item, Outcome, Result
 
-_FOR_EVER: Final = Pace(lambda: 3600.0)
+_FOR_EVER: Final = StepContext(lambda: 3600.0)
 _ATTEMPTS: Final = 3
 _AT_ONCE: Final = 2
 
@@ -91,7 +91,7 @@ def _tried(kind: Artifacts, item: Item) -> Result | Failure:
         for proof in kind.verify([answer.item], _FOR_EVER):
             if isinstance(proof, Failure):
                 return Failure(item, proof.error)
-            source, sent = answer.item.source, answer.moved_bytes if isinstance(answer, Arrived) else 0
+            source, sent = answer.item.source, answer.moved_bytes if isinstance(answer, Completed) else 0
             return Result(item.group, item.name, Outcome.MOVED, source, source, sent)
     raise AssertionError  # every item has an answer
 

@@ -280,10 +280,10 @@ class ArtifactsSync(Sync):
         at = f"{self.target.registry}/{self.target.project}"
         return [Reach(self.name, self.target.place, tuple(sorted(areas, key=str)), ("target", "project"), at, advice)]
 
-    def hears(self) -> tuple[str, ...]:
+    def event_sources(self) -> tuple[str, ...]:
         return ()
 
-    def look_at(self, group: str, name: str) -> str:
+    def scan_group(self, group: str, name: str) -> str:
         return group if group.startswith("run:") or name == "*" else f"{group}:{name}"
 
     def groups_of(self, names: Sequence[str]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import Build, Builds, Flawed, Place
 from syncline.kinds.artifacts.config import ArtifactsSync
 from syncline.kinds.artifacts.memory import Facts, Push, Pushed, age_of
-from syncline.kinds.kind import Failure, Pace, Page, odd_pages
+from syncline.kinds.kind import Failure, Page, StepContext, failure_pages
 from syncline.model import Item, Outcome, Result, Scope
 
 RUN: Final = "run:"
@@ -108,7 +108,7 @@ class Look:
         self._tags = TagLists(target)
         self._is_whole = True
 
-    def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+    def pages(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         """A page for what cannot be understood, then one for each repository, behind the one that ``cursor`` names.
 
         What belongs to one repository comes together, for there is one writer to it. Reading logs takes its time; what
@@ -124,12 +124,12 @@ class Look:
         candidates = self._with_younger(runs, named, flawed)
         covered = {run.id for run in (*runs, *named)}
         for build in self._builds.youngest(candidates):
-            if pace.over:
+            if context.over:
                 return
             if build.run.id not in covered:
                 continue  # all it does is to keep its image tag from older runs
             if isinstance(build, Flawed):
-                flawed += self._flawed(build, scope, pace) if cursor is None else []
+                flawed += self._flawed(build, scope, context) if cursor is None else []
                 found.add(f"{RUN}{build.run.id}")
                 continue
             for place in build.places:
@@ -137,28 +137,28 @@ class Look:
                 found |= _names_of(build, place)
         found |= {failure.item.group for page in flawed for failure in page.failures}
         if cursor is None:
-            failures = (*_all(flawed, "failures"), *(self._absent(scope, found, pace) if pace.named else ()))
+            failures = (*_all(flawed, "failures"), *(self._absent(scope, found, context) if context.named else ()))
             yield Page("", results=_all(flawed, "results"), failures=failures)
             if scope.everything:
-                yield from odd_pages("", map(_failure_of_run, odd))
-        yield from self._repositories(wanted, scope, cursor or "", pace)
+                yield from failure_pages("", map(_failure_of_run, odd))
+        yield from self._repositories(wanted, scope, cursor or "", context)
 
     def _repositories(
-        self, wanted: Mapping[str, Sequence[tuple[Build, Place]]], scope: Scope, after: str, pace: Pace
+        self, wanted: Mapping[str, Sequence[tuple[Build, Place]]], scope: Scope, after: str, context: StepContext
     ) -> Iterator[Page]:
         """A page for each repository, and behind the last of them one for what is odd in GitLab's list of them."""
         for repository in sorted(wanted):
-            if pace.over:
+            if context.over:
                 return
             if repository > after:
-                yield self._page(repository, wanted[repository], scope, pace)
+                yield self._page(repository, wanted[repository], scope, context)
         if scope.everything:
             odd = (Failure(Item("*", each.label), each.error) for each in self._tags.odd)
-            yield from odd_pages(max(wanted, default=""), odd)
+            yield from failure_pages(max(wanted, default=""), odd)
 
-    def _absent(self, scope: Scope, found: set[str], pace: Pace) -> Iterator[Failure]:
+    def _absent(self, scope: Scope, found: set[str], context: StepContext) -> Iterator[Failure]:
         """Yield a failure for each name of a scope that no build has. A retry answers for its items by itself."""
-        asked = {f"{group}:{name}" for group, name in pace.asked}
+        asked = {f"{group}:{name}" for group, name in context.asked}
         for name in sorted(set(scope.groups or ()) - found - asked):
             source = self._sync.source
             what = f"no successful run of {source.workflow} in {source.repository} has made {name}, as far as it is scanned"
@@ -204,7 +204,7 @@ class Look:
         found |= {run.id: run for run in named}
         return sorted(found.values(), key=_age, reverse=True)
 
-    def _page(self, repository: str, wanted: Sequence[tuple[Build, Place]], scope: Scope, pace: Pace) -> Page:
+    def _page(self, repository: str, wanted: Sequence[tuple[Build, Place]], scope: Scope, context: StepContext) -> Page:
         """What one repository lacks, the youngest build first, and its aliases where they point elsewhere."""
         items: list[Item] = []
         results: list[Result] = []
@@ -222,12 +222,12 @@ class Look:
             if is_there:
                 there.append((build, place))
             is_proved = is_proved and unproved is None
-            asked = (repository, place.tag) in pace.asked  # its transfer looks closer
+            asked = (repository, place.tag) in context.asked  # its transfer looks closer
             if is_there and unproved is None and not asked and not self._is_older(build, place):
                 skipped += 1
                 continue
             item = item_of(build, place)
-            if not self._is_first(item, pace):
+            if not self._is_first(item, context):
                 continue
             # Whoever names it wants it tried; only what has expired is beyond that.
             if gone is not None and (scope.everything or gone[0] == "ARTIFACT_EXPIRED"):
@@ -236,7 +236,7 @@ class Look:
                 results.append(conflict(item, unproved))
             else:
                 items.append(item)
-        if scope.everything and may_be_unproved and is_whole and is_proved and not pace.plan:
+        if scope.everything and may_be_unproved and is_whole and is_proved and not context.plan:
             self._pushed.note_all_proved(repository)
         # An odd entry may stand for a younger build.
         is_whole &= self._is_whole
@@ -263,18 +263,18 @@ class Look:
             return False
         return self._target.registry.manifest_digest(item.group, item.name) == push.other
 
-    def _is_first(self, item: Item, pace: Pace) -> bool:
+    def _is_first(self, item: Item, context: StepContext) -> bool:
         """Return True if no other scan of the run has found the item: each is sent, or reported, once in a run.
 
         A webhook that comes while its build is transferred adds a scan to the run, and GitHub may deliver it many times.
         """
-        if not pace.run or pace.plan:
+        if not context.run or context.plan:
             return True
-        return self._memory.take(f"found@{pace.run}@{item}@{item.source}", pace.scan, _LONGEST_RUN)
+        return self._memory.take(f"found@{context.run}@{item}@{item.source}", context.scan, _LONGEST_RUN)
 
-    def _flawed(self, flawed: Flawed, scope: Scope, pace: Pace) -> list[Page]:
+    def _flawed(self, flawed: Flawed, scope: Scope, context: StepContext) -> list[Page]:
         item = Item(f"{RUN}{flawed.run.id}", LOG, f"{RUN}{flawed.run.mark}")
-        if (scope.groups is not None and item.group not in scope.groups) or not self._is_first(item, pace):
+        if (scope.groups is not None and item.group not in scope.groups) or not self._is_first(item, context):
             return []
         if flawed.fresh:
             return [Page("", failures=(Failure(item, flawed.error),))]

@@ -16,9 +16,9 @@ from syncline.kinds.artifacts.archive.unpacking import unpacked
 from syncline.kinds.artifacts.layers import Layer
 from syncline.kinds.artifacts.reading import NothingKnown, Pass, Progress, Wanted
 from syncline.kinds.artifacts.sending import Interrupted
-from syncline.kinds.kind import Pace
+from syncline.kinds.kind import StepContext
 
-_FOR_EVER = Pace(lambda: 1.0)
+_FOR_EVER = StepContext(lambda: 1.0)
 
 
 @dataclass(frozen=True, slots=True)

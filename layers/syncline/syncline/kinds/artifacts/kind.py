@@ -14,7 +14,7 @@ from syncline.kinds.artifacts.layers import KnownLayers
 from syncline.kinds.artifacts.memory import Facts, Pushed
 from syncline.kinds.artifacts.transfer import Answer, Moving
 from syncline.kinds.artifacts.verify import proved
-from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
+from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
 from syncline.model import Item, Scope, Step
 
 
@@ -47,23 +47,23 @@ class Artifacts:
         known = KnownLayers(memory, target.registry)
         self._moving = Moving(sync, github, target.registry, self._builds, known, self._pushed, memory, now)
 
-    def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+    def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         look = Look(self._sync, self._builds, self._target, self._pushed, self._memory, now=self._now)
-        return look.pages(scope, cursor, pace)
+        return look.pages(scope, cursor, context)
 
-    def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
-        return self._moving.items(items, pace)
+    def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[Answer]:
+        return self._moving.items(items, context)
 
-    def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
-        for answer in proved(self._target.registry, items, pace):
-            if isinstance(answer, Arrived):
+    def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
+        for answer in proved(self._target.registry, items, context):
+            if isinstance(answer, Completed):
                 self._pushed.note_proved(answer.item.group, answer.item.name, str(answer.item.source))
             yield answer
 
     def reference(self, group: str) -> str:
         return f"{self._target.registry.host}/{group}"
 
-    def hints(self, event: object) -> tuple[str, ...]:
+    def changed_groups(self, event: object) -> tuple[str, ...]:
         return runs_in(event, self._sync.source)
 
     def requests(self) -> int:

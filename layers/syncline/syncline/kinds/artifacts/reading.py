@@ -18,7 +18,7 @@ from syncline.kinds.artifacts.archive.unpacking import form_of, unpacked
 from syncline.kinds.artifacts.checkpoints import Checkpoint
 from syncline.kinds.artifacts.layers import Layer
 from syncline.kinds.artifacts.sending import BrokenOffError, Interrupted
-from syncline.kinds.kind import Pace
+from syncline.kinds.kind import StepContext
 from syncline.running_hash import RunningHash
 
 _BLOB: Final = re.compile(r"blobs/([a-z0-9]+)/([0-9a-f]+)")
@@ -171,7 +171,7 @@ class Pass:
     taker: Taker
     known: Known
     repository: str
-    pace: Pace
+    context: StepContext
     wanted: Wanted
     progress: Progress
     where: str
@@ -280,7 +280,7 @@ class Pass:
                 self._links[member.name] = member.link
                 continue
             self._current = self._spot(member, tar.mark())
-            if self.pace.over:
+            if self.context.over:
                 return False
             if (inner := self._met(tar, member)) is not None:
                 return self._members(inner)
@@ -304,7 +304,7 @@ class Pass:
     def _goes_on(self, tar: Tar) -> bool:
         """Note what has arrived; False if the rest of the member need not be read any more, for time is short."""
         self._take_done()
-        return not (tar.left and self.pace.over)
+        return not (tar.left and self.context.over)
 
     def _spot(self, member: Member, mark: Mark | None) -> _Spot:
         at = 0 if mark is None else mark["given"]
@@ -413,7 +413,7 @@ class Pass:
             self._unfinished[member.name] = self._current
         try:
             for piece in content:
-                if self.pace.over:
+                if self.context.over:
                     self._is_cut = True
                     self._note_hash(member, key, content.mark(len(piece)), hash_)
                     return
@@ -441,7 +441,7 @@ class Pass:
     def _is_over(self) -> bool:
         """Whether to stop waiting for somebody else, who may be waiting for what has arrived here meanwhile."""
         self._take_done()
-        return self.pace.over
+        return self.context.over
 
     def _take_done(self) -> None:
         """Note the layers that have arrived, for whoever waits for them; raises the error of one that has not."""

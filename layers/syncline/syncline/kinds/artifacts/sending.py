@@ -26,7 +26,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.artifacts.archive.feed import CHUNK, Feed, Mark, Stream
 from syncline.kinds.artifacts.archive.unpacking import unpacked
 from syncline.kinds.artifacts.layers import HEADER, SEGMENT, Layer, checksum, has_whole, packed_segment, trailer
-from syncline.kinds.kind import Pace
+from syncline.kinds.kind import StepContext
 from syncline.running_hash import RunningHash
 
 PIECE: Final = 8 * 1024 * 1024
@@ -63,10 +63,12 @@ class BrokenOffError(Exception):
 class Sender(AbstractContextManager["Sender"]):
     """Sends layers to one repository. ``sent`` counts the bytes that went out."""
 
-    def __init__(self, registry: Registry, repository: str, pace: Pace, processors: int | None = None) -> None:
+    def __init__(
+        self, registry: Registry, repository: str, context: StepContext, processors: int | None = None
+    ) -> None:
         self.registry = registry
         self.repository = repository
-        self.pace = pace
+        self.context = context
         self.sent = 0
         processors = processors or os.cpu_count() or 1
         self.room = threading.BoundedSemaphore(processors + _SEGMENTS)
@@ -135,7 +137,7 @@ class Sender(AbstractContextManager["Sender"]):
         whole = False
         try:
             for segment, mark in _segments(content):
-                if done.done() or self._failed.is_set() or self.pace.over:
+                if done.done() or self._failed.is_set() or self.context.over:
                     break
                 self.room.acquire()
                 transfer.give(segment, mark)
@@ -324,7 +326,7 @@ class _Transfer(ABC):
                 self._upload.write([b"".join(parts)[at:]] if at else parts, start + size, size - at)
             except SynclineError as error:
                 # A session whose token ended in the middle says UPLOAD_LOST too, and is asked with a new one.
-                if not error.retried_here or not tries_left or self.sender.pace.over:
+                if not error.retried_here or not tries_left or self.sender.context.over:
                     raise
                 reached = self._upload.status()
                 if not start <= reached <= start + size:

@@ -27,7 +27,7 @@ from syncline.kinds.artifacts.memory import Push as PushNote
 from syncline.kinds.artifacts.reading import Pass, Progress, Wanted
 from syncline.kinds.artifacts.sending import Sender
 from syncline.kinds.artifacts.verify import check_parts, fingerprint_of, is_whole
-from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result
 
 # From an archive to a registry in one pass: layers go out as they are met, manifests once all is known.
@@ -49,7 +49,7 @@ class Push:
         registry: Registry,
         repository: str,
         known: KnownLayers,
-        pace: Pace,
+        context: StepContext,
         *,
         processors: int | None = None,
         limits: Limits = LIMITS,
@@ -57,7 +57,7 @@ class Push:
         self._registry = registry
         self._repository = repository
         self._known = known
-        self._pace = pace
+        self._context = context
         self._processors = processors
         self._limits = limits
         self.sent = 0
@@ -80,12 +80,12 @@ class Push:
         layers = len(progress.done)
         trust = True
         while True:
-            with Sender(self._registry, self._repository, self._pace, self._processors) as sender:
+            with Sender(self._registry, self._repository, self._context, self._processors) as sender:
                 passed = Pass(
                     sender,
                     self._known,
                     self._repository,
-                    self._pace,
+                    self._context,
                     wanted,
                     progress,
                     where,
@@ -157,7 +157,7 @@ def trim() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-Answer = Arrived | Later | Result | Failure
+Answer = Completed | Unfinished | Result | Failure
 _UNTIL_NAMED = frozenset({"ARTIFACT_EXPIRED", "IMAGE_ABSENT", "ARCHIVE_INVALID", "ARCHIVE_REFUSED"})
 """After these another try would come to the same: there is none until somebody names the item."""
 
@@ -175,22 +175,22 @@ class Moving:
     memory: Facts
     now: Callable[[], float]
 
-    def items(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
+    def items(self, items: Sequence[Item], context: StepContext) -> Iterator[Answer]:
         """An answer for each item, in their order."""
         for item in items:
-            if pace.over:
-                yield Later(item)
+            if context.over:
+                yield Unfinished(item)
             elif item.detail.get("alias"):
                 yield self._alias(item)
             else:
-                yield from self._image(item, pace)
+                yield from self._image(item, context)
 
-    def _image(self, item: Item, pace: Pace) -> Iterator[Answer]:
+    def _image(self, item: Item, context: StepContext) -> Iterator[Answer]:
         progress = Progress.of(dict(item.detail))
         reached = progress.reached
-        push = Push(self.registry, item.group, self.known, pace)
+        push = Push(self.registry, item.group, self.known, context)
         try:
-            yield self._moved(item, push, progress, pace)
+            yield self._moved(item, push, progress, context)
         except SynclineError as error:
             if error.code.name in _UNTIL_NAMED:
                 self.pushed.note_gone(str(item.detail["run"]), item.group, item.name, error)
@@ -201,7 +201,7 @@ class Moving:
                 Checkpoints(self.memory, self._reference(item)).forget()
             yield Failure(_with(item, rest, push), error, further=further)
 
-    def _moved(self, item: Item, push: Push, progress: Progress, pace: Pace) -> Answer:
+    def _moved(self, item: Item, push: Push, progress: Progress, context: StepContext) -> Answer:
         run = str(item.detail["run"])
         present = self.registry.manifest_digest(item.group, item.name)
         noted = self.pushed.of(item.group, item.name)
@@ -215,8 +215,8 @@ class Moving:
         wanted = Wanted(image, tag, lambda name: self.sync.build.is_archive(name, image, tag))
         checkpoints = Checkpoints(self.memory, self._reference(item), version)
         written = push.image(found.open, found.where, wanted, progress, checkpoints)
-        if written is None or pace.halted():
-            return Later(_with(item, progress, push), progress.is_stuck)
+        if written is None or context.halted():
+            return Unfinished(_with(item, progress, push), progress.is_stuck)
         if present is not None and not ours:
             # The layers of the same image may be packed otherwise.
             if self._is(item, written.fingerprint):
@@ -294,7 +294,7 @@ class Moving:
         """Return the answer for an image whose parts are all there, after its aliases were put where it is the youngest."""
         self._follow(item)
         moved = replace(item, source=fingerprint, detail=_build_of(item))
-        return Arrived(moved, push.sent + int(item.detail.get("bytes", 0)))
+        return Completed(moved, push.sent + int(item.detail.get("bytes", 0)))
 
     def _follow(self, item: Item) -> None:
         """Point the aliases at an image that is at the target, if it is the youngest there."""
@@ -311,7 +311,7 @@ class Moving:
             fingerprint = self._point(*found, item.name)
         except SynclineError as error:
             return Failure(item, error)
-        return Arrived(replace(item, source=fingerprint))
+        return Completed(replace(item, source=fingerprint))
 
     def _point(self, place: Place, digest: str, *aliases: str) -> str:
         """Put the manifest that a tag was found with under the aliases, and return its image's fingerprint.

@@ -9,7 +9,7 @@ from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import Manifest
 from syncline.clients.registry.reference import parse_digest
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item
 
 
@@ -56,18 +56,20 @@ def is_whole(registry: Registry, repository: str, tag: str) -> bool:
     return True
 
 
-def proved(registry: Registry, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
+def proved(
+    registry: Registry, items: Sequence[Item], context: StepContext
+) -> Iterator[Completed | Unfinished | Failure]:
     """Yield an answer for each item: arrived only if the tag has the item's fingerprint and every part is there."""
     for item in items:
-        if pace.over:
-            yield Later(item)
+        if context.over:
+            yield Unfinished(item)
             continue
         try:
             check_parts(registry, item.group, _manifest(registry, item))
         except SynclineError as error:
             yield Failure(item, error)
         else:
-            yield Arrived(item)
+            yield Completed(item)
 
 
 def _manifest(registry: Registry, item: Item) -> Manifest:

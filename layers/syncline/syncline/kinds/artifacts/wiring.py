@@ -74,7 +74,7 @@ def _tokens(source: ArtifactsSource, endpoint: Endpoint, secrets: Secrets, http:
             return GivenToken(lambda: None)
 
 
-def hints(sync: Sync, event: object, _now: float) -> tuple[str, ...]:
-    """Return the run that a delivery of GitHub's names; see :func:`syncline.wiring.syncs.hints_of`."""
+def changed_groups(sync: Sync, event: object, _now: float) -> tuple[str, ...]:
+    """Return the run that a delivery of GitHub's names; see :func:`syncline.wiring.syncs.changed_groups_of`."""
     assert isinstance(sync, ArtifactsSync)
     return runs_in(event, sync.source)

@@ -26,7 +26,7 @@ from syncline.kinds.backups.paths import Layout, Names, collision, folded, unfit
 from syncline.kinds.backups.reading import Content, Reader, clusters_in
 from syncline.kinds.backups.removals import Gone, Limiter, Source
 from syncline.kinds.backups.sealing import left_out
-from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result
 from syncline.ownership import Limits
 
@@ -35,10 +35,10 @@ REPLAYS: Final = 8
 PUSHING: Final = 20.0
 """Seconds, or a third of a shorter time, that are kept for the commit and the push: objects are read before."""
 
-Answer = Arrived | Later | Result | Failure
+Answer = Completed | Unfinished | Result | Failure
 Say = Callable[[str, dict[str, object], dict[str, float]], None]
 """Tells of an operation: its name, its data, and what of it is measured."""
-Open = Callable[[str, Pace], AbstractContextManager[Branch]]
+Open = Callable[[str, StepContext], AbstractContextManager[Branch]]
 """Opens a branch by its name."""
 
 
@@ -89,20 +89,22 @@ class Committer:
         self._open = open_
         self._clock = clock
 
-    def commit(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
+    def commit(self, items: Sequence[Item], context: StepContext) -> Iterator[Answer]:
         """One answer for each item, all of one branch."""
-        with self._open(items[0].group, pace) as branch:
+        with self._open(items[0].group, context) as branch:
             rules = self._rules
-            evidence = Evidence(rules.sync, rules.reference(branch.name), self._layout, self._ledger, branch, pace)
+            evidence = Evidence(rules.sync, rules.reference(branch.name), self._layout, self._ledger, branch, context)
             branch.fetch()
-            work = _Work(self, branch, evidence, items, pace)
+            work = _Work(self, branch, evidence, items, context)
             yield from work.answers()
 
 
 class _Work:
     """One batch on one branch."""
 
-    def __init__(self, owner: Committer, branch: Branch, evidence: Evidence, items: Sequence[Item], pace: Pace) -> None:
+    def __init__(
+        self, owner: Committer, branch: Branch, evidence: Evidence, items: Sequence[Item], context: StepContext
+    ) -> None:
         self._rules = owner._rules  # noqa: SLF001 - two halves of one thing
         self._layout = self._rules.layout
         self._reader = owner._reader  # noqa: SLF001
@@ -113,9 +115,9 @@ class _Work:
         self._new: set[str] = set()  # keys of files that the branch did not have
         self._clock = owner._clock  # noqa: SLF001
         self._branch = branch
-        self._batch = _name_of(pace.work, items)
+        self._batch = _name_of(context.work, items)
         self._items = items
-        self._pace = pace
+        self._context = context
         self._contents: dict[str, Content] = {}  # by path
         self._done: list[Answer] = []
         self._remembered: dict[str, Count] | None = None
@@ -166,7 +168,7 @@ class _Work:
                 self._done.append(Failure(item, error))
         read: set[str] = set()
         self._branch.store(self._new_blobs(wanted, there, read))
-        self._done += [Later(item) for item in wanted if item.name not in read]
+        self._done += [Unfinished(item) for item in wanted if item.name not in read]
 
     def _is_foreign_cluster(self, path: str, entry: Entry) -> bool:
         """Return True for a foreign folder beside the clusters that would block one of a similar name."""
@@ -182,7 +184,7 @@ class _Work:
     ) -> Iterator[bytes]:
         stored: set[str] = set()
         names = self._names(there)
-        kept = min(PUSHING, self._pace.left() / 3)
+        kept = min(PUSHING, self._context.left() / 3)
         for content in self._reader.read(items, self._branch.store_stream, lambda: self._short(kept)):
             read.add(content.item.name)
             if content.error is not None:
@@ -200,7 +202,7 @@ class _Work:
 
     def _short(self, kept: float) -> bool:
         """Return True if no object may be read any more, so that there is time to push the others."""
-        return self._pace.left() <= kept or self._pace.halted()
+        return self._context.left() <= kept or self._context.halted()
 
     def _names(self, there: Mapping[bytes, Mapping[bytes, Entry]]) -> Names:
         names = Names()
@@ -271,7 +273,7 @@ class _Work:
 
         What a scan has found to be gone was decided there.
         """
-        limiter = Limiter(self._rules.sync, self._rules.limits, self._ledger, self._pace)
+        limiter = Limiter(self._rules.sync, self._rules.limits, self._ledger, self._context)
         removals: dict[str, dict[str, Ours]] = defaultdict(dict)
         for change in changes:
             content = self._contents[change.path]
@@ -312,7 +314,7 @@ class _Work:
             try:
                 self._branch.push(commit)
             except SynclineError as error:
-                if error.code.name != "BRANCH_MOVED" or replay == REPLAYS - 1 or self._pace.over:
+                if error.code.name != "BRANCH_MOVED" or replay == REPLAYS - 1 or self._context.over:
                     raise
                 self._branch.fetch()
                 changes = self._changes(self._entries(iter(self._contents)))
@@ -423,8 +425,8 @@ class _Work:
         if not changed:
             return Result(item.group, item.name, Outcome.SKIPPED, content.blob or source, content.blob)
         if content.blob is None:
-            return Arrived(Item(item.group, item.name, None, item.target, 0))
-        return Arrived(Item(item.group, item.name, content.blob, item.target, content.size), content.size)
+            return Completed(Item(item.group, item.name, None, item.target, 0))
+        return Completed(Item(item.group, item.name, content.blob, item.target, content.size), content.size)
 
 
 def _name_of(work: str, items: Sequence[Item]) -> str:

@@ -394,13 +394,13 @@ class BackupsSync(Sync):
                 place = (*target.place, target.prefix)
         return hashlib.blake2b(repr(place).encode(), digest_size=6).hexdigest()
 
-    def hears(self) -> tuple[str, ...]:
+    def event_sources(self) -> tuple[str, ...]:
         return (f"bucket:{self.source.bucket}",)
 
     def gathering(self) -> Gathering:
         return self.events
 
-    def look_at(self, group: str, name: str) -> str:
+    def scan_group(self, group: str, name: str) -> str:
         """One key; a look at a whole group is one at all of it."""
         return name if name != "*" else group
 

@@ -28,7 +28,7 @@ from syncline.kinds.backups.ours import Evidence, Ledger, Ours, check_listing
 from syncline.kinds.backups.paths import Layout, folded, shown
 from syncline.kinds.backups.reading import Clusters, Listing, clusters_in, listing_of
 from syncline.kinds.backups.removals import Compared, Limiter, Mark, Source, planned, refused
-from syncline.kinds.kind import Failure, Pace, Page
+from syncline.kinds.kind import Failure, Page, StepContext
 from syncline.model import Item, Result, Scope
 
 AT_ONCE: Final = 4
@@ -118,17 +118,17 @@ class Look:
         self._memory = memory
         self._open = open_
 
-    def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+    def pages(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         """What differs; a cursor is a :class:`Mark`."""
         mark = Mark.parse(cursor)
         if scope.groups is None:
-            yield from self._clusters(None, mark, pace)
+            yield from self._clusters(None, mark, context)
             return
         keys = [group for group in scope.groups if not group.endswith("/")]
         yield from self._hinted(keys, mark)
         prefixes = [group for group in scope.groups if group.endswith("/")]
         if prefixes:
-            for page in self._clusters(sorted({p.partition("/")[0] for p in prefixes}), mark, pace):
+            for page in self._clusters(sorted({p.partition("/")[0] for p in prefixes}), mark, context):
                 yield replace(page, cursor=str(replace(Mark.parse(page.cursor), hinted=len(keys))))
 
     def _hinted(self, keys: Sequence[str], mark: Mark) -> Iterator[Page]:
@@ -150,18 +150,18 @@ class Look:
 
     # -- a full look ---------------------------------------------------------------------------------------------
 
-    def _clusters(self, only: list[str] | None, mark: Mark, pace: Pace) -> Iterator[Page]:
+    def _clusters(self, only: list[str] | None, mark: Mark, context: StepContext) -> Iterator[Page]:
         source_clusters = clusters_in(self._bucket, self._layout)
         listed = source_clusters.names
         portions = _Portions()
-        if pace.named and only is not None and not mark.after and not source_clusters.odd:
+        if context.named and only is not None and not mark.after and not source_clusters.odd:
             absent = (Failure(Item(f"{name}/", "*"), self._absent(name)) for name in only if name not in listed)
             yield from portions.add(Page("", failures=tuple(absent)), mark)
         if only is None and not mark.after:
             unread = results_of(source_clusters.odd, self._layout.branch, lambda _: True).values()
             yield from portions.add(Page("", results=(*self._loose(source_clusters.loose), *unread)), mark)
         if self._layout.branch_per_cluster:
-            all_ = {*listed, *self._branched(source_clusters, pace)}
+            all_ = {*listed, *self._branched(source_clusters, context)}
             wanted = sorted(all_ if only is None else all_ & {*only})
             branches = {self._layout.branch_of(cluster): [cluster] for cluster in wanted}
             odd = {name: error for name in branches if (error := unfit_branch(name)) is not None}
@@ -173,17 +173,17 @@ class Look:
 
         def compare(takes: Callable[[str], bool]) -> Iterator[Compared]:
             for name in sorted(branches, key=lambda name: branches[name][:1]):
-                if pace.over:
+                if context.over:
                     return
                 if not self._layout.branch_per_cluster or any(map(takes, branches[name])):
-                    with self._open(name, pace) as branch:
-                        evidence = self._evidence(branch, pace)
+                    with self._open(name, context) as branch:
+                        evidence = self._evidence(branch, context)
                         branch.fetch()
                         comparing = _Comparing(self, branch, self._tree_clusters(branch), evidence, listed)
                         clusters = self._wanted(branches[name], comparing, only, source_clusters)
-                        yield from comparing.pages([c for c in clusters if takes(c)], pace)
+                        yield from comparing.pages([c for c in clusters if takes(c)], context)
 
-        limiter = Limiter(self._rules.sync, self._rules.limits, self._ledger, pace)
+        limiter = Limiter(self._rules.sync, self._rules.limits, self._ledger, context)
         source = Source(
             lambda: listed, self._has, None if only is None else lambda: self._ledger.count({*listed, *only})
         )
@@ -195,9 +195,9 @@ class Look:
     def _has(self, key: str) -> bool:
         return self._bucket.head(key) is not None
 
-    def _evidence(self, branch: Branch, pace: Pace) -> Evidence:
+    def _evidence(self, branch: Branch, context: StepContext) -> Evidence:
         rules = self._rules
-        return Evidence(rules.sync, rules.reference(branch.name), self._layout, self._ledger, branch, pace)
+        return Evidence(rules.sync, rules.reference(branch.name), self._layout, self._ledger, branch, context)
 
     def _wanted(self, listed: list[str], comparing: _Comparing, only: list[str] | None, all_: Clusters) -> list[str]:
         """The clusters to compare: those of the bucket, and those that only the branch has."""
@@ -206,9 +206,9 @@ class Look:
         there = self._believed(all_, list(comparing.trees))
         return sorted({*listed, *(c for c in there if only is None or c in only)})
 
-    def _branched(self, found: Clusters, pace: Pace) -> list[str]:
+    def _branched(self, found: Clusters, context: StepContext) -> list[str]:
         """The clusters that have a branch of their own: that of one that vanished is looked at, too."""
-        with self._open(self._layout.branch, pace) as branch:
+        with self._open(self._layout.branch, context) as branch:
             names = branch.heads(self._layout.branch_of("*"))
         there = (self._layout.cluster_of_branch(name) for name in names)
         return self._believed(found, [cluster for cluster in there if cluster is not None])
@@ -278,14 +278,14 @@ class _Comparing:
             self._alike[folded(cluster)].add(cluster)
         self.trees = trees
 
-    def pages(self, clusters: Sequence[str], pace: Pace) -> Iterator[Compared]:
+    def pages(self, clusters: Sequence[str], context: StepContext) -> Iterator[Compared]:
         """What each cluster comes to, in order."""
         taken = {folded(cluster): cluster for cluster in self.trees if self._is_taken(cluster)}
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="look") as pool:
             ahead: list[Future[_Gathered]] = []
             waiting = iter(clusters)
             try:
-                while not pace.over:
+                while not context.over:
                     while len(ahead) < AT_ONCE and (cluster := next(waiting, None)) is not None:
                         ahead.append(pool.submit(self._gather, cluster))
                     if not ahead:
@@ -296,7 +296,7 @@ class _Comparing:
                     if other != cluster:
                         yield Compared(cluster, self._refuse_all(gathered.listing, other))
                     else:
-                        yield self._compare(gathered, pace)
+                        yield self._compare(gathered, context)
             finally:
                 for future in ahead:
                     future.cancel()
@@ -319,7 +319,7 @@ class _Comparing:
         group = self._layout.branch_of(listing.cluster)
         return Page("", results=tuple(refused(Item(group, k), error) for k in listing.objects))
 
-    def _compare(self, gathered: _Gathered, pace: Pace) -> Compared:
+    def _compare(self, gathered: _Gathered, context: StepContext) -> Compared:
         listing, known, rows = gathered.listing, gathered.known, gathered.rows
         cluster = listing.cluster
         if listing.error is not None:
@@ -327,17 +327,17 @@ class _Comparing:
         current = {
             key: was for key, (etag, _) in listing.objects.items() if (was := known.get(key)) and was.etag == etag
         }
-        if len(current) != len(known) and not pace.plan:
+        if len(current) != len(known) and not context.plan:
             self._look.memory.settle(self._look.rules.place, cluster, current)
         tree = self.trees.get(cluster)
         group = self._layout.branch_of(cluster)
         odd = results_of(listing.odd, group, self._layout.takes)
-        side = Comparison(self._layout, group, listing.objects, current, rows, self._evidence.has, odd, pace.asked)
+        side = Comparison(self._layout, group, listing.objects, current, rows, self._evidence.has, odd, context.asked)
         if len(current) == len(listing.objects) and tree is not None and self._tree_of(cluster, current) == tree.oid:
             page = side.all_equal()
         else:
             page = side.compared(self._files(cluster, tree))
-        if side.learned and not pace.plan:
+        if side.learned and not context.plan:
             self._look.ledger.write(side.learned)
         return Compared(cluster, page, side.ours, side.gone, cluster not in self._listed)
 

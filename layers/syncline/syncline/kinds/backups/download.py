@@ -19,17 +19,17 @@ from syncline.errors import SynclineError
 from syncline.kinds.backups.commit import Answer, Rules
 from syncline.kinds.backups.compare import Comparison
 from syncline.kinds.backups.memory import Count, Known, Memory
-from syncline.kinds.backups.message import tell
 from syncline.kinds.backups.odd import results_of
 from syncline.kinds.backups.ours import EXTRAS, Ledger, Ours, check_listing, foreign
 from syncline.kinds.backups.paths import Layout, Names, refusal, shown
 from syncline.kinds.backups.plan import foreseen
 from syncline.kinds.backups.reading import SMALL, Clusters, Reader, clusters_in, listing_of
 from syncline.kinds.backups.removals import Compared, Gone, Limiter, Mark, Source, planned, refused
+from syncline.kinds.backups.run_log import tell
 from syncline.kinds.backups.sealing import CERTAIN, Sealer, left_out
 from syncline.kinds.backups.secrets import LARGEST, OutOfTime
 from syncline.kinds.backups.stores import Store
-from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
+from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result, Run, Scope, Step
 
 # Copying one item of a sync without a repository: written, adopted, removed, or left as it is.
@@ -139,7 +139,7 @@ class Copy:
                 return self._adopted(head, here, source)
         mark = store.write(self._path, chunks)
         made = Item(item.group, item.name, mark, here, head.size, {"etag": head.etag, "created": self._created(here)})
-        return Arrived(made, head.size), Known(head.etag, mark)
+        return Completed(made, head.size), Known(head.etag, mark)
 
     def _may_have(self, head: Head) -> bool:
         """Return True unless the record says that our file was made from another version of the object."""
@@ -180,7 +180,7 @@ class Copy:
         if not self._is_ours(here):
             return foreign(item.group, item.name, None, here)
         self._between.store.remove(self._path)
-        return Arrived(Item(item.group, item.name, None, here, 0))
+        return Completed(Item(item.group, item.name, None, here, 0))
 
 
 def is_ours(key: str, mark: str, rows: Mapping[str, Ours], known: Mapping[str, Known]) -> bool:
@@ -235,28 +235,28 @@ class Downloads:
 
     # -- looking -------------------------------------------------------------------------------------------------
 
-    def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+    def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         found = clusters_in(self._bucket, self._layout)
-        listed, named = found.names, self._named(scope, found, pace)
+        listed, named = found.names, self._named(scope, found, context)
         if cursor is None:
             odd = tuple(results_of(found.odd, "", lambda _: True).values())
-            absent = () if found.odd or not pace.named else tuple(self._absent(scope, listed))
+            absent = () if found.odd or not context.named else tuple(self._absent(scope, listed))
             yield Page(str(Mark()), results=odd, failures=absent)
 
         def compare(takes: Callable[[str], bool]) -> Iterator[Compared]:
             for cluster in sorted(filter(takes, named)):
-                if pace.over:
+                if context.over:
                     return
                 keys, vanished = named[cluster], cluster not in listed
                 if keys is None:
-                    yield self._compare(cluster, pace, vanished=vanished)
+                    yield self._compare(cluster, context, vanished=vanished)
                 else:
                     yield self._look_at(cluster, keys, vanished=vanished)
 
         source = Source(
             lambda: listed, self._has, None if scope.groups is None else lambda: self._ledger.count({*listed, *named})
         )
-        for part in planned(compare, self._limiter(pace), source, Mark.parse(cursor)):
+        for part in planned(compare, self._limiter(context), source, Mark.parse(cursor)):
             yield replace(part.page, cursor=str(part.behind))
 
     def _absent(self, scope: Scope, listed: list[str]) -> Iterator[Failure]:
@@ -269,13 +269,13 @@ class Downloads:
     def _has(self, key: str) -> bool:
         return self._bucket.head(key) is not None
 
-    def _limiter(self, pace: Pace) -> Limiter:
-        return Limiter(self._rules.sync, self._rules.limits, self._ledger, pace)
+    def _limiter(self, context: StepContext) -> Limiter:
+        return Limiter(self._rules.sync, self._rules.limits, self._ledger, context)
 
-    def _named(self, scope: Scope, found: Clusters, pace: Pace) -> dict[str, list[str] | None]:
+    def _named(self, scope: Scope, found: Clusters, context: StepContext) -> dict[str, list[str] | None]:
         """The clusters to look at, and in each the keys to look at; None for all."""
         if scope.groups is None:
-            return dict.fromkeys(self._clusters(found, pace))
+            return dict.fromkeys(self._clusters(found, context))
         named: dict[str, list[str] | None] = {}
         for key in filter(self._layout.takes, scope.groups):
             keys = named.setdefault(self._layout.cluster_of(key) or "", [])
@@ -283,15 +283,15 @@ class Downloads:
             keys.append(key)
         return named | dict.fromkeys(g.partition("/")[0] for g in scope.groups if g.endswith("/"))
 
-    def _clusters(self, found: Clusters, pace: Pace) -> list[str]:
+    def _clusters(self, found: Clusters, context: StepContext) -> list[str]:
         there = [cluster for cluster in self._store.tops() if self._layout.takes_cluster(cluster)]
         check_listing(self._bucket, self._layout, found, there, self._ledger)
-        if not pace.plan:
+        if not context.plan:
             # For the metrics: they ask for no more than how many clusters there are.
             self._memory.keep_counts(f"{self._rules.sync}#", {cluster: Count("", 0) for cluster in found.names})
         return [*{*found.names, *there}]
 
-    def _compare(self, cluster: str, pace: Pace, *, vanished: bool) -> Compared:
+    def _compare(self, cluster: str, context: StepContext, *, vanished: bool) -> Compared:
         layout = self._layout
         listing = listing_of(self._bucket, layout, cluster, listed=not vanished)
         if listing.error is not None:
@@ -317,9 +317,9 @@ class Downloads:
         def noted(key: str, mark: str) -> bool:
             return is_ours(key, mark, {}, written())
 
-        side = Comparison(layout, cluster, objects, current, rows, noted, odd, pace.asked)
+        side = Comparison(layout, cluster, objects, current, rows, noted, odd, context.asked)
         page = _with_unread(side.compared(there), cluster, extras)
-        if side.learned and not pace.plan:
+        if side.learned and not context.plan:
             self._ledger.write(side.learned)
         return Compared(cluster, page, side.ours, side.gone, vanished)
 
@@ -357,7 +357,7 @@ class Downloads:
         noted = (self._memory.known(place, cluster) for place in places)
         return {key: was for known in noted for key, was in known.items() if was.blob}
 
-    def _refusals(self, pace: Pace) -> Callable[[str, Ours], SynclineError | None]:
+    def _refusals(self, context: StepContext) -> Callable[[str, Ours], SynclineError | None]:
         """Return a function that tells why a file that is left out at the source may not be removed; None if it may.
 
         It is for one batch: files are counted once, and after a refusal the cluster's others are not asked about.
@@ -374,20 +374,20 @@ class Downloads:
                 if cluster not in refused:
                     gone = {cluster: Gone({key: ours}, count(cluster))}
                     source = Source(clusters, self._has, lambda: self._ledger.count(clusters()))
-                    errors = self._limiter(pace).refused(gone, source)
+                    errors = self._limiter(context).refused(gone, source)
                     if key in errors:
                         refused[cluster] = errors[key]
                 return refused.get(cluster)
 
         return refusal_of
 
-    def planned(self, items: Sequence[Item], pace: Pace) -> Iterator[Result]:
+    def planned(self, items: Sequence[Item], context: StepContext) -> Iterator[Result]:
         reader = Reader(self._bucket, self._sealer, self._largest, AT_ONCE, self._layout.path_of)
-        return foreseen(reader, items, pace)
+        return foreseen(reader, items, context)
 
     # -- moving --------------------------------------------------------------------------------------------------
 
-    def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
+    def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[Answer]:
         learned: dict[str, Known] = {}
         rows = self._ledger.some(item.name for item in items)
         known = self._written(items[0].group)
@@ -398,17 +398,17 @@ class Downloads:
             self._sealer,
             self._ledger,
             self._largest,
-            self._refusals(pace),
-            lambda: pace.over,
+            self._refusals(context),
+            lambda: context.over,
         )
 
         def one(item: Item) -> tuple[Answer, Known | None]:
-            if pace.over:
-                return Later(item), None
+            if context.over:
+                return Unfinished(item), None
             try:
                 return Copy(between, item, rows, known).made()
             except OutOfTime:
-                return Later(item), None
+                return Unfinished(item), None
             except SynclineError as error:
                 return Failure(item, error), None
 
@@ -418,27 +418,27 @@ class Downloads:
                     learned[answer.item.name if not isinstance(answer, Result) else answer.name] = note
                 yield answer
         if learned:
-            self._memory.note(self._rules.place, items[0].group, f"{pace.work}-{items[0].name}"[:200], learned)
+            self._memory.note(self._rules.place, items[0].group, f"{context.work}-{items[0].name}"[:200], learned)
 
-    def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
-        answers: list[Arrived | Later | Failure] = []
+    def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
+        answers: list[Completed | Unfinished | Failure] = []
         learned: dict[str, Ours | None] = {}
         for item in items:
-            answer = Later(item) if pace.over else self._verified(item)
+            answer = Unfinished(item) if context.over else self._verified(item)
             answers.append(answer)
-            if isinstance(answer, Arrived):
+            if isinstance(answer, Completed):
                 learned[item.name] = record_of(item)
         if learned:
             self._ledger.write(learned)
         yield from answers
 
-    def _verified(self, item: Item) -> Arrived | Failure:
+    def _verified(self, item: Item) -> Completed | Failure:
         try:
             now = self._store.fingerprint(self._layout.path_of(item.name))
         except SynclineError as error:
             return Failure(item, error)
         if now == item.source:
-            return Arrived(item)
+            return Completed(item)
         what = f"{shown(item.name)} at {self._store} is {now or 'absent'}, not {item.source or 'absent'}"
         return Failure(item, SynclineError("NOT_ARRIVED", what))
 
@@ -448,7 +448,7 @@ class Downloads:
     def reference(self, group: str) -> str:
         return f"{self._store}#{group}"
 
-    def hints(self, event: object) -> tuple[str, ...]:
+    def changed_groups(self, event: object) -> tuple[str, ...]:
         return self._layout.keys_in(event, self._bucket.name)
 
     def requests(self) -> int:

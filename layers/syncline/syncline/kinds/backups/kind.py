@@ -12,12 +12,12 @@ from syncline.clients.s3.client import Bucket
 from syncline.kinds.backups.commit import Answer, Committer, Rules
 from syncline.kinds.backups.discover import SHARE, Look
 from syncline.kinds.backups.memory import Memory
-from syncline.kinds.backups.message import tell
 from syncline.kinds.backups.ours import Ledger
 from syncline.kinds.backups.plan import foreseen
 from syncline.kinds.backups.reading import Reader
+from syncline.kinds.backups.run_log import tell
 from syncline.kinds.backups.verify import Proof
-from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
+from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
 from syncline.model import Item, Result, Run, Scope, Step
 
 
@@ -52,17 +52,17 @@ class Backups:
         self._opened = 0
         self._lock = threading.Lock()
 
-    def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
-        return Look(self._rules, self._bucket, self._memory, self._ledger, self._open).pages(scope, cursor, pace)
+    def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
+        return Look(self._rules, self._bucket, self._memory, self._ledger, self._open).pages(scope, cursor, context)
 
-    def planned(self, items: Sequence[Item], pace: Pace) -> Iterator[Result]:
-        return foreseen(self._reader, items, pace)
+    def planned(self, items: Sequence[Item], context: StepContext) -> Iterator[Result]:
+        return foreseen(self._reader, items, context)
 
-    def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
-        return self._committer.commit(items, pace)
+    def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[Answer]:
+        return self._committer.commit(items, context)
 
-    def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
-        return Proof(self._rules.layout, self._open).of(items, pace)
+    def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
+        return Proof(self._rules.layout, self._open).of(items, context)
 
     def ended(self, run: Run, results: Iterable[Result]) -> None:
         tell(self._rules, self._bucket, run, results)
@@ -70,14 +70,16 @@ class Backups:
     def reference(self, group: str) -> str:
         return self._rules.reference(group)
 
-    def hints(self, event: object) -> tuple[str, ...]:
+    def changed_groups(self, event: object) -> tuple[str, ...]:
         return self._rules.layout.keys_in(event, self._bucket.name)
 
     def requests(self) -> int:
         """Requests to the bucket, and one for each time the repository was opened."""
         return self._http.requests_made + self._opened
 
-    def _open(self, name: str, pace: Pace) -> AbstractContextManager[Branch]:
+    def _open(self, name: str, context: StepContext) -> AbstractContextManager[Branch]:
         with self._lock:
             self._opened += 1
-        return open_branch(self._place(), name, depth=self._rules.layout.depth, left=pace.left, halted=pace.halted)
+        return open_branch(
+            self._place(), name, depth=self._rules.layout.depth, left=context.left, halted=context.halted
+        )

@@ -32,7 +32,7 @@ class Count:
 
 
 class Memory(Protocol):
-    """See :class:`syncline.store.backup_index.Manifests`. ``place`` names what was read, and by which rules."""
+    """See :class:`syncline.store.backup_index.BackupIndex`. ``place`` names what was read, and by which rules."""
 
     def known(self, place: str, cluster: str) -> dict[str, Known]:
         """What is known of a cluster's objects, by their keys."""

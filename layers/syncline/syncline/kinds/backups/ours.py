@@ -18,7 +18,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.backups.message import SYNC
 from syncline.kinds.backups.paths import Layout, shown
 from syncline.kinds.backups.reading import Clusters
-from syncline.kinds.kind import Pace
+from syncline.kinds.kind import StepContext
 from syncline.model import Outcome, Result
 from syncline.ownership import Windows
 
@@ -68,13 +68,13 @@ class Evidence:
     """The evidence of one branch. Make it before the branch is fetched: what was read lies before what is there."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - the parts of one look at a branch
-        self, sync: str, reference: str, layout: Layout, ledger: Ledger, branch: Branch, pace: Pace
+        self, sync: str, reference: str, layout: Layout, ledger: Ledger, branch: Branch, context: StepContext
     ) -> None:
         self._sync = sync
         self._layout = layout
         self._ledger = ledger
         self._branch = branch
-        self._pace = pace
+        self._context = context
         self._fact = f"backups-history:{sync}:{reference}:{layout.folder}"
         since, *pushed = (ledger.facts.recall(self._fact) or "").split(" ")
         self._since, self._pushed = since or None, tuple(pushed)
@@ -118,7 +118,7 @@ class Evidence:
         put = self._branch.blobs_put(self._since, trailer, folder, having=self._pushed)
         # What was read before stays: this may be only what is new since.
         self._put |= {layout.key_of(path.decode("utf-8", "surrogateescape")): blob for path, blob in put.items()}
-        if self._pace.plan or self._branch.tip is None:
+        if self._context.plan or self._branch.tip is None:
             return
         recorded = self._ledger.some(self._put)
         new = {key: blob for key, blob in self._put.items() if blob and key not in recorded}

@@ -8,13 +8,13 @@ from syncline.clients.git.objects import blob_hash
 from syncline.clients.git.repository import Blob
 from syncline.kinds.backups.reading import Content, Reader
 from syncline.kinds.backups.sealing import left_out
-from syncline.kinds.kind import Pace, would_move, would_remove
+from syncline.kinds.kind import StepContext, would_move, would_remove
 from syncline.model import Item, Outcome, Result
 
 _UNREAD = "not searched for Secrets, as the time was short: a run may leave it out"
 
 
-def foreseen(reader: Reader, items: Sequence[Item], pace: Pace) -> Iterator[Result]:
+def foreseen(reader: Reader, items: Sequence[Item], context: StepContext) -> Iterator[Result]:
     """Yield how a run would end for each item. Objects are read only if the sync searches them for Secrets."""
     gone = [item for item in items if item.detail.get("remove")]
     yield from map(would_remove, gone)
@@ -23,7 +23,7 @@ def foreseen(reader: Reader, items: Sequence[Item], pace: Pace) -> Iterator[Resu
         yield from map(would_move, others)
         return
     read = 0
-    for content in reader.read(others, _hashed, lambda: pace.over):
+    for content in reader.read(others, _hashed, lambda: context.over):
         read += 1
         yield _result(content)
     for item in others[read:]:

@@ -17,7 +17,7 @@ from typing import Final
 
 from syncline.errors import SynclineError
 from syncline.kinds.backups.ours import Ledger, Ours, marks_of
-from syncline.kinds.kind import Pace, Page
+from syncline.kinds.kind import Page, StepContext
 from syncline.model import Item, Outcome, Result, compact_json
 from syncline.ownership import Grant, Limits, RemovalRequest, digest_of
 
@@ -79,7 +79,7 @@ class Limiter:
     sync: str
     limits: Limits
     ledger: Ledger
-    pace: Pace
+    context: StepContext
     renames: Renames = field(default_factory=Renames)
 
     def refused(self, gone: Mapping[str, Gone], source: Source) -> dict[str, SynclineError]:
@@ -98,7 +98,7 @@ class Limiter:
         for key, ours in files.items():
             recent.add(key, ours.marks, ours.created)
         explained = {cluster: self._without_renames(each, recent) for cluster, each in gone.items()}
-        if not self.pace.plan:
+        if not self.context.plan:
             self.ledger.write({key: replace(files[key], created=0) for key in recent.used})
         return explained if recent.used else {}
 
@@ -124,9 +124,9 @@ class Limiter:
             return {}
         if any(each.vanished for each in gone.values()) and not list(source.clusters()):
             return dict.fromkeys(gone, _capped(f"the source lists no cluster, and {len(files)} files would be removed"))
-        own = self.pace.allow_removals
+        own = self.context.allow_removals
         if own is not None:
-            asked = RemovalRequest(Limits(1.0, own, _RUN_WINDOW), len(files), _name(files), self.pace.run, own=True)
+            asked = RemovalRequest(Limits(1.0, own, _RUN_WINDOW), len(files), _name(files), self.context.run, own=True)
             grant = self._reserve("", asked, lambda: sys.maxsize)
             what = f"{len(files)} files would be removed; this run may remove {own}, and {grant.used} were reserved"
             return {} if grant.allowed else dict.fromkeys(gone, self._too_many(what, len(files)))
@@ -152,15 +152,15 @@ class Limiter:
         return None if grant.allowed else self._too_many(_words(count, grant, f"files of {cluster}"), count)
 
     def _request(self, files: Mapping[str, Ours]) -> RemovalRequest:
-        return RemovalRequest(self.limits, len(files), _name(files), self.pace.run)
+        return RemovalRequest(self.limits, len(files), _name(files), self.context.run)
 
     def _reserve(self, part: str, request: RemovalRequest, total: Callable[[], int]) -> Grant:
-        if self.pace.plan:
+        if self.context.plan:
             request = replace(request, keep=False)
 
         def removed(run: str) -> int:
             # A scan counts while files are being removed, so those that its run has removed may be among its files.
-            return 0 if run == self.pace.run else self.pace.removed(run)
+            return 0 if run == self.context.run else self.context.removed(run)
 
         return self.ledger.windows(part).reserve(request, total, removed)
 
@@ -253,7 +253,7 @@ def planned(compare: Compare, limiter: Limiter, source: Source, mark: Mark) -> I
 
     Where ``source`` does not count our files, the scan covers all of them.
     """
-    pace = limiter.pace
+    context = limiter.context
     start, known = mark, dict[str, Compared]()
     if not mark.decided:
         for each in compare(lambda cluster: cluster > start.after):
@@ -266,9 +266,9 @@ def planned(compare: Compare, limiter: Limiter, source: Source, mark: Mark) -> I
             known |= {each.cluster: each} if each.gone else {}
             mark = behind
     waiting = {cluster for cluster, _ in mark.pending}
-    if waiting - known.keys() and not pace.over:
+    if waiting - known.keys() and not context.over:
         known |= {each.cluster: each for each in compare((waiting - known.keys()).__contains__)}
-    if pace.over:
+    if context.over:
         return
     errors: dict[str, SynclineError] = {}
     if not mark.decided:

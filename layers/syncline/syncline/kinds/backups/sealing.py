@@ -19,7 +19,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.backups.memory import Known
 from syncline.kinds.backups.paths import shown
 from syncline.kinds.backups.secrets import Verdict, inspect, is_harmless, never, without_secrets
-from syncline.kinds.kind import Page, parted
+from syncline.kinds.kind import Page, split_equal
 from syncline.model import Item, Outcome, Result
 
 MAGIC: Final = b"syncline-sealed:aes-siv:1\n"
@@ -71,7 +71,7 @@ def staying(group: str, known: Mapping[str, Known], asked: frozenset[tuple[str, 
     """
     left = {key: was.code for key, was in known.items() if not was.blob}
     named = tuple(left_out(Item(group, key), code) for key, code in left.items() if code)
-    skipped, answers = parted(((group, key) for key in known if key not in left), asked)
+    skipped, answers = split_equal(((group, key) for key in known if key not in left), asked)
     return Page("", skipped=skipped, results=(*named, *answers), left_out=len(left) - len(named))
 
 

@@ -34,7 +34,7 @@ from syncline.kinds.backups.sealing import Rule, Sealer
 from syncline.kinds.backups.stores import BucketStore, Store
 from syncline.kinds.kind import Kind
 from syncline.secrets import Reference, Secrets
-from syncline.store.backup_index import Manifests
+from syncline.store.backup_index import BackupIndex
 from syncline.store.files import FileRecords
 from syncline.store.removals import RemovalWindows
 from syncline.telemetry import operation
@@ -49,7 +49,7 @@ class Builder:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._memory = Manifests(parts.database, time.time)
+        self._memory = BackupIndex(parts.database, time.time)
 
     def __call__(self, sync: Sync) -> Kind:
         assert isinstance(sync, BackupsSync)
@@ -155,7 +155,7 @@ def _person(person: ConfiguredPerson) -> Person:
     return Person(person.name, person.email)
 
 
-def hints(sync: Sync, event: object, _now: float) -> tuple[str, ...]:
-    """Return the keys that the bucket's notification names; see :func:`syncline.wiring.syncs.hints_of`."""
+def changed_groups(sync: Sync, event: object, _now: float) -> tuple[str, ...]:
+    """Return the keys that the bucket's notification names; see :func:`syncline.wiring.syncs.changed_groups_of`."""
     assert isinstance(sync, BackupsSync)
     return layout_of(sync).keys_in(event, sync.source.bucket)

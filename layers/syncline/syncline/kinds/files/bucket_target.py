@@ -17,9 +17,9 @@ from syncline.kinds.files.listing import listed_ahead
 from syncline.kinds.files.targets import (
     CHUNK,
     Facts,
+    PartlyWritten,
     Put,
     TargetFile,
-    Unfinished,
     Written,
     check_arrived,
     file_of,
@@ -128,7 +128,7 @@ class BucketTarget:
             after = paths[at - 1]
         return found
 
-    def put(self, put: Put) -> Written | Unfinished:
+    def put(self, put: Put) -> Written | PartlyWritten:
         if self._near:
             return self._copied(put)
         with opened(put.source, put.key, put.seen) as stream:
@@ -146,7 +146,7 @@ class BucketTarget:
             return self._in_parts(put, head)
         return Written(head, file_of(etag, head.size), head.size, fingerprint(head))
 
-    def _in_parts(self, put: Put, head: Head) -> Written | Unfinished:
+    def _in_parts(self, put: Put, head: Head) -> Written | PartlyWritten:
         """Send or copy an object part by part, as long as there is time; what is there already is not sent again."""
         size = copy_part_size(head.size) if self._near else part_size(head.size)
         upload, done = self._upload(put, head, size)
@@ -156,7 +156,7 @@ class BucketTarget:
                 if number in done:
                     continue
                 if put.left() < PART_SECONDS:
-                    return Unfinished(len(done))
+                    return PartlyWritten(len(done))
                 end = min(start + size, head.size)
                 done[number] = self._part(put, head, upload, number, start, end)
                 sent += 0 if self._near else end - start
@@ -164,12 +164,12 @@ class BucketTarget:
             etag = self._on(put.condition, lambda at: upload.complete(done, condition=at))
         except SynclineError as error:
             if error.code.name == "TIME_SHORT":
-                return Unfinished(len(done))
+                return PartlyWritten(len(done))
             if not error.retried or error.code.name in ("SOURCE_CHANGED", "UPLOAD_LOST"):
                 upload.abort()
                 self._facts.forget(self._upload_fact(put.path))
                 raise
-            return Unfinished(len(done), error)
+            return PartlyWritten(len(done), error)
         self._facts.forget(self._upload_fact(put.path))
         return Written(head, file_of(etag, head.size), sent, fingerprint(head))
 
@@ -207,7 +207,7 @@ class BucketTarget:
         with put.source.open(put.key, etag=head.etag, start=start, end=end) as stream:
             return upload.put(number, b"".join(stream.chunks(CHUNK)))
 
-    def _copied(self, put: Put) -> Written | Unfinished:
+    def _copied(self, put: Put) -> Written | PartlyWritten:
         """Let the service copy the object as it was seen, or else as it is now."""
         if put.seen is not None and put.seen.size <= LARGEST_COPY:
             try:

@@ -14,7 +14,7 @@ from typing import Final
 from syncline.clients.http.listings import Odd
 from syncline.clients.s3.xml import Listed
 from syncline.errors import SynclineError
-from syncline.kinds.files.records import ETAG, MODIFIED, SIZE, TARGET, VERIFIED, Record, Row, Was
+from syncline.kinds.files.records import ETAG, MODIFIED, SIZE, TARGET, VERIFIED, PreviousRecord, Record, Row
 from syncline.ownership import Action, decide, digest_of
 
 _EVERY: Final = 1000
@@ -64,9 +64,9 @@ class Change:
     seq: str = ""
 
     @property
-    def was(self) -> Was | None:
+    def was(self) -> PreviousRecord | None:
         """The record before the change."""
-        return None if self.record is None else Was(self.name, self.record)
+        return None if self.record is None else PreviousRecord(self.name, self.record)
 
     @property
     def removal(self) -> str:

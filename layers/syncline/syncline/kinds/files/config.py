@@ -286,7 +286,7 @@ class FilesSync(Sync):
             )
         ]
 
-    def hears(self) -> tuple[str, ...]:
+    def event_sources(self) -> tuple[str, ...]:
         sources = [f"bucket:{self.source.bucket}"]
         if isinstance(self.target, FileManagerTarget):
             sources.append(f"files:{self.target.file_manager}")
@@ -295,7 +295,7 @@ class FilesSync(Sync):
     def gathering(self) -> Gathering:
         return self.events
 
-    def look_at(self, group: str, name: str) -> str:
+    def scan_group(self, group: str, name: str) -> str:
         return group if group.startswith((KEY, PREFIX)) else f"{KEY}{name}"
 
     def groups_of(self, names: Sequence[str]) -> tuple[str, ...]:

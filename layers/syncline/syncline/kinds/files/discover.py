@@ -40,7 +40,7 @@ from syncline.kinds.files.parallel import in_parallel
 from syncline.kinds.files.records import Gone, Record, Records, Row, Task
 from syncline.kinds.files.single import GONE, LEFT_OUT, Reader, Unequal, adopted_by
 from syncline.kinds.files.targets import Facts, Target
-from syncline.kinds.kind import Failure, Pace, Page
+from syncline.kinds.kind import Failure, Page, StepContext
 from syncline.model import Item, Outcome, Result, Scope, compact_json
 from syncline.ownership import Action, Limits, RemovalRequest, Windows, digest_of
 
@@ -133,48 +133,48 @@ class Scan:
         self._told_names = frozenset(sync.name_of(key) for key in told.keys)
         self._asked: dict[str, list[tuple[str, str]]] = {}
 
-    def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+    def pages(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         """Yield pages of what differs."""
-        for group, key in pace.asked:
+        for group, key in context.asked:
             if self._sync.takes(key):
                 self._asked.setdefault(self._sync.name_of(key), []).append((group, key))
         # They are read on both sides, however equal they look.
         self._told_names |= self._asked.keys()
         if scope.groups is None:
-            if cursor is None and not pace.plan:
+            if cursor is None and not context.plan:
                 self._records.compact()
-            yield from self._full("", Cursor.of_text(cursor), pace, whole=True)
+            yield from self._full("", Cursor.of_text(cursor), context, whole=True)
             return
         hints = hints_of(scope.groups)
         at = json.loads(cursor) if cursor else {}
         if "prefix" not in at:
-            yield from self._named(hints, Cursor.of_text(cursor), pace)
+            yield from self._named(hints, Cursor.of_text(cursor), context)
         for prefix in hints.prefixes:
             if prefix < at.get("prefix", ""):
                 continue
             inner = Cursor.of_text(at["at"]) if at.get("prefix") == prefix else Cursor()
-            for page in self._full(self._sync.name_of(prefix), inner, pace, whole=False):
+            for page in self._full(self._sync.name_of(prefix), inner, context, whole=False):
                 yield replace(page, cursor=compact_json({"prefix": prefix, "at": page.cursor}))
 
     # -- everything ----------------------------------------------------------------------------------------------
 
-    def _full(self, prefix: str, cursor: Cursor, pace: Pace, *, whole: bool) -> Iterator[Page]:
+    def _full(self, prefix: str, cursor: Cursor, context: StepContext, *, whole: bool) -> Iterator[Page]:
         """Scan all names that begin with ``prefix``; ``whole`` says that these are all names of the sync."""
         cursor = cursor if cursor.began else self._begun(cursor, whole=whole)
-        while not pace.over:
-            window = self._window(prefix, cursor, pace)
+        while not context.over:
+            window = self._window(prefix, cursor, context)
             ended, reached = window.ended, window.at
             if cursor.upto is None and not ended and window.is_empty and reached == cursor.after:
                 return  # time was over before anything was met
             at_once = cursor.whole or (cursor.after == "" and not cursor.removing and ended)
             renames = {} if cursor.removing or window.tally.odd else self._renames(window.changes)
             tally = with_renames(window.tally, window.changes, renames)
-            granted, capped = self._granted(cursor, tally, pace, prefix, whole=whole) if ended else (0, None)
+            granted, capped = self._granted(cursor, tally, context, prefix, whole=whole) if ended else (0, None)
             removing = cursor.removing or at_once
             budget = cursor.granted if cursor.removing and not ended and not tally.odd else granted
             here = replace(cursor, upto=None if ended else reached, whole=at_once, granted=budget if removing else 0)
             if ended and not cursor.removing and capped is None:
-                capped = self._absent(tally, prefix, pace, whole=whole)
+                capped = self._absent(tally, prefix, context, whole=whole)
             first = window.page(() if capped is None else (capped,))
             # The second pass is for removals alone: all else was sent on by the first one.
             changes = [c for c in window.changes if c.action is Action.REMOVE or not cursor.removing]
@@ -183,7 +183,7 @@ class Scan:
             if not ended:
                 cursor = replace(here, after=reached, tally=tally, upto=None, sent=None, whole=False)
             elif removing or not granted:
-                if whole and not pace.plan:
+                if whole and not context.plan:
                     self._memory.facts.remember(self._fact, str(cursor.began), _ALWAYS)
                 return
             else:
@@ -203,7 +203,7 @@ class Scan:
     def _fact(self) -> str:
         return f"files-scan:{self._sync.name}:{self._sync.target_id()}"
 
-    def _window(self, prefix: str, cursor: Cursor, pace: Pace) -> _Window:
+    def _window(self, prefix: str, cursor: Cursor, context: StepContext) -> _Window:
         """Return the changes behind the cursor, up to a window's end or the listing's own."""
         sync, starts = self._sync, (self._sync.source.prefix, self._sync.target.prefix)
         turns = None
@@ -241,20 +241,20 @@ class Scan:
                 if change is not None:
                     window.changes.append(change)
                 if len(going.checks) >= CHECKS or len(going.adopted) >= ADOPTED:
-                    self._settle(window, cursor, pace)
-                if len(window.changes) >= WINDOW or (change is None and pace.over):
+                    self._settle(window, cursor, context)
+                if len(window.changes) >= WINDOW or (change is None and context.over):
                     break
             else:
                 window.ended = cursor.upto is None
                 going.at = going.at if cursor.upto is None else cursor.upto
-        self._settle(window, cursor, pace)
+        self._settle(window, cursor, context)
         failures = odd.failures(cursor.after, None if window.ended else window.at)
         window.odd += failures.values()
         window.changes = [change for change in window.changes if change.key not in failures]
         going.tally.odd += len(failures)
         return window
 
-    def _settle(self, window: _Window, cursor: Cursor, pace: Pace) -> None:
+    def _settle(self, window: _Window, cursor: Cursor, context: StepContext) -> None:
         """Read the files that have to be read so far, and write the records that are right now."""
         going, checked = window.going, window.checked
         if not cursor.removing:
@@ -268,7 +268,7 @@ class Scan:
                     checked.answers += self._answers([name])
                     if answer is not None:
                         going.adopted[name] = answer
-            if going.adopted and not pace.plan:
+            if going.adopted and not context.plan:
                 self._records.write(going.adopted)
         going.checks.clear()
         going.adopted.clear()
@@ -277,10 +277,10 @@ class Scan:
         """Return a result for each of the items, among those that are equal, that the scan is asked for."""
         return [Result(*key, Outcome.SKIPPED) for name in names for key in self._asked.get(name, ())]
 
-    def _absent(self, tally: Tally, prefix: str, pace: Pace, *, whole: bool) -> Failure | None:
+    def _absent(self, tally: Tally, prefix: str, context: StepContext, *, whole: bool) -> Failure | None:
         """Return a failure if a prefix that a person has named has no objects; it may have some that are left out."""
         start = self._sync.source.prefix
-        if tally.listed or tally.odd or not (start if whole else pace.named):
+        if tally.listed or tally.odd or not (start if whole else context.named):
             return None
         item = Item("*", "*") if whole else Item(f"{PREFIX}{start}{prefix}", "*")
         return Failure(item, SynclineError("SOURCE_ABSENT", f"{self._source} has no object below {start + prefix!r}"))
@@ -292,7 +292,7 @@ class Scan:
         yield from self._records.scan(after, prefix)
 
     def _granted(
-        self, cursor: Cursor, tally: Tally, pace: Pace, prefix: str, *, whole: bool
+        self, cursor: Cursor, tally: Tally, context: StepContext, prefix: str, *, whole: bool
     ) -> tuple[int, Failure | None]:
         """Return the removals that may be sent on at the listing's end, and a failure where the limits forbid them."""
         if tally.odd:
@@ -308,21 +308,21 @@ class Scan:
         if tally.renamed and cursor.after:
             # Renames of this scan are still under way, and their old names look gone: the next scan knows.
             return 0, None
-        return self._reserved(tally.gone, tally.ours if whole else None, pace, f"{prefix}/{tally.digest}")
+        return self._reserved(tally.gone, tally.ours if whole else None, context, f"{prefix}/{tally.digest}")
 
-    def _reserved(self, gone: int, ours: int | None, pace: Pace, name: str) -> tuple[int, Failure | None]:
+    def _reserved(self, gone: int, ours: int | None, context: StepContext, name: str) -> tuple[int, Failure | None]:
         """Reserve all of ``gone`` removals or none of them. ``ours`` is our number of files, None if it is to be counted."""
         rule = self._sync.removals
         assert rule is not None
-        own = pace.allow_removals
+        own = context.allow_removals
         limits = rule.limits if own is None else Limits(1.0, own, _RUN_WINDOW)
-        request = RemovalRequest(limits, gone, name, pace.run, own is not None, keep=not pace.plan)
+        request = RemovalRequest(limits, gone, name, context.run, own is not None, keep=not context.plan)
         if own is not None:
             ours = sys.maxsize
 
         def removed(run: str) -> int:
             # A full scan counts while files are being removed, so those that its run has removed may be among its files.
-            return 0 if run == pace.run and ours is not None else pace.removed(run)
+            return 0 if run == context.run and ours is not None else context.removed(run)
 
         grant = self._memory.removals.reserve(request, self._total if ours is None else lambda: ours, removed)
         if grant.allowed:
@@ -375,7 +375,7 @@ class Scan:
 
     # -- named keys ----------------------------------------------------------------------------------------------
 
-    def _named(self, hints: Hints, cursor: Cursor, pace: Pace) -> Iterator[Page]:
+    def _named(self, hints: Hints, cursor: Cursor, context: StepContext) -> Iterator[Page]:
         """Read keys one by one at source and target, and compare both with their records.
 
         Left aside is a key of which events alone tell that certainly came before what is recorded of it. A scan that
@@ -392,23 +392,25 @@ class Scan:
         seqs = {key: record.seq for key, record in records.items()}
         seqs |= {key: Gone.of_row(gone[name]).seq for key, name in names.items() if name in gone}
         asked = [key for key in keys if not hints.are_known(key, seqs.get(key, ""))]
-        answers = in_parallel(lambda key: (key, self._reader.read(key, records.get(key), hints, pace)), asked, AT_ONCE)
+        answers = in_parallel(
+            lambda key: (key, self._reader.read(key, records.get(key), hints, context)), asked, AT_ONCE
+        )
         read = [answer for _, answer in answers]
         failures = [each for each in read if isinstance(each, Failure)]
         equal = [*set(keys).difference(asked), *(key for key, answer in answers if answer is None)]
         gone_keys = [key for key, answer in answers if answer is GONE]
-        if pace.named:
+        if context.named:
             failures += map(self._items.absent, gone_keys)
         changes = sorted((each for each in read if isinstance(each, Change)), key=lambda change: change.key)
         adopted = {change.name: record.to_row() for change in changes if (record := adopted_by(change)) is not None}
-        if not pace.plan:
+        if not context.plan:
             self._records.write(adopted)
         renames = self._renames(changes)
         goes_on = cursor.sent is not None
-        decided = self._decided(changes, renames, pace, failures, granted=cursor.removing if goes_on else None)
+        decided = self._decided(changes, renames, context, failures, granted=cursor.removing if goes_on else None)
         found = [*(each for each in read if isinstance(each, Item)), *self._items.found(decided, renames)]
         results = self._answers([*(names[key] for key in equal), *adopted])
-        count = len(equal) + len(adopted) - len(results) + (0 if pace.named else len(gone_keys))
+        count = len(equal) + len(adopted) - len(results) + (0 if context.named else len(gone_keys))
         first = Page("", skipped=count, results=tuple(results), failures=tuple(failures), left_out=read.count(LEFT_OUT))
         # What may not be removed was taken out before.
         removals = sum(Task.of(item).what == "remove" for item in found)
@@ -423,7 +425,7 @@ class Scan:
         self,
         changes: Sequence[Change],
         renames: Mapping[str, str],
-        pace: Pace,
+        context: StepContext,
         failures: list[Failure],
         *,
         granted: bool | None,
@@ -433,7 +435,7 @@ class Scan:
         keeps = set() if granted else {id(change) for change in removed}
         if granted is None and removed and self._sync.removals is not None:
             name = digest_of([change.removal for change in removed])
-            count, capped = self._reserved(len(removed), None, pace, name)
+            count, capped = self._reserved(len(removed), None, context, name)
             if count:
                 keeps = set()
             elif capped is not None:

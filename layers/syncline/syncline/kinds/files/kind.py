@@ -18,11 +18,21 @@ from syncline.kinds.files import sheets
 from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.discover import Cursor, Memory, Scan
 from syncline.kinds.files.events import Hints, groups_in, groups_of, hints_of
-from syncline.kinds.files.records import Gone, Record, Task, Was
+from syncline.kinds.files.records import Gone, PreviousRecord, Record, Task
 from syncline.kinds.files.targets import Target
 from syncline.kinds.files.transfer import Answer, Transfer
 from syncline.kinds.files.verify import PERMISSIONS_SET, Verify
-from syncline.kinds.kind import LAST_WORDS, Arrived, Failure, Later, Pace, Page, glances, would_move, would_remove
+from syncline.kinds.kind import (
+    GRACE_SECONDS,
+    Completed,
+    Failure,
+    Page,
+    StepContext,
+    Unfinished,
+    poll_intervals,
+    would_move,
+    would_remove,
+)
 from syncline.model import Item, Outcome, Result, Run, Scope, Step
 
 FEWEST_THREADS: Final = 8
@@ -66,26 +76,26 @@ class Files:
         self._target = target
         self._means = means
 
-    def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+    def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         told = Hints()
         if scope.everything:
             told, failures = self._told()
             if failures and cursor is None:
                 yield Page(Cursor().to_text(), failures=failures)
         scan = Scan(self._sync, self._source, self._target, self._means.memory, self._means.group_of, told)
-        yield from scan.pages(scope, cursor, pace)
+        yield from scan.pages(scope, cursor, context)
 
-    def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
-        turn = self._wait(pace)
+    def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[Answer]:
+        turn = self._wait(context)
         if turn is None:
-            yield from (Later(item, waiting=True) for item in items)
+            yield from (Unfinished(item, waiting=True) for item in items)
             return
         with turn:
             records = self._means.memory.records
-            transfer = Transfer(self._sync, self._source, self._target, records, pace, self._threads())
+            transfer = Transfer(self._sync, self._source, self._target, records, context, self._threads())
             yield from transfer.items(items)
 
-    def planned(self, items: Sequence[Item], pace: Pace) -> Iterator[Result]:  # noqa: ARG002 - nothing is read
+    def planned(self, items: Sequence[Item], context: StepContext) -> Iterator[Result]:  # noqa: ARG002 - nothing is read
         """Tell removals from files that would be moved, and leave out those that a run would only look at again."""
         for item in items:
             task = Task.of(item)
@@ -94,19 +104,19 @@ class Files:
             elif task.what != "confirm":
                 yield would_move(item)
 
-    def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
-        turn = self._wait(pace)
+    def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
+        turn = self._wait(context)
         if turn is None:
-            yield from (Later(item, waiting=True) for item in items)
+            yield from (Unfinished(item, waiting=True) for item in items)
             return
         with turn:
             records = self._means.memory.records
-            yield from Verify(self._sync, self._target, records, pace, self._threads()).items(items)
+            yield from Verify(self._sync, self._target, records, context, self._threads()).items(items)
 
     def reference(self, group: str) -> str:
         return f"{self._target.name}/{self._sync.target.prefix}#{group}"
 
-    def hints(self, event: object) -> tuple[str, ...]:
+    def changed_groups(self, event: object) -> tuple[str, ...]:
         return groups_in(self._sync, event, self._means.memory.clock())
 
     def requests(self) -> int:
@@ -177,21 +187,21 @@ class Files:
                     was = Gone.of_row(gone[name]).was if name in gone else None
                     yield self._row_before(was) or sheets.Row(start + name, "", "", "", "", ""), None
 
-    def _row_before(self, was: Was | None) -> sheets.Row | None:
+    def _row_before(self, was: PreviousRecord | None) -> sheets.Row | None:
         return None if was is None else sheets.row_of(self._sync.target.prefix + was.name, was.record)
 
     def _threads(self) -> int:
         return threads_for(self._sync.target.requests)
 
-    def _wait(self, pace: Pace) -> AbstractContextManager[object] | None:
+    def _wait(self, context: StepContext) -> AbstractContextManager[object] | None:
         """A turn at the target, so that all functions together make no more requests than the sync allows."""
         turns = max(1, self._sync.target.requests // self._threads())
-        for pause in (*glances(WAITING), None):
-            if pace.over:
+        for pause in (*poll_intervals(WAITING), None):
+            if context.over:
                 break
             # The last requests may be under way when the step's time is over.
             turn = self._means.turn(
-                self._target.name, turns, lambda: 0.0 if pace.halted() else pace.left() + LAST_WORDS
+                self._target.name, turns, lambda: 0.0 if context.halted() else context.left() + GRACE_SECONDS
             )
             if turn is not None or pause is None:
                 return turn

@@ -78,7 +78,7 @@ def listed_ahead(bucket: Bucket, prefix: str, after: str, odd: OnOdd = refuse) -
 
     ``odd`` is called by the threads that fetch pages, for entries of all pages that are fetched.
 
-    A bucket that fits into one page costs one request. A larger one is parted by its folders, of which several are
+    A bucket that fits into one page costs one request. A larger one is split by its folders, of which several are
     listed at a time; if it has none, or too many, its pages come one after another, one ahead.
     """
     held: list[Odd] = []

@@ -15,7 +15,7 @@ from syncline.clients.s3.head import fingerprint
 from syncline.clients.s3.xml import Listed
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import path_problem
-from syncline.kinds.files.targets import CHUNK, Put, TargetFile, Unfinished, Written, opened, unchanged
+from syncline.kinds.files.targets import CHUNK, PartlyWritten, Put, TargetFile, Written, opened, unchanged
 
 HELD: Final = 1024 * 1024
 """Bytes up to which a file is held, so that it can be sent again without being read again."""
@@ -84,7 +84,7 @@ class FileManagerTarget:
     def listed(self, paths: Sequence[str]) -> Mapping[str, TargetFile]:  # noqa: ARG002 - it lists nothing
         return {}
 
-    def put(self, put: Put) -> Written | Unfinished:
+    def put(self, put: Put) -> Written | PartlyWritten:
         operation = "create" if put.there is None else "update"
         if put.seen is not None and put.seen.size > _FASTEST * _LONGEST_FUNCTION:
             raise too_slow(put.key, put.seen.size, put.seen.size / _FASTEST)

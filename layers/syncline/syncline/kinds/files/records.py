@@ -67,7 +67,7 @@ class Record:
     internal_id: str = ""
     told: float | None = None
     seq: str = ""
-    was: Was | None = None
+    was: PreviousRecord | None = None
     kept: str = ""
 
     def to_row(self) -> Row:
@@ -96,7 +96,7 @@ class Record:
         """Return the record of a row."""
         fields: Row = [*row, *_DEFAULTS[len(row) :]]
         etag, size, modified, target, verified, headers, file_type, mode, internal_id, told, seq, was, kept = fields
-        before = None if was is None else Was.from_json(was)
+        before = None if was is None else PreviousRecord.from_json(was)
         about = (etag, size, modified, target or etag, bool(verified), headers, file_type, mode, internal_id)
         return cls(*about, told, seq, before, kept)
 
@@ -109,7 +109,7 @@ _DEFAULTS: Final[Row] = [None, None, None, None, None, "", "application/octet-st
 
 
 @dataclass(frozen=True, slots=True)
-class Was:
+class PreviousRecord:
     """A record before a run changed it, and the name that it had."""
 
     name: str
@@ -119,7 +119,7 @@ class Was:
         return [self.name, replace(self.record, seq="", was=None).to_row()]
 
     @classmethod
-    def from_json(cls, value: Sequence[Any]) -> Was:
+    def from_json(cls, value: Sequence[Any]) -> PreviousRecord:
         return cls(value[0], Record.of_row(value[1]))
 
 
@@ -128,7 +128,7 @@ class Gone:
     """The memory of a file that was removed: ``seq`` and ``was`` as in :class:`Record`."""
 
     seq: str = ""
-    was: Was | None = None
+    was: PreviousRecord | None = None
 
     def to_row(self) -> Row:
         return [self.seq, None if self.was is None else self.was.to_json()]
@@ -136,7 +136,7 @@ class Gone:
     @classmethod
     def of_row(cls, row: Sequence[Any]) -> Gone:
         seq, was = row
-        return cls(seq, None if was is None else Was.from_json(was))
+        return cls(seq, None if was is None else PreviousRecord.from_json(was))
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class Task:
     modified: int | None = None
     seq: str = ""
     gone: str = ""
-    was: Was | None = None
+    was: PreviousRecord | None = None
     made: Record | None = None
     written: int = 0
     parts: int = 0
@@ -185,7 +185,7 @@ class Task:
             detail.get("at"),
             detail.get("seq", ""),
             detail.get("gone", ""),
-            None if was is None else Was.from_json(was),
+            None if was is None else PreviousRecord.from_json(was),
             None if made is None else Record.of_row(made),
             detail.get("written", 0),
             detail.get("parts", 0),

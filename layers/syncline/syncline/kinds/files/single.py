@@ -16,7 +16,7 @@ from syncline.kinds.files.events import Hints
 from syncline.kinds.files.items import Items
 from syncline.kinds.files.records import Record, Row
 from syncline.kinds.files.targets import Target, TargetFile, collides, other_name
-from syncline.kinds.kind import Failure, Pace
+from syncline.kinds.kind import Failure, StepContext
 from syncline.model import Item
 from syncline.ownership import Action, decide
 
@@ -75,7 +75,7 @@ class Reader:
         now = replace(record, headers=headers, modified=int(listed.modified)).to_row()
         return None if now == record.to_row() else now
 
-    def read(self, key: str, record: Record | None, hints: Hints, pace: Pace) -> Read:
+    def read(self, key: str, record: Record | None, hints: Hints, context: StepContext) -> Read:
         """Return the change of one key, the item that sets its permissions, its failure, or None if it is equal.
 
         LEFT_OUT and GONE say that there is nothing to do although it is not.
@@ -87,7 +87,9 @@ class Reader:
             known_gone = head is None and record is not None
             there = None if known_gone else self._target.stat(self._sync.path_of(key))
             if head is None:
-                return self._read_gone(Change(key, name, Action.REMOVE, None, record, None, seq), there, pace) or GONE
+                return (
+                    self._read_gone(Change(key, name, Action.REMOVE, None, record, None, seq), there, context) or GONE
+                )
             listed = Listed(key, head.etag, head.size, head.modified)
             if self._target.leaves_out(self._sync.path_of(key), head.size):
                 return LEFT_OUT
@@ -130,14 +132,14 @@ class Reader:
         if (other := other_name(self._target, path, there)) is not None:
             raise collides(self._target, path, other)
 
-    def _read_gone(self, change: Change, there: TargetFile | None, pace: Pace) -> Change | None:
+    def _read_gone(self, change: Change, there: TargetFile | None, context: StepContext) -> Change | None:
         """Return the change of a key that is gone from the source, None if there is nothing to do about it.
 
         While other items of the sync are under way, the target may get the file any moment: a transfer, which comes
         after them, then decides by what is there.
         """
         record = change.record
-        if self._sync.removals is None or (record is None and not pace.joined):
+        if self._sync.removals is None or (record is None and not context.joined):
             return None
         return replace(change, there=_as_listed(change.key, there))
 

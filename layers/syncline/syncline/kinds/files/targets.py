@@ -88,7 +88,7 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class Unfinished:
+class PartlyWritten:
     """An upload that goes on in another function; ``parts`` of it are done. ``error`` is what broke it off, if not time."""
 
     parts: int
@@ -136,7 +136,7 @@ class Target(Protocol):
         """
         ...
 
-    def put(self, put: Put) -> Written | Unfinished:
+    def put(self, put: Put) -> Written | PartlyWritten:
         """Bring an object there.
 
         Raises FILE_DIFFERS or TARGET_CHANGED if the target has something else than ``put.there``, and FILE_TOO_SLOW if

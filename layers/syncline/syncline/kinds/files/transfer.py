@@ -21,21 +21,21 @@ from syncline.kinds.files.records import COLLIDES, Record, Records, Row, Task, m
 from syncline.kinds.files.targets import (
     CHUNK,
     NotArrivedError,
+    PartlyWritten,
     Put,
     Target,
     TargetFile,
-    Unfinished,
     Written,
     check_arrived,
     collides,
     folded,
     other_name,
 )
-from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result
 from syncline.ownership import Action, decide
 
-Answer = Arrived | Later | Result | Failure
+Answer = Completed | Unfinished | Result | Failure
 _CHANGED: Final = ("FILE_DIFFERS", "TARGET_CHANGED")
 _GONE: Final = "it is no longer at the source"
 _REPLACED: Final = (
@@ -48,13 +48,13 @@ class Transfer:
     """Carries out the items of one transfer, ``threads`` at a time."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - the parts of the kind
-        self, sync: FilesSync, source: Bucket, target: Target, records: Records, pace: Pace, threads: int
+        self, sync: FilesSync, source: Bucket, target: Target, records: Records, context: StepContext, threads: int
     ) -> None:
         self._sync = sync
         self._source = source
         self._target = target
         self._records = records
-        self._pace = pace
+        self._context = context
         self._threads = threads
         self._rows: dict[str, Row | None] = {}
         self._alike: set[str] = set()
@@ -81,14 +81,14 @@ class Transfer:
         answers += [self._answer(each) for each in alone[:1] or tasks if each[0].name in self._alike]
         yield from self._recorded(answers)
         # A file that needs a function to itself is not to share its time.
-        yield from (Later(item, waiting=True) for item in waiting)
+        yield from (Unfinished(item, waiting=True) for item in waiting)
 
     def _recorded(self, answers: Sequence[Answer]) -> Iterator[Answer]:
         """Record the files that were written or adopted; the written ones count as verified only after verify.
 
         Yield the answers. What has arrived says when it was recorded, so that its verification is recorded after it.
         """
-        made = {each.item.name: Task.of(each.item).made for each in answers if isinstance(each, Arrived)}
+        made = {each.item.name: Task.of(each.item).made for each in answers if isinstance(each, Completed)}
         rows: dict[str, Row | None] = {
             self._sync.name_of(key): replace(record, verified=False).to_row()
             for key, record in made.items()
@@ -97,20 +97,20 @@ class Transfer:
         rows |= self._rows
         at = self._records.write(rows) if rows else 0
         for each in answers:
-            if at and isinstance(each, Arrived):
+            if at and isinstance(each, Completed):
                 yield replace(each, item=replace(Task.of(each.item), written=at).on(each.item))
             else:
                 yield each
 
     def _answer(self, each: tuple[Item, Task]) -> Answer:
         item, task = each
-        if self._pace.over:
-            return Later(item)
+        if self._context.over:
+            return Unfinished(item)
         try:
             return self._by_task[task.what](item, task)
         except SynclineError as error:
             if error.code.name == "FILE_TOO_SLOW" and self._shared and not task.alone:
-                return Later(replace(task, alone=True).on(item), waiting=True)
+                return Unfinished(replace(task, alone=True).on(item), waiting=True)
             if error.code.name == "PATH_COLLIDES":
                 # So a later scan knows, even if the sync may overwrite, that this path is not to be written.
                 self._rows[self._sync.name_of(item.name)] = Record("", 0, 0, COLLIDES, verified=False).to_row()
@@ -176,7 +176,7 @@ class Transfer:
             if _headers_differ(head, there):
                 return None if ours or self._sync.overwrite else conflict(item, there)
             known = self._target.is_listed or item.target is not None
-            since = own or there.run == self._pace.run or (known and item.target != there.etag)
+            since = own or there.run == self._context.run or (known and item.target != there.etag)
             return self._arrived(item, task, Written(head, there)) if since else self._adopt(item, task, head, there)
         if action is not Action.CONFLICT:
             return None
@@ -222,8 +222,8 @@ class Transfer:
         begun = at = task.compared if task.versions == versions else 0
         try:
             for at in self._equal(item.name, head, there, begun):
-                if self._pace.over and at < head.size:
-                    return Later(replace(task, compared=at, versions=versions).on(item))
+                if self._context.over and at < head.size:
+                    return Unfinished(replace(task, compared=at, versions=versions).on(item))
         except SynclineError as error:
             if at == begun:
                 raise
@@ -253,14 +253,14 @@ class Transfer:
             None if for_headers else _seen(item, task),
             there,
             not self._sync.overwrite,
-            self._pace.left,
-            self._pace.run,
+            self._context.left,
+            self._context.run,
         )
 
     def _written(self, item: Item, task: Task, there: TargetFile | None) -> Answer:
         put = self._to_put(item, task, there)
         done = self._target.put(put)
-        if isinstance(done, Unfinished):
+        if isinstance(done, PartlyWritten):
             return _continued(item, task, done)
         if there is not None and there.headers is not None and there.equals(done.head.etag, done.head.size):
             done = self._with_kept(put.path, done)
@@ -310,7 +310,7 @@ class Transfer:
     def _rewritten(self, item: Item, task: Task, old: str, before: TargetFile) -> Answer:
         """Rename a file whose headers are others at the source: bring the object, and then remove the old file."""
         done = self._target.put(self._to_put(item, task, None))
-        if isinstance(done, Unfinished):
+        if isinstance(done, PartlyWritten):
             return _continued(item, task, done)
         check_arrived(self._target, self._sync.path_of(item.name), done.file)
         self._target.remove(old, before)
@@ -359,7 +359,7 @@ class Transfer:
                 if error.code.name != "TARGET_CHANGED":
                     raise
                 return conflict(item, there)
-        return Arrived(replace(task, what="remove", made=None).on(replace(item, source=None)))
+        return Completed(replace(task, what="remove", made=None).on(replace(item, source=None)))
 
     def _permit(self, item: Item, task: Task) -> Answer:
         """Set the permissions that an event or an access list states."""
@@ -372,11 +372,11 @@ class Transfer:
                 raise
             return self._put(item, replace(task, what="put", made=None))
         made = replace(task.made, mode=mode, told=task.told, seq=task.seq, was=task.was)
-        return Arrived(replace(task, made=made).on(item))
+        return Completed(replace(task, made=made).on(item))
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
-    def _arrived(self, item: Item, task: Task, done: Written, *, mode: str | None = None) -> Arrived:
+    def _arrived(self, item: Item, task: Task, done: Written, *, mode: str | None = None) -> Completed:
         """Set the file's permissions, unless it has the right ones (``mode``), and return its new record."""
         head, there = done.head, done.file
         if mode is None:
@@ -401,7 +401,7 @@ class Transfer:
         )
         what = "rename" if task.origin is not None else "put"
         after = replace(task, what=what, made=made, parts=0, compared=0, versions=None, alone=False)
-        return Arrived(after.on(replace(item, source=head.etag, size=head.size)), done.sent)
+        return Completed(after.on(replace(item, source=head.etag, size=head.size)), done.sent)
 
 
 def wanted_mode(sync: FilesSync, source: Bucket, key: str, head: Head) -> str:
@@ -415,10 +415,10 @@ def wanted_mode(sync: FilesSync, source: Bucket, key: str, head: Head) -> str:
     return rule.default
 
 
-def _continued(item: Item, task: Task, done: Unfinished) -> Later | Failure:
+def _continued(item: Item, task: Task, done: PartlyWritten) -> Unfinished | Failure:
     """Return the answer for an item whose upload goes on in another function."""
     after = replace(task, parts=done.parts).on(item)
-    return Later(after) if done.error is None else Failure(after, done.error, further=done.parts > task.parts)
+    return Unfinished(after) if done.error is None else Failure(after, done.error, further=done.parts > task.parts)
 
 
 def conflict(item: Item, there: TargetFile | None) -> Result:

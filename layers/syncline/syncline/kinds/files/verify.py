@@ -16,22 +16,22 @@ from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.parallel import in_parallel
 from syncline.kinds.files.records import UNSTATED, Gone, Records, Row, Task
 from syncline.kinds.files.targets import Target, TargetFile, folded, other_name
-from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item
 
 PERMISSIONS_SET: Final = "only its permissions were changed"
 """The note of a file that was not written."""
-Verified = Arrived | Later | Failure
+Verified = Completed | Unfinished | Failure
 
 
 class Verify:
     """Reads the items of one batch, ``threads`` at a time, and records what was verified."""
 
-    def __init__(self, sync: FilesSync, target: Target, records: Records, pace: Pace, threads: int) -> None:
+    def __init__(self, sync: FilesSync, target: Target, records: Records, context: StepContext, threads: int) -> None:
         self._sync = sync
         self._target = target
         self._records = records
-        self._pace = pace
+        self._context = context
         self._threads = threads
         self._alike: dict[str, list[str]] = {}
 
@@ -53,7 +53,7 @@ class Verify:
     def _from_listing(self, asked: Sequence[_Asked]) -> list[tuple[_Asked, Verified]]:
         """Return the files that the target's listing verifies; it refutes none."""
         shown = {self._sync.path_of(each.item.name): each for each in asked if each.is_shown_by_listing}
-        if self._pace.over:
+        if self._context.over:
             return []
         try:
             there = self._target.listed(sorted(shown))
@@ -67,8 +67,8 @@ class Verify:
 
     def _answer(self, asked: _Asked) -> tuple[_Asked, Verified]:
         item, task = asked.item, asked.task
-        if self._pace.over:
-            return asked, Later(item)
+        if self._context.over:
+            return asked, Unfinished(item)
         try:
             return asked, _arrived(asked, self._read(item, task, asked))
         except SynclineError as error:
@@ -113,7 +113,7 @@ class Verify:
         gone: dict[str, Row] = {}
         written = 0
         for each, answer in answered:
-            if isinstance(answer, Arrived):
+            if isinstance(answer, Completed):
                 self._remember(each, Task.of(answer.item), changes, gone)
                 written = max(written, each.task.written)
         if changes or gone:
@@ -158,11 +158,11 @@ class _Asked:
         return made.target in (UNSTATED, there.version)
 
 
-def _arrived(asked: _Asked, there: TargetFile | None) -> Arrived:
+def _arrived(asked: _Asked, there: TargetFile | None) -> Completed:
     """Return the answer for a verified file; its record has the version that the target shows."""
     task = asked.task
     note = PERMISSIONS_SET if task.what == "permit" else ""
     if task.made is None or there is None:
-        return Arrived(asked.item, note=note)
+        return Completed(asked.item, note=note)
     made = replace(task.made, target=there.version, internal_id=there.internal_id or task.made.internal_id)
-    return Arrived(replace(asked.item, detail={**asked.item.detail, "made": made.to_row()}), note=note)
+    return Completed(replace(asked.item, detail={**asked.item.detail, "made": made.to_row()}), note=note)

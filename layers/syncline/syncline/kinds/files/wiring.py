@@ -107,7 +107,7 @@ def folder_group_of(name: str) -> str:
     return f"{shard_of(folder_of(name)):02}"
 
 
-def hints(sync: Sync, event: object, now: float) -> tuple[str, ...]:
-    """Return what a notification of the source or target names; see :func:`syncline.wiring.syncs.hints_of`."""
+def changed_groups(sync: Sync, event: object, now: float) -> tuple[str, ...]:
+    """Return what a notification of the source or target names; see :func:`syncline.wiring.syncs.changed_groups_of`."""
     assert isinstance(sync, FilesSync)
     return groups_in(sync, event, now)

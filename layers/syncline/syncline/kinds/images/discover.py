@@ -29,7 +29,7 @@ from syncline.kinds.images.memory import Notes
 from syncline.kinds.images.referrers import Attached, Compared, Referrers, is_list
 from syncline.kinds.images.transfer import ASK, conflict
 from syncline.kinds.images.verify import Origin, Proof
-from syncline.kinds.kind import Arrived, Failure, Pace, Page, odd_pages
+from syncline.kinds.kind import Completed, Failure, Page, StepContext, failure_pages
 from syncline.model import Item, Result, Scope
 from syncline.patterns import is_signature_tag
 
@@ -83,7 +83,7 @@ class Look:
         self._asked: frozenset[tuple[str, str]] = frozenset()
         self._asking = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="ask")
 
-    def pages(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
+    def pages(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         """Yield pages in the order of repositories and tags, behind the one that ``cursor`` names.
 
         A cursor is the name of a repository that was scanned, ``name:tag`` or ``name?place`` within one, or the
@@ -92,71 +92,71 @@ class Look:
         self._with_referrers |= scope.groups is not None and self._sync.referrers == "with-images"
         odd: list[Odd] = []
         odd_at_target: list[Odd] = []
-        self._named, self._asked = pace.named, pace.asked
-        if pace.named and cursor is None:
+        self._named, self._asked = context.named, context.asked
+        if context.named and cursor is None:
             yield Page("", failures=tuple(self._not_taken(scope)))
         place = Place.parse(cursor) if cursor is not None and cursor.startswith("[") else None
         # Repositories wait for digests and digests wait for nobody, so the two pools cannot block one another.
         with self._asking, ThreadPoolExecutor(AT_ONCE, thread_name_prefix="look") as pool:
             # One side lists its repositories while the other does.
-            states = pool.submit(self._target_states, scope, odd_at_target.append, pace)
-            names = self._repositories(scope, odd.append, pace) if place is None else place
+            states = pool.submit(self._target_states, scope, odd_at_target.append, context)
+            names = self._repositories(scope, odd.append, context) if place is None else place
             self._states = states.result()
             if cursor is None and scope.groups is None:
-                yield from odd_pages("", self._odd_at_target(odd_at_target))
+                yield from failure_pages("", self._odd_at_target(odd_at_target))
             if isinstance(names, Place):
                 begun = names if place is not None else replace(names, after=cursor or "")
-                yield from self._long(begun, pace, pool)
+                yield from self._long(begun, context, pool)
                 return
             if cursor is None and scope.groups is None:
-                yield from odd_pages("", self._odd_repositories(odd))
-            yield from self._of(names, cursor or "", pace, pool)
+                yield from failure_pages("", self._odd_repositories(odd))
+            yield from self._of(names, cursor or "", context, pool)
 
-    def _long(self, place: Place, pace: Pace, pool: ThreadPoolExecutor) -> Iterator[Page]:
+    def _long(self, place: Place, context: StepContext, pool: ThreadPoolExecutor) -> Iterator[Page]:
         """Yield the pages of a source with more repositories than are held: they are counted first."""
         organizations = self._sync.source.organizations
         if not place.counted:
-            for place in counting(repository_pages(self._source, organizations, ignore, place), place, pace):  # noqa: PLR1704, B020 - the last one counts
+            for place in counting(repository_pages(self._source, organizations, ignore, place), place, context):  # noqa: PLR1704, B020 - the last one counts
                 yield Page(str(place))
-        if pace.over or not place.counted:
+        if context.over or not place.counted:
             return
         odd: list[Odd] = []
         for listed in repository_pages(self._source, organizations, odd.append, place):
             if listed.following is None and not (place.position.entries or listed.names or odd):
                 raise self._nothing_listed("the catalog")
             if not place.behind:
-                yield from odd_pages(str(place), self._odd_repositories(odd))
+                yield from failure_pages(str(place), self._odd_repositories(odd))
             odd.clear()
-            for page in self._of(self._taken(listed.names), place.done, pace, pool):
+            for page in self._of(self._taken(listed.names), place.done, context, pool):
                 yield replace(page, cursor=str(replace(place, behind=page.cursor)))
-            if pace.over or listed.following is None:
+            if context.over or listed.following is None:
                 return
             place = listed.following
             yield Page(str(place))
 
-    def _of(self, names: Sequence[str], cursor: str, pace: Pace, pool: ThreadPoolExecutor) -> Iterator[Page]:
+    def _of(self, names: Sequence[str], cursor: str, context: StepContext, pool: ThreadPoolExecutor) -> Iterator[Page]:
         """Yield the pages of repositories behind a cursor, in the order of their names."""
         last, separator, within = _parted(cursor)
         waiting = iter([name for name in names if name > last or (separator and name == last)])
         ahead: deque[Future[list[Page] | _Long]] = deque()
         try:
-            while not pace.over:
+            while not context.over:
                 while len(ahead) < 2 * AT_ONCE and (name := next(waiting, None)) is not None:
                     group = self._sync.target_repository(name)
                     if name == last and separator == _LONG:
                         ahead.append(Future())
                         ahead[-1].set_result(_Long(name, group, Place.parse(within)))
                     else:
-                        ahead.append(pool.submit(self._pages_of, name, group, within if name == last else "", pace))
+                        ahead.append(pool.submit(self._pages_of, name, group, within if name == last else "", context))
                 if not ahead:
                     return
                 found = ahead.popleft().result()
-                yield from self._tags_of(found, pace) if isinstance(found, _Long) else found
+                yield from self._tags_of(found, context) if isinstance(found, _Long) else found
         finally:
             for future in ahead:
                 future.cancel()
 
-    def _repositories(self, scope: Scope, odd: OnOdd, pace: Pace) -> list[str] | Place:
+    def _repositories(self, scope: Scope, odd: OnOdd, context: StepContext) -> list[str] | Place:
         """Return the source's repositories that belong to the sync and the scope, sorted.
 
         If there are too many to hold, or the time was over before all were listed, return how far the listing was read.
@@ -172,7 +172,7 @@ class Look:
         pages = repository_pages(self._source, sync.source.organizations, found.append, Place())
         following: Place | None = Place()
         while following is not None:
-            if pace.over or len(names) > HELD_REPOSITORIES:
+            if context.over or len(names) > HELD_REPOSITORIES:
                 return following
             page = next(pages)
             names += page.names
@@ -220,7 +220,7 @@ class Look:
             if each.name is None or (source is not None and self._sync.takes_repository(source)):
                 yield Failure(Item("*", each.label), each.error)
 
-    def _target_states(self, scope: Scope, odd: OnOdd, pace: Pace) -> dict[str, dict[str, str]]:
+    def _target_states(self, scope: Scope, odd: OnOdd, context: StepContext) -> dict[str, dict[str, str]]:
         """Return which target repositories exist and take pushes, where one listing for each organization tells.
 
         After an odd entry, or if there are too many to hold, it does not tell which ones exist, so the namespace is not
@@ -240,7 +240,7 @@ class Look:
                 for page in self._target.api.repository_pages(namespace, found.append):
                     held |= {repository.name: repository.state for repository in page.repositories}
                     is_whole = page.following is None
-                    if pace.over or len(held) > HELD_REPOSITORIES:
+                    if context.over or len(held) > HELD_REPOSITORIES:
                         break
                 if held and is_whole and not found:
                     self._complete.add(namespace)
@@ -252,7 +252,7 @@ class Look:
                     raise
         return states
 
-    def _pages_of(self, name: str, group: str, behind: str, pace: Pace) -> list[Page] | _Long:
+    def _pages_of(self, name: str, group: str, behind: str, context: StepContext) -> list[Page] | _Long:
         """Return the pages of one repository's tags behind the tag ``behind``, or one that says why there are none.
 
         Fewer pages where the time ends: a repository may have more tags than one function can ask for. A repository with
@@ -260,36 +260,36 @@ class Look:
         """
         pages: list[Page] = []
         try:
-            found = held_tags(self._source, name, pace)
+            found = held_tags(self._source, name, context)
             if found.following is not None:
                 return _Long(name, group, Place(found.following, after=behind))
             self._check_found(name, found)
-            for page in self._compare(name, group, found, behind, pace):
+            for page in self._compare(name, group, found, behind, context):
                 pages.append(page)
-                if pace.over:
+                if context.over:
                     break
         except SynclineError as error:
             return [Page(name, failures=(Failure(Item(group, "*"), error),))]
         return pages
 
-    def _compare(self, name: str, group: str, found: ListedTags, behind: str, pace: Pace) -> Iterator[Page]:
+    def _compare(self, name: str, group: str, found: ListedTags, behind: str, context: StepContext) -> Iterator[Page]:
         """Yield the pages of a repository all of whose tags are held."""
         present = ListedTags({}, [])
         if any(map(self._sync.takes_tag, found.tags)):
-            present = self._target_tags(group, pace)
+            present = self._target_tags(group, context)
         if not behind:
             failures = self._odd_tags(group, (*found.odd, *present.odd))
-            yield from odd_pages(f"{name}:{_BEFORE_TAGS}", failures)
+            yield from failure_pages(f"{name}:{_BEFORE_TAGS}", failures)
         # Where something was put and not verified, equal tags are no proof of whole images.
         suspect = bool(present.tags) and self._notes.has_unverified(group)
         detail = {"signed": True} if any(map(is_signature_tag, found.tags)) else {}
         both = _Compared(name, group, found, present, suspect, detail)
-        is_whole = yield from self._differences(both, behind, lambda tag: f"{name}:{tag}" if tag else name, pace)
-        if suspect and is_whole and not behind and not pace.over and not pace.plan:
+        is_whole = yield from self._differences(both, behind, lambda tag: f"{name}:{tag}" if tag else name, context)
+        if suspect and is_whole and not behind and not context.over and not context.plan:
             self._notes.forget_unverified(group)
 
     def _differences(
-        self, both: _Compared, behind: str, cursor: Callable[[str], str], pace: Pace
+        self, both: _Compared, behind: str, cursor: Callable[[str], str], context: StepContext
     ) -> Generator[Page, None, bool]:
         """Yield the pages of the listed tags behind ``behind``, until the time is over; return True if all are whole.
 
@@ -305,11 +305,11 @@ class Look:
             is_last = at + PAGE_TAGS >= len(wanted)
             listed = {tag: (both.found.tags[tag], both.present.there(tag)) for tag in tags}
             compared = self._with_digests(name, group, listed)
-            broken = self._broken(name, compared, pace) if both.suspect else set()
+            broken = self._broken(name, compared, context) if both.suspect else set()
             whole &= not broken
             page = self._page(name, group, cursor("" if is_last else tags[-1]), compared, broken)
             yield replace(page, items=tuple(replace(item, detail=detail) for item in page.items))
-            if pace.over:
+            if context.over:
                 return False
         return whole
 
@@ -318,18 +318,18 @@ class Look:
         taken = (each for each in odd if each.name is None or self._sync.takes_tag(each.name))
         return {each.label: Failure(Item(group, each.label), each.error) for each in taken}.values()
 
-    def _tags_of(self, long: _Long, pace: Pace) -> Iterator[Page]:
+    def _tags_of(self, long: _Long, context: StepContext) -> Iterator[Page]:
         """Yield the pages of a repository with more tags than are held; a failure is of what is behind the last one."""
         begun = at = None if long.place == Place() else f"{long.name}{_LONG}{long.place}"
         try:
-            for page in self._long_tags(long, pace):
+            for page in self._long_tags(long, context):
                 at = page.cursor
                 yield page
         except SynclineError as error:
             failure = Failure(Item(long.group, "*"), error, further=at != begun, cursor=at)
             yield Page(long.name, failures=(failure,))
 
-    def _long_tags(self, long: _Long, pace: Pace) -> Iterator[Page]:
+    def _long_tags(self, long: _Long, context: StepContext) -> Iterator[Page]:
         """Yield the pages of a repository with more tags than are held: they are counted first."""
         name, group, place = long.name, long.group, long.place
 
@@ -337,24 +337,24 @@ class Look:
             return f"{name}{_LONG}{at}"
 
         if not place.counted:
-            for place in counting(tag_pages(self._source, name, [], place.position), place, pace):  # noqa: B020
+            for place in counting(tag_pages(self._source, name, [], place.position), place, context):  # noqa: B020
                 yield Page(cursor(place))
-        if pace.over or not place.counted:
+        if context.over or not place.counted:
             return
-        present = self._target_tags(group, pace)
+        present = self._target_tags(group, context)
         if place == Place(counted=True):
-            yield from odd_pages(cursor(place), self._odd_tags(group, present.odd))
+            yield from failure_pages(cursor(place), self._odd_tags(group, present.odd))
         suspect = not present.is_empty and self._notes.has_unverified(group)
         odd: list[Odd] = []
         for listed in self._listed(name, odd, place):
             if not place.behind:
-                yield from odd_pages(cursor(place), self._odd_tags(group, odd))
+                yield from failure_pages(cursor(place), self._odd_tags(group, odd))
             following = None if listed.following is None else place.page(listed.following)
             end = name if following is None else cursor(following)
             both = _Compared(name, group, listed, present, suspect, {"signed": ASK})
-            yield from self._differences(both, place.done, partial(_within, place, cursor, end), pace)
+            yield from self._differences(both, place.done, partial(_within, place, cursor, end), context)
             odd.clear()
-            if pace.over or following is None:
+            if context.over or following is None:
                 return
             place = following
 
@@ -389,11 +389,11 @@ class Look:
             return Page(cursor, skipped=skipped, results=tuple(results), failures=(*failures, *odd))
         return Page(cursor, tuple(items), skipped, tuple(results), odd)
 
-    def _broken(self, name: str, items: Sequence[Item], pace: Pace) -> set[str]:
+    def _broken(self, name: str, items: Sequence[Item], context: StepContext) -> set[str]:
         """Return the tags, equal on both sides, of images that are not whole at the target."""
         equal = [item for item in items if item.source is not None and item.source == item.target]
         proof = Proof(self._target.registry, Origin(self._source.registry, lambda _: name, referrers=False))
-        return {answer.item.name for answer in proof.of(equal, pace) if not isinstance(answer, Arrived)}
+        return {answer.item.name for answer in proof.of(equal, context) if not isinstance(answer, Completed)}
 
     def _lacking_referrers(self, name: str, group: str, items: Iterable[Item]) -> tuple[set[str], tuple[Failure, ...]]:
         """The tags, equal on both sides, of images whose referrers the target does not all list, if that is asked.
@@ -465,11 +465,11 @@ class Look:
             raise SynclineError("LISTING_INCOMPLETE", what)
         self._check_named(name)
 
-    def _target_tags(self, group: str, pace: Pace) -> ListedTags:
+    def _target_tags(self, group: str, context: StepContext) -> ListedTags:
         namespace = group.partition("/")[0]
         if namespace in self._complete and group not in self._states[namespace]:
             return ListedTags({}, [])
-        return held_tags(self._target, group, pace)
+        return held_tags(self._target, group, context)
 
     def _state(self, group: str) -> str | None:
         return self._states.get(group.partition("/")[0], {}).get(group)

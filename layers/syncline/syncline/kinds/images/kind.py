@@ -10,10 +10,10 @@ from syncline.kinds.images.discover import Look
 from syncline.kinds.images.events import groups_in
 from syncline.kinds.images.listing import Side
 from syncline.kinds.images.memory import BlobPlaces, Notes
-from syncline.kinds.images.pieces import Way
+from syncline.kinds.images.pieces import CopyRoute
 from syncline.kinds.images.transfer import Answer, RepositoryCopy
 from syncline.kinds.images.verify import Origin, Proof
-from syncline.kinds.kind import Arrived, Failure, Later, Pace, Page
+from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
 from syncline.model import Item, Scope, Step
 
 
@@ -33,18 +33,18 @@ class Images:
         self._places = places
         self._notes = notes
 
-    def discover(self, scope: Scope, cursor: str | None, pace: Pace) -> Iterator[Page]:
-        return Look(self._sync, self._source, self._target, self._notes).pages(scope, cursor, pace)
+    def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
+        return Look(self._sync, self._source, self._target, self._notes).pages(scope, cursor, context)
 
-    def transfer(self, items: Sequence[Item], pace: Pace) -> Iterator[Answer]:
+    def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[Answer]:
         group = items[0].group
-        way = Way(self._source.registry, self._repository(group), self._target.registry, group)
-        copy = RepositoryCopy(way, self._places, pace, self._sync, self._notes)
+        way = CopyRoute(self._source.registry, self._repository(group), self._target.registry, group)
+        copy = RepositoryCopy(way, self._places, context, self._sync, self._notes)
         return copy.images(items)
 
-    def verify(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
+    def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
         origin = Origin(self._source.registry, self._repository, self._sync.referrers != "none", self._notes)
-        return Proof(self._target.registry, origin).of(items, pace)
+        return Proof(self._target.registry, origin).of(items, context)
 
     def _repository(self, group: str) -> str:
         source = self._sync.source_repository(group)
@@ -54,7 +54,7 @@ class Images:
     def reference(self, group: str) -> str:
         return f"{self._target.registry.host}/{group}"
 
-    def hints(self, event: object) -> tuple[str, ...]:
+    def changed_groups(self, event: object) -> tuple[str, ...]:
         return groups_in(self._sync, event)
 
     def requests(self) -> int:

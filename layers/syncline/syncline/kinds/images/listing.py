@@ -17,7 +17,7 @@ from syncline.clients.http.listings import BEGINNING, Odd, OnOdd, Position
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.quay import Quay
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Pace
+from syncline.kinds.kind import StepContext
 from syncline.model import compact_json
 
 HELD_TAGS: Final = 10_000
@@ -121,13 +121,13 @@ def tag_pages(side: Side, repository: str, odd: list[Odd], start: Position | Non
         yield ListedTags(dict.fromkeys(names.names, Tag()), odd, names.following)
 
 
-def held_tags(side: Side, repository: str, pace: Pace) -> ListedTags:
+def held_tags(side: Side, repository: str, context: StepContext) -> ListedTags:
     """Return the tags of a repository, or the first of them if there are too many or the time is over."""
     held: dict[str, Tag] = {}
     odd: list[Odd] = []
     pages = tag_pages(side, repository, odd)
     following: Position | None = BEGINNING
-    while following is not None and len(held) <= HELD_TAGS and not pace.over:
+    while following is not None and len(held) <= HELD_TAGS and not context.over:
         page = next(pages, None)
         if page is None:
             following = None
@@ -182,14 +182,14 @@ def repository_pages(
                 yield ListedNames(names, None)
 
 
-def counting(pages: Iterator[ListedTags | ListedNames], place: Place, pace: Pace) -> Iterator[Place]:
+def counting(pages: Iterator[ListedTags | ListedNames], place: Place, context: StepContext) -> Iterator[Place]:
     """Read a long listing behind ``place`` without comparing it, and yield the places reached until the time is over.
 
     The last place of a listing that ends is its beginning, as a place to compare from.
     """
-    if pace.over:
+    if context.over:
         yield place
-    while not pace.over:
+    while not context.over:
         page = next(pages, None)
         if page is None or page.following is None:
             yield replace(place.page(BEGINNING), counted=True)

@@ -16,7 +16,7 @@ from syncline.clients.registry.manifest import Descriptor
 from syncline.clients.registry.reference import hasher, same
 from syncline.clients.registry.upload import Upload
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Pace
+from syncline.kinds.kind import StepContext
 from syncline.running_hash import RunningHash
 
 CHUNK: Final = 1024 * 1024
@@ -46,7 +46,7 @@ class InterruptedUploadError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class CopyRoute:
     """Where a blob comes from and where it goes."""
 
     source: Registry
@@ -55,7 +55,7 @@ class Way:
     target_repository: str
 
 
-def send_in_pieces(way: Way, blob: Descriptor, stored: dict[str, Any] | None, pace: Pace) -> int:
+def send_in_pieces(way: CopyRoute, blob: Descriptor, stored: dict[str, Any] | None, context: StepContext) -> int:
     """Send a blob, going on where ``stored`` left it, and return the number of bytes sent.
 
     Raises :class:`InterruptedUploadError` where the time ends first or a request fails that may be tried again,
@@ -63,10 +63,10 @@ def send_in_pieces(way: Way, blob: Descriptor, stored: dict[str, Any] | None, pa
     registries answer.
     """
     upload, begun, marks = _opened(way, stored)
-    sending = _Sending(way, blob, upload, pace, marks)
+    sending = _Sending(way, blob, upload, context, marks)
     try:
         reached = sending.through_breaks(begun)
-        if reached < blob.size and pace.over:
+        if reached < blob.size and context.over:
             raise InterruptedUploadError(blob.digest, sending.state(), reached - begun)
         sending.finish()
     except SynclineError as error:
@@ -79,7 +79,7 @@ def send_in_pieces(way: Way, blob: Descriptor, stored: dict[str, Any] | None, pa
     return reached - begun
 
 
-def _opened(way: Way, stored: dict[str, Any] | None) -> tuple[Upload, int, list[Any]]:
+def _opened(way: CopyRoute, stored: dict[str, Any] | None) -> tuple[Upload, int, list[Any]]:
     """Return the upload that was ``stored``, or a new one, with its offset and its marks."""
     if stored is not None:
         upload = way.target.resume_upload(way.target_repository, stored["upload"])
@@ -98,11 +98,13 @@ class _Sending:
     Where none can be stored, what went before is read and hashed once more, before the first byte is sent.
     """
 
-    def __init__(self, way: Way, blob: Descriptor, upload: Upload, pace: Pace, marks: list[Any]) -> None:
+    def __init__(
+        self, way: CopyRoute, blob: Descriptor, upload: Upload, context: StepContext, marks: list[Any]
+    ) -> None:
         self._way = way
         self._blob = blob
         self._upload = upload
-        self._pace = pace
+        self._context = context
         self._marks = marks
         self._algorithm, _, self._expected = blob.digest.partition(":")
         self._digest = RunningHash(self._algorithm)
@@ -113,7 +115,7 @@ class _Sending:
             try:
                 return self._piece(at)
             except SynclineError as error:
-                if not error.retried_here or error.code.name == "DIGEST_MISMATCH" or self._pace.over:
+                if not error.retried_here or error.code.name == "DIGEST_MISMATCH" or self._context.over:
                     raise
                 reached = self._upload.status()
                 if reached <= at:
@@ -156,7 +158,7 @@ class _Sending:
                 raise other_size(self._way, self._blob, self._digest.offset)
             if self._digest.offset > at:
                 yield chunk[max(0, at - before) :]
-                if self._pace.over:
+                if self._context.over:
                     return
 
     def _mark(self) -> None:
@@ -166,14 +168,14 @@ class _Sending:
             del self._marks[:-4]
 
 
-def other_size(way: Way, blob: Descriptor, size: int) -> SynclineError:
+def other_size(way: CopyRoute, blob: Descriptor, size: int) -> SynclineError:
     """Return the error of a blob of which the source gives ``size`` bytes, at least, where its manifest states others."""
     named = f"{way.source_repository}@{blob.digest}"
     what = f"{named} has {size} bytes at {way.source.host}, its manifest states {blob.size}"
     return SynclineError("SIZE_DIFFERS", what)
 
 
-def other_digest(way: Way, blob: Descriptor) -> SynclineError:
+def other_digest(way: CopyRoute, blob: Descriptor) -> SynclineError:
     """Return the error of a blob whose bytes at the source are as many as stated, but do not have its digest."""
     named = f"{way.source_repository}@{blob.digest}"
     what = f"the {blob.size} bytes that {way.source.host} gives for {named} have another digest"
@@ -188,7 +190,7 @@ def chunks_of(stream: BlobStream, limit: int | None = None) -> Iterator[bytes]:
         yield chunk
 
 
-def proved(chunks: Iterator[bytes], way: Way, blob: Descriptor) -> Iterator[bytes]:
+def proved(chunks: Iterator[bytes], way: CopyRoute, blob: Descriptor) -> Iterator[bytes]:
     """Yield the chunks, hashed and counted as they pass.
 
     Raises SIZE_DIFFERS or DIGEST_MISMATCH in place of the last one if they are not the blob.

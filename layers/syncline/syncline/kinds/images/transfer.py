@@ -21,15 +21,15 @@ from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.memory import BlobPlaces, Notes
 from syncline.kinds.images.pieces import (
     STARTS_AGAIN,
+    CopyRoute,
     InterruptedUploadError,
-    Way,
     chunks_of,
     other_size,
     proved,
     send_in_pieces,
 )
 from syncline.kinds.images.referrers import DEEPEST, Attached, Compared, Lists, Referrers, tags_of
-from syncline.kinds.kind import UNTOUCHED, Arrived, Failure, Later, Pace
+from syncline.kinds.kind import UNTOUCHED, Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result
 from syncline.patterns import is_signature_tag
 
@@ -119,12 +119,14 @@ class Parts:
     ``blobs`` is the pool that copies blobs. Images wait for blobs and blobs wait for nobody.
     """
 
-    def __init__(self, way: Way, places: BlobPlaces, pace: Pace, lists: Lists, blobs: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, way: CopyRoute, places: BlobPlaces, context: StepContext, lists: Lists, blobs: ThreadPoolExecutor
+    ) -> None:
         self._way = way
         self._source, self._from = way.source, way.source_repository
         self._target, self._to = way.target, way.target_repository
         self._places = places
-        self._pace = pace
+        self._context = context
         self._lists = lists
         self._pool = blobs
         self._fresh = False
@@ -149,7 +151,7 @@ class Parts:
         absent: list[Descriptor] = []
         parts = list(manifest.blobs())
         for child in manifest.needed():
-            if self._pace.over:
+            if self._context.over:
                 return False
             if child.digest in self._whole:
                 continue
@@ -223,7 +225,7 @@ class Parts:
 
     def _copy_blob(self, blob: Descriptor, upload: Any) -> int:
         """Bring a blob to the target; return the bytes sent, none if it was there or could be mounted."""
-        if self._pace.over:
+        if self._context.over:
             raise InterruptedUploadError(blob.digest, upload, 0)
         host = self._target.host
         damaged = False
@@ -238,10 +240,10 @@ class Parts:
             damaged = size is not None
         if blob.foreign and upload is None and not self._source.has_blob(self._from, blob.digest):
             return 0  # it lies elsewhere by design, and clients fetch it from there
-        if upload is None and blob.size <= min(WHOLE, max(SMALL, int(self._pace.left() * SLOWEST))):
+        if upload is None and blob.size <= min(WHOLE, max(SMALL, int(self._context.left() * SLOWEST))):
             sent = self._send_whole(blob)
         else:
-            sent = send_in_pieces(self._way, blob, upload, self._pace)
+            sent = send_in_pieces(self._way, blob, upload, self._context)
         # Some registries keep what they have under a digest, whatever its bytes.
         if damaged and (size := self._target.blob_size(self._to, blob)) != blob.size:
             what = f"{host}/{self._to}@{blob.digest} has {size} bytes of {blob.size}, also after all of them were sent"
@@ -252,7 +254,7 @@ class Parts:
     def _mounted_size(self, blob: Descriptor) -> int | None:
         """Mount a blob from another repository of the target that has it, and return its size; None if none has it."""
         host = self._target.host
-        place = self._places.find(host, blob, lambda: self._pace.over)
+        place = self._places.find(host, blob, lambda: self._context.over)
         if place is None or place == self._to:
             return None
         if self._target.mount_blob(self._to, blob.digest, place):
@@ -278,7 +280,7 @@ def names(absent: Sequence[Descriptor]) -> str:
     return ", ".join(f"{child.platform} ({child.digest})" if child.platform else child.digest for child in absent)
 
 
-Answer = Arrived | Later | Result | Failure
+Answer = Completed | Unfinished | Result | Failure
 
 
 ASK: Final = "ask"
@@ -288,12 +290,14 @@ ASK: Final = "ask"
 class RepositoryCopy:
     """Copies images from one repository to another, each part once."""
 
-    def __init__(self, way: Way, places: BlobPlaces, pace: Pace, sync: ImagesSync, notes: Notes) -> None:
+    def __init__(
+        self, way: CopyRoute, places: BlobPlaces, context: StepContext, sync: ImagesSync, notes: Notes
+    ) -> None:
         self._way = way
         self._source, self._from = way.source, way.source_repository
         self._target, self._to = way.target, way.target_repository
         self._places = places
-        self._pace = pace
+        self._context = context
         self._overwrite = sync.overwrite
         self._concurrency = sync.concurrency
         self._notes = notes
@@ -313,7 +317,7 @@ class RepositoryCopy:
             ThreadPoolExecutor(self._concurrency, thread_name_prefix="image") as images,
             ThreadPoolExecutor(self._concurrency, thread_name_prefix="blob") as blobs,
         ):
-            parts = Parts(self._way, self._places, self._pace, self._lists, blobs)
+            parts = Parts(self._way, self._places, self._context, self._lists, blobs)
             parts.take_up(items)
             for group in (first, rest):
                 running = [images.submit(self._answer, item, parts) for item in group]
@@ -325,14 +329,14 @@ class RepositoryCopy:
 
     def _answer(self, item: Item, parts: Parts) -> Answer:
         share = Share(item)
-        if self._pace.over:
-            return Later(share.on(item))
+        if self._context.over:
+            return Unfinished(share.on(item))
         before = share.sent
         try:
             return self._copy(item, parts, share)
         except SynclineError as error:
             if error.code.name == "TIME_SHORT" and share.sent > before:
-                return Later(share.on(item), not share.further)  # bytes went out, so it is no try that failed
+                return Unfinished(share.on(item), not share.further)  # bytes went out, so it is no try that failed
             return Failure(share.on(item), error, further=share.continued)
 
     def _copy(self, item: Item, parts: Parts, share: Share) -> Answer:
@@ -348,13 +352,13 @@ class RepositoryCopy:
         there = parts.copy(manifest, share)
         # What refers to an image comes before its tag: who waits for the tag finds the signature.
         there = there and (is_signature_tag(item.name) or self._bring_attached(item, manifest, parts, share))
-        if not there or not self._copy_referrers(manifest, parts, share) or self._pace.halted():
-            return Later(share.on(item), not share.further)
+        if not there or not self._copy_referrers(manifest, parts, share) or self._context.halted():
+            return Unfinished(share.on(item), not share.further)
         if equal:
             if present == item.target and not share.sent and not share.further:
                 # It was sent here for a closer look, as when its referrers could not be listed.
                 item = replace(item, detail={**item.detail, UNTOUCHED: True})
-            return Arrived(item, share.sent)
+            return Completed(item, share.sent)
         if manifest.subject is not None:
             parts.put(manifest, listed_by=item.name)
         try:
@@ -368,7 +372,7 @@ class RepositoryCopy:
             raise parts.explained(manifest, error) from error
         if replaced is not None:
             item = replace(item, detail={**item.detail, "replaced": replaced})
-        return Arrived(item, share.sent)
+        return Completed(item, share.sent)
 
     def _may_replace(self, item: Item, manifest: Manifest, present: str) -> bool:
         """Return True if the target's other manifest under a tag may be replaced: by the sync's word or as our own."""
@@ -397,7 +401,7 @@ class RepositoryCopy:
                 if error.retried:
                     raise
                 continue
-            if isinstance(answer, Later):
+            if isinstance(answer, Unfinished):
                 return False
             self._brought.add(tag)
         return True
@@ -421,7 +425,7 @@ class RepositoryCopy:
         for _, referrer, listed in Compared(source, target).of(manifest):
             if listed:
                 continue
-            if self._pace.over or not parts.copy(referrer, share):
+            if self._context.over or not parts.copy(referrer, share):
                 return False
             try:
                 parts.put(referrer)

@@ -15,7 +15,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.images.memory import Notes
 from syncline.kinds.images.referrers import Compared, Referrers, is_list
 from syncline.kinds.images.transfer import child_at, names
-from syncline.kinds.kind import Arrived, Failure, Later, Pace
+from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item
 
 AT_ONCE: Final = 8
@@ -46,15 +46,15 @@ class Proof:
         self._found: set[tuple[str, str, int]] = set()
         self._lock = threading.Lock()
 
-    def of(self, items: Sequence[Item], pace: Pace) -> Iterator[Arrived | Later | Failure]:
+    def of(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
         """An answer for each item: arrived only if the tag has the source's digest and every part is there."""
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="prove") as pool:
-            for each in as_completed([pool.submit(self._answer, item, pace) for item in items]):
+            for each in as_completed([pool.submit(self._answer, item, context) for item in items]):
                 yield each.result()
 
-    def _answer(self, item: Item, pace: Pace) -> Arrived | Later | Failure:
-        if pace.over:
-            return Later(item)
+    def _answer(self, item: Item, context: StepContext) -> Completed | Unfinished | Failure:
+        if context.over:
+            return Unfinished(item)
         absent: list[Descriptor] = []
         try:
             manifest = self._prove(item.group, item.name, str(item.source), absent)
@@ -68,7 +68,7 @@ class Proof:
             notes.append(f"the source lacks {names(absent)}, and so does the target")
         if "replaced" in item.detail:
             notes.append(f"it replaced {item.detail['replaced']}")
-        return Arrived(item, note="; ".join(notes))
+        return Completed(item, note="; ".join(notes))
 
     def _moved_on(self, item: Item) -> list[str]:
         """Note a tag that is another one at the source by now, and return that as a sentence."""

@@ -41,7 +41,7 @@ class Builder:
         return Quay(endpoint, lambda: secrets.resolve(token), self._parts.http, lambda: secrets.refresh(token))
 
 
-def hints(sync: Sync, event: object, _now: float) -> tuple[str, ...]:
-    """Return what a registry's notification names; see :func:`syncline.wiring.syncs.hints_of`."""
+def changed_groups(sync: Sync, event: object, _now: float) -> tuple[str, ...]:
+    """Return what a registry's notification names; see :func:`syncline.wiring.syncs.changed_groups_of`."""
     assert isinstance(sync, ImagesSync)
     return groups_in(sync, event)

@@ -141,7 +141,7 @@ class Builder:
         raise _no_runs(sync)
 
 
-def hints(sync: Sync, _event: object, _now: float) -> tuple[str, ...]:
+def changed_groups(sync: Sync, _event: object, _now: float) -> tuple[str, ...]:
     """Say that a sync has no runs."""
     raise _no_runs(sync)
 

@@ -9,7 +9,7 @@ import pytest
 
 from syncline.kinds.backups.memory import Count, Known
 from syncline.store import backup_index as manifests
-from syncline.store.backup_index import KEPT, PARTS, Manifests
+from syncline.store.backup_index import KEPT, PARTS, BackupIndex
 from syncline.store.table import Database, unpack
 from tests.pump import KilledError
 from tests.stack import new_table
@@ -37,7 +37,7 @@ def known(*names: str) -> dict[str, Known]:
 
 
 def test_what_was_noted_is_known(database: Database) -> None:
-    store = Manifests(database, Clock())
+    store = BackupIndex(database, Clock())
     assert store.known("place", "east") == {}
     store.note("place", "east", "one", known("a", "b"))
     store.note("place", "east", "one", known("a", "b"))
@@ -47,7 +47,7 @@ def test_what_was_noted_is_known(database: Database) -> None:
 
 
 def test_a_look_settles_what_is_known(database: Database) -> None:
-    store = Manifests(database, Clock())
+    store = BackupIndex(database, Clock())
     store.note("place", "east", "one", known("a", "b"))
     store.settle("place", "east", known("a"))
     assert store.known("place", "east") == known("a")
@@ -56,7 +56,7 @@ def test_a_look_settles_what_is_known(database: Database) -> None:
 
 
 def test_many_parts_are_put_together(database: Database) -> None:
-    store = Manifests(database, Clock())
+    store = BackupIndex(database, Clock())
     for number in range(PARTS):
         store.note("place", "east", f"part{number}", known(f"key{number}"))
     (pk,) = {str(item["pk"]) for item in database._table.scan()["Items"]}
@@ -67,7 +67,7 @@ def test_many_parts_are_put_together(database: Database) -> None:
 
 
 def test_large_clusters_take_several_items(database: Database) -> None:
-    store = Manifests(database, Clock())
+    store = BackupIndex(database, Clock())
     many = {f"{n:05}{'k' * 800}": Known(f"{n:032x}", f"{n:040x}") for n in range(1500)}
     store.settle("place", "east", many)
     assert store.known("place", "east") == many
@@ -77,7 +77,7 @@ def test_large_clusters_take_several_items(database: Database) -> None:
 
 def test_what_is_still_used_is_not_forgotten(database: Database) -> None:
     clock = Clock()
-    store = Manifests(database, clock)
+    store = BackupIndex(database, clock)
     store.settle("place", "east", known("a"))
     clock.now += KEPT * 0.6
     store.known("place", "east")
@@ -86,7 +86,7 @@ def test_what_is_still_used_is_not_forgotten(database: Database) -> None:
 
 
 def test_counts_of_branches(database: Database) -> None:
-    store = Manifests(database, Clock())
+    store = BackupIndex(database, Clock())
     assert store.counts("repository#main") == {}
     store.keep_counts("repository#main", {"east": Count("t1", 5), "west": Count("t2", 0)})
     store.keep_counts("repository#b/north", {"north": Count("t3", 1)})
@@ -97,7 +97,7 @@ def test_counts_of_branches(database: Database) -> None:
 
 
 def test_objects_that_are_left_out_are_known_with_their_code(database: Database) -> None:
-    store = Manifests(database, Clock())
+    store = BackupIndex(database, Clock())
     out = {"secret": Known("etag", "", "SECRET_FOUND"), "large": Known("etag", "", "TOO_LARGE")}
     store.note("place", "east", "one", out | known("a"))
     assert store.known("place", "east") == out | known("a")
@@ -105,7 +105,7 @@ def test_objects_that_are_left_out_are_known_with_their_code(database: Database)
 
 def test_few_parts_that_are_new_stay_as_they_are(database: Database) -> None:
     clock = Clock()
-    store = Manifests(database, clock)
+    store = BackupIndex(database, clock)
     for number in range(PARTS - 1):
         store.note("place", "east", f"part{number}", known(f"key{number}"))
     clock.now += KEPT * 0.4
@@ -116,7 +116,7 @@ def test_few_parts_that_are_new_stay_as_they_are(database: Database) -> None:
 
 def test_one_part_that_will_soon_expire_has_all_written_anew(database: Database) -> None:
     clock = Clock()
-    store = Manifests(database, clock)
+    store = BackupIndex(database, clock)
     store.note("place", "east", "old", known("a"))
     clock.now += KEPT * 0.6
     store.note("place", "east", "new", known("b"))
@@ -126,7 +126,7 @@ def test_one_part_that_will_soon_expire_has_all_written_anew(database: Database)
 
 
 def test_large_parts_take_several_items_that_dynamodb_takes(database: Database) -> None:
-    store = Manifests(database, Clock())
+    store = BackupIndex(database, Clock())
     rng = random.Random(1)
     many = {rng.randbytes(400).hex(): Known(rng.randbytes(16).hex(), rng.randbytes(20).hex()) for _ in range(800)}
     store.note("place", "east", "one", many)
@@ -142,7 +142,7 @@ def test_large_parts_take_several_items_that_dynamodb_takes(database: Database) 
 def test_items_are_filled_up_to_their_limit(database: Database, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row takes its key, ETag, blob and code, and 12 bytes of JSON: a hundred bytes here."""
     monkeypatch.setattr(manifests, "_SIZE", 1000)
-    store = Manifests(database, Clock())
+    store = BackupIndex(database, Clock())
     objects = {f"{n:040}": Known("é" * 10, "b" * (28 - len(code)), code) for n in range(25)}
     store.settle("place", "east", objects)
     assert store.known("place", "east") == objects
@@ -152,14 +152,14 @@ def test_items_are_filled_up_to_their_limit(database: Database, code: str, monke
 
 def test_counts_that_one_item_does_not_hold_are_left_out(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifests, "_SIZE", 1000)
-    store = Manifests(database, Clock())
+    store = BackupIndex(database, Clock())
     counts = {f"{n:020}{'é' * 10}": Count("t", n) for n in range(12)}
     store.keep_counts("repository#main", counts)
     assert store.counts("repository#main") == dict(list(counts.items())[:10])
 
 
 def test_clusters_of_a_repository_are_counted_once_in_all_branches(database: Database) -> None:
-    store = Manifests(database, Clock())
+    store = BackupIndex(database, Clock())
     assert store.clusters_of("repository") == 0
     store.keep_counts("repository#main", {"east": Count("t1", 5), "west": Count("t2", 0)})
     store.keep_counts("repository#next", {"east": Count("t3", 5)})
@@ -169,7 +169,7 @@ def test_clusters_of_a_repository_are_counted_once_in_all_branches(database: Dat
 
 def test_counts_are_those_of_the_last_time_and_expire(database: Database) -> None:
     clock = Clock()
-    store = Manifests(database, clock)
+    store = BackupIndex(database, clock)
     store.keep_counts("repository#main", {"east": Count("t1", 5)})
     store.keep_counts("repository#main", {"west": Count("t2", 7)})
     assert store.counts("repository#main") == {"west": Count("t2", 7)}
@@ -180,7 +180,7 @@ def test_counts_are_those_of_the_last_time_and_expire(database: Database) -> Non
 def test_a_function_that_dies_while_it_puts_parts_together_forgets_nothing(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Manifests(database, Clock())
+    store = BackupIndex(database, Clock())
     for number in range(PARTS):
         store.note("place", "east", f"part{number}", known(f"key{number}"))
 
