@@ -18,7 +18,7 @@ from syncline.kinds.tokens.ask import Patience
 from syncline.kinds.tokens.canary import Call, Canary, CanaryMemory, CanaryRules, Sighting
 from tests.standins.scripted_gateway import Fault, ScriptedGateway
 
-DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "tokens.md"
+DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "reference" / "tokens.md"
 SIZES: Final = (2, 3, 5)
 RULES: Final = CanaryRules(
     Call("PUT", "/keys/{key}", "{value}"),

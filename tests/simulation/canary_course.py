@@ -388,7 +388,7 @@ class Simulation:
 
 
 def _most_rounds(fault: Fault, count: int) -> int:
-    """Return after how many rounds docs/tokens.md says that a fault is confirmed at the latest."""
+    """Return after how many rounds docs/reference/tokens.md says that a fault is confirmed at the latest."""
     match fault:
         case Fault.YES | Fault.ERRORS | Fault.UNASKED | Fault.REFUSES | Fault.SILENT:
             return 2

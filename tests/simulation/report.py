@@ -1,4 +1,4 @@
-"""Write docs/reliability.md from the records of simulations: ``python -m tests.simulation.report > docs/reliability.md``."""
+"""Write docs/explanation/reliability.md from the records of simulations: ``python -m tests.simulation.report > docs/explanation/reliability.md``."""
 
 from __future__ import annotations
 

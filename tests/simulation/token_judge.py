@@ -1,4 +1,4 @@
-"""Judges what canaries and probes report by the truth of the model: what docs/tokens.md promises, and nothing else.
+"""Judges what canaries and probes report by the truth of the model: what docs/reference/tokens.md promises, and nothing else.
 
 The judge reads plain facts, a round's results and a verdict's body, and the history that :class:`Gateway` keeps. It
 shares no code with the kind that it judges.

@@ -1,6 +1,6 @@
 """Limits of every address that everybody may reach: what is refused before it is decoded, read or asked for.
 
-docs/threat-model.md lists them, with those that the tests beside each part hold: sizes of `receive` in
+docs/explanation/threat-model.md lists them, with those that the tests beside each part hold: sizes of `receive` in
 tests/unit/steps/test_receive.py, what a client of the container may send in tests/integration/test_tokens_container.py.
 """
 

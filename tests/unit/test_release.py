@@ -37,7 +37,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def verified(checkout: Path, release: Path) -> bool:
-    """Return whether a release verifies as docs/hardening.md says."""
+    """Return whether a release verifies as docs/how-to/harden.md says."""
     signers = checkout / "release-signers"
     words = ("ssh-keygen", "-Y", "verify", "-f", signers, "-I", "release", "-n", "syncline", "-s", "SHA256SUMS.sig")
     signed = run(*words, cwd=release, text=(release / "SHA256SUMS").read_text())

@@ -30,7 +30,7 @@ labels: {{- include "tokens.labels" . | nindent 2 }}
 
 {{- define "tokens.syncs" -}}
 {{- if not .Values.syncs -}}
-{{- fail "syncs is empty: set at least one sync, see docs/tokens.md" -}}
+{{- fail "syncs is empty: set at least one sync, see docs/reference/tokens.md" -}}
 {{- end -}}
 {{ dict "syncs" .Values.syncs | toYaml }}
 {{- end -}}

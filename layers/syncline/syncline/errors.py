@@ -1,7 +1,7 @@
 """Every way to fail, by code: whether trying again can help, and what the operator does about it.
 
 A failure is raised as :class:`SynclineError` where its facts are known; nothing matches an error by its text later.
-``docs/errors.md`` is this table for people, written by ``python -m syncline.errors``.
+``docs/reference/errors.md`` is this table for people, written by ``python -m syncline.errors``.
 """
 
 from __future__ import annotations

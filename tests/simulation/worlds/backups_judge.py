@@ -1,6 +1,6 @@
 """What must be true of a branch with backups: each push by itself, and the branch after a run in calm.
 
-The rules are those of ``docs/backups.md``. Paths of the source are ``<cluster>/<namespace>/…`` without the prefix.
+The rules are those of ``docs/reference/backups.md``. Paths of the source are ``<cluster>/<namespace>/…`` without the prefix.
 """
 
 from __future__ import annotations

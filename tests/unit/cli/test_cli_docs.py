@@ -1,4 +1,4 @@
-"""``docs/commands.md`` speaks of the commands that there are."""
+"""``docs/reference/commands.md`` speaks of the commands that there are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from syncline.cli.main import app
 from syncline.errors import CODES
 from tests.unit.cli.cli_stack import ROOT
 
-PAGE = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (\w+).*?$(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 SHARED = {"--stack", "--home", "--json", "--help"}
 ALL = getattr(get_command(app), "commands")  # noqa: B009 - typer does not say that it is a group
@@ -26,7 +26,7 @@ def test_each_command_has_its_section() -> None:
 
 @pytest.mark.parametrize(("group", "command"), [(group, each) for group, names in GROUPS.items() for each in names])
 def test_each_option_of_a_groups_command_is_spoken_of_on_its_page(group: str, command: str) -> None:
-    page = (ROOT / "docs" / f"{group}.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / f"{group}.md").read_text(encoding="utf-8")
     assert f"`{command}" in page
     shown = CliRunner().invoke(app, [group, command, "--help"], env={"COLUMNS": "200"}).stdout
     options = set(re.findall(r"(--[a-z][a-z-]+)", shown)) - {"--help"}

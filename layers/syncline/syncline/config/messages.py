@@ -95,7 +95,7 @@ def _allowed(model: type[Model], loc: KeyPath) -> str:
     parent = _model_at(model, loc[: _last_index(loc, names[-1])]) if names else None
     info = parent.model_fields.get(names[-1]) if parent else None
     if info is None:
-        return "see docs/syncs.yaml.md"
+        return "see docs/reference/syncs.yaml.md"
     text = (info.description or "").split(". ")[0].rstrip(".")
     example = f", such as {_example(info)}" if info.examples else ""
     return f"{text[:1].lower()}{text[1:]}{example}"

@@ -1,6 +1,6 @@
 """The JSON Schema of ``syncs.yaml`` for editors, and its reference page, both written from the models.
 
-``python -m syncline.config.schema FOLDER`` writes ``schema/syncs.schema.json`` and ``docs/syncs.yaml.md`` below FOLDER.
+``python -m syncline.config.schema FOLDER`` writes ``schema/syncs.schema.json`` and ``docs/reference/syncs.yaml.md`` below FOLDER.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from syncline.config.sync import KINDS, Gathering, Model, Patterns, Removals, Sy
 from syncline.config.values import NAME_PATTERN
 
 SCHEMA_FILE: Final = "schema/syncs.schema.json"
-PAGE_FILE: Final = "docs/syncs.yaml.md"
+PAGE_FILE: Final = "docs/reference/syncs.yaml.md"
 
 
 def schema() -> dict[str, Any]:
@@ -68,10 +68,10 @@ program by `python -m syncline.config.schema .`; so is the JSON Schema, which ed
 # yaml-language-server: $schema=schema/syncs.schema.json
 ```
 
-Files to start from: [images-quay-to-dr.yaml](../examples/images-quay-to-dr.yaml),
-[images-explicit.yaml](../examples/images-explicit.yaml),
-[files-bucket-to-manager.yaml](../examples/files-bucket-to-manager.yaml) and
-[files-mirror.yaml](../examples/files-mirror.yaml). A file has one key, `syncs`; below it stands each sync by its
+Files to start from: [images-quay-to-dr.yaml](../../examples/images-quay-to-dr.yaml),
+[images-explicit.yaml](../../examples/images-explicit.yaml),
+[files-bucket-to-manager.yaml](../../examples/files-bucket-to-manager.yaml) and
+[files-mirror.yaml](../../examples/files-mirror.yaml). A file has one key, `syncs`; below it stands each sync by its
 name (1 to 63 of `a-z 0-9 -`, beginning with a letter or digit):
 
 ```yaml

@@ -1,6 +1,6 @@
 """What every sync in ``syncs.yaml`` has, whatever its kind; each kind's own model is in the module of its name.
 
-Descriptions and examples are shown to people: ``docs/syncs.yaml.md`` and ``schema/syncs.schema.json`` are written from
+Descriptions and examples are shown to people: ``docs/reference/syncs.yaml.md`` and ``schema/syncs.schema.json`` are written from
 them, by ``python -m syncline.config.schema``. Secrets appear only as :class:`~syncline.secrets.Reference`. No message
 repeats a value that could be one.
 """
