@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from syncline.clients.git.objects import blob_id, quoted, tree_id
-from syncline.kinds.backups.memory import Count
+from syncline.store.backup_records import Count
 from tests.standins.git_http import GitHttp, git_http
 from tests.standins.git_places import Bare, make_bare
 from tests.standins.rclone import Rclone

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
-from syncline.kinds.backups.memory import Count, Known
 from syncline.kinds.backups.ours import Ledger
 from syncline.kinds.backups.paths import Layout
+from syncline.store.backup_records import Count, Known
 from syncline.store.removals import RemovalWindows
 from syncline.store.table import Database
 

@@ -30,19 +30,19 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     "secrets.py": ("errors",),
     "messages.py": ("errors", "model"),
     "telemetry.py": ("messages", "model", "secrets", "visible"),
-    "config/*.py": ("config", "secrets", *SHARED),
+    "config/*.py": ("config", "kinds.table", "secrets", *SHARED),
     # A server may repeat a secret in its words, and what a token server gives out is one.
     "clients/*.py": ("clients", "errors", "secrets.redact", "secrets.register"),
-    # The memory of backups is what their kind asks to be remembered.
-    "store/backup_index.py": ("errors", "kinds.backups.memory", "store"),
+    "store/backup_records.py": (),
     "store/*.py": ("messages", "store", *SHARED),
+    "kinds/table.py": (),
     "kinds/kind.py": ("errors", "model"),
     # A configuration imports no client: `apply` must start fast.
     "kinds/*/config.py": ("config", "kinds.*.config", "secrets", *SHARED),
     "kinds/*/wiring*.py": ("clients", "config", "kinds", "secrets", "store", "telemetry", "web", "wiring", *SHARED),
     "kinds/tokens/container.py": ("config", "kinds.tokens", "secrets", "telemetry", "web", *SHARED),
     "kinds/tokens/*.py": ("clients", "config", "kinds.kind", "kinds.tokens", "telemetry", *SHARED),
-    "kinds/*.py": ("clients", "config", "kinds", "running_hash", *SHARED),
+    "kinds/*.py": ("clients", "config", "kinds", "running_hash", "store.backup_records", *SHARED),
     "steps/*.py": ("config", "kinds.kind", "messages", "secrets", "steps", "store", "telemetry", *SHARED),
     # The probe is the web side of tokens.
     "web/*.py": ("config", "kinds.tokens", "messages", "secrets", "store", "telemetry", "web", *SHARED),
@@ -84,7 +84,7 @@ ONLY: Final[dict[str, tuple[str, ...]]] = {
     "aws_lambda_powertools": ("functions/*", "kinds/tokens/metrics.py", "steps/*", "telemetry.py", "web/*"),
     "kubernetes": ("clients/kubernetes/*",),
     "httptools": ("web/server.py",),
-    "prometheus_client": ("kinds/tokens/metrics.py", "web/*"),
+    "prometheus_client": ("kinds/backups/wiring_console.py", "kinds/tokens/metrics.py", "web/*", "wiring/console.py"),
     "pycurl": ("clients/*",),
     "urllib3": ("clients/kubernetes/*",),
     "docker": ("clients/registry/docker_credentials.py",),

@@ -58,10 +58,6 @@ class RunStatus(StrEnum):
 
 
 _REFUSED: Final = re.compile("[\ud800-\udfff\ufffe\uffff]")
-RUNLESS: Final = frozenset({"tokens"})
-"""Kinds that have no runs: they answer who asks."""
-KEYED: Final = frozenset({"files"})
-"""Kinds whose groups are shares of the keys and mean nothing to people, who call an item by its key."""
 LARGEST_SCOPE: Final = 100_000
 """Bytes of names, as JSON, that one look may cover: its run is an item of the table, its batch a message."""
 

@@ -14,9 +14,9 @@ import pytest
 from syncline.cli import reachability
 from syncline.cli.commands_apply import _check_kinds
 from syncline.config.file import parse_syncs
-from syncline.config.sync import KINDS
 from syncline.errors import SynclineError
 from syncline.kinds.backups.config import BackupsSource
+from syncline.kinds.table import KINDS
 from syncline.secrets import Secrets
 from tests.standins.certificates import Authority
 from tests.unit.cli.cli_stack import ROOT, SYNCS, Stack

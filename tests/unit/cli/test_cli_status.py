@@ -340,6 +340,7 @@ def test_status_names_source_and_target_of_each_kind(stack: Stack, text: str, he
 
 def test_status_names_source_and_target_of_artifacts() -> None:
     config = {
+        "kind": "artifacts",
         "source": {"repository": "octo/app", "url": "https://api.github.com"},
         "target": {"registry": "registry.gitlab.example", "project": "team/images"},
     }

@@ -12,7 +12,8 @@ import yaml
 
 from syncline.config.file import ConfigInvalid, parse_syncs, read_syncs
 from syncline.config.schema import PAGE_FILE, SCHEMA_FILE, main, page, schema
-from syncline.config.sync import KINDS, Gathering, Model, Removals, model_of
+from syncline.config.sync import Gathering, Model, Removals, model_of
+from syncline.kinds.table import KINDS
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))

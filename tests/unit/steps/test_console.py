@@ -13,11 +13,11 @@ from botocore.exceptions import ClientError
 from prometheus_client.parser import text_string_to_metric_families
 
 from syncline.config.sync import load_sync
-from syncline.kinds.backups.memory import Count
 from syncline.messages import Batch
 from syncline.model import Counts, Scope, Trigger
 from syncline.secrets import Secrets
 from syncline.store.backup_index import BackupIndex
+from syncline.store.backup_records import Count
 from syncline.store.state import BatchRecord, State
 from syncline.store.table import Database
 from syncline.store.totals import BUCKETS, totals_of

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -20,7 +21,7 @@ from syncline.web.console import Console, Figures, exposition
 ITEMS = {"moved": 38, "skipped": 5, "left_out": 7, "removed": 2, "extra": 1, "conflict": 3, "failed": 4}
 TOTALS = Totals(tuple(range(1, len(BUCKETS) + 2)), 4003.5, 6, ITEMS, 1000, 1_790_000_000.0, known=9)
 IMAGES = Figures("shop", "images", TOTALS, running=True)
-BACKUPS = Figures("clusters", "backups", replace(TOTALS, seconds=7.0), running=False, clusters=3)
+BACKUPS = Figures("clusters", "backups", replace(TOTALS, seconds=7.0), running=False)
 BOUNDS = ["1.0", "2.5", "5.0", "10.0", "30.0", "60.0", "120.0", "300.0", "600.0", "1800.0", "+Inf"]
 WITHIN = [1, 3, 6, 10, 15, 21, 28, 36, 45, 55, 66]
 
@@ -56,18 +57,19 @@ def test_every_sync_has_the_figures_of_syncline() -> None:
     assert samples(IMAGES) == expected
 
 
-@pytest.mark.parametrize(("clusters", "shown"), [(3, 3), (None, 0)])
-def test_backups_have_those_of_git_sync_too(clusters: int | None, shown: int) -> None:
-    found = samples(IMAGES, replace(BACKUPS, clusters=clusters))
-    of_git_sync = {key: value for key, value in found.items() if key[0].startswith("git_sync")}
-    labels = (("sync", "clusters"),)
-    assert of_git_sync == of_runs("git_sync_duration_seconds", 7.0, sync="clusters") | {
-        ("git_sync_errors_total", labels): 6,
-        ("git_sync_files_processed_total", labels): 40,
-        ("git_sync_last_success_timestamp", labels): 1_790_000_000,
-        ("git_sync_clusters_backed_up", labels): shown,
-    }
-    assert found["syncline_running", (("kind", "backups"), ("sync", "clusters"))] == 0
+def test_metrics_of_one_kind_have_the_samples_of_all_its_syncs() -> None:
+    def gauge(sync: str, value: float) -> GaugeMetricFamily:
+        metric = GaugeMetricFamily("own_clusters", "Number of clusters.", labels=["sync"])
+        metric.add_metric((sync,), value)
+        return metric
+
+    one, two = (replace(BACKUPS, sync=sync, own=(gauge(sync, value),)) for sync, value in (("east", 3), ("west", 0)))
+    page = exposition([IMAGES, one, two]).decode()
+    assert (page.count("# HELP own_clusters"), page.count('own_clusters{sync="east"}')) == (1, 1)
+    found = samples(IMAGES, one, two)
+    assert found["own_clusters", (("sync", "east"),)] == 3
+    assert found["own_clusters", (("sync", "west"),)] == 0
+    assert found["syncline_running", (("kind", "backups"), ("sync", "east"))] == 0
 
 
 def ask(

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from syncline.kinds.backups.memory import Count, Known
 from syncline.store import backup_index as manifests
 from syncline.store.backup_index import KEPT, PARTS, BackupIndex
+from syncline.store.backup_records import Count, Known
 from syncline.store.table import Database, unpack
 from tests.pump import KilledError
 from tests.stack import new_table

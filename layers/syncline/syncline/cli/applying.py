@@ -14,7 +14,8 @@ from syncline.cli.following import begin
 from syncline.cli.schedules import Schedules
 from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
-from syncline.model import EVERYTHING, RUNLESS, Run, Trigger
+from syncline.kinds.table import KINDS
+from syncline.model import EVERYTHING, Run, Trigger
 
 if TYPE_CHECKING:
     from syncline.cli.target import Target
@@ -143,7 +144,7 @@ def begin_scans(target: Target, syncs: Iterable[Sync]) -> list[Run]:
     """Begin a run over everything of each sync with a schedule that is on; a run that is under way stays alone."""
     runs = []
     for sync in syncs:
-        if sync.enabled and sync.schedule is not None and sync.kind not in RUNLESS:
+        if sync.enabled and sync.schedule is not None and KINDS[sync.kind].has_runs:
             try:
                 runs.append(begin(target, sync.name, Trigger.START, EVERYTHING))
             except SynclineError as error:

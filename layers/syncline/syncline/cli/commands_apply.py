@@ -17,7 +17,7 @@ from syncline.cli.show import Cell, Row, Style, many
 from syncline.config.file import SyncsFile, read_syncs
 from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
-from syncline.model import RUNLESS
+from syncline.kinds.table import KINDS
 
 if TYPE_CHECKING:
     from syncline.cli.target import Target
@@ -145,7 +145,7 @@ def _show(context: Context, file: Path, done: Sequence[Applied], address: str) -
     if kept:
         out.line(f"not in {file.name} and kept: {', '.join(kept)}; --prune removes what is not in the file", "yellow")
     new = [each for each in done if each.sync is not None and each.change in ("added", "changed")]
-    added = next((each.name for each in new if each.sync is not None and each.sync.kind not in RUNLESS), None)
+    added = next((each.name for each in new if each.sync is not None and KINDS[each.sync.kind].has_runs), None)
     if added:
         out.follow_up(context.command(f"plan {added}"), "shows what a run would move")
     else:

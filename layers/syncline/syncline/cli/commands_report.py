@@ -30,7 +30,9 @@ def report(context: Context, what: str | None, *, full: bool) -> Answer:
         run = _so_far(state, run)
     results = sorted(state.results(run.id), key=rank)
     kind = kind_of(state, run.sync)
-    actions = {code: CODES[code].advice(kind) for code in sorted({result.code for result in results if result.code})}
+    actions = {
+        code: CODES[code].advice(kind.name) for code in sorted({result.code for result in results if result.code})
+    }
     others = _others(state, run, results)
     if not out.as_json:
         _show(context, run, results, others, actions, full=full)

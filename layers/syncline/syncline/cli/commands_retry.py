@@ -15,7 +15,7 @@ from syncline.cli.show import many, number
 from syncline.cli.summary import as_dict, ending, item_of, named
 from syncline.errors import SynclineError
 from syncline.messages import Batch, Dead, DeadLetter, Outgoing, Queues, Start
-from syncline.model import EVERYTHING, KEYED, LARGEST_SCOPE, Run, RunStatus, Scope, Step, Trigger, json_bytes
+from syncline.model import EVERYTHING, LARGEST_SCOPE, Run, RunStatus, Scope, Step, Trigger, json_bytes
 from syncline.store.failures import Key
 from syncline.store.state import State
 
@@ -265,7 +265,7 @@ def _drop(context: Context, name: str, items: Sequence[str]) -> Answer:
     target, out = context.target, context.out
     letters = _sorted(target.state, name, _read(target.queues))
     lying = [*letters.verified, *letters.given_up, *letters.beyond]
-    if kind_of(target.state, name) in KEYED:
+    if kind_of(target.state, name).groups_hidden:
         lying = [replace(each, keys=tuple((item, item) for _, item in each.keys)) for each in lying]
     wanted = set(items) - {_ALL}
     chosen = [each for each in lying if _ALL in items or not wanted.isdisjoint(each.called)]

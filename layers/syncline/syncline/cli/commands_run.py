@@ -12,7 +12,8 @@ from syncline.cli.following import begin, follow, interruptible
 from syncline.cli.show import about, ago, many, number, size
 from syncline.cli.summary import FOLD, as_called, as_dict, ending, exit_code, item_lines, item_name, named, rank
 from syncline.errors import SynclineError
-from syncline.model import EVERYTHING, RUNLESS, Outcome, Result, Run, Scope, Trigger
+from syncline.kinds.table import KindInfo, kind_info
+from syncline.model import EVERYTHING, Outcome, Result, Run, Scope, Trigger
 from syncline.store.state import LOST_AFTER, State
 
 _SHOWN: Final = 5
@@ -132,22 +133,22 @@ def chosen(state: State, name: str, only: Sequence[str] | None) -> Scope:
     return scope
 
 
-def kind_of(state: State, name: str) -> str:
-    """Return the kind of a sync, "" if it is not applied (any more)."""
+def kind_of(state: State, name: str) -> KindInfo:
+    """Return the kind of a sync; one without particulars if the sync is not applied (any more)."""
     try:
-        return str(json.loads(state.sync_config(name))["kind"])
+        return kind_info(json.loads(state.sync_config(name))["kind"])
     except SynclineError as error:
         if error.code.name != "NO_SUCH_SYNC":
             raise
-        return ""
+        return kind_info("")
 
 
 def config_with_runs(state: State, name: str) -> str:
     """Return a sync's configuration (JSON); raises NO_SUCH_SYNC, or USAGE if the sync has no runs."""
     config = config_of(state, name)
-    kind = json.loads(config)["kind"]
-    if kind in RUNLESS:
-        what = f"{name} is a sync of {kind}, which has no runs; `syncline status {name}` shows its instances"
+    kind = kind_info(json.loads(config)["kind"])
+    if not kind.has_runs:
+        what = f"{name} is a sync of {kind.name}, which has no runs; `syncline status {name}` shows its instances"
         raise SynclineError("USAGE", what)
     return config
 

@@ -22,7 +22,8 @@ from syncline.cli.summary import TRIGGERS, as_called, as_dict, counted, exit_cod
 from syncline.cli.target import Target
 from syncline.cli.waiting import state_words, waiting_of
 from syncline.errors import SynclineError
-from syncline.model import RUNLESS, Run, RunStatus, Step, Trigger
+from syncline.kinds.table import KindInfo, kind_info
+from syncline.model import Run, RunStatus, Step, Trigger
 from syncline.store.instances import InstanceLists, Record
 from syncline.store.state import State
 from syncline.store.table import Database
@@ -31,8 +32,6 @@ from syncline.visible import visible
 _AT_ONCE: Final = 8
 _LETTERS_READ: Final = 500
 """Dead letters that are read to tell whose they are."""
-_PLACES: Final = ("registry", "file_manager", "repository", "directory")
-"""Keys of a source or target that name it."""
 _HISTORY: Final = 10
 _MANY: Final = 1000
 """Runs among which the latest complete scan is looked for: each event may have begun one since."""
@@ -45,7 +44,7 @@ class Standing:
     """Where one sync stands; ``config`` is what was applied, ``coming`` the next start by schedule (Unix seconds).
 
     ``known`` and ``acknowledged`` count its known failures. ``in_sync`` is None if no full run has ended well yet.
-    ``instances`` are those of a sync of tokens. ``said`` are words on the state of the run in progress, such as why it
+    ``instances`` are those of a sync whose kind has no runs. ``said`` are words on the state of the run in progress, such as why it
     waits.
     """
 
@@ -61,8 +60,8 @@ class Standing:
     said: Sequence[str] = ()
 
     @property
-    def has_runs(self) -> bool:
-        return self.config.get("kind") not in RUNLESS
+    def kind(self) -> KindInfo:
+        return kind_info(str(self.config.get("kind")))
 
     def as_dict(self) -> dict[str, Any]:
         listed: dict[str, Any] = {}
@@ -72,7 +71,7 @@ class Standing:
             listed |= {"scrape_failed": found.failed, "scrape_reason": found.reason}
         return listed | {
             "name": self.name,
-            "kind": self.config.get("kind"),
+            "kind": self.kind.name,
             "enabled": self.config.get("enabled", True),
             "schedule": self.config.get("schedule"),
             "timezone": self.config.get("timezone"),
@@ -99,7 +98,7 @@ def status(context: Context, name: str | None, *, wait: bool) -> Answer:
     lists = InstanceLists(Database(target.table), context.now).all()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         standings = [
-            replace(each, instances=None if each.has_runs else lists.get(each.name, Record()))
+            replace(each, instances=None if each.kind.has_runs else lists.get(each.name, Record()))
             for each in pool.map(lambda each: _standing(context, each, modified.get(each)), names)
         ]
         dead = dict(zip(Step, pool.map(target.queues.dead_count, Step), strict=True))
@@ -265,7 +264,7 @@ def _mark(run: Run) -> tuple[str, Style]:
 
 def _show_one(context: Context, each: Standing) -> None:
     out = context.out
-    out.line(f"{each.name}: {each.config.get('kind')}, {ends_of(each.config)}", "bold")
+    out.line(f"{each.name}: {each.kind.name}, {ends_of(each.config)}", "bold")
     schedule = each.config.get("schedule") or "none"
     zone = f" {each.config['timezone']}" if each.config.get("timezone") else ""
     coming = f", next {_next(context, each)}" if each.coming is not None else ""
@@ -281,21 +280,25 @@ def _show_one(context: Context, each: Standing) -> None:
 
 def ends_of(config: Mapping[str, Any]) -> str:
     """Return the source and the target of a configuration in words."""
-    if "sources" in config:  # instances in clusters, which are asked for tokens
-        return f"{', '.join(config['sources'])} → {config.get('check', {}).get('host', '?')}"
-    return " → ".join(_place(config.get(side) or {}) for side in ("source", "target"))
+    kind = kind_info(str(config.get("kind")))
+    return f"{_endpoint(config, kind.source)} → {_endpoint(config, kind.target)}"
 
 
-def _place(side: Mapping[str, Any]) -> str:
-    if "bucket" in side:
-        at = f" at {side['endpoint']}" if side.get("endpoint") else ""
-        return f"s3://{side['bucket']}/{side.get('prefix') or ''}{at}"
-    place = next((str(side[key]) for key in _PLACES if side.get(key)), "?")
-    return f"{place} at {side['url']}" if side.get("url") else place
+def _endpoint(config: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """Return the value of the first of `keys` that is set, with the address of its server; "?" if none is."""
+    for part, _, key in (key.rpartition(".") for key in keys):
+        side = config.get(part) or {} if part else config
+        if not (value := side.get(key)):
+            continue
+        if key == "bucket":
+            value = f"s3://{value}/{side.get('prefix') or ''}"
+        address = side.get("endpoint") or side.get("url")
+        return (value if isinstance(value, str) else ", ".join(value)) + (f" at {address}" if address else "")
+    return "?"
 
 
 def _show_instances(context: Context, found: Record) -> None:
-    """Show the instances of a sync of tokens, and where to ask whether they have one."""
+    """Show the instances of a sync without runs, and where to ask about them."""
     out = context.out
     said = "never listed"
     if found.seen is not None:
@@ -327,7 +330,7 @@ def _show_agreement(context: Context, each: Standing) -> None:
         list(islice(context.target.state.failures.all(each.name), _SHOWN)) if each.known or each.acknowledged else []
     )
     shown.sort(key=lambda failure: failure.key)
-    out.table([known_row(failure) for failure in as_called(str(each.config.get("kind")), shown)], indent=2)
+    out.table([known_row(failure) for failure in as_called(each.kind, shown)], indent=2)
     more = each.known + each.acknowledged - len(shown)
     if more > 0:
         out.line(f"  and {many(more, 'other')}; `{context.command(f'acknowledge {each.name}')}` lists all")
@@ -364,7 +367,7 @@ def _follow_up(context: Context, standings: Sequence[Standing]) -> None:
     if not standings:
         out.follow_up(context.command("apply"), "makes the syncs what syncs.yaml says")
         return
-    with_runs = [each for each in standings if each.has_runs]
+    with_runs = [each for each in standings if each.kind.has_runs]
     if not with_runs:  # what instances have is asked at the probe
         return
     standings = with_runs

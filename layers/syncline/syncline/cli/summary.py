@@ -10,7 +10,8 @@ from typing import Any, Final, TypeVar
 
 from syncline.cli.context import ALL_WELL, SOME_FAILED
 from syncline.cli.show import Cell, Row, Style, digest, duration, many, number, size
-from syncline.model import KEYED, Counts, Outcome, Result, Run, RunStatus, Scope, Trigger
+from syncline.kinds.table import KindInfo
+from syncline.model import Counts, Outcome, Result, Run, RunStatus, Scope, Trigger
 from syncline.store.failures import KnownFailure
 from syncline.visible import visible
 
@@ -45,7 +46,7 @@ FOLD: Final = 2
 _MODE: Final = "mode:"
 _SCOPED: Final = re.compile(r"^(?:key|prefix|event:[^:]*):(?=.)", re.DOTALL)
 _NAMED: Final = 5
-"""How many repositories are named on a line; the others are counted."""
+"""Groups named on a line; the others are counted."""
 
 
 def exit_code(run: Run) -> int:
@@ -150,9 +151,9 @@ def rank(result: Result) -> tuple[int, str, str]:
     return (_RANK[result.outcome], result.group, result.name)
 
 
-def as_called(kind: str, items: Iterable[Shown]) -> list[Shown]:
-    """Return results or known failures of a kind with groups that people know: of some kinds an item has its key alone."""
-    if kind not in KEYED:
+def as_called(kind: KindInfo, items: Iterable[Shown]) -> list[Shown]:
+    """Return results or known failures of a kind; where groups are hidden, items have their names alone."""
+    if not kind.groups_hidden:
         return list(items)
     return [each if _WHOLE in (each.group, each.name) else replace(each, group=each.name) for each in items]
 

@@ -20,10 +20,11 @@ from pydantic_core import ErrorDetails
 from syncline.config.circles import circles_between
 from syncline.config.findings import Finding, conflicts_between
 from syncline.config.messages import inner_path, keys_at, message_for, near, resembles, without_echoes
-from syncline.config.sync import KINDS, Sync, model_of
+from syncline.config.sync import Sync, model_of
 from syncline.config.values import LONGEST_CA, KeyPath
 from syncline.config.yaml_nodes import Node, Place, YamlProblem, compose
 from syncline.errors import SynclineError
+from syncline.kinds.table import KINDS
 
 LARGEST: Final = 1024 * 1024  # bytes of a syncs.yaml
 _WHERE: Final = frozenset({"name", "source", "target", "select"})  # keys that say where a sync reads and writes

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from syncline.config.registry import BasicAuth, RegistryEndpoint, TokenAuth
-from syncline.config.sync import KINDS, Gathering, Model, Patterns, Removals, Sync, Webhook, model_of
+from syncline.config.sync import Gathering, Model, Patterns, Removals, Sync, Webhook, model_of
 from syncline.config.values import NAME_PATTERN
+from syncline.kinds.table import KINDS
 
 SCHEMA_FILE: Final = "schema/syncs.schema.json"
 PAGE_FILE: Final = "docs/reference/syncs.yaml.md"
@@ -29,7 +30,7 @@ def schema() -> dict[str, Any]:
         own["properties"].pop("name")
         own["required"].remove("name")
         definitions[model.__name__] = own
-    kinds = [{"$ref": f"#/$defs/{name}"} for name in KINDS.values()]
+    kinds = [{"$ref": f"#/$defs/{kind.model}"} for kind in KINDS.values()]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Syncline's syncs.yaml",

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib import import_module
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, ValidationError
 
@@ -29,6 +29,7 @@ from syncline.config.values import (
     seconds_of,
 )
 from syncline.errors import SynclineError
+from syncline.kinds.table import KINDS
 from syncline.ownership import Limits
 from syncline.patterns import allows
 from syncline.secrets import Reference
@@ -135,7 +136,7 @@ class Sync(Model):
         1024,
         description="The lowest rate, in bytes a second, at which a server of the sync may send or take content, measured over 30 "
         "seconds of waiting for it. A slower transfer ends with `TOO_SLOW` and is tried again later. Git's own limit is 100 bytes a "
-        "second over 60 seconds; `tokens` have a `deadline` instead.",
+        "second over 60 seconds; a kind without runs has a `deadline` instead.",
         examples=[100],
     )
     enabled: StrictBool = Field(True, description="Whether the schedule and the webhook start runs.")
@@ -180,20 +181,10 @@ class Sync(Model):
         raise SynclineError("USAGE", f"{self.name} is kept true as a whole: it has no part such as {names[0]}")
 
 
-KINDS: Final[dict[str, str]] = {
-    "images": "ImagesSync",
-    "files": "FilesSync",
-    "backups": "BackupsSync",
-    "artifacts": "ArtifactsSync",
-    "tokens": "TokensSync",
-}
-"""Each kind, and the name of its model in the `config` module of the kind's package."""
-
-
 def model_of(kind: str) -> type[Sync]:
     """The model of a kind's syncs; raises KeyError where there is no such kind."""
-    name = KINDS[kind]
-    model: type[Sync] = getattr(import_module(f"syncline.kinds.{kind}.config"), name)
+    info = KINDS[kind]
+    model: type[Sync] = getattr(import_module(f"syncline.kinds.{info.name}.config"), info.model)
     return model
 
 

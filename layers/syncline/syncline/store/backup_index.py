@@ -19,7 +19,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from syncline.kinds.backups.memory import Count, Known
+from syncline.store.backup_records import Count, Known
 from syncline.store.table import Database, pack, unpack
 
 KEPT: Final = 90 * 24 * 3600

@@ -6,7 +6,7 @@ import hmac
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from prometheus_client import CollectorRegistry
@@ -19,18 +19,16 @@ from syncline.errors import SynclineError
 from syncline.store.totals import BUCKETS, Totals
 from syncline.telemetry import logger
 
-_LABELS: Final = ("sync",)
-
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What is shown of one sync. ``clusters`` is None where its kind knows none."""
+    """The figures of one sync. ``own`` are metrics that only its kind has, each with samples of this sync alone."""
 
     sync: str
     kind: str
     totals: Totals
     running: bool
-    clusters: int | None = None
+    own: tuple[Metric, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +75,18 @@ def exposition(figures: Iterable[Figures]) -> bytes:
 
 
 class _Collected(Collector):
-    """Metrics of every sync, and those of the names that dashboards of git-sync know for syncs of backups."""
+    """Metrics of every sync, and those that its kind has besides."""
 
     def __init__(self, figures: list[Figures]) -> None:
         self._figures = figures
 
     def collect(self) -> Iterator[Metric]:
         yield from _general(self._figures)
-        yield from _git_sync([each for each in self._figures if each.kind == "backups"])
+        own: dict[str, Metric] = {}
+        for metric in (metric for each in self._figures for metric in each.own):
+            family = own.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+            family.samples += metric.samples
+        yield from own.values()
 
 
 def _general(figures: list[Figures]) -> Iterator[Metric]:
@@ -100,7 +102,7 @@ def _general(figures: list[Figures]) -> Iterator[Metric]:
     running = GaugeMetricFamily("syncline_running", "Whether a run is under way.", labels=labels)
     for each in figures:
         values = (each.sync, each.kind)
-        runs.add_metric(values, _buckets(each.totals), each.totals.seconds)
+        runs.add_metric(values, histogram_buckets(each.totals), each.totals.seconds)
         failed.add_metric(values, each.totals.failed)
         for outcome, count in each.totals.items.items():
             items.add_metric((*values, outcome), count)
@@ -111,23 +113,7 @@ def _general(figures: list[Figures]) -> Iterator[Metric]:
     yield from (runs, failed, items, moved, success, known, running)
 
 
-def _git_sync(figures: list[Figures]) -> Iterator[Metric]:
-    duration = HistogramMetricFamily("git_sync_duration_seconds", "Complete sync operation duration.", labels=_LABELS)
-    errors = CounterMetricFamily("git_sync_errors", "Total number of sync failures.", labels=_LABELS)
-    processed = CounterMetricFamily("git_sync_files_processed", "Cumulative files processed.", labels=_LABELS)
-    success = GaugeMetricFamily("git_sync_last_success_timestamp", "Unix timestamp of last success.", labels=_LABELS)
-    clusters = GaugeMetricFamily("git_sync_clusters_backed_up", "Number of clusters backed up.", labels=_LABELS)
-    for each in figures:
-        values = (each.sync,)
-        duration.add_metric(values, _buckets(each.totals), each.totals.seconds)
-        errors.add_metric(values, each.totals.failed)
-        processed.add_metric(values, each.totals.items["moved"] + each.totals.items["removed"])
-        success.add_metric(values, each.totals.last_success)
-        clusters.add_metric(values, each.clusters or 0)
-    yield from (duration, errors, processed, success, clusters)
-
-
-def _buckets(totals: Totals) -> list[tuple[str, float]]:
+def histogram_buckets(totals: Totals) -> list[tuple[str, float]]:
     """Prometheus' buckets count all that are within a bound, and the last one all there are."""
     rows: list[tuple[str, float]] = []
     count = 0

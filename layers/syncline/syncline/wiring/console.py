@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from syncline.config.sync import Sync
 from syncline.errors import SynclineError
+from syncline.kinds.table import KINDS
 from syncline.secrets import Reference, Secrets
-from syncline.store.backup_index import BackupIndex
 from syncline.store.state import State
 from syncline.store.table import Database
-from syncline.store.totals import totals_of
+from syncline.store.totals import Totals, totals_of
 from syncline.telemetry import logger
 from syncline.web.console import Console, Figures
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 
 def console_of(state: State, database: Database, secrets: Secrets, token: str) -> Console:
@@ -31,19 +35,16 @@ def console_of(state: State, database: Database, secrets: Secrets, token: str) -
                 logger.error("sync not shown", extra={"sync": name, "code": error.code.name, "why": error.what})
                 continue
             totals, running = totals_of(database, name), state.current_run(name) is not None
-            yield Figures(name, sync.kind, totals, running, _clusters(sync, database))
+            yield Figures(name, sync.kind, totals, running, _own_metrics(sync, totals, database))
 
     return Console(figures, lambda: secrets.resolve(Reference.parse(token)) if token else None)
 
 
-def _clusters(sync: Sync, database: Database) -> int | None:
-    if sync.kind != "backups":
-        return None
-    from syncline.kinds.backups.config import BackupsSync, GitTarget  # noqa: PLC0415
-
-    assert isinstance(sync, BackupsSync)
-    where = sync.target.repository if isinstance(sync.target, GitTarget) else sync.name
-    return BackupIndex(database, time.time).clusters_of(where)
+def _own_metrics(sync: Sync, totals: Totals, database: Database) -> tuple[Metric, ...]:
+    """Return the metrics that only the kind of a sync has."""
+    if not KINDS[sync.kind].has_metrics:
+        return ()
+    return tuple(import_module(f"syncline.kinds.{sync.kind}.wiring_console").metrics(sync, totals, database))
 
 
 @cache

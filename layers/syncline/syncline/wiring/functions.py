@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Mapping
 from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 import boto3
@@ -19,6 +20,7 @@ from botocore.config import Config
 from syncline.clients.http.client import Http
 from syncline.clients.s3.events import events_in, is_notification
 from syncline.errors import SynclineError
+from syncline.kinds.table import KINDS
 from syncline.messages import Queues
 from syncline.model import Step
 from syncline.secrets import Secrets
@@ -116,12 +118,15 @@ def gatherer(syncs: Syncs, event_store: EventStore, engine: Engine) -> Gatherer:
 
 
 def _sources(body: object) -> tuple[str, ...]:
-    """The sources an event's body speaks of: buckets, or the file manager that it names under ``service``."""
-    if isinstance(body, dict) and isinstance(body.get("service"), str) and not is_notification(body):
-        from syncline.kinds.files.events import manager_events_in  # noqa: PLC0415 - only where such events come
+    """Return the sources that an event's body names: buckets, or a source that some kind knows.
 
-        manager_events_in(body)
-        return (f"files:{body['service'].rstrip('/')}",)
+    Raises MESSAGE_INVALID if the body is no event.
+    """
+    if not is_notification(body):
+        for kind in (each for each in KINDS.values() if each.has_events):
+            names: tuple[str, ...] = import_module(f"syncline.kinds.{kind.name}.events").sources_in(body)
+            if names:
+                return names
     return tuple(sorted({f"bucket:{event.bucket}" for event in events_in(body)}))
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 from syncline.clients.http.client import Http
 from syncline.clients.http.pacing import SLOWEST
 from syncline.config.sync import Sync, load_sync
+from syncline.errors import SynclineError
 from syncline.kinds.kind import Kind
+from syncline.kinds.table import KINDS
 from syncline.model import Run
 from syncline.store.state import State
 from syncline.store.syncs import config_digest
@@ -93,8 +95,15 @@ def changed_groups_of(sync: Sync, event: object, now: float) -> tuple[str, ...]:
 
     ``now`` is the time at which the event came. Raises MESSAGE_INVALID if it is no event that the sync can read.
     """
-    groups: tuple[str, ...] = import_module(f"syncline.kinds.{sync.kind}.wiring").changed_groups(sync, event, now)
+    groups: tuple[str, ...] = _wiring(sync).changed_groups(sync, event, now)
     return groups
+
+
+def _wiring(sync: Sync) -> Any:
+    """Return the module that builds the kind of a sync; raises USAGE if the kind has no runs."""
+    if not KINDS[sync.kind].has_runs:
+        raise SynclineError("USAGE", f"{sync.name} is a sync of {sync.kind}, which has no runs")
+    return import_module(f"syncline.kinds.{sync.kind}.wiring")
 
 
 class Kinds:
@@ -107,6 +116,5 @@ class Kinds:
     def __call__(self, sync: Sync) -> Kind:
         builder = self._builders.get(sync.kind)
         if builder is None:
-            module = import_module(f"syncline.kinds.{sync.kind}.wiring")
-            builder = self._builders[sync.kind] = module.Builder(self._parts)
+            builder = self._builders[sync.kind] = _wiring(sync).Builder(self._parts)
         return builder(sync)

@@ -18,7 +18,6 @@ from syncline.clients.s3.head import Head
 from syncline.clients.s3.xml import Listed, ListPage
 from syncline.errors import SynclineError
 from syncline.kinds.backups.commit import Answer, Committer, Rules, Signature
-from syncline.kinds.backups.memory import Known
 from syncline.kinds.backups.message import BATCH
 from syncline.kinds.backups.ours import Ours
 from syncline.kinds.backups.paths import Layout
@@ -26,6 +25,7 @@ from syncline.kinds.backups.reading import Content, Reader
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Result
 from syncline.ownership import Limits
+from syncline.store.backup_records import Known
 from tests.backups_memory import Kept, KeptLedger
 
 AUTHOR, COMMITTER = Person("Author", "author@example.com"), Person("Bot", "bot@example.com")

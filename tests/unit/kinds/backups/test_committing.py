@@ -7,12 +7,12 @@ import pytest
 from syncline.clients.git.objects import Commit, blob_id
 from syncline.errors import SynclineError
 from syncline.kinds.backups.commit import REPLAYS
-from syncline.kinds.backups.memory import Known
 from syncline.kinds.backups.message import BATCH, SYNC
 from syncline.kinds.backups.ours import Ours
 from syncline.kinds.backups.paths import Layout
 from syncline.kinds.kind import Completed, StepContext
 from syncline.ownership import Limits
+from syncline.store.backup_records import Known
 from tests.backups_memory import KeptLedger
 from tests.unit.kinds.backups.committing_world import AUTHOR, COMMITTER, SECONDS, World, filled, outcome
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from syncline.kinds.backups.compare import Comparison
-from syncline.kinds.backups.memory import Known
 from syncline.kinds.backups.ours import EXTRAS, Ours
 from syncline.kinds.backups.paths import Layout
 from syncline.kinds.kind import Page
 from syncline.model import Item, Outcome, Result
+from syncline.store.backup_records import Known
 
 A, B = "east/shop/a", "east/shop/b"
 OBJECT = ("etag", 7)

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from syncline.errors import SynclineError
 from syncline.kinds.backups import secrets as detecting
 from syncline.kinds.backups import secrets as hints
-from syncline.kinds.backups.memory import Known
 from syncline.kinds.backups.sealing import CERTAIN, MAGIC, Rule, Sealer, seal, staying, unseal
 from syncline.kinds.backups.secrets import Verdict, inspect, is_harmless
 from syncline.model import Outcome
+from syncline.store.backup_records import Known
 from tests.secret_ways import CONFIG, HARMLESS, JSON, PLANTED, WAYS, YAML, packed
 
 KEY = base64.b64encode(bytes(range(64))).decode()

@@ -19,7 +19,7 @@ from typing import Final
 from syncline.clients.git.objects import Entry, text_of
 from syncline.clients.git.repository import Branch, NewCommit, Person
 from syncline.errors import SynclineError
-from syncline.kinds.backups.memory import Count, Known, Memory
+from syncline.kinds.backups.memory import Memory
 from syncline.kinds.backups.message import BATCH, Change, Tally, message_of
 from syncline.kinds.backups.ours import Evidence, Ledger, Ours, foreign, marks_of
 from syncline.kinds.backups.paths import Layout, Names, collision, folded, unfit
@@ -29,6 +29,7 @@ from syncline.kinds.backups.sealing import left_out
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result
 from syncline.ownership import Limits
+from syncline.store.backup_records import Count, Known
 
 REPLAYS: Final = 8
 """How often the changes are put on a new tip before the branch is left to the others for a while."""

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
-from syncline.kinds.backups.memory import Known
 from syncline.kinds.backups.ours import EXTRAS, Ours, foreign
 from syncline.kinds.backups.paths import Layout, Names, refusal
 from syncline.kinds.backups.removals import refused
 from syncline.kinds.backups.sealing import staying
 from syncline.kinds.kind import Page
 from syncline.model import Item, Result
+from syncline.store.backup_records import Known
 
 
 class Comparison:

@@ -22,7 +22,7 @@ from syncline.clients.s3.client import Bucket
 from syncline.errors import SynclineError
 from syncline.kinds.backups.commit import Open, Rules
 from syncline.kinds.backups.compare import Comparison
-from syncline.kinds.backups.memory import Known, Memory
+from syncline.kinds.backups.memory import Memory
 from syncline.kinds.backups.odd import results_of
 from syncline.kinds.backups.ours import Evidence, Ledger, Ours, check_listing
 from syncline.kinds.backups.paths import Layout, folded, shown
@@ -30,6 +30,7 @@ from syncline.kinds.backups.reading import Clusters, Listing, clusters_in, listi
 from syncline.kinds.backups.removals import Compared, Limiter, Mark, Source, planned, refused
 from syncline.kinds.kind import Failure, Page, StepContext
 from syncline.model import Item, Result, Scope
+from syncline.store.backup_records import Known
 
 AT_ONCE: Final = 4
 """Clusters listed at a time."""

@@ -18,7 +18,7 @@ from syncline.clients.s3.head import Head
 from syncline.errors import SynclineError
 from syncline.kinds.backups.commit import Answer, Rules
 from syncline.kinds.backups.compare import Comparison
-from syncline.kinds.backups.memory import Count, Known, Memory
+from syncline.kinds.backups.memory import Memory
 from syncline.kinds.backups.odd import results_of
 from syncline.kinds.backups.ours import EXTRAS, Ledger, Ours, check_listing, foreign
 from syncline.kinds.backups.paths import Layout, Names, refusal, shown
@@ -31,6 +31,7 @@ from syncline.kinds.backups.secrets import LARGEST, OutOfTime
 from syncline.kinds.backups.stores import Store
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result, Run, Scope, Step
+from syncline.store.backup_records import Count, Known
 
 # Copying one item of a sync without a repository: written, adopted, removed, or left as it is.
 

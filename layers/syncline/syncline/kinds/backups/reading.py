@@ -14,11 +14,11 @@ from syncline.clients.http.listings import Odd
 from syncline.clients.s3.client import Bucket, ObjectStream
 from syncline.clients.s3.head import Head
 from syncline.errors import SynclineError
-from syncline.kinds.backups.memory import Known
 from syncline.kinds.backups.paths import Layout, shown
 from syncline.kinds.backups.sealing import CERTAIN, Sealer
 from syncline.kinds.backups.secrets import LARGEST, OutOfTime
 from syncline.model import Item
+from syncline.store.backup_records import Known
 
 SMALL: Final = 2 * 1024 * 1024
 """Bytes of an object up to which it is held in memory; a larger one is streamed."""

@@ -16,11 +16,11 @@ from enum import StrEnum
 from typing import Final
 
 from syncline.errors import SynclineError
-from syncline.kinds.backups.memory import Known
 from syncline.kinds.backups.paths import shown
 from syncline.kinds.backups.secrets import Verdict, inspect, is_harmless, never, without_secrets
 from syncline.kinds.kind import Page, split_equal
 from syncline.model import Item, Outcome, Result
+from syncline.store.backup_records import Known
 
 MAGIC: Final = b"syncline-sealed:aes-siv:1\n"
 _KEY_BYTES: Final = (32, 48, 64)

@@ -77,6 +77,17 @@ def _order(sync: FilesSync, event: ObjectEvent) -> str | None:
     return event.order if sync.source.sequenced else None
 
 
+def sources_in(body: Any) -> tuple[str, ...]:
+    """Return the file manager that a decoded body names under ``service`` as the source of its events, if it does.
+
+    Raises MESSAGE_INVALID if none of the events can be read.
+    """
+    if not (isinstance(body, dict) and isinstance(body.get("service"), str)):
+        return ()
+    manager_events_in(body)
+    return (f"files:{body['service'].rstrip('/')}",)
+
+
 def manager_events_in(body: Any) -> list[FileEvent]:
     """Return the file manager's events in a decoded body; raises MESSAGE_INVALID if none of them can be read.
 

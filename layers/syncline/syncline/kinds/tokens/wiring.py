@@ -33,11 +33,9 @@ from syncline.telemetry import logger
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
 
-    from syncline.kinds.kind import Kind
     from syncline.kinds.tokens.wiring_canary import Canaries
     from syncline.kinds.tokens.wiring_probe import ProbeFunction
     from syncline.kinds.tokens.wiring_scrape import Scraping
-    from syncline.wiring.parts import Parts
 
 
 KIND: Final = "tokens"
@@ -129,26 +127,6 @@ class StoredMemories:
 
     def remember(self, sync: str, memory: CanaryMemory) -> None:
         self._records.put(sync, CanaryRecord(memory.last_writer, memory.failures))
-
-
-class Builder:
-    """Says of each sync that it has no runs."""
-
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-
-    def __call__(self, sync: Sync) -> Kind:
-        raise _no_runs(sync)
-
-
-def changed_groups(sync: Sync, _event: object, _now: float) -> tuple[str, ...]:
-    """Say that a sync has no runs."""
-    raise _no_runs(sync)
-
-
-def _no_runs(sync: Sync) -> SynclineError:
-    what = f"{sync.name} is of the kind tokens and has no runs: `scrape` lists its instances, GET /v1/synced asks them"
-    return SynclineError("USAGE", what)
 
 
 # A verdict has seconds at most: rather none than a late one.
