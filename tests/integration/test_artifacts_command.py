@@ -14,11 +14,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from syncline.cli.artifacts import watching
-from syncline.cli.artifacts.setup import Options, Setup
 from syncline.cli.main import app
 from syncline.cli.show import Out
 from syncline.clients.registry.manifest import MANIFEST_TYPES
+from syncline.kinds.artifacts.cli import watching
+from syncline.kinds.artifacts.cli.setup import Options, Setup
 from tests.integration.artifacts_chain import EXAMPLE, block, build, expected, image, log
 from tests.standins import saved
 from tests.standins.github import TOKEN, GitHubServer, Stored, zipped

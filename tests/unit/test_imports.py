@@ -38,6 +38,7 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     "kinds/table.py": (),
     "kinds/kind.py": ("errors", "model"),
     # A configuration imports no client: `apply` must start fast.
+    "kinds/*/cli/*.py": ("cli", "clients", "config", "kinds", "secrets", "store", "wiring", *SHARED),
     "kinds/*/config.py": ("config", "kinds.*.config", "secrets", *SHARED),
     "kinds/*/wiring*.py": ("clients", "config", "kinds", "secrets", "store", "telemetry", "web", "wiring", *SHARED),
     "kinds/tokens/container.py": ("config", "kinds.tokens", "secrets", "telemetry", "web", *SHARED),
@@ -60,7 +61,7 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
         *SHARED,
     ),
     "functions/*.py": ("kinds.*.wiring", "model", "telemetry", "wiring"),
-    "cli/*.py": ("cli", "clients", "config", "kinds", "messages", "secrets", "store", "wiring", *SHARED),
+    "cli/*.py": ("cli", "clients", "config", "kinds.table", "messages", "secrets", "store", "wiring", *SHARED),
 }
 
 # Packages of others, and the files that may import them.
@@ -88,7 +89,7 @@ ONLY: Final[dict[str, tuple[str, ...]]] = {
     "pycurl": ("clients/*",),
     "urllib3": ("clients/kubernetes/*",),
     "docker": ("clients/registry/docker_credentials.py",),
-    "pydantic": ("cli/*", "config/*", "kinds/*/config.py", "secrets.py"),
+    "pydantic": ("cli/*", "config/*", "kinds/*/cli/*", "kinds/*/config.py", "secrets.py"),
     "yaml": ("cli/*", "clients/kubernetes/*", "config/*", "kinds/backups/*"),
 }
 

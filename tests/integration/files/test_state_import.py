@@ -9,11 +9,11 @@ from typing import Any, Final, cast
 
 import pytest
 
-from syncline.cli import commands_state
 from syncline.cli.context import Context
 from syncline.cli.show import Out
 from syncline.cli.target import Target
 from syncline.kinds.files import sheets
+from syncline.kinds.files.cli import state as command_state
 from tests.integration.files_chain import _SECRETS, MODE, SYNC, FilesChain
 
 CONTENT: Final = {f"{number:02}": b"%d" % number * (number + 1) for number in range(30)}
@@ -43,7 +43,7 @@ def import_sheet(chain: FilesChain, folder: Path, rows: list[sheets.Row]) -> Map
 def command(chain: FilesChain, action: str, sheet: Path) -> Mapping[str, Any]:
     context = Context(None, None, Out(as_json=True))
     context.__dict__["target"] = cast("Target", Stack(chain))
-    return commands_state.state(context, action, SYNC, sheet, None, reports=False).value
+    return command_state.state(context, action, SYNC, sheet, None, reports=False).value
 
 
 def exported_modes(chain: FilesChain, folder: Path) -> dict[str, str]:
@@ -151,6 +151,6 @@ def test_rows_outside_the_target_are_named(
     assert command(filled, "import", sheet)["outside"] == 7
     context = Context(None, None, Out())
     context.__dict__["target"] = cast("Target", Stack(filled))
-    commands_state.state(context, "import", SYNC, sheet, None, reports=False)
+    command_state.state(context, "import", SYNC, sheet, None, reports=False)
     said = "7 rows are not files of files below /data/, left out: /elsewhere/0, /elsewhere/1, /elsewhere/2"
     assert said.replace("files of files", f"files of {SYNC}") in capsys.readouterr().out

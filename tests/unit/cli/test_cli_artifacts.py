@@ -15,13 +15,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from syncline.cli.artifacts import listing, steps, watching
-from syncline.cli.artifacts.setup import Options, Setup
 from syncline.cli.context import Answer
 from syncline.cli.main import app
 from syncline.cli.show import Out
 from syncline.config.registry import BasicAuth
 from syncline.errors import SynclineError
+from syncline.kinds.artifacts.cli import listing, steps, watching
+from syncline.kinds.artifacts.cli.setup import Options, Setup
 from syncline.kinds.artifacts.config import GitHubToken
 from syncline.kinds.artifacts.kind import Artifacts
 from syncline.model import Outcome, Result

@@ -37,8 +37,8 @@ def ask_for_command(context: typer.Context) -> None:
 
 
 @contextlib.contextmanager
-def told(context: Context, *, engine: bool = True) -> Iterator[None]:
-    """Tell of whatever goes wrong within, and exit with its code. ``engine`` is False for commands that need none."""
+def told(context: Context, *, kind: str = "") -> Iterator[None]:
+    """Print whatever goes wrong within, and exit with its code. ``kind`` is that of a command that needs no engine."""
     try:
         yield
     except InterruptedWaitError as interrupted:
@@ -56,7 +56,7 @@ def told(context: Context, *, engine: bool = True) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - nobody else is there to tell of it
         if os.environ.get("SYNCLINE_DEBUG"):
             traceback.print_exc()
-        tell(_coded(error, context), as_json=context.out.as_json, engine=engine)
+        tell(_coded(error, context), as_json=context.out.as_json, kind=kind)
         raise typer.Exit(NOT_DONE) from None
 
 
@@ -73,11 +73,11 @@ def usage_told(*, as_json: bool) -> Iterator[None]:
         sys.exit(INTERRUPTED)
 
 
-def tell(error: SynclineError, *, as_json: bool, engine: bool = True) -> None:
+def tell(error: SynclineError, *, as_json: bool, kind: str = "") -> None:
     """Print an error: for people on stderr, as JSON on stdout."""
     problems, output = getattr(error, "problems", ()), getattr(error, "output", ())
     if as_json:
-        value = as_value(error, engine=engine)
+        value = as_value(error, kind=kind)
         if output:
             value["output"] = list(output)
         if problems:
@@ -90,18 +90,18 @@ def tell(error: SynclineError, *, as_json: bool, engine: bool = True) -> None:
     if problems and more:
         first, more = f"{len(more) + 1} problems", [first, *more]
     head = painted(f"error {error.code.name}:", "red", sys.stderr)
-    action = painted(f"→ {_advice(error, engine=engine)}", "dim", sys.stderr)
+    action = painted(f"→ {_advice(error, kind)}", "dim", sys.stderr)
     write("\n".join([f"{head} {first}", *(f"  {line}" for line in more), action]), sys.stderr)
 
 
-def _advice(error: SynclineError, *, engine: bool) -> str:
-    """Return what to do. Commands that need no engine are those about artifacts."""
-    return error.code.advice() if engine else error.code.advice("artifacts", engine=False)
+def _advice(error: SynclineError, kind: str) -> str:
+    """Return what to do; ``kind`` is that of a command that needs no engine, "" for all others."""
+    return error.code.advice(kind, engine=not kind)
 
 
-def as_value(error: SynclineError, *, engine: bool = True) -> dict[str, Any]:
+def as_value(error: SynclineError, *, kind: str = "") -> dict[str, Any]:
     """Return an error as a part of a JSON object."""
-    return {"code": error.code.name, "what": error.what, "action": _advice(error, engine=engine)}
+    return {"code": error.code.name, "what": error.what, "action": _advice(error, kind)}
 
 
 def _tell_of_interruption(context: Context, interrupted: InterruptedWaitError) -> None:

@@ -5,26 +5,27 @@ What a command does is in a module of its own, imported when it runs: ``--help``
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_group
 
 from syncline import __version__
 from syncline.cli import endings
-from syncline.cli.artifacts.commands import artifacts
+from syncline.cli.command import NAME, command
 from syncline.cli.context import Answer, Context
-from syncline.cli.show import Out, write
+from syncline.cli.show import write
+from syncline.kinds.table import KINDS
 
-_NAME: Final = typer.Argument(metavar="NAME", help="The sync, as syncs.yaml names it.", show_default=False)
 _ONLY: Final = typer.Option(
     "--only",
-    metavar="REPOSITORY",
-    help="Scan only this repository, named as at the source; may be given several times.",
+    metavar="PART",
+    help=f"Scan only {', '.join(f'{kind.part} ({kind.name})' for kind in KINDS.values() if kind.part)}; "
+    "may be given several times.",
     show_default=False,
 )
 _ALLOW_REMOVALS: Final = typer.Option(
@@ -38,7 +39,17 @@ _WAIT: Final = typer.Option("--wait", help="Wait for the end, with progress, and
 
 
 class Commands(TyperGroup):
-    """All commands; wrong use ends like every other error."""
+    """All commands; wrong use ends like every other error. Those of one kind are imported on first use."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._kinds = {name: kind.name for kind in KINDS.values() for name in kind.commands}
+        self.commands.update(dict.fromkeys(self._kinds, TyperCommand(None)))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self._kinds:
+            return super().get_command(ctx, cmd_name)
+        return get_group(import_module(f"syncline.kinds.{self._kinds[cmd_name]}.cli.main").app).commands[cmd_name]
 
     def main(self, *args: Any, **extra: Any) -> Any:
         endings.prepare()
@@ -71,50 +82,7 @@ def _without_command(
     endings.ask_for_command(context)
 
 
-def _shared(
-    *,
-    stack: Annotated[
-        str | None,
-        typer.Option(
-            envvar="SYNCLINE_STACK",
-            metavar="NAME",
-            help="A stack on AWS, with boto3's usual configuration; without it the engine on this machine.",
-        ),
-    ] = None,
-    home: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="SYNCLINE_HOME",
-            metavar="FOLDER",
-            help="Folder with the state of the engine on this machine. Defaults to .syncline in the checkout, or "
-            "~/.local/share/syncline outside of one.",
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
-) -> Context:
-    """What the options mean that every command takes."""
-    return Context(stack or None, home, Out(as_json=as_json))
-
-
-def command(function: Callable[..., Answer]) -> Callable[..., Answer]:
-    """Make a command of a function whose first parameter is the :class:`Context`, with the shared options added."""
-    _, *own = inspect.signature(function, eval_str=True).parameters.values()
-    shared = inspect.signature(_shared, eval_str=True).parameters
-
-    def invoke(**given: Any) -> None:
-        context = _shared(**{name: given.pop(name) for name in shared})
-        with endings.told(context):
-            answer = function(context, **given)
-            context.out.value(dict(answer.value))
-        raise typer.Exit(answer.code)
-
-    invoke.__signature__ = inspect.Signature([*own, *shared.values()])  # type: ignore[attr-defined]
-    invoke.__annotations__ = {each.name: each.annotation for each in (*own, *shared.values())}
-    app.command(function.__name__, help=function.__doc__)(invoke)
-    return function
-
-
-@command
+@command(app)
 def up(
     context: Context,
     *,
@@ -129,7 +97,7 @@ def up(
     return commands_engine.up(context, port)
 
 
-@command
+@command(app)
 def down(context: Context) -> Answer:
     """Stop that engine; its state is kept."""
     from syncline.cli import commands_engine  # noqa: PLC0415
@@ -137,7 +105,7 @@ def down(context: Context) -> Answer:
     return commands_engine.down(context)
 
 
-@command
+@command(app)
 def apply(  # noqa: PLR0913 - each is an option
     context: Context,
     file: Annotated[Path, typer.Argument(help="The file with the syncs.", metavar="FILE")] = Path("syncs.yaml"),
@@ -160,18 +128,18 @@ def apply(  # noqa: PLR0913 - each is an option
     return commands_apply.apply(context, file, order)
 
 
-@command
-def plan(context: Context, name: Annotated[str, _NAME], only: Annotated[list[str] | None, _ONLY] = None) -> Answer:
+@command(app)
+def plan(context: Context, name: Annotated[str, NAME], only: Annotated[list[str] | None, _ONLY] = None) -> Answer:
     """Show what a run would move; move nothing."""
     from syncline.cli import commands_run  # noqa: PLC0415
 
     return commands_run.plan(context, name, only)
 
 
-@command
+@command(app)
 def run(
     context: Context,
-    name: Annotated[str, _NAME],
+    name: Annotated[str, NAME],
     *,
     wait: Annotated[bool, _WAIT] = False,
     only: Annotated[list[str] | None, _ONLY] = None,
@@ -183,7 +151,7 @@ def run(
     return commands_run.run(context, name, only, wait=wait, allow_removals=allow_removals)
 
 
-@command
+@command(app)
 def status(
     context: Context,
     name: Annotated[str | None, typer.Argument(help="One sync; all when absent.", metavar="NAME")] = None,
@@ -196,7 +164,7 @@ def status(
     return commands_status.status(context, name, wait=wait)
 
 
-@command
+@command(app)
 def report(
     context: Context,
     what: Annotated[
@@ -214,10 +182,10 @@ def report(
     return commands_report.report(context, what, full=full)
 
 
-@command
+@command(app)
 def retry(
     context: Context,
-    name: Annotated[str, _NAME],
+    name: Annotated[str, NAME],
     *,
     wait: Annotated[bool, _WAIT] = False,
     drop: Annotated[
@@ -236,10 +204,10 @@ def retry(
     return commands_retry.retry(context, name, wait=wait, drop=drop or [])
 
 
-@command
+@command(app)
 def acknowledge(
     context: Context,
-    name: Annotated[str, _NAME],
+    name: Annotated[str, NAME],
     items: Annotated[
         list[str] | None,
         typer.Argument(
@@ -255,36 +223,10 @@ def acknowledge(
     return commands_acknowledge.acknowledge(context, name, items or [], undo=undo)
 
 
-@command
-def restore(  # noqa: PLR0913 - each is an option
-    context: Context,
-    name: Annotated[str, _NAME],
-    part: Annotated[str, typer.Argument(help="A cluster, or CLUSTER/NAMESPACE.", metavar="PART")],
-    *,
-    to: Annotated[str, typer.Option("--to", help="A folder, or s3://BUCKET/PREFIX where the backups come from.")],
-    at: Annotated[
-        str | None,
-        typer.Option("--at", help="As of this commit, by its ID or first digits; the latest when absent."),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Overwrite files that differ, without asking.", show_default=False)
-    ] = False,
-    key: Annotated[
-        str | None,
-        typer.Option("--key", metavar="REFERENCE", help="The key of encrypted files, if the sync no longer has it."),
-    ] = None,
-) -> Answer:
-    """Write backups from git back to a folder or bucket."""
-    from syncline.cli import commands_restore  # noqa: PLC0415
-
-    order = commands_restore.Order(part.strip("/"), to, at, key, overwrite=overwrite)
-    return commands_restore.restore(context, name, order)
-
-
-@command
+@command(app)
 def cancel(
     context: Context,
-    name: Annotated[str, _NAME],
+    name: Annotated[str, NAME],
     *,
     wait: Annotated[bool, typer.Option("--wait", hidden=True)] = True,  # noqa: ARG001 - as it does in any case
 ) -> Answer:
@@ -294,36 +236,7 @@ def cancel(
     return commands_retry.cancel(context, name)
 
 
-@command
-def check(context: Context, name: Annotated[str, _NAME]) -> Answer:
-    """Ask whether all that a sync of files needs answers."""
-    from syncline.cli import commands_check  # noqa: PLC0415
-
-    return commands_check.check(context, name)
-
-
-@command
-def state(  # noqa: PLR0913 - each is an argument of the command
-    context: Context,
-    action: Annotated[str, typer.Argument(help="export, diff or import.", metavar="ACTION")],
-    name: Annotated[str, _NAME],
-    file: Annotated[
-        Path | None, typer.Argument(help="The sheet (CSV): to write, the older one, or to read.", metavar="[FILE]")
-    ] = None,
-    newer: Annotated[
-        Path | None,
-        typer.Argument(help="For diff: the newer sheet; the state as it is when absent.", metavar="[NEWER]"),
-    ] = None,
-    *,
-    reports: Annotated[bool, typer.Option("--reports", help="Write to the sync's bucket for reports.")] = False,
-) -> Answer:
-    """Export, compare or import the state of a sync's files."""
-    from syncline.cli import commands_state  # noqa: PLC0415
-
-    return commands_state.state(context, action, name, file, newer, reports=reports)
-
-
-@command
+@command(app)
 def secret(
     context: Context,
     action: Annotated[str, typer.Argument(help="set.", metavar="ACTION")],
@@ -335,7 +248,7 @@ def secret(
     return commands_secret.secret(context, action, name)
 
 
-@command
+@command(app)
 def template(
     context: Context,
     folder: Annotated[
@@ -351,9 +264,6 @@ def template(
     from syncline.cli import commands_template  # noqa: PLC0415
 
     return commands_template.template(context, folder, overwrite=overwrite)
-
-
-app.add_typer(artifacts)
 
 
 def main() -> None:

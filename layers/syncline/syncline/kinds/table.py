@@ -22,7 +22,7 @@ class KindInfo:
     """The description of a kind.
 
     ``model`` is the class of its syncs. ``source`` and ``target`` are keys of a sync's configuration; the first that is
-    set names that side to people. ``part`` says what ``--only`` names, "" if a run always covers everything.
+    set names that side to people. ``part`` is what ``--only`` takes, "" if a run always covers everything.
     ``commands`` are the commands of `syncline` that only this kind has.
 
     A kind without runs lists instances instead, and answers requests about them. If ``groups_hidden``, groups are shares
@@ -50,7 +50,7 @@ KINDS: Final = {
             "FilesSync",
             source=("source.bucket",),
             target=("target.bucket", "target.file_manager"),
-            part="a key, or a folder with a slash at its end",
+            part="a key or a folder/",
             commands=("check", "state"),
             has_events=True,
             groups_hidden=True,
@@ -69,7 +69,7 @@ KINDS: Final = {
             "ArtifactsSync",
             source=("source.repository",),
             target=("target.registry",),
-            part="an image tag, a workflow run (run:ID), or a repository of the target",
+            part="an image tag, run:ID or target repository",
             commands=("artifacts",),
         ),
         KindInfo("tokens", "TokensSync", source=("sources",), target=("check.host",), has_runs=False),

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from syncline.cli import endings
+from syncline.cli.command import new_app
 from syncline.cli.context import NOT_DONE, SOME_FAILED, Answer, Context
 from syncline.cli.show import Out
 
 if TYPE_CHECKING:
-    from syncline.cli.artifacts.setup import Setup
+    from syncline.kinds.artifacts.cli.setup import Setup
 
 _TAG: Final = typer.Argument(metavar="IMAGE_TAG", help="The build's image tag, as its log has it.", show_default=False)
 _DOWNLOADS: Final = typer.Option("--downloads-dir", metavar="FOLDER", help="The folder of downloads.")
@@ -27,13 +28,14 @@ _LOGIN: Final = typer.Option("--skip-login", help="Accepted and without effect: 
 _VERBOSE: Final = typer.Option("--verbose", help="Say more of each image.", show_default=False)
 _LATEST: Final = typer.Option("--retag-as-latest", help="Point `latest` at it, too.", show_default=False)
 
+app = new_app()
 artifacts = typer.Typer(
     name="artifacts",
     help="Builds at GitHub and their images at GitLab, step by step or as a daemon; needs no engine.",
     add_completion=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(artifacts)
 
 
 @artifacts.callback(invoke_without_command=True)
@@ -113,8 +115,8 @@ def _command(name: str) -> Callable[[Callable[..., Answer]], Callable[..., Answe
         def invoke(**given: Any) -> None:
             values, out = _shared(**{each: given.pop(each) for each in shared})
             context = Context(None, None, out)
-            with endings.told(context, engine=False):
-                from syncline.cli.artifacts.setup import Options, Setup  # noqa: PLC0415
+            with endings.told(context, kind="artifacts"):
+                from syncline.kinds.artifacts.cli.setup import Options, Setup  # noqa: PLC0415
 
                 more = {"overwrite": given.get("force_push", False)}
                 if given.get("retag_as_latest"):
@@ -136,7 +138,7 @@ def _command(name: str) -> Callable[[Callable[..., Answer]], Callable[..., Answe
 @_command("gh-list")
 def gh_list(setup: Setup, out: Out) -> Answer:
     """List the latest builds with what their logs say of them."""
-    from syncline.cli.artifacts import listing  # noqa: PLC0415
+    from syncline.kinds.artifacts.cli import listing  # noqa: PLC0415
 
     return listing.gh_list(setup, out)
 
@@ -144,7 +146,7 @@ def gh_list(setup: Setup, out: Out) -> Answer:
 @_command("gitlab-list")
 def gitlab_list(setup: Setup, out: Out) -> Answer:
     """List the registry's repositories and tags."""
-    from syncline.cli.artifacts import listing  # noqa: PLC0415
+    from syncline.kinds.artifacts.cli import listing  # noqa: PLC0415
 
     return listing.gitlab_list(setup, out)
 
@@ -157,7 +159,7 @@ def xref(
     list_extra: Annotated[bool, typer.Option("--list-extra", help="Also tags that no build made.")] = False,
 ) -> Answer:
     """Show which images of builds the registry lacks."""
-    from syncline.cli.artifacts import listing  # noqa: PLC0415
+    from syncline.kinds.artifacts.cli import listing  # noqa: PLC0415
 
     return listing.xref(setup, out, list_extra=list_extra)
 
@@ -172,7 +174,7 @@ def download(
     force: Annotated[bool, typer.Option("--force", help="Download again what is there.")] = False,
 ) -> Answer:
     """Download a build's artifacts."""
-    from syncline.cli.artifacts import steps  # noqa: PLC0415
+    from syncline.kinds.artifacts.cli import steps  # noqa: PLC0415
 
     return steps.fetch(setup, out, image_tag, output_dir, force=force)
 
@@ -187,7 +189,7 @@ def prepare(
     clean: Annotated[bool, typer.Option("--clean", help="Forget an earlier plan first.")] = False,
 ) -> Answer:
     """Verify what was downloaded, and plan what goes where."""
-    from syncline.cli.artifacts import steps  # noqa: PLC0415
+    from syncline.kinds.artifacts.cli import steps  # noqa: PLC0415
 
     return steps.prepare(setup, out, image_tag, downloads_dir, clean=clean)
 
@@ -206,7 +208,7 @@ def push(  # noqa: PLR0913 - each is an option
     retag_as_latest: Annotated[bool, _LATEST] = False,
 ) -> Answer:
     """Push what was prepared to the registry."""
-    from syncline.cli.artifacts import steps  # noqa: PLC0415
+    from syncline.kinds.artifacts.cli import steps  # noqa: PLC0415
 
     del skip_login
     if not yes and not _agrees(
@@ -227,7 +229,7 @@ def clean(
     yes: Annotated[bool, _YES] = False,
 ) -> Answer:
     """Remove what was downloaded for a build."""
-    from syncline.cli.artifacts import steps  # noqa: PLC0415
+    from syncline.kinds.artifacts.cli import steps  # noqa: PLC0415
 
     del setup
     if not yes and not _agrees(out, f"Remove what {downloads_dir} has of {image_tag}?", "nothing was removed"):
@@ -251,7 +253,7 @@ def daemon(  # noqa: PLR0913 - each is an option
     verbose: Annotated[bool, _VERBOSE] = False,
 ) -> Answer:
     """Keep the registry up to date, streaming."""
-    from syncline.cli.artifacts import watching  # noqa: PLC0415
+    from syncline.kinds.artifacts.cli import watching  # noqa: PLC0415
 
     del downloads_dir, skip_login, force_push, retag_as_latest, verbose
     return watching.daemon(setup, out, interval, once=once)
@@ -267,7 +269,7 @@ def retag(
     ],
 ) -> Answer:
     """Point a tag at the image of another; no layer moves."""
-    from syncline.cli.artifacts import steps  # noqa: PLC0415
+    from syncline.kinds.artifacts.cli import steps  # noqa: PLC0415
 
     return steps.retag(setup, out, source, destination)
 

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import Any, Final
 
-from syncline.cli.artifacts.setup import Setup
 from syncline.cli.context import SOME_FAILED, Answer
 from syncline.cli.show import Out, Style, size
 from syncline.errors import SynclineError
+from syncline.kinds.artifacts.cli.setup import Setup
 from syncline.kinds.artifacts.kind import Artifacts
 from syncline.kinds.kind import Completed, Failure, StepContext
 from syncline.model import EVERYTHING, Item, Outcome, Result

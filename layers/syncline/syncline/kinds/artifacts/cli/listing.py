@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from syncline.cli.artifacts.setup import Setup
 from syncline.cli.context import SOME_FAILED, Answer
 from syncline.cli.show import Out, size
 from syncline.kinds.artifacts.builds import Build, Flawed, Place
+from syncline.kinds.artifacts.cli.setup import Setup
 from syncline.kinds.artifacts.discover import TagLists
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from syncline.cli.artifacts.files import METADATA, PLAN, Folder, LocalFile, download
-from syncline.cli.artifacts.setup import Setup
 from syncline.cli.context import SOME_FAILED, Answer
 from syncline.cli.show import Out, size
 from syncline.clients.github.client import Artifact
@@ -17,6 +15,8 @@ from syncline.clients.registry.client import Registry
 from syncline.clients.registry.reference import parse_repository, parse_tag
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import Place
+from syncline.kinds.artifacts.cli.files import METADATA, PLAN, Folder, LocalFile, download
+from syncline.kinds.artifacts.cli.setup import Setup
 from syncline.kinds.artifacts.examine import examined
 from syncline.kinds.artifacts.finding import Found, candidates, find
 from syncline.kinds.artifacts.layers import KnownLayers

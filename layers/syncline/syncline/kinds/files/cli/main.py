@@ -1,0 +1,42 @@
+"""The commands of `syncline` for files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from syncline.cli.command import NAME, command, new_app
+from syncline.cli.context import Answer, Context
+
+app = new_app()
+
+
+@command(app)
+def check(context: Context, name: Annotated[str, NAME]) -> Answer:
+    """Ask whether all that a sync of files needs answers."""
+    from syncline.kinds.files.cli import check as command_check  # noqa: PLC0415
+
+    return command_check.check(context, name)
+
+
+@command(app)
+def state(  # noqa: PLR0913 - each is an argument of the command
+    context: Context,
+    action: Annotated[str, typer.Argument(help="export, diff or import.", metavar="ACTION")],
+    name: Annotated[str, NAME],
+    file: Annotated[
+        Path | None, typer.Argument(help="The sheet (CSV): to write, the older one, or to read.", metavar="[FILE]")
+    ] = None,
+    newer: Annotated[
+        Path | None,
+        typer.Argument(help="For diff: the newer sheet; the state as it is when absent.", metavar="[NEWER]"),
+    ] = None,
+    *,
+    reports: Annotated[bool, typer.Option("--reports", help="Write to the sync's bucket for reports.")] = False,
+) -> Answer:
+    """Export, compare or import the state of a sync's files."""
+    from syncline.kinds.files.cli import state as command_state  # noqa: PLC0415
+
+    return command_state.state(context, action, name, file, newer, reports=reports)
