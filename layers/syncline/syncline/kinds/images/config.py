@@ -293,3 +293,31 @@ CHECKS: Final = """\
 - Only warned about: credentials over plain HTTP to another machine, a `timezone` that has no effect, a selection that
   leaves out everything.
 """
+
+NOTES: Final = """\
+## Signatures without a tag
+
+Signatures, attestations and SBOMs of OCI 1.1 (cosign 3, notation, oras) have no tag: their manifest names the image as
+its `subject`. With an image come all that refer to it, to the images of an index and to one another, and they are at the
+target, and listed there, before the image's tag is. The source is asked by its referrers API, or, where it has none, for
+the tag `sha256-<hex>` that lists them. At a target without that API Syncline adds them to that tag itself.
+
+Tags that belong to an image (`sha256-<hex>`, also with `.sig`, `.att`, `.sbom`) come before the tags of that image. They
+follow the source while they grow, also without `overwrite`: a second signature is copied. A tag that has lost something
+at the source, or has something else at the target, is left as it is and is a `conflict`. The content decides, not the
+name: an ordinary image under such a tag is never replaced.
+
+What is signed after it was copied has a tag that is equal on both sides, and asking for referrers of each such tag would
+make every scheduled run dear. So `referrers: with-images`, which is what a sync does that says nothing, looks at them
+again only when a push notification or `syncline run --only` names the repository. A registry that notifies of each push
+has signatures copied at once, by some requests for each of the repository's tags. Without notifications say
+`referrers: always`, if images are signed later than they are copied. Where the source has no referrers API any look finds
+them, for its list is a tag.
+
+Left out is what a list names but the source does not have. A referrer of a type that the target refuses (the old
+`application/vnd.oci.artifact.manifest.v1+json`) is named in the report, and its image is copied without it. Referrers of more than eight levels fail their image with `MANIFEST_INVALID`.
+
+Tags that carry signatures, attestations and lists of referrers (`sha256-<hex>`, also with `.sig`, `.att`, `.sbom`) are
+taken whatever `tags` says.
+"""
+"""A section of the reference page."""
