@@ -20,6 +20,7 @@ from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.sigv4 import Keys
+from syncline.errors import CodeName
 from syncline.kinds.backups.commit import Answer, Rules, Signature
 from syncline.kinds.backups.download import Downloads
 from syncline.kinds.backups.kind import Backups
@@ -199,7 +200,7 @@ def content(store: Folder | BucketStore) -> dict[str, str]:
     return {path: store.content_id(path) for top in store.tops() for path, _ in store.listing(top)}
 
 
-def _failed(item: Item, code: str, reason: str) -> Result:
+def _failed(item: Item, code: CodeName, reason: str) -> Result:
     return Result(item.group, item.name, Outcome.FAILED, item.source, item.target, 0, code, reason)
 
 

@@ -68,7 +68,9 @@ class World:
         there, here = (Side(Registry(Endpoint("http", end.host), lambda: None, http), None) for end in self.ends)
         kind = Images(sync, there, here, http, places=BlobPlaces(memory), notes=Notes(memory, self.here.host))
         pages = list(kind.discover(Scope.of([NAME]), None, TIME))
-        failed = [(each.item.name, each.error.code.name) for page in pages for each in page.failures]
+        failed: list[tuple[str, str]] = [
+            (each.item.name, each.error.code.name) for page in pages for each in page.failures
+        ]
         items = [item for page in pages for item in page.items]
         answers = list(kind.transfer(items, TIME)) if items else []
         failed += [(each.name, str(each.code)) for each in answers if isinstance(each, Result)]

@@ -1,23 +1,27 @@
-"""The advice of every code: it fits the kind that raises it, and the commands that have no engine."""
+"""The table of codes: a type that holds its names, and advice that fits kinds and commands."""
 
 from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import pytest
 
-from syncline.errors import CODES
+from syncline.errors import _ROWS, CODES, CodeName, SynclineError, stored_code
 from syncline.kinds.artifacts.config import ArtifactsSync
 from syncline.kinds.backups.config import BackupsSync
 from syncline.kinds.files.config import FilesSync
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.tokens.config import TokensSync
 
-PACKAGE: Final = Path(__file__).parents[2] / "layers/syncline/syncline"
+ROOT: Final = Path(__file__).parents[2]
+PACKAGE: Final = ROOT / "layers/syncline/syncline"
 MODELS: Final[dict[str, Any]] = {
     "artifacts": ArtifactsSync,
     "backups": BackupsSync,
@@ -28,6 +32,69 @@ MODELS: Final[dict[str, Any]] = {
 ENGINE_WORDS: Final = re.compile(
     r"syncline (retry|apply|status|run|up|cancel)|\bfunctions?\b|\bstack\b|dead.letter|correlation"
 )
+
+
+MISSPELT: Final = """
+from typing import Final
+from syncline.errors import CodeName, SynclineError
+from syncline.model import Result
+
+CONSTANT: Final[frozenset[CodeName]] = frozenset({"NOT_FUOND"})
+
+def compare(error: SynclineError, result: Result) -> bool:
+    return (
+        error.code.name == "NOT_FUOND"
+        or result.code == "NOT_FUOND"
+        or error.is_any("FORBIDDEN", "NOT_FUOND")
+    )
+
+def fail() -> None:
+    raise SynclineError("NOT_FUOND", "no")
+"""
+
+
+def test_the_type_has_the_names_of_the_table() -> None:
+    assert [row.name for row in _ROWS] == list(get_args(CodeName))
+
+
+def test_mypy_finds_a_misspelt_code(tmp_path: Path) -> None:
+    snippet = tmp_path / "misspelt.py"
+    snippet.write_text(MISSPELT)
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", str(snippet)]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    wrong = {number for number, line in enumerate(MISSPELT.splitlines(), 1) if "NOT_FUOND" in line}
+    assert {int(line.split(":")[1]) for line in found.stdout.splitlines()} == wrong, found.stdout + found.stderr
+
+
+def test_a_code_of_another_version_has_advice() -> None:
+    error = SynclineError(stored_code("OF_LATER"), "no")
+    assert (str(error), error.retried) == ("OF_LATER: no", False)
+    assert "version" in error.code.advice()
+
+
+def uncheckable(path: Path) -> Iterator[str]:
+    """Yield the comparisons of a code that mypy does not check: with ``in`` and a container without a type."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
+            left, right = ast.unparse(node.left), node.comparators[0]
+            if isinstance(right, ast.Name) and right.id.isupper():
+                wrong = re.search(r"\.code(\.name)?$", left) and right.id not in typed_constants()
+            else:  # a code of AWS or S3 is a string, so only literals of ours count
+                wrong = any(isinstance(each, ast.Constant) and each.value in CODES for each in ast.walk(right))
+            if wrong:
+                yield f"{path.name}:{node.lineno}: {ast.unparse(node)}"
+
+
+@cache
+def typed_constants() -> frozenset[str]:
+    found = (
+        re.findall(r"^(\w+): Final\[.*\bCodeName\b", path.read_text(), re.MULTILINE) for path in PACKAGE.rglob("*.py")
+    )
+    return frozenset(name for names in found for name in names)
+
+
+def test_mypy_checks_every_comparison_of_a_code() -> None:
+    assert [each for path in PACKAGE.rglob("*.py") for each in uncheckable(path)] == []
 
 
 @cache
@@ -88,7 +155,7 @@ def test_every_kind_can_fail_in_the_ways_of_its_systems() -> None:
 
 
 @pytest.mark.parametrize(("code", "kind"), PAIRS)
-def test_advice_names_only_keys_that_the_kind_has(code: str, kind: str) -> None:
+def test_advice_names_only_keys_that_the_kind_has(code: CodeName, kind: str) -> None:
     every = frozenset().union(*map(keys, MODELS))
     named = set(re.findall(r"`([a-z_.]+)[`:]", CODES[code].advice(kind)))
     parts = {part for name in named for part in name.split(".")}
@@ -96,7 +163,7 @@ def test_advice_names_only_keys_that_the_kind_has(code: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("code", sorted(raised("artifacts")))
-def test_advice_without_an_engine_names_none(code: str) -> None:
+def test_advice_without_an_engine_names_none(code: CodeName) -> None:
     assert not ENGINE_WORDS.search(CODES[code].advice("artifacts", engine=False))
 
 
@@ -124,7 +191,7 @@ ADVICE: Final = [
 
 
 @pytest.mark.parametrize(("code", "kind", "words", "others"), ADVICE)
-def test_advice_helps(code: str, kind: str, words: str, others: str) -> None:
+def test_advice_helps(code: CodeName, kind: str, words: str, others: str) -> None:
     advice = CODES[code].advice(kind)
     assert words in advice
     assert not others or others not in advice

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moto import mock_aws
 
-from syncline.errors import CODES, SynclineError
+from syncline.errors import CODES, SynclineError, stored_code
 from syncline.messages import (
     Batch,
     Dead,
@@ -151,6 +151,11 @@ def test_a_letter_that_names_half_an_item_is_no_message() -> None:
     letter = {"v": 1, "type": "dead", "batch": batch, "code": "FORBIDDEN", "reason": "no", "item": ["team/app"]}
     with pytest.raises(SynclineError, match="MESSAGE_INVALID"):
         from_json(letter)
+
+
+def test_a_letter_with_a_code_of_another_version_is_read() -> None:
+    letter = Dead(Batch("r", "s", Step.VERIFY, "b"), stored_code("OF_LATER"), "no")
+    assert decode(encode(letter)) == letter
 
 
 def test_a_letter_within_a_letter_without_end_is_no_message() -> None:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from syncline.errors import CODES, SynclineError
+from syncline.errors import CodeName, SynclineError, stored_code
 from syncline.model import EVERYTHING, Item, Scope, Step, Trigger, compact_json
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Dead:
     """Work given up, with its reason. ``item`` is the item's group and name; "*" for a name stands for a whole group."""
 
     batch: Batch
-    code: str
+    code: CodeName
     reason: str
     item: tuple[str, str] | None = None
 
@@ -223,10 +223,12 @@ def from_json(body: Any) -> Start | Batch | Dead | Notice:
                 )
             case "dead":
                 batch = from_json(body["batch"])
-                if not isinstance(batch, Batch) or body["code"] not in CODES:
-                    raise SynclineError("MESSAGE_INVALID", "a dead letter without a batch or with an unknown code")
+                if not isinstance(batch, Batch) or not isinstance(body["code"], str):
+                    raise SynclineError("MESSAGE_INVALID", "a dead letter without a batch or code")
                 item = body.get("item")
-                return Dead(batch, body["code"], str(body["reason"]), item and (str(item[0]), str(item[1])))
+                return Dead(
+                    batch, stored_code(body["code"]), str(body["reason"]), item and (str(item[0]), str(item[1]))
+                )
             case other:
                 raise SynclineError("MESSAGE_INVALID", f"unknown message type {other!r}")
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:

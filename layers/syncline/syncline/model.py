@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Final
 
+from syncline.errors import CodeName
+
 
 class Trigger(StrEnum):
     """What started a run."""
@@ -152,7 +154,7 @@ class Result:
     source: str | None = None
     target: str | None = None
     moved_bytes: int = 0
-    code: str | None = None
+    code: CodeName | None = None
     reason: str | None = None
 
     def to_json(self) -> list[Any]:
@@ -251,7 +253,7 @@ class Waiting:
     It was noted at ``at`` last, and at ``since`` first; ``until`` is when the work is tried again. All are Unix seconds.
     """
 
-    code: str
+    code: CodeName
     what: str
     since: float
     at: float

@@ -22,7 +22,7 @@ from urllib.parse import quote, quote_plus
 
 from pydantic import BaseModel
 
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -92,7 +92,7 @@ def _walk(value: object, path: str) -> Iterator[tuple[str, Reference]]:
 class _UnreadableError(Exception):
     """A stored secret or one of its values cannot be had: the code of the error, and what follows the reference in it."""
 
-    def __init__(self, code: str, why: str) -> None:
+    def __init__(self, code: CodeName, why: str) -> None:
         super().__init__(code, why)
         self.code = code
         self.why = why
@@ -218,7 +218,7 @@ class Secrets:
         except UnicodeDecodeError:
             raise _UnreadableError("SECRET_MISSING", "holds bytes, not text") from None
         except BotoCoreError as error:
-            code = "AWS_DENIED" if "Credentials" in type(error).__name__ else "AWS_UNAVAILABLE"
+            code: CodeName = "AWS_DENIED" if "Credentials" in type(error).__name__ else "AWS_UNAVAILABLE"
             raise _UnreadableError(code, f"could not be read ({type(error).__name__})") from None
 
 

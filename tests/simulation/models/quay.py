@@ -8,7 +8,7 @@ from typing import Final, Literal, TypeVar
 from syncline.clients.http.listings import BEGINNING, REPOSITORIES, TAGS, Entries, OnOdd, Position, refuse
 from syncline.clients.registry.quay import Quay, QuayRepository, QuayTag, RepositoriesPage, TagsPage
 from syncline.clients.registry.reference import parse_digest, parse_repository, parse_tag
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from tests.simulation.models.registry_server import RegistryServer, Repository
 from tests.simulation.network import Network
 
@@ -100,7 +100,7 @@ class QuayServer:
 
     def _check_readable(self, token: str | None, repository: str) -> None:
         if not self._is_member(token, repository) and repository not in self.public:
-            code = "FORBIDDEN" if self.knows(token) else "UNAUTHORIZED"
+            code: CodeName = "FORBIDDEN" if self.knows(token) else "UNAUTHORIZED"
             raise SynclineError(code, f"{self.host} does not let this token read {repository}")
 
 

@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 from syncline.cli.local_engine import Engine
 from syncline.cli.main import app
 from syncline.cli.target import Target, of_engine
+from syncline.errors import CodeName
 from syncline.messages import Batch, Dead, Start, decode, encode
 from syncline.model import Counts, Item, Outcome, Run, Scope, Step, Trigger
 from syncline.model import Result as ItemResult
@@ -109,7 +110,7 @@ class Stack:
         assert over is not None
         return over
 
-    def bury(self, *groups: str, sync: str = "prod", code: str = "SERVER_ERROR", name: str = "1.0") -> None:
+    def bury(self, *groups: str, sync: str = "prod", code: CodeName = "SERVER_ERROR", name: str = "1.0") -> None:
         """A dead letter of transfer for an item of each group, or without groups of the whole look."""
         base = Batch(made_run_id(), sync, Step.TRANSFER, "b")
         batches = [replace(base, items=(Item(group, name, GOOD),)) for group in groups]
@@ -124,7 +125,7 @@ def moved(group: str = "mirror/team/app", name: str = "1.0", size: int = 3 * 102
     return ItemResult(group, name, Outcome.MOVED, GOOD, GOOD, size)
 
 
-def failed(group: str = "mirror/team/base", name: str = "2.0", code: str = "UNAUTHORIZED") -> ItemResult:
+def failed(group: str = "mirror/team/base", name: str = "2.0", code: CodeName = "UNAUTHORIZED") -> ItemResult:
     return ItemResult(group, name, Outcome.FAILED, GOOD, None, 0, code, "dr.example does not accept the credentials")
 
 

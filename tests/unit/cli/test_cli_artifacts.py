@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -19,7 +19,7 @@ from syncline.cli.context import Answer
 from syncline.cli.main import app
 from syncline.cli.show import Out
 from syncline.config.registry import BasicAuth
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.artifacts.cli import listing, steps, watching
 from syncline.kinds.artifacts.cli.setup import Options, Setup
 from syncline.kinds.artifacts.config import GitHubToken
@@ -183,7 +183,7 @@ class _EnoughError(Exception):
 def test_the_daemon_looks_again_after_its_interval_whatever_came_of_the_last_look(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answers = iter(["UNREACHABLE", "", "THROTTLED"])
+    answers: Iterator[CodeName | Literal[""]] = iter(["UNREACHABLE", "", "THROTTLED"])
     naps: list[float] = []
 
     def look(_kind: Artifacts) -> list[Any]:

@@ -10,7 +10,7 @@ import pytest
 
 from syncline.cli.commands_status import ends_of
 from syncline.clients.replicas.instances import Instance
-from syncline.errors import SynclineError
+from syncline.errors import SynclineError, stored_code
 from syncline.kinds.files.wiring import group_of
 from syncline.kinds.tokens.wiring import StoredListings
 from syncline.model import EVERYTHING, Counts, Outcome, Result, Scope, Trigger
@@ -170,7 +170,7 @@ def test_a_report_names_what_needs_somebody_first(applied: Stack) -> None:
     assert lines[5].split() == ["moved", "mirror/team/app:1.0", "aaaaaaaaaaaa", "on", "both", "sides", "3.0", "MiB"]
     assert all(len(line) <= 80 for line in lines[1:6])
     assert "TAG_DIFFERS (1): The target has another image under this tag, and the sync may not overwrite." in lines
-    assert "→ Renew the credentials in the place `auth` refers to, then `syncline retry`." in lines
+    assert "→ Renew the credentials that `auth` refers to, then `syncline retry`." in lines
     assert lines[-3].startswith("✗ prod: 1 moved (3.0 MiB), 7 equal, 1 conflict, 1 failed, in ")
     assert lines[-2] == "3.0 MiB sent, 7 requests to source and target"
     assert lines[-1].startswith("→ syncline retry prod")
@@ -263,6 +263,13 @@ def test_a_report_as_json(applied: Stack) -> None:
         "action": None,
     }
     assert list(value["actions"]) == ["UNAUTHORIZED"]
+
+
+def test_a_report_with_a_code_of_another_version(applied: Stack) -> None:
+    run = applied.finish(applied.begin(), failed(code=stored_code("OF_LATER")))
+    shown = applied.run("report", run.id).stdout
+    assert "OF_LATER (1): This version of Syncline does not have the code." in shown
+    assert "Use the version of Syncline that reported it." in shown
 
 
 def test_a_report_by_the_id_that_a_run_really_has(applied: Stack) -> None:

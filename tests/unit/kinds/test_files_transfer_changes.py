@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.files.records import PreviousRecord, Record, Task
 from syncline.kinds.files.targets import NotArrivedError, TargetFile, Written, file_of
 from syncline.kinds.kind import Completed, Unfinished
@@ -134,7 +134,7 @@ class TestRename:
 
     @SORTS
     @pytest.mark.parametrize("refusal", ["TARGET_CHANGED", "FILE_DIFFERS", "NOT_FOUND"])
-    def test_a_refused_rename_sends_the_object(self, make: Make, refusal: str) -> None:
+    def test_a_refused_rename_sends_the_object(self, make: Make, refusal: CodeName) -> None:
         world, item = self.world(make)
         world.target.fails["old"] = SynclineError(refusal, "no")
         answer = world.answer(item)

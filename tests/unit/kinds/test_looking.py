@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from syncline.clients.http.listings import Odd
 from syncline.clients.registry.manifest import OCI_MANIFEST, Descriptor
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.images import discover as looking
 from syncline.kinds.kind import StepContext
 from syncline.model import EVERYTHING, Item, Outcome, Scope
@@ -238,7 +238,7 @@ def test_a_repository_that_takes_no_pushes_fails_item_by_item(state: str) -> Non
 
 
 @pytest.mark.parametrize("code", ["NOT_FOUND", "FORBIDDEN", "UNAUTHORIZED"])
-def test_a_namespace_that_the_target_does_not_have_yet_is_no_failure(code: str) -> None:
+def test_a_namespace_that_the_target_does_not_have_yet_is_no_failure(code: CodeName) -> None:
     bench = Bench({"team/a": {"1": "d1"}}, {}, api=True)
     assert bench.target_api is not None
     bench.target_api.broken["team"] = SynclineError(code, "no such namespace")
@@ -388,7 +388,7 @@ class TestReferrers:
         ("code", "sent"),
         [("MANIFEST_INVALID", False), ("MANIFEST_UNSUPPORTED", False), ("NOT_FOUND", False), ("FORBIDDEN", True)],
     )
-    def test_what_is_no_image_has_none(self, code: str, *, sent: bool) -> None:
+    def test_what_is_no_image_has_none(self, code: CodeName, *, sent: bool) -> None:
         """Anything else is for the transfer to say."""
         bench = self.bench()
         bench.source.odd[self.TWO] = SynclineError(code, "no")
@@ -400,7 +400,7 @@ class TestConflicts:
 
     OURS, THEIRS = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 
-    def look(self, target: str, *, noted: str = "", error: str = "") -> tuple[list[str], list[str]]:
+    def look(self, target: str, *, noted: str = "", error: CodeName | None = None) -> tuple[list[str], list[str]]:
         """Return the tags that are sent on, and the codes of the failures and conflicts."""
         bench = Bench({"team/a": {"1": self.OURS}}, {"team/a": {"1": target}})
         if noted:
@@ -418,6 +418,6 @@ class TestConflicts:
         assert self.look(self.THEIRS) == ([], ["TAG_DIFFERS"])
 
     @pytest.mark.parametrize(("error", "code"), [("MANIFEST_INVALID", "TAG_DIFFERS"), ("SERVER_ERROR", "SERVER_ERROR")])
-    def test_where_the_algorithms_differ_the_bytes_are_read(self, error: str, code: str) -> None:
+    def test_where_the_algorithms_differ_the_bytes_are_read(self, error: CodeName, code: str) -> None:
         """If they cannot be, it is a conflict, or tried again."""
         assert self.look("sha512:" + "1" * 128, error=error) == ([], [code])

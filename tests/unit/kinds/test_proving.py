@@ -10,7 +10,7 @@ from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.http.pacing import Policy
 from syncline.clients.registry.client import Registry
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.artifacts.layers import OwnMemory
 from syncline.kinds.images.memory import Notes
 from syncline.kinds.images.verify import Origin, Proof
@@ -202,7 +202,7 @@ class TestNotes:
         client: Registry,
         notes: Notes,
         monkeypatch: pytest.MonkeyPatch,
-        code: str,
+        code: CodeName,
         *,
         unverified: bool,
     ) -> None:

@@ -13,7 +13,7 @@ import pytest
 from syncline.clients.http.listings import OnOdd
 from syncline.clients.kubernetes.client import ServiceSource, Source
 from syncline.clients.replicas.instances import Instance
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.tokens.listing import MemoryListings
 from syncline.kinds.tokens.scrape import Place, Scraped, Scraper
 
@@ -91,7 +91,7 @@ def test_one_that_hangs_fails_at_its_deadline_and_the_next_scrape_waits_for_the_
 @pytest.mark.parametrize(
     ("error", "code"), [(SynclineError("FORBIDDEN", "no"), "FORBIDDEN"), (RuntimeError("defect"), "INTERNAL")]
 )
-def test_one_that_breaks_in_whatever_way_fails_alone(error: Exception, code: str) -> None:
+def test_one_that_breaks_in_whatever_way_fails_alone(error: Exception, code: CodeName) -> None:
     listings = MemoryListings()
     found = _scrape(Scraper(listings, time.time), {"breaks": Lists(error=error), "healthy": Lists(ONE)})
     assert found == [Scraped("breaks", failed=code), Scraped("healthy", 1, 1)]

@@ -11,7 +11,7 @@ from itertools import groupby
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import Completed, Page, StepContext
 from syncline.messages import Batch, decode
 from syncline.model import EVERYTHING, Item, Outcome, Result, RunStatus, Scope, Trigger
@@ -131,7 +131,7 @@ def test_a_scan_that_is_tried_again_is_not_the_first_of_its_run(steps: Steps) ->
 
 
 @pytest.mark.parametrize("code", ["TIME_SHORT", "THROTTLED", "SERVER_ERROR"])
-def test_a_scan_that_breaks_off_goes_on_behind_its_last_page(steps: Steps, code: str) -> None:
+def test_a_scan_that_breaks_off_goes_on_behind_its_last_page(steps: Steps, code: CodeName) -> None:
     """A server that is slow, or throttles, breaks off each function's part of a long list that has nothing to move."""
     begun: list[str | None] = []
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import Completed, Failure, Page, StepContext
 from syncline.model import EVERYTHING, Item, RunStatus, Scope
 from syncline.steps import engine as engine_module
@@ -88,7 +88,7 @@ def test_a_registry_that_is_down_causes_few_looks_and_small_records(steps: Steps
 
 
 @pytest.mark.parametrize(("code", "looks"), [("SERVER_ERROR", engine_module.ATTEMPTS), ("FORBIDDEN", 1)])
-def test_a_group_that_stays_unreadable_is_given_up_with_its_reason(steps: Steps, code: str, looks: int) -> None:
+def test_a_group_that_stays_unreadable_is_given_up_with_its_reason(steps: Steps, code: CodeName, looks: int) -> None:
     asked: list[tuple[str, ...] | None] = []
 
     def look(scope: Scope, _cursor: str | None, _context: StepContext) -> Iterator[Page]:
@@ -106,7 +106,7 @@ def test_a_group_that_stays_unreadable_is_given_up_with_its_reason(steps: Steps,
 
 
 @pytest.mark.parametrize(("code", "looks"), [("LISTING_INCOMPLETE", engine_module.ATTEMPTS), ("UNAUTHORIZED", 1)])
-def test_a_look_that_fails_as_a_whole_ends_the_run_with_its_reason(steps: Steps, code: str, looks: int) -> None:
+def test_a_look_that_fails_as_a_whole_ends_the_run_with_its_reason(steps: Steps, code: CodeName, looks: int) -> None:
     asked: list[str | None] = []
 
     def look(_scope: Scope, cursor: str | None, _context: StepContext) -> Iterator[Page]:

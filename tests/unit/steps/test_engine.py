@@ -11,7 +11,7 @@ from botocore.exceptions import EndpointConnectionError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import GRACE_SECONDS, Failure
 from syncline.messages import Batch, Dead, Outgoing, Queues, decode
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger, json_bytes
@@ -26,7 +26,7 @@ TRANSFER = transfer_of("1", "2", "3", attempt=2)
 NO_CHANCE = random.Random(0)
 
 
-def failure(name: str, code: str = "SERVER_ERROR", retry_after: float | None = None) -> Failure:
+def failure(name: str, code: CodeName = "SERVER_ERROR", retry_after: float | None = None) -> Failure:
     return Failure(items(name)[0], SynclineError(code, f"{name} failed", retry_after=retry_after))
 
 
@@ -94,7 +94,7 @@ class TestGivenUp:
     def test_an_item_of_a_transfer(self) -> None:
         work, item = Work(TRANSFER), Item("team/app", "2", "ours", "theirs", detail={"session": 1})
         work.give_up(item, self.error)
-        why = ("REFUSED", "it is so")
+        why: tuple[CodeName, str] = ("REFUSED", "it is so")
         assert work.results == [Result("team/app", "2", Outcome.FAILED, "ours", "theirs", 0, *why)]
         scope = Scope.of(["team/app"])
         assert work.dead == [Dead(replace(TRANSFER, items=(item,), scope=scope), *why, ("team/app", "2"))]
@@ -297,7 +297,7 @@ class TestFailAll:
         ("FORBIDDEN", 1, False),
     ])  # fmt: skip
     def test_a_scan_is_tried_again_where_that_helps(
-        self, steps: Steps, code: str, attempt: int, *, again: bool
+        self, steps: Steps, code: CodeName, attempt: int, *, again: bool
     ) -> None:
         _, root = steps.begin()
         error = SynclineError(code, "it failed", retry_after=900.0)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from syncline.config.sync import Gathering, Sync
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import Kind
 from syncline.messages import Start, decode
 from syncline.model import Trigger
@@ -43,7 +43,7 @@ def starts(steps: Steps) -> list[tuple[Start, float]]:
     return [(each, seconds) for each, seconds in found if isinstance(each, Start)]
 
 
-def refuse(steps: Steps, code: str, *names: str) -> None:
+def refuse(steps: Steps, code: CodeName, *names: str) -> None:
     """Let syncs not be told of events, for an error with this code."""
     kind = steps.gatherer.kind
 
@@ -141,7 +141,7 @@ class TestHear:
 
     @pytest.mark.parametrize("code", ["MESSAGE_REFUSED", "AWS_UNAVAILABLE"])
     def test_an_event_that_no_message_can_hold_is_left_to_the_next_full_scan(
-        self, steps: Steps, code: str, monkeypatch: pytest.MonkeyPatch
+        self, steps: Steps, code: CodeName, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def start(*_: object) -> None:
             raise SynclineError(code, "it is so")
@@ -229,7 +229,9 @@ class TestSettle:
 
 
 @pytest.mark.parametrize(("code", "known"), [(None, True), ("NO_SUCH_SYNC", False), ("CONFIG_INVALID", True)])
-def test_a_sync_is_known_unless_none_of_its_name_is_applied(steps: Steps, code: str | None, *, known: bool) -> None:
+def test_a_sync_is_known_unless_none_of_its_name_is_applied(
+    steps: Steps, code: CodeName | None, *, known: bool
+) -> None:
     def config(name: str) -> Sync:
         if code is not None:
             raise SynclineError(code, name)

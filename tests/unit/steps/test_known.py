@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from syncline.errors import CodeName
 from syncline.messages import Batch, Dead
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.steps.known import WHOLE, answered, is_verified, remember, separate_known, settled, undone
@@ -30,7 +31,7 @@ def failures() -> Iterator[Failures]:
 
 
 def failed(
-    name: str = "bad", code: str = "REFUSED", source: str | None = "sha256:1", group: str = "team/app"
+    name: str = "bad", code: CodeName = "REFUSED", source: str | None = "sha256:1", group: str = "team/app"
 ) -> Result:
     return Result(group, name, Outcome.FAILED, source, "sha256:2", code=code, reason="it is so")
 

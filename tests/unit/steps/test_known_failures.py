@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
 from syncline.messages import Start
 from syncline.model import Counts, Item, Outcome, Result, Run, Scope, Step, Trigger
@@ -183,7 +183,7 @@ def test_a_folder_that_a_scan_did_not_see_solves_nothing_in_it(steps: Steps) -> 
 def test_a_retry_of_an_odd_entry_that_is_mended_lets_its_letter_go(steps: Steps, *, mended: bool) -> None:
     """An entry without a usable name is no item that a scan could find again."""
     odd = [Item("*", "gone"), Item("team/app", "entry 3 of the tags")]
-    codes = ("SOURCE_ABSENT", "ENTRY_INVALID")
+    codes: tuple[CodeName, ...] = ("SOURCE_ABSENT", "ENTRY_INVALID")
     failures = [Failure(item, SynclineError(code, "odd")) for item, code in zip(odd, codes, strict=True)]
     steps.kind.pages = [Page("p", skipped=1, failures=tuple(failures))]
     again(steps)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.messages import Batch, decode
 from syncline.model import Item, Outcome, Result, RunStatus, Step
@@ -59,7 +59,7 @@ def test_an_item_is_tried_again_alone_and_the_others_do_not_wait(steps: Steps) -
 
 @pytest.mark.parametrize(("code", "tries"), [("SERVER_ERROR", ATTEMPTS), ("FORBIDDEN", 1)])
 def test_an_item_that_fails_for_good_lies_in_the_dead_letter_queue_with_its_reason(
-    steps: Steps, code: str, tries: int
+    steps: Steps, code: CodeName, tries: int
 ) -> None:
     steps.kind.move = lambda item, _context: (
         Failure(item, SynclineError(code, "it is so")) if item.name == "2" else Completed(item)

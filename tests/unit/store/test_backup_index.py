@@ -9,7 +9,7 @@ import pytest
 
 from syncline.store import backup_index as manifests
 from syncline.store.backup_index import KEPT, PARTS, BackupIndex
-from syncline.store.backup_records import Count, Known
+from syncline.store.backup_records import Count, Known, LeftOutCode
 from syncline.store.table import Database, unpack
 from tests.pump import KilledError
 from tests.stack import new_table
@@ -98,7 +98,7 @@ def test_counts_of_branches(database: Database) -> None:
 
 def test_objects_that_are_left_out_are_known_with_their_code(database: Database) -> None:
     store = BackupIndex(database, Clock())
-    out = {"secret": Known("etag", "", "SECRET_FOUND"), "large": Known("etag", "", "TOO_LARGE")}
+    out = {"secret": Known("etag", "", "SECRET_SUSPECTED"), "large": Known("etag", "", "TOO_LARGE")}
     store.note("place", "east", "one", out | known("a"))
     assert store.known("place", "east") == out | known("a")
 
@@ -138,8 +138,10 @@ def test_large_parts_take_several_items_that_dynamodb_takes(database: Database) 
     assert {str(item["sk"]) for item in database._table.scan()["Items"]} == {f"BASE#{n:06}" for n in range(3)}
 
 
-@pytest.mark.parametrize("code", ["", "CODE8888"])
-def test_items_are_filled_up_to_their_limit(database: Database, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", ["", "NOT_FOUND"])
+def test_items_are_filled_up_to_their_limit(
+    database: Database, code: LeftOutCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A row takes its key, ETag, blob and code, and 12 bytes of JSON: a hundred bytes here."""
     monkeypatch.setattr(manifests, "_SIZE", 1000)
     store = BackupIndex(database, Clock())

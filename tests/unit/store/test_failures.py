@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from syncline.errors import CodeName
 from syncline.model import Outcome, Result
 from syncline.store.failures import LETTER_KEPT, SHARDS, Failures, KnownFailure
 from syncline.store.table import Database
@@ -149,7 +150,9 @@ class TestAcknowledging:
         ("FORBIDDEN", None, False),
     ],
 )
-def test_an_item_fails_as_before_with_its_code_and_its_source(code: str, source: str | None, *, same: bool) -> None:
+def test_an_item_fails_as_before_with_its_code_and_its_source(
+    code: CodeName, source: str | None, *, same: bool
+) -> None:
     result = Result("team/app", "bad", Outcome.FAILED, source, code=code)
     assert BAD.is_like(result) is same
     unknown = replace(BAD, source=None)

@@ -12,7 +12,7 @@ from syncline.cli.commands_run import config_with_runs, kind_of
 from syncline.cli.context import Answer, Context
 from syncline.cli.show import ago, many, number, size
 from syncline.cli.summary import FOLD, TRIGGERS, as_called, as_dict, counted, ending, exit_code, item_lines, named, rank
-from syncline.errors import CODES, SynclineError
+from syncline.errors import CodeName, SynclineError, code_of
 from syncline.model import Result, Run
 from syncline.store.failures import KnownFailure
 from syncline.store.state import State, is_run_id
@@ -31,7 +31,7 @@ def report(context: Context, what: str | None, *, full: bool) -> Answer:
     results = sorted(state.results(run.id), key=rank)
     kind = kind_of(state, run.sync)
     actions = {
-        code: CODES[code].advice(kind.name) for code in sorted({result.code for result in results if result.code})
+        code: code_of(code).advice(kind.name) for code in sorted({result.code for result in results if result.code})
     }
     others = _others(state, run, results)
     if not out.as_json:
@@ -55,7 +55,7 @@ def _show(  # noqa: PLR0913 - each is a part of the report
     run: Run,
     results: Sequence[Result],
     others: Sequence[KnownFailure],
-    actions: dict[str, str],
+    actions: dict[CodeName, str],
     *,
     full: bool,
 ) -> None:
@@ -73,7 +73,7 @@ def _show(  # noqa: PLR0913 - each is a part of the report
             out.line(f"  and {many(len(others) - _FEW, 'other')}; `syncline acknowledge {run.sync}` lists all")
     counts = Counter(result.code for result in results if result.code)
     for code, action in actions.items():
-        out.line(f"{code} ({number(counts[code])}): {CODES[code].meaning}")
+        out.line(f"{code} ({number(counts[code])}): {code_of(code).meaning}")
         out.line(f"→ {action}", "dim")
     if run.over:
         out.line(*ending(run))
@@ -85,7 +85,7 @@ def _show(  # noqa: PLR0913 - each is a part of the report
         out.follow_up(context.command(f"retry {run.sync}"), "tries again what has failed")
 
 
-def _as_dict(result: Result, actions: dict[str, str]) -> dict[str, Any]:
+def _as_dict(result: Result, actions: dict[CodeName, str]) -> dict[str, Any]:
     return result.as_dict() | {"action": actions[result.code] if result.code else None}
 
 

@@ -12,14 +12,14 @@ from typing import Final
 from syncline.clients.http.client import Http
 from syncline.clients.http.pacing import Policy
 from syncline.config.sync import ServerAddress, Sync
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.secrets import Secrets
 
 WITHIN: Final = 8.0
 """Seconds that all servers together may take."""
 _AT_ONCE: Final = 32
 _SSH: Final = re.compile(r"(?:ssh://)?(?:[^@/]+@)?(\[[^]]+\]|[^:/]+)(?::(\d+)(?=/))?[:/].*")
-_UNREACHED: Final = ("UNREACHABLE", "TLS_FAILED", "ADDRESS_REFUSED")
+_UNREACHED: Final[tuple[CodeName, ...]] = ("UNREACHABLE", "TLS_FAILED", "ADDRESS_REFUSED")
 
 
 def unreachable(syncs: Iterable[Sync], secrets: Secrets, within: float = WITHIN) -> list[str]:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from syncline.config.sync import Sync
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.secrets import Reference, references_in
 
 if TYPE_CHECKING:
     from syncline.cli.target import Target
 
-_UNSURE: Final = ("SECRET_DENIED", "AWS_DENIED")
+_UNSURE: Final[tuple[CodeName, ...]] = ("SECRET_DENIED", "AWS_DENIED")
 _WEBHOOK: Final = "webhook.secret"
 """The path of the one reference that `receive` resolves, whose role may read no others."""
 
@@ -35,7 +35,7 @@ class SecretProblem:
 class SecretsWrong(SynclineError):  # noqa: N818 - named as what it tells
     """All references that lead nowhere, under the code of the first."""
 
-    def __init__(self, code: str, problems: Iterable[SecretProblem]) -> None:
+    def __init__(self, code: CodeName, problems: Iterable[SecretProblem]) -> None:
         self.problems = list(problems)
         super().__init__(code, "\n".join(problem.text() for problem in self.problems))
 
@@ -47,7 +47,7 @@ def check_secrets(target: Target, syncs: Iterable[Sync]) -> list[str]:
     """
     places = [(sync.name, path, reference) for sync in syncs for path, reference in references_in(sync)]
     found = {reference: _check(target, reference) for reference in {each for _, _, each in places}}
-    problems, codes, warnings = list[SecretProblem](), list[str](), set[str]()
+    problems, codes, warnings = list[SecretProblem](), list[CodeName](), set[str]()
     for name, path, reference in places:
         match outside(target, path, reference) or found[reference]:
             case SynclineError() as error:

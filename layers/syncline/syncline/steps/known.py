@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from syncline.errors import CodeName, stored_code
 from syncline.messages import Batch, Dead
 from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope
 from syncline.store.failures import LETTER_KEPT, Failures, Key, KnownFailure
@@ -182,7 +183,7 @@ def answered(failures: Failures, run: Run, results: Iterable[Result]) -> list[Re
     verified |= {key for key in asked if key[1] == WHOLE} | {key for key in absent if key[0] == WHOLE} | odd
     verified = (verified & asked) - failing
     found = {key: failure for key, failure in found.items() if key in verified}
-    nothing = [KnownFailure(*key, "", None, "", run.id, run.id, 0.0) for key in verified - found.keys()]
+    nothing = [KnownFailure(*key, stored_code(""), None, "", run.id, run.id, 0.0) for key in verified - found.keys()]
     failures.solve(run.sync, [*found.values(), *nothing], run.id)
     gone = absent - verified
     what = (
@@ -199,7 +200,7 @@ def _letter(batch: Batch, result: Result) -> Dead:
     """Return the dead letter of an item that a scan knew to fail without trying."""
     item = Item(result.group, result.name, result.source, result.target)
     work = replace(batch, items=(item,), scope=Scope.of((result.group,)))
-    return Dead(work, str(result.code), result.reason or "", _key(result))
+    return Dead(work, result.code or "INTERNAL", result.reason or "", _key(result))
 
 
 def _is_met(failure: KnownFailure, run: str) -> bool:
@@ -223,7 +224,7 @@ class _Unseen:
         self.everything = False
         self._groups: set[str] = set()
 
-    def add(self, key: Key, code: str | None) -> None:
+    def add(self, key: Key, code: CodeName | None) -> None:
         """Take in a failure. A scan whose removals are capped has seen everything."""
         group, name = key
         if name == WHOLE and code != "REMOVALS_CAPPED":

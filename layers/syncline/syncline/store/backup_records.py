@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+from syncline.errors import CodeName
+
+LeftOutCode = CodeName | Literal[""]
+"""The code that an object is left out with, "" if none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +20,7 @@ class Known:
 
     etag: str
     blob: str
-    code: str = ""
+    code: LeftOutCode = ""
 
 
 @dataclass(frozen=True, slots=True)

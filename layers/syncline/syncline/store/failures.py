@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from syncline.errors import CodeName, stored_code
 from syncline.model import Result
 from syncline.store.table import Database, number, pack, unpack
 
@@ -46,7 +47,7 @@ class KnownFailure:
 
     group: str
     name: str
-    code: str
+    code: CodeName
     source: str | None
     reason: str
     run: str
@@ -58,7 +59,7 @@ class KnownFailure:
     @classmethod
     def of(cls, result: Result, run: str, buried: float) -> KnownFailure:
         """Return the record of a result that failed in a run."""
-        code, reason = str(result.code), result.reason or ""
+        code, reason = result.code or "INTERNAL", result.reason or ""
         return cls(result.group, result.name, code, result.source, reason, run, run, buried)
 
     @property
@@ -229,7 +230,7 @@ def _failure_of(item: dict[str, Any]) -> KnownFailure:
     return KnownFailure(
         _text(item["group"]),
         _text(item["name"]),
-        str(item["code"]),
+        stored_code(item["code"]),
         None if item.get("source") is None else _text(item["source"]),
         _text(item["reason"]),
         str(item["run"]),

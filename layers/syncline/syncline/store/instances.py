@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from syncline.errors import CodeName
 from syncline.store.table import Database, number, pack, unpack
 
 KEPT: Final = 7 * 24 * 3600
@@ -32,7 +33,7 @@ class Record:
 
     instances: tuple[dict[str, Any], ...] = ()
     seen: float | None = None
-    failed: str | None = None
+    failed: CodeName | None = None
     reason: str | None = None
 
 
@@ -60,7 +61,7 @@ class InstanceLists:
         )
         return self._db.update_if(update) is not None
 
-    def fail(self, sync: str, code: str, reason: str) -> None:
+    def fail(self, sync: str, code: CodeName, reason: str) -> None:
         """Remember that a scan failed, and why; the list from before stays."""
         values = {"failed": code, "reason": reason[:_LONGEST_REASON], "expires": int(self._clock()) + KEPT}
         setting = "SET #failed = :failed, #reason = :reason, #expires = :expires"
@@ -70,5 +71,5 @@ class InstanceLists:
 def _record(item: dict[str, Any]) -> Record:
     instances = tuple(unpack(item["instances"])) if "instances" in item else ()
     seen = float(item["seen"]) if "seen" in item else None
-    failed, reason = (str(item[name]) if name in item else None for name in ("failed", "reason"))
+    failed, reason = item.get("failed"), item.get("reason")
     return Record(instances, seen, failed, reason)

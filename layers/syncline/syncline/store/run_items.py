@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, fields
 from typing import Any, Final
 
-from syncline.errors import SynclineError
+from syncline.errors import SynclineError, stored_code
 from syncline.model import Counts, Run, RunStatus, Scope, Trigger, Waiting
 from syncline.store.table import number
 
@@ -79,4 +79,4 @@ def _waiting(value: dict[str, Any] | None) -> Waiting | None:
     if value is None:
         return None
     since, at, until = (float(value[name]) for name in ("since", "at", "until"))
-    return Waiting(str(value["code"]), str(value["what"]), since, at, until)
+    return Waiting(stored_code(value["code"]), str(value["what"]), since, at, until)

@@ -31,7 +31,7 @@ from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.http.pacing import Policy
 from syncline.clients.registry.client import Registry
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.artifacts import checkpoints, layers, sending
 from syncline.kinds.artifacts import transfer as pushing_module
 from syncline.kinds.artifacts.archive.feed import Mark, Stream, ranged
@@ -68,7 +68,7 @@ class Functions:
     registry: OciRegistry
     memory: OwnMemory = field(default_factory=OwnMemory)
     lossy: bool = False
-    fails: str = ""
+    fails: CodeName | None = None
     """The code of the error that ends each function."""
     share: float = 0.0
     begun: int = 0
@@ -191,7 +191,7 @@ def test_layers_that_the_registry_has_are_read_about_once_too(functions: Functio
 
 
 @pytest.mark.parametrize("code", ["UNREACHABLE", "TIME_SHORT"])
-def test_a_source_that_breaks_off_costs_no_more(functions: Functions, code: str) -> None:
+def test_a_source_that_breaks_off_costs_no_more(functions: Functions, code: CodeName) -> None:
     """However many functions an image needs, none that gets further counts as a failed try."""
     functions.fails = code
     image = image_of(16)

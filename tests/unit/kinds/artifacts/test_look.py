@@ -12,7 +12,7 @@ from syncline.clients.github.client import WorkflowRun
 from syncline.clients.http.listings import Odd, OnOdd
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import OCI_MANIFEST, Manifest
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.artifacts.builds import Build, Builds, Flawed, Place
 from syncline.kinds.artifacts.discover import Look, Target
 from syncline.kinds.artifacts.layers import OwnMemory
@@ -182,7 +182,7 @@ class TestOlderRuns:
         assert sent(World([], [build_of(1)]).look("run:1")) == [f"{APP}:v1"]
 
     @pytest.mark.parametrize(("code", "told"), [("NOT_FOUND", []), ("BAD_ANSWER", [("run:1:*", "BAD_ANSWER")])])
-    def test_one_that_github_does_not_have(self, code: str, told: list[tuple[str, str]]) -> None:
+    def test_one_that_github_does_not_have(self, code: CodeName, told: list[tuple[str, str]]) -> None:
         world = World([build_of(3)], errors={1: SynclineError(code, "no")})
         assert failures_of(world.look("run:1", "run:x", "run:3")) == told
         assert sent(world.look("run:1", "run:3")) == [f"{APP}:v3"]
@@ -233,7 +233,7 @@ class TestKnown:
     """What was pushed or is gone is remembered."""
 
     @pytest.mark.parametrize(("code", "named"), [("IMAGE_ABSENT", [f"{APP}:v3"]), ("ARTIFACT_EXPIRED", [])])
-    def test_what_cannot_be_had_is_tried_again_only_by_name(self, code: str, named: list[str]) -> None:
+    def test_what_cannot_be_had_is_tried_again_only_by_name(self, code: CodeName, named: list[str]) -> None:
         world = World([build_of(3)])
         world.pushed.note_gone("3.1", APP, "v3", SynclineError(code, "it is gone"))
         pages = world.look()

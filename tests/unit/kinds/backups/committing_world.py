@@ -25,7 +25,7 @@ from syncline.kinds.backups.reading import Content, Reader
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Result
 from syncline.ownership import Limits
-from syncline.store.backup_records import Known
+from syncline.store.backup_records import Known, LeftOutCode
 from tests.backups_memory import Kept, KeptLedger
 
 AUTHOR, COMMITTER = Person("Author", "author@example.com"), Person("Bot", "bot@example.com")
@@ -129,7 +129,7 @@ class World:
     remote: _Remote = field(default_factory=_Remote)
     memory: Kept = field(default_factory=Kept)
     kept: KeptLedger = field(default_factory=KeptLedger)
-    left_out: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, LeftOutCode] = field(default_factory=dict)
     broken: dict[str, SynclineError] = field(default_factory=dict)
     meanwhile: Callable[[], None] = lambda: None
     limits: Limits = ALL

@@ -12,7 +12,7 @@ from syncline.kinds.backups.ours import EXTRAS, Ours
 from syncline.kinds.backups.paths import Layout
 from syncline.kinds.kind import Page
 from syncline.model import Item, Outcome, Result
-from syncline.store.backup_records import Known
+from syncline.store.backup_records import Known, LeftOutCode
 
 A, B = "east/shop/a", "east/shop/b"
 OBJECT = ("etag", 7)
@@ -157,7 +157,7 @@ def test_after_an_odd_entry_nothing_is_gone_or_forgotten() -> None:
 
 @pytest.mark.parametrize("code", ["", "SECRET_SUSPECTED"])
 @pytest.mark.parametrize("here", [None, "blob", "theirs"])
-def test_an_object_that_is_left_out_is_not_at_the_target(code: str, here: str | None) -> None:
+def test_an_object_that_is_left_out_is_not_at_the_target(code: LeftOutCode, here: str | None) -> None:
     case = comparison({A: OBJECT}, {A: Known("etag", "", code)}, {A: ROW})
     page = case.compared({} if here is None else {A: here})
     if here == "blob":

@@ -10,7 +10,7 @@ from typing import BinaryIO, Final
 from syncline.clients.folder.directory import Directory
 from syncline.clients.git.objects import blob_hash
 from syncline.clients.http.listings import Odd, OnOdd, refuse
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 
 _CHUNK: Final = 1 << 20
 
@@ -46,7 +46,7 @@ class Folder:
         try:
             status = self._directory.stat(path)
         except SynclineError as error:
-            if error.code.name not in {"LINK_REFUSED", "PATH_COLLIDES"}:
+            if not error.is_any("LINK_REFUSED", "PATH_COLLIDES"):
                 raise
             return None
         return None if status is None else status.st_mode
@@ -109,7 +109,7 @@ class Folder:
         """Raise LINK_REFUSED or PATH_COLLIDES if something at `path` is to stay that is no regular file."""
         mode = None if self._replaces else self.mode(path)
         if mode is not None and not stat.S_ISREG(mode):
-            code = "LINK_REFUSED" if stat.S_ISLNK(mode) else "PATH_COLLIDES"
+            code: CodeName = "LINK_REFUSED" if stat.S_ISLNK(mode) else "PATH_COLLIDES"
             raise SynclineError(code, f"{path!a} in {self} is not a regular file")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from syncline.clients.http.addresses import redacted
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.secrets import redact
 
 _EXCERPT: Final = 300  # characters of git's words
@@ -22,39 +22,37 @@ _NOISE: Final = re.compile(r"(?m)^(hint: .*|warning: .*|remote:\s*|\*+|@+|To .*|
 _PROMPT: Final = re.compile(r"could not read (?:username|password) for '([^']*)'", re.IGNORECASE)
 
 # The first that fits counts.
-_WORDS: Final = tuple(
-    (re.compile(pattern, re.IGNORECASE), code)
-    for pattern, code in (
-        (r"remote: .{0,80}no space left on device|unpack failed: .{0,200}no space left on device", "TARGET_FULL"),
-        (r"exceeded its size limit|remote: .{0,80}disk quota exceeded", "TARGET_FULL"),
-        (r"no space left on device|out of disk ?space|sha1 file .* write error|disk quota exceeded|unable to create temporary file: file too large", "DISK_FULL"),
-        (r"host key verification failed|remote host identification has changed|no matching host key", "HOST_KEY_REFUSED"),
-        (r"certificate (problem|verif|is not trusted|subject name)|unable to get local issuer", "TLS_FAILED"),
-        (r"exists; cannot create|directory[/ ]file conflict", "BRANCH_BLOCKED"),
-        (r"stale info|fetch first|non-fast-forward|incorrect old value|cannot lock ref|failed to update ref", "BRANCH_MOVED"),
-        (r"reference already exists|remote ref updated since checkout", "BRANCH_MOVED"),
-        (r"GH001|exceeds .{0,40}(file )?size limit|maximum allowed size|larger than .{0,40}(limit|allowed)", "OVER_LIMIT"),
-        (r"returned error: 413|HTTP 413", "OVER_LIMIT"),
-        (r"GH006|GH013|protected branch|rule violations|hook declined|not allowed to (force )?push", "BRANCH_PROTECTED"),
-        (r"deny updating a hidden ref|denyCurrentBranch|branch is currently checked out", "BRANCH_PROTECTED"),
-        (r"not our ref|unadvertised object|bad object|no such remote ref", "NOT_FOUND"),
-        (r"returned error: 401|authentication failed|could not read (username|password)", "UNAUTHORIZED"),
-        (r"permission denied \(|invalid format|error in libcrypto|incorrect passphrase", "UNAUTHORIZED"),
-        (r"returned error: 403|access denied|write access to repository not granted|read.only", "FORBIDDEN"),
-        (r"permission to .* denied|you are not allowed|insufficient permission", "FORBIDDEN"),
-        (r"does not appear to be a git repository|repository .{0,400}not (be )?found|returned error: 404", "REPOSITORY_ABSENT"),
-        (r"no such project|project you were looking for could not be found", "REPOSITORY_ABSENT"),
-        (r"returned error: 3\d\d|unable to update url base from redirection", "REDIRECTED"),
-        (r"returned error: 429", "THROTTLED"),
-        (r"returned error: (408|5\d\d)|internal server error", "SERVER_ERROR"),
-        (r"could not resolve host|name or service not known|temporary failure in name resolution", "UNREACHABLE"),
-        (r"connection (refused|reset|timed out|closed|was reset)|failed to connect|couldn't connect|no route", "UNREACHABLE"),
-        (r"operation too slow", "TOO_SLOW"),
-        (r"timed? ?out|broken pipe|early eof|hung up unexpectedly|unexpected disconnect", "UNREACHABLE"),
-        (r"empty reply from server|transfer closed|RPC failed|recv failure|send failure|bad band", "UNREACHABLE"),
-        (r"transport '.*' not allowed|not supported|unknown scheme|dubious ownership", "REFUSED"),
-    )
+_PATTERNS: Final[tuple[tuple[str, CodeName], ...]] = (
+    (r"remote: .{0,80}no space left on device|unpack failed: .{0,200}no space left on device", "TARGET_FULL"),
+    (r"exceeded its size limit|remote: .{0,80}disk quota exceeded", "TARGET_FULL"),
+    (r"no space left on device|out of disk ?space|sha1 file .* write error|disk quota exceeded|unable to create temporary file: file too large", "DISK_FULL"),
+    (r"host key verification failed|remote host identification has changed|no matching host key", "HOST_KEY_REFUSED"),
+    (r"certificate (problem|verif|is not trusted|subject name)|unable to get local issuer", "TLS_FAILED"),
+    (r"exists; cannot create|directory[/ ]file conflict", "BRANCH_BLOCKED"),
+    (r"stale info|fetch first|non-fast-forward|incorrect old value|cannot lock ref|failed to update ref", "BRANCH_MOVED"),
+    (r"reference already exists|remote ref updated since checkout", "BRANCH_MOVED"),
+    (r"GH001|exceeds .{0,40}(file )?size limit|maximum allowed size|larger than .{0,40}(limit|allowed)", "OVER_LIMIT"),
+    (r"returned error: 413|HTTP 413", "OVER_LIMIT"),
+    (r"GH006|GH013|protected branch|rule violations|hook declined|not allowed to (force )?push", "BRANCH_PROTECTED"),
+    (r"deny updating a hidden ref|denyCurrentBranch|branch is currently checked out", "BRANCH_PROTECTED"),
+    (r"not our ref|unadvertised object|bad object|no such remote ref", "NOT_FOUND"),
+    (r"returned error: 401|authentication failed|could not read (username|password)", "UNAUTHORIZED"),
+    (r"permission denied \(|invalid format|error in libcrypto|incorrect passphrase", "UNAUTHORIZED"),
+    (r"returned error: 403|access denied|write access to repository not granted|read.only", "FORBIDDEN"),
+    (r"permission to .* denied|you are not allowed|insufficient permission", "FORBIDDEN"),
+    (r"does not appear to be a git repository|repository .{0,400}not (be )?found|returned error: 404", "REPOSITORY_ABSENT"),
+    (r"no such project|project you were looking for could not be found", "REPOSITORY_ABSENT"),
+    (r"returned error: 3\d\d|unable to update url base from redirection", "REDIRECTED"),
+    (r"returned error: 429", "THROTTLED"),
+    (r"returned error: (408|5\d\d)|internal server error", "SERVER_ERROR"),
+    (r"could not resolve host|name or service not known|temporary failure in name resolution", "UNREACHABLE"),
+    (r"connection (refused|reset|timed out|closed|was reset)|failed to connect|couldn't connect|no route", "UNREACHABLE"),
+    (r"operation too slow", "TOO_SLOW"),
+    (r"timed? ?out|broken pipe|early eof|hung up unexpectedly|unexpected disconnect", "UNREACHABLE"),
+    (r"empty reply from server|transfer closed|RPC failed|recv failure|send failure|bad band", "UNREACHABLE"),
+    (r"transport '.*' not allowed|not supported|unknown scheme|dubious ownership", "REFUSED"),
 )  # fmt: skip
+_WORDS: Final = tuple((re.compile(pattern, re.IGNORECASE), code) for pattern, code in _PATTERNS)
 
 
 def failure_of(command: str, status: int, err: str, *, anonymous: bool = False) -> SynclineError:
@@ -70,7 +68,7 @@ def failure_of(command: str, status: int, err: str, *, anonymous: bool = False) 
     return SynclineError("GIT_FAILED", f"git {command} {how}" + (f": {words}" if words else ""))
 
 
-def _said(code: str, words: str, *, anonymous: bool) -> str:
+def _said(code: CodeName, words: str, *, anonymous: bool) -> str:
     """Return the words, with a plain sentence instead of those that git has for rejected credentials.
 
     git asks for a user name when a server answers 401, and then complains that it cannot.

@@ -24,14 +24,14 @@ from typing import IO, TYPE_CHECKING, Any, Final, cast
 from syncline.clients.git.failures import disk_full, failure_of
 from syncline.clients.http.pacing import never, rest
 from syncline.clients.http.rejections import REJECTIONS
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 
 if TYPE_CHECKING:
     from git.cmd import Git as GitPython
 
 PROGRAM_VARIABLE: Final = "GIT_PYTHON_GIT_EXECUTABLE"
 LAYER: Final = "/opt/git/bin/git"
-_PASSING: Final = ("UNREACHABLE", "SERVER_ERROR", "THROTTLED")
+_PASSING: Final[tuple[CodeName, ...]] = ("UNREACHABLE", "SERVER_ERROR", "THROTTLED")
 _LONGEST: Final = 600.0  # seconds for one command, where no deadline is nearer
 _GLANCE: Final = 1.0  # seconds after which it is checked whether a command is still wanted
 _WORDS: Final = 16_384  # bytes kept of what a command says on its standard error

@@ -14,12 +14,12 @@ import pycurl
 
 from syncline.clients.http.addresses import Address, redacted
 from syncline.clients.http.pacing import LONG_PAUSE, clock_in
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.secrets import redact
 
 LONGEST_RETRY_AFTER: Final = 3600.0
 _EXCERPT: Final = 200  # characters of the server's words
-_CODES: Final = {
+_CODES: Final[Mapping[int, CodeName]] = {
     401: "UNAUTHORIZED",
     403: "FORBIDDEN",
     404: "NOT_FOUND",
@@ -68,7 +68,7 @@ def of_status(method: str, url: str, status: int, headers: Mapping[str, str], bo
     if is_throttled(status, headers):
         return SynclineError("THROTTLED", f"{what}{_until(asked)}", retry_after=asked)
     if status >= 500 and status != NOT_IMPLEMENTED:
-        code = "SERVER_ERROR"
+        code: CodeName = "SERVER_ERROR"
     elif status >= 400:
         code = _CODES.get(status, "REFUSED")
     else:
@@ -95,7 +95,7 @@ def _is_full(body: bytes) -> bool:
     return _FULL.search(body[:4096].decode("utf-8", "replace")) is not None
 
 
-def of_libcurl(number: int, words: str, system_error: int) -> tuple[str, str]:
+def of_libcurl(number: int, words: str, system_error: int) -> tuple[CodeName, str]:
     """Return the code and the reason of a transfer that libcurl ended with an error ``number``."""
     words = words or ("a header line or all of them are too long" if number == _TOO_LARGE else f"error {number}")
     if number == pycurl.E_PEER_FAILED_VERIFICATION:

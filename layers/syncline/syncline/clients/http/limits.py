@@ -8,7 +8,7 @@ from typing import Final
 
 from syncline.clients.http.addresses import Address, redacted
 from syncline.clients.http.pacing import SLOW, Policy
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 
 SHORTEST_WAIT: Final = 0.1  # seconds that a server is given however little time is left
 RATE_WINDOW: Final = 30.0  # seconds of waiting over which the rate of a body is measured
@@ -97,7 +97,7 @@ class Limits:
             self._policy.slow(what)
         self._window, self._bytes = 0.0, 0
 
-    def failed(self, code: str, why: str) -> SynclineError:
+    def failed(self, code: CodeName, why: str) -> SynclineError:
         """Return a failure that names the request."""
         request = self._request
         return SynclineError(code, f"{request.method} {redacted(request.address.url)}: {why}")

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 
 T = TypeVar("T")
 
 MOST_ODD: Final = 300
 """Odd entries that one listing may have; with more of them its whole shape is wrong."""
-_OF_ENTRIES: Final = frozenset({"REFERENCE_INVALID", "MANIFEST_INVALID", "MESSAGE_INVALID"})
+_OF_ENTRIES: Final[frozenset[CodeName]] = frozenset({"REFERENCE_INVALID", "MANIFEST_INVALID", "MESSAGE_INVALID"})
 """The errors of parsers that concern the entry alone."""
 _MOST_EMPTY: Final = 1_000  # pages in a row
 _LONGEST: Final = 200  # characters of a name that are shown

@@ -63,7 +63,7 @@ from syncline.clients.registry.reference import (
 from syncline.clients.registry.referrers import ABSENT, list_tag, listed
 from syncline.clients.registry.transport import Transport, next_link, own_target, pull, push
 from syncline.clients.registry.upload import Upload, begin, session_of
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 
 CHUNK: Final = 1024 * 1024
 SETTLING_ATTEMPTS: Final = 4  # a manifest PUT and three more
@@ -92,7 +92,7 @@ class TagTakenError(SynclineError):
         super().__init__("TAG_DIFFERS", what)
         self.digest = digest
 
-    def __reduce__(self) -> tuple[type[TagTakenError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[SynclineError], tuple[Any, ...]]:
         return (TagTakenError, (self.digest, self.what))
 
 
@@ -135,9 +135,9 @@ class Registry:
         try:
             yield from self._pages(entries, start.token or first, _CATALOG, "repositories", parse_repository)
         except SynclineError as error:
-            if error.code.name not in ("UNAUTHORIZED", "FORBIDDEN", "NOT_FOUND", "REFUSED"):
+            if not error.is_any("UNAUTHORIZED", "FORBIDDEN", "NOT_FOUND", "REFUSED"):
                 raise
-            code = "UNAUTHORIZED" if error.code.name == "UNAUTHORIZED" else "REFUSED"
+            code: CodeName = "UNAUTHORIZED" if error.code.name == "UNAUTHORIZED" else "REFUSED"
             hint = "many registries do not list their repositories; name them in syncs.yaml"
             raise SynclineError(code, f"{error.what} ({hint})") from error
 
@@ -275,7 +275,7 @@ class Registry:
         try:
             answer = self._transport.send("POST", target, scopes, repeatable=True)
         except SynclineError as error:
-            if error.code.name in ("UNAUTHORIZED", "FORBIDDEN"):
+            if error.is_any("UNAUTHORIZED", "FORBIDDEN"):
                 return False  # no right to read there, perhaps; the upload will tell what is really wrong
             raise
         if answer.status == 202:

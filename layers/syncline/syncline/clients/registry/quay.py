@@ -205,7 +205,7 @@ class Quay:
         try:
             self._get("repository?starred=true")
         except SynclineError as error:
-            if error.code.name not in ("REFUSED", "UNAUTHORIZED", "FORBIDDEN"):
+            if not error.is_any("REFUSED", "UNAUTHORIZED", "FORBIDDEN"):
                 raise
             what = f"{self._endpoint.host} does not know the API token, and so lists nothing of {namespace!r}"
             raise SynclineError("UNAUTHORIZED", what) from None

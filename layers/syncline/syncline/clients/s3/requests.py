@@ -16,11 +16,11 @@ from syncline.clients.s3 import xml
 from syncline.clients.s3.head import Condition
 from syncline.clients.s3.sigv4 import EMPTY, Keys, Request, Signer
 from syncline.clients.s3.xml import NotXmlError
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 
 _SAFE: Final = "-._~"
 _DOTS: Final = (".", "..")
-_CODES: Final = {
+_CODES: Final[Mapping[str, CodeName]] = {
     "NoSuchBucket": "BUCKET_ABSENT",
     "NoSuchKey": "NOT_FOUND",
     "NoSuchVersion": "NOT_FOUND",
@@ -198,7 +198,7 @@ def _sent(path: str) -> str:
     return "/".join(part.replace(".", "%2E") if part in _DOTS else part for part in path.split("/"))
 
 
-def _name_of(code: str, condition: Condition | None) -> str | None:
+def _name_of(code: str, condition: Condition | None) -> CodeName | None:
     """Return our code for the service's in an answer to a request with ``condition``, None if there is no such code."""
     refused = code == "PreconditionFailed" and condition is not None
     gone = code == "NoSuchKey" and condition is not None and condition.etag is not None

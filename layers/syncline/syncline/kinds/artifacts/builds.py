@@ -14,7 +14,7 @@ from typing import Final
 from syncline.clients.github.client import GitHub, WorkflowRun
 from syncline.clients.http.listings import Odd, OnOdd, ignore, refuse
 from syncline.clients.registry.reference import parse_repository, parse_tag
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError, stored_code
 from syncline.kinds.artifacts.archive.feed import Limits, Windowed
 from syncline.kinds.artifacts.archive.zips import Zip
 from syncline.kinds.artifacts.config import ArtifactsSync, Metadata
@@ -176,7 +176,7 @@ def _invalid(where: str, what: str) -> SynclineError:
 
 
 _LOG_LIMITS: Final = Limits(members=10_000, size=4 << 30)
-_FOR_GOOD: Final = frozenset(
+_FOR_GOOD: Final[frozenset[CodeName]] = frozenset(
     {"METADATA_INVALID", "ARTIFACT_EXPIRED", "ARCHIVE_INVALID", "ARCHIVE_REFUSED", "REFERENCE_INVALID"}
 )
 _DAY: Final = 86400.0
@@ -317,7 +317,8 @@ class Builds:
             return None
         value = json.loads(noted)
         if "error" in value:
-            return Flawed(run, SynclineError(*value["error"]), fresh=False)
+            code, reason = value["error"]
+            return Flawed(run, SynclineError(stored_code(code), reason), fresh=False)
         return self._made(run, value["block"])
 
     def _learnt(self, run: WorkflowRun, key: str) -> Build | Flawed:

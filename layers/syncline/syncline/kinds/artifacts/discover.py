@@ -11,7 +11,7 @@ from syncline.clients.github.client import WorkflowRun
 from syncline.clients.gitlab.client import GitLab
 from syncline.clients.http.listings import Odd, OnOdd, ignore
 from syncline.clients.registry.client import Registry
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.artifacts.builds import Build, Builds, Flawed, Place
 from syncline.kinds.artifacts.config import ArtifactsSync
 from syncline.kinds.artifacts.memory import Facts, Push, Pushed, age_of
@@ -356,7 +356,7 @@ def conflict(item: Item, push: Push) -> Result:
     return Result(item.group, item.name, Outcome.CONFLICT, push.fingerprint, push.other, 0, "TAG_DIFFERS", why)
 
 
-def _failed(item: Item, code: str, reason: str) -> Result:
+def _failed(item: Item, code: CodeName, reason: str) -> Result:
     """Return the result of an item that is known to fail."""
     return Result(item.group, item.name, Outcome.FAILED, item.source, code=code, reason=reason)
 

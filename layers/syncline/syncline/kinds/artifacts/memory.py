@@ -8,7 +8,7 @@ from typing import Protocol
 
 from syncline.clients.github.client import WorkflowRun
 from syncline.clients.registry.client import Registry
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError, stored_code
 from syncline.kinds.artifacts.builds import READING, Place
 from syncline.kinds.artifacts.verify import fingerprint_of
 from syncline.kinds.images.memory import Memory
@@ -93,13 +93,13 @@ class Pushed:
         """An image of a run (its number and attempt, ``1.1``) cannot be had."""
         self._memory.remember(self._gone_key(run, repository, tag), json.dumps([error.code.name, error.what]))
 
-    def why_gone(self, run: WorkflowRun, place: Place) -> tuple[str, str] | None:
+    def why_gone(self, run: WorkflowRun, place: Place) -> tuple[CodeName, str] | None:
         """Code and reason, where that was found out before."""
         noted = self._memory.recall(self._gone_key(run.mark, place.repository, place.tag))
         if noted is None:
             return None
         code, reason = json.loads(noted)
-        return str(code), str(reason)
+        return stored_code(code), str(reason)
 
     def _key(self, repository: str, tag: str) -> str:
         return f"pushed@{self._host}/{repository}:{tag}"

@@ -12,7 +12,7 @@ from syncline.clients.github.client import GitHub
 from syncline.clients.http.listings import Odd
 from syncline.clients.http.read_ahead import read_ahead
 from syncline.clients.registry.client import Registry, TagTakenError
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.artifacts.archive.feed import LIMITS, Limits, Mark, Stream
 from syncline.kinds.artifacts.archive.images import chosen, images_in
 from syncline.kinds.artifacts.builds import Build, Builds, Place
@@ -38,7 +38,7 @@ from syncline.model import Item, Outcome, Result
 
 TRIMMED_AFTER: Final = 64
 """Chunks of an archive after which what was freed is given back to the system."""
-_ABOUT_ARCHIVE: Final = frozenset({"ARCHIVE_INVALID", "ARCHIVE_REFUSED", "IMAGE_ABSENT"})
+_ABOUT_ARCHIVE: Final[frozenset[CodeName]] = frozenset({"ARCHIVE_INVALID", "ARCHIVE_REFUSED", "IMAGE_ABSENT"})
 
 
 class Push:
@@ -158,7 +158,9 @@ def trim() -> None:
 
 
 Answer = Completed | Unfinished | Result | Failure
-_UNTIL_NAMED = frozenset({"ARTIFACT_EXPIRED", "IMAGE_ABSENT", "ARCHIVE_INVALID", "ARCHIVE_REFUSED"})
+_UNTIL_NAMED: Final[frozenset[CodeName]] = frozenset(
+    {"ARTIFACT_EXPIRED", "IMAGE_ABSENT", "ARCHIVE_INVALID", "ARCHIVE_REFUSED"}
+)
 """After these another try would come to the same: there is none until somebody names the item."""
 
 
@@ -279,7 +281,7 @@ class Moving:
             found = find(sources, self.sync.build, image, tag)
             artifact = next(each for each, source in zip(fitting, sources, strict=True) if source is found.source)
         except SynclineError as error:
-            if error.code.name not in ("IMAGE_ABSENT", "ARTIFACT_EXPIRED"):
+            if not error.is_any("IMAGE_ABSENT", "ARTIFACT_EXPIRED"):
                 raise
             if odd:
                 raise odd[0].error from error  # the odd entry may be the artifact that has it

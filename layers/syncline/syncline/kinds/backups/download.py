@@ -31,7 +31,7 @@ from syncline.kinds.backups.secrets import LARGEST, OutOfTime
 from syncline.kinds.backups.stores import Store
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result, Run, Scope, Step
-from syncline.store.backup_records import Count, Known
+from syncline.store.backup_records import Count, Known, LeftOutCode
 
 # Copying one item of a sync without a repository: written, adopted, removed, or left as it is.
 
@@ -161,7 +161,7 @@ class Copy:
     def _is_ours(self, here: str) -> bool:
         return is_ours(self._item.name, here, self._rows, self._known)
 
-    def _left_out(self, head: Head, code: str) -> tuple[Answer, Known | None]:
+    def _left_out(self, head: Head, code: LeftOutCode) -> tuple[Answer, Known | None]:
         """Leave an object out: its file is removed if it is ours, within the limits."""
         here, item = self._between.store.fingerprint(self._path), self._item
         known = Known(head.etag, "", code)

@@ -13,18 +13,23 @@ from syncline.clients.git.repository import Blob
 from syncline.clients.http.listings import Odd
 from syncline.clients.s3.client import Bucket, ObjectStream
 from syncline.clients.s3.head import Head
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.backups.paths import Layout, shown
 from syncline.kinds.backups.sealing import CERTAIN, Sealer
 from syncline.kinds.backups.secrets import LARGEST, OutOfTime
 from syncline.model import Item
-from syncline.store.backup_records import Known
+from syncline.store.backup_records import Known, LeftOutCode
 
 SMALL: Final = 2 * 1024 * 1024
 """Bytes of an object up to which it is held in memory; a larger one is streamed."""
 _CHUNK: Final = 256 * 1024
 _CHANGED: Final = 3  # times an object is read again because it changed meanwhile
-_OUR_OWN: Final = ("DISK_FULL", "GIT_ABSENT", "GIT_FAILED", "TIME_SHORT")  # no fault of the object's
+_OUR_OWN: Final[tuple[CodeName, ...]] = (
+    "DISK_FULL",
+    "GIT_ABSENT",
+    "GIT_FAILED",
+    "TIME_SHORT",
+)  # no fault of the object's
 
 
 @dataclass(slots=True)
@@ -103,7 +108,7 @@ class Content:
     data: bytes | None = None
     known: Known | None = None
     size: int = 0
-    left_out: str | None = None
+    left_out: LeftOutCode | None = None
     error: SynclineError | None = None
 
 
@@ -186,7 +191,7 @@ class Reader:
             except SynclineError as error:
                 if error.code.name in _OUR_OWN:
                     raise
-                if error.code.name not in ("SOURCE_CHANGED", "UNREACHABLE") or not left:
+                if not error.is_any("SOURCE_CHANGED", "UNREACHABLE") or not left:
                     return Content(item, error=error)
         raise AssertionError  # the loop has no other end
 
@@ -210,7 +215,7 @@ class Reader:
             return Content(item, blob, None, Known(head.etag, blob), head.size)
 
 
-def _left_out(item: Item, head: Head, code: str | None) -> Content:
+def _left_out(item: Item, head: Head, code: LeftOutCode | None) -> Content:
     return Content(item, None, None, Known(head.etag, "", code or CERTAIN), head.size, code or CERTAIN)
 
 

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from syncline.clients.git.objects import Entry, blob_hash, blob_id, text_of
 from syncline.clients.git.repository import Blob, Branch
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.backups.paths import Layout, problem_of, shown
 from syncline.kinds.backups.sealing import MAGIC, unseal
 from syncline.kinds.backups.secrets import LARGEST
@@ -24,7 +24,7 @@ _AT_ONCE: Final = 8
 """Files of the place that are looked at together."""
 _MODES: Final = {b"100644", b"100755", b"100664"}
 """Modes of files. Git has written the last one long ago."""
-_OF_ONE_FILE: Final = frozenset(
+_OF_ONE_FILE: Final[frozenset[CodeName]] = frozenset(
     [
         "DIGEST_MISMATCH",
         "FILE_REFUSED",
@@ -62,7 +62,7 @@ class Refused:
     """A file that is not restored, with its path at the place."""
 
     path: str
-    code: str
+    code: CodeName
     reason: str
 
     @classmethod
@@ -174,7 +174,7 @@ class Restoring:
             try:
                 yield self._with_content(file, blob)
             except SynclineError as error:
-                if error.code.name not in {"DIGEST_MISMATCH", "SECRET_SEALED"}:
+                if not error.is_any("DIGEST_MISMATCH", "SECRET_SEALED"):
                     raise
                 refused.append(Refused.by(file.inner, error))
 

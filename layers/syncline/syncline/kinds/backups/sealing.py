@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.backups.paths import shown
 from syncline.kinds.backups.secrets import Verdict, inspect, is_harmless, never, without_secrets
 from syncline.kinds.kind import Page, split_equal
 from syncline.model import Item, Outcome, Result
-from syncline.store.backup_records import Known
+from syncline.store.backup_records import Known, LeftOutCode
 
 MAGIC: Final = b"syncline-sealed:aes-siv:1\n"
 _KEY_BYTES: Final = (32, 48, 64)
@@ -37,10 +37,14 @@ class Rule(StrEnum):
     KEEP = "keep"
 
 
-CERTAIN: Final = ""
-_UNSEEN: Final = "SECRETS_UNSEEN"
-_CODES: Final = {Verdict.SECRET: CERTAIN, Verdict.SUSPECTED: "SECRET_SUSPECTED", Verdict.UNSEEN: _UNSEEN}
-_REASONS: Final = {
+CERTAIN: Final[LeftOutCode] = ""
+_UNSEEN: Final[CodeName] = "SECRETS_UNSEEN"
+_CODES: Final[Mapping[Verdict, LeftOutCode]] = {
+    Verdict.SECRET: CERTAIN,
+    Verdict.SUSPECTED: "SECRET_SUSPECTED",
+    Verdict.UNSEEN: _UNSEEN,
+}
+_REASONS: Final[Mapping[LeftOutCode, str]] = {
     CERTAIN: "is or holds a Kubernetes Secret",
     "SECRET_SUSPECTED": "cannot be parsed, but has a kind of Secret together with data or stringData",
     _UNSEEN: "cannot be searched for Secrets, or not be encrypted: it is or unpacks to too much, or is damaged",
@@ -55,10 +59,10 @@ class Sealed:
     """
 
     data: bytes | None
-    code: str | None = None
+    code: LeftOutCode | None = None
 
 
-def left_out(item: Item, code: str) -> Result:
+def left_out(item: Item, code: LeftOutCode) -> Result:
     """Return the result of an item that is left out with this code of :class:`Sealed`."""
     reason = f"{shown(item.name)} {_REASONS.get(code, _REASONS[CERTAIN])}"
     return Result(item.group, item.name, Outcome.LEFT_OUT, None, item.target, 0, code or None, reason)
@@ -124,7 +128,7 @@ class Sealer:
             kept = without_secrets(data, over) if verdict is Verdict.SECRET else None
         return Sealed(None, _CODES[verdict]) if kept is None else Sealed(kept)
 
-    def refusal(self, chunks: Iterable[bytes], over: Callable[[], bool] = never) -> str | None:
+    def refusal(self, chunks: Iterable[bytes], over: Callable[[], bool] = never) -> LeftOutCode | None:
         """Inspect an object too large to be held; return the code it is left out with, None if it goes to the target.
 
         Raises :exc:`.detecting.OutOfTime` if `over` returns True meanwhile.

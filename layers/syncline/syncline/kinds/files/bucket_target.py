@@ -165,7 +165,7 @@ class BucketTarget:
         except SynclineError as error:
             if error.code.name == "TIME_SHORT":
                 return PartlyWritten(len(done))
-            if not error.retried or error.code.name in ("SOURCE_CHANGED", "UPLOAD_LOST"):
+            if not error.retried or error.is_any("SOURCE_CHANGED", "UPLOAD_LOST"):
                 upload.abort()
                 self._facts.forget(self._upload_fact(put.path))
                 raise

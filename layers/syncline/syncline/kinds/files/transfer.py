@@ -14,7 +14,7 @@ from typing import Final
 
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.head import Head, fingerprint
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.parallel import in_parallel
 from syncline.kinds.files.records import COLLIDES, Record, Records, Row, Task, mode_of_grants, mode_of_metadata
@@ -36,7 +36,7 @@ from syncline.model import Item, Outcome, Result
 from syncline.ownership import Action, decide
 
 Answer = Completed | Unfinished | Result | Failure
-_CHANGED: Final = ("FILE_DIFFERS", "TARGET_CHANGED")
+_CHANGED: Final[tuple[CodeName, ...]] = ("FILE_DIFFERS", "TARGET_CHANGED")
 _GONE: Final = "it is no longer at the source"
 _REPLACED: Final = (
     "the file was replaced at the target and its object is gone from the source: it stays, and is not ours"
@@ -292,7 +292,7 @@ class Transfer:
                     self._note_made(item, task, error.made)
                     raise
                 except SynclineError as error:
-                    if error.code.name not in ("NOT_FOUND", *_CHANGED):
+                    if not error.is_any("NOT_FOUND", *_CHANGED):
                         raise
                 else:
                     return self._arrived(item, task, Written(head, replace(before, version=version)))

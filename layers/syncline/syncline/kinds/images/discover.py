@@ -248,7 +248,7 @@ class Look:
                     odd(each)
             except SynclineError as error:
                 # A namespace that is not there yet is no failure: its repositories are asked for one by one.
-                if error.code.name not in ("NOT_FOUND", "FORBIDDEN", "UNAUTHORIZED"):
+                if not error.is_any("NOT_FOUND", "FORBIDDEN", "UNAUTHORIZED"):
                     raise
         return states
 
@@ -415,7 +415,7 @@ class Look:
             except SynclineError as error:
                 # What is no image has no referrers that could be copied. Anything else is the transfer's to say, of
                 # this image alone.
-                return error.code.name not in ("MANIFEST_UNSUPPORTED", "MANIFEST_INVALID", "NOT_FOUND"), []
+                return not error.is_any("MANIFEST_UNSUPPORTED", "MANIFEST_INVALID", "NOT_FOUND"), []
             return lacking, [] if lacking else odd
 
         equal = {

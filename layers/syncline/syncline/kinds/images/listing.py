@@ -16,13 +16,13 @@ from typing import Final
 from syncline.clients.http.listings import BEGINNING, Odd, OnOdd, Position
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.quay import Quay
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import StepContext
 from syncline.model import compact_json
 
 HELD_TAGS: Final = 10_000
 HELD_REPOSITORIES: Final = 20_000
-_NOT_SEEN: Final = ("NOT_FOUND", "FORBIDDEN", "UNAUTHORIZED")
+_NOT_SEEN: Final[tuple[CodeName, ...]] = ("NOT_FOUND", "FORBIDDEN", "UNAUTHORIZED")
 """Errors of an API after which the registry's own answer decides: not there, or not to be seen with this token."""
 
 

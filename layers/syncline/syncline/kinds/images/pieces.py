@@ -15,7 +15,7 @@ from syncline.clients.registry.client import BlobStream, Registry
 from syncline.clients.registry.manifest import Descriptor
 from syncline.clients.registry.reference import hasher, same
 from syncline.clients.registry.upload import Upload
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import StepContext
 from syncline.running_hash import RunningHash
 
@@ -23,7 +23,7 @@ CHUNK: Final = 1024 * 1024
 """Bytes read and sent at a time."""
 _MARK: Final = 64 * CHUNK
 """Bytes after which the hash under way is noted, so that a broken piece is not hashed again from the start."""
-STARTS_AGAIN: Final = frozenset({"UPLOAD_LOST", "DIGEST_MISMATCH", "SIZE_DIFFERS"})
+STARTS_AGAIN: Final[frozenset[CodeName]] = frozenset({"UPLOAD_LOST", "DIGEST_MISMATCH", "SIZE_DIFFERS"})
 """After these nothing is left of an upload that could be taken up again."""
 _BREAKS: Final = 5
 """How many broken connections one call bears, as long as each piece gets further."""
@@ -70,7 +70,7 @@ def send_in_pieces(way: CopyRoute, blob: Descriptor, stored: dict[str, Any] | No
             raise InterruptedUploadError(blob.digest, sending.state(), reached - begun)
         sending.finish()
     except SynclineError as error:
-        if error.code.name in ("DIGEST_MISMATCH", "SIZE_DIFFERS"):
+        if error.is_any("DIGEST_MISMATCH", "SIZE_DIFFERS"):
             upload.cancel()
         if not error.retried or error.code.name in STARTS_AGAIN:
             raise

@@ -185,7 +185,7 @@ class Parts:
 
     def explained(self, manifest: Manifest, error: SynclineError) -> SynclineError:
         """Return why the target refuses a manifest, as far as its own form tells; else the error itself."""
-        if error.code.name not in ("REFUSED", "NOT_FOUND", "SERVER_ERROR"):
+        if not error.is_any("REFUSED", "NOT_FOUND", "SERVER_ERROR"):
             return error
         if not manifest.is_known and error.code.name == "REFUSED":
             return SynclineError("MANIFEST_UNSUPPORTED", f"the target refuses {manifest.media_type}: {error.what}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from syncline.clients.replicas.instances import Instance
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.tokens.verdict import Reason
 
 
@@ -21,7 +21,7 @@ class Listing:
 
     instances: tuple[Instance, ...] = ()
     seen: float | None = None
-    failed: str | None = None
+    failed: CodeName | None = None
 
     def problem(self, now: float, oldest: float) -> Reason | None:
         """Return why no verdict can rest on this list, or None; one older than `oldest` seconds is not believed."""

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from syncline.clients.http.listings import Odd, OnOdd
 from syncline.clients.kubernetes.client import Source
 from syncline.clients.replicas.instances import Instance, distinct
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.tokens.isolation import Isolated
 from syncline.kinds.tokens.listing import Listings
 from syncline.telemetry import logger
@@ -43,7 +43,7 @@ class Scraped:
     sync: str
     instances: int = 0
     serving: int = 0
-    failed: str | None = None
+    failed: CodeName | None = None
 
 
 class Scraper:
