@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from moto.server import ThreadedMotoServer
 
+from syncline.messages import Queues
+from syncline.model import Step
 from syncline.store.state import State
-from syncline.wiring.functions import queues_from
 from tests.sam.docker_engine import Engine, running_engine
 from tests.sam.lambda_image import RUNTIME, ensure_image
 from tests.sam.stack import REGION, create_stack, session
@@ -77,6 +78,9 @@ def world(engine: Engine, environment: dict[str, str], built: Path, aws: str, tm
         stack = create_stack(built, aws)
     variables = stack.all_variables
     state = State(session().resource("dynamodb", endpoint_url=aws).Table(variables["SYNCLINE_TABLE"]))
-    queues = queues_from(variables, session().client("sqs", endpoint_url=aws))
+    urls = {step: variables[f"SYNCLINE_{step.name}_QUEUE"] for step in Step}
+    dead_urls = {step: variables[f"SYNCLINE_{step.name}_DLQ"] for step in Step}
+    sqs = session().client("sqs", endpoint_url=aws)
+    queues = Queues(sqs, urls, dead_urls, variables["SYNCLINE_EVENTS_QUEUE"])
     with ReachableRegistry(engine.host) as source, ReachableRegistry(engine.host) as target:
         yield World(state, queues, stack, source, target, environment, stack.write(tmp_path / "variables.json"))

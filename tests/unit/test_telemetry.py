@@ -91,7 +91,7 @@ def test_the_end_of_a_run(said: Callable[[], list[dict[str, Any]]]) -> None:
 def test_the_metrics_of_two_stacks_are_told_apart(
     said: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SYNCLINE_STACK", "staging")
+    monkeypatch.setattr("syncline.telemetry._STACK", "staging")
     run_ended(ended_run(moved=3))
     operation("prod-to-dr", "commit", {}, {"ClustersBackedUp": 2})
     measured = [line for line in said() if "_aws" in line]

@@ -7,7 +7,8 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,12 @@ from cfnlint.api import ManualArgs, lint  # type: ignore[import-untyped]
 from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 
 from syncline.cli import deploy
+from syncline.errors import SynclineError
+from syncline.kinds.tokens import wiring as tokens
 from syncline.model import Step
+from syncline.wiring import functions
+from syncline.wiring.console import console
+from syncline.wiring.environments import ENVIRONMENTS
 from tests import grants
 
 Resources = dict[str, dict[str, Any]]
@@ -323,38 +329,54 @@ def test_a_step_may_send_to_itself_and_says_when_it_gives_up(step: str, resource
     assert referred(dimension["Value"]) == f"{step}DeadLetterQueue"
 
 
-def test_the_variables_that_the_code_reads_are_those_that_are_declared(resources: Resources) -> None:
-    functions = of_type(resources, "AWS::Lambda::Function")
-    declared = {name for each in functions.values() for name in each["Environment"]["Variables"]}
-    ours = {name for name in declared if name.startswith("SYNCLINE_")}
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_has_the_variables_that_its_environment_reads(name: str, resources: Resources) -> None:
+    declared = resources[f"{name}Function"]["Properties"]["Environment"]["Variables"]
     # The engine on one machine sets this one for its functions.
-    patterns = {*_variables_read()} - {"SYNCLINE_ENGINE"}
-    assert {pattern for pattern in patterns if not any(re.fullmatch(pattern, name) for name in ours)} == set()
-    assert {name for name in ours if not any(re.fullmatch(pattern, name) for pattern in patterns)} == set()
+    read = {*ENVIRONMENTS[name.lower()].variables()} - {"SYNCLINE_ENGINE"}
+    assert {each for each in declared if each.startswith("SYNCLINE_")} == read
     # What `sam local invoke` is to set has to be declared, too; AWS itself takes it away where it has no value.
     assert "AWS_ENDPOINT_URL" in declared
 
 
-def _variables_read() -> Iterator[str]:
-    """Patterns of the environment variables of Syncline's own that are named in what runs in a function."""
+def test_every_function_has_an_environment() -> None:
+    assert set(ENVIRONMENTS) == set(BUILDERS) == {name.lower() for name in FUNCTIONS}
+
+
+BUILDERS: Final[dict[str, Callable[[], object]]] = {
+    "receive": functions.receiver.__wrapped__,
+    "console": console.__wrapped__,
+    **{step.value: partial(functions.worker.__wrapped__, step) for step in Step},
+    "scrape": tokens.scraper.__wrapped__,
+    "probe": tokens.prober.__wrapped__,
+    "canary": tokens.canaries.__wrapped__,
+}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_function_names_every_variable_that_is_missing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ENVIRONMENTS[name].variables():
+        monkeypatch.delenv(variable, raising=False)
+    lacking = ", ".join(ENVIRONMENTS[name].variables(required=True))
+    what = (
+        f"CONFIG_INVALID: the function {name} lacks {lacking}: "
+        f"set Environment.Variables of {name.capitalize()}Function in template.yaml"
+    )
+    with pytest.raises(SynclineError, match=re.escape(what)):
+        BUILDERS[name]()
+
+
+def test_no_module_but_one_reads_variables_of_syncline() -> None:
     package = TOP / "layers" / "syncline" / "syncline"
     files = [file for file in package.rglob("*.py") if not file.is_relative_to(package / "cli")]
-    for file in [*files, *(TOP / "functions").rglob("*.py")]:
-        for node in ast.walk(ast.parse(file.read_text())):
-            text = _pattern(node)
-            if text is not None and re.fullmatch(r"SYNCLINE_[A-Z_.+]+", text):
-                yield text
-
-
-def _pattern(node: ast.AST) -> str | None:
-    """A string of the source; what an f-string puts in may be anything."""
-    match node:
-        case ast.Constant(value=str(text)):
-            return text
-        case ast.JoinedStr(values=parts):
-            return "".join(str(part.value) if isinstance(part, ast.Constant) else ".+" for part in parts)
-        case _:
-            return None
+    files += (TOP / "functions").rglob("*.py")
+    found = {
+        file.name
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("SYNCLINE_")
+    }
+    assert found == {"environment.py"}
 
 
 @pytest.mark.parametrize("name", ["Probe", "Console"])

@@ -22,6 +22,7 @@ from urllib.parse import quote, quote_plus
 
 from pydantic import BaseModel
 
+from syncline.environment import Environment
 from syncline.errors import CodeName, SynclineError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _PARAMETER: Final = r"(?:/[A-Za-z0-9_.-]+){1,15}"
 _VARIABLE: Final = r"[A-Za-z_][A-Za-z0-9_]{0,127}"
 REFERENCE_PATTERN: Final = rf"^(?:secret:{_NAME}(?:#{_KEY})?|ssm:{_PARAMETER}|env:{_VARIABLE})$"
 
-_ON_ENGINE: Final = "SYNCLINE_ENGINE" in os.environ  # set for the functions by the engine on one machine
+_ON_ENGINE: Final = bool(Environment.read().engine)
 _ABSENT: Final = "does not exist"
 _KEYLESS: Final = "is not a JSON object, so it has no keys"
 

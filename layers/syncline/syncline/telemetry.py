@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
 from aws_lambda_powertools.logging.types import LogRecord
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
+from syncline.environment import Environment
 from syncline.model import Counts, Outcome, Result, Run
 from syncline.secrets import redact
 from syncline.visible import visible_json
@@ -37,14 +37,14 @@ class RedactingFormatter(LambdaPowertoolsFormatter):
 
 
 logger = Logger(logger_formatter=RedactingFormatter(), utc=True)
+_STACK: Final = Environment.read().stack
 _COUNTED = ("moved", "skipped", "left_out", "removed", "extra", "conflict", "failed", "known")
 
 
 def measurements(**dimensions: str) -> EphemeralMetrics:
     """Return metrics with these dimensions, those of this stack apart from those of another in the same account."""
     metrics = EphemeralMetrics()
-    stack = os.environ.get("SYNCLINE_STACK")
-    for name, value in (({"stack": stack} if stack else {}) | dimensions).items():
+    for name, value in (({"stack": _STACK} if _STACK else {}) | dimensions).items():
         metrics.add_dimension(name, value)
     metrics.add_metadata("operation", "metrics")  # as every line of a log has one
     return metrics

@@ -34,7 +34,7 @@ def measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     def measure(function: str, count: Callable[[CloudWatchCounts], None]) -> Measured:
         monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "Syncline")
         monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", function)
-        monkeypatch.setenv("SYNCLINE_STACK", "one")
+        monkeypatch.setattr("syncline.telemetry._STACK", "one")
         capsys.readouterr()
         count(CloudWatchCounts())
         found: Measured = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,6 @@ from moto import mock_aws
 
 from syncline.config.file import read_syncs
 from syncline.config.sync import load_sync
-from syncline.model import Step
 from syncline.store.state import State
 from syncline.web.receive import LARGEST_BODY
 from syncline.wiring import functions as wiring
@@ -63,7 +63,7 @@ SYNCS: Final[dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]]] = {
 
 @pytest.fixture
 def sqs(monkeypatch: pytest.MonkeyPatch) -> Iterator[SQSClient]:
-    made = (wiring.receiver, wiring.state, wiring.secrets, wiring._table, wiring._queues, wiring._syncs)
+    made = (wiring.receiver, wiring.parts_of)
     with mock_aws():
         table, sqs = create_table(), boto3.client("sqs")
         queue = sqs.create_queue(QueueName="syncline-discover")["QueueUrl"]
@@ -98,7 +98,7 @@ def test_no_secret_but_the_webhooks_own_is_read(sqs: SQSClient, kind: str) -> No
     _, body, groups = SYNCS[kind]
     answer = wiring.receiver().handle(event(kind, json.dumps(body)))
     assert (answer["statusCode"], json.loads(answer["body"])) == (202, {"sync": kind, "queued": groups})
-    (message,) = sqs.receive_message(QueueUrl=wiring._queues().urls[Step.DISCOVER])["Messages"]
+    (message,) = sqs.receive_message(QueueUrl=os.environ["SYNCLINE_DISCOVER_QUEUE"])["Messages"]
     assert groups[0] in message["Body"]
 
 
@@ -111,7 +111,7 @@ from syncline.web.receive import Receiver
 from syncline.wiring import functions as wiring
 
 boxes, size = int(sys.argv[1]), int(sys.argv[2])
-wiring.secrets()._secretsmanager(), wiring._table(), wiring._queues()  # the clients that the function has
+wiring.receiver().secrets._secretsmanager()  # the clients that the function has
 values = {"registry": "prod.example", "catalog": True}, {"registry": "dr.example"}
 sync = {"name": "a", "kind": "images", "source": values[0], "target": values[1], "webhook": {"secret": "env:HOOK"}}
 sync = load_sync(json.dumps(sync))

@@ -14,9 +14,12 @@ from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Completed, Failure, StepContext
 from syncline.model import EVERYTHING, Counts, Item, Run, RunStatus, Step, Trigger, Waiting
+from syncline.secrets import Secrets
 from syncline.store.state import Progress
+from syncline.store.table import Database
 from syncline.wiring import functions as wiring
-from syncline.wiring.syncs import Syncs
+from syncline.wiring.environments import TransferEnvironment
+from syncline.wiring.parts import Parts
 from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, transfer_of
 from tests.pump import Letter
 
@@ -94,10 +97,13 @@ def test_a_queue_that_refuses_is_noted(steps: Steps, monkeypatch: pytest.MonkeyP
 
 
 def test_a_server_that_is_slow_is_noted(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
-    http, syncs = Http(), Syncs(steps.state, lambda _: steps.kind)
-    parts = {"state": steps.state, "_queues": steps.queues, "_http": http, "_syncs": syncs, "_table": steps.table}
-    for name, part in parts.items():
-        monkeypatch.setattr(wiring, name, lambda part=part: part)
+    http = Http()
+    parts = Parts(Secrets(pytest.fail, pytest.fail), http, steps.state, Database(steps.table))
+    for name in TransferEnvironment.variables():
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setattr(wiring, "parts_of", lambda _: parts)
+    monkeypatch.setattr(wiring, "queues_of", lambda *_: steps.queues)
+    monkeypatch.setattr(wiring, "Kinds", lambda _: lambda _: steps.kind)
     engine = wiring.worker.__wrapped__(Step.TRANSFER).engine
     run, _ = steps.begin()
     engine.bind(run, 100.0, lambda: False)

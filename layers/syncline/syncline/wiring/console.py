@@ -1,8 +1,7 @@
-"""Builds the console."""
+"""Builds the console: health, status and metrics of all syncs."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
@@ -17,21 +16,22 @@ from syncline.store.table import Database
 from syncline.store.totals import Totals, totals_of
 from syncline.telemetry import logger
 from syncline.web.console import Console, Figures
+from syncline.wiring.environments import ConsoleEnvironment
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 
 def console_of(state: State, database: Database, secrets: Secrets, token: str) -> Console:
-    """The console over a table; ``token`` is a reference to what requests have to bring, empty for nothing."""
+    """Return the console of a table; ``token`` is a reference to the bearer token of requests, empty for none."""
 
     def figures() -> Iterator[Figures]:
-        from syncline.config.sync import load_sync  # noqa: PLC0415 - each kind's model when it is there
+        from syncline.config.sync import load_sync  # noqa: PLC0415 - imports the models of the kinds
 
         for name in state.sync_names():
             try:
                 sync = load_sync(state.sync_config(name))
-            except SynclineError as error:  # removed just now, or of another version: the others are shown
+            except SynclineError as error:  # removed meanwhile, or of another version: the others are shown
                 logger.error("sync not shown", extra={"sync": name, "code": error.code.name, "why": error.what})
                 continue
             totals, running = totals_of(database, name), state.current_run(name) is not None
@@ -49,7 +49,9 @@ def _own_metrics(sync: Sync, totals: Totals, database: Database) -> tuple[Metric
 
 @cache
 def console() -> Console:
-    """What the function behind the function URL does."""
-    from syncline.wiring.functions import database, secrets, state  # noqa: PLC0415
+    """Return the console of the function. Raises CONFIG_INVALID if a variable is missing."""
+    from syncline.wiring.functions import parts_of  # noqa: PLC0415
 
-    return console_of(state(), database(), secrets(), os.environ.get("SYNCLINE_CONSOLE_TOKEN", ""))
+    environment = ConsoleEnvironment.read("console")
+    parts = parts_of(environment)
+    return console_of(parts.state, parts.database, parts.secrets, environment.console_token)

@@ -1,15 +1,15 @@
-"""Where everything is put together: the AWS clients, the table, the queues, and each sync's kind with its clients.
+"""Builds what the functions call: AWS clients, table, queues, and each sync's kind with its clients.
 
-Made once for a process, on first use; what a function does not use it does not pay for. How a kind is put together is
-in the module of its name.
+Everything is built once for a process, on first use, from the environment that the function is started with. The modules
+of the kinds build what is particular to a kind.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
@@ -19,6 +19,7 @@ from botocore.config import Config
 
 from syncline.clients.http.client import Http
 from syncline.clients.s3.events import events_in, is_notification
+from syncline.environment import FunctionEnvironment
 from syncline.errors import SynclineError
 from syncline.kinds.table import KINDS
 from syncline.messages import Queues
@@ -34,86 +35,60 @@ from syncline.store.events import EventStore
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.web.receive import Receiver
+from syncline.wiring.environments import ENVIRONMENTS
 from syncline.wiring.parts import Parts
 from syncline.wiring.syncs import Kinds, Syncs, changed_groups_of
 
 if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.service_resource import Table
     from mypy_boto3_sqs import SQSClient
 
 STEPS: Final[Mapping[Step, StepFunction]] = {
     Step.DISCOVER: discover,
     Step.TRANSFER: transfer,
-    Step.COMMIT: transfer,  # the same, one after another: the queue sees to that
+    Step.COMMIT: transfer,  # the same; the FIFO queue serializes it
     Step.VERIFY: verify,
 }
 AWS_CONFIG: Final = Config(
     retries={"mode": "standard", "max_attempts": 6},
     connect_timeout=5,
     read_timeout=20,
-    parameter_validation=False,  # AWS does it, too, and mypy before: here it would take a tenth of each call's time
+    parameter_validation=False,  # AWS and mypy validate; here it would take a tenth of the time of each call
 )
 
 
-def queues_from(environ: Mapping[str, str], sqs: SQSClient) -> Queues:
-    """The queues whose URLs the template puts into a function's environment."""
-    urls = {step: environ[name] for step in Step if (name := f"SYNCLINE_{step.name}_QUEUE") in environ}
-    dead_urls = {step: environ[name] for step in Step if (name := f"SYNCLINE_{step.name}_DLQ") in environ}
-    return Queues(sqs, urls, dead_urls, environ.get("SYNCLINE_EVENTS_QUEUE"))
+def queues_of(environment: FunctionEnvironment, sqs: SQSClient) -> Queues:
+    """Return the queues that a function's environment names."""
+    values = asdict(environment)
+    urls = {step: values[name] for step in Step if (name := f"{step.value}_queue") in values}
+    dead_urls = {step: values[name] for step in Step if (name := f"{step.value}_dlq") in values}
+    return Queues(sqs, urls, dead_urls, values.get("events_queue"))
 
 
 @cache
-def secrets() -> Secrets:
-    """The values of references."""
-    return Secrets(
+def parts_of(environment: FunctionEnvironment) -> Parts:
+    """Return the secrets, the HTTP client and the table of a process."""
+    table = boto3.resource("dynamodb", config=AWS_CONFIG).Table(environment.table)
+    secrets = Secrets(
         lambda: boto3.client("secretsmanager", config=AWS_CONFIG), lambda: boto3.client("ssm", config=AWS_CONFIG)
     )
-
-
-@cache
-def _table() -> Table:
-    return boto3.resource("dynamodb", config=AWS_CONFIG).Table(os.environ["SYNCLINE_TABLE"])
-
-
-@cache
-def state() -> State:
-    """The table, as far as it is of runs."""
-    return State(_table())
-
-
-@cache
-def database() -> Database:
-    """The table, for what is not of runs."""
-    return Database(_table())
-
-
-@cache
-def _queues() -> Queues:
-    return queues_from(os.environ, boto3.client("sqs", config=AWS_CONFIG))
-
-
-@cache
-def _http() -> Http:
-    return Http()
-
-
-@cache
-def _syncs() -> Syncs:
-    return Syncs(state(), Kinds(Parts(secrets(), _http(), state(), Database(_table()))))
+    return Parts(secrets, Http(), State(table), Database(table))
 
 
 @cache
 def worker(step: Step) -> Worker:
-    """The worker of a function that is fed by a queue."""
-    syncs = _syncs()
+    """Return the worker of a function that is fed by a queue. Raises CONFIG_INVALID if a variable is missing."""
+    environment = ENVIRONMENTS[step.value].read(step.value)
+    parts = parts_of(environment)
+    syncs = Syncs(parts.state, Kinds(parts))
     chance = random.Random()  # noqa: S311 - for jitter
-    bind = syncs.bind(_http(), lambda run, what: engine.waits(run.sync, run.id, SynclineError("TOO_SLOW", what), 0))
-    engine = Engine(state(), _queues(), syncs.kind_of, time.time, chance, bind=bind)
-    return Worker(step, STEPS[step], engine, gatherer(syncs, EventStore(Database(_table()), time.time), engine))
+    bind = syncs.bind(parts.http, lambda run, what: engine.waits(run.sync, run.id, SynclineError("TOO_SLOW", what), 0))
+    queues = queues_of(environment, boto3.client("sqs", config=AWS_CONFIG))
+    engine = Engine(parts.state, queues, syncs.kind_of, time.time, chance, bind=bind)
+    return Worker(step, STEPS[step], engine, gatherer(syncs, EventStore(parts.database, time.time), engine))
 
 
 def gatherer(syncs: Syncs, event_store: EventStore, engine: Engine) -> Gatherer:
-    """What takes in the events of sources."""
+    """Return the reader of the events that sources send."""
     return Gatherer(event_store, _sources, syncs.config, syncs.kind, engine.queues, engine.clock)
 
 
@@ -132,7 +107,12 @@ def _sources(body: object) -> tuple[str, ...]:
 
 @cache
 def receiver() -> Receiver:
-    """What the function behind the function URL does."""
+    """Return the receiver of webhooks. Raises CONFIG_INVALID if a variable is missing."""
+    environment = ENVIRONMENTS["receive"].read("receive")
+    parts = parts_of(environment)
     return Receiver(
-        _syncs().config, lambda sync, event: changed_groups_of(sync, event, time.time()), secrets(), _queues()
+        Syncs(parts.state, Kinds(parts)).config,
+        lambda sync, event: changed_groups_of(sync, event, time.time()),
+        parts.secrets,
+        queues_of(environment, boto3.client("sqs", config=AWS_CONFIG)),
     )

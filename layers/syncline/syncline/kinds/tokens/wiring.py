@@ -5,7 +5,6 @@ It imports as little as it can: a login waits while a probe starts.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -15,6 +14,7 @@ from botocore.config import Config
 
 from syncline.clients.replicas.instances import Instance
 from syncline.config.sync import Sync, load_sync
+from syncline.environment import FunctionEnvironment
 from syncline.errors import SynclineError
 from syncline.kinds.tokens.ask import Patience
 from syncline.kinds.tokens.canary import CanaryMemory
@@ -139,9 +139,8 @@ def prober() -> ProbeFunction:
     from syncline.kinds.tokens.wiring_probe import ProbeFunction  # noqa: PLC0415 - the others do not need it
     from syncline.store.read_only_table import lean_table  # noqa: PLC0415 - it only reads
 
-    table = lean_table(os.environ["SYNCLINE_TABLE"], _AWS_CONFIG)
-    listings = StoredListings(InstanceLists(Database(table), time.time))
-    return ProbeFunction(StoredSyncs(State(table)), listings, _secrets(), CloudWatchCounts())
+    table = lean_table(FunctionEnvironment.read("probe").table, _AWS_CONFIG)
+    return ProbeFunction(StoredSyncs(State(table)), _listings(table), _secrets(), CloudWatchCounts())
 
 
 @cache
@@ -149,7 +148,8 @@ def scraper() -> Scraping:
     """What the function `scrape` does."""
     from syncline.kinds.tokens.wiring_scrape import Scraping  # noqa: PLC0415 - clusters are nothing to a probe
 
-    return Scraping(StoredSyncs(State(_table())), _listings(), _secrets(), time.time, CloudWatchCounts())
+    table = _table("scrape")
+    return Scraping(StoredSyncs(State(table)), _listings(table), _secrets(), time.time, CloudWatchCounts())
 
 
 @cache
@@ -159,19 +159,19 @@ def canaries() -> Canaries:
     from syncline.kinds.tokens.wiring_canary import Canaries  # noqa: PLC0415
     from syncline.store.canaries import CanaryRecords  # noqa: PLC0415 - the others do not need it
 
-    memories = StoredMemories(CanaryRecords(Database(_table()), time.time))
-    return Canaries(StoredSyncs(State(_table())), _listings(), memories, _secrets(), CloudWatchCounts())
+    table = _table("canary")
+    memories = StoredMemories(CanaryRecords(Database(table), time.time))
+    return Canaries(StoredSyncs(State(table)), _listings(table), memories, _secrets(), CloudWatchCounts())
 
 
-def _listings() -> StoredListings:
-    return StoredListings(InstanceLists(Database(_table()), time.time))
+def _listings(table: Table) -> StoredListings:
+    return StoredListings(InstanceLists(Database(table), time.time))
 
 
-@cache
-def _table() -> Table:
+def _table(function: str) -> Table:
     import boto3  # noqa: PLC0415 - a probe does without
 
-    return boto3.resource("dynamodb", config=_AWS_CONFIG).Table(os.environ["SYNCLINE_TABLE"])
+    return boto3.resource("dynamodb", config=_AWS_CONFIG).Table(FunctionEnvironment.read(function).table)
 
 
 @cache

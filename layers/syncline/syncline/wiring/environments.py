@@ -1,0 +1,68 @@
+"""The environments of the functions, as template.yaml sets them; queues are given by their URLs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from syncline.environment import FunctionEnvironment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiveEnvironment(FunctionEnvironment):
+    discover_queue: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsoleEnvironment(FunctionEnvironment):
+    """``console_token`` is a reference to the bearer token that requests must have, empty for none."""
+
+    console_token: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscoverEnvironment(FunctionEnvironment):
+    discover_queue: str
+    transfer_queue: str
+    commit_queue: str
+    events_queue: str
+    discover_dlq: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferEnvironment(FunctionEnvironment):
+    transfer_queue: str
+    verify_queue: str
+    transfer_dlq: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitEnvironment(FunctionEnvironment):
+    discover_queue: str
+    commit_queue: str
+    verify_queue: str
+    commit_dlq: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyEnvironment(FunctionEnvironment):
+    transfer_queue: str
+    discover_queue: str
+    commit_queue: str
+    verify_queue: str
+    verify_dlq: str
+
+
+ENVIRONMENTS: Final[Mapping[str, type[FunctionEnvironment]]] = {
+    "receive": ReceiveEnvironment,
+    "console": ConsoleEnvironment,
+    "discover": DiscoverEnvironment,
+    "transfer": TransferEnvironment,
+    "commit": CommitEnvironment,
+    "verify": VerifyEnvironment,
+    "scrape": FunctionEnvironment,
+    "probe": FunctionEnvironment,
+    "canary": FunctionEnvironment,
+}
+"""The environment of each function by its name."""
