@@ -1,4 +1,4 @@
-"""The function `canary`: writes keys through one instance of every gateway and watches the others, by a schedule."""
+"""The function `canary`: writes keys through one instance of every gateway and checks the others, on a schedule."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from syncline.telemetry import logger
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  # noqa: ARG001 - Lambda passes it
-    """Fly a round for each sync on the schedule's event; return how many checks failed and the confirmed faults."""
+    """Run a round of canaries; return the numbers of checks and failed checks, and the confirmed faults, by sync."""
     return {
         sync: {
             "seen": len(round_.sightings),

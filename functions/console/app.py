@@ -1,4 +1,4 @@
-"""The function `console`: what can be seen of Syncline from outside, at its function URL."""
+"""The function `console`: serves `/health` and `/metrics` at its function URL."""
 
 from typing import Any
 
@@ -10,5 +10,5 @@ from syncline.wiring.console import console
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  # noqa: ARG001 - Lambda passes it
-    """A function URL's request (payload format 2.0); the response."""
+    """Return the response to a request of the function URL (payload format 2.0)."""
     return console().handle(event)

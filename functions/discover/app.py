@@ -1,4 +1,4 @@
-"""The function `discover`: takes messages from its queue to the step."""
+"""The function `discover`: passes messages of its queue to the step."""
 
 from typing import Any
 
@@ -12,5 +12,5 @@ from syncline.wiring.functions import worker
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
-    """An SQS event; the messages that are to be shown again."""
+    """Process an SQS event; return the messages to be delivered again."""
     return worker(Step.DISCOVER).handle(event, context)

@@ -1,4 +1,4 @@
-"""The function `probe`: answers whether every instance agrees about a token, at its function URL."""
+"""The function `probe`: reports at its function URL if all instances agree about a token."""
 
 from typing import Any
 
@@ -10,5 +10,5 @@ from syncline.telemetry import logger
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  # noqa: ARG001 - Lambda passes it
-    """A function URL's request (payload format 2.0); the response."""
+    """Return the response to a request of the function URL (payload format 2.0)."""
     return prober().handle(event)

@@ -1,4 +1,4 @@
-"""The function `receive`: takes registries' notifications at its function URL."""
+"""The function `receive`: takes webhooks at its function URL."""
 
 from typing import Any
 
@@ -10,5 +10,5 @@ from syncline.wiring.functions import receiver
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  # noqa: ARG001 - Lambda passes it
-    """A function URL's request (payload format 2.0); the response."""
+    """Return the response to a request of the function URL (payload format 2.0)."""
     return receiver().handle(event)

@@ -13,7 +13,6 @@ import pytest
 ROOT: Final = Path(__file__).parents[2]
 PACKAGE: Final = ROOT / "layers/syncline/syncline"
 UNREAD: Final = (
-    "functions/",
     *(
         f"layers/syncline/syncline/{each}"
         for each in (
@@ -39,7 +38,6 @@ UNREAD: Final = (
             "telemetry.py",
             "visible.py",
             "web/",
-            "wiring/",
         )
     ),
 )

@@ -1,4 +1,4 @@
-"""The client of a bucket that a configuration names."""
+"""Builds the client of a bucket from its configuration."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ if TYPE_CHECKING:
     from botocore.credentials import Credentials
 
 
-def bucket_at(place: BucketEndpoint, parts: Parts) -> Bucket:
-    """Who we are there is asked for when it is needed, and again when it is refused."""
+def bucket_at(endpoint: BucketEndpoint, parts: Parts) -> Bucket:
+    """Return the client of a bucket. It resolves the keys on first use, and again after a refusal."""
 
     def keys(*, again: bool = False) -> Keys | None:
-        match place.auth:
+        match endpoint.auth:
             case "anonymous":
                 return None
             case AccessKey(access_key=access, secret_key=secret):
                 value_of = parts.secrets.refresh if again else parts.secrets.resolve
                 return Keys(access if isinstance(access, str) else value_of(access), value_of(secret))
             case _:
-                return _role_keys()
+                return _function_keys()
 
     return Bucket(
-        Endpoint.parse(place.url, ca=parts.authority(place.ca)),
-        place.bucket,
+        Endpoint.parse(endpoint.url, ca=parts.authority(endpoint.ca)),
+        endpoint.bucket,
         keys,
         parts.http,
-        region=place.region,
-        path_style=place.in_path,
+        region=endpoint.region,
+        path_style=endpoint.in_path,
         renewed=lambda: keys(again=True),
     )
 
 
 @cache
-def _role() -> Credentials | None:
-    """The function's own identity; it renews itself."""
+def _function_credentials() -> Credentials | None:
+    """Return the credentials of the function's role, which renew themselves."""
     import boto3  # noqa: PLC0415 - only where a bucket is read as the function itself
 
     found: Credentials | None = boto3.Session().get_credentials()
     return found
 
 
-def _role_keys() -> Keys | None:
-    role = _role()
-    if role is None:
+def _function_keys() -> Keys | None:
+    credentials = _function_credentials()
+    if credentials is None:
         return None
-    frozen = role.get_frozen_credentials()
+    frozen = credentials.get_frozen_credentials()
     return Keys(str(frozen.access_key), str(frozen.secret_key), frozen.token)

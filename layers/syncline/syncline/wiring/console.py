@@ -1,4 +1,4 @@
-"""Builds the console: health, status and metrics of all syncs."""
+"""Builds the console: health, and the metrics of all syncs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from syncline.config.sync import Sync
+from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.table import KINDS
 from syncline.secrets import Reference, Secrets
@@ -26,8 +26,6 @@ def console_of(state: State, database: Database, secrets: Secrets, token: str) -
     """Return the console of a table; ``token`` is a reference to the bearer token of requests, empty for none."""
 
     def figures() -> Iterator[Figures]:
-        from syncline.config.sync import load_sync  # noqa: PLC0415 - imports the models of the kinds
-
         for name in state.sync_names():
             try:
                 sync = load_sync(state.sync_config(name))

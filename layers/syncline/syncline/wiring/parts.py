@@ -1,4 +1,4 @@
-"""What the kinds of a process are made of: they share it."""
+"""The objects that all kinds of a process share."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from syncline.store.table import Database
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Secrets, connections and memory; ``database`` is the table, for the stores that a kind has of its own.
+    """Secrets, the HTTP client and the state; ``database`` is the table, for the stores of one kind.
 
-    ``clock`` gives Unix seconds.
+    ``clock`` returns Unix seconds.
     """
 
     secrets: Secrets
@@ -26,5 +26,5 @@ class Parts:
     clock: Callable[[], float] = time.time
 
     def authority(self, ca: str | Reference | None) -> str | None:
-        """The PEM text of a ``ca``; raises why a reference cannot be resolved."""
+        """Return the PEM text of a ``ca``. Raises the errors of :meth:`Secrets.resolve`."""
         return None if ca is None else self.secrets.text(ca)

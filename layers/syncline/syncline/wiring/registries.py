@@ -1,4 +1,4 @@
-"""How the client of a registry is put together, whatever kind it is for."""
+"""Builds the client of a registry from its configuration."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from syncline.config.registry import BasicAuth, RegistryEndpoint, TokenAuth
 from syncline.secrets import Reference, Secrets
 
 
-def registry_at(place: RegistryEndpoint, secrets: Secrets, http: Http) -> Registry:
-    """The client of a registry; who we are there is asked for when it is needed, and again when it is refused."""
-    scheme = "http" if place.plain_http else "https"
-    ca = None if place.ca is None else secrets.text(place.ca)
+def registry_at(endpoint: RegistryEndpoint, secrets: Secrets, http: Http) -> Registry:
+    """Return the client of a registry. It resolves the credentials on first use, and again after a refusal."""
+    scheme = "http" if endpoint.plain_http else "https"
+    ca = None if endpoint.ca is None else secrets.text(endpoint.ca)
     return Registry(
-        Endpoint.parse(f"{scheme}://{place.registry}", ca=ca, auth_realms=place.auth_realms),
-        lambda: _credentials(place, secrets.resolve),
+        Endpoint.parse(f"{scheme}://{endpoint.registry}", ca=ca, auth_realms=endpoint.auth_realms),
+        lambda: _credentials(endpoint, secrets.resolve),
         http,
-        renewed=lambda: _credentials(place, secrets.refresh),
+        renewed=lambda: _credentials(endpoint, secrets.refresh),
     )
 
 
-def _credentials(place: RegistryEndpoint, value_of: Callable[[Reference], str]) -> Credentials | None:
-    """Who we are at a registry; ``value_of`` gives the value of a reference."""
-    match place.auth:
+def _credentials(endpoint: RegistryEndpoint, value_of: Callable[[Reference], str]) -> Credentials | None:
+    """Return the credentials for a registry; ``value_of`` returns the value of a reference."""
+    match endpoint.auth:
         case "anonymous":
             return None
         case "docker-config":
             from syncline.clients.registry.docker_credentials import credentials_for  # noqa: PLC0415 - the SDK is slow to import
 
-            return credentials_for(place.registry)
+            return credentials_for(endpoint.registry)
         case BasicAuth(username=username, password=password):
             return Credentials(username if isinstance(username, str) else value_of(username), value_of(password))
         case TokenAuth(token=token):

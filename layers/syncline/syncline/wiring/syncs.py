@@ -1,4 +1,4 @@
-"""The applied syncs of a process, and the kind of each, made once for a configuration."""
+"""The applied syncs and their kinds, each built once for a configuration."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from syncline.store.state import State
 from syncline.store.syncs import config_digest
 from syncline.wiring.parts import Parts
 
-_MOST: Final = 2
-"""Kinds kept of a sync: that of the applied configuration, and that of the one which the run under way began with."""
+_KINDS_KEPT: Final = 2
+"""Kinds kept of a sync: of the applied configuration, and of that with which the run in progress began."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
+class _BuiltKind:
     """A sync's kind, and the lowest rate of bodies that its configuration accepts, in bytes a second."""
 
     kind: Kind
@@ -31,39 +31,42 @@ class _Made:
 
 
 class Syncs:
-    """The applied syncs as they are now, and kinds of syncs, each made once for a configuration."""
+    """The applied syncs, read from the table, and their kinds, each built once for a configuration."""
 
     def __init__(self, state: State, build: Callable[[Sync], Kind]) -> None:
         self._state = state
         self._build = build
-        self._kinds: dict[str, dict[str, _Made]] = {}
+        self._kinds: dict[str, dict[str, _BuiltKind]] = {}
 
     def config(self, name: str) -> Sync:
         """Return a sync's configuration; raises NO_SUCH_SYNC."""
         return load_sync(self._state.sync_config(name))
 
     def kind(self, name: str) -> Kind:
-        """Return a sync's kind by the applied configuration; raises NO_SUCH_SYNC, or why a secret cannot be had."""
-        # Read each time: what comes right after `apply` must not go by what was applied before.
+        """Return the kind of a sync for the applied configuration.
+
+        Raises NO_SUCH_SYNC, and the errors of :meth:`Secrets.resolve`.
+        """
+        # Read each time: work that follows `apply` must use the new configuration.
         text = self._state.sync_config(name)
-        return self._made(name, config_digest(text), text)
+        return self._built(name, config_digest(text), text)
 
     def kind_of(self, run: Run) -> Kind:
-        """Return the kind of a run's sync by the configuration that the run began with.
+        """Return the kind of a run's sync for the configuration that the run began with.
 
-        Raises CONFIG_CHANGED if the table no longer has that configuration, or why a secret cannot be had.
+        Raises CONFIG_CHANGED if the table no longer has that configuration, and the errors of :meth:`Secrets.resolve`.
         """
         if run.config is None:
             return self.kind(run.sync)
-        made = self._kinds.get(run.sync, {}).get(run.config)
-        return made.kind if made else self._made(run.sync, run.config, self._state.config_of(run.sync, run.config))
+        built = self._kinds.get(run.sync, {}).get(run.config)
+        return built.kind if built else self._built(run.sync, run.config, self._state.config_of(run.sync, run.config))
 
     def bind(
         self, http: Http, slow: Callable[[Run, str], None] = lambda _run, _what: None
     ) -> Callable[[Run, float, Callable[[], bool]], None]:
-        """Return what ends the requests that a step makes for its run: all kinds of a process share ``http``.
+        """Return a function that limits the requests of a step to the seconds and the lowest rate of its run.
 
-        ``slow`` is told of a server of the run that is slow.
+        All kinds of a process share ``http``. ``slow`` is called with the description of a slow server of the run.
         """
 
         def end(run: Run, seconds: float, halted: Callable[[], bool]) -> None:
@@ -72,28 +75,28 @@ class Syncs:
         return end
 
     def _slowest(self, run: Run) -> int:
-        """Return the lowest rate that the sync of a run accepts; its kind has been made."""
+        """Return the lowest rate that the sync of a run accepts. Its kind has been built."""
         kinds = self._kinds.get(run.sync, {})
-        made = kinds.get(run.config or next(reversed(kinds), ""))
-        return SLOWEST if made is None else made.slowest
+        built = kinds.get(run.config or next(reversed(kinds), ""))
+        return SLOWEST if built is None else built.slowest
 
-    def _made(self, name: str, digest: str, text: str) -> Kind:
+    def _built(self, name: str, digest: str, text: str) -> Kind:
         kinds = self._kinds.setdefault(name, {})
-        # The one used last is at the end.
-        made = kinds.pop(digest, None)
-        if made is None:
+        # The most recently used one is at the end.
+        built = kinds.pop(digest, None)
+        if built is None:
             sync = load_sync(text)
-            made = _Made(self._build(sync), sync.slowest)
-        while len(kinds) >= _MOST:
+            built = _BuiltKind(self._build(sync), sync.slowest)
+        while len(kinds) >= _KINDS_KEPT:
             del kinds[next(iter(kinds))]
-        kinds[digest] = made
-        return made.kind
+        kinds[digest] = built
+        return built.kind
 
 
 def changed_groups_of(sync: Sync, event: object, now: float) -> tuple[str, ...]:
     """Return the groups of a sync that a decoded event names, without building its kind, which may need secrets.
 
-    ``now`` is the time at which the event came. Raises MESSAGE_INVALID if it is no event that the sync can read.
+    ``now`` is the time of the event. Raises MESSAGE_INVALID if the sync cannot read it.
     """
     groups: tuple[str, ...] = _wiring(sync).changed_groups(sync, event, now)
     return groups
@@ -107,7 +110,7 @@ def _wiring(sync: Sync) -> Any:
 
 
 class Kinds:
-    """Makes the kind of a sync by the wiring of its name, which is imported when a sync of that kind is there."""
+    """Builds the kind of a sync with the wiring of that kind, which is imported on first use."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
