@@ -23,8 +23,8 @@ from syncline.steps.worker import Worker
 from syncline.store.events import EventStore
 from syncline.store.state import State
 from syncline.store.table import Database
+from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.functions import STEPS, gatherer
-from syncline.wiring.parts import Parts
 from syncline.wiring.syncs import Kinds, Syncs
 from tests.pump import Clock, Letter, Mail, Manners, MortalHttp, Pump, Reaper, guard
 from tests.stack import EVENTS, dead_url, table_of_test, url
@@ -70,7 +70,7 @@ class Chain:
         """A step's worker as :mod:`syncline.wiring.functions` makes it in a fresh process, with its HTTP and clock replaced."""
         state = State(self.table, self.clock.time, self.clock.every)
         database, http = Database(self.table), MortalHttp(self.reaper, self.clock)
-        syncs = Syncs(state, Kinds(Parts(Secrets(_never, _never, self.secrets), http, state, database)))
+        syncs = Syncs(state, Kinds(Dependencies(Secrets(_never, _never, self.secrets), http, state, database)))
         clock, rng, bind = self.clock, random.Random(self.seed), syncs.bind(http)
         engine = Engine(state, self.queues, syncs.kind_of, clock.time, rng, clock.sleep, every=clock.every, bind=bind)
         return Worker(step, STEPS[step], engine, gatherer(syncs, EventStore(database, self.clock.time), engine))

@@ -29,8 +29,8 @@ from syncline.store.events import EventStore
 from syncline.store.files import FileRecords
 from syncline.store.state import State
 from syncline.store.table import Database
+from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.functions import STEPS, gatherer
-from syncline.wiring.parts import Parts
 from syncline.wiring.syncs import Kinds, Syncs
 from tests.pump import Clock, Letter, Mail, Manners, MortalHttp, Pump, Reaper, guard
 from tests.stack import EVENTS, dead_url, table_of_test, url
@@ -122,7 +122,7 @@ class FilesChain:
             MortalHttp(self.reaper, self.clock, _EFFECTS),
         )
         self.requests.append(http)
-        parts = Parts(Secrets(_never, _never, _SECRETS), http, state, self.database, self.clock.time)
+        parts = Dependencies(Secrets(_never, _never, _SECRETS), http, state, self.database, self.clock.time)
         syncs = Syncs(state, Kinds(parts))
         clock, rng, bind = self.clock, random.Random(self.seed), syncs.bind(http)
         engine = Engine(state, self.queues, syncs.kind_of, clock.time, rng, clock.sleep, every=clock.every, bind=bind)

@@ -33,8 +33,8 @@ from syncline.store.events import EventStore
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.telemetry import logger
+from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.functions import STEPS, gatherer
-from syncline.wiring.parts import Parts
 from syncline.wiring.syncs import Kinds, Syncs
 from tests.backups_world import make_bucket, s3_server
 from tests.pump import Clock, Duplicates, Letter, Mail, Manners, MortalHttp, Pump, Reaper, When, guard
@@ -96,7 +96,8 @@ class Chain:
         state = State(self.table, self.clock.time, self.clock.every)
         database, http = Database(self.table), MortalHttp(self.reaper, self.clock)
         syncs = Syncs(
-            state, Kinds(Parts(Secrets(_never, _never, {"S3_SECRET": "secret-of-the-tests"}), http, state, database))
+            state,
+            Kinds(Dependencies(Secrets(_never, _never, {"S3_SECRET": "secret-of-the-tests"}), http, state, database)),
         )
         clock, rng, bind = self.clock, random.Random(self.seed), syncs.bind(http)
         engine = Engine(state, self.queues, syncs.kind_of, clock.time, rng, clock.sleep, every=clock.every, bind=bind)

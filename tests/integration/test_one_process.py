@@ -24,7 +24,7 @@ from syncline.steps.discover import discover
 from syncline.steps.engine import Engine
 from syncline.store.state import State
 from syncline.store.table import Database
-from syncline.wiring.parts import Parts
+from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.syncs import Kinds, Syncs
 from tests.pump import Clock, Mail
 from tests.run_ids import made_run_id
@@ -56,7 +56,9 @@ class Process:
     def __post_init__(self) -> None:
         self.state, database = State(self.table, self.clock.time), Database(self.table)
         self.http = Http(Policy(attempts=1, sleep=self.clock.sleep, clock=self.clock.time))
-        self.syncs = Syncs(self.state, Kinds(Parts(Secrets(_never, _never, SECRETS), self.http, self.state, database)))
+        self.syncs = Syncs(
+            self.state, Kinds(Dependencies(Secrets(_never, _never, SECRETS), self.http, self.state, database))
+        )
         self.engine = Engine(
             self.state,
             self.queues,

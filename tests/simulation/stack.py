@@ -26,8 +26,8 @@ from syncline.steps.worker import Worker
 from syncline.store.events import EventStore
 from syncline.store.state import State
 from syncline.store.table import AWS_ERRORS, Database
+from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.functions import STEPS, gatherer
-from syncline.wiring.parts import Parts
 from syncline.wiring.syncs import Kinds, Syncs
 from tests.simulation.functions import Functions
 from tests.simulation.functions import Mapping as Source
@@ -107,7 +107,7 @@ class Stack:
         table = cast("Any", Client(calls, self.table))
         clock = self.machine.time
         state, database, http = State(table, clock), Database(table), SimHttp(calls)
-        parts = Parts(self.secrets(calls), http, state, database, clock)
+        parts = Dependencies(self.secrets(calls), http, state, database, clock)
         syncs = Syncs(state, Kinds(parts))
         bind = syncs.bind(http, lambda run, what: engine.waits(run.sync, run.id, SynclineError("TOO_SLOW", what), 0))
         rng = random.Random(self.machine.rng.random())

@@ -20,7 +20,7 @@ from syncline.model import EVERYTHING, Item
 from syncline.secrets import Secrets
 from syncline.store.state import State
 from syncline.store.table import Database
-from syncline.wiring.parts import Parts
+from syncline.wiring.dependencies import Dependencies
 from tests.stack import table_of_test
 from tests.standins.git_places import Bare, make_bare
 from tests.standins.odd_listings import Spoil, bad_size, no_key, spoiling
@@ -38,7 +38,7 @@ class World:
     bare: Bare
     folder: Path
     sort: str
-    parts: Parts
+    parts: Dependencies
     batches: int = 0
     prefix: str = ""
 
@@ -89,7 +89,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     with mock_aws(), S3Server("first", "second") as s3:
         table = table_of_test()
         secrets = Secrets(_never, _never, {"S3_SECRET": SECRET})
-        parts = Parts(secrets, Http(), State(table), Database(table))
+        parts = Dependencies(secrets, Http(), State(table), Database(table))
         yield World(s3, make_bare(tmp_path / "r.git"), tmp_path / "folder", request.param, parts)
 
 

@@ -63,7 +63,7 @@ SYNCS: Final[dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]]] = {
 
 @pytest.fixture
 def sqs(monkeypatch: pytest.MonkeyPatch) -> Iterator[SQSClient]:
-    made = (wiring.receiver, wiring.parts_of)
+    made = (wiring.receiver, wiring.dependencies_of)
     with mock_aws():
         table, sqs = create_table(), boto3.client("sqs")
         queue = sqs.create_queue(QueueName="syncline-discover")["QueueUrl"]

@@ -18,8 +18,8 @@ from syncline.secrets import Secrets
 from syncline.store.state import Progress
 from syncline.store.table import Database
 from syncline.wiring import functions as wiring
+from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.environments import TransferEnvironment
-from syncline.wiring.parts import Parts
 from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, transfer_of
 from tests.pump import Letter
 
@@ -98,10 +98,10 @@ def test_a_queue_that_refuses_is_noted(steps: Steps, monkeypatch: pytest.MonkeyP
 
 def test_a_server_that_is_slow_is_noted(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     http = Http()
-    parts = Parts(Secrets(pytest.fail, pytest.fail), http, steps.state, Database(steps.table))
+    parts = Dependencies(Secrets(pytest.fail, pytest.fail), http, steps.state, Database(steps.table))
     for name in TransferEnvironment.variables():
         monkeypatch.setenv(name, "x")
-    monkeypatch.setattr(wiring, "parts_of", lambda _: parts)
+    monkeypatch.setattr(wiring, "dependencies_of", lambda _: parts)
     monkeypatch.setattr(wiring, "queues_of", lambda *_: steps.queues)
     monkeypatch.setattr(wiring, "Kinds", lambda _: lambda _: steps.kind)
     engine = wiring.worker.__wrapped__(Step.TRANSFER).engine

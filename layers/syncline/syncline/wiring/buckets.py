@@ -9,13 +9,13 @@ from syncline.clients.http.addresses import Endpoint
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.sigv4 import Keys
 from syncline.config.buckets import AccessKey, BucketEndpoint
-from syncline.wiring.parts import Parts
+from syncline.wiring.dependencies import Dependencies
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
 
 
-def bucket_at(endpoint: BucketEndpoint, parts: Parts) -> Bucket:
+def bucket_at(endpoint: BucketEndpoint, dependencies: Dependencies) -> Bucket:
     """Return the client of a bucket. It resolves the keys on first use, and again after a refusal."""
 
     def keys(*, again: bool = False) -> Keys | None:
@@ -23,16 +23,16 @@ def bucket_at(endpoint: BucketEndpoint, parts: Parts) -> Bucket:
             case "anonymous":
                 return None
             case AccessKey(access_key=access, secret_key=secret):
-                value_of = parts.secrets.refresh if again else parts.secrets.resolve
+                value_of = dependencies.secrets.refresh if again else dependencies.secrets.resolve
                 return Keys(access if isinstance(access, str) else value_of(access), value_of(secret))
             case _:
                 return _function_keys()
 
     return Bucket(
-        Endpoint.parse(endpoint.url, ca=parts.authority(endpoint.ca)),
+        Endpoint.parse(endpoint.url, ca=dependencies.authority(endpoint.ca)),
         endpoint.bucket,
         keys,
-        parts.http,
+        dependencies.http,
         region=endpoint.region,
         path_style=endpoint.in_path,
         renewed=lambda: keys(again=True),

@@ -48,8 +48,8 @@ def _own_metrics(sync: Sync, totals: Totals, database: Database) -> tuple[Metric
 @cache
 def console() -> Console:
     """Return the console of the function. Raises CONFIG_INVALID if a variable is missing."""
-    from syncline.wiring.functions import parts_of  # noqa: PLC0415
+    from syncline.wiring.functions import dependencies_of  # noqa: PLC0415
 
     environment = ConsoleEnvironment.read("console")
-    parts = parts_of(environment)
-    return console_of(parts.state, parts.database, parts.secrets, environment.console_token)
+    dependencies = dependencies_of(environment)
+    return console_of(dependencies.state, dependencies.database, dependencies.secrets, environment.console_token)

@@ -35,8 +35,8 @@ from syncline.store.events import EventStore
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.web.receive import Receiver
+from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.environments import ENVIRONMENTS
-from syncline.wiring.parts import Parts
 from syncline.wiring.syncs import Kinds, Syncs, changed_groups_of
 
 if TYPE_CHECKING:
@@ -65,26 +65,28 @@ def queues_of(environment: FunctionEnvironment, sqs: SQSClient) -> Queues:
 
 
 @cache
-def parts_of(environment: FunctionEnvironment) -> Parts:
+def dependencies_of(environment: FunctionEnvironment) -> Dependencies:
     """Return the secrets, the HTTP client and the table of a process."""
     table = boto3.resource("dynamodb", config=AWS_CONFIG).Table(environment.table)
     secrets = Secrets(
         lambda: boto3.client("secretsmanager", config=AWS_CONFIG), lambda: boto3.client("ssm", config=AWS_CONFIG)
     )
-    return Parts(secrets, Http(), State(table), Database(table))
+    return Dependencies(secrets, Http(), State(table), Database(table))
 
 
 @cache
 def worker(step: Step) -> Worker:
     """Return the worker of a function that is fed by a queue. Raises CONFIG_INVALID if a variable is missing."""
     environment = ENVIRONMENTS[step.value].read(step.value)
-    parts = parts_of(environment)
-    syncs = Syncs(parts.state, Kinds(parts))
+    dependencies = dependencies_of(environment)
+    syncs = Syncs(dependencies.state, Kinds(dependencies))
     chance = random.Random()  # noqa: S311 - for jitter
-    bind = syncs.bind(parts.http, lambda run, what: engine.waits(run.sync, run.id, SynclineError("TOO_SLOW", what), 0))
+    bind = syncs.bind(
+        dependencies.http, lambda run, what: engine.waits(run.sync, run.id, SynclineError("TOO_SLOW", what), 0)
+    )
     queues = queues_of(environment, boto3.client("sqs", config=AWS_CONFIG))
-    engine = Engine(parts.state, queues, syncs.kind_of, time.time, chance, bind=bind)
-    return Worker(step, STEPS[step], engine, gatherer(syncs, EventStore(parts.database, time.time), engine))
+    engine = Engine(dependencies.state, queues, syncs.kind_of, time.time, chance, bind=bind)
+    return Worker(step, STEPS[step], engine, gatherer(syncs, EventStore(dependencies.database, time.time), engine))
 
 
 def gatherer(syncs: Syncs, event_store: EventStore, engine: Engine) -> Gatherer:
@@ -109,10 +111,10 @@ def _sources(body: object) -> tuple[str, ...]:
 def receiver() -> Receiver:
     """Return the receiver of webhooks. Raises CONFIG_INVALID if a variable is missing."""
     environment = ENVIRONMENTS["receive"].read("receive")
-    parts = parts_of(environment)
+    dependencies = dependencies_of(environment)
     return Receiver(
-        Syncs(parts.state, Kinds(parts)).config,
+        Syncs(dependencies.state, Kinds(dependencies)).config,
         lambda sync, event: changed_groups_of(sync, event, time.time()),
-        parts.secrets,
+        dependencies.secrets,
         queues_of(environment, boto3.client("sqs", config=AWS_CONFIG)),
     )

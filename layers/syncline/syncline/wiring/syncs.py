@@ -16,7 +16,7 @@ from syncline.kinds.table import KINDS
 from syncline.model import Run
 from syncline.store.state import State
 from syncline.store.syncs import config_digest
-from syncline.wiring.parts import Parts
+from syncline.wiring.dependencies import Dependencies
 
 _KINDS_KEPT: Final = 2
 """Kinds kept of a sync: of the applied configuration, and of that with which the run in progress began."""
@@ -112,12 +112,12 @@ def _wiring(sync: Sync) -> Any:
 class Kinds:
     """Builds the kind of a sync with the wiring of that kind, which is imported on first use."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, dependencies: Dependencies) -> None:
+        self._dependencies = dependencies
         self._builders: dict[str, Callable[[Sync], Kind]] = {}
 
     def __call__(self, sync: Sync) -> Kind:
         builder = self._builders.get(sync.kind)
         if builder is None:
-            builder = self._builders[sync.kind] = _wiring(sync).Builder(self._parts)
+            builder = self._builders[sync.kind] = _wiring(sync).Builder(self._dependencies)
         return builder(sync)

@@ -20,13 +20,13 @@ from syncline.wiring.registries import registry_at
 
 if TYPE_CHECKING:
     from syncline.kinds.kind import Kind
-    from syncline.wiring.parts import Parts
+    from syncline.wiring.dependencies import Dependencies
 
 
 class Builder:
     """Makes the kind of a sync."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Dependencies) -> None:
         self._parts = parts
 
     def __call__(self, sync: Sync) -> Kind:

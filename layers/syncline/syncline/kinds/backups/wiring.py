@@ -39,7 +39,7 @@ from syncline.store.files import FileRecords
 from syncline.store.removals import RemovalWindows
 from syncline.telemetry import operation
 from syncline.wiring.buckets import bucket_at
-from syncline.wiring.parts import Parts
+from syncline.wiring.dependencies import Dependencies
 
 _MEGABYTE = 1_000_000
 
@@ -47,7 +47,7 @@ _MEGABYTE = 1_000_000
 class Builder:
     """Makes the kind of a sync. All of a process's kinds share connections."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Dependencies) -> None:
         self._parts = parts
         self._memory = BackupIndex(parts.database, time.time)
 
@@ -96,7 +96,7 @@ class Builder:
         return Signature(_person(author), _person(committer), lambda: None if key is None else secrets.resolve(key))
 
 
-def store_of(target: DirectoryTarget | BucketTarget, parts: Parts) -> Store:
+def store_of(target: DirectoryTarget | BucketTarget, parts: Dependencies) -> Store:
     """Where downloads go."""
     if isinstance(target, DirectoryTarget):
         return Folder(Path(target.directory))
@@ -116,7 +116,7 @@ def layout_of(sync: BackupsSync) -> Layout:
     )
 
 
-def sealer_of(sync: BackupsSync, parts: Parts) -> Sealer:
+def sealer_of(sync: BackupsSync, parts: Dependencies) -> Sealer:
     """What the sync does with Secrets; raises why its key cannot be had."""
     match sync.secrets:
         case Encrypt(encrypt=key):
@@ -125,7 +125,7 @@ def sealer_of(sync: BackupsSync, parts: Parts) -> Sealer:
             return Sealer(Rule(rule))
 
 
-def place_of(sync: BackupsSync, parts: Parts) -> Place:
+def place_of(sync: BackupsSync, parts: Dependencies) -> Place:
     """Return the repository with its credentials as they are now; raise why they cannot be had."""
     target = sync.target
     assert isinstance(target, GitTarget)

@@ -22,13 +22,13 @@ from syncline.kinds.kind import Kind
 from syncline.store.files import FileRecords, shard_of
 from syncline.store.removals import RemovalWindows
 from syncline.wiring.buckets import bucket_at
-from syncline.wiring.parts import Parts
+from syncline.wiring.dependencies import Dependencies
 
 
 class Builder:
     """Builds the kind of a sync. All kinds of a process share connections and the turns at their targets."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Dependencies) -> None:
         self._parts = parts
         self._rng = random.Random()  # noqa: S311 - which slot is tried first
 
@@ -60,12 +60,12 @@ class Builder:
         return None if slot is None else leases.held(slot, left)
 
 
-def records_of(sync: FilesSync, parts: Parts) -> FileRecords:
+def records_of(sync: FilesSync, parts: Dependencies) -> FileRecords:
     """Return the records of a sync's files at its target."""
     return FileRecords(parts.database, sync.name, sync.target_id(), parts.clock)
 
 
-def target_at(sync: FilesSync, parts: Parts, manager: FileManager | None = None) -> Target:
+def target_at(sync: FilesSync, parts: Dependencies, manager: FileManager | None = None) -> Target:
     """Return the target of a sync; ``manager`` is the client of its file manager, if there is one already."""
     config = sync.target
     if isinstance(config, FileManagerConfig):
@@ -75,7 +75,7 @@ def target_at(sync: FilesSync, parts: Parts, manager: FileManager | None = None)
     return BucketTarget(bucket_at(config, parts), near=is_near(sync), facts=parts.state.facts)
 
 
-def manager_at(config: FileManagerConfig, parts: Parts) -> FileManager:
+def manager_at(config: FileManagerConfig, parts: Dependencies) -> FileManager:
     """Return the client of a file manager; its token is resolved when it is needed, and again when it is refused."""
     token, secrets = config.token, parts.secrets
     return FileManager(

@@ -11,14 +11,14 @@ from syncline.kinds.images.kind import Images
 from syncline.kinds.images.listing import Side
 from syncline.kinds.images.memory import BlobPlaces, Notes
 from syncline.kinds.kind import Kind
-from syncline.wiring.parts import Parts
+from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.registries import registry_at
 
 
 class Builder:
     """Makes the kind of a sync. All of a process's kinds share connections and known blobs."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Dependencies) -> None:
         self._parts = parts
         self._places = BlobPlaces(parts.state.facts)
 

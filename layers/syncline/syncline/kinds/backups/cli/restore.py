@@ -17,7 +17,7 @@ from syncline.visible import visible
 if TYPE_CHECKING:
     from syncline.kinds.backups.config import BackupsSync
     from syncline.kinds.backups.restore import Place, Restored
-    from syncline.wiring.parts import Parts
+    from syncline.wiring.dependencies import Dependencies
 
 _LONGEST: Final = 24 * 3600.0
 _S3: Final = "s3://"
@@ -49,7 +49,7 @@ def restore(context: Context, name: str, order: Order) -> Answer:
     from syncline.kinds.backups.restore import Restoring  # noqa: PLC0415
     from syncline.kinds.backups.wiring import layout_of, place_of  # noqa: PLC0415
     from syncline.store.table import Database  # noqa: PLC0415
-    from syncline.wiring.parts import Parts  # noqa: PLC0415
+    from syncline.wiring.dependencies import Dependencies  # noqa: PLC0415
 
     target = context.target
     sync = load_sync(target.state.sync_config(name))
@@ -59,7 +59,7 @@ def restore(context: Context, name: str, order: Order) -> Answer:
     if at is not None and not _COMMIT.fullmatch(at):
         raise SynclineError("USAGE", f"--at {order.at!r} is not a commit's ID; write at least four of its digits")
     key = _key(context, sync, order.key)
-    parts = Parts(target.secrets, Http(), target.state, Database(target.table))
+    parts = Dependencies(target.secrets, Http(), target.state, Database(target.table))
     layout = layout_of(sync)
     branch = layout.branch_of(order.part.partition("/")[0])
     place = _place(sync, order.to, parts)
@@ -126,7 +126,7 @@ def _key(context: Context, sync: BackupsSync, named: str | None) -> str | None:
         raise SynclineError("USAGE", f"--key {error}") from None
 
 
-def _place(sync: BackupsSync, to: str, parts: Parts) -> Place:
+def _place(sync: BackupsSync, to: str, parts: Dependencies) -> Place:
     """A folder, or a bucket at the service that the backups come from."""
     from syncline.clients.folder.target import Folder  # noqa: PLC0415
     from syncline.config.buckets import is_bucket  # noqa: PLC0415

@@ -15,7 +15,7 @@ from syncline.kinds.files.wiring import manager_at
 from syncline.secrets import Secrets
 from syncline.store.table import Database
 from syncline.wiring.buckets import bucket_at
-from syncline.wiring.parts import Parts
+from syncline.wiring.dependencies import Dependencies
 
 
 def check(context: Context, name: str) -> Answer:
@@ -29,7 +29,7 @@ def check(context: Context, name: str) -> Answer:
         raise SynclineError("USAGE", f"{name} is a sync of {sync.kind}; `check` is for one of files")
     clients = (lambda: stack.client("secretsmanager"), lambda: stack.client("ssm"))
     secrets = Secrets(*clients, stack.environ or {}, local=stack.local)
-    parts, target = Parts(secrets, Http(), stack.state, Database(stack.table)), sync.target
+    parts, target = Dependencies(secrets, Http(), stack.state, Database(stack.table)), sync.target
     asked: dict[str, Callable[[], object]] = {
         "source": lambda: bucket_at(sync.source, parts).page(sync.source.prefix, limit=1, odd=ignore),
         "target": lambda: (

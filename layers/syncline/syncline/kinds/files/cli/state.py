@@ -29,7 +29,7 @@ from syncline.secrets import Secrets
 from syncline.store.table import Database
 from syncline.visible import visible
 from syncline.wiring.buckets import bucket_at
-from syncline.wiring.parts import Parts
+from syncline.wiring.dependencies import Dependencies
 
 ACTIONS: Final = ("export", "diff", "import")
 _NAMED: Final = 5
@@ -77,7 +77,7 @@ class _State:
         # References to variables are those of the functions, not of this person's shell.
         clients = (lambda: target.client("secretsmanager"), lambda: target.client("ssm"))
         secrets = Secrets(*clients, target.environ or {}, local=target.local)
-        self._parts = Parts(secrets, Http(), target.state, database, context.now)
+        self._parts = Dependencies(secrets, Http(), target.state, database, context.now)
         self._records = records_of(sync, self._parts)
 
     def export(self, file: Path | None, *, reports: bool) -> Answer:

@@ -13,7 +13,7 @@ from syncline.store.table import Database
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Dependencies:
     """Secrets, the HTTP client and the state; ``database`` is the table, for the stores of one kind.
 
     ``clock`` returns Unix seconds.
