@@ -368,7 +368,7 @@ def test_a_function_names_every_variable_that_is_missing(name: str, monkeypatch:
 
 def test_no_module_but_one_reads_variables_of_syncline() -> None:
     package = TOP / "layers" / "syncline" / "syncline"
-    files = [file for file in package.rglob("*.py") if not file.is_relative_to(package / "cli")]
+    files = [file for file in package.rglob("*.py") if "cli" not in file.relative_to(package).parts]
     files += (TOP / "functions").rglob("*.py")
     found = {
         file.name
