@@ -34,3 +34,11 @@ def test_every_page_is_in_the_index() -> None:
     index = ROOT / "docs" / "index.md"
     named = {(index.parent / link).resolve() for link in LINK.findall(index.read_text())}
     assert [str(page) for page in (ROOT / "docs").rglob("*.md") if page != index and page.resolve() not in named] == []
+
+
+def test_the_files_of_the_architecture_exist() -> None:
+    page = (ROOT / "docs/explanation/architecture.md").read_text()
+    package = ROOT / "layers/syncline/syncline"
+    named = {each for each in re.findall(r"`([a-z_/]+(?:\.py|\.yaml|/))`", page) if each != "syncs.yaml"}
+    assert named
+    assert [each for each in sorted(named) if not (package / each).exists() and not (ROOT / each).exists()] == []
