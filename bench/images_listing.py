@@ -22,9 +22,9 @@ from syncline.clients.registry.client import Registry
 from syncline.config.sync import load_sync
 from syncline.kinds.artifacts.layers import OwnMemory
 from syncline.kinds.images.config import ImagesSync
-from syncline.kinds.images.discover import Look
-from syncline.kinds.images.listing import Side
-from syncline.kinds.images.memory import Notes
+from syncline.kinds.images.discover import ImageScan
+from syncline.kinds.images.facts import TargetNotes
+from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.kind import StepContext
 from syncline.model import EVERYTHING
 from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
@@ -55,22 +55,22 @@ def _scan(tags: int) -> float:
         source.on("GET", _TAGS, page)
         target.on("GET", _TAGS, errors_reply(404, "NAME_UNKNOWN"))
         command = [sys.executable, "-m", "bench.images_listing", source.url, target.url]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    assert int(said[1]) == tags, f"{said[1]} of {tags} tags were found"
-    return float(said[0])
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert int(printed[1]) == tags, f"{printed[1]} of {tags} tags were found"
+    return float(printed[0])
 
 
 def main(source: str, target: str) -> None:
-    places = {
+    endpoints = {
         "source": {"registry": source.removeprefix("http://"), "plain_http": True, "repositories": ["team/app"]},
         "target": {"registry": target.removeprefix("http://"), "plain_http": True},
     }
-    sync = load_sync(json.dumps({"name": "s", "kind": "images", **places}))
+    sync = load_sync(json.dumps({"name": "s", "kind": "images", **endpoints}))
     assert isinstance(sync, ImagesSync)
-    sides = [Side(Registry(Endpoint.parse(url), lambda: None, Http()), None) for url in (source, target)]
-    look = Look(sync, sides[0], sides[1], Notes(OwnMemory(), "dr.example"))
+    clients = [RegistryClients(Registry(Endpoint.parse(url), lambda: None, Http()), None) for url in (source, target)]
+    scan = ImageScan(sync, clients[0], clients[1], TargetNotes(OwnMemory(), "dr.example"))
     with peak(lambda: [os.getpid()]) as found:
-        tags = sum(len(page.items) for page in look.pages(EVERYTHING, None, StepContext(lambda: 60.0)))
+        tags = sum(len(page.items) for page in scan.pages(EVERYTHING, None, StepContext(lambda: 60.0)))
     print(found.mebibytes, tags)
 
 

@@ -19,7 +19,7 @@ from syncline.clients.registry.docker_credentials import credentials_for
 from syncline.clients.s3.events import climbs, events_in
 from syncline.config.file import parse_syncs, read_syncs
 from syncline.config.sync import Sync, load_sync
-from syncline.kinds.files.events import hints_of as files_hints
+from syncline.kinds.files.events import EventScope
 from syncline.messages import Notice, Queues, Start, decode, encode
 from syncline.secrets import Secrets
 from syncline.web.console import Console
@@ -125,7 +125,7 @@ def _events(data: bytes) -> None:
             groups = changed_groups_of(sync, body, _NOW)
             must(all(isinstance(group, str) for group in groups), "a group is no text")
             if kind == "files":
-                files_hints(groups)
+                EventScope.of(groups)
 
 
 def _messages(data: bytes) -> None:

@@ -285,7 +285,7 @@ def test_bytes_that_are_not_the_digests_never_reach_a_registry_that_does_not_che
 
     monkeypatch.setattr(Store, "finish", trusting)
     for small_size in (0, 4 * 1024 * 1024):
-        monkeypatch.setattr("syncline.kinds.images.transfer.SMALL", small_size)
+        monkeypatch.setattr("syncline.kinds.images.transfer.BUFFERED", small_size)
         chain = disturbed(place, Case("source", "GET", BLOB, Fault(wrong=True), None), None)
         chain.check({ITEM: "DIGEST_MISMATCH"})
         assert LAYER not in chain.target.store.repositories["team/web"].blobs

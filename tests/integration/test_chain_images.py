@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 from moto import mock_aws
 
-from syncline.kinds.images import memory as places
+from syncline.kinds.images import facts
 from syncline.kinds.images.referrers import DEEPEST
 from syncline.model import RunStatus
 from tests.integration.chain import Chain, World, small, world
@@ -186,7 +186,7 @@ def test_names_at_the_target_have_the_prefix(place: World) -> None:
 def test_a_shared_layer_crosses_the_network_once(
     place: World, monkeypatch: pytest.MonkeyPatch, worth_noting: int
 ) -> None:
-    monkeypatch.setattr(places, "WORTH_NOTING", worth_noting)
+    monkeypatch.setattr(facts, "WORTH_NOTING", worth_noting)
     chain = place.chain()
     chain.configure()
     for name in ("a", "b", "c"):
@@ -204,7 +204,7 @@ def test_a_shared_layer_crosses_the_network_once(
 def test_where_mounting_is_refused_the_layer_is_sent(
     place: World, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
-    monkeypatch.setattr(places, "WORTH_NOTING", 0)
+    monkeypatch.setattr(facts, "WORTH_NOTING", 0)
     chain = place.chain()
     chain.configure()
     for name in ("a", "b", "c"):
@@ -216,7 +216,7 @@ def test_where_mounting_is_refused_the_layer_is_sent(
 
 
 def test_a_place_that_is_wrong_costs_a_request_only(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "WORTH_NOTING", 0)
+    monkeypatch.setattr(facts, "WORTH_NOTING", 0)
     chain = place.chain()
     chain.configure()
     chain.source.store.add_image("team/a", "1", b"the base")

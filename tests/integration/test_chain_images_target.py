@@ -210,7 +210,7 @@ def test_a_blob_whose_manifest_states_another_size_is_refused_once(
 ) -> None:
     """Whether the source tells the size before the bytes or only by them, and however the blob is sent."""
     if not small:
-        monkeypatch.setattr(parts, "SMALL", 0)
+        monkeypatch.setattr(parts, "BUFFERED", 0)
     chain.source.store.add_image(APP, "1.0", b"a layer")
     repository = chain.source.store.repositories[APP]
     repository.blobs[digest_of(b"a layer")] = b"a layer and more"

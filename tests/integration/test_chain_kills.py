@@ -11,7 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
 
-from syncline.kinds.images import memory as places
+from syncline.kinds.images import facts
 from syncline.kinds.images import transfer as parts
 from tests.integration.chain import Chain, World, small, world
 from tests.pump import Duplicates, Manners, When
@@ -59,7 +59,7 @@ def test_a_step_killed_at_any_effect(place: World, effects: list[str], when: Whe
 
 
 def test_a_step_killed_within_any_streamed_request(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "SMALL", 0)
+    monkeypatch.setattr(parts, "BUFFERED", 0)
     chain = _started(place)
     chain.reaper.streamed.clear()
     chain.pump.run()
@@ -78,7 +78,7 @@ def test_a_step_killed_around_what_all_functions_remember_together(
     place: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A layer common to two repositories is claimed, noted, and mounted; who claimed it may die."""
-    monkeypatch.setattr(places, "WORTH_NOTING", 0)
+    monkeypatch.setattr(facts, "WORTH_NOTING", 0)
 
     def started() -> Chain:
         chain = place.chain()

@@ -38,8 +38,8 @@ def place() -> Iterator[World]:
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large is what has more than four chunks, and chunks are small. Time passes in large steps, so its end is late."""
     monkeypatch.setattr(engine, "GRACE_SECONDS", 100.0)
-    monkeypatch.setattr(parts, "SMALL", 0)
-    monkeypatch.setattr(parts, "WHOLE", CHUNK * 4)
+    monkeypatch.setattr(parts, "BUFFERED", 0)
+    monkeypatch.setattr(parts, "SINGLE_REQUEST", CHUNK * 4)
     monkeypatch.setattr(pieces, "CHUNK", CHUNK)
     monkeypatch.setattr(pieces, "_MARK", CHUNK * 3)
 

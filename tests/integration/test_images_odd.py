@@ -18,9 +18,9 @@ from syncline.clients.registry.manifest import DOCKER_MANIFEST
 from syncline.config.sync import load_sync
 from syncline.kinds.artifacts.layers import OwnMemory
 from syncline.kinds.images.config import ImagesSync
+from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
-from syncline.kinds.images.listing import Side
-from syncline.kinds.images.memory import BlobPlaces, Notes
+from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import EVERYTHING, Item, Result
 from tests.standins.oci import OciRegistry
@@ -53,9 +53,9 @@ def restart(server: Server) -> None:
     server.start()
 
 
-def side(server: Server | OciRegistry, http: Http) -> Side:
+def side(server: Server | OciRegistry, http: Http) -> RegistryClients:
     ann = Credentials("ann", USERS["ann"]) if isinstance(server, Server) else None
-    return Side(Registry(Endpoint("http", server.host), lambda: ann, http), None)
+    return RegistryClients(Registry(Endpoint("http", server.host), lambda: ann, http), None)
 
 
 class Sync:
@@ -69,9 +69,9 @@ class Sync:
         sync = load_sync(json.dumps({"name": "s", "kind": "images", **ends}))
         assert isinstance(sync, ImagesSync)
         http, memory = Http(Policy(attempts=2, base=0.02)), OwnMemory()
-        notes = Notes(memory, target.host)
+        notes = TargetNotes(memory, target.host)
         there, here = side(source, http), side(target, http)
-        self.kind = Images(sync, there, here, http, places=BlobPlaces(memory), notes=notes)
+        self.kind = Images(sync, there, here, http, locations=BlobLocations(memory), notes=notes)
 
     def discover(self) -> list[Item]:
         pages = list(self.kind.discover(EVERYTHING, None, TIME))

@@ -15,9 +15,9 @@ from syncline.clients.registry.client import Registry
 from syncline.config.sync import load_sync
 from syncline.kinds.artifacts.layers import OwnMemory
 from syncline.kinds.images.config import ImagesSync
+from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
-from syncline.kinds.images.listing import Side
-from syncline.kinds.images.memory import BlobPlaces, Notes
+from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.kind import Completed, Failure, StepContext
 from syncline.model import Result, Scope
 from tests.standins.made_up import Naps
@@ -65,8 +65,12 @@ class World:
         sync = load_sync(json.dumps({"name": "s", "kind": "images", "referrers": "always", **ends}))
         assert isinstance(sync, ImagesSync)
         http, memory = Http(Naps().policy()), OwnMemory()
-        there, here = (Side(Registry(Endpoint("http", end.host), lambda: None, http), None) for end in self.ends)
-        kind = Images(sync, there, here, http, places=BlobPlaces(memory), notes=Notes(memory, self.here.host))
+        there, here = (
+            RegistryClients(Registry(Endpoint("http", end.host), lambda: None, http), None) for end in self.ends
+        )
+        kind = Images(
+            sync, there, here, http, locations=BlobLocations(memory), notes=TargetNotes(memory, self.here.host)
+        )
         pages = list(kind.discover(Scope.of([NAME]), None, TIME))
         failed: list[tuple[str, str]] = [
             (each.item.name, each.error.code.name) for page in pages for each in page.failures

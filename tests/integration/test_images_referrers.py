@@ -15,9 +15,9 @@ from syncline.clients.registry.auth import Credentials
 from syncline.clients.registry.client import Registry
 from syncline.config.sync import load_sync
 from syncline.kinds.images.config import ImagesSync
+from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
-from syncline.kinds.images.listing import Side
-from syncline.kinds.images.memory import BlobPlaces, Notes
+from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.kind import Completed, StepContext
 from syncline.model import EVERYTHING, Scope
 from tests.standins.oci import OciRegistry
@@ -51,9 +51,9 @@ def modern() -> Iterator[OciRegistry]:
         yield registry
 
 
-def side(server: Server | OciRegistry, http: Http) -> Side:
+def side(server: Server | OciRegistry, http: Http) -> RegistryClients:
     ann = Credentials("ann", USERS["ann"]) if isinstance(server, Server) else None
-    return Side(Registry(Endpoint("http", server.host), lambda: ann, http), None)
+    return RegistryClients(Registry(Endpoint("http", server.host), lambda: ann, http), None)
 
 
 def copy(
@@ -72,8 +72,8 @@ def copy(
     assert isinstance(sync, ImagesSync)
     http = Http(Policy(attempts=3, base=0.02))
     there, here, memory = side(source, http), side(target, http), Forgetful()
-    notes = Notes(memory, target.host)
-    kind = Images(sync, there, here, http, places=BlobPlaces(memory), notes=notes)
+    notes = TargetNotes(memory, target.host)
+    kind = Images(sync, there, here, http, locations=BlobLocations(memory), notes=notes)
     scope = Scope.of(repositories) if named else EVERYTHING
     pages = list(kind.discover(scope, None, TIME))
     assert not [each for page in pages for each in page.failures]

@@ -82,7 +82,7 @@ ROWS: Final = (
         ("kinds/test_looking.py", "kinds/test_images_long_lists.py", "kinds/test_images_odd_entries.py"),
     ),
     Row(("kinds/images/verify",), ("kinds/test_proving.py",)),
-    Row(("kinds/images/memory",), ("kinds/test_blob_places.py",)),
+    Row(("kinds/images/facts",), ("kinds/test_blob_places.py",)),
     Row(
         ("kinds/backups/removals", "kinds/backups/ours"),
         ("kinds/backups/test_ours.py", "kinds/backups/test_removing.py"),

@@ -429,7 +429,7 @@ def believe_a_201() -> Iterator[None]:
     def of(_self: Any, items: Any, _context: Any) -> Any:
         return [Completed(item) for item in items]
 
-    with patch.object(proving.Proof, "of", of):
+    with patch.object(proving.ImageVerification, "verify", of):
         yield
 
 
@@ -460,7 +460,9 @@ def replace_foreign_images() -> Iterator[None]:
     """Another image under a tag is replaced without leave."""
     with (
         patch.object(copying.RepositoryCopy, "_may_replace", lambda *_: True),
-        patch.object(looking.Look, "_replaceable", lambda _self, _name, _group, items: {item.name for item in items}),
+        patch.object(
+            looking.ImageScan, "_replaceable", lambda _self, _name, _group, items: {item.name for item in items}
+        ),
     ):
         yield
 
@@ -478,7 +480,7 @@ def call_any_tag_equal() -> Iterator[None]:
 
         return changed
 
-    with _replaced(looking.Look, "_page", page):
+    with _replaced(looking.ImageScan, "_page", page):
         yield
 
 
@@ -497,14 +499,14 @@ def accept_an_empty_listing() -> Iterator[None]:
 
         return changed
 
-    with _replaced(looking.Look, "_repositories", repositories):
+    with _replaced(looking.ImageScan, "_repositories", repositories):
         yield
 
 
 @plant
 def accept_an_unknown_repository() -> Iterator[None]:
     """A repository that a person has named and that does not exist is equal."""
-    with patch.object(looking.Look, "_check_found", lambda *_: None):
+    with patch.object(looking.ImageScan, "_check_found", lambda *_: None):
         yield
 
 

@@ -104,7 +104,7 @@ def list_twice() -> Iterator[None]:
 
         return changed
 
-    with _replaced(looking.Look, "pages", pages):
+    with _replaced(looking.ImageScan, "pages", pages):
         yield
 
 

@@ -10,20 +10,20 @@ from unittest.mock import patch
 
 from syncline.clients.s3.client import ObjectStream
 from syncline.kinds.files import bucket_target
-from syncline.kinds.files.discover import Scan
-from syncline.kinds.files.events import Hints
+from syncline.kinds.files.events import EventScope
+from syncline.kinds.files.items import FileReader
 from syncline.kinds.files.manager_target import FileManagerTarget
-from syncline.kinds.files.single import Reader
+from syncline.kinds.files.removals import RemovalLimits
 from syncline.kinds.files.targets import TargetFile
-from syncline.kinds.files.transfer import Transfer
-from syncline.kinds.files.verify import Verify
+from syncline.kinds.files.transfer import FileTransfer
+from syncline.kinds.files.verify import FileVerification
 from tests.simulation.plants import _replaced, plant
 
 
 @plant
 def remove_files_beyond_the_limits() -> Iterator[None]:
     """All removals are granted."""
-    with patch.object(Scan, "_reserved", lambda _self, gone, *_: (gone, None)):
+    with patch.object(RemovalLimits, "reserve", lambda _self, gone, *_: (gone, None)):
         yield
 
 
@@ -43,14 +43,14 @@ def remove_files_after_a_cut_listing() -> Iterator[None]:
 
         return changed
 
-    with _replaced(Transfer, "_remove", remove):
+    with _replaced(FileTransfer, "_remove", remove):
         yield
 
 
 @plant
 def overwrite_foreign_files() -> Iterator[None]:
     """Whatever is at the target counts as ours."""
-    with patch.object(Transfer, "_is_ours", lambda *_: True):
+    with patch.object(FileTransfer, "_is_ours", lambda *_: True):
         yield
 
 
@@ -58,8 +58,8 @@ def overwrite_foreign_files() -> Iterator[None]:
 def believe_that_files_arrived() -> Iterator[None]:
     """Verify does not ask the target again."""
     with (
-        patch.object(Verify, "_from_listing", lambda *_: []),
-        patch.object(Verify, "_read", lambda *_: None),
+        patch.object(FileVerification, "_from_listing", lambda *_: []),
+        patch.object(FileVerification, "_read", lambda *_: None),
     ):
         yield
 
@@ -74,7 +74,7 @@ def compare_sizes_of_files_only() -> Iterator[None]:
 @plant
 def pass_over_later_events() -> Iterator[None]:
     """An event of a key that was read after an earlier event has nothing to tell."""
-    with patch.object(Hints, "are_known", lambda _self, _key, seq: bool(seq)):
+    with patch.object(EventScope, "is_known", lambda _self, _key, seq: bool(seq)):
         yield
 
 
@@ -89,7 +89,7 @@ def forget_deletions_during_a_copy() -> Iterator[None]:
 
         return changed
 
-    with _replaced(Reader, "_read_gone", read_gone):
+    with _replaced(FileReader, "_read_gone", read_gone):
         yield
 
 
@@ -104,7 +104,7 @@ def forget_headers_of_files() -> Iterator[None]:
 
         return changed
 
-    with _replaced(bucket_target, "opened", opened):
+    with _replaced(bucket_target, "open_current", opened):
         yield
 
 

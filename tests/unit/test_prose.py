@@ -21,8 +21,6 @@ UNREAD: Final = (
             "config/",
             "kinds/artifacts/",
             "kinds/backups/",
-            "kinds/files/",
-            "kinds/images/",
             "kinds/kind.py",
             "kinds/tokens/",
             "kinds/__init__.py",

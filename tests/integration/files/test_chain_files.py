@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from syncline.kinds.files import discover, items, sheets
+from syncline.kinds.files import discover, items, state_csv
 from syncline.kinds.files import kind as files
 from syncline.model import Outcome
 from tests.integration.files_chain import MODE, SYNC, FilesChain, record
@@ -371,7 +371,7 @@ class TestTelling:
 
         def paths(name: str) -> set[str]:
             lines = bucket.read(f"{SYNC}/{name}.csv", 1 << 20)[1].decode().splitlines()
-            return {row.file_path for row in sheets.read(lines)}
+            return {row.file_path for row in state_csv.read(lines)}
 
         chain.run()
         everything = {f"/data/{name}" for name in NAMES}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from syncline.kinds.files import sheets
+from syncline.kinds.files import state_csv
 from tests.integration.files_chain import MODE, SYNC, FilesChain, record
 from tests.pump import Duplicates, Manners
 
@@ -123,7 +123,7 @@ class TestSheets:
             lines = bucket.read(f"{SYNC}/{run}-{what}.csv", 1 << 20)[1].decode().splitlines()
             head, *rows = csv.reader(lines)
             at = head.index("file_path")
-            assert head == list(sheets.DIFFERENCES if at else sheets.COLUMNS)
+            assert head == list(state_csv.DIFFERENCES if at else state_csv.COLUMNS)
             return {row[at]: [*row[:at], *row[at + 1 : at + 4]] for row in rows}
 
         for key, content in (("same", b"1"), ("changed", b"22"), ("gone", b"333"), ("old name", b"4444")):

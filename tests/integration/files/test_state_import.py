@@ -12,7 +12,7 @@ import pytest
 from syncline.cli.context import Context
 from syncline.cli.show import Out
 from syncline.cli.target import Target
-from syncline.kinds.files import sheets
+from syncline.kinds.files import state_csv
 from syncline.kinds.files.cli import state as command_state
 from tests.integration.files_chain import _SECRETS, MODE, SYNC, FilesChain
 
@@ -33,10 +33,10 @@ class Stack:
         raise AssertionError(f"nothing is asked of {service}")
 
 
-def import_sheet(chain: FilesChain, folder: Path, rows: list[sheets.Row]) -> Mapping[str, Any]:
+def import_sheet(chain: FilesChain, folder: Path, rows: list[state_csv.CsvRow]) -> Mapping[str, Any]:
     """Run `syncline state import`; what it prints with --json."""
     sheet = folder / "state.csv"
-    sheet.write_text("".join(sheets.written(rows)))
+    sheet.write_text("".join(state_csv.written(rows)))
     return command(chain, "import", sheet)
 
 
@@ -50,15 +50,17 @@ def exported_modes(chain: FilesChain, folder: Path) -> dict[str, str]:
     """Permissions by path, as `syncline state export` writes them."""
     command(chain, "export", folder / "exported.csv")
     with (folder / "exported.csv").open(newline="") as lines:
-        return {each.file_path: each.permissions for each in sheets.read(lines)}
+        return {each.file_path: each.permissions for each in state_csv.read(lines)}
 
 
-def row(chain: FilesChain, key: str, **changes: str) -> sheets.Row:
+def row(chain: FilesChain, key: str, **changes: str) -> state_csv.CsvRow:
     """A row of the replaced service's sheet for a file that it had sent."""
     stored = chain.manager.files.get(f"/data/{key}")
     number = "" if stored is None else stored.internal_id
     size = str(len(CONTENT[key]))
-    return replace(sheets.Row(f"/data/{key}", MODE, size, "text/plain", "2099-01-01T00:00:00Z", number), **changes)
+    return replace(
+        state_csv.CsvRow(f"/data/{key}", MODE, size, "text/plain", "2099-01-01T00:00:00Z", number), **changes
+    )
 
 
 @pytest.fixture
@@ -147,7 +149,7 @@ def test_rows_outside_the_target_are_named(
     filled.run()
     rows = [row(filled, "00"), *(replace(row(filled, "01"), file_path=f"/elsewhere/{n}") for n in range(7))]
     sheet = tmp_path / "state.csv"
-    sheet.write_text("".join(sheets.written(rows)))
+    sheet.write_text("".join(state_csv.written(rows)))
     assert command(filled, "import", sheet)["outside"] == 7
     context = Context(None, None, Out())
     context.__dict__["target"] = cast("Target", Stack(filled))

@@ -84,7 +84,7 @@ def test_only_some_repositories(applied: Stack) -> None:
 def test_a_repository_that_is_none_of_the_syncs(applied: Stack) -> None:
     result = applied.run("run", "prod", "--only", "team/other")
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[0] == "error USAGE: team/other is not a repository that prod keeps true"
+    assert result.stderr.splitlines()[0] == "error USAGE: prod does not select the repository team/other"
     assert applied.target.state.current_run("prod") is None
 
 

@@ -21,8 +21,8 @@ from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.records import Record, Row, Task
-from syncline.kinds.files.targets import PartlyWritten, Put, TargetFile, Written, file_of
-from syncline.kinds.files.transfer import Answer, Transfer
+from syncline.kinds.files.targets import PutRequest, PutResult, TargetFile, UnfinishedPut, file_of
+from syncline.kinds.files.transfer import FileTransfer, TransferResult
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result, compact_json
 
@@ -92,7 +92,7 @@ class _Target:
     files: dict[str, TargetFile] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
-    puts: list[Put] = field(default_factory=list)
+    puts: list[PutRequest] = field(default_factory=list)
     meanwhile: Callable[[], None] = lambda: None
     loses: list[SynclineError] = field(default_factory=list)
     fails: dict[str, SynclineError] = field(default_factory=dict)
@@ -107,13 +107,13 @@ class _Target:
     def creates_safely(self, size: int | None) -> bool:
         return self.conditional and size is not None
 
-    def holds(self, path: str, content: bytes, there: TargetFile) -> TargetFile:
+    def holds(self, path: str, content: bytes, existing: TargetFile) -> TargetFile:
         """Add a file, as somebody else would."""
-        self.files[path] = there
+        self.files[path] = existing
         self.contents[path] = content
         if self.modes is not None:
             self.modes.setdefault(path, "rw-r--r--")
-        return there
+        return existing
 
     def _named(self, path: str) -> str:
         return next((each for each in self.files if self.same(each) == self.same(path)), path)
@@ -134,53 +134,53 @@ class _Target:
     def listing(self, prefix: str, after: str) -> Iterator[Listed]:
         assert self.is_listed
         assert not after
-        for path, there in sorted(self.files.items()):
+        for path, existing in sorted(self.files.items()):
             if path.startswith(prefix):
-                yield Listed(path, there.version, there.size or 0, 0.0)
+                yield Listed(path, existing.version, existing.size or 0, 0.0)
 
-    def put(self, put: Put) -> Written | PartlyWritten:
+    def put(self, put: PutRequest) -> PutResult | UnfinishedPut:
         self.puts.append(put)
         self._begin("put", put.path)
-        there = self.stat(put.path)
+        existing = self.stat(put.path)
         if put.guarded and self.conditional:
-            expected = None if put.there is None else put.there.version
-            if (None if there is None else there.version) != expected:
+            expected = None if put.existing is None else put.existing.version
+            if (None if existing is None else existing.version) != expected:
                 raise SynclineError("TARGET_CHANGED", "another one")
-        elif not self.is_listed and put.there is None and there is not None:
+        elif not self.is_listed and put.existing is None and existing is not None:
             raise SynclineError("FILE_DIFFERS", "there is one")
-        elif not self.is_listed and put.there is not None and there is None:
+        elif not self.is_listed and put.existing is not None and existing is None:
             raise SynclineError("NOT_FOUND", "no such file")
         source: Any = put.source
         if put.key not in source.objects:
             raise SynclineError("NOT_FOUND", "no such object")
         if self.unfinished:
-            return PartlyWritten(self.unfinished, self.error)
+            return UnfinishedPut(self.unfinished, self.error)
         head, content = source.objects[put.key]
         made = file_of(head.etag, head.size, self.keeps)
         if not self.is_listed:
             made = TargetFile(f"v-{len(self.calls)}", head.etag, head.size, "id", True, put.path, put.run)
         self.holds(self._named(put.path), content, made)
         self._end()
-        return Written(head, made, head.size)
+        return PutResult(head, made, head.size)
 
-    def rename(self, path: str, new_path: str, there: TargetFile) -> str:
+    def rename(self, path: str, new_path: str, existing: TargetFile) -> str:
         self._begin("rename", path)
         self.holds(new_path, self.contents.pop(path), self.files.pop(path))
         self._end()
-        return there.version
+        return existing.version
 
-    def remove(self, path: str, there: TargetFile) -> None:
+    def remove(self, path: str, existing: TargetFile) -> None:
         self._begin("remove", path)
-        if self.files.get(path) != there:
+        if self.files.get(path) != existing:
             raise SynclineError("TARGET_CHANGED", "another one")
         del self.files[path]
 
-    def open(self, path: str, there: TargetFile, start: int) -> _Stream | None:
-        assert self.files[path] == there
+    def open(self, path: str, existing: TargetFile, start: int) -> _Stream | None:
+        assert self.files[path] == existing
         if not self.gives_bytes:
             return None
         self.opened.append(start)
-        return _Stream(Head(there.version, there.size or 0), self.contents[path][start:], lambda: None)
+        return _Stream(Head(existing.version, existing.size or 0), self.contents[path][start:], lambda: None)
 
     def mode(self, path: str) -> str | None:
         return None if self.modes is None else self.modes[path]
@@ -234,19 +234,19 @@ class World:
     records: _Records = field(default_factory=_Records)
     left: Callable[[], float] = lambda: 60.0
 
-    def carry_out(self, items: Sequence[Item], threads: int = 1) -> dict[str, Answer]:
+    def carry_out(self, items: Sequence[Item], threads: int = 1) -> dict[str, TransferResult]:
         """Carry out items in one transfer; return the answers by key."""
         source: Any = self.source
         target: Any = self.target
         records: Any = self.records
-        transfer = Transfer(self.sync, source, target, records, StepContext(self.left, run=RUN), threads)
+        transfer = FileTransfer(self.sync, source, target, records, StepContext(self.left, run=RUN), threads)
         answers = list(transfer.items(items))
         assert sorted(each.item.name if not isinstance(each, Result) else each.name for each in answers) == sorted(
             each.name for each in items
         )
         return {each.name if isinstance(each, Result) else each.item.name: each for each in answers}
 
-    def answer(self, item: Item) -> Answer:
+    def answer(self, item: Item) -> TransferResult:
         return self.carry_out([item])[item.name]
 
     def record(self, name: str = "a") -> Record | None:
@@ -269,17 +269,17 @@ def manager(**more: Any) -> World:
     return World(sync_of(manager=True, **more), _Target(is_listed=False, modes={}, gives_bytes=False))
 
 
-def outcome(answer: Answer) -> Outcome:
+def outcome(answer: TransferResult) -> Outcome:
     assert isinstance(answer, Result), answer
     return answer.outcome
 
 
-def code(answer: Answer) -> str:
+def code(answer: TransferResult) -> str:
     assert isinstance(answer, Failure), answer
     return answer.error.code.name
 
 
-def task_of(answer: Answer) -> Task:
+def task_of(answer: TransferResult) -> Task:
     assert isinstance(answer, Completed | Unfinished | Failure), answer
     return Task.of(answer.item)
 

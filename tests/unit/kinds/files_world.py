@@ -1,4 +1,4 @@
-"""A sync of files, discovered, transferred and verified, with its source, target and memory in memory."""
+"""A sync of files that is discovered, transferred and verified, with source, target and records in memory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from syncline.clients.s3.xml import Listed, ListPage
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.files.config import FilesSync
-from syncline.kinds.files.discover import Memory, Scan
-from syncline.kinds.files.events import Hints, groups_in
+from syncline.kinds.files.discover import FileScan, FilesState
+from syncline.kinds.files.events import EventScope, groups_in
 from syncline.kinds.files.records import Record, Row
-from syncline.kinds.files.targets import Put, TargetFile, Written, file_of
-from syncline.kinds.files.transfer import Transfer
-from syncline.kinds.files.verify import Verify
+from syncline.kinds.files.targets import PutRequest, PutResult, TargetFile, file_of
+from syncline.kinds.files.transfer import FileTransfer
+from syncline.kinds.files.verify import FileVerification
 from syncline.kinds.kind import Completed, Page, StepContext
 from syncline.model import EVERYTHING, Scope, compact_json
 from syncline.ownership import Grant, RemovalRequest
@@ -40,25 +40,25 @@ def sync_of(more: dict[str, Any] | None = None, /, **source: Any) -> FilesSync:
 
 @dataclass
 class World:
-    """A bucket, its target and what is remembered, all in memory; it is the source, the target and the records in one.
+    """A bucket, its target, and the state of the sync, all in memory and in one object.
 
-    ``odd`` and ``odd_there`` are keys and paths whose entries in the listings cannot be used. ``refused`` and ``folders``
+    ``invalid`` and ``invalid_at_target`` are keys and paths whose entries in the listings are invalid. ``refused`` and ``folders``
     are paths that the target cannot have and does not need, ``unreadable`` those that cannot be read there. ``allows`` is the answer to requests for removals, which
-    ``requests`` lists with the total that each was told. ``written`` counts writes to the records, ``compacted`` how
+    ``requests`` lists with the total of each. ``written`` counts writes to the records, ``compacted`` how
     often they were compacted, ``listings`` how often the source was listed.
     """
 
     objects: dict[str, Head] = field(default_factory=dict)
-    there: dict[str, TargetFile] = field(default_factory=dict)
+    existing: dict[str, TargetFile] = field(default_factory=dict)
     files: dict[str, Row] = field(default_factory=dict)
     gone: dict[str, Row] = field(default_factory=dict)
     heads: list[str] = field(default_factory=list)
-    told: list[dict[str, Any]] = field(default_factory=list)
+    notifications: list[dict[str, Any]] = field(default_factory=list)
     number: int = 0
     name: str = "made up"
     is_listed: bool = True
-    odd: list[str] = field(default_factory=list)
-    odd_there: list[str] = field(default_factory=list)
+    invalid: list[str] = field(default_factory=list)
+    invalid_at_target: list[str] = field(default_factory=list)
     refused: frozenset[str] = frozenset()
     folders: frozenset[str] = frozenset()
     unreadable: frozenset[str] = frozenset()
@@ -74,14 +74,14 @@ class World:
     # -- the bucket
 
     def change(self, key: str, *, removes: bool, form: int = 0) -> None:
-        """Put or remove an object, and note the event."""
+        """Put or remove an object, and keep the event."""
         self.number += 1
         if removes:
             self.objects.pop(key, None)
         else:
             self.objects[key] = Head(f"etag {self.number}", self.number, modified=float(self.number))
         sequencer = f"{0x55AED6DCD90281E500 + self.number * 16:020X}"
-        self.told.append(
+        self.notifications.append(
             event(key, "ObjectRemoved:Delete" if removes else "ObjectCreated:Put", written(sequencer, form))
         )
 
@@ -91,7 +91,7 @@ class World:
 
     def page(self, prefix: str = "", *, odd: OnOdd, after: str = "", limit: int = 1000, **_: Any) -> ListPage:
         self.listings += 1
-        _tell(self.odd, prefix, after, odd)
+        _report_invalid(self.invalid, prefix, after, odd)
         listed = [Listed(key, head.etag, head.size, head.modified) for key, head in sorted(self.objects.items())]
         shown = [each for each in listed if each.key > after and each.key.startswith(prefix)]
         return ListPage(tuple(shown[:limit]), (), None)
@@ -107,36 +107,36 @@ class World:
     def leaves_out(self, path: str, size: int | None) -> bool:  # noqa: ARG002 - as the real one
         return path in self.folders
 
-    def listing(self, prefix: str, after: str, odd: OnOdd) -> Iterator[Listed]:
-        _tell(self.odd_there, prefix, after, odd)
-        for path, there in sorted(self.there.items()):
+    def listing(self, prefix: str, after: str, invalid: OnOdd) -> Iterator[Listed]:
+        _report_invalid(self.invalid_at_target, prefix, after, invalid)
+        for path, existing in sorted(self.existing.items()):
             if path > after and path.startswith(prefix):
-                yield Listed(path, there.version, there.size or 0, 0.0)
+                yield Listed(path, existing.version, existing.size or 0, 0.0)
 
     def stat(self, path: str) -> TargetFile | None:
         if path in self.unreadable:
             raise SynclineError("FORBIDDEN", "not for you")
-        return self.there.get(path)
+        return self.existing.get(path)
 
-    def put(self, put: Put) -> Written:
+    def put(self, put: PutRequest) -> PutResult:
         head = self.objects[put.key]
-        self.there[put.path] = file_of(head.etag, head.size)
-        return Written(head, self.there[put.path], head.size)
+        self.existing[put.path] = file_of(head.etag, head.size)
+        return PutResult(head, self.existing[put.path], head.size)
 
     def listed(self, paths: list[str]) -> dict[str, TargetFile]:  # noqa: ARG002 - as the real one
         return {}
 
-    def rename(self, path: str, new_path: str, there: TargetFile) -> str:
-        self.there[new_path] = self.there.pop(path)
-        return there.version
+    def rename(self, path: str, new_path: str, existing: TargetFile) -> str:
+        self.existing[new_path] = self.existing.pop(path)
+        return existing.version
 
-    def remove(self, path: str, there: TargetFile) -> None:
-        assert self.there.pop(path) == there
+    def remove(self, path: str, existing: TargetFile) -> None:
+        assert self.existing.pop(path) == existing
 
     def permit(self, path: str, mode: str) -> None:  # noqa: ARG002 - as the real one
         return None
 
-    # -- the memory
+    # -- the state
 
     def known(self, names: Any) -> tuple[dict[str, Row], dict[str, Row]]:
         names = list(names)
@@ -183,16 +183,16 @@ class World:
         scope: Scope,
         cursor: str | None = None,
         context: StepContext | None = None,
-        told: Hints | None = None,
+        target_events: EventScope | None = None,
     ) -> list[Page]:
         world: Any = self
 
-        memory = Memory(world, world, world, lambda: self.now)
-        scan = Scan(sync, world, world, memory, self.group_of, told or Hints())
+        state = FilesState(world, world, world, lambda: self.now)
+        scan = FileScan(sync, world, world, state, self.group_of, target_events or EventScope())
         return list(scan.pages(scope, cursor, context or StepContext(lambda: 60.0, work="w")))
 
-    def look(self, sync: FilesSync, *bodies: dict[str, Any], everything: bool = False) -> int:
-        """Scan the keys of events, or everything, and do what follows; return the number of keys read by the scan."""
+    def apply(self, sync: FilesSync, *bodies: dict[str, Any], everything: bool = False) -> int:
+        """Scan the keys of events, or everything, transfer and verify; return the number of keys that the scan read."""
         world: Any = self
         scope = EVERYTHING if everything else Scope.of(g for body in bodies for g in groups_in(sync, body, 0.0))
         before = len(self.heads)
@@ -202,16 +202,16 @@ class World:
         assert set(capped) <= {"REMOVALS_CAPPED"}, "a full scan that finds nothing at all removes nothing"
         for item in [item for page in pages for item in page.items]:
             context = StepContext(lambda: 60.0)
-            for answer in Transfer(sync, world, world, world, context, 1).items([item]):
+            for answer in FileTransfer(sync, world, world, world, context, 1).items([item]):
                 if isinstance(answer, Completed):
-                    assert Verify(sync, world, world, context, 1).items([answer.item])
+                    assert FileVerification(sync, world, world, context, 1).items([answer.item])
         return asked
 
     def is_true(self) -> bool:
-        """Whether target and memory are what the bucket is."""
+        """Return True if target and records agree with the bucket."""
         records = {key: Record.of_row(row).etag for key, row in self.files.items()}
         objects = {key: head.etag for key, head in self.objects.items()}
-        return records == objects == {key: there.etag for key, there in self.there.items()}
+        return records == objects == {key: existing.etag for key, existing in self.existing.items()}
 
 
 def event(key: str, name: str = "ObjectCreated:Put", sequencer: str | None = None) -> dict[str, Any]:
@@ -221,11 +221,11 @@ def event(key: str, name: str = "ObjectCreated:Put", sequencer: str | None = Non
 
 
 def written(sequencer: str, form: int) -> str:
-    """A sequencer in one of the ways services have written it."""
+    """Return a sequencer in one of the forms of services."""
     return (sequencer, sequencer.lower(), sequencer.lstrip("0").lower(), sequencer.rstrip("0"))[form]
 
 
-def _tell(entries: list[str], prefix: str, after: str, odd: OnOdd) -> None:
+def _report_invalid(entries: list[str], prefix: str, after: str, invalid: OnOdd) -> None:
     for name in entries:
         if name > after and name.startswith(prefix):
-            odd(Odd("an entry", name, SynclineError("MESSAGE_INVALID", "no size"), name))
+            invalid(Odd("an entry", name, SynclineError("MESSAGE_INVALID", "no size"), name))

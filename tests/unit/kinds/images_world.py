@@ -1,4 +1,4 @@
-"""A scan between two registries that are made up: they list what they are given, and count what they are asked."""
+"""Scans between two registries in memory, which list their content and record the requests."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.layers import OwnMemory
 from syncline.kinds.images.config import ImagesSync
-from syncline.kinds.images.discover import Look
-from syncline.kinds.images.listing import Side
-from syncline.kinds.images.memory import Notes
+from syncline.kinds.images.discover import ImageScan
+from syncline.kinds.images.facts import TargetNotes
+from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.kind import Page, StepContext
 from syncline.model import EVERYTHING, Scope
 
@@ -45,12 +45,11 @@ IMAGE: Final = json.dumps(
 ).encode()
 
 
-class MadeUpRegistry:
-    """Lists what it is given, and counts what it is asked.
+class MemoryRegistry:
+    """A registry in memory, which records the requests in ``asked``.
 
-    ``broken`` are errors of repositories' lists, ``odd`` errors of manifests by tag or digest, and
-    ``odd_tags`` entries of repositories' lists that cannot be used. ``cut`` are repositories
-    without blobs, and ``signed`` has what refers to a digest.
+    ``broken`` has errors of repositories' lists, ``invalid`` errors of manifests by tag or digest, and ``invalid_tags``
+    invalid entries of repositories' lists. ``cut`` are repositories without blobs, and ``signed`` has referrers by digest.
     """
 
     def __init__(self, host: str, content: Content) -> None:
@@ -58,25 +57,25 @@ class MadeUpRegistry:
         self.content = content
         self.asked: list[str] = []
         self.broken: dict[str, SynclineError] = {}
-        self.odd: dict[str, SynclineError] = {}
-        self.odd_tags: dict[str, list[Odd]] = {}
+        self.invalid: dict[str, SynclineError] = {}
+        self.invalid_tags: dict[str, list[Odd]] = {}
         self.cut: set[str] = set()
         self.signed: dict[str, tuple[Descriptor, ...]] = {}
         self.unordered: Callable[[list[str]], list[str]] = lambda names: names
 
-    def catalog_pages(self, _odd: OnOdd, start: Position) -> Iterator[NamesPage]:
+    def catalog_pages(self, _invalid: OnOdd, start: Position) -> Iterator[NamesPage]:
         yield from parts_of(list(self.content), start)
 
-    def tag_pages(self, repository: str, odd: OnOdd, start: Position) -> Iterator[NamesPage]:
-        for each in self.odd_tags.get(repository, ()) if start == BEGINNING else ():
-            odd(each)
+    def tag_pages(self, repository: str, invalid: OnOdd, start: Position) -> Iterator[NamesPage]:
+        for each in self.invalid_tags.get(repository, ()) if start == BEGINNING else ():
+            invalid(each)
         for page in parts_of(self.unordered(sorted(self.content.get(repository, {}))), start):
             self.asked.append(f"tags {repository}")
             if repository in self.broken:
                 raise self.broken[repository]
             yield page
 
-    def tags(self, repository: str, _odd: OnOdd) -> Iterator[str]:
+    def tags(self, repository: str, _invalid: OnOdd) -> Iterator[str]:
         return iter(sorted(self.content.get(repository, {})))
 
     def knows(self, repository: str) -> bool:
@@ -88,8 +87,8 @@ class MadeUpRegistry:
 
     def manifest(self, repository: str, reference: str, _media_type: str = "") -> Manifest:
         self.asked.append(f"manifest {repository}@{reference}")
-        if reference in self.odd:
-            raise self.odd[reference]
+        if reference in self.invalid:
+            raise self.invalid[reference]
         digest = self.content.get(repository, {}).get(reference, reference)
         subject = next((each for each, listed in self.signed.items() if digest in [d.digest for d in listed]), None)
         if subject is None:
@@ -100,15 +99,15 @@ class MadeUpRegistry:
     def blob_size(self, repository: str, _blob: Descriptor) -> int | None:
         return None if repository in self.cut else 2
 
-    def referrers(self, repository: str, digest: str, _odd: OnOdd) -> tuple[Descriptor, ...]:
+    def referrers(self, repository: str, digest: str, _invalid: OnOdd) -> tuple[Descriptor, ...]:
         self.asked.append(f"referrers {repository}@{digest}")
         return self.signed.get(digest, ())
 
 
-class MadeUpApi:
+class MemoryApi:
     """Quay's API in front of a registry; ``states`` are those that are not NORMAL.
 
-    ``listed`` has each namespace that was listed, ``asked`` each repository, and ``odd`` entries that cannot be used.
+    ``listed`` has each namespace that was listed, ``asked`` each repository whose tags were, and ``invalid`` has invalid entries.
     ``pages`` counts those of namespaces.
     """
 
@@ -118,22 +117,24 @@ class MadeUpApi:
         self.listed: list[str] = []
         self.asked: list[str] = []
         self.pages = 0
-        self.odd: list[Odd] = []
+        self.invalid: list[Odd] = []
         self.broken: dict[str, SynclineError] = {}
 
-    def repository_pages(self, namespace: str, odd: OnOdd, start: Position | None = None) -> Iterator[RepositoriesPage]:
+    def repository_pages(
+        self, namespace: str, invalid: OnOdd, start: Position | None = None
+    ) -> Iterator[RepositoriesPage]:
         self.listed.append(namespace)
         if namespace in self.broken:
             raise self.broken[namespace]
-        for each in self.odd:
-            odd(each)
+        for each in self.invalid:
+            invalid(each)
         names = [name for name in self.content if name.partition("/")[0] == namespace]
         for page in parts_of(names, start or BEGINNING):
             self.pages += 1
             listed = [QuayRepository(name, self.states.get(name, "NORMAL")) for name in page.names]
             yield RepositoriesPage(listed, page.following)
 
-    def tag_pages(self, repository: str, _odd: OnOdd, start: Position | None) -> Iterator[TagsPage]:
+    def tag_pages(self, repository: str, _invalid: OnOdd, start: Position | None) -> Iterator[TagsPage]:
         self.asked.append(repository)
         if repository not in self.content:
             raise SynclineError("NOT_FOUND", "no such repository")
@@ -142,13 +143,13 @@ class MadeUpApi:
             yield TagsPage({tag: QuayTag(tags[tag], 10, False) for tag in page.names}, page.following)
 
 
-class Bench:
-    """A look between two registries made up; ``notes`` are kept from one look to the next."""
+class RegistryPair:
+    """A source and a target in memory, and scans of them; ``notes`` are kept from one scan to the next."""
 
-    def __init__(self, there: Content, here: Content, *, api: bool = False, **config: Any) -> None:
-        self.source, self.target = MadeUpRegistry("prod.example", there), MadeUpRegistry("dr.example", here)
-        self.source_api = MadeUpApi(there) if api else None
-        self.target_api = MadeUpApi(here) if api else None
+    def __init__(self, at_source: Content, at_target: Content, *, api: bool = False, **config: Any) -> None:
+        self.source, self.target = MemoryRegistry("prod.example", at_source), MemoryRegistry("dr.example", at_target)
+        self.source_api = MemoryApi(at_source) if api else None
+        self.target_api = MemoryApi(at_target) if api else None
         what: dict[str, Any] = {"organizations": ["team"], "api": {"kind": "quay"}} if api else {"catalog": True}
         endpoints = {
             "source": {"registry": "prod.example", **what, **config.pop("source", {})},
@@ -157,15 +158,15 @@ class Bench:
         sync = load_sync(json.dumps({"name": "s", "kind": "images", **endpoints, **config}))
         assert isinstance(sync, ImagesSync)
         self.sync = sync
-        self.notes = Notes(OwnMemory(), "dr.example")
+        self.notes = TargetNotes(OwnMemory(), "dr.example")
 
-    def look(self, scope: Scope = EVERYTHING, cursor: str | None = None) -> list[Page]:
+    def scan(self, scope: Scope = EVERYTHING, cursor: str | None = None) -> list[Page]:
         return list(self.pages(scope, cursor, StepContext(lambda: 60.0)))
 
     def pages(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
-        source = Side(cast("Registry", self.source), cast("Quay | None", self.source_api))
-        target = Side(cast("Registry", self.target), cast("Quay | None", self.target_api))
-        return Look(self.sync, source, target, self.notes).pages(scope, cursor, context)
+        source = RegistryClients(cast("Registry", self.source), cast("Quay | None", self.source_api))
+        target = RegistryClients(cast("Registry", self.target), cast("Quay | None", self.target_api))
+        return ImageScan(self.sync, source, target, self.notes).pages(scope, cursor, context)
 
 
 def found(pages: Iterable[Page]) -> list[tuple[str, str]]:

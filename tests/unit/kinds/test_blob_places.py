@@ -8,13 +8,13 @@ from threading import Lock
 import pytest
 
 from syncline.clients.registry.manifest import Descriptor
-from syncline.kinds.images.memory import WORTH_NOTING, BlobPlaces
+from syncline.kinds.images.facts import WORTH_NOTING, BlobLocations
 
 HOST = "dr.example"
 
 
-class SharedMemory:
-    """What the table remembers, with a claim that lasts until somebody remembers the fact or ``expire`` is called."""
+class Table:
+    """Facts in memory, with a claim that lasts until the fact is remembered."""
 
     def __init__(self) -> None:
         self.facts: dict[str, str] = {}
@@ -45,7 +45,7 @@ class SharedMemory:
 
 
 class Naps:
-    """Sleeping that takes no time but counts, and lets something happen meanwhile."""
+    """A sleep function that only adds up the seconds."""
 
     def __init__(self) -> None:
         self.slept = 0.0
@@ -59,32 +59,32 @@ def blob(size: int) -> Descriptor:
 
 
 @pytest.fixture
-def memory() -> SharedMemory:
-    return SharedMemory()
+def table() -> Table:
+    return Table()
 
 
 def never() -> bool:
     return False
 
 
-def test_a_small_blob_costs_no_call(memory: SharedMemory) -> None:
-    places = BlobPlaces(memory, Naps())
-    assert places.find(HOST, blob(WORTH_NOTING - 1), never) is None
-    places.note(HOST, blob(WORTH_NOTING - 1), "team/a", sent=True)
-    assert places.find(HOST, blob(WORTH_NOTING - 1), never) == "team/a"
-    assert memory.calls == 0
+def test_a_small_blob_costs_no_call(table: Table) -> None:
+    locations = BlobLocations(table, Naps())
+    assert locations.find(HOST, blob(WORTH_NOTING - 1), never) is None
+    locations.note(HOST, blob(WORTH_NOTING - 1), "team/a", sent=True)
+    assert locations.find(HOST, blob(WORTH_NOTING - 1), never) == "team/a"
+    assert table.calls == 0
 
 
-def test_another_process_learns_of_a_large_blob(memory: SharedMemory) -> None:
-    BlobPlaces(memory, Naps()).note(HOST, blob(WORTH_NOTING), "team/a", sent=True)
-    assert BlobPlaces(memory, Naps()).find(HOST, blob(WORTH_NOTING), never) == "team/a"
-    assert BlobPlaces(memory, Naps()).find("another.example", blob(WORTH_NOTING), never) is None
+def test_another_process_learns_of_a_large_blob(table: Table) -> None:
+    BlobLocations(table, Naps()).note(HOST, blob(WORTH_NOTING), "team/a", sent=True)
+    assert BlobLocations(table, Naps()).find(HOST, blob(WORTH_NOTING), never) == "team/a"
+    assert BlobLocations(table, Naps()).find("another.example", blob(WORTH_NOTING), never) is None
 
 
-def test_who_comes_second_waits_for_the_first(memory: SharedMemory) -> None:
+def test_who_comes_second_waits_for_the_first(table: Table) -> None:
     large = blob(50 * WORTH_NOTING)
-    assert BlobPlaces(memory, Naps()).find(HOST, large, never) is None, "the first is to send it"
-    first = BlobPlaces(memory, Naps())
+    assert BlobLocations(table, Naps()).find(HOST, large, never) is None, "the first is to send it"
+    first = BlobLocations(table, Naps())
     naps = 0
 
     def nap(_: float) -> None:
@@ -93,41 +93,41 @@ def test_who_comes_second_waits_for_the_first(memory: SharedMemory) -> None:
         if naps == 3:
             first.note(HOST, large, "team/a", sent=True)
 
-    assert BlobPlaces(memory, nap).find(HOST, large, never) == "team/a"
+    assert BlobLocations(table, nap).find(HOST, large, never) == "team/a"
     assert naps == 3
 
 
 @pytest.mark.parametrize(("size", "longest"), [(WORTH_NOTING, 1.05), (100 * WORTH_NOTING, 6), (10**12, 30)])
-def test_nobody_waits_for_ever(memory: SharedMemory, size: int, longest: float) -> None:
-    BlobPlaces(memory, Naps()).find(HOST, blob(size), never)
+def test_nobody_waits_for_ever(table: Table, size: int, longest: float) -> None:
+    BlobLocations(table, Naps()).find(HOST, blob(size), never)
     naps = Naps()
-    assert BlobPlaces(memory, naps).find(HOST, blob(size), never) is None, "the claimant died: one sends it oneself"
+    assert BlobLocations(table, naps).find(HOST, blob(size), never) is None, "the claimant died: one sends it oneself"
     assert longest <= naps.slept <= longest + 0.3
 
 
-def test_nobody_waits_when_time_is_over(memory: SharedMemory) -> None:
-    BlobPlaces(memory, Naps()).find(HOST, blob(WORTH_NOTING), never)
+def test_nobody_waits_when_time_is_over(table: Table) -> None:
+    BlobLocations(table, Naps()).find(HOST, blob(WORTH_NOTING), never)
     naps = Naps()
-    assert BlobPlaces(memory, naps).find(HOST, blob(WORTH_NOTING), lambda: True) is None
+    assert BlobLocations(table, naps).find(HOST, blob(WORTH_NOTING), lambda: True) is None
     assert naps.slept == 0
 
 
-def test_a_wrong_place_is_forgotten_by_all(memory: SharedMemory) -> None:
-    places = BlobPlaces(memory, Naps())
-    places.note(HOST, blob(WORTH_NOTING), "team/gone", sent=True)
-    places.forget(HOST, blob(WORTH_NOTING))
-    assert places.find(HOST, blob(WORTH_NOTING), never) is None
-    assert BlobPlaces(memory, Naps()).find(HOST, blob(WORTH_NOTING), lambda: True) is None
+def test_a_wrong_place_is_forgotten_by_all(table: Table) -> None:
+    locations = BlobLocations(table, Naps())
+    locations.note(HOST, blob(WORTH_NOTING), "team/gone", sent=True)
+    locations.forget(HOST, blob(WORTH_NOTING))
+    assert locations.find(HOST, blob(WORTH_NOTING), never) is None
+    assert BlobLocations(table, Naps()).find(HOST, blob(WORTH_NOTING), lambda: True) is None
 
 
-def test_of_many_threads_one_sends(memory: SharedMemory) -> None:
+def test_of_many_threads_one_sends(table: Table) -> None:
     large = blob(WORTH_NOTING)
 
     def work(number: int) -> bool:
-        places = BlobPlaces(memory)
-        if places.find(HOST, large, never) is not None:
+        locations = BlobLocations(table)
+        if locations.find(HOST, large, never) is not None:
             return False
-        places.note(HOST, large, f"team/{number}", sent=True)
+        locations.note(HOST, large, f"team/{number}", sent=True)
         return True
 
     with ThreadPoolExecutor(8) as pool:

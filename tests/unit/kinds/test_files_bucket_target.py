@@ -14,7 +14,7 @@ from syncline.clients.s3.head import ABSENT, Head
 from syncline.kinds.files import bucket_target
 from syncline.kinds.files.bucket_target import PART_SECONDS, BucketTarget
 from syncline.kinds.files.records import UNSTATED
-from syncline.kinds.files.targets import PartlyWritten, Put, TargetFile, Written, file_of
+from syncline.kinds.files.targets import PutRequest, PutResult, TargetFile, UnfinishedPut, file_of
 from tests.standins.s3 import Answer, Asked, S3Server
 from tests.standins.s3_store import md5
 from tests.unit.kinds.files_services import QUICK, bucket_of, failed
@@ -52,18 +52,18 @@ class Buckets:
     facts: Facts = field(default_factory=Facts)
 
     def target(self, *, near: bool, http: Http | None = None) -> BucketTarget:
-        """Return the target as another function has it: only facts are shared."""
+        """Return the target for another function, which shares only facts."""
         return BucketTarget(bucket_of(self.server, "target", http), near=near, facts=self.facts)
 
     def put(
         self,
         key: str,
         *,
-        there: TargetFile | None = None,
+        existing: TargetFile | None = None,
         guarded: bool = True,
         left: Callable[[], float] = lambda: 60.0,
-    ) -> Put:
-        return Put(key, bucket_of(self.server, "source"), key, None, there, guarded, left)
+    ) -> PutRequest:
+        return PutRequest(key, bucket_of(self.server, "source"), key, None, existing, guarded, left)
 
     @property
     def objects(self) -> dict[str, bytes]:
@@ -119,7 +119,7 @@ class TestConditions:
             buckets.server.put("source", key, key.encode())
         target = buckets.target(near=near)
         assert not target.creates_safely(1)
-        assert isinstance(target.put(buckets.put("a")), Written)
+        assert isinstance(target.put(buckets.put("a")), PutResult)
         assert target.creates_safely(1) == honours
         assert [is_conditional(each) for each in buckets.writes()] == [True, True], "the write, and the trial"
         fact = (f"conditions:{'copy' if near else 'put'}:{target.name}", "yes" if honours else "no")
@@ -140,9 +140,9 @@ class TestConditions:
         assert failed(lambda: target.put(buckets.put("a"))) == "TARGET_CHANGED"
         seen = target.stat("a")
         buckets.server.put("target", "a", b"theirs, later")
-        assert failed(lambda: target.put(buckets.put("a", there=seen))) == "TARGET_CHANGED"
+        assert failed(lambda: target.put(buckets.put("a", existing=seen))) == "TARGET_CHANGED"
         assert buckets.objects == {"a": b"theirs, later"}
-        target.put(buckets.put("a", there=target.stat("a")))
+        target.put(buckets.put("a", existing=target.stat("a")))
         assert buckets.objects == {"a": b"mine"}
 
     @SORTS
@@ -173,11 +173,13 @@ class TestConditions:
     @pytest.mark.usefixtures("small_parts")
     @SORTS
     @pytest.mark.parametrize("size", [2 * SMALL, 5 * SMALL])
-    def test_so_is_a_large_object_that_comes_first(self, buckets: Buckets, *, near: bool, size: int) -> None:
+    def test_a_large_object_is_written_without_them_if_it_comes_first(
+        self, buckets: Buckets, *, near: bool, size: int
+    ) -> None:
         buckets.refuse_conditions()
         for key in "ab":
             buckets.server.put("source", key, SEVERAL[:size])
-            assert isinstance(buckets.target(near=near).put(buckets.put(key)), Written)
+            assert isinstance(buckets.target(near=near).put(buckets.put(key)), PutResult)
         assert buckets.objects == {"a": SEVERAL[:size], "b": SEVERAL[:size]}
         assert [is_conditional(each) for each in buckets.writes()] == [True, False, False]
         assert not buckets.server.uploads
@@ -192,7 +194,7 @@ class TestConditions:
         largest = 2 * SMALL if near else SMALL
         assert [target.creates_safely(size) for size in (largest, largest + 1, None)] == [True, False, False]
 
-    def test_a_refusal_for_another_reason_teaches_nothing(self, buckets: Buckets) -> None:
+    def test_a_refusal_for_another_reason_says_nothing_about_conditions(self, buckets: Buckets) -> None:
         buckets.server.put("source", "a", b"a")
         buckets.server.hook = lambda method, *_: (400, {}, b"no") if method == "PUT" else None
         target = buckets.target(near=False)
@@ -224,7 +226,7 @@ class TestUploads:
         """Begin the upload of ``a``, for which there is time for ``count`` parts; return its ID."""
         buckets.server.put("source", "a", SEVERAL)
         answer = buckets.target(near=near).put(buckets.put("a", left=self.for_parts(count)))
-        assert answer == PartlyWritten(count)
+        assert answer == UnfinishedPut(count)
         (number,) = buckets.server.uploads
         assert buckets.objects == {}
         return number
@@ -234,8 +236,8 @@ class TestUploads:
         buckets.server.put("source", "a", SEVERAL)
         seen = Head(md5(b"small"), 5)
         put = replace(buckets.put("a", left=self.for_parts(2)), seen=seen)
-        assert buckets.target(near=near).put(put) == PartlyWritten(2)
-        assert isinstance(buckets.target(near=near).put(replace(buckets.put("a"), seen=seen)), Written)
+        assert buckets.target(near=near).put(put) == UnfinishedPut(2)
+        assert isinstance(buckets.target(near=near).put(replace(buckets.put("a"), seen=seen)), PutResult)
         assert buckets.objects == {"a": SEVERAL}
         assert len(self.parts(buckets)) == len(set(self.parts(buckets))), "no part was sent twice"
 
@@ -245,11 +247,11 @@ class TestUploads:
         return [(each.query["uploadId"], each.query["partNumber"]) for each in asked]
 
     @SORTS
-    def test_a_new_function_goes_on_with_the_same_upload(self, buckets: Buckets, *, near: bool) -> None:
+    def test_another_function_resumes_the_upload(self, buckets: Buckets, *, near: bool) -> None:
         number = self.begun(buckets, near=near)
-        assert buckets.target(near=near).put(buckets.put("a", left=self.for_parts(1))) == PartlyWritten(3)
+        assert buckets.target(near=near).put(buckets.put("a", left=self.for_parts(1))) == UnfinishedPut(3)
         done = buckets.target(near=near).put(buckets.put("a"))
-        assert isinstance(done, Written)
+        assert isinstance(done, PutResult)
         assert done.sent == (0 if near else 2 * SMALL), "bytes are counted by the function that sent them"
         assert self.parts(buckets) == [(number, str(part)) for part in range(1, 6)]
         assert buckets.objects == {"a": SEVERAL}
@@ -260,7 +262,7 @@ class TestUploads:
     @SORTS
     def test_a_function_without_any_time_is_no_failure(self, buckets: Buckets, *, near: bool) -> None:
         number = self.begun(buckets, near=near, count=0)
-        assert isinstance(buckets.target(near=near).put(buckets.put("a")), Written)
+        assert isinstance(buckets.target(near=near).put(buckets.put("a")), PutResult)
         assert {upload for upload, _ in self.parts(buckets)} == {number}
 
     @SORTS
@@ -273,13 +275,13 @@ class TestUploads:
                 http.end_within(0.0)
             return 60.0
 
-        assert buckets.target(near=near, http=http).put(buckets.put("a", left=left)) == PartlyWritten(2)
+        assert buckets.target(near=near, http=http).put(buckets.put("a", left=left)) == UnfinishedPut(2)
         (number,) = buckets.server.uploads
-        assert isinstance(buckets.target(near=near).put(buckets.put("a")), Written)
+        assert isinstance(buckets.target(near=near).put(buckets.put("a")), PutResult)
         assert self.parts(buckets) == [(number, str(part)) for part in range(1, 6)]
 
     @SORTS
-    def test_an_upload_that_fails_for_now_goes_on(self, buckets: Buckets, *, near: bool) -> None:
+    def test_an_upload_that_fails_temporarily_is_resumed(self, buckets: Buckets, *, near: bool) -> None:
         buckets.server.put("source", "a", SEVERAL)
 
         def hook(_method: str, _bucket: str, _key: str, query: Mapping[str, str]) -> Answer | None:
@@ -287,12 +289,12 @@ class TestUploads:
 
         buckets.server.hook = hook
         answer = buckets.target(near=near).put(buckets.put("a"))
-        assert isinstance(answer, PartlyWritten)
+        assert isinstance(answer, UnfinishedPut)
         assert answer.error is not None
         assert (answer.parts, answer.error.code.name) == (2, "SERVER_ERROR")
         (number,) = buckets.server.uploads
         buckets.server.hook = lambda *_: None
-        assert isinstance(buckets.target(near=near).put(buckets.put("a")), Written)
+        assert isinstance(buckets.target(near=near).put(buckets.put("a")), PutResult)
         assert {upload for upload, _ in self.parts(buckets)} == {number}
         assert buckets.objects == {"a": SEVERAL}
 
@@ -300,16 +302,16 @@ class TestUploads:
     def test_a_replaced_object_is_sent_from_its_beginning(self, buckets: Buckets, *, near: bool) -> None:
         number = self.begun(buckets, near=near)
         buckets.server.put("source", "a", SEVERAL[::-1])
-        assert isinstance(buckets.target(near=near).put(buckets.put("a")), Written)
+        assert isinstance(buckets.target(near=near).put(buckets.put("a")), PutResult)
         assert [part for upload, part in self.parts(buckets) if upload != number] == ["1", "2", "3", "4", "5"]
         assert buckets.objects == {"a": SEVERAL[::-1]}
         assert not buckets.server.uploads, "the old one is aborted"
 
     @SORTS
-    def test_a_lost_upload_is_begun_anew(self, buckets: Buckets, *, near: bool) -> None:
+    def test_a_lost_upload_is_begun_again(self, buckets: Buckets, *, near: bool) -> None:
         number = self.begun(buckets, near=near)
         buckets.server.uploads.clear()
-        assert isinstance(buckets.target(near=near).put(buckets.put("a")), Written)
+        assert isinstance(buckets.target(near=near).put(buckets.put("a")), PutResult)
         assert len([part for upload, part in self.parts(buckets) if upload != number]) == 5
         assert buckets.objects == {"a": SEVERAL}
 
@@ -317,7 +319,7 @@ class TestUploads:
         """Parts that a service copies are larger than those that are sent, and a sync may change from one to the other."""
         monkeypatch.setattr(bucket_upload, "_COPY_PART", 2 * SMALL)
         self.begun(buckets, near=True)
-        assert isinstance(buckets.target(near=False).put(buckets.put("a")), Written)
+        assert isinstance(buckets.target(near=False).put(buckets.put("a")), PutResult)
         assert buckets.objects == {"a": SEVERAL}
 
     @SORTS
@@ -358,10 +360,12 @@ class TestReplaced:
     """Objects that are replaced at the source."""
 
     @SORTS
-    def test_an_object_replaced_since_the_scan_is_brought_as_it_is_now(self, buckets: Buckets, *, near: bool) -> None:
+    def test_an_object_replaced_since_the_scan_is_written_in_its_present_version(
+        self, buckets: Buckets, *, near: bool
+    ) -> None:
         buckets.server.put("source", "a", b"now")
         done = buckets.target(near=near).put(replace(buckets.put("a"), seen=Head(md5(b"then"), 4)))
-        assert isinstance(done, Written)
+        assert isinstance(done, PutResult)
         assert (done.head.etag, done.head.size) == (md5(b"now"), 3)
         assert buckets.objects == {"a": b"now"}
 
@@ -385,11 +389,11 @@ class TestReplaced:
 @SORTS
 class TestRenameAndRemove:
     def stat(self, target: BucketTarget, path: str) -> TargetFile:
-        there = target.stat(path)
-        assert there is not None
-        return there
+        existing = target.stat(path)
+        assert existing is not None
+        return existing
 
-    def test_a_rename_takes_the_object_along(self, buckets: Buckets, *, near: bool) -> None:
+    def test_a_rename_moves_the_object(self, buckets: Buckets, *, near: bool) -> None:
         buckets.server.put("target", "old", b"mine", {"content-type": "text/plain"}, {"by": "me"})
         target = buckets.target(near=near)
         assert target.rename("old", "new", self.stat(target, "old")) == md5(b"mine")
@@ -406,19 +410,19 @@ class TestRenameAndRemove:
     def test_a_rename_leaves_an_object_that_was_replaced(self, buckets: Buckets, *, near: bool) -> None:
         buckets.server.put("target", "old", b"mine")
         target = buckets.target(near=near)
-        there = self.stat(target, "old")
+        existing = self.stat(target, "old")
         buckets.server.put("target", "old", b"theirs")
-        assert failed(lambda: target.rename("old", "new", there)) == "TARGET_CHANGED"
+        assert failed(lambda: target.rename("old", "new", existing)) == "TARGET_CHANGED"
         assert buckets.objects == {"old": b"theirs"}, "and nobody's object is copied to the new path"
 
-    def test_a_rename_whose_copy_is_not_there_removes_nothing(
+    def test_a_rename_whose_copy_is_missing_removes_nothing(
         self, buckets: Buckets, monkeypatch: pytest.MonkeyPatch, *, near: bool
     ) -> None:
         buckets.server.put("target", "old", b"mine")
         target = buckets.target(near=near)
-        there = self.stat(target, "old")
-        monkeypatch.setattr(target._bucket, "copy", lambda *_args, **_more: there.version)
-        assert failed(lambda: target.rename("old", "new", there)) == "NOT_ARRIVED"
+        existing = self.stat(target, "old")
+        monkeypatch.setattr(target._bucket, "copy", lambda *_args, **_more: existing.version)
+        assert failed(lambda: target.rename("old", "new", existing)) == "NOT_ARRIVED"
         assert buckets.objects == {"old": b"mine"}
 
     def test_a_rename_of_nothing(self, buckets: Buckets, *, near: bool) -> None:
@@ -428,15 +432,15 @@ class TestRenameAndRemove:
     def test_a_removal_leaves_an_object_that_was_replaced(self, buckets: Buckets, *, near: bool) -> None:
         buckets.server.put("target", "a", b"mine")
         target = buckets.target(near=near)
-        there = self.stat(target, "a")
+        existing = self.stat(target, "a")
         buckets.server.put("target", "a", b"theirs")
-        assert failed(lambda: target.remove("a", there)) == "TARGET_CHANGED"
+        assert failed(lambda: target.remove("a", existing)) == "TARGET_CHANGED"
         assert buckets.objects == {"a": b"theirs"}
         target.remove("a", self.stat(target, "a"))
         assert buckets.objects == {}
-        target.remove("a", there)  # what is gone is no failure
+        target.remove("a", existing)  # what is gone is no failure
 
-    def test_both_work_where_only_writes_of_objects_know_conditions(self, buckets: Buckets, *, near: bool) -> None:
+    def test_both_work_if_only_puts_support_conditions(self, buckets: Buckets, *, near: bool) -> None:
         buckets.server.put("source", "a", b"mine")
         target = buckets.target(near=near)
         target.put(buckets.put("a"))
@@ -448,8 +452,8 @@ class TestRenameAndRemove:
         assert target.creates_safely(1)
 
     @pytest.mark.parametrize("known", [False, True])
-    def test_a_rename_works_where_copies_know_no_conditions(self, buckets: Buckets, *, near: bool, known: bool) -> None:
-        """It teaches nothing about other writes, and is done although another write was refused on its condition."""
+    def test_a_rename_works_if_copies_support_no_conditions(self, buckets: Buckets, *, near: bool, known: bool) -> None:
+        """It says nothing about other writes, and is done although another write was refused on its condition."""
         buckets.server.put("source", "a", b"mine")
         target = buckets.target(near=near)
         target.put(buckets.put("a", guarded=known))
@@ -461,6 +465,6 @@ class TestRenameAndRemove:
         assert buckets.facts.learnt == learnt
 
 
-def test_a_service_that_states_no_etag_has_a_version_all_the_same() -> None:
+def test_a_service_that_states_no_etag_has_a_version_nevertheless() -> None:
     assert file_of("", 4) == TargetFile(UNSTATED, None, 4)
-    assert Put("a", None, "a", None, None, True, lambda: 1.0).condition == ABSENT  # type: ignore[arg-type]
+    assert PutRequest("a", None, "a", None, None, True, lambda: 1.0).condition == ABSENT  # type: ignore[arg-type]

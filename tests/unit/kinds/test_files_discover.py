@@ -1,4 +1,4 @@
-"""Scans of whole buckets and of named keys: what they send on, what they count, and where they go on."""
+"""Scans of complete buckets and of named keys: their items, their counts, and their cursors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.clients.s3.head import Head, fingerprint
-from syncline.kinds.files.events import Hints
+from syncline.kinds.files.events import EventScope
 from syncline.kinds.files.records import Record, Task
 from syncline.kinds.files.targets import TargetFile, file_of
 from syncline.kinds.kind import Page, StepContext
@@ -30,16 +30,16 @@ FILES = st.dictionaries(NAMES, st.sampled_from(KINDS), min_size=1, max_size=9)
 def add(world: World, key: str, kind: str = "equal", **about: Any) -> None:
     """Add a file to a world; no two have the same ETag, so none is a rename of another."""
     head = Head(f"etag of {key}", 3, modified=7.0)
-    there = file_of(head.etag, head.size)
-    record = Record(head.etag, head.size, 7, there.version, **about)
+    existing = file_of(head.etag, head.size)
+    record = Record(head.etag, head.size, 7, existing.version, **about)
     if kind != "gone":
         world.objects[key] = head
     if kind == "changed":
         world.objects[key] = replace(head, etag=f"newer {key}")
     if kind != "new":
-        world.there[key] = there
+        world.existing[key] = existing
     if kind == "foreign":
-        world.there[key] = file_of("other", 9)
+        world.existing[key] = file_of("other", 9)
     if kind not in ("new", "foreign", "adopted"):
         world.files[key] = replace(record, verified=kind != "unverified").to_row()
     if kind == "left":
@@ -63,7 +63,7 @@ def names_of(pages: list[Page]) -> list[str]:
 
 
 def removed_by(pages: list[Page]) -> list[str]:
-    return [item.name for item in items_of(pages) if Task.of(item).what == "remove"]
+    return [item.name for item in items_of(pages) if Task.of(item).operation == "remove"]
 
 
 def codes_of(pages: list[Page]) -> list[tuple[str, str]]:
@@ -93,9 +93,7 @@ def test_a_scan_sends_on_what_differs_and_counts_the_rest(files: dict[str, str])
 
 @pytest.mark.parametrize("limit", ["WINDOW", "ADOPTED", "CHECKS", "nothing"])
 @given(files=FILES, whole=st.booleans(), rechecked=st.booleans())
-def test_a_scan_that_goes_on_sends_on_what_it_has_not(
-    files: dict[str, str], limit: str, *, whole: bool, rechecked: bool
-) -> None:
+def test_a_resumed_scan_sends_on_the_rest(files: dict[str, str], limit: str, *, whole: bool, rechecked: bool) -> None:
     """A function's time may end behind any page; the windows of the rest may be others."""
     sync = sync_of({"recheck": "7d" if rechecked else "3650d"})
     scope = EVERYTHING if whole else Scope.of(["prefix:d/", "prefix:e/"])
@@ -115,7 +113,7 @@ def test_a_scan_that_goes_on_sends_on_what_it_has_not(
             assert counts_of([*pages[: number + 1], *rest]) == counts_of(at_once), page.cursor
 
 
-def test_a_scan_ends_with_its_time_and_goes_on_there() -> None:
+def test_a_scan_ends_with_its_time_and_is_resumed() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("syncline.kinds.files.compare._EVERY", 1)
         world, found, cursor = World(), list[str](), None
@@ -132,7 +130,7 @@ def test_a_scan_ends_with_its_time_and_goes_on_there() -> None:
         assert found == ["b", "d", "f"]
 
 
-def test_nothing_is_sent_on_before_anything_was_met() -> None:
+def test_nothing_is_sent_on_before_anything_was_read() -> None:
     world = world_of({"a": "new"})
     assert world.scan_pages(sync_of(), EVERYTHING, context=StepContext(lambda: 0.0)) == []
 
@@ -140,7 +138,7 @@ def test_nothing_is_sent_on_before_anything_was_met() -> None:
 class TestRenames:
     @staticmethod
     def world() -> World:
-        """A file that stands under another key now."""
+        """A file that has another key now."""
         world = world_of({"a": "equal", "old": "gone"})
         world.objects["new"] = Head("etag of old", 3, modified=7.0)
         return world
@@ -148,22 +146,22 @@ class TestRenames:
     def test_a_rename_is_one_item_and_no_removal(self) -> None:
         world = self.world()
         (item,) = items_of(world.scan_pages(sync_of(), EVERYTHING, context=PACE))
-        assert (item.name, Task.of(item).what, Task.of(item).origin) == ("new", "rename", "old")
+        assert (item.name, Task.of(item).operation, Task.of(item).origin) == ("new", "rename", "old")
         assert not world.requests
 
     def test_a_sync_that_never_removes_renames_nothing(self) -> None:
         (item,) = items_of(self.world().scan_pages(sync_of({"removals": None}), EVERYTHING, context=PACE))
-        assert (item.name, Task.of(item).what) == ("new", "put")
+        assert (item.name, Task.of(item).operation) == ("new", "put")
 
     @pytest.mark.parametrize("taken", [False, True])
     def test_none_leads_to_a_path_that_is_taken(self, *, taken: bool) -> None:
-        """Where the target is not listed, only a request shows that."""
+        """If the target is not listed, only a request shows that."""
         world = self.world()
         world.is_listed = False
         if taken:
-            world.there["new"] = file_of("other", 9)
+            world.existing["new"] = file_of("other", 9)
         pages = world.scan_pages(sync_of({"recheck": "3650d"}), EVERYTHING, context=PACE)
-        tasks = {item.name: Task.of(item).what for item in items_of(pages)}
+        tasks = {item.name: Task.of(item).operation for item in items_of(pages)}
         assert tasks == ({"new": "put", "old": "remove"} if taken else {"new": "rename"})
 
     @pytest.mark.parametrize("scope", [EVERYTHING, Scope.of(["key:new", "key:old"])])
@@ -177,7 +175,7 @@ class TestRenames:
         assert [request.count for request, _ in world.requests] == [1]
 
     def test_removals_wait_for_the_renames_of_earlier_windows(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Their old names look gone until the transfers are done."""
+        """Their old names seem gone until the transfers are done."""
         monkeypatch.setattr("syncline.kinds.files.discover.WINDOW", 2)
         world = self.world()
         add(world, "z", "gone")
@@ -211,7 +209,7 @@ class TestRemovals:
         assert names_of(pages) == ["b"]
         assert codes_of(pages) == [("*", "REMOVALS_CAPPED")]
 
-    def test_what_goes_while_a_scan_goes_on_is_not_among_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_files_removed_during_a_scan_are_not_among_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("syncline.kinds.files.items.PAGE_BYTES", 1)
         world = world_of({"a": "equal", "b": "gone", "c": "gone", "d": "equal"})
         first = next(page for page in world.scan_pages(sync_of(), EVERYTHING, context=PACE) if page.items)
@@ -264,28 +262,28 @@ class TestRemovals:
         ((_, total),) = world.requests
         assert total == 2, "the limits are of all files, not of the folder's"
 
-    def test_nothing_is_removed_where_the_whole_bucket_is_empty(self) -> None:
+    def test_nothing_is_removed_if_the_bucket_is_empty(self) -> None:
         world = world_of({"d/a": "gone"})
         pages = world.scan_pages(sync_of(), Scope.of(["prefix:d/"]), context=PACE)
         assert (names_of(pages), codes_of(pages)) == ([], [("*", "REMOVALS_CAPPED")])
 
-    @pytest.mark.parametrize("side", ["odd", "odd_there"])
+    @pytest.mark.parametrize("side", ["invalid", "invalid_at_target"])
     @pytest.mark.parametrize("window", [1, 20_000])
-    @pytest.mark.parametrize("odd", ["0", "b", "d", "n", "zz"])
-    def test_nothing_is_removed_or_renamed_after_an_entry_that_cannot_be_used(
-        self, monkeypatch: pytest.MonkeyPatch, side: str, window: int, odd: str
+    @pytest.mark.parametrize("invalid", ["0", "b", "d", "n", "zz"])
+    def test_nothing_is_removed_or_renamed_after_an_invalid_entry(
+        self, monkeypatch: pytest.MonkeyPatch, side: str, window: int, invalid: str
     ) -> None:
         monkeypatch.setattr("syncline.kinds.files.discover.WINDOW", window)
         world = world_of({"a": "gone", "c": "gone", "m": "new", "p": "new"})
         world.objects["z"] = Head("etag of c", 3, modified=7.0)
-        setattr(world, side, [odd])
+        setattr(world, side, [invalid])
         pages = world.scan_pages(sync_of(), EVERYTHING, context=PACE)
-        assert {item.name: Task.of(item).what for item in items_of(pages)} == dict.fromkeys("mpz", "put")
-        assert codes_of(pages) == [(odd, "MESSAGE_INVALID")]
+        assert {item.name: Task.of(item).operation for item in items_of(pages)} == dict.fromkeys("mpz", "put")
+        assert codes_of(pages) == [(invalid, "MESSAGE_INVALID")]
 
-    def test_a_file_with_an_odd_entry_is_a_failure_and_no_item(self) -> None:
+    def test_a_file_with_an_invalid_entry_is_a_failure_and_no_item(self) -> None:
         world = world_of({"a": "new", "b": "new"})
-        world.odd_there = ["b"]
+        world.invalid_at_target = ["b"]
         pages = world.scan_pages(sync_of(), EVERYTHING, context=PACE)
         assert (names_of(pages), codes_of(pages)) == (["a"], [("b", "MESSAGE_INVALID")])
 
@@ -316,14 +314,14 @@ class TestPlan:
 
 
 class TestRechecks:
-    """Each file is read again at the target once in a period, and where the target's own events tell of it."""
+    """Each file is read again at the target once in a period, and after events of the target about it."""
 
     @staticmethod
     def changed_unseen(world: World, key: str) -> None:
         """Replace a file at a target that cannot be listed."""
-        world.there[key] = TargetFile("by hand", None, 3)
+        world.existing[key] = TargetFile("by hand", None, 3)
 
-    def read(self, since: float | None, told: Hints | None = None) -> tuple[World, list[Page]]:
+    def read(self, since: float | None, target_events: EventScope | None = None) -> tuple[World, list[Page]]:
         world = world_of(dict.fromkeys("abcdefgh", "equal"))
         world.is_listed = False
         world.now = 1e9
@@ -333,9 +331,9 @@ class TestRechecks:
             world.now += since
         for key in "abcdefgh":
             self.changed_unseen(world, key)
-        return world, world.scan_pages(sync, EVERYTHING, context=PACE, told=told)
+        return world, world.scan_pages(sync, EVERYTHING, context=PACE, target_events=target_events)
 
-    def test_all_are_read_before_anything_is_known(self) -> None:
+    def test_all_are_read_in_the_first_scan(self) -> None:
         world, pages = self.read(None)
         assert names_of(pages) == list("abcdefgh")
         assert list(world.facts.values()) == ["1000000000.0"]
@@ -349,9 +347,9 @@ class TestRechecks:
         assert list(world.facts.values()) == ["1000043200.0"]
         assert len(names_of(self.read(86_400.0)[1])) == 8
 
-    def test_those_that_events_tell_of_are_read(self) -> None:
+    def test_those_that_events_name_are_read(self) -> None:
         assert names_of(self.read(0.0)[1]) == []
-        assert names_of(self.read(0.0, Hints(frozenset("cd")))[1]) == ["c", "d"]
+        assert names_of(self.read(0.0, EventScope(frozenset("cd")))[1]) == ["c", "d"]
 
     def test_a_scan_of_a_folder_reads_none_again(self) -> None:
         world = world_of({"d/a": "equal"})
@@ -360,7 +358,7 @@ class TestRechecks:
         assert names_of(world.scan_pages(sync_of(), Scope.of(["prefix:d/"]), context=PACE)) == []
         assert not world.facts
 
-    def test_what_cannot_be_read_is_a_failure(self) -> None:
+    def test_an_unreadable_file_is_a_failure(self) -> None:
         world = world_of({"a": "equal", "b": "equal"})
         world.unreadable = frozenset("b")
         pages = world.scan_pages(sync_of(), EVERYTHING, context=PACE)
@@ -376,7 +374,7 @@ class TestRechecks:
 
 
 class TestAsked:
-    """What a person has named is answered, whatever comes of it."""
+    """Each name that a user gives has a result."""
 
     @pytest.mark.parametrize("scope", [EVERYTHING, Scope.of(["key:a", "key:b", "key:c", "key:d"])])
     def test_equal_items_have_results(self, scope: Scope) -> None:
@@ -455,8 +453,8 @@ class TestNamedKeys:
         assert counts_of(pages) == (Counter(), 2, 1)
         assert world.files.keys() == {"a", "b", "c"}
 
-    def test_a_file_that_may_be_on_its_way_is_removed_without_being_counted(self) -> None:
-        """A transfer, which comes after those that are under way, decides by what is there."""
+    def test_a_file_that_may_be_in_flight_is_removed_without_being_counted(self) -> None:
+        """A transfer, which comes after those in flight, reads the target and decides."""
         world = world_of({"a": "equal"})
         pages = world.scan_pages(sync_of(), Scope.of(["key:x"]), context=replace(PACE, joined=True))
         assert (removed_by(pages), world.requests) == (["x"], [])
@@ -468,7 +466,7 @@ def test_the_object_whose_key_is_the_prefix_itself_has_a_record() -> None:
     head = Head("e", 3, modified=7.0)
     for name in ("", "a"):
         world.objects[f"in/{name}"] = head
-        world.there[f"out/{name}"] = file_of("e", 3)
+        world.existing[f"out/{name}"] = file_of("e", 3)
         world.files[name] = Record("e", 3, 7, "e").to_row()
     pages = world.scan_pages(sync, EVERYTHING, context=PACE)
     assert counts_of(pages) == (Counter(), 2, 0)

@@ -18,7 +18,7 @@ from syncline.clients.s3.events import climbs
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.files.config import FilesSync
-from syncline.kinds.files.events import groups_in, groups_of, hints_of, instant, manager_events_in
+from syncline.kinds.files.events import EventScope, groups_in, groups_of, instant, manager_events_in
 from syncline.model import compact_json
 
 NOON = 1_764_072_000.0
@@ -36,7 +36,7 @@ def sync_of(**more: Any) -> FilesSync:
     return sync
 
 
-def told(mode: str | None, timestamp: str = "", path: str = "/data/a") -> FileEvent:
+def mode_event(mode: str | None, timestamp: str = "", path: str = "/data/a") -> FileEvent:
     return FileEvent("change_permission", path, None, mode, timestamp)
 
 
@@ -119,47 +119,47 @@ class TestOrder:
 
     @staticmethod
     def mode_after(*events: FileEvent) -> tuple[str, float | None]:
-        return hints_of(groups_of(sync_of(), events, NOW)).modes["in/a"]
+        return EventScope.of(groups_of(sync_of(), events, NOW)).modes["in/a"]
 
     def test_timed_events_count_by_their_times(self) -> None:
-        events = [told(ONE, EARLIER), told(TWO, LATER)]
+        events = [mode_event(ONE, EARLIER), mode_event(TWO, LATER)]
         for order in itertools.permutations(events):
             assert self.mode_after(*order) == (TWO, NOON + 1)
 
     def test_untimed_ones_count_as_they_came(self) -> None:
         for modes in itertools.permutations([ONE, TWO, THREE]):
-            assert self.mode_after(*map(told, modes)) == (modes[-1], None)
+            assert self.mode_after(*map(mode_event, modes)) == (modes[-1], None)
 
     def test_more_than_nine_of_them_too(self) -> None:
         modes = [ONE, TWO] * 10 + [THREE]
-        assert self.mode_after(*map(told, modes)) == (THREE, None)
+        assert self.mode_after(*map(mode_event, modes)) == (THREE, None)
 
     def test_an_untimed_event_counts_after_a_timed_one_and_before_another(self) -> None:
-        assert self.mode_after(told(ONE, LATER), told(TWO)) == (TWO, None)
-        assert self.mode_after(told(TWO), told(ONE, EARLIER)) == (ONE, NOON)
+        assert self.mode_after(mode_event(ONE, LATER), mode_event(TWO)) == (TWO, None)
+        assert self.mode_after(mode_event(TWO), mode_event(ONE, EARLIER)) == (ONE, NOON)
 
     def test_of_two_events_of_one_time_the_second_counts(self) -> None:
-        assert self.mode_after(told(ONE, EARLIER), told(TWO, EARLIER)) == (TWO, NOON)
-        assert self.mode_after(told(TWO, EARLIER), told(ONE, "1764072000")) == (ONE, NOON)
+        assert self.mode_after(mode_event(ONE, EARLIER), mode_event(TWO, EARLIER)) == (TWO, NOON)
+        assert self.mode_after(mode_event(TWO, EARLIER), mode_event(ONE, "1764072000")) == (ONE, NOON)
 
     def test_a_time_that_is_none_is_no_time(self) -> None:
-        assert self.mode_after(told(ONE, LATER), told(TWO, "nan")) == (TWO, None)
+        assert self.mode_after(mode_event(ONE, LATER), mode_event(TWO, "nan")) == (TWO, None)
 
     def test_notifications_count_in_the_order_in_which_they_came(self) -> None:
         """The order in which a scope names its groups means nothing."""
         sync = sync_of()
         groups = {
-            *groups_of(sync, [told(TWO)], NOW + 10),
-            *groups_of(sync, [told(THREE), told(ONE)], NOW + 9),
+            *groups_of(sync, [mode_event(TWO)], NOW + 10),
+            *groups_of(sync, [mode_event(THREE), mode_event(ONE)], NOW + 9),
         }
         for order in itertools.permutations(groups):
-            assert hints_of(order).modes == {"in/a": (TWO, None)}
+            assert EventScope.of(order).modes == {"in/a": (TWO, None)}
 
     def test_keys_do_not_meet(self) -> None:
-        events = [told(ONE, LATER), told(TWO, EARLIER, "/data/b"), told(THREE, path="/elsewhere/a")]
-        hints = hints_of(groups_of(sync_of(), events, NOW))
-        assert hints.modes == {"in/a": (ONE, NOON + 1), "in/b": (TWO, NOON)}
-        assert hints.keys == {"in/a", "in/b"}
+        events = [mode_event(ONE, LATER), mode_event(TWO, EARLIER, "/data/b"), mode_event(THREE, path="/elsewhere/a")]
+        event_scope = EventScope.of(groups_of(sync_of(), events, NOW))
+        assert event_scope.modes == {"in/a": (ONE, NOON + 1), "in/b": (TWO, NOON)}
+        assert event_scope.keys == {"in/a", "in/b"}
 
     @given(
         st.lists(st.tuples(st.sampled_from([ONE, TWO, THREE]), st.integers(0, 5)), min_size=1, max_size=6), st.data()
@@ -169,7 +169,10 @@ class TestOrder:
         times = {seconds: mode for mode, seconds in events}
         shuffled = data.draw(st.permutations(list(times.items())))
         last = max(times)
-        assert self.mode_after(*(told(mode, str(1000 + at)) for at, mode in shuffled)) == (times[last], 1000.0 + last)
+        assert self.mode_after(*(mode_event(mode, str(1000 + at)) for at, mode in shuffled)) == (
+            times[last],
+            1000.0 + last,
+        )
 
 
 class TestGroups:
@@ -184,14 +187,14 @@ class TestGroups:
 
     def test_a_scope_of_another_kind_is_refused(self) -> None:
         with pytest.raises(SynclineError) as caught:
-            hints_of(["team/app"])
+            EventScope.of(["team/app"])
         assert caught.value.code.name == "MESSAGE_INVALID"
 
     @given(st.text(min_size=1).filter(lambda name: not climbs(name)), st.sampled_from([ONE, TWO]))
     def test_any_key_travels(self, name: str, mode: str) -> None:
-        hints = hints_of(groups_of(sync_of(), [told(mode, path=f"/data/{name}")], NOW))
-        assert hints.keys == {f"in/{name}"}
-        assert hints.modes == {f"in/{name}": (mode, None)}
+        event_scope = EventScope.of(groups_of(sync_of(), [mode_event(mode, path=f"/data/{name}")], NOW))
+        assert event_scope.keys == {f"in/{name}"}
+        assert event_scope.modes == {f"in/{name}": (mode, None)}
 
 
 class TestModes:
@@ -209,7 +212,7 @@ class TestModes:
     )
     def test_special_bits_are_dropped(self, mode: str, plain: str) -> None:
         groups = groups_in(sync_of(), body(mode=mode), NOW)
-        assert hints_of(groups).modes == {"in/a": (plain, None)}
+        assert EventScope.of(groups).modes == {"in/a": (plain, None)}
 
     @pytest.mark.parametrize(
         "mode",
@@ -275,5 +278,5 @@ def test_of_a_notification_the_keys_of_the_sync_count() -> None:
 
 
 def test_a_scope_names_prefixes() -> None:
-    hints = hints_of(["prefix:in/b/", "key:in/c", "prefix:in/a/"])
-    assert (hints.prefixes, hints.keys) == (("in/a/", "in/b/"), frozenset({"in/c"}))
+    event_scope = EventScope.of(["prefix:in/b/", "key:in/c", "prefix:in/a/"])
+    assert (event_scope.prefixes, event_scope.keys) == (("in/a/", "in/b/"), frozenset({"in/c"}))

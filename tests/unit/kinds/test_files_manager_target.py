@@ -15,8 +15,8 @@ from syncline.clients.file_manager.client import Content, FileManager, Saved
 from syncline.clients.http.client import Http
 from syncline.clients.s3.head import Head
 from syncline.errors import SynclineError
-from syncline.kinds.files.manager_target import HELD, FileManagerTarget
-from syncline.kinds.files.targets import CHUNK, PartlyWritten, Put, TargetFile, Written
+from syncline.kinds.files.manager_target import BUFFERED, FileManagerTarget
+from syncline.kinds.files.targets import CHUNK, PutRequest, PutResult, TargetFile, UnfinishedPut
 from tests.standins.file_manager import FileManagerServer
 from tests.standins.file_manager_wire import json_answer
 from tests.standins.s3 import S3Server
@@ -38,18 +38,18 @@ class Files:
         client = FileManager(self.server.url, lambda: None, Http(QUICK), nullcontext())
         return FileManagerTarget(client, name, None, None)
 
-    def written(self, key: str, content: bytes, there: TargetFile | None = None) -> Written:
+    def written(self, key: str, content: bytes, existing: TargetFile | None = None) -> PutResult:
         """Bring an object to the file manager."""
         self.s3.put("source", key, content)
-        put = Put(ROOT + key, bucket_of(self.s3, "source"), key, None, there, True, lambda: 60.0, "run-1")
+        put = PutRequest(ROOT + key, bucket_of(self.s3, "source"), key, None, existing, True, lambda: 60.0, "run-1")
         done = self.target().put(put)
-        assert isinstance(done, Written)
+        assert isinstance(done, PutResult)
         return done
 
     def stat(self, path: str, name: str = NAME) -> TargetFile:
-        there = self.target(name).stat(path)
-        assert there is not None
-        return there
+        existing = self.target(name).stat(path)
+        assert existing is not None
+        return existing
 
 
 @pytest.fixture
@@ -63,11 +63,11 @@ class TestMark:
 
     def test_a_file_that_we_wrote_shows_it(self, files: Files) -> None:
         done = files.written("a", b"content")
-        there = files.stat(f"{ROOT}a")
-        assert there == done.file
-        assert there.written
-        assert (there.etag, there.size, there.path, there.run) == (md5(b"content"), 7, f"{ROOT}a", "run-1")
-        assert there.equals(md5(b"content"), 7)
+        existing = files.stat(f"{ROOT}a")
+        assert existing == done.file
+        assert existing.is_marked
+        assert (existing.etag, existing.size, existing.path, existing.run) == (md5(b"content"), 7, f"{ROOT}a", "run-1")
+        assert existing.equals(md5(b"content"), 7)
 
     def test_a_file_that_is_kept_short_has_the_version_of_its_own_size(self, files: Files) -> None:
         """So it is ours, and is written again, although its mark does not hold."""
@@ -77,23 +77,23 @@ class TestMark:
         whole = files.written("a", b"content")
         files.server.put(f"{ROOT}a", b"conten", files.server.files[f"{ROOT}a"].metadata)
         assert files.stat(f"{ROOT}a") == done.file != whole.file
-        assert (done.file.size, done.file.etag, done.file.written) == (6, None, False)
+        assert (done.file.size, done.file.etag, done.file.is_marked) == (6, None, False)
 
     def test_a_file_too_large_to_be_held_shows_it_too(self, files: Files) -> None:
-        content = bytes(HELD + 1)
+        content = bytes(BUFFERED + 1)
         done = files.written("a", content)
         assert done.sent == len(content)
         assert files.stat(f"{ROOT}a") == done.file
-        assert done.file.written
+        assert done.file.is_marked
 
-    def test_a_large_file_whose_object_was_replaced_meanwhile_did_not_arrive(self, files: Files) -> None:
+    def test_a_large_file_whose_object_was_replaced_meanwhile_is_an_error(self, files: Files) -> None:
         """The file manager may have bytes of both objects, and the mark would say that it has those of one."""
 
         def replaced(_path: str) -> None:
             files.s3.put("source", "a", b"later")
 
         files.server.on_save = replaced
-        assert failed(lambda: files.written("a", bytes(HELD + 1))) == "SOURCE_CHANGED"
+        assert failed(lambda: files.written("a", bytes(BUFFERED + 1))) == "SOURCE_CHANGED"
 
     def test_the_metadata_state_the_checksum_of_a_file_that_is_held(self, files: Files) -> None:
         files.written("a", b"content")
@@ -103,26 +103,26 @@ class TestMark:
     def test_a_renamed_file_equals_but_is_not_written_there(self, files: Files) -> None:
         done = files.written("a", b"content")
         version = files.target().rename(f"{ROOT}a", f"{ROOT}b", done.file)
-        there = files.stat(f"{ROOT}b")
-        assert there.version == version
-        assert (there.written, there.path) == (False, f"{ROOT}a")
-        assert there.equals(md5(b"content"), 7)
+        existing = files.stat(f"{ROOT}b")
+        assert existing.version == version
+        assert (existing.is_marked, existing.path) == (False, f"{ROOT}a")
+        assert existing.equals(md5(b"content"), 7)
 
     def test_a_copy_is_another_file(self, files: Files) -> None:
         done = files.written("a", b"content")
         ours = files.server.files[f"{ROOT}a"]
         files.server.put(f"{ROOT}b", b"content", ours.metadata)
-        there = files.stat(f"{ROOT}b")
-        assert not there.written
-        assert there.version != done.file.version
+        existing = files.stat(f"{ROOT}b")
+        assert not existing.is_marked
+        assert existing.version != done.file.version
 
     @pytest.mark.parametrize("content", [b"content and more", b""])
     def test_a_file_of_another_size_tells_nothing(self, files: Files, content: bytes) -> None:
         done = files.written("a", b"content")
         files.server.put(f"{ROOT}a", content, files.server.files[f"{ROOT}a"].metadata)
-        there = files.stat(f"{ROOT}a")
-        assert (there.written, there.etag, there.path, there.run) == (False, None, None, None)
-        assert there.version != done.file.version
+        existing = files.stat(f"{ROOT}a")
+        assert (existing.is_marked, existing.etag, existing.path, existing.run) == (False, None, None, None)
+        assert existing.version != done.file.version
 
     @pytest.mark.parametrize(
         "forged",
@@ -137,9 +137,9 @@ class TestMark:
     )
     def test_a_forged_one_tells_nothing(self, files: Files, forged: str) -> None:
         files.server.put(f"{ROOT}a", b"content", forged.replace("%s", md5(b"content")))
-        there = files.stat(f"{ROOT}a")
-        assert not there.written
-        assert not there.equals(md5(b"content"), 7)
+        existing = files.stat(f"{ROOT}a")
+        assert not existing.is_marked
+        assert not existing.equals(md5(b"content"), 7)
 
     def test_the_mark_of_one_etag_is_none_of_another(self, files: Files) -> None:
         files.written("a", b"content")
@@ -149,8 +149,8 @@ class TestMark:
 
     def test_the_mark_of_another_file_manager_is_none(self, files: Files) -> None:
         files.written("a", b"content")
-        there = files.stat(f"{ROOT}a", "https://other.example/api")
-        assert (there.written, there.etag) == (False, None)
+        existing = files.stat(f"{ROOT}a", "https://other.example/api")
+        assert (existing.is_marked, existing.etag) == (False, None)
 
     def test_every_replacement_has_another_version(self, files: Files) -> None:
         """The file manager keeps a file's ID when the file is replaced."""
@@ -228,11 +228,11 @@ class _Client:
 class TestTooSlow:
     """A file that one function cannot send is given up as soon as that is certain."""
 
-    def put(self, source: _Source, client: Any, ends: float, seen: Head | None = None) -> Written | PartlyWritten:
+    def put(self, source: _Source, client: Any, ends: float, seen: Head | None = None) -> PutResult | UnfinishedPut:
         """Put the source's object by a function that ends at the time ``ends``."""
         bucket: Any = source
         target = FileManagerTarget(client, NAME, None, None, lambda: source.now)
-        return target.put(Put(f"{ROOT}a", bucket, "a", seen, None, True, lambda: ends - source.now))
+        return target.put(PutRequest(f"{ROOT}a", bucket, "a", seen, None, True, lambda: ends - source.now))
 
     def test_an_absurd_size_at_once(self) -> None:
         source, client = _Source(8 * CHUNK, 0.0), _Client()
@@ -242,10 +242,10 @@ class TestTooSlow:
         assert "over the 900 of a Lambda function" in caught.value.what
         assert (source.opened, client.taken) == (0, 0)
 
-    def test_a_file_that_arrives_in_time(self) -> None:
+    def test_a_file_that_is_sent_in_time(self) -> None:
         client = _Client()
         done = self.put(_Source(8 * CHUNK, 2.0), client, 1000.0 + 16.0)
-        assert isinstance(done, Written)
+        assert isinstance(done, PutResult)
         assert client.taken == done.sent == 8 * CHUNK
 
     def test_a_file_that_will_not(self) -> None:
@@ -260,11 +260,11 @@ class TestTooSlow:
 
     def test_nothing_is_estimated_in_the_first_seconds(self) -> None:
         done = self.put(_Source(4 * CHUNK, 1.2), _Client(), 1000.0 + 0.1)
-        assert isinstance(done, Written), "four chunks in 4.8 seconds"
+        assert isinstance(done, PutResult), "four chunks in 4.8 seconds"
 
     def test_nothing_is_estimated_before_a_chunk_is_sent(self) -> None:
         done = self.put(_Source(2 * CHUNK, 1.0, first=6.0), _Client(), 1000.0 + 8.0)
-        assert isinstance(done, Written), "a slow beginning says nothing about the rest"
+        assert isinstance(done, PutResult), "a slow beginning says nothing about the rest"
 
     def test_time_that_ends_while_the_file_is_sent(self) -> None:
         client = _Client(ends=SynclineError("TIME_SHORT", "over"), after=2)

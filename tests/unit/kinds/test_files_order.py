@@ -1,4 +1,4 @@
-"""The order of events: late, doubled and in any order, they make target and records right, and no key goes deaf."""
+"""The order of events: late, repeated and unordered events lead to the right target and records."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.kinds.files.config import FilesSync
-from syncline.kinds.files.events import groups_in, hints_of
-from syncline.kinds.files.records import Gone, Record
+from syncline.kinds.files.events import EventScope, groups_in
+from syncline.kinds.files.records import Record, RemovedRecord
 from syncline.model import Scope
 from tests.unit.kinds.files_world import World, event, sync_of
 
@@ -17,80 +17,80 @@ CHANGES = st.lists(st.tuples(st.sampled_from(KEYS), st.booleans(), st.integers(0
 
 
 @given(CHANGES, st.data())
-def test_late_doubled_and_in_any_order_they_lead_to_the_truth(
+def test_late_repeated_and_unordered_events_lead_to_the_truth(
     changes: list[tuple[str, bool, int]], data: st.DataObject
 ) -> None:
     world, sync = World(), sync_of()
     for key, removes, form in changes:
         world.change(key, removes=removes, form=form)
-        heard = data.draw(st.lists(st.sampled_from(world.told), max_size=4))
-        world.look(sync, *heard, everything=data.draw(st.integers(0, 5)) == 0)
-    rest = data.draw(st.permutations(world.told))
+        delivered = data.draw(st.lists(st.sampled_from(world.notifications), max_size=4))
+        world.apply(sync, *delivered, everything=data.draw(st.integers(0, 5)) == 0)
+    rest = data.draw(st.permutations(world.notifications))
     at = data.draw(st.integers(0, len(rest)))
-    world.look(sync, *rest[:at])
-    world.look(sync, *rest[at:])
+    world.apply(sync, *rest[:at])
+    world.apply(sync, *rest[at:])
     assert world.is_true()
 
 
 @given(CHANGES, st.data())
-def test_what_is_told_once_more_costs_nothing_and_does_nothing(
+def test_a_repeated_event_costs_nothing_and_does_nothing(
     changes: list[tuple[str, bool, int]], data: st.DataObject
 ) -> None:
     world, sync = World(), sync_of()
     for key, removes, _ in changes:
         world.change(key, removes=removes)
-    world.look(sync, *world.told)
+    world.apply(sync, *world.notifications)
     remembered = dict(world.files)
-    for body in data.draw(st.permutations(world.told)):
+    for body in data.draw(st.permutations(world.notifications)):
         key = body["Records"][0]["s3"]["object"]["key"]
         # A deletion of what had never been taken over leaves nothing to remember.
-        assert world.look(sync, body) == (0 if key in remembered else 1)
+        assert world.apply(sync, body) == (0 if key in remembered else 1)
     assert world.files == remembered
     assert world.is_true()
 
 
-def test_a_creation_after_a_recorded_deletion_costs_no_request_as_long_as_that_is_kept() -> None:
+def test_a_creation_after_a_recorded_deletion_costs_no_request_while_the_deletion_is_recorded() -> None:
     world, sync = World(), sync_of()
     world.change("a", removes=False)
-    world.look(sync, *world.told)
+    world.apply(sync, *world.notifications)
     world.change("a", removes=True)
-    world.look(sync, world.told[1])
-    assert Gone.of_row(world.gone["a"]).seq
-    assert world.look(sync, world.told[0]) == 0
+    world.apply(sync, world.notifications[1])
+    assert RemovedRecord.of_row(world.gone["a"]).seq
+    assert world.apply(sync, world.notifications[0]) == 0
     world.gone.clear()  # its time was over
-    assert world.look(sync, world.told[0]) == 1
+    assert world.apply(sync, world.notifications[0]) == 1
     assert world.is_true()
     assert not world.files
 
 
-def test_an_object_newer_than_the_event_is_looked_at_once_more_when_its_own_comes() -> None:
+def test_an_object_newer_than_the_event_is_read_again_for_its_own_event() -> None:
     world, sync = World(), sync_of()
     world.change("a", removes=False)
     world.change("a", removes=False)
-    assert world.look(sync, world.told[0]) == 1
+    assert world.apply(sync, world.notifications[0]) == 1
     assert world.is_true(), "the object was as the second event tells"
-    assert world.look(sync, world.told[1]) == 1, "but nobody could know"
-    assert world.look(sync, world.told[0]) == 0
+    assert world.apply(sync, world.notifications[1]) == 1, "but nobody could know"
+    assert world.apply(sync, world.notifications[0]) == 0
 
 
 def test_a_deletion_by_a_marker_and_a_version_that_comes_back() -> None:
     world, sync = World(), sync_of()
     world.change("a", removes=False)
-    world.look(sync, world.told[0])
+    world.apply(sync, world.notifications[0])
     kept = world.objects["a"]
     world.change("a", removes=True)
-    world.told[1]["Records"][0]["eventName"] = "ObjectRemoved:DeleteMarkerCreated"
-    world.look(sync, world.told[1])
+    world.notifications[1]["Records"][0]["eventName"] = "ObjectRemoved:DeleteMarkerCreated"
+    world.apply(sync, world.notifications[1])
     assert world.is_true()
     world.change("a", removes=True)  # of the marker: the version below is there again, unchanged
     world.objects["a"] = kept
-    assert world.look(sync, world.told[0]) == 0
-    assert world.look(sync, world.told[2]) == 1
+    assert world.apply(sync, world.notifications[0]) == 0
+    assert world.apply(sync, world.notifications[2]) == 1
     assert world.is_true()
 
 
 class TestDeafness:
-    """No sequencer keeps a key from being looked at for ever."""
+    """No sequencer keeps a key from being scanned forever."""
 
     HIGH = "F" * 18
 
@@ -98,51 +98,51 @@ class TestDeafness:
         """A world in which somebody sent a number that no event will ever reach."""
         world, sync = World(), sync_of()
         world.change("a", removes=False)
-        world.look(sync, event("a", sequencer=self.HIGH))
+        world.apply(sync, event("a", sequencer=self.HIGH))
         world.change("a", removes=False)
-        assert world.look(sync, world.told[-1]) == 0
+        assert world.apply(sync, world.notifications[-1]) == 0
         assert not world.is_true()
         return world, sync
 
-    def test_a_full_look_finds_the_difference_and_forgets_the_number(self) -> None:
+    def test_a_full_scan_finds_the_difference_and_forgets_the_number(self) -> None:
         world, sync = self.deaf()
-        world.look(sync, everything=True)
+        world.apply(sync, everything=True)
         assert world.is_true()
         assert Record.of_row(world.files["a"]).seq == ""
         world.change("a", removes=False)
-        assert world.look(sync, world.told[-1]) == 1
+        assert world.apply(sync, world.notifications[-1]) == 1
         assert world.is_true()
 
-    def test_a_full_look_forgets_what_was_kept_of_a_deletion(self) -> None:
+    def test_a_full_scan_forgets_a_recorded_deletion(self) -> None:
         world, sync = World(), sync_of()
         world.change("a", removes=False)
         world.change("b", removes=False)
-        world.look(sync, *world.told)
+        world.apply(sync, *world.notifications)
         world.change("a", removes=True)
-        world.look(sync, event("a", "ObjectRemoved:Delete", self.HIGH))
+        world.apply(sync, event("a", "ObjectRemoved:Delete", self.HIGH))
         world.change("a", removes=False)
-        assert world.look(sync, world.told[-1]) == 0
-        world.look(sync, everything=True)
+        assert world.apply(sync, world.notifications[-1]) == 0
+        world.apply(sync, everything=True)
         assert world.is_true()
         assert not world.gone
 
-    def test_a_look_by_hand_is_always_made(self) -> None:
+    def test_a_manual_scan_always_reads(self) -> None:
         world, sync = self.deaf()
         pages = world.scan_pages(sync, Scope.of(sync.groups_of(["a"])))
         assert [item.name for page in pages for item in page.items] == ["a"]
 
 
-@pytest.mark.parametrize("odd", [None, "", "xyz", "12 34", "F" * 33])
-def test_what_is_no_sequencer_is_looked_at_and_not_recorded(odd: str | None) -> None:
-    assert groups_in(sync_of(), event("a", sequencer=odd), 0.0) == ("key:a",)
+@pytest.mark.parametrize("sequencer", [None, "", "xyz", "12 34", "F" * 33])
+def test_an_invalid_sequencer_is_read_and_not_recorded(sequencer: str | None) -> None:
+    assert groups_in(sync_of(), event("a", sequencer=sequencer), 0.0) == ("key:a",)
 
 
 @pytest.mark.parametrize("name", ["ObjectAcl:Put", "ObjectTagging:Put", "LifecycleExpiration:Delete", "ObjectMelted"])
-def test_only_what_makes_or_removes_is_in_an_order(name: str) -> None:
+def test_only_creations_and_removals_are_ordered(name: str) -> None:
     assert groups_in(sync_of(), event("a", name, "01"), 0.0) == ("key:a",)
 
 
-def test_only_who_numbers_in_order_is_believed() -> None:
+def test_sequencers_count_only_for_services_that_order_by_them() -> None:
     elsewhere = {"endpoint": "https://minio.example:9000", "auth": "anonymous"}
     assert groups_in(sync_of(), event("a:b", sequencer="0A"), 0.0) == ("event:0A:a:b",)
     assert groups_in(sync_of(sequencers=False), event("a", sequencer="0A"), 0.0) == ("key:a",)
@@ -154,19 +154,19 @@ def test_only_who_numbers_in_order_is_believed() -> None:
     st.lists(st.text("0123456789abcdefABCDEF", min_size=1, max_size=20), min_size=1, max_size=5), st.text(min_size=1)
 )
 def test_events_travel_in_a_scope(sequencers: list[str], key: str) -> None:
-    hints = hints_of(f"event:{each}:{key}" for each in sequencers)
-    assert hints.events == {key: sequencers}
-    assert hints.all_keys() == {key}
-    assert hints.latest(key) in sequencers
+    event_scope = EventScope.of(f"event:{each}:{key}" for each in sequencers)
+    assert event_scope.events == {key: sequencers}
+    assert event_scope.all_keys() == {key}
+    assert event_scope.newest_sequencer(key) in sequencers
 
 
-def test_a_scan_of_keys_that_goes_on_sends_each_item_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_scan_of_keys_sends_each_item_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A function's time may end behind any page, also behind the last one."""
     monkeypatch.setattr("syncline.kinds.files.items.PAGE_BYTES", 1)
     world, sync = World(), sync_of()
     for key in "abc":
         world.change(key, removes=False)
-    world.look(sync, everything=True)
+    world.apply(sync, everything=True)
     world.change("a", removes=True)
     world.change("b", removes=False)
     world.change("c", removes=True)

@@ -1,4 +1,4 @@
-"""The state of files as CSV: what is written is read again, and compared."""
+"""The state of files as CSV: written, read again, and compared."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from syncline.clients.s3.xml import Grants, Listed
 from syncline.errors import SynclineError
-from syncline.kinds.files import sheets
+from syncline.kinds.files import state_csv
 from syncline.kinds.files.records import Record, mode_of_grants, mode_of_metadata, path_problem
-from syncline.kinds.files.sheets import Row
+from syncline.kinds.files.state_csv import CsvRow
 from syncline.kinds.files.targets import TargetFile
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=20)
 ROWS = st.builds(
-    Row,
+    CsvRow,
     file_path=TEXT,
     permissions=st.sampled_from(["rw-r--r--", ""]),
     size=st.integers(0, 1 << 50).map(str),
@@ -32,26 +32,26 @@ SHEETS = st.lists(ROWS, unique_by=lambda row: row.file_path)
 @pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\tx", "'=x", "''+x", "'x", "a=b"])
 def test_no_name_becomes_a_formula(name: str) -> None:
     """A spreadsheet takes a cell that begins with an apostrophe for text; what is read back is the name itself."""
-    row = Row(name, "-w-r--r--", "1", "@type", "2026-11-25T01:02:03Z", "-7")
-    sheet = "".join(sheets.written([row]))
+    row = CsvRow(name, "-w-r--r--", "1", "@type", "2026-11-25T01:02:03Z", "-7")
+    sheet = "".join(state_csv.written([row]))
     _, cells = csv.reader(io.StringIO(sheet, newline=""))
     assert not any(cell.startswith(("=", "+", "@", "\t", "\r")) for cell in cells)
     assert not cells[0].startswith("-")
     assert (cells[1], cells[-1]) == ("-w-r--r--", "'-7")
-    assert list(sheets.read(io.StringIO(sheet, newline=""))) == [row]
-    (_, difference) = csv.reader(io.StringIO("".join(sheets.differences_written([("create", row)])), newline=""))
+    assert list(state_csv.read(io.StringIO(sheet, newline=""))) == [row]
+    (_, difference) = csv.reader(io.StringIO("".join(state_csv.differences_written([("create", row)])), newline=""))
     assert difference[1:] == cells
 
 
 @given(SHEETS)
-def test_what_is_written_is_read(rows: list[Row]) -> None:
-    assert list(sheets.read(io.StringIO("".join(sheets.written(rows)), newline=""))) == rows
+def test_what_is_written_is_read(rows: list[CsvRow]) -> None:
+    assert list(state_csv.read(io.StringIO("".join(state_csv.written(rows)), newline=""))) == rows
 
 
 @given(SHEETS, SHEETS)
-def test_differences_lead_from_one_to_the_other(old: list[Row], new: list[Row]) -> None:
+def test_differences_turn_one_state_into_the_other(old: list[CsvRow], new: list[CsvRow]) -> None:
     state = {row.file_path: row for row in old}
-    for operation, row in sheets.differences(dict(state), new):
+    for operation, row in state_csv.differences(dict(state), new):
         assert (operation == "create") == (row.file_path not in state)
         if operation == "delete":
             del state[row.file_path]
@@ -62,18 +62,18 @@ def test_differences_lead_from_one_to_the_other(old: list[Row], new: list[Row]) 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a,b\n", ",".join(sheets.COLUMNS) + "\na,b\n", ",".join(sheets.COLUMNS) + "\na,rw-r--r--,many,t,m,i\n"],
+    ["", "a,b\n", ",".join(state_csv.COLUMNS) + "\na,b\n", ",".join(state_csv.COLUMNS) + "\na,rw-r--r--,many,t,m,i\n"],
 )
-def test_what_is_no_sheet(text: str) -> None:
+def test_a_file_that_is_no_state(text: str) -> None:
     with pytest.raises(SynclineError) as error:
-        list(sheets.read(text.splitlines(keepends=True)))
+        list(state_csv.read(text.splitlines(keepends=True)))
     assert error.value.code.name == "USAGE"
 
 
-def test_a_sheet_with_other_columns_is_told_which_it_must_have() -> None:
+def test_other_columns_are_an_error_that_names_the_right_ones() -> None:
     with pytest.raises(SynclineError) as error:
-        list(sheets.read(["path,size\n"]))
-    assert error.value.what == f"the first line of the sheet must be {','.join(sheets.COLUMNS)}; it is path,size"
+        list(state_csv.read(["path,size\n"]))
+    assert error.value.what == f"the first line of the sheet must be {','.join(state_csv.COLUMNS)}; it is path,size"
 
 
 @pytest.mark.parametrize(
@@ -96,24 +96,24 @@ def test_a_sheet_with_other_columns_is_told_which_it_must_have() -> None:
         ),
     ],
 )
-def test_a_row_that_cannot_be_is_refused_with_its_line(lines: list[str], what: str) -> None:
+def test_an_invalid_row_is_refused_with_its_line(lines: list[str], what: str) -> None:
     with pytest.raises(SynclineError) as error:
-        list(sheets.read(line + "\n" for line in [",".join(sheets.COLUMNS), *lines]))
+        list(state_csv.read(line + "\n" for line in [",".join(state_csv.COLUMNS), *lines]))
     assert error.value.code.name == "USAGE"
     assert error.value.what.startswith(what)
 
 
 def test_a_row_counts_only_if_source_and_target_confirm_it() -> None:
-    row = Row("/a", "rw-r--r--", "5", "text/plain", "1970-01-01T00:01:40Z", "id-7")
-    there = TargetFile("id-7|5||", None, 5, "id-7")
+    row = CsvRow("/a", "rw-r--r--", "5", "text/plain", "1970-01-01T00:01:40Z", "id-7")
+    existing = TargetFile("id-7|5||", None, 5, "id-7")
     record = Record("e", 5, 100, "id-7|5||", file_type="text/plain", mode="rw-r--r--", internal_id="id-7")
-    assert sheets.record_of(row, Listed("a", "e", 5, 100.5), there) == record
-    assert sheets.row_of("/a", record) == row
-    assert sheets.record_of(row, Listed("a", "e", 6, 100.0), there) is None
-    assert sheets.record_of(row, Listed("a", "e", 5, 200.0), there) is None
-    assert sheets.record_of(row, Listed("a", "e", 5, 100.0), TargetFile("id-7|6||", None, 6, "id-7")) is None
-    assert sheets.record_of(row, Listed("a", "e", 5, 100.0), TargetFile("id-8|5||", None, 5, "id-8")) is None
-    assert sheets.record_of(Row("/a", "", "5", "", "never", "id-7"), Listed("a", "e", 5, 1.0), there) is None
+    assert state_csv.record_of(row, Listed("a", "e", 5, 100.5), existing) == record
+    assert state_csv.row_of("/a", record) == row
+    assert state_csv.record_of(row, Listed("a", "e", 6, 100.0), existing) is None
+    assert state_csv.record_of(row, Listed("a", "e", 5, 200.0), existing) is None
+    assert state_csv.record_of(row, Listed("a", "e", 5, 100.0), TargetFile("id-7|6||", None, 6, "id-7")) is None
+    assert state_csv.record_of(row, Listed("a", "e", 5, 100.0), TargetFile("id-8|5||", None, 5, "id-8")) is None
+    assert state_csv.record_of(CsvRow("/a", "", "5", "", "never", "id-7"), Listed("a", "e", 5, 1.0), existing) is None
 
 
 @pytest.mark.parametrize(
@@ -145,10 +145,10 @@ def test_permissions_by_an_access_list() -> None:
 
 
 @pytest.mark.parametrize("path", ["../up", "a/../b", "a/./b", "a//b", "a\tb", "a\nb", "a\x7fb", "."])
-def test_paths_that_could_do_harm(path: str) -> None:
+def test_unsafe_paths(path: str) -> None:
     assert path_problem(path) is not None
 
 
 @pytest.mark.parametrize("path", ["/data/a b", "a..b", "..a", "ä/a\u0308", "日本"])
-def test_paths_that_could_not(path: str) -> None:
+def test_safe_paths(path: str) -> None:
     assert path_problem(path) is None

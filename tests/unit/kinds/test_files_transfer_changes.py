@@ -9,7 +9,7 @@ import pytest
 
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.files.records import PreviousRecord, Record, Task
-from syncline.kinds.files.targets import NotArrivedError, TargetFile, Written, file_of
+from syncline.kinds.files.targets import NotArrivedError, PutResult, TargetFile, file_of
 from syncline.kinds.kind import Completed, Unfinished
 from syncline.model import Item, Outcome, Result
 from tests.unit.kinds.files_transfer_world import SORTS, Make, World, bucket, code, manager, outcome, task_of
@@ -29,21 +29,21 @@ class TestPermissions:
         world = manager()
         world.source.put("a", b"content", "e2", metadata={"mode": "0640"})
         world.target.holds("a", b"before", TargetFile("v", "e1", 6, "id", True, "a", "run-1"))
-        assert isinstance(world.answer(world.item(target="e1", ours="v", mode=TOLD, told=7.0)), Completed)
+        assert isinstance(world.answer(world.item(target="e1", ours="v", mode=TOLD, mode_time=7.0)), Completed)
         assert world.target.modes == {"a": TOLD}
         record = world.record()
         assert record is not None
-        assert (record.mode, record.told) == (TOLD, 7.0)
+        assert (record.mode, record.mode_time) == (TOLD, 7.0)
 
-    @pytest.mark.parametrize("there", ["rw-r--r--", TOLD])
-    def test_an_equal_file_gets_them_if_it_has_others(self, there: str) -> None:
+    @pytest.mark.parametrize("existing", ["rw-r--r--", TOLD])
+    def test_an_equal_file_gets_them_if_it_has_others(self, existing: str) -> None:
         world = manager()
         world.source.put("a", b"content", "e1")
         world.target.holds("a", b"content", TargetFile("v", "e1", 7, "id", True, "a", "run-1"))
         assert world.target.modes is not None
-        world.target.modes["a"] = there
-        answer = world.answer(world.item(mode=TOLD, told=7.0))
-        if there == TOLD:
+        world.target.modes["a"] = existing
+        answer = world.answer(world.item(mode=TOLD, mode_time=7.0))
+        if existing == TOLD:
             assert outcome(answer) is Outcome.SKIPPED
             assert world.target.calls == []
         else:
@@ -52,20 +52,20 @@ class TestPermissions:
         assert world.target.modes == {"a": TOLD}
         record = world.record()
         assert record is not None
-        assert (record.mode, record.told, record.verified) == (TOLD, 7.0, there == TOLD)
+        assert (record.mode, record.mode_time, record.verified) == (TOLD, 7.0, existing == TOLD)
 
     def permit(self, world: World) -> Item:
         world.source.put("a", b"content", "e1")
         made = Record("e1", 7, 0, "v", mode="rw-r--r--")
-        return world.item(target="e1", what="permit", mode=TOLD, told=7.0, seq="0A", made=made)
+        return world.item(target="e1", operation="permit", mode=TOLD, mode_time=7.0, seq="0A", record=made)
 
     def test_an_event_alone(self) -> None:
         world = manager()
         item = self.permit(world)
         world.target.holds("a", b"content", TargetFile("v", "e1", 7, "id", True, "a", "run-1"))
         answer = world.answer(item)
-        made = task_of(answer).made
-        assert made == Record("e1", 7, 0, "v", mode=TOLD, told=7.0, seq="0A")
+        made = task_of(answer).record
+        assert made == Record("e1", 7, 0, "v", mode=TOLD, mode_time=7.0, seq="0A")
         assert world.target.calls == [("permit", "a")]
 
     def test_an_event_about_a_file_that_is_gone(self) -> None:
@@ -89,9 +89,9 @@ class TestRename:
         """Return a world in which ``old`` became ``a`` at the source, and the item that renames it."""
         world = make()
         world.source.put("a", b"content", "e1")
-        there = file_of("e1", 7) if world.target.is_listed else TargetFile("v", "e1", 7, "id", True, "old", "run-1")
-        world.target.holds("old", b"content", there)
-        return world, world.item(what="rename", origin="old", origin_ours=there.version, gone="0B")
+        existing = file_of("e1", 7) if world.target.is_listed else TargetFile("v", "e1", 7, "id", True, "old", "run-1")
+        world.target.holds("old", b"content", existing)
+        return world, world.item(operation="rename", origin="old", origin_ours=existing.version, origin_seq="0B")
 
     @SORTS
     def test_the_file_is_renamed(self, make: Make) -> None:
@@ -102,16 +102,16 @@ class TestRename:
         assert world.target.contents == {"a": b"content"}
         assert ("put", "a") not in world.target.calls
         task = task_of(answer)
-        assert (task.what, task.origin, task.gone) == ("rename", "old", "0B")
-        assert task.made is not None
-        assert task.made.target == item.detail["origin_ours"]
+        assert (task.operation, task.origin, task.origin_seq) == ("rename", "old", "0B")
+        assert task.record is not None
+        assert task.record.target == item.detail["origin_ours"]
 
     @SORTS
-    def test_so_it_is_if_the_answer_was_lost(self, make: Make) -> None:
+    def test_it_is_renamed_if_the_response_was_lost(self, make: Make) -> None:
         world, item = self.world(make)
         world.target.holds("a", b"content", world.target.files.pop("old"))
         answer = world.answer(item)
-        assert task_of(answer).what == "rename"
+        assert task_of(answer).operation == "rename"
         assert not {call for call, _ in world.target.calls} & {"put", "rename"}
 
     @pytest.mark.parametrize("conditional", [False, True])
@@ -121,7 +121,7 @@ class TestRename:
         world.target.holds("a", b"content", world.target.files["old"])
         answer = world.answer(item)
         assert isinstance(answer, Completed)
-        assert (task_of(answer).what, task_of(answer).origin) == ("put", None)
+        assert (task_of(answer).operation, task_of(answer).origin) == ("put", None)
         assert "old" in world.target.files
 
     @SORTS
@@ -140,7 +140,7 @@ class TestRename:
         answer = world.answer(item)
         assert isinstance(answer, Completed)
         assert ("put", "a") in world.target.calls
-        assert (task_of(answer).what, task_of(answer).origin) == ("put", None), "the old record stays"
+        assert (task_of(answer).operation, task_of(answer).origin) == ("put", None), "the old record stays"
 
     def test_a_copy_that_the_service_kept_short_is_ours_and_replaced(self) -> None:
         """The old file stays until a scan removes it."""
@@ -154,22 +154,22 @@ class TestRename:
         world.target.holds("a", b"conten", file_of("short", 6))
         answer = world.answer(item)
         assert isinstance(answer, Completed)
-        assert task_of(answer).what == "put"
+        assert task_of(answer).operation == "put"
         assert world.target.contents == {"a": b"content", "old": b"content"}
 
     def test_after_a_refused_rename_the_file_is_a_new_one(self) -> None:
         """So the run reports no earlier name or version of it."""
         world, item = self.world(bucket)
-        was = PreviousRecord("old", Record("e1", 7, 0, "e1"))
-        item = replace(Task.of(item), was=was).on(item)
+        previous = PreviousRecord("old", Record("e1", 7, 0, "e1"))
+        item = replace(Task.of(item), previous=previous).on(item)
         world.target.fails["old"] = SynclineError("TARGET_CHANGED", "no")
-        made = task_of(world.answer(item)).made
+        made = task_of(world.answer(item)).record
         assert made is not None
-        assert made.was is None
+        assert made.previous is None
 
     @SORTS
     @pytest.mark.parametrize("case", ["foreign", "cut", "gone", "back", "changed"])
-    def test_the_object_is_sent_where_a_rename_is_not_right_any_more(self, make: Make, case: str) -> None:
+    def test_the_object_is_sent_if_the_rename_is_outdated(self, make: Make, case: str) -> None:
         world, item = self.world(make)
         if case == "foreign":
             world.target.holds("old", b"CONTENT", TargetFile("t", None, 7))
@@ -185,30 +185,30 @@ class TestRename:
         assert isinstance(answer, Completed)
         assert "rename" not in {call for call, _ in world.target.calls}
         assert world.target.contents["a"] == world.source.objects["a"][1]
-        assert task_of(answer).what == "put"
+        assert task_of(answer).operation == "put"
 
-    def test_a_file_that_is_written_for_its_headers_is_there_before_the_old_one_goes(
+    def test_a_file_that_is_written_for_its_headers_is_written_before_the_old_one_is_removed(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         world, item = self.world(bucket)
         head = world.source.put("a", b"content", "e1", content_type="text/plain")
         world.target.holds("old", b"content", file_of("e1", 7, "other headers"))
-        monkeypatch.setattr(world.target, "put", lambda _put: Written(head, file_of("e1", 7)))
+        monkeypatch.setattr(world.target, "put", lambda _put: PutResult(head, file_of("e1", 7)))
         assert code(world.answer(item)) == "NOT_ARRIVED"
         assert "old" in world.target.files
         record = world.record()
         assert record is not None
         assert (record.target, record.verified) == ("e1", False)
 
-    def test_an_upload_in_its_place_goes_on_as_such(self) -> None:
+    def test_an_unfinished_upload_in_its_place_is_a_put(self) -> None:
         world, item = self.world(bucket)
         del world.target.files["old"]
         world.target.unfinished = 3
         answer = world.answer(item)
         assert isinstance(answer, Unfinished)
-        assert (task_of(answer).what, task_of(answer).origin, task_of(answer).parts) == ("put", None, 3)
+        assert (task_of(answer).operation, task_of(answer).origin, task_of(answer).parts) == ("put", None, 3)
 
-    def test_an_object_that_is_gone_is_left(self) -> None:
+    def test_an_object_that_is_gone_is_skipped(self) -> None:
         world, item = self.world(bucket)
         world.source.objects.clear()
         assert outcome(world.answer(item)) is Outcome.SKIPPED
@@ -219,7 +219,7 @@ class TestRemove:
     ITEM: Final = Item("g", "a", None, "e1", 7)
 
     def item(self, what: str = "remove") -> Item:
-        return Task(what=what, ours="v").on(self.ITEM)
+        return Task(operation=what, ours="v").on(self.ITEM)
 
     def world(self, make: Make, version: str = "v", **about: Any) -> World:
         """Return a world whose target has a file that the source does not have; the record is about version ``v``."""
@@ -233,12 +233,12 @@ class TestRemove:
         world = self.world(make)
         answer = world.answer(self.item())
         assert isinstance(answer, Completed)
-        assert (task_of(answer).what, answer.item.source) == ("remove", None)
+        assert (task_of(answer).operation, answer.item.source) == ("remove", None)
         assert world.target.files == {}
         assert world.record() is not None, "the record goes when the removal is verified"
 
     @SORTS
-    def test_a_foreign_file_is_not(self, make: Make) -> None:
+    def test_a_foreign_file_is_not_removed(self, make: Make) -> None:
         world = self.world(make)
         world.records.rows.clear()
         answer = world.answer(self.item())
@@ -253,7 +253,7 @@ class TestRemove:
         assert outcome(world.answer(self.item(what))) is Outcome.CONFLICT
         assert world.target.calls == []
 
-    def test_so_is_one_that_is_replaced_just_then(self) -> None:
+    def test_a_file_replaced_during_the_removal_is_a_conflict(self) -> None:
         world = self.world(bucket)
         world.target.meanwhile = lambda: world.target.files.update(a=TargetFile("t", None, 7))
         assert outcome(world.answer(self.item())) is Outcome.CONFLICT
@@ -270,12 +270,12 @@ class TestRemove:
         assert world.record() is None
 
     def test_the_mark_of_a_file_shows_that_it_is_ours(self) -> None:
-        world = self.world(manager, "t", written=True)
+        world = self.world(manager, "t", is_marked=True)
         world.records.rows.clear()
         assert isinstance(world.answer(self.item()), Completed)
         assert world.target.files == {}
 
-    def test_so_does_the_version_that_the_scan_saw(self) -> None:
+    def test_the_version_that_the_scan_saw_shows_that_it_is_ours(self) -> None:
         world = self.world(bucket)
         world.records.rows.clear()
         world.target.holds("a", b"content", file_of("e1", 7))
@@ -287,7 +287,7 @@ class TestRemove:
     def test_a_file_that_is_gone_already(self, make: Make, what: str) -> None:
         world = self.world(make)
         world.target.files.clear()
-        assert task_of(world.answer(self.item(what))).what == "remove"
+        assert task_of(world.answer(self.item(what))).operation == "remove"
         assert world.target.calls == []
 
     @SORTS

@@ -17,7 +17,7 @@ from tests.unit.kinds.files_transfer_world import RUN, Make, World, bucket, code
 
 TWO_CHUNKS: Final = bytes(CHUNK) + b"the end"
 PIECES: Final = 4
-"""Reads that a chunk takes."""
+"""Number of reads of one chunk."""
 
 
 class TestEqual:
@@ -34,7 +34,7 @@ class TestEqual:
         assert (record.etag, record.target, record.verified) == ("e1", "e1", True)
         assert world.target.calls == []
 
-    def test_so_is_the_work_of_an_earlier_run_at_a_file_manager(self) -> None:
+    def test_a_file_of_an_earlier_run_at_a_file_manager_is_adopted(self) -> None:
         world = manager()
         world.source.put("a", b"content", "e1")
         world.target.holds("a", b"content", TargetFile("v", "e1", 7, "id", True, "a", "run-1"))
@@ -44,7 +44,7 @@ class TestEqual:
         assert (record.target, record.internal_id, record.mode, record.verified) == ("v", "id", "rw-r--r--", True)
         assert world.target.calls == []
 
-    def test_a_file_that_came_after_the_scan_is_our_own_work(self) -> None:
+    def test_a_file_that_came_after_the_scan_is_ours(self) -> None:
         """A function died after it had written the file: another one counts it as moved, and verify reads it."""
         world = bucket()
         world.source.put("a", b"content", "e1")
@@ -58,7 +58,7 @@ class TestEqual:
         assert not record.verified
 
     @pytest.mark.parametrize("mode", ["rw-r--r--", "rw-------"])
-    def test_a_file_of_this_run_is_our_own_work(self, mode: str) -> None:
+    def test_a_file_of_this_run_is_ours(self, mode: str) -> None:
         world = manager()
         world.source.put("a", b"content", "e1", metadata={"permissions": mode})
         world.target.holds("a", b"content", TargetFile("v", "e1", 7, "id", True, "a", RUN))
@@ -71,8 +71,8 @@ class TestEqual:
         assert not record.verified
 
     @pytest.mark.parametrize("make", [lambda: bucket(conditional=True), manager], ids=["conditional", "manager"])
-    def test_an_answer_that_was_lost(self, make: Make) -> None:
-        """The request is repeated and meets its own work."""
+    def test_a_lost_response(self, make: Make) -> None:
+        """The request is repeated and finds the file that it wrote."""
         world = make()
         world.source.put("a", b"content", "e1")
         world.target.loses = [SynclineError("TARGET_CHANGED" if world.target.conditional else "FILE_DIFFERS", "taken")]
@@ -83,12 +83,12 @@ class TestEqual:
         assert record is not None
         assert record.target == world.target.files["a"].version
 
-    def test_an_answer_that_was_lost_for_an_object_that_came_back(self) -> None:
+    def test_a_lost_response_for_an_object_that_came_back(self) -> None:
         """The scan saw the same file, and an earlier try removed it: the file there now is still our own work."""
         world = bucket(conditional=True, removals={})
         world.source.put("a", b"content", "e1")
         world.target.loses = [SynclineError("TARGET_CHANGED", "taken")]
-        answer = world.answer(Task(what="remove", ours="e1").on(Item("g", "a", None, "e1", 7)))
+        answer = world.answer(Task(operation="remove", ours="e1").on(Item("g", "a", None, "e1", 7)))
         assert isinstance(answer, Completed), "verify reads it"
         record = world.record()
         assert record is not None
@@ -170,7 +170,7 @@ class TestCompared:
         assert outcome(world.answer(world.item(target="parts-2"))) is Outcome.CONFLICT
         assert world.source.opened == []
 
-    def test_a_target_that_gives_no_bytes(self) -> None:
+    def test_a_target_without_reads(self) -> None:
         world = self.world(TWO_CHUNKS)
         world.target.gives_bytes = False
         assert outcome(world.answer(world.item(target="parts-2"))) is Outcome.CONFLICT
@@ -180,7 +180,7 @@ class TestCompared:
         world.target.files["a"] = file_of("parts-2", len(TWO_CHUNKS), "other headers")
         assert outcome(world.answer(world.item(target="parts-2"))) is Outcome.CONFLICT
 
-    def test_what_was_compared_is_not_read_again(self) -> None:
+    def test_compared_bytes_are_not_read_again(self) -> None:
         world, item = self.interrupted(TWO_CHUNKS)
         assert outcome(world.answer(item)) is Outcome.SKIPPED
         assert world.source.opened == world.target.opened == [CHUNK]
@@ -189,7 +189,7 @@ class TestCompared:
         assert record.verified
 
     @pytest.mark.parametrize("chunks", [0, 1])
-    def test_a_comparison_that_breaks_off_goes_on_where_it_stood(self, chunks: int) -> None:
+    def test_a_comparison_that_is_interrupted_resumes_at_its_offset(self, chunks: int) -> None:
         world = self.world(TWO_CHUNKS)
 
         def read() -> None:
@@ -217,7 +217,7 @@ class TestCompared:
         assert outcome(world.answer(item)) is Outcome.CONFLICT
         assert not world.records.rows
 
-    def test_so_is_a_file_replaced_meanwhile(self) -> None:
+    def test_a_file_replaced_meanwhile_is_compared_from_its_beginning(self) -> None:
         world, item = self.interrupted(TWO_CHUNKS)
         world.target.holds("a", b"\xff" + TWO_CHUNKS[1:], file_of("parts-3", len(TWO_CHUNKS)))
         assert outcome(world.answer(item)) is Outcome.CONFLICT
@@ -239,7 +239,7 @@ class TestCompared:
 
 
 class TestCollisions:
-    """Targets that take two keys for one path."""
+    """Targets that keep two keys under one path."""
 
     def test_a_key_whose_path_is_that_of_another_is_recorded(self) -> None:
         world = bucket()
@@ -265,14 +265,14 @@ class TestCollisions:
         world.target.same = str.lower
         world.target.holds("A", b"CONTENT", file_of("e2", 7))
         world.records.rows["a"] = Record("", 0, 0, COLLIDES, verified=False).to_row()
-        item = Task(what="remove", ours=COLLIDES).on(Item("g", "a", None, "", 0))
+        item = Task(operation="remove", ours=COLLIDES).on(Item("g", "a", None, "", 0))
         assert outcome(world.answer(item)) is Outcome.SKIPPED
         assert world.record() is None
         assert world.target.contents == {"A": b"CONTENT"}
 
     @pytest.mark.parametrize("conditional", [False, True])
     @pytest.mark.parametrize("overwrite", [False, True])
-    def test_of_two_new_keys_one_arrives(self, *, conditional: bool, overwrite: bool) -> None:
+    def test_of_two_new_keys_one_is_written(self, *, conditional: bool, overwrite: bool) -> None:
         world = bucket(conditional=conditional, overwrite=overwrite)
         world.target.same = str.lower
         keys = ["a", "b", "A", "c"]
@@ -299,7 +299,7 @@ class TestCollisions:
         world.source.put("a", b"content", "e1")
         world.target.holds("a", b"content", TargetFile("v", "e1", 7, "id", False, "A", "run-1"))
         world.records.rows["a"] = Record("e1", 7, 0, "v", verified=False, mode="rw-r--r--").to_row()
-        gone = Task(what="remove", ours="v").on(Item("g", "A", None, "e1", 7))
+        gone = Task(operation="remove", ours="v").on(Item("g", "A", None, "e1", 7))
         answers = world.carry_out([world.item(), *([gone] if together else [])])
         assert outcome(answers["a"]) is Outcome.SKIPPED
         record = world.record()

@@ -27,7 +27,7 @@ class TestPut:
         assert record is not None
         assert (record.etag, record.size, record.modified, record.file_type) == ("e1", 7, 5, "text/plain")
         assert (record.target, record.verified) == (world.target.files["a"].version, False)
-        assert task_of(answer).made == replace(record, verified=True)
+        assert task_of(answer).record == replace(record, verified=True)
         assert task_of(answer).written == RECORDED
 
     @SORTS
@@ -43,7 +43,7 @@ class TestPut:
         assert not world.records.rows
 
     @pytest.mark.parametrize("make", [lambda: bucket(conditional=True), manager], ids=["conditional", "manager"])
-    def test_so_is_one_that_comes_between_the_read_and_the_write(self, make: Make) -> None:
+    def test_a_file_created_between_the_read_and_the_write_is_a_conflict(self, make: Make) -> None:
         world = make()
         world.source.put("a", b"content", "e1")
 
@@ -57,8 +57,8 @@ class TestPut:
 
     @SORTS
     @pytest.mark.parametrize("known", [False, True])
-    def test_a_sync_that_may_overwrite_does(self, make: Make, *, known: bool) -> None:
-        """Also if the scan did not know of the file: a file manager is told to update it then."""
+    def test_a_sync_that_may_overwrite_replaces_it(self, make: Make, *, known: bool) -> None:
+        """Also if the scan did not know of the file: a file manager then gets an update."""
         world = make(overwrite=True)
         world.source.put("a", b"content", "e1")
         world.target.holds("a", b"theirs", TargetFile("v", None, 6))
@@ -74,7 +74,7 @@ class TestPut:
         assert world.target.contents == {"a": b"content"}
 
     @SORTS
-    def test_so_is_one_that_another_item_wrote_since_the_scan(self, make: Make) -> None:
+    def test_a_file_that_another_item_wrote_is_replaced(self, make: Make) -> None:
         world = make()
         world.source.put("a", b"content", "e3")
         world.target.holds("a", b"between", TargetFile("v2", "v2", 7))
@@ -82,7 +82,7 @@ class TestPut:
         assert isinstance(world.answer(world.item(target="v1", ours="v1")), Completed)
         assert world.target.contents == {"a": b"content"}
 
-    def test_so_is_one_whose_mark_shows_that_we_wrote_it(self) -> None:
+    def test_a_file_with_our_mark_is_replaced(self) -> None:
         """No record says so: the function died before it wrote one, or the table was lost."""
         world = manager()
         world.source.put("a", b"content", "e2")
@@ -91,7 +91,7 @@ class TestPut:
         assert world.target.contents == {"a": b"content"}
 
     @SORTS
-    def test_so_is_one_that_has_the_version_this_item_was_to_bring(self, make: Make) -> None:
+    def test_a_file_with_the_version_of_this_item_is_replaced(self, make: Make) -> None:
         """A function wrote it and died before it recorded it; the object was replaced since."""
         world = make()
         world.source.put("a", b"content", "e1")
@@ -108,13 +108,13 @@ class TestPut:
         world.source.put("a", b"content", "e1", modified=7.5)
         item = world.item()
         world.source.put("a", b"content", etag, modified=5.5)
-        made = task_of(world.answer(item)).made
+        made = task_of(world.answer(item)).record
         assert made is not None
         assert made.modified == modified
 
     @SORTS
     @pytest.mark.parametrize("overwrite", [False, True])
-    def test_a_file_that_is_removed_between_the_read_and_the_write_is_written_anew(
+    def test_a_file_that_is_removed_between_the_read_and_the_write_is_written_again(
         self, make: Make, *, overwrite: bool
     ) -> None:
         world = make(overwrite=overwrite)
@@ -125,7 +125,7 @@ class TestPut:
         assert world.target.contents["a"] == b"content"
 
     @SORTS
-    def test_the_event_that_told_of_an_object_is_recorded(self, make: Make) -> None:
+    def test_the_sequencer_of_an_object_is_recorded(self, make: Make) -> None:
         world = make()
         world.source.put("a", b"content", "e1")
         world.answer(world.item(seq="05"))
@@ -134,7 +134,7 @@ class TestPut:
         assert record.seq == "05"
 
     @pytest.mark.parametrize("missing", ["source", "size", "modified", None])
-    def test_the_target_is_told_what_the_scan_saw(self, missing: str | None) -> None:
+    def test_the_target_gets_the_object_as_the_scan_saw_it(self, missing: str | None) -> None:
         """So it need not ask for the object once more."""
         world = bucket(overwrite=True)
         head = world.source.put("a", b"content", "e1", modified=5.0)
@@ -147,7 +147,7 @@ class TestPut:
         assert put.seen == (head if missing is None else None)
 
     @SORTS
-    def test_an_object_that_is_gone_is_left(self, make: Make) -> None:
+    def test_an_object_that_is_gone_is_skipped(self, make: Make) -> None:
         world = make()
         world.source.put("a", b"content", "e1")
         item = world.item()
@@ -158,22 +158,22 @@ class TestPut:
         assert not world.records.rows
 
     @SORTS
-    def test_what_was_written_of_an_object_that_is_gone_is_recorded(self, make: Make) -> None:
+    def test_a_file_written_for_an_object_that_is_gone_is_recorded(self, make: Make) -> None:
         """A function wrote it and died before it recorded it; without a record no scan would remove it."""
         world = make()
         world.source.put("a", b"content", "e1")
         item = world.item()
-        world.target.holds("a", b"content", there := file_of("e1", 7))
+        world.target.holds("a", b"content", existing := file_of("e1", 7))
         world.source.objects.clear()
         assert isinstance(world.answer(item), Result)
         record = Record.of_row(world.records.rows["a"])
-        assert (record.target, record.verified) == (there.version, False)
+        assert (record.target, record.verified) == (existing.version, False)
 
-    def test_what_is_recorded_of_an_object_that_is_gone_stays(self) -> None:
+    def test_the_record_of_an_object_that_is_gone_is_kept(self) -> None:
         world = manager()
         world.source.put("a", b"content", "e1")
         item = world.item()
-        world.target.holds("a", b"content", TargetFile("v", "e1", 7, written=True))
+        world.target.holds("a", b"content", TargetFile("v", "e1", 7, is_marked=True))
         for version in ("v", "v-0"):
             world.records.rows["a"] = Record("e1", 7, 5, version).to_row()
             world.source.objects.clear()
@@ -183,7 +183,7 @@ class TestPut:
             assert (record.target, record.verified) == ("v", version == "v")
 
     @SORTS
-    def test_what_others_wrote_instead_of_an_object_that_is_gone_is_not(self, make: Make) -> None:
+    def test_a_foreign_file_for_an_object_that_is_gone_is_not_recorded(self, make: Make) -> None:
         world = make(overwrite=True)
         world.source.put("a", b"content", "e1")
         item = world.item()
@@ -193,7 +193,7 @@ class TestPut:
         assert not world.records.rows
 
     @SORTS
-    def test_an_item_that_arrived_carries_no_progress(self, make: Make) -> None:
+    def test_a_completed_item_carries_no_progress(self, make: Make) -> None:
         """If verify does not find it, it is transferred again from its beginning."""
         world = make()
         world.source.put("a", b"content", "e1")
@@ -206,14 +206,14 @@ class TestPut:
         world = manager()
         world.source.put("a", b"content", "e1")
         item = world.item()
-        world.target.holds("a", b"content", TargetFile("v", None, size, written=True))
+        world.target.holds("a", b"content", TargetFile("v", None, size, is_marked=True))
         del world.source.objects["a"]
         assert outcome(world.answer(item)) is Outcome.SKIPPED
         record = world.record()
         assert record is not None
         assert (record.etag, record.size, record.target, record.verified) == ("e1", 7, "v", False)
 
-    def test_an_upload_that_is_not_finished_goes_on_later(self) -> None:
+    def test_an_unfinished_upload_is_resumed_later(self) -> None:
         world = bucket()
         world.source.put("a", b"content", "e1")
         world.target.unfinished = 3
@@ -223,7 +223,7 @@ class TestPut:
         assert not world.records.rows
 
     @pytest.mark.parametrize(("before", "further"), [(0, True), (2, True), (3, False)])
-    def test_an_upload_that_failed_and_got_further_is_no_failed_try(self, before: int, *, further: bool) -> None:
+    def test_an_upload_that_failed_and_advanced_is_no_failed_attempt(self, before: int, *, further: bool) -> None:
         world = bucket()
         world.source.put("a", b"content", "e1")
         world.target.unfinished, world.target.error = 3, SynclineError("SERVER_ERROR", "it broke")
@@ -255,7 +255,7 @@ class TestAlone:
         assert isinstance(later, Unfinished)
         assert (later.waiting, task_of(later).alone) == (True, True)
 
-    def test_they_come_one_at_a_time_and_before_others(self) -> None:
+    def test_they_are_transferred_one_at_a_time_and_before_others(self) -> None:
         world = manager()
         for key in "abc":
             world.source.put(key, b"content", "e1")

@@ -15,7 +15,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.files.bucket_target import BucketTarget
 from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.records import Record, Row, Task
-from syncline.kinds.files.verify import Verify
+from syncline.kinds.files.verify import FileVerification
 from syncline.kinds.files.wiring import folder_group_of
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, compact_json
@@ -24,7 +24,7 @@ PAGE = 100
 
 
 class _Bucket:
-    """A bucket that lists, in pages of 100, and counts what it is asked. ``unlisted`` are keys its listing leaves out."""
+    """A bucket that lists in pages of 100 and counts requests. ``unlisted`` are keys that its listing leaves out."""
 
     def __init__(self, objects: Mapping[str, Head], unlisted: Sequence[str] = ()) -> None:
         self.objects = dict(objects)
@@ -80,7 +80,7 @@ def _sync() -> FilesSync:
 
 
 def _made(key: str, etag: str = "e", size: int = 4, **task: Any) -> Item:
-    return Task(made=Record(etag, size, 0, etag), **task).on(Item("00", key, etag, None, size))
+    return Task(record=Record(etag, size, 0, etag), **task).on(Item("00", key, etag, None, size))
 
 
 def _verified(
@@ -88,13 +88,13 @@ def _verified(
 ) -> tuple[dict[str, Completed | Unfinished | Failure], _Records]:
     records = _Records()
     target = BucketTarget(bucket, near=True, facts=_Facts())  # type: ignore[arg-type]
-    verify = Verify(_sync(), target, records, context or StepContext(lambda: 60.0), 4)  # type: ignore[arg-type]
+    verify = FileVerification(_sync(), target, records, context or StepContext(lambda: 60.0), 4)  # type: ignore[arg-type]
     answers = verify.items(items)
     assert len(answers) == len(items)
     return {answer.item.name: answer for answer in answers}, records
 
 
-def test_a_page_verifies_files_that_stand_together() -> None:
+def test_a_page_verifies_adjacent_files() -> None:
     keys = [f"d{number % 2}/f{number:04}" for number in range(500)]
     bucket = _Bucket({key: Head("e", 4) for key in keys})
     answers, records = _verified(bucket, [_made(key) for key in keys])
@@ -103,7 +103,7 @@ def test_a_page_verifies_files_that_stand_together() -> None:
     assert (bucket.pages, bucket.heads) == (6, [])
 
 
-def test_what_is_verified_is_recorded_after_all_that_the_transfers_recorded() -> None:
+def test_a_verification_is_recorded_after_the_transfer() -> None:
     bucket = _Bucket({key: Head("e", 4) for key in "abc"})
     times = dict(zip("abc", (1_790_000_000_000_000, 1_790_000_000_000_002, 1_790_000_000_000_001), strict=True))
     _, records = _verified(bucket, [_made(key, written=at) for key, at in times.items()])
@@ -129,14 +129,14 @@ def test_removals_and_permissions_are_read_one_by_one() -> None:
     keys = [f"f{number:02}" for number in range(40)]
     bucket = _Bucket({key: Head("e", 4) for key in keys[20:]})
     removed = [Item("00", key, None, "e", 4, {"do": "remove"}) for key in keys[:20]]
-    told = [_made(key, what="permit", mode="rw-r--r--") for key in keys[20:]]
-    answers, records = _verified(bucket, [*removed, *told])
+    permitted = [_made(key, operation="permit", mode="rw-r--r--") for key in keys[20:]]
+    answers, records = _verified(bucket, [*removed, *permitted])
     assert all(isinstance(answer, Completed) for answer in answers.values())
     assert (bucket.pages, sorted(bucket.heads)) == (0, keys)
     assert [records.values[key] for key in keys[:20]] == [None] * 20
 
 
-def test_a_renamed_file_takes_its_old_record_along() -> None:
+def test_a_renamed_file_replaces_its_old_record() -> None:
     keys = [f"f{number:02}" for number in range(20)]
     bucket = _Bucket({key: Head("e", 4) for key in keys})
     answers, records = _verified(bucket, [_made(key, origin=f"old-{key}") for key in keys])
@@ -154,7 +154,7 @@ def test_few_in_a_folder_are_not_listed(few: int) -> None:
     assert (bucket.pages, len(bucket.heads)) == (0, few)
 
 
-def test_where_keys_stand_far_apart_one_page_shows_it() -> None:
+def test_keys_far_apart_are_not_listed_after_one_page() -> None:
     everything = [f"f{number:05}" for number in range(4000)]
     keys = everything[::100]
     bucket = _Bucket({key: Head("e", 4) for key in everything})

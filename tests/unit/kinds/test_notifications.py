@@ -85,10 +85,10 @@ def test_what_is_no_notification_is_said_to_be_none(body: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "odd", [event("not ok"), event(repository=7), "push", None, {"action": "push"}], ids=json.dumps
+    "invalid", [event("not ok"), event(repository=7), "push", None, {"action": "push"}], ids=json.dumps
 )
-def test_what_cannot_be_read_costs_that_part_alone(odd: Any) -> None:
-    assert repositories_in({"events": [event("b"), odd, event("a")]}) == ("a", "b")
+def test_what_cannot_be_read_costs_that_part_alone(invalid: Any) -> None:
+    assert repositories_in({"events": [event("b"), invalid, event("a")]}) == ("a", "b")
 
 
 @given(JSON | st.fixed_dictionaries({"events": JSON}) | st.fixed_dictionaries({"repository": JSON}))

@@ -12,8 +12,8 @@ from syncline.clients.http.pacing import Policy
 from syncline.clients.registry.client import Registry
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.artifacts.layers import OwnMemory
-from syncline.kinds.images.memory import Notes
-from syncline.kinds.images.verify import Origin, Proof
+from syncline.kinds.images.facts import TargetNotes
+from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item
 from tests.standins.oci import Fault, OciRegistry
@@ -36,37 +36,37 @@ def registry(_registry: OciRegistry) -> OciRegistry:
 
 
 @pytest.fixture
-def proof(registry: OciRegistry) -> Proof:
+def verification(registry: OciRegistry) -> ImageVerification:
     http = Http(Policy(sleep=lambda _: None))
-    return Proof(Registry(Endpoint("http", registry.host), lambda: None, http))
+    return ImageVerification(Registry(Endpoint("http", registry.host), lambda: None, http))
 
 
-def prove(proof: Proof, *items: Item, context: StepContext = TIME) -> list[str]:
-    """What each item came to: ``arrived``, ``later`` or the failure's code."""
+def outcomes(verification: ImageVerification, *items: Item, context: StepContext = TIME) -> list[str]:
+    """Return an outcome for each item: ``completed``, ``unfinished`` or the failure's code."""
     found: dict[str, str] = {}
-    for answer in proof.of(items, context):
+    for answer in verification.verify(items, context):
         match answer:
             case Completed(item):
-                found[item.name] = "arrived"
+                found[item.name] = "completed"
             case Unfinished(item):
-                found[item.name] = "later"
+                found[item.name] = "unfinished"
             case Failure(item, error):
                 found[item.name] = error.code.name
     return [found[item.name] for item in items]
 
 
-def test_an_image_with_all_its_parts_has_arrived(registry: OciRegistry, proof: Proof) -> None:
+def test_an_image_with_all_its_parts_is_complete(registry: OciRegistry, verification: ImageVerification) -> None:
     digest = registry.store.add_image(GROUP, "1", b"one", b"two")
-    assert prove(proof, Item(GROUP, "1", digest)) == ["arrived"]
+    assert outcomes(verification, Item(GROUP, "1", digest)) == ["completed"]
     assert len(registry.asked("HEAD", "/blobs/")) == 3
 
 
-def test_an_index_is_proved_down_to_its_layers(registry: OciRegistry, proof: Proof) -> None:
+def test_an_index_is_verified_down_to_its_layers(registry: OciRegistry, verification: ImageVerification) -> None:
     store = registry.store
     children = [store.add_image(GROUP, None, b"base", name) for name in (b"one", b"two")]
     nested = store.add_index(GROUP, None, *children)
     digest = store.add_index(GROUP, "multi", nested, children[0])
-    assert prove(proof, Item(GROUP, "multi", digest)) == ["arrived"]
+    assert outcomes(verification, Item(GROUP, "multi", digest)) == ["completed"]
     asked = [each.target for each in registry.asked("HEAD", "/blobs/")]
     assert len(asked) == len(set(asked)) == 5, "each part is asked for once"
 
@@ -100,78 +100,80 @@ def _truncate_layer(store: Store) -> None:
 @pytest.mark.parametrize(
     "lose", [_forget_tag, _move_tag, _forget_layer, _truncate_layer, _forget_child, _forget_everything]
 )
-def test_whatever_part_is_missing_the_image_has_not_arrived(
-    registry: OciRegistry, proof: Proof, lose: Callable[[Store], None]
+def test_whatever_part_is_missing_the_image_is_not_complete(
+    registry: OciRegistry, verification: ImageVerification, lose: Callable[[Store], None]
 ) -> None:
     child = registry.store.add_image(GROUP, None, b"one")
     digest = registry.store.add_index(GROUP, "1", child)
     lose(registry.store)
-    assert prove(proof, Item(GROUP, "1", digest)) == ["NOT_ARRIVED"]
+    assert outcomes(verification, Item(GROUP, "1", digest)) == ["NOT_ARRIVED"]
 
 
-def test_bytes_are_hashed_whatever_the_header_says(registry: OciRegistry, proof: Proof) -> None:
+def test_bytes_are_hashed_whatever_the_header_says(registry: OciRegistry, verification: ImageVerification) -> None:
     digest = registry.store.add_image(GROUP, "1", b"one")
     stored = registry.store.repositories[GROUP].manifests[digest]
     registry.store.repositories[GROUP].manifests[digest] = replace(stored, body=stored.body + b" ")
-    assert prove(proof, Item(GROUP, "1", digest)) == ["DIGEST_MISMATCH"]
+    assert outcomes(verification, Item(GROUP, "1", digest)) == ["DIGEST_MISMATCH"]
 
 
-def test_a_server_that_fails_proves_nothing_and_refutes_nothing(registry: OciRegistry, proof: Proof) -> None:
+def test_a_failing_server_fails_only_the_requested_item(registry: OciRegistry, verification: ImageVerification) -> None:
     items = [Item(GROUP, name, registry.store.add_image(GROUP, name, name.encode())) for name in "123"]
     registry.fault("GET", "/manifests/2", Fault(500), times=None)
-    assert prove(proof, *items) == ["arrived", "SERVER_ERROR", "arrived"]
+    assert outcomes(verification, *items) == ["completed", "SERVER_ERROR", "completed"]
 
 
-def test_what_is_absent_in_one_image_is_asked_for_again_for_the_next(registry: OciRegistry, proof: Proof) -> None:
+def test_what_is_absent_in_one_image_is_asked_for_again_for_the_next(
+    registry: OciRegistry, verification: ImageVerification
+) -> None:
     items = [Item(GROUP, name, registry.store.add_image(GROUP, name, b"shared", name.encode())) for name in "12"]
     del registry.store.repositories[GROUP].blobs[digest_of(b"shared")]
-    assert prove(proof, *items) == ["NOT_ARRIVED", "NOT_ARRIVED"]
+    assert outcomes(verification, *items) == ["NOT_ARRIVED", "NOT_ARRIVED"]
 
 
-def test_what_there_is_no_time_for_is_left_for_later(registry: OciRegistry, proof: Proof) -> None:
+def test_an_item_is_unfinished_when_time_is_over(registry: OciRegistry, verification: ImageVerification) -> None:
     digest = registry.store.add_image(GROUP, "1", b"one")
-    assert prove(proof, Item(GROUP, "1", digest), context=StepContext(lambda: 0.0)) == ["later"]
+    assert outcomes(verification, Item(GROUP, "1", digest), context=StepContext(lambda: 0.0)) == ["unfinished"]
     assert registry.requests == []
 
 
 @pytest.mark.parametrize("lost", ["listing", "layer", "nothing"])
-def test_what_refers_to_an_image_is_proved_with_it(registry: OciRegistry, lost: str) -> None:
+def test_what_refers_to_an_image_is_verified_with_it(registry: OciRegistry, lost: str) -> None:
     """The source has a signature; the target is asked whether it lists it, and for its parts."""
     client = Registry(Endpoint("http", registry.host), lambda: None, Http(Policy(sleep=lambda _: None)))
-    proof = Proof(client, Origin(client, lambda _: "source/app"))
+    verification = ImageVerification(client, Origin(client, lambda _: "source/app"))
     for name in ("source/app", GROUP):
         digest = registry.store.add_image(name, "1", b"one")
         subject = descriptor(OCI_MANIFEST, registry.store.repositories[name].manifests[digest].body)
         signature = registry.store.add_image(name, None, b"signed", subject=subject)
-    here = registry.store.repositories[GROUP]
+    at_target = registry.store.repositories[GROUP]
     if lost == "listing":
-        del here.manifests[signature]
+        del at_target.manifests[signature]
     elif lost == "layer":
-        del here.blobs[digest_of(b"signed")]
-    wanted = "arrived" if lost == "nothing" else "NOT_ARRIVED"
-    assert prove(proof, Item(GROUP, "1", digest)) == [wanted]
+        del at_target.blobs[digest_of(b"signed")]
+    wanted = "completed" if lost == "nothing" else "NOT_ARRIVED"
+    assert outcomes(verification, Item(GROUP, "1", digest)) == [wanted]
 
 
 class TestNotes:
     """What a later run has to know of the images, and what a report says of them."""
 
     @pytest.fixture
-    def notes(self) -> Notes:
-        return Notes(OwnMemory(), "dr.example")
+    def notes(self) -> TargetNotes:
+        return TargetNotes(OwnMemory(), "dr.example")
 
     @pytest.fixture
     def client(self, registry: OciRegistry) -> Registry:
         return Registry(Endpoint("http", registry.host), lambda: None, Http(Policy(sleep=lambda _: None)))
 
     @staticmethod
-    def noted(client: Registry, item: Item, notes: Notes | None) -> str:
+    def noted(client: Registry, item: Item, notes: TargetNotes | None) -> str:
         """Return the note of an image that arrived."""
-        (answer,) = Proof(client, Origin(client, lambda _: "source/app", notes=notes)).of([item], TIME)
+        (answer,) = ImageVerification(client, Origin(client, lambda _: "source/app", notes=notes)).verify([item], TIME)
         assert isinstance(answer, Completed), answer
         return answer.note
 
     def test_a_tag_that_moved_on_at_the_source_is_copied_by_the_next_run(
-        self, registry: OciRegistry, client: Registry, notes: Notes
+        self, registry: OciRegistry, client: Registry, notes: TargetNotes
     ) -> None:
         digest = registry.store.add_image(GROUP, "1", b"one")
         now = registry.store.add_image("source/app", "1", b"two")
@@ -183,7 +185,7 @@ class TestNotes:
 
     @pytest.mark.parametrize("source", ["the same", "gone", "another algorithm"])
     def test_any_other_is_not_outdated(
-        self, registry: OciRegistry, client: Registry, notes: Notes, source: str
+        self, registry: OciRegistry, client: Registry, notes: TargetNotes, source: str
     ) -> None:
         digest = registry.store.add_image(GROUP, "1", b"one")
         registry.store.add_image("source/app", None if source == "gone" else "1", b"one")
@@ -200,7 +202,7 @@ class TestNotes:
     def test_what_could_not_be_verified_is_looked_through_later(
         self,
         client: Registry,
-        notes: Notes,
+        notes: TargetNotes,
         monkeypatch: pytest.MonkeyPatch,
         code: CodeName,
         *,
@@ -210,9 +212,9 @@ class TestNotes:
             raise SynclineError(code, "no")
 
         monkeypatch.setattr(client, "manifest", manifest)
-        assert prove(Proof(client, Origin(client, lambda _: "source/app", notes=notes)), Item(GROUP, "1", "d")) == [
-            code
-        ]
+        assert outcomes(
+            ImageVerification(client, Origin(client, lambda _: "source/app", notes=notes)), Item(GROUP, "1", "d")
+        ) == [code]
         assert notes.has_unverified(GROUP) == unverified
 
     @pytest.mark.parametrize("whole", [True, False])
@@ -226,7 +228,7 @@ class TestNotes:
                 del registry.store.repositories[name].manifests[child]
         if whole:
             origin = Origin(client, lambda _: "source/app")
-            assert prove(Proof(client, origin), Item(GROUP, "1", digest)) == ["NOT_ARRIVED"]
+            assert outcomes(ImageVerification(client, origin), Item(GROUP, "1", digest)) == ["NOT_ARRIVED"]
         else:
             assert child in self.noted(client, Item(GROUP, "1", digest), None)
 

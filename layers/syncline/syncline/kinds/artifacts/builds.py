@@ -18,7 +18,7 @@ from syncline.errors import CodeName, SynclineError, stored_code
 from syncline.kinds.artifacts.archive.feed import Limits, Windowed
 from syncline.kinds.artifacts.archive.zips import Zip
 from syncline.kinds.artifacts.config import ArtifactsSync, Metadata
-from syncline.kinds.images.memory import Memory
+from syncline.kinds.images.facts import SharedFacts
 
 # Metadata blocks in the logs of builds: `Key: value` lines, told from everything that only looks like them.
 #
@@ -218,7 +218,7 @@ class Flawed:
 class Builds:
     """The builds of one sync. What a run says never changes, so it is read once and remembered."""
 
-    def __init__(self, sync: ArtifactsSync, github: GitHub, memory: Memory) -> None:
+    def __init__(self, sync: ArtifactsSync, github: GitHub, memory: SharedFacts) -> None:
         self._sync = sync
         self._github = github
         self._memory = memory

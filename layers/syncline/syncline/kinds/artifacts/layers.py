@@ -19,7 +19,7 @@ from isal import isal_zlib
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import Descriptor
 from syncline.clients.registry.reference import is_digest
-from syncline.kinds.images.memory import Memory
+from syncline.kinds.images.facts import SharedFacts
 
 # Layers as registries keep them: gzip, made in pieces side by side, the same bytes for the same content every time.
 #
@@ -79,7 +79,7 @@ def has_whole(registry: Registry, repository: str, digest: str, size: int) -> bo
 class KnownLayers:
     """The layers of one registry; safe to use from any number of threads."""
 
-    def __init__(self, memory: Memory, registry: Registry, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, memory: SharedFacts, registry: Registry, sleep: Callable[[float], None] = time.sleep) -> None:
         self._memory = memory
         self._registry = registry
         self._sleep = sleep
@@ -161,7 +161,7 @@ class KnownLayers:
 
 
 class OwnMemory:
-    """What one process remembers for itself, where there is no table; see :class:`Memory`."""
+    """What one process remembers for itself, where there is no table; see :class:`SharedFacts`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._facts: dict[str, str] = {}

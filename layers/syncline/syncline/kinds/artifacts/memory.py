@@ -11,10 +11,10 @@ from syncline.clients.registry.client import Registry
 from syncline.errors import CodeName, SynclineError, stored_code
 from syncline.kinds.artifacts.builds import READING, Place
 from syncline.kinds.artifacts.verify import fingerprint_of
-from syncline.kinds.images.memory import Memory
+from syncline.kinds.images.facts import SharedFacts
 
 
-class Facts(Memory, Protocol):
+class Facts(SharedFacts, Protocol):
     """The memory that all functions share; see :class:`syncline.store.facts.Facts`."""
 
     def remember(self, key: str, value: str, seconds: float = ...) -> None: ...
@@ -45,7 +45,7 @@ def age_of(run: str) -> tuple[int, int]:
 class Pushed:
     """The memory of one registry's tags. Losing it costs reading archives again, and nothing else."""
 
-    def __init__(self, memory: Memory, host: str) -> None:
+    def __init__(self, memory: SharedFacts, host: str) -> None:
         self._memory = memory
         self._host = host
 

@@ -17,29 +17,29 @@ from syncline.kinds.files.listing import listed_ahead
 from syncline.kinds.files.targets import (
     CHUNK,
     Facts,
-    PartlyWritten,
-    Put,
+    PutRequest,
+    PutResult,
     TargetFile,
-    Written,
-    check_arrived,
+    UnfinishedPut,
+    check_unchanged,
+    check_written,
     file_of,
     folder_of,
-    opened,
-    unchanged,
+    open_current,
 )
 
 T = TypeVar("T")
 
 PART_SECONDS: Final = 10.0
-"""Seconds of the function's time without which no further part is begun."""
+"""Seconds of the function's time that must be left for another part to be begun."""
 _WORTH_LISTING: Final = 16
-"""Paths of one folder from which on they are listed; to some services a listing costs as much as a dozen questions."""
+"""Paths of one folder from which on they are listed; some services charge a listing like a dozen other requests."""
 _SPARSE: Final = 16
-"""A page of a listing of which no more than one in so many objects was asked for is the last one."""
+"""A listing ends after a page of which no more than one in so many objects was asked for."""
 
 
 class BucketTarget:
-    """Another bucket. If it is of the same service (``near``), the service copies; else objects pass through here."""
+    """Another bucket. One of the same service (``near``) copies objects itself; for another one they are read and sent."""
 
     is_listed = True
 
@@ -51,40 +51,38 @@ class BucketTarget:
         self.name = f"s3://{bucket}"
 
     def creates_safely(self, size: int | None) -> bool:
-        whole = LARGEST_COPY if self._near else PART
-        return self._known() == "yes" and size is not None and size <= whole
+        largest = LARGEST_COPY if self._near else PART  # of one request
+        return self._honours_conditions() is True and size is not None and size <= largest
 
-    def _known(self) -> str | None:
-        """Return "yes" or "no" as a write has shown, None if none has yet."""
+    def _honours_conditions(self) -> bool | None:
+        """Return True or False as a write has shown, None if none has yet."""
         if self._conditional is None:
-            told = self._facts.recall(self._fact)
-            if told is None:
-                return None
-            self._conditional = told == "yes"
-        return "yes" if self._conditional else "no"
+            known = self._facts.recall(self._fact)
+            self._conditional = None if known is None else known == "yes"
+        return self._conditional
 
     @property
     def _fact(self) -> str:
         return f"conditions:{'copy' if self._near else 'put'}:{self.name}"
 
     def _learn(self, honours: Callable[[], bool]) -> None:
-        """Find out once whether the service honours conditions, with an object that was written just now."""
-        if self._known() is None:
+        """Test once whether the service honours conditions, with an object that was written just now."""
+        if self._honours_conditions() is None:
             self._conditional = honours()
             self._facts.remember(self._fact, "yes" if self._conditional else "no")
 
     def _on(self, condition: Condition | None, write: Callable[[Condition | None], T], *, checked: bool = False) -> T:
-        """Write on a condition, or without one where the service does not know conditions.
+        """Write on a condition, or without one if the service does not support conditions.
 
-        ``checked`` says that the caller has just read what the condition requires. A refusal then says nothing about
-        other requests: some services know conditions of a put, and none of a deletion.
+        ``checked`` says that the caller has just checked the condition. A refusal then says nothing about other
+        requests: some services support conditions of a put, but not of a deletion.
         """
-        if condition is None or self._known() == "no":
+        if condition is None or self._honours_conditions() is False:
             return write(None)
         try:
             return write(condition)
         except SynclineError as error:
-            if error.code.name != "REFUSED" or (self._known() is not None and not checked):
+            if error.code.name != "REFUSED" or (self._honours_conditions() is not None and not checked):
                 raise
         done = write(None)
         if not checked:
@@ -115,7 +113,7 @@ class BucketTarget:
         return found
 
     def _listed(self, paths: Sequence[str]) -> dict[str, TargetFile]:
-        """List the paths of one folder page by page, as long as they stand close together."""
+        """List the paths of one folder page by page, as long as they are close together."""
         prefix, after, found = _common(paths[0], paths[-1]), paths[0][:-1], dict[str, TargetFile]()
         wanted, at = set(paths), 0
         while at < len(paths):
@@ -128,26 +126,26 @@ class BucketTarget:
             after = paths[at - 1]
         return found
 
-    def put(self, put: Put) -> Written | PartlyWritten:
+    def put(self, put: PutRequest) -> PutResult | UnfinishedPut:
         if self._near:
             return self._copied(put)
-        with opened(put.source, put.key, put.seen) as stream:
+        with open_current(put.source, put.key, put.seen) as stream:
             head = stream.head
             if head.size <= PART:
                 content = b"".join(stream.chunks(CHUNK))
-                # Before the write: a file that is written and not recorded is nobody's once its object is deleted.
-                unchanged(put.source, put.key, head)
+                # Before the write: a file that is written and not recorded is foreign once its object is deleted.
+                check_unchanged(put.source, put.key, head)
                 etag = self._on(put.condition, lambda at: self._bucket.put(put.path, content, head, condition=at))
                 if put.guarded:
                     self._learn(lambda: self._bucket.put_again_is_refused(put.path, content, head))
             else:
-                etag = None  # in parts: of those only the last request is repeated if the service knows no conditions
+                etag = None  # sent in parts, of which only the last request is repeated without its condition
         if etag is None:
             return self._in_parts(put, head)
-        return Written(head, file_of(etag, head.size), head.size, fingerprint(head))
+        return PutResult(head, file_of(etag, head.size), head.size, fingerprint(head))
 
-    def _in_parts(self, put: Put, head: Head) -> Written | PartlyWritten:
-        """Send or copy an object part by part, as long as there is time; what is there already is not sent again."""
+    def _in_parts(self, put: PutRequest, head: Head) -> PutResult | UnfinishedPut:
+        """Send or copy an object part by part, as long as there is time; completed parts are not sent again."""
         size = copy_part_size(head.size) if self._near else part_size(head.size)
         upload, done = self._upload(put, head, size)
         sent = 0
@@ -156,28 +154,28 @@ class BucketTarget:
                 if number in done:
                     continue
                 if put.left() < PART_SECONDS:
-                    return PartlyWritten(len(done))
+                    return UnfinishedPut(len(done))
                 end = min(start + size, head.size)
                 done[number] = self._part(put, head, upload, number, start, end)
                 sent += 0 if self._near else end - start
-            unchanged(put.source, put.key, head)
+            check_unchanged(put.source, put.key, head)
             etag = self._on(put.condition, lambda at: upload.complete(done, condition=at))
         except SynclineError as error:
             if error.code.name == "TIME_SHORT":
-                return PartlyWritten(len(done))
+                return UnfinishedPut(len(done))
             if not error.retried or error.is_any("SOURCE_CHANGED", "UPLOAD_LOST"):
                 upload.abort()
                 self._facts.forget(self._upload_fact(put.path))
                 raise
-            return PartlyWritten(len(done), error)
+            return UnfinishedPut(len(done), error)
         self._facts.forget(self._upload_fact(put.path))
-        return Written(head, file_of(etag, head.size), sent, fingerprint(head))
+        return PutResult(head, file_of(etag, head.size), sent, fingerprint(head))
 
-    def _upload(self, put: Put, head: Head, size: int) -> tuple[Upload, dict[int, str]]:
-        """Return the upload under way with the ETags of its parts of ``size`` bytes, or a new one.
+    def _upload(self, put: PutRequest, head: Head, size: int) -> tuple[Upload, dict[int, str]]:
+        """Return the unfinished upload with the ETags of its parts of ``size`` bytes, or a new one.
 
-        It is known by a fact, so that it goes on even if the function that began it was killed. A part of another length
-        was made while the sync was configured otherwise, and does not count.
+        Its number is a fact, so that it is resumed even if the function that began it was killed. Parts of another
+        length were sent under an earlier configuration of the sync, and do not count.
         """
         fact = self._upload_fact(put.path)
         number, _, etag = (self._facts.recall(fact) or "").partition(" ")
@@ -201,14 +199,14 @@ class BucketTarget:
     def _upload_fact(self, path: str) -> str:
         return f"upload:{self.name}/{path}"
 
-    def _part(self, put: Put, head: Head, upload: Upload, number: int, start: int, end: int) -> str:  # noqa: PLR0913, PLR0917 - a part
+    def _part(self, put: PutRequest, head: Head, upload: Upload, number: int, start: int, end: int) -> str:  # noqa: PLR0913, PLR0917 - a part
         if self._near:
             return upload.copy(number, put.source.copy_source(put.key, head), start, end)
         with put.source.open(put.key, etag=head.etag, start=start, end=end) as stream:
             return upload.put(number, b"".join(stream.chunks(CHUNK)))
 
-    def _copied(self, put: Put) -> Written | PartlyWritten:
-        """Let the service copy the object as it was seen, or else as it is now."""
+    def _copied(self, put: PutRequest) -> PutResult | UnfinishedPut:
+        """Let the service copy the object as it was seen, or its present version."""
         if put.seen is not None and put.seen.size <= LARGEST_COPY:
             try:
                 return self._copied_as(put, put.seen)
@@ -220,18 +218,18 @@ class BucketTarget:
             raise SynclineError("NOT_FOUND", f"{put.key!r} is not in {put.source}")
         return self._in_parts(put, head) if head.size > LARGEST_COPY else self._copied_as(put, head)
 
-    def _copied_as(self, put: Put, head: Head) -> Written:
-        """Let the service copy the object in one request, if it is still the one of ``head``."""
+    def _copied_as(self, put: PutRequest, head: Head) -> PutResult:
+        """Let the service copy the object in one request, if it still has the ETag of ``head``."""
         etag = self._on(put.condition, lambda at: self._bucket.copy(put.source, put.key, put.path, head, condition=at))
         if put.guarded:
             self._learn(lambda: self._bucket.copy_again_is_refused(put.source, put.key, put.path, head))
-        return Written(head, file_of(etag, head.size))
+        return PutResult(head, file_of(etag, head.size))
 
-    def rename(self, path: str, new_path: str, there: TargetFile) -> str:
+    def rename(self, path: str, new_path: str, existing: TargetFile) -> str:
         head = self._bucket.head(path)
         if head is None:
             raise SynclineError("NOT_FOUND", f"{path!r} is not in {self._bucket}")
-        if file_of(head.etag, head.size).version != there.version or head.size > LARGEST_COPY:
+        if file_of(head.etag, head.size).version != existing.version or head.size > LARGEST_COPY:
             what = "was replaced" if head.size <= LARGEST_COPY else "is too large to be copied in one request"
             raise SynclineError("TARGET_CHANGED", f"{path!r} in {self._bucket} {what}, so it is not renamed")
         found = head
@@ -240,24 +238,24 @@ class BucketTarget:
             return self._bucket.copy(self._bucket, path, new_path, found, condition=condition)
 
         etag = self._on(ABSENT, copy, checked=True)
-        check_arrived(self, new_path, file_of(etag, head.size))
-        self.remove(path, there)
+        check_written(self, new_path, file_of(etag, head.size))
+        self.remove(path, existing)
         return etag
 
-    def remove(self, path: str, there: TargetFile) -> None:
-        self._on(Condition(there.version), lambda at: self._bucket.delete(path, condition=at), checked=True)
+    def remove(self, path: str, existing: TargetFile) -> None:
+        self._on(Condition(existing.version), lambda at: self._bucket.delete(path, condition=at), checked=True)
 
-    def open(self, path: str, there: TargetFile, start: int) -> ObjectStream | None:
-        return self._bucket.open(path, etag=there.version, start=start)
+    def open(self, path: str, existing: TargetFile, start: int) -> ObjectStream | None:
+        return self._bucket.open(path, etag=existing.version, start=start)
 
-    def mode(self, path: str) -> str | None:  # noqa: ARG002 - it knows none
+    def mode(self, path: str) -> str | None:  # noqa: ARG002 - buckets have no permissions
         return None
 
-    def permit(self, path: str, mode: str) -> str | None:  # noqa: ARG002 - it knows none
+    def permit(self, path: str, mode: str) -> str | None:  # noqa: ARG002 - buckets have no permissions
         return None
 
 
 def _common(one: str, other: str) -> str:
-    """Return the longest common beginning of both."""
+    """Return the longest common prefix."""
     same = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
-    return "".join(mine for mine, _ in same)
+    return "".join(each for each, _ in same)

@@ -1,7 +1,7 @@
 """Comparison of a source's listing with the target's and with our records, in one pass over all three.
 
-All three come in the order of names. Where the target cannot be listed, a record stands for its file while that is
-verified, and a share of the files is read again in each pass (:class:`Turns`).
+All three are sorted by name. If the target cannot be listed, a verified record stands for its file, and a share of the
+files is read again in each pass (:class:`RecheckShare`).
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from syncline.kinds.files.records import ETAG, MODIFIED, SIZE, TARGET, VERIFIED,
 from syncline.ownership import Action, decide, digest_of
 
 _EVERY: Final = 1000
-"""Names after which a pass yields None, so that its caller can check the time."""
+"""Names after which a comparison yields None, so that its caller can check the time."""
 _MOST_SKIPPED: Final = 2000
-"""Files of others that are read past before the target's listing is opened anew."""
+"""Foreign files that are skipped one by one before the target's listing is opened again further on."""
 
 
 @dataclass(frozen=True, slots=True)
-class Turns:
-    """The share of the files whose turn it is to be read again at the target, between two times in Unix seconds.
+class RecheckShare:
+    """The share of the files that are due to be read again at the target, between two times in Unix seconds.
 
-    Each name has its fixed place on a circle that takes ``period`` seconds. So the file that is read is always the one
-    whose last reading is the longest ago, and each is read once in a period, however often scans are made.
+    Each name has a fixed phase within ``period`` seconds. So each file is read once in a period, however often scans are
+    made, and the files read are those that were not read for the longest time.
     """
 
     since: float
@@ -40,18 +40,18 @@ class Turns:
         """The share of all files, from 0 to 1."""
         return min(1.0, max(0.0, (self.now - self.since) / self.period))
 
-    def has(self, name: str) -> bool:
-        """Return True if it is the turn of a name."""
-        place = zlib.crc32(name.encode(errors="surrogatepass")) / 2**32
+    def includes(self, name: str) -> bool:
+        """Return True if the file of a name is due."""
+        phase = zlib.crc32(name.encode(errors="surrogatepass")) / 2**32
         begin = self.since / self.period % 1
-        return (place - begin) % 1 < self.share
+        return (phase - begin) % 1 < self.share
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """A file to act on: new without ``record``, gone without ``listed``.
+class FileChange:
+    """A file that differs: new if it has no ``record``, gone from the source if it is not ``listed`` there.
 
-    ``there`` is the target's file as it was listed. ``seq`` is the sequencer of the latest event before it was read at
+    ``existing`` is the target's file as it was listed. ``seq`` is the sequencer of the latest event before it was read at
     the source, "" if there is none.
     """
 
@@ -60,38 +60,38 @@ class Change:
     action: Action
     listed: Listed | None
     record: Record | None
-    there: Listed | None = None
+    existing: Listed | None = None
     seq: str = ""
 
     @property
-    def was(self) -> PreviousRecord | None:
+    def previous(self) -> PreviousRecord | None:
         """The record before the change."""
         return None if self.record is None else PreviousRecord(self.name, self.record)
 
     @property
     def removal(self) -> str:
-        """A text for the removal of this version: a file that came again since is removed once more, and counts again."""
+        """A text that identifies the removal of this version: a file that was created again since counts once more."""
         known = "" if self.record is None else f"{self.record.etag} {self.record.modified}"
         return f"{self.name}\0{known}"
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """A file that is equal as far as listings tell, and has to be read: its time differs, or it is its turn."""
+class FileCheck:
+    """A file that is equal by the listings, and has to be read: its time differs, or it is due."""
 
     key: str
     name: str
     listed: Listed
     record: Record
-    there: Listed | None
+    existing: Listed | None
 
 
 @dataclass(slots=True)
 class Tally:
-    """Objects listed at the source, files that are ours and selected, and those of them that are gone from the source.
+    """Counts of a scan: objects ``listed`` at the source, files that are ``ours`` and selected, and those that are gone.
 
-    ``renamed`` counts renames, which are not among ``gone``, and ``digest`` stands for the files that are gone. ``odd``
-    counts the entries of the listings that cannot be used: nothing is removed after one, as it may be what seems gone.
+    ``renamed`` counts renames, which are not among ``gone``, and ``digest`` identifies the files that are gone. ``odd``
+    counts invalid entries of the listings: nothing is removed after one, since it may be a file that seems gone.
     """
 
     listed: int = 0
@@ -103,33 +103,33 @@ class Tally:
 
 
 class TargetListing:
-    """A target's listing, read alongside the source's. ``opened`` lists the files behind a name; ``start`` is cut off.
+    """A target's listing, read alongside the source's. ``opened`` lists the files behind a name.
 
-    ``odd`` has the listing's odd entries that were met so far.
+    ``prefix`` is removed from paths to give names. ``invalid`` has the invalid entries that were read so far.
     """
 
     def __init__(
-        self, opened: Callable[[str], Iterator[Listed]], start: str, after: str, odd: Sequence[Odd] = ()
+        self, opened: Callable[[str], Iterator[Listed]], prefix: str, after: str, invalid: Sequence[Odd] = ()
     ) -> None:
-        self.odd = odd
+        self.invalid = invalid
         self._opened = opened
-        self._cut = len(start)
+        self._cut = len(prefix)
         self._listing = opened(after)
         self._there: Listed | None = None
         self._path = ""
         self._begun = False
 
     def find(self, name: str) -> Listed | None:
-        """Return the file of a name; names are asked for in their order.
+        """Return the file of a name; the caller asks for names in their order.
 
-        Raises LISTING_INCOMPLETE if the listing is not in order.
+        Raises LISTING_INCOMPLETE if the listing is not sorted.
         """
         skipped = 0
         while not self._begun or (self._there is not None and self._path < name):
             self._next()
             skipped += 1
             if skipped == _MOST_SKIPPED and self._there is not None and self._path < name:
-                # Files of others, perhaps millions of them: the listing goes on just before the name.
+                # There may be millions of foreign files: the listing continues just before the name.
                 self._listing, self._begun = self._opened(_just_before(name)), False
         return self._there if self._path == name else None
 
@@ -144,23 +144,23 @@ class TargetListing:
 
 
 @dataclass(slots=True)
-class Pass:
-    """One pass. ``at`` is the name that it has come to.
+class ListingComparison:
+    """A comparison in one pass, which has reached the name ``at``.
 
-    ``starts`` are the prefixes of source and target, which names do not have. ``target`` is None where the target
-    cannot be listed. ``takes`` is None where every name is selected. ``leaves_out`` tells of an object's name and size
-    whether the target needs no such thing. ``told`` are names that have to be read at the target in any case. The pass
-    ends behind ``upto``. ``adopted`` has records to write, None for those to drop.
+    ``prefixes`` are those of source and target, which names do not have. ``target`` is None if the target cannot be
+    listed. ``takes`` is None if every name is selected. ``leaves_out`` returns True if the target needs no file for an
+    object's name and size. ``reread`` are names that have to be read at the target in any case. The pass ends behind
+    ``upto``. ``adopted`` has records to write, None for those to delete.
     """
 
     source: Iterator[Listed]
     target: TargetListing | None
     records: Iterator[tuple[str, Row]]
-    starts: tuple[str, str]
+    prefixes: tuple[str, str]
     takes: Callable[[str], bool] | None
     leaves_out: Callable[[str, int], bool]
-    turns: Turns | None
-    told: frozenset[str]
+    recheck: RecheckShare | None
+    reread: frozenset[str]
     overwrite: bool
     upto: str | None = None
     tally: Tally = field(default_factory=Tally)
@@ -168,16 +168,16 @@ class Pass:
     equal: int = 0
     left_out: int = 0
     adopted: dict[str, Row | None] = field(default_factory=dict)
-    checks: list[Check] = field(default_factory=list)
+    checks: list[FileCheck] = field(default_factory=list)
 
-    def changes(self) -> Iterator[Change | None]:  # noqa: C901 - one loop over three lists, once for each file
+    def changes(self) -> Iterator[FileChange | None]:  # noqa: C901 - one loop over three lists, once for each file
         """Yield the changes in the order of names, and None now and then, so that the caller can check the time.
 
-        Raises LISTING_INCOMPLETE if a listing is not in order, since what is missing could not be told then from what
-        is yet to come.
+        Raises LISTING_INCOMPLETE if a listing is not sorted, since a missing entry would be indistinguishable from one
+        that follows later.
         """
-        cut = len(self.starts[0])
-        tally, turns, told = self.tally, self.turns, self.told
+        cut = len(self.prefixes[0])
+        tally, recheck, reread = self.tally, self.recheck, self.reread
         source, records, target = self.source, self.records, self.target
         listed, known = next(source, None), next(records, None)
         name = "" if listed is None else listed.key[cut:]
@@ -193,8 +193,8 @@ class Pass:
                 at, row = known
             if self.upto is not None and at > self.upto:
                 return
-            here = None if target is None else target.find(at)
-            change: Change | None = None
+            existing = None if target is None else target.find(at)
+            change: FileChange | None = None
             if listed is not None and name == at:
                 tally.listed += 1
                 if (
@@ -202,21 +202,21 @@ class Pass:
                     and row[ETAG] == listed.etag
                     and row[SIZE] == listed.size
                     and row[VERIFIED]
-                    and (target is None or (here is not None and here.etag and here.etag == (row[TARGET] or row[ETAG])))
-                    and (here is None or here.size == listed.size)
+                    and (target is None or (existing is not None and existing.etag == (row[TARGET] or row[ETAG]) != ""))
+                    and (existing is None or existing.size == listed.size)
                     and row[MODIFIED] == int(listed.modified)
-                    and (turns is None or not turns.has(at))
-                    and at not in told
+                    and (recheck is None or not recheck.includes(at))
+                    and at not in reread
                     and (self.takes is None or self.takes(listed.key))
                 ):
                     tally.ours += 1
                     self.equal += 1
                 else:
-                    change = self._met(at, listed, row, here)
+                    change = self._differing(at, listed, row, existing)
                 listed = next(source, None)
                 name = "" if listed is None else listed.key[cut:]
             elif row is not None:
-                change = self._missed(at, row, here)
+                change = self._missing(at, row, existing)
             if row is not None:
                 known = next(records, None)
             self.at = at
@@ -226,8 +226,8 @@ class Pass:
             elif steps % _EVERY == 0:
                 yield None
 
-    def _met(self, name: str, listed: Listed, row: Row | None, here: Listed | None) -> Change | None:
-        """Compare an object of the source that is not plainly equal."""
+    def _differing(self, name: str, listed: Listed, row: Row | None, existing: Listed | None) -> FileChange | None:
+        """Compare an object of the source that differs from the record or the target in some way."""
         if (self.takes is not None and not self.takes(listed.key)) or self.leaves_out(name, listed.size):
             self.left_out += 1
             return None
@@ -238,14 +238,18 @@ class Pass:
             ours = record is not None and record.verified
             action = Action.EQUAL if ours and current else Action.CREATE
         else:
-            # A service that kept fewer bytes than it was sent may list them under the ETag that it answered.
-            current = current and here is not None and here.size == listed.size
-            # Some services list no ETags: then nothing is known of the bytes.
-            ours = record is not None and here is not None and here.etag == record.target != ""
-            same = here is not None and (here.etag, here.size) == (listed.etag, listed.size) and listed.etag != ""
+            # A service that stored fewer bytes than it was sent may list them under the ETag that it returned.
+            current = current and existing is not None and existing.size == listed.size
+            # Some services list no ETags, so nothing is known about the bytes.
+            ours = record is not None and existing is not None and existing.etag == record.target != ""
+            same = (
+                existing is not None
+                and (existing.etag, existing.size) == (listed.etag, listed.size)
+                and listed.etag != ""
+            )
             action = decide(
                 at_source=True,
-                at_target=here is not None,
+                at_target=existing is not None,
                 ours=ours,
                 current=current,
                 same=same,
@@ -253,42 +257,44 @@ class Pass:
             )
         if action is Action.EQUAL and record is not None:
             self.equal += 1
-            self._note_equal(name, listed, record, here)
+            self._note_equal(name, listed, record, existing)
             return None
-        if action is Action.ADOPT and here is not None:
+        if action is Action.ADOPT and existing is not None:
             self.equal += 1
-            before = record or Record(listed.etag, listed.size, 0, here.etag)
+            before = record or Record(listed.etag, listed.size, 0, existing.etag)
             headers = before.headers if current else ""
-            made = Record(listed.etag, listed.size, int(listed.modified), here.etag, headers=headers, seq=before.seq)
-            self.adopted[name] = made.to_row()
+            adopted = Record(
+                listed.etag, listed.size, int(listed.modified), existing.etag, headers=headers, seq=before.seq
+            )
+            self.adopted[name] = adopted.to_row()
             return None
-        return Change(listed.key, name, action, listed, record, here)
+        return FileChange(listed.key, name, action, listed, record, existing)
 
-    def _note_equal(self, name: str, listed: Listed, record: Record, here: Listed | None) -> None:
-        due = name in self.told or (self.turns is not None and self.turns.has(name))
+    def _note_equal(self, name: str, listed: Listed, record: Record, existing: Listed | None) -> None:
+        due = name in self.reread or (self.recheck is not None and self.recheck.includes(name))
         if due or record.modified != int(listed.modified):
-            self.checks.append(Check(listed.key, name, listed, record, here))
+            self.checks.append(FileCheck(listed.key, name, listed, record, existing))
             return
         if not record.verified:
             self.adopted[name] = replace(record, verified=True).to_row()
 
-    def _missed(self, name: str, row: Row, here: Listed | None) -> Change | None:
+    def _missing(self, name: str, row: Row, existing: Listed | None) -> FileChange | None:
         """Decide about a record whose object is gone from the source."""
-        key = self.starts[0] + name
+        key = self.prefixes[0] + name
         if self.takes is not None and not self.takes(key):
-            return None  # it was left out of the sync since, and stays where it is
+            return None  # it is no longer selected, and is not removed
         record = Record.of_row(row)
-        if self.target is not None and here is None:
-            # Gone at both sides. An unverified record may be that of a file that is on its way, and an odd entry may
-            # stand for the file.
-            if record.verified and not self.target.odd:
+        if self.target is not None and existing is None:
+            # Gone from both sides, unless a transfer is in flight (an unverified record) or an invalid entry stands for
+            # the file.
+            if record.verified and not self.target.invalid:
                 self.adopted[name] = None
             return None
         self.tally.ours += 1
-        if here is not None and here.etag != record.target:
-            return Change(key, name, Action.CONFLICT, None, record, here)
+        if existing is not None and existing.etag != record.target:
+            return FileChange(key, name, Action.CONFLICT, None, record, existing)
         self.tally.gone += 1
-        return Change(key, name, Action.REMOVE, None, record, here)
+        return FileChange(key, name, Action.REMOVE, None, record, existing)
 
 
 def _just_before(name: str) -> str:
@@ -298,16 +304,16 @@ def _just_before(name: str) -> str:
     return name[:-1] + chr(ord(name[-1]) - 1) + "\U0010ffff"
 
 
-def renames_among(changes: Sequence[Change]) -> dict[str, str]:
-    """Return new keys that are old ones under another name, each with the key that it had.
+def renames_among(changes: Sequence[FileChange]) -> dict[str, str]:
+    """Return the keys of renamed files, each with its previous key.
 
-    A rename is a new and a gone file of equal ETag and size, with no other of either: what is ambiguous is created and
-    removed. Empty objects are all alike, so they are never renames.
+    A rename is one new and one gone file of equal ETag and size. If there are several of either, they are created and
+    removed. Empty objects are all equal, so they are never renames.
     """
     new: dict[tuple[str, int], list[str]] = {}
     gone: dict[tuple[str, int], list[str]] = {}
     for change in changes:
-        free = change.record is None and change.there is None
+        free = change.record is None and change.existing is None
         if change.action is Action.CREATE and free and change.listed is not None:
             new.setdefault((change.listed.etag, change.listed.size), []).append(change.key)
         elif change.action is Action.REMOVE and change.record is not None:
@@ -319,8 +325,8 @@ def renames_among(changes: Sequence[Change]) -> dict[str, str]:
     }
 
 
-def with_renames(tally: Tally, changes: Sequence[Change], renames: Mapping[str, str]) -> Tally:
-    """Return a tally with the renames among its last changes counted as such, and not as removals."""
+def with_renames(tally: Tally, changes: Sequence[FileChange], renames: Mapping[str, str]) -> Tally:
+    """Return a tally that counts the renames among its last changes as such, and not as removals."""
     origins = set(renames.values())
     gone = [change.removal for change in changes if change.action is Action.REMOVE and change.key not in origins]
     digest = digest_of([tally.digest, *gone]) if gone else tally.digest

@@ -1,4 +1,4 @@
-"""A sync of the kind ``files``, and what is checked between its keys."""
+"""Configuration of a sync of the kind ``files``, and the checks between its keys."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ class FileManagerTarget(Model):
     )
     ca: Authority | None = Field(
         None,
-        description="The authority that signed the API's certificate, if the system does not know it.",
+        description="The authority that signed the API's certificate, if the system does not trust it.",
         examples=["file:files-ca.pem"],
     )
     prefix: PathStart = Field(
         "", description="The text put before each key to make it a path.", examples=["/data/customer/"]
     )
     requests: AtOnce = Field(
-        32, description="Requests at the API at a time, over all functions together.", examples=[64]
+        32, description="Concurrent requests to the API, of all functions together.", examples=[64]
     )
     events: StrictBool = Field(
         False, description="Read the API's own events (`/pubSubFullList`) at the beginning of each full scan."
@@ -99,7 +99,7 @@ class FileManagerTarget(Model):
 
     @property
     def place(self) -> Place:
-        """An identity that is the same for two spellings of one API. Records are kept under it, so it stays as it is."""
+        """An identity that is the same for two spellings of one API. It is part of the keys of records, so it is fixed."""
         match = _ADDRESS.fullmatch(self.file_manager)
         assert match is not None
         name, port = split_host(match[2])
@@ -107,11 +107,11 @@ class FileManagerTarget(Model):
         return ("file manager", "localhost" if loopback else name, port or match[1], match[3] or "")
 
     def plain_text_warnings(self, path: KeyPath) -> Iterator[Finding]:
-        """Yield a warning if files go over a network without encryption."""
+        """Yield a warning if files are sent over a network without encryption."""
         match = _ADDRESS.fullmatch(self.file_manager)
         assert match is not None
         if match[1] == "http" and not is_loopback(match[2]):
-            yield Finding((*path, "file_manager"), "sends files readable over the network; use https and ca")
+            yield Finding((*path, "file_manager"), "sends files unencrypted over the network; use https and ca")
 
 
 class Source(BucketEndpoint):
@@ -119,8 +119,8 @@ class Source(BucketEndpoint):
 
     sequencers: StrictBool | None = Field(
         None,
-        description="The service numbers the events of a key in their order (`sequencer`), so that one which is older than "
-        "the record costs no request. When absent, only AWS is believed: others number by the clocks of their machines, or "
+        description="The service numbers the events of a key in their order (`sequencer`), so that events older than the "
+        "record cost no request. Defaults to true for AWS only: other services number by the clocks of their machines, or "
         "not at all.",
     )
 
@@ -131,28 +131,28 @@ class Source(BucketEndpoint):
 
 
 class BucketTarget(BucketEndpoint):
-    """Another bucket. Where both are of one service, and it may read the source, it copies by itself."""
+    """Another bucket. If both are of one service, and it may read the source, it copies objects itself."""
 
-    requests: AtOnce = Field(32, description="Requests at the bucket at a time, over all functions together.")
+    requests: AtOnce = Field(32, description="Concurrent requests to the bucket, of all functions together.")
     same_service: StrictBool = Field(
         True,
-        description="Whether objects are copied by the service, where source and target have one endpoint; else they "
-        "go through the function.",
+        description="Let the service copy objects if source and target have one endpoint. When false, the function reads "
+        "and sends them.",
     )
 
 
 class Reports(BucketEndpoint):
-    """A bucket for sheets (CSV)."""
+    """A bucket for reports (CSV files)."""
 
     full: StrictBool = Field(
         False,
-        description="Whether each run that changed something also writes the state of all files (`new.csv`), and keeps "
-        "the one before (`old.csv`). It reads every record; the sheets of a run read those of what changed.",
+        description="After each run that changed something, also write the state of all files (`new.csv`), and keep the "
+        "previous one (`old.csv`). This reads every record; the other reports of a run read those of changed files.",
     )
 
 
 class PermissionsRule(Model):
-    """Where a file's permissions come from; a file manager is told them, a bucket knows none."""
+    """The source of files' permissions, which are sent to a file manager; buckets have none."""
 
     source: Literal["default", "metadata", "acl"] = Field(
         "metadata",
@@ -160,9 +160,9 @@ class PermissionsRule(Model):
         "for each object), or `default` for none of them.",
         examples=["acl"],
     )
-    default: Mode = Field("rw-r--r--", description="Where the source tells none.", examples=["rw-r-----"])
-    owner: str | None = Field(None, description="The owner that the file manager is told.", examples=["www-data"])
-    group: str | None = Field(None, description="The group that the file manager is told.", examples=["www-data"])
+    default: Mode = Field("rw-r--r--", description="Permissions if the source states none.", examples=["rw-r-----"])
+    owner: str | None = Field(None, description="The owner to set at the file manager.", examples=["www-data"])
+    group: str | None = Field(None, description="The group to set at the file manager.", examples=["www-data"])
 
 
 def _target_form(value: Any) -> str | None:
@@ -183,28 +183,29 @@ class FilesSync(Sync):
 
     kind: Literal["files"] = Field(description="The kind of the sync: `files`.", examples=["files"])
     source: Source = Field(description="The bucket that files come from.")
-    target: Target = Field(description="Where files go: a file manager, or another bucket.")
-    select: Patterns = Field(Patterns(), description="Which keys, as the source names them, without its prefix.")
-    permissions: PermissionsRule = Field(PermissionsRule(), description="Where permissions come from.")
+    target: Target = Field(description="The file manager or bucket that files go to.")
+    select: Patterns = Field(Patterns(), description="The keys to sync, without the source's prefix.")
+    permissions: PermissionsRule = Field(PermissionsRule(), description="The source of permissions.")
     overwrite: StrictBool = Field(
         False,
         description="Replace files at the target that did not come from here. When false each is a `conflict`.",
     )
     removals: Removals | None = Field(
         None,
-        description="Removes files from the target that are gone from the source, within limits. Absent: never removes.",
+        description="Remove files from the target that are gone from the source, within limits. When absent, none is "
+        "removed.",
     )
     recheck: Duration = Field(
         "7d",
-        description="The time within which every file is read again at the target: a share of them in each full scan. "
-        "A target bucket is listed in every full scan besides; a file manager cannot be listed.",
+        description="The time within which every file is read again at the target, a share of them in each full scan. "
+        "A target bucket is also listed in every full scan; a file manager cannot be listed.",
         examples=["1d"],
     )
-    events: Gathering = Field(Gathering(), description="When events of the bucket become one scan.")
+    events: Gathering = Field(Gathering(), description="How events of the bucket are combined into one scan.")
     reports: Reports | None = Field(
         None,
-        description="A bucket for the sheets (CSV) of each run, of what it changed before, after and between, and for "
-        "those asked for by hand.",
+        description="A bucket for the CSV files of each run (changed files before and after, and the differences), and "
+        "for those that `syncline state` writes.",
     )
 
     def name_of(self, key: str) -> str:
@@ -228,7 +229,7 @@ class FilesSync(Sync):
 
     @property
     def selects(self) -> bool:
-        """True if the sync has a selection of its own; else it takes every key below its prefix."""
+        """True if the sync has a selection; else it takes every key below its prefix."""
         return bool(self.select.include or self.select.exclude)
 
     @property
@@ -236,7 +237,7 @@ class FilesSync(Sync):
         return seconds_of(self.recheck)
 
     def target_id(self) -> str:
-        """Return a short text that is the same for one target, however it is spelt."""
+        """Return a short text that is the same for all spellings of one target."""
         return hashlib.blake2b(repr((self.target.place, self.target.prefix)).encode(), digest_size=6).hexdigest()
 
     def problems(self) -> list[Finding]:

@@ -1,9 +1,9 @@
-"""Discover: a whole bucket against the target and our records, or just the keys that events have named.
+"""Discovery of files: a full scan of a bucket against the target and the records, or a scan of named keys.
 
 A full scan reads the source's listing, the target's listing (if it has one) and the records in one pass. Changes are
-gathered up to a window, so that renames are recognised and messages are full; each window is sent on in pages. Whatever
-is gone is known only at the end of the listing, and is removed only within the sync's limits: at once if all changes fit
-into one window, else by a second pass. Where a function's time ends, the cursor says how far the scan has come.
+gathered up to a window, so that renames are recognised and messages are full; each window is sent on in pages. Removals
+are known only at the end of the listing, and are sent on only within the sync's limits: at once if all changes fit into
+one window, else by a second pass. When a function's time ends, the cursor has the position of the scan.
 
 A scan of named keys reads each key at the source and at the target.
 """
@@ -11,7 +11,6 @@ A scan of named keys reads each key at the source and at the target.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -24,32 +23,41 @@ from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.xml import Listed
 from syncline.errors import SynclineError
 from syncline.kinds.files.compare import (
-    Change,
-    Pass,
+    FileChange,
+    ListingComparison,
+    RecheckShare,
     Tally,
     TargetListing,
-    Turns,
     renames_among,
     with_renames,
 )
 from syncline.kinds.files.config import KEY, PREFIX, FilesSync
-from syncline.kinds.files.events import Hints, hints_of
-from syncline.kinds.files.items import Items, place_of, portions
-from syncline.kinds.files.listing import OddOnes, behind, chunks, listed_ahead
+from syncline.kinds.files.events import EventScope
+from syncline.kinds.files.items import (
+    GONE,
+    LEFT_OUT,
+    FileReader,
+    ItemBuilder,
+    NoItem,
+    adopted_by,
+    item_pages,
+    sort_key,
+)
+from syncline.kinds.files.listing import InvalidEntries, chunks, listed_ahead, start_after
 from syncline.kinds.files.parallel import in_parallel
-from syncline.kinds.files.records import Gone, Record, Records, Row, Task
-from syncline.kinds.files.single import GONE, LEFT_OUT, Reader, Unequal, adopted_by
+from syncline.kinds.files.records import Record, Records, RemovedRecord, Row, Task
+from syncline.kinds.files.removals import RemovalLimits, capped, removals_among
 from syncline.kinds.files.targets import Facts, Target
 from syncline.kinds.kind import Failure, Page, StepContext
 from syncline.model import Item, Outcome, Result, Scope, compact_json
-from syncline.ownership import Action, Limits, RemovalRequest, Windows, digest_of
+from syncline.ownership import Action, Windows, digest_of
 
 T = TypeVar("T")
 
 WINDOW: Final = 20_000
 """Changes gathered before they are sent on."""
 CHECKS: Final = 1_000
-"""Files that have to be read, gathered before they are."""
+"""Files gathered that have to be read, before they are read."""
 ADOPTED: Final = 5_000
 """Records gathered before they are written."""
 FAILURES: Final = 100
@@ -58,18 +66,16 @@ AT_ONCE: Final = 16
 """Keys read at a time."""
 _ALWAYS: Final = 10 * 365 * 86_400.0
 """Seconds for which the time of the last full scan is kept."""
-_RUN_WINDOW: Final = 30 * 86_400.0
-"""Seconds that the window of a run with removals of its own is kept: longer than any run."""
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
-    """The place of a scan: in the pass ``removing`` or the first one, behind the name ``after``.
+class ScanCursor:
+    """The position of a scan: in the pass ``removing`` or the first one, behind the name ``after``.
 
-    A window that was being sent on reaches to ``upto`` (None: to the end of the listing), and its pages are out as far
-    as ``sent`` (group and key). ``whole`` says that this window is all there was. ``began`` is the time of the scan's
-    start, ``since`` that of the last full one before it (Unix seconds). ``granted`` removals may be sent on. A scan of
-    named keys has ``removing`` where its removals were granted, and ``ended`` where all of it is out.
+    A window that is being sent on ends at ``upto`` (None: at the end of the listing), and its items up to ``sent`` (group
+    and key) are out. ``whole`` says that this window is the complete scan. ``began`` is the time of the scan's start,
+    ``since`` that of the last full one before it (Unix seconds). ``granted`` removals may be sent on. A scan of named
+    keys has ``removing`` if its removals were granted, and ``ended`` if all of it is out.
     """
 
     removing: bool = False
@@ -87,7 +93,7 @@ class Cursor:
         return compact_json({name: value for name, value in asdict(self).items() if value is not None})
 
     @classmethod
-    def of_text(cls, text: str | None) -> Cursor:
+    def of_text(cls, text: str | None) -> ScanCursor:
         if text is None:
             return cls()
         value = json.loads(text)
@@ -97,8 +103,8 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """The memory of a sync: records, facts, and windows of removals. ``clock`` gives Unix seconds."""
+class FilesState:
+    """The stored state of a sync: records, facts, and windows of removals. ``clock`` gives Unix seconds."""
 
     records: Records
     facts: Facts
@@ -106,11 +112,11 @@ class Memory:
     clock: Callable[[], float]
 
 
-class Scan:
+class FileScan:
     """One scan of a sync's bucket.
 
-    ``group_of`` gives the group of a name. ``told`` comes from the target's own events: a full scan reads the keys that
-    it names at the target, too.
+    ``group_of`` gives the group of a name. ``target_events`` come from the target: a full scan reads the keys that they
+    name at the target, too.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - the parts of the kind
@@ -118,19 +124,20 @@ class Scan:
         sync: FilesSync,
         source: Bucket,
         target: Target,
-        memory: Memory,
+        state: FilesState,
         group_of: Callable[[str], str],
-        told: Hints,
+        target_events: EventScope,
     ) -> None:
         self._sync = sync
         self._source = source
         self._target = target
-        self._memory = memory
-        self._records = memory.records
-        self._items = Items(sync, source, target, group_of)
-        self._reader = Reader(sync, source, target, self._items)
-        self._told = told
-        self._told_names = frozenset(sync.name_of(key) for key in told.keys)
+        self._state = state
+        self._records = state.records
+        self._removals = RemovalLimits(sync, source, state.records, state.removals)
+        self._items = ItemBuilder(sync, source, target, group_of)
+        self._reader = FileReader(sync, source, target, self._items)
+        self._target_events = target_events
+        self._reread = frozenset(sync.name_of(key) for key in target_events.keys)
         self._asked: dict[str, list[tuple[str, str]]] = {}
 
     def pages(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
@@ -138,147 +145,153 @@ class Scan:
         for group, key in context.asked:
             if self._sync.takes(key):
                 self._asked.setdefault(self._sync.name_of(key), []).append((group, key))
-        # They are read on both sides, however equal they look.
-        self._told_names |= self._asked.keys()
+        # They are read at source and target, even if they are equal by the listings.
+        self._reread |= self._asked.keys()
         if scope.groups is None:
             if cursor is None and not context.plan:
                 self._records.compact()
-            yield from self._full("", Cursor.of_text(cursor), context, whole=True)
+            yield from self._full("", ScanCursor.of_text(cursor), context, whole=True)
             return
-        hints = hints_of(scope.groups)
+        events = EventScope.of(scope.groups)
         at = json.loads(cursor) if cursor else {}
         if "prefix" not in at:
-            yield from self._named(hints, Cursor.of_text(cursor), context)
-        for prefix in hints.prefixes:
+            yield from self._named(events, ScanCursor.of_text(cursor), context)
+        for prefix in events.prefixes:
             if prefix < at.get("prefix", ""):
                 continue
-            inner = Cursor.of_text(at["at"]) if at.get("prefix") == prefix else Cursor()
+            inner = ScanCursor.of_text(at["at"]) if at.get("prefix") == prefix else ScanCursor()
             for page in self._full(self._sync.name_of(prefix), inner, context, whole=False):
                 yield replace(page, cursor=compact_json({"prefix": prefix, "at": page.cursor}))
 
     # -- everything ----------------------------------------------------------------------------------------------
 
-    def _full(self, prefix: str, cursor: Cursor, context: StepContext, *, whole: bool) -> Iterator[Page]:
-        """Scan all names that begin with ``prefix``; ``whole`` says that these are all names of the sync."""
+    def _full(self, prefix: str, cursor: ScanCursor, context: StepContext, *, whole: bool) -> Iterator[Page]:
+        """Scan the names that begin with ``prefix``; ``whole`` says that these are all names of the sync."""
         cursor = cursor if cursor.began else self._begun(cursor, whole=whole)
         while not context.over:
             window = self._window(prefix, cursor, context)
             ended, reached = window.ended, window.at
             if cursor.upto is None and not ended and window.is_empty and reached == cursor.after:
-                return  # time was over before anything was met
+                return  # the time was over before anything was read
             at_once = cursor.whole or (cursor.after == "" and not cursor.removing and ended)
             renames = {} if cursor.removing or window.tally.odd else self._renames(window.changes)
             tally = with_renames(window.tally, window.changes, renames)
-            granted, capped = self._granted(cursor, tally, context, prefix, whole=whole) if ended else (0, None)
+            granted, failure = self._granted(cursor, tally, context, prefix, whole=whole) if ended else (0, None)
             removing = cursor.removing or at_once
             budget = cursor.granted if cursor.removing and not ended and not tally.odd else granted
-            here = replace(cursor, upto=None if ended else reached, whole=at_once, granted=budget if removing else 0)
-            if ended and not cursor.removing and capped is None:
-                capped = self._absent(tally, prefix, context, whole=whole)
-            first = window.page(() if capped is None else (capped,))
-            # The second pass is for removals alone: all else was sent on by the first one.
+            position = replace(
+                cursor, upto=None if ended else reached, whole=at_once, granted=budget if removing else 0
+            )
+            if ended and not cursor.removing and failure is None:
+                failure = self._absent(tally, prefix, context, whole=whole)
+            first = window.page(() if failure is None else (failure,))
+            # The second pass is only for removals; the first one has sent on everything else.
             changes = [c for c in window.changes if c.action is Action.REMOVE or not cursor.removing]
             found = [*self._items.found(changes, renames), *window.checked.items]
-            here = yield from self._sent_on(found, here, Page("") if cursor.removing else first)
+            position = yield from self._sent_on(found, position, Page("") if cursor.removing else first)
             if not ended:
-                cursor = replace(here, after=reached, tally=tally, upto=None, sent=None, whole=False)
+                cursor = replace(position, after=reached, tally=tally, upto=None, sent=None, whole=False)
             elif removing or not granted:
                 if whole and not context.plan:
-                    self._memory.facts.remember(self._fact, str(cursor.began), _ALWAYS)
+                    self._state.facts.remember(self._fact, str(cursor.began), _ALWAYS)
                 return
             else:
-                cursor = Cursor(True, began=cursor.began, since=cursor.since, tally=tally, granted=granted)
+                cursor = ScanCursor(True, began=cursor.began, since=cursor.since, tally=tally, granted=granted)
             yield Page(cursor.to_text())
 
-    def _begun(self, cursor: Cursor, *, whole: bool) -> Cursor:
-        """Return the cursor of a scan that begins now."""
-        began = self._memory.clock()
+    def _begun(self, cursor: ScanCursor, *, whole: bool) -> ScanCursor:
+        """Return the cursor at the beginning of a scan."""
+        began = self._state.clock()
         if not whole:
             return replace(cursor, began=began)
-        last = self._memory.facts.recall(self._fact)
-        # Before the first full scan events may have brought files: nothing says when they were read, so all are.
+        last = self._state.facts.recall(self._fact)
+        # Before the first full scan, events may have led to transfers: all files are read, as none has a known time.
         return replace(cursor, began=began, since=began - self._sync.recheck_seconds if last is None else float(last))
 
     @property
     def _fact(self) -> str:
         return f"files-scan:{self._sync.name}:{self._sync.target_id()}"
 
-    def _window(self, prefix: str, cursor: Cursor, context: StepContext) -> _Window:
-        """Return the changes behind the cursor, up to a window's end or the listing's own."""
-        sync, starts = self._sync, (self._sync.source.prefix, self._sync.target.prefix)
-        turns = None
+    def _window(self, prefix: str, cursor: ScanCursor, context: StepContext) -> _Window:
+        """Return the changes behind the cursor, up to the end of a window or of the listing."""
+        sync, prefixes = self._sync, (self._sync.source.prefix, self._sync.target.prefix)
+        recheck = None
         if cursor.since is not None and not cursor.removing:
-            turns = Turns(cursor.since, cursor.began, sync.recheck_seconds)
+            recheck = RecheckShare(cursor.since, cursor.began, sync.recheck_seconds)
         with ExitStack() as stack:
-            # All three are read at the same time, each by a thread of its own.
+            # The three are read at the same time, each by a separate thread.
             def ahead(items: Iterator[T]) -> Iterator[T]:
                 return chain.from_iterable(stack.enter_context(read_ahead(chunks(items))))
 
             def opened(after: str) -> Iterator[Listed]:
-                return ahead(self._target.listing(starts[1] + prefix, behind(starts[1], after), odd.at_target.append))
+                start = start_after(prefixes[1], after)
+                return ahead(self._target.listing(prefixes[1] + prefix, start, invalid.at_target.append))
 
-            odd, start = OddOnes(sync, self._items.failed), behind(starts[0], cursor.after)
-            source = ahead(listed_ahead(self._source, starts[0] + prefix, start, odd.at_source.append))
-            listed = self._target.is_listed
-            other = TargetListing(opened, starts[1], cursor.after, odd.at_target) if listed else None
+            invalid, start = InvalidEntries(sync, self._items.failed), start_after(prefixes[0], cursor.after)
+            source = ahead(listed_ahead(self._source, prefixes[0] + prefix, start, invalid.at_source.append))
+            target = None
+            if self._target.is_listed:
+                target = TargetListing(opened, prefixes[1], cursor.after, invalid.at_target)
             records = ahead(self._recorded(cursor.after, prefix))
-            going = Pass(
+            comparison = ListingComparison(
                 source,
-                other,
+                target,
                 records,
-                starts,
+                prefixes,
                 sync.takes if sync.selects else None,
-                lambda name, size: self._target.leaves_out(starts[1] + name, size),
-                turns,
-                self._told_names,
+                lambda name, size: self._target.leaves_out(prefixes[1] + name, size),
+                recheck,
+                self._reread,
                 sync.overwrite,
                 cursor.upto,
                 replace(cursor.tally),
                 cursor.after,
             )
-            window = _Window(going)
-            for change in going.changes():
+            window = _Window(comparison)
+            for change in comparison.changes():
                 if change is not None:
                     window.changes.append(change)
-                if len(going.checks) >= CHECKS or len(going.adopted) >= ADOPTED:
+                if len(comparison.checks) >= CHECKS or len(comparison.adopted) >= ADOPTED:
                     self._settle(window, cursor, context)
                 if len(window.changes) >= WINDOW or (change is None and context.over):
                     break
             else:
                 window.ended = cursor.upto is None
-                going.at = going.at if cursor.upto is None else cursor.upto
+                comparison.at = comparison.at if cursor.upto is None else cursor.upto
         self._settle(window, cursor, context)
-        failures = odd.failures(cursor.after, None if window.ended else window.at)
-        window.odd += failures.values()
+        failures = invalid.failures(cursor.after, None if window.ended else window.at)
+        window.invalid += failures.values()
         window.changes = [change for change in window.changes if change.key not in failures]
-        going.tally.odd += len(failures)
+        comparison.tally.odd += len(failures)
         return window
 
-    def _settle(self, window: _Window, cursor: Cursor, context: StepContext) -> None:
-        """Read the files that have to be read so far, and write the records that are right now."""
-        going, checked = window.going, window.checked
+    def _settle(self, window: _Window, cursor: ScanCursor, context: StepContext) -> None:
+        """Read the files gathered to be read, and write the records gathered to be written."""
+        comparison, checked = window.comparison, window.checked
         if not cursor.removing:
-            checked.answers += self._answers(name for name, row in going.adopted.items() if row is not None)
-            for name, answer in in_parallel(lambda check: self._reader.check(check, self._told), going.checks, AT_ONCE):
+            checked.answers += self._answers(name for name, row in comparison.adopted.items() if row is not None)
+            for name, answer in in_parallel(
+                lambda check: self._reader.check(check, self._target_events), comparison.checks, AT_ONCE
+            ):
                 if isinstance(answer, Item):
                     checked.items.append(answer)
                 elif isinstance(answer, Failure):
                     checked.failures.append(answer)
-                elif not isinstance(answer, Unequal):
+                elif not isinstance(answer, NoItem):
                     checked.answers += self._answers([name])
                     if answer is not None:
-                        going.adopted[name] = answer
-            if going.adopted and not context.plan:
-                self._records.write(going.adopted)
-        going.checks.clear()
-        going.adopted.clear()
+                        comparison.adopted[name] = answer
+            if comparison.adopted and not context.plan:
+                self._records.write(comparison.adopted)
+        comparison.checks.clear()
+        comparison.adopted.clear()
 
     def _answers(self, names: Iterable[str]) -> list[Result]:
-        """Return a result for each of the items, among those that are equal, that the scan is asked for."""
+        """Return a result for each of the equal items that the scan was asked for."""
         return [Result(*key, Outcome.SKIPPED) for name in names for key in self._asked.get(name, ())]
 
     def _absent(self, tally: Tally, prefix: str, context: StepContext, *, whole: bool) -> Failure | None:
-        """Return a failure if a prefix that a person has named has no objects; it may have some that are left out."""
+        """Return a failure if a prefix that a user has named has no objects, not even some that are left out."""
         start = self._sync.source.prefix
         if tally.listed or tally.odd or not (start if whole else context.named):
             return None
@@ -292,9 +305,9 @@ class Scan:
         yield from self._records.scan(after, prefix)
 
     def _granted(
-        self, cursor: Cursor, tally: Tally, context: StepContext, prefix: str, *, whole: bool
+        self, cursor: ScanCursor, tally: Tally, context: StepContext, prefix: str, *, whole: bool
     ) -> tuple[int, Failure | None]:
-        """Return the removals that may be sent on at the listing's end, and a failure where the limits forbid them."""
+        """Return the removals that may be sent on at the end of the listing, and a failure if the limits forbid them."""
         if tally.odd:
             return 0, None
         empty = not tally.listed and (whole or not self._source.page(limit=1, odd=ignore).objects)
@@ -304,69 +317,49 @@ class Scan:
             return 0, None
         if empty:
             what = f"{self._source} is listed without a single object, and the target has {tally.ours} of its files"
-            return 0, _capped(f"{what}; nothing is removed after an empty listing")
+            return 0, capped(f"{what}; nothing is removed after an empty listing")
         if tally.renamed and cursor.after:
-            # Renames of this scan are still under way, and their old names look gone: the next scan knows.
+            # Renames of this scan are still in flight, so their old names seem gone: the next scan decides.
             return 0, None
-        return self._reserved(tally.gone, tally.ours if whole else None, context, f"{prefix}/{tally.digest}")
+        return self._removals.reserve(tally.gone, tally.ours if whole else None, context, f"{prefix}/{tally.digest}")
 
-    def _reserved(self, gone: int, ours: int | None, context: StepContext, name: str) -> tuple[int, Failure | None]:
-        """Reserve all of ``gone`` removals or none of them. ``ours`` is our number of files, None if it is to be counted."""
-        rule = self._sync.removals
-        assert rule is not None
-        own = context.allow_removals
-        limits = rule.limits if own is None else Limits(1.0, own, _RUN_WINDOW)
-        request = RemovalRequest(limits, gone, name, context.run, own is not None, keep=not context.plan)
-        if own is not None:
-            ours = sys.maxsize
+    def _sent_on(self, items: Sequence[Item], position: ScanCursor, first: Page) -> Generator[Page, None, ScanCursor]:
+        """Yield items in pages, and return the cursor behind them. The counts of ``first`` come before them.
 
-        def removed(run: str) -> int:
-            # A full scan counts while files are being removed, so those that its run has removed may be among its files.
-            return 0 if run == context.run and ours is not None else context.removed(run)
-
-        grant = self._memory.removals.reserve(request, self._total if ours is None else lambda: ours, removed)
-        if grant.allowed:
-            return gone, None
-        limit = f"the limit is {grant.most} of {grant.total} per {rule.per}"
-        allowed = f"{limit if own is None else f'this run may remove {own}'}, and {grant.used} were reserved"
-        what = f"files gone from {self._source}: {gone}; {allowed}, so none is removed now"
-        return 0, _capped(f"{what}. If they are meant: syncline run {self._sync.name} --allow-removals {gone}")
-
-    def _sent_on(self, items: Sequence[Item], here: Cursor, first: Page) -> Generator[Page, None, Cursor]:
-        """Yield items in pages, and return the cursor behind them; the first page carries the counts of ``first``.
-
-        No more removals are sent on than the cursor grants. Behind the counts ``sent`` is before all items, so that a
-        scan that goes on there does not count again.
+        At most as many removals are sent on as the cursor grants. Behind the counts, ``sent`` is before all items, so
+        that a scan that resumes there does not count again.
         """
-        waiting = [item for item in sorted(items, key=place_of) if here.sent is None or place_of(item) > here.sent]
-        if here.sent is None and first != Page(""):
+        waiting = [
+            item for item in sorted(items, key=sort_key) if position.sent is None or sort_key(item) > position.sent
+        ]
+        if position.sent is None and first != Page(""):
             for at in range(0, len(first.failures), FAILURES):
                 failures = first.failures[at : at + FAILURES]
-                yield Page(here.to_text(), failures=failures)
+                yield Page(position.to_text(), failures=failures)
             for at in range(0, len(first.results), FAILURES):
-                yield Page(here.to_text(), results=first.results[at : at + FAILURES])
-            here = replace(here, sent=("", ""))
-            yield Page(here.to_text(), skipped=first.skipped, left_out=first.left_out)
-        for portion in portions(waiting):
+                yield Page(position.to_text(), results=first.results[at : at + FAILURES])
+            position = replace(position, sent=("", ""))
+            yield Page(position.to_text(), skipped=first.skipped, left_out=first.left_out)
+        for page_items in item_pages(waiting):
             sent: list[Item] = []
-            for item in portion:
-                if Task.of(item).what != "remove":
+            for item in page_items:
+                if Task.of(item).operation != "remove":
                     sent.append(item)
-                elif here.granted:
-                    here = replace(here, granted=here.granted - 1)
+                elif position.granted:
+                    position = replace(position, granted=position.granted - 1)
                     sent.append(item)
             good, refused = self._refused(sent)
-            here = replace(here, sent=place_of(portion[-1]))
-            yield Page(here.to_text(), tuple(good), failures=tuple(refused))
-        return here
+            position = replace(position, sent=sort_key(page_items[-1]))
+            yield Page(position.to_text(), tuple(good), failures=tuple(refused))
+        return position
 
     def _refused(self, items: Sequence[Item]) -> tuple[list[Item], list[Failure]]:
-        """Part items from those whose paths the target cannot have."""
+        """Return the items that the target can have, and failures for those whose paths it refuses."""
         good: list[Item] = []
         refused: list[Failure] = []
         for item in items:
             why = self._target.refuses(self._sync.path_of(item.name), item.size)
-            if why is None or Task.of(item).what == "remove":
+            if why is None or Task.of(item).operation == "remove":
                 good.append(item)
             else:
                 error = SynclineError("PATH_REFUSED", f"the key {item.name!r} makes a path that {why}")
@@ -375,25 +368,25 @@ class Scan:
 
     # -- named keys ----------------------------------------------------------------------------------------------
 
-    def _named(self, hints: Hints, cursor: Cursor, context: StepContext) -> Iterator[Page]:
+    def _named(self, events: EventScope, cursor: ScanCursor, context: StepContext) -> Iterator[Page]:
         """Read keys one by one at source and target, and compare both with their records.
 
-        Left aside is a key of which events alone tell that certainly came before what is recorded of it. A scan that
-        goes on reads all keys again, since renames are pairs, and sends on only what it has not.
+        A key is skipped if all its events are certainly older than its record. A scan that resumes reads all keys
+        again, since renames are pairs, and sends on only what it has not sent.
         """
         if cursor.ended:
             return
-        keys = sorted(key for key in hints.all_keys() if self._sync.takes(key))
+        keys = sorted(key for key in events.all_keys() if self._sync.takes(key))
         if not keys:
             return
         names = {key: self._sync.name_of(key) for key in keys}
         rows, gone = self._records.known(names.values())
         records = {key: Record.of_row(rows[name]) for key, name in names.items() if name in rows}
         seqs = {key: record.seq for key, record in records.items()}
-        seqs |= {key: Gone.of_row(gone[name]).seq for key, name in names.items() if name in gone}
-        asked = [key for key in keys if not hints.are_known(key, seqs.get(key, ""))]
+        seqs |= {key: RemovedRecord.of_row(gone[name]).seq for key, name in names.items() if name in gone}
+        asked = [key for key in keys if not events.is_known(key, seqs.get(key, ""))]
         answers = in_parallel(
-            lambda key: (key, self._reader.read(key, records.get(key), hints, context)), asked, AT_ONCE
+            lambda key: (key, self._reader.read(key, records.get(key), events, context)), asked, AT_ONCE
         )
         read = [answer for _, answer in answers]
         failures = [each for each in read if isinstance(each, Failure)]
@@ -401,56 +394,56 @@ class Scan:
         gone_keys = [key for key, answer in answers if answer is GONE]
         if context.named:
             failures += map(self._items.absent, gone_keys)
-        changes = sorted((each for each in read if isinstance(each, Change)), key=lambda change: change.key)
+        changes = sorted((each for each in read if isinstance(each, FileChange)), key=lambda change: change.key)
         adopted = {change.name: record.to_row() for change in changes if (record := adopted_by(change)) is not None}
         if not context.plan:
             self._records.write(adopted)
         renames = self._renames(changes)
-        goes_on = cursor.sent is not None
-        decided = self._decided(changes, renames, context, failures, granted=cursor.removing if goes_on else None)
+        resumed = cursor.sent is not None
+        decided = self._decided(changes, renames, context, failures, granted=cursor.removing if resumed else None)
         found = [*(each for each in read if isinstance(each, Item)), *self._items.found(decided, renames)]
         results = self._answers([*(names[key] for key in equal), *adopted])
         count = len(equal) + len(adopted) - len(results) + (0 if context.named else len(gone_keys))
         first = Page("", skipped=count, results=tuple(results), failures=tuple(failures), left_out=read.count(LEFT_OUT))
-        # What may not be removed was taken out before.
-        removals = sum(Task.of(item).what == "remove" for item in found)
-        here = cursor if goes_on else Cursor(_counted(decided, renames) != [], granted=removals)
-        pages = list(self._sent_on(found, here, first))
+        # Removals beyond the limits are no longer among the items.
+        removals = sum(Task.of(item).operation == "remove" for item in found)
+        position = cursor if resumed else ScanCursor(removals_among(decided, renames) != [], granted=removals)
+        pages = list(self._sent_on(found, position, first))
         for page in pages[:-1]:
             yield page
         for page in pages[-1:]:
-            yield replace(page, cursor=replace(Cursor.of_text(page.cursor), ended=True).to_text())
+            yield replace(page, cursor=replace(ScanCursor.of_text(page.cursor), ended=True).to_text())
 
     def _decided(
         self,
-        changes: Sequence[Change],
+        changes: Sequence[FileChange],
         renames: Mapping[str, str],
         context: StepContext,
         failures: list[Failure],
         *,
         granted: bool | None,
-    ) -> list[Change]:
-        """Return the changes to carry out: removals only within the limits, as they were ``granted`` before if they were."""
-        removed = _counted(changes, renames)
+    ) -> list[FileChange]:
+        """Return the changes to carry out, without removals beyond the limits.
+
+        ``granted`` is the decision that was made before, None if there is none.
+        """
+        removed = removals_among(changes, renames)
         keeps = set() if granted else {id(change) for change in removed}
         if granted is None and removed and self._sync.removals is not None:
             name = digest_of([change.removal for change in removed])
-            count, capped = self._reserved(len(removed), None, context, name)
+            count, failure = self._removals.reserve(len(removed), None, context, name)
             if count:
                 keeps = set()
-            elif capped is not None:
-                # Scanned again by a retry are the keys that were not removed, and no others.
-                failures += [self._items.failed(c.key, capped.error, _etag(c)) for c in removed]
+            elif failure is not None:
+                # A retry scans the keys that were not removed, and no others.
+                failures += [
+                    self._items.failed(c.key, failure.error, None if c.record is None else c.record.etag)
+                    for c in removed
+                ]
         return [c for c in changes if c.action is not Action.ADOPT and id(c) not in keeps]
 
-    def _total(self) -> int:
-        """Return the number of files that are ours and selected."""
-        if not self._sync.selects:
-            return self._records.count()
-        return sum(self._sync.takes(self._sync.source.prefix + name) for name, _ in self._records.scan())
-
-    def _renames(self, changes: Sequence[Change]) -> dict[str, str]:
-        """Return the renames among changes. None leads to a path that is taken or that the target cannot have.
+    def _renames(self, changes: Sequence[FileChange]) -> dict[str, str]:
+        """Return the renames among changes, except those to a path that is taken or that the target cannot have.
 
         The origin of such a pair is removed like any other file.
         """
@@ -467,14 +460,14 @@ class Scan:
             try:
                 return pair if self._target.stat(self._sync.path_of(pair[0])) is None else None
             except SynclineError:
-                return None  # its transfer gives the reason
+                return None  # its transfer reports the reason
 
         return dict(filter(None, in_parallel(free, list(renames.items()), AT_ONCE)))
 
 
 @dataclass(slots=True)
 class _Checked:
-    """Files that were read: those to bring over again, those that could not be read, and the equal ones asked for."""
+    """Files that were read: items to transfer, failures, and results of the equal ones that were asked for."""
 
     items: list[Item] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -483,46 +476,31 @@ class _Checked:
 
 @dataclass(slots=True)
 class _Window:
-    """A part of a scan: its changes, and whether the listings came to their ends there."""
+    """A part of a scan: its changes, and ``ended`` if the listings end there."""
 
-    going: Pass
-    changes: list[Change] = field(default_factory=list)
+    comparison: ListingComparison
+    changes: list[FileChange] = field(default_factory=list)
     checked: _Checked = field(default_factory=_Checked)
-    odd: list[Failure] = field(default_factory=list)
+    invalid: list[Failure] = field(default_factory=list)
     ended: bool = False
 
     @property
     def at(self) -> str:
-        """The name that the window reaches to."""
-        return self.going.at
+        """The last name in the window."""
+        return self.comparison.at
 
     @property
     def tally(self) -> Tally:
-        return self.going.tally
+        return self.comparison.tally
 
     @property
     def is_empty(self) -> bool:
-        return not self.changes and not self.odd and not self.checked.items and not self.checked.failures
+        return not self.changes and not self.invalid and not self.checked.items and not self.checked.failures
 
     def page(self, more: tuple[Failure, ...]) -> Page:
         """Return the window's counts and failures as a page."""
-        failures = (*self.checked.failures, *self.odd, *more)
+        failures = (*self.checked.failures, *self.invalid, *more)
         checked = self.checked
-        equal = self.going.equal - len(checked.items) - len(checked.failures) - len(checked.answers)
+        equal = self.comparison.equal - len(checked.items) - len(checked.failures) - len(checked.answers)
         answers = tuple(checked.answers)
-        return Page("", skipped=equal, results=answers, failures=failures, left_out=self.going.left_out)
-
-
-def _counted(changes: Sequence[Change], renames: Mapping[str, str]) -> list[Change]:
-    """Return the removals that count; a key without record or file is that of an item under way: a transfer decides."""
-    origins = set(renames.values())
-    known = [c for c in changes if c.record is not None or c.there is not None]
-    return [c for c in known if c.action is Action.REMOVE and c.key not in origins]
-
-
-def _etag(change: Change) -> str | None:
-    return None if change.record is None else change.record.etag
-
-
-def _capped(what: str) -> Failure:
-    return Failure(Item("*", "*"), SynclineError("REMOVALS_CAPPED", what))
+        return Page("", skipped=equal, results=answers, failures=failures, left_out=self.comparison.left_out)

@@ -1,7 +1,7 @@
-"""Events as scopes: keys, prefixes of keys, and permissions that events set.
+"""Events of buckets and file managers as groups of a scope: keys, prefixes of keys, and permissions.
 
-A key that a bucket's event names goes with the event's sequencer, where that tells the order of its events. A permission
-goes with the time that its event states, and with the order in which it came.
+The group of a bucket's event has the event's sequencer, if sequencers order the bucket's events. The group of a
+permission has the time that its event states, the time at which it came, and its number among those that came then.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from syncline.model import compact_json
 _MODE: Final = "mode:"
 _EVENT: Final = "event:"
 _MILLISECONDS: Final = 1e11
-"""Numbers from which on a time is in milliseconds: as seconds it would lie in the year 5138."""
+"""Smallest number that is a time in milliseconds: in seconds it would be in the year 5138."""
 
 
 @dataclass(frozen=True, slots=True)
-class Hints:
-    """A scope, taken apart.
+class EventScope:
+    """The parsed groups of a scope.
 
-    ``modes`` are permissions by key, each with the time of its event in Unix seconds, None if it stated none. ``keys``
-    are read in any case, those of ``events`` if one of their sequencers is not known yet.
+    ``modes`` has permissions by key, each with the time of its event in Unix seconds, None if it stated none. ``events``
+    has sequencers by key. The files of ``keys`` are read in any case, those of ``events`` if one of their events may be
+    newer than the record.
     """
 
     keys: frozenset[str] = frozenset()
@@ -38,14 +39,41 @@ class Hints:
     modes: dict[str, tuple[str, float | None]] = field(default_factory=dict)
     events: dict[str, list[str]] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, groups: Iterable[str]) -> EventScope:
+        """Parse groups; of the permissions for one key the latest count. Raises MESSAGE_INVALID."""
+        keys: set[str] = set()
+        prefixes: list[str] = []
+        permissions: list[tuple[float, int, str, str, float | None]] = []
+        events: dict[str, list[str]] = {}
+        for group in groups:
+            if group.startswith(KEY):
+                keys.add(group.removeprefix(KEY))
+            elif group.startswith(PREFIX):
+                prefixes.append(group.removeprefix(PREFIX))
+            elif group.startswith(_EVENT):
+                order, _, key = group.removeprefix(_EVENT).partition(":")
+                events.setdefault(key, []).append(order)
+            elif group.startswith(_MODE):
+                key, mode, at, came, number = json.loads(group.removeprefix(_MODE))
+                permissions.append((came, number, key, mode, at))
+            else:
+                raise SynclineError("MESSAGE_INVALID", "a scope of files names keys, prefixes or permissions")
+        modes: dict[str, tuple[str, float | None]] = {}
+        for _, _, key, mode, at in sorted(permissions, key=lambda each: each[:2]):
+            before = modes.get(key, ("", None))[1]
+            if before is None or at is None or at >= before:
+                modes[key] = (mode, at)
+        return cls(frozenset(keys), tuple(sorted(prefixes)), modes, events)
+
     def all_keys(self) -> set[str]:
         return {*self.keys, *self.events}
 
-    def are_known(self, key: str, seq: str) -> bool:
-        """Return True if all events of a key are certainly older than ``seq``, or are that event."""
+    def is_known(self, key: str, seq: str) -> bool:
+        """Return True if all events of a key are certainly not newer than the one with the sequencer ``seq``."""
         return key not in self.keys and all(surely_older(each, seq) for each in self.events[key])
 
-    def latest(self, key: str) -> str:
+    def newest_sequencer(self, key: str) -> str:
         """Return the newest sequencer of a key's events, "" if there is none."""
         newest = ""
         for each in self.events.get(key, ()):
@@ -55,7 +83,7 @@ class Hints:
 
 
 def groups_in(sync: FilesSync, body: Any, now: float) -> tuple[str, ...]:
-    """Return the groups that a notification's decoded body names; raises MESSAGE_INVALID if it is none.
+    """Return the groups that a notification's decoded body names. Raises MESSAGE_INVALID if it is not one.
 
     Accepted are a bucket's notifications, and events of the file manager: one, or a list under ``events``. ``now`` is
     the time at which they came, in Unix seconds.
@@ -89,9 +117,9 @@ def sources_in(body: Any) -> tuple[str, ...]:
 
 
 def manager_events_in(body: Any) -> list[FileEvent]:
-    """Return the file manager's events in a decoded body; raises MESSAGE_INVALID if none of them can be read.
+    """Return the file manager's events in a decoded body. Raises MESSAGE_INVALID if none of them is readable.
 
-    An event that cannot be read costs that event alone: the next scan of everything finds what it stood for.
+    An unreadable event among others is skipped: the next full scan finds its change.
     """
     if not (isinstance(body, dict) and isinstance(body.get("events"), list)):
         return [event_of(body)]
@@ -108,7 +136,7 @@ def manager_events_in(body: Any) -> list[FileEvent]:
 
 
 def groups_of(sync: FilesSync, events: Iterable[FileEvent], now: float) -> tuple[str, ...]:
-    """Return the groups that events of the file manager name; paths outside this sync are passed over."""
+    """Return the groups that events of the file manager name; paths outside this sync are skipped."""
     return tuple(sorted(set(_groups(sync, events, now))))
 
 
@@ -120,35 +148,7 @@ def _groups(sync: FilesSync, events: Iterable[FileEvent], now: float) -> Iterato
                 continue
             yield f"{KEY}{key}"
             if event.permissions is not None:
-                told = instant(event.timestamp)
-                yield f"{_MODE}{compact_json([key, event.permissions, told, now, number])}"
-
-
-def hints_of(groups: Iterable[str]) -> Hints:
-    """Take a scope's groups apart; of the permissions for one key the latest count. Raises MESSAGE_INVALID."""
-    keys: set[str] = set()
-    prefixes: list[str] = []
-    told: list[tuple[float, int, str, str, float | None]] = []
-    events: dict[str, list[str]] = {}
-    for group in groups:
-        if group.startswith(KEY):
-            keys.add(group.removeprefix(KEY))
-        elif group.startswith(PREFIX):
-            prefixes.append(group.removeprefix(PREFIX))
-        elif group.startswith(_EVENT):
-            order, _, key = group.removeprefix(_EVENT).partition(":")
-            events.setdefault(key, []).append(order)
-        elif group.startswith(_MODE):
-            key, mode, at, came, number = json.loads(group.removeprefix(_MODE))
-            told.append((came, number, key, mode, at))
-        else:
-            raise SynclineError("MESSAGE_INVALID", "a scope of files names keys, prefixes or permissions")
-    modes: dict[str, tuple[str, float | None]] = {}
-    for _, _, key, mode, at in sorted(told, key=lambda each: each[:2]):
-        before = modes.get(key, ("", None))[1]
-        if before is None or at is None or at >= before:
-            modes[key] = (mode, at)
-    return Hints(frozenset(keys), tuple(sorted(prefixes)), modes, events)
+                yield f"{_MODE}{compact_json([key, event.permissions, instant(event.timestamp), now, number])}"
 
 
 def instant(text: str) -> float | None:

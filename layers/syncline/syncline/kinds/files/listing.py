@@ -1,4 +1,4 @@
-"""A bucket's listing, read ahead: while one page is compared, the next ones are fetched."""
+"""Listings of buckets, read ahead: while one page is compared, the next ones are fetched."""
 
 from __future__ import annotations
 
@@ -17,50 +17,12 @@ from syncline.kinds.files.config import FilesSync
 from syncline.kinds.kind import Failure
 from syncline.model import Item
 
-# Odd entries of the listings that a scan reads: each is a failure of its own, and nothing is removed after one.
-
-
-@dataclass(frozen=True, slots=True)
-class OddOnes:
-    """The odd entries that the listings of a window have met. Pages are read ahead, so some may lie behind the window.
-
-    ``failed`` makes the failure of a key.
-    """
-
-    sync: FilesSync
-    failed: Callable[[str, SynclineError], Failure]
-    at_source: list[Odd] = field(default_factory=list)
-    at_target: list[Odd] = field(default_factory=list)
-
-    def failures(self, after: str, upto: str | None) -> dict[str, Failure]:
-        """Return the failures of the entries behind the name ``after`` and up to ``upto`` (None: to the end).
-
-        They are by key, or by the entry's place if it has no name. Keys that the sync does not take are left out.
-        """
-        found: dict[str, Failure] = {}
-        for name, odd, key in self._keys():
-            if name and (name <= after or (upto is not None and name > upto)):
-                continue
-            if odd.name is None:
-                found[odd.label] = Failure(Item("*", odd.label), odd.error)
-            elif key is not None:
-                found[key] = self.failed(key, odd.error)
-        return found
-
-    def _keys(self) -> Iterator[tuple[str, Odd, str | None]]:
-        """Yield each entry with the name that it sorts by, and its key if that is one of the sync's."""
-        for odd in self.at_source:
-            yield self.sync.name_of(odd.at), odd, odd.name if odd.name and self.sync.takes(odd.name) else None
-        for odd in self.at_target:
-            yield odd.at.removeprefix(self.sync.target.prefix), odd, self.sync.key_of(odd.name) if odd.name else None
-
-
 SHARDS: Final = 6
-"""Parts of a bucket that are listed at a time, where folders part it."""
+"""Folders of a bucket that are listed at a time."""
 _PAGES: Final = 3
-"""Pages that are fetched ahead of a part."""
-_WORTH: Final = 2
-"""Folders from which on it is worth listing them side by side."""
+"""Pages of a folder that are fetched ahead."""
+_FEWEST_FOLDERS: Final = 2
+"""Folders from which on they are listed in parallel."""
 _CHUNK: Final = 1_000
 """Names read ahead at a time."""
 
@@ -68,18 +30,18 @@ T = TypeVar("T")
 
 
 def chunks(items: Iterator[T]) -> Iterator[list[T]]:
-    """Yield the items in lists, so that handing them from thread to thread costs little."""
+    """Yield the items in lists, so that passing them between threads costs little."""
     while chunk := list(islice(items, _CHUNK)):
         yield chunk
 
 
 def listed_ahead(bucket: Bucket, prefix: str, after: str, odd: OnOdd = refuse) -> Generator[Listed]:
-    """All objects below ``prefix`` and behind ``after``, in order.
+    """Yield all objects below ``prefix`` and behind ``after``, in order.
 
-    ``odd`` is called by the threads that fetch pages, for entries of all pages that are fetched.
+    ``odd`` is called by the threads that fetch pages, with the invalid entries of all pages that are fetched.
 
     A bucket that fits into one page costs one request. A larger one is split by its folders, of which several are
-    listed at a time; if it has none, or too many, its pages come one after another, one ahead.
+    listed at a time; if it has none, or too many, its pages are listed one after another, one ahead.
     """
     held: list[Odd] = []
     first = bucket.page(prefix, after=after, odd=held.append)
@@ -88,19 +50,19 @@ def listed_ahead(bucket: Bucket, prefix: str, after: str, odd: OnOdd = refuse) -
             odd(each)
         yield from first.objects
         return
-    # Asked for from the start: services differ in which folders lie behind a key within one of them.
+    # Listed from the start: services differ in which folders come behind a key within one of them.
     hidden: list[Odd] = []
     tops = bucket.page(prefix, delimiter="/", odd=hidden.append)
     with ThreadPoolExecutor(SHARDS, thread_name_prefix="list") as pool:
-        if tops.token is not None or len(tops.prefixes) < _WORTH or hidden:
+        if tops.token is not None or len(tops.prefixes) < _FEWEST_FOLDERS or hidden:
             for each in held:
                 odd(each)
-            yield from _one_after_another(bucket, prefix, first, pool, odd)
+            yield from _in_sequence(bucket, prefix, first, pool, odd)
         else:
-            yield from _side_by_side(bucket, tops, after, pool, odd)
+            yield from _in_parallel(bucket, tops, after, pool, odd)
 
 
-def _one_after_another(
+def _in_sequence(
     bucket: Bucket, prefix: str, first: ListPage, pool: ThreadPoolExecutor, odd: OnOdd
 ) -> Generator[Listed]:
     page, extent = first, Extent(f"the listing of {bucket}", OBJECTS)
@@ -113,10 +75,8 @@ def _one_after_another(
     yield from page.objects
 
 
-def _side_by_side(
-    bucket: Bucket, tops: ListPage, after: str, pool: ThreadPoolExecutor, odd: OnOdd
-) -> Generator[Listed]:
-    """Objects at the top and the contents of folders, as they sort."""
+def _in_parallel(bucket: Bucket, tops: ListPage, after: str, pool: ThreadPoolExecutor, odd: OnOdd) -> Generator[Listed]:
+    """Yield the objects at the top and the contents of the folders, in order."""
     parts: list[tuple[str, Listed | None]] = [(each.key, each) for each in tops.objects if each.key > after]
     parts += [(each, None) for each in tops.prefixes if each > after or after.startswith(each)]
     parts.sort(key=lambda part: part[0].encode())
@@ -152,13 +112,52 @@ def _side_by_side(
 
 
 def _some_pages(bucket: Bucket, prefix: str, after: str, token: str | None, odd: OnOdd) -> list[ListPage]:
-    """A few pages of a part of the listing."""
+    """Return a few pages of a folder's listing."""
     pages = [bucket.page(prefix, after=after, token=token, odd=odd)]
     while pages[-1].token is not None and len(pages) < _PAGES:
         pages.append(bucket.page(prefix, token=pages[-1].token, odd=odd))
     return pages
 
 
-def behind(start: str, after: str) -> str:
-    """Return the key or path that a listing goes on after, "" for its beginning."""
+def start_after(start: str, after: str) -> str:
+    """Return the key or path after which a listing starts, "" for its beginning."""
     return start + after if after else ""
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidEntries:
+    """The invalid entries of the listings of a window. Each is a failure, and nothing is removed after one.
+
+    Pages are read ahead, so some may be behind the window. ``failed`` returns the failure of a key.
+    """
+
+    sync: FilesSync
+    failed: Callable[[str, SynclineError], Failure]
+    at_source: list[Odd] = field(default_factory=list)
+    at_target: list[Odd] = field(default_factory=list)
+
+    def failures(self, after: str, upto: str | None) -> dict[str, Failure]:
+        """Return the failures of the entries behind the name ``after`` and up to ``upto`` (None: to the end).
+
+        They are by key, or by the entry's position if it has no name. Keys that the sync does not take are left out.
+        """
+        found: dict[str, Failure] = {}
+        for name, entry, key in self._keys():
+            if name and (name <= after or (upto is not None and name > upto)):
+                continue
+            if entry.name is None:
+                found[entry.label] = Failure(Item("*", entry.label), entry.error)
+            elif key is not None:
+                found[key] = self.failed(key, entry.error)
+        return found
+
+    def _keys(self) -> Iterator[tuple[str, Odd, str | None]]:
+        """Yield each entry with the name by which it is sorted, and its key if the sync takes it."""
+        for entry in self.at_source:
+            yield self.sync.name_of(entry.at), entry, entry.name if entry.name and self.sync.takes(entry.name) else None
+        for entry in self.at_target:
+            yield (
+                entry.at.removeprefix(self.sync.target.prefix),
+                entry,
+                self.sync.key_of(entry.name) if entry.name else None,
+            )

@@ -1,4 +1,4 @@
-"""The same work on many things at a time."""
+"""Parallel calls of one function."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ R = TypeVar("R")
 
 
 def in_parallel(work: Callable[[T], R], things: Sequence[T], threads: int) -> list[R]:
-    """Return the results of ``work`` for all ``things``, in no order, by up to ``threads`` threads.
+    """Return the results of ``work`` for all ``things``, in no order, using up to ``threads`` threads.
 
-    An exception ends all: no thread begins another thing, and it is raised here. Plain threads are used, since a future
-    for each thing would cost as much as half a request.
+    After an exception no thread begins another call, and it is raised here. Threads without futures are used, since a
+    future for each call would cost as much as half a request.
     """
     waiting, done, failed = iter(things), list[R](), list[BaseException]()
 
-    def go_on() -> None:
+    def worker() -> None:
         for thing in waiting:  # a list's iterator gives each thing to one thread
             try:
                 done.append(work(thing))
@@ -27,11 +27,11 @@ def in_parallel(work: Callable[[T], R], things: Sequence[T], threads: int) -> li
             if failed:
                 return
 
-    workers = [threading.Thread(target=go_on, name=f"file-{number}") for number in range(min(threads, len(things)))]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    running = [threading.Thread(target=worker, name=f"file-{number}") for number in range(min(threads, len(things)))]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
     if failed:
         raise failed[0]
     return done

@@ -1,4 +1,4 @@
-"""Records of the files at the target, the tasks that items carry, and the permissions that a source states."""
+"""Records of the files at the target, the tasks of items, and the permissions that a source states."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ class Records(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A file that we brought to the target or found equal there.
+    """A file that we wrote to the target or found equal there.
 
     ``etag``, ``size`` (bytes) and ``modified`` (whole Unix seconds, as the listing states it) are those of the source's
     object. ``target`` is the version of the target's file: while the target still has that version, the file is ours.
     ``verified`` is False between a transfer and its verification. ``headers`` is the fingerprint of the object's own
-    headers, "" if it is not known. ``mode`` is None where the target knows no permissions; ``told`` is the time (Unix
-    seconds) of the event that set them, 0 if that event had none, and None if no event did.
+    headers, "" if it is not known. ``mode`` is None if the target has no permissions; ``mode_time`` is the time (Unix
+    seconds) of the event that set them, 0 if that event stated none, and None if no event did.
 
-    ``seq`` is the sequencer of an event after which the object was read and found to be this: no event that is
-    certainly older has anything to tell. ``was`` is the record before this one, kept where runs report their changes.
-    ``kept`` is the fingerprint of the headers that the target kept, where it does not keep all of them.
+    ``seq`` is the sequencer of the latest event before the object was read: events that are certainly older need no
+    scan. ``previous`` is the record before this one, kept where runs report their changes. ``kept`` is the fingerprint
+    of the headers that the target kept, where it does not keep all of them.
     """
 
     etag: str
@@ -65,9 +65,9 @@ class Record:
     file_type: str = "application/octet-stream"
     mode: str | None = None
     internal_id: str = ""
-    told: float | None = None
+    mode_time: float | None = None
     seq: str = ""
-    was: PreviousRecord | None = None
+    previous: PreviousRecord | None = None
     kept: str = ""
 
     def to_row(self) -> Row:
@@ -82,9 +82,9 @@ class Record:
             self.file_type,
             self.mode,
             self.internal_id,
-            self.told,
+            self.mode_time,
             self.seq,
-            None if self.was is None else self.was.to_json(),
+            None if self.previous is None else self.previous.to_json(),
             self.kept,
         ]
         while len(row) > HEADERS and row[-1] == _DEFAULTS[len(row) - 1]:
@@ -95,13 +95,27 @@ class Record:
     def of_row(cls, row: Sequence[Any]) -> Record:
         """Return the record of a row."""
         fields: Row = [*row, *_DEFAULTS[len(row) :]]
-        etag, size, modified, target, verified, headers, file_type, mode, internal_id, told, seq, was, kept = fields
-        before = None if was is None else PreviousRecord.from_json(was)
+        (
+            etag,
+            size,
+            modified,
+            target,
+            verified,
+            headers,
+            file_type,
+            mode,
+            internal_id,
+            mode_time,
+            seq,
+            previous,
+            kept,
+        ) = fields
+        before = None if previous is None else PreviousRecord.from_json(previous)
         about = (etag, size, modified, target or etag, bool(verified), headers, file_type, mode, internal_id)
-        return cls(*about, told, seq, before, kept)
+        return cls(*about, mode_time, seq, before, kept)
 
     def is_of(self, etag: str, size: int) -> bool:
-        """Return True if the file was made from this version of the object, whatever time is stated for it."""
+        """Return True if the file was made from this version of the object."""
         return (self.etag, self.size) == (etag, size)
 
 
@@ -116,7 +130,7 @@ class PreviousRecord:
     record: Record
 
     def to_json(self) -> list[Any]:
-        return [self.name, replace(self.record, seq="", was=None).to_row()]
+        return [self.name, replace(self.record, seq="", previous=None).to_row()]
 
     @classmethod
     def from_json(cls, value: Sequence[Any]) -> PreviousRecord:
@@ -124,46 +138,47 @@ class PreviousRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
-    """The memory of a file that was removed: ``seq`` and ``was`` as in :class:`Record`."""
+class RemovedRecord:
+    """The record of a file that was removed: ``seq`` and ``previous`` as in :class:`Record`."""
 
     seq: str = ""
-    was: PreviousRecord | None = None
+    previous: PreviousRecord | None = None
 
     def to_row(self) -> Row:
-        return [self.seq, None if self.was is None else self.was.to_json()]
+        return [self.seq, None if self.previous is None else self.previous.to_json()]
 
     @classmethod
-    def of_row(cls, row: Sequence[Any]) -> Gone:
-        seq, was = row
-        return cls(seq, None if was is None else PreviousRecord.from_json(was))
+    def of_row(cls, row: Sequence[Any]) -> RemovedRecord:
+        seq, previous = row
+        return cls(seq, None if previous is None else PreviousRecord.from_json(previous))
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The ``detail`` of an item: the work to do, and how far it has come.
+    """The ``detail`` of an item: the operation, and its progress.
 
-    ``what`` is ``put``, ``remove``, ``confirm`` (a conflict with a file whose object is gone), ``rename`` (from the key
-    ``origin``) or ``permit``. ``ours`` is the version of the
-    target's file that is ours, "" for none; ``origin_ours`` is the same for the origin of a rename. ``mode`` and
-    ``told`` are permissions that an event set. ``modified`` (Unix seconds) is the time that the scan saw. ``seq`` and
-    ``was`` go into the new record, ``gone`` is the ``seq`` for the origin of a rename. ``made`` is the new record after
-    a transfer, and ``written`` the time of the write that recorded it (Unix microseconds). ``parts`` counts the parts of
-    a multipart upload that are done. ``alone`` is True for a file that needs a function to itself. ``compared`` counts the
-    bytes found equal so far, of the two versions (source, target) that ``versions`` names.
+    ``operation`` is ``put``, ``remove``, ``confirm`` (a conflict with a file whose object is gone), ``rename`` (from the
+    key ``origin``) or ``permit``. ``ours`` is the version of the target's file that is ours, "" for none; ``origin_ours``
+    is the same for the origin of a rename. ``mode`` and ``mode_time`` are permissions that an event set. ``modified``
+    (Unix seconds) is the object's time as the scan saw it. ``seq`` and ``previous`` go into the new record,
+    ``origin_seq`` into that of the origin of a rename.
+
+    After a transfer, ``record`` is the new record, and ``written`` the time of the write that stored it (Unix
+    microseconds). ``parts`` counts the completed parts of a multipart upload. ``alone`` is True for a file that needs a
+    function to itself. ``compared`` counts the bytes found equal so far, in the versions (source, target) ``versions``.
     """
 
-    what: str = "put"
+    operation: str = "put"
     origin: str | None = None
     ours: str = ""
     origin_ours: str = ""
     mode: str | None = None
-    told: float | None = None
+    mode_time: float | None = None
     modified: int | None = None
     seq: str = ""
-    gone: str = ""
-    was: PreviousRecord | None = None
-    made: Record | None = None
+    origin_seq: str = ""
+    previous: PreviousRecord | None = None
+    record: Record | None = None
     written: int = 0
     parts: int = 0
     alone: bool = False
@@ -172,9 +187,8 @@ class Task:
 
     @classmethod
     def of(cls, item: Item) -> Task:
-        """Return the task of an item."""
         detail = item.detail
-        made, was, versions = detail.get("made"), detail.get("was"), detail.get("versions")
+        record, previous, versions = detail.get("made"), detail.get("was"), detail.get("versions")
         return cls(
             detail.get("do", "put"),
             detail.get("from"),
@@ -185,8 +199,8 @@ class Task:
             detail.get("at"),
             detail.get("seq", ""),
             detail.get("gone", ""),
-            None if was is None else PreviousRecord.from_json(was),
-            None if made is None else Record.of_row(made),
+            None if previous is None else PreviousRecord.from_json(previous),
+            None if record is None else Record.of_row(record),
             detail.get("written", 0),
             detail.get("parts", 0),
             detail.get("alone", False),
@@ -197,15 +211,15 @@ class Task:
     def on(self, item: Item) -> Item:
         """Return the item with this task as its detail; fields that have their default are left out."""
         fields: dict[str, Any] = {
-            "do": "" if self.what == "put" else self.what,
+            "do": "" if self.operation == "put" else self.operation,
             "from": self.origin,
             "ours": self.ours,
             "origin_ours": self.origin_ours,
             "mode": self.mode,
             "seq": self.seq,
-            "gone": self.gone,
-            "was": None if self.was is None else self.was.to_json(),
-            "made": None if self.made is None else self.made.to_row(),
+            "gone": self.origin_seq,
+            "was": None if self.previous is None else self.previous.to_json(),
+            "made": None if self.record is None else self.record.to_row(),
             "written": self.written,
             "parts": self.parts,
             "alone": self.alone,
@@ -213,15 +227,15 @@ class Task:
             "versions": None if self.versions is None else list(self.versions),
         }
         detail = {name: value for name, value in fields.items() if value}
-        detail |= {"told": self.told} if self.told is not None else {}
+        detail |= {"told": self.mode_time} if self.mode_time is not None else {}
         detail |= {"at": self.modified} if self.modified is not None else {}
         return replace(item, detail=detail)
 
 
 def mode_of_grants(grants: Grants) -> str:
-    """Return an access list as a file's permissions: the owner, everybody with an account, everybody.
+    """Return an access list as a file's permissions: for the owner, everybody with an account, and everybody.
 
-    Permissions for everybody hold for the other two as well, since only the first of a file's three that fits counts.
+    Permissions for everybody are added to the other two, since a system applies only the first of the three that fits.
     """
 
     def bits(may: frozenset[str]) -> str:
@@ -246,11 +260,11 @@ def mode_of_metadata(metadata: Mapping[str, str]) -> str | None:
         return None
     octal = set(text) <= set("01234567") and (text.startswith(("0", "10")) or len(text) <= 4)
     number = int(text, 8 if octal else 10) & _PERMISSION_BITS
-    return "".join(bit if number >> (8 - place) & 1 else "-" for place, bit in enumerate(_BITS))
+    return "".join(bit if number >> (8 - position) & 1 else "-" for position, bit in enumerate(_BITS))
 
 
 def path_problem(path: str) -> str | None:
-    """Return the reason why a path could do harm where paths lead to files, None if it could not."""
+    """Return the reason why a path is unsafe in a file system, None if it is safe."""
     if any(ord(character) < 32 or ord(character) == 127 for character in path):
         return "has a control character"
     parts = path.removeprefix("/").split("/")

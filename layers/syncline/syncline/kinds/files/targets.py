@@ -1,8 +1,8 @@
-"""Targets of files: a file manager, or another bucket. :class:`Target` says what both can do.
+"""The interface of targets of files, which are file managers and buckets.
 
-Every write says what the target must have for it to be carried out (:class:`Put`), so that nothing is overwritten that
-somebody else put there meanwhile. A bucket that honours conditional requests checks that itself; for any other target
-the caller reads the target directly before it writes.
+Every write states the file that the target must have for it to be carried out (:class:`PutRequest`), so that a file
+that somebody else wrote meanwhile is not overwritten. A bucket that honours conditional requests checks that itself; for
+any other target the caller reads the target directly before it writes.
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ CHUNK: Final = 1024 * 1024
 class TargetFile:
     """A file as the target shows it.
 
-    ``version`` differs when somebody replaced the file. ``etag`` is that of the source's object that the file was made
-    from, as far as the target tells, else None. ``written`` is True if a mark shows that we wrote it under this path.
-    ``run`` is the ID of the run that wrote it, and ``path`` the path that it was written under, where the target tells.
-    ``headers`` is the fingerprint of its own headers, None if it was not asked for or the target has none.
+    ``version`` changes when the file is replaced. ``etag`` is that of the source's object that the file was made from,
+    None if the target does not show it. ``is_marked`` is True if a mark shows that we wrote it under this path. ``run``
+    is the ID of the run that wrote it, and ``path`` the path that it was written under, if the target shows them.
+    ``headers`` is the fingerprint of its own headers, None if it was not requested or the target has none.
     """
 
     version: str
     etag: str | None
     size: int | None
     internal_id: str = ""
-    written: bool = False
+    is_marked: bool = False
     path: str | None = None
     run: str | None = None
     headers: str | None = None
 
     def equals(self, etag: str | None, size: int | None) -> bool:
-        """Return True if the file shows that it was made from this version of an object."""
+        """Return True if the file's ETag and size show that it was made from this version of an object."""
         return etag is not None and self.etag == etag and size is not None and self.size == size
 
 
 @dataclass(frozen=True, slots=True)
-class Put:
-    """One file to bring to the target.
+class PutRequest:
+    """A request to write one file.
 
-    ``seen`` is the object as a scan saw it; the object as it is now counts. ``there`` is what the target was found to
-    have and may be replaced, None if it had nothing. ``guarded`` is False where the sync may overwrite anything.
-    ``run`` is the ID of the run. ``left`` gives the seconds left of the function's time.
+    ``seen`` is the object as the scan saw it; its present version is written. ``existing`` is the target's file that may
+    be replaced, None if there was none. ``guarded`` is False if the sync may overwrite any file. ``run`` is the ID of
+    the run. ``left`` gives the seconds left of the function's time.
     """
 
     path: str
     source: Bucket
     key: str
     seen: Head | None
-    there: TargetFile | None
+    existing: TargetFile | None
     guarded: bool
     left: Callable[[], float]
     run: str = ""
@@ -69,15 +69,15 @@ class Put:
     def condition(self) -> Condition | None:
         if not self.guarded:
             return None
-        return ABSENT if self.there is None else Condition(self.there.version)
+        return ABSENT if self.existing is None else Condition(self.existing.version)
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """A file that was written: the object it was made from, the file, and the bytes that passed through here.
+class PutResult:
+    """A file that was written: the object it was made from, the file, and the bytes that this function sent.
 
-    ``headers`` is the fingerprint of the object's headers, "" if it is not known, and ``kept`` that of the headers which
-    the target kept, where these are others.
+    ``headers`` is the fingerprint of the object's headers, "" if it is not known, and ``kept`` that of the headers that
+    the target kept, if they differ.
     """
 
     head: Head
@@ -88,15 +88,15 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class PartlyWritten:
-    """An upload that goes on in another function; ``parts`` of it are done. ``error`` is what broke it off, if not time."""
+class UnfinishedPut:
+    """An upload that another function continues; ``parts`` of it are done. ``error`` interrupted it, None if time did."""
 
     parts: int
     error: SynclineError | None = None
 
 
 class Target(Protocol):
-    """A target of files. Paths are as the target has them."""
+    """A target of files. Paths are the target's own."""
 
     @property
     def name(self) -> str:
@@ -105,11 +105,11 @@ class Target(Protocol):
 
     @property
     def is_listed(self) -> bool:
-        """True if :meth:`listing` gives the target's files, so that a scan compares every one of them."""
+        """True if the target supports :meth:`listing`, so that a scan compares all of its files."""
         ...
 
     def creates_safely(self, size: int | None) -> bool:
-        """Return True if the target is known to refuse a new file of this size where it has one by then.
+        """Return True if the target is known to refuse a new file of this size if the path is taken by then.
 
         Nothing has to be read before such a write.
         """
@@ -120,7 +120,7 @@ class Target(Protocol):
         ...
 
     def leaves_out(self, path: str, size: int | None) -> bool:
-        """Return True for what only stands for a folder, where the target needs no such thing."""
+        """Return True if the object only stands for a folder and the target needs no file for it."""
         ...
 
     def listing(self, prefix: str, after: str, odd: OnOdd = refuse) -> Generator[Listed]:
@@ -132,40 +132,40 @@ class Target(Protocol):
     def listed(self, paths: Sequence[str]) -> Mapping[str, TargetFile]:
         """Return the target's files under the sorted ``paths``, using listings where they need fewer requests than stat.
 
-        A path that is missing from the answer may be there all the same.
+        A path that is missing from the answer may still exist.
         """
         ...
 
-    def put(self, put: Put) -> Written | PartlyWritten:
-        """Bring an object there.
+    def put(self, put: PutRequest) -> PutResult | UnfinishedPut:
+        """Write a file.
 
-        Raises FILE_DIFFERS or TARGET_CHANGED if the target has something else than ``put.there``, and FILE_TOO_SLOW if
+        Raises FILE_DIFFERS or TARGET_CHANGED if the target has another file than ``put.existing``, and FILE_TOO_SLOW if
         the rest of the file would take longer than the time that is left.
         """
         ...
 
-    def rename(self, path: str, new_path: str, there: TargetFile) -> str:
-        """Rename the file ``there``, and return its new version.
+    def rename(self, path: str, new_path: str, existing: TargetFile) -> str:
+        """Rename the file ``existing``, and return its new version.
 
-        Raises NOT_FOUND, FILE_DIFFERS or TARGET_CHANGED where the target has a file under ``new_path``, and NOT_ARRIVED if
-        a copy that was made for it is not there: the file ``there`` stays then.
+        Raises NOT_FOUND, FILE_DIFFERS or TARGET_CHANGED if the target has a file under ``new_path``, and NOT_ARRIVED if
+        a copy that was made for it is missing; then the file ``existing`` is kept.
         """
         ...
 
-    def remove(self, path: str, there: TargetFile) -> None:
-        """Remove the file ``there``; raises TARGET_CHANGED if the target is known to have another one by now."""
+    def remove(self, path: str, existing: TargetFile) -> None:
+        """Remove the file ``existing``. Raises TARGET_CHANGED if the target is known to have another one by now."""
         ...
 
-    def open(self, path: str, there: TargetFile, start: int) -> ObjectStream | None:
-        """Open the bytes of the file ``there`` from byte ``start``, None where the target does not give them."""
+    def open(self, path: str, existing: TargetFile, start: int) -> ObjectStream | None:
+        """Open the content of the file ``existing`` from byte ``start``; return None if the target has no reads."""
         ...
 
     def mode(self, path: str) -> str | None:
-        """Return a file's permissions, None where the target knows none."""
+        """Return a file's permissions, None if the target has none."""
         ...
 
     def permit(self, path: str, mode: str) -> str | None:
-        """Set a file's permissions, and return them as they are now; None where the target knows none."""
+        """Set a file's permissions, and return them as they are now, None if the target has none."""
         ...
 
 
@@ -180,36 +180,36 @@ class Facts(Protocol):
 
 
 def file_of(etag: str, size: int, headers: str | None = None) -> TargetFile:
-    """Return an object of a bucket as a file: its ETag is its version, and shows its bytes."""
+    """Return an object of a bucket as a file, whose version is its ETag."""
     return TargetFile(etag or UNSTATED, etag or None, size, headers=headers)
 
 
 class NotArrivedError(SynclineError):
-    """NOT_ARRIVED: the target does not have a file as it was written; `made` is what the target answered to the write."""
+    """NOT_ARRIVED: the target does not have a file as it was written; ``file`` is its response to the write."""
 
-    def __init__(self, made: TargetFile, what: str) -> None:
+    def __init__(self, file: TargetFile, what: str) -> None:
         super().__init__("NOT_ARRIVED", what)
-        self.made = made
+        self.file = file
 
 
-def check_arrived(target: Target, path: str, made: TargetFile) -> None:
-    """Ask the target again for a file that takes the place of another one.
+def check_written(target: Target, path: str, file: TargetFile) -> None:
+    """Ask the target again for a file that replaces another one.
 
-    Raises :class:`NotArrivedError` if it is not as ``made``.
+    Raises :class:`NotArrivedError` if it is not as it was written.
     """
-    there = target.stat(path)
-    if there is None or there.size != made.size or made.version not in (UNSTATED, there.version):
-        found = "is absent" if there is None else f"is {there.version} of {there.size} bytes"
-        raise NotArrivedError(made, f"{path!r} at {target.name} {found}, not {made.version} of {made.size} bytes")
+    existing = target.stat(path)
+    if existing is None or existing.size != file.size or file.version not in (UNSTATED, existing.version):
+        found = "is absent" if existing is None else f"is {existing.version} of {existing.size} bytes"
+        raise NotArrivedError(file, f"{path!r} at {target.name} {found}, not {file.version} of {file.size} bytes")
 
 
-def other_name(target: Target, path: str, there: TargetFile) -> str | None:
-    """Return the path that a target really keeps the file ``there`` under, where it takes two paths for one.
+def other_name(target: Target, path: str, existing: TargetFile) -> str | None:
+    """Return the other path under which a target keeps the file ``existing``, None if the file has its own path.
 
-    Such targets tell no upper from lower case, or one Unicode form from another. None if the file has its own path.
+    Some targets do not distinguish upper and lower case, or Unicode forms.
     """
-    if there.path is not None and there.path != path and folded(there.path) == folded(path):
-        return there.path
+    if existing.path is not None and existing.path != path and folded(existing.path) == folded(path):
+        return existing.path
     if target.is_listed:
         shown = next(target.listing(path, ""), None)
         if shown is None or shown.key != path:
@@ -218,22 +218,22 @@ def other_name(target: Target, path: str, there: TargetFile) -> str | None:
 
 
 def collides(target: Target, path: str, other: str) -> SynclineError:
-    """Return the error for a path that the target takes for another one."""
+    """Return the error for two paths that the target does not distinguish."""
     return SynclineError("PATH_COLLIDES", f"{path!r} and {other!r} are one path at {target.name}")
 
 
 def folded(text: str) -> str:
-    """Return a name as systems see it that tell neither case nor Unicode forms apart."""
+    """Return a name without the differences in case and Unicode form that some targets ignore."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
 
 def folder_of(path: str) -> str:
-    """Return the folder that a path is in, with its slash."""
+    """Return the folder of a path, with its slash."""
     return path[: path.rfind("/") + 1]
 
 
-def opened(source: Bucket, key: str, seen: Head | None) -> ObjectStream:
-    """Open an object as it is now; most likely it is the one that was seen, so that one is asked for first."""
+def open_current(source: Bucket, key: str, seen: Head | None) -> ObjectStream:
+    """Open the present version of an object. The one that was seen is requested first, as it is probably the same."""
     try:
         return source.open(key, etag=None if seen is None else seen.etag)
     except SynclineError as error:
@@ -242,8 +242,8 @@ def opened(source: Bucket, key: str, seen: Head | None) -> ObjectStream:
     return source.open(key)
 
 
-def unchanged(source: Bucket, key: str, head: Head) -> None:
-    """Raise SOURCE_CHANGED if an object was replaced while it was read: some services then give bytes of both."""
+def check_unchanged(source: Bucket, key: str, head: Head) -> None:
+    """Raise SOURCE_CHANGED if an object was replaced while it was read: some services then return bytes of both."""
     now = source.head(key)
     if now is None or now.etag != head.etag:
         raise SynclineError("SOURCE_CHANGED", f"{key!r} in {source} was replaced while it was read")

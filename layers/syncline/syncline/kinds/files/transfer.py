@@ -1,8 +1,8 @@
-"""Transfer of files: written, renamed or removed at the target, as the source is by then.
+"""Transfer of files: each is written, renamed or removed at the target.
 
-An item is only a hint. Each is carried out by what source and target have now: the target is read directly before it is
-written, or the write itself is conditional. Every file that was written is recorded before the group's lease is given
-back, so that whoever writes there next knows that it is ours.
+An item is only a hint, and is carried out by the present state of source and target: the target is read directly before
+it is written, or the write itself is conditional. Every file that was written is recorded before the group's lease is
+released, so that the next writer knows that it is ours.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from syncline.kinds.files.records import COLLIDES, Record, Records, Row, Task, m
 from syncline.kinds.files.targets import (
     CHUNK,
     NotArrivedError,
-    PartlyWritten,
-    Put,
+    PutRequest,
+    PutResult,
     Target,
     TargetFile,
-    Written,
-    check_arrived,
+    UnfinishedPut,
+    check_written,
     collides,
     folded,
     other_name,
@@ -35,16 +35,16 @@ from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result
 from syncline.ownership import Action, decide
 
-Answer = Completed | Unfinished | Result | Failure
+TransferResult = Completed | Unfinished | Result | Failure
 _CHANGED: Final[tuple[CodeName, ...]] = ("FILE_DIFFERS", "TARGET_CHANGED")
 _GONE: Final = "it is no longer at the source"
 _REPLACED: Final = (
-    "the file was replaced at the target and its object is gone from the source: it stays, and is not ours"
+    "the file was replaced at the target and its object is gone from the source: it is kept, and is not ours"
 )
 _FOREIGN: Final = "the target has another file under this path, which did not come from here, and overwrite is not set"
 
 
-class Transfer:
+class FileTransfer:
     """Carries out the items of one transfer, ``threads`` at a time."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - the parts of the kind
@@ -67,7 +67,7 @@ class Transfer:
             "permit": self._permit,
         }
 
-    def items(self, items: Sequence[Item]) -> Iterator[Answer]:
+    def items(self, items: Sequence[Item]) -> Iterator[TransferResult]:
         """Yield one answer for each item, in no order."""
         tasks = [(item, Task.of(item)) for item in items]
         alone = [each for each in tasks if each[1].alone]
@@ -76,23 +76,22 @@ class Transfer:
         counts = Counter(folded(item.name) for item, _ in tasks)
         self._alike = {item.name for item, _ in tasks if counts[folded(item.name)] > 1}
         together = [each for each in alone[:1] or tasks if each[0].name not in self._alike]
-        answers: list[Answer] = in_parallel(self._answer, together, self._threads)
-        # Names that the target may take for one come one after another, so that each meets the file of the other.
+        answers: list[TransferResult] = in_parallel(self._answer, together, self._threads)
+        # Names that the target may not distinguish are handled one by one, so that the second finds the first's file.
         answers += [self._answer(each) for each in alone[:1] or tasks if each[0].name in self._alike]
         yield from self._recorded(answers)
-        # A file that needs a function to itself is not to share its time.
+        # A file that needs a function to itself does not share its time.
         yield from (Unfinished(item, waiting=True) for item in waiting)
 
-    def _recorded(self, answers: Sequence[Answer]) -> Iterator[Answer]:
-        """Record the files that were written or adopted; the written ones count as verified only after verify.
+    def _recorded(self, answers: Sequence[TransferResult]) -> Iterator[TransferResult]:
+        """Record the files that were written, as not yet verified, and those that were adopted, and yield the answers.
 
-        Yield the answers. What has arrived says when it was recorded, so that its verification is recorded after it.
+        A completed item carries the time of this write, so that its verification is recorded after it.
         """
-        made = {each.item.name: Task.of(each.item).made for each in answers if isinstance(each, Completed)}
         rows: dict[str, Row | None] = {
-            self._sync.name_of(key): replace(record, verified=False).to_row()
-            for key, record in made.items()
-            if record is not None
+            self._sync.name_of(each.item.name): replace(record, verified=False).to_row()
+            for each in answers
+            if isinstance(each, Completed) and (record := Task.of(each.item).record) is not None
         }
         rows |= self._rows
         at = self._records.write(rows) if rows else 0
@@ -102,185 +101,193 @@ class Transfer:
             else:
                 yield each
 
-    def _answer(self, each: tuple[Item, Task]) -> Answer:
+    def _answer(self, each: tuple[Item, Task]) -> TransferResult:
         item, task = each
         if self._context.over:
             return Unfinished(item)
         try:
-            return self._by_task[task.what](item, task)
+            return self._by_task[task.operation](item, task)
         except SynclineError as error:
             if error.code.name == "FILE_TOO_SLOW" and self._shared and not task.alone:
                 return Unfinished(replace(task, alone=True).on(item), waiting=True)
             if error.code.name == "PATH_COLLIDES":
-                # So a later scan knows, even if the sync may overwrite, that this path is not to be written.
+                # Even if the sync may overwrite, later scans must not write this path.
                 self._rows[self._sync.name_of(item.name)] = Record("", 0, 0, COLLIDES, verified=False).to_row()
             return Failure(item, error)
 
-    # -- one of each ---------------------------------------------------------------------------------------------
+    # -- operations ----------------------------------------------------------------------------------------------
 
-    def _put(self, item: Item, task: Task) -> Answer:
-        """Bring the object to the target, unless it is there or the target has a foreign file."""
-        there, answer = self._expected(item, task)
+    def _put(self, item: Item, task: Task) -> TransferResult:
+        """Write the object to the target, unless the target has it or a foreign file."""
+        existing, answer = self._existing(item, task)
         if answer is not None:
             return answer
-        done = self._tried(item, task, there)
+        done = self._try_to_write(item, task, existing)
         if done is not None:
             return done
-        # The target has something else than was expected: a file of somebody else, or our own if an answer was lost.
-        there = self._target.stat(self._sync.path_of(item.name))
-        if there is not None and (answer := self._met(item, task, there, own=True)) is not None:
+        # The target has another file than expected: a foreign one, or ours if the response to a write was lost.
+        existing = self._target.stat(self._sync.path_of(item.name))
+        if existing is not None and (answer := self._answer_for(item, task, existing, own=True)) is not None:
             return answer
-        return self._tried(item, task, there) or conflict(item, there)
+        return self._try_to_write(item, task, existing) or conflict(item, existing)
 
-    def _tried(self, item: Item, task: Task, there: TargetFile | None) -> Answer | None:
-        """Write the object, and return None if the target has something else than ``there``."""
+    def _try_to_write(self, item: Item, task: Task, existing: TargetFile | None) -> TransferResult | None:
+        """Write the object, and return None if the target has another file than ``existing``."""
         try:
-            return self._written(item, task, there)
+            return self._written(item, task, existing)
         except SynclineError as error:
             if error.code.name == "NOT_FOUND" and self._source.head(item.name) is None:
                 return self._gone(item, task)
-            # A file manager does not find the file either, if somebody removed it since it was read.
-            if error.code.name not in _CHANGED and (error.code.name != "NOT_FOUND" or there is None):
+            # A file manager also returns NOT_FOUND if somebody removed the file since it was read.
+            if error.code.name not in _CHANGED and (error.code.name != "NOT_FOUND" or existing is None):
                 raise
         return None
 
-    def _expected(self, item: Item, task: Task) -> tuple[TargetFile | None, Answer | None]:
-        """Return the target's file before the write, or the answer that makes a write needless.
+    def _existing(self, item: Item, task: Task) -> tuple[TargetFile | None, TransferResult | None]:
+        """Return the target's file before the write, and the answer if no write is needed.
 
-        Nothing is read for a new file that may be overwritten, or that the target itself refuses if it has one by then.
+        Nothing is read for a new file if the sync overwrites, or if the target refuses it when the path is taken.
         """
         path, alike = self._sync.path_of(item.name), item.name in self._alike
         new = item.target is None and not task.ours and not task.compared and not alike
         if new and (self._sync.overwrite or self._target.creates_safely(item.size)):
             return None, None
-        there = self._target.stat(path)
-        if there is None:
+        existing = self._target.stat(path)
+        if existing is None:
             return None, None
-        odd = alike or item.target is None or task.ours == COLLIDES
+        suspect = alike or item.target is None or task.ours == COLLIDES
         # A file that was renamed to this path states its old one.
-        if odd and not self._is_recorded(item, there) and (other := other_name(self._target, path, there)) is not None:
+        if (
+            suspect
+            and not self._is_recorded(item, existing)
+            and (other := other_name(self._target, path, existing)) is not None
+        ):
             raise collides(self._target, path, other)
-        return there, self._met(item, task, there)
+        return existing, self._answer_for(item, task, existing)
 
-    def _met(self, item: Item, task: Task, there: TargetFile, *, own: bool = False) -> Answer | None:
-        """Return the answer for an item whose path is taken; None if the file there may be replaced.
+    def _answer_for(self, item: Item, task: Task, existing: TargetFile, *, own: bool = False) -> TransferResult | None:
+        """Return the answer for an item whose path is taken, None if the existing file may be replaced.
 
-        ``own`` says that the file may be the work of a request whose answer was lost.
+        ``own`` says that a write of this item, whose response was lost, may have created the file.
         """
-        head = self._source.head(item.name) if item.size is None or there.size == item.size else None
-        same = head is not None and there.equals(head.etag, head.size)
-        ours = self._is_ours(item, task, there)
+        head = self._source.head(item.name) if item.size is None or existing.size == item.size else None
+        same = head is not None and existing.equals(head.etag, head.size)
+        ours = self._is_ours(item, task, existing)
         action = decide(at_source=True, at_target=True, ours=ours, same=same, overwrite=self._sync.overwrite)
         if action is Action.ADOPT:
             assert head is not None
-            if _headers_differ(head, there):
-                return None if ours or self._sync.overwrite else conflict(item, there)
+            if _headers_differ(head, existing):
+                return None if ours or self._sync.overwrite else conflict(item, existing)
             known = self._target.is_listed or item.target is not None
-            since = own or there.run == self._context.run or (known and item.target != there.etag)
-            return self._arrived(item, task, Written(head, there)) if since else self._adopt(item, task, head, there)
+            since = own or existing.run == self._context.run or (known and item.target != existing.etag)
+            return (
+                self._completed(item, task, PutResult(head, existing))
+                if since
+                else self._adopt(item, task, head, existing)
+            )
         if action is not Action.CONFLICT:
             return None
         path = self._sync.path_of(item.name)
-        if (other := other_name(self._target, path, there)) is not None:
+        if (other := other_name(self._target, path, existing)) is not None:
             raise collides(self._target, path, other)
-        return self._compared(item, task, head, there)
+        return self._compared(item, task, head, existing)
 
-    def _adopt(self, item: Item, task: Task, head: Head, there: TargetFile) -> Answer:
-        """Record a file that was found equal; only its permissions are set, if they differ."""
+    def _adopt(self, item: Item, task: Task, head: Head, existing: TargetFile) -> TransferResult:
+        """Record a file that was found equal, and set its permissions if they differ."""
         mode = self._target.mode(self._sync.path_of(item.name))
         if mode is not None:
-            wanted = task.mode if task.told is not None else None
+            wanted = task.mode if task.mode_time is not None else None
             if mode != (wanted or wanted_mode(self._sync, self._source, item.name, head)):
-                return self._arrived(item, task, Written(head, there))
-        arrived = self._arrived(item, task, Written(head, there), mode=mode)
-        made = Task.of(arrived.item).made
-        assert made is not None
-        self._rows[self._sync.name_of(item.name)] = made.to_row()
-        return Result(item.group, item.name, Outcome.SKIPPED, head.etag, there.etag or there.version)
+                return self._completed(item, task, PutResult(head, existing))
+        arrived = self._completed(item, task, PutResult(head, existing), mode=mode)
+        record = Task.of(arrived.item).record
+        assert record is not None
+        self._rows[self._sync.name_of(item.name)] = record.to_row()
+        return Result(item.group, item.name, Outcome.SKIPPED, head.etag, existing.etag or existing.version)
 
-    def _is_ours(self, item: Item, task: Task, there: TargetFile) -> bool:
+    def _is_ours(self, item: Item, task: Task, existing: TargetFile) -> bool:
         """Return True if the file is the one that we wrote last.
 
-        The item says what was ours when it was discovered; another item may have written since. A file that has the
-        ETag which this very item was to bring was brought by it, by a function that died.
+        The item has the version that was ours when it was discovered; another item may have written since. A file with
+        the ETag of this item was written for it, by a function that died.
         """
-        if there.written or there.version == task.ours or there.equals(item.source, item.size):
+        if existing.is_marked or existing.version == task.ours or existing.equals(item.source, item.size):
             return True
-        return self._is_recorded(item, there)
+        return self._is_recorded(item, existing)
 
-    def _is_recorded(self, item: Item, there: TargetFile) -> bool:
-        """Return True if the record of an item's name is about this very file."""
+    def _is_recorded(self, item: Item, existing: TargetFile) -> bool:
+        """Return True if the record of the item's name has the version of this file."""
         name = self._sync.name_of(item.name)
         row = self._records.known([name])[0].get(name)
-        return row is not None and Record.of_row(row).target == there.version
+        return row is not None and Record.of_row(row).target == existing.version
 
-    def _compared(self, item: Item, task: Task, head: Head | None, there: TargetFile) -> Answer:
-        """Compare the bytes of a file that may be equal although its ETag differs, as those of multipart uploads do."""
-        if head is None or there.size != head.size:
-            return conflict(item, there)
-        versions = (head.etag, there.version)
+    def _compared(self, item: Item, task: Task, head: Head | None, existing: TargetFile) -> TransferResult:
+        """Compare the bytes of a file that may be equal although its ETag differs, as after a multipart upload."""
+        if head is None or existing.size != head.size:
+            return conflict(item, existing)
+        versions = (head.etag, existing.version)
         begun = at = task.compared if task.versions == versions else 0
         try:
-            for at in self._equal(item.name, head, there, begun):
+            for at in self._equal(item.name, head, existing, begun):
                 if self._context.over and at < head.size:
                     return Unfinished(replace(task, compared=at, versions=versions).on(item))
         except SynclineError as error:
             if at == begun:
                 raise
             return Failure(replace(task, compared=at, versions=versions).on(item), error, further=True)
-        if at < head.size or _headers_differ(head, there):
-            return conflict(item, there)
-        return self._adopt(item, task, head, there)
+        if at < head.size or _headers_differ(head, existing):
+            return conflict(item, existing)
+        return self._adopt(item, task, head, existing)
 
-    def _equal(self, key: str, head: Head, there: TargetFile, at: int) -> Iterator[int]:
-        """Yield how many bytes are equal, after each chunk behind ``at``, and end where some differ or cannot be read."""
+    def _equal(self, key: str, head: Head, existing: TargetFile, at: int) -> Iterator[int]:
+        """Yield the number of equal bytes after each chunk behind ``at``; end if bytes differ or cannot be read."""
         with self._source.open(key, etag=head.etag, start=at) as ours:
-            other = self._target.open(self._sync.path_of(key), there, at)
+            other = self._target.open(self._sync.path_of(key), existing, at)
             if other is None:
                 return
             with other as theirs:
-                while (chunk := _whole(ours.read, CHUNK)) and _whole(theirs.read, len(chunk)) == chunk:
+                while (chunk := _read_fully(ours.read, CHUNK)) and _read_fully(theirs.read, len(chunk)) == chunk:
                     at += len(chunk)
                     yield at
 
-    def _to_put(self, item: Item, task: Task, there: TargetFile | None) -> Put:
-        # The headers of an object that is written for their sake have to be known: the scan has not seen them.
-        for_headers = there is not None and there.headers is not None and there.equals(item.source, item.size)
-        return Put(
+    def _to_put(self, item: Item, task: Task, existing: TargetFile | None) -> PutRequest:
+        # If only headers differ, the object is read again, since the scan does not know its headers.
+        for_headers = existing is not None and existing.headers is not None and existing.equals(item.source, item.size)
+        return PutRequest(
             self._sync.path_of(item.name),
             self._source,
             item.name,
             None if for_headers else _seen(item, task),
-            there,
+            existing,
             not self._sync.overwrite,
             self._context.left,
             self._context.run,
         )
 
-    def _written(self, item: Item, task: Task, there: TargetFile | None) -> Answer:
-        put = self._to_put(item, task, there)
+    def _written(self, item: Item, task: Task, existing: TargetFile | None) -> TransferResult:
+        put = self._to_put(item, task, existing)
         done = self._target.put(put)
-        if isinstance(done, PartlyWritten):
+        if isinstance(done, UnfinishedPut):
             return _continued(item, task, done)
-        if there is not None and there.headers is not None and there.equals(done.head.etag, done.head.size):
+        if existing is not None and existing.headers is not None and existing.equals(done.head.etag, done.head.size):
             done = self._with_kept(put.path, done)
-        return self._arrived(item, task, done)
+        return self._completed(item, task, done)
 
-    def _with_kept(self, path: str, done: Written) -> Written:
-        """Read the headers of a file that was written for their sake: some services do not keep all of them."""
-        there, wanted = self._target.stat(path), fingerprint(done.head)
-        kept = "" if there is None or there.headers in (None, wanted) else there.headers or ""
+    def _with_kept(self, path: str, done: PutResult) -> PutResult:
+        """Read back the headers of a file that was written because they differed: some services do not keep all."""
+        existing, wanted = self._target.stat(path), fingerprint(done.head)
+        kept = "" if existing is None or existing.headers in (None, wanted) else existing.headers or ""
         return replace(done, headers=wanted, kept=kept)
 
-    def _rename(self, item: Item, task: Task) -> Answer:
-        """Rename at the target what was renamed at the source; where that is not so any more, send the object."""
+    def _rename(self, item: Item, task: Task) -> TransferResult:
+        """Rename a file at the target; if source or target no longer have the files of the rename, write the object."""
         assert task.origin is not None
         head = self._source.head(item.name)
         if head is None:
             return self._gone(item, task)
         path, old = self._sync.path_of(item.name), self._sync.path_of(task.origin)
-        there = self._target.stat(path)
-        if there is None and head.etag == item.source and self._source.head(task.origin) is None:
+        existing = self._target.stat(path)
+        if existing is None and head.etag == item.source and self._source.head(task.origin) is None:
             before = self._target.stat(old)
             if before is not None and before.version == task.origin_ours and before.size in (None, head.size):
                 try:
@@ -288,124 +295,124 @@ class Transfer:
                         return self._rewritten(item, task, old, before)
                     version = self._target.rename(old, path, before)
                 except NotArrivedError as error:
-                    # Recorded as ours, or it would be foreign to the next try.
-                    self._note_made(item, task, error.made)
+                    # Recorded as ours, or it would be foreign to the next attempt.
+                    self._record_unverified(item, task, error.file)
                     raise
                 except SynclineError as error:
                     if not error.is_any("NOT_FOUND", *_CHANGED):
                         raise
                 else:
-                    return self._arrived(item, task, Written(head, replace(before, version=version)))
+                    return self._completed(item, task, PutResult(head, replace(before, version=version)))
         elif (
-            there is not None
-            and there.version == task.origin_ours
-            and there.size in (None, head.size)
-            and not _headers_differ(head, there)
+            existing is not None
+            and existing.version == task.origin_ours
+            and existing.size in (None, head.size)
+            and not _headers_differ(head, existing)
             and self._target.stat(old) is None
         ):
-            return self._arrived(item, task, Written(head, there))  # renamed by a try whose answer was lost
-        # The file at the old path is not forgotten: a later scan removes it or finds it equal.
-        return self._put(item, replace(task, what="put", origin=None, was=None))
+            return self._completed(
+                item, task, PutResult(head, existing)
+            )  # renamed by an attempt whose response was lost
+        # The file at the old path keeps its record: a later scan removes it or finds it equal.
+        return self._put(item, replace(task, operation="put", origin=None, previous=None))
 
-    def _rewritten(self, item: Item, task: Task, old: str, before: TargetFile) -> Answer:
-        """Rename a file whose headers are others at the source: bring the object, and then remove the old file."""
+    def _rewritten(self, item: Item, task: Task, old: str, before: TargetFile) -> TransferResult:
+        """Rename a file whose headers differ at the source: write the object, and then remove the old file."""
         done = self._target.put(self._to_put(item, task, None))
-        if isinstance(done, PartlyWritten):
+        if isinstance(done, UnfinishedPut):
             return _continued(item, task, done)
-        check_arrived(self._target, self._sync.path_of(item.name), done.file)
+        check_written(self._target, self._sync.path_of(item.name), done.file)
         self._target.remove(old, before)
-        return self._arrived(item, task, done)
+        return self._completed(item, task, done)
 
-    def _gone(self, item: Item, task: Task) -> Answer:
-        """Leave an item whose object is gone.
+    def _gone(self, item: Item, task: Task) -> TransferResult:
+        """Skip an item whose object is gone.
 
-        A file that an earlier try wrote and did not record is recorded, so that a scan removes it.
+        A file that an earlier attempt wrote and did not record is recorded, so that a scan removes it.
         """
-        there, name = self._target.stat(self._sync.path_of(item.name)), self._sync.name_of(item.name)
-        if there is not None and (there.written or there.equals(item.source, item.size)):
+        existing, name = self._target.stat(self._sync.path_of(item.name)), self._sync.name_of(item.name)
+        if existing is not None and (existing.is_marked or existing.equals(item.source, item.size)):
             row = self._records.known([name])[0].get(name)
-            if row is None or Record.of_row(row).target != there.version:
-                self._note_made(item, task, there)
-        return _left(item)
+            if row is None or Record.of_row(row).target != existing.version:
+                self._record_unverified(item, task, existing)
+        return _gone(item)
 
-    def _note_made(self, item: Item, task: Task, there: TargetFile) -> None:
-        """Record a file as written by us and not verified, whatever its object is by now."""
-        etag, size = there.etag or item.source or "", there.size or item.size or 0
-        made = Record(etag, size, 0, there.version, verified=False, internal_id=there.internal_id, seq=task.seq)
-        self._rows[self._sync.name_of(item.name)] = made.to_row()
+    def _record_unverified(self, item: Item, task: Task, file: TargetFile) -> None:
+        """Record a file as written by us and not verified, even if its object has changed since."""
+        etag, size = file.etag or item.source or "", file.size or item.size or 0
+        record = Record(etag, size, 0, file.version, verified=False, internal_id=file.internal_id, seq=task.seq)
+        self._rows[self._sync.name_of(item.name)] = record.to_row()
 
-    def _remove(self, item: Item, task: Task) -> Answer:
-        """Remove at the target what is gone from the source, if it is ours."""
+    def _remove(self, item: Item, task: Task) -> TransferResult:
+        """Remove a file that is gone from the source, if it is ours."""
         if self._source.head(item.name) is not None:
-            return self._put(replace(item, source=None), replace(task, what="put"))
+            return self._put(replace(item, source=None), replace(task, operation="put"))
         path, name = self._sync.path_of(item.name), self._sync.name_of(item.name)
-        there = self._target.stat(path)
-        if there is not None:
+        existing = self._target.stat(path)
+        if existing is not None:
             row = self._records.known([name])[0].get(name)
             record = None if row is None else Record.of_row(row)
             if record is not None and record.target == COLLIDES:
                 self._rows[name] = None
                 record = None
-            if record is None and not there.written and not there.equals(item.target, item.size):
-                return Result(item.group, item.name, Outcome.SKIPPED, None, there.version, reason="it is not ours")
-            if record is not None and there.version != record.target and not there.written:
-                self._rows[name] = None  # it is foreign from now on, which is said once
-                return replace(conflict(item, there), reason=_REPLACED)
-            if task.what == "confirm":  # it is ours after all, but no removal was granted: the next scan asks for one
-                return _left(item)
+            if record is None and not existing.is_marked and not existing.equals(item.target, item.size):
+                return Result(item.group, item.name, Outcome.SKIPPED, None, existing.version, reason="it is not ours")
+            if record is not None and existing.version != record.target and not existing.is_marked:
+                self._rows[name] = None  # it is foreign from now on, which is reported once
+                return replace(conflict(item, existing), reason=_REPLACED)
+            if task.operation == "confirm":  # it is ours, but no removal was granted: the next scan asks for one
+                return _gone(item)
             try:
-                self._target.remove(path, there)
+                self._target.remove(path, existing)
             except SynclineError as error:
                 if error.code.name != "TARGET_CHANGED":
                     raise
-                return conflict(item, there)
-        return Completed(replace(task, what="remove", made=None).on(replace(item, source=None)))
+                return conflict(item, existing)
+        return Completed(replace(task, operation="remove", record=None).on(replace(item, source=None)))
 
-    def _permit(self, item: Item, task: Task) -> Answer:
-        """Set the permissions that an event or an access list states."""
+    def _permit(self, item: Item, task: Task) -> TransferResult:
+        """Set permissions from an event or an access list."""
         assert task.mode is not None
-        assert task.made is not None
+        assert task.record is not None
         try:
             mode = self._target.permit(self._sync.path_of(item.name), task.mode)
         except SynclineError as error:
             if error.code.name != "NOT_FOUND":
                 raise
-            return self._put(item, replace(task, what="put", made=None))
-        made = replace(task.made, mode=mode, told=task.told, seq=task.seq, was=task.was)
-        return Completed(replace(task, made=made).on(item))
+            return self._put(item, replace(task, operation="put", record=None))
+        record = replace(task.record, mode=mode, mode_time=task.mode_time, seq=task.seq, previous=task.previous)
+        return Completed(replace(task, record=record).on(item))
 
-    # -- parts ---------------------------------------------------------------------------------------------------
-
-    def _arrived(self, item: Item, task: Task, done: Written, *, mode: str | None = None) -> Completed:
-        """Set the file's permissions, unless it has the right ones (``mode``), and return its new record."""
-        head, there = done.head, done.file
+    def _completed(self, item: Item, task: Task, done: PutResult, *, mode: str | None = None) -> Completed:
+        """Set the file's permissions, unless ``mode`` states that it has them, and return the item with its new record."""
+        head, existing = done.head, done.file
         if mode is None:
-            mode = task.mode if task.told is not None else None
+            mode = task.mode if task.mode_time is not None else None
             if mode is None:
                 mode = wanted_mode(self._sync, self._source, item.name, head)
             mode = self._target.permit(self._sync.path_of(item.name), mode)
         modified = int(head.modified) if task.modified is None or item.source != head.etag else task.modified
-        made = Record(
+        record = Record(
             head.etag,
             head.size,
             modified,
-            there.version,
+            existing.version,
             headers=done.headers,
             kept=done.kept,
             file_type=head.content_type,
             mode=mode,
-            internal_id=there.internal_id,
-            told=task.told,
+            internal_id=existing.internal_id,
+            mode_time=task.mode_time,
             seq=task.seq,
-            was=task.was,
+            previous=task.previous,
         )
-        what = "rename" if task.origin is not None else "put"
-        after = replace(task, what=what, made=made, parts=0, compared=0, versions=None, alone=False)
+        operation = "rename" if task.origin is not None else "put"
+        after = replace(task, operation=operation, record=record, parts=0, compared=0, versions=None, alone=False)
         return Completed(after.on(replace(item, source=head.etag, size=head.size)), done.sent)
 
 
 def wanted_mode(sync: FilesSync, source: Bucket, key: str, head: Head) -> str:
-    """Return a file's permissions by its source. Raises the reason why its access list cannot be read."""
+    """Return the permissions that the source states for a file. Raises errors of reading the access list."""
     rule = sync.permissions
     match rule.source:
         case "metadata":
@@ -415,15 +422,15 @@ def wanted_mode(sync: FilesSync, source: Bucket, key: str, head: Head) -> str:
     return rule.default
 
 
-def _continued(item: Item, task: Task, done: PartlyWritten) -> Unfinished | Failure:
-    """Return the answer for an item whose upload goes on in another function."""
+def _continued(item: Item, task: Task, done: UnfinishedPut) -> Unfinished | Failure:
+    """Return the answer for an item whose upload another function continues."""
     after = replace(task, parts=done.parts).on(item)
     return Unfinished(after) if done.error is None else Failure(after, done.error, further=done.parts > task.parts)
 
 
-def conflict(item: Item, there: TargetFile | None) -> Result:
+def conflict(item: Item, existing: TargetFile | None) -> Result:
     """Return the result for an item whose path has a foreign file."""
-    version = None if there is None else there.etag or there.version
+    version = None if existing is None else existing.etag or existing.version
     return Result(item.group, item.name, Outcome.CONFLICT, item.source, version, code="FILE_DIFFERS", reason=_FOREIGN)
 
 
@@ -434,17 +441,17 @@ def _seen(item: Item, task: Task) -> Head | None:
     return Head(item.source, item.size, modified=float(task.modified))
 
 
-def _headers_differ(head: Head, there: TargetFile) -> bool:
-    """Return True if the file's own headers are known not to be those of the object."""
-    return there.headers is not None and there.headers != fingerprint(head)
+def _headers_differ(head: Head, existing: TargetFile) -> bool:
+    """Return True if the file's headers are known to differ from those of the object."""
+    return existing.headers is not None and existing.headers != fingerprint(head)
 
 
-def _left(item: Item) -> Result:
+def _gone(item: Item) -> Result:
     return Result(item.group, item.name, Outcome.SKIPPED, item.source, item.target, reason=_GONE)
 
 
-def _whole(read: Callable[[int], bytes], size: int) -> bytes:
-    """Read ``size`` bytes, fewer only at the end."""
+def _read_fully(read: Callable[[int], bytes], size: int) -> bytes:
+    """Read ``size`` bytes, or fewer at the end of the content."""
     parts, missing = [], size
     while missing and (part := read(missing)):
         parts.append(part)

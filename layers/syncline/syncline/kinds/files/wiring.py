@@ -13,9 +13,9 @@ from syncline.kinds.files.bucket_target import BucketTarget
 from syncline.kinds.files.config import BucketTarget as BucketConfig
 from syncline.kinds.files.config import FileManagerTarget as FileManagerConfig
 from syncline.kinds.files.config import FilesSync
-from syncline.kinds.files.discover import Memory
+from syncline.kinds.files.discover import FilesState
 from syncline.kinds.files.events import groups_in
-from syncline.kinds.files.kind import Files, Means, threads_for
+from syncline.kinds.files.kind import Files, FilesDependencies, threads_for
 from syncline.kinds.files.manager_target import FileManagerTarget
 from syncline.kinds.files.targets import Target, folder_of
 from syncline.kinds.kind import Kind
@@ -30,33 +30,33 @@ class Builder:
 
     def __init__(self, parts: Dependencies) -> None:
         self._parts = parts
-        self._rng = random.Random()  # noqa: S311 - which slot is tried first
+        self._rng = random.Random()  # noqa: S311 - for the order in which slots are tried
 
     def __call__(self, sync: Sync) -> Kind:
         assert isinstance(sync, FilesSync)
         parts, config = self._parts, sync.target
-        memory = Memory(
+        state = FilesState(
             records_of(sync, parts),
             parts.state.facts,
             RemovalWindows(parts.database, sync.name, parts.clock),
             parts.clock,
         )
         manager = manager_at(config, parts) if isinstance(config, FileManagerConfig) else None
-        means = Means(
-            memory,
+        deps = FilesDependencies(
+            state,
             parts.http,
             self._turn,
             folder_group_of if is_near(sync) else group_of,
             manager if isinstance(config, FileManagerConfig) and config.events else None,
             parts.http.policy.sleep,
-            told=manager if isinstance(config, FileManagerConfig) and config.report else None,
+            report_to=manager if isinstance(config, FileManagerConfig) and config.report else None,
             reports=None if sync.reports is None else bucket_at(sync.reports, parts),
         )
-        return Files(sync, bucket_at(sync.source, parts), target_at(sync, parts, manager), means)
+        return Files(sync, bucket_at(sync.source, parts), target_at(sync, parts, manager), deps)
 
-    def _turn(self, place: str, turns: int, left: Callable[[], float]) -> AbstractContextManager[object] | None:
+    def _turn(self, target: str, turns: int, left: Callable[[], float]) -> AbstractContextManager[object] | None:
         leases = self._parts.state.leases
-        slot = leases.slot(place, turns, left(), self._rng)
+        slot = leases.slot(target, turns, left(), self._rng)
         return None if slot is None else leases.held(slot, left)
 
 
@@ -76,7 +76,7 @@ def target_at(sync: FilesSync, parts: Dependencies, manager: FileManager | None 
 
 
 def manager_at(config: FileManagerConfig, parts: Dependencies) -> FileManager:
-    """Return the client of a file manager; its token is resolved when it is needed, and again when it is refused."""
+    """Return the client of a file manager; its token is resolved on first use, and again if it is refused."""
     token, secrets = config.token, parts.secrets
     return FileManager(
         config.file_manager,
@@ -89,7 +89,7 @@ def manager_at(config: FileManagerConfig, parts: Dependencies) -> FileManager:
 
 
 def is_near(sync: FilesSync) -> bool:
-    """Return True if the service can copy from source to target by itself."""
+    """Return True if the service can copy from source to target itself."""
     target = sync.target
     return isinstance(target, BucketConfig) and target.same_service and sync.source.place[:-1] == target.place[:-1]
 
@@ -100,14 +100,14 @@ def group_of(name: str) -> str:
 
 
 def folder_group_of(name: str) -> str:
-    """Return the group of a name where the service copies by itself: that of its folder.
+    """Return the group of a name if the service copies objects itself: that of its folder.
 
-    Files of one folder stand together in the target's listing, a page of which then verifies hundreds of them.
+    Files of one folder are adjacent in the target's listing, so that one page verifies hundreds of them.
     """
     return f"{shard_of(folder_of(name)):02}"
 
 
 def changed_groups(sync: Sync, event: object, now: float) -> tuple[str, ...]:
-    """Return what a notification of the source or target names; see :func:`syncline.wiring.syncs.changed_groups_of`."""
+    """Return the groups that an event of source or target names; see :func:`syncline.wiring.syncs.changed_groups_of`."""
     assert isinstance(sync, FilesSync)
     return groups_in(sync, event, now)

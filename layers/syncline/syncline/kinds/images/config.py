@@ -1,4 +1,4 @@
-"""A sync of the kind ``images``, and what is checked between its keys."""
+"""Configuration of a sync of the kind ``images``, and the checks between its keys."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from syncline.patterns import is_signature_tag, literal_start
 
 
 class QuayApi(Model):
-    """Quay's own API beside the registry: it lists organizations, and the digests of 100 tags in one answer."""
+    """Quay's own API. It lists organizations, and the digests of 100 tags in one response."""
 
     kind: Literal["quay"] = Field(description="The API's kind; `quay` is the only one.", examples=["quay"])
     url: Url | None = Field(
         None,
-        description="Where the API is; the registry itself when absent.",
+        description="The API's address. Defaults to the registry itself.",
         examples=["https://quay.prod.example:8443"],
     )
     token: SecretReference | None = Field(
         None,
-        description="A reference to an OAuth token of the API (a robot's password is none); public repositories need none.",
+        description="A reference to an OAuth token of the API (not a robot's password); public repositories need none.",
         examples=["secret:syncline/quay#api"],
     )
 
 
 class ImagesEndpoint(RegistryEndpoint):
-    """A registry of images, perhaps with an API of its own."""
+    """A registry of images and, optionally, its own API."""
 
     api: QuayApi | None = Field(None, description="The registry's own API, where it has one.")
 
@@ -71,7 +71,7 @@ class ImagesEndpoint(RegistryEndpoint):
 
 
 class ImagesSource(ImagesEndpoint):
-    """Where images come from: exactly one of `repositories`, `organizations` and `catalog` says which."""
+    """The source registry; exactly one of `repositories`, `organizations` and `catalog` selects its repositories."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -95,55 +95,55 @@ class ImagesSource(ImagesEndpoint):
 
     @cached_property
     def repository_set(self) -> frozenset[str]:
-        """``repositories`` for looking one up: the list may be long."""
+        """``repositories`` as a set, since the list may be long."""
         return frozenset(self.repositories or ())
 
 
 class ImagesTarget(ImagesEndpoint):
-    """Where images go. With `api`, what is there already is compared 100 tags at a time."""
+    """The target registry. With `api`, existing images are compared 100 tags at a time."""
 
-    prefix: Prefix = Field("", description="A path that is put before each repository's own.", examples=["mirror"])
+    prefix: Prefix = Field("", description="A path put before the name of each repository.", examples=["mirror"])
 
 
 class ImagesSelect(Model):
-    """Which of the source's images are kept true."""
+    """The selection of the source's images."""
 
     repositories: Patterns = Field(Patterns(), description="Repositories, as the source names them.")
-    tags: Patterns = Field(Patterns(), description="Tags. Those of signatures are always taken; see `referrers`.")
+    tags: Patterns = Field(Patterns(), description="Tags. Those of signatures are always selected; see `referrers`.")
 
 
 class ImagesSync(Sync):
-    """Container images, kept true from one registry to another."""
+    """Container images, kept in sync from one registry to another."""
 
-    kind: Literal["images"] = Field(description="What is kept true: `images`.", examples=["images"])
-    source: ImagesSource = Field(description="Where images come from.")
-    target: ImagesTarget = Field(description="Where images go.")
-    select: ImagesSelect = Field(ImagesSelect(), description="Which of the source's images are kept true.")
+    kind: Literal["images"] = Field(description="The kind of the sync: `images`.", examples=["images"])
+    source: ImagesSource = Field(description="The registry that images come from.")
+    target: ImagesTarget = Field(description="The registry that images go to.")
+    select: ImagesSelect = Field(ImagesSelect(), description="The images of the source that are synced.")
     overwrite: StrictBool = Field(
         False,
-        description="Whether a tag that differs at the target is replaced. When false it is a `conflict` in the report.",
+        description="Replace tags that differ at the target. When false each is a `conflict`.",
     )
     referrers: Literal["with-images", "always", "none"] = Field(
         "with-images",
-        description="When signatures, attestations and SBOMs are looked for that have no tag and only name their image "
-        "(`subject`): `with-images` when an image moves, and when a push notification or `--only` names its repository; "
+        description="When signatures, attestations and SBOMs without a tag, which only name their image (`subject`), are "
+        "copied: `with-images` when an image is copied, and when a push notification or `--only` names its repository; "
         "`always` also for images that are equal on both sides, at some requests for each tag and run; `none` never.",
     )
     concurrency: Annotated[StrictInt, Field(ge=1, le=32)] = Field(
-        8, description="Images in flight in one function at a time, 1 to 32."
+        8, description="Images that one function copies at a time, 1 to 32."
     )
 
     def target_repository(self, source: str) -> str:
-        """The target's name for a repository of the source."""
+        """Return the target's name for a repository of the source."""
         return f"{self.target.prefix}/{source}" if self.target.prefix else source
 
     def source_repository(self, target: str) -> str | None:
-        """The source's name for a repository of the target; None for one outside the prefix."""
+        """Return the source's name for a repository of the target, None for one outside the prefix."""
         prefix = f"{self.target.prefix}/" if self.target.prefix else ""
         return target.removeprefix(prefix) if target.startswith(prefix) else None
 
     def takes_repository(self, source: str) -> bool:
-        """Whether a repository of the source belongs to this sync."""
+        """Return True if a repository of the source belongs to this sync."""
         if self.source.repositories is not None and source not in self.source.repository_set:
             return False
         if self.source.organizations is not None and source.partition("/")[0] not in self.source.organizations:
@@ -151,7 +151,7 @@ class ImagesSync(Sync):
         return self.select.repositories.allows(source)
 
     def takes_tag(self, tag: str) -> bool:
-        """Whether a tag belongs to this sync; signatures always do."""
+        """Return True if a tag belongs to this sync; signatures always do."""
         return is_signature_tag(tag) or self.select.tags.allows(tag)
 
     def problems(self) -> list[Finding]:
@@ -193,7 +193,7 @@ class ImagesSync(Sync):
     def groups_of(self, names: Sequence[str]) -> tuple[str, ...]:
         for name in names:
             if not self.takes_repository(name):
-                raise SynclineError("USAGE", f"{name} is not a repository that {self.name} keeps true")
+                raise SynclineError("USAGE", f"{self.name} does not select the repository {name}")
         return tuple(self.target_repository(name) for name in names)
 
 
@@ -204,7 +204,7 @@ def _selector_problems(sync: ImagesSync) -> Iterator[Finding]:
         "organizations": source.organizations is not None,
         "catalog": source.catalog,
     }
-    given = [name for name, there in selectors.items() if there]
+    given = [name for name, present in selectors.items() if present]
     if not given:
         yield Finding(
             ("source",), "does not say which repositories; write one of repositories, organizations and catalog: true"
@@ -218,14 +218,14 @@ def _selector_problems(sync: ImagesSync) -> Iterator[Finding]:
     if source.organizations is not None and source.api is None:
         yield Finding(
             ("source", "organizations"),
-            "needs api: {kind: quay}, for a registry alone cannot list an organization; "
+            "needs api: {kind: quay}, since a registry alone cannot list an organization; "
             "without that API write repositories or catalog: true",
             (("source", "api"),),
         )
 
 
 def _loop_problems(sync: ImagesSync) -> Iterator[Finding]:
-    """A source that is its own target, at once or because the copies would be found as sources again."""
+    """Yield a finding for a source that is its own target, or whose copies would be found as sources again."""
     if sync.source.place != sync.target.place:
         return
     rests_on = (("source",), ("target",), ("select",))
@@ -257,14 +257,14 @@ def _loop_problems(sync: ImagesSync) -> Iterator[Finding]:
 
 
 def _source_areas(sync: ImagesSync) -> list[Area]:
-    """Where the repositories lie that a sync takes, as the source names them."""
+    """Return the areas of the source's repositories that a sync takes."""
     if sync.source.repositories is not None:
         return [Area(name, whole=True) for name in sync.source.repositories if sync.takes_repository(name)]
-    places = [EVERYWHERE]
+    bounds = [EVERYWHERE]
     if sync.source.organizations is not None:
-        places = [Area(f"{name}/") for name in sync.source.organizations]
+        bounds = [Area(f"{name}/") for name in sync.source.organizations]
     wanted = [Area(literal_start(text), literal_start(text) == text) for text in sync.select.repositories.include]
-    return [common for place in places for want in wanted or [EVERYWHERE] if (common := place.within(want))]
+    return [common for bound in bounds for want in wanted or [EVERYWHERE] if (common := bound.within(want))]
 
 
 def _idle_warnings(sync: ImagesSync) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Looking: which tags differ between source and target, compared in bulk, one repository at a time."""
+"""Discovery of images: the tags that differ between source and target, compared in bulk, repository by repository."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import is_same
 from syncline.errors import SynclineError
 from syncline.kinds.images.config import ImagesSync
+from syncline.kinds.images.facts import TargetNotes
 from syncline.kinds.images.listing import (
-    HELD_REPOSITORIES,
     ListedTags,
-    Place,
-    Side,
+    RegistryClients,
+    ScanPosition,
     Tag,
-    counting,
+    TargetRepositories,
+    count_listing,
+    held_repositories,
     held_tags,
+    nothing_listed,
     repository_pages,
     tag_pages,
+    target_repositories,
 )
-from syncline.kinds.images.memory import Notes
-from syncline.kinds.images.referrers import Attached, Compared, Referrers, is_list
+from syncline.kinds.images.referrers import AttachedTags, Referrers, compare_referrers, is_list
 from syncline.kinds.images.transfer import ASK, conflict
-from syncline.kinds.images.verify import Origin, Proof
+from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, failure_pages
 from syncline.model import Item, Result, Scope
 from syncline.patterns import is_signature_tag
@@ -36,235 +39,192 @@ from syncline.patterns import is_signature_tag
 AT_ONCE: Final = 16
 """Repositories compared at a time."""
 PAGE_TAGS: Final = 100
-"""Tags in a page at most: the share of one transfer, and what is asked for between two looks at the time left."""
+"""Tags in a page at most: one transfer handles as many, and the time left is checked after each page."""
 _NORMAL: Final = "NORMAL"
 _LONG: Final = "?"
-"""Between a repository and the place in its long listing, in a cursor."""
+"""Separates, in a cursor, a repository from the position in its long listing."""
 _BEFORE_TAGS: Final = " "
-"""Sorts before every tag: a look that goes on behind it does not report a repository's odd entries again."""
+"""Sorts before every tag: a scan that resumes behind it does not report a repository's invalid entries again."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Long:
-    """A repository with more tags than are held, and where in their listing to go on."""
+class _LongRepository:
+    """A repository with more tags than are held, and the position in their listing at which the scan continues."""
 
     name: str
     group: str
-    place: Place
+    position: ScanPosition
 
 
 @dataclass(frozen=True, slots=True)
-class _Compared:
-    """The tags of a repository on both sides. With ``suspect``, equal tags are no proof of whole images.
+class _TagListings:
+    """The tags of a repository at both registries. With ``suspect``, images with equal tags may be incomplete.
 
     ``detail`` is for all items.
     """
 
     name: str
     group: str
-    found: ListedTags
-    present: ListedTags
+    source: ListedTags
+    target: ListedTags
     suspect: bool
     detail: dict[str, Any]
 
 
-class Look:
-    """One look at a sync's repositories."""
+class ImageScan:
+    """One scan of a sync's repositories."""
 
-    def __init__(self, sync: ImagesSync, source: Side, target: Side, notes: Notes) -> None:
+    def __init__(self, sync: ImagesSync, source: RegistryClients, target: RegistryClients, notes: TargetNotes) -> None:
         self._sync = sync
         self._source = source
         self._target = target
         self._notes = notes
-        self._states: dict[str, dict[str, str]] = {}
-        self._complete: set[str] = set()
+        self._at_target = TargetRepositories()
         self._with_referrers = sync.referrers == "always"
         self._named = False
         self._asked: frozenset[tuple[str, str]] = frozenset()
-        self._asking = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="ask")
+        self._requests = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="request")
 
     def pages(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         """Yield pages in the order of repositories and tags, behind the one that ``cursor`` names.
 
-        A cursor is the name of a repository that was scanned, ``name:tag`` or ``name?place`` within one, or the
-        :class:`Place` in a long listing of repositories.
+        A cursor is the name of a repository that was scanned, ``name:tag`` or ``name?position`` within one, or the
+        :class:`ScanPosition` in a long listing of repositories.
         """
         self._with_referrers |= scope.groups is not None and self._sync.referrers == "with-images"
-        odd: list[Odd] = []
-        odd_at_target: list[Odd] = []
+        invalid: list[Odd] = []
+        invalid_at_target: list[Odd] = []
         self._named, self._asked = context.named, context.asked
         if context.named and cursor is None:
             yield Page("", failures=tuple(self._not_taken(scope)))
-        place = Place.parse(cursor) if cursor is not None and cursor.startswith("[") else None
-        # Repositories wait for digests and digests wait for nobody, so the two pools cannot block one another.
-        with self._asking, ThreadPoolExecutor(AT_ONCE, thread_name_prefix="look") as pool:
-            # One side lists its repositories while the other does.
-            states = pool.submit(self._target_states, scope, odd_at_target.append, context)
-            names = self._repositories(scope, odd.append, context) if place is None else place
-            self._states = states.result()
+        position = ScanPosition.parse(cursor) if cursor is not None and cursor.startswith("[") else None
+        # Repositories wait for digests, and digests wait for nothing, so the two pools cannot block one another.
+        with self._requests, ThreadPoolExecutor(AT_ONCE, thread_name_prefix="repository") as pool:
+            # Both registries list their repositories at the same time.
+            at_target = pool.submit(
+                target_repositories, self._target, self._namespaces(scope), invalid_at_target.append, context
+            )
+            names = self._repositories(scope, invalid.append, context) if position is None else position
+            self._at_target = at_target.result()
             if cursor is None and scope.groups is None:
-                yield from failure_pages("", self._odd_at_target(odd_at_target))
-            if isinstance(names, Place):
-                begun = names if place is not None else replace(names, after=cursor or "")
-                yield from self._long(begun, context, pool)
+                yield from failure_pages("", self._invalid_at_target(invalid_at_target))
+            if isinstance(names, ScanPosition):
+                begun = names if position is not None else replace(names, after=cursor or "")
+                yield from self._long_catalog(begun, context, pool)
                 return
             if cursor is None and scope.groups is None:
-                yield from failure_pages("", self._odd_repositories(odd))
+                yield from failure_pages("", self._invalid_repositories(invalid))
             yield from self._of(names, cursor or "", context, pool)
 
-    def _long(self, place: Place, context: StepContext, pool: ThreadPoolExecutor) -> Iterator[Page]:
-        """Yield the pages of a source with more repositories than are held: they are counted first."""
+    def _long_catalog(self, position: ScanPosition, context: StepContext, pool: ThreadPoolExecutor) -> Iterator[Page]:
+        """Yield the pages of a source with more repositories than are held; they are counted first."""
         organizations = self._sync.source.organizations
-        if not place.counted:
-            for place in counting(repository_pages(self._source, organizations, ignore, place), place, context):  # noqa: PLR1704, B020 - the last one counts
-                yield Page(str(place))
-        if context.over or not place.counted:
+        if not position.counted:
+            pages = repository_pages(self._source, organizations, ignore, position)
+            for position in count_listing(pages, position, context):  # noqa: PLR1704, B020 - the last one counts
+                yield Page(str(position))
+        if context.over or not position.counted:
             return
-        odd: list[Odd] = []
-        for listed in repository_pages(self._source, organizations, odd.append, place):
-            if listed.following is None and not (place.position.entries or listed.names or odd):
-                raise self._nothing_listed("the catalog")
-            if not place.behind:
-                yield from failure_pages(str(place), self._odd_repositories(odd))
-            odd.clear()
-            for page in self._of(self._taken(listed.names), place.done, context, pool):
-                yield replace(page, cursor=str(replace(place, behind=page.cursor)))
+        invalid: list[Odd] = []
+        for listed in repository_pages(self._source, organizations, invalid.append, position):
+            if listed.following is None and not (position.position.entries or listed.names or invalid):
+                raise nothing_listed(self._source.registry, "the catalog")
+            if not position.behind:
+                yield from failure_pages(str(position), self._invalid_repositories(invalid))
+            invalid.clear()
+            for page in self._of(self._taken(listed.names), position.done, context, pool):
+                yield replace(page, cursor=str(replace(position, behind=page.cursor)))
             if context.over or listed.following is None:
                 return
-            place = listed.following
-            yield Page(str(place))
+            position = listed.following
+            yield Page(str(position))
 
     def _of(self, names: Sequence[str], cursor: str, context: StepContext, pool: ThreadPoolExecutor) -> Iterator[Page]:
         """Yield the pages of repositories behind a cursor, in the order of their names."""
-        last, separator, within = _parted(cursor)
+        last, separator, within = _split_cursor(cursor)
         waiting = iter([name for name in names if name > last or (separator and name == last)])
-        ahead: deque[Future[list[Page] | _Long]] = deque()
+        ahead: deque[Future[list[Page] | _LongRepository]] = deque()
         try:
             while not context.over:
                 while len(ahead) < 2 * AT_ONCE and (name := next(waiting, None)) is not None:
                     group = self._sync.target_repository(name)
                     if name == last and separator == _LONG:
                         ahead.append(Future())
-                        ahead[-1].set_result(_Long(name, group, Place.parse(within)))
+                        ahead[-1].set_result(_LongRepository(name, group, ScanPosition.parse(within)))
                     else:
                         ahead.append(pool.submit(self._pages_of, name, group, within if name == last else "", context))
                 if not ahead:
                     return
                 found = ahead.popleft().result()
-                yield from self._tags_of(found, context) if isinstance(found, _Long) else found
+                yield from self._long_repository(found, context) if isinstance(found, _LongRepository) else found
         finally:
             for future in ahead:
                 future.cancel()
 
-    def _repositories(self, scope: Scope, odd: OnOdd, context: StepContext) -> list[str] | Place:
+    def _repositories(self, scope: Scope, invalid: OnOdd, context: StepContext) -> list[str] | ScanPosition:
         """Return the source's repositories that belong to the sync and the scope, sorted.
 
-        If there are too many to hold, or the time was over before all were listed, return how far the listing was read.
+        If there are too many to hold, or the time was over before all were listed, return the position reached.
         """
         sync = self._sync
         if scope.groups is not None:
-            # A hint names repositories; they are asked for by name, and what is not there shows in the answer.
+            # Named repositories are not listed: one that does not exist fails when its tags are requested.
             sources = (sync.source_repository(group) for group in scope.groups)
             return self._taken(name for name in sources if name is not None)
         if sync.source.repositories is not None:
             return self._taken(sync.source.repositories)
-        names, found = list[str](), list[Odd]()
-        pages = repository_pages(self._source, sync.source.organizations, found.append, Place())
-        following: Place | None = Place()
-        while following is not None:
-            if context.over or len(names) > HELD_REPOSITORIES:
-                return following
-            page = next(pages)
-            names += page.names
-            following = page.following
-        absent = sum(each.error.code.name == "SOURCE_ABSENT" for each in found)
-        if not names and len(found) == absent:
-            raise self._nothing_listed(found[0].label if found else "the catalog")
-        for each in found:
-            odd(each)
-        return self._taken(names)
-
-    def _nothing_listed(self, listing: str) -> SynclineError:
-        """Return the error of an empty listing, which is not believed."""
-        what = f"{listing} at {self._source.registry.host} is listed without a single repository"
-        return SynclineError("LISTING_INCOMPLETE", what)
+        names = held_repositories(self._source, sync.source.organizations, invalid, context)
+        return names if isinstance(names, ScanPosition) else self._taken(names)
 
     def _taken(self, names: Iterable[str]) -> list[str]:
         return sorted({name for name in names if self._sync.takes_repository(name)})
 
     def _not_taken(self, scope: Scope) -> Iterator[Failure]:
-        """Yield a failure for each group that a person has named and that is none of the sync's."""
+        """Yield a failure for each group that a user has named and that does not belong to the sync."""
         for group in scope.groups or ():
             name = self._sync.source_repository(group)
             if name is None or not self._sync.takes_repository(name):
                 what = f"{group} is not a target repository of the sync as it is configured now"
                 yield Failure(Item(group, "*"), SynclineError("SOURCE_ABSENT", what))
 
-    def _check_named(self, name: str) -> None:
-        """Raise SOURCE_ABSENT if a person has named a repository, here or in syncs.yaml, and it does not exist."""
-        if (self._named or self._sync.source.repositories is not None) and not self._source.registry.knows(name):
-            raise SynclineError("SOURCE_ABSENT", f"{self._source.registry.host} has no repository {name}")
+    def _namespaces(self, scope: Scope) -> set[str]:
+        """Return the target's namespaces that a listing of organizations covers."""
+        organizations = self._sync.source.organizations
+        if organizations is None:
+            return set()
+        groups = scope.groups
+        if groups is None:
+            groups = tuple(self._sync.target_repository(f"{name}/any") for name in organizations)
+        return {group.partition("/")[0] for group in groups}
 
-    def _odd_repositories(self, odd: Iterable[Odd]) -> Iterator[Failure]:
-        """Yield the failures of odd repositories of the source; one that the sync does not take is none."""
-        for each in odd:
+    def _invalid_repositories(self, invalid: Iterable[Odd]) -> Iterator[Failure]:
+        """Yield the failures of invalid repositories of the source that the sync may take."""
+        for each in invalid:
             if each.name is None:
                 yield Failure(Item("*", each.label), each.error)
             elif self._sync.takes_repository(each.name):
                 yield Failure(Item(self._sync.target_repository(each.label), "*"), each.error)
 
-    def _odd_at_target(self, odd: Iterable[Odd]) -> Iterator[Failure]:
-        """Yield the failures of odd repositories of the target, as far as they may be the sync's."""
-        for each in odd:
+    def _invalid_at_target(self, invalid: Iterable[Odd]) -> Iterator[Failure]:
+        """Yield the failures of invalid repositories of the target that may belong to the sync."""
+        for each in invalid:
             source = None if each.name is None else self._sync.source_repository(each.name)
             if each.name is None or (source is not None and self._sync.takes_repository(source)):
                 yield Failure(Item("*", each.label), each.error)
 
-    def _target_states(self, scope: Scope, odd: OnOdd, context: StepContext) -> dict[str, dict[str, str]]:
-        """Return which target repositories exist and take pushes, where one listing for each organization tells.
+    def _pages_of(self, name: str, group: str, behind: str, context: StepContext) -> list[Page] | _LongRepository:
+        """Return the pages of one repository's tags behind the tag ``behind``, as many as the time allows.
 
-        After an odd entry, or if there are too many to hold, it does not tell which ones exist, so the namespace is not
-        among the complete ones.
-        """
-        states: dict[str, dict[str, str]] = {}
-        if self._target.api is None or self._sync.source.organizations is None:
-            return states
-        groups = scope.groups
-        if groups is None:
-            groups = tuple(self._sync.target_repository(f"{name}/any") for name in self._sync.source.organizations)
-        for namespace in {group.partition("/")[0] for group in groups}:
-            found: list[Odd] = []
-            try:
-                held = states[namespace] = {}
-                is_whole = True
-                for page in self._target.api.repository_pages(namespace, found.append):
-                    held |= {repository.name: repository.state for repository in page.repositories}
-                    is_whole = page.following is None
-                    if context.over or len(held) > HELD_REPOSITORIES:
-                        break
-                if held and is_whole and not found:
-                    self._complete.add(namespace)
-                for each in found:
-                    odd(each)
-            except SynclineError as error:
-                # A namespace that is not there yet is no failure: its repositories are asked for one by one.
-                if not error.is_any("NOT_FOUND", "FORBIDDEN", "UNAUTHORIZED"):
-                    raise
-        return states
-
-    def _pages_of(self, name: str, group: str, behind: str, context: StepContext) -> list[Page] | _Long:
-        """Return the pages of one repository's tags behind the tag ``behind``, or one that says why there are none.
-
-        Fewer pages where the time ends: a repository may have more tags than one function can ask for. A repository with
-        more tags than are held is returned as such.
+        A repository that cannot be scanned has one page, with its failure. One with more tags than are held is returned
+        as such.
         """
         pages: list[Page] = []
         try:
-            found = held_tags(self._source, name, context)
-            if found.following is not None:
-                return _Long(name, group, Place(found.following, after=behind))
-            self._check_found(name, found)
-            for page in self._compare(name, group, found, behind, context):
+            listed = held_tags(self._source, name, context)
+            if listed.following is not None:
+                return _LongRepository(name, group, ScanPosition(listed.following, after=behind))
+            self._check_listed(name, listed)
+            for page in self._compare(name, group, listed, behind, context):
                 pages.append(page)
                 if context.over:
                     break
@@ -272,252 +232,256 @@ class Look:
             return [Page(name, failures=(Failure(Item(group, "*"), error),))]
         return pages
 
-    def _compare(self, name: str, group: str, found: ListedTags, behind: str, context: StepContext) -> Iterator[Page]:
+    def _compare(self, name: str, group: str, source: ListedTags, behind: str, context: StepContext) -> Iterator[Page]:
         """Yield the pages of a repository all of whose tags are held."""
-        present = ListedTags({}, [])
-        if any(map(self._sync.takes_tag, found.tags)):
-            present = self._target_tags(group, context)
+        target = ListedTags({}, [])
+        if any(map(self._sync.takes_tag, source.tags)):
+            target = self._target_tags(group, context)
         if not behind:
-            failures = self._odd_tags(group, (*found.odd, *present.odd))
+            failures = self._invalid_tags(group, (*source.invalid, *target.invalid))
             yield from failure_pages(f"{name}:{_BEFORE_TAGS}", failures)
-        # Where something was put and not verified, equal tags are no proof of whole images.
-        suspect = bool(present.tags) and self._notes.has_unverified(group)
-        detail = {"signed": True} if any(map(is_signature_tag, found.tags)) else {}
-        both = _Compared(name, group, found, present, suspect, detail)
-        is_whole = yield from self._differences(both, behind, lambda tag: f"{name}:{tag}" if tag else name, context)
-        if suspect and is_whole and not behind and not context.over and not context.plan:
+        # After a copy that was not verified, an image may be incomplete although its tag is equal.
+        suspect = bool(target.tags) and self._notes.has_unverified(group)
+        detail = {"signed": True} if any(map(is_signature_tag, source.tags)) else {}
+        both = _TagListings(name, group, source, target, suspect, detail)
+        complete = yield from self._differences(both, behind, lambda tag: f"{name}:{tag}" if tag else name, context)
+        if suspect and complete and not behind and not context.over and not context.plan:
             self._notes.forget_unverified(group)
 
     def _differences(
-        self, both: _Compared, behind: str, cursor: Callable[[str], str], context: StepContext
+        self, both: _TagListings, behind: str, cursor: Callable[[str], str], context: StepContext
     ) -> Generator[Page, None, bool]:
-        """Yield the pages of the listed tags behind ``behind``, until the time is over; return True if all are whole.
+        """Yield the pages of the listed tags behind ``behind``, until the time is over.
 
-        ``cursor`` returns the cursor behind a tag; that behind all of them for "".
+        Return True if no image that was found equal is incomplete. ``cursor`` returns the cursor behind a tag, and with
+        "" the one behind all of them.
         """
         name, group, takes = both.name, both.group, self._sync.takes_tag
-        odd_names = {odd.name for odd in (*both.found.odd, *both.present.odd)}
-        wanted = sorted(tag for tag in both.found.tags if tag > behind and takes(tag) and tag not in odd_names)
-        detail = ({"fresh": True} if both.present.is_empty else {}) | both.detail
-        whole = True
+        invalid = {each.name for each in (*both.source.invalid, *both.target.invalid)}
+        wanted = sorted(tag for tag in both.source.tags if tag > behind and takes(tag) and tag not in invalid)
+        detail = ({"fresh": True} if both.target.is_empty else {}) | both.detail
+        complete = True
         for at in range(0, max(len(wanted), 1), PAGE_TAGS):
             tags = wanted[at : at + PAGE_TAGS]
             is_last = at + PAGE_TAGS >= len(wanted)
-            listed = {tag: (both.found.tags[tag], both.present.there(tag)) for tag in tags}
+            listed = {tag: (both.source.tags[tag], both.target.get(tag)) for tag in tags}
             compared = self._with_digests(name, group, listed)
-            broken = self._broken(name, compared, context) if both.suspect else set()
-            whole &= not broken
-            page = self._page(name, group, cursor("" if is_last else tags[-1]), compared, broken)
+            incomplete = self._incomplete(name, compared, context) if both.suspect else set()
+            complete &= not incomplete
+            page = self._page(name, group, cursor("" if is_last else tags[-1]), compared, incomplete)
             yield replace(page, items=tuple(replace(item, detail=detail) for item in page.items))
             if context.over:
                 return False
-        return whole
+        return complete
 
-    def _odd_tags(self, group: str, odd: Iterable[Odd]) -> Iterable[Failure]:
-        """Return the failures of odd entries that the sync may take."""
-        taken = (each for each in odd if each.name is None or self._sync.takes_tag(each.name))
+    def _invalid_tags(self, group: str, invalid: Iterable[Odd]) -> Iterable[Failure]:
+        """Return the failures of invalid entries that the sync may take."""
+        taken = (each for each in invalid if each.name is None or self._sync.takes_tag(each.name))
         return {each.label: Failure(Item(group, each.label), each.error) for each in taken}.values()
 
-    def _tags_of(self, long: _Long, context: StepContext) -> Iterator[Page]:
-        """Yield the pages of a repository with more tags than are held; a failure is of what is behind the last one."""
-        begun = at = None if long.place == Place() else f"{long.name}{_LONG}{long.place}"
+    def _long_repository(self, long: _LongRepository, context: StepContext) -> Iterator[Page]:
+        """Yield the pages of a repository with more tags than are held; a failure concerns the rest behind the last one."""
+        begun = at = None if long.position == ScanPosition() else f"{long.name}{_LONG}{long.position}"
         try:
-            for page in self._long_tags(long, context):
+            for page in self._long_pages(long, context):
                 at = page.cursor
                 yield page
         except SynclineError as error:
             failure = Failure(Item(long.group, "*"), error, further=at != begun, cursor=at)
             yield Page(long.name, failures=(failure,))
 
-    def _long_tags(self, long: _Long, context: StepContext) -> Iterator[Page]:
-        """Yield the pages of a repository with more tags than are held: they are counted first."""
-        name, group, place = long.name, long.group, long.place
+    def _long_pages(self, long: _LongRepository, context: StepContext) -> Iterator[Page]:
+        """Yield the pages of a repository with more tags than are held; they are counted first."""
+        name, group, position = long.name, long.group, long.position
 
-        def cursor(at: Place) -> str:
+        def cursor(at: ScanPosition) -> str:
             return f"{name}{_LONG}{at}"
 
-        if not place.counted:
-            for place in counting(tag_pages(self._source, name, [], place.position), place, context):  # noqa: B020
-                yield Page(cursor(place))
-        if context.over or not place.counted:
+        if not position.counted:
+            pages = tag_pages(self._source, name, [], position.position)
+            for position in count_listing(pages, position, context):  # noqa: B020 - the last one counts
+                yield Page(cursor(position))
+        if context.over or not position.counted:
             return
-        present = self._target_tags(group, context)
-        if place == Place(counted=True):
-            yield from failure_pages(cursor(place), self._odd_tags(group, present.odd))
-        suspect = not present.is_empty and self._notes.has_unverified(group)
-        odd: list[Odd] = []
-        for listed in self._listed(name, odd, place):
-            if not place.behind:
-                yield from failure_pages(cursor(place), self._odd_tags(group, odd))
-            following = None if listed.following is None else place.page(listed.following)
+        target = self._target_tags(group, context)
+        if position == ScanPosition(counted=True):
+            yield from failure_pages(cursor(position), self._invalid_tags(group, target.invalid))
+        suspect = not target.is_empty and self._notes.has_unverified(group)
+        invalid: list[Odd] = []
+        for listed in self._tag_pages(name, invalid, position):
+            if not position.behind:
+                yield from failure_pages(cursor(position), self._invalid_tags(group, invalid))
+            following = None if listed.following is None else position.page(listed.following)
             end = name if following is None else cursor(following)
-            both = _Compared(name, group, listed, present, suspect, {"signed": ASK})
-            yield from self._differences(both, place.done, partial(_within, place, cursor, end), context)
-            odd.clear()
+            both = _TagListings(name, group, listed, target, suspect, {"signed": ASK})
+            yield from self._differences(both, position.done, partial(_cursor_within, position, cursor, end), context)
+            invalid.clear()
             if context.over or following is None:
                 return
-            place = following
+            position = following
 
-    def _listed(self, name: str, odd: list[Odd], place: Place) -> Iterator[ListedTags]:
-        """Yield the pages of a repository's tags, at least one. Raises what :meth:`_check_found` raises."""
-        pages = tag_pages(self._source, name, odd, place.position)
-        first = next(pages, ListedTags({}, odd))
-        if place == Place(counted=True):
-            self._check_found(name, first)
+    def _tag_pages(self, name: str, invalid: list[Odd], position: ScanPosition) -> Iterator[ListedTags]:
+        """Yield the pages of a repository's tags, at least one. Raises what :meth:`_check_listed` raises."""
+        pages = tag_pages(self._source, name, invalid, position.position)
+        first = next(pages, ListedTags({}, invalid))
+        if position == ScanPosition(counted=True):
+            self._check_listed(name, first)
         yield first
         yield from pages
 
-    def _page(self, name: str, group: str, cursor: str, compared: Sequence[Item], broken: set[str]) -> Page:
+    def _check_listed(self, name: str, listed: ListedTags) -> None:
+        """Check an empty list of tags.
+
+        Raises LISTING_INCOMPLETE if the registry itself lists tags, and SOURCE_ABSENT if a user has named the
+        repository, in the command or in syncs.yaml, and it does not exist.
+        """
+        if not listed.is_empty:
+            return
+        registry = self._source.registry
+        if self._source.api is not None and any(True for _ in registry.tags(name, ignore)):
+            what = f"the API of {registry.host} lists no tags of {name}, but its registry does"
+            raise SynclineError("LISTING_INCOMPLETE", what)
+        if (self._named or self._sync.source.repositories is not None) and not registry.knows(name):
+            raise SynclineError("SOURCE_ABSENT", f"{registry.host} has no repository {name}")
+
+    def _target_tags(self, group: str, context: StepContext) -> ListedTags:
+        return ListedTags({}, []) if self._at_target.lacks(group) else held_tags(self._target, group, context)
+
+    def _page(self, name: str, group: str, cursor: str, compared: Sequence[Item], incomplete: set[str]) -> Page:
         items: list[Item] = []
         results: list[Result] = []
         skipped = 0
-        lacking, odd = self._lacking_referrers(name, group, [item for item in compared if item.name not in broken])
-        incomplete = broken | lacking
+        complete = [item for item in compared if item.name not in incomplete]
+        lacking, failures = self._lacking_referrers(name, group, complete)
+        to_transfer = incomplete | lacking
         replaceable = set() if self._sync.overwrite else self._replaceable(name, group, compared)
         for item in compared:
             equal = item.target is not None and item.target == item.source
-            asked = (group, item.name) in self._asked  # its transfer looks closer
-            if equal and item.name not in incomplete and not asked:
+            asked = (group, item.name) in self._asked  # its transfer checks all parts
+            if equal and item.name not in to_transfer and not asked:
                 skipped += 1
             elif equal or item.target is None or self._sync.overwrite or item.name in replaceable:
                 items.append(item)
             else:
                 results.append(conflict(item))
-        if items and self._state(group) not in (None, _NORMAL):
-            error = SynclineError("READ_ONLY", f"{group} is {self._state(group)} at {self._target.registry.host}")
-            failures = tuple(Failure(item, error) for item in items)
-            return Page(cursor, skipped=skipped, results=tuple(results), failures=(*failures, *odd))
-        return Page(cursor, tuple(items), skipped, tuple(results), odd)
+        state = self._at_target.state(group)
+        if items and state not in (None, _NORMAL):
+            error = SynclineError("READ_ONLY", f"{group} is {state} at {self._target.registry.host}")
+            failures = (*(Failure(item, error) for item in items), *failures)
+            items = []
+        return Page(cursor, tuple(items), skipped, tuple(results), failures)
 
-    def _broken(self, name: str, items: Sequence[Item], context: StepContext) -> set[str]:
-        """Return the tags, equal on both sides, of images that are not whole at the target."""
+    def _incomplete(self, name: str, items: Sequence[Item], context: StepContext) -> set[str]:
+        """Return the tags, equal at both registries, of images that the target does not have completely."""
         equal = [item for item in items if item.source is not None and item.source == item.target]
-        proof = Proof(self._target.registry, Origin(self._source.registry, lambda _: name, referrers=False))
-        return {answer.item.name for answer in proof.of(equal, context) if not isinstance(answer, Completed)}
+        origin = Origin(self._source.registry, lambda _: name, referrers=False)
+        answers = ImageVerification(self._target.registry, origin).verify(equal, context)
+        return {answer.item.name for answer in answers if not isinstance(answer, Completed)}
 
     def _lacking_referrers(self, name: str, group: str, items: Iterable[Item]) -> tuple[set[str], tuple[Failure, ...]]:
-        """The tags, equal on both sides, of images whose referrers the target does not all list, if that is asked.
+        """Return the tags of images, equal at both registries, whose referrers the target does not all list.
 
-        Besides, failures for odd entries in the lists of the other images; of those that lack some, the transfer tells.
+        Also return failures for invalid entries in the lists of the other images; those of a lacking image are reported
+        by its transfer. Both are empty if the scan does not compare referrers.
         """
         if not self._with_referrers:
             return set(), ()
         source = self._source.registry
 
         def lacks(digest: str) -> tuple[bool, list[Odd]]:
-            odd: list[Odd] = []
-            target = Referrers(self._target.registry, group, odd.append)
-            compared = Compared(Referrers(source, name, odd.append), target)
+            invalid: list[Odd] = []
+            both = Referrers(source, name, invalid.append), Referrers(self._target.registry, group, invalid.append)
             try:
-                lacking = not all(
-                    listed for _, referrer, listed in compared.of(source.manifest(name, digest)) if referrer.is_known
-                )
+                compared = compare_referrers(*both, source.manifest(name, digest))
+                lacking = not all(listed for _, referrer, listed in compared if referrer.is_known)
             except SynclineError as error:
-                # What is no image has no referrers that could be copied. Anything else is the transfer's to say, of
-                # this image alone.
+                # A tag that is no image has no referrers to copy. The transfer reports other errors, for its image.
                 return not error.is_any("MANIFEST_UNSUPPORTED", "MANIFEST_INVALID", "NOT_FOUND"), []
-            return lacking, [] if lacking else odd
+            return lacking, [] if lacking else invalid
 
         equal = {
             i.name: i.source for i in items if i.source is not None and i.source == i.target and not is_list(i.name)
         }
         digests = set(equal.values())
-        found = dict(zip(digests, self._asking.map(lacks, digests), strict=True))
-        odd = {each.label: each for digest in sorted(digests) for each in found[digest][1]}
-        failures = tuple(Failure(Item(group, label), each.error) for label, each in odd.items())
+        found = dict(zip(digests, self._requests.map(lacks, digests), strict=True))
+        invalid = {each.label: each for digest in sorted(digests) for each in found[digest][1]}
+        failures = tuple(Failure(Item(group, label), each.error) for label, each in invalid.items())
         return {tag for tag, digest in equal.items() if found[digest][0]}, failures
 
     def _replaceable(self, name: str, group: str, items: Sequence[Item]) -> set[str]:
-        """Return the tags that differ and may be replaced although nothing is overwritten.
+        """Return the tags that differ and may be replaced even if the sync does not overwrite.
 
         These are attached tags that only grew, and tags that moved on at the source while we copied them.
         """
-        attached = Attached(self._source.registry, name)
+        attached = AttachedTags(self._source.registry, name)
         differing = [item for item in items if item.source and item.target and item.source != item.target]
 
-        def may(item: Item) -> bool:
-            try:
-                noted = self._notes.outdated(group, item.name)
-                if noted and is_same(
-                    noted, str(item.target), partial(self._target.registry.manifest, group, item.name)
-                ):
-                    return True
-                if not is_signature_tag(item.name):
-                    return False
-                theirs = self._source.registry.manifest(name, item.name)
-                return attached.grew(item.name, theirs, self._target.registry.manifest(group, item.name))
-            except SynclineError as error:
-                if error.retried:
-                    raise
+        def may_replace(item: Item) -> bool:
+            present = partial(self._target.registry.manifest, group, item.name)
+            noted = self._notes.outdated(group, item.name)
+            if noted and is_same(noted, str(item.target), present):
+                return True
+            if not is_signature_tag(item.name):
                 return False
+            return attached.grew(item.name, self._source.registry.manifest(name, item.name), present())
 
-        return {item.name for item, yes in zip(differing, self._asking.map(may, differing), strict=True) if yes}
-
-    def _check_found(self, name: str, listed: ListedTags) -> None:
-        """Raise LISTING_INCOMPLETE if the registry itself does not confirm an empty list.
-
-        Raises SOURCE_ABSENT if a person has named a repository that does not exist.
-        """
-        if not listed.is_empty:
-            return
-        if self._source.api is not None and any(True for _ in self._source.registry.tags(name, ignore)):
-            what = f"the API of {self._source.registry.host} lists no tags of {name}, but its registry does"
-            raise SynclineError("LISTING_INCOMPLETE", what)
-        self._check_named(name)
-
-    def _target_tags(self, group: str, context: StepContext) -> ListedTags:
-        namespace = group.partition("/")[0]
-        if namespace in self._complete and group not in self._states[namespace]:
-            return ListedTags({}, [])
-        return held_tags(self._target, group, context)
-
-    def _state(self, group: str) -> str | None:
-        return self._states.get(group.partition("/")[0], {}).get(group)
+        allowed = self._requests.map(_false_if_refused(may_replace), differing)
+        return {item.name for item, yes in zip(differing, allowed, strict=True) if yes}
 
     def _with_digests(self, name: str, group: str, tags: dict[str, tuple[Tag, Tag | None]]) -> list[Item]:
-        """The tags as items, with both digests where the target has the tag: asked for if the listings show none.
+        """Return the tags as items, with both digests where the target has the tag; unlisted digests are requested.
 
-        A digest of another algorithm for the same bytes is shown as the source's, so that equal tags have equal ones.
+        A target digest of another algorithm for the same bytes is replaced by the source's, so that equal tags have
+        equal digests.
         """
         listed = {tag: present for tag, (_, present) in tags.items() if present is not None}
-        here = self._digests(self._target.registry, group, listed)
-        both = {tag: tags[tag][0] for tag, digest in here.items() if digest is not None}
-        there = self._digests(self._source.registry, name, both)
+        at_target = self._digests(self._target.registry, group, listed)
+        both = {tag: tags[tag][0] for tag, digest in at_target.items() if digest is not None}
+        at_source = self._digests(self._source.registry, name, both)
         items = [
-            Item(group, tag, there.get(tag, found.digest), here.get(tag), found.size)
+            Item(group, tag, at_source.get(tag, found.digest), at_target.get(tag), found.size)
             for tag, (found, _) in tags.items()
-            if tag not in there or there[tag] is not None  # else removed at the source since it was listed
+            if tag not in at_source or at_source[tag] is not None  # else removed at the source since it was listed
         ]
 
         def same_bytes(item: Item) -> bool:
             source, target = item.source, item.target
             if source is None or target is None or source == target:
                 return False
-            try:
-                return is_same(source, target, lambda: self._source.registry.manifest(name, item.name))
-            except SynclineError as error:
-                if error.retried:
-                    raise
-                return False  # the transfer says why
+            return is_same(source, target, lambda: self._source.registry.manifest(name, item.name))
 
-        equal = zip(items, self._asking.map(same_bytes, items), strict=True)
+        # If the manifest cannot be read, the transfer reports why.
+        equal = zip(items, self._requests.map(_false_if_refused(same_bytes), items), strict=True)
         return [replace(item, target=item.source) if same else item for item, same in equal]
 
     def _digests(self, registry: Registry, repository: str, tags: dict[str, Tag]) -> dict[str, str | None]:
-        """The digest of each tag, several asked for at a time; None of one that is not there any more."""
+        """Return the digest of each tag, None if it no longer exists; several are requested at a time."""
         unknown = [tag for tag, listed in tags.items() if listed.digest is None]
-        asked = dict(
-            zip(unknown, self._asking.map(partial(registry.manifest_digest, repository), unknown), strict=True)
-        )
-        return {tag: listed.digest or asked[tag] for tag, listed in tags.items()}
+        digests = self._requests.map(partial(registry.manifest_digest, repository), unknown)
+        requested = dict(zip(unknown, digests, strict=True))
+        return {tag: listed.digest or requested[tag] for tag, listed in tags.items()}
 
 
-def _parted(cursor: str) -> tuple[str, str, str]:
-    """Return the repository of a cursor, its separator ("" if the repository was done), and the place within it."""
-    name, separator, place = cursor.partition(_LONG)
-    return (name, separator, place) if separator else cursor.partition(":")
+def _false_if_refused(check: Callable[[Item], bool]) -> Callable[[Item], bool]:
+    """Return a check that is False where ``check`` raises an error that is not retried."""
+
+    def checked(item: Item) -> bool:
+        try:
+            return check(item)
+        except SynclineError as error:
+            if error.retried:
+                raise
+            return False
+
+    return checked
 
 
-def _within(place: Place, cursor: Callable[[Place], str], end: str, tag: str) -> str:
+def _split_cursor(cursor: str) -> tuple[str, str, str]:
+    """Return the repository of a cursor, its separator ("" if the repository was done), and the position within it."""
+    name, separator, position = cursor.partition(_LONG)
+    return (name, separator, position) if separator else cursor.partition(":")
+
+
+def _cursor_within(position: ScanPosition, cursor: Callable[[ScanPosition], str], end: str, tag: str) -> str:
     """Return the cursor behind a tag of a page of a long listing; ``end`` behind all of them."""
-    return cursor(replace(place, behind=tag)) if tag else end
+    return cursor(replace(position, behind=tag)) if tag else end

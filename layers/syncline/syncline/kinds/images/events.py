@@ -1,25 +1,27 @@
-"""Push notifications of registries: which repositories they speak of. They are hints; what they say is looked up."""
+"""Push notifications of registries. They are hints: the scan reads the repositories that they name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from syncline.clients.registry.reference import parse_repository
 from syncline.errors import SynclineError
 from syncline.kinds.images.config import ImagesSync
 
+_UNKNOWN_FORM: Final = "neither Quay's nor Docker Distribution's notification"
+
 
 def repositories_in(body: Any) -> tuple[str, ...]:
-    """The repositories a notification's decoded JSON speaks of, sorted.
+    """Return the repositories that a notification's decoded JSON names, sorted.
 
     Two forms are known: Quay's (``{"repository": "ns/name", "updated_tags": [...]}``) and Docker Distribution's
     envelope (``{"events": [{"action": "push", "target": {"repository": ...}}]}``), which other registries use too.
-    What cannot be read of a notification costs that part alone: the next scan of everything finds what it stood for.
-    Raises MESSAGE_INVALID if the form is neither of these, or if it names no repository although it should.
+    An unreadable part of a notification is skipped: the next full scan finds its changes. Raises MESSAGE_INVALID if the
+    form is neither of these, or if nothing in it is readable.
     """
     if not isinstance(body, dict) or not isinstance(body.get("events", []), list):
-        raise SynclineError("MESSAGE_INVALID", "neither Quay's nor Docker Distribution's notification")
+        raise SynclineError("MESSAGE_INVALID", _UNKNOWN_FORM)
     names: set[str] = set()
     wrong: SynclineError | None = None
     for event in body.get("events", [body]):
@@ -28,15 +30,14 @@ def repositories_in(body: Any) -> tuple[str, ...]:
         except SynclineError as error:
             wrong = wrong or SynclineError("MESSAGE_INVALID", f"the notification names no repository: {error.what}")
         except (KeyError, TypeError, AttributeError):
-            what = "neither Quay's nor Docker Distribution's notification"
-            wrong = wrong or SynclineError("MESSAGE_INVALID", what)
+            wrong = wrong or SynclineError("MESSAGE_INVALID", _UNKNOWN_FORM)
     if wrong is not None and not names:
         raise wrong
     return tuple(sorted(names))
 
 
 def groups_in(sync: ImagesSync, body: Any) -> tuple[str, ...]:
-    """Return the target repositories of a sync that a notification names; raises MESSAGE_INVALID if it is none."""
+    """Return the target repositories of a sync that a notification names. Raises MESSAGE_INVALID if it is not one."""
     return tuple(sync.target_repository(name) for name in repositories_in(body) if sync.takes_repository(name))
 
 
@@ -44,7 +45,7 @@ def _names(event: Any) -> Iterator[str]:
     if "action" not in event:
         yield parse_repository(event["repository"])
     elif event["action"] == "push" and _is_manifest(event["target"]):
-        # Pulls are notified too; of pushes, those of blobs come beside those of the manifests that matter.
+        # Registries notify of pulls and of pushed blobs, too; only pushed manifests change a tag.
         yield parse_repository(event["target"]["repository"])
 
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from syncline.clients.http.client import Http
 from syncline.kinds.images.config import ImagesSync
-from syncline.kinds.images.discover import Look
+from syncline.kinds.images.discover import ImageScan
 from syncline.kinds.images.events import groups_in
-from syncline.kinds.images.listing import Side
-from syncline.kinds.images.memory import BlobPlaces, Notes
+from syncline.kinds.images.facts import BlobLocations, TargetNotes
+from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.images.pieces import CopyRoute
-from syncline.kinds.images.transfer import Answer, RepositoryCopy
-from syncline.kinds.images.verify import Origin, Proof
+from syncline.kinds.images.transfer import RepositoryCopy, TransferResult
+from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
 from syncline.model import Item, Scope, Step
 
@@ -24,27 +24,33 @@ class Images:
     share = 100
 
     def __init__(  # noqa: PLR0913 - each is handed in
-        self, sync: ImagesSync, source: Side, target: Side, http: Http, *, places: BlobPlaces, notes: Notes
+        self,
+        sync: ImagesSync,
+        source: RegistryClients,
+        target: RegistryClients,
+        http: Http,
+        *,
+        locations: BlobLocations,
+        notes: TargetNotes,
     ) -> None:
         self._sync = sync
         self._source = source
         self._target = target
         self._http = http
-        self._places = places
+        self._locations = locations
         self._notes = notes
 
     def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
-        return Look(self._sync, self._source, self._target, self._notes).pages(scope, cursor, context)
+        return ImageScan(self._sync, self._source, self._target, self._notes).pages(scope, cursor, context)
 
-    def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[Answer]:
+    def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[TransferResult]:
         group = items[0].group
-        way = CopyRoute(self._source.registry, self._repository(group), self._target.registry, group)
-        copy = RepositoryCopy(way, self._places, context, self._sync, self._notes)
-        return copy.images(items)
+        route = CopyRoute(self._source.registry, self._repository(group), self._target.registry, group)
+        return RepositoryCopy(route, self._locations, context, self._sync, self._notes).images(items)
 
     def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
         origin = Origin(self._source.registry, self._repository, self._sync.referrers != "none", self._notes)
-        return Proof(self._target.registry, origin).of(items, context)
+        return ImageVerification(self._target.registry, origin).verify(items, context)
 
     def _repository(self, group: str) -> str:
         source = self._sync.source_repository(group)

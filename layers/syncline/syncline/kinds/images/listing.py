@@ -1,16 +1,17 @@
 """Listings of registries that may be longer than a function's memory or time.
 
 Up to :data:`HELD_TAGS` tags of a repository, and :data:`HELD_REPOSITORIES` repositories, are held and compared in order.
-A longer listing is read twice, page by page in the registry's own order: first it is only counted, so that nothing of a
-listing without an end is sent on; then each page is compared. Both go on in the next function, at a :class:`Place`.
-The tags of a target beyond the held ones are asked for by name, since registries promise no order to merge by.
+A longer listing is read twice, page by page in the registry's own order: first it is only counted, so that an endless
+listing leads to no transfers; then each page is compared. Both continue in the next function, at a
+:class:`ScanPosition`. The tags of a target beyond the held ones are requested by name, since registries promise no
+order to merge by.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from syncline.clients.http.listings import BEGINNING, Odd, OnOdd, Position
@@ -23,12 +24,12 @@ from syncline.model import compact_json
 HELD_TAGS: Final = 10_000
 HELD_REPOSITORIES: Final = 20_000
 _NOT_SEEN: Final[tuple[CodeName, ...]] = ("NOT_FOUND", "FORBIDDEN", "UNAUTHORIZED")
-"""Errors of an API after which the registry's own answer decides: not there, or not to be seen with this token."""
+"""Errors of an API after which the registry itself is asked: absent, or not visible with this token."""
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """A registry and, where it has one, its own API, which lists tags with their digests."""
+class RegistryClients:
+    """The clients of a registry and, where it has one, of its own API, which lists tags with their digests."""
 
     registry: Registry
     api: Quay | None
@@ -44,36 +45,44 @@ class Tag:
 
 @dataclass(slots=True)
 class ListedTags:
-    """The tags of a repository on one side, and the entries of the listing that cannot be used.
+    """The tags of a repository at one registry, and the invalid entries of the listing.
 
-    ``following`` is where the listing goes on behind them, None if these are all.
+    ``following`` is the position at which the listing continues, None if these are all.
     """
 
     tags: Mapping[str, Tag]
-    odd: list[Odd]
+    invalid: list[Odd]
     following: Position | None = None
 
-    def there(self, tag: str) -> Tag | None:
-        """Return what is known of a tag.
+    def get(self, tag: str) -> Tag | None:
+        """Return the known facts about a tag, None if it does not exist.
 
-        One that was not read, or that an entry without a name may stand for, is asked for later.
+        A tag behind the listed ones, or one that a nameless invalid entry may stand for, is requested later.
         """
         listed = self.tags.get(tag)
-        unread = self.following is not None or any(odd.name is None for odd in self.odd)
+        unread = self.following is not None or any(each.name is None for each in self.invalid)
         return Tag() if listed is None and unread else listed
 
     @property
     def is_empty(self) -> bool:
-        return not self.tags and not self.odd and self.following is None
+        return not self.tags and not self.invalid and self.following is None
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A place in a long listing, kept in a cursor. ``counted`` is False while the listing is only counted.
+class ListedRepositories:
+    """A page of the source's repositories, and the position of the next page, None at the end."""
 
-    ``part`` is the number of the listing where there are several. ``behind`` is what was done of the page at
-    ``position``: a tag, or the cursor of a repository. ``after`` is the same for what was done of all names, in their
-    order, while the listing was held.
+    names: list[str]
+    following: ScanPosition | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScanPosition:
+    """The position of a scan in a long listing, stored in a cursor. ``counted`` is False while it is only counted.
+
+    ``part`` is the number of the listing where there are several. ``behind`` is the last tag, or the cursor of the last
+    repository, that was scanned on the page at ``position``. ``after`` is the same for the names in sorted order that
+    were scanned while the listing was still held.
     """
 
     position: Position = BEGINNING
@@ -84,48 +93,52 @@ class Place:
 
     @property
     def done(self) -> str:
-        """What was done of the names of the page, in their order."""
+        """The last name of the page, in sorted order, that was scanned."""
         return self.behind or self.after
 
-    def page(self, position: Position, part: int = 0) -> Place:
-        """Return the place of another page."""
+    def page(self, position: Position, part: int = 0) -> ScanPosition:
+        """Return the position of another page."""
         return replace(self, position=position, part=part, behind="")
 
     def __str__(self) -> str:
         return compact_json([self.position.to_json(), self.counted, self.part, self.behind, self.after])
 
     @classmethod
-    def parse(cls, text: str) -> Place:
+    def parse(cls, text: str) -> ScanPosition:
         position, counted, part, behind, *after = json.loads(text)
         return cls(Position.of_json(position), bool(counted), int(part), str(behind), "".join(after))
 
 
-def tag_pages(side: Side, repository: str, odd: list[Odd], start: Position | None = None) -> Iterator[ListedTags]:
-    """Yield the tags of a repository page by page, from the API where that knows it; odd entries are added to ``odd``.
+def tag_pages(
+    clients: RegistryClients, repository: str, invalid: list[Odd], start: Position | None = None
+) -> Iterator[ListedTags]:
+    """Yield the tags of a repository page by page, from the API where it has them; invalid entries go to ``invalid``.
 
     With ``start``, tags that others push meanwhile are no error; see :meth:`Quay.tag_pages`.
     """
     # A page of the registry is named by its path, one of the API by its number.
     token = (start or BEGINNING).token
-    if side.api is not None and not token.startswith("/"):
+    if clients.api is not None and not token.startswith("/"):
         try:
-            for page in side.api.tag_pages(repository, odd.append, start):
-                yield ListedTags({n: Tag(tag.digest, tag.size) for n, tag in page.tags.items()}, odd, page.following)
+            for page in clients.api.tag_pages(repository, invalid.append, start):
+                yield ListedTags(
+                    {n: Tag(tag.digest, tag.size) for n, tag in page.tags.items()}, invalid, page.following
+                )
         except SynclineError as error:
-            if error.code.name not in _NOT_SEEN or token:  # what is a place in the API is none in the registry
+            if error.code.name not in _NOT_SEEN or token:  # a position of the API is meaningless to the registry
                 raise
-            odd.clear()
+            invalid.clear()
         else:
             return
-    for names in side.registry.tag_pages(repository, odd.append, start or BEGINNING):
-        yield ListedTags(dict.fromkeys(names.names, Tag()), odd, names.following)
+    for names in clients.registry.tag_pages(repository, invalid.append, start or BEGINNING):
+        yield ListedTags(dict.fromkeys(names.names, Tag()), invalid, names.following)
 
 
-def held_tags(side: Side, repository: str, context: StepContext) -> ListedTags:
+def held_tags(clients: RegistryClients, repository: str, context: StepContext) -> ListedTags:
     """Return the tags of a repository, or the first of them if there are too many or the time is over."""
     held: dict[str, Tag] = {}
-    odd: list[Odd] = []
-    pages = tag_pages(side, repository, odd)
+    invalid: list[Odd] = []
+    pages = tag_pages(clients, repository, invalid)
     following: Position | None = BEGINNING
     while following is not None and len(held) <= HELD_TAGS and not context.over:
         page = next(pages, None)
@@ -134,64 +147,135 @@ def held_tags(side: Side, repository: str, context: StepContext) -> ListedTags:
         else:
             held |= page.tags
             following = page.following
-    return ListedTags(held, odd, following)
-
-
-@dataclass(frozen=True, slots=True)
-class ListedNames:
-    """A page of the source's repositories, and the place of the next page, None at the end."""
-
-    names: list[str]
-    following: Place | None
+    return ListedTags(held, invalid, following)
 
 
 def repository_pages(
-    side: Side, organizations: tuple[str, ...] | None, odd: OnOdd, start: Place
-) -> Iterator[ListedNames]:
+    clients: RegistryClients, organizations: tuple[str, ...] | None, invalid: OnOdd, start: ScanPosition
+) -> Iterator[ListedRepositories]:
     """Yield the repositories of organizations, or of the whole catalog, page by page from ``start`` on.
 
-    An organization without any is odd.
+    An organization without any repository counts as an invalid entry.
     """
     if organizations is None:
-        for page in side.registry.catalog_pages(odd, start.position):
+        for page in clients.registry.catalog_pages(invalid, start.position):
             following = page.following
-            yield ListedNames(page.names, None if following is None else start.page(following))
+            yield ListedRepositories(page.names, None if following is None else start.page(following))
         return
-    assert side.api is not None, "the configuration asks for an API with organizations"
+    assert clients.api is not None, "the configuration requires an API for organizations"
     for number in range(start.part, len(organizations)):
         name, found = organizations[number], list[Odd]()
         position = start.position if number == start.part else BEGINNING
-        # Held listings begin without a position: there, a change between two pages is an error.
+        # Without a position the client treats a change between two pages as an error, which held listings rely on.
         begun = position if start.counted or position.entries else None
         empty = not position.entries
-        for listed in side.api.repository_pages(name, found.append, begun):
+        for listed in clients.api.repository_pages(name, found.append, begun):
             empty = empty and not listed.repositories and not found
             for each in found:
-                odd(each)
+                invalid(each)
             found.clear()
             names = [repository.name for repository in listed.repositories]
             if empty and listed.following is None:
-                host = side.registry.host
+                host = clients.registry.host
                 what = f"{host} lists no repository of {name}: no such organization, or its repositories are hidden"
-                odd(Odd(name, None, SynclineError("SOURCE_ABSENT", what)))
+                invalid(Odd(name, None, SynclineError("SOURCE_ABSENT", what)))
             if listed.following is not None:
-                yield ListedNames(names, start.page(listed.following, number))
+                yield ListedRepositories(names, start.page(listed.following, number))
             elif number + 1 < len(organizations):
-                yield ListedNames(names, start.page(BEGINNING, number + 1))
+                yield ListedRepositories(names, start.page(BEGINNING, number + 1))
             else:
-                yield ListedNames(names, None)
+                yield ListedRepositories(names, None)
 
 
-def counting(pages: Iterator[ListedTags | ListedNames], place: Place, context: StepContext) -> Iterator[Place]:
-    """Read a long listing behind ``place`` without comparing it, and yield the places reached until the time is over.
+def held_repositories(
+    clients: RegistryClients, organizations: tuple[str, ...] | None, invalid: OnOdd, context: StepContext
+) -> list[str] | ScanPosition:
+    """Return all repositories, or the position reached if there are too many to hold or the time is over.
 
-    The last place of a listing that ends is its beginning, as a place to compare from.
+    Raises LISTING_INCOMPLETE if the listing is empty.
+    """
+    names, found = list[str](), list[Odd]()
+    pages = repository_pages(clients, organizations, found.append, ScanPosition())
+    following: ScanPosition | None = ScanPosition()
+    while following is not None:
+        if context.over or len(names) > HELD_REPOSITORIES:
+            return following
+        page = next(pages)
+        names += page.names
+        following = page.following
+    absent = sum(each.error.code.name == "SOURCE_ABSENT" for each in found)
+    if not names and len(found) == absent:
+        raise nothing_listed(clients.registry, found[0].label if found else "the catalog")
+    for each in found:
+        invalid(each)
+    return names
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRepositories:
+    """The states of a target's repositories by namespace, and the namespaces of which all repositories are known."""
+
+    states: dict[str, dict[str, str]] = field(default_factory=dict)
+    complete: set[str] = field(default_factory=set)
+
+    def state(self, group: str) -> str | None:
+        """Return a repository's state, None if it is not known."""
+        return self.states.get(group.partition("/")[0], {}).get(group)
+
+    def lacks(self, group: str) -> bool:
+        """Return True if the repository is known not to exist."""
+        namespace = group.partition("/")[0]
+        return namespace in self.complete and group not in self.states[namespace]
+
+
+def target_repositories(
+    clients: RegistryClients, namespaces: Iterable[str], invalid: OnOdd, context: StepContext
+) -> TargetRepositories:
+    """Return the repositories of namespaces, as far as the registry's API lists them.
+
+    After an invalid entry, or if there are too many to hold, a namespace is not complete.
+    """
+    found = TargetRepositories()
+    if clients.api is None:
+        return found
+    for namespace in namespaces:
+        met: list[Odd] = []
+        try:
+            held = found.states[namespace] = {}
+            complete = True
+            for page in clients.api.repository_pages(namespace, met.append):
+                held |= {repository.name: repository.state for repository in page.repositories}
+                complete = page.following is None
+                if context.over or len(held) > HELD_REPOSITORIES:
+                    break
+            if held and complete and not met:
+                found.complete.add(namespace)
+            for each in met:
+                invalid(each)
+        except SynclineError as error:
+            # A namespace that does not exist yet is no failure: its repositories are requested one by one.
+            if error.code.name not in _NOT_SEEN:
+                raise
+    return found
+
+
+def nothing_listed(registry: Registry, listing: str) -> SynclineError:
+    """Return the error for an empty listing, which may be a fault of the registry."""
+    return SynclineError("LISTING_INCOMPLETE", f"{listing} at {registry.host} is listed without a single repository")
+
+
+def count_listing(
+    pages: Iterator[ListedTags | ListedRepositories], start: ScanPosition, context: StepContext
+) -> Iterator[ScanPosition]:
+    """Read a long listing from ``start`` without comparing it; yield the positions reached until the time is over.
+
+    At the end of the listing, the last position is its beginning, from which it is compared.
     """
     if context.over:
-        yield place
+        yield start
     while not context.over:
         page = next(pages, None)
         if page is None or page.following is None:
-            yield replace(place.page(BEGINNING), counted=True)
+            yield replace(start.page(BEGINNING), counted=True)
             return
-        yield page.following if isinstance(page.following, Place) else place.page(page.following)
+        yield page.following if isinstance(page.following, ScanPosition) else start.page(page.following)

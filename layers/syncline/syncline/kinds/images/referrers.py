@@ -1,4 +1,13 @@
-"""Referrers: what names an image as its subject and has no tag, found at the source and listed at the target."""
+"""Referrers of images: untagged ones, the tags that list them, and the tags that signing tools attach.
+
+A referrer is a manifest that names an image as its ``subject``. A registry lists the referrers of a digest through its
+API; where it has none, the tag ``sha256-<digest>`` lists them (``OCI distribution specification 1.1, referrers tag
+schema``). cosign attaches tags of the same form with an ending. Attached tags follow the source while they only grow.
+
+The name of a tag only makes it a candidate. In a list of referrers all entries have the image as their subject. The
+layers of a cosign tag are no file systems; where they are, the image that the tag is named after must exist. Anything
+else under such a name is an ordinary image, protected like any other.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +24,24 @@ from syncline.errors import SynclineError
 from syncline.patterns import is_signature_tag, signature_subject
 
 DEEPEST: Final = 8
-"""How many referrers may refer to one another, and how many indexes may be nested in one another."""
+"""Most levels of referrers that refer to one another, and of indexes that contain one another."""
+ENDINGS: Final = ("", ".sig", ".att", ".sbom")
+"""Endings of attached tags; the tag without an ending lists referrers."""
+_FILE_SYSTEMS: Final = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
+
+
+def manifest_or_none(registry: Registry, repository: str, reference: str, media_type: str = "") -> Manifest | None:
+    """Return a manifest by tag or digest, None if the repository does not have it."""
+    try:
+        return registry.manifest(repository, reference, media_type)
+    except SynclineError as error:
+        if error.code.name == "NOT_FOUND":
+            return None
+        raise
 
 
 class Referrers:
-    """What refers to the manifests of one repository. ``odd`` is called with the odd entries of its lists."""
+    """The referrers of the manifests of one repository. ``odd`` is called with unreadable entries of their lists."""
 
     def __init__(self, registry: Registry, repository: str, odd: OnOdd) -> None:
         self._registry = registry
@@ -27,10 +49,10 @@ class Referrers:
         self._odd = odd
 
     def of(self, manifest: Manifest, depth: int = 0) -> Iterator[tuple[str, Manifest]]:
-        """All that refers to a manifest, to its children, and to what refers to those: the subject's digest, and what.
+        """Yield the referrers of a manifest, of its children and of those referrers, each with its subject's digest.
 
-        What is listed but not there any more, has another subject or is no manifest is left out.
-        Raises MANIFEST_INVALID where they are nested too deep.
+        A listed entry that no longer exists, has another subject or is no manifest is skipped.
+        Raises MANIFEST_INVALID if they are nested too deep.
         """
         if depth > DEEPEST:
             raise SynclineError("MANIFEST_INVALID", f"{manifest.digest}: referrers are nested deeper than {DEEPEST}")
@@ -42,7 +64,7 @@ class Referrers:
                     yield from self.of(referrer, depth + 1)
 
     def digests(self, subject: str) -> set[str]:
-        """What is listed as referring to a manifest."""
+        """Return the digests that are listed as referrers of a manifest."""
         return {each.digest for each in self._registry.referrers(self._repository, subject, self._odd)}
 
     def _subjects(self, manifest: Manifest, depth: int = 0) -> Iterator[str]:
@@ -59,87 +81,19 @@ class Referrers:
     def _manifest(self, descriptor: Descriptor) -> Manifest | None:
         if not descriptor.names_manifest:
             return None
-        try:
-            return self._registry.manifest(self._repository, descriptor.digest, descriptor.media_type)
-        except SynclineError as error:
-            if error.code.name == "NOT_FOUND":
-                return None
-            raise
+        return manifest_or_none(self._registry, self._repository, descriptor.digest, descriptor.media_type)
 
 
-class Compared:
-    """What refers to a source's images, held against what the target lists."""
+def compare_referrers(source: Referrers, target: Referrers, manifest: Manifest) -> Iterator[tuple[str, Manifest, bool]]:
+    """Yield the source's referrers of an image: the subject's digest, the referrer, and True if the target lists it.
 
-    def __init__(self, source: Referrers, target: Referrers) -> None:
-        self._source = source
-        self._target = target
-
-    def of(self, manifest: Manifest) -> Iterator[tuple[str, Manifest, bool]]:
-        """All that refers to an image: the subject's digest, what refers to it, whether the target lists it there.
-
-        The target is asked only for what has referrers at the source.
-        """
-        here: dict[str, set[str]] = {}
-        for subject, referrer in self._source.of(manifest):
-            if subject not in here:
-                here[subject] = self._target.digests(subject)
-            yield subject, referrer, referrer.digest in here[subject]
-
-
-class Lists:
-    """The tags of a target repository that list referrers; the caller holds the repository's lease."""
-
-    def __init__(self, registry: Registry, repository: str) -> None:
-        self._registry = registry
-        self._repository = repository
-        self._attached = Attached(registry, repository)
-        self._lock = threading.Lock()
-
-    def add(self, subject: str, referrer: Manifest) -> None:
-        """Add a manifest to the list of those that refer to ``subject``. Raises TAG_DIFFERS where that is no list."""
-        tag = list_tag(subject)
-        with self._lock:
-            ours = self._at(tag)
-            if ours is not None and not self._attached.is_referrer_list(tag, ours):
-                where = f"{self._registry.host}/{self._repository}:{tag}"
-                what = (
-                    f"{where} is {ours.digest}, which lists no referrers, so {referrer.digest} cannot be listed there"
-                )
-                raise SynclineError("TAG_DIFFERS", what)
-            grown = with_entries(ours, [referrer.as_entry()])
-            if grown is not ours:
-                self._registry.put_tag(self._repository, tag, grown, ours)
-
-    def follow(self, tag: str, theirs: Manifest, source: Attached) -> str | None:
-        """Put an attached tag of the source's that is new or grew, and return the digest it replaced.
-
-        Raises TagTakenError where the target's has something else.
-        """
-        with self._lock:
-            ours = self._at(tag)
-            if ours is not None and ours.digest != theirs.digest and not source.grew(tag, theirs, ours):
-                what = f"{self._repository}:{tag} at {self._registry.host} became {ours.digest}, not {theirs.digest}"
-                raise TagTakenError(ours.digest, what)
-            return self._registry.put_tag(self._repository, tag, theirs, ours)
-
-    def _at(self, tag: str) -> Manifest | None:
-        try:
-            return self._registry.manifest(self._repository, tag)
-        except SynclineError as error:
-            if error.code.name == "NOT_FOUND":
-                return None
-            raise
-
-
-# Tags that belong to an image: cosign's, and those that list its referrers. They follow the source while they grow.
-#
-# A tag's name only makes it a candidate. All that a list of referrers names has the image as its subject. Layers of cosign's
-# are no file systems; where they are, the image that the tag is named after has to be there. Anything else under such a name
-# is an ordinary image, protected like any other.
-
-ENDINGS: Final = ("", ".sig", ".att", ".sbom")
-"""Endings of the tags that belong to an image; without one it is the tag that lists its referrers."""
-_FILE_SYSTEMS: Final = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
+    The target is asked only about manifests that have referrers at the source.
+    """
+    at_target: dict[str, set[str]] = {}
+    for subject, referrer in source.of(manifest):
+        if subject not in at_target:
+            at_target[subject] = target.digests(subject)
+        yield subject, referrer, referrer.digest in at_target[subject]
 
 
 def is_list(tag: str) -> bool:
@@ -147,13 +101,13 @@ def is_list(tag: str) -> bool:
     return is_signature_tag(tag) and "." not in tag
 
 
-def tags_of(manifest: Manifest) -> list[str]:
-    """Return the tags that may belong to an image and to the children of an index."""
+def attached_tags_of(manifest: Manifest) -> list[str]:
+    """Return the names of all tags that may be attached to an image and to the children of an index."""
     digests = [manifest.digest, *(child.digest for child in manifest.children())]
     return [f"{list_tag(digest)}{ending}" for digest in digests for ending in ENDINGS]
 
 
-class Attached:
+class AttachedTags:
     """The attached tags of one repository."""
 
     def __init__(self, registry: Registry, repository: str) -> None:
@@ -161,20 +115,21 @@ class Attached:
         self._repository = repository
         self._referrers: set[tuple[str, str]] = set()
 
-    def grew(self, tag: str, theirs: Manifest, ours: Manifest) -> bool:
-        """Return True if `theirs`, in this repository, is all of `ours` and perhaps more, both under an attached tag."""
+    def grew(self, tag: str, new: Manifest, old: Manifest) -> bool:
+        """Return True if ``new``, in this repository, contains all of ``old``, both under one attached tag."""
         if not is_signature_tag(tag):
             return False
         if is_list(tag):
             return (
-                ours.media_type == OCI_INDEX
-                and _digests(ours.children()) <= _digests(theirs.children())
-                and self.is_referrer_list(tag, theirs)
+                old.media_type == OCI_INDEX
+                and _digests(old.children()) <= _digests(new.children())
+                and self.is_referrer_list(tag, new)
             )
-        layers = _digests(ours.layers())
-        if not layers or not layers <= _digests(theirs.layers()):
+        layers = _digests(old.layers())
+        if not layers or not layers <= _digests(new.layers()):
             return False
-        return _has_no_file_system(theirs) or self._has_subject(tag)
+        has_file_system = any(layer.media_type.startswith(_FILE_SYSTEMS) for layer in new.layers())
+        return not has_file_system or self._has_subject(tag)
 
     def is_referrer_list(self, tag: str, index: Manifest) -> bool:
         """Return True if an index in this repository lists only referrers of the image that the tag is named after."""
@@ -195,7 +150,7 @@ class Attached:
         except SynclineError as error:
             if error.retried:
                 raise
-            # Lists keep entries of referrers that were removed; only their form tells what they were.
+            # Lists keep entries of deleted referrers; then the form of the entry decides.
             return error.code.name == "NOT_FOUND" and typed and not entry.platform
         refers = subject is not None and list_tag(subject.digest) == tag
         if refers:
@@ -203,8 +158,41 @@ class Attached:
         return refers
 
 
-def _has_no_file_system(manifest: Manifest) -> bool:
-    return not any(layer.media_type.startswith(_FILE_SYSTEMS) for layer in manifest.layers())
+class ReferrerLists:
+    """The tags of a target repository that list referrers. The caller holds the repository's lease."""
+
+    def __init__(self, registry: Registry, repository: str) -> None:
+        self._registry = registry
+        self._repository = repository
+        self._attached = AttachedTags(registry, repository)
+        self._lock = threading.Lock()
+
+    def add(self, subject: str, referrer: Manifest) -> None:
+        """Add a manifest to the list of those that refer to ``subject``. Raises TAG_DIFFERS if the tag is no list."""
+        tag = list_tag(subject)
+        with self._lock:
+            ours = manifest_or_none(self._registry, self._repository, tag)
+            if ours is not None and not self._attached.is_referrer_list(tag, ours):
+                where = f"{self._registry.host}/{self._repository}:{tag}"
+                what = (
+                    f"{where} is {ours.digest}, which lists no referrers, so {referrer.digest} cannot be listed there"
+                )
+                raise SynclineError("TAG_DIFFERS", what)
+            grown = with_entries(ours, [referrer.as_entry()])
+            if grown is not ours:
+                self._registry.put_tag(self._repository, tag, grown, ours)
+
+    def follow(self, tag: str, theirs: Manifest, source: AttachedTags) -> str | None:
+        """Copy an attached tag of the source that is new or grew, and return the digest it replaced.
+
+        Raises TagTakenError if the target has something else under the tag.
+        """
+        with self._lock:
+            ours = manifest_or_none(self._registry, self._repository, tag)
+            if ours is not None and ours.digest != theirs.digest and not source.grew(tag, theirs, ours):
+                what = f"{self._repository}:{tag} at {self._registry.host} became {ours.digest}, not {theirs.digest}"
+                raise TagTakenError(ours.digest, what)
+            return self._registry.put_tag(self._repository, tag, theirs, ours)
 
 
 def _digests(descriptors: tuple[Descriptor, ...]) -> set[str]:

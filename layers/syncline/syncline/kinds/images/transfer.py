@@ -1,7 +1,10 @@
-"""Copying images of one repository, byte for byte: all parts first, then what refers to the image, then its tag.
+"""Copy of images from one repository to another, byte for byte: their parts, their referrers, then their tags.
 
-A registry shows an image only once its manifest is put, and that comes last; so an interrupted copy leaves nothing half
-there. Parts are checked with their sizes even where the tag is right already: a registry may have lost some.
+The parts of an image are its blobs and, of an index, its child manifests. A registry shows an image once its manifest is
+put, which comes last, so an interrupted copy leaves no incomplete image. Parts are checked with their sizes even where
+the tag is right already: a registry may have lost some.
+
+Nothing is written to disk, and of a blob a few chunks are in memory at a time.
 """
 
 from __future__ import annotations
@@ -18,40 +21,374 @@ from syncline.clients.registry.manifest import Descriptor, Manifest, is_same
 from syncline.clients.registry.referrers import list_tag
 from syncline.errors import SynclineError
 from syncline.kinds.images.config import ImagesSync
-from syncline.kinds.images.memory import BlobPlaces, Notes
+from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.pieces import (
     STARTS_AGAIN,
     CopyRoute,
     InterruptedUploadError,
     chunks_of,
     other_size,
-    proved,
     send_in_pieces,
+    verified_chunks,
 )
-from syncline.kinds.images.referrers import DEEPEST, Attached, Compared, Lists, Referrers, tags_of
+from syncline.kinds.images.referrers import (
+    DEEPEST,
+    AttachedTags,
+    ReferrerLists,
+    Referrers,
+    attached_tags_of,
+    compare_referrers,
+    manifest_or_none,
+)
 from syncline.kinds.kind import UNTOUCHED, Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result
 from syncline.patterns import is_signature_tag
 
-# The parts of images, copied byte for byte: blobs first, then child manifests, each once.
-#
-# Nothing is written to disk, and of a blob a few chunks are in memory at a time.
-
-SMALL: Final = 4 * 1024 * 1024
+BUFFERED: Final = 4 * 1024 * 1024
 """Bytes up to which a blob is held in memory, so that it can be sent again without being read again."""
-WHOLE: Final = 32 * 1024 * 1024
-"""Bytes up to which a blob is sent in one request; a larger one goes in pieces that can be taken up later."""
-SLOWEST: Final = 1024 * 1024
-"""Bytes a second that are counted on when a blob is to be sent in one request before the time ends."""
-KEPT: Final = ("replaced", "signed")
-"""Parts of an item's detail that stay when it is tried again."""
+SINGLE_REQUEST: Final = 32 * 1024 * 1024
+"""Bytes up to which a blob is sent in one request; a larger one is sent in pieces that can be resumed."""
+ASSUMED_RATE: Final = 1024 * 1024
+"""Bytes per second assumed when deciding whether a blob can be sent in one request before the time ends."""
+KEPT_DETAIL: Final = ("replaced", "signed")
+"""Keys of an item's detail that are kept when it is tried again."""
+ASK: Final = "ask"
+"""The value of ``signed`` in an item's detail if the source has too many tags to list: each is requested by name."""
+
+TransferResult = Completed | Unfinished | Result | Failure
 
 
-class Share:
-    """The progress of one image: the bytes sent for it, and by digest the uploads to be taken up again.
+class RepositoryCopy:
+    """Copy of images from one repository to another, each part once."""
 
-    ``late`` if time was short for a part of it; ``further`` if more of it is at the target than before. ``continued`` if
-    an upload got further that was then broken off by an error, and is continued.
+    def __init__(
+        self, route: CopyRoute, locations: BlobLocations, context: StepContext, sync: ImagesSync, notes: TargetNotes
+    ) -> None:
+        self._route = route
+        self._source, self._from = route.source, route.source_repository
+        self._target, self._to = route.target, route.target_repository
+        self._locations = locations
+        self._context = context
+        self._overwrite = sync.overwrite
+        self._concurrency = sync.concurrency
+        self._notes = notes
+        self._lists = ReferrerLists(self._target, self._to)
+        self._attached = AttachedTags(self._source, self._from)
+        self._with_referrers = sync.referrers != "none"
+        self._invalid: dict[str, Odd] = {}
+        self._attached_names: frozenset[str] | None = None
+        self._copied_tags: set[str] = set()
+        self._lock = threading.Lock()
+
+    def images(self, items: Sequence[Item]) -> Iterator[TransferResult]:
+        """Copy the items, several at a time; yield an answer for each as it ends, and one for each invalid referrer."""
+        first = [item for item in items if is_signature_tag(item.name)]
+        rest = [item for item in items if not is_signature_tag(item.name)]
+        with (
+            ThreadPoolExecutor(self._concurrency, thread_name_prefix="image") as images,
+            ThreadPoolExecutor(self._concurrency, thread_name_prefix="blob") as blobs,
+        ):
+            parts = PartsCopy(self._route, self._locations, self._context, self._lists, blobs)
+            parts.resume_uploads(items)
+            for group in (first, rest):
+                running = [images.submit(self._answer, item, parts) for item in group]
+                for each in as_completed(running):
+                    yield each.result()
+        for label, invalid in self._invalid.items():
+            error = invalid.error
+            yield Result(self._to, label, Outcome.FAILED, code=error.code.name, reason=error.what)
+
+    def _answer(self, item: Item, parts: PartsCopy) -> TransferResult:
+        progress = ImageProgress(item)
+        if self._context.over:
+            return Unfinished(progress.saved_in(item))
+        before = progress.sent
+        try:
+            return self._copy(item, parts, progress)
+        except SynclineError as error:
+            if error.code.name == "TIME_SHORT" and progress.sent > before:
+                return Unfinished(progress.saved_in(item), not progress.further)  # bytes were sent: no failed attempt
+            return Failure(progress.saved_in(item), error, further=progress.continued)
+
+    def _copy(self, item: Item, parts: PartsCopy, progress: ImageProgress) -> TransferResult:
+        # By name: the tag may have moved since the scan, and an old digest must not undo a newer one.
+        manifest = self._source.manifest(self._from, item.name)
+        item = replace(item, source=manifest.digest, detail=_kept_detail(item))
+        present = self._target.manifest_digest(self._to, item.name)
+        equal = present is not None and manifest.has_digest(present)
+        attached = is_signature_tag(item.name)
+        if present is not None and not equal and not self._may_replace(item, manifest, present):
+            return conflict(replace(item, target=present))
+        done = parts.copy(manifest, progress)
+        # Referrers and attached tags come before the tag: whoever waits for the tag finds the signature.
+        done = done and (attached or self._copy_attached(item, manifest, parts, progress))
+        if not done or not self._copy_referrers(manifest, parts, progress) or self._context.halted():
+            return Unfinished(progress.saved_in(item), not progress.further)
+        if equal:
+            if present == item.target and not progress.sent and not progress.further:
+                # The scan passed it on to have its parts checked, for example if its referrers could not be listed.
+                item = replace(item, detail={**item.detail, UNTOUCHED: True})
+            return Completed(item, progress.sent)
+        if manifest.subject is not None:
+            parts.put(manifest, listed_by=item.name)
+        try:
+            if attached and not self._overwrite:
+                replaced = self._lists.follow(item.name, manifest, self._attached)
+            else:
+                replaced = self._target.put_tag(self._to, item.name, manifest, present, overwrite=self._overwrite)
+        except TagTakenError as taken:
+            return conflict(replace(item, target=taken.digest), taken.what)
+        except SynclineError as error:
+            raise parts.explained(manifest, error) from error
+        if replaced is not None:
+            item = replace(item, detail={**item.detail, "replaced": replaced})
+        return Completed(item, progress.sent)
+
+    def _may_replace(self, item: Item, manifest: Manifest, present: str) -> bool:
+        """Return True if the target's other manifest under a tag may be replaced: if the sync says so, or if it is ours."""
+        if self._overwrite:
+            return True
+        noted = self._notes.outdated(item.group, item.name)
+        if noted and is_same(noted, present, lambda: self._target.manifest(self._to, item.name)):
+            return True
+        return is_signature_tag(item.name) and self._attached.grew(
+            item.name, manifest, self._target.manifest(self._to, item.name)
+        )
+
+    def _copy_attached(self, item: Item, manifest: Manifest, parts: PartsCopy, progress: ImageProgress) -> bool:
+        """Copy the tags attached to an image, and return False if time was short.
+
+        One that cannot be copied is reported as an item by itself and does not delay the image.
+        """
+        if not item.detail.get("signed"):
+            return True
+        for tag in attached_tags_of(manifest):
+            if tag in self._copied_tags or not self._is_at_source(tag, item):
+                continue
+            try:
+                answer = self._copy(Item(item.group, tag), parts, progress)
+            except SynclineError as error:
+                if error.retried:
+                    raise
+                continue
+            if isinstance(answer, Unfinished):
+                return False
+            self._copied_tags.add(tag)
+        return True
+
+    def _is_at_source(self, tag: str, item: Item) -> bool:
+        """Return True if the source has an attached tag."""
+        if item.detail["signed"] == ASK:
+            return self._source.manifest_digest(self._from, tag) is not None
+        with self._lock:
+            if self._attached_names is None:
+                self._attached_names = frozenset(filter(is_signature_tag, self._source.tags(self._from, ignore)))
+            return tag in self._attached_names
+
+    def _copy_referrers(self, manifest: Manifest, parts: PartsCopy, progress: ImageProgress) -> bool:
+        """Copy the referrers of an image that the target does not list, and return False if time was short."""
+        if not self._with_referrers:
+            return True
+        invalid: list[Odd] = []
+        source = Referrers(self._source, self._from, invalid.append)
+        target = Referrers(self._target, self._to, invalid.append)
+        for _, referrer, listed in compare_referrers(source, target, manifest):
+            if listed:
+                continue
+            if self._context.over or not parts.copy(referrer, progress):
+                return False
+            try:
+                parts.put(referrer)
+            except SynclineError as error:
+                if error.code.name != "MANIFEST_UNSUPPORTED":
+                    raise
+                continue  # verify reports what the target refuses, and the image is copied without it
+            progress.further = True
+        with self._lock:
+            self._invalid |= {each.label: each for each in invalid}
+        return True
+
+
+def conflict(item: Item, reason: str = "") -> Result:
+    """Return the result for a tag under which the target has another image, which is not overwritten."""
+    reason = reason or f"the target has {item.target} under this tag, the source {item.source}; nothing is overwritten"
+    return Result(item.group, item.name, Outcome.CONFLICT, item.source, item.target, 0, "TAG_DIFFERS", reason)
+
+
+class PartsCopy:
+    """Copy of the parts of images from one repository to another, each blob and child manifest once.
+
+    ``blobs`` is the pool that copies blobs. Images wait for blobs, and blobs wait for nothing.
+    """
+
+    def __init__(
+        self,
+        route: CopyRoute,
+        locations: BlobLocations,
+        context: StepContext,
+        lists: ReferrerLists,
+        blobs: ThreadPoolExecutor,
+    ) -> None:
+        self._route = route
+        self._source, self._from = route.source, route.source_repository
+        self._target, self._to = route.target, route.target_repository
+        self._locations = locations
+        self._context = context
+        self._lists = lists
+        self._pool = blobs
+        self._fresh = False
+        self._blobs: dict[str, Future[int]] = {}
+        self._uploads: dict[str, dict[str, Any]] = {}
+        self._complete: set[str] = set()
+        self._absent: dict[str, tuple[Descriptor, ...]] = {}
+        self._lock = threading.Lock()
+
+    def resume_uploads(self, items: Sequence[Item]) -> None:
+        """Resume the uploads that earlier attempts of the items began."""
+        self._fresh = all(item.detail.get("fresh") for item in items)
+        # Items that share a layer may have different states of its upload; the furthest one counts.
+        for digest, upload in (each for item in items for each in item.detail.get("uploads", {}).items()):
+            if _offset(upload) >= _offset(self._uploads.get(digest)):
+                self._uploads[digest] = upload
+
+    def copy(self, manifest: Manifest, progress: ImageProgress, depth: int = 0) -> bool:
+        """Copy all parts of a manifest that the source has, and return False if time was short."""
+        if depth > DEEPEST:
+            raise SynclineError("MANIFEST_INVALID", f"{manifest.digest}: indexes are nested deeper than {DEEPEST}")
+        absent: list[Descriptor] = []
+        blobs = list(manifest.blobs())
+        for child in manifest.needed():
+            if self._context.over:
+                return False
+            if child.digest in self._complete:
+                continue
+            found = child_at(self._source, self._from, child)
+            if found is None:
+                absent.append(child)
+            elif not isinstance(found, Manifest):
+                blobs.append(child)
+            elif not self._copy_child(found, progress, depth + 1):
+                return False
+        self._absent[manifest.digest] = tuple(absent)
+        copies = [self._blob(blob) for blob in blobs]
+        # All are awaited before an error of one is raised, so that no upload outlives the answer.
+        errors = [
+            progress.settle(blob.digest, copy, mine=mine) for blob, (copy, mine) in zip(blobs, copies, strict=True)
+        ]
+        for error in filter(None, errors):
+            raise error
+        return not progress.late
+
+    def put(self, manifest: Manifest, *, listed_by: str = "") -> None:
+        """Store a manifest under its digest, and add it to its subject's list if the target does not list referrers itself.
+
+        ``listed_by`` is the tag that the manifest is to get: a list is not added to itself.
+        """
+        try:
+            lists = self._target.put_manifest(self._to, manifest.digest, manifest)
+        except SynclineError as error:
+            raise self.explained(manifest, error) from error
+        subject = manifest.subject
+        if subject is not None and not lists and list_tag(subject.digest) != listed_by:
+            self._lists.add(subject.digest, manifest)
+
+    def explained(self, manifest: Manifest, error: SynclineError) -> SynclineError:
+        """Return the reason why the target refuses a manifest if the manifest shows one, else the error itself."""
+        if not error.is_any("REFUSED", "NOT_FOUND", "SERVER_ERROR"):
+            return error
+        if not manifest.is_known and error.code.name == "REFUSED":
+            return SynclineError("MANIFEST_UNSUPPORTED", f"the target refuses {manifest.media_type}: {error.what}")
+        absent = self._absent.get(manifest.digest, ())
+        if absent and error.code.name != "SERVER_ERROR":
+            return SynclineError("INDEX_INCOMPLETE", f"the source lacks {described(absent)}: {error.what}")
+        foreign = [blob.digest for blob in manifest.blobs() if blob.foreign]
+        if foreign:
+            what = f"the foreign layers {', '.join(foreign)} are named by `urls`: {error.what}"
+            return SynclineError("FOREIGN_LAYERS_REFUSED", what)
+        return error
+
+    def _copy_child(self, manifest: Manifest, progress: ImageProgress, depth: int) -> bool:
+        if not self.copy(manifest, progress, depth):
+            return False
+        if self._target.manifest_digest(self._to, manifest.digest) != manifest.digest:
+            self.put(manifest)
+            progress.further = True
+        self._complete.add(manifest.digest)
+        return True
+
+    def _blob(self, blob: Descriptor) -> tuple[Future[int], bool]:
+        """Return the copy of a blob, begun by the first caller, and True if that is this caller."""
+        with self._lock:
+            running = self._blobs.get(blob.digest)
+            if running is not None:
+                error = running.exception() if running.done() else None
+                # A failed copy is begun again for the next image that needs the blob, unless time was short.
+                if isinstance(error, InterruptedUploadError) and error.error is not None and error.state is not None:
+                    self._uploads[blob.digest] = error.state
+                elif not isinstance(error, SynclineError):
+                    return running, False
+                elif error.code.name in STARTS_AGAIN:
+                    self._uploads.pop(blob.digest, None)
+            mine = self._blobs[blob.digest] = self._pool.submit(self._copy_blob, blob, self._uploads.get(blob.digest))
+            return mine, True
+
+    def _copy_blob(self, blob: Descriptor, upload: Any) -> int:
+        """Bring a blob to the target, and return the bytes sent: 0 if the target had it or mounted it."""
+        if self._context.over:
+            raise InterruptedUploadError(blob.digest, upload, 0)
+        host = self._target.host
+        damaged = False
+        if upload is None:
+            # A repository that had no tags during the scan is not asked for the blob.
+            size = None if self._fresh else self._target.blob_size(self._to, blob)
+            if size is None:
+                size = self._mounted_size(blob)
+            if size == blob.size:
+                self._locations.note(host, blob, self._to, sent=False)
+                return 0
+            damaged = size is not None
+        if blob.foreign and upload is None and not self._source.has_blob(self._from, blob.digest):
+            return 0  # it is kept elsewhere by design, and clients download it from there
+        if upload is None and blob.size <= min(SINGLE_REQUEST, max(BUFFERED, int(self._context.left() * ASSUMED_RATE))):
+            sent = self._send_at_once(blob)
+        else:
+            sent = send_in_pieces(self._route, blob, upload, self._context)
+        # Some registries keep the bytes that they have under a digest, even if they are damaged.
+        if damaged and (size := self._target.blob_size(self._to, blob)) != blob.size:
+            what = f"{host}/{self._to}@{blob.digest} has {size} bytes of {blob.size}, also after all of them were sent"
+            raise SynclineError("BLOB_DAMAGED", what)
+        self._locations.note(host, blob, self._to, sent=True)
+        return sent
+
+    def _mounted_size(self, blob: Descriptor) -> int | None:
+        """Mount a blob from another repository of the target that has it, and return its size; None if none has it."""
+        host = self._target.host
+        repository = self._locations.find(host, blob, lambda: self._context.over)
+        if repository is None or repository == self._to:
+            return None
+        if self._target.mount_blob(self._to, blob.digest, repository):
+            return self._target.blob_size(self._to, blob)
+        self._locations.forget(host, blob)
+        return None
+
+    def _send_at_once(self, blob: Descriptor) -> int:
+        with self._source.open_blob(self._from, blob.digest) as stream:
+            if stream.size not in (None, blob.size):
+                raise other_size(self._route, blob, stream.size)
+            chunks = verified_chunks(chunks_of(stream, blob.size), self._route, blob)
+            if blob.size > BUFFERED:
+                self._target.begin_upload(self._to).put(blob.digest, chunks, blob.size)
+                return blob.size
+            content = b"".join(chunks)
+        self._target.begin_upload(self._to).put(blob.digest, content, blob.size)
+        return blob.size
+
+
+class ImageProgress:
+    """The progress of one image: the bytes sent for it, and the states of unfinished uploads by digest.
+
+    ``late`` if time was short for a part of it; ``further`` if more of it is at the target than before; ``continued`` if
+    an upload advanced, was then interrupted by an error, and can be resumed.
     """
 
     def __init__(self, item: Item) -> None:
@@ -61,11 +398,10 @@ class Share:
         self.sent = int(item.detail.get("bytes", 0))
         self.uploads: dict[str, Any] = dict(item.detail.get("uploads", {}))
 
-    def on(self, item: Item) -> Item:
-        """Return the item with this as its detail, for the next try."""
-        kept = {key: item.detail[key] for key in KEPT if key in item.detail}
+    def saved_in(self, item: Item) -> Item:
+        """Return the item with this progress as its detail, for the next attempt."""
         uploads = {"uploads": self.uploads} if self.uploads else {}
-        return replace(item, detail={**kept, **uploads, "bytes": self.sent})
+        return replace(item, detail={**_kept_detail(item), **uploads, "bytes": self.sent})
 
     def settle(self, digest: str, copy: Future[int], *, mine: bool) -> SynclineError | None:
         """Wait for the copy of a blob and return its error. Bytes count for the image that began it (``mine``)."""
@@ -90,356 +426,28 @@ class Share:
         return error
 
 
+def _kept_detail(item: Item) -> dict[str, Any]:
+    return {key: item.detail[key] for key in KEPT_DETAIL if key in item.detail}
+
+
 def _offset(upload: dict[str, Any] | None) -> int:
-    """Return how many bytes of a blob the target has, by the state of its upload."""
+    """Return the bytes of a blob that the target has, by the state of its upload."""
     return 0 if upload is None else int(upload["upload"]["offset"])
 
 
 def child_at(registry: Registry, repository: str, child: Descriptor) -> Manifest | int | None:
     """Return an index's entry as a registry has it: the manifest, the size of the blob, or None if it is absent.
 
-    Some registries fail when a blob is asked for as a manifest, so what does not look like a manifest is asked for as a
-    blob first.
+    Some registries fail when a blob is requested as a manifest, so an entry that does not look like a manifest is
+    requested as a blob first.
     """
     if not child.names_manifest:
         size = registry.blob_size(repository, child)
-        if size is not None:
-            return size
-    try:
-        return registry.manifest(repository, child.digest, child.media_type)
-    except SynclineError as error:
-        if error.code.name != "NOT_FOUND":
-            raise
-    return registry.blob_size(repository, child) if child.names_manifest else None
+        return size if size is not None else manifest_or_none(registry, repository, child.digest, child.media_type)
+    manifest = manifest_or_none(registry, repository, child.digest, child.media_type)
+    return manifest if manifest is not None else registry.blob_size(repository, child)
 
 
-class Parts:
-    """Copies the parts of images from one repository to another, each blob and child manifest once.
-
-    ``blobs`` is the pool that copies blobs. Images wait for blobs and blobs wait for nobody.
-    """
-
-    def __init__(
-        self, way: CopyRoute, places: BlobPlaces, context: StepContext, lists: Lists, blobs: ThreadPoolExecutor
-    ) -> None:
-        self._way = way
-        self._source, self._from = way.source, way.source_repository
-        self._target, self._to = way.target, way.target_repository
-        self._places = places
-        self._context = context
-        self._lists = lists
-        self._pool = blobs
-        self._fresh = False
-        self._blobs: dict[str, Future[int]] = {}
-        self._uploads: dict[str, dict[str, Any]] = {}
-        self._whole: set[str] = set()
-        self._absent: dict[str, tuple[Descriptor, ...]] = {}
-        self._lock = threading.Lock()
-
-    def take_up(self, items: Sequence[Item]) -> None:
-        """Take up the uploads that earlier tries of the items began."""
-        self._fresh = all(item.detail.get("fresh") for item in items)
-        # An image whose turn never came does not know how far another one has brought a layer of both.
-        for digest, upload in (each for item in items for each in item.detail.get("uploads", {}).items()):
-            if _offset(upload) >= _offset(self._uploads.get(digest)):
-                self._uploads[digest] = upload
-
-    def copy(self, manifest: Manifest, share: Share, depth: int = 0) -> bool:
-        """Bring all that a manifest names, and that the source has, to the target; return False if time was short."""
-        if depth > DEEPEST:
-            raise SynclineError("MANIFEST_INVALID", f"{manifest.digest}: indexes are nested deeper than {DEEPEST}")
-        absent: list[Descriptor] = []
-        parts = list(manifest.blobs())
-        for child in manifest.needed():
-            if self._context.over:
-                return False
-            if child.digest in self._whole:
-                continue
-            found = child_at(self._source, self._from, child)
-            if found is None:
-                absent.append(child)
-            elif not isinstance(found, Manifest):
-                parts.append(child)
-            elif not self._copy_child(found, share, depth + 1):
-                return False
-        self._absent[manifest.digest] = tuple(absent)
-        waiting = [self._blob(blob) for blob in parts]
-        # All are waited for before an error of one is raised: no upload goes on behind the answer.
-        errors = [share.settle(part.digest, copy, mine=mine) for part, (copy, mine) in zip(parts, waiting, strict=True)]
-        for error in filter(None, errors):
-            raise error
-        return not share.late
-
-    def put(self, manifest: Manifest, *, listed_by: str = "") -> None:
-        """Store a manifest under its digest, and list it at its subject where the target does not do that itself.
-
-        ``listed_by`` is the tag that it is to get: what is that tag itself is not listed there.
-        """
-        try:
-            lists = self._target.put_manifest(self._to, manifest.digest, manifest)
-        except SynclineError as error:
-            raise self.explained(manifest, error) from error
-        subject = manifest.subject
-        if subject is not None and not lists and list_tag(subject.digest) != listed_by:
-            self._lists.add(subject.digest, manifest)
-
-    def explained(self, manifest: Manifest, error: SynclineError) -> SynclineError:
-        """Return why the target refuses a manifest, as far as its own form tells; else the error itself."""
-        if not error.is_any("REFUSED", "NOT_FOUND", "SERVER_ERROR"):
-            return error
-        if not manifest.is_known and error.code.name == "REFUSED":
-            return SynclineError("MANIFEST_UNSUPPORTED", f"the target refuses {manifest.media_type}: {error.what}")
-        absent = self._absent.get(manifest.digest, ())
-        if absent and error.code.name != "SERVER_ERROR":
-            return SynclineError("INDEX_INCOMPLETE", f"the source lacks {names(absent)}: {error.what}")
-        foreign = [blob.digest for blob in manifest.blobs() if blob.foreign]
-        if foreign:
-            what = f"the foreign layers {', '.join(foreign)} are named by `urls`: {error.what}"
-            return SynclineError("FOREIGN_LAYERS_REFUSED", what)
-        return error
-
-    def _copy_child(self, manifest: Manifest, share: Share, depth: int) -> bool:
-        if not self.copy(manifest, share, depth):
-            return False
-        if self._target.manifest_digest(self._to, manifest.digest) != manifest.digest:
-            self.put(manifest)
-            share.further = True
-        self._whole.add(manifest.digest)
-        return True
-
-    def _blob(self, blob: Descriptor) -> tuple[Future[int], bool]:
-        """Return the copy of a blob, begun by whoever asks first; the flag tells whether that is the caller."""
-        with self._lock:
-            running = self._blobs.get(blob.digest)
-            if running is not None:
-                error = running.exception() if running.done() else None
-                # One that failed is begun again for the next image that needs it; one for which time was short is not.
-                if isinstance(error, InterruptedUploadError) and error.error is not None and error.state is not None:
-                    self._uploads[blob.digest] = error.state
-                elif not isinstance(error, SynclineError):
-                    return running, False
-                elif error.code.name in STARTS_AGAIN:
-                    self._uploads.pop(blob.digest, None)
-            mine = self._blobs[blob.digest] = self._pool.submit(self._copy_blob, blob, self._uploads.get(blob.digest))
-            return mine, True
-
-    def _copy_blob(self, blob: Descriptor, upload: Any) -> int:
-        """Bring a blob to the target; return the bytes sent, none if it was there or could be mounted."""
-        if self._context.over:
-            raise InterruptedUploadError(blob.digest, upload, 0)
-        host = self._target.host
-        damaged = False
-        if upload is None:
-            # In a repository that had no tag a moment ago there is nothing to ask for.
-            size = None if self._fresh else self._target.blob_size(self._to, blob)
-            if size is None:
-                size = self._mounted_size(blob)
-            if size == blob.size:
-                self._places.note(host, blob, self._to, sent=False)
-                return 0
-            damaged = size is not None
-        if blob.foreign and upload is None and not self._source.has_blob(self._from, blob.digest):
-            return 0  # it lies elsewhere by design, and clients fetch it from there
-        if upload is None and blob.size <= min(WHOLE, max(SMALL, int(self._context.left() * SLOWEST))):
-            sent = self._send_whole(blob)
-        else:
-            sent = send_in_pieces(self._way, blob, upload, self._context)
-        # Some registries keep what they have under a digest, whatever its bytes.
-        if damaged and (size := self._target.blob_size(self._to, blob)) != blob.size:
-            what = f"{host}/{self._to}@{blob.digest} has {size} bytes of {blob.size}, also after all of them were sent"
-            raise SynclineError("BLOB_DAMAGED", what)
-        self._places.note(host, blob, self._to, sent=True)
-        return sent
-
-    def _mounted_size(self, blob: Descriptor) -> int | None:
-        """Mount a blob from another repository of the target that has it, and return its size; None if none has it."""
-        host = self._target.host
-        place = self._places.find(host, blob, lambda: self._context.over)
-        if place is None or place == self._to:
-            return None
-        if self._target.mount_blob(self._to, blob.digest, place):
-            return self._target.blob_size(self._to, blob)
-        self._places.forget(host, blob)
-        return None
-
-    def _send_whole(self, blob: Descriptor) -> int:
-        with self._source.open_blob(self._from, blob.digest) as stream:
-            if stream.size not in (None, blob.size):
-                raise other_size(self._way, blob, stream.size)
-            chunks = proved(chunks_of(stream, blob.size), self._way, blob)
-            if blob.size > SMALL:
-                self._target.begin_upload(self._to).put(blob.digest, chunks, blob.size)
-                return blob.size
-            content = b"".join(chunks)
-        self._target.begin_upload(self._to).put(blob.digest, content, blob.size)
-        return blob.size
-
-
-def names(absent: Sequence[Descriptor]) -> str:
-    """Return the names of absent children: their platforms, or their digests where an index names none."""
-    return ", ".join(f"{child.platform} ({child.digest})" if child.platform else child.digest for child in absent)
-
-
-Answer = Completed | Unfinished | Result | Failure
-
-
-ASK: Final = "ask"
-"""The value of ``signed`` in an item's detail if the source has too many tags to list them: each is asked for by name."""
-
-
-class RepositoryCopy:
-    """Copies images from one repository to another, each part once."""
-
-    def __init__(
-        self, way: CopyRoute, places: BlobPlaces, context: StepContext, sync: ImagesSync, notes: Notes
-    ) -> None:
-        self._way = way
-        self._source, self._from = way.source, way.source_repository
-        self._target, self._to = way.target, way.target_repository
-        self._places = places
-        self._context = context
-        self._overwrite = sync.overwrite
-        self._concurrency = sync.concurrency
-        self._notes = notes
-        self._lists = Lists(self._target, self._to)
-        self._attached = Attached(self._source, self._from)
-        self._with_referrers = sync.referrers != "none"
-        self._odd: dict[str, Odd] = {}
-        self._attached_tags: frozenset[str] | None = None
-        self._brought: set[str] = set()
-        self._lock = threading.Lock()
-
-    def images(self, items: Sequence[Item]) -> Iterator[Answer]:
-        """Copy the items, several at a time, and yield an answer for each as it ends, and one for each odd referrer."""
-        first = [item for item in items if is_signature_tag(item.name)]
-        rest = [item for item in items if not is_signature_tag(item.name)]
-        with (
-            ThreadPoolExecutor(self._concurrency, thread_name_prefix="image") as images,
-            ThreadPoolExecutor(self._concurrency, thread_name_prefix="blob") as blobs,
-        ):
-            parts = Parts(self._way, self._places, self._context, self._lists, blobs)
-            parts.take_up(items)
-            for group in (first, rest):
-                running = [images.submit(self._answer, item, parts) for item in group]
-                for each in as_completed(running):
-                    yield each.result()
-        for label, odd in self._odd.items():
-            error = odd.error
-            yield Result(self._to, label, Outcome.FAILED, code=error.code.name, reason=error.what)
-
-    def _answer(self, item: Item, parts: Parts) -> Answer:
-        share = Share(item)
-        if self._context.over:
-            return Unfinished(share.on(item))
-        before = share.sent
-        try:
-            return self._copy(item, parts, share)
-        except SynclineError as error:
-            if error.code.name == "TIME_SHORT" and share.sent > before:
-                return Unfinished(share.on(item), not share.further)  # bytes went out, so it is no try that failed
-            return Failure(share.on(item), error, further=share.continued)
-
-    def _copy(self, item: Item, parts: Parts, share: Share) -> Answer:
-        # By its name: the tag may have moved since it was looked at, and an old digest must not undo a newer one.
-        manifest = self._source.manifest(self._from, item.name)
-        kept = {key: item.detail[key] for key in KEPT if key in item.detail}
-        item = replace(item, source=manifest.digest, detail=kept)
-        present = self._target.manifest_digest(self._to, item.name)
-        equal = present is not None and manifest.has_digest(present)
-        follows = not self._overwrite and is_signature_tag(item.name)
-        if present is not None and not equal and not self._may_replace(item, manifest, present):
-            return conflict(replace(item, target=present))
-        there = parts.copy(manifest, share)
-        # What refers to an image comes before its tag: who waits for the tag finds the signature.
-        there = there and (is_signature_tag(item.name) or self._bring_attached(item, manifest, parts, share))
-        if not there or not self._copy_referrers(manifest, parts, share) or self._context.halted():
-            return Unfinished(share.on(item), not share.further)
-        if equal:
-            if present == item.target and not share.sent and not share.further:
-                # It was sent here for a closer look, as when its referrers could not be listed.
-                item = replace(item, detail={**item.detail, UNTOUCHED: True})
-            return Completed(item, share.sent)
-        if manifest.subject is not None:
-            parts.put(manifest, listed_by=item.name)
-        try:
-            if follows:
-                replaced = self._lists.follow(item.name, manifest, self._attached)
-            else:
-                replaced = self._target.put_tag(self._to, item.name, manifest, present, overwrite=self._overwrite)
-        except TagTakenError as taken:
-            return conflict(replace(item, target=taken.digest), taken.what)
-        except SynclineError as error:
-            raise parts.explained(manifest, error) from error
-        if replaced is not None:
-            item = replace(item, detail={**item.detail, "replaced": replaced})
-        return Completed(item, share.sent)
-
-    def _may_replace(self, item: Item, manifest: Manifest, present: str) -> bool:
-        """Return True if the target's other manifest under a tag may be replaced: by the sync's word or as our own."""
-        if self._overwrite:
-            return True
-        noted = self._notes.outdated(item.group, item.name)
-        if noted and is_same(noted, present, lambda: self._target.manifest(self._to, item.name)):
-            return True
-        return is_signature_tag(item.name) and self._attached.grew(
-            item.name, manifest, self._target.manifest(self._to, item.name)
-        )
-
-    def _bring_attached(self, item: Item, manifest: Manifest, parts: Parts, share: Share) -> bool:
-        """Bring the tags that belong to an image, and return False if time was short.
-
-        One that cannot be brought is reported as an item of its own and holds nobody back.
-        """
-        if not item.detail.get("signed"):
-            return True
-        for tag in tags_of(manifest):
-            if tag in self._brought or not self._is_at_source(tag, item):
-                continue
-            try:
-                answer = self._copy(Item(item.group, tag), parts, share)
-            except SynclineError as error:
-                if error.retried:
-                    raise
-                continue
-            if isinstance(answer, Unfinished):
-                return False
-            self._brought.add(tag)
-        return True
-
-    def _is_at_source(self, tag: str, item: Item) -> bool:
-        """Return True if the source has an attached tag."""
-        if item.detail["signed"] == ASK:
-            return self._source.manifest_digest(self._from, tag) is not None
-        with self._lock:
-            if self._attached_tags is None:
-                self._attached_tags = frozenset(filter(is_signature_tag, self._source.tags(self._from, ignore)))
-            return tag in self._attached_tags
-
-    def _copy_referrers(self, manifest: Manifest, parts: Parts, share: Share) -> bool:
-        """Bring all that refers to an image and that the target does not list; return False if time was short."""
-        if not self._with_referrers:
-            return True
-        odd: list[Odd] = []
-        source = Referrers(self._source, self._from, odd.append)
-        target = Referrers(self._target, self._to, odd.append)
-        for _, referrer, listed in Compared(source, target).of(manifest):
-            if listed:
-                continue
-            if self._context.over or not parts.copy(referrer, share):
-                return False
-            try:
-                parts.put(referrer)
-            except SynclineError as error:
-                if error.code.name != "MANIFEST_UNSUPPORTED":
-                    raise
-                continue  # the verification names what the target refuses, and the image goes without it
-            share.further = True
-        with self._lock:
-            self._odd |= {each.label: each for each in odd}
-        return True
-
-
-def conflict(item: Item, reason: str = "") -> Result:
-    """Return the result of a tag under which the target has another image, which stays as it is."""
-    reason = reason or f"the target has {item.target} under this tag, the source {item.source}; nothing is overwritten"
-    return Result(item.group, item.name, Outcome.CONFLICT, item.source, item.target, 0, "TAG_DIFFERS", reason)
+def described(children: Sequence[Descriptor]) -> str:
+    """Return a list of children for a message: their platforms if an index states them, and their digests."""
+    return ", ".join(f"{child.platform} ({child.digest})" if child.platform else child.digest for child in children)

@@ -1,4 +1,4 @@
-"""How a sync of images is put together."""
+"""Builds the kind of a sync of images."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ from syncline.clients.registry.quay import Quay
 from syncline.config.sync import Sync
 from syncline.kinds.images.config import ImagesEndpoint, ImagesSync
 from syncline.kinds.images.events import groups_in
+from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
-from syncline.kinds.images.listing import Side
-from syncline.kinds.images.memory import BlobPlaces, Notes
+from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.kind import Kind
 from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.registries import registry_at
 
 
 class Builder:
-    """Makes the kind of a sync. All of a process's kinds share connections and known blobs."""
+    """Builds the kind of a sync. All kinds of a process share connections and blob locations."""
 
     def __init__(self, parts: Dependencies) -> None:
         self._parts = parts
-        self._places = BlobPlaces(parts.state.facts)
+        self._locations = BlobLocations(parts.state.facts)
 
     def __call__(self, sync: Sync) -> Kind:
         assert isinstance(sync, ImagesSync)
-        source, target = self._side(sync.source), self._side(sync.target)
-        notes = Notes(self._parts.state.facts, target.registry.host)
-        return Images(sync, source, target, self._parts.http, places=self._places, notes=notes)
+        source, target = self._clients(sync.source), self._clients(sync.target)
+        notes = TargetNotes(self._parts.state.facts, target.registry.host)
+        return Images(sync, source, target, self._parts.http, locations=self._locations, notes=notes)
 
-    def _side(self, place: ImagesEndpoint) -> Side:
-        return Side(registry_at(place, self._parts.secrets, self._parts.http), self._api(place))
+    def _clients(self, config: ImagesEndpoint) -> RegistryClients:
+        return RegistryClients(registry_at(config, self._parts.secrets, self._parts.http), self._api(config))
 
-    def _api(self, place: ImagesEndpoint) -> Quay | None:
-        if place.api is None or place.api_url is None:
+    def _api(self, config: ImagesEndpoint) -> Quay | None:
+        if config.api is None or config.api_url is None:
             return None
-        token, secrets = place.api.token, self._parts.secrets
-        endpoint = Endpoint.parse(place.api_url, ca=self._parts.authority(place.ca))
+        token, secrets = config.api.token, self._parts.secrets
+        endpoint = Endpoint.parse(config.api_url, ca=self._parts.authority(config.ca))
         if token is None:
             return Quay(endpoint, lambda: None, self._parts.http)
         return Quay(endpoint, lambda: secrets.resolve(token), self._parts.http, lambda: secrets.refresh(token))
 
 
 def changed_groups(sync: Sync, event: object, _now: float) -> tuple[str, ...]:
-    """Return what a registry's notification names; see :func:`syncline.wiring.syncs.changed_groups_of`."""
+    """Return the groups that a registry's notification names; see :func:`syncline.wiring.syncs.changed_groups_of`."""
     assert isinstance(sync, ImagesSync)
     return groups_in(sync, event)

@@ -1,4 +1,4 @@
-"""``syncline check``: whether everything a sync of files needs answers as it should. It changes nothing."""
+"""``syncline check``: request source, target and reports of a sync of files, without changing anything."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from syncline.wiring.dependencies import Dependencies
 
 
 def check(context: Context, name: str) -> Answer:
-    """Ask source, target and reports of a sync, each by itself; exit 1 where one does not answer.
+    """Request source, target and reports of a sync, one by one; exit 1 if one of them fails.
 
     Raises NO_SUCH_SYNC, or USAGE for a sync that is not of files.
     """
@@ -30,7 +30,7 @@ def check(context: Context, name: str) -> Answer:
     clients = (lambda: stack.client("secretsmanager"), lambda: stack.client("ssm"))
     secrets = Secrets(*clients, stack.environ or {}, local=stack.local)
     parts, target = Dependencies(secrets, Http(), stack.state, Database(stack.table)), sync.target
-    asked: dict[str, Callable[[], object]] = {
+    requests: dict[str, Callable[[], object]] = {
         "source": lambda: bucket_at(sync.source, parts).page(sync.source.prefix, limit=1, odd=ignore),
         "target": lambda: (
             manager_at(target, parts).check()
@@ -39,16 +39,16 @@ def check(context: Context, name: str) -> Answer:
         ),
     }
     if (reports := sync.reports) is not None:
-        asked["reports"] = lambda: bucket_at(reports, parts).page(reports.prefix, limit=1, odd=ignore)
-    told: dict[str, str] = {}
-    for what, ask in asked.items():
+        requests["reports"] = lambda: bucket_at(reports, parts).page(reports.prefix, limit=1, odd=ignore)
+    checked: dict[str, str] = {}
+    for what, ask in requests.items():
         try:
             ask()
         except SynclineError as error:
-            told[what] = str(error)
+            checked[what] = str(error)
             context.out.line(f"{what}: {error}", "red")
             context.out.line(f"→ {error.code.advice('files')}", "dim")
         else:
-            told[what] = "answers"
+            checked[what] = "answers"
             context.out.line(f"{what}: answers")
-    return Answer({"checked": told}, SOME_FAILED if any(each != "answers" for each in told.values()) else 0)
+    return Answer({"checked": checked}, SOME_FAILED if any(each != "answers" for each in checked.values()) else 0)

@@ -15,7 +15,7 @@ app = new_app()
 
 @command(app)
 def check(context: Context, name: Annotated[str, NAME]) -> Answer:
-    """Ask whether all that a sync of files needs answers."""
+    """Check that source, target and reports of a sync of files respond."""
     from syncline.kinds.files.cli import check as command_check  # noqa: PLC0415
 
     return command_check.check(context, name)
@@ -27,11 +27,12 @@ def state(  # noqa: PLR0913 - each is an argument of the command
     action: Annotated[str, typer.Argument(help="export, diff or import.", metavar="ACTION")],
     name: Annotated[str, NAME],
     file: Annotated[
-        Path | None, typer.Argument(help="The sheet (CSV): to write, the older one, or to read.", metavar="[FILE]")
+        Path | None,
+        typer.Argument(help="The CSV file: to write, to compare with, or to import.", metavar="[FILE]"),
     ] = None,
     newer: Annotated[
         Path | None,
-        typer.Argument(help="For diff: the newer sheet; the state as it is when absent.", metavar="[NEWER]"),
+        typer.Argument(help="For diff: the newer CSV file. Defaults to the present state.", metavar="[NEWER]"),
     ] = None,
     *,
     reports: Annotated[bool, typer.Option("--reports", help="Write to the sync's bucket for reports.")] = False,

@@ -18,7 +18,7 @@ from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.xml import Listed
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
-from syncline.kinds.files import sheets
+from syncline.kinds.files import state_csv
 from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.kind import threads_for
 from syncline.kinds.files.parallel import in_parallel
@@ -33,7 +33,7 @@ from syncline.wiring.dependencies import Dependencies
 
 ACTIONS: Final = ("export", "diff", "import")
 _NAMED: Final = 5
-"""Paths that a message names."""
+"""Most paths that a message names."""
 _PORTION: Final = 500
 """Records written at a time."""
 
@@ -43,21 +43,21 @@ def state(  # noqa: PLR0913 - what the command takes
 ) -> Answer:
     """Carry out one action on a sync's state.
 
-    Raises NO_SUCH_SYNC, USAGE for a sync that is not of files or for an action without its file, what the buckets
-    answer, and what keeps a file from being read or written.
+    Raises NO_SUCH_SYNC, errors of the buckets, and USAGE for a sync of another kind, a missing file argument, or a file
+    that cannot be read or written.
     """
     if action not in ACTIONS:
         raise SynclineError("USAGE", f"unknown action {action!r}; there are {', '.join(ACTIONS)}")
     sync = load_sync(config_of(context.target.state, name))
     if not isinstance(sync, FilesSync):
         raise SynclineError("USAGE", f"{name} is a sync of {sync.kind}; only one of files has such a state")
-    own = _State(context, sync)
+    actions = _State(context, sync)
     match action:
         case "export":
-            return own.export(file, reports=reports)
+            return actions.export(file, reports=reports)
         case "diff":
-            return own.diff(_given(file, action), other, reports=reports)
-    return own.take_in(_given(file, action))
+            return actions.diff(_given(file, action), other, reports=reports)
+    return actions.import_(_given(file, action))
 
 
 def _given(file: Path | None, action: str) -> Path:
@@ -74,42 +74,42 @@ class _State:
         self._sync = sync
         target = context.target
         database = Database(target.table)
-        # References to variables are those of the functions, not of this person's shell.
+        # References to variables mean those of the functions, not of the user's shell.
         clients = (lambda: target.client("secretsmanager"), lambda: target.client("ssm"))
         secrets = Secrets(*clients, target.environ or {}, local=target.local)
         self._parts = Dependencies(secrets, Http(), target.state, database, context.now)
         self._records = records_of(sync, self._parts)
 
     def export(self, file: Path | None, *, reports: bool) -> Answer:
-        """Write the state as it is now."""
+        """Write the present state."""
         counted = _Counted(self._rows())
-        where = self._write("new", sheets.written(counted), file, reports=reports)
+        where = self._write("new", state_csv.written(counted), file, reports=reports)
         self._context.out.line(f"{many(counted.count, 'file')} of {self._sync.name} written to {where}")
         return Answer({"files": counted.count, "written": where})
 
     def diff(self, old: Path, new: Path | None, *, reports: bool) -> Answer:
-        """Write what happened between an older sheet and a newer one, or the state as it is now."""
+        """Write the differences between an older CSV file and a newer one, or the present state."""
         before = {row.file_path: row for row in _read(old)}
         rows = self._rows() if new is None else _read(new)
         counts: dict[str, int] = {}
 
-        def counted() -> Iterator[tuple[str, sheets.Row]]:
-            for operation, row in sheets.differences(before, rows):
+        def counted() -> Iterator[tuple[str, state_csv.CsvRow]]:
+            for operation, row in state_csv.differences(before, rows):
                 counts[operation] = counts.get(operation, 0) + 1
                 yield operation, row
 
         target = old.with_name(f"{old.stem}-differences.csv")
-        where = self._write("differences", sheets.differences_written(counted()), target, reports=reports)
-        told = ", ".join(f"{count} {operation}" for operation, count in sorted(counts.items())) or "no differences"
-        self._context.out.line(f"{told}: written to {where}")
+        where = self._write("differences", state_csv.differences_written(counted()), target, reports=reports)
+        summary = ", ".join(f"{count} {operation}" for operation, count in sorted(counts.items())) or "no differences"
+        self._context.out.line(f"{summary}: written to {where}")
         return Answer({"differences": counts, "written": where})
 
-    def take_in(self, file: Path) -> Answer:
-        """Record the files that the replaced service sent, as far as source and target still have them.
+    def import_(self, file: Path) -> Answer:
+        """Record the files that the replaced service sent, if source and target still have them.
 
-        Every row is compared with the object and with the target's file: a row alone proves nothing.
+        Every row is compared with the object and with the target's file, since a row alone is no evidence.
         """
-        rows: dict[str, sheets.Row] = {}
+        rows: dict[str, state_csv.CsvRow] = {}
         outside: list[str] = []
         for each in _read(file):
             key = self._sync.key_of(each.file_path)
@@ -120,21 +120,21 @@ class _State:
         bucket = bucket_at(self._sync.source, self._parts)
         read = _Target(self._sync, target_at(self._sync, self._parts))
         taken = changed = absent = 0
-        odd: list[Odd] = []
-        for portion in self._portions(rows, bucket, odd.append):
+        invalid: list[Odd] = []
+        for portion in self._portions(rows, bucket, invalid.append):
             found: dict[str, list[Any] | None] = {}
-            for row, listed, there in read.files(portion):
-                record = None if there is None else sheets.record_of(row, listed, there)
+            for row, listed, existing in read.files(portion):
+                record = None if existing is None else state_csv.record_of(row, listed, existing)
                 if record is not None and record.mode is None:
                     record = replace(record, mode=read.target.mode(self._sync.path_of(listed.key)))
                 if record is not None:
                     found[self._sync.name_of(listed.key)] = record.to_row()
-                absent += there is None
-                changed += there is not None and record is None
+                absent += existing is None
+                changed += existing is not None and record is None
             self._records.write(found)
             taken += len(found)
         out, target = self._context.out, read.target.name
-        out.line(f"{many(taken, 'file')} of {self._sync.name} taken in; they are not sent again")
+        out.line(f"{many(taken, 'file')} of {self._sync.name} imported; they are not sent again")
         if absent or changed or rows:
             words = f"{absent} not at {target}, {changed} changed on either side, {len(rows)} no longer at the source"
             out.line(f"{words}: the next run compares them", "yellow")
@@ -144,16 +144,16 @@ class _State:
             more = f" and {many(len(outside) - _NAMED, 'other')}" if len(outside) > _NAMED else ""
             named = ", ".join(visible(path) for path in outside[:_NAMED])
             out.line(f"{len(outside)} {are} of {below}, left out: {named}{more}", "yellow")
-        for entry in odd:
+        for entry in invalid:
             out.line(str(entry.error), "red")
         value = {"taken": taken, "absent": absent, "changed": changed, "gone": len(rows), "outside": len(outside)}
-        return Answer({**value, "invalid": [each.error.what for each in odd]}, SOME_FAILED if odd else 0)
+        return Answer({**value, "invalid": [each.error.what for each in invalid]}, SOME_FAILED if invalid else 0)
 
     def _portions(
-        self, rows: dict[str, sheets.Row], bucket: Bucket, odd: OnOdd
-    ) -> Iterator[list[tuple[sheets.Row, Listed]]]:
-        """Yield rows with their objects, and take them out of ``rows``."""
-        portion: list[tuple[sheets.Row, Listed]] = []
+        self, rows: dict[str, state_csv.CsvRow], bucket: Bucket, odd: OnOdd
+    ) -> Iterator[list[tuple[state_csv.CsvRow, Listed]]]:
+        """Yield rows with their objects, and remove them from ``rows``."""
+        portion: list[tuple[state_csv.CsvRow, Listed]] = []
         for listed in chain.from_iterable(page.objects for page in bucket.pages(self._sync.source.prefix, odd=odd)):
             row = rows.pop(listed.key, None)
             if row is not None:
@@ -163,20 +163,20 @@ class _State:
                 portion = []
         yield portion
 
-    def _rows(self) -> Iterator[sheets.Row]:
+    def _rows(self) -> Iterator[state_csv.CsvRow]:
         for name, row in self._records.scan():
-            yield sheets.row_of(self._sync.target.prefix + name, Record.of_row(row))
+            yield state_csv.row_of(self._sync.target.prefix + name, Record.of_row(row))
 
     def _write(self, what: str, lines: Iterator[str], file: Path | None, *, reports: bool) -> str:
-        """Write lines to a file or the reports bucket; where they are."""
+        """Write lines to a file or the reports bucket, and return its path or address."""
         if reports:
-            place = self._sync.reports
-            if place is None:
+            bucket = self._sync.reports
+            if bucket is None:
                 raise SynclineError("USAGE", f"{self._sync.name} has no `reports` in syncs.yaml")
             stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self._context.now()))
-            key = f"{place.prefix}{self._sync.name}/{stamp}-{what}.csv"
-            bucket_at(place, self._parts).put_stream(key, (line.encode() for line in lines), sheets.HEAD)
-            return f"s3://{place.bucket}/{key}"
+            key = f"{bucket.prefix}{self._sync.name}/{stamp}-{what}.csv"
+            bucket_at(bucket, self._parts).put_stream(key, (line.encode() for line in lines), state_csv.HEAD)
+            return f"s3://{bucket.bucket}/{key}"
         path = file or Path(f"{self._sync.name}.csv")
         try:
             with path.open("w", encoding="utf-8", newline="") as out:
@@ -193,12 +193,14 @@ class _Target:
     sync: FilesSync
     target: Target
 
-    def files(self, portion: Sequence[tuple[sheets.Row, Listed]]) -> list[tuple[sheets.Row, Listed, TargetFile | None]]:
-        """Return rows and objects with the target's files, read in bulk where the target can be listed."""
+    def files(
+        self, portion: Sequence[tuple[state_csv.CsvRow, Listed]]
+    ) -> list[tuple[state_csv.CsvRow, Listed, TargetFile | None]]:
+        """Return rows and objects with the target's files, read in bulk if the target can be listed."""
         paths = {listed.key: self.sync.path_of(listed.key) for _, listed in portion}
         shown = self.target.listed(sorted(paths.values()))
 
-        def read(each: tuple[sheets.Row, Listed]) -> tuple[sheets.Row, Listed, TargetFile | None]:
+        def read(each: tuple[state_csv.CsvRow, Listed]) -> tuple[state_csv.CsvRow, Listed, TargetFile | None]:
             path = paths[each[1].key]
             return (*each, shown.get(path) or self.target.stat(path))
 
@@ -206,22 +208,22 @@ class _Target:
 
 
 class _Counted:
-    """Rows, counted as they pass."""
+    """An iterable that counts the rows it yields."""
 
-    def __init__(self, rows: Iterable[sheets.Row]) -> None:
+    def __init__(self, rows: Iterable[state_csv.CsvRow]) -> None:
         self._rows = rows
         self.count = 0
 
-    def __iter__(self) -> Iterator[sheets.Row]:
+    def __iter__(self) -> Iterator[state_csv.CsvRow]:
         for row in self._rows:
             self.count += 1
             yield row
 
 
-def _read(file: Path) -> Iterator[sheets.Row]:
+def _read(file: Path) -> Iterator[state_csv.CsvRow]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            yield from sheets.read(lines)
+            yield from state_csv.read(lines)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SynclineError("USAGE", f"{file} cannot be read: {reason}") from None

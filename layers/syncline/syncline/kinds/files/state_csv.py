@@ -1,4 +1,4 @@
-"""The state of files as CSV, in the columns of the service that Syncline replaces: written, read and compared."""
+"""CSV files of the state of a sync, in the columns of the service that Syncline replaces: write, read and compare."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import datetime as dt
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Final
 
 from syncline.clients.file_manager.client import checked_mode
@@ -20,25 +20,25 @@ from syncline.kinds.files.targets import TargetFile
 COLUMNS: Final = ("file_path", "permissions", "size", "file_type", "last_modified", "internal_id")
 DIFFERENCES: Final = ("operation", *COLUMNS)
 HEAD: Final = Head("", 0, "text/csv; charset=utf-8")
-"""The type of a sheet in a bucket."""
+"""The content type of a CSV file in a bucket."""
 _FORMULA: Final = re.compile(r"'*[=+@\t\r-]")
-"""The beginning of a cell that a spreadsheet takes for a formula, and of one that was protected from that.
+"""The beginning of a cell that a spreadsheet treats as a formula, and of one that was protected from that.
 
-Such a cell is written with an apostrophe before it, which spreadsheets do not show and :func:`read` takes away.
+Such a cell is written with an apostrophe before it, which spreadsheets hide and :func:`read` removes.
 """
 _MODE: Final = re.compile(r"[-rwxstST]{9}")
-"""Permissions; they may begin with `-`, but are no formula."""
+"""Permissions, which may begin with `-` and are no formula."""
 _LONGEST_SIZE: Final = 20
-"""Digits of a size in bytes, at most."""
+"""Most digits of a size in bytes."""
 _QUOTED: Final = 100
-"""Characters of a wrong value that a message quotes, at most."""
-_LATER: Final = 1.0
-"""Seconds by which times of two origins may differ for the same object."""
+"""Most characters of an invalid value that a message quotes."""
+_CLOCK_DIFFERENCE: Final = 1.0
+"""Seconds by which the times of two systems may differ for the same object."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One file, as the sheet has it: all texts."""
+class CsvRow:
+    """One file; all cells are texts."""
 
     file_path: str
     permissions: str
@@ -48,31 +48,24 @@ class Row:
     internal_id: str
 
     def cells(self) -> tuple[str, ...]:
-        return (
-            self.file_path,
-            self.permissions,
-            self.size,
-            self.file_type,
-            self.last_modified,
-            self.internal_id,
-        )
+        return astuple(self)
 
 
-def row_of(path: str, record: Record) -> Row:
+def row_of(path: str, record: Record) -> CsvRow:
     """Return a record as a row."""
     when = dt.datetime.fromtimestamp(record.modified, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return Row(path, record.mode or "", str(record.size), record.file_type, when, record.internal_id)
+    return CsvRow(path, record.mode or "", str(record.size), record.file_type, when, record.internal_id)
 
 
-def written(rows: Iterable[Row]) -> Iterator[str]:
-    """Yield a sheet line by line, its head first."""
+def written(rows: Iterable[CsvRow]) -> Iterator[str]:
+    """Yield a CSV file line by line, its head first."""
     yield _line(COLUMNS)
     for row in rows:
         yield _line(row.cells())
 
 
-def read(lines: Iterable[str]) -> Iterator[Row]:
-    """Yield the rows of a sheet; raises USAGE with the line of a row that is not a file, or one that has been before."""
+def read(lines: Iterable[str]) -> Iterator[CsvRow]:
+    """Yield the rows of a CSV file. Raises USAGE with the line number of an invalid row, or of a repeated path."""
     reader = csv.reader(lines)
     paths: set[str] = set()
     try:
@@ -85,18 +78,18 @@ def read(lines: Iterable[str]) -> Iterator[Row]:
             if not line:
                 continue
             cells = [cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell for cell in line]
-            if (wrong := _wrong(cells)) is not None:
-                raise SynclineError("USAGE", f"line {reader.line_num} of the sheet{wrong}")
+            if (problem := _problem(cells)) is not None:
+                raise SynclineError("USAGE", f"line {reader.line_num} of the sheet{problem}")
             if cells[0] in paths:
                 raise SynclineError("USAGE", f"line {reader.line_num} of the sheet names {cells[0]!r} again")
             paths.add(cells[0])
-            yield Row(*cells)
+            yield CsvRow(*cells)
     except csv.Error as error:
         raise SynclineError("USAGE", f"line {reader.line_num} of the sheet cannot be read: {error}") from None
 
 
-def _wrong(cells: Sequence[str]) -> str | None:
-    """Return what keeps cells from being a row, as the end of a sentence that begins with the line; None if they are one."""
+def _problem(cells: Sequence[str]) -> str | None:
+    """Return the reason why cells are no row, as the end of a sentence that begins with the line, None if they are one."""
     if len(cells) != len(COLUMNS):
         return f" has {len(cells)} cells; a file has {len(COLUMNS)}: {','.join(COLUMNS)}"
     if not cells[0]:
@@ -111,53 +104,53 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
 
 
-def differences(old: Mapping[str, Row], new: Iterable[Row]) -> Iterator[tuple[str, Row]]:
-    """Yield the differences between two sheets: ``create``, ``update``, ``change_permission`` and ``delete``, with the row."""
+def differences(old: Mapping[str, CsvRow], new: Iterable[CsvRow]) -> Iterator[tuple[str, CsvRow]]:
+    """Yield the differences between two states: ``create``, ``update``, ``change_permission`` or ``delete``, with the row."""
     left = dict(old)
     for row in new:
         before = left.pop(row.file_path, None)
         if before is None:
             yield "create", row
-        elif (what := _between(before, row)) is not None:
+        elif (what := _difference(before, row)) is not None:
             yield what, row
     for row in left.values():
         yield "delete", row
 
 
-def change(old: Row | None, new: Row | None) -> Iterator[tuple[str, Row]]:
-    """Yield the differences of one file that was surely touched; under another path it is two."""
+def change(old: CsvRow | None, new: CsvRow | None) -> Iterator[tuple[str, CsvRow]]:
+    """Yield the differences of one file that a run changed: one, or two if its path changed."""
     if new is not None:
         same = old is not None and old.file_path == new.file_path
-        yield (_between(old, new) or "update") if old is not None and same else "create", new
+        yield (_difference(old, new) or "update") if old is not None and same else "create", new
     if old is not None and (new is None or old.file_path != new.file_path):
         yield "delete", old
 
 
-def _between(old: Row, new: Row) -> str | None:
-    """Return the difference of a file that stayed at its path, None if its rows are the same."""
+def _difference(old: CsvRow, new: CsvRow) -> str | None:
+    """Return the difference of a file that kept its path, None if its rows are equal."""
     if (old.size, old.last_modified, old.internal_id) != (new.size, new.last_modified, new.internal_id):
         return "update"
     return "change_permission" if old.permissions != new.permissions else None
 
 
-def differences_written(found: Iterable[tuple[str, Row]]) -> Iterator[str]:
-    """Yield differences as a sheet line by line, its head first."""
+def differences_written(found: Iterable[tuple[str, CsvRow]]) -> Iterator[str]:
+    """Yield a CSV file of differences line by line, its head first."""
     yield _line(DIFFERENCES)
     for operation, row in found:
         yield _line((operation, *row.cells()))
 
 
-def record_of(row: Row, listed: Listed, there: TargetFile) -> Record | None:
-    """Return the record that a row of the replaced service's state leads to, None if either side has another file now.
+def record_of(row: CsvRow, listed: Listed, existing: TargetFile) -> Record | None:
+    """Return the record for a row of the replaced service's state, None if source or target has another file now.
 
-    That service knew no ETags: an object of the same size that has not changed since is the one that it sent, and a file
-    of that size, and of that internal ID where the row has one, is the one that it wrote.
+    That service did not record ETags: an object of the same size that has not changed since is the one that it sent, and
+    a file of that size, and of that internal ID if the row has one, is the one that it wrote.
     """
-    if int(row.size) != listed.size or there.size != listed.size:
+    if int(row.size) != listed.size or existing.size != listed.size:
         return None
-    if there.etag is not None and there.etag != listed.etag:
+    if existing.etag is not None and existing.etag != listed.etag:
         return None  # the next run compares the bytes
-    if row.internal_id and there.internal_id and row.internal_id != there.internal_id:
+    if row.internal_id and existing.internal_id and row.internal_id != existing.internal_id:
         return None
     if row.last_modified:
         try:
@@ -165,16 +158,16 @@ def record_of(row: Row, listed: Listed, there: TargetFile) -> Record | None:
         except ValueError:
             return None
         when = when if when.tzinfo else when.replace(tzinfo=dt.UTC)
-        if listed.modified > when.timestamp() + _LATER:
+        if listed.modified > when.timestamp() + _CLOCK_DIFFERENCE:
             return None
     return Record(
         listed.etag,
         listed.size,
         int(listed.modified),
-        there.version,
+        existing.version,
         file_type=row.file_type,
         mode=checked_mode(row.permissions),
-        internal_id=there.internal_id,
+        internal_id=existing.internal_id,
     )
 
 

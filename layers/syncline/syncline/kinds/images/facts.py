@@ -1,0 +1,125 @@
+"""Facts about a target registry that all functions share: blob locations, and notes about tags.
+
+A blob that another repository of the target has is mounted from there instead of being sent again. Each process keeps
+the locations that it learns. Those of larger blobs are also stored in the table, so that a base layer common to many
+repositories crosses the network once, even when all of them are copied at the same time: the function that claims it
+sends it, the others wait for a limited time. A wrong location costs one request.
+
+Notes are kept for later runs. Losing one costs a scan or a conflict, never a wrong copy.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from syncline.clients.registry.manifest import Descriptor
+
+WORTH_NOTING: Final = 1024 * 1024
+"""Bytes from which on the location of a blob is stored in the table."""
+_ASSUMED_RATE: Final = 20 * 1024 * 1024
+"""Bytes per second of another function's upload, from which the time to wait for it is computed."""
+_LONGEST_WAIT: Final = 30.0
+_MOST_LOCATIONS: Final = 100_000
+
+
+class SharedFacts(Protocol):
+    """Facts that all functions share; see :class:`syncline.store.facts.Facts`."""
+
+    def recall(self, key: str) -> str | None: ...
+
+    def remember(self, key: str, value: str) -> None: ...
+
+    def forget(self, key: str) -> None: ...
+
+    def claim(self, key: str, seconds: float) -> bool: ...
+
+
+class BlobLocations:
+    """The repositories that have blobs, for all targets. Safe to use from any number of threads."""
+
+    def __init__(self, facts: SharedFacts, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._facts = facts
+        self._sleep = sleep
+        self._locations: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def find(self, host: str, blob: Descriptor, over: Callable[[], bool]) -> str | None:
+        """Return a repository at ``host`` that has the blob, None if none is known or the caller is to send it.
+
+        Waits for another function's upload, in proportion to the blob's size, but not when ``over``.
+        """
+        key = _key(host, blob)
+        repository = self._locations.get(key)
+        if repository is not None or blob.size < WORTH_NOTING:
+            return repository
+        longest = min(_LONGEST_WAIT, 1 + blob.size / _ASSUMED_RATE)
+        waited = 0.0
+        while (repository := self._facts.recall(key)) is None:
+            if self._facts.claim(key, longest) or waited >= longest or over():
+                return None
+            pause = random.uniform(0.1, 0.3)  # noqa: S311 - a pause is no secret
+            self._sleep(pause)
+            waited += pause
+        self._keep(key, repository)
+        return repository
+
+    def note(self, host: str, blob: Descriptor, repository: str, *, sent: bool) -> None:
+        """Note that ``repository`` at ``host`` has the blob; ``sent`` if the caller has just sent it there."""
+        key = _key(host, blob)
+        self._keep(key, repository)
+        if sent and blob.size >= WORTH_NOTING:
+            self._facts.remember(key, repository)
+
+    def forget(self, host: str, blob: Descriptor) -> None:
+        """Forget the location of a blob, which could not be mounted from there."""
+        key = _key(host, blob)
+        with self._lock:
+            self._locations.pop(key, None)
+        if blob.size >= WORTH_NOTING:
+            self._facts.forget(key)
+
+    def _keep(self, key: str, repository: str) -> None:
+        with self._lock:
+            if len(self._locations) >= _MOST_LOCATIONS:
+                self._locations.clear()
+            self._locations.setdefault(key, repository)
+
+
+def _key(host: str, blob: Descriptor) -> str:
+    return f"{host}@{blob.digest}"
+
+
+class TargetNotes:
+    """Notes about the repositories and tags of one target registry."""
+
+    def __init__(self, facts: SharedFacts, host: str) -> None:
+        self._facts = facts
+        self._host = host
+
+    def note_unverified(self, group: str) -> None:
+        """Note that a copy to a repository was not verified, so that the next scan checks the repository's images."""
+        self._facts.remember(self._unverified(group), "yes")
+
+    def has_unverified(self, group: str) -> bool:
+        return self._facts.recall(self._unverified(group)) is not None
+
+    def forget_unverified(self, group: str) -> None:
+        self._facts.forget(self._unverified(group))
+
+    def note_outdated(self, group: str, tag: str, digest: str) -> None:
+        """Note that a tag moved on at the source while we copied ``digest`` to the target."""
+        self._facts.remember(self._outdated(group, tag), digest)
+
+    def outdated(self, group: str, tag: str) -> str | None:
+        """Return the digest that we copied to a tag and that was outdated by then, None for most tags."""
+        return self._facts.recall(self._outdated(group, tag))
+
+    def _unverified(self, group: str) -> str:
+        return f"unverified@{self._host}/{group}"
+
+    def _outdated(self, group: str, tag: str) -> str:
+        return f"outdated@{self._host}/{group}:{tag}"
