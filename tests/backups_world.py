@@ -141,7 +141,7 @@ class World:
         """How many objects a full look finds equal, with nothing else."""
         pages = self.look()
         assert not [item for page in pages for item in page.items], pages
-        return sum(page.skipped for page in pages)
+        return sum(page.equal for page in pages)
 
     def forgetful(self) -> World:
         """The same with a table that was lost."""
@@ -191,7 +191,7 @@ class Download:
                         self.results[item.name] = answer
                     case Failure():
                         done[item.name] = answer.error.code.name
-        self.skipped = sum(page.skipped for page in pages)
+        self.skipped = sum(page.equal for page in pages)
         self.left_out = sum(page.left_out for page in pages)
         return done
 

@@ -142,7 +142,8 @@ def _secrets_of_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _run_ids_have_their_form() -> Iterator[None]:
     """Refuse runs with IDs that the product would not make: what takes them for IDs would go untested."""
-    from syncline.store.state import State, is_run_id  # noqa: PLC0415 - after the environment is set
+    from syncline.store.runs import is_run_id  # noqa: PLC0415 - after the environment is set
+    from syncline.store.state import State  # noqa: PLC0415
 
     begin = State.begin_run
 

@@ -15,10 +15,10 @@ import boto3
 from syncline.config.sync import Sync
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
-from syncline.messages import Batch, Dead, Queues, Start, decode, encode
+from syncline.messages import Batch, DeadLetter, Queues, Start, decode, encode
 from syncline.model import EVERYTHING, Item, Result, Run, Scope, Step, Trigger
-from syncline.steps.engine import Engine
-from syncline.steps.gather import Gatherer
+from syncline.steps.engine import StepEngine
+from syncline.steps.events import EventGatherer
 from syncline.steps.worker import Worker
 from syncline.store.events import EventStore
 from syncline.store.state import State, first_batch
@@ -111,7 +111,7 @@ class Steps:
             guard(client, self.reaper, self.lock)
         urls = {step: url(step) for step in Step}
         self.queues = Queues(sqs, urls, {step: dead_url(step) for step in Step}, EVENTS)
-        self.engine = Engine(
+        self.engine = StepEngine(
             self.state,
             self.queues,
             lambda _run: self.kind,
@@ -122,7 +122,7 @@ class Steps:
         )
         self.event_store = EventStore(Database(self.table), self.clock.time)
         self.configs: dict[str, Sync] = {}
-        self.gatherer = Gatherer(
+        self.gatherer = EventGatherer(
             self.event_store, sources_of, self._config, lambda _name: self.kind, self.queues, self.clock.time
         )
         self.pump = Pump(self.mail, self.clock, self.reaper, self.worker, Manners(random.Random(self.seed)))
@@ -135,7 +135,7 @@ class Steps:
 
     def start(self, *groups: str, run: str | None = None, plan: bool = False) -> Letter:
         """A start message in the queue."""
-        self.queues.start(Start(SYNC, Trigger.HAND, Scope.of(groups) if groups else EVERYTHING, run, plan))
+        self.queues.start(Start(SYNC, Trigger.MANUAL, Scope.of(groups) if groups else EVERYTHING, run, plan))
         return self.mail.letters[-1]
 
     def notify(self, *groups: str, source: str = "made.up") -> None:
@@ -152,20 +152,20 @@ class Steps:
 
     def begin(self, run_id: str = MADE_UP_RUN) -> tuple[Run, Batch]:
         """A run and its first batch, which no message carries."""
-        return self.state.begin_run(SYNC, run_id, Trigger.HAND, EVERYTHING)
+        return self.state.begin_run(SYNC, run_id, Trigger.MANUAL, EVERYTHING)
 
     def begin_with(self, batch: Batch) -> Letter:
         """A run whose look is over, and has led to this batch, which lies in its queue."""
         from syncline.messages import Outgoing  # noqa: PLC0415
         from syncline.model import Counts  # noqa: PLC0415
-        from syncline.store.state import BatchRecord  # noqa: PLC0415
+        from syncline.store.batches import BatchRecord  # noqa: PLC0415
 
         run, root = self.begin(batch.run)
         assert root == first_batch(run)
         self.state.end_batch(root, BatchRecord((), (Outgoing(batch),)), Counts(queued=len(batch.items)))
         return self.put(batch)
 
-    def put(self, message: Batch | Start | Dead | str, step: Step | None = None, **more: Any) -> Letter:
+    def put(self, message: Batch | Start | DeadLetter | str, step: Step | None = None, **more: Any) -> Letter:
         """A message in its queue."""
         where = step or (message.step if isinstance(message, Batch) else Step.DISCOVER)
         body = message if isinstance(message, str) else encode(message)
@@ -185,11 +185,11 @@ class Steps:
             found[result.group, result.name] = result
         return found
 
-    def dead(self) -> list[Dead]:
-        """What lies in the dead-letter queues, each with its reason."""
+    def dead(self) -> list[DeadLetter]:
+        """Return the dead letters of all steps; each must have a reason."""
         letters = [decode(letter.body) for _, letter in self.mail.dead()]
-        assert all(isinstance(each, Dead) and each.reason for each in letters), letters
-        return [each for each in letters if isinstance(each, Dead)]
+        assert all(isinstance(each, DeadLetter) and each.reason for each in letters), letters
+        return [each for each in letters if isinstance(each, DeadLetter)]
 
 
 def sources_of(body: Any) -> tuple[str, ...]:

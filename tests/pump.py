@@ -29,7 +29,7 @@ from syncline.clients.http.client import Http, Response
 from syncline.clients.http.limits import Body, Limits, Request
 from syncline.clients.http.pacing import Policy
 from syncline.model import Step
-from syncline.steps.transfer import ENDING
+from syncline.steps.transfer import RESERVED_SECONDS
 from syncline.steps.worker import Worker
 from tests.grants import outside
 from tests.stack import EVENTS, QUEUES, dead_url, url
@@ -445,7 +445,7 @@ class Pump:
         return (
             (seconds, 0.0)
             if not self.tick
-            else (ENDING + (seconds - ENDING) * _SHORTER_TIME, self.tick * _SHORTER_LOOK)
+            else (RESERVED_SECONDS + (seconds - RESERVED_SECONDS) * _SHORTER_TIME, self.tick * _SHORTER_LOOK)
         )
 
     def _worker(self, step: Step) -> Worker:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from syncline.store.state import new_run_id
+from syncline.store.runs import new_run_id
 
 
 def made_run_id(number: int = 0) -> str:

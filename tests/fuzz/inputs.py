@@ -20,7 +20,7 @@ from syncline.clients.s3.events import climbs, events_in
 from syncline.config.file import parse_syncs, read_syncs
 from syncline.config.sync import Sync, load_sync
 from syncline.kinds.files.events import EventScope
-from syncline.messages import Notice, Queues, Start, decode, encode
+from syncline.messages import Notification, Queues, Start, decode, encode
 from syncline.secrets import Secrets
 from syncline.web.console import Console
 from syncline.web.receive import Receiver
@@ -131,10 +131,10 @@ def _events(data: bytes) -> None:
 def _messages(data: bytes) -> None:
     with refusals():
         message = decode(data.decode("utf-8", "replace"))
-        if not isinstance(message, Notice):
+        if not isinstance(message, Notification):
             once = encode(message)
             again = decode(once)
-            assert not isinstance(again, Notice)
+            assert not isinstance(again, Notification)
             must(encode(again) == once, "a message does not come back from its JSON")
 
 

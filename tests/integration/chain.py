@@ -15,10 +15,10 @@ import boto3
 from syncline.clients.http.pacing import PACE
 from syncline.config.sync import load_sync
 from syncline.errors import CODES
-from syncline.messages import Batch, Dead, Queues, Start, decode
+from syncline.messages import Batch, DeadLetter, Queues, Start, decode
 from syncline.model import EVERYTHING, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.secrets import Secrets
-from syncline.steps.engine import Engine
+from syncline.steps.engine import StepEngine
 from syncline.steps.worker import Worker
 from syncline.store.events import EventStore
 from syncline.store.state import State
@@ -72,10 +72,12 @@ class Chain:
         database, http = Database(self.table), MortalHttp(self.reaper, self.clock)
         syncs = Syncs(state, Kinds(Dependencies(Secrets(_never, _never, self.secrets), http, state, database)))
         clock, rng, bind = self.clock, random.Random(self.seed), syncs.bind(http)
-        engine = Engine(state, self.queues, syncs.kind_of, clock.time, rng, clock.sleep, every=clock.every, bind=bind)
+        engine = StepEngine(
+            state, self.queues, syncs.kind_of, clock.time, rng, clock.sleep, every=clock.every, bind=bind
+        )
         return Worker(step, STEPS[step], engine, gatherer(syncs, EventStore(database, self.clock.time), engine))
 
-    def start(self, *groups: str, trigger: Trigger = Trigger.HAND, plan: bool = False) -> None:
+    def start(self, *groups: str, trigger: Trigger = Trigger.MANUAL, plan: bool = False) -> None:
         """Put a start message into the queue: for everything, or for some repositories."""
         scope = Scope.of(groups) if groups else EVERYTHING
         self.queues.start(Start(SYNC, trigger, scope, plan=plan))
@@ -105,12 +107,12 @@ class Chain:
             found[key] = result
         return found
 
-    def dead(self) -> dict[Key, Dead]:
+    def dead(self) -> dict[Key, DeadLetter]:
         """What lies in the dead-letter queues, by item; fails where a letter gives no reason."""
-        found: dict[Key, Dead] = {}
+        found: dict[Key, DeadLetter] = {}
         for step, letter in self.mail.dead():
             dead = decode(letter.body)
-            assert isinstance(dead, Dead), f"laid aside without a reason: {letter.body}"
+            assert isinstance(dead, DeadLetter), f"laid aside without a reason: {letter.body}"
             assert dead.batch.step is step
             assert dead.code in CODES
             assert dead.reason

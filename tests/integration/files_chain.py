@@ -20,10 +20,10 @@ from syncline.clients.s3.head import Head
 from syncline.clients.s3.sigv4 import Keys
 from syncline.config.sync import load_sync
 from syncline.kinds.files.config import FilesSync
-from syncline.messages import Dead, Queues, Start, decode
+from syncline.messages import DeadLetter, Queues, Start, decode
 from syncline.model import EVERYTHING, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.secrets import Secrets
-from syncline.steps.engine import Engine
+from syncline.steps.engine import StepEngine
 from syncline.steps.worker import Worker
 from syncline.store.events import EventStore
 from syncline.store.files import FileRecords
@@ -125,14 +125,16 @@ class FilesChain:
         parts = Dependencies(Secrets(_never, _never, _SECRETS), http, state, self.database, self.clock.time)
         syncs = Syncs(state, Kinds(parts))
         clock, rng, bind = self.clock, random.Random(self.seed), syncs.bind(http)
-        engine = Engine(state, self.queues, syncs.kind_of, clock.time, rng, clock.sleep, every=clock.every, bind=bind)
+        engine = StepEngine(
+            state, self.queues, syncs.kind_of, clock.time, rng, clock.sleep, every=clock.every, bind=bind
+        )
         return Worker(step, STEPS[step], engine, gatherer(syncs, EventStore(self.database, self.clock.time), engine))
 
     def put(self, key: str, content: bytes, **metadata: str) -> str:
         """Put an object; its ETag."""
         return self.bucket.put(key, content, Head("", len(content), "text/plain", metadata=metadata))
 
-    def start(self, *groups: str, trigger: Trigger = Trigger.HAND, plan: bool = False) -> None:
+    def start(self, *groups: str, trigger: Trigger = Trigger.MANUAL, plan: bool = False) -> None:
         self.queues.start(Start(self.sync, trigger, Scope.of(groups) if groups else EVERYTHING, plan=plan))
 
     def run(self, *groups: str) -> Run:
@@ -175,11 +177,11 @@ class FilesChain:
         result = self.results(run).get(key)
         return "equal" if result is None else result.code or result.outcome.value
 
-    def dead(self) -> list[Dead]:
-        found: list[Dead] = []
+    def dead(self) -> list[DeadLetter]:
+        found: list[DeadLetter] = []
         for _, letter in self.mail.dead():
             dead = decode(letter.body)
-            assert isinstance(dead, Dead), f"laid aside without a reason: {letter.body}"
+            assert isinstance(dead, DeadLetter), f"laid aside without a reason: {letter.body}"
             found.append(dead)
         return found
 

@@ -27,7 +27,7 @@ from syncline.errors import SynclineError
 from syncline.messages import Queues, Start
 from syncline.model import Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.secrets import Secrets
-from syncline.steps.engine import Engine
+from syncline.steps.engine import StepEngine
 from syncline.steps.worker import Worker
 from syncline.store.events import EventStore
 from syncline.store.state import State
@@ -100,7 +100,9 @@ class Chain:
             Kinds(Dependencies(Secrets(_never, _never, {"S3_SECRET": "secret-of-the-tests"}), http, state, database)),
         )
         clock, rng, bind = self.clock, random.Random(self.seed), syncs.bind(http)
-        engine = Engine(state, self.queues, syncs.kind_of, clock.time, rng, clock.sleep, every=clock.every, bind=bind)
+        engine = StepEngine(
+            state, self.queues, syncs.kind_of, clock.time, rng, clock.sleep, every=clock.every, bind=bind
+        )
         return Worker(step, STEPS[step], engine, gatherer(syncs, EventStore(database, self.clock.time), engine))
 
     def put(self, objects: Mapping[str, bytes]) -> None:
@@ -117,7 +119,7 @@ class Chain:
 
     def start(self, *groups: str, plan: bool = False) -> None:
         self.clock.sleep(1)  # the ids of runs sort by seconds
-        self.queues.start(Start(SYNC, Trigger.HAND, Scope.of(groups or None), plan=plan))
+        self.queues.start(Start(SYNC, Trigger.MANUAL, Scope.of(groups or None), plan=plan))
 
     def run(self, *groups: str) -> Run:
         self.start(*groups)
@@ -329,7 +331,7 @@ def test_events_of_what_is_not_so_cost_a_look(make: Make) -> None:
 def test_two_looks_at_the_same_count_once_what_is_committed_once(make: Make) -> None:
     chain = make()
     chain.start(*FILES)
-    chain.queues.start(Start(SYNC, Trigger.HAND, Scope.of(FILES)))
+    chain.queues.start(Start(SYNC, Trigger.MANUAL, Scope.of(FILES)))
     chain.pump.run()
     (run,) = chain.state.runs(SYNC)
     counts = run.counts

@@ -261,7 +261,7 @@ def test_a_kill_loses_nothing_that_was_saved(home: Path, project: Path) -> None:
     database = Database(table_of(before))
     leases = Leases(database, time.time)
     leases.take("team/app", "a function that is killed", 900)
-    assert leases.slot("registry.example", 1, 900, random.Random(1))
+    assert leases.take_slot("registry.example", 1, 900, random.Random(1))
     claim = EventStore(database, time.time).claim("prod", [Note("one", 0.0, ("team/app",))], 900)
     assert claim
     engine.save(home)
@@ -287,8 +287,8 @@ def test_a_kill_loses_nothing_that_was_saved(home: Path, project: Path) -> None:
     database = Database(table_of(after))
     leases = Leases(database, time.time)
     assert leases.take("team/app", "the next", 900).fence == 2
-    assert leases.slot("registry.example", 1, 900, random.Random(1))
-    assert EventStore(database, time.time).take_up("prod", claim, 900)
+    assert leases.take_slot("registry.example", 1, 900, random.Random(1))
+    assert EventStore(database, time.time).resume("prod", claim, 900)
     assert client(after, "secretsmanager").get_secret_value(SecretId="syncline/kept")["SecretString"] == "s3cr3t"
     assert client(after, "scheduler").get_schedule(Name="kept")["ScheduleExpression"] == "rate(1 day)"
     assert client(after, "sqs").receive_message(QueueUrl=dead)["Messages"][0]["Body"] == "given up"

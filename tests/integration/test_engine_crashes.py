@@ -88,7 +88,7 @@ def has_run(name: str, run: str) -> Callable[[Target], bool]:
 
 
 def has_letters(count: int) -> Callable[[Target], bool]:
-    return lambda target: sum(target.queues.dead_count(step) for step in Step) >= count
+    return lambda target: sum(target.queues.count_dead_letters(step) for step in Step) >= count
 
 
 def has_address(address: str, secret: str) -> Callable[[Target], bool]:
@@ -175,7 +175,7 @@ def test_kills_at_random_moments(home: Path, registry_pair: RegistryPair, namesp
     ledger.add("the address of the webhook", has_address(target.output("ReceiveUrl"), "a-long-random-text"))
     given_up = deployed.syncline("run", "refused", "--wait", exits=1)["run"]
     ledger.add("the run that failed", has_run("refused", given_up["id"]))
-    letters = sum(target.queues.dead_count(step) for step in Step)
+    letters = sum(target.queues.count_dead_letters(step) for step in Step)
     assert letters
     ledger.add("its dead letters", has_letters(letters))
     time.sleep(WINDOW)  # all of this is to be there after the first kill

@@ -22,7 +22,7 @@ from syncline.kinds.files.wiring import group_of
 from syncline.kinds.kind import StepContext
 from syncline.messages import Start
 from syncline.model import EVERYTHING, Outcome, Run, Scope, Trigger
-from syncline.store.state import new_run_id
+from syncline.store.runs import new_run_id
 from tests.backups_world import World as BackupsWorld
 from tests.backups_world import make_bucket, s3_server
 from tests.integration.artifacts_chain import ArtifactsChain, ArtifactsWorld, artifacts_world, build, config
@@ -67,13 +67,13 @@ def test_a_repository_in_the_configuration(images: Chain) -> None:
     assert images.run().counts.known == 1
 
 
-@pytest.mark.parametrize("trigger", [Trigger.HAND, Trigger.WEBHOOK])
+@pytest.mark.parametrize("trigger", [Trigger.MANUAL, Trigger.WEBHOOK])
 def test_a_repository_on_the_command_line(images: Chain, trigger: Trigger) -> None:
     """A notification is a hint: what it names may have been removed since."""
     images.configure()
     images.start("team/typo", trigger=trigger)
     images.pump.run()
-    wanted = {("team/typo", "*", "SOURCE_ABSENT")} if trigger is Trigger.HAND else set()
+    wanted = {("team/typo", "*", "SOURCE_ABSENT")} if trigger is Trigger.MANUAL else set()
     assert failed(images, images.latest()) == wanted
 
 
@@ -261,7 +261,7 @@ def test_a_retry_answers_for_each_file(files: FilesChain, groups: tuple[str, ...
     files.pump.run()
     run = files.state.run(files.sync, run.id)
     results = {each.name: each for each in files.state.results(run.id)}
-    assert results["docs/a.txt"].outcome is Outcome.SKIPPED
+    assert results["docs/a.txt"].outcome is Outcome.EQUAL
     assert results["docs/gone.txt"].code == ("SOURCE_ABSENT" if groups else "ITEM_GONE")
     assert (run.counts.skipped, run.counts.failed) == (1 if groups else 2, 1)
     assert {key for key, each in files.state.failures.find(files.sync, asked).items() if each.solved} == {asked[0]}
@@ -285,10 +285,8 @@ def test_a_scan_of_backups_answers_for_what_is_equal(backups: BackupsWorld, bran
     assert set(backups.codes(backups.run()).values()) == {"moved"}
     asked = frozenset({(branch.replace("{cluster}", "east"), "east/n/a.yaml")})
     pages = list(backups.kind().discover(EVERYTHING, None, StepContext(lambda: 100.0, asked=asked)))
-    assert [(each.name, each.outcome) for page in pages for each in page.results] == [
-        ("east/n/a.yaml", Outcome.SKIPPED)
-    ]
-    assert sum(page.skipped for page in pages) == 1
+    assert [(each.name, each.outcome) for page in pages for each in page.results] == [("east/n/a.yaml", Outcome.EQUAL)]
+    assert sum(page.equal for page in pages) == 1
 
 
 def test_a_scan_of_artifacts_sends_on_what_is_asked_for(artifacts: ArtifactsChain) -> None:

@@ -21,7 +21,7 @@ from syncline.messages import Queues
 from syncline.model import EVERYTHING, Step, Trigger
 from syncline.secrets import Secrets
 from syncline.steps.discover import discover
-from syncline.steps.engine import Engine
+from syncline.steps.engine import StepEngine
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.wiring.dependencies import Dependencies
@@ -59,7 +59,7 @@ class Process:
         self.syncs = Syncs(
             self.state, Kinds(Dependencies(Secrets(_never, _never, SECRETS), self.http, self.state, database))
         )
-        self.engine = Engine(
+        self.engine = StepEngine(
             self.state,
             self.queues,
             self.syncs.kind_of,
@@ -73,7 +73,7 @@ class Process:
         """Discover everything of a new sync of a kind; return the number of requests that reached the server."""
         sync = load_sync(json.dumps({"name": name, "kind": kind, **self._config(kind)}))
         self.state.put_sync(name, sync.model_dump_json())
-        run, batch = self.state.begin_run(name, made_run_id(), Trigger.HAND, EVERYTHING)
+        run, batch = self.state.begin_run(name, made_run_id(), Trigger.MANUAL, EVERYTHING)
         before, end = len(self.server.requests), self.clock.now + TIMEOUT
         discover(self.engine, batch, run, lambda: end - self.clock.now)
         return len(self.server.requests) - before

@@ -25,7 +25,7 @@ from tests.standins.programs import needs
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Gateway]:
-    """Five instances, of which the last never event_sources of its peers' keys."""
+    """Five instances, of which the last never receives its peers' keys."""
     needs("nginx")
     with Gateway(5, interval=0.1, settings={4: {"deaf": "true"}}) as running:
         yield running

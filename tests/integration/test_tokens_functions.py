@@ -29,7 +29,7 @@ from syncline.kinds.tokens.wiring_scrape import Scraping
 from syncline.secrets import Secrets
 from syncline.store.canaries import CanaryRecords
 from syncline.store.instances import InstanceLists
-from syncline.store.read_only_table import lean_table
+from syncline.store.read_only_table import open_table
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.web.openapi import document
@@ -314,7 +314,7 @@ def test_a_table_read_without_boto3_gives_the_same(stack: Stack) -> None:
     stack.scraping.scrape()
     for number in range(3):
         stack.state.put_sync(f"more-{number}", '{"kind":"images"}')
-    table = lean_table(stack.table.name, Config())
+    table = open_table(stack.table.name, Config())
     assert Database(table).get("SYNC#gateway", "CONFIG") == Database(stack.table).get("SYNC#gateway", "CONFIG")
     assert Database(table).get("SYNC#nobody", "CONFIG") is None
     lists, state = InstanceLists(Database(table), time.time), State(table)

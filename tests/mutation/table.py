@@ -25,13 +25,14 @@ class Row:
 ROWS: Final = (
     Row(("steps/verify",), ("steps/test_verify.py", "steps/test_waiting.py")),
     Row(("steps/transfer",), ("steps/test_transfer_turns.py",)),
-    Row(("steps/once",), ("steps/test_once.py",)),
-    Row(("steps/gather",), ("steps/test_gatherer.py",)),
-    Row(("steps/known",), ("steps/test_known.py",)),
+    Row(("steps/events",), ("steps/test_events.py",)),
+    Row(("steps/results",), ("steps/test_results_known.py", "steps/test_results_once.py")),
     Row(("store/failures",), ("store/test_failures.py",)),
     Row(
         ("steps/discover",),
-        tuple(f"steps/test_{name}.py" for name in ("discover", "discover_begin", "discover_failures", "discover_told")),
+        tuple(
+            f"steps/test_{name}.py" for name in ("discover", "discover_begin", "discover_failures", "discover_context")
+        ),
     ),
     Row(("steps/worker",), ("steps/test_worker_messages.py", "steps/test_visibility.py")),
     Row(
@@ -41,7 +42,7 @@ ROWS: Final = (
     Row(("web/receive",), ("steps/test_receive_bodies.py",)),
     Row(("web/console",), ("steps/test_console_pages.py",)),
     Row(
-        ("store/state",),
+        ("store/state", "store/batches"),
         (
             "store/test_state.py",
             "store/test_state_ends.py",

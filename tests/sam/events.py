@@ -50,7 +50,7 @@ DIGEST: Final = sha256(MANIFEST)
 
 BY_SCHEDULE: Final = Start(SYNC, Trigger.SCHEDULE)
 BY_WEBHOOK: Final = Start(SYNC, Trigger.WEBHOOK, Scope.of([REPOSITORY]))
-BY_HAND: Final = Start(SYNC, Trigger.HAND, run=RUN)
+BY_HAND: Final = Start(SYNC, Trigger.MANUAL, run=RUN)
 LOOK: Final = Batch(RUN, SYNC, Step.DISCOVER, RUN)
 """The first batch of the run that was begun by hand; the two after it follow from it."""
 TRANSFER: Final = LOOK.child(0, step=Step.TRANSFER, items=(Item(REPOSITORY, TAG, detail={"fresh": True}),))

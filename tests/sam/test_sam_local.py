@@ -23,9 +23,9 @@ from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.tokens.config import TokensSync
 from syncline.messages import Batch, Outgoing, Start, decode
 from syncline.model import EVERYTHING, Counts, Outcome, RunStatus, Scope, Step, Trigger
+from syncline.store.batches import BatchRecord
 from syncline.store.events import EventStore
 from syncline.store.instances import InstanceLists
-from syncline.store.state import BatchRecord
 from syncline.store.table import Database
 from syncline.web.openapi import document
 from tests.container import CANARY, GRANTS, TOKEN, slices_of, sync_of
@@ -122,7 +122,7 @@ def a_build_is_queued(world: World, event: str) -> None:
 
 
 def _files(world: World) -> Sync:
-    """A sync of files that event_sources of its bucket; events are looked at after no time, so that messages are seen at once."""
+    """A sync of files that subscribes to its bucket, without a quiet time, so that messages are visible at once."""
     values = {
         "name": FILES,
         "kind": "files",
@@ -179,13 +179,13 @@ def _a_run_begins(world: World, event: str, trigger: Trigger, scope: Scope) -> N
 
 
 def a_run_begun_by_hand_goes_on(world: World, event: str) -> None:
-    world.state.begin_run(SYNC, RUN, Trigger.HAND, EVERYTHING)
+    world.state.begin_run(SYNC, RUN, Trigger.MANUAL, EVERYTHING)
     assert world.invoke(event) == NOTHING_FAILED
     assert waiting(world, Step.TRANSFER) == [TRANSFER]
 
 
 def an_image_is_transferred(world: World, event: str) -> None:
-    world.state.begin_run(SYNC, RUN, Trigger.HAND, EVERYTHING)
+    world.state.begin_run(SYNC, RUN, Trigger.MANUAL, EVERYTHING)
     follow(world, LOOK, TRANSFER)
     assert world.invoke(event) == NOTHING_FAILED
     arrived = world.target.request("GET", f"/v2/{REPOSITORY}/manifests/{TAG}", headers={"Accept": OCI_MANIFEST})
@@ -194,7 +194,7 @@ def an_image_is_transferred(world: World, event: str) -> None:
 
 
 def a_verified_image_ends_the_run(world: World, event: str) -> None:
-    world.state.begin_run(SYNC, RUN, Trigger.HAND, EVERYTHING)
+    world.state.begin_run(SYNC, RUN, Trigger.MANUAL, EVERYTHING)
     follow(world, LOOK, TRANSFER)
     follow(world, TRANSFER, VERIFY)
     push(world.target)

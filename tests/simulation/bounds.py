@@ -84,7 +84,7 @@ _FILES: Final = Bound(60, 4, 0)
 _LASTING: Final = frozenset({"CONFIG", "CURRENT", "TOTALS", "FAILURES", "HEARS"})
 """Rows below ``SYNC#<sync>`` that stay for as long as the sync does: one of each."""
 _INDEXES: Final = {"SYNCS": 1, "HEARS": 2}
-"""Partitions with so many rows for each sync, which stay for as long as the sync does: it event_sources of source and target."""
+"""Partitions with so many rows for each sync, which stay for as long as the sync does: its subscriptions to source and target."""
 _LONGEST: Final = 400 * 86_400
 """Seconds for which a row with an end may stay."""
 _KEPT_LONG: Final = ("FACT#files-scan:", "FACT#backups-history:")

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from syncline.model import Step
-from syncline.steps.transfer import ENDING
+from syncline.steps.transfer import RESERVED_SECONDS
 from syncline.steps.worker import Worker
 from tests.simulation.machine import KilledError, Machine, Process
 from tests.simulation.queues import Message, ModelSqs, Queue
@@ -151,8 +151,8 @@ class Functions:
 
     def _seconds(self, mapping: Mapping) -> float:
         """Return the time of an invocation. A function keeps some of it for its end, and needs more to do anything."""
-        most = mapping.seconds - ENDING - LEAST
-        return ENDING + LEAST + most * (1 - self.hurry) ** 4
+        most = mapping.seconds - RESERVED_SECONDS - LEAST
+        return RESERVED_SECONDS + LEAST + most * (1 - self.hurry) ** 4
 
     def _settle(self, invocation: Invocation, failed: set[str]) -> None:
         for message, receipt in zip(invocation.messages, invocation.receipts, strict=True):

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 
 from boto3.dynamodb.types import Binary
 
-from syncline.messages import Batch, Dead, Start, decode
+from syncline.messages import Batch, DeadLetter, Start, decode
 from syncline.model import Outcome, Result, Run, RunStatus, Trigger
 from syncline.store.leases import Lease, _key
 from syncline.store.state import State, first_batch
@@ -95,13 +95,13 @@ class Leases:
             self.violations.append(f"{what} by {process.name}, while {held.process.name} holds {reference}")
 
 
-def dead_letters(sqs: ModelSqs) -> dict[tuple[str, str], list[Dead]]:
+def dead_letters(sqs: ModelSqs) -> dict[tuple[str, str], list[DeadLetter]]:
     """Return the readable dead letters by sync and item, ``group:name``."""
-    found: dict[tuple[str, str], list[Dead]] = {}
+    found: dict[tuple[str, str], list[DeadLetter]] = {}
     for queue, message in sqs.messages():
         if "-dead" in queue.name:
             dead = decode(message.body)
-            if isinstance(dead, Dead):
+            if isinstance(dead, DeadLetter):
                 found.setdefault((dead.batch.sync, ":".join(dead.key)), []).append(dead)
     return found
 
@@ -128,7 +128,7 @@ def unended(run: Run, state: State, sqs: ModelSqs) -> Iterator[str]:
         yield "it is done, and work of it was announced that has not ended"
     first = state.batch_record(run.id, first_batch(run).id)
     # A command that cannot send its message ends the first batch, and may be cut off before it ends the run.
-    given_up = first is not None and run.trigger is Trigger.HAND and not first.results and not first.following
+    given_up = first is not None and run.trigger is Trigger.MANUAL and not first.results and not first.following
     if run.status is RunStatus.LOST and first is not None and not given_up:
         messages = [decode(each.body) for queue, each in sqs.messages() if "-dead" in queue.name]
         begun = any(isinstance(each, Start) and each.run is None and each.sync == run.sync for each in messages)

@@ -27,7 +27,7 @@ from syncline.kinds.kind import Completed
 from syncline.messages import Queues
 from syncline.model import Outcome, Step
 from syncline.steps import discover, engine, transfer, worker
-from syncline.store import failures, leases, state
+from syncline.store import failures, leases, runs, state
 from syncline.store.table import Database
 from syncline.wiring import syncs
 from tests.simulation import plants_backups
@@ -82,7 +82,7 @@ def drop_the_outbox() -> Iterator[None]:
         run, record = self.state.open_batch(batch)
         return None if run is None or run.over or record is not None else run
 
-    with patch.object(engine.Engine, "run_of", run_of):
+    with patch.object(engine.StepEngine, "run_of", run_of):
         yield
 
 
@@ -90,7 +90,7 @@ def drop_the_outbox() -> Iterator[None]:
 def count_twice() -> Iterator[None]:
     """The record of a batch is written again whenever its message comes again."""
 
-    def put_if(old: Any) -> Any:
+    def put_request(old: Any) -> Any:
         def changed(self: Any, item: dict[str, Any], condition: str) -> Any:
             return old(self, item, "attribute_exists(pk) OR attribute_not_exists(pk)" if _is_batch(item) else condition)
 
@@ -103,7 +103,7 @@ def count_twice() -> Iterator[None]:
 
         return changed
 
-    with _replaced(Database, "put_if", put_if), _replaced(engine.Engine, "run_of", run_of):
+    with _replaced(Database, "put_request", put_request), _replaced(engine.StepEngine, "run_of", run_of):
         yield
 
 
@@ -137,7 +137,7 @@ def forget_to_try_again() -> Iterator[None]:
 
         return changed
 
-    with _replaced(engine.Work, "fail", fail):
+    with _replaced(engine.BatchWork, "fail", fail):
         yield
 
 
@@ -148,7 +148,7 @@ def give_up_without_a_letter() -> Iterator[None]:
     def bury(_self: Any, _step: Any, _bodies: Any) -> list[Any]:
         return []
 
-    with patch.object(Queues, "bury", bury):
+    with patch.object(Queues, "send_dead_letters", bury):
         yield
 
 
@@ -178,7 +178,7 @@ def never_end_a_run() -> Iterator[None]:
 
         return changed
 
-    with _replaced(engine.Engine, "finish_runs", finish_runs):
+    with _replaced(engine.StepEngine, "finish_runs", finish_runs):
         yield
 
 
@@ -205,7 +205,7 @@ def begin_a_run_beside_another() -> Iterator[None]:
     """A run begins although one is under way."""
 
     def make_way(self: Any, sync: str, run_id: str) -> None:
-        self._db.update_if(self._free_sync(sync, run_id))
+        self._db.apply(self._free_sync(sync, run_id))
 
     with patch.object(state.State, "_make_way", make_way):
         yield
@@ -214,7 +214,7 @@ def begin_a_run_beside_another() -> Iterator[None]:
 @plant
 def name_runs_by_chance() -> Iterator[None]:
     """A start message that comes twice begins two runs."""
-    with patch.object(worker, "_run_id", lambda _at, _cause: state.new_run_id(time.time)):
+    with patch.object(worker, "_run_id", lambda _at, _cause: runs.new_run_id(time.time)):
         yield
 
 
@@ -299,7 +299,7 @@ def count_joined_scans() -> Iterator[None]:
     def add(old: Any) -> Any:
         def changed(work: Any, page: Any, kind: Any, context: Any) -> Any:
             if work.batch.scan is not None:
-                work.skipped += page.skipped
+                work.skipped += page.equal
             return old(work, page, kind, context)
 
         return changed
@@ -351,7 +351,7 @@ def steal_leases() -> Iterator[None]:
 
         return changed
 
-    with _replaced(Database, "update", update):
+    with _replaced(Database, "update_request", update):
         yield
 
 
@@ -411,11 +411,11 @@ def call_failures_equal() -> Iterator[None]:
     """An item that could not be transferred is counted as equal."""
 
     def fail_all(self: Any, batch: Any, _error: Any, requests: int = 0) -> None:
-        work = engine.Work(batch, requests=requests)
-        work.skipped = len(batch.items)
+        work = engine.BatchWork(batch, requests=requests)
+        work.equal = len(batch.items)
         self.end(work)
 
-    with patch.object(engine.Engine, "fail_all", fail_all):
+    with patch.object(engine.StepEngine, "fail_all", fail_all):
         yield
 
 
@@ -436,7 +436,7 @@ def believe_a_201() -> Iterator[None]:
 @plant
 def call_untouched_tags_moved() -> Iterator[None]:
     """A tag that was sent on to be sure, and was equal, counts as moved."""
-    with patch.object(copying, "UNTOUCHED", "nothing"):
+    with patch.object(copying, "FOUND_EQUAL", "nothing"):
         yield
 
 

@@ -48,7 +48,7 @@ def measure_by_secret() -> Iterator[None]:
     def resolve(old: Any) -> Any:
         def changed(self: Any, reference: Any) -> str:
             value = str(old(self, reference))
-            metrics = telemetry.measurements(user=value)
+            metrics = telemetry.stack_metrics(user=value)
             metrics.add_metric("Resolved", "Count", 1)
             metrics.flush_metrics()
             return value
@@ -137,7 +137,7 @@ def scan_again_after_a_run() -> Iterator[None]:
 
         return changed
 
-    with _replaced(worker.Worker, "_look", look):
+    with _replaced(worker.Worker, "_scan", look):
         yield
 
 
@@ -153,7 +153,7 @@ def keep_batches_for_ever() -> Iterator[None]:
 
         return changed
 
-    with _replaced(state.State, "_record", record):
+    with _replaced(state.State, "_record_item", record):
         yield
 
 
@@ -170,5 +170,5 @@ def keep_leases_for_ever() -> Iterator[None]:
 
         return changed
 
-    with _replaced(Database, "update", update):
+    with _replaced(Database, "update_request", update):
         yield

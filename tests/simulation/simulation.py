@@ -26,10 +26,11 @@ from syncline.config.sync import load_sync
 from syncline.messages import Batch, Start
 from syncline.model import EVERYTHING, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.steps import discover
-from syncline.steps.engine import Engine
+from syncline.steps.engine import StepEngine
 from syncline.store import files
+from syncline.store.batches import SHARDS
 from syncline.store.leases import Lease
-from syncline.store.state import SHARDS, State
+from syncline.store.state import State
 from tests.simulation import bounds
 from tests.simulation.expressions import Item
 from tests.simulation.invariants import Known, unended, unreported, written
@@ -163,7 +164,7 @@ class Simulation:
         """Let the judge see who works on a scan while the block runs."""
         scan = discover._scan
 
-        def watched(engine: Engine, batch: Batch, run: Run, left: Callable[[], float], lease: Lease) -> None:
+        def watched(engine: StepEngine, batch: Batch, run: Run, left: Callable[[], float], lease: Lease) -> None:
             with self.stack.leases.scanning(lease, batch.origin):
                 scan(engine, batch, run, left, lease)
 
@@ -200,15 +201,15 @@ class Simulation:
         return self.rng.choice(self.operators)
 
     def _start(self, world: World) -> None:
-        self._operator().does("run", lambda context: begin(context.target, world.name, Trigger.HAND, EVERYTHING))
+        self._operator().does("run", lambda context: begin(context.target, world.name, Trigger.MANUAL, EVERYTHING))
 
     def _start_some(self, world: World) -> None:
         scope = Scope.of([self.rng.choice(world.groups())])
-        self._operator().does("run some", lambda context: begin(context.target, world.name, Trigger.HAND, scope))
+        self._operator().does("run some", lambda context: begin(context.target, world.name, Trigger.MANUAL, scope))
 
     def _plan(self, world: World) -> None:
         self._operator().does(
-            "plan", lambda context: begin(context.target, world.name, Trigger.HAND, EVERYTHING, plan=True)
+            "plan", lambda context: begin(context.target, world.name, Trigger.MANUAL, EVERYTHING, plan=True)
         )
 
     def _cancel(self, world: World) -> None:
@@ -331,7 +332,7 @@ class Simulation:
         found: list[Run] = []
 
         def command(context: Any) -> None:
-            found.append(begin(context.target, world.name, Trigger.HAND, EVERYTHING))
+            found.append(begin(context.target, world.name, Trigger.MANUAL, EVERYTHING))
 
         self.machine.run(self.machine.now + 1.5)
         before, size = self._tally(), world.size()
@@ -367,7 +368,7 @@ class Simulation:
     def _check_all_runs(self, world: World) -> None:
         # A person who was cut off while they began a plan leaves it open; their next one ends it.
         self.operators[0].does(
-            "plan", lambda context: begin(context.target, world.name, Trigger.HAND, EVERYTHING, plan=True)
+            "plan", lambda context: begin(context.target, world.name, Trigger.MANUAL, EVERYTHING, plan=True)
         )
         self.machine.run(self.machine.now + SETTLED)
         runs = self.state.runs(world.name, 100)

@@ -21,7 +21,7 @@ from syncline.errors import SynclineError
 from syncline.messages import Queues
 from syncline.model import Step
 from syncline.secrets import Secrets
-from syncline.steps.engine import Engine
+from syncline.steps.engine import StepEngine
 from syncline.steps.worker import Worker
 from syncline.store.events import EventStore
 from syncline.store.state import State
@@ -109,9 +109,11 @@ class Stack:
         state, database, http = State(table, clock), Database(table), SimHttp(calls)
         parts = Dependencies(self.secrets(calls), http, state, database, clock)
         syncs = Syncs(state, Kinds(parts))
-        bind = syncs.bind(http, lambda run, what: engine.waits(run.sync, run.id, SynclineError("TOO_SLOW", what), 0))
+        bind = syncs.bind(
+            http, lambda run, what: engine.note_waiting(run.sync, run.id, SynclineError("TOO_SLOW", what), 0)
+        )
         rng = random.Random(self.machine.rng.random())
-        engine = Engine(state, self.queues(calls), syncs.kind_of, clock, rng, self.machine.sleep, bind=bind)
+        engine = StepEngine(state, self.queues(calls), syncs.kind_of, clock, rng, self.machine.sleep, bind=bind)
         return Worker(step, STEPS[step], engine, gatherer(syncs, EventStore(database, clock), engine))
 
     def operator(self, name: str) -> Operator:

@@ -121,7 +121,7 @@ class _Redactions:
 
 
 _REDACTION: Final = secrets._Redaction
-_KEPT: Final = secrets._Kept
+_KEPT: Final = secrets._CachedSecret
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def secrets_of_processes() -> Iterator[None]:
     """Let each process of a simulation know the secrets that it resolved itself, and wait for each other by its locks."""
     with (
         patch.object(secrets, "_redaction", _Redactions()),
-        patch.object(secrets, "_Kept", lambda: _KEPT(threading.Lock())),  # its default is the real lock
+        patch.object(secrets, "_CachedSecret", lambda: _KEPT(threading.Lock())),  # its default is the real lock
     ):
         yield
 

@@ -78,7 +78,7 @@ http {{
 
 
 class Nginx:
-    """One instance. ``delay`` (seconds) makes its answers slow; one that is ``deaf`` never event_sources of its peers' keys.
+    """One instance. ``delay`` (seconds) makes its answers slow; one that is ``deaf`` never receives its peers' keys.
 
     ``buffers`` bounds the heads of requests; nginx's own default are four of 8 KiB.
     """

@@ -15,10 +15,10 @@ from moto import mock_aws
 from syncline.errors import CODES, SynclineError, stored_code
 from syncline.messages import (
     Batch,
-    Dead,
     DeadLetter,
-    Notice,
+    Notification,
     Outgoing,
+    QueuedLetter,
     Queues,
     Start,
     decode,
@@ -86,11 +86,11 @@ STARTS = st.builds(
     st.none() | TEXT,
     st.none() | st.floats(0, 2e9),
 )
-DEAD = st.builds(Dead, BATCHES, st.sampled_from(sorted(CODES)), TEXT, st.none() | st.tuples(TEXT, TEXT))
+DEAD = st.builds(DeadLetter, BATCHES, st.sampled_from(sorted(CODES)), TEXT, st.none() | st.tuples(TEXT, TEXT))
 
 
 @given(BATCHES | STARTS | DEAD)
-def test_a_message_is_read_as_it_was_written(message: Batch | Start | Dead) -> None:
+def test_a_message_is_read_as_it_was_written(message: Batch | Start | DeadLetter) -> None:
     body = encode(message)
     assert decode(body) == message
     assert not REFUSED_BY_SQS.search(body)
@@ -98,13 +98,13 @@ def test_a_message_is_read_as_it_was_written(message: Batch | Start | Dead) -> N
 
 
 @given(BATCHES, st.integers(0, 900))
-def test_what_follows_is_stored_as_it_was(batch: Batch, delay: int) -> None:
+def test_a_following_batch_is_stored_unchanged(batch: Batch, delay: int) -> None:
     outgoing = Outgoing(batch, delay)
     assert Outgoing.from_json(json.loads(json.dumps(outgoing.to_json()))) == outgoing
 
 
 @given(JSON)
-def test_whatever_comes_is_a_message_or_said_to_be_none(value: Any) -> None:
+def test_any_value_is_a_message_or_refused(value: Any) -> None:
     try:
         decode(json.dumps(value))
     except SynclineError as error:
@@ -113,7 +113,7 @@ def test_whatever_comes_is_a_message_or_said_to_be_none(value: Any) -> None:
 
 @given(BATCHES | STARTS | DEAD, st.data())
 def test_a_message_with_one_wrong_field_is_a_message_or_said_to_be_none(
-    message: Batch | Start | Dead, data: st.DataObject
+    message: Batch | Start | DeadLetter, data: st.DataObject
 ) -> None:
     body = to_json(message)
     body[data.draw(st.sampled_from(sorted(body)))] = data.draw(JSON)
@@ -127,7 +127,7 @@ def test_a_message_with_one_wrong_field_is_a_message_or_said_to_be_none(
     ("body", "why"),
     [
         ("no json", "not JSON"),
-        ('{"v": "1", "type": "start"}', "message version '1', this Syncline reads 1"),
+        ('{"v": "1", "type": "start"}', "message version '1'; this version of Syncline reads 1"),
         ("[" * 100_000, "not JSON"),
         ("[]", "TypeError"),
         ('{"v": 1, "type": "what"}', "'what'"),
@@ -140,7 +140,7 @@ def test_a_message_with_one_wrong_field_is_a_message_or_said_to_be_none(
         ('{"v": 1, "type": "dead", "batch": {"v": 1, "type": "start", "sync": "a", "trigger": "hand"}}', "dead letter"),
     ],
 )
-def test_what_is_wrong_is_named(body: str, why: str) -> None:
+def test_an_error_names_the_fault(body: str, why: str) -> None:
     with pytest.raises(SynclineError, match=why) as error:
         decode(body)
     assert error.value.code.name == "MESSAGE_INVALID"
@@ -154,7 +154,7 @@ def test_a_letter_that_names_half_an_item_is_no_message() -> None:
 
 
 def test_a_letter_with_a_code_of_another_version_is_read() -> None:
-    letter = Dead(Batch("r", "s", Step.VERIFY, "b"), stored_code("OF_LATER"), "no")
+    letter = DeadLetter(Batch("r", "s", Step.VERIFY, "b"), stored_code("OF_LATER"), "no")
     assert decode(encode(letter)) == letter
 
 
@@ -166,8 +166,8 @@ def test_a_letter_within_a_letter_without_end_is_no_message() -> None:
         from_json(body)
 
 
-def test_what_has_its_default_is_left_out() -> None:
-    assert encode(Start("a", Trigger.HAND)) == '{"v":1,"type":"start","sync":"a","trigger":"hand"}'
+def test_defaults_are_left_out() -> None:
+    assert encode(Start("a", Trigger.MANUAL)) == '{"v":1,"type":"start","sync":"a","trigger":"hand"}'
     assert "groups" not in encode(Batch("r", "s", Step.VERIFY, "b"))
 
 
@@ -211,7 +211,7 @@ def test_a_letter_stands_for_its_item_or_for_those_of_its_batch(
     items: tuple[Item, ...], groups: list[str] | None, item: tuple[str, str] | None, key: tuple[str, str]
 ) -> None:
     batch = Batch("r", "s", Step.VERIFY, "b", items, Scope.of(groups))
-    assert Dead(batch, "INTERNAL", "why", item).key == key
+    assert DeadLetter(batch, "INTERNAL", "why", item).key == key
 
 
 def test_a_message_of_an_earlier_version_that_lacks_newer_fields_is_read() -> None:
@@ -220,8 +220,8 @@ def test_a_message_of_an_earlier_version_that_lacks_newer_fields_is_read() -> No
 
 
 def test_json_without_a_version_is_a_notice() -> None:
-    assert decode('{"Records": []}') == Notice({"Records": []})
-    assert DeadLetter(Step.DISCOVER, '{"Records": []}', "r").read() is None
+    assert decode('{"Records": []}') == Notification({"Records": []})
+    assert QueuedLetter(Step.DISCOVER, '{"Records": []}', "r").read() is None
 
 
 class Exceptions:
@@ -293,7 +293,7 @@ def test_each_message_of_a_standard_queue_names_its_sync_as_the_tenant() -> None
 def test_nothing_to_send_is_no_call() -> None:
     sqs = Sqs()
     queues(sqs).send([])
-    queues(sqs).bury(Step.VERIFY, [])
+    queues(sqs).send_dead_letters(Step.VERIFY, [])
     assert sqs.calls == []
 
 
@@ -309,14 +309,14 @@ def test_delays_are_what_sqs_takes() -> None:
     assert sqs.sent[0][1]["DelaySeconds"] == 900
 
 
-def test_what_sqs_did_not_take_is_sent_again() -> None:
+def test_messages_that_sqs_did_not_accept_are_sent_again() -> None:
     sqs = Sqs(failures=4)
     queues(sqs).send(batches(5))
     assert sqs.calls == [5, 2, 2]
     assert sorted(json.loads(entry["MessageBody"])["id"] for _, entry in sqs.sent) == [f"b{n}" for n in range(5)]
 
 
-def test_what_sqs_never_takes_is_a_failure() -> None:
+def test_messages_that_sqs_never_accepts_are_a_failure() -> None:
     with pytest.raises(SynclineError, match=r"AWS_UNAVAILABLE.*not now"):
         queues(Sqs(failures=100)).send(batches(5))
 
@@ -327,23 +327,23 @@ def test_dead_letters_are_read_and_forgotten() -> None:
         urls = {step: sqs.create_queue(QueueName=f"{step}")["QueueUrl"] for step in Step}
         dead_urls = {step: sqs.create_queue(QueueName=f"{step}-dead")["QueueUrl"] for step in Step}
         made = Queues(sqs, urls, dead_urls)
-        dead = Dead(Batch("r", "s", Step.TRANSFER, "b"), "INTERNAL", "why")
-        made.bury(Step.TRANSFER, [encode(dead), "nobody's"])
-        assert made.dead_count(Step.TRANSFER) == 2
+        dead = DeadLetter(Batch("r", "s", Step.TRANSFER, "b"), "INTERNAL", "why")
+        made.send_dead_letters(Step.TRANSFER, [encode(dead), "nobody's"])
+        assert made.count_dead_letters(Step.TRANSFER) == 2
         letters = {letter.body: letter for letter in made.dead_letters(Step.TRANSFER)}
         assert letters[encode(dead)].read() == dead
         assert letters["nobody's"].read() is None
-        assert made.dead_count(Step.TRANSFER) == 2
-        made.forget(letters["nobody's"])
-        made.put_back(letters[encode(dead)])
+        assert made.count_dead_letters(Step.TRANSFER) == 2
+        made.delete_letter(letters["nobody's"])
+        made.release_letter(letters[encode(dead)])
         (left,) = made.dead_letters(Step.TRANSFER)
         assert left.body == encode(dead)
-        assert made.dead_count(Step.VERIFY) == 0
+        assert made.count_dead_letters(Step.VERIFY) == 0
 
 
 def test_a_letter_that_sqs_laid_aside_reads_as_the_message_it_was() -> None:
     start = Start("a", Trigger.SCHEDULE, EVERYTHING)
-    assert DeadLetter(Step.DISCOVER, encode(start), "r").read() == start
+    assert QueuedLetter(Step.DISCOVER, encode(start), "r").read() == start
 
 
 @pytest.mark.parametrize("body", ['{"v": 7, "type": "start"}', '{"v": 0}', '{"v": 2, "type": "new"}'])
@@ -357,5 +357,5 @@ def test_a_message_of_another_version_is_not_invalid(body: str) -> None:
 def test_messages_of_a_queue_that_is_not_ours_are_not_shown_again() -> None:
     """As ``sam local invoke`` sends them: the queue of the event does not exist."""
     with pytest.raises(SynclineError, match="the function has no queue 'another'") as caught:
-        queues(Sqs()).show_again("another", ["receipt"], 5)
+        queues(Sqs()).set_visibility("another", ["receipt"], 5)
     assert caught.value.code.name == "MESSAGE_INVALID"

@@ -100,10 +100,10 @@ def test_each_outcome_has_a_count_of_its_own() -> None:
 
 
 def test_counts_add_up_results_and_items_without_a_result() -> None:
-    outcomes = [Outcome.MOVED, Outcome.MOVED, Outcome.SKIPPED, Outcome.LEFT_OUT, Outcome.EXTRA]
+    outcomes = [Outcome.MOVED, Outcome.MOVED, Outcome.EQUAL, Outcome.LEFT_OUT, Outcome.EXTRA]
     results = [Result("g", str(number), outcome, moved_bytes=number) for number, outcome in enumerate(outcomes)]
     assert Counts.of([]) == Counts()
-    assert Counts.of(results, skipped=10, left_out=20, extra=30, queued=40, requests=50) == Counts(
+    assert Counts.of(results, equal=10, left_out=20, extra=30, queued=40, requests=50) == Counts(
         moved=2, skipped=11, left_out=21, extra=31, queued=40, bytes=10, requests=50
     )
 
@@ -124,12 +124,12 @@ def test_only_queued_items_with_an_outcome_have_ended() -> None:
 
 @pytest.mark.parametrize("status", list(RunStatus))
 def test_a_run_is_over_once_it_is_done_cancelled_or_lost(status: RunStatus) -> None:
-    run = Run("r", "images", 3, Trigger.HAND, EVERYTHING, 1.0, status)
+    run = Run("r", "images", 3, Trigger.MANUAL, EVERYTHING, 1.0, status)
     assert run.over is (status not in (RunStatus.RUNNING, RunStatus.CANCELLING))
 
 
 def test_a_run_is_reported_with_its_field_names() -> None:
-    run = Run("r", "images", 3, Trigger.HAND, Scope.of(["team/app"]), 1.0, RunStatus.LOST, ended=2.0)
+    run = Run("r", "images", 3, Trigger.MANUAL, Scope.of(["team/app"]), 1.0, RunStatus.LOST, ended=2.0)
     value = run.as_dict()
     assert value.keys() == {each.name for each in fields(Run)}
     assert (value["id"], value["sync"], value["number"], value["ended"]) == ("r", "images", 3, 2.0)

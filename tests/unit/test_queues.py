@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from syncline.errors import SynclineError
-from syncline.messages import Batch, DeadLetter, Outgoing, Queues, Start, encode
+from syncline.messages import Batch, Outgoing, QueuedLetter, Queues, Start, encode
 from syncline.model import Item, Step, Trigger
 
 URLS = {step: f"https://sqs.test/1/{step}" for step in Step}
@@ -90,7 +90,7 @@ def test_a_throttled_message_is_sent_again(code: str) -> None:
 def test_a_message_is_sent_three_times_at_most() -> None:
     refused = [failed(number, "InternalError", "not now", fault=False) for number in range(2)]
     sqs = Sqs(*[{"Failed": refused}] * 4)
-    with pytest.raises(SynclineError, match="SQS did not take 2 messages: not now") as caught:
+    with pytest.raises(SynclineError, match="SQS did not accept 2 messages: not now") as caught:
         queues(sqs).send(outgoing(3))
     assert caught.value.code.name == "AWS_UNAVAILABLE"
     assert sqs.sizes == [3, 2, 2]
@@ -108,7 +108,7 @@ def test_a_refused_request_is_sent_again_message_by_message(code: str) -> None:
     assert sqs.sizes == [10, 3, 1, 1, 1]
 
 
-def test_what_several_requests_refuse_is_returned_together() -> None:
+def test_refusals_of_several_requests_are_returned_together() -> None:
     sqs = Sqs(*[{"Failed": [failed(0, "InvalidMessageContents", "bad")]}] * 2)
     refused = queues(sqs).send(outgoing(11))
     assert [batch.id for batch, _ in refused] == ["b0", "b10"]
@@ -126,13 +126,13 @@ def test_a_request_holds_messages_up_to_its_size(letter: str) -> None:
     """SQS refuses the whole request beyond it."""
     half = letter * (120_000 // len(letter.encode()))
     sqs = Sqs()
-    queues(sqs).bury(Step.VERIFY, [half] * 4)
-    queues(sqs).bury(Step.VERIFY, [half, half + "a"])
+    queues(sqs).send_dead_letters(Step.VERIFY, [half] * 4)
+    queues(sqs).send_dead_letters(Step.VERIFY, [half, half + "a"])
     assert sqs.sizes == [2, 2, 1, 1]
 
 
 def test_a_scan_is_asked_for_after_a_delay() -> None:
-    sqs, start = Sqs(), Start("images", Trigger.HAND)
+    sqs, start = Sqs(), Start("images", Trigger.MANUAL)
     queues(sqs).start(start)
     queues(sqs).start(start, 7)
     entry = {"Id": "0", "MessageBody": encode(start), "MessageGroupId": "images"}
@@ -145,7 +145,7 @@ def test_a_scan_is_asked_for_after_a_delay() -> None:
 def test_a_scan_that_sqs_refuses_is_an_error() -> None:
     sqs = Sqs({"Failed": [failed(0, "InvalidMessageContents", "bad")]})
     with pytest.raises(SynclineError, match="cannot queue a scan of images: InvalidMessageContents: bad") as caught:
-        queues(sqs).start(Start("images", Trigger.HAND))
+        queues(sqs).start(Start("images", Trigger.MANUAL))
     assert caught.value.code.name == "MESSAGE_REFUSED"
 
 
@@ -180,8 +180,8 @@ def test_a_commit_that_is_to_wait_does_so_on_the_discover_queue() -> None:
 def test_dead_letters_of_commits_name_a_group_and_an_identity() -> None:
     """SQS requires both on a FIFO queue."""
     sqs = Sqs()
-    queues(sqs).bury(Step.VERIFY, ["v"])
-    queues(sqs).bury(Step.COMMIT, ["c", "d"])
+    queues(sqs).send_dead_letters(Step.VERIFY, ["v"])
+    queues(sqs).send_dead_letters(Step.COMMIT, ["c", "d"])
     (_, verify), (_, commit) = sqs.calls
     assert verify == {
         "QueueUrl": DEAD_URLS[Step.VERIFY],
@@ -196,13 +196,13 @@ def test_dead_letters_of_commits_name_a_group_and_an_identity() -> None:
 
 def test_a_dead_letter_that_sqs_refuses_is_returned() -> None:
     sqs = Sqs({"Failed": [failed(1, "InvalidMessageContents", "bad")]})
-    assert queues(sqs).bury(Step.VERIFY, ["a", "b"]) == [("b", "InvalidMessageContents: bad")]
+    assert queues(sqs).send_dead_letters(Step.VERIFY, ["a", "b"]) == [("b", "InvalidMessageContents: bad")]
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(-1, 0), (0, 0), (0.9, 0), (1.9, 1), (43_200, 43_200), (50_000, 43_200)])
 def test_messages_are_seen_again_after_the_seconds_that_sqs_takes(seconds: float, told: int) -> None:
     sqs = Sqs()
-    queues(sqs).show_again("verify", ["one", "two"], seconds)
+    queues(sqs).set_visibility("verify", ["one", "two"], seconds)
     entries = [
         {"Id": "0", "ReceiptHandle": "one", "VisibilityTimeout": told},
         {"Id": "1", "ReceiptHandle": "two", "VisibilityTimeout": told},
@@ -212,7 +212,7 @@ def test_messages_are_seen_again_after_the_seconds_that_sqs_takes(seconds: float
 
 def test_messages_of_the_events_queue_are_seen_again_ten_at_a_time() -> None:
     sqs, receipts = Sqs(), [f"r{number}" for number in range(23)]
-    queues(sqs).show_again("events", receipts, 5)
+    queues(sqs).set_visibility("events", receipts, 5)
     assert sqs.sizes == [10, 10, 3]
     assert {arguments["QueueUrl"] for _, arguments in sqs.calls} == {EVENTS}
     entries = [entry for _, arguments in sqs.calls for entry in arguments["Entries"]]
@@ -226,8 +226,8 @@ def test_messages_of_the_events_queue_are_seen_again_ten_at_a_time() -> None:
 )
 def test_messages_that_sqs_does_not_show_again_are_an_error(failure: dict[str, str], why: str) -> None:
     sqs = Sqs({"Failed": [failure, {"Code": "Other"}]})
-    with pytest.raises(SynclineError, match=f"SQS did not change when 2 messages are seen: {why}$") as caught:
-        queues(sqs).show_again("transfer", ["receipt"], 5)
+    with pytest.raises(SynclineError, match=f"SQS did not change the visibility of 2 messages: {why}$") as caught:
+        queues(sqs).set_visibility("transfer", ["receipt"], 5)
     assert caught.value.code.name == "AWS_UNAVAILABLE"
 
 
@@ -236,7 +236,7 @@ def test_dead_letters_are_read_until_none_is_left() -> None:
     messages = [{"Body": f"b{number}", "ReceiptHandle": f"r{number}"} for number in range(3)]
     sqs = Sqs({"Messages": messages[:2]}, {"Messages": messages[2:]})
     letters = list(queues(sqs).dead_letters(Step.COMMIT, hidden_for=90))
-    assert letters == [DeadLetter(Step.COMMIT, f"b{number}", f"r{number}") for number in range(3)]
+    assert letters == [QueuedLetter(Step.COMMIT, f"b{number}", f"r{number}") for number in range(3)]
     asked = {"MaxNumberOfMessages": 10, "VisibilityTimeout": 90, "WaitTimeSeconds": 1}
     assert sqs.calls == [("receive_message", {"QueueUrl": DEAD_URLS[Step.COMMIT]} | asked)] * 3
 
@@ -248,9 +248,9 @@ def test_dead_letters_are_hidden_for_a_minute_unless_said_otherwise() -> None:
 
 
 def test_a_dead_letter_is_deleted_or_seen_again_at_once() -> None:
-    sqs, letter = Sqs(), DeadLetter(Step.VERIFY, "body", "receipt")
-    queues(sqs).forget(letter)
-    queues(sqs).put_back(letter)
+    sqs, letter = Sqs(), QueuedLetter(Step.VERIFY, "body", "receipt")
+    queues(sqs).delete_letter(letter)
+    queues(sqs).release_letter(letter)
     named = {"QueueUrl": DEAD_URLS[Step.VERIFY], "ReceiptHandle": "receipt"}
     assert sqs.calls == [
         ("delete_message", named),
@@ -261,5 +261,5 @@ def test_a_dead_letter_is_deleted_or_seen_again_at_once() -> None:
 def test_letters_that_somebody_is_reading_count_too() -> None:
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     sqs = Sqs({"Attributes": dict(zip(names, ("3", "4"), strict=True))})
-    assert queues(sqs).dead_count(Step.COMMIT) == 7
+    assert queues(sqs).count_dead_letters(Step.COMMIT) == 7
     assert sqs.calls == [("get_queue_attributes", {"QueueUrl": DEAD_URLS[Step.COMMIT], "AttributeNames": names})]

@@ -1,4 +1,4 @@
-"""What the functions say: structured lines, metrics, and never a secret."""
+"""Structured log lines and metrics, without secrets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from syncline.model import EVERYTHING, Counts, Outcome, Result, Run, RunStatus, Trigger
 from syncline.secrets import register
-from syncline.telemetry import batch_ended, logger, operation, run_ended
+from syncline.telemetry import log_batch_end, log_operation, log_run_end, logger
 
 PLANTED = "s3cret/with+odd=chars"
 
@@ -36,7 +36,7 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
 def ended_run(**counts: int) -> Run:
     return Run(
-        "r1", "prod-to-dr", 7, Trigger.HAND, EVERYTHING, 100.0, RunStatus.DONE, ended=102.5, counts=Counts(**counts)
+        "r1", "prod-to-dr", 7, Trigger.MANUAL, EVERYTHING, 100.0, RunStatus.DONE, ended=102.5, counts=Counts(**counts)
     )
 
 
@@ -49,7 +49,7 @@ def test_no_line_holds_a_secret(capsys: pytest.CaptureFixture[str]) -> None:
     except ValueError:
         logger.exception("an error whose text and traceback hold it")
     result = Result("team/app", "v1", Outcome.FAILED, code="UNAUTHORIZED", reason=f"refused {PLANTED}")
-    batch_ended({"step": "transfer", "batch": "b1"}, [result], Counts(failed=1))
+    log_batch_end({"step": "transfer", "batch": "b1"}, [result], Counts(failed=1))
     output = capsys.readouterr().out
     assert output.count("***") >= 5
     assert PLANTED not in output
@@ -59,7 +59,7 @@ def test_no_line_holds_a_secret(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_secret_that_is_a_word_hides_no_field(said: Callable[[], list[dict[str, Any]]]) -> None:
     for word in ("second", "operation", "level"):
         register(word)
-    run_ended(ended_run(moved=1))
+    log_run_end(ended_run(moved=1))
     line, _ = said()
     assert (line["level"], line["seconds"]) == ("info", 2.5)
     assert "operation" in line
@@ -69,7 +69,7 @@ def test_a_secret_that_is_a_word_hides_no_field(said: Callable[[], list[dict[str
 
 
 def test_the_end_of_a_run(said: Callable[[], list[dict[str, Any]]]) -> None:
-    run_ended(ended_run(moved=3, skipped=4, failed=1, bytes=1000))
+    log_run_end(ended_run(moved=3, skipped=4, failed=1, bytes=1000))
     line, emf = said()
     assert (line["level"], line["message"], line["sync"], line["seconds"]) == (
         "warning",
@@ -83,7 +83,7 @@ def test_the_end_of_a_run(said: Callable[[], list[dict[str, Any]]]) -> None:
         [1.0],
         [2.5],
     )
-    run_ended(ended_run(skipped=4, left_out=2))
+    log_run_end(ended_run(skipped=4, left_out=2))
     line, emf = said()
     assert (line["level"], line["left_out"], emf["ItemsLeftOut"], emf["RunsFailed"]) == ("info", 2, [2.0], [0.0])
 
@@ -92,8 +92,8 @@ def test_the_metrics_of_two_stacks_are_told_apart(
     said: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("syncline.telemetry._STACK", "staging")
-    run_ended(ended_run(moved=3))
-    operation("prod-to-dr", "commit", {}, {"ClustersBackedUp": 2})
+    log_run_end(ended_run(moved=3))
+    log_operation("prod-to-dr", "commit", {}, {"ClustersBackedUp": 2})
     measured = [line for line in said() if "_aws" in line]
     assert [line["stack"] for line in measured] == ["staging", "staging"]
     for line in measured:
@@ -106,7 +106,7 @@ def test_an_item_that_did_not_get_there_has_a_line_of_its_own(said: Callable[[],
         Result("team/app", "v1", Outcome.MOVED, "sha256:a", "sha256:a"),
         Result("team/app", "v2", Outcome.CONFLICT, "sha256:a", "sha256:b", code="TAG_DIFFERS", reason="differs"),
     ]
-    batch_ended({"step": "verify", "batch": "b1"}, results, Counts.of(results))
+    log_batch_end({"step": "verify", "batch": "b1"}, results, Counts.of(results))
     first, second = said()
     assert (first["item"], first["outcome"], first["code"], first["why"]) == (
         "team/app:v2",
@@ -132,6 +132,6 @@ def test_a_name_cannot_hide_or_forge_anything_in_a_log(
 
 def test_every_line_has_an_operation(said: Callable[[], list[dict[str, Any]]]) -> None:
     """A query such as ``select(.operation | startswith("git_"))`` fails at a line without one."""
-    run_ended(ended_run(moved=1))
-    operation("clusters", "git_push", {"files_new": 1}, {"ClustersBackedUp": 2.0})
+    log_run_end(ended_run(moved=1))
+    log_operation("clusters", "git_push", {"files_new": 1}, {"ClustersBackedUp": 2.0})
     assert [line["operation"] for line in said()] == [logger.service, "metrics", "git_push", "metrics"]

@@ -1,14 +1,15 @@
-"""What travels on the queues; the only room that knows message bodies.
+"""Messages on the queues; the only module that knows their bodies.
 
-Two things travel: a :class:`Start` asks for a look, a :class:`Batch` is one step's share of a run. What could not be
-done lies in the step's dead-letter queue as a :class:`Dead`, with its reason. What others send, such as a bucket's
-notifications, is a :class:`Notice`.
+A :class:`Start` asks for a scan, and a :class:`Batch` is one step's part of a run. Work that was given up stays in the
+step's dead-letter queue as a :class:`DeadLetter`, with its reason. A message of another sender, such as the notification
+of a bucket, is a :class:`Notification`.
 
-Commits travel on a FIFO queue, one message group for each target reference, so they come one after another and in
-order. Such a queue delays no single message: what is to wait does so on the discover queue, which passes it on.
+Commits use a FIFO queue with one message group for each target reference, so they are carried out one after another and
+in order. Such a queue cannot delay a single message: a delayed commit waits in the discover queue, whose function passes
+it on.
 
-On the other queues the message group is the sync. SQS delivers fairly among groups, so a sync with a long backlog does not
-delay the messages of the others ("fair queues").
+On the other queues the message group is the sync. SQS delivers fairly among groups, so a sync with a long backlog does
+not delay the messages of the others ("fair queues").
 """
 
 from __future__ import annotations
@@ -27,24 +28,24 @@ if TYPE_CHECKING:
 
 VERSION: Final = 1
 MAX_DELAY: Final = 900
-"""The longest delay SQS takes for a message, in seconds."""
+"""Limit of SQS for the delay of a message, in seconds."""
 LARGEST_MESSAGE: Final = 1_000_000
-"""Bytes of a message at most: SQS takes 1 MiB."""
+"""Limit of a message in bytes, below the 1 MiB of SQS."""
 _SEND_BYTES: Final = 240_000
 _SEND_ENTRIES: Final = 10
 _REFUSALS: Final = ("InvalidMessageContents", "InvalidParameterValue", "BatchRequestTooLong")
-"""Codes with which SQS refuses a whole request for what one of its messages is."""
+"""Codes with which SQS refuses a complete request because of one of its messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Asks for a scan of `scope` of a sync.
+    """A request to scan `scope` of a sync.
 
     `run` is the run's ID if the sender has begun the run. Otherwise the scan begins a run or, if one is in progress and
-    the scope is not everything, joins it. `id` names that run or the scan that joins: a message that was sent twice has
-    the same. Without it the message's own ID names it. `gathered` asks for a scan of what events have named since the
-    last one; `heard` is the body of an event that is to be noted before, for this sync alone. `noted` is when the events
-    that led to the message were noted, in Unix seconds of the function that did.
+    the scope is not everything, joins it. `id` identifies that run or the scan that joins, and is the same in a message
+    that is sent twice; without it the ID of the SQS message is used. `gathered` asks for a scan of the groups that events
+    have named since the last one. `event` is the body of an event that is to be noted first, for this sync alone. `noted`
+    is the time at which the events behind the message were noted, in Unix seconds of that function's clock.
     """
 
     sync: str
@@ -53,27 +54,27 @@ class Start:
     run: str | None = None
     plan: bool = False
     gathered: bool = False
-    heard: Any = None
+    event: Any = None
     id: str | None = None
     noted: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
-    """What somebody else put into a queue, as JSON."""
+class Notification:
+    """A message of another sender, as JSON values."""
 
     body: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step's share of a run: items, or for discover a scope and where in it to go on.
+    """One step's part of a run: items or, for discover, a scope and the cursor in it.
 
-    ``id`` follows from the parent's id, so that the same work done twice has the same id twice. ``attempt`` counts
-    tries of the same items from 1; ``hop`` counts messages from the run's start, and ``idle`` those just before this
-    one that got no further: both bound the chain. ``begun`` is the id of the batch whose work is carried on here, None
-    for work of its own. ``scan`` is the ID of the scan that the work came from if that has joined the run, None if it is
-    the one that the run began with. ``deaths`` counts the functions that died with this batch before it was sent anew.
+    `id` follows from the parent's ID, so the same work has the same ID if it is done twice. `attempt` counts the attempts
+    of the same items from 1. `hop` counts messages from the run's start, and `idle` the latest ones without progress:
+    both limit the chain. `begun` is the ID of the batch whose work is continued here, None for separate work. `scan` is
+    the ID of the scan that the work came from if that has joined the run, None if it is the one that the run began with.
+    `deaths` counts the functions that died with this batch before it was sent again.
     """
 
     run: str
@@ -92,7 +93,7 @@ class Batch:
     deaths: int = 0
 
     def child(self, number: int, **changes: Any) -> Batch:
-        """The ``number``-th batch that follows from this one, equal to it but for ``changes``."""
+        """Return the `number`-th batch that follows from this one, which equals it except for `changes`."""
         digest = hashlib.blake2b(f"{self.id}/{number}".encode(), digest_size=10).hexdigest()
         begun = self.origin if changes.get("step", self.step) is self.step else None
         values: dict[str, Any] = {"id": digest, "hop": self.hop + 1, "idle": 0, "begun": begun, "deaths": 0}
@@ -101,18 +102,18 @@ class Batch:
 
     @property
     def origin(self) -> str:
-        """The id of the batch that the work began with: the same however often it is tried and continued."""
+        """The ID of the batch that the work began with: the same however often it is tried and continued."""
         return self.begun or self.id
 
     @property
     def group(self) -> str:
-        """The target reference all items belong to."""
+        """The group of all items."""
         return self.items[0].group
 
 
 @dataclass(frozen=True, slots=True)
-class Dead:
-    """Work given up, with its reason. ``item`` is the item's group and name; "*" for a name stands for a whole group."""
+class DeadLetter:
+    """Work that was given up, with its reason. `item` is a group and a name; the name "*" means the complete group."""
 
     batch: Batch
     code: CodeName
@@ -121,7 +122,7 @@ class Dead:
 
     @property
     def key(self) -> tuple[str, str]:
-        """The group and the name of the item; of a letter without one, those that its work stands for."""
+        """The group and the name of the item; of a letter without `item`, those of its work."""
         if self.item is not None:
             return self.item
         if self.batch.items:
@@ -132,7 +133,7 @@ class Dead:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A batch on its way to its step's queue, not to be seen there before ``delay`` seconds have passed."""
+    """A batch to be sent to its step's queue, where it becomes visible after `delay` seconds."""
 
     batch: Batch
     delay: int = 0
@@ -147,50 +148,48 @@ class Outgoing:
         return cls(batch, value[0])
 
 
-def to_json(message: Start | Batch | Dead) -> dict[str, Any]:
-    """The message as JSON values; what has its default is left out."""
+def to_json(message: Start | Batch | DeadLetter) -> dict[str, Any]:
+    """Return a message as JSON values, without those that have their defaults."""
     match message:
         case Start():
             body: dict[str, Any] = {"v": VERSION, "type": "start", "sync": message.sync}
             body["trigger"] = message.trigger.value
-            body |= {"run": message.run} if message.run else {}
-            body |= {"gathered": True} if message.gathered else {}
-            body |= {"heard": message.heard} if message.heard is not None else {}
-            body |= {"id": message.id} if message.id is not None else {}
-            body |= {"noted": message.noted} if message.noted is not None else {}
+            optional = {"run": message.run or None, "gathered": message.gathered or None, "heard": message.event}
+            optional |= {"id": message.id, "noted": message.noted}
         case Batch():
             body = {"v": VERSION, "type": "batch", "run": message.run, "sync": message.sync}
             body |= {"step": message.step.value, "id": message.id, "attempt": message.attempt, "hop": message.hop}
-            body |= {"idle": message.idle} if message.idle else {}
-            body |= {"begun": message.begun} if message.begun is not None else {}
-            body |= {"scan": message.scan} if message.scan is not None else {}
-            body |= {"deaths": message.deaths} if message.deaths else {}
-            body |= {"cursor": message.cursor} if message.cursor is not None else {}
-            body |= {"items": [item.to_json() for item in message.items]} if message.items else {}
-        case Dead():
-            dead = {"v": VERSION, "type": "dead", "code": message.code, "reason": message.reason}
-            dead |= {"item": list(message.item)} if message.item is not None else {}
-            return dead | {"batch": to_json(message.batch)}
-    body |= {"groups": list(message.scope.groups)} if message.scope.groups is not None else {}
-    body |= {"plan": True} if message.plan else {}
-    return body
+            optional = {"idle": message.idle or None, "begun": message.begun, "scan": message.scan}
+            optional |= {"deaths": message.deaths or None, "cursor": message.cursor}
+            optional["items"] = [item.to_json() for item in message.items] or None
+        case DeadLetter():
+            body = {"v": VERSION, "type": "dead", "code": message.code, "reason": message.reason}
+            body |= {"item": list(message.item)} if message.item is not None else {}
+            return body | {"batch": to_json(message.batch)}
+    groups = message.scope.groups
+    optional |= {"groups": None if groups is None else list(groups), "plan": message.plan or None}
+    return body | {name: value for name, value in optional.items() if value is not None}
 
 
-def encode(message: Start | Batch | Dead) -> str:
-    """The message as the body of a queue's message."""
+def encode(message: Start | Batch | DeadLetter) -> str:
+    """Return a message as the body of an SQS message."""
     return compact_json(to_json(message))
 
 
-def from_json(body: Any) -> Start | Batch | Dead | Notice:
-    """Read a message. Raises MESSAGE_VERSION for another version's, and MESSAGE_INVALID naming what is wrong."""
+def from_json(body: Any) -> Start | Batch | DeadLetter | Notification:
+    """Return a message. Raises MESSAGE_VERSION for another version, and MESSAGE_INVALID naming the fault."""
     if isinstance(body, dict) and "v" not in body:
-        return Notice(body)
+        return Notification(body)
     try:
         version = body["v"]
         if isinstance(version, int) and version != VERSION:
-            raise SynclineError("MESSAGE_VERSION", f"a message of version {version}; this Syncline reads {VERSION}")
+            raise SynclineError(
+                "MESSAGE_VERSION", f"message version {version}; this version of Syncline reads {VERSION}"
+            )
         if version != VERSION:
-            raise SynclineError("MESSAGE_INVALID", f"message version {version!r}, this Syncline reads {VERSION}")
+            raise SynclineError(
+                "MESSAGE_INVALID", f"message version {version!r}; this version of Syncline reads {VERSION}"
+            )
         match body["type"]:
             case "start":
                 return Start(
@@ -226,7 +225,7 @@ def from_json(body: Any) -> Start | Batch | Dead | Notice:
                 if not isinstance(batch, Batch) or not isinstance(body["code"], str):
                     raise SynclineError("MESSAGE_INVALID", "a dead letter without a batch or code")
                 item = body.get("item")
-                return Dead(
+                return DeadLetter(
                     batch, stored_code(body["code"]), str(body["reason"]), item and (str(item[0]), str(item[1]))
                 )
             case other:
@@ -235,8 +234,8 @@ def from_json(body: Any) -> Start | Batch | Dead | Notice:
         raise SynclineError("MESSAGE_INVALID", f"{type(error).__name__}: {error}") from None
 
 
-def decode(body: str) -> Start | Batch | Dead | Notice:
-    """Read the body of a queue's message; raises MESSAGE_INVALID or MESSAGE_VERSION."""
+def decode(body: str) -> Start | Batch | DeadLetter | Notification:
+    """Return the message in the body of an SQS message; raises MESSAGE_INVALID or MESSAGE_VERSION."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -245,27 +244,28 @@ def decode(body: str) -> Start | Batch | Dead | Notice:
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A message found in a dead-letter queue: readable as ``dead``, or (SQS moved it there) as the original."""
+class QueuedLetter:
+    """A message received from a dead-letter queue: a :class:`DeadLetter`, or a message that SQS moved there."""
 
     step: Step
     body: str
     receipt: str
 
-    def read(self) -> Dead | Batch | Start | None:
-        """Return the message, None if it is nobody's, or another version's."""
+    def read(self) -> DeadLetter | Batch | Start | None:
+        """Return the message, None if it is invalid or has another version."""
         try:
             message = decode(self.body)
         except SynclineError:
             return None
-        return None if isinstance(message, Notice) else message
+        return None if isinstance(message, Notification) else message
 
 
 @dataclass(frozen=True, slots=True)
 class Queues:
-    """The queues of a stack. ``urls`` and ``dead_urls`` hold queue URLs by step; a step may lack those it never uses.
+    """The queues of a stack.
 
-    ``events`` is the URL of the queue that sources notify.
+    `urls` and `dead_urls` are the URLs by step of those that the function uses. `events` is the URL of the queue that
+    sources notify.
     """
 
     sqs: SQSClient
@@ -274,15 +274,15 @@ class Queues:
     events: str | None = None
 
     def start(self, start: Start, delay: int = 0) -> None:
-        """Ask for a scan, in `delay` seconds. Raises MESSAGE_REFUSED."""
+        """Queue a scan that begins in `delay` seconds. Raises MESSAGE_REFUSED."""
         refused = self._send_all(self.urls[Step.DISCOVER], [_Body(encode(start), delay, start.sync)])
         for _, why in refused:
             raise SynclineError("MESSAGE_REFUSED", f"cannot queue a scan of {start.sync}: {why}")
 
     def send(self, outgoing: Iterable[Outgoing]) -> list[tuple[Batch, str]]:
-        """Send batches to their steps' queues. Return those that SQS refuses for good, with its reason.
+        """Send batches to the queues of their steps. Return those that SQS refuses permanently, with its reason.
 
-        Raises AWS_UNAVAILABLE if SQS does not take others after several tries.
+        Raises AWS_UNAVAILABLE if SQS does not accept others after several attempts.
         """
         batches: dict[str, Batch] = {}
         by_step: dict[Step, list[_Body]] = {}
@@ -299,14 +299,14 @@ class Queues:
         refused = [each for step, bodies in by_step.items() for each in self._send_all(self.urls[step], bodies)]
         return [(batches[body.text], why) for body, why in refused]
 
-    def bury(self, step: Step, bodies: Iterable[str]) -> list[tuple[str, str]]:
-        """Put bodies into the step's dead-letter queue. Return those that SQS refuses for good, with its reason."""
+    def send_dead_letters(self, step: Step, bodies: Iterable[str]) -> list[tuple[str, str]]:
+        """Put bodies into the step's dead-letter queue. Return those that SQS refuses permanently, with its reason."""
         ordered = step is Step.COMMIT
         letters = [_Body(body, 0, *((_short(body), _short(body)) if ordered else ())) for body in bodies]
         return [(body.text, why) for body, why in self._send_all(self.dead_urls[step], letters)]
 
     def _send_all(self, url: str, bodies: Sequence[_Body]) -> list[tuple[_Body, str]]:
-        """Send bodies, each by itself where SQS refuses several at once. Return what it refuses, with its reason."""
+        """Send bodies, one by one if SQS refuses several at once. Return those that it refuses, with its reason."""
         refused: list[tuple[_Body, str]] = []
         for chunk in _chunks(bodies):
             try:
@@ -324,20 +324,22 @@ class Queues:
         entries = {str(n): {"Id": str(n), **body.entry()} for n, body in enumerate(chunk)}
         refused: list[tuple[_Body, str]] = []
         for _ in range(3):
-            answer = self.sqs.send_message_batch(QueueUrl=url, Entries=list(entries.values()))  # type: ignore[arg-type]
-            failed = answer.get("Failed", [])
+            response = self.sqs.send_message_batch(QueueUrl=url, Entries=list(entries.values()))  # type: ignore[arg-type]
+            failed = response.get("Failed", [])
             faults = {each["Id"]: each for each in failed if each.get("SenderFault") and "hrottl" not in each["Code"]}
             refused += [(chunk[int(n)], f"{each['Code']}: {each.get('Message')}") for n, each in faults.items()]
             entries = {each["Id"]: entries[each["Id"]] for each in failed if each["Id"] not in faults}
             if not entries:
                 return refused
-        raise SynclineError("AWS_UNAVAILABLE", f"SQS did not take {len(entries)} messages: {failed[0].get('Message')}")
+        raise SynclineError(
+            "AWS_UNAVAILABLE", f"SQS did not accept {len(entries)} messages: {failed[0].get('Message')}"
+        )
 
-    def show_again(self, queue: str, receipts: Sequence[str], seconds: float) -> None:
-        """Let messages that were received from a queue, by its name, be seen again after `seconds`.
+    def set_visibility(self, queue: str, receipts: Sequence[str], seconds: float) -> None:
+        """Make messages that were received from the queue of that name visible again after `seconds`.
 
-        Raise AWS_UNAVAILABLE if SQS refuses some of them, and MESSAGE_INVALID if they are from another queue, as those
-        that somebody invokes a function with.
+        Raises AWS_UNAVAILABLE if SQS refuses some of them, and MESSAGE_INVALID if they are from an unknown queue, as in a
+        manual invocation of a function.
         """
         seconds = max(0, min(int(seconds), 43_200))
         urls = (*self.urls.values(), self.events or "")
@@ -345,58 +347,58 @@ class Queues:
         if url is None:
             raise SynclineError("MESSAGE_INVALID", f"the function has no queue {queue!r}")
         for at in range(0, len(receipts), _SEND_ENTRIES):
-            answer = self.sqs.change_message_visibility_batch(
+            response = self.sqs.change_message_visibility_batch(
                 QueueUrl=url,
                 Entries=[
                     {"Id": str(n), "ReceiptHandle": receipt, "VisibilityTimeout": seconds}
                     for n, receipt in enumerate(receipts[at : at + _SEND_ENTRIES])
                 ],
             )
-            if failed := answer.get("Failed"):
+            if failed := response.get("Failed"):
                 why = failed[0].get("Message") or failed[0]["Code"]
                 raise SynclineError(
-                    "AWS_UNAVAILABLE", f"SQS did not change when {len(failed)} messages are seen: {why}"
+                    "AWS_UNAVAILABLE", f"SQS did not change the visibility of {len(failed)} messages: {why}"
                 )
 
-    def dead_letters(self, step: Step, *, hidden_for: int = 60) -> Iterator[DeadLetter]:
-        """What lies in a step's dead-letter queue now. Each letter stays unseen by others for ``hidden_for`` seconds."""
+    def dead_letters(self, step: Step, *, hidden_for: int = 60) -> Iterator[QueuedLetter]:
+        """Receive the dead letters of a step. Each stays invisible to other readers for `hidden_for` seconds."""
         while True:
-            answer = self.sqs.receive_message(
+            response = self.sqs.receive_message(
                 QueueUrl=self.dead_urls[step],
                 MaxNumberOfMessages=10,
                 VisibilityTimeout=hidden_for,
                 WaitTimeSeconds=1,
             )
-            if not answer.get("Messages"):
+            if not response.get("Messages"):
                 return
-            for message in answer["Messages"]:
-                yield DeadLetter(step, message["Body"], message["ReceiptHandle"])
+            for message in response["Messages"]:
+                yield QueuedLetter(step, message["Body"], message["ReceiptHandle"])
 
-    def forget(self, letter: DeadLetter) -> None:
+    def delete_letter(self, letter: QueuedLetter) -> None:
         """Delete a dead letter."""
         self.sqs.delete_message(QueueUrl=self.dead_urls[letter.step], ReceiptHandle=letter.receipt)
 
-    def put_back(self, letter: DeadLetter) -> None:
-        """Let a dead letter be seen again at once."""
+    def release_letter(self, letter: QueuedLetter) -> None:
+        """Make a dead letter visible again at once."""
         self.sqs.change_message_visibility(
             QueueUrl=self.dead_urls[letter.step], ReceiptHandle=letter.receipt, VisibilityTimeout=0
         )
 
-    def dead_count(self, step: Step) -> int:
-        """About how many letters lie in a step's dead-letter queue."""
-        answer = self.sqs.get_queue_attributes(
+    def count_dead_letters(self, step: Step) -> int:
+        """Return the approximate number of dead letters of a step."""
+        response = self.sqs.get_queue_attributes(
             QueueUrl=self.dead_urls[step],
             AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"],
         )
-        return sum(int(value) for value in answer["Attributes"].values())
+        return sum(int(value) for value in response["Attributes"].values())
 
 
 @dataclass(frozen=True, slots=True)
 class _Body:
-    """A message as SendMessageBatch takes it.
+    """A message for SendMessageBatch.
 
-    Messages of a `group` come in order on a FIFO queue, which takes only the first of those with one `identity`. On
-    another queue the group is the tenant among whom SQS delivers fairly.
+    A FIFO queue delivers the messages of a `group` in order, and accepts only the first of those with the same
+    `identity`. On another queue the group is the tenant among which SQS delivers fairly.
     """
 
     text: str
@@ -413,12 +415,12 @@ class _Body:
 
 
 def _short(text: str) -> str:
-    """What stands for a text where SQS takes 128 characters."""
+    """Return a digest of a text, for the limit of 128 characters in SQS."""
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def _chunks(bodies: Sequence[_Body]) -> Iterator[list[_Body]]:
-    """Bodies in portions that one SendMessageBatch takes: ten at most, and within its size."""
+    """Yield bodies in chunks that fit one SendMessageBatch: ten at most, and within its size."""
     chunk: list[_Body] = []
     size = 0
     for body in bodies:

@@ -1,4 +1,4 @@
-"""The words of Syncline as types. Nothing here imports anything of Syncline's."""
+"""The vocabulary of Syncline, as types. This module imports no other one of the package."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from syncline.errors import CodeName
 
 
 class Trigger(StrEnum):
-    """What started a run."""
+    """The cause of a run."""
 
     SCHEDULE = "schedule"
     WEBHOOK = "webhook"
     EVENT = "event"
-    HAND = "hand"
+    MANUAL = "hand"
     RETRY = "retry"
     START = "start"
-    """`syncline up` after the engine on one machine was ended by force."""
+    """`syncline up`, after the engine on one machine was killed."""
 
 
 class Step(StrEnum):
-    """What a function does to items; also the name of its queue."""
+    """A step of a run; its value is also the name of its queue."""
 
     DISCOVER = "discover"
     TRANSFER = "transfer"
@@ -34,42 +34,39 @@ class Step(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a step ended for an item."""
+    """The outcome of an item. The value is stored, and shown in JSON."""
 
     MOVED = "moved"
-    SKIPPED = "skipped"
+    EQUAL = "skipped"
     LEFT_OUT = "left_out"  # by the selection or by the rule for Secrets, or the target cannot hold a counterpart
     REMOVED = "removed"
-    EXTRA = "extra"  # at the target alone, and not ours
+    EXTRA = "extra"  # only at the target, and not ours
     CONFLICT = "conflict"
     FAILED = "failed"
-    KNOWN = "known"  # a known failure: failed in an earlier run, too, with the same code and source
+    KNOWN = "known"  # failed in an earlier run with the same code and source
     WOULD_MOVE = "would_move"  # only in a plan
     WOULD_REMOVE = "would_remove"  # only in a plan
-    CANCELLED = "cancelled"  # the run was cancelled before its turn came
+    CANCELLED = "cancelled"  # the run was cancelled first
 
 
 class RunStatus(StrEnum):
-    """Where a run stands."""
+    """The status of a run."""
 
     RUNNING = "running"
     CANCELLING = "cancelling"
     DONE = "done"
     CANCELLED = "cancelled"
-    LOST = "lost"  # nothing was heard of it for longer than a message can live unseen
+    LOST = "lost"  # without a commit for longer than a message can stay invisible
 
 
 _REFUSED: Final = re.compile("[\ud800-\udfff\ufffe\uffff]")
 LARGEST_SCOPE: Final = 100_000
-"""Bytes of names, as JSON, that one look may cover: its run is an item of the table, its batch a message."""
+"""Limit of the names that one scan covers, in bytes of JSON: its run is an item of the table, its batch a message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a look covers: everything, or some groups (for images: repositories as the target names them).
-
-    ``groups`` is ``None`` for everything.
-    """
+    """The part of a sync that a scan covers: some groups, or everything if `groups` is None."""
 
     groups: tuple[str, ...] | None = None
 
@@ -83,11 +80,11 @@ class Scope:
 
     @property
     def fits(self) -> bool:
-        """Whether one look may cover it."""
+        """Return True if one scan may cover it."""
         return self.groups is None or sum(map(json_bytes, self.groups)) <= LARGEST_SCOPE
 
     def parts(self) -> Iterator[Scope]:
-        """The same as scopes that one look each may cover; none where there is nothing to look at."""
+        """Yield the scope in parts that one scan each may cover; none if it has no groups."""
         if self.groups is None:
             yield self
         else:
@@ -95,7 +92,7 @@ class Scope:
 
 
 def portions(names: Iterable[str]) -> Iterator[tuple[str, ...]]:
-    """Names, in their order, in portions that one look each may cover."""
+    """Yield names, in their order, in portions that one scan each may cover."""
     portion: list[str] = []
     size = 0
     for name in names:
@@ -114,12 +111,12 @@ EVERYTHING: Final = Scope()
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """The smallest thing that moves by itself.
+    """The smallest thing that is transferred on its own.
 
-    ``group`` is the target reference that has one writer at a time (for images the repository) and ``name`` the item
-    in it (the tag). ``source`` and ``target`` are fingerprints as far as the look knew them: ``source`` may be
-    unknown where learning it costs a request, ``target`` is None where the target has nothing. ``size`` is in bytes,
-    if known. ``detail`` is the kind's own, of JSON values: for example where a half-done transfer stands.
+    `group` is the group that has one writer at a time (for images a repository), and `name` identifies the item in it (a
+    tag). `source` and `target` are the fingerprints that the scan knew: `source` is None if a request would be needed to
+    learn it, `target` is None if the target does not have the item. `size` is in bytes, None if unknown. `detail` holds
+    JSON values of the kind, for example the position of an unfinished transfer.
     """
 
     group: str
@@ -142,10 +139,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a step ended for one item, as the report shows it.
+    """The outcome of one item, as the report shows it.
 
-    ``source`` and ``target`` are the fingerprints the outcome rests on; ``moved_bytes`` counts what was sent to the
-    target; ``code`` is one of :mod:`syncline.errors` for a conflict or a failure, ``reason`` one plain sentence.
+    `source` and `target` are the fingerprints that decided the outcome, and `moved_bytes` counts the bytes sent to the
+    target. `code` is one of :mod:`syncline.errors` for a conflict or a failure, and `reason` one plain sentence.
     """
 
     group: str
@@ -158,20 +155,12 @@ class Result:
     reason: str | None = None
 
     def to_json(self) -> list[Any]:
-        return [
-            self.group,
-            self.name,
-            self.outcome.value,
-            self.source,
-            self.target,
-            self.moved_bytes,
-            self.code,
-            self.reason,
-        ]
+        identity = [self.group, self.name, self.outcome.value, self.source, self.target]
+        return [*identity, self.moved_bytes, self.code, self.reason]
 
     @classmethod
     def cancelled(cls, item: Item) -> Result:
-        """Return the result of an item that is left as it is, for its run was cancelled."""
+        """Return the result of an item that is left as it is because its run was cancelled."""
         return cls(item.group, item.name, Outcome.CANCELLED, item.source, item.target)
 
     @classmethod
@@ -180,23 +169,22 @@ class Result:
         return cls(group, name, Outcome(outcome), source, target, moved_bytes, code, reason)
 
     def as_dict(self) -> dict[str, Any]:
-        """The result with its field names, for people's JSON."""
+        """Return the result as JSON values with field names."""
         return {**asdict(self), "outcome": self.outcome.value}
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a run did, in items; ``bytes`` were sent to the target, ``requests`` made to source and target.
+    """The items of a run by outcome, the `bytes` sent to the target, and the `requests` made to source and target.
 
-    ``queued`` counts the items found to differ, each of which ends as moved, removed, conflict, failed or cancelled. One
-    that turns out to be equal after all is skipped, and counts as queued no more; likewise one that is left out.
+    `queued` counts the items found to differ, each of which ends as moved, removed, conflict, failed or cancelled. An
+    item that turns out to be equal counts as `skipped` and no longer as queued; likewise one that is left out.
 
-    ``left_out`` counts what the selection or the rule for Secrets excludes, and keys of which the target cannot hold a
-    counterpart. ``extra`` counts items that the target alone has and that are not ours. Neither is ever a failure.
+    `left_out` counts items that the selection or the rule for Secrets excludes, and keys of which the target cannot hold
+    a counterpart. `extra` counts items that only the target has and that are not ours. Neither is a failure.
 
-    ``known`` counts the known failures of the sync, and ``acknowledged`` those of them that the operator has
-    acknowledged, which are not among ``known``. Of a run that is over they count all there are, also those that the run
-    has not met.
+    `known` counts the known failures of the sync that the operator has not acknowledged, and `acknowledged` the others.
+    For a run that is over they include known failures that the run has not met.
     """
 
     queued: int = 0
@@ -220,7 +208,7 @@ class Counts:
 
     @property
     def ended(self) -> int:
-        """Queued items that have come to an end."""
+        """The number of queued items that have ended."""
         return self.moved + self.removed + self.cancelled + self.failed + self.known + self.conflict
 
     @classmethod
@@ -228,19 +216,19 @@ class Counts:
         cls,
         results: Iterable[Result],
         *,
-        skipped: int = 0,
+        equal: int = 0,
         left_out: int = 0,
         extra: int = 0,
         queued: int = 0,
         requests: int = 0,
     ) -> Counts:
-        """Tally results; ``skipped``, ``left_out`` and ``extra`` add items that have no result of their own."""
+        """Count results. `equal`, `left_out` and `extra` add items without a result."""
         tally: dict[str, int] = dict.fromkeys((o.value for o in Outcome), 0)
         moved_bytes = 0
         for result in results:
             tally[result.outcome.value] += 1
             moved_bytes += result.moved_bytes
-        tally["skipped"] += skipped
+        tally["skipped"] += equal
         tally["left_out"] += left_out
         tally["extra"] += extra
         return cls(**tally, queued=queued, bytes=moved_bytes, requests=requests)
@@ -248,9 +236,9 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Why work of a run waits or was put back: an error's code and text.
+    """The reason why work of a run waits: the code and the text of an error.
 
-    It was noted at ``at`` last, and at ``since`` first; ``until`` is when the work is tried again. All are Unix seconds.
+    It was noted first at `since` and last at `at`; the work is tried again at `until`. All are Unix seconds.
     """
 
     code: CodeName
@@ -262,11 +250,11 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One execution of a sync. Times are Unix seconds; ``number`` grows by one with each run of a sync.
+    """One execution of a sync. Times are Unix seconds; `number` grows by one with each run of a sync.
 
-    ``allow_removals`` is the number of removals that the operator allowed for this run in place of the sync's limits,
-    None where the limits hold. ``config`` is the digest of the configuration that the run began with, which it keeps;
-    None for a run of a version that did not record it. ``waiting`` is why work of it waited last, None if none did.
+    `allow_removals` is the number of removals that the operator allowed for this run in place of the sync's limits, None
+    if the limits apply. `config` is the digest of the configuration that the run began with and keeps, None for a run of
+    a version that did not record it. `waiting` is the latest reason why work of it waited, None if none did.
     """
 
     id: str
@@ -288,7 +276,7 @@ class Run:
         return self.status in (RunStatus.DONE, RunStatus.CANCELLED, RunStatus.LOST)
 
     def as_dict(self) -> dict[str, Any]:
-        """The run with its field names, for people's JSON."""
+        """Return the run as JSON values with field names."""
         value = asdict(self)
         value |= {"trigger": self.trigger.value, "status": self.status.value, "scope": self.scope.groups}
         return value
@@ -300,9 +288,9 @@ def json_bytes(value: Any) -> int:
 
 
 def compact_json(value: Any) -> str:
-    """Return JSON without spaces, keys in the order given.
+    """Return JSON without spaces, with keys in the given order.
 
-    Non-ASCII is kept, except what UTF-8 or SQS refuses: lone surrogates, U+FFFE and U+FFFF become escapes.
+    Non-ASCII characters are kept, but lone surrogates, U+FFFE and U+FFFF, which UTF-8 or SQS refuse, are escaped.
     """
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     return _REFUSED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

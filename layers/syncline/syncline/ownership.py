@@ -21,7 +21,7 @@ class Action(StrEnum):
     """Neither side has the item, or the target has a foreign one that the source does not have."""
     EQUAL = "equal"
     ADOPT = "adopt"
-    """The target's item equals the source's, although we did not know it: from now on it is ours."""
+    """The target's item equals the source's, and becomes ours although we did not write it."""
     CREATE = "create"
     REPLACE = "replace"
     REMOVE = "remove"
@@ -33,8 +33,8 @@ def decide(  # noqa: PLR0913 - the facts of one item, each by its name
 ) -> Action:
     """Return the action for one item.
 
-    ``ours`` says that the target's item is ours, ``current`` that it was made from the source's present version, and
-    ``same`` that both sides are equal by their own fingerprints.
+    `ours` means that the target's item is ours, `current` that it was made from the source's present version, and `same`
+    that the fingerprints of both sides are equal.
     """
     if not at_source:
         return Action.REMOVE if at_target and ours else Action.NOTHING
@@ -62,11 +62,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class RemovalRequest:
-    """A request for `count` removals, all or none of them, in the window of a sync that now runs.
+    """A request for `count` removals, all or none of them, in the current window of a sync.
 
-    A repeated `name` gets the answer that it got in this window, and reserves only what it wants beyond what it has.
-    `run` is the ID of the run that asks; with `own` the limits are this run's own, and so is its window. With `keep`
-    False nothing is reserved: the answer says what a request would get. Raises ValueError if `count` is negative.
+    A repeated `name` keeps what it has reserved in this window, and reserves only the difference. `run` is the ID of the
+    requesting run; with `own` the run has separate limits and a separate window. With `keep` False nothing is reserved:
+    the answer is that to a real request. Raises ValueError if `count` is negative.
     """
 
     limits: Limits
@@ -87,7 +87,7 @@ class Grant:
 
     `used` is the number of removals reserved in the window before, `total` the number of items that are ours and
     selected at its beginning, and `most` the number of removals that it allows in all. `until` is its end in Unix
-    seconds; where no window runs, the time of the answer.
+    seconds, or the time of the answer if there is no window.
     """
 
     allowed: bool
@@ -99,14 +99,14 @@ class Grant:
 
 def allowance(limits: Limits, total: int, used: int) -> int:
     """Return how many more items may be removed in a window that began with `total` items, `used` of them removed."""
-    # 0.29 * 100 is 28.999999999999996 in binary: the share is meant as it is written.
+    # 0.29 * 100 is 28.999999999999996 in binary: the share is meant as a decimal.
     share = int(Decimal(repr(limits.share)) * total)
     most = min(limits.count, max(1, share))
     return max(0, most - used)
 
 
 def digest_of(texts: Iterable[str]) -> str:
-    """Return a short name for a request: the same removals asked for again are reserved once."""
+    """Return a name for a request, the same for the same removals, so that they are reserved once."""
     return hashlib.blake2b("\0".join(texts).encode(errors="surrogatepass"), digest_size=8).hexdigest()
 
 
@@ -118,8 +118,8 @@ class Windows(Protocol):
     ) -> Grant:
         """Reserve removals.
 
-        `total` returns the number of items that are ours and selected, and `removed` the number of those that a run, by
-        its ID, has removed so far, which are no longer among them. Both may be slow. Without `removed` a run that is over
-        counts as one that removed all it had reserved.
+        `total` returns the number of items that are ours and selected. `removed` returns the number of items that a run,
+        by its ID, has removed so far, which are no longer among them. Both may be slow. Without `removed`, a run that is
+        over is taken to have removed all it had reserved.
         """
         ...

@@ -1,12 +1,12 @@
-"""Which names a sync takes: include and exclude, each by glob or by regular expression.
+"""Patterns that include and exclude names: globs and regular expressions.
 
-A pattern is a *glob*, or a regular expression when it begins with ``re:``; both must match the whole name.
+A pattern is a *glob*, or a regular expression if it begins with ``re:``; both must match the complete name.
 
-- ``*`` stands for any characters but ``/``, ``?`` for one such character, ``[a-c]`` and ``[!a-c]`` for one of a set;
-- ``**`` also crosses ``/``; as a whole path part, ``**/`` stands for any number of leading parts, none included.
+- ``*`` matches any characters except ``/``, ``?`` one such character, ``[a-c]`` and ``[!a-c]`` one of a set;
+- ``**`` also matches ``/``; as a complete path part, ``**/`` matches any number of leading parts, or none.
 
-Names come from other people's registries, so a pattern must not be one that a chosen name can keep busy for ever:
-globs are translated to expressions whose work is bounded, and regular expressions with nested repetition are refused.
+Names come from foreign registries, so no name may make a match take exponential time: globs are translated to
+expressions with bounded work, and regular expressions with nested repetitions are refused.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
-# Python's own reading of an expression. The names have an underscore, but nothing public tells what an expression
-# repeats; a test holds them to what is needed here.
+# Python's parser of expressions. It is private, but no public function shows the repetitions of an expression; a test
+# checks the parts that are used here.
 _sre: Final = importlib.import_module("re._constants")
 _sre_parser: Final = importlib.import_module("re._parser")
 
@@ -27,30 +27,30 @@ LONGEST_PATTERN: Final = 200  # characters
 _STAR: Final = "*"
 _MOST_DOUBLE_STARS: Final = 2
 _MOST_OPEN: Final = 2
-_LETTERS: Final = frozenset(string.ascii_lowercase + string.digits + "._/-")  # of names; capitals count as small
+_LETTERS: Final = frozenset(string.ascii_lowercase + string.digits + "._/-")  # of names, regardless of case
 _SIGNATURE_TAG: Final = re.compile(r"(sha256|sha512)-([0-9a-f]{64})(\.sig|\.att|\.sbom)?")
 
 
 def is_signature_tag(tag: str) -> bool:
-    """Whether ``tag`` holds what belongs to an image and follows it.
+    """Return True if a tag belongs to an image and is synced with it.
 
     That is cosign's older ``sha256-<hex>.sig|.att|.sbom``, or the tag ``sha256-<hex>`` that lists the referrers of an
-    image where a registry has no referrers API.
+    image in a registry without the referrers API.
     """
     return _SIGNATURE_TAG.fullmatch(tag) is not None
 
 
 def signature_subject(tag: str) -> str | None:
-    """The digest of the image that a signature tag belongs to (``sha256:<hex>``), None for any other tag.
+    """Return the digest of the image that a signature tag belongs to (``sha256:<hex>``), None for any other tag.
 
-    The digest of a ``sha512-`` tag is cut to 64 characters by the distribution specification; it is given as it is.
+    The digest in a ``sha512-`` tag is truncated to 64 characters by the distribution specification, and returned so.
     """
     match = _SIGNATURE_TAG.fullmatch(tag)
     return f"{match[1]}:{match[2]}" if match else None
 
 
 def allows(name: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> bool:
-    """Whether ``name`` matches one of ``include`` (or there are none) and none of ``exclude``."""
+    """Return True if a name matches one of `include`, or that is empty, and none of `exclude`."""
     return _matcher(include, exclude)(name)
 
 
@@ -67,10 +67,7 @@ def _matcher(include: tuple[str, ...], exclude: tuple[str, ...]) -> Callable[[st
 
 @lru_cache(maxsize=1024)
 def compile_pattern(text: str) -> re.Pattern[str]:
-    """The expression of a pattern, to be used with ``fullmatch``.
-
-    Raises ValueError saying what is wrong with the pattern.
-    """
+    """Return the expression of a pattern, for ``fullmatch``. Raises ValueError stating the fault of the pattern."""
     if not text:
         raise ValueError("is empty; write a glob such as team/* or re: and a regular expression")
     if len(text) > LONGEST_PATTERN:
@@ -79,7 +76,7 @@ def compile_pattern(text: str) -> re.Pattern[str]:
 
 
 def literal_start(text: str) -> str:
-    """The characters that every name matched by a glob begins with; of a regular expression none are known."""
+    """Return the literal prefix of a glob, "" for a regular expression."""
     if text.startswith("re:"):
         return ""
     match = re.match(r"[^*?\[]*", text)
@@ -92,7 +89,7 @@ def _compile_regex(text: str) -> re.Pattern[str]:
         pattern = re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"is not a regular expression of Python: {error}") from None
-    if _Reading().sequence(tree, frozenset())[1] > _MOST_OPEN:
+    if _Complexity().sequence(tree, frozenset())[1] > _MOST_OPEN:
         raise ValueError(
             f"can match a name in too many ways; at most {_MOST_OPEN} repetitions or choices may end in several places, "
             "as .* does before a - and [^-]* does not"
@@ -100,13 +97,13 @@ def _compile_regex(text: str) -> re.Pattern[str]:
     return pattern
 
 
-class _Reading:
-    """How long matching a parsed expression can take, read from its end to its beginning.
+class _Complexity:
+    """The complexity of matching a parsed expression, computed from its end to its beginning.
 
-    Each method gives the characters with which its part and what follows can begin, and how many of its repetitions
-    and choices are *open*: the next character does not tell whether to go on or to end. Matching tries the places
-    where open parts may end, in all combinations, so their number is the power of the name's length in the time it
-    takes. A repetition or choice inside a repetition would make that time double with each character: it is refused.
+    Each method returns the characters with which its part and the rest can begin, and the number of its *open*
+    repetitions and choices, for which the next character does not decide if they continue or end. Matching tries all
+    combinations of the positions where open parts may end, so its time grows with the length of the name to the power of
+    their number. A repetition or choice inside a repetition would make it grow exponentially, and is refused.
     """
 
     def __init__(self, *, inside: bool = False) -> None:
@@ -138,7 +135,7 @@ class _Reading:
     def _repetition(self, low: int, high: int, body: Any, follow: frozenset[str]) -> tuple[frozenset[str], int]:
         if self._inside and low != high:
             raise ValueError("has a repetition inside a repetition, such as (a+)+; write it without the outer one")
-        first, total = _Reading(inside=self._inside or high > 1).sequence(body, follow)
+        first, total = _Complexity(inside=self._inside or high > 1).sequence(body, follow)
         is_open = low != high and not first.isdisjoint(follow)
         return (first if low else first | follow), total + is_open
 
@@ -152,7 +149,7 @@ class _Reading:
 
 
 def _characters(operator: Any, argument: Any) -> frozenset[str]:
-    """What one character of an expression can be; everything where that is not simple to say."""
+    """Return the characters that an operator can match, or all characters if that is not simple."""
     if operator is _sre.LITERAL:
         return frozenset(chr(argument).lower())
     if operator is _sre.RANGE:
@@ -167,10 +164,10 @@ def _characters(operator: Any, argument: Any) -> frozenset[str]:
 
 
 def _glob_to_regex(text: str) -> str:
-    """A regular expression for a glob.
+    """Return the regular expression of a glob.
 
-    Inside one path part the first place where the text after a ``*`` fits is always right, so it is taken for good
-    (an atomic group) and the work stays linear; only ``**`` may go back, which is why there are few of them.
+    Inside a path part the first position where the text after a ``*`` matches is always right, so an atomic group takes
+    it and the work stays linear. Only ``**`` may backtrack, so the number of them is limited.
     """
     tokens = _glob_tokens(text)
     if sum(token in ("**", "**/") for token in tokens) > _MOST_DOUBLE_STARS:
@@ -183,7 +180,7 @@ def _glob_to_regex(text: str) -> str:
         if token == _STAR:
             run = _fixed_run(tokens, position)
             position += len(run)
-            # At the end of a path part, and before a **, the last fit can be the only right one: stay free to go back.
+            # At the end of a path part, and before a **, the last match can be the only right one: allow backtracking.
             free = position == len(tokens) or tokens[position] != "*"
             fixed = "".join(run)
             expression += f"[^/]*{fixed}" if free else f"(?>[^/]*?{fixed})"
@@ -193,7 +190,7 @@ def _glob_to_regex(text: str) -> str:
 
 
 def _fixed_run(tokens: list[str], start: int) -> list[str]:
-    """The tokens from ``start`` that stand for exactly one character each and stay inside the path part."""
+    """Return the tokens from `start` that match one character each, up to the end of the path part."""
     end = start
     while end < len(tokens) and tokens[end] not in ("*", "**", "**/", "/"):
         end += 1
@@ -201,7 +198,7 @@ def _fixed_run(tokens: list[str], start: int) -> list[str]:
 
 
 def _glob_tokens(text: str) -> list[str]:
-    """``*``, ``**``, ``**/``, ``/``, or the expression of one character."""
+    """Return the tokens of a glob: ``*``, ``**``, ``**/``, ``/``, or the expression of one character."""
     tokens: list[str] = []
     position = 0
     while position < len(text):
@@ -221,7 +218,7 @@ def _glob_tokens(text: str) -> list[str]:
 
 
 def _glob_set(text: str, start: int) -> tuple[str, int]:
-    """The expression of a set ``[...]`` and the position after it. No set stands for a ``/``."""
+    """Return the expression of a set ``[...]`` and the position after it. No set matches a ``/``."""
     end = text.find("]", start + 1)
     if end < 0:
         raise ValueError("has a [ without a ]")
@@ -229,12 +226,12 @@ def _glob_set(text: str, start: int) -> tuple[str, int]:
     negated = body.startswith("!")
     body = body.removeprefix("!")
     if not body or "[" in body:
-        raise ValueError("has a set that is not understood; write characters and ranges such as [a-c0-9] or [!a-c]")
+        raise ValueError("has an invalid set; write characters and ranges such as [a-c0-9] or [!a-c]")
     parts: list[str] = []
     while body:
         if len(body) > 2 and body[1] == "-":
             if body[0] > body[2]:
-                raise ValueError(f"has the range {body[:3]}, which falls; write it the other way round")
+                raise ValueError(f"has the descending range {body[:3]}; swap its ends")
             parts.append(f"{re.escape(body[0])}-{re.escape(body[2])}")
             body = body[3:]
         else:

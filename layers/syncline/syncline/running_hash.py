@@ -1,9 +1,9 @@
-"""A SHA-2 hash that can be put away and taken up again, in another process.
+"""A SHA-2 hash whose state can be stored and resumed in another process.
 
-A large layer may take several functions one after the other, and its digest must still be of all its bytes.
-``hashlib`` cannot store a hash under way, but OpenSSL, which ``hashlib`` itself calls, keeps it in a plain structure
-(``SHA256_CTX``, ``SHA512_CTX`` in openssl/sha.h). Where that library cannot be reached, or does not agree with
-``hashlib`` about a known text, states are not stored and the bytes are read again instead.
+A large layer may take several functions one after the other, and its digest must still cover all its bytes. ``hashlib``
+cannot store the state of a hash, but OpenSSL, which ``hashlib`` calls, keeps it in a plain structure (``SHA256_CTX``,
+``SHA512_CTX`` in openssl/sha.h). If that library is unavailable, or its hash of a known text differs from that of
+``hashlib``, states are not stored, and the bytes are read again instead.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from functools import cache
 from typing import Final
 
 _SIZES: Final = {"sha256": (112, 32), "sha512": (216, 64)}
-"""By algorithm: bytes of OpenSSL's structure, bytes of the hash."""
+"""The sizes of OpenSSL's structure and of the hash in bytes, by algorithm."""
 
 
 @cache
 def _openssl() -> ctypes.CDLL | None:
-    """The library behind ``hashlib``, if its hash under way can be stored and gives what ``hashlib`` gives."""
+    """Return the library behind ``hashlib``, None if a stored and resumed state does not give the hash of ``hashlib``."""
     try:
         import _hashlib  # noqa: PLC0415 - a Python without OpenSSL lacks it
 
@@ -60,14 +60,14 @@ class _OpenSSLHash:
 
     def hexdigest(self) -> str:
         digest = ctypes.create_string_buffer(self._length)
-        # Final spoils the structure, and the hash may go on.
+        # Final destroys the structure, and more bytes may follow.
         copy = ctypes.create_string_buffer(self._context.raw, len(self._context))
         self._final(digest, copy)
         return digest.raw.hex()
 
 
 class RunningHash:
-    """The hash of the bytes given so far, ``offset`` of them; ``algorithm`` is ``sha256`` or ``sha512``."""
+    """The hash of the first `offset` bytes; `algorithm` is "sha256" or "sha512"."""
 
     def __init__(self, algorithm: str) -> None:
         self.algorithm = algorithm
@@ -83,14 +83,14 @@ class RunningHash:
         return self._hash.hexdigest()
 
     def state(self) -> list[str | int] | None:
-        """The hash under way as JSON values, None where it cannot be stored."""
+        """Return the state of the hash as JSON values, None if it cannot be stored."""
         if not isinstance(self._hash, _OpenSSLHash):
             return None
         return [self.offset, base64.b64encode(self._hash.state()).decode()]
 
     @classmethod
     def resume(cls, algorithm: str, state: list[str | int] | None) -> RunningHash:
-        """The hash as :meth:`state` stored it; a new one, at offset 0, where it cannot be taken up."""
+        """Return the hash that :meth:`state` stored, or a new one at offset 0 if it cannot be resumed."""
         running = cls(algorithm)
         library = _openssl()
         if state is None or library is None:

@@ -1,8 +1,8 @@
-"""Schedules as EventBridge Scheduler takes them: ``rate(1 hour)`` or ``cron(0 3 * * ? *)``.
+"""Schedules of EventBridge Scheduler: ``rate(1 hour)`` or ``cron(0 3 * * ? *)``.
 
-The service answers a wrong expression only with "Invalid Schedule Expression", so :func:`parse_schedule` says before
-that which field is wrong and what it may hold. It is as strict as the service or stricter: ranges rise, names are in
-capitals, one space stands between fields.
+The service refuses an invalid expression only with "Invalid Schedule Expression", so :func:`parse_schedule` reports the
+invalid field and its allowed values before. It is at least as strict as the service: ranges must rise, names are in
+capitals, and one space separates fields.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _LONGEST_MONTH: Final = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 
 Days: TypeAlias = frozenset[int] | str
-"""The numbers of a field for days, or its mark where the days differ from month to month: ``L``, ``15W``, ``2#1``."""
+"""The numbers of a field for days, or a mark for days that differ from month to month: ``L``, ``15W``, ``2#1``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A schedule that runs every ``seconds``."""
+    """A schedule with an interval in seconds."""
 
     seconds: int
 
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """A schedule by the calendar. Days of the week count from 1 for Sunday; one of the two fields for days is ``?``."""
+    """A calendar schedule. Days of the week count from 1 for Sunday; one of the two fields for days is ``?``."""
 
     minutes: frozenset[int]
     hours: frozenset[int]
@@ -46,7 +46,7 @@ class Cron:
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """One field of a cron expression: its numbers and their names, its marks (``special``: the whole field is one)."""
+    """A field of a cron expression. `marks` lists its special characters; `special` matches a field that is one mark."""
 
     name: str
     low: int
@@ -60,11 +60,11 @@ class _Field:
         names = f" or {next(iter(self.names))}-{list(self.names)[-1]}" if self.names else ""
         return f"{self.low}-{self.high}{names}, with {self.marks}"
 
-    def wrong(self, why: str) -> ValueError:
+    def error(self, why: str) -> ValueError:
         return ValueError(f"{self.name}: {why}; allowed are {self.allowed}")
 
 
-# As in the user guide of EventBridge Scheduler, "Cron-based schedules": steps (/) are not for days of the week.
+# As in the user guide of EventBridge Scheduler, "Cron-based schedules": steps (/) are not allowed for days of the week.
 _MINUTES: Final = _Field("minutes", 0, 59)
 _HOURS: Final = _Field("hours", 0, 23)
 _DAY_OF_MONTH: Final = _Field(
@@ -83,13 +83,13 @@ _YEAR: Final = _Field("year", 1970, 2199)
 
 
 def check_schedule(text: str) -> str:
-    """Return ``text`` if it is a schedule. Raises ValueError as :func:`parse_schedule` does."""
+    """Return `text` if it is a schedule; raises ValueError as :func:`parse_schedule` does."""
     parse_schedule(text)
     return text
 
 
 def parse_schedule(text: str) -> Rate | Cron:
-    """Return a schedule. Raises ValueError saying which part of ``text`` is wrong and what is allowed there."""
+    """Return a schedule. Raises ValueError naming the invalid part of `text` and the allowed values."""
     if len(text) > _LONGEST:
         raise ValueError(f"is longer than {_LONGEST} characters")
     if text.startswith("rate("):
@@ -119,7 +119,7 @@ def _parse_rate(text: str) -> Rate:
 def _parse_cron(text: str) -> Cron:
     match = _CRON.fullmatch(text)
     if match is None:
-        raise ValueError("is not closed; write cron(MINUTES HOURS DAY-OF-MONTH MONTH DAY-OF-WEEK YEAR)")
+        raise ValueError("has no closing parenthesis; write cron(MINUTES HOURS DAY-OF-MONTH MONTH DAY-OF-WEEK YEAR)")
     parts = match[1].split(" ")
     if len(parts) != 6 or not all(parts):
         given = len(match[1].split())
@@ -170,10 +170,10 @@ def _span(rule: _Field, text: str) -> range:
     """Return the numbers of one part of a list: ``5``, ``1-5``, and ``5``, ``1-5`` and ``*`` with ``/step``."""
     span, slash, step_text = text.partition("/")
     if slash and "/" not in rule.marks:
-        raise rule.wrong("steps with / are not for this field")
+        raise rule.error("steps with / are not allowed in this field")
     step = _number(rule, step_text, names=False) if slash else 1
     if step < 1:
-        raise rule.wrong("a step counts from 1")
+        raise rule.error("a step counts from 1")
     first, dash, last = span.partition("-")
     if span == "*" and slash:
         low, high = rule.low, rule.high
@@ -181,16 +181,16 @@ def _span(rule: _Field, text: str) -> range:
         low = _in_range(rule, first)
         high = _in_range(rule, last) if dash else (rule.high if slash else low)
     if low > high:
-        raise rule.wrong(f"the range {span} falls; write a range that rises, or two parts with a comma")
+        raise rule.error(f"the range {span} is descending; write an ascending one, or two parts with a comma")
     if slash and step > rule.high - rule.low:
-        raise rule.wrong(f"the step {step} is larger than the field")
+        raise rule.error(f"the step {step} is larger than the field")
     return range(low, high + 1, step)
 
 
 def _in_range(rule: _Field, text: str) -> int:
     number = _number(rule, text, names=True)
     if not rule.low <= number <= rule.high:
-        raise rule.wrong(f"{number} is out of range")
+        raise rule.error(f"{number} is out of range")
     return number
 
 
@@ -198,29 +198,29 @@ def _number(rule: _Field, text: str, *, names: bool) -> int:
     if names and text in rule.names:
         return rule.names[text]
     if names and text.upper() in rule.names:
-        raise rule.wrong(f"write {text.upper()} in capitals")
+        raise rule.error(f"write {text.upper()} in capitals")
     if not re.fullmatch(r"[0-9]{1,4}", text):
-        raise rule.wrong(f"'{text[:20]}' is not understood" if text else "a value is missing")
+        raise rule.error(f"invalid value '{text[:20]}'" if text else "a value is missing")
     return int(text)
 
 
 def _check_day_exists(cron: Cron) -> None:
-    """Refuse what never comes, such as 31 February."""
+    """Raise ValueError for a date that does not exist, such as 31 February."""
     days = cron.day_of_month
     longest = max(_LONGEST_MONTH[month - 1] for month in cron.months)
     if not isinstance(days, str) and min(days) > longest:
-        raise ValueError(f"day of month: no month named has {min(days)} days, so it would never run")
+        raise ValueError(f"day of month: none of the months has {min(days)} days, so it would never run")
 
 
 def check_timezone(text: str) -> str:
-    """Return ``text`` if it is a time zone of the IANA database, such as ``Asia/Kolkata``.
+    """Return `text` if it is a time zone of the IANA database, such as ``Asia/Kolkata``.
 
-    Raises ValueError, with a likely spelling where there is one.
+    Raises ValueError, with a similar name if there is one.
     """
     import zoneinfo  # noqa: PLC0415 - the functions never need it
 
     known = zoneinfo.available_timezones()
-    if text in known or not known:  # a machine without the database can tell nothing
+    if text in known or not known:  # without the database nothing can be checked
         return text
     import difflib  # noqa: PLC0415 - only for a message
 

@@ -1,8 +1,7 @@
 """Secrets by reference: ``secret:NAME#KEY`` (Secrets Manager), ``ssm:/PATH`` (Parameter Store), ``env:NAME``.
 
-A reference may be stored, sent and logged; its value is fetched as late as possible, kept in memory for a few minutes
-and never written anywhere. :func:`redact` takes every value that was fetched out of a text, in the forms in which it
-may have got there.
+A reference may be stored, sent and logged. Its value is fetched as late as possible, kept in memory for a few minutes
+and never written. :func:`redact` removes every fetched value from a text, in each form in which it may occur there.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ _FORMS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Where a secret is. ``key`` names one value of a secret that is a JSON object. ``str()`` gives the text back."""
+    """A reference to a secret. `key` names one value of a secret that is a JSON object. ``str()`` returns the text."""
 
     scheme: Scheme
     name: str
@@ -58,11 +57,11 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Raises ValueError saying what is wrong, without repeating the text: it may be the secret itself."""
+        """Return the reference in a text. Raises ValueError without repeating the text, which may be the secret itself."""
         scheme, colon, rest = text.partition(":")
         if not colon or scheme not in _FORMS:
             raise ValueError(
-                "is not a reference (a secret itself never stands here); "
+                "is not a reference (never write a secret itself here); "
                 "store it and write secret:NAME#KEY, ssm:/PATH or env:NAME"
             )
         if not re.fullmatch(REFERENCE_PATTERN, text):
@@ -75,7 +74,7 @@ class Reference:
 
 
 def references_in(part: BaseModel, path: str = "") -> list[tuple[str, Reference]]:
-    """Every reference in a sync or a part of it, with its dotted path, such as ``source.auth.password``."""
+    """Return the references in a sync or a part of it, with their dotted paths, such as ``source.auth.password``."""
     return list(_walk(part, path))
 
 
@@ -91,7 +90,7 @@ def _walk(value: object, path: str) -> Iterator[tuple[str, Reference]]:
 
 
 class _UnreadableError(Exception):
-    """A stored secret or one of its values cannot be had: the code of the error, and what follows the reference in it."""
+    """A secret or one of its values cannot be read: `code` of the error, and `why`, which follows the reference."""
 
     def __init__(self, code: CodeName, why: str) -> None:
         super().__init__(code, why)
@@ -100,8 +99,8 @@ class _UnreadableError(Exception):
 
 
 @dataclass(slots=True)
-class _Kept:
-    """What was fetched for one stored secret; ``lock`` lets one thread fetch while the others wait for it."""
+class _CachedSecret:
+    """The fetched value of a secret, or the error; `lock` lets one thread fetch while the others wait for it."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     text: str = ""
@@ -110,15 +109,15 @@ class _Kept:
 
 
 class Secrets:
-    """The values of references, each fetched once for all threads and kept for ``ttl`` seconds.
+    """The values of references, each fetched once for all threads and cached for `ttl` seconds.
 
-    The two factories give a client of boto3 on first need. ``clock`` counts seconds and never goes back. ``local`` is
-    set for the engine on one machine: errors then say how to create a secret there. ``environment`` names whose
+    The two factories return a client of boto3 when it is first needed. `clock` returns monotonic seconds. `local` is True
+    on the engine on one machine, where errors state how to create a secret there. `environment` names the process whose
     variables are read, for errors.
     """
 
-    _REST: Final = 5.0  # seconds between two fetches of one secret, however many requests are refused meanwhile
-    _REST_AFTER_ERROR: Final = 1.0  # seconds: those who waited for a fetch that failed do not all repeat it
+    _MIN_AGE: Final = 5.0  # seconds between two fetches of one secret, however many requests are refused meanwhile
+    _MIN_AGE_OF_ERROR: Final = 1.0  # seconds: threads that waited for a fetch that failed do not all repeat it
 
     def __init__(  # noqa: PLR0913 - two services, and what tests set
         self,
@@ -138,44 +137,44 @@ class Secrets:
         self._ttl = ttl
         self._local = local
         self._environment = environment
-        self._kept: dict[tuple[str, str], _Kept] = {}
+        self._cache: dict[tuple[str, str], _CachedSecret] = {}
         self._lock = threading.Lock()
 
     def resolve(self, reference: Reference) -> str:
-        """The value, without a line end at its end.
+        """Return the value of a reference, without trailing line ends.
 
-        Raises SynclineError SECRET_MISSING, SECRET_DENIED, AWS_DENIED or AWS_UNAVAILABLE, saying where to create it.
+        Raises SECRET_MISSING, SECRET_DENIED, AWS_DENIED or AWS_UNAVAILABLE; the message states how to create the secret.
         """
         return self._value(reference, self._ttl)
 
     def refresh(self, reference: Reference) -> str:
-        """The value fetched again, for after a refusal (401): it may have been changed.
+        """Return the value, fetched again after a refusal (401) in case it was changed.
 
-        Of many threads refused at once one fetches; the others get what it brought. Raises as :meth:`resolve`.
+        Of many threads that are refused at once, one fetches for all. Raises as :meth:`resolve`.
         """
-        return self._value(reference, self._REST)
+        return self._value(reference, self._MIN_AGE)
 
     def text(self, value: Reference | str) -> str:
-        """``value`` itself when it is plain text, else what it refers to."""
+        """Return `value` if it is plain text, or the value that it refers to."""
         return value if isinstance(value, str) else self.resolve(value)
 
     def _value(self, reference: Reference, oldest: float) -> str:
         with self._lock:
-            kept = self._kept.setdefault((reference.scheme, reference.name), _Kept())
-        with kept.lock:
-            oldest = self._REST_AFTER_ERROR if kept.error else oldest
-            if kept.fetched is None or self._clock() - kept.fetched >= oldest:
+            cached = self._cache.setdefault((reference.scheme, reference.name), _CachedSecret())
+        with cached.lock:
+            oldest = self._MIN_AGE_OF_ERROR if cached.error else oldest
+            if cached.fetched is None or self._clock() - cached.fetched >= oldest:
                 try:
-                    kept.text, kept.error = self._fetch(reference), None
+                    cached.text, cached.error = self._fetch(reference), None
                 except _UnreadableError as error:
-                    kept.error = error
-                kept.fetched = self._clock()
+                    cached.error = error
+                cached.fetched = self._clock()
             try:
-                if kept.error:
-                    raise kept.error
-                value = _part(reference, kept.text)
+                if cached.error:
+                    raise cached.error
+                value = _part(reference, cached.text)
             except _UnreadableError as error:
-                # Several references may share what was fetched: each is named in its own error.
+                # Several references may share the fetched secret: each is named in its own error.
                 hint = ""
                 if error.why == _KEYLESS:
                     whole = self._remedy(Reference(reference.scheme, reference.name), absent=False)
@@ -188,10 +187,10 @@ class Secrets:
         return value
 
     def _remedy(self, reference: Reference, *, absent: bool) -> str:
-        """Return the command that stores the value where it is looked for."""
+        """Return the command that stores the value, or the variable that holds it."""
         if reference.scheme == "env":
-            place = self._environment or ("`syncline up`" if self._local else "the functions")
-            return f"{reference.name} in the environment of {place}"
+            environment = self._environment or ("`syncline up`" if self._local else "the functions")
+            return f"{reference.name} in the environment of {environment}"
         if self._local:
             name = str(reference).removeprefix("secret:")
             return f"syncline secret set {shlex.quote(name)}"
@@ -209,9 +208,9 @@ class Secrets:
 
         try:
             if reference.scheme == "secret":
-                answer = self._secretsmanager().get_secret_value(SecretId=reference.name)
-                text = answer.get("SecretString")
-                return text if text is not None else answer["SecretBinary"].decode()
+                response = self._secretsmanager().get_secret_value(SecretId=reference.name)
+                text = response.get("SecretString")
+                return text if text is not None else response["SecretBinary"].decode()
             parameter = self._ssm().get_parameter(Name=reference.name, WithDecryption=True)
             return parameter["Parameter"].get("Value", "")
         except ClientError as error:
@@ -234,7 +233,7 @@ _IDENTITY_CODES: Final = {
 
 
 def _refused(code: str) -> _UnreadableError:
-    """Return the error for an answer of AWS; the service's own words are left out, its code says enough."""
+    """Return the error for an error code of AWS; the service's message is left out."""
     if code in _MISSING_CODES:
         return _UnreadableError("SECRET_MISSING", _ABSENT)
     if code in _DENIED_CODES:
@@ -245,7 +244,7 @@ def _refused(code: str) -> _UnreadableError:
 
 
 def _part(reference: Reference, text: str) -> str:
-    """Return the value that the reference names, out of the stored text."""
+    """Return the value that the reference names in a stored text."""
     value: object = text
     if reference.key is not None:
         try:
@@ -262,17 +261,17 @@ def _part(reference: Reference, text: str) -> str:
     value = value.rstrip("\r\n")
     if not value:
         raise _UnreadableError("SECRET_MISSING", "is empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):  # an environment's bytes that are not UTF-8
+    if any("\ud800" <= character <= "\udfff" for character in value):  # bytes of the environment that are not UTF-8
         raise _UnreadableError("SECRET_MISSING", "is not text in UTF-8")
     return value
 
 
 class _Redaction:
-    """The forms of the known values, the longest first: one that begins with another must not leave its end behind."""
+    """The forms of the known values, the longest first, so that no end of a longer one is left in a text."""
 
-    _SHORTEST: Final = 4  # characters; shorter values would blot out ordinary text
+    _SHORTEST: Final = 4  # characters; shorter values would redact ordinary text
     _SHORTEST_ENCODED: Final = 6
-    _MOST: Final = 256  # values; short-lived tokens come and go in a function that stays warm
+    _MOST: Final = 256  # values; a warm function gets many short-lived tokens
 
     def __init__(self) -> None:
         self.plain: tuple[str, ...] = ()
@@ -297,7 +296,7 @@ def _longest_first(forms: Iterable[set[str]]) -> tuple[str, ...]:
 
 
 def _plain_forms(value: str) -> Iterator[str]:
-    """The value, as it stands in a URL, in JSON, and (several lines, such as a key) line by line."""
+    """Yield the value and its forms in URLs, JSON and `repr`, and the long lines of one with several, such as a key."""
     yield value
     for quoted in (quote(value), quote(value, safe=""), quote_plus(value)):
         yield quoted
@@ -310,14 +309,14 @@ def _plain_forms(value: str) -> Iterator[str]:
 
 
 def _encoded_forms(value: str) -> Iterator[str]:
-    """The characters that the value alone decides in base64, after any bytes such as ``user:`` of a Basic header."""
+    """Yield the base64 characters that depend on the value alone, after any bytes such as ``user:`` of a Basic header."""
     raw = value.encode()
     for before in range(3):
         used = before + len(raw)
         code = base64.b64encode(b"\0" * before + raw).decode()
-        sure = code[-(-before * 8 // 6) : used * 8 // 6]
-        yield sure
-        yield sure.replace("+", "-").replace("/", "_")
+        certain = code[-(-before * 8 // 6) : used * 8 // 6]
+        yield certain
+        yield certain.replace("+", "-").replace("/", "_")
     yield base64.b64encode(raw).decode()
 
 
@@ -327,16 +326,16 @@ _BASE64_LETTERS: Final = string.ascii_letters + string.digits + "+/_-"
 
 
 def register(value: str) -> None:
-    """Make ``value`` known to :func:`redact`: a secret that was not fetched by :class:`Secrets`, such as a token."""
+    """Let :func:`redact` remove a secret that :class:`Secrets` did not fetch, such as a token."""
     _redaction.add(value)
 
 
 def redact(text: str) -> str:
-    """``text`` with ``***`` in place of every known secret of four characters or more.
+    """Return a text with ``***`` in place of every known secret of four characters or more.
 
-    Found are the value itself, its URL-quoted and JSON forms, and the base64 word (a Basic header) that holds it.
+    That includes its URL-quoted and JSON forms, and base64 words that contain it, as in a Basic header.
     """
-    # A search for each form is faster than one expression of all, whose making costs more than all its uses.
+    # A search for each form is faster than one expression of all, which is expensive to compile.
     for form in _redaction.plain:
         if form in text:
             text = text.replace(form, "***")
@@ -347,7 +346,7 @@ def redact(text: str) -> str:
 
 
 def _without_words(text: str, form: str) -> str:
-    """``text`` without the base64 words that hold ``form``."""
+    """Return a text with ``***`` in place of the base64 words that contain `form`."""
     pieces: list[str] = []
     done = 0
     while (found := text.find(form, done)) >= 0:

@@ -1,4 +1,4 @@
-"""Logs and metrics: structured lines with Powertools, and nothing secret in any of them."""
+"""Structured logs and metrics with Powertools, with secrets redacted."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ from syncline.visible import visible_json
 
 
 class RedactingFormatter(LambdaPowertoolsFormatter):
-    """Powertools' JSON lines, with every known secret replaced wherever it occurs in a value.
+    """Powertools' JSON lines, with every known secret redacted in the values.
 
-    The names of a line's fields stay, so that a secret that is a word such as ``second`` hides no field. The level is in
-    lower case, and every line has an ``operation``: the function's name unless the line has its own.
-    Queries on the logs of git-sync rely on both.
+    Names of fields are kept, so that a secret such as ``second`` hides no field. The level is in lower case, and every
+    line has an ``operation``: the function's name, unless the line sets it. Queries on the logs of git-sync need both.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -41,27 +40,27 @@ _STACK: Final = Environment.read().stack
 _COUNTED = ("moved", "skipped", "left_out", "removed", "extra", "conflict", "failed", "known")
 
 
-def measurements(**dimensions: str) -> EphemeralMetrics:
-    """Return metrics with these dimensions, those of this stack apart from those of another in the same account."""
+def stack_metrics(**dimensions: str) -> EphemeralMetrics:
+    """Return metrics with these dimensions and that of the stack, which distinguishes stacks of one account."""
     metrics = EphemeralMetrics()
     for name, value in (({"stack": _STACK} if _STACK else {}) | dimensions).items():
         metrics.add_dimension(name, value)
-    metrics.add_metadata("operation", "metrics")  # as every line of a log has one
+    metrics.add_metadata("operation", "metrics")  # as every log line has one
     return metrics
 
 
-def run_ended(run: Run) -> None:
-    """Log how a run ended, and measure each outcome by sync."""
+def log_run_end(run: Run) -> None:
+    """Log the end of a run, and count each outcome by sync."""
     counts = run.counts
     seconds = round((run.ended or run.started) - run.started, 3)
     fields: dict[str, Any] = {"sync": run.sync, "run": run.id, "status": run.status.value, "number": run.number}
     fields |= {name: getattr(counts, name) for name in (*_COUNTED, "bytes", "requests")} | {"seconds": seconds}
-    say = logger.warning if counts.failed + counts.known + counts.conflict else logger.info
-    say("run ended", extra=fields)
-    ended = measurements(sync=run.sync)
+    log = logger.warning if counts.failed + counts.known + counts.conflict else logger.info
+    log("run ended", extra=fields)
+    ended = stack_metrics(sync=run.sync)
     for name in _COUNTED:
-        words = name.title().replace("_", "")
-        ended.add_metric(f"Items{words}", MetricUnit.Count, getattr(counts, name))
+        title = name.title().replace("_", "")
+        ended.add_metric(f"Items{title}", MetricUnit.Count, getattr(counts, name))
     ended.add_metric("BytesMoved", MetricUnit.Bytes, counts.bytes)
     ended.add_metric("RunSeconds", MetricUnit.Seconds, seconds)
     ended.add_metric("RunsFailed", MetricUnit.Count, int(counts.failed + counts.known > 0))
@@ -70,38 +69,35 @@ def run_ended(run: Run) -> None:
     ended.flush_metrics()
 
 
-def operation(sync: str, name: str, data: Mapping[str, Any], gauges: Mapping[str, float]) -> None:
-    """Log an ``operation`` of a kind with its ``data``, and measure its gauges by sync.
+def log_operation(sync: str, name: str, data: Mapping[str, Any], gauges: Mapping[str, float]) -> None:
+    """Log an `operation` of a kind with its `data`, and record its gauges by sync.
 
     A name that ends with ``_failed`` is logged as an error.
     """
-    say = logger.error if name.endswith("_failed") else logger.info
-    say(name.replace("_", " "), extra={"sync": sync, "operation": name, "data": dict(data)})
+    log = logger.error if name.endswith("_failed") else logger.info
+    log(name.replace("_", " "), extra={"sync": sync, "operation": name, "data": dict(data)})
     if gauges:
-        metrics = measurements(sync=sync)
+        metrics = stack_metrics(sync=sync)
         for metric, value in gauges.items():
             metrics.add_metric(metric, MetricUnit.Count, value)
         metrics.flush_metrics()
 
 
-def message_dropped(why: str, sync: str | None = None) -> None:
-    """Log and count a message or an event that belongs to no sync: nobody could ever retry it."""
+def log_dropped_message(why: str, sync: str | None = None) -> None:
+    """Log and count a message or an event that no sync accepts, so that it cannot be retried."""
     logger.warning("message dropped", extra={"sync": sync, "why": why} if sync else {"why": why})
-    metrics = measurements()
+    metrics = stack_metrics()
     metrics.add_metric("MessagesDropped", MetricUnit.Count, 1)
     metrics.flush_metrics()
 
 
-def batch_ended(about: Mapping[str, object], results: Sequence[Result], counts: Counts) -> None:
-    """Log the counts of a batch and a line for each item with a code, an error for a failed one.
-
-    ``about`` are fields that identify the batch.
-    """
+def log_batch_end(about: Mapping[str, object], results: Sequence[Result], counts: Counts) -> None:
+    """Log the counts of a batch, and each item with a code. `about` are fields that identify the batch."""
     for result in results:
         if result.code is not None:
             item = f"{result.group}:{result.name}"
             fields = {"item": item, "outcome": result.outcome.value, "code": result.code, "why": result.reason}
-            say = logger.error if result.outcome is Outcome.FAILED else logger.warning
-            say("item not moved", extra=fields)
+            log = logger.error if result.outcome is Outcome.FAILED else logger.warning
+            log("item not moved", extra=fields)
     tally = {name: value for name, value in asdict(counts).items() if value}
     logger.info("batch ended", extra={**about, **tally})

@@ -1,4 +1,4 @@
-"""Names as people may see them: what would colour a terminal, forge lines or turn text around is written out."""
+"""Text that is safe to display: characters that colour a terminal, forge lines or reverse text are escaped."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ HIDDEN: Final = frozenset(
         *range(0xE0000, 0xE0080),  # tags
     }
 )
-"""Characters that are not seen but change what is: controls, line ends, directions, and what has no width."""
-_WRITTEN_OUT: Final = {
+"""Invisible characters that change the display: controls, line ends, marks of direction, and zero width."""
+_ESCAPES: Final = {
     code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
     for code in HIDDEN
 }
-_IN_JSON: Final = {
+_JSON_ESCAPES: Final = {
     code: f"\\u{code:04x}"
     if code < 0x10000
     else "".join(f"\\u{unit:04x}" for unit in (0xDB40, 0xDC00 + code - 0xE0000))
@@ -31,10 +31,10 @@ _IN_JSON: Final = {
 
 
 def visible(text: str) -> str:
-    """Return a text on one line, with the characters of :data:`HIDDEN` written out as in Python."""
-    return text if text.isascii() and text.isprintable() else text.translate(_WRITTEN_OUT)
+    """Return a text on one line, with the characters of :data:`HIDDEN` escaped as in Python."""
+    return text if text.isascii() and text.isprintable() else text.translate(_ESCAPES)
 
 
 def visible_json(line: str) -> str:
     """Return JSON on one line with the characters of :data:`HIDDEN` escaped; it has the same values."""
-    return line if line.isascii() and line.isprintable() else line.translate(_IN_JSON)
+    return line if line.isascii() and line.isprintable() else line.translate(_JSON_ESCAPES)

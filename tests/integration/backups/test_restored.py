@@ -275,7 +275,7 @@ def test_what_goes_while_it_is_downloaded_waits_for_a_look_that_counts_it(world:
     world.delete(key)
     (answer,) = download.kind.transfer(page.items, PACE)
     assert isinstance(answer, Result)
-    assert answer.outcome is Outcome.SKIPPED
+    assert answer.outcome is Outcome.EQUAL
     assert in_folder(tmp_path / "download") == FILES
     assert download.run(key) == {key: "removed"}
 

@@ -10,7 +10,7 @@ import pytest
 
 from syncline.messages import Start
 from syncline.model import EVERYTHING, Run, Scope, Step, Trigger
-from syncline.store.state import new_run_id
+from syncline.store.runs import new_run_id
 from tests.integration.files_chain import SYNC, FilesChain, record
 from tests.pump import Duplicates, Letter, When
 
@@ -192,8 +192,8 @@ def _run_allowing(chain: FilesChain, removals: int) -> Run:
     chain.clock.sleep(1)
     begin: Any = chain.state.begin_run  # its keyword is not there yet
     run_id = new_run_id(chain.clock.time)
-    begin(SYNC, run_id, Trigger.HAND, EVERYTHING, allow_removals=removals)
-    chain.queues.start(Start(SYNC, Trigger.HAND, run=run_id))
+    begin(SYNC, run_id, Trigger.MANUAL, EVERYTHING, allow_removals=removals)
+    chain.queues.start(Start(SYNC, Trigger.MANUAL, run=run_id))
     chain.pump.run()
     return chain.latest()
 

@@ -35,7 +35,7 @@ class Told:
                 return chain.hear({"service": chain.manager.url, "events": [event]})
             case "webhook":
                 chain.clock.sleep(1)
-                chain.queues.start(Start(SYNC, Trigger.WEBHOOK, heard=event))
+                chain.queues.start(Start(SYNC, Trigger.WEBHOOK, event=event))
                 chain.pump.run()
                 return chain.latest()
         return chain.run(f"key:{key}")

@@ -492,8 +492,8 @@ class ArtifactsWorld:
         winners = self.winners()
         for key, winner in sorted(winners.items()):
             yield from self._wrong(key, winner, told.get(key))
-        equal = run.counts.skipped - sum(r.outcome is Outcome.SKIPPED and key not in winners for key, r in told.items())
-        others = sum(r.outcome is not Outcome.SKIPPED and key in winners for key, r in told.items())
+        equal = run.counts.skipped - sum(r.outcome is Outcome.EQUAL and key not in winners for key, r in told.items())
+        others = sum(r.outcome is not Outcome.EQUAL and key in winners for key, r in told.items())
         if equal + others != len(winners):
             yield f"{len(winners)} images, {equal} of them equal and {others} reported: {run.counts}"
         for made, build in self._selected():
@@ -506,7 +506,7 @@ class ArtifactsWorld:
         digest = self.registry.tags().get(key)
         have = self._config_at(key[0], digest)
         if digest is not None and (have == winner.config or not self._overwrite):
-            allowed = [Outcome.MOVED, Outcome.SKIPPED, Outcome.EXTRA]
+            allowed = [Outcome.MOVED, Outcome.EQUAL, Outcome.EXTRA]
             if have != winner.config:
                 allowed += [Outcome.CONFLICT]
             # It cannot be compared with what somebody else put there, or an earlier attempt of the run.

@@ -315,7 +315,7 @@ class Judge:
                 occupied += self.have(path) is not None or any(e.outcome is Outcome.REMOVED for e in told[path])
             elif self._equals(path, content):
                 equal += 1
-                if wrong := [each for each in told[path] if each.outcome not in (Outcome.MOVED, Outcome.SKIPPED)]:
+                if wrong := [each for each in told[path] if each.outcome not in (Outcome.MOVED, Outcome.EQUAL)]:
                     yield f"{path} is equal, and reported as {wrong[0]}"
             else:
                 yield from self._different(path, content, told[path])

@@ -256,7 +256,7 @@ class FilesWorld:
         self._allowed += most
         self._operator.does(
             f"run --allow-removals {most}",
-            lambda context: begin(context.target, self.name, Trigger.HAND, EVERYTHING, allow_removals=most),
+            lambda context: begin(context.target, self.name, Trigger.MANUAL, EVERYTHING, allow_removals=most),
         )
 
     def change_target(self) -> None:
@@ -408,7 +408,7 @@ class FilesWorld:
 
     def _by_turn(self) -> Iterator[str]:
         """Yield how files differ that a run has adopted by their ETags, after another run, in which it is their turn."""
-        self._operator.does("run", lambda context: begin(context.target, self.name, Trigger.HAND, EVERYTHING))
+        self._operator.does("run", lambda context: begin(context.target, self.name, Trigger.MANUAL, EVERYTHING))
         self.machine.run(self.machine.now + 2 * _TURN)
         for key in self._adopted:
             stored = self.source.stored(key)
@@ -477,7 +477,7 @@ class FilesWorld:
         outcome = None if result is None else result.outcome
         code = None if result is None else result.code
         if how is None:
-            if outcome not in (None, Outcome.MOVED, Outcome.SKIPPED) and not self._refuses(key, code):
+            if outcome not in (None, Outcome.MOVED, Outcome.EQUAL) and not self._refuses(key, code):
                 yield f"{key!r} is equal, and reported as {result}"
         elif outcome is Outcome.LEFT_OUT or result is None:
             if not self._is_marker(key) and not self._is_late(key, how):
@@ -544,7 +544,7 @@ class FilesWorld:
         ends = (Outcome.MOVED, Outcome.CONFLICT, Outcome.FAILED, Outcome.KNOWN)
         ended = {each.name for each in results if each.outcome in ends and each.name in wanted}
         # What is gone from the source and turned out not to be ours is skipped, too.
-        foreign = sum(each.outcome is Outcome.SKIPPED and each.name not in wanted for each in results)
+        foreign = sum(each.outcome is Outcome.EQUAL and each.name not in wanted for each in results)
         if counts.skipped - foreign + len(ended) + counts.left_out != len(self._below()):
             yield f"{len(self._below())} objects are counted as {counts}"
         alone = [path for path in self.judge.paths() if (key := self.key_of(path)) is not None and key not in wanted]

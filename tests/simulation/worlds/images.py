@@ -293,7 +293,7 @@ class ImagesWorld:
 
     def _unknown(self, run: Run, results: list[Result]) -> Iterator[str]:
         """Yield repositories that a person has named, that never were, and of which nothing is said."""
-        if run.trigger is not Trigger.HAND or run.status is not RunStatus.DONE:
+        if run.trigger is not Trigger.MANUAL or run.status is not RunStatus.DONE:
             return
         told = {each.group for each in results if each.name == "*"}
         for group in run.scope.groups or ():
@@ -311,7 +311,7 @@ class ImagesWorld:
                 continue
             result = told.get(key) or told.get((key[0], "*"))
             if have.get(key) == digest:
-                if result is not None and result.outcome not in (Outcome.MOVED, Outcome.SKIPPED, Outcome.EXTRA):
+                if result is not None and result.outcome not in (Outcome.MOVED, Outcome.EQUAL, Outcome.EXTRA):
                     yield f"{key} is equal, and reported as {result.outcome} {result.code}"
             elif result is None:
                 yield f"{key} differs ({digest[:19]} is {str(have.get(key))[:19]}), and is not reported"
@@ -321,6 +321,6 @@ class ImagesWorld:
                 yield f"{key} is reported as a conflict that is none"
         yield from (f"broken: {each}" for each in self.target.broken())
         # What was sent on to be sure, and was equal, is counted as equal.
-        told_of = sum((e.group, e.name) in wanted and e.outcome is not Outcome.SKIPPED for e in results)
+        told_of = sum((e.group, e.name) in wanted and e.outcome is not Outcome.EQUAL for e in results)
         if not any(name == "*" for _, name in told) and run.counts.skipped + told_of != len(wanted):
             yield f"{len(wanted)} tags, {run.counts.skipped} of them equal and {told_of} reported: {run.counts}"

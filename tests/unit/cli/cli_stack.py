@@ -22,10 +22,11 @@ from syncline.cli.local_engine import Engine
 from syncline.cli.main import app
 from syncline.cli.target import Target, of_engine
 from syncline.errors import CodeName
-from syncline.messages import Batch, Dead, Start, decode, encode
+from syncline.messages import Batch, DeadLetter, Start, decode, encode
 from syncline.model import Counts, Item, Outcome, Run, Scope, Step, Trigger
 from syncline.model import Result as ItemResult
-from syncline.store.state import BatchRecord, first_batch
+from syncline.store.batches import BatchRecord
+from syncline.store.state import first_batch
 from tests.run_ids import made_run_id
 
 ROOT: Final = Path(__file__).resolve().parents[3]
@@ -97,14 +98,16 @@ class Stack:
                 found.append(start)
         return found
 
-    def begin(self, sync: str = "prod", *, trigger: Trigger = Trigger.HAND, plan: bool = False, name: str = "") -> Run:
+    def begin(
+        self, sync: str = "prod", *, trigger: Trigger = Trigger.MANUAL, plan: bool = False, name: str = ""
+    ) -> Run:
         """A run under way."""
         run_id = name or made_run_id(next(_RUNS))
         return self.target.state.begin_run(sync, run_id, trigger, Scope(), plan=plan)[0]
 
     def finish(self, run: Run, *results: ItemResult, skipped: int = 0, left_out: int = 0, extra: int = 0) -> Run:
         """End a run with these results, as its functions would."""
-        counts = Counts.of(results, skipped=skipped, left_out=left_out, extra=extra, queued=len(results), requests=7)
+        counts = Counts.of(results, equal=skipped, left_out=left_out, extra=extra, queued=len(results), requests=7)
         self.target.state.end_batch(first_batch(run), BatchRecord(tuple(results)), counts)
         over = self.target.state.finish_run(run.sync, run.id)
         assert over is not None
@@ -115,10 +118,10 @@ class Stack:
         base = Batch(made_run_id(), sync, Step.TRANSFER, "b")
         batches = [replace(base, items=(Item(group, name, GOOD),)) for group in groups]
         for batch in batches or [replace(base, step=Step.DISCOVER)]:
-            self.target.queues.bury(batch.step, [encode(Dead(batch, code, "it answered 502"))])
+            self.target.queues.send_dead_letters(batch.step, [encode(DeadLetter(batch, code, "it answered 502"))])
 
     def dead(self, step: Step = Step.TRANSFER) -> int:
-        return self.target.queues.dead_count(step)
+        return self.target.queues.count_dead_letters(step)
 
 
 def moved(group: str = "mirror/team/app", name: str = "1.0", size: int = 3 * 1024 * 1024) -> ItemResult:

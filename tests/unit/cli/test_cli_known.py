@@ -8,8 +8,9 @@ import pytest
 
 from syncline.model import Counts, Run, Scope, Trigger
 from syncline.model import Result as ItemResult
-from syncline.steps.known import remember, separate_known, settled
-from syncline.store.state import BatchRecord, first_batch
+from syncline.steps.results import final_counts, mark_known, record_failures
+from syncline.store.batches import BatchRecord
+from syncline.store.state import first_batch
 from tests.run_ids import made_run_id
 from tests.unit.cli.cli_stack import Stack, failed, moved
 
@@ -24,11 +25,11 @@ def finish(stack: Stack, *results: ItemResult, skipped: int = 0, plan: bool = Fa
     """A run with these results, ended as the functions end it."""
     run = stack.begin(plan=plan)
     state, batch = stack.target.state, first_batch(run)
-    marked, dead = separate_known(state.failures, batch, results, (), 0.0)
+    marked, dead = mark_known(state.failures, batch, results, (), 0.0)
     record = BatchRecord(marked, (), dead)
-    state.end_batch(batch, record, Counts.of(marked, skipped=skipped, queued=len(marked)))
-    remember(state.failures, batch, record, 0.0)
-    over = state.finish_run(run.sync, run.id, lambda run: settled(state.failures, run, state.results(run.id)))
+    state.end_batch(batch, record, Counts.of(marked, equal=skipped, queued=len(marked)))
+    record_failures(state.failures, batch, record, 0.0)
+    over = state.finish_run(run.sync, run.id, lambda run: final_counts(state.failures, run, state.results(run.id)))
     assert over is not None
     return over
 

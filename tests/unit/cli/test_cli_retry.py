@@ -11,12 +11,13 @@ from botocore.exceptions import ClientError
 from syncline import messages
 from syncline.cli.commands_retry import GivenUp, Letters, settle
 from syncline.errors import SynclineError
-from syncline.messages import Batch, DeadLetter, Outgoing, Start, decode, encode, to_json
+from syncline.messages import Batch, Outgoing, QueuedLetter, Start, decode, encode, to_json
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
-from syncline.steps.engine import Work
-from syncline.steps.known import answered, separate_known
+from syncline.steps.engine import BatchWork
+from syncline.steps.results import answer_retry, mark_known
+from syncline.store.batches import BatchRecord
 from syncline.store.failures import KnownFailure
-from syncline.store.state import BatchRecord, State, first_batch
+from syncline.store.state import State, first_batch
 from tests.run_ids import made_run_id
 from tests.unit.cli.cli_stack import Stack, moved
 
@@ -72,9 +73,9 @@ def test_an_item_that_a_scan_knew_to_fail_is_scanned_again_and_never_sent_on_as_
     state, queues = applied.target.state, applied.target.queues
     batch = Batch(made_run_id(), "prod", step, "b")
     result = Result("mirror/team/app", "1.0", Outcome.FAILED, "run:7.1", code="ARTIFACT_EXPIRED", reason="expired")
-    _, [letter] = separate_known(state.failures, batch, [result], [], 0.0)
+    _, [letter] = mark_known(state.failures, batch, [result], [], 0.0)
     assert [dict(item.detail) for item in letter.batch.items] == [{}]
-    queues.bury(step, [encode(letter)])
+    queues.send_dead_letters(step, [encode(letter)])
     applied.run("retry", "prod")
     [start] = applied.started()
     assert start.scope == Scope.of(["mirror/team/app"])
@@ -85,7 +86,7 @@ def test_an_item_that_a_scan_knew_to_fail_is_scanned_again_and_never_sent_on_as_
 
 def test_letters_of_others_are_put_back(applied: Stack) -> None:
     applied.bury("mirror/team/app", sync="dev")
-    applied.target.queues.bury(Step.TRANSFER, ["nobody's message"])
+    applied.target.queues.send_dead_letters(Step.TRANSFER, ["nobody's message"])
     applied.bury("mirror/team/base")
     value = applied.json("retry", "prod")
     assert value["letters"] == {"retried": 1, "resumed": 0, "left": 2, "verified": 0}
@@ -98,7 +99,7 @@ def test_letters_stay_where_a_run_is_under_way(applied: Stack) -> None:
     applied.bury("mirror/team/base")
     result = applied.run("retry", "prod")
     assert result.exit_code == 2
-    assert result.stderr.startswith(f"error ALREADY_RUNNING: prod has run {run.id} under way")
+    assert result.stderr.startswith(f"error ALREADY_RUNNING: run {run.id} of prod has been in progress")
     assert applied.started() == []
     assert len(list(_seen(applied))) == 1
 
@@ -129,7 +130,7 @@ def test_work_that_a_run_waits_for_goes_back_to_its_queue(applied: Stack) -> Non
     batch = first_batch(run).child(0, step=Step.TRANSFER, items=(Item("mirror/team/app", "1.0"),))
     root = BatchRecord((), (Outgoing(batch),))
     applied.target.state.end_batch(first_batch(run), root, Counts(queued=1))
-    applied.target.queues.bury(Step.TRANSFER, [encode(batch)])
+    applied.target.queues.send_dead_letters(Step.TRANSFER, [encode(batch)])
     applied.bury("mirror/team/base")
     result = applied.run("retry", "prod")
     assert result.exit_code == 0
@@ -141,8 +142,8 @@ def test_work_that_a_run_waits_for_goes_back_to_its_queue(applied: Stack) -> Non
 
 def test_a_start_that_a_run_waits_for_goes_back_too(applied: Stack) -> None:
     run = applied.begin()
-    start = Start("prod", Trigger.HAND, run=run.id)
-    applied.target.queues.bury(Step.DISCOVER, [encode(start)])
+    start = Start("prod", Trigger.MANUAL, run=run.id)
+    applied.target.queues.send_dead_letters(Step.DISCOVER, [encode(start)])
     assert applied.json("retry", "prod")["letters"] == {
         "retried": 0,
         "resumed": 1,
@@ -154,7 +155,7 @@ def test_a_start_that_a_run_waits_for_goes_back_too(applied: Stack) -> None:
 
 def test_a_start_that_never_began_a_run_is_done_again(applied: Stack) -> None:
     start = Start("prod", Trigger.WEBHOOK, Scope.of(["mirror/team/app"]))
-    applied.target.queues.bury(Step.DISCOVER, [encode(start)])
+    applied.target.queues.send_dead_letters(Step.DISCOVER, [encode(start)])
     assert applied.json("retry", "prod")["letters"]["retried"] == 1
     assert applied.started()[0].scope.groups == ("mirror/team/app",)
 
@@ -163,7 +164,7 @@ def test_work_of_a_run_that_is_over_is_done_again(applied: Stack) -> None:
     run = applied.finish(applied.begin(), moved())
     late = Batch(run.id, "prod", Step.VERIFY, "late", (Item("mirror/team/app", "1.0"),))
     forgotten = replace(late, run=made_run_id(), items=(Item("mirror/team/base", "1.0"),))
-    applied.target.queues.bury(Step.VERIFY, [encode(late), encode(forgotten)])
+    applied.target.queues.send_dead_letters(Step.VERIFY, [encode(late), encode(forgotten)])
     assert applied.json("retry", "prod")["letters"]["retried"] == 2
     assert applied.started()[0].scope.groups == ("mirror/team/app", "mirror/team/base")
 
@@ -175,7 +176,7 @@ def test_a_message_of_another_version_stays_until_that_version_retries_it(
     batch = first_batch(run).child(0, step=Step.TRANSFER, items=(Item("mirror/team/app", "1.0"),))
     root = BatchRecord((), (Outgoing(batch),))
     applied.target.state.end_batch(first_batch(run), root, Counts(queued=1))
-    applied.target.queues.bury(Step.TRANSFER, [json.dumps(to_json(batch) | {"v": 2})])
+    applied.target.queues.send_dead_letters(Step.TRANSFER, [json.dumps(to_json(batch) | {"v": 2})])
     assert applied.json("retry", "prod")["letters"]["resumed"] == 0
     assert len(_seen(applied)) == 1, "this version leaves it where it is"
     monkeypatch.setattr(messages, "VERSION", 2)
@@ -186,7 +187,7 @@ def test_a_message_of_another_version_stays_until_that_version_retries_it(
 
 def test_a_plan_leaves_nothing_to_retry(applied: Stack) -> None:
     run = applied.begin(plan=True)
-    work = Work(first_batch(run))
+    work = BatchWork(first_batch(run))
     work.give_up(Item("mirror/team/app", "*"), SynclineError("NOT_FOUND", "it is gone"))
     assert [result.code for result in work.results] == ["NOT_FOUND"]
     assert work.dead == []
@@ -213,8 +214,8 @@ def test_more_than_one_run_takes_is_left_for_the_next(applied: Stack, monkeypatc
 def verify(stack: Stack, run: Run, *groups: str) -> None:
     """End a retry in which the items of these groups were found equal, as its functions would."""
     failures = stack.target.state.failures
-    equal = [Result(group, "1.0", Outcome.SKIPPED) for group in groups]
-    gone = answered(failures, run, equal)
+    equal = [Result(group, "1.0", Outcome.EQUAL) for group in groups]
+    gone = answer_retry(failures, run, equal)
     stack.finish(run, *equal, *gone)
 
 
@@ -263,7 +264,7 @@ def test_an_item_that_is_gone_says_so_and_its_letter_stays_until_it_is_dropped(a
 def test_thousands_of_dead_letters_make_a_run_that_can_be_written_down(applied: Stack) -> None:
     letters = Letters()
     groups = [f"mirror/team/{'long-' * 40}{n:05}" for n in range(5000)]
-    given_up = [GivenUp(DeadLetter(Step.TRANSFER, "", g), Scope.of([g]), ((g, "1.0"),)) for g in groups]
+    given_up = [GivenUp(QueuedLetter(Step.TRANSFER, "", g), Scope.of([g]), ((g, "1.0"),)) for g in groups]
     letters.take(given_up)
     assert len(letters.given_up) + len(letters.beyond) == len(groups)
     state = applied.target.state
@@ -276,9 +277,9 @@ def test_thousands_of_dead_letters_make_a_run_that_can_be_written_down(applied: 
 @pytest.mark.parametrize("count", [1, 5000])
 def test_a_scan_of_everything_answers_for_as_many_letters_as_fit(count: int) -> None:
     letters = Letters()
-    whole = GivenUp(DeadLetter(Step.DISCOVER, "", "0"), EVERYTHING, (("*", "*"),))
+    whole = GivenUp(QueuedLetter(Step.DISCOVER, "", "0"), EVERYTHING, (("*", "*"),))
     each = [
-        GivenUp(DeadLetter(Step.TRANSFER, "", str(n)), Scope.of([f"r{n}"]), ((f"r{n}", "1.0" * 20),))
+        GivenUp(QueuedLetter(Step.TRANSFER, "", str(n)), Scope.of([f"r{n}"]), ((f"r{n}", "1.0" * 20),))
         for n in range(count)
     ]
     letters.take([*each, whole])

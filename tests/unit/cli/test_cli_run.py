@@ -50,7 +50,7 @@ def test_a_run_is_begun_and_queued(applied: Stack) -> None:
     assert (start.sync, start.run, start.trigger, start.scope.everything) == (
         "prod",
         value["run"]["id"],
-        Trigger.HAND,
+        Trigger.MANUAL,
         True,
     )
     assert value["run"]["status"] == "running"
@@ -72,7 +72,7 @@ def test_waiting_for_a_start_that_did_not_happen_is_an_error(applied: Stack) -> 
     first = applied.json("run", "prod")["run"]["id"]
     result = applied.run("run", "prod", "--wait")
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[0].startswith(f"error ALREADY_RUNNING: prod has run {first} under way")
+    assert result.stderr.splitlines()[0].startswith(f"error ALREADY_RUNNING: run {first} of prod has been in progress")
 
 
 def test_only_some_repositories(applied: Stack) -> None:
@@ -128,7 +128,7 @@ def test_removals_are_not_silently_forbidden_where_a_run_is_under_way(stack: Sta
     first = stack.json("run", "shop-files")["run"]["id"]
     result = stack.run("run", "shop-files", "--allow-removals", "400")
     assert result.exit_code == 2
-    assert result.stderr.startswith(f"error ALREADY_RUNNING: shop-files has run {first} under way")
+    assert result.stderr.startswith(f"error ALREADY_RUNNING: run {first} of shop-files has been in progress")
 
 
 def test_a_sync_that_removes_nothing_has_no_limits_to_lift(stack: Stack) -> None:

@@ -14,9 +14,10 @@ from syncline.errors import SynclineError, stored_code
 from syncline.kinds.files.wiring import group_of
 from syncline.kinds.tokens.wiring import StoredListings
 from syncline.model import EVERYTHING, Counts, Outcome, Result, Scope, Trigger
-from syncline.steps.known import remember
+from syncline.steps.results import record_failures
+from syncline.store.batches import BatchRecord
 from syncline.store.instances import InstanceLists
-from syncline.store.state import BatchRecord, State, first_batch
+from syncline.store.state import State, first_batch
 from syncline.store.table import Database
 from tests.run_ids import made_run_id
 from tests.unit.cli.cli_stack import FILES, GOOD, OTHER, SYNCS, Stack, conflict, failed, moved
@@ -68,7 +69,7 @@ def test_status_names_the_console(applied: Stack) -> None:
 def test_a_run_that_waits_says_why(applied: Stack) -> None:
     """The clock of the functions is five minutes behind, so the run has made no progress for so long."""
     state = State(applied.target.state._db._table, lambda: time.time() - 300)
-    run, _ = state.begin_run("prod", made_run_id(), Trigger.HAND, EVERYTHING)
+    run, _ = state.begin_run("prod", made_run_id(), Trigger.MANUAL, EVERYTHING)
     assert applied.json("status")["syncs"][0]["current"]["waiting"] is None
     state.note_waiting(run, SynclineError("THROTTLED", "prod.example asked to slow down"), 900.0)
     for arguments in (["status"], ["status", "prod"]):
@@ -221,7 +222,7 @@ def test_a_file_is_called_by_its_key_everywhere(stack: Stack) -> None:
     assert stack.apply(FILES).exit_code == 0
     run = stack.begin("shop-files")
     bad = failed(group_of("odd/x"), "odd/x")
-    remember(stack.target.state.failures, first_batch(run), BatchRecord((bad,)), time.time())
+    record_failures(stack.target.state.failures, first_batch(run), BatchRecord((bad,)), time.time())
     stack.finish(run, bad)
     stack.bury(group_of("odd/x"), sync="shop-files", name="odd/x")
     for words in (

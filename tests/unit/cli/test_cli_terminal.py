@@ -17,7 +17,8 @@ import pytest
 
 from syncline.messages import Outgoing
 from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus
-from syncline.store.state import BatchRecord, first_batch
+from syncline.store.batches import BatchRecord
+from syncline.store.state import first_batch
 from tests.unit.cli.cli_stack import GOOD, ROOT, Stack, moved
 
 TERMINAL = {"TERM": "xterm-256color", "COLUMNS": "100"}

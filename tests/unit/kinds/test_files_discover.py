@@ -71,7 +71,7 @@ def codes_of(pages: list[Page]) -> list[tuple[str, str]]:
 
 
 def counts_of(pages: list[Page]) -> tuple[Counter[str], int, int]:
-    return Counter(names_of(pages)), sum(page.skipped for page in pages), sum(page.left_out for page in pages)
+    return Counter(names_of(pages)), sum(page.equal for page in pages), sum(page.left_out for page in pages)
 
 
 @given(FILES)
@@ -343,7 +343,7 @@ class TestRechecks:
         assert 0 < len(names_of(pages)) < 8
         (again,) = {len(names_of(self.read(86_400.0 / 2)[1])) for _ in range(3)}
         assert again == len(names_of(pages))
-        assert sum(page.skipped for page in pages) == 8 - again
+        assert sum(page.equal for page in pages) == 8 - again
         assert list(world.facts.values()) == ["1000043200.0"]
         assert len(names_of(self.read(86_400.0)[1])) == 8
 
@@ -363,7 +363,7 @@ class TestRechecks:
         world.unreadable = frozenset("b")
         pages = world.scan_pages(sync_of(), EVERYTHING, context=PACE)
         assert codes_of(pages) == [("b", "FORBIDDEN")]
-        assert sum(page.skipped for page in pages) == 1
+        assert sum(page.equal for page in pages) == 1
 
     def test_the_time_of_an_object_is_recorded_when_it_was_read(self) -> None:
         world = World()
@@ -382,9 +382,9 @@ class TestAsked:
         context = replace(PACE, asked=frozenset((key, key) for key in "abc"))
         pages = world.scan_pages(sync_of(), scope, context=context)
         results = [(result.name, result.outcome) for page in pages for result in page.results]
-        assert sorted(results) == [("a", Outcome.SKIPPED), ("b", Outcome.SKIPPED)]
+        assert sorted(results) == [("a", Outcome.EQUAL), ("b", Outcome.EQUAL)]
         assert names_of(pages) == ["c"]
-        assert sum(page.skipped for page in pages) == 1
+        assert sum(page.equal for page in pages) == 1
 
     def test_a_prefix_without_objects_is_absent(self) -> None:
         world = world_of({"a": "equal"})
@@ -413,7 +413,7 @@ class TestAsked:
             sync_of(), Scope.of(["key:a", "key:x"]), context=replace(PACE, named=named)
         )
         assert codes_of(pages) == ([("x", "SOURCE_ABSENT")] if named else [])
-        assert sum(page.skipped for page in pages) == (1 if named else 2)
+        assert sum(page.equal for page in pages) == (1 if named else 2)
 
 
 class TestNamedKeys:

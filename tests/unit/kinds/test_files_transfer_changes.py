@@ -44,7 +44,7 @@ class TestPermissions:
         world.target.modes["a"] = existing
         answer = world.answer(world.item(mode=TOLD, mode_time=7.0))
         if existing == TOLD:
-            assert outcome(answer) is Outcome.SKIPPED
+            assert outcome(answer) is Outcome.EQUAL
             assert world.target.calls == []
         else:
             assert isinstance(answer, Completed), "verify reads them again"
@@ -211,7 +211,7 @@ class TestRename:
     def test_an_object_that_is_gone_is_skipped(self) -> None:
         world, item = self.world(bucket)
         world.source.objects.clear()
-        assert outcome(world.answer(item)) is Outcome.SKIPPED
+        assert outcome(world.answer(item)) is Outcome.EQUAL
         assert world.target.calls == []
 
 
@@ -243,7 +243,7 @@ class TestRemove:
         world.records.rows.clear()
         answer = world.answer(self.item())
         assert isinstance(answer, Result)
-        assert (answer.outcome, answer.reason) == (Outcome.SKIPPED, "it is not ours")
+        assert (answer.outcome, answer.reason) == (Outcome.EQUAL, "it is not ours")
         assert world.target.calls == []
 
     @SORTS
@@ -302,6 +302,6 @@ class TestRemove:
     def test_confirm_removes_nothing(self, make: Make) -> None:
         """The file is ours after all; no removal was granted, so the next scan asks for one."""
         world = self.world(make)
-        assert outcome(world.answer(self.item("confirm"))) is Outcome.SKIPPED
+        assert outcome(world.answer(self.item("confirm"))) is Outcome.EQUAL
         assert world.target.calls == []
         assert "a" in world.target.files

@@ -28,7 +28,7 @@ class TestEqual:
         world.source.put("a", b"content", "e1")
         world.target.holds("a", b"content", file_of("e1", 7))
         answer = world.answer(world.item(target="e1"))
-        assert outcome(answer) is Outcome.SKIPPED
+        assert outcome(answer) is Outcome.EQUAL
         record = world.record()
         assert record is not None
         assert (record.etag, record.target, record.verified) == ("e1", "e1", True)
@@ -38,7 +38,7 @@ class TestEqual:
         world = manager()
         world.source.put("a", b"content", "e1")
         world.target.holds("a", b"content", TargetFile("v", "e1", 7, "id", True, "a", "run-1"))
-        assert outcome(world.answer(world.item())) is Outcome.SKIPPED
+        assert outcome(world.answer(world.item())) is Outcome.EQUAL
         record = world.record()
         assert record is not None
         assert (record.target, record.internal_id, record.mode, record.verified) == ("v", "id", "rw-r--r--", True)
@@ -152,7 +152,7 @@ class TestCompared:
 
     def test_equal_bytes_are_adopted(self) -> None:
         world = self.world(TWO_CHUNKS)
-        assert outcome(world.answer(world.item(target="parts-2"))) is Outcome.SKIPPED
+        assert outcome(world.answer(world.item(target="parts-2"))) is Outcome.EQUAL
         record = world.record()
         assert record is not None
         assert (record.etag, record.target, record.verified) == ("e1", "parts-2", True)
@@ -182,7 +182,7 @@ class TestCompared:
 
     def test_compared_bytes_are_not_read_again(self) -> None:
         world, item = self.interrupted(TWO_CHUNKS)
-        assert outcome(world.answer(item)) is Outcome.SKIPPED
+        assert outcome(world.answer(item)) is Outcome.EQUAL
         assert world.source.opened == world.target.opened == [CHUNK]
         record = world.record()
         assert record is not None
@@ -204,7 +204,7 @@ class TestCompared:
         assert (task_of(answer).compared, answer.further) == (chunks * CHUNK, chunks > 0)
         world.source.on_read = lambda: None
         world.source.opened.clear()
-        assert outcome(world.answer(Item.from_json(answer.item.to_json()))) is Outcome.SKIPPED
+        assert outcome(world.answer(Item.from_json(answer.item.to_json()))) is Outcome.EQUAL
         assert world.source.opened == [chunks * CHUNK]
 
     def test_the_rest_may_differ(self) -> None:
@@ -225,13 +225,13 @@ class TestCompared:
 
     def test_a_conditional_target_is_compared_without_a_write(self) -> None:
         world, item = self.interrupted(TWO_CHUNKS, conditional=True)
-        assert outcome(world.answer(item)) is Outcome.SKIPPED
+        assert outcome(world.answer(item)) is Outcome.EQUAL
         assert world.target.calls == []
 
     def test_a_conditional_target_whose_file_the_scan_did_not_see_is_compared_after_the_refusal(self) -> None:
         world, item = self.interrupted(TWO_CHUNKS, conditional=True, target=None)
         assert world.target.calls == [("put", "a")]
-        assert outcome(world.answer(item)) is Outcome.SKIPPED
+        assert outcome(world.answer(item)) is Outcome.EQUAL
         assert world.target.calls == [("put", "a")], "it is known by now that the target has a file"
         assert world.source.opened == world.target.opened == [CHUNK]
         assert world.target.contents == {"a": TWO_CHUNKS}
@@ -266,7 +266,7 @@ class TestCollisions:
         world.target.holds("A", b"CONTENT", file_of("e2", 7))
         world.records.rows["a"] = Record("", 0, 0, COLLIDES, verified=False).to_row()
         item = Task(operation="remove", ours=COLLIDES).on(Item("g", "a", None, "", 0))
-        assert outcome(world.answer(item)) is Outcome.SKIPPED
+        assert outcome(world.answer(item)) is Outcome.EQUAL
         assert world.record() is None
         assert world.target.contents == {"A": b"CONTENT"}
 
@@ -301,7 +301,7 @@ class TestCollisions:
         world.records.rows["a"] = Record("e1", 7, 0, "v", verified=False, mode="rw-r--r--").to_row()
         gone = Task(operation="remove", ours="v").on(Item("g", "A", None, "e1", 7))
         answers = world.carry_out([world.item(), *([gone] if together else [])])
-        assert outcome(answers["a"]) is Outcome.SKIPPED
+        assert outcome(answers["a"]) is Outcome.EQUAL
         record = world.record()
         assert record is not None
         assert (record.target, record.verified) == ("v", True)

@@ -77,7 +77,7 @@ def test_a_long_repository_is_compared_page_by_page(api: bool) -> None:
     assert found(pages)[0] == ("team/a", "1")
     assert found(pages)[-1] == ("team/c", "1")
     assert sorted(found(pages)[1:-1]) == sorted(even)
-    assert sum(page.skipped for page in pages) == len(TAGS) - len(even) - 1
+    assert sum(page.equal for page in pages) == len(TAGS) - len(even) - 1
     assert [each.name for page in pages for each in page.results] == ["t301"]
     assert max(len(page.items) for page in pages) <= discover.PAGE_TAGS
     assert {item.detail.get("signed") for page in pages for item in page.items if item.group == "team/b"} == {"ask"}
@@ -107,7 +107,7 @@ def test_a_long_repository_goes_on_in_the_next_function(pages_each: int) -> None
     assert len(made) > 20 / pages_each
     assert sorted(set(found(pages))) == sorted(found(long_tags().scan()))
     assert len(found(pages)) == len(set(found(pages))), "each is sent on once"
-    assert sum(page.skipped for page in pages) == 364
+    assert sum(page.equal for page in pages) == 364
 
 
 @pytest.mark.parametrize("pages_each", [1, 3, 1000])
@@ -133,7 +133,7 @@ def test_what_was_scanned_while_a_list_was_held_is_not_scanned_again(api: bool) 
     assert ScanPosition.parse(pages[-1].cursor).after, "the list was too long for the function"
     pages += pair.scan(cursor=pages[-1].cursor)
     assert sorted(found(pages)) == [(name, "1") for name in sorted(content)[1::2]]
-    assert sum(page.skipped for page in pages) == 115
+    assert sum(page.equal for page in pages) == 115
 
 
 def test_tags_that_were_scanned_while_their_list_was_held_are_not_scanned_again() -> None:
@@ -147,7 +147,7 @@ def test_tags_that_were_scanned_while_their_list_was_held_are_not_scanned_again(
     assert "?" in pages[-1].cursor, "the list was too long for the function"
     pages += pair.scan(cursor=pages[-1].cursor)
     assert sorted(found(pages)) == [("team/b", tag) for tag in list(tags)[1::2]]
-    assert sum(page.skipped for page in pages) == 114
+    assert sum(page.equal for page in pages) == 114
 
 
 @pytest.mark.parametrize("breaks", [1, 2, 4, 6, 9, 12])
@@ -173,7 +173,7 @@ def test_a_long_repository_whose_listing_breaks_off_goes_on_there(breaks: int, m
     assert failure.further == (breaks > 4)
     pages += pair.scan(Scope.of(["team/b"]), failure.cursor)
     assert sorted(found(pages)) == sorted(found(long_tags().scan()))
-    assert sum(page.skipped for page in pages) == 364
+    assert sum(page.equal for page in pages) == 364
 
 
 @pytest.mark.parametrize("api", [False, True])
@@ -184,7 +184,7 @@ def test_a_long_list_of_repositories_goes_on_in_the_next_function(pages_each: in
     made = functions(pair, pages_each)
     pages = [page for each in made for page in each]
     assert sorted(found(pages)) == [(name, "1") for name in list(content)[1::2]]
-    assert sum(page.skipped for page in pages) == 365
+    assert sum(page.equal for page in pages) == 365
     assert all(len(each) <= pages_each for each in made)
 
 

@@ -32,7 +32,7 @@ def test_only_what_differs_is_found() -> None:
     first, second = pair.scan()
     assert (first.cursor, second.cursor) == ("team/a", "team/b")
     assert first.items == (Item("team/a", "new"),)
-    assert first.skipped == 1
+    assert first.equal == 1
     (conflict,) = first.results
     assert (conflict.outcome, conflict.code, conflict.source, conflict.target) == (
         Outcome.CONFLICT,
@@ -54,7 +54,7 @@ def test_digests_of_listings_are_not_asked_for_again() -> None:
     content = {f"team/{n}": {str(m): f"d{m}" for m in range(5)} for n in range(8)}
     pair = RegistryPair(content, {**content, "team/0": {}}, api=True)
     pages = pair.scan()
-    assert sum(page.skipped for page in pages) == 35
+    assert sum(page.equal for page in pages) == 35
     assert len(found(pages)) == 5
     assert pair.source.asked == pair.target.asked == []
 
@@ -78,7 +78,7 @@ def test_a_scheduled_scan_asks_for_no_referrers_of_what_is_equal(referrers: str,
     content = {"team/a": {"1": "d1", "latest": "d1", "2": "d2"}}
     for scope, wanted in ((EVERYTHING, scheduled), (Scope.of(["team/a"]), named)):
         pair = RegistryPair(content, content, referrers=referrers)
-        assert sum(page.skipped for page in pair.scan(scope)) == 3
+        assert sum(page.equal for page in pair.scan(scope)) == 3
         assert len([each for each in pair.source.asked if each.startswith("referrers")]) == wanted
         assert not [each for each in pair.target.asked if each.startswith("referrers")], "the source has none"
 
@@ -86,9 +86,9 @@ def test_a_scheduled_scan_asks_for_no_referrers_of_what_is_equal(referrers: str,
 def test_names_at_the_target_have_its_prefix() -> None:
     pair = RegistryPair({"team/a": {"1": "d1"}}, {"mirror/team/a": {"1": "d1"}}, target={"prefix": "mirror"})
     (page,) = pair.scan()
-    assert (page.skipped, page.items) == (1, ())
+    assert (page.equal, page.items) == (1, ())
     (page,) = pair.scan(Scope.of(["mirror/team/a", "elsewhere/team/a", "mirror/team/gone"]))[:1]
-    assert (page.cursor, page.skipped) == ("team/a", 1)
+    assert (page.cursor, page.equal) == ("team/a", 1)
 
 
 def test_a_scope_is_scanned_without_listing_everything() -> None:
@@ -155,7 +155,7 @@ def test_a_repository_with_more_tags_than_a_function_has_time_for_is_left_betwee
     while cursor != "team/b":
         pair.source.asked.clear()
         for page in pair.pages(EVERYTHING, cursor, StepContext(lambda: 60.0 if asked() <= discover.PAGE_TAGS else 0.0)):
-            cursor, skipped = page.cursor, skipped + page.skipped
+            cursor, skipped = page.cursor, skipped + page.equal
         functions.append(asked())
     assert skipped == len(tags)
     assert functions == [discover.PAGE_TAGS * 2, discover.PAGE_TAGS]
@@ -172,7 +172,7 @@ def test_digests_of_one_repository_are_asked_for_side_by_side() -> None:
 
     pair.source.manifest_digest = manifest_digest  # type: ignore[method-assign,assignment]
     (page,) = pair.scan()
-    assert page.skipped == 8
+    assert page.equal == 8
 
 
 def test_one_repository_that_cannot_be_read_does_not_stop_the_scan() -> None:
@@ -188,7 +188,7 @@ def test_a_tag_removed_at_the_source_since_it_was_listed_is_no_item() -> None:
     pair = RegistryPair({"team/a": {"1": "d1", "2": "d2"}}, {"team/a": {"1": "d9", "2": "d2"}})
     pair.source.manifest_digest = lambda _name, tag: None if tag == "1" else "d2"  # type: ignore[method-assign,assignment]
     (page,) = pair.scan()
-    assert (page.items, page.results, page.skipped) == ((), (), 1)
+    assert (page.items, page.results, page.equal) == ((), (), 1)
 
 
 def test_a_tag_removed_at_the_target_since_it_was_listed_moves() -> None:
@@ -225,7 +225,7 @@ def test_where_the_api_knows_nothing_the_registry_decides() -> None:
     assert pair.target_api is not None
     pair.target_api.content = {}
     (page,) = pair.scan()
-    assert page.skipped == 1
+    assert page.equal == 1
     assert pair.target.asked == ["tags team/a", "digest team/a:1"]
 
 
@@ -235,7 +235,7 @@ def test_a_repository_that_takes_no_pushes_fails_item_by_item(state: str) -> Non
     assert pair.target_api is not None
     pair.target_api.states = {"team/a": state}
     (page,) = pair.scan()
-    assert (page.items, page.skipped, len(page.results)) == ((), 1, 1)
+    assert (page.items, page.equal, len(page.results)) == ((), 1, 1)
     assert [(f.item.name, f.error.code.name) for f in page.failures] == [("3", "READ_ONLY")]
 
 

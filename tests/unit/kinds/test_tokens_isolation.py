@@ -28,7 +28,7 @@ from syncline.kinds.tokens.wiring import StoredListings, StoredSyncs
 from syncline.kinds.tokens.wiring_canary import DEADLINE as CANARY_DEADLINE
 from syncline.kinds.tokens.wiring_canary import Canaries
 from syncline.secrets import Secrets
-from syncline.store.instances import InstanceLists, Record
+from syncline.store.instances import InstanceList, InstanceLists
 from syncline.store.state import State
 from syncline.web.function_url import Request
 
@@ -64,10 +64,13 @@ def test_a_stored_sync_that_is_not_understood_does_not_hide_the_others() -> None
 
 
 def test_a_stored_list_that_is_not_understood_does_not_hide_the_others() -> None:
-    records = {"broken": Record(({"name": "of another version"},), 1.0), "good": Record((ONE.as_json(),), 1.0)}
+    records = {
+        "broken": InstanceList(({"name": "of another version"},), 1.0),
+        "good": InstanceList((ONE.as_json(),), 1.0),
+    }
 
     class Lists:
-        def all(self) -> dict[str, Record]:
+        def all(self) -> dict[str, InstanceList]:
             return records
 
     found = StoredListings(cast("InstanceLists", Lists())).all()

@@ -30,7 +30,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
-    """What is measured, by name, in place of the lines that tell CloudWatch."""
+    """Collect metrics by name instead of writing them to the log."""
     found: list[tuple[str, float]] = []
     monkeypatch.setattr(EphemeralMetrics, "add_metric", lambda _, name, _unit, value: found.append((name, value)))
     monkeypatch.setattr(EphemeralMetrics, "flush_metrics", lambda _: None)

@@ -12,8 +12,8 @@ from botocore.exceptions import EndpointConnectionError
 from syncline.errors import SynclineError
 from syncline.kinds.kind import GRACE_SECONDS, Failure, StepContext
 from syncline.model import Item, Outcome, Run, RunStatus, Step
-from syncline.steps.engine import TELLING
-from syncline.steps.transfer import ENDING
+from syncline.steps.engine import REPORT_SECONDS
+from syncline.steps.transfer import RESERVED_SECONDS
 from syncline.store.state import State
 from tests.made_up import MadeUp, Steps, Told, pages
 from tests.stack import QUEUES
@@ -28,8 +28,8 @@ def test_every_step_and_the_end_of_a_run_bind_the_requests(steps: Steps) -> None
     assert kind.ended_runs == [run.id]
     assert kind.told
     for step in (Step.DISCOVER, Step.TRANSFER, Step.VERIFY):
-        assert bound.pop(0) == (run.sync, QUEUES[step].function_timeout - ENDING + GRACE_SECONDS), step
-    assert bound == [(run.sync, TELLING)]
+        assert bound.pop(0) == (run.sync, QUEUES[step].function_timeout - RESERVED_SECONDS + GRACE_SECONDS), step
+    assert bound == [(run.sync, REPORT_SECONDS)]
 
 
 class TestCancelled:

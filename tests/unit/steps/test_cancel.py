@@ -8,7 +8,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Completed, Page, StepContext, Unfinished
 from syncline.messages import Outgoing
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Run, RunStatus, Scope, Step, Trigger
-from syncline.store.state import BatchRecord
+from syncline.store.batches import BatchRecord
 from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, Told, items, transfer_of
 from tests.pump import KilledError, Letter, When
 from tests.run_ids import made_run_id
@@ -20,7 +20,7 @@ OPEN = {("team/app", name): Outcome.CANCELLED for name in ("1", "2", "3")}
 
 def another(steps: Steps, run_id: str = NEXT) -> Run:
     """Begin another run; raises ALREADY_RUNNING."""
-    return steps.state.begin_run(SYNC, run_id, Trigger.HAND, EVERYTHING)[0]
+    return steps.state.begin_run(SYNC, run_id, Trigger.MANUAL, EVERYTHING)[0]
 
 
 def outcomes(steps: Steps, run_id: str = MADE_UP_RUN) -> dict[tuple[str, str], Outcome]:
@@ -108,7 +108,7 @@ def test_a_scan_that_goes_on_after_the_end_of_its_run_sends_nothing(steps: Steps
 
 
 @pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
-def test_whoever_ends_a_run_may_die_on_the_way(steps: Steps, when: When) -> None:
+def test_a_function_that_ends_a_run_may_die_at_any_call(steps: Steps, when: When) -> None:
     """The next one who looks ends it, with the same counts."""
     effects = 1
     for number in range(1, 40):
@@ -139,7 +139,7 @@ def test_whoever_ends_a_run_may_die_on_the_way(steps: Steps, when: When) -> None
     assert effects > 10, "each of the calls was tried"
 
 
-def test_what_a_joined_scan_had_found_again_is_counted_once(steps: Steps) -> None:
+def test_items_that_a_joined_scan_finds_again_are_counted_once(steps: Steps) -> None:
     _, root = steps.begin(MADE_UP_RUN)
     first, again = transfer_of("1", "2", "3"), transfer_of("3", "2", "1", scan="joined")
     steps.state.end_batch(root, BatchRecord((), (Outgoing(first),)), Counts(queued=3))
@@ -218,7 +218,7 @@ class TestReport:
         assert self.kind.ended_runs == [MADE_UP_RUN]
 
     def test_of_a_run_that_a_function_finds_half_ended(self, steps: Steps) -> None:
-        """Whoever was to end it died after it had closed the run's records."""
+        """The function that was to end the run died after it had closed the records."""
         self.cancel(steps)
         steps.state._close(MADE_UP_RUN)
         steps.pump.deliver([self.letter])

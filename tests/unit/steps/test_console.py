@@ -18,9 +18,10 @@ from syncline.model import Counts, Scope, Trigger
 from syncline.secrets import Secrets
 from syncline.store.backup_index import BackupIndex
 from syncline.store.backup_records import Count
-from syncline.store.state import BatchRecord, State
+from syncline.store.batches import BatchRecord
+from syncline.store.state import State
 from syncline.store.table import Database
-from syncline.store.totals import BUCKETS, totals_of
+from syncline.store.totals import BUCKETS, read_totals
 from syncline.wiring.console import console_of
 from tests.run_ids import made_run_id
 from tests.stack import new_table
@@ -55,7 +56,7 @@ class Clock:
 def run(state: State, clock: Clock, counts: Counts, seconds: float) -> None:
     """One run of a single batch that comes to ``counts``."""
     clock.now += 1
-    started, batch = state.begin_run("clusters", made_run_id(int(clock.now)), Trigger.HAND, Scope())
+    started, batch = state.begin_run("clusters", made_run_id(int(clock.now)), Trigger.MANUAL, Scope())
     clock.now += seconds
     state.end_batch(batch, BatchRecord((), (), ()), counts)
     assert state.finish_run("clusters", started.id) is not None
@@ -107,7 +108,7 @@ def test_the_figures_of_git_sync(table: Table) -> None:
     assert found["syncline_items_total", "left_out"] == 7
     assert found["syncline_moved_bytes_total", ""] == 1000
     assert found["syncline_running", ""] == 0
-    state.begin_run("clusters", made_run_id(), Trigger.HAND, Scope())
+    state.begin_run("clusters", made_run_id(), Trigger.MANUAL, Scope())
     assert samples(table)["syncline_running", ""] == 1
 
 
@@ -150,11 +151,11 @@ def test_a_plan_counts_nothing(table: Table) -> None:
     clock = Clock()
     state = State(table, clock)
     state.put_sync("clusters", load_sync(json.dumps(BACKUPS)).model_dump_json())
-    started, batch = state.begin_run("clusters", made_run_id(), Trigger.HAND, Scope(), plan=True)
+    started, batch = state.begin_run("clusters", made_run_id(), Trigger.MANUAL, Scope(), plan=True)
     state.end_batch(batch, BatchRecord((), (), ()), Counts(would_move=3))
     assert state.finish_run("clusters", started.id) is not None
-    assert sum(totals_of(Database(table), "clusters").durations) == 0
-    assert len(totals_of(Database(table), "clusters").durations) == len(BUCKETS) + 1
+    assert sum(read_totals(Database(table), "clusters").durations) == 0
+    assert len(read_totals(Database(table), "clusters").durations) == len(BUCKETS) + 1
 
 
 def test_health(table: Table) -> None:

@@ -29,9 +29,9 @@ SLOW = CHUNK_SECONDS / 3 + 0.1
 
 def test_each_difference_is_moved_once_and_what_is_equal_only_counted(steps: Steps) -> None:
     steps.kind.pages = [
-        Page("a", items("1", "2", group="a"), skipped=3),
+        Page("a", items("1", "2", group="a"), equal=3),
         Page("b", results=(Result("b", "1", Outcome.CONFLICT, code="TAG_DIFFERS", reason="two images"),)),
-        Page("c", skipped=7),
+        Page("c", equal=7),
     ]
     run = steps.run()
     counts = run.counts
@@ -40,9 +40,9 @@ def test_each_difference_is_moved_once_and_what_is_equal_only_counted(steps: Ste
     assert set(steps.results()) == {("a", "1"), ("a", "2"), ("b", "1")}
 
 
-def test_what_is_left_out_is_counted_apart_and_is_no_failure(steps: Steps) -> None:
+def test_items_left_out_are_counted_and_are_no_failures(steps: Steps) -> None:
     steps.kind.pages = [
-        Page("a", items("1", group="a"), skipped=1, left_out=2),
+        Page("a", items("1", group="a"), equal=1, left_out=2),
         Page("b", results=(Result("b", "1", Outcome.LEFT_OUT, reason="not selected"),), left_out=3),
     ]
     run = steps.run()
@@ -64,7 +64,7 @@ def test_extras_are_counted_apart_and_are_no_failure(steps: Steps) -> None:
     assert steps.results()["b", "1"].outcome is Outcome.EXTRA
 
 
-def test_what_is_left_out_in_each_chunk_is_counted_once(steps: Steps) -> None:
+def test_items_left_out_in_each_chunk_are_counted_once(steps: Steps) -> None:
     steps.kind.pages = [replace(page, left_out=1) for page in pages(CHUNK_ITEMS * 2 + 3)]
     assert steps.run().counts.left_out == CHUNK_ITEMS * 2 + 3
 
@@ -139,7 +139,7 @@ def test_a_scan_that_breaks_off_goes_on_behind_its_last_page(steps: Steps, code:
         begun.append(cursor)
         behind = [page for page in pages(30) if cursor is None or page.cursor > cursor]
         for page in behind[:3]:
-            yield replace(page, items=(), skipped=1)
+            yield replace(page, items=(), equal=1)
         if len(behind) > 3:
             raise SynclineError(code, "the list broke off")
 
@@ -163,7 +163,7 @@ def test_steps_are_told_of_the_removals_allowed_for_the_run(steps: Steps, allowe
 
     steps.kind.look, steps.kind.move = look, move
     by_hand = made_run_id()
-    steps.state.begin_run(SYNC, by_hand, Trigger.HAND, EVERYTHING, allow_removals=allowed)
+    steps.state.begin_run(SYNC, by_hand, Trigger.MANUAL, EVERYTHING, allow_removals=allowed)
     steps.start(run=by_hand)
     steps.pump.run()
     assert seen == [allowed, allowed]
@@ -179,7 +179,7 @@ def test_items_of_one_group_go_into_messages_of_at_most_a_share(steps: Steps) ->
 
 
 def test_a_scan_of_many_groups_writes_small_records_and_letters(steps: Steps) -> None:
-    """What follows from a scan does not carry its scope: with it, one record would be more than DynamoDB takes."""
+    """Batches that follow from a scan do not have its scope, with which a record would exceed an item of the table."""
     rng = random.Random(steps.seed)
     groups = [f"team/{rng.randbytes(500).hex()}" for _ in range(40)]
     bad = [Result(group, "bad", Outcome.FAILED, code="PATH_REFUSED", reason="no path") for group in groups]
@@ -230,7 +230,7 @@ def test_a_slow_scan_sends_on_what_it_found_after_some_seconds(steps: Steps, *, 
         for page in pages(6):
             steps.clock.sleep(SLOW)
             works.append(context.work)
-            yield page if differs else Page(page.cursor, skipped=1)
+            yield page if differs else Page(page.cursor, equal=1)
 
     steps.kind.look = look
     steps.run()

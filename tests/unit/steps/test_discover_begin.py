@@ -21,7 +21,7 @@ UNDER_WAY = made_run_id(-1)
 
 def test_a_plan_moves_nothing_beside_a_run(steps: Steps) -> None:
     steps.begin(UNDER_WAY)
-    steps.kind.pages = [Page("a", items("1", "2", group="a"), skipped=1)]
+    steps.kind.pages = [Page("a", items("1", "2", group="a"), equal=1)]
     steps.start(plan=True)
     steps.pump.run()
     plan = next(run for run in steps.state.runs(SYNC) if run.plan)
@@ -59,7 +59,7 @@ def test_a_second_start_of_everything_says_so_and_does_nothing(steps: Steps, mon
 
 
 def test_a_full_look_waits_for_a_run_that_looks_at_a_part_only(steps: Steps) -> None:
-    """A registry that is pushed to all the time must not have its scheduled look passed over every time."""
+    """A registry with constant pushes must get its scheduled scan."""
     steps.state.begin_run(SYNC, UNDER_WAY, Trigger.WEBHOOK, Scope.of(["a"]))
     steps.kind.look = lambda scope, _cursor, _context: [
         Page(group, items("1", group=group)) for group in scope.groups or ("a", "b")
@@ -117,7 +117,7 @@ def test_an_event_waits_for_a_run_that_is_being_cancelled(steps: Steps) -> None:
 
 
 def test_a_run_that_was_begun_by_the_sender_is_carried_out_under_its_id(steps: Steps) -> None:
-    steps.state.begin_run(SYNC, UNDER_WAY, Trigger.HAND, EVERYTHING)
+    steps.state.begin_run(SYNC, UNDER_WAY, Trigger.MANUAL, EVERYTHING)
     steps.kind.pages = pages(2)
     steps.start(run=UNDER_WAY)
     steps.pump.run()

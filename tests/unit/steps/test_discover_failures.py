@@ -46,7 +46,7 @@ def test_a_group_that_was_scanned_in_part_goes_on_behind_that(steps: Steps, *, s
     def look(scope: Scope, cursor: str | None, _context: StepContext) -> Iterator[Page]:
         asked.append((scope.groups, cursor))
         at = int(cursor or 0)
-        if at == 2 * engine_module.ATTEMPTS:
+        if at == 2 * engine_module.MAX_ATTEMPTS:
             return
         if scope.everything or steady:
             yield Page(str(at + 1), items(f"t{at}", group="team/long"))
@@ -58,15 +58,15 @@ def test_a_group_that_was_scanned_in_part_goes_on_behind_that(steps: Steps, *, s
     run = steps.run()
     again = [cursor for groups, cursor in asked if groups == ("team/long",)]
     if steady:
-        assert again == [str(number) for number in range(1, 2 * engine_module.ATTEMPTS + 1)]
-        assert (run.counts.moved, run.counts.failed) == (2 * engine_module.ATTEMPTS, 0)
+        assert again == [str(number) for number in range(1, 2 * engine_module.MAX_ATTEMPTS + 1)]
+        assert (run.counts.moved, run.counts.failed) == (2 * engine_module.MAX_ATTEMPTS, 0)
     else:
-        assert again == [*["1"] * (engine_module.ATTEMPTS - 1), None]
+        assert again == [*["1"] * (engine_module.MAX_ATTEMPTS - 1), None]
         assert (run.counts.moved, run.counts.failed) == (1, 1)
 
 
 def test_a_registry_that_is_down_causes_few_looks_and_small_records(steps: Steps) -> None:
-    """One look again for many groups, and never more of them than a record of the table holds."""
+    """One scan follows for many groups, and no more than fit a record of the table."""
     names = [f"team/{n:04}" for n in range(CHUNK_RESULTS * 2 + 5)]
     scopes: list[tuple[str, ...] | None] = []
 
@@ -87,7 +87,7 @@ def test_a_registry_that_is_down_causes_few_looks_and_small_records(steps: Steps
     assert [len(groups) for groups in again] == [CHUNK_RESULTS, CHUNK_RESULTS, 5]
 
 
-@pytest.mark.parametrize(("code", "looks"), [("SERVER_ERROR", engine_module.ATTEMPTS), ("FORBIDDEN", 1)])
+@pytest.mark.parametrize(("code", "looks"), [("SERVER_ERROR", engine_module.MAX_ATTEMPTS), ("FORBIDDEN", 1)])
 def test_a_group_that_stays_unreadable_is_given_up_with_its_reason(steps: Steps, code: CodeName, looks: int) -> None:
     asked: list[tuple[str, ...] | None] = []
 
@@ -105,7 +105,7 @@ def test_a_group_that_stays_unreadable_is_given_up_with_its_reason(steps: Steps,
     assert (dead.code, dead.reason, dead.batch.scope) == (code, "it is so", Scope.of(["bad"]))
 
 
-@pytest.mark.parametrize(("code", "looks"), [("LISTING_INCOMPLETE", engine_module.ATTEMPTS), ("UNAUTHORIZED", 1)])
+@pytest.mark.parametrize(("code", "looks"), [("LISTING_INCOMPLETE", engine_module.MAX_ATTEMPTS), ("UNAUTHORIZED", 1)])
 def test_a_look_that_fails_as_a_whole_ends_the_run_with_its_reason(steps: Steps, code: CodeName, looks: int) -> None:
     asked: list[str | None] = []
 
@@ -144,7 +144,7 @@ def test_a_look_that_got_further_may_fail_as_often_again(steps: Steps, *, slow: 
     """It goes on after a chunk, or in another function after its time."""
     everything = pages(CHUNK_ITEMS + 1)
     fails = Counter(
-        {page.cursor: engine_module.ATTEMPTS - 1 for page in (everything[0], everything[1 if slow else -1])}
+        {page.cursor: engine_module.MAX_ATTEMPTS - 1 for page in (everything[0], everything[1 if slow else -1])}
     )
 
     def look(_scope: Scope, cursor: str | None, _context: StepContext) -> Iterator[Page]:
@@ -168,12 +168,12 @@ def test_items_have_all_their_tries_whatever_the_look_took(steps: Steps) -> None
     looks, moves = iter(range(1, 100)), iter(range(1, 100))
 
     def look(_scope: Scope, _cursor: str | None, _context: StepContext) -> Iterator[Page]:
-        if next(looks) < engine_module.ATTEMPTS:
+        if next(looks) < engine_module.MAX_ATTEMPTS:
             raise SynclineError("UNREACHABLE", "gone")
         yield from pages(1)
 
     def move(item: Item, _context: StepContext) -> Answer:
-        if next(moves) < engine_module.ATTEMPTS:
+        if next(moves) < engine_module.MAX_ATTEMPTS:
             return Failure(item, SynclineError("UNREACHABLE", "gone"))
         return Completed(item)
 
@@ -214,14 +214,14 @@ def test_an_unforeseen_error_is_internal_and_has_its_end(steps: Steps) -> None:
 
 
 def test_a_look_of_any_length_is_not_taken_for_one_without_end(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "HOPS", 4)
+    monkeypatch.setattr(engine_module, "MAX_HOPS", 4)
     steps.kind.pages = pages(CHUNK_ITEMS * 6)
     run = steps.run()
     assert (run.counts.moved, run.counts.failed) == (CHUNK_ITEMS * 6, 0)
 
 
 def test_a_look_that_never_gets_anywhere_is_given_up(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "HOPS", 4)
+    monkeypatch.setattr(engine_module, "MAX_HOPS", 4)
 
     def look(_scope: Scope, _cursor: str | None, _context: StepContext) -> Iterator[Page]:
         steps.clock.sleep(400)
@@ -245,7 +245,7 @@ def test_a_look_that_stays_where_it_is_is_given_up_soon(steps: Steps) -> None:
 
     steps.kind.look = look
     run = steps.run()
-    assert looks == [None, *["team/0001"] * engine_module.IDLE]
+    assert looks == [None, *["team/0001"] * engine_module.MAX_IDLE]
     assert (run.status, run.counts.moved, run.counts.failed) == (RunStatus.DONE, 1, 1)
     (dead,) = steps.dead()
     assert (dead.code, dead.batch.scope) == ("NO_PROGRESS", EVERYTHING)
@@ -257,7 +257,7 @@ def test_a_look_that_gets_further_now_and_then_is_not_given_up(steps: Steps) -> 
 
     def look(_scope: Scope, cursor: str | None, _context: StepContext) -> Iterator[Page]:
         reached = int(cursor or 0)
-        if next(looks) % engine_module.IDLE == 0:
+        if next(looks) % engine_module.MAX_IDLE == 0:
             yield Page(str(reached + 1), items("1", group=f"team/{reached}"))
         if reached < 4:
             steps.clock.sleep(400)
@@ -300,7 +300,7 @@ def test_the_requests_of_a_look_that_failed_are_counted(steps: Steps, pages_befo
 
 
 def test_a_look_that_is_given_up_within_a_chunk_ends_its_run(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "HOPS", 0)
+    monkeypatch.setattr(engine_module, "MAX_HOPS", 0)
     steps.kind.pages = pages(CHUNK_ITEMS * 2)
     run = steps.run()
     assert run.status is RunStatus.DONE

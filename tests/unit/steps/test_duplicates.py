@@ -61,7 +61,7 @@ def test_a_start_that_was_sent_twice_begins_one_run(steps: Steps) -> None:
 
 
 def test_a_start_that_waits_keeps_its_name(steps: Steps) -> None:
-    steps.state.begin_run(SYNC, made_run_id(), Trigger.HAND, Scope.of(["a"]))
+    steps.state.begin_run(SYNC, made_run_id(), Trigger.MANUAL, Scope.of(["a"]))
     letter = steps.start()
     steps.pump.deliver([letter])
     (waiting,) = steps.mail.waiting()

@@ -13,12 +13,22 @@ from hypothesis import strategies as st
 
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import GRACE_SECONDS, Failure
-from syncline.messages import Batch, Dead, Outgoing, Queues, decode
+from syncline.messages import Batch, DeadLetter, Outgoing, Queues, decode
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger, json_bytes
-from syncline.steps.engine import ATTEMPTS, HOPS, IDLE, LARGEST_ITEM, TELLING, Work, pause, step_error
+from syncline.steps.engine import (
+    MAX_ATTEMPTS,
+    MAX_HOPS,
+    MAX_IDLE,
+    MAX_ITEM_BYTES,
+    REPORT_SECONDS,
+    BatchWork,
+    retry_delay,
+    step_error,
+)
+from syncline.store.batches import BatchRecord
 from syncline.store.failures import KnownFailure
 from syncline.store.leases import Lease
-from syncline.store.state import BatchRecord, State
+from syncline.store.state import State
 from tests.made_up import MADE_UP_RUN, SYNC, MadeUp, Steps, items, transfer_of
 from tests.run_ids import made_run_id
 
@@ -39,12 +49,12 @@ def test_a_pause_doubles_up_to_five_minutes_and_differs_among_those_who_failed(
     attempt: int, rng: random.Random
 ) -> None:
     longest = min(300, 4 * 2 ** (attempt - 1))
-    assert longest / 2 <= pause(attempt, rng) <= longest
+    assert longest / 2 <= retry_delay(attempt, rng) <= longest
 
 
 class TestFollowing:
     def test_batches_that_follow_have_different_ids_and_whole_seconds(self) -> None:
-        work = Work(TRANSFER)
+        work = BatchWork(TRANSFER)
         first, second = work.follow(1.6, step=Step.VERIFY), work.follow()
         assert [each.delay for each in work.following] == [2, 0]
         assert [each.batch for each in work.following] == [first, second]
@@ -52,7 +62,7 @@ class TestFollowing:
         assert (first.step, second.step, first.items) == (Step.VERIFY, Step.TRANSFER, TRANSFER.items)
 
     def test_items_that_may_be_tried_again_are_together_and_the_others_given_up(self) -> None:
-        work = Work(TRANSFER)
+        work = BatchWork(TRANSFER)
         work.fail([failure("1"), failure("2", "FORBIDDEN"), failure("3", "THROTTLED")], NO_CHANCE, step=Step.TRANSFER)
         (again,) = work.following
         assert [item.name for item in again.batch.items] == ["1", "3"]
@@ -63,12 +73,12 @@ class TestFollowing:
         assert work.waits[0].what == "1 failed"
 
     def test_changes_apply_to_the_batch_that_tries_again(self) -> None:
-        work = Work(TRANSFER)
+        work = BatchWork(TRANSFER)
         work.fail([failure("1")], NO_CHANCE, step=Step.VERIFY, attempt=1)
         assert (work.following[0].batch.step, work.following[0].batch.attempt) == (Step.VERIFY, 1)
 
     def test_the_reason_to_wait_is_of_an_item_that_is_tried_again(self) -> None:
-        work = Work(TRANSFER)
+        work = BatchWork(TRANSFER)
         work.fail(
             [failure("1", "FORBIDDEN"), failure("2", "THROTTLED", 90.0), failure("3", retry_after=30.0)], NO_CHANCE
         )
@@ -76,55 +86,55 @@ class TestFollowing:
         assert (work.waits[0].code.name, work.waits[1]) == ("THROTTLED", 90.0)
         assert work.following[0].delay == 90
 
-    @pytest.mark.parametrize(("attempt", "again"), [(ATTEMPTS - 1, True), (ATTEMPTS, False)])
+    @pytest.mark.parametrize(("attempt", "again"), [(MAX_ATTEMPTS - 1, True), (MAX_ATTEMPTS, False)])
     def test_the_last_try_is_followed_by_none(self, attempt: int, *, again: bool) -> None:
-        work = Work(replace(TRANSFER, attempt=attempt))
+        work = BatchWork(replace(TRANSFER, attempt=attempt))
         work.fail([failure("1")], NO_CHANCE)
         assert (len(work.following), len(work.dead), work.waits is not None) == (again, not again, again)
 
     def test_nothing_to_fail(self) -> None:
-        work = Work(TRANSFER)
+        work = BatchWork(TRANSFER)
         work.fail([], NO_CHANCE)
-        assert work == Work(TRANSFER)
+        assert work == BatchWork(TRANSFER)
 
 
 class TestGivenUp:
     error = SynclineError("REFUSED", "it is so")
 
     def test_an_item_of_a_transfer(self) -> None:
-        work, item = Work(TRANSFER), Item("team/app", "2", "ours", "theirs", detail={"session": 1})
+        work, item = BatchWork(TRANSFER), Item("team/app", "2", "ours", "theirs", detail={"session": 1})
         work.give_up(item, self.error)
         why: tuple[CodeName, str] = ("REFUSED", "it is so")
         assert work.results == [Result("team/app", "2", Outcome.FAILED, "ours", "theirs", 0, *why)]
         scope = Scope.of(["team/app"])
-        assert work.dead == [Dead(replace(TRANSFER, items=(item,), scope=scope), *why, ("team/app", "2"))]
+        assert work.dead == [DeadLetter(replace(TRANSFER, items=(item,), scope=scope), *why, ("team/app", "2"))]
 
     def test_an_item_that_another_group_finds(self) -> None:
-        work = Work(TRANSFER)
+        work = BatchWork(TRANSFER)
         work.give_up(Item("folder/file", "file"), self.error, "folder/")
         assert work.dead[0].batch.scope == Scope.of(["folder/"])
 
     def test_a_whole_scan_is_made_again_by_its_scope(self) -> None:
         scan = Batch(MADE_UP_RUN, SYNC, Step.DISCOVER, "scan", scope=Scope.of(["a", "b"]), cursor="a")
-        work = Work(scan)
+        work = BatchWork(scan)
         work.give_up(Item("*", "*"), self.error)
         assert (work.dead[0].batch, work.dead[0].key) == (scan, ("*", "*"))
 
     def test_a_plan_leaves_no_letter(self) -> None:
-        work = Work(replace(TRANSFER, plan=True))
+        work = BatchWork(replace(TRANSFER, plan=True))
         work.give_up(items("1")[0], self.error)
         assert (len(work.results), work.dead) == (1, [])
 
 
 class TestCounts:
     def test_of_a_transfer(self) -> None:
-        work = Work(TRANSFER, requests=7)
-        work.results = [result("1", Outcome.CONFLICT), result("2", Outcome.SKIPPED), result("3", Outcome.EXTRA)]
+        work = BatchWork(TRANSFER, requests=7)
+        work.results = [result("1", Outcome.CONFLICT), result("2", Outcome.EQUAL), result("3", Outcome.EXTRA)]
         counts = work.counts(work.results)
         assert counts == Counts(conflict=1, skipped=1, extra=1, queued=-2, requests=7)
 
-    def test_what_is_not_told_counts_as_queued_no_more_but_its_bytes_were_sent(self) -> None:
-        work = Work(replace(TRANSFER, step=Step.VERIFY))
+    def test_a_dropped_result_is_no_longer_queued_but_its_bytes_count(self) -> None:
+        work = BatchWork(replace(TRANSFER, step=Step.VERIFY))
         others = [result(name, Outcome.REMOVED, 1) for name in ("4", "5", "6")]
         work.results = [result("1", moved_bytes=5), result("2", moved_bytes=7), *others]
         counts = work.counts(work.results[:1])
@@ -132,24 +142,24 @@ class TestCounts:
 
     def test_of_a_scan_nothing_that_it_settles_was_queued(self) -> None:
         scan = Batch(MADE_UP_RUN, SYNC, Step.DISCOVER, "scan")
-        work = Work(scan, skipped=4, left_out=3, extra=2, queued=5)
+        work = BatchWork(scan, equal=4, left_out=3, extra=2, queued=5)
         work.results = [result("1", Outcome.LEFT_OUT), result("2", Outcome.EXTRA), result("3", Outcome.CONFLICT)]
         assert work.counts(work.results[:2]) == Counts(skipped=4, left_out=4, extra=3, queued=5)
 
 
 class TestEnd:
-    def test_what_is_held_back_is_not_sent(self, steps: Steps) -> None:
+    def test_a_batch_that_is_held_back_is_not_sent(self, steps: Steps) -> None:
         _, root = steps.begin()
-        work = Work(root)
+        work = BatchWork(root)
         work.follow(step=Step.TRANSFER, items=items("1"))
         rest = work.follow(cursor="a")
         assert steps.engine.end(work, held_back=rest)
         assert [decode(letter.body) for letter in steps.mail.waiting()] == [work.following[0].batch]
-        assert steps.engine.leaves == set()
+        assert steps.engine.maybe_over == set()
 
     def test_a_batch_that_had_ended_sends_what_followed_then(self, steps: Steps) -> None:
         _, root = steps.begin()
-        first, second = Work(root), Work(root)
+        first, second = BatchWork(root), BatchWork(root)
         sent = first.follow(cursor="a")
         rest = second.follow(cursor="b")
         assert steps.engine.end(first)
@@ -162,7 +172,7 @@ class TestEnd:
         failed = Result("team/app", "bad", Outcome.FAILED, code="REFUSED", reason="it is so")
         steps.state.end_batch(root, BatchRecord((failed,)), Counts(failed=1))
         steps.state.failures.solve(SYNC, [KnownFailure.of(failed, MADE_UP_RUN, 0.0)], made_run_id(1))
-        assert not steps.engine.end(Work(root))
+        assert not steps.engine.end(BatchWork(root))
         assert list(steps.state.failures.all(SYNC)) == []
 
     @pytest.mark.parametrize(
@@ -172,18 +182,18 @@ class TestEnd:
             (EndpointConnectionError(endpoint_url="https://sqs.example"), "AWS_UNAVAILABLE"),
         ],
     )
-    def test_the_run_says_why_it_waits(self, steps: Steps, error: Exception, code: str) -> None:
+    def test_the_run_states_why_it_waits(self, steps: Steps, error: Exception, code: str) -> None:
         steps.begin()
-        steps.engine.waits(SYNC, MADE_UP_RUN, error, 30)
+        steps.engine.note_waiting(SYNC, MADE_UP_RUN, error, 30)
         waiting = steps.latest().waiting
         assert waiting is not None
         assert (waiting.code, waiting.until - waiting.at) == (code, 30)
 
-    @pytest.mark.parametrize("trigger", [Trigger.RETRY, Trigger.HAND])
+    @pytest.mark.parametrize("trigger", [Trigger.RETRY, Trigger.MANUAL])
     def test_a_retry_answers_for_items_that_it_has_not_met(self, steps: Steps, trigger: Trigger) -> None:
         asked = [("team/app", "gone")]
         _, root = steps.state.begin_run(SYNC, MADE_UP_RUN, trigger, EVERYTHING, asked=asked)
-        steps.engine.end(Work(root))
+        steps.engine.end(BatchWork(root))
         steps.engine.finish_runs(lambda: 100.0)
         answers = trigger is Trigger.RETRY
         assert [each.code for each in steps.state.results(MADE_UP_RUN)] == ["ITEM_GONE"] * answers
@@ -191,35 +201,35 @@ class TestEnd:
 
     def test_a_batch_with_nothing_following_may_be_the_last_of_its_run(self, steps: Steps) -> None:
         _, root = steps.begin()
-        assert steps.engine.end(Work(root))
-        assert steps.engine.leaves == {(SYNC, MADE_UP_RUN)}
+        assert steps.engine.end(BatchWork(root))
+        assert steps.engine.maybe_over == {(SYNC, MADE_UP_RUN)}
         steps.engine.finish_runs(lambda: 100.0)
         assert steps.latest().status is RunStatus.DONE
-        assert (steps.engine.leaves, steps.engine.ended) == (set(), set())
+        assert (steps.engine.maybe_over, steps.engine.over) == (set(), set())
 
     def test_of_a_run_that_was_closed_nothing_is_sent(self, steps: Steps) -> None:
         _, root = steps.begin()
         steps.state.cancel_run(SYNC, MADE_UP_RUN)
         steps.clock.sleep(20)
         steps.state.end_cancelled(SYNC, MADE_UP_RUN)
-        work = Work(root)
+        work = BatchWork(root)
         rest = work.follow(cursor="a")
         assert not steps.engine.end(work, held_back=rest)
         assert steps.mail.waiting() == []
-        assert steps.engine.leaves == {(SYNC, MADE_UP_RUN)}
+        assert steps.engine.maybe_over == {(SYNC, MADE_UP_RUN)}
 
-    @pytest.mark.parametrize(("hop", "gone"), [(HOPS - 1, False), (HOPS, True)])
+    @pytest.mark.parametrize(("hop", "gone"), [(MAX_HOPS - 1, False), (MAX_HOPS, True)])
     def test_a_chain_of_messages_has_an_end(self, steps: Steps, hop: int, *, gone: bool) -> None:
         _, root = steps.begin()
-        work = Work(replace(root, hop=hop))
+        work = BatchWork(replace(root, hop=hop))
         rest = work.follow(cursor="a")
         assert steps.engine.end(work, held_back=rest) is not gone
         assert [each.code for each in steps.dead()] == (["NO_PROGRESS"] if gone else [])
 
-    @pytest.mark.parametrize(("idle", "given_up"), [(IDLE - 1, []), (IDLE, ["1", "2"])])
+    @pytest.mark.parametrize(("idle", "given_up"), [(MAX_IDLE - 1, []), (MAX_IDLE, ["1", "2"])])
     def test_items_that_get_no_further_are_given_up(self, steps: Steps, idle: int, given_up: list[str]) -> None:
         steps.begin()
-        work = Work(transfer_of("1", "2"))
+        work = BatchWork(transfer_of("1", "2"))
         work.follow(idle=idle)
         steps.engine.end(work)
         assert [(each.name, each.code) for each in work.results] == [(name, "NO_PROGRESS") for name in given_up]
@@ -227,10 +237,10 @@ class TestEnd:
 
     def test_items_too_large_for_a_message_are_given_up_alone(self, steps: Steps) -> None:
         steps.begin()
-        fits, large = (Item("team/app", name, detail={"state": name * LARGEST_ITEM}) for name in ("a", "b"))
+        fits, large = (Item("team/app", name, detail={"state": name * MAX_ITEM_BYTES}) for name in ("a", "b"))
         fits = replace(fits, detail={"state": ""})
-        fits = replace(fits, detail={"state": "a" * (LARGEST_ITEM - json_bytes(fits.to_json()))})
-        work = Work(transfer_of("1"))
+        fits = replace(fits, detail={"state": "a" * (MAX_ITEM_BYTES - json_bytes(fits.to_json()))})
+        work = BatchWork(transfer_of("1"))
         work.follow(items=(fits, large, *items("3")))
         work.follow(items=(large,))
         steps.engine.end(work)
@@ -255,7 +265,7 @@ class TestRefused:
 
         monkeypatch.setattr(Queues, "send", strict)
         steps.begin()
-        work = Work(transfer_of("first"))
+        work = BatchWork(transfer_of("first"))
         work.follow(items=tuple(replace(item, detail={"state": 1}) for item in items(*names)))
         steps.engine.end(work)
 
@@ -270,7 +280,7 @@ class TestRefused:
         assert steps.dead() == []
 
     def test_an_item_that_is_refused_alone_has_failed(self, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What it carried may be the reason, so its letter does not carry that."""
+        """The detail may be the reason, so the letter is without it."""
         self.refused(steps, monkeypatch, 0, "1")
         (letter,) = steps.dead()
         assert (letter.code, letter.reason) == ("MESSAGE_REFUSED", "it is too large")
@@ -292,8 +302,8 @@ class TestFailAll:
 
     @pytest.mark.parametrize(("code", "attempt", "again"), [
         ("SERVER_ERROR", 1, True),
-        ("SERVER_ERROR", ATTEMPTS - 1, True),
-        ("SERVER_ERROR", ATTEMPTS, False),
+        ("SERVER_ERROR", MAX_ATTEMPTS - 1, True),
+        ("SERVER_ERROR", MAX_ATTEMPTS, False),
         ("FORBIDDEN", 1, False),
     ])  # fmt: skip
     def test_a_scan_is_tried_again_where_that_helps(
@@ -320,7 +330,7 @@ class TestRunOf:
     def test_a_batch_of_a_run_under_way(self, steps: Steps) -> None:
         run, root = steps.begin()
         assert steps.engine.run_of(root) == run
-        assert (steps.engine.leaves, steps.engine.ended) == (set(), set())
+        assert (steps.engine.maybe_over, steps.engine.over) == (set(), set())
 
     def test_a_batch_of_a_forgotten_run(self, steps: Steps) -> None:
         assert steps.engine.run_of(transfer_of("1")) is None
@@ -329,7 +339,7 @@ class TestRunOf:
     def test_a_batch_that_had_ended_sends_all_again(self, steps: Steps) -> None:
         """The function died before it had sent what follows, and written down what fails."""
         _, root = steps.begin()
-        letter = Dead(root, "REFUSED", "it is so", ("team/app", "bad"))
+        letter = DeadLetter(root, "REFUSED", "it is so", ("team/app", "bad"))
         following = Outgoing(transfer_of("1"), 30)
         failed = Result("team/app", "bad", Outcome.FAILED, code="REFUSED", reason="it is so")
         steps.state.end_batch(root, BatchRecord((failed,), (following,), (letter,)), Counts(failed=1))
@@ -340,7 +350,7 @@ class TestRunOf:
         assert steps.dead() == [letter]
         assert [each.name for each in steps.state.failures.all(SYNC)] == ["bad"]
 
-    def test_what_a_later_run_has_solved_stays_solved(self, steps: Steps) -> None:
+    def test_an_item_that_a_later_run_has_solved_stays_solved(self, steps: Steps) -> None:
         _, root = steps.begin()
         failed = Result("team/app", "bad", Outcome.FAILED, code="REFUSED", reason="it is so")
         steps.state.end_batch(root, BatchRecord((failed,)), Counts(failed=1))
@@ -351,26 +361,26 @@ class TestRunOf:
     def test_of_a_run_that_is_over_the_letters_alone_are_sent_again(self, steps: Steps) -> None:
         _, root = steps.begin()
         child = root.child(0)
-        letter = Dead(root, "REFUSED", "it is so", ("team/app", "bad"))
+        letter = DeadLetter(root, "REFUSED", "it is so", ("team/app", "bad"))
         steps.state.end_batch(root, BatchRecord((), (Outgoing(child),), (letter,)), Counts())
         steps.state.end_batch(child, BatchRecord(()), Counts())
         assert steps.state.finish_run(SYNC, MADE_UP_RUN) is not None
         assert steps.engine.run_of(root) is None
         assert steps.mail.waiting() == []
         assert steps.dead() == [letter]
-        assert steps.engine.ended == {(SYNC, MADE_UP_RUN)}
+        assert steps.engine.over == {(SYNC, MADE_UP_RUN)}
 
     def test_a_batch_that_comes_after_its_run(self, steps: Steps) -> None:
         _, root = steps.begin()
         steps.state.end_batch(root, BatchRecord(()), Counts())
         assert steps.state.finish_run(SYNC, MADE_UP_RUN) is not None
         assert steps.engine.run_of(transfer_of("late")) is None
-        assert steps.engine.ended == {(SYNC, MADE_UP_RUN)}
+        assert steps.engine.over == {(SYNC, MADE_UP_RUN)}
 
 
 class TestPace:
     def test_it_says_what_is_known_of_the_run(self, steps: Steps) -> None:
-        run, root = steps.state.begin_run(SYNC, MADE_UP_RUN, Trigger.HAND, EVERYTHING, plan=True, allow_removals=7)
+        run, root = steps.state.begin_run(SYNC, MADE_UP_RUN, Trigger.MANUAL, EVERYTHING, plan=True, allow_removals=7)
         steps.state.end_batch(root, BatchRecord(()), Counts(removed=3))
         context = steps.engine.context(run, lambda: 42.0, "work")
         assert (context.left(), context.work, context.run, context.plan, context.allow_removals) == (
@@ -448,13 +458,15 @@ class RunObserver(MadeUp):
 
 
 class TestReports:
-    @pytest.mark.parametrize(("left", "seconds"), [(-30.0, GRACE_SECONDS), (0.0, 2 * GRACE_SECONDS), (100.0, TELLING)])
+    @pytest.mark.parametrize(
+        ("left", "seconds"), [(-30.0, GRACE_SECONDS), (0.0, 2 * GRACE_SECONDS), (100.0, REPORT_SECONDS)]
+    )
     def test_a_report_has_the_time_that_is_left(self, steps: Steps, left: float, seconds: float) -> None:
         steps.kind = kind = RunObserver()
         bound: list[tuple[float, bool]] = []
         engine = replace(steps.engine, bind=lambda _run, seconds, halted: bound.append((seconds, halted())))
         _, root = steps.begin()
-        engine.end(Work(root))
+        engine.end(BatchWork(root))
         engine.finish_runs(lambda: left)
         assert (bound, kind.told) == ([(seconds, False)], [MADE_UP_RUN])
 
@@ -471,7 +483,7 @@ class TestReports:
     ) -> None:
         steps.kind = kind = RunObserver(errors=[error])
         _, root = steps.begin()
-        steps.engine.end(Work(root))
+        steps.engine.end(BatchWork(root))
         if code is None:
             steps.engine.finish_runs(lambda: 100.0)
             return
@@ -486,13 +498,13 @@ class TestReports:
         for run_id in (MADE_UP_RUN, made_run_id(1)):
             _, root = steps.begin(run_id)
             steps.state.end_batch(root, BatchRecord(()), Counts())
-            steps.engine.leaves.add((SYNC, run_id))
+            steps.engine.maybe_over.add((SYNC, run_id))
             assert steps.state.finish_run(SYNC, run_id) is not None
-            steps.engine.ended.add((SYNC, run_id))
+            steps.engine.over.add((SYNC, run_id))
         with pytest.raises(SynclineError, match="SERVER_ERROR"):
             steps.engine.finish_runs(lambda: 100.0)
         assert len(kind.told) == 1
-        assert (steps.engine.leaves, steps.engine.ended) == (set(), set())
+        assert (steps.engine.maybe_over, steps.engine.over) == (set(), set())
 
     def test_a_plan_is_not_reported(self, steps: Steps) -> None:
         steps.kind = kind = RunObserver()
@@ -512,5 +524,5 @@ def test_an_error_of_ours_stays_and_any_other_is_internal() -> None:
 def test_the_leases_of_batches_end_with_them(steps: Steps) -> None:
     steps.begin()
     lease: Lease = steps.state.leases.take("made.up/team/app", "batch", 60)
-    steps.engine.end(Work(transfer_of("1")), lease)
+    steps.engine.end(BatchWork(transfer_of("1")), lease)
     steps.state.leases.take("made.up/team/app", "another", 60)

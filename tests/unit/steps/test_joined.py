@@ -28,14 +28,14 @@ def joined(steps: Steps, times: int = 3) -> None:
     steps.pump.run()
 
 
-def test_a_run_that_nobody_joins_takes_nothing(steps: Steps) -> None:
-    steps.kind.pages = [Page("a", items("1", "2"), skipped=3)]
+def test_a_run_without_joined_scans_takes_no_results(steps: Steps) -> None:
+    steps.kind.pages = [Page("a", items("1", "2"), equal=3)]
     steps.run()
     assert takes(steps) == 0
 
 
 def test_each_item_is_moved_once_and_what_is_equal_is_counted_once(steps: Steps) -> None:
-    steps.kind.pages = [Page("a", items("1", "2"), skipped=3, left_out=2, extra=1)]
+    steps.kind.pages = [Page("a", items("1", "2"), equal=3, left_out=2, extra=1)]
     joined(steps)
     (run,) = steps.state.runs(SYNC)
     counts = run.counts
@@ -51,8 +51,8 @@ def test_bytes_that_were_sent_twice_are_counted_twice(steps: Steps) -> None:
     assert steps.latest().counts.bytes == 20
 
 
-@pytest.mark.parametrize("outcome", [Outcome.SKIPPED, Outcome.LEFT_OUT])
-def test_what_joined_scans_find_needless_is_not_counted(steps: Steps, outcome: Outcome) -> None:
+@pytest.mark.parametrize("outcome", [Outcome.EQUAL, Outcome.LEFT_OUT])
+def test_items_that_joined_scans_find_equal_or_left_out_are_not_counted(steps: Steps, outcome: Outcome) -> None:
     """The first transfer moves the item; those of the other scans find that there is nothing to do."""
     steps.kind.pages = [Page("a", items("1"))]
 
@@ -68,7 +68,7 @@ def test_what_joined_scans_find_needless_is_not_counted(steps: Steps, outcome: O
 
 
 @pytest.mark.parametrize("before", [False, True], ids=["found by all", "found before anybody joined"])
-def test_a_conflict_is_told_once(steps: Steps, before: bool) -> None:
+def test_a_conflict_is_recorded_once(steps: Steps, before: bool) -> None:
     conflict = Result("team/app", "1", Outcome.CONFLICT, "ours", "theirs", code="TAG_DIFFERS", reason="two images")
     steps.kind.pages = [Page("a", items("2"), results=(conflict,))]
     steps.start()
@@ -82,7 +82,7 @@ def test_a_conflict_is_told_once(steps: Steps, before: bool) -> None:
     assert set(steps.results()) == {("team/app", "1"), ("team/app", "2")}
 
 
-def test_a_failure_is_told_once_and_has_one_letter(steps: Steps) -> None:
+def test_a_failure_is_recorded_once_and_has_one_letter(steps: Steps) -> None:
     steps.kind.pages = [Page("a", items("1"))]
     steps.kind.move = lambda item, _context: Failure(item, SynclineError("REFUSED", "the target does not take it"))
     joined(steps)
@@ -92,14 +92,14 @@ def test_a_failure_is_told_once_and_has_one_letter(steps: Steps) -> None:
     assert len(steps.mail.dead()) == 1
 
 
-def test_a_failure_is_told_once_whose_function_died_before_it_was_noted_as_known(
+def test_a_failure_is_recorded_once_if_its_function_died_before_noting_it(
     steps: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = Failure(Item("team/app", "1"), SynclineError("REFUSED", "the target does not take it"))
     steps.kind.pages = [Page("a", items("2"), failures=(refused,))]
     steps.start()
     with monkeypatch.context() as dying:
-        dying.setattr("syncline.steps.engine.remember", lambda *_args, **_options: None)
+        dying.setattr("syncline.steps.engine.record_failures", lambda *_args, **_options: None)
         steps.pump.deliver(steps.mail.waiting())
     for _ in range(3):
         steps.start("team/app")

@@ -11,7 +11,7 @@ from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
 from syncline.messages import Start
 from syncline.model import Counts, Item, Outcome, Result, Run, Scope, Step, Trigger
-from syncline.store.state import new_run_id
+from syncline.store.runs import new_run_id
 from tests.made_up import SYNC, Answer, MadeUp, Steps, items
 from tests.made_up import steps as made_steps
 from tests.pump import Duplicates, When
@@ -80,7 +80,7 @@ def counted(counts: Counts) -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("fail", WAYS)
-def test_what_fails_unchanged_is_known_from_the_second_run_on(steps: Steps, fail: Callable[[MadeUp], None]) -> None:
+def test_an_unchanged_failure_is_known_from_the_second_run_on(steps: Steps, fail: Callable[[MadeUp], None]) -> None:
     fail(steps.kind)
     first = again(steps)
     assert first.counts.failed == 1
@@ -101,7 +101,7 @@ def test_what_fails_unchanged_is_known_from_the_second_run_on(steps: Steps, fail
         lambda item: Failure(replace(item, source="another"), SynclineError("REFUSED", "the target does not take it")),
     ],
 )
-def test_what_fails_otherwise_than_before_is_new(steps: Steps, change: Callable[[Item], Failure]) -> None:
+def test_a_changed_failure_is_new(steps: Steps, change: Callable[[Item], Failure]) -> None:
     at_transfer(steps.kind)
     again(steps)
     steps.state.failures.acknowledge(SYNC, next(steps.state.failures.all(SYNC)), acknowledged=True)
@@ -123,7 +123,7 @@ def test_a_source_that_is_known_only_now_is_no_change(steps: Steps) -> None:
     assert [each.source for each in steps.state.failures.all(SYNC)] == ["digest of bad"]
 
 
-def test_what_moves_at_last_is_solved(steps: Steps) -> None:
+def test_a_failure_whose_item_is_moved_is_solved(steps: Steps) -> None:
     at_transfer(steps.kind)
     again(steps)
     steps.kind.move = lambda item, _context: Completed(item)
@@ -133,11 +133,11 @@ def test_what_moves_at_last_is_solved(steps: Steps) -> None:
     assert counted(again(steps).counts) == (1, 0, 0)
 
 
-def test_what_a_full_scan_finds_equal_is_solved(steps: Steps) -> None:
+def test_a_failure_whose_item_is_found_equal_is_solved(steps: Steps) -> None:
     at_transfer(steps.kind)
     again(steps)
     again(steps)
-    steps.kind.pages = [Page("p", skipped=2)]
+    steps.kind.pages = [Page("p", equal=2)]
     assert counted(again(steps).counts) == (0, 0, 0)
     assert not steps.state.failures.any(SYNC)
 
@@ -145,7 +145,7 @@ def test_what_a_full_scan_finds_equal_is_solved(steps: Steps) -> None:
 def test_a_scan_of_a_part_counts_what_is_known_elsewhere(steps: Steps) -> None:
     at_transfer(steps.kind)
     again(steps)
-    steps.kind.pages = [Page("p", skipped=1)]
+    steps.kind.pages = [Page("p", equal=1)]
     assert counted(again(steps, "team/other").counts) == (0, 1, 0)
     assert steps.state.failures.any(SYNC)
 
@@ -164,7 +164,7 @@ def test_a_group_that_a_scan_did_not_see_solves_nothing_of_it(steps: Steps, grou
     at_transfer(steps.kind)
     again(steps)
     error = SynclineError("FORBIDDEN", "no")
-    steps.kind.pages = [Page("p", skipped=2, failures=(Failure(Item(group, "*"), error),))]
+    steps.kind.pages = [Page("p", equal=2, failures=(Failure(Item(group, "*"), error),))]
     again(steps)
     assert counted(again(steps).counts) == (0, 1 if solved else 2, 0)
 
@@ -185,9 +185,9 @@ def test_a_retry_of_an_odd_entry_that_is_mended_lets_its_letter_go(steps: Steps,
     odd = [Item("*", "gone"), Item("team/app", "entry 3 of the tags")]
     codes: tuple[CodeName, ...] = ("SOURCE_ABSENT", "ENTRY_INVALID")
     failures = [Failure(item, SynclineError(code, "odd")) for item, code in zip(odd, codes, strict=True)]
-    steps.kind.pages = [Page("p", skipped=1, failures=tuple(failures))]
+    steps.kind.pages = [Page("p", equal=1, failures=tuple(failures))]
     again(steps)
-    steps.kind.pages = [Page("p", skipped=1, failures=() if mended else tuple(failures))]
+    steps.kind.pages = [Page("p", equal=1, failures=() if mended else tuple(failures))]
     steps.clock.sleep(1)
     asked = [(item.group, item.name) for item in odd]
     run, _ = steps.state.begin_run(SYNC, new_run_id(steps.clock.time), Trigger.RETRY, Scope(), asked=asked)
@@ -198,7 +198,7 @@ def test_a_retry_of_an_odd_entry_that_is_mended_lets_its_letter_go(steps: Steps,
     assert [found[key].solved for key in asked] == [run.id if mended else None] * 2
 
 
-def test_what_is_acknowledged_is_no_known_failure_until_it_changes(steps: Steps) -> None:
+def test_an_acknowledged_failure_is_not_known_until_it_changes(steps: Steps) -> None:
     at_transfer(steps.kind)
     again(steps)
     (failure,) = steps.state.failures.all(SYNC)
@@ -270,20 +270,20 @@ def test_a_function_that_dies_before_its_letter_is_written_notes_no_failure(
     def die(*_: object) -> None:
         raise DiedError
 
-    monkeypatch.setattr("syncline.messages.Queues.bury", die)
+    monkeypatch.setattr("syncline.messages.Queues.send_dead_letters", die)
     with pytest.raises(DiedError):
         steps.pump.run()
     assert not list(steps.state.failures.all(SYNC))
 
 
 @pytest.mark.parametrize("groups", [(), ("team/app",)])
-def test_a_failure_that_is_noted_late_is_not_once_another_run_has_verified_the_item(
+def test_a_late_failure_is_not_noted_after_another_run_has_verified_the_item(
     steps: Steps, monkeypatch: pytest.MonkeyPatch, groups: tuple[str, ...]
 ) -> None:
     """The function died behind the letter, the run ended without it, and its message comes again after the other run."""
     at_transfer(steps.kind)
     with monkeypatch.context() as patch:
-        patch.setattr("syncline.steps.engine.remember", lambda *_, **__: None)
+        patch.setattr("syncline.steps.engine.record_failures", lambda *_, **__: None)
         again(steps)
     late = next(letter for letter in steps.pump.delivered if letter.step is Step.TRANSFER)
     steps.kind.move = lambda item, _context: Completed(item, 10)

@@ -18,7 +18,7 @@ from tests.stack import QUEUES
 pytestmark = pytest.mark.moto
 
 TRIES = 4
-"""How often boto3 makes a call here."""
+"""Attempts of boto3 for one call."""
 
 
 @pytest.fixture(autouse=True)

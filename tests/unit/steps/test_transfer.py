@@ -8,8 +8,8 @@ from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.messages import Batch, decode
 from syncline.model import Item, Outcome, Result, RunStatus, Step
-from syncline.steps.engine import ATTEMPTS, IDLE
-from syncline.steps.transfer import WAITING
+from syncline.steps.engine import MAX_ATTEMPTS, MAX_IDLE
+from syncline.steps.transfer import MAX_LEASE_DELAY
 from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, transfer_of
 from tests.pump import Letter
 from tests.stack import QUEUES
@@ -19,7 +19,7 @@ def copy_of(letter: Letter) -> Letter:
     return Letter(letter.id, letter.url, letter.body, letter.sent, letter.due, copied=True)
 
 
-def test_what_arrived_is_verified_and_then_moved(steps: Steps) -> None:
+def test_a_completed_item_is_verified_and_then_moved(steps: Steps) -> None:
     steps.begin_with(transfer_of("1", "2"))
     steps.pump.run()
     run = steps.latest()
@@ -57,7 +57,7 @@ def test_an_item_is_tried_again_alone_and_the_others_do_not_wait(steps: Steps) -
     assert [item.name for item in steps.kind.proved] == ["1", "3", "2"]
 
 
-@pytest.mark.parametrize(("code", "tries"), [("SERVER_ERROR", ATTEMPTS), ("FORBIDDEN", 1)])
+@pytest.mark.parametrize(("code", "tries"), [("SERVER_ERROR", MAX_ATTEMPTS), ("FORBIDDEN", 1)])
 def test_an_item_that_fails_for_good_lies_in_the_dead_letter_queue_with_its_reason(
     steps: Steps, code: CodeName, tries: int
 ) -> None:
@@ -85,7 +85,7 @@ def test_tries_that_get_further_do_not_count(steps: Steps) -> None:
         done = int(item.detail.get("done", 0)) + 1
         if item.name == "2" or done % 4 == 0:
             return Failure(replace(item, detail={"done": done}), error)
-        if done > 4 * ATTEMPTS:
+        if done > 4 * MAX_ATTEMPTS:
             return Completed(item, 10)
         return Failure(replace(item, detail={"done": done}), error, further=True)
 
@@ -97,10 +97,10 @@ def test_tries_that_get_further_do_not_count(steps: Steps) -> None:
         "2": "TIME_SHORT",
     }
     tries = [item.name for item in steps.kind.moved]
-    assert (tries.count("1"), tries.count("2")) == (4 * ATTEMPTS, ATTEMPTS)
+    assert (tries.count("1"), tries.count("2")) == (4 * MAX_ATTEMPTS, MAX_ATTEMPTS)
 
 
-def test_what_gets_further_and_may_not_be_tried_again_is_given_up(steps: Steps) -> None:
+def test_a_permanent_failure_with_progress_is_given_up(steps: Steps) -> None:
     steps.kind.move = lambda item, _context: Failure(item, SynclineError("FORBIDDEN", "no"), further=True)
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
@@ -125,7 +125,7 @@ def test_results_of_the_transfer_itself_stay(steps: Steps) -> None:
     assert steps.kind.proved == []
 
 
-def test_what_needs_more_time_goes_on_where_it_stands(steps: Steps) -> None:
+def test_an_unfinished_item_continues_from_its_progress(steps: Steps) -> None:
     def move(item: Item, _context: StepContext) -> Answer:
         done = int(item.detail.get("done", 0)) + 1
         return Completed(item, 30) if done == 4 else Unfinished(replace(item, detail={"done": done}))
@@ -137,8 +137,8 @@ def test_what_needs_more_time_goes_on_where_it_stands(steps: Steps) -> None:
     assert (steps.latest().counts.moved, steps.latest().counts.bytes) == (1, 30)
 
 
-def test_what_never_ends_is_given_up(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncline.steps.engine.HOPS", 5)
+def test_an_endless_chain_is_given_up(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.steps.engine.MAX_HOPS", 5)
     steps.kind.move = lambda item, _context: Unfinished(item)
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
@@ -148,7 +148,7 @@ def test_what_never_ends_is_given_up(steps: Steps, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("way", ["same", "sent in vain", "by the kind's word"])
-def test_what_gets_no_further_is_given_up_soon(steps: Steps, way: str) -> None:
+def test_an_item_without_progress_is_given_up_soon(steps: Steps, way: str) -> None:
     def move(item: Item, _context: StepContext) -> Answer:
         sent = len(steps.kind.moved)
         match way:
@@ -162,7 +162,7 @@ def test_what_gets_no_further_is_given_up_soon(steps: Steps, way: str) -> None:
     steps.kind.move = move
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
-    assert len(steps.kind.moved) == IDLE
+    assert len(steps.kind.moved) == MAX_IDLE
     assert steps.results()["team/app", "1"].code == "NO_PROGRESS"
 
 
@@ -171,7 +171,7 @@ def test_one_that_gets_further_is_enough_for_all_of_a_batch(steps: Steps) -> Non
         done = int(item.detail.get("done", 0)) + (item.name == "1")
         return (
             Completed(item)
-            if done == IDLE + 3 or len(steps.kind.moved) > 2 * IDLE + 6
+            if done == MAX_IDLE + 3 or len(steps.kind.moved) > 2 * MAX_IDLE + 6
             else Unfinished(replace(item, detail={"done": done}))
         )
 
@@ -181,18 +181,18 @@ def test_one_that_gets_further_is_enough_for_all_of_a_batch(steps: Steps) -> Non
     assert (steps.latest().counts.moved, steps.latest().counts.failed) == (2, 0)
 
 
-def test_whoever_waits_for_another_writer_is_not_given_up(steps: Steps) -> None:
+def test_waiting_for_another_writer_is_not_given_up(steps: Steps) -> None:
     steps.begin_with(transfer_of("1"))
     end = steps.clock.now + 900
     lease = steps.state.leases.take("made.up/team/app", "another", 900)
     with steps.state.leases.held(lease, lambda: end - steps.clock.now):
         steps.pump.run()
-    assert len(steps.pump.delivered) > IDLE + 2
+    assert len(steps.pump.delivered) > MAX_IDLE + 2
     assert (steps.latest().counts.moved, steps.latest().counts.failed) == (1, 0)
 
 
-def test_whoever_waits_for_a_turn_is_not_given_up(steps: Steps) -> None:
-    waits = dict.fromkeys(("move", "prove"), IDLE + 2)
+def test_waiting_for_a_turn_is_not_given_up(steps: Steps) -> None:
+    waits = dict.fromkeys(("move", "prove"), MAX_IDLE + 2)
 
     def waited(what: str) -> bool:
         waits[what] -= 1
@@ -210,7 +210,7 @@ def test_a_proof_that_is_never_begun_is_given_up(steps: Steps) -> None:
     steps.kind.prove = lambda item, _context: Unfinished(item)
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
-    assert len(steps.kind.proved) == IDLE
+    assert len(steps.kind.proved) == MAX_IDLE
     assert steps.results()["team/app", "1"].code == "NO_PROGRESS"
 
 
@@ -234,7 +234,7 @@ def test_one_reference_has_one_writer(steps: Steps) -> None:
     assert [item.name for item in steps.kind.moved] == ["1"]
     steps.pump.run()
     assert [item.name for item in steps.kind.moved] == ["1", "2"]
-    assert steps.clock.now - begun <= WAITING
+    assert steps.clock.now - begun <= MAX_LEASE_DELAY
 
 
 def test_two_groups_are_written_at_the_same_time(steps: Steps) -> None:

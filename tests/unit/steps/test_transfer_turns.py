@@ -11,7 +11,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.messages import Batch, decode
 from syncline.model import Item, Outcome, Result, Run, RunStatus, Step
-from syncline.steps.transfer import ENDING, GLANCING, WAITING, transfer
+from syncline.steps.transfer import LEASE_POLL_SECONDS, MAX_LEASE_DELAY, RESERVED_SECONDS, transfer
 from syncline.store.leases import LeaseHeldError
 from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, transfer_of
 
@@ -37,7 +37,7 @@ def delay(steps: Steps) -> float:
 class TestTurns:
     def test_a_writer_that_is_done_within_seconds_is_waited_for(self, steps: Steps, run: Run) -> None:
         other = steps.state.leases.take(GROUP, "another", 60)
-        with steps.clock.every(GLANCING / 2, lambda: steps.state.leases.give_back(other)):
+        with steps.clock.every(LEASE_POLL_SECONDS / 2, lambda: steps.state.leases.release(other)):
             transfer(steps.engine, transfer_of("1"), run, lambda: LEFT)
         assert [batch.step for batch in following(steps)] == [Step.VERIFY]
 
@@ -46,7 +46,7 @@ class TestTurns:
         began = steps.clock.now
         batch = transfer_of("1", "2")
         transfer(steps.engine, batch, run, lambda: LEFT)
-        assert steps.clock.now - began == pytest.approx(GLANCING)
+        assert steps.clock.now - began == pytest.approx(LEASE_POLL_SECONDS)
         (again,) = following(steps)
         assert (again.step, again.items, again.attempt, again.idle) == (Step.TRANSFER, batch.items, 1, 0)
         assert steps.kind.moved == []
@@ -54,7 +54,9 @@ class TestTurns:
         assert waiting is not None
         assert waiting.code == "LEASE_HELD"
 
-    @pytest.mark.parametrize(("hop", "longest"), [(0, 1), (1, 2), (3, 8), (5, WAITING), (9000, WAITING)])
+    @pytest.mark.parametrize(
+        ("hop", "longest"), [(0, 1), (1, 2), (3, 8), (5, MAX_LEASE_DELAY), (9000, MAX_LEASE_DELAY)]
+    )
     @pytest.mark.parametrize("share", [0.5, 1.0])
     def test_pauses_get_longer_and_differ(self, steps: Steps, run: Run, hop: int, longest: float, share: float) -> None:
         class Chance(random.Random):
@@ -66,11 +68,11 @@ class TestTurns:
         assert delay(steps) == round(longest * share)
 
     def test_no_pause_is_longer_than_the_lease(self, steps: Steps, run: Run) -> None:
-        steps.state.leases.take(GROUP, "another", GLANCING + 2)
+        steps.state.leases.take(GROUP, "another", LEASE_POLL_SECONDS + 2)
         transfer(steps.engine, replace(transfer_of("1"), hop=9000), run, lambda: LEFT)
         assert delay(steps) == 2
 
-    def test_without_time_nobody_waits(self, steps: Steps, run: Run) -> None:
+    def test_no_polling_without_time(self, steps: Steps, run: Run) -> None:
         steps.state.leases.take(GROUP, "another", 300)
         began = steps.clock.now
         transfer(steps.engine, transfer_of("1"), run, lambda: 0.0)
@@ -136,7 +138,7 @@ def test_a_transfer_has_the_time_of_its_function(steps: Steps) -> None:
     run, _ = steps.begin()
     transfer(steps.engine, transfer_of("1"), run, lambda: LEFT)
     assert left == [LEFT]
-    assert ENDING > 0
+    assert RESERVED_SECONDS > 0
 
 
 class TestAnswers:
@@ -150,7 +152,7 @@ class TestAnswers:
     def item(self, name: str, **detail: object) -> Item:
         return replace(transfer_of(name).items[0], detail=detail)
 
-    def test_what_arrived_is_verified_with_the_bytes_that_were_sent(self, steps: Steps, run: Run) -> None:
+    def test_completed_items_are_verified_with_the_bytes_sent(self, steps: Steps, run: Run) -> None:
         (verify,) = self.transfer(steps, run, item1=Completed(self.item("1", note="x"), 7))
         assert verify.step is Step.VERIFY
         assert [item.detail for item in verify.items] == [{"note": "x", "bytes": 7}]
@@ -204,7 +206,7 @@ class TestAnswers:
         assert (verify.step, again.step, again.idle) == (Step.VERIFY, Step.TRANSFER, 0)
         assert [item.name for item in again.items] == ["2"]
 
-    def test_what_is_left_of_a_run_that_was_cancelled_is_cancelled(self, steps: Steps, run: Run) -> None:
+    def test_the_rest_of_a_cancelled_run_is_cancelled(self, steps: Steps, run: Run) -> None:
         def move(item: Item, context: StepContext) -> Answer:
             if item.name == "1":
                 steps.state.cancel_run(SYNC, MADE_UP_RUN)

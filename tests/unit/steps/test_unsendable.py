@@ -55,7 +55,7 @@ def test_an_item_that_grows_too_large_on_its_way_fails_alone(steps: Steps) -> No
     assert steps.results(run)[GROUP, "2"].code == "MESSAGE_REFUSED"
 
 
-def test_what_a_queue_refuses_for_reasons_of_its_own_fails_alone(steps: Steps) -> None:
+def test_an_item_that_a_queue_refuses_fails_alone(steps: Steps) -> None:
     """Another service than Amazon's may take less."""
     answer = steps.mail._answer
 
@@ -102,7 +102,7 @@ def test_a_page_of_long_names_that_no_item_of_the_table_holds_is_recorded_in_par
 @pytest.mark.usefixtures("steps")
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(st.characters(exclude_categories=()), max_size=8)))
-def test_what_is_packed_for_the_table_may_be_any_text(texts: list[str]) -> None:
+def test_any_text_can_be_packed_for_the_table(texts: list[str]) -> None:
     single = [text for text in texts if max(text, default="") < "\ud800" or max(text) > "\udfff" or len(text) == 1]
     assert unpack(pack(single)) == single
 

@@ -9,7 +9,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import GRACE_SECONDS, Completed, Failure, StepContext, Unfinished
 from syncline.messages import Batch, decode
 from syncline.model import EVERYTHING, Item, Outcome, RunStatus, Step, Trigger
-from syncline.steps.engine import ATTEMPTS
+from syncline.steps.engine import MAX_ATTEMPTS
 from tests.made_up import MADE_UP_RUN, SYNC, Steps, transfer_of
 
 NOT_THERE = SynclineError("NOT_ARRIVED", "it is not there")
@@ -22,7 +22,7 @@ def test_only_what_is_proved_is_moved(steps: Steps) -> None:
     assert (result.outcome, result.source, result.target) == (Outcome.MOVED, "digest of 1", "digest of 1")
 
 
-def test_what_did_not_arrive_is_transferred_again(steps: Steps) -> None:
+def test_an_absent_item_is_transferred_again(steps: Steps) -> None:
     def prove(item: Item, _context: StepContext) -> Completed | Failure:
         return Failure(item, NOT_THERE) if len(steps.kind.proved) == 1 else Completed(item)
 
@@ -33,7 +33,7 @@ def test_what_did_not_arrive_is_transferred_again(steps: Steps) -> None:
     assert steps.latest().counts.moved == 1
 
 
-def test_what_did_not_arrive_is_transferred_again_with_its_detail(steps: Steps) -> None:
+def test_an_absent_item_is_transferred_again_with_its_detail(steps: Steps) -> None:
     steps.kind.move = lambda item, _context: Completed(replace(item, detail={"run": "1.1"}))
     steps.kind.prove = lambda item, _context: (
         Failure(item, NOT_THERE) if len(steps.kind.proved) == 1 else Completed(item)
@@ -58,7 +58,7 @@ def test_of_a_cancelled_run_nothing_is_transferred_or_asked_again(steps: Steps, 
     assert (len(steps.kind.moved), len(steps.kind.proved)) == (1, 1)
 
 
-def test_what_cannot_be_asked_is_asked_again_and_not_transferred(steps: Steps) -> None:
+def test_an_unreadable_item_is_verified_again_and_not_transferred(steps: Steps) -> None:
     def prove(item: Item, _context: StepContext) -> Completed | Failure:
         return Failure(item, SynclineError("UNREACHABLE", "gone")) if len(steps.kind.proved) < 3 else Completed(item)
 
@@ -69,17 +69,17 @@ def test_what_cannot_be_asked_is_asked_again_and_not_transferred(steps: Steps) -
     assert steps.latest().counts.moved == 1
 
 
-def test_what_never_arrives_fails_after_all_attempts_of_both_steps_together(steps: Steps) -> None:
+def test_an_item_that_stays_absent_fails_after_the_attempts_of_both_steps_together(steps: Steps) -> None:
     steps.kind.prove = lambda item, _context: Failure(item, NOT_THERE)
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
-    assert len(steps.kind.moved) == ATTEMPTS
+    assert len(steps.kind.moved) == MAX_ATTEMPTS
     assert steps.latest().status is RunStatus.DONE
     assert [(dead.code, dead.reason) for dead in steps.dead()] == [("NOT_ARRIVED", "it is not there")]
 
 
 @pytest.mark.parametrize("rounds", [1, 4])
-def test_what_needs_more_time_is_verified_later(steps: Steps, rounds: int) -> None:
+def test_an_unfinished_item_is_verified_later(steps: Steps, rounds: int) -> None:
     def prove(item: Item, _context: StepContext) -> Completed | Unfinished:
         return Unfinished(item) if len(steps.kind.proved) <= rounds else Completed(item)
 
@@ -110,7 +110,7 @@ def following(steps: Steps, batch: Batch) -> Batch:
 @pytest.mark.parametrize(
     ("item", "outcome", "sent"),
     [
-        (one(untouched=True), Outcome.SKIPPED, 0),
+        (one(untouched=True), Outcome.EQUAL, 0),
         (one(), Outcome.MOVED, 0),
         (one(untouched=True, bytes=7), Outcome.MOVED, 7),
         (one(target="b", untouched=True), Outcome.MOVED, 0),
@@ -134,9 +134,9 @@ def test_the_note_of_the_kind_is_the_reason(steps: Steps) -> None:
 @pytest.mark.parametrize(
     ("trigger", "asked", "outcome"),
     [
-        (Trigger.RETRY, "1", Outcome.SKIPPED),
+        (Trigger.RETRY, "1", Outcome.EQUAL),
         (Trigger.RETRY, "2", Outcome.MOVED),
-        (Trigger.HAND, "1", Outcome.MOVED),
+        (Trigger.MANUAL, "1", Outcome.MOVED),
     ],
 )
 def test_a_retry_skips_the_items_of_its_dead_letters_that_were_equal(

@@ -107,7 +107,7 @@ def test_a_message_may_wait_behind_slow_ones_however_often(steps: Steps) -> None
 
 
 @pytest.mark.parametrize("step", [Step.DISCOVER, Step.COMMIT])
-def test_what_cannot_be_sent_anew_is_shown_again(steps: Steps, step: Step) -> None:
+def test_a_message_that_cannot_be_sent_again_becomes_visible(steps: Steps, step: Step) -> None:
     """A start message is known by its id, and a FIFO queue drops the double of a message."""
     steps.begin(MADE_UP_RUN)
     slow = False

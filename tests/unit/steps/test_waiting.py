@@ -15,7 +15,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Completed, Failure, StepContext
 from syncline.model import EVERYTHING, Counts, Item, Run, RunStatus, Step, Trigger, Waiting
 from syncline.secrets import Secrets
-from syncline.store.state import Progress
+from syncline.store.batches import Progress
 from syncline.store.table import Database
 from syncline.wiring import functions as wiring
 from syncline.wiring.dependencies import Dependencies
@@ -24,7 +24,7 @@ from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, transfer_of
 from tests.pump import Letter
 
 SLOW_DOWN = SynclineError("THROTTLED", "registry.example asked to slow down", retry_after=90.0)
-RUN = Run("r", SYNC, 1, Trigger.HAND, EVERYTHING, started=1000.0)
+RUN = Run("r", SYNC, 1, Trigger.MANUAL, EVERYTHING, started=1000.0)
 HELD = Waiting("LEASE_HELD", "made.up/team/app has another writer", since=1010.0, at=1100.0, until=1190.0)
 
 
@@ -113,7 +113,7 @@ def test_a_server_that_is_slow_is_noted(steps: Steps, monkeypatch: pytest.Monkey
     assert [words.partition(": ")[2] for words in said] == ["TOO_SLOW: registry.example is slow: 3 KiB/s"]
 
 
-def test_what_cannot_be_noted_stops_nothing(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_to_note_the_reason_stops_nothing(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise ClientError({"Error": {"Code": "Throttling"}}, "UpdateItem")
 

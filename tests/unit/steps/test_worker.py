@@ -13,9 +13,9 @@ from botocore.exceptions import ClientError
 from syncline.config.sync import Sync
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Completed, Page, StepContext
-from syncline.messages import Batch, Dead, DeadLetter, Start, encode, to_json
+from syncline.messages import Batch, DeadLetter, QueuedLetter, Start, encode, to_json
 from syncline.model import EVERYTHING, Item, Result, Run, RunStatus, Scope, Step, Trigger
-from syncline.steps.engine import DEATHS
+from syncline.steps.engine import MAX_DEATHS
 from syncline.store.state import REPORTS
 from tests.aws_faults import disturb
 from tests.made_up import MADE_UP_RUN, SYNC, Answer, MadeUp, Steps, items, transfer_of
@@ -36,8 +36,8 @@ def test_a_function_that_dies_again_and_again_gives_its_work_up(steps: Steps) ->
     run = steps.latest()
     assert (run.status, run.counts.failed) == (RunStatus.DONE, 2)
     assert {dead.code for dead in steps.dead()} == {"STEP_DIED"}
-    assert len(steps.kind.moved) == DEATHS
-    assert f"died {DEATHS} times" in steps.dead()[0].reason
+    assert len(steps.kind.moved) == MAX_DEATHS
+    assert f"died {MAX_DEATHS} times" in steps.dead()[0].reason
 
 
 def test_a_look_that_dies_again_and_again_ends_the_run(steps: Steps) -> None:
@@ -55,7 +55,7 @@ def test_a_look_that_dies_again_and_again_ends_the_run(steps: Steps) -> None:
     "body",
     [" ", "{}", "[]", "nonsense", '{"v": "2"}', '{"v": 1, "type": "what"}', '"text"', "1e999", '{"Records": "?"}'],
 )
-def test_what_is_no_message_of_ours_is_dropped_counted_and_logged(
+def test_an_invalid_message_is_dropped_counted_and_logged(
     steps: Steps, body: str, caplog: pytest.LogCaptureFixture, counted: list[tuple[str, float]]
 ) -> None:
     """A dead letter that belongs to no sync would stay for ever: no retry takes it."""
@@ -91,7 +91,7 @@ def test_a_message_of_another_version_waits_for_the_upgrade(steps: Steps, messag
     assert [letter.body for _, letter in steps.mail.dead()] == [body]
     assert letter.received == QUEUES[step].receives
     assert 300 <= steps.clock.now - began <= 3600
-    assert DeadLetter(step, body, "r").read() is None, "it is nobody's before the upgrade"
+    assert QueuedLetter(step, body, "r").read() is None, "it is nobody's before the upgrade"
     assert steps.kind.moved == []
 
 
@@ -99,11 +99,13 @@ def test_a_message_of_another_version_waits_for_the_upgrade(steps: Steps, messag
     "message",
     [
         Batch("r", SYNC, Step.VERIFY, "b", items("1")),
-        Dead(Batch("r", SYNC, Step.TRANSFER, "b", items("1")), "INTERNAL", "why"),
-        Start(SYNC, Trigger.HAND),
+        DeadLetter(Batch("r", SYNC, Step.TRANSFER, "b", items("1")), "INTERNAL", "why"),
+        Start(SYNC, Trigger.MANUAL),
     ],
 )
-def test_a_message_for_another_step_goes_to_the_dead_letter_queue(steps: Steps, message: Batch | Dead | Start) -> None:
+def test_a_message_for_another_step_goes_to_the_dead_letter_queue(
+    steps: Steps, message: Batch | DeadLetter | Start
+) -> None:
     steps.put(message, Step.TRANSFER)
     steps.pump.run()
     assert [letter.body for _, letter in steps.mail.dead()] == [encode(message)]
@@ -124,7 +126,7 @@ def test_a_batch_of_a_run_that_is_over_does_nothing(steps: Steps) -> None:
     assert [item.name for item in steps.kind.moved] == ["1"]
 
 
-def test_what_followed_is_sent_again_when_a_message_comes_again(steps: Steps) -> None:
+def test_following_batches_are_sent_again_if_a_message_is_delivered_again(steps: Steps) -> None:
     letter = steps.begin_with(transfer_of("1"))
     steps.pump.deliver([letter])
     (verify,) = steps.mail.waiting()
@@ -218,7 +220,7 @@ def test_disorder_changes_no_count(steps: Steps, seed: int, duplicates: Duplicat
         return Failure(item, failures.pop()) if failures and rng.random() < 0.3 else Completed(item, 1)
 
     steps.kind.move = move
-    steps.kind.pages = [Page(f"g{n}", items("1", "2", group=f"g{n}"), skipped=n) for n in range(4)]
+    steps.kind.pages = [Page(f"g{n}", items("1", "2", group=f"g{n}"), equal=n) for n in range(4)]
     run = steps.run()
     assert (run.counts.moved, run.counts.skipped, run.counts.bytes) == (8, 6, 8)
     assert len(steps.results(run)) == 8

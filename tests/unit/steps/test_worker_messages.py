@@ -15,8 +15,8 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Completed, Page, StepContext
 from syncline.messages import Batch, Start, decode, encode, to_json
 from syncline.model import EVERYTHING, Item, Outcome, RunStatus, Scope, Step, Trigger
-from syncline.steps.engine import DEATHS
-from syncline.steps.gather import Gatherer
+from syncline.steps.engine import MAX_DEATHS
+from syncline.steps.events import EventGatherer
 from syncline.store.events import EventStore
 from syncline.store.state import State
 from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, items, transfer_of
@@ -93,10 +93,10 @@ class TestBatch:
         assert [each.code for each in steps.dead()] == ([] if again else [code] * 2)
 
     @pytest.mark.parametrize(("deaths", "received", "gone"), [
-        (0, DEATHS, False),
-        (0, DEATHS + 1, True),
-        (DEATHS - 1, 1, False),
-        (DEATHS - 2, 3, True),
+        (0, MAX_DEATHS, False),
+        (0, MAX_DEATHS + 1, True),
+        (MAX_DEATHS - 1, 1, False),
+        (MAX_DEATHS - 2, 3, True),
     ])  # fmt: skip
     def test_work_that_functions_died_with_is_given_up(
         self, steps: Steps, deaths: int, received: int, *, gone: bool
@@ -169,8 +169,8 @@ class TestStart:
         steps.pump.deliver([steps.put(Start(SYNC, Trigger.WEBHOOK, Scope.of(["a"]), id=NEXT))])
         assert [run.id for run in steps.state.runs(SYNC)] == [NEXT]
 
-    def test_a_start_that_has_to_wait_is_sent_anew_under_its_name(self, steps: Steps) -> None:
-        steps.state.begin_run(SYNC, MADE_UP_RUN, Trigger.HAND, Scope.of(["a"]))
+    def test_a_start_that_has_to_wait_is_sent_again_with_its_id(self, steps: Steps) -> None:
+        steps.state.begin_run(SYNC, MADE_UP_RUN, Trigger.MANUAL, Scope.of(["a"]))
         start = Start(SYNC, Trigger.SCHEDULE, id=NEXT)
         letter = steps.put(start)
         steps.pump.deliver([letter])
@@ -178,7 +178,7 @@ class TestStart:
         assert starts(steps) == [(start, RUN_PAUSE)]
 
     def test_a_start_without_an_id_that_has_to_wait_gets_one(self, steps: Steps) -> None:
-        steps.state.begin_run(SYNC, MADE_UP_RUN, Trigger.HAND, Scope.of(["a"]))
+        steps.state.begin_run(SYNC, MADE_UP_RUN, Trigger.MANUAL, Scope.of(["a"]))
         sent = steps.clock.now
         steps.pump.deliver([steps.put(Start(SYNC, Trigger.SCHEDULE))])
         ((waiting, _),) = starts(steps)
@@ -241,8 +241,8 @@ class TestEvents:
     def note(self, steps: Steps, *groups: str) -> Letter:
         """Note groups; return the start message that asks for their scan."""
         for group in groups:
-            noted = steps.event_store.note(SYNC, group, [group])
-        return steps.put(replace(steps.gatherer.start(SYNC), noted=noted))
+            noted = steps.event_store.add_note(SYNC, group, [group])
+        return steps.put(replace(steps.gatherer.start_message(SYNC), noted=noted))
 
     def test_notes_become_a_run_that_covers_them(self, steps: Steps) -> None:
         letter = self.note(steps, "a", "b")
@@ -251,13 +251,13 @@ class TestEvents:
         run = steps.latest()
         assert (run.scope, run.trigger, run.status) == (Scope.of(["a", "b"]), Trigger.EVENT, RunStatus.DONE)
         assert run.id.startswith(stamp(steps.clock.now)), "named by its claim"
-        assert (steps.event_store.notes(SYNC), steps.event_store.claimed(SYNC)) == ([], None)
+        assert (steps.event_store.notes(SYNC), steps.event_store.current_claim(SYNC)) == ([], None)
 
     def test_a_start_that_finds_nothing_noted_does_nothing(self, steps: Steps) -> None:
-        steps.pump.deliver([steps.put(steps.gatherer.start(SYNC))])
+        steps.pump.deliver([steps.put(steps.gatherer.start_message(SYNC))])
         assert (steps.mail.letters, steps.state.runs(SYNC)) == ([], [])
 
-    def test_events_beside_what_nobody_can_read_are_noted(self, steps: Steps, counted: list[tuple[str, float]]) -> None:
+    def test_events_beside_unreadable_messages_are_noted(self, steps: Steps, counted: list[tuple[str, float]]) -> None:
         steps.put("nonsense")
         steps.notify("a")
         steps.put('{"what": "is this"}')
@@ -270,7 +270,7 @@ class TestEvents:
         assert counted == [("MessagesDropped", 1)] * 2
 
     def test_a_message_of_another_version_goes_back(self, steps: Steps) -> None:
-        letter = steps.put(json.dumps(to_json(Start(SYNC, Trigger.HAND)) | {"v": 99}))
+        letter = steps.put(json.dumps(to_json(Start(SYNC, Trigger.MANUAL)) | {"v": 99}))
         steps.pump.deliver([letter])
         assert letter in steps.mail.waiting()
         assert letter.due == steps.clock.now + AWS_PAUSE
@@ -279,7 +279,7 @@ class TestEvents:
         def note(*_: object) -> float:
             raise NO_SUCH_ITEM
 
-        monkeypatch.setattr(EventStore, "note", note)
+        monkeypatch.setattr(EventStore, "add_note", note)
         steps.notify("a", "b")
         letters = list(steps.mail.letters)
         steps.pump.deliver(letters)
@@ -298,12 +298,12 @@ class TestEvents:
 
     def test_an_event_that_was_put_off_is_noted(self, steps: Steps) -> None:
         heard = {"source": "made.up", "group": "a"}
-        steps.pump.deliver([steps.put(replace(steps.gatherer.start(SYNC), heard=heard))])
+        steps.pump.deliver([steps.put(replace(steps.gatherer.start_message(SYNC), event=heard))])
         assert [note.groups for note in steps.event_store.notes(SYNC)] == [("a",)]
         assert len(starts(steps)) == 1
 
     @pytest.mark.parametrize("step", [Step.TRANSFER, Step.VERIFY])
-    def test_only_discover_hears(self, steps: Steps, step: Step) -> None:
+    def test_only_discover_notes_events(self, steps: Steps, step: Step) -> None:
         steps.pump.deliver([steps.put(json.dumps({"source": "made.up", "group": "a"}), step)])
         assert steps.event_store.notes(SYNC) == []
 
@@ -313,22 +313,22 @@ class TestEvents:
     ) -> None:
         """A function that dies with the claim deleted would leave the run open: nobody comes back."""
         seen: list[RunStatus] = []
-        settle = Gatherer.settle
+        finish = EventGatherer.finish
 
-        def settle_then(self: Gatherer, *arguments: object) -> None:
+        def finish_then(self: EventGatherer, *arguments: object) -> None:
             seen.append(steps.latest().status)
             if not ended:
                 raise NO_SUCH_ITEM
-            settle(self, *arguments)  # type: ignore[arg-type]
+            finish(self, *arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(Gatherer, "settle", settle_then)
+        monkeypatch.setattr(EventGatherer, "finish", finish_then)
         letter = self.note(steps, "a")
         steps.pump.deliver([letter])
         assert seen == [RunStatus.DONE]
         assert (letter in steps.mail.waiting()) is not ended
-        claim = steps.event_store.claimed(SYNC)
+        claim = steps.event_store.current_claim(SYNC)
         assert (claim is None) is ended
-        assert claim is None or steps.event_store.take_up(SYNC, claim, 60) is not None, "it was left to the next one"
+        assert claim is None or steps.event_store.resume(SYNC, claim, 60) is not None, "it was left to the next one"
 
     def test_a_scan_that_has_to_wait_leaves_its_claim_and_is_asked_for_again(self, steps: Steps) -> None:
         steps.begin()
@@ -337,9 +337,9 @@ class TestEvents:
         steps.pump.deliver([letter])
         (again,) = starts(steps)
         assert again == (decode(letter.body), RUN_PAUSE)
-        claim = steps.event_store.claimed(SYNC)
+        claim = steps.event_store.current_claim(SYNC)
         assert claim is not None
-        assert steps.event_store.take_up(SYNC, claim, 60) is not None
+        assert steps.event_store.resume(SYNC, claim, 60) is not None
 
 
 class TestEnds:
@@ -353,7 +353,7 @@ class TestEnds:
             raise NO_SUCH_ITEM
 
         steps.kind.move = lambda item, _context: Completed(item)
-        steps.engine.leaves.add((SYNC, MADE_UP_RUN))
+        steps.engine.maybe_over.add((SYNC, MADE_UP_RUN))
         with monkeypatch.context() as patched:
             patched.setattr(State, "finish_run", finish)
             steps.pump.deliver(letters)

@@ -1,4 +1,4 @@
-"""What backups remember: parts come in any order, are put together, and never grow without end."""
+"""The backup index: parts are read in any order, are merged, and do not grow without limit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def known(*names: str) -> dict[str, Known]:
     return {name: Known(f"etag of {name}", "b" * 40) for name in names}
 
 
-def test_what_was_noted_is_known(database: Database) -> None:
+def test_noted_objects_are_known(database: Database) -> None:
     store = BackupIndex(database, Clock())
     assert store.known("place", "east") == {}
     store.note("place", "east", "one", known("a", "b"))
@@ -75,7 +75,7 @@ def test_large_clusters_take_several_items(database: Database) -> None:
     assert store.known("place", "east") == known("a")
 
 
-def test_what_is_still_used_is_not_forgotten(database: Database) -> None:
+def test_entries_in_use_are_not_forgotten(database: Database) -> None:
     clock = Clock()
     store = BackupIndex(database, clock)
     store.settle("place", "east", known("a"))

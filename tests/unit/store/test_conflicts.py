@@ -16,7 +16,7 @@ pytestmark = pytest.mark.moto
 
 ITEM = {"pk": "LEASE#dr/app", "sk": "LEASE"}
 WRITES: dict[str, Callable[[Database], object]] = {
-    "UpdateItem": lambda db: db.update_if(db.update("LEASE#dr/app", "LEASE", "SET #until = :until", {"until": 1})),
+    "UpdateItem": lambda db: db.apply(db.update_request("LEASE#dr/app", "LEASE", "SET #until = :until", {"until": 1})),
     "PutItem": lambda db: db.put(ITEM),
     "PutItem if": lambda db: db.replace({**ITEM, "version": "1"}, None),
     "DeleteItem": lambda db: db.delete(**ITEM),

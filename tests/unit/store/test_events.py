@@ -51,10 +51,10 @@ def test_nobody_hears_of_a_name_that_no_source_has(event_store: EventStore, sour
 
 
 def test_notes_come_in_the_order_in_which_they_were_heard(event_store: EventStore, clock: Clock) -> None:
-    first = event_store.note(SHOP, "b", ["y", "x", "y"])
+    first = event_store.add_note(SHOP, "b", ["y", "x", "y"])
     clock.sleep(1.0004)
-    assert event_store.note(SHOP, "c", ["z"]) == round(clock.now, 3)
-    assert event_store.note(SHOP, "a", ["w"]) == round(clock.now, 3)
+    assert event_store.add_note(SHOP, "c", ["z"]) == round(clock.now, 3)
+    assert event_store.add_note(SHOP, "a", ["w"]) == round(clock.now, 3)
     now = round(clock.now, 3)
     assert event_store.notes(SHOP) == [
         Note("b", first, ("x", "y")),
@@ -65,15 +65,15 @@ def test_notes_come_in_the_order_in_which_they_were_heard(event_store: EventStor
 
 
 def test_a_delivery_that_comes_again_is_the_same_note(event_store: EventStore, clock: Clock) -> None:
-    event_store.note(SHOP, "one", ["a"])
+    event_store.add_note(SHOP, "one", ["a"])
     clock.sleep(1)
-    event_store.note(SHOP, "one", ["a"])
+    event_store.add_note(SHOP, "one", ["a"])
     assert event_store.notes(SHOP) == [Note("one", clock.now, ("a",))]
 
 
 def test_more_than_one_scan_may_cover_becomes_several_notes(event_store: EventStore) -> None:
     names = [f"{number:04}{'n' * 996}" for number in range(LARGEST_SCOPE * 2 // 1000)]
-    event_store.note(SHOP, "one", names)
+    event_store.add_note(SHOP, "one", names)
     notes = event_store.notes(SHOP)
     assert [note.id for note in notes] == ["one", "one-1", "one-2"]
     assert [name for note in notes for name in note.groups] == names
@@ -82,76 +82,76 @@ def test_more_than_one_scan_may_cover_becomes_several_notes(event_store: EventSt
 def test_a_claim_takes_as_many_notes_as_one_scan_may_cover(event_store: EventStore, clock: Clock) -> None:
     largest = "n" * (LARGEST_SCOPE - 100)
     for number, groups in enumerate((["a"], [largest], ["a", largest], ["b" * 100], ["c"])):
-        event_store.note(SHOP, f"{number}", groups)
+        event_store.add_note(SHOP, f"{number}", groups)
         clock.sleep(1)
     claim = claimed(event_store)
     assert (claim.notes, claim.groups) == (("0", "1", "2"), ("a", largest))
-    event_store.settle(SHOP, claim)
+    event_store.finish(SHOP, claim)
     assert claimed(event_store).notes == ("3", "4")
 
 
 def test_a_note_that_fills_a_scan_is_claimed_alone(event_store: EventStore) -> None:
-    event_store.note(SHOP, "1", ["n" * (LARGEST_SCOPE + 1)])
-    event_store.note(SHOP, "2", ["a"])
+    event_store.add_note(SHOP, "1", ["n" * (LARGEST_SCOPE + 1)])
+    event_store.add_note(SHOP, "2", ["a"])
     assert claimed(event_store).notes == ("1",)
 
 
 def test_a_claim_is_read_as_it_was_made(event_store: EventStore, clock: Clock) -> None:
-    assert event_store.claimed(SHOP) is None
-    event_store.note(SHOP, "1", ["b"])
-    event_store.note(SHOP, "2", ["a"])
+    assert event_store.current_claim(SHOP) is None
+    event_store.add_note(SHOP, "1", ["b"])
+    event_store.add_note(SHOP, "2", ["a"])
     clock.sleep(5)
     claim = claimed(event_store, 60)
-    assert event_store.claimed(SHOP) == claim
+    assert event_store.current_claim(SHOP) == claim
     assert (claim.at, claim.until, claim.groups, claim.notes) == (clock.now, clock.now + 60, ("a", "b"), ("1", "2"))
 
 
 def test_other_notes_make_a_claim_of_another_name(event_store: EventStore, clock: Clock) -> None:
     """The run of a scan has the name of its claim: done again for the same notes it is the same run."""
-    event_store.note(SHOP, "1", ["a"])
+    event_store.add_note(SHOP, "1", ["a"])
     note = event_store.notes(SHOP)
     first = claimed(event_store)
-    event_store.settle(SHOP, first)
+    event_store.finish(SHOP, first)
     clock.sleep(1)
     again = event_store.claim(SHOP, note, 60)
     assert again is not None
     assert again.id == first.id
-    event_store.settle(SHOP, again)
-    event_store.note(SHOP, "2", ["a"])
+    event_store.finish(SHOP, again)
+    event_store.add_note(SHOP, "2", ["a"])
     assert claimed(event_store).id != first.id
 
 
 def test_a_claim_is_held_by_one_function_at_a_time(event_store: EventStore, clock: Clock) -> None:
-    event_store.note(SHOP, "1", ["a"])
+    event_store.add_note(SHOP, "1", ["a"])
     first = claimed(event_store)
     assert event_store.claim(SHOP, event_store.notes(SHOP), 60) is None
     clock.sleep(59)
-    assert event_store.take_up(SHOP, first, 60) is None
+    assert event_store.resume(SHOP, first, 60) is None
     clock.sleep(1)
-    second = event_store.take_up(SHOP, first, 60)
+    second = event_store.resume(SHOP, first, 60)
     assert second is not None
     assert (second.until, second.id, second.notes) == (clock.now + 60, first.id, first.notes)
-    assert event_store.take_up(SHOP, first, 60) is None
+    assert event_store.resume(SHOP, first, 60) is None
     event_store.release(SHOP, first)
-    assert event_store.take_up(SHOP, first, 60) is None, "who has lost a claim cannot release it"
+    assert event_store.resume(SHOP, first, 60) is None, "who has lost a claim cannot release it"
     event_store.release(SHOP, second)
-    assert event_store.take_up(SHOP, first, 60) is not None
+    assert event_store.resume(SHOP, first, 60) is not None
 
 
 def test_a_claim_whose_scan_was_made_cannot_be_taken_up(event_store: EventStore, clock: Clock) -> None:
-    event_store.note(SHOP, "1", ["a"])
+    event_store.add_note(SHOP, "1", ["a"])
     first = claimed(event_store)
-    event_store.note(SHOP, "2", ["b"])
-    event_store.settle(SHOP, first)
+    event_store.add_note(SHOP, "2", ["b"])
+    event_store.finish(SHOP, first)
     assert [note.id for note in event_store.notes(SHOP)] == ["2"]
     clock.sleep(61)
-    assert event_store.take_up(SHOP, first, 60) is None
+    assert event_store.resume(SHOP, first, 60) is None
     second = claimed(event_store)
-    assert event_store.take_up(SHOP, first, 60) is None, "nor in place of the next one"
-    assert event_store.claimed(SHOP) == second
+    assert event_store.resume(SHOP, first, 60) is None, "nor in place of the next one"
+    assert event_store.current_claim(SHOP) == second
 
 
-def test_what_nobody_scans_expires(event_store: EventStore, table: Table, clock: Clock) -> None:
-    event_store.note(SHOP, "1", ["a"])
+def test_notes_that_no_scan_covers_expire(event_store: EventStore, table: Table, clock: Clock) -> None:
+    event_store.add_note(SHOP, "1", ["a"])
     claimed(event_store)
     assert [item["expires"] for item in table.scan()["Items"]] == [int(clock.now) + KEPT] * 2

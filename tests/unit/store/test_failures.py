@@ -165,9 +165,7 @@ def test_the_record_of_a_result() -> None:
     assert KnownFailure.of(replace(result, reason=None), RUN, 5.0).reason == ""
 
 
-def test_what_a_retry_answers_for_is_kept_as_long_as_its_letters(
-    failures: Failures, table: Table, clock: Clock
-) -> None:
+def test_the_items_of_a_retry_are_kept_as_long_as_their_letters(failures: Failures, table: Table, clock: Clock) -> None:
     asked = [("g", "n"), ("a\ud83d", "b"), ("g", "n")]
     failures.ask(SYNC, RUN, asked)
     assert failures.asked(SYNC, RUN) == set(asked)

@@ -8,8 +8,9 @@ import pytest
 
 from syncline.errors import SynclineError
 from syncline.model import EVERYTHING, Counts, Outcome, Result, Trigger
+from syncline.store.batches import BatchRecord
 from syncline.store.leases import LONGEST, LeaseHeldError
-from syncline.store.state import BatchRecord, State
+from syncline.store.state import State
 from tests.pump import Clock
 from tests.run_ids import made_run_id
 
@@ -39,7 +40,7 @@ def test_a_lease_ends_by_itself_and_the_fence_grows(state: State, clock: Clock) 
 
 def test_a_lease_given_back_can_be_taken_at_once(state: State) -> None:
     first = state.leases.take("dr/app", "a", 60)
-    state.leases.give_back(first)
+    state.leases.release(first)
     second = state.leases.take("dr/app", "b", 60)
     assert second.fence > first.fence
 
@@ -48,20 +49,20 @@ def test_nobody_gives_back_the_lease_of_another(state: State, clock: Clock) -> N
     old = state.leases.take("dr/app", "a", 60)
     clock.sleep(61)
     state.leases.take("dr/app", "b", 60)
-    state.leases.give_back(old)
+    state.leases.release(old)
     with pytest.raises(LeaseHeldError):
         state.leases.take("dr/app", "c", 60)
 
 
 def test_a_batch_ends_with_its_lease(state: State) -> None:
-    _, root = state.begin_run("images", made_run_id(), Trigger.HAND, EVERYTHING)
+    _, root = state.begin_run("images", made_run_id(), Trigger.MANUAL, EVERYTHING)
     lease = state.leases.take("dr/app", root.id, 60)
     state.end_batch(root, BatchRecord(()), Counts(moved=1), lease)
     state.leases.take("dr/app", "b", 60)
 
 
-def test_whoever_lost_the_lease_cannot_end_the_batch(state: State, clock: Clock) -> None:
-    run, root = state.begin_run("images", made_run_id(), Trigger.HAND, EVERYTHING)
+def test_a_holder_that_lost_the_lease_cannot_end_the_batch(state: State, clock: Clock) -> None:
+    run, root = state.begin_run("images", made_run_id(), Trigger.MANUAL, EVERYTHING)
     lease = state.leases.take("dr/app", root.id, 60)
     clock.sleep(61)
     state.leases.take("dr/app", "b", 60)
@@ -72,7 +73,7 @@ def test_whoever_lost_the_lease_cannot_end_the_batch(state: State, clock: Clock)
 
 
 def test_the_lease_of_a_batch_that_had_ended_is_given_back(state: State) -> None:
-    _, root = state.begin_run("images", made_run_id(), Trigger.HAND, EVERYTHING)
+    _, root = state.begin_run("images", made_run_id(), Trigger.MANUAL, EVERYTHING)
     state.end_batch(root, BatchRecord(()), Counts())
     lease = state.leases.take("dr/app", root.id, 60)
     state.end_batch(root, BatchRecord(RESULTS), Counts(moved=1), lease)

@@ -29,12 +29,12 @@ def test_a_claim_of_a_fact(table: Table, clock: Clock) -> None:
 def test_a_claim_of_events_that_is_taken_up(table: Table, clock: Clock) -> None:
     """The start of the scan is a message that is not sent twice."""
     event_store = EventStore(Database(table), clock.time)
-    event_store.note("shop", "note", ["a"])
+    event_store.add_note("shop", "note", ["a"])
     claim = event_store.claim("shop", event_store.notes("shop"), 60)
     assert claim is not None
     clock.sleep(61)
     fault = disturb(table.meta.client, "UpdateItem", lose_answer=True)
-    assert event_store.take_up("shop", claim, 60) is not None
+    assert event_store.resume("shop", claim, 60) is not None
     assert fault.left == 0
     clock.sleep(1)
-    assert event_store.take_up("shop", claim, 60) is None
+    assert event_store.resume("shop", claim, 60) is None

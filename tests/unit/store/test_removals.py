@@ -178,7 +178,9 @@ def test_names_are_bounded_and_their_removals_still_count(
     assert not windows.reserve(RemovalRequest(LIMITS, 41, "more"), lambda: 1000).allowed
 
 
-def test_what_exactly_fits_counts_no_items_again(windows: RemovalWindows, database: OvertakenDatabase) -> None:
+def test_a_request_that_exactly_fits_counts_no_items_again(
+    windows: RemovalWindows, database: OvertakenDatabase
+) -> None:
     total = Total(1000)
     for number, (count, allowed) in enumerate([(60, True), (40, True), (1, False)], 1):
         assert windows.reserve(RemovalRequest(LIMITS, count, f"scan {number}"), total).allowed is allowed
@@ -294,7 +296,7 @@ def test_items_added_since_count_and_nothing_erodes(windows: RemovalWindows) -> 
 
 
 def test_items_that_come_and_go_during_one_run(windows: RemovalWindows) -> None:
-    """What the run itself has removed counts among the items of the window, as soon as it is gone."""
+    """Items that the run itself has removed count among the items of the window."""
     run, limits = "20260921-141320-72f07e70b9", Limits(1.0, 100, DAY)
     assert windows.reserve(RemovalRequest(limits, 4, "scan-1", run), lambda: 4).allowed
     more = RemovalRequest(limits, 4, "scan-2", run)
@@ -303,7 +305,7 @@ def test_items_that_come_and_go_during_one_run(windows: RemovalWindows) -> None:
     assert not windows.reserve(RemovalRequest(limits, 1, "scan-3", run), lambda: 0, lambda _run: 8).allowed
 
 
-def test_what_a_run_removed_before_the_window_does_not_count(windows: RemovalWindows, clock: Clock) -> None:
+def test_removals_before_the_window_do_not_count(windows: RemovalWindows, clock: Clock) -> None:
     run, half = "20260921-141320-72f07e70b9", Limits(0.5, 100, DAY)
     assert windows.reserve(RemovalRequest(half, 50, "scan-1", run), lambda: 100).allowed
     clock.sleep(DAY + 1)

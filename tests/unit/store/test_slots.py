@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from syncline.store.leases import Lease, Leases
-from syncline.store.run_items import RETENTION
+from syncline.store.runs import RETENTION
 from syncline.store.table import Database
 from tests.aws_faults import disturb
 from tests.pump import Clock
@@ -28,7 +28,7 @@ RNG = random.Random(1)
 
 
 def take(leases: Leases, count: int = 1, place: str = "place") -> Lease | None:
-    return leases.slot(place, count, 300, RNG)
+    return leases.take_slot(place, count, 300, RNG)
 
 
 def test_no_more_than_there_are(leases: Leases) -> None:
@@ -37,11 +37,11 @@ def test_no_more_than_there_are(leases: Leases) -> None:
     assert taken[3] is None
     assert take(leases, 1, "elsewhere") is not None
     assert taken[1] is not None
-    leases.give_back(taken[1])
+    leases.release(taken[1])
     again = take(leases, 3)
     assert again is not None
     assert again.part == taken[1].part
-    leases.give_back(taken[1])  # it is another's by now
+    leases.release(taken[1])  # it is another's by now
     assert take(leases, 3) is None
 
 
@@ -62,7 +62,7 @@ class _First(random.Random):
 
 def test_a_slot_is_free_again_the_moment_its_time_ends(table: Table, leases: Leases, clock: Clock) -> None:
     def taken() -> list[str]:
-        found = [leases.slot("place", 2, 30, _First()) for _ in range(3)]
+        found = [leases.take_slot("place", 2, 30, _First()) for _ in range(3)]
         return [slot.part for slot in found if slot is not None]
 
     assert taken() == ["0000", "0001"]

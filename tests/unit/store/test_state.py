@@ -11,21 +11,12 @@ from hypothesis import strategies as st
 
 from syncline.errors import SynclineError
 from syncline.kinds.images.discover import PAGE_TAGS
-from syncline.messages import Batch, Dead, Outgoing
+from syncline.messages import Batch, DeadLetter, Outgoing
 from syncline.model import EVERYTHING, Counts, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.steps.discover import CHUNK_RESULTS
-from syncline.store.state import (
-    JOINED_FOR,
-    LOST_AFTER,
-    SHARDS,
-    BatchRecord,
-    Progress,
-    State,
-    _hash,
-    _shard_of,
-    first_batch,
-    new_run_id,
-)
+from syncline.store.batches import SHARDS, BatchRecord, Progress, _hash, _shard_of
+from syncline.store.runs import new_run_id
+from syncline.store.state import JOINED_FOR, LOST_AFTER, State, first_batch
 from syncline.store.table import pack
 from tests.pump import Clock
 from tests.run_ids import made_run_id
@@ -38,7 +29,7 @@ LARGEST_ITEM = 400 * 1024
 
 
 def begin(state: State, run_id: str = FIRST) -> tuple[Run, Batch]:
-    return state.begin_run(SYNC, run_id, Trigger.HAND, EVERYTHING)
+    return state.begin_run(SYNC, run_id, Trigger.MANUAL, EVERYTHING)
 
 
 def end(state: State, batch: Batch, *following: Batch, **counts: int) -> BatchRecord:
@@ -113,13 +104,13 @@ def test_runs_are_numbered_and_plans_take_no_number(state: State) -> None:
         assert run.number == number
         end(state, batch)
         state.finish_run(SYNC, run.id)
-    plan, _ = state.begin_run(SYNC, made_run_id(3), Trigger.HAND, EVERYTHING, plan=True)
+    plan, _ = state.begin_run(SYNC, made_run_id(3), Trigger.MANUAL, EVERYTHING, plan=True)
     run, _ = begin(state, made_run_id(4))
     assert (plan.plan, run.number) == (True, 3)
 
 
 @pytest.mark.moto  # the model knows no paths into a map
-def test_what_was_left_out_is_stored_and_may_be_absent(state: State) -> None:
+def test_the_count_of_items_left_out_is_stored_and_may_be_absent(state: State) -> None:
     """A run that was stored before the count existed is read as one that left out nothing."""
     run, batch = begin(state)
     end(state, batch, left_out=3)
@@ -138,7 +129,7 @@ def test_what_was_left_out_is_stored_and_may_be_absent(state: State) -> None:
 
 @pytest.mark.parametrize("allowed", [None, 0, 400])
 def test_the_removals_allowed_for_a_run_are_stored_with_it(state: State, allowed: int | None) -> None:
-    run, root = state.begin_run(SYNC, FIRST, Trigger.HAND, EVERYTHING, allow_removals=allowed)
+    run, root = state.begin_run(SYNC, FIRST, Trigger.MANUAL, EVERYTHING, allow_removals=allowed)
     assert run.allow_removals == allowed
     assert state.run(SYNC, run.id) == run
     # Discover begins the run by its id alone.
@@ -188,19 +179,19 @@ def test_looks_join_a_long_run_whose_own_work_goes_on(state: State, clock: Clock
 def test_a_plan_that_was_lost_is_ended_by_the_next_one_however_many_runs_came_between(
     state: State, clock: Clock
 ) -> None:
-    lost, _ = state.begin_run(SYNC, FIRST, Trigger.HAND, EVERYTHING, plan=True)
+    lost, _ = state.begin_run(SYNC, FIRST, Trigger.MANUAL, EVERYTHING, plan=True)
     for number in range(3, 15):
         _, batch = begin(state, made_run_id(number))
         end(state, batch)
         state.finish_run(SYNC, batch.run)
     clock.now += LOST_AFTER
-    plan, _ = state.begin_run(SYNC, made_run_id(20), Trigger.HAND, EVERYTHING, plan=True)
+    plan, _ = state.begin_run(SYNC, made_run_id(20), Trigger.MANUAL, EVERYTHING, plan=True)
     assert (state.run(SYNC, lost.id).status, state.run(SYNC, plan.id).status) == (RunStatus.LOST, RunStatus.RUNNING)
 
 
 def test_a_plan_runs_beside_a_run_and_ends_alone(state: State) -> None:
     begin(state, FIRST)
-    plan, batch = state.begin_run(SYNC, SECOND, Trigger.HAND, EVERYTHING, plan=True)
+    plan, batch = state.begin_run(SYNC, SECOND, Trigger.MANUAL, EVERYTHING, plan=True)
     end(state, batch, would_move=3)
     ended = state.finish_run(SYNC, plan.id)
     assert ended is not None
@@ -393,7 +384,7 @@ def test_a_run_is_over_once_every_batch_has_ended_and_one_caller_ends_it(state: 
 def test_a_batch_ends_once_whatever_a_second_delivery_makes_of_it(state: State) -> None:
     run, root = begin(state)
     first = BatchRecord((result("1"),), (Outgoing(root.child(0)),), ())
-    second = BatchRecord((result("1"), result("2")), (), (Dead(root, "INTERNAL", "why"),))
+    second = BatchRecord((result("1"), result("2")), (), (DeadLetter(root, "INTERNAL", "why"),))
     assert state.end_batch(root, first, Counts(moved=1)) is first
     assert state.end_batch(root, second, Counts(moved=2, failed=7)) == first
     assert state.progress(run.id).counts == Counts(moved=1)
@@ -411,7 +402,7 @@ def test_an_open_batch_is_read_with_its_run(state: State) -> None:
     assert state.open_batch(replace(root, run=SECOND)) == (None, None)
 
 
-def test_what_dynamodb_did_not_get_to_is_asked_for_again(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unprocessed_keys_are_read_again(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     run, root = begin(state)
     end(state, root, *[root.child(number) for number in range(8)], skipped=3)
     client = state._db._client
@@ -463,7 +454,7 @@ def test_the_largest_chunk_of_a_look_fits_an_item_of_the_table() -> None:
 
 
 class Shards:
-    """What the table's shards hold of a run, at every moment that there was."""
+    """The counters of a run in all shards, after each write."""
 
     def __init__(self, root: Batch) -> None:
         self.moments = [[0] * SHARDS]

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.errors import SynclineError
-from syncline.messages import Batch, Dead, Outgoing
+from syncline.messages import Batch, DeadLetter, Outgoing
 from syncline.model import EVERYTHING, Counts, Outcome, Result, Run, RunStatus, Scope, Trigger
-from syncline.store.run_items import RETENTION
-from syncline.store.state import LOST_AFTER, REPORTS, SHARDS, BatchRecord, State, is_run_id, new_run_id
-from syncline.store.totals import BUCKETS, totals_of
+from syncline.store.batches import SHARDS, BatchRecord
+from syncline.store.runs import RETENTION, is_run_id, new_run_id
+from syncline.store.state import LOST_AFTER, REPORTS, State
+from syncline.store.totals import BUCKETS, read_totals
 from tests.pump import Clock
 from tests.run_ids import made_run_id
 
@@ -23,7 +24,7 @@ CONTENTS = ("dead", "results", "following", "content")
 
 
 def begin(state: State, run_id: str = RUN) -> tuple[Run, Batch]:
-    return state.begin_run(SYNC, run_id, Trigger.HAND, EVERYTHING)
+    return state.begin_run(SYNC, run_id, Trigger.MANUAL, EVERYTHING)
 
 
 def end_run(state: State, run_id: str, **counts: int) -> Run:
@@ -44,11 +45,11 @@ class TestRecords:
     def test_a_record_of_any_size_is_read_as_it_was_written(
         self, state: State, room: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What an item of the table has no room for is stored in parts of at most an item each."""
-        monkeypatch.setattr("syncline.store.state._ROOM", room)
+        """Content that exceeds an item of the table is stored in parts."""
+        monkeypatch.setattr("syncline.store.batches._ITEM_BYTES", room)
         _, root = begin(state)
         children = tuple(Outgoing(root.child(number), number) for number in range(9))
-        letters = tuple(Dead(root, "INTERNAL", f"why {number}", ("g", str(number))) for number in range(2))
+        letters = tuple(DeadLetter(root, "INTERNAL", f"why {number}", ("g", str(number))) for number in range(2))
         record = BatchRecord(moved(*"abcdefghij"), children, letters)
         assert state.end_batch(root, record, Counts(moved=10)) is record
         assert state.batch_record(RUN, root.id) == record
@@ -58,14 +59,14 @@ class TestRecords:
         assert 0 < max(len(bytes(each)) for each in stored if not isinstance(each, str | None)) <= room
 
     def test_all_that_is_stored_of_a_run_expires(self, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("syncline.store.state._ROOM", 40)
+        monkeypatch.setattr("syncline.store.batches._ITEM_BYTES", 40)
         now = state._clock()
         run, root = begin(state)
         look = state.join_run(SYNC, NEXT, Scope.of(["a"]))
         assert look is not None
         state.end_batch(root, BatchRecord(moved("1", "2", "3")), Counts(moved=3))
         state.add_results(run.id, "more", moved("4"))
-        state.begin_run(SYNC, made_run_id(3), Trigger.HAND, EVERYTHING, plan=True)
+        state.begin_run(SYNC, made_run_id(3), Trigger.MANUAL, EVERYTHING, plan=True)
         state._close(RUN)
         items = state._db._table.scan()["Items"]
         kinds = {str(item["sk"]).partition("#")[0] for item in items}
@@ -109,15 +110,15 @@ class TestBatch:
         clock.sleep(10)
         state.end_batch(look, BatchRecord((), (Outgoing(look.child(0)),)), Counts(requests=3))
         seen = state.progress(RUN)
-        assert (seen.heard - began, seen.advanced, seen.own) == (10, 0, 0)
+        assert (seen.latest - began, seen.advanced, seen.own) == (10, 0, 0)
         clock.sleep(10)
         state.end_batch(look.child(0), BatchRecord(()), Counts(moved=1, requests=1))
         seen = state.progress(RUN)
-        assert (seen.heard - began, seen.advanced - began, seen.own) == (20, 20, 0)
+        assert (seen.latest - began, seen.advanced - began, seen.own) == (20, 20, 0)
         clock.sleep(10)
         state.end_batch(root, BatchRecord(()), Counts(requests=1))
         seen = state.progress(RUN)
-        assert (seen.heard - began, seen.advanced - began, seen.own - began) == (30, 20, 30)
+        assert (seen.latest - began, seen.advanced - began, seen.own - began) == (30, 20, 30)
         assert (seen.settled, seen.counts) == (True, Counts(moved=1, requests=5))
 
 
@@ -207,7 +208,7 @@ class TestTotals:
         assert first is not None
         clock.sleep(1000)
         end_run(state, NEXT, failed=1, conflict=4)
-        totals = totals_of(state._db, SYNC)
+        totals = read_totals(state._db, SYNC)
         assert totals.durations == (2, *[0] * len(BUCKETS))
         assert (totals.seconds, totals.failed, totals.bytes, totals.known) == (BUCKETS[0], 1, 50, 0)
         assert {name: count for name, count in totals.items.items() if count} == {
@@ -226,14 +227,14 @@ class TestTotals:
         counts = Counts() if ended == "cancelled" else Counts(**{ended: 1})
         state.end_batch(root, BatchRecord(()), counts)
         assert state.finish_run(SYNC, RUN) is not None
-        totals = totals_of(state._db, SYNC)
+        totals = read_totals(state._db, SYNC)
         assert (totals.last_success, totals.failed) == (0, 1)
 
     def test_a_plan_adds_nothing(self, state: State) -> None:
-        _, root = state.begin_run(SYNC, RUN, Trigger.HAND, EVERYTHING, plan=True)
+        _, root = state.begin_run(SYNC, RUN, Trigger.MANUAL, EVERYTHING, plan=True)
         state.end_batch(root, BatchRecord(()), Counts(would_move=1))
         assert state.finish_run(SYNC, RUN) is not None
-        assert sum(totals_of(state._db, SYNC).durations) == 0
+        assert sum(read_totals(state._db, SYNC).durations) == 0
         assert not list(state._db.sort_keys(f"SYNC#{SYNC}", "PLAN#"))
 
 

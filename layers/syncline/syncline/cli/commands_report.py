@@ -15,7 +15,8 @@ from syncline.cli.summary import FOLD, TRIGGERS, as_called, as_dict, counted, en
 from syncline.errors import CodeName, SynclineError, code_of
 from syncline.model import Result, Run
 from syncline.store.failures import KnownFailure
-from syncline.store.state import State, is_run_id
+from syncline.store.runs import is_run_id
+from syncline.store.state import State
 
 _FEW: Final = 20
 """Runs among which the latest one that was no plan is looked for first, and known failures that a report shows."""

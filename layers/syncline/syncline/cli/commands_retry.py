@@ -14,7 +14,7 @@ from syncline.cli.following import begin, follow, let_report
 from syncline.cli.show import many, number
 from syncline.cli.summary import as_dict, ending, item_of, named
 from syncline.errors import SynclineError
-from syncline.messages import Batch, Dead, DeadLetter, Outgoing, Queues, Start
+from syncline.messages import Batch, DeadLetter, Outgoing, QueuedLetter, Queues, Start
 from syncline.model import EVERYTHING, LARGEST_SCOPE, Run, RunStatus, Scope, Step, Trigger, json_bytes
 from syncline.store.failures import Key
 from syncline.store.state import State
@@ -36,7 +36,7 @@ _ALL: Final = "*"
 class GivenUp:
     """A dead letter with what a scan has to cover for it, and the items that it stands for."""
 
-    letter: DeadLetter
+    letter: QueuedLetter
     scope: Scope
     keys: tuple[Key, ...]
 
@@ -64,8 +64,8 @@ class Letters:
     given_up: list[GivenUp] = field(default_factory=list)
     scope: Scope = NOTHING
     beyond: list[GivenUp] = field(default_factory=list)
-    stranded: list[tuple[DeadLetter, Batch | Start]] = field(default_factory=list)
-    others: list[DeadLetter] = field(default_factory=list)
+    stranded: list[tuple[QueuedLetter, Batch | Start]] = field(default_factory=list)
+    others: list[QueuedLetter] = field(default_factory=list)
 
     def take(self, given_up: Sequence[GivenUp]) -> None:
         """Sort out what was given up: everything is scanned if a scan of everything was among it."""
@@ -88,7 +88,7 @@ class Letters:
         return sorted({key for each in self.given_up for key in each.keys})
 
     @property
-    def kept(self) -> list[DeadLetter]:
+    def kept(self) -> list[QueuedLetter]:
         """The letters that stay."""
         return [*self.others, *(each.letter for each in (*self.beyond, *self.given_up))]
 
@@ -117,7 +117,7 @@ def retry(context: Context, name: str, *, wait: bool, drop: Sequence[str] = ()) 
         run = _begin(context, name, letters)
     finally:
         for letter in letters.kept:
-            queues.put_back(letter)
+            queues.release_letter(letter)
     return _tell(context, sync, letters, run, wait=wait)
 
 
@@ -134,7 +134,7 @@ def take_away_verified(target: Target, name: str) -> int:
         target.state.failures.clear_solved(name)
     finally:
         for letter in (*letters.kept, *(letter for letter, _ in letters.stranded)):
-            target.queues.put_back(letter)
+            target.queues.release_letter(letter)
     return len(letters.verified)
 
 
@@ -142,14 +142,14 @@ def settle(target: Target, name: str, letters: Iterable[GivenUp]) -> None:
     """Delete letters whose items were verified, and then what is remembered of these."""
     keys: set[Key] = set()
     for each in letters:
-        target.queues.forget(each.letter)
+        target.queues.delete_letter(each.letter)
         keys |= set(each.keys)
     failures = target.state.failures
     solved = {key: each.solved for key, each in failures.find(name, keys).items() if each.solved is not None}
     failures.forget(name, solved, max(solved.values(), default=""))
 
 
-def _read(queues: Queues, steps: Iterable[Step] = Step) -> list[DeadLetter]:
+def _read(queues: Queues, steps: Iterable[Step] = Step) -> list[QueuedLetter]:
     """Return every letter of the steps; each is hidden from others for a while."""
     with ThreadPoolExecutor(len(Step)) as pool:
         found = pool.map(lambda step: list(queues.dead_letters(step, hidden_for=_HIDDEN)), steps)
@@ -164,11 +164,11 @@ def letters_by_sync(queues: Queues, steps: Iterable[Step] = Step) -> Counter[str
         return Counter(work.sync for work in works)
     finally:
         for letter in letters:
-            queues.put_back(letter)
+            queues.release_letter(letter)
 
 
-def _work(message: Dead | Batch | Start | None) -> Batch | Start | None:
-    return message.batch if isinstance(message, Dead) else message
+def _work(message: DeadLetter | Batch | Start | None) -> Batch | Start | None:
+    return message.batch if isinstance(message, DeadLetter) else message
 
 
 def _whole_group(group: str, name: str) -> str:  # noqa: ARG001 - as `scan_group` of a sync
@@ -176,7 +176,7 @@ def _whole_group(group: str, name: str) -> str:  # noqa: ARG001 - as `scan_group
 
 
 def _sorted(
-    state: State, name: str, found: Iterable[DeadLetter], scan_group: Callable[[str, str], str] = _whole_group
+    state: State, name: str, found: Iterable[QueuedLetter], scan_group: Callable[[str, str], str] = _whole_group
 ) -> Letters:
     """Sort letters for the sync ``name``; ``scan_group`` returns the group of a scan for an item of it."""
     letters = Letters()
@@ -186,7 +186,7 @@ def _sorted(
         work = _work(message)
         if message is None or work is None or work.sync != name:
             letters.others.append(letter)
-        elif not isinstance(message, Dead) and _is_awaited(state, message):
+        elif not isinstance(message, DeadLetter) and _is_awaited(state, message):
             letters.stranded.append((letter, message))
         else:
             given_up.append(GivenUp(letter, _scope(work, scan_group), _keys(message)))
@@ -197,9 +197,9 @@ def _sorted(
     return letters
 
 
-def _keys(message: Dead | Batch | Start) -> tuple[Key, ...]:
+def _keys(message: DeadLetter | Batch | Start) -> tuple[Key, ...]:
     """Return the items that a letter stands for."""
-    if isinstance(message, Dead):
+    if isinstance(message, DeadLetter):
         return (message.key,)
     items = message.items if isinstance(message, Batch) else ()
     return tuple((item.group, item.name) for item in items) or tuple((g, "*") for g in message.scope.groups or ("*",))
@@ -229,7 +229,7 @@ def _resume(queues: Queues, letters: Letters) -> None:
             queues.start(work)
         else:
             queues.send([Outgoing(work)])
-        queues.forget(letter)
+        queues.delete_letter(letter)
 
 
 def _begin(context: Context, name: str, letters: Letters) -> Run | None:
@@ -252,7 +252,7 @@ def _list(context: Context, name: str) -> Answer:
         found = _sorted(context.target.state, name, letters)
     finally:
         for letter in letters:
-            queues.put_back(letter)
+            queues.release_letter(letter)
     items = sorted({item_of(*key) for each in (*found.verified, *found.given_up, *found.beyond) for key in each.keys})
     out.line(f"{name} is not applied, so nothing of it is tried again; it has dead letters of:", "yellow")
     out.table([(item,) for item in items], indent=2)
@@ -274,10 +274,10 @@ def _drop(context: Context, name: str, items: Sequence[str]) -> Answer:
     try:
         if not missing:
             for each in chosen:
-                target.queues.forget(each.letter)
+                target.queues.delete_letter(each.letter)
     finally:
         for letter in (*letters.others, *(each.letter for each in kept), *(letter for letter, _ in letters.stranded)):
-            target.queues.put_back(letter)
+            target.queues.release_letter(letter)
     if missing:
         there = ", ".join(sorted({item_of(*key) for each in lying for key in each.keys})[:_NAMED])
         what = f"{name} has no dead letter of {missing[0]}; there are those of: {there or 'none'}"

@@ -33,7 +33,7 @@ def run(
     if allow_removals is not None:
         _check_removals(config_of(state, name))
     try:
-        begun = begin(context.target, name, Trigger.HAND, scope, allow_removals=allow_removals)
+        begun = begin(context.target, name, Trigger.MANUAL, scope, allow_removals=allow_removals)
     except SynclineError as error:
         current = state.current_run(name)
         if error.code.name != "ALREADY_RUNNING" or wait or allow_removals is not None or current is None:
@@ -106,7 +106,7 @@ def plan(context: Context, name: str, only: Sequence[str] | None) -> Answer:
     """Look as a run does, and show what it would move. Moves nothing, so it may go on beside a run."""
     state, out = context.target.state, context.out
     scope = chosen(state, name, only)
-    over = follow(context, begin(context.target, name, Trigger.HAND, scope, plan=True))
+    over = follow(context, begin(context.target, name, Trigger.MANUAL, scope, plan=True))
     results = sorted(state.results(over.id), key=rank)
     out.table(item_lines(as_called(kind_of(state, name), results), plan=True), fold=FOLD)
     out.line(*ending(over))

@@ -24,7 +24,7 @@ from syncline.cli.waiting import state_words, waiting_of
 from syncline.errors import SynclineError
 from syncline.kinds.table import KindInfo, kind_info
 from syncline.model import Run, RunStatus, Step, Trigger
-from syncline.store.instances import InstanceLists, Record
+from syncline.store.instances import InstanceList, InstanceLists
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.visible import visible
@@ -56,7 +56,7 @@ class Standing:
     known: int = 0
     acknowledged: int = 0
     in_sync: bool | None = None
-    instances: Record | None = None
+    instances: InstanceList | None = None
     said: Sequence[str] = ()
 
     @property
@@ -98,10 +98,10 @@ def status(context: Context, name: str | None, *, wait: bool) -> Answer:
     lists = InstanceLists(Database(target.table), context.now).all()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         standings = [
-            replace(each, instances=None if each.kind.has_runs else lists.get(each.name, Record()))
+            replace(each, instances=None if each.kind.has_runs else lists.get(each.name, InstanceList()))
             for each in pool.map(lambda each: _standing(context, each, modified.get(each)), names)
         ]
-        dead = dict(zip(Step, pool.map(target.queues.dead_count, Step), strict=True))
+        dead = dict(zip(Step, pool.map(target.queues.count_dead_letters, Step), strict=True))
     if name is None:
         _show_all(context, standings)
     else:
@@ -297,7 +297,7 @@ def _endpoint(config: Mapping[str, Any], keys: Sequence[str]) -> str:
     return "?"
 
 
-def _show_instances(context: Context, found: Record) -> None:
+def _show_instances(context: Context, found: InstanceList) -> None:
     """Show the instances of a sync without runs, and where to ask about them."""
     out = context.out
     said = "never listed"

@@ -17,7 +17,9 @@ from syncline.cli.waiting import state_words
 from syncline.errors import SynclineError
 from syncline.messages import Outgoing, Start
 from syncline.model import Counts, Run, Scope, Trigger
-from syncline.store.state import LOST_AFTER, BatchRecord, State, first_batch, new_run_id
+from syncline.store.batches import BatchRecord
+from syncline.store.runs import new_run_id
+from syncline.store.state import LOST_AFTER, State, first_batch
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -19,7 +19,7 @@ TRIGGERS: Final = {
     Trigger.SCHEDULE: "by schedule",
     Trigger.WEBHOOK: "by webhook",
     Trigger.EVENT: "by event",
-    Trigger.HAND: "by hand",
+    Trigger.MANUAL: "by hand",
     Trigger.RETRY: "as a retry",
     Trigger.START: "after a start",
 }
@@ -35,7 +35,7 @@ OUTCOMES: Final[dict[Outcome, tuple[str, Style]]] = {
     Outcome.MOVED: ("moved", "green"),
     Outcome.EXTRA: ("extra", "dim"),
     Outcome.LEFT_OUT: ("left out", "dim"),
-    Outcome.SKIPPED: ("equal", "dim"),
+    Outcome.EQUAL: ("equal", "dim"),
 }
 """In the order in which a report shows them, with the word and the style of each."""
 _IN_PLAN: Final = {Outcome.LEFT_OUT: "would leave out"}

@@ -6,8 +6,8 @@ import time
 from dataclasses import replace
 
 from syncline.model import Run, RunStatus, Waiting
-from syncline.store.run_items import STALLED
-from syncline.store.state import Progress
+from syncline.store.batches import Progress
+from syncline.store.runs import STALLED
 from syncline.visible import visible
 
 

@@ -1,4 +1,4 @@
-"""What a kind is: how it discovers, transfers and verifies. Steps drive it; it knows nothing of queues or tables."""
+"""The contract of a kind: discover, transfer and verify. Steps call it; it knows neither queues nor the table."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from syncline.errors import SynclineError
 from syncline.model import Item, Outcome, Result, Run, Scope, Step
 
 GRACE_SECONDS: Final = 5.0
-"""Seconds for which a request may go on when a step's time is over: it ends in order if it can, and never outlives the function."""
-UNTOUCHED: Final = "untouched"
-"""In the detail of an item that arrived: discover and transfer found it equal, and nothing was sent for it."""
-_FIRST_GLANCE: Final = 0.03
-_LONGEST_GLANCE: Final = 0.5
+"""Seconds for which a request may continue after the end of a step's time, so that it can end regularly."""
+FOUND_EQUAL: Final = "untouched"
+"""Key in the detail of a completed item: discover and transfer found it equal, and nothing was sent for it."""
+_FIRST_INTERVAL: Final = 0.03
+_LONGEST_INTERVAL: Final = 0.5
 _FAILURES: Final = 100
-"""Failures in one page of odd entries."""
+"""Limit of the failures in one page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A part of a look: what differs, what is settled already, and where to go on.
+    """A part of a scan: the items that differ, the results that are known already, and the cursor behind it.
 
-    ``skipped`` counts items found equal, ``left_out`` those that the selection excludes or that the target cannot hold;
-    ``extra`` counts items that the target alone has and that are not ours, beyond those among ``results``. None of these
-    has a result of its own. ``results`` holds items whose outcome is known without a transfer, such as
-    conflicts. ``failures`` holds what could not be scanned, by target reference. ``cursor`` resumes a scan behind this
-    page.
+    `results` has the items whose outcome is known without a transfer, such as conflicts, and `failures` the groups and
+    items that could not be scanned. Items without a result are only counted: `equal` ones, those `left_out` by the
+    selection or because the target cannot hold them, and `extra` ones, which only the target has and which are not ours.
+    `cursor` resumes a scan behind this page.
     """
 
     cursor: str
     items: tuple[Item, ...] = ()
-    skipped: int = 0
+    equal: int = 0
     results: tuple[Result, ...] = ()
     failures: tuple[Failure, ...] = ()
     left_out: int = 0
@@ -41,7 +40,7 @@ class Page:
 
 
 def failure_pages(cursor: str, failures: Iterable[Failure]) -> Iterator[Page]:
-    """Yield pages with the failures of a listing's odd entries: the record of a page must fit an item of the table."""
+    """Yield pages with the failures of a listing's invalid entries: the record of a page must fit an item of the table."""
     waiting = iter(failures)
     while some := tuple(islice(waiting, _FAILURES)):
         yield Page(cursor, failures=some)
@@ -49,10 +48,10 @@ def failure_pages(cursor: str, failures: Iterable[Failure]) -> Iterator[Page]:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The item is at the target, as far as the transfer knows; ``item`` carries its fingerprint as ``source``.
+    """An item that was transferred or verified. `source` of `item` is the fingerprint that the target has now.
 
-    If verify does not find it there, the item is transferred again as it is here, so its detail holds no progress.
-    ``note`` is a sentence of the verification's for the report.
+    If verify does not find it at the target, this `item` is transferred again, so its detail holds no progress. `note` is
+    a sentence of the verification for the report.
     """
 
     item: Item
@@ -62,9 +61,10 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """Time was short: ``item`` carries where it stands. ``stuck`` if that is no further than before, by the kind's word.
+    """An item for which the time was short; the detail of `item` holds its progress.
 
-    ``waiting`` if it was not begun, as others had all the turns: they get further.
+    `stuck` means that the kind knows of no progress. `waiting` means that the item was not begun because others were in
+    progress; it counts as progress.
     """
 
     item: Item
@@ -74,11 +74,11 @@ class Unfinished:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The item could not be done; the step decides by the error's code whether to try again, with the item as it is here.
+    """An item that failed. The code of the error decides if the step tries it again, with the `item` given here.
 
-    ``scope`` is the group of a scope that scans the item again, None if that is the item's own group. ``further`` says
-    that the try brought more of the item to the target, where the next one goes on: it does not count as a failed one.
-    So it is for a group of which a part was scanned; ``cursor`` resumes the scan of its scope, None scans all of it again.
+    `scope` is the group of a scope that scans the item again, None for the item's own group. `further` means that the
+    attempt made progress which the next one continues, so that it does not count as a failed one; this is also so for a
+    group of which a part was scanned. `cursor` then resumes the scan of its scope; None scans all of it again.
     """
 
     item: Item
@@ -90,27 +90,24 @@ class Failure:
 
 @dataclass(slots=True)
 class StepContext:
-    """How long a step may go on, and under which conditions.
+    """The remaining time and the conditions of a step.
 
-    ``left`` gives the seconds left of the function's time, less what ending takes. ``halted`` tells whether the run
-    was cancelled or the right to write was lost, and nothing new may begin. ``allow_removals`` is the number of
-    removals that the operator allowed for this run in place of the sync's limits, None where the limits hold. ``run`` is
-    the run's ID, and ``plan`` says that the run only plans: nothing may be written, not even to the table. ``removed``
-    returns the number of items that a run has removed so far, each of them verified; it reads the table.
+    `left` returns the remaining seconds of the function's time, less those reserved for recording its work. `halted`
+    returns True if the run was cancelled or the lease was lost, and no new work may begin.
 
-    ``work`` names the work. For a transfer it is the same when the same items are tried again or continued. For a scan
-    it is the ID of the batch being worked on, the same when the message is delivered again. A scan that sends on what
-    it has found continues as the next batch, and ``work`` changes with it: read it when it is needed, not once.
+    `work` identifies the work. For a transfer it is the same when the same items are tried again or continued. For a scan
+    it is the ID of the batch, the same when the message is delivered again. A scan that sends on what it has found
+    continues as the next batch, and `work` changes with it: read it when it is needed, not once.
 
-    ``scan`` is the ID of the scan, the same for all batches that carry it on or try it again. That of the scan that a run
-    begins with is the run's own ID; others have joined the run.
+    `joined` is True for each scan but the first of a run: other items of the sync may be in flight. False does not
+    exclude that, because further scans may join the run meanwhile. `allow_removals` is the number of removals that the
+    operator allowed for this run in place of the sync's limits, None if the limits apply. `run` is the run's ID, and
+    `scan` that of the scan, the same for all batches that continue it or try it again; the scan that a run begins with
+    has the run's ID. `plan` means that the run only plans: nothing may be written, not even to the table. `removed`
+    returns the number of items that a run, by its ID, has removed and verified so far; it reads the table.
 
-    ``named`` says that a person has named the scan's scope: what of it does not exist is a failure, SOURCE_ABSENT, of the
-    name. ``asked`` are items, by group and name, of which each scan that finds one equal says so in a result of its own,
-    or sends it on to be transferred.
-
-    ``joined`` is set for each scan but the first of a run: other items of the sync may be in flight. It is no promise
-    the other way round, as further scans may join the run while the first one goes on.
+    `named` means that a person has named the scope: a part of it that does not exist is a failure, SOURCE_ABSENT.
+    `asked` are items, by group and name, for which a scan returns a result even if they are equal, or which it sends on.
     """
 
     left: Callable[[], float]
@@ -127,16 +124,16 @@ class StepContext:
 
     @property
     def over(self) -> bool:
-        """Whether nothing new may begin."""
+        """Return True if no new work may begin."""
         return self.left() <= 0 or self.halted()
 
 
 def split_equal(equal: Iterable[tuple[str, str]], asked: frozenset[tuple[str, str]]) -> tuple[int, tuple[Result, ...]]:
-    """Part items that are equal, by group and name: the number of those to count only, and results of those asked for."""
+    """Return the number of equal items, by group and name, that are only counted, and the results of those in `asked`."""
     count, results = 0, list[Result]()
     for group, name in equal:
         if (group, name) in asked:
-            results.append(Result(group, name, Outcome.SKIPPED))
+            results.append(Result(group, name, Outcome.EQUAL))
         else:
             count += 1
     return count, tuple(results)
@@ -153,80 +150,80 @@ def would_remove(item: Item) -> Result:
 
 
 def poll_intervals(seconds: float) -> Iterator[float]:
-    """Pauses between looks at whether something has become free: short ones first, ``seconds`` together."""
-    pause = _FIRST_GLANCE
+    """Yield growing intervals in seconds for polling, `seconds` in total."""
+    pause = _FIRST_INTERVAL
     while seconds > 0:
         yield min(pause, seconds)
         seconds -= pause
-        pause = min(_LONGEST_GLANCE, pause * 1.5)
+        pause = min(_LONGEST_INTERVAL, pause * 1.5)
 
 
 class Kind(Protocol):
-    """One kind, bound to one sync and its clients."""
+    """A kind, bound to one sync and its clients."""
 
     @property
     def moves_by(self) -> Step:
-        """The step that brings its items to the target: TRANSFER, or COMMIT for one after another in order."""
+        """The step that writes items to the target: TRANSFER, or COMMIT for one batch after another, in order."""
         ...
 
     @property
     def share(self) -> int:
-        """The most items of one group in one message: what one function is to move."""
+        """Limit of the items of one group in one message, which one function transfers."""
         ...
 
     def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
-        """Look at source and target behind ``cursor`` and yield what differs, page by page, in a fixed order.
+        """Scan source and target behind `cursor` and yield what differs, page by page, in a fixed order.
 
-        Raises SynclineError where the look as a whole cannot be made. Stops early when ``context`` is over.
+        Stops early when `context` is over. Raises SynclineError if the scan as a whole fails.
         """
         ...
 
     def transfer(
         self, items: Sequence[Item], context: StepContext
     ) -> Iterable[Completed | Unfinished | Result | Failure]:
-        """Bring items of one group to the target and yield exactly one answer for each, in any order."""
+        """Transfer items of one group and yield exactly one answer for each, in any order."""
         ...
 
     def verify(self, items: Sequence[Item], context: StepContext) -> Iterable[Completed | Unfinished | Failure]:
-        """Ask the target, independently of the transfer, and yield exactly one answer for each item."""
+        """Read the target, independently of the transfer, and yield exactly one answer for each item."""
         ...
 
     def reference(self, group: str) -> str:
-        """The full name of the target reference a group stands for: it has one writer at a time, whatever the sync."""
+        """Return the full name of the target reference of a group, which has one writer at a time across all syncs."""
         ...
 
     def changed_groups(self, event: object) -> tuple[str, ...]:
-        """What to look at by a notification's or an event's decoded body, as groups of a scope.
+        """Return the groups to be scanned after an event, given its decoded body.
 
-        Raises MESSAGE_INVALID if it is none.
+        Raises MESSAGE_INVALID if it is no event of the kind.
         """
         ...
 
     def requests(self) -> int:
-        """How many requests have been made to source and target so far."""
+        """Return the number of requests made to source and target so far."""
         ...
 
 
 @runtime_checkable
 class Planning(Protocol):
-    """A kind whose items may end otherwise than as moved."""
+    """A kind whose plans show other outcomes than WOULD_MOVE."""
 
     def planned(self, items: Sequence[Item], context: StepContext) -> Iterable[Result]:
-        """Yield for each item how a run would end for it, without writing anything.
+        """Yield the result that a run would have for each item, without writing anything.
 
-        That is WOULD_MOVE, WOULD_REMOVE, LEFT_OUT, SKIPPED or FAILED. An item that there is no time for is WOULD_MOVE.
+        The outcome is WOULD_MOVE, WOULD_REMOVE, LEFT_OUT, EQUAL or FAILED; WOULD_MOVE if the time is short.
         """
         ...
 
 
 @runtime_checkable
 class RunObserver(Protocol):
-    """A kind that tells others how its runs ended."""
+    """A kind that reports the end of its runs to others."""
 
     def ended(self, run: Run, results: Iterable[Result]) -> None:
-        """Report a run that is over; ``results`` are those of items that have one of their own.
+        """Report a run that is over, with its results; equal items have none.
 
-        Called until it returns, a few times at most, so one run may be reported twice. A failure does not change the
-        run; an error of ours that is not retried ends the attempts.
+        Called until it returns, a few times at most, so a run may be reported twice. A failure does not change the run; a
+        SynclineError that is not retried ends the attempts.
         """
         ...

@@ -1,8 +1,8 @@
-"""What is the same for every step: one message in, one batch ended, whatever is delivered twice, late or half-done.
+"""The common part of all steps: each message ends one batch, however often it is delivered.
 
-A step turns a batch into :class:`Work`; :meth:`Engine.end` writes it down in one transaction and then sends what
-follows. Everything that can fail for a while goes round again as a follow-up with a higher attempt and a delay;
-what has failed for good becomes a result, and lies in the dead-letter queue with its reason.
+A step turns a batch into :class:`BatchWork`. :meth:`StepEngine.end` records it in one transaction and then sends the
+batches that follow. Work that failed temporarily follows as a batch with a higher attempt and a delay. An item that has
+failed permanently becomes a result, and a dead letter with its reason.
 """
 
 from __future__ import annotations
@@ -18,33 +18,43 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from syncline.errors import SynclineError
 from syncline.kinds.kind import GRACE_SECONDS, Failure, Kind, RunObserver, StepContext
-from syncline.messages import Batch, Dead, Outgoing, Queues, encode
+from syncline.messages import Batch, DeadLetter, Outgoing, Queues, encode
 from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger, json_bytes
-from syncline.steps.known import WHOLE, answered, remember, separate_known, settled, undone, verified_since
-from syncline.steps.once import first_results
+from syncline.steps.results import (
+    ALL,
+    answer_retry,
+    final_counts,
+    first_results,
+    mark_known,
+    record_failures,
+    unwritten,
+    verified_since,
+)
+from syncline.store.batches import BatchRecord
 from syncline.store.leases import Every, Lease, every
-from syncline.store.state import BatchRecord, State
-from syncline.telemetry import batch_ended, logger, run_ended
+from syncline.store.state import State
+from syncline.telemetry import log_batch_end, log_run_end, logger
 
-ATTEMPTS: Final = 5
-"""How often an item is tried before it is given up."""
-HOPS: Final = 10_000
-"""How many messages may follow from one another in a run."""
-IDLE: Final = 10
-"""How many messages one after another may get no further: no name further in a look, nothing more of any item."""
-DEATHS: Final = 5
-"""How often a function may die with a message before the message is given up."""
-LARGEST_ITEM: Final = 200_000
-"""Bytes of an item at most: what follows from a batch is an item of the table before it is a message."""
-_UNQUEUED: Final = frozenset({Outcome.SKIPPED, Outcome.LEFT_OUT, Outcome.EXTRA})
-"""Outcomes of a transfer after which an item counts as queued no more: there was nothing to do for it."""
-_SHOWN: Final = 500
+MAX_ATTEMPTS: Final = 5
+"""Attempts of an item before it is given up."""
+MAX_HOPS: Final = 10_000
+"""Limit of a chain of messages that follow from one another in a run."""
+MAX_IDLE: Final = 10
+"""Limit of messages in a row without progress: the scan passes no further name, the transfer sends nothing more."""
+MAX_DEATHS: Final = 5
+"""Functions that may die with a message before it is given up."""
+MAX_ITEM_BYTES: Final = 200_000
+"""Limit of an item in bytes: a batch is stored in an item of the table before it is a message."""
+_UNQUEUED: Final = frozenset({Outcome.EQUAL, Outcome.LEFT_OUT, Outcome.EXTRA})
+"""Outcomes of a transfer after which an item no longer counts as queued: it needed no action."""
+_LOGGED: Final = 500
 """Characters of a dead letter that a log line shows."""
-_FIRST_PAUSE: Final = 4.0
-_LONGEST_PAUSE: Final = 300.0
-_CANCEL_LOOK: Final = 3.0
-TELLING: Final = 20.0
-"""Seconds that a kind has to tell of a run's end, where the function has as many."""
+_FIRST_DELAY: Final = 4.0
+_LONGEST_DELAY: Final = 300.0
+_STATUS_INTERVAL: Final = 3.0
+"""Seconds between two reads of a run's status."""
+REPORT_SECONDS: Final = 20.0
+"""Limit for the report of a run's end by its kind."""
 
 
 def _unbound(_run: Run, _seconds: float, _halted: Callable[[], bool]) -> None:
@@ -52,35 +62,36 @@ def _unbound(_run: Run, _seconds: float, _halted: Callable[[], bool]) -> None:
 
 
 @dataclass(slots=True)
-class Work:
-    """What a step did with a batch. ``following`` and ``dead`` grow as the step goes along.
+class BatchWork:
+    """The work of a step on a batch: its results, what follows from it, and counts of items without a result.
 
-    ``by`` is the step at work where that is not the batch's own.
+    `by` is the working step if that is not the batch's own.
     """
 
     batch: Batch
     results: list[Result] = field(default_factory=list)
     following: list[Outgoing] = field(default_factory=list)
-    dead: list[Dead] = field(default_factory=list)
-    skipped: int = 0
+    dead: list[DeadLetter] = field(default_factory=list)
+    equal: int = 0
     left_out: int = 0
     extra: int = 0
     queued: int = 0
     requests: int = 0
     waits: tuple[SynclineError, float] | None = None
-    """Why work is tried again, and after how many seconds."""
+    """The reason why work is tried again, and the delay in seconds."""
     by: Step | None = None
 
     def follow(self, delay: float = 0, **changes: object) -> Batch:
-        """Let a batch follow from this one; see :meth:`Batch.child`."""
+        """Add a batch that follows from this one, `delay` seconds later; see :meth:`Batch.child`."""
         batch = self.batch.child(len(self.following), **changes)
         self.following.append(Outgoing(batch, round(delay)))
         return batch
 
     def give_up(self, item: Item, error: SynclineError, group: str | None = None) -> None:
-        """Note that an item has failed for good; ``group`` is that of a scope which scans it again, its own if None.
+        """Add the result and the dead letter of an item that has failed permanently.
 
-        A plan leaves no dead letter: it moved nothing, so there is nothing to retry.
+        `group` is the group of a scope that scans it again, its own if None. A plan leaves no dead letter: it moved
+        nothing, so there is nothing to retry.
         """
         reason = error.what
         self.results.append(
@@ -88,64 +99,65 @@ class Work:
         )
         if self.batch.plan:
             return
-        scope = self.batch.scope if item.group == WHOLE else Scope.of((group or item.group,))
+        scope = self.batch.scope if item.group == ALL else Scope.of((group or item.group,))
         batch = replace(self.batch, items=(item,) if self.batch.items else (), scope=scope)
-        self.dead.append(Dead(batch, error.code.name, reason, (item.group, item.name)))
+        self.dead.append(DeadLetter(batch, error.code.name, reason, (item.group, item.name)))
 
     def fail(self, failures: Sequence[Failure], rng: random.Random, **changes: object) -> None:
-        """Try the items of failures again, those that may be and have not been too often; give up the others.
+        """Try failed items again if their errors are retried and attempts are left; give up the others.
 
-        A try that got further does not count. ``changes`` apply to the batches that try again.
+        An attempt that made progress does not count. `changes` apply to the batches that try again.
         """
         again: dict[int, list[Failure]] = {}
         for failure in failures:
             attempt = self.batch.attempt + (not failure.further)
-            if failure.error.retried and attempt <= ATTEMPTS:
+            if failure.error.retried and attempt <= MAX_ATTEMPTS:
                 again.setdefault(attempt, []).append(failure)
             else:
                 self.give_up(failure.item, failure.error)
         for attempt, some in again.items():
             asked = max(failure.error.retry_after or 0.0 for failure in some)
-            delay = max(asked, pause(self.batch.attempt, rng))
+            delay = max(asked, retry_delay(self.batch.attempt, rng))
             self.waits = (some[0].error, delay)
             self.follow(delay, **{"items": tuple(each.item for each in some), "attempt": attempt} | changes)
 
     def counts(self, results: Sequence[Result]) -> Counts:
-        """Return the counts of the batch with the results that are told of it.
+        """Return the counts of the batch, given the results that are recorded of it.
 
-        An item whose result is not told counts as queued no more, for it is told of as the item of another scan.
+        An item whose result is not recorded no longer counts as queued: another scan has recorded it.
         """
-        told = {(each.group, each.name) for each in results}
-        untold = [each for each in self.results if (each.group, each.name) not in told]
-        settled = 0
-        if self.batch.step is not Step.DISCOVER:  # items that discover settles were never queued
+        recorded = {(each.group, each.name) for each in results}
+        dropped = [each for each in self.results if (each.group, each.name) not in recorded]
+        unqueued = 0
+        if self.batch.step is not Step.DISCOVER:  # the results of a scan were never queued
             items = {(item.group, item.name) for item in self.batch.items}
-            settled = sum(each.outcome in _UNQUEUED for each in results)
-            settled += sum((each.group, each.name) in items for each in untold)
+            unqueued = sum(each.outcome in _UNQUEUED for each in results)
+            unqueued += sum((each.group, each.name) in items for each in dropped)
         counts = Counts.of(
             results,
-            skipped=self.skipped,
+            equal=self.equal,
             left_out=self.left_out,
             extra=self.extra,
-            queued=self.queued - settled,
+            queued=self.queued - unqueued,
             requests=self.requests,
         )
-        return replace(counts, bytes=counts.bytes + sum(each.moved_bytes for each in untold))
+        return replace(counts, bytes=counts.bytes + sum(each.moved_bytes for each in dropped))
 
 
-def pause(attempt: int, rng: random.Random) -> float:
-    """Seconds to wait after the ``attempt``-th try: doubling, with jitter so that those who failed together part."""
-    return float(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (attempt - 1)) * rng.uniform(0.5, 1.0))
+def retry_delay(attempt: int, rng: random.Random) -> float:
+    """Return the seconds to wait after an attempt: doubling, with jitter to spread out what failed together."""
+    return float(min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** (attempt - 1)) * rng.uniform(0.5, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
-    """What every step works with. ``kind`` returns the kind of a run's sync, with the configuration that it began with.
+class StepEngine:
+    """The state, the queues and the kinds that every step works with, and the end of batches and runs.
 
-    ``leaves`` are the runs, by sync and id, that may be over: a batch of theirs has ended with nothing following, or could
-    not end any more. ``ended`` are those that are over and may have to be reported. ``every`` calls what is done beside
-    the work. ``bind`` ends the requests of a run's kind within so many seconds, and once the run is halted; the engine
-    calls it before each step, as kinds share their connections.
+    `kind` returns the kind of a run's sync, with the configuration that the run began with. `maybe_over` are the runs, by
+    sync and ID, that may be over: nothing followed from a batch, or a batch could not end any more. `over` are those that
+    are over and may have to be reported. `every` calls a function at an interval beside the work. `bind` limits the
+    requests of a run's kind to a number of seconds, and ends them when a function returns True; the engine calls it
+    before each step, because kinds share their connections.
     """
 
     state: State
@@ -154,26 +166,26 @@ class Engine:
     clock: Callable[[], float]
     rng: random.Random
     sleep: Callable[[float], None] = time.sleep
-    leaves: set[tuple[str, str]] = field(default_factory=set)
-    ended: set[tuple[str, str]] = field(default_factory=set)
+    maybe_over: set[tuple[str, str]] = field(default_factory=set)
+    over: set[tuple[str, str]] = field(default_factory=set)
     every: Every = every
     bind: Callable[[Run, float, Callable[[], bool]], None] = _unbound
 
     def run_of(self, batch: Batch) -> Run | None:
-        """The run a batch belongs to, None if the batch has nothing to do any more.
+        """Return the run of a batch, None if there is nothing to do for the batch.
 
-        That is so when it ended before; then what follows from it is sent once more, in case that was missed.
+        That is so if it ended before. Then the batches that follow from it are sent once more, in case they were not.
         """
         run, record = self.state.open_batch(batch)
         if run is not None and run.over:
-            self.ended.add((batch.sync, batch.run))  # whoever ended it may not have reported that
+            self.over.add((batch.sync, batch.run))  # the function that ended it may not have reported that
         if run is None:
-            # The table remembers runs for a time only, or was lost; a look finds whatever is missing.
-            logger.warning("batch of a forgotten run")
+            # Runs expire, or the table was lost; a scan finds what is missing.
+            logger.warning("batch of an unknown run")
             return None
         if record is not None:
             logger.info("batch had ended before", extra={"batch": batch.id})
-            # Of a run that is over everything has ended: sent again, it would only come back to be sent again.
+            # All batches of a run that is over have ended: sent again, they would only be sent once more.
             self._follow_up(batch, replace(record, following=()) if run.over else record, batch.step, again=True)
             return None
         if run.over:
@@ -184,21 +196,20 @@ class Engine:
     def context(
         self, run: Run, left: Callable[[], float], work: str, lease: Lease | None = None, *, verifies: bool = False
     ) -> StepContext:
-        """Return a context that also ends when the run is cancelled or the lease runs out, and bind the requests to it.
+        """Return a context that also ends when the run is cancelled or the lease expires, and bind the requests to it.
 
-        It reads the run's status every few seconds. A step that ``verifies`` goes on in a cancelled run, but its
-        requests end a few seconds later.
+        It reads the run's status every few seconds. A step that `verifies` continues in a cancelled run, but its requests
+        end a few seconds later.
         """
-        running = run.status is RunStatus.RUNNING
-        looked = self.clock()
-        cancelled = None if running else looked
+        checked = self.clock()
+        cancelled = None if run.status is RunStatus.RUNNING else checked
 
         def cancelled_for() -> float:
-            """Return the seconds since the run was seen to be cancelled; below zero if it was not."""
-            nonlocal looked, cancelled
+            """Return the seconds since the run was seen to be cancelled, -1 if it was not."""
+            nonlocal checked, cancelled
             now = self.clock()
-            if cancelled is None and now - looked > _CANCEL_LOOK:
-                looked = now
+            if cancelled is None and now - checked > _STATUS_INTERVAL:
+                checked = now
                 try:
                     seen = self.state.run(run.sync, run.id)
                 except (ClientError, BotoCoreError) as error:
@@ -224,15 +235,15 @@ class Engine:
             removed=lambda run_id: self.state.progress(run_id).counts.removed,
         )
 
-    def end(self, work: Work, lease: Lease | None = None, *, held_back: Batch | None = None) -> bool:
-        """End a batch with its work, and send what follows but for ``held_back``.
+    def end(self, work: BatchWork, lease: Lease | None = None, *, held_back: Batch | None = None) -> bool:
+        """End a batch with its work, and send the batches that follow, except `held_back`.
 
-        False if the caller may not go on with what it held back: the batch had ended before, delivered twice, and what
-        followed then is sent instead, or it has gone round too often, or its run is over.
+        Return False if the caller may not continue with the batch that it held back: the batch was delivered twice and
+        had ended before, and the batches that followed then are sent instead; or a limit was exceeded, or the run is over.
         """
         by = work.by or work.batch.step
-        self._bound(work)
-        results, dead = separate_known(
+        self._enforce_limits(work)
+        results, dead = mark_known(
             self.state.failures,
             work.batch,
             first_results(self.state, work.batch, work.results),
@@ -244,20 +255,20 @@ class Engine:
         record = self.state.end_batch(work.batch, made, counts, lease)
         if record is None:
             logger.info("run is over", extra={"run": work.batch.run, "batch": work.batch.id})
-            self.leaves.add((work.batch.sync, work.batch.run))  # or whoever was ending it has died
+            self.maybe_over.add((work.batch.sync, work.batch.run))  # or the function that was ending it has died
             return False
         if record is not made:
             self._follow_up(work.batch, record, by, again=True)
             return False
         about = {"step": work.batch.step.value, "batch": work.batch.id, "attempt": work.batch.attempt}
-        batch_ended(about, made.results, counts)
+        log_batch_end(about, made.results, counts)
         self._follow_up(work.batch, record, by, held_back)
         if work.waits is not None:
-            self.waits(work.batch.sync, work.batch.run, *work.waits)
+            self.note_waiting(work.batch.sync, work.batch.run, *work.waits)
         return held_back is None or any(each.batch is held_back for each in record.following)
 
-    def waits(self, sync: str, run: str, error: Exception, seconds: float) -> None:
-        """Note why work of a run waits, and for how long. A run goes on whether that can be noted or not."""
+    def note_waiting(self, sync: str, run: str, error: Exception, seconds: float) -> None:
+        """Note why work of a run waits, and for how many seconds. Failing to note that does not stop the run."""
         if not isinstance(error, SynclineError):
             error = SynclineError("AWS_UNAVAILABLE", str(error))
         try:
@@ -266,104 +277,105 @@ class Engine:
             logger.warning("cannot note why the run waits", extra={"run": run, "why": str(failure)})
 
     def cancel(self, batch: Batch) -> None:
-        """End a batch of a cancelled run: its items are left as they are."""
-        work = Work(batch)
+        """End a batch of a cancelled run without touching its items."""
+        work = BatchWork(batch)
         work.results = [Result.cancelled(item) for item in batch.items]
         self.end(work)
 
     def fail_all(self, batch: Batch, error: SynclineError, requests: int = 0) -> None:
-        """End a batch none of whose items could be done; ``requests`` were made to find that out."""
-        work = Work(batch, requests=requests)
+        """End a batch that failed as a whole, after `requests` requests."""
+        work = BatchWork(batch, requests=requests)
         if batch.items:
             work.fail([Failure(item, error) for item in batch.items], self.rng)
-        elif error.retried and batch.attempt < ATTEMPTS:
-            delay = max(error.retry_after or 0, pause(batch.attempt, self.rng))
+        elif error.retried and batch.attempt < MAX_ATTEMPTS:
+            delay = max(error.retry_after or 0, retry_delay(batch.attempt, self.rng))
             work.waits = (error, delay)
             work.follow(delay, attempt=batch.attempt + 1)
         else:
-            work.give_up(Item(WHOLE, WHOLE), error)
+            work.give_up(Item(ALL, ALL), error)
         self.end(work)
 
     def give_up_all(self, batch: Batch, error: SynclineError) -> None:
-        """End a batch whose items are not tried again."""
-        work = Work(batch)
-        for item in batch.items or (Item(WHOLE, WHOLE),):
+        """End a batch without trying its items again."""
+        work = BatchWork(batch)
+        for item in batch.items or (Item(ALL, ALL),):
             work.give_up(item, error)
         self.end(work)
 
     def _follow_up(
         self, batch: Batch, record: BatchRecord, by: Step, held_back: Batch | None = None, *, again: bool = False
     ) -> None:
-        """Write the dead letters of a batch that has ended, note which items fail, and send what follows.
+        """Write the dead letters of a batch that has ended, record the failing items, and send the following batches.
 
-        An item that is noted as failing has a letter: if the function dies between the two, it gets a second one.
+        The letter comes first: if the function dies between the two, an item gets a second letter, but never none.
         """
         failures = self.state.failures
         if again:
-            record = undone(failures, batch, record, partial(verified_since, self.state, batch))
-        for letter, why in self.queues.bury(by, [encode(dead) for dead in record.dead]):
-            logger.error("no dead letter: the queue refuses it", extra={"why": why, "letter": letter[:_SHOWN]})
-        remember(failures, batch, record, self.clock(), again=again)
+            record = unwritten(failures, batch, record, partial(verified_since, self.state, batch))
+        for letter, why in self.queues.send_dead_letters(by, [encode(dead) for dead in record.dead]):
+            logger.error("no dead letter: the queue refuses it", extra={"why": why, "letter": letter[:_LOGGED]})
+        record_failures(failures, batch, record, self.clock(), again=again)
         refused = self.queues.send(
             each for each in record.following if held_back is None or each.batch.id != held_back.id
         )
         for each, why in refused:
             self._refuse(each, why, by)
         if not record.following:
-            self.leaves.add((batch.sync, batch.run))
+            self.maybe_over.add((batch.sync, batch.run))
 
     def _refuse(self, batch: Batch, why: str, by: Step) -> None:
-        """End a batch that its queue does not take: its items are sent one by one, and a single one has failed.
+        """End a batch that its queue refuses: send its items one by one, and give up a single one.
 
-        Its letter goes to the dead-letter queue of ``by``, the step at work: a function may write to no other.
+        Its letter goes to the dead-letter queue of `by`, the working step: a function may write to no other.
         """
         bare = tuple(replace(item, detail={}) for item in batch.items)
-        work = Work(batch if len(bare) > 1 else replace(batch, items=bare), by=by)
+        work = BatchWork(batch if len(bare) > 1 else replace(batch, items=bare), by=by)
         if len(bare) > 1:
             for item in batch.items:
                 work.follow(items=(item,))
         else:
-            work.give_up(bare[0] if bare else Item(WHOLE, WHOLE), SynclineError("MESSAGE_REFUSED", why))
+            work.give_up(bare[0] if bare else Item(ALL, ALL), SynclineError("MESSAGE_REFUSED", why))
         self.end(work)
 
     def finish_runs(self, left: Callable[[], float]) -> None:
-        """End the runs that may be over, by what happened since the last call; see :attr:`leaves`.
+        """End the runs that may be over since the last call, and report them; see :attr:`maybe_over`.
 
-        A worker calls this once for all its messages. If it dies before, or this raises, they are delivered again, and
-        so is this. It raises if a report failed and may be made again. ``left`` gives the seconds that its steps had left.
+        A worker calls this once after all its messages. If it dies before, or this raises, they are delivered again and
+        it is called again. It raises if a report failed and can be repeated. `left` returns the seconds that the steps
+        had left.
         """
         failed: Exception | None = None
-        for sync, run_id in sorted(self.leaves):
-            run = self.state.finish_run(sync, run_id, self._settled)
+        for sync, run_id in sorted(self.maybe_over):
+            run = self.state.finish_run(sync, run_id, self._final_counts)
             if run is not None:
-                run_ended(run)
-                self.ended.add((sync, run_id))
-        for sync, run_id in sorted(self.ended):
+                log_run_end(run)
+                self.over.add((sync, run_id))
+        for sync, run_id in sorted(self.over):
             failed = self._report(sync, run_id, left() + 2 * GRACE_SECONDS) or failed
-        self.leaves.clear()
-        self.ended.clear()
+        self.maybe_over.clear()
+        self.over.clear()
         if failed is not None:
             raise failed
 
-    def _settled(self, run: Run) -> Counts:
-        """Return the counts that a run ends with. A retry answers for each dead letter that it was begun for."""
+    def _final_counts(self, run: Run) -> Counts:
+        """Return the counts that a run ends with. A retry has a result for each dead letter that it was begun for."""
         if run.trigger is Trigger.RETRY and run.status is RunStatus.RUNNING:
-            gone = answered(self.state.failures, run, self.state.results(run.id))
+            gone = answer_retry(self.state.failures, run, self.state.results(run.id))
             if gone:
                 run = replace(run, counts=self.state.add_results(run.id, "asked", gone))
-        return settled(self.state.failures, run, self.state.results(run.id))
+        return final_counts(self.state.failures, run, self.state.results(run.id))
 
     def _report(self, sync: str, run_id: str, seconds: float) -> SynclineError | None:
-        """Let the kind of a run that is over report it within ``seconds``, if it does such; return why that is to be tried again, if so.
+        """Let the kind of a run that is over report it within `seconds`, if it does. Return an error to be retried, if any.
 
-        The run is over whether its report succeeds or not, so whatever the kind raises is logged.
+        The run is over whether its report succeeds or not, so any exception of the kind is logged.
         """
         try:
             run = self.state.run(sync, run_id)
             kind = None if run.plan else self.kind(run)
             if not isinstance(kind, RunObserver) or not self.state.take_report(run):
                 return None
-            self.bind(run, max(GRACE_SECONDS, min(TELLING, seconds)), lambda: False)
+            self.bind(run, max(GRACE_SECONDS, min(REPORT_SECONDS, seconds)), lambda: False)
             kind.ended(run, self.state.results(run.id))
             self.state.reported(run)
         except Exception as error:  # noqa: BLE001 - a kind may raise anything
@@ -373,27 +385,27 @@ class Engine:
             return SynclineError("INTERNAL", f"the end of run {run_id} could not be reported ({type(error).__name__})")
         return None
 
-    def _bound(self, work: Work) -> None:
-        """Give up what has gone round too often, or without getting anywhere, and items too large for a message."""
+    def _enforce_limits(self, work: BatchWork) -> None:
+        """Give up work that exceeds the limits of a chain of messages, and items that are too large for a message."""
         following, work.following = work.following, []
         for each in following:
             why = _endless(work.batch, each.batch)
             if why is None:
                 work.following += _fitting(work, each)
                 continue
-            for item in each.batch.items or (Item(WHOLE, WHOLE),):
+            for item in each.batch.items or (Item(ALL, ALL),):
                 work.give_up(item, SynclineError("NO_PROGRESS", why))
 
 
-def _fitting(work: Work, outgoing: Outgoing) -> list[Outgoing]:
+def _fitting(work: BatchWork, outgoing: Outgoing) -> list[Outgoing]:
     """Give up the items of a batch that are too large for a message; return the batch with the others, if any."""
     items, kept = outgoing.batch.items, list[Item]()
     for item in items:
         size = json_bytes(item.to_json()) if item.detail else 0
-        if size <= LARGEST_ITEM:
+        if size <= MAX_ITEM_BYTES:
             kept.append(item)
         else:
-            why = f"its state takes {size} bytes, a message {LARGEST_ITEM} at most"
+            why = f"its state takes {size} bytes, a message {MAX_ITEM_BYTES} at most"
             work.give_up(replace(item, detail={}), SynclineError("MESSAGE_REFUSED", why))
     if len(kept) == len(items):
         return [outgoing]
@@ -401,18 +413,18 @@ def _fitting(work: Work, outgoing: Outgoing) -> list[Outgoing]:
 
 
 def _endless(batch: Batch, following: Batch) -> str | None:
-    """Why what follows from a batch is taken to have no end, if it is."""
-    if batch.hop >= HOPS:
-        return f"more than {HOPS} messages followed from one another"
-    if following.idle < IDLE:
+    """Return why a chain of messages is taken to be endless, None if it is not."""
+    if batch.hop >= MAX_HOPS:
+        return f"more than {MAX_HOPS} messages followed from one another"
+    if following.idle < MAX_IDLE:
         return None
     where = f"behind {following.cursor}" if following.cursor else "with what it was given"
-    return f"{IDLE} functions one after another got no further {where}"
+    return f"{MAX_IDLE} functions one after another got no further {where}"
 
 
 def step_error(error: Exception) -> SynclineError:
-    """Any exception as one of ours; what we did not foresee is INTERNAL, with its traceback in the log."""
+    """Return an exception as a SynclineError: INTERNAL if it is unexpected, with its traceback in the log."""
     if isinstance(error, SynclineError):
         return error
-    logger.exception("unforeseen error")
-    return SynclineError("INTERNAL", f"{type(error).__name__} in Syncline; the log has the rest")
+    logger.exception("unexpected error")
+    return SynclineError("INTERNAL", f"unexpected {type(error).__name__}; the log has the traceback")

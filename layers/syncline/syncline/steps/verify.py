@@ -1,25 +1,25 @@
-"""Verify: ask the target again, and only then call an item moved."""
+"""Verify: read the target again, and only then count an item as moved."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from syncline.kinds.kind import UNTOUCHED, Completed, Failure, Unfinished
+from syncline.kinds.kind import FOUND_EQUAL, Completed, Failure, Unfinished
 from syncline.messages import Batch
 from syncline.model import Item, Outcome, Result, Run, RunStatus, Trigger
-from syncline.steps.engine import Engine, Work
+from syncline.steps.engine import BatchWork, StepEngine
 
 
-def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) -> None:
-    """Verify the batch's items; what did not arrive is transferred again, what could not be asked is asked again.
+def verify(engine: StepEngine, batch: Batch, run: Run, left: Callable[[], float]) -> None:
+    """Verify the batch's items; absent ones are transferred again, those that could not be read are verified again.
 
-    That goes for a run that is being cancelled too: what was written is proved, so that the report is true. What then
-    is not proved stays as it is.
+    Items that were written are verified in a run that is being cancelled, too, so that its report is true. There, what
+    cannot be verified is left as it is.
     """
     kind = engine.kind(run)
-    work, before = Work(batch), kind.requests()
+    work, before = BatchWork(batch), kind.requests()
     asked = engine.state.failures.asked(run.sync, run.id) if run.trigger is Trigger.RETRY else frozenset()
-    later: list[Item] = []
+    unfinished: list[Item] = []
     absent: list[Failure] = []
     failures: list[Failure] = []
     waiting = False
@@ -27,21 +27,21 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
     for answer in kind.verify(batch.items, context):
         match answer:
             case Completed(item, _, note):
-                work.results.append(_ended(item, note, asked))
+                work.results.append(_verified(item, note, asked))
             case Unfinished(item):
-                later.append(item)
+                unfinished.append(item)
                 waiting |= answer.waiting
             case Failure(error=error) if error.code.name == "NOT_ARRIVED":
                 absent.append(answer)
             case Failure(item, error) if error.code.name == "RUN_CANCELLED":
-                later.append(item)
+                unfinished.append(item)
             case Failure():
                 failures.append(answer)
-    if later and context.halted():
-        work.results += [Result.cancelled(item) for item in later]
-    elif later:
-        idle = not waiting and len(later) == len(batch.items)
-        work.follow(items=tuple(later), idle=batch.idle + 1 if idle else 0)
+    if unfinished and context.halted():
+        work.results += [Result.cancelled(item) for item in unfinished]
+    elif unfinished:
+        idle = not waiting and len(unfinished) == len(batch.items)
+        work.follow(items=tuple(unfinished), idle=batch.idle + 1 if idle else 0)
     if run.status is RunStatus.CANCELLING:
         work.results += [Result.cancelled(failure.item) for failure in (*absent, *failures)]
     else:
@@ -51,12 +51,12 @@ def verify(engine: Engine, batch: Batch, run: Run, left: Callable[[], float]) ->
     engine.end(work)
 
 
-def _ended(item: Item, note: str, asked: frozenset[tuple[str, str]]) -> Result:
-    """Return the result of a verified item: skipped if it was sent on although it was equal, by a retry or to be sure."""
+def _verified(item: Item, note: str, asked: frozenset[tuple[str, str]]) -> Result:
+    """Return the result of a verified item: equal if it was found equal and sent on, by a retry or as a precaution."""
     moved_bytes = int(item.detail.get("bytes", 0))
-    # Whatever has arrived has a fingerprint: what has none is what the target was to have no more.
+    # An item without a source fingerprint was to be removed from the target.
     outcome = Outcome.REMOVED if item.source is None else Outcome.MOVED
-    as_before = item.source is not None and item.target == item.source and not moved_bytes
-    if as_before and (item.detail.get(UNTOUCHED) or (item.group, item.name) in asked):
-        outcome = Outcome.SKIPPED
+    is_unchanged = item.source is not None and item.target == item.source and not moved_bytes
+    if is_unchanged and (item.detail.get(FOUND_EQUAL) or (item.group, item.name) in asked):
+        outcome = Outcome.EQUAL
     return Result(item.group, item.name, outcome, item.source, item.source, moved_bytes, reason=note or None)

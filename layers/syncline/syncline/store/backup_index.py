@@ -1,16 +1,16 @@
-"""What backups remember: which blob each object became, and how many files each cluster has.
+"""The backup index: the blob that each object of a backup became, and the number of files of each cluster.
 
-==========================  ================  =====================================================================
-pk                          sk                what
-==========================  ================  =====================================================================
-``KNOWN#<place>#<cluster>``  ``BASE#<number>``  objects of a cluster, as the last look put them together
-``KNOWN#<place>#<cluster>``  ``PART#<batch>``   objects that one commit read since
-``FILES#<repository>``       ``BRANCH#<name>``  each cluster's tree and how many files it has
-==========================  ================  =====================================================================
+============================  ==================  ==========================================================
+pk                            sk                  content
+============================  ==================  ==========================================================
+``KNOWN#<source>#<cluster>``  ``BASE#<number>``   objects of a cluster, as the last scan merged them
+``KNOWN#<source>#<cluster>``  ``PART#<batch>``    objects that one commit has read since
+``FILES#<repository>``        ``BRANCH#<name>``   the tree of each cluster and its number of files
+============================  ==================  ==========================================================
 
-A commit writes one small item for each cluster it touches, whatever the size of the cluster. A look reads them all, and
-puts them together when there are many. That an object with a key and an ETag is a blob never becomes wrong, so it does
-not matter in which order parts are read, and a part that is written twice is written once.
+A commit writes one small item for each cluster that it touches, whatever the size of the cluster. A scan reads them all,
+and merges them when there are many. An object with a key and an ETag always becomes the same blob. So the order in which
+parts are read does not matter, and neither does a part that is written twice.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from syncline.store.backup_records import Count, Known
 from syncline.store.table import Database, pack, unpack
 
 KEPT: Final = 90 * 24 * 3600
-"""Seconds for which something is remembered that no look has asked for."""
+"""Seconds after which an entry is deleted that no scan has read."""
 PARTS: Final = 24
-"""Parts of a cluster from which on a look puts them together."""
+"""Number of parts of a cluster from which a scan merges them."""
 _SIZE: Final = 300_000
-"""Bytes of names, ETags and ids in one item: one of the table holds 400 KB, and these hardly compress."""
+"""Limit in bytes of names, ETags and blob IDs in one item, below DynamoDB's 400 KB: they hardly compress."""
 
 
 class BackupIndex:
-    """The table's part about backups. ``clock`` gives Unix seconds."""
+    """The backup index in the table. `clock` returns Unix seconds."""
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._db = database
         self._clock = clock
 
     def known(self, place: str, cluster: str) -> dict[str, Known]:
-        """What is known of a cluster's objects, by their keys."""
+        """Return the known objects of a cluster, by key."""
         pk = _pk(place, cluster)
         found: dict[str, Known] = {}
         parts: list[str] = []
@@ -49,27 +49,27 @@ class BackupIndex:
             parts.append(str(item["sk"]))
         scattered = sum(name.startswith("PART#") for name in parts) >= PARTS
         if scattered or oldest < self._clock() + KEPT / 2:
-            self._put_together(pk, found, parts)
+            self._merge(pk, found, parts)
         return found
 
     def note(self, place: str, cluster: str, part: str, known: Mapping[str, Known]) -> None:
-        """Note what the batch ``part`` learned."""
+        """Add objects that the batch `part` has read."""
         pk = _pk(place, cluster)
         for number, chunk in enumerate(_chunks(known)):
             self._put(pk, f"PART#{part}#{number}", chunk)
 
     def settle(self, place: str, cluster: str, known: Mapping[str, Known]) -> None:
-        """All that is known of a cluster from now on, but for what is noted meanwhile."""
+        """Replace the known objects of a cluster, except those that are added meanwhile."""
         pk = _pk(place, cluster)
-        self._put_together(pk, known, [str(item["sk"]) for item in self._db.query(pk)])
+        self._merge(pk, known, [str(item["sk"]) for item in self._db.query(pk)])
 
-    def _put_together(self, pk: str, known: Mapping[str, Known], before: list[str]) -> None:
-        """Write all as a new base. What was there before goes last: dying in between forgets nothing."""
+    def _merge(self, pk: str, known: Mapping[str, Known], previous: list[str]) -> None:
+        """Write objects as a new base, then delete the previous items, so that nothing is lost in between."""
         names = set()
         for number, chunk in enumerate(_chunks(known)):
             names.add(f"BASE#{number:06}")
             self._put(pk, f"BASE#{number:06}", chunk)
-        for name in before:
+        for name in previous:
             if name not in names:
                 self._db.delete(pk, name)
 
@@ -77,12 +77,12 @@ class BackupIndex:
         self._db.put({"pk": pk, "sk": sk, "objects": pack(objects), "expires": int(self._clock()) + KEPT})
 
     def counts(self, reference: str) -> dict[str, Count]:
-        """How many files each cluster of a branch had."""
+        """Return the trees and the numbers of files of the clusters of a branch, by cluster."""
         item = self._db.get(*_branch(reference))
         return {} if item is None else {name: Count(tree, files) for name, tree, files in unpack(item["clusters"])}
 
     def keep_counts(self, reference: str, counts: Mapping[str, Count]) -> None:
-        """Remember them; those that one item does not hold are counted again another time."""
+        """Store counts of clusters. Those that exceed one item are left out, and counted again later."""
         rows, size = [], 0
         for name, count in counts.items():
             size += len(name.encode()) + 60
@@ -93,13 +93,13 @@ class BackupIndex:
         self._db.put({"pk": pk, "sk": sk, "clusters": pack(rows), "expires": int(self._clock()) + KEPT})
 
     def clusters_of(self, repository: str) -> int:
-        """How many clusters a repository has, in all branches that were committed to; or a sync without one."""
+        """Return the number of clusters in all branches of a repository, or of a sync without one."""
         items = self._db.query(f"FILES#{_short(repository)}")
         return len({name for item in items for name, _, _ in unpack(item["clusters"])})
 
 
 def _branch(reference: str) -> tuple[str, str]:
-    """The keys of a branch, given as ``repository#branch``."""
+    """Return the key of a branch, given as ``repository#branch``."""
     repository, _, name = reference.rpartition("#")
     return f"FILES#{_short(repository)}", f"BRANCH#{name}"
 
@@ -113,15 +113,15 @@ def _short(text: str) -> str:
 
 
 def _chunks(known: Mapping[str, Known]) -> Iterator[list[Any]]:
-    """Rows in portions that one item holds."""
+    """Yield rows in portions that fit one item."""
     rows: list[Any] = []
     size = 0
-    for key, was in known.items():
-        length = len(key.encode()) + len(was.etag.encode()) + len(was.blob) + len(was.code) + 12
+    for key, each in known.items():
+        length = len(key.encode()) + len(each.etag.encode()) + len(each.blob) + len(each.code) + 12
         if rows and size + length > _SIZE:
             yield rows
             rows, size = [], 0
-        rows.append([key, was.etag, was.blob, was.code] if was.code else [key, was.etag, was.blob])
+        rows.append([key, each.etag, each.blob, each.code] if each.code else [key, each.etag, each.blob])
         size += length
     if rows:
         yield rows

@@ -1,4 +1,4 @@
-"""The records of the backup index, as the kind that fills it knows them."""
+"""The entries of the backup index."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ LeftOutCode = CodeName | Literal[""]
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """An object that was read: its ETag, and the id of the blob it became, "" where it is left out of git.
+    """An object that was read: its ETag and the ID of its blob, "" if it is left out of git.
 
-    `code` is the one it is left out with, "" where there is none (:class:`.sealing.Sealed`).
+    `code` is the reason for leaving it out, "" if there is none (:class:`.sealing.Sealed`).
     """
 
     etag: str
@@ -25,7 +25,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How many files a cluster had, with the id of its tree that they were counted in."""
+    """The number of files of a cluster in the tree with the ID `tree`."""
 
     tree: str
     files: int

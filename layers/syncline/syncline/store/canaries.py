@@ -1,9 +1,9 @@
-"""What the canaries of each sync of tokens remember from round to round.
+"""State of the canaries of each sync of tokens between rounds.
 
 =======================  ==============  ===========================================================
 pk                       sk              content
 =======================  ==============  ===========================================================
-``CANARIES``             ``<sync>``      the last writer, and how often each fault was seen in a row
+``CANARIES``             ``<sync>``      the last writer, and the failures in a row by fault
 =======================  ==============  ===========================================================
 """
 
@@ -16,7 +16,7 @@ from typing import Final
 from syncline.store.table import Database
 
 KEPT: Final = 90 * 24 * 3600
-"""Seconds for which a record is kept that no round renews."""
+"""Seconds after which a record that no round renews is deleted."""
 _PK: Final = "CANARIES"
 
 
@@ -29,7 +29,7 @@ class CanaryRecord:
 
 
 class CanaryRecords:
-    """The table's part about canaries. ``clock`` gives Unix seconds."""
+    """The records of canaries in the table. `clock` returns Unix seconds."""
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._db = database
@@ -44,7 +44,7 @@ class CanaryRecords:
         return CanaryRecord(item.get("writer"), failures)
 
     def put(self, sync: str, record: CanaryRecord) -> None:
-        """Keep the record of a sync. Of two rounds that put at the same moment only the later one counts."""
+        """Store the record of a sync. Of two rounds at the same time the later write wins."""
         writer = {} if record.last_writer is None else {"writer": record.last_writer}
         expires = int(self._clock()) + KEPT
         self._db.put({"pk": _PK, "sk": sync, "failures": dict(record.failures), "expires": expires, **writer})

@@ -1,17 +1,17 @@
-"""Who wants to hear of which source, and what has been heard of it and not been looked at yet.
+"""Subscriptions of syncs to the events of sources, and the events that no scan has covered yet.
 
 =======================  ==============  ===========================================================
-pk                       sk              what
+pk                       sk              content
 =======================  ==============  ===========================================================
-``HEARS#<source>``       ``<sync>``      the sync wants to hear of the source (``bucket:NAME``)
-``SYNC#<sync>``          ``HEARS``       the sources it wants to hear of
-``HEARD#<sync>``         ``NOTE#<id>``   groups that one delivery of events named
+``HEARS#<source>``       ``<sync>``      a subscription of the sync to a source (``bucket:NAME``)
+``SYNC#<sync>``          ``HEARS``       the sources that the sync subscribes to
+``HEARD#<sync>``         ``NOTE#<id>``   the groups that one delivery of events named
 ``HEARD#<sync>``         ``CLAIM``       the notes that a scan is made for, and until when (``until``) its function may run
 =======================  ==============  ===========================================================
 
-A claim belongs to one function for as long as that may be at work, and stands until its scan was made. Meanwhile nobody
-else scans for it. If the function dies, the next one that finds the claim makes the same scan again, under the same name:
-no note is lost, and no scan is made twice at once.
+A claim belongs to one function for as long as that may run, and is deleted after its scan. Meanwhile no other function
+scans for it. If the function dies, the next one that finds the claim makes the same scan again, under the same ID: no note
+is lost, and no two functions make the same scan at once.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from syncline.model import LARGEST_SCOPE, json_bytes, portions
 from syncline.store.table import Database, is_key, number, pack, unpack
 
 KEPT: Final = 7 * 24 * 3600
-"""Seconds for which a note that nobody looked at is kept: a scheduled look has healed it by then."""
+"""Seconds after which a note that no scan covers is deleted: a scheduled scan has covered it by then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What one delivery of events named: ``at`` in Unix seconds."""
+    """The groups that one delivery of events named, `at` a time in Unix seconds."""
 
     id: str
     at: float
@@ -50,37 +50,34 @@ class Claim:
 
 
 class EventStore:
-    """The table's part about events. ``clock`` gives Unix seconds."""
+    """The subscriptions and notes in the table. `clock` returns Unix seconds."""
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._db = database
         self._clock = clock
 
     def subscribe(self, sync: str, sources: Iterable[str]) -> None:
-        """Let a sync hear of just these sources."""
+        """Subscribe a sync to these sources and to no others."""
         wanted = set(sources)
-        before = self._sources(sync)
-        for source in wanted - before:
+        item = self._db.get(f"SYNC#{sync}", "HEARS") or {}
+        previous = {str(source) for source in item.get("sources", ())}
+        for source in wanted - previous:
             self._db.put({"pk": f"HEARS#{source}", "sk": sync})
-        if wanted != before:
+        if wanted != previous:
             self._db.put({"pk": f"SYNC#{sync}", "sk": "HEARS", "sources": sorted(wanted)})
-        for source in before - wanted:
+        for source in previous - wanted:
             self._db.delete(f"HEARS#{source}", sync)
 
-    def _sources(self, sync: str) -> set[str]:
-        item = self._db.get(f"SYNC#{sync}", "HEARS") or {}
-        return {str(source) for source in item.get("sources", ())}
-
     def subscribers(self, source: str) -> list[str]:
-        """Return the syncs that want to hear of a source; none for a name that no key of the table can have."""
+        """Return the syncs that subscribe to a source; none if its name cannot be a part of a key."""
         if not is_key(source):
             return []
         return [str(item["sk"]) for item in self._db.query(f"HEARS#{source}")]
 
-    def note(self, sync: str, note_id: str, groups: Iterable[str]) -> float:
-        """Keep what a delivery named, and return when it was noted; the same ``note_id`` again is the same note.
+    def add_note(self, sync: str, note_id: str, groups: Iterable[str]) -> float:
+        """Store the groups that a delivery named, and return the time of the note in Unix seconds.
 
-        What is more than a look may cover becomes several notes.
+        A repeated `note_id` replaces the note. Groups that exceed the limit of one scan become several notes.
         """
         now = round(self._clock(), 3)
         for part, names in enumerate(portions(sorted(set(groups)))):
@@ -89,7 +86,7 @@ class EventStore:
         return now
 
     def notes(self, sync: str) -> list[Note]:
-        """What has been heard and not been looked at, oldest first."""
+        """Return the notes that no scan has covered, oldest first."""
         items = self._db.query(f"HEARD#{sync}", "NOTE#")
         notes = [
             Note(str(item["sk"]).removeprefix("NOTE#"), float(item["at"]), tuple(unpack(item["groups"])))
@@ -97,7 +94,7 @@ class EventStore:
         ]
         return sorted(notes, key=lambda note: (note.at, note.id))
 
-    def claimed(self, sync: str) -> Claim | None:
+    def current_claim(self, sync: str) -> Claim | None:
         """Return the claim of a sync, None if there is none."""
         item = self._db.get(f"HEARD#{sync}", "CLAIM")
         if item is None:
@@ -106,7 +103,7 @@ class EventStore:
         return Claim(str(item["id"]), float(item["at"]), groups, notes, float(item.get("until", 0)))
 
     def claim(self, sync: str, notes: Iterable[Note], seconds: float) -> Claim | None:
-        """Claim notes for `seconds`, in their order, as many as one scan may cover. None if another claim stands."""
+        """Claim notes for `seconds`, in their order, as many as one scan may cover; None if there is a claim."""
         groups: set[str] = set()
         taken: list[str] = []
         size = 0
@@ -122,22 +119,22 @@ class EventStore:
         claim = Claim(digest, round(now, 3), tuple(sorted(groups)), tuple(taken), now + seconds)
         item = {"pk": f"HEARD#{sync}", "sk": "CLAIM", "id": claim.id, "at": number(now), "expires": int(now) + KEPT}
         item |= {"groups": pack(list(claim.groups)), "notes": pack(list(claim.notes)), "until": number(claim.until)}
-        refused = self._db.transact([self._db.put_if(item, "attribute_not_exists(pk)")])
+        refused = self._db.transact([self._db.put_request(item, "attribute_not_exists(pk)")])
         return None if refused else claim
 
-    def take_up(self, sync: str, claim: Claim, seconds: float) -> Claim | None:
-        """Hold a claim that a function has left, for `seconds`. None if it may be at work, or another one was faster."""
+    def resume(self, sync: str, claim: Claim, seconds: float) -> Claim | None:
+        """Take over a claim for `seconds`. Return None if its function may be running, or another one was faster."""
         now = self._clock()
-        # boto3 repeats a call whose answer was lost: it meets its own name.
+        # boto3 repeats a call whose response was lost: the repeated call finds its own name.
         free = "#id = :id AND (attribute_not_exists(#until) OR #until <= :now OR #call = :call)"
         return self._hold(sync, claim, now + seconds, free, {":now": number(now)})
 
     def release(self, sync: str, claim: Claim) -> None:
-        """Let the next function take up a claim whose scan was not made."""
+        """Let the next function resume a claim whose scan was not made."""
         self._hold(sync, claim, 0.0, "#id = :id AND #until = :mine", {":mine": number(claim.until)})
 
     def _hold(self, sync: str, claim: Claim, until: float, condition: str, extra: dict[str, Any]) -> Claim | None:
-        update = self._db.update(
+        held = self._db.update(
             f"HEARD#{sync}",
             "CLAIM",
             "SET #until = :until, #call = :call",
@@ -146,10 +143,10 @@ class EventStore:
             extra={":id": claim.id, **extra},
             names=("id",),
         )
-        return None if self._db.update_if(update) is None else replace(claim, until=until)
+        return None if held is None else replace(claim, until=until)
 
-    def settle(self, sync: str, claim: Claim) -> None:
-        """Delete a claim and its notes: its scan was made."""
+    def finish(self, sync: str, claim: Claim) -> None:
+        """Delete a claim whose scan was made, and its notes."""
         for note_id in claim.notes:
             self._db.delete(f"HEARD#{sync}", f"NOTE#{note_id}")
         self._db.delete(f"HEARD#{sync}", "CLAIM")

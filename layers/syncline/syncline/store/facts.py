@@ -1,12 +1,12 @@
-"""What one function learnt and others need not find out again: where a blob is, what a layer became.
+"""Facts: a cache that all functions share, such as the location of a blob or the digest that a layer gets.
 
 ===============  ========  =================================================
-pk               sk        what
+pk               sk        content
 ===============  ========  =================================================
-``FACT#<key>``   ``FACT``  a fact, or that somebody is about to find it out
+``FACT#<key>``   ``FACT``  a fact, or the claim of a function to establish it
 ===============  ========  =================================================
 
-Facts make things fast; losing them makes nothing wrong.
+Facts only save work: losing them makes nothing wrong.
 """
 
 from __future__ import annotations
@@ -22,51 +22,43 @@ RETENTION: Final = 30 * 24 * 3600
 
 
 class Facts:
-    """The table's part about facts. ``clock`` gives Unix seconds."""
+    """The facts in the table. `clock` returns Unix seconds."""
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._db = database
         self._clock = clock
 
     def recall(self, key: str) -> str | None:
-        """A fact that a function noted, None if nothing is known."""
+        """Return a fact, None if it is unknown."""
         item = self._db.get(f"FACT#{key}", "FACT") or {}
         return str(item["value"]) if "value" in item else None
 
     def remember(self, key: str, value: str, seconds: float = RETENTION) -> None:
-        """Keep a fact for all functions, for ``seconds``. It makes things fast; losing it makes nothing wrong."""
+        """Keep a fact for `seconds`."""
         self._db.put({"pk": f"FACT#{key}", "sk": "FACT", "value": value, "expires": int(self._clock() + seconds)})
 
     def forget(self, key: str) -> None:
         """Remove a fact, if there is one."""
         exists = "attribute_exists(pk)"
-        self._db.update_if(
-            self._db.update(f"FACT#{key}", "FACT", "REMOVE #value", {}, names=("value",), condition=exists)
-        )
+        self._db.update(f"FACT#{key}", "FACT", "REMOVE #value", {}, names=("value",), condition=exists)
 
     def claim(self, key: str, seconds: float) -> bool:
-        """Whether the caller is the one to find out a fact: for ``seconds`` nobody else is told so."""
-        now = self._clock()
-        claimed = self._db.update(
-            f"FACT#{key}",
-            "FACT",
-            "SET #until = :until, #call = :call, #expires = :expires",
-            # boto3 repeats a call whose answer was lost: it meets its own claim.
-            {"until": number(now + seconds), "call": secrets.token_hex(8), "expires": int(now) + RETENTION},
-            condition="attribute_not_exists(#until) OR #until <= :now OR #call = :call",
-            extra={":now": number(now)},
-        )
-        return self._db.update_if(claimed) is not None
+        """Return True if the caller is to establish a fact: for `seconds` no other caller is."""
+        # boto3 repeats a call whose response was lost: the repeated call finds its own claim.
+        return self._take(key, secrets.token_hex(8), seconds, RETENTION)
 
     def take(self, key: str, owner: str, seconds: float) -> bool:
-        """Return True if nobody but ``owner`` has taken the key; it is then the owner's for ``seconds``."""
+        """Return True if nobody but `owner` has taken the key; it is then the owner's for `seconds`."""
+        return self._take(key, owner, seconds, seconds)
+
+    def _take(self, key: str, owner: str, seconds: float, retention: float) -> bool:
         now = self._clock()
         taken = self._db.update(
             f"FACT#{key}",
             "FACT",
             "SET #until = :until, #owner = :owner, #expires = :expires",
-            {"until": number(now + seconds), "owner": owner, "expires": int(now + seconds)},
+            {"until": number(now + seconds), "owner": owner, "expires": int(now + retention)},
             condition="attribute_not_exists(#until) OR #until <= :now OR #owner = :owner",
             extra={":now": number(now)},
         )
-        return self._db.update_if(taken) is not None
+        return taken is not None

@@ -1,17 +1,17 @@
-"""Known failures: the items of a sync that failed and are not solved, with why and since which run.
+"""Known failures: the items of a sync that failed and are not solved, with the reason and the first run.
 
 =========================  ============  ==========================================================================
 pk                         sk            content
 =========================  ============  ==========================================================================
-``FAILED#<sync>#<shard>``  ``<hash>``    an item that failed; with ``solved``, one that was verified since
-``SYNC#<sync>``            ``FAILURES``  ``failing`` if there may be records, and how often some were written
-                                         (``writes``); ``solved`` if dead letters of solved items may be left;
+``FAILED#<sync>#<shard>``  ``<hash>``    an item that failed, or was verified since (``solved``)
+``SYNC#<sync>``            ``FAILURES``  ``failing`` if there may be records, and the number of times they were
+                                         written (``writes``); ``solved`` if dead letters of solved items may be left;
                                          ``forgotten``, the latest run that deleted records
 ``SYNC#<sync>``            ``ASKED#``    ``ASKED#<run>``: the items of the dead letters that a retry answers for
 =========================  ============  ==========================================================================
 
-A sync without known failures has no ``failing``, so its runs read nothing else here. The record of a solved item stays
-for as long as a dead letter lies in a queue: it says that the letter may go.
+A sync without known failures has no ``failing``, so its runs read nothing else here. The record of a solved item is kept
+for as long as a dead letter stays in its queue: it means that the letter can be deleted.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ Key = tuple[str, str]
 
 SHARDS: Final = 8
 LETTER_KEPT: Final = 14 * 24 * 3600
-"""Seconds for which a dead letter lies in its queue, as template.yaml says."""
+"""Seconds for which a dead letter stays in its queue, as in template.yaml."""
 _KEPT: Final = 90 * 24 * 3600
-"""Seconds for which a failure is kept that no run has met again."""
+"""Seconds after which a failure is deleted that no run has met again."""
 _READ_AT_ONCE: Final = 100
 _WRITTEN_AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
 class KnownFailure:
-    """An item that failed. ``source`` is its fingerprint then, as far as it was known.
+    """An item that failed. `source` is its fingerprint at that time, None if unknown.
 
-    ``run`` is the run in which it first failed like this, ``seen`` the latest one in which it did. ``buried`` is the
-    time of its dead letter in Unix seconds. ``solved`` is the run that verified the item, None if none has.
+    `run` is the run in which it first failed like this, `seen` the latest one in which it did. `buried` is the time of
+    its dead letter in Unix seconds. `solved` is the run that verified the item, None if none has.
     """
 
     group: str
@@ -67,13 +67,13 @@ class KnownFailure:
         return (self.group, self.name)
 
     def is_like(self, result: Result) -> bool:
-        """Return True if the item fails as before: with the same code and, as far as both are known, the same source."""
+        """Return True if the item still fails with the same code and, if both are known, the same source."""
         same = self.source == result.source or None in (self.source, result.source)
         return self.solved is None and self.code == result.code and same
 
 
 class Failures:
-    """The known failures of all syncs. ``clock`` returns Unix seconds."""
+    """The known failures of all syncs. `clock` returns Unix seconds."""
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._db = database
@@ -88,12 +88,12 @@ class Failures:
         return bool(self._head(sync).get("solved"))
 
     def find(self, sync: str, keys: Iterable[Key]) -> dict[Key, KnownFailure]:
-        """Return the records of items, the solved ones too."""
-        wanted = sorted({_place(sync, key) for key in keys})
+        """Return the records of items, including solved ones."""
+        wanted = sorted({_record_key(sync, key) for key in keys})
         found: dict[Key, KnownFailure] = {}
         for at in range(0, len(wanted), _READ_AT_ONCE):
             for item in self._db.batch_get(wanted[at : at + _READ_AT_ONCE]):
-                failure = _failure_of(item)
+                failure = _failure_from(item)
                 found[failure.key] = failure
         return found
 
@@ -102,16 +102,16 @@ class Failures:
         for shard in range(SHARDS):
             for item in self._db.query(f"FAILED#{sync}#{shard}"):
                 if "solved" not in item:
-                    yield _failure_of(item)
+                    yield _failure_from(item)
 
     def write(self, sync: str, failures: Iterable[KnownFailure]) -> None:
-        """Write records, in place of older ones of the same items."""
+        """Write records, replacing those of the same items."""
         records = list(failures)
         if not records:
             return
-        # The mark comes first: a record without it would not be found.
-        head = self._db.update(f"SYNC#{sync}", "FAILURES", "SET #failing = :failing ADD #writes :writes", _MARK)
-        self._db.update_if(head)
+        # First the mark: a record without it would not be found.
+        values = {"failing": True, "writes": 1}
+        self._db.update(f"SYNC#{sync}", "FAILURES", "SET #failing = :failing ADD #writes :writes", values)
         self._put(sync, records, _KEPT)
 
     def solve(self, sync: str, failures: Iterable[KnownFailure], run: str) -> None:
@@ -119,64 +119,63 @@ class Failures:
         records = [replace(failure, solved=run) for failure in failures]
         if records:
             self._put(sync, records, LETTER_KEPT)
-            self._db.update_if(self._db.update(f"SYNC#{sync}", "FAILURES", "SET #solved = :solved", {"solved": True}))
+            self._db.update(f"SYNC#{sync}", "FAILURES", "SET #solved = :solved", {"solved": True})
 
     def forget(self, sync: str, keys: Iterable[Key], run: str) -> None:
-        """Delete the records of items, which ``run`` has verified, excluded, or met no more."""
-        places = [_place(sync, key) for key in keys]
-        if not places:
+        """Delete the records of items that `run` has verified, left out, or no longer met."""
+        records = [_record_key(sync, key) for key in keys]
+        if not records:
             return
-        # The mark comes first: without it an earlier run's batch that is delivered again would write the record again.
+        # First the mark: without it an earlier run's batch that is delivered again would write the record again.
         condition = "attribute_not_exists(#forgotten) OR #forgotten < :forgotten"
-        mark = self._db.update(
-            f"SYNC#{sync}", "FAILURES", "SET #forgotten = :forgotten", {"forgotten": run}, condition=condition
-        )
-        self._db.update_if(mark)
-        for at in range(0, len(places), _WRITTEN_AT_ONCE):
-            self._db.batch_write([], places[at : at + _WRITTEN_AT_ONCE])
+        values = {"forgotten": run}
+        self._db.update(f"SYNC#{sync}", "FAILURES", "SET #forgotten = :forgotten", values, condition=condition)
+        for at in range(0, len(records), _WRITTEN_AT_ONCE):
+            self._db.batch_write([], records[at : at + _WRITTEN_AT_ONCE])
 
     def forgotten(self, sync: str) -> str:
         """Return the latest run that deleted records, "" if none has."""
         return str(self._head(sync).get("forgotten", ""))
 
     def acknowledge(self, sync: str, failure: KnownFailure, *, acknowledged: bool) -> bool:
-        """Acknowledge a failure, or take that back; False if it has changed meanwhile."""
-        pk, sk = _place(sync, failure.key)
-        update = self._db.update(
-            pk,
-            sk,
+        """Acknowledge a failure or revoke that; return False if the failure has changed meanwhile."""
+        updated = self._db.update(
+            *_record_key(sync, failure.key),
             "SET #acknowledged = :acknowledged",
             {"acknowledged": acknowledged},
             condition="#code = :code AND #run = :run AND attribute_not_exists(solved)",
             extra={":code": failure.code, ":run": failure.run},
             names=("code", "run"),
         )
-        return self._db.update_if(update) is not None
+        return updated is not None
 
     def writes(self, sync: str) -> int:
-        """Return how often records of a sync were written, for :meth:`clear`."""
+        """Return the number of times that records of a sync were written, for :meth:`clear`."""
         return int(self._head(sync).get("writes", 0))
 
     def clear(self, sync: str, writes: int) -> None:
-        """Note that a sync has no known failures, if none was written since ``writes`` was read."""
-        condition, extra = "#writes = :writes", {":writes": writes}
-        head = self._db.update(
-            f"SYNC#{sync}", "FAILURES", "REMOVE #failing", {}, condition=condition, extra=extra, names=_NAMES
+        """Note that a sync has no known failures, unless one was written since `writes` was read."""
+        self._db.update(
+            f"SYNC#{sync}",
+            "FAILURES",
+            "REMOVE #failing",
+            {},
+            condition="#writes = :writes",
+            extra={":writes": writes},
+            names=("failing", "writes"),
         )
-        self._db.update_if(head)
 
     def clear_solved(self, sync: str) -> None:
         """Note that no dead letters of solved items are left."""
-        head = self._db.update(f"SYNC#{sync}", "FAILURES", "REMOVE #solved", {}, names=("solved",))
-        self._db.update_if(head)
+        self._db.update(f"SYNC#{sync}", "FAILURES", "REMOVE #solved", {}, names=("solved",))
 
     def ask(self, sync: str, run: str, keys: Iterable[Key]) -> None:
-        """Note the items of the dead letters that a run answers for."""
+        """Store the items whose dead letters a retry answers for."""
         item = {"pk": f"SYNC#{sync}", "sk": f"ASKED#{run}", "items": pack(sorted(set(keys)))}
         self._db.put(item | {"expires": int(self._clock()) + LETTER_KEPT})
 
     def asked(self, sync: str, run: str) -> frozenset[Key]:
-        """Return the items of the dead letters that a run answers for."""
+        """Return the items whose dead letters a run answers for; none unless it is a retry."""
         item = self._db.get(f"SYNC#{sync}", f"ASKED#{run}")
         return frozenset() if item is None else frozenset((group, name) for group, name in unpack(item["items"]))
 
@@ -185,18 +184,14 @@ class Failures:
 
     def _put(self, sync: str, records: list[KnownFailure], kept: float) -> None:
         expires = int(self._clock() + kept)
-        items = {_place(sync, each.key): _item_of(each) for each in records}
+        items = {_record_key(sync, each.key): _item_of(each) for each in records}
         puts = [{"pk": pk, "sk": sk, "expires": expires, **item} for (pk, sk), item in items.items()]
         for at in range(0, len(puts), _WRITTEN_AT_ONCE):
             self._db.batch_write(puts[at : at + _WRITTEN_AT_ONCE], [])
 
 
-_MARK: Final = {"failing": True, "writes": 1}
-_NAMES: Final = ("failing", "writes")
-
-
-def _place(sync: str, key: Key) -> tuple[str, str]:
-    """Return the keys of an item's record: names may be longer than a key of the table may be."""
+def _record_key(sync: str, key: Key) -> tuple[str, str]:
+    """Return the key of an item's record, with a digest of the name, which may be longer than a key."""
     digest = hashlib.blake2b("\0".join(key).encode(errors="surrogatepass"), digest_size=16).hexdigest()
     return f"FAILED#{sync}#{int(digest[:2], 16) % SHARDS}", digest
 
@@ -217,7 +212,7 @@ def _item_of(failure: KnownFailure) -> dict[str, Any]:
 
 
 def _stored(text: str) -> str | bytes:
-    """Return a text as DynamoDB takes it: one with a lone surrogate is no UTF-8, so it is stored as bytes."""
+    """Return a text to be stored: as bytes if it has a lone surrogate, which UTF-8 cannot encode."""
     encoded = text.encode(errors="surrogatepass")
     return encoded if encoded != text.encode(errors="replace") else text
 
@@ -226,7 +221,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else bytes(value).decode(errors="surrogatepass")
 
 
-def _failure_of(item: dict[str, Any]) -> KnownFailure:
+def _failure_from(item: dict[str, Any]) -> KnownFailure:
     return KnownFailure(
         _text(item["group"]),
         _text(item["name"]),

@@ -15,20 +15,20 @@ replacement changes. The id of a segment is that of the intent of the compaction
 The files are spread over 16 partitions by a hash of their names, unless the caller divides them otherwise. A reader
 queries a partition from its start to the directory, gets the segments it needs in batches, and overlays the changes, the
 later id winning. The id of a change begins with the time. Every process makes its ids later than those of all unmerged
-changes it has read or was told of, so a writer overrides them even if its clock is behind.
+changes that it has read or was passed, so a writer overrides them even if its clock is behind.
 
 A compaction merges the changes of a partition into new segments. It replaces only the segments that changes or expired
 rows fall into, and the next one where too few records are left:
 
-1. It reads the changes, the directory and the intents, and puts an intent of its own.
+1. It reads the changes, the directory and the intents, and puts its own intent.
 2. It writes the new segments.
 3. It replaces the directory, on condition that the directory still has the version read in step 1. The new directory
    names the new segments and the changes merged into them.
 4. It deletes the merged changes and the replaced segments, then the intent.
 
 A crash at any point is harmless. Before step 3 nothing refers to the new segments. After it, readers ignore the merged
-changes, because the directory lists them. The intent leads a later compaction to the segments left behind: it replaces
-the directory first, which makes the condition of the dead compaction fail for good, and then deletes them. A reader
+changes, because the directory lists them. The intent leads a later compaction to the abandoned segments: it replaces
+the directory first, so that the condition of the dead compaction can only fail, and then deletes them. A reader
 that misses a segment was overtaken by a compaction and reads the partition again. It reads the changes before the
 directory, so a change that it does not find has been merged into a segment that the directory names.
 """
@@ -41,13 +41,13 @@ import itertools
 import secrets
 import threading
 import time
-import unicodedata
 import zlib
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
+from unicodedata import normalize
 
 from syncline.errors import SynclineError
 from syncline.store.files_encoding import SEGMENT_ROWS, Contents, Entry, Gone, Piece, Row, is_file, pack, pieces, unpack
@@ -56,11 +56,10 @@ from syncline.store.table import Database, number
 SHARDS: Final = 16
 KEPT: Final = 14 * 24 * 3600
 """Seconds for which a row is kept for a file that is gone: no queue holds an event about it for longer."""
-
 _SMALL: Final = 0.25
 """A rewritten segment below this weight is merged with the next one."""
 _AHEAD: Final = 4
-"""Segments read in one call. Each is unpacked only when its turn comes."""
+"""Segments read in one call. Each is unpacked only when it is needed."""
 _TIDY_EVERY: Final = 16
 _TIDY_BYTES: Final = 1_000_000
 _TRIES: Final = 10
@@ -80,10 +79,7 @@ _MICROSECONDS: Final = 16
 
 def shard_of(name: str) -> int:
     """Return the partition of a name. Names that differ only in case or Unicode form share one."""
-    if name.isascii():
-        folded = name.lower()
-    else:
-        folded = unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+    folded = name.lower() if name.isascii() else normalize("NFC", normalize("NFD", name).casefold())
     return hashlib.blake2b(folded.encode(errors="surrogatepass"), digest_size=2).digest()[0] % SHARDS
 
 
@@ -187,7 +183,7 @@ class _Partition:
 class FileRecords:
     """The records of the files that one sync has at one target: rows by name.
 
-    `target` identifies the target by a short hexadecimal text. Another target has records of its own. `clock` returns
+    `target` identifies the target by a short hexadecimal text; each target has separate records. `clock` returns
     Unix seconds, and `shard` the partition of a name, of which there are `shards`. `segment_rows` limits the records of
     an item.
     """
@@ -253,8 +249,8 @@ class FileRecords:
     def scan(self, after: str = "", prefix: str = "") -> Iterator[tuple[str, Row]]:
         """Yield the files whose names are greater than `after` and begin with `prefix`, with their rows.
 
-        They come in the order of their names' code points, which is that of their UTF-8 bytes. What is written while
-        the scan goes on may be seen or not.
+        They come in the order of their names' code points, which is that of their UTF-8 bytes. Rows that are written
+        during the scan may be yielded or not.
         """
         # No name is in two partitions, so two rows are never compared.
         return heapq.merge(*(self._scan(shard, after, prefix) for shard in range(self._shards)))
@@ -307,10 +303,10 @@ class FileRecords:
         self._db.batch_write(puts, [])
         for shard in sorted(tidy):
             partition = self._read(shard, _BEFORE_SEGMENTS)
-            # Changes scattered over many segments rewrite them all, so more of them have to come together first.
+            # Changes scattered over many segments rewrite them all, so more of them are collected first.
             many = len(partition.pending) >= len(partition.segments) or partition.size > _TIDY_BYTES
             if len(partition.pending) > _TIDY_EVERY and many:
-                self._compact(partition)  # whoever overtakes it does the same work
+                self._compact(partition)  # another process that overtakes it does the same work
         return written
 
     def compact(self) -> int:
@@ -322,7 +318,7 @@ class FileRecords:
             files = self._compact(self._read(shard, _BEFORE_SEGMENTS))
             if files is not None:
                 return files
-        return self._count(shard)  # others compact it all the time, so it needs no compaction
+        return self._count(shard)  # other processes keep compacting it
 
     def count(self) -> int:
         """Return the number of files recorded. Segments are read only where changes fall into them."""
@@ -345,7 +341,7 @@ class FileRecords:
     def clear(self) -> None:
         """Delete all records of this target.
 
-        An empty directory stays for a day: a compaction that is under way must not bring records back.
+        An empty directory stays for a day: a compaction in progress must not restore records.
         """
         for shard in range(self._shards):
             pk = self._pk(shard)
@@ -355,13 +351,13 @@ class FileRecords:
             changes = [sk.removeprefix(_CHANGE) for sk in keys if sk.startswith(_CHANGE)]
             empty = _directory(pk, [], changes)
             self._db.put(empty)
-            # Once more, for a compaction that ended meanwhile. One that ends later fails and cleans up by itself.
+            # Again, for a compaction that ended meanwhile. One that ends later fails and deletes its segments.
             self._delete(pk, [sk for sk in self._db.sort_keys(pk, "") if sk != _DIRECTORY])
             # Only now: the directory must outlive the changes that it lists.
             self._db.replace({**empty, "expires": int(self._clock()) + _CLEARED}, empty["version"])
 
     def _read(self, shard: int, last: str = _DIRECTORY) -> _Partition:
-        """Read a partition up to its directory, or with the intents behind it."""
+        """Read a partition up to its directory, or including the intents after it."""
         partition = _Partition(shard, self._pk(shard))
         changes: dict[str, Any] = {}
         for item in self._db.query_until(partition.pk, last):
@@ -384,8 +380,7 @@ class FileRecords:
             contents = Contents.of(item["data"])
             partition.pending.append(change)
             partition.size += len(bytes(item["data"]))
-            partition.overlay.update(contents.entries())
-            partition.overlay.update(dict.fromkeys(contents.removed))
+            partition.overlay.update({**contents.entries(), **dict.fromkeys(contents.removed)})
         return partition
 
     def _contents(self, partition: _Partition, wanted: Sequence[int]) -> Iterator[Contents]:
@@ -422,7 +417,7 @@ class FileRecords:
             won = False
         garbage = {*intent.replaced, *(segment.sk for segment in segments)}
         if not won:
-            # boto3 repeats a call whose answer was lost. The repeated call fails even if the first one succeeded, so
+            # boto3 repeats a call whose response was lost. The repeated call fails even if the first one succeeded, so
             # the current directory may name the new segments. If it does not, no directory ever will.
             segments = self._read(partition.shard).segments
             changes, dead = [], []
@@ -492,7 +487,7 @@ class FileRecords:
 
 
 def _directory(pk: str, segments: Sequence[_Segment], merged: Sequence[str]) -> dict[str, Any]:
-    """Return the item of a directory, with a version of its own."""
+    """Return the item of a directory, with a new version."""
     return {"pk": pk, "sk": _DIRECTORY, "version": secrets.token_hex(8), "data": pack([segments, merged])}
 
 

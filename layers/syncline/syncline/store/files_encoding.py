@@ -34,13 +34,13 @@ from typing import Any, Final, NamedTuple, TypeGuard
 SEGMENT_ROWS: Final = 2000
 """Limit of an item's records."""
 _SEGMENT_BYTES: Final = 250_000
-"""Limit of an item's JSON. It leaves room below DynamoDB's 400 KB, even if nothing can be compressed."""
+"""Limit of an item's JSON. It stays below DynamoDB's 400 KB even if nothing can be compressed."""
 _FILL: Final = 0.9
-"""Weight of each piece if records need more than one: it leaves room for the records that come later."""
+"""Weight of each piece if records need more than one: it leaves space for later records."""
 _FULL: Final = 1 + 1e-6  # weights are sums of fractions
 
 Row = list[Any]
-"""A JSON value that belongs to the kind. This package never looks into it."""
+"""A JSON value that belongs to the kind. This package does not interpret it."""
 
 _dumps: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 

@@ -1,12 +1,12 @@
-"""The instances of each sync of tokens, as they were last listed.
+"""Lists of the instances of each sync of tokens, as they were last read.
 
 =======================  ==============  ===========================================================
-pk                       sk              what
+pk                       sk              content
 =======================  ==============  ===========================================================
-``INSTANCES``            ``<sync>``      the list, when it was read, and how the latest look failed
+``INSTANCES``            ``<sync>``      the list, when it was read, and why the latest scan failed
 =======================  ==============  ===========================================================
 
-All are under one key, so that a probe has them with one query; they are few, and small.
+All are under one key, so that a probe reads them with one query; they are few and small.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from syncline.errors import CodeName
 from syncline.store.table import Database, number, pack, unpack
 
 KEPT: Final = 7 * 24 * 3600
-"""Seconds for which a list is kept that nobody renews; it is not believed for that long."""
+"""Seconds after which a list that is not renewed is deleted; it is stale long before."""
 _PK: Final = "INSTANCES"
 _LONGEST_REASON: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """``seen`` is when the list was read whole (Unix seconds), None if never.
+class InstanceList:
+    """The instances of a sync, read completely at `seen` (Unix seconds), None if never.
 
-    If the latest scan failed, ``failed`` is its code and ``reason`` says why.
+    If the latest scan failed, `failed` is its code and `reason` the explanation.
     """
 
     instances: tuple[dict[str, Any], ...] = ()
@@ -38,19 +38,19 @@ class Record:
 
 
 class InstanceLists:
-    """The table's part about instances. ``clock`` gives Unix seconds."""
+    """The lists of instances in the table. `clock` returns Unix seconds."""
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._db = database
         self._clock = clock
 
-    def all(self) -> dict[str, Record]:
-        """Every sync's record by its name."""
-        return {str(item["sk"]): _record(item) for item in self._db.query(_PK)}
+    def all(self) -> dict[str, InstanceList]:
+        """Return the lists of all syncs, by name."""
+        return {str(item["sk"]): _list_from(item) for item in self._db.query(_PK)}
 
     def put(self, sync: str, instances: Sequence[dict[str, Any]], seen: float) -> bool:
-        """Remember a list that was asked for at ``seen``; False if a later one is there already."""
-        update = self._db.update(
+        """Store a list that was requested at `seen` (Unix seconds); return False if a later one is stored."""
+        updated = self._db.update(
             _PK,
             sync,
             "SET instances = :list, #seen = :seen, #expires = :expires REMOVE failed, #reason",
@@ -59,17 +59,17 @@ class InstanceLists:
             names=("reason",),
             extra={":list": pack(list(instances))},
         )
-        return self._db.update_if(update) is not None
+        return updated is not None
 
     def fail(self, sync: str, code: CodeName, reason: str) -> None:
-        """Remember that a scan failed, and why; the list from before stays."""
+        """Note that a scan failed, and why; the previous list stays."""
         values = {"failed": code, "reason": reason[:_LONGEST_REASON], "expires": int(self._clock()) + KEPT}
         setting = "SET #failed = :failed, #reason = :reason, #expires = :expires"
-        self._db.update_if(self._db.update(_PK, sync, setting, values))
+        self._db.update(_PK, sync, setting, values)
 
 
-def _record(item: dict[str, Any]) -> Record:
+def _list_from(item: dict[str, Any]) -> InstanceList:
     instances = tuple(unpack(item["instances"])) if "instances" in item else ()
     seen = float(item["seen"]) if "seen" in item else None
     failed, reason = item.get("failed"), item.get("reason")
-    return Record(instances, seen, failed, reason)
+    return InstanceList(instances, seen, failed, reason)

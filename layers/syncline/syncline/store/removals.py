@@ -1,10 +1,10 @@
-"""Windows of removals: how many items a sync has removed lately, whatever triggered its scans.
+"""Windows of removals: the number of items that a sync has removed lately, whatever triggered its scans.
 
 =================  ============  ======================================================================
 pk                 sk            content
 =================  ============  ======================================================================
-``SYNC#<sync>``    ``REMOVALS``  the latest window: its end, items, removals reserved, and by which names;
-                                 ``REMOVALS#<run>`` for a run whose limits are its own,
+``SYNC#<sync>``    ``REMOVALS``  the latest window: its end, its items, and the removals reserved, by name;
+                                 ``REMOVALS#<run>`` for a run with separate limits,
                                  ``REMOVALS/<part>`` for a part of the target
 =================  ============  ======================================================================
 
@@ -29,16 +29,16 @@ from syncline.store.table import Database, number, pack, unpack
 _SK: Final = "REMOVALS"
 _TRIES: Final = 30
 _MOST_NAMES: Final = 2000
-"""Names kept of a window, so that the item stays small. The removals of older ones still count."""
+"""Limit of the names in a window, for the size of its item. The removals under older names still count."""
 _KEPT: Final = 24 * 3600
 
 
 @dataclass(slots=True)
 class _Window:
-    """A window. `names` has the removals reserved under each name, and how many were reserved before the first.
+    """A window. `names` has, for each name, the removals reserved under it and those that were reserved before.
 
-    `by` is the run that reserved last, and `settled` the removals by the runs before it, which are over, less what it had
-    removed itself when the window began.
+    `by` is the run that reserved last. `settled` is the number of removals by earlier runs, which are over, less the
+    number that `by` had made itself when the window began.
     """
 
     until: float
@@ -51,8 +51,8 @@ class _Window:
     @classmethod
     def of(cls, item: Mapping[str, Any]) -> _Window:
         names = {name: (reserved, before) for name, reserved, before in unpack(item["names"])}
-        about = (float(item["until"]), int(item["total"]), int(item["used"]), str(item["by"]), int(item["settled"]))
-        return cls(*about, names)
+        until, total, used = float(item["until"]), int(item["total"]), int(item["used"])
+        return cls(until, total, used, str(item["by"]), int(item["settled"]), names)
 
     def reserve(self, name: str, wanted: int) -> None:
         reserved, before = self.names.get(name, (0, self.used))
@@ -77,10 +77,7 @@ class _Window:
 
 
 class RemovalWindows:
-    """The windows of removals of one sync. `clock` returns Unix seconds.
-
-    With `part` they are those of a part of its target, which has a share and a count of its own.
-    """
+    """The windows of removals of one sync, or of a `part` of its target. `clock` returns Unix seconds."""
 
     def __init__(self, database: Database, sync: str, clock: Callable[[], float], part: str = "") -> None:
         self._db = database
@@ -91,13 +88,15 @@ class RemovalWindows:
     def reserve(
         self, request: RemovalRequest, total: Callable[[], int], removed: Callable[[str], int] | None = None
     ) -> Grant:
-        """Answer a request for removals in the window that now runs.
+        """Answer a request for removals in the current window.
 
-        `total` returns the number of items that are ours and selected, and `removed` the number that a run has removed so
-        far, by its ID. Both are called at most once for this run: if no window runs, or if the window would refuse; and
-        `removed` for the run that reserved before it. Without `removed` that one has removed all it had reserved. Items
-        that were added since the window began count as well: its share is that of the items now and of those that were
-        removed in it. A refusal reserves nothing and begins no window.
+        `total` returns the number of items that are ours and selected. `removed` returns the number of items that a run,
+        by its ID, has removed so far. Both are called at most once for this run: if there is no window, or if the window
+        would refuse. `removed` is also called for the run that reserved before this one; without it, that run is taken to
+        have removed all it had reserved.
+
+        Items that were added since the window began count as well: its share is that of the items now and of those that
+        were removed in it. A refusal reserves nothing and begins no window.
         """
         limits = request.limits
         key = hashlib.blake2b(request.name.encode(errors="surrogatepass"), digest_size=6).hexdigest()
@@ -105,24 +104,24 @@ class RemovalWindows:
 
         @cache
         def items() -> tuple[int, int]:
-            """Return the removals of this run and the items that are left; the first are never among the second."""
+            """Return the removals of this run and the items that are left, which never include the first."""
             return 0 if removed is None else removed(request.run), total()
 
-        # What a run has reserved may be there still: it was cancelled, or has not been verified.
+        # Not all that a run has reserved is removed: it may have been cancelled, or wait for verification.
         removed_by = None if removed is None else cache(removed)
 
         for attempt in range(_TRIES):
             item = self._db.get(f"SYNC#{self._sync}", sk)
             now = self._clock()
             window = None if item is None else _Window.of(item)
-            running = window is not None and window.until > now
-            if window is None or not running:
-                before_it, left = items()
-                window = _Window(now + limits.per, left, by=request.run, settled=-before_it)
+            is_running = window is not None and window.until > now
+            if window is None or not is_running:
+                by_run, left = items()
+                window = _Window(now + limits.per, left, by=request.run, settled=-by_run)
             reserved, before = window.names.get(key, (0, window.used))
             more = max(0, request.count - reserved)
             if window.by != request.run:
-                # Two scans may have reserved one removal. A share of everything is no limit, and must not become one.
+                # Two scans may have reserved the same removal. A share of 1 is no limit, and must not become one.
                 if removed_by is not None and limits.share < 1:
                     window.settled += removed_by(window.by)
                 else:
@@ -130,11 +129,11 @@ class RemovalWindows:
                 window.by = request.run
             if more > allowance(limits, window.total, window.used):
                 by_run, left = items()
-                # Without counts, what an earlier run reserved and this one removed is among both.
+                # Without counts, items that an earlier run reserved and this one removed are among both.
                 window.total = max(window.total, left + min(window.settled + by_run, window.used))
             allowed = more <= allowance(limits, window.total, window.used)
             written = allowed and more > 0
-            until = window.until if running or written else now
+            until = window.until if is_running or written else now
             grant = Grant(allowed, before, window.total, until, most=allowance(limits, window.total, 0))
             if not written or not request.keep:
                 return grant
@@ -142,7 +141,7 @@ class RemovalWindows:
             version = None if item is None else str(item["version"])
             if self._db.replace(window.item(self._sync, sk, int(version or 0) + 1), version):
                 return grant
-            # Another function was faster, or boto3 repeated a call that had succeeded: then the name is found there.
+            # Another function was faster, or boto3 repeated a call that had succeeded; then the window has the name.
             time.sleep(random.uniform(0.002, 0.02) * (attempt + 1))  # noqa: S311 - a pause is no secret
         raise SynclineError(
             "AWS_UNAVAILABLE", f"removals of sync {self._sync} were reserved by others {_TRIES} times; run it again"

@@ -1,15 +1,15 @@
-"""Configurations of syncs: the applied one, and for a while those before it, which runs under way began with.
+"""Configurations of syncs: the applied one, and for a while the previous ones, which runs may have begun with.
 
 ================  ====================  ==========================================================
 pk                sk                    content
 ================  ====================  ==========================================================
 ``SYNC#<name>``   ``CONFIG``            the applied sync as JSON
-``SYNC#<name>``   ``CONFIG#<digest>``   one that was applied before
-``SYNCS``         ``<name>``            a name that is applied
+``SYNC#<name>``   ``CONFIG#<digest>``   a previous configuration
+``SYNCS``         ``<name>``            the name of an applied sync
 ================  ====================  ==========================================================
 
-A configuration is kept under its digest before another one takes its place, so that each one that a run may have begun
-with can be found.
+A configuration is stored under its digest before it is replaced, so every configuration that a run may have begun with
+can be found.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _KEPT: Final = 30 * 24 * 3600
 
 
 def config_digest(text: str) -> str:
-    """Return a short text that stands for a configuration."""
+    """Return a digest that identifies a configuration."""
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 class Configurations:
-    """The configurations in the table. ``clock`` returns Unix seconds."""
+    """The configurations in the table. `clock` returns Unix seconds."""
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._db = database
@@ -44,7 +44,7 @@ class Configurations:
         self._db.put({"pk": "SYNCS", "sk": name})
 
     def remove_sync(self, name: str) -> None:
-        """Forget a sync's configuration; its runs stay until they expire."""
+        """Remove a sync's configuration; its runs stay until they expire."""
         self._keep(name, None)
         self._db.delete(f"SYNC#{name}", "CONFIG")
         self._db.delete("SYNCS", name)
@@ -86,7 +86,7 @@ class Configurations:
         return None if item is None else str(item["config"])
 
     def _keep(self, name: str, following: str | None) -> None:
-        """Keep the applied configuration for the runs that began with it, if another one is to follow."""
+        """Keep the applied configuration for the runs that began with it, unless `following` is the same."""
         text = self._applied(name)
         if text is None or text == following:
             return

@@ -1,6 +1,6 @@
-"""What all runs of a sync came to, for counters that only grow: added in the very transaction that ends a run.
+"""Totals over all runs of a sync, for counters that only grow. The transaction that ends a run updates them.
 
-One item a sync, ``SYNC#<name>`` / ``TOTALS``. Runs themselves are forgotten after a while; these are not.
+There is one item for each sync, ``SYNC#<name>`` / ``TOTALS``. Unlike the items of runs it does not expire.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from typing import Any, Final
 from syncline.store.table import Database, number
 
 BUCKETS: Final = (1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
-"""Seconds: the bounds of the histogram of runs' durations."""
+"""Upper bounds in seconds of the histogram of durations."""
 _OUTCOMES: Final = ("moved", "skipped", "left_out", "removed", "extra", "conflict", "failed")
 _OVER: Final = len(BUCKETS)
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """``durations`` counts runs by the first of ``BUCKETS`` that they were within, those over all of them last.
+    """The totals of a sync.
 
-    ``seconds`` is the sum of their durations, ``failed`` counts runs with failures, ``items`` results by outcome,
-    ``last_success`` is Unix seconds of the last run without failures, 0 if there was none. ``known`` is the number of
-    known failures at the end of the latest run; those that are acknowledged are not among them.
+    `durations` counts runs by the first of :data:`BUCKETS` that they did not exceed; those that exceed all of them come
+    last. `seconds` is the sum of the durations, `failed` the number of runs with failures, and `items` the number of
+    results by outcome. `last_success` is the end of the last run without failures in Unix seconds, 0 if there was none.
+    `known` is the number of known failures at the end of the latest run, without the acknowledged ones.
     """
 
     durations: tuple[int, ...]
@@ -35,13 +36,13 @@ class Totals:
     known: int = 0
 
 
-def addition(
+def totals_update(
     database: Database, sync: str, seconds: float, counts: Mapping[str, int], succeeded: float | None
 ) -> dict[str, Any]:
-    """What one run adds, as a part of a transaction; ``succeeded`` is when it did, in Unix seconds."""
+    """Return the request that adds a run; `succeeded` is its end in Unix seconds, None if it failed."""
     seconds = max(0.0, seconds)
-    place = next((n for n, bound in enumerate(BUCKETS) if seconds <= bound), _OVER)
-    amounts: dict[str, Any] = {f"duration{place}": 1, "seconds": number(seconds)}
+    bucket = next((n for n, bound in enumerate(BUCKETS) if seconds <= bound), _OVER)
+    amounts: dict[str, Any] = {f"duration{bucket}": 1, "seconds": number(seconds)}
     amounts |= {name: counts[name] for name in (*_OUTCOMES, "bytes") if counts[name]}
     if succeeded is None:
         amounts["failedRuns"] = 1
@@ -49,11 +50,11 @@ def addition(
     latest |= {} if succeeded is None else {"lastSuccess": number(succeeded)}
     expression = "SET " + ", ".join(f"#{name} = :{name}" for name in latest)
     expression += " ADD " + ", ".join(f"#{name} :{name}" for name in amounts)
-    return database.update(f"SYNC#{sync}", "TOTALS", expression, amounts | latest)
+    return database.update_request(f"SYNC#{sync}", "TOTALS", expression, amounts | latest)
 
 
-def totals_of(database: Database, sync: str) -> Totals:
-    """What a sync's runs came to."""
+def read_totals(database: Database, sync: str) -> Totals:
+    """Return the totals of a sync."""
     item = database.get(f"SYNC#{sync}", "TOTALS") or {}
     return Totals(
         tuple(int(item.get(f"duration{n}", 0)) for n in range(_OVER + 1)),

@@ -19,7 +19,7 @@ from syncline.errors import SynclineError
 from syncline.messages import Queues, Start
 from syncline.model import LARGEST_SCOPE, Scope, Trigger, compact_json, json_bytes
 from syncline.secrets import Secrets
-from syncline.store.state import new_run_id
+from syncline.store.runs import new_run_id
 from syncline.telemetry import logger
 
 LARGEST_BODY: Final = 1024 * 1024

@@ -13,7 +13,7 @@ from syncline.kinds.table import KINDS
 from syncline.secrets import Reference, Secrets
 from syncline.store.state import State
 from syncline.store.table import Database
-from syncline.store.totals import Totals, totals_of
+from syncline.store.totals import Totals, read_totals
 from syncline.telemetry import logger
 from syncline.web.console import Console, Figures
 from syncline.wiring.environments import ConsoleEnvironment
@@ -32,7 +32,7 @@ def console_of(state: State, database: Database, secrets: Secrets, token: str) -
             except SynclineError as error:  # removed meanwhile, or of another version: the others are shown
                 logger.error("sync not shown", extra={"sync": name, "code": error.code.name, "why": error.what})
                 continue
-            totals, running = totals_of(database, name), state.current_run(name) is not None
+            totals, running = read_totals(database, name), state.current_run(name) is not None
             yield Figures(name, sync.kind, totals, running, _own_metrics(sync, totals, database))
 
     return Console(figures, lambda: secrets.resolve(Reference.parse(token)) if token else None)

@@ -26,8 +26,8 @@ from syncline.messages import Queues
 from syncline.model import Step
 from syncline.secrets import Secrets
 from syncline.steps.discover import discover
-from syncline.steps.engine import Engine
-from syncline.steps.gather import Gatherer
+from syncline.steps.engine import StepEngine
+from syncline.steps.events import EventGatherer
 from syncline.steps.transfer import transfer
 from syncline.steps.verify import verify
 from syncline.steps.worker import StepFunction, Worker
@@ -82,16 +82,16 @@ def worker(step: Step) -> Worker:
     syncs = Syncs(dependencies.state, Kinds(dependencies))
     chance = random.Random()  # noqa: S311 - for jitter
     bind = syncs.bind(
-        dependencies.http, lambda run, what: engine.waits(run.sync, run.id, SynclineError("TOO_SLOW", what), 0)
+        dependencies.http, lambda run, what: engine.note_waiting(run.sync, run.id, SynclineError("TOO_SLOW", what), 0)
     )
     queues = queues_of(environment, boto3.client("sqs", config=AWS_CONFIG))
-    engine = Engine(dependencies.state, queues, syncs.kind_of, time.time, chance, bind=bind)
+    engine = StepEngine(dependencies.state, queues, syncs.kind_of, time.time, chance, bind=bind)
     return Worker(step, STEPS[step], engine, gatherer(syncs, EventStore(dependencies.database, time.time), engine))
 
 
-def gatherer(syncs: Syncs, event_store: EventStore, engine: Engine) -> Gatherer:
+def gatherer(syncs: Syncs, event_store: EventStore, engine: StepEngine) -> EventGatherer:
     """Return the reader of the events that sources send."""
-    return Gatherer(event_store, _sources, syncs.config, syncs.kind, engine.queues, engine.clock)
+    return EventGatherer(event_store, _sources, syncs.config, syncs.kind, engine.queues, engine.clock)
 
 
 def _sources(body: object) -> tuple[str, ...]:

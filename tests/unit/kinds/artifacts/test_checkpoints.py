@@ -47,7 +47,7 @@ from syncline.kinds.artifacts.transfer import Push
 from syncline.kinds.artifacts.verify import check_parts
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item
-from syncline.steps.engine import ATTEMPTS
+from syncline.steps.engine import MAX_ATTEMPTS
 from tests.standins import saved
 from tests.standins.github import TOKEN, GitHubServer, Run, Stored, zipped
 from tests.standins.oci import OciRegistry
@@ -198,7 +198,7 @@ def test_a_source_that_breaks_off_costs_no_more(functions: Functions, code: Code
     size = functions.artifact(ARCHIVES["before 25"](image))
     arrived = functions.image(share=3 * MIB)
     assert arrived.item.source == f"sha256:{image.id}"
-    assert functions.number > ATTEMPTS
+    assert functions.number > MAX_ATTEMPTS
     assert functions.read < 1.6 * size, f"{functions.number} functions read {functions.read / size:.1f} times the size"
 
 

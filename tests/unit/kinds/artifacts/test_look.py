@@ -143,7 +143,7 @@ def test_what_the_registry_lacks_is_sent_by_repository() -> None:
     pages = world.look()
     assert sent(pages) == [f"{APP}:v3", f"{APP}:v1", f"{other}:v3"]
     assert [page.cursor for page in pages] == ["", APP, other]
-    assert sum(page.skipped for page in pages) == 1
+    assert sum(page.equal for page in pages) == 1
     item = pages[1].items[0]
     assert (item.source, item.detail) == ("run:3.1", {"run": "3.1", "image": "app", "tag": "build-3"})
     assert sent(world.look(cursor=APP)) == [f"{other}:v3"]

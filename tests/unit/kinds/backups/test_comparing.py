@@ -60,7 +60,7 @@ def results_of(page: Page) -> list[tuple[str, Outcome, str | None, str | None]]:
 def test_an_equal_file_is_ours(row: Ours | None, learned: Ours | None, *, at_once: bool) -> None:
     case = comparison({A: OBJECT}, {A: EQUAL}, {} if row is None else {A: row})
     page = case.all_equal() if at_once else case.compared({A: "blob"})
-    assert (page.items, page.results, page.skipped, page.extra) == ((), (), 1, 0)
+    assert (page.items, page.results, page.equal, page.extra) == ((), (), 1, 0)
     assert (case.ours, case.gone) == (1, {})
     assert case.learned == ({} if learned is None else {A: learned})
 
@@ -83,7 +83,7 @@ def test_what_differs_is_sent_if_it_is_ours_or_may_be_equal(
     case = comparison({A: OBJECT}, {A: was} if was else {}, {A: row} if row else {}, written=frozenset({written}))
     page = case.compared({} if here is None else {A: here})
     assert page.items == (Item("main", A, "etag", here, 7),)
-    assert (page.results, page.skipped, page.extra) == ((), 0, 0)
+    assert (page.results, page.equal, page.extra) == ((), 0, 0)
     assert (case.ours, case.gone, case.learned) == (ours, {}, {})
 
 
@@ -100,7 +100,7 @@ def test_a_foreign_file_stays() -> None:
     case = comparison({A: OBJECT}, {A: EQUAL}, {A: Ours("other"), B: Ours("other")})
     page = case.compared({A: "theirs", B: "theirs"})
     assert results_of(page) == [(A, Outcome.CONFLICT, "blob", "theirs"), (B, Outcome.EXTRA, None, "theirs")]
-    assert (page.items, page.skipped, page.extra) == ((), 0, 0)
+    assert (page.items, page.equal, page.extra) == ((), 0, 0)
     assert (case.ours, case.gone, case.learned) == (0, {}, {})
 
 
@@ -110,7 +110,7 @@ def test_all_files_of_ours_are_counted() -> None:
     current = dict.fromkeys(names[:4], EQUAL)
     case = comparison(objects, current, dict.fromkeys(names, ROW))
     page = case.compared({**dict.fromkeys(names[:2], "blob"), **dict.fromkeys(names[2:], "blob")})
-    assert page.skipped == 4
+    assert page.equal == 4
     assert [item.name for item in page.items] == names[4:6]
     assert list(case.gone) == names[6:]
     assert case.ours == 8
@@ -150,7 +150,7 @@ def test_after_an_odd_entry_nothing_is_gone_or_forgotten() -> None:
     case = comparison({A: OBJECT, "east/shop/x": OBJECT}, {A: EQUAL}, {A: ROW, B: ROW, "east/shop/c": ROW}, odd=odd)
     page = case.compared({A: "blob", B: "blob", "east/shop/x": "theirs"})
     assert page.results == tuple(odd.values())
-    assert (page.items, page.skipped, page.extra) == ((), 1, 0)
+    assert (page.items, page.equal, page.extra) == ((), 1, 0)
     assert (case.ours, case.gone, case.learned) == (2, {}, {})
     assert case.all_equal().results == tuple(odd.values())
 
@@ -183,5 +183,5 @@ def test_names_that_cannot_be_at_one_target_are_failures_without_a_try() -> None
 def test_equal_files_that_a_retry_asks_for_have_results() -> None:
     case = comparison({A: OBJECT, B: OBJECT}, {A: EQUAL, B: EQUAL}, {}, asked=frozenset({("main", A)}))
     page = case.compared({A: "blob", B: "blob"})
-    assert [(each.name, each.outcome) for each in page.results] == [(A, Outcome.SKIPPED)]
-    assert page.skipped == 1
+    assert [(each.name, each.outcome) for each in page.results] == [(A, Outcome.EQUAL)]
+    assert page.equal == 1

@@ -224,7 +224,7 @@ class Moving:
             if self._is(item, written.fingerprint):
                 self.pushed.note(item.group, item.name, PushNote(run, present, written.fingerprint))
                 self._follow(item)
-                return Result(item.group, item.name, Outcome.SKIPPED, written.fingerprint, written.fingerprint)
+                return Result(item.group, item.name, Outcome.EQUAL, written.fingerprint, written.fingerprint)
             if not self.sync.overwrite:
                 return self._taken(item, written, present)
         check_parts(self.registry, item.group, written.manifest)
@@ -245,7 +245,7 @@ class Moving:
         is_older = noted.run != run
         if is_older and age_of(noted.run) > age_of(run):
             # A younger build came after the scan.
-            return Result(item.group, item.name, Outcome.SKIPPED, noted.fingerprint, noted.fingerprint)
+            return Result(item.group, item.name, Outcome.EQUAL, noted.fingerprint, noted.fingerprint)
         if (is_older and self.sync.overwrite) or not is_whole(self.registry, item.group, item.name):
             return None
         if not is_older:
@@ -253,7 +253,7 @@ class Moving:
         # It was put after the scan, and is left alone as one that was there before it.
         self.pushed.note_proved(item.group, item.name, noted.fingerprint)
         self._follow(item)
-        return Result(item.group, item.name, Outcome.SKIPPED, noted.fingerprint, noted.fingerprint)
+        return Result(item.group, item.name, Outcome.EQUAL, noted.fingerprint, noted.fingerprint)
 
     def _taken(self, item: Item, written: Written, other: str) -> Result:
         """Return the conflict with a tag that somebody else has put, and note it for later runs."""
@@ -309,7 +309,7 @@ class Moving:
         try:
             found = self._youngest(item.group)
             if found is None:
-                return Result(item.group, item.name, Outcome.SKIPPED, target=item.target)
+                return Result(item.group, item.name, Outcome.EQUAL, target=item.target)
             fingerprint = self._point(*found, item.name)
         except SynclineError as error:
             return Failure(item, error)

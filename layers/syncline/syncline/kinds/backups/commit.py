@@ -424,7 +424,7 @@ class _Work:
         if not changed and content.left_out is not None:
             return left_out(item, content.left_out)
         if not changed:
-            return Result(item.group, item.name, Outcome.SKIPPED, content.blob or source, content.blob)
+            return Result(item.group, item.name, Outcome.EQUAL, content.blob or source, content.blob)
         if content.blob is None:
             return Completed(Item(item.group, item.name, None, item.target, 0))
         return Completed(Item(item.group, item.name, content.blob, item.target, content.size), content.size)

@@ -64,7 +64,7 @@ class _Portions:
         # Only now: a page that goes out with some items only is one that may be come back to.
         self._results += page.results
         self._failures += page.failures
-        self._skipped += page.skipped
+        self._skipped += page.equal
         self._left_out += page.left_out
         self._extra += page.extra
         while len(self._results) >= RESULTS:

@@ -85,7 +85,7 @@ class Copy:
             if not item.detail.get("remove"):
                 # Only what was counted with all that is gone may be removed.
                 why = "went since it was looked at; another look removes it"
-                return Result(item.group, item.name, Outcome.SKIPPED, reason=why), None
+                return Result(item.group, item.name, Outcome.EQUAL, reason=why), None
             return self._removed(), None
         with stream:
             return self._copied(stream)
@@ -150,7 +150,7 @@ class Copy:
     def _adopted(self, head: Head, here: str, content: str) -> tuple[Answer, Known | None]:
         item = self._item
         self._between.ledger.write({item.name: Ours(here, head.etag, head.size, self._created(here))})
-        return Result(item.group, item.name, Outcome.SKIPPED, content, content), Known(head.etag, here)
+        return Result(item.group, item.name, Outcome.EQUAL, content, content), Known(head.etag, here)
 
     def _created(self, here: str | None) -> int:
         row = self._rows.get(self._item.name)
@@ -177,7 +177,7 @@ class Copy:
         """Remove the item's file if it is ours; verify asks whether it is gone."""
         here, item = self._between.store.fingerprint(self._path), self._item
         if here is None:
-            return Result(item.group, item.name, Outcome.SKIPPED)
+            return Result(item.group, item.name, Outcome.EQUAL)
         if not self._is_ours(here):
             return foreign(item.group, item.name, None, here)
         self._between.store.remove(self._path)

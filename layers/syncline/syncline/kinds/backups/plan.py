@@ -37,9 +37,9 @@ def _result(content: Content) -> Result:
     if content.left_out is not None:
         return left_out(item, content.left_out)
     if content.blob is None:  # it went meanwhile, or an event named what is gone
-        return Result(item.group, item.name, Outcome.SKIPPED) if item.target is None else would_remove(item)
+        return Result(item.group, item.name, Outcome.EQUAL) if item.target is None else would_remove(item)
     if content.blob == item.target:
-        return Result(item.group, item.name, Outcome.SKIPPED)
+        return Result(item.group, item.name, Outcome.EQUAL)
     return would_move(item)
 
 

@@ -76,7 +76,7 @@ def staying(group: str, known: Mapping[str, Known], asked: frozenset[tuple[str, 
     left = {key: was.code for key, was in known.items() if not was.blob}
     named = tuple(left_out(Item(group, key), code) for key, code in left.items() if code)
     skipped, answers = split_equal(((group, key) for key in known if key not in left), asked)
-    return Page("", skipped=skipped, results=(*named, *answers), left_out=len(left) - len(named))
+    return Page("", equal=skipped, results=(*named, *answers), left_out=len(left) - len(named))
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ from syncline.secrets import Reference, Secrets
 from syncline.store.backup_index import BackupIndex
 from syncline.store.files import FileRecords
 from syncline.store.removals import RemovalWindows
-from syncline.telemetry import operation
+from syncline.telemetry import log_operation
 from syncline.wiring.buckets import bucket_at
 from syncline.wiring.dependencies import Dependencies
 
@@ -57,7 +57,7 @@ class Builder:
         bucket, sealer = bucket_at(sync.source, self._parts), sealer_of(sync, self._parts)
         largest = sync.commit.largest * _MEGABYTE
         ledger = self._ledger(sync, layout)
-        say, signature = partial(operation, sync.name), self._signature(sync)
+        say, signature = partial(log_operation, sync.name), self._signature(sync)
         if not isinstance(target, GitTarget):
             store = store_of(target, self._parts)
             place, first = (f"{bucket}#{name}>{store}" for name in (sealer.name, sealer.first_name))

@@ -288,7 +288,7 @@ class FileScan:
 
     def _answers(self, names: Iterable[str]) -> list[Result]:
         """Return a result for each of the equal items that the scan was asked for."""
-        return [Result(*key, Outcome.SKIPPED) for name in names for key in self._asked.get(name, ())]
+        return [Result(*key, Outcome.EQUAL) for name in names for key in self._asked.get(name, ())]
 
     def _absent(self, tally: Tally, prefix: str, context: StepContext, *, whole: bool) -> Failure | None:
         """Return a failure if a prefix that a user has named has no objects, not even some that are left out."""
@@ -339,7 +339,7 @@ class FileScan:
             for at in range(0, len(first.results), FAILURES):
                 yield Page(position.to_text(), results=first.results[at : at + FAILURES])
             position = replace(position, sent=("", ""))
-            yield Page(position.to_text(), skipped=first.skipped, left_out=first.left_out)
+            yield Page(position.to_text(), equal=first.equal, left_out=first.left_out)
         for page_items in item_pages(waiting):
             sent: list[Item] = []
             for item in page_items:
@@ -404,7 +404,7 @@ class FileScan:
         found = [*(each for each in read if isinstance(each, Item)), *self._items.found(decided, renames)]
         results = self._answers([*(names[key] for key in equal), *adopted])
         count = len(equal) + len(adopted) - len(results) + (0 if context.named else len(gone_keys))
-        first = Page("", skipped=count, results=tuple(results), failures=tuple(failures), left_out=read.count(LEFT_OUT))
+        first = Page("", equal=count, results=tuple(results), failures=tuple(failures), left_out=read.count(LEFT_OUT))
         # Removals beyond the limits are no longer among the items.
         removals = sum(Task.of(item).operation == "remove" for item in found)
         position = cursor if resumed else ScanCursor(removals_among(decided, renames) != [], granted=removals)
@@ -503,4 +503,4 @@ class _Window:
         checked = self.checked
         equal = self.comparison.equal - len(checked.items) - len(checked.failures) - len(checked.answers)
         answers = tuple(checked.answers)
-        return Page("", skipped=equal, results=answers, failures=failures, left_out=self.comparison.left_out)
+        return Page("", equal=equal, results=answers, failures=failures, left_out=self.comparison.left_out)

@@ -203,7 +203,7 @@ class FileTransfer:
         record = Task.of(arrived.item).record
         assert record is not None
         self._rows[self._sync.name_of(item.name)] = record.to_row()
-        return Result(item.group, item.name, Outcome.SKIPPED, head.etag, existing.etag or existing.version)
+        return Result(item.group, item.name, Outcome.EQUAL, head.etag, existing.etag or existing.version)
 
     def _is_ours(self, item: Item, task: Task, existing: TargetFile) -> bool:
         """Return True if the file is the one that we wrote last.
@@ -356,7 +356,7 @@ class FileTransfer:
                 self._rows[name] = None
                 record = None
             if record is None and not existing.is_marked and not existing.equals(item.target, item.size):
-                return Result(item.group, item.name, Outcome.SKIPPED, None, existing.version, reason="it is not ours")
+                return Result(item.group, item.name, Outcome.EQUAL, None, existing.version, reason="it is not ours")
             if record is not None and existing.version != record.target and not existing.is_marked:
                 self._rows[name] = None  # it is foreign from now on, which is reported once
                 return replace(conflict(item, existing), reason=_REPLACED)
@@ -447,7 +447,7 @@ def _headers_differ(head: Head, existing: TargetFile) -> bool:
 
 
 def _gone(item: Item) -> Result:
-    return Result(item.group, item.name, Outcome.SKIPPED, item.source, item.target, reason=_GONE)
+    return Result(item.group, item.name, Outcome.EQUAL, item.source, item.target, reason=_GONE)
 
 
 def _read_fully(read: Callable[[int], bytes], size: int) -> bytes:

@@ -56,7 +56,7 @@ class Builder:
 
     def _turn(self, target: str, turns: int, left: Callable[[], float]) -> AbstractContextManager[object] | None:
         leases = self._parts.state.leases
-        slot = leases.slot(target, turns, left(), self._rng)
+        slot = leases.take_slot(target, turns, left(), self._rng)
         return None if slot is None else leases.held(slot, left)
 
 

@@ -40,7 +40,7 @@ from syncline.kinds.images.referrers import (
     compare_referrers,
     manifest_or_none,
 )
-from syncline.kinds.kind import UNTOUCHED, Completed, Failure, StepContext, Unfinished
+from syncline.kinds.kind import FOUND_EQUAL, Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result
 from syncline.patterns import is_signature_tag
 
@@ -127,7 +127,7 @@ class RepositoryCopy:
         if equal:
             if present == item.target and not progress.sent and not progress.further:
                 # The scan passed it on to have its parts checked, for example if its referrers could not be listed.
-                item = replace(item, detail={**item.detail, UNTOUCHED: True})
+                item = replace(item, detail={**item.detail, FOUND_EQUAL: True})
             return Completed(item, progress.sent)
         if manifest.subject is not None:
             parts.put(manifest, listed_by=item.name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from aws_lambda_powertools.metrics import MetricUnit
 
 from syncline.kinds.tokens.verdict import Finding, Known
-from syncline.telemetry import measurements
+from syncline.telemetry import stack_metrics
 
 if TYPE_CHECKING:  # a probe counts neither
     from syncline.kinds.tokens.canary import Sighting
@@ -35,7 +35,7 @@ class CloudWatchCounts:
     """Metrics in the log's embedded format; CloudWatch makes percentiles of the values that come in one line."""
 
     def verdict(self, sync: str, finding: Finding) -> None:
-        metrics = measurements(sync=sync)
+        metrics = stack_metrics(sync=sync)
         metrics.add_metric("VerdictMilliseconds", MetricUnit.Milliseconds, finding.milliseconds)
         for known in Known:
             metrics.add_metric(f"Verdict{known.value}", MetricUnit.Count, int(finding.verdict is known))
@@ -45,7 +45,7 @@ class CloudWatchCounts:
         found = list(results)
         _over_all_syncs("ScrapesFailed", sum(each.failed is not None for each in found))
         for each in found:
-            metrics = measurements(sync=each.sync)
+            metrics = stack_metrics(sync=each.sync)
             metrics.add_metric("ScrapeFailed", MetricUnit.Count, int(each.failed is not None))
             if each.failed is None:
                 metrics.add_metric("InstancesServing", MetricUnit.Count, each.serving)
@@ -55,13 +55,13 @@ class CloudWatchCounts:
         """Measure a round by check, not by instance: each name of a pod would be further metrics to pay for."""
         found = list(sightings)
         _over_all_syncs("CanaryFaults", faults)
-        metrics = measurements(sync=sync)
+        metrics = stack_metrics(sync=sync)
         metrics.add_metric("CanaryFaults", MetricUnit.Count, faults)
         metrics.add_metric("CanaryFailed", MetricUnit.Count, sum(each.bad for each in found))
         metrics.flush_metrics()
         for check in dict.fromkeys(each.check for each in found):
             some = [each for each in found if each.check is check]
-            metrics = measurements(sync=sync, check=check.value)
+            metrics = stack_metrics(sync=sync, check=check.value)
             for seconds in (each.seconds for each in some if each.seconds is not None):
                 metrics.add_metric("CanarySeconds", MetricUnit.Seconds, seconds)
             for outcome, count in Tally(each.outcome for each in some).items():
@@ -71,7 +71,7 @@ class CloudWatchCounts:
 
 def _over_all_syncs(name: str, count: int) -> None:
     """Measure a sum of all syncs, for an alarm: that cannot name the syncs of a stack."""
-    metrics = measurements()
+    metrics = stack_metrics()
     metrics.add_metric(name, MetricUnit.Count, count)
     metrics.flush_metrics()
 

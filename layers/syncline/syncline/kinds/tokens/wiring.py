@@ -25,7 +25,7 @@ from syncline.kinds.tokens.probe import Rules
 from syncline.kinds.tokens.verdict import Quorum
 from syncline.secrets import Secrets
 from syncline.store.canaries import CanaryRecord, CanaryRecords
-from syncline.store.instances import InstanceLists, Record
+from syncline.store.instances import InstanceList, InstanceLists
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.telemetry import logger
@@ -57,7 +57,7 @@ class StoredListings:
         self._lists.fail(sync, error.code.name, error.what)
 
 
-def _listing(sync: str, record: Record) -> Listing:
+def _listing(sync: str, record: InstanceList) -> Listing:
     """Return a stored list; one that this version does not understand is as good as none."""
     try:
         return Listing(tuple(map(Instance.from_json, record.instances)), record.seen, record.failed)
@@ -137,9 +137,9 @@ _AWS_CONFIG: Final = Config(retries={"mode": "standard", "max_attempts": 3}, con
 def prober() -> ProbeFunction:
     """What the function behind the probe's URL does."""
     from syncline.kinds.tokens.wiring_probe import ProbeFunction  # noqa: PLC0415 - the others do not need it
-    from syncline.store.read_only_table import lean_table  # noqa: PLC0415 - it only reads
+    from syncline.store.read_only_table import open_table  # noqa: PLC0415 - it only reads
 
-    table = lean_table(FunctionEnvironment.read("probe").table, _AWS_CONFIG)
+    table = open_table(FunctionEnvironment.read("probe").table, _AWS_CONFIG)
     return ProbeFunction(StoredSyncs(State(table)), _listings(table), _secrets(), CloudWatchCounts())
 
 

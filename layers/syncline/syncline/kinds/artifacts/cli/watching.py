@@ -111,5 +111,5 @@ def _count(results: list[Result], outcome: Outcome) -> int:
 
 def _tell(out: Out, result: Result) -> None:
     words = result.reason or size(result.moved_bytes)
-    styles: dict[Outcome, Style] = {Outcome.FAILED: "red", Outcome.CONFLICT: "yellow", Outcome.SKIPPED: "dim"}
+    styles: dict[Outcome, Style] = {Outcome.FAILED: "red", Outcome.CONFLICT: "yellow", Outcome.EQUAL: "dim"}
     out.line(f"{result.outcome.value}  {result.group}:{result.name}  {words}", styles.get(result.outcome, ""))

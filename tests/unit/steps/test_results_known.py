@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from syncline.errors import CodeName
-from syncline.messages import Batch, Dead
+from syncline.messages import Batch, DeadLetter
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
-from syncline.steps.known import WHOLE, answered, is_verified, remember, separate_known, settled, undone
+from syncline.steps.results import ALL, answer_retry, final_counts, is_verified, mark_known, record_failures, unwritten
+from syncline.store.batches import BatchRecord
 from syncline.store.failures import LETTER_KEPT, Failures, Key, KnownFailure
-from syncline.store.state import BatchRecord
 from syncline.store.table import Database
 from tests.stack import new_table
 
@@ -45,8 +45,8 @@ def known(name: str = "bad", run: str = BEFORE, seen: str | None = None, **more:
     return replace(made, **more)  # type: ignore[arg-type]
 
 
-def letter(name: str = "bad") -> Dead:
-    return Dead(BATCH, "REFUSED", "it is so", ("team/app", name))
+def letter(name: str = "bad") -> DeadLetter:
+    return DeadLetter(BATCH, "REFUSED", "it is so", ("team/app", name))
 
 
 def all_of(failures: Failures) -> dict[str, KnownFailure]:
@@ -54,29 +54,27 @@ def all_of(failures: Failures) -> dict[str, KnownFailure]:
 
 
 class TestTold:
-    """What a batch tells: new failures with a letter, known ones without."""
+    """Results of a batch: new failures with a letter, known ones without."""
 
     def test_a_new_failure(self, failures: Failures) -> None:
-        results, dead = separate_known(failures, BATCH, [moved("1"), failed()], [letter()], NOON)
+        results, dead = mark_known(failures, BATCH, [moved("1"), failed()], [letter()], NOON)
         assert (results, dead) == ((moved("1"), failed()), (letter(),))
 
     def test_no_failure(self, failures: Failures) -> None:
-        assert separate_known(failures, BATCH, [moved("1")], [], NOON) == ((moved("1"),), ())
+        assert mark_known(failures, BATCH, [moved("1")], [], NOON) == ((moved("1"),), ())
 
     def test_one_that_is_known(self, failures: Failures) -> None:
         failures.write(SYNC, [known()])
-        results, dead = separate_known(failures, BATCH, [moved("1"), failed()], [letter()], NOON)
+        results, dead = mark_known(failures, BATCH, [moved("1"), failed()], [letter()], NOON)
         assert (results, dead) == ((moved("1"), replace(failed(), outcome=Outcome.KNOWN)), ())
 
     def test_one_that_fails_otherwise_has_a_letter_already(self, failures: Failures) -> None:
         failures.write(SYNC, [known(code="FORBIDDEN")])
-        assert separate_known(failures, BATCH, [failed()], [letter()], NOON) == ((failed(),), ())
+        assert mark_known(failures, BATCH, [failed()], [letter()], NOON) == ((failed(),), ())
 
     def test_one_that_the_run_has_met_is_left_out_alone(self, failures: Failures) -> None:
         failures.write(SYNC, [known(seen=NOW)])
-        results, dead = separate_known(
-            failures, BATCH, [failed(), moved("1"), failed("2")], [letter(), letter("2")], NOON
-        )
+        results, dead = mark_known(failures, BATCH, [failed(), moved("1"), failed("2")], [letter(), letter("2")], NOON)
         assert (results, dead) == ((moved("1"), failed("2")), (letter("2"),))
 
     @pytest.mark.parametrize(("age", "expiring"), [(LETTER_KEPT - DAY, False), (LETTER_KEPT - DAY + 1, True)])
@@ -84,12 +82,12 @@ class TestTold:
         self, failures: Failures, age: float, *, expiring: bool
     ) -> None:
         failures.write(SYNC, [known(buried=NOON - age)])
-        _, dead = separate_known(failures, BATCH, [failed()], [letter()], NOON)
+        _, dead = mark_known(failures, BATCH, [failed()], [letter()], NOON)
         assert dead == ((letter(),) if expiring else ())
 
     def test_a_result_of_a_scan_has_a_letter_that_scans_its_group(self, failures: Failures) -> None:
         """The scan knew without trying, so it wrote none itself."""
-        _, (dead,) = separate_known(failures, replace(BATCH, scope=EVERYTHING), [failed()], [], NOON)
+        _, (dead,) = mark_known(failures, replace(BATCH, scope=EVERYTHING), [failed()], [], NOON)
         assert dead.key == ("team/app", "bad")
         assert (dead.code, dead.reason) == ("REFUSED", "it is so")
         assert dead.batch == replace(
@@ -98,19 +96,19 @@ class TestTold:
 
     def test_one_that_is_retried_has_a_letter(self, failures: Failures) -> None:
         failures.ask(SYNC, NOW, [("team/app", "bad")])
-        results, dead = separate_known(failures, BATCH, [failed(), failed("2")], [letter(), letter("2")], NOON)
+        results, dead = mark_known(failures, BATCH, [failed(), failed("2")], [letter(), letter("2")], NOON)
         assert (results, dead) == ((failed(), failed("2")), (letter("2"),))
 
     def test_a_plan_leaves_no_letter(self, failures: Failures) -> None:
-        assert separate_known(failures, replace(BATCH, plan=True), [failed()], [], NOON) == ((failed(),), ())
+        assert mark_known(failures, replace(BATCH, plan=True), [failed()], [], NOON) == ((failed(),), ())
 
 
 class TestRemembered:
-    def met(self, failures: Failures, *results: Result, dead: Iterable[Dead] = (), again: bool = False) -> None:
+    def met(self, failures: Failures, *results: Result, dead: Iterable[DeadLetter] = (), again: bool = False) -> None:
         record = BatchRecord(results, (), tuple(dead))
         if again:
-            record = undone(failures, BATCH, record, lambda _: set())
-        remember(failures, BATCH, record, NOON, again=again)
+            record = unwritten(failures, BATCH, record, lambda _: set())
+        record_failures(failures, BATCH, record, NOON, again=again)
 
     def test_a_new_failure(self, failures: Failures) -> None:
         self.met(failures, failed(), dead=[letter()])
@@ -141,7 +139,7 @@ class TestRemembered:
         self.met(failures, replace(failed(), outcome=Outcome.KNOWN))
         assert all_of(failures) == {"bad": replace(KnownFailure.of(failed(), "", NOON), seen=NOW)}
 
-    @pytest.mark.parametrize("outcome", [Outcome.MOVED, Outcome.REMOVED, Outcome.SKIPPED])
+    @pytest.mark.parametrize("outcome", [Outcome.MOVED, Outcome.REMOVED, Outcome.EQUAL])
     def test_one_that_is_verified_is_solved(self, failures: Failures, outcome: Outcome) -> None:
         failures.write(SYNC, [known(), known("other")])
         self.met(failures, moved("bad", outcome))
@@ -194,7 +192,7 @@ class TestRemembered:
             asked.append(keys)
             return {("team/app", "1")}
 
-        left = undone(failures, BATCH, record, since)
+        left = unwritten(failures, BATCH, record, since)
         assert left == BatchRecord((moved("0"), failed("2")), (), (letter("2"),))
         assert asked == [{("team/app", "1"), ("team/app", "2")}]
 
@@ -214,46 +212,46 @@ class TestRemembered:
         assert {key[1]: each.solved for key, each in found.items()} == {"1": NOW}
 
     def test_a_plan_writes_nothing_down(self, failures: Failures) -> None:
-        remember(failures, replace(BATCH, plan=True), BatchRecord((failed(),)), NOON)
+        record_failures(failures, replace(BATCH, plan=True), BatchRecord((failed(),)), NOON)
         assert not failures.any(SYNC)
 
 
 def run(counts: Counts, scope: Scope = EVERYTHING, **more: object) -> Run:
-    made = Run(NOW, SYNC, 3, Trigger.HAND, scope, NOON, counts=counts)
+    made = Run(NOW, SYNC, 3, Trigger.MANUAL, scope, NOON, counts=counts)
     return replace(made, **more)  # type: ignore[arg-type]
 
 
 class TestSettled:
-    """What a run's end counts: (known, acknowledged)."""
+    """Return the known and the acknowledged failures that a run ends with."""
 
     def ends(self, failures: Failures, made: Run, *results: Result) -> tuple[int, int]:
-        counts = settled(failures, made, results)
+        counts = final_counts(failures, made, results)
         assert replace(counts, known=0, acknowledged=0) == replace(made.counts, known=0, acknowledged=0)
         return counts.known, counts.acknowledged
 
     def test_a_sync_without_failures(self, failures: Failures) -> None:
         assert self.ends(failures, run(Counts(moved=3))) == (0, 0)
 
-    def test_what_it_has_met_new_known_and_acknowledged(self, failures: Failures) -> None:
+    def test_met_failures_are_counted_as_new_known_and_acknowledged(self, failures: Failures) -> None:
         accepted = [known("3", seen=NOW, acknowledged=True), known("4", seen=NOW, acknowledged=True)]
         failures.write(SYNC, [known("1", run=NOW), known("2", seen=NOW), *accepted])
         assert self.ends(failures, run(Counts(failed=1, known=3))) == (1, 2)
         assert failures.any(SYNC)
 
-    def test_what_a_full_scan_has_not_met_is_over(self, failures: Failures) -> None:
+    def test_a_failure_that_a_full_scan_has_not_met_is_over(self, failures: Failures) -> None:
         failures.write(SYNC, [known("1"), known("2", acknowledged=True), known("3", seen=NOW)])
         assert self.ends(failures, run(Counts(known=1))) == (1, 0)
         assert set(all_of(failures)) == {"3"}
         assert failures.any(SYNC)
 
-    def test_what_was_verified_is_not_known_although_nobody_has_noted_that_yet(self, failures: Failures) -> None:
+    def test_a_verified_item_is_not_known_before_that_is_noted(self, failures: Failures) -> None:
         """Another function has ended the batch, and is about to note it."""
         failures.write(SYNC, [known("1"), known("2"), known("3", seen=NOW)])
         made = run(Counts(moved=1, known=1), Scope.of(["team/app"]))
         assert self.ends(failures, made, moved("1"), moved("3")) == (2, 0)
         assert set(all_of(failures)) == {"1", "2", "3"}
 
-    def test_what_is_solved_while_the_known_are_counted(
+    def test_a_failure_that_is_solved_during_the_count(
         self, failures: Failures, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         found = iter([[known("1"), known("2", seen=NOW)], [known("2", seen=NOW)]])
@@ -285,7 +283,7 @@ class TestSettled:
             run(Counts(), status=RunStatus.CANCELLING),
         ],
     )
-    def test_what_a_scan_of_a_part_or_a_cancelled_one_has_not_met_stays(self, failures: Failures, made: Run) -> None:
+    def test_a_failure_stays_after_a_partial_or_cancelled_scan(self, failures: Failures, made: Run) -> None:
         failures.write(SYNC, [known("1"), known("2", acknowledged=True)])
         assert self.ends(failures, made) == (1, 1)
         assert set(all_of(failures)) == {"1", "2"}
@@ -293,21 +291,21 @@ class TestSettled:
     @pytest.mark.parametrize(
         ("group", "stays"),
         [
-            (WHOLE, {"a/1", "b/a/2", "ba/3"}),
+            (ALL, {"a/1", "b/a/2", "ba/3"}),
             ("team/app", {"a/1", "b/a/2", "ba/3"}),
             ("a/", {"a/1", "b/a/2"}),
             ("a", set()),
             ("b/", {"b/a/2"}),
         ],
     )
-    def test_what_it_could_not_see_stays(self, failures: Failures, group: str, stays: set[str]) -> None:
-        unseen = KnownFailure.of(failed(WHOLE, "FORBIDDEN", group=group), NOW, NOON)
+    def test_failures_in_unread_parts_stay(self, failures: Failures, group: str, stays: set[str]) -> None:
+        unseen = KnownFailure.of(failed(ALL, "FORBIDDEN", group=group), NOW, NOON)
         failures.write(SYNC, [known("a/1"), known("b/a/2"), known("ba/3"), unseen])
         assert self.ends(failures, run(Counts(failed=1))) == (len(stays), 0)
-        assert set(all_of(failures)) == stays | {WHOLE}
+        assert set(all_of(failures)) == stays | {ALL}
 
     def test_a_scan_whose_removals_are_capped_has_seen_everything(self, failures: Failures) -> None:
-        failures.write(SYNC, [known("1"), KnownFailure.of(failed(WHOLE, "REMOVALS_CAPPED", group=WHOLE), NOW, NOON)])
+        failures.write(SYNC, [known("1"), KnownFailure.of(failed(ALL, "REMOVALS_CAPPED", group=ALL), NOW, NOON)])
         assert self.ends(failures, run(Counts(failed=1))) == (0, 0)
 
     def test_a_plan_counts_what_it_has_met(self, failures: Failures) -> None:
@@ -320,25 +318,25 @@ class TestSettled:
 
 
 class TestAnswered:
-    """What becomes of the items of a retry."""
+    """Results for the items of a retry."""
 
     def answers(self, failures: Failures, asked: Iterable[Key], *results: Result) -> tuple[set[Key], set[Key]]:
         """Return the items that are answered for as gone, and those whose letters may go."""
         asked = list(asked)
         failures.ask(SYNC, NOW, asked)
-        gone = answered(failures, run(Counts(), trigger=Trigger.RETRY), results)
+        gone = answer_retry(failures, run(Counts(), trigger=Trigger.RETRY), results)
         assert {(each.outcome, each.code) for each in gone} <= {(Outcome.FAILED, "ITEM_GONE")}
         assert [(each.group, each.name) for each in gone] == sorted((each.group, each.name) for each in gone)
         found = failures.find(SYNC, asked)
         return {(each.group, each.name) for each in gone}, {key for key, each in found.items() if each.solved == NOW}
 
     def test_a_run_that_is_no_retry(self, failures: Failures) -> None:
-        assert answered(failures, run(Counts()), [moved()]) == []
+        assert answer_retry(failures, run(Counts()), [moved()]) == []
 
     def test_items_that_were_verified_failed_or_were_not_met(self, failures: Failures) -> None:
         failures.write(SYNC, [known("1"), known("2", seen=NOW)])
         asked = [("team/app", name) for name in "1234"]
-        results = [moved("1"), failed("2"), moved("3", Outcome.SKIPPED), moved("other")]
+        results = [moved("1"), failed("2"), moved("3", Outcome.EQUAL), moved("other")]
         gone, solved = self.answers(failures, asked, *results)
         assert gone == {("team/app", "4")}
         assert solved == {("team/app", "1"), ("team/app", "3")}
@@ -350,13 +348,13 @@ class TestAnswered:
     def test_an_item_that_ended_in_a_conflict_is_met(self, failures: Failures) -> None:
         assert self.answers(failures, [("team/app", "1")], moved("1", Outcome.CONFLICT)) == (set(), set())
 
-    @pytest.mark.parametrize("group", ["team/app", WHOLE])
+    @pytest.mark.parametrize("group", ["team/app", ALL])
     def test_an_item_of_what_could_not_be_scanned_is_not_gone(self, failures: Failures, group: str) -> None:
-        assert self.answers(failures, [("team/app", "1")], failed(WHOLE, "FORBIDDEN", group=group)) == (set(), set())
+        assert self.answers(failures, [("team/app", "1")], failed(ALL, "FORBIDDEN", group=group)) == (set(), set())
 
     @pytest.mark.parametrize("fails", [False, True])
     def test_a_group_that_could_not_be_scanned_is_answered_by_a_scan(self, failures: Failures, *, fails: bool) -> None:
-        asked = [("team/app", WHOLE), (WHOLE, WHOLE), (WHOLE, "bucket")]
+        asked = [("team/app", ALL), (ALL, ALL), (ALL, "bucket")]
         results = [failed(name, "FORBIDDEN", group=group) for group, name in asked if fails]
         assert self.answers(failures, asked, *results) == (set(), set() if fails else set(asked))
 
@@ -368,6 +366,6 @@ class TestAnswered:
 
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_an_item_is_verified_if_the_target_has_what_the_source_has(outcome: Outcome) -> None:
-    verified = outcome in (Outcome.MOVED, Outcome.REMOVED, Outcome.SKIPPED)
+    verified = outcome in (Outcome.MOVED, Outcome.REMOVED, Outcome.EQUAL)
     assert is_verified(moved("1", outcome)) is verified
     assert not is_verified(replace(moved("1", outcome), code="TAG_DIFFERS"))

@@ -9,7 +9,7 @@ import pytest
 
 from syncline.messages import Batch
 from syncline.model import EVERYTHING, Outcome, Result, Scope, Step, Trigger
-from syncline.steps.once import first_results
+from syncline.steps.results import first_results
 from syncline.store.state import State
 from tests.pump import Clock
 from tests.run_ids import made_run_id
@@ -18,7 +18,7 @@ SYNC, RUN = "images", made_run_id(1)
 OWN = Batch(RUN, SYNC, Step.TRANSFER, "own")
 JOINED = replace(OWN, id="joined", scan="scan-1")
 OTHER = replace(OWN, id="other", scan="scan-2")
-COUNTED_ONCE = {Outcome.SKIPPED, Outcome.LEFT_OUT, Outcome.EXTRA, Outcome.CANCELLED}
+COUNTED_ONCE = {Outcome.EQUAL, Outcome.LEFT_OUT, Outcome.EXTRA, Outcome.CANCELLED}
 MET_AGAIN = {Outcome.CONFLICT, Outcome.FAILED}
 TAKEN = {Outcome.MOVED, Outcome.REMOVED, *MET_AGAIN}
 
@@ -26,7 +26,7 @@ TAKEN = {Outcome.MOVED, Outcome.REMOVED, *MET_AGAIN}
 @pytest.fixture(autouse=True)
 def root(state: State) -> Batch:
     """The first batch of the run."""
-    return state.begin_run(SYNC, RUN, Trigger.HAND, EVERYTHING)[1]
+    return state.begin_run(SYNC, RUN, Trigger.MANUAL, EVERYTHING)[1]
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_an_outcome_is_told_by_the_scan_that_met_it_first(state: State, outcome:
 @pytest.mark.usefixtures("joined")
 def test_a_plan_takes_nothing(state: State) -> None:
     plan = replace(JOINED, plan=True)
-    found = [result("1"), result("2", Outcome.SKIPPED)]
+    found = [result("1"), result("2", Outcome.EQUAL)]
     assert first_results(state, plan, found) == found
     assert first_results(state, JOINED, []) == []
     assert taken(state) == 0
@@ -89,7 +89,7 @@ def test_the_first_scan_of_a_run_takes_as_the_others_do(state: State) -> None:
         replace(result("1"), name="\ud83d"),
     ],
 )
-def test_what_ended_otherwise_is_told_too(state: State, other: Result) -> None:
+def test_another_result_of_the_item_is_recorded_too(state: State, other: Result) -> None:
     assert first_results(state, JOINED, [result("1")]) == [result("1")]
     assert first_results(state, OTHER, [result("1"), other]) == [other]
 
@@ -117,7 +117,7 @@ def test_a_result_stays_taken_for_longer_than_a_run(state: State, clock: Clock) 
 
 
 @pytest.mark.parametrize("outcome", sorted(MET_AGAIN))
-def test_what_was_told_before_anybody_joined_is_told_once(state: State, outcome: Outcome) -> None:
+def test_a_result_recorded_before_a_scan_joined_is_recorded_once(state: State, outcome: Outcome) -> None:
     """Also if the first scan has not ended its batch by then."""
     told = result("1", outcome, source="sha256:1", code="TAG_DIFFERS")
     assert first_results(state, OWN, [told, result("2")]) == [told, result("2")]

@@ -1,4 +1,4 @@
-"""Events become looks: noted once, looked at together, and lost by nothing that happens on the way."""
+"""Events become scans: they are noted once, scanned together, and never lost."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Kind, Page, StepContext
 from syncline.messages import Batch, Start, decode
 from syncline.model import Run, RunStatus, Scope, Step, Trigger
-from syncline.steps import gather as gather_module
-from syncline.store.events import Claim, EventStore
+from syncline.store.events import EventStore
 from syncline.store.state import State
 from tests.interleaving import deliver_meanwhile
 from tests.made_up import MADE_UP_RUN, SYNC, Steps, items
@@ -32,8 +31,8 @@ class MadeUpSync(Sync):
 
 
 @pytest.fixture(autouse=True)
-def looked(steps: Steps) -> list[Scope]:
-    """The scopes that were looked at."""
+def scanned(steps: Steps) -> list[Scope]:
+    """Return the scopes that are scanned."""
     scopes: list[Scope] = []
 
     def look(scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
@@ -50,75 +49,75 @@ def runs(steps: Steps) -> list[Run]:
     return sorted(steps.state.runs(SYNC, 50), key=lambda run: run.number)
 
 
-def test_events_that_come_together_become_one_look(steps: Steps, looked: list[Scope]) -> None:
+def test_events_in_a_row_become_one_scan(steps: Steps, scanned: list[Scope]) -> None:
     steps.pump.manners.batches = True
     steps.notify("a", "b", "a", "c")
     steps.pump.run()
-    assert looked == [Scope.of(["a", "b", "c"])]
+    assert scanned == [Scope.of(["a", "b", "c"])]
     (run,) = runs(steps)
     assert (run.trigger, run.status, run.counts.moved) == (Trigger.EVENT, RunStatus.DONE, 3)
     assert steps.event_store.notes(SYNC) == []
-    assert steps.event_store.claimed(SYNC) is None
+    assert steps.event_store.current_claim(SYNC) is None
 
 
-def test_a_look_waits_for_a_quiet_moment_but_not_for_ever(steps: Steps, looked: list[Scope]) -> None:
+def test_a_scan_waits_for_a_quiet_time_but_not_for_ever(steps: Steps, scanned: list[Scope]) -> None:
     began = steps.clock.now
     for number in itertools.count():
         steps.notify(f"k{number}")
         steps.pump.run_until(steps.clock.now + 2)
-        if looked:
+        if scanned:
             break
     assert 20 <= steps.clock.now - began <= 30
-    assert len(looked[0].groups or ()) > 5
+    assert len(scanned[0].groups or ()) > 5
 
 
 def test_a_clock_that_is_fast_strands_no_event(
-    steps: Steps, looked: list[Scope], monkeypatch: pytest.MonkeyPatch
+    steps: Steps, scanned: list[Scope], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note = EventStore.note
+    add_note = EventStore.add_note
 
     def fast(self: EventStore, *arguments: Any) -> float:
         with monkeypatch.context() as patched:
             patched.setattr(self, "_clock", lambda: steps.clock.now + 3)
-            return note(self, *arguments)
+            return add_note(self, *arguments)
 
-    monkeypatch.setattr(EventStore, "note", fast)
+    monkeypatch.setattr(EventStore, "add_note", fast)
     steps.notify("a")
     steps.pump.run()
-    assert looked == [Scope.of(["a"])]
+    assert scanned == [Scope.of(["a"])]
 
 
-def test_who_has_not_asked_hears_nothing(steps: Steps, looked: list[Scope]) -> None:
+def test_a_sync_without_a_subscription_gets_no_events(steps: Steps, scanned: list[Scope]) -> None:
     steps.notify("a", source="elsewhere")
     steps.pump.run()
-    assert looked == []
+    assert scanned == []
     assert steps.mail.dead() == []
 
 
-def test_a_sync_that_is_off_hears_nothing(steps: Steps, looked: list[Scope]) -> None:
+def test_a_disabled_sync_gets_no_events(steps: Steps, scanned: list[Scope]) -> None:
     steps.configs[SYNC] = MadeUpSync(name=SYNC, kind="made-up", enabled=False)
     steps.notify("a")
     steps.pump.run()
-    assert looked == []
+    assert scanned == []
 
 
-def test_what_is_nobody_s_event_is_dropped(steps: Steps, looked: list[Scope]) -> None:
+def test_an_event_of_no_kind_is_dropped(steps: Steps, scanned: list[Scope]) -> None:
     steps.put('{"Records": "?"}')
     steps.pump.run()
-    assert looked == []
+    assert scanned == []
     assert steps.mail.dead() == []
 
 
-def test_an_event_that_no_sync_hears_of_is_counted(
-    steps: Steps, looked: list[Scope], counted: list[tuple[str, float]]
+def test_an_event_without_a_subscription_is_counted(
+    steps: Steps, scanned: list[Scope], counted: list[tuple[str, float]]
 ) -> None:
     steps.notify("a", source="elsewhere")
     steps.pump.run()
-    assert looked == []
+    assert scanned == []
     assert counted == [("MessagesDropped", 1)]
 
 
-def test_an_event_that_its_sync_cannot_read_is_dropped_alone(steps: Steps, looked: list[Scope]) -> None:
+def test_an_event_that_its_sync_cannot_read_is_dropped_alone(steps: Steps, scanned: list[Scope]) -> None:
     steps.event_store.subscribe("another", ["made.up"])
     hints = steps.kind.changed_groups
 
@@ -131,7 +130,7 @@ def test_an_event_that_its_sync_cannot_read_is_dropped_alone(steps: Steps, looke
     steps.pump.manners.batches = True
     steps.notify("a", "b", "c")
     steps.pump.run()
-    assert looked == [Scope.of(["a", "c"])] * 2, "one scan for each sync"
+    assert scanned == [Scope.of(["a", "c"])] * 2, "one scan for each sync"
     assert steps.mail.dead() == []
 
 
@@ -150,40 +149,40 @@ def missing(steps: Steps) -> set[str]:
     return gone
 
 
-def test_who_cannot_be_told_keeps_nobody_waiting_and_hears_later(
-    steps: Steps, looked: list[Scope], missing: set[str]
+def test_a_sync_that_cannot_note_events_delays_no_other_and_gets_them_later(
+    steps: Steps, scanned: list[Scope], missing: set[str]
 ) -> None:
     steps.pump.manners.batches = True
     steps.notify("a", "b")
     steps.pump.run_until(steps.clock.now + 100)
-    assert looked == [Scope.of(["a", "b"])], "once, for the sync that could be told"
+    assert scanned == [Scope.of(["a", "b"])], "once, for the sync that could be told"
     assert not [letter for letter in steps.mail.waiting() if letter.url == EVENTS]
     missing.clear()
     steps.pump.run()
-    assert looked[0] == Scope.of(["a", "b"])
-    assert {group for scope in looked[1:] for group in scope.groups or ()} == {"a", "b"}
+    assert scanned[0] == Scope.of(["a", "b"])
+    assert {group for scope in scanned[1:] for group in scope.groups or ()} == {"a", "b"}
     assert {run.sync for run in steps.state.runs("another", 9)} == {"another"}
     assert len(runs(steps)) == 1
     assert steps.mail.dead() == []
 
 
-def test_who_can_never_be_told_leaves_its_events_in_the_dead_letters_of_its_looks(
-    steps: Steps, looked: list[Scope], missing: set[str]
+def test_events_that_a_sync_can_never_note_become_dead_letters(
+    steps: Steps, scanned: list[Scope], missing: set[str]
 ) -> None:
     steps.notify("a")
     steps.pump.run()
     assert missing
-    assert looked == [Scope.of(["a"])]
+    assert scanned == [Scope.of(["a"])]
     (body,) = (letter.body for _, letter in steps.mail.dead())
-    assert decode(body) == Start("another", Trigger.EVENT, gathered=True, heard={"source": "made.up", "group": "a"})
+    assert decode(body) == Start("another", Trigger.EVENT, gathered=True, event={"source": "made.up", "group": "a"})
 
 
-def test_what_a_sync_could_not_be_told_and_cannot_read_is_dropped(
-    steps: Steps, looked: list[Scope], missing: set[str]
+def test_an_event_that_is_queued_again_and_cannot_be_read_is_dropped(
+    steps: Steps, scanned: list[Scope], missing: set[str]
 ) -> None:
     steps.notify("a")
     steps.pump.run_until(steps.clock.now + 20)
-    assert looked == [Scope.of(["a"])]
+    assert scanned == [Scope.of(["a"])]
 
     def strict(_event: object) -> tuple[str, ...]:
         raise SynclineError("MESSAGE_INVALID", "not like that")
@@ -194,7 +193,7 @@ def test_what_a_sync_could_not_be_told_and_cannot_read_is_dropped(
     assert steps.mail.dead() == []
 
 
-def test_a_sync_that_is_no_more_hears_nothing(steps: Steps, looked: list[Scope]) -> None:
+def test_a_removed_sync_gets_no_events(steps: Steps, scanned: list[Scope]) -> None:
     steps.event_store.subscribe("another", ["made.up"])
     known = steps.gatherer.config
 
@@ -206,45 +205,43 @@ def test_a_sync_that_is_no_more_hears_nothing(steps: Steps, looked: list[Scope])
     object.__setattr__(steps.gatherer, "config", config)
     steps.notify("a")
     steps.pump.run()
-    assert looked == [Scope.of(["a"])]
+    assert scanned == [Scope.of(["a"])]
     assert steps.mail.dead() == []
 
 
-def test_more_than_one_look_can_cover_is_looked_at_in_turn(
-    steps: Steps, looked: list[Scope], monkeypatch: pytest.MonkeyPatch
+def test_groups_that_exceed_one_scan_are_scanned_in_turn(
+    steps: Steps, scanned: list[Scope], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("syncline.store.events.LARGEST_SCOPE", 12)
     steps.notify(*"abcdefg")
     steps.pump.run()
-    assert sorted(group for scope in looked for group in scope.groups or ()) == list("abcdefg")
-    assert len(looked) > 1
+    assert sorted(group for scope in scanned for group in scope.groups or ()) == list("abcdefg")
+    assert len(scanned) > 1
 
 
-def test_one_delivery_of_more_than_an_item_of_the_table_holds_is_looked_at_in_turn(
-    steps: Steps, looked: list[Scope]
-) -> None:
+def test_a_delivery_that_exceeds_an_item_of_the_table_is_scanned_in_turn(steps: Steps, scanned: list[Scope]) -> None:
     def look(scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
-        looked.append(scope)  # and nothing of it differs: six hundred groups would take their time
+        scanned.append(scope)  # and nothing of it differs: six hundred groups would take their time
         return []
 
     steps.kind.look = look
     names = [f"{number:06}{'ä' * 400}" for number in range(600)]
-    steps.event_store.note(SYNC, "one", names)
-    steps.queues.start(steps.gatherer.start(SYNC))
+    steps.event_store.add_note(SYNC, "one", names)
+    steps.queues.start(steps.gatherer.start_message(SYNC))
     steps.clock.sleep(10)
     steps.pump.run()
-    assert [group for scope in looked for group in scope.groups or ()] == names
-    assert all(scope.fits for scope in looked)
-    assert len(looked) > 1
+    assert [group for scope in scanned for group in scope.groups or ()] == names
+    assert all(scope.fits for scope in scanned)
+    assert len(scanned) > 1
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_events_doubled_and_in_any_order_lose_nothing(steps: Steps, looked: list[Scope], seed: int) -> None:
+def test_events_doubled_and_in_any_order_lose_nothing(steps: Steps, scanned: list[Scope], seed: int) -> None:
     doubles = list(Duplicates)[seed % 4]
     steps.pump.manners = Manners(random.Random(seed), shuffle=True, duplicates=doubles, late=7, batches=True)
     steps.notify(*"abcdefgh")
     steps.pump.run()
-    assert {group for scope in looked for group in scope.groups or ()} == set("abcdefgh")
+    assert {group for scope in scanned for group in scope.groups or ()} == set("abcdefgh")
     assert all(run.status is RunStatus.DONE for run in runs(steps))
     assert steps.state.current_run(SYNC) is None
     assert steps.event_store.notes(SYNC) == []
@@ -259,19 +256,19 @@ def effects(steps: Steps) -> int:
 @pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
 @pytest.mark.parametrize("number", range(1, 16))
 def test_a_function_killed_at_any_call_loses_nothing(
-    steps: Steps, looked: list[Scope], number: int, when: When
+    steps: Steps, scanned: list[Scope], number: int, when: When
 ) -> None:
     steps.reaper.plan = {(number, when)}
     count = effects(steps)
     assert count >= number, f"there are only {count} calls with an effect"
-    assert {group for scope in looked for group in scope.groups or ()} == {"a", "b"}
+    assert {group for scope in scanned for group in scope.groups or ()} == {"a", "b"}
     assert all(run.status is RunStatus.DONE for run in runs(steps))
     assert steps.state.current_run(SYNC) is None
     assert steps.event_store.notes(SYNC) == []
-    assert steps.event_store.claimed(SYNC) is None
+    assert steps.event_store.current_claim(SYNC) is None
 
 
-def test_a_look_that_dies_is_made_again_under_its_name(steps: Steps, looked: list[Scope]) -> None:
+def test_a_scan_whose_function_dies_is_repeated_under_its_id(steps: Steps, scanned: list[Scope]) -> None:
     steps.notify("a")
     look = steps.kind.look
     deaths: list[Scope] = []
@@ -287,30 +284,30 @@ def test_a_look_that_dies_is_made_again_under_its_name(steps: Steps, looked: lis
     steps.kind.look = die_once  # type: ignore[assignment]
     steps.pump.run()
     assert deaths == [Scope.of(["a"])]
-    assert {group for scope in looked for group in scope.groups or ()} == {"a", "b"}
+    assert {group for scope in scanned for group in scope.groups or ()} == {"a", "b"}
     assert all(run.status is RunStatus.DONE for run in runs(steps))
     assert steps.event_store.notes(SYNC) == []
 
 
 def test_a_claim_is_made_once(steps: Steps) -> None:
-    steps.event_store.note(SYNC, "1", ["a"])
+    steps.event_store.add_note(SYNC, "1", ["a"])
     notes = steps.event_store.notes(SYNC)
     first = steps.event_store.claim(SYNC, notes, 60)
     assert first is not None
-    steps.event_store.note(SYNC, "2", ["b"])
+    steps.event_store.add_note(SYNC, "2", ["b"])
     assert steps.event_store.claim(SYNC, steps.event_store.notes(SYNC), 60) is None
-    assert steps.event_store.claimed(SYNC) == first
-    assert steps.event_store.take_up(SYNC, first, 60) is None
+    assert steps.event_store.current_claim(SYNC) == first
+    assert steps.event_store.resume(SYNC, first, 60) is None
     steps.clock.sleep(60)
-    taken = steps.event_store.take_up(SYNC, first, 60)
+    taken = steps.event_store.resume(SYNC, first, 60)
     assert taken is not None
     assert taken.until == first.until + 60
-    assert steps.event_store.take_up(SYNC, first, 60) is None
+    assert steps.event_store.resume(SYNC, first, 60) is None
     steps.event_store.release(SYNC, first)
-    assert steps.event_store.take_up(SYNC, first, 60) is None, "who has lost a claim cannot release it"
+    assert steps.event_store.resume(SYNC, first, 60) is None, "who has lost a claim cannot release it"
     steps.event_store.release(SYNC, taken)
-    assert steps.event_store.take_up(SYNC, first, 60) is not None
-    steps.event_store.settle(SYNC, first)
+    assert steps.event_store.resume(SYNC, first, 60) is not None
+    steps.event_store.finish(SYNC, first)
     assert [note.id for note in steps.event_store.notes(SYNC)] == ["2"]
 
 
@@ -321,10 +318,6 @@ def test_subscriptions_are_just_those_of_the_last_time(steps: Steps) -> None:
     assert heard == {"made.up": [], "one": [], "two": [SYNC], "three": [SYNC]}
     steps.event_store.subscribe(SYNC, [])
     assert steps.event_store.subscribers("two") == []
-
-
-def test_a_claim_is_looked_at_as_a_scope() -> None:
-    assert gather_module.scope_of(Claim("c", 1.0, ("b", "a"), ("n",))) == Scope.of(["a", "b"])
 
 
 def at_once(steps: Steps) -> list[Scope]:
@@ -359,7 +352,7 @@ def test_one_claim_is_scanned_once_however_many_starts_come_at_once(steps: Steps
     assert len(transfers) == 2
     assert len(set(transfers)) == 2
     assert (len(runs(steps)), runs(steps)[0].counts.moved) == (1, 2)
-    assert steps.event_store.claimed(SYNC) is None
+    assert steps.event_store.current_claim(SYNC) is None
 
 
 def test_a_start_that_comes_twice_at_once_is_scanned_once(steps: Steps) -> None:
@@ -373,7 +366,7 @@ def test_a_start_that_comes_twice_at_once_is_scanned_once(steps: Steps) -> None:
     assert len(transfers) == 1
 
 
-def test_what_is_heard_during_a_scan_is_scanned_after_it(steps: Steps) -> None:
+def test_events_during_a_scan_are_scanned_after_it(steps: Steps) -> None:
     begun: list[Scope] = []
 
     def look(scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
@@ -391,7 +384,7 @@ def test_what_is_heard_during_a_scan_is_scanned_after_it(steps: Steps) -> None:
     assert begun == [Scope.of(["a"]), Scope.of(["b"])]
 
 
-def test_the_claim_of_a_function_that_died_is_taken_up_by_the_next_start(steps: Steps, looked: list[Scope]) -> None:
+def test_the_claim_of_a_function_that_died_is_resumed_by_the_next_start(steps: Steps, scanned: list[Scope]) -> None:
     look = steps.kind.look
     assert look is not None
 
@@ -405,17 +398,17 @@ def test_the_claim_of_a_function_that_died_is_taken_up_by_the_next_start(steps: 
     steps.kind.look = look
     steps.notify("b")
     steps.pump.run_until(steps.clock.now + 60)
-    assert looked == [], "the function that holds the claim may still be at work"
+    assert scanned == [], "the function that holds the claim may still be at work"
     steps.clock.sleep(QUEUES[Step.DISCOVER].function_timeout)
     steps.notify("c")
     steps.pump.run()
-    assert looked[0] == Scope.of(["a"])
-    assert {group for scope in looked for group in scope.groups or ()} == {"a", "b", "c"}
+    assert scanned[0] == Scope.of(["a"])
+    assert {group for scope in scanned for group in scope.groups or ()} == {"a", "b", "c"}
     assert steps.event_store.notes(SYNC) == []
-    assert steps.event_store.claimed(SYNC) is None
+    assert steps.event_store.current_claim(SYNC) is None
 
 
-def test_a_claim_whose_scan_has_to_wait_is_free_for_its_next_try(steps: Steps, looked: list[Scope]) -> None:
+def test_a_claim_whose_scan_has_to_wait_is_released(steps: Steps, scanned: list[Scope]) -> None:
     """A failure that passes leaves the claim to whoever comes next, without waiting for the function's whole time."""
     failing = iter([True])
     look = steps.kind.look
@@ -430,14 +423,14 @@ def test_a_claim_whose_scan_has_to_wait_is_free_for_its_next_try(steps: Steps, l
     began = steps.clock.now
     steps.notify("a")
     steps.pump.run()
-    assert looked == [Scope.of(["a"])]
+    assert scanned == [Scope.of(["a"])]
     assert steps.clock.now - began < 60
 
 
 @pytest.mark.parametrize("trigger", [Trigger.EVENT, Trigger.WEBHOOK])
 @pytest.mark.parametrize("when", ["before the scan", "in the scan"])
-def test_what_joined_a_cancelled_run_is_not_lost(
-    steps: Steps, looked: list[Scope], monkeypatch: pytest.MonkeyPatch, when: str, trigger: Trigger
+def test_a_scan_that_joined_a_cancelled_run_is_not_lost(
+    steps: Steps, scanned: list[Scope], monkeypatch: pytest.MonkeyPatch, when: str, trigger: Trigger
 ) -> None:
     steps.begin(MADE_UP_RUN)
     join_run, look = type(steps.state).join_run, steps.kind.look
@@ -465,6 +458,6 @@ def test_what_joined_a_cancelled_run_is_not_lost(
     first, second = runs(steps)
     assert (first.id, first.status, first.counts.moved) == (MADE_UP_RUN, RunStatus.CANCELLED, 0)
     assert (second.trigger, second.status, second.counts.moved) == (trigger, RunStatus.DONE, 1)
-    assert looked[-1] == Scope.of(["a"])
+    assert scanned[-1] == Scope.of(["a"])
     assert steps.event_store.notes(SYNC) == []
-    assert steps.event_store.claimed(SYNC) is None
+    assert steps.event_store.current_claim(SYNC) is None

@@ -1,7 +1,11 @@
-"""Runs as items of the table: ``SYNC#<name>`` / ``RUN#<id>``."""
+"""Runs as items of the table (``SYNC#<name>`` / ``RUN#<id>``), and the IDs of runs."""
 
 from __future__ import annotations
 
+import random
+import re
+import time
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any, Final
 
@@ -12,10 +16,26 @@ from syncline.store.table import number
 RETENTION: Final = 30 * 24 * 3600
 """Seconds for which runs and their records are kept."""
 STALLED: Final = 60.0
-"""Seconds without progress after which a run is said to wait."""
-_NOTED_AGAIN: Final = 15.0  # seconds: the same reason is not written more often
+"""Seconds without progress after which a run is reported as waiting."""
+_NOTE_INTERVAL: Final = 15.0  # seconds between two notes of the same reason
 _LONGEST_WHAT: Final = 500  # characters
 _COUNTS: Final = frozenset(field.name for field in fields(Counts))
+_RUN_ID: Final = re.compile(r"\d{8}-\d{6}-[0-9a-f]{10}")
+
+
+def new_run_id(clock: Callable[[], float] = time.time) -> str:
+    """Return a new ID of a run. IDs sort by time and read like ``20261121-101522-3f9c2a7b01``."""
+    return run_id_of(clock(), random.randbytes(5))  # noqa: S311 - an ID is no secret
+
+
+def run_id_of(at: float, suffix: bytes) -> str:
+    """Return the ID of a run that began `at` (Unix seconds). `suffix` is 5 bytes that distinguish it from others."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(at))}-{suffix.hex()}"
+
+
+def is_run_id(text: str) -> bool:
+    """Return True if a text has the form of a run ID."""
+    return _RUN_ID.fullmatch(text) is not None
 
 
 def run_item(run: Run) -> dict[str, Any]:
@@ -32,14 +52,11 @@ def run_item(run: Run) -> dict[str, Any]:
     }
     if run.scope.groups is not None:
         item["groups"] = list(run.scope.groups)
-    if run.allow_removals is not None:
-        item["allow_removals"] = run.allow_removals
-    if run.config is not None:
-        item["config"] = run.config
-    return item
+    optional = {"allow_removals": run.allow_removals, "config": run.config}
+    return item | {name: value for name, value in optional.items() if value is not None}
 
 
-def run_of(item: dict[str, Any]) -> Run:
+def run_from(item: dict[str, Any]) -> Run:
     """Return the run that an item holds."""
     counts = {name: int(value) for name, value in item.get("counts", {}).items() if name in _COUNTS}
     return Run(
@@ -60,17 +77,17 @@ def run_of(item: dict[str, Any]) -> Run:
 
 
 def next_waiting(run: Run, error: SynclineError, seconds: float, now: float) -> Waiting | None:
-    """Return what to note of a run whose work waits for some seconds; None if the same was noted just now."""
-    before, since = run.waiting, now
-    if before is not None and before.code == error.code.name and now - before.until < STALLED:
-        if now - before.at < _NOTED_AGAIN:
+    """Return the note that a run's work waits for some seconds; None if the same was noted just before."""
+    previous, since = run.waiting, now
+    if previous is not None and previous.code == error.code.name and now - previous.until < STALLED:
+        if now - previous.at < _NOTE_INTERVAL:
             return None
-        since = before.since
+        since = previous.since
     return Waiting(error.code.name, error.what[:_LONGEST_WHAT], since, now, now + seconds)
 
 
 def waiting_item(waiting: Waiting) -> dict[str, Any]:
-    """Return the attribute of a run that says why work of it waits."""
+    """Return the attribute of a run that states why its work waits."""
     times = {name: number(getattr(waiting, name)) for name in ("since", "at", "until")}
     return asdict(waiting) | times
 

@@ -26,7 +26,7 @@ class Planned(MadeUp):
     def planned(self, items: Sequence[Item], _context: StepContext) -> Iterator[Result]:
         for item in items:
             made = would_move(item)
-            yield replace(made, outcome=Outcome.SKIPPED) if item.name == "same" else made
+            yield replace(made, outcome=Outcome.EQUAL) if item.name == "same" else made
 
 
 def scans(steps: Steps, *more: Page) -> list[StepContext]:
@@ -43,7 +43,7 @@ def scans(steps: Steps, *more: Page) -> list[StepContext]:
     return found
 
 
-def test_all_parts_of_a_scan_have_its_name(steps: Steps) -> None:
+def test_all_parts_of_a_scan_have_its_id(steps: Steps) -> None:
     found = scans(steps)
     _, root = steps.begin()
     look = steps.state.join_run(SYNC, LATER, Scope.of(["a"]))
@@ -56,7 +56,7 @@ def test_all_parts_of_a_scan_have_its_name(steps: Steps) -> None:
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_a_scan_that_goes_on_in_another_function_keeps_its_name(steps: Steps) -> None:
+def test_a_scan_that_continues_in_another_function_keeps_its_id(steps: Steps) -> None:
     names: list[str] = []
 
     def look(_scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
@@ -86,7 +86,7 @@ def test_a_scope_is_named_where_a_person_asked_for_it(steps: Steps, trigger: Tri
     run, _ = steps.state.begin_run(SYNC, MADE_UP_RUN, trigger, Scope.of(["a", "b"]))
     steps.start(run=MADE_UP_RUN)
     steps.pump.run()
-    by_person = trigger in (Trigger.HAND, Trigger.RETRY)
+    by_person = trigger in (Trigger.MANUAL, Trigger.RETRY)
     assert [context.named for context in found] == [by_person]
     assert is_named(Scope.of(["b"]), run) is by_person, "a part of it that is scanned again"
     assert not is_named(Scope.of(["b", "c"]), run), "a scan that has joined"
@@ -94,8 +94,8 @@ def test_a_scope_is_named_where_a_person_asked_for_it(steps: Steps, trigger: Tri
     assert not is_named(Scope.of(["a"]), replace(run, scope=EVERYTHING))
 
 
-def test_a_plan_says_what_a_kind_that_plans_says(steps: Steps) -> None:
-    steps.kind = Planned([Page("a", items("1", "same", "2"), skipped=3)])
+def test_a_plan_has_the_outcomes_of_a_planning_kind(steps: Steps) -> None:
+    steps.kind = Planned([Page("a", items("1", "same", "2"), equal=3)])
     steps.start(plan=True)
     steps.pump.run()
     run = steps.latest()
@@ -107,7 +107,7 @@ class TestBegin:
     def start(self, scope: Scope = EVERYTHING, *, plan: bool = False) -> Start:
         return Start(SYNC, Trigger.SCHEDULE, scope, plan=plan)
 
-    def test_a_full_scan_is_needless_where_one_is_under_way(self, steps: Steps) -> None:
+    def test_a_full_scan_is_needless_during_another_one(self, steps: Steps) -> None:
         steps.begin()
         assert begin(steps.state, self.start(), LATER) is None
 
@@ -159,14 +159,14 @@ class TestAgain:
     @pytest.mark.parametrize(("asked", "least", "most"), [(None, 2, 4), (1.0, 2, 4), (90.0, 90, 90)])
     def test_behind_the_last_page(self, steps: Steps, asked: float | None, least: float, most: float) -> None:
         error = SynclineError("SERVER_ERROR", "it failed", retry_after=asked)
-        first, second = self.times(steps, [Page("a", skipped=1), error])
+        first, second = self.times(steps, [Page("a", equal=1), error])
         assert (first, least <= second <= most) == (0, True)
         assert (waiting := steps.latest().waiting) is not None
         assert waiting.code == "SERVER_ERROR"
 
     def test_at_once_where_only_the_time_was_short(self, steps: Steps) -> None:
         error = SynclineError("TIME_SHORT", "the time is over")
-        assert self.times(steps, [Page("a", skipped=1), error]) == [0, 0]
+        assert self.times(steps, [Page("a", equal=1), error]) == [0, 0]
         assert steps.latest().waiting is None
 
     @pytest.mark.parametrize(("asked", "least", "most"), [(None, 2, 4), (1.0, 2, 4), (90.0, 90, 90)])
@@ -193,7 +193,7 @@ class TestAgain:
         steps.run()
         assert scopes == [EVERYTHING, Scope.of(["folder/"])]
 
-    def test_one_that_may_be_again_gives_its_lease_back(self, steps: Steps) -> None:
+    def test_a_scan_that_may_be_repeated_releases_its_lease(self, steps: Steps) -> None:
         """Else the next try would wait for the function's time to pass."""
         began = self.times(steps, [SynclineError("UNREACHABLE", "gone")])
         assert len(began) == 2

@@ -55,27 +55,27 @@ def refuse(steps: Steps, code: CodeName, *names: str) -> None:
     object.__setattr__(steps.gatherer, "kind", kind_of)
 
 
-class TestHear:
+class TestGather:
     def test_a_delivery_becomes_one_note_and_one_start_after_the_quiet_time(self, steps: Steps) -> None:
-        assert steps.gatherer.hear([("1", event("b")), ("2", event("a")), ("3", event("b"))]) == set()
+        assert steps.gatherer.gather([("1", event("b")), ("2", event("a")), ("3", event("b"))]) == set()
         assert notes(steps) == [("a", "b")]
         assert starts(steps) == [(Start(SYNC, Trigger.EVENT, gathered=True, noted=steps.clock.now), QUIET)]
 
     def test_the_same_delivery_again_is_the_same_note(self, steps: Steps) -> None:
         for bodies in ([("1", event("a")), ("2", event("b"))], [("2", event("b")), ("1", event("a"))]):
-            steps.gatherer.hear(bodies)
+            steps.gatherer.gather(bodies)
         assert notes(steps) == [("a", "b")]
         steps.clock.sleep(1)
-        steps.gatherer.hear([("3", event("a"))])
+        steps.gatherer.gather([("3", event("a"))])
         assert notes(steps) == [("a", "b"), ("a",)]
 
-    def test_each_sync_hears_of_its_own_sources(self, steps: Steps) -> None:
+    def test_each_sync_gets_the_events_of_its_sources(self, steps: Steps) -> None:
         steps.event_store.subscribe("another", ["made.up", "elsewhere"])
-        steps.gatherer.hear([("1", event("a")), ("2", event("b", "elsewhere")), ("3", event("c", "nowhere"))])
+        steps.gatherer.gather([("1", event("a")), ("2", event("b", "elsewhere")), ("3", event("c", "nowhere"))])
         assert (notes(steps), notes(steps, "another")) == ([("a",)], [("a", "b")])
         assert {each.sync for each, _ in starts(steps)} == {SYNC, "another"}
 
-    def test_what_a_sync_cannot_read_is_named(self, steps: Steps) -> None:
+    def test_messages_that_a_sync_cannot_read_are_returned(self, steps: Steps) -> None:
         hints = steps.kind.changed_groups
 
         def strict(body: Any) -> tuple[str, ...]:
@@ -86,10 +86,10 @@ class TestHear:
         object.__setattr__(steps.kind, "changed_groups", strict)
         steps.event_store.subscribe("another", ["made.up"])
         bodies = [("1", event("a", odd="yes")), ("2", event("b")), ("3", event("c", odd="yes"))]
-        assert steps.gatherer.hear(bodies) == {"1", "3"}
+        assert steps.gatherer.gather(bodies) == {"1", "3"}
         assert notes(steps) == notes(steps, "another") == [("b",)]
 
-    def test_what_one_of_two_syncs_cannot_read_is_named(self, steps: Steps) -> None:
+    def test_messages_that_one_of_two_syncs_cannot_read_are_returned(self, steps: Steps) -> None:
         def odd(_body: object) -> tuple[str, ...]:
             raise SynclineError("MESSAGE_INVALID", "not like that")
 
@@ -98,15 +98,15 @@ class TestHear:
         kinds: dict[str, Kind] = {"another": strict, SYNC: steps.kind}
         object.__setattr__(steps.gatherer, "kind", kinds.get)
         steps.event_store.subscribe("another", ["made.up"])
-        assert steps.gatherer.hear([("1", event("a"))]) == {"1"}
+        assert steps.gatherer.gather([("1", event("a"))]) == {"1"}
         assert (notes(steps), notes(steps, "another")) == ([("a",)], [])
 
-    def test_only_what_no_sync_hears_of_is_counted_as_dropped(
+    def test_only_events_without_a_subscription_are_counted_as_dropped(
         self, steps: Steps, counted: list[tuple[str, float]]
     ) -> None:
-        steps.gatherer.hear([("1", event("a"))])
+        steps.gatherer.gather([("1", event("a"))])
         assert counted == []
-        steps.gatherer.hear([("2", event("a", "nowhere")), ("3", event("b"))])
+        steps.gatherer.gather([("2", event("a", "nowhere")), ("3", event("b"))])
         assert counted == [("MessagesDropped", 1)]
 
     def test_of_nothing_that_can_be_read_nothing_is_noted(self, steps: Steps) -> None:
@@ -114,29 +114,29 @@ class TestHear:
             raise SynclineError("MESSAGE_INVALID", "not like that")
 
         object.__setattr__(steps.kind, "changed_groups", odd)
-        assert steps.gatherer.hear([("1", event("a"))]) == {"1"}
+        assert steps.gatherer.gather([("1", event("a"))]) == {"1"}
         assert (notes(steps), starts(steps)) == ([], [])
 
-    def test_what_is_of_no_source_is_raised(self, steps: Steps) -> None:
+    def test_a_message_of_no_source_raises(self, steps: Steps) -> None:
         with pytest.raises(SynclineError, match="MESSAGE_INVALID"):
-            steps.gatherer.hear([("1", {"what": "is this"})])
+            steps.gatherer.gather([("1", {"what": "is this"})])
 
-    def test_a_sync_that_is_off_hears_nothing(self, steps: Steps) -> None:
+    def test_a_disabled_sync_gets_no_events(self, steps: Steps) -> None:
         steps.configs[SYNC] = MadeUpSync(name=SYNC, kind="made-up", enabled=False)
-        assert steps.gatherer.hear([("1", event("a"))]) == set()
+        assert steps.gatherer.gather([("1", event("a"))]) == set()
         assert (notes(steps), starts(steps)) == ([], [])
 
-    def test_a_sync_that_cannot_be_told_is_told_later_of_each_event(self, steps: Steps) -> None:
+    def test_each_event_that_a_sync_cannot_note_is_queued_again(self, steps: Steps) -> None:
         steps.event_store.subscribe("another", ["made.up"])
         refuse(steps, "SECRET_MISSING", "another")
-        assert steps.gatherer.hear([("1", event("a")), ("2", event("b"))]) == set()
+        assert steps.gatherer.gather([("1", event("a")), ("2", event("b"))]) == set()
         assert (notes(steps), notes(steps, "another")) == ([("a", "b")], [])
-        later = [(each.heard, seconds) for each, seconds in starts(steps) if each.sync == "another"]
+        later = [(each.event, seconds) for each, seconds in starts(steps) if each.sync == "another"]
         assert later == [(event("a"), 30), (event("b"), 30)]
 
-    def test_a_sync_that_is_no_more_is_not_told_later(self, steps: Steps) -> None:
+    def test_no_event_is_queued_again_for_a_removed_sync(self, steps: Steps) -> None:
         refuse(steps, "NO_SUCH_SYNC", SYNC)
-        assert steps.gatherer.hear([("1", event("a"))]) == set()
+        assert steps.gatherer.gather([("1", event("a"))]) == set()
         assert starts(steps) == []
 
     @pytest.mark.parametrize("code", ["MESSAGE_REFUSED", "AWS_UNAVAILABLE"])
@@ -149,24 +149,24 @@ class TestHear:
         refuse(steps, "SECRET_MISSING", SYNC)
         monkeypatch.setattr(type(steps.queues), "start", start)
         if code == "MESSAGE_REFUSED":
-            assert steps.gatherer.hear([("1", event("a"))]) == set()
+            assert steps.gatherer.gather([("1", event("a"))]) == set()
         else:
             with pytest.raises(SynclineError, match=code):
-                steps.gatherer.hear([("1", event("a"))])
+                steps.gatherer.gather([("1", event("a"))])
 
-    def test_a_hint_that_fails_otherwise_is_told_later(self, steps: Steps) -> None:
+    def test_an_event_that_fails_otherwise_is_queued_again(self, steps: Steps) -> None:
         def fails(_body: object) -> tuple[str, ...]:
             raise SynclineError("SERVER_ERROR", "500")
 
         object.__setattr__(steps.kind, "changed_groups", fails)
         with pytest.raises(SynclineError, match="SERVER_ERROR"):
-            steps.gatherer.note(SYNC, [("1", event("a"))])
+            steps.gatherer.gather_for(SYNC, [("1", event("a"))])
         assert notes(steps) == []
 
 
 class TestDue:
     def due(self, steps: Steps, noted: float | None = None) -> tuple[str, ...] | None:
-        claim = steps.gatherer.due(SYNC, SECONDS, noted)
+        claim = steps.gatherer.claim(SYNC, SECONDS, noted)
         return None if claim is None else claim.groups
 
     def test_nothing_was_noted(self, steps: Steps) -> None:
@@ -174,45 +174,45 @@ class TestDue:
 
     @pytest.mark.parametrize(("seconds", "is_due"), [(0, False), (QUIET - 0.6, False), (QUIET - 0.5, True)])
     def test_after_the_quiet_time(self, steps: Steps, seconds: float, *, is_due: bool) -> None:
-        steps.event_store.note(SYNC, "1", ["a"])
+        steps.event_store.add_note(SYNC, "1", ["a"])
         steps.clock.sleep(seconds)
         assert self.due(steps) == (("a",) if is_due else None)
 
     @pytest.mark.parametrize(("seconds", "is_due"), [(LONGEST - 0.1, False), (LONGEST, True)])
     def test_events_that_keep_coming_wait_for_so_long(self, steps: Steps, seconds: float, *, is_due: bool) -> None:
-        steps.event_store.note(SYNC, "1", ["a"])
+        steps.event_store.add_note(SYNC, "1", ["a"])
         steps.clock.sleep(seconds)
-        steps.event_store.note(SYNC, "2", ["b"])
+        steps.event_store.add_note(SYNC, "2", ["b"])
         assert self.due(steps) == (("a", "b") if is_due else None)
 
     def test_the_message_about_the_latest_note_says_that_it_is_quiet(self, steps: Steps) -> None:
-        first = steps.event_store.note(SYNC, "1", ["a"])
+        first = steps.event_store.add_note(SYNC, "1", ["a"])
         steps.clock.sleep(1)
-        second = steps.event_store.note(SYNC, "2", ["b"])
+        second = steps.event_store.add_note(SYNC, "2", ["b"])
         assert self.due(steps, first) is None
         assert self.due(steps, second) == ("a", "b")
 
     def test_a_claim_that_a_function_has_left_is_taken_up_at_once(self, steps: Steps) -> None:
-        noted = steps.event_store.note(SYNC, "1", ["a"])
-        claim = steps.gatherer.due(SYNC, SECONDS, noted)
+        noted = steps.event_store.add_note(SYNC, "1", ["a"])
+        claim = steps.gatherer.claim(SYNC, SECONDS, noted)
         assert claim is not None
         assert claim.until == steps.clock.now + SECONDS
-        steps.event_store.note(SYNC, "2", ["b"])
+        steps.event_store.add_note(SYNC, "2", ["b"])
         steps.clock.sleep(LONGEST)
         assert self.due(steps) is None, "another function scans"
-        steps.gatherer.release(SYNC, claim)
-        assert steps.gatherer.due(SYNC, SECONDS) == replace(claim, until=steps.clock.now + SECONDS)
+        steps.event_store.release(SYNC, claim)
+        assert steps.gatherer.claim(SYNC, SECONDS) == replace(claim, until=steps.clock.now + SECONDS)
 
 
 class TestSettle:
     def settle(self, steps: Steps, *more: str) -> None:
-        noted = steps.event_store.note(SYNC, "1", ["a"])
-        claim = steps.gatherer.due(SYNC, SECONDS, noted)
+        noted = steps.event_store.add_note(SYNC, "1", ["a"])
+        claim = steps.gatherer.claim(SYNC, SECONDS, noted)
         assert claim is not None
         for group in more:
-            steps.event_store.note(SYNC, group, [group])
-        steps.gatherer.settle(SYNC, claim)
-        assert steps.event_store.claimed(SYNC) is None
+            steps.event_store.add_note(SYNC, group, [group])
+        steps.gatherer.finish(SYNC, claim)
+        assert steps.event_store.current_claim(SYNC) is None
         assert notes(steps) == [(group,) for group in more]
 
     def test_nothing_follows(self, steps: Steps) -> None:
@@ -220,7 +220,7 @@ class TestSettle:
         assert starts(steps) == []
 
     @pytest.mark.parametrize(("quiet", "delay"), [(QUIET, QUIET), (0.2, 1)])
-    def test_what_was_noted_meanwhile_is_scanned_after_a_quiet_time(
+    def test_events_noted_meanwhile_are_scanned_after_a_quiet_time(
         self, steps: Steps, quiet: float, delay: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(MadeUpSync, "gathering", lambda _: Gathering(quiet=quiet, longest=LONGEST))
@@ -238,4 +238,4 @@ def test_a_sync_is_known_unless_none_of_its_name_is_applied(
         return steps.configs[name]
 
     object.__setattr__(steps.gatherer, "config", config)
-    assert steps.gatherer.knows(SYNC) is known
+    assert steps.gatherer.is_applied(SYNC) is known
