@@ -24,7 +24,7 @@ from typing import Final
 from bench.backups_place import BUCKET, CLUSTERS, Filled, Watch, disk, filled
 from bench.measure import Row
 from bench.place import Place
-from tests.backups_memory import Kept
+from tests.backups_memory import InMemoryIndex
 from tests.standins.git_places import ENVIRONMENT
 from tests.standins.rclone import ACCESS, SECRET
 
@@ -159,7 +159,7 @@ def _memory(world: Filled, folder: Path, *, look: bool = True) -> Path:
     """What ours remembers when it begins: what a first look, which reads everything, has noted."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "memory"
-    kept = Kept()
+    kept = InMemoryIndex()
     kept.counted["repository#main"] = dict(world.counts)
     path.write_bytes(pickle.dumps((kept, {}, {})))
     if look:

@@ -1,7 +1,7 @@
-"""Our way, in a process of its own: ``python -m bench.backups_ours JSON`` looks, commits and proves once.
+"""Syncline in a separate process: ``python -m bench.backups_ours JSON`` scans, commits and verifies once.
 
-Prints what it took as JSON: seconds from a warm start (modules imported), the most that it and the programs it ran
-held in memory together (MiB), and the most that lay on disk (bytes).
+Prints as JSON: seconds from a warm start (modules imported), the peak memory of it and the programs it ran (MiB), and
+the peak use of the disk (bytes).
 """
 
 from __future__ import annotations
@@ -23,29 +23,30 @@ from syncline.clients.http.client import Http
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.sigv4 import Keys
 from syncline.config.sync import Removals
-from syncline.kinds.backups.commit import Rules, Signature
+from syncline.kinds.backups.commit import Signature, SyncSettings
 from syncline.kinds.backups.kind import Backups
 from syncline.kinds.backups.paths import Layout
-from syncline.kinds.backups.reading import Reader
-from syncline.kinds.backups.sealing import Rule, Sealer
+from syncline.kinds.backups.secrets_filter import SecretsFilter, SecretsPolicy
+from syncline.kinds.backups.source import Reader
 from syncline.kinds.kind import Completed, StepContext
 from syncline.model import EVERYTHING, Scope
-from tests.backups_memory import Kept, KeptLedger
+from tests.backups_memory import InMemoryIndex, InMemoryOwnership
 from tests.standins.rclone import ACCESS, SECRET
 
 
 def main(asked: dict[str, Any]) -> dict[str, Any]:
     memory_file = Path(asked["memory"])
-    memory: Kept
-    ledger = KeptLedger()
-    memory, ledger.rows, ledger.facts = pickle.loads(memory_file.read_bytes())
+    memory: InMemoryIndex
+    owned = InMemoryOwnership()
+    memory, owned.rows, owned.facts = pickle.loads(memory_file.read_bytes())
     http = Http()
     bucket = Bucket(Endpoint.parse(asked["s3"]), BUCKET, lambda: Keys(ACCESS, SECRET), http)
     layout, bot = Layout(), Person("Backup Bot", "backup@example.com")
-    reader = Reader(bucket, Sealer(Rule.LEAVE_OUT), 100_000_000, 16, layout.path_of)
-    rules = Rules("bench", "place", lambda b: f"repository#{b}", layout, Removals().limits, Signature(bot, bot))
+    reader = Reader(bucket, SecretsFilter(SecretsPolicy.LEAVE_OUT), 100_000_000, 16, layout.path_of)
+    reference, signature = (lambda branch: f"repository#{branch}"), Signature(bot, bot)
+    settings = SyncSettings("bench", "place", reference, layout, Removals().limits, signature)
     remote = Remote.parse(asked["repository"])
-    kind = Backups(rules, bucket, reader, memory, ledger.ledger(layout), lambda: Place(remote), http)
+    kind = Backups(settings, reader, memory, owned.owned(layout), lambda: Place(remote), http)
     with tempfile.TemporaryDirectory() as folder:
         tempfile.tempdir = folder
         scope = EVERYTHING if asked["keys"] is None else Scope.of(asked["keys"])
@@ -59,7 +60,7 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
         tempfile.tempdir = None
     assert all(isinstance(proof, Completed) for proof in proofs)
     if asked["keep"]:
-        memory_file.write_bytes(pickle.dumps((memory, ledger.rows, ledger.facts)))
+        memory_file.write_bytes(pickle.dumps((memory, owned.rows, owned.facts)))
     return {"seconds": seconds, "mebibytes": watch.memory / 2**20, "disk": watch.disk, "changed": len(proofs)}
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from syncline.clients.git.objects import blob_id, quoted, tree_id
-from syncline.store.backup_records import Count
+from syncline.store.backup_records import FileCount
 from tests.standins.git_http import GitHttp, git_http
 from tests.standins.git_places import Bare, make_bare
 from tests.standins.rclone import Rclone
@@ -56,7 +56,7 @@ class Filled:
     bare: Bare
     http: GitHttp
     s3: Rclone
-    counts: dict[str, Count] = field(default_factory=dict)
+    counts: dict[str, FileCount] = field(default_factory=dict)
     version: int = 0
 
     @property
@@ -114,7 +114,7 @@ def filled(stack: ExitStack, folder: Path, files: int, clusters: int = CLUSTERS)
         git.stdin.close()
     assert git.returncode == 0
     bare.git("update-ref", "refs/heads/before", "refs/heads/main")
-    counts = {cluster: Count(tree_id(entries), len(entries)) for cluster, entries in blobs.items()}
+    counts = {cluster: FileCount(tree_id(entries), len(entries)) for cluster, entries in blobs.items()}
     http = stack.enter_context(git_http(bare.path.parent))
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     return Filled(folder, files, clusters, bare, http, stack.enter_context(Rclone(root)), counts)

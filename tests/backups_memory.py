@@ -1,4 +1,4 @@
-"""What backups remember, in a dictionary."""
+"""The index and the records of backups, in memory."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
-from syncline.kinds.backups.ours import Ledger
+from syncline.kinds.backups.ownership import OwnedFiles
 from syncline.kinds.backups.paths import Layout
-from syncline.store.backup_records import Count, Known
+from syncline.store.backup_records import FileCount, IndexEntry
 from syncline.store.removals import RemovalWindows
 from syncline.store.table import Database
 
 
-class Kept:
-    """The memory of :mod:`syncline.kinds.backups.memory` in a dictionary."""
+class InMemoryIndex:
+    """The index of :mod:`syncline.kinds.backups.index` in a dictionary."""
 
     def __init__(self) -> None:
-        self.objects: dict[tuple[str, str], dict[str, Known]] = {}
-        self.counted: dict[str, dict[str, Count]] = {}
+        self.objects: dict[tuple[str, str], dict[str, IndexEntry]] = {}
+        self.counted: dict[str, dict[str, FileCount]] = {}
 
-    def known(self, place: str, cluster: str) -> dict[str, Known]:
-        return dict(self.objects.get((place, cluster), {}))
+    def entries(self, source_id: str, cluster: str) -> dict[str, IndexEntry]:
+        return dict(self.objects.get((source_id, cluster), {}))
 
-    def note(self, place: str, cluster: str, part: str, known: Mapping[str, Known]) -> None:
+    def add(self, source_id: str, cluster: str, part: str, entries: Mapping[str, IndexEntry]) -> None:
         assert part
-        self.objects.setdefault((place, cluster), {}).update(known)
+        self.objects.setdefault((source_id, cluster), {}).update(entries)
 
-    def settle(self, place: str, cluster: str, known: Mapping[str, Known]) -> None:
-        self.objects[place, cluster] = dict(known)
+    def replace(self, source_id: str, cluster: str, entries: Mapping[str, IndexEntry]) -> None:
+        self.objects[source_id, cluster] = dict(entries)
 
-    def counts(self, reference: str) -> dict[str, Count]:
+    def file_counts(self, reference: str) -> dict[str, FileCount]:
         return dict(self.counted.get(reference, {}))
 
-    def keep_counts(self, reference: str, counts: Mapping[str, Count]) -> None:
+    def save_file_counts(self, reference: str, counts: Mapping[str, FileCount]) -> None:
         self.counted[reference] = dict(counts)
 
 
-class KeptRows:
+class InMemoryRecords:
     """The records of one cluster."""
 
     def __init__(self) -> None:
@@ -60,8 +60,8 @@ class KeptRows:
                 self.rows[name] = row
 
 
-class KeptItems:
-    """A table as the windows of removals use it."""
+class InMemoryTable:
+    """A table as far as the windows of removals use it."""
 
     def __init__(self) -> None:
         self._items: dict[tuple[str, str], dict[str, Any]] = {}
@@ -80,7 +80,7 @@ class KeptItems:
 
 
 class Clock:
-    """Unix seconds that a test sets."""
+    """A clock of Unix seconds that a test sets."""
 
     def __init__(self) -> None:
         self.now = 1_750_000_000.0
@@ -89,13 +89,13 @@ class Clock:
         return self.now
 
 
-class KeptLedger:
-    """What a ledger keeps, in dictionaries."""
+class InMemoryOwnership:
+    """Records of owned files, in dictionaries."""
 
     def __init__(self, clock: Clock | None = None) -> None:
-        self.rows: dict[str, KeptRows] = {}
+        self.rows: dict[str, InMemoryRecords] = {}
         self.facts: dict[str, str] = {}
-        self._items = KeptItems()
+        self._items = InMemoryTable()
         self.clock = clock or Clock()
 
     def recall(self, key: str) -> str | None:
@@ -105,11 +105,11 @@ class KeptLedger:
         del seconds
         self.facts[key] = value
 
-    def ledger(self, layout: Layout) -> Ledger:
-        def rows(cluster: str) -> KeptRows:
-            return self.rows.setdefault(cluster, KeptRows())
+    def owned(self, layout: Layout) -> OwnedFiles:
+        def rows(cluster: str) -> InMemoryRecords:
+            return self.rows.setdefault(cluster, InMemoryRecords())
 
         def windows(cluster: str) -> RemovalWindows:
             return RemovalWindows(cast("Database", self._items), "sync", self.clock, cluster)
 
-        return Ledger(layout, rows, windows, self, self.clock)
+        return OwnedFiles(layout, rows, windows, self, self.clock)

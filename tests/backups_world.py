@@ -21,17 +21,17 @@ from syncline.clients.http.client import Http
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.sigv4 import Keys
 from syncline.errors import CodeName
-from syncline.kinds.backups.commit import Answer, Rules, Signature
-from syncline.kinds.backups.download import Downloads
+from syncline.kinds.backups.commit import Signature, SyncSettings, TransferResult
+from syncline.kinds.backups.download import AT_ONCE, Downloads
 from syncline.kinds.backups.kind import Backups
 from syncline.kinds.backups.paths import Layout
-from syncline.kinds.backups.reading import Reader
-from syncline.kinds.backups.sealing import Rule, Sealer
+from syncline.kinds.backups.secrets_filter import SecretsFilter, SecretsPolicy
+from syncline.kinds.backups.source import Reader
 from syncline.kinds.backups.stores import BucketStore
 from syncline.kinds.kind import Completed, Failure, Page, StepContext
 from syncline.model import EVERYTHING, Item, Outcome, Result, Scope
 from syncline.ownership import Limits
-from tests.backups_memory import Clock, Kept, KeptLedger
+from tests.backups_memory import Clock, InMemoryIndex, InMemoryOwnership
 from tests.standins.git_places import Bare, make_bare
 
 PACE: Final = StepContext(lambda: 60.0, work="run")
@@ -58,15 +58,15 @@ class World:
     url: str
     access: Access = None
     http: Http = field(default_factory=Http)
-    memory: Kept = field(default_factory=Kept)
+    index: InMemoryIndex = field(default_factory=InMemoryIndex)
     layout: Layout = field(default_factory=Layout)
-    sealer: Sealer = field(default_factory=lambda: Sealer(Rule.LEAVE_OUT))
+    secrets_filter: SecretsFilter = field(default_factory=lambda: SecretsFilter(SecretsPolicy.LEAVE_OUT))
     caps: Caps = field(default_factory=Caps)
     largest: int = 100 * 1024 * 1024
     signing_key: str | None = None
     allow_removals: int | None = None
     batches: int = 0
-    kept: KeptLedger = field(default_factory=KeptLedger)
+    kept: InMemoryOwnership = field(default_factory=InMemoryOwnership)
 
     @property
     def clock(self) -> Clock:
@@ -75,12 +75,18 @@ class World:
 
     def kind(self) -> Backups:
         signature = Signature(BOT, BOT, lambda: self.signing_key)
-        place = f"{self.bucket}#{self.sealer.name}"
-        rules = Rules("backups", place, lambda group: f"{self.url}#{group}", self.layout, self.caps.limits, signature)
-        reader = Reader(self.bucket, self.sealer, self.largest, 8, self.layout.path_of)
+        settings = SyncSettings(
+            "backups",
+            f"{self.bucket}#{self.secrets_filter.name}",
+            lambda group: f"{self.url}#{group}",
+            self.layout,
+            self.caps.limits,
+            signature,
+        )
+        reader = Reader(self.bucket, self.secrets_filter, self.largest, 8, self.layout.path_of)
         remote = Remote.parse(self.url)
-        ledger = self.kept.ledger(self.layout)
-        return Backups(rules, self.bucket, reader, self.memory, ledger, lambda: Place(remote, self.access), self.http)
+        owned = self.kept.owned(self.layout)
+        return Backups(settings, reader, self.index, owned, lambda: Place(remote, self.access), self.http)
 
     def put(self, objects: Mapping[str, bytes]) -> None:
         for key, data in objects.items():
@@ -90,12 +96,12 @@ class World:
         for key in keys:
             self.bucket.delete(key)
 
-    def look(self, *groups: str) -> list[Page]:
+    def scan(self, *groups: str) -> list[Page]:
         scope = Scope.of(groups) if groups else EVERYTHING
         context = StepContext(lambda: 100.0, allow_removals=self.allow_removals)
         return list(self.kind().discover(scope, None, context))
 
-    def commit(self, items: list[Item], batch: str | None = None) -> list[Answer]:
+    def commit(self, items: list[Item], batch: str | None = None) -> list[TransferResult]:
         self.batches += 1
         work = batch or f"batch{self.batches}"
         return list(
@@ -103,8 +109,8 @@ class World:
         )
 
     def run(self, *groups: str) -> dict[str, Result]:
-        """A look, commits and their proof; the result of each key that has one, and of those equal a count at ``""``."""
-        pages = self.look(*groups)
+        """Scan, commit and verify; return the result of each key that has one."""
+        pages = self.scan(*groups)
         results = {result.name: result for page in pages for result in page.results}
         for page in pages:
             assert not page.failures, page.failures
@@ -134,18 +140,18 @@ class World:
         return [list(members) for page in groups for _, members in page]
 
     def codes(self, results: Mapping[str, Result]) -> dict[str, str]:
-        """The code, or else the outcome, of each result."""
+        """Return the code, or else the outcome, of each result."""
         return {name: result.code or result.outcome.value for name, result in results.items()}
 
     def skipped(self) -> int:
-        """How many objects a full look finds equal, with nothing else."""
-        pages = self.look()
+        """Return the number of objects that a full scan finds equal, and check that it finds nothing else."""
+        pages = self.scan()
         assert not [item for page in pages for item in page.items], pages
         return sum(page.equal for page in pages)
 
     def forgetful(self) -> World:
-        """The same with a table that was lost."""
-        return self.but(memory=Kept(), kept=KeptLedger(self.clock))
+        """Return the same world with a lost table."""
+        return self.but(index=InMemoryIndex(), kept=InMemoryOwnership(self.clock))
 
     def but(self, **changes: Any) -> World:
         return dataclasses.replace(self, **changes)
@@ -159,19 +165,18 @@ class Download:
         world: World,
         store: Folder | BucketStore,
         caps: Caps | None = None,
-        sealer: Sealer | None = None,
+        secrets_filter: SecretsFilter | None = None,
         like: Download | None = None,
     ) -> None:
-        sealer = sealer or Sealer(Rule.LEAVE_OUT)
+        secrets_filter = secrets_filter or SecretsFilter(SecretsPolicy.LEAVE_OUT)
         limits, signature = (caps or Caps()).limits, Signature(BOT, BOT)
-        place, first = (f"{store}{name}" for name in (sealer.name, sealer.first_name))
-        rules = Rules("downloads", place, str, Layout(), limits, signature, first_place=first)
-        self.memory = Kept()
-        self.kept: KeptLedger = KeptLedger() if like is None else like.kept
+        source_id, first = (f"{store}{name}" for name in (secrets_filter.name, secrets_filter.first_name))
+        settings = SyncSettings("downloads", source_id, str, Layout(), limits, signature, first_source_id=first)
+        self.index = InMemoryIndex()
+        self.kept: InMemoryOwnership = InMemoryOwnership() if like is None else like.kept
         self.results: dict[str, Result] = {}
-        self.kind = Downloads(
-            rules, world.bucket, sealer, store, self.memory, self.kept.ledger(Layout()), world.http, 100_000_000
-        )
+        reader = Reader(world.bucket, secrets_filter, 100_000_000, AT_ONCE, Layout().path_of)
+        self.kind = Downloads(settings, reader, store, self.index, self.kept.owned(Layout()), world.http)
 
     def run(self, *groups: str) -> dict[str, str]:
         scope = Scope.of(groups) if groups else EVERYTHING

@@ -16,8 +16,8 @@ from syncline.clients.git.repository import _read_tree
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import block_of, blocks_in, lines_of
 from syncline.kinds.artifacts.config import Metadata
-from syncline.kinds.backups.documents import split_json, split_yaml
-from syncline.kinds.backups.secrets import Verdict, inspect, is_harmless, without_secrets
+from syncline.kinds.backups.secrets_detection import Verdict, inspect, is_harmless, without_secrets
+from syncline.kinds.backups.secrets_documents import split_json, split_yaml
 from tests.fuzz.target import Target, must, refusals
 from tests.secret_ways import CONFIG, JSON, WAYS, YAML
 

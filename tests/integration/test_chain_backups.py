@@ -383,7 +383,7 @@ def test_a_plan_tells_removals_and_secrets_from_what_would_be_moved(make: Make, 
     outcomes = {key: (result.outcome, result.reason) for key, result in chain.results(plan).items()}
     assert outcomes == {
         "north/n/new.yaml": (Outcome.WOULD_MOVE, None),
-        "south/n/secret.yaml": (Outcome.LEFT_OUT, "'south/n/secret.yaml' is or holds a Kubernetes Secret"),
+        "south/n/secret.yaml": (Outcome.LEFT_OUT, "'south/n/secret.yaml' is or contains a Kubernetes Secret"),
         "east/n/f1.yaml": (Outcome.WOULD_REMOVE, None),
     }
     counts = plan.counts

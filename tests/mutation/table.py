@@ -85,15 +85,15 @@ ROWS: Final = (
     Row(("kinds/images/verify",), ("kinds/test_proving.py",)),
     Row(("kinds/images/facts",), ("kinds/test_blob_places.py",)),
     Row(
-        ("kinds/backups/removals", "kinds/backups/ours"),
-        ("kinds/backups/test_ours.py", "kinds/backups/test_removing.py"),
+        ("kinds/backups/removals", "kinds/backups/ownership"),
+        ("kinds/backups/test_ownership.py", "kinds/backups/test_removals.py"),
     ),
     Row(
-        ("kinds/backups/secrets", "kinds/backups/documents", "kinds/backups/sealing"),
-        ("kinds/backups/test_detecting.py", "kinds/backups/test_sealing.py"),
+        ("kinds/backups/secrets_detection", "kinds/backups/secrets_documents", "kinds/backups/secrets_filter"),
+        ("kinds/backups/test_secrets_detection.py", "kinds/backups/test_secrets_filter.py"),
     ),
-    Row(("kinds/backups/commit",), ("kinds/backups/test_committing.py",)),
-    Row(("kinds/backups/compare",), ("kinds/backups/test_comparing.py",)),
+    Row(("kinds/backups/commit",), ("kinds/backups/test_commit.py",)),
+    Row(("kinds/backups/compare",), ("kinds/backups/test_compare.py",)),
     Row(("kinds/backups/paths",), ("kinds/backups/test_paths.py",)),
     Row(("kinds/artifacts/builds", "kinds/artifacts/events"), ("kinds/artifacts/test_rules.py",)),
     Row(

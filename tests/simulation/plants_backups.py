@@ -10,12 +10,12 @@ from unittest.mock import patch
 
 from syncline.clients.git.repository import Branch
 from syncline.errors import SynclineError
-from syncline.kinds.backups.commit import _Work
+from syncline.kinds.backups.commit import _Batch
 from syncline.kinds.backups.compare import Comparison
-from syncline.kinds.backups.ours import Evidence
+from syncline.kinds.backups.ownership import BranchEvidence
 from syncline.kinds.backups.removals import Limiter
-from syncline.kinds.backups.sealing import Sealed, Sealer
-from syncline.kinds.backups.verify import Proof
+from syncline.kinds.backups.secrets_filter import Filtered, SecretsFilter
+from syncline.kinds.backups.verify import Verifier
 from syncline.kinds.kind import Completed
 
 
@@ -35,7 +35,7 @@ def push_although_the_branch_moved() -> Iterator[None]:
 
 def let_a_secret_reach_git() -> Iterator[None]:
     """A Secret is committed as it is."""
-    with patch.object(Sealer, "sealed", lambda _self, _path, data, _over=None: Sealed(data)):
+    with patch.object(SecretsFilter, "apply", lambda _self, _path, data, _over=None: Filtered(data)):
         yield
 
 
@@ -47,13 +47,13 @@ def believe_a_rejected_push() -> Iterator[None]:
         with suppress(SynclineError):
             push_old(self, commit)
 
-    with patch.object(Branch, "push", push), patch.object(Proof, "of", _all_arrived):
+    with patch.object(Branch, "push", push), patch.object(Verifier, "verify", _all_arrived):
         yield
 
 
 def believe_the_answer_to_a_push() -> Iterator[None]:
     """Verify does not ask the branch again."""
-    with patch.object(Proof, "of", _all_arrived):
+    with patch.object(Verifier, "verify", _all_arrived):
         yield
 
 
@@ -64,7 +64,7 @@ def _all_arrived(_self: Any, items: Any, _context: Any) -> Any:
 def replace_foreign_files() -> Iterator[None]:
     """A file that strangers committed is replaced."""
     with (
-        patch.object(_Work, "_is_ours", lambda *_: True),
+        patch.object(_Batch, "_is_ours", lambda *_: True),
         patch.object(Comparison, "_is_ours", lambda _self, key, mark: bool(key and mark)),
     ):
         yield
@@ -72,7 +72,7 @@ def replace_foreign_files() -> Iterator[None]:
 
 def lose_a_deletion() -> Iterator[None]:
     """A scan forgets one of the files that are gone from the source."""
-    part_old = Comparison._part
+    part_old = Comparison._add_extras
 
     def part(self: Any, there: Any, results: Any) -> int:
         extras = part_old(self, there, results)
@@ -80,7 +80,7 @@ def lose_a_deletion() -> Iterator[None]:
             self.gone.popitem()
         return extras
 
-    with patch.object(Comparison, "_part", part):
+    with patch.object(Comparison, "_add_extras", part):
         yield
 
 
@@ -92,7 +92,7 @@ def remove_beyond_the_limits() -> Iterator[None]:
 
 def forget_our_commits() -> Iterator[None]:
     """A file without a record is foreign, even if a commit of ours put it."""
-    with patch.object(Evidence, "has", lambda *_: False):
+    with patch.object(BranchEvidence, "has", lambda *_: False):
         yield
 
 

@@ -18,9 +18,7 @@ UNREAD: Final = (
         for each in (
             "cli/",
             "clients/",
-            "config/",
             "kinds/artifacts/",
-            "kinds/backups/",
             "kinds/tokens/",
             "kinds/__init__.py",
             "web/",

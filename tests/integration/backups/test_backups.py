@@ -17,7 +17,7 @@ from syncline.kinds.backups import discover as looking
 from syncline.kinds.backups.paths import Layout
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import EVERYTHING, Item, Outcome, Result
-from tests.backups_memory import Kept
+from tests.backups_memory import InMemoryIndex
 from tests.backups_world import Caps, World, make_bucket
 from tests.standins.git_http import GitHttp, git_http
 from tests.standins.git_places import make_bare
@@ -78,7 +78,7 @@ def test_a_look_that_remembers_nothing_reads_but_commits_nothing(world: World) -
     world.put(FILES)
     world.run()
     commits = world.bare.commits()
-    again = world.but(memory=Kept())
+    again = world.but(index=InMemoryIndex())
     assert set(again.codes(again.run()).values()) == {"skipped"}
     assert world.bare.commits() == commits, "an empty commit is never made"
     assert again.skipped() == len(FILES)
@@ -258,7 +258,7 @@ def test_planned_removals_outlive_a_function(world: World, caps: Caps, monkeypat
     world.delete(*gone)
     monkeypatch.setattr(looking, "SHARE", 2)
     here = world.but(caps=caps)
-    undisturbed = here.look()
+    undisturbed = here.scan()
     assert len(undisturbed) >= 4
     for sent in range(1, len(undisturbed)):
         again = here.kind().discover(EVERYTHING, undisturbed[sent - 1].cursor, StepContext(lambda: 100.0))
@@ -275,7 +275,7 @@ def test_an_empty_bucket_is_not_believed(world: World) -> None:
     world.run()
     world.delete(*FILES)
     with pytest.raises(SynclineError) as caught:
-        world.but(caps=Caps(share=1.0)).look()
+        world.but(caps=Caps(share=1.0)).scan()
     assert caught.value.code.name == "LISTING_INCOMPLETE"
 
 
@@ -314,7 +314,7 @@ def test_a_scan_makes_one_commit_on_each_branch(world: World, monkeypatch: pytes
     # More items than fit in one message are divided between branches, not within one.
     monkeypatch.setattr(looking, "SHARE", 5)
     each.put({f"{cluster}/n0/more{n}.yaml": b"more" for cluster in ("east", "north", "west") for n in range(3)})
-    shares = each.shares(each.look())
+    shares = each.shares(each.scan())
     assert [(share[0].group, len(share)) for share in shares] == [
         ("backups/east", 3),
         ("backups/north", 3),
@@ -344,7 +344,7 @@ def test_the_branch_of_a_cluster_that_vanished(world: World) -> None:
 
     each.delete(*FILES)
     with pytest.raises(SynclineError) as caught:
-        allowed.look()
+        allowed.scan()
     assert caught.value.code.name == "LISTING_INCOMPLETE"
 
 

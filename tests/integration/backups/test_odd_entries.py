@@ -77,7 +77,7 @@ def test_a_cluster_that_cannot_be_a_branch_fails_alone(world: World, name: str) 
     world = world.but(layout=Layout(branch="bk/{cluster}"))
     world.put({f"{name}/n0/f0": b"x"})
     assert discover(world) == {f"{name}/": "BRANCH_INVALID"}
-    pages = world.look()
+    pages = world.scan()
     assert {item.name for page in pages for item in page.items} == set(FILES)
     assert discover(world, f"{name}/") == {f"{name}/": "BRANCH_INVALID"}
     hinted = world.run(f"{name}/n0/f0", "east/n0/f0")
@@ -95,7 +95,7 @@ def test_a_branch_of_somebody_else_that_could_not_be_ours_is_nobodys_cluster(wor
 def test_a_branch_in_the_way_of_ours_is_told_at_once(world: World, other: str, template: str) -> None:
     world = world.but(layout=Layout(branch=template))
     plant(world.bare, file(b"f"), branch=other)
-    items = [item for page in world.look() for item in page.items if item.group == "bk/east"]
+    items = [item for page in world.scan() for item in page.items if item.group == "bk/east"]
     begun = time.monotonic()
     with pytest.raises(SynclineError, match=f"'{other}'") as caught:
         world.commit(items)
@@ -116,7 +116,7 @@ def test_a_mode_that_somebody_changed_is_put_right(
     world.run()
     path = "clusterbackup/east/n0/f0"
     plant(world.bare, file(path.encode(), FILES["east/n0/f0"], mode))
-    again = world if remembers else world.but(memory=type(world.memory)())
+    again = world if remembers else world.but(index=type(world.index)())
     assert world.codes(again.run(*groups))["east/n0/f0"] == "moved"
     assert entry(world.bare, path) == f"100644 {FILES['east/n0/f0'].decode()}"
     assert set(world.codes(world.run()).values()) <= {"skipped"}

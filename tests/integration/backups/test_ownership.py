@@ -13,9 +13,9 @@ from syncline.clients.git.objects import blob_id
 from syncline.clients.git.repository import Branch
 from syncline.clients.http.listings import OnOdd, refuse
 from syncline.errors import SynclineError
-from syncline.kinds.backups.ours import Ledger, Ours
+from syncline.kinds.backups.ownership import OwnedFile, OwnedFiles
 from syncline.kinds.backups.paths import Layout
-from syncline.kinds.backups.sealing import Rule, Sealer
+from syncline.kinds.backups.secrets_filter import SecretsFilter, SecretsPolicy
 from syncline.kinds.backups.stores import BucketStore
 from syncline.kinds.kind import Completed, StepContext
 from syncline.model import Outcome, Result, Scope
@@ -207,7 +207,7 @@ def test_extras_beyond_a_hundred_are_counted_and_not_listed(world: World) -> Non
     world.bare.fill({f"src/f{n}": b"x" for n in range(130)} | {f"east/f{n}": b"y" for n in range(3)})
     world.put(FILES)
     world.run()
-    pages = world.look()
+    pages = world.scan()
     listed = [result.name for page in pages for result in page.results if result.outcome is Outcome.EXTRA]
     assert (len(listed), sum(page.extra for page in pages)) == (100 + 3, 30)
 
@@ -312,14 +312,14 @@ def test_a_function_that_died_behind_its_record_leaves_nothing_foreign_on_a_bran
     world.run()
     first = world.bare.git("rev-parse", "main").strip()
     world.put({"east/n/f0.yaml": b"newer"})
-    write = Ledger.write
+    write = OwnedFiles.write
 
-    def write_and_die(ledger: Ledger, changes: Mapping[str, Ours | None]) -> None:
-        write(ledger, changes)
+    def write_and_die(owned: OwnedFiles, changes: Mapping[str, OwnedFile | None]) -> None:
+        write(owned, changes)
         raise _DiedError
 
     with monkeypatch.context() as dying:
-        dying.setattr(Ledger, "write", write_and_die)
+        dying.setattr(OwnedFiles, "write", write_and_die)
         with pytest.raises(_DiedError):
             world.run("east/n/f0.yaml")
     world.bare.git("update-ref", "refs/heads/main", first)
@@ -333,7 +333,7 @@ def test_what_the_push_of_a_dead_function_did_not_change_counts_as_equal(
     world.put(FILES)
     world.run()
     world.put({"east/n/f0.yaml": b"newer", "west/n/f0.yaml": b"newer"})
-    members, context = [item for page in world.look() for item in page.items], StepContext(lambda: 100.0, work="batch")
+    members, context = [item for page in world.scan() for item in page.items], StepContext(lambda: 100.0, work="batch")
     assert world.codes(world.run("west/n/f0.yaml")) == {"west/n/f0.yaml": "moved"}
 
     def die(*_: object) -> None:
@@ -375,11 +375,11 @@ def test_a_plan_leaves_what_is_remembered_as_it_is(world: World, store: Folder |
     world.put(FILES)
     world.run()
     world.put({"east/n/f0.yaml": b"newer"})
-    download, remembered = Download(world, store), copy.deepcopy(world.memory.objects)
+    download, remembered = Download(world, store), copy.deepcopy(world.index.objects)
     for kind in (world.kind(), download.kind):
         list(kind.discover(Scope(), None, StepContext(lambda: 60.0, plan=True)))
-    assert world.memory.objects == remembered
-    assert not download.memory.counted
+    assert world.index.objects == remembered
+    assert not download.index.counted
 
 
 def test_what_others_committed_since_is_not_ours(world: World) -> None:
@@ -443,15 +443,15 @@ def test_what_an_earlier_version_wrote_to_a_store_is_ours(world: World, store: F
     earlier = Download(world, store)
     earlier.run()
     download = Download(world, store)
-    sealer = Sealer(Rule.LEAVE_OUT)
-    download.memory.objects = {
+    sealer = SecretsFilter(SecretsPolicy.LEAVE_OUT)
+    download.index.objects = {
         (place.replace(sealer.name, sealer.first_name), cluster): known
-        for (place, cluster), known in earlier.memory.objects.items()
+        for (place, cluster), known in earlier.index.objects.items()
     }
     world.put({"east/n/f0.yaml": b"newer", "west/n/f0.yaml": b"newer", "west/n/f1.yaml": SECRET})
     world.delete("east/n/f1.yaml")
     assert download.run("west/n/f0.yaml") == {"west/n/f0.yaml": "moved"}
     again = Download(world, store, like=download)
-    again.memory.objects = download.memory.objects
+    again.index.objects = download.index.objects
     got = {name: code for name, code in again.run().items() if code != "skipped"}
     assert got == {"east/n/f0.yaml": "moved", "east/n/f1.yaml": "removed", "west/n/f1.yaml": "removed"}

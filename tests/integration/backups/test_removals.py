@@ -10,11 +10,11 @@ import pytest
 
 from syncline.clients.folder.target import Folder
 from syncline.kinds.backups.paths import Layout
-from syncline.kinds.backups.sealing import Rule, Sealer
+from syncline.kinds.backups.secrets_filter import SecretsFilter, SecretsPolicy
 from syncline.kinds.backups.stores import BucketStore
 from syncline.kinds.kind import Completed, Failure, StepContext
 from syncline.model import Scope
-from tests.backups_memory import KeptRows
+from tests.backups_memory import InMemoryRecords
 from tests.backups_world import PACE, Caps, Download, World, blobs, content
 
 FILES = {f"{c}/n/f{f}.yaml": f"{c} {f}\n".encode() for c in ("east", "west") for f in range(12)}
@@ -164,9 +164,9 @@ def test_renamed_files_are_no_removals(world: World, *, told: bool) -> None:
 def test_a_secret_that_was_kept_counts_as_a_removal_in_a_store(world: World, store: Folder | BucketStore) -> None:
     secrets = {f"east/n/s{n}.yaml": SECRET + b"# %d\n" % n for n in range(12)}
     world.put(secrets)
-    download = Download(world, store, Caps(share=0.25), Sealer(Rule.KEEP))
+    download = Download(world, store, Caps(share=0.25), SecretsFilter(SecretsPolicy.KEEP))
     download.run()
-    leaving = Download(world, store, Caps(share=0.25), Sealer(Rule.LEAVE_OUT), download)
+    leaving = Download(world, store, Caps(share=0.25), SecretsFilter(SecretsPolicy.LEAVE_OUT), download)
     codes = leaving.run()
     assert sorted(codes.values()) == ["REMOVALS_CAPPED"] * 9 + ["removed"] * 3
 
@@ -185,18 +185,18 @@ def test_removals_of_a_batch_that_are_refused_read_the_records_once(
 ) -> None:
     world.put({key: SECRET + data for key, data in FILES.items()})
     store = Folder(tmp_path / "download")
-    kept = Download(world, store, sealer=Sealer(Rule.KEEP))
+    kept = Download(world, store, secrets_filter=SecretsFilter(SecretsPolicy.KEEP))
     kept.run()
-    reads: list[KeptRows] = []
-    scan = KeptRows.scan
+    reads: list[InMemoryRecords] = []
+    scan = InMemoryRecords.scan
 
-    def noted(self: KeptRows) -> Iterator[tuple[str, list[Any]]]:
+    def noted(self: InMemoryRecords) -> Iterator[tuple[str, list[Any]]]:
         reads.append(self)
         return scan(self)
 
     strict = Download(world, store, Caps(count=2), like=kept)
     items = [item for page in strict.kind.discover(Scope(), None, PACE) for item in page.items if item.group == "east"]
-    monkeypatch.setattr(KeptRows, "scan", noted)
+    monkeypatch.setattr(InMemoryRecords, "scan", noted)
     answers = list(strict.kind.transfer(items, PACE))
     assert sum(isinstance(answer, Failure) for answer in answers) == 10
     assert len(reads) <= 8

@@ -17,10 +17,9 @@ from syncline.clients.git.repository import Place, open_branch
 from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
 from syncline.kinds.backups.paths import Layout
-from syncline.kinds.backups.restore import Place as RestorePlace
-from syncline.kinds.backups.restore import Restored, Restoring
-from syncline.kinds.backups.sealing import Rule, Sealer
-from syncline.kinds.backups.stores import BucketStore
+from syncline.kinds.backups.restore import Restorer, RestoreResult
+from syncline.kinds.backups.secrets_filter import SecretsFilter, SecretsPolicy
+from syncline.kinds.backups.stores import BucketStore, FileStore
 from syncline.kinds.kind import StepContext
 from syncline.model import Outcome, Result, Scope
 from tests.backups_world import Caps, Download, World, content, make_bucket, make_world
@@ -40,15 +39,15 @@ def world(s3: str, tmp_path: Path) -> World:
 
 
 @contextmanager
-def restoring(world: World, place: RestorePlace, key: str | None = None) -> Iterator[Restoring]:
+def restoring(world: World, place: FileStore, key: str | None = None) -> Iterator[Restorer]:
     remote = Place(Remote.parse(world.url))
     with open_branch(remote, "main", depth=world.layout.depth, left=lambda: 60.0) as branch:
-        yield Restoring(branch, world.layout, place, key)
+        yield Restorer(branch, world.layout, place, key)
 
 
-def back(world: World, part: str, place: RestorePlace, at: str | None = None, key: str | None = None) -> Restored:
+def back(world: World, part: str, place: FileStore, at: str | None = None, key: str | None = None) -> RestoreResult:
     with restoring(world, place, key) as restore:
-        return restore.write(restore.look(part, at))
+        return restore.write(restore.plan(part, at))
 
 
 def below(part: str, files: dict[str, bytes]) -> dict[str, bytes]:
@@ -93,7 +92,7 @@ def test_as_of_an_earlier_commit(world: World, tmp_path: Path) -> None:
 
 
 def test_secrets_come_back_with_the_key(world: World, tmp_path: Path) -> None:
-    sealing = world.but(sealer=Sealer(Rule.ENCRYPT, KEY))
+    sealing = world.but(secrets_filter=SecretsFilter(SecretsPolicy.ENCRYPT, KEY))
     sealing.put(FILES | {"east/a/secret.yaml": SECRET})
     sealing.run()
     restored = back(sealing, "east", Folder(tmp_path / "back"), key=KEY)
@@ -144,7 +143,7 @@ def test_a_file_that_changes_after_the_look_stays(world: World, tmp_path: Path) 
     world.put(FILES)
     world.run()
     with restoring(world, Folder(tmp_path / "back", replaces=True)) as restore:
-        plan = restore.look("west/a")
+        plan = restore.plan("west/a")
         assert in_folder(tmp_path / "back") == {}, "a look writes nothing"
         (tmp_path / "back/west/a").mkdir(parents=True)
         (tmp_path / "back/west/a/f1.yaml").write_bytes(b"just written")
@@ -181,7 +180,7 @@ def test_what_is_in_the_bucket_already_is_looked_at_too(world: World, s3: str) -
     bucket.put("again/east/a/f0.yaml", b"edited")
     bucket.put("again/east/a/f1.yaml", FILES["east/a/f1.yaml"])
     with restoring(world, BucketStore(bucket, "again/")) as restore:
-        plan = restore.look("east/a")
+        plan = restore.plan("east/a")
         assert plan.overwritten == ["east/a/f0.yaml"]
         assert plan.unchanged == 1
         assert restore.write(plan).overwritten == 1
@@ -203,7 +202,7 @@ def test_downloads_follow_the_bucket(world: World, store: Folder | BucketStore) 
     assert content(store) == {path: blob_id(data) for path, data in FILES.items()}
     assert download.run() == {"east/.git/config": "PATH_REFUSED"}
     assert (download.skipped, download.left_out) == (len(FILES), 1)
-    assert download.memory.counts("downloads#").keys() == {"east", "west"}
+    assert download.index.file_counts("downloads#").keys() == {"east", "west"}
     world.put({"west/a/f0.yaml": b"changed"})
     world.delete("west/b/f1.yaml")
     assert download.run("west/a/f0.yaml", "west/b/f1.yaml") == {"west/a/f0.yaml": "moved", "west/b/f1.yaml": "removed"}
@@ -213,7 +212,7 @@ def test_downloads_follow_the_bucket(world: World, store: Folder | BucketStore) 
 def test_downloads_name_what_they_leave_out_and_read_what_is_large_twice(
     world: World, store: Folder | BucketStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("copying", "detecting"):
+    for module in ("download", "secrets_detection"):
         monkeypatch.setattr(f"syncline.kinds.backups.{module}.LARGEST", 2_500_000)
     world.put(
         {
@@ -241,7 +240,7 @@ def test_a_cluster_that_vanished_is_kept_in_downloads_too(world: World, tmp_path
     assert set(download.run().values()) == {"REMOVALS_CAPPED"}
     assert in_folder(tmp_path / "download") == FILES
     world.delete(*below("east", FILES))
-    with pytest.raises(SynclineError, match="without a single cluster"):
+    with pytest.raises(SynclineError, match="lists no cluster"):
         download.run()
 
 

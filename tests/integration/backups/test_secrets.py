@@ -10,9 +10,9 @@ import random
 
 import pytest
 
-from syncline.kinds.backups.sealing import Rule, Sealer, unseal
+from syncline.kinds.backups.secrets_filter import SecretsFilter, SecretsPolicy, decrypt
 from syncline.model import Outcome
-from tests.backups_memory import Kept
+from tests.backups_memory import InMemoryIndex
 from tests.backups_world import World
 from tests.secret_ways import HARMLESS, PLANTED, WAYS
 
@@ -22,14 +22,14 @@ SECRET = b"kind: Secret\ndata: {password: aHVudGVyMg==}\n"
 
 def test_secrets_are_left_out_and_one_that_was_kept_goes(world: World) -> None:
     world.put(FILES | {"east/n0/secret.yaml": SECRET})
-    kept = world.but(sealer=Sealer(Rule.KEEP))
+    kept = world.but(secrets_filter=SecretsFilter(SecretsPolicy.KEEP))
     kept.run()
     assert world.bare.files()["east/n0/secret.yaml"] == SECRET
     assert world.codes(world.run())["east/n0/secret.yaml"] == "removed"
     assert world.bare.files() == FILES
     assert world.run() == {}
     assert world.skipped() == len(FILES)
-    assert sum(page.left_out for page in world.look()) == 1, "what is left out is not equal"
+    assert sum(page.left_out for page in world.scan()) == 1, "what is left out is not equal"
 
 
 def test_what_is_left_out_is_counted_as_such_and_named_in_every_run_if_it_has_a_code(world: World) -> None:
@@ -44,7 +44,7 @@ def test_what_is_left_out_is_counted_as_such_and_named_in_every_run_if_it_has_a_
         assert again["east/n0/template.txt"].outcome is Outcome.LEFT_OUT
         assert "'east/n0/template.txt' cannot be parsed" in str(again["east/n0/template.txt"].reason)
     assert world.skipped() == len(FILES)
-    assert sum(page.left_out for page in world.look()) == 1
+    assert sum(page.left_out for page in world.scan()) == 1
     world.put({"east/n0/f0.yaml": b"changed", "east/n0/template.txt": b"no more"})
     assert world.codes(world.run()) == {"east/n0/f0.yaml": "moved", "east/n0/template.txt": "moved"}
 
@@ -72,7 +72,7 @@ def test_no_value_of_a_secret_reaches_the_branch_the_report_or_the_log(
 
 def test_a_branch_that_took_what_is_known_as_a_secret_now_is_put_right(world: World) -> None:
     world.put(FILES | {"east/n0/s.bak": SECRET})
-    before = world.but(sealer=Sealer(Rule.KEEP))
+    before = world.but(secrets_filter=SecretsFilter(SecretsPolicy.KEEP))
     before.run()
     assert world.bare.files()["east/n0/s.bak"] == SECRET
     assert world.codes(world.run())["east/n0/s.bak"] == "removed"
@@ -80,20 +80,20 @@ def test_a_branch_that_took_what_is_known_as_a_secret_now_is_put_right(world: Wo
 
 def test_secrets_are_encrypted_before_they_are_hashed(world: World) -> None:
     key = base64.b64encode(os.urandom(64)).decode()
-    sealing = world.but(sealer=Sealer(Rule.ENCRYPT, key))
+    sealing = world.but(secrets_filter=SecretsFilter(SecretsPolicy.ENCRYPT, key))
     sealing.put(FILES | {"east/n0/secret.yaml": SECRET})
     sealing.run()
     sealed = sealing.bare.files()["east/n0/secret.yaml"]
     assert b"password" not in sealed
-    assert unseal(key, "east/n0/secret.yaml", sealed) == SECRET
+    assert decrypt(key, "east/n0/secret.yaml", sealed) == SECRET
     commits = sealing.bare.commits()
-    forgetful = sealing.but(memory=Kept())
+    forgetful = sealing.but(index=InMemoryIndex())
     forgetful.run()
     assert sealing.bare.commits() == commits, "the same Secret is the same blob"
 
 
 def test_too_large_to_be_searched_for_secrets(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("reading", "detecting"):
+    for module in ("source", "secrets_detection"):
         monkeypatch.setattr(f"syncline.kinds.backups.{module}.LARGEST", 3_000_000)
     noise = random.Random(0).randbytes(3_000_001)
     objects = {

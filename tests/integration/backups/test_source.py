@@ -55,7 +55,7 @@ def test_an_empty_listing_of_a_cluster_is_not_believed(world: World, server: S3S
         return (200, {"Content-Type": "application/xml"}, NOTHING) if east else None
 
     server.hook = empty
-    assert failed(world.look()) == {"east/": "LISTING_INCOMPLETE"}
+    assert failed(world.scan()) == {"east/": "LISTING_INCOMPLETE"}
     pages = list(download.kind.discover(EVERYTHING, None, StepContext(lambda: 60.0)))
     assert failed(pages) == {"east/": "LISTING_INCOMPLETE"}
 
@@ -108,7 +108,7 @@ def test_an_object_that_goes_counts_as_a_removal(world: World, server: S3Server)
         return None
 
     server.hook = gone
-    pages = here.look()
+    pages = here.scan()
     (answer,) = here.commit([item for page in pages for item in page.items])
     assert isinstance(answer, Failure)
     assert answer.error.code.name == "REMOVALS_CAPPED"

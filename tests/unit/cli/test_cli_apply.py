@@ -262,7 +262,7 @@ def test_a_file_that_is_not_there(stack: Stack) -> None:
     result = stack.run("apply", "nowhere.yaml")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[0] == (
-        "error USAGE: nowhere.yaml cannot be read: No such file or directory; name the file with the syncs"
+        "error USAGE: cannot read nowhere.yaml: No such file or directory; pass the path of the file with the syncs"
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from syncline.cli.show import Out
-from syncline.kinds.backups.sealing import seal
+from syncline.kinds.backups.secrets_filter import encrypt
 from tests.standins.git_places import Bare, make_bare
 from tests.unit.cli.cli_stack import Stack
 
@@ -225,7 +225,7 @@ def test_an_absent_commit_is_named(applied: Stack, tmp_path: Path) -> None:
 
 
 def test_ciphertext_is_never_restored_as_content(stack: Stack, bare: Bare, tmp_path: Path) -> None:
-    sealed = seal(bytes(range(64)), "east/a/secret.yaml", SECRET)
+    sealed = encrypt(bytes(range(64)), "east/a/secret.yaml", SECRET)
     bare.fill({"east/a/secret.yaml": sealed})
     assert stack.apply(SYNC.format(path=bare.path, secrets="leave-out")).exit_code == 0
     to = tmp_path / "back"

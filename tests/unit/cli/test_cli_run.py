@@ -314,14 +314,16 @@ def test_a_plan_shows_what_would_move_and_moves_nothing(applied: Stack) -> None:
 
 def test_a_plan_says_what_a_run_would_remove_and_leave_out(applied: Stack) -> None:
     gone = Result("east", "east/n/f1.yaml", Outcome.WOULD_REMOVE, None, OTHER)
-    secret = Result("east", "east/n/s.yaml", Outcome.LEFT_OUT, reason="east/n/s.yaml is or holds a Kubernetes Secret")
+    secret = Result(
+        "east", "east/n/s.yaml", Outcome.LEFT_OUT, reason="east/n/s.yaml is or contains a Kubernetes Secret"
+    )
     with functions(applied, lambda run: applied.finish(run, gone, secret)):
         result = applied.run("plan", "prod")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["would", "remove", "east:east/n/f1.yaml", "-", "→", "bbbbbbbbbbbb"]
     assert lines[1].split() == ["would", "leave", "out", "east:east/n/s.yaml"]
-    assert lines[2] == "  east/n/s.yaml is or holds a Kubernetes Secret"
+    assert lines[2] == "  east/n/s.yaml is or contains a Kubernetes Secret"
     assert lines[3].startswith("✓ prod: 1 would be removed, 1 left out, in ")
     assert lines[4].startswith("→ syncline run prod --wait")
 

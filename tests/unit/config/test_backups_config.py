@@ -1,4 +1,4 @@
-"""Syncs of backups: what is taken, what is refused and why, and that no secret is repeated."""
+"""The configuration of syncs of backups: valid and invalid values, without repeating secrets."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_forms_of_a_target(target: dict[str, Any], model: type[Any]) -> None
     ],
     ids=str,
 )
-def test_what_is_refused_and_never_repeated(more: dict[str, Any]) -> None:
+def test_invalid_values_are_not_repeated(more: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
         sync(**more)
     for error in caught.value.errors(include_input=False, include_url=False):
@@ -88,7 +88,7 @@ def test_what_is_refused_and_never_repeated(more: dict[str, Any]) -> None:
     ],
     ids=str,
 )
-def test_what_does_not_go_together(target: dict[str, Any], where: tuple[str, ...]) -> None:
+def test_conflicting_keys(target: dict[str, Any], where: tuple[str, ...]) -> None:
     assert [finding.path for finding in sync(target=target).problems()] == [where]
 
 
@@ -107,7 +107,7 @@ def test_what_does_not_go_together(target: dict[str, Any], where: tuple[str, ...
     ],
     ids=str,
 )
-def test_two_syncs_never_write_one_place(one: dict[str, Any], two: dict[str, Any], meet: bool) -> None:
+def test_two_syncs_cannot_write_the_same_target(one: dict[str, Any], two: dict[str, Any], meet: bool) -> None:
     reaches = [
         *sync(
             "one", target=one | ({"auth": KEY} if str(one.get("repository", "")).startswith("git@") else {})
@@ -155,7 +155,7 @@ def test_removals_have_limits_in_time() -> None:
         sync(removals={"per": "a week"})
 
 
-def test_records_belong_to_a_target_however_it_is_spelt() -> None:
+def test_the_id_of_a_target_is_equal_for_all_spellings() -> None:
     targets: list[dict[str, Any]] = [
         {"repository": "https://git.example/org/backups.git"},
         {"repository": "https://git.example/org/backups", "auth": {"token": "env:TOKEN"}},

@@ -1,4 +1,4 @@
-"""The models as the functions load them, and what is checked between keys and between syncs."""
+"""The models as functions load them, and the checks between keys and between syncs."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def full_sync() -> ImagesSync:
     return full
 
 
-def test_a_sync_survives_its_json() -> None:
+def test_a_sync_is_equal_after_json() -> None:
     full = full_sync()
     again = load_sync(full.model_dump_json())
     assert isinstance(again, ImagesSync)
@@ -84,7 +84,7 @@ def test_a_sync_survives_its_json() -> None:
     assert again.webhook.secret == Reference("secret", "syncline/hooks", "prod")
 
 
-def test_what_is_absent_has_its_default() -> None:
+def test_absent_keys_have_defaults() -> None:
     plain = sync()
     assert (plain.schedule, plain.timezone, plain.enabled, plain.webhook) == (None, None, True, None)
     assert (plain.overwrite, plain.concurrency) == (False, 8)
@@ -92,7 +92,7 @@ def test_what_is_absent_has_its_default() -> None:
     assert plain.select.tags.allows("anything")
 
 
-def test_names_go_from_source_to_target_and_back() -> None:
+def test_names_are_mapped_from_source_to_target_and_back() -> None:
     full = full_sync()
     assert full.target_repository("web/app") == "mirror/prod/web/app"
     assert full.source_repository("mirror/prod/web/app") == "web/app"
@@ -102,7 +102,7 @@ def test_names_go_from_source_to_target_and_back() -> None:
     assert sync().source_repository("team/app") == "team/app"
 
 
-def test_what_belongs_to_a_sync() -> None:
+def test_the_names_that_a_sync_selects() -> None:
     full = full_sync()
     names = ["payments/app", "payments/a/b", "payments/old", "web/x-prod", "web/x", "other/app"]
     assert [name for name in names if full.takes_repository(name)] == ["payments/app", "web/x-prod"]
@@ -111,7 +111,7 @@ def test_what_belongs_to_a_sync() -> None:
     assert [name for name in ["team/app", "team/base"] if sync().takes_repository(name)] == ["team/app"]
 
 
-def test_the_api_is_at_the_registry_unless_it_says_otherwise() -> None:
+def test_the_api_is_at_the_registry_by_default() -> None:
     full = full_sync()
     assert full.source.api_url == "https://Quay.prod.example:8443"
     assert full.target.api_url == "https://quay.dr.example:8443"
@@ -120,7 +120,7 @@ def test_the_api_is_at_the_registry_unless_it_says_otherwise() -> None:
     assert plain.source.api_url == "http://prod.example"
 
 
-def test_models_are_frozen_and_hide_what_they_refuse() -> None:
+def test_models_are_frozen_and_hide_invalid_values() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         sync().enabled = False  # type: ignore[misc]
     with pytest.raises(ValidationError) as raised:
@@ -140,12 +140,12 @@ def test_models_are_frozen_and_hide_what_they_refuse() -> None:
         json.dumps(json.loads(sync().model_dump_json()) | {"colour": "red"}),
     ],
 )
-def test_what_this_version_does_not_understand_is_not_loaded(text: str) -> None:
+def test_a_sync_of_another_version_is_not_loaded(text: str) -> None:
     with pytest.raises(SynclineError, match=r"CONFIG_INVALID.*run `syncline apply` again"):
         load_sync(text)
 
 
-def test_a_time_zone_is_not_looked_up_again_on_load(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_zone_is_not_checked_again_on_load(monkeypatch: pytest.MonkeyPatch) -> None:
     text = full_sync().model_dump_json()
     monkeypatch.setattr("zoneinfo.available_timezones", lambda: {"UTC"})
     assert load_sync(text).timezone == "Asia/Kolkata"
@@ -161,7 +161,7 @@ def test_a_source_on_the_same_host_at_another_port_is_another_registry() -> None
 
 
 @pytest.mark.parametrize("exclude", ["mirror/dr/**", "mirror/**"])
-def test_copies_below_a_prefix_of_the_source_must_be_kept_out(exclude: str) -> None:
+def test_copies_below_a_prefix_of_the_source_must_be_excluded(exclude: str) -> None:
     ends: dict[str, Any] = {
         "source": {"repositories": None, "catalog": True},
         "target": {"registry": "prod.example", "prefix": "mirror/dr"},
@@ -218,7 +218,7 @@ NOT_APP = {"repositories": {"exclude": ["team/app"]}}
         ),
     ],
 )
-def test_two_syncs_that_can_write_one_place(one: ImagesSync, other: ImagesSync, common: str | None) -> None:
+def test_two_syncs_that_can_write_the_same_target(one: ImagesSync, other: ImagesSync, common: str | None) -> None:
     found = conflicts_between([one, other])
     assert len(found) == (common is not None)
     assert len(conflicts_between([other, one])) == len(found)
@@ -228,7 +228,7 @@ def test_two_syncs_that_can_write_one_place(one: ImagesSync, other: ImagesSync, 
         assert "the sync a;" in found[0].message
 
 
-def test_each_pair_of_many_is_told() -> None:
+def test_each_overlapping_pair_is_reported() -> None:
     assert len(conflicts_between([sync(name) for name in "abcd"])) == 6
 
 
@@ -257,7 +257,7 @@ EVERYWHERE = ["/".join(names) for length in (1, 2, 3) for names in itertools.pro
 
 
 @given(syncs, syncs)
-def test_no_two_syncs_that_write_one_repository_are_missed(one: ImagesSync, other: ImagesSync) -> None:
+def test_every_pair_of_syncs_that_write_one_repository_is_found(one: ImagesSync, other: ImagesSync) -> None:
     def writes(some: ImagesSync, target: str) -> bool:
         source = some.source_repository(target)
         return source is not None and some.takes_repository(source)
@@ -267,7 +267,7 @@ def test_no_two_syncs_that_write_one_repository_are_missed(one: ImagesSync, othe
 
 
 @given(syncs)
-def test_no_sync_that_feeds_on_its_own_copies_is_missed(some: ImagesSync) -> None:
+def test_every_sync_that_copies_its_own_copies_is_found(some: ImagesSync) -> None:
     target = some.target.model_copy(update={"registry": some.source.registry})
     fed = some.model_copy(update={"target": target})
     if any(fed.takes_repository(name) and fed.takes_repository(fed.target_repository(name)) for name in EVERYWHERE):
@@ -296,11 +296,11 @@ QUAY = {"api": {"kind": "quay", "token": "env:T"}}
         ({"select": {"repositories": {"include": ["web/*"]}}}, ("select", "repositories")),
     ],
 )
-def test_what_is_dangerous_is_warned_about(ends: dict[str, Any], path: tuple[str, ...] | None) -> None:
+def test_dangerous_values_have_warnings(ends: dict[str, Any], path: tuple[str, ...] | None) -> None:
     assert [finding.path for finding in sync(**ends).warnings()] == ([path] if path else [])
 
 
-def test_warnings_of_a_file_have_their_places() -> None:
+def test_warnings_of_a_file_have_positions() -> None:
     text = """syncs:
   a:
     kind: images
@@ -325,7 +325,7 @@ print(*(name for name in ("yaml", "boto3", "botocore", "difflib") if name in sys
 """
 
 
-def test_the_functions_import_of_it_is_light() -> None:
+def test_the_import_in_functions_is_light() -> None:
     environment = os.environ | {"PYTHONPATH": str(PACKAGE)}
     done = subprocess.run([sys.executable, "-c", IMPORTS], env=environment, capture_output=True, text=True, check=True)
     milliseconds, modules = done.stdout.split("\n")[:2]

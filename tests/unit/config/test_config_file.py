@@ -1,4 +1,4 @@
-"""Every wrong value: the exact place, the key's path, and a message that says what is allowed."""
+"""Invalid values: the exact position, the path of the key, and a message with the expected value."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ WRONG = {
     "null": ("§~\n", "", "the file is empty"),
     "a list on top": ("§- a\n", "", "begin it with syncs:"),
     "text on top": ("§syncs\n", "", "begin it with syncs:"),
-    "another key on top": (one(WHOLE) + "§version: 1\n", "version", "is not a key here; allowed: syncs"),
+    "another key on top": (one(WHOLE) + "§version: 1\n", "version", "is not a valid key; allowed: syncs"),
     "a misspelled key on top": ("§sync:\n  a: {}\n", "sync", "did you mean syncs?"),
     "no syncs": ("§{}\n", "", "the file has no syncs"),
     "syncs empty": ("§syncs:\n", "syncs", "put each sync's name below it"),
@@ -60,16 +60,16 @@ WRONG = {
     "an open quote": ("syncs: {a: 'hunter2\n§", "", "is not closed"),
     "no colon": ("syncs:\n  a: {}\n  hunter2\n§", "", "no colon"),
     "an odd first character": ("syncs: §@hunter2\n", "", "write the value in quotes"),
-    "an unknown anchor": (one(WHOLE + "select: §*hunter2\n"), "", "refers to an anchor that is not there"),
-    "an anchor around itself": ("syncs: &all\n  a: §*all\n", "", "refers to the anchor it lies in"),
+    "an unknown anchor": (one(WHOLE + "select: §*hunter2\n"), "", "refers to an anchor that does not exist"),
+    "an anchor around itself": ("syncs: &all\n  a: §*all\n", "", "refers to an anchor that contains it"),
     "a tag": (one("kind: §!!python/object:os.system images\n" + SOURCE + TARGET), "syncs.a.kind", "YAML tag"),
     "a tag on a mapping": ("syncs: §!hunter2 {}\n", "syncs", "YAML tag"),
-    "a key twice": (one(WHOLE + "§kind: images\n"), "syncs.a.kind", "is here twice (first in line 3)"),
-    "a sync twice": (one(WHOLE) + "  §a: {}\n", "syncs.a", "is here twice (first in line 2)"),
+    "a key twice": (one(WHOLE + "§kind: images\n"), "syncs.a.kind", "is repeated (first in line 3)"),
+    "a sync twice": (one(WHOLE) + "  §a: {}\n", "syncs.a", "is repeated (first in line 2)"),
     "a list for a key": ("syncs: {§[a]: 1}\n", "syncs", "plain text before the colon"),
     "a merge of text": (one(WHOLE + "§<<: x\n"), "syncs.a", "write <<: *name"),
     "too deep": ("syncs: " + "[" * 20 + "§[" + "]" * 21, "", "nested deeper than 20 levels"),
-    "a control character": ("syncs: §\x07\n", "", "cannot stand in YAML"),
+    "a control character": ("syncs: §\x07\n", "", "that YAML does not allow"),
     # a sync
     "a name with capitals": ("syncs:\n  §Prod: {kind: images, source: {registry: a, repositories: [b]}, target: {registry: c}}\n", "syncs.Prod", "a-z 0-9 -"),
     "a name too long": ("syncs:\n  §" + "a" * 64 + ":\n    kind: images\n    " + SOURCE + "    " + TARGET, "syncs." + "a" * 64, "1 to 63"),
@@ -77,30 +77,30 @@ WRONG = {
     "no kind": (one("§").replace("a:", "§a:").replace("    §", "    enabled: true"), "syncs.a.kind", "is missing; allowed: images"),
     "another kind": (one("kind: §image\n" + SOURCE + TARGET), "syncs.a.kind", "did you mean images? allowed: images"),
     "a kind that is a number": (one("kind: §1\n" + SOURCE + TARGET), "syncs.a.kind", "allowed: images"),
-    "no source": ("syncs:\n  §a:\n    kind: images\n    " + TARGET, "syncs.a.source", "is missing; the registry that images come from"),
-    "no target": ("syncs:\n  §a:\n    kind: images\n    " + SOURCE, "syncs.a.target", "is missing; the registry that images go to"),
+    "no source": ("syncs:\n  §a:\n    kind: images\n    " + TARGET, "syncs.a.source", "is missing; expected: the registry that images come from"),
+    "no target": ("syncs:\n  §a:\n    kind: images\n    " + SOURCE, "syncs.a.target", "is missing; expected: the registry that images go to"),
     "an unknown key": (one(WHOLE + "§concurency: 3\n"), "syncs.a.concurency", "did you mean concurrency? allowed: kind, schedule"),
     "a name inside": (one(WHOLE + "§name: b\n"), "syncs.a.name", "the key above it"),
     "enabled is text": (one(WHOLE + "enabled: §yes\n"), "syncs.a.enabled", "is text; write true or false"),
     "overwrite is a number": (one(WHOLE + "overwrite: §1\n"), "syncs.a.overwrite", "is a number; write true or false"),
     "overwrite is empty": (one(WHOLE + "§overwrite:\n"), "syncs.a.overwrite", "is empty; write true or false"),
-    "concurrency 0": (one(WHOLE + "concurrency: §0\n"), "syncs.a.concurrency", "is 0, which is too small; images that one function copies at a time, 1 to 32"),
-    "concurrency 33": (one(WHOLE + "concurrency: §33\n"), "syncs.a.concurrency", "is 33, which is too large; images that one function copies at a time, 1 to 32"),
-    "concurrency as text": (one(WHOLE + 'concurrency: §"8"\n'), "syncs.a.concurrency", "not a whole number; images that one function copies"),
-    "concurrency 1.5": (one(WHOLE + "concurrency: §1.5\n"), "syncs.a.concurrency", "not a whole number; images that one function copies"),
+    "concurrency 0": (one(WHOLE + "concurrency: §0\n"), "syncs.a.concurrency", "is 0, which is too small; expected: images that one function copies at a time, 1 to 32"),
+    "concurrency 33": (one(WHOLE + "concurrency: §33\n"), "syncs.a.concurrency", "is 33, which is too large; expected: images that one function copies at a time, 1 to 32"),
+    "concurrency as text": (one(WHOLE + 'concurrency: §"8"\n'), "syncs.a.concurrency", "not a whole number; expected: images that one function copies"),
+    "concurrency 1.5": (one(WHOLE + "concurrency: §1.5\n"), "syncs.a.concurrency", "not a whole number; expected: images that one function copies"),
     "a schedule in plural": (one(WHOLE + "schedule: §rate(1 hours)\n"), "syncs.a.schedule", "write rate(1 hour)"),
     "a schedule of five fields": (one(WHOLE + "schedule: §cron(0 3 * * *)\n"), "syncs.a.schedule", "six are needed"),
     "a schedule in words": (one(WHOLE + "schedule: §hourly\n"), "syncs.a.schedule", "write rate(1 hour) or cron("),
     "a schedule as a number": (one(WHOLE + "schedule: §60\n"), "syncs.a.schedule", "not text"),
     "an unknown time zone": (one(WHOLE + "timezone: §Asia/Calcuta\n"), "syncs.a.timezone", "did you mean Asia/Calcutta?"),
     "a time zone by offset": (one(WHOLE + "timezone: §UTC+5:30\n"), "syncs.a.timezone", "write a name such as Asia/Kolkata"),
-    "a webhook without secret": (one(WHOLE + "§webhook: {}\n"), "syncs.a.webhook.secret", "is missing; a reference to the secret"),
-    "a webhook that is a secret": (one(WHOLE + "webhook: §hunter2\n"), "syncs.a.webhook", "put below it: secret"),
+    "a webhook without secret": (one(WHOLE + "§webhook: {}\n"), "syncs.a.webhook.secret", "is missing; expected: a reference to the secret"),
+    "a webhook that is a secret": (one(WHOLE + "webhook: §hunter2\n"), "syncs.a.webhook", "allowed keys: secret"),
     "a webhook's secret itself": (one(WHOLE + "webhook: {secret: §hunter2}\n"), "syncs.a.webhook.secret", "write secret:NAME#KEY, ssm:/PATH or env:NAME"),
-    "select is a list": (one(WHOLE + "§select: [a]\n"), "syncs.a.select", "put below it: repositories, tags"),
+    "select is a list": (one(WHOLE + "§select: [a]\n"), "syncs.a.select", "allowed keys: repositories, tags"),
     # endpoints
     "no registry": (one("kind: images\n§source: {repositories: [a]}\n" + TARGET), "syncs.a.source.registry", "such as quay.prod.example:8443"),
-    "a registry with scheme": (one("kind: images\n" + SOURCE + "target: {registry: §https://dr.example}\n"), "syncs.a.target.registry", "has a scheme; write host[:port] only"),
+    "a registry with scheme": (one("kind: images\n" + SOURCE + "target: {registry: §https://dr.example}\n"), "syncs.a.target.registry", "has a scheme; write only host[:port]"),
     "a registry with path": (one("kind: images\n" + SOURCE + "target: {registry: §dr.example/mirror}\n"), "syncs.a.target.registry", "has a path"),
     "a registry with password": (one("kind: images\n" + SOURCE + "target: {registry: §bot:hunter2@dr.example}\n"), "syncs.a.target.registry", "credentials under auth"),
     "a port too large": (one("kind: images\n" + SOURCE + "target: {registry: §dr.example:70000}\n"), "syncs.a.target.registry", "1 to 65535"),
@@ -110,9 +110,9 @@ WRONG = {
     "realms as text": (source("repositories: [a], auth_realms: §auth.example"), "syncs.a.source.auth_realms", "not a list"),
     "plain_http as text": (source('repositories: [a], plain_http: §"true"'), "syncs.a.source.plain_http", "write true or false"),
     "an unknown key at the source": (source("repositories: [a], §tokens: 1"), "syncs.a.source.tokens", "allowed: registry, auth"),
-    "a prefix at the source": (source("repositories: [a], §prefix: x"), "syncs.a.source.prefix", "is not a key here"),
-    "a prefix with a slash": (target("prefix: §mirror/"), "syncs.a.target.prefix", "has a / too many"),
-    "a prefix with capitals": (target("prefix: §Mirror"), "syncs.a.target.prefix", "has capitals"),
+    "a prefix at the source": (source("repositories: [a], §prefix: x"), "syncs.a.source.prefix", "is not a valid key"),
+    "a prefix with a slash": (target("prefix: §mirror/"), "syncs.a.target.prefix", "has an empty path part"),
+    "a prefix with capitals": (target("prefix: §Mirror"), "syncs.a.target.prefix", "has capital letters"),
     # credentials
     "a password itself": (source("repositories: [a], auth: {username: u, password: §hunter2}"), "syncs.a.source.auth.password", "write secret:NAME#KEY, ssm:/PATH or env:NAME"),
     "a password that is a number": (source("repositories: [a], auth: {username: u, password: §31337}"), "syncs.a.source.auth.password", "write secret:NAME#KEY"),
@@ -121,25 +121,25 @@ WRONG = {
     "a parameter without slash": (source("repositories: [a], auth: {token: §ssm:hunter2}"), "syncs.a.source.auth.token", "write ssm:/PATH"),
     "a variable with a dash": (source("repositories: [a], auth: {token: §env:hunter2-x}"), "syncs.a.source.auth.token", "write env:NAME"),
     "token and user name": (source("repositories: [a], §auth: {token: env:T, username: u}"), "syncs.a.source.auth", "write one of the two"),
-    "a password without user name": (source("repositories: [a], §auth: {password: env:P}"), "syncs.a.source.auth.username", "is missing; the user name"),
-    "a user name without password": (source("repositories: [a], §auth: {username: u}"), "syncs.a.source.auth.password", "is missing; a reference to the password"),
-    "a user name with colon": (source("repositories: [a], auth: {username: §'bot:hunter2', password: env:P}"), "syncs.a.source.auth.username", "it has no colon"),
+    "a password without user name": (source("repositories: [a], §auth: {password: env:P}"), "syncs.a.source.auth.username", "is missing; expected: the user name"),
+    "a user name without password": (source("repositories: [a], §auth: {username: u}"), "syncs.a.source.auth.password", "is missing; expected: a reference to the password"),
+    "a user name with colon": (source("repositories: [a], auth: {username: §'bot:hunter2', password: env:P}"), "syncs.a.source.auth.username", "without a colon"),
     "auth as a secret": (source("repositories: [a], auth: §hunter2"), "syncs.a.source.auth", "docker-config or anonymous"),
     "auth empty": (source("repositories: [a], §auth: {}"), "syncs.a.source.auth", "docker-config or anonymous"),
     "auth null": (source("repositories: [a], §auth: "), "syncs.a.source.auth", "docker-config or anonymous"),
     "auth a list": (source("repositories: [a], §auth: [hunter2]"), "syncs.a.source.auth", "docker-config or anonymous"),
-    "an unknown key that may be a secret": (source("repositories: [a], auth: {username: u, password: env:P, §hunter2: 1}"), "syncs.a.source.auth", "has a key that is not one; allowed: username, password"),
+    "an unknown key that may be a secret": (source("repositories: [a], auth: {username: u, password: env:P, §hunter2: 1}"), "syncs.a.source.auth", "has an invalid key; allowed: username, password"),
     "a misspelled password": (source("repositories: [a], auth: {username: u, §pasword: hunter2}"), "syncs.a.source.auth.pasword", "did you mean password?"),
     # the authority
     "a ca that is not there": (source("repositories: [a], ca: §file:/nonexistent.pem"), "syncs.a.source.ca", "No such file or directory"),
     "a ca of an unknown user": (source("repositories: [a], ca: §file:~nobody-of-that-name/ca.pem"), "syncs.a.source.ca", "home"),
     "a ca without form": (source("repositories: [a], ca: §ca.pem"), "syncs.a.source.ca", "write file:PATH"),
-    "a ca that is no certificate": (source('repositories: [a], ca: §"-----BEGIN CERTIFICATE-----\\nhunter2\\n-----END CERTIFICATE-----"'), "syncs.a.source.ca", "is not a certificate"),
-    "a ca that is a private key": (source('repositories: [a], ca: §"-----BEGIN EC PRIVATE KEY-----\\nhunter2"'), "syncs.a.source.ca", "holds a private key"),
+    "a ca that is no certificate": (source('repositories: [a], ca: §"-----BEGIN CERTIFICATE-----\\nhunter2\\n-----END CERTIFICATE-----"'), "syncs.a.source.ca", "is not a valid certificate"),
+    "a ca that is a private key": (source('repositories: [a], ca: §"-----BEGIN EC PRIVATE KEY-----\\nhunter2"'), "syncs.a.source.ca", "contains a private key"),
     # the API
-    "an api without kind": (source("repositories: [a], §api: {}"), "syncs.a.source.api.kind", "is missing; the API's kind"),
+    "an api without kind": (source("repositories: [a], §api: {}"), "syncs.a.source.api.kind", "is missing; expected: the API's kind"),
     "another api": (source("repositories: [a], api: {kind: §harbor}"), "syncs.a.source.api.kind", "'quay'"),
-    "an api that is text": (source("repositories: [a], api: §quay"), "syncs.a.source.api", "put below it: kind, url, token"),
+    "an api that is text": (source("repositories: [a], api: §quay"), "syncs.a.source.api", "allowed keys: kind, url, token"),
     "an api's url without scheme": (source("repositories: [a], api: {kind: quay, url: §quay.example}"), "syncs.a.source.api.url", "write https://host[:port]"),
     "an api's url with password": (source("repositories: [a], api: {kind: quay, url: §'https://u:hunter2@quay.example'}"), "syncs.a.source.api.url", "user name or password"),
     "an api's url with query": (source("repositories: [a], api: {kind: quay, url: §'https://quay.example?t=hunter2'}"), "syncs.a.source.api.url", "has a query"),
@@ -150,12 +150,12 @@ WRONG = {
     "catalog: false alone": (one("kind: images\n§source: {registry: prod.example, catalog: false}\n" + TARGET), "syncs.a.source", "write one of repositories"),
     "two selectors": (source("repositories: [a], §catalog: true"), "syncs.a.source.catalog", "stands beside repositories; write exactly one"),
     "organizations without api": (source("§organizations: [payments]"), "syncs.a.source.organizations", "needs api: {kind: quay}"),
-    "an organization with a path": (source("organizations: [§payments/app], api: {kind: quay}"), "syncs.a.source.organizations[0]", "write its name alone"),
+    "an organization with a path": (source("organizations: [§payments/app], api: {kind: quay}"), "syncs.a.source.organizations[0]", "write only its name"),
     "no repositories": (source("§repositories: []"), "syncs.a.source.repositories", "is an empty list"),
-    "repositories as text": (source("repositories: §team/app"), "syncs.a.source.repositories", "is text, not a list; these repositories, such as [team/app, team/base]"),
-    "a repository twice": (source("§repositories: [a, b, a]"), "syncs.a.source.repositories", "names a twice"),
+    "repositories as text": (source("repositories: §team/app"), "syncs.a.source.repositories", "is text, not a list; expected: these repositories, such as [team/app, team/base]"),
+    "a repository twice": (source("§repositories: [a, b, a]"), "syncs.a.source.repositories", "lists a twice"),
     "a repository with tag": (source("repositories: [a, §'team/app:v1']"), "syncs.a.source.repositories[1]", "has a host, tag or digest"),
-    "a repository with capitals": (source("repositories: [§Team/App]"), "syncs.a.source.repositories[0]", "has capitals"),
+    "a repository with capitals": (source("repositories: [§Team/App]"), "syncs.a.source.repositories[0]", "has capital letters"),
     "a repository with an odd end": (source("repositories: [§team/app-]"), "syncs.a.source.repositories[0]", "lower-case parts"),
     "a repository too long": (source(f"repositories: [§{'a' * 256}]"), "syncs.a.source.repositories[0]", "longer than 255"),
     "a repository that is a number": (source("repositories: [§1.10]"), "syncs.a.source.repositories[0]", "write it in quotes"),
@@ -181,7 +181,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("text", "path", "words"), WRONG.values(), ids=WRONG)
-def test_wrong_value_is_told_with_its_place(text: str, path: str, words: str) -> None:
+def test_an_invalid_value_is_reported_with_its_position(text: str, path: str, words: str) -> None:
     problems = problems_of(text)
     assert len(problems) == 1, [problem.text("f") for problem in problems]
     problem = problems[0]
@@ -192,7 +192,7 @@ def test_wrong_value_is_told_with_its_place(text: str, path: str, words: str) ->
     assert "31337" not in problem.text("f")
 
 
-def test_the_yaml_reader_written_in_python_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_yaml_parser_reports_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("yaml.CSafeLoader")
     for name, (text, path, words) in WRONG.items():
         problem = problems_of(text)[0]
@@ -234,7 +234,7 @@ def test_a_secret_in_the_wrong_place_is_never_repeated(beginning: str, end: str)
                 assert "hunter2" not in str(error), part  # noqa: PT017 - some of the texts are right
 
 
-def test_all_problems_are_told_at_once_in_the_order_of_lines() -> None:
+def test_all_problems_are_reported_in_the_order_of_lines() -> None:
     text = """syncs:
   Prod:
     kind: images
@@ -286,15 +286,15 @@ def test_the_error_names_the_file_and_every_problem() -> None:
     ]
 
 
-def test_a_wrong_key_does_not_make_others_look_wrong() -> None:
+def test_an_invalid_key_does_not_cause_other_errors() -> None:
     text = one("kind: images\nsource: {registry: prod.example, organisations: [x], api: {kind: quay}}\n" + TARGET)
     assert [problem.path for problem in problems_of(text)] == ["syncs.a.source.organisations"]
     text = source("organizations: [x], api: {kind: quayy}")
     assert [problem.path for problem in problems_of(text)] == ["syncs.a.source.api.kind"]
 
 
-def test_text_where_a_number_may_stand_is_told() -> None:
-    """The number may be whole or not, so the checks speak of two places within it."""
+def test_text_instead_of_a_number_is_reported() -> None:
+    """The number may be whole or not, so pydantic reports two paths."""
     text = """syncs:
   nightly:
     kind: backups

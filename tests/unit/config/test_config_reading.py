@@ -1,4 +1,4 @@
-"""The file itself: its bytes, its YAML, what it shares by aliases, and the files that it names."""
+"""The file: its encoding, its YAML, aliases, and the files that it names."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def source(inside: str) -> str:
     return ONE % inside
 
 
-def test_bytes_that_are_not_utf8_are_told_with_their_place() -> None:
+def test_invalid_utf8_is_reported_with_its_position() -> None:
     with pytest.raises(ConfigInvalid) as raised:
         parse_syncs(b"syncs:\n  caf\xe9: 1\n")
     (problem,) = raised.value.problems
@@ -45,7 +45,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine() -> None:
     assert list(parse_syncs(text.encode()).syncs) == ["a"]
 
 
-def test_a_file_too_large_is_refused_unread() -> None:
+def test_a_file_too_large_is_not_read() -> None:
     with pytest.raises(ConfigInvalid, match="larger than 1048576 bytes"):
         parse_syncs(b"#" * (LARGEST + 1))
 
@@ -86,7 +86,7 @@ def test_anchors_and_merges_share_parts_between_syncs() -> None:
     assert other.target.prefix == "b"
 
 
-def test_a_problem_in_a_shared_part_is_told_where_it_is_written() -> None:
+def test_a_problem_in_a_shared_part_is_reported_at_its_anchor() -> None:
     text = """syncs:
   a:
     kind: images
@@ -105,7 +105,7 @@ def test_a_problem_in_a_shared_part_is_told_where_it_is_written() -> None:
     ]
 
 
-def test_words_that_old_yaml_takes_for_truth_are_text() -> None:
+def test_words_that_old_yaml_reads_as_booleans_are_text() -> None:
     text = source("repositories: [no, 'on', 2020-01-01, y]")
     assert images(parse_syncs(text.encode()).syncs["a"]).source.repositories == ("no", "on", "2020-01-01", "y")
 
@@ -118,7 +118,7 @@ def certificate() -> bytes:
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
-def test_the_authority_is_read_beside_the_file(tmp_path: Path) -> None:
+def test_the_authority_is_read_relative_to_the_file(tmp_path: Path) -> None:
     pem = certificate()
     (tmp_path / "ca.pem").write_bytes(pem)
     file = tmp_path / "syncs.yaml"
@@ -129,14 +129,14 @@ def test_the_authority_is_read_beside_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "holds no certificate"),
-        (b"-----BEGIN PRIVATE KEY-----\nhunter2", "holds no certificate"),
-        (b"-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----", "holds a private key"),
-        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "is not a certificate"),
+        (b"", "contains no certificate"),
+        (b"-----BEGIN PRIVATE KEY-----\nhunter2", "contains no certificate"),
+        (b"-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----", "contains a private key"),
+        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "is not a valid certificate"),
         (b"x" * 200_000, "larger than 131072 bytes"),
     ],
 )
-def test_an_authority_that_is_none_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+def test_an_invalid_authority_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "ca.pem").write_bytes(content)
     with pytest.raises(ConfigInvalid) as raised:
         parse_syncs(source("repositories: [a], ca: file:ca.pem").encode(), folder=tmp_path)
@@ -145,10 +145,10 @@ def test_an_authority_that_is_none_is_refused(tmp_path: Path, content: bytes, wo
     assert "hunter2" not in problem.message
 
 
-def test_a_file_that_is_not_there() -> None:
-    with pytest.raises(SynclineError, match=r"USAGE: .*nowhere.yaml cannot be read"):
+def test_a_missing_file() -> None:
+    with pytest.raises(SynclineError, match=r"USAGE: cannot read .*nowhere.yaml"):
         read_syncs(Path("/nowhere.yaml"))
 
 
-def test_no_syncs_at_all_can_be_said() -> None:
+def test_a_file_may_have_no_syncs() -> None:
     assert parse_syncs(b"syncs: {}").syncs == {}

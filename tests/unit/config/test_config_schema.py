@@ -1,4 +1,4 @@
-"""The schema, the reference page and the examples say what the models say."""
+"""The schema, the reference page and the examples agree with the models."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def test_the_files_are_current(tmp_path: Path) -> None:
         assert (tmp_path / name).read_text() == (ROOT / name).read_text(), AGAIN
 
 
-def test_the_schema_is_one() -> None:
+def test_the_schema_is_valid() -> None:
     jsonschema.Draft202012Validator.check_schema(schema())
 
 
 def models_in(annotation: Any) -> set[type[Model]]:
-    """Every model that can stand in a sync."""
+    """Yield every model that a sync may contain."""
     if isinstance(annotation, type) and issubclass(annotation, Model):
         return {annotation}.union(*(models_in(info.annotation) for info in annotation.model_fields.values()))
     return set().union(*map(models_in, get_args(annotation)))
@@ -50,14 +50,14 @@ def test_every_key_is_described_on_the_page() -> None:
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
-def test_an_example_is_right(file: Path) -> None:
+def test_an_example_is_valid(file: Path) -> None:
     assert read_syncs(file).warnings == ()
     assert valid(yaml.safe_load(file.read_text()))
     named = file.read_text().splitlines()[0].removeprefix("# yaml-language-server: $schema=")
     assert (file.parent / named).resolve() == ROOT / SCHEMA_FILE
 
 
-def test_the_example_on_the_page_is_right() -> None:
+def test_the_example_on_the_page_is_valid() -> None:
     (example,) = [block for block in page().split("```") if block.startswith("yaml\nsyncs:")]
     assert list(parse_syncs(example.removeprefix("yaml\n").encode()).syncs) == ["prod-to-dr"]
 
@@ -86,7 +86,7 @@ def test_the_example_on_the_page_is_right() -> None:
         (["select"], {"tags": {"include": "v*"}}),
     ],
 )
-def test_the_schema_refuses_what_the_models_refuse(path: list[str], value: Any) -> None:
+def test_the_schema_rejects_what_the_models_reject(path: list[str], value: Any) -> None:
     source = {"registry": "prod.example", "repositories": ["team/app"]}
     sync: dict[str, Any] = {"kind": "images", "source": source, "target": {"registry": "dr.example"}}
     data = {"syncs": {"a": sync}}
@@ -100,7 +100,7 @@ def test_the_schema_refuses_what_the_models_refuse(path: list[str], value: Any) 
         parse_syncs(json.dumps(data).encode())
 
 
-def test_the_schema_refuses_a_wrong_name() -> None:
+def test_the_schema_rejects_an_invalid_name() -> None:
     assert valid({"syncs": {}})
     assert not valid({"syncs": {"Prod": {}}})
     assert not valid({"sync": {}})

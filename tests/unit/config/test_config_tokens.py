@@ -1,4 +1,4 @@
-"""What a sync of tokens may say, and what is told where it says something else."""
+"""The configuration of syncs of tokens: valid and invalid values, and warnings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def parsed(**more: Any) -> TokensSync:
         {"quorum": 3, "stale_after": 60},
     ],
 )
-def test_right_ones(more: dict[str, Any]) -> None:
+def test_valid_syncs(more: dict[str, Any]) -> None:
     sync = parsed(**more)
     assert TokensSync.model_validate_json(sync.model_dump_json()) == sync
 
@@ -76,7 +76,7 @@ def test_right_ones(more: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_wrong_ones_are_told(more: dict[str, Any], said: str) -> None:
+def test_invalid_syncs_have_messages(more: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigInvalid) as caught:
         parsed(**more)
     assert said in caught.value.what
@@ -91,12 +91,12 @@ def test_wrong_ones_are_told(more: dict[str, Any], said: str) -> None:
         ({"deadline": 26}, "lets a verdict take 26 seconds"),
     ],
 )
-def test_what_is_only_warned_about(more: dict[str, Any], said: str) -> None:
+def test_warnings(more: dict[str, Any], said: str) -> None:
     (warning,) = parsed(**more).warnings()
     assert said in warning.message
 
 
-def test_every_secret_is_found_wherever_it_stands() -> None:
+def test_every_secret_is_found_at_any_path() -> None:
     canary = {"write": CALL, "read": CALL, "delete": CALL, "headers": {"X-Api-Key": "secret:syncline/gateway#canary"}}
     source = {**SOURCE, "auth": {"token": "env:TOKEN"}, "api": "https://api.example:6443"}
     found = dict(references_in(parsed(sources={"prod": source}, canary=canary)))

@@ -1,4 +1,4 @@
-"""Targets of two syncs that overlap, and circles of syncs: both are refused before anything runs."""
+"""Overlapping targets of two syncs, and circles of syncs: both are refused when the file is read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MINIO: Final = {"bucket": "shelf", "endpoint": "https://minio.example"}
 
 
 def refusals(**syncs: dict[str, Any]) -> list[str]:
-    """Return what is wrong with a file of these syncs."""
+    """Return the problems of a file with these syncs."""
     try:
         parse_syncs(json.dumps({"syncs": syncs}).encode())
     except ConfigInvalid as error:
@@ -29,7 +29,7 @@ def refusals(**syncs: dict[str, Any]) -> list[str]:
 
 
 def check(one: dict[str, Any], other: dict[str, Any], *, meet: bool) -> None:
-    """Check that two syncs are refused if they meet, whichever comes first, and that the refusal names both."""
+    """Check that two syncs are refused if they overlap, in either order, and that the message names both."""
     for first, second in ((one, other), (other, one)):
         found = refusals(**{"sync-a": first, "sync-b": second})
         assert bool(found) is meet, found
@@ -96,7 +96,7 @@ def fits(template: str, name: str) -> bool:
 
 
 @given(templates, templates)
-def test_templates_meet_where_a_name_fits_both(one: str, other: str) -> None:
+def test_templates_meet_if_a_name_fits_both(one: str, other: str) -> None:
     # Of three parts each, the shortest name that fits both has at most six characters.
     assert templates_meet(one, other) is any(fits(one, name) and fits(other, name) for name in NAMES)
 
@@ -121,7 +121,7 @@ def test_templates_meet_where_a_name_fits_both(one: str, other: str) -> None:
         ("file:///srv/r.git", "file:///srv/R.git", False),
     ],
 )
-def test_one_repository_by_two_addresses(one: str, other: str, meet: bool) -> None:
+def test_one_repository_by_two_urls(one: str, other: str, meet: bool) -> None:
     check(git(repository=one), git(repository=other), meet=meet)
 
 

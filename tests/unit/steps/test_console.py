@@ -17,7 +17,7 @@ from syncline.messages import Batch
 from syncline.model import Counts, Scope, Trigger
 from syncline.secrets import Secrets
 from syncline.store.backup_index import BackupIndex
-from syncline.store.backup_records import Count
+from syncline.store.backup_records import FileCount
 from syncline.store.batches import BatchRecord
 from syncline.store.state import State
 from syncline.store.table import Database
@@ -88,8 +88,8 @@ def test_the_figures_of_git_sync(table: Table) -> None:
     clock = Clock()
     state = State(table, clock)
     state.put_sync("clusters", load_sync(json.dumps(BACKUPS)).model_dump_json())
-    counts = {name: Count("t", 1) for name in ("east", "west", "north")}
-    BackupIndex(Database(table), time.time).keep_counts(f"{REPOSITORY}#main", counts)
+    counts = {name: FileCount("t", 1) for name in ("east", "west", "north")}
+    BackupIndex(Database(table), time.time).save_file_counts(f"{REPOSITORY}#main", counts)
     run(state, clock, Counts(queued=40, moved=38, removed=2, skipped=5, left_out=7, bytes=1000), 3.0)
     succeeded = clock.now
     run(state, clock, Counts(queued=2, moved=1, failed=1), 4000.0)
@@ -143,7 +143,9 @@ def test_prometheus_answers_the_queries_of_git_sync(table: Table, tmp_path: Path
 def test_clusters_of_downloads_are_counted_too(table: Table) -> None:
     sync = load_sync(json.dumps(BACKUPS | {"target": {"directory": "/mnt/backups"}}))
     State(table).put_sync("clusters", sync.model_dump_json())
-    BackupIndex(Database(table), time.time).keep_counts("clusters#", dict.fromkeys(("east", "west"), Count("", 0)))
+    BackupIndex(Database(table), time.time).save_file_counts(
+        "clusters#", dict.fromkeys(("east", "west"), FileCount("", 0))
+    )
     assert samples(table)["git_sync_clusters_backed_up", ""] == 2
 
 

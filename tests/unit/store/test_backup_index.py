@@ -9,7 +9,7 @@ import pytest
 
 from syncline.store import backup_index as manifests
 from syncline.store.backup_index import KEPT, PARTS, BackupIndex
-from syncline.store.backup_records import Count, Known, LeftOutCode
+from syncline.store.backup_records import FileCount, IndexEntry, LeftOutCode
 from syncline.store.table import Database, unpack
 from tests.pump import KilledError
 from tests.stack import new_table
@@ -32,84 +32,84 @@ def rows(database: Database, pk: str) -> list[str]:
     return [str(item["sk"]) for item in database.query(pk)]
 
 
-def known(*names: str) -> dict[str, Known]:
-    return {name: Known(f"etag of {name}", "b" * 40) for name in names}
+def known(*names: str) -> dict[str, IndexEntry]:
+    return {name: IndexEntry(f"etag of {name}", "b" * 40) for name in names}
 
 
 def test_noted_objects_are_known(database: Database) -> None:
     store = BackupIndex(database, Clock())
-    assert store.known("place", "east") == {}
-    store.note("place", "east", "one", known("a", "b"))
-    store.note("place", "east", "one", known("a", "b"))
-    store.note("place", "east", "two", {"b": Known("newer", "")})
-    assert store.known("place", "east") == known("a") | {"b": Known("newer", "")}
-    assert store.known("place", "west") == store.known("other", "east") == {}
+    assert store.entries("place", "east") == {}
+    store.add("place", "east", "one", known("a", "b"))
+    store.add("place", "east", "one", known("a", "b"))
+    store.add("place", "east", "two", {"b": IndexEntry("newer", "")})
+    assert store.entries("place", "east") == known("a") | {"b": IndexEntry("newer", "")}
+    assert store.entries("place", "west") == store.entries("other", "east") == {}
 
 
 def test_a_look_settles_what_is_known(database: Database) -> None:
     store = BackupIndex(database, Clock())
-    store.note("place", "east", "one", known("a", "b"))
-    store.settle("place", "east", known("a"))
-    assert store.known("place", "east") == known("a")
-    store.note("place", "east", "two", known("c"))
-    assert store.known("place", "east") == known("a", "c")
+    store.add("place", "east", "one", known("a", "b"))
+    store.replace("place", "east", known("a"))
+    assert store.entries("place", "east") == known("a")
+    store.add("place", "east", "two", known("c"))
+    assert store.entries("place", "east") == known("a", "c")
 
 
 def test_many_parts_are_put_together(database: Database) -> None:
     store = BackupIndex(database, Clock())
     for number in range(PARTS):
-        store.note("place", "east", f"part{number}", known(f"key{number}"))
+        store.add("place", "east", f"part{number}", known(f"key{number}"))
     (pk,) = {str(item["pk"]) for item in database._table.scan()["Items"]}
     assert len(rows(database, pk)) == PARTS
-    everything = store.known("place", "east")
+    everything = store.entries("place", "east")
     assert rows(database, pk) == ["BASE#000000"]
-    assert store.known("place", "east") == everything == known(*(f"key{n}" for n in range(PARTS)))
+    assert store.entries("place", "east") == everything == known(*(f"key{n}" for n in range(PARTS)))
 
 
 def test_large_clusters_take_several_items(database: Database) -> None:
     store = BackupIndex(database, Clock())
-    many = {f"{n:05}{'k' * 800}": Known(f"{n:032x}", f"{n:040x}") for n in range(1500)}
-    store.settle("place", "east", many)
-    assert store.known("place", "east") == many
-    store.settle("place", "east", known("a"))
-    assert store.known("place", "east") == known("a")
+    many = {f"{n:05}{'k' * 800}": IndexEntry(f"{n:032x}", f"{n:040x}") for n in range(1500)}
+    store.replace("place", "east", many)
+    assert store.entries("place", "east") == many
+    store.replace("place", "east", known("a"))
+    assert store.entries("place", "east") == known("a")
 
 
 def test_entries_in_use_are_not_forgotten(database: Database) -> None:
     clock = Clock()
     store = BackupIndex(database, clock)
-    store.settle("place", "east", known("a"))
+    store.replace("place", "east", known("a"))
     clock.now += KEPT * 0.6
-    store.known("place", "east")
+    store.entries("place", "east")
     (item,) = database._table.scan()["Items"]
     assert float(str(item["expires"])) >= clock.now + KEPT - 1
 
 
 def test_counts_of_branches(database: Database) -> None:
     store = BackupIndex(database, Clock())
-    assert store.counts("repository#main") == {}
-    store.keep_counts("repository#main", {"east": Count("t1", 5), "west": Count("t2", 0)})
-    store.keep_counts("repository#b/north", {"north": Count("t3", 1)})
-    assert store.counts("repository#main") == {"east": Count("t1", 5), "west": Count("t2", 0)}
+    assert store.file_counts("repository#main") == {}
+    store.save_file_counts("repository#main", {"east": FileCount("t1", 5), "west": FileCount("t2", 0)})
+    store.save_file_counts("repository#b/north", {"north": FileCount("t3", 1)})
+    assert store.file_counts("repository#main") == {"east": FileCount("t1", 5), "west": FileCount("t2", 0)}
     assert store.clusters_of("repository") == 3
-    store.keep_counts("repository#main", {"c" * 1000 + str(n): Count("t", 1) for n in range(1000)})
-    assert 0 < len(store.counts("repository#main")) < 1000, "one item holds no more"
+    store.save_file_counts("repository#main", {"c" * 1000 + str(n): FileCount("t", 1) for n in range(1000)})
+    assert 0 < len(store.file_counts("repository#main")) < 1000, "one item holds no more"
 
 
 def test_objects_that_are_left_out_are_known_with_their_code(database: Database) -> None:
     store = BackupIndex(database, Clock())
-    out = {"secret": Known("etag", "", "SECRET_SUSPECTED"), "large": Known("etag", "", "TOO_LARGE")}
-    store.note("place", "east", "one", out | known("a"))
-    assert store.known("place", "east") == out | known("a")
+    out = {"secret": IndexEntry("etag", "", "SECRET_SUSPECTED"), "large": IndexEntry("etag", "", "TOO_LARGE")}
+    store.add("place", "east", "one", out | known("a"))
+    assert store.entries("place", "east") == out | known("a")
 
 
 def test_few_parts_that_are_new_stay_as_they_are(database: Database) -> None:
     clock = Clock()
     store = BackupIndex(database, clock)
     for number in range(PARTS - 1):
-        store.note("place", "east", f"part{number}", known(f"key{number}"))
+        store.add("place", "east", f"part{number}", known(f"key{number}"))
     clock.now += KEPT * 0.4
-    assert len(store.known("place", "east")) == PARTS - 1
+    assert len(store.entries("place", "east")) == PARTS - 1
     (pk,) = {str(item["pk"]) for item in database._table.scan()["Items"]}
     assert len(rows(database, pk)) == PARTS - 1
 
@@ -117,10 +117,10 @@ def test_few_parts_that_are_new_stay_as_they_are(database: Database) -> None:
 def test_one_part_that_will_soon_expire_has_all_written_anew(database: Database) -> None:
     clock = Clock()
     store = BackupIndex(database, clock)
-    store.note("place", "east", "old", known("a"))
+    store.add("place", "east", "old", known("a"))
     clock.now += KEPT * 0.6
-    store.note("place", "east", "new", known("b"))
-    assert store.known("place", "east") == known("a", "b")
+    store.add("place", "east", "new", known("b"))
+    assert store.entries("place", "east") == known("a", "b")
     (item,) = database._table.scan()["Items"]
     assert (item["sk"], item["expires"]) == ("BASE#000000", int(clock.now) + KEPT)
 
@@ -128,13 +128,13 @@ def test_one_part_that_will_soon_expire_has_all_written_anew(database: Database)
 def test_large_parts_take_several_items_that_dynamodb_takes(database: Database) -> None:
     store = BackupIndex(database, Clock())
     rng = random.Random(1)
-    many = {rng.randbytes(400).hex(): Known(rng.randbytes(16).hex(), rng.randbytes(20).hex()) for _ in range(800)}
-    store.note("place", "east", "one", many)
-    assert store.known("place", "east") == many
+    many = {rng.randbytes(400).hex(): IndexEntry(rng.randbytes(16).hex(), rng.randbytes(20).hex()) for _ in range(800)}
+    store.add("place", "east", "one", many)
+    assert store.entries("place", "east") == many
     items = database._table.scan()["Items"]
     assert len(items) == 3, "about 700 KB in portions of 300 KB"
     assert max(len(bytes(item["objects"])) for item in items) < 400_000  # type: ignore[arg-type]
-    store.settle("place", "east", many)
+    store.replace("place", "east", many)
     assert {str(item["sk"]) for item in database._table.scan()["Items"]} == {f"BASE#{n:06}" for n in range(3)}
 
 
@@ -145,9 +145,9 @@ def test_items_are_filled_up_to_their_limit(
     """A row takes its key, ETag, blob and code, and 12 bytes of JSON: a hundred bytes here."""
     monkeypatch.setattr(manifests, "_SIZE", 1000)
     store = BackupIndex(database, Clock())
-    objects = {f"{n:040}": Known("é" * 10, "b" * (28 - len(code)), code) for n in range(25)}
-    store.settle("place", "east", objects)
-    assert store.known("place", "east") == objects
+    objects = {f"{n:040}": IndexEntry("é" * 10, "b" * (28 - len(code)), code) for n in range(25)}
+    store.replace("place", "east", objects)
+    assert store.entries("place", "east") == objects
     items = sorted(database._table.scan()["Items"], key=lambda item: str(item["sk"]))
     assert [len(unpack(item["objects"])) for item in items] == [10, 10, 5]
 
@@ -155,26 +155,26 @@ def test_items_are_filled_up_to_their_limit(
 def test_counts_that_one_item_does_not_hold_are_left_out(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifests, "_SIZE", 1000)
     store = BackupIndex(database, Clock())
-    counts = {f"{n:020}{'é' * 10}": Count("t", n) for n in range(12)}
-    store.keep_counts("repository#main", counts)
-    assert store.counts("repository#main") == dict(list(counts.items())[:10])
+    counts = {f"{n:020}{'é' * 10}": FileCount("t", n) for n in range(12)}
+    store.save_file_counts("repository#main", counts)
+    assert store.file_counts("repository#main") == dict(list(counts.items())[:10])
 
 
 def test_clusters_of_a_repository_are_counted_once_in_all_branches(database: Database) -> None:
     store = BackupIndex(database, Clock())
     assert store.clusters_of("repository") == 0
-    store.keep_counts("repository#main", {"east": Count("t1", 5), "west": Count("t2", 0)})
-    store.keep_counts("repository#next", {"east": Count("t3", 5)})
-    store.keep_counts("other#main", {"north": Count("t4", 1)})
+    store.save_file_counts("repository#main", {"east": FileCount("t1", 5), "west": FileCount("t2", 0)})
+    store.save_file_counts("repository#next", {"east": FileCount("t3", 5)})
+    store.save_file_counts("other#main", {"north": FileCount("t4", 1)})
     assert (store.clusters_of("repository"), store.clusters_of("other")) == (2, 1)
 
 
 def test_counts_are_those_of_the_last_time_and_expire(database: Database) -> None:
     clock = Clock()
     store = BackupIndex(database, clock)
-    store.keep_counts("repository#main", {"east": Count("t1", 5)})
-    store.keep_counts("repository#main", {"west": Count("t2", 7)})
-    assert store.counts("repository#main") == {"west": Count("t2", 7)}
+    store.save_file_counts("repository#main", {"east": FileCount("t1", 5)})
+    store.save_file_counts("repository#main", {"west": FileCount("t2", 7)})
+    assert store.file_counts("repository#main") == {"west": FileCount("t2", 7)}
     (item,) = database._table.scan()["Items"]
     assert item["expires"] == int(clock.now) + KEPT
 
@@ -184,7 +184,7 @@ def test_a_function_that_dies_while_it_puts_parts_together_forgets_nothing(
 ) -> None:
     store = BackupIndex(database, Clock())
     for number in range(PARTS):
-        store.note("place", "east", f"part{number}", known(f"key{number}"))
+        store.add("place", "east", f"part{number}", known(f"key{number}"))
 
     def die(*_: object) -> None:
         raise KilledError
@@ -192,5 +192,5 @@ def test_a_function_that_dies_while_it_puts_parts_together_forgets_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(database, "delete", die)
         with pytest.raises(KilledError):
-            store.known("place", "east")
-    assert store.known("place", "east") == known(*(f"key{number}" for number in range(PARTS)))
+            store.entries("place", "east")
+    assert store.entries("place", "east") == known(*(f"key{number}" for number in range(PARTS)))

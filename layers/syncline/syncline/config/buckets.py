@@ -1,4 +1,4 @@
-"""A bucket in ``syncs.yaml``: where it is, and who we are there."""
+"""A bucket in ``syncs.yaml``: its address and credentials."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, StrictBool, Tag, WithJsonSchema
 
-from syncline.config.findings import Finding, Place
+from syncline.config.findings import Finding, Location
 from syncline.config.sync import Model, ServerAddress
 from syncline.config.values import (
     Authority,
@@ -34,20 +34,20 @@ def is_bucket(text: str) -> bool:
 def _check_bucket(text: str) -> str:
     if is_bucket(text):
         return text
-    raise ValueError("is not a bucket; write its name alone, of 3 to 63 a-z 0-9 . -, such as cluster-backups")
+    raise ValueError("is not a bucket; write only its name, 3 to 63 of a-z 0-9 . -, such as cluster-backups")
 
 
 def _check_region(text: str) -> str:
     if _REGION.fullmatch(text):
         return text
-    raise ValueError("is not a region; write one such as eu-central-1")
+    raise ValueError("is not a region; write a region such as eu-central-1")
 
 
 def _check_key_prefix(text: str) -> str:
     if text.startswith("/") or "//" in text:
-        raise ValueError("has a / too many; write it without one at its beginning, such as backups/")
+        raise ValueError("has an extra /; write a prefix without a leading / or //, such as backups/")
     if not text.isprintable() or len(text.encode()) > 900:
-        raise ValueError("is not the beginning of keys")
+        raise ValueError("is not a key prefix; write at most 900 bytes of printable characters")
     return text if not text or text.endswith("/") else f"{text}/"
 
 
@@ -61,7 +61,7 @@ KeyPrefix: TypeAlias = Annotated[str, AfterValidator(_check_key_prefix), WithJso
 
 
 class AccessKey(Model):
-    """A pair of keys, as S3 and MinIO give them out."""
+    """An access key and a secret key, as S3 and MinIO issue them."""
 
     access_key: TextOrReference = Field(
         description="The access key, or a reference to it.", examples=["secret:syncline/minio#access"]
@@ -94,26 +94,30 @@ BucketAuth: TypeAlias = Annotated[
 
 
 class BucketEndpoint(Model):
-    """A bucket of AWS, MinIO or another service that speaks S3."""
+    """A bucket of AWS, MinIO or another service with the S3 API."""
 
     bucket: BucketName = Field(description="The bucket's name.", examples=["cluster-backups"])
     endpoint: Url | None = Field(
-        None, description="Where the service is; AWS in `region` when absent.", examples=["https://minio.example:9000"]
+        None,
+        description="The URL of the service. Defaults to AWS in `region`.",
+        examples=["https://minio.example:9000"],
     )
-    region: Region = Field("us-east-1", description="The region requests are signed for.", examples=["eu-central-1"])
+    region: Region = Field(
+        "us-east-1", description="The region for which requests are signed.", examples=["eu-central-1"]
+    )
     path_style: StrictBool | None = Field(
         None,
-        description="Whether the bucket stands in the path and not in the host's name; so with an `endpoint` when absent.",
+        description="Put the bucket in the path of URLs instead of the host name. Defaults to true with an `endpoint`.",
     )
-    prefix: KeyPrefix = Field("", description="Only keys that begin so; ends with a slash.", examples=["backups/"])
+    prefix: KeyPrefix = Field("", description="The prefix of the keys, ending with a slash.", examples=["backups/"])
     auth: BucketAuth = Field(
         "role",
-        description="The credentials: a pair of keys, `role` (what the function itself may do on AWS) or `anonymous`.",
+        description="The credentials: `{access_key: …, secret_key: …}`, `role` (the AWS role of the function) or `anonymous`.",
     )
     ca: Authority | None = Field(
         None,
-        description="The authority that signed the service's certificate, if the system does not know it: `file:PATH`, a "
-        "reference, or the PEM text itself.",
+        description="The certificate authority of the service, if the system does not trust it: `file:PATH`, a reference, "
+        "or the PEM text.",
         examples=["file:minio-ca.pem"],
     )
 
@@ -122,17 +126,17 @@ class BucketEndpoint(Model):
 
     @property
     def url(self) -> str:
-        """The service's address without the bucket."""
+        """The URL of the service, without the bucket."""
         return self.endpoint or f"https://s3.{self.region}.amazonaws.com"
 
     @property
     def in_path(self) -> bool:
-        """Whether the bucket stands in the path."""
+        """True if the bucket is in the path of URLs."""
         return self.endpoint is not None if self.path_style is None else self.path_style
 
     @property
-    def site(self) -> Place:
-        """An identity that is the same for all spellings of one bucket; a bucket of AWS is the same in each region."""
+    def location(self) -> Location:
+        """The identity of the bucket, equal for all spellings; a bucket of AWS is the same in each region."""
         scheme, _, host = self.url.partition("://")
         name, port = server_of(host, 443 if scheme == "https" else 80)
         if _AWS.fullmatch(name):
@@ -140,16 +144,16 @@ class BucketEndpoint(Model):
         return ("bucket", name, port, self.bucket)
 
     @property
-    def place(self) -> Place:
-        """What is the same for two spellings of one bucket. Records are kept under it, so it stays as it is."""
+    def record_location(self) -> Location:
+        """The identity under which records of the bucket are stored, so it must not change."""
         host = self.url.partition("://")[2]
         name, port = split_host(host)
         return ("bucket", "localhost" if is_loopback(host) else name, port or 0, self.bucket)
 
     def plain_text_warnings(self, path: KeyPath) -> Iterator[Finding]:
-        """Whether objects go readable over a network; ``path`` is where the endpoint stands in its sync."""
+        """Yield a warning if objects are sent unencrypted over a network; `path` is the path of the endpoint in its sync."""
         scheme, _, host = self.url.partition("://")
         if scheme == "http" and not is_loopback(host):
             yield Finding(
-                (*path, "endpoint"), f"sends objects of {self.bucket} readable over the network; use https and ca"
+                (*path, "endpoint"), f"sends objects of {self.bucket} unencrypted over the network; use https and ca"
             )

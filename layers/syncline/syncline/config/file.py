@@ -1,8 +1,8 @@
-"""``syncs.yaml`` from its text to models, with the line and column of everything that is wrong in it.
+"""Read ``syncs.yaml`` into models, and report every problem in it with line and column.
 
-Used by the command only: the functions load what was applied, and PyYAML is not in their layer. The text becomes nodes
-(:mod:`syncline.config.yaml_nodes`), each sync's nodes are checked by its model, then against each other; all that is wrong
-is gathered before anything is raised.
+Used by the command only: functions load applied syncs, and PyYAML is not in their layer. The text is parsed into nodes
+(:mod:`syncline.config.yaml_nodes`), each sync is checked by its model, then all syncs against each other. All problems
+are collected before any is raised.
 """
 
 from __future__ import annotations
@@ -19,21 +19,24 @@ from pydantic_core import ErrorDetails
 
 from syncline.config.circles import circles_between
 from syncline.config.findings import Finding, conflicts_between
-from syncline.config.messages import inner_path, keys_at, message_for, near, resembles, without_echoes
+from syncline.config.messages import closest, inner_path, keys_at, message_for, suggestion, without_echoes
 from syncline.config.sync import Sync, model_of
 from syncline.config.values import LONGEST_CA, KeyPath
-from syncline.config.yaml_nodes import Node, Place, YamlProblem, compose
+from syncline.config.yaml_nodes import Node, Position, YamlProblem, compose
 from syncline.errors import SynclineError
 from syncline.kinds.table import KINDS
 
-LARGEST: Final = 1024 * 1024  # bytes of a syncs.yaml
-_WHERE: Final = frozenset({"name", "source", "target", "select"})  # keys that say where a sync reads and writes
-_SECRETIVE: Final = frozenset({"auth", "api", "webhook", "ca"})  # below these, what stands there is not repeated
+LARGEST: Final = 1024 * 1024
+"""Largest file in bytes."""
+_ENDPOINT_KEYS: Final = frozenset({"name", "source", "target", "select"})
+"""Keys that decide where a sync reads and writes."""
+_SECRET_KEYS: Final = frozenset({"auth", "api", "webhook", "ca"})
+"""Keys below which messages do not repeat unknown keys, which may be secrets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something wrong at a place of the file; line and column count from 1, ``path`` is dotted."""
+    """A problem at a position of the file; line and column count from 1, `path` is dotted."""
 
     line: int
     column: int
@@ -45,7 +48,7 @@ class Problem:
         return f"{file}:{self.line}:{self.column}: {where}{self.message}"
 
 
-class ConfigInvalid(SynclineError):  # noqa: N818 - named as its code
+class ConfigInvalid(SynclineError):  # noqa: N818 - named like its code
     """CONFIG_INVALID with every problem of the file, in the order of its lines."""
 
     def __init__(self, file: str, problems: Iterable[Problem]) -> None:
@@ -55,19 +58,19 @@ class ConfigInvalid(SynclineError):  # noqa: N818 - named as its code
 
 @dataclass(frozen=True, slots=True)
 class SyncsFile:
-    """The syncs by name, in the order of the file, and what is allowed there but probably not meant."""
+    """The syncs of a file by name, in its order, and warnings."""
 
     syncs: Mapping[str, Sync]
     warnings: tuple[Problem, ...]
 
 
 def read_syncs(path: Path, applied: Iterable[Sync] = ()) -> SyncsFile:
-    """Return the syncs of a file. Raises USAGE if it cannot be read, and ConfigInvalid, also if they conflict with those of ``applied`` not in it."""
+    """Return the syncs of a file. Raises USAGE if it cannot be read, and see :func:`parse_syncs`."""
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
     except OSError as error:
-        what = f"{path} cannot be read: {error.strerror}; name the file with the syncs"
+        what = f"cannot read {path}: {error.strerror}; pass the path of the file with the syncs"
         raise SynclineError("USAGE", what) from None
     return parse_syncs(data, name=path.name, folder=path.parent, applied=applied)
 
@@ -75,16 +78,16 @@ def read_syncs(path: Path, applied: Iterable[Sync] = ()) -> SyncsFile:
 def parse_syncs(
     data: bytes, *, name: str = "syncs.yaml", folder: Path = Path(), applied: Iterable[Sync] = ()
 ) -> SyncsFile:
-    """Return the syncs in ``data``; ``name`` is what messages call the file, ``file:`` is relative to ``folder``.
+    """Return the syncs in `data`. `name` is the file's name in messages, ``file:`` paths are relative to `folder`.
 
-    Raises ConfigInvalid, also if they conflict with those of ``applied`` that are not in the file.
+    Raises ConfigInvalid, also if a sync conflicts with one of `applied` that is not in the file.
     """
     try:
         root, problems = compose(_text(data))
     except YamlProblem as problem:
-        raise ConfigInvalid(name, [Problem(*problem.place, "", str(problem))]) from None
+        raise ConfigInvalid(name, [Problem(*problem.position, "", str(problem))]) from None
     reading = _Reading(root, folder, applied)
-    reading.problems += [Problem(*problem.place, _dotted(problem.path), str(problem)) for problem in problems]
+    reading.problems += [Problem(*problem.position, _dotted(problem.path), str(problem)) for problem in problems]
     syncs = reading.syncs()
     if reading.problems:
         raise ConfigInvalid(name, reading.problems)
@@ -93,23 +96,25 @@ def parse_syncs(
 
 def _text(data: bytes) -> str:
     if len(data) > LARGEST:
-        raise YamlProblem(Place(1, 1), f"the file is larger than {LARGEST} bytes; split it over several stacks")
+        raise YamlProblem(
+            Position(1, 1), f"the file is larger than {LARGEST} bytes; use several stacks with a file each"
+        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = data[: error.start].decode("utf-8", "replace").split("\n")
-        place = Place(len(before), len(before[-1]) + 1)
-        raise YamlProblem(place, "the file is not UTF-8 here; save it with that encoding") from None
+        position = Position(len(before), len(before[-1]) + 1)
+        raise YamlProblem(position, "the file is not valid UTF-8 here; save it as UTF-8") from None
 
 
 class _Reading:
-    """One pass over the nodes, gathering what is wrong."""
+    """One pass over the nodes that collects problems and warnings."""
 
     def __init__(self, root: Node, folder: Path, applied: Iterable[Sync]) -> None:
         self._root = root
         self._folder = folder
         self._applied = applied
-        self._comparable: list[Sync] = []  # also those with faults that do not touch where they read and write
+        self._comparable: list[Sync] = []  # also syncs with problems in other keys
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
 
@@ -118,53 +123,53 @@ class _Reading:
         found = {name: sync for name, node in entries.items() if (sync := self._sync(name, node))}
         self._comparable += [sync for sync in self._applied if sync.name not in entries]
         for finding in conflicts_between([reach for sync in self._comparable for reach in sync.reaches()]):
-            self._say(finding.path, finding.message)
+            self._report(finding.path, finding.message)
         for finding in circles_between([flow for sync in self._comparable for flow in sync.flows()]):
-            self._say(finding.path, finding.message)
+            self._report(finding.path, finding.message)
         for name, sync in found.items():
             for finding in sync.warnings():
                 path = ("syncs", name, *finding.path)
-                self.warnings.append(Problem(*self._root.place_of(path), _dotted(path), finding.message))
+                self.warnings.append(Problem(*self._root.position_of(path), _dotted(path), finding.message))
         return found
 
-    def _say(self, path: KeyPath, message: str, *, key: bool = False) -> None:
-        place = self._root.place_of(path, key=key)
-        self.problems.append(Problem(*place, _dotted(path), message))
+    def _report(self, path: KeyPath, message: str, *, key: bool = False) -> None:
+        position = self._root.position_of(path, key=key)
+        self.problems.append(Problem(*position, _dotted(path), message))
 
     def _entries(self) -> dict[str, Node]:
         if not isinstance(self._root.value, dict):
-            self._say((), "the file is not a mapping; begin it with syncs: and put each sync's name below")
+            self._report((), "the file is not a mapping; begin it with syncs: and put each sync's name below it")
             return {}
         for key in self._root.value:
             if key != "syncs":
-                self._say((key,), f"is not a key here; {near(key, ['syncs'])}allowed: syncs", key=True)
+                self._report((key,), f"is not a valid key; {suggestion(key, ['syncs'])}allowed: syncs", key=True)
         syncs = self._root.value.get("syncs")
-        if syncs is None and not any(resembles(key, ["syncs"]) for key in self._root.value):
-            self._say((), "the file has no syncs; begin it with syncs: and put each sync's name below")
+        if syncs is None and not any(closest(key, ["syncs"]) for key in self._root.value):
+            self._report((), "the file has no syncs; begin it with syncs: and put each sync's name below it")
         if syncs is not None and not isinstance(syncs.value, dict):
-            self._say(("syncs",), "is not a mapping; put each sync's name below it, or write {} for none")
+            self._report(("syncs",), "is not a mapping; put each sync's name below it, or write {} for none")
         return syncs.value if syncs is not None and isinstance(syncs.value, dict) else {}
 
     def _sync(self, name: str, node: Node) -> Sync | None:
         path: KeyPath = ("syncs", name)
         if not isinstance(node.value, dict):
-            self._say(path, "is not a mapping; put kind, source and target below it", key=True)
+            self._report(path, "is not a mapping; put kind, source and target below it", key=True)
             return None
         kind = node.value.get("kind")
         given = kind.value if kind is not None and isinstance(kind.value, str) else ""
         if given not in KINDS:
-            wrong = "is missing" if kind is None else "is not a kind"
-            self._say((*path, "kind"), f"{wrong}; {near(given, KINDS)}allowed: {', '.join(KINDS)}")
+            wrong = "is missing" if kind is None else "is not a valid kind"
+            self._report((*path, "kind"), f"{wrong}; {suggestion(given, KINDS)}allowed: {', '.join(KINDS)}")
             return None
         model = model_of(given)
         if "name" in node.value:
-            self._say((*path, "name"), "is not a key here; the sync's name is the key above it", key=True)
+            self._report((*path, "name"), "is not a valid key; the sync's name is the key above it", key=True)
         data = {key: value.plain() for key, value in node.value.items() if key != "name"} | {"name": name}
         dropped = self._read_authorities(path, data)
         return self._validated(path, model, data, dropped)
 
     def _read_authorities(self, path: KeyPath, data: dict[str, Any]) -> list[KeyPath]:
-        """Put the text of each ``ca: file:…`` in its place; gives the places that failed, with the key removed."""
+        """Replace each ``ca: file:…`` by the text of the file. Remove those that fail, and return their paths."""
         failed = []
         for inner, part in list(_mappings(data)):
             value = part.get("ca")
@@ -175,25 +180,25 @@ class _Reading:
                     part["ca"] = _read_file(self._folder / Path(value.removeprefix("file:")).expanduser())
                 if "-----BEGIN" in part["ca"]:
                     _check_certificates(part["ca"])
-            except (ValueError, RuntimeError) as error:  # the latter for a ~user that is not there
-                self._say((*path, *inner, "ca"), str(error))
+            except (ValueError, RuntimeError) as error:  # RuntimeError for a ~user that does not exist
+                self._report((*path, *inner, "ca"), str(error))
                 del part["ca"]
                 failed.append((*inner, "ca"))
         return failed
 
     def _validated(self, path: KeyPath, model: type[Sync], data: dict[str, Any], dropped: list[KeyPath]) -> Sync | None:
-        """The sync, or None when something is wrong with it.
+        """Return the sync, or None if it has problems.
 
-        What is wrong with keys is taken out and the rest tried again, so that what is wrong between keys is told too,
-        as far as it does not depend on a key that was taken out.
+        Invalid keys are removed and the rest is validated again, to find problems between keys too, unless they depend
+        on a removed key.
         """
-        whole = not dropped
+        complete = not dropped
         try:
             sync = model.model_validate(data)
         except ValidationError as error:
-            whole = False
+            complete = False
             for details in without_echoes(error.errors(include_url=False), model):
-                self._say_details(path, model, details)
+                self._report_details(path, model, details)
                 inner = inner_path(details["loc"])
                 dropped.append(_drop(data, inner[:-1] if details["type"] == "missing" else inner))
             try:
@@ -202,26 +207,26 @@ class _Reading:
                 return None
         found = [finding for finding in sync.problems() if not _depends(finding, dropped)]
         for finding in found:
-            self._say((*path, *finding.path), finding.message, key=True)
-        if not found and not any(part[0] in _WHERE for part in dropped):
+            self._report((*path, *finding.path), finding.message, key=True)
+        if not found and not any(part[0] in _ENDPOINT_KEYS for part in dropped):
             self._comparable.append(sync)
-        return sync if whole and not found else None
+        return sync if complete and not found else None
 
-    def _say_details(self, path: KeyPath, model: type[Sync], details: ErrorDetails) -> None:
+    def _report_details(self, path: KeyPath, model: type[Sync], details: ErrorDetails) -> None:
         inner = inner_path(details["loc"])
         if inner == ("name",):
-            self._say(path, message_for(details, model), key=True)
+            self._report(path, message_for(details, model), key=True)
         elif details["type"] == "extra_forbidden":
             allowed = keys_at(model, details["loc"][:-1])
             key = str(inner[-1])
-            secretive = bool(_SECRETIVE & set(inner[:-1])) and not resembles(key, allowed)
-            place = self._root.place_of((*path, *inner), key=True)
-            said = (*path, *(inner[:-1] if secretive else inner))
-            text = "has a key that is not one" if secretive else "is not a key here"
-            text += f"; {near(key, allowed)}allowed: {', '.join(allowed)}"
-            self.problems.append(Problem(*place, _dotted(said), text))
+            secretive = bool(_SECRET_KEYS & set(inner[:-1])) and not closest(key, allowed)
+            position = self._root.position_of((*path, *inner), key=True)
+            shown = (*path, *(inner[:-1] if secretive else inner))
+            text = "has an invalid key" if secretive else "is not a valid key"
+            text += f"; {suggestion(key, allowed)}allowed: {', '.join(allowed)}"
+            self.problems.append(Problem(*position, _dotted(shown), text))
         else:
-            self._say((*path, *inner), message_for(details, model))
+            self._report((*path, *inner), message_for(details, model))
 
 
 def _dotted(path: KeyPath) -> str:
@@ -229,7 +234,7 @@ def _dotted(path: KeyPath) -> str:
 
 
 def _mappings(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
-    """Every mapping in ``value`` with its path."""
+    """Yield every mapping in `value` with its path."""
     if isinstance(value, dict):
         yield path, value
         for key, inner in value.items():
@@ -237,7 +242,7 @@ def _mappings(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, dict[st
 
 
 def _drop(data: dict[str, Any], path: KeyPath) -> KeyPath:
-    """Take out what stands at ``path``, or the whole list it is in; gives the path taken out."""
+    """Remove the value at `path`, or the complete list that contains it; return the removed path."""
     keys = [str(part) for part in itertools.takewhile(lambda part: isinstance(part, str), path)]
     if keys == ["name"]:
         data["name"] = "name"
@@ -245,7 +250,7 @@ def _drop(data: dict[str, Any], path: KeyPath) -> KeyPath:
     part = data
     for depth, key in enumerate(keys[:-1], 1):
         inner = part.get(key, {})
-        if not isinstance(inner, dict):  # text where a mapping may stand too: what is wrong there is all of it
+        if not isinstance(inner, dict):  # text in place of a mapping is removed completely
             keys = keys[:depth]
             break
         part = inner
@@ -255,33 +260,33 @@ def _drop(data: dict[str, Any], path: KeyPath) -> KeyPath:
 
 
 def _depends(finding: Finding, dropped: Iterable[KeyPath]) -> bool:
-    """Whether a finding may be there only because of what was taken out."""
+    """Return True if removed values may have caused the finding."""
     rests_on = (finding.path, *finding.rests_on)
     return any(a[: len(b)] == b or b[: len(a)] == a for a in rests_on for b in dropped)
 
 
 def _read_file(path: Path) -> str:
-    """The text of a certificate file. Raises ValueError saying why it cannot be had."""
+    """Return the text of a certificate file. Raises ValueError with the reason."""
     try:
         with path.open("rb") as file:
             data = file.read(LONGEST_CA + 1)
     except OSError as error:
-        raise ValueError(f"file {path} cannot be read: {error.strerror}; write a path relative to syncs.yaml") from None
+        raise ValueError(f"cannot read {path}: {error.strerror}; write a path relative to syncs.yaml") from None
     if len(data) > LONGEST_CA:
         raise ValueError(
-            f"file {path} is larger than {LONGEST_CA} bytes; give only the authority that signed the server"
+            f"file {path} is larger than {LONGEST_CA} bytes; use only the authority that signed the server's certificate"
         )
     text = data.decode("utf-8", "replace")
     if "-----BEGIN CERTIFICATE-----" not in text:
-        raise ValueError(f"file {path} holds no certificate; it must be PEM, with -----BEGIN CERTIFICATE-----")
+        raise ValueError(f"file {path} contains no certificate; use a PEM file with -----BEGIN CERTIFICATE-----")
     return text
 
 
 def _check_certificates(text: str) -> None:
-    """Raises ValueError where the certificates in ``text`` cannot be read."""
+    """Check that the certificates in `text` can be read. Raises ValueError."""
     if "PRIVATE KEY" in text:
-        raise ValueError("holds a private key; give the authority's certificate only")
+        raise ValueError("contains a private key; write only the certificate of the authority")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError):
-        raise ValueError("is not a certificate that can be read; give it in PEM form, unchanged") from None
+        raise ValueError("is not a valid certificate; copy it unchanged in PEM form") from None

@@ -1,4 +1,4 @@
-"""What can be wrong with syncs although each of their keys is right, and where a sync writes."""
+"""Problems between keys and between syncs, and the targets that a sync can write."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Final, TypeAlias
 
 from syncline.config.values import KeyPath
 
-Place: TypeAlias = tuple[str | int, ...]
-"""A target server, equal for two spellings of the same one: what it is, its name, its port or the like."""
+Location: TypeAlias = tuple[str | int, ...]
+"""The identity of a server or a part of it, equal for all spellings: its type, its name, its port or the like."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``path`` is the path of keys inside the sync, or from ``syncs`` on where two are compared.
+    """A problem or a warning. `path` begins inside the sync, or at `syncs` for findings about two syncs.
 
-    ``rests_on`` names further places whose values the finding depends on.
+    `rests_on` are paths of other values that the finding depends on.
     """
 
     path: KeyPath
@@ -28,23 +28,24 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """Names by how they begin, or one name ``whole``."""
+    """All names that begin with `start`, or with `exact` the one name `start`."""
 
     start: str
-    whole: bool = False
+    exact: bool = False
 
     def meets(self, other: Area) -> bool:
-        if self.whole and other.whole:
+        """Return True if both have a name in common."""
+        if self.exact and other.exact:
             return self.start == other.start
-        if self.whole:
+        if self.exact:
             return self.start.startswith(other.start)
-        return other.start.startswith(self.start) or (not other.whole and self.start.startswith(other.start))
+        return other.start.startswith(self.start) or (not other.exact and self.start.startswith(other.start))
 
     def within(self, other: Area) -> Area | None:
-        """What both have in common."""
+        """Return the names that both have in common, None if there are none."""
         if not self.meets(other):
             return None
-        return self if self.whole or (not other.whole and len(self.start) >= len(other.start)) else other
+        return self if self.exact or (not other.exact and len(self.start) >= len(other.start)) else other
 
 
 EVERYWHERE: Final = Area("")
@@ -52,15 +53,15 @@ EVERYWHERE: Final = Area("")
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What a sync can write at one target: ``areas`` of names, of which ``writes`` tells, if given, whether it takes one.
+    """The names that a sync can write at one target: `areas`, restricted by `writes` if set.
 
-    ``path`` is the key of the sync that names the target, ``at`` how messages call the target, and ``advice`` what
-    keeps two syncs apart that would write the same there. ``template`` names a part of the target, such as a branch,
-    with placeholders in braces: two syncs meet only if a name fits both of their templates.
+    `path` is the key of the sync that names the target, `at` the target in messages, and `advice` how to separate two
+    syncs that would write the same names. `template` names a part of the target, such as a branch, with placeholders in
+    braces: two syncs overlap only if a name fits both templates.
     """
 
     sync: str
-    place: Place
+    location: Location
     areas: tuple[Area, ...]
     path: KeyPath
     at: str
@@ -69,7 +70,7 @@ class Reach:
     template: str = ""
 
     def common_with(self, other: Reach) -> str | None:
-        """A name, or the beginning of many, that both can write; None if there is none."""
+        """Return a name that both can write, or a prefix with ``*``; None if there is none."""
         if not templates_meet(self.template, other.template):
             return None
         mine, theirs = self._names(), other._names()
@@ -82,19 +83,23 @@ class Reach:
         return next((f"{common.start}*" for common in meetings if common), None)
 
     def _names(self) -> frozenset[str]:
-        return frozenset(area.start for area in self.areas if area.whole)
+        return frozenset(area.start for area in self.areas if area.exact)
 
     def _starts(self) -> list[Area]:
-        return [area for area in self.areas if not area.whole]
+        return [area for area in self.areas if not area.exact]
 
     def _takes(self, name: str) -> bool:
         if self.writes is not None:
             return self.writes(name)
-        return any(area.meets(Area(name, whole=True)) for area in self.areas)
+        return any(area.meets(Area(name, exact=True)) for area in self.areas)
+
+
+_ONE: Final = "one character"
+_MORE: Final = "any characters"
 
 
 def templates_meet(one: str, other: str) -> bool:
-    """Return True if a name fits both templates; a placeholder in braces stands for one or more characters but ``/``."""
+    """Return True if a name fits both templates. A placeholder in braces is one or more characters except ``/``."""
     left, right = _tokens(one), _tokens(other)
 
     @cache
@@ -113,10 +118,6 @@ def templates_meet(one: str, other: str) -> bool:
     return meet(0, 0)
 
 
-_ONE: Final = "one character"
-_MORE: Final = "any characters"
-
-
 def _tokens(template: str) -> tuple[str, ...]:
     """Return the characters of a template, with two tokens for each placeholder."""
     parts = re.split(r"\{[^{}]*\}", template)
@@ -127,16 +128,16 @@ def _tokens(template: str) -> tuple[str, ...]:
 
 
 def conflicts_between(reaches: Sequence[Reach]) -> Iterator[Finding]:
-    """Each reach that has something in common with an earlier one of another sync, its path beginning at ``syncs``.
+    """Yield a finding for each reach that overlaps an earlier one of another sync; its path begins at `syncs`.
 
-    Where names are known only as patterns, whatever begins alike counts as the same place.
+    Names known only by a pattern overlap if they begin alike.
     """
-    by_place: dict[Place, list[Reach]] = {}
+    by_location: dict[Location, list[Reach]] = {}
     for later in reaches:
-        neighbours = by_place.setdefault(later.place, [])
+        neighbours = by_location.setdefault(later.location, [])
         for earlier in neighbours:
             common = None if earlier.sync == later.sync else earlier.common_with(later)
             if common is not None:
-                what = f"can write {common} at {later.at}, and so can the sync {earlier.sync}; {later.advice}"
+                what = f"can write {common} at {later.at}, as can the sync {earlier.sync}; {later.advice}"
                 yield Finding(("syncs", later.sync, *later.path), what)
         neighbours.append(later)

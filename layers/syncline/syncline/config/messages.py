@@ -1,6 +1,6 @@
-"""What pydantic found wrong, in words for whoever edits the file: what is wrong, and what is allowed.
+"""Messages for errors that pydantic finds: the problem, and the expected value.
 
-No message repeats the value itself, but for numbers: it may be a secret that was written in the wrong place.
+No message repeats a value other than a number: it may be a secret written in the wrong place.
 """
 
 from __future__ import annotations
@@ -20,77 +20,78 @@ _FORMS: Final[dict[str, type[Model]]] = {"<basic>": BasicAuth, "<token>": TokenA
 
 
 def inner_path(loc: KeyPath) -> KeyPath:
-    """The path of keys, without the marks by which pydantic names the forms of a union."""
+    """Return the path of keys without the tags by which pydantic names the forms of a union."""
     return tuple(part for part in loc if not (isinstance(part, str) and part.startswith("<")))
 
 
-def resembles(text: str, known: Iterable[str]) -> str | None:
-    """The word of ``known`` that ``text`` was probably meant to be."""
+def closest(text: str, known: Iterable[str]) -> str | None:
+    """Return the word of `known` that is closest to `text`, or None."""
     found = difflib.get_close_matches(text.lower().replace("_", "").replace("-", ""), known, n=1, cutoff=0.6)
     return found[0] if found else next(iter(difflib.get_close_matches(text, known, n=1, cutoff=0.6)), None)
 
 
-def near(text: str, known: Iterable[str]) -> str:
-    word = resembles(text, known)
+def suggestion(text: str, known: Iterable[str]) -> str:
+    """Return "did you mean WORD? ", or "" if no known word is close."""
+    word = closest(text, known)
     return f"did you mean {word}? " if word else ""
 
 
 def keys_at(model: type[Model], loc: KeyPath) -> list[str]:
-    """The keys that the mapping at ``loc`` may have."""
+    """Return the keys allowed in the mapping at `loc`."""
     inner = _model_at(model, loc)
     return [key for key in inner.model_fields if key != "name"] if inner else []
 
 
 def without_echoes(errors: list[ErrorDetails], model: type[Model]) -> list[ErrorDetails]:
-    """Without each "is missing" of a key that is there under a name much like it, which is told already."""
+    """Return the errors without "is missing" for keys that exist misspelled, which have an error already."""
     meant = set()
     for details in errors:
         if details["type"] == "extra_forbidden":
             parent = details["loc"][:-1]
-            meant.add((*parent, resembles(str(details["loc"][-1]), keys_at(model, parent))))
+            meant.add((*parent, closest(str(details["loc"][-1]), keys_at(model, parent))))
     return [details for details in errors if details["type"] != "missing" or details["loc"] not in meant]
 
 
 def message_for(details: ErrorDetails, model: type[Model]) -> str:
-    """One sentence: what is wrong; what is allowed."""
+    """Return the message for an error: the problem; the expected value."""
     given, loc = details["input"], details["loc"]
     words = {
         "value_error": "{error}",
         "auth_form": "{message}",
-        "missing": "is missing; {allowed}",
-        "model_type": "is {what}, not a mapping; put below it: {keys}",
-        "model_attributes_type": "is {what}, not a mapping; put below it: {keys}",
-        "tuple_type": "is {what}, not a list; {allowed}",
-        "string_type": "is {what}, not text; {quotes}{allowed}",
-        "bool_type": "is {what}; write true or false",
-        "int_type": "is {what}, not a whole number; {allowed}",
-        "greater_than_equal": "is {number}, which is too small; {allowed}",
-        "less_than_equal": "is {number}, which is too large; {allowed}",
-        "literal_error": "is not one of the words allowed: {expected}",
-    }.get(details["type"], "is not understood; {allowed}")
+        "missing": "is missing; expected: {expected_value}",
+        "model_type": "is {type}, not a mapping; allowed keys: {keys}",
+        "model_attributes_type": "is {type}, not a mapping; allowed keys: {keys}",
+        "tuple_type": "is {type}, not a list; expected: {expected_value}",
+        "string_type": "is {type}, not text; {quotes}expected: {expected_value}",
+        "bool_type": "is {type}; write true or false",
+        "int_type": "is {type}, not a whole number; expected: {expected_value}",
+        "greater_than_equal": "is {number}, which is too small; expected: {expected_value}",
+        "less_than_equal": "is {number}, which is too large; expected: {expected_value}",
+        "literal_error": "is not an allowed word; allowed: {expected}",
+    }.get(details["type"], "is not a valid value; expected: {expected_value}")
     number = isinstance(given, int | float)
     return words.format_map(
         {
             **details.get("ctx", {}),
             "message": details["msg"],
-            "allowed": _allowed(model, loc),
+            "expected_value": _expected(model, loc),
             "keys": ", ".join(keys_at(model, loc)),
-            "what": _what(given),
+            "type": _type_name(given),
             "number": given if number else "a number",
             "quotes": "write it in quotes; " if number else "",
         }
     )
 
 
-def _what(value: Any) -> str:
+def _type_name(value: Any) -> str:
     if value is None:
         return "empty"
     words = {bool: "true or false", int: "a number", float: "a number", str: "text", dict: "a mapping", list: "a list"}
-    return words.get(type(value), "something else")
+    return words.get(type(value), "another type")
 
 
-def _allowed(model: type[Model], loc: KeyPath) -> str:
-    """What the field at ``loc`` is, from its description, and an example."""
+def _expected(model: type[Model], loc: KeyPath) -> str:
+    """Return the description of the field at `loc`, with an example."""
     names = [part for part in loc if isinstance(part, str) and not part.startswith("<")]
     parent = _model_at(model, loc[: _last_index(loc, names[-1])]) if names else None
     info = parent.model_fields.get(names[-1]) if parent else None
@@ -111,7 +112,7 @@ def _example(info: FieldInfo) -> str:
 
 
 def _model_at(model: type[Model], loc: KeyPath) -> type[Model] | None:
-    """The model of the mapping at ``loc``."""
+    """Return the model of the mapping at `loc`."""
     current: type[Model] | None = model
     forms: list[type[Model]] = []
     for part in loc:

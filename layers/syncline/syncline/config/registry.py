@@ -1,4 +1,4 @@
-"""A registry in ``syncs.yaml``: where it is, and who we are there."""
+"""A registry in ``syncs.yaml``: its address and credentials."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, StrictBool, Tag
 
-from syncline.config.findings import Finding, Place
+from syncline.config.findings import Finding, Location
 from syncline.config.sync import Model, ServerAddress
 from syncline.config.values import (
     Authority,
@@ -22,7 +22,7 @@ from syncline.config.values import (
 
 
 class BasicAuth(Model):
-    """A user name and its password (a robot account and its token)."""
+    """A user name and a password (or a robot account and its token)."""
 
     username: TextOrReference = Field(description="The user name, or a reference to it.", examples=["env:QUAY_USER"])
     password: SecretReference = Field(
@@ -31,7 +31,7 @@ class BasicAuth(Model):
 
 
 class TokenAuth(Model):
-    """A token that is sent as it is, as a bearer token."""
+    """A bearer token, sent unchanged."""
 
     token: SecretReference = Field(description="A reference to the token.", examples=["secret:syncline/quay#token"])
 
@@ -67,7 +67,7 @@ Auth: TypeAlias = Annotated[
 
 
 class RegistryEndpoint(Model):
-    """A registry and how to speak to it."""
+    """The address of a registry, credentials and TLS."""
 
     registry: Host = Field(
         description="The registry's host and port, without scheme or path.", examples=["quay.prod.example:8443"]
@@ -79,31 +79,31 @@ class RegistryEndpoint(Model):
     )
     auth_realms: tuple[Realm, ...] = Field(
         (),
-        description="Hosts (without port) besides the registry to which the credentials may be sent in exchange for a token.",
+        description="Hosts (without port) other than the registry to which the credentials may be sent in exchange for a token.",
         examples=[["auth.prod.example"]],
     )
     ca: Authority | None = Field(
         None,
-        description="The authority that signed the registry's certificate, if the system does not know it: `file:PATH` "
-        "(read on apply; relative to syncs.yaml), a reference, or the PEM text itself.",
+        description="The certificate authority of the registry, if the system does not trust it: `file:PATH` (relative to "
+        "syncs.yaml, read by `apply`), a reference, or the PEM text.",
         examples=["file:prod-ca.pem"],
     )
-    plain_http: StrictBool = Field(False, description="Speak HTTP without TLS. Only for networks you trust.")
+    plain_http: StrictBool = Field(False, description="Use HTTP without TLS. Only for trusted networks.")
 
     def addresses(self) -> Iterator[ServerAddress]:
         yield ServerAddress(f"{'http' if self.plain_http else 'https'}://{self.registry}/v2/", self.ca)
 
     @property
-    def place(self) -> Place:
-        """What is the same for two spellings of one registry: host name and port."""
+    def location(self) -> Location:
+        """The identity of the registry, equal for all spellings: host name and port."""
         name, port = split_host(self.registry)
         loopback = is_loopback(self.registry)
         return ("registry", "localhost" if loopback else name, port or (80 if self.plain_http else 443))
 
     def plain_text_warnings(self, path: KeyPath) -> Iterator[Finding]:
-        """Whether credentials go readable over a network; ``path`` is where the endpoint stands in its sync."""
+        """Yield a warning if credentials are sent unencrypted; `path` is the path of the endpoint in its sync."""
         if self.plain_http and self.auth != "anonymous" and not is_loopback(self.registry):
             yield Finding(
                 (*path, "plain_http"),
-                f"sends the credentials of {self.registry} readable over the network; use TLS and ca",
+                f"sends the credentials of {self.registry} unencrypted over the network; use TLS and ca",
             )

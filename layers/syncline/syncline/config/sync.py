@@ -1,8 +1,8 @@
-"""What every sync in ``syncs.yaml`` has, whatever its kind; each kind's own model is in the module of its name.
+"""The model of a sync in ``syncs.yaml``, common to all kinds. Each kind's own model is in its `config` module.
 
-Descriptions and examples are shown to people: ``docs/reference/syncs.yaml.md`` and ``schema/syncs.schema.json`` are written from
-them, by ``python -m syncline.config.schema``. Secrets appear only as :class:`~syncline.secrets.Reference`. No message
-repeats a value that could be one.
+Descriptions and examples are public: ``python -m syncline.config.schema`` writes ``docs/reference/syncs.yaml.md`` and
+``schema/syncs.schema.json`` from them. Secrets appear only as :class:`~syncline.secrets.Reference`. No message repeats a
+value that could be a secret.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from syncline.secrets import Reference
 
 
 class ServerAddress(NamedTuple):
-    """The address of a server: its ``url``, the authority of its certificate, and where in a sync it stands."""
+    """The URL of a server, its certificate authority, and the path of the URL in the sync."""
 
     url: str
     ca: str | Reference | None = None
@@ -44,12 +44,12 @@ class ServerAddress(NamedTuple):
 
 
 class Model(BaseModel):
-    """What every part of the configuration is: frozen, and without keys that nobody reads."""
+    """The base of all parts of the configuration: frozen, and without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     def addresses(self) -> Iterator[ServerAddress]:
-        """Yield the addresses of the servers that this part of the configuration names."""
+        """Yield the addresses of the servers in this part of the configuration."""
         for name in type(self).model_fields:
             value = getattr(self, name)
             parts = value.items() if isinstance(value, dict) else [(None, value)]
@@ -60,13 +60,15 @@ class Model(BaseModel):
 
 
 class Patterns(Model):
-    """Names by pattern: a glob (`*` does not cross `/`, `**` does), or `re:` and a regular expression of the whole name."""
+    """Names selected by patterns: globs (`*` does not match `/`, `**` does), or `re:` and a regular expression for the complete name."""
 
     include: tuple[Pattern, ...] = Field(
-        (), description="Take names that match one of these; everything when empty.", examples=[["payments/*"]]
+        (),
+        description="Select names that match one of these patterns. Defaults to all names.",
+        examples=[["payments/*"]],
     )
     exclude: tuple[Pattern, ...] = Field(
-        (), description="Of those, leave out names that match one of these.", examples=[["re:.*-dev"]]
+        (), description="Leave out selected names that match one of these patterns.", examples=[["re:.*-dev"]]
     )
 
     def allows(self, name: str) -> bool:
@@ -74,115 +76,116 @@ class Patterns(Model):
 
 
 class Removals(Model):
-    """Limits on removals from the target within a window of time, whatever triggered the scans in it."""
+    """Limits on removals from the target within a window of time, across all runs."""
 
     share: Annotated[StrictFloat | StrictInt, Field(ge=0, le=1)] = Field(
-        0.25, description="The largest share of the items that are ours and selected, from 0 to 1.", examples=[0.1]
+        0.25,
+        description="Largest share of the selected items written by this sync that may be removed, from 0 to 1.",
+        examples=[0.1],
     )
     count: Annotated[StrictInt, Field(ge=0)] = Field(
-        1000, description="The largest number of items; 0 for none at all.", examples=[100]
+        1000, description="Largest number of items that may be removed; 0 disables removals.", examples=[100]
     )
     per: Duration = Field(
         "24h",
-        description="The window. It begins with a removal; `share` is that of the items that are ours and selected then, and of those "
-        "that come later.",
+        description="Length of the window. It begins with a removal; `share` applies to the items at that time and those added later.",
         examples=["7d"],
     )
 
     @property
     def limits(self) -> Limits:
-        """The limits, for :mod:`syncline.ownership`."""
+        """The limits as :mod:`syncline.ownership` uses them."""
         return Limits(float(self.share), self.count, seconds_of(self.per))
 
 
 class Webhook(Model):
-    """Lets the source say that something changed there."""
+    """Lets the source notify Syncline of changes."""
 
     secret: SecretReference = Field(
-        description="A reference to the secret: the last part of the address `/hooks/<sync>/<secret>`, or, where the "
-        "sender can do better, what it signs with or sends as a bearer token to `/hooks/<sync>`.",
+        description="A reference to the secret. The sender signs with it or sends it as a bearer token to `/hooks/<sync>`, or "
+        "uses the URL `/hooks/<sync>/<secret>`.",
         examples=["secret:syncline/hooks#prod"],
     )
 
 
 class Gathering(Model):
-    """How many events become one look."""
+    """The time for which events are collected before one scan handles all of them."""
 
     quiet: Annotated[StrictFloat | StrictInt, Field(ge=0, le=900)] = Field(
-        2, description="Seconds without a further event after which a look begins.", examples=[30]
+        2, description="Seconds without a further event after which a scan begins.", examples=[30]
     )
     longest: Annotated[StrictFloat | StrictInt, Field(ge=0, le=3600)] = Field(
-        60, description="Seconds after which a look begins although events keep coming.", examples=[300]
+        60, description="Seconds after the first event after which a scan begins in any case.", examples=[300]
     )
 
 
 class Sync(Model):
-    """What every sync has, whatever its kind. ``name`` is its key in the file."""
+    """The keys that all kinds of syncs share. `name` is the sync's key in the file."""
 
     name: Name = Field(description="The sync's name.")
-    kind: str = Field(description="What is kept true.")
+    kind: str = Field(description="The kind of the sync.")
     schedule: Schedule | None = Field(
         None,
-        description="When to look by itself: `rate(…)` or `cron(…)` as EventBridge Scheduler takes them. Absent: only by "
-        "hand and by webhook.",
+        description="Schedule of scans: `rate(…)` or `cron(…)` in the syntax of EventBridge Scheduler. Without one, scans "
+        "start only manually, by webhook and by events.",
         examples=["rate(1 hour)", "cron(0 3 * * ? *)"],
     )
     timezone: Timezone | None = Field(
         None,
-        description="The time zone of a `cron` schedule, by its IANA name; UTC when absent.",
+        description="Time zone of a `cron` schedule as an IANA name. Defaults to UTC.",
         examples=["Asia/Kolkata"],
     )
     slowest: Annotated[StrictInt, Field(ge=1)] = Field(
         1024,
-        description="The lowest rate, in bytes a second, at which a server of the sync may send or take content, measured over 30 "
-        "seconds of waiting for it. A slower transfer ends with `TOO_SLOW` and is tried again later. Git's own limit is 100 bytes a "
-        "second over 60 seconds; a kind without runs has a `deadline` instead.",
+        description="Lowest rate in bytes per second at which a server may send or receive content, measured over 30 seconds. A "
+        "slower transfer fails with `TOO_SLOW` and is retried later. For git the limit is 100 bytes per second over 60 seconds; "
+        "a kind without runs has a `deadline` instead.",
         examples=[100],
     )
-    enabled: StrictBool = Field(True, description="Whether the schedule and the webhook start runs.")
-    webhook: Webhook | None = Field(None, description="Lets the source say that something changed there.")
+    enabled: StrictBool = Field(True, description="Let the schedule and the webhook start runs.")
+    webhook: Webhook | None = Field(None, description="Webhook by which the source notifies Syncline of changes.")
 
     def problems(self) -> list[Finding]:
-        """What makes this sync impossible, apart from every other sync."""
+        """Return problems between the keys of this sync."""
         return []
 
     def warnings(self) -> list[Finding]:
-        """What is allowed and probably not meant, or dangerous."""
+        """Return findings about values that are allowed but probably unintended, or dangerous."""
         if self.timezone is not None and not (self.schedule or "").startswith("cron("):
             return [Finding(("timezone",), "has no effect without a cron schedule")]
         return []
 
     def reaches(self) -> list[Reach]:
-        """What it can write, target by target, so that no two syncs write one place."""
+        """Return what the sync can write at each target, to find two syncs that write the same."""
         return []
 
     def flows(self) -> list[Flow]:
-        """Return what it moves from where to where, so that no circle of syncs copies for ever."""
+        """Return the names that the sync copies, to find circles of syncs."""
         return []
 
     def target_id(self) -> str | None:
-        """Return what identifies the target that records belong to, None for a kind without such records."""
+        """Return an ID of the target under which records are stored, None for a kind without such records."""
         return None
 
     def event_sources(self) -> tuple[str, ...]:
-        """The sources whose events it wants to hear of, such as ``bucket:NAME``."""
+        """Return the sources whose events the sync receives, such as ``bucket:NAME``."""
         return ()
 
     def gathering(self) -> Gathering:
-        """How the events it event_sources of become looks."""
+        """Return the time for which events are collected before a scan."""
         return Gathering()
 
-    def scan_group(self, group: str, name: str) -> str:  # noqa: ARG002 - a kind may look at less than a group
-        """The group that a look at one item covers."""
+    def scan_group(self, group: str, name: str) -> str:  # noqa: ARG002 - a kind may scan less than a group
+        """Return the group of a scope that scans one item."""
         return group
 
     def groups_of(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The groups that names of the source stand for; raises USAGE for one that is none of its."""
-        raise SynclineError("USAGE", f"{self.name} is kept true as a whole: it has no part such as {names[0]}")
+        """Return the groups for names of the source. Raises USAGE for a name that the sync does not select."""
+        raise SynclineError("USAGE", f"{self.name} can only be scanned completely: it has no part {names[0]}")
 
 
 def model_of(kind: str) -> type[Sync]:
-    """The model of a kind's syncs; raises KeyError where there is no such kind."""
+    """Return the model of a kind's syncs. Raises KeyError for an unknown kind."""
     info = KINDS[kind]
     model: type[Sync] = getattr(import_module(f"syncline.kinds.{info.name}.config"), info.model)
     return model
@@ -190,9 +193,9 @@ def model_of(kind: str) -> type[Sync]:
 
 @lru_cache(maxsize=64)  # a warm function reads the same few with every message
 def load_sync(text: str | bytes) -> Sync:
-    """A sync from its JSON (``sync.model_dump_json()``).
+    """Load a sync from its JSON (``sync.model_dump_json()``).
 
-    Raises SynclineError CONFIG_INVALID where this version does not understand it.
+    Raises CONFIG_INVALID if this version cannot load it.
     """
     try:
         return model_of(json.loads(text)["kind"]).model_validate_json(text, context=STORED)
@@ -201,4 +204,4 @@ def load_sync(text: str | bytes) -> Sync:
         where = f" ({', '.join(sorted(fields))})"
     except (ValueError, KeyError, TypeError):
         where = ""
-    raise SynclineError("CONFIG_INVALID", f"a stored sync is not understood{where}; run `syncline apply` again")
+    raise SynclineError("CONFIG_INVALID", f"a stored sync cannot be loaded{where}; run `syncline apply` again")

@@ -1,7 +1,7 @@
-"""Names made of other names: ``x86/{image}:{tag}``, and the way back.
+"""Templates for names, such as ``x86/{image}:{tag}``: filling in values, and reading them back.
 
-A place in braces stands for a value, ``{Presto ref:.12}`` for its first twelve characters; a ``/`` in a value becomes
-``-``, since values end up in tags. Nothing else is understood: a template never runs anything.
+A placeholder in braces stands for a value, ``{Presto ref:.12}`` for its first twelve characters. A ``/`` in a value
+becomes ``-``, because values are used in tags. There is no other syntax.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from typing import Annotated, Any, Final, TypeAlias
 
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
-_PLACE: Final = re.compile(r"\{([A-Za-z][A-Za-z0-9 _-]*)(?::\.([0-9]{1,3}))?\}")
+_PLACEHOLDER: Final = re.compile(r"\{([A-Za-z][A-Za-z0-9 _-]*)(?::\.([0-9]{1,3}))?\}")
 _LONGEST: Final = 300
 
 
 class Template:
-    """A text with places. Raises ValueError where it is none."""
+    """A text with placeholders. Raises ValueError if the text is invalid."""
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.names = frozenset(match[1] for match in _PLACE.finditer(text))
-        rest = _PLACE.sub("", text)
+        self.names = frozenset(match[1] for match in _PLACEHOLDER.finditer(text))
+        rest = _PLACEHOLDER.sub("", text)
         if not text or len(text) > _LONGEST:
             raise ValueError(f"is empty or longer than {_LONGEST} characters")
         if "{" in rest or "}" in rest:
-            raise ValueError("has a brace that holds no name; write {image}, {tag} or {Some key:.12}")
+            raise ValueError("has a brace without a name; write {image}, {tag} or {Some key:.12}")
 
     def fill(self, values: Mapping[str, str]) -> str:
-        """The text with its values; raises KeyError for one that is not there."""
+        """Return the text with the placeholders filled in. Raises KeyError for a missing value."""
 
         def value(match: re.Match[str]) -> str:
             text = values[match[1]].replace("/", "-")
             return text[: int(match[2])] if match[2] else text
 
-        return _PLACE.sub(value, self.text)
+        return _PLACEHOLDER.sub(value, self.text)
 
     def match(self, text: str) -> dict[str, str] | None:
-        """The values that make this text; None if none do. A value has no ``/``, ``:`` or white space."""
+        """Return the values that make this text, or None. A value has no ``/``, ``:`` or white space."""
         found = self._pattern.fullmatch(text)
         if found is None:
             return None
@@ -48,14 +48,14 @@ class Template:
 
     @cached_property
     def _groups(self) -> list[str]:
-        return list(dict.fromkeys(match[1] for match in _PLACE.finditer(self.text)))
+        return list(dict.fromkeys(match[1] for match in _PLACEHOLDER.finditer(self.text)))
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         parts: list[str] = []
         at = 0
         seen: list[str] = []
-        for match in _PLACE.finditer(self.text):
+        for match in _PLACEHOLDER.finditer(self.text):
             parts.append(re.escape(self.text[at : match.start()]))
             if match[1] in seen:
                 parts.append(f"(?:\\{seen.index(match[1]) + 1})")
@@ -79,7 +79,7 @@ def _parsed(value: Any) -> Template:
     if isinstance(value, Template):
         return value
     if not isinstance(value, str):
-        raise ValueError("is no text with places such as {image} in it")  # noqa: TRY004 - pydantic
+        raise ValueError("is not text with placeholders such as {image}")  # noqa: TRY004 - pydantic
     return Template(value)
 
 

@@ -1,7 +1,7 @@
-"""Single values of ``syncs.yaml``: what a host, a repository, a pattern and a reference may look like.
+"""Types of single values of ``syncs.yaml``, such as hosts, repositories, patterns and references.
 
-Each check gives its value back or raises ValueError with what is wrong and what is allowed. Values that could be a
-secret are never repeated.
+Each check returns its value, or raises ValueError with the problem and the expected form. No message repeats a value
+that could be a secret.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from syncline.schedule import check_schedule, check_timezone
 from syncline.secrets import REFERENCE_PATTERN, Reference
 
 KeyPath: TypeAlias = tuple[str | int, ...]
-"""The place of a value: keys of mappings and positions in lists."""
+"""The path of a value: keys of mappings and indexes of lists."""
 
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,62}$"
 _PART: Final = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -27,13 +27,14 @@ ORGANIZATION_PATTERN: Final = rf"^{_PART}$"
 _LONGEST_REPOSITORY: Final = 255
 _DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([smhd])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-LONGEST_CA: Final = 128 * 1024  # characters; a sync is one item of the table, and those end at 400 KB
+LONGEST_CA: Final = 128 * 1024
+"""Characters of a certificate: a sync is one item of the table, which holds 400 KB."""
 _HOST: Final = re.compile(
     r"(?P<name>(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*\.?"
     r"|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
 )
 STORED: Final = {"stored": True}
-"""The context in which a model is loaded that was checked before."""
+"""The validation context for a stored sync, which was checked before."""
 _CERTIFICATE: Final = "-----BEGIN CERTIFICATE-----"
 _LOOPBACK: Final = re.compile(r"localhost|.*\.localhost|127\.[0-9.]+|\[::1\]")
 
@@ -45,26 +46,26 @@ def _check_duration(text: str) -> str:
 
 
 def seconds_of(duration: str) -> float:
-    """Return the seconds of a checked duration."""
+    """Return a valid duration in seconds."""
     match = _DURATION.fullmatch(duration)
     assert match is not None
     return float(match[1]) * _SECONDS[match[2]]
 
 
 def split_host(text: str) -> tuple[str, int | None]:
-    """``host[:port]`` as its name in lower case, without a dot at its end, and its port where it has one.
+    """Split ``host[:port]`` into the name, in lower case and without a trailing dot, and the port or None.
 
-    Raises ValueError saying why ``text`` is not one.
+    Raises ValueError with the reason if `text` is invalid.
     """
     if "@" in text:
-        raise ValueError("holds a user name or password; write host[:port] here and the credentials under auth")
+        raise ValueError("contains a user name or password; write host[:port] here and the credentials under auth")
     if "://" in text:
-        raise ValueError("has a scheme; write host[:port] only, such as quay.prod.example:8443 (see also plain_http)")
+        raise ValueError("has a scheme; write only host[:port], such as quay.prod.example:8443 (see also plain_http)")
     if "/" in text:
-        raise ValueError("has a path; write host[:port] only, such as quay.prod.example:8443")
+        raise ValueError("has a path; write only host[:port], such as quay.prod.example:8443")
     match = _HOST.fullmatch(text)
     if match is None:
-        raise ValueError("is not host[:port]; write for example quay.prod.example:8443")
+        raise ValueError("is not host[:port]; write a host such as quay.prod.example:8443")
     port = int(match["port"]) if match["port"] else None
     if port is not None and not 1 <= port <= 65535:
         raise ValueError(f"has port {port}; allowed are 1 to 65535")
@@ -72,18 +73,18 @@ def split_host(text: str) -> tuple[str, int | None]:
 
 
 def server_of(host: str, port: int) -> tuple[str, int]:
-    """Return name and port of ``host[:port]``, the same for all spellings of one server; ``port`` if it has none."""
+    """Return name and port of ``host[:port]``, equal for all spellings of one server. `port` is the default port."""
     name, given = split_host(host)
     return "localhost" if is_loopback(host) else name, given or port
 
 
 def folded(name: str) -> str:
-    """Return a name as file systems see it that tell neither case nor Unicode forms apart."""
+    """Return a name with case and Unicode form normalized, as on file systems that ignore them."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def is_loopback(registry: str) -> bool:
-    """Whether ``host[:port]`` is this machine by its very name."""
+    """Return True if the name in ``host[:port]`` always means this machine."""
     return _LOOPBACK.fullmatch(split_host(registry)[0]) is not None
 
 
@@ -94,7 +95,7 @@ def _check_host(text: str) -> str:
 
 def _check_realm(text: str) -> str:
     if split_host(text)[1] is not None:
-        raise ValueError("has a port; write the host's name alone, such as auth.prod.example")
+        raise ValueError("has a port; write only the host name, such as auth.prod.example")
     return text
 
 
@@ -104,18 +105,18 @@ def _check_repository(text: str) -> str:
     if re.fullmatch(REPOSITORY_PATTERN, text):
         return text
     if text.startswith("/") or text.endswith("/") or "//" in text:
-        raise ValueError("has a / too many; write a path such as team/app")
+        raise ValueError("has an empty path part; remove the extra /, as in team/app")
     if ":" in text or "@" in text:
-        raise ValueError("has a host, tag or digest; write the repository's path alone, such as team/app")
+        raise ValueError("has a host, tag or digest; write only the repository's path, such as team/app")
     if text != text.lower():
-        raise ValueError("has capitals, which repositories cannot have; write a path such as team/app")
-    raise ValueError("is not a repository; write lower-case parts of a-z 0-9 . _ - between /, such as team/app")
+        raise ValueError("has capital letters, which repositories cannot have; write a path such as team/app")
+    raise ValueError("is not a repository; write lower-case parts of a-z 0-9 . _ - separated by /, such as team/app")
 
 
 def _check_organization(text: str) -> str:
     if re.fullmatch(ORGANIZATION_PATTERN, text):
         return text
-    raise ValueError("is not an organization; write its name alone, of a-z 0-9 . _ -, such as payments")
+    raise ValueError("is not an organization; write only its name, of a-z 0-9 . _ -, such as payments")
 
 
 def _check_prefix(text: str) -> str:
@@ -125,13 +126,15 @@ def _check_prefix(text: str) -> str:
 def _check_name(text: str) -> str:
     if re.fullmatch(NAME_PATTERN, text):
         return text
-    raise ValueError("is not a name; use 1 to 63 of a-z 0-9 -, beginning with a letter or digit, such as prod-to-dr")
+    raise ValueError(
+        "is not a valid name; use 1 to 63 of a-z 0-9 -, beginning with a letter or digit, such as prod-to-dr"
+    )
 
 
 def _check_url(text: str) -> str:
     scheme, found, rest = text.partition("://")
     if not found or scheme not in ("https", "http"):
-        raise ValueError("is not an address; write https://host[:port]")
+        raise ValueError("is not a URL; write https://host[:port]")
     if "?" in rest or "#" in rest:
         raise ValueError("has a query or fragment; write https://host[:port] and the token under token")
     split_host(rest.removesuffix("/"))
@@ -139,26 +142,26 @@ def _check_url(text: str) -> str:
 
 
 def _check_timezone(text: str, info: ValidationInfo) -> str:
-    # What is stored was checked: it costs 50 ms, and the functions' machine may have another list or none.
+    # A stored zone was checked before. The check takes 50 ms, and a function may have another list of zones or none.
     return text if info.context == STORED else check_timezone(text)
 
 
 def _check_pattern(text: str) -> str:
     compile_pattern(text)
-    if not text.startswith("re:") and (odd := re.search(r"[^A-Za-z0-9._/*?\[\]!-]", text)):
+    if not text.startswith("re:") and (invalid := re.search(r"[^A-Za-z0-9._/*?\[\]!-]", text)):
         raise ValueError(
-            f"has the character {odd[0]!r}, which is in no name, so it would match nothing; "
-            "write several patterns in place of {a,b}, and re: before a regular expression"
+            f"has the character {invalid[0]!r}, which no name contains, so it would match nothing; "
+            "write several patterns instead of {a,b}, and re: before a regular expression"
         )
     return text
 
 
 def _check_list(values: tuple[str, ...]) -> tuple[str, ...]:
     if not values:
-        raise ValueError("is an empty list; name at least one, or leave the key out")
+        raise ValueError("is an empty list; list at least one, or remove the key")
     twice = sorted(value for value, count in Counter(values).items() if count > 1)
     if twice:
-        raise ValueError(f"names {', '.join(twice)} twice; write each once")
+        raise ValueError(f"lists {', '.join(twice)} twice; list each once")
     return values
 
 
@@ -177,22 +180,24 @@ def _parse_text_or_reference(value: Any) -> str | Reference:
         return _parse_reference(value)
     except ValueError:
         raise ValueError(
-            "is not a user name; write it (it has no colon), or secret:NAME#KEY, ssm:/PATH, env:NAME"
+            "is not a user name; write the name (without a colon), or secret:NAME#KEY, ssm:/PATH, env:NAME"
         ) from None
 
 
 def _parse_ca(value: Any) -> str | Reference:
     if isinstance(value, str) and "PRIVATE KEY" in value:
-        raise ValueError("holds a private key; give the authority's certificate only")
+        raise ValueError("contains a private key; write only the certificate of the authority")
     if isinstance(value, str) and _CERTIFICATE in value:
         if len(value) > LONGEST_CA:
-            raise ValueError(f"is longer than {LONGEST_CA} characters; give only the authority that signed the server")
+            raise ValueError(
+                f"is longer than {LONGEST_CA} characters; write only the authority that signed the server's certificate"
+            )
         return value
     try:
         return _parse_reference(value)
     except ValueError:
         raise ValueError(
-            "is not an authority; write file:PATH, secret:NAME, ssm:/PATH, env:NAME or the PEM text"
+            "is not a certificate authority; write file:PATH, secret:NAME, ssm:/PATH, env:NAME or the PEM text"
         ) from None
 
 

@@ -19,7 +19,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from syncline.store.backup_records import Count, Known
+from syncline.store.backup_records import FileCount, IndexEntry
 from syncline.store.table import Database, pack, unpack
 
 KEPT: Final = 90 * 24 * 3600
@@ -37,14 +37,14 @@ class BackupIndex:
         self._db = database
         self._clock = clock
 
-    def known(self, place: str, cluster: str) -> dict[str, Known]:
+    def entries(self, place: str, cluster: str) -> dict[str, IndexEntry]:
         """Return the known objects of a cluster, by key."""
         pk = _pk(place, cluster)
-        found: dict[str, Known] = {}
+        found: dict[str, IndexEntry] = {}
         parts: list[str] = []
         oldest = float("inf")
         for item in self._db.query(pk):  # BASE comes before PART
-            found |= {key: Known(*known) for key, *known in unpack(item["objects"])}
+            found |= {key: IndexEntry(*known) for key, *known in unpack(item["objects"])}
             oldest = min(oldest, float(item["expires"]))
             parts.append(str(item["sk"]))
         scattered = sum(name.startswith("PART#") for name in parts) >= PARTS
@@ -52,18 +52,18 @@ class BackupIndex:
             self._merge(pk, found, parts)
         return found
 
-    def note(self, place: str, cluster: str, part: str, known: Mapping[str, Known]) -> None:
+    def add(self, place: str, cluster: str, part: str, known: Mapping[str, IndexEntry]) -> None:
         """Add objects that the batch `part` has read."""
         pk = _pk(place, cluster)
         for number, chunk in enumerate(_chunks(known)):
             self._put(pk, f"PART#{part}#{number}", chunk)
 
-    def settle(self, place: str, cluster: str, known: Mapping[str, Known]) -> None:
+    def replace(self, place: str, cluster: str, known: Mapping[str, IndexEntry]) -> None:
         """Replace the known objects of a cluster, except those that are added meanwhile."""
         pk = _pk(place, cluster)
         self._merge(pk, known, [str(item["sk"]) for item in self._db.query(pk)])
 
-    def _merge(self, pk: str, known: Mapping[str, Known], previous: list[str]) -> None:
+    def _merge(self, pk: str, known: Mapping[str, IndexEntry], previous: list[str]) -> None:
         """Write objects as a new base, then delete the previous items, so that nothing is lost in between."""
         names = set()
         for number, chunk in enumerate(_chunks(known)):
@@ -76,12 +76,12 @@ class BackupIndex:
     def _put(self, pk: str, sk: str, objects: list[Any]) -> None:
         self._db.put({"pk": pk, "sk": sk, "objects": pack(objects), "expires": int(self._clock()) + KEPT})
 
-    def counts(self, reference: str) -> dict[str, Count]:
+    def file_counts(self, reference: str) -> dict[str, FileCount]:
         """Return the trees and the numbers of files of the clusters of a branch, by cluster."""
         item = self._db.get(*_branch(reference))
-        return {} if item is None else {name: Count(tree, files) for name, tree, files in unpack(item["clusters"])}
+        return {} if item is None else {name: FileCount(tree, files) for name, tree, files in unpack(item["clusters"])}
 
-    def keep_counts(self, reference: str, counts: Mapping[str, Count]) -> None:
+    def save_file_counts(self, reference: str, counts: Mapping[str, FileCount]) -> None:
         """Store counts of clusters. Those that exceed one item are left out, and counted again later."""
         rows, size = [], 0
         for name, count in counts.items():
@@ -112,7 +112,7 @@ def _short(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
-def _chunks(known: Mapping[str, Known]) -> Iterator[list[Any]]:
+def _chunks(known: Mapping[str, IndexEntry]) -> Iterator[list[Any]]:
     """Yield rows in portions that fit one item."""
     rows: list[Any] = []
     size = 0

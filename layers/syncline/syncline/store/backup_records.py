@@ -1,4 +1,4 @@
-"""The entries of the backup index."""
+"""The records of the index of backups, shared by the store and the kind."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ LeftOutCode = CodeName | Literal[""]
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """An object that was read: its ETag and the ID of its blob, "" if it is left out of git.
+class IndexEntry:
+    """An object that was read: its ETag and the ID of the blob it became, "" if it was left out.
 
-    `code` is the reason for leaving it out, "" if there is none (:class:`.sealing.Sealed`).
+    `code` is the error code it was left out with, "" for none (`kinds.backups.secrets_filter.Filtered`).
     """
 
     etag: str
@@ -24,8 +24,8 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
-    """The number of files of a cluster in the tree with the ID `tree`."""
+class FileCount:
+    """The number of files of a cluster, and the ID of the tree in which they were counted."""
 
     tree: str
     files: int

@@ -1,4 +1,4 @@
-"""Which keys can be paths of a git tree: bad ones are refused one by one, good ones are paths that git itself takes."""
+"""Keys as paths of a git tree: invalid ones are refused one by one. The mapping of keys to paths and branches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.kinds.backups.paths import LONGEST, LONGEST_NAME, Names, folded, problem_of, refusal, shown
+from syncline.kinds.backups.paths import (
+    LONGEST,
+    LONGEST_NAME,
+    Layout,
+    TakenPaths,
+    folded,
+    path_error,
+    path_problem,
+    shown,
+)
 
 BAD = [
     "",
@@ -65,13 +74,13 @@ GOOD = [
 
 @pytest.mark.parametrize("key", BAD, ids=ascii)
 def test_a_key_that_cannot_be_a_path_is_refused_with_a_reason(key: str) -> None:
-    assert problem_of(key)
-    names = Names()
-    error = refusal(key, names)
+    assert path_problem(key)
+    names = TakenPaths()
+    error = path_error(key, names)
     assert error is not None
     assert error.code.name == "PATH_REFUSED"
     assert "\n" not in error.what
-    assert refusal("c/n/good.yaml", names) is None, "the rest is taken"
+    assert path_error("c/n/good.yaml", names) is None, "others are accepted"
 
 
 @pytest.mark.parametrize(
@@ -87,13 +96,13 @@ def test_a_key_that_cannot_be_a_path_is_refused_with_a_reason(key: str) -> None:
     ids=ascii,
 )
 def test_the_reason_names_the_problem(key: str, reason: str) -> None:
-    assert reason in (problem_of(key) or "")
+    assert reason in (path_problem(key) or "")
 
 
 def test_a_key_may_be_as_long_as_the_longest() -> None:
     key = "/".join(["n" * LONGEST_NAME] * 15 + ["n" * 79, "n" * 80])
     assert len(key) == LONGEST
-    assert problem_of(key) is None
+    assert path_problem(key) is None
 
 
 @pytest.mark.parametrize(
@@ -103,14 +112,14 @@ def test_a_key_may_be_as_long_as_the_longest() -> None:
         ("a", "a/b/c", "cannot be a file and a folder"),
         ("a/b", "a/b/c/d/e", "cannot be a file and a folder"),
         ("c/a/b", "c/a", "cannot be a file and a folder"),
-        ("c/a", "c/A", "on some systems"),
-        ("c/A/b", "c/a/c", "on some systems"),
+        ("c/a", "c/A", "on some file systems"),
+        ("c/A/b", "c/a/c", "on some file systems"),
     ],
 )
-def test_a_collision_says_which_it_is(there: str, key: str, reason: str) -> None:
-    names = Names()
+def test_the_error_names_the_kind_of_collision(there: str, key: str, reason: str) -> None:
+    names = TakenPaths()
     names.add(there)
-    error = refusal(key, names)
+    error = path_error(key, names)
     assert error is not None
     assert reason in error.what
 
@@ -125,7 +134,7 @@ def test_a_key_is_shown_in_one_short_line(key: str, text: str) -> None:
 
 @pytest.mark.parametrize("key", GOOD, ids=ascii)
 def test_a_key_that_can_be_a_path_is_taken(key: str) -> None:
-    assert problem_of(key) is None
+    assert path_problem(key) is None
 
 
 @pytest.mark.parametrize(
@@ -144,21 +153,21 @@ def test_a_key_that_can_be_a_path_is_taken(key: str) -> None:
     ],
     ids=ascii,
 )
-def test_of_two_keys_that_are_one_somewhere_the_second_is_refused(there: str, key: str) -> None:
-    names = Names()
+def test_the_second_of_two_keys_that_are_the_same_on_some_system_is_refused(there: str, key: str) -> None:
+    names = TakenPaths()
     names.add(there)
-    error = refusal(key, names)
+    error = path_error(key, names)
     assert error is not None
     assert error.code.name == "PATH_COLLIDES"
     assert shown(there) in error.what or shown(there.rpartition("/")[0] + "/") in error.what
-    assert refusal("else/other", names) is None
+    assert path_error("else/other", names) is None
 
 
-def test_a_path_that_was_given_free_can_be_taken_again() -> None:
-    names = Names()
+def test_a_released_path_can_be_taken_again() -> None:
+    names = TakenPaths()
     names.add("c/a")
     assert names.take("c/A") == "c/a"
-    names.drop("c/a")
+    names.release("c/a")
     assert names.take("c/A") is None
     assert names.take("c/A") is None, "the same path twice is no collision"
 
@@ -170,9 +179,9 @@ keys = st.lists(parts, min_size=1, max_size=5).map("/".join)
 
 
 @given(st.lists(keys, max_size=8))
-def test_what_is_taken_never_escapes_hides_or_collides(given_keys: list[str]) -> None:
-    there = Names()
-    good = [key for key in sorted(given_keys, key=str.encode) if refusal(key, there) is None]
+def test_accepted_paths_never_escape_hide_or_collide(given_keys: list[str]) -> None:
+    there = TakenPaths()
+    good = [key for key in sorted(given_keys, key=str.encode) if path_error(key, there) is None]
     seen: dict[str, tuple[str, bool]] = {}
     for path in set(good):
         names = path.split("/")
@@ -186,3 +195,58 @@ def test_what_is_taken_never_escapes_hides_or_collides(given_keys: list[str]) ->
             part = "/".join(names[:at])
             is_file = at == len(names)
             assert seen.setdefault(folded(part), (part, is_file)) == (part, is_file)
+
+
+# -- layout ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layout", "key", "path", "branch"),
+    [
+        (Layout(), "east/default/x.yaml", "east/default/x.yaml", "main"),
+        (Layout(prefix="b/"), "b/east/x", "east/x", "main"),
+        (Layout(folder="clusterbackup"), "east/n/x", "clusterbackup/east/n/x", "main"),
+        (Layout("b/", "x/y", "backups/{cluster}"), "b/east/n/x", "x/y/east/n/x", "backups/east"),
+    ],
+)
+def test_a_key_has_a_path_and_a_branch(layout: Layout, key: str, path: str, branch: str) -> None:
+    cluster = layout.cluster_of(key)
+    assert cluster == "east"
+    assert layout.takes(key)
+    assert layout.path_of(key) == path
+    assert layout.key_of(path) == key
+    assert layout.branch_of(cluster) == branch
+    assert path.startswith(layout.cluster_path(cluster) + "/")
+    assert layout.depth == layout.cluster_path(cluster).count("/") + 1
+
+
+@pytest.mark.parametrize("key", ["loose", "b/", "b/east", "b/east/", "b//x", "other/east/n/x", "b/east/n/"])
+def test_keys_outside_any_cluster_are_not_selected(key: str) -> None:
+    assert not Layout(prefix="b/").takes(key)
+
+
+@pytest.mark.parametrize(
+    ("branch", "name", "cluster"),
+    [
+        ("backups/{cluster}", "backups/east.1", "east.1"),
+        ("backups/{cluster}", "backups/east/1", None),
+        ("backups/{cluster}", "backups.east", None),
+        ("{cluster}/of-{cluster}", "east/of-east", "east"),
+        ("{cluster}/of-{cluster}", "east/of-west", None),
+    ],
+)
+def test_a_branch_has_a_cluster(branch: str, name: str, cluster: str | None) -> None:
+    assert Layout(branch=branch).cluster_of_branch(name) == cluster
+
+
+def test_clusters_namespaces_and_objects_are_selected() -> None:
+    layout = Layout(
+        clusters=(("prod-*",), ("prod-old",)), namespaces=((), ("kube-*",)), objects=((), ("*/*/*.log", "prod-a/x/**"))
+    )
+    assert layout.takes("prod-a/default/x.yaml")
+    assert layout.takes("prod-a/cluster.yaml")
+    wrong = ["prod-old/default/x", "dev/default/x", "prod-a/kube-system/x", "prod-a/n/x.log", "prod-a/x/y/z"]
+    assert not [key for key in wrong if layout.takes(key)]
+    only = Layout(namespaces=(("default",), ()))
+    assert only.takes("c/default/x")
+    assert not only.takes("c/cluster.yaml"), "a file without a namespace is in none of the selected ones"

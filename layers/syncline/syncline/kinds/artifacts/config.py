@@ -278,7 +278,9 @@ class ArtifactsSync(Sync):
         areas = {self._area(form, rule.name) for form in self.build.mapping for rule in self.build.images}
         advice = "give one of them another project, or map its images to other repositories"
         at = f"{self.target.registry}/{self.target.project}"
-        return [Reach(self.name, self.target.place, tuple(sorted(areas, key=str)), ("target", "project"), at, advice)]
+        return [
+            Reach(self.name, self.target.location, tuple(sorted(areas, key=str)), ("target", "project"), at, advice)
+        ]
 
     def event_sources(self) -> tuple[str, ...]:
         return ()
@@ -293,7 +295,7 @@ class ArtifactsSync(Sync):
     def _area(self, form: TagMapping, image: str) -> Area:
         repository = form.to.text.rpartition(":")[0].replace("{image}", image)
         start, brace, _ = repository.partition("{")
-        return Area(f"{self.target.project}/{start}", whole=not brace)
+        return Area(f"{self.target.project}/{start}", exact=not brace)
 
 
 def _metadata_problems(build: Build) -> Iterator[Finding]:

@@ -1,135 +1,161 @@
-"""Comparing one cluster file by file: the source's listing, the target's, and the records of what is ours."""
+"""The comparison of one cluster, file by file: the source's listing, the target's files, and the records of our files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
-from syncline.kinds.backups.ours import EXTRAS, Ours, foreign
-from syncline.kinds.backups.paths import Layout, Names, refusal
-from syncline.kinds.backups.removals import refused
-from syncline.kinds.backups.sealing import staying
-from syncline.kinds.kind import Page
+from syncline.clients.http.listings import Odd
+from syncline.kinds.backups.ownership import EXTRAS, OwnedFile, foreign
+from syncline.kinds.backups.paths import Layout, TakenPaths, path_error
+from syncline.kinds.backups.secrets_filter import left_out
+from syncline.kinds.backups.source import failed_result
+from syncline.kinds.kind import Page, split_equal
 from syncline.model import Item, Result
-from syncline.store.backup_records import Known
+from syncline.store.backup_records import IndexEntry
 
 
 class Comparison:
     """A comparison of a cluster's selected files.
 
-    ``objects`` are the ETag and the size of each object that the source lists, and ``current`` is what is known of
-    those that were read as they are. ``odd`` are results of entries of the listings that cannot be used, by key: what
-    seems gone may be what one of them stands for. ``evidence`` tells whether a file is ours that ``rows`` do not have.
-    ``asked`` are the items that a retry asks for. Afterwards ``learned`` has the records to write, ``ours`` the number of files that are ours, and ``gone`` those of them that are
-    gone from the source.
+    `objects` are the ETag and the size of each object that the source lists, and `current` the index entries of
+    objects that have not changed since they were read. `invalid` are results of invalid entries of the listings, by
+    key: a file that seems gone may be what one of them stands for. `evidence` returns True if a file without a record is
+    ours. `asked` are the items that a retry asks for.
+
+    Afterwards `learned` has the records to write, `ours` the number of files that are ours, and `gone` those of them
+    that are gone from the source.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what is compared
+    def __init__(  # noqa: PLR0913, PLR0917 - the inputs of a comparison
         self,
         layout: Layout,
         group: str,
         objects: Mapping[str, tuple[str, int]],
-        current: Mapping[str, Known],
-        rows: Mapping[str, Ours],
+        current: Mapping[str, IndexEntry],
+        rows: Mapping[str, OwnedFile],
         evidence: Callable[[str, str], bool],
-        odd: Mapping[str, Result],
+        invalid: Mapping[str, Result],
         asked: frozenset[tuple[str, str]],
     ) -> None:
         self._layout = layout
         self._group = group
-        self._objects = {key: facts for key, facts in objects.items() if key not in odd}
-        self._odd = odd
+        self._objects = {key: facts for key, facts in objects.items() if key not in invalid}
+        self._invalid = invalid
         self._asked = asked
         self._current = current
         self._rows = rows
         self._evidence = evidence
-        self.learned: dict[str, Ours | None] = {}
+        self.learned: dict[str, OwnedFile | None] = {}
         self.ours = 0
-        self.gone: dict[str, tuple[Item, Ours]] = {}
+        self.gone: dict[str, tuple[Item, OwnedFile]] = {}
 
     def all_equal(self) -> Page:
-        """Return the page of a cluster that is the same on both sides."""
-        there = {key: was.blob for key, was in self._current.items() if was.blob}
-        for key, mark in there.items():
-            self._equal(key, mark)
-        self._forget(there.keys())
+        """Return the page of a cluster that is the same at source and target."""
+        at_target = {key: entry.blob for key, entry in self._current.items() if entry.blob}
+        for key, fingerprint in at_target.items():
+            self._equal(key, fingerprint)
+        self._forget(at_target.keys())
         return self._page(self._current)
 
-    def compared(self, there: Mapping[str, str]) -> Page:
-        """Return the page of a cluster of which the target has the fingerprints ``there``, by key."""
-        names = Names()
-        for key in there:
+    def compared(self, at_target: Mapping[str, str]) -> Page:
+        """Return the page of a cluster; `at_target` has the fingerprints of the target's files by key."""
+        taken = TakenPaths()
+        for key in at_target:
             if key in self._objects:
-                names.add(self._layout.path_of(key))
+                taken.add(self._layout.path_of(key))
         items: list[Item] = []
         results: list[Result] = []
-        equal: dict[str, Known] = {}
+        equal: dict[str, IndexEntry] = {}
         for key in sorted(self._objects, key=str.encode):
             etag, size = self._objects[key]
-            here, was = there.get(key), self._current.get(key)
-            item = Item(self._group, key, etag, here, size)
-            error = refusal(self._layout.path_of(key), names)
+            target, entry = at_target.get(key), self._current.get(key)
+            item = Item(self._group, key, etag, target, size)
+            error = path_error(self._layout.path_of(key), taken)
             if error is not None:
-                results.append(refused(item, error))
-            elif was is not None and was.blob == (here or ""):
-                equal[key] = was
-                if here is not None:
-                    self._equal(key, here)
-            elif here is None or self._is_ours(key, here):
-                self.ours += here is not None
+                results.append(failed_result(item, error))
+            elif entry is not None and entry.blob == (target or ""):
+                equal[key] = entry
+                if target is not None:
+                    self._equal(key, target)
+            elif target is None or self._is_ours(key, target):
+                self.ours += target is not None
                 items.append(item)
-            elif was is None:
-                items.append(item)  # it may be equal: it is read
+            elif entry is None:
+                items.append(item)  # it may be equal, so it is read
             else:
-                results.append(foreign(self._group, key, was.blob or None, here))
-        self._forget(there.keys())
-        extra = self._part({key: there[key] for key in there.keys() - self._objects.keys()}, results)
+                results.append(foreign(self._group, key, entry.blob or None, target))
+        self._forget(at_target.keys())
+        extra = self._add_extras({key: at_target[key] for key in at_target.keys() - self._objects.keys()}, results)
         page = self._page(equal)
         return replace(page, items=tuple(items), results=(*results, *page.results), extra=extra)
 
-    def _page(self, equal: Mapping[str, Known]) -> Page:
-        page = staying(self._group, equal, self._asked)
-        return replace(page, results=(*page.results, *self._odd.values()))
+    def _page(self, equal: Mapping[str, IndexEntry]) -> Page:
+        page = unchanged_page(self._group, equal, self._asked)
+        return replace(page, results=(*page.results, *self._invalid.values()))
 
-    def _equal(self, key: str, mark: str) -> None:
-        """Adopt a file that is equal on both sides."""
+    def _equal(self, key: str, fingerprint: str) -> None:
+        """Adopt a file that is equal at source and target."""
         self.ours += 1
         row, (etag, size) = self._rows.get(key), self._objects[key]
-        if row is None or (row.fingerprint, row.etag, row.size) != (mark, etag, size):
-            created = row.created if row is not None and row.fingerprint == mark else 0
-            self.learned[key] = Ours(mark, etag, size, created)
+        if row is None or (row.fingerprint, row.etag, row.size) != (fingerprint, etag, size):
+            created = row.created if row is not None and row.fingerprint == fingerprint else 0
+            self.learned[key] = OwnedFile(fingerprint, etag, size, created)
 
-    def _is_ours(self, key: str, mark: str) -> bool:
+    def _is_ours(self, key: str, fingerprint: str) -> bool:
         row = self._rows.get(key)
-        if row is not None and row.is_at(mark):
+        if row is not None and row.is_at(fingerprint):
             return True
-        ours = self._evidence(key, mark)
+        ours = self._evidence(key, fingerprint)
         if ours and row is None:
-            self.learned[key] = Ours(mark)
+            self.learned[key] = OwnedFile(fingerprint)
         return ours
 
-    def _forget(self, there: AbstractSet[str]) -> None:
-        """Forget files that neither side has."""
-        if self._odd:
+    def _forget(self, at_target: AbstractSet[str]) -> None:
+        """Delete the records of files that neither source nor target has."""
+        if self._invalid:
             return
-        gone = self._rows.keys() - there - self._objects.keys()
+        gone = self._rows.keys() - at_target - self._objects.keys()
         self.learned |= dict.fromkeys(key for key in gone if self._layout.takes(key))
 
-    def _part(self, there: Mapping[str, str], results: list[Result]) -> int:
-        """Part files that only the target has into those that are gone and extras; return the extras not listed."""
+    def _add_extras(self, only_target: Mapping[str, str], results: list[Result]) -> int:
+        """Split files that only the target has into `gone` and extras; return the number of extras without a result."""
         extras = 0
-        for key, mark in sorted(there.items()):
-            if not self._layout.takes(key) or key in self._odd:
+        for key, fingerprint in sorted(only_target.items()):
+            if not self._layout.takes(key) or key in self._invalid:
                 continue
-            if self._is_ours(key, mark):
+            if self._is_ours(key, fingerprint):
                 self.ours += 1
-                if self._odd:
+                if self._invalid:
                     continue
-                item = Item(self._group, key, None, mark, None, {"remove": True})
-                self.gone[key] = (item, self._rows.get(key) or Ours(mark))
+                item = Item(self._group, key, None, fingerprint, None, {"remove": True})
+                self.gone[key] = (item, self._rows.get(key) or OwnedFile(fingerprint))
                 continue
             extras += 1
             if extras <= EXTRAS:
-                results.append(foreign(self._group, key, None, mark))
+                results.append(foreign(self._group, key, None, fingerprint))
         return max(0, extras - EXTRAS)
+
+
+def unchanged_page(group: str, entries: Mapping[str, IndexEntry], asked: frozenset[tuple[str, str]]) -> Page:
+    """Return the page of objects that have not changed since they were committed or left out.
+
+    It has results of objects left out with a code, and of equal ones that a retry asks for.
+    """
+    excluded = {key: entry.code for key, entry in entries.items() if not entry.blob}
+    named = tuple(left_out(Item(group, key), code) for key, code in excluded.items() if code)
+    skipped, equal = split_equal(((group, key) for key in entries if key not in excluded), asked)
+    return Page("", equal=skipped, results=(*named, *equal), left_out=len(excluded) - len(named))
+
+
+def invalid_entry_results(invalid: Iterable[Odd], group: str, takes: Callable[[str], bool]) -> dict[str, Result]:
+    """Return a failed result for each invalid entry of a listing, by key or by label if it has no key.
+
+    Entries whose key `takes` rejects are left out.
+    """
+    return {
+        each.name or each.label: failed_result(Item(group, each.name or each.label), each.error)
+        for each in invalid
+        if each.name is None or takes(each.name)
+    }

@@ -1,4 +1,4 @@
-"""A sync of the kind ``backups``, and what is checked between its keys."""
+"""The configuration of a sync of the kind `backups`, and the checks between its keys."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pydantic import (
 
 from syncline.config.buckets import AccessKey, BucketEndpoint
 from syncline.config.circles import Flow, excluding
-from syncline.config.findings import Area, Finding, Place, Reach
+from syncline.config.findings import Area, Finding, Location, Reach
 from syncline.config.sync import Gathering, Model, Patterns, Removals, ServerAddress, Sync
 from syncline.config.values import (
     Authority,
@@ -52,11 +52,11 @@ _EMAIL: Final = re.compile(r"[^<>\s@]+@[^<>\s@]+")
 
 def _check_repository(text: str) -> str:
     if "://" in text and "@" in text and not text.startswith("ssh://"):
-        raise ValueError("holds a user name or password; write the address alone and the credentials under auth")
+        raise ValueError("contains a user name or password; write only the URL here and the credentials under auth")
     if _REPOSITORY.fullmatch(text):
         return text
     raise ValueError(
-        "is not a repository's address; write https://host/path.git, git@host:path.git, ssh://git@host/path.git "
+        "is not the URL of a repository; write https://host/path.git, git@host:path.git, ssh://git@host/path.git "
         "or file:///path"
     )
 
@@ -66,7 +66,7 @@ def _check_branch(text: str) -> str:
     if _BRANCH.fullmatch(text) and "{" not in plain and "}" not in plain and text != "HEAD":
         return text
     raise ValueError(
-        "is not a branch; write its name, such as main, or one with {cluster} in it, such as backups/{cluster}"
+        "is not a branch name; write a name such as main, or a name with {cluster}, such as backups/{cluster}"
     )
 
 
@@ -74,25 +74,27 @@ def _check_folder(text: str) -> str:
     bare = text.strip("/")
     if not bare or (_FOLDER.fullmatch(bare) and ".git" not in bare.lower().split("/")):
         return bare
-    raise ValueError("is not a folder of the tree; write names of letters, digits and ._- between /, or leave it out")
+    raise ValueError(
+        "is not a folder of the tree; write names of letters, digits and ._- separated by /, or remove the key"
+    )
 
 
 def _check_directory(text: str) -> str:
     if _DIRECTORY.fullmatch(text) and ".." not in text.split("/"):
         return text.rstrip("/")
-    raise ValueError("is not a folder; write its absolute path, such as /mnt/backups")
+    raise ValueError("is not a folder; write an absolute path such as /mnt/backups")
 
 
 def _check_person(text: str) -> str:
     if _PERSON.fullmatch(text) and text.strip(" .,:;") == text:
         return text
-    raise ValueError("is not a name that git takes; it has no <, > or line break")
+    raise ValueError("is not a name that git accepts; write a name without <, > or line breaks")
 
 
 def _check_email(text: str) -> str:
     if _EMAIL.fullmatch(text):
         return text
-    raise ValueError("is not an e-mail address")
+    raise ValueError("is not an e-mail address; write an address such as backup@example.com")
 
 
 def _parse_known_hosts(value: Any) -> str | Reference:
@@ -103,8 +105,8 @@ def _parse_known_hosts(value: Any) -> str | Reference:
     if isinstance(value, str) and value.strip() and all(_HOSTS_LINE.fullmatch(line) for line in value.splitlines()):
         return value
     raise ValueError(
-        "is not what known_hosts holds; write its lines (host, kind of key, key, as `ssh-keyscan` prints them, once you "
-        "have compared the fingerprint), or secret:NAME, ssm:/PATH, env:NAME"
+        "is not in known_hosts format; write lines of host, key type and key as printed by `ssh-keyscan`, after "
+        "comparing the fingerprint, or secret:NAME, ssm:/PATH, env:NAME"
     )
 
 
@@ -123,29 +125,30 @@ BranchName: TypeAlias = Annotated[
 
 
 class GitToken(Model):
-    """A token (or password) for HTTPS."""
+    """A token or password for HTTPS."""
 
     token: SecretReference = Field(description="A reference to the token.", examples=["secret:syncline/git#token"])
     username: TextOrReference = Field(
         "x-access-token",
-        description="The user name that goes with it; few hosts look at it.",
+        description="User name sent with the token. Most hosts ignore it.",
         examples=["cluster-backup-bot"],
     )
 
 
 class GitKey(Model):
-    """A private key for SSH, and the host keys that are right."""
+    """A private key for SSH, and the accepted host keys."""
 
     ssh_key: SecretReference = Field(
-        description="A reference to the private key, without a passphrase.", examples=["secret:syncline/git-key"]
+        description="A reference to the private key, which must not have a passphrase.",
+        examples=["secret:syncline/git-key"],
     )
     known_hosts: KnownHosts = Field(
-        description="The lines of `known_hosts` for the server, or a reference to them. Any other host key is refused.",
+        description="Lines of `known_hosts` for the server, or a reference to them. Other host keys are rejected.",
         examples=["github.com ssh-ed25519 AAAA…"],
     )
 
 
-_NOT_AUTH: Final = "is not a form of credentials; write {token: …} or {ssh_key: …, known_hosts: …}, or leave it out"
+_NOT_AUTH: Final = "is not valid credentials; write {token: …} or {ssh_key: …, known_hosts: …}, or remove the key"
 
 
 def _auth_form(value: Any) -> str | None:
@@ -164,24 +167,24 @@ class GitTarget(Model):
     """The repository that backups are committed to."""
 
     repository: RepositoryAddress = Field(
-        description="Its address: `https://…`, `git@host:path`, `ssh://…`, or `file:///…` on one machine.",
+        description="URL of the repository: `https://…`, `git@host:path`, `ssh://…`, or `file:///…` on one machine.",
         examples=["https://github.com/your-org/cluster-backups.git"],
     )
     branch: BranchName = Field(
         "main",
-        description="The branch; with `{cluster}` in it, each cluster has one of its own.",
+        description="Branch to commit to. With `{cluster}` in the name, each cluster has a separate branch.",
         examples=["backups/{cluster}"],
     )
     folder: Annotated[str, AfterValidator(_check_folder)] = Field(
-        "", description="The folder of the tree that clusters lie in.", examples=["clusterbackup"]
+        "", description="Folder of the tree that contains the clusters.", examples=["clusterbackup"]
     )
     auth: GitAuth | None = Field(
-        None, description="The credentials: a token for HTTPS, or a key for SSH with its `known_hosts`."
+        None, description="Credentials: a token for HTTPS, or a key for SSH with `known_hosts`."
     )
     ca: Authority | None = Field(
         None,
-        description="The authority that signed the server's certificate, if the system does not know it: `file:PATH`, a "
-        "reference, or the PEM text itself.",
+        description="Certificate authority of the server, if the system does not trust it: `file:PATH`, a reference, or "
+        "the PEM text.",
         examples=["file:git-ca.pem"],
     )
 
@@ -190,19 +193,19 @@ class GitTarget(Model):
 
 
 class DirectoryTarget(Model):
-    """Download only: a folder instead of a repository."""
+    """A folder instead of a repository (download only)."""
 
     directory: Annotated[str, AfterValidator(_check_directory)] = Field(
-        description="The folder's absolute path, as the functions see it (a mounted file system on AWS).",
+        description="Absolute path of the folder as the functions see it (on AWS, a mounted file system).",
         examples=["/mnt/backups"],
     )
 
 
 class BucketTarget(BucketEndpoint):
-    """Download only: a second bucket instead of a repository."""
+    """A second bucket instead of a repository (download only)."""
 
 
-_NOT_TARGET: Final = "does not say where to; write repository (git), directory or bucket"
+_NOT_TARGET: Final = "has no known form; write repository (git), directory or bucket"
 _FORMS: Final = {"repository": "<git>", "directory": "<directory>", "bucket": "<bucket>"}
 
 
@@ -222,59 +225,56 @@ BackupsTarget: TypeAlias = Annotated[
 
 
 class BackupsSource(BucketEndpoint):
-    """The bucket that backups lie in, as `<cluster>/<namespace>/…`."""
+    """The bucket with the backups, as `<cluster>/<namespace>/…`."""
 
 
 class BackupsSelect(Model):
-    """Which of the backups are kept."""
+    """The selection of backups to sync."""
 
     clusters: Patterns = Field(Patterns(), description="Clusters by name.")
     namespaces: Patterns = Field(Patterns(), description="Namespaces by name, in every cluster.")
-    objects: Patterns = Field(
-        Patterns(), description="Objects by their path `<cluster>/<namespace>/…`; `**` crosses slashes."
-    )
+    objects: Patterns = Field(Patterns(), description="Objects by path, `<cluster>/<namespace>/…`.")
 
 
 class Person(Model):
-    """Who a commit is by."""
+    """An author or committer."""
 
-    name: Annotated[str, AfterValidator(_check_person)] = Field(
-        description="The name.", examples=["cluster-backup-bot"]
-    )
+    name: Annotated[str, AfterValidator(_check_person)] = Field(description="Name.", examples=["cluster-backup-bot"])
     email: Annotated[str, AfterValidator(_check_email)] = Field(
-        description="The e-mail address.", examples=["backup@yourcompany.com"]
+        description="E-mail address.", examples=["backup@yourcompany.com"]
     )
 
 
 class CommitRules(Model):
-    """How commits are made."""
+    """The rules for commits."""
 
     author: Person = Field(
         Person(name="Syncline", email="syncline@localhost"),
-        description="Who they are by.",
+        description="Author of the commits.",
     )
-    committer: Person | None = Field(None, description="Who makes them; the author when absent.")
+    committer: Person | None = Field(None, description="Committer. Defaults to the author.")
     signing_key: SecretReference | None = Field(
         None,
-        description="A reference to an SSH private key that signs them, as hosts check it.",
+        description="A reference to an SSH private key that signs the commits.",
         examples=["secret:syncline/signing"],
     )
     largest: Annotated[StrictInt, Field(ge=1, le=2000)] = Field(
-        100, description="Megabytes (of 1,000,000 bytes) of an object above which it is refused; what the host takes."
+        100,
+        description="Largest object in megabytes (1,000,000 bytes), 1 to 2000. Larger ones fail. Set it to the limit of the host.",
     )
 
 
 class Retry(Model):
-    """How often the git server is tried again at once, before the engine's own longer pauses."""
+    """The immediate retries of requests to the git server, before the longer pauses of the run."""
 
-    attempts: Annotated[StrictInt, Field(ge=1, le=10)] = Field(3, description="How often in all.")
+    attempts: Annotated[StrictInt, Field(ge=1, le=10)] = Field(3, description="Attempts in total, 1 to 10.")
     delay: Annotated[StrictFloat | StrictInt, Field(ge=0, le=60)] = Field(
-        5, description="Seconds before the second time; twice as long before each further one."
+        5, description="Seconds before the second attempt, doubled before each further one."
     )
 
 
 class Encrypt(Model):
-    """Secrets are encrypted, always to the same bytes (AES-SIV)."""
+    """The encryption of Secrets: deterministic, with AES-SIV."""
 
     encrypt: SecretReference = Field(
         description="A reference to the key: base64 of 32, 48 or 64 random bytes (`openssl rand -base64 64`).",
@@ -305,29 +305,30 @@ SecretsRule: TypeAlias = Annotated[
 
 
 class BackupsSync(Sync):
-    """Backups of clusters, from a bucket into git."""
+    """Cluster backups in a bucket, committed to a git repository."""
 
-    kind: Literal["backups"] = Field(description="What is kept true: `backups`.", examples=["backups"])
-    source: BackupsSource = Field(description="The bucket that backups lie in.")
+    kind: Literal["backups"] = Field(description="The kind of the sync: `backups`.", examples=["backups"])
+    source: BackupsSource = Field(description="Bucket with the backups.")
     target: BackupsTarget = Field(
-        description="Where they go: a git repository; or, for downloads only, a `directory` or a second `bucket`."
+        description="Git repository; or, for downloads only, a `directory` or a second `bucket`."
     )
-    select: BackupsSelect = Field(BackupsSelect(), description="Which of the backups are kept.")
-    commit: CommitRules = Field(CommitRules(), description="How commits are made.")
+    select: BackupsSelect = Field(BackupsSelect(), description="Backups to sync.")
+    commit: CommitRules = Field(CommitRules(), description="Rules for commits.")
     secrets: SecretsRule = Field(
         "leave-out",
-        description="The rule for objects that are or hold Kubernetes Secrets: `leave-out`, `keep`, or `{encrypt: …}`.",
+        description="Treatment of objects that are or contain Kubernetes Secrets: `leave-out`, `keep`, or `{encrypt: …}`.",
         examples=["leave-out"],
     )
     removals: Removals = Field(
-        Removals(), description="Limits on removals, of each cluster and of all; beyond them nothing is removed."
+        Removals(), description="Limits on removals, for each cluster and for the sync. Beyond them nothing is removed."
     )
     events: Gathering = Field(
-        Gathering(quiet=30, longest=300), description="How many events of the bucket become one commit."
+        Gathering(quiet=30, longest=300),
+        description="Time for which events of the bucket are collected before one commit handles them.",
     )
-    retry: Retry = Field(Retry(), description="How often the git server is tried again at once.")
+    retry: Retry = Field(Retry(), description="Immediate retries of requests to the git server.")
     concurrency: Annotated[StrictInt, Field(ge=1, le=64)] = Field(
-        16, description="Objects read in one function at a time, 1 to 64."
+        16, description="Objects that one function reads at a time, 1 to 64."
     )
 
     def problems(self) -> list[Finding]:
@@ -342,10 +343,10 @@ class BackupsSync(Sync):
             host = target.repository.removeprefix("http://").partition("/")[0]
             if not is_loopback(host):
                 found.append(
-                    Finding(("target", "repository"), "is spoken to readable over the network; use https and ca")
+                    Finding(("target", "repository"), "is sent unencrypted over the network; use https and ca")
                 )
         if self.secrets == "keep":
-            found.append(Finding(("secrets",), "keeps Secrets readable in the target's history for ever"))
+            found.append(Finding(("secrets",), "keeps Secrets readable in the target's history forever"))
         return found
 
     def reaches(self) -> list[Reach]:
@@ -353,17 +354,17 @@ class BackupsSync(Sync):
         advice = "give one of them another branch, folder or prefix"
         match target:
             case GitTarget():
-                place, port = _place_of(target.repository)
+                location, port = _location_of(target.repository)
                 area = Area(f"{folded(target.folder)}/" if target.folder else "")
                 at = f"the branch {target.branch} of {target.repository}"
                 template = f"{port}:{target.branch}"
-                return [Reach(self.name, place, (area,), ("target", "branch"), at, advice, template=template)]
+                return [Reach(self.name, location, (area,), ("target", "branch"), at, advice, template=template)]
             case DirectoryTarget():
                 area = Area(f"{folded(normpath(target.directory)).rstrip('/')}/")
                 return [Reach(self.name, ("directory",), (area,), ("target", "directory"), target.directory, advice)]
             case _:
                 area = Area(target.prefix)
-                return [Reach(self.name, target.site, (area,), ("target", "bucket"), target.bucket, advice)]
+                return [Reach(self.name, target.location, (area,), ("target", "bucket"), target.bucket, advice)]
 
     def flows(self) -> list[Flow]:
         source, target = self.source, self.target
@@ -372,10 +373,10 @@ class BackupsSync(Sync):
         return [
             Flow(
                 self.name,
-                source.site,
-                target.site,
+                source.location,
+                target.location,
                 (Area(source.prefix),),
-                lambda area: Area(target.prefix + area.start.removeprefix(source.prefix), area.whole),
+                lambda area: Area(target.prefix + area.start.removeprefix(source.prefix), area.exact),
                 excluding(self.select.objects.exclude, source.prefix),
                 ("target", "bucket"),
                 target.bucket,
@@ -383,16 +384,16 @@ class BackupsSync(Sync):
         ]
 
     def target_id(self) -> str:
-        """Return a short text that is the same for one target, however it is spelt."""
+        """Return a short ID of the target, equal for all spellings."""
         target = self.target
         match target:
             case GitTarget():
-                place: tuple[object, ...] = (*_place_of(target.repository), target.branch, target.folder)
+                identity: tuple[object, ...] = (*_location_of(target.repository), target.branch, target.folder)
             case DirectoryTarget():
-                place = ("directory", target.directory)
+                identity = ("directory", target.directory)
             case _:
-                place = (*target.place, target.prefix)
-        return hashlib.blake2b(repr(place).encode(), digest_size=6).hexdigest()
+                identity = (*target.record_location, target.prefix)
+        return hashlib.blake2b(repr(identity).encode(), digest_size=6).hexdigest()
 
     def event_sources(self) -> tuple[str, ...]:
         return (f"bucket:{self.source.bucket}",)
@@ -401,21 +402,21 @@ class BackupsSync(Sync):
         return self.events
 
     def scan_group(self, group: str, name: str) -> str:
-        """One key; a look at a whole group is one at all of it."""
+        """Return the key of one item, or the group if all of it is scanned."""
         return name if name != "*" else group
 
     def groups_of(self, names: Sequence[str]) -> tuple[str, ...]:
         for name in names:
             if not self.select.clusters.allows(name) or "/" in name:
-                raise SynclineError("USAGE", f"{name} is not a cluster that {self.name} backs up")
+                raise SynclineError("USAGE", f"{name} is not a cluster that {self.name} selects")
         return tuple(f"{name}/" for name in names)
 
 
-def _place_of(repository: str) -> tuple[Place, str]:
-    """Return what is the same for all addresses of one repository, and its port: by SSH it may be any server's.
+def _location_of(repository: str) -> tuple[Location, str]:
+    """Return the identity of a repository, equal for all its URLs, and its port; with SSH, any port of the host matches.
 
-    Host and path identify it, without a user, ``.git`` or slashes too many, and whether it is spoken to by HTTPS or by
-    SSH. Hosts take a path in any case, the file system does not.
+    The identity is host and path, without user, scheme, ``.git`` and extra slashes. The path of a host is compared
+    without case, that of a file with case.
     """
     scp = re.fullmatch(r"(?:[^@/]+@)?([^:/]+):([^/].*)", repository) if "://" not in repository else None
     scheme, _, rest = f"ssh://{scp[1]}/{scp[2]}".partition("://") if scp else repository.partition("://")
@@ -425,8 +426,8 @@ def _place_of(repository: str) -> tuple[Place, str]:
         return ("git", "", path), ""
     usual = 80 if scheme == "http" else 443
     name, port = server_of(authority.rpartition("@")[2], usual)
-    told = "{port}" if scheme == "ssh" else str(443 if port == usual else port)
-    return ("git", name, folded(path)), told
+    shown_port = "{port}" if scheme == "ssh" else str(443 if port == usual else port)
+    return ("git", name, folded(path)), shown_port
 
 
 def _access_problems(sync: BackupsSync) -> Iterator[Finding]:
@@ -437,18 +438,24 @@ def _access_problems(sync: BackupsSync) -> Iterator[Finding]:
     by_file = target.repository.startswith("file:")
     path: KeyPath = ("target", "auth")
     if by_file and target.auth is not None:
-        yield Finding(path, "is of no use for file:///…; leave it out", (("target", "repository"),))
+        yield Finding(path, "has no effect for file:///…; remove it", (("target", "repository"),))
     elif by_http and isinstance(target.auth, GitKey):
-        yield Finding(path, "is a key for SSH, but the repository's address is https://…", (("target", "repository"),))
+        yield Finding(
+            path,
+            "is an SSH key, but the URL of the repository is https://…; write {token: …}",
+            (("target", "repository"),),
+        )
     elif not by_http and not by_file and not isinstance(target.auth, GitKey):
         yield Finding(
-            ("target",), "needs auth: {ssh_key: …, known_hosts: …} for a repository by SSH", (("target", "repository"),)
+            ("target",),
+            "needs auth: {ssh_key: …, known_hosts: …} for a repository accessed by SSH",
+            (("target", "repository"),),
         )
 
 
 def _loop_problems(sync: BackupsSync) -> Iterator[Finding]:
     target = sync.target
-    if isinstance(target, BucketTarget) and target.site == sync.source.site:
+    if isinstance(target, BucketTarget) and target.location == sync.source.location:
         one, two = target.prefix, sync.source.prefix
         if one.startswith(two) or two.startswith(one):
             yield Finding(("target", "bucket"), "is the source itself; write another bucket or prefix", (("source",),))
@@ -460,27 +467,27 @@ PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
     (
         "Backups, `auth` of a bucket with keys",
         AccessKey,
-        "Besides this form `auth` can be the word `role` or `anonymous`.",
+        "`auth` can also be the word `role` or `anonymous`.",
     ),
     ("Backups, `target` in git", GitTarget, ""),
     ("Backups, `auth` of a repository by HTTPS", GitToken, ""),
     ("Backups, `auth` of a repository by SSH", GitKey, ""),
     ("Backups, `target` in a folder", DirectoryTarget, ""),
-    ("Backups, `target` in a second bucket", BucketTarget, "It is a bucket like the source."),
+    ("Backups, `target` in a second bucket", BucketTarget, "It has the keys of the source's bucket."),
     ("Backups, `select`", BackupsSelect, ""),
     ("Backups, `commit`", CommitRules, ""),
     ("Backups, `author` and `committer`", Person, ""),
     ("Backups, `secrets` with a key", Encrypt, ""),
     ("Backups, `retry`", Retry, ""),
 )
-"""The sections of the reference page: title, model, a note."""
+"""The sections of the reference page: title, model, note."""
 
 CHECKS: Final = """\
-- A repository by SSH has a key and `known_hosts`, one by HTTPS perhaps a token, one by `file:///` no credentials.
-- A second bucket is not the source itself.
-- No two syncs can write one branch of a repository below the same folder, one directory, or one bucket below one prefix,
-  however they are spelled, nor one of them within the folder, directory or prefix of the other. Capitals make no other
-  folder. Branches with `{cluster}` are compared as patterns.
-- No circle of syncs between buckets brings its own copies back to a source.
-- Only warned about: objects or credentials over plain HTTP to another machine, Secrets that are kept readable.
+- A repository accessed by SSH needs a key and `known_hosts`; by HTTPS a token is optional; `file:///` has no credentials.
+- A second bucket must not be the source itself.
+- No two syncs may write the same branch of a repository below the same folder, the same directory, or the same bucket
+  below the same prefix, in any spelling, nor one below the folder, directory or prefix of the other. Folders are compared
+  without case, branches with `{cluster}` as patterns.
+- No circle of syncs between buckets may copy its own copies back to a source.
+- Warnings: objects or credentials sent over plain HTTP to another machine, Secrets that are kept readable.
 """

@@ -1,10 +1,11 @@
-"""Looking: which objects of the bucket differ from the branch, cluster by cluster.
+"""The step discover: find the objects of the bucket that differ from the branch, cluster by cluster.
 
-A full look lists the bucket and asks nothing of single objects. From the memory it takes which blob each listed object
-became, and computes the tree that a cluster then has; where the branch has that very tree, the whole cluster is equal.
-Only the others are compared file by file. What was hinted at is not looked at here at all: it goes on, and is read.
+A full scan lists the bucket and requests no single objects. From the index it takes the blob that each listed object
+became, and computes the tree that the cluster then has; if the branch has that tree, the complete cluster is equal. Only
+other clusters are compared file by file (:mod:`.compare`). Keys that an event named are not compared here: they are
+sent on, and read by the commit.
 
-What is gone is planned over all clusters (:mod:`.planning`), and only then sent on.
+Gone files are collected over all clusters (:mod:`.removals`), and only then sent on.
 """
 
 from __future__ import annotations
@@ -20,32 +21,271 @@ from syncline.clients.git.objects import Entry, text_of, tree_id, unfit_branch
 from syncline.clients.git.repository import Branch
 from syncline.clients.s3.client import Bucket
 from syncline.errors import SynclineError
-from syncline.kinds.backups.commit import Open, Rules
-from syncline.kinds.backups.compare import Comparison
-from syncline.kinds.backups.memory import Memory
-from syncline.kinds.backups.odd import results_of
-from syncline.kinds.backups.ours import Evidence, Ledger, Ours, check_listing
+from syncline.kinds.backups.commit import OpenBranch, SyncSettings, cluster_trees
+from syncline.kinds.backups.compare import Comparison, invalid_entry_results
+from syncline.kinds.backups.index import Index
+from syncline.kinds.backups.ownership import BranchEvidence, OwnedFile, OwnedFiles, check_listing
 from syncline.kinds.backups.paths import Layout, folded, shown
-from syncline.kinds.backups.reading import Clusters, Listing, clusters_in, listing_of
-from syncline.kinds.backups.removals import Compared, Limiter, Mark, Source, planned, refused
+from syncline.kinds.backups.removals import ComparedCluster, Limiter, ScanCursor, SourceView, plan_removals
+from syncline.kinds.backups.source import ClusterListing, ObjectListing, failed_result, list_clusters, list_objects
 from syncline.kinds.kind import Failure, Page, StepContext
 from syncline.model import Item, Result, Scope
-from syncline.store.backup_records import Known
+from syncline.store.backup_records import IndexEntry
 
 AT_ONCE: Final = 4
 """Clusters listed at a time."""
 SHARE: Final = 2000
-"""Items in one message, and so in one commit, at most."""
-SIZE: Final = 150_000
-"""Characters of the names in one message: it is kept in an item of the table, too."""
+"""Most items in one message, and so in one commit."""
+MESSAGE_SIZE: Final = 150_000
+"""Most characters of names in one message, which is also stored in an item of the table."""
 RESULTS: Final = 400
+"""Most results in one page."""
 
 
-class _Portions:
-    """Collects the findings of clusters into pages, each as large as one commit may be, so that a scan makes few commits.
+@dataclass(frozen=True, slots=True)
+class BackupScan:
+    """One scan of one sync."""
+
+    settings: SyncSettings
+    bucket: Bucket
+    index: Index
+    owned: OwnedFiles
+    open_branch: OpenBranch
+
+    @property
+    def layout(self) -> Layout:
+        return self.settings.layout
+
+    def pages(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
+        """Yield the differences. `cursor` is a :class:`ScanCursor` as text."""
+        at = ScanCursor.parse(cursor)
+        if scope.groups is None:
+            yield from self._clusters(None, at, context)
+            return
+        keys = [group for group in scope.groups if not group.endswith("/")]
+        yield from self._keys(keys, at)
+        prefixes = [group for group in scope.groups if group.endswith("/")]
+        if prefixes:
+            for page in self._clusters(sorted({p.partition("/")[0] for p in prefixes}), at, context):
+                yield replace(page, cursor=str(replace(ScanCursor.parse(page.cursor), hinted=len(keys))))
+
+    def _keys(self, keys: Sequence[str], at: ScanCursor) -> Iterator[Page]:
+        """Yield the items of keys, then failed results of keys whose branch name is invalid, behind the cursor."""
+        items = [
+            Item(self.layout.branch_of(cluster), key)
+            for key in keys
+            if self.layout.takes(key) and (cluster := self.layout.cluster_of(key)) is not None
+        ]
+        items.sort(key=lambda item: (item.group, item.name))
+        errors = {item.group: error for item in items if (error := unfit_branch(item.group)) is not None}
+        valid = [item for item in items if item.group not in errors]
+        failed = [failed_result(item, errors[item.group]) for item in items if item.group in errors]
+        sent, pages = at.hinted, _PageBuilder()
+        left = failed[max(0, sent - len(valid)) :]
+        parts = (Page("", results=tuple(left[n : n + RESULTS])) for n in range(0, len(left), RESULTS))
+        for page in chain(pages.add(Page("", tuple(valid[sent:])), at), pages.rest(at), parts):
+            sent += len(page.items) + len(page.results)
+            yield replace(page, cursor=str(replace(at, hinted=sent)))
+
+    def _clusters(self, only: list[str] | None, at: ScanCursor, context: StepContext) -> Iterator[Page]:
+        """Scan all clusters, or `only` these."""
+        source = list_clusters(self.bucket, self.layout)
+        pages = _PageBuilder()
+        if not at.after:
+            yield from pages.add(self._listing_page(source, only, context), at)
+        if self.layout.branch_per_cluster:
+            every = {*source.names, *self._clusters_with_branch(source, context)}
+            branches = {
+                self.layout.branch_of(name): [name] for name in sorted(every if only is None else every & {*only})
+            }
+            errors = {name: error for name in branches if (error := unfit_branch(name)) is not None}
+            failed = tuple(
+                failed_result(Item(name, f"{branches.pop(name)[0]}/"), error) for name, error in errors.items()
+            )
+            if not at.after:
+                yield from pages.add(Page("", results=failed), at)
+        else:
+            branches = {self.layout.branch: source.names if only is None else only}
+
+        def compare(takes: Callable[[str], bool]) -> Iterator[ComparedCluster]:
+            for name in sorted(branches, key=lambda name: branches[name][:1]):
+                if context.over:
+                    return
+                if not self.layout.branch_per_cluster or any(map(takes, branches[name])):
+                    with self.open_branch(name, context) as branch:
+                        scan = _BranchScan(self, branch, source, context)
+                        clusters = self._with_clusters_of_branch(branches[name], scan, only, source)
+                        yield from scan.compare([cluster for cluster in clusters if takes(cluster)])
+
+        limiter = Limiter(self.settings.sync, self.settings.limits, self.owned, context)
+        view = SourceView(
+            lambda: source.names,
+            lambda key: self.bucket.head(key) is not None,
+            None if only is None else lambda: self.owned.count({*source.names, *only}),
+        )
+        for part in plan_removals(compare, limiter, view, at):
+            yield from pages.add(part.page, part.before)
+            at = part.behind
+        yield from pages.rest(at)
+
+    def _listing_page(self, source: ClusterListing, only: list[str] | None, context: StepContext) -> Page:
+        """Return the page of what the list of clusters shows: missing named clusters, stray keys, invalid entries."""
+        if only is None:
+            stray = tuple(
+                failed_result(
+                    Item(self.layout.branch, key),
+                    SynclineError("PATH_REFUSED", f"{shown(key)} is not in the folder of a cluster"),
+                )
+                for key in source.stray
+            )
+            invalid = invalid_entry_results(source.invalid, self.layout.branch, lambda _: True)
+            return Page("", results=(*stray, *invalid.values()))
+        missing = [name for name in only if name not in source.names] if context.named and not source.invalid else []
+        where = f"{self.bucket}, below {self.layout.prefix!r}," if self.layout.prefix else str(self.bucket)
+        return Page(
+            "",
+            failures=tuple(
+                Failure(Item(f"{name}/", "*"), SynclineError("SOURCE_ABSENT", f"{where} has no cluster {shown(name)}"))
+                for name in missing
+            ),
+        )
+
+    def _with_clusters_of_branch(
+        self, listed: list[str], scan: _BranchScan, only: list[str] | None, source: ClusterListing
+    ) -> list[str]:
+        """Return the listed clusters and those that only the branch has."""
+        if self.layout.branch_per_cluster:
+            return listed
+        at_target = self._checked(source, list(scan.trees))
+        return sorted({*listed, *(cluster for cluster in at_target if only is None or cluster in only)})
+
+    def _clusters_with_branch(self, source: ClusterListing, context: StepContext) -> list[str]:
+        """Return the clusters that have their own branch, also those that vanished from the source."""
+        with self.open_branch(self.layout.branch, context) as branch:
+            names = branch.heads(self.layout.branch_of("*"))
+        clusters = (self.layout.cluster_of_branch(name) for name in names)
+        return self._checked(source, [cluster for cluster in clusters if cluster is not None])
+
+    def _checked(self, source: ClusterListing, at_target: list[str]) -> list[str]:
+        """Return the clusters of the target that the sync selects; see :func:`check_listing`."""
+        at_target = [cluster for cluster in at_target if self.layout.takes_cluster(cluster)]
+        check_listing(self.bucket, self.layout, source, at_target, self.owned)
+        return at_target
+
+
+@dataclass(frozen=True, slots=True)
+class _ClusterState:
+    """A cluster as the bucket lists it, the index entries of its objects, and the records of its files."""
+
+    listing: ObjectListing
+    entries: dict[str, IndexEntry]
+    rows: dict[str, OwnedFile]
+
+
+class _BranchScan:
+    """Fetches one branch and compares its clusters with their listings."""
+
+    def __init__(self, scan: BackupScan, branch: Branch, source: ClusterListing, context: StepContext) -> None:
+        settings = scan.settings
+        self._scan = scan
+        self._layout = settings.layout
+        self._context = context
+        self._branch = branch
+        reference = settings.reference(branch.name)
+        self._evidence = BranchEvidence(settings.sync, reference, self._layout, scan.owned, branch, context)
+        branch.fetch()
+        self.trees = cluster_trees(branch, self._layout)
+        self._listed = frozenset(source.names)
+        self._alike: dict[str, set[str]] = defaultdict(set)
+        for cluster in source.names:
+            self._alike[folded(cluster)].add(cluster)
+
+    def compare(self, clusters: Sequence[str]) -> Iterator[ComparedCluster]:
+        """Compare clusters in order, while there is time."""
+        taken = {folded(cluster): cluster for cluster in self.trees if self._is_taken(cluster)}
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="scan") as pool:
+            ahead: list[Future[_ClusterState]] = []
+            waiting = iter(clusters)
+            try:
+                while not self._context.over:
+                    while len(ahead) < AT_ONCE and (cluster := next(waiting, None)) is not None:
+                        ahead.append(pool.submit(self._load, cluster))
+                    if not ahead:
+                        return
+                    state = ahead.pop(0).result()
+                    cluster = state.listing.cluster
+                    other = taken.setdefault(folded(cluster), cluster) if cluster in self._listed else cluster
+                    if other != cluster:
+                        yield ComparedCluster(cluster, self._collision_page(state.listing, other))
+                    else:
+                        yield self._compare(state)
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _is_taken(self, cluster: str) -> bool:
+        """Return False if a folder of the tree is foreign, so that it blocks no cluster of a similar name."""
+        alike = self._alike[folded(cluster)]
+        return alike <= {cluster} or cluster in self._listed or self._scan.owned.has(cluster)
+
+    def _load(self, cluster: str) -> _ClusterState:
+        scan = self._scan
+        listing = list_objects(scan.bucket, self._layout, cluster, listed=cluster in self._listed)
+        if listing.error is not None:
+            return _ClusterState(listing, {}, {})
+        return _ClusterState(listing, scan.index.entries(scan.settings.source_id, cluster), scan.owned.of(cluster))
+
+    def _collision_page(self, listing: ObjectListing, other: str) -> Page:
+        what = f"the cluster {listing.cluster!r} is the same as {other!r} on some file systems"
+        error = SynclineError("PATH_COLLIDES", what)
+        group = self._layout.branch_of(listing.cluster)
+        return Page("", results=tuple(failed_result(Item(group, key), error) for key in listing.objects))
+
+    def _compare(self, state: _ClusterState) -> ComparedCluster:
+        scan, listing, context = self._scan, state.listing, self._context
+        cluster, objects = listing.cluster, listing.objects
+        if listing.error is not None:
+            return ComparedCluster(cluster, Page("", failures=(Failure(Item(f"{cluster}/", "*"), listing.error),)))
+        current = {
+            key: entry
+            for key, (etag, _) in objects.items()
+            if (entry := state.entries.get(key)) is not None and entry.etag == etag
+        }
+        if len(current) != len(state.entries) and not context.plan:
+            scan.index.replace(scan.settings.source_id, cluster, current)
+        tree = self.trees.get(cluster)
+        group = self._layout.branch_of(cluster)
+        invalid = invalid_entry_results(listing.invalid, group, self._layout.takes)
+        comparison = Comparison(
+            self._layout, group, objects, current, state.rows, self._evidence.has, invalid, context.asked
+        )
+        if len(current) == len(objects) and tree is not None and self._tree_id(cluster, current) == tree.oid:
+            page = comparison.all_equal()
+        else:
+            page = comparison.compared(self._files(cluster, tree))
+        if comparison.learned and not context.plan:
+            scan.owned.write(comparison.learned)
+        return ComparedCluster(cluster, page, comparison.ours, comparison.gone, cluster not in self._listed)
+
+    def _tree_id(self, cluster: str, entries: dict[str, IndexEntry]) -> str:
+        """Return the ID of the tree that these objects make."""
+        skip = len(self._layout.prefix) + len(cluster) + 1
+        return tree_id((key[skip:].encode(), entry.blob) for key, entry in entries.items() if entry.blob)
+
+    def _files(self, cluster: str, tree: Entry | None) -> dict[str, str]:
+        """Return the fingerprints of a cluster's files on the branch by key, without names that are not UTF-8."""
+        if tree is None:
+            return {}
+        path = self._layout.cluster_path(cluster).encode()
+        named = ((text_of(path), entry.fingerprint) for path, entry in self._branch.files(path, tree.oid))
+        return {self._layout.key_of(path): mark for path, mark in named if path is not None and mark is not None}
+
+
+class _PageBuilder:
+    """Collects the pages of clusters into pages as large as one commit may be, so that a scan makes few commits.
 
     The items of a branch are adjacent in a page. A page is cut between two branches unless one branch alone exceeds it.
-    The cursor of a page is behind the last cluster all of which is in it or before it.
+    The cursor of a page is behind the last cluster that is completely in it or before it.
     """
 
     def __init__(self) -> None:
@@ -56,23 +296,23 @@ class _Portions:
         self._left_out = 0
         self._extra = 0
 
-    def add(self, page: Page, mark: Mark) -> Iterator[Page]:
-        """Take a page in; pages that are full come out, with ``mark`` as their cursor."""
+    def add(self, page: Page, cursor: ScanCursor) -> Iterator[Page]:
+        """Add a page; yield pages that are full, with `cursor`."""
         self._items += page.items
         while (count := self._full()) is not None:
-            yield self._page(mark, count)
-        # Only now: a page that goes out with some items only is one that may be come back to.
+            yield self._page(cursor, count)
+        # Only now: a scan may continue before a page that went out with some of the items, and would count these twice.
         self._results += page.results
         self._failures += page.failures
         self._skipped += page.equal
         self._left_out += page.left_out
         self._extra += page.extra
         while len(self._results) >= RESULTS:
-            yield self._page(mark, 0)
+            yield self._page(cursor, 0)
 
-    def rest(self, mark: Mark) -> Iterator[Page]:
+    def rest(self, cursor: ScanCursor) -> Iterator[Page]:
         """Yield the last page."""
-        yield self._page(mark, len(self._items))
+        yield self._page(cursor, len(self._items))
 
     def _full(self) -> int | None:
         """Return the number of items that make a page, or None if there are too few."""
@@ -81,16 +321,16 @@ class _Portions:
             if count > 1 and item.group != self._items[count - 2].group:
                 cut = count - 1
             size += len(item.name) + len(item.group)
-            if count == SHARE or size >= SIZE:
+            if count == SHARE or size >= MESSAGE_SIZE:
                 return cut or count
         return None
 
-    def _page(self, mark: Mark, items: int) -> Page:
+    def _page(self, cursor: ScanCursor, items: int) -> Page:
         branches: dict[str, list[Item]] = defaultdict(list)
         for item in self._items[:items]:
             branches[item.group].append(item)
         page = Page(
-            str(mark),
+            str(cursor),
             tuple(chain.from_iterable(branches.values())),
             self._skipped,
             tuple(self._results[:RESULTS]),
@@ -101,256 +341,3 @@ class _Portions:
         del self._items[:items], self._results[:RESULTS]
         self._failures, self._skipped, self._left_out, self._extra = [], 0, 0, 0
         return page
-
-
-def _told(results: Sequence[Result]) -> Iterator[Page]:
-    for at in range(0, len(results), RESULTS):
-        yield Page("", results=tuple(results[at : at + RESULTS]))
-
-
-class Look:
-    """One look of one sync."""
-
-    def __init__(self, rules: Rules, bucket: Bucket, memory: Memory, ledger: Ledger, open_: Open) -> None:
-        self._rules = rules
-        self._ledger = ledger
-        self._layout: Layout = rules.layout
-        self._bucket = bucket
-        self._memory = memory
-        self._open = open_
-
-    def pages(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
-        """What differs; a cursor is a :class:`Mark`."""
-        mark = Mark.parse(cursor)
-        if scope.groups is None:
-            yield from self._clusters(None, mark, context)
-            return
-        keys = [group for group in scope.groups if not group.endswith("/")]
-        yield from self._hinted(keys, mark)
-        prefixes = [group for group in scope.groups if group.endswith("/")]
-        if prefixes:
-            for page in self._clusters(sorted({p.partition("/")[0] for p in prefixes}), mark, context):
-                yield replace(page, cursor=str(replace(Mark.parse(page.cursor), hinted=len(keys))))
-
-    def _hinted(self, keys: Sequence[str], mark: Mark) -> Iterator[Page]:
-        """Yield the items of keys, then the results of those whose branch cannot be, behind as many as were sent on."""
-        items = [
-            Item(self._layout.branch_of(cluster), key)
-            for key in keys
-            if self._layout.takes(key) and (cluster := self._layout.cluster_of(key)) is not None
-        ]
-        items.sort(key=lambda item: (item.group, item.name))
-        odd = {item.group: error for item in items if (error := unfit_branch(item.group)) is not None}
-        fit = [item for item in items if item.group not in odd]
-        results = [refused(item, odd[item.group]) for item in items if item.group in odd]
-        sent, portions = mark.hinted, _Portions()
-        left = tuple(results[max(0, sent - len(fit)) :])
-        for page in chain(portions.add(Page("", tuple(fit[sent:])), mark), portions.rest(mark), _told(left)):
-            sent += len(page.items) + len(page.results)
-            yield replace(page, cursor=str(replace(mark, hinted=sent)))
-
-    # -- a full look ---------------------------------------------------------------------------------------------
-
-    def _clusters(self, only: list[str] | None, mark: Mark, context: StepContext) -> Iterator[Page]:
-        source_clusters = clusters_in(self._bucket, self._layout)
-        listed = source_clusters.names
-        portions = _Portions()
-        if context.named and only is not None and not mark.after and not source_clusters.odd:
-            absent = (Failure(Item(f"{name}/", "*"), self._absent(name)) for name in only if name not in listed)
-            yield from portions.add(Page("", failures=tuple(absent)), mark)
-        if only is None and not mark.after:
-            unread = results_of(source_clusters.odd, self._layout.branch, lambda _: True).values()
-            yield from portions.add(Page("", results=(*self._loose(source_clusters.loose), *unread)), mark)
-        if self._layout.branch_per_cluster:
-            all_ = {*listed, *self._branched(source_clusters, context)}
-            wanted = sorted(all_ if only is None else all_ & {*only})
-            branches = {self._layout.branch_of(cluster): [cluster] for cluster in wanted}
-            odd = {name: error for name in branches if (error := unfit_branch(name)) is not None}
-            results = tuple(refused(Item(name, f"{branches.pop(name)[0]}/"), error) for name, error in odd.items())
-            if not mark.after:
-                yield from portions.add(Page("", results=results), mark)
-        else:
-            branches = {self._layout.branch: listed if only is None else only}
-
-        def compare(takes: Callable[[str], bool]) -> Iterator[Compared]:
-            for name in sorted(branches, key=lambda name: branches[name][:1]):
-                if context.over:
-                    return
-                if not self._layout.branch_per_cluster or any(map(takes, branches[name])):
-                    with self._open(name, context) as branch:
-                        evidence = self._evidence(branch, context)
-                        branch.fetch()
-                        comparing = _Comparing(self, branch, self._tree_clusters(branch), evidence, listed)
-                        clusters = self._wanted(branches[name], comparing, only, source_clusters)
-                        yield from comparing.pages([c for c in clusters if takes(c)], context)
-
-        limiter = Limiter(self._rules.sync, self._rules.limits, self._ledger, context)
-        source = Source(
-            lambda: listed, self._has, None if only is None else lambda: self._ledger.count({*listed, *only})
-        )
-        for found in planned(compare, limiter, source, mark):
-            yield from portions.add(found.page, found.before)
-            mark = found.behind
-        yield from portions.rest(mark)
-
-    def _has(self, key: str) -> bool:
-        return self._bucket.head(key) is not None
-
-    def _evidence(self, branch: Branch, context: StepContext) -> Evidence:
-        rules = self._rules
-        return Evidence(rules.sync, rules.reference(branch.name), self._layout, self._ledger, branch, context)
-
-    def _wanted(self, listed: list[str], comparing: _Comparing, only: list[str] | None, all_: Clusters) -> list[str]:
-        """The clusters to compare: those of the bucket, and those that only the branch has."""
-        if self._layout.branch_per_cluster:
-            return listed
-        there = self._believed(all_, list(comparing.trees))
-        return sorted({*listed, *(c for c in there if only is None or c in only)})
-
-    def _branched(self, found: Clusters, context: StepContext) -> list[str]:
-        """The clusters that have a branch of their own: that of one that vanished is looked at, too."""
-        with self._open(self._layout.branch, context) as branch:
-            names = branch.heads(self._layout.branch_of("*"))
-        there = (self._layout.cluster_of_branch(name) for name in names)
-        return self._believed(found, [cluster for cluster in there if cluster is not None])
-
-    def _believed(self, found: Clusters, there: list[str]) -> list[str]:
-        """Return the clusters of the target that the sync selects; see :func:`check_listing`."""
-        there = [cluster for cluster in there if self._layout.takes_cluster(cluster)]
-        check_listing(self._bucket, self._layout, found, there, self._ledger)
-        return there
-
-    def _absent(self, cluster: str) -> SynclineError:
-        where = f"{self._bucket}, below {self._layout.prefix!r}" if self._layout.prefix else str(self._bucket)
-        return SynclineError("SOURCE_ABSENT", f"{where} has no cluster {shown(cluster)}")
-
-    def _loose(self, keys: Sequence[str]) -> Iterator[Result]:
-        for key in keys:
-            error = SynclineError("PATH_REFUSED", f"{shown(key)} does not lie in the folder of a cluster")
-            yield refused(Item(self._layout.branch, key), error)
-
-    def _tree_clusters(self, branch: Branch) -> dict[str, Entry]:
-        root = self._layout.folder.encode()
-        entries = branch.folders([root])[root]
-        named = ((text_of(name), entry) for name, entry in entries.items() if entry.is_folder)
-        return {name: entry for name, entry in named if name is not None}
-
-    def listing(self, cluster: str, *, listed: bool) -> Listing:
-        return listing_of(self._bucket, self._layout, cluster, listed=listed)
-
-    @property
-    def rules(self) -> Rules:
-        return self._rules
-
-    @property
-    def memory(self) -> Memory:
-        return self._memory
-
-    @property
-    def ledger(self) -> Ledger:
-        return self._ledger
-
-
-@dataclass(frozen=True, slots=True)
-class _Gathered:
-    """A cluster as the bucket lists it, what is known of its objects, and the records of its files."""
-
-    listing: Listing
-    known: dict[str, Known]
-    rows: dict[str, Ours]
-
-
-class _Comparing:
-    """Compares clusters of one branch with their listings.
-
-    ``listed`` are all clusters of the source.
-    """
-
-    def __init__(
-        self, look: Look, branch: Branch, trees: dict[str, Entry], evidence: Evidence, listed: Sequence[str]
-    ) -> None:
-        self._look = look
-        self._layout = look.rules.layout
-        self._branch = branch
-        self._evidence = evidence
-        self._listed = frozenset(listed)
-        self._alike: dict[str, set[str]] = defaultdict(set)
-        for cluster in listed:
-            self._alike[folded(cluster)].add(cluster)
-        self.trees = trees
-
-    def pages(self, clusters: Sequence[str], context: StepContext) -> Iterator[Compared]:
-        """What each cluster comes to, in order."""
-        taken = {folded(cluster): cluster for cluster in self.trees if self._is_taken(cluster)}
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="look") as pool:
-            ahead: list[Future[_Gathered]] = []
-            waiting = iter(clusters)
-            try:
-                while not context.over:
-                    while len(ahead) < AT_ONCE and (cluster := next(waiting, None)) is not None:
-                        ahead.append(pool.submit(self._gather, cluster))
-                    if not ahead:
-                        return
-                    gathered = ahead.pop(0).result()
-                    cluster = gathered.listing.cluster
-                    other = taken.setdefault(folded(cluster), cluster) if cluster in self._listed else cluster
-                    if other != cluster:
-                        yield Compared(cluster, self._refuse_all(gathered.listing, other))
-                    else:
-                        yield self._compare(gathered, context)
-            finally:
-                for future in ahead:
-                    future.cancel()
-
-    def _is_taken(self, cluster: str) -> bool:
-        """Return False if a folder of the tree is foreign, so that it blocks no cluster of a similar name."""
-        alike = self._alike[folded(cluster)]
-        return alike <= {cluster} or cluster in self._listed or self._look.ledger.has(cluster)
-
-    def _gather(self, cluster: str) -> _Gathered:
-        listing = self._look.listing(cluster, listed=cluster in self._listed)
-        if listing.error is not None:
-            return _Gathered(listing, {}, {})
-        known = self._look.memory.known(self._look.rules.place, cluster)
-        return _Gathered(listing, known, self._look.ledger.of(cluster))
-
-    def _refuse_all(self, listing: Listing, other: str) -> Page:
-        what = f"the cluster {listing.cluster!r} is the same as {other!r} on some systems"
-        error = SynclineError("PATH_COLLIDES", what)
-        group = self._layout.branch_of(listing.cluster)
-        return Page("", results=tuple(refused(Item(group, k), error) for k in listing.objects))
-
-    def _compare(self, gathered: _Gathered, context: StepContext) -> Compared:
-        listing, known, rows = gathered.listing, gathered.known, gathered.rows
-        cluster = listing.cluster
-        if listing.error is not None:
-            return Compared(cluster, Page("", failures=(Failure(Item(f"{cluster}/", "*"), listing.error),)))
-        current = {
-            key: was for key, (etag, _) in listing.objects.items() if (was := known.get(key)) and was.etag == etag
-        }
-        if len(current) != len(known) and not context.plan:
-            self._look.memory.settle(self._look.rules.place, cluster, current)
-        tree = self.trees.get(cluster)
-        group = self._layout.branch_of(cluster)
-        odd = results_of(listing.odd, group, self._layout.takes)
-        side = Comparison(self._layout, group, listing.objects, current, rows, self._evidence.has, odd, context.asked)
-        if len(current) == len(listing.objects) and tree is not None and self._tree_of(cluster, current) == tree.oid:
-            page = side.all_equal()
-        else:
-            page = side.compared(self._files(cluster, tree))
-        if side.learned and not context.plan:
-            self._look.ledger.write(side.learned)
-        return Compared(cluster, page, side.ours, side.gone, cluster not in self._listed)
-
-    def _tree_of(self, cluster: str, current: dict[str, Known]) -> str:
-        """The id of the tree that these objects make."""
-        skip = len(self._layout.prefix) + len(cluster) + 1
-        return tree_id((key[skip:].encode(), was.blob) for key, was in current.items() if was.blob)
-
-    def _files(self, cluster: str, tree: Entry | None) -> dict[str, str]:
-        """Return the fingerprints of the files that the branch has of a cluster, by key. Names that are not UTF-8 are nobody's."""
-        if tree is None:
-            return {}
-        path = self._layout.cluster_path(cluster).encode()
-        named = ((text_of(path), entry.fingerprint) for path, entry in self._branch.files(path, tree.oid))
-        return {self._layout.key_of(path): mark for path, mark in named if path is not None and mark is not None}

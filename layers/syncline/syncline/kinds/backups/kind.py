@@ -1,4 +1,4 @@
-"""Backups: a bucket laid out ``<cluster>/<namespace>/…`` as a branch of a git repository, commit by commit."""
+"""The kind `backups`: a bucket laid out ``<cluster>/<namespace>/…``, committed to branches of a git repository."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from contextlib import AbstractContextManager
 
 from syncline.clients.git.repository import Branch, Place, open_branch
 from syncline.clients.http.client import Http
-from syncline.clients.s3.client import Bucket
-from syncline.kinds.backups.commit import Answer, Committer, Rules
-from syncline.kinds.backups.discover import SHARE, Look
-from syncline.kinds.backups.memory import Memory
-from syncline.kinds.backups.ours import Ledger
-from syncline.kinds.backups.plan import foreseen
-from syncline.kinds.backups.reading import Reader
-from syncline.kinds.backups.run_log import tell
-from syncline.kinds.backups.verify import Proof
+from syncline.kinds.backups.commit import Committer, SyncSettings, TransferResult
+from syncline.kinds.backups.discover import SHARE, BackupScan
+from syncline.kinds.backups.index import Index
+from syncline.kinds.backups.ownership import OwnedFiles
+from syncline.kinds.backups.report import log_run
+from syncline.kinds.backups.source import Reader
+from syncline.kinds.backups.verify import Verifier
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
 from syncline.model import Item, Result, Run, Scope, Step
 
@@ -24,8 +22,8 @@ from syncline.model import Item, Result, Run, Scope, Step
 class Backups:
     """The kind ``backups`` for one sync.
 
-    A group is a branch, an item a key of the bucket, a fingerprint the id of a blob. ``place`` gives the repository
-    with its credentials as they are now.
+    A group is a branch, an item a key of the bucket, a fingerprint the ID of a blob. `repository` returns the
+    repository with its current credentials.
     """
 
     moves_by = Step.COMMIT
@@ -33,53 +31,52 @@ class Backups:
 
     def __init__(  # noqa: PLR0913, PLR0917 - each is a part of the kind
         self,
-        rules: Rules,
-        bucket: Bucket,
+        settings: SyncSettings,
         reader: Reader,
-        memory: Memory,
-        ledger: Ledger,
-        place: Callable[[], Place],
+        index: Index,
+        owned: OwnedFiles,
+        repository: Callable[[], Place],
         http: Http,
     ) -> None:
-        self._rules = rules
-        self._bucket = bucket
-        self._memory = memory
-        self._ledger = ledger
-        self._place = place
-        self._http = http
+        self._settings = settings
+        self._layout = settings.layout
         self._reader = reader
-        self._committer = Committer(rules, reader, memory, ledger, self._open)
+        self._bucket = reader.bucket
+        self._index = index
+        self._owned = owned
+        self._repository = repository
+        self._http = http
         self._opened = 0
         self._lock = threading.Lock()
 
     def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
-        return Look(self._rules, self._bucket, self._memory, self._ledger, self._open).pages(scope, cursor, context)
+        scan = BackupScan(self._settings, self._bucket, self._index, self._owned, self._open)
+        return scan.pages(scope, cursor, context)
 
     def planned(self, items: Sequence[Item], context: StepContext) -> Iterator[Result]:
-        return foreseen(self._reader, items, context)
+        return self._reader.plan(items, context)
 
-    def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[Answer]:
-        return self._committer.commit(items, context)
+    def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[TransferResult]:
+        committer = Committer(self._settings, self._reader, self._index, self._owned, self._open)
+        return committer.commit(items, context)
 
     def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
-        return Proof(self._rules.layout, self._open).of(items, context)
+        return Verifier(self._layout, self._open).verify(items, context)
 
     def ended(self, run: Run, results: Iterable[Result]) -> None:
-        tell(self._rules, self._bucket, run, results)
+        log_run(self._settings.log, self._layout, self._bucket, run, results)
 
     def reference(self, group: str) -> str:
-        return self._rules.reference(group)
+        return self._settings.reference(group)
 
     def changed_groups(self, event: object) -> tuple[str, ...]:
-        return self._rules.layout.keys_in(event, self._bucket.name)
+        return self._layout.keys_in(event, self._bucket.name)
 
     def requests(self) -> int:
-        """Requests to the bucket, and one for each time the repository was opened."""
+        """Return the number of requests to the bucket, plus one for each time the repository was opened."""
         return self._http.requests_made + self._opened
 
     def _open(self, name: str, context: StepContext) -> AbstractContextManager[Branch]:
         with self._lock:
             self._opened += 1
-        return open_branch(
-            self._place(), name, depth=self._rules.layout.depth, left=context.left, halted=context.halted
-        )
+        return open_branch(self._repository(), name, depth=self._layout.depth, left=context.left, halted=context.halted)

@@ -1,7 +1,8 @@
-"""Restoring: a cluster or namespace as it was at any commit, into a folder or a bucket.
+"""Restores: a cluster or namespace as of any commit, into a folder or a bucket.
 
-First everything is looked at and nothing is written: what the commit has, each file's bytes against its ID, and what
-stands at the place already. Then each file is written beside the old one and swapped in, and read once more.
+First everything is planned and nothing is written: the files of the commit are listed, the bytes of each are checked
+against its ID, and the files of the target are read. Then each file is written beside the old one, swapped in, and read
+again.
 """
 
 from __future__ import annotations
@@ -9,21 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 from syncline.clients.git.objects import Entry, blob_hash, blob_id, text_of
 from syncline.clients.git.repository import Blob, Branch
 from syncline.errors import CodeName, SynclineError
-from syncline.kinds.backups.paths import Layout, problem_of, shown
-from syncline.kinds.backups.sealing import MAGIC, unseal
-from syncline.kinds.backups.secrets import LARGEST
+from syncline.kinds.backups.paths import Layout, path_problem, shown
+from syncline.kinds.backups.secrets_detection import LARGEST
+from syncline.kinds.backups.secrets_filter import MAGIC, decrypt
+from syncline.kinds.backups.stores import FileStore
 
 _PORTION: Final = 500
 """Blobs fetched in one request."""
 _AT_ONCE: Final = 8
-"""Files of the place that are looked at together."""
+"""Files of the target read at a time."""
 _MODES: Final = {b"100644", b"100755", b"100664"}
-"""Modes of files. Git has written the last one long ago."""
+"""Modes of files. Old versions of git wrote the last one."""
 _OF_ONE_FILE: Final[frozenset[CodeName]] = frozenset(
     [
         "DIGEST_MISMATCH",
@@ -37,69 +39,52 @@ _OF_ONE_FILE: Final[frozenset[CodeName]] = frozenset(
         "TOO_LARGE",
     ]
 )
-"""Codes of failures that say nothing about the next file."""
-
-
-class Place(Protocol):
-    """A folder or bucket that files are restored to."""
-
-    def write(self, path: str, chunks: Iterable[bytes]) -> str: ...
-
-    def content_id(self, path: str) -> str:
-        """Return the ID that git gives what is there now, read again."""
-        ...
-
-    def before(self, path: str) -> str | None:
-        """Return the content ID of what a write would replace: None for nothing, "" for what is not a file.
-
-        Raises why nothing can be written there.
-        """
-        ...
+"""Codes of failures that concern one file and not the next."""
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """A file that is not restored, with its path at the place."""
+class NotRestored:
+    """A file that is not restored, by its path at the target."""
 
     path: str
     code: CodeName
     reason: str
 
     @classmethod
-    def by(cls, path: str, error: SynclineError) -> Refused:
+    def by(cls, path: str, error: SynclineError) -> NotRestored:
         return cls(path, error.code.name, error.what)
 
 
 @dataclass(frozen=True, slots=True)
-class File:
-    """A file to restore: its blob, the ID of its content, and the content ID of what it replaces."""
+class RestoreFile:
+    """A file to restore: its path in the tree and at the target, its blob, and content IDs of it and of what it replaces."""
 
     path: str
-    inner: str
+    target_path: str
     oid: str
     content: str = ""
-    sealed: bool = False
+    encrypted: bool = False
     before: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """The result of looking: what is to be written, how many files are there already, and what cannot be restored."""
+class RestorePlan:
+    """The files to write, the number of files that are at the target already, and files that cannot be restored."""
 
     commit: str
-    files: tuple[File, ...]
+    files: tuple[RestoreFile, ...]
     unchanged: int
-    refused: tuple[Refused, ...]
+    refused: tuple[NotRestored, ...]
 
     @property
     def overwritten(self) -> list[str]:
-        """The paths at the place where a file has other content now."""
-        return [file.inner for file in self.files if file.before is not None]
+        """The paths at the target of files with other content."""
+        return [file.target_path for file in self.files if file.before is not None]
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
-    """The result of a restore: files and bytes written, how many of them replaced others or had been encrypted."""
+class RestoreResult:
+    """The numbers of files and bytes written, and of files that were decrypted or replaced others."""
 
     commit: str
     files: int
@@ -107,40 +92,42 @@ class Restored:
     decrypted: int
     overwritten: int
     unchanged: int
-    refused: tuple[Refused, ...]
+    refused: tuple[NotRestored, ...]
 
 
-class Restoring:
-    """Restores from one branch to one place. `key` decrypts what was encrypted."""
+class Restorer:
+    """Restores files from one branch to one target. `key` decrypts encrypted files."""
 
-    def __init__(self, branch: Branch, layout: Layout, place: Place, key: str | None = None) -> None:
+    def __init__(self, branch: Branch, layout: Layout, target: FileStore, key: str | None = None) -> None:
         self._branch = branch
         self._layout = layout
-        self._place = place
+        self._target = target
         self._key = key
 
-    # -- looking -------------------------------------------------------------------------------------------------
+    # -- planning ------------------------------------------------------------------------------------------------
 
-    def look(self, part: str, at: str | None = None) -> Plan:
-        """Return what restoring `part` (``<cluster>`` or ``<cluster>/<namespace>``) comes to; write nothing.
+    def plan(self, part: str, at: str | None = None) -> RestorePlan:
+        """Return the plan for restoring `part` (``<cluster>`` or ``<cluster>/<namespace>``) without writing anything.
 
-        `at` is a commit, by its ID or the first digits of it; the branch's last one when None. Raises NOT_FOUND if the
-        commit or the part does not exist, and what branch and place raise.
+        `at` is a commit's ID or its first digits; None for the branch's last commit. Raises NOT_FOUND if the commit or
+        the part does not exist, and the errors of branch and target.
         """
         tip = self._branch.fetch() if at is None else self._branch.fetch_commit(at)
         if tip is None:
             raise SynclineError("NOT_FOUND", f"the repository has no branch {self._branch.name}")
-        refused: list[Refused] = []
-        files = list(self._sorted_out(self._entries(part), refused))
+        refused: list[NotRestored] = []
+        files = list(self._restorable(self._entries(part), refused))
         if not files and not refused:
-            raise SynclineError("NOT_FOUND", f"{tip.oid} on {self._branch.name} has nothing of {part}")
+            raise SynclineError("NOT_FOUND", f"{tip.oid} on {self._branch.name} has no files of {part}")
         files = list(self._examined(files, refused))
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="look") as pool:
-            looked = list(pool.map(self._standing, files))
-        refused += [each for each in looked if isinstance(each, Refused)]
-        found = [each for each in looked if isinstance(each, File)]
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="restore") as pool:
+            compared = list(pool.map(self._with_before, files))
+        refused += [each for each in compared if isinstance(each, NotRestored)]
+        found = [each for each in compared if isinstance(each, RestoreFile)]
         wanted = tuple(file for file in found if file.before != file.content)
-        return Plan(tip.oid, wanted, len(found) - len(wanted), tuple(sorted(refused, key=lambda each: each.path)))
+        return RestorePlan(
+            tip.oid, wanted, len(found) - len(wanted), tuple(sorted(refused, key=lambda each: each.path))
+        )
 
     def _entries(self, part: str) -> Iterator[tuple[bytes, Entry]]:
         cluster = part.partition("/")[0]
@@ -153,108 +140,107 @@ class Restoring:
             if path.startswith(above):
                 yield path, each
 
-    def _sorted_out(self, entries: Iterable[tuple[bytes, Entry]], refused: list[Refused]) -> Iterator[File]:
-        """Yield what can be a file. Somebody else may have put into the branch what we would not."""
+    def _restorable(self, entries: Iterable[tuple[bytes, Entry]], refused: list[NotRestored]) -> Iterator[RestoreFile]:
+        """Yield the entries that can be files. Others may have committed what this sync would not."""
         skip = len(self._layout.folder.encode()) + 1 if self._layout.folder else 0
         for raw, entry in entries:
-            path, inner = text_of(raw), raw[skip:].decode("utf-8", "backslashreplace")
+            path, target_path = text_of(raw), raw[skip:].decode("utf-8", "backslashreplace")
             if path is None:
-                refused.append(Refused(inner, "PATH_REFUSED", f"{shown(inner)} is not UTF-8"))
-            elif (problem := problem_of(inner)) is not None:
-                refused.append(Refused(inner, "PATH_REFUSED", f"{shown(inner)} {problem}"))
+                refused.append(NotRestored(target_path, "PATH_REFUSED", f"{shown(target_path)} is not UTF-8"))
+            elif (problem := path_problem(target_path)) is not None:
+                refused.append(NotRestored(target_path, "PATH_REFUSED", f"{shown(target_path)} {problem}"))
             elif entry.mode not in _MODES:
-                kind = {b"160000": "a submodule", b"120000": "a symbolic link"}.get(entry.mode, "no file")
-                refused.append(Refused(inner, "ENTRY_UNSUPPORTED", f"{shown(inner)} is {kind}"))
+                kind = {b"160000": "a submodule", b"120000": "a symbolic link"}.get(entry.mode, "not a file")
+                refused.append(NotRestored(target_path, "ENTRY_UNSUPPORTED", f"{shown(target_path)} is {kind}"))
             else:
-                yield File(path, inner, entry.oid)
+                yield RestoreFile(path, target_path, entry.oid)
 
-    def _examined(self, files: Sequence[File], refused: list[Refused]) -> Iterator[File]:
-        """Read every blob once, to check its bytes and, if it is encrypted, that it can be decrypted."""
+    def _examined(self, files: Sequence[RestoreFile], refused: list[NotRestored]) -> Iterator[RestoreFile]:
+        """Read every blob to check its bytes and that an encrypted one can be decrypted."""
         for file, blob in self._blobs(files):
             try:
                 yield self._with_content(file, blob)
             except SynclineError as error:
                 if not error.is_any("DIGEST_MISMATCH", "SECRET_SEALED"):
                     raise
-                refused.append(Refused.by(file.inner, error))
+                refused.append(NotRestored.by(file.target_path, error))
 
-    def _with_content(self, file: File, blob: Blob) -> File:
-        chunks = _proved(blob, file)
+    def _with_content(self, file: RestoreFile, blob: Blob) -> RestoreFile:
+        chunks = _checked(blob, file)
         first = next(chunks, b"")
         if not first.startswith(MAGIC):
             for _ in chunks:
                 pass
             return replace(file, content=file.oid)
         if self._key is None or blob.size > 2 * LARGEST:
-            raise SynclineError("SECRET_SEALED", f"{shown(file.inner)} is encrypted, and there is no key for it")
-        data = unseal(self._key, file.path, b"".join((first, *chunks)))
-        return replace(file, content=blob_id(data), sealed=True)
+            raise SynclineError("SECRET_SEALED", f"{shown(file.target_path)} is encrypted, and there is no key for it")
+        data = decrypt(self._key, file.path, b"".join((first, *chunks)))
+        return replace(file, content=blob_id(data), encrypted=True)
 
-    def _standing(self, file: File) -> File | Refused:
+    def _with_before(self, file: RestoreFile) -> RestoreFile | NotRestored:
         try:
-            return replace(file, before=self._place.before(file.inner))
+            return replace(file, before=self._target.before(file.target_path))
         except SynclineError as error:
             if error.code.name not in _OF_ONE_FILE:
                 raise
-            return Refused.by(file.inner, error)
+            return NotRestored.by(file.target_path, error)
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    def write(self, plan: Plan) -> Restored:
-        """Write what is planned; what fails is named, and the rest is written.
+    def write(self, plan: RestorePlan) -> RestoreResult:
+        """Write the planned files. A file that fails is reported, and the others are written.
 
-        If the place itself fails (it is full, does not answer, or is not there), the rest is named and not tried.
+        If the target itself fails (it is full, unreachable or gone), the remaining files are reported and not tried.
         """
         refused = list(plan.refused)
-        written: list[tuple[File, int]] = []
+        written: list[tuple[RestoreFile, int]] = []
         for number, (file, blob) in enumerate(self._blobs(plan.files), 1):
             try:
                 self._write(file, blob)
                 written.append((file, blob.size))
             except SynclineError as error:
-                refused.append(Refused.by(file.inner, error))
+                refused.append(NotRestored.by(file.target_path, error))
                 if error.code.name not in _OF_ONE_FILE:
-                    why = f"not tried any more: {error.what}"
-                    refused += [Refused(rest.inner, error.code.name, why) for rest in plan.files[number:]]
+                    reason = f"not tried: {error.what}"
+                    refused += [NotRestored(rest.target_path, error.code.name, reason) for rest in plan.files[number:]]
                     break
-        return Restored(
+        return RestoreResult(
             plan.commit,
             len(written),
             sum(size for _, size in written),
-            sum(file.sealed for file, _ in written),
+            sum(file.encrypted for file, _ in written),
             sum(file.before is not None for file, _ in written),
             plan.unchanged,
             tuple(sorted(refused, key=lambda each: each.path)),
         )
 
-    def _write(self, file: File, blob: Blob) -> None:
-        if self._place.before(file.inner) != file.before:
-            raise SynclineError(
-                "TARGET_CHANGED", f"{shown(file.inner)} at {self._place} was changed meanwhile; it stays"
-            )
-        chunks = _proved(blob, file)
-        if file.sealed:
+    def _write(self, file: RestoreFile, blob: Blob) -> None:
+        where = f"{shown(file.target_path)} at {self._target}"
+        if self._target.before(file.target_path) != file.before:
+            raise SynclineError("TARGET_CHANGED", f"{where} was changed meanwhile and is not overwritten")
+        chunks = _checked(blob, file)
+        if file.encrypted:
             assert self._key is not None
-            chunks = iter([unseal(self._key, file.path, b"".join(chunks))])
-        self._place.write(file.inner, chunks)
-        if self._place.content_id(file.inner) != file.content:
-            raise SynclineError("DIGEST_MISMATCH", f"{shown(file.inner)} at {self._place} is not what {file.oid} is")
+            chunks = iter([decrypt(self._key, file.path, b"".join(chunks))])
+        self._target.write(file.target_path, chunks)
+        if self._target.content_id(file.target_path) != file.content:
+            raise SynclineError("DIGEST_MISMATCH", f"{where} differs from {file.oid}")
 
-    def _blobs(self, files: Sequence[File]) -> Iterator[tuple[File, Blob]]:
+    def _blobs(self, files: Sequence[RestoreFile]) -> Iterator[tuple[RestoreFile, Blob]]:
         for at in range(0, len(files), _PORTION):
             portion = files[at : at + _PORTION]
             with self._branch.blobs([file.oid for file in portion]) as blobs:
                 for file, blob in zip(portion, blobs, strict=True):
                     yield file, blob
-                    for _ in blob.chunks:  # what was not read, or the next blob would begin there
+                    for _ in blob.chunks:  # read the rest, or the next blob would begin there
                         pass
 
 
-def _proved(blob: Blob, file: File) -> Iterator[bytes]:
+def _checked(blob: Blob, file: RestoreFile) -> Iterator[bytes]:
     """Yield the chunks, hashed as they pass. Raises DIGEST_MISMATCH at the end."""
     digest = blob_hash(blob.size)
     for chunk in blob.chunks:
         digest.update(chunk)
         yield chunk
     if digest.hexdigest() != file.oid:
-        raise SynclineError("DIGEST_MISMATCH", f"the bytes of {shown(file.path)} are not those of {file.oid}")
+        raise SynclineError("DIGEST_MISMATCH", f"the bytes of {shown(file.path)} do not match {file.oid}")

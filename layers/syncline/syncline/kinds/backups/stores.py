@@ -1,4 +1,4 @@
-"""Places for files beside git: a folder or a bucket, for downloads and for what is restored."""
+"""Stores for files other than git: a folder or a bucket, as the target of downloads and restores."""
 
 from __future__ import annotations
 
@@ -11,34 +11,41 @@ from syncline.clients.http.listings import Odd, OnOdd, ignore, refuse
 from syncline.clients.s3.client import Bucket
 
 
-class Store(Protocol):
-    """Files by their paths. A fingerprint says whether a file is still the one that was written."""
+class FileStore(Protocol):
+    """Files by their paths. The store's own fingerprint of a file changes when the file is written by somebody else."""
 
     def write(self, path: str, chunks: Iterable[bytes]) -> str:
-        """Put a file, whole or not at all; its fingerprint."""
+        """Write a file atomically and return its fingerprint."""
         ...
 
     def fingerprint(self, path: str) -> str | None:
-        """What the place itself says of a file now; None if it is not there."""
+        """Return the current fingerprint of a file, or None if it does not exist."""
         ...
 
     def listing(self, prefix: str, odd: OnOdd = refuse) -> Iterator[tuple[str, str]]:
-        """Every file below a folder with its fingerprint; the name of an odd entry is a path."""
+        """Yield every file below a folder with its fingerprint. `odd` gets invalid entries, with paths as names."""
         ...
 
     def tops(self) -> list[str]:
-        """The folders at the top."""
+        """Return the top-level folders."""
         ...
 
     def remove(self, path: str) -> None: ...
 
     def content_id(self, path: str) -> str:
-        """The id that git gives what a file holds, read now."""
+        """Return git's ID of a file's content, read now."""
+        ...
+
+    def before(self, path: str) -> str | None:
+        """Return the content ID of what a write would replace: None for nothing, "" for what is not a file.
+
+        Raises SynclineError if nothing can be written there.
+        """
         ...
 
 
 class BucketStore:
-    """A bucket below ``prefix``, which ends with a slash or is empty. A fingerprint is the ETag."""
+    """A bucket below `prefix`, which ends with a slash or is empty. The fingerprint is the ETag."""
 
     def __init__(self, bucket: Bucket, prefix: str) -> None:
         self._bucket = bucket
@@ -70,11 +77,9 @@ class BucketStore:
         self._bucket.delete(self._prefix + path)
 
     def before(self, path: str) -> str | None:
-        """Return the content ID of the object that a write would replace, or None if there is none."""
         return None if self.fingerprint(path) is None else self.content_id(path)
 
     def content_id(self, path: str) -> str:
-        """The id that git gives what an object holds, read once more."""
         with self._bucket.open(self._prefix + path) as stream:
             digest = blob_hash(stream.head.size)
             for chunk in stream.chunks(1 << 18):

@@ -1,4 +1,4 @@
-"""Compressed data and archives as what is in them, told by the first bytes and never by a name. All of it is bounded."""
+"""The contents of compressed data and archives, recognized by their first bytes and never by a name, within limits."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ CHUNK: Final = 256 * 1024
 BLOCK: Final = 512
 """Bytes of a block of a tar archive."""
 _WINDOW: Final = 64 * 1024 * 1024
-"""Bytes of memory that decompression may take."""
+"""Bytes of memory that a decompressor may take."""
 _GZIP: Final = b"\x1f\x8b\x08"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
-_SKIPPABLE: Final = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # zstd's frames for notes (RFC 8878, 3.1.2)
+_SKIPPABLE: Final = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # zstd's skippable frames (RFC 8878, 3.1.2)
 _BZIP2: Final = re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)")
 _XZ: Final = b"\xfd7zXZ\0"
 _ZLIB: Final = re.compile(rb"\x78[\x01\x5e\x9c\xda]")
@@ -26,17 +26,17 @@ _MEMBER: Final = 1500
 _PAX_SIZE: Final = re.compile(rb"(?:^|\n)\d+ size=(\d{1,15})\n")
 
 
-class Unreadable(Exception):  # noqa: N818 - not an error of ours: what is in the data cannot be known
-    """The data may be sound, but decompressing it takes more than we allow."""
+class Unreadable(Exception):  # noqa: N818 - not an error: the content is unknown
+    """The data cannot be decompressed within the limits; it may be undamaged."""
 
 
 class Stream:
-    """Bytes from an iterator, with look-ahead. `taken` counts those that were read."""
+    """Bytes from an iterator, with look-ahead. `taken` is the number of bytes read."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
         self._ahead = b""
-        self._at = 0  # what is before it in `_ahead` was read: a chunk may be large, and is not copied at each read
+        self._at = 0  # bytes before it were read: a large chunk is not copied at each read
         self.taken = 0
 
     def peek(self, size: int) -> bytes:
@@ -58,11 +58,11 @@ class Stream:
         return found
 
     def some(self) -> bytes:
-        """Read a chunk; no bytes at the end."""
+        """Read a chunk; empty at the end."""
         return self.read(min(len(self._ahead) - self._at, CHUNK) or CHUNK)
 
     def give_back(self, data: bytes) -> None:
-        """Return the bytes read last."""
+        """Put back the bytes that were read last."""
         if self._at >= len(data):
             self._at -= len(data)
         else:
@@ -77,7 +77,7 @@ class Stream:
 
 
 class _Decompressor(Protocol):
-    """The interface that all decompressors here have, but zstd's."""
+    """The interface of all decompressors here except zstd's."""
 
     @property
     def eof(self) -> bool: ...
@@ -90,7 +90,7 @@ class _Decompressor(Protocol):
 
 
 def compression_of(head: bytes) -> str | None:
-    """Return the name of the compression that data with these first bytes has."""
+    """Return the name of the compression of data with these first bytes, or None."""
     if head[:1] not in _FIRST:
         return None
     if head.startswith(_GZIP):
@@ -105,9 +105,9 @@ def compression_of(head: bytes) -> str | None:
 
 
 def decompressed(stream: Stream, form: str, spend: Callable[[int], None]) -> Iterator[bytes]:
-    """Yield what compressed data holds, all members of it; `stream` then stands behind them. `spend` counts the work.
+    """Yield the content of all members of compressed data; `stream` is then behind them. `spend` counts the work.
 
-    Damaged data ends where the damage is, and `stream` then stands at or before it. Raises :exc:`Unreadable`.
+    Damaged data ends at the damage, and `stream` is then at or before it. Raises :exc:`Unreadable`.
     """
     if form == "zstd":
         yield from _zstd(stream)
@@ -152,12 +152,12 @@ def _machine(form: str) -> tuple[_Decompressor, tuple[type[Exception], ...]]:
     from isal import igzip_lib  # noqa: PLC0415
 
     flag = igzip_lib.DECOMP_GZIP if form == "gzip" else igzip_lib.DECOMP_ZLIB
-    damaged = cast("type[Exception]", igzip_lib.error)  # its types call it an instance
+    damaged = cast("type[Exception]", igzip_lib.error)  # the type hints declare it as an instance
     return igzip_lib.IgzipDecompressor(flag=flag), (damaged, ValueError)
 
 
 class _Raw:
-    """A stream as the file that zstandard reads from."""
+    """A stream as a file for zstandard."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -186,14 +186,14 @@ def _zstd(stream: Stream) -> Iterator[bytes]:
 
 
 def is_tar(head: bytes) -> bool:
-    """Return True if these bytes begin with the header of a tar member (its checksum is right)."""
+    """Return True if these bytes begin with the header of a tar member (with a correct checksum)."""
     return len(head) >= BLOCK and any(head[:100]) and _checksum(head[:BLOCK])
 
 
 def tar_members(stream: Stream) -> Iterator[Iterator[bytes]]:
-    """Yield the content of each member, headers of pax and long names included; each is to be read to its end.
+    """Yield the content of each member, including headers of pax and long names. Read each to its end.
 
-    Ends before the first block that is no header.
+    Stops before the first block that is not a header.
     """
     size_of_next: int | None = None
     while is_tar(stream.peek(BLOCK)):
@@ -210,7 +210,7 @@ def tar_members(stream: Stream) -> Iterator[Iterator[bytes]]:
                 size_of_next = None
             yield stream.take(size)
         stream.read(padding)
-        while stream.peek(BLOCK) == bytes(BLOCK):  # between archives that were put behind each other, too
+        while stream.peek(BLOCK) == bytes(BLOCK):  # also between concatenated archives
             stream.read(BLOCK)
 
 
@@ -224,7 +224,7 @@ def _checksum(header: bytes) -> bool:
 
 def _size(header: bytes) -> int:
     field = header[124:136]
-    if field[0] == 0x80:  # base 256, for what is larger than octal digits can say
+    if field[0] == 0x80:  # base 256, for sizes too large for octal digits
         return int.from_bytes(field[1:], "big")
     try:
         return int(field.strip(b" \0") or b"0", 8)
@@ -238,10 +238,7 @@ def is_zip(head: bytes) -> bool:
 
 
 def zip_members(data: bytes, spend: Callable[[int], None]) -> Iterator[Iterator[bytes]]:
-    """Yield the content of each member that can be read: not of those that are encrypted or damaged.
-
-    `spend` counts the work.
-    """
+    """Yield the content of each member that is neither encrypted nor damaged. `spend` counts the work."""
     import io  # noqa: PLC0415
     import zipfile  # noqa: PLC0415
     import zlib  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Proving: the server is asked for the branch again, by a fetch of its own, and what it has is compared."""
+"""The step verify: fetch the branch again, in a separate clone, and compare its files with the items."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from syncline.errors import SynclineError
-from syncline.kinds.backups.commit import Open
+from syncline.kinds.backups.commit import OpenBranch
 from syncline.kinds.backups.paths import Layout, shown
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item
 
 
-class Proof:
-    """Asks for branches, each once for all items of a call."""
+class Verifier:
+    """Verifies items, with one fetch of each branch per call."""
 
-    def __init__(self, layout: Layout, open_: Open) -> None:
+    def __init__(self, layout: Layout, open_branch: OpenBranch) -> None:
         self._layout = layout
-        self._open = open_
+        self._open_branch = open_branch
 
-    def of(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
-        """Completed if the branch has the item's blob, or none for one that was removed; else NOT_ARRIVED."""
+    def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
+        """Yield Completed if the branch has the item's blob, or no file for a removed item; else NOT_ARRIVED."""
         for group, members in groupby(sorted(items, key=lambda item: item.group), key=lambda item: item.group):
             mine = list(members)
             if context.over:
@@ -32,20 +32,18 @@ class Proof:
                 yield from (Failure(item, error) for item in mine)
                 continue
             for item in mine:
-                if found[item.name] == item.source:
+                blob = found[item.name]
+                if blob == item.source:
                     yield Completed(item)
                 else:
-                    what = f"{shown(item.name)} is {found[item.name] or 'absent'} on {group}, not {item.source or 'absent'}"
+                    what = f"{shown(item.name)} on {group} is {blob or 'absent'}, expected {item.source or 'none'}"
                     yield Failure(item, SynclineError("NOT_ARRIVED", what))
 
     def _blobs(self, group: str, items: Sequence[Item], context: StepContext) -> dict[str, str | None]:
-        with self._open(group, context) as branch:
+        """Return the fingerprints of the items' files on a branch by key, None for no file."""
+        with self._open_branch(group, context) as branch:
             branch.fetch()
-            paths = {item.name: self._layout.path_of(item.name).encode() for item in items}
-            folders = branch.folders(path.rpartition(b"/")[0] for path in paths.values())
-            found: dict[str, str | None] = {}
-            for name, path in paths.items():
-                folder, _, last = path.rpartition(b"/")
-                entry = folders[folder].get(last)
-                found[name] = None if entry is None else entry.fingerprint
-            return found
+            paths = {item.name: self._layout.path_of(item.name).encode().rpartition(b"/") for item in items}
+            folders = branch.folders(folder for folder, _, _ in paths.values())
+            entries = {name: folders[folder].get(last) for name, (folder, _, last) in paths.items()}
+            return {name: None if entry is None else entry.fingerprint for name, entry in entries.items()}

@@ -1,10 +1,11 @@
-"""How a sync of backups is put together."""
+"""The wiring of a sync of backups."""
 
 from __future__ import annotations
 
 import hashlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from syncline.clients.git.program import Patience
 from syncline.clients.git.repository import Person, Place
 from syncline.clients.http.rejections import REJECTIONS
 from syncline.config.sync import Sync
-from syncline.kinds.backups.commit import Rules, Signature
+from syncline.kinds.backups.commit import Signature, SyncSettings
 from syncline.kinds.backups.config import (
     BackupsSync,
     BucketTarget,
@@ -25,13 +26,13 @@ from syncline.kinds.backups.config import (
     GitToken,
 )
 from syncline.kinds.backups.config import Person as ConfiguredPerson
-from syncline.kinds.backups.download import Downloads
+from syncline.kinds.backups.download import AT_ONCE, Downloads
 from syncline.kinds.backups.kind import Backups
-from syncline.kinds.backups.ours import Ledger
+from syncline.kinds.backups.ownership import OwnedFiles
 from syncline.kinds.backups.paths import Layout
-from syncline.kinds.backups.reading import Reader
-from syncline.kinds.backups.sealing import Rule, Sealer
-from syncline.kinds.backups.stores import BucketStore, Store
+from syncline.kinds.backups.secrets_filter import SecretsFilter, SecretsPolicy
+from syncline.kinds.backups.source import Reader
+from syncline.kinds.backups.stores import BucketStore, FileStore
 from syncline.kinds.kind import Kind
 from syncline.secrets import Reference, Secrets
 from syncline.store.backup_index import BackupIndex
@@ -45,50 +46,47 @@ _MEGABYTE = 1_000_000
 
 
 class Builder:
-    """Makes the kind of a sync. All of a process's kinds share connections."""
+    """Builds the kind of a sync. All kinds of a process share connections."""
 
     def __init__(self, parts: Dependencies) -> None:
         self._parts = parts
-        self._memory = BackupIndex(parts.database, time.time)
+        self._index = BackupIndex(parts.database, time.time)
 
     def __call__(self, sync: Sync) -> Kind:
         assert isinstance(sync, BackupsSync)
         target, layout = sync.target, layout_of(sync)
-        bucket, sealer = bucket_at(sync.source, self._parts), sealer_of(sync, self._parts)
-        largest = sync.commit.largest * _MEGABYTE
-        ledger = self._ledger(sync, layout)
-        say, signature = partial(log_operation, sync.name), self._signature(sync)
-        if not isinstance(target, GitTarget):
-            store = store_of(target, self._parts)
-            place, first = (f"{bucket}#{name}>{store}" for name in (sealer.name, sealer.first_name))
-            rules = Rules(sync.name, place, str, layout, sync.removals.limits, signature, say, first)
-            return Downloads(rules, bucket, sealer, store, self._memory, ledger, self._parts.http, largest)
-        repository = target.repository
-        rules = Rules(
+        bucket, secrets_filter = bucket_at(sync.source, self._parts), secrets_filter_of(sync, self._parts)
+        settings = SyncSettings(
             sync.name,
-            f"{bucket}#{sealer.name}",
-            lambda branch: f"{repository}#{branch}",
+            f"{bucket}#{secrets_filter.name}",
+            str,
             layout,
             sync.removals.limits,
-            signature,
-            say,
+            self._signature(sync),
+            partial(log_operation, sync.name),
         )
-        reader = Reader(bucket, sealer, largest, sync.concurrency, layout.path_of)
-        place_now = partial(place_of, sync, self._parts)
-        return Backups(rules, bucket, reader, self._memory, ledger, place_now, self._parts.http)
+        owned, http = self._owned_files(sync, layout), self._parts.http
+        reader = Reader(bucket, secrets_filter, sync.commit.largest * _MEGABYTE, sync.concurrency, layout.path_of)
+        if not isinstance(target, GitTarget):
+            store = store_of(target, self._parts)
+            source_id, first = (f"{bucket}#{name}>{store}" for name in (secrets_filter.name, secrets_filter.first_name))
+            settings = replace(settings, source_id=source_id, first_source_id=first)
+            return Downloads(settings, replace(reader, at_once=AT_ONCE), store, self._index, owned, http)
+        settings = replace(settings, reference=lambda branch: f"{target.repository}#{branch}")
+        return Backups(settings, reader, self._index, owned, partial(repository_of, sync, self._parts), http)
 
-    def _ledger(self, sync: BackupsSync, layout: Layout) -> Ledger:
-        """Return the sync's records: each cluster has a partition of its own."""
+    def _owned_files(self, sync: BackupsSync, layout: Layout) -> OwnedFiles:
+        """Return the sync's records; each cluster has a separate partition."""
         parts, target = self._parts, sync.target_id()
 
-        def rows(cluster: str) -> FileRecords:
+        def records(cluster: str) -> FileRecords:
             about = f"{target}{_short(cluster)}"
             return FileRecords(parts.database, sync.name, about, parts.clock, shard=lambda _: 0, shards=1)
 
         def windows(cluster: str) -> RemovalWindows:
             return RemovalWindows(parts.database, sync.name, parts.clock, _short(cluster) if cluster else "")
 
-        return Ledger(layout, rows, windows, parts.state.facts, parts.clock)
+        return OwnedFiles(layout, records, windows, parts.state.facts, parts.clock)
 
     def _signature(self, sync: BackupsSync) -> Signature:
         author, secrets, key = sync.commit.author, self._parts.secrets, sync.commit.signing_key
@@ -96,15 +94,14 @@ class Builder:
         return Signature(_person(author), _person(committer), lambda: None if key is None else secrets.resolve(key))
 
 
-def store_of(target: DirectoryTarget | BucketTarget, parts: Dependencies) -> Store:
-    """Where downloads go."""
+def store_of(target: DirectoryTarget | BucketTarget, parts: Dependencies) -> FileStore:
+    """Return the store for downloads."""
     if isinstance(target, DirectoryTarget):
         return Folder(Path(target.directory))
     return BucketStore(bucket_at(target, parts), target.prefix)
 
 
 def layout_of(sync: BackupsSync) -> Layout:
-    """Where the sync's things lie."""
     target, select = sync.target, sync.select
     return Layout(
         sync.source.prefix,
@@ -116,17 +113,17 @@ def layout_of(sync: BackupsSync) -> Layout:
     )
 
 
-def sealer_of(sync: BackupsSync, parts: Dependencies) -> Sealer:
-    """What the sync does with Secrets; raises why its key cannot be had."""
+def secrets_filter_of(sync: BackupsSync, parts: Dependencies) -> SecretsFilter:
+    """Return the filter for Secrets. Raises SynclineError if its key is unavailable."""
     match sync.secrets:
         case Encrypt(encrypt=key):
-            return Sealer(Rule.ENCRYPT, parts.secrets.resolve(key))
-        case rule:
-            return Sealer(Rule(rule))
+            return SecretsFilter(SecretsPolicy.ENCRYPT, parts.secrets.resolve(key))
+        case word:
+            return SecretsFilter(SecretsPolicy(word))
 
 
-def place_of(sync: BackupsSync, parts: Dependencies) -> Place:
-    """Return the repository with its credentials as they are now; raise why they cannot be had."""
+def repository_of(sync: BackupsSync, parts: Dependencies) -> Place:
+    """Return the repository with its current credentials. Raises SynclineError if they are unavailable."""
     target = sync.target
     assert isinstance(target, GitTarget)
     remote, access = Remote.parse(target.repository), _access(target, parts.secrets, parts.secrets.resolve)
@@ -137,7 +134,7 @@ def place_of(sync: BackupsSync, parts: Dependencies) -> Place:
 
 
 def _access(target: GitTarget, secrets: Secrets, value_of: Callable[[Reference], str]) -> Access:
-    """Return the credentials of a repository; ``value_of`` gives the value of a reference."""
+    """Return the credentials of a repository; `value_of` returns the value of a reference."""
     match target.auth:
         case GitToken(token=token, username=username):
             return TokenAccess(value_of(token), secrets.text(username))
@@ -156,6 +153,6 @@ def _person(person: ConfiguredPerson) -> Person:
 
 
 def changed_groups(sync: Sync, event: object, _now: float) -> tuple[str, ...]:
-    """Return the keys that the bucket's notification names; see :func:`syncline.wiring.syncs.changed_groups_of`."""
+    """Return the keys that a bucket notification names; see :func:`syncline.wiring.syncs.changed_groups_of`."""
     assert isinstance(sync, BackupsSync)
     return layout_of(sync).keys_in(event, sync.source.bucket)

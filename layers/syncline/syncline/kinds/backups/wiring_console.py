@@ -1,4 +1,4 @@
-"""The metrics of syncs of backups in the console, under the names that dashboards of git-sync know."""
+"""The metrics of syncs of backups in the console, under the names that git-sync's dashboards use."""
 
 from __future__ import annotations
 

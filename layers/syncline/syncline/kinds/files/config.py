@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Discriminator, Field, StrictBool, StrictInt
 
 from syncline.config.buckets import AccessKey, BucketEndpoint
 from syncline.config.circles import Flow, excluding
-from syncline.config.findings import Area, Finding, Place, Reach
+from syncline.config.findings import Area, Finding, Location, Reach
 from syncline.config.sync import Gathering, Model, Patterns, Removals, ServerAddress, Sync
 from syncline.config.values import (
     Authority,
@@ -91,14 +91,14 @@ class FileManagerTarget(Model):
         yield ServerAddress(self.file_manager, self.ca)
 
     @property
-    def site(self) -> Place:
+    def location(self) -> Location:
         """An identity that is the same for all spellings of one API."""
         match = _ADDRESS.fullmatch(self.file_manager)
         assert match is not None
         return ("file manager", *server_of(match[2], 443 if match[1] == "https" else 80), match[3] or "")
 
     @property
-    def place(self) -> Place:
+    def record_location(self) -> Location:
         """An identity that is the same for two spellings of one API. It is part of the keys of records, so it is fixed."""
         match = _ADDRESS.fullmatch(self.file_manager)
         assert match is not None
@@ -238,11 +238,13 @@ class FilesSync(Sync):
 
     def target_id(self) -> str:
         """Return a short text that is the same for all spellings of one target."""
-        return hashlib.blake2b(repr((self.target.place, self.target.prefix)).encode(), digest_size=6).hexdigest()
+        return hashlib.blake2b(
+            repr((self.target.record_location, self.target.prefix)).encode(), digest_size=6
+        ).hexdigest()
 
     def problems(self) -> list[Finding]:
         source, target = self.source, self.target
-        if isinstance(target, BucketTarget) and source.site == target.site:
+        if isinstance(target, BucketTarget) and source.location == target.location:
             one, other = Area(source.prefix), Area(target.prefix)
             if one.meets(other):
                 what = "is the source itself, or lies within it; write another bucket, or prefixes apart"
@@ -264,8 +266,8 @@ class FilesSync(Sync):
         target = self.target
         if isinstance(target, FileManagerTarget):
             area = Area(re.sub("/+", "/", target.prefix).removeprefix("/"))
-            return [Reach(self.name, target.site, (area,), ("target", "file_manager"), target.file_manager, advice)]
-        return [Reach(self.name, target.site, (Area(target.prefix),), ("target", "bucket"), target.bucket, advice)]
+            return [Reach(self.name, target.location, (area,), ("target", "file_manager"), target.file_manager, advice)]
+        return [Reach(self.name, target.location, (Area(target.prefix),), ("target", "bucket"), target.bucket, advice)]
 
     def flows(self) -> list[Flow]:
         target, start = self.target, self.source.prefix
@@ -277,11 +279,11 @@ class FilesSync(Sync):
         return [
             Flow(
                 self.name,
-                self.source.site,
-                target.site,
+                self.source.location,
+                target.location,
                 areas,
-                lambda area: Area(self.path_of(area.start), area.whole),
-                lambda area: not self.takes(area.start) if area.whole else excluded(area),
+                lambda area: Area(self.path_of(area.start), area.exact),
+                lambda area: not self.takes(area.start) if area.exact else excluded(area),
                 ("target", "bucket"),
                 target.bucket,
             )

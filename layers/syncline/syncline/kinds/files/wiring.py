@@ -91,7 +91,11 @@ def manager_at(config: FileManagerConfig, parts: Dependencies) -> FileManager:
 def is_near(sync: FilesSync) -> bool:
     """Return True if the service can copy from source to target itself."""
     target = sync.target
-    return isinstance(target, BucketConfig) and target.same_service and sync.source.place[:-1] == target.place[:-1]
+    return (
+        isinstance(target, BucketConfig)
+        and target.same_service
+        and sync.source.record_location[:-1] == target.record_location[:-1]
+    )
 
 
 def group_of(name: str) -> str:

@@ -166,21 +166,21 @@ class ImagesSync(Sync):
         ]
 
     def reaches(self) -> list[Reach]:
-        areas = tuple(Area(self.target_repository(area.start), area.whole) for area in _source_areas(self))
+        areas = tuple(Area(self.target_repository(area.start), area.exact) for area in _source_areas(self))
         advice = "give one of them another prefix, or repositories or organizations that the other does not have"
         path: KeyPath = ("target", "registry")
-        return [Reach(self.name, self.target.place, areas, path, self.target.registry, advice, self._writes)]
+        return [Reach(self.name, self.target.location, areas, path, self.target.registry, advice, self._writes)]
 
     def flows(self) -> list[Flow]:
         excluded = excluding(self.select.repositories.exclude)
         return [
             Flow(
                 self.name,
-                self.source.place,
-                self.target.place,
+                self.source.location,
+                self.target.location,
                 tuple(_source_areas(self)),
-                lambda area: Area(self.target_repository(area.start), area.whole),
-                lambda area: not self.takes_repository(area.start) if area.whole else excluded(area),
+                lambda area: Area(self.target_repository(area.start), area.exact),
+                lambda area: not self.takes_repository(area.start) if area.exact else excluded(area),
                 ("target", "registry"),
                 self.target.registry,
             )
@@ -226,7 +226,7 @@ def _selector_problems(sync: ImagesSync) -> Iterator[Finding]:
 
 def _loop_problems(sync: ImagesSync) -> Iterator[Finding]:
     """Yield a finding for a source that is its own target, or whose copies would be found as sources again."""
-    if sync.source.place != sync.target.place:
+    if sync.source.location != sync.target.location:
         return
     rests_on = (("source",), ("target",), ("select",))
     if not sync.target.prefix:
@@ -259,7 +259,7 @@ def _loop_problems(sync: ImagesSync) -> Iterator[Finding]:
 def _source_areas(sync: ImagesSync) -> list[Area]:
     """Return the areas of the source's repositories that a sync takes."""
     if sync.source.repositories is not None:
-        return [Area(name, whole=True) for name in sync.source.repositories if sync.takes_repository(name)]
+        return [Area(name, exact=True) for name in sync.source.repositories if sync.takes_repository(name)]
     bounds = [EVERYWHERE]
     if sync.source.organizations is not None:
         bounds = [Area(f"{name}/") for name in sync.source.organizations]
@@ -298,26 +298,28 @@ NOTES: Final = """\
 ## Signatures without a tag
 
 Signatures, attestations and SBOMs of OCI 1.1 (cosign 3, notation, oras) have no tag: their manifest names the image as
-its `subject`. With an image come all that refer to it, to the images of an index and to one another, and they are at the
-target, and listed there, before the image's tag is. The source is asked by its referrers API, or, where it has none, for
-the tag `sha256-<hex>` that lists them. At a target without that API Syncline adds them to that tag itself.
+its `subject`. An image is copied with all manifests that refer to it, to the images of an index, and to one another;
+they are present and listed at the target before the image's tag is written. Syncline reads them from the source's
+referrers API, or, if it has none, from the tag `sha256-<hex>` that lists them. At a target without that API, Syncline
+adds them to that tag.
 
-Tags that belong to an image (`sha256-<hex>`, also with `.sig`, `.att`, `.sbom`) come before the tags of that image. They
-follow the source while they grow, also without `overwrite`: a second signature is copied. A tag that has lost something
-at the source, or has something else at the target, is left as it is and is a `conflict`. The content decides, not the
-name: an ordinary image under such a tag is never replaced.
+Tags that belong to an image (`sha256-<hex>`, also with `.sig`, `.att`, `.sbom`) are copied before the tags of that image.
+They are updated while they grow, also without `overwrite`: a second signature is copied. If such a tag has lost an entry
+at the source, or has a different one at the target, it is unchanged and reported as a `conflict`. The content decides,
+not the name: an ordinary image under such a tag is never replaced.
 
-What is signed after it was copied has a tag that is equal on both sides, and asking for referrers of each such tag would
-make every scheduled run dear. So `referrers: with-images`, which is what a sync does that says nothing, looks at them
-again only when a push notification or `syncline run --only` names the repository. A registry that notifies of each push
-has signatures copied at once, by some requests for each of the repository's tags. Without notifications say
-`referrers: always`, if images are signed later than they are copied. Where the source has no referrers API any look finds
-them, for its list is a tag.
+An image that is signed after it was copied has an equal tag at source and target, and requesting the referrers of each
+such tag would make every scheduled run expensive. By default (`referrers: with-images`), they are therefore scanned again
+only when a push notification or `syncline run --only` names the repository. With notifications for each push, signatures
+are copied immediately, at a few requests for each tag of the repository. Without notifications, set `referrers: always`
+if images are signed after they are copied. If the source has no referrers API, every scan finds them, because their list
+is a tag.
 
-Left out is what a list names but the source does not have. A referrer of a type that the target refuses (the old
-`application/vnd.oci.artifact.manifest.v1+json`) is named in the report, and its image is copied without it. Referrers of more than eight levels fail their image with `MANIFEST_INVALID`.
+Entries of a list that the source does not have are left out. A referrer of a type that the target rejects (the old
+`application/vnd.oci.artifact.manifest.v1+json`) is reported, and its image is copied without it. Referrers nested more
+than eight levels fail their image with `MANIFEST_INVALID`.
 
-Tags that carry signatures, attestations and lists of referrers (`sha256-<hex>`, also with `.sig`, `.att`, `.sbom`) are
-taken whatever `tags` says.
+Tags of signatures, attestations and lists of referrers (`sha256-<hex>`, also with `.sig`, `.att`, `.sbom`) are always
+selected, whatever `tags` says.
 """
 """A section of the reference page."""

@@ -18,20 +18,22 @@ def restore(  # noqa: PLR0913 - each is an option
     name: Annotated[str, NAME],
     part: Annotated[str, typer.Argument(help="A cluster, or CLUSTER/NAMESPACE.", metavar="PART")],
     *,
-    to: Annotated[str, typer.Option("--to", help="A folder, or s3://BUCKET/PREFIX where the backups come from.")],
+    to: Annotated[str, typer.Option("--to", help="A folder, or s3://BUCKET/PREFIX at the service of the source.")],
     at: Annotated[
         str | None,
-        typer.Option("--at", help="As of this commit, by its ID or first digits; the latest when absent."),
+        typer.Option("--at", help="Commit to restore from, by its ID or first digits. Defaults to the latest."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Overwrite files that differ, without asking.", show_default=False)
     ] = False,
     key: Annotated[
         str | None,
-        typer.Option("--key", metavar="REFERENCE", help="The key of encrypted files, if the sync no longer has it."),
+        typer.Option(
+            "--key", metavar="REFERENCE", help="Reference to the key of encrypted files, if the sync no longer has it."
+        ),
     ] = None,
 ) -> Answer:
-    """Write backups from git back to a folder or bucket."""
+    """Restore backups from git to a folder or bucket."""
     from syncline.kinds.backups.cli import restore as command_restore  # noqa: PLC0415
 
     order = command_restore.Order(part.strip("/"), to, at, key, overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""``syncline restore``: a cluster or namespace as of any commit, into a folder or a bucket, with the proof."""
+"""``syncline restore``: restore a cluster or namespace as of any commit to a folder or a bucket, and verify it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from syncline.visible import visible
 
 if TYPE_CHECKING:
     from syncline.kinds.backups.config import BackupsSync
-    from syncline.kinds.backups.restore import Place, Restored
+    from syncline.kinds.backups.restore import RestoreResult
+    from syncline.kinds.backups.stores import FileStore
     from syncline.wiring.dependencies import Dependencies
 
 _LONGEST: Final = 24 * 3600.0
 _S3: Final = "s3://"
 _COMMIT: Final = re.compile("[0-9a-f]{4,40}")
 _LISTED: Final = 20
-"""Files listed for people; `--json` has all."""
+"""Files listed in text output; `--json` lists all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to restore, where to, as of which commit, and by which key."""
+    """The part to restore, the target, the commit, and the reference of the key."""
 
     part: str
     to: str
@@ -38,16 +39,17 @@ class Order:
 
 
 def restore(context: Context, name: str, order: Order) -> Answer:
-    """Restore a part (``<cluster>`` or ``<cluster>/<namespace>``) of a sync of backups, with this person's rights.
+    """Restore a part (``<cluster>`` or ``<cluster>/<namespace>``) of a sync of backups, with the user's own rights.
 
-    Nothing is written before everything was looked at. Raises USAGE for what cannot be restored, NOT_FOUND if it is
-    not in the repository at that commit, and WOULD_OVERWRITE if files differ and nobody agrees to overwrite them.
+    Everything is checked before anything is written. Raises USAGE for a sync or commit that cannot be restored,
+    NOT_FOUND if the part does not exist at that commit, and WOULD_OVERWRITE if files differ and the user does not agree
+    to overwrite them.
     """
-    from syncline.clients.git.repository import open_branch  # noqa: PLC0415 - git is asked for here alone
+    from syncline.clients.git.repository import open_branch  # noqa: PLC0415 - only this command needs git
     from syncline.clients.http.client import Http  # noqa: PLC0415
     from syncline.kinds.backups.config import BackupsSync, GitTarget  # noqa: PLC0415
-    from syncline.kinds.backups.restore import Restoring  # noqa: PLC0415
-    from syncline.kinds.backups.wiring import layout_of, place_of  # noqa: PLC0415
+    from syncline.kinds.backups.restore import Restorer  # noqa: PLC0415
+    from syncline.kinds.backups.wiring import layout_of, repository_of  # noqa: PLC0415
     from syncline.store.table import Database  # noqa: PLC0415
     from syncline.wiring.dependencies import Dependencies  # noqa: PLC0415
 
@@ -57,56 +59,56 @@ def restore(context: Context, name: str, order: Order) -> Answer:
         raise SynclineError("USAGE", f"{name} is not a sync of backups into git, so there is nothing to restore from")
     at = None if order.at is None else order.at.lower()
     if at is not None and not _COMMIT.fullmatch(at):
-        raise SynclineError("USAGE", f"--at {order.at!r} is not a commit's ID; write at least four of its digits")
+        raise SynclineError("USAGE", f"--at {order.at!r} is not a commit ID; write at least its first four digits")
     key = _key(context, sync, order.key)
     parts = Dependencies(target.secrets, Http(), target.state, Database(target.table))
     layout = layout_of(sync)
     branch = layout.branch_of(order.part.partition("/")[0])
-    place = _place(sync, order.to, parts)
-    with open_branch(place_of(sync, parts), branch, depth=layout.depth, left=lambda: _LONGEST) as opened:
-        restoring = Restoring(opened, layout, place, key)
-        plan = restoring.look(order.part, at)
+    store = _store(sync, order.to, parts)
+    with open_branch(repository_of(sync, parts), branch, depth=layout.depth, left=lambda: _LONGEST) as opened:
+        restorer = Restorer(opened, layout, store, key)
+        plan = restorer.plan(order.part, at)
         if plan.overwritten and not order.overwrite:
-            answer = _agreed(context, plan.overwritten, str(place))
+            answer = _confirm_overwrite(context, plan.overwritten, str(store))
             if answer is not None:
                 return answer
-        restored = restoring.write(plan)
-    _tell(context, order.part, str(place), restored)
-    value = {"restored": {"part": order.part, "to": str(place), **asdict(restored)}}
+        restored = restorer.write(plan)
+    _print_result(context, order.part, str(store), restored)
+    value = {"restored": {"part": order.part, "to": str(store), **asdict(restored)}}
     return Answer(value, SOME_FAILED if restored.refused else 0)
 
 
-def _agreed(context: Context, paths: list[str], place: str) -> Answer | None:
-    """List what would be overwritten and ask. Return the answer to end with if that is not to be, else None."""
+def _confirm_overwrite(context: Context, paths: list[str], store: str) -> Answer | None:
+    """List the files that would be overwritten and ask. Return None if the user agrees, else the answer to exit with."""
     out = context.out
-    _list(context, [f"would overwrite  {visible(path)}" for path in paths], "yellow")
+    _print_lines(context, [f"would overwrite  {visible(path)}" for path in paths], "yellow")
     files = many(len(paths), "file", "files")
     if out.asks:
-        if out.agrees(f"Overwrite {files} in {place}?"):
+        if out.agrees(f"Overwrite {files} in {store}?"):
             return None
         out.line("nothing was written")
         return Answer(code=NOT_DONE)
-    error = SynclineError("WOULD_OVERWRITE", f"{files} in {place} differ from the commit; nothing was written")
+    error = SynclineError("WOULD_OVERWRITE", f"{files} in {store} differ from the commit; nothing was written")
     if not out.as_json:
         raise error
     return Answer({"error": as_value(error), "would_overwrite": paths}, NOT_DONE)
 
 
-def _tell(context: Context, part: str, place: str, restored: Restored) -> None:
+def _print_result(context: Context, part: str, store: str, restored: RestoreResult) -> None:
     out = context.out
     refused = [f"not restored  {visible(each.path)}  {each.code}: {each.reason}" for each in restored.refused]
-    _list(context, refused, "red")
+    _print_lines(context, refused, "red")
     files = many(restored.files, "file", "files")
-    more = f", {restored.unchanged} were there already" if restored.unchanged else ""
+    more = f", {restored.unchanged} were unchanged" if restored.unchanged else ""
     more += f", {restored.overwritten} of them overwritten" if restored.overwritten else ""
     more += f", {len(refused)} not restored" if refused else ""
     style: Style = "yellow" if refused else "green"
-    out.line(f"restored {files}, {size(restored.bytes)}, of {part} at {restored.commit} to {place}{more}", style)
+    out.line(f"restored {files}, {size(restored.bytes)}, of {part} at {restored.commit} to {store}{more}", style)
     if restored.files:
-        out.line("each was read again there and is what git has")
+        out.line("verified: each file was read back and matches git")
 
 
-def _list(context: Context, lines: list[str], style: Style) -> None:
+def _print_lines(context: Context, lines: list[str], style: Style) -> None:
     for line in lines[:_LISTED]:
         context.out.line(line, style)
     if len(lines) > _LISTED:
@@ -114,7 +116,7 @@ def _list(context: Context, lines: list[str], style: Style) -> None:
 
 
 def _key(context: Context, sync: BackupsSync, named: str | None) -> str | None:
-    """Return the key for encrypted files: the one that was named, or else the sync's."""
+    """Return the key for encrypted files: that of the reference `named`, or the sync's."""
     from syncline.kinds.backups.config import Encrypt  # noqa: PLC0415
     from syncline.secrets import Reference  # noqa: PLC0415
 
@@ -126,8 +128,8 @@ def _key(context: Context, sync: BackupsSync, named: str | None) -> str | None:
         raise SynclineError("USAGE", f"--key {error}") from None
 
 
-def _place(sync: BackupsSync, to: str, parts: Dependencies) -> Place:
-    """A folder, or a bucket at the service that the backups come from."""
+def _store(sync: BackupsSync, to: str, parts: Dependencies) -> FileStore:
+    """Return the folder or bucket to restore to. A bucket is at the service of the source."""
     from syncline.clients.folder.target import Folder  # noqa: PLC0415
     from syncline.config.buckets import is_bucket  # noqa: PLC0415
     from syncline.kinds.backups.stores import BucketStore  # noqa: PLC0415
@@ -137,6 +139,6 @@ def _place(sync: BackupsSync, to: str, parts: Dependencies) -> Place:
         return Folder(Path(to).expanduser().absolute(), replaces=True)
     bucket, _, prefix = to.removeprefix(_S3).partition("/")
     if not is_bucket(bucket):
-        raise SynclineError("USAGE", f"--to {to!r} names no bucket; write s3://BUCKET or s3://BUCKET/PREFIX")
+        raise SynclineError("USAGE", f"--to {to!r} is not a bucket; write s3://BUCKET or s3://BUCKET/PREFIX")
     source = sync.source.model_copy(update={"bucket": bucket})
     return BucketStore(bucket_at(source, parts), f"{prefix.strip('/')}/" if prefix.strip("/") else "")

@@ -1,7 +1,7 @@
-"""A bucket, a branch and a memory around the committer, all in memory.
+"""The committer with a bucket, a branch, an index and records, all in memory.
 
 world = World({"east/shop/a": b"content"})
-answers = world.commit("east/shop/a")
+results = world.commit("east/shop/a")
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from syncline.clients.git.repository import Branch, NewCommit, Person
 from syncline.clients.s3.head import Head
 from syncline.clients.s3.xml import Listed, ListPage
 from syncline.errors import SynclineError
-from syncline.kinds.backups.commit import Answer, Committer, Rules, Signature
-from syncline.kinds.backups.message import BATCH
-from syncline.kinds.backups.ours import Ours
+from syncline.kinds.backups.commit import Committer, Signature, SyncSettings, TransferResult
+from syncline.kinds.backups.ownership import OwnedFile
 from syncline.kinds.backups.paths import Layout
-from syncline.kinds.backups.reading import Content, Reader
+from syncline.kinds.backups.report import BATCH
+from syncline.kinds.backups.source import ObjectContent, Reader
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Result
 from syncline.ownership import Limits
-from syncline.store.backup_records import Known, LeftOutCode
-from tests.backups_memory import Kept, KeptLedger
+from syncline.store.backup_records import IndexEntry, LeftOutCode
+from tests.backups_memory import InMemoryIndex, InMemoryOwnership
 
 AUTHOR, COMMITTER = Person("Author", "author@example.com"), Person("Bot", "bot@example.com")
 SECONDS: Final = 1_750_000_000.0
@@ -35,7 +35,7 @@ ALL: Final = Limits(1.0, 1000, 86_400.0)
 
 @dataclass
 class _Remote:
-    """A branch as its server has it, with what the last commit changed. ``put`` has blobs of earlier commits of ours."""
+    """A branch on its server, with the changes of the last commit. `put` has blobs of our earlier commits."""
 
     files: dict[str, str] = field(default_factory=dict)
     commits: list[tuple[str, NewCommit | None]] = field(default_factory=list)
@@ -43,7 +43,7 @@ class _Remote:
     put: dict[str, str | None] = field(default_factory=dict)
 
     def change(self, files: Mapping[str, str | None], new: NewCommit | None = None) -> None:
-        """Put blobs and remove paths; without ``new`` it is somebody else's commit."""
+        """Put blobs and remove paths. Without `new` it is a foreign commit."""
         for path, blob in files.items():
             if blob is None:
                 self.files.pop(path, None)
@@ -54,7 +54,7 @@ class _Remote:
 
 
 class _Branch:
-    """One clone of it. ``meanwhile`` is called before each push, ``counted`` has the trees that were counted."""
+    """A clone of the branch. `meanwhile` is called before each push, `counted` has the trees that were counted."""
 
     name = "main"
 
@@ -123,17 +123,17 @@ class _Branch:
 
 @dataclass
 class World:
-    """A bucket, a branch, and what is remembered. ``codes`` are those of objects that are left out or unreadable."""
+    """A bucket, a branch, an index and records. `left_out` has codes of objects that are left out, `broken` read errors."""
 
     objects: dict[str, bytes] = field(default_factory=dict)
     remote: _Remote = field(default_factory=_Remote)
-    memory: Kept = field(default_factory=Kept)
-    kept: KeptLedger = field(default_factory=KeptLedger)
+    index: InMemoryIndex = field(default_factory=InMemoryIndex)
+    kept: InMemoryOwnership = field(default_factory=InMemoryOwnership)
     left_out: dict[str, LeftOutCode] = field(default_factory=dict)
     broken: dict[str, SynclineError] = field(default_factory=dict)
     meanwhile: Callable[[], None] = lambda: None
     limits: Limits = ALL
-    told: list[tuple[str, dict[str, object], dict[str, float]]] = field(default_factory=list)
+    logged: list[tuple[str, dict[str, object], dict[str, float]]] = field(default_factory=list)
     branches: list[_Branch] = field(default_factory=list)
     layout: Layout = field(default_factory=Layout)
 
@@ -155,34 +155,36 @@ class World:
         names = {key[len(prefix) :].partition(delimiter)[0] for key in self.objects if key.startswith(prefix)}
         yield ListPage((), tuple(f"{prefix}{name}/" for name in sorted(names)), None)
 
-    def read(self, items: Sequence[Item], _store: object, short: Callable[[], bool]) -> Iterator[Content]:
+    def read(self, items: Sequence[Item], _store: object, short: Callable[[], bool]) -> Iterator[ObjectContent]:
         for item in items:
             if short():
                 return
             data = self.objects.get(item.name)
             if item.name in self.broken:
-                yield Content(item, error=self.broken[item.name])
+                yield ObjectContent(item, error=self.broken[item.name])
             elif item.name in self.left_out:
-                yield Content(item, known=Known("etag", ""), left_out=self.left_out[item.name])
+                yield ObjectContent(item, entry=IndexEntry("etag", ""), left_out=self.left_out[item.name])
             elif data is None:
-                yield Content(item)
+                yield ObjectContent(item)
             else:
                 etag = f"etag of {data.decode()}"
-                yield Content(item, blob_id(data), data, Known(etag, blob_id(data)), len(data))
+                yield ObjectContent(item, blob_id(data), data, IndexEntry(etag, blob_id(data)), len(data))
 
     # -- a commit
 
-    def commit(self, *keys: str, context: StepContext | None = None, removed: bool = False) -> dict[str, Answer]:
-        """Commit the objects with these keys; return the answers by key."""
-        ledger = self.kept.ledger(self.layout)
-        rules = Rules(
+    def commit(
+        self, *keys: str, context: StepContext | None = None, removed: bool = False
+    ) -> dict[str, TransferResult]:
+        """Commit the objects with these keys; return the results by key."""
+        owned = self.kept.owned(self.layout)
+        settings = SyncSettings(
             "backups",
             "place",
             lambda name: f"repository#{name}",
             self.layout,
             self.limits,
             Signature(AUTHOR, COMMITTER, lambda: "key"),
-            lambda *about: self.told.append(about),
+            lambda *about: self.logged.append(about),
         )
 
         @contextmanager
@@ -191,29 +193,29 @@ class World:
             self.branches.append(_Branch(self.remote, self.meanwhile))
             yield cast("Branch", self.branches[-1])
 
-        committer = Committer(rules, cast("Reader", self), self.memory, ledger, opened, lambda: SECONDS)
+        committer = Committer(settings, cast("Reader", self), self.index, owned, opened, lambda: SECONDS)
         detail: dict[str, Any] = {"remove": True} if removed else {}
         items = [Item("main", key, target="before", detail=detail) for key in keys]
-        answers = list(committer.commit(items, context or StepContext(lambda: 60.0, work="work")))
-        by_key = {each.name if isinstance(each, Result) else each.item.name: each for each in answers}
+        results = list(committer.commit(items, context or StepContext(lambda: 60.0, work="work")))
+        by_key = {each.name if isinstance(each, Result) else each.item.name: each for each in results}
         assert sorted(by_key) == sorted(keys)
-        assert len(answers) == len(keys)
+        assert len(results) == len(keys)
         return by_key
 
-    def ours(self, cluster: str = "east") -> dict[str, Ours]:
-        return self.kept.ledger(self.layout).of(cluster)
+    def ours(self, cluster: str = "east") -> dict[str, OwnedFile]:
+        return self.kept.owned(self.layout).of(cluster)
 
 
-def outcome(answer: Answer) -> tuple[str, str | None, str | None]:
-    """Return what became of an item, with its fingerprints at source and target."""
-    match answer:
+def outcome(result: TransferResult) -> tuple[str, str | None, str | None]:
+    """Return the outcome of an item with its fingerprints at source and target."""
+    match result:
         case Completed(item):
-            return "arrived", item.source, item.target
+            return "completed", item.source, item.target
         case Unfinished(item):
-            return "later", item.source, item.target
+            return "unfinished", item.source, item.target
         case Failure(item, error):
             return error.code.name, item.source, item.target
-    return answer.code or answer.outcome.value, answer.source, answer.target
+    return result.code or result.outcome.value, result.source, result.target
 
 
 def filled(world: World, **contents: bytes) -> None:
@@ -221,5 +223,5 @@ def filled(world: World, **contents: bytes) -> None:
     files = {f"east/shop/{name}": data for name, data in contents.items()}
     world.objects |= files
     world.commit(*files)
-    world.told.clear()
+    world.logged.clear()
     world.branches.clear()

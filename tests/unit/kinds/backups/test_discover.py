@@ -1,4 +1,4 @@
-"""A scan of hinted keys goes on behind those that it sent on, as a scan of clusters does."""
+"""A scan of named keys resumes behind the keys that it sent on, as a scan of clusters does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from syncline.kinds.backups import discover as looking
+from syncline.kinds.backups import discover
 from syncline.kinds.backups.paths import Layout
 from syncline.kinds.kind import Page
 from syncline.model import Scope
@@ -18,22 +18,22 @@ KEYS = tuple(f"east/shop/{number}.yaml" for number in range(7))
 
 def pages(keys: tuple[str, ...], cursor: str | None = None) -> list[Page]:
     layout = Layout("", "", "main", ((), ()), ((), ()), ((), ()))
-    look = looking.Look(cast("Any", SimpleNamespace(layout=layout)), NOTHING, NOTHING, NOTHING, NOTHING)
-    return list(look.pages(Scope.of(keys), cursor, NOTHING))
+    scan = discover.BackupScan(cast("Any", SimpleNamespace(layout=layout)), NOTHING, NOTHING, NOTHING, NOTHING)
+    return list(scan.pages(Scope.of(keys), cursor, NOTHING))
 
 
 def names(found: list[Page]) -> list[str]:
     return [item.name for page in found for item in page.items]
 
 
-def test_a_scan_that_had_no_time_left_sends_no_key_again() -> None:
+def test_a_scan_that_ran_out_of_time_sends_no_key_again() -> None:
     found = pages(KEYS)
     assert names(found) == list(KEYS)
     assert names(pages(KEYS, found[-1].cursor)) == []
 
 
-def test_a_scan_goes_on_behind_each_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looking, "SHARE", 3)
+def test_a_scan_resumes_behind_each_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discover, "SHARE", 3)
     found = pages(KEYS)
     assert [len(page.items) for page in found] == [3, 3, 1]
     for at, page in enumerate(found, 1):

@@ -1,4 +1,4 @@
-"""What counts as a Secret, at every depth and in every form; and what is not looked into any more."""
+"""The detection of Secrets at every depth and in every form, and its limits."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import pytest
 
-from syncline.kinds.backups import secrets as detecting
-from syncline.kinds.backups.secrets import Verdict, inspect, without_secrets
+from syncline.kinds.backups import secrets_detection
+from syncline.kinds.backups.secrets_detection import Verdict, inspect, without_secrets
 from tests.secret_ways import CONFIG, WAYS, YAML, packed
 
 
@@ -26,7 +26,7 @@ def zipped(data: bytes) -> bytes:
 
 
 def behind(data: bytes) -> bytes:
-    """Return data behind compressed data of another form."""
+    """Return data preceded by compressed data of another form."""
     return (bz2.compress if data.startswith(b"\x1f\x8b") else gzip.compress)(b"x") + data
 
 
@@ -43,7 +43,7 @@ WRAPPINGS: Final[dict[str, Callable[[bytes], bytes]]] = {
 
 @pytest.mark.parametrize("name", WRAPPINGS)
 def test_each_form_counts_as_one_layer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detecting, "_DEEPEST", 3)
+    monkeypatch.setattr(secrets_detection, "_DEEPEST", 3)
     data, verdicts = SECRET, [inspect([SECRET])]
     for _ in range(4):
         data = WRAPPINGS[name](data)
@@ -51,30 +51,30 @@ def test_each_form_counts_as_one_layer(name: str, monkeypatch: pytest.MonkeyPatc
     assert verdicts == [*[Verdict.SECRET] * 4, Verdict.UNSEEN]
 
 
-def test_a_zip_is_held_as_a_whole_or_not_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_zip_is_held_completely_or_not_inspected(monkeypatch: pytest.MonkeyPatch) -> None:
     data = zipped(YAML)
-    monkeypatch.setattr(detecting, "LARGEST", len(data))
+    monkeypatch.setattr(secrets_detection, "LARGEST", len(data))
     assert inspect([data]) is Verdict.SECRET
-    monkeypatch.setattr(detecting, "LARGEST", len(data) - 1)
+    monkeypatch.setattr(secrets_detection, "LARGEST", len(data) - 1)
     assert inspect([data]) is Verdict.UNSEEN
 
 
-def test_an_object_may_unpack_to_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_unpacked_bytes_of_an_object_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     text = b"a: nothing\n" * 500
     packed_ = gzip.compress(text, mtime=0)
-    monkeypatch.setattr(detecting, "_UNPACKED", len(text))
+    monkeypatch.setattr(secrets_detection, "_UNPACKED", len(text))
     assert inspect([packed_]) is Verdict.CLEAN
     assert inspect([gzip.compress(text + b"\n")]) is Verdict.UNSEEN
-    monkeypatch.setattr(detecting, "_RATIO", 2)
-    monkeypatch.setattr(detecting, "_FREE", len(text) - 2 * len(packed_))
+    monkeypatch.setattr(secrets_detection, "_RATIO", 2)
+    monkeypatch.setattr(secrets_detection, "_FREE", len(text) - 2 * len(packed_))
     assert inspect([packed_]) is Verdict.CLEAN
-    monkeypatch.setattr(detecting, "_FREE", len(text) - 2 * len(packed_) - 1)
+    monkeypatch.setattr(secrets_detection, "_FREE", len(text) - 2 * len(packed_) - 1)
     assert inspect([packed_]) is Verdict.UNSEEN
 
 
-def test_a_large_text_that_names_a_secret_is_not_taken_for_clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its documents are not parsed, so nobody can tell what it is."""
-    monkeypatch.setattr(detecting, "LARGEST", 5_000)
+def test_a_large_text_that_names_a_secret_is_not_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its documents are not parsed, so they cannot be judged."""
+    monkeypatch.setattr(secrets_detection, "LARGEST", 5_000)
     filler = b"a: nothing\n" * 600
     assert inspect([filler + b"the Secret data\n" + filler]) is Verdict.UNSEEN
     assert inspect([filler + WAYS["etcd's protobuf"][1] + filler]) is Verdict.UNSEEN
@@ -97,7 +97,7 @@ def test_a_large_text_that_names_a_secret_is_not_taken_for_clean(monkeypatch: py
     ],
     ids=["zeros", "mark", "comment", "log", "no data", "list", "velero", "velero's list", "merged", "merged list"],
 )
-def test_a_secret(data: bytes) -> None:
+def test_secrets_are_found(data: bytes) -> None:
     assert inspect([data]) is Verdict.SECRET
 
 
@@ -123,7 +123,7 @@ def test_a_secret(data: bytes) -> None:
     ],
     ids=str,
 )
-def test_what_is_none(value: dict[str, Any]) -> None:
+def test_documents_that_are_not_secrets_are_clean(value: dict[str, Any]) -> None:
     assert inspect([json.dumps(value).encode()]) is Verdict.CLEAN
 
 
@@ -138,8 +138,8 @@ ADJACENT: Final = {
 
 
 @pytest.mark.parametrize("name", ADJACENT)
-def test_json_documents_may_stand_side_by_side(name: str) -> None:
-    """No parser of YAML takes them."""
+def test_json_documents_may_follow_each_other_without_a_separator(name: str) -> None:
+    """YAML parsers reject them."""
     assert inspect([ADJACENT[name]]) is Verdict.SECRET
 
 
@@ -148,21 +148,21 @@ def test_harmless_ones_are_not_suspected() -> None:
 
 
 @pytest.mark.parametrize("value", ["//4=", "no base64 at all"])
-def test_binary_text_need_not_be_text(value: str) -> None:
+def test_binary_values_need_not_be_text(value: str) -> None:
     assert (
         inspect([f"kind: ConfigMap\nbinaryData: {{x: !!binary '{value}'}}\ndata: Secret\n".encode()]) is Verdict.CLEAN
     )
 
 
-def test_text_with_zeros_is_left_out_as_a_whole() -> None:
-    """What a parser takes its documents for is not known."""
+def test_text_with_zeros_is_left_out_completely() -> None:
+    """The encoding that a parser would assume is unknown."""
     assert without_secrets(CONFIG + b"---\n" + YAML) == CONFIG
     assert without_secrets(CONFIG + b"...\n" + YAML) == CONFIG + b"...\n"
     assert without_secrets(CONFIG + b"\0\n---\n" + YAML) is None
 
 
-def test_the_time_is_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detecting, "_LOOK", 5_000)
+def test_the_time_is_checked_regularly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets_detection, "_CLOCK_INTERVAL", 5_000)
     looks = 0
 
     def over() -> bool:

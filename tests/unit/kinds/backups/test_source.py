@@ -1,4 +1,4 @@
-"""Reading objects of a cluster ends with the time of its step, even where one object takes all of it."""
+"""Reading stops when the time of the step is over, even within one object."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.head import Head
-from syncline.kinds.backups import secrets as detecting
-from syncline.kinds.backups.reading import Content, Reader
-from syncline.kinds.backups.sealing import Rule, Sealer
+from syncline.kinds.backups import secrets_detection
+from syncline.kinds.backups.secrets_filter import SecretsFilter, SecretsPolicy
+from syncline.kinds.backups.source import ObjectContent, Reader
 from syncline.model import Item
 
 SLOW = b"Secret data: [" + b"[a,]," * 20_000
@@ -42,18 +42,18 @@ class _Bucket:
         return _Stream(self._objects[key])
 
 
-def read(objects: dict[str, bytes], looks: int) -> list[Content]:
-    """Read the objects one at a time; the time is over at the look after so many."""
-    left = iter(range(looks))
+def read(objects: dict[str, bytes], checks: int) -> list[ObjectContent]:
+    """Read the objects one at a time; the time is over after so many checks of the clock."""
+    left = iter(range(checks))
     bucket = cast("Bucket", _Bucket(objects))
-    reader = Reader(bucket, Sealer(Rule.LEAVE_OUT), 1_000_000, 1, lambda key: key)
+    reader = Reader(bucket, SecretsFilter(SecretsPolicy.LEAVE_OUT), 1_000_000, 1, lambda key: key)
     items = [Item("main", key) for key in objects]
     return list(reader.read(items, lambda _: "", lambda: next(left, None) is None))
 
 
-@pytest.mark.parametrize("looks", [4, 10])
-def test_what_takes_too_long_is_left_for_the_next_step(looks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detecting, "_LOOK", 10_000)
+@pytest.mark.parametrize("checks", [4, 10])
+def test_an_object_that_takes_too_long_is_left_for_the_next_step(checks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets_detection, "_CLOCK_INTERVAL", 10_000)
     objects = {"a": b"harmless\n", "b": SLOW, "c": b"harmless\n"}
-    assert [each.item.name for each in read(objects, looks)] == ["a"]
+    assert [each.item.name for each in read(objects, checks)] == ["a"]
     assert [each.item.name for each in read(objects, 10_000)] == ["a", "b", "c"]

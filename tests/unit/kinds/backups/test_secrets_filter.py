@@ -17,23 +17,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.errors import SynclineError
-from syncline.kinds.backups import secrets as detecting
-from syncline.kinds.backups import secrets as hints
-from syncline.kinds.backups.sealing import CERTAIN, MAGIC, Rule, Sealer, seal, staying, unseal
-from syncline.kinds.backups.secrets import Verdict, inspect, is_harmless
-from syncline.model import Outcome
-from syncline.store.backup_records import Known
+from syncline.kinds.backups import secrets_detection
+from syncline.kinds.backups.secrets_detection import Verdict, inspect, is_harmless
+from syncline.kinds.backups.secrets_filter import (
+    CERTAIN,
+    MAGIC,
+    SecretsFilter,
+    SecretsPolicy,
+    decrypt,
+    encrypt,
+)
 from tests.secret_ways import CONFIG, HARMLESS, JSON, PLANTED, WAYS, YAML, packed
 
 KEY = base64.b64encode(bytes(range(64))).decode()
 OTHER = base64.b64encode(bytes(64)).decode()
 PATH = "c/n/x.yaml"
-LEAVE_OUT = Sealer(Rule.LEAVE_OUT)
+LEAVE_OUT = SecretsFilter(SecretsPolicy.LEAVE_OUT)
 CRLF = b"\r\n"
 
 
 def forms(data: bytes, depth: int = 4) -> Iterator[bytes]:
-    """Yield data and what it may hold in compressed form, by means of the standard library alone."""
+    """Yield data and its decompressed contents, using only the standard library and zstandard."""
     yield data
     yield data.replace(b"\0", b"")
     if depth == 0:
@@ -62,37 +66,37 @@ def exposes(data: bytes) -> bool:
     return any(needle in form for form in forms(data) for needle in (value, encoded, *inner))
 
 
-def test_the_search_for_the_planted_value_finds_it() -> None:
+def test_the_planted_value_is_found_in_the_examples() -> None:
     hidden = {name for name, (_, data) in WAYS.items() if not exposes(data)}
-    # Their values are escaped or packed beyond what the search undoes; they have to be left out as a whole.
+    # Their values are escaped or packed beyond what the search undoes; they must be left out completely.
     assert len(hidden) < 12, hidden
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_no_way_to_write_a_secret_passes(name: str) -> None:
+def test_every_form_of_a_secret_is_left_out_or_encrypted(name: str) -> None:
     path, data = WAYS[name]
-    sealed = LEAVE_OUT.sealed(f"c/n/{path}", data)
-    assert sealed.data is None or not exposes(sealed.data)
-    if sealed.data is not None:
-        assert len(sealed.data) < len(data)
-        assert inspect([sealed.data]) is Verdict.CLEAN
-    encrypted = Sealer(Rule.ENCRYPT, KEY).sealed(PATH, data).data
+    filtered = LEAVE_OUT.apply(f"c/n/{path}", data)
+    assert filtered.data is None or not exposes(filtered.data)
+    if filtered.data is not None:
+        assert len(filtered.data) < len(data)
+        assert inspect([filtered.data]) is Verdict.CLEAN
+    encrypted = SecretsFilter(SecretsPolicy.ENCRYPT, KEY).apply(PATH, data).data
     assert encrypted is not None
-    assert unseal(KEY, PATH, encrypted) == data
+    assert decrypt(KEY, PATH, encrypted) == data
     assert encrypted.startswith(MAGIC)
-    assert Sealer(Rule.KEEP).sealed(PATH, data).data == data
+    assert SecretsFilter(SecretsPolicy.KEEP).apply(PATH, data).data == data
 
 
-def test_enough_ways_and_harmless_documents() -> None:
+def test_there_are_enough_examples() -> None:
     assert len(WAYS) >= 60
     assert len(HARMLESS) >= 30
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_what_only_names_secrets_is_left_as_it_is(name: str) -> None:
+def test_objects_that_only_mention_secrets_are_unchanged(name: str) -> None:
     path, data = HARMLESS[name]
-    assert LEAVE_OUT.sealed(f"c/n/{path}", data).data == data
-    assert Sealer(Rule.ENCRYPT, KEY).sealed(f"c/n/{path}", data).data == data
+    assert LEAVE_OUT.apply(f"c/n/{path}", data).data == data
+    assert SecretsFilter(SecretsPolicy.ENCRYPT, KEY).apply(f"c/n/{path}", data).data == data
 
 
 @pytest.mark.parametrize(
@@ -106,9 +110,9 @@ def test_what_only_names_secrets_is_left_as_it_is(name: str) -> None:
         ("velero's archive", CERTAIN),
     ],
 )
-def test_what_is_left_out_has_a_code_unless_it_is_a_secret(name: str, code: str) -> None:
-    sealed = LEAVE_OUT.sealed(*WAYS[name])
-    assert (sealed.data, sealed.code) == (None, code)
+def test_objects_left_out_without_certainty_have_a_code(name: str, code: str) -> None:
+    filtered = LEAVE_OUT.apply(*WAYS[name])
+    assert (filtered.data, filtered.code) == (None, code)
 
 
 # -- documents of one file ---------------------------------------------------------------------------------------------
@@ -116,51 +120,51 @@ def test_what_is_left_out_has_a_code_unless_it_is_a_secret(name: str, code: str)
 
 @pytest.mark.parametrize("end", [b"\n", CRLF])
 @pytest.mark.parametrize("marker", [b"---\n", b"--- # the next\n", b"---\t\n", b"...\n---\n"])
-def test_of_several_documents_only_the_secrets_go(marker: bytes, end: bytes) -> None:
+def test_only_the_secrets_among_several_documents_are_left_out(marker: bytes, end: bytes) -> None:
     other = CONFIG.replace(b"settings", b"others")
     parts = [part.replace(b"\n", end) for part in (CONFIG, marker + YAML, marker + other)]
-    kept = LEAVE_OUT.sealed("x.yaml", b"".join(parts)).data
+    kept = LEAVE_OUT.apply("x.yaml", b"".join(parts)).data
     assert kept is not None
     assert CONFIG.replace(b"\n", end) in kept
     assert other.replace(b"\n", end) in kept
     assert not exposes(kept)
 
 
-def test_documents_without_a_marker_before_the_first_and_with_an_end_are_told_apart() -> None:
+def test_documents_are_split_at_end_markers_and_without_a_first_marker() -> None:
     data = b"%YAML 1.1\n---\n" + CONFIG + b"...\n" + YAML + b"...\n" + CONFIG
-    assert LEAVE_OUT.sealed(PATH, data).data == b"%YAML 1.1\n---\n" + CONFIG + b"...\n" + CONFIG
+    assert LEAVE_OUT.apply(PATH, data).data == b"%YAML 1.1\n---\n" + CONFIG + b"...\n" + CONFIG
 
 
 @pytest.mark.parametrize("between", [b"\n", CRLF, b""])
-def test_of_several_json_documents_only_the_secrets_go(between: bytes) -> None:
+def test_only_the_secrets_among_several_json_documents_are_left_out(between: bytes) -> None:
     other = json.dumps({"kind": "ConfigMap", "data": {"a": "\u00e9"}}, ensure_ascii=False).encode()
     data = between.join([other, JSON, other])
-    assert LEAVE_OUT.sealed("x.json", data).data == other + between + other
+    assert LEAVE_OUT.apply("x.json", data).data == other + between + other
 
 
-def test_what_would_not_be_clean_without_its_secrets_is_left_out_as_a_whole() -> None:
+def test_a_file_that_is_not_clean_without_its_secrets_is_left_out_completely() -> None:
     broken = b"---\nkind: Secret\ndata: {p: [unbalanced\n"
-    sealed = LEAVE_OUT.sealed(PATH, CONFIG + b"---\n" + YAML + broken)
-    assert sealed.data is None
+    filtered = LEAVE_OUT.apply(PATH, CONFIG + b"---\n" + YAML + broken)
+    assert filtered.data is None
 
 
-def test_a_list_with_a_secret_goes_as_a_whole() -> None:
-    assert LEAVE_OUT.sealed(*WAYS["list"]).data is None
+def test_a_list_with_a_secret_is_left_out_completely() -> None:
+    assert LEAVE_OUT.apply(*WAYS["list"]).data is None
 
 
 # -- bounds ------------------------------------------------------------------------------------------------------------
 
 
 def test_decompression_is_capped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detecting, "_UNPACKED", 1_000_000)
+    monkeypatch.setattr(secrets_detection, "_UNPACKED", 1_000_000)
     assert inspect([gzip.compress(bytes(1_000_001))]) is Verdict.UNSEEN
     members = {str(number): gzip.compress(bytes(300_000)) for number in range(4)}
     assert inspect([packed(members)]) is Verdict.UNSEEN, "all members count together"
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zstandard.ZstdCompressor().compress])
-def test_what_is_packed_too_tightly_is_not_unpacked(compress: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detecting, "_FREE", 1_000_000)
+def test_data_with_a_high_compression_ratio_is_not_unpacked(compress: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets_detection, "_FREE", 1_000_000)
     assert callable(compress)
     assert inspect([compress(bytes(20_000_000))]) is Verdict.UNSEEN
 
@@ -198,7 +202,7 @@ def test_a_zstd_frame_that_takes_too_much_memory_is_not_unpacked() -> None:
     ids=["backslashes", "quotes", "tags", "tags of no secret", "brackets", "dashes", "aliases", "merges"],
 )
 @pytest.mark.timeout(20)
-def test_time_grows_with_size_alone(data: bytes) -> None:
+def test_the_time_is_linear_in_the_size(data: bytes) -> None:
     assert inspect([data]) in (Verdict.CLEAN, Verdict.UNSEEN)
 
 
@@ -215,19 +219,19 @@ HOSTILE: dict[str, Callable[[int], bytes]] = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_work_is_capped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detecting, "_WORK", 2_000_000)
-    assert LEAVE_OUT.sealed(PATH, HOSTILE[name](100)).code in (None, CERTAIN)
-    assert LEAVE_OUT.sealed(PATH, HOSTILE[name](500_000)).data is None
+    monkeypatch.setattr(secrets_detection, "_WORK", 2_000_000)
+    assert LEAVE_OUT.apply(PATH, HOSTILE[name](100)).code in (None, CERTAIN)
+    assert LEAVE_OUT.apply(PATH, HOSTILE[name](500_000)).data is None
 
 
 def test_escapes_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hints, "_MOST_ESCAPES", 1_000)
-    assert LEAVE_OUT.sealed(PATH, b"a: b" + b"\\\n" * 1_000).data is not None
-    assert LEAVE_OUT.sealed(PATH, b"a: b" + b"\\\n" * 1_001).code == "SECRETS_UNSEEN"
+    monkeypatch.setattr(secrets_detection, "_MOST_ESCAPES", 1_000)
+    assert LEAVE_OUT.apply(PATH, b"a: b" + b"\\\n" * 1_000).data is not None
+    assert LEAVE_OUT.apply(PATH, b"a: b" + b"\\\n" * 1_001).code == "SECRETS_UNSEEN"
 
 
 @pytest.mark.timeout(20)
-def test_time_to_read_an_archive_grows_with_its_size_alone() -> None:
+def test_the_time_to_read_an_archive_is_linear_in_its_size() -> None:
     member = packed({"a": b"x"})[:1024]
     assert inspect([member * 10_000]) is Verdict.CLEAN
     assert inspect([gzip.compress(b"x") * 30_000]) is Verdict.CLEAN
@@ -237,23 +241,23 @@ def test_an_ordinary_document_takes_a_small_part_of_the_work_allowed(monkeypatch
     pods = b"apiVersion: v1\nkind: List\nitems:\n" + 1_000 * (
         b"- kind: Pod\n  spec:\n    volumes:\n    - {name: tls, secret: {secretName: Secret}}\n    data: [1, 2, 3]\n"
     )
-    monkeypatch.setattr(detecting, "_WORK", detecting._WORK * len(pods) // detecting.LARGEST)
-    assert LEAVE_OUT.sealed(PATH, pods).data == pods
+    monkeypatch.setattr(secrets_detection, "_WORK", secrets_detection._WORK * len(pods) // secrets_detection.LARGEST)
+    assert LEAVE_OUT.apply(PATH, pods).data == pods
 
 
 def test_an_inspection_ends_with_the_time_of_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detecting, "_LOOK", 10_000)
-    with pytest.raises(detecting.OutOfTime):
-        LEAVE_OUT.sealed(PATH, HOSTILE["brackets"](50_000), lambda: True)
-    with pytest.raises(detecting.OutOfTime):
-        LEAVE_OUT.refusal([HOSTILE["unpacked"](50_000)], lambda: True)
-    assert LEAVE_OUT.sealed(PATH, YAML, lambda: True).data is None, "what takes no time is inspected"
+    monkeypatch.setattr(secrets_detection, "_CLOCK_INTERVAL", 10_000)
+    with pytest.raises(secrets_detection.OutOfTime):
+        LEAVE_OUT.apply(PATH, HOSTILE["brackets"](50_000), lambda: True)
+    with pytest.raises(secrets_detection.OutOfTime):
+        LEAVE_OUT.reason_to_leave_out([HOSTILE["unpacked"](50_000)], lambda: True)
+    assert LEAVE_OUT.apply(PATH, YAML, lambda: True).data is None, "an object that takes little work is inspected"
 
 
-def test_what_is_too_large_to_be_parsed_is_searched_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detecting, "LARGEST", 50_000)
-    monkeypatch.setattr(detecting, "_PORTION", 10_000)
-    monkeypatch.setattr(detecting, "_OVERLAP", 1_000)
+def test_text_too_large_to_be_parsed_is_searched_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets_detection, "LARGEST", 50_000)
+    monkeypatch.setattr(secrets_detection, "_PORTION", 10_000)
+    monkeypatch.setattr(secrets_detection, "_OVERLAP", 1_000)
     filler = b"a: nothing\n" * 6_000
     for at in (0, 9_990, 10_000, 49_990, 55_000, len(filler)):
         chunks = [filler[:at], YAML, filler[at:]]
@@ -276,7 +280,7 @@ def test_chunks_of_any_size_give_the_same_verdict() -> None:
         assert inspect(data[at : at + 7] for at in range(0, len(data), 7)) is Verdict.CLEAN, name
 
 
-# -- every way inside of every other -----------------------------------------------------------------------------------
+# -- every form inside every other ---------------------------------------------------------------------------------------
 
 WRAPPINGS = [
     gzip.compress,
@@ -291,12 +295,12 @@ TEXTS = [YAML, JSON, WAYS["every letter escaped"][1], WAYS["folded inside quotes
 
 
 @given(st.sampled_from(TEXTS), st.lists(st.sampled_from(WRAPPINGS), max_size=3))
-def test_what_is_wrapped_several_times_is_found(data: bytes, wrappings: list[object]) -> None:
+def test_a_secret_in_several_wrappings_is_found(data: bytes, wrappings: list[object]) -> None:
     text_only = True
     for wrapping in wrappings:
         assert callable(wrapping)
         if wrapping in WRAPPINGS[4:] and not text_only:
-            continue  # bytes are no text
+            continue  # bytes are not text
         data = wrapping(data)
         text_only &= wrapping in (*WRAPPINGS[3:5],)
     assert not is_harmless(data)
@@ -304,7 +308,7 @@ def test_what_is_wrapped_several_times_is_found(data: bytes, wrappings: list[obj
 
 
 @given(st.text("SecretkindaDt:\\\"'u0053x \n{}[],&*!#-", max_size=80))
-def test_a_glance_denies_only_what_an_inspection_finds_clean(text: str) -> None:
+def test_the_quick_test_accepts_only_objects_that_an_inspection_finds_clean(text: str) -> None:
     if is_harmless(text.encode()):
         assert inspect([text.encode()]) is Verdict.CLEAN
 
@@ -321,50 +325,43 @@ def test_no_bytes_break_the_inspection(data: bytes) -> None:
 @given(st.binary(max_size=300))
 def test_the_same_content_is_encrypted_to_the_same_bytes(data: bytes) -> None:
     key = base64.b64decode(KEY)
-    sealed = seal(key, PATH, data)
-    assert sealed == seal(key, PATH, data)
-    assert unseal(KEY, PATH, sealed) == data
-    assert all(len(line) <= 76 for line in sealed.splitlines())
+    filtered = encrypt(key, PATH, data)
+    assert filtered == encrypt(key, PATH, data)
+    assert decrypt(KEY, PATH, filtered) == data
+    assert all(len(line) <= 76 for line in filtered.splitlines())
 
 
 @pytest.mark.parametrize(
     ("key", "path", "change"),
     [(OTHER, PATH, b""), (KEY, "c/n/other.yaml", b""), (KEY, PATH, b"AAAA"), (KEY, PATH, b"*")],
 )
-def test_another_key_path_or_content_is_refused(key: str, path: str, change: bytes) -> None:
-    sealed = seal(base64.b64decode(KEY), PATH, YAML) + change
+def test_decryption_fails_with_another_key_path_or_content(key: str, path: str, change: bytes) -> None:
+    filtered = encrypt(base64.b64decode(KEY), PATH, YAML) + change
     with pytest.raises(SynclineError) as caught:
-        unseal(key, path, sealed)
+        decrypt(key, path, filtered)
     assert caught.value.code.name == "SECRET_SEALED"
     assert KEY not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", [None, "", "short", base64.b64encode(bytes(31)).decode(), f"!{KEY}"])
-def test_a_key_that_is_none_is_a_configuration_error(key: str | None) -> None:
+def test_an_invalid_key_is_a_configuration_error(key: str | None) -> None:
     with pytest.raises(SynclineError) as caught:
-        Sealer(Rule.ENCRYPT, key).sealed(PATH, YAML)
+        SecretsFilter(SecretsPolicy.ENCRYPT, key).apply(PATH, YAML)
     assert caught.value.code.name == "CONFIG_INVALID"
 
 
-def test_what_was_made_by_one_rule_is_told_from_what_another_makes() -> None:
-    names = {Sealer(rule, KEY).name for rule in Rule} | {Sealer(Rule.ENCRYPT, OTHER).name}
+def test_each_policy_and_key_has_a_different_name() -> None:
+    names = {SecretsFilter(rule, KEY).name for rule in SecretsPolicy} | {
+        SecretsFilter(SecretsPolicy.ENCRYPT, OTHER).name
+    }
     assert len(names) == 4
     assert all(KEY not in name for name in names)
-    assert "leave-out" not in names, "what the detection before this one let pass is read again"
+    assert "leave-out" not in names, "objects that an older detection accepted are read again"
 
 
-def test_what_is_too_large_to_be_held_cannot_be_encrypted() -> None:
-    encrypting = Sealer(Rule.ENCRYPT, KEY)
-    assert encrypting.refusal([YAML]) == "SECRETS_UNSEEN"
-    assert encrypting.refusal([CONFIG]) is None
-    assert LEAVE_OUT.refusal([YAML]) == CERTAIN
-    assert LEAVE_OUT.refusal([CONFIG]) is None
-
-
-def test_what_is_known_to_be_left_out_is_counted_and_named_if_it_has_a_code() -> None:
-    known = {"a": Known("1", "blob"), "b": Known("2", ""), "c": Known("3", "", "SECRET_SUSPECTED")}
-    page = staying("main", known, frozenset())
-    assert (page.cursor, page.equal, page.left_out) == ("", 1, 1)
-    assert [(each.name, each.outcome, each.code, each.source, each.moved_bytes) for each in page.results] == [
-        ("c", Outcome.LEFT_OUT, "SECRET_SUSPECTED", None, 0)
-    ]
+def test_an_object_too_large_to_be_held_cannot_be_encrypted() -> None:
+    encrypting = SecretsFilter(SecretsPolicy.ENCRYPT, KEY)
+    assert encrypting.reason_to_leave_out([YAML]) == "SECRETS_UNSEEN"
+    assert encrypting.reason_to_leave_out([CONFIG]) is None
+    assert LEAVE_OUT.reason_to_leave_out([YAML]) == CERTAIN
+    assert LEAVE_OUT.reason_to_leave_out([CONFIG]) is None

@@ -1,8 +1,8 @@
-"""Documents of JSON and YAML, searched at every depth for Kubernetes Secrets.
+"""The search for Kubernetes Secrets in JSON and YAML documents, at every depth.
 
-Nothing is built from them: each mapping is reduced to the few facts that decide (:class:`_Facts`) as soon as it ends, so
-memory depends on depth, not on size. All occurrences of a key count. Text inside a document goes back to the caller, who
-judges it as content of its own.
+No document is built in memory: each mapping is reduced to the few facts that decide (:class:`_Facts`) as soon as it
+ends, so memory depends on depth, not on size. All occurrences of a key count. Text inside a document is passed to the
+caller, who judges it as separate content.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from typing import Any, Final
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _BINARY: Final = "tag:yaml.org,2002:binary"
 _SHORTEST: Final = 20
-"""Characters of the shortest text that could be a document with a Secret in it."""
+"""Length of the shortest text that can be a document with a Secret."""
 _MARKER: Final = re.compile(rb"(?m)^---(?=[ \t\r\n]|\Z)|(?<=\n)\.\.\.(?:[ \t][^\n]*|\r)?\n")
 _DEEPEST: Final = 1000
-"""Levels of a YAML document; libyaml takes time for each level at each bracket."""
+"""Most levels of a YAML document; libyaml takes time for each level at each bracket."""
 _BRACES: Final = 8
-"""Braces of a line at which JSON is tried."""
+"""Braces of a line at which parsing as JSON is tried."""
 _ATTEMPT: Final = 50
+"""Work to try one brace."""
 _EVENT: Final = 30
+"""Work for one event of the YAML parser."""
 _COMMENT: Final = re.compile(r"(?:^|[ \t])#+")
 _SPACE: Final = re.compile(r"\s*")
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
@@ -38,20 +40,20 @@ class SecretFound(Exception):  # noqa: N818 - not an error
     """A document is a Secret."""
 
 
-class TooDeep(Exception):  # noqa: N818 - not an error of ours
-    """A document is nested too deeply to be parsed in time that grows with its size alone."""
+class TooDeep(Exception):  # noqa: N818 - not an error
+    """A document is nested too deeply to be parsed in time linear in its size."""
 
 
 class _Facts(int):
-    """What has to be known of a mapping: a set of bits."""
+    """The facts about a mapping that decide: a set of bits."""
 
 
 class _Sequence(int):
-    """What has to be known of a list: the bits of the mappings in it together, and whether there is anything."""
+    """The facts about a list: the bits of all mappings in it, and _FILLED if it is not empty."""
 
 
 class _Judged(str):
-    """Text with an anchor: it was judged where it stands, and is not judged again at each alias."""
+    """Text with an anchor: it was judged where it is defined, and is not judged again at each alias."""
 
     __slots__ = ()
 
@@ -59,17 +61,17 @@ class _Judged(str):
 Inner = Callable[[str], None]
 """Judges text inside a document; raises SecretFound."""
 Spend = Callable[[int], None]
-"""Counts work in units of about 0.1 µs; raises an exception that ends the search."""
+"""Counts work in units of about 0.1 µs; raises an exception to end the search."""
 
 
 def printable(data: bytes) -> bytes:
-    """Return UTF-8 that parsers take: without marks and control characters, and with what is invalid replaced."""
+    """Return UTF-8 that parsers accept: without byte order marks and control characters, invalid bytes replaced."""
     text = data.decode("utf-8", "replace")
     return _UNPRINTABLE.sub(" ", text.replace("\ufeff", "")).encode("utf-8", "replace")
 
 
 def search_json(text: str, inner: Inner) -> bool:
-    """Search one or several JSON documents, with or without line ends between them; False if it is no JSON.
+    """Search JSON documents, with or without line breaks between them; return False if the text is not JSON.
 
     Raises SecretFound.
     """
@@ -88,7 +90,7 @@ def search_json(text: str, inner: Inner) -> bool:
 
 
 def search_lines(text: str, inner: Inner, spend: Spend) -> None:
-    """Search the JSON that lines of other text hold, such as a log's. Raises SecretFound."""
+    """Search JSON inside the lines of other text, such as a log. Raises SecretFound."""
     read = _json_reader(inner)
     for line in text.split("\n"):
         at = line.find("{")
@@ -107,7 +109,10 @@ def search_lines(text: str, inner: Inner, spend: Spend) -> None:
 
 
 def search_yaml(data: bytes, inner: Inner, spend: Spend) -> bool:
-    """Search YAML documents; False if they cannot be parsed, or are plain text. Raises SecretFound and TooDeep."""
+    """Search YAML documents; return False if they cannot be parsed or are plain text.
+
+    Raises SecretFound and TooDeep.
+    """
     import yaml  # noqa: PLC0415 - only where there may be a Secret
 
     loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
@@ -122,7 +127,7 @@ def search_yaml(data: bytes, inner: Inner, spend: Spend) -> bool:
 
 
 def split_yaml(data: bytes) -> list[bytes]:
-    """Return the documents of a YAML file by their markers; joined they are the file."""
+    """Split a YAML file into its documents. Joined, they are the file."""
     if b"---" not in data and b"..." not in data:
         return [data]
     starts = {0, len(data)}
@@ -132,7 +137,7 @@ def split_yaml(data: bytes) -> list[bytes]:
 
 
 def split_json(data: bytes) -> list[bytes]:
-    """Return the JSON documents of a file; joined they are the file. A file that is no JSON is one."""
+    """Split a file into its JSON documents. Joined, they are the file. A file that is not JSON is returned as one."""
     text, decoder, starts = data.decode("utf-8", "surrogateescape"), json.JSONDecoder(strict=False), [0]
     at = _skipped(text, 0)
     try:
@@ -161,7 +166,7 @@ def _json_reader(inner: Inner) -> Callable[[str, int], tuple[Any, int]]:
         parse_constant=nothing,
         strict=False,
     )
-    # A number is not None for `data: 1`, but no Secret has such data.
+    # Numbers become None: no Secret has a number as data.
     return decoder.raw_decode
 
 
@@ -193,12 +198,12 @@ def _facts_of(key: str, value: Any) -> int:
         case "<<" if isinstance(value, _Facts | _Sequence):
             facts = int(value)
         case "v1/secret" | "v1/secrets" if isinstance(value, _Facts | _Sequence) and value & _DATA:
-            raise SecretFound  # in Velero's lists of resources, where objects have no kind of their own
+            raise SecretFound  # in Velero's lists of resources, where objects have no kind
     return facts
 
 
 def _reduced(value: Any, inner: Inner) -> Any:
-    """Judge a text, or the texts of a list, and reduce a list to its facts. Mappings are reduced already."""
+    """Judge a text, or the texts of a list, and reduce a list to its facts. Mappings are already reduced."""
     if not isinstance(value, list):
         if type(value) is str and len(value) >= _SHORTEST:
             inner(value)
@@ -216,7 +221,7 @@ def _reduced(value: Any, inner: Inner) -> Any:
 
 
 class _YamlSearch:
-    """Reduces the events of a YAML parser. No tag is acted upon but that of binary text."""
+    """Reduces the events of a YAML parser. Tags are ignored, except that of binary text."""
 
     def __init__(self, inner: Inner) -> None:
         self.structured = True
@@ -225,10 +230,9 @@ class _YamlSearch:
         self._anchors: dict[str, Any] = {}
 
     def take(self, event: Any, yaml: Any) -> None:
-        """Take the next event."""
         kind = type(event)
         if kind is yaml.ScalarEvent:
-            self.structured &= bool(self._open or event.style)  # plain text is no document
+            self.structured &= bool(self._open or event.style)  # plain text is not a document
             self._add(event.anchor, _scalar(event))
         elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
             if len(self._open) == _DEEPEST:
@@ -266,6 +270,6 @@ def _scalar(event: Any) -> str | None:
 
 
 def comments_of(text: str) -> str:
-    """Return the comments of YAML, each without its mark."""
+    """Return the comments of YAML, without their marks."""
     found = ((line, _COMMENT.search(line)) for line in text.split("\n"))
     return "\n".join(line[mark.end() :].removeprefix(" ") for line, mark in found if mark)

@@ -1,0 +1,268 @@
+"""The source bucket: list its clusters and their objects, read changed objects, and plan what a run would do with them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from syncline.clients.git.objects import blob_hash, blob_id
+from syncline.clients.git.repository import Blob
+from syncline.clients.http.listings import Odd
+from syncline.clients.s3.client import Bucket, ObjectStream
+from syncline.clients.s3.head import Head
+from syncline.errors import CodeName, SynclineError
+from syncline.kinds.backups.paths import Layout, shown
+from syncline.kinds.backups.secrets_detection import LARGEST, OutOfTime
+from syncline.kinds.backups.secrets_filter import CERTAIN, SecretsFilter, left_out
+from syncline.kinds.kind import StepContext, would_move, would_remove
+from syncline.model import Item, Outcome, Result
+from syncline.store.backup_records import IndexEntry, LeftOutCode
+
+SMALL: Final = 2 * 1024 * 1024
+"""Largest object in bytes that is held in memory; larger ones are streamed."""
+_CHUNK: Final = 256 * 1024
+_READS: Final = 3
+"""Times a large object is read if it changes while it is read."""
+_LOCAL_ERRORS: Final[tuple[CodeName, ...]] = ("DISK_FULL", "GIT_ABSENT", "GIT_FAILED", "TIME_SHORT")
+"""Codes of errors on this machine, which fail the batch and not the object."""
+_NOT_SEARCHED: Final = "not searched for Secrets because time was short: a run may leave it out"
+
+
+@dataclass(slots=True)
+class ClusterListing:
+    """The selected clusters of a bucket, the keys outside any cluster, and invalid entries of the listing.
+
+    `is_empty` is True if the bucket lists nothing at all below the source's prefix.
+    """
+
+    names: list[str]
+    stray: list[str]
+    invalid: list[Odd]
+    is_empty: bool
+
+
+def list_clusters(bucket: Bucket, layout: Layout) -> ClusterListing:
+    names: list[str] = []
+    stray: list[str] = []
+    invalid: list[Odd] = []
+    for page in bucket.pages(layout.prefix, delimiter="/", odd=invalid.append):
+        names += [each[len(layout.prefix) : -1] for each in page.prefixes]
+        stray += [each.key for each in page.objects]
+    selected = sorted(name for name in names if name and layout.takes_cluster(name))
+    files = [key for key in stray if not key.endswith("/")]
+    return ClusterListing(selected, files, invalid, not (names or stray or invalid))
+
+
+@dataclass(slots=True)
+class ObjectListing:
+    """The selected objects of a cluster by key, each as its ETag and size in bytes, and invalid entries of the listing.
+
+    `error` is set if the cluster could not be listed.
+    """
+
+    cluster: str
+    objects: dict[str, tuple[str, int]] = field(default_factory=dict)
+    invalid: list[Odd] = field(default_factory=list)
+    error: SynclineError | None = None
+
+
+def list_objects(bucket: Bucket, layout: Layout, cluster: str, *, listed: bool) -> ObjectListing:
+    """List a cluster. If the bucket has `listed` its name, an empty listing is an error (LISTING_INCOMPLETE)."""
+    found = ObjectListing(cluster)
+    empty = True
+    try:
+        for page in bucket.pages(f"{layout.prefix}{cluster}/", odd=found.invalid.append):
+            for each in page.objects:
+                empty = False
+                if layout.takes(each.key):
+                    found.objects[each.key] = (each.etag, each.size)
+    except SynclineError as error:
+        found.error = error
+    if empty and listed and not found.invalid and found.error is None:
+        what = f"{bucket} lists the cluster {cluster}, but none of its objects"
+        found.error = SynclineError("LISTING_INCOMPLETE", what)
+    return found
+
+
+class LargeStore(Protocol):
+    """Stores a large blob as a stream: :meth:`syncline.clients.git.repository.Branch.store_stream`."""
+
+    def __call__(self, blob: Blob) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectContent:
+    """The blob that an object became: its ID, None if the object is gone or left out; `data` if it is held in memory.
+
+    `entry` is for the index. `left_out` is the code of an object that is left out. `error` is set if the object could
+    not be read.
+    """
+
+    item: Item
+    blob: str | None = None
+    data: bytes | None = None
+    entry: IndexEntry | None = None
+    size: int = 0
+    left_out: LeftOutCode | None = None
+    error: SynclineError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Large:
+    """An object to be stored as a stream."""
+
+    item: Item
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads objects of a sync, `at_once` at a time. `largest` is in bytes."""
+
+    bucket: Bucket
+    secrets_filter: SecretsFilter
+    largest: int
+    at_once: int
+    path_of: Callable[[str], str]
+
+    def read(self, items: Sequence[Item], store: LargeStore, over: Callable[[], bool]) -> Iterator[ObjectContent]:
+        """Yield the content of each item in order; stop early when `over` returns True.
+
+        Threads read small objects ahead; the caller's thread stores large ones.
+        """
+        ahead: deque[Future[ObjectContent | _Large | None]] = deque()
+        waiting = iter(items)
+        with ThreadPoolExecutor(self.at_once, thread_name_prefix="read") as pool:
+            try:
+                while True:
+                    while len(ahead) < 2 * self.at_once and not over() and (item := next(waiting, None)) is not None:
+                        ahead.append(pool.submit(self._read, item, over))
+                    if not ahead:
+                        return
+                    content = ahead.popleft().result()
+                    if isinstance(content, _Large):
+                        content = self._stored(content.item, store, over)
+                    if content is None:
+                        return
+                    yield content
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def plan(self, items: Sequence[Item], context: StepContext) -> Iterator[Result]:
+        """Yield for each item how a run would end for it. Objects are read only if they are searched for Secrets."""
+        yield from (would_remove(item) for item in items if item.detail.get("remove"))
+        others = [item for item in items if not item.detail.get("remove")]
+        if not self.secrets_filter.inspects:
+            yield from map(would_move, others)
+            return
+        read = 0
+        for content in self.read(others, _hash_stream, lambda: context.over):
+            read += 1
+            yield _planned_result(content)
+        for item in others[read:]:
+            yield would_move(item, _NOT_SEARCHED)
+
+    def _read(self, item: Item, over: Callable[[], bool]) -> ObjectContent | _Large | None:
+        """Read one object; return None if the time is over while it is inspected."""
+        try:
+            return self._opened(item, over)
+        except SynclineError as error:
+            return ObjectContent(item, error=error)
+        except OutOfTime:
+            return None
+
+    def _opened(self, item: Item, over: Callable[[], bool]) -> ObjectContent | _Large:
+        try:
+            stream = self.bucket.open(item.name)
+        except SynclineError as error:
+            if error.code.name != "NOT_FOUND":
+                raise
+            if self.bucket.head(item.name) is None:
+                return ObjectContent(item)
+            raise SynclineError(
+                "SOURCE_CHANGED", f"{shown(item.name)} appeared and vanished while it was read"
+            ) from None
+        with stream:
+            head = stream.head
+            if head.size > self.largest:
+                what = f"{shown(item.name)} has {head.size} bytes, the sync allows {self.largest}"
+                raise SynclineError("OVER_LIMIT", what)
+            return _Large(item) if head.size > SMALL else self._held(stream, item, over)
+
+    def _held(self, stream: ObjectStream, item: Item, over: Callable[[], bool]) -> ObjectContent:
+        """Read an object into memory."""
+        data = b"".join(stream.chunks(_CHUNK))
+        head = stream.head
+        if len(data) != head.size:
+            raise SynclineError("SOURCE_CHANGED", f"{shown(item.name)} sent {len(data)} bytes of {head.size}")
+        filtered = self.secrets_filter.apply(self.path_of(item.name), data, over)
+        if filtered.data is None:
+            return _left_out(item, head, filtered.code)
+        blob = blob_id(filtered.data)
+        return ObjectContent(item, blob, filtered.data, IndexEntry(head.etag, blob), head.size)
+
+    def _stored(self, item: Item, store: LargeStore, over: Callable[[], bool]) -> ObjectContent | None:
+        """Store a large object, again if it changes meanwhile; return None if the time is over."""
+        for left in reversed(range(_READS)):
+            try:
+                return self._store(item, store, over)
+            except OutOfTime:
+                return None
+            except SynclineError as error:
+                if error.code.name in _LOCAL_ERRORS:
+                    raise
+                if not error.is_any("SOURCE_CHANGED", "UNREACHABLE") or not left:
+                    return ObjectContent(item, error=error)
+        raise AssertionError  # the loop always returns or raises
+
+    def _store(self, item: Item, store: LargeStore, over: Callable[[], bool]) -> ObjectContent:
+        """Store a large object, in the caller's thread so that only one is held or streamed at a time.
+
+        An object too large to be held is read twice: it is inspected before any of it is stored.
+        """
+        etag = None
+        if self.secrets_filter.inspects:
+            with self.bucket.open(item.name) as stream:
+                if stream.head.size <= LARGEST:
+                    return self._held(stream, item, over)
+                code = self.secrets_filter.reason_to_leave_out(stream.chunks(_CHUNK), over)
+                if code is not None:
+                    return _left_out(item, stream.head, code)
+                etag = stream.head.etag
+        with self.bucket.open(item.name, etag=etag) as stream:
+            head = stream.head
+            blob = store(Blob(head.size, stream.chunks(_CHUNK)))
+            return ObjectContent(item, blob, None, IndexEntry(head.etag, blob), head.size)
+
+
+def failed_result(item: Item, error: SynclineError) -> Result:
+    """Return the result of an item that fails without a transfer."""
+    return Result(item.group, item.name, Outcome.FAILED, item.source, item.target, 0, error.code.name, error.what)
+
+
+def _left_out(item: Item, head: Head, code: LeftOutCode | None) -> ObjectContent:
+    return ObjectContent(item, None, None, IndexEntry(head.etag, "", code or CERTAIN), head.size, code or CERTAIN)
+
+
+def _planned_result(content: ObjectContent) -> Result:
+    item, error = content.item, content.error
+    if error is not None:
+        return failed_result(item, error)
+    if content.left_out is not None:
+        return left_out(item, content.left_out)
+    if content.blob is None:  # it vanished meanwhile, or an event named an object that is gone
+        return Result(item.group, item.name, Outcome.EQUAL) if item.target is None else would_remove(item)
+    if content.blob == item.target:
+        return Result(item.group, item.name, Outcome.EQUAL)
+    return would_move(item)
+
+
+def _hash_stream(blob: Blob) -> str:
+    """Return the ID of a large blob without storing it."""
+    digest = blob_hash(blob.size)
+    for chunk in blob.chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
